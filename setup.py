@@ -1,0 +1,35 @@
+"""Installs `tfrec`, `serving` and `tfrecords` as one distribution."""
+
+import setuptools
+
+setuptools.setup(
+    name="tfrec",
+    version="0.1.0",
+    description="Two-stage ad recommender on TensorFlow: one command from a log to ranked ads",
+    python_requires=">=3.11,<3.13",
+    packages=setuptools.find_packages(
+        include=["tfrec", "tfrec.*", "serving", "serving.*", "tfrecords", "tfrecords.*"]
+    ),
+    package_data={"serving": ["deploy/*"]},
+    install_requires=[
+        "absl-py",
+        "faiss-cpu",
+        "fastapi",
+        "grpcio",
+        "httpx",
+        "numpy",
+        "pyarrow",
+        "pydantic",
+        "tensorboard",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-recommenders>=0.7.7",
+        "tensorflow-serving-api>=2.21,<2.22",
+        "tf_keras>=2.21,<2.22",
+        "tqdm",
+        "uvicorn",
+    ],
+    extras_require={
+        "test": ["mypy", "pytest", "ruff", "build", "setuptools", "wheel"],
+        "benchmark": ["lightgbm", "scikit-learn", "scipy"],
+    },
+)

@@ -1,0 +1,195 @@
+"""The schema of a data set: what its columns are and how they are encoded.
+
+A schema names the fields, the side of the join each belongs to (`query` for user
+and context, `ad` for the ad), the label columns, and the key columns. It holds no
+data and needs no TensorFlow, so every stage, online and offline, can read it.
+
+The schema is JSON on disk:
+
+    {"name": "shop",
+     "fields": [{"name": "country", "kind": "categorical", "side": "query"},
+                {"name": "price", "kind": "numeric", "side": "ad"}],
+     "ad_key": ["sku"], "click": "clicked", "time": "timestamp"}
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+KINDS = ("categorical", "numeric")
+SIDES = ("query", "ad")
+LABELS = ("click", "engagement", "revenue")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One input field.
+
+    Attributes:
+        name: Column name in the log and key in a request.
+        kind: `categorical` (a string) or `numeric` (a number).
+        side: `query` (user and context) or `ad`.
+        min_count: Categorical: values seen fewer times in training are out of vocabulary.
+        num_oov_buckets: Categorical: out-of-vocabulary values are hashed into this many ids.
+        max_vocabulary_size: Categorical: the most frequent values kept.
+        num_buckets: Numeric: the most quantile buckets a number is sorted into.
+    """
+
+    name: str
+    kind: str
+    side: str
+    min_count: int = 5
+    num_oov_buckets: int = 8
+    max_vocabulary_size: int = 1_000_000
+    num_buckets: int = 40
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Field {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}.")
+        if self.side not in SIDES:
+            raise ValueError(f"Field {self.name!r}: side must be one of {SIDES}, got {self.side!r}.")
+        for option in ("min_count", "num_oov_buckets", "max_vocabulary_size", "num_buckets"):
+            value = getattr(self, option)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"Field {self.name!r}: {option} must be a positive integer, got {value!r}."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """Fields, labels and keys of one data set.
+
+    Attributes:
+        name: A name for people.
+        fields: Input fields, in a fixed order that encoded matrices follow.
+        ad_key: Columns that together identify an ad.
+        click: Column of the click label (0 or 1).
+        engagement: Column of the label after the click (0 or 1), or None where not logged.
+        revenue: Column of the revenue (non-negative), or None where not logged.
+        request_key: Column whose equal neighbours form one request; None: a row is a request.
+        time: Column that orders the log, or None where the file order is the time order.
+        position: Column of the slot an ad was shown in (0 is first), or None.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    ad_key: tuple[str, ...]
+    click: str
+    engagement: str | None = None
+    revenue: str | None = None
+    request_key: str | None = None
+    time: str | None = None
+    position: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in self.fields]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"Schema {self.name!r}: fields named more than once: {repeated}.")
+        for side in SIDES:
+            if not self.side(side):
+                raise ValueError(f"Schema {self.name!r}: at least one field must be on the {side} side.")
+        if not self.ad_key:
+            raise ValueError(f"Schema {self.name!r}: ad_key must name at least one column.")
+        labels = [c for c in (self.click, self.engagement, self.revenue) if c is not None]
+        leaked = sorted(set(labels) & set(names))
+        if leaked:
+            raise ValueError(f"Schema {self.name!r}: labels cannot be input fields: {leaked}.")
+
+    def side(self, side: str) -> tuple[Field, ...]:
+        """Returns the fields of one side, in schema order."""
+        return tuple(field for field in self.fields if field.side == side)
+
+    @property
+    def query_fields(self) -> tuple[Field, ...]:
+        return self.side("query")
+
+    @property
+    def ad_fields(self) -> tuple[Field, ...]:
+        return self.side("ad")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Maps each label that the log has (`click`, …) to its column."""
+        columns = {label: getattr(self, label) for label in LABELS}
+        return {label: column for label, column in columns.items() if column is not None}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that the schema reads, each once."""
+        extra = (*self.ad_key, *self.labels.values(), self.request_key, self.time, self.position)
+        names = [field.name for field in self.fields] + [name for name in extra if name]
+        return tuple(dict.fromkeys(names))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the schema as JSON values; `from_json` is its inverse."""
+        return dataclasses.asdict(self)
+
+    def fingerprint(self) -> str:
+        """Returns 16 hex digits that change whenever the schema does."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def from_json(value: Mapping[str, Any]) -> Schema:
+    """Builds a schema from JSON values.
+
+    Raises:
+        ValueError: A key is missing or unknown, or a value is not allowed.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"A schema is a JSON object, got {type(value).__name__}.")
+    _check_keys("schema", value, Schema)
+    fields = []
+    for field in value["fields"]:
+        if not isinstance(field, Mapping):
+            raise ValueError(f"A schema field is a JSON object, got {field!r}.")
+        _check_keys(f"field {field.get('name')!r}", field, Field)
+        fields.append(Field(**field))
+    ad_key = value["ad_key"]
+    if isinstance(ad_key, str):
+        raise ValueError(f"ad_key is a list of columns: write [{json.dumps(ad_key)}].")
+    return Schema(**{**value, "fields": tuple(fields), "ad_key": tuple(ad_key)})
+
+
+def load(path: str | pathlib.Path) -> Schema:
+    """Reads a schema file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a valid schema; the message names the file.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No schema file at {path}.")
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"Schema file {path}: {error}") from error
+
+
+def save(schema: Schema, path: str | pathlib.Path) -> None:
+    """Writes a schema file that `load` reads back."""
+    pathlib.Path(path).write_text(json.dumps(schema.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def _check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:
+    known = [attribute.name for attribute in dataclasses.fields(kind)]
+    required = [
+        attribute.name
+        for attribute in dataclasses.fields(kind)
+        if attribute.default is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise ValueError(f"The {what} lacks {missing}; it needs {required}.")
+    for name in value:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"The {what} has an unknown key {name!r}.{hint} Known: {known}.")
