@@ -9,7 +9,7 @@ that happens; afterwards it is too late, and this module says so.
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from tfrecords import startup
 
 
 def _require_legacy_keras() -> None:
@@ -33,3 +33,4 @@ def _require_legacy_keras() -> None:
 
 
 _require_legacy_keras()
+startup.import_tensorflow_quietly()

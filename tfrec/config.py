@@ -1,0 +1,84 @@
+"""Every option of every job, with its default and its help: the only home of both.
+
+Scripts derive their command-line flags from these dataclasses, and each run writes its
+resolved configuration as JSON into its work directory.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with the help text that becomes its flag's."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertConfig:
+    """Log to data set."""
+
+    validation_fraction: float = option(
+        0.1, "Share of the log, just before the test part, that is held out for validation."
+    )
+    test_fraction: float = option(0.1, "Share at the end of the log that is held out for testing.")
+    max_rejected_fraction: float = option(
+        0.01, "Largest share of unusable lines; a log with more is refused."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalConfig:
+    """Stage one: the two-tower model."""
+
+    embedding_dim: int = option(256, "Length of the query and ad embeddings.")
+    field_dim: int = option(16, "Length of each field's embedding inside a tower.")
+    hidden_dim: int = option(256, "Width of the towers' hidden layers.")
+    num_cross_layers: int = option(1, "Cross layers (DCN-V2) in each tower.")
+    dropout: float = option(0.1, "Dropout rate in the towers.")
+    initial_temperature: float = option(0.1, "Start of the learnt softmax temperature.")
+    epochs: int = option(12, "Most passes over the clicks.")
+    patience: int = option(3, "Passes without a better validation recall before stopping.")
+    batch_size: int = option(1024, "Clicks in a batch.")
+    uniform_negatives: int = option(
+        1024, "Ads drawn uniformly from the catalogue as extra negatives of each batch."
+    )
+    learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).")
+    embedding_learning_rate: float = option(
+        0.05, "Peak learning rate of the embedding tables (Adagrad)."
+    )
+    embedding_l2: float = option(1e-4, "Squared-norm penalty on the field embeddings used.")
+    selection_k: int = option(500, "The k of the validation recall that picks the best pass.")
+    seed: int = option(1, "Seed of initialisation and shuffling.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RankerConfig:
+    """Stage two: the multi-head-attention ranker."""
+
+    field_dim: int = option(16, "Length of each field's embedding.")
+    model_dim: int = option(128, "Width of a token.")
+    num_blocks: int = option(3, "Attention blocks.")
+    num_heads: int = option(8, "Attention heads in a block.")
+    num_query_tokens: int = option(4, "Tokens that the query side is summarised in.")
+    feed_forward_dim: int = option(256, "Width of the feed-forward layers.")
+    num_cross_layers: int = option(2, "Cross layers (DCN-V2) of the candidate encoder.")
+    dropout: float = option(0.1, "Dropout rate.")
+    epochs: int = option(6, "Most passes over the training requests.")
+    patience: int = option(1, "Passes without a better validation loss before stopping.")
+    batch_size: int = option(1024, "Impressions in a batch, about; lists are kept whole.")
+    learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).")
+    embedding_learning_rate: float = option(
+        0.05, "Peak learning rate of the embedding tables (Adagrad)."
+    )
+    embedding_l2: float = option(1e-4, "Squared-norm penalty on the field embeddings used.")
+    engagement_weight: float = option(1.0, "Weight of the engagement loss.")
+    revenue_weight: float = option(0.3, "Weight of the revenue loss.")
+    seed: int = option(1, "Seed of initialisation and shuffling.")
+
+
+def save(config: Any, path: pathlib.Path) -> None:
+    """Writes a resolved configuration as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n")

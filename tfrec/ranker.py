@@ -1,0 +1,197 @@
+"""Stage two: a multi-head-attention ranker with a click, an engagement and a revenue head.
+
+A candidate is one token: its ad fields crossed with the query fields (DCN-V2 and an MLP).
+The query side is a few tokens. Under candidate isolation a candidate attends to the query
+tokens and to itself, never to another candidate: its score depends on no neighbour and on
+no list length, so training on short lists matches serving 500, and the query side is
+computed once per request.
+
+Shapes: B requests, C candidates, T query tokens, D model width, H heads,
+Fq and Fa fields of the query and the ad side.
+
+References:
+    Vaswani et al., Attention Is All You Need, 2017.
+    Wang et al., DCN V2, 2021 (the candidate encoder).
+    Ma et al., Entire Space Multi-Task Model (ESMM), 2018 (engagement through click).
+    Wang, Liu and Miao, A Deep Probabilistic Model for Customer Lifetime Value
+    Prediction, 2019 (zero-inflated log-normal revenue).
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfrec import config as config_lib
+from tfrec import features
+from tfrecords import encoding
+
+Logits = dict[str, tf.Tensor]
+
+
+class IsolatedAttentionBlock(tf.keras.layers.Layer):
+    """A pre-norm transformer block over query tokens and mutually isolated candidates."""
+
+    def __init__(self, config: config_lib.RankerConfig) -> None:
+        super().__init__()
+        if config.model_dim % config.num_heads:
+            raise ValueError(
+                f"model_dim ({config.model_dim}) must be a multiple of num_heads "
+                f"({config.num_heads})."
+            )
+        self._num_heads = config.num_heads
+        self._head_dim = config.model_dim // config.num_heads
+        self._attention_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
+        self._feed_forward_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
+        self._query_key_value = tf.keras.layers.Dense(3 * config.model_dim)
+        self._output = tf.keras.layers.Dense(config.model_dim)
+        self._widen = tf.keras.layers.Dense(config.feed_forward_dim, activation="gelu")
+        self._narrow = tf.keras.layers.Dense(config.model_dim)
+        self._dropout = tf.keras.layers.Dropout(config.dropout)
+
+    def call(
+        self, tokens: tf.Tensor, candidates: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Updates query tokens [B, T, D] and candidates [B, C, D]."""
+        token_q, token_k, token_v = self._project(tokens)
+        own_q, own_k, own_v = self._project(candidates)
+        scale = self._head_dim**-0.5
+        token_logits = tf.einsum("bthd,bshd->bhts", token_q, token_k) * scale
+        token_values = tf.einsum("bhts,bshd->bthd", tf.nn.softmax(token_logits), token_v)
+        query_logits = tf.einsum("bchd,bthd->bcht", own_q, token_k) * scale
+        own_logits = tf.reduce_sum(own_q * own_k, axis=-1, keepdims=True) * scale
+        weights = tf.nn.softmax(tf.concat([query_logits, own_logits], axis=-1))
+        own_values = tf.einsum("bcht,bthd->bchd", weights[..., :-1], token_v)
+        own_values += weights[..., -1:] * own_v
+        return (
+            self._feed_forward(tokens, token_values, training),
+            self._feed_forward(candidates, own_values, training),
+        )
+
+    def _project(self, x: tf.Tensor) -> list[tf.Tensor]:
+        projected = self._query_key_value(self._attention_norm(x))  # [B, N, 3 D]
+        shape = tf.shape(projected)
+        heads = tf.reshape(projected, [shape[0], shape[1], 3, self._num_heads, self._head_dim])
+        return tf.unstack(heads, axis=2)
+
+    def _feed_forward(self, x: tf.Tensor, values: tf.Tensor, training: bool) -> tf.Tensor:
+        shape = tf.shape(x)
+        attended = self._output(tf.reshape(values, shape))
+        x += self._dropout(attended, training=training)
+        hidden = self._narrow(self._widen(self._feed_forward_norm(x)))
+        return x + self._dropout(hidden, training=training)
+
+
+class Ranker(tf.keras.Model):
+    """Scores the candidates of requests.
+
+    Args:
+        fitted: The fitted schema.
+        config: Sizes.
+        heads: Heads to build, of `click`, `engagement`, `revenue`: the labels of the log.
+    """
+
+    def __init__(
+        self,
+        fitted: encoding.FittedSchema,
+        config: config_lib.RankerConfig,
+        heads: Sequence[str],
+    ) -> None:
+        super().__init__()
+        schema, width = fitted.schema, config.model_dim
+        self.heads = tuple(heads)
+        self._num_query_tokens = config.num_query_tokens
+        self.query_embeddings = features.FieldEmbeddings(
+            fitted, schema.query_fields, config.field_dim
+        )
+        self.ad_embeddings = features.FieldEmbeddings(fitted, schema.ad_fields, config.field_dim)
+        self._query_input = tf.keras.layers.Dense(width)
+        self._ad_input = tf.keras.layers.Dense(width, use_bias=False)
+        self._tokens = tf.keras.layers.Dense(config.num_query_tokens * width)
+        self._crosses = [features.CrossLayer() for _ in range(config.num_cross_layers)]
+        self._deep = [
+            tf.keras.layers.Dense(config.feed_forward_dim, activation="relu"),
+            tf.keras.layers.Dense(width),
+        ]
+        self._dropout = tf.keras.layers.Dropout(config.dropout)
+        self._blocks = [IsolatedAttentionBlock(config) for _ in range(config.num_blocks)]
+        self._final_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
+        # Revenue has three numbers: logit of being positive, log-mean, log-scale.
+        self._heads = {
+            head: tf.keras.layers.Dense(3 if head == "revenue" else 1) for head in self.heads
+        }
+        self.score = tf.function(
+            self.call,
+            input_signature=[
+                tf.TensorSpec([None, len(schema.query_fields)], tf.int32),
+                tf.TensorSpec([None, None, len(schema.ad_fields)], tf.int32),
+            ],
+        )
+
+    @property
+    def sparse_variables(self) -> list[tf.Variable]:
+        """The embedding tables, which take sparse updates."""
+        return self.query_embeddings.sparse_variables + self.ad_embeddings.sparse_variables
+
+    def call(self, query: tf.Tensor, ad: tf.Tensor, training: bool = False) -> Logits:
+        """Scores candidates.
+
+        Args:
+            query: [B, Fq] int32 encoded query fields.
+            ad: [B, C, Fa] int32 encoded ad fields.
+            training: Whether dropout is on.
+
+        Returns:
+            `click` [B, C]; `engagement` [B, C], the logit of engaging after a click;
+            `revenue` [B, C, 3]; those of the heads built.
+        """
+        query_flat = features.flatten(self.query_embeddings(query))  # [B, Fq E]
+        ad_flat = features.flatten(self.ad_embeddings(ad))  # [B, C, Fa E]
+        query_flat = self._dropout(query_flat, training=training)
+        ad_flat = self._dropout(ad_flat, training=training)
+        # Dense(concat(query, ad)) split in two, so that the query's share is computed once.
+        x0 = self._query_input(query_flat)[:, None] + self._ad_input(ad_flat)  # [B, C, D]
+        x = x0
+        for cross in self._crosses:
+            x = cross(x0, x)
+        hidden = x0
+        for layer in self._deep:
+            hidden = layer(hidden)
+        candidates = x + hidden
+        tokens = self._tokens(query_flat)
+        tokens = tf.reshape(tokens, [-1, self._num_query_tokens, x0.shape[-1]])
+        for block in self._blocks:
+            tokens, candidates = block(tokens, candidates, training=training)
+        output = self._final_norm(candidates)
+        logits = {head: layer(output) for head, layer in self._heads.items()}
+        return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
+
+    def embedding_penalty(self, query: tf.Tensor, ad: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """Returns the mean squared norm of the field embeddings that a batch uses."""
+        query_norm = tf.reduce_sum(tf.square(self.query_embeddings(query)), axis=[-2, -1])
+        ad_norm = tf.reduce_sum(tf.square(self.ad_embeddings(ad)), axis=[-2, -1])
+        weights = tf.cast(mask, tf.float32)
+        return tf.reduce_mean(query_norm) + tf.reduce_sum(ad_norm * weights) / tf.reduce_sum(weights)
+
+
+def probabilities(logits: Logits) -> dict[str, tf.Tensor]:
+    """Turns logits into what is served.
+
+    Returns:
+        `click_probability`; `engagement_probability` of a click that is followed by an
+        engagement; `expected_revenue` of an impression: each [B, C], those of the heads built.
+    """
+    served = {}
+    click = tf.nn.sigmoid(logits["click"])
+    served["click_probability"] = click
+    if "engagement" in logits:
+        served["engagement_probability"] = click * tf.nn.sigmoid(logits["engagement"])
+    if "revenue" in logits:
+        positive_logit, mean, raw_scale = tf.unstack(logits["revenue"], axis=-1)
+        scale = revenue_scale(raw_scale)
+        served["expected_revenue"] = tf.nn.sigmoid(positive_logit) * tf.exp(mean + scale**2 / 2)
+    return served
+
+
+def revenue_scale(raw_scale: tf.Tensor) -> tf.Tensor:
+    """Returns the log-normal's scale, positive and bounded so that its mean stays finite."""
+    return 0.05 + 2.0 * tf.nn.sigmoid(raw_scale)

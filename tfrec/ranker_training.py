@@ -1,0 +1,213 @@
+"""Trains, calibrates and restores the ranker of a data set.
+
+    WORKDIR/config.json           the resolved configuration
+    WORKDIR/checkpoints, best/    resumable state; the best pass
+    WORKDIR/tensorboard/          curves
+    WORKDIR/ranker.json           written last: fingerprint, heads, calibrators, metrics
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec import calibration, losses, metrics, ranker, training
+from tfrec import config as config_lib
+from tfrecords import reader
+
+REQUESTS_PER_EVALUATION_BATCH = 2_048
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Logits and labels of a split's shown ads, in log order (L rows, R requests).
+
+    Attributes:
+        logits: `click` [L], `engagement` [L], `revenue` [L, 3]; those of the heads built.
+        labels: `click`, `engagement`, `revenue` [L]; those of the log.
+        list_lengths: [R].
+        ad_rows: [L] catalogue rows.
+    """
+
+    logits: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    list_lengths: np.ndarray
+    ad_rows: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibrators:
+    """One calibrator a head; engagement is calibrated given a click."""
+
+    click: calibration.Platt = calibration.Platt()
+    engagement: calibration.Platt = calibration.Platt()
+    revenue_factor: float = 1.0
+
+    def apply(self, logits: ranker.Logits) -> dict[str, tf.Tensor]:
+        """Returns the calibrated served values of `ranker.probabilities`."""
+        scaled = dict(logits)
+        scaled["click"] = self.click.scale * logits["click"] + self.click.offset
+        if "engagement" in logits:
+            scaled["engagement"] = (
+                self.engagement.scale * logits["engagement"] + self.engagement.offset
+            )
+        served = ranker.probabilities(scaled)
+        if "expected_revenue" in served:
+            served["expected_revenue"] *= self.revenue_factor
+        return served
+
+
+def calibrators_from_json(value: dict[str, Any]) -> Calibrators:
+    """The inverse of `dataclasses.asdict`."""
+    return Calibrators(
+        calibration.Platt(**value["click"]),
+        calibration.Platt(**value["engagement"]),
+        value["revenue_factor"],
+    )
+
+
+def build(data_set: reader.DataSet, config: config_lib.RankerConfig) -> ranker.Ranker:
+    """Builds an untrained ranker for a data set, with its weights created."""
+    tf.keras.utils.set_random_seed(config.seed)
+    schema = data_set.schema
+    model = ranker.Ranker(data_set.fitted, config, tuple(schema.labels))
+    model(
+        tf.zeros([1, len(schema.query_fields)], tf.int32),
+        tf.zeros([1, 1, len(schema.ad_fields)], tf.int32),
+    )
+    return model
+
+
+def predict(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predictions:
+    """Scores every shown ad of a split."""
+    logits: dict[str, list[np.ndarray]] = {head: [] for head in model.heads}
+    labels: dict[str, list[np.ndarray]] = {label: [] for label in data_set.spec.labels}
+    lengths, ad_rows = [], []
+    for batch in data_set.batches(split, REQUESTS_PER_EVALUATION_BATCH):
+        mask = batch["mask"].numpy()
+        for head, values in model.score(batch["query"], batch["ad"]).items():
+            logits[head].append(values.numpy()[mask])
+        for label in labels:
+            labels[label].append(batch[label].numpy()[mask])
+        lengths.append(mask.sum(axis=1))
+        ad_rows.append(batch["ad_row"].numpy()[mask])
+    if not lengths:
+        raise ValueError(f"The {split} split of {data_set.directory} is empty; use a larger log.")
+    return Predictions(
+        {head: np.concatenate(parts) for head, parts in logits.items()},
+        {label: np.concatenate(parts) for label, parts in labels.items()},
+        np.concatenate(lengths),
+        np.concatenate(ad_rows),
+    )
+
+
+def served_values(predictions: Predictions, calibrators: Calibrators) -> dict[str, np.ndarray]:
+    """Returns the calibrated probabilities and expected revenue [L] of predictions."""
+    logits = {head: tf.constant(values) for head, values in predictions.logits.items()}
+    return {name: value.numpy() for name, value in calibrators.apply(logits).items()}
+
+
+def train_and_evaluate(
+    data_set: reader.DataSet,
+    config: config_lib.RankerConfig,
+    workdir: pathlib.Path,
+    progress: bool = False,
+) -> None:
+    """Trains a ranker, keeps its best pass, and fits its calibrators.
+
+    Args:
+        data_set: The converted log.
+        config: Sizes and schedule.
+        workdir: Work directory; training resumes from what it holds.
+        progress: Whether to show progress bars.
+    """
+    config_lib.save(config, workdir / "config.json")
+    model = build(data_set, config)
+    rows, requests = data_set.num_rows("train"), data_set.num_requests("train")
+    requests_per_batch = max(1, round(config.batch_size * requests / rows))
+    plan = training.Plan(
+        epochs=config.epochs,
+        patience=config.patience,
+        learning_rate=config.learning_rate,
+        embedding_learning_rate=config.embedding_learning_rate,
+        steps_per_epoch=max(1, round(requests / requests_per_batch)),
+        metric="validation_click_log_loss",
+        maximise=False,
+    )
+    trainer = training.Trainer(model, functools.partial(_losses, model, config), plan, workdir)
+    history = trainer.fit(
+        lambda epoch: data_set.batches("train", requests_per_batch, seed=config.seed + epoch),
+        lambda: _validate(model, data_set),
+        progress,
+    )
+    calibrators = fit_calibrators(predict(model, data_set, "validation"))
+    description = {
+        "fingerprint": data_set.fingerprint,
+        "heads": list(model.heads),
+        "calibrators": dataclasses.asdict(calibrators),
+        "history": history,
+    }
+    (workdir / "ranker.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def load(
+    data_set: reader.DataSet, workdir: pathlib.Path
+) -> tuple[ranker.Ranker, Calibrators, dict[str, Any]]:
+    """Restores a trained ranker.
+
+    Raises:
+        FileNotFoundError: No ranker was trained in the work directory.
+        ValueError: It was trained on another data set.
+    """
+    path = workdir / "ranker.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"No trained ranker at {path}; run scripts/train_ranker.py first.")
+    description = json.loads(path.read_text())
+    if description["fingerprint"] != data_set.fingerprint:
+        raise ValueError(
+            f"The ranker in {workdir} was trained on data set {description['fingerprint']}, but "
+            f"{data_set.directory} is {data_set.fingerprint}; train it again."
+        )
+    config = config_lib.RankerConfig(**json.loads((workdir / "config.json").read_text()))
+    model = build(data_set, config)
+    training.restore_best(model, workdir)
+    return model, calibrators_from_json(description["calibrators"]), description
+
+
+def fit_calibrators(predictions: Predictions) -> Calibrators:
+    """Fits calibrators on the predictions of held-out rows."""
+    labels, logits = predictions.labels, predictions.logits
+    click = calibration.fit_platt(labels["click"], logits["click"])
+    engagement = calibration.Platt()
+    if "engagement" in logits:
+        clicked = labels["click"] > 0
+        engagement = calibration.fit_platt(
+            labels["engagement"][clicked], logits["engagement"][clicked]
+        )
+    factor = 1.0
+    if "revenue" in logits:
+        raw = served_values(predictions, Calibrators())["expected_revenue"]
+        factor = calibration.fit_scale(labels["revenue"], raw)
+    return Calibrators(click, engagement, factor)
+
+
+def _losses(
+    model: ranker.Ranker, config: config_lib.RankerConfig, batch: reader.Batch
+) -> dict[str, tf.Tensor]:
+    logits = model(batch["query"], batch["ad"], training=True)
+    parts = losses.total(batch, logits, config.engagement_weight, config.revenue_weight)
+    penalty = model.embedding_penalty(batch["query"], batch["ad"], batch["mask"])
+    return {**parts, "loss": parts["loss"] + config.embedding_l2 * penalty}
+
+
+def _validate(model: ranker.Ranker, data_set: reader.DataSet) -> dict[str, float]:
+    predictions = predict(model, data_set, "validation")
+    probabilities = served_values(predictions, Calibrators())["click_probability"]
+    labels = predictions.labels["click"]
+    auc = metrics.auc(labels, probabilities)
+    result = {"validation_click_log_loss": metrics.log_loss(labels, probabilities)}
+    return result if auc is None else {**result, "validation_click_auc": auc}

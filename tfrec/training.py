@@ -1,0 +1,229 @@
+"""The training loop of both stages: two optimisers, checkpoints, TensorBoard.
+
+Dense layers learn with Adam; embedding tables with Adagrad, whose update touches only the
+rows of a batch, so the cost of a step does not grow with the tables. Each pass over the
+data is checkpointed: a killed run resumes after its last whole pass. The pass with the
+best validation result is kept (click models with id embeddings overfit early: the
+one-epoch effect).
+
+References:
+    Zhang et al., Towards Understanding the Overfitting Phenomenon of Deep Click-Through
+    Rate Prediction Models, 2022.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tqdm
+
+from tfrecords import reader
+
+_WARM_UP_SHARE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a model is trained.
+
+    Attributes:
+        epochs: Most passes over the data.
+        patience: Passes without improvement before stopping.
+        learning_rate: Peak rate of the dense layers.
+        embedding_learning_rate: Peak rate of the sparse variables.
+        steps_per_epoch: Batches in a pass, about.
+        metric: Name of the validation metric that picks the best pass.
+        maximise: Whether a larger metric is better.
+    """
+
+    epochs: int
+    patience: int
+    learning_rate: float
+    embedding_learning_rate: float
+    steps_per_epoch: int
+    metric: str
+    maximise: bool
+
+
+class WarmUpThenCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly over the first share of the steps, then falls to a tenth."""
+
+    def __init__(self, peak: float, steps: int) -> None:
+        self._peak, self._steps = peak, max(steps, 1)
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        progress = tf.cast(step, tf.float32) / self._steps
+        rise = tf.minimum(1.0, (progress + 1.0 / self._steps) / _WARM_UP_SHARE)
+        fall = 0.55 + 0.45 * tf.cos(math.pi * tf.minimum(progress, 1.0))
+        return self._peak * rise * fall
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self._peak, "steps": self._steps}
+
+
+class Trainer:
+    """Trains one model.
+
+    Args:
+        model: Has `sparse_variables` and built weights.
+        losses: Maps a batch to losses; `loss` is minimised, the others are reported.
+        plan: The schedule.
+        directory: Checkpoints and TensorBoard logs go here.
+    """
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        losses: Callable[[reader.Batch], dict[str, tf.Tensor]],
+        plan: Plan,
+        directory: pathlib.Path,
+    ) -> None:
+        self._model, self._losses, self._plan = model, losses, plan
+        self._directory = directory
+        sparse = {variable.ref() for variable in model.sparse_variables}
+        self._sparse = model.sparse_variables
+        self._dense = [v for v in model.trainable_variables if v.ref() not in sparse]
+        steps = plan.epochs * plan.steps_per_epoch
+        self._dense_optimizer = tf.keras.optimizers.Adam(
+            WarmUpThenCosine(plan.learning_rate, steps), clipnorm=5.0
+        )
+        self._sparse_optimizer = tf.keras.optimizers.Adagrad(
+            WarmUpThenCosine(plan.embedding_learning_rate, steps)
+        )
+        self._dense_optimizer.build(self._dense)
+        self._sparse_optimizer.build(self._sparse)
+        self._epoch = tf.Variable(0, dtype=tf.int64)
+        self._checkpoints = tf.train.CheckpointManager(
+            tf.train.Checkpoint(
+                model=model,
+                dense_optimizer=self._dense_optimizer,
+                sparse_optimizer=self._sparse_optimizer,
+                epoch=self._epoch,
+            ),
+            str(directory / "checkpoints"),
+            max_to_keep=1,
+        )
+        self._best = tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=model), str(directory / "best"), max_to_keep=1
+        )
+        self._history_path = directory / "history.json"
+        self._compiled_step: Callable[[reader.Batch], dict[str, tf.Tensor]] | None = None
+
+    def fit(
+        self,
+        batches: Callable[[int], tf.data.Dataset],
+        evaluate: Callable[[], dict[str, float]],
+        progress: bool = False,
+    ) -> list[dict[str, float]]:
+        """Trains until the plan ends or stops improving, then restores the best pass.
+
+        Args:
+            batches: Maps the number of a pass to its batches.
+            evaluate: Returns validation metrics of the model as it is, among them
+                `plan.metric`.
+            progress: Whether to show progress bars.
+
+        Returns:
+            The metrics of each pass.
+
+        Raises:
+            FloatingPointError: The loss is no longer finite.
+        """
+        history = self._resume()
+        writer = tf.summary.create_file_writer(str(self._directory / "tensorboard"))
+        while not self._finished(history):
+            epoch = int(self._epoch.numpy())
+            started = time.perf_counter()
+            with writer.as_default():
+                means, examples = self._run_epoch(batches(epoch), epoch, progress)
+                metrics = {**means, **evaluate()}
+                metrics["examples_per_second"] = examples / (time.perf_counter() - started)
+                for name, value in metrics.items():
+                    tf.summary.scalar(f"epoch/{name}", value, step=epoch + 1)
+            writer.flush()
+            history.append({"epoch": epoch + 1, **metrics})
+            if self._best_epoch(history) == epoch:
+                self._best.save()
+            self._epoch.assign_add(1)
+            self._checkpoints.save()
+            # Written last: a history never tells of a pass that has no checkpoint.
+            self._history_path.write_text(json.dumps(history, indent=1))
+            if progress:
+                shown = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "loss")
+                tqdm.tqdm.write(f"  pass {epoch + 1}: {shown}")
+        restore_best(self._model, self._directory)
+        return history
+
+    def _resume(self) -> list[dict[str, float]]:
+        if not self._checkpoints.latest_checkpoint or not self._history_path.is_file():
+            return []
+        self._checkpoints.restore_or_initialize()
+        history = json.loads(self._history_path.read_text())
+        # Killed between checkpoint and history: the pass is repeated.
+        self._epoch.assign(len(history))
+        return history
+
+    def _best_epoch(self, history: list[dict[str, float]]) -> int:
+        values = [entry[self._plan.metric] for entry in history]
+        return values.index(max(values) if self._plan.maximise else min(values))
+
+    def _finished(self, history: list[dict[str, float]]) -> bool:
+        if not history:
+            return False
+        stale = len(history) - 1 - self._best_epoch(history)
+        return len(history) >= self._plan.epochs or stale >= self._plan.patience
+
+    def _run_epoch(
+        self, dataset: tf.data.Dataset, epoch: int, progress: bool
+    ) -> tuple[dict[str, float], int]:
+        if self._compiled_step is None:  # traced once: passes share their shapes
+            self._compiled_step = tf.function(self._step, input_signature=[dataset.element_spec])
+        totals: dict[str, tf.Tensor] = {}
+        examples = count = 0
+        bar = tqdm.tqdm(
+            dataset, desc=f"pass {epoch + 1}/{self._plan.epochs}", unit=" steps",
+            total=self._plan.steps_per_epoch, disable=not progress, leave=False, mininterval=0.5,
+        )  # fmt: skip
+        for batch in bar:
+            losses = self._compiled_step(batch)
+            totals = {name: totals.get(name, 0.0) + value for name, value in losses.items()}
+            examples += int(batch["ad_row"].shape.num_elements())
+            count += 1
+            if count % 20 == 0:
+                number = int(self._dense_optimizer.iterations.numpy())
+                for name, value in losses.items():
+                    tf.summary.scalar(f"train/{name}", value, step=number)
+                bar.set_postfix(loss=f"{float(totals['loss']) / count:.4f}")
+        means = {name: float(value) / max(count, 1) for name, value in totals.items()}
+        if not math.isfinite(means.get("loss", math.nan)):
+            raise FloatingPointError(
+                f"The training loss of pass {epoch + 1} is {means.get('loss')}; lower the learning "
+                "rates, or check the data for a split without rows."
+            )
+        return means, examples
+
+    def _step(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            losses = self._losses(batch)
+        gradients = tape.gradient(losses["loss"], self._dense + self._sparse)
+        dense, sparse = gradients[: len(self._dense)], gradients[len(self._dense) :]
+        self._dense_optimizer.apply_gradients(zip(dense, self._dense, strict=True))
+        self._sparse_optimizer.apply_gradients(zip(sparse, self._sparse, strict=True))
+        return losses
+
+
+def restore_best(model: tf.keras.Model, directory: pathlib.Path) -> None:
+    """Restores the best pass that `Trainer.fit` kept in a directory.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    path = tf.train.latest_checkpoint(str(directory / "best"))
+    if path is None:
+        raise FileNotFoundError(f"No checkpoint in {directory / 'best'}; train the model again.")
+    tf.train.Checkpoint(model=model).restore(path).expect_partial()

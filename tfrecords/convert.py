@@ -1,0 +1,270 @@
+"""Converts a log into a data set: encoder, ad catalogue and sharded TFRecords.
+
+Two passes stream the log. The first fits the encoder on the training rows and collects
+the ad catalogue; the second encodes and writes. A request never spans two splits, and
+every line is either written or counted as rejected.
+
+    DIRECTORY/dataset.json       written last: splits, shards, counts, fingerprint
+    DIRECTORY/encoder/           the fitted schema
+    DIRECTORY/catalogue/         ads.arrow and ad_features.npy
+    DIRECTORY/train-00000.tfrecord …, validation-…, test-…
+    DIRECTORY/rejected.tsv       line, reason and raw text of each rejected line
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tqdm
+
+from tfrecords import catalogue as catalogue_lib
+from tfrecords import encoding, fitting, records, writer
+from tfrecords import schema as schema_lib
+from tfrecords.formats import criteo, lines
+
+SPLITS = ("train", "validation", "test")
+FORMATS: dict[str, Callable[..., Iterator[lines.Block]]] = {"criteo": criteo.read}
+# A handful of bad lines in a small file is no sign of a wrong file.
+TOLERATED_REJECTS = 10
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A log and how it is read.
+
+    Attributes:
+        path: The log file.
+        schema: What its columns are.
+        format: One of `FORMATS`.
+        ads_path: A tab-separated table with header of ads to add to the catalogue, shown
+            or not; None: the catalogue holds the ads of the log.
+    """
+
+    path: pathlib.Path
+    schema: schema_lib.Schema
+    format: str = "criteo"
+    ads_path: pathlib.Path | None = None
+
+    def blocks(self) -> Iterator[lines.Block]:
+        return FORMATS[self.format](self.path, self.schema)
+
+
+def convert(
+    source: Source,
+    directory: str | os.PathLike[str],
+    *,
+    validation_fraction: float,
+    test_fraction: float,
+    max_rejected_fraction: float,
+    progress: bool = False,
+) -> None:
+    """Converts a log; the directory appears when all is written.
+
+    Args:
+        source: The log.
+        directory: Output; replaced if it exists.
+        validation_fraction: Share of the log, before the test part, held out for validation.
+        test_fraction: Share at the end of the log held out for testing.
+        max_rejected_fraction: The largest share of rejected lines that is accepted.
+        progress: Whether to show progress bars.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: Too many lines are rejected, nothing is left, or the fractions are wrong.
+    """
+    if not (0 < validation_fraction and 0 < test_fraction and validation_fraction + test_fraction < 1):
+        raise ValueError(
+            "validation_fraction and test_fraction must be positive and sum to less than 1, got "
+            f"{validation_fraction} and {test_fraction}."
+        )
+    directory = pathlib.Path(directory)
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    num_lines = lines.count_file_lines(source.path)
+    boundaries = np.array(
+        [
+            int(num_lines * (1 - validation_fraction - test_fraction)),
+            int(num_lines * (1 - test_fraction)),
+        ]
+    )
+    splitter = _Splitter(source, boundaries, num_lines, progress)
+    fitted, catalogue, num_rejected = _fit(splitter, partial, max_rejected_fraction)
+    splits = _write(splitter, fitted, catalogue, partial)
+    written = sum(split["rows"] for split in splits.values())
+    if written + num_rejected != num_lines:
+        raise ValueError(
+            f"{source.path}: {num_lines} lines were read but {written} written and "
+            f"{num_rejected} rejected; did the file change meanwhile? Convert again."
+        )
+    description = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fitted.fingerprint(),
+        "schema": source.schema.to_json(),
+        "source": {"path": str(source.path), "lines": num_lines, "rejected": num_rejected},
+        "spec": _spec(fitted).to_json(),
+        "num_ads": len(catalogue),
+        "splits": splits,
+    }
+    (partial / "dataset.json").write_text(json.dumps(description, indent=1) + "\n")
+    if directory.exists():
+        shutil.rmtree(directory)
+    partial.rename(directory)
+
+
+class _Splitter:
+    """Streams tables of whole requests, each with its split, list lengths and rejects."""
+
+    def __init__(
+        self, source: Source, boundaries: np.ndarray, num_lines: int, progress: bool
+    ) -> None:
+        self.source = source
+        self.num_train_lines = int(boundaries[0])
+        self._boundaries = boundaries
+        self._num_lines = num_lines
+        self._progress = progress
+
+    def read(self, task: str) -> Iterator[tuple[lines.Block, np.ndarray, np.ndarray]]:
+        """Yields blocks of whole requests, list lengths [R], and split indices [R]."""
+        with tqdm.tqdm(
+            total=self._num_lines, desc=task, unit=" lines", unit_scale=True,
+            disable=not self._progress, mininterval=0.5,
+        ) as bar:  # fmt: skip
+            for block in whole_requests(self.source.blocks(), self.source.schema.request_key):
+                starts = request_starts(block.table, self.source.schema.request_key)
+                lengths = np.diff(np.append(starts, block.table.num_rows))
+                first_lines = block.table[lines.LINE_NUMBER].to_numpy()[starts]
+                splits = np.searchsorted(self._boundaries, first_lines - 1, side="right")
+                yield block, lengths, splits
+                bar.update(block.table.num_rows + len(block.rejected))
+
+
+def request_starts(table: pa.Table, request_key: str | None) -> np.ndarray:
+    """Returns the rows that open a request: neighbours with an equal key are one request."""
+    if request_key is None or table.num_rows == 0:
+        return np.arange(table.num_rows)
+    keys = table[request_key].combine_chunks()
+    changed = pc.fill_null(pc.not_equal(keys[1:], keys[:-1]), True).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(np.append(True, changed))
+
+
+def whole_requests(blocks: Iterator[lines.Block], request_key: str | None) -> Iterator[lines.Block]:
+    """Regroups blocks so that none ends inside a request."""
+    rest: pa.Table | None = None
+    for block in blocks:
+        table = block.table if rest is None else pa.concat_tables([rest, block.table])
+        starts = request_starts(table, request_key)
+        end = int(starts[-1]) if request_key is not None and len(starts) else table.num_rows
+        rest = table.slice(end)
+        yield lines.Block(table.slice(0, end), block.rejected)
+    if rest is not None and rest.num_rows:
+        yield lines.Block(rest, ())
+
+
+def _fit(
+    splitter: _Splitter, directory: pathlib.Path, max_rejected_fraction: float
+) -> tuple[encoding.FittedSchema, catalogue_lib.Ads, int]:
+    schema = splitter.source.schema
+    fitter = fitting.Fitter(schema, splitter.num_train_lines)
+    ads = catalogue_lib.AdCollector(schema)
+    examples: list[lines.Rejected] = []
+    num_rejected = num_lines = 0
+    with (directory / "rejected.tsv").open("wb") as quarantine:
+        for block, lengths, splits in splitter.read("reading the log"):
+            is_train = np.repeat(splits == 0, lengths)
+            ads.update(block.table, is_train)
+            # Only training rows may shape what the models see.
+            fitter.update(block.table.filter(pa.array(is_train)))
+            for rejected in block.rejected:
+                quarantine.write(f"{rejected.line}\t{rejected.reason}\t".encode() + rejected.raw + b"\n")
+            num_rejected += len(block.rejected)
+            num_lines += block.table.num_rows + len(block.rejected)
+            examples = (examples + list(block.rejected))[:3]
+    _check_rejected(splitter.source.path, num_rejected, num_lines, examples, max_rejected_fraction)
+    if splitter.source.ads_path is not None:
+        ads.add_table(splitter.source.ads_path)
+    fitted = fitter.finish()
+    fitted.save(directory / "encoder")
+    catalogue = ads.finish()
+    catalogue.save(directory / "catalogue", fitted)
+    return fitted, catalogue, num_rejected
+
+
+def _check_rejected(
+    path: pathlib.Path,
+    num_rejected: int,
+    num_lines: int,
+    examples: list[lines.Rejected],
+    max_fraction: float,
+) -> None:
+    too_many = num_rejected > max_fraction * num_lines and (
+        num_rejected > TOLERATED_REJECTS or 2 * num_rejected >= num_lines
+    )
+    if too_many or num_rejected == num_lines:
+        shown = "\n  ".join(str(example) for example in examples)
+        raise ValueError(
+            f"{path}: {num_rejected} of {num_lines} lines cannot be used, more than the "
+            f"accepted share of {max_fraction:g} (--max_rejected_fraction). The first:\n  {shown}"
+        )
+
+
+def _spec(fitted: encoding.FittedSchema) -> records.Spec:
+    schema = fitted.schema
+    query, ad = (
+        tuple(records.narrowest(fitted.cardinality(field)) for field in schema.side(side))
+        for side in schema_lib.SIDES
+    )
+    return records.Spec(query, ad, tuple(schema.labels), schema.position is not None)
+
+
+def _write(
+    splitter: _Splitter,
+    fitted: encoding.FittedSchema,
+    catalogue: catalogue_lib.Ads,
+    directory: pathlib.Path,
+) -> dict[str, dict]:
+    schema = splitter.source.schema
+    query_encoder = encoding.Encoder(fitted, schema.query_fields)
+    ad_encoder = encoding.Encoder(fitted, schema.ad_fields)
+    spec = _spec(fitted)
+    writers = [writer.SplitWriter(directory, split, spec) for split in SPLITS]
+    for block, lengths, splits in splitter.read("writing records"):
+        if not block.table.num_rows:
+            continue
+        starts = np.cumsum(lengths) - lengths
+        query = query_encoder.encode_table(block.table.take(starts))
+        ad = ad_encoder.encode_table(block.table)
+        per_ad = {"ad_row": catalogue.rows(block.table), **_labels(schema, block.table)}
+        split_of_row = np.repeat(splits, lengths)
+        for index, split_writer in enumerate(writers):
+            requests, rows = splits == index, split_of_row == index
+            split_writer.write(
+                records.Requests(
+                    lengths[requests], query[requests], ad[rows],
+                    {name: values[rows] for name, values in per_ad.items()},
+                )
+            )  # fmt: skip
+    return {name: w.close() for name, w in zip(SPLITS, writers, strict=True)}
+
+
+def _labels(schema: schema_lib.Schema, table: pa.Table) -> dict[str, np.ndarray]:
+    labels = {}
+    for label, column in schema.labels.items():
+        values = table[column].cast(pa.float64()).to_numpy()
+        good = (values >= 0) if label == "revenue" else (values == 0) | (values == 1)
+        if not (good & np.isfinite(values)).all():
+            row = int(np.flatnonzero(~(good & np.isfinite(values)))[0])
+            line = table[lines.LINE_NUMBER][row].as_py()
+            allowed = "a finite number of at least 0" if label == "revenue" else "0 or 1"
+            raise ValueError(f"Line {line}: {column} must be {allowed}, got {values[row]}.")
+        labels[label] = values
+    if schema.position is not None:
+        labels["position"] = table[schema.position].cast(pa.int32()).to_numpy()
+    return labels

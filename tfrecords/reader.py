@@ -1,0 +1,200 @@
+"""Reads converted data sets: the description, the ad catalogue, and `tf.data` batches.
+
+Shapes: B requests, C the longest list of the batch, Fq and Fa query- and ad-side fields.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from tfrecords import encoding, records
+
+RECORDS_PER_WINDOW = 16
+Batch = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """Every ad that can be recommended; row i of each part is ad i.
+
+    Attributes:
+        table: `ad_id`, the raw ad-side fields, `impressions` and `clicks` in training.
+        features: [N, Fa] int32 encoded ad-side fields.
+    """
+
+    table: pa.Table
+    features: np.ndarray
+
+    @property
+    def clicks(self) -> np.ndarray:
+        return self.table["clicks"].to_numpy()
+
+    @property
+    def impressions(self) -> np.ndarray:
+        return self.table["impressions"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+class DataSet:
+    """A converted data set.
+
+    Args:
+        directory: What `convert` wrote.
+
+    Raises:
+        FileNotFoundError: There is no finished data set in the directory.
+        ValueError: The encoder beside it is not the one it was written with.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = pathlib.Path(directory)
+        path = self.directory / "dataset.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"No data set at {path}; run scripts/convert.py first.")
+        self.description: dict[str, Any] = json.loads(path.read_text())
+        self.fitted = encoding.load(self.directory / "encoder")
+        self.fingerprint: str = self.description["fingerprint"]
+        if self.fitted.fingerprint() != self.fingerprint:
+            raise ValueError(
+                f"{self.directory}: the records were written with encoder {self.fingerprint}, "
+                f"the encoder beside them is {self.fitted.fingerprint()}; convert again."
+            )
+        self.schema = self.fitted.schema
+        self.spec = records.spec_from_json(self.description["spec"])
+
+    def catalogue(self) -> Catalogue:
+        """Reads the ad catalogue; features are memory-mapped."""
+        directory = self.directory / "catalogue"
+        with pa.memory_map(str(directory / "ads.arrow")) as source:
+            table = pa.ipc.open_file(source).read_all()
+        return Catalogue(table, np.load(directory / "ad_features.npy", mmap_mode="r"))
+
+    def num_rows(self, split: str) -> int:
+        return int(self.description["splits"][split]["rows"])
+
+    def num_requests(self, split: str) -> int:
+        return int(self.description["splits"][split]["requests"])
+
+    def label_sum(self, split: str, label: str) -> float:
+        return float(self.description["splits"][split]["label_sums"][label])
+
+    def windows(self, split: str, seed: int | None = None) -> tf.data.Dataset:
+        """Streams a split as runs of many records.
+
+        Args:
+            split: `train`, `validation` or `test`.
+            seed: Shuffles shards, then records, then requests inside a window with one
+                gather, anew each epoch; None keeps the log's order.
+
+        Yields:
+            The features of `records.parse`.
+
+        Raises:
+            FileNotFoundError: A shard is missing.
+            ValueError: A shard has another size than when it was written.
+        """
+        shards = self.description["splits"][split]["shards"]
+        paths = [str(self.directory / shard["file"]) for shard in shards]
+        for path in paths:
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"The shard {path} is missing; convert again.")
+        dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
+        if seed is not None:
+            dataset = dataset.shuffle(max(len(paths), 1), seed=seed)
+            # Two shards at a time: a window then mixes distant parts of the log.
+            dataset = dataset.interleave(tf.data.TFRecordDataset, cycle_length=2)
+            dataset = dataset.shuffle(8 * RECORDS_PER_WINDOW, seed=seed)
+        else:
+            dataset = dataset.flat_map(tf.data.TFRecordDataset)
+        # Records are parsed by the window: raw columns join before they are decoded.
+        dataset = dataset.batch(RECORDS_PER_WINDOW)
+        dataset = dataset.map(lambda s: records.parse(self.spec, s), tf.data.AUTOTUNE)
+        if seed is not None:
+            dataset = dataset.map(permute, tf.data.AUTOTUNE)
+        return dataset
+
+    def batches(
+        self, split: str, requests_per_batch: int, seed: int | None = None
+    ) -> tf.data.Dataset:
+        """Streams padded batches of whole requests.
+
+        Yields:
+            `query` [B, Fq] int32, `ad` [B, C, Fa] int32, `mask` [B, C] bool, and each
+            per-ad feature [B, C]. B is about `requests_per_batch`: windows are cut evenly.
+        """
+        dataset = self.windows(split, seed)
+        dataset = dataset.flat_map(lambda window: _cut(window, requests_per_batch))
+        return dataset.map(pad_lists, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def clicked(self, split: str, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+        """Streams the clicked pairs.
+
+        Yields:
+            `query` [B, Fq], `ad` [B, Fa], `ad_row` [B], all int32.
+        """
+        dataset = self.windows(split, seed).map(_clicked_pairs, tf.data.AUTOTUNE)
+        dataset = dataset.flat_map(lambda pairs: _cut(pairs, batch_size))
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def permute(requests: Batch) -> Batch:
+    """Puts the requests of a window into random order with one gather."""
+    lengths = requests["list_lengths"]
+    order = tf.random.shuffle(tf.range(tf.shape(lengths)[0]))
+    ends = tf.cumsum(lengths)
+    rows = tf.ragged.range(tf.gather(ends - lengths, order), tf.gather(ends, order)).flat_values
+    return {
+        name: tf.gather(values, order if name in ("list_lengths", "query") else rows)
+        for name, values in requests.items()
+    }
+
+
+def pad_lists(requests: Batch) -> Batch:
+    """Pads flat per-ad features to [B, C], with `mask` true where an ad was shown."""
+    lengths = requests["list_lengths"]
+    padded: Batch = {"query": requests["query"], "mask": tf.sequence_mask(lengths)}
+    for name, values in requests.items():
+        if name not in ("list_lengths", "query"):
+            padded[name] = tf.RaggedTensor.from_row_lengths(
+                values, lengths, validate=False
+            ).to_tensor()
+    return padded
+
+
+def _clicked_pairs(requests: Batch) -> Batch:
+    lengths = requests["list_lengths"]
+    rows = tf.reshape(tf.where(requests["click"] > 0), [-1])
+    request_of_row = tf.repeat(tf.range(tf.shape(lengths)[0]), lengths)
+    return {
+        "query": tf.gather(requests["query"], tf.gather(request_of_row, rows)),
+        "ad": tf.gather(requests["ad"], rows),
+        "ad_row": tf.gather(requests["ad_row"], rows),
+    }
+
+
+def _cut(window: Batch, size: int) -> tf.data.Dataset:
+    """Cuts a window into batches of about `size`, as even as can be."""
+    lengths = window.get("list_lengths")
+    total = tf.shape(window["query"], out_type=tf.int64)[0]
+    count = tf.cast(tf.math.ceil(total / size), tf.int64)
+    row_ends = None if lengths is None else tf.concat([[0], tf.cumsum(lengths)], axis=0)
+
+    def batch(index: tf.Tensor) -> Batch:
+        first, last = index * total // count, (index + 1) * total // count
+        if row_ends is None:
+            return {name: values[first:last] for name, values in window.items()}
+        rows = slice(row_ends[first], row_ends[last])
+        return {
+            name: values[first:last] if name in ("list_lengths", "query") else values[rows]
+            for name, values in window.items()
+        }
+
+    return tf.data.Dataset.range(count).map(batch)
