@@ -58,6 +58,20 @@ def calibration_ratio(labels: np.ndarray, predictions: np.ndarray) -> float | No
     return float(np.sum(predictions, dtype=np.float64)) / observed if observed else None
 
 
+def normalized_gini(values: np.ndarray, scores: np.ndarray) -> float | None:
+    """Gini of the values taken in score order over that in their own order; 1 is perfect."""
+    total = float(np.sum(values, dtype=np.float64))
+    if not total:
+        return None
+
+    def gini(order: np.ndarray) -> float:
+        captured = np.cumsum(np.asarray(values, np.float64)[order]) / total
+        return float(captured.mean() - (len(values) + 1) / (2 * len(values)))
+
+    best = gini(np.argsort(-np.asarray(values), kind="stable"))
+    return gini(np.argsort(-np.asarray(scores), kind="stable")) / best if best else None
+
+
 def ndcg_at_k(
     gains: np.ndarray, scores: np.ndarray, list_lengths: np.ndarray, k: int
 ) -> float | None:

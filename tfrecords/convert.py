@@ -9,6 +9,7 @@ every line is either written or counted as rejected.
     DIRECTORY/catalogue/         ads.arrow and ad_features.npy
     DIRECTORY/train-00000.tfrecord …, validation-…, test-…
     DIRECTORY/rejected.tsv       line, reason and raw text of each rejected line
+    DIRECTORY/sample_requests.json   raw query fields of held-out requests
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,7 @@ FORMATS: dict[str, Callable[..., Iterator[lines.Block]]] = {"criteo": criteo.rea
 # A handful of bad lines in a small file is no sign of a wrong file.
 TOLERATED_REJECTS = 10
 FORMAT_VERSION = 1
+NUM_SAMPLE_REQUESTS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,17 +232,20 @@ def _write(
     fitted: encoding.FittedSchema,
     catalogue: catalogue_lib.Ads,
     directory: pathlib.Path,
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Any]]:
     schema = splitter.source.schema
     query_encoder = encoding.Encoder(fitted, schema.query_fields)
     ad_encoder = encoding.Encoder(fitted, schema.ad_fields)
     spec = _spec(fitted)
     writers = [writer.SplitWriter(directory, split, spec) for split in SPLITS]
+    samples: list[dict[str, Any]] = []
     for block, lengths, splits in splitter.read("writing records"):
         if not block.table.num_rows:
             continue
         starts = np.cumsum(lengths) - lengths
-        query = query_encoder.encode_table(block.table.take(starts))
+        requests_table = block.table.take(starts)
+        samples += _samples(schema, requests_table, splits, NUM_SAMPLE_REQUESTS - len(samples))
+        query = query_encoder.encode_table(requests_table)
         ad = ad_encoder.encode_table(block.table)
         per_ad = {"ad_row": catalogue.rows(block.table), **_labels(schema, block.table)}
         split_of_row = np.repeat(splits, lengths)
@@ -251,7 +257,22 @@ def _write(
                     {name: values[rows] for name, values in per_ad.items()},
                 )
             )  # fmt: skip
+    (directory / "sample_requests.json").write_text(json.dumps(samples))
     return {name: w.close() for name, w in zip(SPLITS, writers, strict=True)}
+
+
+def _samples(
+    schema: schema_lib.Schema, requests: pa.Table, splits: np.ndarray, count: int
+) -> list[dict[str, Any]]:
+    rows = np.flatnonzero(splits == SPLITS.index("test"))[:count]
+    names = [field.name for field in schema.query_fields]
+    return [
+        {
+            name: int(value) if isinstance(value, float) and value.is_integer() else value
+            for name, value in request.items()
+        }
+        for request in requests.select(names).take(rows).to_pylist()
+    ]
 
 
 def _labels(schema: schema_lib.Schema, table: pa.Table) -> dict[str, np.ndarray]:

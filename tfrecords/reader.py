@@ -77,6 +77,10 @@ class DataSet:
             table = pa.ipc.open_file(source).read_all()
         return Catalogue(table, np.load(directory / "ad_features.npy", mmap_mode="r"))
 
+    def sample_requests(self) -> list[dict[str, Any]]:
+        """Reads raw query fields of some held-out requests; None is missing."""
+        return json.loads((self.directory / "sample_requests.json").read_text())
+
     def num_rows(self, split: str) -> int:
         return int(self.description["splits"][split]["rows"])
 

@@ -54,14 +54,14 @@ class WorldConfig:
     num_topics: int = 24
     num_publishers: int = 400
     num_cities: int = 300
-    ad_popularity_exponent: float = 0.9  # Zipf
+    ad_popularity_exponent: float = 0.7  # Zipf
     user_popularity_exponent: float = 0.8  # Zipf
     unlaunched_fraction: float = 0.03  # ads in the catalogue that the log cannot show
     requests_per_day: int = 400  # a sampled log: 100,000 impressions are about 50 days
     mean_ads_per_request: float = 5.0
     max_ads_per_request: int = 12
-    exposure_relevance: float = 0.5  # how strongly the logging policy follows relevance
-    exposure_noise: float = 0.6  # how wrong its idea of an advertiser's theme is
+    exposure_relevance: float = 1.2  # how strongly the logging policy follows relevance
+    exposure_noise: float = 0.4  # how wrong its idea of an advertiser's theme is
     rank: int = 5  # dimensions of the affinity between tastes and themes
     click_rate: float = 0.23  # of the log; the intercept is solved for it
     position_scale: float = 0.3  # times log(1 + position), taken from the logit

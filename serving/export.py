@@ -1,0 +1,241 @@
+"""Exports a trained two-tower model and ranker as one release bundle.
+
+The only module of `serving` that imports `tfrec`. Each SavedModel takes raw query fields:
+the encoder that made the training data is inside, so serving cannot drift from training.
+
+Shapes: B requests, C candidates, F ad fields, D embedding, P probes.
+"""
+
+import hashlib
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from serving import ad_index, bundle, manifest, parts, query_fields
+from tfrec import ranker, ranker_training, retrieval
+from tfrecords import encoding, reader
+
+NUM_PROBES = 8
+CANDIDATES_PER_PROBE = 20
+WARM_UP_CANDIDATES = (1, 10, 500)
+SIGNATURE = "serving_default"
+
+
+class QueryTowerModule(tf.Module):
+    """Raw query fields to the query embedding."""
+
+    def __init__(self, fitted: encoding.FittedSchema, tower: retrieval.Tower) -> None:
+        super().__init__(name="query_tower")
+        self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
+        self._tower = tower
+        self.serve = tf.function(self._serve).get_concrete_function(
+            **encoding.input_signature(fitted.schema.query_fields)
+        )
+
+    def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"query_embedding": self._tower(self._encoder(columns))}
+
+
+class RankerModule(tf.Module):
+    """Raw query fields and encoded ads to calibrated scores."""
+
+    def __init__(
+        self,
+        fitted: encoding.FittedSchema,
+        model: ranker.Ranker,
+        calibrators: ranker_training.Calibrators,
+    ) -> None:
+        super().__init__(name="ranker")
+        self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
+        self._model = model
+        self._calibrators = calibrators
+        ad_features = tf.TensorSpec(
+            [None, None, len(fitted.schema.ad_fields)], tf.int32, name="ad_features"
+        )
+        self.serve = tf.function(self._serve).get_concrete_function(
+            ad_features=ad_features, **encoding.input_signature(fitted.schema.query_fields)
+        )
+
+    def _serve(self, ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._calibrators.apply(self._model(self._encoder(columns), ad_features))
+
+
+def export(
+    base: str | pathlib.Path,
+    data_set: reader.DataSet,
+    two_tower: retrieval.TwoTower,
+    model: ranker.Ranker,
+    calibrators: ranker_training.Calibrators,
+    index_config: ad_index.IndexConfig,
+    metrics: Mapping[str, Any],
+) -> manifest.Manifest:
+    """Publishes the next version.
+
+    Args:
+        base: Base directory of the bundles.
+        data_set: What both models were trained on.
+        two_tower: The trained retrieval model.
+        model: The trained ranker.
+        calibrators: Its calibrators.
+        index_config: How the ads are indexed.
+        metrics: What was measured of the models; goes into the manifest.
+
+    Returns:
+        The published manifest.
+    """
+    fitted, catalogue = data_set.fitted, data_set.catalogue()
+    features = np.asarray(catalogue.features)
+    embeddings = retrieval.embed_in_batches(two_tower.ad_tower, features)
+    tower_module = QueryTowerModule(fitted, two_tower.query_tower)
+    ranker_module = RankerModule(fitted, model, calibrators)
+    samples = data_set.sample_requests()
+    if not samples:
+        raise ValueError(f"{data_set.directory} has no held-out requests; use a larger log.")
+    columns = _columns(fitted, samples)
+    queries = _embed(tower_module, columns)
+    index = ad_index.build(embeddings, index_config, tuning_queries=queries)
+    k = min(500, len(catalogue))
+    recall = ad_index.recall_against_exact(index.searcher, embeddings, queries, k)
+    training_id = _training_id(data_set, two_tower, model)
+    probes = _probes(samples, tower_module, ranker_module, index, features, fitted)
+    head_of = {"click_probability": "click", "engagement_probability": "engagement"}
+    outputs = {head_of.get(name, "revenue"): name for name in probes["scores"]}
+
+    def write(staged: bundle.Staged) -> manifest.Content:
+        _save(tower_module, staged.query_tower)
+        _save(ranker_module, staged.ranker)
+        _write_warm_up(
+            staged.query_tower, "query_tower", [{name: v[:1] for name, v in columns.items()}]
+        )
+        _write_warm_up(
+            staged.ranker,
+            "ranker",
+            [
+                {**{name: v[:1] for name, v in columns.items()}, "ad_features": features[None, :count]}
+                for count in WARM_UP_CANDIDATES
+                if count <= len(features)
+            ],
+        )
+        index.save(staged.ad_index, features, _display(catalogue.table))
+        for part in parts.PARTS:
+            parts.write_identity(
+                part,
+                getattr(staged, part),
+                training_id=training_id,
+                dataset_fingerprint=data_set.fingerprint,
+            )
+        return manifest.Content(
+            training_id=training_id,
+            dataset_fingerprint=data_set.fingerprint,
+            schema=data_set.schema.to_json(),
+            query_fields=[{"name": f.name, "kind": f.kind} for f in data_set.schema.query_fields],
+            ad_fields=[f.name for f in data_set.schema.ad_fields],
+            heads={head: head in model.heads for head in manifest.HEADS},
+            outputs=outputs,
+            signatures={
+                "query_tower": _signature(tower_module.serve),
+                "ranker": _signature(ranker_module.serve),
+            },
+            index=index.manifest_index(recall),
+            metrics=dict(metrics),
+            probes=probes,
+        )
+
+    return bundle.publish(base, write)
+
+
+def _columns(
+    fitted: encoding.FittedSchema, requests: Sequence[Mapping[str, Any]]
+) -> dict[str, np.ndarray]:
+    schema = fitted.schema
+    fields = query_fields.QueryFields(
+        [{"name": f.name, "kind": f.kind} for f in schema.query_fields],
+        [f.name for f in schema.ad_fields],
+    )
+    columns = fields.columns([fields.merge({}, request) for request in requests])
+    return {
+        name: values if isinstance(values, np.ndarray) else np.array(values, object)
+        for name, values in columns.items()
+    }
+
+
+def _embed(module: QueryTowerModule, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    tensors = {name: tf.constant(values) for name, values in columns.items()}
+    return module.serve(**tensors)["query_embedding"].numpy()
+
+
+def _probes(
+    samples: Sequence[Mapping[str, Any]],
+    tower: QueryTowerModule,
+    ranker_module: RankerModule,
+    index: ad_index.BuiltIndex,
+    features: np.ndarray,
+    fitted: encoding.FittedSchema,
+) -> dict[str, Any]:
+    requests = list(samples[:NUM_PROBES])
+    columns = _columns(fitted, requests)
+    embeddings = _embed(tower, columns)
+    _, rows = index.searcher.search(embeddings, min(CANDIDATES_PER_PROBE, len(features)))
+    scores = ranker_module.serve(
+        ad_features=tf.constant(features[rows]),
+        **{name: tf.constant(values) for name, values in columns.items()},
+    )
+    return {
+        "requests": requests,
+        "query_embeddings": embeddings.tolist(),
+        "candidates": rows.tolist(),
+        "scores": {name: values.numpy().tolist() for name, values in scores.items()},
+    }
+
+
+def _save(module: QueryTowerModule | RankerModule, directory: pathlib.Path) -> None:
+    tf.saved_model.save(module, str(directory), signatures={SIGNATURE: module.serve})
+
+
+def _write_warm_up(
+    directory: pathlib.Path, model_name: str, inputs: Sequence[Mapping[str, np.ndarray]]
+) -> None:
+    path = directory / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for tensors in inputs:
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = model_name
+            request.model_spec.signature_name = SIGNATURE
+            for name, values in tensors.items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            writer.write(log.SerializeToString())
+
+
+def _signature(function: Any) -> dict[str, dict[str, Any]]:
+    inputs = function.structured_input_signature[1]
+    outputs = function.structured_outputs
+    return {
+        "inputs": {name: _spec(spec) for name, spec in inputs.items()},
+        "outputs": {name: _spec(spec) for name, spec in outputs.items()},
+    }
+
+
+def _spec(spec: Any) -> dict[str, Any]:
+    return {"dtype": spec.dtype.name, "shape": [-1 if d is None else d for d in spec.shape]}
+
+
+def _display(table: pa.Table) -> pa.Table:
+    return table.drop_columns(["impressions", "clicks"])
+
+
+def _training_id(
+    data_set: reader.DataSet, two_tower: retrieval.TwoTower, model: ranker.Ranker
+) -> str:
+    digest = hashlib.sha256(data_set.fingerprint.encode())
+    for variable in [*two_tower.variables, *model.variables]:
+        digest.update(variable.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,172 @@
+"""Measures trained models on the test split, beside what the planted truth reaches.
+
+Every figure names its corpus: ranker metrics are over logged impressions and logged lists,
+retrieval metrics over the whole catalogue. With the synthetic world's truth, each stands
+beside its ceiling, the same metric of the true probabilities on the same rows.
+
+Shapes: L impressions of the split, N ads, Q requests, K candidates.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from tfrec import metrics, planted, ranker, ranker_training, retrieval, retrieval_training
+from tfrecords import reader
+
+SPLIT = "test"
+RECALL_AT = (10, 50, 100, 500)
+MAX_CLICKS = 20_000
+NUM_CANDIDATES = 500
+_SERVED = {
+    "click": "click_probability",
+    "engagement": "engagement_probability",
+    "revenue": "expected_revenue",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The two trained stages."""
+
+    two_tower: retrieval.TwoTower
+    ranker: ranker.Ranker
+    calibrators: ranker_training.Calibrators
+
+
+def evaluate(
+    data_set: reader.DataSet, models: Models, truth_log: pathlib.Path | None = None
+) -> dict[str, Any]:
+    """Measures both stages.
+
+    Args:
+        data_set: The converted log.
+        models: The trained stages.
+        truth_log: Directory of the synthetic log that the data set was converted from.
+
+    Returns:
+        JSON values: `ranker` (a dict a head), `retrieval`, and with truth `ten_ads`. A metric
+        that the split does not allow, such as AUC without clicks, is None.
+    """
+    truth = planted.load(truth_log, data_set) if truth_log is not None else None
+    report: dict[str, Any] = {
+        "split": SPLIT,
+        "impressions": data_set.num_rows(SPLIT),
+        "absent_heads": [h for h in _SERVED if h not in models.ranker.heads],
+        "ranker": _evaluate_ranker(data_set, models, truth),
+        "retrieval": _evaluate_retrieval(data_set, models.two_tower, truth),
+    }
+    if truth is not None:
+        report["ten_ads"] = _evaluate_ten_ads(data_set, models, truth)
+    return report
+
+
+def _evaluate_ranker(
+    data_set: reader.DataSet, models: Models, truth: planted.Truth | None
+) -> dict[str, Any]:
+    predictions = ranker_training.predict(models.ranker, data_set, SPLIT)
+    served = ranker_training.served_values(predictions, models.calibrators)
+    report = {}
+    for head in models.ranker.heads:
+        labels = predictions.labels[head]
+        measure = _revenue_metrics if head == "revenue" else _probability_metrics
+        report[head] = measure(labels, served[_SERVED[head]], predictions.list_lengths)
+        if truth is None:
+            continue
+        ceiling = measure(labels, truth.rows[_SERVED[head]], predictions.list_lengths)
+        report[head]["planted"] = ceiling
+        report[head]["auc_share_of_achievable"] = metrics.share_of_achievable(
+            report[head]["auc"], 0.5, ceiling["auc"]
+        )
+    return report
+
+
+def _probability_metrics(
+    labels: np.ndarray, probabilities: np.ndarray, list_lengths: np.ndarray
+) -> dict[str, float | None]:
+    return {
+        "auc": metrics.auc(labels, probabilities),
+        "normalized_entropy": metrics.normalized_entropy(labels, probabilities),
+        "log_loss": metrics.log_loss(labels, probabilities),
+        "expected_calibration_error": metrics.expected_calibration_error(labels, probabilities),
+        "calibration_ratio": metrics.calibration_ratio(labels, probabilities),
+        "ndcg_at_10_logged_lists": metrics.ndcg_at_k(labels, probabilities, list_lengths, 10),
+    }
+
+
+def _revenue_metrics(
+    labels: np.ndarray, expected: np.ndarray, list_lengths: np.ndarray
+) -> dict[str, float | None]:
+    return {
+        "auc": metrics.auc(labels > 0, expected),
+        "normalized_gini": metrics.normalized_gini(labels, expected),
+        "calibration_ratio": metrics.calibration_ratio(labels, expected),
+        "ndcg_at_10_logged_lists": metrics.ndcg_at_k(labels, expected, list_lengths, 10),
+    }
+
+
+def _evaluate_retrieval(
+    data_set: reader.DataSet, two_tower: retrieval.TwoTower, truth: planted.Truth | None
+) -> dict[str, Any]:
+    catalogue = data_set.catalogue()
+    clicks = retrieval_training.read_clicks(data_set, SPLIT, MAX_CLICKS)
+    report: dict[str, Any] = {"num_ads": len(catalogue), "num_clicks": len(clicks.ad_rows)}
+    if not len(clicks.ad_rows):
+        return report
+    ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalogue.features))
+    queries = retrieval.embed_in_batches(two_tower.query_tower, clicks.query)
+    found = retrieval.exact_top_k(queries, ads, max(RECALL_AT))
+    popular = np.argsort(-catalogue.clicks, kind="stable")
+    report["two_tower"] = {
+        f"corpus_recall_at_{k}": metrics.recall_at_k(found[:, :k], clicks.ad_rows)
+        for k in RECALL_AT
+    }
+    report["popularity"] = {
+        f"corpus_recall_at_{k}": float(np.isin(clicks.ad_rows, popular[:k]).mean())
+        for k in RECALL_AT
+    }
+    if truth is not None:
+        report["planted"] = {
+            f"corpus_recall_at_{k}": value
+            for k, value in planted.recall_of_clicks(truth, catalogue, RECALL_AT).items()
+        }
+        key = f"corpus_recall_at_{NUM_CANDIDATES}"
+        report[f"recall_at_{NUM_CANDIDATES}_share_of_achievable"] = (
+            report["two_tower"][key] / report["planted"][key]
+        )
+    return report
+
+
+def _evaluate_ten_ads(
+    data_set: reader.DataSet, models: Models, truth: planted.Truth
+) -> dict[str, float]:
+    """Mean planted click probability of ten ads a request, by who chose them."""
+    catalogue = data_set.catalogue()
+    features = np.asarray(catalogue.features)
+    queries = truth.sample_requests
+    encoded = truth.encode(data_set, queries)  # [Q, Fq]
+    probability = planted.click_matrix(truth, catalogue, queries)  # [Q, N]
+    ads = retrieval.embed_in_batches(models.two_tower.ad_tower, features)
+    embedded = retrieval.embed_in_batches(models.two_tower.query_tower, encoded)
+    candidates = retrieval.exact_top_k(embedded, ads, NUM_CANDIDATES)  # [Q, K]
+    scores = np.concatenate(
+        [
+            models.ranker.score(encoded[i : i + 8], features[candidates[i : i + 8]])["click"]
+            for i in range(0, len(encoded), 8)
+        ]
+    )
+    ranked = np.take_along_axis(candidates, np.argsort(-scores, axis=1)[:, :10], axis=1)
+    popular = np.argsort(-catalogue.clicks, kind="stable")[:10]
+    among_candidates = np.take_along_axis(probability, candidates, axis=1)
+    return {
+        "requests": len(encoded),
+        "best_possible": float(np.sort(probability, axis=1)[:, -10:].mean()),
+        "best_of_the_candidates": float(np.sort(among_candidates, axis=1)[:, -10:].mean()),
+        "retrieval_then_ranker": float(np.take_along_axis(probability, ranked, axis=1).mean()),
+        "retrieval_alone": float(among_candidates[:, :10].mean()),
+        "popularity": float(probability[:, popular].mean()),
+        "random": float(probability.mean()),
+    }
+

@@ -1,0 +1,131 @@
+"""The synthetic world's truth, lined up with a converted data set.
+
+Shapes: L impressions of the test split, N ads of the catalogue, Q requests.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords import convert, encoding, reader, synthetic
+from tfrecords.formats import criteo
+
+SPLIT = "test"
+MAX_REQUESTS = 200
+MAX_CLICKS = 2_000
+_QUERIES_AT_ONCE = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """Planted values of the test split.
+
+    Attributes:
+        world: Gives the planted probability of any request with any ad.
+        rows: Planted values [L] of each impression, by the name they are served under.
+        log: The raw impressions [L].
+        sample_requests: Raw query fields of some requests [Q].
+    """
+
+    world: synthetic.World
+    rows: dict[str, np.ndarray]
+    log: pa.Table
+    sample_requests: pa.Table
+
+    def encode(self, data_set: reader.DataSet, requests: pa.Table) -> np.ndarray:
+        """Encodes raw requests as [Q, Fq] int32."""
+        encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
+        return encoder.encode_table(requests)
+
+
+def load(directory: pathlib.Path, data_set: reader.DataSet) -> Truth:
+    """Reads the truth of the log that a data set was converted from.
+
+    Raises:
+        FileNotFoundError: The directory is not a synthetic log's.
+        ValueError: The log has another number of impressions than the data set.
+    """
+    log = synthetic.Log(directory)
+    world = synthetic.load_world(directory)
+    with pa.memory_map(str(log.truth)) as source:
+        planted = pa.ipc.open_file(source).read_all()
+    written = sum(data_set.num_rows(split) for split in convert.SPLITS)
+    if planted.num_rows != written:
+        raise ValueError(
+            f"{log.truth} has {planted.num_rows} impressions, but the data set in "
+            f"{data_set.directory} has {written}; convert {log.log} again."
+        )
+    count = data_set.num_rows(SPLIT)
+    tail: list[pa.Table] = []
+    for block in criteo.read(log.log, data_set.schema):
+        tail.append(block.table)
+        while sum(table.num_rows for table in tail[1:]) >= count:
+            tail.pop(0)
+    impressions = pa.concat_tables(tail)
+    impressions = impressions.slice(impressions.num_rows - count).combine_chunks()
+    starts = convert.request_starts(impressions, data_set.schema.request_key)[:MAX_REQUESTS]
+    values = planted.slice(planted.num_rows - count)
+    return Truth(
+        world,
+        {name: values[name].to_numpy() for name in planted.column_names},
+        impressions,
+        impressions.take(starts),
+    )
+
+
+def columns(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Turns Arrow columns into the world's: strings with "" and numbers with NaN for missing."""
+    result = {}
+    for name in names:
+        column = table[name]
+        if pa.types.is_floating(column.type):
+            result[name] = column.to_numpy()
+        else:
+            result[name] = np.array([value or "" for value in column.to_pylist()])
+    return result
+
+
+def _query_columns(table: pa.Table) -> dict[str, np.ndarray]:
+    names = [n for n in (*synthetic.NUMERIC, *synthetic.CATEGORICAL) if n not in synthetic.AD_COLUMNS]
+    return columns(table, names)
+
+
+def _catalogue_order(truth: Truth, catalogue: reader.Catalogue) -> np.ndarray:
+    """Returns the world's number of each catalogue ad [N]."""
+    number = {ad_id: i for i, ad_id in enumerate(truth.world.ads["C7"].tolist())}
+    return np.array([number[ad_id] for ad_id in catalogue.table["ad_id"].to_pylist()])
+
+
+def click_matrix(truth: Truth, catalogue: reader.Catalogue, requests: pa.Table) -> np.ndarray:
+    """Returns the planted p(click) [Q, N] in the first slot, ads in catalogue order."""
+    matrix = truth.world.click_probability_matrix(_query_columns(requests))
+    return matrix[:, _catalogue_order(truth, catalogue)]
+
+
+def recall_of_clicks(
+    truth: Truth, catalogue: reader.Catalogue, ks: Sequence[int]
+) -> dict[int, float]:
+    """Returns the recall of held-out clicks that knowing the world gives.
+
+    A click on an ad needs that the logging policy shows it and that it is clicked, so the
+    best order of all ads is by exposure times p(click).
+    """
+    clicked = np.flatnonzero(truth.log["label"].to_numpy())[:MAX_CLICKS]
+    table = truth.log.take(clicked)
+    order = _catalogue_order(truth, catalogue)
+    row_of = {ad_id: row for row, ad_id in enumerate(catalogue.table["ad_id"].to_pylist())}
+    target = np.array([row_of[ad_id] for ad_id in table["C7"].to_pylist()])
+    queries = _query_columns(table)
+    ranks = []
+    for first in range(0, len(clicked), _QUERIES_AT_ONCE):
+        rows = slice(first, first + _QUERIES_AT_ONCE)
+        part = {name: values[rows] for name, values in queries.items()}
+        weight = truth.world.exposure_weight_matrix(part)
+        weight = (weight * truth.world.click_probability_matrix(part))[:, order]
+        own = weight[np.arange(len(weight)), target[rows]]
+        ranks.append((weight > own[:, None]).sum(axis=1))
+    rank = np.concatenate(ranks)
+    return {k: float((rank < k).mean()) for k in ks}
