@@ -22,6 +22,9 @@ class Platt:
     offset: float = 0.0
 
 
+IDENTITY = Platt()
+
+
 def fit_platt(labels: np.ndarray, logits: np.ndarray, iterations: int = 50) -> Platt:
     """Fits Platt scaling by Newton's method with a weak prior on the identity.
 

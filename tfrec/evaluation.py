@@ -68,11 +68,11 @@ def _evaluate_ranker(
 ) -> dict[str, Any]:
     predictions = ranker_training.predict(models.ranker, data_set, SPLIT)
     served = ranker_training.served_values(predictions, models.calibrators)
-    report = {}
+    report: dict[str, dict[str, Any]] = {}
     for head in models.ranker.heads:
         labels = predictions.labels[head]
         measure = _revenue_metrics if head == "revenue" else _probability_metrics
-        report[head] = measure(labels, served[_SERVED[head]], predictions.list_lengths)
+        report[head] = dict(measure(labels, served[_SERVED[head]], predictions.list_lengths))
         if truth is None:
             continue
         ceiling = measure(labels, truth.rows[_SERVED[head]], predictions.list_lengths)
@@ -169,4 +169,3 @@ def _evaluate_ten_ads(
         "popularity": float(probability[:, popular].mean()),
         "random": float(probability.mean()),
     }
-

@@ -27,9 +27,7 @@ def _masked_mean(losses: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 def click_loss(labels: tf.Tensor, logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Cross-entropy of clicks [B, C] over the impressions in `mask`."""
     mask, labels = _present(labels, mask)
-    return _masked_mean(
-        tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits), mask
-    )
+    return _masked_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits), mask)
 
 
 def engagement_loss(

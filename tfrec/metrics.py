@@ -27,7 +27,9 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean binary cross-entropy in nats."""
-    p = np.clip(np.asarray(probabilities, np.float64), _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
+    p = np.clip(
+        np.asarray(probabilities, np.float64), _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY
+    )
     labels = np.asarray(labels, np.float64)
     return float(-np.mean(labels * np.log(p) + (1 - labels) * np.log1p(-p)))
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from tfrecords import convert, encoding, reader, synthetic
+from tfrecords import arrow_file, convert, encoding, reader, synthetic
 from tfrecords.formats import criteo
 
 SPLIT = "test"
@@ -50,8 +50,7 @@ def load(directory: pathlib.Path, data_set: reader.DataSet) -> Truth:
     """
     log = synthetic.Log(directory)
     world = synthetic.load_world(directory)
-    with pa.memory_map(str(log.truth)) as source:
-        planted = pa.ipc.open_file(source).read_all()
+    planted = arrow_file.read(log.truth)
     written = sum(data_set.num_rows(split) for split in convert.SPLITS)
     if planted.num_rows != written:
         raise ValueError(
@@ -89,7 +88,9 @@ def columns(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _query_columns(table: pa.Table) -> dict[str, np.ndarray]:
-    names = [n for n in (*synthetic.NUMERIC, *synthetic.CATEGORICAL) if n not in synthetic.AD_COLUMNS]
+    names = [
+        n for n in (*synthetic.NUMERIC, *synthetic.CATEGORICAL) if n not in synthetic.AD_COLUMNS
+    ]
     return columns(table, names)
 
 

@@ -170,7 +170,9 @@ class Ranker(tf.keras.Model):
         query_norm = tf.reduce_sum(tf.square(self.query_embeddings(query)), axis=[-2, -1])
         ad_norm = tf.reduce_sum(tf.square(self.ad_embeddings(ad)), axis=[-2, -1])
         weights = tf.cast(mask, tf.float32)
-        return tf.reduce_mean(query_norm) + tf.reduce_sum(ad_norm * weights) / tf.reduce_sum(weights)
+        return tf.reduce_mean(query_norm) + tf.reduce_sum(ad_norm * weights) / tf.reduce_sum(
+            weights
+        )
 
 
 def probabilities(logits: Logits) -> dict[str, tf.Tensor]:

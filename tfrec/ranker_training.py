@@ -1,9 +1,9 @@
 """Trains, calibrates and restores the ranker of a data set.
 
-    WORKDIR/config.json           the resolved configuration
-    WORKDIR/checkpoints, best/    resumable state; the best pass
-    WORKDIR/tensorboard/          curves
-    WORKDIR/ranker.json           written last: fingerprint, heads, calibrators, metrics
+WORKDIR/config.json           the resolved configuration
+WORKDIR/checkpoints, best/    resumable state; the best pass
+WORKDIR/tensorboard/          curves
+WORKDIR/ranker.json           written last: fingerprint, heads, calibrators, metrics
 """
 
 import dataclasses
@@ -43,8 +43,8 @@ class Predictions:
 class Calibrators:
     """One calibrator a head; engagement is calibrated given a click."""
 
-    click: calibration.Platt = calibration.Platt()
-    engagement: calibration.Platt = calibration.Platt()
+    click: calibration.Platt = calibration.IDENTITY
+    engagement: calibration.Platt = calibration.IDENTITY
     revenue_factor: float = 1.0
 
     def apply(self, logits: ranker.Logits) -> dict[str, tf.Tensor]:

@@ -20,8 +20,7 @@ import tensorflow_recommenders as tfrs
 
 from tfrec import config as config_lib
 from tfrec import features, sampling
-from tfrecords import encoding
-from tfrecords import reader
+from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 
 
@@ -106,9 +105,7 @@ class TwoTower(tf.keras.Model):
             batch: `query` [B, Fq], `ad` [B, Fa] and `ad_row` [B], int32.
             training: Whether dropout is on.
         """
-        uniform_rows = tf.random.uniform(
-            [self._num_uniform], maxval=self._num_ads, dtype=tf.int32
-        )
+        uniform_rows = tf.random.uniform([self._num_uniform], maxval=self._num_ads, dtype=tf.int32)
         ad_rows = tf.concat([batch["ad_row"], uniform_rows], axis=0)  # [B + U]
         ads = tf.concat([batch["ad"], tf.gather(self._ad_features, uniform_rows)], axis=0)
         query_embeddings = self.query_tower(batch["query"], training=training)

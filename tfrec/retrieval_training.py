@@ -1,9 +1,9 @@
 """Trains and restores the two-tower model of a data set.
 
-    WORKDIR/config.json           the resolved configuration
-    WORKDIR/checkpoints, best/    resumable state; the best pass
-    WORKDIR/tensorboard/          curves
-    WORKDIR/retrieval.json        written last: fingerprint, validation history
+WORKDIR/config.json           the resolved configuration
+WORKDIR/checkpoints, best/    resumable state; the best pass
+WORKDIR/tensorboard/          curves
+WORKDIR/retrieval.json        written last: fingerprint, validation history
 """
 
 import dataclasses

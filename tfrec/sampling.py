@@ -15,9 +15,7 @@ References:
 import numpy as np
 
 
-def mixture_probability(
-    clicks: np.ndarray, batch_size: int, uniform_negatives: int
-) -> np.ndarray:
+def mixture_probability(clicks: np.ndarray, batch_size: int, uniform_negatives: int) -> np.ndarray:
     """Returns each ad's sampling probability, scaled so that the largest is 1.
 
     TFRS clips probabilities from below at 1e-6, which at a million ads is the mean; the

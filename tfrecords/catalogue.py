@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from tfrecords import encoding
+from tfrecords import arrow_file, encoding
 from tfrecords import schema as schema_lib
 from tfrecords.formats import lines
 
@@ -50,9 +50,7 @@ class Ads:
     def save(self, directory: pathlib.Path, fitted: encoding.FittedSchema) -> None:
         """Writes `ads.arrow` (raw fields and counts) and `ad_features.npy` [N, Fa] int32."""
         directory.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(directory / "ads.arrow"), "wb") as sink:
-            with pa.ipc.new_file(sink, self._table.schema) as writer:
-                writer.write_table(self._table)
+        arrow_file.write(self._table, directory / "ads.arrow")
         encoder = encoding.Encoder(fitted, self._schema.ad_fields)
         np.save(directory / "ad_features.npy", encoder.encode_table(self._table))
 

@@ -82,7 +82,9 @@ def convert(
         FileNotFoundError: A file is missing.
         ValueError: Too many lines are rejected, nothing is left, or the fractions are wrong.
     """
-    if not (0 < validation_fraction and 0 < test_fraction and validation_fraction + test_fraction < 1):
+    if not (
+        validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1
+    ):
         raise ValueError(
             "validation_fraction and test_fraction must be positive and sum to less than 1, got "
             f"{validation_fraction} and {test_fraction}."
@@ -186,7 +188,9 @@ def _fit(
             # Only training rows may shape what the models see.
             fitter.update(block.table.filter(pa.array(is_train)))
             for rejected in block.rejected:
-                quarantine.write(f"{rejected.line}\t{rejected.reason}\t".encode() + rejected.raw + b"\n")
+                quarantine.write(
+                    f"{rejected.line}\t{rejected.reason}\t".encode() + rejected.raw + b"\n"
+                )
             num_rejected += len(block.rejected)
             num_lines += block.table.num_rows + len(block.rejected)
             examples = (examples + list(block.rejected))[:3]

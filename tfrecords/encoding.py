@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
+from tfrecords import arrow_file
 from tfrecords import schema as schema_lib
 
 _FINGERPRINT_RANGE = 2**63 - 1
@@ -85,10 +86,10 @@ class FittedSchema:
             vocabulary = self.statistics[field.name].vocabulary
             names.extend([field.name] * len(vocabulary))
             values.extend(vocabulary)
-        table = pa.table({"field": pa.array(names, pa.string()).dictionary_encode(), "value": values})
-        with pa.OSFile(str(directory / "vocabularies.arrow"), "wb") as sink:
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
+        table = pa.table(
+            {"field": pa.array(names, pa.string()).dictionary_encode(), "value": values}
+        )
+        arrow_file.write(table, directory / "vocabularies.arrow")
         description = {
             "fingerprint": self.fingerprint(),
             "schema": self.schema.to_json(),
@@ -113,8 +114,7 @@ def load(directory: str | os.PathLike[str]) -> FittedSchema:
     if not path.is_file():
         raise FileNotFoundError(f"No encoder at {path}; convert the log first.")
     description = json.loads(path.read_text())
-    with pa.memory_map(str(directory / "vocabularies.arrow")) as source:
-        table = pa.ipc.open_file(source).read_all()
+    table = arrow_file.read(directory / "vocabularies.arrow")
     vocabularies: dict[str, list[str]] = {}
     for name, value in zip(table["field"].to_pylist(), table["value"].to_pylist(), strict=True):
         vocabularies.setdefault(name, []).append(value)
@@ -154,7 +154,9 @@ class Encoder(tf.Module):
         for field in self.fields:
             statistics = fitted.statistics[field.name]
             if field.kind == "numeric":
-                self._keys[field.name] = tf.constant(statistics.boundaries, tf.float32, shape=(len(statistics.boundaries),))
+                self._keys[field.name] = tf.constant(
+                    statistics.boundaries, tf.float32, shape=(len(statistics.boundaries),)
+                )
             else:
                 self._fit_categorical(field, statistics.vocabulary)
 

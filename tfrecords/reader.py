@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from tfrecords import encoding, records
+from tfrecords import arrow_file, encoding, records
 
 RECORDS_PER_WINDOW = 16
+_READ_BUFFER_BYTES = 1 << 20
 Batch = dict[str, tf.Tensor]
 
 
@@ -73,8 +74,7 @@ class DataSet:
     def catalogue(self) -> Catalogue:
         """Reads the ad catalogue; features are memory-mapped."""
         directory = self.directory / "catalogue"
-        with pa.memory_map(str(directory / "ads.arrow")) as source:
-            table = pa.ipc.open_file(source).read_all()
+        table = arrow_file.read(directory / "ads.arrow")
         return Catalogue(table, np.load(directory / "ad_features.npy", mmap_mode="r"))
 
     def sample_requests(self) -> list[dict[str, Any]]:
@@ -114,10 +114,10 @@ class DataSet:
         if seed is not None:
             dataset = dataset.shuffle(max(len(paths), 1), seed=seed)
             # Two shards at a time: a window then mixes distant parts of the log.
-            dataset = dataset.interleave(tf.data.TFRecordDataset, cycle_length=2)
+            dataset = dataset.interleave(_records, cycle_length=2)
             dataset = dataset.shuffle(8 * RECORDS_PER_WINDOW, seed=seed)
         else:
-            dataset = dataset.flat_map(tf.data.TFRecordDataset)
+            dataset = dataset.flat_map(_records)
         # Records are parsed by the window: raw columns join before they are decoded.
         dataset = dataset.batch(RECORDS_PER_WINDOW)
         dataset = dataset.map(lambda s: records.parse(self.spec, s), tf.data.AUTOTUNE)
@@ -147,6 +147,10 @@ class DataSet:
         dataset = self.windows(split, seed).map(_clicked_pairs, tf.data.AUTOTUNE)
         dataset = dataset.flat_map(lambda pairs: _cut(pairs, batch_size))
         return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _records(path: tf.Tensor) -> tf.data.Dataset:
+    return tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
 
 
 def permute(requests: Batch) -> Batch:

@@ -49,9 +49,13 @@ class Field:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"Field {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}.")
+            raise ValueError(
+                f"Field {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}."
+            )
         if self.side not in SIDES:
-            raise ValueError(f"Field {self.name!r}: side must be one of {SIDES}, got {self.side!r}.")
+            raise ValueError(
+                f"Field {self.name!r}: side must be one of {SIDES}, got {self.side!r}."
+            )
         for option in ("min_count", "num_oov_buckets", "max_vocabulary_size", "num_buckets"):
             value = getattr(self, option)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -93,7 +97,9 @@ class Schema:
             raise ValueError(f"Schema {self.name!r}: fields named more than once: {repeated}.")
         for side in SIDES:
             if not self.side(side):
-                raise ValueError(f"Schema {self.name!r}: at least one field must be on the {side} side.")
+                raise ValueError(
+                    f"Schema {self.name!r}: at least one field must be on the {side} side."
+                )
         if not self.ad_key:
             raise ValueError(f"Schema {self.name!r}: ad_key must name at least one column.")
         labels = [c for c in (self.click, self.engagement, self.revenue) if c is not None]

@@ -34,9 +34,7 @@ COLUMNS = (LABEL, *NUMERIC_COLUMNS, *CATEGORICAL_COLUMNS)
 AD_KEY = ("C7", "C11", "C13", "C17")
 
 _NUMBER = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_LAYOUT = (
-    f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
-)
+_LAYOUT = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
 _CONVERT = pa_csv.ConvertOptions(
     column_types={
         LABEL: pa.string(),

@@ -1,0 +1,70 @@
+"""Command-line habits shared by the scripts: flags from configs, clear failures.
+
+Every option's default and help live in a config dataclass; flags are derived from it.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+import tfrec  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+from tfrecords import convert
+
+Config = TypeVar("Config")
+_EXPECTED_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, OSError, RuntimeError)
+
+
+def define_flags(config: type, prefix: str = "", names: tuple[str, ...] | None = None) -> None:
+    """Defines a flag for each option of a config dataclass.
+
+    Args:
+        config: The dataclass.
+        prefix: Put before each option's name.
+        names: Only these options; None is all.
+    """
+    define: dict[type, Callable[..., Any]] = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+        bool: flags.DEFINE_bool,
+    }
+    for field in dataclasses.fields(config):
+        if "help" in field.metadata and (names is None or field.name in names):
+            define[type(field.default)](prefix + field.name, field.default, field.metadata["help"])
+
+
+def from_flags(config: type[Config], prefix: str = "", **overrides: Any) -> Config:
+    """Builds a config from the flags that `define_flags` made, and overrides."""
+    values = {
+        field.name: flags.FLAGS[prefix + field.name].value
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
+        if prefix + field.name in flags.FLAGS
+    }
+    return config(**{**values, **overrides})
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`; an expected failure is one line and exit status 1."""
+
+    def call(argv: list[str]) -> None:
+        if len(argv) > 1:
+            sys.exit(f"error: unexpected argument {argv[1]!r}; options start with --, see --help.")
+        absl_logging.set_verbosity(absl_logging.ERROR)
+        try:
+            main()
+        except _EXPECTED_ERRORS as error:
+            if "--debug" in sys.argv:
+                raise
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            sys.exit("interrupted; run the same command again to continue.")
+
+    app.run(call)
+
+
+FORMAT_HELP = f"Layout of the log: {', '.join(convert.FORMATS)}."
+flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")

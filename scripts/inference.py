@@ -1,0 +1,155 @@
+"""Asks a release bundle, or a running service, for ranked ads.
+
+    python scripts/inference.py --workdir=workdir/quickstart --demo
+    python scripts/inference.py --workdir=workdir/quickstart --request=request.json
+    python scripts/inference.py --input=requests.jsonl --output=answers.jsonl
+    python scripts/inference.py --server=http://127.0.0.1:8080 --request=request.json
+
+A request is JSON: {"user": {…}, "context": {…}, "k": 10, "weights": {"click": 1, "revenue": 2}}.
+Seconds: the bundle is verified and the embedded model server started, unless
+--ranker_address names a running one. A batch file has one request a line; its answers come
+out in order, a refused request as {"error": …}.
+"""
+
+import asyncio
+import json
+import pathlib
+import sys
+from typing import Any
+
+import command_line
+import local_service
+from absl import flags
+
+from serving import client, errors, messages, orchestrator
+
+flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bundle.")
+flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
+flags.DEFINE_integer("version", None, "Release to use; default: the latest.", lower_bound=1)
+flags.DEFINE_string("ranker_address", None, "host:port of a model server that runs already.")
+flags.DEFINE_string("server", None, "URL of a running scripts/serve.py; asks it by HTTP instead.")
+flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
+flags.DEFINE_string("request", None, "A request as a JSON file, or - for standard input.")
+flags.DEFINE_string("input", None, "A batch: one JSON request a line.")
+flags.DEFINE_string("output", None, "Where the answers of --input go, one a line.")
+flags.DEFINE_integer("k", None, "Ads wanted, where the request does not say.", lower_bound=1)
+flags.DEFINE_bool("json", False, "Print answers as JSON.")
+FLAGS = flags.FLAGS
+
+_REQUESTS_PER_BATCH = 64
+
+
+def main() -> None:
+    modes = [name for name in ("demo", "request", "input") if FLAGS[name].value]
+    if len(modes) != 1:
+        raise ValueError("Give one of --demo, --request=FILE and --input=FILE --output=FILE.")
+    if bool(FLAGS.input) != bool(FLAGS.output):
+        raise ValueError("--input and --output go together.")
+    if FLAGS.server:
+        with client.Client(FLAGS.server) as service:
+            if FLAGS.demo:
+                raise ValueError("--demo needs a bundle here; with --server give --request=FILE.")
+            asyncio.run(_serve(_Remote(service)))
+    else:
+        asyncio.run(_with_bundle())
+
+
+class _Remote:
+    """The HTTP client behind the orchestrator's coroutine interface."""
+
+    def __init__(self, service: client.Client) -> None:
+        self._service = service
+
+    async def recommend(self, request: messages.Request) -> messages.Answer:
+        return self._service.recommend(**request.to_json())
+
+    async def recommend_batch(self, requests: list[messages.Request]) -> list[messages.Answer]:
+        return self._service.recommend_batch(requests)
+
+
+async def _with_bundle() -> None:
+    base = pathlib.Path(FLAGS.bundle or pathlib.Path(FLAGS.workdir) / "bundle")
+    async with local_service.open_service(base, FLAGS.version, FLAGS.ranker_address) as service:
+        await _serve(service)
+
+
+async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
+    if FLAGS.input:
+        await _answer_file(service, pathlib.Path(FLAGS.input), pathlib.Path(FLAGS.output))
+        return
+    if FLAGS.demo:
+        assert isinstance(service, orchestrator.Orchestrator)
+        request = messages.Request(context=service.release.manifest.probes["requests"][0])
+    else:
+        text = sys.stdin.read() if FLAGS.request == "-" else _read(pathlib.Path(FLAGS.request))
+        request = _parse(text, FLAGS.request)
+    answer = await service.recommend(_with_k(request))
+    print(json.dumps(answer.to_json()) if FLAGS.json else local_service.describe(answer))
+
+
+async def _answer_file(
+    service: orchestrator.Orchestrator | _Remote, source: pathlib.Path, target: pathlib.Path
+) -> None:
+    lines = [line for line in _read(source).splitlines() if line.strip()]
+    refused = 0
+    with target.open("w", encoding="utf-8") as output:
+        for first in range(0, len(lines), _REQUESTS_PER_BATCH):
+            answers = await _answer_lines(
+                service, lines[first : first + _REQUESTS_PER_BATCH], first
+            )
+            refused += sum("error" in answer for answer in answers)
+            output.writelines(json.dumps(answer) + "\n" for answer in answers)
+    print(f"{len(lines) - refused} of {len(lines)} requests answered in {target}")
+    if refused:
+        sys.exit(f"error: {refused} requests were refused; their lines say why.")
+
+
+async def _answer_lines(
+    service: orchestrator.Orchestrator | _Remote, lines: list[str], first: int
+) -> list[dict[str, Any]]:
+    requests, places = [], []
+    answers: list[dict[str, Any]] = [{} for _ in lines]
+    for index, line in enumerate(lines):
+        try:
+            requests.append(_with_k(_parse(line, f"line {first + index + 1}")))
+            places.append(index)
+        except ValueError as error:
+            answers[index] = {"error": str(error)}
+    try:
+        for index, answer in zip(places, await service.recommend_batch(requests), strict=True):
+            answers[index] = answer.to_json()
+    except (errors.InvalidRequestError, client.errors.TfrecClientError):
+        # One bad request refuses a whole batch; alone, each is answered or says why not.
+        for index, request in zip(places, requests, strict=True):
+            try:
+                answers[index] = (await service.recommend(request)).to_json()
+            except (errors.InvalidRequestError, client.errors.TfrecClientError) as error:
+                answers[index] = {"error": str(error)}
+    return answers
+
+
+def _read(path: pathlib.Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"No file at {path}.")
+    return path.read_text(encoding="utf-8")
+
+
+def _parse(text: str, place: str) -> messages.Request:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: expected a JSON request, got no JSON ({error}).") from error
+    known = messages.Request.__dataclass_fields__
+    if not isinstance(value, dict) or set(value) - set(known):
+        raise ValueError(f"{place}: expected a JSON object with keys of {sorted(known)}.")
+    return messages.Request(**value)
+
+
+def _with_k(request: messages.Request) -> messages.Request:
+    if request.k is not None or FLAGS.k is None:
+        return request
+    return messages.Request(**{**request.to_json(), "k": FLAGS.k})
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,72 @@
+"""A whole recommender in this process: bundle, ranker connection and orchestrator."""
+
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Sequence
+
+from serving import bundle, messages, model_server, orchestrator, ranker_client
+
+SERVED_MODELS = ("ranker", "query_tower")
+
+
+@contextlib.asynccontextmanager
+async def open_service(
+    base: pathlib.Path, version: int | None, ranker_address: str | None
+) -> AsyncIterator[orchestrator.Orchestrator]:
+    """Opens a bundle and joins it with a ranker.
+
+    Args:
+        base: Base directory of the bundles.
+        version: The release; None is the latest.
+        ranker_address: host:port of a model server; None starts the embedded one here.
+
+    Yields:
+        The orchestrator, its ranker verified if it could be reached.
+    """
+    release = bundle.load(base, version)
+    with contextlib.ExitStack() as stack:
+        if ranker_address is None:
+            server = model_server.ModelServer({"ranker": base / "ranker"}, poll_seconds=None)
+            stack.enter_context(server)
+            ranker_address = f"{server.host}:{server.port}"
+        client = ranker_client.RankerClient(
+            ranker_address, version=release.version, outputs=release.manifest.outputs.values()
+        )
+        service = orchestrator.Orchestrator(release, client)
+        try:
+            yield service
+        finally:
+            await service.close()
+
+
+def describe(answer: messages.Answer) -> str:
+    """Returns an answer as a table for people."""
+    order = "utility" if answer.degraded is None else f"retrieval order: {answer.degraded}"
+    lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}"]
+    lines.append(
+        f"  rank  {'ad':24} {'utility':>8} {'click':>7} {'engage':>7} {'revenue':>8}  fields"
+    )
+    for ad in answer.ads:
+        scores = (ad.click_probability, ad.engagement_probability, ad.expected_revenue)
+        utility, click, engagement, revenue = (
+            "–" if value is None else f"{value:.4f}" for value in (ad.utility, *scores)
+        )
+        fields = ", ".join(f"{k}={_short(v)}" for k, v in ad.fields.items() if v is not None)
+        lines.append(
+            f"  {ad.rank:4}  {ad.ad_id[:24]:24} {utility:>8} {click:>7} {engagement:>7} "
+            f"{revenue:>8}  {fields[:60]}"
+        )
+    if answer.absent_heads:
+        lines.append(f"  not in the log, so not predicted: {', '.join(answer.absent_heads)}")
+    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in answer.stage_ms.items())
+    lines.append(f"  milliseconds: {stages}")
+    return "\n".join(lines)
+
+
+def requests_of(samples: Sequence[dict]) -> list[messages.Request]:
+    """Turns raw query fields into requests."""
+    return [messages.Request(context=fields) for fields in samples]
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

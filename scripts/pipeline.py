@@ -1,0 +1,252 @@
+"""The steps from a log to a release bundle, each done once.
+
+    WORKDIR/synthetic/   the synthetic log, where one is used
+    WORKDIR/data/        the converted data set
+    WORKDIR/retrieval/   the two-tower model
+    WORKDIR/ranker/      the ranker
+    WORKDIR/evaluation/  metrics of both on the test split
+    WORKDIR/bundle/      release bundles, the base directory of the model server
+
+A step notes what it depends on in WORKDIR/steps/NAME.json. Run again, a finished step whose
+inputs are the same is skipped; one that was killed resumes from its checkpoints; one whose
+inputs changed starts anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+
+from serving import ad_index, bundle, export
+from tfrec import config as config_lib
+from tfrec import evaluation, ranker_training, retrieval_training
+from tfrecords import convert, reader, schema, synthetic
+from tfrecords.formats import criteo, lines
+
+STEPS = ("synthetic", "data", "retrieval", "ranker", "evaluation", "bundle")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """The steps of one work directory.
+
+    Attributes:
+        workdir: Everything is written below it.
+        progress: Whether to show progress bars and one line per step.
+    """
+
+    workdir: pathlib.Path
+    progress: bool = True
+
+    def path(self, step: str) -> pathlib.Path:
+        """Returns the output directory of a step."""
+        return self.workdir / step
+
+    def synthesize(self, n_samples: int, seed: int = 7) -> convert.Source:
+        """Writes a synthetic log of `n_samples` impressions."""
+        config = synthetic.WorldConfig(seed=seed)
+        inputs = {"n_samples": n_samples, **dataclasses.asdict(config)}
+        directory = self.path("synthetic")
+        self._once(
+            "synthetic",
+            f"writing a synthetic log of {n_samples:,} impressions",
+            inputs,
+            lambda: synthetic.write_log(directory, n_samples, config),
+        )
+        log = synthetic.Log(directory)
+        return convert.Source(log.log, synthetic.schema(), ads_path=log.ads)
+
+    def convert(self, source: convert.Source, config: config_lib.ConvertConfig) -> reader.DataSet:
+        """Converts a log."""
+        paths = [source.path, lines.companion_path(source.path), source.ads_path]
+        inputs = {
+            "files": [_identity(path) for path in paths if path is not None and path.exists()],
+            "schema": source.schema.to_json(),
+            "format": source.format,
+            **dataclasses.asdict(config),
+        }
+        self._once(
+            "data",
+            f"converting {source.path}",
+            inputs,
+            lambda: convert.convert(
+                source, self.path("data"), **dataclasses.asdict(config), progress=self.progress
+            ),
+        )
+        data_set = reader.DataSet(self.path("data"))
+        self._print(_describe(data_set))
+        return data_set
+
+    def train_retrieval(
+        self, data_set: reader.DataSet, config: config_lib.RetrievalConfig
+    ) -> pathlib.Path:
+        """Trains stage one."""
+        directory = self.path("retrieval")
+        self._once(
+            "retrieval",
+            "training stage 1, the two-tower model",
+            {"data": self._inputs("data"), **dataclasses.asdict(config)},
+            lambda: retrieval_training.train_and_evaluate(
+                data_set, config, directory, self.progress
+            ),
+        )
+        return directory
+
+    def train_ranker(
+        self, data_set: reader.DataSet, config: config_lib.RankerConfig
+    ) -> pathlib.Path:
+        """Trains stage two."""
+        directory = self.path("ranker")
+        self._once(
+            "ranker",
+            "training stage 2, the ranker",
+            {"data": self._inputs("data"), **dataclasses.asdict(config)},
+            lambda: ranker_training.train_and_evaluate(data_set, config, directory, self.progress),
+        )
+        return directory
+
+    def evaluate(self, data_set: reader.DataSet) -> dict[str, Any]:
+        """Measures both stages on the test split."""
+        path = self.path("evaluation") / "metrics.json"
+        truth = self._truth_of(data_set)
+
+        def measure() -> None:
+            report = evaluation.evaluate(data_set, self.models(data_set), truth)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(report, indent=1) + "\n")
+
+        inputs = {"retrieval": self._inputs("retrieval"), "ranker": self._inputs("ranker")}
+        self._once("evaluation", "evaluating on the test split", inputs, measure)
+        return json.loads(path.read_text())
+
+    def export(
+        self, data_set: reader.DataSet, metrics: dict[str, Any], config: ad_index.IndexConfig
+    ) -> pathlib.Path:
+        """Publishes both stages as the next release bundle."""
+        base = self.path("bundle")
+        inputs = {
+            "retrieval": self._inputs("retrieval"),
+            "ranker": self._inputs("ranker"),
+            "index": dataclasses.asdict(config),
+        }
+
+        def publish() -> None:
+            models = self.models(data_set)
+            export.export(
+                base, data_set, models.two_tower, models.ranker, models.calibrators, config, metrics
+            )
+
+        # Earlier releases stay: a bundle's version is never used twice.
+        self._once("bundle", "exporting a release bundle", inputs, publish, keep=True)
+        self._print(f"release {bundle.latest(base)} in {base}")
+        return base
+
+    def models(self, data_set: reader.DataSet) -> evaluation.Models:
+        """Loads both trained stages."""
+        two_tower, _ = retrieval_training.load(data_set, self.path("retrieval"))
+        model, calibrators, _ = ranker_training.load(data_set, self.path("ranker"))
+        return evaluation.Models(two_tower, model, calibrators)
+
+    def data_set(self) -> reader.DataSet:
+        """Opens the converted data set."""
+        return reader.DataSet(self.path("data"))
+
+    def seconds(self) -> dict[str, float]:
+        """Returns how long each finished step took."""
+        notes = {step: self._note(step) for step in STEPS}
+        return {step: note["seconds"] for step, note in notes.items() if note.get("finished")}
+
+    def _truth_of(self, data_set: reader.DataSet) -> pathlib.Path | None:
+        log = pathlib.Path(data_set.description["source"]["path"])
+        return log.parent if synthetic.Log(log.parent).world.is_file() else None
+
+    def _inputs(self, step: str) -> str:
+        canonical = json.dumps(self._note(step).get("inputs"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def _note(self, step: str) -> dict[str, Any]:
+        path = self.workdir / "steps" / f"{step}.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def _write_note(self, step: str, note: dict[str, Any]) -> None:
+        path = self.workdir / "steps" / f"{step}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(note, indent=1, default=str) + "\n")
+        partial.rename(path)
+
+    def _once(
+        self,
+        step: str,
+        title: str,
+        inputs: dict[str, Any],
+        work: Callable[[], Any],
+        keep: bool = False,
+    ) -> None:
+        inputs = json.loads(json.dumps(inputs, default=str))
+        note = self._note(step)
+        number = f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
+        same = note.get("inputs") == inputs
+        if same and note.get("finished") and self.path(step).exists():
+            self._print(f"{number} {title}: done before, unchanged")
+            return
+        self._print(f"{number} {title}")
+        if not same and not keep:
+            shutil.rmtree(self.path(step), ignore_errors=True)
+        self._write_note(step, {"inputs": inputs, "finished": False})
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+        self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
+        self._print(f"      {seconds:.1f} s")
+
+    def _print(self, line: str) -> None:
+        if self.progress:
+            print(line, flush=True)
+
+
+def source_of(
+    data_path: str, schema_path: str | None, format: str, ads_path: str | None
+) -> convert.Source:
+    """Builds a source from the flags of a script.
+
+    Raises:
+        FileNotFoundError: The log does not exist.
+        ValueError: The format is unknown.
+    """
+    if format not in convert.FORMATS:
+        raise ValueError(f"Unknown --format {format!r}; known: {', '.join(convert.FORMATS)}.")
+    path = pathlib.Path(data_path)
+    lines.open_log(path).close()
+    return convert.Source(
+        path,
+        schema.load(schema_path) if schema_path else criteo.schema(),
+        format,
+        pathlib.Path(ads_path) if ads_path else None,
+    )
+
+
+def _identity(path: pathlib.Path) -> dict[str, Any]:
+    stat = path.stat()
+    return {"path": str(path.resolve()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+
+
+def _describe(data_set: reader.DataSet) -> str:
+    rows = {split: data_set.num_rows(split) for split in convert.SPLITS}
+    shares = ", ".join(f"{split} {count:,}" for split, count in rows.items())
+    source = data_set.description["source"]
+    rate = data_set.label_sum("train", "click") / max(rows["train"], 1)
+    rejected = ""
+    if source["rejected"]:
+        where = data_set.directory / "rejected.tsv"
+        rejected = f"; {source['rejected']:,} lines rejected, see {where}"
+    return (
+        f"      {source['lines']:,} lines: {shares} impressions{rejected}\n"
+        f"      {data_set.description['num_ads']:,} ads, click rate {rate:.1%}"
+    )

@@ -1,0 +1,97 @@
+"""Serves a release bundle: REST in front, the model server behind.
+
+    python scripts/serve.py --workdir=workdir/quickstart
+    curl -s localhost:8080/v1/recommend -d '{"k": 3}' -H 'content-type: application/json'
+
+Starts in seconds. The embedded model server runs as a process of its own and speaks
+TensorFlow Serving's gRPC (--model_server_port) and REST (--model_server_rest_port);
+--ranker_address uses a running TensorFlow Serving instead. While the ranker is away,
+answers come in retrieval order and say so. SIGTERM and Ctrl-C end it gracefully.
+"""
+
+import contextlib
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import command_line
+import local_service
+import uvicorn
+from absl import flags
+
+from serving import app, bundle, orchestrator, ranker_client
+
+flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bundle.")
+flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
+flags.DEFINE_integer("version", None, "Release to serve; default: the latest.", lower_bound=1)
+flags.DEFINE_string("host", "127.0.0.1", "Address of the REST service.")
+flags.DEFINE_integer("port", 8080, "Port of the REST service.", lower_bound=1)
+flags.DEFINE_string("ranker_address", None, "host:port of a TensorFlow Serving that runs already.")
+flags.DEFINE_integer("model_server_port", 8500, "gRPC port of the embedded model server.")
+flags.DEFINE_integer("model_server_rest_port", 8501, "REST port of the embedded model server.")
+flags.DEFINE_integer(
+    "num_candidates", 500, "Ads that the index hands to the ranker.", lower_bound=1
+)
+FLAGS = flags.FLAGS
+
+_STOP_SECONDS = 15
+
+
+def main() -> None:
+    base = pathlib.Path(FLAGS.bundle or pathlib.Path(FLAGS.workdir) / "bundle")
+    release = bundle.load(base, FLAGS.version)
+    print(f"release {release.version}: {release.manifest.index['num_ads']:,} ads, verified")
+    with contextlib.ExitStack() as stack:
+        address = FLAGS.ranker_address
+        if address is None:
+            stack.enter_context(_embedded_server(base, release.version))
+            address = f"127.0.0.1:{FLAGS.model_server_port}"
+        client = ranker_client.RankerClient(
+            address, version=release.version, outputs=release.manifest.outputs.values()
+        )
+        config = orchestrator.OrchestratorConfig(num_candidates=FLAGS.num_candidates)
+        service = orchestrator.Orchestrator(release, client, config)
+        print(f"recommendations on http://{FLAGS.host}:{FLAGS.port}/v1/recommend, API at /docs")
+        uvicorn.run(app.create_app(service), host=FLAGS.host, port=FLAGS.port, log_level="warning")
+
+
+@contextlib.contextmanager
+def _embedded_server(base: pathlib.Path, version: int) -> Iterator[None]:
+    """Runs the embedded model server as a child process for one release."""
+    models = "".join(
+        f'config {{ name: "{name}" base_path: "{(base / name).resolve()}" '
+        f'model_platform: "tensorflow" '
+        f"model_version_policy {{ specific {{ versions: {version} }} }} }}\n"
+        for name in local_service.SERVED_MODELS
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
+        file.write(f"model_config_list {{\n{models}}}\n")
+        file.flush()
+        command = [
+            sys.executable, "-m", "serving.model_server", f"--model_config_file={file.name}",
+            f"--port={FLAGS.model_server_port}",
+            f"--rest_api_port={FLAGS.model_server_rest_port}",
+        ]  # fmt: skip
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        try:
+            ready = child.stdout.readline()
+            if not ready:
+                raise RuntimeError(
+                    "The embedded model server did not start; its message is above. "
+                    "Choose other ports, or give --ranker_address."
+                )
+            print(ready.rstrip(), flush=True)
+            yield
+        finally:
+            child.terminate()
+            try:
+                child.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+if __name__ == "__main__":
+    command_line.run(main)
