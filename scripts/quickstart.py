@@ -28,6 +28,9 @@ _TIMED_REQUESTS = 200
 def main() -> None:
     if not FLAGS.data_path:
         FLAGS.use_synthetic = True
+    if FLAGS.workdir is None:  # each log has its own, so that none undoes another's work
+        name = pathlib.Path(FLAGS.data_path).name.split(".")[0] if FLAGS.data_path else "quickstart"
+        FLAGS.workdir = f"workdir/{name}"
     workdir = pathlib.Path(FLAGS.workdir)
     steps = train.train(workdir)
     samples = local_service.requests_of(steps.data_set().sample_requests())
@@ -56,5 +59,5 @@ async def _recommend(base: pathlib.Path, requests: list[messages.Request]) -> No
 
 
 if __name__ == "__main__":
-    FLAGS.set_default("workdir", "workdir/quickstart")
+    FLAGS.set_default("workdir", None)
     command_line.run(main)

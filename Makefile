@@ -1,0 +1,66 @@
+# make quickstart            from nothing to ten ranked ads (DATA=train.txt for your own log)
+# make test                  the tests
+# make check                 lint, types and the wheel
+# make benchmark             click AUC beside logistic regression and LightGBM
+# make tensorboard           training curves of the last runs
+# make clean                 removes what the commands above made
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DATA ?=
+ARGS ?=
+
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: quickstart test check lint types wheel benchmark tensorboard clean
+
+quickstart: $(VENV)/.installed
+	@$(BIN)/python scripts/quickstart.py $(if $(DATA),--data_path="$(DATA)") $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types wheel
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+wheel: $(VENV)/.installed-test
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
+	ls dist/*.whl
+
+benchmark: $(VENV)/.installed-benchmark
+	$(BIN)/python scripts/benchmark_quality.py $(ARGS)
+
+tensorboard: $(VENV)/.installed
+	$(BIN)/tensorboard --logdir=workdir $(ARGS)
+
+clean:
+	rm -rf $(VENV) workdir build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
+		{ echo "error: Python 3.11 or 3.12 is needed, found '$(PYTHON)'; set PYTHON=/path/to/python3.11"; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/python
+	@echo "Installing tfrec and TensorFlow into $(VENV) (about a minute)"
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "Installing the test tools into $(VENV)"
+	@$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-benchmark: $(VENV)/.installed
+	@echo "Installing the benchmark's peers into $(VENV)"
+	@$(INSTALL) -e '.[benchmark]'
+	@touch $@
