@@ -52,15 +52,16 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/python
 	@echo "Installing tfrec and TensorFlow into $(VENV) (about a minute)"
-	@$(INSTALL) -e .
+	@$(INSTALL) setuptools wheel
+	@$(INSTALL) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing the test tools into $(VENV)"
-	@$(INSTALL) -e '.[test]'
+	@$(INSTALL) --no-build-isolation -e '.[test]'
 	@touch $@
 
 $(VENV)/.installed-benchmark: $(VENV)/.installed
 	@echo "Installing the benchmark's peers into $(VENV)"
-	@$(INSTALL) -e '.[benchmark]'
+	@$(INSTALL) --no-build-isolation -e '.[benchmark]'
 	@touch $@
