@@ -116,7 +116,10 @@ def export(
             staged.ranker,
             "ranker",
             [
-                {**{name: v[:1] for name, v in columns.items()}, "ad_features": features[None, :count]}
+                {
+                    **{name: v[:1] for name, v in columns.items()},
+                    "ad_features": features[None, :count],
+                }
                 for count in WARM_UP_CANDIDATES
                 if count <= len(features)
             ],

@@ -65,10 +65,10 @@ class WorldConfig:
     rank: int = 5  # dimensions of the affinity between tastes and themes
     click_rate: float = 0.23  # of the log; the intercept is solved for it
     position_scale: float = 0.3  # times log(1 + position), taken from the logit
-    affinity_scale: float = 1.5
-    price_scale: float = 1.7
-    slot_scale: float = 0.5
-    skill_scale: float = 0.7
+    affinity_scale: float = 1.4
+    price_scale: float = 2.0
+    slot_scale: float = 0.6
+    skill_scale: float = 0.8
     side_scale: float = 0.2  # each low-cardinality main effect
     advertiser_scale: float = 0.2
     campaign_scale: float = 0.15

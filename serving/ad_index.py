@@ -1,0 +1,175 @@
+"""The ad index of a release: FAISS search, encoded ad features and display fields.
+
+    index.faiss       METRIC_INNER_PRODUCT; the label of an ad is its catalogue row
+    ad_features.npy   int32 [N, F], memory-mapped: processes share its pages
+    ads.arrow         column ad_id and the raw ad fields, memory-mapped
+
+Shapes: B queries, N ads, D embedding size, C candidates, F ad fields.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from typing import Any, Self
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from serving import errors, index_build, index_search
+
+IndexConfig = index_build.IndexConfig
+recall_against_exact = index_search.recall_against_exact
+
+INDEX_FILE = "index.faiss"
+FEATURES_FILE = "ad_features.npy"
+ADS_FILE = "ads.arrow"
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltIndex:
+    """A built index and the parameters that the manifest records."""
+
+    searcher: index_search.Searcher
+    build_parameters: dict[str, Any]
+
+    def manifest_index(self, recall: float) -> dict[str, Any]:
+        """Returns the manifest's `index`, given the recall at 500 against exact search."""
+        return {
+            "kind": self.searcher.kind,
+            "metric": "inner_product",
+            "dimension": self.searcher.dimension,
+            "num_ads": self.searcher.num_ads,
+            "build": self.build_parameters,
+            "search": self.searcher.search_parameters(),
+            "recall_at_500_against_exact": recall,
+        }
+
+    def save(
+        self, directory: str | os.PathLike[str], ad_features: np.ndarray, ads: pa.Table
+    ) -> None:
+        """Writes the three files.
+
+        Args:
+            directory: Exists.
+            ad_features: [N, F] int32, in catalogue order.
+            ads: N rows: `ad_id` (string, unique) and the raw ad fields.
+
+        Raises:
+            AdIndexError: The sizes differ, or ads lacks `ad_id` or has one twice.
+        """
+        sizes = (self.searcher.num_ads, len(ad_features), ads.num_rows)
+        if len(set(sizes)) != 1:
+            raise errors.AdIndexError(
+                f"Expected as many embeddings, features and ads, got {sizes}."
+            )
+        if "ad_id" not in ads.column_names or pc.count_distinct(ads["ad_id"]).as_py() != sizes[0]:
+            raise errors.AdIndexError(
+                f"Expected a column ad_id with {sizes[0]} different values, got the columns "
+                f"{ads.column_names}."
+            )
+        path = pathlib.Path(directory)
+        faiss.write_index(self.searcher.index, os.fspath(path / INDEX_FILE))
+        np.save(path / FEATURES_FILE, np.ascontiguousarray(ad_features, dtype=np.int32))
+        # One chunk, so that a row is found without a search through chunks.
+        table = ads.combine_chunks()
+        with (
+            pa.OSFile(os.fspath(path / ADS_FILE), "wb") as file,
+            pa.ipc.new_file(file, table.schema) as writer,
+        ):
+            writer.write_table(table)
+
+
+def build(
+    embeddings: np.ndarray,
+    config: IndexConfig | None = None,
+    *,
+    tuning_queries: np.ndarray | None = None,
+) -> BuiltIndex:
+    """Builds an index in memory.
+
+    Args:
+        embeddings: [N, D] float32, row = catalogue row.
+        config: None = the defaults.
+        tuning_queries: [Q, D] float32, query embeddings as they will come; with them,
+            the search is widened step by step until `config.target_recall` is reached.
+
+    Raises:
+        AdIndexError: There are no ads, or an embedding is not finite.
+    """
+    config = config or IndexConfig()
+    index, kind, parameters = index_build.build(embeddings, config)
+    built = BuiltIndex(index_search.Searcher(index), parameters)
+    if tuning_queries is not None and kind != "Flat":
+        index_search.tune(
+            built.searcher, embeddings, tuning_queries, config.num_candidates, config.target_recall
+        )
+    return built
+
+
+class AdIndex(index_search.Searcher):
+    """A saved index with the ads' features and display fields."""
+
+    def __init__(
+        self, index: Any, ad_features: np.ndarray, ads: pa.Table, num_threads: int = 1
+    ) -> None:
+        super().__init__(index, num_threads)
+        self._features = ad_features
+        self._ads = ads
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str], *, num_threads: int = 1) -> Self:
+        """Opens a saved index.
+
+        Raises:
+            AdIndexError: A file cannot be read, the metric is not the inner product, or the
+                files hold different numbers of ads.
+        """
+        path = pathlib.Path(directory)
+        try:
+            index = faiss.read_index(os.fspath(path / INDEX_FILE))
+            features = np.load(path / FEATURES_FILE, mmap_mode="r")
+            ads = pa.ipc.open_file(pa.memory_map(os.fspath(path / ADS_FILE))).read_all()
+        except (RuntimeError, OSError, ValueError) as error:
+            raise errors.AdIndexError(
+                f"{path} cannot be opened: {error}. Export the bundle again."
+            ) from error
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise errors.AdIndexError(
+                f"{path / INDEX_FILE}: expected an inner-product index, got faiss metric "
+                f"{index.metric_type}. Build it with ad_index.build."
+            )
+        sizes = (index.ntotal, len(features), ads.num_rows)
+        if len(set(sizes)) != 1 or features.dtype != np.int32 or features.ndim != 2:
+            raise errors.AdIndexError(
+                f"{path}: expected as many ads in {INDEX_FILE}, {FEATURES_FILE} (int32 [N, F]) and "
+                f"{ADS_FILE}, got {sizes}, {features.dtype} {list(features.shape)}."
+            )
+        return cls(index, features, ads, num_threads)
+
+    @property
+    def num_fields(self) -> int:
+        """F."""
+        return self._features.shape[1]
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the encoded ad features of catalogue rows [B, C]: int32 [B, C, F]."""
+        return np.asarray(self._features[rows])
+
+    def ad_ids(self, rows: np.ndarray) -> list[str]:
+        """Returns the ad ids of catalogue rows [C]."""
+        return self._ads["ad_id"].take(pa.array(rows)).to_pylist()
+
+    def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Returns the raw fields of catalogue rows [C]; NaN and infinity, no JSON, are None."""
+        # One take: row by row costs four times as much.
+        return [
+            {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in fields.items()
+                if name != "ad_id"
+            }
+            for fields in self._ads.take(pa.array(rows)).to_pylist()
+        ]

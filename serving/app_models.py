@@ -1,0 +1,152 @@
+"""The REST bodies as pydantic models: they check types and document the service.
+
+What a release accepts (its fields, heads and limits) is checked by `validation`, so that REST
+and in-process callers read the same messages.
+"""
+
+from typing import Annotated, Any
+
+import pydantic
+
+from serving import messages
+
+_FIELDS_EXAMPLE: dict[str, pydantic.JsonValue] = {"country": "CH", "age": 41}
+
+
+class RequestBody(pydantic.BaseModel):
+    """One request; all of it is optional, null and absent are the same."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "user": _FIELDS_EXAMPLE,
+                    "context": {"hour": "18"},
+                    "k": 10,
+                    "weights": {"click": 1.0, "revenue": 0.5},
+                    "deadline_ms": 200,
+                    "request_id": "42",
+                }
+            ]
+        },
+    )
+
+    user: dict[str, Any] | None = pydantic.Field(
+        None, description="Raw query fields that describe the user. Null = missing value."
+    )
+    context: dict[str, Any] | None = pydantic.Field(
+        None, description="Raw query fields that describe the situation; merged with user."
+    )
+    k: Annotated[int, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Ads wanted; default 10. More than the catalogue holds gives all of it."
+    )
+    weights: dict[str, Annotated[float, pydantic.Strict()]] | None = pydantic.Field(
+        None,
+        description="Utility weight of click, engagement and revenue; 1 for a head not named.",
+    )
+    deadline_ms: Annotated[float, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Time for the answer; when it runs out, ads come in retrieval order."
+    )
+    request_id: Annotated[str, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Comes back in the answer."
+    )
+
+    def to_request(self) -> messages.Request:
+        """Returns the request that the orchestrator takes."""
+        return messages.Request(
+            user=self.user or {},
+            context=self.context or {},
+            k=self.k,
+            weights=self.weights,
+            deadline_ms=self.deadline_ms,
+            request_id=self.request_id,
+        )
+
+
+class BatchRequestBody(pydantic.BaseModel):
+    """Many requests."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"requests": [{"user": _FIELDS_EXAMPLE, "k": 3}]}]},
+    )
+
+    requests: list[RequestBody]
+
+
+class AdBody(pydantic.BaseModel):
+    """One ranked ad."""
+
+    rank: int
+    ad_id: str
+    utility: float | None
+    click_probability: float | None
+    engagement_probability: float | None
+    expected_revenue: float | None
+    retrieval_score: float
+    fields: dict[str, Any]
+
+
+class AnswerBody(pydantic.BaseModel):
+    """The ads for one request, best first."""
+
+    model_config = pydantic.ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "request_id": "42",
+                    "bundle_version": 3,
+                    "degraded": None,
+                    "order": "utility",
+                    "ads": [
+                        {
+                            "rank": 1,
+                            "ad_id": "ad-17",
+                            "utility": 0.31,
+                            "click_probability": 0.21,
+                            "engagement_probability": 0.04,
+                            "expected_revenue": 0.12,
+                            "retrieval_score": 0.83,
+                            "fields": {"advertiser": "a9", "price": 12.5},
+                        }
+                    ],
+                    "absent_heads": [],
+                    "stage_ms": {
+                        "query_tower": 0.9,
+                        "index": 0.8,
+                        "features": 0.1,
+                        "ranker": 5.2,
+                        "total": 8.0,
+                    },
+                }
+            ]
+        }
+    )
+
+    request_id: str
+    bundle_version: int
+    degraded: str | None = pydantic.Field(description="Null, or why there are no scores.")
+    order: str = pydantic.Field(description="utility, or retrieval when degraded.")
+    ads: list[AdBody]
+    absent_heads: list[str]
+    stage_ms: dict[str, float]
+
+
+class BatchAnswerBody(pydantic.BaseModel):
+    """The answers of a batch, in the order of its requests."""
+
+    responses: list[AnswerBody]
+
+
+class ErrorDetail(pydantic.BaseModel):
+    """What went wrong."""
+
+    code: str
+    message: str
+
+
+class ErrorBody(pydantic.BaseModel):
+    """Any error."""
+
+    error: ErrorDetail

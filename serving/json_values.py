@@ -1,0 +1,156 @@
+"""Turns a JSON value into an array of a given type, without coercion.
+
+References: TensorFlow Serving, `util/json_tensor.cc`.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from serving import json_text, rpc_status, tensor_codec
+
+# One less than NumPy's limit: the row form adds a dimension.
+_MAX_RANK = 63
+_INT32 = (-(2**31), 2**31 - 1)
+# The range that the JSON number must have; narrower types wrap around, as in TensorFlow Serving.
+_INTEGERS = {
+    tf.int8: _INT32,
+    tf.uint8: _INT32,
+    tf.int16: _INT32,
+    tf.int32: _INT32,
+    tf.int64: (-(2**63), 2**63 - 1),
+    tf.uint32: (0, 2**32 - 1),
+    tf.uint64: (0, 2**64 - 1),
+}
+
+
+def to_array(value: Any, dtype: tf.DType) -> np.ndarray:
+    """Returns the array of a scalar or of nested lists of equal lengths.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if lists differ in length or depth or a value has another
+            type, UNIMPLEMENTED if the type has no JSON form.
+    """
+    shape: list[int] = []
+    first = value
+    while isinstance(first, list):
+        shape.append(len(first))
+        first = first[0] if first else None
+    if len(shape) > _MAX_RANK:
+        raise rpc_status.invalid_argument(
+            f"Expected at most {_MAX_RANK} nested lists, got {len(shape)}"
+        )
+    flat: list[Any] = []
+    _flatten(value, 0, shape, flat)
+    if dtype == tf.string:
+        array = np.empty(len(flat), object)
+        array[:] = [_to_bytes(item) for item in flat]
+    elif dtype in (tf.float32, tf.float64):
+        array = _to_floats(flat, dtype)
+    elif dtype in _INTEGERS:
+        array = _to_integers(flat, dtype)
+    elif dtype == tf.bool:
+        _check_types(flat, {bool}, dtype)
+        array = np.array(flat, np.bool_)
+    else:
+        raise rpc_status.unimplemented(
+            f"Conversion of JSON Value: {json_text.debug(first)} to type: "
+            f"{tensor_codec.type_name(dtype)}"
+        )
+    return array.reshape(shape)
+
+
+def is_base64(value: Any) -> bool:
+    """Returns whether the value is `{"b64": "..."}`, which stands for a binary string."""
+    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
+
+
+def _flatten(value: Any, level: int, shape: Sequence[int], flat: list[Any]) -> None:
+    rank = len(shape)
+    if not isinstance(value, list):
+        if level != rank:
+            raise rpc_status.invalid_argument(
+                f"JSON Value: {json_text.debug(value)} found at incorrect level: {level + 1} "
+                f"in the JSON DOM. Expected at level: {rank}"
+            )
+        flat.append(value)
+        return
+    if level >= rank:
+        raise rpc_status.invalid_argument(
+            f"Encountered list at unexpected level: {level} expected < {rank}"
+        )
+    if len(value) != shape[level]:
+        raise rpc_status.invalid_argument(
+            f"Encountered list at unexpected size: {len(value)} at level: {level} "
+            f"expected size: {shape[level]}"
+        )
+    if level == rank - 1 and list not in set(map(type, value)):
+        flat.extend(value)
+        return
+    for item in value:
+        _flatten(item, level + 1, shape, flat)
+
+
+def _check_types(flat: Sequence[Any], allowed: set[type], dtype: tf.DType) -> None:
+    if set(map(type, flat)) <= allowed:
+        return
+    raise _type_error(next(item for item in flat if type(item) not in allowed), dtype)
+
+
+def _to_floats(flat: Sequence[Any], dtype: tf.DType) -> np.ndarray:
+    _check_types(flat, {int, float}, dtype)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(flat, np.float64).astype(dtype.as_numpy_dtype)
+    except OverflowError as error:
+        raise rpc_status.invalid_argument(
+            "JSON Parse error: Number too big to be stored in double."
+        ) from error
+
+
+def _to_integers(flat: Sequence[Any], dtype: tf.DType) -> np.ndarray:
+    _check_types(flat, {int}, dtype)
+    low, high = _INTEGERS[dtype]
+    if flat and not low <= min(flat) <= max(flat) <= high:
+        raise _type_error(next(item for item in flat if not low <= item <= high), dtype)
+    wide = np.uint64 if dtype == tf.uint64 else np.int64
+    return np.array(flat, wide).astype(dtype.as_numpy_dtype)
+
+
+def _to_bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        try:
+            return value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise rpc_status.invalid_argument(
+                "JSON Parse error: The surrogate pair in string is invalid."
+            ) from error
+    if not isinstance(value, dict):
+        raise _type_error(value, tf.string)
+    if not is_base64(value):
+        raise rpc_status.invalid_argument(
+            f"JSON Value: {json_text.debug(value)} not formatted correctly for base64 data"
+        )
+    text = "".join(value["b64"].split()).rstrip("=")
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise rpc_status.invalid_argument("Unable to base64 decode") from error
+
+
+def _type_error(value: Any, dtype: tf.DType) -> rpc_status.StatusError:
+    return rpc_status.invalid_argument(
+        f"JSON Value: {json_text.debug(value)} Type: {_type_name(value)} "
+        f"is not of expected type: {tensor_codec.type_name(dtype)}"
+    )
+
+
+def _type_name(value: Any) -> str:
+    if isinstance(value, bool):
+        return "True" if value else "False"
+    names = {dict: "Object", list: "Array", str: "String", type(None): "Null"}
+    return names.get(type(value), "Number")

@@ -1,0 +1,209 @@
+"""The manifest of a release bundle: what version N holds, with checksums and probes.
+
+`manifests/N.json` is the commit point of a release. On disk it is canonical JSON (sorted
+keys, compact separators, one line), and it is read back only if it is byte for byte what
+was written, so that no change to it goes unnoticed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any, Self
+
+from serving import errors
+
+FORMAT_VERSION = 1
+HEADS = ("click", "engagement", "revenue")
+KINDS = ("categorical", "numeric")
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What the exporter knows of a release.
+
+    Attributes:
+        training_id: Names the training that gave both models and the index.
+        dataset_fingerprint: Of the schema and the fitted vocabularies.
+        schema: JSON of `tfrecords.schema.Schema`.
+        query_fields: `{"name", "kind"}` of each raw query field.
+        ad_fields: Names of the columns of `ad_features`, in order.
+        heads: Whether each of `HEADS` was trained.
+        outputs: Ranker output of each present head.
+        signatures: Inputs and outputs of `query_tower` and `ranker`.
+        index: Kind, metric, dimension, num_ads, build and search parameters, recall.
+        metrics: Free.
+        probes: `requests`, `query_embeddings` [P, D], `candidates` [P, C], and `scores`:
+            ranker output -> [P, C].
+    """
+
+    training_id: str
+    dataset_fingerprint: str
+    schema: dict[str, Any]
+    query_fields: list[dict[str, Any]]
+    ad_fields: list[str]
+    heads: dict[str, bool]
+    outputs: dict[str, str]
+    signatures: dict[str, Any]
+    index: dict[str, Any]
+    metrics: dict[str, Any]
+    probes: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        present = {head for head, is_present in self.heads.items() if is_present}
+        if set(self.heads) != set(HEADS) or not present:
+            raise ValueError(f"heads: expected true or false for {HEADS}, got {self.heads!r}.")
+        if set(self.outputs) != present:
+            raise ValueError(f"outputs: expected one for each of {present}, got {self.outputs!r}.")
+        for field in self.query_fields:
+            if not isinstance(field.get("name"), str) or field.get("kind") not in KINDS:
+                raise ValueError(f"query_fields: expected a name and one of {KINDS}: {field!r}.")
+        if not self.query_fields or not self.ad_fields:
+            raise ValueError("query_fields and ad_fields: expected at least one of each.")
+        self._check_probes()
+
+    def _check_probes(self) -> None:
+        requests = self.probes["requests"]
+        candidates = self.probes["candidates"]
+        if not requests or not candidates[0] or len({len(rows) for rows in candidates}) != 1:
+            raise ValueError("probes: expected requests with equally many candidates each.")
+        if set(self.probes["scores"]) != set(self.outputs.values()):
+            raise ValueError(
+                f"probes.scores: expected {sorted(self.outputs.values())}, "
+                f"got {sorted(self.probes['scores'])}."
+            )
+        for name in ("query_embeddings", "candidates"):
+            if len(self.probes[name]) != len(requests):
+                raise ValueError(f"probes.{name}: expected one for each request.")
+        for name, scores in self.probes["scores"].items():
+            if [len(row) for row in scores] != [len(rows) for rows in candidates]:
+                raise ValueError(f"probes.scores.{name}: expected one for each candidate.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest(Content):
+    """A published release.
+
+    Attributes:
+        version: The integer that TensorFlow Serving sees.
+        created: ISO time in UTC.
+        files: Path under the base directory -> `{"bytes", "sha256"}`.
+        format_version: Of this document.
+    """
+
+    version: int
+    created: str
+    files: dict[str, dict[str, Any]]
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def present_heads(self) -> tuple[str, ...]:
+        """The trained heads, in the order of `HEADS`."""
+        return tuple(head for head in HEADS if self.heads[head])
+
+    @property
+    def absent_heads(self) -> tuple[str, ...]:
+        """The heads without a label in training, in the order of `HEADS`."""
+        return tuple(head for head in HEADS if not self.heads[head])
+
+    @classmethod
+    def create(cls, content: Content, **published: Any) -> Self:
+        """Joins the exporter's content with `version`, `created` and `files`."""
+        known = {field.name: getattr(content, field.name) for field in dataclasses.fields(Content)}
+        return cls(**known, **published)
+
+
+def path_of(base: pathlib.Path, version: int) -> pathlib.Path:
+    """Returns where the manifest of a version lies."""
+    return base / "manifests" / f"{version}.json"
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Returns the document that `write` puts on disk.
+
+    Raises:
+        ValueError: A value is no JSON; NaN and infinity are none.
+    """
+    document = {f.name: getattr(manifest, f.name) for f in dataclasses.fields(Manifest)}
+    return _canonical({**document, "manifest_sha256": _digest(document)})
+
+
+def write(base: pathlib.Path, version: int, document: bytes) -> None:
+    """Writes a manifest in one step; a reader sees all of it or none."""
+    path = path_of(base, version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(document)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def read(base: pathlib.Path, version: int) -> Manifest:
+    """Reads and checks the manifest of a version.
+
+    Raises:
+        BundleNotFoundError: There is none.
+        ManifestCorruptError: It is not what was written.
+        ManifestFormatError: It was written by another version of this project.
+    """
+    path = path_of(base, version)
+    name = f"manifests/{version}.json"
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise errors.BundleNotFoundError(
+            f"no {name}: {base} holds no published bundle of version {version}. "
+            "Export it again; a publish that was cut short leaves no manifest."
+        ) from error
+    try:
+        document = json.loads(raw)
+        checksum = document.pop("manifest_sha256")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _corrupt(name, f"it is not a manifest ({error})") from error
+    if checksum != _digest(document):
+        raise _corrupt(name, "its content does not match its manifest_sha256")
+    if raw != _canonical({**document, "manifest_sha256": checksum}):
+        raise _corrupt(name, "it is not byte for byte as it was written")
+    return _parse(document, name, version)
+
+
+def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
+    if document.get("format_version") != FORMAT_VERSION:
+        raise errors.ManifestFormatError(
+            f"{name} has format_version {document.get('format_version')!r}; this code reads "
+            f"{FORMAT_VERSION}. Export the bundle again, or use the tfrec that wrote it."
+        )
+    try:
+        manifest = Manifest(**document)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise errors.ManifestFormatError(f"{name}: {error} Export the bundle again.") from error
+    if manifest.version != version:
+        raise _corrupt(name, f"it is the manifest of version {manifest.version}")
+    return manifest
+
+
+def sync_directory(path: pathlib.Path) -> None:
+    """Makes renames in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _corrupt(name: str, reason: str) -> errors.ManifestCorruptError:
+    return errors.ManifestCorruptError(
+        f"{name} is refused: {reason}. Restore the file, or export the bundle again."
+    )
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(_canonical(document)).hexdigest()
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,113 @@
+"""Requests and answers, as the in-process API, REST and the client share them.
+
+Plain dataclasses without TensorFlow. `to_json` and `from_json` give and take the JSON
+objects of `POST /v1/recommend`; absent and null mean the same everywhere.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One request for ads.
+
+    Attributes:
+        user: Raw query fields that describe the user; None or absent = missing.
+        context: Raw query fields that describe the situation; merged with `user`.
+        k: Number of ads wanted; None = the service's default.
+        weights: Utility weight of each head (`click`, `engagement`, `revenue`); a present
+            head that is not named weighs 1.
+        deadline_ms: Time for the whole request; None = the service's default.
+        request_id: Comes back in the answer; None = a fresh one is made.
+    """
+
+    user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    k: int | None = None
+    weights: Mapping[str, float] | None = None
+    deadline_ms: float | None = None
+    request_id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object, without what is not set."""
+        document = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) is not None
+        }
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedAd:
+    """One ad of an answer.
+
+    Attributes:
+        rank: 1 is the best.
+        ad_id: The ad's key in the catalogue.
+        utility: Weighted sum of the present heads' scores; None in a degraded answer.
+        click_probability: In [0, 1]; None where the head is absent or the answer degraded.
+        engagement_probability: Likewise, of an engagement after this impression.
+        expected_revenue: Likewise, in the log's currency.
+        retrieval_score: Inner product of the query's and the ad's embedding.
+        fields: Raw ad fields, for display.
+    """
+
+    rank: int
+    ad_id: str
+    utility: float | None
+    click_probability: float | None
+    engagement_probability: float | None
+    expected_revenue: float | None
+    retrieval_score: float
+    fields: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The ads for one request, best first.
+
+    Attributes:
+        request_id: The request's, or a fresh one.
+        bundle_version: Release that gave every number in this answer.
+        degraded: None, or why the ads are in retrieval order without scores.
+        order: `utility`, or `retrieval` in a degraded answer.
+        ads: At most k ads.
+        absent_heads: Heads that this release was not trained for.
+        stage_ms: Milliseconds of `query_tower`, `index`, `features`, `ranker`, and `total`. In a
+            batch the stages are those of the whole group that was computed together.
+    """
+
+    request_id: str
+    bundle_version: int
+    degraded: str | None
+    order: str
+    ads: list[RankedAd]
+    absent_heads: list[str]
+    stage_ms: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object of the answer."""
+        # Not dataclasses.asdict: its deep copy of every field costs more than the rest of REST.
+        return {**vars(self), "ads": [vars(ad) for ad in self.ads]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Builds an answer from its JSON object.
+
+        Keys that this version does not know are ignored, so that a newer service can be read.
+
+        Raises:
+            ValueError: A key is missing, or the document has another form.
+        """
+        try:
+            ads = [RankedAd(**_known(RankedAd, ad)) for ad in document["ads"]]
+            return cls(**{**_known(cls, document), "ads": ads})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"Expected the JSON object of an answer, got {error!r}.") from error
+
+
+def _known(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: document[name] for name in (field.name for field in dataclasses.fields(cls))}

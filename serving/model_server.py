@@ -1,0 +1,241 @@
+"""A model server in this process that speaks TensorFlow Serving's protocol.
+
+It is what development and tests run instead of TensorFlow Serving; clients cannot tell the two
+apart. `python -m serving.model_server --help` lists its flags.
+
+    with model_server.ModelServer({"ranker": "/bundle/ranker"}) as server:
+        channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
+"""
+
+import dataclasses
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import grpc
+from tensorflow.core.protobuf import config_pb2
+
+from serving import (
+    grpc_server,
+    model_config,
+    rest_api,
+    rest_server,
+    rpc_status,
+    servable,
+    servable_manager,
+    warm_up,
+)
+
+_logger = logging.getLogger(__name__)
+_DEFAULT_THREADS = 4 * (os.cpu_count() or 1)
+
+
+class ServerStartError(RuntimeError):
+    """The server could not start: a port, a configuration or a model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What may differ from one server to another; named as TensorFlow Serving's flags.
+
+    Attributes:
+        enable_serialization_as_tensor_content: whether replies carry `tensor_content`.
+        enable_grpc_healthcheck_service: whether the gRPC health check is answered.
+        enable_model_warmup: whether recorded requests run before a version serves.
+        allow_version_labels_for_unavailable_models: whether a label that is new may name a
+            version that is not loaded, as it must in a configuration given at the start.
+        max_num_load_retries: how often a failed load is repeated.
+        load_retry_seconds: the time between two tries.
+        grpc_max_threads: how many gRPC requests run at once.
+        rest_api_num_threads: how many REST requests run at once.
+        model_config_file: a text-format ModelServerConfig that is read again every
+            `model_config_file_poll_wait_seconds` (0 = never).
+        model_config_file_poll_wait_seconds: see `model_config_file`.
+        session_config: threads and devices of each model's session.
+    """
+
+    enable_serialization_as_tensor_content: bool = False
+    enable_grpc_healthcheck_service: bool = False
+    enable_model_warmup: bool = True
+    allow_version_labels_for_unavailable_models: bool = False
+    max_num_load_retries: int = 5
+    load_retry_seconds: float = 60.0
+    grpc_max_threads: int = _DEFAULT_THREADS
+    rest_api_num_threads: int = _DEFAULT_THREADS
+    model_config_file: str | None = None
+    model_config_file_poll_wait_seconds: float = 0.0
+    session_config: config_pb2.ConfigProto | None = None
+
+
+class ModelServer:
+    """Serves SavedModels by gRPC and, on demand, REST, until it is stopped."""
+
+    def __init__(
+        self,
+        models: Mapping[str, str | os.PathLike[str]] | model_config.ModelServerConfig,
+        *,
+        port: int = 0,
+        rest_port: int | None = None,
+        host: str = "127.0.0.1",
+        poll_seconds: float | None = 1.0,
+        options: Options | None = None,
+    ) -> None:
+        """Prepares a server; nothing is bound or loaded before `start`.
+
+        Args:
+            models: the base path of each model by name, or a whole configuration.
+            port: the gRPC port; 0 for any free one.
+            rest_port: the REST port; 0 for any free one, None for no REST.
+            host: the address to bind.
+            poll_seconds: how often the base paths are looked at; None for never but at the start
+                and by `poll`.
+            options: everything else.
+        """
+        if isinstance(models, model_config.ModelServerConfig):
+            self._config = models
+        else:
+            self._config = model_config.from_base_paths(
+                {name: os.path.abspath(path) for name, path in models.items()}
+            )
+        self.port = port
+        self.rest_port = rest_port
+        self.host = host
+        self._poll_seconds = poll_seconds
+        self._options = options or Options()
+        self._grpc: grpc.Server | None = None
+        self._rest: rest_server.RestServer | None = None
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.manager = servable_manager.ServableManager(
+            self._load,
+            self._options.max_num_load_retries,
+            self._options.load_retry_seconds,
+            self._options.allow_version_labels_for_unavailable_models,
+        )
+
+    def start(self) -> "ModelServer":
+        """Binds the ports, loads the models and starts answering.
+
+        Returns:
+            The server.
+
+        Raises:
+            ServerStartError: if a port is taken, the configuration is wrong or a model cannot be
+                loaded. Nothing is left running.
+        """
+        try:
+            self._bind()
+            self.manager.reload(self._config)
+        except (OSError, RuntimeError, rpc_status.StatusError) as error:
+            self.stop(grace_seconds=0)
+            raise ServerStartError(str(error)) from error
+        if self._grpc is not None:
+            self._grpc.start()
+        if self._rest is not None:
+            self._rest.start()
+        self._start_polling()
+        return self
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Stops taking requests, lets running ones end, and unloads the models.
+
+        Args:
+            grace_seconds: after this time, requests that still run are cancelled.
+        """
+        self._stopping.set()
+        stopped = self._grpc.stop(grace_seconds) if self._grpc is not None else None
+        if self._rest is not None:
+            self._rest.stop(grace_seconds)
+        if stopped is not None:
+            stopped.wait()
+        for thread in self._threads:
+            thread.join()
+        self.manager.close()
+
+    def poll(self) -> None:
+        """Looks at the base paths now; returns when what changed is loaded and unloaded."""
+        self.manager.poll()
+
+    def available_versions(self) -> dict[str, list[int]]:
+        """Returns the versions that serve, by model, in ascending order."""
+        return self.manager.available_versions()
+
+    def __enter__(self) -> "ModelServer":
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _load(self, name: str, version: int, path: str | os.PathLike[str]) -> servable.Servable:
+        model = servable.Servable(name, version, path, self._options.session_config)
+        if self._options.enable_model_warmup:
+            try:
+                warm_up.run(model)
+            except Exception:
+                model.close()
+                raise
+        return model
+
+    def _bind(self) -> None:
+        options = self._options
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self._grpc, self.port = grpc_server.build(
+            self.manager,
+            f"{host}:{self.port}",
+            options.grpc_max_threads,
+            options.enable_serialization_as_tensor_content,
+            options.enable_grpc_healthcheck_service,
+        )
+        if self.rest_port is None:
+            return
+        try:
+            self._rest = rest_server.RestServer(
+                rest_api.RestApi(self.manager),
+                self.host,
+                self.rest_port,
+                options.rest_api_num_threads,
+            )
+        except OSError as error:
+            raise OSError(
+                f"Cannot bind REST to {host}:{self.rest_port}; is the port in use? ({error})"
+            ) from error
+        self.rest_port = self._rest.port
+
+    def _start_polling(self) -> None:
+        options = self._options
+        if self._poll_seconds is not None:
+            self._repeat(self._poll_seconds, "poll-models", self.manager.poll)
+        if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
+            self._repeat(
+                options.model_config_file_poll_wait_seconds, "poll-config", self._reload_file
+            )
+
+    def _reload_file(self) -> None:
+        self.manager.reload(model_config.read(str(self._options.model_config_file)))
+
+    def _repeat(self, seconds: float, name: str, action: Callable[[], None]) -> None:
+        def loop() -> None:
+            while not self._stopping.wait(seconds):
+                try:
+                    action()
+                except Exception:
+                    _logger.exception("%s failed; it is tried again in %s s", name, seconds)
+
+        thread = threading.Thread(target=loop, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+
+if __name__ == "__main__":
+    from serving import model_server_main
+
+    model_server_main.run()

@@ -1,0 +1,126 @@
+"""The three directories of a release: which training they come from, and their checksums."""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from serving import errors, manifest
+
+# In the order in which they are renamed: model servers watch the ranker.
+PARTS = ("query_tower", "ad_index", "ranker")
+
+
+def identity_path(part: str, directory: pathlib.Path) -> pathlib.Path:
+    """Returns where a part says which training it comes from."""
+    return directory / ("" if part == "ad_index" else "assets.extra") / "tfrec.json"
+
+
+def write_identity(
+    part: str, directory: str | os.PathLike[str], *, training_id: str, dataset_fingerprint: str
+) -> None:
+    """Writes into a part which training it comes from; the exporter calls it with each save."""
+    path = identity_path(part, pathlib.Path(directory))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    identity = {
+        "role": part,
+        "training_id": training_id,
+        "dataset_fingerprint": dataset_fingerprint,
+    }
+    path.write_text(json.dumps(identity, sort_keys=True), encoding="utf-8")
+
+
+def check_identity(
+    part: str, directory: pathlib.Path, version: int, content: manifest.Content
+) -> None:
+    """Checks that a part comes from the training that the manifest names.
+
+    Raises:
+        MissingFileError: It does not say.
+        CorruptFileError: What it says cannot be read.
+        ForeignPartError: It comes from another one, or is another part.
+    """
+    path = identity_path(part, directory)
+    name = f"{part}/{version}/{path.relative_to(directory).as_posix()}"
+    try:
+        identity: Any = json.loads(path.read_bytes())
+        found = {key: identity[key] for key in ("role", "training_id", "dataset_fingerprint")}
+    except FileNotFoundError as error:
+        raise errors.MissingFileError(
+            f"{name} is missing: it says which training {part}/{version} comes from. "
+            "Restore the file, or export the bundle again."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.CorruptFileError(
+            f"{name} cannot be read ({error!r}). Restore the file, or export the bundle again."
+        ) from error
+    expected = {
+        "role": part,
+        "training_id": content.training_id,
+        "dataset_fingerprint": content.dataset_fingerprint,
+    }
+    words = {
+        "role": "is a",
+        "training_id": "comes from training",
+        "dataset_fingerprint": "was trained on the data set",
+    }
+    for key, value in expected.items():
+        if found[key] != value:
+            raise errors.ForeignPartError(
+                f"{part}/{version} {words[key]} {found[key]}, the manifest expects {value}. "
+                f"Put the {part} of this release back, or export all parts together."
+            )
+
+
+def check_file(root: pathlib.Path, name: str, expected: dict[str, Any]) -> None:
+    """Checks size and checksum of a file against its entry in the manifest.
+
+    Raises:
+        MissingFileError: It is not there.
+        CorruptFileError: It differs.
+    """
+    remedy = "Restore the file from the export, or export the bundle again."
+    try:
+        num_bytes = (root / name).stat().st_size
+        if num_bytes != expected["bytes"]:
+            raise errors.CorruptFileError(
+                f"{name} has {num_bytes} bytes, the manifest expects {expected['bytes']}. {remedy}"
+            )
+        checksum = _sha256(root / name)
+    except FileNotFoundError as error:
+        raise errors.MissingFileError(f"{name} is missing. {remedy}") from error
+    if checksum != expected["sha256"]:
+        raise errors.CorruptFileError(
+            f"{name} has the checksum {checksum[:12]}…, the manifest expects "
+            f"{expected['sha256'][:12]}…. {remedy}"
+        )
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(path: pathlib.Path) -> dict[str, Any]:
+    """Writes a file through to the disk and returns its entry for the manifest."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def in_threads(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    """Maps over files in threads; raises the first failure in their order."""
+    # Hashing releases the GIL, so threads use all cores.
+    with concurrent.futures.ThreadPoolExecutor() as executor:
+        return list(executor.map(function, items))
+
+
+def files_under(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Returns all files below a directory, sorted; none where there is no directory."""
+    return sorted(path for path in directory.rglob("*") if not path.is_dir())

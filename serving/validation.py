@@ -1,0 +1,130 @@
+"""Checks a request against the manifest, so that what follows can rely on it."""
+
+import dataclasses
+import difflib
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from serving import errors, manifest, messages, query_fields
+
+# Beyond it the utility of large revenues could leave the range of a float.
+_MOST_WEIGHT = 1e9
+_MOST_REQUEST_ID = 128
+_MOST_DEADLINE_MS = 60_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidRequest:
+    """A checked request.
+
+    Attributes:
+        values: Query field -> bytes, float or None.
+        k: Ads to return, at most the catalogue.
+        weights: Of each present head.
+        deadline_ms: None = the default.
+        request_id: The request's, or a fresh one.
+    """
+
+    values: dict[str, Any]
+    k: int
+    weights: dict[str, float]
+    deadline_ms: float | None
+    request_id: str
+
+
+class Validator:
+    """Checks requests for one release."""
+
+    def __init__(self, release: manifest.Manifest, default_k: int, max_k: int) -> None:
+        self.fields = query_fields.QueryFields(release.query_fields, release.ad_fields)
+        self._release = release
+        self._num_ads = release.index["num_ads"]
+        self._default_k = default_k
+        self._max_k = max_k
+
+    def check(self, request: messages.Request) -> ValidRequest:
+        """Returns the checked request.
+
+        Raises:
+            InvalidRequestError: Names the field, what was expected and what came.
+        """
+        return ValidRequest(
+            values=self.fields.merge(request.user, request.context),
+            k=self._check_k(request.k),
+            weights=self._check_weights(request.weights),
+            deadline_ms=_check_deadline(request.deadline_ms),
+            request_id=_check_request_id(request.request_id),
+        )
+
+    def _check_k(self, k: Any) -> int:
+        if k is None:
+            k = self._default_k
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise errors.InvalidRequestError(
+                f"k: expected an integer of at least 1, got {query_fields.short(k)}."
+            )
+        k = min(k, self._num_ads)
+        if k > self._max_k:
+            raise errors.InvalidRequestError(f"k: expected at most {self._max_k}, got {k} or more.")
+        return k
+
+    def _check_weights(self, weights: Any) -> dict[str, float]:
+        checked = dict.fromkeys(self._release.present_heads, 1.0)
+        if weights is None:
+            return checked
+        if not isinstance(weights, Mapping):
+            raise errors.InvalidRequestError(
+                f"weights: expected an object of heads and numbers, got "
+                f"{query_fields.short(weights)}."
+            )
+        for head, weight in weights.items():
+            if head not in checked:
+                raise errors.InvalidRequestError(self._unknown_head(head))
+            number = query_fields.finite(weight)
+            if number is None or abs(number) > _MOST_WEIGHT:
+                raise errors.InvalidRequestError(
+                    f"weights.{head}: expected a number between ±{_MOST_WEIGHT:g}, got "
+                    f"{query_fields.short(weight)}."
+                )
+            checked[head] = number
+        return checked
+
+    def _unknown_head(self, head: Any) -> str:
+        present = ", ".join(self._release.present_heads)
+        if head in self._release.absent_heads:
+            return (
+                f"weights.{head}: this release has no {head} head, its training had no such "
+                f"label. Heads: {present}."
+            )
+        close = difflib.get_close_matches(str(head), self._release.present_heads, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"weights: unknown head {query_fields.short(head)}{hint}. Heads: {present}."
+
+
+def _check_deadline(deadline_ms: Any) -> float | None:
+    if deadline_ms is None:
+        return None
+    number = query_fields.finite(deadline_ms)
+    if number is None or not 0 < number <= _MOST_DEADLINE_MS:
+        raise errors.InvalidRequestError(
+            f"deadline_ms: expected a number above 0 and up to {_MOST_DEADLINE_MS}, got "
+            f"{query_fields.short(deadline_ms)}."
+        )
+    return number
+
+
+def _check_request_id(request_id: Any) -> str:
+    if request_id is None:
+        return uuid.uuid4().hex
+    # Printable: it goes into logs and answers.
+    if (
+        not isinstance(request_id, str)
+        or not 0 < len(request_id) <= _MOST_REQUEST_ID
+        or (not request_id.isprintable())
+    ):
+        raise errors.InvalidRequestError(
+            f"request_id: expected 1 to {_MOST_REQUEST_ID} printable characters, got "
+            f"{query_fields.short(request_id)}."
+        )
+    return request_id

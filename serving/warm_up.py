@@ -1,0 +1,62 @@
+"""Replays a SavedModel's recorded requests before it serves, so the first caller does not wait.
+
+References: TensorFlow Serving, `servables/tensorflow/saved_model_warmup_util.cc`.
+"""
+
+import os
+
+import grpc
+import tensorflow as tf
+from google.protobuf import message as protobuf_message
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving import rpc_status, servable
+
+RECORDS_PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
+_MAX_RECORDS = 1000
+
+
+def run(model: servable.Servable) -> int:
+    """Runs the model's warm-up records (a TFRecord file of `PredictionLog`).
+
+    Returns:
+        The number of records; 0 if the model has no such file.
+
+    Raises:
+        StatusError: if the file is unreadable or holds more than 1,000 records, or whatever the
+            first failing record raises.
+    """
+    path = os.path.join(model.path, RECORDS_PATH)
+    if not os.path.exists(path):
+        return 0
+    count = 0
+    try:
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            _replay(model, record, path)
+            count += 1
+            if count > _MAX_RECORDS:
+                raise rpc_status.invalid_argument(
+                    f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}"
+                )
+    except tf.errors.DataLossError as error:
+        raise rpc_status.StatusError(
+            grpc.StatusCode.DATA_LOSS,
+            f"{error.message}. Please verify your warmup data is in TFRecord format.",
+        ) from error
+    return count
+
+
+def _replay(model: servable.Servable, record: bytes, path: str) -> None:
+    try:
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+    except protobuf_message.DecodeError as error:
+        raise rpc_status.invalid_argument(
+            f"Failed to parse warmup record: {record!r} from {path}"
+        ) from error
+    kind = log.WhichOneof("log_type")
+    if kind is None:
+        return
+    if kind != "predict_log":
+        raise rpc_status.unimplemented(f"Unsupported log_type for warmup: {kind}")
+    request = log.predict_log.request
+    model.predict(request.model_spec.signature_name, request.inputs, request.output_filter)

@@ -1,0 +1,312 @@
+"""A tiny real release bundle, and the servers around it, for the tests of serving.
+
+The models are hashed tables with fixed seeds: no training, but real SavedModels with the
+signatures that an export gives.
+
+Shapes: B requests, C candidates, F ad fields, D embedding size, P probes.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+import uvicorn
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from serving import (
+    ad_index,
+    app,
+    bundle,
+    manifest,
+    model_server,
+    orchestrator,
+    parts,
+    ranker_client,
+)
+
+QUERY_FIELDS = [
+    {"name": "country", "kind": "categorical"},
+    {"name": "device", "kind": "categorical"},
+    {"name": "age", "kind": "numeric"},
+]
+AD_FIELDS = ["advertiser", "category", "price"]
+OUTPUTS = {
+    "click": "click_probability",
+    "engagement": "engagement_probability",
+    "revenue": "expected_revenue",
+}
+NUM_ADS = 300
+DIMENSION = 16
+_BUCKETS = 64
+_FIELD_SPECS = {
+    field["name"]: tf.TensorSpec(
+        [None], tf.string if field["kind"] == "categorical" else tf.float32, name=field["name"]
+    )
+    for field in QUERY_FIELDS
+}
+_RANKER_SPECS = {
+    **_FIELD_SPECS,
+    "ad_features": tf.TensorSpec([None, None, len(AD_FIELDS)], tf.int32, name="ad_features"),
+}
+PROBE_REQUESTS = [
+    {"country": "CH", "device": "phone", "age": 41},
+    {"country": "never seen", "device": None, "age": None},
+    {"country": None, "device": "tablet", "age": -3.5},
+]
+
+
+class _Embedder(tf.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        table = np.random.default_rng(seed).normal(size=(_BUCKETS, DIMENSION))
+        self.table = tf.Variable(table, dtype=tf.float32)
+
+    def embed(self, fields: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Returns [B, D]."""
+        age = tf.where(tf.math.is_nan(fields["age"]), 7.0, tf.sin(fields["age"]))
+        buckets = [
+            tf.strings.to_hash_bucket_fast(tf.strings.join([name, fields[name]]), _BUCKETS)
+            for name in ("country", "device")
+        ]
+        hashed = tf.add_n([tf.gather(self.table, bucket) for bucket in buckets])
+        return hashed + age[:, None] * self.table[0]
+
+
+class QueryTower(_Embedder):
+    """Query fields -> query_embedding [B, D]."""
+
+    @tf.function(input_signature=[_FIELD_SPECS])
+    def serve(self, fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {"query_embedding": tf.math.l2_normalize(self.embed(fields), axis=-1)}
+
+
+class Ranker(_Embedder):
+    """Query fields and ad_features [B, C, F] -> the present heads' scores [B, C]."""
+
+    def __init__(self, seed: int, heads: tuple[str, ...]) -> None:
+        super().__init__(seed)
+        self._heads = heads
+
+    @tf.function(input_signature=[_RANKER_SPECS])
+    def serve(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        query = self.embed(inputs)[:, None, :]
+        ads = tf.reduce_sum(tf.gather(self.table, inputs["ad_features"] % _BUCKETS), axis=2)
+        logits = tf.reduce_sum(query * ads, axis=-1) / 4.0
+        click = tf.sigmoid(logits)
+        scores = {
+            "click": click,
+            "engagement": click * tf.sigmoid(tf.reduce_sum(ads, -1)),
+            "revenue": click * tf.exp(tf.sin(logits)),
+        }
+        return {OUTPUTS[head]: scores[head] for head in self._heads}
+
+
+def ad_features(num_ads: int = NUM_ADS) -> np.ndarray:
+    """Returns the encoded ads, [N, F] int32."""
+    rng = np.random.default_rng(5)
+    return rng.integers(0, 1000, size=(num_ads, len(AD_FIELDS)), dtype=np.int32)
+
+
+def ad_embeddings(num_ads: int = NUM_ADS) -> np.ndarray:
+    """Returns the ads' embeddings, [N, D] float32, of unit length."""
+    embeddings = np.random.default_rng(6).normal(size=(num_ads, DIMENSION)).astype(np.float32)
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def ads_table(num_ads: int = NUM_ADS) -> pa.Table:
+    """Returns ad_id and the raw ad fields; every seventh price is NaN."""
+    return pa.table(
+        {
+            "ad_id": [f"ad-{row}" for row in range(num_ads)],
+            "advertiser": [f"advertiser-{row % 9}" for row in range(num_ads)],
+            "category": [None if row % 5 == 0 else f"c{row % 4}" for row in range(num_ads)],
+            "price": [float("nan") if row % 7 == 0 else row / 2 for row in range(num_ads)],
+        }
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a tiny bundle is made of; another seed is another training."""
+
+    seed: int = 0
+    num_ads: int = NUM_ADS
+    heads: tuple[str, ...] = ("click", "engagement", "revenue")
+
+    @property
+    def training_id(self) -> str:
+        return f"training-{self.seed}"
+
+    def write(self, staged: bundle.Staged) -> manifest.Content:
+        """Fills the three directories and returns the manifest's content."""
+        tower, ranker = QueryTower(self.seed), Ranker(self.seed + 100, self.heads)
+        for model, directory in ((tower, staged.query_tower), (ranker, staged.ranker)):
+            tf.saved_model.save(model, str(directory), signatures={"serving_default": model.serve})
+        built = ad_index.build(ad_embeddings(self.num_ads), ad_index.IndexConfig(kind="Flat"))
+        built.save(staged.ad_index, ad_features(self.num_ads), ads_table(self.num_ads))
+        for part in ("query_tower", "ranker", "ad_index"):
+            parts.write_identity(
+                part,
+                getattr(staged, part),
+                training_id=self.training_id,
+                dataset_fingerprint="fingerprint-1",
+            )
+        return manifest.Content(
+            training_id=self.training_id,
+            dataset_fingerprint="fingerprint-1",
+            schema={"name": "tiny"},
+            query_fields=QUERY_FIELDS,
+            ad_fields=AD_FIELDS,
+            heads={head: head in self.heads for head in OUTPUTS},
+            outputs={head: OUTPUTS[head] for head in self.heads},
+            signatures={},
+            index=built.manifest_index(recall=1.0),
+            metrics={"auc": 0.75},
+            probes=_probes(tower, ranker, built, ad_features(self.num_ads)),
+        )
+
+
+def raw_inputs(rows: list[dict]) -> dict[str, tf.Tensor]:
+    """Lays out raw rows without the code under test."""
+    return {
+        "country": tf.constant([row.get("country") or "" for row in rows]),
+        "device": tf.constant([row.get("device") or "" for row in rows]),
+        "age": tf.constant(
+            [float("nan") if row.get("age") is None else row["age"] for row in rows], tf.float32
+        ),
+    }
+
+
+def _probes(
+    tower: QueryTower, ranker: Ranker, built: ad_index.BuiltIndex, features: np.ndarray
+) -> dict:
+    inputs = raw_inputs(PROBE_REQUESTS)
+    embeddings = tower.serve(inputs)["query_embedding"].numpy()
+    _, rows = built.searcher.search(embeddings, 20)
+    scores = ranker.serve({**inputs, "ad_features": tf.constant(features[rows])})
+    return {
+        "requests": PROBE_REQUESTS,
+        "query_embeddings": embeddings.tolist(),
+        "candidates": rows.tolist(),
+        "scores": {name: values.numpy().tolist() for name, values in scores.items()},
+    }
+
+
+def publish(base: pathlib.Path, recipe: Recipe | None = None, version: int | None = None) -> int:
+    """Publishes a tiny bundle and returns its version."""
+    return bundle.publish(base, (recipe or Recipe()).write, version=version).version
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Base directory with version 1. Read only: copy it to change it."""
+    base = tmp_path_factory.mktemp("tiny") / "bundles"
+    publish(base)
+    return base
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_base: pathlib.Path) -> bundle.Bundle:
+    """The loaded bundle of `tiny_base`."""
+    return bundle.load(tiny_base)
+
+
+@contextlib.contextmanager
+def serve_ranker(base: pathlib.Path, port: int = 0) -> Iterator[model_server.ModelServer]:
+    """Runs the embedded server on the ranker of a base directory."""
+    with model_server.ModelServer({"ranker": base / "ranker"}, port=port) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ranker_address(tiny_base: pathlib.Path) -> Iterator[str]:
+    """Address of a server of the ranker of `tiny_base`."""
+    with serve_ranker(tiny_base) as server:
+        yield f"127.0.0.1:{server.port}"
+
+
+def free_port() -> int:
+    """Returns a port on which nothing listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def make_orchestrator(
+    release: bundle.Bundle,
+    address: str,
+    config: orchestrator.OrchestratorConfig | None = None,
+) -> orchestrator.Orchestrator:
+    """Joins a bundle and the server at an address."""
+    client = ranker_client.RankerClient(
+        address, version=release.version, outputs=release.manifest.outputs.values()
+    )
+    # The machine of a test may be slow, and lateness has its own tests.
+    patient = orchestrator.OrchestratorConfig(default_deadline_ms=30_000)
+    return orchestrator.Orchestrator(release, client, config or patient)
+
+
+class _Altering(prediction_service_pb2_grpc.PredictionServiceServicer):
+    def __init__(self, address: str, edit: Callable) -> None:
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(
+            grpc.insecure_channel(address)
+        )
+        self._edit = edit
+
+    def Predict(self, request, context):
+        reply = self._stub.Predict(request)
+        self._edit(reply)
+        return reply
+
+
+@contextlib.contextmanager
+def altering_server(address: str, edit: Callable) -> Iterator[str]:
+    """Runs a real server that passes calls on and lets `edit` change, or hold, the replies."""
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        _Altering(address, edit), server
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(grace=None).wait()
+
+
+@contextlib.contextmanager
+def serve_app(service: orchestrator.Orchestrator, **options: int) -> Iterator[str]:
+    """Runs the REST service with uvicorn in a thread and yields its URL."""
+    # The protocol is named because asyncio sets TCP_NODELAY only then: 40 ms for each answer.
+    with socket.socket(proto=socket.IPPROTO_TCP) as sock:
+        sock.bind(("127.0.0.1", 0))
+        # Listening before the server runs: early connections wait instead of failing.
+        sock.listen()
+        config = uvicorn.Config(app.create_app(service, **options), log_level="warning")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def service_url(tiny_bundle: bundle.Bundle, ranker_address: str) -> Iterator[str]:
+    """URL of a REST service with everything real behind it."""
+    with serve_app(make_orchestrator(tiny_bundle, ranker_address)) as url:
+        yield url

@@ -1,0 +1,179 @@
+import dataclasses
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pytest
+import serving_fixtures
+
+from serving import ad_index, errors
+
+pytest_plugins = ("serving_fixtures",)
+
+KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
+
+
+def clustered(num_ads: int, num_clusters: int = 40, dimension: int = 32) -> np.ndarray:
+    """Returns unit vectors around centres, as trained embeddings lie: [N, D] float32."""
+    rng = np.random.default_rng(num_ads)
+    centres = rng.normal(size=(num_clusters, dimension))
+    points = centres[rng.integers(0, num_clusters, num_ads)]
+    points = points + 0.4 * rng.normal(size=(num_ads, dimension))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def save(built: ad_index.BuiltIndex, directory, **changes):
+    num_ads = built.searcher.num_ads
+    parts = {
+        "ad_features": serving_fixtures.ad_features(num_ads),
+        "ads": serving_fixtures.ads_table(num_ads),
+    }
+    built.save(directory, **{**parts, **changes})
+    return directory
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recall_against_exact_search_is_high_after_saving(kind, tmp_path):
+    embeddings = clustered(3000)
+    built = ad_index.build(
+        embeddings, ad_index.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
+    )
+    index = ad_index.AdIndex.open(save(built, tmp_path))
+    assert index.kind == kind
+    assert index.search_parameters() == built.searcher.search_parameters()
+    recall = ad_index.recall_against_exact(index, embeddings, clustered(60), 500)
+    assert recall == 1.0 if kind == "Flat" else recall >= 0.98
+
+
+def test_exact_scores_and_order_by_hand(tmp_path):
+    embeddings = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
+    index = ad_index.AdIndex.open(save(ad_index.build(embeddings), tmp_path))
+    scores, rows = index.search(np.array([[0, 1], [1, 0]], dtype=np.float32), 2)
+    # Inner products with (0, 1): 0, 1, 0.8; with (1, 0): 1, 0, 0.6.
+    assert rows.tolist() == [[1, 2], [0, 2]]
+    assert rows.dtype == np.int64
+    np.testing.assert_allclose(scores, [[1.0, 0.8], [1.0, 0.6]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_ads", [1, 3, 100])
+def test_tiny_catalogues_give_all_their_ads(kind, num_ads, tmp_path):
+    built = ad_index.build(clustered(num_ads), ad_index.IndexConfig(kind=kind))
+    index = ad_index.AdIndex.open(save(built, tmp_path))
+    scores, rows = index.search(clustered(4), 500)
+    assert scores.shape == rows.shape == (4, num_ads)
+    assert all(sorted(row) == list(range(num_ads)) for row in rows.tolist())
+    if kind in ("IVF", "IVFPQ"):
+        assert index.kind == built.manifest_index(1.0)["kind"] == "Flat"
+        assert built.build_parameters["fallback"] == f"{kind} needs 1024 ads, there are {num_ads}"
+
+
+@pytest.mark.parametrize("kind", ["IVF", "IVFPQ", "HNSW"])
+@pytest.mark.parametrize("k", [500, 2000, 10_000])
+def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
+    embeddings = clustered(2000)
+    config = ad_index.IndexConfig(kind=kind, num_probes=1, search_width=1, num_neighbours=2)
+    searcher = ad_index.build(embeddings, config).searcher
+    scores, rows = searcher.search(clustered(7), k)
+    assert rows.shape == (7, min(k, 2000))
+    assert (rows >= 0).all()
+    assert all(len(set(row)) == len(row) for row in rows.tolist())
+    assert np.isfinite(scores).all()
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_finds_what_its_queries_find_alone(kind):
+    searcher = ad_index.build(clustered(3000), ad_index.IndexConfig(kind=kind)).searcher
+    queries = clustered(9)
+    _, together = searcher.search(queries, 50)
+    alone = [searcher.search(query[None], 50)[1][0] for query in queries]
+    assert together.tolist() == np.stack(alone).tolist()
+
+
+def test_an_l2_index_is_refused(tmp_path):
+    save(ad_index.build(clustered(10)), tmp_path)
+    index = faiss.IndexFlatL2(32)
+    index.add(clustered(10))
+    faiss.write_index(index, str(tmp_path / "index.faiss"))
+    with pytest.raises(errors.AdIndexError, match="expected an inner-product index"):
+        ad_index.AdIndex.open(tmp_path)
+
+
+def test_files_of_different_length_are_refused(tmp_path):
+    built = ad_index.build(clustered(10))
+    with pytest.raises(errors.AdIndexError, match=r"as many .* got \(10, 9, 10\)"):
+        save(built, tmp_path, ad_features=serving_fixtures.ad_features(9))
+    save(built, tmp_path)
+    np.save(tmp_path / "ad_features.npy", serving_fixtures.ad_features(9))
+    with pytest.raises(errors.AdIndexError, match=r"got \(10, 9, 10\)"):
+        ad_index.AdIndex.open(tmp_path)
+
+
+def test_an_ad_id_given_twice_is_refused(tmp_path):
+    ads = pa.table({"ad_id": ["a", "a", "b"]})
+    with pytest.raises(errors.AdIndexError, match="ad_id with 3 different values"):
+        save(ad_index.build(clustered(3)), tmp_path, ads=ads)
+
+
+def test_an_unreadable_index_is_named(tmp_path):
+    save(ad_index.build(clustered(3)), tmp_path)
+    (tmp_path / "index.faiss").write_bytes(b"no index")
+    with pytest.raises(errors.AdIndexError, match="cannot be opened"):
+        ad_index.AdIndex.open(tmp_path)
+
+
+def test_bad_embeddings_are_refused():
+    with pytest.raises(errors.AdIndexError, match="N ≥ 1"):
+        ad_index.build(np.zeros((0, 4), np.float32))
+    embeddings = clustered(5)
+    embeddings[3, 1] = np.nan
+    with pytest.raises(errors.AdIndexError, match="embedding of ad 3 is not finite"):
+        ad_index.build(embeddings)
+
+
+def test_config_errors_name_the_field():
+    with pytest.raises(ValueError, match="kind: expected one of"):
+        ad_index.IndexConfig(kind="LSH")
+    with pytest.raises(ValueError, match="num_probes: expected a positive integer"):
+        ad_index.IndexConfig(num_probes=0)
+    with pytest.raises(ValueError, match="num_codes: expected a divisor of the dimension 32"):
+        ad_index.build(clustered(2000), ad_index.IndexConfig(num_codes=7))
+
+
+def test_k_must_be_positive():
+    with pytest.raises(ValueError, match="k: expected a positive integer"):
+        ad_index.build(clustered(3)).searcher.search(clustered(1), 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_that_is_not_finite_is_refused(kind):
+    searcher = ad_index.build(clustered(2000), ad_index.IndexConfig(kind=kind)).searcher
+    with pytest.raises(errors.AdIndexError, match="finite query embeddings"):
+        searcher.search(np.full((1, 32), np.nan, np.float32), 5)
+
+
+def test_features_and_display_follow_the_catalogue(tiny_bundle):
+    index = tiny_bundle.ad_index
+    rows = np.array([[0, 299], [7, 7]])
+    expected = serving_fixtures.ad_features()[rows]
+    assert index.features(rows).tolist() == expected.tolist()
+    assert index.features(rows).dtype == np.int32
+    assert index.ad_ids(np.array([299, 0])) == ["ad-299", "ad-0"]
+    assert index.display(np.array([7, 11])) == [
+        # 7 % 9, 7 % 4; every seventh price is NaN, which JSON lacks.
+        {"advertiser": "advertiser-7", "category": "c3", "price": None},
+        {"advertiser": "advertiser-2", "category": "c3", "price": 5.5},
+    ]
+
+
+def test_default_parameters_at_a_million_ads():
+    kind, build = ad_index.index_build.resolve(ad_index.IndexConfig(), 1_000_000, 256)
+    assert kind == "IVFPQ"
+    # The power of two below 4 * sqrt(1e6) = 4000; one code for two dimensions.
+    assert build["factory"] == "IVF2048,PQ128x4fs,Refine(SQ8)"
+
+
+def test_the_config_is_plain_data():
+    config = ad_index.IndexConfig(kind="HNSW")
+    assert ad_index.IndexConfig(**dataclasses.asdict(config)) == config

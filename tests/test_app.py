@@ -1,0 +1,193 @@
+import asyncio
+import json
+
+import httpx
+import pytest
+import serving_fixtures
+
+pytest_plugins = ("serving_fixtures",)
+
+
+@pytest.fixture
+def http(service_url):
+    with httpx.Client(base_url=service_url, timeout=30) as client:
+        yield client
+
+
+def error_of(reply):
+    (document,) = reply.json().values()
+    assert set(document) == {"code", "message"}
+    assert "Traceback" not in reply.text
+    return reply.status_code, document["code"], document["message"]
+
+
+def test_recommend_answers_as_the_contract_says(http):
+    body = {"user": {"country": "CH"}, "context": {"device": "tv"}, "k": 3, "request_id": "r7"}
+    reply = http.post("/v1/recommend", json=body)
+    assert reply.status_code == 200
+    answer = reply.json()
+    assert list(answer) == [
+        *("request_id", "bundle_version", "degraded", "order", "ads", "absent_heads", "stage_ms")
+    ]
+    assert (answer["request_id"], answer["bundle_version"]) == ("r7", 1)
+    assert (answer["degraded"], answer["order"], answer["absent_heads"]) == (None, "utility", [])
+    assert [ad["rank"] for ad in answer["ads"]] == [1, 2, 3]
+    assert set(answer["ads"][0]) == {
+        *("rank", "ad_id", "utility", "click_probability", "engagement_probability"),
+        *("expected_revenue", "retrieval_score", "fields"),
+    }
+    assert set(answer["ads"][0]["fields"]) == {"advertiser", "category", "price"}
+
+
+def test_an_empty_object_gives_the_default_ten(http):
+    answer = http.post("/v1/recommend", json={}).json()
+    assert len(answer["ads"]) == 10
+    assert answer["request_id"]
+
+
+def test_null_is_the_same_as_absent(http):
+    nulls = dict.fromkeys(("user", "context", "k", "weights", "deadline_ms", "request_id"))
+    reply = http.post("/v1/recommend", json=nulls)
+    assert len(reply.json()["ads"]) == 10
+
+
+def test_no_number_of_an_answer_is_nan(http):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    reply = http.post("/v1/recommend", json={"k": 300})
+    answer = json.loads(reply.text, parse_constant=refuse)
+    assert sum(ad["fields"]["price"] is None for ad in answer["ads"]) == 43  # 0, 7, … 294
+
+
+def test_a_batch_is_answered_in_order(http):
+    requests = [{"user": {"country": c}, "request_id": c, "k": 2} for c in ("a", "b", "c")]
+    reply = http.post("/v1/recommend/batch", json={"requests": requests})
+    answers = reply.json()["responses"]
+    assert [answer["request_id"] for answer in answers] == ["a", "b", "c"]
+    alone = http.post("/v1/recommend", json=requests[1]).json()
+    assert [ad["ad_id"] for ad in answers[1]["ads"]] == [ad["ad_id"] for ad in alone["ads"]]
+
+
+def test_a_batch_of_none_is_answered_with_none(http):
+    reply = http.post("/v1/recommend/batch", json={"requests": []})
+    assert (reply.status_code, reply.json()) == (200, {"responses": []})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "message"),
+    [
+        (b"{", 400, "malformed_json", "The body is no JSON"),
+        (b"", 422, "invalid_body", "body: Field required"),
+        (b"[]", 422, "invalid_body", "body: "),
+        (b"null", 422, "invalid_body", "body: "),
+        (b"\xff\xfe", 400, None, ""),
+        (b"[" * 100_000, 400, None, ""),
+        (b'{"user": 3}', 422, "invalid_body", "body.user: Input should be a valid dictionary"),
+        (b'{"k": "3"}', 422, "invalid_body", "body.k: Input should be a valid integer"),
+        (b'{"k": 1.0}', 422, "invalid_body", "body.k: "),
+        (b'{"k": true}', 422, "invalid_body", "body.k: "),
+        (b'{"k": 0}', 400, "invalid_request", "k: expected an integer of at least 1"),
+        (b'{"users": {}}', 422, "invalid_body", "body.users: Extra inputs are not permitted"),
+        (b'{"user": {"x": 1}}', 400, "invalid_request", "user: unknown field 'x'"),
+        (b'{"user": {"\\ud800": 1}}', 400, "invalid_request", "user: unknown field"),
+        (b'{"user": {"age": NaN}}', 400, "invalid_request", "user.age: expected a finite number"),
+        (b'{"user": {"age": 1e999}}', 400, "invalid_request", "user.age: expected a finite"),
+        (b'{"user": {"country": "\\ud800"}}', 400, "invalid_request", "user.country: expected"),
+        (b'{"weights": {"click": NaN}}', 400, "invalid_request", "weights.click: expected"),
+        (b'{"weights": {"click": "1"}}', 422, "invalid_body", "body.weights.click: "),
+        (b'{"deadline_ms": -1}', 400, "invalid_request", "deadline_ms: expected"),
+        (b'{"request_id": "\\u0000"}', 400, "invalid_request", "request_id: expected"),
+        (b'{"request_id": "\\ud800"}', None, None, "request_id"),
+    ],
+)
+def test_refused_bodies(http, body, status, code, message):
+    reply = http.post("/v1/recommend", content=body, headers={"content-type": "application/json"})
+    found_status, found_code, found_message = error_of(reply)
+    assert found_status == status or (status is None and found_status in (400, 422))
+    assert code is None or found_code == code
+    assert message in found_message
+
+
+def test_a_body_above_the_limit_is_refused(tiny_bundle, ranker_address):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with (
+        serving_fixtures.serve_app(service, max_body_bytes=1000) as url,
+        httpx.Client(base_url=url) as http,
+    ):
+        large = json.dumps({"user": {"country": "x" * 2000}}).encode()
+        status, code, message = error_of(http.post("/v1/recommend", content=large))
+        assert (status, code) == (413, "body_too_large")
+        assert "more than 1000 bytes" in message
+        # Without a declared length it is counted as it comes.
+        streamed = http.post("/v1/recommend", content=iter([large[:600], large[600:]]))
+        assert error_of(streamed)[:2] == (413, "body_too_large")
+        assert http.post("/v1/recommend", json={}).status_code == 200
+
+
+def test_unknown_paths_and_methods_are_json_errors(http):
+    assert error_of(http.get("/v1/nothing"))[:2] == (404, "not_found")
+    assert error_of(http.get("/v1/recommend"))[:2] == (405, "method_not_allowed")
+
+
+def test_the_bundle_is_described(http):
+    document = http.get("/v1/bundle").json()
+    assert document["version"] == 1
+    assert document["query_fields"] == serving_fixtures.QUERY_FIELDS
+    assert document["heads"] == {"click": True, "engagement": True, "revenue": True}
+    assert document["index"]["num_ads"] == 300
+    assert "probes" not in document
+
+
+def test_health_and_readiness(http):
+    assert http.get("/healthz").json() == {"status": "ok"}
+    assert http.get("/readyz").json() == {"status": "ready", "degraded": None}
+
+
+def test_without_a_ranker_it_is_alive_and_answers_but_is_not_ready(tiny_bundle):
+    address = f"127.0.0.1:{serving_fixtures.free_port()}"
+    service = serving_fixtures.make_orchestrator(tiny_bundle, address)
+    with serving_fixtures.serve_app(service) as url, httpx.Client(base_url=url) as http:
+        assert http.get("/healthz").status_code == 200
+        status, code, message = error_of(http.get("/readyz"))
+        assert (status, code) == (503, "not_ready")
+        assert address in message
+        answer = http.post("/v1/recommend", json={}).json()
+        assert answer["order"] == "retrieval"
+        assert address in answer["degraded"]
+
+
+def test_a_ranker_of_another_training_is_not_ready(tiny_bundle, tmp_path):
+    serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(seed=9))
+    with serving_fixtures.serve_ranker(tmp_path) as server:
+        service = serving_fixtures.make_orchestrator(tiny_bundle, f"127.0.0.1:{server.port}")
+        with serving_fixtures.serve_app(service) as url:
+            status, code, message = error_of(httpx.get(f"{url}/readyz"))
+    assert (status, code) == (503, "not_ready")
+    assert "serves another model" in message
+
+
+def test_64_requests_at_once_over_http(service_url):
+    async def scenario():
+        async with httpx.AsyncClient(base_url=service_url, timeout=60) as http:
+            bodies = [{"user": {"age": n}, "request_id": str(n), "k": 5} for n in range(64)]
+            at_once = await asyncio.gather(*(http.post("/v1/recommend", json=b) for b in bodies))
+            alone = [await http.post("/v1/recommend", json=body) for body in bodies]
+            return [[reply.json() for reply in replies] for replies in (at_once, alone)]
+
+    at_once, alone = asyncio.run(scenario())
+    for number, (one, other) in enumerate(zip(at_once, alone, strict=True)):
+        assert one["request_id"] == str(number)
+        assert one["degraded"] is None
+        assert [ad["ad_id"] for ad in one["ads"]] == [ad["ad_id"] for ad in other["ads"]]
+
+
+def test_the_openapi_document_has_examples(http):
+    document = http.get("/openapi.json").json()
+    assert {"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/healthz", "/readyz"} <= set(
+        document["paths"]
+    )
+    schemas = document["components"]["schemas"]
+    example = schemas["RequestBody"]["examples"][0]
+    assert {"user", "context", "k", "weights", "deadline_ms", "request_id"} == set(example)
+    assert schemas["AnswerBody"]["examples"][0]["ads"]

@@ -1,0 +1,70 @@
+"""`python -m serving.model_server` as a process."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import saved_models
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _start(*flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "serving.model_server", *flags],
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
+    tmp_path: pathlib.Path,
+) -> None:
+    saved_models.save_lookup(tmp_path / "lookup" / "4")
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "lookup" base_path: "{tmp_path}/lookup" '
+        'model_platform: "tensorflow" version_labels { key: "stable" value: 4 } } }'
+    )
+    port, rest_port = _free_ports()
+    process = _start(
+        f"--port={port}",
+        f"--rest_api_port={rest_port}",
+        f"--model_config_file={config}",
+        "--allow_version_labels_for_unavailable_models",
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line == f"Serving gRPC 127.0.0.1:{port}, REST 127.0.0.1:{rest_port}: lookup 4\n"
+    url = f"http://127.0.0.1:{rest_port}/v1/models/lookup/labels/stable:predict"
+    assert httpx.post(url, json={"instances": [1]}, timeout=20).json() == {"predictions": [20.0]}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+
+
+def test_what_is_wrong_at_the_start_is_said_with_exit_code_1() -> None:
+    wrong = {
+        "--model_base_path=/no/such/path": "Could not find base path /no/such/path",
+        "--model_name=m": "model_base_path and server_options.model_config_file are empty",
+        "--no_such_flag=1": "Unknown command line flag 'no_such_flag'",
+    }
+    processes = [_start(f"--port={_free_ports()[0]}", "--rest_api_port=0", flag) for flag in wrong]
+    for process, message in zip(processes, wrong.values(), strict=True):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert message in errors
+        assert "Traceback" not in errors
