@@ -99,8 +99,10 @@ def read(
     """
     path = pathlib.Path(path)
     check_schema(schema)
-    extra_columns = [name for name in schema.columns if name not in COLUMNS]
-    companion = lines.Companion(path, extra_columns) if extra_columns else None
+    extra_types = {
+        name: _extra_type(schema, name) for name in schema.columns if name not in COLUMNS
+    }
+    companion = lines.Companion(path, extra_types) if extra_types else None
     for first_line, text in lines.split_blocks(path, block_bytes):
         block = parse(text, path, first_line)
         if companion is not None:
@@ -108,6 +110,12 @@ def read(
         yield block
     if companion is not None:
         companion.close()
+
+
+def _extra_type(schema: schema_lib.Schema, name: str) -> pa.DataType:
+    if name == schema.position:
+        return pa.int64()
+    return pa.float64() if name in (schema.engagement, schema.revenue) else pa.string()
 
 
 def parse(text: bytes, path: pathlib.Path, first_line: int) -> lines.Block:

@@ -9,7 +9,7 @@ import gzip
 import io
 import pathlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -118,45 +118,69 @@ class Companion:
 
     Args:
         log_path: The log.
-        columns: The columns wanted.
+        types: The columns wanted and their types: a type guessed block by block can change.
 
     Raises:
         FileNotFoundError: There is no companion.
         ValueError: The companion lacks a wanted column.
     """
 
-    def __init__(self, log_path: pathlib.Path, columns: Sequence[str]) -> None:
+    def __init__(self, log_path: pathlib.Path, types: Mapping[str, pa.DataType]) -> None:
         self.path = companion_path(log_path)
         if not self.path.is_file():
             raise FileNotFoundError(
-                f"The schema names the columns {list(columns)}, which {log_path} lacks; they "
+                f"The schema names the columns {list(types)}, which {log_path} lacks; they "
                 f"are read from {self.path}, which does not exist."
             )
-        self._columns = list(columns)
+        self._types = dict(types)
         self._file = io.BufferedReader(self.path.open("rb", buffering=0), 1 << 20)
         self._header = self._file.readline().decode("utf-8").rstrip("\r\n").split("\t")
-        missing = [name for name in columns if name not in self._header]
+        missing = [name for name in types if name not in self._header]
         if missing:
             raise ValueError(f"{self.path} lacks the columns {missing}; it has {self._header}.")
         self._next_line = 1
 
     def join(self, block: Block) -> Block:
-        """Adds the companion's columns to a block; blocks must come in file order."""
-        numbers = block.table[LINE_NUMBER]
+        """Adds the companion's columns to a block; blocks must come in file order.
+
+        Raises:
+            ValueError: The companion ends too early, or a line of it cannot be parsed.
+        """
         count = block.table.num_rows + len(block.rejected)
-        text = b"".join(self._readline() for _ in range(count))
-        table = pa_csv.read_csv(
-            io.BytesIO(text),
-            pa_csv.ReadOptions(column_names=self._header, block_size=len(text) + 1),
-            pa_csv.ParseOptions(delimiter="\t", quote_char=False),
-            pa_csv.ConvertOptions(include_columns=self._columns, strings_can_be_null=True),
-        )
-        rows = pc.subtract(numbers, self._next_line)
+        # The header is line 1, so a log line stands one line further down here.
+        table = self._parse([self._readline() for _ in range(count)], self._next_line + 1)
+        rows = pc.subtract(block.table[LINE_NUMBER], self._next_line)
         self._next_line += count
         joined = block.table
-        for name in self._columns:
+        for name in self._types:
             joined = joined.append_column(name, table[name].take(rows))
         return Block(joined, block.rejected)
+
+    def _parse(self, rows: list[bytes], first_line: int) -> pa.Table:
+        text = b"".join(rows)
+        try:
+            table = pa_csv.read_csv(
+                io.BytesIO(text),
+                pa_csv.ReadOptions(column_names=self._header, block_size=len(text) + 1),
+                pa_csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False),
+                pa_csv.ConvertOptions(
+                    column_types=self._types,
+                    include_columns=list(self._types),
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            )
+            if table.num_rows != len(rows):
+                raise pa.ArrowInvalid(f"{len(rows)} lines gave {table.num_rows} rows")
+        except pa.ArrowInvalid as error:
+            if len(rows) > 1:  # found by name, line by line
+                for line, row in enumerate(rows, first_line):
+                    self._parse([row], line)
+            raise ValueError(
+                f"{self.path}, line {first_line}: {error}; expected the tab-separated columns "
+                f"{self._header}."
+            ) from error
+        return table
 
     def _readline(self) -> bytes:
         line = self._file.readline()

@@ -1,0 +1,66 @@
+"""A tiny planted world, its log and the data set converted from it, built once a run."""
+
+import tfrec  # noqa: F401  (first: it selects Keras 2)
+
+import logs  # isort: skip
+import pytest
+
+from tfrec import config
+from tfrecords import synthetic
+
+NUM_IMPRESSIONS = 4_000
+
+
+@pytest.fixture(scope="session")
+def synthetic_log(tmp_path_factory):
+    world = synthetic.WorldConfig(
+        seed=5,
+        num_users=400,
+        num_ads=300,
+        num_campaigns=60,
+        num_advertisers=20,
+        num_categories=10,
+        num_publishers=40,
+        num_cities=40,
+    )
+    return synthetic.write_log(tmp_path_factory.mktemp("synthetic"), NUM_IMPRESSIONS, world)
+
+
+@pytest.fixture(scope="session")
+def data_set(synthetic_log, tmp_path_factory):
+    return logs.converted(
+        synthetic_log.log,
+        tmp_path_factory.mktemp("converted") / "data",
+        synthetic.schema(),
+        ads_path=synthetic_log.ads,
+        validation_fraction=0.15,
+        test_fraction=0.15,
+    )
+
+
+@pytest.fixture(scope="session")
+def ranker_config():
+    return config.RankerConfig(
+        field_dim=4,
+        model_dim=16,
+        num_blocks=2,
+        num_heads=2,
+        num_query_tokens=2,
+        feed_forward_dim=16,
+        num_cross_layers=1,
+        epochs=2,
+        batch_size=128,
+    )
+
+
+@pytest.fixture(scope="session")
+def retrieval_config():
+    return config.RetrievalConfig(
+        embedding_dim=16,
+        field_dim=4,
+        hidden_dim=32,
+        epochs=3,
+        batch_size=64,
+        uniform_negatives=32,
+        selection_k=50,
+    )
