@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import grpc
 from tensorflow.core.protobuf import config_pb2
 
-from serving import (
+from serving.embedded import (
     grpc_server,
     model_config,
     rest_api,
@@ -236,6 +236,6 @@ class ModelServer:
 
 
 if __name__ == "__main__":
-    from serving import model_server_main
+    from serving.embedded import command
 
-    model_server_main.run()
+    command.run()

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving import tensor_codec
+from serving.embedded import tensor_codec
 
 
 class _Score(tf.Module):

@@ -117,7 +117,7 @@ GOOD = logs.rows(1, seed=9)[0]
         (logs.text([[GOOD[0], "nan", *GOOD[2:]]]), r"I1 must be a finite number .* got 'nan'"),
         (logs.text([[GOOD[0], "inf", *GOOD[2:]]]), r"I1 must be a finite number .* got 'inf'"),
         (logs.text([[GOOD[0], "1e999", *GOOD[2:]]]), r"I1 must be a finite number"),
-        (logs.text([[GOOD[0], " 5", *GOOD[2:]]]), r"I1 must be a finite number .* got ' 5'"),
+        (logs.text([[GOOD[0], "  ", *GOOD[2:]]]), r"I1 must be a finite number .* got '  '"),
         (logs.text([GOOD[:20] + ["ab\rcd"] + GOOD[21:]]), r"carriage return stands inside"),
         (logs.text([criteo.COLUMNS]), r"looks like a header line .*remove it"),
         (
@@ -127,13 +127,31 @@ GOOD = logs.rows(1, seed=9)[0]
     ],
     ids=[
         "short", "extra column", "blank", "label 2", "label 0.5", "label -1", "no number", "nan",
-        "inf", "overflow", "space", "carriage return", "header inside", "not UTF-8",
+        "inf", "overflow", "spaces", "carriage return", "header inside", "not UTF-8",
     ],
 )  # fmt: skip
 def test_a_bad_line_is_rejected_with_its_reason_and_its_neighbours_kept(tmp_path, line, reason):
     _, rejected = bad_line(tmp_path, line)
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(rejected.reason)
+
+
+@pytest.mark.parametrize("value", ["5", "-5", "1.", ".5", "1e3", "1E-3", "007", " 5", "5 ", "+5"])
+@pytest.mark.parametrize("beside", [b"", b"bad\n"], ids=["among good lines", "beside a bad line"])
+def test_a_number_is_read_alike_with_and_without_a_bad_line_beside_it(tmp_path, value, beside):
+    path = tmp_path / "log.tsv"
+    path.write_bytes(logs.text([[GOOD[0], value, *GOOD[2:]]]) + beside)
+    table, rejected = read(path)
+    assert table["I1"].to_pylist() == [float(value)]
+    assert len(rejected) == bool(beside)
+
+
+@pytest.mark.parametrize("value", ["+-5", "0x10", "1,5", "1_000", "--5", "5-", "infinity", "5 5"])
+@pytest.mark.parametrize("beside", [b"", b"bad\n"], ids=["among good lines", "beside a bad line"])
+def test_no_number_is_rejected_with_and_without_a_bad_line_beside_it(tmp_path, value, beside):
+    path = tmp_path / "log.tsv"
+    path.write_bytes(logs.text([[GOOD[0], value, *GOOD[2:]]]) + beside)
+    assert read(path)[1][0].line == 1
 
 
 def test_a_header_on_the_first_line_is_rejected_and_the_rest_kept(tmp_path):
@@ -159,7 +177,7 @@ def test_missing_paths_directories_and_empty_files_are_refused_by_name(tmp_path)
     with pytest.raises(ValueError, match=r"empty\.tsv is empty; expected a log"):
         read(empty)
     empty.write_bytes(gzip.compress(b""))
-    with pytest.raises(ValueError, match=r"empty\.tsv is empty; expected a log"):
+    with pytest.raises(ValueError, match=r"empty\.tsv holds nothing; expected a log"):
         read(empty)
 
 
@@ -234,7 +252,9 @@ def test_a_companion_with_another_number_of_lines_is_refused(tmp_path, count, wh
         with_companion(tmp_path, logs.text(logs.rows(5)), extra)
 
 
-@pytest.mark.parametrize("line", ["r\t0\t0\n", "r\t0\tyes\t0\n", "r\t0\t0\t0\t0\n", "\n", "a\rb\t0\t0\t0\n"])
+@pytest.mark.parametrize(
+    "line", ["r\t0\t0\n", "r\t0\tyes\t0\n", "r\t0\t0\t0\t0\n", "a\rb\t0\t0\t0\n"]
+)
 def test_a_companion_line_that_cannot_be_parsed_is_named(tmp_path, line):
     good = "r\t0\t0\t0\n"
     extra = EXTRA_HEADER + good * 2 + line + good * 2

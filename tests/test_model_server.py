@@ -26,7 +26,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import model_config, model_server, rpc_status, tensor_codec
+from serving import model_server
+from serving.embedded import model_config, rpc_status, tensor_codec
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -151,6 +152,12 @@ def test_replies_fill_tensor_content_when_asked(models: pathlib.Path) -> None:
 def test_strings_that_are_not_utf8_pass_unchanged(client: _Client) -> None:
     text = np.array([b"\x00\xff", "é".encode(), b""], object)
     assert _array(client.predict(_request("text", text=text)), "text").tolist() == text.tolist()
+
+
+def test_scalars_are_answered_by_scalars(client: _Client) -> None:
+    reply = client.predict(_request("text", text=np.array(b"ab", object)))
+    assert _array(reply, "text").shape == ()
+    assert _array(reply, "text").item() == b"ab"
 
 
 def test_an_empty_batch_is_valid(client: _Client) -> None:

@@ -94,6 +94,12 @@ def test_binary_strings_travel_as_base64_in_and_out(http: httpx.Client) -> None:
     assert b'["\\u0000\xff", "\xc3\xa9"' in _predict(http, body, path).content
 
 
+def test_a_scalar_needs_no_list_in_the_column_form(http: httpx.Client) -> None:
+    path = "/v1/models/text:predict"
+    assert _predict(http, {"inputs": "a"}, path).json() == {"outputs": "a"}
+    assert _predict(http, {"inputs": 1}, "/v1/models/lookup:predict").json() == {"outputs": 20.0}
+
+
 def test_version_signature_and_case_of_the_path(http: httpx.Client) -> None:
     body = {"signature_name": "serving_default", "instances": [2]}
     for path in ("/v1/models/lookup/versions/1:predict", "/V1/MODELS/%6Cookup:predict"):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
-from serving import tensor_codec
+from serving.embedded import tensor_codec
 
 _NUMERIC = [
     tf.float32,

@@ -103,6 +103,10 @@ def convert(
     splitter = _Splitter(source, boundaries, num_lines, progress)
     fitted, catalogue, num_rejected = _fit(splitter, partial, max_rejected_fraction)
     splits = _write(splitter, fitted, catalogue, partial)
+    if not splits["train"]["rows"]:
+        raise ValueError(
+            f"{source.path}: no training rows are left of {num_lines} lines; use a larger log."
+        )
     written = sum(split["rows"] for split in splits.values())
     if written + num_rejected != num_lines:
         raise ValueError(
@@ -251,7 +255,7 @@ def _write(
         samples += _samples(schema, requests_table, splits, NUM_SAMPLE_REQUESTS - len(samples))
         query = query_encoder.encode_table(requests_table)
         ad = ad_encoder.encode_table(block.table)
-        per_ad = {"ad_row": catalogue.rows(block.table), **_labels(schema, block.table)}
+        per_ad = {"ad_row": catalogue.rows(block.table), **_labels(splitter.source, block.table)}
         split_of_row = np.repeat(splits, lengths)
         for index, split_writer in enumerate(writers):
             requests, rows = splits == index, split_of_row == index
@@ -279,17 +283,28 @@ def _samples(
     ]
 
 
-def _labels(schema: schema_lib.Schema, table: pa.Table) -> dict[str, np.ndarray]:
-    labels = {}
+def _labels(source: Source, table: pa.Table) -> dict[str, np.ndarray]:
+    schema, labels = source.schema, {}
     for label, column in schema.labels.items():
         values = table[column].cast(pa.float64()).to_numpy()
         good = (values >= 0) if label == "revenue" else (values == 0) | (values == 1)
-        if not (good & np.isfinite(values)).all():
-            row = int(np.flatnonzero(~(good & np.isfinite(values)))[0])
-            line = table[lines.LINE_NUMBER][row].as_py()
-            allowed = "a finite number of at least 0" if label == "revenue" else "0 or 1"
-            raise ValueError(f"Line {line}: {column} must be {allowed}, got {values[row]}.")
+        allowed = "a finite number of at least 0" if label == "revenue" else "0 or 1"
+        _check_values(source, table, column, good & np.isfinite(values), allowed)
         labels[label] = values
     if schema.position is not None:
+        present = table[schema.position].is_valid().to_numpy()
+        _check_values(source, table, schema.position, present, "a whole number")
         labels["position"] = table[schema.position].cast(pa.int32()).to_numpy()
     return labels
+
+
+def _check_values(
+    source: Source, table: pa.Table, column: str, good: np.ndarray, allowed: str
+) -> None:
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        line, value = table[lines.LINE_NUMBER][row].as_py(), table[column][row].as_py()
+        raise ValueError(
+            f"{source.path}, line {line}: its {column} must be {allowed}, got {value}; correct or "
+            "remove the line, in the companion file too if there is one."
+        )

@@ -103,7 +103,6 @@ class DataSet:
 
         Raises:
             FileNotFoundError: A shard is missing.
-            ValueError: A shard has another size than when it was written.
         """
         shards = self.description["splits"][split]["shards"]
         paths = [str(self.directory / shard["file"]) for shard in shards]

@@ -33,7 +33,7 @@ CATEGORICAL_COLUMNS = tuple(f"C{i}" for i in range(1, 27))
 COLUMNS = (LABEL, *NUMERIC_COLUMNS, *CATEGORICAL_COLUMNS)
 AD_KEY = ("C7", "C11", "C13", "C17")
 
-_NUMBER = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LAYOUT = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
 _CONVERT = pa_csv.ConvertOptions(
     column_types={
@@ -179,6 +179,7 @@ def _fault(line: bytes) -> str | None:
             return f"looks like a header line (first value {values[0][:40]!r}); remove it"
         return f"the label must be 0 or 1, got {values[0][:40]!r}"
     for name, value in zip(NUMERIC_COLUMNS, values[1:14], strict=True):
-        if value and not (_NUMBER.fullmatch(value) and np.isfinite(float(value))):
+        # Spaces around a number are allowed, as the fast path allows them.
+        if value and not (_NUMBER.fullmatch(value.strip(" ")) and np.isfinite(float(value))):
             return f"{name} must be a finite number or empty, got {value[:40]!r}"
     return None

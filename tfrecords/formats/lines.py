@@ -89,6 +89,8 @@ def split_blocks(path: pathlib.Path, block_bytes: int) -> Iterator[tuple[int, by
                 first_line += text.count(b"\n", 0, end)
     if rest:
         yield first_line, rest
+    elif first_line == 1:
+        raise ValueError(f"{path} holds nothing; expected a log with at least one line.")
 
 
 def count_lines(text: bytes) -> int:

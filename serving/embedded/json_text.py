@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving import rpc_status, tensor_codec
+from serving.embedded import rpc_status, tensor_codec
 
 _INDENT = "    "
 _SHOWN_BYTES = 256

@@ -10,7 +10,7 @@ import tensorflow as tf
 from google.protobuf import message as protobuf_message
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving import rpc_status, servable
+from serving.embedded import rpc_status, servable
 
 RECORDS_PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _MAX_RECORDS = 1000

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving import json_text, json_values, rpc_status
+from serving.embedded import json_text, json_values, rpc_status
 
 _BYTES_SUFFIX = "_bytes"
 _DECODER = json.JSONDecoder()

@@ -15,7 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from tensorflow.core.protobuf import config_pb2
 
-from serving import model_config, model_server, rpc_status
+from serving import model_server
+from serving.embedded import model_config, rpc_status
 
 _DRAIN_SECONDS = 10.0
 

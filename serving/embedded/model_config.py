@@ -12,7 +12,7 @@ from typing import TypeAlias
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving import rpc_status
+from serving.embedded import rpc_status
 
 _PLATFORM = "tensorflow"
 _MAX_VERSION = 2**63 - 1

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
-from serving import model_config, model_versions, rpc_status, servable
+from serving.embedded import model_config, model_versions, rpc_status, servable
 
 _logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.framework import ops
 
-from serving import rpc_status, tensor_codec
+from serving.embedded import rpc_status, tensor_codec
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 # Each set of fetched outputs is a prepared executor; past this many, all outputs are run instead.
@@ -132,7 +132,7 @@ class _Signature:
         values = dict(
             zip(targets, call(*(arrays[alias] for alias in self._feed_order)), strict=True)
         )
-        return {alias: values[self._fetches[alias]] for alias in wanted}
+        return {alias: _as_array(values[self._fetches[alias]]) for alias in wanted}
 
     def _check_names(self, inputs: Mapping[str, Tensor]) -> None:
         too_few = len(inputs) < len(self._feeds) and not self._defaults
@@ -209,6 +209,11 @@ class _Signature:
                 # what it is fed, replaces shape errors by its own and takes 0.1 ms longer.
                 self._prepared[targets] = self._session._make_callable_from_options(options)
             return targets, self._prepared[targets]
+
+
+def _as_array(value: Any) -> np.ndarray:
+    # The session returns a scalar as a NumPy scalar, and a scalar string as bare bytes.
+    return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
 def _load(session: tf.compat.v1.Session, path: str) -> meta_graph_pb2.MetaGraphDef:

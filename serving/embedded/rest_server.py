@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from serving import rest_api
+from serving.embedded import rest_api
 
 _logger = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 2**31 - 1

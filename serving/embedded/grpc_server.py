@@ -5,7 +5,7 @@ from concurrent import futures
 import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving import grpc_health, prediction_service, servable_manager
+from serving.embedded import grpc_health, prediction_service, servable_manager
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),

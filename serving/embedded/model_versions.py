@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from tensorflow_serving.apis import get_model_status_pb2
 
-from serving import rpc_status, servable
+from serving.embedded import rpc_status, servable
 
 State: TypeAlias = get_model_status_pb2.ModelVersionStatus
 

@@ -17,7 +17,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import rpc_status, servable, servable_manager, tensor_codec
+from serving.embedded import rpc_status, servable, servable_manager, tensor_codec
 
 SIGNATURE_FIELD = "signature_def"
 _Reply = TypeVar("_Reply")

@@ -15,7 +15,14 @@ from google.protobuf import json_format
 from google.protobuf import message as protobuf_message
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
-from serving import json_text, prediction_service, rest_json, rpc_status, servable, servable_manager
+from serving.embedded import (
+    json_text,
+    prediction_service,
+    rest_json,
+    rpc_status,
+    servable,
+    servable_manager,
+)
 
 _MODEL = r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
 _PREDICTION_PATH = re.compile(_MODEL + ":(classify|regress|predict)", re.IGNORECASE)

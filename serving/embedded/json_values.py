@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving import json_text, rpc_status, tensor_codec
+from serving.embedded import json_text, rpc_status, tensor_codec
 
 # One less than NumPy's limit: the row form adds a dimension.
 _MAX_RANK = 63

@@ -1,0 +1,109 @@
+"""Metrics against values derived by hand."""
+
+import numpy as np
+import pytest
+
+from tfrec import metrics
+
+
+def test_auc_counts_pairs_in_the_right_order():
+    # Positives .9 and .7, negatives .8 and .1: .9 beats both, .7 beats one; 3 of 4 pairs.
+    assert metrics.auc(np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.7, 0.1])) == 0.75
+
+
+def test_auc_counts_ties_half():
+    # Pairs: .5–.5 half, .5–.2 one, .2–.5 none, .2–.2 half: 2 of 4.
+    assert metrics.auc(np.array([1, 0, 0, 1]), np.array([0.5, 0.5, 0.2, 0.2])) == 0.5
+    assert metrics.auc(np.array([1, 0, 0]), np.zeros(3)) == 0.5
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [1, 1], []])
+def test_auc_of_one_class_is_none(labels):
+    assert metrics.auc(np.array(labels), np.zeros(len(labels))) is None
+
+
+def test_auc_is_unchanged_by_a_rising_function_of_the_scores():
+    rng = np.random.default_rng(0)
+    labels, scores = rng.random(500) < 0.3, rng.normal(size=500)
+    assert metrics.auc(labels, scores) == metrics.auc(labels, np.exp(scores))
+    assert metrics.auc(labels, scores) == pytest.approx(1 - metrics.auc(labels, -scores))
+
+
+def test_log_loss_and_normalized_entropy():
+    labels, probabilities = np.array([1, 0]), np.array([0.5, 0.25])
+    # −(ln 0.5 + ln 0.75) / 2 = (0.693147 + 0.287682) / 2; the observed rate 0.5 gives ln 2.
+    assert metrics.log_loss(labels, probabilities) == pytest.approx(0.4904146, abs=1e-7)
+    assert metrics.normalized_entropy(labels, probabilities) == pytest.approx(0.7075187, abs=1e-7)
+    assert metrics.normalized_entropy(labels, np.full(2, 0.5)) == pytest.approx(1.0)
+
+
+def test_log_loss_of_certainty_is_finite():
+    # −ln 1e−12 = 27.631; a certain and right prediction costs nothing.
+    assert metrics.log_loss(np.array([1]), np.array([0.0])) == pytest.approx(27.631, abs=1e-3)
+    assert metrics.log_loss(np.array([1, 0]), np.array([1.0, 0.0])) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [1, 1]])
+def test_normalized_entropy_of_one_class_is_none(labels):
+    assert metrics.normalized_entropy(np.array(labels), np.array([0.1, 0.2])) is None
+
+
+def test_expected_calibration_error_weighs_bins_of_equal_size():
+    labels, probabilities = np.array([1, 0, 1, 0]), np.array([0.8, 0.1, 0.6, 0.3])
+    # Bins {.1, .3} and {.6, .8}: |0 − 0.2| and |1 − 0.7|; their mean is 0.25.
+    assert metrics.expected_calibration_error(labels, probabilities, 2) == pytest.approx(0.25)
+    # More bins than examples: one each, |0−.1| + |0−.3| + |1−.6| + |1−.8| over 4.
+    assert metrics.expected_calibration_error(labels, probabilities, 9) == pytest.approx(0.25)
+    # One bin: |0.5 − 0.45|.
+    assert metrics.expected_calibration_error(labels, probabilities, 1) == pytest.approx(0.05)
+
+
+def test_calibration_ratio_is_predicted_over_observed():
+    assert metrics.calibration_ratio(np.array([1, 0, 1]), np.array([0.8, 0.4, 0.6])) == (
+        pytest.approx(0.9)
+    )
+    assert metrics.calibration_ratio(np.zeros(2), np.ones(2)) is None
+
+
+def test_normalized_gini():
+    values = np.array([3.0, 1.0, 0.0])
+    # Captured shares .75, 1, 1 in the best order: mean 11/12 − 2/3 = 1/4.
+    assert metrics.normalized_gini(values, np.array([3, 2, 1])) == pytest.approx(1.0)
+    # Order 1, 3, 0: captured 1/4, 1, 1: 3/4 − 2/3 = 1/12, a third of 1/4.
+    assert metrics.normalized_gini(values, np.array([2, 3, 1])) == pytest.approx(1 / 3)
+    # The worst order: captured 0, 1/4, 1: 5/12 − 2/3 = −1/4.
+    assert metrics.normalized_gini(values, np.array([1, 2, 3])) == pytest.approx(-1.0)
+    assert metrics.normalized_gini(np.zeros(3), np.arange(3)) is None
+    assert metrics.normalized_gini(np.ones(3), np.arange(3)) is None
+
+
+def test_ndcg_discounts_by_rank_and_divides_by_the_ideal():
+    gains, scores = np.array([0, 1, 1]), np.array([3, 2, 1])
+    # DCG 1/log2 3 + 1/log2 4 = 0.63093 + 0.5; ideal 1 + 0.63093.
+    expected = 1.1309298 / 1.6309298
+    assert metrics.ndcg_at_k(gains, scores, np.array([3]), 10) == pytest.approx(expected)
+    # Cut at 1, the one ad shown has no gain; at 2, 0.63093 of 1.63093.
+    assert metrics.ndcg_at_k(gains, scores, np.array([3]), 1) == 0.0
+    assert metrics.ndcg_at_k(gains, scores, np.array([3]), 2) == pytest.approx(0.3868528)
+
+
+def test_ndcg_leaves_out_lists_that_cannot_be_ordered_better_or_worse():
+    gains = np.array([1, 0, 0, 1, 0])
+    scores = np.array([5.0, 1.0, 2.0, 1.0, 2.0])
+    # Lists: one ad; two without gain; two with the gain second: 1/log2 3.
+    lengths = np.array([1, 2, 2])
+    assert metrics.ndcg_at_k(gains, scores, lengths, 10) == pytest.approx(0.6309298)
+    assert metrics.ndcg_at_k(gains[:3], scores[:3], lengths[:2], 10) is None
+
+
+def test_recall_at_k():
+    found = np.array([[1, 2], [3, 4], [5, 6], [7, 8]])
+    assert metrics.recall_at_k(found, np.array([2, 9, 5, 0])) == 0.5
+
+
+def test_share_of_achievable():
+    # (0.65 − 0.5) / (0.8 − 0.5)
+    assert metrics.share_of_achievable(0.65, 0.5, 0.8) == pytest.approx(0.5)
+    assert metrics.share_of_achievable(None, 0.5, 0.8) is None
+    assert metrics.share_of_achievable(0.6, 0.5, None) is None
+    assert metrics.share_of_achievable(0.6, 0.5, 0.5) is None
