@@ -5,7 +5,7 @@ import tfrec  # noqa: F401  (first: it selects Keras 2)
 import logs  # isort: skip
 import pytest
 
-from tfrec import config
+from tfrec import config, ranker_training, retrieval_training
 from tfrecords import synthetic
 
 NUM_IMPRESSIONS = 4_000
@@ -48,8 +48,8 @@ def ranker_config():
         num_query_tokens=2,
         feed_forward_dim=16,
         num_cross_layers=1,
-        epochs=2,
-        batch_size=128,
+        epochs=3,
+        batch_size=64,
     )
 
 
@@ -64,3 +64,12 @@ def retrieval_config():
         uniform_negatives=32,
         selection_k=50,
     )
+
+
+@pytest.fixture(scope="session")
+def trained(data_set, ranker_config, retrieval_config, tmp_path_factory):
+    """The directory of a tiny trained ranker and two-tower model of `data_set`."""
+    directory = tmp_path_factory.mktemp("trained")
+    ranker_training.train_and_evaluate(data_set, ranker_config, directory / "ranker")
+    retrieval_training.train_and_evaluate(data_set, retrieval_config, directory / "retrieval")
+    return directory

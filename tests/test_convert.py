@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import json
 
 import logs
@@ -171,9 +172,7 @@ def test_missing_paths_empty_files_directories_and_truncated_gzip_are_refused(tm
 def test_fractions_that_leave_a_split_empty_are_refused(tmp_path, validation, test):
     path = logs.write(tmp_path / "log.tsv", logs.rows(10))
     with pytest.raises(ValueError, match=rf"sum to less than 1, got {validation} and {test}"):
-        logs.converted(
-            path, tmp_path / "data", validation_fraction=validation, test_fraction=test
-        )
+        logs.converted(path, tmp_path / "data", validation_fraction=validation, test_fraction=test)
 
 
 def test_a_log_too_short_for_a_training_split_is_refused(tmp_path):
@@ -255,6 +254,9 @@ def test_an_ad_table_without_a_column_or_missing_is_refused(tmp_path, synthetic_
     (tmp_path / "ads.tsv").write_text("C7\tC8\nfeedbeef\t00000001\n")
     with pytest.raises(ValueError, match=r"ads\.tsv lacks the columns \['I10'"):
         logs.converted(synthetic_log.log, tmp_path / "d", schema, ads_path=tmp_path / "ads.tsv")
+    (tmp_path / "ads.tsv").write_text("C7\tC8\nfeedbeef\n")
+    with pytest.raises(ValueError, match=r"ads\.tsv cannot be read: .*Expected 2 columns"):
+        logs.converted(synthetic_log.log, tmp_path / "d", schema, ads_path=tmp_path / "ads.tsv")
 
 
 def test_a_request_never_spans_two_splits_and_is_never_cut(data_set, synthetic_log):
@@ -282,7 +284,7 @@ def test_blocks_cut_inside_a_request_are_joined_again(synthetic_log):
     blocks = [block.table["request_id"].to_pylist() for block in cut]
     assert [key for block in blocks for key in block] == keys
     filled = [block for block in blocks if block]
-    assert all(a[-1] != b[0] for a, b in zip(filled, filled[1:], strict=False))
+    assert all(a[-1] != b[0] for a, b in itertools.pairwise(filled))
     assert len(filled) > 100
 
 

@@ -118,10 +118,10 @@ GOOD = logs.rows(1, seed=9)[0]
         (logs.text([[GOOD[0], "inf", *GOOD[2:]]]), r"I1 must be a finite number .* got 'inf'"),
         (logs.text([[GOOD[0], "1e999", *GOOD[2:]]]), r"I1 must be a finite number"),
         (logs.text([[GOOD[0], "  ", *GOOD[2:]]]), r"I1 must be a finite number .* got '  '"),
-        (logs.text([GOOD[:20] + ["ab\rcd"] + GOOD[21:]]), r"carriage return stands inside"),
+        (logs.text([[*GOOD[:20], "ab\rcd", *GOOD[21:]]]), r"carriage return stands inside"),
         (logs.text([criteo.COLUMNS]), r"looks like a header line .*remove it"),
         (
-            logs.text([GOOD[:39] + ["XXXX"]]).replace(b"XXXX", b"\xff\xfe"),
+            logs.text([[*GOOD[:39], "XXXX"]]).replace(b"XXXX", b"\xff\xfe"),
             r"byte \d+ is not UTF-8; convert the file to UTF-8",
         ),
     ],
@@ -268,3 +268,6 @@ def test_a_missing_companion_and_a_missing_column_are_named(tmp_path):
         read(path, WITH_EXTRAS)
     with pytest.raises(ValueError, match=r"log\.extra\.tsv lacks the columns \['paid'\]"):
         with_companion(tmp_path, logs.text(logs.rows(1)), "request\tslot\tbought\nr\t0\t0\n")
+    (tmp_path / "log.extra.tsv").write_bytes(b"\xff\xfe\n1\n1\n")
+    with pytest.raises(ValueError, match=r"log\.extra\.tsv lacks the columns"):
+        read(path, WITH_EXTRAS)

@@ -80,8 +80,8 @@ def test_cardinality_bounds_every_id(fitted, encoder):
 def test_a_numeric_field_without_spread_has_one_bucket(values):
     column = pa.chunked_array([pa.array(values, pa.float64())])
     rows = len(values)
-    table = pa.table({"country": pa.chunked_array([pa.array([None] * rows, pa.string())]),
-                      "age": column, "sku": pa.chunked_array([pa.array(["a"] * rows)])})  # fmt: skip
+    countries = pa.array([None] * rows, pa.string())
+    table = pa.table({"country": countries, "age": column, "sku": ["a"] * rows})
     fitter = fitting.Fitter(SCHEMA, rows)
     fitter.update(table)
     fitted = fitter.finish()

@@ -32,6 +32,8 @@ FITTED = encoding.FittedSchema(SCHEMA, STATISTICS)
 def layer():
     layer = features.FieldEmbeddings(FITTED, FIELDS, 2)
     layer(tf.zeros([1, 4], tf.int32))
+    for variable in layer.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
     # Row r of the table is (r, −r); step s of numeric field f is (1, f) and missing (100, 100).
     rows = np.arange(7.0)
     layer.table.assign(np.stack([rows, -rows], axis=1))

@@ -27,7 +27,7 @@ def model(data_set, ranker_config):
 
 @pytest.fixture(scope="module")
 def query(data_set):
-    return next(iter(data_set.batches("test", B)))["query"][:B]
+    return next(iter(data_set.batches("test", 64)))["query"][:B]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,9 @@ def test_padding_has_no_part_in_loss_or_penalty(data_set, model):
     results = []
     for b in (batch, padded):
         loss = losses.total(b, model(b["query"], b["ad"]), 1.0, 1.0)["loss"]
-        results.append([float(loss), float(model.embedding_penalty(b["query"], b["ad"], b["mask"]))])
+        results.append(
+            [float(loss), float(model.embedding_penalty(b["query"], b["ad"], b["mask"]))]
+        )
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
 
 

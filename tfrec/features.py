@@ -1,8 +1,11 @@
 """Field ids to embeddings, shared by towers and ranker.
 
-All categorical fields of a side share one table, so a look-up is one gather. Numeric
-fields are quantile buckets under a thermometer code: bucket t is the sum of the learnt
-steps 1..t, so neighbouring buckets share what they learn and serving is still a look-up.
+All categorical fields of a side share one table, so a look-up is one gather. A value's
+embedding is its own row plus one for how frequent it is (ids are ranks by count): what
+rare values have in common is learnt together, and their own rows only add to it.
+Numeric fields are quantile buckets. Both buckets and frequencies are under a thermometer
+code: bucket t is the sum of the learnt steps 1..t, so neighbours share what they learn
+and serving is still a look-up.
 
 Shapes: B batch (any leading dimensions), F fields, E field embedding, T buckets.
 
@@ -18,6 +21,8 @@ import tensorflow as tf
 
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
+
+FREQUENCY_BUCKETS = 64
 
 
 class FieldEmbeddings(tf.keras.layers.Layer):
@@ -38,6 +43,13 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._categorical = [i for i, f in enumerate(fields) if f.kind == "categorical"]
         self._numeric = [i for i, f in enumerate(fields) if f.kind == "numeric"]
         categorical_sizes = [sizes[i] for i in self._categorical]
+        self._frequency_bucket = np.concatenate(
+            [
+                index * FREQUENCY_BUCKETS + frequency_buckets(sizes[i], fields[i].num_oov_buckets)
+                for index, i in enumerate(self._categorical)
+            ]
+            or [np.empty(0, np.int32)]
+        ).astype(np.int32)
         self._offsets = np.cumsum([0, *categorical_sizes[:-1]]).astype(np.int32)
         self._table_rows = sum(categorical_sizes)
         self._num_buckets = max((sizes[i] for i in self._numeric), default=0)
@@ -51,6 +63,11 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             self.table = self.add_weight(
                 "table",
                 (self._table_rows, self._dim),
+                initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+            )
+            self.frequency_steps = self.add_weight(
+                "frequency_steps",
+                (len(self._categorical), FREQUENCY_BUCKETS, self._dim),
                 initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
             )
         if self._numeric:
@@ -71,15 +88,31 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         parts = []
         if self._categorical:
             columns = tf.gather(ids, self._categorical, axis=-1) + self._offsets
-            parts.append(tf.gather(self.table, columns))
+            frequency = tf.gather(self._frequency_bucket, columns)
+            shared = tf.gather(self._thermometer(self.frequency_steps), frequency)
+            parts.append(tf.gather(self.table, columns) + shared)
         if self._numeric:
-            missing, steps = self.steps[:, :1], self.steps[:, 1:]
-            table = tf.concat([missing, tf.cumsum(steps, axis=1)], axis=1)
-            table = tf.reshape(table, [-1, self._dim])
+            table = self._thermometer(self.steps)
             offsets = np.arange(len(self._numeric), dtype=np.int32) * self._num_buckets
             parts.append(tf.gather(table, tf.gather(ids, self._numeric, axis=-1) + offsets))
         embeddings = tf.concat(parts, axis=-2)
         return embeddings if self._in_order else tf.gather(embeddings, self._order, axis=-2)
+
+    def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
+        """Sums steps [F, T, E] up to each bucket; bucket 0, missing, stands alone: [F T, E]."""
+        table = tf.concat([steps[:, :1], tf.cumsum(steps[:, 1:], axis=1)], axis=1)
+        return tf.reshape(table, [-1, self._dim])
+
+
+def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:
+    """Returns the frequency bucket [num_ids] int32 of each id of a categorical field.
+
+    0 is missing; then two buckets for each doubling of the rank; the last is out of
+    vocabulary.
+    """
+    ranks = np.arange(1, num_ids - num_oov_buckets)
+    known = np.minimum(1 + (2 * np.log2(ranks)).astype(np.int32), FREQUENCY_BUCKETS - 2)
+    return np.concatenate([[0], known, np.full(num_oov_buckets, FREQUENCY_BUCKETS - 1)])
 
 
 def flatten(embeddings: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Stage two: a multi-head-attention ranker with a click, an engagement and a revenue head.
 
-A candidate is one token: its ad fields crossed with the query fields (DCN-V2 and an MLP).
+A candidate is one token: its ad fields crossed with the query fields, by the inner product
+of each query field's embedding with each ad field's, by DCN-V2 and by an MLP.
 The query side is a few tokens. Under candidate isolation a candidate attends to the query
 tokens and to itself, never to another candidate: its score depends on no neighbour and on
 no list length, so training on short lists matches serving 500, and the query side is
@@ -11,7 +12,8 @@ Fq and Fa fields of the query and the ad side.
 
 References:
     Vaswani et al., Attention Is All You Need, 2017.
-    Wang et al., DCN V2, 2021 (the candidate encoder).
+    Wang et al., DCN V2, 2021, and Naumov et al., Deep Learning Recommendation Model, 2019
+    (crosses and pairwise inner products in the candidate encoder).
     Ma et al., Entire Space Multi-Task Model (ESMM), 2018 (engagement through click).
     Wang, Liu and Miao, A Deep Probabilistic Model for Customer Lifetime Value
     Prediction, 2019 (zero-inflated log-normal revenue).
@@ -106,6 +108,7 @@ class Ranker(tf.keras.Model):
         self.ad_embeddings = features.FieldEmbeddings(fitted, schema.ad_fields, config.field_dim)
         self._query_input = tf.keras.layers.Dense(width)
         self._ad_input = tf.keras.layers.Dense(width, use_bias=False)
+        self._pair_input = tf.keras.layers.Dense(width, use_bias=False)
         self._tokens = tf.keras.layers.Dense(config.num_query_tokens * width)
         self._crosses = [features.CrossLayer() for _ in range(config.num_cross_layers)]
         self._deep = [
@@ -144,12 +147,14 @@ class Ranker(tf.keras.Model):
             `click` [B, C]; `engagement` [B, C], the logit of engaging after a click;
             `revenue` [B, C, 3]; those of the heads built.
         """
-        query_flat = features.flatten(self.query_embeddings(query))  # [B, Fq E]
-        ad_flat = features.flatten(self.ad_embeddings(ad))  # [B, C, Fa E]
-        query_flat = self._dropout(query_flat, training=training)
-        ad_flat = self._dropout(ad_flat, training=training)
-        # Dense(concat(query, ad)) split in two, so that the query's share is computed once.
+        query_embeddings = self.query_embeddings(query)  # [B, Fq, E]
+        ad_embeddings = self.ad_embeddings(ad)  # [B, C, Fa, E]
+        pairs = tf.einsum("bqe,bcae->bcaq", query_embeddings, ad_embeddings)
+        query_flat = self._dropout(features.flatten(query_embeddings), training=training)
+        ad_flat = self._dropout(features.flatten(ad_embeddings), training=training)
+        # Dense(concat(query, ad, pairs)) in parts: the query's share is computed once.
         x0 = self._query_input(query_flat)[:, None] + self._ad_input(ad_flat)  # [B, C, D]
+        x0 += self._pair_input(features.flatten(pairs))
         x = x0
         for cross in self._crosses:
             x = cross(x0, x)

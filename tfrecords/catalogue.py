@@ -88,7 +88,7 @@ class AdCollector:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It lacks an ad-side column.
+            ValueError: It cannot be parsed or lacks an ad-side column.
         """
         if not path.is_file():
             raise FileNotFoundError(f"No ad table at {path}.")
@@ -97,13 +97,19 @@ class AdCollector:
             for f in self._schema.ad_fields
         }
         types.update({name: pa.string() for name in self._schema.ad_key})
-        table = pa_csv.read_csv(
-            path,
-            parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=types, null_values=[""], strings_can_be_null=True
-            ),
-        )
+        try:
+            table = pa_csv.read_csv(
+                path,
+                parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types=types, null_values=[""], strings_can_be_null=True
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"The ad table {path} cannot be read: {error}; expected a header line with "
+                f"{list(types)} and tab-separated lines below it."
+            ) from error
         missing = [name for name in types if name not in table.column_names]
         if missing:
             raise ValueError(f"The ad table {path} lacks the columns {missing}.")

@@ -136,7 +136,8 @@ class Companion:
             )
         self._types = dict(types)
         self._file = io.BufferedReader(self.path.open("rb", buffering=0), 1 << 20)
-        self._header = self._file.readline().decode("utf-8").rstrip("\r\n").split("\t")
+        header = self._file.readline().decode("utf-8", errors="replace")
+        self._header = header.rstrip("\r\n").split("\t")
         missing = [name for name in types if name not in self._header]
         if missing:
             raise ValueError(f"{self.path} lacks the columns {missing}; it has {self._header}.")

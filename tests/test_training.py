@@ -1,0 +1,230 @@
+"""Training: planted structure is learnt, a killed run resumes, the best pass is kept."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec import metrics, ranker_training, retrieval, retrieval_training, training
+
+
+class Killed(Exception):
+    """Stands for a process that is killed."""
+
+
+class Lookup(tf.keras.Model):
+    """A table and a dense layer, so that both optimisers have work."""
+
+    def __init__(self):
+        super().__init__()
+        tf.keras.utils.set_random_seed(1)
+        self.table = tf.keras.layers.Embedding(10, 4)
+        self.dense = tf.keras.layers.Dense(1)
+        self(tf.zeros([1], tf.int32))
+
+    @property
+    def sparse_variables(self):
+        return [self.table.embeddings]
+
+    def call(self, ids):
+        return tf.squeeze(self.dense(self.table(ids)), -1)
+
+
+PLAN = training.Plan(
+    epochs=4,
+    patience=3,
+    learning_rate=0.05,
+    embedding_learning_rate=0.5,
+    steps_per_epoch=5,
+    metric="score",
+    maximise=False,
+)
+IDS = np.arange(40, dtype=np.int32) % 8  # ids 8 and 9 never occur
+
+
+class Run:
+    """One trainer of a `Lookup`, with scripted validation scores."""
+
+    def __init__(self, directory, scores, plan=PLAN, target=1.0):
+        self.model, self.scores = Lookup(), scores
+        self.epochs_read, self.weights = [], {}
+        self.trainer = training.Trainer(
+            self.model,
+            lambda batch: {"loss": tf.reduce_mean((self.model(batch["ad_row"]) - target) ** 2)},
+            plan,
+            directory,
+        )
+
+    def batches(self, epoch):
+        self.epochs_read.append(epoch)
+        rows = np.random.default_rng(epoch).permutation(IDS)
+        return tf.data.Dataset.from_tensor_slices({"ad_row": rows}).batch(8)
+
+    def evaluate(self):
+        epoch = self.epochs_read[-1]
+        self.weights[epoch] = [v.numpy() for v in self.model.trainable_variables]
+        if isinstance(self.scores[epoch], Exception):
+            raise self.scores[epoch]
+        return {"score": self.scores[epoch]}
+
+    def fit(self):
+        return self.trainer.fit(self.batches, self.evaluate)
+
+    def assert_has_weights_of(self, epoch):
+        for variable, value in zip(
+            self.model.trainable_variables, self.weights[epoch], strict=True
+        ):
+            np.testing.assert_array_equal(variable, value)
+
+
+def test_the_loss_falls_and_every_pass_is_in_the_history(tmp_path):
+    run = Run(tmp_path, [4, 3, 2, 1])
+    history = run.fit()
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
+    assert history[-1]["loss"] < 0.1 * history[0]["loss"]
+    assert json.loads((tmp_path / "history.json").read_text()) == history
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_the_best_pass_is_restored_and_can_be_restored_again(tmp_path):
+    run = Run(tmp_path, [3, 1, 2, 2])
+    run.fit()
+    run.assert_has_weights_of(1)
+    fresh = Lookup()
+    training.restore_best(fresh, tmp_path)
+    for variable, value in zip(fresh.trainable_variables, run.weights[1], strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_a_larger_metric_is_better_where_the_plan_says_so(tmp_path):
+    run = Run(tmp_path, [1, 2, 5, 4], dataclasses.replace(PLAN, maximise=True))
+    run.fit()
+    run.assert_has_weights_of(2)
+
+
+def test_training_stops_when_patience_is_spent(tmp_path):
+    run = Run(tmp_path, [1, 2, 3, 4], dataclasses.replace(PLAN, patience=2))
+    assert len(run.fit()) == 3
+    run.assert_has_weights_of(0)
+
+
+def test_a_killed_run_resumes_after_its_last_whole_pass_and_ends_as_if_never_killed(tmp_path):
+    whole = Run(tmp_path / "whole", [4, 3, 2, 1])
+    expected = whole.fit()
+    killed = Run(tmp_path / "killed", [4, 3, Killed(), 1])
+    with pytest.raises(Killed):
+        killed.fit()
+    resumed = Run(tmp_path / "killed", [4, 3, 2, 1])
+    history = resumed.fit()
+    assert resumed.epochs_read == [2, 3]
+    for entry, other in zip(history, expected, strict=True):
+        assert entry["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    for variable, value in zip(resumed.model.trainable_variables, whole.weights[3], strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_killed_in_its_first_pass_starts_anew(tmp_path):
+    with pytest.raises(Killed):
+        Run(tmp_path, [Killed()]).fit()
+    run = Run(tmp_path, [4, 3, 2, 1])
+    run.fit()
+    assert run.epochs_read == [0, 1, 2, 3]
+
+
+def test_a_resumed_run_keeps_a_best_pass_from_before_it_was_killed(tmp_path):
+    killed = Run(tmp_path, [1, 3, Killed()])
+    with pytest.raises(Killed):
+        killed.fit()
+    resumed = Run(tmp_path, [1, 3, 2, 2])
+    resumed.fit()
+    for variable, value in zip(resumed.model.trainable_variables, killed.weights[0], strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = Run(tmp_path, [4, 3, 2, 1]).fit()
+    again = Run(tmp_path, [])
+    assert again.fit() == first
+    assert again.epochs_read == []
+
+
+def test_rows_that_no_batch_holds_are_not_touched(tmp_path):
+    before = Lookup().table.embeddings.numpy()
+    run = Run(tmp_path, [4, 3, 2, 1])
+    run.fit()
+    changed = (run.model.table.embeddings.numpy() != before).any(axis=1)
+    assert changed.tolist() == [True] * 8 + [False] * 2
+
+
+def test_a_loss_that_is_not_finite_is_refused(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"loss of pass 1 is nan; lower the learning"):
+        Run(tmp_path, [1], target=float("nan")).fit()
+
+
+def test_a_directory_without_a_best_pass_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint in .*best; train the model again"):
+        training.restore_best(Lookup(), tmp_path)
+
+
+def test_the_learning_rate_rises_then_falls_to_a_tenth():
+    rate = training.WarmUpThenCosine(2.0, 100)
+    # Step 0: a hundredth of the steps done of the five that warm up: 1/5 of the peak.
+    assert float(rate(0)) == pytest.approx(0.4)
+    assert float(rate(4)) == pytest.approx(2.0, rel=0.01)
+    assert float(rate(50)) == pytest.approx(1.1)
+    assert float(rate(100)) == float(rate(200)) == pytest.approx(0.2)
+
+
+def test_the_ranker_learns_planted_structure(data_set, trained):
+    model, _, description = ranker_training.load(data_set, trained / "ranker")
+    history = description["history"]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert description["heads"] == ["click", "engagement", "revenue"]
+    held_out = [ranker_training.predict(model, data_set, s) for s in ("validation", "test")]
+    labels = np.concatenate([predictions.labels["click"] for predictions in held_out])
+    logits = np.concatenate([predictions.logits["click"] for predictions in held_out])
+    # 1,200 rows put a score without information within 0.5 ± 0.04 (two standard errors).
+    assert metrics.auc(labels, logits) > 0.57
+
+
+def test_the_two_tower_model_learns_planted_structure(data_set, trained):
+    model, description = retrieval_training.load(data_set, trained / "retrieval")
+    assert description["history"][-1]["softmax_loss"] < description["history"][0]["softmax_loss"]
+    clicks = retrieval_training.read_clicks(data_set, "test")
+    features = np.asarray(data_set.catalogue().features)
+    found = retrieval.exact_top_k(
+        retrieval.embed_in_batches(model.query_tower, clicks.query),
+        retrieval.embed_in_batches(model.ad_tower, features),
+        50,
+    )
+    # Fifty of 300 ads drawn at random would hold 0.167 of the clicks.
+    assert metrics.recall_at_k(found, clicks.ad_rows) > 0.25
+
+
+def test_calibrated_click_probabilities_have_the_observed_mean(data_set, trained):
+    model, calibrators, _ = ranker_training.load(data_set, trained / "ranker")
+    predictions = ranker_training.predict(model, data_set, "validation")
+    served = ranker_training.served_values(predictions, calibrators)
+    ratio = metrics.calibration_ratio(predictions.labels["click"], served["click_probability"])
+    assert ratio == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("job", "name"), [(ranker_training, "ranker"), (retrieval_training, "retrieval")]
+)
+def test_a_model_of_another_data_set_and_a_missing_one_are_refused(
+    data_set, trained, tmp_path, job, name
+):
+    with pytest.raises(FileNotFoundError, match=rf"run scripts/train_{name}\.py first"):
+        job.load(data_set, tmp_path)
+    directory = tmp_path / name
+    directory.mkdir()
+    description = json.loads((trained / name / f"{name}.json").read_text())
+    description["fingerprint"] = "feedbeeffeedbeef"
+    (directory / f"{name}.json").write_text(json.dumps(description))
+    with pytest.raises(
+        ValueError, match=rf"set feedbeeffeedbeef, but .* is {data_set.fingerprint}"
+    ):
+        job.load(data_set, directory)
