@@ -4,6 +4,7 @@ Every option's default and help live in a config dataclass; flags are derived fr
 """
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -54,6 +55,7 @@ def run(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: unexpected argument {argv[1]!r}; options start with --, see --help.")
         absl_logging.set_verbosity(absl_logging.ERROR)
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         try:
             main()
         except _EXPECTED_ERRORS as error:

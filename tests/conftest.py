@@ -8,6 +8,8 @@ import pytest
 from tfrec import config, ranker_training, retrieval_training
 from tfrecords import synthetic
 
+pytest_plugins = ("serving_fixtures",)
+
 NUM_IMPRESSIONS = 4_000
 
 

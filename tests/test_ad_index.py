@@ -8,8 +8,6 @@ import serving_fixtures
 
 from serving import ad_index, errors
 
-pytest_plugins = ("serving_fixtures",)
-
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 
 

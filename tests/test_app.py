@@ -5,8 +5,6 @@ import httpx
 import pytest
 import serving_fixtures
 
-pytest_plugins = ("serving_fixtures",)
-
 
 @pytest.fixture
 def http(service_url):

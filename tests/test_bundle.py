@@ -11,8 +11,6 @@ import serving_fixtures
 
 from serving import bundle, errors, manifest
 
-pytest_plugins = ("serving_fixtures",)
-
 SAVED_MODEL = (
     "saved_model.pb",
     "fingerprint.pb",

@@ -8,8 +8,6 @@ import serving_fixtures
 
 from serving import client, errors, messages
 
-pytest_plugins = ("serving_fixtures",)
-
 
 @pytest.fixture
 def service(service_url):

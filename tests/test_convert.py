@@ -10,7 +10,7 @@ import logs
 import numpy as np
 import pytest
 
-from tfrecords import convert, encoding, reader
+from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo
 
@@ -277,7 +277,7 @@ def test_a_request_never_spans_two_splits_and_is_never_cut(data_set, synthetic_l
 def test_blocks_cut_inside_a_request_are_joined_again(synthetic_log):
     schema = schema_lib.load(synthetic_log.schema)
     whole = list(criteo.read(synthetic_log.log, schema))
-    cut = convert.whole_requests(
+    cut = splitting.whole_requests(
         criteo.read(synthetic_log.log, schema, block_bytes=2_000), schema.request_key
     )
     keys = [k for block in whole for k in block.table["request_id"].to_pylist()]

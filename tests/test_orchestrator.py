@@ -10,8 +10,6 @@ import tensorflow as tf
 
 from serving import bundle, errors, messages, orchestrator, probes, ranker_client
 
-pytest_plugins = ("serving_fixtures",)
-
 REQUEST = messages.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
 
 

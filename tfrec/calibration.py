@@ -12,6 +12,7 @@ import numpy as np
 
 # Pull towards "already calibrated", worth this many examples: tiny splits stay sane.
 _PRIOR_STRENGTH = 10.0
+_SMALLEST_SCALE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +49,23 @@ def fit_platt(labels: np.ndarray, logits: np.ndarray, iterations: int = 50) -> P
         weights -= np.clip(step, -1.0, 1.0)
         if np.abs(step).max() < 1e-9:
             break
-    # A negative scale would turn the ranking round; no calibrator may do that.
-    if weights[0] <= 0:
-        return Platt()
+    if weights[0] < _SMALLEST_SCALE:
+        # A negative scale would turn the ranking round: without signal only the level is fitted.
+        return Platt(_SMALLEST_SCALE, _fit_offset(labels, _SMALLEST_SCALE * x[:, 0]))
     return Platt(float(weights[0]), float(weights[1]))
+
+
+def _fit_offset(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Finds the offset at which the mean probability is the (slightly shrunk) observed rate."""
+    wanted = (float(labels.sum()) + 0.5) / (len(labels) + 1.0)
+    low, high = -30.0, 30.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if np.mean(1 / (1 + np.exp(-(logits + middle)))) < wanted:
+            low = middle
+        else:
+            high = middle
+    return middle
 
 
 def fit_scale(observed: np.ndarray, predicted: np.ndarray) -> float:

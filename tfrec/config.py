@@ -63,16 +63,16 @@ class RankerConfig:
     num_heads: int = option(8, "Attention heads in a block.")
     num_query_tokens: int = option(4, "Tokens that the query side is summarised in.")
     feed_forward_dim: int = option(256, "Width of the feed-forward layers.")
-    num_cross_layers: int = option(2, "Cross layers (DCN-V2) of the candidate encoder.")
+    num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.")
     dropout: float = option(0.1, "Dropout rate.")
     epochs: int = option(6, "Most passes over the training requests.")
-    patience: int = option(1, "Passes without a better validation loss before stopping.")
-    batch_size: int = option(1024, "Impressions in a batch, about; lists are kept whole.")
+    patience: int = option(2, "Passes without a better validation loss before stopping.")
+    batch_size: int = option(512, "Impressions in a batch, about; lists are kept whole.")
     learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).")
     embedding_learning_rate: float = option(
-        0.05, "Peak learning rate of the embedding tables (Adagrad)."
+        0.2, "Peak learning rate of the embedding tables (Adagrad)."
     )
-    embedding_l2: float = option(1e-4, "Squared-norm penalty on the field embeddings used.")
+    embedding_l2: float = option(3e-3, "Squared-norm penalty on the field embeddings used.")
     engagement_weight: float = option(1.0, "Weight of the engagement loss.")
     revenue_weight: float = option(0.3, "Weight of the revenue loss.")
     seed: int = option(1, "Seed of initialisation and shuffling.")

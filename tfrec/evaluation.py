@@ -18,7 +18,7 @@ from tfrecords import reader
 
 SPLIT = "test"
 RECALL_AT = (10, 50, 100, 500)
-MAX_CLICKS = 20_000
+MAX_CLICKS = 5_000
 NUM_CANDIDATES = 500
 _SERVED = {
     "click": "click_probability",
@@ -130,11 +130,13 @@ def _evaluate_retrieval(
     if truth is not None:
         report["planted"] = {
             f"corpus_recall_at_{k}": value
-            for k, value in planted.recall_of_clicks(truth, catalogue, RECALL_AT).items()
+            for k, value in planted.recall_of_clicks(
+                truth, catalogue, RECALL_AT, MAX_CLICKS
+            ).items()
         }
         key = f"corpus_recall_at_{NUM_CANDIDATES}"
-        report[f"recall_at_{NUM_CANDIDATES}_share_of_achievable"] = (
-            report["two_tower"][key] / report["planted"][key]
+        report[f"recall_at_{NUM_CANDIDATES}_share_of_achievable"] = metrics.share_of_achievable(
+            report["two_tower"][key], 0.0, report["planted"][key]
         )
     return report
 

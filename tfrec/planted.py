@@ -10,12 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from tfrecords import arrow_file, convert, encoding, reader, synthetic
+from tfrecords import arrow_file, encoding, reader, splitting, synthetic
 from tfrecords.formats import criteo
 
 SPLIT = "test"
 MAX_REQUESTS = 200
-MAX_CLICKS = 2_000
 _QUERIES_AT_ONCE = 100
 
 
@@ -51,13 +50,15 @@ def load(directory: pathlib.Path, data_set: reader.DataSet) -> Truth:
     log = synthetic.Log(directory)
     world = synthetic.load_world(directory)
     planted = arrow_file.read(log.truth)
-    written = sum(data_set.num_rows(split) for split in convert.SPLITS)
+    written = sum(data_set.num_rows(split) for split in splitting.SPLITS)
     if planted.num_rows != written:
         raise ValueError(
             f"{log.truth} has {planted.num_rows} impressions, but the data set in "
             f"{data_set.directory} has {written}; convert {log.log} again."
         )
     count = data_set.num_rows(SPLIT)
+    if not count:
+        raise ValueError(f"The test split of {data_set.directory} is empty; use a larger log.")
     tail: list[pa.Table] = []
     for block in criteo.read(log.log, data_set.schema):
         tail.append(block.table)
@@ -65,7 +66,7 @@ def load(directory: pathlib.Path, data_set: reader.DataSet) -> Truth:
             tail.pop(0)
     impressions = pa.concat_tables(tail)
     impressions = impressions.slice(impressions.num_rows - count).combine_chunks()
-    starts = convert.request_starts(impressions, data_set.schema.request_key)[:MAX_REQUESTS]
+    starts = splitting.request_starts(impressions, data_set.schema.request_key)[:MAX_REQUESTS]
     values = planted.slice(planted.num_rows - count)
     return Truth(
         world,
@@ -107,14 +108,14 @@ def click_matrix(truth: Truth, catalogue: reader.Catalogue, requests: pa.Table) 
 
 
 def recall_of_clicks(
-    truth: Truth, catalogue: reader.Catalogue, ks: Sequence[int]
+    truth: Truth, catalogue: reader.Catalogue, ks: Sequence[int], max_clicks: int
 ) -> dict[int, float]:
     """Returns the recall of held-out clicks that knowing the world gives.
 
     A click on an ad needs that the logging policy shows it and that it is clicked, so the
-    best order of all ads is by exposure times p(click).
+    best order of all ads is by exposure times p(click). Measured on the first `max_clicks`.
     """
-    clicked = np.flatnonzero(truth.log["label"].to_numpy())[:MAX_CLICKS]
+    clicked = np.flatnonzero(truth.log["label"].to_numpy())[:max_clicks]
     table = truth.log.take(clicked)
     order = _catalogue_order(truth, catalogue)
     row_of = {ad_id: row for row, ad_id in enumerate(catalogue.table["ad_id"].to_pylist())}

@@ -45,9 +45,10 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
         self._attention_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
         self._feed_forward_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
         self._query_key_value = tf.keras.layers.Dense(3 * config.model_dim)
-        self._output = tf.keras.layers.Dense(config.model_dim)
+        # Blocks start as the identity: attention only adds what it is found to be good for.
+        self._output = tf.keras.layers.Dense(config.model_dim, kernel_initializer="zeros")
         self._widen = tf.keras.layers.Dense(config.feed_forward_dim, activation="gelu")
-        self._narrow = tf.keras.layers.Dense(config.model_dim)
+        self._narrow = tf.keras.layers.Dense(config.model_dim, kernel_initializer="zeros")
         self._dropout = tf.keras.layers.Dropout(config.dropout)
 
     def call(
@@ -106,15 +107,14 @@ class Ranker(tf.keras.Model):
             fitted, schema.query_fields, config.field_dim
         )
         self.ad_embeddings = features.FieldEmbeddings(fitted, schema.ad_fields, config.field_dim)
-        self._query_input = tf.keras.layers.Dense(width)
-        self._ad_input = tf.keras.layers.Dense(width, use_bias=False)
-        self._pair_input = tf.keras.layers.Dense(width, use_bias=False)
+        wide = config.feed_forward_dim
+        self._query_input = tf.keras.layers.Dense(wide)
+        self._ad_input = tf.keras.layers.Dense(wide, use_bias=False)
+        self._pair_input = tf.keras.layers.Dense(wide, use_bias=False)
         self._tokens = tf.keras.layers.Dense(config.num_query_tokens * width)
         self._crosses = [features.CrossLayer() for _ in range(config.num_cross_layers)]
-        self._deep = [
-            tf.keras.layers.Dense(config.feed_forward_dim, activation="relu"),
-            tf.keras.layers.Dense(width),
-        ]
+        self._deep = tf.keras.layers.Dense(width, activation="relu")
+        self._crossed = tf.keras.layers.Dense(width)
         self._dropout = tf.keras.layers.Dropout(config.dropout)
         self._blocks = [IsolatedAttentionBlock(config) for _ in range(config.num_blocks)]
         self._final_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
@@ -150,23 +150,26 @@ class Ranker(tf.keras.Model):
         query_embeddings = self.query_embeddings(query)  # [B, Fq, E]
         ad_embeddings = self.ad_embeddings(ad)  # [B, C, Fa, E]
         pairs = tf.einsum("bqe,bcae->bcaq", query_embeddings, ad_embeddings)
+        pairs = features.flatten(pairs)  # [B, C, Fa Fq]
         query_flat = self._dropout(features.flatten(query_embeddings), training=training)
         ad_flat = self._dropout(features.flatten(ad_embeddings), training=training)
         # Dense(concat(query, ad, pairs)) in parts: the query's share is computed once.
         x0 = self._query_input(query_flat)[:, None] + self._ad_input(ad_flat)  # [B, C, D]
-        x0 += self._pair_input(features.flatten(pairs))
-        x = x0
-        for cross in self._crosses:
-            x = cross(x0, x)
-        hidden = x0
-        for layer in self._deep:
-            hidden = layer(hidden)
-        candidates = x + hidden
+        x0 += self._pair_input(pairs)
+        hidden = self._dropout(tf.nn.relu(x0), training=training)
+        candidates = self._deep(hidden)
+        if self._crosses:
+            x = x0
+            for cross in self._crosses:
+                x = cross(x0, x)
+            candidates += self._crossed(x)
+        encoded = candidates
         tokens = self._tokens(query_flat)
-        tokens = tf.reshape(tokens, [-1, self._num_query_tokens, x0.shape[-1]])
+        tokens = tf.reshape(tokens, [-1, self._num_query_tokens, candidates.shape[-1]])
         for block in self._blocks:
             tokens, candidates = block(tokens, candidates, training=training)
-        output = self._final_norm(candidates)
+        # The heads also see what went in: on little data the short way is the better one.
+        output = tf.concat([self._final_norm(candidates), encoded, pairs], axis=-1)
         logits = {head: layer(output) for head, layer in self._heads.items()}
         return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
 

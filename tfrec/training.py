@@ -149,10 +149,10 @@ class Trainer:
             history.append({"epoch": epoch + 1, **metrics})
             if self._best_epoch(history) == epoch:
                 self._best.save()
+            self._write_history(history)
             self._epoch.assign_add(1)
+            # Written last: it is what counts as done, a longer history is cut to it.
             self._checkpoints.save()
-            # Written last: a history never tells of a pass that has no checkpoint.
-            self._history_path.write_text(json.dumps(history, indent=1))
             if progress:
                 shown = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "loss")
                 tqdm.tqdm.write(f"  pass {epoch + 1}: {shown}")
@@ -163,10 +163,12 @@ class Trainer:
         if not self._checkpoints.latest_checkpoint or not self._history_path.is_file():
             return []
         self._checkpoints.restore_or_initialize()
-        history = json.loads(self._history_path.read_text())
-        # Killed between checkpoint and history: the pass is repeated.
-        self._epoch.assign(len(history))
-        return history
+        return json.loads(self._history_path.read_text())[: int(self._epoch.numpy())]
+
+    def _write_history(self, history: list[dict[str, float]]) -> None:
+        partial = self._history_path.with_suffix(".partial")
+        partial.write_text(json.dumps(history, indent=1))
+        partial.rename(self._history_path)
 
     def _best_epoch(self, history: list[dict[str, float]]) -> int:
         values = [entry[self._plan.metric] for entry in history]

@@ -22,19 +22,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import tqdm
 
 from tfrecords import catalogue as catalogue_lib
-from tfrecords import encoding, fitting, records, writer
+from tfrecords import encoding, fitting, reader, records, splitting, writer
 from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo, lines
 
-SPLITS = ("train", "validation", "test")
+SPLITS = splitting.SPLITS
 FORMATS: dict[str, Callable[..., Iterator[lines.Block]]] = {"criteo": criteo.read}
 # A handful of bad lines in a small file is no sign of a wrong file.
 TOLERATED_REJECTS = 10
-FORMAT_VERSION = 1
 NUM_SAMPLE_REQUESTS = 256
 
 
@@ -93,16 +90,32 @@ def convert(
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    num_lines = lines.count_file_lines(source.path)
-    boundaries = np.array(
-        [
-            int(num_lines * (1 - validation_fraction - test_fraction)),
-            int(num_lines * (1 - test_fraction)),
-        ]
-    )
-    splitter = _Splitter(source, boundaries, num_lines, progress)
-    fitted, catalogue, num_rejected = _fit(splitter, partial, max_rejected_fraction)
-    splits = _write(splitter, fitted, catalogue, partial)
+    try:
+        splitter = splitting.Splitter(
+            source.blocks,
+            source.schema.request_key,
+            lines.count_file_lines(source.path),
+            validation_fraction,
+            test_fraction,
+            progress,
+        )
+        _convert(source, splitter, partial, max_rejected_fraction)
+        if directory.exists():
+            shutil.rmtree(directory)
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _convert(
+    source: Source,
+    splitter: splitting.Splitter,
+    directory: pathlib.Path,
+    max_rejected_fraction: float,
+) -> None:
+    fitted, catalogue, num_rejected = _fit(source, splitter, directory, max_rejected_fraction)
+    splits = _write(source, splitter, fitted, catalogue, directory)
+    num_lines = splitter.num_lines
     if not splits["train"]["rows"]:
         raise ValueError(
             f"{source.path}: no training rows are left of {num_lines} lines; use a larger log."
@@ -114,7 +127,7 @@ def convert(
             f"{num_rejected} rejected; did the file change meanwhile? Convert again."
         )
     description = {
-        "format_version": FORMAT_VERSION,
+        "format_version": reader.FORMAT_VERSION,
         "fingerprint": fitted.fingerprint(),
         "schema": source.schema.to_json(),
         "source": {"path": str(source.path), "lines": num_lines, "rejected": num_rejected},
@@ -122,69 +135,20 @@ def convert(
         "num_ads": len(catalogue),
         "splits": splits,
     }
-    (partial / "dataset.json").write_text(json.dumps(description, indent=1) + "\n")
-    if directory.exists():
-        shutil.rmtree(directory)
-    partial.rename(directory)
-
-
-class _Splitter:
-    """Streams tables of whole requests, each with its split, list lengths and rejects."""
-
-    def __init__(
-        self, source: Source, boundaries: np.ndarray, num_lines: int, progress: bool
-    ) -> None:
-        self.source = source
-        self.num_train_lines = int(boundaries[0])
-        self._boundaries = boundaries
-        self._num_lines = num_lines
-        self._progress = progress
-
-    def read(self, task: str) -> Iterator[tuple[lines.Block, np.ndarray, np.ndarray]]:
-        """Yields blocks of whole requests, list lengths [R], and split indices [R]."""
-        with tqdm.tqdm(
-            total=self._num_lines, desc=task, unit=" lines", unit_scale=True,
-            disable=not self._progress, mininterval=0.5,
-        ) as bar:  # fmt: skip
-            for block in whole_requests(self.source.blocks(), self.source.schema.request_key):
-                starts = request_starts(block.table, self.source.schema.request_key)
-                lengths = np.diff(np.append(starts, block.table.num_rows))
-                first_lines = block.table[lines.LINE_NUMBER].to_numpy()[starts]
-                splits = np.searchsorted(self._boundaries, first_lines - 1, side="right")
-                yield block, lengths, splits
-                bar.update(block.table.num_rows + len(block.rejected))
-
-
-def request_starts(table: pa.Table, request_key: str | None) -> np.ndarray:
-    """Returns the rows that open a request: neighbours with an equal key are one request."""
-    if request_key is None or table.num_rows == 0:
-        return np.arange(table.num_rows)
-    keys = table[request_key].combine_chunks()
-    changed = pc.fill_null(pc.not_equal(keys[1:], keys[:-1]), True).to_numpy(zero_copy_only=False)
-    return np.flatnonzero(np.append(True, changed))
-
-
-def whole_requests(blocks: Iterator[lines.Block], request_key: str | None) -> Iterator[lines.Block]:
-    """Regroups blocks so that none ends inside a request."""
-    rest: pa.Table | None = None
-    for block in blocks:
-        table = block.table if rest is None else pa.concat_tables([rest, block.table])
-        starts = request_starts(table, request_key)
-        end = int(starts[-1]) if request_key is not None and len(starts) else table.num_rows
-        rest = table.slice(end)
-        yield lines.Block(table.slice(0, end), block.rejected)
-    if rest is not None and rest.num_rows:
-        yield lines.Block(rest, ())
+    (directory / "dataset.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
 def _fit(
-    splitter: _Splitter, directory: pathlib.Path, max_rejected_fraction: float
+    source: Source,
+    splitter: splitting.Splitter,
+    directory: pathlib.Path,
+    max_rejected_fraction: float,
 ) -> tuple[encoding.FittedSchema, catalogue_lib.Ads, int]:
-    schema = splitter.source.schema
+    schema = source.schema
     fitter = fitting.Fitter(schema, splitter.num_train_lines)
     ads = catalogue_lib.AdCollector(schema)
     examples: list[lines.Rejected] = []
-    num_rejected = num_lines = 0
+    num_rejected = 0
     with (directory / "rejected.tsv").open("wb") as quarantine:
         for block, lengths, splits in splitter.read("reading the log"):
             is_train = np.repeat(splits == 0, lengths)
@@ -196,11 +160,10 @@ def _fit(
                     f"{rejected.line}\t{rejected.reason}\t".encode() + rejected.raw + b"\n"
                 )
             num_rejected += len(block.rejected)
-            num_lines += block.table.num_rows + len(block.rejected)
             examples = (examples + list(block.rejected))[:3]
-    _check_rejected(splitter.source.path, num_rejected, num_lines, examples, max_rejected_fraction)
-    if splitter.source.ads_path is not None:
-        ads.add_table(splitter.source.ads_path)
+    _check_rejected(source.path, num_rejected, splitter.num_lines, examples, max_rejected_fraction)
+    if source.ads_path is not None:
+        ads.add_table(source.ads_path)
     fitted = fitter.finish()
     fitted.save(directory / "encoder")
     catalogue = ads.finish()
@@ -236,12 +199,13 @@ def _spec(fitted: encoding.FittedSchema) -> records.Spec:
 
 
 def _write(
-    splitter: _Splitter,
+    source: Source,
+    splitter: splitting.Splitter,
     fitted: encoding.FittedSchema,
     catalogue: catalogue_lib.Ads,
     directory: pathlib.Path,
 ) -> dict[str, dict[str, Any]]:
-    schema = splitter.source.schema
+    schema = source.schema
     query_encoder = encoding.Encoder(fitted, schema.query_fields)
     ad_encoder = encoding.Encoder(fitted, schema.ad_fields)
     spec = _spec(fitted)
@@ -255,7 +219,7 @@ def _write(
         samples += _samples(schema, requests_table, splits, NUM_SAMPLE_REQUESTS - len(samples))
         query = query_encoder.encode_table(requests_table)
         ad = ad_encoder.encode_table(block.table)
-        per_ad = {"ad_row": catalogue.rows(block.table), **_labels(splitter.source, block.table)}
+        per_ad = {"ad_row": catalogue.rows(block.table), **_labels(source, block.table)}
         split_of_row = np.repeat(splits, lengths)
         for index, split_writer in enumerate(writers):
             requests, rows = splits == index, split_of_row == index

@@ -105,7 +105,7 @@ def bucket_boundaries(values: np.ndarray, num_buckets: int) -> tuple[float, ...]
     Returns:
         At most `num_buckets - 1` boundaries; a boundary opens its bucket.
     """
-    values = values[~np.isnan(values)]
+    values = values[np.isfinite(values)]
     if not values.size:
         return ()
     shares = np.arange(1, num_buckets) / num_buckets

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfrecords import arrow_file, encoding, records
 
+FORMAT_VERSION = 1
 RECORDS_PER_WINDOW = 16
 _READ_BUFFER_BYTES = 1 << 20
 Batch = dict[str, tf.Tensor]
@@ -61,6 +62,11 @@ class DataSet:
         if not path.is_file():
             raise FileNotFoundError(f"No data set at {path}; run scripts/convert.py first.")
         self.description: dict[str, Any] = json.loads(path.read_text())
+        if self.description.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format {self.description.get('format_version')!r}, this version reads "
+                f"{FORMAT_VERSION}; convert the log again."
+            )
         self.fitted = encoding.load(self.directory / "encoder")
         self.fingerprint: str = self.description["fingerprint"]
         if self.fitted.fingerprint() != self.fingerprint:
@@ -103,12 +109,18 @@ class DataSet:
 
         Raises:
             FileNotFoundError: A shard is missing.
+            ValueError: A shard has another size than when it was written.
         """
         shards = self.description["splits"][split]["shards"]
         paths = [str(self.directory / shard["file"]) for shard in shards]
-        for path in paths:
+        for path, shard in zip(paths, shards, strict=True):
             if not os.path.isfile(path):
                 raise FileNotFoundError(f"The shard {path} is missing; convert again.")
+            if os.path.getsize(path) != shard["bytes"]:
+                raise ValueError(
+                    f"The shard {path} has {os.path.getsize(path)} bytes, {shard['bytes']} were "
+                    "written; convert again."
+                )
         dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
         if seed is not None:
             dataset = dataset.shuffle(max(len(paths), 1), seed=seed)

@@ -61,8 +61,7 @@ class SplitWriter:
 
     def _write_record(self, requests: records.Requests) -> None:
         if self._writer is None or self._shards[-1]["rows"] >= ROWS_PER_SHARD:
-            self._next_shard()
-        assert self._writer is not None
+            self._writer = self._next_shard()
         self._writer.write(records.serialize(self._spec, requests))
         self._shards[-1]["records"] += 1
         self._shards[-1]["requests"] += len(requests.list_lengths)
@@ -70,12 +69,12 @@ class SplitWriter:
         for name in self._totals:
             self._totals[name] += float(requests.per_ad[name].sum(dtype=np.float64))
 
-    def _next_shard(self) -> None:
+    def _next_shard(self) -> tf.io.TFRecordWriter:
         if self._writer is not None:
             self._writer.close()
         name = f"{self._split}-{len(self._shards):05d}.tfrecord"
-        self._writer = tf.io.TFRecordWriter(str(self._directory / name))
         self._shards.append({"file": name, "records": 0, "requests": 0, "rows": 0})
+        return tf.io.TFRecordWriter(str(self._directory / name))
 
     def close(self) -> dict[str, Any]:
         """Writes what is pending and returns the split's entry for `dataset.json`."""
@@ -83,6 +82,7 @@ class SplitWriter:
         if self._writer is not None:
             self._writer.close()
         for shard in self._shards:
+            shard["bytes"] = (self._directory / shard["file"]).stat().st_size
             with (self._directory / shard["file"]).open("rb") as file:
                 shard["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         rows = sum(shard["rows"] for shard in self._shards)

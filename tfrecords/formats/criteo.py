@@ -76,6 +76,11 @@ def check_schema(schema: schema_lib.Schema) -> None:
                 f"Schema {schema.name!r}: field {field.name!r} is {expected} in the Criteo "
                 f"log, the schema says {field.kind}."
             )
+    if schema.time is not None:
+        raise ValueError(
+            f"Schema {schema.name!r}: the Criteo log is in time order as it stands; leave out "
+            f"time, got {schema.time!r}."
+        )
     if schema.click != LABEL:
         raise ValueError(f"Schema {schema.name!r}: click must be {LABEL!r}, got {schema.click!r}.")
 
