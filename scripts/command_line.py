@@ -13,10 +13,17 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 import tfrec  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+from serving import errors, model_server
 from tfrecords import convert
 
 Config = TypeVar("Config")
-_EXPECTED_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, OSError, RuntimeError)
+_EXPECTED_ERRORS = (
+    ValueError,
+    OSError,
+    FloatingPointError,
+    errors.ServingError,
+    model_server.ServerStartError,
+)
 
 
 def define_flags(config: type, prefix: str = "", names: tuple[str, ...] | None = None) -> None:

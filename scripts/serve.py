@@ -21,7 +21,7 @@ import local_service
 import uvicorn
 from absl import flags
 
-from serving import app, bundle, orchestrator, ranker_client
+from serving import app, bundle, model_server, orchestrator, ranker_client
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bundle.")
 flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
@@ -79,7 +79,7 @@ def _embedded_server(base: pathlib.Path, version: int) -> Iterator[None]:
         try:
             ready = child.stdout.readline()
             if not ready:
-                raise RuntimeError(
+                raise model_server.ServerStartError(
                     "The embedded model server did not start; its message is above. "
                     "Choose other ports, or give --ranker_address."
                 )

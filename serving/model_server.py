@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from tfrecords import startup
 
-import grpc
-from tensorflow.core.protobuf import config_pb2
+startup.import_tensorflow_quietly()
 
-from serving.embedded import (
+import grpc  # noqa: E402
+from tensorflow.core.protobuf import config_pb2  # noqa: E402
+
+from serving.embedded import (  # noqa: E402
     grpc_server,
     model_config,
     rest_api,

@@ -8,14 +8,11 @@ Shapes: B requests, C candidates, F ad fields, D embedding size, P probes.
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import grpc
 import numpy as np

@@ -10,7 +10,7 @@ import logs
 import numpy as np
 import pytest
 
-from tfrecords import encoding, reader
+from tfrecords import encoding, reader, splitting
 from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo
 

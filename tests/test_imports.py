@@ -15,6 +15,7 @@ ALLOWED = {
     "tfrecords": {"tfrecords"},
     "tfrec": {"tfrecords", "tfrec"},
     "serving": {"serving"},
+    "serving/model_server.py": {"serving", "tfrecords"},
     "serving/export.py": {"tfrecords", "tfrec", "serving"},
     "scripts": {"tfrecords", "tfrec", "serving", "scripts"},
 }

@@ -1,9 +1,5 @@
 """The embedded model server over gRPC, against TensorFlow Serving's table of answers."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import pathlib
 import socket
 from collections.abc import Callable, Iterator, Sequence

@@ -1,9 +1,5 @@
 """`python -m serving.model_server` as a process."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import pathlib
 import signal
 import socket

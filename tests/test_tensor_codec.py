@@ -1,9 +1,5 @@
 """Tensor messages are read and written as TensorFlow's own C++ code does it."""
 
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import numpy as np
 import pytest
 import tensorflow as tf

@@ -10,12 +10,12 @@ def import_tensorflow_quietly() -> None:
     """Imports TensorFlow; what it logs on the way is shown only if the import fails.
 
     TensorFlow writes some lines to the process's standard error before any logging
-    setting is read. `TF_CPP_MIN_LOG_LEVEL` set by the user is respected afterwards.
+    setting is read. `TF_CPP_MIN_LOG_LEVEL=0` in the environment shows everything.
     """
-    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    # The errors that level 3 leaves out are also raised as Python exceptions.
+    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" in sys.modules or level == "0":
         return
-    # The errors left out this way are also raised as Python exceptions.
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as captured:

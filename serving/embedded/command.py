@@ -4,13 +4,10 @@ python -m serving.model_server --model_name=ranker --model_base_path=/bundle/ran
 """
 
 import gc
-import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 from tensorflow.core.protobuf import config_pb2

@@ -1,0 +1,116 @@
+"""The scripts as a person runs them: in processes of their own."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import logs
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ["--stage1_epochs=1", "--stage2_epochs=1", "--index=Flat"]
+
+
+def run(script: str, *flags: str, status: int = 0) -> subprocess.CompletedProcess:
+    """Runs a script and checks its exit status."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A work directory with a bundle trained on a bare Criteo log with some bad lines."""
+    directory = tmp_path_factory.mktemp("work")
+    rows = logs.rows(2_000)
+    text = logs.text(rows[:100]) + b"1\tshort\n" + logs.text(rows[100:])
+    (directory / "train.txt").write_bytes(text)
+    done = run(
+        "train.py", f"--data_path={directory / 'train.txt'}", f"--workdir={directory}", *TINY
+    )
+    assert "1 lines rejected" in done.stdout
+    assert "not in this log, so not trained and not served: engagement, revenue" in done.stdout
+    return directory
+
+
+def test_a_finished_step_is_not_redone(workdir):
+    log = workdir / "train.txt"
+    before = (workdir / "bundle" / "manifests" / "1.json").read_bytes()
+    done = run("train.py", f"--data_path={log}", f"--workdir={workdir}", *TINY)
+    assert done.stdout.count("done before, unchanged") == 5
+    assert (workdir / "bundle" / "manifests" / "1.json").read_bytes() == before
+    assert len(list((workdir / "bundle" / "manifests").glob("*.json"))) == 1
+
+
+def test_the_demo_shows_ten_ads_with_the_only_head(workdir):
+    done = run("inference.py", f"--workdir={workdir}", "--demo", "--json")
+    answer = json.loads(done.stdout)
+    assert [ad["rank"] for ad in answer["ads"]] == list(range(1, 11))
+    assert answer["absent_heads"] == ["engagement", "revenue"]
+    assert answer["ads"][0]["engagement_probability"] is None
+    assert 0 < answer["ads"][0]["click_probability"] < 1
+    assert answer["degraded"] is None
+    assert done.stderr == ""
+
+
+def test_a_batch_file_is_answered_in_order_and_a_refused_line_says_why(workdir, tmp_path):
+    lines = ['{"k": 1}', "no json", '{"context": {"I1": "x"}, "k": 1}', '{"k": 2}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out.jsonl"
+    done = run(
+        "inference.py", f"--workdir={workdir}", f"--input={tmp_path / 'in.jsonl'}",
+        f"--output={out}", status=1,
+    )  # fmt: skip
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [len(answer.get("ads", [])) for answer in answers] == [1, 0, 0, 2]
+    assert "line 2: expected a JSON request" in answers[1]["error"]
+    assert "I1: expected a finite number" in answers[2]["error"]
+    assert "2 of 4 requests answered" in done.stdout
+
+
+def test_metrics_of_a_real_log_name_what_is_absent(workdir):
+    metrics = json.loads(run("evaluate.py", f"--workdir={workdir}", "--json").stdout)
+    assert metrics["absent_heads"] == ["engagement", "revenue"]
+    assert set(metrics["ranker"]) == {"click"}
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("train.py", [], "Give either --use_synthetic or --data_path"),
+        ("train.py", ["--data_path=/no/such/file"], "No log at /no/such/file"),
+        ("train.py", ["--data_path=/tmp"], "is a directory"),
+        ("convert.py", ["--data_path=x", "--format=nope"], "Unknown --format 'nope'"),
+        ("inference.py", ["--demo", "--workdir=/no/such"], "holds no published bundle"),
+        ("inference.py", [], "Give one of --demo"),
+        ("train_ranker.py", ["--workdir=/no/such"], "run scripts/convert.py first"),
+        ("serve.py", ["--workdir=/no/such"], "holds no published bundle"),
+        ("evaluate.py", ["extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(script, flags, message):
+    done = run(script, *flags, status=1)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_flag_is_named(workdir):
+    done = run("train.py", "--n_sample=10", status=1)
+    assert "Unknown command line flag 'n_sample'" in done.stderr
+    assert "n_samples" in done.stderr
+
+
+def test_a_mostly_bad_log_is_refused_with_its_first_lines(tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(logs.text([["label", *row[1:]] for row in logs.rows(50)]))
+    done = run("convert.py", f"--data_path={bad}", f"--workdir={tmp_path}", status=1)
+    assert "50 of 50 lines cannot be used" in done.stderr
+    assert f"{bad}, line 1: looks like a header line" in done.stderr
