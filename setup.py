@@ -10,7 +10,6 @@ setuptools.setup(
     packages=setuptools.find_packages(
         include=["tfrec", "tfrec.*", "serving", "serving.*", "tfrecords", "tfrecords.*"]
     ),
-    package_data={"serving": ["deploy/*"]},
     install_requires=[
         "absl-py",
         "faiss-cpu",

@@ -65,7 +65,7 @@ class RankerConfig:
     feed_forward_dim: int = option(256, "Width of the feed-forward layers.")
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.")
     dropout: float = option(0.1, "Dropout rate.")
-    epochs: int = option(6, "Most passes over the training requests.")
+    epochs: int = option(10, "Most passes over the training requests; sets the schedule.")
     patience: int = option(2, "Passes without a better validation loss before stopping.")
     batch_size: int = option(512, "Impressions in a batch, about; lists are kept whole.")
     learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).")

@@ -21,6 +21,7 @@ References:
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfrec import config as config_lib
@@ -41,7 +42,10 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
                 f"({config.num_heads})."
             )
         self._num_heads = config.num_heads
+        self._num_tokens = config.num_query_tokens
         self._head_dim = config.model_dim // config.num_heads
+        # [D, H]: one where a channel belongs to a head.
+        self._head_of = np.repeat(np.eye(config.num_heads, dtype=np.float32), self._head_dim, 0)
         self._attention_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
         self._feed_forward_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
         self._query_key_value = tf.keras.layers.Dense(3 * config.model_dim)
@@ -57,28 +61,45 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
         """Updates query tokens [B, T, D] and candidates [B, C, D]."""
         token_q, token_k, token_v = self._project(tokens)
         own_q, own_k, own_v = self._project(candidates)
-        scale = self._head_dim**-0.5
-        token_logits = tf.einsum("bthd,bshd->bhts", token_q, token_k) * scale
-        token_values = tf.einsum("bhts,bshd->bthd", tf.nn.softmax(token_logits), token_v)
-        query_logits = tf.einsum("bchd,bthd->bcht", own_q, token_k) * scale
-        own_logits = tf.reduce_sum(own_q * own_k, axis=-1, keepdims=True) * scale
-        weights = tf.nn.softmax(tf.concat([query_logits, own_logits], axis=-1))
-        own_values = tf.einsum("bcht,bthd->bchd", weights[..., :-1], token_v)
-        own_values += weights[..., -1:] * own_v
+        keys, values = self._spread(token_k), self._spread(token_v)  # [B, H T, D]
+        token_logits = self._by_head(tf.matmul(token_q, keys, transpose_b=True))
+        token_values = tf.matmul(self._joined(self._softmax(token_logits)), values)
+        query_logits = self._by_head(tf.matmul(own_q, keys, transpose_b=True))  # [B, C, H, T]
+        own_logits = tf.matmul(own_q * own_k, self._head_of)[..., None]  # [B, C, H, 1]
+        weights = self._softmax(tf.concat([query_logits, own_logits], axis=-1))
+        own_values = tf.matmul(self._joined(weights[..., :-1]), values)
+        own_values += own_v * tf.matmul(weights[..., -1], self._head_of, transpose_b=True)
         return (
             self._feed_forward(tokens, token_values, training),
             self._feed_forward(candidates, own_values, training),
         )
 
     def _project(self, x: tf.Tensor) -> list[tf.Tensor]:
-        projected = self._query_key_value(self._attention_norm(x))  # [B, N, 3 D]
-        shape = tf.shape(projected)
-        heads = tf.reshape(projected, [shape[0], shape[1], 3, self._num_heads, self._head_dim])
-        return tf.unstack(heads, axis=2)
+        return tf.split(self._query_key_value(self._attention_norm(x)), 3, axis=-1)
+
+    def _spread(self, tokens: tf.Tensor) -> tf.Tensor:
+        """Gives each head its own copy [B, H T, D] of tokens [B, T, D], zero outside the head.
+
+        With few tokens this makes all heads one plain product of matrices, without transposes.
+        """
+        heads = tokens[:, None] * tf.transpose(self._head_of)[:, None]  # [B, H, T, D]
+        return tf.reshape(heads, [-1, self._num_heads * tokens.shape[1], tokens.shape[2]])
+
+    def _by_head(self, logits: tf.Tensor) -> tf.Tensor:
+        """Reshapes [B, N, H T] to [B, N, H, T]."""
+        shape = tf.shape(logits)
+        return tf.reshape(logits, [shape[0], shape[1], self._num_heads, self._num_tokens])
+
+    def _joined(self, weights: tf.Tensor) -> tf.Tensor:
+        """Reshapes [B, N, H, T] to [B, N, H T]."""
+        shape = tf.shape(weights)
+        return tf.reshape(weights, [shape[0], shape[1], self._num_heads * self._num_tokens])
+
+    def _softmax(self, logits: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(logits * self._head_dim**-0.5)
 
     def _feed_forward(self, x: tf.Tensor, values: tf.Tensor, training: bool) -> tf.Tensor:
-        shape = tf.shape(x)
-        attended = self._output(tf.reshape(values, shape))
+        attended = self._output(values)
         x += self._dropout(attended, training=training)
         hidden = self._narrow(self._widen(self._feed_forward_norm(x)))
         return x + self._dropout(hidden, training=training)
