@@ -28,7 +28,8 @@ from tfrecords import arrow_file
 from tfrecords import schema as schema_lib
 
 _FINGERPRINT_RANGE = 2**63 - 1
-_NEVER_A_FINGERPRINT = np.int64(2**63 - 1)
+# Above every fingerprint, so that a look-up is never out of range.
+_LAST_KEY = np.int64(2**63 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,31 +150,37 @@ class Encoder(tf.Module):
     def __init__(self, fitted: FittedSchema, fields: Sequence[schema_lib.Field]) -> None:
         super().__init__(name="encoder")
         self.fields = tuple(fields)
-        self._keys: dict[str, tf.Tensor] = {}
-        self._ids: dict[str, tf.Tensor] = {}
-        for field in self.fields:
-            statistics = fitted.statistics[field.name]
-            if field.kind == "numeric":
-                self._keys[field.name] = tf.constant(
-                    statistics.boundaries, tf.float32, shape=(len(statistics.boundaries),)
-                )
-            else:
-                self._fit_categorical(field, statistics.vocabulary)
+        self._categorical = [field for field in fields if field.kind == "categorical"]
+        self._numeric = [field for field in fields if field.kind == "numeric"]
+        in_parts = [*self._categorical, *self._numeric]
+        self._order = [in_parts.index(field) for field in self.fields]
+        vocabularies = [fitted.statistics[field.name].vocabulary for field in self._categorical]
+        self._salts = np.array([_salt(field.name) for field in self._categorical], np.int64)
+        self._num_oov = np.array([f.num_oov_buckets for f in self._categorical], np.int64)
+        self._first_oov = np.array([1 + len(v) for v in vocabularies], np.int64)
+        self._keys, self._ids = _sorted_keys(self._categorical, vocabularies, self._salts)
+        boundaries = [fitted.statistics[field.name].boundaries for field in self._numeric]
+        # No number reaches an infinite boundary, so shorter rows are filled up with them.
+        longest = max(map(len, boundaries), default=0)
+        self._boundaries = np.full((len(boundaries), longest), np.inf, np.float32)
+        for row, values in zip(self._boundaries, boundaries, strict=True):
+            row[: len(values)] = values
 
-    def _fit_categorical(self, field: schema_lib.Field, vocabulary: Sequence[str]) -> None:
-        keys = np.empty(0, np.int64)
-        if vocabulary:
-            values = tf.constant(list(vocabulary), tf.string)
-            keys = tf.strings.to_hash_bucket_fast(values, _FINGERPRINT_RANGE).numpy()
-        if len(np.unique(keys)) != len(keys):
-            raise ValueError(
-                f"Field {field.name!r}: two vocabulary values share a 63-bit fingerprint; "
-                "drop one of them or lower max_vocabulary_size."
-            )
-        order = np.argsort(keys)
-        # The last key is larger than any fingerprint, so a look-up is never out of range.
-        self._keys[field.name] = tf.constant(np.append(keys[order], _NEVER_A_FINGERPRINT))
-        self._ids[field.name] = tf.constant(np.append(order + 1, 0).astype(np.int32))
+    def __call__(self, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Encodes columns [B] of every field to ids [B, F] int32.
+
+        All fields of a kind are looked up together: a request is a few operations, not a few
+        for each field.
+        """
+        parts = []
+        for fields, look_up in (
+            (self._categorical, self._look_up_strings),
+            (self._numeric, self._look_up_numbers),
+        ):
+            if fields:
+                stacked = tf.stack([columns[field.name] for field in fields], axis=1)
+                parts.append(look_up(stacked, slice(None)))
+        return tf.gather(tf.concat(parts, axis=1), self._order, axis=1)
 
     def encode_column(self, field: schema_lib.Field, values: tf.Tensor) -> tf.Tensor:
         """Encodes one column.
@@ -185,22 +192,29 @@ class Encoder(tf.Module):
         Returns:
             [B] int32 ids.
         """
-        keys = self._keys[field.name]
         if field.kind == "numeric":
-            bucket = 1 + tf.searchsorted(keys, values, side="right")
-            return tf.where(tf.math.is_nan(values), 0, bucket)
-        fingerprint = tf.strings.to_hash_bucket_fast(values, _FINGERPRINT_RANGE)
-        slot = tf.searchsorted(keys, fingerprint, side="left")
-        known = tf.equal(tf.gather(keys, slot), fingerprint)
-        first_oov = keys.shape[0]  # 1 + V: the sentinel key stands for the missing id
-        oov = first_oov + tf.cast(fingerprint % field.num_oov_buckets, tf.int32)
-        ids = tf.where(known, tf.gather(self._ids[field.name], slot), oov)
+            fields, look_up = self._numeric, self._look_up_numbers
+        else:
+            fields, look_up = self._categorical, self._look_up_strings
+        place = fields.index(field)
+        return look_up(values[:, None], slice(place, place + 1))[:, 0]
+
+    def _look_up_strings(self, values: tf.Tensor, fields: slice) -> tf.Tensor:
+        """Encodes strings [B, n] of n categorical fields."""
+        fingerprints = tf.strings.to_hash_bucket_fast(values, _FINGERPRINT_RANGE)
+        keys = tf.bitwise.bitwise_xor(fingerprints, self._salts[fields])
+        slots = tf.searchsorted(self._keys, tf.reshape(keys, [-1]), side="left")
+        slots = tf.reshape(slots, tf.shape(keys))
+        oov = tf.cast(self._first_oov[fields] + fingerprints % self._num_oov[fields], tf.int32)
+        known = tf.equal(tf.gather(self._keys, slots), keys)
+        ids = tf.where(known, tf.gather(self._ids, slots), oov)
         return tf.where(tf.equal(values, ""), 0, ids)
 
-    def __call__(self, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Encodes columns [B] of every field to ids [B, F] int32."""
-        encoded = [self.encode_column(field, columns[field.name]) for field in self.fields]
-        return tf.stack(encoded, axis=1)
+    def _look_up_numbers(self, values: tf.Tensor, fields: slice) -> tf.Tensor:
+        """Encodes numbers [B, n] of n numeric fields."""
+        by_field = tf.transpose(values)
+        buckets = 1 + tf.searchsorted(self._boundaries[fields], by_field, side="right")
+        return tf.transpose(tf.where(tf.math.is_nan(by_field), 0, buckets))
 
     def encode_table(self, table: pa.Table) -> np.ndarray:
         """Encodes Arrow columns, each distinct string once.
@@ -225,6 +239,32 @@ class Encoder(tf.Module):
         indices = encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
         distinct = tf.constant(np.append(values, "").astype(object), tf.string)
         return self.encode_column(field, distinct).numpy()[indices]
+
+
+def _salt(name: str) -> int:
+    """Returns a 63-bit number that keeps a field's keys apart from other fields'."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+def _sorted_keys(
+    fields: Sequence[schema_lib.Field], vocabularies: Sequence[Sequence[str]], salts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rising keys of all vocabulary values [V + 1], and their ids."""
+    keys, ids = [np.array([_LAST_KEY])], [np.array([0])]
+    for field, vocabulary, salt in zip(fields, vocabularies, salts, strict=True):
+        if vocabulary:
+            values = tf.constant(list(vocabulary), tf.string)
+            fingerprints = tf.strings.to_hash_bucket_fast(values, _FINGERPRINT_RANGE).numpy()
+            if len(np.unique(fingerprints)) != len(fingerprints):
+                raise ValueError(
+                    f"Field {field.name!r}: two vocabulary values share a 63-bit fingerprint; "
+                    "drop one of them or lower max_vocabulary_size."
+                )
+            keys.append(fingerprints ^ salt)
+            ids.append(np.arange(1, len(vocabulary) + 1))
+    joined = np.concatenate(keys)
+    order = np.argsort(joined, kind="stable")
+    return joined[order], np.concatenate(ids)[order].astype(np.int32)
 
 
 def input_signature(fields: Sequence[schema_lib.Field]) -> dict[str, tf.TensorSpec]:
