@@ -146,12 +146,11 @@ def train_and_evaluate(
     )
     calibrators = fit_calibrators(predict(model, data_set, "validation"))
     description = {
-        "fingerprint": data_set.fingerprint,
         "heads": list(model.heads),
         "calibrators": dataclasses.asdict(calibrators),
         "history": history,
     }
-    (workdir / "ranker.json").write_text(json.dumps(description, indent=1) + "\n")
+    training.write_description(workdir / "ranker.json", data_set, description)
 
 
 def load(
@@ -163,15 +162,9 @@ def load(
         FileNotFoundError: No ranker was trained in the work directory.
         ValueError: It was trained on another data set.
     """
-    path = workdir / "ranker.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"No trained ranker at {path}; run scripts/train_ranker.py first.")
-    description = json.loads(path.read_text())
-    if description["fingerprint"] != data_set.fingerprint:
-        raise ValueError(
-            f"The ranker in {workdir} was trained on data set {description['fingerprint']}, but "
-            f"{data_set.directory} is {data_set.fingerprint}; train it again."
-        )
+    description = training.read_description(
+        workdir / "ranker.json", data_set, "scripts/train_ranker.py"
+    )
     config = config_lib.RankerConfig(**json.loads((workdir / "config.json").read_text()))
     model = build(data_set, config)
     training.restore_best(model, workdir)

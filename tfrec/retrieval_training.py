@@ -114,8 +114,7 @@ def train_and_evaluate(
         validate,
         progress,
     )
-    description = {"fingerprint": data_set.fingerprint, "history": history}
-    (workdir / "retrieval.json").write_text(json.dumps(description, indent=1) + "\n")
+    training.write_description(workdir / "retrieval.json", data_set, {"history": history})
 
 
 def load(
@@ -127,18 +126,9 @@ def load(
         FileNotFoundError: No model was trained in the work directory.
         ValueError: It was trained on another data set.
     """
-    path = workdir / "retrieval.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"No trained two-tower model at {path}; run scripts/train_retrieval.py first."
-        )
-    description = json.loads(path.read_text())
-    if description["fingerprint"] != data_set.fingerprint:
-        raise ValueError(
-            f"The two-tower model in {workdir} was trained on data set "
-            f"{description['fingerprint']}, but {data_set.directory} is {data_set.fingerprint}; "
-            "train it again."
-        )
+    description = training.read_description(
+        workdir / "retrieval.json", data_set, "scripts/train_retrieval.py"
+    )
     config = config_lib.RetrievalConfig(**json.loads((workdir / "config.json").read_text()))
     model = build(data_set, config, data_set.catalogue())
     training.restore_best(model, workdir)

@@ -229,3 +229,34 @@ def restore_best(model: tf.keras.Model, directory: pathlib.Path) -> None:
     if path is None:
         raise FileNotFoundError(f"No checkpoint in {directory / 'best'}; train the model again.")
     tf.train.Checkpoint(model=model).restore(path).expect_partial()
+
+
+def write_description(
+    path: pathlib.Path, data_set: reader.DataSet, description: dict[str, Any]
+) -> None:
+    """Writes what is known of a trained model; its presence says that training has ended."""
+    stamped = {"fingerprint": data_set.fingerprint, **description}
+    path.write_text(json.dumps(stamped, indent=1) + "\n")
+
+
+def read_description(path: pathlib.Path, data_set: reader.DataSet, script: str) -> dict[str, Any]:
+    """Reads what `write_description` wrote.
+
+    Args:
+        path: The file.
+        data_set: What the model must have been trained on.
+        script: The script that trains it, for the message.
+
+    Raises:
+        FileNotFoundError: The model was not trained.
+        ValueError: It was trained on another data set.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"No trained model at {path}; run {script} first.")
+    description = json.loads(path.read_text())
+    if description["fingerprint"] != data_set.fingerprint:
+        raise ValueError(
+            f"{path}: the model was trained on data set {description['fingerprint']}, but "
+            f"{data_set.directory} is {data_set.fingerprint}; train it again."
+        )
+    return description
