@@ -11,6 +11,7 @@ answers come in retrieval order and say so. SIGTERM and Ctrl-C end it gracefully
 
 import contextlib
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,9 @@ _STOP_SECONDS = 15
 
 
 def main() -> None:
+    # uvicorn drains on SIGTERM and then raises it again: without a handler that would end this
+    # process before the embedded server is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     base = pathlib.Path(FLAGS.bundle or pathlib.Path(FLAGS.workdir) / "bundle")
     release = bundle.load(base, FLAGS.version)
     print(f"release {release.version}: {release.manifest.index['num_ads']:,} ads, verified")

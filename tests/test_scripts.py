@@ -2,11 +2,16 @@
 
 import json
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
 
 import logs
 import pytest
+import serving_fixtures
+
+from serving import client
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ["--stage1_epochs=1", "--stage2_epochs=1", "--index=Flat"]
@@ -114,3 +119,39 @@ def test_a_mostly_bad_log_is_refused_with_its_first_lines(tmp_path):
     done = run("convert.py", f"--data_path={bad}", f"--workdir={tmp_path}", status=1)
     assert "50 of 50 lines cannot be used" in done.stderr
     assert f"{bad}, line 1: looks like a header line" in done.stderr
+
+
+def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir):
+    rest, grpc_port, model_rest = (serving_fixtures.free_port() for _ in range(3))
+    command = [
+        sys.executable, str(ROOT / "scripts" / "serve.py"), f"--workdir={workdir}",
+        f"--port={rest}", f"--model_server_port={grpc_port}",
+        f"--model_server_rest_port={model_rest}",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
+        for line in service.stdout:
+            if line.startswith("recommendations on"):
+                break
+        try:
+            with client.Client(f"http://127.0.0.1:{rest}") as connection:
+                _wait_until_it_answers(connection, service)
+                answer = connection.recommend(context={"I1": 3}, k=3, deadline_ms=10_000)
+            assert [ad.rank for ad in answer.ads] == [1, 2, 3]
+            assert answer.degraded is None
+        finally:
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(60) == 0
+    for port in (rest, grpc_port, model_rest):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, "a process was left behind"
+
+
+def _wait_until_it_answers(connection: client.Client, service: subprocess.Popen) -> None:
+    """Asks until the port is open; the line above comes just before."""
+    while service.poll() is None:
+        try:
+            if connection.ready():
+                return
+        except client.errors.ClientConnectionError:
+            continue
+    pytest.fail(f"serve.py ended with status {service.returncode}")
