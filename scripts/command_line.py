@@ -42,7 +42,11 @@ def define_flags(config: type, prefix: str = "", names: tuple[str, ...] | None =
     }
     for field in dataclasses.fields(config):
         if "help" in field.metadata and (names is None or field.name in names):
-            define[type(field.default)](prefix + field.name, field.default, field.metadata["help"])
+            flag = define[type(field.default)](
+                prefix + field.name, field.default, field.metadata["help"]
+            )
+            # Key flags of the script are what its --help shows.
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
 
 def from_flags(config: type[Config], prefix: str = "", **overrides: Any) -> Config:

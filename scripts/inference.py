@@ -131,7 +131,10 @@ async def _answer_lines(
 def _read(path: pathlib.Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"No file at {path}.")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
 
 
 def _parse(text: str, place: str) -> messages.Request:

@@ -29,7 +29,16 @@ from tfrec import evaluation, ranker_training, retrieval_training
 from tfrecords import convert, reader, schema, synthetic
 from tfrecords.formats import criteo, lines
 
-STEPS = ("synthetic", "data", "retrieval", "ranker", "evaluation", "bundle")
+# What each step writes last: without it the step is not done, whatever its note says.
+PRODUCTS = {
+    "synthetic": "log.tsv",
+    "data": "dataset.json",
+    "retrieval": "retrieval.json",
+    "ranker": "ranker.json",
+    "evaluation": "metrics.json",
+    "bundle": "manifests/*.json",
+}
+STEPS = tuple(PRODUCTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +130,7 @@ class Pipeline:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(report, indent=1) + "\n")
 
-        inputs = {"retrieval": self._inputs("retrieval"), "ranker": self._inputs("ranker")}
+        inputs = self._models_inputs()
         self._once("evaluation", "evaluating on the test split", inputs, measure)
         return json.loads(path.read_text())
 
@@ -130,11 +139,7 @@ class Pipeline:
     ) -> pathlib.Path:
         """Publishes both stages as the next release bundle."""
         base = self.path("bundle")
-        inputs = {
-            "retrieval": self._inputs("retrieval"),
-            "ranker": self._inputs("ranker"),
-            "index": dataclasses.asdict(config),
-        }
+        inputs = {**self._models_inputs(), "index": dataclasses.asdict(config)}
 
         def publish() -> None:
             models = self.models(data_set)
@@ -166,13 +171,24 @@ class Pipeline:
         log = pathlib.Path(data_set.description["source"]["path"])
         return log.parent if synthetic.Log(log.parent).world.is_file() else None
 
+    def _models_inputs(self) -> dict[str, str]:
+        """What depends on both stages depends on them and on the data they are used with."""
+        return {step: self._inputs(step) for step in ("data", "retrieval", "ranker")}
+
     def _inputs(self, step: str) -> str:
         canonical = json.dumps(self._note(step).get("inputs"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def _note(self, step: str) -> dict[str, Any]:
         path = self.workdir / "steps" / f"{step}.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); delete it, and run again."
+            ) from error
 
     def _write_note(self, step: str, note: dict[str, Any]) -> None:
         path = self.workdir / "steps" / f"{step}.json"
@@ -193,7 +209,7 @@ class Pipeline:
         note = self._note(step)
         number = f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
         same = note.get("inputs") == inputs
-        if same and note.get("finished") and self.path(step).exists():
+        if same and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
             self._print(f"{number} {title}: done before, unchanged")
             return
         self._print(f"{number} {title}")

@@ -22,6 +22,7 @@ from absl import flags
 from serving import messages
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(train)
 _TIMED_REQUESTS = 200
 
 

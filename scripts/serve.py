@@ -12,6 +12,7 @@ answers come in retrieval order and say so. SIGTERM and Ctrl-C end it gracefully
 import contextlib
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,12 +29,21 @@ flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bund
 flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
 flags.DEFINE_integer("version", None, "Release to serve; default: the latest.", lower_bound=1)
 flags.DEFINE_string("host", "127.0.0.1", "Address of the REST service.")
-flags.DEFINE_integer("port", 8080, "Port of the REST service.", lower_bound=1)
+flags.DEFINE_integer("port", 8080, "Port of the REST service.", 1, 65535)
 flags.DEFINE_string("ranker_address", None, "host:port of a TensorFlow Serving that runs already.")
-flags.DEFINE_integer("model_server_port", 8500, "gRPC port of the embedded model server.")
-flags.DEFINE_integer("model_server_rest_port", 8501, "REST port of the embedded model server.")
+flags.DEFINE_integer("model_server_port", 8500, "gRPC port of the embedded model server.", 1, 65535)
+flags.DEFINE_integer(
+    "model_server_rest_port", 8501, "REST port of the embedded model server.", 1, 65535
+)
 flags.DEFINE_integer(
     "num_candidates", 500, "Ads that the index hands to the ranker.", lower_bound=1
+)
+flags.DEFINE_float(
+    "deadline_ms",
+    2_000.0,
+    "Time for a request that names none; past it the answer comes in retrieval order. The "
+    "default lets a burst through; set what your caller can wait, such as 100.",
+    lower_bound=1.0,
 )
 FLAGS = flags.FLAGS
 
@@ -45,6 +55,7 @@ def main() -> None:
     # process before the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     base = pathlib.Path(FLAGS.bundle or pathlib.Path(FLAGS.workdir) / "bundle")
+    _check_port_is_free(FLAGS.host, FLAGS.port)
     release = bundle.load(base, FLAGS.version)
     print(f"release {release.version}: {release.manifest.index['num_ads']:,} ads, verified")
     with contextlib.ExitStack() as stack:
@@ -55,10 +66,25 @@ def main() -> None:
         client = ranker_client.RankerClient(
             address, version=release.version, outputs=release.manifest.outputs.values()
         )
-        config = orchestrator.OrchestratorConfig(num_candidates=FLAGS.num_candidates)
+        config = orchestrator.OrchestratorConfig(
+            num_candidates=FLAGS.num_candidates, default_deadline_ms=FLAGS.deadline_ms
+        )
         service = orchestrator.Orchestrator(release, client, config)
         print(f"recommendations on http://{FLAGS.host}:{FLAGS.port}/v1/recommend, API at /docs")
         uvicorn.run(app.create_app(service), host=FLAGS.host, port=FLAGS.port, log_level="warning")
+
+
+def _check_port_is_free(host: str, port: int) -> None:
+    """Fails before anything is started, not after."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise model_server.ServerStartError(
+                f"Cannot serve on {host}:{port} ({error}); choose another --port or --host."
+            ) from error
 
 
 @contextlib.contextmanager

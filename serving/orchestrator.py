@@ -45,7 +45,7 @@ class OrchestratorConfig:
     num_candidates: int = 500
     default_k: int = 10
     max_k: int = 1000
-    default_deadline_ms: float = 200.0
+    default_deadline_ms: float = 2_000.0
     batch_deadline_ms: float = 10_000.0
     reserve_ms: float = 5.0
     max_batch: int = 1000

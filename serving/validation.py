@@ -64,10 +64,13 @@ class Validator:
             raise errors.InvalidRequestError(
                 f"k: expected an integer of at least 1, got {query_fields.short(k)}."
             )
-        k = min(k, self._num_ads)
-        if k > self._max_k:
-            raise errors.InvalidRequestError(f"k: expected at most {self._max_k}, got {k} or more.")
-        return k
+        # More than there are ads is no mistake: all of them are the answer.
+        wanted = min(k, self._num_ads)
+        if wanted > self._max_k:
+            raise errors.InvalidRequestError(
+                f"k: expected at most {self._max_k}, got {query_fields.short(k)}."
+            )
+        return wanted
 
     def _check_weights(self, weights: Any) -> dict[str, float]:
         checked = dict.fromkeys(self._release.present_heads, 1.0)

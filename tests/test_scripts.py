@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -84,6 +85,24 @@ def test_metrics_of_a_real_log_name_what_is_absent(workdir):
     metrics = json.loads(run("evaluate.py", f"--workdir={workdir}", "--json").stdout)
     assert metrics["absent_heads"] == ["engagement", "revenue"]
     assert set(metrics["ranker"]) == {"click"}
+
+
+def test_models_are_not_used_with_the_data_of_another_log(workdir, tmp_path):
+    copy = tmp_path / "work"
+    shutil.copytree(workdir, copy)
+    other = logs.write(tmp_path / "other.txt", logs.rows(2_000, seed=9))
+    run("convert.py", f"--data_path={other}", f"--workdir={copy}")
+    for script in ("evaluate.py", "export.py"):
+        done = run(script, f"--workdir={copy}", status=1)
+        assert "was trained on data set" in done.stderr
+
+
+def test_a_lost_manifest_is_exported_again(workdir, tmp_path):
+    copy = tmp_path / "work"
+    shutil.copytree(workdir, copy)
+    (copy / "bundle" / "manifests" / "1.json").unlink()
+    run("export.py", f"--workdir={copy}", "--index=Flat")
+    assert (copy / "bundle" / "manifests" / "2.json").is_file()
 
 
 @pytest.mark.parametrize(

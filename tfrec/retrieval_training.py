@@ -76,6 +76,12 @@ def train_and_evaluate(
         ValueError: The training or the validation split has no clicks.
     """
     config_lib.save(config, workdir / "config.json")
+    clicks = data_set.label_sum("train", "click")
+    if not clicks:
+        raise ValueError(
+            f"The training split of {data_set.directory} has no clicks (label 1): there is nothing "
+            "to learn from. Check the label column, or use a larger log."
+        )
     catalogue = data_set.catalogue()
     held_out = read_clicks(data_set, "validation", MAX_VALIDATION_CLICKS)
     if not len(held_out.ad_rows):
@@ -84,7 +90,6 @@ def train_and_evaluate(
             "use a larger log or a larger --validation_fraction."
         )
     model = build(data_set, config, catalogue)
-    clicks = data_set.label_sum("train", "click")
     metric = f"validation_corpus_recall_at_{config.selection_k}"
     plan = training.Plan(
         epochs=config.epochs,
