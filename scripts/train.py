@@ -11,6 +11,7 @@ Expect test metrics beside what the planted truth reaches, and a bundle in WORKD
 import pathlib
 
 import command_line
+import log_flags
 import pipeline
 import report
 from absl import flags
@@ -18,33 +19,19 @@ from absl import flags
 from serving import ad_index
 from tfrec import config
 
-flags.DEFINE_bool("use_synthetic", False, "Train on a synthetic log with planted truth.")
-flags.DEFINE_integer("n_samples", 100_000, "Impressions of the synthetic log.", lower_bound=100)
-flags.DEFINE_string("data_path", None, "The log to train on, plain or gzip.")
-flags.DEFINE_string("format", "criteo", command_line.FORMAT_HELP)
-flags.DEFINE_string("schema_path", None, "Schema file (JSON); default: the format's convention.")
-flags.DEFINE_string("ads_path", None, "Tab-separated table of ads to add to the catalogue.")
 flags.DEFINE_string("workdir", "workdir/train", "Everything is written below it.")
 flags.DEFINE_integer("stage1_epochs", None, "Most passes of the two-tower model.", lower_bound=1)
 flags.DEFINE_integer("stage2_epochs", None, "Most passes of the ranker.", lower_bound=1)
 flags.DEFINE_integer("batch_size", None, "Examples in a batch, both stages.", lower_bound=1)
-command_line.define_flags(config.ConvertConfig)
 flags.DEFINE_enum("index", "IVFPQ", ["Flat", "IVF", "IVFPQ", "HNSW"], "Kind of the ad index.")
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(log_flags)
 
 
 def train(workdir: pathlib.Path) -> pipeline.Pipeline:
     """Runs every step that the flags ask for and returns the pipeline."""
-    if FLAGS.use_synthetic == bool(FLAGS.data_path):
-        raise ValueError("Give either --use_synthetic or --data_path=FILE.")
     steps = pipeline.Pipeline(workdir)
-    if FLAGS.use_synthetic:
-        source = steps.synthesize(FLAGS.n_samples)
-    else:
-        source = pipeline.source_of(
-            FLAGS.data_path, FLAGS.schema_path, FLAGS.format, FLAGS.ads_path
-        )
-    data_set = steps.convert(source, command_line.from_flags(config.ConvertConfig))
+    data_set = log_flags.converted(steps)
     batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
     first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}

@@ -2,9 +2,8 @@
 
     python scripts/train_ranker.py --workdir=workdir/criteo
 
-About a minute for 100,000 impressions on two cores. Reads WORKDIR/data and writes
-WORKDIR/ranker; killed, the
-same command resumes. Curves: `tensorboard --logdir=WORKDIR/ranker`.
+About two minutes for 100,000 impressions on two cores. Reads WORKDIR/data and writes
+WORKDIR/ranker; killed, the same command resumes. Curves: `tensorboard --logdir=WORKDIR/ranker`.
 """
 
 import pathlib
