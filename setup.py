@@ -16,6 +16,7 @@ setuptools.setup(
         "fastapi",
         "grpcio",
         "httpx",
+        "matplotlib",
         "numpy",
         "pyarrow",
         "pydantic",
@@ -30,5 +31,6 @@ setuptools.setup(
     extras_require={
         "test": ["mypy", "pytest", "ruff", "build", "setuptools", "wheel"],
         "benchmark": ["lightgbm", "scikit-learn", "scipy"],
+        "beam": ["apache-beam"],
     },
 )

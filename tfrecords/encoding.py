@@ -1,16 +1,18 @@
 """The one encoder: raw fields to integer ids, in training and in serving.
 
-Every field becomes one int32 id, so an example is a row of ids and an ad is a row of ids.
+Every field becomes int32 ids, so an example is a row of ids and an ad is a row of ids.
 
-    categorical   0 = missing, 1..V = vocabulary by falling count, then the OOV buckets
-    numeric       0 = missing, 1..T = quantile bucket
+    categorical        0 = missing, 1..V = vocabulary by falling count, then the OOV buckets
+    numeric            0 = missing, 1..T = quantile bucket
+    categorical_list   as categorical, `max_list_length` columns; 0 fills up after the last value
 
 The look-up is written in TensorFlow once. The converter calls it on the distinct
 values of whole column batches; the exported SavedModels call it on raw requests.
 Vocabulary values are looked up by 63-bit fingerprint in a sorted vector, which needs
 neither asset files nor table initialisers in a SavedModel.
 
-Shapes: B rows, F fields, V vocabulary size, T numeric buckets.
+Shapes: B rows, F columns of ids (the widths of the fields together), V vocabulary size,
+T numeric buckets, L values of a list.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 
 from tfrecords import arrow_file
@@ -150,15 +153,13 @@ class Encoder(tf.Module):
     def __init__(self, fitted: FittedSchema, fields: Sequence[schema_lib.Field]) -> None:
         super().__init__(name="encoder")
         self.fields = tuple(fields)
-        self._categorical = [field for field in fields if field.kind == "categorical"]
+        self._strings = [field for field in fields if field.kind != "numeric"]
         self._numeric = [field for field in fields if field.kind == "numeric"]
-        in_parts = [*self._categorical, *self._numeric]
-        self._order = [in_parts.index(field) for field in self.fields]
-        vocabularies = [fitted.statistics[field.name].vocabulary for field in self._categorical]
-        self._salts = np.array([_salt(field.name) for field in self._categorical], np.int64)
-        self._num_oov = np.array([f.num_oov_buckets for f in self._categorical], np.int64)
+        vocabularies = [fitted.statistics[field.name].vocabulary for field in self._strings]
+        self._salts = np.array([_salt(field.name) for field in self._strings], np.int64)
+        self._num_oov = np.array([f.num_oov_buckets for f in self._strings], np.int64)
         self._first_oov = np.array([1 + len(v) for v in vocabularies], np.int64)
-        self._keys, self._ids = _sorted_keys(self._categorical, vocabularies, self._salts)
+        self._keys, self._ids = _sorted_keys(self._strings, vocabularies, self._salts)
         boundaries = [fitted.statistics[field.name].boundaries for field in self._numeric]
         # No number reaches an infinite boundary, so shorter rows are filled up with them.
         longest = max(map(len, boundaries), default=0)
@@ -167,23 +168,32 @@ class Encoder(tf.Module):
             row[: len(values)] = values
 
     def __call__(self, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Encodes columns [B] of every field to ids [B, F] int32.
+        """Encodes raw columns.
 
-        All fields of a kind are looked up together: a request is a few operations, not a few
-        for each field.
+        Args:
+            columns: Field name to [B] float32 (NaN is missing), string ("" is missing), or for
+                a list [B, L] string ("" fills up).
+
+        Returns:
+            [B, F] int32 ids, in the order of the fields.
         """
-        parts = []
+        parts: dict[schema_lib.Field, tf.Tensor] = {}
+        scalars = [field for field in self._strings if field.kind == "categorical"]
         for fields, look_up in (
-            (self._categorical, self._look_up_strings),
+            (scalars, self._look_up_strings),
             (self._numeric, self._look_up_numbers),
         ):
             if fields:
-                stacked = tf.stack([columns[field.name] for field in fields], axis=1)
-                parts.append(look_up(stacked, slice(None)))
-        return tf.gather(tf.concat(parts, axis=1), self._order, axis=1)
+                stacked = look_up(tf.stack([columns[f.name] for f in fields], axis=1), fields)
+                parts.update(zip(fields, tf.split(stacked, len(fields), axis=1), strict=True))
+        for field in self._strings:
+            if field not in parts:
+                ids = self._look_up_strings(columns[field.name], [field])
+                parts[field] = _last_values(ids, field.width)
+        return tf.concat([parts[field] for field in self.fields], axis=1)
 
     def encode_column(self, field: schema_lib.Field, values: tf.Tensor) -> tf.Tensor:
-        """Encodes one column.
+        """Encodes one column of numbers or of single strings.
 
         Args:
             field: One of the encoder's fields.
@@ -192,53 +202,108 @@ class Encoder(tf.Module):
         Returns:
             [B] int32 ids.
         """
-        if field.kind == "numeric":
-            fields, look_up = self._numeric, self._look_up_numbers
-        else:
-            fields, look_up = self._categorical, self._look_up_strings
-        place = fields.index(field)
-        return look_up(values[:, None], slice(place, place + 1))[:, 0]
+        look_up = self._look_up_numbers if field.kind == "numeric" else self._look_up_strings
+        return look_up(values[:, None], [field])[:, 0]
 
-    def _look_up_strings(self, values: tf.Tensor, fields: slice) -> tf.Tensor:
-        """Encodes strings [B, n] of n categorical fields."""
-        fingerprints = tf.strings.to_hash_bucket_fast(values, _FINGERPRINT_RANGE)
-        keys = tf.bitwise.bitwise_xor(fingerprints, self._salts[fields])
+    def encode_fingerprints(
+        self, field: schema_lib.Field, fingerprints: tf.Tensor, missing: tf.Tensor
+    ) -> tf.Tensor:
+        """Encodes strings of one field whose `fingerprint` [B] is known; `missing` [B] bool."""
+        return self._look_up_fingerprints(fingerprints[:, None], missing[:, None], [field])[:, 0]
+
+    def _look_up_strings(self, values: tf.Tensor, fields: Sequence[schema_lib.Field]) -> tf.Tensor:
+        """Encodes strings [B, n] of n fields, or [B, L] of one list field."""
+        return self._look_up_fingerprints(fingerprint(values), tf.equal(values, ""), fields)
+
+    def _look_up_fingerprints(
+        self, fingerprints: tf.Tensor, missing: tf.Tensor, fields: Sequence[schema_lib.Field]
+    ) -> tf.Tensor:
+        places = [self._strings.index(field) for field in fields]
+        keys = tf.bitwise.bitwise_xor(fingerprints, self._salts[places])
         slots = tf.searchsorted(self._keys, tf.reshape(keys, [-1]), side="left")
         slots = tf.reshape(slots, tf.shape(keys))
-        oov = tf.cast(self._first_oov[fields] + fingerprints % self._num_oov[fields], tf.int32)
+        oov = tf.cast(self._first_oov[places] + fingerprints % self._num_oov[places], tf.int32)
         known = tf.equal(tf.gather(self._keys, slots), keys)
         ids = tf.where(known, tf.gather(self._ids, slots), oov)
-        return tf.where(tf.equal(values, ""), 0, ids)
+        return tf.where(missing, 0, ids)
 
-    def _look_up_numbers(self, values: tf.Tensor, fields: slice) -> tf.Tensor:
+    def _look_up_numbers(self, values: tf.Tensor, fields: Sequence[schema_lib.Field]) -> tf.Tensor:
         """Encodes numbers [B, n] of n numeric fields."""
+        places = [self._numeric.index(field) for field in fields]
         by_field = tf.transpose(values)
-        buckets = 1 + tf.searchsorted(self._boundaries[fields], by_field, side="right")
+        buckets = 1 + tf.searchsorted(self._boundaries[places], by_field, side="right")
         return tf.transpose(tf.where(tf.math.is_nan(by_field), 0, buckets))
 
     def encode_table(self, table: pa.Table) -> np.ndarray:
         """Encodes Arrow columns, each distinct string once.
 
         Args:
-            table: Has a column per field: strings, or numbers; null is missing.
+            table: Has a column per field, by its name: strings, numbers or lists of strings;
+                null is missing.
 
         Returns:
             [B, F] int32 ids.
         """
-        encoded = np.empty((table.num_rows, len(self.fields)), np.int32)
-        for index, field in enumerate(self.fields):
-            encoded[:, index] = self._encode_arrow(field, table[field.name])
-        return encoded
+        parts = [self._encode_arrow(field, table[field.name]) for field in self.fields]
+        return np.concatenate(parts, axis=1)
 
     def _encode_arrow(self, field: schema_lib.Field, column: pa.ChunkedArray) -> np.ndarray:
         if field.kind == "numeric":
             numbers = column.cast(pa.float32()).to_numpy()
-            return self.encode_column(field, tf.constant(numbers, tf.float32)).numpy()
-        encoded = column.combine_chunks().dictionary_encode()
-        values = encoded.dictionary.to_numpy(zero_copy_only=False)
-        indices = encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
-        distinct = tf.constant(np.append(values, "").astype(object), tf.string)
-        return self.encode_column(field, distinct).numpy()[indices]
+            return self.encode_column(field, tf.constant(numbers, tf.float32)).numpy()[:, None]
+        if field.kind == "categorical_list":
+            lists = column.combine_chunks()
+            lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+            return pad(self._encode_distinct(field, lists.flatten()), lengths, field.width)
+        return self._encode_distinct(field, column.combine_chunks())[:, None]
+
+    def _encode_distinct(self, field: schema_lib.Field, values: pa.Array) -> np.ndarray:
+        encoded = values.dictionary_encode()
+        distinct = encoded.dictionary.to_numpy(zero_copy_only=False)
+        indices = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
+        strings = tf.constant(np.append(distinct, "").astype(object), tf.string)
+        return self.encode_column(field, strings).numpy()[indices]
+
+
+def fingerprint(values: tf.Tensor) -> tf.Tensor:
+    """Returns the 63-bit fingerprint of strings, which stands for the value ever after."""
+    return tf.strings.to_hash_bucket_fast(values, _FINGERPRINT_RANGE)
+
+
+def pad(ids: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """Lays lists of ids out as rows.
+
+    Args:
+        ids: The lists end to end [sum of lengths].
+        lengths: [B].
+        width: The last values kept of a list.
+
+    Returns:
+        [B, width] int32; 0 fills up after the last value.
+    """
+    present = ids != 0
+    if not present.all():
+        lengths = np.bincount(
+            np.repeat(np.arange(len(lengths)), lengths)[present], None, len(lengths)
+        )
+        ids = ids[present]
+    ends = np.cumsum(lengths)
+    kept = np.minimum(lengths, width)
+    rows = np.repeat(np.arange(len(lengths)), kept)
+    columns = np.arange(len(rows)) - np.repeat(np.cumsum(kept) - kept, kept)
+    padded = np.zeros((len(lengths), width), np.int32)
+    padded[rows, columns] = ids[np.repeat(ends - kept, kept) + columns]
+    return padded
+
+
+def _last_values(ids: tf.Tensor, width: int) -> tf.Tensor:
+    """Keeps the last `width` non-zero ids of each row [B, L], and fills up with 0."""
+    lists = tf.ragged.boolean_mask(ids, ids != 0)
+    lengths = lists.row_lengths()
+    kept = tf.minimum(lengths, tf.cast(width, lengths.dtype))
+    ends = lists.row_splits[1:]
+    taken = tf.ragged.range(ends - kept, ends)
+    return tf.gather(lists.flat_values, taken).to_tensor(0, shape=[None, width])
 
 
 def _salt(name: str) -> int:
@@ -254,7 +319,7 @@ def _sorted_keys(
     for field, vocabulary, salt in zip(fields, vocabularies, salts, strict=True):
         if vocabulary:
             values = tf.constant(list(vocabulary), tf.string)
-            fingerprints = tf.strings.to_hash_bucket_fast(values, _FINGERPRINT_RANGE).numpy()
+            fingerprints = fingerprint(values).numpy()
             if len(np.unique(fingerprints)) != len(fingerprints):
                 raise ValueError(
                     f"Field {field.name!r}: two vocabulary values share a 63-bit fingerprint; "
@@ -268,10 +333,18 @@ def _sorted_keys(
 
 
 def input_signature(fields: Sequence[schema_lib.Field]) -> dict[str, tf.TensorSpec]:
-    """Returns the raw-input tensor specs ([B] string or float32) of fields, by name."""
-    return {
-        field.name: tf.TensorSpec(
-            [None], tf.float32 if field.kind == "numeric" else tf.string, name=field.name
-        )
-        for field in fields
-    }
+    """Returns the raw-input tensor specs of fields, by name.
+
+    Numbers are [B] float32, strings [B] and lists of strings [B, L].
+    """
+    specs = {}
+    for field in fields:
+        shape = [None, None] if field.kind == "categorical_list" else [None]
+        dtype = tf.float32 if field.kind == "numeric" else tf.string
+        specs[field.name] = tf.TensorSpec(shape, dtype, name=field.name)
+    return specs
+
+
+def width(fields: Sequence[schema_lib.Field]) -> int:
+    """Returns the number of columns of ids that fields are encoded as."""
+    return sum(field.width for field in fields)

@@ -17,12 +17,21 @@ import difflib
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
-KINDS = ("categorical", "numeric")
+KINDS = ("categorical", "numeric", "categorical_list")
 SIDES = ("query", "ad")
 LABELS = ("click", "engagement", "revenue")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_POSITIVE_OPTIONS = (
+    "min_count",
+    "num_oov_buckets",
+    "max_vocabulary_size",
+    "num_buckets",
+    "max_list_length",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,24 +39,35 @@ class Field:
     """One input field.
 
     Attributes:
-        name: Column name in the log and key in a request.
-        kind: `categorical` (a string) or `numeric` (a number).
+        name: Key in a request: letters, digits, `_`, `.` and `-`, the first a letter.
+        kind: `categorical` (a string), `numeric` (a number) or `categorical_list` (strings).
         side: `query` (user and context) or `ad`.
+        column: Column in the log; None: the name.
         min_count: Categorical: values seen fewer times in training are out of vocabulary.
         num_oov_buckets: Categorical: out-of-vocabulary values are hashed into this many ids.
         max_vocabulary_size: Categorical: the most frequent values kept.
         num_buckets: Numeric: the most quantile buckets a number is sorted into.
+        separator: List: what stands between the values of a list in the log.
+        max_list_length: List: the most values kept of a list, its last ones.
     """
 
     name: str
     kind: str
     side: str
+    column: str | None = None
     min_count: int = 5
     num_oov_buckets: int = 8
     max_vocabulary_size: int = 1_000_000
     num_buckets: int = 40
+    separator: str = "|"
+    max_list_length: int = 16
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"A field's name is letters, digits, '_', '.' and '-', the first a letter, got "
+                f'{self.name!r}; write {{"name": "a_plain_name", "column": "{self.name}"}}.'
+            )
         if self.kind not in KINDS:
             raise ValueError(
                 f"Field {self.name!r}: kind must be one of {KINDS}, got {self.kind!r}."
@@ -56,39 +76,66 @@ class Field:
             raise ValueError(
                 f"Field {self.name!r}: side must be one of {SIDES}, got {self.side!r}."
             )
-        for option in ("min_count", "num_oov_buckets", "max_vocabulary_size", "num_buckets"):
+        if self.column is not None and (not isinstance(self.column, str) or not self.column):
+            raise ValueError(
+                f"Field {self.name!r}: column must be the name of a column, got {self.column!r}."
+            )
+        if not isinstance(self.separator, str) or not self.separator:
+            raise ValueError(
+                f"Field {self.name!r}: separator must be at least one character, got "
+                f"{self.separator!r}."
+            )
+        for option in _POSITIVE_OPTIONS:
             value = getattr(self, option)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(
                     f"Field {self.name!r}: {option} must be a positive integer, got {value!r}."
                 )
 
+    @property
+    def source(self) -> str:
+        """The column of the log that the field is read from."""
+        return self.name if self.column is None else self.column
+
+    @property
+    def width(self) -> int:
+        """The number of ids that the field is encoded as."""
+        return self.max_list_length if self.kind == "categorical_list" else 1
+
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
     """Fields, labels and keys of one data set.
 
+    Every key and label is the name of a column of the log.
+
     Attributes:
         name: A name for people.
         fields: Input fields, in a fixed order that encoded matrices follow.
         ad_key: Columns that together identify an ad.
-        click: Column of the click label (0 or 1).
+        click: Column of the click label (0 or 1); None: every row is a click.
         engagement: Column of the label after the click (0 or 1), or None where not logged.
         revenue: Column of the revenue (non-negative), or None where not logged.
-        request_key: Column whose equal neighbours form one request; None: a row is a request.
-        time: Column that orders the log, or None where the file order is the time order.
+        request_key: Column whose equal values form one request; None: a row is a request.
+        time: Column with the time of a row: a number or ISO 8601; None: the log's order.
         position: Column of the slot an ad was shown in (0 is first), or None.
+        user_key: Column that identifies the user, or None.
+        split: Column that says `train`, `validation` or `test` of each row, or None.
+        click_threshold: The click column is a rating: at least this is a click.
     """
 
     name: str
     fields: tuple[Field, ...]
     ad_key: tuple[str, ...]
-    click: str
+    click: str | None
     engagement: str | None = None
     revenue: str | None = None
     request_key: str | None = None
     time: str | None = None
     position: str | None = None
+    user_key: str | None = None
+    split: str | None = None
+    click_threshold: float | None = None
 
     def __post_init__(self) -> None:
         names = [field.name for field in self.fields]
@@ -100,12 +147,30 @@ class Schema:
                 raise ValueError(
                     f"Schema {self.name!r}: at least one field must be on the {side} side."
                 )
+        self._check_keys()
+
+    def _check_keys(self) -> None:
         if not self.ad_key:
             raise ValueError(f"Schema {self.name!r}: ad_key must name at least one column.")
-        labels = [c for c in (self.click, self.engagement, self.revenue) if c is not None]
-        leaked = sorted(set(labels) & set(names))
+        on_query_side = {field.source for field in self.query_fields}
+        astray = [column for column in self.ad_key if column in on_query_side]
+        if astray:
+            raise ValueError(
+                f"Schema {self.name!r}: {astray} is part of ad_key, so it tells of the ad; give "
+                "its field the side 'ad'."
+            )
+        sources = {field.source for field in self.fields}
+        leaked = sorted(sources & set(self.labels.values()))
         if leaked:
             raise ValueError(f"Schema {self.name!r}: labels cannot be input fields: {leaked}.")
+        if self.split is not None and self.split in sources:
+            raise ValueError(
+                f"Schema {self.name!r}: the split column {self.split!r} cannot be an input field."
+            )
+        if self.click is None and (self.click_threshold is not None):
+            raise ValueError(
+                f"Schema {self.name!r}: click_threshold needs a click column, and click is null."
+            )
 
     def side(self, side: str) -> tuple[Field, ...]:
         """Returns the fields of one side, in schema order."""
@@ -121,15 +186,16 @@ class Schema:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Maps each label that the log has (`click`, …) to its column."""
+        """Maps each label that the log has a column for (`click`, …) to the column."""
         columns = {label: getattr(self, label) for label in LABELS}
         return {label: column for label, column in columns.items() if column is not None}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that the schema reads, each once."""
-        extra = (*self.ad_key, *self.labels.values(), self.request_key, self.time, self.position)
-        names = [field.name for field in self.fields] + [name for name in extra if name]
+        """Every column of the log that the schema reads, each once."""
+        keys = (self.request_key, self.time, self.position, self.user_key, self.split)
+        extra = (*self.ad_key, *self.labels.values(), *keys)
+        names = [field.source for field in self.fields] + [name for name in extra if name]
         return tuple(dict.fromkeys(names))
 
     def to_json(self) -> dict[str, Any]:
