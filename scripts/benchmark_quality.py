@@ -26,7 +26,7 @@ from sklearn import linear_model
 
 from tfrec import config, metrics
 from tfrecords import arrow_file, reader, synthetic
-from tfrecords.formats import criteo
+from tfrecords.formats import criteo, log
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory.")
 flags.DEFINE_integer("n_samples", 100_000, "Impressions of the synthetic log.", lower_bound=1000)
@@ -69,14 +69,16 @@ def main() -> None:
 
 def read_raw(path: pathlib.Path, data_set: reader.DataSet) -> tuple[np.ndarray, Columns]:
     """Reads the usable rows of the log: click labels [N] and raw input columns [N]."""
-    table = pa.concat_tables(block.table for block in criteo.read(path, data_set.schema))
+    opened = criteo.open_log(log.Files((path,)), data_set.schema)
+    table = pa.concat_tables(opened.parse(chunk).table for chunk in opened.chunks())
+    table = table.unify_dictionaries().combine_chunks()
     columns: Columns = {}
     for field in data_set.schema.fields:
-        column = table[field.name].combine_chunks()
+        column = table[field.source].combine_chunks()
         if field.kind == "categorical":
-            column = column.fill_null("").dictionary_encode().indices
+            column = column.indices
         columns[field.name] = column.to_numpy(zero_copy_only=False)
-    return table[data_set.schema.click].to_numpy(), columns
+    return table[criteo.LABEL].cast(pa.string()).cast(pa.int8()).to_numpy(), columns
 
 
 def split_slices(data_set: reader.DataSet) -> dict[str, slice]:

@@ -1,18 +1,27 @@
 """The flags that name a log and say how it is converted, shared by the scripts that read one."""
 
+import pathlib
+
 import command_line
 import pipeline
 from absl import flags
 
 from tfrec import config
-from tfrecords import convert, reader
+from tfrecords import convert, reader, schema
+from tfrecords.formats import paths, registry
 
 flags.DEFINE_bool("use_synthetic", False, "Use a synthetic log with planted truth.")
 flags.DEFINE_integer("n_samples", 100_000, "Impressions of the synthetic log.", lower_bound=100)
-flags.DEFINE_string("data_path", None, "The log, plain or gzip.")
-flags.DEFINE_string("format", "criteo", command_line.FORMAT_HELP)
+flags.DEFINE_string(
+    "data_path", None, "The log, plain or gzip: a file, several with commas, or a pattern."
+)
+flags.DEFINE_string("format", "criteo_kaggle", command_line.FORMAT_HELP)
 flags.DEFINE_string("schema_path", None, "Schema file (JSON); default: the format's convention.")
-flags.DEFINE_string("ads_path", None, "Tab-separated table of ads to add to the catalogue.")
+flags.DEFINE_string("ads_path", None, "Table of ads: their fields, and ads never shown.")
+flags.DEFINE_string("users_path", None, "Table of the users' fields (format tabular).")
+flags.DEFINE_string("validation_path", None, "Files that are the validation split.")
+flags.DEFINE_string("test_path", None, "Files that are the test split.")
+flags.DEFINE_integer("workers", None, "Threads of the conversion; default: all cores.", 1)
 command_line.define_flags(config.ConvertConfig)
 FLAGS = flags.FLAGS
 
@@ -25,10 +34,31 @@ def converted(steps: pipeline.Pipeline) -> reader.DataSet:
     """
     if FLAGS.use_synthetic == bool(FLAGS.data_path):
         raise ValueError("Give either --use_synthetic or --data_path=FILE.")
-    return steps.convert(_source(steps), command_line.from_flags(config.ConvertConfig))
+    config_ = command_line.from_flags(config.ConvertConfig)
+    return steps.convert(_source(steps), config_, FLAGS.workers)
+
+
+def optional_path(text: str | None) -> pathlib.Path | None:
+    """Returns the path that a flag names, or None."""
+    return pathlib.Path(text) if text else None
 
 
 def _source(steps: pipeline.Pipeline) -> convert.Source:
     if FLAGS.use_synthetic:
         return steps.synthesize(FLAGS.n_samples)
-    return pipeline.source_of(FLAGS.data_path, FLAGS.schema_path, FLAGS.format, FLAGS.ads_path)
+    convention = registry.named(FLAGS.format).schema
+    named = schema.load(FLAGS.schema_path) if FLAGS.schema_path else convention()
+    if named is None:
+        raise ValueError(
+            f"The format {FLAGS.format} needs --schema_path=FILE; scripts/convert.py "
+            "--infer_schema proposes one from the data."
+        )
+    return convert.Source(
+        paths.expand(FLAGS.data_path),
+        named,
+        FLAGS.format,
+        ads_path=optional_path(FLAGS.ads_path),
+        users_path=optional_path(FLAGS.users_path),
+        validation_path=paths.expand(FLAGS.validation_path),
+        test_path=paths.expand(FLAGS.test_path),
+    )

@@ -26,8 +26,8 @@ import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlo
 from serving import ad_index, bundle, export
 from tfrec import config as config_lib
 from tfrec import evaluation, ranker_training, retrieval_training
-from tfrecords import convert, reader, schema, synthetic
-from tfrecords.formats import criteo, lines
+from tfrecords import convert, reader, synthetic
+from tfrecords.formats import lines
 
 # What each step writes last: without it the step is not done, whatever its note says.
 PRODUCTS = {
@@ -71,21 +71,29 @@ class Pipeline:
         log = synthetic.Log(directory)
         return convert.Source(log.log, synthetic.schema(), ads_path=log.ads)
 
-    def convert(self, source: convert.Source, config: config_lib.ConvertConfig) -> reader.DataSet:
+    def convert(
+        self,
+        source: convert.Source,
+        config: config_lib.ConvertConfig,
+        workers: int | None = None,
+    ) -> reader.DataSet:
         """Converts a log."""
-        paths = [source.path, lines.companion_path(source.path), source.ads_path]
         inputs = {
-            "files": [_identity(path) for path in paths if path is not None and path.exists()],
+            "files": [_identity(path) for path in source.open().files],
             "schema": source.schema.to_json(),
             "format": source.format,
             **dataclasses.asdict(config),
         }
         self._once(
             "data",
-            f"converting {source.path}",
+            f"converting {source}",
             inputs,
             lambda: convert.convert(
-                source, self.path("data"), **dataclasses.asdict(config), progress=self.progress
+                source,
+                self.path("data"),
+                **dataclasses.asdict(config),
+                workers=workers,
+                progress=self.progress,
             ),
         )
         data_set = reader.DataSet(self.path("data"))
@@ -227,42 +235,33 @@ class Pipeline:
             print(line, flush=True)
 
 
-def source_of(
-    data_path: str, schema_path: str | None, format: str, ads_path: str | None
-) -> convert.Source:
-    """Builds a source from the flags of a script.
-
-    Raises:
-        FileNotFoundError: The log does not exist.
-        ValueError: The format is unknown.
-    """
-    if format not in convert.FORMATS:
-        raise ValueError(f"Unknown --format {format!r}; known: {', '.join(convert.FORMATS)}.")
-    path = pathlib.Path(data_path)
-    lines.open_log(path).close()
-    return convert.Source(
-        path,
-        schema.load(schema_path) if schema_path else criteo.schema(),
-        format,
-        pathlib.Path(ads_path) if ads_path else None,
-    )
-
-
 def _identity(path: pathlib.Path) -> dict[str, Any]:
+    lines.open_file(path).close()
     stat = path.stat()
     return {"path": str(path.resolve()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
 
 
 def _describe(data_set: reader.DataSet) -> str:
-    rows = {split: data_set.num_rows(split) for split in convert.SPLITS}
-    shares = ", ".join(f"{split} {count:,}" for split, count in rows.items())
+    splits = data_set.description["splits"]
     source = data_set.description["source"]
-    rate = data_set.label_sum("train", "click") / max(rows["train"], 1)
-    rejected = ""
+    shares = ", ".join(f"{split} {data_set.num_rows(split):,}" for split in convert.SPLITS)
+    sampled = sum(split["sampled"] for split in splits.values())
+    written = sum(data_set.num_rows(split) for split in convert.SPLITS) - sampled
+    rejected = f"{source['rejected']:,} rejected"
     if source["rejected"]:
-        where = data_set.directory / "rejected.tsv"
-        rejected = f"; {source['rejected']:,} lines rejected, see {where}"
-    return (
-        f"      {source['lines']:,} lines: {shares} impressions{rejected}\n"
-        f"      {data_set.description['num_ads']:,} ads, click rate {rate:.1%}"
-    )
+        rejected += f", see {data_set.directory / 'rejected.tsv'}"
+    rate = data_set.label_sum("train", "click") / max(data_set.label_count("train", "click"), 1)
+    text = [
+        f"      {source['lines']:,} rows = {written:,} written + {rejected}",
+        f"      {shares} impressions, split by {data_set.description['split']['kind']}",
+        f"      {data_set.description['num_ads']:,} ads, click rate {rate:.1%}",
+    ]
+    if sampled:
+        text.append(f"      {sampled:,} of the impressions are sampled negatives")
+    changed = data_set.description["impressions_of_changed_ads"]
+    if changed:
+        text.append(
+            f"      {changed / max(written, 1):.1%} of the impressions showed an ad with other "
+            "fields than its latest, which the catalogue holds"
+        )
+    return "\n".join(text)

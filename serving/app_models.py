@@ -10,7 +10,11 @@ import pydantic
 
 from serving import messages
 
-_FIELDS_EXAMPLE: dict[str, pydantic.JsonValue] = {"country": "CH", "age": 41}
+_FIELDS_EXAMPLE: dict[str, pydantic.JsonValue] = {
+    "country": "CH",
+    "age": 41,
+    "history": ["ad-3", "ad-17"],
+}
 
 
 class RequestBody(pydantic.BaseModel):
@@ -33,7 +37,9 @@ class RequestBody(pydantic.BaseModel):
     )
 
     user: dict[str, Any] | None = pydantic.Field(
-        None, description="Raw query fields that describe the user. Null = missing value."
+        None,
+        description="Raw query fields that describe the user: a string, a number, or for a list "
+        "field a list of strings, the latest last. Null = missing value.",
     )
     context: dict[str, Any] | None = pydantic.Field(
         None, description="Raw query fields that describe the situation; merged with user."
@@ -108,7 +114,7 @@ class AnswerBody(pydantic.BaseModel):
                             "engagement_probability": 0.04,
                             "expected_revenue": 0.12,
                             "retrieval_score": 0.83,
-                            "fields": {"advertiser": "a9", "price": 12.5},
+                            "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]},
                         }
                     ],
                     "absent_heads": [],

@@ -3,7 +3,7 @@
 The only module of `serving` that imports `tfrec`. Each SavedModel takes raw query fields:
 the encoder that made the training data is inside, so serving cannot drift from training.
 
-Shapes: B requests, C candidates, F ad fields, D embedding, P probes.
+Shapes: B requests, C candidates, F columns of ad features, D embedding, P probes.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class RankerModule(tf.Module):
         self._model = model
         self._calibrators = calibrators
         ad_features = tf.TensorSpec(
-            [None, None, len(fitted.schema.ad_fields)], tf.int32, name="ad_features"
+            [None, None, encoding.width(fitted.schema.ad_fields)], tf.int32, name="ad_features"
         )
         self.serve = tf.function(self._serve).get_concrete_function(
             ad_features=ad_features, **encoding.input_signature(fitted.schema.query_fields)
@@ -219,10 +219,11 @@ def _write_warm_up(
 
 
 def _signature(function: Any) -> dict[str, dict[str, Any]]:
-    inputs = function.structured_input_signature[1]
+    # Positional and keyword inputs alike: a signature takes them all by name.
+    inputs = tf.nest.flatten(function.structured_input_signature)
     outputs = function.structured_outputs
     return {
-        "inputs": {name: _spec(spec) for name, spec in inputs.items()},
+        "inputs": {spec.name: _spec(spec) for spec in inputs},
         "outputs": {name: _spec(spec) for name, spec in outputs.items()},
     }
 

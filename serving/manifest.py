@@ -16,7 +16,7 @@ from serving import errors
 
 FORMAT_VERSION = 1
 HEADS = ("click", "engagement", "revenue")
-KINDS = ("categorical", "numeric")
+KINDS = ("categorical", "numeric", "categorical_list")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Content:
         dataset_fingerprint: Of the schema and the fitted vocabularies.
         schema: JSON of `tfrecords.schema.Schema`.
         query_fields: `{"name", "kind"}` of each raw query field.
-        ad_fields: Names of the columns of `ad_features`, in order.
+        ad_fields: Names of the fields in `ad_features`, in order; a list takes several columns.
         heads: Whether each of `HEADS` was trained.
         outputs: Ranker output of each present head.
         signatures: Inputs and outputs of `query_tower` and `ranker`.

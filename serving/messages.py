@@ -14,7 +14,8 @@ class Request:
     """One request for ads.
 
     Attributes:
-        user: Raw query fields that describe the user; None or absent = missing.
+        user: Raw query fields that describe the user: strings, numbers and lists of strings;
+            None or absent = missing.
         context: Raw query fields that describe the situation; merged with `user`.
         k: Number of ads wanted; None = the service's default.
         weights: Utility weight of each head (`click`, `engagement`, `revenue`); a present
@@ -52,7 +53,7 @@ class RankedAd:
         engagement_probability: Likewise, of an engagement after this impression.
         expected_revenue: Likewise, in the log's currency.
         retrieval_score: Inner product of the query's and the ad's embedding.
-        fields: Raw ad fields, for display.
+        fields: Raw ad fields, for display: strings, numbers, lists of strings and None.
     """
 
     rank: int

@@ -1,6 +1,6 @@
 """Probes: requests whose answers were recorded at export and must come out again.
 
-Shapes: P probes, D embedding size, C candidates.
+Shapes: P probes, D embedding size, C candidates, L values of the longest list.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ _APPROXIMATE_SLACK = 0.05
 
 
 def query_columns(release: manifest.Manifest) -> query_fields.Columns:
-    """Returns the probes' requests as model inputs, [P] each."""
+    """Returns the probes' requests as model inputs, [P] each, lists [P, L]."""
     fields = query_fields.QueryFields(release.query_fields, release.ad_fields)
     return fields.columns([fields.merge(request, {}) for request in release.probes["requests"]])
 
@@ -73,11 +73,17 @@ def _check_sizes(release: manifest.Manifest, index: ad_index.AdIndex) -> None:
     sizes = {
         "num_ads": (index.num_ads, release.index["num_ads"]),
         "dimension": (index.dimension, release.index["dimension"]),
-        "ad fields": (index.num_fields, len(release.ad_fields)),
+        "the width of ad_features": (index.num_fields, _ad_columns(release)),
     }
     for name, (found, expected) in sizes.items():
         if found != expected:
             raise _mismatch(release, "ad_index", f"{name} is {found}, expected {expected}")
+
+
+def _ad_columns(release: manifest.Manifest) -> int:
+    inputs = release.signatures["ranker"]["inputs"]
+    # Bundles from before lists leave ad_features out: a field was a column.
+    return inputs["ad_features"]["shape"][-1] if "ad_features" in inputs else len(release.ad_fields)
 
 
 def _check_candidates(

@@ -1,6 +1,6 @@
 """Raw query fields: checks the values of requests and lays them out as the models' inputs.
 
-Shapes: B requests.
+Shapes: B requests, L values of the longest list.
 """
 
 import difflib
@@ -12,9 +12,12 @@ import numpy as np
 
 from serving import errors
 
-# A column per field, [B]: utf-8 bytes of a categorical field, float32 of a numeric one.
+# A column per field: utf-8 bytes [B] of a categorical field, float32 [B] of a numeric one, and
+# bytes (dtype object) [B, L] of a list field, where b"" fills up and L is at least 1.
 Columns = dict[str, list[bytes] | np.ndarray]
 
+# Models use the last `max_list_length` values of a list; a list beyond this is a mistake.
+MOST_LIST_VALUES = 1000
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -25,6 +28,9 @@ class QueryFields:
     are often sent as JSON numbers. A float or a bool is refused there: `1.0` and `1` would
     become two values of the vocabulary. A numeric value is a finite int or float. None and
     an absent field are missing.
+
+    A list value is a list of such strings and integers, the latest last. None and "" in it are
+    missing values, left out as they are from the log; a list without values is missing.
     """
 
     def __init__(self, query_fields: Sequence[Mapping[str, Any]], ad_fields: Iterable[str]) -> None:
@@ -35,7 +41,7 @@ class QueryFields:
         """Joins and checks the two groups of a request.
 
         Returns:
-            Field name -> bytes, float or None.
+            Field name -> bytes, float, list of bytes or None.
 
         Raises:
             InvalidRequestError: A field is unknown, given twice, or of a wrong type.
@@ -68,6 +74,8 @@ class QueryFields:
             if kind == "numeric":
                 filled = [math.nan if value is None else value for value in values]
                 columns[name] = np.array(filled, dtype=np.float32)
+            elif kind == "categorical_list":
+                columns[name] = _padded([value or [] for value in values])
             else:
                 columns[name] = [b"" if value is None else value for value in values]
         return columns
@@ -98,9 +106,19 @@ def short(value: Any) -> str:
     return f"{text if len(text) <= 60 else text[:60] + '…'} ({type(value).__name__})"
 
 
-def _check(place: str, kind: str, value: Any) -> bytes | float | None:
+def _padded(lists: Sequence[Sequence[bytes]]) -> np.ndarray:
+    """Lays lists out as rows [B, L] of bytes."""
+    padded = np.full((len(lists), max([1, *map(len, lists)])), b"", dtype=object)
+    for row, values in zip(padded, lists, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
+def _check(place: str, kind: str, value: Any) -> bytes | float | list[bytes] | None:
     if value is None:
         return None
+    if kind == "categorical_list":
+        return _check_list(place, value)
     if kind == "numeric":
         number = finite(value)
         if number is None:
@@ -108,6 +126,27 @@ def _check(place: str, kind: str, value: Any) -> bytes | float | None:
                 f"{place}: expected a finite number or null, got {short(value)}."
             )
         return number
+    return _check_string(place, value)
+
+
+def _check_list(place: str, values: Any) -> list[bytes]:
+    if not isinstance(values, list | tuple):
+        raise errors.InvalidRequestError(
+            f"{place}: expected a list of strings or null, got {short(values)}. Send a list, even "
+            'of one value, such as ["a", "b"].'
+        )
+    if len(values) > MOST_LIST_VALUES:
+        raise errors.InvalidRequestError(
+            f"{place}: expected at most {MOST_LIST_VALUES} values, got {len(values)}. Send the "
+            "latest; the models use the last few."
+        )
+    return [
+        b"" if value is None else _check_string(f"{place}[{position}]", value)
+        for position, value in enumerate(values)
+    ]
+
+
+def _check_string(place: str, value: Any) -> bytes:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 256:
         value = str(value)
     if not isinstance(value, str):

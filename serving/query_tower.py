@@ -1,6 +1,6 @@
 """The query tower's SavedModel, run in process.
 
-Shapes: B requests, D embedding size.
+Shapes: B requests, D embedding size, L values of the longest list.
 """
 
 import os
@@ -13,6 +13,12 @@ import tensorflow as tf
 from serving import errors, query_fields
 
 _OUTPUT = "query_embedding"
+# What a raw field of each kind is to the SavedModel: [B], and [B, L] for lists.
+_INPUTS = {
+    "categorical": "string (None,)",
+    "numeric": "float32 (None,)",
+    "categorical_list": "string (None, None)",
+}
 
 
 class QueryTower:
@@ -38,11 +44,8 @@ class QueryTower:
         model = tf.saved_model.load(os.fspath(directory))
         signature = model.signatures["serving_default"]
         inputs = signature.structured_input_signature[1]
-        expected = {
-            field["name"]: tf.float32 if field["kind"] == "numeric" else tf.string
-            for field in fields
-        }
-        found = {name: spec.dtype for name, spec in inputs.items()}
+        expected = {field["name"]: _INPUTS[field["kind"]] for field in fields}
+        found = {name: f"{spec.dtype.name} {spec.shape}" for name, spec in inputs.items()}
         if found != expected or _OUTPUT not in signature.structured_outputs:
             raise errors.ManifestFormatError(
                 f"{directory}: expected a signature from {expected} to {_OUTPUT}, got {found} to "
@@ -54,7 +57,7 @@ class QueryTower:
         """Returns the query embeddings, [B, D] float32, L2-normalised.
 
         Args:
-            columns: Query field -> [B], as `QueryFields.columns` gives them.
+            columns: Query field -> [B] or [B, L], as `QueryFields.columns` gives them.
         """
         inputs = {name: tf.constant(column) for name, column in columns.items()}
         return self._signature(**inputs)[_OUTPUT].numpy()

@@ -1,6 +1,6 @@
 """Asynchronous gRPC client of the ranker, for TensorFlow Serving and the embedded server alike.
 
-Shapes: B requests, C candidates, F ad fields.
+Shapes: B requests, C candidates, F columns of ad features, L values of the longest list.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class RankerClient:
         """Scores candidates.
 
         Args:
-            columns: Query field -> [B].
+            columns: Query field -> [B] or [B, L], as `QueryFields.columns` gives them.
             ad_features: [B, C, F] int32.
             timeout_seconds: The call is given up after this.
 
@@ -125,13 +125,13 @@ class RankerClient:
         request.model_spec.version.value = self.version
         request.model_spec.signature_name = "serving_default"
         for name, column in columns.items():
-            if isinstance(column, np.ndarray):
-                _encode(request.inputs[name], types_pb2.DT_FLOAT, column)
+            tensor = request.inputs[name]
+            if not isinstance(column, np.ndarray):
+                _encode_strings(tensor, (len(column),), column)
+            elif column.dtype == object:
+                _encode_strings(tensor, column.shape, column.ravel().tolist())
             else:
-                tensor = request.inputs[name]
-                tensor.dtype = types_pb2.DT_STRING
-                tensor.tensor_shape.dim.add(size=len(column))
-                tensor.string_val.extend(column)
+                _encode(tensor, types_pb2.DT_FLOAT, column)
         _encode(request.inputs["ad_features"], types_pb2.DT_INT32, ad_features)
         return request
 
@@ -156,6 +156,15 @@ def _encode(tensor: tensor_pb2.TensorProto, dtype: int, values: np.ndarray) -> N
     for size in values.shape:
         tensor.tensor_shape.dim.add(size=size)
     tensor.tensor_content = values.tobytes()
+
+
+def _encode_strings(
+    tensor: tensor_pb2.TensorProto, shape: tuple[int, ...], values: list[bytes]
+) -> None:
+    tensor.dtype = types_pb2.DT_STRING
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.string_val.extend(values)
 
 
 def _decode(tensor: tensor_pb2.TensorProto | None, name: str, shape: tuple[int, ...]) -> np.ndarray:

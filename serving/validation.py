@@ -19,7 +19,7 @@ class ValidRequest:
     """A checked request.
 
     Attributes:
-        values: Query field -> bytes, float or None.
+        values: Query field -> bytes, float, list of bytes or None.
         k: Ads to return, at most the catalogue.
         weights: Of each present head.
         deadline_ms: None = the default.

@@ -1,13 +1,17 @@
 """Plain logs in Criteo's layout for the tests: a label, I1–I13, C1–C26."""
 
+import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from tfrecords import convert, reader
+from tfrecords import convert, encoding, fitting, reader
+from tfrecords import rows as rows_lib
 from tfrecords import schema as schema_lib
-from tfrecords.formats import criteo
+from tfrecords.formats import criteo, log
 
 Row = list[str]
 
@@ -38,15 +42,59 @@ def write(path: pathlib.Path, rows: Iterable[Sequence[str]]) -> pathlib.Path:
     return path
 
 
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A row that was rejected."""
+
+    path: str
+    line: int
+    reason: str
+    raw: bytes
+
+
+def read(opened: log.Log, schema: schema_lib.Schema) -> tuple[pa.Table, list[Rejected]]:
+    """Parses and checks a log; returns the raw columns of its good rows, and the rejected."""
+    tables, rejected = [], []
+    for chunk in opened.chunks():
+        parsed = opened.parse(chunk)
+        _, faults = rows_lib.normalise(schema, parsed, chunk.part)
+        bad = np.isin(parsed.table[log.LINE_NUMBER].to_numpy(), list(faults))
+        tables.append(parsed.table.filter(pa.array(~bad)))
+        numbers = sorted(faults)
+        for line, raw in zip(numbers, opened.raw(chunk, numbers), strict=True):
+            rejected.append(Rejected(str(chunk.path), line, faults[line], raw))
+    return pa.concat_tables(tables), rejected
+
+
 def converted(
-    log: pathlib.Path,
+    path: pathlib.Path,
     directory: pathlib.Path,
     schema: schema_lib.Schema | None = None,
     ads_path: pathlib.Path | None = None,
-    **options: float,
+    rows_per_chunk: int = log.ROWS_PER_CHUNK,
+    **options: Any,
 ) -> reader.DataSet:
     """Converts a log with fractions of 0.1, 0.1 and 0.01 where no others are given."""
     fractions = {"validation_fraction": 0.1, "test_fraction": 0.1, "max_rejected_fraction": 0.01}
-    source = convert.Source(log, schema or criteo.schema(), ads_path=ads_path)
+    source = convert.Source(
+        path, schema or criteo.schema(), ads_path=ads_path, rows_per_chunk=rows_per_chunk
+    )
     convert.convert(source, directory, **{**fractions, **options})
     return reader.DataSet(directory)
+
+
+def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.FittedSchema:
+    """Fits a schema to training rows, each table a chunk; a table needs the fields alone."""
+    chunks, before = [], 0
+    total = sum(table.num_rows for table in tables)
+    for table in tables:
+        for name in schema.columns:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.array(["0"] * table.num_rows, pa.string()))
+        table = table.append_column(log.LINE_NUMBER, pa.array(range(table.num_rows), pa.int64()))
+        rows, _ = rows_lib.normalise(schema, log.Parsed(table), None)
+        is_train = np.ones(len(rows), bool)
+        counts = fitting.count_chunk(schema, rows, is_train, before, total)
+        chunks.append(fitting.Chunk(counts, rows.strings.__getitem__))
+        before += len(rows)
+    return fitting.fit(schema, chunks).schema

@@ -3,7 +3,8 @@
 The models are hashed tables with fixed seeds: no training, but real SavedModels with the
 signatures that an export gives.
 
-Shapes: B requests, C candidates, F ad fields, D embedding size, P probes.
+Shapes: B requests, C candidates, F columns of ad features, D embedding size, P probes,
+L values of the longest list.
 """
 
 import contextlib
@@ -37,8 +38,11 @@ QUERY_FIELDS = [
     {"name": "country", "kind": "categorical"},
     {"name": "device", "kind": "categorical"},
     {"name": "age", "kind": "numeric"},
+    {"name": "history", "kind": "categorical_list"},
 ]
-AD_FIELDS = ["advertiser", "category", "price"]
+AD_FIELDS = ["advertiser", "category", "price", "tags"]
+# The list `tags` takes two columns.
+NUM_AD_COLUMNS = 5
 OUTPUTS = {
     "click": "click_probability",
     "engagement": "engagement_probability",
@@ -48,19 +52,19 @@ NUM_ADS = 300
 DIMENSION = 16
 _BUCKETS = 64
 _FIELD_SPECS = {
-    field["name"]: tf.TensorSpec(
-        [None], tf.string if field["kind"] == "categorical" else tf.float32, name=field["name"]
-    )
-    for field in QUERY_FIELDS
+    "country": tf.TensorSpec([None], tf.string, name="country"),
+    "device": tf.TensorSpec([None], tf.string, name="device"),
+    "age": tf.TensorSpec([None], tf.float32, name="age"),
+    "history": tf.TensorSpec([None, None], tf.string, name="history"),
 }
 _RANKER_SPECS = {
     **_FIELD_SPECS,
-    "ad_features": tf.TensorSpec([None, None, len(AD_FIELDS)], tf.int32, name="ad_features"),
+    "ad_features": tf.TensorSpec([None, None, NUM_AD_COLUMNS], tf.int32, name="ad_features"),
 }
 PROBE_REQUESTS = [
-    {"country": "CH", "device": "phone", "age": 41},
+    {"country": "CH", "device": "phone", "age": 41, "history": ["ad-3", "ad-5"]},
     {"country": "never seen", "device": None, "age": None},
-    {"country": None, "device": "tablet", "age": -3.5},
+    {"country": None, "device": "tablet", "age": -3.5, "history": ["ad-7"]},
 ]
 
 
@@ -78,6 +82,11 @@ class _Embedder(tf.Module):
             for name in ("country", "device")
         ]
         hashed = tf.add_n([tf.gather(self.table, bucket) for bucket in buckets])
+        shown = tf.gather(
+            self.table, tf.strings.to_hash_bucket_fast(fields["history"], _BUCKETS)
+        )  # [B, L, D]
+        present = tf.cast(fields["history"] != "", tf.float32)
+        hashed += tf.reduce_sum(shown * present[..., None], axis=1)
         return hashed + age[:, None] * self.table[0]
 
 
@@ -113,7 +122,7 @@ class Ranker(_Embedder):
 def ad_features(num_ads: int = NUM_ADS) -> np.ndarray:
     """Returns the encoded ads, [N, F] int32."""
     rng = np.random.default_rng(5)
-    return rng.integers(0, 1000, size=(num_ads, len(AD_FIELDS)), dtype=np.int32)
+    return rng.integers(0, 1000, size=(num_ads, NUM_AD_COLUMNS), dtype=np.int32)
 
 
 def ad_embeddings(num_ads: int = NUM_ADS) -> np.ndarray:
@@ -123,13 +132,18 @@ def ad_embeddings(num_ads: int = NUM_ADS) -> np.ndarray:
 
 
 def ads_table(num_ads: int = NUM_ADS) -> pa.Table:
-    """Returns ad_id and the raw ad fields; every seventh price is NaN."""
+    """Returns ad_id and the raw ad fields; every seventh price is NaN, every third has tags."""
     return pa.table(
         {
             "ad_id": [f"ad-{row}" for row in range(num_ads)],
             "advertiser": [f"advertiser-{row % 9}" for row in range(num_ads)],
             "category": [None if row % 5 == 0 else f"c{row % 4}" for row in range(num_ads)],
             "price": [float("nan") if row % 7 == 0 else row / 2 for row in range(num_ads)],
+            # Null, an empty list and two values in turn.
+            "tags": pa.array(
+                [[None, [], ["new", f"t{row}"]][row % 3] for row in range(num_ads)],
+                pa.list_(pa.string()),
+            ),
         }
     )
 
@@ -168,7 +182,11 @@ class Recipe:
             ad_fields=AD_FIELDS,
             heads={head: head in self.heads for head in OUTPUTS},
             outputs={head: OUTPUTS[head] for head in self.heads},
-            signatures={},
+            signatures={
+                "ranker": {
+                    "inputs": {"ad_features": {"dtype": "int32", "shape": [-1, -1, NUM_AD_COLUMNS]}}
+                }
+            },
             index=built.manifest_index(recall=1.0),
             metrics={"auc": 0.75},
             probes=_probes(tower, ranker, built, ad_features(self.num_ads)),
@@ -177,12 +195,15 @@ class Recipe:
 
 def raw_inputs(rows: list[dict]) -> dict[str, tf.Tensor]:
     """Lays out raw rows without the code under test."""
+    lists = [row.get("history") or [] for row in rows]
+    longest = max(1, *map(len, lists))
     return {
         "country": tf.constant([row.get("country") or "" for row in rows]),
         "device": tf.constant([row.get("device") or "" for row in rows]),
         "age": tf.constant(
             [float("nan") if row.get("age") is None else row["age"] for row in rows], tf.float32
         ),
+        "history": tf.constant([[*values, *[""] * (longest - len(values))] for values in lists]),
     }
 
 

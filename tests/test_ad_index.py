@@ -159,9 +159,9 @@ def test_features_and_display_follow_the_catalogue(tiny_bundle):
     assert index.features(rows).dtype == np.int32
     assert index.ad_ids(np.array([299, 0])) == ["ad-299", "ad-0"]
     assert index.display(np.array([7, 11])) == [
-        # 7 % 9, 7 % 4; every seventh price is NaN, which JSON lacks.
-        {"advertiser": "advertiser-7", "category": "c3", "price": None},
-        {"advertiser": "advertiser-2", "category": "c3", "price": 5.5},
+        # 7 % 9, 7 % 4; every seventh price is NaN, which JSON lacks. 7 % 3 = 1, 11 % 3 = 2.
+        {"advertiser": "advertiser-7", "category": "c3", "price": None, "tags": []},
+        {"advertiser": "advertiser-2", "category": "c3", "price": 5.5, "tags": ["new", "t11"]},
     ]
 
 

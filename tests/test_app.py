@@ -34,7 +34,7 @@ def test_recommend_answers_as_the_contract_says(http):
         *("rank", "ad_id", "utility", "click_probability", "engagement_probability"),
         *("expected_revenue", "retrieval_score", "fields"),
     }
-    assert set(answer["ads"][0]["fields"]) == {"advertiser", "category", "price"}
+    assert set(answer["ads"][0]["fields"]) == {"advertiser", "category", "price", "tags"}
 
 
 def test_an_empty_object_gives_the_default_ten(http):
@@ -56,6 +56,20 @@ def test_no_number_of_an_answer_is_nan(http):
     reply = http.post("/v1/recommend", json={"k": 300})
     answer = json.loads(reply.text, parse_constant=refuse)
     assert sum(ad["fields"]["price"] is None for ad in answer["ads"]) == 43  # 0, 7, … 294
+
+
+def test_lists_come_and_go_as_json_lists(http):
+    def post(history):
+        reply = http.post("/v1/recommend", json={"user": {"history": history}, "k": 300})
+        assert reply.status_code == 200
+        return reply.json()["ads"]
+
+    ads = post(["ad-3", "ad-17"])
+    tags = {ad["ad_id"]: ad["fields"]["tags"] for ad in ads}
+    assert [tags[f"ad-{row}"] for row in (0, 1, 2, 299)] == [
+        *(None, [], ["new", "t2"], ["new", "t299"])
+    ]
+    assert ads != post([]) == post(None) == post([None, ""])
 
 
 def test_a_batch_is_answered_in_order(http):
@@ -92,6 +106,8 @@ def test_a_batch_of_none_is_answered_with_none(http):
         (b'{"user": {"age": NaN}}', 400, "invalid_request", "user.age: expected a finite number"),
         (b'{"user": {"age": 1e999}}', 400, "invalid_request", "user.age: expected a finite"),
         (b'{"user": {"country": "\\ud800"}}', 400, "invalid_request", "user.country: expected"),
+        (b'{"user": {"history": "ad-3"}}', 400, "invalid_request", "user.history: expected a list"),
+        (b'{"user": {"history": [[]]}}', 400, "invalid_request", "user.history[0]: expected"),
         (b'{"weights": {"click": NaN}}', 400, "invalid_request", "weights.click: expected"),
         (b'{"weights": {"click": "1"}}', 422, "invalid_body", "body.weights.click: "),
         (b'{"deadline_ms": -1}', 400, "invalid_request", "deadline_ms: expected"),
@@ -188,4 +204,5 @@ def test_the_openapi_document_has_examples(http):
     schemas = document["components"]["schemas"]
     example = schemas["RequestBody"]["examples"][0]
     assert {"user", "context", "k", "weights", "deadline_ms", "request_id"} == set(example)
+    assert isinstance(example["user"]["history"], list)
     assert schemas["AnswerBody"]["examples"][0]["ads"]

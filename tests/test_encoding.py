@@ -3,6 +3,7 @@
 import json
 import math
 
+import logs
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -26,9 +27,7 @@ LOG = pa.table(
 
 @pytest.fixture(scope="module")
 def fitted():
-    fitter = fitting.Fitter(SCHEMA, LOG.num_rows)
-    fitter.update(LOG)
-    return fitter.finish()
+    return logs.fit(SCHEMA, [LOG])
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +78,9 @@ def test_cardinality_bounds_every_id(fitted, encoder):
 @pytest.mark.parametrize("values", [[], [None, None], [5.0, 5.0, 5.0]])
 def test_a_numeric_field_without_spread_has_one_bucket(values):
     column = pa.chunked_array([pa.array(values, pa.float64())])
-    rows = len(values)
-    countries = pa.array([None] * rows, pa.string())
-    table = pa.table({"country": countries, "age": column, "sku": ["a"] * rows})
-    fitter = fitting.Fitter(SCHEMA, rows)
-    fitter.update(table)
-    fitted = fitter.finish()
+    countries = pa.array([None] * len(values), pa.string())
+    skus = pa.array(["a"] * len(values), pa.string())
+    fitted = logs.fit(SCHEMA, [pa.table({"country": countries, "age": column, "sku": skus})])
     encoder = encoding.Encoder(fitted, SCHEMA.query_fields)
     assert fitted.cardinality(AGE) == 2
     assert encode_age(encoder, -3.0, 5.0, math.nan) == [1, 1, 0]
@@ -125,34 +121,59 @@ def test_online_the_encoder_needs_neither_assets_nor_tables(encoder, tmp_path):
     assert not list((tmp_path / "assets").iterdir())
 
 
-def test_max_vocabulary_size_keeps_the_most_frequent():
-    counter = fitting.ValueCounter()
-    counter.update(pa.chunked_array([["a", "b", "b"]]))
-    counter.update(pa.chunked_array([["c", "c", "b"]]))
-    assert counter.vocabulary(min_count=1, max_size=2) == ("b", "c")
+@pytest.mark.parametrize("most_at_once", [1, 3, 1_000])
+def test_max_vocabulary_size_keeps_the_most_frequent(most_at_once):
+    # a once, b three times, c twice, and the missing value four times.
+    chunks = [["a", "b", ""], ["c", "b", ""]]
+    counts = [np.array([1, 2, 4]), np.array([2, 1, 0])]
+    prints = [encoding.fingerprint(tf.constant(chunk)).numpy() for chunk in chunks]
+    words, distinct = fitting.vocabulary(
+        list(zip(prints, counts, strict=True)),
+        lambda chunk, places: pa.array(chunks[chunk]).take(pa.array(places)),
+        min_count=1,
+        max_size=2,
+        most_at_once=most_at_once,
+    )
+    assert words == ("b", "c")
+    assert distinct == 3
 
 
 def test_fitting_does_not_depend_on_how_the_rows_are_cut(fitted):
-    fitter = fitting.Fitter(SCHEMA, LOG.num_rows)
-    for first in range(0, LOG.num_rows, 3):
-        fitter.update(LOG.slice(first, 3))
-    assert fitter.finish() == fitted
+    parts = [LOG.slice(first, 3) for first in range(0, LOG.num_rows, 3)]
+    assert logs.fit(SCHEMA, parts) == fitted
 
 
-def test_sampled_quantiles_do_not_depend_on_how_the_rows_are_cut():
+def test_sampled_quantiles_do_not_depend_on_how_the_rows_are_cut(monkeypatch):
+    monkeypatch.setattr(fitting, "_NUMERIC_SAMPLE", 100)
     ages = np.random.default_rng(1).normal(size=1_000)
     table = pa.table({"country": ["CH"] * 1_000, "age": ages, "sku": ["a"] * 1_000})
 
     def boundaries(rows_at_once):
-        fitter = fitting.Fitter(SCHEMA, 1_000, sample_size=100)
-        for first in range(0, 1_000, rows_at_once):
-            fitter.update(table.slice(first, rows_at_once))
-        return fitter.finish().statistics["age"].boundaries
+        parts = [table.slice(first, rows_at_once) for first in range(0, 1_000, rows_at_once)]
+        return logs.fit(SCHEMA, parts).statistics["age"].boundaries
 
     assert boundaries(1_000) == boundaries(7) == boundaries(64)
     # The sample is every tenth row.
     expected = np.quantile(ages[::10].astype(np.float32), [0.25, 0.5, 0.75], method="higher")
     np.testing.assert_array_equal(boundaries(7), expected)
+
+
+def test_a_list_keeps_its_last_values_alike_in_a_table_and_in_a_tensor():
+    tags = schema_lib.Field("tags", "categorical_list", "query", min_count=1, max_list_length=2)
+    schema = schema_lib.Schema("s", (tags, SKU), ad_key=("sku",), click="clicked")
+    raw = ["a|b|a", "c", "", " a | c ", "b||a", None]
+    fitted = logs.fit(schema, [pa.table({"tags": raw, "sku": ["x"] * 6})])
+    # a four times, then b and c twice each.
+    assert fitted.statistics["tags"].vocabulary == ("a", "b", "c")
+    encoder = encoding.Encoder(fitted, schema.query_fields)
+    lists = [["a", "b", "a"], ["c"], [], ["a", "c"], ["b", "a"], None]
+    expected = [[2, 1], [3, 0], [0, 0], [1, 3], [2, 1], [0, 0]]
+    offline = encoder.encode_table(pa.table({"tags": pa.array(lists, pa.list_(pa.string()))}))
+    assert offline.tolist() == expected
+    # A tensor is filled up with "", before or after.
+    padded = [(["", *(values or [])] + [""] * 4)[:5] for values in lists]
+    online = encoder({"tags": tf.constant(padded)})
+    assert online.numpy().tolist() == expected
 
 
 def test_save_and_load_give_the_same_encoder(fitted, tmp_path):

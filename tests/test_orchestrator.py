@@ -10,7 +10,10 @@ import tensorflow as tf
 
 from serving import bundle, errors, messages, orchestrator, probes, ranker_client
 
-REQUEST = messages.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
+REQUEST = messages.Request(
+    user={"country": "CH", "age": 33, "history": ["ad-3", "ad-8"]}, context={"device": "phone"}
+)
+ROW = {"country": "CH", "age": 33, "device": "phone", "history": ["ad-3", "ad-8"]}
 
 
 @pytest.fixture
@@ -63,8 +66,7 @@ def direct_utilities(base, row, weights):
 def test_the_ten_ads_are_those_of_greatest_utility(run, tiny_base, weights):
     request = dataclasses.replace(REQUEST, weights=weights, request_id="r-1")
     answer = run(lambda service: service.recommend(request))
-    row = {"country": "CH", "age": 33, "device": "phone"}
-    utilities = direct_utilities(tiny_base, row, weights)
+    utilities = direct_utilities(tiny_base, ROW, weights)
     best = np.argsort(-utilities)[:10]
     assert [ad.ad_id for ad in answer.ads] == [f"ad-{row}" for row in best]
     np.testing.assert_allclose([ad.utility for ad in answer.ads], utilities[best], atol=1e-5)
@@ -94,13 +96,19 @@ def test_unknown_categories_and_missing_fields_are_answered(run):
         messages.Request(user={"country": ""}),
         messages.Request(user={"country": 7, "age": 10}),
         messages.Request(user={"country": "7", "age": 10.0}),
+        messages.Request(user={"history": []}),
+        messages.Request(user={"history": [None, ""]}),
+        messages.Request(user={"history": [7, "ad-3"]}),
+        messages.Request(user={"history": ("7", None, "ad-3", "")}),
     ]
     answers = run(lambda service: service.recommend_batch(requests))
     assert all(len(answer.ads) == 10 and answer.degraded is None for answer in answers)
-    # Null, empty and absent are the same; a whole number is its digits.
-    assert_same_ads(answers[0], answers[2])
-    assert_same_ads(answers[0], answers[3])
+    # Null, empty and absent are the same, in lists too; a whole number is its digits.
+    for same in (2, 3, 6, 7):
+        assert_same_ads(answers[0], answers[same])
     assert_same_ads(answers[4], answers[5])
+    assert_same_ads(answers[8], answers[9])
+    assert scores_of(answers[8]) != scores_of(answers[0])
 
 
 @pytest.mark.parametrize("k", [1, 299, 300, 301, 10**9, 10**400])
@@ -133,6 +141,17 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"user": {"country": 1.5}}, r"user\.country: expected a string.*got 1\.5 \(float"),
         ({"user": {"country": False}}, r"user\.country: expected a string.*\(bool"),
         ({"user": {"country": "\ud800"}}, r"user\.country: expected text.*surrogate"),
+        (
+            {"user": {"history": "ad-3"}},
+            r"user\.history: expected a list of strings or null, got 'ad-3' \(str\)\. Send a list",
+        ),
+        ({"user": {"history": {"a": 1}}}, r"user\.history: expected a list of strings.*\(dict"),
+        ({"user": {"history": 3}}, r"user\.history: expected a list of strings.*got 3 \(int"),
+        ({"user": {"history": ["a", 1.5]}}, r"user\.history\[1\]: expected a string.*got 1\.5"),
+        ({"user": {"history": ["a", ["b"]]}}, r"user\.history\[1\]: expected a string.*\(list"),
+        ({"user": {"history": [True]}}, r"user\.history\[0\]: expected a string.*\(bool"),
+        ({"user": {"history": ["\ud800"]}}, r"user\.history\[0\]: expected text.*surrogate"),
+        ({"user": {"history": ["a"] * 1001}}, r"user\.history: expected at most 1000 .*got 1001"),
         ({"user": ["CH"]}, "user: expected an object"),
         ({"k": 0}, "k: expected an integer of at least 1, got 0"),
         ({"k": -3}, "k: expected an integer of at least 1"),
@@ -174,7 +193,11 @@ def test_no_requests_give_no_answers(run):
 def varied_requests(count):
     return [
         messages.Request(
-            user={"country": f"country-{number}", "age": number},
+            user={
+                "country": f"country-{number}",
+                "age": number,
+                "history": [f"ad-{place}" for place in range(number % 5)],
+            },
             context={"device": ["phone", "tablet", None][number % 3]},
             k=1 + number % 12,
             weights={"click": 1.0, "revenue": number / 10},
@@ -248,7 +271,7 @@ def test_the_event_loop_stays_responsive_while_requests_are_answered(run):
 def assert_retrieval_order(answer, release, reason):
     assert reason in answer.degraded
     assert answer.order == "retrieval"
-    inputs = serving_fixtures.raw_inputs([{"country": "CH", "age": 33, "device": "phone"}])
+    inputs = serving_fixtures.raw_inputs([ROW])
     query = release.query_tower._signature(**inputs)["query_embedding"].numpy()[0]
     best = np.argsort(-(serving_fixtures.ad_embeddings() @ query))[:10]
     assert [ad.ad_id for ad in answer.ads] == [f"ad-{row}" for row in best]

@@ -1,12 +1,13 @@
 """Records and batches: what was written comes back, shuffled or not, in whole lists."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrecords import reader, records, writer
+from tfrecords import reader, records, stages, writer
 
 SPEC = records.Spec(
     query_widths=("uint16", "uint8", "int32"),
@@ -14,6 +15,41 @@ SPEC = records.Spec(
     labels=("click", "engagement", "revenue"),
     has_position=True,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Requests before they are packed."""
+
+    list_lengths: np.ndarray
+    query: np.ndarray
+    ad: np.ndarray
+    per_ad: dict[str, np.ndarray]
+
+    def pack(self, spec=SPEC):
+        return {
+            "list_lengths": self.list_lengths,
+            **records.pack("query", spec.query_widths, self.query),
+            **records.pack("ad", spec.ad_widths, self.ad),
+            **self.per_ad,
+        }
+
+
+def concatenate(parts):
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("list_lengths", "query", "ad")
+    }
+    per_ad = {k: np.concatenate([part.per_ad[k] for part in parts]) for k in parts[0].per_ad}
+    return Made(**arrays, per_ad=per_ad)
+
+
+def data_set_of(directory, shards):
+    """A data set of one split, without encoder and catalogue."""
+    data_set = reader.DataSet.__new__(reader.DataSet)
+    data_set.directory, data_set.spec, data_set._verified = directory, SPEC, set()
+    data_set.description = {"splits": {"train": stages.split_entry(shards)}}
+    return data_set
 
 
 def requests(num_requests, seed=0, first=0):
@@ -27,12 +63,12 @@ def requests(num_requests, seed=0, first=0):
     ad = np.stack([owner % 256, rng.integers(0, 256, rows)], axis=1)
     per_ad = {
         "ad_row": (owner * 10 + np.concatenate([np.arange(n) for n in lengths])).astype(np.int32),
-        "click": (rng.random(rows) < 0.3).astype(float),
-        "engagement": (rng.random(rows) < 0.1).astype(float),
+        "click": (rng.random(rows) < 0.3).astype(np.uint8),
+        "engagement": (rng.random(rows) < 0.1).astype(np.uint8),
         "revenue": np.float32(rng.exponential(size=rows)),
         "position": np.concatenate([np.arange(n) for n in lengths]).astype(np.int32),
     }
-    return records.Requests(lengths, query.astype(np.int32), ad.astype(np.int32), per_ad)
+    return Made(lengths, query.astype(np.int32), ad.astype(np.int32), per_ad)
 
 
 def lists_of(batch):
@@ -55,9 +91,9 @@ def test_ids_are_stored_in_the_narrowest_type_that_holds_them(cardinality, width
 
 def test_records_round_trip_one_and_many(tmp_path):
     parts = [requests(7), requests(1, 1, first=7), requests(20, 2, first=8)]
-    serialized = tf.constant([records.serialize(SPEC, part) for part in parts])
+    serialized = tf.constant([records.serialize(part.pack()) for part in parts])
     parsed = records.parse(SPEC, serialized)
-    joined = records.concatenate(parts)
+    joined = concatenate(parts)
     np.testing.assert_array_equal(parsed["list_lengths"], joined.list_lengths)
     np.testing.assert_array_equal(parsed["query"], joined.query)
     np.testing.assert_array_equal(parsed["ad"], joined.ad)
@@ -75,28 +111,25 @@ def test_a_spec_round_trips_as_json():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A data set of 3,000 requests in records of 64 rows and shards of 1,024 rows."""
+    """A data set of 3,000 requests in records of about 64 rows and eight shards."""
     directory = tmp_path_factory.mktemp("records")
+    shards = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "ROWS_PER_RECORD", 64)
-        patch.setattr(writer, "ROWS_PER_SHARD", 1_024)
-        split = writer.SplitWriter(directory, "train", SPEC)
-        for first in range(0, 3_000, 250):
-            split.write(requests(250, first, first))
-        entry = split.close()
-    data_set = reader.DataSet.__new__(reader.DataSet)
-    data_set.directory, data_set.spec = directory, SPEC
-    data_set.description = {"splits": {"train": entry}}
-    return data_set
+        for index in range(8):
+            part = requests(375, index, 375 * index).pack()
+            path = directory / f"train-{index:05d}.tfrecord"
+            shards.append({**writer.write_shard(path, part), "sampled": 0})
+    return data_set_of(directory, shards)
 
 
 def test_the_writer_counts_what_it_wrote_over_many_shards(written):
-    parts = records.concatenate([requests(250, first, first) for first in range(0, 3_000, 250)])
+    parts = concatenate([requests(375, i, 375 * i) for i in range(8)])
     assert written.num_requests("train") == 3_000
     assert written.num_rows("train") == len(parts.ad)
     assert written.label_sum("train", "click") == parts.per_ad["click"].sum()
     assert written.label_sum("train", "revenue") == pytest.approx(parts.per_ad["revenue"].sum())
-    assert len(written.description["splits"]["train"]["shards"]) == -(-len(parts.ad) // 1_088)
+    assert written.label_count("train", "click") == len(parts.ad)
 
 
 def test_unshuffled_windows_keep_the_order_of_the_log(written):
@@ -153,7 +186,7 @@ def test_batches_are_near_even_and_at_most_of_the_size_asked_for(written):
 
 @pytest.mark.parametrize("seed", [None, 4])
 def test_clicked_pairs_are_exactly_the_clicks_with_their_queries(written, seed):
-    parts = records.concatenate([requests(250, first, first) for first in range(0, 3_000, 250)])
+    parts = concatenate([requests(375, i, 375 * i) for i in range(8)])
     owner = np.repeat(np.arange(3_000), parts.list_lengths)
     clicked = parts.per_ad["click"] > 0
     expected = collections.Counter(
@@ -176,16 +209,14 @@ def test_clicked_pairs_are_exactly_the_clicks_with_their_queries(written, seed):
 def test_a_request_longer_than_a_record_is_kept_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "ROWS_PER_RECORD", 4)
     lengths = np.array([1, 9, 2], np.int32)
-    rows = records.Requests(
+    spec = records.Spec(("uint8",), ("uint8",), ("click",), False)
+    made = Made(
         lengths,
         np.zeros((3, 1), np.int32),
         np.arange(12, dtype=np.int32)[:, None],
-        {"ad_row": np.arange(12), "click": np.zeros(12)},
+        {"ad_row": np.arange(12, dtype=np.int32), "click": np.zeros(12, np.uint8)},
     )
-    spec = records.Spec(("uint8",), ("uint8",), ("click",), False)
-    split = writer.SplitWriter(tmp_path, "test", spec)
-    split.write(rows)
-    split.close()
+    writer.write_shard(tmp_path / "test-00000.tfrecord", made.pack(spec))
     serialized = list(tf.data.TFRecordDataset(str(tmp_path / "test-00000.tfrecord")))
     parsed = [records.parse(spec, tf.reshape(record, [1])) for record in serialized]
     assert [p["list_lengths"].numpy().tolist() for p in parsed] == [[1, 9], [2]]
@@ -193,10 +224,34 @@ def test_a_request_longer_than_a_record_is_kept_whole(tmp_path, monkeypatch):
 
 
 def test_an_empty_split_gives_no_batches(tmp_path):
-    entry = writer.SplitWriter(tmp_path, "train", SPEC).close()
-    assert entry["rows"] == entry["requests"] == 0
-    data_set = reader.DataSet.__new__(reader.DataSet)
-    data_set.directory, data_set.spec = tmp_path, SPEC
-    data_set.description = {"splits": {"train": entry}}
+    data_set = data_set_of(tmp_path, [])
+    assert data_set.num_rows("train") == data_set.num_requests("train") == 0
     assert list(data_set.batches("train", 8)) == []
     assert list(data_set.batches("train", 8, seed=1)) == []
+
+
+def test_a_missing_label_comes_back_as_nan():
+    made = requests(4)
+    click = np.where(np.arange(len(made.ad)) % 2, records.MISSING_LABEL, made.per_ad["click"])
+    made.per_ad["click"] = click.astype(np.uint8)
+    made.per_ad["revenue"][0] = np.nan
+    parsed = records.parse(SPEC, tf.constant([records.serialize(made.pack())]))
+    np.testing.assert_array_equal(np.isnan(parsed["click"]), np.arange(len(made.ad)) % 2 == 1)
+    assert np.isnan(parsed["revenue"].numpy()).tolist() == [True] + [False] * (len(made.ad) - 1)
+
+
+@pytest.mark.parametrize("change", ["missing", "shorter", "one byte"])
+def test_a_shard_that_is_not_what_was_written_is_named(tmp_path, change):
+    path = tmp_path / "train-00000.tfrecord"
+    shards = [{**writer.write_shard(path, requests(50).pack()), "sampled": 0}]
+    content = bytearray(path.read_bytes())
+    if change == "missing":
+        path.unlink()
+    elif change == "shorter":
+        path.write_bytes(content[:-1])
+    else:
+        content[100] ^= 1
+        path.write_bytes(content)
+    error = FileNotFoundError if change == "missing" else ValueError
+    with pytest.raises(error, match=r"train-00000\.tfrecord is (missing|not what was written)"):
+        data_set_of(tmp_path, shards).windows("train")

@@ -26,6 +26,16 @@ class ConvertConfig:
     max_rejected_fraction: float = option(
         0.01, "Largest share of unusable lines; a log with more is refused."
     )
+    split: str = option(
+        "auto",
+        "How the log is split: auto (by file, column or time if there is one, else by order), "
+        "order, time, fraction (a random share), column, file, leave_last_out, "
+        "leave_fraction_out or leave_random_fraction_out (of each user).",
+    )
+    sampled_negatives: int = option(
+        0, "Ads drawn as not clicked for each click; for logs that hold clicks only."
+    )
+    seed: int = option(1, "Seed of random splits, sampled negatives and the order of training.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 All categorical fields of a side share one table, so a look-up is one gather. A value's
 embedding is its own row plus one for how frequent it is (ids are ranks by count): what
-rare values have in common is learnt together, and their own rows only add to it.
+rare values have in common is learnt together, and their own rows only add to it. A list is
+the mean of its values' embeddings, whatever their order; a list without values is id 0,
+which learns a row of its own.
 Numeric fields are quantile buckets. Both buckets and frequencies are under a thermometer
 code: bucket t is the sum of the learnt steps 1..t, so neighbours share what they learn
 and serving is still a look-up.
 
-Shapes: B batch (any leading dimensions), F fields, E field embedding, T buckets.
+Shapes: B batch (any leading dimensions), F fields, W columns of ids (one a field, but
+`max_list_length` a list), E field embedding, T buckets, L values of a list.
 
 References:
     Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022
@@ -30,7 +33,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     Args:
         fitted: The fitted schema; gives each field's number of ids.
-        fields: The fields, in the column order of the ids.
+        fields: The fields, in the order of the ids' columns.
         dim: E.
     """
 
@@ -39,27 +42,38 @@ class FieldEmbeddings(tf.keras.layers.Layer):
     ) -> None:
         super().__init__()
         self._dim = dim
+        kinds = [field.kind for field in fields]
+        lists = [i for i, kind in enumerate(kinds) if kind == "categorical_list"]
+        strings = [i for i, kind in enumerate(kinds) if kind == "categorical"] + lists
+        numeric = [i for i, kind in enumerate(kinds) if kind == "numeric"]
+        columns = np.split(
+            np.arange(encoding.width(fields), dtype=np.int32),
+            np.cumsum([field.width for field in fields])[:-1],
+        )
+        self._string_columns = _joined([columns[i] for i in strings])
+        self._numeric_columns = _joined([columns[i] for i in numeric])
         sizes = [fitted.cardinality(field) for field in fields]
-        self._categorical = [i for i, f in enumerate(fields) if f.kind == "categorical"]
-        self._numeric = [i for i, f in enumerate(fields) if f.kind == "numeric"]
-        categorical_sizes = [sizes[i] for i in self._categorical]
-        self._frequency_bucket = np.concatenate(
+        self._frequency_bucket = _joined(
             [
                 index * FREQUENCY_BUCKETS + frequency_buckets(sizes[i], fields[i].num_oov_buckets)
-                for index, i in enumerate(self._categorical)
+                for index, i in enumerate(strings)
             ]
-            or [np.empty(0, np.int32)]
-        ).astype(np.int32)
-        self._offsets = np.cumsum([0, *categorical_sizes[:-1]]).astype(np.int32)
-        self._table_rows = sum(categorical_sizes)
-        self._num_buckets = max((sizes[i] for i in self._numeric), default=0)
-        self._order = np.argsort(self._categorical + self._numeric)
-        self._in_order = self._categorical + self._numeric == list(range(len(fields)))
+        )
+        first_rows = np.cumsum([0, *(sizes[i] for i in strings)])
+        self._offsets = _joined(
+            [np.full(fields[i].width, row) for i, row in zip(strings, first_rows, strict=False)]
+        )
+        self._table_rows = int(first_rows[-1])
+        self._num_strings, self._num_numeric = len(strings), len(numeric)
+        self._list_widths = [fields[i].width for i in lists]
+        self._num_buckets = max((sizes[i] for i in numeric), default=0)
+        self._order = np.argsort(strings + numeric)
+        self._in_order = strings + numeric == list(range(len(fields)))
         self.output_dim = len(fields) * dim
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the tables; called by Keras."""
-        if self._categorical:
+        if self._num_strings:
             self.table = self.add_weight(
                 "table",
                 (self._table_rows, self._dim),
@@ -67,13 +81,13 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             )
             self.frequency_steps = self.add_weight(
                 "frequency_steps",
-                (len(self._categorical), FREQUENCY_BUCKETS, self._dim),
+                (self._num_strings, FREQUENCY_BUCKETS, self._dim),
                 initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
             )
-        if self._numeric:
+        if self._num_numeric:
             self.steps = self.add_weight(
                 "steps",
-                (len(self._numeric), self._num_buckets, self._dim),
+                (self._num_numeric, self._num_buckets, self._dim),
                 initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
             )
         super().build(input_shape)
@@ -81,22 +95,33 @@ class FieldEmbeddings(tf.keras.layers.Layer):
     @property
     def sparse_variables(self) -> list[tf.Variable]:
         """The tables whose gradients are sparse."""
-        return [self.table] if self._categorical else []
+        return [self.table] if self._num_strings else []
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
-        """Looks up ids [B, F] int32 and returns [B, F, E] float32."""
+        """Looks up ids [B, W] int32 and returns [B, F, E] float32."""
         parts = []
-        if self._categorical:
-            columns = tf.gather(ids, self._categorical, axis=-1) + self._offsets
-            frequency = tf.gather(self._frequency_bucket, columns)
+        if self._num_strings:
+            string_ids = tf.gather(ids, self._string_columns, axis=-1)
+            rows = string_ids + self._offsets
+            frequency = tf.gather(self._frequency_bucket, rows)
             shared = tf.gather(self._thermometer(self.frequency_steps), frequency)
-            parts.append(tf.gather(self.table, columns) + shared)
-        if self._numeric:
+            values = tf.gather(self.table, rows) + shared
+            parts.append(self._pool(string_ids, values) if self._list_widths else values)
+        if self._num_numeric:
             table = self._thermometer(self.steps)
-            offsets = np.arange(len(self._numeric), dtype=np.int32) * self._num_buckets
-            parts.append(tf.gather(table, tf.gather(ids, self._numeric, axis=-1) + offsets))
+            offsets = np.arange(self._num_numeric, dtype=np.int32) * self._num_buckets
+            parts.append(tf.gather(table, tf.gather(ids, self._numeric_columns, axis=-1) + offsets))
         embeddings = tf.concat(parts, axis=-2)
         return embeddings if self._in_order else tf.gather(embeddings, self._order, axis=-2)
+
+    def _pool(self, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        """Makes one embedding of each list; single values, which come first, stay as they are."""
+        num_single = self._num_strings - len(self._list_widths)
+        widths = [num_single, *self._list_widths]
+        single, *lists = tf.split(values, widths, axis=-2)
+        _, *list_ids = tf.split(ids, widths, axis=-1)
+        means = [mean_of_values(i, v) for i, v in zip(list_ids, lists, strict=True)]
+        return tf.concat([single, tf.stack(means, axis=-2)], axis=-2)
 
     def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
         """Sums steps [F, T, E] up to each bucket; bucket 0, missing, stands alone: [F T, E]."""
@@ -113,6 +138,29 @@ def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:
     ranks = np.arange(1, num_ids - num_oov_buckets)
     known = np.minimum(1 + (2 * np.log2(ranks)).astype(np.int32), FREQUENCY_BUCKETS - 2)
     return np.concatenate([[0], known, np.full(num_oov_buckets, FREQUENCY_BUCKETS - 1)])
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenates index vectors, of which there may be none, as int32."""
+    return np.concatenate([np.empty(0, np.int32), *parts]).astype(np.int32)
+
+
+def mean_of_values(ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Averages the embeddings of a list's values.
+
+    Args:
+        ids: [B, L] int32; 0 fills up.
+        values: [B, L, E] float32 embeddings of the ids.
+
+    Returns:
+        [B, E] float32: the mean over ids that are not 0, or the embedding of 0 if all are.
+    """
+    present = tf.not_equal(ids, 0)
+    # A list without values is L times id 0, whose mean is the embedding of id 0.
+    present |= tf.logical_not(tf.reduce_any(present, axis=-1, keepdims=True))
+    weights = tf.cast(present, values.dtype)
+    total = tf.reduce_sum(values * weights[..., None], axis=-2)
+    return total / tf.reduce_sum(weights, axis=-1, keepdims=True)
 
 
 def flatten(embeddings: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords import arrow_file, encoding, reader, splitting, synthetic
+from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo
+from tfrecords.formats import log as log_lib
 
 SPLIT = "test"
 MAX_REQUESTS = 200
@@ -59,14 +61,10 @@ def load(directory: pathlib.Path, data_set: reader.DataSet) -> Truth:
     count = data_set.num_rows(SPLIT)
     if not count:
         raise ValueError(f"The test split of {data_set.directory} is empty; use a larger log.")
-    tail: list[pa.Table] = []
-    for block in criteo.read(log.log, data_set.schema):
-        tail.append(block.table)
-        while sum(table.num_rows for table in tail[1:]) >= count:
-            tail.pop(0)
-    impressions = pa.concat_tables(tail)
-    impressions = impressions.slice(impressions.num_rows - count).combine_chunks()
-    starts = splitting.request_starts(impressions, data_set.schema.request_key)[:MAX_REQUESTS]
+    impressions = _last_impressions(log.log, data_set.schema, count)
+    requests = impressions[data_set.schema.request_key].to_pylist()
+    starts = [i for i, key in enumerate(requests) if i == 0 or key != requests[i - 1]]
+    starts = starts[:MAX_REQUESTS]
     values = planted.slice(planted.num_rows - count)
     return Truth(
         world,
@@ -74,6 +72,17 @@ def load(directory: pathlib.Path, data_set: reader.DataSet) -> Truth:
         impressions,
         impressions.take(starts),
     )
+
+
+def _last_impressions(path: pathlib.Path, schema: schema_lib.Schema, count: int) -> pa.Table:
+    opened = criteo.open_log(log_lib.Files((path,)), schema)
+    tail: list[pa.Table] = []
+    for chunk in opened.chunks():
+        tail.append(opened.parse(chunk).table)
+        while sum(table.num_rows for table in tail[1:]) >= count:
+            tail.pop(0)
+    table = pa.concat_tables(tail).unify_dictionaries()
+    return table.slice(table.num_rows - count).combine_chunks()
 
 
 def columns(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -115,7 +124,7 @@ def recall_of_clicks(
     A click on an ad needs that the logging policy shows it and that it is clicked, so the
     best order of all ads is by exposure times p(click). Measured on the first `max_clicks`.
     """
-    clicked = np.flatnonzero(truth.log["label"].to_numpy())[:max_clicks]
+    clicked = np.flatnonzero(np.array(truth.log[criteo.LABEL].to_pylist()) == "1")[:max_clicks]
     table = truth.log.take(clicked)
     order = _catalogue_order(truth, catalogue)
     row_of = {ad_id: row for row, ad_id in enumerate(catalogue.table["ad_id"].to_pylist())}

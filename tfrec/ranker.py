@@ -8,7 +8,7 @@ no list length, so training on short lists matches serving 500, and the query si
 computed once per request.
 
 Shapes: B requests, C candidates, T query tokens, D model width, H heads,
-Fq and Fa fields of the query and the ad side.
+Fq and Fa fields of the query and the ad side, Wq and Wa their columns of ids.
 
 References:
     Vaswani et al., Attention Is All You Need, 2017.
@@ -146,8 +146,8 @@ class Ranker(tf.keras.Model):
         self.score = tf.function(
             self.call,
             input_signature=[
-                tf.TensorSpec([None, len(schema.query_fields)], tf.int32),
-                tf.TensorSpec([None, None, len(schema.ad_fields)], tf.int32),
+                tf.TensorSpec([None, encoding.width(schema.query_fields)], tf.int32),
+                tf.TensorSpec([None, None, encoding.width(schema.ad_fields)], tf.int32),
             ],
         )
 
@@ -160,8 +160,8 @@ class Ranker(tf.keras.Model):
         """Scores candidates.
 
         Args:
-            query: [B, Fq] int32 encoded query fields.
-            ad: [B, C, Fa] int32 encoded ad fields.
+            query: [B, Wq] int32 encoded query fields.
+            ad: [B, C, Wa] int32 encoded ad fields.
             training: Whether dropout is on.
 
         Returns:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfrec import calibration, losses, metrics, ranker, training
 from tfrec import config as config_lib
-from tfrecords import reader
+from tfrecords import encoding, reader
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
 
@@ -76,8 +76,8 @@ def build(data_set: reader.DataSet, config: config_lib.RankerConfig) -> ranker.R
     schema = data_set.schema
     model = ranker.Ranker(data_set.fitted, config, tuple(schema.labels))
     model(
-        tf.zeros([1, len(schema.query_fields)], tf.int32),
-        tf.zeros([1, 1, len(schema.ad_fields)], tf.int32),
+        tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
+        tf.zeros([1, 1, encoding.width(schema.ad_fields)], tf.int32),
     )
     return model
 

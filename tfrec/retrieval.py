@@ -4,7 +4,8 @@ The query tower and the ad tower map their fields to L2-normalised embeddings; t
 product, over a learnt temperature, is the logit of a softmax over in-batch and uniform
 negatives with logQ correction and accidental hits removed (`tfrs.tasks.Retrieval`).
 
-Shapes: B clicks, U uniform negatives, D embedding, Fq and Fa fields.
+Shapes: B clicks, U uniform negatives, D embedding, Wq and Wa columns of ids of the query and
+the ad side.
 
 References:
     Yi et al., Sampling-Bias-Corrected Neural Modeling, 2019.
@@ -41,11 +42,11 @@ class Tower(tf.keras.Model):
         self._output = tf.keras.layers.Dense(config.embedding_dim)
         self._dropout = tf.keras.layers.Dropout(config.dropout)
         self.embed = tf.function(
-            self.call, input_signature=[tf.TensorSpec([None, len(fields)], tf.int32)]
+            self.call, input_signature=[tf.TensorSpec([None, encoding.width(fields)], tf.int32)]
         )
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Embeds ids [B, F] int32 as [B, D] float32, L2-normalised."""
+        """Embeds ids [B, W] int32 as [B, D] float32, L2-normalised."""
         flat = features.flatten(self.field_embeddings(ids))
         x0 = self._input(self._dropout(flat, training=training))
         x = x0
@@ -102,7 +103,7 @@ class TwoTower(tf.keras.Model):
         """Returns the mean sampled-softmax loss of clicks.
 
         Args:
-            batch: `query` [B, Fq], `ad` [B, Fa] and `ad_row` [B], int32.
+            batch: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32.
             training: Whether dropout is on.
         """
         uniform_rows = tf.random.uniform([self._num_uniform], maxval=self._num_ads, dtype=tf.int32)
@@ -130,7 +131,7 @@ class TwoTower(tf.keras.Model):
 
 
 def embed_in_batches(tower: Tower, ids: np.ndarray, batch_size: int = 8192) -> np.ndarray:
-    """Embeds ids [N, F] int32 as [N, D] float32."""
+    """Embeds ids [N, W] int32 as [N, D] float32."""
     parts = [
         tower.embed(tf.constant(ids[first : first + batch_size])).numpy()
         for first in range(0, len(ids), batch_size)

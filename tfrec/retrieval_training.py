@@ -17,14 +17,14 @@ import tensorflow as tf
 
 from tfrec import config as config_lib
 from tfrec import metrics, retrieval, training
-from tfrecords import reader
+from tfrecords import encoding, reader
 
 MAX_VALIDATION_CLICKS = 5_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Clicks:
-    """Clicked pairs of a split: encoded queries [N, Fq] and catalogue rows [N]."""
+    """Clicked pairs of a split: encoded queries [N, Wq] and catalogue rows [N]."""
 
     query: np.ndarray
     ad_rows: np.ndarray
@@ -37,8 +37,8 @@ def build(
     tf.keras.utils.set_random_seed(config.seed)
     model = retrieval.TwoTower(data_set.fitted, config, catalogue)
     schema = data_set.schema
-    model.query_tower(tf.zeros([1, len(schema.query_fields)], tf.int32))
-    model.ad_tower(tf.zeros([1, len(schema.ad_fields)], tf.int32))
+    model.query_tower(tf.zeros([1, encoding.width(schema.query_fields)], tf.int32))
+    model.ad_tower(tf.zeros([1, encoding.width(schema.ad_fields)], tf.int32))
     return model
 
 
@@ -52,9 +52,8 @@ def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) 
         if limit is not None and count >= limit:
             break
     if not count:
-        return Clicks(
-            np.empty((0, len(data_set.schema.query_fields)), np.int32), np.empty(0, np.int32)
-        )
+        width = encoding.width(data_set.schema.query_fields)
+        return Clicks(np.empty((0, width), np.int32), np.empty(0, np.int32))
     return Clicks(np.concatenate(queries)[:limit], np.concatenate(rows)[:limit])
 
 

@@ -4,125 +4,190 @@ An ad is identified by the columns of `schema.ad_key`; its id is their values jo
 "|". Impressions and clicks are counted on training rows, so clicks / total clicks is the
 exact probability with which in-batch sampling draws an ad. An ad whose fields change
 keeps the latest values of the log.
+
+Shapes: N ads, V distinct ads of one chunk.
 """
 
+import dataclasses
 import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 
 from tfrecords import arrow_file, encoding
+from tfrecords import rows as rows_lib
 from tfrecords import schema as schema_lib
-from tfrecords.formats import lines
 
 AD_ID = "ad_id"
-_COUNTS = ("impressions", "clicks")
-_KEEP_NULLS = pc.ScalarAggregateOptions(skip_nulls=False)
-_COMPACT_ROWS = 2_000_000
+_MOST_PENDING = 4_000_000
 
 
-def ad_ids(schema: schema_lib.Schema, table: pa.Table) -> pa.ChunkedArray:
-    """Returns the ad id of each row [B] string."""
-    parts = [pc.fill_null(table[name].cast(pa.string()), "") for name in schema.ad_key]
-    if len(parts) == 1:
-        return parts[0]
-    escaped = [pc.replace_substring(part, "|", "\\|") for part in parts]
-    return pc.binary_join_element_wise(*escaped, "|")
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Ads of one chunk, or of several together.
+
+    Attributes:
+        fingerprints: [V] int64 of the ad ids, rising.
+        impressions: [V] int64 training rows.
+        clicks: [V] int64 clicked training rows.
+        first: [V] int64 the log's first row of each.
+        last: [V] int64 the log's last row of each.
+    """
+
+    fingerprints: np.ndarray
+    impressions: np.ndarray
+    clicks: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+
+def count_chunk(rows: rows_lib.Rows, is_train: np.ndarray, first_row: int) -> Counts:
+    """Counts the ads of a chunk.
+
+    Args:
+        rows: The chunk's rows.
+        is_train: [B] bool, which of them count.
+        first_row: Rows in the chunks before.
+    """
+    codes = rows.array(rows_lib.AD)
+    fingerprints = rows.strings[rows_lib.AD].fingerprints
+    clicked = is_train & (rows.array("click") == 1)
+    places = np.arange(len(codes))
+    first = np.full(len(fingerprints), -1, np.int64)
+    last = first.copy()
+    first[codes[::-1]] = places[::-1]
+    last[codes] = places
+    shown = np.flatnonzero(first >= 0)
+    order = shown[np.argsort(fingerprints[shown], kind="stable")]
+    impressions, clicks = (
+        np.bincount(codes[mask], minlength=len(fingerprints)).astype(np.int64)
+        for mask in (is_train, clicked)
+    )
+    return Counts(
+        fingerprints[order],
+        impressions[order],
+        clicks[order],
+        first[order] + first_row,
+        last[order] + first_row,
+    )
+
+
+def merge(parts: Sequence[Counts]) -> Counts:
+    """Adds up the ads of several chunks."""
+    pending: list[Counts] = []
+    for part in parts:
+        pending.append(part)
+        if sum(len(p.fingerprints) for p in pending) > _MOST_PENDING:
+            pending = [_merge(pending)]
+    return _merge(pending)
+
+
+def _merge(parts: Sequence[Counts]) -> Counts:
+    fingerprints = np.concatenate([p.fingerprints for p in parts])
+    order = np.argsort(fingerprints, kind="stable")
+    ordered = fingerprints[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))[: len(ordered)]
+
+    def reduced(name: str, reduce: np.ufunc) -> np.ndarray:
+        values = np.concatenate([getattr(p, name) for p in parts])[order]
+        return reduce.reduceat(values, starts) if len(values) else values
+
+    return Counts(
+        ordered[starts],
+        reduced("impressions", np.add),
+        reduced("clicks", np.add),
+        reduced("first", np.minimum),
+        reduced("last", np.maximum),
+    )
 
 
 class Ads:
-    """The finished catalogue: one row per ad, in order of first appearance."""
+    """The finished catalogue: one row per ad, in order of first appearance.
 
-    def __init__(self, schema: schema_lib.Schema, table: pa.Table) -> None:
-        self._schema = schema
-        self._table = table
-        self._ids = table[AD_ID].combine_chunks()
+    Args:
+        fingerprints: [N] int64 of the ad ids, in the catalogue's order.
+        table: `AD_ID`, the raw ad-side fields, `impressions` and `clicks`.
+    """
+
+    def __init__(self, fingerprints: np.ndarray, table: pa.Table) -> None:
+        self.table = table
+        self._order = np.argsort(fingerprints, kind="stable")
+        self._sorted = fingerprints[self._order]
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return self.table.num_rows
 
-    def rows(self, table: pa.Table) -> np.ndarray:
-        """Returns the catalogue row [B] int32 of each log row."""
-        return pc.index_in(ad_ids(self._schema, table), self._ids).cast(pa.int32()).to_numpy()
+    def row_of(self, fingerprints: np.ndarray) -> np.ndarray:
+        """Returns the catalogue row [V] int32 of each ad by fingerprint; -1 where there is none."""
+        if not len(self._sorted):
+            return np.full(len(fingerprints), -1, np.int32)
+        places = np.minimum(np.searchsorted(self._sorted, fingerprints), len(self._sorted) - 1)
+        found = self._sorted[places] == fingerprints
+        return np.where(found, self._order[places], -1).astype(np.int32)
 
     def save(self, directory: pathlib.Path, fitted: encoding.FittedSchema) -> None:
-        """Writes `ads.arrow` (raw fields and counts) and `ad_features.npy` [N, Fa] int32."""
+        """Writes `ads.arrow` (raw fields and counts) and `ad_features.npy` [N, F] int32."""
         directory.mkdir(parents=True, exist_ok=True)
-        arrow_file.write(self._table, directory / "ads.arrow")
-        encoder = encoding.Encoder(fitted, self._schema.ad_fields)
-        np.save(directory / "ad_features.npy", encoder.encode_table(self._table))
+        arrow_file.write(self.table, directory / "ads.arrow")
+        encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
+        np.save(directory / "ad_features.npy", encoder.encode_table(self.table))
 
 
-class AdCollector:
-    """Collects the ads of streamed log batches."""
+def collect(
+    schema: schema_lib.Schema,
+    counts: Counts,
+    chunk_ends: np.ndarray,
+    load: Callable[[int], rows_lib.Rows],
+    more: pa.Table | None = None,
+) -> Ads:
+    """Builds the catalogue.
 
-    def __init__(self, schema: schema_lib.Schema) -> None:
-        self._schema = schema
-        self._fields = [field.name for field in schema.ad_fields]
-        self._parts: list[pa.Table] = []
+    Args:
+        schema: The schema.
+        counts: The ads of all chunks.
+        chunk_ends: Rows of the log up to the end of each chunk.
+        load: Returns the rows of a chunk.
+        more: A table of ads, shown or not, with the ad key and the ad-side columns.
+    """
+    parts = []
+    chunk_of = np.searchsorted(chunk_ends, counts.last, side="right")
+    by_chunk = np.argsort(chunk_of, kind="stable")
+    for chunk in np.unique(chunk_of).tolist():
+        first = int(chunk_ends[chunk - 1]) if chunk else 0
+        rows = load(chunk)
+        places = counts.last[by_chunk[chunk_of[by_chunk] == chunk]] - first
+        codes = rows.array(rows_lib.AD)[places]
+        columns = {AD_ID: rows.strings[rows_lib.AD].values.take(pa.array(codes))}
+        columns.update({f.name: rows.raw(f, places) for f in schema.ad_fields})
+        parts.append(pa.table(columns))
+    table = pa.concat_tables(parts)
+    table = table.append_column("impressions", pa.array(counts.impressions[by_chunk]))
+    table = table.append_column("clicks", pa.array(counts.clicks[by_chunk]))
+    order = np.argsort(counts.first[by_chunk], kind="stable")
+    table = table.take(pa.array(order)).combine_chunks()
+    ads = Ads(counts.fingerprints[by_chunk][order], table)
+    return ads if more is None else _with_more(schema, ads, more)
 
-    def update(self, table: pa.Table, is_train: np.ndarray) -> None:
-        """Adds log rows; `is_train` [B] bool says which of them are counted."""
-        clicks = table[self._schema.click].cast(pa.int64()).to_numpy() * is_train
-        part = table.select(self._fields)
-        part = part.append_column(AD_ID, ad_ids(self._schema, table))
-        part = part.append_column("first_line", table[lines.LINE_NUMBER])
-        part = part.append_column("impressions", pa.array(is_train.astype(np.int64)))
-        part = part.append_column("clicks", pa.array(clicks))
-        self._parts.append(self._merge([part]))
-        if sum(p.num_rows for p in self._parts) > _COMPACT_ROWS:
-            self._parts = [self._merge(self._parts)]
 
-    def _merge(self, parts: list[pa.Table]) -> pa.Table:
-        grouped = pa.concat_tables(parts).group_by(AD_ID, use_threads=False)
-        merged = grouped.aggregate(
-            [(name, "last", _KEEP_NULLS) for name in self._fields]
-            + [("first_line", "min"), ("impressions", "sum"), ("clicks", "sum")]
-        )
-        return merged.rename_columns([AD_ID, *self._fields, "first_line", *_COUNTS])
-
-    def add_table(self, path: pathlib.Path) -> None:
-        """Adds ads from a tab-separated table with a header line, shown or not.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It cannot be parsed or lacks an ad-side column.
-        """
-        if not path.is_file():
-            raise FileNotFoundError(f"No ad table at {path}.")
-        types = {
-            f.name: pa.float64() if f.kind == "numeric" else pa.string()
-            for f in self._schema.ad_fields
-        }
-        types.update({name: pa.string() for name in self._schema.ad_key})
-        try:
-            table = pa_csv.read_csv(
-                path,
-                parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
-                convert_options=pa_csv.ConvertOptions(
-                    column_types=types, null_values=[""], strings_can_be_null=True
-                ),
-            )
-        except pa.ArrowInvalid as error:
-            raise ValueError(
-                f"The ad table {path} cannot be read: {error}; expected a header line with "
-                f"{list(types)} and tab-separated lines below it."
-            ) from error
-        missing = [name for name in types if name not in table.column_names]
-        if missing:
-            raise ValueError(f"The ad table {path} lacks the columns {missing}.")
-        part = table.select(self._fields).append_column(AD_ID, ad_ids(self._schema, table))
-        # Ads of the log come first and keep what the log says of them.
-        last = np.iinfo(np.int64).max // 2 + np.arange(table.num_rows)
-        part = part.append_column("first_line", pa.array(last))
-        for name in _COUNTS:
-            part = part.append_column(name, pa.array(np.zeros(table.num_rows, np.int64)))
-        part = part.select([AD_ID, *self._fields, "first_line", *_COUNTS])
-        self._parts = [self._merge([part, *self._parts])]
-
-    def finish(self) -> Ads:
-        """Returns the catalogue."""
-        merged = self._merge(self._parts).sort_by("first_line")
-        return Ads(self._schema, merged.drop_columns(["first_line"]).combine_chunks())
+def _with_more(schema: schema_lib.Schema, ads: Ads, more: pa.Table) -> Ads:
+    """Adds the ads of a table that the log does not show; of a repeated one the last row."""
+    ids, strings = rows_lib.ads(schema, more)
+    codes = ids.to_numpy()
+    last = np.full(len(strings), -1, np.int64)
+    last[codes] = np.arange(len(codes))
+    known = ads.row_of(strings.fingerprints) >= 0
+    empty = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
+    places = np.sort(last[(last >= 0) & ~known & ~empty])
+    columns = {AD_ID: strings.values.take(pa.array(codes[places]))}
+    for field in schema.ad_fields:
+        column = more[field.source].take(pa.array(places))
+        columns[field.name] = rows_lib.raw_column(field, column)
+    zeros = pa.array(np.zeros(len(places), np.int64))
+    added = pa.table({**columns, "impressions": zeros, "clicks": zeros})
+    own = rows_lib.with_fingerprints(ads.table[AD_ID].combine_chunks()).fingerprints
+    return Ads(
+        np.concatenate([own, strings.fingerprints[codes[places]]]),
+        pa.concat_tables([ads.table, added]).combine_chunks(),
+    )

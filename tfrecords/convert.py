@@ -1,38 +1,39 @@
 """Converts a log into a data set: encoder, ad catalogue and sharded TFRecords.
 
-Two passes stream the log. The first fits the encoder on the training rows and collects
-the ad catalogue; the second encodes and writes. A request never spans two splits, and
-every line is either written or counted as rejected.
+The log is read once and cut into chunks. Every stage works on chunks, in threads, and its
+result depends on neither their number nor their order:
+
+    parse    text to checked rows, strings as codes into their chunk's values
+    split    requests, and the split of each
+    count    values, numbers and ads of the training rows; then the encoder and catalogue
+    pack     rows to ids
+    write    a shard of each split from the requests that begin in a chunk
 
     DIRECTORY/dataset.json       written last: splits, shards, counts, fingerprint
     DIRECTORY/encoder/           the fitted schema
     DIRECTORY/catalogue/         ads.arrow and ad_features.npy
     DIRECTORY/train-00000.tfrecord …, validation-…, test-…
-    DIRECTORY/rejected.tsv       line, reason and raw text of each rejected line
+    DIRECTORY/rejected.tsv       file, line, reason and raw text of each rejected row
     DIRECTORY/sample_requests.json   raw query fields of held-out requests
+    DIRECTORY/profile.json       distinct values of the fields, rows and clicks over time
+
+A killed conversion resumes where it was: see `workspace`.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from tfrecords import catalogue as catalogue_lib
-from tfrecords import encoding, fitting, reader, records, splitting, writer
+from tfrecords import reader, splitting, stages, workspace
 from tfrecords import schema as schema_lib
-from tfrecords.formats import criteo, lines
+from tfrecords.formats import lines, log, registry
 
 SPLITS = splitting.SPLITS
-FORMATS: dict[str, Callable[..., Iterator[lines.Block]]] = {"criteo": criteo.read}
-# A handful of bad lines in a small file is no sign of a wrong file.
+FORMATS = registry.NAMES
+# A handful of bad rows in a small file is no sign of a wrong file.
 TOLERATED_REJECTS = 10
-NUM_SAMPLE_REQUESTS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,29 +41,55 @@ class Source:
     """A log and how it is read.
 
     Attributes:
-        path: The log file.
+        path: The log file, or several, in order.
         schema: What its columns are.
         format: One of `FORMATS`.
-        ads_path: A tab-separated table with header of ads to add to the catalogue, shown
-            or not; None: the catalogue holds the ads of the log.
+        ads_path: A table of ads, whose ads are added to the catalogue, shown or not; the
+            `tabular` format takes the ads' fields from it. None: the log says it all.
+        users_path: A table of users' fields for the `tabular` format, or None.
+        validation_path: Files that are the validation split, or none.
+        test_path: Files that are the test split, or none.
+        rows_per_chunk: About how many rows are worked on at once; the order of training
+            requests depends on it.
     """
 
-    path: pathlib.Path
+    path: pathlib.Path | tuple[pathlib.Path, ...]
     schema: schema_lib.Schema
-    format: str = "criteo"
+    format: str = "criteo_kaggle"
     ads_path: pathlib.Path | None = None
+    users_path: pathlib.Path | None = None
+    validation_path: tuple[pathlib.Path, ...] = ()
+    test_path: tuple[pathlib.Path, ...] = ()
+    rows_per_chunk: int = log.ROWS_PER_CHUNK
 
-    def blocks(self) -> Iterator[lines.Block]:
-        return FORMATS[self.format](self.path, self.schema)
+    def __str__(self) -> str:
+        paths = self.files.log
+        return str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+
+    @property
+    def files(self) -> log.Files:
+        """The files of the log."""
+        paths = self.path if isinstance(self.path, tuple) else (self.path,)
+        return log.Files(
+            paths, self.validation_path, self.test_path, self.users_path, self.ads_path
+        )
+
+    def open(self) -> log.Log:
+        """Opens the log."""
+        return registry.named(self.format).open_log(self.files, self.schema, self.rows_per_chunk)
 
 
 def convert(
     source: Source,
     directory: str | os.PathLike[str],
     *,
-    validation_fraction: float,
-    test_fraction: float,
-    max_rejected_fraction: float,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    max_rejected_fraction: float = 0.01,
+    split: str = "auto",
+    seed: int = 1,
+    sampled_negatives: int = 0,
+    workers: int | None = None,
     progress: bool = False,
 ) -> None:
     """Converts a log; the directory appears when all is written.
@@ -72,203 +99,114 @@ def convert(
         directory: Output; replaced if it exists.
         validation_fraction: Share of the log, before the test part, held out for validation.
         test_fraction: Share at the end of the log held out for testing.
-        max_rejected_fraction: The largest share of rejected lines that is accepted.
+        max_rejected_fraction: The largest share of rejected rows that is accepted.
+        split: One of `splitting.KINDS`.
+        seed: Of random splits, sampled negatives, and the order of training requests.
+        sampled_negatives: Ads drawn as not clicked for each click; 0 is none.
+        workers: Threads; None is as many as there are cores.
         progress: Whether to show progress bars.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: Too many lines are rejected, nothing is left, or the fractions are wrong.
+        ValueError: Too many rows are rejected, nothing is left, or an option is not allowed.
+        OSError: A file cannot be read or the disk is full; run again, and it resumes.
     """
-    if not (
-        validation_fraction > 0 and test_fraction > 0 and validation_fraction + test_fraction < 1
-    ):
-        raise ValueError(
-            "validation_fraction and test_fraction must be positive and sum to less than 1, got "
-            f"{validation_fraction} and {test_fraction}."
-        )
     directory = pathlib.Path(directory)
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    options = stages.Options(
+        splitting.Options(split, validation_fraction, test_fraction, seed), sampled_negatives
+    )
+    opened = source.open()
+    identity = {
+        "format_version": reader.FORMAT_VERSION,
+        "files": [_identity(path) for path in opened.files],
+        "format": source.format,
+        "rows_per_chunk": source.rows_per_chunk,
+        "schema": source.schema.to_json(),
+        "options": dataclasses.asdict(options),
+    }
+    space = workspace.Workspace(directory, identity)
+    work = stages.Stages(
+        opened, source.schema, space, options, workers or os.cpu_count() or 1, progress
+    )
     try:
-        splitter = splitting.Splitter(
-            source.blocks,
-            source.schema.request_key,
-            lines.count_file_lines(source.path),
-            validation_fraction,
-            test_fraction,
-            progress,
-        )
-        _convert(source, splitter, partial, max_rejected_fraction)
-        if directory.exists():
-            shutil.rmtree(directory)
-        partial.rename(directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _run(work, source, max_rejected_fraction)
+        space.publish()
+    except ValueError:
+        space.discard()
+        raise
+    except Exception as error:
+        if not workspace.is_full(error):
+            raise
+        raise OSError(
+            f"The disk of {space.output} is full ({error}). Free some space, about the size of "
+            "the log unzipped, and run the same command again: it resumes."
+        ) from error
 
 
-def _convert(
-    source: Source,
-    splitter: splitting.Splitter,
-    directory: pathlib.Path,
-    max_rejected_fraction: float,
-) -> None:
-    fitted, catalogue, num_rejected = _fit(source, splitter, directory, max_rejected_fraction)
-    splits = _write(source, splitter, fitted, catalogue, directory)
-    num_lines = splitter.num_lines
+def _run(work: stages.Stages, source: Source, max_rejected_fraction: float) -> None:
+    parsed = work.parse(
+        lambda so_far: check_rejected(source, so_far, max_rejected_fraction, final=False)
+    )
+    check_rejected(source, parsed, max_rejected_fraction)
+    work.split(parsed)
+    work.count()
+    more = registry.named(source.format).read_ads(source.files, source.schema)
+    work.fit(more)
+    work.pack()
+    splits = work.write()
+    num_rows = sum(chunk["lines"] for chunk in parsed)
+    num_rejected = sum(chunk["rejected"] for chunk in parsed)
     if not splits["train"]["rows"]:
         raise ValueError(
-            f"{source.path}: no training rows are left of {num_lines} lines; use a larger log."
+            f"{source}: no training rows are left of {num_rows} lines; use a larger log."
         )
-    written = sum(split["rows"] for split in splits.values())
-    if written + num_rejected != num_lines:
+    written = sum(split["rows"] - split["sampled"] for split in splits.values())
+    if written + num_rejected != num_rows:
         raise ValueError(
-            f"{source.path}: {num_lines} lines were read but {written} written and "
+            f"{source}: {num_rows} rows were read but {written} written and "
             f"{num_rejected} rejected; did the file change meanwhile? Convert again."
         )
-    description = {
-        "format_version": reader.FORMAT_VERSION,
-        "fingerprint": fitted.fingerprint(),
-        "schema": source.schema.to_json(),
-        "source": {"path": str(source.path), "lines": num_lines, "rejected": num_rejected},
-        "spec": _spec(fitted).to_json(),
-        "num_ads": len(catalogue),
-        "splits": splits,
+    paths = [str(path) for path in source.files]
+    described = {
+        "path": paths[0],
+        "paths": paths,
+        "format": source.format,
+        "lines": num_rows,
+        "rejected": num_rejected,
     }
-    (directory / "dataset.json").write_text(json.dumps(description, indent=1) + "\n")
+    work.finish(described, splits)
 
 
-def _fit(
-    source: Source,
-    splitter: splitting.Splitter,
-    directory: pathlib.Path,
-    max_rejected_fraction: float,
-) -> tuple[encoding.FittedSchema, catalogue_lib.Ads, int]:
-    schema = source.schema
-    fitter = fitting.Fitter(schema, splitter.num_train_lines)
-    ads = catalogue_lib.AdCollector(schema)
-    examples: list[lines.Rejected] = []
-    num_rejected = 0
-    with (directory / "rejected.tsv").open("wb") as quarantine:
-        for block, lengths, splits in splitter.read("reading the log"):
-            is_train = np.repeat(splits == 0, lengths)
-            ads.update(block.table, is_train)
-            # Only training rows may shape what the models see.
-            fitter.update(block.table.filter(pa.array(is_train)))
-            for rejected in block.rejected:
-                quarantine.write(
-                    f"{rejected.line}\t{rejected.reason}\t".encode() + rejected.raw + b"\n"
-                )
-            num_rejected += len(block.rejected)
-            examples = (examples + list(block.rejected))[:3]
-    _check_rejected(source.path, num_rejected, splitter.num_lines, examples, max_rejected_fraction)
-    if source.ads_path is not None:
-        ads.add_table(source.ads_path)
-    fitted = fitter.finish()
-    fitted.save(directory / "encoder")
-    catalogue = ads.finish()
-    catalogue.save(directory / "catalogue", fitted)
-    return fitted, catalogue, num_rejected
-
-
-def _check_rejected(
-    path: pathlib.Path,
-    num_rejected: int,
-    num_lines: int,
-    examples: list[lines.Rejected],
-    max_fraction: float,
+def check_rejected(
+    source: Source, parsed: Sequence[dict[str, Any]], max_fraction: float, final: bool = True
 ) -> None:
-    too_many = num_rejected > max_fraction * num_lines and (
-        num_rejected > TOLERATED_REJECTS or 2 * num_rejected >= num_lines
+    """Refuses a log of which too much is rejected.
+
+    Args:
+        source: The log.
+        parsed: The notes of the parsed chunks.
+        max_fraction: The largest share that is accepted.
+        final: Whether these are all chunks; before, only a hopeless log is refused.
+
+    Raises:
+        ValueError: Names the first rejected rows.
+    """
+    num_rows = sum(chunk["lines"] for chunk in parsed)
+    num_rejected = sum(chunk["rejected"] for chunk in parsed)
+    hopeless = num_rejected == num_rows
+    too_many = num_rejected > max_fraction * num_rows and (
+        num_rejected > TOLERATED_REJECTS or 2 * num_rejected >= num_rows
     )
-    if too_many or num_rejected == num_lines:
-        shown = "\n  ".join(str(example) for example in examples)
+    if hopeless or (final and too_many):
+        examples = [example for chunk in parsed for example in chunk["examples"]][:3]
+        shown = "\n  ".join(examples)
         raise ValueError(
-            f"{path}: {num_rejected} of {num_lines} lines cannot be used, more than the "
+            f"{source}: {num_rejected} of {num_rows} lines cannot be used, more than the "
             f"accepted share of {max_fraction:g} (--max_rejected_fraction). The first:\n  {shown}"
         )
 
 
-def _spec(fitted: encoding.FittedSchema) -> records.Spec:
-    schema = fitted.schema
-    query, ad = (
-        tuple(records.narrowest(fitted.cardinality(field)) for field in schema.side(side))
-        for side in schema_lib.SIDES
-    )
-    return records.Spec(query, ad, tuple(schema.labels), schema.position is not None)
-
-
-def _write(
-    source: Source,
-    splitter: splitting.Splitter,
-    fitted: encoding.FittedSchema,
-    catalogue: catalogue_lib.Ads,
-    directory: pathlib.Path,
-) -> dict[str, dict[str, Any]]:
-    schema = source.schema
-    query_encoder = encoding.Encoder(fitted, schema.query_fields)
-    ad_encoder = encoding.Encoder(fitted, schema.ad_fields)
-    spec = _spec(fitted)
-    writers = [writer.SplitWriter(directory, split, spec) for split in SPLITS]
-    samples: list[dict[str, Any]] = []
-    for block, lengths, splits in splitter.read("writing records"):
-        if not block.table.num_rows:
-            continue
-        starts = np.cumsum(lengths) - lengths
-        requests_table = block.table.take(starts)
-        samples += _samples(schema, requests_table, splits, NUM_SAMPLE_REQUESTS - len(samples))
-        query = query_encoder.encode_table(requests_table)
-        ad = ad_encoder.encode_table(block.table)
-        per_ad = {"ad_row": catalogue.rows(block.table), **_labels(source, block.table)}
-        split_of_row = np.repeat(splits, lengths)
-        for index, split_writer in enumerate(writers):
-            requests, rows = splits == index, split_of_row == index
-            split_writer.write(
-                records.Requests(
-                    lengths[requests], query[requests], ad[rows],
-                    {name: values[rows] for name, values in per_ad.items()},
-                )
-            )  # fmt: skip
-    (directory / "sample_requests.json").write_text(json.dumps(samples))
-    return {name: w.close() for name, w in zip(SPLITS, writers, strict=True)}
-
-
-def _samples(
-    schema: schema_lib.Schema, requests: pa.Table, splits: np.ndarray, count: int
-) -> list[dict[str, Any]]:
-    rows = np.flatnonzero(splits == SPLITS.index("test"))[:count]
-    names = [field.name for field in schema.query_fields]
-    return [
-        {
-            name: int(value) if isinstance(value, float) and value.is_integer() else value
-            for name, value in request.items()
-        }
-        for request in requests.select(names).take(rows).to_pylist()
-    ]
-
-
-def _labels(source: Source, table: pa.Table) -> dict[str, np.ndarray]:
-    schema, labels = source.schema, {}
-    for label, column in schema.labels.items():
-        values = table[column].cast(pa.float64()).to_numpy()
-        good = (values >= 0) if label == "revenue" else (values == 0) | (values == 1)
-        allowed = "a finite number of at least 0" if label == "revenue" else "0 or 1"
-        _check_values(source, table, column, good & np.isfinite(values), allowed)
-        labels[label] = values
-    if schema.position is not None:
-        present = table[schema.position].is_valid().to_numpy()
-        _check_values(source, table, schema.position, present, "a whole number")
-        labels["position"] = table[schema.position].cast(pa.int32()).to_numpy()
-    return labels
-
-
-def _check_values(
-    source: Source, table: pa.Table, column: str, good: np.ndarray, allowed: str
-) -> None:
-    if not good.all():
-        row = int(np.flatnonzero(~good)[0])
-        line, value = table[lines.LINE_NUMBER][row].as_py(), table[column][row].as_py()
-        raise ValueError(
-            f"{source.path}, line {line}: its {column} must be {allowed}, got {value}; correct or "
-            "remove the line, in the companion file too if there is one."
-        )
+def _identity(path: pathlib.Path) -> dict[str, Any]:
+    lines.open_file(path).close()
+    stat = path.stat()
+    return {"path": str(path.resolve()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}

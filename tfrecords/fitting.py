@@ -1,98 +1,221 @@
-"""Fits vocabularies and numeric buckets from streamed column batches.
+"""Fits vocabularies and numeric buckets from the counts of the chunks' training rows.
 
-Only rows handed to `update` are seen: the converter hands over training rows alone.
-Memory is bounded by the distinct values of the categorical fields.
+Values are counted by fingerprint, the identity that the encoder knows them by, and in
+parts of bounded size, so that memory does not grow with the number of distinct values.
+
+Shapes: V distinct values of a field in one chunk, or in all.
 """
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from tfrecords import encoding
+from tfrecords import encoding, workspace
+from tfrecords import rows as rows_lib
 from tfrecords import schema as schema_lib
 
-_COMPACT_ROWS = 2_000_000
+_MOST_AT_ONCE = 8_000_000
+_NUMERIC_SAMPLE = 500_000
+Part = tuple[np.ndarray, np.ndarray]
 
 
-class ValueCounter:
-    """Counts the values of one categorical column over many batches."""
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """What fitting needs of a chunk.
 
-    def __init__(self) -> None:
-        self._parts: list[pa.Table] = []
-        self._rows = 0
-
-    def update(self, column: pa.ChunkedArray) -> None:
-        counts = pc.value_counts(column.combine_chunks())
-        part = pa.table({"value": counts.field("values"), "count": counts.field("counts")})
-        self._parts.append(part)
-        self._rows += part.num_rows
-        if self._rows > _COMPACT_ROWS:
-            self._compact()
-
-    def _compact(self) -> pa.Table:
-        merged = pa.concat_tables(self._parts).group_by("value").aggregate([("count", "sum")])
-        merged = merged.rename_columns(["value", "count"])
-        # Half full leaves room to grow before the next pass over everything.
-        self._parts, self._rows = [merged], min(merged.num_rows, _COMPACT_ROWS // 2)
-        return merged
-
-    def vocabulary(self, min_count: int, max_size: int) -> tuple[str, ...]:
-        """Returns the kept values by falling count, equal counts by value."""
-        if not self._parts:
-            return ()
-        table = self._compact()
-        table = table.filter(pc.field("count") >= min_count)
-        table = table.filter(pc.is_valid(table["value"]))
-        table = table.filter(pc.not_equal(table["value"], ""))
-        table = table.sort_by([("count", "descending"), ("value", "ascending")])
-        return tuple(table["value"][:max_size].to_pylist())
-
-
-class Fitter:
-    """Collects what every field of a schema needs to be encoded.
-
-    Args:
-        schema: The schema to fit.
-        num_rows: Expected number of training rows; sets how many numeric values are kept.
-        sample_size: The most numeric values kept per field for the quantiles.
+    Attributes:
+        counts: What `count_chunk` gave.
+        strings: Returns the distinct values of a field by its name.
     """
 
-    def __init__(
-        self, schema: schema_lib.Schema, num_rows: int, sample_size: int = 500_000
-    ) -> None:
-        self._schema = schema
-        # Every n-th row, so the sample depends on the log alone and not on how it is read.
-        self._stride = max(1, -(-num_rows // sample_size))
-        self._counters = {f.name: ValueCounter() for f in schema.fields if f.kind == "categorical"}
-        self._samples: dict[str, list[np.ndarray]] = {
-            f.name: [] for f in schema.fields if f.kind == "numeric"
-        }
-        self._seen = 0
+    counts: Mapping[str, np.ndarray]
+    strings: Callable[[str], rows_lib.Strings]
 
-    def update(self, table: pa.Table) -> None:
-        """Adds training rows."""
-        for name, counter in self._counters.items():
-            counter.update(table[name])
-        first = -self._seen % self._stride
-        rows = np.arange(first, table.num_rows, self._stride)
-        for name, samples in self._samples.items():
-            samples.append(table[name].cast(pa.float32()).to_numpy()[rows])
-        self._seen += table.num_rows
 
-    def finish(self) -> encoding.FittedSchema:
-        """Returns the fitted schema."""
-        statistics = {}
-        for field in self._schema.fields:
-            if field.kind == "categorical":
-                vocabulary = self._counters[field.name].vocabulary(
-                    field.min_count, field.max_vocabulary_size
-                )
-                statistics[field.name] = encoding.FieldStatistics(vocabulary=vocabulary)
-            else:
-                samples = self._samples[field.name] or [np.empty(0, np.float32)]
-                boundaries = bucket_boundaries(np.concatenate(samples), field.num_buckets)
-                statistics[field.name] = encoding.FieldStatistics(boundaries=boundaries)
-        return encoding.FittedSchema(self._schema, statistics)
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """The fitted schema, and the number of distinct values of each string field."""
+
+    schema: encoding.FittedSchema
+    num_distinct: Mapping[str, int]
+
+
+def count_chunk(
+    schema: schema_lib.Schema,
+    rows: rows_lib.Rows,
+    is_train: np.ndarray,
+    first_train_row: int,
+    num_train_rows: int,
+) -> dict[str, np.ndarray]:
+    """Counts the training rows of a chunk.
+
+    Args:
+        schema: The schema.
+        rows: The chunk's rows.
+        is_train: [B] bool.
+        first_train_row: Training rows in the chunks before.
+        num_train_rows: Training rows in all.
+
+    Returns:
+        Of string fields, the count [V] of each distinct value; of numeric fields, sampled
+        values [N] float32.
+    """
+    counts = {}
+    train = np.flatnonzero(is_train)
+    stride = max(1, -(-num_train_rows // _NUMERIC_SAMPLE))
+    # Every n-th row of all, so that the sample does not depend on how the log is cut.
+    sampled = train[-first_train_row % stride :: stride]
+    for field in schema.fields:
+        if field.kind == "numeric":
+            counts[field.name] = rows.array(field.name)[sampled].astype(np.float32)
+            continue
+        if field.kind == "categorical":
+            codes = rows.array(field.name)[train]
+        else:
+            codes, lengths = rows.lists(field.name)
+            codes = codes[np.repeat(is_train, lengths)]
+        counted = np.bincount(codes, minlength=len(rows.strings[field.name]))
+        counts[field.name] = counted.astype(np.int32)
+    return counts
+
+
+def fit(schema: schema_lib.Schema, chunks: Sequence[Chunk], workers: int = 1) -> Fitted:
+    """Fits every field to the counts of the chunks, some fields at a time."""
+    fitted = workspace.in_threads(lambda field: _fit(field, chunks), schema.fields, workers)
+    statistics, num_distinct = {}, {}
+    for field, (own, count) in zip(schema.fields, fitted, strict=True):
+        statistics[field.name] = own
+        if field.kind != "numeric":
+            num_distinct[field.name] = count
+    return Fitted(encoding.FittedSchema(schema, statistics), num_distinct)
+
+
+def _fit(field: schema_lib.Field, chunks: Sequence[Chunk]) -> tuple[encoding.FieldStatistics, int]:
+    own = [chunk.counts[field.name] for chunk in chunks]
+    if field.kind == "numeric":
+        values = np.concatenate([*own, np.empty(0, np.float32)])
+        return encoding.FieldStatistics(boundaries=bucket_boundaries(values, field.num_buckets)), 0
+    strings = [chunk.strings(field.name) for chunk in chunks]
+    words, num_distinct = vocabulary(
+        [(s.fingerprints, counts) for s, counts in zip(strings, own, strict=True)],
+        lambda chunk, places: strings[chunk].values.take(pa.array(places)),
+        field.min_count,
+        field.max_vocabulary_size,
+    )
+    return encoding.FieldStatistics(vocabulary=words), num_distinct
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """Distinct values of a field, in all chunks.
+
+    Attributes:
+        fingerprints: [V] int64.
+        counts: [V] int64.
+        chunk: [V] a chunk that has the value.
+        place: [V] its place among that chunk's distinct values.
+    """
+
+    fingerprints: np.ndarray
+    counts: np.ndarray
+    chunk: np.ndarray
+    place: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Counted":
+        """Returns some of the values."""
+        return Counted(
+            self.fingerprints[rows], self.counts[rows], self.chunk[rows], self.place[rows]
+        )
+
+
+def count(parts: Sequence[Part], most_at_once: int = _MOST_AT_ONCE) -> Iterator[Counted]:
+    """Adds up the counts of the chunks.
+
+    Args:
+        parts: Fingerprints [V] and counts [V] of each chunk; a count of 0 is left out.
+        most_at_once: About how many entries are held in memory.
+
+    Yields:
+        Ranges of fingerprints, in rising order.
+    """
+    total = sum(len(fingerprints) for fingerprints, _ in parts)
+    num_ranges = max(1, -(-total // most_at_once))
+    edges = [i * (2**63 - 1) // num_ranges for i in range(num_ranges)] + [2**63 - 1]
+    for low, high in itertools.pairwise(edges):
+        yield _count_range(parts, low, high)
+
+
+def _count_range(parts: Sequence[Part], low: int, high: int) -> Counted:
+    fingerprints, counts, chunk, place = [], [], [], []
+    for index, (values, own_counts) in enumerate(parts):
+        rows = np.flatnonzero((own_counts > 0) & (values >= low) & (values < high))
+        fingerprints.append(values[rows])
+        counts.append(own_counts[rows].astype(np.int64))
+        chunk.append(np.full(len(rows), index, np.int32))
+        place.append(rows.astype(np.int32))
+    joined = np.concatenate(fingerprints)
+    if not len(joined):
+        return Counted(joined, np.concatenate(counts), np.concatenate(chunk), np.concatenate(place))
+    order = np.argsort(joined, kind="stable")
+    ordered = joined[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    first = order[starts]
+    return Counted(
+        joined[first],
+        np.add.reduceat(np.concatenate(counts)[order], starts),
+        np.concatenate(chunk)[first],
+        np.concatenate(place)[first],
+    )
+
+
+def vocabulary(
+    parts: Sequence[Part],
+    strings: Callable[[int, np.ndarray], pa.Array],
+    min_count: int,
+    max_size: int,
+    most_at_once: int = _MOST_AT_ONCE,
+) -> tuple[tuple[str, ...], int]:
+    """Chooses the values that a field keeps.
+
+    Args:
+        parts: As `count`.
+        strings: Returns the strings at some places of a chunk.
+        min_count: The fewest times that a kept value was seen.
+        max_size: The most values kept: the most frequent ones.
+        most_at_once: As `count`.
+
+    Returns:
+        The kept values by falling count, equal counts by value; and how many distinct
+        values there are. A missing value is none.
+    """
+    missing = int(encoding.fingerprint("").numpy())
+    kept: list[Counted] = []
+    num_distinct = 0
+    for counted in count(parts, most_at_once):
+        present = counted.fingerprints != missing
+        num_distinct += int(present.sum())
+        kept.append(counted.take(np.flatnonzero(present & (counted.counts >= min_count))))
+    best = Counted(*(np.concatenate(arrays) for arrays in zip(*map(_fields, kept), strict=True)))
+    # At the cut, equal counts go by fingerprint: their strings need not be looked up.
+    best = best.take(np.lexsort((best.fingerprints, -best.counts))[:max_size])
+    chosen = pa.chunked_array(
+        [
+            strings(chunk, best.place[best.chunk == chunk])
+            for chunk in np.unique(best.chunk).tolist()
+        ],
+        pa.string(),
+    )
+    by_chunk = np.argsort(best.chunk, kind="stable")
+    table = pa.table({"value": chosen, "count": best.counts[by_chunk]})
+    table = table.sort_by([("count", "descending"), ("value", "ascending")])
+    return tuple(table["value"].to_pylist()), num_distinct
+
+
+def _fields(counted: Counted) -> tuple[np.ndarray, ...]:
+    return counted.fingerprints, counted.counts, counted.chunk, counted.place
 
 
 def bucket_boundaries(values: np.ndarray, num_buckets: int) -> tuple[float, ...]:

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from tfrecords import arrow_file, encoding, records
+from tfrecords import arrow_file, encoding, integrity, records
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORDS_PER_WINDOW = 16
 _READ_BUFFER_BYTES = 1 << 20
 Batch = dict[str, tf.Tensor]
@@ -75,11 +75,18 @@ class DataSet:
                 f"the encoder beside them is {self.fitted.fingerprint()}; convert again."
             )
         self.schema = self.fitted.schema
+        self._verified: set[str] = set()
         self.spec = records.spec_from_json(self.description["spec"])
 
     def catalogue(self) -> Catalogue:
-        """Reads the ad catalogue; features are memory-mapped."""
+        """Reads the ad catalogue; features are memory-mapped.
+
+        Raises:
+            FileNotFoundError, ValueError: A file of it is missing or altered.
+        """
         directory = self.directory / "catalogue"
+        for name, checksum in self.description["sha256"].items():
+            integrity.check(self.directory / name, checksum)
         table = arrow_file.read(directory / "ads.arrow")
         return Catalogue(table, np.load(directory / "ad_features.npy", mmap_mode="r"))
 
@@ -93,8 +100,12 @@ class DataSet:
     def num_requests(self, split: str) -> int:
         return int(self.description["splits"][split]["requests"])
 
+    def label_count(self, split: str, label: str) -> int:
+        """Returns how many rows of a split have the label."""
+        return int(self.description["splits"][split]["label_counts"].get(label, 0))
+
     def label_sum(self, split: str, label: str) -> float:
-        return float(self.description["splits"][split]["label_sums"][label])
+        return float(self.description["splits"][split]["label_sums"].get(label, 0.0))
 
     def windows(self, split: str, seed: int | None = None) -> tf.data.Dataset:
         """Streams a split as runs of many records.
@@ -109,18 +120,9 @@ class DataSet:
 
         Raises:
             FileNotFoundError: A shard is missing.
-            ValueError: A shard has another size than when it was written.
+            ValueError: A shard is not what was written.
         """
-        shards = self.description["splits"][split]["shards"]
-        paths = [str(self.directory / shard["file"]) for shard in shards]
-        for path, shard in zip(paths, shards, strict=True):
-            if not os.path.isfile(path):
-                raise FileNotFoundError(f"The shard {path} is missing; convert again.")
-            if os.path.getsize(path) != shard["bytes"]:
-                raise ValueError(
-                    f"The shard {path} has {os.path.getsize(path)} bytes, {shard['bytes']} were "
-                    "written; convert again."
-                )
+        paths = self._verified_shards(split)
         dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
         if seed is not None:
             dataset = dataset.shuffle(max(len(paths), 1), seed=seed)
@@ -135,6 +137,15 @@ class DataSet:
         if seed is not None:
             dataset = dataset.map(permute, tf.data.AUTOTUNE)
         return dataset
+
+    def _verified_shards(self, split: str) -> list[str]:
+        """Returns the paths of a split's shards, each checked once in a process."""
+        shards = self.description["splits"][split]["shards"]
+        paths = [self.directory / shard["file"] for shard in shards]
+        if split not in self._verified:
+            integrity.check_all(paths, [shard["sha256"] for shard in shards])
+            self._verified.add(split)
+        return [str(path) for path in paths]
 
     def batches(
         self, split: str, requests_per_batch: int, seed: int | None = None

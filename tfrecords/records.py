@@ -7,7 +7,8 @@ in all; every feature is one bytes value, little-endian:
     query_W        [R, F_W]           query-side ids that fit the unsigned width W
     ad_W           [L, F_W]           ad-side ids that fit the unsigned width W
     ad_row         [L] int32          row of the ad in the catalogue
-    click, engagement [L] uint8, revenue [L] float32    the labels that the log has
+    click, engagement [L] uint8, revenue [L] float32    the labels that the log has; 255 or
+                                      NaN is missing
     position       [L] int32          slot the ad was shown in, where the log has it
 
 Raw bytes concatenate, so reading many records is one join and one decode per feature.
@@ -20,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 WIDTHS = ("uint8", "uint16", "int32")
+MISSING_LABEL = 255
 LABEL_TYPES = {"click": "uint8", "engagement": "uint8", "revenue": "float32"}
 
 
@@ -33,8 +35,8 @@ class Spec:
     """What a record holds.
 
     Attributes:
-        query_widths: Stored type of each query-side column.
-        ad_widths: Stored type of each ad-side column.
+        query_widths: Stored type of each query-side column of ids.
+        ad_widths: Stored type of each ad-side column of ids.
         labels: Labels present, of `click`, `engagement`, `revenue`.
         has_position: Whether the slot is stored.
     """
@@ -63,44 +65,33 @@ def spec_from_json(value: Mapping) -> Spec:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Requests:
-    """Encoded requests as flat arrays (see the module's glossary)."""
-
-    list_lengths: np.ndarray  # [R] int32
-    query: np.ndarray  # [R, Fq] int32
-    ad: np.ndarray  # [L, Fa] int32
-    per_ad: Mapping[str, np.ndarray]  # each [L]
+# Requests as the arrays of a record's features, by name.
+Packed = dict[str, np.ndarray]
 
 
-def concatenate(parts: Sequence[Requests]) -> Requests:
-    """Joins requests end to end."""
-    return Requests(
-        np.concatenate([p.list_lengths for p in parts]),
-        np.concatenate([p.query for p in parts]),
-        np.concatenate([p.ad for p in parts]),
-        {name: np.concatenate([p.per_ad[name] for p in parts]) for name in parts[0].per_ad},
-    )
+def columns_of(widths: Sequence[str]) -> dict[str, list[int]]:
+    """Returns the columns of ids stored in each width that is used."""
+    grouped = {w: [i for i, own in enumerate(widths) if own == w] for w in WIDTHS}
+    return {width: columns for width, columns in grouped.items() if columns}
 
 
-def serialize(spec: Spec, requests: Requests) -> bytes:
-    """Serialises requests as one record."""
-    features = {"list_lengths": requests.list_lengths.astype("<i4").tobytes()}
-    for side, ids, widths in (
-        ("query", requests.query, spec.query_widths),
-        ("ad", requests.ad, spec.ad_widths),
-    ):
-        for width in WIDTHS:
-            columns = [i for i, w in enumerate(widths) if w == width]
-            if columns:
-                features[f"{side}_{width}"] = ids[:, columns].astype(width).tobytes()
-    for name, dtype in spec.per_ad().items():
-        features[name] = requests.per_ad[name].astype(dtype).tobytes()
-    feature = {
-        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        for name, value in features.items()
+def pack(side: str, widths: Sequence[str], ids: np.ndarray) -> Packed:
+    """Returns ids [B, F] of a side as the features that store them."""
+    return {
+        f"{side}_{width}": ids[:, columns].astype(width)
+        for width, columns in columns_of(widths).items()
     }
-    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+
+def serialize(requests: Packed) -> bytes:
+    """Serialises requests as one record."""
+    feature = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[values.tobytes()]))
+        for name, values in requests.items()
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(
+        deterministic=True
+    )
 
 
 def parse(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -108,11 +99,11 @@ def parse(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
     Returns:
         `list_lengths` [R] int32, `query` [R, Fq] int32, `ad` [L, Fa] int32, and each
-        per-ad feature [L] (labels float32).
+        per-ad feature [L]; labels are float32, NaN is missing.
     """
     names = {"list_lengths": "int32", **spec.per_ad()}
     for side, widths in (("query", spec.query_widths), ("ad", spec.ad_widths)):
-        names.update({f"{side}_{w}": w for w in WIDTHS if w in widths})
+        names.update({f"{side}_{width}": width for width in columns_of(widths)})
     raw = tf.io.parse_example(serialized, {n: tf.io.FixedLenFeature([], tf.string) for n in names})
     decoded = {
         name: tf.io.decode_raw(tf.strings.reduce_join(raw[name]), tf.as_dtype(dtype))
@@ -121,20 +112,22 @@ def parse(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     parsed = {"list_lengths": decoded["list_lengths"]}
     parsed["query"] = _unpack("query", spec.query_widths, decoded)
     parsed["ad"] = _unpack("ad", spec.ad_widths, decoded)
-    for name in spec.per_ad():
-        label = name in spec.labels
-        parsed[name] = tf.cast(decoded[name], tf.float32) if label else decoded[name]
+    for name, dtype in spec.per_ad().items():
+        parsed[name] = decoded[name]
+        if name in spec.labels:
+            parsed[name] = tf.cast(decoded[name], tf.float32)
+            if dtype == "uint8":
+                missing = decoded[name] == MISSING_LABEL
+                parsed[name] = tf.where(missing, float("nan"), parsed[name])
     return parsed
 
 
 def _unpack(side: str, widths: Sequence[str], decoded: Mapping[str, tf.Tensor]) -> tf.Tensor:
     groups, order = [], []
-    for width in WIDTHS:
-        columns = [i for i, w in enumerate(widths) if w == width]
-        if columns:
-            flat = tf.cast(decoded[f"{side}_{width}"], tf.int32)
-            groups.append(tf.reshape(flat, [-1, len(columns)]))
-            order.extend(columns)
+    for width, columns in columns_of(widths).items():
+        flat = tf.cast(decoded[f"{side}_{width}"], tf.int32)
+        groups.append(tf.reshape(flat, [-1, len(columns)]))
+        order.extend(columns)
     if order == list(range(len(widths))):
         return tf.concat(groups, axis=1)
     return tf.gather(tf.concat(groups, axis=1), np.argsort(order), axis=1)

@@ -6,47 +6,30 @@ eight hex digits. Empty is missing; integers can be negative. Plain or gzip.
 
 The columns are anonymous, so which describe the ad is a convention: C7, C11, C13 and
 C17 are the ad side and together its key, the rest is the query side. A schema file
-overrides it. A schema that also names request, position, engagement or revenue columns
-reads them from a companion file beside the log, `NAME.extra.tsv` for `NAME.tsv`: a
-header line, then one line for each line of the log.
+overrides it. A file without the label column, such as the test part of the Kaggle log,
+gives rows without a label. A schema that also names other columns (request, position,
+engagement, revenue, time, …) reads them from a companion file beside each log file,
+`NAME.extra.tsv` for `NAME.tsv`: a header line, then one line for each line of the log.
 
 References:
     Criteo Labs, Display Advertising Challenge, 2014 (data set description).
 """
 
-import io
 import pathlib
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 
 from tfrecords import schema as schema_lib
-from tfrecords.formats import lines
+from tfrecords.formats import delimited, lines, log
 
 LABEL = "label"
 NUMERIC_COLUMNS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORICAL_COLUMNS = tuple(f"C{i}" for i in range(1, 27))
 COLUMNS = (LABEL, *NUMERIC_COLUMNS, *CATEGORICAL_COLUMNS)
 AD_KEY = ("C7", "C11", "C13", "C17")
-
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_LAYOUT = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
-_CONVERT = pa_csv.ConvertOptions(
-    column_types={
-        LABEL: pa.string(),
-        **{name: pa.float64() for name in NUMERIC_COLUMNS},
-        **{name: pa.string() for name in CATEGORICAL_COLUMNS},
-    },
-    null_values=[""],
-    strings_can_be_null=True,
-)
-_PARSE = pa_csv.ParseOptions(
-    delimiter="\t", quote_char=False, double_quote=False, ignore_empty_lines=False
-)
+LABELLED = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
 
 
 def schema() -> schema_lib.Schema:
@@ -65,126 +48,153 @@ def check_schema(schema: schema_lib.Schema) -> None:
         ValueError: A field is not a Criteo column or has the wrong kind.
     """
     for field in schema.fields:
-        if field.name not in COLUMNS[1:]:
+        if field.source not in COLUMNS[1:]:
             raise ValueError(
-                f"Schema {schema.name!r}: the Criteo log has no column {field.name!r}; "
+                f"Schema {schema.name!r}: the Criteo log has no column {field.source!r}; "
                 "it has I1–I13 and C1–C26."
             )
-        expected = "numeric" if field.name in NUMERIC_COLUMNS else "categorical"
+        expected = "numeric" if field.source in NUMERIC_COLUMNS else "categorical"
         if field.kind != expected:
             raise ValueError(
                 f"Schema {schema.name!r}: field {field.name!r} is {expected} in the Criteo "
                 f"log, the schema says {field.kind}."
             )
-    if schema.time is not None:
-        raise ValueError(
-            f"Schema {schema.name!r}: the Criteo log is in time order as it stands; leave out "
-            f"time, got {schema.time!r}."
-        )
     if schema.click != LABEL:
         raise ValueError(f"Schema {schema.name!r}: click must be {LABEL!r}, got {schema.click!r}.")
 
 
-def read(
-    path: str | pathlib.Path, schema: schema_lib.Schema, block_bytes: int = 16 << 20
-) -> Iterator[lines.Block]:
-    """Streams a log as column batches.
-
-    Args:
-        path: The log; gzip is recognised by its content.
-        schema: Names the columns wanted; columns that the log lacks come from the companion.
-        block_bytes: How much of the log is parsed at once.
-
-    Yields:
-        Blocks whose table has every column of `schema.columns`.
+def open_log(
+    files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
+) -> log.Log:
+    """Opens a log; columns that Criteo's layout lacks come from the companions.
 
     Raises:
-        FileNotFoundError: The log, or a companion that the schema needs, does not exist.
-        ValueError: The log is empty or truncated, or the companion has another number of lines.
+        FileNotFoundError: A companion that the schema needs does not exist.
+        ValueError: The schema asks for what the log has not.
     """
-    path = pathlib.Path(path)
     check_schema(schema)
-    extra_types = {
-        name: _extra_type(schema, name) for name in schema.columns if name not in COLUMNS
+    types = {
+        name: delimited.NUMBERS if name in NUMERIC_COLUMNS else delimited.STRINGS
+        for name in schema.columns
+        if name in COLUMNS
     }
-    companion = lines.Companion(path, extra_types) if extra_types else None
-    for first_line, text in lines.split_blocks(path, block_bytes):
-        block = parse(text, path, first_line)
-        if companion is not None:
-            block = companion.join(block)
-        yield block
-    if companion is not None:
-        companion.close()
-
-
-def _extra_type(schema: schema_lib.Schema, name: str) -> pa.DataType:
-    if name == schema.position:
-        return pa.int64()
-    return pa.float64() if name in (schema.engagement, schema.revenue) else pa.string()
-
-
-def parse(text: bytes, path: pathlib.Path, first_line: int) -> lines.Block:
-    """Parses whole lines: at full speed if all are good, else line by line."""
-    count = lines.count_lines(text)
-    try:
-        table = _parse_table(text)
-        if table.num_rows != count:
-            raise ValueError(f"{count} lines gave {table.num_rows} rows")
-    except (pa.ArrowInvalid, ValueError):
-        return _parse_lines(text, path, first_line)
-    numbers = pa.array(np.arange(first_line, first_line + count))
-    return lines.Block(table.append_column(lines.LINE_NUMBER, numbers), ())
-
-
-def _parse_table(text: bytes) -> pa.Table:
-    read_options = pa_csv.ReadOptions(column_names=COLUMNS, block_size=len(text) + 1)
-    table = pa_csv.read_csv(io.BytesIO(text), read_options, _PARSE, _CONVERT)
-    label = table[LABEL]
-    if label.null_count or not pc.all(pc.is_in(label, pa.array(["0", "1"]))).as_py():
-        raise ValueError("a label is neither 0 nor 1")
-    for name in NUMERIC_COLUMNS:
-        if pc.all(pc.is_finite(table[name])).as_py() is False:
-            raise ValueError(f"{name} is not finite")
-    return table.set_column(0, LABEL, label.cast(pa.int8()))
-
-
-def _parse_lines(text: bytes, path: pathlib.Path, first_line: int) -> lines.Block:
-    good: list[bytes] = []
-    numbers: list[int] = []
-    rejected: list[lines.Rejected] = []
-    for number, line in enumerate(lines.split(text), first_line):
-        reason = _fault(line)
-        if reason is None:
-            good.append(line)
-            numbers.append(number)
-        else:
-            rejected.append(lines.Rejected(str(path), number, reason, line))
-    table = _parse_table(b"".join(line + b"\n" for line in good)) if good else _empty_table()
-    return lines.Block(
-        table.append_column(lines.LINE_NUMBER, pa.array(numbers, pa.int64())), tuple(rejected)
+    layout = delimited.Layout(
+        types,
+        columns=_columns,
+        optional=frozenset([LABEL]),
+        expected=LABELLED,
+        check=_fault,
     )
+    extra = [name for name in schema.columns if name not in COLUMNS]
+    if not extra:
+        return delimited.DelimitedLog(files, layout, None, rows_per_chunk)
+    return _LogWithCompanions(files, layout, extra, rows_per_chunk)
 
 
-def _empty_table() -> pa.Table:
-    types = {**_CONVERT.column_types, LABEL: pa.int8()}
-    return pa.table({name: pa.array([], types[name]) for name in COLUMNS})
+def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
+    """Reads the ads that are added to those of the log, or None.
+
+    Raises:
+        FileNotFoundError, ValueError: As `delimited.read_table`.
+    """
+    if files.ads is None:
+        return None
+    types = {name: delimited.STRINGS for name in schema.ad_key}
+    types.update(
+        {
+            field.source: delimited.NUMBERS if field.kind == "numeric" else delimited.STRINGS
+            for field in schema.ad_fields
+        }
+    )
+    return delimited.read_table(files.ads, delimited.Layout(types))
 
 
-def _fault(line: bytes) -> str | None:
-    try:
-        values = line.decode("utf-8").split("\t")
-    except UnicodeDecodeError as error:
-        return f"byte {error.start + 1} is not UTF-8; convert the file to UTF-8"
-    if b"\r" in line:
-        return "a carriage return stands inside the line; remove it"
-    if len(values) != len(COLUMNS):
-        return f"expected {_LAYOUT}, got {len(values)} columns"
-    if values[0] not in ("0", "1"):
-        if not any(character.isdigit() for character in values[0]):
-            return f"looks like a header line (first value {values[0][:40]!r}); remove it"
-        return f"the label must be 0 or 1, got {values[0][:40]!r}"
-    for name, value in zip(NUMERIC_COLUMNS, values[1:14], strict=True):
-        # Spaces around a number are allowed, as the fast path allows them.
-        if value and not (_NUMBER.fullmatch(value.strip(" ")) and np.isfinite(float(value))):
-            return f"{name} must be a finite number or empty, got {value[:40]!r}"
+def companion_path(path: pathlib.Path) -> pathlib.Path:
+    """Returns where the companion of a log lies: `log.tsv` → `log.extra.tsv`."""
+    name = path.name.removesuffix(".gz")
+    stem = pathlib.PurePath(name).stem
+    return path.with_name(f"{stem}.extra.tsv")
+
+
+def _columns(first_row: list[str]) -> tuple[str, ...]:
+    unlabelled = len(first_row) == len(COLUMNS) - 1
+    return COLUMNS[1:] if unlabelled else COLUMNS
+
+
+def _fault(values: Mapping[str, str]) -> str | None:
+    label = values.get(LABEL, "0")
+    if label and not any(character.isdigit() for character in label):
+        return f"looks like a header line (first value {label[:40]!r}); remove it"
     return None
+
+
+class _LogWithCompanions(delimited.DelimitedLog):
+    """A log with a companion file beside each of its files, read in step with it."""
+
+    def __init__(
+        self,
+        files: log.Files,
+        layout: delimited.Layout,
+        extra: Sequence[str],
+        rows_per_chunk: int,
+    ) -> None:
+        super().__init__(files, layout, None, rows_per_chunk)
+        self._extra = delimited.Layout({name: delimited.STRINGS for name in extra})
+        self._companions = {path: companion_path(path) for path, _ in files.parts()}
+        for path, companion in self._companions.items():
+            if not companion.is_file():
+                raise FileNotFoundError(
+                    f"The schema names the columns {list(extra)}, which {path} lacks; they are "
+                    f"read from {companion}, which does not exist."
+                )
+        self.files = (*self.files, *self._companions.values())
+        self._headers: dict[pathlib.Path, tuple[str, ...]] = {}
+        for companion in self._companions.values():
+            _, self._headers[companion] = delimited.open_rows(companion, self._extra)
+
+    def chunks(self) -> Iterator[log.Chunk]:
+        """See `log.Log`.
+
+        Raises:
+            ValueError: A companion has another number of lines than its log.
+        """
+        reader: lines.RowReader | None = None
+        last: pathlib.Path | None = None
+        for chunk in super().chunks():
+            if chunk.path != last:
+                _check_ended(reader)
+                last = chunk.path
+                reader, _ = delimited.open_rows(self._companions[chunk.path], self._extra)
+            assert reader is not None
+            companion = reader.take(chunk.num_rows)
+            if lines.count_rows(companion) != chunk.num_rows:
+                raise ValueError(
+                    f"{reader.path} has fewer lines than its log; write one for each line."
+                )
+            yield log.Chunk(**{**vars(chunk), "companion": companion})
+        _check_ended(reader)
+
+    def parse(self, chunk: log.Chunk) -> log.Parsed:
+        """See `log.Log`."""
+        parsed = super().parse(chunk)
+        path = self._companions[chunk.path]
+        assert chunk.companion is not None
+        # Lines of the companion are numbered as the log's, so that they can be joined.
+        extra = delimited.parse(self._extra, self._headers[path], chunk.companion, chunk.first_line)
+        numbers = parsed.table[log.LINE_NUMBER].to_numpy()
+        bad = np.isin(numbers, list(extra.faults))
+        parsed = parsed.without(
+            bad, [f"its line in {path}: {extra.faults[line]}" for line in numbers[bad].tolist()]
+        )
+        places = np.searchsorted(
+            extra.table[log.LINE_NUMBER].to_numpy(), parsed.table[log.LINE_NUMBER].to_numpy()
+        )
+        table = parsed.table
+        for name in self._extra.types:
+            table = table.append_column(name, extra.table[name].take(pa.array(places)))
+        return log.Parsed(table, parsed.faults)
+
+
+def _check_ended(reader: lines.RowReader | None) -> None:
+    if reader is not None and reader.take(1):
+        raise ValueError(f"{reader.path} has more lines than its log; write one for each line.")

@@ -1,47 +1,25 @@
-"""Line-based logs in bounded memory: blocks of whole lines, rejects, companion files.
+"""Text files in bounded memory: chunks of whole rows, plain or gzip.
 
-Every line has a number (from 1) and ends up either in a block's table or among its
-rejected lines.
+A row is a line, or more than one where a quoted value holds a line end.
 """
 
-import dataclasses
 import gzip
-import io
 import pathlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import BinaryIO
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
+import numpy as np
 
-LINE_NUMBER = "__line__"
-
-
-@dataclasses.dataclass(frozen=True)
-class Rejected:
-    """A line that could not be used, and why."""
-
-    path: str
-    line: int
-    reason: str
-    raw: bytes
-
-    def __str__(self) -> str:
-        return f"{self.path}, line {self.line}: {self.reason}"
+_SAMPLE_BYTES = 1 << 20
+_MOST_CHUNK_BYTES = 64 << 20
+_MOST_QUOTED_BYTES = 256 << 20
+_MOST_LINES_OF_A_ROW = 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Good lines as a table with a column `LINE_NUMBER`, and the rejected lines between."""
-
-    table: pa.Table
-    rejected: tuple[Rejected, ...]
-
-
-def open_log(path: pathlib.Path) -> BinaryIO:
-    """Opens a plain or gzip log, told apart by content.
+def open_file(path: pathlib.Path) -> BinaryIO:
+    """Opens a plain or gzip file, told apart by content.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -60,144 +38,168 @@ def open_log(path: pathlib.Path) -> BinaryIO:
     return path.open("rb")
 
 
-def split_blocks(path: pathlib.Path, block_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Streams a log in blocks of whole lines.
+class RowReader:
+    """Reads a text file in runs of whole rows.
 
-    Yields:
-        The number of the block's first line, and its bytes.
+    Args:
+        path: The file; gzip is recognised by its content, a byte order mark is dropped.
+        quote: Whether a double quote opens a value that may hold delimiters and line ends.
+        delimiter: What stands between values; tells opening quotes from others.
 
     Raises:
-        FileNotFoundError, ValueError: As `open_log`; or the gzip stream is truncated or damaged.
+        FileNotFoundError, ValueError: As `open_file`.
     """
-    first_line, rest = 1, b""
-    with open_log(path) as file:
-        while True:
-            try:
-                data = file.read(block_bytes)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                raise ValueError(
-                    f"{path}: the gzip stream is truncated or damaged after line "
-                    f"{first_line - 1} ({error}); copy the file again."
-                ) from error
+
+    def __init__(self, path: pathlib.Path, quote: bool = False, delimiter: str = "\t") -> None:
+        self.path = path
+        self.line = 1
+        self._quote = quote
+        self._delimiter = delimiter.encode()
+        self._file = open_file(path)
+        self._rest = self._read(_SAMPLE_BYTES).removeprefix(_BYTE_ORDER_MARK)
+        if not self._rest:
+            raise ValueError(f"{path} holds nothing; expected a log with at least one line.")
+        lines = self._rest.count(b"\n")
+        self._bytes_per_line = max(1, len(self._rest) // max(lines, 1))
+
+    def first_row(self) -> bytes:
+        """Returns the first row without reading past it; only before anything was read."""
+        if self._quote and b'"' in self._rest[: self._rest.find(b"\n") + 1]:
+            return split_rows(self._rest, True, self._delimiter.decode())[0]
+        end = self._rest.find(b"\n") + 1 or len(self._rest)
+        return self._rest[:end]
+
+    def skip_first_row(self) -> None:
+        """Leaves the first row, a header, out."""
+        first = self.first_row()
+        self._rest = self._rest[len(first) :]
+        self.line += max(first.count(b"\n"), 1)
+
+    def chunks(self, rows: int) -> Iterator[tuple[int, bytes]]:
+        """Yields the number of the first line and the text of runs of about `rows` rows.
+
+        Raises:
+            ValueError: The file is damaged, or a quote is not closed.
+        """
+        size = wanted = min(max(rows * self._bytes_per_line, 1), _MOST_CHUNK_BYTES)
+        while self._fill(wanted):
+            end = self._last_end(self._rest[:wanted])
+            if not end and len(self._rest) > wanted and wanted <= _MOST_QUOTED_BYTES:
+                wanted *= 2
+                continue
+            if not end:  # the last row, unless a quote swallowed the rows below it
+                if self._rest.count(b"\n") > _MOST_LINES_OF_A_ROW:
+                    raise self._unclosed()
+                end = len(self._rest)
+            text, self._rest, wanted = self._rest[:end], self._rest[end:], size
+            yield self.line, text
+            self.line += text.count(b"\n")
+        self._file.close()
+
+    def _fill(self, size: int) -> bool:
+        """Reads until more than `size` bytes are at hand, if there are; whether any are."""
+        parts, have = [self._rest], len(self._rest)
+        while have <= size:
+            data = self._read(max(size + 1 - have, _SAMPLE_BYTES))
             if not data:
                 break
-            text = rest + data
-            end = text.rfind(b"\n") + 1
-            rest = text[end:]
-            if end:
-                yield first_line, text[:end]
-                first_line += text.count(b"\n", 0, end)
-    if rest:
-        yield first_line, rest
-    elif first_line == 1:
-        raise ValueError(f"{path} holds nothing; expected a log with at least one line.")
+            parts.append(data)
+            have += len(data)
+        self._rest = b"".join(parts)
+        return bool(self._rest)
+
+    def _unclosed(self) -> ValueError:
+        return ValueError(
+            f"{self.path}, line {self.line}: a quote is opened in this row and not closed; close "
+            "it, or double it if it is meant as text."
+        )
+
+    def take(self, rows: int) -> bytes:
+        """Returns the next `rows` lines, or as many as are left, each with its line end."""
+        parts, wanted = [], rows
+        while wanted:
+            count = self._rest.count(b"\n")
+            if count >= wanted:
+                at = int(np.flatnonzero(np.frombuffer(self._rest, np.uint8) == 10)[wanted - 1]) + 1
+                parts.append(self._rest[:at])
+                self._rest = self._rest[at:]
+                break
+            data = self._read(_SAMPLE_BYTES)
+            if not data:
+                ended = not self._rest or self._rest.endswith(b"\n")
+                parts.append(self._rest if ended else self._rest + b"\n")
+                self._rest = b""
+                break
+            end = self._rest.rfind(b"\n") + 1
+            parts.append(self._rest[:end])
+            wanted -= count
+            self._rest = self._rest[end:] + data
+        return b"".join(parts)
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(
+                f"{self.path}: the gzip stream is truncated or damaged after line "
+                f"{self.line - 1} ({error}); copy the file again."
+            ) from error
+
+    def _last_end(self, text: bytes) -> int:
+        if not (self._quote and b'"' in text):
+            return text.rfind(b"\n") + 1
+        ends = row_ends(text, self._delimiter)
+        return int(ends[-1]) if len(ends) else 0
 
 
-def count_lines(text: bytes) -> int:
-    """Counts lines; the last one needs no line end."""
+def row_ends(text: bytes, delimiter: bytes) -> np.ndarray:
+    """Returns where rows end, past their line ends; line ends inside quotes are none.
+
+    Args:
+        text: Starts with a row.
+        delimiter: What stands between values.
+    """
+    array = np.frombuffer(text, np.uint8)
+    newlines = np.flatnonzero(array == 10)
+    quotes = np.flatnonzero(array == 34)
+    if not len(quotes):
+        return newlines + 1
+    # Every other quote opens: it stands at the start of a value, or is half of a doubled one.
+    opening = quotes[::2]
+    before = np.where(opening > 0, array[opening - 1], 10)
+    if not np.isin(before, [10, 34, delimiter[0]]).all():
+        quotes = _real_quotes(text, quotes, delimiter)
+    outside = np.searchsorted(quotes, newlines) % 2 == 0
+    return newlines[outside] + 1
+
+
+def _real_quotes(text: bytes, quotes: np.ndarray, delimiter: bytes) -> np.ndarray:
+    """Leaves out quotes inside unquoted values, which are text."""
+    starts = (10, delimiter[0])
+    real: list[int] = []
+    for quote in quotes.tolist():
+        inside, doubled = len(real) % 2, bool(real) and real[-1] == quote - 1
+        if inside or doubled or quote == 0 or text[quote - 1] in starts:
+            real.append(quote)
+    return np.array(real, np.int64)
+
+
+def count_rows(text: bytes, quote: bool = False, delimiter: str = "\t") -> int:
+    """Counts rows; the last one needs no line end."""
+    if quote and b'"' in text:
+        ends = row_ends(text, delimiter.encode())
+        return len(ends) + (not len(ends) or int(ends[-1]) < len(text))
     return text.count(b"\n") + (not text.endswith(b"\n") and bool(text))
 
 
-def split(text: bytes) -> list[bytes]:
-    """Splits whole lines, without their line ends (LF or CRLF)."""
-    return [line.removesuffix(b"\r") for line in text.removesuffix(b"\n").split(b"\n")]
-
-
-def count_file_lines(path: pathlib.Path, block_bytes: int = 16 << 20) -> int:
-    """Counts the lines of a log."""
-    return sum(count_lines(text) for _, text in split_blocks(path, block_bytes))
-
-
-def companion_path(path: pathlib.Path) -> pathlib.Path:
-    """Returns where the companion of a log lies: `log.tsv` → `log.extra.tsv`."""
-    name = path.name.removesuffix(".gz")
-    stem = pathlib.PurePath(name).stem
-    return path.with_name(f"{stem}.extra.tsv")
-
-
-class Companion:
-    """Extra columns for a log, one line for each of its lines, read in step with it.
-
-    Args:
-        log_path: The log.
-        types: The columns wanted and their types: a type guessed block by block can change.
-
-    Raises:
-        FileNotFoundError: There is no companion.
-        ValueError: The companion lacks a wanted column.
-    """
-
-    def __init__(self, log_path: pathlib.Path, types: Mapping[str, pa.DataType]) -> None:
-        self.path = companion_path(log_path)
-        if not self.path.is_file():
-            raise FileNotFoundError(
-                f"The schema names the columns {list(types)}, which {log_path} lacks; they "
-                f"are read from {self.path}, which does not exist."
-            )
-        self._types = dict(types)
-        self._file = io.BufferedReader(self.path.open("rb", buffering=0), 1 << 20)
-        header = self._file.readline().decode("utf-8", errors="replace")
-        self._header = header.rstrip("\r\n").split("\t")
-        missing = [name for name in types if name not in self._header]
-        if missing:
-            raise ValueError(f"{self.path} lacks the columns {missing}; it has {self._header}.")
-        self._next_line = 1
-
-    def join(self, block: Block) -> Block:
-        """Adds the companion's columns to a block; blocks must come in file order.
-
-        Raises:
-            ValueError: The companion ends too early, or a line of it cannot be parsed.
-        """
-        count = block.table.num_rows + len(block.rejected)
-        # The header is line 1, so a log line stands one line further down here.
-        table = self._parse([self._readline() for _ in range(count)], self._next_line + 1)
-        rows = pc.subtract(block.table[LINE_NUMBER], self._next_line)
-        self._next_line += count
-        joined = block.table
-        for name in self._types:
-            joined = joined.append_column(name, table[name].take(rows))
-        return Block(joined, block.rejected)
-
-    def _parse(self, rows: list[bytes], first_line: int) -> pa.Table:
-        text = b"".join(rows)
-        try:
-            table = pa_csv.read_csv(
-                io.BytesIO(text),
-                pa_csv.ReadOptions(column_names=self._header, block_size=len(text) + 1),
-                pa_csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False),
-                pa_csv.ConvertOptions(
-                    column_types=self._types,
-                    include_columns=list(self._types),
-                    null_values=[""],
-                    strings_can_be_null=True,
-                ),
-            )
-            if table.num_rows != len(rows):
-                raise pa.ArrowInvalid(f"{len(rows)} lines gave {table.num_rows} rows")
-        except pa.ArrowInvalid as error:
-            if len(rows) > 1:  # found by name, line by line
-                for line, row in enumerate(rows, first_line):
-                    self._parse([row], line)
-            raise ValueError(
-                f"{self.path}, line {first_line}: {error}; expected the tab-separated columns "
-                f"{self._header}."
-            ) from error
-        return table
-
-    def _readline(self) -> bytes:
-        line = self._file.readline()
-        if not line:
-            raise ValueError(f"{self.path} has fewer lines than its log; write one for each line.")
-        return line if line.endswith(b"\n") else line + b"\n"
-
-    def close(self) -> None:
-        """Closes the file.
-
-        Raises:
-            ValueError: Lines are left over.
-        """
-        left = self._file.readline()
-        self._file.close()
-        if left:
-            raise ValueError(f"{self.path} has more lines than its log; write one for each line.")
+def split_rows(text: bytes, quote: bool = False, delimiter: str = "\t") -> list[bytes]:
+    """Splits text into rows, each with its line end but perhaps the last."""
+    if not text:
+        return []
+    if quote and b'"' in text:
+        ends = row_ends(text, delimiter.encode()).tolist()
+    else:
+        ends = (np.flatnonzero(np.frombuffer(text, np.uint8) == 10) + 1).tolist()
+    if not ends or ends[-1] < len(text):
+        ends.append(len(text))
+    return [text[first:last] for first, last in zip([0, *ends[:-1]], ends, strict=True)]

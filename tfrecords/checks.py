@@ -1,0 +1,219 @@
+"""What the labels, keys and times of a log may be, and what is said of those that are not.
+
+Shapes: B rows of a chunk.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfrecords import columns
+from tfrecords import schema as schema_lib
+from tfrecords.formats import delimited
+
+SPLITS = ("train", "validation", "test")
+_SPLIT_NAMES = {
+    "train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "eval": 1,
+    "test": 2, "testing": 2,
+}  # fmt: skip
+_TRUTHS = {
+    "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0,
+    "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0,
+}  # fmt: skip
+_TIME_TYPES = (pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.date32())
+_TIME_PATTERNS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%dT%H%M%S")
+MISSING_LABEL = 255
+
+
+class Faults:
+    """The rows that cannot be used; the first reason found for a row stands."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.bad = np.zeros(num_rows, bool)
+        self._reasons: dict[int, str] = {}
+
+    def add(self, bad: np.ndarray, reason: Callable[[int], str]) -> None:
+        """Marks the rows where `bad` [B] is true; `reason` gives a row's."""
+        if bad.any():
+            for row in np.flatnonzero(bad & ~self.bad).tolist():
+                self._reasons[row] = reason(row)
+            self.bad |= bad
+
+    def any(self) -> bool:
+        return bool(self._reasons)
+
+    def reasons(self) -> Sequence[str]:
+        """Returns the reasons of the bad rows, in order."""
+        return [self._reasons[row] for row in sorted(self._reasons)]
+
+
+def numbers(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns a column as float64 [B]; NaN is missing."""
+    if columns.is_text(column):
+        values, codes = columns.distinct(column)
+        parsed = [_number(value) for value in values]
+        bad = np.array([p is None for p in parsed] or [False])
+        good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
+        faults.add(
+            bad[codes],
+            lambda row: str(delimited.number_fault(name, values[codes[row]])),
+        )
+        return good[codes]
+    result = column.cast(pa.float64(), safe=False).to_numpy()
+    faults.add(
+        np.isinf(result), lambda row: f"{name} must be a finite number or empty, got {result[row]}"
+    )
+    return result
+
+
+def labels(
+    schema: schema_lib.Schema, table: pa.Table, faults: Faults, part: str | None
+) -> dict[str, pa.Array]:
+    """Returns the labels [B] by name: click and engagement uint8, revenue float32."""
+    result = {}
+    if schema.click is None:
+        result["click"] = pa.array(np.ones(table.num_rows, np.uint8))
+    elif schema.click_threshold is not None:
+        rating = numbers(faults, schema.click, table[schema.click])
+        clicked = np.where(np.isnan(rating), np.nan, rating >= schema.click_threshold)
+        result["click"] = _stored(clicked)
+        _check_labelled(faults, schema.click, table[schema.click], clicked, part)
+    else:
+        clicked = _truths(faults, schema.click, table[schema.click])
+        result["click"] = _stored(clicked)
+        _check_labelled(faults, schema.click, table[schema.click], clicked, part)
+    if schema.engagement is not None:
+        name = schema.engagement
+        result["engagement"] = _stored(_truths(faults, name, table[name]))
+    if schema.revenue is not None:
+        name = schema.revenue
+        revenue = numbers(faults, name, table[name])
+        faults.add(
+            revenue < 0, lambda row: f"{name} must be a number of at least 0, got {revenue[row]:g}"
+        )
+        result["revenue"] = pa.array(revenue.astype(np.float32))
+    return result
+
+
+def _check_labelled(
+    faults: Faults, name: str, column: pa.ChunkedArray, label: np.ndarray, part: str | None
+) -> None:
+    """A test file need not be labelled; elsewhere a row without a click label is useless."""
+    if part != "test" and column.null_count < len(column):
+        faults.add(np.isnan(label), lambda row: f"{name} must be 0 or 1, got ''")
+
+
+def _truths(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns a column of 0 and 1 as float64 [B]; NaN is missing."""
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    if not columns.is_text(column):
+        truth = column.cast(pa.float64(), safe=False).to_numpy()
+        faults.add(
+            ~np.isin(truth, (0, 1)) & ~np.isnan(truth),
+            lambda row: f"{name} must be 0 or 1, got {truth[row]:g}",
+        )
+        return truth
+    values, codes = columns.distinct(column)
+    missing = [value.strip() in delimited.MISSING_NUMBERS for value in values]
+    parsed = [_TRUTHS.get(value.strip().lower()) for value in values]
+    bad = np.array([p is None and not m for p, m in zip(parsed, missing, strict=True)] or [False])
+    good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
+    faults.add(bad[codes], lambda row: f"{name} must be 0 or 1, got {values[codes[row]][:40]!r}")
+    return good[codes]
+
+
+def _stored(truth: np.ndarray) -> pa.Array:
+    return pa.array(np.where(np.isnan(truth), MISSING_LABEL, truth).astype(np.uint8))
+
+
+def times(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns times as float64 [B]: numbers as they are, dates in seconds since 1970."""
+    if pa.types.is_temporal(column.type):
+        stamps = column.cast(pa.timestamp("us")).cast(pa.int64())
+        result = stamps.cast(pa.float64()).to_numpy() / 1e6
+    elif columns.is_text(column):
+        values, codes = columns.distinct(column)
+        result = parse_times(values)[codes] if len(values) else np.full(len(column), np.nan)
+        faults.add(
+            np.isnan(result),
+            lambda row: (
+                f"{name} must be a number or an ISO 8601 time, got {values[codes[row]][:40]!r}"
+            ),
+        )
+        return result
+    else:
+        result = column.cast(pa.float64(), safe=False).to_numpy()
+    faults.add(~np.isfinite(result), lambda row: f"{name} is missing or not finite")
+    return result
+
+
+def parse_times(values: Sequence[str]) -> np.ndarray:
+    """Returns texts as float64 [V]: numbers as they are, dates as seconds since 1970, else NaN."""
+    result = np.full(len(values), np.nan)
+    rest = []
+    for index, value in enumerate(values):
+        try:
+            result[index] = float(value)
+        except ValueError:
+            rest.append(index)
+    result[~np.isfinite(result)] = np.nan
+    if rest:
+        texts = pa.array([values[index].strip() for index in rest])
+        result[rest] = _dates(texts)
+    return result
+
+
+def _dates(texts: pa.Array) -> np.ndarray:
+    for kind in _TIME_TYPES:
+        try:
+            return _seconds(texts.cast(kind))
+        except pa.ArrowInvalid:
+            continue
+    if len(texts) == 1:
+        return _patterned(texts)
+    # Not all alike: each half by itself.
+    half = len(texts) // 2
+    return np.concatenate([_dates(texts.slice(0, half)), _dates(texts.slice(half))])
+
+
+def _patterned(texts: pa.Array) -> np.ndarray:
+    for pattern in _TIME_PATTERNS:
+        stamps = pc.strptime(texts, pattern, "us", error_is_null=True)
+        if not stamps.null_count:
+            return _seconds(stamps)
+    return np.full(len(texts), np.nan)
+
+
+def _seconds(stamps: pa.Array) -> np.ndarray:
+    counted = stamps.cast(pa.timestamp("us")) if pa.types.is_date(stamps.type) else stamps
+    return counted.cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False) / 1e6
+
+
+def splits(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns the index in `SPLITS` of each row [B] uint8, from its name."""
+    values, codes = columns.distinct(column)
+    index = np.array([_SPLIT_NAMES.get(v.strip().lower(), 255) for v in values] or [255], np.uint8)
+    faults.add(
+        index[codes] == 255,
+        lambda row: f"{name} must be one of {list(SPLITS)}, got {values[codes[row]][:40]!r}",
+    )
+    return index[codes]
+
+
+def positions(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns slots as int32 [B]."""
+    slots = numbers(faults, name, column)
+    bad = ~((slots >= 0) & (slots < 2**31) & (slots == np.floor(slots)))
+    faults.add(bad, lambda row: f"{name} must be a whole number of at least 0, got {slots[row]:g}")
+    return np.where(bad, 0, slots).astype(np.int32)
+
+
+def _number(text: str) -> float | None:
+    """Returns a number, NaN for a missing one, None for what is neither."""
+    if delimited.number_fault("", text) is not None:
+        return None
+    stripped = text.strip(" ")
+    return float("nan") if stripped in delimited.MISSING_NUMBERS else float(stripped)

@@ -1,0 +1,42 @@
+"""Arrow columns as the kinds of values that the conversion works on."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def as_strings(column: pa.ChunkedArray) -> pa.Array:
+    """Returns a column as strings, dictionary-encoded if it was; whole floats lose their ".0"."""
+    if column.num_chunks != 1 and pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # of no chunk
+        array = pa.array([], column.type)
+    if pa.types.is_dictionary(array.type):
+        if array.type.value_type == pa.string():
+            return array
+        array = array.dictionary_decode()
+    if pa.types.is_floating(array.type):
+        whole = pc.all(pc.equal(array, pc.floor(array))).as_py() is not False
+        array = array.cast(pa.int64()) if whole else array
+    return array.cast(pa.string())
+
+
+def is_text(column: pa.ChunkedArray) -> bool:
+    """Returns whether a column holds strings, dictionary-encoded or not."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def distinct(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
+    """Returns the distinct texts of a column, "" for a missing one, and each row's index [B]."""
+    array = as_strings(column)
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    values = [value or "" for value in encoded.dictionary.to_pylist()]
+    indices = encoded.indices
+    if indices.null_count:
+        values.append("")
+        indices = indices.fill_null(len(values) - 1)
+    return values, indices.to_numpy()

@@ -1,0 +1,142 @@
+"""Tables in files, told apart by content: Parquet, or delimited text with a header line.
+
+The delimiter of a text is the one with which its header names the most of the columns
+wanted. A double quote quotes, as in CSV; in a tab-separated text it does so only if the
+quotes at its beginning are balanced as CSV wants it, else it is text.
+"""
+
+import csv
+import dataclasses
+import io
+import pathlib
+from collections.abc import Collection, Mapping
+
+import pyarrow as pa
+
+from tfrecords.formats import delimited, lines, log, parquet
+
+DELIMITERS = ("\t", ",", ";", "|")
+_PARQUET = b"PAR1"
+_ZIP = b"PK\x03\x04"
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """How a delimited text is written.
+
+    Attributes:
+        delimiter: What stands between values.
+        quote: Whether double quotes quote.
+        columns: The names in its header.
+    """
+
+    delimiter: str
+    quote: bool
+    columns: tuple[str, ...]
+
+
+def is_parquet(path: pathlib.Path) -> bool:
+    """Returns whether a file is Parquet; else it is text.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a directory, empty, or a zip or Excel file.
+    """
+    with lines.open_file(path):
+        pass
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == _ZIP:
+        raise ValueError(f"{path} is a zip or Excel file; unzip it, or save it as CSV.")
+    return magic == _PARQUET
+
+
+def column_names(path: pathlib.Path, wanted: Collection[str]) -> tuple[str, ...]:
+    """Returns the names of a table's columns.
+
+    Args:
+        path: The file.
+        wanted: Names that tell one delimiter from another.
+
+    Raises:
+        FileNotFoundError, ValueError: As `is_parquet`, or the header cannot be read.
+    """
+    return parquet.column_names(path) if is_parquet(path) else text(path, wanted).columns
+
+
+def open_log(
+    path: pathlib.Path,
+    types: Mapping[str, pa.DataType],
+    lists: Collection[str] = (),
+    optional: Collection[str] = (),
+    rows_per_chunk: int = log.ROWS_PER_CHUNK,
+) -> log.Log:
+    """Opens a table as a log.
+
+    Args:
+        path: The file.
+        types: The columns wanted: `delimited.STRINGS` or `delimited.NUMBERS` of each.
+        lists: Those of them that may hold lists.
+        optional: Those that are missing in every row if the file lacks them.
+        rows_per_chunk: About how many rows are parsed at once.
+
+    Raises:
+        FileNotFoundError, ValueError: As `column_names`, or a column's type cannot be read.
+    """
+    if is_parquet(path):
+        return parquet.ParquetLog(path, types, lists, rows_per_chunk)
+    layout = _layout(text(path, types), types, optional)
+    return delimited.DelimitedLog(log.Files((path,)), layout, None, rows_per_chunk)
+
+
+def read(
+    path: pathlib.Path, types: Mapping[str, pa.DataType], lists: Collection[str] = ()
+) -> pa.Table:
+    """Reads the whole of a table's wanted columns; no row may be bad.
+
+    Raises:
+        FileNotFoundError, ValueError: As `open_log`, or a row is bad, named with its line.
+    """
+    if is_parquet(path):
+        return parquet.read_table(path, types, lists)
+    return delimited.read_table(path, _layout(text(path, types), types))
+
+
+def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
+    """Finds out how a delimited text is written.
+
+    Raises:
+        FileNotFoundError, ValueError: As `is_parquet`, or the header is not UTF-8.
+    """
+    sample = next(part for _, part in lines.RowReader(path).chunks(1))
+    found = []
+    for delimiter in DELIMITERS:
+        layout = delimited.Layout({}, delimiter, quote=True)
+        first = lines.split_rows(sample, True, delimiter)[0]
+        try:
+            names = tuple(name.strip() for name in layout.split(first))
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: the header is not UTF-8; convert the file.") from None
+        quote = delimiter != "\t" or _balanced(sample, delimiter, len(names))
+        found.append(Text(delimiter, quote, names))
+    return max(found, key=lambda f: (len(set(wanted) & set(f.columns)), len(f.columns)))
+
+
+def _layout(
+    found: Text, types: Mapping[str, pa.DataType], optional: Collection[str] = ()
+) -> delimited.Layout:
+    return delimited.Layout(types, found.delimiter, found.quote, optional=frozenset(optional))
+
+
+def _balanced(sample: bytes, delimiter: str, num_columns: int) -> bool:
+    """Returns whether there are quotes and they are those of a strict CSV."""
+    rows = [row for row in lines.split_rows(sample, True, delimiter) if b'"' in row]
+    try:
+        for row in rows:
+            file = io.StringIO(row.decode("utf-8", "replace").rstrip("\r\n"), newline="")
+            values = next(csv.reader(file, delimiter=delimiter, strict=True))
+            if len(values) != num_columns:
+                return False
+    except csv.Error:
+        return False
+    return bool(rows)

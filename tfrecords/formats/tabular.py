@@ -1,0 +1,221 @@
+"""Reads any table that a schema file describes: CSV, TSV or Parquet files.
+
+A field whose column the log lacks is taken from the table of users, joined by the user
+key, or of ads, joined by the ad key; a column that both the log and a table have is the
+log's. Keys, labels, times and the like must be in the log; only files of the test split
+may lack labels. Log files may differ in the order of their columns and in their
+delimiters, but not in kind: text or Parquet.
+"""
+
+import dataclasses
+import difflib
+import pathlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+
+from tfrecords import schema as schema_lib
+from tfrecords.formats import delimited, log, side_tables, table_files
+
+
+def schema() -> schema_lib.Schema | None:
+    """Returns None: a table has no convention, so a schema file must say what it holds."""
+    return None
+
+
+def open_log(
+    files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
+) -> log.Log:
+    """Opens a log and the tables joined to it.
+
+    Raises:
+        FileNotFoundError: A file does not exist.
+        ValueError: Log files differ in kind, a column is nowhere to be found, or a table of
+            users or ads has a bad row or lacks its key.
+    """
+    return TabularLog(files, schema, rows_per_chunk)
+
+
+def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
+    """Reads the ads that are added to those of the log, or None.
+
+    Columns that only the log has are missing in them.
+
+    Raises:
+        FileNotFoundError, ValueError: As `open_log`.
+    """
+    if files.ads is None:
+        return None
+    names = table_files.column_names(files.ads, schema.columns)
+    _check_key(files.ads, "ad_key", schema.ad_key, names)
+    wanted = dict.fromkeys((*schema.ad_key, *(field.source for field in schema.ad_fields)))
+    types = column_types(schema)
+    own = {name: types[name] for name in wanted if name in names}
+    table = table_files.read(files.ads, own, _lists(schema))
+    for name in wanted:
+        if name not in names:
+            table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
+    return table
+
+
+def column_types(schema: schema_lib.Schema) -> dict[str, pa.DataType]:
+    """Returns `delimited.NUMBERS` for the columns that are only read as numeric fields."""
+    kinds: dict[str, set[str]] = {name: set() for name in schema.columns}
+    for field in schema.fields:
+        kinds[field.source].add(field.kind)
+    return {
+        name: delimited.NUMBERS
+        if kind == {"numeric"} and name not in _log_columns(schema)
+        else delimited.STRINGS
+        for name, kind in kinds.items()
+    }
+
+
+class TabularLog:
+    """A log of tables.
+
+    Args:
+        files: The files.
+        schema: What their columns are.
+        rows_per_chunk: About how many rows are parsed at once.
+    """
+
+    def __init__(
+        self, files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
+    ) -> None:
+        self.files: Sequence[pathlib.Path] = tuple(files)
+        self._parts = tuple(files.parts())
+        self._columns = schema.columns
+        _check_kinds([path for path, _ in self._parts])
+        types, lists = column_types(schema), _lists(schema)
+        sources = _Sources(files, schema)
+        self._logs = {
+            path: table_files.open_log(
+                path,
+                {name: types[name] for name in sources.of_log},
+                lists,
+                schema.labels.values() if part == "test" else (),
+                rows_per_chunk,
+            )
+            for path, part in self._parts
+        }
+        self._tables = [
+            side_tables.SideTable(path, key, {name: types[name] for name in names}, lists)
+            for path, key, names in sources.of_tables
+        ]
+
+    def chunks(self) -> Iterator[log.Chunk]:
+        """See `log.Log`."""
+        for path, part in self._parts:
+            for chunk in self._logs[path].chunks():
+                yield dataclasses.replace(chunk, part=part)
+
+    def parse(self, chunk: log.Chunk) -> log.Parsed:
+        """See `log.Log`.
+
+        Raises:
+            ValueError: A table has none of the keys at the log's beginning.
+        """
+        parsed = self._logs[chunk.path].parse(chunk)
+        is_first = chunk.path == self._parts[0][0] and chunk.first_line <= 2
+        for table in self._tables:
+            parsed = table.join(parsed, must_match=is_first)
+        return log.Parsed(parsed.table.select([*self._columns, log.LINE_NUMBER]), parsed.faults)
+
+    def raw(self, chunk: log.Chunk, lines: Sequence[int]) -> list[bytes]:
+        """See `log.Log`; the rows of a Parquet file are JSON of the columns read."""
+        return self._logs[chunk.path].raw(chunk, lines)
+
+
+class _Sources:
+    """Where each column comes from.
+
+    Attributes:
+        of_log: Columns that the log has.
+        of_tables: Path, key and columns of each table that has some.
+    """
+
+    def __init__(self, files: log.Files, schema: schema_lib.Schema) -> None:
+        wanted = schema.columns
+        names = {path: table_files.column_names(path, wanted) for path in files}
+        logs = list(files.parts())
+        first = logs[0][0]
+        owed = [name for name in wanted if name in names[first]]
+        for path, part in logs[1:]:
+            optional = schema.labels.values() if part == "test" else ()
+            lacking = [n for n in owed if n not in names[path] and n not in optional]
+            if lacking:
+                raise ValueError(f"{path} lacks the columns {lacking}, which {first} has.")
+        keys = {files.users: (schema.user_key,), files.ads: schema.ad_key}
+        tables = {path: key for path, key in keys.items() if path is not None}
+        for path, key in tables.items():
+            role = "user_key" if path == files.users else "ad_key"
+            _check_key(path, role, key, names[path])
+        own: dict[pathlib.Path, list[str]] = {path: [] for path in tables}
+        for name in (name for name in wanted if name not in owed):
+            # The table of the field's own side first.
+            ordered = sorted(tables, key=lambda path: (path == files.ads) != _is_ad(schema, name))
+            having = [path for path in ordered if name in names[path]]
+            if name in _log_columns(schema) or not having:
+                raise ValueError(_nowhere(name, schema, first, names))
+            own[having[0]].append(name)
+        self.of_log = owed
+        self.of_tables = [(path, tables[path], own[path]) for path in tables if own[path]]
+
+
+def _log_columns(schema: schema_lib.Schema) -> set[str]:
+    """Returns the columns that are not fields, or not only: they must be in the log."""
+    keys = (schema.request_key, schema.time, schema.position, schema.user_key, schema.split)
+    return {*schema.ad_key, *schema.labels.values(), *(key for key in keys if key is not None)}
+
+
+def _lists(schema: schema_lib.Schema) -> set[str]:
+    kinds = {kind: {f.source for f in schema.fields if f.kind == kind} for kind in schema_lib.KINDS}
+    others = kinds["categorical"] | kinds["numeric"] | _log_columns(schema)
+    return kinds["categorical_list"] - others
+
+
+def _is_ad(schema: schema_lib.Schema, column: str) -> bool:
+    return any(field.source == column for field in schema.ad_fields)
+
+
+def _check_kinds(paths: Sequence[pathlib.Path]) -> None:
+    by_kind = {table_files.is_parquet(path): path for path in paths}
+    if len(by_kind) > 1:
+        raise ValueError(
+            f"Log files must be of one kind, but {by_kind[True]} is Parquet and "
+            f"{by_kind[False]} is text; convert them one by one, or write them alike."
+        )
+
+
+def _check_key(
+    path: pathlib.Path, role: str, key: Sequence[str | None], names: Collection[str]
+) -> None:
+    if None in key:
+        raise ValueError(f"{path} is joined by the user key, but the schema names no {role}.")
+    missing = [name for name in key if name not in names]
+    if missing:
+        raise ValueError(
+            f"{path} is joined by the schema's {role} {list(key)}, but lacks {missing}; it has "
+            f"{list(names)}. Name the key in it as in the log."
+        )
+
+
+def _nowhere(
+    name: str,
+    schema: schema_lib.Schema,
+    log_path: pathlib.Path,
+    names: Mapping[pathlib.Path, Sequence[str]],
+) -> str:
+    """Says where a column was looked for, and what comes near."""
+    must_be_in_log = name in _log_columns(schema)
+    searched = {log_path: names[log_path]} if must_be_in_log else names
+    known = {column.lower(): column for columns in searched.values() for column in columns}
+    close = [known[c] for c in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)]
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    places = "; ".join(f"{path} with {list(columns)[:50]}" for path, columns in searched.items())
+    reason = ", which must be in the log (a key, label, time or the like)" if must_be_in_log else ""
+    return (
+        f"Schema {schema.name!r} reads the column {name!r}{reason}; it is not in {places}.{hint} "
+        "Correct the schema, or give the table of users or ads that has it."
+    )

@@ -1,0 +1,30 @@
+"""Checks that files are what was written."""
+
+import pathlib
+from collections.abc import Sequence
+from concurrent import futures
+
+from tfrecords import writer
+
+
+def check(path: pathlib.Path, sha256: str) -> None:
+    """Checks a file's checksum.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; convert the log again.")
+    found = writer.sha256(path)
+    if found != sha256:
+        raise ValueError(
+            f"{path} is not what was written: its checksum is {found[:16]}…, {sha256[:16]}… was "
+            "written. Copy it again, or convert the log again."
+        )
+
+
+def check_all(paths: Sequence[pathlib.Path], sha256: Sequence[str]) -> None:
+    """Checks files on all cores; errors as `check`."""
+    with futures.ThreadPoolExecutor() as pool:
+        list(pool.map(check, paths, sha256))

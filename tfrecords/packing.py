@@ -1,0 +1,154 @@
+"""Encodes chunks, and gathers the requests of a shard from the chunks that hold their rows.
+
+Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfrecords import catalogue, encoding, records, writer
+from tfrecords import rows as rows_lib
+from tfrecords import schema as schema_lib
+
+
+def spec(fitted: encoding.FittedSchema) -> records.Spec:
+    """Returns the record format of a fitted schema."""
+    schema = fitted.schema
+    query, ad = (
+        tuple(
+            width
+            for field in schema.side(side)
+            for width in [records.narrowest(fitted.cardinality(field))] * field.width
+        )
+        for side in schema_lib.SIDES
+    )
+    labels = tuple(x for x in schema_lib.LABELS if x == "click" or x in schema.labels)
+    return records.Spec(query, ad, labels, schema.position is not None)
+
+
+class Packer:
+    """Encodes the rows of chunks as the features of records.
+
+    Args:
+        fitted: The fitted schema.
+        ads: The catalogue.
+        ad_features: [N, F] int32, its encoded ads.
+    """
+
+    def __init__(
+        self, fitted: encoding.FittedSchema, ads: catalogue.Ads, ad_features: np.ndarray
+    ) -> None:
+        self.spec = spec(fitted)
+        self._ads = ads
+        self._schema = fitted.schema
+        self._encoders = {
+            s: encoding.Encoder(fitted, fitted.schema.side(s)) for s in ("query", "ad")
+        }
+        self.catalogue = records.pack("ad", self.spec.ad_widths, ad_features)
+
+    def pack(self, rows: rows_lib.Rows) -> records.Packed:
+        """Encodes rows: the features of their records, each with one value a row."""
+        packed: records.Packed = {}
+        for side, widths in (("query", self.spec.query_widths), ("ad", self.spec.ad_widths)):
+            packed.update(self._pack_side(side, widths, rows))
+        of_distinct = self._ads.row_of(rows.strings[rows_lib.AD].fingerprints)
+        packed["ad_row"] = of_distinct[rows.array(rows_lib.AD)]
+        for name, dtype in self.spec.per_ad().items():
+            if name != "ad_row":
+                packed[name] = rows.array(name).astype(dtype)
+        return packed
+
+    def num_changed_ads(self, packed: records.Packed) -> int:
+        """Returns how many rows show an ad with other features than the catalogue's."""
+        changed = np.zeros(len(packed["ad_row"]), bool)
+        for name, features in self.catalogue.items():
+            changed |= (features[packed["ad_row"]] != packed[name]).any(axis=1)
+        return int(changed.sum())
+
+    def _pack_side(self, side: str, widths: tuple[str, ...], rows: rows_lib.Rows) -> records.Packed:
+        groups = records.columns_of(widths)
+        packed = {
+            f"{side}_{width}": np.empty((len(rows), len(columns)), width)
+            for width, columns in groups.items()
+        }
+        column = 0
+        for field in self._schema.side(side):
+            width = widths[column]
+            place = groups[width].index(column)
+            ids = self._encode(self._encoders[side], field, rows)
+            packed[f"{side}_{width}"][:, place : place + field.width] = ids
+            column += field.width
+        return packed
+
+    def _encode(
+        self, encoder: encoding.Encoder, field: schema_lib.Field, rows: rows_lib.Rows
+    ) -> np.ndarray:
+        """Returns the ids [B, width] of a field."""
+        if field.kind == "numeric":
+            numbers = tf.constant(rows.array(field.name), tf.float32)
+            return encoder.encode_column(field, numbers).numpy()[:, None]
+        strings = rows.strings[field.name]
+        missing = tf.constant(strings.fingerprints == _missing_fingerprint())
+        ids = encoder.encode_fingerprints(field, tf.constant(strings.fingerprints), missing).numpy()
+        if field.kind == "categorical":
+            width = records.narrowest(int(ids.max(initial=0)) + 1)
+            return ids.astype(width)[rows.array(field.name)][:, None]
+        codes, lengths = rows.lists(field.name)
+        return encoding.pad(ids[codes], lengths, field.width)
+
+
+@functools.cache
+def _missing_fingerprint() -> int:
+    return int(encoding.fingerprint("").numpy())
+
+
+def save(packed: records.Packed, directory: pathlib.Path) -> None:
+    """Writes packed rows, whole or not at all."""
+    partial = directory.with_suffix(".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, values in packed.items():
+        np.save(partial / f"{name}.npy", values)
+    partial.rename(directory)
+
+
+def load(directory: pathlib.Path) -> records.Packed:
+    """Maps packed rows into memory."""
+    return {path.stem: np.load(path, mmap_mode="r") for path in directory.glob("*.npy")}
+
+
+def gather(
+    load_chunk: Callable[[int], records.Packed],
+    chunk_ends: np.ndarray,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+) -> records.Packed:
+    """Gathers requests.
+
+    Args:
+        load_chunk: Returns the packed rows of a chunk.
+        chunk_ends: Rows of the log up to the end of each chunk.
+        rows: [L] the log's rows of the requests, end to end.
+        lengths: [R] rows of each request.
+    """
+    first_rows = rows[np.cumsum(lengths) - lengths]
+    chunk_of = np.searchsorted(chunk_ends, rows, side="right")
+    chunk_of_first = np.searchsorted(chunk_ends, first_rows, side="right")
+    packed: records.Packed = {"list_lengths": lengths.astype(np.int32)}
+    for chunk in np.unique(chunk_of).tolist():
+        begin = int(chunk_ends[chunk - 1]) if chunk else 0
+        for name, values in load_chunk(chunk).items():
+            wanted, chunks = (
+                (first_rows, chunk_of_first) if writer.is_per_request(name) else (rows, chunk_of)
+            )
+            if name not in packed:
+                packed[name] = np.empty((len(wanted), *values.shape[1:]), values.dtype)
+            if len(chunks) and chunks[0] == chunk and (chunks == chunk).all():
+                np.take(values, wanted - begin, axis=0, out=packed[name], mode="clip")
+            else:
+                own = np.flatnonzero(chunks == chunk)
+                packed[name][own] = values[wanted[own] - begin]
+    return packed

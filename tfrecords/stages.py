@@ -1,0 +1,379 @@
+"""The stages of a conversion, chunk by chunk; `convert` runs them one after another.
+
+Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tqdm
+
+from tfrecords import (
+    catalogue,
+    checks,
+    fitting,
+    negatives,
+    packing,
+    profile,
+    reader,
+    records,
+    splitting,
+    workspace,
+    writer,
+)
+from tfrecords import rows as rows_lib
+from tfrecords import schema as schema_lib
+from tfrecords.formats import log
+
+NUM_SAMPLE_REQUESTS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the result depends on beside the log and its schema.
+
+    Attributes:
+        split: How the requests are split.
+        sampled_negatives: Ads drawn as not clicked for each click.
+
+    Raises:
+        ValueError: An option is not allowed.
+    """
+
+    split: splitting.Options
+    sampled_negatives: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sampled_negatives < 0:
+            raise ValueError(f"sampled_negatives must be 0 or more, got {self.sampled_negatives}.")
+
+
+class Stages:
+    """The stages of one conversion; each resumes from the notes in the workspace."""
+
+    def __init__(
+        self,
+        opened: log.Log,
+        schema: schema_lib.Schema,
+        space: workspace.Workspace,
+        options: Options,
+        workers: int,
+        progress: bool,
+    ) -> None:
+        if options.sampled_negatives and schema.user_key is None:
+            raise ValueError(
+                "sampled_negatives draws ads that the user has not clicked, so the schema must "
+                "name a user_key."
+            )
+        self._log = opened
+        self._schema = schema
+        self._space = space
+        self._options = options
+        self._workers = workers
+        self._progress = progress
+
+    def parse(self, check: Callable[[Sequence[dict[str, Any]]], None]) -> list[dict[str, Any]]:
+        """Parses the log, and returns the notes of its chunks.
+
+        Args:
+            check: Raises ValueError if what was parsed so far is hopeless.
+        """
+        whole = self._space.note("parsed")
+        if whole is None:
+            notes: list[dict[str, Any]] = []
+            with self._bar("reading the log", 0, " rows") as bar:
+                chunks = enumerate(self._log.chunks())
+                for note in workspace.in_threads(self._parse, chunks, self._workers):
+                    notes.append(note)
+                    bar.update(note["lines"])
+                    check(notes)
+            if not notes:
+                raise ValueError(f"{self._log.files[0]} holds no rows below its header.")
+            whole = self._space.once("parsed", 0, lambda: {"chunks": notes})
+        return whole["chunks"]
+
+    def _parse(self, numbered: tuple[int, log.Chunk]) -> dict[str, Any]:
+        index, chunk = numbered
+        return self._space.once("parse", index, lambda: self._parse_chunk(index, chunk))
+
+    def _parse_chunk(self, index: int, chunk: log.Chunk) -> dict[str, Any]:
+        rows, faults = rows_lib.normalise(self._schema, self._log.parse(chunk), chunk.part)
+        if len(rows) + len(faults) != chunk.num_rows:
+            raise RuntimeError(
+                f"{chunk.path}, line {chunk.first_line}: {chunk.num_rows} rows gave {len(rows)} "
+                f"good and {len(faults)} rejected ones."
+            )
+        rows.save(self._space.path("parse", index, ".rows"))
+        numbers = sorted(faults)
+        quarantine = self._space.path("parse", index, ".rejected")
+        with quarantine.open("wb") as file:
+            for line, raw in zip(numbers, self._log.raw(chunk, numbers), strict=True):
+                raw = raw.replace(b"\n", b"\\n")
+                file.write(f"{chunk.path}\t{line}\t{faults[line]}\t".encode() + raw + b"\n")
+        return {
+            "lines": chunk.num_rows,
+            "rows": len(rows),
+            "rejected": len(faults),
+            "part": chunk.part,
+            "examples": [f"{chunk.path}, line {line}: {faults[line]}" for line in numbers[:3]],
+        }
+
+    def split(self, parsed: Sequence[dict[str, Any]]) -> None:
+        """Groups the rows into requests and splits them."""
+        self._chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
+        self._num_chunks = len(parsed)
+
+        def column(name: str, wanted: bool) -> np.ndarray | None:
+            parts = [self._rows(i).array(name) for i in range(self._num_chunks)] if wanted else []
+            return np.concatenate(parts) if wanted else None
+
+        schema = self._schema
+        parts = [checks.SPLITS.index(chunk["part"] or "train") for chunk in parsed]
+        by_file = any(chunk["part"] for chunk in parsed)
+        keys = splitting.Keys(
+            num_rows=int(self._chunk_ends[-1]),
+            request=column(rows_lib.REQUEST, schema.request_key is not None),
+            time=column(rows_lib.TIME, schema.time is not None),
+            user=column(rows_lib.USER, schema.user_key is not None),
+            split=column(rows_lib.SPLIT, schema.split is not None),
+            file=np.repeat(np.array(parts, np.uint8), [c["rows"] for c in parsed])
+            if by_file
+            else None,
+        )
+        self._requests = splitting.assign(keys, self._options.split)
+        self._is_train = self._requests.row_splits() == 0
+        self._profile = profile.Bins.of(keys)
+        # A request belongs to the chunk in which it begins.
+        first_rows = self._requests.first_rows()
+        self._request_ends = np.searchsorted(first_rows, self._chunk_ends, side="left")
+
+    def count(self) -> None:
+        """Counts what the training rows hold."""
+        train_ends = np.cumsum(self._is_train)
+        self._num_train = int(train_ends[-1]) if len(train_ends) else 0
+
+        def count(index: int) -> dict[str, Any]:
+            rows, first, last = self._rows(index), *self._span(index)
+            is_train = self._is_train[first:last]
+            before = int(train_ends[first - 1]) if first else 0
+            counts = fitting.count_chunk(self._schema, rows, is_train, before, self._num_train)
+            ads = catalogue.count_chunk(rows, is_train, first)
+            arrays = {f"field/{name}": values for name, values in counts.items()}
+            arrays.update({f"ads/{name}": values for name, values in vars(ads).items()})
+            arrays.update({f"profile/{k}": v for k, v in self._profile.count(rows, first).items()})
+            np.savez(self._space.path("count", index, ".npz"), **arrays)  # type: ignore[arg-type]
+            return {}
+
+        self._each("count", count, "counting")
+
+    def fit(self, more_ads: pa.Table | None) -> None:
+        """Fits the encoder and collects the catalogue.
+
+        Args:
+            more_ads: Ads to add to those of the log, or None.
+        """
+        counted = [self._counts(index) for index in range(self._num_chunks)]
+        chunks = [
+            fitting.Chunk(counts["field"], functools.partial(self._strings, index))
+            for index, counts in enumerate(counted)
+        ]
+        fitted = fitting.fit(self._schema, chunks, self._workers)
+        self._fitted, num_distinct = fitted.schema, fitted.num_distinct
+        ad_counts = catalogue.merge([catalogue.Counts(**counts["ads"]) for counts in counted])
+        self._ads = catalogue.collect(
+            self._schema, ad_counts, self._chunk_ends, self._rows, more_ads
+        )
+        self._num_distinct = {**num_distinct, "ad_id": len(self._ads)}
+        self._time = self._profile.add(counts["profile"] for counts in counted)
+        output = self._space.output
+        self._fitted.save(output / "encoder")
+        self._ads.save(output / "catalogue", self._fitted)
+        features = np.load(output / "catalogue" / "ad_features.npy")
+        self._packer = packing.Packer(self._fitted, self._ads, features)
+
+    def pack(self) -> None:
+        """Encodes the rows."""
+
+        def pack(index: int) -> dict[str, Any]:
+            packed = self._packer.pack(self._rows(index))
+            packing.save(packed, self._space.path("pack", index))
+            return {"changed_ads": self._packer.num_changed_ads(packed)}
+
+        notes = self._each("pack", pack, "encoding")
+        self._changed_ads = sum(note["changed_ads"] for note in notes)
+
+    def write(self) -> dict[str, Any]:
+        """Writes the shards, and returns the splits' entries for `dataset.json`."""
+        sampler = self._sampler()
+
+        def write(index: int) -> dict[str, Any]:
+            return {
+                split: entry
+                for number, split in enumerate(splitting.SPLITS)
+                if (entry := self._write_shard(index, number, sampler)) is not None
+            }
+
+        notes = self._each("write", write, "writing records")
+        return {
+            split: split_entry([note[split] for note in notes if split in note])
+            for split in splitting.SPLITS
+        }
+
+    def _write_shard(
+        self, index: int, split: int, sampler: negatives.Sampler | None
+    ) -> dict[str, Any] | None:
+        first, last = (
+            (int(self._request_ends[index - 1]) if index else 0),
+            self._request_ends[index],
+        )
+        chosen = self._requests.splits[first:last] == split
+        if not chosen.any():
+            return None
+        lengths = self._requests.lengths(first, last)
+        rows = self._requests.rows(first, last)[np.repeat(chosen, lengths)]
+        lengths = lengths[chosen]
+        seed = (self._options.split.seed, split, index)
+        if split == 0:
+            order = writer.shuffled(lengths, seed)
+            starts = np.cumsum(lengths) - lengths
+            lengths = lengths[order]
+            rows = rows[_ranges(starts[order], lengths)]
+        packed = packing.gather(self._packed, self._chunk_ends, rows, lengths)
+        sampled = 0
+        if sampler is not None:
+            packed, sampled = sampler.extend(packed, self._users(rows), split, seed)
+        name = f"{splitting.SPLITS[split]}-{index:05d}.tfrecord"
+        return {**writer.write_shard(self._space.output / name, packed), "sampled": sampled}
+
+    def _sampler(self) -> negatives.Sampler | None:
+        if not self._options.sampled_negatives:
+            return None
+        users = self._users(np.arange(int(self._chunk_ends[-1])))
+        packed = [self._packed(index) for index in range(self._num_chunks)]
+        return negatives.Sampler(
+            self._options.sampled_negatives,
+            self._packer.catalogue,
+            users,
+            np.concatenate([p["ad_row"] for p in packed]),
+            np.concatenate([p["click"] for p in packed]) == 1,
+            self._is_train,
+        )
+
+    def finish(self, source: dict[str, Any], splits: dict[str, Any]) -> None:
+        """Writes what describes the data set, `dataset.json` last."""
+        output = self._space.output
+        with (output / "rejected.tsv").open("wb") as file:
+            for index in range(self._num_chunks):
+                file.write(self._space.path("parse", index, ".rejected").read_bytes())
+        (output / "sample_requests.json").write_text(json.dumps(self._samples()))
+        summary = {"num_distinct": self._num_distinct, "time": self._time}
+        workspace.write_json(output / "profile.json", summary)
+        checked = ("catalogue/ads.arrow", "catalogue/ad_features.npy")
+        description = {
+            "format_version": reader.FORMAT_VERSION,
+            "fingerprint": self._fitted.fingerprint(),
+            "schema": self._schema.to_json(),
+            "source": source,
+            "spec": packing.spec(self._fitted).to_json(),
+            "num_ads": len(self._ads),
+            "impressions_of_changed_ads": self._changed_ads,
+            "split": {**dataclasses.asdict(self._options.split), "kind": self._requests.kind},
+            "sampled_negatives": self._options.sampled_negatives,
+            "splits": splits,
+            "sha256": {name: writer.sha256(output / name) for name in checked},
+        }
+        workspace.write_json(output / "dataset.json", description)
+
+    def _samples(self) -> list[dict[str, Any]]:
+        """Returns raw query fields of the first held-out requests; None is missing."""
+        first_rows = self._requests.first_rows()
+        held_out = first_rows[self._requests.splits == splitting.SPLITS.index("test")]
+        held_out = held_out[:NUM_SAMPLE_REQUESTS]
+        samples: list[dict[str, Any]] = []
+        chunk_of = np.searchsorted(self._chunk_ends, held_out, side="right")
+        for chunk in np.unique(chunk_of).tolist():
+            rows, first = self._rows(chunk), self._span(chunk)[0]
+            own = held_out[chunk_of == chunk] - first
+            columns = {f.name: rows.raw(f, own) for f in self._schema.query_fields}
+            samples += pa.table(columns).to_pylist()
+        return [{k: _plain(v) for k, v in sample.items()} for sample in samples]
+
+    def _rows(self, index: int) -> rows_lib.Rows:
+        return rows_lib.load(self._space.path("parse", index, ".rows"))
+
+    def _strings(self, index: int, name: str) -> rows_lib.Strings:
+        path = self._space.path("parse", index, ".rows")
+        return rows_lib.load_strings(path, rows_lib.string_names(self._schema).index(name))
+
+    def _packed(self, index: int) -> records.Packed:
+        return packing.load(self._space.path("pack", index))
+
+    def _users(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the user's fingerprint of rows of the log."""
+        return self._all_users[rows]
+
+    @functools.cached_property
+    def _all_users(self) -> np.ndarray:
+        parts = [self._rows(i).array(rows_lib.USER) for i in range(self._num_chunks)]
+        return np.concatenate(parts)
+
+    def _span(self, index: int) -> tuple[int, int]:
+        """Returns the log's first row of a chunk, and the row past its last."""
+        return (int(self._chunk_ends[index - 1]) if index else 0), int(self._chunk_ends[index])
+
+    def _counts(self, index: int) -> dict[str, dict[str, np.ndarray]]:
+        grouped: dict[str, dict[str, np.ndarray]] = {"field": {}, "ads": {}, "profile": {}}
+        with np.load(self._space.path("count", index, ".npz")) as arrays:
+            for key in arrays.files:
+                kind, name = key.split("/", 1)
+                grouped[kind][name] = arrays[key]
+        return grouped
+
+    def _each(
+        self, stage: str, work: Callable[[int], dict[str, Any]], task: str
+    ) -> list[dict[str, Any]]:
+        """Runs a stage on every chunk and returns its notes."""
+        notes = []
+        with self._bar(task, int(self._chunk_ends[-1]), " rows") as bar:
+
+            def once(index: int) -> dict[str, Any]:
+                return self._space.once(stage, index, lambda: work(index))
+
+            indices = range(self._num_chunks)
+            for index, note in enumerate(workspace.in_threads(once, indices, self._workers)):
+                first, last = self._span(index)
+                notes.append(note)
+                bar.update(last - first)
+        return notes
+
+    def _bar(self, task: str, total: int, unit: str) -> tqdm.tqdm:
+        return tqdm.tqdm(
+            total=total or None, desc=task, unit=unit, unit_scale=True,
+            disable=not self._progress, mininterval=0.5, leave=False,
+        )  # fmt: skip
+
+
+def split_entry(shards: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the entry of a split in `dataset.json` from those of its shards."""
+    totals: dict[str, dict[str, float]] = {"label_sums": {}, "label_counts": {}}
+    for shard in shards:
+        for kind, of_kind in totals.items():
+            for label, value in shard[kind].items():
+                of_kind[label] = of_kind.get(label, 0) + value
+    numbers = {key: sum(s[key] for s in shards) for key in ("rows", "requests", "sampled")}
+    return {**numbers, **totals, "shards": shards}
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns start, start + 1, … of each range, end to end."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,109 @@
+"""Where a conversion keeps what it has finished, so that a killed one resumes.
+
+What a stage makes of a chunk is written under another name and renamed when whole, and
+noted last; a stage that finds its note does nothing. Notes hold for one identity of input
+and options: another one starts anew.
+"""
+
+import errno
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workspace:
+    """The unfinished output of one conversion.
+
+    Args:
+        directory: The finished output's path; the workspace is `.NAME.partial` beside it.
+        identity: JSON values that the notes depend on.
+    """
+
+    def __init__(self, directory: pathlib.Path, identity: dict[str, Any]) -> None:
+        self.output = directory.with_name(f".{directory.name}.partial")
+        self._directory = directory
+        self._notes = self.output / "work"
+        path = self.output / "identity.json"
+        identity = json.loads(json.dumps(identity))
+        if _read(path) != identity:
+            shutil.rmtree(self.output, ignore_errors=True)
+            self.output.mkdir(parents=True)
+            write_json(path, identity)
+        self._notes.mkdir(exist_ok=True)
+
+    def path(self, stage: str, index: int, suffix: str = "") -> pathlib.Path:
+        """Returns where a stage keeps what it makes of a chunk."""
+        directory = self._notes / stage
+        directory.mkdir(exist_ok=True)
+        return directory / f"{index:05d}{suffix}"
+
+    def note(self, stage: str, index: int = 0) -> dict[str, Any] | None:
+        """Returns the note of a finished stage of a chunk, or None."""
+        return _read(self.path(stage, index, ".json"))
+
+    def once(self, stage: str, index: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Returns the note of a stage of a chunk, which `work` gives if there is none yet."""
+        note = self.note(stage, index)
+        if note is None:
+            note = work()
+            write_json(self.path(stage, index, ".json"), note)
+        return note
+
+    def publish(self) -> None:
+        """Puts the finished output in its place; what was there is replaced."""
+        shutil.rmtree(self._notes, ignore_errors=True)
+        (self.output / "identity.json").unlink(missing_ok=True)
+        if self._directory.exists():
+            shutil.rmtree(self._directory)
+        self.output.rename(self._directory)
+
+    def discard(self) -> None:
+        """Removes everything, as after an input that cannot be converted."""
+        shutil.rmtree(self.output, ignore_errors=True)
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """Yields `work(item)` in the order of the items, `workers` of them at a time.
+
+    Arrow, NumPy and TensorFlow let go of the interpreter while they work on a chunk, so
+    threads use all cores and share what they read.
+    """
+    pool = futures.ThreadPoolExecutor(workers)
+    pending: list[futures.Future[Result]] = []
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > workers:
+                yield pending.pop(0).result()
+        while pending:
+            yield pending.pop(0).result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def is_full(error: BaseException) -> bool:
+    """Returns whether an error says that the disk is full."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
