@@ -17,7 +17,7 @@ import report
 from absl import flags
 
 from serving import ad_index
-from tfrec import config
+from tfrec import config, ranker_training
 
 flags.DEFINE_string("workdir", "workdir/train", "Everything is written below it.")
 flags.DEFINE_integer("stage1_epochs", None, "Most passes of the two-tower model.", lower_bound=1)
@@ -32,6 +32,7 @@ def train(workdir: pathlib.Path) -> pipeline.Pipeline:
     """Runs every step that the flags ask for and returns the pipeline."""
     steps = pipeline.Pipeline(workdir)
     data_set = log_flags.converted(steps)
+    ranker_training.check(data_set)  # before the first stage's minutes, not after
     batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
     first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}

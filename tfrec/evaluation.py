@@ -48,7 +48,8 @@ def evaluate(
 
     Returns:
         JSON values: `ranker` (a dict a head), `retrieval`, and with truth `ten_ads`. A metric
-        that the split does not allow, such as AUC without clicks, is None.
+        that the split does not allow, such as AUC without clicks, is None; a head of which
+        the split has no labels has no metrics.
     """
     truth = planted.load(truth_log, data_set) if truth_log is not None else None
     report: dict[str, Any] = {
@@ -70,12 +71,15 @@ def _evaluate_ranker(
     served = ranker_training.served_values(predictions, models.calibrators)
     report: dict[str, dict[str, Any]] = {}
     for head in models.ranker.heads:
-        labels = predictions.labels[head]
+        labels, known, list_lengths = predictions.labelled(head)
+        if not len(labels):
+            report[head] = {"labelled": 0}
+            continue
         measure = _revenue_metrics if head == "revenue" else _probability_metrics
-        report[head] = dict(measure(labels, served[_SERVED[head]], predictions.list_lengths))
+        report[head] = dict(measure(labels, served[_SERVED[head]][known], list_lengths))
         if truth is None:
             continue
-        ceiling = measure(labels, truth.rows[_SERVED[head]], predictions.list_lengths)
+        ceiling = measure(labels, truth.rows[_SERVED[head]][known], list_lengths)
         report[head]["planted"] = ceiling
         report[head]["auc_share_of_achievable"] = metrics.share_of_achievable(
             report[head]["auc"], 0.5, ceiling["auc"]
@@ -87,6 +91,7 @@ def _probability_metrics(
     labels: np.ndarray, probabilities: np.ndarray, list_lengths: np.ndarray
 ) -> dict[str, float | None]:
     return {
+        "labelled": len(labels),
         "auc": metrics.auc(labels, probabilities),
         "normalized_entropy": metrics.normalized_entropy(labels, probabilities),
         "log_loss": metrics.log_loss(labels, probabilities),
@@ -100,6 +105,7 @@ def _revenue_metrics(
     labels: np.ndarray, expected: np.ndarray, list_lengths: np.ndarray
 ) -> dict[str, float | None]:
     return {
+        "labelled": len(labels),
         "auc": metrics.auc(labels > 0, expected),
         "normalized_gini": metrics.normalized_gini(labels, expected),
         "calibration_ratio": metrics.calibration_ratio(labels, expected),

@@ -82,7 +82,9 @@ def _last_impressions(path: pathlib.Path, schema: schema_lib.Schema, count: int)
         while sum(table.num_rows for table in tail[1:]) >= count:
             tail.pop(0)
     table = pa.concat_tables(tail).unify_dictionaries()
-    return table.slice(table.num_rows - count).combine_chunks()
+    table = table.slice(table.num_rows - count).combine_chunks()
+    label = table[criteo.LABEL].cast(pa.string()).cast(pa.int8())
+    return table.set_column(table.column_names.index(criteo.LABEL), criteo.LABEL, label)
 
 
 def columns(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -124,7 +126,7 @@ def recall_of_clicks(
     A click on an ad needs that the logging policy shows it and that it is clicked, so the
     best order of all ads is by exposure times p(click). Measured on the first `max_clicks`.
     """
-    clicked = np.flatnonzero(np.array(truth.log[criteo.LABEL].to_pylist()) == "1")[:max_clicks]
+    clicked = np.flatnonzero(truth.log[criteo.LABEL].to_numpy())[:max_clicks]
     table = truth.log.take(clicked)
     order = _catalogue_order(truth, catalogue)
     row_of = {ad_id: row for row, ad_id in enumerate(catalogue.table["ad_id"].to_pylist())}

@@ -28,7 +28,7 @@ class Predictions:
 
     Attributes:
         logits: `click` [L], `engagement` [L], `revenue` [L, 3]; those of the heads built.
-        labels: `click`, `engagement`, `revenue` [L]; those of the log.
+        labels: `click`, `engagement`, `revenue` [L]; those of the log, NaN where missing.
         list_lengths: [R].
         ad_rows: [L] catalogue rows.
     """
@@ -37,6 +37,13 @@ class Predictions:
     labels: dict[str, np.ndarray]
     list_lengths: np.ndarray
     ad_rows: np.ndarray
+
+    def labelled(self, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns a head's labels where known, the mask [L] of these rows, and list lengths."""
+        known = ~np.isnan(self.labels[head])
+        owner = np.repeat(np.arange(len(self.list_lengths)), self.list_lengths)
+        lengths = np.bincount(owner[known], minlength=len(self.list_lengths))
+        return self.labels[head][known], known, lengths[lengths > 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +89,26 @@ def build(data_set: reader.DataSet, config: config_lib.RankerConfig) -> ranker.R
     return model
 
 
+def check(data_set: reader.DataSet) -> None:
+    """Checks that a ranker can be trained on a data set.
+
+    Raises:
+        ValueError: Its training rows are all clicked, or none is.
+    """
+    clicks, rows = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
+    if clicks == rows:
+        raise ValueError(
+            f"Every training row of {data_set.directory} is a click: there is nothing to tell "
+            "apart. If the log holds clicks only, convert it with --sampled_negatives=N, which "
+            "draws N ads that the user did not click for each click; else check the click column."
+        )
+    if not clicks:
+        raise ValueError(
+            f"The training split of {data_set.directory} has no clicks (label 1): there is nothing "
+            "to learn from. Check the label column, or use a larger log."
+        )
+
+
 def predict(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predictions:
     """Scores every shown ad of a split."""
     logits: dict[str, list[np.ndarray]] = {head: [] for head in model.heads}
@@ -124,7 +151,11 @@ def train_and_evaluate(
         config: Sizes and schedule.
         workdir: Work directory; training resumes from what it holds.
         progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: As `check`.
     """
+    check(data_set)
     config_lib.save(config, workdir / "config.json")
     model = build(data_set, config)
     rows, requests = data_set.num_rows("train"), data_set.num_requests("train")
@@ -173,18 +204,20 @@ def load(
 
 def fit_calibrators(predictions: Predictions) -> Calibrators:
     """Fits calibrators on the predictions of held-out rows."""
-    labels, logits = predictions.labels, predictions.logits
-    click = calibration.fit_platt(labels["click"], logits["click"])
+    logits = predictions.logits
+    labels, known, _ = predictions.labelled("click")
+    click = calibration.fit_platt(labels, logits["click"][known])
     engagement = calibration.Platt()
     if "engagement" in logits:
-        clicked = labels["click"] > 0
+        clicked = (predictions.labels["click"] > 0) & predictions.labelled("engagement")[1]
         engagement = calibration.fit_platt(
-            labels["engagement"][clicked], logits["engagement"][clicked]
+            predictions.labels["engagement"][clicked], logits["engagement"][clicked]
         )
     factor = 1.0
     if "revenue" in logits:
         raw = served_values(predictions, Calibrators())["expected_revenue"]
-        factor = calibration.fit_scale(labels["revenue"], raw)
+        labels, known, _ = predictions.labelled("revenue")
+        factor = calibration.fit_scale(labels, raw[known])
     return Calibrators(click, engagement, factor)
 
 
@@ -199,8 +232,8 @@ def _losses(
 
 def _validate(model: ranker.Ranker, data_set: reader.DataSet) -> dict[str, float]:
     predictions = predict(model, data_set, "validation")
-    probabilities = served_values(predictions, Calibrators())["click_probability"]
-    labels = predictions.labels["click"]
+    labels, known, _ = predictions.labelled("click")
+    probabilities = served_values(predictions, Calibrators())["click_probability"][known]
     auc = metrics.auc(labels, probabilities)
     result = {"validation_click_log_loss": metrics.log_loss(labels, probabilities)}
     return result if auc is None else {**result, "validation_click_auc": auc}

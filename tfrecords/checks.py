@@ -81,12 +81,12 @@ def labels(
         result["click"] = _stored(clicked)
         _check_labelled(faults, schema.click, table[schema.click], clicked, part)
     else:
-        clicked = _truths(faults, schema.click, table[schema.click])
+        clicked = truths(faults, schema.click, table[schema.click])
         result["click"] = _stored(clicked)
         _check_labelled(faults, schema.click, table[schema.click], clicked, part)
     if schema.engagement is not None:
         name = schema.engagement
-        result["engagement"] = _stored(_truths(faults, name, table[name]))
+        result["engagement"] = _stored(truths(faults, name, table[name]))
     if schema.revenue is not None:
         name = schema.revenue
         revenue = numbers(faults, name, table[name])
@@ -105,7 +105,7 @@ def _check_labelled(
         faults.add(np.isnan(label), lambda row: f"{name} must be 0 or 1, got ''")
 
 
-def _truths(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+def truths(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
     """Returns a column of 0 and 1 as float64 [B]; NaN is missing."""
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())

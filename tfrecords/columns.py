@@ -17,7 +17,8 @@ def as_strings(column: pa.ChunkedArray) -> pa.Array:
             return array
         array = array.dictionary_decode()
     if pa.types.is_floating(array.type):
-        whole = pc.all(pc.equal(array, pc.floor(array))).as_py() is not False
+        is_whole = pc.and_(pc.equal(array, pc.floor(array)), pc.less(pc.abs(array), 2.0**53))
+        whole = pc.all(is_whole).as_py() is not False
         array = array.cast(pa.int64()) if whole else array
     return array.cast(pa.string())
 

@@ -160,6 +160,11 @@ def _run(work: stages.Stages, source: Source, max_rejected_fraction: float) -> N
         raise ValueError(
             f"{source}: no training rows are left of {num_rows} lines; use a larger log."
         )
+    if not splits["train"]["label_counts"].get("click"):
+        raise ValueError(
+            f"{source}: no training row has a click label; a file without labels can only be the "
+            "test split (--test_path)."
+        )
     written = sum(split["rows"] - split["sampled"] for split in splits.values())
     if written + num_rejected != num_rows:
         raise ValueError(

@@ -7,6 +7,7 @@ and options: another one starts anew.
 
 import errno
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -98,8 +99,9 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def is_full(error: BaseException) -> bool:
     """Returns whether an error says that the disk is full."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left on device" in str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # TensorFlow's errors have no number.
+    return full or any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EFBIG))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

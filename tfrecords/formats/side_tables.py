@@ -17,6 +17,8 @@ from tfrecords import columns as columns_lib
 from tfrecords import rows
 from tfrecords.formats import delimited, log, table_files
 
+_FEWEST_KEYS = 10
+
 
 class SideTable:
     """A table whose columns are joined to a log.
@@ -59,7 +61,8 @@ class SideTable:
 
         Args:
             parsed: Rows with the key.
-            must_match: Whether it is an error if the table has none of the keys.
+            must_match: Whether it is an error if the table has none of the keys, and they
+                are not just a few.
 
         Raises:
             ValueError: The table has none of the keys.
@@ -67,7 +70,7 @@ class SideTable:
         table = parsed.table
         codes, ids = _coded(table, self.key)
         places = pc.index_in(ids, value_set=self._ids)
-        if must_match and len(ids) and places.null_count == len(ids):
+        if must_match and len(ids) >= _FEWEST_KEYS and places.null_count == len(ids):
             raise ValueError(
                 f"{self.path} has none of the values of {list(self.key)} in the log, such as "
                 f"{ids[0].as_py()!r}; its own are like {self._ids[:3].to_pylist()}. Give the "

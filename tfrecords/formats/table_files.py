@@ -1,8 +1,9 @@
 """Tables in files, told apart by content: Parquet, or delimited text with a header line.
 
 The delimiter of a text is the one with which its header names the most of the columns
-wanted. A double quote quotes, as in CSV; in a tab-separated text it does so only if the
-quotes at its beginning are balanced as CSV wants it, else it is text.
+wanted, and the rows below have as many values as it has names. A double quote quotes, as
+in CSV; in a tab-separated text it does so only if the quotes at its beginning are balanced
+as CSV wants it, else it is text.
 """
 
 import csv
@@ -16,6 +17,7 @@ import pyarrow as pa
 from tfrecords.formats import delimited, lines, log, parquet
 
 DELIMITERS = ("\t", ",", ";", "|")
+_ROWS_COMPARED = 20
 _PARQUET = b"PAR1"
 _ZIP = b"PK\x03\x04"
 
@@ -119,7 +121,19 @@ def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
             raise ValueError(f"{path}: the header is not UTF-8; convert the file.") from None
         quote = delimiter != "\t" or _balanced(sample, delimiter, len(names))
         found.append(Text(delimiter, quote, names))
-    return max(found, key=lambda f: (len(set(wanted) & set(f.columns)), len(f.columns)))
+    return max(found, key=lambda text: _fit(text, wanted, sample))
+
+
+def _fit(text: Text, wanted: Collection[str], sample: bytes) -> tuple[int, bool, int]:
+    """Returns how well a way of reading fits: the larger, the better."""
+    layout = delimited.Layout({}, text.delimiter, text.quote)
+    rows = lines.split_rows(sample, text.quote, text.delimiter)[1:_ROWS_COMPARED]
+    try:
+        even = all(len(layout.split(row)) == len(text.columns) for row in rows)
+    except (UnicodeDecodeError, csv.Error):
+        even = False
+    num_columns = len(text.columns)
+    return len(set(wanted) & set(text.columns)), even and num_columns > 1, num_columns
 
 
 def _layout(

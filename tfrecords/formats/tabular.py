@@ -117,7 +117,9 @@ class TabularLog:
             ValueError: A table has none of the keys at the log's beginning.
         """
         parsed = self._logs[chunk.path].parse(chunk)
-        is_first = chunk.path == self._parts[0][0] and chunk.first_line <= 2
+        # Below the header of a text; a Parquet file's rows count from 1.
+        first_line = 2 if isinstance(chunk.payload, bytes) else 1
+        is_first = chunk.path == self._parts[0][0] and chunk.first_line == first_line
         for table in self._tables:
             parsed = table.join(parsed, must_match=is_first)
         return log.Parsed(parsed.table.select([*self._columns, log.LINE_NUMBER]), parsed.faults)
@@ -146,11 +148,13 @@ class _Sources:
             lacking = [n for n in owed if n not in names[path] and n not in optional]
             if lacking:
                 raise ValueError(f"{path} lacks the columns {lacking}, which {first} has.")
-        keys = {files.users: (schema.user_key,), files.ads: schema.ad_key}
-        tables = {path: key for path, key in keys.items() if path is not None}
-        for path, key in tables.items():
-            role = "user_key" if path == files.users else "ad_key"
-            _check_key(path, role, key, names[path])
+        tables: dict[pathlib.Path, tuple[str, ...]] = {}
+        if files.users is not None:
+            tables[files.users] = () if schema.user_key is None else (schema.user_key,)
+            _check_key(files.users, "user_key", tables[files.users], names[files.users])
+        if files.ads is not None:
+            tables[files.ads] = schema.ad_key
+            _check_key(files.ads, "ad_key", schema.ad_key, names[files.ads])
         own: dict[pathlib.Path, list[str]] = {path: [] for path in tables}
         for name in (name for name in wanted if name not in owed):
             # The table of the field's own side first.
@@ -188,11 +192,9 @@ def _check_kinds(paths: Sequence[pathlib.Path]) -> None:
         )
 
 
-def _check_key(
-    path: pathlib.Path, role: str, key: Sequence[str | None], names: Collection[str]
-) -> None:
-    if None in key:
-        raise ValueError(f"{path} is joined by the user key, but the schema names no {role}.")
+def _check_key(path: pathlib.Path, role: str, key: Sequence[str], names: Collection[str]) -> None:
+    if not key:
+        raise ValueError(f"{path} is joined by the {role}, and the schema names none; add it.")
     missing = [name for name in key if name not in names]
     if missing:
         raise ValueError(

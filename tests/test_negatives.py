@@ -1,0 +1,130 @@
+"""Sampled negatives: never the user's own, and nothing said of what is held out."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tfrec import ranker_training
+from tfrecords import convert, negatives, reader
+from tfrecords import schema as schema_lib
+
+NUM_ADS = 12
+
+
+def sampler(count, users, ad_rows, is_train, num_ads=NUM_ADS):
+    catalogue = {"ad_uint8": np.arange(num_ads, dtype=np.uint8)[:, None]}
+    clicked = np.ones(len(users), bool)
+    arrays = (np.array(users), np.array(ad_rows, np.int32), clicked, np.array(is_train))
+    return negatives.Sampler(count, catalogue, *arrays)
+
+
+def requests_of(ad_rows):
+    rows = np.array(ad_rows, np.int32)
+    return {
+        "list_lengths": np.ones(len(rows), np.int32),
+        "query_uint8": np.arange(len(rows), dtype=np.uint8)[:, None],
+        "ad_uint8": rows.astype(np.uint8)[:, None],
+        "ad_row": rows,
+        "click": np.ones(len(rows), np.uint8),
+    }
+
+
+USERS = np.repeat([100, 200], 6)
+ADS = [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]
+# Of user 100 ads 4 and 5 are held out, of user 200 ads 8 and 9; ads 10 and 11 nobody clicked.
+IS_TRAIN = np.array([True] * 4 + [False] * 2 + [True] * 4 + [False] * 2)
+
+
+def drawn(split, rows, count=200):
+    made, added = sampler(count, USERS, ADS, IS_TRAIN).extend(
+        requests_of(np.array(ADS)[rows]), USERS[rows], split, (1, split, 0)
+    )
+    assert added == count * len(rows)
+    assert made["list_lengths"].tolist() == [count + 1] * len(rows)
+    ads = made["ad_row"].reshape(len(rows), count + 1)
+    np.testing.assert_array_equal(made["ad_uint8"][:, 0], made["ad_row"])
+    assert made["click"].reshape(ads.shape).tolist() == [[1] + [0] * count] * len(rows)
+    assert ads[:, 0].tolist() == np.array(ADS)[rows].tolist()
+    np.testing.assert_array_equal(made["query_uint8"][:, 0], np.arange(len(rows)))
+    return [set(row[1:].tolist()) for row in ads]
+
+
+def test_training_draws_what_others_clicked_in_training_and_may_draw_what_is_held_out():
+    first, second = drawn(0, np.array([0, 6]))
+    # Clicked in training: 0–3 by user 100, 4–7 by user 200. Held-out ads 4 and 5 of user 100
+    # are drawn like any other: leaving them out would tell of them.
+    assert first == {4, 5, 6, 7}
+    assert second == {0, 1, 2, 3}
+
+
+def test_held_out_draws_what_the_user_never_clicked_from_the_whole_catalogue():
+    first, second = drawn(2, np.array([4, 11]))
+    assert first == {6, 7, 8, 9, 10, 11}
+    assert second == {0, 1, 2, 3, 10, 11}
+
+
+def test_a_user_of_every_ad_gets_no_negatives():
+    users, ads = [1, 1, 2], [0, 1, 0]
+    made, added = sampler(5, users, ads, np.ones(3, bool), num_ads=2).extend(
+        requests_of(ads), np.array(users), 0, (1,)
+    )
+    assert made["list_lengths"].tolist() == [1, 1, 6]
+    assert added == 5
+    assert made["ad_row"].tolist() == [0, 1, 0, 1, 1, 1, 1, 1]
+
+
+SCHEMA = schema_lib.Schema(
+    "plays",
+    (
+        schema_lib.Field("user", "categorical", "query", min_count=1),
+        schema_lib.Field("song", "categorical", "ad", min_count=1),
+    ),
+    ad_key=("song",),
+    click=None,
+    time="at",
+    user_key="user",
+)
+
+
+@pytest.fixture(scope="module")
+def plays(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("plays") / "plays.parquet"
+    users, songs = rng.integers(0, 40, 600), rng.integers(0, 60, 600)
+    pq.write_table(pa.table({"user": users, "song": songs, "at": np.arange(600)}), path)
+    return path
+
+
+def test_a_log_of_clicks_alone_gets_lists_with_negatives(plays, tmp_path):
+    source = convert.Source(plays, SCHEMA, format="tabular")
+    convert.convert(source, tmp_path / "data", sampled_negatives=3)
+    data_set = reader.DataSet(tmp_path / "data")
+    assert data_set.num_requests("train") == 480
+    assert data_set.label_sum("train", "click") == 480
+    assert data_set.num_rows("train") == 480 * 4
+    assert data_set.description["splits"]["train"]["sampled"] == 480 * 3
+    # Negatives are no impressions: counts are of the log alone.
+    assert data_set.catalogue().impressions.sum() == 480
+    ranker_training.check(data_set)
+
+
+def test_a_log_of_clicks_alone_cannot_train_a_ranker_without_negatives(plays, tmp_path):
+    convert.convert(convert.Source(plays, SCHEMA, format="tabular"), tmp_path / "data")
+    with pytest.raises(ValueError, match=r"Every training row .* --sampled_negatives=N"):
+        ranker_training.check(reader.DataSet(tmp_path / "data"))
+
+
+def test_negatives_need_a_user_and_a_count(plays, tmp_path):
+    nobody = dataclasses.replace(SCHEMA, user_key=None)
+    for schema, count, message in ((nobody, 2, "must name a user_key"), (SCHEMA, -1, "0 or more")):
+        with pytest.raises(ValueError, match=message):
+            convert.convert(
+                convert.Source(plays, schema, format="tabular"),
+                tmp_path / "data",
+                sampled_negatives=count,
+            )
+    assert json.dumps(sorted(p.name for p in tmp_path.iterdir())) in ("[]", '[".data.partial"]')

@@ -1,0 +1,185 @@
+"""Reads the Criteo Attribution Modeling for Bidding data set.
+
+The layout: tab-separated with a header, one impression a line, 30 days in order of time;
+plain or gzip. The convention, which a schema file overrides:
+
+    user        uid
+    ad          campaign: what a bidder chooses between
+    query       uid, cat1–cat9, time_since_last_click
+    click       click
+    engagement  derived `engagement`: the impression was clicked and its user converted within
+                30 days. An impression without a click has none, whatever `conversion` says:
+                that counts conversions which other impressions led to.
+    revenue     derived `revenue`: cpo of the click that the conversion is attributed to, else 0.
+                `attribution` says that Criteo is paid for the conversion, and stands at every
+                impression before it; the last click (click_pos = click_nb - 1) gets the money,
+                so that the revenues sum to what was paid. cpo missing (-1) is missing revenue.
+    time        timestamp, in seconds since the first impression
+
+cat1–cat9 describe the display ("contextual features"). They vary within a campaign, and a
+catalogue holds one value of each ad, so they are on the query side. `time_since_last_click`
+is known when the request comes; -1 (no click before) is missing. Everything else is known
+too late to be an input: conversion, conversion_timestamp, conversion_id, attribution,
+click_pos, click_nb and cpo come after the click, cost after the auction. In every number -1
+is missing.
+
+References:
+    Diemert, Meynet, Galland and Lefortier, Attribution Modeling Increases Efficiency of
+    Bidding in Display Advertising, AdKDD 2017.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords import checks
+from tfrecords import schema as schema_lib
+from tfrecords.formats import delimited, log, named
+
+CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))
+COLUMNS = (
+    "timestamp", "uid", "campaign", "conversion", "conversion_timestamp", "conversion_id",
+    "attribution", "click", "click_pos", "click_nb", "cost", "cpo", "time_since_last_click",
+    *CATEGORIES,
+)  # fmt: skip
+# What each derived column is made of.
+DERIVED = {
+    "engagement": ("click", "conversion"),
+    "revenue": ("click", "conversion", "attribution", "click_pos", "click_nb", "cpo"),
+}
+# What happened after the request; a file without labels lacks it.
+OUTCOMES = (
+    "click", "conversion", "conversion_timestamp", "conversion_id", "attribution", "click_pos",
+    "click_nb", "cost", "cpo",
+)  # fmt: skip
+_NUMERIC = frozenset(("timestamp", "time_since_last_click", *OUTCOMES))
+_WHAT = "The Criteo attribution log"
+
+
+def schema() -> schema_lib.Schema:
+    """Returns the stated convention."""
+    fields = [
+        # Most users are seen a few times: an embedding of their own says nothing of them.
+        schema_lib.Field("uid", "categorical", "query", min_count=20),
+        *(schema_lib.Field(name, "categorical", "query") for name in CATEGORIES),
+        schema_lib.Field("time_since_last_click", "numeric", "query"),
+        schema_lib.Field("campaign", "categorical", "ad"),
+    ]
+    return schema_lib.Schema(
+        "criteo_attribution",
+        tuple(fields),
+        ad_key=("campaign",),
+        click="click",
+        engagement="engagement",
+        revenue="revenue",
+        time="timestamp",
+        user_key="uid",
+    )
+
+
+def open_log(
+    files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
+) -> log.Log:
+    """Opens a log.
+
+    Raises:
+        FileNotFoundError: A file does not exist.
+        ValueError: The schema asks for what the log has not, or a file has clicks but lacks
+            what the other labels are made of.
+    """
+    named.check_schema(schema, _WHAT, COLUMNS, DERIVED)
+    named.check_files(files, _WHAT)
+    read = named.columns_read(schema, COLUMNS, DERIVED)
+    layout = delimited.Layout(
+        {n: delimited.NUMBERS if n in _NUMERIC else delimited.STRINGS for n in read},
+        optional=frozenset(OUTCOMES),
+    )
+    for path, _ in files.parts():
+        _check_labels(path, layout)
+    derive = functools.partial(_derive, schema.columns, schema.click)
+    return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
+
+
+def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
+    """Reads the campaigns that are added to those of the log: tab-separated with a header.
+
+    Raises:
+        FileNotFoundError, ValueError: As `delimited.read_table`.
+    """
+    return named.read_ads(files, schema, "\t")
+
+
+def _check_labels(path: pathlib.Path, layout: delimited.Layout) -> None:
+    """All labels or none: half of them would be missing in silence."""
+    _, columns = delimited.open_rows(path, layout)
+    wanted = [name for name in OUTCOMES if name in layout.types]
+    missing = [name for name in wanted if name not in columns]
+    if missing and len(missing) < len(wanted):
+        raise ValueError(
+            f"{path}: its header lacks {missing}, which the labels need, but has others of "
+            f"{wanted}; add the columns, or name fewer labels in the schema file."
+        )
+
+
+def _derive(wanted: Sequence[str], click: str | None, parsed: log.Parsed) -> log.Parsed:
+    """Makes the columns that a schema reads of those of the files."""
+    table = parsed.table
+    numbers = {n: table[n].to_numpy() for n in table.column_names if n in _NUMERIC}
+    faults = checks.Faults(table.num_rows)
+    _check(faults, numbers, [name for name in wanted if name in DERIVED])
+    known = {n: np.where(v == -1, np.nan, v) for n, v in numbers.items()}
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for name in (*wanted, log.LINE_NUMBER):
+        if name == "engagement":
+            columns[name] = _nullable(_engagement(known))
+        elif name == "revenue":
+            columns[name] = _nullable(_revenue(known))
+        # A click of -1 is not missing but wrong.
+        elif name in known and name != click:
+            columns[name] = _nullable(known[name])
+        else:
+            columns[name] = table[name]
+    derived = dataclasses.replace(parsed, table=pa.table(columns))
+    return derived.without(faults.bad, faults.reasons())
+
+
+def _check(faults: checks.Faults, numbers: dict[str, np.ndarray], derived: list[str]) -> None:
+    """Finds the rows whose labels cannot be made."""
+    inputs = {name for label in derived for name in DERIVED[label]}
+    for name in sorted(inputs & {"click", "conversion", "attribution"}):
+        value = numbers[name]
+        faults.add(~(np.isin(value, (0, 1)) | np.isnan(value)), _must_be_truth(name, value))
+    if "cpo" in inputs:
+        cpo = numbers["cpo"]
+        faults.add(
+            (cpo < 0) & (cpo != -1),
+            lambda row: f"cpo must be at least 0, or -1 where it is missing, got {cpo[row]:g}",
+        )
+
+
+def _must_be_truth(name: str, value: np.ndarray) -> Callable[[int], str]:
+    return lambda row: f"{name} must be 0 or 1, got {value[row]:g}"
+
+
+def _engagement(numbers: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns whether an impression [B] was clicked and its user converted; NaN is unknown."""
+    click = numbers["click"]
+    return np.where(click == 0, 0.0, np.where(click == 1, numbers["conversion"], np.nan))
+
+
+def _revenue(numbers: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns what was paid for a conversion that goes to the click [B]; NaN is unknown."""
+    converted = _engagement(numbers)
+    # A click without a position counts as the last one.
+    earlier = numbers["click_pos"] < numbers["click_nb"] - 1
+    paid = np.where(earlier, 0.0, numbers["attribution"])
+    revenue = np.where(paid == 0, 0.0, np.where(paid == 1, numbers["cpo"], np.nan))
+    return np.where(converted == 0, 0.0, np.where(converted == 1, revenue, np.nan))
+
+
+def _nullable(values: np.ndarray) -> pa.Array:
+    return pa.array(values, pa.float64(), from_pandas=True)

@@ -1,0 +1,168 @@
+"""Reads the log of Avazu's click-through rate prediction (Kaggle 2014).
+
+The layout: comma-separated with a header, one impression a line, in order of time; plain
+or gzip. A test file lacks `click`. Which columns are the ad's is not told; the convention,
+which a schema file overrides:
+
+    ad     C14 is the key: it has thousands of values, as creatives do. C15 and C16 (the
+           banner's width and height), C17, C18, C19 and C21 are its fields.
+    query  where and for whom: C1, banner_pos, the site, the app, the device, C20 (it varies
+           with the place rather than with the ad), and the derived hour_of_day and weekday
+    click  click
+    time   derived `time`
+
+Derived of `hour` (YYMMDDHH, in UTC): `time`, in seconds since 1970; `hour_of_day`, 0–23;
+`weekday`, 0 is Monday. A row whose hour is none is rejected.
+
+`device_id` a99f214a stands, in most rows, for a device that gave no id: it is missing, so
+that a request without an id need not know the value. Site 85f751fd and app ecad2386 (shown
+in an app, or on a site) do say something and are left. The log names no user; the derived
+`user`, for a schema file that wants a user_key, is the device's id or else its address and
+model.
+
+References:
+    Avazu, Click-Through Rate Prediction, Kaggle 2014 (data description).
+"""
+
+import dataclasses
+import datetime
+import functools
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfrecords import checks
+from tfrecords import columns as columns_lib
+from tfrecords import schema as schema_lib
+from tfrecords.formats import delimited, log, named
+
+COLUMNS = (
+    "id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category",
+    "app_id", "app_domain", "app_category", "device_id", "device_ip", "device_model",
+    "device_type", "device_conn_type", *(f"C{i}" for i in range(14, 22)),
+)  # fmt: skip
+AD_FIELDS = ("C14", "C15", "C16", "C17", "C18", "C19", "C21")
+OF_HOUR = ("time", "hour_of_day", "weekday")
+# What each derived column is made of.
+DERIVED = {
+    **{name: ("hour",) for name in OF_HOUR},
+    "user": ("device_id", "device_ip", "device_model"),
+}
+NO_DEVICE_ID = "a99f214a"
+_HOUR = re.compile(r"[0-9]{8}")
+_WHAT = "The Avazu log"
+# Addresses and device ids are mostly seen once or twice.
+_MIN_COUNTS = {"device_id": 20, "device_ip": 20}
+
+
+def schema() -> schema_lib.Schema:
+    """Returns the stated convention: clicks only, a row a request."""
+    query = ["hour_of_day", "weekday"]
+    query += [name for name in COLUMNS if name not in ("id", "click", "hour", *AD_FIELDS)]
+    sides = {**dict.fromkeys(query, "query"), **dict.fromkeys(AD_FIELDS, "ad")}
+    fields = tuple(
+        schema_lib.Field(name, "categorical", side, min_count=_MIN_COUNTS.get(name, 5))
+        for name, side in sides.items()
+    )
+    return schema_lib.Schema("avazu", fields, ad_key=("C14",), click="click", time="time")
+
+
+def open_log(
+    files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
+) -> log.Log:
+    """Opens a log.
+
+    Raises:
+        ValueError: The schema asks for what the log has not.
+    """
+    named.check_schema(schema, _WHAT, COLUMNS, DERIVED)
+    named.check_files(files, _WHAT)
+    types = named.types(schema, named.columns_read(schema, COLUMNS, DERIVED))
+    layout = delimited.Layout(types, ",", quote=True, optional=frozenset(["click"]))
+    derive = functools.partial(_derive, schema.columns)
+    return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
+
+
+def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
+    """Reads the ads that are added to those of the log: comma-separated with a header.
+
+    Raises:
+        FileNotFoundError, ValueError: As `delimited.read_table`.
+    """
+    return named.read_ads(files, schema, ",")
+
+
+def _derive(wanted: Sequence[str], parsed: log.Parsed) -> log.Parsed:
+    """Makes the columns that a schema reads of those of the files."""
+    columns: dict[str, pa.ChunkedArray] = {
+        name: parsed.table[name] for name in parsed.table.column_names
+    }
+    faults = checks.Faults(parsed.table.num_rows)
+    if "device_id" in columns:
+        columns["device_id"] = _device_ids(columns["device_id"])
+    if set(wanted) & set(OF_HOUR):
+        columns.update(_times(faults, columns["hour"]))
+    if "user" in wanted:
+        columns["user"] = _users(columns)
+    table = pa.table({name: columns[name] for name in (*wanted, log.LINE_NUMBER)})
+    derived = dataclasses.replace(parsed, table=table)
+    return derived.without(faults.bad, faults.reasons())
+
+
+def _times(faults: checks.Faults, hour: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+    """Returns the columns made of the hour [B], each found once for each distinct hour."""
+    values, codes = columns_lib.distinct(hour)
+    seconds = np.array([_seconds(value) for value in values] or [np.nan])[codes]
+    faults.add(
+        np.isnan(seconds),
+        lambda row: f"hour must be YYMMDDHH, such as 14102100, got {values[codes[row]][:40]!r}",
+    )
+    hours = np.nan_to_num(seconds).astype(np.int64) // 3_600
+    return {
+        "time": pa.chunked_array([seconds]),
+        "hour_of_day": pa.chunked_array([(hours % 24).astype(np.int8)]),
+        # 1 January 1970 was a Thursday.
+        "weekday": pa.chunked_array([((hours // 24 + 3) % 7).astype(np.int8)]),
+    }
+
+
+def _seconds(hour: str) -> float:
+    """Returns the seconds since 1970 of YYMMDDHH, NaN for what is none."""
+    if not _HOUR.fullmatch(hour):
+        return float("nan")
+    try:
+        moment = datetime.datetime.strptime(f"20{hour}", "%Y%m%d%H")
+    except ValueError:
+        return float("nan")
+    return moment.replace(tzinfo=datetime.UTC).timestamp()
+
+
+def _device_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns the ids of the devices, "" for those that gave none."""
+    if not columns_lib.is_text(column):
+        return column
+    encoded = columns_lib.as_strings(column)
+    values = encoded.dictionary.to_pylist()
+    if NO_DEVICE_ID not in values:
+        return column
+    place, codes = values.index(NO_DEVICE_ID), encoded.indices.to_numpy()
+    if "" in values:
+        codes = np.where(codes == place, values.index(""), codes)
+    else:
+        values[place] = ""
+    ids = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(values, pa.string()))
+    return pa.chunked_array([ids])
+
+
+def _users(columns: Mapping[str, pa.ChunkedArray]) -> pa.Array:
+    """Returns the id of each device [B], or else its address and model; null without either."""
+    device, address, model = (
+        columns_lib.as_strings(columns[name]).cast(pa.string()) for name in DERIVED["user"]
+    )
+    nothing = pa.scalar(None, pa.string())
+    address = pc.if_else(pc.equal(address, ""), nothing, address)
+    other = pc.binary_join_element_wise(address, model, "/")
+    return pc.if_else(pc.equal(device, ""), other, device)

@@ -1,0 +1,84 @@
+"""What the formats with a header of known columns share: checks of a schema, and ad tables."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+
+from tfrecords import schema as schema_lib
+from tfrecords.formats import delimited, log
+
+
+def check_schema(
+    schema: schema_lib.Schema, what: str, raw: Iterable[str], derived: Iterable[str] = ()
+) -> None:
+    """Checks that a schema only names columns that there are.
+
+    Args:
+        schema: The schema.
+        what: The log, for the message.
+        raw: Columns of the files.
+        derived: Columns that the format makes of them.
+
+    Raises:
+        ValueError: Names the columns that there are not, and those that there are.
+    """
+    raw, derived = list(raw), list(derived)
+    known = [*raw, *derived]
+    unknown = [name for name in schema.columns if name not in known]
+    if not unknown:
+        return
+    close = difflib.get_close_matches(unknown[0], known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    more = f", and derived from them {', '.join(derived)}" if derived else ""
+    raise ValueError(
+        f"Schema {schema.name!r}: {what} has no column {', '.join(map(repr, unknown))}.{hint} It "
+        f"has {', '.join(raw)}{more}."
+    )
+
+
+def check_files(files: log.Files, what: str) -> None:
+    """Checks that no table is given that the format does not read.
+
+    Raises:
+        ValueError: There is a table of users.
+    """
+    if files.users is not None:
+        raise ValueError(
+            f"{what} holds the users' fields itself, but a table of users was given "
+            f"({files.users}); leave it out, or use the tabular format."
+        )
+
+
+def columns_read(
+    schema: schema_lib.Schema, raw: Iterable[str], derived: Mapping[str, Iterable[str]]
+) -> tuple[str, ...]:
+    """Returns the columns of the files that are read, in the order of `raw`.
+
+    Args:
+        schema: The schema.
+        raw: Columns of the files.
+        derived: What each derived column is made of.
+    """
+    wanted = set(schema.columns)
+    inputs = {name for column in wanted for name in derived.get(column, ())}
+    return tuple(name for name in raw if name in wanted | inputs)
+
+
+def types(schema: schema_lib.Schema, names: Iterable[str]) -> dict[str, pa.DataType]:
+    """Returns the types of columns as the schema's fields need them: numbers or strings."""
+    numeric = {field.source for field in schema.fields if field.kind == "numeric"}
+    return {n: delimited.NUMBERS if n in numeric else delimited.STRINGS for n in names}
+
+
+def read_ads(files: log.Files, schema: schema_lib.Schema, delimiter: str) -> pa.Table | None:
+    """Reads the table of ads that was given, or returns None.
+
+    Raises:
+        FileNotFoundError, ValueError: As `delimited.read_table`.
+    """
+    if files.ads is None:
+        return None
+    wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.ad_fields)])
+    layout = delimited.Layout(types(schema, wanted), delimiter, quote=delimiter == ",")
+    return delimited.read_table(files.ads, layout).select(list(wanted))

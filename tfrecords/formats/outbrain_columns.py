@@ -1,0 +1,199 @@
+"""The columns of Outbrain's log: which there are, and how they are joined to the clicks.
+
+Shapes: B displays or ads that are looked up.
+"""
+
+import pathlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords.formats import delimited, outbrain_tables
+
+CLICK_COLUMNS = ("display_id", "ad_id", "clicked")
+# Columns of the display, with the columns of events.csv that each is made of.
+OF_EVENT = {
+    "uuid": "uuid", "document_id": "document_id", "platform": "platform",
+    "geo_location": "geo_location", "country": "geo_location", "state": "geo_location",
+    "dma": "geo_location", "timestamp": "timestamp", "time": "timestamp", "hour": "timestamp",
+    "weekday": "timestamp",
+}  # fmt: skip
+# Columns of a document, with the file that each is in.
+OF_DOCUMENT = {
+    "source_id": "documents_meta.csv", "publisher_id": "documents_meta.csv",
+    "publish_time": "documents_meta.csv", "age_days": "documents_meta.csv",
+    "category_id": "documents_categories.csv", "categories": "documents_categories.csv",
+    "topic_id": "documents_topics.csv", "topics": "documents_topics.csv",
+}  # fmt: skip
+OF_PROMOTED = ("ad_document_id", "campaign_id", "advertiser_id")
+DISPLAY_COLUMNS = (*OF_EVENT, *OF_DOCUMENT)
+AD_COLUMNS = ("ad_id", *OF_PROMOTED, *(f"ad_{name}" for name in OF_DOCUMENT))
+LIST_COLUMNS = ("categories", "topics", "ad_categories", "ad_topics")
+
+EVENTS = "events.csv"
+PROMOTED = "promoted_content.csv"
+_GEO = {"country": 0, "state": 1, "dma": 2}
+_EVENT_TYPES = {
+    "uuid": pa.string(), "document_id": outbrain_tables.ID, "timestamp": outbrain_tables.ID,
+    "platform": delimited.STRINGS, "geo_location": delimited.STRINGS,
+}  # fmt: skip
+
+
+class Joiner:
+    """Looks up the columns of displays and ads; the tables are read when first needed.
+
+    Args:
+        paths: The files that there are, by their names at Kaggle.
+        wanted: Columns that are looked up.
+    """
+
+    def __init__(self, paths: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
+        self._paths = paths
+        self._wanted = set(wanted)
+        self._lock = threading.Lock()
+        self._read: dict[str, outbrain_tables.Table | outbrain_tables.Lists] = {}
+
+    @property
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """The files that the columns are made of."""
+        names = [EVENTS] if self._wanted & set(DISPLAY_COLUMNS) else []
+        names += [PROMOTED] if self._wanted & set(AD_COLUMNS) else []
+        names += [file for name, file in OF_DOCUMENT.items() if self._wanted & {name, f"ad_{name}"}]
+        return tuple(self._paths[n] for n in dict.fromkeys(names) if n in self._paths)
+
+    def events(self) -> outbrain_tables.Table:
+        """The displays."""
+        return self._table(EVENTS, self._read_events)
+
+    def promoted(self) -> outbrain_tables.Table:
+        """The ads."""
+        return self._table(PROMOTED, self._read_promoted)
+
+    def displays(self, names: Sequence[str], rows: np.ndarray) -> dict[str, pa.Array]:
+        """Returns columns of the displays at some rows [B] of the events."""
+        documents = self.events().numbers("document_id", rows)
+        return {
+            n: self._document(n, documents) if n in OF_DOCUMENT else self._event(n, rows)
+            for n in names
+        }
+
+    def ads(self, names: Sequence[str], ids: np.ndarray) -> dict[str, pa.Array]:
+        """Returns columns of some ads [B]; -1 is no ad."""
+        promoted = self.promoted()
+        rows = promoted.find(ids)
+        documents = promoted.numbers("document_id", rows)
+        result = {}
+        for name in names:
+            if name == "ad_id":
+                result[name] = outbrain_tables.id_texts(ids)
+            elif name in OF_PROMOTED:
+                numbers = promoted.numbers(name.removeprefix("ad_"), rows)
+                result[name] = outbrain_tables.id_texts(numbers)
+            else:
+                result[name] = self._document(name.removeprefix("ad_"), documents)
+        return result
+
+    def _event(self, name: str, rows: np.ndarray) -> pa.Array:
+        source = OF_EVENT[name]
+        if source == "timestamp":
+            return _time(name, self.events().numbers(source, rows))
+        if source == "document_id":
+            return outbrain_tables.id_texts(self.events().numbers(source, rows))
+        texts = self.events().texts(source, rows)
+        if name == "uuid":
+            # Few of the uuids of the whole log: those of these rows alone.
+            return texts.cast(pa.string()).dictionary_encode()
+        values = texts.dictionary.to_pylist()
+        if name == "platform":
+            return outbrain_tables.recode(texts, [_platform(value) for value in values])
+        if name in _GEO:
+            return outbrain_tables.recode(texts, [_part(value, _GEO[name]) for value in values])
+        return outbrain_tables.recode(texts, [_known(value) for value in values])
+
+    def _document(self, name: str, documents: np.ndarray) -> pa.Array:
+        file = OF_DOCUMENT[name]
+        if file == "documents_meta.csv":
+            meta = self._table(file, self._read_meta)
+            rows = meta.find(documents)
+            if name in ("source_id", "publisher_id"):
+                return outbrain_tables.id_texts(meta.numbers(name, rows))
+            seconds = meta.numbers("publish_time", rows)
+            numbers = seconds if name == "publish_time" else outbrain_tables.age_days(seconds)
+            return pa.array(numbers, from_pandas=True)
+        value = "category_id" if file == "documents_categories.csv" else "topic_id"
+        lists = self._lists(file, value)
+        if name == value:
+            return outbrain_tables.id_texts(lists.top(documents))
+        return lists.lists(documents)
+
+    def _table(self, file: str, read: Callable[[], outbrain_tables.Table]) -> outbrain_tables.Table:
+        with self._lock:
+            if file not in self._read:
+                self._read[file] = read()
+        table = self._read[file]
+        assert isinstance(table, outbrain_tables.Table)
+        return table
+
+    def _lists(self, file: str, value: str) -> outbrain_tables.Lists:
+        with self._lock:
+            if file not in self._read:
+                self._read[file] = outbrain_tables.read_lists(self._paths.get(file), value)
+        lists = self._read[file]
+        assert isinstance(lists, outbrain_tables.Lists)
+        return lists
+
+    def _read_events(self) -> outbrain_tables.Table:
+        sources = {OF_EVENT[name] for name in self._wanted if name in OF_EVENT}
+        if self._wanted & set(OF_DOCUMENT):
+            sources.add("document_id")
+        types = {name: kind for name, kind in _EVENT_TYPES.items() if name in sources}
+        return outbrain_tables.read_table(self._paths[EVENTS], "display_id", types)
+
+    def _read_promoted(self) -> outbrain_tables.Table:
+        names = ("document_id", "campaign_id", "advertiser_id")
+        return outbrain_tables.read_table(
+            self._paths.get(PROMOTED), "ad_id", dict.fromkeys(names, outbrain_tables.ID)
+        )
+
+    def _read_meta(self) -> outbrain_tables.Table:
+        types = {
+            "source_id": outbrain_tables.ID,
+            "publisher_id": outbrain_tables.ID,
+            "publish_time": delimited.STRINGS,
+        }
+        path = self._paths.get("documents_meta.csv")
+        meta = outbrain_tables.read_table(path, "document_id", types)
+        seconds = outbrain_tables.published_seconds(meta.columns["publish_time"])
+        return outbrain_tables.Table(meta.keys, {**meta.columns, "publish_time": seconds})
+
+
+def _time(name: str, timestamps: np.ndarray) -> pa.Array:
+    """Returns a column made of the timestamps [B], in milliseconds since the log's origin."""
+    missing = timestamps < 0
+    milliseconds = timestamps.astype(np.int64) + outbrain_tables.ORIGIN_MILLISECONDS
+    hours = milliseconds // 3_600_000
+    values = {
+        "timestamp": timestamps,
+        "time": milliseconds / 1_000,
+        "hour": hours % 24,
+        # 1 January 1970 was a Thursday.
+        "weekday": (hours // 24 + 3) % 7,
+    }[name]
+    return pa.array(values, mask=missing)
+
+
+def _known(value: str) -> str | None:
+    value = value.strip()
+    return None if value in outbrain_tables.NOT_KNOWN else value
+
+
+def _platform(value: str) -> str | None:
+    known = _known(value)
+    return None if known is None else known.removesuffix(".0")
+
+
+def _part(geo_location: str, place: int) -> str | None:
+    parts = geo_location.split(">")
+    return _known(parts[place]) if place < len(parts) else None

@@ -1,0 +1,119 @@
+"""Proposes the fields of a schema: what each column is, and on which side.
+
+Shapes: B rows of the sample, V distinct values of a column.
+"""
+
+import collections
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfrecords import infer_kinds, infer_leaks
+from tfrecords.infer_roles import Roles
+from tfrecords.infer_sample import ADS, LOG, USERS, Column, Sample
+
+_OF_QUERY = {
+    "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
+    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query",
+}  # fmt: skip
+
+
+def propose(samples: Sequence[Sample], roles: Roles, notes: list[str]) -> list[dict[str, Any]]:
+    """Returns the fields as JSON values; says in `notes` what was decided.
+
+    Args:
+        samples: Of the log first, then of users and ads where there are tables of them.
+        roles: The keys and labels.
+        notes: Extended.
+    """
+    log_sample = samples[0]
+    dropped: dict[str, list[str]] = collections.defaultdict(list)
+    sides: dict[str, list[str]] = collections.defaultdict(list)
+    fields: list[dict[str, Any]] = []
+    min_count = _min_count(log_sample.total_rows)
+    for sample, column in _candidates(samples, roles):
+        why = infer_leaks.reason(column, sample, roles)
+        if why is not None:
+            dropped[why].append(column.name)
+            continue
+        side, because = _side(column, samples, roles)
+        sides[f"{side.capitalize()} side, {because}"].append(column.name)
+        name = _safe_name(column.plain_name, {field["name"] for field in fields})
+        field: dict[str, Any] = {"name": name, **infer_kinds.kind(column, notes), "side": side}
+        if name != column.name:
+            field["column"] = column.name
+        if field["kind"] != "numeric":
+            field["min_count"] = min_count
+        fields.append(field)
+    notes += [f"{because}: {shown(names)}." for because, names in sides.items()]
+    notes += [f"Left out ({why}): {shown(names)}." for why, names in dropped.items()]
+    notes.append(
+        f"About {log_sample.total_rows:,} rows: a value seen fewer than {min_count} times is "
+        "treated as unknown (min_count)."
+    )
+    return fields
+
+
+def shown(names: Sequence[str], most: int = 12) -> str:
+    """Returns the first names and how many there are more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
+
+
+def _candidates(samples: Sequence[Sample], roles: Roles) -> Iterator[tuple[Sample, Column]]:
+    """Yields each column that may be a field; the log's comes before a table's."""
+    in_roles = roles.names()
+    # The log's own keys are fields too: the user and the ad that are known by their ids.
+    keys = {key.name for key in (roles.user_key, roles.ad_key) if key is not None}
+    seen: set[str] = set()
+    for sample in samples:
+        for column in sample.columns.values():
+            if column.name in seen or column.name in in_roles - keys:
+                continue
+            seen.add(column.name)
+            yield sample, column
+
+
+def _min_count(total_rows: int) -> int:
+    if total_rows < 10_000:
+        return 1
+    return 2 if total_rows < 500_000 else 5
+
+
+def _safe_name(name: str, taken: set[str]) -> str:
+    safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")
+    if not re.match("[A-Za-z]", safe):
+        safe = f"field_{safe}".rstrip("_")
+    names = (safe, *(f"{safe}_{number}" for number in range(2, len(taken) + 3)))
+    return next(name for name in names if name not in taken)
+
+
+def _side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str, str]:
+    """Returns a column's side, and why."""
+    tables = {s.table for s in samples if column.name in s.columns}
+    if column.name == roles.ad_key.name:
+        return "ad", "as it is the ad"
+    if roles.user_key is not None and column.name == roles.user_key.name:
+        return "query", "as it is the user"
+    if ADS in tables and USERS not in tables:
+        return "ad", "in the table of ads"
+    if USERS in tables:
+        return "query", "in the table of users"
+    if not _OF_QUERY.isdisjoint(column.words):
+        return "query", "of the user or context by its name"
+    if column.table == LOG and _is_constant_per_ad(column, roles.ad_key):
+        return "ad", "always the same for one ad"
+    return "query", "differs between showings of one ad"
+
+
+def _is_constant_per_ad(column: Column, ad: Column) -> bool:
+    """Returns whether ads shown more than once, in most of the rows, have one value each."""
+    repeated = ad.counts[ad.codes] > 1
+    if repeated.mean() < 0.5 or len(ad.known) < 2:
+        return False
+    pairs = np.unique(
+        ad.codes[repeated].astype(np.int64) * len(column.values) + column.codes[repeated]
+    )
+    return len(pairs) == len(np.unique(ad.codes[repeated]))

@@ -1,0 +1,103 @@
+"""Finds columns that must not be input fields: they tell nothing, or too much.
+
+Shapes: B rows of the sample, V distinct values of a column.
+"""
+
+import numpy as np
+
+from tfrecords import infer_kinds, infer_names, infer_times
+from tfrecords.infer_roles import Roles
+from tfrecords.infer_sample import LOG, USERS, Column, Sample
+
+# Words of what is known only after an ad was shown.
+_AFTERWARDS = {
+    "click", "clicks", "clicked", "clk", "conversion", "conversions", "converted", "purchase",
+    "purchased", "bought", "revenue", "dwell", "attribution", "attributed", "payout",
+    "rating", "watchtime", "playtime",
+}  # fmt: skip
+# Of the policy that chose the ad.
+_POLICY = {"propensity", "pscore", "propensities"}
+# Of the past, which is known: clicks_last_week, avg_ctr.
+_BEFORE = {
+    "last", "past", "prev", "previous", "hist", "history", "historical", "avg", "mean", "since",
+    "prior", "ctr", "num", "count", "total",
+}  # fmt: skip
+_FEW_ROWS = 20
+_SURE_ROWS = 5
+_MOST_VALUES = 1_000
+
+
+def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
+    """Returns why a column cannot be a field, or None if it can.
+
+    Args:
+        column: The column.
+        sample: The table it is in.
+        roles: The keys and labels.
+    """
+    if column.name == roles.ad_key.name:
+        return None
+    if not column.known:
+        return "always missing"
+    if len(column.known) == 1 and column.missing_share == 0:
+        return "always the same value"
+    if roles.user_key is not None and column.name == roles.user_key.name:
+        single = np.mean(column.counts[column.counts > 0] == 1) > 0.9
+        return "a user is seen once, so the id tells nothing" if single else None
+    if _is_unique(column, sample):
+        return "a different value in nearly every row of its table"
+    if not _POLICY.isdisjoint(column.words):
+        return "it tells how the ad was chosen"
+    if sample.table != LOG:
+        return None
+    outcome = not _AFTERWARDS.isdisjoint(column.words) and _BEFORE.isdisjoint(column.words)
+    if outcome or column.words in (("label",), ("target",)):
+        return "known only after the ad was shown, by its name"
+    if _is_clock(column, roles):
+        return "a time, which never comes again"
+    return _leak(column, roles)
+
+
+def _is_unique(column: Column, sample: Sample) -> bool:
+    present = int(column.present.sum())
+    if present < _FEW_ROWS or len(column.known) < 0.95 * present:
+        return False
+    if column.is_list or column.declared in ("token_seq", "float_seq"):
+        return False
+    if sample.table == USERS or column.words[-1:] == ("id",):
+        return not column.is_numeric or column.is_whole
+    if column.is_numeric:
+        numbers = column.by_row(column.numbers)
+        return column.is_whole and bool((np.diff(numbers) > 0).all())
+    # The words of titles repeat, though the titles do not.
+    return infer_kinds.separator(column) is None
+
+
+def _is_clock(column: Column, roles: Roles) -> bool:
+    """Returns whether a column is a time of day and date, beside the one that is used."""
+    if len(column.known) < _FEW_ROWS or column.is_list:
+        return False
+    return infer_times.is_clock(column, column.plain_words in infer_names.TIMES)
+
+
+def _leak(column: Column, roles: Roles) -> str | None:
+    """Compares a column with the click."""
+    if roles.click is None:
+        return None
+    clicked = roles.clicked()
+    share = np.nanmean(clicked)
+    if not 0 < share < 1 or np.nansum(clicked) < _FEW_ROWS:
+        return None
+    if 0 < column.missing_share < 1 and np.array_equal(column.present, clicked == 1):
+        return "it is there exactly if the ad was clicked"
+    if len(column.values) > _MOST_VALUES or len(column.known) < 2:
+        return None
+    counts = np.maximum(column.counts, 1)
+    means = np.bincount(column.codes, np.nan_to_num(clicked), len(column.values)) / counts
+    sure = (np.minimum(means, 1 - means) == 0) & (column.counts >= _SURE_ROWS)
+    if (
+        column.counts[sure].sum() >= 0.99 * len(column.codes)
+        and column.counts[sure & (means == 1)].sum()
+    ):
+        return "its value says whether the ad was clicked"
+    return None

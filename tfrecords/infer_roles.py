@@ -1,0 +1,231 @@
+"""Finds the keys and labels of a log by the names and values of its columns.
+
+A column that a row cannot do without (a key, the click, the time) is proposed only if
+nearly every row has it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords import checks, infer_names, infer_times
+from tfrecords.infer_sample import Column, Sample
+
+_NEIGHBOURS = 0.1
+_FEW_USERS = 10
+
+
+@dataclasses.dataclass
+class Roles:
+    """The columns that are no fields, or not only; None where there is none."""
+
+    ad_key: Column
+    click: Column | None = None
+    click_threshold: float | None = None
+    engagement: Column | None = None
+    revenue: Column | None = None
+    time: Column | None = None
+    user_key: Column | None = None
+    request_key: Column | None = None
+    position: Column | None = None
+    split: Column | None = None
+
+    def names(self) -> set[str]:
+        """Returns the columns in a role."""
+        return {value.name for value in vars(self).values() if isinstance(value, Column)}
+
+    def clicked(self) -> np.ndarray:
+        """Returns the click [B]: 1, 0, or NaN where it is not known."""
+        if self.click is None:
+            return np.ones(len(self.ad_key.codes))
+        if self.click_threshold is not None:
+            return self.click.by_row(self.click.numbers >= self.click_threshold)
+        texts = [value.strip().lower() for value in self.click.known]
+        return self.click.by_row(np.array([t in ("1", "1.0", "true", "yes") for t in texts]))
+
+
+def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[str]) -> Roles:
+    """Finds the roles; says in `notes` what was decided.
+
+    Raises:
+        ValueError: No column looks like the ad, or a table shares no key with the log.
+    """
+    columns = list(sample.columns.values())
+    roles = Roles(_ad_key(sample, ads, notes))
+    taken = [roles.ad_key]
+
+    def take(column: Column | None) -> Column | None:
+        if column is not None:
+            taken.append(column)
+        return column
+
+    def free() -> list[Column]:
+        return [column for column in columns if column not in taken]
+
+    roles.split = take(next((c for c in free() if _is_split(c)), None))
+    roles.user_key = take(_user_key(free(), users, notes))
+    roles.click = take(_named(free(), infer_names.CLICKS, _is_click))
+    if roles.click is None:
+        roles.click = take(_named(free(), infer_names.RATINGS, _is_rating))
+    roles.engagement = take(_named(free(), infer_names.ENGAGEMENTS, lambda c: c.is_truth))
+    roles.revenue = take(_named(free(), infer_names.REVENUES, _is_amount))
+    roles.time = take(infer_times.find(free(), notes))
+    roles.request_key = take(_request_key(free(), notes))
+    roles.position = take(_named(free(), infer_names.POSITIONS, _is_slot))
+    roles.click_threshold = _click_threshold(roles.click, notes)
+    _describe(roles, notes)
+    return roles
+
+
+def _named(
+    columns: Sequence[Column], names: Sequence[str], fits: Callable[[Column], bool]
+) -> Column | None:
+    found = [column for column in columns if column.plain_words in names and fits(column)]
+    return min(found, key=lambda column: names.index(column.plain_words), default=None)
+
+
+def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
+    columns = list(sample.columns.values())
+    if ads is not None:
+        shared = [c for c in columns if c.name in ads.columns]
+        columns = [c for c in shared if len(ads.columns[c.name].known) >= 0.9 * ads.num_rows]
+        if not columns:
+            raise ValueError(
+                "The table of ads needs a column that identifies its rows and is in the log under "
+                f"the same name; the log has {list(sample.columns)}, the table {list(ads.columns)}."
+            )
+    found = {
+        c.name: i
+        for c in columns
+        for i, word in enumerate(infer_names.ADS)
+        if re.fullmatch(f"{word}s?{infer_names.KEY}", c.plain_words) and c.missing_share < 1
+    }
+    key = min(columns, key=lambda c: found.get(c.name, len(infer_names.ADS)), default=None)
+    if key is None or (ads is None and key.name not in found):
+        raise ValueError(
+            "No column looks like the ad: expected a name such as ad_id, item_id or product, got "
+            f"{list(sample.columns)}. Rename the one that identifies the ad, or write a schema."
+        )
+    notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
+    if (missing := key.missing_share) > 0:
+        notes.append(f"{missing:.1%} of the rows have no {key.name!r}; they will be rejected.")
+    return key
+
+
+def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> Column | None:
+    if users is not None:
+        columns = [c for c in columns if c.name in users.columns]
+        if not columns:
+            raise ValueError(
+                "The table of users needs the log's user key under the same name; it has "
+                f"{list(users.columns)}."
+            )
+        columns = sorted(columns, key=lambda c: -len(users.columns[c.name].known))
+    found = [c for c in columns if infer_names.USER.fullmatch(c.plain_words)] or (
+        columns if users else []
+    )
+    for column in found:
+        # A few kinds of clients are no users.
+        if users is None and len(column.words) == 1 and len(column.known) <= _FEW_USERS:
+            continue
+        if column.missing_share <= infer_names.MOST_MISSING:
+            return column
+        notes.append(
+            f"{column.name!r} would be the user key, but {column.missing_share:.1%} of the rows "
+            "lack it and would be rejected."
+        )
+    return None
+
+
+def _request_key(columns: list[Column], notes: list[str]) -> Column | None:
+    for column in columns:
+        if (
+            not infer_names.REQUEST.fullmatch(column.plain_words)
+            or column.missing_share > infer_names.MOST_MISSING
+        ):
+            continue
+        repeated = float((column.codes[1:] == column.codes[:-1]).mean()) if len(column.codes) else 0
+        if len(column.known) > 1 and not column.is_truth and repeated >= _NEIGHBOURS:
+            return column
+        notes.append(
+            f"{column.name!r} does not repeat on neighbouring rows, so a row is a request."
+        )
+    return None
+
+
+def _is_split(column: Column) -> bool:
+    if column.missing_share > 0 or not 1 <= len(column.known) <= 3 or column.is_list:
+        return False
+    faults = checks.Faults(len(column.known))
+    texts = pa.chunked_array([pa.array(column.known, pa.string())])
+    found = checks.splits(faults, column.name, texts)
+    # The first rows may all be for training.
+    named = not {"split", "set", "partition", "subset"}.isdisjoint(column.words)
+    return not faults.any() and 0 in found and (named or len(column.known) > 1)
+
+
+def _is_click(column: Column) -> bool:
+    counted = column.plain_words == "clicks" and column.is_whole and column.numbers.min() >= 0
+    return column.missing_share <= infer_names.MOST_MISSING and (column.is_truth or counted)
+
+
+def _is_rating(column: Column) -> bool:
+    return (
+        column.is_numeric
+        and column.missing_share <= infer_names.MOST_MISSING
+        and 2 <= len(column.known) <= 1000
+    )
+
+
+def _is_amount(column: Column) -> bool:
+    return column.is_numeric and column.numbers.min() >= 0
+
+
+def _is_slot(column: Column) -> bool:
+    return (
+        column.is_whole
+        and column.missing_share <= infer_names.MOST_MISSING
+        and column.numbers.min() >= 0
+        and column.numbers.max() < 10_000
+    )
+
+
+def _click_threshold(click: Column | None, notes: list[str]) -> float | None:
+    if click is None or (click.is_truth and click.plain_words in infer_names.CLICKS):
+        return None
+    if click.plain_words in infer_names.CLICKS:
+        return 1.0
+    scale = np.unique(click.numbers)
+    # Of 1 to 5 this is 4.
+    upper = scale[0] + 0.75 * (scale[-1] - scale[0])
+    threshold = float(scale[scale >= upper][0])
+    share = float(np.nanmean(click.by_row(click.numbers >= threshold)))
+    notes.append(
+        f"{click.name!r} is a rating from {scale[0]:g} to {scale[-1]:g}: one of at least "
+        f"{threshold:g} counts as a click ({share:.1%} of the rows); edit click_threshold."
+    )
+    return threshold
+
+
+def _describe(roles: Roles, notes: list[str]) -> None:
+    if roles.click is None:
+        notes.append("No column looks like a click, so every row counts as one (click: null).")
+    elif roles.click_threshold is None:
+        share = float(np.nanmean(roles.clicked()))
+        notes.append(f"{roles.click.name!r} says what was clicked ({share:.2%} of the rows).")
+    texts = {
+        "engagement": "{!r} says what happened after the click.",
+        "revenue": "{!r} is the revenue.",
+        "time": "Rows are in the order of {!r}, which the split follows.",
+        "user_key": "Users are identified by {!r}.",
+        "request_key": "Rows of one {!r} are one request.",
+        "position": "{!r} is the slot that an ad was shown in.",
+        "split": "{!r} says which rows are for training, validation and testing.",
+    }
+    for role, text in texts.items():
+        column = getattr(roles, role)
+        if column is not None:
+            notes.append(text.format(column.name))

@@ -1,0 +1,43 @@
+"""Finds the time of the rows of a log."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfrecords import checks, infer_names
+from tfrecords.infer_sample import Column
+
+_PROBED = 50
+
+
+def find(columns: Sequence[Column], notes: list[str]) -> Column | None:
+    """Returns the column with the time of a row, or None; says in `notes` which is none."""
+    named = [c for c in columns if c.plain_words in infer_names.TIMES]
+    named.sort(key=lambda c: infer_names.TIMES.index(c.plain_words))
+    ending = [c for c in columns if c.words and c.words[-1] in ("time", "timestamp", "at", "date")]
+    for column in (*named, *ending, *columns):
+        if column.missing_share > infer_names.MOST_MISSING or not column.known or column.is_list:
+            continue
+        if is_clock(column, column in named):
+            return column
+        if column in named and not column.is_numeric and np.isnan(column.times).any():
+            bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]
+            notes.append(
+                f"{column.name!r} is not the time: {bad[:40]!r} is neither a number nor ISO 8601."
+            )
+    return None
+
+
+def is_clock(column: Column, is_named: bool) -> bool:
+    """Returns whether values are dates, epochs, or rising numbers of a column named so."""
+    if column.is_time:
+        return True
+    if np.isnan(checks.parse_times(column.known[:_PROBED])).any() or np.isnan(column.times).any():
+        return False
+    if not column.is_numeric:
+        return len(column.known) > 1 or is_named
+    low, high = float(column.numbers.min()), float(column.numbers.max())
+    # Seconds, milliseconds, microseconds or nanoseconds of the years 2000 to 2040.
+    epoch = any(9.4e8 * unit <= low and high <= 2.3e9 * unit for unit in (1, 1e3, 1e6, 1e9))
+    hashed = column.words[-1:] in (("id",), ("key",), ("hash",))
+    return (is_named and high > 1000) or (epoch and len(column.known) > 2 and not hashed)
