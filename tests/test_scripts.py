@@ -41,7 +41,7 @@ def workdir(tmp_path_factory):
     done = run(
         "train.py", f"--data_path={directory / 'train.txt'}", f"--workdir={directory}", *TINY
     )
-    assert "1 lines rejected" in done.stdout
+    assert "2,001 rows = 2,000 written + 1 rejected, see " in done.stdout
     assert "not in this log, so not trained and not served: engagement, revenue" in done.stdout
     return directory
 

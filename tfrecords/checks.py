@@ -121,7 +121,14 @@ def truths(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
     parsed = [_TRUTHS.get(value.strip().lower()) for value in values]
     bad = np.array([p is None and not m for p, m in zip(parsed, missing, strict=True)] or [False])
     good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
-    faults.add(bad[codes], lambda row: f"{name} must be 0 or 1, got {values[codes[row]][:40]!r}")
+
+    def reason(row: int) -> str:
+        value = values[codes[row]]
+        if value == name:
+            return f"looks like a header line (its {name} is {value!r}); remove it"
+        return f"{name} must be 0 or 1, got {value[:40]!r}"
+
+    faults.add(bad[codes], reason)
     return good[codes]
 
 

@@ -124,22 +124,23 @@ def convert(
         "schema": source.schema.to_json(),
         "options": dataclasses.asdict(options),
     }
-    space = workspace.Workspace(directory, identity)
-    work = stages.Stages(
-        opened, source.schema, space, options, workers or os.cpu_count() or 1, progress
-    )
     try:
-        _run(work, source, max_rejected_fraction)
+        space = workspace.Workspace(directory, identity)
+        work = stages.Stages(
+            opened, source.schema, space, options, workers or os.cpu_count() or 1, progress
+        )
+        try:
+            _run(work, source, max_rejected_fraction)
+        except ValueError:
+            space.discard()
+            raise
         space.publish()
-    except ValueError:
-        space.discard()
-        raise
     except Exception as error:
         if not workspace.is_full(error):
             raise
         raise OSError(
-            f"The disk of {space.output} is full ({error}). Free some space, about the size of "
-            "the log unzipped, and run the same command again: it resumes."
+            f"The disk of {directory} is full ({error}). Free some space, about the size of the "
+            "log unzipped, and run the same command again: it resumes."
         ) from error
 
 

@@ -24,13 +24,13 @@ TIMES = (
     "timestamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",
     "unix_time", "ts", "time", "click_time", "date", "created_at", "day", "hour",
 )  # fmt: skip
-KEY = "(_?(id|ids|key|hash|uuid|code|no|number|nr))?"
+KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
 _PEOPLE = "user|visitor|customer|member|client|viewer|reader|account|person|cookie|uid|uuid"
-USER = re.compile(f"({_PEOPLE}){KEY}")
+USER = re.compile(f"({_PEOPLE})({KEY})?")
 REQUEST = re.compile(
     # A bare search or query is what the user typed.
-    f"(request|display|impression|auction|slate|pageview|page_view){KEY}|"
-    f"(search|srch|query|session|req|bid)_?{KEY.removesuffix('?').replace('_?', '')}"
+    f"(request|display|impression|auction|slate|pageview|page_view)({KEY})?|"
+    f"(search|srch|query|session|req|bid){KEY}"
 )
 ADS = (
     "ad", "creative", "banner", "item", "product", "sku", "asin", "goods", "offer", "movie",

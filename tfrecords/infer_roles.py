@@ -101,7 +101,7 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
         c.name: i
         for c in columns
         for i, word in enumerate(infer_names.ADS)
-        if re.fullmatch(f"{word}s?{infer_names.KEY}", c.plain_words) and c.missing_share < 1
+        if re.fullmatch(f"{word}s?({infer_names.KEY})?", c.plain_words) and c.missing_share < 1
     }
     key = min(columns, key=lambda c: found.get(c.name, len(infer_names.ADS)), default=None)
     if key is None or (ads is None and key.name not in found):

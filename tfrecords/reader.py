@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from tfrecords import arrow_file, encoding, integrity, records
+from tfrecords import arrow_file, encoding, integrity, records, writer
 
 FORMAT_VERSION = 2
-RECORDS_PER_WINDOW = 16
-_READ_BUFFER_BYTES = 1 << 20
+RECORDS_PER_WINDOW = 32
+_SHARDS_AT_ONCE = 32
+_SHUFFLED_RECORDS = 128
+_READ_BUFFER_BYTES = 1 << 18
 Batch = dict[str, tf.Tensor]
 
 
@@ -122,18 +124,24 @@ class DataSet:
             FileNotFoundError: A shard is missing.
             ValueError: A shard is not what was written.
         """
+        windows = self._stored_windows(split, seed)
+        return windows.map(lambda stored: records.unpack(self.spec, stored), tf.data.AUTOTUNE)
+
+    def _stored_windows(self, split: str, seed: int | None) -> tf.data.Dataset:
+        """Streams windows as they are stored, which is less to move than what models take."""
         paths = self._verified_shards(split)
         dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
         if seed is not None:
             dataset = dataset.shuffle(max(len(paths), 1), seed=seed)
-            # Two shards at a time: a window then mixes distant parts of the log.
-            dataset = dataset.interleave(_records, cycle_length=2)
-            dataset = dataset.shuffle(8 * RECORDS_PER_WINDOW, seed=seed)
+            # Neighbours of the log are in one shard; of many shards read at once, few records
+            # of the same one come into a window.
+            dataset = dataset.interleave(_records, cycle_length=_SHARDS_AT_ONCE)
+            dataset = dataset.shuffle(_SHUFFLED_RECORDS, seed=seed)
         else:
             dataset = dataset.flat_map(_records)
         # Records are parsed by the window: raw columns join before they are decoded.
         dataset = dataset.batch(RECORDS_PER_WINDOW)
-        dataset = dataset.map(lambda s: records.parse(self.spec, s), tf.data.AUTOTUNE)
+        dataset = dataset.map(lambda s: records.decode(self.spec, s), tf.data.AUTOTUNE)
         if seed is not None:
             dataset = dataset.map(permute, tf.data.AUTOTUNE)
         return dataset
@@ -156,9 +164,12 @@ class DataSet:
             `query` [B, Fq] int32, `ad` [B, C, Fa] int32, `mask` [B, C] bool, and each
             per-ad feature [B, C]. B is about `requests_per_batch`: windows are cut evenly.
         """
-        dataset = self.windows(split, seed)
+        dataset = self._stored_windows(split, seed)
         dataset = dataset.flat_map(lambda window: _cut(window, requests_per_batch))
-        return dataset.map(pad_lists, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        dataset = dataset.map(
+            lambda stored: pad_lists(records.unpack(self.spec, stored)), tf.data.AUTOTUNE
+        )
+        return dataset.prefetch(tf.data.AUTOTUNE)
 
     def clicked(self, split: str, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """Streams the clicked pairs.
@@ -166,8 +177,12 @@ class DataSet:
         Yields:
             `query` [B, Fq], `ad` [B, Fa], `ad_row` [B], all int32.
         """
-        dataset = self.windows(split, seed).map(_clicked_pairs, tf.data.AUTOTUNE)
+        dataset = self._stored_windows(split, seed).map(_clicked_pairs, tf.data.AUTOTUNE)
         dataset = dataset.flat_map(lambda pairs: _cut(pairs, batch_size))
+        dataset = dataset.map(
+            lambda pairs: {**records.unpack_ids(self.spec, pairs), "ad_row": pairs["ad_row"]},
+            tf.data.AUTOTUNE,
+        )
         return dataset.prefetch(tf.data.AUTOTUNE)
 
 
@@ -176,13 +191,17 @@ def _records(path: tf.Tensor) -> tf.data.Dataset:
 
 
 def permute(requests: Batch) -> Batch:
-    """Puts the requests of a window into random order with one gather."""
+    """Puts the requests of a window, as they are stored, into random order with one gather."""
     lengths = requests["list_lengths"]
     order = tf.random.shuffle(tf.range(tf.shape(lengths)[0]))
     ends = tf.cumsum(lengths)
-    rows = tf.ragged.range(tf.gather(ends - lengths, order), tf.gather(ends, order)).flat_values
+
+    def rows_of_lists() -> tf.Tensor:
+        return tf.ragged.range(tf.gather(ends - lengths, order), tf.gather(ends, order)).flat_values
+
+    rows = tf.cond(tf.reduce_all(lengths == 1), lambda: order, rows_of_lists)
     return {
-        name: tf.gather(values, order if name in ("list_lengths", "query") else rows)
+        name: tf.gather(values, order if writer.is_per_request(name) else rows)
         for name, values in requests.items()
     }
 
@@ -190,30 +209,38 @@ def permute(requests: Batch) -> Batch:
 def pad_lists(requests: Batch) -> Batch:
     """Pads flat per-ad features to [B, C], with `mask` true where an ad was shown."""
     lengths = requests["list_lengths"]
-    padded: Batch = {"query": requests["query"], "mask": tf.sequence_mask(lengths)}
-    for name, values in requests.items():
-        if name not in ("list_lengths", "query"):
-            padded[name] = tf.RaggedTensor.from_row_lengths(
-                values, lengths, validate=False
-            ).to_tensor()
-    return padded
+    per_ad = {k: v for k, v in requests.items() if k not in ("list_lengths", "query")}
+
+    def of_lists() -> Batch:
+        return {
+            name: tf.RaggedTensor.from_row_lengths(values, lengths, validate=False).to_tensor()
+            for name, values in per_ad.items()
+        }
+
+    def of_single_ads() -> Batch:
+        return {name: values[:, None] for name, values in per_ad.items()}
+
+    padded = tf.cond(tf.reduce_all(lengths == 1), of_single_ads, of_lists)
+    return {"query": requests["query"], "mask": tf.sequence_mask(lengths), **padded}
 
 
-def _clicked_pairs(requests: Batch) -> Batch:
-    lengths = requests["list_lengths"]
-    rows = tf.reshape(tf.where(requests["click"] > 0), [-1])
+def _clicked_pairs(stored: Batch) -> Batch:
+    """Returns the ids, as they are stored, of the clicked rows of a window and their requests."""
+    lengths = stored["list_lengths"]
+    rows = tf.reshape(tf.where(stored["click"] == 1), [-1])
     request_of_row = tf.repeat(tf.range(tf.shape(lengths)[0]), lengths)
+    requests = tf.gather(request_of_row, rows)
     return {
-        "query": tf.gather(requests["query"], tf.gather(request_of_row, rows)),
-        "ad": tf.gather(requests["ad"], rows),
-        "ad_row": tf.gather(requests["ad_row"], rows),
+        name: tf.gather(values, requests if writer.is_per_request(name) else rows)
+        for name, values in stored.items()
+        if name == "ad_row" or name.startswith(("query_", "ad_"))
     }
 
 
 def _cut(window: Batch, size: int) -> tf.data.Dataset:
-    """Cuts a window into batches of about `size`, as even as can be."""
+    """Cuts a window, as it is stored, into batches of about `size`, as even as can be."""
     lengths = window.get("list_lengths")
-    total = tf.shape(window["query"], out_type=tf.int64)[0]
+    total = tf.shape(window["ad_row"] if lengths is None else lengths, out_type=tf.int64)[0]
     count = tf.cast(tf.math.ceil(total / size), tf.int64)
     row_ends = None if lengths is None else tf.concat([[0], tf.cumsum(lengths)], axis=0)
 
@@ -223,7 +250,7 @@ def _cut(window: Batch, size: int) -> tf.data.Dataset:
             return {name: values[first:last] for name, values in window.items()}
         rows = slice(row_ends[first], row_ends[last])
         return {
-            name: values[first:last] if name in ("list_lengths", "query") else values[rows]
+            name: values[first:last] if writer.is_per_request(name) else values[rows]
             for name, values in window.items()
         }
 

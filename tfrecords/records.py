@@ -15,6 +15,7 @@ Raw bytes concatenate, so reading many records is one join and one decode per fe
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -95,39 +96,62 @@ def serialize(requests: Packed) -> bytes:
 
 
 def parse(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parses records [N] into one run of requests.
+    """Parses records [N] into one run of requests; see `unpack`."""
+    return unpack(spec, decode(spec, serialized))
 
-    Returns:
-        `list_lengths` [R] int32, `query` [R, Fq] int32, `ad` [L, Fa] int32, and each
-        per-ad feature [L]; labels are float32, NaN is missing.
-    """
+
+def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Reads records [N] as they are stored: features by name, those of a side [R or L, F_W]."""
     names = {"list_lengths": "int32", **spec.per_ad()}
+    columns = {}
     for side, widths in (("query", spec.query_widths), ("ad", spec.ad_widths)):
-        names.update({f"{side}_{width}": width for width in columns_of(widths)})
+        for width, own in columns_of(widths).items():
+            names[f"{side}_{width}"] = width
+            columns[f"{side}_{width}"] = len(own)
     raw = tf.io.parse_example(serialized, {n: tf.io.FixedLenFeature([], tf.string) for n in names})
     decoded = {
         name: tf.io.decode_raw(tf.strings.reduce_join(raw[name]), tf.as_dtype(dtype))
         for name, dtype in names.items()
     }
-    parsed = {"list_lengths": decoded["list_lengths"]}
-    parsed["query"] = _unpack("query", spec.query_widths, decoded)
-    parsed["ad"] = _unpack("ad", spec.ad_widths, decoded)
+    for name, count in columns.items():
+        decoded[name] = tf.reshape(decoded[name], [-1, count])
+    return decoded
+
+
+def unpack(spec: Spec, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns stored features in the types that models take.
+
+    Returns:
+        `list_lengths` [R] int32, `query` [R, Fq] int32, `ad` [L, Fa] int32, and each per-ad
+        feature [L]; labels are float32, NaN is missing.
+    """
+    unpacked = {"list_lengths": stored["list_lengths"], **unpack_ids(spec, stored)}
     for name, dtype in spec.per_ad().items():
-        parsed[name] = decoded[name]
+        unpacked[name] = stored[name]
         if name in spec.labels:
-            parsed[name] = tf.cast(decoded[name], tf.float32)
+            unpacked[name] = tf.cast(stored[name], tf.float32)
             if dtype == "uint8":
-                missing = decoded[name] == MISSING_LABEL
-                parsed[name] = tf.where(missing, float("nan"), parsed[name])
-    return parsed
+                missing = stored[name] == MISSING_LABEL
+                unpacked[name] = tf.where(missing, float("nan"), unpacked[name])
+    return unpacked
 
 
-def _unpack(side: str, widths: Sequence[str], decoded: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    groups, order = [], []
-    for width, columns in columns_of(widths).items():
-        flat = tf.cast(decoded[f"{side}_{width}"], tf.int32)
-        groups.append(tf.reshape(flat, [-1, len(columns)]))
-        order.extend(columns)
-    if order == list(range(len(widths))):
-        return tf.concat(groups, axis=1)
-    return tf.gather(tf.concat(groups, axis=1), np.argsort(order), axis=1)
+def unpack_ids(spec: Spec, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns the stored ids of both sides: `query` [R, Fq] int32 and `ad` [L, Fa] int32."""
+    return {
+        "query": _unpack_side("query", spec.query_widths, stored),
+        "ad": _unpack_side("ad", spec.ad_widths, stored),
+    }
+
+
+def _unpack_side(side: str, widths: Sequence[str], stored: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Puts the columns of ids [B, F] of all widths in their order."""
+    groups = {w: tf.cast(stored[f"{side}_{w}"], tf.int32) for w in columns_of(widths)}
+    taken = dict.fromkeys(groups, 0)
+    parts = []
+    # Neighbours of one width are copied together: a gather would go column by column.
+    for width, run in itertools.groupby(widths):
+        first, last = taken[width], taken[width] + len(list(run))
+        parts.append(groups[width][:, first:last])
+        taken[width] = last
+    return tf.concat(parts, axis=1)

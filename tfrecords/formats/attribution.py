@@ -96,6 +96,7 @@ def open_log(
     read = named.columns_read(schema, COLUMNS, DERIVED)
     layout = delimited.Layout(
         {n: delimited.NUMBERS if n in _NUMERIC else delimited.STRINGS for n in read},
+        quote=True,
         optional=frozenset(OUTCOMES),
     )
     for path, _ in files.parts():

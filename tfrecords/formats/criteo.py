@@ -124,7 +124,7 @@ def _columns(first_row: list[str]) -> tuple[str, ...]:
 def _fault(values: Mapping[str, str]) -> str | None:
     label = values.get(LABEL, "0")
     if label and not any(character.isdigit() for character in label):
-        return f"looks like a header line (first value {label[:40]!r}); remove it"
+        return f"looks like a header line (its label is {label[:40]!r}); remove it"
     return None
 
 

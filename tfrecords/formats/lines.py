@@ -69,6 +69,11 @@ class RowReader:
         end = self._rest.find(b"\n") + 1 or len(self._rest)
         return self._rest[:end]
 
+    def sample(self) -> bytes:
+        """Returns the first lines, about 1 MiB of them; only before anything was read."""
+        is_all = len(self._rest) < _SAMPLE_BYTES - len(_BYTE_ORDER_MARK)
+        return self._rest if is_all else self._rest[: self._rest.rfind(b"\n") + 1] or self._rest
+
     def skip_first_row(self) -> None:
         """Leaves the first row, a header, out."""
         first = self.first_row()
@@ -87,9 +92,10 @@ class RowReader:
             if not end and len(self._rest) > wanted and wanted <= _MOST_QUOTED_BYTES:
                 wanted *= 2
                 continue
-            if not end:  # the last row, unless a quote swallowed the rows below it
-                if self._rest.count(b"\n") > _MOST_LINES_OF_A_ROW:
-                    raise self._unclosed()
+            if not end or len(self._rest) <= wanted:
+                # The last row needs no line end, unless a quote swallowed the rows below it.
+                if self._rest.count(b"\n", end) > _MOST_LINES_OF_A_ROW:
+                    raise self._unclosed(self.line + self._rest.count(b"\n", 0, end))
                 end = len(self._rest)
             text, self._rest, wanted = self._rest[:end], self._rest[end:], size
             yield self.line, text
@@ -108,9 +114,9 @@ class RowReader:
         self._rest = b"".join(parts)
         return bool(self._rest)
 
-    def _unclosed(self) -> ValueError:
+    def _unclosed(self, line: int) -> ValueError:
         return ValueError(
-            f"{self.path}, line {self.line}: a quote is opened in this row and not closed; close "
+            f"{self.path}, line {line}: a quote is opened in this row and not closed; close "
             "it, or double it if it is meant as text."
         )
 

@@ -162,7 +162,7 @@ def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
         return None
     wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.ad_fields)])
     joiner = outbrain_columns.Joiner(paths, list(wanted))
-    ids = joiner.promoted().keys
+    ids = joiner.promoted().keys.ids
     return pa.table(joiner.ads(list(wanted), ids))
 
 
@@ -193,7 +193,7 @@ class _Join:
 
     def __call__(self, parsed: log.Parsed) -> log.Parsed:
         displays = parsed.table["display_id"].fill_null(-1).to_numpy()
-        rows = self._joiner.events().find(displays)
+        rows = self._joiner.events().keys.find(displays)
         parsed = parsed.without(rows < 0, [self._reason(d) for d in displays[rows < 0].tolist()])
         table = parsed.table
         # Each display and ad of the chunk is looked up once.
@@ -202,7 +202,7 @@ class _Join:
         columns = _expanded(self._joiner.displays(self._of_display, rows), of_row)
         columns.update(_expanded(self._joiner.ads(self._of_ad, ads), of_ad))
         if "display_id" in self._wanted:
-            ids = self._joiner.events().keys[rows]
+            ids = self._joiner.events().keys.ids[rows]
             columns.update(_expanded({"display_id": outbrain_tables.id_texts(ids)}, of_row))
         if "clicked" in self._wanted:
             columns["clicked"] = table["clicked"]

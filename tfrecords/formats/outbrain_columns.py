@@ -82,7 +82,7 @@ class Joiner:
     def ads(self, names: Sequence[str], ids: np.ndarray) -> dict[str, pa.Array]:
         """Returns columns of some ads [B]; -1 is no ad."""
         promoted = self.promoted()
-        rows = promoted.find(ids)
+        rows = promoted.keys.find(ids)
         documents = promoted.numbers("document_id", rows)
         result = {}
         for name in names:
@@ -116,7 +116,7 @@ class Joiner:
         file = OF_DOCUMENT[name]
         if file == "documents_meta.csv":
             meta = self._table(file, self._read_meta)
-            rows = meta.find(documents)
+            rows = meta.keys.find(documents)
             if name in ("source_id", "publisher_id"):
                 return outbrain_tables.id_texts(meta.numbers(name, rows))
             seconds = meta.numbers("publish_time", rows)

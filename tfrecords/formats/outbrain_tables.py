@@ -22,9 +22,41 @@ ID = pa.int64()
 ORIGIN_MILLISECONDS = 1_465_876_799_998
 NOT_KNOWN = ("", "\\N", "--")
 _DAY_SECONDS = 86_400
+_MOST_PLACES_PER_ID = 4
 # The log spans two weeks from its origin; what is published later has a wrong date.
 _LATEST_AGE_DAYS = -15
 _TIME_PATTERNS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d")
+
+
+class Keys:
+    """Finds ids among sorted ones.
+
+    Args:
+        ids: [N] rising, each once.
+    """
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self.ids = ids
+        self._places: np.ndarray | None = None
+        # Kaggle's ids count from 1 with few gaps: a place for each is the faster search.
+        if len(ids) and ids[0] >= 0 and ids[-1] < _MOST_PLACES_PER_ID * len(ids):
+            self._places = np.full(int(ids[-1]) + 1, -1, np.int32)
+            self._places[ids] = np.arange(len(ids), dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Returns the place [B] of each of some ids, -1 where there is none."""
+        if not len(self):
+            return np.full(len(ids), -1, np.int64)
+        known = (ids >= 0) & (ids <= self.ids[-1])
+        # Of one type, lest the search converts the whole table.
+        wanted = np.where(known, ids, 0).astype(self.ids.dtype)
+        if self._places is not None:
+            return np.where(known, self._places[wanted], -1)
+        places = np.searchsorted(self.ids, wanted)
+        return np.where(known & (self.ids[places] == wanted), places, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +64,12 @@ class Table:
     """Rows found by an integer key.
 
     Attributes:
-        keys: [N] rising, each once.
+        keys: N of them.
         columns: [N] each.
     """
 
-    keys: np.ndarray
+    keys: Keys
     columns: Mapping[str, np.ndarray | pa.Array]
-
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """Returns the row [B] of each key, -1 where there is none."""
-        return find(self.keys, keys)
 
     def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Returns a column of numbers at some rows [B]; missing is -1, or NaN of floats."""
@@ -61,18 +89,18 @@ class Lists:
     """Lists of ids found by an integer key.
 
     Attributes:
-        keys: [N] rising, each once.
+        keys: N of them.
         ends: [N + 1] where the list of each begins, and the last one ends.
         values: [V] the lists end to end, the most confident value last.
     """
 
-    keys: np.ndarray
+    keys: Keys
     ends: np.ndarray
     values: np.ndarray
 
     def lists(self, keys: np.ndarray) -> pa.ListArray:
         """Returns the list [B] of each key, empty where there is none."""
-        rows = find(self.keys, keys)
+        rows = self.keys.find(keys)
         first, last = (np.where(rows < 0, 0, self.ends[rows + i]) for i in (0, 1))
         offsets = np.append(0, np.cumsum(last - first))
         places = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], last - first)
@@ -82,21 +110,10 @@ class Lists:
 
     def top(self, keys: np.ndarray) -> np.ndarray:
         """Returns the most confident value [B] of each key, -1 where there is none."""
-        rows = find(self.keys, keys)
+        rows = self.keys.find(keys)
         result = np.full(len(keys), -1, self.values.dtype)
         result[rows >= 0] = self.values[self.ends[rows[rows >= 0] + 1] - 1]
         return result
-
-
-def find(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Returns the place [B] of each of some ids among sorted ones, -1 where there is none."""
-    if not len(sorted_keys):
-        return np.full(len(keys), -1, np.int64)
-    # Of one type, lest the search converts the whole table.
-    known = (keys >= 0) & (keys <= sorted_keys[-1])
-    wanted = np.where(known, keys, 0).astype(sorted_keys.dtype)
-    places = np.minimum(np.searchsorted(sorted_keys, wanted), len(sorted_keys) - 1)
-    return np.where(known & (sorted_keys[places] == wanted), places, -1)
 
 
 def read_table(path: pathlib.Path | None, key: str, types: Mapping[str, pa.DataType]) -> Table:
@@ -128,7 +145,7 @@ def read_table(path: pathlib.Path | None, key: str, types: Mapping[str, pa.DataT
             raise ValueError(
                 f"{path}: {key} {repeated[0]} stands in more than one row; remove the others."
             )
-    return Table(keys, columns)
+    return Table(Keys(keys), columns)
 
 
 def read_lists(path: pathlib.Path | None, value: str) -> Lists:
@@ -152,7 +169,7 @@ def read_lists(path: pathlib.Path | None, value: str) -> Lists:
     )
     order = np.lexsort((np.nan_to_num(confidence, nan=-1.0), documents))
     keys, first = np.unique(documents[order], return_index=True)
-    return Lists(keys, np.append(first, len(order)), values[order])
+    return Lists(Keys(keys), np.append(first, len(order)), values[order])
 
 
 def published_seconds(texts: pa.DictionaryArray) -> np.ndarray:

@@ -110,7 +110,7 @@ def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
     Raises:
         FileNotFoundError, ValueError: As `is_parquet`, or the header is not UTF-8.
     """
-    sample = next(part for _, part in lines.RowReader(path).chunks(1))
+    sample = lines.RowReader(path).sample()
     found = []
     for delimiter in DELIMITERS:
         layout = delimited.Layout({}, delimiter, quote=True)
@@ -144,7 +144,9 @@ def _layout(
 
 def _balanced(sample: bytes, delimiter: str, num_columns: int) -> bool:
     """Returns whether there are quotes and they are those of a strict CSV."""
-    rows = [row for row in lines.split_rows(sample, True, delimiter) if b'"' in row]
+    rows = lines.split_rows(sample, True, delimiter)
+    # The last row may be cut.
+    rows = [row for row in (rows[:-1] if len(rows) > _ROWS_COMPARED else rows) if b'"' in row]
     try:
         for row in rows:
             file = io.StringIO(row.decode("utf-8", "replace").rstrip("\r\n"), newline="")

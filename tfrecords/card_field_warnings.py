@@ -1,0 +1,153 @@
+"""What a data card warns of in its fields; fields with the same fault share a warning."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tfrecords import card_format, card_statistics
+
+MUCH_MISSING = 0.95
+MUCH_MORE_MISSING = 0.2
+MUCH_OUT_OF_VOCABULARY = 0.3
+# Distinct values per unit above which a value says who, not what.
+LIKE_AN_ID = 0.5
+_FEW_DISTINCT = 100
+_ALMOST_CONSTANT = 0.999
+Fields = Sequence[dict[str, Any]]
+Found = Iterator[tuple[str, str, str]]
+
+
+def find(card: dict[str, Any]) -> Found:
+    """Yields level, text and action of each warning."""
+    fields = card["fields"]
+    yield from _emptiness(fields)
+    yield from _changed_missing(fields)
+    yield from _ids(card)
+    yield from _vocabularies(card)
+    yield from _drift(fields)
+
+
+def _emptiness(fields: Fields) -> Found:
+    gone = [f for f in fields if f["missing"]["train"] == 1]
+    constant = [f for f in fields if f["constant"] and f not in gone]
+    rest = [f for f in fields if f not in gone and f not in constant]
+    empty = [f for f in rest if (f["missing"]["train"] or 0) >= MUCH_MISSING]
+    same = [f for f in rest if f not in empty and f["largest_share"] >= _ALMOST_CONSTANT]
+    if gone:
+        yield (
+            "warning",
+            f"Missing in every training row: {_names(gone)}.",
+            "Check their columns in the schema, or remove the fields.",
+        )
+    if constant:
+        yield (
+            "warning",
+            f"Constant, with the same id in every training row: {_names(constant)}.",
+            "Check their columns in the schema, or remove the fields.",
+        )
+    if empty:
+        shares = [f"{f['name']} ({card_format.percent(f['missing']['train'])})" for f in empty]
+        yield (
+            "warning",
+            f"Missing in nearly all of training: {card_format.listed(shares)}.",
+            "Check their columns in the schema; where they are right, these fields are of little "
+            "use.",
+        )
+    if same:
+        shares = [f"{f['name']} ({card_format.percent(f['largest_share'])})" for f in same]
+        yield (
+            "note",
+            f"Almost constant, one id having nearly all of training: {card_format.listed(shares)}.",
+            "Of little use, but harmless.",
+        )
+
+
+def _changed_missing(fields: Fields) -> Found:
+    changed = [
+        f"{f['name']} ({card_format.percent(f['missing']['train'])} to "
+        f"{card_format.percent(f['missing']['test'])})"
+        for f in fields
+        if f["missing"]["test"] is not None
+        and abs(f["missing"]["test"] - (f["missing"]["train"] or 0)) >= MUCH_MORE_MISSING
+    ]
+    if changed:
+        yield (
+            "warning",
+            f"The missing share changes from training to test: {card_format.listed(changed)}.",
+            "Something in what is logged changed: compare the two parts of the log.",
+        )
+
+
+def _units(card: dict[str, Any], field: dict[str, Any]) -> int:
+    train = card["splits"]["train"]
+    return train["requests"] if field["unit"] == "request" else train["rows"]
+
+
+def _is_like_an_id(card: dict[str, Any], field: dict[str, Any]) -> bool:
+    return (
+        field["kind"] == "categorical"
+        and (field["distinct"] or 0) > _FEW_DISTINCT
+        and field["distinct"] >= LIKE_AN_ID * _units(card, field)
+    )
+
+
+def _ids(card: dict[str, Any]) -> Found:
+    shares = [
+        f"{f['name']} ({f['distinct']:,} values in {_units(card, f):,} {f['unit']}s)"
+        for f in card["fields"]
+        if _is_like_an_id(card, f)
+    ]
+    if shares:
+        yield (
+            "warning",
+            f"Nearly one value per row, which looks like an id: {card_format.listed(shares)}.",
+            "A value seldom comes twice, so nothing is learnt from it: remove the field, or name "
+            "its column as request_key or user_key.",
+        )
+
+
+def _vocabularies(card: dict[str, Any]) -> Found:
+    """Tells values that are new in test from those that the vocabulary has no room for."""
+    new, rare = [], []
+    for field in card["fields"]:
+        if field["kind"] == "numeric" or _is_like_an_id(card, field):
+            continue
+        train, test = (field["out_of_vocabulary"][split] or 0 for split in ("train", "test"))
+        if max(train, test) < MUCH_OUT_OF_VOCABULARY:
+            continue
+        shares = f"{card_format.percent(train)} to {card_format.percent(test)}"
+        (new if test - train >= MUCH_OUT_OF_VOCABULARY / 2 else rare).append(
+            f"{field['name']} ({shares})"
+        )
+    if new:
+        yield (
+            "warning",
+            "Out of vocabulary far more often in test than in training: "
+            f"{card_format.listed(new)}.",
+            "Training never saw these values, or seldom: train often, raise the fields' "
+            "num_oov_buckets, or use coarser values.",
+        )
+    if rare:
+        yield (
+            "warning",
+            f"Often out of vocabulary, in training and in test: {card_format.listed(rare)}.",
+            "Their vocabularies have no room for these values: lower the fields' min_count or "
+            "raise max_vocabulary_size; raise num_oov_buckets so that the rest collides less.",
+        )
+
+
+def _drift(fields: Fields) -> Found:
+    drifted = [f for f in fields if f["drift"]["level"] == "drifted"]
+    drifted.sort(key=lambda f: -f["drift"]["psi"])
+    if drifted:
+        named = [f"{f['name']} ({f['drift']['psi']:.2f})" for f in drifted]
+        yield (
+            "warning",
+            "Values differ much between training and test, with a PSI of at least "
+            f"{card_statistics.DRIFTED:g}: {card_format.listed(named)}.",
+            "Expected of dates, counters and ids of new things; else compare the fields' top "
+            "values in training and test, and train on recent data.",
+        )
+
+
+def _names(fields: Fields) -> str:
+    return card_format.listed([field["name"] for field in fields])

@@ -1,0 +1,34 @@
+"""How the data card writes numbers."""
+
+from collections.abc import Sequence
+
+NONE = "–"
+
+
+def percent(share: float | None) -> str:
+    """Returns a share; what is neither none nor all never rounds to 0 % or 100 %."""
+    if share is None:
+        return NONE
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    if 0.9995 < share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.1f} %"
+
+
+def count(value: int | None) -> str:
+    """Returns a whole number with its thousands apart."""
+    return NONE if value is None else f"{value:,}"
+
+
+def decimal(value: float | None) -> str:
+    """Returns a number with three significant digits or all of its whole ones."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def listed(items: Sequence[str], most: int = 8) -> str:
+    """Joins items; of many, the first ones and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
