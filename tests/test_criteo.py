@@ -256,6 +256,13 @@ def test_a_bad_line_of_the_companion_rejects_its_row(tmp_path, line, reason):
         raise AssertionError(rejected[0].reason)
 
 
+def test_a_first_line_that_lacks_a_value_does_not_make_the_file_unlabelled(tmp_path):
+    rows = logs.rows(6)
+    table, rejected = read(logs.write(tmp_path / "log.tsv", [rows[0][:-1], *rows[1:]]))
+    assert values(table) == rows[1:]
+    assert [r.line for r in rejected] == [1]
+
+
 def test_a_file_without_labels_gives_rows_without_labels(tmp_path):
     rows = logs.rows(6)
     path = logs.write(tmp_path / "test.txt", [row[1:] for row in rows])

@@ -116,9 +116,10 @@ def companion_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{stem}.extra.tsv")
 
 
-def _columns(first_row: list[str]) -> tuple[str, ...]:
-    unlabelled = len(first_row) == len(COLUMNS) - 1
-    return COLUMNS[1:] if unlabelled else COLUMNS
+def _columns(num_values: Sequence[int]) -> tuple[str, ...]:
+    labelled = sum(count == len(COLUMNS) for count in num_values)
+    unlabelled = sum(count == len(COLUMNS) - 1 for count in num_values)
+    return COLUMNS[1:] if unlabelled > labelled else COLUMNS
 
 
 def _fault(values: Mapping[str, str]) -> str | None:

@@ -25,6 +25,7 @@ MISSING_NUMBERS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None",
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _EMPTY_LINE = re.compile(rb"(?:\A|\n)\r?\n")
 _PARTS = 16
+_FIRST_ROWS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Layout:
         types: The columns wanted: `STRINGS` or `NUMBERS` of each.
         delimiter: What stands between values.
         quote: Whether a double quote opens a value that may hold delimiters and line ends.
-        columns: The names of the columns by the first row of a file; None: the first row
-            is a header that names them.
+        columns: Gives the names of the columns of a file without a header, by the number of
+            values in each of its first rows; None: the first row is a header.
         optional: Columns that a file may lack; they are missing in its rows.
         expected: How a row should look, for messages.
         check: Says what is wrong with a row's values, beyond their number and numbers.
@@ -45,7 +46,7 @@ class Layout:
     types: Mapping[str, pa.DataType]
     delimiter: str = "\t"
     quote: bool = False
-    columns: Callable[[list[str]], tuple[str, ...]] | None = None
+    columns: Callable[[Sequence[int]], tuple[str, ...]] | None = None
     optional: frozenset[str] = frozenset()
     expected: str = ""
     check: Callable[[Mapping[str, str]], str | None] | None = None
@@ -112,14 +113,13 @@ def open_rows(path: pathlib.Path, layout: Layout) -> tuple[lines.RowReader, tupl
         FileNotFoundError, ValueError: As `lines.open_file`; or a column wanted is not there.
     """
     reader = lines.RowReader(path, layout.quote, layout.delimiter)
+    if layout.columns is not None:
+        rows = lines.split_rows(reader.sample(), layout.quote, layout.delimiter)[:_FIRST_ROWS]
+        return reader, layout.columns([row.count(layout.delimiter.encode()) + 1 for row in rows])
     try:
         first = layout.split(reader.first_row())
     except UnicodeDecodeError:
-        if layout.columns is None:
-            raise ValueError(f"{path}: the header is not UTF-8; convert the file.") from None
-        first = []
-    if layout.columns is not None:
-        return reader, layout.columns(first)
+        raise ValueError(f"{path}: the header is not UTF-8; convert the file.") from None
     columns = tuple(name.strip() for name in first)
     repeated = sorted({name for name in columns if columns.count(name) > 1 and name})
     if set(repeated) & set(layout.types):

@@ -1,0 +1,167 @@
+"""Conversion of other logs than one file in order: several files, splits, scattered requests."""
+
+import dataclasses
+
+import logs
+import numpy as np
+import pytest
+
+from tfrecords import convert, encoding, reader
+from tfrecords import schema as schema_lib
+from tfrecords.formats import criteo, paths
+
+SHOP = schema_lib.Schema(
+    "shop",
+    (
+        schema_lib.Field("country", "categorical", "query", min_count=1),
+        schema_lib.Field("seen", "categorical_list", "query", min_count=1, max_list_length=3),
+        schema_lib.Field("price", "numeric", "ad", num_buckets=4),
+        schema_lib.Field("sku", "categorical", "ad", min_count=1),
+    ),
+    ad_key=("sku",),
+    click="clicked",
+    request_key="request",
+)
+HEADER = "request,country,seen,sku,price,clicked,fold\n"
+
+
+def shop(tmp_path, text, schema=SHOP, **options):
+    path = tmp_path / "shop.csv"
+    path.write_text(HEADER + text)
+    return converted(path, tmp_path / "data", schema, **options)
+
+
+def converted(path, directory, schema, rows_per_chunk=1_000, source=None, **options):
+    source = dict(source or {}, rows_per_chunk=rows_per_chunk)
+    convert.convert(convert.Source(path, schema, format="tabular", **source), directory, **options)
+    return reader.DataSet(directory)
+
+
+def lists(data_set, split):
+    """The raw country, seen values, ads and clicks of each request of a split, sorted."""
+    vocabularies = {
+        name: ["", *statistics.vocabulary]
+        for name, statistics in data_set.fitted.statistics.items()
+    }
+    ids = data_set.catalogue().table["ad_id"].to_pylist()
+    found = []
+    for window in data_set.windows(split):
+        start = 0
+        for query, length in zip(window["query"].numpy(), window["list_lengths"], strict=True):
+            rows = slice(start, start + int(length))
+            found.append(
+                (
+                    vocabularies["country"][query[0]],
+                    [vocabularies["seen"][i] for i in query[1:] if i],
+                    [ids[row] for row in window["ad_row"][rows]],
+                    window["click"].numpy()[rows].astype(int).tolist(),
+                )
+            )
+            start += int(length)
+    return sorted(found)
+
+
+SCATTERED = (
+    "r1,CH,a|b,x,1,0,train\n"
+    "r2,DE,,y,2,1,train\n"
+    "r1,CH,a|b,z,3,1,train\n"
+    "r3,CH,a|b|c|d,x,1,0,test\n"
+    "r2,DE,,x,1,0,train\n"
+    "r3,CH,a|b|c|d,y,2,1,test\n"
+    "r4,DE,b,z,3,0,validation\n"
+)
+
+
+@pytest.mark.parametrize("rows_per_chunk", [1, 2, 100])
+def test_scattered_rows_become_whole_lists_of_a_given_split(tmp_path, rows_per_chunk):
+    schema = dataclasses.replace(SHOP, split="fold")
+    data_set = shop(tmp_path, SCATTERED, schema, rows_per_chunk=rows_per_chunk)
+    assert data_set.description["split"]["kind"] == "column"
+    assert lists(data_set, "train") == [
+        ("CH", ["a", "b"], ["x", "z"], [0, 1]),
+        ("DE", [], ["y", "x"], [1, 0]),
+    ]
+    assert lists(data_set, "validation") == [("DE", ["b"], ["z"], [0])]
+    # c and d are never seen in training, so they are out of vocabulary; the last three are kept.
+    unknown = next(iter(data_set.windows("test")))
+    seen = data_set.schema.fields[1]
+    encoder = encoding.Encoder(data_set.fitted, [seen])
+    expected = encoder({"seen": np.array([["a", "b", "c", "d"]], object)}).numpy()
+    np.testing.assert_array_equal(unknown["query"].numpy()[:, 1:], expected)
+    assert unknown["ad_row"].numpy().tolist() == [0, 1]
+
+
+def test_sample_requests_hold_lists_as_lists(tmp_path):
+    data_set = shop(tmp_path, SCATTERED, dataclasses.replace(SHOP, split="fold"))
+    assert data_set.sample_requests() == [{"country": "CH", "seen": ["a", "b", "c", "d"]}]
+
+
+def test_impressions_of_ads_whose_fields_changed_are_counted(tmp_path):
+    # The price of x is 1 in two rows and 9 in the last, which the catalogue keeps.
+    text = "".join(f"r{i},CH,,x,{price},{i % 2},\n" for i, price in enumerate([1, 1, 5, 9, 9, 9]))
+    text += "".join(f"q{i},CH,,y{i},{i},{i % 2},\n" for i in range(10))
+    data_set = shop(tmp_path, text)
+    assert data_set.description["impressions_of_changed_ads"] == 3
+    assert data_set.catalogue().table["price"].to_pylist()[0] == 9
+
+
+def test_files_are_splits_and_a_missing_one_is_cut_from_training(tmp_path):
+    rows = [f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(20)]
+    for name, part in (("train", rows[:15]), ("test", rows[15:])):
+        (tmp_path / f"{name}.csv").write_text(HEADER + "".join(part))
+    source = {"test_path": (tmp_path / "test.csv",)}
+    data_set = converted(tmp_path / "train.csv", tmp_path / "data", SHOP, source=source,
+                         validation_fraction=0.2)  # fmt: skip
+    assert [data_set.num_rows(split) for split in convert.SPLITS] == [12, 3, 5]
+    assert data_set.description["split"]["kind"] == "file"
+
+
+def test_a_test_file_without_labels_is_converted_without_them(tmp_path):
+    rows = logs.rows(60)
+    train = logs.write(tmp_path / "train.txt", rows)
+    test = logs.write(tmp_path / "test.txt", [row[1:] for row in rows[:9]])
+    source = convert.Source(train, criteo.schema(), test_path=(test,))
+    convert.convert(source, tmp_path / "data")
+    data_set = reader.DataSet(tmp_path / "data")
+    assert data_set.num_rows("test") == 9
+    assert data_set.label_count("test", "click") == 0
+    assert np.isnan(next(iter(data_set.windows("test")))["click"].numpy()).all()
+    assert list(data_set.clicked("test", 8)) == []
+
+
+def test_a_training_file_without_labels_is_refused(tmp_path):
+    path = logs.write(tmp_path / "train.txt", [row[1:] for row in logs.rows(60)])
+    with pytest.raises(ValueError, match=r"no training row has a click label; .*\(--test_path\)"):
+        convert.convert(convert.Source(path, criteo.schema()), tmp_path / "data")
+
+
+def test_several_files_are_one_log_in_order(tmp_path):
+    rows = logs.rows(40)
+    for day in range(4):
+        logs.write(tmp_path / f"day_{day}", rows[10 * day : 10 * day + 10])
+    days = paths.expand(str(tmp_path))
+    assert [path.name for path in days] == ["day_0", "day_1", "day_2", "day_3"]
+    whole = logs.converted(logs.write(tmp_path / "whole.txt", rows), tmp_path / "whole")
+    convert.convert(convert.Source(days, criteo.schema()), tmp_path / "data")
+    data_set = reader.DataSet(tmp_path / "data")
+    assert data_set.fingerprint == whole.fingerprint
+    for split in ("validation", "test"):
+        ours, theirs = (next(iter(d.windows(split))) for d in (data_set, whole))
+        np.testing.assert_array_equal(ours["query"], theirs["query"])
+
+
+def test_paths_are_listed_matched_and_sorted_by_number(tmp_path):
+    for name in ("day_10", "day_2", "day_2.extra.tsv", "log.csv"):
+        (tmp_path / name).write_text("x")
+    named = paths.expand(f"{tmp_path}/day_*, {tmp_path}/log.csv")
+    assert [path.name for path in named] == ["day_2", "day_10", "log.csv"]
+    assert paths.expand(None) == ()
+    with pytest.raises(FileNotFoundError, match=r"No file matches .*nothing_\*"):
+        paths.expand(f"{tmp_path}/nothing_*")
+
+
+def test_a_request_longer_than_a_chunk_is_one_list(tmp_path):
+    text = "".join(f"r{i // 50},CH,,x{i % 9},{i},{int(i % 25 == 0)},\n" for i in range(500))
+    data_set = shop(tmp_path, text, rows_per_chunk=7)
+    assert sum(data_set.num_requests(split) for split in convert.SPLITS) == 10
+    assert {len(ads) for split in convert.SPLITS for _, _, ads, _ in lists(data_set, split)} == {50}
