@@ -112,7 +112,8 @@ class Stages:
         numbers = sorted(faults)
         quarantine = self._space.path("parse", index, ".rejected")
         with quarantine.open("wb") as file:
-            for line, raw in zip(numbers, self._log.raw(chunk, numbers), strict=True):
+            raws = self._log.raw(chunk, numbers) if numbers else []
+            for line, raw in zip(numbers, raws, strict=True):
                 raw = raw.replace(b"\n", b"\\n")
                 file.write(f"{chunk.path}\t{line}\t{faults[line]}\t".encode() + raw + b"\n")
         return {

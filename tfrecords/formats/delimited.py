@@ -200,11 +200,19 @@ def _parse_table(layout: Layout, columns: tuple[str, ...], text: bytes, count: i
 
 
 def _may_be_empty(table: pa.Table) -> bool:
-    """Returns whether a row may be all missing, as an empty line is."""
-    first = table.column(0)
-    if pa.types.is_dictionary(first.type):
-        return any(pc.any(pc.equal(chunk.dictionary, "")).as_py() for chunk in first.chunks)
-    return first.null_count > 0
+    """Returns whether a row is all missing, as that of an empty line is."""
+    empty = np.ones(table.num_rows, bool)
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            array = column.combine_chunks()
+            blank = pc.index(array.dictionary, "").as_py()
+            missing = array.indices.to_numpy(zero_copy_only=False) == blank
+        else:
+            missing = column.is_null().to_numpy()
+        empty &= missing
+        if not empty.any():
+            return False
+    return True
 
 
 def _parse_parts(

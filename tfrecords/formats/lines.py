@@ -88,7 +88,7 @@ class RowReader:
         """
         size = wanted = min(max(rows * self._bytes_per_line, 1), _MOST_CHUNK_BYTES)
         while self._fill(wanted):
-            end = self._last_end(self._rest[:wanted])
+            end = self._last_end(wanted)
             if not end and len(self._rest) > wanted and wanted <= _MOST_QUOTED_BYTES:
                 wanted *= 2
                 continue
@@ -151,10 +151,11 @@ class RowReader:
                 f"{self.line - 1} ({error}); copy the file again."
             ) from error
 
-    def _last_end(self, text: bytes) -> int:
-        if not (self._quote and b'"' in text):
-            return text.rfind(b"\n") + 1
-        ends = row_ends(text, self._delimiter)
+    def _last_end(self, limit: int) -> int:
+        """Returns where the last whole row within the next `limit` bytes ends, or 0."""
+        if not (self._quote and self._rest.find(b'"', 0, limit) >= 0):
+            return self._rest.rfind(b"\n", 0, limit) + 1
+        ends = row_ends(self._rest[:limit], self._delimiter)
         return int(ends[-1]) if len(ends) else 0
 
 
