@@ -55,6 +55,7 @@ def main() -> None:
         "log_mb": log.stat().st_size / 1e6,
         "data_mb": _size(workdir / "data") / 1e6,
         "seconds": _median(ours, "seconds"),
+        "cpu_seconds": _median(ours, "cpu_seconds"),
         "stage_seconds": {s: statistics.median(run["stages"][s] for run in ours) for s in STAGES},
         "rows_per_second": rows / _median(ours, "seconds"),
         "peak_rss_mb": max(run["peak_rss_mb"] for run in ours),
@@ -73,10 +74,11 @@ def convert_log(log: pathlib.Path, output: pathlib.Path, workers: int | None) ->
     seconds = dict.fromkeys(STAGES, 0.0)
     for stage in STAGES:
         setattr(stages.Stages, stage, _timed(getattr(stages.Stages, stage), stage, seconds))
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     convert.convert(convert.Source(log, criteo.schema()), output, workers=workers)
     return {
         "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
         "stages": seconds,
         "peak_rss_mb": fresh_process.peak_rss_mb(),
     }
@@ -125,6 +127,7 @@ def print_table(result: Measured) -> None:
     )
     for stage, seconds in result["stage_seconds"].items():
         print(f"    {stage:32}{rows / max(seconds, 1e-9):12,.0f}{seconds:10.1f}")
+    print(f"    processor time, of all threads{result['cpu_seconds']:26.1f}")
     rate = result["baseline_rows_per_second"]
     print(
         f"  {f'row-wise Examples, {subset:,} rows':34}{rate:12,.0f}{subset / rate:10.1f}"

@@ -12,8 +12,10 @@ import itertools
 import pathlib
 from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
 
+from tfrecords import reader
 from tfrecords.formats import criteo
 
 MIN_COUNT = 5
@@ -46,17 +48,45 @@ def vocabularies(log: pathlib.Path, num_rows: int) -> Vocabularies:
     ]
 
 
-def batches(path: pathlib.Path, batch_size: int, seed: int) -> tf.data.Dataset:
-    """Streams shuffled batches.
+def write_encoded(data_set: reader.DataSet, output: pathlib.Path, num_rows: int) -> int:
+    """Writes rows of a data set's training split, one Example each.
+
+    Args:
+        data_set: The data set; a row is a shown ad with its request's query fields.
+        output: The file.
+        num_rows: The most rows written.
+
+    Returns:
+        Rows written.
+    """
+    written = 0
+    with tf.io.TFRecordWriter(str(output)) as file:
+        for window in data_set.windows("train").as_numpy_iterator():
+            query = np.repeat(window["query"], window["list_lengths"], axis=0)
+            for row in range(min(len(query), num_rows - written)):
+                example = _encoded_example(
+                    {"query": query[row], "ad": window["ad"][row], "ad_row": window["ad_row"][row]},
+                    {label: window[label][row] for label in data_set.spec.labels},
+                )
+                file.write(example.SerializeToString())
+                written += 1
+            if written == num_rows:
+                break
+    return written
+
+
+def batches(
+    data_set: reader.DataSet, path: pathlib.Path, batch_size: int, seed: int
+) -> tf.data.Dataset:
+    """Streams shuffled batches of what `write_encoded` wrote.
 
     Yields:
-        `numbers` [B, 13] float32, `ids` [B, 26] int64 and `click` [B] int64.
+        `query` [B, Fq], `ad` [B, Fa] and `ad_row` [B] int64, and each label [B] float32.
     """
-    features = {
-        "numbers": tf.io.FixedLenFeature([13], tf.float32),
-        "ids": tf.io.FixedLenFeature([26], tf.int64),
-        "click": tf.io.FixedLenFeature([], tf.int64),
-    }
+    widths = {"query": len(data_set.spec.query_widths), "ad": len(data_set.spec.ad_widths)}
+    features = {k: tf.io.FixedLenFeature([width], tf.int64) for k, width in widths.items()}
+    features["ad_row"] = tf.io.FixedLenFeature([], tf.int64)
+    features |= {name: tf.io.FixedLenFeature([], tf.float32) for name in data_set.spec.labels}
     dataset = tf.data.TFRecordDataset(str(path), buffer_size=1 << 20)
     dataset = dataset.shuffle(_SHUFFLE_ROWS, seed=seed).batch(batch_size)
     # Parsed by the batch, which is several times as fast as row by row.
@@ -85,6 +115,18 @@ def _example(values: list[str], known: Vocabularies) -> tf.train.Example:
             }
         )
     )
+
+
+def _encoded_example(
+    ids: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+) -> tf.train.Example:
+    feature = {
+        name: tf.train.Feature(int64_list=tf.train.Int64List(value=np.ravel(values).tolist()))
+        for name, values in ids.items()
+    }
+    for name, value in labels.items():
+        feature[name] = tf.train.Feature(float_list=tf.train.FloatList(value=[float(value)]))
+    return tf.train.Example(features=tf.train.Features(feature=feature))
 
 
 def _out_of_vocabulary(value: str, vocabulary_size: int) -> int:

@@ -205,15 +205,30 @@ def test_all_ads_of_promoted_content_are_read(tmp_path):
     assert table["ad_topics"].to_pylist() == [[], [], [], [143], [16, 140, 260]]
 
 
+def test_another_table_of_ads_can_stand_for_promoted_content(tmp_path):
+    directory = write(tmp_path)
+    ads = tmp_path / "ads.csv"
+    ads.write_text("ad_id,document_id,campaign_id,advertiser_id\n42337,1200,1,2\n99,1200,3,4\n")
+    files = log.Files((directory,), ads=ads)
+    table = outbrain.read_ads(files, all_columns())
+    assert table["ad_id"].to_pylist() == ["99", "42337"]
+    opened = outbrain.open_log(files, all_columns())
+    assert ads in opened.files
+    assert directory / "promoted_content.csv" not in opened.files
+    (chunk,) = opened.chunks()
+    assert opened.parse(chunk).table["campaign_id"].to_pylist()[:2] == ["1", None]
+
+
 def test_a_row_whose_display_is_not_in_events_is_a_fault(tmp_path):
-    clicks = FILES["clicks_train.csv"] + "77,42337,0\n,42337,1\nx,42337,0\n3,1.5,0\n3,7\n"
+    clicks = FILES["clicks_train.csv"] + "-1,42337,0\n,42337,1\nx,42337,0\n3,1.5,0\n3,7\n77,7,1\n"
     parsed = parse(write(tmp_path, clicks_train=clicks))
     assert dict(parsed.faults) == {
-        9: "display_id 77 is not in events.csv",
+        9: "display_id -1 is not in events.csv",
         10: "display_id is empty",
         11: "display_id must be a whole number, got 'x'",
         12: "ad_id must be a whole number, got '1.5'",
         13: "expected 3 columns, got 2 columns",
+        14: "display_id 77 is not in events.csv",
     }
     assert parsed.table[log.LINE_NUMBER].to_pylist() == [2, 3, 4, 5, 6, 7, 8]
 
@@ -363,9 +378,7 @@ def test_a_schema_that_asks_for_what_there_is_not_is_refused():
     )
     refused(r"'ad_topic_id' describes the ad", field("ad_topic_id", "categorical", "query"))
     refused(r"'topics' holds lists", field("topics", "categorical", "query"))
-    refused(
-        r"ad_key names \['display_id'\].*columns that do are ad_id, ", ad_key=("display_id",)
-    )
+    refused(r"ad_key names \['display_id'\].*columns that do are ad_id, ", ad_key=("display_id",))
 
 
 def test_displays_convert_to_lists_split_by_time_with_the_ads_never_shown(tmp_path):

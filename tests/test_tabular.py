@@ -329,6 +329,28 @@ def test_rows_of_one_and_none(tmp_path: pathlib.Path) -> None:
         convert.convert(convert.Source(empty, SCHEMA, "tabular"), tmp_path / "out")
 
 
+def test_a_header_over_two_lines(tmp_path: pathlib.Path) -> None:
+    text = 'country,age,sku,name,clicked,"a,\nb"\nCH,1,a,tea,1,x\nCH,old,a,tea,1,x\n'
+    good, faults = parsed(write(tmp_path / "log.csv", text))
+    assert texts(good, "name") == ["tea"]
+    assert list(faults) == [4]
+
+
+def test_the_last_row_needs_no_line_end_and_is_no_chunk_of_its_own(tmp_path: pathlib.Path) -> None:
+    text = LINES[0] + "\n" + "CH,1,a,tea,1\n" * 300_000 + "DE,2,b,pot,0"
+    opened = tabular.open_log(log.Files((write(tmp_path / "log.csv", text),)), SCHEMA)
+    chunks = list(opened.chunks())
+    assert sum(chunk.num_rows for chunk in chunks) == 300_001
+    assert chunks[-1].num_rows > 1000
+    assert opened.parse(chunks[-1]).table["country"][-1].as_py() == "DE"
+
+
+def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: pathlib.Path) -> None:
+    text = LINES[0] + "\nCH,1,a,tea,1\n" + 'CH,1,a,"tea,1\n' + "CH,1,a,tea,1\n" * 30
+    with pytest.raises(ValueError, match=r"log\.csv, line 3: a quote is opened in this row"):
+        parsed(write(tmp_path / "log.csv", text))
+
+
 def test_a_zip_file_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="is a zip or Excel file; unzip it"):
         parsed(write(tmp_path / "log.xlsx", b"PK\x03\x04 and so on"))
@@ -336,6 +358,30 @@ def test_a_zip_file_is_refused(tmp_path: pathlib.Path) -> None:
 
 def test_a_table_has_no_convention() -> None:
     assert tabular.schema() is None
+
+
+def test_odd_values_convert(tmp_path: pathlib.Path) -> None:
+    ages = ["1e5", "NA", "-", " 7 ", "", "12x"]
+    timed = schema_lib.from_json({**SCHEMA.to_json(), "time": "at"})
+    body = "".join(
+        f'C{i},"{ages[i % 6]}",s{i % 4},"5"" pot\n{i}",{["true", "false"][i % 2]},'
+        f"2024-01-02T{i % 24:02d}:00:00+01:00\n"
+        for i in range(60)
+    )
+    path = write(tmp_path / "log.csv", f"{LINES[0]},at\n{body}")
+    source = convert.Source(path, timed, "tabular")
+    convert.convert(source, tmp_path / "out", max_rejected_fraction=0.2)
+    description = reader.DataSet(tmp_path / "out").description
+    # One of six ages is no number: 10 of 60 rows.
+    assert description["source"]["lines"] == 60
+    assert description["source"]["rejected"] == 10
+    rejected = (tmp_path / "out" / "rejected.tsv").read_text().splitlines()
+    assert len(rejected) == 10
+    # Row 5, after the header and five rows of two lines each.
+    assert "\t12\tage must be a finite number or empty, got '12x'\tC5,\"12x\"," in rejected[0]
+    clicks = sum(split["label_sums"]["click"] for split in description["splits"].values())
+    # The 30 even rows are clicked, and none of them is rejected.
+    assert clicks == 30
 
 
 def test_the_example_of_movielens_converts(tmp_path: pathlib.Path) -> None:

@@ -95,6 +95,9 @@ def _of_split(counts: card_counts.SplitCounts, sampled: int) -> dict[str, Any]:
         "requests": counts.requests,
         "sampled": sampled,
         "requests_with_click": counts.clicked_requests,
+        "share_with_click": (
+            counts.clicked_requests / counts.requests if counts.labels["click"].known else None
+        ),
         "engaged_without_click": counts.engaged_without_click,
         "labels": {
             label: {

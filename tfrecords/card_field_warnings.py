@@ -107,7 +107,8 @@ def _ids(card: dict[str, Any]) -> Found:
 
 def _vocabularies(card: dict[str, Any]) -> Found:
     """Tells values that are new in test from those that the vocabulary has no room for."""
-    new, rare = [], []
+    new: list[str] = []
+    rare: list[str] = []
     for field in card["fields"]:
         if field["kind"] == "numeric" or _is_like_an_id(card, field):
             continue

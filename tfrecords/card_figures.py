@@ -7,18 +7,17 @@ scheme, and its font.
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib import axes, ticker
+from matplotlib import axes, figure, ticker
 from matplotlib.backends import backend_svg
-from matplotlib.figure import Figure
 
 # Drawn in these colours, which nothing else uses, and replaced by what the page says.
 _INK, _RULE, _TRAIN, _TEST = "#010203", "#020304", "#030405", "#040506"
 _CSS = {_INK: "var(--quiet)", _RULE: "var(--rule)", _TRAIN: "var(--train)", _TEST: "var(--test)"}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 8.5,
     "axes.spines.top": False,
@@ -47,8 +46,8 @@ def over_time(time: dict[str, Any]) -> str:
     """Draws rows and label rates over time, one panel below the other."""
     rates = time["rates"]
 
-    def draw(figure: Figure) -> None:
-        panels = figure.subplots(1 + len(rates), 1, sharex=True, squeeze=False)[:, 0]
+    def draw(canvas: figure.Figure) -> None:
+        panels = canvas.subplots(1 + len(rates), 1, sharex=True, squeeze=False)[:, 0]
         places = range(len(time["rows"]))
         panels[0].bar(places, time["rows"], width=0.85, color=_TRAIN)
         panels[0].set_title("rows")
@@ -72,8 +71,8 @@ def list_lengths(splits: dict[str, Any]) -> str:
     names = list(dict.fromkeys([*shares["train"], *shares["test"]]))
     names.sort(key=lambda name: int(name.split("–")[0].rstrip("+")))
 
-    def draw(figure: Figure) -> None:
-        panel = figure.subplots()
+    def draw(canvas: figure.Figure) -> None:
+        panel = canvas.subplots()
         for offset, (split, color) in enumerate((("train", _TRAIN), ("test", _TEST))):
             places = [index + 0.42 * (offset - 0.5) for index in range(len(names))]
             panel.bar(places, [shares[split].get(n, 0) for n in names], width=0.4, color=color)
@@ -88,8 +87,8 @@ def list_lengths(splits: dict[str, Any]) -> str:
 def popularity(curve: dict[str, Any]) -> str:
     """Draws the share of impressions and clicks that the most popular ads have."""
 
-    def draw(figure: Figure) -> None:
-        panel = figure.subplots()
+    def draw(canvas: figure.Figure) -> None:
+        panel = canvas.subplots()
         ranks = curve["rank"]
         panel.semilogx(ranks, curve["impressions"], color=_TRAIN, linewidth=1.5)
         panel.semilogx(ranks, curve["clicks"], color=_TEST, linewidth=1.5)
@@ -107,8 +106,8 @@ def buckets(name: str, field: dict[str, Any]) -> str:
     """Draws the shares of a numeric field's buckets, training as bars and test as a line."""
     boundaries, shares = field["boundaries"], field["buckets"]
 
-    def draw(figure: Figure) -> None:
-        panel = figure.subplots()
+    def draw(canvas: figure.Figure) -> None:
+        panel = canvas.subplots()
         places = range(len(shares["train"]))
         panel.bar(places, shares["train"], width=0.85, color=_TRAIN)
         edges = [place - 0.5 for place in range(len(places) + 1)]
@@ -142,41 +141,46 @@ def _name_ends(panel: axes.Axes, edges: Sequence[str], bins: int) -> None:
     places = [-0.5, bins / 2 - 0.5, bins - 0.5]
     names = [edges[0], edges[len(edges) // 2], edges[-1]]
     panel.set_xticks(places, names)
-    for label, side in zip(panel.get_xticklabels(), ("left", "center", "right"), strict=True):
-        label.set_horizontalalignment(side)
+    first, _, last = panel.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
     panel.set_xlim(-0.6, bins - 0.4)
 
 
 def _svg(
-    name: str, title: str, draw: Any, height_inches: float, width_inches: float = _WIDTH_INCHES
+    name: str,
+    title: str,
+    draw: Callable[[figure.Figure], None],
+    height_inches: float,
+    width_inches: float = _WIDTH_INCHES,
 ) -> str:
     """Draws a figure and returns it as SVG whose ids begin with its name."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
-        draw(figure)
+        canvas = figure.Figure(figsize=(width_inches, height_inches), layout="constrained")
+        draw(canvas)
         file = io.StringIO()
-        backend_svg.FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
+        backend_svg.FigureCanvasSVG(canvas).print_svg(file, metadata={"Date": None})
     return _inline(file.getvalue(), name, title)
 
 
 def _inline(svg: str, name: str, title: str) -> str:
     body = svg[svg.index("<svg") :]
-    view = re.search(r'viewBox="([^"]+)"', body)
-    assert view is not None
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    label = f'role="img" aria-label="{html.escape(title)}"'
     body = re.sub(
-        r"<svg[^>]*>",
-        f'<svg viewBox="{view[1]}" role="img" aria-label="{html.escape(title)}">',
-        body,
-        count=1,
+        r'<svg[^>]*(viewBox="[^"]+")[^>]*>', lambda tag: f"<svg {tag[1]} {label}>", body, count=1
     )
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
+    # The background is the page's.
+    body = re.sub(r'<g id="patch_1">.*?</g>', "", body, count=1, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
     # Ids of two figures on one page must differ.
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(href="|url\()#', rf"\1#{name}-", body).replace("xlink:href", "href")
-    # The background is the page's.
-    body = re.sub(r'<g id="[^"]*patch_1">.*?</g>', "", body, count=1, flags=re.DOTALL)
     body = re.sub(r"font: (?:\d+ )?([\d.]+px) [^;\"]*", r"font-size: \1", body)
+    body = re.sub(r" font-family: [^;\"]*;", "", body)
+    body = re.sub(r"(\.\d\d)\d+", r"\1", body)
     body = re.sub(r"fill: #ffffff", "fill: none", body)
     for color, variable in _CSS.items():
         body = body.replace(color, variable)
-    return re.sub(r">\s+<", "><", body)
+    return re.sub(r"\s*\n\s*", " ", re.sub(r">\s+<", "><", body))

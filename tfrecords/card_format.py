@@ -28,6 +28,11 @@ def decimal(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def mean(value: float | None) -> str:
+    """Returns a mean with two decimals."""
+    return NONE if value is None else f"{value:,.2f}"
+
+
 def listed(items: Sequence[str], most: int = 8) -> str:
     """Joins items; of many, the first ones and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""

@@ -29,7 +29,7 @@ def describe(path: pathlib.Path, lines: int) -> dict[str, Any]:
         ValueError: A line has not these four columns.
     """
     reasons: collections.Counter[str] = collections.Counter()
-    examples = []
+    examples: list[dict[str, str]] = []
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             parts = line.rstrip(b"\n").decode(errors="replace").split("\t", 3)

@@ -75,7 +75,7 @@ def field(
         result["vocabulary"] = len(vocabulary)
         result["distinct"] = _distinct(ids["train"], vocabulary, num_distinct)
         result["out_of_vocabulary"] = {s: _oov(of_split, vocabulary) for s, of_split in ids.items()}
-        result["top"] = top_values(vocabulary, ids)
+        result["top"] = top_values(vocabulary, ids, own.kind == "categorical_list")
     else:
         boundaries = fitted.statistics[own.name].boundaries
         result["boundaries"] = list(boundaries)
@@ -149,14 +149,21 @@ def _level(psi: float, by_chance: float) -> str:
 
 
 def top_values(
-    vocabulary: Sequence[str], ids: Mapping[str, np.ndarray], count: int = TOP_VALUES
+    vocabulary: Sequence[str], ids: Mapping[str, np.ndarray], of_lists: bool
 ) -> list[dict[str, Any]]:
-    """Returns the most frequent values in training, each with its share of every split."""
+    """Returns the most frequent values in training, each with its share of every split.
+
+    Args:
+        vocabulary: The field's values.
+        ids: Counts [V] of each split.
+        of_lists: Whether shares are of all values of lists, and not of all units.
+    """
     known = ids["train"][1 : 1 + len(vocabulary)]
-    order = np.argsort(-known, kind="stable")[:count]
+    order = np.argsort(-known, kind="stable")[:TOP_VALUES]
+    totals = {split: int(counts[1 if of_lists else 0 :].sum()) for split, counts in ids.items()}
     return [
-        {"value": vocabulary[place], **{s: _share(int(c[1 + place]), _total(c)) for s, c in
-                                        ids.items()}}
+        {"value": vocabulary[place],
+         **{s: _share(int(own[1 + place]), totals[s]) for s, own in ids.items()}}
         for place in order.tolist()
         if known[place]
     ]  # fmt: skip
@@ -182,13 +189,9 @@ def _quantiles(counts: np.ndarray, boundaries: Sequence[float]) -> dict[str, flo
     below = np.cumsum(counts)[:-1]
     places = [int(np.searchsorted(below, share * counts.sum())) for share in _QUANTILES]
     return {
-        f"{share:.0%}": boundaries[place] if place < len(boundaries) else None
+        f"{100 * share:.0f} %": boundaries[place] if place < len(boundaries) else None
         for share, place in zip(_QUANTILES, places, strict=True)
     }
-
-
-def _total(ids: np.ndarray) -> int:
-    return int(ids.sum())
 
 
 def _share(part: int, whole: int) -> float | None:

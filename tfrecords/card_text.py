@@ -43,15 +43,15 @@ def _splits(card: dict[str, Any]) -> str:
     for split in _SPLITS:
         own = card["splits"][split]
         lengths = own["list_lengths"]
-        ads = [card_format.decimal(lengths.get(k)) for k in ("mean", "median", "p90", "max")]
-        clicked = own["requests_with_click"] / own["requests"] if own["requests"] else None
+        ads = [card_format.count(lengths.get(k)) for k in ("median", "p90", "max")]
         rows.append(
             [
                 split,
                 f"{own['rows']:,}",
                 f"{own['requests']:,}",
+                card_format.mean(lengths["mean"]),
                 *ads,
-                card_format.percent(clicked),
+                card_format.percent(own["share_with_click"]),
                 f"{own['sampled']:,}",
             ]
         )

@@ -46,9 +46,9 @@ def describe(profile: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unit_of(low: float, high: float) -> str | None:
-    """Returns the unit in which both are times since 1970 between 1990 and 2100; None: no unit fits."""
+    """Returns the unit that makes both times since 1970 in 1990 to 2100; None: none does."""
     for unit, per_second in _PER_SECOND.items():
-        if _EARLIEST <= low / per_second and high / per_second <= _LATEST:
+        if low / per_second >= _EARLIEST and high / per_second <= _LATEST:
             return unit
     return None
 

@@ -82,7 +82,8 @@ def _clicks(card: dict[str, Any]) -> Found:
     elif (click["rate"] or 0) > 0.5:
         yield (
             "note",
-            f"{card_format.percent(click['rate'])} of the training rows are clicks, far more than ads get.",
+            f"{card_format.percent(click['rate'])} of the training rows are clicks, "
+            "far more than ads get.",
             "Right for ratings or for logs thinned out of rows without a click; the predicted "
             "probabilities are those of this log, not of live traffic.",
         )
@@ -111,7 +112,8 @@ def _labels(card: dict[str, Any]) -> Found:
             elif own["missing"]:
                 yield (
                     "note",
-                    f"{card_format.percent(own['missing'] / of_split['rows'])} of the {split} rows lack {label}.",
+                    f"{card_format.percent(own['missing'] / of_split['rows'])} of the {split} "
+                    f"rows lack {label}.",
                     "They are left out of its loss and metrics.",
                 )
             elif label != "click" and not own["positive"]:
@@ -191,23 +193,24 @@ def _ads(card: dict[str, Any]) -> Found:
     if first and first["share"] >= _MUCH_OF_ONE_AD and ads["count"] > 1:
         yield (
             "warning",
-            f"One ad, {first['ad_id']!r}, has {card_format.percent(first['share'])} of the training impressions.",
+            f"One ad, {first['ad_id']!r}, has {card_format.percent(first['share'])} of the "
+            "training impressions.",
             "Check that ad_key identifies ads; a placeholder such as 0 or 'unknown' does not.",
         )
     new = ads["new"]["test"]
     if (new["share"] or 0) > _MUCH_NEW:
         yield (
             "warning",
-            f"{card_format.percent(new['share'])} of the test {new['counted']} are of ads that training never "
-            "showed.",
+            f"{card_format.percent(new['share'])} of the test {new['counted']} are of ads "
+            "that training never showed.",
             "Ad ids help little there: give the ads fields that new ones share, such as advertiser "
             "or category, and train often.",
         )
     if (ads["changed_share"] or 0) > _MUCH_CHANGED:
         yield (
             "warning",
-            f"{card_format.percent(ads['changed_share'])} of the impressions show an ad with other fields than the "
-            "catalogue's, which keeps an ad's latest values.",
+            f"{card_format.percent(ads['changed_share'])} of the impressions show an ad with "
+            "other fields than the catalogue's, which keeps an ad's latest values.",
             "Serving sees the catalogue's values, training the log's. Move what differs from "
             "request to request to the query side, or add it to ad_key.",
         )
@@ -218,8 +221,8 @@ def _rejected(rejected: dict[str, Any]) -> Found:
         much = (rejected["share"] or 0) > _MUCH_REJECTED
         yield (
             "warning" if much else "note",
-            f"{rejected['count']:,} rows ({card_format.percent(rejected['share'])}) were rejected, most often "
-            f"because: {rejected['reasons'][0]['reason']}.",
+            f"{rejected['count']:,} rows ({card_format.percent(rejected['share'])}) were "
+            f"rejected, most often because: {rejected['reasons'][0]['reason']}.",
             "See rejected.tsv for each line; correct the log or the schema and convert again.",
         )
 

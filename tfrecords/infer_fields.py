@@ -28,32 +28,59 @@ def propose(samples: Sequence[Sample], roles: Roles, notes: list[str]) -> list[d
         roles: The keys and labels.
         notes: Extended.
     """
-    log_sample = samples[0]
-    dropped: dict[str, list[str]] = collections.defaultdict(list)
-    sides: dict[str, list[str]] = collections.defaultdict(list)
-    fields: list[dict[str, Any]] = []
-    min_count = _min_count(log_sample.total_rows)
+    total_rows = samples[0].total_rows
+    min_count = _min_count(total_rows)
+    dropped: dict[str, list[str]] = {}
+    chosen: dict[str, list[Column]] = collections.defaultdict(list)
+    spare: list[Column] = []
     for sample, column in _candidates(samples, roles):
         why = infer_leaks.reason(column, sample, roles)
-        if why is not None:
-            dropped[why].append(column.name)
-            continue
         side, because = _side(column, samples, roles)
-        sides[f"{side.capitalize()} side, {because}"].append(column.name)
-        name = _safe_name(column.plain_name, {field["name"] for field in fields})
-        field: dict[str, Any] = {"name": name, **infer_kinds.kind(column, notes), "side": side}
-        if name != column.name:
-            field["column"] = column.name
-        if field["kind"] != "numeric":
-            field["min_count"] = min_count
-        fields.append(field)
-    notes += [f"{because}: {shown(names)}." for because, names in sides.items()]
-    notes += [f"Left out ({why}): {shown(names)}." for why, names in dropped.items()]
-    notes.append(
-        f"About {log_sample.total_rows:,} rows: a value seen fewer than {min_count} times is "
-        "treated as unknown (min_count)."
-    )
+        if why is None:
+            chosen[f"{side.capitalize()} side, {because}"].append(column)
+        else:
+            dropped.setdefault(why, []).append(column.name)
+            if why in infer_leaks.HARMLESS and side == "query":
+                spare.append(column)
+    if spare and not any(key.startswith("Query") for key in chosen):
+        chosen["Query side, for want of anything better"] = spare[:1]
+        dropped = {why: [n for n in own if n != spare[0].name] for why, own in dropped.items()}
+    notes += [f"{key}: {shown([c.name for c in own])}." for key, own in chosen.items()]
+    notes += [f"Left out ({why}): {shown(names)}." for why, names in dropped.items() if names]
+    notes += _shared(samples)
+    fields: list[dict[str, Any]] = []
+    for key, own in chosen.items():
+        side = key.split()[0].lower()
+        for column in own:
+            fields.append(_field(column, side, min_count, fields, notes))
+    rare = f"a value seen fewer than {min_count} times counts as unknown"
+    rare = rare if min_count > 1 else "every value counts, however rare"
+    notes.append(f"About {total_rows:,} rows: {rare} (min_count {min_count}).")
     return fields
+
+
+def _field(
+    column: Column, side: str, min_count: int, fields: list[dict[str, Any]], notes: list[str]
+) -> dict[str, Any]:
+    name = _safe_name(column.plain_name, {field["name"] for field in fields})
+    field: dict[str, Any] = {"name": name, "side": side, **infer_kinds.kind(column, notes)}
+    if name != column.name:
+        field["column"] = column.name
+    if field["kind"] != "numeric":
+        field["min_count"] = min_count
+    return field
+
+
+def _shared(samples: Sequence[Sample]) -> list[str]:
+    """Says which columns of the table of ads cannot be read, as that of users has them too."""
+    of_table = {sample.table: set(sample.columns) for sample in samples}
+    shared = of_table.get(USERS, set()) & of_table.get(ADS, set()) - of_table[LOG]
+    if not shared:
+        return []
+    return [
+        f"The tables of users and ads both have {shown(sorted(shared))}, and the users' is read; "
+        "rename the ads'."
+    ]
 
 
 def shown(names: Sequence[str], most: int = 12) -> str:

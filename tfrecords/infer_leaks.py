@@ -22,6 +22,10 @@ _BEFORE = {
     "last", "past", "prev", "previous", "hist", "history", "historical", "avg", "mean", "since",
     "prior", "ctr", "num", "count", "total",
 }  # fmt: skip
+_CONSTANT = "always the same value"
+_SEEN_ONCE = "a user is seen once, so the id tells nothing"
+# Reasons for which a column is useless, and no more.
+HARMLESS = (_CONSTANT, _SEEN_ONCE)
 _FEW_ROWS = 20
 _SURE_ROWS = 5
 _MOST_VALUES = 1_000
@@ -40,10 +44,10 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     if not column.known:
         return "always missing"
     if len(column.known) == 1 and column.missing_share == 0:
-        return "always the same value"
+        return _CONSTANT
     if roles.user_key is not None and column.name == roles.user_key.name:
         single = np.mean(column.counts[column.counts > 0] == 1) > 0.9
-        return "a user is seen once, so the id tells nothing" if single else None
+        return _SEEN_ONCE if single else None
     if _is_unique(column, sample):
         return "a different value in nearly every row of its table"
     if not _POLICY.isdisjoint(column.words):

@@ -33,8 +33,9 @@ REQUEST = re.compile(
     f"(search|srch|query|session|req|bid){KEY}"
 )
 ADS = (
-    "ad", "creative", "banner", "item", "product", "sku", "asin", "goods", "offer", "movie",
+    "ad", "creative", "banner", "item", "product", "sku", "asin", "goods", "offer", "adgroup",
+    "campaign", "movie",
     "film", "article", "news", "book", "song", "track", "video", "game", "app", "recipe",
     "listing", "hotel", "prop", "property", "restaurant", "business", "document", "doc",
-    "content", "post", "story", "show", "episode", "adgroup", "campaign",
+    "content", "post", "story", "show", "episode",
 )  # fmt: skip

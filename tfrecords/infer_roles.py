@@ -5,6 +5,7 @@ nearly every row has it.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -97,22 +98,30 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
                 "The table of ads needs a column that identifies its rows and is in the log under "
                 f"the same name; the log has {list(sample.columns)}, the table {list(ads.columns)}."
             )
-    found = {
-        c.name: i
-        for c in columns
-        for i, word in enumerate(infer_names.ADS)
-        if re.fullmatch(f"{word}s?({infer_names.KEY})?", c.plain_words) and c.missing_share < 1
-    }
-    key = min(columns, key=lambda c: found.get(c.name, len(infer_names.ADS)), default=None)
+    found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
+    key = min(columns, key=lambda c: found.get(c.name, math.inf), default=None)
     if key is None or (ads is None and key.name not in found):
         raise ValueError(
             "No column looks like the ad: expected a name such as ad_id, item_id or product, got "
-            f"{list(sample.columns)}. Rename the one that identifies the ad, or write a schema."
+            f"{list(sample.columns)}. Rename the one that identifies the ad, or write a schema; a "
+            "file without a header line needs one."
         )
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
     if (missing := key.missing_share) > 0:
         notes.append(f"{missing:.1%} of the rows have no {key.name!r}; they will be rejected.")
     return key
+
+
+def _ad_rank(column: Column) -> float | None:
+    """Returns how much a name looks like the ad's, the less the better; None: not at all."""
+    if not column.known:
+        return None
+    for rank, word in enumerate(infer_names.ADS):
+        if re.fullmatch(f"{word}s?({infer_names.KEY})?", column.plain_words):
+            return rank
+        if re.fullmatch(f"{word}_?(name|title)", column.plain_words):
+            return rank + len(infer_names.ADS)
+    return None
 
 
 def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> Column | None:

@@ -156,7 +156,8 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     path = paths[0]
     names, notes = _readable(path)
     opened = table_files.open_log(path, dict.fromkeys(names, delimited.STRINGS), names, (), ROWS)
-    chunk = next(opened.chunks(), None)
+    chunks = opened.chunks()
+    chunk = next(chunks, None)
     if chunk is None:
         raise ValueError(f"{path} holds no rows below its header.")
     parsed = opened.parse(chunk)
@@ -169,7 +170,9 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
     columns = {name: _column(name, table, rows[name]) for name in names}
     total = sum(_total_rows(path, chunk) for path in paths)
-    return Sample(table, columns, rows.num_rows, max(total, rows.num_rows), tuple(notes))
+    if len(paths) == 1 and next(chunks, None) is None:
+        total = chunk.num_rows
+    return Sample(table, columns, rows.num_rows, total, tuple(notes))
 
 
 def _readable(path: pathlib.Path) -> tuple[list[str], list[str]]:

@@ -56,7 +56,7 @@ from tfrecords.formats import (
 )
 
 _WHAT = "The Outbrain log"
-_ID = re.compile(r" *[0-9]+ *")
+_ID = re.compile(r" *-?[0-9]+ *")
 
 
 def schema() -> schema_lib.Schema:
@@ -192,9 +192,10 @@ class _Join:
         self.files = tuple(dict.fromkeys([events, *self._joiner.files]))
 
     def __call__(self, parsed: log.Parsed) -> log.Parsed:
-        displays = parsed.table["display_id"].fill_null(-1).to_numpy()
-        rows = self._joiner.events().keys.find(displays)
-        parsed = parsed.without(rows < 0, [self._reason(d) for d in displays[rows < 0].tolist()])
+        displays = parsed.table["display_id"]
+        rows = self._joiner.events().keys.find(displays.fill_null(-1).to_numpy())
+        unknown = displays.filter(pa.array(rows < 0)).to_pylist()
+        parsed = parsed.without(rows < 0, [self._reason(display) for display in unknown])
         table = parsed.table
         # Each display and ad of the chunk is looked up once.
         rows, of_row = np.unique(rows[rows >= 0], return_inverse=True)
@@ -210,8 +211,8 @@ class _Join:
         joined = joined.append_column(log.LINE_NUMBER, table[log.LINE_NUMBER])
         return dataclasses.replace(parsed, table=joined)
 
-    def _reason(self, display: int) -> str:
-        if display < 0:
+    def _reason(self, display: int | None) -> str:
+        if display is None:
             return "display_id is empty"
         return f"display_id {display} is not in {self._events.name}"
 

@@ -5,6 +5,7 @@ Shapes: B displays or ads that are looked up.
 
 import pathlib
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -39,6 +40,10 @@ _EVENT_TYPES = {
     "uuid": pa.string(), "document_id": outbrain_tables.ID, "timestamp": outbrain_tables.ID,
     "platform": delimited.STRINGS, "geo_location": delimited.STRINGS,
 }  # fmt: skip
+_Read = outbrain_tables.Table | outbrain_tables.Lists
+# Tables in use, by what they were read from: a log and its ads are joined to the same ones.
+_shared: weakref.WeakValueDictionary[tuple[object, ...], _Read] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
 
 
 class Joiner:
@@ -52,8 +57,7 @@ class Joiner:
     def __init__(self, paths: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
         self._paths = paths
         self._wanted = set(wanted)
-        self._lock = threading.Lock()
-        self._read: dict[str, outbrain_tables.Table | outbrain_tables.Lists] = {}
+        self._read: dict[str, _Read] = {}
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
@@ -129,27 +133,40 @@ class Joiner:
         return lists.lists(documents)
 
     def _table(self, file: str, read: Callable[[], outbrain_tables.Table]) -> outbrain_tables.Table:
-        with self._lock:
-            if file not in self._read:
-                self._read[file] = read()
-        table = self._read[file]
+        table = self._once(file, read)
         assert isinstance(table, outbrain_tables.Table)
         return table
 
     def _lists(self, file: str, value: str) -> outbrain_tables.Lists:
-        with self._lock:
-            if file not in self._read:
-                self._read[file] = outbrain_tables.read_lists(self._paths.get(file), value)
-        lists = self._read[file]
+        path = self._paths.get(file)
+        lists = self._once(file, lambda: outbrain_tables.read_lists(path, value))
         assert isinstance(lists, outbrain_tables.Lists)
         return lists
 
-    def _read_events(self) -> outbrain_tables.Table:
+    def _once(self, file: str, read: Callable[[], _Read]) -> _Read:
+        with _lock:
+            if file not in self._read:
+                key = self._identity(file)
+                kept = _shared.get(key)
+                self._read[file] = _shared[key] = read() if kept is None else kept
+            return self._read[file]
+
+    def _identity(self, file: str) -> tuple[object, ...]:
+        path = self._paths.get(file)
+        if path is None or not path.is_file():
+            return (file,)
+        stat = path.stat()
+        columns = self._event_types() if file == EVENTS else ()
+        return (file, path.resolve(), stat.st_mtime_ns, stat.st_size, *columns)
+
+    def _event_types(self) -> Mapping[str, pa.DataType]:
         sources = {OF_EVENT[name] for name in self._wanted if name in OF_EVENT}
         if self._wanted & set(OF_DOCUMENT):
             sources.add("document_id")
-        types = {name: kind for name, kind in _EVENT_TYPES.items() if name in sources}
-        return outbrain_tables.read_table(self._paths[EVENTS], "display_id", types)
+        return {name: kind for name, kind in _EVENT_TYPES.items() if name in sources}
+
+    def _read_events(self) -> outbrain_tables.Table:
+        return outbrain_tables.read_table(self._paths[EVENTS], "display_id", self._event_types())
 
     def _read_promoted(self) -> outbrain_tables.Table:
         names = ("document_id", "campaign_id", "advertiser_id")

@@ -2,7 +2,7 @@
 
 Every table is read once and shared by the threads that parse. Ids are integers (int32 where
 they fit), other strings are dictionary-encoded; the uuids are one Arrow array. Kaggle's 23 M
-events take about 1.2 GB with all columns. A missing number is -1 or NaN.
+events take about 1.1 GB with all columns. A missing number is -1 or NaN.
 
 Shapes: B rows that are looked up, N rows of a table, V values of a list table.
 """
@@ -167,9 +167,12 @@ def read_lists(path: pathlib.Path | None, value: str) -> Lists:
     documents, values, confidence = (
         _joined(part, kind) for part, kind in zip(parts, (ID, *types.values()), strict=True)
     )
-    order = np.lexsort((np.nan_to_num(confidence, nan=-1.0), documents))
-    keys, first = np.unique(documents[order], return_index=True)
-    return Lists(Keys(keys), np.append(first, len(order)), values[order])
+    keys, places = np.unique(documents, return_inverse=True)
+    # Bits of floats that are not negative sort as the floats; one sort by one number is fast.
+    bits = (np.maximum(np.nan_to_num(confidence), 0) + np.float32(0)).view(np.int32)
+    order = np.argsort((places << 32) | bits, kind="stable")
+    ends = np.append(0, np.cumsum(np.bincount(places, minlength=len(keys))))
+    return Lists(Keys(keys), ends, values[order])
 
 
 def published_seconds(texts: pa.DictionaryArray) -> np.ndarray:
@@ -227,7 +230,7 @@ def _compact(column: pa.ChunkedArray) -> np.ndarray | pa.Array:
 def _joined(parts: list[np.ndarray | pa.Array], kind: pa.DataType) -> np.ndarray | pa.Array:
     """Joins what `_compact` gave of a column of some type."""
     if kind in (ID, delimited.NUMBERS):
-        return np.concatenate(parts) if parts else np.empty(0, np.int32)
+        return np.concatenate(parts or [np.empty(0, np.int32 if kind == ID else np.float32)])
     if not parts:
         return pa.array([], kind)
     column = pa.chunked_array(parts, kind)

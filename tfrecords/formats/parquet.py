@@ -215,7 +215,9 @@ def _open(path: pathlib.Path) -> pq.ParquetFile:
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is no whole Parquet file ({error}); copy it again.")
+    return ValueError(
+        f"{path} cannot be read as Parquet ({error}); copy it again, or write it anew."
+    )
 
 
 def _check_type(

@@ -51,6 +51,9 @@ class SideTable:
         nothing = pc.equal(ids, "|" * (len(self.key) - 1)).to_numpy(zero_copy_only=False)
         kept = np.flatnonzero((last >= 0) & ~nothing)
         self._ids = ids.take(pa.array(kept))
+        fingerprints = rows.with_fingerprints(self._ids).fingerprints
+        self._order = np.argsort(fingerprints)
+        self._sorted = fingerprints[self._order]
         rows_kept = pa.array(last[kept])
         self._values = {
             name: _decoded(table[name]).take(rows_kept).combine_chunks() for name in types
@@ -69,7 +72,7 @@ class SideTable:
         """
         table = parsed.table
         codes, ids = _coded(table, self.key)
-        places = pc.index_in(ids, value_set=self._ids)
+        places = self._places(ids)
         if must_match and len(ids) >= _FEWEST_KEYS and places.null_count == len(ids):
             raise ValueError(
                 f"{self.path} has none of the values of {list(self.key)} in the log, such as "
@@ -79,6 +82,14 @@ class SideTable:
         for name, values in self._values.items():
             table = table.append_column(name, _spread(values.take(places), codes))
         return log.Parsed(table, parsed.faults)
+
+    def _places(self, ids: pa.Array) -> pa.Array:
+        """Returns the table's row of each id [V]; null where it has none."""
+        fingerprints = rows.with_fingerprints(ids).fingerprints
+        if not len(self._sorted):
+            return pa.nulls(len(ids), pa.int64())
+        at = np.minimum(np.searchsorted(self._sorted, fingerprints), len(self._sorted) - 1)
+        return pa.array(self._order[at], mask=self._sorted[at] != fingerprints)
 
 
 def _coded(table: pa.Table, key: Sequence[str]) -> tuple[np.ndarray, pa.Array]:

@@ -112,7 +112,8 @@ def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
     """
     sample = lines.RowReader(path).sample()
     found = []
-    for delimiter in DELIMITERS:
+    first_line = sample.partition(b"\n")[0]
+    for delimiter in [d for d in DELIMITERS if d.encode() in first_line] or [","]:
         layout = delimited.Layout({}, delimiter, quote=True)
         first = lines.split_rows(sample, True, delimiter)[0]
         try:

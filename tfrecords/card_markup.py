@@ -1,0 +1,62 @@
+"""Pieces of HTML that the sections of a data card share; cells are escaped here."""
+
+import html
+from collections.abc import Sequence
+
+KEY = '<span class="key">training</span><span class="key test">test</span>'
+
+
+def quoted(text: str) -> str:
+    """Returns text as HTML; a number and its % sign stay on one line."""
+    return html.escape(text, quote=True).replace(" %", "&nbsp;%")
+
+
+def cells(*texts: str, wide: Sequence[int] = ()) -> list[str]:
+    """Returns texts as cells of a table; those at `wide` may wrap."""
+    return [
+        f'<td class="wide left">{quoted(text)}</td>'
+        if index in wide
+        else f"<td>{quoted(text)}</td>"
+        for index, text in enumerate(texts)
+    ]
+
+
+def bar(share: float, kind: str = "") -> str:
+    """Returns a cell with a bar of a share of its width."""
+    width = 100 * min(max(share, 0.0), 1.0)
+    return f'<td class="bar"><i class="{kind}" style="width:{width:.1f}%"></i></td>'
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (), kind: str = ""
+) -> str:
+    """Returns a table, which scrolls by itself where it is wider than the page.
+
+    Args:
+        head: The columns' titles.
+        rows: Cells, as HTML.
+        left: Columns aligned to the left beside the first.
+        kind: CSS class.
+    """
+    titles = "".join(
+        f'<th scope="col"{" class=left" if index in left else ""}>{quoted(title)}</th>'
+        for index, title in enumerate(head)
+    )
+    lines = "".join(
+        "<tr>"
+        + "".join(
+            cell.replace("<td>", '<td class="left">', 1) if index in left else cell
+            for index, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{titles}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def figure(svg: str, caption: str) -> str:
+    """Returns a figure; the caption is HTML."""
+    return f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
