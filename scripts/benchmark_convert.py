@@ -91,9 +91,7 @@ def write_row_by_row(log: pathlib.Path, output: pathlib.Path, num_rows: int) -> 
     return {"seconds": time.perf_counter() - started}
 
 
-def _timed(
-    stage: Callable[..., Any], name: str, seconds: dict[str, float]
-) -> Callable[..., Any]:
+def _timed(stage: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
     @functools.wraps(stage)
     def timed(*args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()

@@ -117,9 +117,7 @@ def _example(values: list[str], known: Vocabularies) -> tf.train.Example:
     )
 
 
-def _encoded_example(
-    ids: dict[str, np.ndarray], labels: dict[str, np.ndarray]
-) -> tf.train.Example:
+def _encoded_example(ids: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> tf.train.Example:
     feature = {
         name: tf.train.Feature(int64_list=tf.train.Int64List(value=np.ravel(values).tolist()))
         for name, values in ids.items()

@@ -63,7 +63,9 @@ def build(data_set: reader.DataSet) -> dict[str, Any]:
         },
         "time": card_time.describe(profile["time"]),
         "fields": [
-            card_statistics.field(data_set.fitted, field, counts, _distinct(profile, field.name))
+            card_statistics.field(
+                data_set.fitted, field, counts, profile["num_distinct"].get(field.name)
+            )
             for field in data_set.schema.fields
         ],
         "ads": card_ads.describe(data_set, counts),
@@ -139,8 +141,3 @@ def list_lengths(requests: np.ndarray) -> dict[str, Any]:
         "one_ad": float(requests[1] / total),
         "counts": [[int(length), int(requests[length])] for length in present],
     }
-
-
-def _distinct(profile: dict[str, Any], name: str) -> int | None:
-    # `ad_id` counts the catalogue's ads, those never shown among them.
-    return None if name == "ad_id" else profile["num_distinct"].get(name)

@@ -59,7 +59,7 @@ def over_time(time: dict[str, Any]) -> str:
             panel.set_ylim(bottom=0)
             panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=None))
         for panel in panels:
-            panel.yaxis.set_major_locator(ticker.MaxNLocator(3))
+            panel.yaxis.set_major_locator(ticker.MaxNLocator(3, integer=panel is panels[0]))
         _name_ends(panels[-1], time["edges"], len(places))
 
     return _svg("time", "Rows and label rates over time", draw, 1.0 + 1.1 * len(rates))
@@ -97,6 +97,7 @@ def popularity(curve: dict[str, Any]) -> str:
         panel.set_title("share of the ads up to a rank")
         panel.set_xlabel("rank of the ad, the most popular first")
         panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        panel.xaxis.set_minor_formatter(ticker.NullFormatter())
         panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
 
     return _svg("popularity", "Popularity of the ads", draw, 2.1)

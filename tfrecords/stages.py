@@ -184,12 +184,11 @@ class Stages:
             for index, counts in enumerate(counted)
         ]
         fitted = fitting.fit(self._schema, chunks, self._workers)
-        self._fitted, num_distinct = fitted.schema, fitted.num_distinct
+        self._fitted, self._num_distinct = fitted.schema, fitted.num_distinct
         ad_counts = catalogue.merge([catalogue.Counts(**counts["ads"]) for counts in counted])
         self._ads = catalogue.collect(
             self._schema, ad_counts, self._chunk_ends, self._rows, more_ads
         )
-        self._num_distinct = {**num_distinct, "ad_id": len(self._ads)}
         self._time = self._profile.add(counts["profile"] for counts in counted)
         output = self._space.output
         self._fitted.save(output / "encoder")
