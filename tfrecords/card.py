@@ -47,6 +47,7 @@ def build(data_set: reader.DataSet) -> dict[str, Any]:
     """
     description = data_set.description
     profile = json.loads((data_set.directory / "profile.json").read_text())
+    distinct = profile["num_distinct"]
     counts = {split: card_counts.count(data_set, split) for split in splitting.SPLITS}
     source = description["source"]
     card: dict[str, Any] = {
