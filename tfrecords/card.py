@@ -64,9 +64,7 @@ def build(data_set: reader.DataSet) -> dict[str, Any]:
         },
         "time": card_time.describe(profile["time"]),
         "fields": [
-            card_statistics.field(
-                data_set.fitted, field, counts, profile["num_distinct"].get(field.name)
-            )
+            card_statistics.field(data_set.fitted, field, counts, distinct.get(field.name))
             for field in data_set.schema.fields
         ],
         "ads": card_ads.describe(data_set, counts),
