@@ -170,6 +170,11 @@ class Pipeline:
         """Opens the converted data set."""
         return reader.DataSet(self.path("data"))
 
+    def log(self) -> str | None:
+        """Returns the first file of the log that was converted here, or None."""
+        files = self._note("data").get("inputs", {}).get("files")
+        return files[0]["path"] if files else None
+
     def seconds(self) -> dict[str, float]:
         """Returns how long each finished step took."""
         notes = {step: self._note(step) for step in STEPS}

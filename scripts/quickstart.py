@@ -15,11 +15,13 @@ import time
 import command_line
 import local_service
 import numpy as np
+import pipeline
 import report
 import train
 from absl import flags
 
 from serving import messages
+from tfrecords.formats import paths
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(train)
@@ -29,16 +31,26 @@ _TIMED_REQUESTS = 200
 def main() -> None:
     if not FLAGS.data_path:
         FLAGS.use_synthetic = True
-    if FLAGS.workdir is None:  # each log has its own, so that none undoes another's work
-        name = pathlib.Path(FLAGS.data_path).name.split(".")[0] if FLAGS.data_path else "quickstart"
-        FLAGS.workdir = f"workdir/{name}"
-    workdir = pathlib.Path(FLAGS.workdir)
+    workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else _workdir_of(FLAGS.data_path)
     steps = train.train(workdir)
     samples = local_service.requests_of(steps.data_set().sample_requests())
     asyncio.run(_recommend(steps.path("bundle"), samples))
     print(report.times(steps.seconds()))
     print(f"Serve it:  .venv/bin/python scripts/serve.py --workdir={workdir}")
     print(f"Curves:    .venv/bin/tensorboard --logdir={workdir}")
+
+
+def _workdir_of(data_path: str | None) -> pathlib.Path:
+    """Returns the log's own work directory, so that no log undoes another's work."""
+    if not data_path:
+        return pathlib.Path("workdir/quickstart")
+    log = paths.expand(data_path)[0].resolve()
+    workdir = pathlib.Path("workdir") / log.name.split(".")[0]
+    number = 1
+    while (used := pipeline.Pipeline(workdir).log()) and not used.startswith(str(log)):
+        number += 1
+        workdir = pathlib.Path("workdir") / f"{log.name.split('.')[0]}-{number}"
+    return workdir
 
 
 async def _recommend(base: pathlib.Path, requests: list[messages.Request]) -> None:

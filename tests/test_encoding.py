@@ -89,6 +89,15 @@ def test_a_numeric_field_without_spread_has_one_bucket(values):
     assert set(encode_country(encoder, *map(str, range(50)))) == {1, 2, 3}
 
 
+def test_values_above_an_overwhelming_smallest_one_keep_their_buckets():
+    # All quartiles of 97 zeros, 5, 6 and 7 are 0; of the rest, thirds begin at 5, 6 and 7.
+    values = np.array([0.0] * 97 + [5, 6, 7], np.float32)
+    assert fitting.bucket_boundaries(values, 4) == (5.0, 6.0, 7.0)
+    assert fitting.bucket_boundaries(values, 2) == (5.0,)
+    assert fitting.bucket_boundaries(values, 1) == ()
+    assert fitting.bucket_boundaries(values[:97], 4) == ()
+
+
 def test_table_encoding_equals_a_tf_function_on_raw_tensors(encoder):
     rng = np.random.default_rng(0)
     countries = rng.choice(np.array(["CH", "DE", "AT", "FR", "ZZ", "ä", ""]), 500)

@@ -1,5 +1,6 @@
 """The scripts as a person runs them: in processes of their own."""
 
+import importlib
 import json
 import pathlib
 import shutil
@@ -85,6 +86,22 @@ def test_metrics_of_a_real_log_name_what_is_absent(workdir):
     metrics = json.loads(run("evaluate.py", f"--workdir={workdir}", "--json").stdout)
     assert metrics["absent_heads"] == ["engagement", "revenue"]
     assert set(metrics["ranker"]) == {"click"}
+
+
+def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    quickstart = importlib.import_module("quickstart")
+    first, other = tmp_path / "a" / "train.txt", tmp_path / "b" / "train.txt"
+    for log in (first, other):
+        log.parent.mkdir()
+        log.write_bytes(b"x")
+    assert quickstart._workdir_of(str(first)) == pathlib.Path("workdir/train")
+    note = pathlib.Path("workdir/train/steps/data.json")
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"inputs": {"files": [{"path": str(first)}]}}))
+    assert quickstart._workdir_of(str(first)) == pathlib.Path("workdir/train")
+    assert quickstart._workdir_of(str(other)) == pathlib.Path("workdir/train-2")
 
 
 def test_models_are_not_used_with_the_data_of_another_log(workdir, tmp_path):

@@ -229,9 +229,17 @@ def bucket_boundaries(values: np.ndarray, num_buckets: int) -> tuple[float, ...]
         At most `num_buckets - 1` boundaries; a boundary opens its bucket.
     """
     values = values[np.isfinite(values)]
-    if not values.size:
+    if not values.size or num_buckets == 1:
         return ()
+    smallest = values.min()
+    boundaries = _quantiles(values, num_buckets)
+    rest = values[values > smallest]
+    if boundaries[-1] == smallest and rest.size:  # the others are few, but not nothing
+        boundaries = np.append(_quantiles(rest, num_buckets - 1), rest.min())
+    return tuple(float(b) for b in np.unique(boundaries) if b > smallest)
+
+
+def _quantiles(values: np.ndarray, num_buckets: int) -> np.ndarray:
     shares = np.arange(1, num_buckets) / num_buckets
     # "higher" picks observed values, so that integer counts keep their own buckets.
-    boundaries = np.unique(np.quantile(values, shares, method="higher").astype(np.float32))
-    return tuple(float(b) for b in boundaries if b > values.min())
+    return np.quantile(values, shares, method="higher").astype(np.float32)

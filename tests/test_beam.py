@@ -1,0 +1,215 @@
+"""The conversion under Beam gives the local one's bytes.
+
+    .venv/bin/python -m pip install -c constraints.txt -e '.[test,beam]'
+    .venv/bin/python -m pytest tests/test_beam.py
+
+Skipped where Beam is not installed, as after `make test` alone.
+"""
+
+import collections
+import dataclasses
+import gzip
+import hashlib
+import importlib
+import json
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import logs
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("apache_beam")
+
+from tfrecords import beam, convert, reader, workspace  # noqa: E402
+from tfrecords import schema as schema_lib  # noqa: E402
+from tfrecords.formats import criteo  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NUM_ROWS = 1_200
+
+
+def files(directory):
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def converted_both_ways(source, tmp_path, arguments=(), **options):
+    """Converts locally and under Beam; returns the files of both."""
+    convert.convert(source, tmp_path / "local", **options)
+    directory = tmp_path / "beam"
+    convert.convert(beam.on_beam(source, directory, arguments), directory, **options)
+    return files(tmp_path / "local"), files(directory)
+
+
+def plain_log(tmp_path):
+    """Seven chunks with bad rows in two of them."""
+    rows = [*logs.rows(NUM_ROWS), ["2", "short"]]
+    rows.insert(300, ["1", *[""] * 38, "one", "too many"])
+    return convert.Source(
+        logs.write(tmp_path / "log.tsv", rows), criteo.schema(), rows_per_chunk=180
+    )
+
+
+def zipped_log(tmp_path):
+    source = plain_log(tmp_path)
+    path = tmp_path / "log.tsv.gz"
+    path.write_bytes(gzip.compress(source.path.read_bytes()))
+    return dataclasses.replace(source, path=path)
+
+
+def shop(tmp_path, kind):
+    """A table whose requests are scattered over the chunks."""
+    rng = np.random.default_rng(0)
+    request = rng.integers(0, NUM_ROWS // 3, NUM_ROWS)
+    table = pa.table(
+        {
+            "request": request,
+            "user": request % 40,
+            "country": pa.array(["de", "fr", "it"]).take(pa.array(request % 3)),
+            "sku": rng.integers(0, 50, NUM_ROWS),
+            "clicked": (rng.random(NUM_ROWS) < 0.3).astype(int),
+        }
+    )
+    if kind == "parquet":
+        pq.write_table(table, tmp_path / "log.parquet")
+    else:
+        lines = [",".join(table.column_names)]
+        lines += [",".join(map(str, row.values())) for row in table.to_pylist()]
+        (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    fields = (
+        schema_lib.Field("country", "categorical", "query"),
+        schema_lib.Field("sku", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema(
+        "shop", fields, ("sku",), "clicked", request_key="request", user_key="user"
+    )
+    return convert.Source(tmp_path / f"log.{kind}", schema, "tabular", rows_per_chunk=170)
+
+
+@pytest.mark.parametrize("made", [plain_log, zipped_log], ids=["plain", "gzip"])
+def test_a_log_is_converted_to_the_same_bytes(made, tmp_path):
+    local, on_beam = converted_both_ways(made(tmp_path), tmp_path)
+    assert local == on_beam
+    data_set = reader.DataSet(tmp_path / "beam")
+    assert data_set.description["source"]["rejected"] == 2
+    assert sum(len(data_set.description["splits"][s]["shards"]) for s in convert.SPLITS) > 7
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_scattered_requests_and_drawn_negatives_are_the_same(kind, tmp_path):
+    local, on_beam = converted_both_ways(
+        shop(tmp_path, kind), tmp_path, split="leave_last_out", sampled_negatives=2, seed=5
+    )
+    assert local == on_beam
+    description = json.loads((tmp_path / "beam" / "dataset.json").read_text())
+    assert description["splits"]["train"]["sampled"] > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=3"),
+        ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
+    ],
+    ids=["threads", "processes"],
+)
+def test_the_number_and_kind_of_workers_change_nothing(arguments, tmp_path):
+    local, on_beam = converted_both_ways(plain_log(tmp_path), tmp_path, arguments)
+    assert local == on_beam
+
+
+def test_every_chunk_is_worked_on_once_and_by_the_pipeline(tmp_path, monkeypatch):
+    done = collections.Counter()
+    once = workspace.Workspace.once
+
+    def counted(space, stage, index, work):
+        def counting():
+            done[stage, index, running[-1]] += 1
+            return work()
+
+        return once(space, stage, index, counting)
+
+    running = ["driver"]
+    run = beam._run
+
+    def run_marked(*args):
+        running.append("pipeline")
+        run(*args)
+        running.append("driver")
+
+    monkeypatch.setattr(workspace.Workspace, "once", counted)
+    monkeypatch.setattr(beam, "_run", run_marked)
+    source, directory = plain_log(tmp_path), tmp_path / "beam"
+    convert.convert(beam.on_beam(source, directory), directory)
+    chunks = range(len(list(source.open().chunks())))
+    by_pipeline = {
+        (stage, index, "pipeline"): 1
+        for stage in ("parse", "count", "pack", "write")
+        for index in chunks
+    }
+    assert done == {**by_pipeline, ("parsed", 0, "driver"): 1}
+
+
+def test_plain_text_is_read_by_the_workers_and_other_logs_are_copied(tmp_path):
+    for made, in_place in ((plain_log, True), (zipped_log, False)):
+        source = made(tmp_path)
+        space = workspace.Workspace(tmp_path / made.__name__, {})
+        chunks = list(beam._cut(source.open(), space))
+        for index, (empty, chunk) in enumerate(zip(chunks, source.open().chunks(), strict=True)):
+            piece = pickle.loads(space.path("cut", index, ".piece").read_bytes())
+            assert (piece.chunk.payload is None) == in_place
+            assert piece.load() == chunk
+            assert empty.payload is None
+
+
+def test_a_hopeless_log_is_refused_as_locally(tmp_path):
+    rows = logs.rows(300)
+    path = logs.write(tmp_path / "log.tsv", [*rows, *[["bad"]] * 300])
+    source = convert.Source(path, criteo.schema(), rows_per_chunk=100)
+    with pytest.raises(ValueError, match=r"300 of 600 lines cannot be used") as local:
+        convert.convert(source, tmp_path / "local")
+    directory = tmp_path / "beam"
+    with pytest.raises(ValueError, match=r"300 of 600 lines cannot be used") as on_beam:
+        convert.convert(beam.on_beam(source, directory), directory)
+    assert str(on_beam.value) == str(local.value)
+    assert not directory.exists()
+    assert not (tmp_path / ".beam.partial").exists()
+
+
+def test_a_worker_without_the_shared_directory_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="do not see the same .*all of them mount"):
+        beam._reopen(tmp_path / "elsewhere")
+
+
+def test_the_script_splits_its_flags_from_those_of_beam(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = importlib.import_module("convert_beam")
+    own, others = script.split_arguments(
+        ["--data_path=log.tsv", "--runner=DataflowRunner", "--nouse_synthetic", "--project=p"]
+    )
+    assert own == ["--data_path=log.tsv", "--nouse_synthetic"]
+    assert others == ["--runner=DataflowRunner", "--project=p"]
+    assert script.unknown_to_beam([*others, "--spilt=time"]) == ["--spilt=time"]
+
+
+def test_the_script_writes_what_convert_writes(tmp_path):
+    source = plain_log(tmp_path)
+    for script, flags in (("convert.py", []), ("convert_beam.py", ["--runner=DirectRunner"])):
+        command = [sys.executable, str(ROOT / "scripts" / script), f"--data_path={source.path}"]
+        done = subprocess.run(
+            [*command, f"--workdir={tmp_path / script}", *flags],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+    written = files(tmp_path / "convert.py" / "data")
+    assert written == files(tmp_path / "convert_beam.py" / "data")
