@@ -12,7 +12,7 @@ import time
 import logs
 import pytest
 
-from tfrecords import convert, splitting, workspace
+from tfrecords import convert, splitting, stages, workspace
 from tfrecords import schema as schema_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -116,6 +116,42 @@ def test_a_full_disk_is_named_and_what_is_done_is_kept(synthetic_log, unbroken, 
     assert not out.exists()
     convert.convert(source_of(synthetic_log), out)
     assert files(out) == files(unbroken)
+
+
+@pytest.mark.parametrize("step", ["rmtree", "rename"])
+def test_a_publication_that_is_cut_short_is_finished(
+    synthetic_log, unbroken, tmp_path, monkeypatch, step
+):
+    (tmp_path / "data").mkdir()  # an older data set, which is replaced
+    with monkeypatch.context() as patch:
+        if step == "rmtree":
+            patch.setattr(workspace.shutil, "rmtree", _fail_if_there(workspace.shutil.rmtree))
+        else:
+            patch.setattr(workspace.Workspace, "publish", _fail)
+        with pytest.raises(RuntimeError):
+            convert.convert(source_of(synthetic_log), tmp_path / "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.Stages, "parse", _fail)  # nothing is done again
+        convert.convert(source_of(synthetic_log), tmp_path / "data")
+    assert files(tmp_path / "data") == files(unbroken)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def _fail_if_there(remove):
+    def rmtree(path, **options):
+        if pathlib.Path(path).exists():
+            _fail()
+        remove(path, **options)
+
+    return rmtree
+
+
+def test_a_second_conversion_into_one_directory_is_refused(synthetic_log, tmp_path):
+    with (
+        workspace.locked(tmp_path / "data"),
+        pytest.raises(OSError, match=r"Another conversion is writing .*data; wait"),
+    ):
+        convert.convert(source_of(synthetic_log), tmp_path / "data")
 
 
 def test_a_foreign_identity_in_the_workspace_is_replaced(tmp_path):

@@ -109,7 +109,8 @@ def convert(
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: Too many rows are rejected, nothing is left, or an option is not allowed.
-        OSError: A file cannot be read or the disk is full; run again, and it resumes.
+        OSError: Another conversion writes there, a file cannot be read, or the disk is full:
+            run again, and it resumes.
     """
     directory = pathlib.Path(directory)
     options = stages.Options(
@@ -125,16 +126,14 @@ def convert(
         "options": dataclasses.asdict(options),
     }
     try:
-        space = workspace.Workspace(directory, identity)
-        work = stages.Stages(
-            opened, source.schema, space, options, workers or os.cpu_count() or 1, progress
-        )
-        try:
-            _run(work, source, max_rejected_fraction)
-        except ValueError:
-            space.discard()
-            raise
-        space.publish()
+        with workspace.locked(directory):
+            space = workspace.Workspace(directory, identity)
+            if not space.is_complete:
+                work = stages.Stages(
+                    opened, source.schema, space, options, workers or os.cpu_count() or 1, progress
+                )
+                _run_or_discard(work, space, source, max_rejected_fraction)
+            space.publish()
     except Exception as error:
         if not workspace.is_full(error):
             raise
@@ -142,6 +141,19 @@ def convert(
             f"The disk of {directory} is full ({error}). Free some space, about the size of the "
             "log unzipped, and run the same command again: it resumes."
         ) from error
+
+
+def _run_or_discard(
+    work: stages.Stages,
+    space: workspace.Workspace,
+    source: Source,
+    max_rejected_fraction: float,
+) -> None:
+    try:
+        _run(work, source, max_rejected_fraction)
+    except ValueError:  # the log or an option is at fault: there is nothing to resume
+        space.discard()
+        raise
 
 
 def _run(work: stages.Stages, source: Source, max_rejected_fraction: float) -> None:

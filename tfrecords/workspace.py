@@ -5,7 +5,9 @@ noted last; a stage that finds its note does nothing. Notes hold for one identit
 and options: another one starts anew.
 """
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -36,7 +38,17 @@ class Workspace:
             shutil.rmtree(self.output, ignore_errors=True)
             self.output.mkdir(parents=True)
             write_json(path, identity)
+        shutil.rmtree(self._trash, ignore_errors=True)
         self._notes.mkdir(exist_ok=True)
+
+    @property
+    def _trash(self) -> pathlib.Path:
+        return self.output / "work.partial"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is written and only `publish` was cut short."""
+        return (self.output / "dataset.json").is_file()
 
     def path(self, stage: str, index: int, suffix: str = "") -> pathlib.Path:
         """Returns where a stage keeps what it makes of a chunk."""
@@ -58,15 +70,39 @@ class Workspace:
 
     def publish(self) -> None:
         """Puts the finished output in its place; what was there is replaced."""
-        shutil.rmtree(self._notes, ignore_errors=True)
-        (self.output / "identity.json").unlink(missing_ok=True)
+        self._notes.rename(self._trash)  # notes must not outlive what they note
+        shutil.rmtree(self._trash)
         if self._directory.exists():
             shutil.rmtree(self._directory)
         self.output.rename(self._directory)
+        (self._directory / "identity.json").unlink()
 
     def discard(self) -> None:
         """Removes everything, as after an input that cannot be converted."""
         shutil.rmtree(self.output, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(directory: pathlib.Path) -> Iterator[None]:
+    """Keeps a second conversion out of a directory; a killed one leaves it free.
+
+    Raises:
+        OSError: Another conversion writes there.
+    """
+    path = directory.with_name(f".{directory.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(
+                f"Another conversion is writing {directory}; wait for it, or choose another "
+                "directory."
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def in_threads(
