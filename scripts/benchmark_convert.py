@@ -139,6 +139,7 @@ def print_table(result: Measured) -> None:
 
 
 if __name__ == "__main__":
+    # Not above: the processes that are measured import this file too, and parse no flags.
     flags.DEFINE_integer("rows", 2_000_000, "Rows of the log.", lower_bound=1_000)
     flags.DEFINE_integer(
         "baseline_rows", 50_000, "Rows of it that the row-wise writer converts.", lower_bound=1

@@ -187,6 +187,7 @@ def print_table(result: Measured) -> None:
 
 
 if __name__ == "__main__":
+    # Not above: the processes that are measured import this file too, and parse no flags.
     flags.DEFINE_integer("rows", 2_000_000, "Rows of the logs that are made.", lower_bound=1_000)
     flags.DEFINE_string("data", None, "A data set to read; default: a log that is made.")
     flags.DEFINE_integer(

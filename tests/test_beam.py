@@ -10,7 +10,6 @@ import collections
 import dataclasses
 import gzip
 import hashlib
-import importlib
 import json
 import pathlib
 import pickle
@@ -25,12 +24,23 @@ import pytest
 
 pytest.importorskip("apache_beam")
 
-from tfrecords import beam, convert, reader, workspace  # noqa: E402
-from tfrecords import schema as schema_lib  # noqa: E402
-from tfrecords.formats import criteo  # noqa: E402
+from tfrecords import beam, beam_pieces, convert, reader, workspace
+from tfrecords import schema as schema_lib
+from tfrecords.formats import criteo
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NUM_ROWS = 1_200
+SHOP = schema_lib.Schema(
+    "shop",
+    (
+        schema_lib.Field("country", "categorical", "query"),
+        schema_lib.Field("sku", "categorical", "ad"),
+    ),
+    ("sku",),
+    "clicked",
+    request_key="request",
+    user_key="user",
+)
 
 
 def files(directory):
@@ -84,14 +94,7 @@ def shop(tmp_path, kind):
         lines = [",".join(table.column_names)]
         lines += [",".join(map(str, row.values())) for row in table.to_pylist()]
         (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
-    fields = (
-        schema_lib.Field("country", "categorical", "query"),
-        schema_lib.Field("sku", "categorical", "ad"),
-    )
-    schema = schema_lib.Schema(
-        "shop", fields, ("sku",), "clicked", request_key="request", user_key="user"
-    )
-    return convert.Source(tmp_path / f"log.{kind}", schema, "tabular", rows_per_chunk=170)
+    return convert.Source(tmp_path / f"log.{kind}", SHOP, "tabular", rows_per_chunk=170)
 
 
 @pytest.mark.parametrize("made", [plain_log, zipped_log], ids=["plain", "gzip"])
@@ -158,15 +161,42 @@ def test_every_chunk_is_worked_on_once_and_by_the_pipeline(tmp_path, monkeypatch
     assert done == {**by_pipeline, ("parsed", 0, "driver"): 1}
 
 
+def test_a_failed_pipeline_is_named_and_resumed(tmp_path, monkeypatch):
+    source, directory = plain_log(tmp_path), tmp_path / "beam"
+    convert.convert(source, tmp_path / "local")
+
+    def failing(index, job):
+        if index == 3:
+            raise OSError("the worker lost its disk")
+        return pack(index, job)
+
+    pack = beam._pack
+    with monkeypatch.context() as patch:
+        patch.setattr(beam, "_pack", failing)
+        with pytest.raises(OSError, match=r"pipeline failed: .*lost its disk.*it resumes"):
+            convert.convert(beam.on_beam(source, directory), directory)
+    kept = (tmp_path / ".beam.partial" / "work" / "count" / "00003.json").stat().st_mtime_ns
+
+    def check_kept(*args):
+        run(*args)
+        path = tmp_path / ".beam.partial" / "work" / "count" / "00003.json"
+        assert path.stat().st_mtime_ns == kept
+
+    run = beam._run
+    monkeypatch.setattr(beam, "_run", check_kept)
+    convert.convert(beam.on_beam(source, directory), directory)
+    assert files(directory) == files(tmp_path / "local")
+
+
 def test_plain_text_is_read_by_the_workers_and_other_logs_are_copied(tmp_path):
     for made, in_place in ((plain_log, True), (zipped_log, False)):
         source = made(tmp_path)
         space = workspace.Workspace(tmp_path / made.__name__, {})
-        chunks = list(beam._cut(source.open(), space))
+        chunks = list(beam_pieces.cut(source.open(), space))
         for index, (empty, chunk) in enumerate(zip(chunks, source.open().chunks(), strict=True)):
             piece = pickle.loads(space.path("cut", index, ".piece").read_bytes())
             assert (piece.chunk.payload is None) == in_place
-            assert piece.load() == chunk
+            assert beam_pieces.load(space, index) == chunk
             assert empty.payload is None
 
 
@@ -184,32 +214,36 @@ def test_a_hopeless_log_is_refused_as_locally(tmp_path):
     assert not (tmp_path / ".beam.partial").exists()
 
 
+def test_a_log_without_rows_is_refused_as_locally(tmp_path):
+    (tmp_path / "log.csv").write_text("request,user,country,sku,clicked\n")
+    source = convert.Source(tmp_path / "log.csv", SHOP, "tabular")
+    with pytest.raises(ValueError, match=r"log\.csv holds no rows below its header"):
+        convert.convert(beam.on_beam(source, tmp_path / "beam"), tmp_path / "beam")
+
+
 def test_a_worker_without_the_shared_directory_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="do not see the same .*all of them mount"):
+    with pytest.raises(FileNotFoundError, match=r"do not see the same .*all of them mount"):
         beam._reopen(tmp_path / "elsewhere")
 
 
-def test_the_script_splits_its_flags_from_those_of_beam(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    script = importlib.import_module("convert_beam")
-    own, others = script.split_arguments(
-        ["--data_path=log.tsv", "--runner=DataflowRunner", "--nouse_synthetic", "--project=p"]
+def test_the_script_refuses_what_is_neither_its_flag_nor_beams(tmp_path):
+    done = run_script(
+        "convert_beam.py", "--use_synthetic", "--runner=DirectRunner", "--spilt=time", status=1
     )
-    assert own == ["--data_path=log.tsv", "--nouse_synthetic"]
-    assert others == ["--runner=DataflowRunner", "--project=p"]
-    assert script.unknown_to_beam([*others, "--spilt=time"]) == ["--spilt=time"]
+    assert "Neither a flag of this script nor of Beam: ['--spilt=time']" in done.stderr
 
 
 def test_the_script_writes_what_convert_writes(tmp_path):
-    source = plain_log(tmp_path)
-    for script, flags in (("convert.py", []), ("convert_beam.py", ["--runner=DirectRunner"])):
-        command = [sys.executable, str(ROOT / "scripts" / script), f"--data_path={source.path}"]
-        done = subprocess.run(
-            [*command, f"--workdir={tmp_path / script}", *flags],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
-    written = files(tmp_path / "convert.py" / "data")
-    assert written == files(tmp_path / "convert_beam.py" / "data")
+    data_path = f"--data_path={plain_log(tmp_path).path}"
+    run_script("convert.py", data_path, f"--workdir={tmp_path / 'local'}")
+    run_script(
+        "convert_beam.py", data_path, f"--workdir={tmp_path / 'beam'}", "--runner=DirectRunner"
+    )
+    assert files(tmp_path / "local" / "data") == files(tmp_path / "beam" / "data")
+
+
+def run_script(name, *flags, status=0):
+    command = [sys.executable, str(ROOT / "scripts" / name), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done

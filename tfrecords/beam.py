@@ -29,17 +29,14 @@ import pathlib
 import pickle
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam
 from apache_beam.options import pipeline_options
 
-from tfrecords import convert, negatives, splitting, stages, workspace
+from tfrecords import beam_pieces, convert, negatives, splitting, stages, workspace
 from tfrecords.formats import log, registry
-
-_HEADER_BYTES = 1 << 20
-_PROBE_BYTES = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +91,9 @@ class _BeamLog:
     def chunks(self) -> Iterator[log.Chunk]:
         """Runs the pipeline, then yields the chunks without their rows."""
         space = _reopen(self._source.directory)
-        chunks = list(_cut(self._opened, space))
+        chunks = list(beam_pieces.cut(self._opened, space))
+        if not chunks:
+            return
         plain = {f.name: getattr(self._source, f.name) for f in dataclasses.fields(convert.Source)}
         job = _Job(
             convert.Source(**plain),
@@ -102,8 +101,13 @@ class _BeamLog:
             self._source.max_rejected_fraction,
             uuid.uuid4().hex,
         )
-        if chunks:
+        try:
             _run(job, len(chunks), self._source.arguments)
+        except (RuntimeError, OSError) as error:  # most runners wrap what a worker raised
+            raise OSError(
+                f"The Beam pipeline failed: {error}. Run the same command again when the cause is "
+                "mended: it resumes."
+            ) from error
         for index, chunk in enumerate(chunks):
             if space.note("parse", index) is None:
                 raise FileNotFoundError(_not_shared(space.output))
@@ -178,6 +182,8 @@ def _count(index: int, job: _Job) -> int:
 
 
 def _fit(indices: list[int], job: _Job) -> Iterable[int]:
+    if not indices:  # the log could not be split
+        return ()
     work = _stages(job, "split")
     more = registry.named(job.source.format).read_ads(job.source.files, job.source.schema)
     return indices if work.found("fit", lambda: work.fit(more)) else ()
@@ -219,8 +225,7 @@ class _Stages(stages.Stages):
         """Parses a chunk and returns its note."""
 
         def parse() -> dict[str, Any]:
-            piece: _Piece = pickle.loads(self._space.path("cut", index, ".piece").read_bytes())
-            return self._parse_chunk(index, piece.load())
+            return self._parse_chunk(index, beam_pieces.load(self._space, index))
 
         return self._space.once("parse", index, parse)
 
@@ -288,55 +293,3 @@ def _not_shared(output: pathlib.Path) -> str:
         f"The driver and the workers do not see the same {output}: give a --workdir on a file "
         "system that all of them mount under the same path."
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Piece:
-    """Where the rows of a chunk lie.
-
-    Attributes:
-        chunk: The chunk; its payload is None where it is read from its file.
-        offset: Where the payload begins in the file, or None.
-        size: Bytes of the payload there.
-    """
-
-    chunk: log.Chunk
-    offset: int | None
-    size: int = 0
-
-    def load(self) -> log.Chunk:
-        """Returns the chunk with its payload."""
-        if self.offset is None:
-            return self.chunk
-        with self.chunk.path.open("rb") as file:
-            file.seek(self.offset)
-            return dataclasses.replace(self.chunk, payload=file.read(self.size))
-
-
-def _cut(opened: log.Log, space: workspace.Workspace) -> Iterator[log.Chunk]:
-    """Writes the piece of every chunk, and yields the chunks without their rows."""
-    ends: dict[pathlib.Path, int] = {}
-    for index, chunk in enumerate(opened.chunks()):
-        empty = dataclasses.replace(chunk, payload=None, companion=None)
-        offset = _offset(chunk, ends)
-        if offset is None:
-            piece = _Piece(chunk, None)
-        else:
-            piece = _Piece(empty, offset, len(chunk.payload))
-            ends[chunk.path] = offset + len(chunk.payload)
-        if space.note("parse", index) is None:
-            space.path("cut", index, ".piece").write_bytes(pickle.dumps(piece))
-        yield empty
-
-
-def _offset(chunk: log.Chunk, ends: Mapping[pathlib.Path, int]) -> int | None:
-    """Returns where a chunk's text begins in its file, or None where it is not there as it is."""
-    text = chunk.payload
-    if not isinstance(text, bytes) or chunk.companion is not None:
-        return None
-    with chunk.path.open("rb") as file:
-        offset = ends.get(chunk.path)
-        if offset is None:  # the first chunk, behind a header or a byte order mark
-            offset = file.read(_HEADER_BYTES).find(text[:_PROBE_BYTES])
-        file.seek(max(offset, 0))
-        return offset if file.read(len(text)) == text and offset >= 0 else None

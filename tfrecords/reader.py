@@ -139,12 +139,13 @@ class DataSet:
             dataset = dataset.shuffle(_SHUFFLED_RECORDS, seed=seed)
         else:
             dataset = dataset.flat_map(_records)
+
+        def window(serialized: tf.Tensor) -> Batch:
+            stored = records.decode(self.spec, serialized)
+            return stored if seed is None else permute(stored)
+
         # Records are parsed by the window: raw columns join before they are decoded.
-        dataset = dataset.batch(RECORDS_PER_WINDOW)
-        dataset = dataset.map(lambda s: records.decode(self.spec, s), tf.data.AUTOTUNE)
-        if seed is not None:
-            dataset = dataset.map(permute, tf.data.AUTOTUNE)
-        return dataset
+        return dataset.batch(RECORDS_PER_WINDOW).map(window, tf.data.AUTOTUNE)
 
     def _verified_shards(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, each checked once in a process."""
