@@ -263,6 +263,11 @@ def _describe(data_set: reader.DataSet) -> str:
     ]
     if sampled:
         text.append(f"      {sampled:,} of the impressions are sampled negatives")
+    for name, count in data_set.description["rows_of_varying_query_fields"].items():
+        text.append(
+            f"      {name} differs within its request in {count / max(written, 1):.1%} of rows; "
+            "a request keeps its first value: is it a field of the ad?"
+        )
     changed = data_set.description["impressions_of_changed_ads"]
     if changed:
         text.append(

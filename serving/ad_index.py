@@ -2,7 +2,7 @@
 
     index.faiss       METRIC_INNER_PRODUCT; the label of an ad is its catalogue row
     ad_features.npy   int32 [N, F], memory-mapped: processes share its pages
-    ads.arrow         column ad_id and the raw ad fields, memory-mapped
+    ads.arrow         column __ad_id__ and the raw ad fields, memory-mapped
 
 Shapes: B queries, N ads, D embedding size, C candidates, F ad fields.
 """
@@ -25,6 +25,8 @@ recall_against_exact = index_search.recall_against_exact
 
 INDEX_FILE = "index.faiss"
 FEATURES_FILE = "ad_features.npy"
+# No field has such a name.
+AD_ID = "__ad_id__"
 ADS_FILE = "ads.arrow"
 
 
@@ -55,19 +57,19 @@ class BuiltIndex:
         Args:
             directory: Exists.
             ad_features: [N, F] int32, in catalogue order.
-            ads: N rows: `ad_id` (string, unique) and the raw ad fields.
+            ads: N rows: `AD_ID` (string, unique) and the raw ad fields.
 
         Raises:
-            AdIndexError: The sizes differ, or ads lacks `ad_id` or has one twice.
+            AdIndexError: The sizes differ, or ads lacks `AD_ID` or has one twice.
         """
         sizes = (self.searcher.num_ads, len(ad_features), ads.num_rows)
         if len(set(sizes)) != 1:
             raise errors.AdIndexError(
                 f"Expected as many embeddings, features and ads, got {sizes}."
             )
-        if "ad_id" not in ads.column_names or pc.count_distinct(ads["ad_id"]).as_py() != sizes[0]:
+        if AD_ID not in ads.column_names or pc.count_distinct(ads[AD_ID]).as_py() != sizes[0]:
             raise errors.AdIndexError(
-                f"Expected a column ad_id with {sizes[0]} different values, got the columns "
+                f"Expected a column {AD_ID} with {sizes[0]} different values, got the columns "
                 f"{ads.column_names}."
             )
         path = pathlib.Path(directory)
@@ -160,7 +162,7 @@ class AdIndex(index_search.Searcher):
 
     def ad_ids(self, rows: np.ndarray) -> list[str]:
         """Returns the ad ids of catalogue rows [C]."""
-        return self._ads["ad_id"].take(pa.array(rows)).to_pylist()
+        return self._ads[AD_ID].take(pa.array(rows)).to_pylist()
 
     def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Returns the raw fields of catalogue rows [C]; NaN and infinity, no JSON, are None."""
@@ -169,7 +171,7 @@ class AdIndex(index_search.Searcher):
             {
                 name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in fields.items()
-                if name != "ad_id"
+                if name != AD_ID
             }
             for fields in self._ads.take(pa.array(rows)).to_pylist()
         ]

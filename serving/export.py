@@ -124,7 +124,7 @@ def export(
                 if count <= len(features)
             ],
         )
-        index.save(staged.ad_index, features, _display(catalogue.table))
+        index.save(staged.ad_index, features, _display(catalogue))
         for part in parts.PARTS:
             parts.write_identity(
                 part,
@@ -232,8 +232,8 @@ def _spec(spec: Any) -> dict[str, Any]:
     return {"dtype": spec.dtype.name, "shape": [-1 if d is None else d for d in spec.shape]}
 
 
-def _display(table: pa.Table) -> pa.Table:
-    return table.drop_columns(["impressions", "clicks"])
+def _display(catalogue: reader.Catalogue) -> pa.Table:
+    return catalogue.fields.append_column(ad_index.AD_ID, catalogue.ad_ids)
 
 
 def _training_id(

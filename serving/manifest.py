@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from serving import errors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADS = ("click", "engagement", "revenue")
 KINDS = ("categorical", "numeric", "categorical_list")
 

@@ -57,7 +57,7 @@ def read(opened: log.Log, schema: schema_lib.Schema) -> tuple[pa.Table, list[Rej
     tables, rejected = [], []
     for chunk in opened.chunks():
         parsed = opened.parse(chunk)
-        _, faults = rows_lib.normalise(schema, parsed, chunk.part)
+        _, faults = rows_lib.normalise(schema, parsed, rows_lib.is_labelled(schema, chunk))
         bad = np.isin(parsed.table[log.LINE_NUMBER].to_numpy(), list(faults))
         tables.append(parsed.table.filter(pa.array(~bad)))
         numbers = sorted(faults)
@@ -92,7 +92,7 @@ def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.Fitte
             if name not in table.column_names:
                 table = table.append_column(name, pa.array(["0"] * table.num_rows, pa.string()))
         table = table.append_column(log.LINE_NUMBER, pa.array(range(table.num_rows), pa.int64()))
-        rows, _ = rows_lib.normalise(schema, log.Parsed(table), None)
+        rows, _ = rows_lib.normalise(schema, log.Parsed(table), True)
         is_train = np.ones(len(rows), bool)
         counts = fitting.count_chunk(schema, rows, is_train, before, total)
         chunks.append(fitting.Chunk(counts, rows.strings.__getitem__))

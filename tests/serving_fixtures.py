@@ -132,10 +132,10 @@ def ad_embeddings(num_ads: int = NUM_ADS) -> np.ndarray:
 
 
 def ads_table(num_ads: int = NUM_ADS) -> pa.Table:
-    """Returns ad_id and the raw ad fields; every seventh price is NaN, every third has tags."""
+    """Returns the ad ids and the raw ad fields; some prices are NaN, some have tags."""
     return pa.table(
         {
-            "ad_id": [f"ad-{row}" for row in range(num_ads)],
+            ad_index.AD_ID: [f"ad-{row}" for row in range(num_ads)],
             "advertiser": [f"advertiser-{row % 9}" for row in range(num_ads)],
             "category": [None if row % 5 == 0 else f"c{row % 4}" for row in range(num_ads)],
             "price": [float("nan") if row % 7 == 0 else row / 2 for row in range(num_ads)],

@@ -109,8 +109,8 @@ def test_files_of_different_length_are_refused(tmp_path):
 
 
 def test_an_ad_id_given_twice_is_refused(tmp_path):
-    ads = pa.table({"ad_id": ["a", "a", "b"]})
-    with pytest.raises(errors.AdIndexError, match="ad_id with 3 different values"):
+    ads = pa.table({ad_index.AD_ID: ["a", "a", "b"]})
+    with pytest.raises(errors.AdIndexError, match="ad_id__ with 3 different values"):
         save(ad_index.build(clustered(3)), tmp_path, ads=ads)
 
 

@@ -238,7 +238,7 @@ def test_the_catalogue_holds_each_ad_once_with_its_training_counts(tmp_path):
     key_columns = [criteo.COLUMNS.index(name) for name in ("C7", "C11", "C13", "C17")]
     keys = ["|".join(row[i] for i in key_columns) for row in rows]
     catalogue = data_set.catalogue()
-    ids = catalogue.table["ad_id"].to_pylist()
+    ids = catalogue.ad_ids.to_pylist()
     assert ids == list(dict.fromkeys(keys))
     train = list(zip(keys, rows, strict=True))[:80]
     assert catalogue.impressions.tolist() == [sum(k == i for k, _ in train) for i in ids]

@@ -43,7 +43,7 @@ def lists(data_set, split):
         name: ["", *statistics.vocabulary]
         for name, statistics in data_set.fitted.statistics.items()
     }
-    ids = data_set.catalogue().table["ad_id"].to_pylist()
+    ids = data_set.catalogue().ad_ids.to_pylist()
     found = []
     for window in data_set.windows(split):
         start = 0
@@ -103,6 +103,71 @@ def test_impressions_of_ads_whose_fields_changed_are_counted(tmp_path):
     data_set = shop(tmp_path, text)
     assert data_set.description["impressions_of_changed_ads"] == 3
     assert data_set.catalogue().table["price"].to_pylist()[0] == 9
+
+
+def test_query_fields_that_vary_within_a_request_are_counted(tmp_path):
+    # Request i has countries CH, DE, DE: one row of each differs from the row above it.
+    text = "".join(
+        f"r{i},{'CH' if j == 0 else 'DE'},,x{j},1,{int(j == 0)},\n"
+        for i in range(10)
+        for j in range(3)
+    )
+    data_set = shop(tmp_path, text)
+    assert data_set.description["rows_of_varying_query_fields"] == {"country": 10}
+    assert {country for country, _, _, _ in lists(data_set, "train")} == {"CH"}
+
+
+def test_fields_may_have_the_names_of_labels_and_counts(tmp_path):
+    fields = (
+        schema_lib.Field("click", "numeric", "query", column="price", num_buckets=4),
+        schema_lib.Field("position", "categorical", "query", column="country", min_count=1),
+        schema_lib.Field("ad_id", "categorical", "ad", column="seen", min_count=1),
+        schema_lib.Field("impressions", "categorical", "ad", column="sku", min_count=1),
+    )
+    schema = schema_lib.Schema("names", fields, ("sku",), "clicked")
+    text = "".join(f"r{i},C{i % 3},s{i % 5},k{i % 10},{i},{i % 2},\n" for i in range(40))
+    data_set = shop(tmp_path, text, schema)
+    catalogue = data_set.catalogue()
+    assert catalogue.ad_ids.to_pylist() == [f"k{i}" for i in range(10)]
+    assert catalogue.fields["ad_id"].to_pylist() == [f"s{i % 5}" for i in range(10)]
+    assert catalogue.impressions.sum() == 32
+    window = next(iter(data_set.windows("test")))
+    assert window["click"].numpy().tolist() == [0, 1, 0, 1]
+    assert data_set.sample_requests()[0] == {"click": 36, "position": "C0"}
+
+
+def test_numbers_beyond_float32_are_rejected(tmp_path):
+    text = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(40)) + "r,CH,,x,1e39,1,\n"
+    data_set = shop(tmp_path, text)
+    assert data_set.description["source"]["rejected"] == 1
+    reason = (data_set.directory / "rejected.tsv").read_text().split("\t")[2]
+    assert reason == "price must be empty or a number between ±3.4e+38, got 1e+39"
+
+
+@pytest.mark.parametrize("rows_per_chunk", [5, 100])
+def test_a_row_without_its_label_is_rejected_however_the_log_is_cut(tmp_path, rows_per_chunk):
+    text = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(40))
+    text += "".join(f"q{i},CH,,x,1,,\n" for i in range(10))
+    data_set = shop(tmp_path, text, rows_per_chunk=rows_per_chunk, max_rejected_fraction=0.5)
+    assert data_set.description["source"]["rejected"] == 10
+
+
+def test_a_file_given_twice_and_files_beside_another_split_are_refused(tmp_path):
+    rows = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(20))
+    (tmp_path / "shop.csv").write_text(HEADER + rows)
+    source = {"test_path": (tmp_path / "shop.csv",)}
+    with pytest.raises(ValueError, match=r"shop\.csv is given twice"):
+        converted(tmp_path / "shop.csv", tmp_path / "data", SHOP, source=source)
+    (tmp_path / "test.csv").write_text(HEADER + rows)
+    with pytest.raises(ValueError, match="Files were given as splits, and the split order"):
+        converted(tmp_path / "shop.csv", tmp_path / "data", SHOP, split="order",
+                  source={"test_path": (tmp_path / "test.csv",)})  # fmt: skip
+
+
+def test_a_quote_that_is_not_closed_is_refused_where_it_stands(tmp_path):
+    text = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(20))
+    with pytest.raises(ValueError, match=r"shop\.csv, line 22: a quote is opened .* not closed"):
+        shop(tmp_path, text + 'r,"CH,,x,1,1,\n' + "q,CH,,x,1,1,\n" * 3)
 
 
 def test_files_are_splits_and_a_missing_one_is_cut_from_training(tmp_path):

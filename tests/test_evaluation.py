@@ -67,7 +67,7 @@ def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
     windows = list(data_set.windows("test"))
     clicks = np.concatenate([w["click"] for w in windows])
     np.testing.assert_array_equal(truth.log["label"].to_numpy(), clicks)
-    ids = data_set.catalogue().table["ad_id"].to_pylist()
+    ids = data_set.catalogue().ad_ids.to_pylist()
     rows = np.concatenate([w["ad_row"] for w in windows])
     assert truth.log["C7"].to_pylist() == [ids[row] for row in rows]
     encoded = truth.encode(data_set, truth.sample_requests)

@@ -27,7 +27,7 @@ from serving import (
     query_tower,
 )
 from tfrec import ranker_training, retrieval, retrieval_training
-from tfrecords import encoding, reader
+from tfrecords import catalogue, encoding, reader
 from tfrecords import schema as schema_lib
 
 SCHEMA = schema_lib.Schema(
@@ -57,15 +57,15 @@ FITTED = encoding.FittedSchema(SCHEMA, STATISTICS)
 NUM_ADS = 40
 ADS = pa.table(
     {
-        "ad_id": [f"film-{row}" for row in range(NUM_ADS)],
+        catalogue.AD_ID: [f"film-{row}" for row in range(NUM_ADS)],
         "category": [f"c{row % 4}" for row in range(NUM_ADS)],
         "tags": pa.array(
             [[None, [], ["new"], ["old", "long", "new"]][row % 4] for row in range(NUM_ADS)],
             pa.list_(pa.string()),
         ),
         "price": [float(row % 11) for row in range(NUM_ADS)],
-        "impressions": [10] * NUM_ADS,
-        "clicks": [1 + row % 3 for row in range(NUM_ADS)],
+        catalogue.IMPRESSIONS: [10] * NUM_ADS,
+        catalogue.CLICKS: [1 + row % 3 for row in range(NUM_ADS)],
     }
 )
 REQUESTS = [

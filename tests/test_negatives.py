@@ -15,11 +15,17 @@ from tfrecords import schema as schema_lib
 NUM_ADS = 12
 
 
-def sampler(count, users, ad_rows, is_train, num_ads=NUM_ADS):
+def sampler(count, users, ad_rows, is_train, num_ads=NUM_ADS, shown=None):
     catalogue = {"ad_uint8": np.arange(num_ads, dtype=np.uint8)[:, None]}
-    clicked = np.ones(len(users), bool)
-    arrays = (np.array(users), np.array(ad_rows, np.int32), clicked, np.array(is_train))
-    return negatives.Sampler(count, catalogue, *arrays)
+    log = negatives.Log(
+        np.array(users),
+        np.array(ad_rows, np.int32),
+        np.ones(len(users), bool),
+        np.array(is_train),
+        np.arange(len(users)),
+        shown,
+    )
+    return negatives.Sampler(count, catalogue, log)
 
 
 def requests_of(ad_rows):
@@ -39,18 +45,20 @@ ADS = [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]
 IS_TRAIN = np.array([True] * 4 + [False] * 2 + [True] * 4 + [False] * 2)
 
 
-def drawn(split, rows, count=200):
+def drawn(split, rows, count=50):
     made, added = sampler(count, USERS, ADS, IS_TRAIN).extend(
-        requests_of(np.array(ADS)[rows]), USERS[rows], split, (1, split, 0)
+        requests_of(np.array(ADS)[rows]), rows, split, (1, split, 0)
     )
-    assert added == count * len(rows)
-    assert made["list_lengths"].tolist() == [count + 1] * len(rows)
-    ads = made["ad_row"].reshape(len(rows), count + 1)
+    lengths = made["list_lengths"]
+    assert added == lengths.sum() - len(rows)
     np.testing.assert_array_equal(made["ad_uint8"][:, 0], made["ad_row"])
-    assert made["click"].reshape(ads.shape).tolist() == [[1] + [0] * count] * len(rows)
-    assert ads[:, 0].tolist() == np.array(ADS)[rows].tolist()
     np.testing.assert_array_equal(made["query_uint8"][:, 0], np.arange(len(rows)))
-    return [set(row[1:].tolist()) for row in ads]
+    lists = np.split(made["ad_row"], np.cumsum(lengths)[:-1])
+    clicks = np.split(made["click"], np.cumsum(lengths)[:-1])
+    assert [ads[0] for ads in lists] == np.array(ADS)[rows].tolist()
+    assert all(c[0] == 1 and not c[1:].any() for c in clicks)
+    assert all(len(set(ads.tolist())) == len(ads) for ads in lists)
+    return [set(ads[1:].tolist()) for ads in lists]
 
 
 def test_training_draws_what_others_clicked_in_training_and_may_draw_what_is_held_out():
@@ -70,11 +78,28 @@ def test_held_out_draws_what_the_user_never_clicked_from_the_whole_catalogue():
 def test_a_user_of_every_ad_gets_no_negatives():
     users, ads = [1, 1, 2], [0, 1, 0]
     made, added = sampler(5, users, ads, np.ones(3, bool), num_ads=2).extend(
-        requests_of(ads), np.array(users), 0, (1,)
+        requests_of(ads), np.arange(3), 0, (1,)
     )
-    assert made["list_lengths"].tolist() == [1, 1, 6]
-    assert added == 5
-    assert made["ad_row"].tolist() == [0, 1, 0, 1, 1, 1, 1, 1]
+    assert made["list_lengths"].tolist() == [1, 1, 2]
+    assert added == 1
+    assert made["ad_row"].tolist() == [0, 1, 0, 1]
+
+
+def test_drawn_ads_have_the_fields_of_the_time():
+    # Ad 0 was shown with 10, 11 and 12 in rows 0, 2 and 4, ad 1 with 20 and 21 in rows 1 and 3;
+    # row 4 is held out.
+    users, ads = [1, 2, 1, 2, 1], [0, 1, 0, 1, 0]
+    shown = {"ad_uint8": np.array([[10], [20], [11], [21], [12]], np.uint8)}
+    is_train = np.array([True, True, True, True, False])
+    made = sampler(1, users, ads, is_train, num_ads=3, shown=shown)
+    train, _ = made.extend(requests_of([0, 1, 0, 1]), np.arange(4), 0, (1,))
+    # Row 0 draws ad 1, not shown yet: as it first was. The others: as they last were.
+    assert train["ad_row"].tolist() == [0, 1, 1, 0, 0, 1, 1, 0]
+    assert train["ad_uint8"][1::2, 0].tolist() == [20, 10, 20, 11]
+    # Held out, ad 2 was never shown: as the catalogue has it.
+    held_out = {made.extend(requests_of([0]), np.array([4]), 2, (s,))[0]["ad_uint8"][1, 0]
+                for s in range(30)}  # fmt: skip
+    assert held_out == {21, 2}
 
 
 SCHEMA = schema_lib.Schema(

@@ -388,8 +388,8 @@ def test_displays_convert_to_lists_split_by_time_with_the_ads_never_shown(tmp_pa
     assert data_set.label_sum("train", "click") == 80
     catalogue = data_set.catalogue()
     assert len(catalogue) == 12  # 10 shown
-    ads = {row["ad_id"]: row for row in catalogue.table.to_pylist()}
-    assert ads["11"]["impressions"] == 0
+    ads = {row["__ad_id__"]: row for row in catalogue.table.to_pylist()}
+    assert ads["11"]["__impressions__"] == 0
     assert ads["11"]["campaign_id"] == "1"
     assert ads["3"]["ad_topics"] == ["3", "103"]
     sample = data_set.sample_requests()[0]

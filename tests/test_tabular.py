@@ -38,7 +38,7 @@ def parsed(
     """Returns the good rows of a log of one chunk, and the faults of the others."""
     opened = tabular.open_log(log.Files((path,), **files), schema)  # type: ignore[arg-type]
     (chunk,) = opened.chunks()
-    good, faults = rows.normalise(schema, opened.parse(chunk), chunk.part)
+    good, faults = rows.normalise(schema, opened.parse(chunk), rows.is_labelled(schema, chunk))
     assert chunk.num_rows == len(good) + len(faults)
     return good, dict(faults)
 
@@ -73,7 +73,7 @@ def test_the_delimiter_is_found_in_the_header(tmp_path: pathlib.Path, delimiter:
     assert not faults
     assert texts(good, "country") == ["CH", "DE"]
     assert texts(good, "age") == [30.0, None]
-    assert good.array("click").tolist() == [1, 0]
+    assert good.array(rows.LABELS["click"]).tolist() == [1, 0]
 
 
 def test_a_delimiter_inside_the_values_of_another_is_not_taken(tmp_path: pathlib.Path) -> None:
@@ -87,7 +87,7 @@ def test_byte_order_mark_crlf_and_gzip(tmp_path: pathlib.Path) -> None:
     good, faults = parsed(write(tmp_path / "log.csv.gz", gzip.compress(text)))
     assert not faults
     assert texts(good, "country") == ["CH", "DE"]
-    assert good.array("click").tolist() == [1, 0]
+    assert good.array(rows.LABELS["click"]).tolist() == [1, 0]
 
 
 def test_quotes_of_csv(tmp_path: pathlib.Path) -> None:
@@ -132,7 +132,7 @@ def test_column_names_of_any_kind(tmp_path: pathlib.Path) -> None:
     good, faults = parsed(write(tmp_path / "log.csv", text), named)
     assert not faults
     assert good.raw(named.fields[0], np.arange(2)).to_pylist() == ["Österreich", None]
-    assert good.array("click").tolist() == [1, 0]
+    assert good.array(rows.LABELS["click"]).tolist() == [1, 0]
 
 
 def test_how_numbers_are_written(tmp_path: pathlib.Path) -> None:
@@ -192,7 +192,7 @@ def test_a_category_of_a_million_values(tmp_path: pathlib.Path) -> None:
     opened = tabular.open_log(log.Files((path,)), SCHEMA)
     seen = 0
     for chunk in opened.chunks():
-        good, faults = rows.normalise(SCHEMA, opened.parse(chunk), None)
+        good, faults = rows.normalise(SCHEMA, opened.parse(chunk), True)
         assert not faults
         assert len(np.unique(good.strings["country"].fingerprints)) == len(good)
         assert good.raw(SCHEMA.fields[0], np.array([0])).to_pylist() == [f"c{seen}"]
@@ -213,7 +213,7 @@ def test_columns_from_tables_of_users_and_ads(tmp_path: pathlib.Path) -> None:
     assert texts(good, "city") == ["Bern", "Bonn", None, "Bern"]
     assert texts(good, "year") == [1995.0, None, 1995.0, None]
     assert texts(good, "genres") == [["Drama", "War"], [], ["Drama", "War"], []]
-    assert good.array("click").tolist() == [1, 0, 1, 0]
+    assert good.array(rows.LABELS["click"]).tolist() == [1, 0, 1, 0]
 
 
 def test_of_a_repeated_key_the_last_row_stands(tmp_path: pathlib.Path) -> None:
@@ -265,8 +265,8 @@ def test_only_a_test_file_may_lack_labels(tmp_path: pathlib.Path) -> None:
     opened = tabular.open_log(log.Files((train,), test=(other,)), SCHEMA)
     chunks = list(opened.chunks())
     assert [chunk.part for chunk in chunks] == ["train", "test"]
-    good, _ = rows.normalise(SCHEMA, opened.parse(chunks[1]), "test")
-    assert good.array("click").tolist() == [rows.MISSING_LABEL]
+    good, _ = rows.normalise(SCHEMA, opened.parse(chunks[1]), False)
+    assert good.array(rows.LABELS["click"]).tolist() == [rows.MISSING_LABEL]
     with pytest.raises(ValueError, match=r"b\.csv lacks the columns \['clicked'\], which .*a\.csv"):
         tabular.open_log(log.Files((train, other)), SCHEMA)
 
@@ -416,10 +416,10 @@ def test_the_example_of_movielens_converts(tmp_path: pathlib.Path) -> None:
     with pa.memory_map(str(tmp_path / "out" / "catalogue" / "ads.arrow")) as file:
         ads = pa.ipc.open_file(file).read_all().to_pylist()
     # Five films in the log, and one that is in the table alone.
-    assert [ad["ad_id"] for ad in ads] == ["0", "1", "2", "3", "4", "9"]
+    assert [ad["__ad_id__"] for ad in ads] == ["0", "1", "2", "3", "4", "9"]
     assert ads[0]["genres"] == ["Animation", "Children's", "Comedy"]
     assert ads[5]["release_year"] == "unkonwn"
-    assert ads[5]["impressions"] == 0
+    assert ads[5]["__impressions__"] == 0
     requests = json.loads((tmp_path / "out" / "sample_requests.json").read_text())
     # The last requests, from row 90 on, are held out: user 90 % 7 = 6, who is in no table.
     assert {"0", "6"} <= {request["user_id"] for request in requests}

@@ -109,7 +109,7 @@ def _query_columns(table: pa.Table) -> dict[str, np.ndarray]:
 def _catalogue_order(truth: Truth, catalogue: reader.Catalogue) -> np.ndarray:
     """Returns the world's number of each catalogue ad [N]."""
     number = {ad_id: i for i, ad_id in enumerate(truth.world.ads["C7"].tolist())}
-    return np.array([number[ad_id] for ad_id in catalogue.table["ad_id"].to_pylist()])
+    return np.array([number[ad_id] for ad_id in catalogue.ad_ids.to_pylist()])
 
 
 def click_matrix(truth: Truth, catalogue: reader.Catalogue, requests: pa.Table) -> np.ndarray:
@@ -129,7 +129,7 @@ def recall_of_clicks(
     clicked = np.flatnonzero(truth.log[criteo.LABEL].to_numpy())[:max_clicks]
     table = truth.log.take(clicked)
     order = _catalogue_order(truth, catalogue)
-    row_of = {ad_id: row for row, ad_id in enumerate(catalogue.table["ad_id"].to_pylist())}
+    row_of = {ad_id: row for row, ad_id in enumerate(catalogue.ad_ids.to_pylist())}
     target = np.array([row_of[ad_id] for ad_id in table["C7"].to_pylist()])
     queries = _query_columns(table)
     ranks = []

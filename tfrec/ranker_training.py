@@ -81,7 +81,7 @@ def build(data_set: reader.DataSet, config: config_lib.RankerConfig) -> ranker.R
     """Builds an untrained ranker for a data set, with its weights created."""
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
-    model = ranker.Ranker(data_set.fitted, config, tuple(schema.labels))
+    model = ranker.Ranker(data_set.fitted, config, data_set.spec.labels)
     model(
         tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
         tf.zeros([1, 1, encoding.width(schema.ad_fields)], tf.int32),

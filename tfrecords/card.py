@@ -4,7 +4,6 @@
 all rows, unless its place in the card says otherwise.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ def build(data_set: reader.DataSet) -> dict[str, Any]:
         ValueError: A file is not what was written.
     """
     description = data_set.description
-    profile = json.loads((data_set.directory / "profile.json").read_text())
+    profile = data_set.profile()
     distinct = profile["num_distinct"]
     counts = {split: card_counts.count(data_set, split) for split in splitting.SPLITS}
     source = description["source"]
@@ -67,6 +66,7 @@ def build(data_set: reader.DataSet) -> dict[str, Any]:
             card_statistics.field(data_set.fitted, field, counts, distinct.get(field.name))
             for field in data_set.schema.fields
         ],
+        "varying": description["rows_of_varying_query_fields"],
         "ads": card_ads.describe(data_set, counts),
         "rejected": card_rejects.describe(data_set.directory / "rejected.tsv", source["lines"]),
     }

@@ -34,7 +34,7 @@ def describe(data_set: reader.DataSet, counts: Counts) -> dict[str, Any]:
     sampled = sum(data_set.description["splits"][split]["sampled"] for split in counts)
     logged = sum(of_split.rows for of_split in counts.values()) - sampled
     most_shown = np.argsort(-impressions, kind="stable")[:_TOP_ADS]
-    names = catalogue.table["ad_id"].take(most_shown).to_pylist()
+    names = catalogue.ad_ids.take(most_shown).to_pylist()
     total = int(impressions.sum())
     return {
         "count": len(catalogue),

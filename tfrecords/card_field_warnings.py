@@ -19,11 +19,27 @@ Found = Iterator[tuple[str, str, str]]
 def find(card: dict[str, Any]) -> Found:
     """Yields level, text and action of each warning."""
     fields = card["fields"]
+    yield from _varying(card)
     yield from _emptiness(fields)
     yield from _changed_missing(fields)
     yield from _ids(card)
     yield from _vocabularies(card)
     yield from _drift(fields)
+
+
+def _varying(card: dict[str, Any]) -> Found:
+    lines = max(card["source"]["lines"], 1)
+    if card["varying"]:
+        shares = [
+            f"{name} ({card_format.percent(count / lines)})"
+            for name, count in card["varying"].items()
+        ]
+        yield (
+            "warning",
+            "Query fields that differ between the ads of a request, in this share of the rows: "
+            f"{card_format.listed(shares)}.",
+            "A request keeps the values of its first row. Fields of the ad belong on the ad side.",
+        )
 
 
 def _emptiness(fields: Fields) -> Found:

@@ -20,7 +20,10 @@ from tfrecords import arrow_file, encoding
 from tfrecords import rows as rows_lib
 from tfrecords import schema as schema_lib
 
-AD_ID = "ad_id"
+# No field has such a name.
+AD_ID = "__ad_id__"
+IMPRESSIONS = "__impressions__"
+CLICKS = "__clicks__"
 _MOST_PENDING = 4_000_000
 
 
@@ -53,7 +56,7 @@ def count_chunk(rows: rows_lib.Rows, is_train: np.ndarray, first_row: int) -> Co
     """
     codes = rows.array(rows_lib.AD)
     fingerprints = rows.strings[rows_lib.AD].fingerprints
-    clicked = is_train & (rows.array("click") == 1)
+    clicked = is_train & (rows.array(rows_lib.LABELS["click"]) == 1)
     places = np.arange(len(codes))
     first = np.full(len(fingerprints), -1, np.int64)
     last = first.copy()
@@ -108,7 +111,7 @@ class Ads:
 
     Args:
         fingerprints: [N] int64 of the ad ids, in the catalogue's order.
-        table: `AD_ID`, the raw ad-side fields, `impressions` and `clicks`.
+        table: `AD_ID`, the raw ad-side fields, `IMPRESSIONS` and `CLICKS`.
     """
 
     def __init__(self, fingerprints: np.ndarray, table: pa.Table) -> None:
@@ -163,8 +166,8 @@ def collect(
         columns.update({f.name: rows.raw(f, places) for f in schema.ad_fields})
         parts.append(pa.table(columns))
     table = pa.concat_tables(parts)
-    table = table.append_column("impressions", pa.array(counts.impressions[by_chunk]))
-    table = table.append_column("clicks", pa.array(counts.clicks[by_chunk]))
+    table = table.append_column(IMPRESSIONS, pa.array(counts.impressions[by_chunk]))
+    table = table.append_column(CLICKS, pa.array(counts.clicks[by_chunk]))
     order = np.argsort(counts.first[by_chunk], kind="stable")
     table = table.take(pa.array(order)).combine_chunks()
     ads = Ads(counts.fingerprints[by_chunk][order], table)
@@ -185,7 +188,7 @@ def _with_more(schema: schema_lib.Schema, ads: Ads, more: pa.Table) -> Ads:
         column = more[field.source].take(pa.array(places))
         columns[field.name] = rows_lib.raw_column(field, column)
     zeros = pa.array(np.zeros(len(places), np.int64))
-    added = pa.table({**columns, "impressions": zeros, "clicks": zeros})
+    added = pa.table({**columns, IMPRESSIONS: zeros, CLICKS: zeros})
     own = rows_lib.with_fingerprints(ads.table[AD_ID].combine_chunks()).fingerprints
     return Ads(
         np.concatenate([own, strings.fingerprints[codes[places]]]),

@@ -3,6 +3,7 @@
 Shapes: B rows of a chunk.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,9 +23,17 @@ _TRUTHS = {
     "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0,
     "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0,
 }  # fmt: skip
-_TIME_TYPES = (pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.date32())
+_UTC = re.compile(r"\s*(UTC|GMT)$")
+_TIME_TYPES = (
+    pa.timestamp("us"),
+    pa.timestamp("us", "UTC"),
+    pa.timestamp("ns"),
+    pa.timestamp("ns", "UTC"),
+    pa.date32(),
+)
 _TIME_PATTERNS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%dT%H%M%S")
 MISSING_LABEL = 255
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Faults:
@@ -50,7 +59,7 @@ class Faults:
 
 
 def numbers(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Returns a column as float64 [B]; NaN is missing."""
+    """Returns a column as float64 [B] that float32 can hold; NaN is missing."""
     if columns.is_text(column):
         values, codes = columns.distinct(column)
         parsed = [_number(value) for value in values]
@@ -60,30 +69,32 @@ def numbers(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
             bad[codes],
             lambda row: str(delimited.number_fault(name, values[codes[row]])),
         )
-        return good[codes]
-    result = column.cast(pa.float64(), safe=False).to_numpy()
+        result = good[codes]
+    else:
+        result = column.cast(pa.float64(), safe=False).to_numpy()
+    with np.errstate(invalid="ignore"):
+        too_large = np.abs(result) > _FLOAT32_MAX
     faults.add(
-        np.isinf(result), lambda row: f"{name} must be a finite number or empty, got {result[row]}"
+        too_large,
+        lambda row: (
+            f"{name} must be empty or a number between ±{_FLOAT32_MAX:.1e}, got {result[row]:g}"
+        ),
     )
     return result
 
 
 def labels(
-    schema: schema_lib.Schema, table: pa.Table, faults: Faults, part: str | None
+    schema: schema_lib.Schema, table: pa.Table, faults: Faults, is_labelled: bool
 ) -> dict[str, pa.Array]:
-    """Returns the labels [B] by name: click and engagement uint8, revenue float32."""
-    result = {}
-    if schema.click is None:
-        result["click"] = pa.array(np.ones(table.num_rows, np.uint8))
-    elif schema.click_threshold is not None:
-        rating = numbers(faults, schema.click, table[schema.click])
-        clicked = np.where(np.isnan(rating), np.nan, rating >= schema.click_threshold)
-        result["click"] = _stored(clicked)
-        _check_labelled(faults, schema.click, table[schema.click], clicked, part)
-    else:
-        clicked = truths(faults, schema.click, table[schema.click])
-        result["click"] = _stored(clicked)
-        _check_labelled(faults, schema.click, table[schema.click], clicked, part)
+    """Returns the labels [B] by name: click and engagement uint8, revenue float32.
+
+    Args:
+        schema: The schema.
+        table: The parsed rows.
+        faults: Takes the rows whose labels are wrong.
+        is_labelled: Whether a row without a click label is one of them.
+    """
+    result = {"click": _stored(_clicks(schema, table, faults, is_labelled))}
     if schema.engagement is not None:
         name = schema.engagement
         result["engagement"] = _stored(truths(faults, name, table[name]))
@@ -93,16 +104,25 @@ def labels(
         faults.add(
             revenue < 0, lambda row: f"{name} must be a number of at least 0, got {revenue[row]:g}"
         )
-        result["revenue"] = pa.array(revenue.astype(np.float32))
+        with np.errstate(over="ignore"):  # of rows that are at fault
+            result["revenue"] = pa.array(revenue.astype(np.float32))
     return result
 
 
-def _check_labelled(
-    faults: Faults, name: str, column: pa.ChunkedArray, label: np.ndarray, part: str | None
-) -> None:
-    """A test file need not be labelled; elsewhere a row without a click label is useless."""
-    if part != "test" and column.null_count < len(column):
-        faults.add(np.isnan(label), lambda row: f"{name} must be 0 or 1, got ''")
+def _clicks(
+    schema: schema_lib.Schema, table: pa.Table, faults: Faults, is_labelled: bool
+) -> np.ndarray:
+    name = schema.click
+    if name is None:
+        return np.ones(table.num_rows)
+    if schema.click_threshold is None:
+        clicked, expected = truths(faults, name, table[name]), "0 or 1"
+    else:
+        rating, expected = numbers(faults, name, table[name]), "a number"
+        clicked = np.where(np.isnan(rating), np.nan, rating >= schema.click_threshold)
+    if is_labelled:
+        faults.add(np.isnan(clicked), lambda row: f"{name} must be {expected}, got nothing")
+    return clicked
 
 
 def truths(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
@@ -163,12 +183,12 @@ def parse_times(values: Sequence[str]) -> np.ndarray:
     rest = []
     for index, value in enumerate(values):
         try:
-            result[index] = float(value)
+            result[index] = float(value) if "_" not in value else np.nan
         except ValueError:
             rest.append(index)
     result[~np.isfinite(result)] = np.nan
     if rest:
-        texts = pa.array([values[index].strip() for index in rest])
+        texts = pa.array([_UTC.sub("Z", values[index].strip()) for index in rest])
         result[rest] = _dates(texts)
     return result
 
@@ -195,7 +215,8 @@ def _patterned(texts: pa.Array) -> np.ndarray:
 
 
 def _seconds(stamps: pa.Array) -> np.ndarray:
-    counted = stamps.cast(pa.timestamp("us")) if pa.types.is_date(stamps.type) else stamps
+    in_microseconds = pa.timestamp("us", getattr(stamps.type, "tz", None))
+    counted = stamps.cast(in_microseconds, safe=False)
     return counted.cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False) / 1e6
 
 

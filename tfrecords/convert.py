@@ -113,6 +113,11 @@ def convert(
             run again, and it resumes.
     """
     directory = pathlib.Path(directory)
+    if not 0 <= max_rejected_fraction <= 1:
+        raise ValueError(
+            f"max_rejected_fraction must be between 0 and 1, got {max_rejected_fraction}."
+        )
+    _check_distinct(source)
     options = stages.Options(
         splitting.Options(split, validation_fraction, test_fraction, seed), sampled_negatives
     )
@@ -221,6 +226,15 @@ def check_rejected(
         raise ValueError(
             f"{source}: {num_rejected} of {num_rows} lines cannot be used, more than the "
             f"accepted share of {max_fraction:g} (--max_rejected_fraction). The first:\n  {shown}"
+        )
+
+
+def _check_distinct(source: Source) -> None:
+    paths = [path.resolve() for path, _ in source.files.parts()]
+    twice = sorted({str(path) for path in paths if paths.count(path) > 1})
+    if twice:
+        raise ValueError(
+            f"{twice[0]} is given twice: its rows would be written twice, perhaps in two splits."
         )
 
 

@@ -166,6 +166,7 @@ class Encoder(tf.Module):
         self._boundaries = np.full((len(boundaries), longest), np.inf, np.float32)
         for row, values in zip(self._boundaries, boundaries, strict=True):
             row[: len(values)] = values
+        self._last_bucket = np.array([1 + len(values) for values in boundaries], np.int32)
 
     def __call__(self, columns: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Encodes raw columns.
@@ -232,6 +233,8 @@ class Encoder(tf.Module):
         places = [self._numeric.index(field) for field in fields]
         by_field = tf.transpose(values)
         buckets = 1 + tf.searchsorted(self._boundaries[places], by_field, side="right")
+        # Infinity reaches the infinite boundaries that fill rows up.
+        buckets = tf.minimum(buckets, self._last_bucket[places, None])
         return tf.transpose(tf.where(tf.math.is_nan(by_field), 0, buckets))
 
     def encode_table(self, table: pa.Table) -> np.ndarray:

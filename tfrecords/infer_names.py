@@ -1,23 +1,38 @@
-"""The names that the keys and labels of logs go by, words joined by `_`."""
+"""The names that the keys and labels of logs go by, words joined by `_`.
+
+Labels are known by the core of their names: `is_click_bool` and `gross_bookings_usd` are
+`click` and `gross_bookings`.
+"""
 
 import re
+from collections.abc import Sequence
 
 # Of rows that may lack a value, without which a row is rejected.
 MOST_MISSING = 0.005
 # In order of preference.
-CLICKS = (
-    "click", "clicked", "is_click", "is_clicked", "click_label", "was_clicked", "clk", "clicks",
-    "isclick", "label", "target", "y",
+CLICKS = ("click", "clicked", "clk", "isclick", "isclicked", "clicks")
+CLICK_COUNTS = (
+    "click_count", "clicks_count", "click_cnt", "num_clicks", "n_clicks", "nb_clicks",
+    "number_of_clicks", "total_clicks",
 )  # fmt: skip
+# They say that a column is a label, but not of what.
+ANY_LABELS = ("label", "target", "y")
 RATINGS = ("rating", "ratings", "stars", "star_rating", "overall", "review_score", "user_rating")
 ENGAGEMENTS = (
-    "conversion", "converted", "is_conversion", "conversion_label", "purchase", "purchased",
-    "is_purchase", "bought", "buy", "ordered", "order", "install", "installed", "is_attributed",
-    "add_to_cart", "added_to_cart", "engagement", "engaged", "like", "liked", "long_view",
+    "conversion", "converted", "conv", "purchase", "purchased", "bought", "buy", "booking",
+    "booked", "ordered", "order", "sale", "sold", "transaction", "checkout", "install",
+    "installed", "attributed", "signup", "sign_up", "subscribed", "lead", "add_to_cart",
+    "added_to_cart", "engagement", "engaged", "like", "liked", "long_view", "follow", "followed",
+    "share", "shared", "comment", "forward", "favorite", "favourite", "finish", "finished", "hate",
+    "conversions", "convs", "purchases", "buys", "bookings", "orders", "sales", "transactions",
+    "installs", "signups",
 )  # fmt: skip
 REVENUES = (
-    "revenue", "price_paid", "paid", "amount_paid", "sales", "sales_amount", "sale_amount",
-    "order_value", "purchase_value", "conversion_value", "gmv", "payout", "earnings",
+    "revenue", "price_paid", "paid", "amount_paid", "sales", "sale", "sales_amount", "sale_amount",
+    "order_value", "order_amount", "order_total", "purchase_value", "purchase_amount",
+    "purchase_price", "conversion_value", "booking_value", "booking_amount", "gross_bookings",
+    "gross_booking", "bookings", "transaction_value", "transaction_amount", "transaction_revenue",
+    "gmv", "payout", "earnings", "turnover",
 )  # fmt: skip
 POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
 TIMES = (
@@ -39,3 +54,22 @@ ADS = (
     "listing", "hotel", "prop", "property", "restaurant", "business", "document", "doc",
     "content", "post", "story", "show", "episode",
 )  # fmt: skip
+_BEFORE_LABELS = {"is", "was", "has", "had", "did", "got"}
+_AFTER_LABELS = {
+    "bool", "flag", "ind", "indicator", "label", "binary", "yn", "usd", "eur", "gbp", "jpy", "cny",
+    "inr", "euro", "euros", "dollar", "dollars", "in",
+}  # fmt: skip
+
+
+def core(words: Sequence[str]) -> str:
+    """Returns a name without what says that it is a flag or an amount of money.
+
+    Args:
+        words: Of the name, in lower case: has, purchased, flag → purchased.
+    """
+    left = list(words)
+    while len(left) > 1 and left[0] in _BEFORE_LABELS:
+        left = left[1:]
+    while len(left) > 1 and left[-1] in _AFTER_LABELS:
+        left = left[:-1]
+    return "_".join(left)

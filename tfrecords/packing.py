@@ -5,6 +5,7 @@ Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 
 import functools
 import pathlib
+import shutil
 from collections.abc import Callable
 
 import numpy as np
@@ -59,7 +60,8 @@ class Packer:
         packed["ad_row"] = of_distinct[rows.array(rows_lib.AD)]
         for name, dtype in self.spec.per_ad().items():
             if name != "ad_row":
-                packed[name] = rows.array(name).astype(dtype)
+                own = rows_lib.POSITION if name == "position" else rows_lib.LABELS[name]
+                packed[name] = rows.array(own).astype(dtype)
         return packed
 
     def num_changed_ads(self, packed: records.Packed) -> int:
@@ -68,6 +70,31 @@ class Packer:
         for name, features in self.catalogue.items():
             changed |= (features[packed["ad_row"]] != packed[name]).any(axis=1)
         return int(changed.sum())
+
+    def num_varying(self, packed: records.Packed, request: np.ndarray | None) -> dict[str, int]:
+        """Counts rows whose query fields are not those of the row above, of the same request.
+
+        A request keeps the query fields of its first row, so these rows lose theirs.
+
+        Args:
+            packed: The rows.
+            request: [B] which rows are one request, or None: each is.
+
+        Returns:
+            The rows by field, of fields that vary.
+        """
+        if request is None:
+            return {}
+        same = request[1:] == request[:-1]
+        counts, column = {}, 0
+        groups = records.columns_of(self.spec.query_widths)
+        for field in self._schema.query_fields:
+            width = self.spec.query_widths[column]
+            place = groups[width].index(column)
+            ids = packed[f"query_{width}"][:, place : place + field.width]
+            counts[field.name] = int(((ids[1:] != ids[:-1]).any(axis=1) & same).sum())
+            column += field.width
+        return {name: count for name, count in counts.items() if count}
 
     def _pack_side(self, side: str, widths: tuple[str, ...], rows: rows_lib.Rows) -> records.Packed:
         groups = records.columns_of(widths)
@@ -109,7 +136,9 @@ def _missing_fingerprint() -> int:
 def save(packed: records.Packed, directory: pathlib.Path) -> None:
     """Writes packed rows, whole or not at all."""
     partial = directory.with_suffix(".partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    for leftover in (partial, directory):  # of a conversion that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
     for name, values in packed.items():
         np.save(partial / f"{name}.npy", values)
     partial.rename(directory)

@@ -47,8 +47,9 @@ class Bins:
         bins = np.clip(((at - self.low) / span * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
         counts = {"rows": np.bincount(bins, minlength=NUM_BINS)}
         for label in _LABELS:
-            if label in rows.columns.column_names:
-                values = rows.array(label)
+            column = rows_lib.LABELS[label]
+            if column in rows.columns.column_names:
+                values = rows.array(column)
                 known = values != records.MISSING_LABEL
                 counts[f"{label}_known"] = np.bincount(bins[known], minlength=NUM_BINS)
                 counts[f"{label}_positive"] = np.bincount(bins[values == 1], minlength=NUM_BINS)

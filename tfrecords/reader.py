@@ -4,7 +4,6 @@ Shapes: B requests, C the longest list of the batch, Fq and Fa query- and ad-sid
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from tfrecords import arrow_file, encoding, integrity, records, writer
+from tfrecords import arrow_file, catalogue, encoding, integrity, records, writer
 
 FORMAT_VERSION = 2
 RECORDS_PER_WINDOW = 32
@@ -28,7 +27,7 @@ class Catalogue:
     """Every ad that can be recommended; row i of each part is ad i.
 
     Attributes:
-        table: `ad_id`, the raw ad-side fields, `impressions` and `clicks` in training.
+        table: The ads' ids, raw ad-side fields and counts, under the names of `catalogue`.
         features: [N, Fa] int32 encoded ad-side fields.
     """
 
@@ -36,12 +35,24 @@ class Catalogue:
     features: np.ndarray
 
     @property
+    def ad_ids(self) -> pa.ChunkedArray:
+        """[N] string."""
+        return self.table[catalogue.AD_ID]
+
+    @property
+    def fields(self) -> pa.Table:
+        """The raw ad-side fields alone."""
+        return self.table.drop_columns([catalogue.AD_ID, catalogue.IMPRESSIONS, catalogue.CLICKS])
+
+    @property
     def clicks(self) -> np.ndarray:
-        return self.table["clicks"].to_numpy()
+        """[N] clicked training rows."""
+        return self.table[catalogue.CLICKS].to_numpy()
 
     @property
     def impressions(self) -> np.ndarray:
-        return self.table["impressions"].to_numpy()
+        """[N] training rows."""
+        return self.table[catalogue.IMPRESSIONS].to_numpy()
 
     def __len__(self) -> int:
         return len(self.features)
@@ -63,22 +74,30 @@ class DataSet:
         path = self.directory / "dataset.json"
         if not path.is_file():
             raise FileNotFoundError(f"No data set at {path}; run scripts/convert.py first.")
-        self.description: dict[str, Any] = json.loads(path.read_text())
+        self.description: dict[str, Any] = integrity.read_json(path)
         if self.description.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"{path} has format {self.description.get('format_version')!r}, this version reads "
                 f"{FORMAT_VERSION}; convert the log again."
             )
-        self.fitted = encoding.load(self.directory / "encoder")
         self.fingerprint: str = self.description["fingerprint"]
-        if self.fitted.fingerprint() != self.fingerprint:
-            raise ValueError(
-                f"{self.directory}: the records were written with encoder {self.fingerprint}, "
-                f"the encoder beside them is {self.fitted.fingerprint()}; convert again."
-            )
+        self.fitted = self._encoder()
         self.schema = self.fitted.schema
         self._verified: set[str] = set()
         self.spec = records.spec_from_json(self.description["spec"])
+
+    def _encoder(self) -> encoding.FittedSchema:
+        try:
+            fitted = encoding.load(self.directory / "encoder")
+        except (ValueError, LookupError, TypeError, OSError):
+            self._check("encoder/")  # names the file that is damaged
+            raise
+        if fitted.fingerprint() != self.fingerprint:
+            raise ValueError(
+                f"{self.directory}: the records were written with encoder {self.fingerprint}, "
+                f"the encoder beside them is {fitted.fingerprint()}; convert again."
+            )
+        return fitted
 
     def catalogue(self) -> Catalogue:
         """Reads the ad catalogue; features are memory-mapped.
@@ -87,14 +106,29 @@ class DataSet:
             FileNotFoundError, ValueError: A file of it is missing or altered.
         """
         directory = self.directory / "catalogue"
-        for name, checksum in self.description["sha256"].items():
-            integrity.check(self.directory / name, checksum)
+        self._check("catalogue/")
         table = arrow_file.read(directory / "ads.arrow")
         return Catalogue(table, np.load(directory / "ad_features.npy", mmap_mode="r"))
 
     def sample_requests(self) -> list[dict[str, Any]]:
-        """Reads raw query fields of some held-out requests; None is missing."""
-        return json.loads((self.directory / "sample_requests.json").read_text())
+        """Reads raw query fields of some held-out requests; None is missing.
+
+        Raises:
+            FileNotFoundError, ValueError: The file is missing or altered.
+        """
+        self._check("sample_requests.json")
+        return integrity.read_json(self.directory / "sample_requests.json")
+
+    def profile(self) -> dict[str, Any]:
+        """Reads distinct values of the fields, and rows and clicks over time."""
+        self._check("profile.json")
+        return integrity.read_json(self.directory / "profile.json")
+
+    def _check(self, prefix: str) -> None:
+        """Checks the files whose names begin with `prefix`."""
+        for name, checksum in self.description["sha256"].items():
+            if name.startswith(prefix):
+                integrity.check(self.directory / name, checksum)
 
     def num_rows(self, split: str) -> int:
         return int(self.description["splits"][split]["rows"])

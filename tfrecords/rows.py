@@ -28,7 +28,8 @@ REQUEST = "__request__"
 USER = "__user__"
 TIME = "__time__"
 SPLIT = "__split__"
-POSITION = "position"
+POSITION = "__position__"
+LABELS = {label: f"__{label}__" for label in schema_lib.LABELS}
 MISSING_LABEL = 255
 
 
@@ -55,8 +56,8 @@ class Rows:
     Attributes:
         columns: [B] each: codes of string fields by name (lists of codes of list fields),
             numbers of numeric fields by name; codes of `AD`; fingerprints of `REQUEST` and
-            `USER`, seconds or the like of `TIME`, indices of `SPLIT` where the schema has
-            them; labels by name (`MISSING_LABEL` or NaN is missing), and `POSITION`.
+            `USER`, seconds or the like of `TIME`, indices of `SPLIT` and `POSITION` where the
+            schema has them; the `LABELS` (`MISSING_LABEL` or NaN is missing).
         strings: Distinct values of each string or list field, and of `AD`.
     """
 
@@ -128,15 +129,20 @@ def string_names(schema: schema_lib.Schema) -> list[str]:
     return [field.name for field in schema.fields if field.kind != "numeric"] + [AD]
 
 
+def is_labelled(schema: schema_lib.Schema, chunk: log.Chunk) -> bool:
+    """Returns whether every row must have a click label: not in a test file or one without any."""
+    return chunk.part != "test" and schema.click in chunk.columns
+
+
 def normalise(
-    schema: schema_lib.Schema, parsed: log.Parsed, part: str | None
+    schema: schema_lib.Schema, parsed: log.Parsed, is_labelled: bool
 ) -> tuple[Rows, Mapping[int, str]]:
     """Checks parsed rows and gives them their one form.
 
     Args:
         schema: Says what the columns are.
         parsed: A parsed chunk.
-        part: The split that its file is, or None.
+        is_labelled: Whether a row without a click label is a fault.
 
     Returns:
         The good rows, and the faults of the others by line number.
@@ -158,7 +164,8 @@ def normalise(
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[columns[AD].to_numpy()], functools.partial(_empty, schema.ad_key[0]))
     columns.update(_keys(schema, table, faults))
-    columns.update(checks.labels(schema, table, faults, part))
+    labels = checks.labels(schema, table, faults, is_labelled)
+    columns.update({LABELS[label]: values for label, values in labels.items()})
     rows = pa.table(columns)
     if faults.any():
         parsed = parsed.without(faults.bad, faults.reasons())
@@ -202,7 +209,9 @@ def ad_ids(parts: Sequence[pa.Array]) -> pa.Array:
     parts = [pc.fill_null(part, "") for part in parts]
     if len(parts) == 1:
         return parts[0]
-    escaped = [pc.replace_substring(part, "|", "\\|") for part in parts]
+    escaped = [
+        pc.replace_substring(pc.replace_substring(part, "\\", "\\\\"), "|", "\\|") for part in parts
+    ]
     return pc.binary_join_element_wise(*escaped, "|")
 
 
@@ -217,7 +226,8 @@ def combine(coded: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list[n
     """
     joint, distinct = coded[0][0].astype(np.int64), [np.arange(coded[0][1])]
     for codes, count in coded[1:]:
-        pairs, joint = np.unique(joint * max(count, 1) + codes, return_inverse=True)
+        encoded = pa.array(joint * max(count, 1) + codes).dictionary_encode()
+        pairs, joint = encoded.dictionary.to_numpy(), encoded.indices.to_numpy().astype(np.int64)
         before, own = np.divmod(pairs, max(count, 1))
         distinct = [*(values[before] for values in distinct), own]
     return joint, distinct

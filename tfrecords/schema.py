@@ -16,15 +16,19 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 KINDS = ("categorical", "numeric", "categorical_list")
 SIDES = ("query", "ad")
 LABELS = ("click", "engagement", "revenue")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_RESERVED = ("self", "ad_features")  # arguments of the exported signatures
+_LONGEST_LIST = 10_000
+_COLUMN_KEYS = (*LABELS, "request_key", "time", "position", "user_key", "split")
 _POSITIVE_OPTIONS = (
     "min_count",
     "num_oov_buckets",
@@ -39,7 +43,7 @@ class Field:
     """One input field.
 
     Attributes:
-        name: Key in a request: letters, digits, `_`, `.` and `-`, the first a letter.
+        name: Key in a request: letters, digits and `_`, the first a letter.
         kind: `categorical` (a string), `numeric` (a number) or `categorical_list` (strings).
         side: `query` (user and context) or `ad`.
         column: Column in the log; None: the name.
@@ -65,8 +69,13 @@ class Field:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"A field's name is letters, digits, '_', '.' and '-', the first a letter, got "
+                f"A field's name is letters, digits and '_', the first a letter, got "
                 f'{self.name!r}; write {{"name": "a_plain_name", "column": "{self.name}"}}.'
+            )
+        if self.name in _RESERVED:
+            raise ValueError(
+                f"Field {self.name!r}: the name is taken; write "
+                f'{{"name": "{self.name}_field", "column": "{self.name}"}}.'
             )
         if self.kind not in KINDS:
             raise ValueError(
@@ -91,6 +100,11 @@ class Field:
                 raise ValueError(
                     f"Field {self.name!r}: {option} must be a positive integer, got {value!r}."
                 )
+        if self.max_list_length > _LONGEST_LIST:
+            raise ValueError(
+                f"Field {self.name!r}: max_list_length must be at most {_LONGEST_LIST}, got "
+                f"{self.max_list_length}: every list takes as many columns."
+            )
 
     @property
     def source(self) -> str:
@@ -138,6 +152,7 @@ class Schema:
     click_threshold: float | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         names = [field.name for field in self.fields]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -148,6 +163,22 @@ class Schema:
                     f"Schema {self.name!r}: at least one field must be on the {side} side."
                 )
         self._check_keys()
+
+    def _check_types(self) -> None:
+        for column in self.ad_key:
+            if not isinstance(column, str):
+                raise ValueError(f"ad_key is a list of column names, got {column!r} in it.")
+        for name in _COLUMN_KEYS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"{name} must be the name of a column or null, got {value!r}.")
+        threshold = self.click_threshold
+        if threshold is not None and (
+            isinstance(threshold, bool)
+            or not isinstance(threshold, int | float)
+            or not math.isfinite(threshold)
+        ):
+            raise ValueError(f"click_threshold must be a number or null, got {threshold!r}.")
 
     def _check_keys(self) -> None:
         if not self.ad_key:
@@ -217,16 +248,19 @@ def from_json(value: Mapping[str, Any]) -> Schema:
     if not isinstance(value, Mapping):
         raise ValueError(f"A schema is a JSON object, got {type(value).__name__}.")
     _check_keys("schema", value, Schema)
+    for name in ("fields", "ad_key"):
+        if isinstance(value[name], str) or not isinstance(value[name], Sequence):
+            what = "columns" if name == "ad_key" else "objects"
+            is_text = isinstance(value[name], str)
+            hint = f": write [{json.dumps(value[name])}]" if is_text else f", got {value[name]!r}"
+            raise ValueError(f"{name} is a list of {what}{hint}.")
     fields = []
     for field in value["fields"]:
         if not isinstance(field, Mapping):
             raise ValueError(f"A schema field is a JSON object, got {field!r}.")
         _check_keys(f"field {field.get('name')!r}", field, Field)
         fields.append(Field(**field))
-    ad_key = value["ad_key"]
-    if isinstance(ad_key, str):
-        raise ValueError(f"ad_key is a list of columns: write [{json.dumps(ad_key)}].")
-    return Schema(**{**value, "fields": tuple(fields), "ad_key": tuple(ad_key)})
+    return Schema(**{**value, "fields": tuple(fields), "ad_key": tuple(value["ad_key"])})
 
 
 def load(path: str | pathlib.Path) -> Schema:
@@ -240,7 +274,7 @@ def load(path: str | pathlib.Path) -> Schema:
     if not path.is_file():
         raise FileNotFoundError(f"No schema file at {path}.")
     try:
-        return from_json(json.loads(path.read_text(encoding="utf-8")))
+        return from_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"Schema file {path}: {error}") from error
 

@@ -60,6 +60,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"Unknown split {self.kind!r}; known: {', '.join(KINDS)}.")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}.")
         shares = (self.validation_fraction, self.test_fraction)
         if not (min(shares) > 0 and sum(shares) < 1):
             raise ValueError(
@@ -173,8 +175,22 @@ def assign(keys: Keys, options: Options) -> Requests:
     return dataclasses.replace(requests, splits=splits, kind=kind)
 
 
+def ranks(keys: Keys) -> np.ndarray:
+    """Returns the rank [B] of each row in time, or in the log's order."""
+    in_order = np.arange(keys.num_rows)
+    if keys.time is None:
+        return in_order
+    rank = np.empty(keys.num_rows, np.int64)
+    rank[np.argsort(keys.time, kind="stable")] = in_order
+    return rank
+
+
 def _resolve(keys: Keys, kind: str) -> str:
     has = {"column": keys.split, "file": keys.file, "time": keys.time}
+    if keys.file is not None and kind not in ("auto", "file"):
+        raise ValueError(
+            f"Files were given as splits, and the split {kind} was asked for: leave one out."
+        )
     if kind == "auto":
         return next((k for k in ("file", "column", "time") if has[k] is not None), "order")
     needs = {"column": "the schema names no split column (split)",

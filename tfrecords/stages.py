@@ -102,7 +102,8 @@ class Stages:
         return self._space.once("parse", index, lambda: self._parse_chunk(index, chunk))
 
     def _parse_chunk(self, index: int, chunk: log.Chunk) -> dict[str, Any]:
-        rows, faults = rows_lib.normalise(self._schema, self._log.parse(chunk), chunk.part)
+        is_labelled = rows_lib.is_labelled(self._schema, chunk)
+        rows, faults = rows_lib.normalise(self._schema, self._log.parse(chunk), is_labelled)
         if len(rows) + len(faults) != chunk.num_rows:
             raise RuntimeError(
                 f"{chunk.path}, line {chunk.first_line}: {chunk.num_rows} rows gave {len(rows)} "
@@ -148,6 +149,7 @@ class Stages:
         )
         self._requests = splitting.assign(keys, self._options.split)
         self._is_train = self._requests.row_splits() == 0
+        self._when = splitting.ranks(keys)
         self._profile = profile.Bins.of(keys)
         # A request belongs to the chunk in which it begins.
         first_rows = self._requests.first_rows()
@@ -200,12 +202,17 @@ class Stages:
         """Encodes the rows."""
 
         def pack(index: int) -> dict[str, Any]:
-            packed = self._packer.pack(self._rows(index))
+            rows = self._rows(index)
+            packed = self._packer.pack(rows)
             packing.save(packed, self._space.path("pack", index))
-            return {"changed_ads": self._packer.num_changed_ads(packed)}
+            by_request = self._schema.request_key is not None
+            request = rows.array(rows_lib.REQUEST) if by_request else None
+            return {
+                "changed_ads": self._packer.num_changed_ads(packed),
+                "varying": self._packer.num_varying(packed, request),
+            }
 
-        notes = self._each("pack", pack, "encoding")
-        self._changed_ads = sum(note["changed_ads"] for note in notes)
+        self._each("pack", pack, "encoding")
 
     def write(self) -> dict[str, Any]:
         """Writes the shards, and returns the splits' entries for `dataset.json`."""
@@ -246,23 +253,25 @@ class Stages:
         packed = packing.gather(self._packed, self._chunk_ends, rows, lengths)
         sampled = 0
         if sampler is not None:
-            packed, sampled = sampler.extend(packed, self._users(rows), split, seed)
+            packed, sampled = sampler.extend(packed, rows, split, seed)
         name = f"{splitting.SPLITS[split]}-{index:05d}.tfrecord"
         return {**writer.write_shard(self._space.output / name, packed), "sampled": sampled}
 
     def _sampler(self) -> negatives.Sampler | None:
         if not self._options.sampled_negatives:
             return None
-        users = self._users(np.arange(int(self._chunk_ends[-1])))
         packed = [self._packed(index) for index in range(self._num_chunks)]
-        return negatives.Sampler(
-            self._options.sampled_negatives,
-            self._packer.catalogue,
-            users,
+        users = [self._rows(i).array(rows_lib.USER) for i in range(self._num_chunks)]
+        shown = {name: np.concatenate([p[name] for p in packed]) for name in self._packer.catalogue}
+        log_ = negatives.Log(
+            np.concatenate(users),
             np.concatenate([p["ad_row"] for p in packed]),
             np.concatenate([p["click"] for p in packed]) == 1,
             self._is_train,
+            self._when,
+            shown if any(self._pack_notes("changed_ads")) else None,
         )
+        return negatives.Sampler(self._options.sampled_negatives, self._packer.catalogue, log_)
 
     def finish(self, source: dict[str, Any], splits: dict[str, Any]) -> None:
         """Writes what describes the data set, `dataset.json` last."""
@@ -273,7 +282,10 @@ class Stages:
         (output / "sample_requests.json").write_text(json.dumps(self._samples()))
         summary = {"num_distinct": self._num_distinct, "time": self._time}
         workspace.write_json(output / "profile.json", summary)
-        checked = ("catalogue/ads.arrow", "catalogue/ad_features.npy")
+        checked = [
+            "encoder/encoder.json", "encoder/vocabularies.arrow", "catalogue/ads.arrow",
+            "catalogue/ad_features.npy", "sample_requests.json", "profile.json", "rejected.tsv",
+        ]  # fmt: skip
         description = {
             "format_version": reader.FORMAT_VERSION,
             "fingerprint": self._fitted.fingerprint(),
@@ -281,7 +293,8 @@ class Stages:
             "source": source,
             "spec": packing.spec(self._fitted).to_json(),
             "num_ads": len(self._ads),
-            "impressions_of_changed_ads": self._changed_ads,
+            "impressions_of_changed_ads": sum(self._pack_notes("changed_ads")),
+            "rows_of_varying_query_fields": _sum_of(self._pack_notes("varying")),
             "split": {**dataclasses.asdict(self._options.split), "kind": self._requests.kind},
             "sampled_negatives": self._options.sampled_negatives,
             "splits": splits,
@@ -310,17 +323,13 @@ class Stages:
         path = self._space.path("parse", index, ".rows")
         return rows_lib.load_strings(path, rows_lib.string_names(self._schema).index(name))
 
+    def _pack_notes(self, key: str) -> list[Any]:
+        """Returns what was noted of each packed chunk."""
+        notes = [self._space.note("pack", index) for index in range(self._num_chunks)]
+        return [note[key] for note in notes if note is not None]
+
     def _packed(self, index: int) -> records.Packed:
         return packing.load(self._space.path("pack", index))
-
-    def _users(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the user's fingerprint of rows of the log."""
-        return self._all_users[rows]
-
-    @functools.cached_property
-    def _all_users(self) -> np.ndarray:
-        parts = [self._rows(i).array(rows_lib.USER) for i in range(self._num_chunks)]
-        return np.concatenate(parts)
 
     def _span(self, index: int) -> tuple[int, int]:
         """Returns the log's first row of a chunk, and the row past its last."""
@@ -367,6 +376,11 @@ def split_entry(shards: list[dict[str, Any]]) -> dict[str, Any]:
                 of_kind[label] = of_kind.get(label, 0) + value
     numbers = {key: sum(s[key] for s in shards) for key in ("rows", "requests", "sampled")}
     return {**numbers, **totals, "shards": shards}
+
+
+def _sum_of(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    names = dict.fromkeys(name for own in counts for name in own)
+    return {name: sum(own.get(name, 0) for own in counts) for name in names}
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

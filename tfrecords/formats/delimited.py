@@ -25,6 +25,7 @@ MISSING_NUMBERS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None",
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _EMPTY_LINE = re.compile(rb"(?:\A|\n)\r?\n")
 _PARTS = 16
+_BLOCK_BYTES = 1 << 20
 _FIRST_ROWS = 100
 
 
@@ -170,25 +171,16 @@ def parse(layout: Layout, columns: tuple[str, ...], text: bytes, first_line: int
 
 def _parse_table(layout: Layout, columns: tuple[str, ...], text: bytes, count: int) -> pa.Table:
     present = {name: kind for name, kind in layout.types.items() if name in columns}
-    # Columns need unique names here; those that are not wanted are skipped all the same.
-    names = [name if columns.index(name) == i else f"{name}#{i}" for i, name in enumerate(columns)]
-    table = pa_csv.read_csv(
-        pa.BufferReader(text),
-        pa_csv.ReadOptions(column_names=names, block_size=len(text) + 1, use_threads=False),
-        pa_csv.ParseOptions(
-            delimiter=layout.delimiter,
-            quote_char='"' if layout.quote else False,
-            double_quote=layout.quote,
-            newlines_in_values=layout.quote and b'"' in text,
-            ignore_empty_lines=False,
-        ),
-        pa_csv.ConvertOptions(
-            column_types=present,
-            include_columns=list(present),
-            null_values=list(MISSING_NUMBERS),
-            strings_can_be_null=False,
-        ),
-    )
+    # Blocks that fit the cache are read twice as fast as a chunk in one; but a row of several
+    # lines, or a very long one, needs one block.
+    whole = len(text) + 1
+    try:
+        block = whole if layout.quote and b'"' in text else min(_BLOCK_BYTES, whole)
+        table = _read(layout, columns, present, text, block)
+    except pa.ArrowInvalid:
+        if whole <= _BLOCK_BYTES:
+            raise
+        table = _read(layout, columns, present, text, whole)
     if table.num_rows != count:
         raise ValueError(f"{count} rows gave {table.num_rows}")
     for name, kind in layout.types.items():
@@ -197,6 +189,40 @@ def _parse_table(layout: Layout, columns: tuple[str, ...], text: bytes, count: i
         elif kind == NUMBERS and np.isinf(table[name].to_numpy()).any():
             raise ValueError(f"{name} is not finite")
     return table.select(list(layout.types))
+
+
+def _read(
+    layout: Layout,
+    columns: tuple[str, ...],
+    present: Mapping[str, pa.DataType],
+    text: bytes,
+    block_size: int,
+) -> pa.Table:
+    # Columns need unique names here; those that are not wanted are skipped all the same.
+    names = [name if columns.index(name) == i else f"{name}#{i}" for i, name in enumerate(columns)]
+    table = pa_csv.read_csv(
+        pa.BufferReader(text),
+        pa_csv.ReadOptions(column_names=names, block_size=block_size, use_threads=False),
+        pa_csv.ParseOptions(
+            delimiter=layout.delimiter,
+            quote_char='"' if layout.quote else False,
+            double_quote=layout.quote,
+            newlines_in_values=layout.quote and b'"' in text,
+            ignore_empty_lines=False,
+        ),
+        pa_csv.ConvertOptions(
+            column_types={n: pa.string() if k == STRINGS else k for n, k in present.items()},
+            include_columns=list(present),
+            null_values=list(MISSING_NUMBERS),
+            strings_can_be_null=False,
+        ),
+    )
+    # Encoded here: the reader would make a dictionary of each block.
+    encoded = {
+        name: table[name].combine_chunks().dictionary_encode() if kind == STRINGS else table[name]
+        for name, kind in present.items()
+    }
+    return pa.table(encoded)
 
 
 def _may_be_empty(table: pa.Table) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 _SAMPLE_BYTES = 1 << 20
 _MOST_CHUNK_BYTES = 64 << 20
 _MOST_QUOTED_BYTES = 256 << 20
-_MOST_LINES_OF_A_ROW = 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -93,8 +92,9 @@ class RowReader:
                 wanted *= 2
                 continue
             if not end or len(self._rest) <= wanted:
-                # The last row needs no line end, unless a quote swallowed the rows below it.
-                if self._rest.count(b"\n", end) > _MOST_LINES_OF_A_ROW:
+                # The last row needs no line end; but a quote may have swallowed rows below it.
+                last = self._rest[end:]
+                if b"\n" in last and not len(row_ends(last + b"\n", self._delimiter)):
                     raise self._unclosed(self.line + self._rest.count(b"\n", 0, end))
                 end = len(self._rest)
             text, self._rest, wanted = self._rest[:end], self._rest[end:], size

@@ -1,0 +1,130 @@
+"""Finds the labels of a log: the click or what stands for it, engagement and revenue."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tfrecords import infer_names, infer_pairs
+from tfrecords.infer_sample import Column
+
+_FEW = 10
+
+
+def click(
+    columns: Sequence[Column], ad: Column, notes: list[str]
+) -> tuple[Column | None, float | None]:
+    """Returns the click, and the threshold of what counts as one; None where there is none.
+
+    Args:
+        columns: Of the log, those in no role yet.
+        ad: What identifies the ad.
+        notes: Extended by what cannot be a click though it is named so, and by the threshold.
+    """
+    names = (*infer_names.CLICKS, *infer_names.ANY_LABELS)
+    if (found := named(columns, names, _is_truth)) is not None:
+        return found, None
+    counts = (*names, *infer_names.CLICK_COUNTS)
+    if (found := named(columns, counts, lambda c: _is_count(c, ad))) is not None:
+        notes.append(
+            f"{found.name!r} goes from {found.numbers.min():g} to {found.numbers.max():g}: one of "
+            f"at least 1 counts as a click ({_share(found, 1):.1%} of the rows); edit "
+            "click_threshold."
+        )
+        return found, 1.0
+    notes += _unusable(columns)
+    if (found := named(columns, infer_names.RATINGS, _is_rating)) is not None:
+        return found, _threshold(found, notes)
+    return None, None
+
+
+def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
+    """Returns what says whether something happened after the click, or None."""
+    return named(
+        columns,
+        infer_names.ENGAGEMENTS,
+        # What is always so for an ad is its property, such as being on sale.
+        lambda c: c.is_truth and not infer_pairs.is_constant_per_ad(c, ad),
+    )
+
+
+def revenue(columns: Sequence[Column], notes: list[str]) -> Column | None:
+    """Returns the revenue, or None."""
+    found = named(
+        columns, infer_names.REVENUES, lambda c: c.is_numeric and c.numbers.min() >= 0
+    )
+    if found is not None and found.missing_share > 0:
+        notes.append(
+            f"{found.missing_share:.1%} of the rows have no {found.name!r}: their revenue is "
+            "unknown, not 0; write 0 if it was none."
+        )
+    return found
+
+
+def named(
+    columns: Sequence[Column], names: Sequence[str], fits: Callable[[Column], bool]
+) -> Column | None:
+    """Returns the fitting column whose name comes first in `names`, by itself or its core."""
+    found = []
+    for column in columns:
+        ranks = [names.index(n) for n in (column.plain_words, column.core) if n in names]
+        if ranks and fits(column):
+            found.append((min(ranks), len(column.words), column))
+    return min(found, key=lambda entry: entry[:2], default=(0, 0, None))[2]
+
+
+def _is_truth(column: Column) -> bool:
+    return column.is_truth and column.missing_share <= infer_names.MOST_MISSING
+
+
+def _is_count(column: Column, ad: Column) -> bool:
+    """Returns whether whole numbers may count what was clicked in a row."""
+    if not column.is_whole or column.missing_share > infer_names.MOST_MISSING:
+        return False
+    if column.plain_words in infer_names.ANY_LABELS:
+        return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
+    # Clicks of an ad over the whole log, repeated in each of its rows.
+    of_ad = column.core != "click" and infer_pairs.is_constant_per_ad(column, ad)
+    return column.numbers.min() >= -1 and column.numbers.max() >= 1 and not of_ad
+
+
+def _unusable(columns: Sequence[Column]) -> list[str]:
+    notes = []
+    for column in columns:
+        if column.core not in infer_names.CLICKS:
+            continue
+        if column.missing_share > infer_names.MOST_MISSING:
+            notes.append(
+                f"{column.name!r} would be the click, but {column.missing_share:.1%} of the rows "
+                "lack it and would be rejected; write 0 where nothing was clicked."
+            )
+        elif not column.is_whole:
+            notes.append(
+                f"{column.name!r} would be the click, but its values, such as "
+                f"{column.known[0][:40]!r}, are not 0 and 1."
+            )
+    return notes
+
+
+def _is_rating(column: Column) -> bool:
+    return (
+        column.is_numeric
+        and column.missing_share <= infer_names.MOST_MISSING
+        and 2 <= len(column.known) <= 1000
+    )
+
+
+def _threshold(rating: Column, notes: list[str]) -> float:
+    scale = np.unique(rating.numbers)
+    # Of 1 to 5 this is 4.
+    upper = scale[0] + 0.75 * (scale[-1] - scale[0])
+    threshold = float(scale[scale >= upper][0])
+    notes.append(
+        f"{rating.name!r} is a rating from {scale[0]:g} to {scale[-1]:g}: one of at least "
+        f"{threshold:g} counts as a click ({_share(rating, threshold):.1%} of the rows); edit "
+        "click_threshold."
+    )
+    return threshold
+
+
+def _share(column: Column, threshold: float) -> float:
+    return float(np.nanmean(column.by_row(column.numbers >= threshold)))

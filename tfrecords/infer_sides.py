@@ -1,0 +1,64 @@
+"""Tells on which side of the join a column belongs.
+
+A record keeps the query fields of a request once, so what differs between the rows of a
+request cannot be one; the catalogue keeps the ad fields of an ad once.
+"""
+
+from collections.abc import Sequence
+
+from tfrecords import infer_names, infer_pairs
+from tfrecords.infer_roles import Roles
+from tfrecords.infer_sample import ADS, LOG, USERS, Column, Sample
+
+_OF_QUERY = {
+    "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
+    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query",
+}  # fmt: skip
+_SLOTS = {"position", "pos", "slot"}
+
+
+def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str | None, str]:
+    """Returns a column's side, None if it fits neither, and why.
+
+    Args:
+        column: The column.
+        samples: Of the log and the tables.
+        roles: The keys and labels.
+    """
+    tables = {s.table for s in samples if column.name in s.columns}
+    if column.name == roles.ad_key.name:
+        return "ad", "as it is the ad"
+    if roles.user_key is not None and column.name == roles.user_key.name:
+        return "query", "as it is the user"
+    if ADS in tables and USERS not in tables:
+        return "ad", "in the table of ads"
+    if USERS in tables:
+        return "query", "in the table of users"
+    of_query = not _OF_QUERY.isdisjoint(column.words)
+    is_constant = column.table == LOG and infer_pairs.is_constant_per_ad(column, roles.ad_key)
+    if roles.request_key is not None and infer_pairs.varies_within(column, roles.request_key):
+        return _varying_side(column, roles, is_constant, of_query)
+    if of_query:
+        return "query", "of the user or context by its name"
+    if is_constant:
+        return "ad", "always the same for one ad"
+    if roles.request_key is not None:
+        return "query", "the same in all rows of a request"
+    return "query", "differs between showings of one ad"
+
+
+def _varying_side(
+    column: Column, roles: Roles, is_constant: bool, of_query: bool
+) -> tuple[str | None, str]:
+    """Returns the side of what differs between the rows of a request."""
+    if column.plain_words in infer_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
+        return None, "the slot that an ad was shown in, which is not known before it is chosen"
+    if is_constant:
+        return "ad", "always the same for one ad"
+    of_ad = column.words[:1] == roles.ad_key.words[:1] or column.words[0] in infer_names.ADS
+    if of_query and not of_ad:
+        return None, (
+            "of the user or context by its name, but different within a request, of which one "
+            "value is kept"
+        )
+    return "ad", "differs within a request; the catalogue keeps each ad's latest value"
