@@ -27,7 +27,7 @@ from serving import (
     query_tower,
 )
 from tfrec import ranker_training, retrieval, retrieval_training
-from tfrecords import catalogue, encoding, reader
+from tfrecords import catalogue, encoding, packing, reader
 from tfrecords import schema as schema_lib
 
 SCHEMA = schema_lib.Schema(
@@ -82,7 +82,7 @@ class DataSet:
     """What models and export use of `reader.DataSet`, without a log to convert."""
 
     fitted, schema = FITTED, SCHEMA
-    fingerprint = FITTED.fingerprint()
+    fingerprint, spec = FITTED.fingerprint(), packing.spec(FITTED)
     directory = pathlib.Path("nowhere")
 
     def catalogue(self):

@@ -8,16 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
-from tfrecords import infer_kinds, infer_leaks
+from tfrecords import infer_kinds, infer_leaks, infer_outcomes, infer_sides
 from tfrecords.infer_roles import Roles
 from tfrecords.infer_sample import ADS, LOG, USERS, Column, Sample
 
-_OF_QUERY = {
-    "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
-    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query",
-}  # fmt: skip
+# Arguments of the exported signatures, which no field can be named as.
+_RESERVED = {"self", "ad_features"}
 
 
 def propose(samples: Sequence[Sample], roles: Roles, notes: list[str]) -> list[dict[str, Any]]:
@@ -35,7 +31,9 @@ def propose(samples: Sequence[Sample], roles: Roles, notes: list[str]) -> list[d
     spare: list[Column] = []
     for sample, column in _candidates(samples, roles):
         why = infer_leaks.reason(column, sample, roles)
-        side, because = _side(column, samples, roles)
+        side, because = infer_sides.side(column, samples, roles)
+        if why is None and side is None:
+            why = because
         if why is None:
             chosen[f"{side.capitalize()} side, {because}"].append(column)
         else:
@@ -52,7 +50,10 @@ def propose(samples: Sequence[Sample], roles: Roles, notes: list[str]) -> list[d
     for key, own in chosen.items():
         side = key.split()[0].lower()
         for column in own:
-            fields.append(_field(column, side, min_count, fields, notes))
+            notes += infer_outcomes.warnings(column)
+            is_key = column.name in (roles.ad_key.name, getattr(roles.user_key, "name", None))
+            kind = {"kind": "categorical"} if is_key else infer_kinds.kind(column, notes)
+            fields.append(_field(column, side, kind, min_count, fields))
     rare = f"a value seen fewer than {min_count} times counts as unknown"
     rare = rare if min_count > 1 else "every value counts, however rare"
     notes.append(f"About {total_rows:,} rows: {rare} (min_count {min_count}).")
@@ -60,10 +61,14 @@ def propose(samples: Sequence[Sample], roles: Roles, notes: list[str]) -> list[d
 
 
 def _field(
-    column: Column, side: str, min_count: int, fields: list[dict[str, Any]], notes: list[str]
+    column: Column,
+    side: str,
+    kind: dict[str, Any],
+    min_count: int,
+    fields: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    name = _safe_name(column.plain_name, {field["name"] for field in fields})
-    field: dict[str, Any] = {"name": name, "side": side, **infer_kinds.kind(column, notes)}
+    name = _safe_name(column.plain_name, {field["name"].lower() for field in fields})
+    field: dict[str, Any] = {"name": name, "side": side, **kind}
     if name != column.name:
         field["column"] = column.name
     if field["kind"] != "numeric":
@@ -110,37 +115,11 @@ def _min_count(total_rows: int) -> int:
 
 
 def _safe_name(name: str, taken: set[str]) -> str:
-    safe = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")
+    """Returns a name of letters, digits and `_` that no other is, in whatever case."""
+    safe = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
     if not re.match("[A-Za-z]", safe):
         safe = f"field_{safe}".rstrip("_")
+    if safe in _RESERVED:
+        safe = f"{safe}_field"
     names = (safe, *(f"{safe}_{number}" for number in range(2, len(taken) + 3)))
-    return next(name for name in names if name not in taken)
-
-
-def _side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str, str]:
-    """Returns a column's side, and why."""
-    tables = {s.table for s in samples if column.name in s.columns}
-    if column.name == roles.ad_key.name:
-        return "ad", "as it is the ad"
-    if roles.user_key is not None and column.name == roles.user_key.name:
-        return "query", "as it is the user"
-    if ADS in tables and USERS not in tables:
-        return "ad", "in the table of ads"
-    if USERS in tables:
-        return "query", "in the table of users"
-    if not _OF_QUERY.isdisjoint(column.words):
-        return "query", "of the user or context by its name"
-    if column.table == LOG and _is_constant_per_ad(column, roles.ad_key):
-        return "ad", "always the same for one ad"
-    return "query", "differs between showings of one ad"
-
-
-def _is_constant_per_ad(column: Column, ad: Column) -> bool:
-    """Returns whether ads shown more than once, in most of the rows, have one value each."""
-    repeated = ad.counts[ad.codes] > 1
-    if repeated.mean() < 0.5 or len(ad.known) < 2:
-        return False
-    pairs = np.unique(
-        ad.codes[repeated].astype(np.int64) * len(column.values) + column.codes[repeated]
-    )
-    return len(pairs) == len(np.unique(ad.codes[repeated]))
+    return next(name for name in names if name.lower() not in taken)

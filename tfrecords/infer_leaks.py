@@ -5,23 +5,12 @@ Shapes: B rows of the sample, V distinct values of a column.
 
 import numpy as np
 
-from tfrecords import infer_kinds, infer_names, infer_times
+from tfrecords import infer_lists, infer_names, infer_outcomes, infer_times
 from tfrecords.infer_roles import Roles
 from tfrecords.infer_sample import LOG, USERS, Column, Sample
 
-# Words of what is known only after an ad was shown.
-_AFTERWARDS = {
-    "click", "clicks", "clicked", "clk", "conversion", "conversions", "converted", "purchase",
-    "purchased", "bought", "revenue", "dwell", "attribution", "attributed", "payout",
-    "rating", "watchtime", "playtime",
-}  # fmt: skip
 # Of the policy that chose the ad.
 _POLICY = {"propensity", "pscore", "propensities"}
-# Of the past, which is known: clicks_last_week, avg_ctr.
-_BEFORE = {
-    "last", "past", "prev", "previous", "hist", "history", "historical", "avg", "mean", "since",
-    "prior", "ctr", "num", "count", "total",
-}  # fmt: skip
 _CONSTANT = "always the same value"
 _SEEN_ONCE = "a user is seen once, so the id tells nothing"
 # Reasons for which a column is useless, and no more.
@@ -29,6 +18,7 @@ HARMLESS = (_CONSTANT, _SEEN_ONCE)
 _FEW_ROWS = 20
 _SURE_ROWS = 5
 _MOST_VALUES = 1_000
+_PROBED_LISTS = 2_000
 
 
 def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
@@ -52,14 +42,13 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "a different value in nearly every row of its table"
     if not _POLICY.isdisjoint(column.words):
         return "it tells how the ad was chosen"
+    if (why := infer_outcomes.reason(column, sample, roles)) is not None:
+        return why
     if sample.table != LOG:
         return None
-    outcome = not _AFTERWARDS.isdisjoint(column.words) and _BEFORE.isdisjoint(column.words)
-    if outcome or column.words in (("label",), ("target",)):
-        return "known only after the ad was shown, by its name"
     if _is_clock(column, roles):
         return "a time, which never comes again"
-    return _leak(column, roles)
+    return _leak(column, roles) or _list_leak(column, roles)
 
 
 def _is_unique(column: Column, sample: Sample) -> bool:
@@ -74,7 +63,7 @@ def _is_unique(column: Column, sample: Sample) -> bool:
         numbers = column.by_row(column.numbers)
         return column.is_whole and bool((np.diff(numbers) > 0).all())
     # The words of titles repeat, though the titles do not.
-    return infer_kinds.separator(column) is None
+    return infer_lists.separator(column) is None
 
 
 def _is_clock(column: Column, roles: Roles) -> bool:
@@ -105,3 +94,28 @@ def _leak(column: Column, roles: Roles) -> str | None:
     ):
         return "its value says whether the ad was clicked"
     return None
+
+
+def _list_leak(column: Column, roles: Roles) -> str | None:
+    """Compares the lists of a column with the ad of their rows, which it may hold if clicked."""
+    separator = infer_lists.separator(column)
+    if separator is None:
+        return None
+    clicked = roles.clicked()
+    holding = [
+        _share_holding(column, separator, roles.ad_key, np.flatnonzero(clicked == label))
+        for label in (1, 0)
+    ]
+    if holding[0] < 0.5 or holding[1] > 0.5 * holding[0]:
+        return None
+    return "its lists hold the ad of the row if it was clicked"
+
+
+def _share_holding(column: Column, separator: str, ad: Column, rows: np.ndarray) -> float:
+    """Returns in which share of the rows the list holds the row's ad."""
+    probed = rows[:: -(-len(rows) // _PROBED_LISTS) or 1]
+    found = [
+        ad.values[ad.codes[row]] in column.values[column.codes[row]].split(separator)
+        for row in probed
+    ]
+    return float(np.mean(found)) if found else 0.0

@@ -7,12 +7,11 @@ nearly every row has it.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from tfrecords import checks, infer_names, infer_times
+from tfrecords import checks, infer_labels, infer_names, infer_pairs, infer_times
 from tfrecords.infer_sample import Column, Sample
 
 _NEIGHBOURS = 0.1
@@ -68,24 +67,15 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
 
     roles.split = take(next((c for c in free() if _is_split(c)), None))
     roles.user_key = take(_user_key(free(), users, notes))
-    roles.click = take(_named(free(), infer_names.CLICKS, _is_click))
-    if roles.click is None:
-        roles.click = take(_named(free(), infer_names.RATINGS, _is_rating))
-    roles.engagement = take(_named(free(), infer_names.ENGAGEMENTS, lambda c: c.is_truth))
-    roles.revenue = take(_named(free(), infer_names.REVENUES, _is_amount))
+    click, roles.click_threshold = infer_labels.click(free(), roles.ad_key, notes)
+    roles.click = take(click)
+    roles.engagement = take(infer_labels.engagement(free(), roles.ad_key))
+    roles.revenue = take(infer_labels.revenue(free(), notes))
     roles.time = take(infer_times.find(free(), notes))
-    roles.request_key = take(_request_key(free(), notes))
-    roles.position = take(_named(free(), infer_names.POSITIONS, _is_slot))
-    roles.click_threshold = _click_threshold(roles.click, notes)
+    roles.request_key = take(_request_key(free(), roles.user_key, notes))
+    roles.position = take(infer_labels.named(free(), infer_names.POSITIONS, _is_slot))
     _describe(roles, notes)
     return roles
-
-
-def _named(
-    columns: Sequence[Column], names: Sequence[str], fits: Callable[[Column], bool]
-) -> Column | None:
-    found = [column for column in columns if column.plain_words in names and fits(column)]
-    return min(found, key=lambda column: names.index(column.plain_words), default=None)
 
 
 def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
@@ -149,7 +139,9 @@ def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> 
     return None
 
 
-def _request_key(columns: list[Column], notes: list[str]) -> Column | None:
+def _request_key(
+    columns: list[Column], user: Column | None, notes: list[str]
+) -> Column | None:
     for column in columns:
         if (
             not infer_names.REQUEST.fullmatch(column.plain_words)
@@ -157,6 +149,12 @@ def _request_key(columns: list[Column], notes: list[str]) -> Column | None:
         ):
             continue
         repeated = float((column.codes[1:] == column.codes[:-1]).mean()) if len(column.codes) else 0
+        if user is not None and infer_pairs.varies_within(user, column):
+            notes.append(
+                f"Rows of one {column.name!r} are of several {user.name!r}, so it is no request; "
+                "a row is one."
+            )
+            continue
         if len(column.known) > 1 and not column.is_truth and repeated >= _NEIGHBOURS:
             return column
         notes.append(
@@ -176,23 +174,6 @@ def _is_split(column: Column) -> bool:
     return not faults.any() and 0 in found and (named or len(column.known) > 1)
 
 
-def _is_click(column: Column) -> bool:
-    counted = column.plain_words == "clicks" and column.is_whole and column.numbers.min() >= 0
-    return column.missing_share <= infer_names.MOST_MISSING and (column.is_truth or counted)
-
-
-def _is_rating(column: Column) -> bool:
-    return (
-        column.is_numeric
-        and column.missing_share <= infer_names.MOST_MISSING
-        and 2 <= len(column.known) <= 1000
-    )
-
-
-def _is_amount(column: Column) -> bool:
-    return column.is_numeric and column.numbers.min() >= 0
-
-
 def _is_slot(column: Column) -> bool:
     return (
         column.is_whole
@@ -202,26 +183,9 @@ def _is_slot(column: Column) -> bool:
     )
 
 
-def _click_threshold(click: Column | None, notes: list[str]) -> float | None:
-    if click is None or (click.is_truth and click.plain_words in infer_names.CLICKS):
-        return None
-    if click.plain_words in infer_names.CLICKS:
-        return 1.0
-    scale = np.unique(click.numbers)
-    # Of 1 to 5 this is 4.
-    upper = scale[0] + 0.75 * (scale[-1] - scale[0])
-    threshold = float(scale[scale >= upper][0])
-    share = float(np.nanmean(click.by_row(click.numbers >= threshold)))
-    notes.append(
-        f"{click.name!r} is a rating from {scale[0]:g} to {scale[-1]:g}: one of at least "
-        f"{threshold:g} counts as a click ({share:.1%} of the rows); edit click_threshold."
-    )
-    return threshold
-
-
 def _describe(roles: Roles, notes: list[str]) -> None:
     if roles.click is None:
-        notes.append("No column looks like a click, so every row counts as one (click: null).")
+        notes.append(_every_row(roles.engagement))
     elif roles.click_threshold is None:
         share = float(np.nanmean(roles.clicked()))
         notes.append(f"{roles.click.name!r} says what was clicked ({share:.2%} of the rows).")
@@ -238,3 +202,13 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         column = getattr(roles, role)
         if column is not None:
             notes.append(text.format(column.name))
+
+
+def _every_row(engagement: Column | None) -> str:
+    said = "No column looks like a click, so every row counts as one (click: null)."
+    if engagement is None:
+        return said
+    return (
+        f"{said} If rows are showings and not clicks, make {engagement.name!r} the click and drop "
+        "engagement."
+    )

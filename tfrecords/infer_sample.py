@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tfrecords import checks
+from tfrecords import checks, infer_names
 from tfrecords import columns as columns_lib
 from tfrecords.formats import delimited, log, table_files
 
@@ -23,6 +23,10 @@ LOG, USERS, ADS = "log", "users", "ads"
 _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 # How much a gzip file grows when it is unpacked, about.
 _GZIP_FACTOR = 5
+_PROBED = 200
+# 0, 0.0, no, No, NO, false, … and their opposites.
+_MOST_TRUTHS = 20
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,11 @@ class Column:
         """The words of the name, joined by "_"."""
         return "_".join(self.words)
 
+    @property
+    def core(self) -> str:
+        """The name as labels are known by: `is_click_bool` → click."""
+        return infer_names.core(self.words)
+
     @functools.cached_property
     def counts(self) -> np.ndarray:
         """Rows of each distinct value [V]."""
@@ -94,7 +103,9 @@ class Column:
 
     @functools.cached_property
     def numbers(self) -> np.ndarray:
-        """The known values as numbers; NaN for those that are none."""
+        """The known values as numbers; NaN for those that are none, and for mostly texts."""
+        if (parsed := _parsed(self.known)) is not None:
+            return parsed
         texts = pa.chunked_array([pa.array(self.known, pa.string())])
         return checks.numbers(checks.Faults(len(self.known)), self.name, texts)
 
@@ -111,6 +122,8 @@ class Column:
     @functools.cached_property
     def is_truth(self) -> bool:
         """Whether the known values are 0 and 1, or false and true, both or one of them."""
+        if len(self.known) > _MOST_TRUTHS:
+            return False
         faults = checks.Faults(len(self.known))
         texts = pa.chunked_array([pa.array(self.known, pa.string())])
         checks.truths(faults, self.name, texts)
@@ -119,6 +132,8 @@ class Column:
     @functools.cached_property
     def times(self) -> np.ndarray:
         """The known values as times; NaN for those that are none."""
+        if self.is_numeric:
+            return self.numbers
         return checks.parse_times(self.known)
 
     def by_row(self, of_known: np.ndarray) -> np.ndarray:
@@ -173,6 +188,19 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     if len(paths) == 1 and next(chunks, None) is None:
         total = chunk.num_rows
     return Sample(table, columns, rows.num_rows, total, tuple(notes))
+
+
+def _parsed(texts: Sequence[str]) -> np.ndarray | None:
+    """Returns numbers [V], the quick way, or None if they need a closer look."""
+    probe = texts[:: -(-len(texts) // _PROBED) or 1]
+    bad = [delimited.number_fault("", text) is not None for text in probe]
+    if np.mean(bad or [0]) > 0.5:
+        return np.full(len(texts), np.nan)
+    try:
+        numbers = pa.array(texts, pa.string()).cast(pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        return None
+    return numbers if (np.abs(numbers) <= _FLOAT32_MAX).all() else None
 
 
 def _readable(path: pathlib.Path) -> tuple[list[str], list[str]]:

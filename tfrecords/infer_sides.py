@@ -55,7 +55,7 @@ def _varying_side(
         return None, "the slot that an ad was shown in, which is not known before it is chosen"
     if is_constant:
         return "ad", "always the same for one ad"
-    of_ad = column.words[:1] == roles.ad_key.words[:1] or column.words[0] in infer_names.ADS
+    of_ad = not {*infer_names.ADS, *roles.ad_key.words[:1]}.isdisjoint(column.words[:1])
     if of_query and not of_ad:
         return None, (
             "of the user or context by its name, but different within a request, of which one "
