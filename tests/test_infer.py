@@ -32,7 +32,7 @@ def impressions(count: int = 600) -> dict[str, Any]:
     return {
         "request_id": [f"r{row // 3}" for row in rows],
         "userId": (rows // 3) % 20,
-        "device": rng.choice(["phone", "desk"], count),
+        "device": np.repeat(rng.choice(["phone", "desk"], count // 3), 3),
         "ad_id": ad,
         "ad_group": [f"g{a % 3}" for a in ad],
         "price": ad * 1.5 + 1,
@@ -41,7 +41,7 @@ def impressions(count: int = 600) -> dict[str, Any]:
         "revenue": click * 2.5,
         "position": rows % 3,
         "timestamp": 1_700_000_000 + rows,
-        "temperature": rng.normal(size=count).round(3),
+        "temperature": np.repeat(rng.normal(size=count // 3).round(3), 3),
     }
 
 
@@ -221,8 +221,14 @@ def test_kinds(tmp_path: pathlib.Path, name: str, values: list[Any], kind: str) 
 
 
 def test_a_request_key_repeats_on_neighbouring_rows(tmp_path: pathlib.Path) -> None:
-    proposal, _ = proposed(tmp_path, session_id=[n // 4 for n in range(120)])
+    users = [f"u{n // 4 % 17}" for n in range(120)]
+    proposal, _ = proposed(tmp_path, session_id=[n // 4 for n in range(120)], user=users)
     assert proposal["request_key"] == "session_id"
+    # Every one has rows of two users.
+    users = [f"u{n // 2 % 17}" for n in range(120)]
+    proposal, notes = proposed(tmp_path, session_id=[n // 4 for n in range(120)], user=users)
+    assert "request_key" not in proposal
+    assert any("'session_id' are of several 'user', so it is no request" in n for n in notes)
     proposal, notes = proposed(tmp_path, session_id=[n % 30 for n in range(120)])
     assert "request_key" not in proposal
     assert any("'session_id' does not repeat" in note for note in notes)

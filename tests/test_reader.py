@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrecords import reader, records, stages, writer
+from tfrecords import description, reader, records, writer
 
 SPEC = records.Spec(
     query_widths=("uint16", "uint8", "int32"),
@@ -48,7 +48,7 @@ def data_set_of(directory, shards):
     """A data set of one split, without encoder and catalogue."""
     data_set = reader.DataSet.__new__(reader.DataSet)
     data_set.directory, data_set.spec, data_set._verified = directory, SPEC, set()
-    data_set.description = {"splits": {"train": stages.split_entry(shards)}}
+    data_set.description = {"splits": {"train": description.split_entry(shards)}}
     return data_set
 
 

@@ -32,12 +32,10 @@ def propose(samples: Sequence[Sample], roles: Roles, notes: list[str]) -> list[d
     for sample, column in _candidates(samples, roles):
         why = infer_leaks.reason(column, sample, roles)
         side, because = infer_sides.side(column, samples, roles)
-        if why is None and side is None:
-            why = because
-        if why is None:
+        if why is None and side is not None:
             chosen[f"{side.capitalize()} side, {because}"].append(column)
         else:
-            dropped.setdefault(why, []).append(column.name)
+            dropped.setdefault(why or because, []).append(column.name)
             if why in infer_leaks.HARMLESS and side == "query":
                 spare.append(column)
     if spare and not any(key.startswith("Query") for key in chosen):

@@ -1,9 +1,11 @@
 """Tells what kind of field a column is: amounts, names of things, or lists of names."""
 
-import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfrecords import infer_lists
 from tfrecords.infer_sample import Column
@@ -42,14 +44,15 @@ def _longest(values: Sequence[str], separator: str) -> int:
 
 def _is_amount(column: Column, notes: list[str]) -> bool:
     """Returns whether a column's numbers mean how much, and not which."""
-    edges = {*column.words[:1], *column.words[-1:]}
+    # Of cat1 and cat2 the word is cat.
+    edges = {word.rstrip("0123456789") for word in (*column.words[:1], *column.words[-1:])}
     names_things = not _IDENTITIES.isdisjoint(edges)
     if not column.is_numeric:
         if not names_things and not column.is_list:
             _note_nearly_numeric(column, notes)
         return False
-    padded = any(re.match(r"0\d", value) for value in column.known)
-    if padded or column.words[-1:] == ("id",):
+    padded = pc.match_substring_regex(pa.array(column.known, pa.string()), "^0[0-9]")
+    if pc.any(padded).as_py() or column.words[-1:] == ("id",):
         return False
     if not names_things and not _AMOUNTS.isdisjoint(column.words):
         return True

@@ -47,11 +47,14 @@ def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
     )
 
 
-def revenue(columns: Sequence[Column], notes: list[str]) -> Column | None:
+def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column | None:
     """Returns the revenue, or None."""
-    found = named(
-        columns, infer_names.REVENUES, lambda c: c.is_numeric and c.numbers.min() >= 0
-    )
+
+    def fits(column: Column) -> bool:
+        is_property = column.is_truth and infer_pairs.is_constant_per_ad(column, ad)
+        return column.is_numeric and column.numbers.min() >= 0 and not is_property
+
+    found = named(columns, infer_names.REVENUES, fits)
     if found is not None and found.missing_share > 0:
         notes.append(
             f"{found.missing_share:.1%} of the rows have no {found.name!r}: their revenue is "

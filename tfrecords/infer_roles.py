@@ -70,7 +70,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     click, roles.click_threshold = infer_labels.click(free(), roles.ad_key, notes)
     roles.click = take(click)
     roles.engagement = take(infer_labels.engagement(free(), roles.ad_key))
-    roles.revenue = take(infer_labels.revenue(free(), notes))
+    roles.revenue = take(infer_labels.revenue(free(), roles.ad_key, notes))
     roles.time = take(infer_times.find(free(), notes))
     roles.request_key = take(_request_key(free(), roles.user_key, notes))
     roles.position = take(infer_labels.named(free(), infer_names.POSITIONS, _is_slot))
@@ -139,9 +139,7 @@ def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> 
     return None
 
 
-def _request_key(
-    columns: list[Column], user: Column | None, notes: list[str]
-) -> Column | None:
+def _request_key(columns: list[Column], user: Column | None, notes: list[str]) -> Column | None:
     for column in columns:
         if (
             not infer_names.REQUEST.fullmatch(column.plain_words)
@@ -149,17 +147,17 @@ def _request_key(
         ):
             continue
         repeated = float((column.codes[1:] == column.codes[:-1]).mean()) if len(column.codes) else 0
-        if user is not None and infer_pairs.varies_within(user, column):
+        if len(column.known) < 2 or column.is_truth or repeated < _NEIGHBOURS:
+            notes.append(
+                f"{column.name!r} does not repeat on neighbouring rows, so a row is a request."
+            )
+        elif user is not None and infer_pairs.varies_within(user, column):
             notes.append(
                 f"Rows of one {column.name!r} are of several {user.name!r}, so it is no request; "
                 "a row is one."
             )
-            continue
-        if len(column.known) > 1 and not column.is_truth and repeated >= _NEIGHBOURS:
+        else:
             return column
-        notes.append(
-            f"{column.name!r} does not repeat on neighbouring rows, so a row is a request."
-        )
     return None
 
 

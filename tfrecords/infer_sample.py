@@ -107,7 +107,8 @@ class Column:
         if (parsed := _parsed(self.known)) is not None:
             return parsed
         texts = pa.chunked_array([pa.array(self.known, pa.string())])
-        return checks.numbers(checks.Faults(len(self.known)), self.name, texts)
+        numbers = checks.numbers(checks.Faults(len(self.known)), self.name, texts)
+        return np.where(np.abs(numbers) <= _FLOAT32_MAX, numbers, np.nan)
 
     @property
     def is_numeric(self) -> bool:
@@ -194,7 +195,7 @@ def _parsed(texts: Sequence[str]) -> np.ndarray | None:
     """Returns numbers [V], the quick way, or None if they need a closer look."""
     probe = texts[:: -(-len(texts) // _PROBED) or 1]
     bad = [delimited.number_fault("", text) is not None for text in probe]
-    if np.mean(bad or [0]) > 0.5:
+    if sum(bad) > 0.5 * len(bad):
         return np.full(len(texts), np.nan)
     try:
         numbers = pa.array(texts, pa.string()).cast(pa.float64()).to_numpy()

@@ -12,7 +12,8 @@ from tfrecords.infer_sample import ADS, LOG, USERS, Column, Sample
 
 _OF_QUERY = {
     "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
-    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query",
+    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query", "search", "srch",
+    "history", "hist", "basket", "cart", "seen", "viewed", "watched", "visited",
 }  # fmt: skip
 _SLOTS = {"position", "pos", "slot"}
 
@@ -34,10 +35,11 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
         return "ad", "in the table of ads"
     if USERS in tables:
         return "query", "in the table of users"
-    of_query = not _OF_QUERY.isdisjoint(column.words)
+    of_ad = not {*infer_names.ADS, *roles.ad_key.words[:1]}.isdisjoint(column.words[:1])
+    of_query = not of_ad and not _OF_QUERY.isdisjoint(column.words)
     is_constant = column.table == LOG and infer_pairs.is_constant_per_ad(column, roles.ad_key)
     if roles.request_key is not None and infer_pairs.varies_within(column, roles.request_key):
-        return _varying_side(column, roles, is_constant, of_query)
+        return _varying_side(column, is_constant, of_query)
     if of_query:
         return "query", "of the user or context by its name"
     if is_constant:
@@ -47,16 +49,13 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
     return "query", "differs between showings of one ad"
 
 
-def _varying_side(
-    column: Column, roles: Roles, is_constant: bool, of_query: bool
-) -> tuple[str | None, str]:
+def _varying_side(column: Column, is_constant: bool, of_query: bool) -> tuple[str | None, str]:
     """Returns the side of what differs between the rows of a request."""
     if column.plain_words in infer_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
         return None, "the slot that an ad was shown in, which is not known before it is chosen"
     if is_constant:
         return "ad", "always the same for one ad"
-    of_ad = not {*infer_names.ADS, *roles.ad_key.words[:1]}.isdisjoint(column.words[:1])
-    if of_query and not of_ad:
+    if of_query:
         return None, (
             "of the user or context by its name, but different within a request, of which one "
             "value is kept"

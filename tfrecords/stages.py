@@ -16,6 +16,7 @@ import tqdm
 from tfrecords import (
     catalogue,
     checks,
+    description,
     fitting,
     negatives,
     packing,
@@ -29,8 +30,6 @@ from tfrecords import (
 from tfrecords import rows as rows_lib
 from tfrecords import schema as schema_lib
 from tfrecords.formats import log
-
-NUM_SAMPLE_REQUESTS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +226,7 @@ class Stages:
 
         notes = self._each("write", write, "writing records")
         return {
-            split: split_entry([note[split] for note in notes if split in note])
+            split: description.split_entry([note[split] for note in notes if split in note])
             for split in splitting.SPLITS
         }
 
@@ -246,10 +245,7 @@ class Stages:
         lengths = lengths[chosen]
         seed = (self._options.split.seed, split, index)
         if split == 0:
-            order = writer.shuffled(lengths, seed)
-            starts = np.cumsum(lengths) - lengths
-            lengths = lengths[order]
-            rows = rows[_ranges(starts[order], lengths)]
+            rows, lengths = writer.shuffled(rows, lengths, seed)
         packed = packing.gather(self._packed, self._chunk_ends, rows, lengths)
         sampled = 0
         if sampler is not None:
@@ -279,14 +275,13 @@ class Stages:
         with (output / "rejected.tsv").open("wb") as file:
             for index in range(self._num_chunks):
                 file.write(self._space.path("parse", index, ".rejected").read_bytes())
-        (output / "sample_requests.json").write_text(json.dumps(self._samples()))
+        samples = description.sample_requests(
+            self._schema, self._requests, self._chunk_ends, self._rows
+        )
+        (output / "sample_requests.json").write_text(json.dumps(samples))
         summary = {"num_distinct": self._num_distinct, "time": self._time}
         workspace.write_json(output / "profile.json", summary)
-        checked = [
-            "encoder/encoder.json", "encoder/vocabularies.arrow", "catalogue/ads.arrow",
-            "catalogue/ad_features.npy", "sample_requests.json", "profile.json", "rejected.tsv",
-        ]  # fmt: skip
-        description = {
+        described = {
             "format_version": reader.FORMAT_VERSION,
             "fingerprint": self._fitted.fingerprint(),
             "schema": self._schema.to_json(),
@@ -294,27 +289,13 @@ class Stages:
             "spec": packing.spec(self._fitted).to_json(),
             "num_ads": len(self._ads),
             "impressions_of_changed_ads": sum(self._pack_notes("changed_ads")),
-            "rows_of_varying_query_fields": _sum_of(self._pack_notes("varying")),
+            "rows_of_varying_query_fields": description.add(self._pack_notes("varying")),
             "split": {**dataclasses.asdict(self._options.split), "kind": self._requests.kind},
             "sampled_negatives": self._options.sampled_negatives,
             "splits": splits,
-            "sha256": {name: writer.sha256(output / name) for name in checked},
+            "sha256": {name: writer.sha256(output / name) for name in description.CHECKED_FILES},
         }
-        workspace.write_json(output / "dataset.json", description)
-
-    def _samples(self) -> list[dict[str, Any]]:
-        """Returns raw query fields of the first held-out requests; None is missing."""
-        first_rows = self._requests.first_rows()
-        held_out = first_rows[self._requests.splits == splitting.SPLITS.index("test")]
-        held_out = held_out[:NUM_SAMPLE_REQUESTS]
-        samples: list[dict[str, Any]] = []
-        chunk_of = np.searchsorted(self._chunk_ends, held_out, side="right")
-        for chunk in np.unique(chunk_of).tolist():
-            rows, first = self._rows(chunk), self._span(chunk)[0]
-            own = held_out[chunk_of == chunk] - first
-            columns = {f.name: rows.raw(f, own) for f in self._schema.query_fields}
-            samples += pa.table(columns).to_pylist()
-        return [{k: _plain(v) for k, v in sample.items()} for sample in samples]
+        workspace.write_json(output / "dataset.json", described)
 
     def _rows(self, index: int) -> rows_lib.Rows:
         return rows_lib.load(self._space.path("parse", index, ".rows"))
@@ -363,31 +344,5 @@ class Stages:
     def _bar(self, task: str, total: int, unit: str) -> tqdm.tqdm:
         return tqdm.tqdm(
             total=total or None, desc=task, unit=unit, unit_scale=True,
-            disable=not self._progress, mininterval=0.5, leave=False,
+            disable=not self._progress, mininterval=0.5, delay=1, leave=False,
         )  # fmt: skip
-
-
-def split_entry(shards: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the entry of a split in `dataset.json` from those of its shards."""
-    totals: dict[str, dict[str, float]] = {"label_sums": {}, "label_counts": {}}
-    for shard in shards:
-        for kind, of_kind in totals.items():
-            for label, value in shard[kind].items():
-                of_kind[label] = of_kind.get(label, 0) + value
-    numbers = {key: sum(s[key] for s in shards) for key in ("rows", "requests", "sampled")}
-    return {**numbers, **totals, "shards": shards}
-
-
-def _sum_of(counts: Sequence[dict[str, int]]) -> dict[str, int]:
-    names = dict.fromkeys(name for own in counts for name in own)
-    return {name: sum(own.get(name, 0) for own in counts) for name in names}
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Returns start, start + 1, … of each range, end to end."""
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
-
-
-def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value

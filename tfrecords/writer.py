@@ -20,9 +20,16 @@ from tfrecords import records
 ROWS_PER_RECORD = 4_096
 
 
-def shuffled(lengths: np.ndarray, seed: tuple[int, ...]) -> np.ndarray:
-    """Returns a random order [R] of requests, the same for the same seed."""
-    return np.random.default_rng(seed).permutation(len(lengths))
+def shuffled(
+    rows: np.ndarray, lengths: np.ndarray, seed: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows [L] and lengths [R] of requests in a random order, the same for a seed."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    starts = np.cumsum(lengths) - lengths
+    ordered = lengths[order]
+    ends = np.cumsum(ordered)
+    places = np.arange(len(rows)) + np.repeat(starts[order] - (ends - ordered), ordered)
+    return rows[places], ordered
 
 
 def write_shard(path: pathlib.Path, requests: records.Packed) -> dict[str, Any]:
