@@ -8,6 +8,8 @@ from tfrecords import checks, infer_names
 from tfrecords.infer_sample import Column
 
 _PROBED = 50
+# Beyond the nanoseconds of any date; a number that is larger is none.
+_LATEST = 1e20
 
 
 def find(columns: Sequence[Column], notes: list[str]) -> Column | None:
@@ -35,7 +37,8 @@ def is_clock(column: Column, is_named: bool) -> bool:
     if np.isnan(checks.parse_times(column.known[:_PROBED])).any() or np.isnan(column.times).any():
         return False
     if not column.is_numeric:
-        return len(column.known) > 1 or is_named
+        are_times = float(np.abs(column.times).max()) < _LATEST
+        return are_times and (len(column.known) > 1 or is_named)
     low, high = float(column.numbers.min()), float(column.numbers.max())
     # Seconds, milliseconds, microseconds or nanoseconds of the years 2000 to 2040.
     epoch = any(9.4e8 * unit <= low and high <= 2.3e9 * unit for unit in (1, 1e3, 1e6, 1e9))

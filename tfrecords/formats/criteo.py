@@ -181,7 +181,9 @@ class _LogWithCompanions(delimited.DelimitedLog):
         path = self._companions[chunk.path]
         assert chunk.companion is not None
         # Lines of the companion are numbered as the log's, so that they can be joined.
-        extra = delimited.parse(self._extra, self._headers[path], chunk.companion, chunk.first_line)
+        extra = delimited.parse(
+            self._extra, self._headers[path], chunk.companion, chunk.first_line, chunk.num_rows
+        )
         numbers = parsed.table[log.LINE_NUMBER].to_numpy()
         bad = np.isin(numbers, list(extra.faults))
         parsed = parsed.without(

@@ -91,13 +91,12 @@ class DelimitedLog:
         """See `log.Log`."""
         for path, part in self._parts:
             reader, columns = open_rows(path, self.layout)
-            for first_line, text in reader.chunks(self._rows_per_chunk):
-                num_rows = lines.count_rows(text, self.layout.quote, self.layout.delimiter)
+            for first_line, text, num_rows in reader.chunks(self._rows_per_chunk):
                 yield log.Chunk(path, part, first_line, num_rows, columns, text)
 
     def parse(self, chunk: log.Chunk) -> log.Parsed:
         """See `log.Log`."""
-        parsed = parse(self.layout, chunk.columns, chunk.payload, chunk.first_line)
+        parsed = parse(self.layout, chunk.columns, chunk.payload, chunk.first_line, chunk.num_rows)
         return parsed if self._derive is None else self._derive(parsed)
 
     def raw(self, chunk: log.Chunk, lines_wanted: Sequence[int]) -> list[bytes]:
@@ -142,8 +141,8 @@ def read_table(path: pathlib.Path, layout: Layout) -> pa.Table:
     """
     reader, columns = open_rows(path, layout)
     tables = []
-    for first_line, text in reader.chunks(log.ROWS_PER_CHUNK):
-        parsed = parse(layout, columns, text, first_line)
+    for first_line, text, num_rows in reader.chunks(log.ROWS_PER_CHUNK):
+        parsed = parse(layout, columns, text, first_line, num_rows)
         for line, reason in sorted(parsed.faults.items()):
             raise ValueError(f"{path}, line {line}: {reason}")
         tables.append(parsed.table)
@@ -152,17 +151,19 @@ def read_table(path: pathlib.Path, layout: Layout) -> pa.Table:
     return pa.concat_tables(tables).unify_dictionaries()
 
 
-def parse(layout: Layout, columns: tuple[str, ...], text: bytes, first_line: int) -> log.Parsed:
+def parse(
+    layout: Layout, columns: tuple[str, ...], text: bytes, first_line: int, num_rows: int
+) -> log.Parsed:
     """Parses whole rows: at full speed if all are good, else by ever smaller parts."""
-    count = lines.count_rows(text, layout.quote, layout.delimiter)
     try:
-        table = _parse_table(layout, columns, text, count)
+        table = _parse_table(layout, columns, text, num_rows)
         if len(columns) > 1 and _may_be_empty(table) and _EMPTY_LINE.search(text):
             raise ValueError("a line is empty")  # Arrow makes it a row of missing values
     except (pa.ArrowInvalid, ValueError):
         return _parse_parts(layout, columns, text, first_line)
-    if text.count(b"\n") + (not text.endswith(b"\n")) == count:
-        numbers = np.arange(first_line, first_line + count)
+    quoted = layout.quote and b'"' in text
+    if not quoted or text.count(b"\n") + (not text.endswith(b"\n")) == num_rows:
+        numbers = np.arange(first_line, first_line + num_rows)
     else:
         rows = lines.split_rows(text, layout.quote, layout.delimiter)
         numbers = np.array(_line_numbers(rows, first_line))
@@ -250,8 +251,9 @@ def _parse_parts(
     size = -(-len(rows) // _PARTS)
     parts, line = [], first_line
     for first in range(0, len(rows), size):
-        part = b"".join(rows[first : first + size])
-        parts.append(parse(layout, columns, part, line))
+        own = rows[first : first + size]
+        part = b"".join(own)
+        parts.append(parse(layout, columns, part, line, len(own)))
         line += part.count(b"\n")
     return log.Parsed(
         pa.concat_tables(p.table for p in parts).unify_dictionaries().combine_chunks(),

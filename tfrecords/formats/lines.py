@@ -79,8 +79,8 @@ class RowReader:
         self._rest = self._rest[len(first) :]
         self.line += max(first.count(b"\n"), 1)
 
-    def chunks(self, rows: int) -> Iterator[tuple[int, bytes]]:
-        """Yields the number of the first line and the text of runs of about `rows` rows.
+    def chunks(self, rows: int) -> Iterator[tuple[int, bytes, int]]:
+        """Yields first line number, text and number of rows of runs of about `rows` rows.
 
         Raises:
             ValueError: The file is damaged, or a quote is not closed.
@@ -98,8 +98,13 @@ class RowReader:
                     raise self._unclosed(self.line + self._rest.count(b"\n", 0, end))
                 end = len(self._rest)
             text, self._rest, wanted = self._rest[:end], self._rest[end:], size
-            yield self.line, text
-            self.line += text.count(b"\n")
+            num_lines = text.count(b"\n")
+            if self._quote and b'"' in text:
+                num_rows = count_rows(text, True, self._delimiter.decode())
+            else:
+                num_rows = num_lines + (not text.endswith(b"\n"))
+            yield self.line, text, num_rows
+            self.line += num_lines
         self._file.close()
 
     def _fill(self, size: int) -> bool:

@@ -206,8 +206,8 @@ def recode(column: pa.DictionaryArray, values: Sequence[str | None]) -> pa.Dicti
 def _read(path: pathlib.Path, key: str, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
     layout = delimited.Layout({key: ID, **types}, ",", quote=True)
     reader, columns = delimited.open_rows(path, layout)
-    for first_line, text in reader.chunks(log.ROWS_PER_CHUNK):
-        parsed = delimited.parse(layout, columns, text, first_line)
+    for first_line, text, num_rows in reader.chunks(log.ROWS_PER_CHUNK):
+        parsed = delimited.parse(layout, columns, text, first_line, num_rows)
         for line, reason in sorted(parsed.faults.items()):
             raise ValueError(f"{path}, line {line}: {reason}; correct or remove the row.")
         empty = parsed.table.filter(pc.is_null(parsed.table[key]))
