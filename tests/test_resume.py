@@ -100,7 +100,7 @@ def test_another_log_or_option_starts_anew(synthetic_log, unbroken, tmp_path, mo
     assert files(tmp_path / "data") == files(unbroken)
 
 
-@pytest.mark.parametrize("limit", [4_000, 12_000, 20_000])
+@pytest.mark.parametrize("limit", [4_000, 20_000])
 def test_a_full_disk_is_named_and_what_is_done_is_kept(synthetic_log, unbroken, tmp_path, limit):
     log, out = synthetic_log, tmp_path / "data"
     arguments = list(map(str, (log.log, log.schema, log.ads, out)))

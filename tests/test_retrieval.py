@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec import retrieval, retrieval_training
+from tfrecords import catalogue as catalogue_lib
 from tfrecords import reader
 
 
@@ -120,9 +121,9 @@ def test_log_q_lets_an_unconditional_model_learn_how_popular_ads_are(data_set, r
     # Forty ads with clicks falling as 1 / rank and the same query for every click.
     table = catalogue.table.slice(0, 40)
     counts = np.round(1_000 / np.arange(1, 41)).astype(np.int64)
-    index = table.column_names.index("clicks")
+    index = table.column_names.index(catalogue_lib.CLICKS)
     small = reader.Catalogue(
-        table.set_column(index, "clicks", [counts]), np.asarray(catalogue.features[:40])
+        table.set_column(index, catalogue_lib.CLICKS, [counts]), np.asarray(catalogue.features[:40])
     )
     config = dataclasses.replace(
         retrieval_config, batch_size=4, uniform_negatives=4, dropout=0.0, embedding_dim=32
