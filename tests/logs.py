@@ -95,6 +95,6 @@ def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.Fitte
         rows, _ = rows_lib.normalise(schema, log.Parsed(table), True)
         is_train = np.ones(len(rows), bool)
         counts = fitting.count_chunk(schema, rows, is_train, before, total)
-        chunks.append(fitting.Chunk(counts, rows.strings.__getitem__))
+        chunks.append(fitting.Chunk(counts.__getitem__, rows.strings.__getitem__))
         before += len(rows)
     return fitting.fit(schema, chunks).schema

@@ -10,7 +10,7 @@ Shapes: N ads, V distinct ads of one chunk.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +77,7 @@ def count_chunk(rows: rows_lib.Rows, is_train: np.ndarray, first_row: int) -> Co
     )
 
 
-def merge(parts: Sequence[Counts]) -> Counts:
+def merge(parts: Iterable[Counts]) -> Counts:
     """Adds up the ads of several chunks."""
     pending: list[Counts] = []
     for part in parts:

@@ -17,7 +17,7 @@ from tfrecords import encoding, workspace
 from tfrecords import rows as rows_lib
 from tfrecords import schema as schema_lib
 
-_MOST_AT_ONCE = 8_000_000
+_MOST_AT_ONCE = 4_000_000
 _NUMERIC_SAMPLE = 500_000
 Part = tuple[np.ndarray, np.ndarray]
 
@@ -27,11 +27,11 @@ class Chunk:
     """What fitting needs of a chunk.
 
     Attributes:
-        counts: What `count_chunk` gave.
+        counts: Returns what `count_chunk` gave of a field by its name.
         strings: Returns the distinct values of a field by its name.
     """
 
-    counts: Mapping[str, np.ndarray]
+    counts: Callable[[str], np.ndarray]
     strings: Callable[[str], rows_lib.Strings]
 
 
@@ -94,7 +94,7 @@ def fit(schema: schema_lib.Schema, chunks: Sequence[Chunk], workers: int = 1) ->
 
 
 def _fit(field: schema_lib.Field, chunks: Sequence[Chunk]) -> tuple[encoding.FieldStatistics, int]:
-    own = [chunk.counts[field.name] for chunk in chunks]
+    own = [chunk.counts(field.name) for chunk in chunks]
     if field.kind == "numeric":
         values = np.concatenate([*own, np.empty(0, np.float32)])
         return encoding.FieldStatistics(boundaries=bucket_boundaries(values, field.num_buckets)), 0

@@ -151,6 +151,8 @@ def assign(keys: Keys, options: Options) -> Requests:
     requests = Requests(order, starts, np.zeros(len(starts) - 1 if starts is not None else
                                                 keys.num_rows, np.uint8), "order")  # fmt: skip
     kind = _resolve(keys, options.kind)
+    if kind == "order" and starts is None:
+        return dataclasses.replace(requests, splits=_cut(keys.num_rows, options))
     first_rows = requests.first_rows()
     lengths = requests.lengths(0, len(requests))
     time = None if keys.time is None else keys.time[first_rows]
@@ -237,14 +239,27 @@ def _given(keys: Keys, kind: str, requests: Requests, first_rows: np.ndarray) ->
     return splits
 
 
+def _boundaries(num_rows: int, options: Options) -> list[int]:
+    """Returns the rows on which validation and test begin."""
+    validation, test = options.validation_fraction, options.test_fraction
+    return [int(num_rows * share) for share in (1 - validation - test, 1 - test)]
+
+
+def _cut(num_rows: int, options: Options) -> np.ndarray:
+    """Splits requests of one row in the log's order: as `_by_order`, in little memory."""
+    splits = np.zeros(num_rows, np.uint8)
+    for first in _boundaries(num_rows, options):
+        splits[first:] += 1
+    return splits
+
+
 def _by_order(rank: np.ndarray | None, lengths: np.ndarray, options: Options) -> np.ndarray:
     """Splits requests by the row on which each begins, in the order of `rank` [R]."""
     order = None if rank is None else np.argsort(rank, kind="stable")
     ordered = lengths if order is None else lengths[order]
     ends = np.cumsum(ordered)
     num_rows = int(ends[-1]) if len(ends) else 0
-    validation, test = options.validation_fraction, options.test_fraction
-    boundaries = [int(num_rows * share) for share in (1 - validation - test, 1 - test)]
+    boundaries = _boundaries(num_rows, options)
     splits = np.searchsorted(boundaries, ends - ordered, side="right").astype(np.uint8)
     if order is None:
         return splits

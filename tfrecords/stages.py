@@ -148,22 +148,25 @@ class Stages:
         )
         self._requests = splitting.assign(keys, self._options.split)
         self._is_train = self._requests.row_splits() == 0
-        self._when = splitting.ranks(keys)
+        self._keys = keys if self._options.sampled_negatives else None
         self._profile = profile.Bins.of(keys)
         # A request belongs to the chunk in which it begins.
-        first_rows = self._requests.first_rows()
-        self._request_ends = np.searchsorted(first_rows, self._chunk_ends, side="left")
+        self._request_ends = self._chunk_ends
+        if self._requests.starts is not None:
+            first_rows = self._requests.first_rows()
+            self._request_ends = np.searchsorted(first_rows, self._chunk_ends, side="left")
 
     def count(self) -> None:
         """Counts what the training rows hold."""
-        train_ends = np.cumsum(self._is_train)
-        self._num_train = int(train_ends[-1]) if len(train_ends) else 0
+        spans = [self._span(index) for index in range(self._num_chunks)]
+        num_train = [int(self._is_train[first:last].sum()) for first, last in spans]
 
         def count(index: int) -> dict[str, Any]:
             rows, first, last = self._rows(index), *self._span(index)
             is_train = self._is_train[first:last]
-            before = int(train_ends[first - 1]) if first else 0
-            counts = fitting.count_chunk(self._schema, rows, is_train, before, self._num_train)
+            counts = fitting.count_chunk(
+                self._schema, rows, is_train, sum(num_train[:index]), sum(num_train)
+            )
             ads = catalogue.count_chunk(rows, is_train, first)
             arrays = {f"field/{name}": values for name, values in counts.items()}
             arrays.update({f"ads/{name}": values for name, values in vars(ads).items()})
@@ -179,18 +182,23 @@ class Stages:
         Args:
             more_ads: Ads to add to those of the log, or None.
         """
-        counted = [self._counts(index) for index in range(self._num_chunks)]
+        indices = range(self._num_chunks)
         chunks = [
-            fitting.Chunk(counts["field"], functools.partial(self._strings, index))
-            for index, counts in enumerate(counted)
+            fitting.Chunk(
+                functools.partial(self._counts_of_field, index),
+                functools.partial(self._strings, index),
+            )
+            for index in indices
         ]
         fitted = fitting.fit(self._schema, chunks, self._workers)
         self._fitted, self._num_distinct = fitted.schema, fitted.num_distinct
-        ad_counts = catalogue.merge([catalogue.Counts(**counts["ads"]) for counts in counted])
+        ad_counts = catalogue.merge(
+            catalogue.Counts(**self._counts(index, "ads")) for index in indices
+        )
         self._ads = catalogue.collect(
             self._schema, ad_counts, self._chunk_ends, self._rows, more_ads
         )
-        self._time = self._profile.add(counts["profile"] for counts in counted)
+        self._time = self._profile.add(self._counts(index, "profile") for index in indices)
         output = self._space.output
         self._fitted.save(output / "encoder")
         self._ads.save(output / "catalogue", self._fitted)
@@ -254,7 +262,7 @@ class Stages:
         return {**writer.write_shard(self._space.output / name, packed), "sampled": sampled}
 
     def _sampler(self) -> negatives.Sampler | None:
-        if not self._options.sampled_negatives:
+        if self._keys is None:
             return None
         packed = [self._packed(index) for index in range(self._num_chunks)]
         users = [self._rows(i).array(rows_lib.USER) for i in range(self._num_chunks)]
@@ -264,7 +272,7 @@ class Stages:
             np.concatenate([p["ad_row"] for p in packed]),
             np.concatenate([p["click"] for p in packed]) == 1,
             self._is_train,
-            self._when,
+            splitting.ranks(self._keys),
             shown if any(self._pack_notes("changed_ads")) else None,
         )
         return negatives.Sampler(self._options.sampled_negatives, self._packer.catalogue, log_)
@@ -316,13 +324,16 @@ class Stages:
         """Returns the log's first row of a chunk, and the row past its last."""
         return (int(self._chunk_ends[index - 1]) if index else 0), int(self._chunk_ends[index])
 
-    def _counts(self, index: int) -> dict[str, dict[str, np.ndarray]]:
-        grouped: dict[str, dict[str, np.ndarray]] = {"field": {}, "ads": {}, "profile": {}}
+    def _counts(self, index: int, kind: str) -> dict[str, np.ndarray]:
+        """Returns what was counted of a chunk: `field`, `ads` or `profile`."""
         with np.load(self._space.path("count", index, ".npz")) as arrays:
-            for key in arrays.files:
-                kind, name = key.split("/", 1)
-                grouped[kind][name] = arrays[key]
-        return grouped
+            names = [key for key in arrays.files if key.startswith(f"{kind}/")]
+            return {key.split("/", 1)[1]: arrays[key] for key in names}
+
+    def _counts_of_field(self, index: int, name: str) -> np.ndarray:
+        # One field at a time: those of all together would grow with the log.
+        with np.load(self._space.path("count", index, ".npz")) as arrays:
+            return arrays[f"field/{name}"]
 
     def _each(
         self, stage: str, work: Callable[[int], dict[str, Any]], task: str
