@@ -27,7 +27,6 @@ from serving import ad_index, bundle, export
 from tfrec import config as config_lib
 from tfrec import evaluation, ranker_training, retrieval_training
 from tfrecords import convert, reader, synthetic
-from tfrecords.formats import lines
 
 # What each step writes last: without it the step is not done, whatever its note says.
 PRODUCTS = {
@@ -79,7 +78,7 @@ class Pipeline:
     ) -> reader.DataSet:
         """Converts a log."""
         inputs = {
-            "files": [_identity(path) for path in source.open().files],
+            "files": [convert.identity_of(path) for path in source.open().files],
             "schema": source.schema.to_json(),
             "format": source.format,
             **dataclasses.asdict(config),
@@ -238,12 +237,6 @@ class Pipeline:
     def _print(self, line: str) -> None:
         if self.progress:
             print(line, flush=True)
-
-
-def _identity(path: pathlib.Path) -> dict[str, Any]:
-    lines.open_file(path).close()
-    stat = path.stat()
-    return {"path": str(path.resolve()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
 
 
 def _describe(data_set: reader.DataSet) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tfrecords import convert, reader, rows
+from tfrecords import convert, reader, records, rows
 from tfrecords import schema as schema_lib
 from tfrecords.formats import delimited, log, tabular
 
@@ -266,7 +266,7 @@ def test_only_a_test_file_may_lack_labels(tmp_path: pathlib.Path) -> None:
     chunks = list(opened.chunks())
     assert [chunk.part for chunk in chunks] == ["train", "test"]
     good, _ = rows.normalise(SCHEMA, opened.parse(chunks[1]), False)
-    assert good.array(rows.LABELS["click"]).tolist() == [rows.MISSING_LABEL]
+    assert good.array(rows.LABELS["click"]).tolist() == [records.MISSING_LABEL]
     with pytest.raises(ValueError, match=r"b\.csv lacks the columns \['clicked'\], which .*a\.csv"):
         tabular.open_log(log.Files((train, other)), SCHEMA)
 

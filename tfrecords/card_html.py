@@ -4,9 +4,14 @@ import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfrecords import card_figures, card_format, card_html_fields, card_markup, card_style
-
-_SPLITS = ("train", "validation", "test")
+from tfrecords import (
+    card_figures,
+    card_format,
+    card_html_fields,
+    card_markup,
+    card_style,
+    splitting,
+)
 
 
 def render(card: dict[str, Any]) -> str:
@@ -63,7 +68,7 @@ def _splits(card: dict[str, Any]) -> str:
     head = ["", "rows", "requests", "mean ads", "median", "90 %", "99 %", "most",
             "one ad", "with a click", "sampled rows"]  # fmt: skip
     rows = []
-    for split in _SPLITS:
+    for split in splitting.SPLITS:
         own = card["splits"][split]
         lengths = own["list_lengths"]
         numbers = [card_format.count(lengths.get(k)) for k in ("median", "p90", "p99", "max")]
@@ -98,7 +103,7 @@ def _labels(card: dict[str, Any]) -> str:
     head = ["", "share above 0", "mean", "rows above 0", "rows with the label", "missing"]
     rows = []
     for label in card["splits"]["train"]["labels"]:
-        for split in _SPLITS:
+        for split in splitting.SPLITS:
             own = card["splits"][split]["labels"][label]
             rows.append(
                 card_markup.cells(

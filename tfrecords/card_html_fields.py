@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from tfrecords import card_figures, card_format, card_markup, card_statistics
+from tfrecords import card_figures, card_format, card_markup, card_statistics, splitting
 
 _LEVELS = {"stable": "", "unknown": "too few rows to tell", "shifted": "shifted",
            "drifted": "drifted"}  # fmt: skip
 _FIRST_DRIFTS = 10
-_SPLITS = ("train", "validation", "test")
 
 
 def overview(card: dict[str, Any]) -> str:
@@ -24,8 +23,8 @@ def overview(card: dict[str, Any]) -> str:
                 field["kind"].replace("categorical_list", "list"),
                 card_format.count(field.get("distinct")),
                 card_format.count(field.get("vocabulary")),
-                *(card_format.percent(field["missing"][split]) for split in _SPLITS),
-                *(card_format.percent(oov.get(split)) for split in _SPLITS),
+                *(card_format.percent(field["missing"][split]) for split in splitting.SPLITS),
+                *(card_format.percent(oov.get(split)) for split in splitting.SPLITS),
             )
         )
     return card_markup.table(head, rows, left=(1, 2)) + (

@@ -4,10 +4,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from tfrecords import card_format
+from tfrecords import card_format, splitting
 
 _WIDTH = 100
-_SPLITS = ("train", "validation", "test")
 
 
 def render(card: dict[str, Any]) -> str:
@@ -40,7 +39,7 @@ def _warnings(warnings: Sequence[dict[str, str]]) -> str:
 
 def _splits(card: dict[str, Any]) -> str:
     rows = []
-    for split in _SPLITS:
+    for split in splitting.SPLITS:
         own = card["splits"][split]
         lengths = own["list_lengths"]
         ads = [card_format.count(lengths.get(k)) for k in ("median", "p90", "max")]
@@ -63,7 +62,7 @@ def _splits(card: dict[str, Any]) -> str:
 def _labels(card: dict[str, Any]) -> str:
     rows = []
     for label in card["splits"]["train"]["labels"]:
-        for split in _SPLITS:
+        for split in splitting.SPLITS:
             own = card["splits"][split]["labels"][label]
             rate = card_format.percent(own["rate"])
             mean = card_format.decimal(own["mean"])

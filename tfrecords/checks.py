@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import columns
+from tfrecords import columns, records
 from tfrecords import schema as schema_lib
 from tfrecords.formats import delimited
 
@@ -32,7 +32,6 @@ _TIME_TYPES = (
     pa.date32(),
 )
 _TIME_PATTERNS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%dT%H%M%S")
-MISSING_LABEL = 255
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -153,7 +152,7 @@ def truths(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _stored(truth: np.ndarray) -> pa.Array:
-    return pa.array(np.where(np.isnan(truth), MISSING_LABEL, truth).astype(np.uint8))
+    return pa.array(np.where(np.isnan(truth), records.MISSING_LABEL, truth).astype(np.uint8))
 
 
 def times(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:

@@ -124,7 +124,7 @@ def convert(
     opened = source.open()
     identity = {
         "format_version": reader.FORMAT_VERSION,
-        "files": [_identity(path) for path in opened.files],
+        "files": [identity_of(path) for path in opened.files],
         "format": source.format,
         "rows_per_chunk": source.rows_per_chunk,
         "schema": source.schema.to_json(),
@@ -238,7 +238,12 @@ def _check_distinct(source: Source) -> None:
         )
 
 
-def _identity(path: pathlib.Path) -> dict[str, Any]:
+def identity_of(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what changes when a file does.
+
+    Raises:
+        FileNotFoundError, ValueError: As `lines.open_file`.
+    """
     lines.open_file(path).close()
     stat = path.stat()
     return {"path": str(path.resolve()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}

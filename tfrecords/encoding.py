@@ -16,6 +16,7 @@ T numeric buckets, L values of a list.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -271,6 +272,12 @@ class Encoder(tf.Module):
 def fingerprint(values: tf.Tensor) -> tf.Tensor:
     """Returns the 63-bit fingerprint of strings, which stands for the value ever after."""
     return tf.strings.to_hash_bucket_fast(values, _FINGERPRINT_RANGE)
+
+
+@functools.cache
+def missing_fingerprint() -> int:
+    """Returns the fingerprint of "", the missing value."""
+    return int(fingerprint(tf.constant("")).numpy())
 
 
 def pad(ids: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:

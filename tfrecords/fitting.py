@@ -191,7 +191,7 @@ def vocabulary(
         The kept values by falling count, equal counts by value; and how many distinct
         values there are. A missing value is none.
     """
-    missing = int(encoding.fingerprint("").numpy())
+    missing = encoding.missing_fingerprint()
     kept: list[Counted] = []
     num_distinct = 0
     for counted in count(parts, most_at_once):

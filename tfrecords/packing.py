@@ -3,7 +3,6 @@
 Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 """
 
-import functools
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -119,18 +118,13 @@ class Packer:
             numbers = tf.constant(rows.array(field.name), tf.float32)
             return encoder.encode_column(field, numbers).numpy()[:, None]
         strings = rows.strings[field.name]
-        missing = tf.constant(strings.fingerprints == _missing_fingerprint())
+        missing = tf.constant(strings.fingerprints == encoding.missing_fingerprint())
         ids = encoder.encode_fingerprints(field, tf.constant(strings.fingerprints), missing).numpy()
         if field.kind == "categorical":
             width = records.narrowest(int(ids.max(initial=0)) + 1)
             return ids.astype(width)[rows.array(field.name)][:, None]
         codes, lengths = rows.lists(field.name)
         return encoding.pad(ids[codes], lengths, field.width)
-
-
-@functools.cache
-def _missing_fingerprint() -> int:
-    return int(encoding.fingerprint("").numpy())
 
 
 def save(packed: records.Packed, directory: pathlib.Path) -> None:

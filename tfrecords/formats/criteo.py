@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords import schema as schema_lib
-from tfrecords.formats import delimited, lines, log
+from tfrecords.formats import delimited, lines, log, named
 
 LABEL = "label"
 NUMERIC_COLUMNS = tuple(f"I{i}" for i in range(1, 14))
@@ -97,16 +97,7 @@ def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
     Raises:
         FileNotFoundError, ValueError: As `delimited.read_table`.
     """
-    if files.ads is None:
-        return None
-    types = {name: delimited.STRINGS for name in schema.ad_key}
-    types.update(
-        {
-            field.source: delimited.NUMBERS if field.kind == "numeric" else delimited.STRINGS
-            for field in schema.ad_fields
-        }
-    )
-    return delimited.read_table(files.ads, delimited.Layout(types))
+    return named.read_ads(files, schema, "\t")
 
 
 def companion_path(path: pathlib.Path) -> pathlib.Path:
