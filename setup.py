@@ -20,6 +20,7 @@ setuptools.setup(
         "numpy",
         "pyarrow",
         "pydantic",
+        "scipy",
         "tensorboard",
         "tensorflow>=2.21,<2.22",
         "tensorflow-recommenders>=0.7.7",
@@ -30,7 +31,7 @@ setuptools.setup(
     ],
     extras_require={
         "test": ["mypy", "pytest", "ruff", "build", "setuptools", "wheel"],
-        "benchmark": ["lightgbm", "scikit-learn", "scipy"],
+        "benchmark": ["lightgbm", "scikit-learn"],
         "beam": ["apache-beam"],
     },
 )

@@ -5,13 +5,15 @@
     python scripts/inference.py --input=requests.jsonl --output=answers.jsonl
     python scripts/inference.py --server=http://127.0.0.1:8080 --request=request.json
 
-A request is JSON: {"user": {…}, "context": {…}, "k": 10, "weights": {"click": 1, "revenue": 2}}.
+A request is JSON: {"user": {…}, "context": {…}, "k": 10, "weights": {"click": 1, "revenue": 2},
+"filters": {"conditions": [{"field": "advertiser", "none_of": ["a3"]}], "excluded_ads": ["ad-8"]}}.
 Seconds: the bundle is verified and the embedded model server started, unless
 --ranker_address names a running one. A batch file has one request a line; its answers come
 out in order, a refused request as {"error": …}.
 """
 
 import asyncio
+import dataclasses
 import json
 import pathlib
 import sys
@@ -33,6 +35,12 @@ flags.DEFINE_string("request", None, "A request as a JSON file, or - for standar
 flags.DEFINE_string("input", None, "A batch: one JSON request a line.")
 flags.DEFINE_string("output", None, "Where the answers of --input go, one a line.")
 flags.DEFINE_integer("k", None, "Ads wanted, where the request does not say.", lower_bound=1)
+flags.DEFINE_string(
+    "filters",
+    None,
+    "Which ads are eligible, where the request does not say: a JSON object such as "
+    '{"conditions": [{"field": "price", "at_most": 9}]}, or a file with one.',
+)
 flags.DEFINE_bool("json", False, "Print answers as JSON.")
 FLAGS = flags.FLAGS
 
@@ -83,7 +91,7 @@ async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
     else:
         text = sys.stdin.read() if FLAGS.request == "-" else _read(pathlib.Path(FLAGS.request))
         request = _parse(text, FLAGS.request)
-    answer = await service.recommend(_with_k(request))
+    answer = await service.recommend(_with_flags(request))
     print(json.dumps(answer.to_json()) if FLAGS.json else local_service.describe(answer))
 
 
@@ -111,7 +119,7 @@ async def _answer_lines(
     answers: list[dict[str, Any]] = [{} for _ in lines]
     for index, line in enumerate(lines):
         try:
-            requests.append(_with_k(_parse(line, f"line {first + index + 1}")))
+            requests.append(_with_flags(_parse(line, f"line {first + index + 1}")))
             places.append(index)
         except ValueError as error:
             answers[index] = {"error": str(error)}
@@ -148,10 +156,32 @@ def _parse(text: str, place: str) -> messages.Request:
     return messages.Request(**value)
 
 
-def _with_k(request: messages.Request) -> messages.Request:
-    if request.k is not None or FLAGS.k is None:
-        return request
-    return messages.Request(**{**request.to_json(), "k": FLAGS.k})
+def _with_flags(request: messages.Request) -> messages.Request:
+    """Fills in what the flags say and the request does not."""
+    flagged = {"k": FLAGS.k, "filters": _filters()}
+    missing = {
+        name: value
+        for name, value in flagged.items()
+        if value is not None and getattr(request, name) is None
+    }
+    return dataclasses.replace(request, **missing)
+
+
+def _filters() -> dict[str, Any] | None:
+    if FLAGS.filters is None:
+        return None
+    text = FLAGS.filters
+    if not text.lstrip().startswith("{"):
+        text = _read(pathlib.Path(text))
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"--filters: expected a JSON object or a file with one, got no JSON ({error})."
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"--filters: expected a JSON object, got {value!r}.")
+    return value
 
 
 if __name__ == "__main__":

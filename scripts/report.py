@@ -11,6 +11,18 @@ _HEAD_METRICS = (
     ("normalised Gini", "normalized_gini"),
     ("NDCG@10, logged lists", "ndcg_at_10_logged_lists"),
 )
+_RECOMMENDERS = ("two_tower", "popularity", "item_knn", "planted")
+_RETRIEVAL_METRICS = (
+    *((f"recall@{k}, whole catalogue", (f"corpus_recall_at_{k}",)) for k in (10, 50, 100, 500)),
+    ("NDCG@10, whole catalogue", ("ndcg_at_10",)),
+    ("recall@500, never shown ads", ("on_never_shown_ads", "corpus_recall_at_500")),
+    ("AUC against uniform ads", ("auc_against_uniform_ads",)),
+    ("AUC against popular ads", ("auc_against_popular_ads",)),
+    ("share of ads in lists of 10", ("catalogue_coverage_at_10",)),
+    ("popularity percentile of 10", ("popularity_percentile_at_10",)),
+    ("recall@10 by user", ("excluding_seen", "corpus_recall_at_10")),
+    ("NDCG@10 by user", ("excluding_seen", "ndcg_at_10")),
+)
 
 
 def text(metrics: Mapping[str, Any]) -> str:
@@ -42,14 +54,32 @@ def text(metrics: Mapping[str, Any]) -> str:
 
 def _retrieval(values: Mapping[str, Any]) -> list[str]:
     lines = [f"Retrieval, {values['num_clicks']:,} test clicks among {values['num_ads']:,} ads"]
-    who = [name for name in ("two_tower", "popularity", "planted") if name in values]
-    if who:
-        titles = "".join(f"{name.replace('_', '-'):>12}" for name in who)
-        lines.append(f"  {'':31}{titles}")
-        for key in values["two_tower"]:
-            numbers = "".join(f"   {_number(values[name][key])}" for name in who)
-            lines.append(f"  {'recall@' + key.rsplit('_', 1)[1] + ', whole catalogue':31}{numbers}")
+    who = [name for name in _RECOMMENDERS if values.get(name)]
+    if not who:
+        return lines
+    titles = "".join(f"{name.replace('_', '-'):>12}" for name in who)
+    lines.append(f"  {'':31}{titles}")
+    for label, path in _RETRIEVAL_METRICS:
+        numbers = [_at(values[name], path) for name in who]
+        if any(number is not None for number in numbers):
+            lines.append(f"  {label:31}" + "".join(f"   {_number(n)}" for n in numbers))
+    never = values["num_clicks_on_never_shown_ads"]
+    lines.append(f"  {never:,} of the clicks are on ads that training never showed")
+    if "num_users" in values:
+        lines.append(
+            f"  by user: {values['num_users']:,} users, each without the ads clicked before"
+        )
+    for name, reason in values.get("absent", {}).items():
+        lines.append(f"  {name.replace('_', '-')} not measured: {reason}")
     return lines
+
+
+def _at(values: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
+    """Returns the value under nested keys, or None."""
+    found: Any = values
+    for key in path:
+        found = None if found is None else found[key]
+    return found
 
 
 def times(seconds: Mapping[str, float]) -> str:

@@ -11,21 +11,21 @@ Expect test metrics beside what the planted truth reaches, and a bundle in WORKD
 import pathlib
 
 import command_line
+import index_flags
 import log_flags
 import pipeline
 import report
 from absl import flags
 
-from serving import ad_index
 from tfrec import config, ranker_training
 
 flags.DEFINE_string("workdir", "workdir/train", "Everything is written below it.")
 flags.DEFINE_integer("stage1_epochs", None, "Most passes of the two-tower model.", lower_bound=1)
 flags.DEFINE_integer("stage2_epochs", None, "Most passes of the ranker.", lower_bound=1)
 flags.DEFINE_integer("batch_size", None, "Examples in a batch, both stages.", lower_bound=1)
-flags.DEFINE_enum("index", "IVFPQ", ["Flat", "IVF", "IVFPQ", "HNSW"], "Kind of the ad index.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
+flags.adopt_module_key_flags(index_flags)
 
 
 def train(workdir: pathlib.Path) -> pipeline.Pipeline:
@@ -40,7 +40,7 @@ def train(workdir: pathlib.Path) -> pipeline.Pipeline:
     steps.train_ranker(data_set, config.RankerConfig(**batch, **second))
     metrics = steps.evaluate(data_set)
     print(report.text(metrics))
-    steps.export(data_set, metrics, ad_index.IndexConfig(kind=FLAGS.index))
+    steps.export(data_set, metrics, index_flags.config())
     return steps
 
 

@@ -1,7 +1,9 @@
 """The ad index of a release: FAISS search, encoded ad features and display fields.
 
-    index.faiss       METRIC_INNER_PRODUCT; the label of an ad is its catalogue row
+    index.faiss       METRIC_INNER_PRODUCT; the label of an ad is its catalogue row;
+                      memory-mapped (`index_file` says which parts)
     ad_features.npy   int32 [N, F], memory-mapped: processes share its pages
+    sample_queries.npy  float32 [Q, D], where the export left some: to measure recall later
     ads.arrow         column __ad_id__ and the raw ad fields, memory-mapped
 
 Shapes: B queries, N ads, D embedding size, C candidates, F ad fields.
@@ -18,16 +20,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from serving import errors, index_build, index_search
+from serving import (
+    eligibility,
+    errors,
+    index_build,
+    index_file,
+    index_kinds,
+    index_recall,
+    index_search,
+    index_tuning,
+    index_widening,
+    messages,
+    row_set,
+)
 
-IndexConfig = index_build.IndexConfig
-recall_against_exact = index_search.recall_against_exact
+IndexConfig = index_kinds.IndexConfig
+recall_against_exact = index_recall.recall_against_exact
 
 INDEX_FILE = "index.faiss"
 FEATURES_FILE = "ad_features.npy"
 # No field has such a name.
 AD_ID = "__ad_id__"
 ADS_FILE = "ads.arrow"
+QUERIES_FILE = "sample_queries.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,17 +110,22 @@ def build(
     Args:
         embeddings: [N, D] float32, row = catalogue row.
         config: None = the defaults.
-        tuning_queries: [Q, D] float32, query embeddings as they will come; with them,
-            the search is widened step by step until `config.target_recall` is reached.
+        tuning_queries: [Q, D] float32, query embeddings as they will come; with them, kind
+            `auto` is chosen by measuring, and another kind's search is widened step by step
+            until `config.target_recall` is reached.
 
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
     """
     config = config or IndexConfig()
+    if tuning_queries is not None and config.kind == index_kinds.AUTO:
+        choice = index_tuning.tune(embeddings, tuning_queries, config)
+        parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
+        return BuiltIndex(choice.structure.searcher, parameters)
     index, kind, parameters = index_build.build(embeddings, config)
     built = BuiltIndex(index_search.Searcher(index), parameters)
     if tuning_queries is not None and kind != "Flat":
-        index_search.tune(
+        index_widening.widen(
             built.searcher, embeddings, tuning_queries, config.num_candidates, config.target_recall
         )
     return built
@@ -120,6 +140,7 @@ class AdIndex(index_search.Searcher):
         super().__init__(index, num_threads)
         self._features = ad_features
         self._ads = ads
+        self._eligibility = eligibility.Eligibility(ads, AD_ID)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], *, num_threads: int = 1) -> Self:
@@ -131,7 +152,7 @@ class AdIndex(index_search.Searcher):
         """
         path = pathlib.Path(directory)
         try:
-            index = faiss.read_index(os.fspath(path / INDEX_FILE))
+            index = index_file.read(path / INDEX_FILE)
             features = np.load(path / FEATURES_FILE, mmap_mode="r")
             ads = pa.ipc.open_file(pa.memory_map(os.fspath(path / ADS_FILE))).read_all()
         except (RuntimeError, OSError, ValueError) as error:
@@ -155,6 +176,10 @@ class AdIndex(index_search.Searcher):
     def num_fields(self) -> int:
         """F."""
         return self._features.shape[1]
+
+    def eligible(self, filters: messages.Filters) -> row_set.RowSet:
+        """Returns the ads that meet filters, as `FilterFields.check` gives them."""
+        return self._eligibility.eligible(filters)
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Returns the encoded ad features of catalogue rows [B, C]: int32 [B, C, F]."""

@@ -3,11 +3,12 @@
 Shapes: C candidates.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from serving import bundle, messages, validation
+from serving import bundle, candidates, messages, validation
 
 _HEAD_FIELDS = {
     "click": "click_probability",
@@ -16,11 +17,25 @@ _HEAD_FIELDS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class RequestCandidates:
+    """The candidates of one request.
+
+    Attributes:
+        ads: What the rows belong to.
+        rows: [C] int64, in retrieval order.
+        scores: [C] float32, their retrieval scores.
+    """
+
+    ads: candidates.Ads
+    rows: np.ndarray
+    scores: np.ndarray
+
+
 def ranked(
     release: bundle.Bundle,
     valid: validation.ValidRequest,
-    rows: np.ndarray,
-    retrieval_scores: np.ndarray,
+    found: RequestCandidates,
     head_scores: Mapping[str, np.ndarray],
     stage_ms: Mapping[str, float],
 ) -> messages.Answer:
@@ -29,8 +44,7 @@ def ranked(
     Args:
         release: The bundle.
         valid: The request.
-        rows: [C] int64, catalogue rows in retrieval order.
-        retrieval_scores: [C] float32.
+        found: The candidates.
         head_scores: Head -> [C] float32, for each present head.
         stage_ms: Of the answer.
     """
@@ -42,15 +56,15 @@ def ranked(
     chosen = np.argsort(-utility, kind="stable")[: valid.k]
     scores = {_HEAD_FIELDS[head]: head_scores[head][chosen].tolist() for head in head_scores}
     scores["utility"] = utility[chosen].tolist()
-    ads = _ads(release, rows[chosen], retrieval_scores[chosen], scores)
+    best = RequestCandidates(found.ads, found.rows[chosen], found.scores[chosen])
+    ads = _ads(best, scores)
     return _answer(release, valid, ads, None, stage_ms)
 
 
 def degraded(
     release: bundle.Bundle,
     valid: validation.ValidRequest,
-    rows: np.ndarray,
-    retrieval_scores: np.ndarray,
+    found: RequestCandidates,
     reason: str,
     stage_ms: Mapping[str, float],
 ) -> messages.Answer:
@@ -59,33 +73,28 @@ def degraded(
     Args:
         release: The bundle.
         valid: The request.
-        rows: [C] int64, catalogue rows in retrieval order.
-        retrieval_scores: [C] float32.
+        found: The candidates.
         reason: Why there are no scores.
         stage_ms: Of the answer.
     """
-    ads = _ads(release, rows[: valid.k], retrieval_scores[: valid.k], {})
+    first = RequestCandidates(found.ads, found.rows[: valid.k], found.scores[: valid.k])
+    ads = _ads(first, {})
     return _answer(release, valid, ads, reason, stage_ms)
 
 
-def _ads(
-    release: bundle.Bundle,
-    rows: np.ndarray,
-    retrieval_scores: np.ndarray,
-    scores: Mapping[str, list[float]],
-) -> list[messages.RankedAd]:
+def _ads(chosen: RequestCandidates, scores: Mapping[str, list[float]]) -> list[messages.RankedAd]:
     names = ("utility", *_HEAD_FIELDS.values())
-    ad_ids = release.ad_index.ad_ids(rows)
-    fields = release.ad_index.display(rows)
+    ad_ids = chosen.ads.ad_ids(chosen.rows)
+    fields = chosen.ads.display(chosen.rows)
     return [
         messages.RankedAd(
             rank=place + 1,
             ad_id=ad_ids[place],
-            retrieval_score=float(retrieval_scores[place]),
+            retrieval_score=float(chosen.scores[place]),
             fields=fields[place],
             **{name: scores[name][place] if name in scores else None for name in names},
         )
-        for place in range(len(rows))
+        for place in range(len(chosen.rows))
     ]
 
 

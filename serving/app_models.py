@@ -17,6 +17,44 @@ _FIELDS_EXAMPLE: dict[str, pydantic.JsonValue] = {
 }
 
 
+class ConditionBody(pydantic.BaseModel):
+    """What one display field of an eligible ad must hold; every part that is given must.
+
+    A missing value fails every part but `none_of`.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    field: Annotated[str, pydantic.Strict()] = pydantic.Field(description="Name of an ad field.")
+    any_of: list[Any] | None = pydantic.Field(
+        None, description="At least one of these values; numbers of a numeric field."
+    )
+    none_of: list[Any] | None = pydantic.Field(None, description="None of these values.")
+    all_of: list[Any] | None = pydantic.Field(
+        None, description="Each of these values, in a list field."
+    )
+    at_least: Annotated[float, pydantic.Strict()] | None = pydantic.Field(
+        None, description="The least number, in a numeric field."
+    )
+    at_most: Annotated[float, pydantic.Strict()] | None = pydantic.Field(
+        None, description="The greatest number, in a numeric field."
+    )
+
+
+class FiltersBody(pydantic.BaseModel):
+    """Which ads may answer: those that meet every condition and both lists."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    conditions: list[ConditionBody] | None = pydantic.Field(
+        None, description="All of them must hold."
+    )
+    allowed_ads: list[Any] | None = pydantic.Field(
+        None, description="Ad ids; no other ad comes. Unknown ids are simply not there."
+    )
+    excluded_ads: list[Any] | None = pydantic.Field(None, description="Ad ids that do not come.")
+
+
 class RequestBody(pydantic.BaseModel):
     """One request; all of it is optional, null and absent are the same."""
 
@@ -31,6 +69,13 @@ class RequestBody(pydantic.BaseModel):
                     "weights": {"click": 1.0, "revenue": 0.5},
                     "deadline_ms": 200,
                     "request_id": "42",
+                    "filters": {
+                        "conditions": [
+                            {"field": "advertiser", "none_of": ["a3", "a4"]},
+                            {"field": "price", "at_most": 20},
+                        ],
+                        "excluded_ads": ["ad-8"],
+                    },
                 }
             ]
         },
@@ -57,6 +102,9 @@ class RequestBody(pydantic.BaseModel):
     request_id: Annotated[str, pydantic.Strict()] | None = pydantic.Field(
         None, description="Comes back in the answer."
     )
+    filters: FiltersBody | None = pydantic.Field(
+        None, description="Which ads are eligible; fewer than k may be, or none."
+    )
 
     def to_request(self) -> messages.Request:
         """Returns the request that the orchestrator takes."""
@@ -67,6 +115,7 @@ class RequestBody(pydantic.BaseModel):
             weights=self.weights,
             deadline_ms=self.deadline_ms,
             request_id=self.request_id,
+            filters=None if self.filters is None else self.filters.model_dump(),
         )
 
 

@@ -1,6 +1,7 @@
 """Release bundles: publish version N in one step, verify it, and load it.
 
-    base/query_tower/N/   base/ad_index/N/   base/ranker/N/   base/manifests/N.json
+    base/query_tower/N/   base/ad_tower/N/   base/ad_index/N/   base/ranker/N/
+    base/manifests/N.json
 
 The parts are written under names that no model server takes for a version, then renamed,
 the ranker last; the manifest follows and makes them a release. Directories without
@@ -31,12 +32,14 @@ class Staged:
     Attributes:
         version: The version that this will be.
         query_tower: For the query tower's SavedModel.
+        ad_tower: For the ad tower's SavedModel.
         ad_index: For `ad_index.save`.
         ranker: For the ranker's SavedModel.
     """
 
     version: int
     query_tower: pathlib.Path
+    ad_tower: pathlib.Path
     ad_index: pathlib.Path
     ranker: pathlib.Path
 
@@ -89,7 +92,7 @@ def publish(
 
     Args:
         base: Base directory, made where it does not exist.
-        write: Fills the three directories, identities included, and returns the content of
+        write: Fills the directories, identities included, and returns the content of
             the manifest.
         version: Above every number in use; None = the next one.
 
@@ -187,7 +190,8 @@ def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
 def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
     """Verifies a release, opens its query tower and index, and lets them reproduce the probes.
 
-    The ranker is behind a server; `orchestrator.Orchestrator` checks its probes there.
+    The ranker is behind a server; `orchestrator.Orchestrator` checks its probes there. The ad
+    tower is loaded, and checked, when a `live_index.LiveIndex` is first updated.
 
     Args:
         base: Base directory.

@@ -71,6 +71,7 @@ class Client:
         weights: Mapping[str, float] | None = None,
         deadline_ms: float | None = None,
         request_id: str | None = None,
+        filters: messages.Filters | Mapping[str, Any] | None = None,
     ) -> messages.Answer:
         """Asks for the best ads for one request.
 
@@ -81,6 +82,7 @@ class Client:
             weights: Utility weight of each head.
             deadline_ms: Time for the service to answer; None = its default.
             request_id: Comes back in the answer.
+            filters: Which ads are eligible, or the JSON object of it; None = all.
 
         Raises:
             ClientRequestError: The service refuses the request.
@@ -96,6 +98,7 @@ class Client:
             weights=weights,
             deadline_ms=deadline_ms,
             request_id=request_id,
+            filters=filters,
         )
         return _answer(self._call("POST", "/v1/recommend", request.to_json()))
 

@@ -1,7 +1,6 @@
 """Exports a trained two-tower model and ranker as one release bundle.
 
-The only module of `serving` that imports `tfrec`. Each SavedModel takes raw query fields:
-the encoder that made the training data is inside, so serving cannot drift from training.
+The only module of `serving` that imports `tfrec`. `tfrec.signatures` has the SavedModels.
 
 Shapes: B requests, C candidates, F columns of ad features, D embedding, P probes.
 """
@@ -17,52 +16,15 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving import ad_index, bundle, manifest, parts, query_fields
-from tfrec import ranker, ranker_training, retrieval
+from tfrec import ranker, ranker_training, retrieval, signatures
 from tfrecords import encoding, reader
 
 NUM_PROBES = 8
 CANDIDATES_PER_PROBE = 20
+# Kept with the index, to measure recall after updates.
+NUM_SAMPLE_QUERIES = 256
 WARM_UP_CANDIDATES = (1, 10, 500)
 SIGNATURE = "serving_default"
-
-
-class QueryTowerModule(tf.Module):
-    """Raw query fields to the query embedding."""
-
-    def __init__(self, fitted: encoding.FittedSchema, tower: retrieval.Tower) -> None:
-        super().__init__(name="query_tower")
-        self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
-        self._tower = tower
-        self.serve = tf.function(self._serve).get_concrete_function(
-            **encoding.input_signature(fitted.schema.query_fields)
-        )
-
-    def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"query_embedding": self._tower(self._encoder(columns))}
-
-
-class RankerModule(tf.Module):
-    """Raw query fields and encoded ads to calibrated scores."""
-
-    def __init__(
-        self,
-        fitted: encoding.FittedSchema,
-        model: ranker.Ranker,
-        calibrators: ranker_training.Calibrators,
-    ) -> None:
-        super().__init__(name="ranker")
-        self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
-        self._model = model
-        self._calibrators = calibrators
-        ad_features = tf.TensorSpec(
-            [None, None, encoding.width(fitted.schema.ad_fields)], tf.int32, name="ad_features"
-        )
-        self.serve = tf.function(self._serve).get_concrete_function(
-            ad_features=ad_features, **encoding.input_signature(fitted.schema.query_fields)
-        )
-
-    def _serve(self, ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._calibrators.apply(self._model(self._encoder(columns), ad_features))
 
 
 def export(
@@ -91,8 +53,9 @@ def export(
     fitted, catalogue = data_set.fitted, data_set.catalogue()
     features = np.asarray(catalogue.features)
     embeddings = retrieval.embed_in_batches(two_tower.ad_tower, features)
-    tower_module = QueryTowerModule(fitted, two_tower.query_tower)
-    ranker_module = RankerModule(fitted, model, calibrators)
+    tower_module = signatures.QueryTowerModule(fitted, two_tower.query_tower)
+    ad_module = signatures.AdTowerModule(fitted, two_tower.ad_tower)
+    ranker_module = signatures.RankerModule(fitted, model, calibrators)
     samples = data_set.sample_requests()
     if not samples:
         raise ValueError(f"{data_set.directory} has no held-out requests; use a larger log.")
@@ -103,11 +66,13 @@ def export(
     recall = ad_index.recall_against_exact(index.searcher, embeddings, queries, k)
     training_id = _training_id(data_set, two_tower, model)
     probes = _probes(samples, tower_module, ranker_module, index, features, fitted)
+    probes["ads"] = _ad_probes(catalogue, embeddings)
     head_of = {"click_probability": "click", "engagement_probability": "engagement"}
     outputs = {head_of.get(name, "revenue"): name for name in probes["scores"]}
 
     def write(staged: bundle.Staged) -> manifest.Content:
         _save(tower_module, staged.query_tower)
+        _save(ad_module, staged.ad_tower)
         _save(ranker_module, staged.ranker)
         _write_warm_up(
             staged.query_tower, "query_tower", [{name: v[:1] for name, v in columns.items()}]
@@ -125,6 +90,7 @@ def export(
             ],
         )
         index.save(staged.ad_index, features, _display(catalogue))
+        np.save(staged.ad_index / ad_index.QUERIES_FILE, queries[:NUM_SAMPLE_QUERIES])
         for part in parts.PARTS:
             parts.write_identity(
                 part,
@@ -137,11 +103,12 @@ def export(
             dataset_fingerprint=data_set.fingerprint,
             schema=data_set.schema.to_json(),
             query_fields=[{"name": f.name, "kind": f.kind} for f in data_set.schema.query_fields],
-            ad_fields=[f.name for f in data_set.schema.ad_fields],
+            ad_fields=[{"name": f.name, "kind": f.kind} for f in data_set.schema.ad_fields],
             heads={head: head in model.heads for head in manifest.HEADS},
             outputs=outputs,
             signatures={
                 "query_tower": _signature(tower_module.serve),
+                "ad_tower": _signature(ad_module.serve),
                 "ranker": _signature(ranker_module.serve),
             },
             index=index.manifest_index(recall),
@@ -167,15 +134,15 @@ def _columns(
     }
 
 
-def _embed(module: QueryTowerModule, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+def _embed(module: signatures.QueryTowerModule, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     tensors = {name: tf.constant(values) for name, values in columns.items()}
     return module.serve(**tensors)["query_embedding"].numpy()
 
 
 def _probes(
     samples: Sequence[Mapping[str, Any]],
-    tower: QueryTowerModule,
-    ranker_module: RankerModule,
+    tower: signatures.QueryTowerModule,
+    ranker_module: signatures.RankerModule,
     index: ad_index.BuiltIndex,
     features: np.ndarray,
     fitted: encoding.FittedSchema,
@@ -196,7 +163,19 @@ def _probes(
     }
 
 
-def _save(module: QueryTowerModule | RankerModule, directory: pathlib.Path) -> None:
+def _ad_probes(catalogue: reader.Catalogue, embeddings: np.ndarray) -> dict[str, Any]:
+    """Returns ads whose embeddings the exported ad tower has to reproduce."""
+    shown = np.ones(len(catalogue), bool)
+    for column in catalogue.fields.columns:
+        if pa.types.is_floating(column.type):
+            # Infinity is no JSON, so that such a field is not shown as it is.
+            shown &= ~np.isinf(column.to_numpy())
+    rows = np.flatnonzero(shown)
+    rows = rows[np.linspace(0, len(rows), NUM_PROBES, endpoint=False).astype(int)[: len(rows)]]
+    return {"rows": rows.tolist(), "embeddings": embeddings[rows].tolist()}
+
+
+def _save(module: Any, directory: pathlib.Path) -> None:
     tf.saved_model.save(module, str(directory), signatures={SIGNATURE: module.serve})
 
 

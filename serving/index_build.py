@@ -1,13 +1,12 @@
 """Builds the FAISS index of a release from the ad embeddings.
 
-Shapes: N ads, D embedding size, Q queries.
+Shapes: N ads, D embedding size.
 
-References: Jégou et al. 2011 (IVF, PQ); André et al. 2017 and the faiss wiki "Fast
-accumulation of PQ and AQ codes" (4-bit fast scan); Malkov and Yashunin 2018 (HNSW).
+References: Dhillon and Modha 2001 (spherical k-means: centroids of unit length, so that an inner
+product with a cell's centroid says how near the cell is and not how tight it is).
 """
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -15,63 +14,18 @@ from typing import Any
 import faiss
 import numpy as np
 
-from serving import errors
+from serving import errors, index_kinds
 
 # faiss's type stubs do not know its subclasses.
 _faiss: Any = faiss
 
-KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
-# k-means wants 39 points for each centroid (faiss's own rule).
-_POINTS_PER_CENTROID = 39
-# Below this exact search takes well under a millisecond, and no code book can be trained.
-_MIN_ADS_TO_TRAIN = 1024
+IndexConfig = index_kinds.IndexConfig
+
 # Below this threads gain nothing, and on a busy machine they wait for each other at length.
 _MIN_ADS_FOR_THREADS = 20_000
-
-
-@dataclasses.dataclass(frozen=True)
-class IndexConfig:
-    """How ads are indexed; None = chosen from the number of ads.
-
-    Attributes:
-        kind: `Flat` (exact), `IVF` (cells), `IVFPQ` (cells of 4-bit codes, then refined),
-            `HNSW` (graph).
-        num_lists: IVF kinds: cells; default the power of two below 4 √N.
-        num_probes: IVF kinds: cells searched; default num_lists / 16, and enough cells for
-            `num_candidates`. Tuning widens it.
-        num_codes: IVFPQ: 4-bit codes for each ad; default D / 2.
-        refine: IVFPQ: what the best codes are scored with again, `SQ8` or `RFlat` (exact,
-            four times the memory).
-        refine_factor: IVFPQ: candidates scored again, in multiples of k; tuning widens it.
-        num_neighbours: HNSW: links of each ad.
-        search_width: HNSW: ads kept open in a search; default num_candidates; tuning
-            widens it.
-        num_candidates: k that the index will mostly be asked for.
-        target_recall: Recall at num_candidates against exact search that tuning stops at.
-        seed: Of k-means.
-    """
-
-    kind: str = "IVFPQ"
-    num_lists: int | None = None
-    num_probes: int | None = None
-    num_codes: int | None = None
-    refine: str = "SQ8"
-    refine_factor: float = 2.0
-    num_neighbours: int = 32
-    search_width: int | None = None
-    num_candidates: int = 500
-    target_recall: float = 0.99
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind: expected one of {KINDS}, got {self.kind!r}.")
-        if self.refine not in ("SQ8", "RFlat"):
-            raise ValueError(f"refine: expected SQ8 or RFlat, got {self.refine!r}.")
-        for name in ("num_lists", "num_probes", "num_codes", "search_width", "num_candidates"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}.")
+_ITERATIONS = 10
+# Scalar quantisers and code books learn no more from more.
+_MIN_SAMPLE = 65_536
 
 
 @contextlib.contextmanager
@@ -83,38 +37,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
-
-
-def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dict[str, Any]]:
-    """Chooses the kind and the parameters that N ads allow.
-
-    Returns:
-        The kind, and the build parameters with the faiss `factory` string; `fallback` says why
-        the kind is not the one wanted.
-    """
-    if config.kind in ("IVF", "IVFPQ") and num_ads < _MIN_ADS_TO_TRAIN:
-        reason = f"{config.kind} needs {_MIN_ADS_TO_TRAIN} ads, there are {num_ads}"
-        return "Flat", {"factory": "Flat", "fallback": reason}
-    if config.kind == "Flat":
-        return "Flat", {"factory": "Flat"}
-    if config.kind == "HNSW":
-        return "HNSW", {
-            "factory": f"HNSW{config.num_neighbours},Flat",
-            "num_neighbours": config.num_neighbours,
-        }
-    most = min(4 * math.sqrt(num_ads), num_ads / _POINTS_PER_CENTROID)
-    num_lists = min(config.num_lists or 2 ** int(math.log2(most)), num_ads)
-    build: dict[str, Any] = {"num_lists": num_lists, "seed": config.seed}
-    if config.kind == "IVF":
-        return "IVF", {**build, "factory": f"IVF{num_lists},Flat"}
-    num_codes = config.num_codes or (dimension // 2 if dimension % 2 == 0 else dimension)
-    if dimension % num_codes:
-        raise ValueError(
-            f"num_codes: expected a divisor of the dimension {dimension}, got {num_codes}."
-        )
-    refine = config.refine if config.refine == "RFlat" else f"Refine({config.refine})"
-    factory = f"IVF{num_lists},PQ{num_codes}x4fs,{refine}"
-    return "IVFPQ", {**build, "num_codes": num_codes, "refine": config.refine, "factory": factory}
 
 
 def build(embeddings: np.ndarray, config: IndexConfig) -> tuple[Any, str, dict[str, Any]]:
@@ -129,30 +51,124 @@ def build(embeddings: np.ndarray, config: IndexConfig) -> tuple[Any, str, dict[s
 
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
+        ValueError: A GPU is asked for and there is none.
     """
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     if embeddings.ndim != 2 or not embeddings.size:
         raise errors.AdIndexError(
             f"Expected ad embeddings of shape [N, D] with N ≥ 1, got {list(embeddings.shape)}."
         )
-    if not np.isfinite(embeddings).all():
-        row = int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
-        raise errors.AdIndexError(
-            f"The embedding of ad {row} is not finite. Train the tower again."
-        )
-    num_ads, dimension = embeddings.shape
-    kind, parameters = resolve(config, num_ads, dimension)
-    index = faiss.index_factory(dimension, parameters["factory"], faiss.METRIC_INNER_PRODUCT)
-    if kind in ("IVF", "IVFPQ"):
-        _faiss.extract_index_ivf(index).cp.seed = config.seed
-    with threads(1 if num_ads < _MIN_ADS_FOR_THREADS else faiss.omp_get_max_threads()):
-        index.train(embeddings)
-        index.add(embeddings)
-    _set_search(index, kind, config, num_ads)
+    _check_finite(embeddings)
+    size = sample_size(config, *embeddings.shape)
+    index, kind, parameters = train(sample(embeddings, size, config.seed), config, len(embeddings))
+    add(index, embeddings)
     return index, kind, parameters
 
 
-def _set_search(index: Any, kind: str, config: IndexConfig, num_ads: int) -> None:
+def train(
+    embeddings: np.ndarray, config: IndexConfig, num_ads: int
+) -> tuple[Any, str, dict[str, Any]]:
+    """Makes an empty trained index, to be filled with `add`.
+
+    Args:
+        embeddings: [sample, D] float32, drawn from those that will be added; `sample_size` says
+            how many are of use.
+        config: Kind and parameters.
+        num_ads: N that will be added.
+
+    Returns:
+        As `build`; the search parameters are set.
+    """
+    dimension = embeddings.shape[1]
+    kind, parameters = index_kinds.resolve(config, num_ads, dimension)
+    index = faiss.index_factory(dimension, parameters["factory"], faiss.METRIC_INNER_PRODUCT)
+    if kind in ("IVF", "IVFPQ"):
+        ivf = _faiss.extract_index_ivf(index)
+        ivf.cp.seed = config.seed
+        ivf.cp.spherical = True
+        ivf.cp.niter = _ITERATIONS
+        ivf.cp.max_points_per_centroid = index_kinds.POINTS_PER_CENTROID
+    if config.use_gpu:
+        _train_cells_on_gpu(index, kind, dimension)
+    with threads(_num_threads(num_ads)):
+        index.train(np.ascontiguousarray(embeddings, dtype=np.float32))
+    if config.use_gpu and kind in ("IVF", "IVFPQ"):
+        _faiss.extract_index_ivf(index).clustering_index = None
+    set_search(index, kind, config, num_ads)
+    return index, kind, parameters
+
+
+def add(index: Any, embeddings: np.ndarray) -> None:
+    """Adds embeddings [rows, D] float32 behind those that the index holds.
+
+    Raises:
+        AdIndexError: An embedding is not finite.
+    """
+    _check_finite(embeddings, index.ntotal)
+    # A graph that threads build together is never the same twice.
+    alone = isinstance(index, faiss.IndexHNSW)
+    with threads(1 if alone else _num_threads(index.ntotal + len(embeddings))):
+        index.add(np.ascontiguousarray(embeddings, dtype=np.float32))
+
+
+def sample_size(config: IndexConfig, num_ads: int, dimension: int) -> int:
+    """Returns how many embeddings training makes use of, at most N."""
+    _, parameters = index_kinds.resolve(config, num_ads, dimension)
+    wanted = index_kinds.POINTS_PER_CENTROID * parameters.get("num_lists", 0)
+    return min(max(wanted, _MIN_SAMPLE), num_ads)
+
+
+def sample(embeddings: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Draws rows without replacement, in their order: [size, D]."""
+    if size >= len(embeddings):
+        return embeddings
+    chosen = np.random.default_rng(seed).choice(len(embeddings), size, replace=False)
+    return embeddings[np.sort(chosen)]
+
+
+def megabytes(index: Any) -> float:
+    """Returns the size of the index as it is saved, in 10^6 bytes."""
+    total = 0
+
+    def count(piece: bytes) -> int:
+        nonlocal total
+        total += len(piece)
+        return len(piece)
+
+    writer = _faiss.PyCallbackIOWriter(count, 1 << 20)
+    _faiss.write_index(index, writer)
+    return total / 1e6
+
+
+def _check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
+    # Not isfinite of all: that is a byte a number, and a gigabyte at 4 million ads.
+    if np.isfinite(embeddings.sum(dtype=np.float64)):
+        return
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if bad.size:
+        raise errors.AdIndexError(
+            f"The embedding of ad {first_row + int(bad[0])} is not finite. Train the tower again."
+        )
+
+
+def _num_threads(num_ads: int) -> int:
+    return 1 if num_ads < _MIN_ADS_FOR_THREADS else faiss.omp_get_max_threads()
+
+
+def _train_cells_on_gpu(index: Any, kind: str, dimension: int) -> None:
+    get_num_gpus = getattr(faiss, "get_num_gpus", None)
+    if get_num_gpus is None or get_num_gpus() == 0:
+        raise ValueError(
+            "use_gpu: expected a faiss-gpu build and a GPU, found none. Install faiss-gpu on a "
+            "machine with one, or leave use_gpu out."
+        )
+    if kind in ("IVF", "IVFPQ"):
+        exact = _faiss.index_cpu_to_all_gpus(_faiss.IndexFlatIP(dimension))
+        _faiss.extract_index_ivf(index).clustering_index = exact
+
+
+def set_search(index: Any, kind: str, config: IndexConfig, num_ads: int) -> None:
+    """Sets the search parameters that a config says, or the defaults for N ads."""
     if kind == "HNSW":
         index.hnsw.efSearch = config.search_width or config.num_candidates
     elif kind != "Flat":

@@ -1,20 +1,18 @@
-"""Searches an inner-product FAISS index, measures it against exact search, and tunes it.
+"""Searches an inner-product FAISS index.
 
-Shapes: B queries, N ads, D embedding size, Q tuning queries.
+Shapes: B queries, N ads, D embedding size.
 """
 
+from concurrent import futures
 from typing import Any
 
 import faiss
 import numpy as np
 
-from serving import errors, index_build
+from serving import errors, filtered_search, index_build, refinement, row_set
 
 # faiss's type stubs know neither its subclasses nor its search parameters.
 _faiss: Any = faiss
-
-# Beyond this the codes are the wrong ones; scoring ever more of them again does not pay.
-_MOST_REFINED = 16.0
 
 
 class Searcher:
@@ -38,6 +36,9 @@ class Searcher:
             self.kind = "Flat"
         else:
             self.kind = "IVFPQ" if self._refined else "IVF"
+        self._refinement = refinement.Refinement(index) if self._refined else None
+        self._pool = futures.ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+        self._filtered = filtered_search.FilteredSearch(index)
 
     @property
     def num_ads(self) -> int:
@@ -58,15 +59,19 @@ class Searcher:
         parameters = {"num_probes": int(self._ivf.nprobe)}
         return {**parameters, "refine_factor": self.index.k_factor} if self._refined else parameters
 
-    def search(self, query_embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, query_embeddings: np.ndarray, k: int, eligible: row_set.RowSet | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Finds the ads with the greatest inner products.
 
         Args:
             query_embeddings: [B, D] float32.
             k: Ads wanted for each query.
+            eligible: The ads that may be found; None = all.
 
         Returns:
-            Scores [B, min(k, N)] float32, descending, and catalogue rows, int64, alike.
+            Scores [B, min(k, N)] float32, descending, and catalogue rows, int64, alike; with
+            E eligible ads [B, min(k, E)].
 
         Raises:
             ValueError: k is not positive.
@@ -81,7 +86,20 @@ class Searcher:
                 "Expected finite query embeddings, got NaN or infinity. The query tower fails on "
                 "this request: train and export it again."
             )
-        with index_build.threads(self.num_threads):
+        if eligible is not None and eligible.count < self.num_ads:
+            with index_build.threads(self.num_threads):
+                return self._filtered.search(queries, k, eligible)
+        if self._pool is None or len(queries) == 1:
+            return self._search_whole(queries, k, self.num_threads)
+        # faiss and numpy leave Python's lock alone while they compute.
+        parts = np.array_split(queries, min(self.num_threads, len(queries)))
+        found = list(self._pool.map(lambda part: self._search_whole(part, k, 1), parts))
+        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+
+    def _search_whole(
+        self, queries: np.ndarray, k: int, num_threads: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with index_build.threads(num_threads):
             scores, rows = self._search(queries, k)
             short = np.flatnonzero((rows < 0).any(axis=1))
             if short.size:
@@ -92,6 +110,8 @@ class Searcher:
         if self.kind == "HNSW":
             width = max(k, self.index.hnsw.efSearch)
             return self.index.search(queries, k, params=_faiss.SearchParametersHNSW(efSearch=width))
+        if self._refinement is not None:
+            return self._refinement.search(queries, k)
         return self.index.search(queries, k)
 
     def _search_wider(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,86 +122,9 @@ class Searcher:
         while True:
             num_probes = min(4 * num_probes, self._ivf.nlist)
             parameters: Any = _faiss.SearchParametersIVF(nprobe=num_probes)
-            if self._refined:
-                parameters = _faiss.IndexRefineSearchParameters(
-                    k_factor=self.index.k_factor, base_index_params=parameters
-                )
-            scores, rows = self.index.search(queries, k, params=parameters)
+            if self._refinement is not None:
+                scores, rows = self._refinement.search(queries, k, parameters)
+            else:
+                scores, rows = self.index.search(queries, k, params=parameters)
             if num_probes == self._ivf.nlist or not (rows < 0).any():
                 return scores, rows
-
-
-def recall_against_exact(
-    searcher: Searcher, embeddings: np.ndarray, queries: np.ndarray, k: int
-) -> float:
-    """Returns the share of the exact top k that the index finds, in [0, 1].
-
-    Args:
-        searcher: Over the same embeddings.
-        embeddings: [N, D] float32.
-        queries: [Q, D] float32.
-        k: Ads for each query.
-    """
-    return _recall(searcher, queries, _exact_rows(embeddings, queries, k))
-
-
-def tune(
-    searcher: Searcher,
-    embeddings: np.ndarray,
-    queries: np.ndarray,
-    k: int,
-    target_recall: float,
-) -> None:
-    """Widens the search until it reaches a recall at k, or nothing helps any more.
-
-    Each step doubles the one parameter that gains most.
-
-    Args:
-        searcher: Over the same embeddings; its search parameters are changed.
-        embeddings: [N, D] float32.
-        queries: [Q, D] float32, as they will come online.
-        k: Ads for each query.
-        target_recall: In [0, 1].
-    """
-    wanted = _exact_rows(embeddings, queries, k)
-    recall = _recall(searcher, queries, wanted)
-    while recall < target_recall:
-        trials = []
-        for owner, name, most in _knobs(searcher):
-            before = getattr(owner, name)
-            wider = min(2 * before, most)
-            if wider > before:
-                setattr(owner, name, wider)
-                trials.append((_recall(searcher, queries, wanted), owner, name, wider))
-                setattr(owner, name, before)
-        if not trials:
-            return
-        gained, owner, name, value = max(trials, key=lambda trial: trial[0])
-        if gained <= recall:
-            return
-        setattr(owner, name, value)
-        recall = gained
-
-
-def _knobs(searcher: Searcher) -> list[tuple[Any, str, Any]]:
-    if searcher.kind == "HNSW":
-        return [(searcher.index.hnsw, "efSearch", searcher.num_ads)]
-    if searcher.kind == "Flat":
-        return []
-    ivf = _faiss.extract_index_ivf(searcher.index)
-    probes = (ivf, "nprobe", ivf.nlist)
-    if searcher.kind == "IVF":
-        return [probes]
-    return [probes, (searcher.index, "k_factor", _MOST_REFINED)]
-
-
-def _exact_rows(embeddings: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    exact = faiss.IndexFlatIP(embeddings.shape[1])
-    exact.add(np.ascontiguousarray(embeddings, dtype=np.float32))
-    _, rows = exact.search(np.ascontiguousarray(queries, dtype=np.float32), min(k, len(embeddings)))
-    return rows
-
-
-def _recall(searcher: Searcher, queries: np.ndarray, wanted: np.ndarray) -> float:
-    _, found = searcher.search(queries, wanted.shape[1])
-    return float(np.mean([np.isin(w, f).mean() for w, f in zip(wanted, found, strict=True)]))

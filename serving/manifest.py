@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from serving import errors
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 HEADS = ("click", "engagement", "revenue")
 KINDS = ("categorical", "numeric", "categorical_list")
 
@@ -28,21 +28,22 @@ class Content:
         dataset_fingerprint: Of the schema and the fitted vocabularies.
         schema: JSON of `tfrecords.schema.Schema`.
         query_fields: `{"name", "kind"}` of each raw query field.
-        ad_fields: Names of the fields in `ad_features`, in order; a list takes several columns.
+        ad_fields: `{"name", "kind"}` of each raw ad field, in the order of `ad_features`, where a
+            list takes several columns.
         heads: Whether each of `HEADS` was trained.
         outputs: Ranker output of each present head.
-        signatures: Inputs and outputs of `query_tower` and `ranker`.
+        signatures: Inputs and outputs of `query_tower`, `ad_tower` and `ranker`.
         index: Kind, metric, dimension, num_ads, build and search parameters, recall.
         metrics: Free.
-        probes: `requests`, `query_embeddings` [P, D], `candidates` [P, C], and `scores`:
-            ranker output -> [P, C].
+        probes: `requests`, `query_embeddings` [P, D], `candidates` [P, C], `scores`: ranker
+            output -> [P, C], and `ads`: `rows` [A] of the catalogue and their `embeddings` [A, D].
     """
 
     training_id: str
     dataset_fingerprint: str
     schema: dict[str, Any]
     query_fields: list[dict[str, Any]]
-    ad_fields: list[str]
+    ad_fields: list[dict[str, Any]]
     heads: dict[str, bool]
     outputs: dict[str, str]
     signatures: dict[str, Any]
@@ -56,9 +57,10 @@ class Content:
             raise ValueError(f"heads: expected true or false for {HEADS}, got {self.heads!r}.")
         if set(self.outputs) != present:
             raise ValueError(f"outputs: expected one for each of {present}, got {self.outputs!r}.")
-        for field in self.query_fields:
-            if not isinstance(field.get("name"), str) or field.get("kind") not in KINDS:
-                raise ValueError(f"query_fields: expected a name and one of {KINDS}: {field!r}.")
+        for name in ("query_fields", "ad_fields"):
+            for field in getattr(self, name):
+                if not isinstance(field.get("name"), str) or field.get("kind") not in KINDS:
+                    raise ValueError(f"{name}: expected a name and one of {KINDS}: {field!r}.")
         if not self.query_fields or not self.ad_fields:
             raise ValueError("query_fields and ad_fields: expected at least one of each.")
         self._check_probes()
@@ -73,6 +75,9 @@ class Content:
                 f"probes.scores: expected {sorted(self.outputs.values())}, "
                 f"got {sorted(self.probes['scores'])}."
             )
+        ads = self.probes["ads"]
+        if len(ads["rows"]) != len(ads["embeddings"]):
+            raise ValueError("probes.ads: expected an embedding for each row.")
         for name in ("query_embeddings", "candidates"):
             if len(self.probes[name]) != len(requests):
                 raise ValueError(f"probes.{name}: expected one for each request.")
@@ -96,6 +101,11 @@ class Manifest(Content):
     created: str
     files: dict[str, dict[str, Any]]
     format_version: int = FORMAT_VERSION
+
+    @property
+    def ad_kinds(self) -> dict[str, str]:
+        """Ad field -> kind."""
+        return {field["name"]: field["kind"] for field in self.ad_fields}
 
     @property
     def present_heads(self) -> tuple[str, ...]:

@@ -5,8 +5,55 @@ objects of `POST /v1/recommend`; absent and null mean the same everywhere.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """What one display field of an eligible ad must hold; every part that is given must.
+
+    A missing value is equal to nothing: it fails `any_of`, `all_of`, `at_least` and `at_most`,
+    and passes `none_of`.
+
+    Attributes:
+        field: Name of an ad field.
+        any_of: At least one of these: values of a categorical field or a list field, numbers of
+            a numeric one.
+        none_of: None of these.
+        all_of: List fields: each of these.
+        at_least: Numeric fields: the least number.
+        at_most: Numeric fields: the greatest number.
+    """
+
+    field: str
+    any_of: Sequence[Any] | None = None
+    none_of: Sequence[Any] | None = None
+    all_of: Sequence[Any] | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """Which ads may answer a request: those that meet every condition and both lists.
+
+    Attributes:
+        conditions: All of them must hold.
+        allowed_ads: Ad ids; no other ad may come. Ids that are in no catalogue are not there.
+        excluded_ads: Ad ids that may not come.
+    """
+
+    conditions: Sequence[Condition] = ()
+    allowed_ads: Sequence[str] | None = None
+    excluded_ads: Sequence[str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object, without what is not set."""
+        document = _set_values(self)
+        if self.conditions:
+            document["conditions"] = [_set_values(condition) for condition in self.conditions]
+        return document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +69,7 @@ class Request:
             head that is not named weighs 1.
         deadline_ms: Time for the whole request; None = the service's default.
         request_id: Comes back in the answer; None = a fresh one is made.
+        filters: Which ads are eligible, or the JSON object of it; None = all.
     """
 
     user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -30,14 +78,13 @@ class Request:
     weights: Mapping[str, float] | None = None
     deadline_ms: float | None = None
     request_id: str | None = None
+    filters: Filters | Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, without what is not set."""
-        document = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) is not None
-        }
+        document = _set_values(self)
+        if isinstance(self.filters, Filters):
+            document["filters"] = self.filters.to_json()
         return {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
 
 
@@ -75,7 +122,7 @@ class Answer:
         bundle_version: Release that gave every number in this answer.
         degraded: None, or why the ads are in retrieval order without scores.
         order: `utility`, or `retrieval` in a degraded answer.
-        ads: At most k ads.
+        ads: At most k ads; fewer where fewer are eligible, none where none is.
         absent_heads: Heads that this release was not trained for.
         stage_ms: Milliseconds of `query_tower`, `index`, `features`, `ranker`, and `total`. In a
             batch the stages are those of the whole group that was computed together.
@@ -108,6 +155,11 @@ class Answer:
             return cls(**{**_known(cls, document), "ads": ads})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"Expected the JSON object of an answer, got {error!r}.") from error
+
+
+def _set_values(message: Any) -> dict[str, Any]:
+    values = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
+    return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
 def _known(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     orchestrator = Orchestrator(bundle.load("bundles"), client)
     answer = await orchestrator.recommend(messages.Request(user={"country": "CH"}, k=10))
 
-Shapes: B requests, C candidates, F ad fields.
+Shapes: B requests, C candidates.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ import numpy as np
 from serving import (
     answers,
     bundle,
+    candidates,
     errors,
     messages,
-    query_fields,
     ranker_client,
     validation,
     verified_ranker,
@@ -51,15 +51,6 @@ class OrchestratorConfig:
     max_batch: int = 1000
     requests_per_call: int = 16
     num_threads: int = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class _Retrieved:
-    columns: query_fields.Columns  # [B] each
-    scores: np.ndarray  # [B, C] float32
-    rows: np.ndarray  # [B, C] int64
-    ad_features: np.ndarray  # [B, C, F] int32
-    stage_ms: dict[str, float]
 
 
 class Orchestrator:
@@ -173,64 +164,65 @@ class Orchestrator:
     async def _answer(
         self, valids: Sequence[validation.ValidRequest], deadline_ms: float, started: float
     ) -> list[messages.Answer]:
-        retrieved = await asyncio.get_running_loop().run_in_executor(
+        found = await asyncio.get_running_loop().run_in_executor(
             self._executor, self._retrieve, valids
         )
-        ranking = time.perf_counter()
-        reason, scores = await self._rank(retrieved, deadline_ms, started)
-        ended = time.perf_counter()
-        stage_ms = {
-            **retrieved.stage_ms,
-            "ranker": (ended - ranking) * 1000,
-            "total": 0.0,
-        }
-        composed = []
-        for position, valid in enumerate(valids):
-            rows, retrieval_scores = retrieved.rows[position], retrieved.scores[position]
-            if reason is not None:
-                answer = answers.degraded(
-                    self.release, valid, rows, retrieval_scores, reason, stage_ms
+        composed: dict[int, messages.Answer] = {}
+        for group in found:
+            ranking = time.perf_counter()
+            reason, scores = await self._rank(group, deadline_ms, started)
+            ranker_ms = (time.perf_counter() - ranking) * 1000
+            stage_ms = {**group.stage_ms, "ranker": ranker_ms, "total": 0.0}
+            for place, position in enumerate(group.positions):
+                composed[position] = self._compose(
+                    group, place, valids[position], reason, scores, stage_ms
                 )
-            else:
-                own = {head: values[position] for head, values in scores.items()}
-                answer = answers.ranked(self.release, valid, rows, retrieval_scores, own, stage_ms)
-            composed.append(answer)
         total_ms = (time.perf_counter() - started) * 1000
-        for answer in composed:
+        for answer in composed.values():
             answer.stage_ms["total"] = total_ms
-        return composed
+        return [composed[position] for position in range(len(valids))]
 
-    def _retrieve(self, valids: Sequence[validation.ValidRequest]) -> _Retrieved:
+    def _compose(
+        self,
+        group: candidates.Candidates,
+        place: int,
+        valid: validation.ValidRequest,
+        reason: str | None,
+        scores: Mapping[str, np.ndarray],
+        stage_ms: Mapping[str, float],
+    ) -> messages.Answer:
+        chosen = answers.RequestCandidates(group.ads, group.rows[place], group.scores[place])
+        if reason is not None:
+            return answers.degraded(self.release, valid, chosen, reason, stage_ms)
+        own = {head: values[place] for head, values in scores.items()}
+        return answers.ranked(self.release, valid, chosen, own, stage_ms)
+
+    def _retrieve(self, valids: Sequence[validation.ValidRequest]) -> list[candidates.Candidates]:
         """Query tower, index and gather in one hop to a thread: a hop costs 0.1 ms."""
-        times = [time.perf_counter()]
-        columns = self._validator.fields.columns([valid.values for valid in valids])
-        embeddings = self.release.query_tower.embed(columns)
-        times.append(time.perf_counter())
-        scores, rows = self.release.ad_index.search(embeddings, self._num_candidates(valids[0]))
-        times.append(time.perf_counter())
-        ad_features = self.release.ad_index.features(rows)
-        times.append(time.perf_counter())
-        stages = ("query_tower", "index", "features")
-        stage_ms = {
-            stage: (end - begin) * 1000
-            for stage, begin, end in zip(stages, times[:-1], times[1:], strict=True)
-        }
-        return _Retrieved(columns, scores, rows, ad_features, stage_ms)
+        return candidates.retrieve(
+            self.release.query_tower,
+            self.release.ad_index,
+            self._validator.fields,
+            valids,
+            self._num_candidates(valids[0]),
+        )
 
     async def _rank(
-        self, retrieved: _Retrieved, deadline_ms: float, started: float
+        self, group: candidates.Candidates, deadline_ms: float, started: float
     ) -> tuple[str | None, Mapping[str, np.ndarray]]:
         """Returns why there are no scores, or None, and head -> [B, C]."""
+        heads = self.release.manifest.outputs
+        if not group.rows.shape[1]:
+            # No ad is eligible, so there is nothing to rank.
+            return None, {head: np.empty(group.rows.shape, np.float32) for head in heads}
         elapsed_ms = (time.perf_counter() - started) * 1000
         remaining_ms = deadline_ms - self.config.reserve_ms - elapsed_ms
         if remaining_ms <= 0:
             return f"No time was left to rank: the deadline is {deadline_ms:g} ms.", {}
         try:
             outputs = await self._ranker.predict(
-                retrieved.columns, retrieved.ad_features, remaining_ms / 1000
+                group.columns, group.ad_features, remaining_ms / 1000
             )
         except errors.RankerError as error:
             return str(error), {}
-        return None, {
-            head: outputs[output] for head, output in self.release.manifest.outputs.items()
-        }
+        return None, {head: outputs[output] for head, output in heads.items()}

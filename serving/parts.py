@@ -1,4 +1,4 @@
-"""The three directories of a release: which training they come from, and their checksums."""
+"""The four directories of a release: which training they come from, and their checksums."""
 
 import concurrent.futures
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 from serving import errors, manifest
 
 # In the order in which they are renamed: model servers watch the ranker.
-PARTS = ("query_tower", "ad_index", "ranker")
+PARTS = ("query_tower", "ad_tower", "ad_index", "ranker")
 
 
 def identity_path(part: str, directory: pathlib.Path) -> pathlib.Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from serving import ad_index, errors, manifest, query_fields, query_tower
+from serving import ad_index, ad_tower, errors, manifest, query_fields, query_tower
 
 TOLERANCE = 1e-4
 # Approximate indexes sum in another order on another CPU and may swap a candidate.
@@ -16,7 +16,7 @@ _APPROXIMATE_SLACK = 0.05
 
 def query_columns(release: manifest.Manifest) -> query_fields.Columns:
     """Returns the probes' requests as model inputs, [P] each, lists [P, L]."""
-    fields = query_fields.QueryFields(release.query_fields, release.ad_fields)
+    fields = query_fields.QueryFields(release.query_fields, release.ad_kinds)
     return fields.columns([fields.merge(request, {}) for request in release.probes["requests"]])
 
 
@@ -67,6 +67,37 @@ def check_scores(release: manifest.Manifest, scores: dict[str, np.ndarray]) -> N
                 f"manifests/{release.version}.json: the server serves another model as version "
                 f"{release.version}. Let it serve this bundle's ranker directory."
             )
+
+
+def check_ad_tower(
+    release: manifest.Manifest, tower: ad_tower.AdTower, index: ad_index.AdIndex
+) -> None:
+    """Lets the ad tower reproduce embeddings and features of ads of the catalogue.
+
+    Raises:
+        ProbeMismatchError: It does not.
+    """
+    rows = np.array(release.probes["ads"]["rows"], dtype=np.int64)
+    expected = np.array(release.probes["ads"]["embeddings"], dtype=np.float32)
+    embeddings, features = tower.embed(
+        [
+            {
+                name: query_fields.check_value(name, release.ad_kinds[name], value)
+                for name, value in fields.items()
+            }
+            for fields in index.display(rows)
+        ]
+    )
+    if embeddings.shape != expected.shape:
+        raise _mismatch(release, "ad_tower", f"its shape is {list(embeddings.shape)}")
+    difference = np.abs(embeddings - expected).max()
+    # Written so that NaN fails.
+    if not difference <= TOLERANCE:
+        raise _mismatch(
+            release, "ad_tower", f"embeddings differ by {difference:.2g}, allowed {TOLERANCE}"
+        )
+    if not np.array_equal(features, index.features(rows)):
+        raise _mismatch(release, "ad_tower", "it encodes ads of the catalogue otherwise")
 
 
 def _check_sizes(release: manifest.Manifest, index: ad_index.AdIndex) -> None:

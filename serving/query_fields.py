@@ -59,7 +59,7 @@ class QueryFields:
                     )
                 if name not in self._kinds:
                     raise errors.InvalidRequestError(self._unknown(group, name))
-                values[name] = _check(f"{group}.{name}", self._kinds[name], value)
+                values[name] = check_value(f"{group}.{name}", self._kinds[name], value)
         return values
 
     def columns(self, rows: Sequence[Mapping[str, Any]]) -> Columns:
@@ -114,7 +114,17 @@ def _padded(lists: Sequence[Sequence[bytes]]) -> np.ndarray:
     return padded
 
 
-def _check(place: str, kind: str, value: Any) -> bytes | float | list[bytes] | None:
+def check_value(place: str, kind: str, value: Any) -> bytes | float | list[bytes] | None:
+    """Returns a raw value of a field as the models take it.
+
+    Args:
+        place: Names the value in an error.
+        kind: Of the field.
+        value: As `QueryFields` describes it.
+
+    Raises:
+        InvalidRequestError: It is of a wrong type.
+    """
     if value is None:
         return None
     if kind == "categorical_list":

@@ -14,7 +14,7 @@ from serving import errors, query_fields
 
 _OUTPUT = "query_embedding"
 # What a raw field of each kind is to the SavedModel: [B], and [B, L] for lists.
-_INPUTS = {
+INPUTS = {
     "categorical": "string (None,)",
     "numeric": "float32 (None,)",
     "categorical_list": "string (None, None)",
@@ -44,7 +44,7 @@ class QueryTower:
         model = tf.saved_model.load(os.fspath(directory))
         signature = model.signatures["serving_default"]
         inputs = signature.structured_input_signature[1]
-        expected = {field["name"]: _INPUTS[field["kind"]] for field in fields}
+        expected = {field["name"]: INPUTS[field["kind"]] for field in fields}
         found = {name: f"{spec.dtype.name} {spec.shape}" for name, spec in inputs.items()}
         if found != expected or _OUTPUT not in signature.structured_outputs:
             raise errors.ManifestFormatError(

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from serving import errors, manifest, messages, query_fields
+from serving import errors, filter_fields, manifest, messages, query_fields
 
 # Beyond it the utility of large revenues could leave the range of a float.
 _MOST_WEIGHT = 1e9
@@ -20,10 +20,11 @@ class ValidRequest:
 
     Attributes:
         values: Query field -> bytes, float, list of bytes or None.
-        k: Ads to return, at most the catalogue.
+        k: Ads to return, where there are as many.
         weights: Of each present head.
         deadline_ms: None = the default.
         request_id: The request's, or a fresh one.
+        filters: Hashable, equal if they ask for the same; None = every ad is eligible.
     """
 
     values: dict[str, Any]
@@ -31,13 +32,21 @@ class ValidRequest:
     weights: dict[str, float]
     deadline_ms: float | None
     request_id: str
+    filters: messages.Filters | None
 
 
 class Validator:
-    """Checks requests for one release."""
+    """Checks requests for one release.
+
+    Args:
+        release: The manifest.
+        default_k: Ads returned to a request that names no k.
+        max_k: The most ads one request may ask for.
+    """
 
     def __init__(self, release: manifest.Manifest, default_k: int, max_k: int) -> None:
-        self.fields = query_fields.QueryFields(release.query_fields, release.ad_fields)
+        self.fields = query_fields.QueryFields(release.query_fields, release.ad_kinds)
+        self._filters = filter_fields.FilterFields(release.ad_kinds)
         self._release = release
         self._num_ads = release.index["num_ads"]
         self._default_k = default_k
@@ -55,6 +64,7 @@ class Validator:
             weights=self._check_weights(request.weights),
             deadline_ms=_check_deadline(request.deadline_ms),
             request_id=_check_request_id(request.request_id),
+            filters=self._filters.check(request.filters),
         )
 
     def _check_k(self, k: Any) -> int:
@@ -65,12 +75,11 @@ class Validator:
                 f"k: expected an integer of at least 1, got {query_fields.short(k)}."
             )
         # More than there are ads is no mistake: all of them are the answer.
-        wanted = min(k, self._num_ads)
-        if wanted > self._max_k:
+        if min(k, self._num_ads) > self._max_k:
             raise errors.InvalidRequestError(
                 f"k: expected at most {self._max_k}, got {query_fields.short(k)}."
             )
-        return wanted
+        return min(k, max(self._num_ads, self._max_k))
 
     def _check_weights(self, weights: Any) -> dict[str, float]:
         checked = dict.fromkeys(self._release.present_heads, 1.0)

@@ -64,7 +64,6 @@ def retrieval_config():
         epochs=3,
         batch_size=64,
         uniform_negatives=32,
-        selection_k=50,
     )
 
 

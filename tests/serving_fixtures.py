@@ -9,6 +9,7 @@ L values of the longest list.
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import socket
 import threading
@@ -40,7 +41,13 @@ QUERY_FIELDS = [
     {"name": "age", "kind": "numeric"},
     {"name": "history", "kind": "categorical_list"},
 ]
-AD_FIELDS = ["advertiser", "category", "price", "tags"]
+AD_KINDS = {
+    "advertiser": "categorical",
+    "category": "categorical",
+    "price": "numeric",
+    "tags": "categorical_list",
+}
+AD_FIELDS = list(AD_KINDS)
 # The list `tags` takes two columns.
 NUM_AD_COLUMNS = 5
 OUTPUTS = {
@@ -60,6 +67,12 @@ _FIELD_SPECS = {
 _RANKER_SPECS = {
     **_FIELD_SPECS,
     "ad_features": tf.TensorSpec([None, None, NUM_AD_COLUMNS], tf.int32, name="ad_features"),
+}
+_AD_FIELD_SPECS = {
+    "advertiser": tf.TensorSpec([None], tf.string, name="advertiser"),
+    "category": tf.TensorSpec([None], tf.string, name="category"),
+    "price": tf.TensorSpec([None], tf.float32, name="price"),
+    "tags": tf.TensorSpec([None, None], tf.string, name="tags"),
 }
 PROBE_REQUESTS = [
     {"country": "CH", "device": "phone", "age": 41, "history": ["ad-3", "ad-5"]},
@@ -119,16 +132,59 @@ class Ranker(_Embedder):
         return {OUTPUTS[head]: scores[head] for head in self._heads}
 
 
+class AdTower(tf.Module):
+    """Ad fields -> ad_embedding [B, D] and ad_features [B, F]: hashes of the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        table = np.random.default_rng(6).normal(size=(NUM_AD_COLUMNS * 1000, DIMENSION))
+        self.table = tf.Variable(table, dtype=tf.float32)
+
+    @tf.function(input_signature=[_AD_FIELD_SPECS])
+    def serve(self, fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        tags = tf.pad(fields["tags"], [[0, 0], [0, 2]])[:, :2]
+        values = [
+            fields["advertiser"],
+            fields["category"],
+            tf.strings.as_string(fields["price"]),
+            tags[:, 0],
+            tags[:, 1],
+        ]
+        columns = [
+            tf.strings.to_hash_bucket_fast(tf.strings.join([str(place), value]), 1000)
+            for place, value in enumerate(values)
+        ]
+        features = tf.cast(tf.stack(columns, axis=1), tf.int32)
+        rows = features + np.arange(NUM_AD_COLUMNS, dtype=np.int32) * 1000
+        embedding = tf.reduce_sum(tf.gather(self.table, rows), axis=1)
+        return {
+            "ad_embedding": tf.math.l2_normalize(embedding, axis=-1),
+            "ad_features": features,
+        }
+
+
+@functools.cache
+def _towered(num_ads: int) -> dict[str, np.ndarray]:
+    """Returns what the ad tower gives for the ads of `ads_table`."""
+    ads = ads_table(num_ads).to_pydict()
+    inputs = {
+        name: tf.constant([value or "" for value in ads[name]])
+        for name in ("advertiser", "category")
+    }
+    inputs["price"] = tf.constant(ads["price"], tf.float32)
+    inputs["tags"] = tf.constant([(value or ["", ""]) for value in ads["tags"]], tf.string)
+    tower = AdTower()
+    return {name: value.numpy() for name, value in tower.serve(inputs).items()}
+
+
 def ad_features(num_ads: int = NUM_ADS) -> np.ndarray:
     """Returns the encoded ads, [N, F] int32."""
-    rng = np.random.default_rng(5)
-    return rng.integers(0, 1000, size=(num_ads, NUM_AD_COLUMNS), dtype=np.int32)
+    return _towered(num_ads)["ad_features"]
 
 
 def ad_embeddings(num_ads: int = NUM_ADS) -> np.ndarray:
     """Returns the ads' embeddings, [N, D] float32, of unit length."""
-    embeddings = np.random.default_rng(6).normal(size=(num_ads, DIMENSION)).astype(np.float32)
-    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return _towered(num_ads)["ad_embedding"]
 
 
 def ads_table(num_ads: int = NUM_ADS) -> pa.Table:
@@ -161,13 +217,17 @@ class Recipe:
         return f"training-{self.seed}"
 
     def write(self, staged: bundle.Staged) -> manifest.Content:
-        """Fills the three directories and returns the manifest's content."""
+        """Fills the directories and returns the manifest's content."""
         tower, ranker = QueryTower(self.seed), Ranker(self.seed + 100, self.heads)
-        for model, directory in ((tower, staged.query_tower), (ranker, staged.ranker)):
+        for model, directory in (
+            (tower, staged.query_tower),
+            (AdTower(), staged.ad_tower),
+            (ranker, staged.ranker),
+        ):
             tf.saved_model.save(model, str(directory), signatures={"serving_default": model.serve})
         built = ad_index.build(ad_embeddings(self.num_ads), ad_index.IndexConfig(kind="Flat"))
         built.save(staged.ad_index, ad_features(self.num_ads), ads_table(self.num_ads))
-        for part in ("query_tower", "ranker", "ad_index"):
+        for part in ("query_tower", "ad_tower", "ranker", "ad_index"):
             parts.write_identity(
                 part,
                 getattr(staged, part),
@@ -179,7 +239,7 @@ class Recipe:
             dataset_fingerprint="fingerprint-1",
             schema={"name": "tiny"},
             query_fields=QUERY_FIELDS,
-            ad_fields=AD_FIELDS,
+            ad_fields=[{"name": name, "kind": kind} for name, kind in AD_KINDS.items()],
             heads={head: head in self.heads for head in OUTPUTS},
             outputs={head: OUTPUTS[head] for head in self.heads},
             signatures={
@@ -218,6 +278,8 @@ def _probes(
         "requests": PROBE_REQUESTS,
         "query_embeddings": embeddings.tolist(),
         "candidates": rows.tolist(),
+        # Rows 0 and 7 have no price; a catalogue may be of one ad.
+        "ads": {"rows": [0], "embeddings": ad_embeddings(1).tolist()},
         "scores": {name: values.numpy().tolist() for name, values in scores.items()},
     }
 

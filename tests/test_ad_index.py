@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import serving_fixtures
 
-from serving import ad_index, errors
+from serving import ad_index, errors, index_kinds
 
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 
@@ -136,7 +136,7 @@ def test_config_errors_name_the_field():
     with pytest.raises(ValueError, match="num_probes: expected a positive integer"):
         ad_index.IndexConfig(num_probes=0)
     with pytest.raises(ValueError, match="num_codes: expected a divisor of the dimension 32"):
-        ad_index.build(clustered(2000), ad_index.IndexConfig(num_codes=7))
+        ad_index.build(clustered(2000), ad_index.IndexConfig(kind="IVFPQ", num_codes=7))
 
 
 def test_k_must_be_positive():
@@ -166,7 +166,7 @@ def test_features_and_display_follow_the_catalogue(tiny_bundle):
 
 
 def test_default_parameters_at_a_million_ads():
-    kind, build = ad_index.index_build.resolve(ad_index.IndexConfig(), 1_000_000, 256)
+    kind, build = index_kinds.resolve(ad_index.IndexConfig(), 1_000_000, 256)
     assert kind == "IVFPQ"
     # The power of two below 4 * sqrt(1e6) = 4000; one code for two dimensions.
     assert build["factory"] == "IVF2048,PQ128x4fs,Refine(SQ8)"

@@ -44,7 +44,8 @@ def test_an_empty_object_gives_the_default_ten(http):
 
 
 def test_null_is_the_same_as_absent(http):
-    nulls = dict.fromkeys(("user", "context", "k", "weights", "deadline_ms", "request_id"))
+    names = ("user", "context", "k", "weights", "deadline_ms", "request_id", "filters")
+    nulls = dict.fromkeys(names)
     reply = http.post("/v1/recommend", json=nulls)
     assert len(reply.json()["ads"]) == 10
 
@@ -70,6 +71,17 @@ def test_lists_come_and_go_as_json_lists(http):
         *(None, [], ["new", "t2"], ["new", "t299"])
     ]
     assert ads != post([]) == post(None) == post([None, ""])
+
+
+def test_filters_leave_eligible_ads_only(http):
+    condition = {"field": "advertiser", "any_of": ["advertiser-3"]}
+    filters = {"conditions": [condition], "excluded_ads": ["ad-3"], "allowed_ads": None}
+    answer = http.post("/v1/recommend", json={"filters": filters, "k": 300}).json()
+    # Advertiser 3 has the ads 3, 12, …, 291, 33 of them, and ad-3 is excluded.
+    assert len(answer["ads"]) == 32
+    assert {ad["fields"]["advertiser"] for ad in answer["ads"]} == {"advertiser-3"}
+    nothing = http.post("/v1/recommend", json={"filters": {"allowed_ads": []}})
+    assert (nothing.status_code, nothing.json()["ads"]) == (200, [])
 
 
 def test_a_batch_is_answered_in_order(http):
@@ -98,6 +110,20 @@ def test_a_batch_of_none_is_answered_with_none(http):
         (b'{"user": 3}', 422, "invalid_body", "body.user: Input should be a valid dictionary"),
         (b'{"k": "3"}', 422, "invalid_body", "body.k: Input should be a valid integer"),
         (b'{"k": 1.0}', 422, "invalid_body", "body.k: "),
+        (b'{"filters": []}', 422, "invalid_body", "body.filters: Input should be a valid dict"),
+        (b'{"filters": {"only": 1}}', 422, "invalid_body", "body.filters.only: Extra inputs"),
+        (
+            b'{"filters": {"conditions": [{"field": "price", "at_least": "1"}]}}',
+            422,
+            "invalid_body",
+            "body.filters.conditions.0.at_least: Input should be a valid number",
+        ),
+        (
+            b'{"filters": {"conditions": [{"field": "price", "at_least": 1e999}]}}',
+            400,
+            "invalid_request",
+            "filters.conditions[0].at_least: expected a finite number, got inf (float).",
+        ),
         (b'{"k": true}', 422, "invalid_body", "body.k: "),
         (b'{"k": 0}', 400, "invalid_request", "k: expected an integer of at least 1"),
         (b'{"users": {}}', 422, "invalid_body", "body.users: Extra inputs are not permitted"),
@@ -203,6 +229,7 @@ def test_the_openapi_document_has_examples(http):
     )
     schemas = document["components"]["schemas"]
     example = schemas["RequestBody"]["examples"][0]
-    assert {"user", "context", "k", "weights", "deadline_ms", "request_id"} == set(example)
+    names = {"user", "context", "k", "weights", "deadline_ms", "request_id", "filters"}
+    assert names == set(example)
     assert isinstance(example["user"]["history"], list)
     assert schemas["AnswerBody"]["examples"][0]["ads"]

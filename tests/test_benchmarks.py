@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec import config, retrieval_training
 from tfrecords.formats import criteo, log
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
@@ -139,3 +140,58 @@ def test_reading_and_its_shuffle_are_measured(tmp_path):
     # 8,000 rows are two batches: about half of all neighbours share one.
     assert 0.4 < result["adjacent_in_batch"] < 0.6
     assert 0.4 < result["adjacent_in_batch_full_shuffle"] < 0.6
+
+
+def test_a_widened_data_set_has_tables_of_the_rows_asked_for(script, data_set):
+    wide = script("wide_tables")
+    opened = wide.open_widened(data_set.directory, 50_000)
+    model = retrieval_training.build(opened, config.RetrievalConfig(), data_set.catalogue())
+    assert [v.shape[0] for v in model.sparse_variables] == [50_000, 50_000]
+    batch = next(iter(data_set.clicked("train", 4_096)))
+    drawn = wide.draw_ids(opened, batch, 0)
+    for side in ("query", "ad"):
+        before, after = batch[side].numpy(), drawn[side].numpy()
+        # The synthetic log's fields are single columns; one of each side is drawn anew.
+        (column,) = np.flatnonzero((before != after).any(axis=0))
+        field = opened.schema.side(side)[column]
+        ids = after[:, column]
+        assert ids.min() >= 1
+        assert ids.max() < opened.fitted.cardinality(field)
+        # Uniform: its mean is within four standard errors of the middle.
+        middle = opened.fitted.cardinality(field) / 2
+        assert abs(ids.mean() - middle) < 4 * middle / np.sqrt(3 * len(ids)) + 1
+    np.testing.assert_array_equal(drawn["ad_row"], batch["ad_row"])
+
+
+def test_a_table_too_small_for_the_fields_is_refused(script, data_set):
+    with pytest.raises(ValueError, match=r"table of 10 rows cannot hold the .* ask for more rows"):
+        script("wide_tables").open_widened(data_set.directory, 10)
+
+
+def test_training_is_measured(tmp_path):
+    result, shown = run(
+        "benchmark_training.py",
+        "--n_samples=3000",
+        "--table_rows=30000,20000",
+        "--steps=1",
+        "--repeats=1",
+        f"--workdir={tmp_path}",
+    )
+    assert result["table_rows"] == [20_000, 30_000]
+    for key in ("retrieval_examples_per_second", "ranker_examples_per_second"):
+        assert result[key] > 0
+        assert result[f"baseline_{key}"] > 0
+    ours = [result[f"{model}_step_time_ratio"] for model in ("retrieval", "ranker")]
+    baseline = [result[f"baseline_{model}_step_time_ratio"] for model in ("retrieval", "ranker")]
+    # Each to our disadvantage.
+    assert result["step_time_ratio_30k_to_20k"] == max(ours)
+    assert result["baseline_step_time_ratio_30k_to_20k"] == min(baseline)
+    assert "ranker, Adam for everything" in shown
+
+
+def test_one_size_of_table_has_no_growth(tmp_path):
+    command = [sys.executable, str(SCRIPTS / "benchmark_training.py")]
+    flags = ["--table_rows=20000,20000", f"--workdir={tmp_path}"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "--table_rows takes two different sizes, got '20000 and 20000'" in done.stderr

@@ -20,6 +20,7 @@ SAVED_MODEL = (
 )
 FILES = (
     *(f"query_tower/1/{name}" for name in SAVED_MODEL),
+    *(f"ad_tower/1/{name}" for name in SAVED_MODEL),
     *(f"ranker/1/{name}" for name in SAVED_MODEL),
     *(f"ad_index/1/{name}" for name in ("index.faiss", "ad_features.npy", "ads.arrow")),
     "ad_index/1/tfrec.json",

@@ -53,6 +53,22 @@ def test_a_batch_answers_as_its_requests_alone(service):
     ]
 
 
+def test_filters_go_as_dataclasses_or_as_json(service):
+    condition = messages.Condition("price", at_least=10, at_most=12)
+    filters = messages.Filters([condition], excluded_ads=("ad-22",))
+    as_classes = service.recommend(filters=filters)
+    as_json = service.recommend(
+        filters={
+            "conditions": [{"field": "price", "at_least": 10, "at_most": 12}],
+            "excluded_ads": ["ad-22"],
+        }
+    )
+    # Prices are r / 2, but the 21st has none: 20, 22, 23 and 24 are left, less ad-22.
+    (in_a_batch,) = service.recommend_batch([messages.Request(filters=filters)])
+    for answer in (as_classes, as_json, in_a_batch):
+        assert {ad.ad_id for ad in answer.ads} == {"ad-20", "ad-23", "ad-24"}
+
+
 def test_an_empty_batch(service):
     assert service.recommend_batch([]) == []
 

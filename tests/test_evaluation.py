@@ -5,10 +5,15 @@ import json
 
 import logs
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tfrec import evaluation, planted, ranker_training, retrieval_training
-from tfrecords import arrow_file
+from tfrec import evaluation, planted, ranker_training, retrieval_comparison, retrieval_training
+from tfrecords import arrow_file, convert, reader
+from tfrecords import schema as schema_lib
+
+PER_CLICK = (*(f"corpus_recall_at_{k}" for k in (10, 50, 100, 500)), "ndcg_at_10")
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +53,95 @@ def test_retrieval_stands_beside_popularity_and_the_planted_optimum(report):
         recall = [retrieval[name][f"corpus_recall_at_{k}"] for k in (10, 50, 100, 500)]
         assert recall == sorted(recall)
         assert recall[-1] == 1.0  # 500 of 300 ads
-    assert (
-        retrieval["planted"]["corpus_recall_at_50"] > retrieval["two_tower"]["corpus_recall_at_50"]
+        assert recall[0] > retrieval[name]["ndcg_at_10"] > 0
+        assert retrieval[name]["catalogue_coverage_at_500"] == 1.0
+        assert 0 < retrieval[name]["catalogue_coverage_at_10"] <= 1.0
+        assert retrieval[name]["on_never_shown_ads"] is None  # 4,000 impressions show them all
+        assert retrieval[name]["on_seen_ads"] == {k: retrieval[name][k] for k in PER_CLICK}
+    assert retrieval["num_clicks_on_seen_ads"] == retrieval["num_clicks"]
+    assert retrieval["num_clicks_on_never_shown_ads"] == 0
+    planted = retrieval["planted"]
+    for key in ("corpus_recall_at_50", "ndcg_at_10", "auc_against_uniform_ads"):
+        assert planted[key] > retrieval["two_tower"][key]
+    assert planted["auc_against_popular_ads"] > 0.5
+    assert retrieval["popularity"]["catalogue_coverage_at_10"] == pytest.approx(10 / 300)
+    assert retrieval["popularity"]["popularity_percentile_at_10"] > 0.95
+    assert 0.5 < retrieval["clicked_popularity_percentile"] < 0.95
+
+
+def test_the_shares_of_the_achievable_are_those_of_the_planted_truth(report):
+    retrieval = report["retrieval"]
+    for key, share in (
+        ("ndcg_at_10", "ndcg_at_10_share_of_achievable"),
+        ("corpus_recall_at_500", "recall_at_500_share_of_achievable"),
+    ):
+        expected = retrieval["two_tower"][key] / retrieval["planted"][key]
+        assert retrieval[share] == pytest.approx(expected)
+
+
+def test_without_a_user_key_what_needs_users_is_none_and_named(report):
+    retrieval = report["retrieval"]
+    assert retrieval["item_knn"] is None
+    assert retrieval["two_tower"]["excluding_seen"] is None
+    assert retrieval["absent"] == {
+        "excluding_seen": "the schema names no user_key",
+        "item_knn": "the schema names no user_key",
+    }
+
+
+TASTES = schema_lib.Schema(
+    "tastes",
+    (
+        schema_lib.Field("user", "categorical", "query", min_count=1),
+        schema_lib.Field("song", "categorical", "ad", min_count=1),
+    ),
+    ad_key=("song",),
+    click=None,
+    user_key="user",
+)
+
+
+@pytest.fixture(scope="module")
+def tastes(retrieval_config, tmp_path_factory):
+    """Clicks of users who like songs of their own half, and a model of it."""
+    directory = tmp_path_factory.mktemp("tastes")
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(60), 20)
+    songs = np.concatenate([rng.choice(40, 20, replace=False) for _ in range(60)])
+    table = pa.table({"user": users, "song": songs + 40 * (users % 2)})
+    pq.write_table(table, directory / "tastes.parquet")
+    source = convert.Source(directory / "tastes.parquet", TASTES, format="tabular")
+    convert.convert(
+        source, directory / "data", split="leave_random_fraction_out", test_fraction=0.25
     )
+    data_set = reader.DataSet(directory / "data")
+    config = dataclasses.replace(retrieval_config, epochs=1)
+    retrieval_training.train_and_evaluate(data_set, config, directory / "retrieval")
+    two_tower, _ = retrieval_training.load(data_set, directory / "retrieval")
+    return data_set, two_tower
+
+
+def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
+    report = retrieval_comparison.evaluate(*tastes)
+    assert "absent" not in report
+    assert report["num_users"] == 60
+    assert report["num_clicks"] == 60 * 5
+    for name in ("two_tower", "popularity", "item_knn"):
+        per_user = report[name]["excluding_seen"]
+        # All of a user's five held-out songs are among the 80, and none was clicked before.
+        assert per_user["corpus_recall_at_100"] == pytest.approx(1.0)
+        # Leaving out what the user knows makes room for what is held out.
+        assert per_user["corpus_recall_at_50"] >= report[name]["corpus_recall_at_50"]
+    # Of the 20 to 27 songs of the user's half that are left, 10 hold about 10/27 to 10/20 of
+    # the five; of both halves' about 65, popularity finds 10/65.
+    assert report["item_knn"]["excluding_seen"]["corpus_recall_at_10"] > 0.3
+    assert report["popularity"]["excluding_seen"]["corpus_recall_at_10"] < 0.25
+
+
+def test_fewer_clicks_can_be_measured_one_by_one(tastes):
+    report = retrieval_comparison.evaluate(*tastes, max_clicks=7)
+    assert report["num_clicks"] == 7
+    assert report["num_users"] == 60
 
 
 def test_no_choice_of_ten_ads_beats_the_best_possible(report):

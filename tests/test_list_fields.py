@@ -199,7 +199,7 @@ def test_loss_and_penalty_of_both_models_learn_from_lists(two_tower, ranker_mode
 def test_the_manifest_says_lists(base):
     release = bundle.verify(base, 1)
     assert release.query_fields[0] == {"name": "history", "kind": "categorical_list"}
-    assert release.ad_fields == ["category", "tags", "price"]
+    assert [field["name"] for field in release.ad_fields] == ["category", "tags", "price"]
     inputs = release.signatures["ranker"]["inputs"]
     assert inputs["history"] == {"dtype": "string", "shape": [-1, -1]}
     # Category, two tags, price.

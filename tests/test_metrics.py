@@ -77,6 +77,21 @@ def test_normalized_gini():
     assert metrics.normalized_gini(np.ones(3), np.arange(3)) is None
 
 
+def test_gini_of_counts():
+    assert metrics.gini(np.array([2, 2, 2])) == pytest.approx(0.0)
+    # One of four holds everything: 1 − 1/4.
+    assert metrics.gini(np.array([0, 5, 0, 0])) == pytest.approx(0.75)
+    # Mean difference of all pairs over twice the mean: (0 + 2 + 2 + 0) / 4 / (2 · 2) = 1/4.
+    assert metrics.gini(np.array([1, 3])) == pytest.approx(0.25)
+    assert metrics.gini(np.zeros(3)) is None
+
+
+def test_percentile_ranks_count_equal_values_half():
+    # Of four values: 0 has none below and itself; the two 2s have one below and 2/2; 9 three.
+    ranks = metrics.percentile_ranks(np.array([2, 0, 9, 2]))
+    assert ranks.tolist() == [0.5, 0.125, 0.875, 0.5]
+
+
 def test_ndcg_discounts_by_rank_and_divides_by_the_ideal():
     gains, scores = np.array([0, 1, 1]), np.array([3, 2, 1])
     # DCG 1/log2 3 + 1/log2 4 = 0.63093 + 0.5; ideal 1 + 0.63093.

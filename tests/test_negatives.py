@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
-from tfrec import ranker_training
-from tfrecords import convert, negatives, reader
+from tfrec import ranker_training, retrieval_training
+from tfrecords import convert, encoding, negatives, reader
 from tfrecords import schema as schema_lib
 
 NUM_ADS = 12
@@ -153,3 +154,26 @@ def test_negatives_need_a_user_and_a_count(plays, tmp_path):
                 sampled_negatives=count,
             )
     assert json.dumps(sorted(p.name for p in tmp_path.iterdir())) in ("[]", '[".data.partial"]')
+
+
+def test_requests_carry_the_fingerprint_of_their_user(plays, tmp_path):
+    source = convert.Source(plays, SCHEMA, format="tabular")
+    convert.convert(source, tmp_path / "data", sampled_negatives=2)
+    data_set = reader.DataSet(tmp_path / "data")
+    clicks = retrieval_training.read_clicks(data_set, "test")
+    # The user is also the query field here: one fingerprint to one encoded value.
+    pairs = set(zip(clicks.query[:, 0].tolist(), clicks.user.tolist(), strict=True))
+    assert len(pairs) == len(np.unique(clicks.user)) == len(np.unique(clicks.query)) > 20
+    names = pq.read_table(plays)["user"].to_pylist()
+    known = set(encoding.fingerprint(tf.constant([str(name) for name in names])).numpy().tolist())
+    assert set(clicks.user.tolist()) <= known
+    assert retrieval_training.read_clicks(data_set, "test", 7).user.tolist() == (
+        clicks.user[:7].tolist()
+    )
+
+
+def test_without_a_user_key_clicks_have_no_user(plays, tmp_path):
+    nobody = dataclasses.replace(SCHEMA, user_key=None)
+    convert.convert(convert.Source(plays, nobody, format="tabular"), tmp_path / "data")
+    data_set = reader.DataSet(tmp_path / "data")
+    assert retrieval_training.read_clicks(data_set, "test").user is None

@@ -168,6 +168,15 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"request_id": ""}, "request_id: expected 1 to 128 printable"),
         ({"request_id": "a\nb"}, "request_id: expected 1 to 128 printable"),
         ({"request_id": 7}, "request_id: expected 1 to 128 printable"),
+        ({"filters": []}, r"filters: expected an object with the keys conditions"),
+        (
+            {"filters": {"conditions": [{"field": "country", "any_of": ["CH"]}]}},
+            r"filters\.conditions\[0\]\.field: expected the name of an ad field, got 'country'",
+        ),
+        (
+            {"filters": {"conditions": [{"field": "price", "any_of": ["cheap"]}]}},
+            r"filters\.conditions\[0\]\.any_of\[0\]: expected a finite number, got 'cheap'",
+        ),
     ],
 )
 def test_a_refused_request_names_the_field(run, changes, message):
@@ -176,6 +185,86 @@ def test_a_refused_request_names_the_field(run, changes, message):
         run(lambda service: service.recommend(request))
     with pytest.raises(errors.InvalidRequestError, match=r"requests\[1\]\." + message):
         run(lambda service: service.recommend_batch([REQUEST, request]))
+
+
+def condition(field, **parts):
+    return {"conditions": [{"field": field, **parts}]}
+
+
+@pytest.mark.parametrize(
+    ("filters", "eligible"),
+    [
+        # Ad r is of advertiser r % 9; every fifth has no category, else it is c{r % 4}; prices
+        # are r / 2, but for every seventh; ads 2, 5, 8, … have the tags "new" and t{r}.
+        (condition("advertiser", any_of=["advertiser-4"]), lambda row: row % 9 == 4),
+        (
+            condition("category", none_of=["c1", "c2"]),
+            lambda row: row % 5 == 0 or row % 4 in (0, 3),
+        ),
+        (
+            condition("price", at_least=100, at_most=110),
+            lambda row: row % 7 and 200 <= row <= 220,
+        ),
+        (condition("tags", all_of=["new", "t299"]), lambda row: row == 299),
+        (messages.Filters(allowed_ads=["ad-7", "ad-8", "ad-x"]), lambda row: row in (7, 8)),
+        (messages.Filters(excluded_ads=["ad-7", "ad-8"]), lambda row: row not in (7, 8)),
+    ],
+)
+def test_only_eligible_ads_answer_and_they_are_the_best_of_them(run, tiny_base, filters, eligible):
+    weights = {"click": 1.0, "engagement": 1.0, "revenue": 1.0}
+    request = dataclasses.replace(REQUEST, filters=filters)
+    answer = run(lambda service: service.recommend(request))
+    utilities = direct_utilities(tiny_base, ROW, weights)
+    rows = [row for row in range(300) if eligible(row)]
+    best = sorted(rows, key=lambda row: -utilities[row])[:10]
+    assert [ad.ad_id for ad in answer.ads] == [f"ad-{row}" for row in best]
+    np.testing.assert_allclose([ad.utility for ad in answer.ads], utilities[best], atol=1e-5)
+    assert answer.degraded is None
+
+
+def test_no_eligible_ad_is_an_empty_answer_and_the_ranker_is_not_called(run):
+    request = dataclasses.replace(REQUEST, filters={"allowed_ads": ["of another catalogue"]})
+    answer = run(lambda service: service.recommend(request))
+    assert (answer.ads, answer.degraded, answer.order) == ([], None, "utility")
+    # Behind this address is no ranker: a call would make the answer a degraded one.
+    address = f"127.0.0.1:{serving_fixtures.free_port()}"
+    answer = run(lambda service: service.recommend(request), address=address)
+    assert (answer.ads, answer.degraded) == ([], None)
+
+
+def test_a_batch_of_different_filters_answers_as_its_requests_alone(run):
+    filters = [
+        None,
+        condition("advertiser", any_of=["advertiser-4"]),
+        condition("advertiser", any_of=["advertiser-5"]),
+        {"allowed_ads": []},
+        condition("price", at_least=100),
+        None,
+        condition("advertiser", any_of=["advertiser-4"]),
+        {"allowed_ads": ["ad-3"]},
+    ]
+    requests = [
+        dataclasses.replace(REQUEST, user={"age": 20 + number}, filters=wanted, k=5)
+        for number, wanted in enumerate(filters)
+    ]
+
+    async def scenario(service):
+        together = await service.recommend_batch(requests)
+        return together, [await service.recommend(request) for request in requests]
+
+    together, alone = run(scenario)
+    assert [len(answer.ads) for answer in together] == [5, 5, 5, 0, 5, 5, 5, 1]
+    for one, other in zip(together, alone, strict=True):
+        assert_same_ads(one, other)
+
+
+def test_without_a_ranker_the_filters_still_hold(run):
+    address = f"127.0.0.1:{serving_fixtures.free_port()}"
+    request = dataclasses.replace(REQUEST, filters=condition("price", at_most=3), k=20)
+    answer = run(lambda service: service.recommend(request), address=address)
+    # Prices up to 3 have the rows 0 to 6; row 0 has none.
+    assert sorted(ad.ad_id for ad in answer.ads) == [f"ad-{row}" for row in range(1, 7)]
+    assert answer.order == "retrieval"
 
 
 def test_more_ads_or_requests_than_allowed_are_refused(run):

@@ -106,7 +106,9 @@ def test_records_round_trip_one_and_many(tmp_path):
 
 
 def test_a_spec_round_trips_as_json():
-    assert records.spec_from_json(SPEC.to_json()) == SPEC
+    with_users = dataclasses.replace(SPEC, has_user=True)
+    for spec in (SPEC, with_users):
+        assert records.spec_from_json(spec.to_json()) == spec
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +257,26 @@ def test_a_shard_that_is_not_what_was_written_is_named(tmp_path, change):
     error = FileNotFoundError if change == "missing" else ValueError
     with pytest.raises(error, match=r"train-00000\.tfrecord is (missing|not what was written)"):
         data_set_of(tmp_path, shards).windows("train")
+
+
+def test_clicked_pairs_carry_the_user_of_their_request(tmp_path):
+    made = requests(300)
+    users = 2**62 + np.arange(300) // 3  # more than int32 and float64 hold exactly
+    path = tmp_path / "train-00000.tfrecord"
+    shard = writer.write_shard(path, {**made.pack(), "user": users})
+    data_set = data_set_of(tmp_path, [{**shard, "sampled": 0}])
+    data_set.spec = dataclasses.replace(SPEC, has_user=True)
+    owner = np.repeat(np.arange(300), made.list_lengths)[made.per_ad["click"] == 1]
+    for seed in (None, 3):
+        batches = list(data_set.clicked("train", 64, seed))
+        number = np.concatenate([batch["query"][:, 2] for batch in batches])
+        assert sorted(number.tolist()) == owner.tolist()
+        assert {batch["user"].dtype for batch in batches} == {tf.int64}
+        user = np.concatenate([batch["user"] for batch in batches])
+        np.testing.assert_array_equal(user, users[number])
+    assert all("user" not in batch for batch in data_set.batches("train", 64))
+    assert all("user" not in window for window in data_set.windows("train", 1))
+
+
+def test_without_users_clicked_pairs_have_none(written):
+    assert set(next(iter(written.clicked("train", 8)))) == {"query", "ad", "ad_row"}

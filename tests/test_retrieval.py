@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import retrieval, retrieval_training
-from tfrecords import catalogue as catalogue_lib
-from tfrecords import reader
+from tfrec import retrieval, retrieval_training, sampling
 
 
 def build(data_set, config, **changes):
@@ -54,20 +52,28 @@ def test_embeddings_have_length_one_and_do_not_depend_on_the_batch(data_set, ret
     np.testing.assert_allclose(pieces, embedded, atol=1e-5)
 
 
-def test_the_temperature_starts_as_configured_and_is_learnt(data_set, retrieval_config, clicks):
+def test_the_temperature_starts_as_configured_and_every_weight_has_a_gradient(
+    data_set, retrieval_config, clicks
+):
     model = build(data_set, retrieval_config, initial_temperature=0.25)
     assert float(model.temperature) == pytest.approx(0.25)
     batch = batch_of(data_set, clicks.query[:16], clicks.ad_rows[:16])
     with tf.GradientTape() as tape:
         loss = model.loss(batch)
     gradients = tape.gradient(loss, model.trainable_variables)
+    assert not any(variable is model.temperature for variable in model.trainable_variables)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert gradient is not None, variable.name
         assert np.abs(tf.convert_to_tensor(gradient).numpy()).max() > 0, variable.name
 
 
+def sampled(config, **changes):
+    """A configuration under which 300 ads are more than a batch's sample."""
+    return dataclasses.replace(config, **{"batch_size": 32, "uniform_negatives": 32, **changes})
+
+
 def test_accidental_hits_are_no_negatives(data_set, retrieval_config, clicks):
-    model = build(data_set, retrieval_config, uniform_negatives=0)
+    model = build(data_set, sampled(retrieval_config, uniform_negatives=0))
     # All negatives of each query are the ad it clicked: nothing is left to tell apart.
     same = np.full(8, clicks.ad_rows[0])
     loss = model.loss(batch_of(data_set, clicks.query[:8], same), training=False)
@@ -77,86 +83,88 @@ def test_accidental_hits_are_no_negatives(data_set, retrieval_config, clicks):
     assert float(loss) > 0.1
 
 
-def test_the_loss_is_a_softmax_of_logits_less_log_q(data_set, retrieval_config, clicks):
-    model = build(data_set, retrieval_config, uniform_negatives=0)
-    _, first = np.unique(clicks.ad_rows, return_index=True)  # distinct ads: no accidental hits
-    query, ad_rows = clicks.query[first[:20]], clicks.ad_rows[first[:20]]
-    log_q = np.log(data_set.catalogue().clicks[ad_rows])
-    logits = logits_of(model, data_set, query)[:, ad_rows] - log_q
-    expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - np.diag(logits))
+def test_a_small_catalogue_is_learnt_by_the_softmax_over_all_of_it(
+    data_set, retrieval_config, clicks
+):
+    model = build(data_set, retrieval_config, batch_size=200, uniform_negatives=100)
+    query, ad_rows = clicks.query[:20], clicks.ad_rows[:20]
+    logits = logits_of(model, data_set, query)
+    own = logits[np.arange(20), ad_rows]
+    expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - own)
     loss = model.loss(batch_of(data_set, query, ad_rows), training=False)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
-def test_log_q_and_mixed_negatives_agree_with_a_full_softmax(data_set, retrieval_config, clicks):
-    batch_size, uniform = 32, 32
-    model = build(
-        data_set,
-        retrieval_config,
-        batch_size=batch_size,
-        uniform_negatives=uniform,
-        initial_temperature=0.5,
-    )
+def test_in_batch_negatives_count_by_how_often_they_are_drawn(data_set, retrieval_config, clicks):
+    model = build(data_set, sampled(retrieval_config, uniform_negatives=0))
+    _, first = np.unique(clicks.ad_rows, return_index=True)  # distinct ads: no accidental hits
+    query, ad_rows = clicks.query[first[:20]], clicks.ad_rows[first[:20]]
     counts = data_set.catalogue().clicks
-    # In the sampled loss of a click on y, each ad stands with weight count / expected count, so
-    # its expectation is the full softmax's sum; the click itself adds log(expected count of y).
-    draws = batch_size * counts / counts.sum() + uniform / len(counts)
-    full_logits = logits_of(model, data_set, clicks.query)
-    own = np.take_along_axis(full_logits, clicks.ad_rows[:, None], axis=1)[:, 0]
-    full = np.log(np.exp(full_logits).sum(axis=1)) - own
-    rng = np.random.default_rng(3)
-    loss = tf.function(lambda batch: model.loss(batch, training=False))
-    differences = []
-    for _ in range(300):
-        chosen = rng.choice(len(clicks.ad_rows), batch_size, replace=False)
-        batch = batch_of(data_set, clicks.query[chosen], clicks.ad_rows[chosen])
-        expected = np.mean(full[chosen] + np.log(draws[clicks.ad_rows[chosen]]))
-        differences.append(float(loss(batch)) - expected)
-    # The full softmax is near ln 300 = 5.7 nats.
-    assert abs(np.mean(differences)) < 0.05
+    # Each of the 19 others of a batch is ad j with probability share(j).
+    draws = 19 * counts[ad_rows] / counts.sum()
+    logits = logits_of(model, data_set, query)[:, ad_rows]
+    own = np.diag(logits)
+    rest = np.exp(logits) / draws
+    np.fill_diagonal(rest, 0.0)
+    expected = np.mean(np.log(np.exp(own) + rest.sum(axis=1)) - own)
+    loss = model.loss(batch_of(data_set, query, ad_rows), training=False)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
-def test_log_q_lets_an_unconditional_model_learn_how_popular_ads_are(data_set, retrieval_config):
-    catalogue = data_set.catalogue()
-    # Forty ads with clicks falling as 1 / rank and the same query for every click.
-    table = catalogue.table.slice(0, 40)
-    counts = np.round(1_000 / np.arange(1, 41)).astype(np.int64)
-    index = table.column_names.index(catalogue_lib.CLICKS)
-    small = reader.Catalogue(
-        table.set_column(index, catalogue_lib.CLICKS, [counts]), np.asarray(catalogue.features[:40])
-    )
-    config = dataclasses.replace(
-        retrieval_config, batch_size=4, uniform_negatives=4, dropout=0.0, embedding_dim=32
-    )
-    tf.keras.utils.set_random_seed(0)
-    model = retrieval.TwoTower(data_set.fitted, config, small)
-    query = np.zeros((4, len(data_set.schema.query_fields)), np.int32)
-    optimizer = tf.keras.optimizers.Adam(0.003)
+def test_what_the_user_clicked_elsewhere_is_no_negative(data_set, retrieval_config, clicks):
+    query, ad_rows = clicks.query[:4], np.array([5, 6, 7, 8])
+    # User 10 clicked ads 5 and 6, user 20 ads 7 and 9; user 30 is unknown to training.
+    clicked = sampling.ClickedAds(np.array([10, 20, 10, 20]), np.array([5, 7, 6, 9]))
+    config = sampled(retrieval_config, batch_size=300)
+    model = build(data_set, config)
+    model._clicked_ads = clicked
+    batch = batch_of(data_set, query, ad_rows)
+    batch["user"] = tf.constant([10, 10, 20, 30], tf.int64)
+    logits = logits_of(model, data_set, query)
+    losses = []
+    for row, other in enumerate(([6], [5], [9], [])):
+        rest = np.delete(logits[row], [ad_rows[row], *other])
+        own = logits[row, ad_rows[row]]
+        losses.append(np.log(np.exp(own) + np.exp(rest).sum()) - own)
+    assert float(model.loss(batch, training=False)) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def gradient_of(model, training):
+    """A function from a batch to the loss's gradient by the ad tower's output layer, flat."""
 
     @tf.function
-    def step(ad_rows):
-        batch = {
-            "query": tf.constant(query),
-            "ad": tf.gather(tf.constant(small.features), ad_rows),
-            "ad_row": ad_rows,
-        }
+    def gradient(batch):
         with tf.GradientTape() as tape:
-            loss = model.loss(batch)
-        variables = model.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            loss = model.loss(batch, training)
+        return tf.reshape(tape.gradient(loss, model.ad_tower._output.kernel), [-1])
 
-    rng = np.random.default_rng(0)
-    share = counts / counts.sum()
-    for _ in range(1_500):
-        step(tf.constant(rng.choice(40, 4, p=share), tf.int32))
-    embedded = retrieval.embed_in_batches(model.ad_tower, small.features)
-    logits = (retrieval.embed_in_batches(model.query_tower, query[:1]) @ embedded.T)[0]
-    logits /= float(model.temperature)
-    # Without the correction every ad would end near the same logit.
-    correlation = np.corrcoef(logits, np.log(share))[0, 1]
-    slope = np.polyfit(np.log(share), logits, 1)[0]
-    assert correlation > 0.8
-    assert 0.6 < slope < 1.5
+    return gradient
+
+
+@pytest.mark.parametrize("share", ["counted", "streamed"])
+def test_the_sampled_gradient_is_that_of_the_softmax_over_all_ads(
+    data_set, retrieval_config, clicks, share
+):
+    config = sampled(
+        retrieval_config, batch_size=64, uniform_negatives=128, initial_temperature=0.5, dropout=0.0
+    )
+    model = build(data_set, dataclasses.replace(config, click_share=share))
+    everything = build(data_set, config, batch_size=300)
+    for ours, theirs in zip(everything.trainable_variables, model.trainable_variables, strict=True):
+        ours.assign(theirs)
+    of_sample, of_all = gradient_of(model, True), gradient_of(everything, False)
+    rng = np.random.default_rng(3)
+    sums = np.zeros((2, model.ad_tower._output.kernel.shape.num_elements()))
+    for step in range(500):
+        chosen = rng.choice(len(clicks.ad_rows), 64, replace=False)
+        batch = batch_of(data_set, clicks.query[chosen], clicks.ad_rows[chosen])
+        gradient = of_sample(batch).numpy()
+        if share == "streamed" and step < 200:
+            continue  # the shares are not known yet
+        sums += [gradient, of_all(batch).numpy()]
+    lengths = np.linalg.norm(sums, axis=1)
+    assert sums[0] @ sums[1] / np.prod(lengths) > 0.97
+    assert 0.85 < lengths[0] / lengths[1] < 1.15
 
 
 def test_exact_top_k_are_the_largest_inner_products_best_first():
@@ -177,3 +185,8 @@ def test_clicks_are_read_in_log_order_up_to_a_limit(data_set):
     limited = retrieval_training.read_clicks(data_set, "test", 10)
     np.testing.assert_array_equal(limited.ad_rows, everything.ad_rows[:10])
     np.testing.assert_array_equal(limited.query, everything.query[:10])
+
+
+@pytest.mark.parametrize(("num_fields", "dim"), [(1, 128), (2, 128), (4, 64), (16, 16), (39, 16)])
+def test_the_fewer_fields_the_longer_their_embeddings(num_fields, dim):
+    assert retrieval.automatic_field_dim(num_fields) == dim

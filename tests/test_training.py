@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import metrics, ranker_training, retrieval, retrieval_training, training
+from tfrec import metrics, ranker_training, retrieval, retrieval_training, schedule, training
 
 
 class Killed(Exception):
@@ -158,6 +158,13 @@ def test_rows_that_no_batch_holds_are_not_touched(tmp_path):
     assert changed.tolist() == [True] * 8 + [False] * 2
 
 
+def test_ads_that_fill_lists_up_are_no_examples():
+    rows = tf.zeros([2, 3], tf.int32)
+    mask = tf.constant([[True, True, False], [True, False, False]])
+    assert int(training.num_examples({"ad_row": rows, "mask": mask})) == 3
+    assert int(training.num_examples({"ad_row": rows[:, 0]})) == 2
+
+
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss of pass 1 is nan; lower the learning"):
         Run(tmp_path, [1], target=float("nan")).fit()
@@ -169,7 +176,7 @@ def test_a_directory_without_a_best_pass_is_refused(tmp_path):
 
 
 def test_the_learning_rate_rises_then_falls_to_a_tenth():
-    rate = training.WarmUpThenCosine(2.0, 100)
+    rate = schedule.WarmUpThenCosine(2.0, 100)
     # Step 0: a hundredth of the steps done of the five that warm up: 1/5 of the peak.
     assert float(rate(0)) == pytest.approx(0.4)
     assert float(rate(4)) == pytest.approx(2.0, rel=0.01)

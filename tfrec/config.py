@@ -43,24 +43,38 @@ class RetrievalConfig:
     """Stage one: the two-tower model."""
 
     embedding_dim: int = option(256, "Length of the query and ad embeddings.")
-    field_dim: int = option(16, "Length of each field's embedding inside a tower.")
+    field_dim: int = option(
+        0, "Length of a field's embedding inside a tower; 0 = 256 over the side's fields, 16-128."
+    )
     hidden_dim: int = option(256, "Width of the towers' hidden layers.")
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) in each tower.")
     dropout: float = option(0.1, "Dropout rate in the towers.")
-    initial_temperature: float = option(0.1, "Start of the learnt softmax temperature.")
-    epochs: int = option(12, "Most passes over the clicks.")
-    patience: int = option(3, "Passes without a better validation recall before stopping.")
+    initial_temperature: float = option(
+        0.1, "Softmax temperature of the first pass; then it is learnt on held-out clicks."
+    )
+    epochs: int = option(20, "Most passes over the clicks; sets the schedule.")
+    patience: int = option(4, "Passes without a better validation recall before stopping.")
     batch_size: int = option(1024, "Clicks in a batch.")
     uniform_negatives: int = option(
         1024, "Ads drawn uniformly from the catalogue as extra negatives of each batch."
     )
     learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).")
     embedding_learning_rate: float = option(
-        0.05, "Peak learning rate of the embedding tables (Adagrad)."
+        0.1, "Peak learning rate of the embedding tables (Adagrad)."
     )
-    embedding_l2: float = option(1e-4, "Squared-norm penalty on the field embeddings used.")
-    selection_k: int = option(500, "The k of the validation recall that picks the best pass.")
+    embedding_l2: float = option(3e-4, "Squared-norm penalty on the field embeddings used.")
+    click_share: str = option(
+        "counted",
+        "How often ads are drawn as negatives: counted (exact, from the catalogue) or streamed "
+        "(estimated while training).",
+    )
     seed: int = option(1, "Seed of initialisation and shuffling.")
+
+    def __post_init__(self) -> None:
+        if self.click_share not in ("counted", "streamed"):
+            raise ValueError(
+                f"click_share: expected counted or streamed, got {self.click_share!r}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,19 +7,26 @@ beside its ceiling, the same metric of the true probabilities on the same rows.
 Shapes: L impressions of the split, N ads, Q requests, K candidates.
 """
 
+import collections
 import dataclasses
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from tfrec import metrics, planted, ranker, ranker_training, retrieval, retrieval_training
+from tfrec import (
+    metrics,
+    planted,
+    ranker,
+    ranker_training,
+    retrieval,
+    retrieval_comparison,
+)
 from tfrecords import reader
 
-SPLIT = "test"
-RECALL_AT = (10, 50, 100, 500)
-MAX_CLICKS = 5_000
-NUM_CANDIDATES = 500
+SPLIT = retrieval_comparison.SPLIT
+NUM_CANDIDATES = retrieval_comparison.NUM_CANDIDATES
+_SCORES_AT_ONCE = 1 << 22
 _SERVED = {
     "click": "click_probability",
     "engagement": "engagement_probability",
@@ -57,7 +64,7 @@ def evaluate(
         "impressions": data_set.num_rows(SPLIT),
         "absent_heads": [h for h in _SERVED if h not in models.ranker.heads],
         "ranker": _evaluate_ranker(data_set, models, truth),
-        "retrieval": _evaluate_retrieval(data_set, models.two_tower, truth),
+        "retrieval": retrieval_comparison.evaluate(data_set, models.two_tower, truth),
     }
     if truth is not None:
         report["ten_ads"] = _evaluate_ten_ads(data_set, models, truth)
@@ -113,67 +120,49 @@ def _revenue_metrics(
     }
 
 
-def _evaluate_retrieval(
-    data_set: reader.DataSet, two_tower: retrieval.TwoTower, truth: planted.Truth | None
-) -> dict[str, Any]:
-    catalogue = data_set.catalogue()
-    clicks = retrieval_training.read_clicks(data_set, SPLIT, MAX_CLICKS)
-    report: dict[str, Any] = {"num_ads": len(catalogue), "num_clicks": len(clicks.ad_rows)}
-    if not len(clicks.ad_rows):
-        return report
-    ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalogue.features))
-    queries = retrieval.embed_in_batches(two_tower.query_tower, clicks.query)
-    found = retrieval.exact_top_k(queries, ads, max(RECALL_AT))
-    popular = np.argsort(-catalogue.clicks, kind="stable")
-    report["two_tower"] = {
-        f"corpus_recall_at_{k}": metrics.recall_at_k(found[:, :k], clicks.ad_rows)
-        for k in RECALL_AT
-    }
-    report["popularity"] = {
-        f"corpus_recall_at_{k}": float(np.isin(clicks.ad_rows, popular[:k]).mean())
-        for k in RECALL_AT
-    }
-    if truth is not None:
-        report["planted"] = {
-            f"corpus_recall_at_{k}": value
-            for k, value in planted.recall_of_clicks(
-                truth, catalogue, RECALL_AT, MAX_CLICKS
-            ).items()
-        }
-        key = f"corpus_recall_at_{NUM_CANDIDATES}"
-        report[f"recall_at_{NUM_CANDIDATES}_share_of_achievable"] = metrics.share_of_achievable(
-            report["two_tower"][key], 0.0, report["planted"][key]
-        )
-    return report
-
-
 def _evaluate_ten_ads(
     data_set: reader.DataSet, models: Models, truth: planted.Truth
 ) -> dict[str, float]:
     """Mean planted click probability of ten ads a request, by who chose them."""
     catalogue = data_set.catalogue()
-    features = np.asarray(catalogue.features)
-    queries = truth.sample_requests
-    encoded = truth.encode(data_set, queries)  # [Q, Fq]
-    probability = planted.click_matrix(truth, catalogue, queries)  # [Q, N]
-    ads = retrieval.embed_in_batches(models.two_tower.ad_tower, features)
-    embedded = retrieval.embed_in_batches(models.two_tower.query_tower, encoded)
-    candidates = retrieval.exact_top_k(embedded, ads, NUM_CANDIDATES)  # [Q, K]
+    ads = retrieval.embed_in_batches(models.two_tower.ad_tower, np.asarray(catalogue.features))
+    requests = truth.sample_requests
+    at_once = max(_SCORES_AT_ONCE // len(catalogue), 1)
+    sums: collections.Counter[str] = collections.Counter()
+    for first in range(0, len(requests), at_once):
+        queries = requests.slice(first, at_once)
+        probability = planted.click_matrix(truth, catalogue, queries)  # [Q, N]
+        encoded = truth.encode(data_set, queries)  # [Q, Fq]
+        embedded = retrieval.embed_in_batches(models.two_tower.query_tower, encoded)
+        candidates = retrieval.exact_top_k(embedded, ads, NUM_CANDIDATES)  # [Q, K]
+        ranked = _ranked(models.ranker, encoded, np.asarray(catalogue.features), candidates)
+        popular = np.argsort(-catalogue.clicks, kind="stable")[:10]
+        among_candidates = np.take_along_axis(probability, candidates, axis=1)
+        means = {
+            "best_possible": _largest_ten(probability).mean(axis=1),
+            "best_of_the_candidates": _largest_ten(among_candidates).mean(axis=1),
+            "retrieval_then_ranker": np.take_along_axis(probability, ranked, axis=1).mean(axis=1),
+            "retrieval_alone": among_candidates[:, :10].mean(axis=1),
+            "popularity": probability[:, popular].mean(axis=1),
+            "random": probability.mean(axis=1),
+        }
+        sums.update({name: float(values.sum()) for name, values in means.items()})
+    return {"requests": len(requests), **{name: s / len(requests) for name, s in sums.items()}}
+
+
+def _ranked(
+    model: ranker.Ranker, encoded: np.ndarray, features: np.ndarray, candidates: np.ndarray
+) -> np.ndarray:
+    """Returns the ten of the candidates [Q, K] that the ranker puts first: [Q, 10]."""
     scores = np.concatenate(
         [
-            models.ranker.score(encoded[i : i + 8], features[candidates[i : i + 8]])["click"]
+            model.score(encoded[i : i + 8], features[candidates[i : i + 8]])["click"]
             for i in range(0, len(encoded), 8)
         ]
     )
-    ranked = np.take_along_axis(candidates, np.argsort(-scores, axis=1)[:, :10], axis=1)
-    popular = np.argsort(-catalogue.clicks, kind="stable")[:10]
-    among_candidates = np.take_along_axis(probability, candidates, axis=1)
-    return {
-        "requests": len(encoded),
-        "best_possible": float(np.sort(probability, axis=1)[:, -10:].mean()),
-        "best_of_the_candidates": float(np.sort(among_candidates, axis=1)[:, -10:].mean()),
-        "retrieval_then_ranker": float(np.take_along_axis(probability, ranked, axis=1).mean()),
-        "retrieval_alone": float(among_candidates[:, :10].mean()),
-        "popularity": float(probability[:, popular].mean()),
-        "random": float(probability.mean()),
-    }
+    return np.take_along_axis(candidates, np.argsort(-scores, axis=1)[:, :10], axis=1)
+
+
+def _largest_ten(values: np.ndarray) -> np.ndarray:
+    count = min(10, values.shape[1])
+    return np.partition(values, -count, axis=1)[:, -count:]

@@ -74,6 +74,21 @@ def normalized_gini(values: np.ndarray, scores: np.ndarray) -> float | None:
     return gini(np.argsort(-np.asarray(scores), kind="stable")) / best if best else None
 
 
+def gini(counts: np.ndarray) -> float | None:
+    """Gini coefficient of counts [N]: 0 if all are equal, 1 − 1/N if one holds everything."""
+    total = float(np.sum(counts, dtype=np.float64))
+    if not total:
+        return None
+    rank = np.arange(1, len(counts) + 1)
+    return float(2 * (rank @ np.sort(counts)) / (len(counts) * total) - 1 - 1 / len(counts))
+
+
+def percentile_ranks(values: np.ndarray) -> np.ndarray:
+    """Share of values [N] that are smaller than each, equal ones counted half: [N] in (0, 1)."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return ((np.cumsum(counts) - counts / 2) / len(values))[inverse]
+
+
 def ndcg_at_k(
     gains: np.ndarray, scores: np.ndarray, list_lengths: np.ndarray, k: int
 ) -> float | None:

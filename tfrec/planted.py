@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from tfrec import retrieval_evaluation
 from tfrecords import arrow_file, encoding, reader, splitting, synthetic
 from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo
@@ -17,7 +18,7 @@ from tfrecords.formats import log as log_lib
 
 SPLIT = "test"
 MAX_REQUESTS = 200
-_QUERIES_AT_ONCE = 100
+_SCORES_AT_ONCE = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,27 +119,24 @@ def click_matrix(truth: Truth, catalogue: reader.Catalogue, requests: pa.Table) 
     return matrix[:, _catalogue_order(truth, catalogue)]
 
 
-def recall_of_clicks(
-    truth: Truth, catalogue: reader.Catalogue, ks: Sequence[int], max_clicks: int
-) -> dict[int, float]:
-    """Returns the recall of held-out clicks that knowing the world gives.
+def recommender(truth: Truth, catalogue: reader.Catalogue) -> retrieval_evaluation.Recommender:
+    """Returns the recommender that knows the world.
 
     A click on an ad needs that the logging policy shows it and that it is clicked, so the
-    best order of all ads is by exposure times p(click). Measured on the first `max_clicks`.
+    best order of all ads is by exposure times p(click).
     """
-    clicked = np.flatnonzero(truth.log[criteo.LABEL].to_numpy())[:max_clicks]
-    table = truth.log.take(clicked)
+    clicked = np.flatnonzero(truth.log[criteo.LABEL].to_numpy())
     order = _catalogue_order(truth, catalogue)
-    row_of = {ad_id: row for row, ad_id in enumerate(catalogue.ad_ids.to_pylist())}
-    target = np.array([row_of[ad_id] for ad_id in table["C7"].to_pylist()])
-    queries = _query_columns(table)
-    ranks = []
-    for first in range(0, len(clicked), _QUERIES_AT_ONCE):
-        rows = slice(first, first + _QUERIES_AT_ONCE)
-        part = {name: values[rows] for name, values in queries.items()}
-        weight = truth.world.exposure_weight_matrix(part)
-        weight = (weight * truth.world.click_probability_matrix(part))[:, order]
-        own = weight[np.arange(len(weight)), target[rows]]
-        ranks.append((weight > own[:, None]).sum(axis=1))
-    rank = np.concatenate(ranks)
-    return {k: float((rank < k).mean()) for k in ks}
+    at_once = max(_SCORES_AT_ONCE // len(catalogue), 1)
+
+    def scores(queries: retrieval_evaluation.Queries) -> np.ndarray:
+        table = _query_columns(truth.log.take(clicked[queries.number]))
+        weight = np.empty((len(queries), len(order)), np.float32)
+        for first in range(0, len(queries), at_once):
+            rows = slice(first, first + at_once)
+            part = {name: values[rows] for name, values in table.items()}
+            clicks = truth.world.click_probability_matrix(part)
+            weight[rows] = (clicks * truth.world.exposure_weight_matrix(part))[:, order]
+        return weight
+
+    return scores

@@ -1,28 +1,30 @@
 """Stage one: the two-tower retrieval model.
 
 The query tower and the ad tower map their fields to L2-normalised embeddings; their inner
-product, over a learnt temperature, is the logit of a softmax over in-batch and uniform
-negatives with logQ correction and accidental hits removed (`tfrs.tasks.Retrieval`).
+product, over a learnt temperature, is the logit of a softmax: over all ads where they are few,
+else over in-batch and uniform negatives with logQ correction. Ads that the user clicked are
+no negatives.
 
-Shapes: B clicks, U uniform negatives, D embedding, Wq and Wa columns of ids of the query and
-the ad side.
+Shapes: B clicks, C columns (ads that clicks are held against), N ads, D embedding, Wq and Wa
+columns of ids of the query and the ad side.
 
 References:
     Yi et al., Sampling-Bias-Corrected Neural Modeling, 2019.
     Yang et al., Mixed Negative Sampling, 2020.
 """
 
-import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
 from tfrec import config as config_lib
-from tfrec import features, sampling
+from tfrec import features, sampled_softmax, sampling
 from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
+
+_FIELDS_WIDTH, _SHORTEST_FIELD, _LONGEST_FIELD = 256, 16, 128
 
 
 class Tower(tf.keras.Model):
@@ -35,7 +37,8 @@ class Tower(tf.keras.Model):
         config: config_lib.RetrievalConfig,
     ) -> None:
         super().__init__()
-        self.field_embeddings = features.FieldEmbeddings(fitted, fields, config.field_dim)
+        dim = config.field_dim or automatic_field_dim(len(fields))
+        self.field_embeddings = features.FieldEmbeddings(fitted, fields, dim)
         self._input = tf.keras.layers.Dense(config.hidden_dim)
         self._crosses = [features.CrossLayer() for _ in range(config.num_cross_layers)]
         self._hidden = tf.keras.layers.Dense(config.hidden_dim, activation="relu")
@@ -47,7 +50,11 @@ class Tower(tf.keras.Model):
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeds ids [B, W] int32 as [B, D] float32, L2-normalised."""
-        flat = features.flatten(self.field_embeddings(ids))
+        return self.combine(self.field_embeddings(ids), training)
+
+    def combine(self, field_embeddings: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Makes the embedding [B, D] of field embeddings [B, F, E]."""
+        flat = features.flatten(field_embeddings)
         x0 = self._input(self._dropout(flat, training=training))
         x = x0
         for cross in self._crosses:
@@ -56,13 +63,38 @@ class Tower(tf.keras.Model):
         return tf.math.l2_normalize(self._output(x), axis=-1)
 
 
+def automatic_field_dim(num_fields: int) -> int:
+    """Returns the embedding length of each of a side's fields: the fewer, the longer.
+
+    A side of one id has only that id's embedding to tell users, or ads, apart; of many fields,
+    long embeddings learn by heart.
+    """
+    return min(max(_FIELDS_WIDTH // num_fields, _SHORTEST_FIELD), _LONGEST_FIELD)
+
+
+class Losses(NamedTuple):
+    """Losses of a batch, scalars.
+
+    Attributes:
+        softmax: Mean softmax loss of the clicks, in nats.
+        penalty: Mean squared norm of the field embeddings of the clicks.
+    """
+
+    softmax: tf.Tensor
+    penalty: tf.Tensor
+
+
 class TwoTower(tf.keras.Model):
     """The retrieval model.
+
+    Where the catalogue is no larger than a batch's sample of ads, the softmax is over all ads.
 
     Args:
         fitted: The fitted schema.
         config: Sizes and sampling.
         catalogue: All ads, with click counts; the uniform negatives come from it.
+        clicked_ads: What users clicked in training, which is no negative of theirs; None where
+            users are not known.
     """
 
     def __init__(
@@ -70,24 +102,26 @@ class TwoTower(tf.keras.Model):
         fitted: encoding.FittedSchema,
         config: config_lib.RetrievalConfig,
         catalogue: reader.Catalogue,
+        clicked_ads: sampling.ClickedAds | None = None,
     ) -> None:
         super().__init__()
         schema = fitted.schema
         self.query_tower = Tower(fitted, schema.query_fields, config)
         self.ad_tower = Tower(fitted, schema.ad_fields, config)
-        self._log_inverse_temperature = tf.Variable(
-            -math.log(config.initial_temperature), name="log_inverse_temperature", dtype=tf.float32
+        self.temperature = tf.Variable(
+            config.initial_temperature, name="temperature", dtype=tf.float32, trainable=False
         )
         self._num_uniform = config.uniform_negatives
         self._num_ads = len(catalogue)
+        self._over_all_ads = self._num_ads <= config.batch_size + config.uniform_negatives
         # The catalogue and its counts are data, not weights: checkpoints leave them out.
         self._ad_features = tf.constant(np.asarray(catalogue.features))
-        self._sampling_probability = tf.constant(
-            sampling.mixture_probability(
-                catalogue.clicks, config.batch_size, config.uniform_negatives
-            )
+        self._click_share: sampling.ClickShare = (
+            sampling.StreamedShare(self._num_ads)
+            if config.click_share == "streamed"
+            else sampling.CountedShare(catalogue.clicks)
         )
-        self.task = tfrs.tasks.Retrieval(remove_accidental_hits=True)
+        self._clicked_ads = clicked_ads
 
     @property
     def sparse_variables(self) -> list[tf.Variable]:
@@ -95,39 +129,64 @@ class TwoTower(tf.keras.Model):
         towers = (self.query_tower, self.ad_tower)
         return [v for tower in towers for v in tower.field_embeddings.sparse_variables]
 
-    @property
-    def temperature(self) -> tf.Tensor:
-        return tf.exp(-self._log_inverse_temperature)
-
-    def loss(self, batch: reader.Batch, training: bool = True) -> tf.Tensor:
-        """Returns the mean sampled-softmax loss of clicks.
+    def losses(self, batch: reader.Batch, training: bool = True) -> Losses:
+        """Returns the losses of clicks.
 
         Args:
-            batch: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32.
+            batch: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32, and `user` [B] int64
+                where users are known.
             training: Whether dropout is on.
         """
-        uniform_rows = tf.random.uniform([self._num_uniform], maxval=self._num_ads, dtype=tf.int32)
-        ad_rows = tf.concat([batch["ad_row"], uniform_rows], axis=0)  # [B + U]
-        ads = tf.concat([batch["ad"], tf.gather(self._ad_features, uniform_rows)], axis=0)
-        query_embeddings = self.query_tower(batch["query"], training=training)
-        ad_embeddings = self.ad_tower(ads, training=training)
-        summed = self.task(
-            query_embeddings * tf.exp(self._log_inverse_temperature),
-            ad_embeddings,
-            candidate_sampling_probability=tf.gather(self._sampling_probability, ad_rows),
-            candidate_ids=ad_rows,
-            compute_metrics=False,
-            compute_batch_metrics=False,
+        rows, ads = self._columns(batch)  # [C], [C, Wa]
+        if training:
+            self._click_share.observe(batch["ad_row"])
+        query_fields = self.query_tower.field_embeddings(batch["query"])
+        ad_fields = self.ad_tower.field_embeddings(ads)
+        queries = self.query_tower.combine(query_fields, training) / self.temperature
+        logits = tf.matmul(queries, self.ad_tower.combine(ad_fields, training), transpose_b=True)
+        # Where all ads are columns, a click's own is its row; else it is on the diagonal.
+        own = batch["ad_row"] if self._over_all_ads else tf.range(tf.shape(logits)[0])
+        softmax = sampled_softmax.loss(
+            tf.gather(logits, own, batch_dims=1),
+            logits,
+            self.no_negatives(batch, rows),
+            None if self._over_all_ads else tf.math.log(self._expected_draws(batch, rows)),
         )
-        return summed / tf.cast(tf.shape(batch["query"])[0], tf.float32)
+        penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own))
+        return Losses(tf.reduce_mean(softmax), penalty)
 
-    def embedding_penalty(self, batch: reader.Batch) -> tf.Tensor:
-        """Returns the mean squared norm of the field embeddings that a batch uses."""
-        query = self.query_tower.field_embeddings(batch["query"])
-        ad = self.ad_tower.field_embeddings(batch["ad"])
-        return tf.reduce_mean(tf.reduce_sum(tf.square(query), axis=[-2, -1])) + tf.reduce_mean(
-            tf.reduce_sum(tf.square(ad), axis=[-2, -1])
-        )
+    def loss(self, batch: reader.Batch, training: bool = True) -> tf.Tensor:
+        """Returns the mean softmax loss of clicks; see `losses`."""
+        return self.losses(batch, training).softmax
+
+    def _columns(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns rows [C] and features [C, Wa] of the ads that clicks are held against."""
+        if self._over_all_ads:
+            return tf.range(self._num_ads), self._ad_features
+        uniform = tf.random.uniform([self._num_uniform], maxval=self._num_ads, dtype=tf.int32)
+        rows = tf.concat([batch["ad_row"], uniform], axis=0)
+        return rows, tf.concat([batch["ad"], tf.gather(self._ad_features, uniform)], axis=0)
+
+    def no_negatives(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
+        """Returns [B, C] bool: whether the ad of a column [C] is a click of the query's user.
+
+        Args:
+            batch: `ad_row` [B] int32 and, where users are known, `user` [B] int64.
+            rows: [C] int32 catalogue rows.
+        """
+        own = batch["ad_row"][:, None] == rows
+        if self._clicked_ads is None:
+            return own
+        return own | self._clicked_ads.among(batch["user"], rows)
+
+    def _expected_draws(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
+        batch_size = tf.shape(batch["ad_row"])[0]
+        share = self._click_share(rows, batch_size)
+        return sampling.expected_draws(share, batch_size - 1, self._num_uniform, self._num_ads)
+
+
+def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
 
 
 def embed_in_batches(tower: Tower, ids: np.ndarray, batch_size: int = 8192) -> np.ndarray:

@@ -16,26 +16,36 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec import config as config_lib
-from tfrec import metrics, retrieval, training
-from tfrecords import encoding, reader
+from tfrec import retrieval, retrieval_validation, sampling, training
+from tfrecords import encoding, reader, records
 
 MAX_VALIDATION_CLICKS = 5_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Clicks:
-    """Clicked pairs of a split: encoded queries [N, Wq] and catalogue rows [N]."""
+    """Clicked pairs of a split.
+
+    Attributes:
+        query: [N, Wq] int32 encoded queries.
+        ad_rows: [N] int32 catalogue rows.
+        user: [N] int64 fingerprints of the users, or None where the schema has no `user_key`.
+    """
 
     query: np.ndarray
     ad_rows: np.ndarray
+    user: np.ndarray | None = None
 
 
 def build(
-    data_set: reader.DataSet, config: config_lib.RetrievalConfig, catalogue: reader.Catalogue
+    data_set: reader.DataSet,
+    config: config_lib.RetrievalConfig,
+    catalogue: reader.Catalogue,
+    clicked_ads: sampling.ClickedAds | None = None,
 ) -> retrieval.TwoTower:
     """Builds an untrained two-tower model, with its weights created."""
     tf.keras.utils.set_random_seed(config.seed)
-    model = retrieval.TwoTower(data_set.fitted, config, catalogue)
+    model = retrieval.TwoTower(data_set.fitted, config, catalogue, clicked_ads)
     schema = data_set.schema
     model.query_tower(tf.zeros([1, encoding.width(schema.query_fields)], tf.int32))
     model.ad_tower(tf.zeros([1, encoding.width(schema.ad_fields)], tf.int32))
@@ -44,17 +54,23 @@ def build(
 
 def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) -> Clicks:
     """Reads the clicks of a split, in log order, at most `limit` of them."""
-    queries, rows, count = [], [], 0
+    width = encoding.width(data_set.schema.query_fields)
+    parts: dict[str, list[np.ndarray]] = {
+        "query": [np.empty((0, width), np.int32)],
+        "ad_row": [np.empty(0, np.int32)],
+        records.USER: [np.empty(0, np.int64)],
+    }
+    if not data_set.spec.has_user:
+        del parts[records.USER]
+    count = 0
     for batch in data_set.clicked(split, 4_096):
-        queries.append(batch["query"].numpy())
-        rows.append(batch["ad_row"].numpy())
-        count += len(rows[-1])
+        for name, arrays in parts.items():
+            arrays.append(batch[name].numpy())
+        count += len(batch["ad_row"])
         if limit is not None and count >= limit:
             break
-    if not count:
-        width = encoding.width(data_set.schema.query_fields)
-        return Clicks(np.empty((0, width), np.int32), np.empty(0, np.int32))
-    return Clicks(np.concatenate(queries)[:limit], np.concatenate(rows)[:limit])
+    read = {name: np.concatenate(arrays)[:limit] for name, arrays in parts.items()}
+    return Clicks(read["query"], read["ad_row"], read.get(records.USER))
 
 
 def train_and_evaluate(
@@ -82,21 +98,19 @@ def train_and_evaluate(
             "to learn from. Check the label column, or use a larger log."
         )
     catalogue = data_set.catalogue()
-    held_out = read_clicks(data_set, "validation", MAX_VALIDATION_CLICKS)
-    if not len(held_out.ad_rows):
-        raise ValueError(
-            f"The validation split of {data_set.directory} has no clicks to measure recall on; "
-            "use a larger log or a larger --validation_fraction."
-        )
-    model = build(data_set, config, catalogue)
-    metric = f"validation_corpus_recall_at_{config.selection_k}"
+    train = read_clicks(data_set, "train") if data_set.spec.has_user else None
+    held_out = _held_out(data_set, train)
+    clicked_ads = None
+    if train is not None and train.user is not None:
+        clicked_ads = sampling.ClickedAds(train.user, train.ad_rows)
+    model = build(data_set, config, catalogue, clicked_ads)
     plan = training.Plan(
         epochs=config.epochs,
         patience=config.patience,
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,
         steps_per_epoch=max(1, round(clicks / config.batch_size)),
-        metric=metric,
+        metric=retrieval_validation.METRIC,
         maximise=True,
     )
     trainer = training.Trainer(model, functools.partial(_losses, model, config), plan, workdir)
@@ -104,14 +118,11 @@ def train_and_evaluate(
     def validate() -> dict[str, float]:
         ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(catalogue.features))
         queries = retrieval.embed_in_batches(model.query_tower, held_out.query)
-        found = retrieval.exact_top_k(queries, ads, config.selection_k)
-        return {
-            metric: metrics.recall_at_k(found, held_out.ad_rows),
-            "validation_corpus_recall_at_100": metrics.recall_at_k(
-                found[:, :100], held_out.ad_rows
-            ),
-            "temperature": float(model.temperature),
-        }
+        model.temperature.assign(
+            retrieval_validation.best_temperature(model, held_out, queries, ads, catalogue.clicks)
+        )
+        measured = retrieval_validation.measure(model, held_out, queries, ads)
+        return {**measured, "temperature": float(model.temperature)}
 
     history = trainer.fit(
         lambda epoch: data_set.clicked("train", config.batch_size, seed=config.seed + epoch),
@@ -142,9 +153,25 @@ def load(
 def _losses(
     model: retrieval.TwoTower, config: config_lib.RetrievalConfig, batch: reader.Batch
 ) -> dict[str, tf.Tensor]:
-    softmax_loss = model.loss(batch)
-    penalty = model.embedding_penalty(batch)
+    losses = model.losses(batch)
     return {
-        "loss": softmax_loss + config.embedding_l2 * penalty,
-        "softmax_loss": softmax_loss,
+        "loss": losses.softmax + config.embedding_l2 * losses.penalty,
+        "softmax_loss": losses.softmax,
     }
+
+
+def _held_out(data_set: reader.DataSet, train: Clicks | None) -> retrieval_validation.HeldOut:
+    clicks = read_clicks(data_set, "validation", MAX_VALIDATION_CLICKS)
+    if not len(clicks.ad_rows):
+        raise ValueError(
+            f"The validation split of {data_set.directory} has no clicks to measure recall on; "
+            "use a larger log or a larger --validation_fraction."
+        )
+    repeated = 1.0 if train is None else float(np.isin(_pairs(clicks), _pairs(train)).mean())
+    return retrieval_validation.HeldOut(clicks.query, clicks.ad_rows, clicks.user, repeated)
+
+
+def _pairs(clicks: Clicks) -> np.ndarray:
+    """Returns a hash [N] int64 of who clicked what."""
+    assert clicks.user is not None
+    return clicks.user * np.int64(0x9E3779B97F4A7C15 - (1 << 64)) + clicks.ad_rows

@@ -1,10 +1,8 @@
-"""The training loop of both stages: two optimisers, checkpoints, TensorBoard.
+"""The training loop of both stages: passes, checkpoints, TensorBoard.
 
-Dense layers learn with Adam; embedding tables with Adagrad, whose update touches only the
-rows of a batch, so the cost of a step does not grow with the tables. Each pass over the
-data is checkpointed: a killed run resumes after its last whole pass. The pass with the
-best validation result is kept (click models with id embeddings overfit early: the
-one-epoch effect).
+Each pass over the data is checkpointed: a killed run resumes after its last whole pass.
+The pass with the best validation result is kept (click models with id embeddings overfit
+early: the one-epoch effect).
 
 References:
     Zhang et al., Towards Understanding the Overfitting Phenomenon of Deep Click-Through
@@ -22,9 +20,8 @@ from typing import Any
 import tensorflow as tf
 import tqdm
 
+from tfrec import optimisation, summaries
 from tfrecords import reader
-
-_WARM_UP_SHARE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +47,6 @@ class Plan:
     maximise: bool
 
 
-class WarmUpThenCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly over the first share of the steps, then falls to a tenth."""
-
-    def __init__(self, peak: float, steps: int) -> None:
-        self._peak, self._steps = peak, max(steps, 1)
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        progress = tf.cast(step, tf.float32) / self._steps
-        rise = tf.minimum(1.0, (progress + 1.0 / self._steps) / _WARM_UP_SHARE)
-        fall = 0.55 + 0.45 * tf.cos(math.pi * tf.minimum(progress, 1.0))
-        return self._peak * rise * fall
-
-    def get_config(self) -> dict[str, Any]:
-        return {"peak": self._peak, "steps": self._steps}
-
-
 class Trainer:
     """Trains one model.
 
@@ -74,35 +55,33 @@ class Trainer:
         losses: Maps a batch to losses; `loss` is minimised, the others are reported.
         plan: The schedule.
         directory: Checkpoints and TensorBoard logs go here.
+        observe: Maps a batch to more scalars for TensorBoard, by name; called on every
+            `summaries.STEPS_PER_SAMPLE`th step, after it.
     """
 
     def __init__(
         self,
         model: tf.keras.Model,
-        losses: Callable[[reader.Batch], dict[str, tf.Tensor]],
+        losses: Callable[[reader.Batch], optimisation.Losses],
         plan: Plan,
         directory: pathlib.Path,
+        observe: Callable[[reader.Batch], dict[str, tf.Tensor]] | None = None,
     ) -> None:
-        self._model, self._losses, self._plan = model, losses, plan
-        self._directory = directory
-        sparse = {variable.ref() for variable in model.sparse_variables}
-        self._sparse = model.sparse_variables
-        self._dense = [v for v in model.trainable_variables if v.ref() not in sparse]
-        steps = plan.epochs * plan.steps_per_epoch
-        self._dense_optimizer = tf.keras.optimizers.Adam(
-            WarmUpThenCosine(plan.learning_rate, steps), clipnorm=5.0
+        self._model, self._plan = model, plan
+        self._directory, self._observe = directory, observe
+        self._step = optimisation.Step(
+            model,
+            losses,
+            plan.learning_rate,
+            plan.embedding_learning_rate,
+            plan.epochs * plan.steps_per_epoch,
         )
-        self._sparse_optimizer = tf.keras.optimizers.Adagrad(
-            WarmUpThenCosine(plan.embedding_learning_rate, steps)
-        )
-        self._dense_optimizer.build(self._dense)
-        self._sparse_optimizer.build(self._sparse)
         self._epoch = tf.Variable(0, dtype=tf.int64)
         self._checkpoints = tf.train.CheckpointManager(
             tf.train.Checkpoint(
                 model=model,
-                dense_optimizer=self._dense_optimizer,
-                sparse_optimizer=self._sparse_optimizer,
+                dense_optimizer=self._step.dense_optimizer,
+                sparse_optimizer=self._step.sparse_optimizer,
                 epoch=self._epoch,
             ),
             str(directory / "checkpoints"),
@@ -112,7 +91,6 @@ class Trainer:
             tf.train.Checkpoint(model=model), str(directory / "best"), max_to_keep=1
         )
         self._history_path = directory / "history.json"
-        self._compiled_step: Callable[[reader.Batch], dict[str, tf.Tensor]] | None = None
 
     def fit(
         self,
@@ -138,13 +116,10 @@ class Trainer:
         writer = tf.summary.create_file_writer(str(self._directory / "tensorboard"))
         while not self._finished(history):
             epoch = int(self._epoch.numpy())
-            started = time.perf_counter()
             with writer.as_default():
-                means, examples = self._run_epoch(batches(epoch), epoch, progress)
-                metrics = {**means, **evaluate()}
-                metrics["examples_per_second"] = examples / (time.perf_counter() - started)
-                for name, value in metrics.items():
-                    tf.summary.scalar(f"epoch/{name}", value, step=epoch + 1)
+                metrics = {**self._run_epoch(batches(epoch), epoch, progress), **evaluate()}
+                summaries.write_scalars({f"epoch/{k}": v for k, v in metrics.items()}, epoch + 1)
+                summaries.write_histograms(self._model, epoch + 1)
             writer.flush()
             history.append({"epoch": epoch + 1, **metrics})
             if self._best_epoch(history) == epoch:
@@ -180,43 +155,46 @@ class Trainer:
         stale = len(history) - 1 - self._best_epoch(history)
         return len(history) >= self._plan.epochs or stale >= self._plan.patience
 
-    def _run_epoch(
-        self, dataset: tf.data.Dataset, epoch: int, progress: bool
-    ) -> tuple[dict[str, float], int]:
-        if self._compiled_step is None:  # traced once: passes share their shapes
-            self._compiled_step = tf.function(self._step, input_signature=[dataset.element_spec])
+    def _run_epoch(self, dataset: tf.data.Dataset, epoch: int, progress: bool) -> dict[str, float]:
+        step, first = self._step.compiled(dataset.element_spec), self._step.done
         totals: dict[str, tf.Tensor] = {}
-        examples = count = 0
+        examples, count = tf.zeros([], tf.int64), 0
+        meter = summaries.Meter()
         bar = tqdm.tqdm(
             dataset, desc=f"pass {epoch + 1}/{self._plan.epochs}", unit=" steps",
             total=self._plan.steps_per_epoch, disable=not progress, leave=False, mininterval=0.5,
         )  # fmt: skip
-        for batch in bar:
-            losses = self._compiled_step(batch)
+        started = time.perf_counter()
+        for count, batch in enumerate(bar, start=1):
+            sampled = (first + count) % summaries.STEPS_PER_SAMPLE == 0
+            losses, norms = step(batch, sampled)
             totals = {name: totals.get(name, 0.0) + value for name, value in losses.items()}
-            examples += int(batch["ad_row"].shape.num_elements())
-            count += 1
-            if count % 20 == 0:
-                number = int(self._dense_optimizer.iterations.numpy())
-                for name, value in losses.items():
-                    tf.summary.scalar(f"train/{name}", value, step=number)
+            examples += num_examples(batch)
+            if sampled:
                 bar.set_postfix(loss=f"{float(totals['loss']) / count:.4f}")
+                self._write_sample(batch, losses, {**norms, **meter.read(int(examples))})
         means = {name: float(value) / max(count, 1) for name, value in totals.items()}
         if not math.isfinite(means.get("loss", math.nan)):
             raise FloatingPointError(
                 f"The training loss of pass {epoch + 1} is {means.get('loss')}; lower the learning "
                 "rates, or check the data for a split without rows."
             )
-        return means, examples
+        return {**means, "examples_per_second": int(examples) / (time.perf_counter() - started)}
 
-    def _step(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            losses = self._losses(batch)
-        gradients = tape.gradient(losses["loss"], self._dense + self._sparse)
-        dense, sparse = gradients[: len(self._dense)], gradients[len(self._dense) :]
-        self._dense_optimizer.apply_gradients(zip(dense, self._dense, strict=True))
-        self._sparse_optimizer.apply_gradients(zip(sparse, self._sparse, strict=True))
-        return losses
+    def _write_sample(
+        self, batch: reader.Batch, losses: optimisation.Losses, measured: dict[str, tf.Tensor]
+    ) -> None:
+        """Writes the scalars of one step."""
+        scalars = {f"train/{name}": value for name, value in losses.items()}
+        observed = {} if self._observe is None else self._observe(batch)
+        scalars = {**scalars, **self._step.learning_rates, **measured, **observed}
+        summaries.write_scalars(scalars, self._step.done)
+
+
+def num_examples(batch: reader.Batch) -> tf.Tensor:
+    """Counts the examples of a batch: its ads, without those that only fill lists up."""
+    rows = batch.get("mask", tf.ones_like(batch["ad_row"], tf.bool))
+    return tf.math.count_nonzero(rows)
 
 
 def restore_best(model: tf.keras.Model, directory: pathlib.Path) -> None:

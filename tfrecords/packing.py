@@ -27,7 +27,8 @@ def spec(fitted: encoding.FittedSchema) -> records.Spec:
         for side in schema_lib.SIDES
     )
     labels = tuple(x for x in schema_lib.LABELS if x == "click" or x in schema.labels)
-    return records.Spec(query, ad, labels, schema.position is not None)
+    has_position, has_user = schema.position is not None, schema.user_key is not None
+    return records.Spec(query, ad, labels, has_position, has_user)
 
 
 class Packer:
@@ -55,6 +56,8 @@ class Packer:
         packed: records.Packed = {}
         for side, widths in (("query", self.spec.query_widths), ("ad", self.spec.ad_widths)):
             packed.update(self._pack_side(side, widths, rows))
+        if self.spec.has_user:
+            packed[records.USER] = rows.array(rows_lib.USER)
         of_distinct = self._ads.row_of(rows.strings[rows_lib.AD].fingerprints)
         packed["ad_row"] = of_distinct[rows.array(rows_lib.AD)]
         for name, dtype in self.spec.per_ad().items():

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfrecords import arrow_file, catalogue, encoding, integrity, records, writer
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RECORDS_PER_WINDOW = 32
 _SHARDS_AT_ONCE = 32
 _SHUFFLED_RECORDS = 128
@@ -158,10 +158,14 @@ class DataSet:
             FileNotFoundError: A shard is missing.
             ValueError: A shard is not what was written.
         """
-        windows = self._stored_windows(split, seed)
+        windows = self._stored_windows(split, seed, self._spec_without_users)
         return windows.map(lambda stored: records.unpack(self.spec, stored), tf.data.AUTOTUNE)
 
-    def _stored_windows(self, split: str, seed: int | None) -> tf.data.Dataset:
+    @property
+    def _spec_without_users(self) -> records.Spec:
+        return dataclasses.replace(self.spec, has_user=False)
+
+    def _stored_windows(self, split: str, seed: int | None, spec: records.Spec) -> tf.data.Dataset:
         """Streams windows as they are stored, which is less to move than what models take."""
         paths = self._verified_shards(split)
         dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
@@ -175,7 +179,7 @@ class DataSet:
             dataset = dataset.flat_map(_records)
 
         def window(serialized: tf.Tensor) -> Batch:
-            stored = records.decode(self.spec, serialized)
+            stored = records.decode(spec, serialized)
             return stored if seed is None else permute(stored)
 
         # Records are parsed by the window: raw columns join before they are decoded.
@@ -199,7 +203,7 @@ class DataSet:
             `query` [B, Fq] int32, `ad` [B, C, Fa] int32, `mask` [B, C] bool, and each
             per-ad feature [B, C]. B is about `requests_per_batch`: windows are cut evenly.
         """
-        dataset = self._stored_windows(split, seed)
+        dataset = self._stored_windows(split, seed, self._spec_without_users)
         dataset = dataset.flat_map(lambda window: _cut(window, requests_per_batch))
         dataset = dataset.map(
             lambda stored: pad_lists(records.unpack(self.spec, stored)), tf.data.AUTOTUNE
@@ -210,15 +214,18 @@ class DataSet:
         """Streams the clicked pairs.
 
         Yields:
-            `query` [B, Fq], `ad` [B, Fa], `ad_row` [B], all int32.
+            `query` [B, Fq], `ad` [B, Fa], `ad_row` [B], all int32; where the schema has a
+            `user_key`, `user` [B] int64, the fingerprint of the user's key.
         """
-        dataset = self._stored_windows(split, seed).map(_clicked_pairs, tf.data.AUTOTUNE)
+        dataset = self._stored_windows(split, seed, self.spec)
+        dataset = dataset.map(_clicked_pairs, tf.data.AUTOTUNE)
         dataset = dataset.flat_map(lambda pairs: _cut(pairs, batch_size))
-        dataset = dataset.map(
-            lambda pairs: {**records.unpack_ids(self.spec, pairs), "ad_row": pairs["ad_row"]},
-            tf.data.AUTOTUNE,
-        )
-        return dataset.prefetch(tf.data.AUTOTUNE)
+        kept = ("ad_row", records.USER) if self.spec.has_user else ("ad_row",)
+
+        def unpack(pairs: Batch) -> Batch:
+            return {**records.unpack_ids(self.spec, pairs), **{n: pairs[n] for n in kept}}
+
+        return dataset.map(unpack, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _records(path: tf.Tensor) -> tf.data.Dataset:
@@ -268,7 +275,7 @@ def _clicked_pairs(stored: Batch) -> Batch:
     return {
         name: tf.gather(values, requests if writer.is_per_request(name) else rows)
         for name, values in stored.items()
-        if name == "ad_row" or name.startswith(("query_", "ad_"))
+        if name in ("ad_row", records.USER) or name.startswith(("query_", "ad_"))
     }
 
 

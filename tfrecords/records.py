@@ -6,6 +6,7 @@ in all; every feature is one bytes value, little-endian:
     list_lengths   [R] int32          shown ads of each request
     query_W        [R, F_W]           query-side ids that fit the unsigned width W
     ad_W           [L, F_W]           ad-side ids that fit the unsigned width W
+    user           [R] int64          fingerprint of the user key, where the schema has one
     ad_row         [L] int32          row of the ad in the catalogue
     click, engagement [L] uint8, revenue [L] float32    the labels that the log has; 255 or
                                       NaN is missing
@@ -23,6 +24,7 @@ import tensorflow as tf
 
 WIDTHS = ("uint8", "uint16", "int32")
 MISSING_LABEL = 255
+USER = "user"
 LABEL_TYPES = {"click": "uint8", "engagement": "uint8", "revenue": "float32"}
 
 
@@ -40,17 +42,24 @@ class Spec:
         ad_widths: Stored type of each ad-side column of ids.
         labels: Labels present, of `click`, `engagement`, `revenue`.
         has_position: Whether the slot is stored.
+        has_user: Whether the user is stored.
     """
 
     query_widths: tuple[str, ...]
     ad_widths: tuple[str, ...]
     labels: tuple[str, ...]
     has_position: bool
+    has_user: bool = False
 
     def per_ad(self) -> dict[str, str]:
         """Names and types of the features with one value per shown ad."""
         position = {"position": "int32"} if self.has_position else {}
         return {"ad_row": "int32", **{name: LABEL_TYPES[name] for name in self.labels}, **position}
+
+    def per_request(self) -> dict[str, str]:
+        """Names and types of the features with one value per request."""
+        user = {USER: "int64"} if self.has_user else {}
+        return {"list_lengths": "int32", **user}
 
     def to_json(self) -> dict[str, object]:
         return dataclasses.asdict(self)
@@ -63,6 +72,7 @@ def spec_from_json(value: Mapping) -> Spec:
         tuple(value["ad_widths"]),
         tuple(value["labels"]),
         bool(value["has_position"]),
+        bool(value["has_user"]),
     )
 
 
@@ -102,7 +112,7 @@ def parse(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     """Reads records [N] as they are stored: features by name, those of a side [R or L, F_W]."""
-    names = {"list_lengths": "int32", **spec.per_ad()}
+    names = {**spec.per_request(), **spec.per_ad()}
     columns = {}
     for side, widths in (("query", spec.query_widths), ("ad", spec.ad_widths)):
         for width, own in columns_of(widths).items():
@@ -123,7 +133,8 @@ def unpack(spec: Spec, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
     Returns:
         `list_lengths` [R] int32, `query` [R, Fq] int32, `ad` [L, Fa] int32, and each per-ad
-        feature [L]; labels are float32, NaN is missing.
+        feature [L]; labels are float32, NaN is missing. Users are left out: models do not
+        take them.
     """
     unpacked = {"list_lengths": stored["list_lengths"], **unpack_ids(spec, stored)}
     for name, dtype in spec.per_ad().items():

@@ -68,7 +68,7 @@ def write_shard(path: pathlib.Path, requests: records.Packed) -> dict[str, Any]:
 
 def is_per_request(name: str) -> bool:
     """Returns whether a feature has one value a request, not one a shown ad."""
-    return name == "list_lengths" or name.startswith("query_")
+    return name in ("list_lengths", records.USER) or name.startswith("query_")
 
 
 def sha256(path: pathlib.Path) -> str:

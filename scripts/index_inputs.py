@@ -1,0 +1,46 @@
+"""Where the index scripts take the embeddings of ads and of queries from.
+
+Shapes: N ads, Q queries, D embedding size.
+"""
+
+import pathlib
+
+import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+import numpy as np
+
+from tfrec import retrieval, retrieval_training
+from tfrecords import reader
+
+
+def from_files(embeddings: str, queries: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads [N, D] and [Q, D] from .npy files, memory-mapped.
+
+    Raises:
+        ValueError: A file holds no such array.
+    """
+    ads, asked = (np.load(path, mmap_mode="r") for path in (embeddings, queries))
+    for path, array in ((embeddings, ads), (queries, asked)):
+        if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != ads.shape[-1]:
+            raise ValueError(
+                f"{path}: expected floats [rows, {ads.shape[-1]}], got {array.dtype} "
+                f"{list(array.shape)}. Save what the towers give with numpy.save."
+            )
+    return ads, asked
+
+
+def from_workdir(workdir: pathlib.Path, num_queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds the catalogue, and the queries of clicks of the test split, with a trained tower.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no trained tower, or no held-out click.
+    """
+    data_set = reader.DataSet(workdir / "data")
+    two_tower, _ = retrieval_training.load(data_set, workdir / "retrieval")
+    clicks = retrieval_training.read_clicks(data_set, "test", num_queries)
+    if not len(clicks.query):
+        raise ValueError(f"{data_set.directory} has no held-out click; use a larger log.")
+    ads = np.asarray(data_set.catalogue().features)
+    return (
+        retrieval.embed_in_batches(two_tower.ad_tower, ads),
+        retrieval.embed_in_batches(two_tower.query_tower, clicks.query),
+    )

@@ -1,0 +1,107 @@
+"""Measures our indexes for the benchmark, a row a configuration.
+
+Shapes: N ads, Q queries, D embedding size, k ads wanted.
+"""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import faiss
+import numpy as np
+
+from serving import index_build, index_kinds, index_recall, index_search, index_trials
+
+_LOAD = pathlib.Path(__file__).with_name("index_load.py")
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """Ads' embeddings that need not fit into memory.
+
+    Attributes:
+        num_ads: N.
+        chunks: Starts another pass over them, [rows, D] float32.
+        sample: Draws so many of them, for training.
+    """
+
+    num_ads: int
+    chunks: Callable[[], Iterator[np.ndarray]]
+    sample: Callable[[int], np.ndarray]
+
+
+def build(
+    catalogue: Catalogue, config: index_kinds.IndexConfig, dimension: int
+) -> index_trials.Structure:
+    """Builds an index chunk by chunk; the time to make the chunks is not counted."""
+    size = index_build.sample_size(config, catalogue.num_ads, dimension)
+    sample = catalogue.sample(size)
+    started = time.perf_counter()
+    index, _, parameters = index_build.train(sample, config, catalogue.num_ads)
+    seconds = time.perf_counter() - started
+    del sample
+    for chunk in catalogue.chunks():
+        started = time.perf_counter()
+        index_build.add(index, chunk)
+        seconds += time.perf_counter() - started
+    searcher = index_search.Searcher(index)
+    return index_trials.Structure(
+        searcher, config, parameters, index_build.megabytes(index), seconds
+    )
+
+
+def measure(
+    structure: index_trials.Structure,
+    queries: np.ndarray,
+    wanted: np.ndarray,
+    workdir: pathlib.Path,
+) -> list[Row]:
+    """Measures a built index at all settings, saved and loaded in a fresh process too."""
+    path = workdir / f"{structure.searcher.num_ads}-{structure.searcher.kind}.faiss"
+    structure.set(structure.config)
+    faiss.write_index(structure.searcher.index, str(path))
+    loaded = load(path, queries, wanted.shape[1])
+    rows = []
+    for trial in structure.sweep(queries, wanted):
+        measured = dataclasses.asdict(trial)
+        del measured["config"]
+        rows.append(
+            {
+                **measured,
+                "library": "faiss",
+                "batch_queries_per_second": throughput(structure.searcher, queries, wanted),
+                **loaded,
+            }
+        )
+    path.unlink()
+    return rows
+
+
+def throughput(searcher: index_search.Searcher, queries: np.ndarray, wanted: np.ndarray) -> float:
+    """Returns queries a second of one batch on all cores."""
+    together = index_search.Searcher(searcher.index, faiss.omp_get_max_threads())
+    together.search(queries[:32], wanted.shape[1])
+    started = time.perf_counter()
+    together.search(queries, wanted.shape[1])
+    return len(queries) / (time.perf_counter() - started)
+
+
+def load(path: pathlib.Path, queries: np.ndarray, k: int) -> Row:
+    """Opens a saved index in a fresh process and returns what that takes."""
+    asked = path.with_suffix(".queries.npy")
+    np.save(asked, queries[:100])
+    command = [sys.executable, str(_LOAD), str(path), str(asked), str(k)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    asked.unlink()
+    return json.loads(done.stdout)
+
+
+def exact(catalogue: Catalogue, queries: np.ndarray, k: int) -> np.ndarray:
+    """Returns the rows [Q, k] of exact search."""
+    return index_recall.exact_rows(catalogue.chunks(), queries, k)

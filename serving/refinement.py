@@ -1,0 +1,122 @@
+"""Scores the best codes of an index again with the vectors that `faiss.IndexRefine` keeps.
+
+The same search as `IndexRefine.search`: k·k_factor candidates by 4-bit codes, then the best k by
+the kept vectors. faiss decodes these one by one and keeps a heap; here they are gathered,
+widened to float and multiplied at once, a third to a quarter of the time at 1,500 candidates.
+
+Shapes: B queries, N ads, D embedding size, R candidates.
+"""
+
+import math
+import threading
+from typing import Any
+
+import faiss
+import numpy as np
+
+from serving import errors
+
+# faiss's type stubs do not know its subclasses.
+_faiss: Any = faiss
+_SQ = _faiss.ScalarQuantizer
+# Half a megabyte stays in the L2 cache, and is too little for OpenBLAS to start threads: these
+# would wait for each other wherever a core is busy, for milliseconds.
+_BLOCK_FLOATS = 2**17
+_HALF_A_STEP = 0.5
+
+
+class Refinement:
+    """The second stage of an index. Calls from several threads are safe.
+
+    Args:
+        index: An inner-product `faiss.IndexRefine` with vectors in 8 or 16 bits or in floats.
+
+    Raises:
+        AdIndexError: The kept vectors are of another kind.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+        storage = faiss.downcast_index(index.refine_index)
+        self._vectors, self._scale, self._offset = _vectors(storage)
+        self._buffers = threading.local()
+
+    def search(
+        self, queries: np.ndarray, k: int, parameters: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the ads with the greatest inner products.
+
+        Args:
+            queries: [B, D] float32, contiguous.
+            k: At most N.
+            parameters: faiss's search parameters of the first stage.
+
+        Returns:
+            Scores [B, k] float32, descending, and rows [B, k] int64; -inf and -1 where the first
+            stage finds fewer.
+        """
+        num_candidates = min(math.ceil(k * self.index.k_factor), self.index.ntotal)
+        _, candidates = self.index.base_index.search(queries, num_candidates, params=parameters)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        rows = np.full((len(queries), k), -1, np.int64)
+        for b, query in enumerate(queries):
+            found = candidates[b] if candidates[b, -1] >= 0 else candidates[b][candidates[b] >= 0]
+            again = self.scores(query, found)
+            best = _best(again, k)
+            scores[b, : len(best)], rows[b, : len(best)] = again[best], found[best]
+        return scores, rows
+
+    def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Returns the inner products [R] float32 of a query [D] with the kept vectors of rows."""
+        # q·(offset + scale ∘ code) = q·offset + (q ∘ scale)·code
+        weights = query if self._scale is None else query * self._scale
+        scores = np.empty(len(rows), np.float32)
+        gathered, widened = self._block()
+        for start in range(0, len(rows), len(gathered)):
+            block = rows[start : start + len(gathered)]
+            vectors = gathered[: len(block)]
+            # Rows come from the index; "clip" spares the check and a copy.
+            np.take(self._vectors, block, axis=0, out=vectors, mode="clip")
+            if vectors.dtype != np.float32:
+                np.copyto(widened[: len(block)], vectors)
+                vectors = widened[: len(block)]
+            np.dot(vectors, weights, out=scores[start : start + len(block)])
+        return scores if self._offset is None else scores + query @ self._offset
+
+    def _block(self) -> tuple[np.ndarray, np.ndarray]:
+        # Kept for each thread: fresh memory costs a page fault every 4 KB.
+        if not hasattr(self._buffers, "gathered"):
+            dimension = self._vectors.shape[1]
+            shape = (max(1, _BLOCK_FLOATS // dimension), dimension)
+            self._buffers.gathered = np.empty(shape, self._vectors.dtype)
+            self._buffers.widened = np.empty(shape, np.float32)
+        return self._buffers.gathered, self._buffers.widened
+
+
+def _vectors(storage: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Views the kept vectors: [N, D] uint8, float16 or float32, and what a code of 8 bits means."""
+    codes = _faiss.rev_swig_ptr(storage.codes.data(), storage.codes.size())
+    if isinstance(storage, faiss.IndexFlat):
+        return codes.view(np.float32).reshape(-1, storage.d), None, None
+    if not isinstance(storage, faiss.IndexScalarQuantizer) or storage.sq.qtype not in (
+        _SQ.QT_8bit,
+        _SQ.QT_fp16,
+    ):
+        raise errors.AdIndexError(
+            f"Expected an index refined with SQ8, SQfp16 or RFlat, got {type(storage).__name__}. "
+            "Build it with ad_index.build."
+        )
+    if storage.sq.qtype == _SQ.QT_fp16:
+        return codes.view(np.float16).reshape(-1, storage.d), None, None
+    least, width = faiss.vector_to_array(storage.sq.trained).reshape(2, storage.d)
+    scale = width / np.float32(255)
+    return codes.reshape(-1, storage.d), scale, least + scale / 2
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Returns the places of the k greatest, in descending order."""
+    negative = -scores
+    if len(scores) <= k:
+        return np.argsort(negative, kind="stable")
+    best = np.argpartition(negative, k - 1)[:k]
+    return best[np.argsort(negative[best], kind="stable")]

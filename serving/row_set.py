@@ -1,0 +1,90 @@
+"""A set of catalogue rows as a bitmap, in the bit order of `faiss.IDSelectorBitmap`.
+
+A bit a row: 125 kB at a million ads, so an intersection takes microseconds.
+
+Shapes: N rows.
+"""
+
+import functools
+
+import numpy as np
+
+_ALL = np.uint64(2**64 - 1)
+
+
+class RowSet:
+    """An immutable set of the rows 0..N-1.
+
+    Attributes:
+        num_rows: N.
+    """
+
+    def __init__(self, words: np.ndarray, num_rows: int) -> None:
+        self._words = words  # [⌈N / 64⌉] uint64, little-endian; the bits from N on are 0
+        self.num_rows = num_rows
+
+    @classmethod
+    def full(cls, num_rows: int) -> "RowSet":
+        """Returns the set of all rows."""
+        words = np.full((num_rows + 63) // 64, _ALL)
+        if num_rows % 64:
+            words[-1] >>= np.uint64(64 - num_rows % 64)
+        return cls(words, num_rows)
+
+    @classmethod
+    def of_rows(cls, rows: np.ndarray, num_rows: int) -> "RowSet":
+        """Returns the set of some rows, which may repeat."""
+        words = np.zeros((num_rows + 63) // 64, np.uint64)
+        if len(rows) < 64:
+            # A bit at a time, where that is less than passing over all rows.
+            for row in rows.tolist():
+                words[row >> 6] |= np.uint64(1 << (row & 63))
+            return cls(words, num_rows)
+        mask = np.zeros(num_rows, bool)
+        mask[rows] = True
+        return cls.of_mask(mask)
+
+    @classmethod
+    def of_mask(cls, mask: np.ndarray) -> "RowSet":
+        """Returns the rows where a mask [N] bool is true."""
+        packed = np.packbits(mask, bitorder="little")
+        words = np.zeros((len(mask) + 63) // 64, np.uint64)
+        words.view(np.uint8)[: len(packed)] = packed
+        return cls(words, len(mask))
+
+    def __and__(self, other: "RowSet") -> "RowSet":
+        return RowSet(self._words & other._words, self.num_rows)
+
+    def __or__(self, other: "RowSet") -> "RowSet":
+        return RowSet(self._words | other._words, self.num_rows)
+
+    def __sub__(self, other: "RowSet") -> "RowSet":
+        return RowSet(self._words & ~other._words, self.num_rows)
+
+    @functools.cached_property
+    def count(self) -> int:
+        """Rows in the set."""
+        return int(np.bitwise_count(self._words).sum())
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """The rows, rising, int64; made once."""
+        # Only words with a bit are taken apart: most are empty where this is used.
+        places = np.flatnonzero(self._words)
+        bits = np.unpackbits(self._words[places].view(np.uint8), bitorder="little")
+        word, bit = np.nonzero(bits.reshape(-1, 64))
+        return places[word] * 64 + bit
+
+    @property
+    def bitmap(self) -> np.ndarray:
+        """[8 ⌈N / 64⌉] uint8: row i is bit i & 7 of byte i >> 3."""
+        return self._words.view(np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the bitmap."""
+        return self._words.nbytes
+
+    def contains(self, rows: np.ndarray) -> np.ndarray:
+        """Returns which of some rows, all of 0..N-1, are in the set: bool, of their shape."""
+        return (self.bitmap[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1

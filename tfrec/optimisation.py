@@ -1,0 +1,100 @@
+"""One step of training: Adam for dense layers, Adagrad for embedding tables.
+
+Adagrad's update touches only the rows of a batch, so the cost of a step does not grow with
+the tables. Adam's moments decay on every row at every step, whatever the batch holds.
+
+References:
+    Duchi, Hazan and Singer, Adaptive Subgradient Methods, 2011.
+    Kingma and Ba, Adam, 2015.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfrec import schedule, summaries
+from tfrecords import reader
+
+Losses = dict[str, tf.Tensor]
+Compiled = Callable[[reader.Batch, bool], tuple[Losses, dict[str, tf.Tensor]]]
+
+
+class Step:
+    """Minimises a loss by two optimisers.
+
+    Args:
+        model: Has `sparse_variables` and built weights.
+        losses: Maps a batch to losses; `loss` is minimised, the others are reported.
+        learning_rate: Peak rate of the dense layers.
+        embedding_learning_rate: Peak rate of the sparse variables.
+        steps: Of the whole schedule.
+
+    Attributes:
+        dense_optimizer: Adam; its state is to be checkpointed.
+        sparse_optimizer: Adagrad; its too.
+    """
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        losses: Callable[[reader.Batch], Losses],
+        learning_rate: float,
+        embedding_learning_rate: float,
+        steps: int,
+    ) -> None:
+        self._losses = losses
+        sparse = {variable.ref() for variable in model.sparse_variables}
+        self._sparse = model.sparse_variables
+        self._dense = [v for v in model.trainable_variables if v.ref() not in sparse]
+        self.dense_optimizer = tf.keras.optimizers.Adam(
+            schedule.WarmUpThenCosine(learning_rate, steps), clipnorm=5.0
+        )
+        # On a GPU, Keras would have XLA compile the update anew for each number of rows.
+        self.sparse_optimizer = tf.keras.optimizers.Adagrad(
+            schedule.WarmUpThenCosine(embedding_learning_rate, steps), jit_compile=False
+        )
+        self.dense_optimizer.build(self._dense)
+        self.sparse_optimizer.build(self._sparse)
+        self._compiled: Compiled | None = None
+
+    def compiled(self, element_spec: dict[str, tf.TensorSpec]) -> Compiled:
+        """Returns the step as a graph, traced once: passes share their shapes.
+
+        Args:
+            element_spec: Of the batches.
+
+        Returns:
+            Maps a batch, and whether the step is sampled, to the losses and, of a sampled
+            step, the `summaries.gradient_norms`; zeros otherwise.
+        """
+        if self._compiled is None:
+            signature = [element_spec, tf.TensorSpec([], tf.bool)]
+            self._compiled = tf.function(self._step, input_signature=signature)
+        return self._compiled
+
+    @property
+    def done(self) -> int:
+        """The number of steps taken."""
+        return int(self.dense_optimizer.iterations.numpy())
+
+    @property
+    def learning_rates(self) -> dict[str, tf.Tensor]:
+        """The rates of the latest step."""
+        return {
+            "learning_rate/dense": self.dense_optimizer.learning_rate,
+            "learning_rate/sparse": self.sparse_optimizer.learning_rate,
+        }
+
+    def _step(self, batch: reader.Batch, sampled: tf.Tensor) -> tuple[Losses, dict[str, tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            losses = self._losses(batch)
+        gradients = tape.gradient(losses["loss"], self._dense + self._sparse)
+        dense, sparse = gradients[: len(self._dense)], gradients[len(self._dense) :]
+        self.dense_optimizer.apply_gradients(zip(dense, self._dense, strict=True))
+        self.sparse_optimizer.apply_gradients(zip(sparse, self._sparse, strict=True))
+        norms = tf.cond(
+            sampled,
+            lambda: summaries.gradient_norms(dense, sparse),
+            summaries.no_gradient_norms,
+        )
+        return losses, norms

@@ -1,0 +1,118 @@
+"""Measures a two-tower model beside the baselines on the test split, all by the same code.
+
+Shapes: B queries, N ads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfrec import (
+    baselines,
+    metrics,
+    planted,
+    retrieval,
+    retrieval_evaluation,
+    retrieval_training,
+)
+from tfrecords import reader
+
+SPLIT = "test"
+MAX_CLICKS = 5_000
+MAX_HELD_OUT_CLICKS = 2_000_000
+NUM_CANDIDATES = 500
+
+
+def evaluate(
+    data_set: reader.DataSet,
+    two_tower: retrieval.TwoTower,
+    truth: planted.Truth | None = None,
+    max_clicks: int = MAX_CLICKS,
+) -> dict[str, Any]:
+    """Measures a two-tower model beside the baselines, and the truth where it is known.
+
+    Returns:
+        The values of `measure`, with truth also shares of what it reaches.
+    """
+    catalogue = data_set.catalogue()
+    history = baselines.read_history(data_set, ("train",), len(catalogue))
+    recommenders: dict[str, retrieval_evaluation.Recommender | None] = {
+        "two_tower": recommender_of(two_tower, catalogue),
+        "popularity": baselines.Popularity(catalogue.clicks),
+        "item_knn": None if history is None else baselines.ItemNeighbours(history),
+    }
+    if truth is not None:
+        recommenders["planted"] = planted.recommender(truth, catalogue)
+    report = measure(data_set, recommenders, max_clicks)
+    if truth is not None and report["num_clicks"]:
+        for key in (f"corpus_recall_at_{NUM_CANDIDATES}", "ndcg_at_10"):
+            report[f"{key.removeprefix('corpus_')}_share_of_achievable"] = (
+                metrics.share_of_achievable(report["two_tower"][key], 0.0, report["planted"][key])
+            )
+    return report
+
+
+def recommender_of(
+    two_tower: retrieval.TwoTower, catalogue: reader.Catalogue
+) -> retrieval_evaluation.Recommender:
+    """Returns a two-tower model as a recommender, with all ads embedded."""
+    ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalogue.features)).T
+
+    def scores(queries: retrieval_evaluation.Queries) -> np.ndarray:
+        return retrieval.embed_in_batches(two_tower.query_tower, queries.query) @ ads
+
+    return scores
+
+
+def measure(
+    data_set: reader.DataSet,
+    recommenders: Mapping[str, retrieval_evaluation.Recommender | None],
+    max_clicks: int = MAX_CLICKS,
+) -> dict[str, Any]:
+    """Measures recommenders on the same clicks of the test split, among all ads.
+
+    Args:
+        data_set: The converted log.
+        recommenders: By name; None is one that needs the users of a log that has none.
+        max_clicks: The first clicks whose lists are measured one by one.
+
+    Returns:
+        `num_ads`, `num_clicks` and how many of these are on ads shown in training or never;
+        `num_users` measured without what they had clicked in training and validation;
+        `clicked_popularity_percentile`; and for each recommender the values of
+        `retrieval_evaluation.per_click` and, as `excluding_seen`, of `per_user`. Where the
+        schema has no `user_key`, what needs one is None, and `absent` says so.
+    """
+    catalogue = data_set.catalogue()
+    ads = retrieval_evaluation.Ads(catalogue.clicks, catalogue.impressions)
+    clicks = retrieval_training.read_clicks(data_set, SPLIT, MAX_HELD_OUT_CLICKS)
+    wanted = clicks.ad_rows[:max_clicks]
+    report: dict[str, Any] = {"num_ads": len(ads), "num_clicks": len(wanted)}
+    if not len(wanted):
+        return report
+    report["num_clicks_on_seen_ads"] = int((ads.impressions[wanted] > 0).sum())
+    report["num_clicks_on_never_shown_ads"] = int((ads.impressions[wanted] == 0).sum())
+    report["clicked_popularity_percentile"] = float(ads.popularity_percentile[wanted].mean())
+    users = None
+    history = baselines.read_history(data_set, ("train", "validation"), len(ads))
+    if history is None:
+        report["absent"] = {
+            name: "the schema names no user_key"
+            for name in ("excluding_seen", *(n for n, r in recommenders.items() if r is None))
+        }
+    else:
+        users = retrieval_evaluation.held_out_users(clicks, history.of, len(ads))
+        report["num_users"] = len(users.queries)
+    queries = retrieval_evaluation.queries_of(clicks).take(slice(0, max_clicks))
+    for name, recommender in recommenders.items():
+        if recommender is None:
+            report[name] = None
+            continue
+        report[name] = {
+            **retrieval_evaluation.per_click(recommender, queries, wanted, ads),
+            "excluding_seen": None
+            if users is None
+            else retrieval_evaluation.per_user(recommender, users),
+        }
+    return report

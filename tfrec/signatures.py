@@ -1,0 +1,73 @@
+"""The trained models as they are exported: raw fields in, the encoder inside.
+
+    query_tower   raw query fields                          -> query_embedding [B, D] float32
+    ad_tower      raw ad fields                             -> ad_embedding [B, D] float32,
+                                                               ad_features [B, F] int32
+    ranker        raw query fields, ad_features [B, C, F]   -> a score [B, C] float32 of each head
+
+A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), or of a list [B, L]
+string ("" fills up). The encoder is the one that made the training data, so serving cannot
+drift from training.
+
+Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, L values.
+"""
+
+import tensorflow as tf
+
+from tfrec import ranker, ranker_training, retrieval
+from tfrecords import encoding
+
+
+class QueryTowerModule(tf.Module):
+    """Raw query fields to the query embedding."""
+
+    def __init__(self, fitted: encoding.FittedSchema, tower: retrieval.Tower) -> None:
+        super().__init__(name="query_tower")
+        self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
+        self._tower = tower
+        self.serve = tf.function(self._serve).get_concrete_function(
+            **encoding.input_signature(fitted.schema.query_fields)
+        )
+
+    def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"query_embedding": self._tower(self._encoder(columns))}
+
+
+class AdTowerModule(tf.Module):
+    """Raw ad fields to the ad embedding, and to the features that the ranker takes."""
+
+    def __init__(self, fitted: encoding.FittedSchema, tower: retrieval.Tower) -> None:
+        super().__init__(name="ad_tower")
+        self._encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
+        self._tower = tower
+        self.serve = tf.function(self._serve).get_concrete_function(
+            **encoding.input_signature(fitted.schema.ad_fields)
+        )
+
+    def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        ids = self._encoder(columns)
+        return {"ad_embedding": self._tower(ids), "ad_features": ids}
+
+
+class RankerModule(tf.Module):
+    """Raw query fields and encoded ads to calibrated scores."""
+
+    def __init__(
+        self,
+        fitted: encoding.FittedSchema,
+        model: ranker.Ranker,
+        calibrators: ranker_training.Calibrators,
+    ) -> None:
+        super().__init__(name="ranker")
+        self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
+        self._model = model
+        self._calibrators = calibrators
+        ad_features = tf.TensorSpec(
+            [None, None, encoding.width(fitted.schema.ad_fields)], tf.int32, name="ad_features"
+        )
+        self.serve = tf.function(self._serve).get_concrete_function(
+            ad_features=ad_features, **encoding.input_signature(fitted.schema.query_fields)
+        )
+
+    def _serve(self, ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._calibrators.apply(self._model(self._encoder(columns), ad_features))
