@@ -3,7 +3,7 @@
     python scripts/benchmark_learning_curve.py --impressions=10000,100000 --num_ads=10000
     python scripts/benchmark_learning_curve.py
 
-The first takes about two minutes on two cores, the second, up to 1,000,000 impressions and
+The first takes about four minutes on two cores, the second, up to 1,000,000 impressions and
 1,000,000 ads, an hour or two. Writes synthetic logs whose clicks follow a planted truth: each has
 --impressions for training and validation and, after them, --test_impressions for testing.
 Measures the recall and NDCG of test clicks over the whole catalogue as a share of what

@@ -39,8 +39,10 @@ def create_app(
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
         # Beside the start, so that the first request does not pay for it.
         checking = asyncio.create_task(_verify(service))
+        preparing = asyncio.create_task(asyncio.to_thread(service.release.ad_index.prepare_filters))
         yield
         checking.cancel()
+        preparing.cancel()
         await service.close()
 
     app = fastapi.FastAPI(
@@ -76,7 +78,7 @@ def _add_state_routes(app: fastapi.FastAPI, service: orchestrator.Orchestrator) 
 
     @app.get("/v1/bundle")
     async def bundle() -> dict[str, Any]:
-        """The release that is served: its fields, heads, index and metrics."""
+        """The release that is served: its fields, heads, index and metrics, and its updates."""
         return {
             "version": release.version,
             "created": release.created,
@@ -87,6 +89,7 @@ def _add_state_routes(app: fastapi.FastAPI, service: orchestrator.Orchestrator) 
             "heads": release.heads,
             "index": release.index,
             "metrics": release.metrics,
+            "live": service.live.status(),
         }
 
     @app.get("/healthz")

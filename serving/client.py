@@ -118,7 +118,7 @@ class Client:
         return [_answer(answer) for answer in answers]
 
     def bundle(self) -> dict[str, Any]:
-        """Returns what is served: version, fields, heads, index, metrics.
+        """Returns what is served: version, fields, heads, index, metrics, updates.
 
         Raises:
             TfrecClientError: As in `recommend`.

@@ -28,11 +28,13 @@ class Eligibility:
     Args:
         ads: [N] rows: the ad ids and the display fields.
         id_column: Name of the column of the ad ids.
+        unique_ids: Whether each ad id is in one row, which takes less memory.
     """
 
-    def __init__(self, ads: pa.Table, id_column: str) -> None:
+    def __init__(self, ads: pa.Table, id_column: str, *, unique_ids: bool = True) -> None:
         self._ads = ads
         self._id_column = id_column
+        self._unique_ids = unique_ids
         self._postings: dict[str, _Postings] = {}
         self._ids: string_lookup.StringLookup | None = None
         self._kept: collections.OrderedDict[messages.Filters, row_set.RowSet] = (
@@ -77,8 +79,14 @@ class Eligibility:
             result -= self._ads_of(filters.excluded_ads)
         return result
 
+    def prepare(self) -> None:
+        """Builds what filters need of every field, which the first filter would wait for."""
+        self.find(["any"])
+        for name in self.kinds:
+            self._postings_of(name)
+
     def find(self, ad_ids: Sequence[str]) -> np.ndarray:
-        """Returns the rows [M] int64 of ads by their ids; -1 where there is no such ad."""
+        """Returns the rows [M] int64 of ads by their unique ids; -1 where there is no such ad."""
         if self._ids is None:
             # Two threads may build it at once, and both are right.
             self._ids = string_lookup.StringLookup(self._ads[self._id_column].combine_chunks())
@@ -98,6 +106,10 @@ class Eligibility:
         return rows & field.between(condition.at_least, condition.at_most)
 
     def _ads_of(self, ad_ids: Sequence[str]) -> row_set.RowSet:
+        if not self._unique_ids:
+            field = self._postings_of(self._id_column)
+            assert isinstance(field, postings.StringPostings)
+            return field.any_of(ad_ids)
         rows = self.find(ad_ids)
         return row_set.RowSet.of_rows(rows[rows >= 0], self._ads.num_rows)
 

@@ -3,6 +3,7 @@
     ServingError
       BundleError           a release cannot be published or loaded
       InvalidRequestError   the caller's request is refused
+      InvalidAdError        an ad for a live index is refused
       RankerError           the ranker gives no usable scores
       TfrecClientError      what `serving.client` raises
 
@@ -76,6 +77,12 @@ class AdIndexError(BundleError):
     code = "ad_index"
 
 
+class LiveIndexError(BundleError):
+    """The updates of a live index cannot be read or written."""
+
+    code = "live_index"
+
+
 class PublishError(BundleError):
     """A version cannot be published: taken, out of order, incomplete, or another publisher runs."""
 
@@ -86,6 +93,12 @@ class InvalidRequestError(ServingError):
     """The request is refused; the message names the field, what was expected and what came."""
 
     code = "invalid_request"
+
+
+class InvalidAdError(ServingError):
+    """An ad for a live index is refused; the message names the field and what was expected."""
+
+    code = "invalid_ad"
 
 
 class RankerError(ServingError):

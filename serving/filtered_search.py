@@ -17,7 +17,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from serving import row_set
+from serving import refinement, row_set
 
 # faiss's type stubs know neither its subclasses nor its search parameters.
 _faiss: Any = faiss
@@ -36,11 +36,19 @@ class FilteredSearch:
 
     Args:
         index: Inner product: Flat, IVF, HNSW, or one of them under `IndexRefine`.
+        refined: The second stage of an `IndexRefine`; None = faiss's own.
         always_exact: Up to as many eligible ads are searched exactly; None = as measured.
     """
 
-    def __init__(self, index: Any, always_exact: int | None = None) -> None:
+    def __init__(
+        self,
+        index: Any,
+        refined: refinement.Refinement | None = None,
+        *,
+        always_exact: int | None = None,
+    ) -> None:
         self._index = index
+        self._refined = refined
         self._always_exact = _ALWAYS_EXACT if always_exact is None else always_exact
         self._ivf = _faiss.try_extract_index_ivf(index)
         self._storage = _storage(index)
@@ -110,6 +118,11 @@ class FilteredSearch:
     ) -> tuple[np.ndarray, np.ndarray]:
         selector = _faiss.IDSelectorBitmap(eligible.bitmap)
         share = eligible.count / eligible.num_rows
+        if self._refined is not None:
+            base = _faiss.downcast_index(self._index.base_index)
+            return self._refined.search(
+                queries, k, _parameters(base, selector, k, share, num_probes)
+            )
         return self._index.search(
             queries, k, params=_parameters(self._index, selector, k, share, num_probes)
         )

@@ -38,7 +38,7 @@ class Searcher:
             self.kind = "IVFPQ" if self._refined else "IVF"
         self._refinement = refinement.Refinement(index) if self._refined else None
         self._pool = futures.ThreadPoolExecutor(num_threads) if num_threads > 1 else None
-        self._filtered = filtered_search.FilteredSearch(index)
+        self._filtered = filtered_search.FilteredSearch(index, self._refinement)
 
     @property
     def num_ads(self) -> int:

@@ -143,15 +143,11 @@ class AdTower(tf.Module):
     @tf.function(input_signature=[_AD_FIELD_SPECS])
     def serve(self, fields: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         tags = tf.pad(fields["tags"], [[0, 0], [0, 2]])[:, :2]
-        values = [
-            fields["advertiser"],
-            fields["category"],
-            tf.strings.as_string(fields["price"]),
-            tags[:, 0],
-            tags[:, 1],
-        ]
+        price = tf.strings.as_string(fields["price"])
+        values = [fields["advertiser"], fields["category"], price, tags[:, 0], tags[:, 1]]
+        # The price goes into each column: few advertisers and categories would give many ties.
         columns = [
-            tf.strings.to_hash_bucket_fast(tf.strings.join([str(place), value]), 1000)
+            tf.strings.to_hash_bucket_fast(tf.strings.join([str(place), value, "|", price]), 1000)
             for place, value in enumerate(values)
         ]
         features = tf.cast(tf.stack(columns, axis=1), tf.int32)

@@ -59,7 +59,7 @@ def test_the_temperature_starts_as_configured_and_every_weight_has_a_gradient(
     assert float(model.temperature) == pytest.approx(0.25)
     batch = batch_of(data_set, clicks.query[:16], clicks.ad_rows[:16])
     with tf.GradientTape() as tape:
-        loss = model.loss(batch)
+        loss = model.compute_loss(batch, training=True)
     gradients = tape.gradient(loss, model.trainable_variables)
     assert not any(variable is model.temperature for variable in model.trainable_variables)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
@@ -76,10 +76,10 @@ def test_accidental_hits_are_no_negatives(data_set, retrieval_config, clicks):
     model = build(data_set, sampled(retrieval_config, uniform_negatives=0))
     # All negatives of each query are the ad it clicked: nothing is left to tell apart.
     same = np.full(8, clicks.ad_rows[0])
-    loss = model.loss(batch_of(data_set, clicks.query[:8], same), training=False)
+    loss = model.compute_loss(batch_of(data_set, clicks.query[:8], same), training=False)
     assert float(loss) == pytest.approx(0.0, abs=1e-5)
     other = np.where(np.arange(8) % 2, clicks.ad_rows[0], (clicks.ad_rows[0] + 1) % 300)
-    loss = model.loss(batch_of(data_set, clicks.query[:8], other), training=False)
+    loss = model.compute_loss(batch_of(data_set, clicks.query[:8], other), training=False)
     assert float(loss) > 0.1
 
 
@@ -91,7 +91,7 @@ def test_a_small_catalogue_is_learnt_by_the_softmax_over_all_of_it(
     logits = logits_of(model, data_set, query)
     own = logits[np.arange(20), ad_rows]
     expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - own)
-    loss = model.loss(batch_of(data_set, query, ad_rows), training=False)
+    loss = model.compute_loss(batch_of(data_set, query, ad_rows), training=False)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
@@ -107,7 +107,7 @@ def test_in_batch_negatives_count_by_how_often_they_are_drawn(data_set, retrieva
     rest = np.exp(logits) / draws
     np.fill_diagonal(rest, 0.0)
     expected = np.mean(np.log(np.exp(own) + rest.sum(axis=1)) - own)
-    loss = model.loss(batch_of(data_set, query, ad_rows), training=False)
+    loss = model.compute_loss(batch_of(data_set, query, ad_rows), training=False)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
@@ -126,7 +126,9 @@ def test_what_the_user_clicked_elsewhere_is_no_negative(data_set, retrieval_conf
         rest = np.delete(logits[row], [ad_rows[row], *other])
         own = logits[row, ad_rows[row]]
         losses.append(np.log(np.exp(own) + np.exp(rest).sum()) - own)
-    assert float(model.loss(batch, training=False)) == pytest.approx(np.mean(losses), rel=1e-4)
+    assert float(model.compute_loss(batch, training=False)) == pytest.approx(
+        np.mean(losses), rel=1e-4
+    )
 
 
 def gradient_of(model, training):
@@ -135,7 +137,7 @@ def gradient_of(model, training):
     @tf.function
     def gradient(batch):
         with tf.GradientTape() as tape:
-            loss = model.loss(batch, training)
+            loss = model.compute_loss(batch, training)
         return tf.reshape(tape.gradient(loss, model.ad_tower._output.kernel), [-1])
 
     return gradient

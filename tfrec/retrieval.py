@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_recommenders as tfrs
 
 from tfrec import config as config_lib
 from tfrec import features, sampled_softmax, sampling
@@ -84,7 +85,7 @@ class Losses(NamedTuple):
     penalty: tf.Tensor
 
 
-class TwoTower(tf.keras.Model):
+class TwoTower(tfrs.models.Model):
     """The retrieval model.
 
     Where the catalogue is no larger than a batch's sample of ads, the softmax is over all ads.
@@ -155,9 +156,9 @@ class TwoTower(tf.keras.Model):
         penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own))
         return Losses(tf.reduce_mean(softmax), penalty)
 
-    def loss(self, batch: reader.Batch, training: bool = True) -> tf.Tensor:
-        """Returns the mean softmax loss of clicks; see `losses`."""
-        return self.losses(batch, training).softmax
+    def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
+        """Returns the mean softmax loss of clicks, as TFRS's models do; see `losses`."""
+        return self.losses(inputs, training).softmax
 
     def _columns(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns rows [C] and features [C, Wa] of the ads that clicks are held against."""

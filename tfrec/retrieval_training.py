@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec import config as config_lib
-from tfrec import retrieval, retrieval_validation, sampling, training
+from tfrec import projector, retrieval, retrieval_validation, sampling, summaries, training
 from tfrecords import encoding, reader, records
 
 MAX_VALIDATION_CLICKS = 5_000
@@ -113,7 +113,9 @@ def train_and_evaluate(
         metric=retrieval_validation.METRIC,
         maximise=True,
     )
-    trainer = training.Trainer(model, functools.partial(_losses, model, config), plan, workdir)
+    losses = functools.partial(_losses, model, config)
+    observe = functools.partial(_norms, model, data_set)
+    trainer = training.Trainer(model, losses, plan, workdir, observe)
 
     def validate() -> dict[str, float]:
         ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(catalogue.features))
@@ -129,6 +131,7 @@ def train_and_evaluate(
         validate,
         progress,
     )
+    _write_projector(model, catalogue, workdir / "tensorboard")
     training.write_description(workdir / "retrieval.json", data_set, {"history": history})
 
 
@@ -158,6 +161,25 @@ def _losses(
         "loss": losses.softmax + config.embedding_l2 * losses.penalty,
         "softmax_loss": losses.softmax,
     }
+
+
+def _norms(
+    model: retrieval.TwoTower, data_set: reader.DataSet, batch: reader.Batch
+) -> dict[str, tf.Tensor]:
+    fitted, schema = data_set.fitted, data_set.schema
+    query, ad = model.query_tower.field_embeddings, model.ad_tower.field_embeddings
+    return {
+        **summaries.embedding_norms(query, schema.query_fields, fitted, batch["query"]),
+        **summaries.embedding_norms(ad, schema.ad_fields, fitted, batch["ad"]),
+    }
+
+
+def _write_projector(
+    model: retrieval.TwoTower, catalogue: reader.Catalogue, directory: pathlib.Path
+) -> None:
+    rows = projector.choose_rows(catalogue.clicks)
+    ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(catalogue.features[rows]))
+    projector.write_projector(directory, ads, projector.metadata_of(catalogue, rows))
 
 
 def _held_out(data_set: reader.DataSet, train: Clicks | None) -> retrieval_validation.HeldOut:

@@ -6,7 +6,7 @@ rows that training does not reach keep the norm they began with. What costs time
 on every `STEPS_PER_SAMPLE`th step, and histograms once a pass, of a bounded number of
 values: nothing grows with the tables.
 
-Shapes: B batch, F fields, W columns of ids, E field embedding, R rows of a table.
+Shapes: B batch, F fields, W columns of ids, E field embedding.
 """
 
 import time
@@ -72,8 +72,9 @@ def embedding_norms(
         For each field the mean norm over the batch, and over values drawn uniformly from
         all that it has; the same ones at every call.
     """
-    of_batch = _mean_norms(layer(ids))
-    of_table = _mean_norms(layer(_drawn_ids(fields, fitted)))
+    drawn = _drawn_ids(fields, fitted)
+    norms = tf.norm(layer(tf.concat([ids, drawn], axis=0)), axis=-1).numpy()  # [B + drawn, F]
+    of_batch, of_table = norms[: -len(drawn)].mean(axis=0), norms[-len(drawn) :].mean(axis=0)
     names = [f"{field.side}/{field.name}" for field in fields]
     return {
         **{f"embedding_norm_of_batch/{n}": v for n, v in zip(names, of_batch, strict=True)},
@@ -81,12 +82,7 @@ def embedding_norms(
     }
 
 
-def _mean_norms(embeddings: tf.Tensor) -> np.ndarray:
-    """Reduces [B, F, E] to [F]."""
-    return tf.reduce_mean(tf.norm(embeddings, axis=-1), axis=0).numpy()
-
-
-def _drawn_ids(fields: Sequence[schema_lib.Field], fitted: encoding.FittedSchema) -> tf.Tensor:
+def _drawn_ids(fields: Sequence[schema_lib.Field], fitted: encoding.FittedSchema) -> np.ndarray:
     """Draws ids [_VALUES_PER_FIELD, W]; a list holds one value, whose embedding is its own."""
     generator = np.random.default_rng(0)
     columns = np.zeros((_VALUES_PER_FIELD, encoding.width(fields)), np.int32)
@@ -94,7 +90,7 @@ def _drawn_ids(fields: Sequence[schema_lib.Field], fitted: encoding.FittedSchema
     for field in fields:
         columns[:, first] = generator.integers(fitted.cardinality(field), size=_VALUES_PER_FIELD)
         first += field.width
-    return tf.constant(columns)
+    return columns
 
 
 class Meter:

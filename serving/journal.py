@@ -1,0 +1,106 @@
+"""An append-only file of records that survives a kill in the middle of a write.
+
+    record   magic (4 bytes), length (8, little-endian), CRC-32 of the payload (4), payload
+
+A record is written with one call and flushed to the disk before it counts. What a kill leaves
+is an incomplete last record: readers ignore it, the next writer cuts it off. Damage anywhere
+else is an error, because the records after it were acknowledged.
+"""
+
+import os
+import pathlib
+import struct
+import zlib
+from typing import BinaryIO
+
+from serving import errors, manifest
+
+_MAGIC = b"tfj1"
+# A header is short; a damaged length is not believed.
+_MOST_FIRST = 100_000
+_HEAD = struct.Struct("<4sQI")
+
+
+def first(file: BinaryIO) -> tuple[bytes | None, int]:
+    """Returns the first record, None where it is damaged, and where it ends."""
+    file.seek(0)
+    head = file.read(_HEAD.size)
+    length = _HEAD.unpack(head)[1] if len(head) == _HEAD.size else 0
+    data = head + file.read(min(length, _MOST_FIRST))
+    return _record(data, 0), len(data)
+
+
+def read(file: BinaryIO, offset: int) -> tuple[list[bytes], int]:
+    """Returns the complete records from an offset on, and where the last of them ends.
+
+    Raises:
+        LiveIndexError: A record is damaged that is not the last.
+    """
+    records = []
+    file.seek(offset)
+    rest = file.read()
+    end = 0
+    while True:
+        record = _record(rest, end)
+        if record is None:
+            break
+        records.append(record)
+        end += _HEAD.size + len(record)
+    if not _is_torn(rest, end):
+        raise errors.LiveIndexError(
+            f"{file.name} is damaged at byte {offset + end}, in updates that were acknowledged. "
+            "Restore it from a copy, or remove it: the release is then served without its updates."
+        )
+    return records, offset + end
+
+
+def append(path: pathlib.Path, record: bytes, end: int) -> int:
+    """Writes a record after `end`, cutting off what lies there, and returns where it ends.
+
+    The caller holds the lock of the writers.
+    """
+    with open(path, "r+b") as file:
+        file.truncate(end)
+        file.seek(end)
+        file.write(_encode(record))
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def create(path: pathlib.Path, records: list[bytes]) -> int:
+    """Writes a new journal in one step, in the place of an old one; returns where it ends."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        for record in records:
+            file.write(_encode(record))
+        file.flush()
+        os.fsync(file.fileno())
+        end = file.tell()
+    os.replace(temporary, path)
+    manifest.sync_directory(path.parent)
+    return end
+
+
+def _encode(record: bytes) -> bytes:
+    return _HEAD.pack(_MAGIC, len(record), zlib.crc32(record)) + record
+
+
+def _record(data: bytes, start: int) -> bytes | None:
+    """Returns the whole record that starts at a place, or None."""
+    if len(data) < start + _HEAD.size:
+        return None
+    magic, length, checksum = _HEAD.unpack_from(data, start)
+    record = data[start + _HEAD.size : start + _HEAD.size + length]
+    is_whole = magic == _MAGIC and len(record) == length and zlib.crc32(record) == checksum
+    return record if is_whole else None
+
+
+def _is_torn(data: bytes, start: int) -> bool:
+    """Returns whether what starts at a place can be the rest of a write that was cut short."""
+    rest = data[start:]
+    if len(rest) < _HEAD.size:
+        return _MAGIC.startswith(rest[:4]) or rest.startswith(_MAGIC) or not any(rest)
+    magic, length, _ = _HEAD.unpack_from(rest)
+    # A crash of the machine may leave zeros where the file had grown already.
+    return not any(rest) or (magic == _MAGIC and _HEAD.size + length >= len(rest))

@@ -1,0 +1,155 @@
+"""The updates of a release on the disk: `BASE/live/N/journal`, read by all, written by one.
+
+The first record says which release and training the updates belong to, and names the generation
+of the file: a journal that was written anew is another generation, and is read from its start.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from serving import errors, journal, live_update
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class News:
+    """What a journal holds that was not read before.
+
+    Attributes:
+        from_start: Whether these are all its updates, and those read before count no more.
+        updates: In their order.
+    """
+
+    from_start: bool
+    updates: list[live_update.Update]
+
+
+class LiveStore:
+    """A reader and writer of the updates of one release. One thread at a time may use it.
+
+    Args:
+        base: Base directory of the bundles.
+        version: Of the release.
+        training_id: Of the release.
+    """
+
+    def __init__(self, base: pathlib.Path, version: int, training_id: str) -> None:
+        self._directory = base / "live" / str(version)
+        self._path = self._directory / "journal"
+        self._identity = {"format": _FORMAT, "version": version, "training_id": training_id}
+        self._seen: tuple[int, ...] | None = None
+        self._failure: str | None = None
+        self._generation: str | None = None
+        self.num_bytes = 0
+
+    def news(self) -> News | None:
+        """Returns what came since the last call, or None where nothing did.
+
+        Raises:
+            LiveIndexError: The journal is of another release, or damaged.
+        """
+        seen = self._state_of_file()
+        if seen == self._seen:
+            if self._failure is not None:
+                # Not read again until it changes; but nothing may be written after it either.
+                raise errors.LiveIndexError(self._failure)
+            return None
+        self._seen, self._failure = seen, None
+        try:
+            return self._read(seen is not None)
+        except errors.LiveIndexError as error:
+            self._failure = str(error)
+            raise
+
+    def _read(self, is_there: bool) -> News | None:
+        if not is_there:
+            # Taken away by hand: the release is served as it was exported.
+            self._generation, self.num_bytes = None, 0
+            return News(True, [])
+        try:
+            with open(self._path, "rb") as file:
+                header, end = journal.first(file)
+                generation = self._check(header)
+                from_start = generation != self._generation
+                records, end = journal.read(file, end if from_start else self.num_bytes)
+        except OSError as error:
+            raise errors.LiveIndexError(f"{self._path} cannot be read: {error}.") from error
+        updates = [live_update.decode(record) for record in records]
+        self._generation, self.num_bytes = generation, end
+        return News(from_start, updates) if from_start or updates else None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keeps other processes from writing; read the news before anything is written."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with open(self._directory / "lock", "w") as file:
+            # The system releases it when the process is killed.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def append(self, update: live_update.Update) -> None:
+        """Adds an update; it is on the disk when this returns. The caller holds `writing`.
+
+        Raises:
+            LiveIndexError: It cannot be written.
+        """
+        record = live_update.encode(update)
+        try:
+            if self._generation is None:
+                self._create([record])
+            else:
+                self.num_bytes = journal.append(self._path, record, self.num_bytes)
+        except OSError as error:
+            raise errors.LiveIndexError(
+                f"{self._path} cannot be written ({error}); the update is not applied."
+            ) from error
+        self._seen = self._state_of_file()
+
+    def rewrite(self, update: live_update.Update) -> None:
+        """Puts one update in the place of all there are. The caller holds `writing`."""
+        self._create([live_update.encode(update)])
+        self._seen = self._state_of_file()
+
+    def _create(self, records: list[bytes]) -> None:
+        generation = uuid.uuid4().hex
+        header = json.dumps({**self._identity, "generation": generation}).encode()
+        self.num_bytes = journal.create(self._path, [header, *records])
+        self._generation = generation
+
+    def _state_of_file(self) -> tuple[int, ...] | None:
+        try:
+            state = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return state.st_ino, state.st_size, state.st_mtime_ns
+
+    def _check(self, header: bytes | None) -> str:
+        """Returns the generation of a journal of this release."""
+        try:
+            found: dict[str, Any] = json.loads(header or b"")
+            generation = found.pop("generation")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise errors.LiveIndexError(
+                f"{self._path} is no journal of updates. Restore it from a copy, or remove it."
+            ) from error
+        if found != self._identity:
+            raise errors.LiveIndexError(
+                f"{self._path} belongs to {_words(found)}, expected {_words(self._identity)}. "
+                "Remove it, and apply its updates to this release."
+            )
+        return generation
+
+
+def _words(identity: dict[str, Any]) -> str:
+    return (
+        f"release {identity.get('version')} of training {identity.get('training_id')} "
+        f"(format {identity.get('format')})"
+    )
