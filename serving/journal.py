@@ -1,10 +1,12 @@
 """An append-only file of records that survives a kill in the middle of a write.
 
-    record   magic (4 bytes), length (8, little-endian), CRC-32 of the payload (4), payload
+    record   head, payload
+    head     magic (4 bytes), length of the payload (8, little-endian), CRC-32 of the payload (4),
+             CRC-32 of the head so far (4)
 
 A record is written with one call and flushed to the disk before it counts. What a kill leaves
 is an incomplete last record: readers ignore it, the next writer cuts it off. Damage anywhere
-else is an error, because the records after it were acknowledged.
+else is an error, because what is there was acknowledged.
 """
 
 import os
@@ -16,17 +18,14 @@ from typing import BinaryIO
 from serving import errors, manifest
 
 _MAGIC = b"tfj1"
-# A header is short; a damaged length is not believed.
-_MOST_FIRST = 100_000
-_HEAD = struct.Struct("<4sQI")
+_HEAD = struct.Struct("<4sQII")
 
 
 def first(file: BinaryIO) -> tuple[bytes | None, int]:
     """Returns the first record, None where it is damaged, and where it ends."""
     file.seek(0)
     head = file.read(_HEAD.size)
-    length = _HEAD.unpack(head)[1] if len(head) == _HEAD.size else 0
-    data = head + file.read(min(length, _MOST_FIRST))
+    data = head + file.read(_length(head, 0) or 0)
     return _record(data, 0), len(data)
 
 
@@ -83,24 +82,36 @@ def create(path: pathlib.Path, records: list[bytes]) -> int:
 
 
 def _encode(record: bytes) -> bytes:
-    return _HEAD.pack(_MAGIC, len(record), zlib.crc32(record)) + record
+    start = _HEAD.pack(_MAGIC, len(record), zlib.crc32(record), 0)[:-4]
+    return start + zlib.crc32(start).to_bytes(4, "little") + record
+
+
+def _length(data: bytes, start: int) -> int | None:
+    """Returns the payload's length that the head at a place tells, or None if it is no head."""
+    head = data[start : start + _HEAD.size]
+    if len(head) < _HEAD.size or zlib.crc32(head[:-4]) != int.from_bytes(head[-4:], "little"):
+        return None
+    magic, length, _, _ = _HEAD.unpack(head)
+    return length if magic == _MAGIC else None
 
 
 def _record(data: bytes, start: int) -> bytes | None:
     """Returns the whole record that starts at a place, or None."""
-    if len(data) < start + _HEAD.size:
+    length = _length(data, start)
+    if length is None:
         return None
-    magic, length, checksum = _HEAD.unpack_from(data, start)
     record = data[start + _HEAD.size : start + _HEAD.size + length]
-    is_whole = magic == _MAGIC and len(record) == length and zlib.crc32(record) == checksum
-    return record if is_whole else None
+    checksum = _HEAD.unpack_from(data, start)[2]
+    return record if len(record) == length and zlib.crc32(record) == checksum else None
 
 
 def _is_torn(data: bytes, start: int) -> bool:
     """Returns whether what starts at a place can be the rest of a write that was cut short."""
     rest = data[start:]
-    if len(rest) < _HEAD.size:
-        return _MAGIC.startswith(rest[:4]) or rest.startswith(_MAGIC) or not any(rest)
-    magic, length, _ = _HEAD.unpack_from(rest)
     # A crash of the machine may leave zeros where the file had grown already.
-    return not any(rest) or (magic == _MAGIC and _HEAD.size + length >= len(rest))
+    if not any(rest):
+        return True
+    if len(rest) < _HEAD.size:
+        return _MAGIC.startswith(rest[:4])
+    length = _length(rest, 0)
+    return length is not None and _HEAD.size + length >= len(rest)

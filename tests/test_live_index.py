@@ -240,7 +240,7 @@ def journal_path(release):
     return release.base / "live" / "1" / "journal"
 
 
-@pytest.mark.parametrize("kept_bytes", [1, 3, 4, 11, 15, 16, 17, 500])
+@pytest.mark.parametrize("kept_bytes", [1, 3, 4, 12, 19, 20, 21, 500])
 def test_a_write_that_was_cut_short_is_dropped_and_all_before_it_holds(release, kept_bytes):
     live = live_index.LiveIndex(release)
     live.update([NEW])
@@ -267,24 +267,36 @@ def test_zeros_where_the_file_had_grown_before_a_crash_are_dropped(release):
     assert live_index.LiveIndex(release).view().num_added == 1
 
 
-@pytest.mark.parametrize("place", ["first record", "middle", "header"])
+@pytest.mark.parametrize("place", ["header", "first payload", "length", "payload", "checksum"])
 def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
-    live = live_index.LiveIndex(release)
-    live.update([NEW])
+    writer, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    writer.update([NEW])
+    follower.refresh()
     end = journal_path(release).stat().st_size
-    live.update([], ["ad-5"])
+    writer.update([], ["ad-5"])
+    writer.update([], ["ad-6"])
     content = bytearray(journal_path(release).read_bytes())
-    content[{"first record": end - 40, "middle": end - 1, "header": 20}[place]] ^= 1
+    # A record is 4 bytes of magic, 8 of length, 4 and 4 of checksums, then the payload.
+    positions = {
+        "header": 20,
+        "first payload": end - 40,
+        "length": end + 9,
+        "payload": end + 100,
+        "checksum": end + 13,
+    }
+    content[positions[place]] ^= 1
     journal_path(release).write_bytes(content)
     with pytest.raises(errors.LiveIndexError, match=r"journal is (damaged at byte|no journal)"):
         live_index.LiveIndex(release)
+    if place == "first payload":
+        return
     # What runs goes on as it was, says so, and writes nothing after the damage.
-    live.refresh()
-    assert "Restore it from a copy" in live.status()["problem"]
-    assert live.view().num_added == 1
+    follower.refresh()
+    assert "Restore it from a copy" in follower.status()["problem"]
+    assert (follower.view().num_added, follower.view().num_removed) == (1, 0)
     for _ in range(2):
         with pytest.raises(errors.LiveIndexError, match="Restore it from a copy"):
-            live.update([], ["ad-7"])
+            follower.update([], ["ad-7"])
     assert journal_path(release).read_bytes() == content
 
 
