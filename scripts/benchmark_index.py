@@ -45,6 +45,9 @@ _MOST_EXACT_QUERIES = 100
 def main() -> None:
     workdir = pathlib.Path(FLAGS.output_dir)
     workdir.mkdir(parents=True, exist_ok=True)
+    if not FLAGS.keep:
+        for saved in (*workdir.glob("exact-*.npy"), *workdir.glob("*.faiss.json")):
+            saved.unlink()
     targets = index_kinds.IndexConfig(
         num_candidates=FLAGS.k, target_recall=FLAGS.target_recall, latency_budget_ms=None
     )
@@ -81,15 +84,20 @@ def measure(
     """Measures every kind, and the peers, on one catalogue."""
     num_ads = catalogue.num_ads
     print(f"{num_ads:,} ads: exact search of {len(queries)} queries", flush=True)
-    wanted = index_rows.exact(catalogue, queries, min(FLAGS.k, num_ads))
+    k = min(FLAGS.k, num_ads)
+    wanted = index_rows.exact(
+        catalogue, queries, k, workdir / f"exact-{num_ads}-{len(queries)}-{k}.npy"
+    )
     rows = []
     for config in tune_index.structures(targets, num_ads, FLAGS.kinds, FLAGS.num_lists or [None]):
         if config.kind == "Flat" and num_ads > _MOST_HELD:
             continue
         print(f"{num_ads:,} ads: {config.kind} {config.storage}", flush=True)
         asked = slice(None, _MOST_EXACT_QUERIES if config.kind == "Flat" else None)
-        structure = index_rows.build(catalogue, config, queries.shape[1])
-        rows += index_rows.measure(structure, queries[asked], wanted[asked], workdir)
+        name = "-".join(map(str, [num_ads, config.kind, config.storage, config.num_lists]))
+        saved = workdir / f"{name}.faiss"
+        structure = index_rows.build(catalogue, config, queries.shape[1], saved)
+        rows += index_rows.measure(structure, queries[asked], wanted[asked], saved)
         del structure
     if num_ads <= _MOST_HELD and FLAGS.peers:
         ads = np.concatenate(list(catalogue.chunks()))
@@ -185,7 +193,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("num_ads", 1_000_000, "Ads generated.", lower_bound=1)
     flags.DEFINE_list("sweep", None, "Numbers of ads, for growth, in place of --num_ads.")
     flags.DEFINE_integer("dimension", 256, "Embedding size of generated ads.", lower_bound=1)
-    flags.DEFINE_string("output_dir", "workdir/benchmark", "Where indexes are saved meanwhile.")
+    flags.DEFINE_string("output_dir", "workdir/benchmark_index", "Indexes are saved there.")
+    flags.DEFINE_bool("keep", False, "Use the indexes that a run of the same flags saved.")
     flags.DEFINE_bool("peers", True, "Measure TFRS BruteForce and ScaNN too.")
     flags.DEFINE_string("scann_python", None, "An interpreter with scann and numpy.")
     flags.DEFINE_string("json", None, "File for the JSON.")

@@ -15,7 +15,14 @@ from typing import Any
 import faiss
 import numpy as np
 
-from serving import index_build, index_kinds, index_recall, index_search, index_trials
+from serving import (
+    index_build,
+    index_file,
+    index_kinds,
+    index_recall,
+    index_search,
+    index_trials,
+)
 
 _LOAD = pathlib.Path(__file__).with_name("index_load.py")
 Row = dict[str, Any]
@@ -37,9 +44,33 @@ class Catalogue:
 
 
 def build(
-    catalogue: Catalogue, config: index_kinds.IndexConfig, dimension: int
+    catalogue: Catalogue, config: index_kinds.IndexConfig, dimension: int, saved: pathlib.Path
 ) -> index_trials.Structure:
-    """Builds an index chunk by chunk; the time to make the chunks is not counted."""
+    """Builds an index chunk by chunk and saves it, or opens what an earlier run has saved.
+
+    The time to make the chunks is not counted.
+
+    Args:
+        catalogue: The ads.
+        config: How to index them.
+        dimension: D.
+        saved: File for the index; what it was built with and how long goes beside it.
+    """
+    note = saved.with_suffix(".faiss.json")
+    if not note.exists():
+        _build_and_save(catalogue, config, dimension, saved, note)
+    kept = json.loads(note.read_text())
+    searcher = index_search.Searcher(index_file.read(saved))
+    return index_trials.Structure(searcher, config, **kept)
+
+
+def _build_and_save(
+    catalogue: Catalogue,
+    config: index_kinds.IndexConfig,
+    dimension: int,
+    saved: pathlib.Path,
+    note: pathlib.Path,
+) -> None:
     size = index_build.sample_size(config, catalogue.num_ads, dimension)
     sample = catalogue.sample(size)
     started = time.perf_counter()
@@ -50,45 +81,38 @@ def build(
         started = time.perf_counter()
         index_build.add(index, chunk)
         seconds += time.perf_counter() - started
-    searcher = index_search.Searcher(index)
-    return index_trials.Structure(
-        searcher, config, parameters, index_build.megabytes(index), seconds
-    )
+    faiss.write_index(index, str(saved))
+    kept = {
+        "build_parameters": parameters,
+        "megabytes": saved.stat().st_size / 1e6,
+        "build_seconds": seconds,
+    }
+    note.write_text(json.dumps(kept))
 
 
 def measure(
     structure: index_trials.Structure,
     queries: np.ndarray,
     wanted: np.ndarray,
-    workdir: pathlib.Path,
+    saved: pathlib.Path,
 ) -> list[Row]:
-    """Measures a built index at all settings, saved and loaded in a fresh process too."""
-    path = workdir / f"{structure.searcher.num_ads}-{structure.searcher.kind}.faiss"
-    structure.set(structure.config)
-    faiss.write_index(structure.searcher.index, str(path))
-    loaded = load(path, queries, wanted.shape[1])
+    """Measures a built index at all settings, and opens it in a fresh process."""
+    loaded = load(saved, queries, wanted.shape[1])
     rows = []
     for trial in structure.sweep(queries, wanted):
         measured = dataclasses.asdict(trial)
         del measured["config"]
-        rows.append(
-            {
-                **measured,
-                "library": "faiss",
-                "batch_queries_per_second": throughput(structure.searcher, queries, wanted),
-                **loaded,
-            }
-        )
-    path.unlink()
+        rate = throughput(structure.searcher, queries, wanted.shape[1])
+        rows.append({**measured, "library": "faiss", "batch_queries_per_second": rate, **loaded})
     return rows
 
 
-def throughput(searcher: index_search.Searcher, queries: np.ndarray, wanted: np.ndarray) -> float:
+def throughput(searcher: index_search.Searcher, queries: np.ndarray, k: int) -> float:
     """Returns queries a second of one batch on all cores."""
     together = index_search.Searcher(searcher.index, faiss.omp_get_max_threads())
-    together.search(queries[:32], wanted.shape[1])
+    together.search(queries[:32], k)
     started = time.perf_counter()
-    together.search(queries, wanted.shape[1])
+    together.search(queries, k)
     return len(queries) / (time.perf_counter() - started)
 
 
@@ -102,6 +126,11 @@ def load(path: pathlib.Path, queries: np.ndarray, k: int) -> Row:
     return json.loads(done.stdout)
 
 
-def exact(catalogue: Catalogue, queries: np.ndarray, k: int) -> np.ndarray:
-    """Returns the rows [Q, k] of exact search."""
-    return index_recall.exact_rows(catalogue.chunks(), queries, k)
+def exact(catalogue: Catalogue, queries: np.ndarray, k: int, saved: pathlib.Path) -> np.ndarray:
+    """Returns the rows [Q, k] of exact search, kept in a .npy file from run to run."""
+    if not saved.exists():
+        rows = index_recall.exact_rows(catalogue.chunks(), queries, k)
+        partial = saved.with_suffix(".partial.npy")
+        np.save(partial, rows)
+        partial.rename(saved)
+    return np.load(saved)

@@ -1,4 +1,5 @@
 import dataclasses
+import pathlib
 
 import faiss
 import numpy as np
@@ -175,3 +176,26 @@ def test_default_parameters_at_a_million_ads():
 def test_the_config_is_plain_data():
     config = ad_index.IndexConfig(kind="HNSW")
     assert ad_index.IndexConfig(**dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("storage", ["float", "SQ8"])
+def test_an_opened_index_is_mapped_and_finds_the_same(kind, storage, tmp_path):
+    built = ad_index.build(clustered(3000), ad_index.IndexConfig(kind=kind, storage=storage))
+    index = ad_index.AdIndex.open(save(built, tmp_path))
+    queries = clustered(9)
+    expected = built.searcher.search(queries, 100)
+    found = index.search(queries, 100)
+    assert found[1].tolist() == expected[1].tolist()
+    np.testing.assert_array_equal(found[0], expected[0])
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists():
+        assert str(tmp_path / "index.faiss") in maps.read_text()
+
+
+def test_a_cut_index_file_is_refused(tmp_path):
+    save(ad_index.build(clustered(3000), ad_index.IndexConfig(kind="IVFPQ")), tmp_path)
+    path = tmp_path / "index.faiss"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(errors.AdIndexError, match="cannot be opened"):
+        ad_index.AdIndex.open(tmp_path)

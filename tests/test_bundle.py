@@ -102,6 +102,18 @@ def test_a_query_tower_of_another_training_is_refused_by_name(base, tmp_path):
         bundle.load(base)
 
 
+def test_an_ad_tower_of_another_training_is_refused_by_name(base, tmp_path):
+    foreign = tmp_path / "foreign"
+    serving_fixtures.publish(foreign, serving_fixtures.Recipe(seed=7))
+    shutil.rmtree(base / "ad_tower/1")
+    shutil.copytree(foreign / "ad_tower/1", base / "ad_tower/1")
+    with pytest.raises(
+        errors.ForeignPartError,
+        match="ad_tower/1 comes from training training-7, the manifest expects training-0",
+    ):
+        bundle.load(base)
+
+
 def test_a_foreign_query_tower_is_never_published(tmp_path):
     recipe = serving_fixtures.Recipe()
 

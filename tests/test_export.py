@@ -1,7 +1,9 @@
 """A trained tiny world, exported: what is served is what was trained."""
 
 import asyncio
+import dataclasses
 import pathlib
+import shutil
 
 import grpc
 import numpy as np
@@ -9,7 +11,16 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving import ad_index, bundle, export, messages, model_server, orchestrator, ranker_client
+from serving import (
+    ad_index,
+    bundle,
+    export,
+    live_index,
+    messages,
+    model_server,
+    orchestrator,
+    ranker_client,
+)
 from tfrec import ranker_training, retrieval, retrieval_training
 from tfrecords import encoding
 
@@ -66,6 +77,47 @@ def test_the_exported_ranker_gives_the_calibrated_scores_of_the_test_log(
     expected = calibrators.apply(model.score(batch["query"][:lists], batch["ad"][:lists]))
     for name, values in served.items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_exported_ad_tower_gives_the_catalogue_again_from_raw_fields(released, data_set):
+    base, two_tower, _, _ = released
+    catalogue = data_set.catalogue()
+    features = np.asarray(catalogue.features)
+    raw = {}
+    for field in data_set.schema.ad_fields:
+        values = catalogue.fields[field.name].to_pylist()
+        if field.kind == "numeric":
+            raw[field.name] = tf.constant([np.nan if v is None else v for v in values], tf.float32)
+        else:
+            raw[field.name] = tf.constant(["" if v is None else v for v in values])
+    served = load(base, "ad_tower")(**raw)
+    np.testing.assert_array_equal(served["ad_features"], features)
+    expected = retrieval.embed_in_batches(two_tower.ad_tower, features)
+    np.testing.assert_allclose(served["ad_embedding"], expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(served["ad_embedding"], axis=1), 1.0, atol=1e-5)
+
+
+def test_ads_added_to_an_exported_release_are_searched_as_if_it_had_held_them(
+    released, data_set, tmp_path
+):
+    base, _, _, _ = released
+    loaded = bundle.load(base)
+    shutil.copytree(base / "ad_tower", tmp_path / "ad_tower")
+    live = live_index.LiveIndex(dataclasses.replace(loaded, base=tmp_path))
+    fields = loaded.ad_index.display(np.arange(5))
+    live.update([{"ad_id": f"new-{row}", "fields": own} for row, own in enumerate(fields)])
+    queries = loaded.ad_index.sample_queries
+    assert queries.shape[1] == loaded.ad_index.dimension
+    num_ads = loaded.ad_index.num_ads
+    scores, rows = live.view().search(queries[:8], num_ads + 5)
+    for b in range(8):
+        score_of = dict(zip(rows[b].tolist(), scores[b].tolist(), strict=True))
+        for row in range(5):
+            assert score_of[num_ads + row] == pytest.approx(score_of[row], abs=1e-5)
+    np.testing.assert_array_equal(
+        live.view().features(np.array([[num_ads + 3]])), loaded.ad_index.features(np.array([[3]]))
+    )
+    assert live.measure_recall() == 1.0
 
 
 @pytest.mark.parametrize("others", [0, 9, 299])

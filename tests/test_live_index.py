@@ -4,8 +4,11 @@ import itertools
 import json
 import multiprocessing
 import os
+import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -19,6 +22,7 @@ from serving import (
     filter_fields,
     journal,
     live_index,
+    manifest,
     messages,
 )
 
@@ -341,6 +345,73 @@ def test_the_updates_of_another_release_are_refused(release, tmp_path):
         r"training-7",
     ):
         live_index.LiveIndex(bundle.load(foreign))
+
+
+def test_an_ad_tower_that_does_not_reproduce_the_catalogue_is_not_used(base):
+    release = bundle.verify(base, 1)
+    ads = {"rows": [0], "embeddings": np.roll(release.probes["ads"]["embeddings"], 1).tolist()}
+    changed = dataclasses.replace(release, probes={**release.probes, "ads": ads})
+    manifest.write(base, 1, manifest.encode(changed))
+    live = live_index.LiveIndex(bundle.load(base))
+    with pytest.raises(errors.ProbeMismatchError, match=r"ad_tower/1 does not reproduce .* differ"):
+        live.update([NEW])
+    assert live.view().num_added == 0
+    assert not (base / "live" / "1" / "journal").exists()
+
+
+def run_script(*flags):
+    script = pathlib.Path(__file__).parent.parent / "scripts" / "update_index.py"
+    return subprocess.run(
+        [sys.executable, str(script), *flags], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
+    (tmp_path / "ads.jsonl").write_text(json.dumps(NEW) + "\n\n" + json.dumps({"ad_id": "ad-3"}))
+    (tmp_path / "ids.txt").write_text("ad-5\nad-6\nnobody\n")
+    done = run_script(
+        f"--bundle={release.base}",
+        f"--add={tmp_path / 'ads.jsonl'}",
+        f"--remove={tmp_path / 'ids.txt'}",
+        "--measure_recall",
+    )
+    assert done.stdout.splitlines() == [
+        "release 1: 1 ads added, 1 changed, 2 removed, 1 were not there",
+        "recall at 500 of the live index: 1.0000",
+        "live: 299 ads; 2 of them added or changed, 3 of the release removed or changed",
+    ]
+    (tmp_path / "ads.csv").write_text("ad_id,tags,price\nc-1,a|b,2.5\nc-2,,\n")
+    run_script(f"--bundle={release.base}", f"--add={tmp_path / 'ads.csv'}")
+    view = live_index.LiveIndex(release).view()
+    rows = np.array([302, 303])
+    assert view.ad_ids(rows) == ["c-1", "c-2"]
+    nothing = {"advertiser": None, "category": None, "price": None, "tags": None}
+    assert view.display(rows) == [{**nothing, "price": 2.5, "tags": ["a", "b"]}, nothing]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("ads.jsonl", '{"ad_id": "a"}\n{', "ad 2: expected JSON, got none"),
+        ("ads.jsonl", '{"ad_id": "a"}\n{"ad_id": 1.5}', "ads[1].ad_id: expected a string of 1 to"),
+        ("ads.csv", "id,price\n1,2\n", "expected the column ad_id and columns of ['advertiser',"),
+        ("ads.csv", "ad_id,price\n1,2\n3,cheap\n", "line 3, price: expected a number, got 'cheap'"),
+        ("ads.csv", "ad_id,price\n1\n", "line 2: expected 2 values, as the first line has."),
+        ("ads.txt", "a", "--add: expected a file .jsonl or .csv, got"),
+    ],
+)
+def test_a_file_that_cannot_be_read_changes_nothing(release, tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "ids.txt").write_text("ad-5\n")
+    done = run_script(
+        f"--bundle={release.base}",
+        f"--add={tmp_path / name}",
+        f"--remove={tmp_path / 'ids.txt'}",
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (release.base / "live" / "1" / "journal").exists()
 
 
 def test_a_journal_that_is_taken_away_leaves_the_release(release):
