@@ -111,15 +111,16 @@ def build(
     Args:
         embeddings: [N, D] float32, row = catalogue row.
         config: None = the defaults.
-        tuning_queries: [Q, D] float32, query embeddings as they will come; with them, kind
-            `auto` is chosen by measuring, and another kind's search is widened step by step
-            until `config.target_recall` is reached.
+        tuning_queries: [Q, D] float32, query embeddings as they will come; with two or more,
+            kind `auto` is chosen by measuring, and another kind's search is widened step by
+            step until `config.target_recall` is reached. Those at 1, 3, 5 … choose nothing
+            and can tell the recall.
 
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
     """
     config = config or IndexConfig()
-    if tuning_queries is not None and config.kind == index_kinds.AUTO:
+    if tuning_queries is not None and len(tuning_queries) > 1 and config.kind == index_kinds.AUTO:
         choice = index_tuning.tune(embeddings, tuning_queries, config)
         parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
         return BuiltIndex(choice.structure.searcher, parameters)
@@ -127,7 +128,11 @@ def build(
     built = BuiltIndex(index_search.Searcher(index), parameters)
     if tuning_queries is not None and kind != "Flat":
         index_widening.widen(
-            built.searcher, embeddings, tuning_queries, config.num_candidates, config.target_recall
+            built.searcher,
+            embeddings,
+            tuning_queries[::2],
+            config.num_candidates,
+            config.target_recall,
         )
     return built
 

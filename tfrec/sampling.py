@@ -66,10 +66,12 @@ class CountedShare:
         self._share = tf.constant(clicks / total, tf.float32)
 
     def observe(self, ad_rows: tf.Tensor) -> None:
-        """Has counted already."""
+        """Does nothing: the clicks are counted already."""
+        del ad_rows
 
     def __call__(self, ad_rows: tf.Tensor, batch_size: tf.Tensor) -> tf.Tensor:
         """Returns the shares [C] float32 of ads [C] int32; any batch size gives the same."""
+        del batch_size
         return tf.gather(self._share, ad_rows)
 
 

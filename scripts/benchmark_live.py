@@ -1,0 +1,201 @@
+"""How searches slow down as ads are added to, changed in and removed from a live index.
+
+    python scripts/benchmark_live.py
+    python scripts/benchmark_live.py --num_ads=20000 --added=0,100,1000
+
+Five minutes at 1,000,000 ads of 256 dimensions; --index=FILE keeps the index for another run.
+For each number of added ads: single queries, k = 500, one thread, without and with a filter that
+a fifth of the ads meet; recall against exact search over the live ads; the seconds to apply the
+last update, its bytes in the journal, and the seconds to read a journal of all of them. A tenth
+of the added ads replace ads of the release, and as many ads of the release are removed.
+The embeddings of added ads are given, not computed by an ad tower. Prints a table, and as the
+last line JSON; --json=FILE writes it too.
+"""
+
+import json
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import command_line
+import measured_index
+import numpy as np
+import pyarrow as pa
+import tower_embeddings
+from absl import flags
+
+from serving import (
+    ad_index,
+    filter_fields,
+    index_search,
+    live_state,
+    live_store,
+    live_update,
+    live_view,
+)
+
+flags.DEFINE_list("added", ["0", "1000", "5000", "20000", "50000"], "Numbers of added ads.")
+FLAGS = flags.FLAGS
+
+_NUM_FIELDS = 8
+_GROUPS = 5
+_ADS_PER_UPDATE = 1000
+_RECALL_QUERIES = 100
+Measured = dict[str, Any]
+
+
+def main() -> None:
+    searcher, embeddings, queries, state = measured_index.make()
+    release = _release(searcher)
+    # Other chunks of the same space than those of the release.
+    space = tower_embeddings.Space.drawn(FLAGS.dimension, seed=0)
+    most = max(map(int, FLAGS.added))
+    extra = space.queries(max(most, 1), first=7)
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        live = _Live(release, pathlib.Path(directory), extra)
+        for count in map(int, FLAGS.added):
+            live.add_up_to(count)
+            rows.append(measure(live, release, embeddings, queries))
+    print_table(rows)
+    result = json.dumps({**state, "rows": rows})
+    if FLAGS.json:
+        pathlib.Path(FLAGS.json).write_text(result + "\n")
+    print(result)
+
+
+def _release(searcher: index_search.Searcher) -> ad_index.AdIndex:
+    num_ads = searcher.num_ads
+    rng = np.random.default_rng(5)
+    features = np.zeros((num_ads, _NUM_FIELDS), np.int32)
+    return ad_index.AdIndex(searcher.index, features, _ads(0, num_ads, rng))
+
+
+def _ads(start: int, count: int, rng: np.random.Generator) -> pa.Table:
+    return pa.table(
+        {
+            ad_index.AD_ID: [f"ad-{row}" for row in range(start, start + count)],
+            "group": rng.integers(0, _GROUPS, count).astype(str),
+            "title": [f"title of {row}" for row in range(start, start + count)],
+            "price": rng.random(count),
+        }
+    )
+
+
+class _Live:
+    """A live index without a bundle: the store, and what is in memory."""
+
+    def __init__(
+        self, release: ad_index.AdIndex, directory: pathlib.Path, extra: np.ndarray
+    ) -> None:
+        self.state = live_state.LiveState(release)
+        self.directory = directory
+        self.store = live_store.LiveStore(directory, 1, "benchmark")
+        self.extra = extra
+        self.count = 0
+        self.last = {"apply_seconds": 0.0, "update_bytes": 0.0}
+        self._num_ads = release.num_ads
+        self._rng = np.random.default_rng(6)
+
+    def add_up_to(self, count: int) -> None:
+        """Adds ads in updates of a thousand until there are as many."""
+        while self.count < count:
+            size = min(_ADS_PER_UPDATE, count - self.count)
+            changed = size // 10
+            ads = pa.concat_tables(
+                [
+                    # Released ads that no update named before.
+                    _ads(self.count, changed, self._rng),
+                    _ads(self._num_ads + self.count, size - changed, self._rng),
+                ]
+            ).combine_chunks()
+            removed = tuple(f"ad-{self.count + size - n - 1}" for n in range(changed))
+            update = live_update.Update(
+                removed,
+                ads,
+                self.extra[self.count : self.count + size],
+                np.zeros((size, _NUM_FIELDS), np.int32),
+            )
+            before, started = self.store.num_bytes, time.perf_counter()
+            with self.store.writing():
+                self.store.append(update)
+                self.state.apply(update)
+                self.state.view()
+            self.last["apply_seconds"] = time.perf_counter() - started
+            self.last["update_bytes"] = self.store.num_bytes - before
+            self.count += size
+
+    def open_seconds(self, release: ad_index.AdIndex) -> float:
+        """Returns how long a process takes that starts now."""
+        started = time.perf_counter()
+        state = live_state.LiveState(release)
+        news = live_store.LiveStore(self.directory, 1, "benchmark").news()
+        for update in news.updates if news else ():
+            state.apply(update)
+        state.view()
+        return time.perf_counter() - started
+
+
+def measure(
+    live: _Live, release: ad_index.AdIndex, embeddings: np.ndarray, queries: np.ndarray
+) -> Measured:
+    """Searches the live index as it is; returns a row of the table."""
+    view = live.state.view()
+    wanted = {"conditions": [{"field": "group", "any_of": ["2"]}]}
+    kinds = {"group": "categorical", "title": "categorical", "price": "numeric"}
+    checked = filter_fields.FilterFields(kinds).check(wanted)
+    assert checked is not None
+    plain, found = _timed(view, queries, None)
+    filtered, _ = _timed(view, queries, checked)
+    # Exactly, over the live ads: rows of the release that are alive, then the added ones.
+    added = live.state.condensed()
+    gone = release.find([*added.removed])
+    alive = np.setdiff1d(np.arange(len(embeddings)), gone)
+    everything = np.concatenate([embeddings[alive], live.extra[: live.count]])
+    place_of = np.full(len(embeddings) + live.count, -1)
+    place_of[alive] = np.arange(len(alive))
+    place_of[len(embeddings) :] = len(alive) + np.arange(live.count)
+    places = [place_of[rows] for rows in found[:_RECALL_QUERIES]]
+    recall = measured_index.exact_recall(everything, queries[:_RECALL_QUERIES], FLAGS.k, places)
+    return {
+        "added": view.num_added,
+        "removed_or_changed": view.num_removed,
+        **{name: value for name, value in plain.items() if name != "first_ms"},
+        **{f"filtered_{name}": value for name, value in filtered.items()},
+        "recall": recall,
+        **live.last,
+        "open_seconds": live.open_seconds(release),
+    }
+
+
+def _timed(
+    view: live_view.LiveView, queries: np.ndarray, filters: Any
+) -> tuple[dict[str, float], list[np.ndarray]]:
+    seconds, found = [], []
+    for query in queries[:, None]:
+        started = time.perf_counter()
+        eligible = None if filters is None else view.eligible(filters)
+        _, rows = view.search(query, FLAGS.k, eligible)
+        seconds.append(time.perf_counter() - started)
+        found.append(rows[0])
+    return measured_index.milliseconds(seconds), found
+
+
+def print_table(rows: list[Measured]) -> None:
+    """Prints the measurements."""
+    print(
+        f"{'added':>7} {'removed':>8} {'p50 ms':>7} {'p99 ms':>7} {'recall':>7} "
+        f"{'filtered: first':>15} {'p50 ms':>7} {'p99 ms':>7} {'apply s':>8} {'open s':>7}"
+    )
+    for row in rows:
+        print(
+            f"{row['added']:7,} {row['removed_or_changed']:8,} {row['p50_ms']:7.2f} "
+            f"{row['p99_ms']:7.2f} {row['recall']:7.4f} {row['filtered_first_ms']:15.2f} "
+            f"{row['filtered_p50_ms']:7.2f} {row['filtered_p99_ms']:7.2f} "
+            f"{row['apply_seconds']:8.3f} {row['open_seconds']:7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

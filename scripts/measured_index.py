@@ -1,0 +1,70 @@
+"""An index over generated embeddings, for the benchmarks of filters and of updates.
+
+Shapes: N ads, Q queries, D embedding size.
+"""
+
+import pathlib
+import time
+from typing import Any
+
+import faiss
+import numpy as np
+import tower_embeddings
+from absl import flags
+
+from serving import ad_index, index_search
+
+_TUNING_QUERIES = 100
+
+flags.DEFINE_integer("num_ads", 1_000_000, "Ads of the release.", lower_bound=1024)
+flags.DEFINE_integer("dimension", 256, "Size of an embedding.", lower_bound=2)
+flags.DEFINE_integer("num_queries", 300, "Queries measured for each row.", lower_bound=10)
+flags.DEFINE_integer("k", 500, "Ads for each query.", lower_bound=1)
+flags.DEFINE_enum("kind", "IVFPQ", ("Flat", "IVF", "IVFPQ", "HNSW"), "Kind of the index.")
+flags.DEFINE_string("index", None, "Keep the built index in this file, and use it if it is there.")
+flags.DEFINE_string("json", None, "File for the JSON.")
+
+
+def make() -> tuple[index_search.Searcher, np.ndarray, np.ndarray, dict[str, Any]]:
+    """Returns an index as the flags say, the embeddings [N, D], queries [Q, D] and its state."""
+    chosen = flags.FLAGS
+    space = tower_embeddings.Space.drawn(chosen.dimension)
+    embeddings = np.concatenate(list(space.chunks(chosen.num_ads)))
+    queries = space.queries(chosen.num_queries + _TUNING_QUERIES)
+    started = time.perf_counter()
+    path = pathlib.Path(chosen.index) if chosen.index else None
+    if path is not None and path.is_file():
+        searcher = index_search.Searcher(faiss.read_index(str(path)))
+    else:
+        config = ad_index.IndexConfig(kind=chosen.kind, num_candidates=chosen.k)
+        searcher = ad_index.build(
+            embeddings, config, tuning_queries=queries[:_TUNING_QUERIES]
+        ).searcher
+        if path is not None:
+            faiss.write_index(searcher.index, str(path))
+    state = {
+        "num_ads": chosen.num_ads,
+        "dimension": chosen.dimension,
+        "k": chosen.k,
+        "kind": searcher.kind,
+        "search": searcher.search_parameters(),
+        "index_seconds": time.perf_counter() - started,
+    }
+    return searcher, embeddings, queries[_TUNING_QUERIES:], state
+
+
+def exact_recall(
+    embeddings: np.ndarray, queries: np.ndarray, k: int, found: list[np.ndarray]
+) -> float:
+    """Returns the share of the exact top k of some embeddings among the found places."""
+    _, wanted = faiss.knn(
+        queries, embeddings, min(k, len(embeddings)), metric=faiss.METRIC_INNER_PRODUCT
+    )
+    return float(np.mean([np.isin(w, f).mean() for w, f in zip(wanted, found, strict=True)]))
+
+
+def milliseconds(seconds: list[float]) -> dict[str, float]:
+    """Returns the first, the median and the 99th percentile, these two without the first."""
+    values = 1000 * np.array(seconds)
+    p50, p99 = np.percentile(values[1:], (50, 99))
+    return {"first_ms": float(values[0]), "p50_ms": float(p50), "p99_ms": float(p99)}
