@@ -12,6 +12,7 @@ Shapes: B queries, N ads, D embedding size, E eligible ads.
 import collections
 import math
 import threading
+import weakref
 from typing import Any
 
 import faiss
@@ -22,10 +23,12 @@ from serving import refinement, row_set
 # faiss's type stubs know neither its subclasses nor its search parameters.
 _faiss: Any = faiss
 
-# Measured at a million ads (scripts/benchmark_filters.py shows where the ways cross): gathering
-# takes 250 ns an ad the first time and searching what was gathered 30 ns; an index that has to
-# look at all ads takes 8 ns an ad, eligible or not.
-_GATHER_COST = 32
+# Measured at a million ads of 256 dimensions, in nanoseconds: an IVF index takes 8 for each ad in
+# the probed cells, eligible or not; to gather an eligible ad takes 250, to search it then 30; an
+# ad kept open in an HNSW search takes 2,700.
+_GATHER_COST, _GATHERED_COST, _OPEN_COST = 32, 4, 340
+# A filter that has come so often is worth gathering more ads for.
+_USES_TO_GATHER = 3
 # Up to as many ads the gathering is done in milliseconds, whatever the index would take.
 _ALWAYS_EXACT = 20_000
 _MOST_KEPT_BYTES = 128_000_000
@@ -54,6 +57,7 @@ class FilteredSearch:
         self._storage = _storage(index)
         self._kept: collections.OrderedDict[row_set.RowSet, Any] = collections.OrderedDict()
         self._kept_bytes = 0
+        self._uses: weakref.WeakKeyDictionary[row_set.RowSet, int] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def search(
@@ -73,7 +77,9 @@ class FilteredSearch:
         if k == 0 or not len(queries):
             shape = (len(queries), k)
             return np.empty(shape, np.float32), np.empty(shape, np.int64)
-        if self.is_exact(eligible):
+        with self._lock:
+            self._uses[eligible] = self._uses.get(eligible, 0) + 1
+        if self.is_exact(eligible, k):
             return self._exact(queries, k, eligible)
         scores, rows = self._with_selector(queries, k, eligible, self._num_probes(eligible))
         short = np.flatnonzero((rows < 0).any(axis=1))
@@ -82,12 +88,21 @@ class FilteredSearch:
             scores[short], rows[short] = self.exhaustive(queries[short], k, eligible)
         return scores, rows
 
-    def is_exact(self, eligible: row_set.RowSet) -> bool:
+    def is_exact(self, eligible: row_set.RowSet, k: int) -> bool:
         """Returns whether the eligible ads are gathered and searched exactly."""
         looked_at = eligible.num_rows
         if self._ivf is not None:
             looked_at = looked_at * self._num_probes(eligible) // self._ivf.nlist
-        return eligible.count <= max(self._always_exact, looked_at // _GATHER_COST)
+        elif isinstance(self._index, faiss.IndexHNSW):
+            looked_at = _OPEN_COST * _search_width(self._index, k, eligible)
+        if eligible.count <= max(self._always_exact, looked_at // _GATHER_COST):
+            return True
+        return (
+            self._uses.get(eligible, 0) >= _USES_TO_GATHER
+            and eligible.count <= looked_at // _GATHERED_COST
+            # A few such filters fit.
+            and 4 * eligible.count * self._index.d <= _MOST_KEPT_BYTES
+        )
 
     def exhaustive(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet
@@ -106,26 +121,26 @@ class FilteredSearch:
         return self._storage.search(queries, k, params=parameters)
 
     def _num_probes(self, eligible: row_set.RowSet) -> int:
-        """Returns cells enough to hold as many eligible ads as an unfiltered search compares."""
+        """Returns the cells to probe.
+
+        More by the root of how many times fewer ads are eligible: measured, recall is then at
+        least that of unfiltered searches, at random filters and at whole neighbourhoods.
+        """
         if self._ivf is None:
             return 0
-        return min(
-            math.ceil(self._ivf.nprobe * eligible.num_rows / eligible.count), self._ivf.nlist
-        )
+        times_fewer = eligible.num_rows / eligible.count
+        return min(math.ceil(self._ivf.nprobe * math.sqrt(times_fewer)), self._ivf.nlist)
 
     def _with_selector(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet, num_probes: int
     ) -> tuple[np.ndarray, np.ndarray]:
         selector = _faiss.IDSelectorBitmap(eligible.bitmap)
-        share = eligible.count / eligible.num_rows
         if self._refined is not None:
             base = _faiss.downcast_index(self._index.base_index)
-            return self._refined.search(
-                queries, k, _parameters(base, selector, k, share, num_probes)
-            )
-        return self._index.search(
-            queries, k, params=_parameters(self._index, selector, k, share, num_probes)
-        )
+            parameters = _parameters(base, selector, k, eligible, num_probes)
+            return self._refined.search(queries, k, parameters)
+        parameters = _parameters(self._index, selector, k, eligible, num_probes)
+        return self._index.search(queries, k, params=parameters)
 
     def _exact(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet
@@ -192,21 +207,29 @@ def _codes(storage: Any) -> np.ndarray:
     return _faiss.rev_swig_ptr(storage.codes.data(), size).reshape(storage.ntotal, -1)
 
 
-def _parameters(index: Any, selector: Any, k: int, share: float, num_probes: int) -> Any:
+def _search_width(index: Any, k: int, eligible: row_set.RowSet) -> int:
+    """Returns the ads that an HNSW search keeps open: most that it meets are not eligible."""
+    width = max(k, index.hnsw.efSearch) * eligible.num_rows / eligible.count
+    return min(math.ceil(width), index.ntotal)
+
+
+def _parameters(
+    index: Any, selector: Any, k: int, eligible: row_set.RowSet, num_probes: int
+) -> Any:
     if isinstance(index, faiss.IndexRefine):
         base = _faiss.downcast_index(index.base_index)
         return _faiss.IndexRefineSearchParameters(
             k_factor=index.k_factor,
-            base_index_params=_parameters(base, selector, k, share, num_probes),
+            base_index_params=_parameters(base, selector, k, eligible, num_probes),
         )
     if isinstance(index, faiss.IndexPreTransform):
         inner = _faiss.downcast_index(index.index)
         return _faiss.SearchParametersPreTransform(
-            index_params=_parameters(inner, selector, k, share, num_probes)
+            index_params=_parameters(inner, selector, k, eligible, num_probes)
         )
     if isinstance(index, faiss.IndexHNSW):
-        width = math.ceil(max(k, index.hnsw.efSearch) / share)
-        return _faiss.SearchParametersHNSW(efSearch=min(width, index.ntotal), sel=selector)
+        width = _search_width(index, k, eligible)
+        return _faiss.SearchParametersHNSW(efSearch=width, sel=selector)
     if isinstance(index, faiss.IndexIVF):
         return _faiss.SearchParametersIVF(nprobe=num_probes, sel=selector)
     return _faiss.SearchParameters(sel=selector)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import test_ad_index
 
-from serving import ad_index, filtered_search, row_set
+from serving import ad_index, filtered_search, messages, row_set
 
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 NUM_ADS = 3000
@@ -54,7 +54,7 @@ def test_filtered_search_gives_the_best_of_the_eligible_ads(kind, share, always_
     # What the codes of the index lose at this k they lose without a filter too.
     unfiltered = ad_index.recall_against_exact(searcher, embeddings, queries, K)
     assert recall(found, exact(embeddings, queries, rows, K)) >= unfiltered - 0.03
-    if search.is_exact(row_set.RowSet.of_rows(rows, NUM_ADS)):
+    if search.is_exact(row_set.RowSet.of_rows(rows, NUM_ADS), K):
         assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97
 
 
@@ -91,6 +91,24 @@ def test_the_searcher_applies_a_filter_and_the_whole_set_is_none(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_index_is_filtered_by_the_fields_of_its_ads(kind, tmp_path):
+    embeddings, queries = test_ad_index.clustered(NUM_ADS), test_ad_index.clustered(5)
+    test_ad_index.save(build(kind, embeddings), tmp_path)
+    index = ad_index.AdIndex.open(tmp_path)
+    # Ad r is of advertiser r % 9, its tags are none but for 2, 5, 8, …
+    for field, value, rows in (
+        ("advertiser", "advertiser-4", np.arange(4, NUM_ADS, 9)),
+        ("tags", "new", np.arange(2, NUM_ADS, 3)),
+    ):
+        filters = messages.Filters((messages.Condition(field, any_of=(value,)),))
+        _, found = index.search(queries, K, index.eligible(filters))
+        assert np.isin(found, rows).all()
+        assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97
+        _, found = index.search_exactly(queries, K, index.eligible(filters))
+        assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_eligible_ad_comes_when_more_are_wanted_than_there_are(kind):
     embeddings, queries = test_ad_index.clustered(NUM_ADS), test_ad_index.clustered(5)
     rows = eligible_rows(0.1)
@@ -118,18 +136,36 @@ def test_which_way_depends_on_the_number_of_eligible_ads_and_of_ads_looked_at():
     embeddings = test_ad_index.clustered(2048)
     config = ad_index.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
     index = ad_index.build(embeddings, config).searcher.index
-    search = filtered_search.FilteredSearch(index, always_exact=10)
+    search = filtered_search.FilteredSearch(index, always_exact=4)
 
     def of(count: int) -> row_set.RowSet:
         return row_set.RowSet.of_rows(np.arange(count), 2048)
 
-    # 64 of 2,048 are 1/32: all 32 cells are looked at, 2,048 ads, and gathering an ad costs as
-    # much as looking at 32: 64 * 32 = 2,048 is just not dearer.
-    assert search.is_exact(of(64))
-    assert not search.is_exact(of(65))
-    # Half of the ads: 4 cells, 256 ads; 8 would be gathered for that, not 1,024.
-    assert not search.is_exact(of(1024))
-    assert filtered_search.FilteredSearch(index).is_exact(of(1024))
+    # 32 of 2,048 are 1/64: 8 times as many cells, 16, which hold 1,024 ads; gathering an ad costs
+    # as much as looking at 32, and 32 * 32 = 1,024. 34 of them: 16 cells still, 1,088 > 1,024.
+    assert search.is_exact(of(32), K)
+    assert not search.is_exact(of(34), K)
+    assert search.is_exact(of(4), K)
+    assert filtered_search.FilteredSearch(index).is_exact(of(1024), K)
+
+
+def test_a_filter_that_comes_often_is_gathered_for():
+    embeddings, queries = test_ad_index.clustered(2048), test_ad_index.clustered(1)
+    config = ad_index.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
+    index = ad_index.build(embeddings, config).searcher.index
+    search = filtered_search.FilteredSearch(index, always_exact=0)
+    # 128 of 2,048: 4 times as many cells, 512 ads; searching a gathered ad costs as much as
+    # looking at 4, and 128 * 4 = 512. At 512: 2 times as many cells, 256 ads, 64 would pay.
+    often, many = (row_set.RowSet.of_rows(np.arange(n), 2048) for n in (128, 512))
+    for eligible, is_gathered in ((often, True), (many, False)):
+        for _ in range(2):
+            search.search(queries, K, eligible)
+        assert not search.is_exact(eligible, K)
+        _, found = search.search(queries, K, eligible)
+        assert search.is_exact(eligible, K) == is_gathered
+    rows = np.arange(128)
+    _, found = search.search(queries, K, often)
+    assert recall(found, exact(embeddings, queries, rows, K)) == 1.0
 
 
 def test_what_was_gathered_for_a_filter_is_kept_within_a_limit(monkeypatch):
