@@ -56,7 +56,9 @@ def make() -> tuple[index_search.Searcher, np.ndarray, np.ndarray, dict[str, Any
 def exact_recall(
     embeddings: np.ndarray, queries: np.ndarray, k: int, found: list[np.ndarray]
 ) -> float:
-    """Returns the share of the exact top k of some embeddings among the found places."""
+    """Returns the share of the exact top k of some embeddings among the found places; of none 1."""
+    if not len(embeddings):
+        return 1.0
     _, wanted = faiss.knn(
         queries, embeddings, min(k, len(embeddings)), metric=faiss.METRIC_INNER_PRODUCT
     )

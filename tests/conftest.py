@@ -1,15 +1,21 @@
 """A tiny planted world, its log and the data set converted from it, built once a run."""
 
+import importlib
+import pathlib
+import sys
+
 import tfrec  # noqa: F401  (first: it selects Keras 2)
 
 import logs  # isort: skip
 import pytest
+from absl import flags
 
 from tfrec import config, ranker_training, retrieval_training
 from tfrecords import synthetic
 
 pytest_plugins = ("serving_fixtures",)
 
+SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
 NUM_IMPRESSIONS = 4_000
 
 
@@ -74,3 +80,16 @@ def trained(data_set, ranker_config, retrieval_config, tmp_path_factory):
     ranker_training.train_and_evaluate(data_set, ranker_config, directory / "ranker")
     retrieval_training.train_and_evaluate(data_set, retrieval_config, directory / "retrieval")
     return directory
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script by its name; afterwards its flags are free for another's."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    yield importlib.import_module
+    for name, module in list(sys.modules.items()):
+        if pathlib.Path(getattr(module, "__file__", None) or "").parent != SCRIPTS:
+            continue
+        for flag in flags.FLAGS.flags_by_module_dict().get(name, []):
+            delattr(flags.FLAGS, flag.name)
+        del sys.modules[name]

@@ -1,6 +1,5 @@
 """The scripts that tune and measure the index, at sizes that say nothing of speed."""
 
-import importlib
 import json
 import pathlib
 import subprocess
@@ -12,13 +11,6 @@ import pytest
 from serving import index_kinds
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a script by its name."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The scripts as a person runs them: in processes of their own."""
 
-import importlib
 import json
 import pathlib
 import shutil
@@ -56,6 +55,14 @@ def test_a_finished_step_is_not_redone(workdir):
     assert len(list((workdir / "bundle" / "manifests").glob("*.json"))) == 1
 
 
+def test_filters_of_the_command_line_hold_where_the_request_has_none(workdir):
+    flags = (f"--workdir={workdir}", "--demo", "--json")
+    done = run("inference.py", *flags, '--filters={"allowed_ads": ["no such ad"]}')
+    assert json.loads(done.stdout)["ads"] == []
+    done = run("inference.py", *flags, "--filters={", status=1)
+    assert "--filters: expected a JSON object or a file with one, got no JSON" in done.stderr
+
+
 def test_the_demo_shows_ten_ads_with_the_only_head(workdir):
     done = run("inference.py", f"--workdir={workdir}", "--demo", "--json")
     answer = json.loads(done.stdout)
@@ -88,10 +95,9 @@ def test_metrics_of_a_real_log_name_what_is_absent(workdir):
     assert set(metrics["ranker"]) == {"click"}
 
 
-def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkeypatch):
+def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkeypatch, script):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    quickstart = importlib.import_module("quickstart")
+    quickstart = script("quickstart")
     first, other = tmp_path / "a" / "train.txt", tmp_path / "b" / "train.txt"
     for log in (first, other):
         log.parent.mkdir()
