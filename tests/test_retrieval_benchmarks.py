@@ -35,7 +35,7 @@ def ratings(tmp_path_factory):
 def test_movielens_is_measured_beside_baselines_and_published_figures(ratings, tmp_path):
     done = run(
         "benchmark_movielens.py", f"--data_path={ratings}", f"--workdir={tmp_path}",
-        "--seeds=1,2", *SMALL,
+        "--seeds=1,2", "--validation_fraction=0.05", *SMALL,
     )  # fmt: skip
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["seeds"] == [1, 2]
