@@ -171,7 +171,8 @@ def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
 def test_the_planted_click_matrix_agrees_with_the_planted_rows(data_set, synthetic_log):
     truth = planted.load(synthetic_log.directory, data_set)
     first = np.flatnonzero(truth.log["position"].to_numpy() == 0)[:50]
-    matrix = planted.click_matrix(truth, data_set.catalogue(), truth.log.take(first))
+    order = planted.catalogue_order(truth, data_set.catalogue())
+    matrix = planted.click_matrix(truth, order, truth.log.take(first))
     ad_rows = np.concatenate([w["ad_row"] for w in data_set.windows("test")])[first]
     np.testing.assert_allclose(
         matrix[np.arange(len(first)), ad_rows], truth.rows["click_probability"][first], rtol=1e-5

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse
 
-from tfrec import retrieval_evaluation
-from tfrecords import reader, records
+from tfrec import retrieval_evaluation, retrieval_training
+from tfrecords import reader
 
 MAX_CLICKS_PER_USER = 500
 NUM_NEIGHBOURS = 100
@@ -57,12 +57,7 @@ def read_history(data_set: reader.DataSet, splits: Sequence[str], num_ads: int) 
     """Reads the clicks of splits; None where the schema has no `user_key`."""
     if not data_set.spec.has_user:
         return None
-    users, rows = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
-    for split in splits:
-        for batch in data_set.clicked(split, 65_536):
-            users.append(batch[records.USER].numpy())
-            rows.append(batch["ad_row"].numpy())
-    return history_of(np.concatenate(users), np.concatenate(rows), num_ads)
+    return history_of(*retrieval_training.read_pairs(data_set, splits), num_ads)
 
 
 def history_of(users: np.ndarray, ad_rows: np.ndarray, num_ads: int) -> History:

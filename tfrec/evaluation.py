@@ -127,16 +127,17 @@ def _evaluate_ten_ads(
     catalogue = data_set.catalogue()
     ads = retrieval.embed_in_batches(models.two_tower.ad_tower, np.asarray(catalogue.features))
     requests = truth.sample_requests
-    at_once = max(_SCORES_AT_ONCE // len(catalogue), 1)
+    encoded = truth.encode(data_set, requests)  # [Q, Fq]
+    embedded = retrieval.embed_in_batches(models.two_tower.query_tower, encoded)
+    order = planted.catalogue_order(truth, catalogue)
+    popular = np.argsort(-catalogue.clicks, kind="stable")[:10]
     sums: collections.Counter[str] = collections.Counter()
-    for first in range(0, len(requests), at_once):
-        queries = requests.slice(first, at_once)
-        probability = planted.click_matrix(truth, catalogue, queries)  # [Q, N]
-        encoded = truth.encode(data_set, queries)  # [Q, Fq]
-        embedded = retrieval.embed_in_batches(models.two_tower.query_tower, encoded)
-        candidates = retrieval.exact_top_k(embedded, ads, NUM_CANDIDATES)  # [Q, K]
-        ranked = _ranked(models.ranker, encoded, np.asarray(catalogue.features), candidates)
-        popular = np.argsort(-catalogue.clicks, kind="stable")[:10]
+    for rows in retrieval.query_chunks(len(requests), len(catalogue), _SCORES_AT_ONCE):
+        # Of the Q requests of a chunk.
+        queries = requests.slice(rows.start, rows.stop - rows.start)
+        probability = planted.click_matrix(truth, order, queries)  # [Q, N]
+        candidates = retrieval.exact_top_k(embedded[rows], ads, NUM_CANDIDATES)  # [Q, K]
+        ranked = _ranked(models.ranker, encoded[rows], np.asarray(catalogue.features), candidates)
         among_candidates = np.take_along_axis(probability, candidates, axis=1)
         means = {
             "best_possible": _largest_ten(probability).mean(axis=1),

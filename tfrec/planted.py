@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from tfrec import retrieval_evaluation
+from tfrec import retrieval, retrieval_evaluation
 from tfrecords import arrow_file, encoding, reader, splitting, synthetic
 from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo
@@ -107,16 +107,15 @@ def _query_columns(table: pa.Table) -> dict[str, np.ndarray]:
     return columns(table, names)
 
 
-def _catalogue_order(truth: Truth, catalogue: reader.Catalogue) -> np.ndarray:
+def catalogue_order(truth: Truth, catalogue: reader.Catalogue) -> np.ndarray:
     """Returns the world's number of each catalogue ad [N]."""
     number = {ad_id: i for i, ad_id in enumerate(truth.world.ads["C7"].tolist())}
     return np.array([number[ad_id] for ad_id in catalogue.ad_ids.to_pylist()])
 
 
-def click_matrix(truth: Truth, catalogue: reader.Catalogue, requests: pa.Table) -> np.ndarray:
-    """Returns the planted p(click) [Q, N] in the first slot, ads in catalogue order."""
-    matrix = truth.world.click_probability_matrix(_query_columns(requests))
-    return matrix[:, _catalogue_order(truth, catalogue)]
+def click_matrix(truth: Truth, order: np.ndarray, requests: pa.Table) -> np.ndarray:
+    """Returns the planted p(click) [Q, N] in the first slot, ads in `catalogue_order`."""
+    return truth.world.click_probability_matrix(_query_columns(requests))[:, order]
 
 
 def recommender(truth: Truth, catalogue: reader.Catalogue) -> retrieval_evaluation.Recommender:
@@ -126,14 +125,12 @@ def recommender(truth: Truth, catalogue: reader.Catalogue) -> retrieval_evaluati
     best order of all ads is by exposure times p(click).
     """
     clicked = np.flatnonzero(truth.log[criteo.LABEL].to_numpy())
-    order = _catalogue_order(truth, catalogue)
-    at_once = max(_SCORES_AT_ONCE // len(catalogue), 1)
+    order = catalogue_order(truth, catalogue)
 
     def scores(queries: retrieval_evaluation.Queries) -> np.ndarray:
         table = _query_columns(truth.log.take(clicked[queries.number]))
         weight = np.empty((len(queries), len(order)), np.float32)
-        for first in range(0, len(queries), at_once):
-            rows = slice(first, first + at_once)
+        for rows in retrieval.query_chunks(len(queries), len(order), _SCORES_AT_ONCE):
             part = {name: values[rows] for name, values in table.items()}
             clicks = truth.world.click_probability_matrix(part)
             weight[rows] = (clicks * truth.world.exposure_weight_matrix(part))[:, order]

@@ -13,7 +13,7 @@ References:
     Yang et al., Mixed Negative Sampling, 2020.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -197,6 +197,13 @@ def embed_in_batches(tower: Tower, ids: np.ndarray, batch_size: int = 8192) -> n
         for first in range(0, len(ids), batch_size)
     ]
     return np.concatenate(parts)
+
+
+def query_chunks(num_queries: int, num_ads: int, most_scores: int) -> Iterator[slice]:
+    """Yields runs of queries whose scores of all ads are at most `most_scores`, or of one query."""
+    size = max(most_scores // num_ads, 1)
+    for first in range(0, num_queries, size):
+        yield slice(first, min(first + size, num_queries))
 
 
 def exact_top_k(

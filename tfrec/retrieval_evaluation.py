@@ -20,16 +20,17 @@ References:
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from tfrec import metrics, retrieval_training
+from tfrec import metrics, retrieval, retrieval_training, retrieval_validation
 
-RECALL_AT = (10, 50, 100, 500)
+RECALL_AT = retrieval_validation.RECALL_AT
 NDCG_AT = 10
 COVERAGE_AT = (10, 500)
 NEGATIVES_PER_CLICK = 100
@@ -92,7 +93,7 @@ def per_click(
         equally many lists, 1 if one ad is in all.
     """
     lists = _Lists(ads)
-    for rows in _chunks(len(queries), len(ads)):
+    for rows in retrieval.query_chunks(len(queries), len(ads), _SCORES_AT_ONCE):
         scores = recommender(queries.take(rows))
         lists.add(_top(scores, max(RECALL_AT), rows), ad_rows[rows])
         lists.add_auc(scores, ad_rows[rows])
@@ -135,7 +136,7 @@ class Ads:
     def __len__(self) -> int:
         return len(self.clicks)
 
-    @property
+    @functools.cached_property
     def popularity_percentile(self) -> np.ndarray:
         """[N] in (0, 1): the share of ads with fewer training clicks, ties counted half."""
         return metrics.percentile_ranks(self.clicks)
@@ -195,7 +196,7 @@ def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] 
     sums = np.zeros(len(RECALL_AT) + 1)
     discounts = 1.0 / np.log2(np.arange(2, 2 + NDCG_AT))
     ideal = np.cumsum(discounts)
-    for rows in _chunks(num_users, num_ads):
+    for rows in retrieval.query_chunks(num_users, num_ads, _SCORES_AT_ONCE):
         scores = recommender(users.queries.take(rows))
         scores = np.array(np.broadcast_to(scores, (rows.stop - rows.start, num_ads)))
         scores[users.seen[rows].nonzero()] = -np.inf
@@ -245,12 +246,6 @@ class _Lists:
             above = (own > scores[rows, other]) + 0.5 * (own == scores[rows, other])
             others = np.ma.masked_where(other == wanted[:, None], above)
             self.auc[name].append(others.mean(axis=1).compressed())
-
-
-def _chunks(num_queries: int, num_ads: int) -> Iterator[slice]:
-    size = max(_SCORES_AT_ONCE // num_ads, 1)
-    for first in range(0, num_queries, size):
-        yield slice(first, min(first + size, num_queries))
 
 
 def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:

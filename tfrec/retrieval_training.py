@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,21 @@ def build(
     model.query_tower(tf.zeros([1, encoding.width(schema.query_fields)], tf.int32))
     model.ad_tower(tf.zeros([1, encoding.width(schema.ad_fields)], tf.int32))
     return model
+
+
+def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Reads who clicked what, in log order: users [H] int64 and catalogue rows [H] int32.
+
+    Args:
+        data_set: Its schema has a `user_key`.
+        splits: Whose clicks are read, one split after the other.
+    """
+    users, rows = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    for split in splits:
+        for batch in data_set.clicked(split, 65_536):
+            users.append(batch[records.USER].numpy())
+            rows.append(batch["ad_row"].numpy())
+    return np.concatenate(users), np.concatenate(rows)
 
 
 def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) -> Clicks:
@@ -98,11 +114,9 @@ def train_and_evaluate(
             "to learn from. Check the label column, or use a larger log."
         )
     catalogue = data_set.catalogue()
-    train = read_clicks(data_set, "train") if data_set.spec.has_user else None
-    held_out = _held_out(data_set, train)
-    clicked_ads = None
-    if train is not None and train.user is not None:
-        clicked_ads = sampling.ClickedAds(train.user, train.ad_rows)
+    pairs = read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
+    held_out = _held_out(data_set, pairs)
+    clicked_ads = None if pairs is None else sampling.ClickedAds(*pairs)
     model = build(data_set, config, catalogue, clicked_ads)
     plan = training.Plan(
         epochs=config.epochs,
@@ -182,18 +196,23 @@ def _write_projector(
     projector.write_projector(directory, ads, projector.metadata_of(catalogue, rows))
 
 
-def _held_out(data_set: reader.DataSet, train: Clicks | None) -> retrieval_validation.HeldOut:
+def _held_out(
+    data_set: reader.DataSet, pairs: tuple[np.ndarray, np.ndarray] | None
+) -> retrieval_validation.HeldOut:
+    """Reads the validation clicks; `pairs` are users and ads of the training clicks."""
     clicks = read_clicks(data_set, "validation", MAX_VALIDATION_CLICKS)
     if not len(clicks.ad_rows):
         raise ValueError(
             f"The validation split of {data_set.directory} has no clicks to measure recall on; "
             "use a larger log or a larger --validation_fraction."
         )
-    repeated = 1.0 if train is None else float(np.isin(_pairs(clicks), _pairs(train)).mean())
+    repeated = 1.0
+    if pairs is not None and clicks.user is not None:
+        hashes = _hashes(clicks.user, clicks.ad_rows)
+        repeated = float(np.isin(hashes, _hashes(*pairs)).mean())
     return retrieval_validation.HeldOut(clicks.query, clicks.ad_rows, clicks.user, repeated)
 
 
-def _pairs(clicks: Clicks) -> np.ndarray:
+def _hashes(users: np.ndarray, ad_rows: np.ndarray) -> np.ndarray:
     """Returns a hash [N] int64 of who clicked what."""
-    assert clicks.user is not None
-    return clicks.user * np.int64(0x9E3779B97F4A7C15 - (1 << 64)) + clicks.ad_rows
+    return users * np.int64(0x9E3779B97F4A7C15 - (1 << 64)) + ad_rows

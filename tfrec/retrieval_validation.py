@@ -62,10 +62,8 @@ def measure(
     """
     num_ads = len(ads)
     rows, all_ads = tf.range(num_ads), tf.constant(ads)
-    step = max(_SCORES_AT_ONCE // num_ads, 1)
     ranks = []
-    for first in range(0, len(queries), step):
-        part = slice(first, first + step)
+    for part in retrieval.query_chunks(len(queries), num_ads, _SCORES_AT_ONCE):
         batch = held_out.take(part)
         scores = tf.matmul(queries[part], all_ads, transpose_b=True)
         own = tf.gather(scores, batch["ad_row"], batch_dims=1)

@@ -18,7 +18,8 @@ References:
 
 import tensorflow as tf
 
-_EXCLUDED = -1e9
+# The logit of a column that is no negative.
+EXCLUDED = -1e9
 
 
 def loss(
@@ -44,4 +45,4 @@ def log_of_rest(
     """Returns log Σ_j exp s_j [B] over the columns that are not excluded."""
     if log_expected_draws is not None:
         logits -= log_expected_draws
-    return tf.reduce_logsumexp(tf.where(excluded, _EXCLUDED, logits), axis=1)
+    return tf.reduce_logsumexp(tf.where(excluded, EXCLUDED, logits), axis=1)

@@ -14,10 +14,11 @@ References:
 import numpy as np
 import tensorflow as tf
 
+from tfrec import sampled_softmax
+
 LOWEST, HIGHEST = 0.02, 1.0
 # Each halves the interval between the logarithms: to less than a thousandth.
 _STEPS = 14
-_EXCLUDED = -1e9
 
 
 @tf.function(reduce_retracing=True)
@@ -33,7 +34,7 @@ def fit(
         log_expected_draws: [C] float32; zeros where the columns are all ads.
     """
     every = tf.concat([own_scores[:, None], scores], axis=1)
-    offset = tf.where(excluded, _EXCLUDED, -log_expected_draws)
+    offset = tf.where(excluded, sampled_softmax.EXCLUDED, -log_expected_draws)
     offset = tf.concat([tf.zeros_like(own_scores)[:, None], offset], axis=1)
     low, high = -tf.math.log(HIGHEST), -tf.math.log(LOWEST)
     for _ in tf.range(_STEPS):
