@@ -7,7 +7,6 @@ Shapes: B ads.
 """
 
 import collections
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,8 +78,7 @@ class AdRows:
             raise errors.InvalidAdError(str(error)) from error
 
     def _unknown(self, place: str, name: Any) -> str:
-        close = difflib.get_close_matches(str(name), self._kinds, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        hint = query_fields.suggestion(name, self._kinds) or "."
         return (
             f"{place}.fields: unknown field {query_fields.short(name)}{hint} Ad fields: "
             f"{', '.join(self._kinds)}."
@@ -93,8 +91,7 @@ def check_ad_id(place: str, ad_id: Any) -> str:
     Raises:
         InvalidAdError: It is no text, or empty, or too long.
     """
-    if isinstance(ad_id, int) and not isinstance(ad_id, bool) and ad_id.bit_length() <= 256:
-        ad_id = str(ad_id)
+    ad_id = query_fields.digits(ad_id)
     try:
         is_id = isinstance(ad_id, str) and 0 < len(ad_id.encode()) <= _MOST_AD_ID_BYTES
     except UnicodeEncodeError:

@@ -41,9 +41,7 @@ class AdTower:
         """
         model = tf.saved_model.load(os.fspath(directory))
         signature = model.signatures["serving_default"]
-        inputs = signature.structured_input_signature[1]
-        expected = {field["name"]: query_tower.INPUTS[field["kind"]] for field in fields}
-        found = {name: f"{spec.dtype.name} {spec.shape}" for name, spec in inputs.items()}
+        expected, found = query_tower.inputs_of(signature, fields)
         outputs = set(signature.structured_outputs)
         if found != expected or outputs != {_EMBEDDING, _FEATURES}:
             raise errors.ManifestFormatError(

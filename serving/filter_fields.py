@@ -5,7 +5,6 @@ digits), and numbers as finite ints or floats.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,8 +88,7 @@ class FilterFields:
         return messages.Condition(field, **checked)
 
     def _unknown(self, place: str, field: Any) -> str:
-        close = difflib.get_close_matches(str(field), self._kinds, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        hint = query_fields.suggestion(field, self._kinds) or "."
         return (
             f"{place}.field: expected the name of an ad field, got {query_fields.short(field)}"
             f"{hint} Ad fields: {', '.join(self._kinds)}."
@@ -138,8 +136,7 @@ def _ads(place: str, ads: Any) -> tuple[str, ...] | None:
 def _texts(place: str, values: Sequence[Any]) -> tuple[str, ...]:
     texts = []
     for position, value in enumerate(values):
-        if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 256:
-            value = str(value)
+        value = query_fields.digits(value)
         if not isinstance(value, str):
             raise errors.InvalidRequestError(
                 f"{place}[{position}]: expected a string or an integer, got "

@@ -25,6 +25,7 @@ from serving import (
     ad_tower,
     bundle,
     errors,
+    index_recall,
     live_state,
     live_store,
     live_update,
@@ -194,8 +195,7 @@ class LiveIndex:
         view = self._view
         _, wanted = view.search_exactly(queries, 500)
         found = [view.search(query, 500)[1][0] for query in queries[:, None]]
-        shares = [np.isin(w, f).mean() for w, f in zip(wanted, found, strict=True)]
-        self._recall = float(np.mean(shares))
+        self._recall = float(index_recall.recalls(np.stack(found), wanted).mean())
         return self._recall
 
     def _embed(self, rows: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

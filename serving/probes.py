@@ -36,14 +36,7 @@ def check_retrieval(
     _check_sizes(release, index)
     expected = np.array(release.probes["query_embeddings"], dtype=np.float32)
     embeddings = tower.embed(query_columns(release))
-    if embeddings.shape != expected.shape:
-        raise _mismatch(release, "query_tower", f"its shape is {list(embeddings.shape)}")
-    difference = np.abs(embeddings - expected).max()
-    # Written so that NaN fails.
-    if not difference <= TOLERANCE:
-        raise _mismatch(
-            release, "query_tower", f"embeddings differ by {difference:.2g}, allowed {TOLERANCE}"
-        )
+    _check_embeddings(release, "query_tower", embeddings, expected)
     # The recorded embeddings, not the new ones: this tests the index alone.
     _check_candidates(release, expected, index)
 
@@ -88,16 +81,22 @@ def check_ad_tower(
             for fields in index.display(rows)
         ]
     )
+    _check_embeddings(release, "ad_tower", embeddings, expected)
+    if not np.array_equal(features, index.features(rows)):
+        raise _mismatch(release, "ad_tower", "it encodes ads of the catalogue otherwise")
+
+
+def _check_embeddings(
+    release: manifest.Manifest, part: str, embeddings: np.ndarray, expected: np.ndarray
+) -> None:
     if embeddings.shape != expected.shape:
-        raise _mismatch(release, "ad_tower", f"its shape is {list(embeddings.shape)}")
+        raise _mismatch(release, part, f"its shape is {list(embeddings.shape)}")
     difference = np.abs(embeddings - expected).max()
     # Written so that NaN fails.
     if not difference <= TOLERANCE:
         raise _mismatch(
-            release, "ad_tower", f"embeddings differ by {difference:.2g}, allowed {TOLERANCE}"
+            release, part, f"embeddings differ by {difference:.2g}, allowed {TOLERANCE}"
         )
-    if not np.array_equal(features, index.features(rows)):
-        raise _mismatch(release, "ad_tower", "it encodes ads of the catalogue otherwise")
 
 
 def _check_sizes(release: manifest.Manifest, index: ad_index.AdIndex) -> None:

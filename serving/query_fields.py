@@ -81,13 +81,28 @@ class QueryFields:
         return columns
 
     def _unknown(self, group: str, name: Any) -> str:
-        message = f"{group}: unknown field {short(name)}"
-        close = difflib.get_close_matches(str(name), self._kinds, n=1)
         if name in self._ad_fields:
-            message += "; it is a field of the ad, which the catalogue holds"
-        elif close:
-            message += f"; did you mean {close[0]!r}?"
-        return f"{message}. Known fields: {', '.join(self._kinds)}."
+            hint = "; it is a field of the ad, which the catalogue holds"
+        else:
+            hint = suggestion(name, self._kinds)
+        return (
+            f"{group}: unknown field {short(name)}{hint}. Known fields: {', '.join(self._kinds)}."
+        )
+
+
+def suggestion(name: Any, known: Iterable[str]) -> str:
+    """Returns "; did you mean 'x'?" for an error message, or "" where nothing known is close."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def digits(value: Any) -> Any:
+    """Returns an integer as its decimal digits, because ids are often sent as JSON numbers.
+
+    What is no integer, or is one too long for any id, comes back as it is.
+    """
+    is_id = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 256
+    return str(value) if is_id else value
 
 
 def finite(value: Any) -> float | None:
@@ -157,8 +172,7 @@ def _check_list(place: str, values: Any) -> list[bytes]:
 
 
 def _check_string(place: str, value: Any) -> bytes:
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 256:
-        value = str(value)
+    value = digits(value)
     if not isinstance(value, str):
         raise errors.InvalidRequestError(
             f"{place}: expected a string, an integer or null, got {short(value)}. Send a number "

@@ -14,11 +14,25 @@ from serving import errors, query_fields
 
 _OUTPUT = "query_embedding"
 # What a raw field of each kind is to the SavedModel: [B], and [B, L] for lists.
-INPUTS = {
+_INPUTS = {
     "categorical": "string (None,)",
     "numeric": "float32 (None,)",
     "categorical_list": "string (None, None)",
 }
+
+
+def inputs_of(
+    signature: Any, fields: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the inputs that a tower of these raw fields takes, and those of its signature.
+
+    Args:
+        signature: Of the SavedModel.
+        fields: The manifest's query or ad fields.
+    """
+    expected = {field["name"]: _INPUTS[field["kind"]] for field in fields}
+    inputs = signature.structured_input_signature[1]
+    return expected, {name: f"{spec.dtype.name} {spec.shape}" for name, spec in inputs.items()}
 
 
 class QueryTower:
@@ -43,9 +57,7 @@ class QueryTower:
         """
         model = tf.saved_model.load(os.fspath(directory))
         signature = model.signatures["serving_default"]
-        inputs = signature.structured_input_signature[1]
-        expected = {field["name"]: INPUTS[field["kind"]] for field in fields}
-        found = {name: f"{spec.dtype.name} {spec.shape}" for name, spec in inputs.items()}
+        expected, found = inputs_of(signature, fields)
         if found != expected or _OUTPUT not in signature.structured_outputs:
             raise errors.ManifestFormatError(
                 f"{directory}: expected a signature from {expected} to {_OUTPUT}, got {found} to "

@@ -1,7 +1,6 @@
 """Checks a request against the manifest, so that what follows can rely on it."""
 
 import dataclasses
-import difflib
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -109,8 +108,7 @@ class Validator:
                 f"weights.{head}: this release has no {head} head, its training had no such "
                 f"label. Heads: {present}."
             )
-        close = difflib.get_close_matches(str(head), self._release.present_heads, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = query_fields.suggestion(head, self._release.present_heads)
         return f"weights: unknown head {query_fields.short(head)}{hint}. Heads: {present}."
 
 

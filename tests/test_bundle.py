@@ -90,26 +90,15 @@ def test_an_empty_or_missing_directory_is_refused(tmp_path):
         bundle.load(tmp_path / "nowhere")
 
 
-def test_a_query_tower_of_another_training_is_refused_by_name(base, tmp_path):
+@pytest.mark.parametrize("part", ["query_tower", "ad_tower"])
+def test_a_tower_of_another_training_is_refused_by_name(base, tmp_path, part):
     foreign = tmp_path / "foreign"
     serving_fixtures.publish(foreign, serving_fixtures.Recipe(seed=7))
-    shutil.rmtree(base / "query_tower/1")
-    shutil.copytree(foreign / "query_tower/1", base / "query_tower/1")
+    shutil.rmtree(base / f"{part}/1")
+    shutil.copytree(foreign / f"{part}/1", base / f"{part}/1")
     with pytest.raises(
         errors.ForeignPartError,
-        match="query_tower/1 comes from training training-7, the manifest expects training-0",
-    ):
-        bundle.load(base)
-
-
-def test_an_ad_tower_of_another_training_is_refused_by_name(base, tmp_path):
-    foreign = tmp_path / "foreign"
-    serving_fixtures.publish(foreign, serving_fixtures.Recipe(seed=7))
-    shutil.rmtree(base / "ad_tower/1")
-    shutil.copytree(foreign / "ad_tower/1", base / "ad_tower/1")
-    with pytest.raises(
-        errors.ForeignPartError,
-        match="ad_tower/1 comes from training training-7, the manifest expects training-0",
+        match=f"{part}/1 comes from training training-7, the manifest expects training-0",
     ):
         bundle.load(base)
 
