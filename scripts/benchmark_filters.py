@@ -15,8 +15,6 @@ and p99 are of the queries after it. Recall is against exact search among the el
 table, and as the last line JSON; --json=FILE writes it too.
 """
 
-import json
-import pathlib
 import time
 from typing import Any
 
@@ -49,10 +47,7 @@ def main() -> None:
         checked = checker.check(wanted)
         rows.append({"filter": name, **measure(searcher, embeddings, queries, fields, checked)})
     print_table(rows)
-    result = json.dumps({**state, "filters": rows})
-    if FLAGS.json:
-        pathlib.Path(FLAGS.json).write_text(result + "\n")
-    print(result)
+    measured_index.write({**state, "filters": rows})
 
 
 def catalogue(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:
@@ -89,16 +84,10 @@ def measure(
     filters: messages.Filters | None,
 ) -> Measured:
     """Searches with every query alone; returns a row of the table."""
-    seconds, found = [], []
-    for query in queries[:, None]:
-        started = time.perf_counter()
-        eligible = None if filters is None else fields.eligible(filters)
-        _, rows = searcher.search(query, FLAGS.k, eligible)
-        seconds.append(time.perf_counter() - started)
-        found.append(rows[0])
+    times, found = measured_index.time_filtered(searcher, fields, queries, filters)
     measured: Measured = {
         "eligible": len(embeddings),
-        **measured_index.milliseconds(seconds),
+        **times,
         "results": len(found[0]),
         "left_of_unfiltered": float(len(found[0])),
     }

@@ -12,7 +12,6 @@ The embeddings of added ads are given, not computed by an ad tower. Prints a tab
 last line JSON; --json=FILE writes it too.
 """
 
-import json
 import pathlib
 import tempfile
 import time
@@ -32,7 +31,6 @@ from serving import (
     live_state,
     live_store,
     live_update,
-    live_view,
 )
 
 flags.DEFINE_list("added", ["0", "1000", "5000", "20000", "50000"], "Numbers of added ads.")
@@ -59,10 +57,7 @@ def main() -> None:
             live.add_up_to(count)
             rows.append(measure(live, release, embeddings, queries))
     print_table(rows)
-    result = json.dumps({**state, "rows": rows})
-    if FLAGS.json:
-        pathlib.Path(FLAGS.json).write_text(result + "\n")
-    print(result)
+    measured_index.write({**state, "rows": rows})
 
 
 def _release(searcher: index_search.Searcher) -> ad_index.AdIndex:
@@ -146,8 +141,8 @@ def measure(
     kinds = {"group": "categorical", "title": "categorical", "price": "numeric"}
     checked = filter_fields.FilterFields(kinds).check(wanted)
     assert checked is not None
-    plain, found = _timed(view, queries, None)
-    filtered, _ = _timed(view, queries, checked)
+    plain, found = measured_index.time_filtered(view, view, queries, None)
+    filtered, _ = measured_index.time_filtered(view, view, queries, checked)
     # Exactly, over the live ads: rows of the release that are alive, then the added ones.
     added = live.state.condensed()
     gone = release.find([*added.removed])
@@ -167,19 +162,6 @@ def measure(
         **live.last,
         "open_seconds": live.open_seconds(release),
     }
-
-
-def _timed(
-    view: live_view.LiveView, queries: np.ndarray, filters: Any
-) -> tuple[dict[str, float], list[np.ndarray]]:
-    seconds, found = [], []
-    for query in queries[:, None]:
-        started = time.perf_counter()
-        eligible = None if filters is None else view.eligible(filters)
-        _, rows = view.search(query, FLAGS.k, eligible)
-        seconds.append(time.perf_counter() - started)
-        found.append(rows[0])
-    return measured_index.milliseconds(seconds), found
 
 
 def print_table(rows: list[Measured]) -> None:

@@ -19,15 +19,14 @@ import pathlib
 import sys
 from typing import Any
 
+import bundle_flags
 import command_line
 import local_service
 from absl import flags
 
 from serving import client, errors, messages, orchestrator
 
-flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bundle.")
-flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
-flags.DEFINE_integer("version", None, "Release to use; default: the latest.", lower_bound=1)
+flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("ranker_address", None, "host:port of a model server that runs already.")
 flags.DEFINE_string("server", None, "URL of a running scripts/serve.py; asks it by HTTP instead.")
 flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
@@ -76,7 +75,7 @@ class _Remote:
 
 
 async def _with_bundle() -> None:
-    base = pathlib.Path(FLAGS.bundle or pathlib.Path(FLAGS.workdir) / "bundle")
+    base = bundle_flags.base()
     async with local_service.open_service(base, FLAGS.version, FLAGS.ranker_address) as service:
         await _serve(service)
 

@@ -3,6 +3,7 @@
 Shapes: N ads, Q queries, D embedding size.
 """
 
+import json
 import pathlib
 import time
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import tower_embeddings
 from absl import flags
 
-from serving import ad_index, index_search
+from serving import ad_index, index_recall, index_search, messages
 
 _TUNING_QUERIES = 100
 
@@ -59,14 +60,40 @@ def exact_recall(
     """Returns the share of the exact top k of some embeddings among the found places; of none 1."""
     if not len(embeddings):
         return 1.0
-    _, wanted = faiss.knn(
-        queries, embeddings, min(k, len(embeddings)), metric=faiss.METRIC_INNER_PRODUCT
-    )
-    return float(np.mean([np.isin(w, f).mean() for w, f in zip(wanted, found, strict=True)]))
+    wanted = index_recall.exact_rows([embeddings], queries, k)
+    return float(index_recall.recalls(np.stack(found), wanted).mean())
 
 
-def milliseconds(seconds: list[float]) -> dict[str, float]:
-    """Returns the first, the median and the 99th percentile, these two without the first."""
+def time_filtered(
+    ads: Any, eligibility: Any, queries: np.ndarray, filters: messages.Filters | None
+) -> tuple[dict[str, float], list[np.ndarray]]:
+    """Searches with every query [Q, D] alone, resolving the filters each time.
+
+    Args:
+        ads: Is searched, by `search`.
+        eligibility: Resolves filters, by `eligible`.
+        queries: [Q, D] float32.
+        filters: Checked; None = every ad is eligible.
+
+    Returns:
+        Milliseconds of the first query, and the median and the 99th percentile of the others;
+        and the rows that each found.
+    """
+    seconds, found = [], []
+    for query in queries[:, None]:
+        started = time.perf_counter()
+        eligible = None if filters is None else eligibility.eligible(filters)
+        _, rows = ads.search(query, flags.FLAGS.k, eligible)
+        seconds.append(time.perf_counter() - started)
+        found.append(rows[0])
     values = 1000 * np.array(seconds)
     p50, p99 = np.percentile(values[1:], (50, 99))
-    return {"first_ms": float(values[0]), "p50_ms": float(p50), "p99_ms": float(p99)}
+    return {"first_ms": float(values[0]), "p50_ms": float(p50), "p99_ms": float(p99)}, found
+
+
+def write(result: dict[str, Any]) -> None:
+    """Prints the result as one line of JSON, and writes it where --json says."""
+    text = json.dumps(result)
+    if flags.FLAGS.json:
+        pathlib.Path(flags.FLAGS.json).write_text(text + "\n")
+    print(text)

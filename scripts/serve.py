@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+import bundle_flags
 import command_line
 import local_service
 import uvicorn
@@ -25,9 +26,7 @@ from absl import flags
 
 from serving import app, bundle, model_server, orchestrator, ranker_client
 
-flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bundle.")
-flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
-flags.DEFINE_integer("version", None, "Release to serve; default: the latest.", lower_bound=1)
+flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("host", "127.0.0.1", "Address of the REST service.")
 flags.DEFINE_integer("port", 8080, "Port of the REST service.", 1, 65535)
 flags.DEFINE_string("ranker_address", None, "host:port of a TensorFlow Serving that runs already.")
@@ -54,7 +53,7 @@ def main() -> None:
     # uvicorn drains on SIGTERM and then raises it again: without a handler that would end this
     # process before the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    base = pathlib.Path(FLAGS.bundle or pathlib.Path(FLAGS.workdir) / "bundle")
+    base = bundle_flags.base()
     _check_port_is_free(FLAGS.host, FLAGS.port)
     release = bundle.load(base, FLAGS.version)
     print(f"release {release.version}: {release.manifest.index['num_ads']:,} ads, verified")

@@ -22,14 +22,13 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import bundle_flags
 import command_line
 from absl import flags
 
 from serving import bundle, live_index, manifest
 
-flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bundle.")
-flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
-flags.DEFINE_integer("version", None, "Release to update; default: the latest.", lower_bound=1)
+flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("add", None, "File of ads to add or change: .jsonl or .csv.")
 flags.DEFINE_string("remove", None, "File of ids of ads to remove, one a line.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
@@ -37,7 +36,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    base = pathlib.Path(FLAGS.bundle or pathlib.Path(FLAGS.workdir) / "bundle")
+    base = bundle_flags.base()
     release = bundle.load(base, FLAGS.version)
     # Read before anything is written: a file that cannot be read changes nothing.
     ads = _read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else []

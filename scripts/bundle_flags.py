@@ -1,0 +1,15 @@
+"""The flags that name a release, shared by the scripts that use one."""
+
+import pathlib
+
+from absl import flags
+
+flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bundle.")
+flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
+flags.DEFINE_integer("version", None, "Release; default: the latest.", lower_bound=1)
+FLAGS = flags.FLAGS
+
+
+def base() -> pathlib.Path:
+    """Returns the base directory of the bundles."""
+    return pathlib.Path(FLAGS.bundle or pathlib.Path(FLAGS.workdir) / "bundle")
