@@ -16,7 +16,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving import ad_index, bundle, manifest, parts, query_fields
-from tfrec import ranker, ranker_training, retrieval, signatures
+from tfrec import calibrators as calibrators_lib
+from tfrec import ranker, retrieval, signatures
 from tfrecords import encoding, reader
 
 NUM_PROBES = 8
@@ -32,7 +33,7 @@ def export(
     data_set: reader.DataSet,
     two_tower: retrieval.TwoTower,
     model: ranker.Ranker,
-    calibrators: ranker_training.Calibrators,
+    calibrators: calibrators_lib.Calibrators,
     index_config: ad_index.IndexConfig,
     metrics: Mapping[str, Any],
 ) -> manifest.Manifest:

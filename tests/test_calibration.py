@@ -1,12 +1,12 @@
 """Calibrators: what they recover, and how they behave on little data."""
 
-import dataclasses
+import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import calibration, ranker_training
+from tfrec import calibration, calibrators
 
 
 def sigmoid(x):
@@ -63,7 +63,7 @@ def test_scale_without_revenue_or_prediction_is_one():
     assert calibration.fit_scale(np.ones(5), np.zeros(5)) == 1.0
 
 
-CALIBRATORS = ranker_training.Calibrators(
+CALIBRATORS = calibrators.Calibrators(
     calibration.Platt(2.0, -1.0), calibration.Platt(0.5, 0.25), 3.0
 )
 
@@ -84,5 +84,5 @@ def test_calibrators_apply_to_each_head_and_engagement_stays_below_click():
 
 
 def test_calibrators_round_trip_as_json():
-    value = dataclasses.asdict(CALIBRATORS)
-    assert ranker_training.calibrators_from_json(value) == CALIBRATORS
+    value = json.loads(json.dumps(CALIBRATORS.to_json()))
+    assert calibrators.Calibrators.from_json(value) == CALIBRATORS

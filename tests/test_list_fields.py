@@ -26,6 +26,7 @@ from serving import (
     probes,
     query_tower,
 )
+from tfrec import calibrators as calibrators_lib
 from tfrec import ranker_training, retrieval, retrieval_training
 from tfrecords import catalogue, encoding, packing, reader
 from tfrecords import schema as schema_lib
@@ -135,7 +136,7 @@ def ranker_model(ranker_config):
 def base(two_tower, ranker_model, tmp_path_factory):
     base = tmp_path_factory.mktemp("lists")
     flat = ad_index.IndexConfig(kind="Flat")
-    calibrators = ranker_training.Calibrators()
+    calibrators = calibrators_lib.Calibrators()
     export.export(base, DataSet(), two_tower, ranker_model, calibrators, flat, {})
     return base
 
@@ -156,7 +157,7 @@ def test_the_exported_ranker_equals_the_offline_encoder_and_the_model(base, rank
     ads = np.stack([encode("ad", ADS)] * len(REQUESTS))
     assert ads.shape == (5, NUM_ADS, 4)
     logits = ranker_model.score(encoded_requests(), ads)
-    expected = ranker_training.Calibrators().apply(logits)
+    expected = calibrators_lib.Calibrators().apply(logits)
     served = load(base, "ranker")(ad_features=tf.constant(ads), **raw_requests())
     assert served.keys() == expected.keys()
     for name, values in served.items():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tfrec import calibrators as calibrators_lib
 from tfrec import (
     metrics,
     planted,
@@ -40,7 +41,7 @@ class Models:
 
     two_tower: retrieval.TwoTower
     ranker: ranker.Ranker
-    calibrators: ranker_training.Calibrators
+    calibrators: calibrators_lib.Calibrators
 
 
 def evaluate(

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrec import calibration, losses, metrics, ranker, training
+from tfrec import calibrators as calibrators_lib
 from tfrec import config as config_lib
+from tfrec import losses, metrics, ranker, training
 from tfrecords import encoding, reader
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
@@ -44,37 +45,6 @@ class Predictions:
         owner = np.repeat(np.arange(len(self.list_lengths)), self.list_lengths)
         lengths = np.bincount(owner[known], minlength=len(self.list_lengths))
         return self.labels[head][known], known, lengths[lengths > 0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibrators:
-    """One calibrator a head; engagement is calibrated given a click."""
-
-    click: calibration.Platt = calibration.IDENTITY
-    engagement: calibration.Platt = calibration.IDENTITY
-    revenue_factor: float = 1.0
-
-    def apply(self, logits: ranker.Logits) -> dict[str, tf.Tensor]:
-        """Returns the calibrated served values of `ranker.probabilities`."""
-        scaled = dict(logits)
-        scaled["click"] = self.click.scale * logits["click"] + self.click.offset
-        if "engagement" in logits:
-            scaled["engagement"] = (
-                self.engagement.scale * logits["engagement"] + self.engagement.offset
-            )
-        served = ranker.probabilities(scaled)
-        if "expected_revenue" in served:
-            served["expected_revenue"] *= self.revenue_factor
-        return served
-
-
-def calibrators_from_json(value: dict[str, Any]) -> Calibrators:
-    """The inverse of `dataclasses.asdict`."""
-    return Calibrators(
-        calibration.Platt(**value["click"]),
-        calibration.Platt(**value["engagement"]),
-        value["revenue_factor"],
-    )
 
 
 def build(data_set: reader.DataSet, config: config_lib.RankerConfig) -> ranker.Ranker:
@@ -132,10 +102,11 @@ def predict(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predi
     )
 
 
-def served_values(predictions: Predictions, calibrators: Calibrators) -> dict[str, np.ndarray]:
+def served_values(
+    predictions: Predictions, calibrators: calibrators_lib.Calibrators
+) -> dict[str, np.ndarray]:
     """Returns the calibrated probabilities and expected revenue [L] of predictions."""
-    logits = {head: tf.constant(values) for head, values in predictions.logits.items()}
-    return {name: value.numpy() for name, value in calibrators.apply(logits).items()}
+    return calibrators_lib.served_values(predictions.logits, calibrators)
 
 
 def train_and_evaluate(
@@ -175,10 +146,11 @@ def train_and_evaluate(
         lambda: _validate(model, data_set),
         progress,
     )
-    calibrators = fit_calibrators(predict(model, data_set, "validation"))
+    held_out = predict(model, data_set, "validation")
+    calibrators = calibrators_lib.fit(held_out.logits, held_out.labels)
     description = {
         "heads": list(model.heads),
-        "calibrators": dataclasses.asdict(calibrators),
+        "calibrators": calibrators.to_json(),
         "history": history,
     }
     training.write_description(workdir / "ranker.json", data_set, description)
@@ -186,7 +158,7 @@ def train_and_evaluate(
 
 def load(
     data_set: reader.DataSet, workdir: pathlib.Path
-) -> tuple[ranker.Ranker, Calibrators, dict[str, Any]]:
+) -> tuple[ranker.Ranker, calibrators_lib.Calibrators, dict[str, Any]]:
     """Restores a trained ranker.
 
     Raises:
@@ -199,26 +171,7 @@ def load(
     config = config_lib.RankerConfig(**json.loads((workdir / "config.json").read_text()))
     model = build(data_set, config)
     training.restore_best(model, workdir)
-    return model, calibrators_from_json(description["calibrators"]), description
-
-
-def fit_calibrators(predictions: Predictions) -> Calibrators:
-    """Fits calibrators on the predictions of held-out rows."""
-    logits = predictions.logits
-    labels, known, _ = predictions.labelled("click")
-    click = calibration.fit_platt(labels, logits["click"][known])
-    engagement = calibration.Platt()
-    if "engagement" in logits:
-        clicked = (predictions.labels["click"] > 0) & predictions.labelled("engagement")[1]
-        engagement = calibration.fit_platt(
-            predictions.labels["engagement"][clicked], logits["engagement"][clicked]
-        )
-    factor = 1.0
-    if "revenue" in logits:
-        raw = served_values(predictions, Calibrators())["expected_revenue"]
-        labels, known, _ = predictions.labelled("revenue")
-        factor = calibration.fit_scale(labels, raw[known])
-    return Calibrators(click, engagement, factor)
+    return model, calibrators_lib.Calibrators.from_json(description["calibrators"]), description
 
 
 def _losses(
@@ -233,7 +186,9 @@ def _losses(
 def _validate(model: ranker.Ranker, data_set: reader.DataSet) -> dict[str, float]:
     predictions = predict(model, data_set, "validation")
     labels, known, _ = predictions.labelled("click")
-    probabilities = served_values(predictions, Calibrators())["click_probability"][known]
+    probabilities = served_values(predictions, calibrators_lib.Calibrators())["click_probability"][
+        known
+    ]
     auc = metrics.auc(labels, probabilities)
     result = {"validation_click_log_loss": metrics.log_loss(labels, probabilities)}
     return result if auc is None else {**result, "validation_click_auc": auc}

@@ -14,7 +14,8 @@ Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, 
 
 import tensorflow as tf
 
-from tfrec import ranker, ranker_training, retrieval
+from tfrec import calibrators as calibrators_lib
+from tfrec import ranker, retrieval
 from tfrecords import encoding
 
 
@@ -56,7 +57,7 @@ class RankerModule(tf.Module):
         self,
         fitted: encoding.FittedSchema,
         model: ranker.Ranker,
-        calibrators: ranker_training.Calibrators,
+        calibrators: calibrators_lib.Calibrators,
     ) -> None:
         super().__init__(name="ranker")
         self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
