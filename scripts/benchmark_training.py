@@ -149,8 +149,7 @@ def _prepare(data_set: reader.DataSet, model: str, prefix: str) -> tuple[tf.data
         options = config.RankerConfig()
         built = ranker_training.build(data_set, options)
         losses = functools.partial(ranker_training._losses, built, options)
-        per_request = data_set.num_rows("train") / data_set.num_requests("train")
-        dataset = data_set.batches("train", round(options.batch_size / per_request), seed=1)
+        dataset = data_set.batches_of_like_lists("train", options.batch_size, seed=1)
     if prefix:
         return dataset, _adam_step(built, losses, options.learning_rate, dataset.element_spec)
     rates = options.learning_rate, options.embedding_learning_rate

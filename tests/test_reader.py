@@ -186,6 +186,24 @@ def test_batches_are_near_even_and_at_most_of_the_size_asked_for(written):
     assert 50 < min(sizes) <= max(sizes) <= 100
 
 
+@pytest.mark.parametrize("size", [2, 60, 100_000])
+def test_batches_of_like_lists_hold_every_request_once_and_little_padding(written, size):
+    in_order = [x for batch in written.batches("train", 500) for x in lists_of(batch)]
+    batches = list(written.batches_of_like_lists("train", size, seed=3))
+    found = [x for batch in batches for x in lists_of(batch)]
+    assert collections.Counter(found) == collections.Counter(in_order)
+    rows = [int(batch["mask"].numpy().sum()) for batch in batches]
+    # A list has at most five ads, which a batch may be over or under.
+    assert min(rows) > 0
+    assert max(rows) <= size + 5
+    if size == 60:
+        # Of five lengths at most four pairs meet in a batch of a window.
+        windows = len(list(written.windows("train")))
+        assert sum(not batch["mask"].numpy().all() for batch in batches) <= 4 * windows
+        longest = [batch["mask"].shape[1] for batch in batches[: len(batches) // windows]]
+        assert longest != sorted(longest)
+
+
 @pytest.mark.parametrize("seed", [None, 4])
 def test_clicked_pairs_are_exactly_the_clicks_with_their_queries(written, seed):
     parts = concatenate([requests(375, i, 375 * i) for i in range(8)])

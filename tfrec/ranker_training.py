@@ -129,20 +129,20 @@ def train_and_evaluate(
     check(data_set)
     config_lib.save(config, workdir / "config.json")
     model = build(data_set, config)
-    rows, requests = data_set.num_rows("train"), data_set.num_requests("train")
-    requests_per_batch = max(1, round(config.batch_size * requests / rows))
     plan = training.Plan(
         epochs=config.epochs,
         patience=config.patience,
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,
-        steps_per_epoch=max(1, round(requests / requests_per_batch)),
+        steps_per_epoch=max(1, round(data_set.num_rows("train") / config.batch_size)),
         metric="validation_click_log_loss",
         maximise=False,
     )
     trainer = training.Trainer(model, functools.partial(_losses, model, config), plan, workdir)
     history = trainer.fit(
-        lambda epoch: data_set.batches("train", requests_per_batch, seed=config.seed + epoch),
+        lambda epoch: data_set.batches_of_like_lists(
+            "train", config.batch_size, seed=config.seed + epoch
+        ),
         lambda: _validate(model, data_set),
         progress,
     )
