@@ -72,12 +72,17 @@ def converted(
     schema: schema_lib.Schema | None = None,
     ads_path: pathlib.Path | None = None,
     rows_per_chunk: int = log.ROWS_PER_CHUNK,
+    format: str = "criteo_kaggle",
     **options: Any,
 ) -> reader.DataSet:
     """Converts a log with fractions of 0.1, 0.1 and 0.01 where no others are given."""
     fractions = {"validation_fraction": 0.1, "test_fraction": 0.1, "max_rejected_fraction": 0.01}
     source = convert.Source(
-        path, schema or criteo.schema(), ads_path=ads_path, rows_per_chunk=rows_per_chunk
+        path,
+        schema or criteo.schema(),
+        format,
+        ads_path=ads_path,
+        rows_per_chunk=rows_per_chunk,
     )
     convert.convert(source, directory, **{**fractions, **options})
     return reader.DataSet(directory)

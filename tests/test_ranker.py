@@ -134,6 +134,7 @@ def test_the_gradient_reaches_every_trainable_variable(data_set, ranker_config):
     batch = next(iter(data_set.batches("train", 64)))
     with tf.GradientTape() as tape:
         logits = model(batch["query"], batch["ad"], training=True)
+        logits = model.as_logged(logits, batch["position"])
         loss = losses.total(batch, logits, 1.0, 1.0)["loss"]
     gradients = tape.gradient(loss, model.trainable_variables)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):

@@ -89,6 +89,11 @@ class RankerConfig:
     feed_forward_dim: int = option(256, "Width of the feed-forward layers.")
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.")
     dropout: float = option(0.1, "Dropout rate.")
+    num_positions: int = option(
+        50,
+        "Slots whose effect on clicks is learnt, where the log has them, and left out at "
+        "serving; later slots count as the last. 0: positions are not used.",
+    )
     epochs: int = option(10, "Most passes over the training requests; sets the schedule.")
     patience: int = option(2, "Passes without a better validation loss before stopping.")
     batch_size: int = option(512, "Impressions in a batch, about; lists are kept whole.")

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tfrec import attention, features
+from tfrec import attention, features, position_bias
 from tfrec import config as config_lib
 from tfrecords import encoding
 
@@ -37,6 +37,7 @@ class Ranker(tf.keras.Model):
         fitted: The fitted schema.
         config: Sizes.
         heads: Heads to build, of `click`, `engagement`, `revenue`: the labels of the log.
+        num_positions: Slots whose effect is learnt and left out at serving; 0 is none.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Ranker(tf.keras.Model):
         fitted: encoding.FittedSchema,
         config: config_lib.RankerConfig,
         heads: Sequence[str],
+        num_positions: int = 0,
     ) -> None:
         super().__init__()
         schema, width = fitted.schema, config.model_dim
@@ -68,6 +70,11 @@ class Ranker(tf.keras.Model):
         self._heads = {
             head: tf.keras.layers.Dense(3 if head == "revenue" else 1) for head in self.heads
         }
+        # Engagement is modelled given a click, and the slot acts on the click alone.
+        self._biased_heads = tuple(h for h in self.heads if h != "engagement")
+        self.position_bias = None
+        if num_positions > 1:
+            self.position_bias = position_bias.PositionBias(num_positions, len(self._biased_heads))
         self.score = tf.function(
             self.call,
             input_signature=[
@@ -78,8 +85,10 @@ class Ranker(tf.keras.Model):
 
     @property
     def sparse_variables(self) -> list[tf.Variable]:
-        """The embedding tables, which take sparse updates."""
-        return self.query_embeddings.sparse_variables + self.ad_embeddings.sparse_variables
+        """The embedding tables, which take sparse updates, and the small one of the slots."""
+        tables = self.query_embeddings.sparse_variables + self.ad_embeddings.sparse_variables
+        # It must move as fast as the tables: what it lags behind goes to the ads' own logits.
+        return tables if self.position_bias is None else [*tables, self.position_bias.steps]
 
     def call(self, query: tf.Tensor, ad: tf.Tensor, training: bool = False) -> Logits:
         """Scores candidates.
@@ -118,6 +127,26 @@ class Ranker(tf.keras.Model):
         output = tf.concat([self._final_norm(candidates), encoded, pairs], axis=-1)
         logits = {head: layer(output) for head, layer in self._heads.items()}
         return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
+
+    def as_logged(self, logits: Logits, position: tf.Tensor | None) -> Logits:
+        """Adds what the slots added in which ads were shown.
+
+        Args:
+            logits: Those of `call`, of ads in the first slot.
+            position: [B, C] int32 logged slots; None where the log does not know them.
+
+        Returns:
+            The logits of what was logged, for losses and metrics of logged rows; never served.
+        """
+        if self.position_bias is None or position is None:
+            return logits
+        biases = tf.unstack(self.position_bias(position), axis=-1)
+        of_head = dict(zip(self._biased_heads, biases, strict=True))
+        logged = {**logits, "click": logits["click"] + of_head["click"]}
+        if "revenue" in logits:
+            positive_logit, *amount = tf.unstack(logits["revenue"], axis=-1)
+            logged["revenue"] = tf.stack([positive_logit + of_head["revenue"], *amount], axis=-1)
+        return logged
 
     def embedding_penalty(self, query: tf.Tensor, ad: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Returns the mean squared norm of the field embeddings that a batch uses."""

@@ -51,12 +51,28 @@ def build(data_set: reader.DataSet, config: config_lib.RankerConfig) -> ranker.R
     """Builds an untrained ranker for a data set, with its weights created."""
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
-    model = ranker.Ranker(data_set.fitted, config, data_set.spec.labels)
+    num_positions = config.num_positions if knows_positions(data_set) else 0
+    model = ranker.Ranker(data_set.fitted, config, data_set.spec.labels, num_positions)
     model(
         tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
         tf.zeros([1, 1, encoding.width(schema.ad_fields)], tf.int32),
     )
     return model
+
+
+def knows_positions(data_set: reader.DataSet) -> bool:
+    """Returns whether the log says in which slots its ads were shown.
+
+    Ads that were drawn as not clicked were in no slot: beside them, a slot would tell the click.
+    """
+    sampled = any(split["sampled"] for split in data_set.description["splits"].values())
+    return data_set.spec.has_position and not sampled
+
+
+def first_position(data_set: reader.DataSet) -> int:
+    """Returns the log's number of the first slot: logs count from 0 or from 1."""
+    window = next(iter(data_set.windows("train")))
+    return int(tf.reduce_min(window["position"]))
 
 
 def check(data_set: reader.DataSet) -> None:
@@ -80,13 +96,14 @@ def check(data_set: reader.DataSet) -> None:
 
 
 def predict(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predictions:
-    """Scores every shown ad of a split."""
+    """Scores every shown ad of a split, in the slot it was logged in."""
     logits: dict[str, list[np.ndarray]] = {head: [] for head in model.heads}
     labels: dict[str, list[np.ndarray]] = {label: [] for label in data_set.spec.labels}
     lengths, ad_rows = [], []
     for batch in data_set.batches(split, REQUESTS_PER_EVALUATION_BATCH):
         mask = batch["mask"].numpy()
-        for head, values in model.score(batch["query"], batch["ad"]).items():
+        scores = model.as_logged(model.score(batch["query"], batch["ad"]), batch.get("position"))
+        for head, values in scores.items():
             logits[head].append(values.numpy()[mask])
         for label in labels:
             labels[label].append(batch[label].numpy()[mask])
@@ -129,6 +146,8 @@ def train_and_evaluate(
     check(data_set)
     config_lib.save(config, workdir / "config.json")
     model = build(data_set, config)
+    if model.position_bias is not None:
+        model.position_bias.first.assign(first_position(data_set))
     plan = training.Plan(
         epochs=config.epochs,
         patience=config.patience,
@@ -178,6 +197,7 @@ def _losses(
     model: ranker.Ranker, config: config_lib.RankerConfig, batch: reader.Batch
 ) -> dict[str, tf.Tensor]:
     logits = model(batch["query"], batch["ad"], training=True)
+    logits = model.as_logged(logits, batch.get("position"))
     parts = losses.total(batch, logits, config.engagement_weight, config.revenue_weight)
     penalty = model.embedding_penalty(batch["query"], batch["ad"], batch["mask"])
     return {**parts, "loss": parts["loss"] + config.embedding_l2 * penalty}
