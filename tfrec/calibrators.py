@@ -1,51 +1,74 @@
 """One calibrator a head, fitted on held-out rows and baked into the ranker's SavedModel.
 
-Shapes: L shown ads with known or missing (NaN) labels.
+Click is calibrated by its logit, engagement by its logit given a click, revenue in its two
+parts: the logit of being positive, and the amount where it is.
+
+Shapes: L shown ads with known or missing (NaN) labels; R requests.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 
-from tfrec import calibration, ranker
+from tfrec import calibration, curve_choice, curve_fitting, ranker
+
+NUM_FOLDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibrators:
-    """One calibrator a head; engagement is calibrated given a click."""
+    """The calibrators of a ranker.
 
-    click: calibration.Platt = calibration.IDENTITY
-    engagement: calibration.Platt = calibration.IDENTITY
-    revenue_factor: float = 1.0
+    Attributes:
+        click: Of the click logit.
+        engagement: Of the logit of engaging after a click.
+        revenue: Of the logit of any revenue.
+        amount: Of the log-normal's mean, which is of log revenue.
+    """
+
+    click: calibration.Curve = calibration.IDENTITY
+    engagement: calibration.Curve = calibration.IDENTITY
+    revenue: calibration.Curve = calibration.IDENTITY
+    amount: calibration.Platt = calibration.IDENTITY
+
+    def calibrated(self, logits: ranker.Logits) -> dict[str, tf.Tensor]:
+        """Returns calibrated logits, of the shapes of the ranker's."""
+        result = {"click": self.click.tensor(logits["click"])}
+        if "engagement" in logits:
+            result["engagement"] = self.engagement.tensor(logits["engagement"])
+        if "revenue" in logits:
+            positive, mean, scale = tf.unstack(logits["revenue"], axis=-1)
+            parts = [self.revenue.tensor(positive), self.amount.tensor(mean), scale]
+            result["revenue"] = tf.stack(parts, axis=-1)
+        return result
 
     def apply(self, logits: ranker.Logits) -> dict[str, tf.Tensor]:
         """Returns the calibrated served values of `ranker.probabilities`."""
-        scaled = dict(logits)
-        scaled["click"] = self.click.scale * logits["click"] + self.click.offset
-        if "engagement" in logits:
-            scaled["engagement"] = (
-                self.engagement.scale * logits["engagement"] + self.engagement.offset
-            )
-        served = ranker.probabilities(scaled)
-        if "expected_revenue" in served:
-            served["expected_revenue"] *= self.revenue_factor
-        return served
+        return ranker.probabilities(self.calibrated(logits))
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values."""
-        return dataclasses.asdict(self)
+        return {f.name: getattr(self, f.name).to_json() for f in dataclasses.fields(self)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        return cls(
-            calibration.Platt(**value["click"]),
-            calibration.Platt(**value["engagement"]),
-            value["revenue_factor"],
-        )
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: It holds no calibrators.
+        """
+        fields = dict(value)
+        if "revenue_factor" in fields:  # as written before revenue had curves
+            fields["amount"] = {"offset": math.log(fields.pop("revenue_factor"))}
+        curves: dict[str, Any] = {n: calibration.from_json(curve) for n, curve in fields.items()}
+        try:
+            return cls(**curves)
+        except TypeError as error:
+            raise ValueError(f"Not the calibrators of a ranker: {error}.") from error
 
 
 def served_values(
@@ -56,23 +79,73 @@ def served_values(
     return {name: value.numpy() for name, value in calibrators.apply(tensors).items()}
 
 
-def fit(logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> Calibrators:
+def fold_of_rows(list_lengths: np.ndarray) -> np.ndarray:
+    """Cuts rows into runs of whole requests, in the log's order, of about equally many rows.
+
+    Runs rather than random rows: neighbours are alike, and what changes over time counts as
+    what was not seen.
+
+    Returns:
+        [L] the fold of each row, below `NUM_FOLDS`.
+    """
+    lengths = np.asarray(list_lengths)
+    middle = np.cumsum(lengths) - lengths / 2
+    return np.repeat((middle * NUM_FOLDS / max(lengths.sum(), 1)).astype(int), lengths)
+
+
+def fit(
+    logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], folds: np.ndarray
+) -> Calibrators:
     """Fits calibrators on held-out rows.
 
     Args:
         logits: `click` [L], `engagement` [L], `revenue` [L, 3]; those of the heads built.
         labels: `click`, `engagement`, `revenue` [L]; NaN where missing.
+        folds: [L] to choose the kind of each curve by cross-validation.
+
+    Raises:
+        ValueError: A logit is not finite.
     """
-    known = {head: ~np.isnan(values) for head, values in labels.items()}
-    click = calibration.fit_platt(labels["click"][known["click"]], logits["click"][known["click"]])
-    engagement = calibration.Platt()
+
+    def choose(head: str, target: np.ndarray, logit: np.ndarray, rows: np.ndarray) -> Any:
+        try:
+            return curve_choice.choose(target[rows].astype(float), logit[rows], folds[rows])
+        except ValueError as error:
+            raise ValueError(f"{head}: {error}") from error
+
+    known = {head: ~np.isnan(labels[head]) for head in logits}
+    curves = {"click": choose("click", labels["click"], logits["click"], known["click"])}
     if "engagement" in logits:
         clicked = (labels["click"] > 0) & known["engagement"]
-        engagement = calibration.fit_platt(
-            labels["engagement"][clicked], logits["engagement"][clicked]
+        curves["engagement"] = choose(
+            "engagement", labels["engagement"], logits["engagement"], clicked
         )
-    factor = 1.0
-    if "revenue" in logits:
-        raw = served_values(logits, Calibrators())["expected_revenue"]
-        factor = calibration.fit_scale(labels["revenue"][known["revenue"]], raw[known["revenue"]])
-    return Calibrators(click, engagement, factor)
+    if "revenue" not in logits:
+        return Calibrators(**curves)
+    revenue, rows = labels["revenue"], known["revenue"]
+    curves["revenue"] = choose("revenue", revenue > 0, logits["revenue"][:, 0], rows)
+    paid = rows & (np.where(rows, revenue, 0.0) > 0)
+    line = curve_fitting.fit_line(np.log(revenue[paid]), logits["revenue"][paid, 1])
+    before = served_values(logits, Calibrators(**curves, amount=line))["expected_revenue"]
+    factor = curve_fitting.fit_factor(revenue[rows], before[rows])
+    return Calibrators(
+        **curves, amount=calibration.Platt(line.scale, line.offset + math.log(factor))
+    )
+
+
+def cross_fitted(
+    logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], folds: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns calibrated logits, those of each fold by calibrators fitted on the others."""
+    result = {head: np.empty_like(values) for head, values in logits.items()}
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        calibrators = fit(_taken(logits, ~held_out), _taken(labels, ~held_out), folds[~held_out])
+        tensors = {head: tf.constant(values[held_out]) for head, values in logits.items()}
+        for head, values in calibrators.calibrated(tensors).items():
+            result[head][held_out] = values.numpy()
+    return result
+
+
+def _taken(columns: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in columns.items()}

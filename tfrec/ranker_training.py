@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfrec import calibrators as calibrators_lib
 from tfrec import config as config_lib
-from tfrec import losses, metrics, ranker, training
+from tfrec import losses, metrics, ranker, ranker_validation, training
 from tfrecords import encoding, reader
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
@@ -126,6 +126,18 @@ def served_values(
     return calibrators_lib.served_values(predictions.logits, calibrators)
 
 
+def fit_calibrators(predictions: Predictions) -> calibrators_lib.Calibrators:
+    """Fits calibrators on the predictions of held-out rows."""
+    folds = calibrators_lib.fold_of_rows(predictions.list_lengths)
+    return calibrators_lib.fit(predictions.logits, predictions.labels, folds)
+
+
+def cross_fitted(predictions: Predictions) -> dict[str, np.ndarray]:
+    """Returns calibrated logits of held-out rows, none of which fitted its own calibrator."""
+    folds = calibrators_lib.fold_of_rows(predictions.list_lengths)
+    return calibrators_lib.cross_fitted(predictions.logits, predictions.labels, folds)
+
+
 def train_and_evaluate(
     data_set: reader.DataSet,
     config: config_lib.RankerConfig,
@@ -166,10 +178,13 @@ def train_and_evaluate(
         progress,
     )
     held_out = predict(model, data_set, "validation")
-    calibrators = calibrators_lib.fit(held_out.logits, held_out.labels)
+    calibrators = fit_calibrators(held_out)
     description = {
         "heads": list(model.heads),
         "calibrators": calibrators.to_json(),
+        "validation": ranker_validation.measure(
+            cross_fitted(held_out), held_out.labels, held_out.list_lengths
+        ),
         "history": history,
     }
     training.write_description(workdir / "ranker.json", data_set, description)
