@@ -92,9 +92,10 @@ def measure(
     for config in tune_index.structures(targets, num_ads, FLAGS.kinds, FLAGS.num_lists or [None]):
         if config.kind == "Flat" and num_ads > _MOST_HELD:
             continue
-        print(f"{num_ads:,} ads: {config.kind} {config.storage}", flush=True)
+        print(f"{num_ads:,} ads: {config.kind} {config.storage} {config.refine}", flush=True)
         asked = slice(None, _MOST_EXACT_QUERIES if config.kind == "Flat" else None)
-        name = "-".join(map(str, [num_ads, config.kind, config.storage, config.num_lists]))
+        built = [num_ads, config.kind, config.storage, config.refine, config.num_lists]
+        name = "-".join(map(str, built))
         saved = workdir / f"{name}.faiss"
         structure = index_rows.build(catalogue, config, queries.shape[1], saved)
         rows += index_rows.measure(structure, queries[asked], wanted[asked], saved)
@@ -199,5 +200,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("scann_python", None, "An interpreter with scann and numpy.")
     flags.DEFINE_string("json", None, "File for the JSON.")
     FLAGS.set_default("workdir", None)
-    FLAGS.set_default("kinds", "Flat,IVFPQ")
+    FLAGS.set_default("kinds", "Flat,IVFPQ,IVFPQbf16")
     command_line.run(main)

@@ -22,7 +22,7 @@ from absl import flags
 
 from serving import index_kinds, index_trials, index_tuning
 
-KINDS = ("Flat", "IVF", "IVFSQ8", "IVFPQ", "HNSW", "HNSWSQ8")
+KINDS = ("Flat", "IVF", "IVFSQ8", "IVFPQ", "IVFPQbf16", "HNSW", "HNSWSQ8")
 # Graphs are built on one thread, so that they are the same every time: an hour at a million.
 _MOST_ADS_OF_A_GRAPH = 200_000
 
@@ -91,8 +91,10 @@ def structures(
         raise ValueError(f"--kinds: expected some of {KINDS}, got {sorted(unknown)}.")
     tried = []
     for kind in kinds:
-        storage = "SQ8" if kind.endswith("SQ8") else "float"
-        config = dataclasses.replace(targets, kind=kind.removesuffix("SQ8"), storage=storage)
+        stored = "SQ8" if kind.endswith("SQ8") else "float"
+        refine = "SQbf16" if kind.endswith("bf16") else targets.refine
+        name = kind.removesuffix("SQ8").removesuffix("bf16")
+        config = dataclasses.replace(targets, kind=name, storage=stored, refine=refine)
         cells = num_lists if kind.startswith("IVF") else [None]
         for count in cells:
             lists = None if count is None else int(count)

@@ -18,7 +18,7 @@ from typing import Any
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 AUTO = "auto"
 STORAGES = ("float", "SQ8")
-REFINEMENTS = ("SQ8", "SQfp16", "RFlat")
+REFINEMENTS = ("SQ8", "SQbf16", "SQfp16", "RFlat")
 # Points for each centroid that k-means is given and at least needs (faiss's own rule is 39 to
 # 256); beyond, the cells that a query needs get some per cent smaller and training much longer.
 POINTS_PER_CENTROID = 100
@@ -41,8 +41,8 @@ class IndexConfig:
         num_probes: IVF kinds: cells searched; default num_lists / 16, and enough cells for
             `num_candidates`. Tuning widens it.
         num_codes: IVFPQ: 4-bit codes for each ad; default D / 2.
-        refine: IVFPQ: what the best codes are scored with again: `SQ8`, `SQfp16` or `RFlat`
-            (exact), in 1, 2 or 4 bytes a dimension.
+        refine: IVFPQ: what the best codes are scored with again: `SQ8`, `SQbf16`, `SQfp16` or
+            `RFlat` (exact), in 1, 2, 2 or 4 bytes a dimension. `SQbf16` is the faster to read.
         refine_factor: IVFPQ: candidates scored again, in multiples of k; tuning widens it.
         num_neighbours: HNSW: links of each ad.
         search_width: HNSW: ads kept open in a search; default num_candidates; tuning

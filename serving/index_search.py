@@ -15,6 +15,11 @@ from serving import errors, filtered_search, index_build, refinement, row_set
 _faiss: Any = faiss
 
 
+# faiss's search of fast-scan codes cell by cell, for one query a tenth faster than its default,
+# which is the faster for many.
+_CELL_BY_CELL = 11
+
+
 class Searcher:
     """An inner-product FAISS index that always gives as many ads as asked for.
 
@@ -37,6 +42,7 @@ class Searcher:
         else:
             self.kind = "IVFPQ" if self._refined else "IVF"
         self._refinement = refinement.Refinement(index) if self._refined else None
+        self._fast_scan: Any = _faiss.downcast_index(self._ivf) if self._refined else None
         self._pool = futures.ThreadPoolExecutor(num_threads) if num_threads > 1 else None
         self._filtered = filtered_search.FilteredSearch(index, self._refinement)
 
@@ -111,6 +117,8 @@ class Searcher:
             width = max(k, self.index.hnsw.efSearch)
             return self.index.search(queries, k, params=_faiss.SearchParametersHNSW(efSearch=width))
         if self._refinement is not None:
+            # Where threads meet here, a search may be slower, never wrong.
+            self._fast_scan.implem = _CELL_BY_CELL if len(queries) == 1 else 0
             return self._refinement.search(queries, k)
         return self.index.search(queries, k)
 

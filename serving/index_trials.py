@@ -17,7 +17,7 @@ from serving import index_build, index_kinds, index_recall, index_search
 _faiss: Any = faiss
 
 # Shares of the cells; multiples of k; ads kept open, in multiples of k.
-_PROBED = (1 / 64, 1 / 32, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1)
+_PROBED = (1 / 64, 1 / 32, 5 / 128, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1)
 _REFINED = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _OPEN = (1, 2, 4, 8, 16)
 # Timed calls of a trial: of fewer, p99 is the greatest but one.

