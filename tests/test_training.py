@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import metrics, ranker_training, retrieval, retrieval_training, schedule, training
+from tfrec import (
+    metrics,
+    optimisation,
+    ranker_training,
+    retrieval,
+    retrieval_training,
+    schedule,
+    training,
+)
 
 
 class Killed(Exception):
@@ -235,3 +243,39 @@ def test_a_model_of_another_data_set_and_a_missing_one_are_refused(
         ValueError, match=rf"set feedbeeffeedbeef, but .* is {data_set.fingerprint}"
     ):
         job.load(data_set, directory)
+
+
+def test_the_average_of_the_weights_forgets_the_start_and_is_lent_to_the_model():
+    model = Lookup()
+    kernel = model.dense.kernel
+    step = optimisation.Step(
+        model,
+        lambda batch: {"loss": tf.reduce_mean(model(batch["ad_row"]) ** 2)},
+        0.1,
+        0.1,
+        10,
+        0.15,
+    )
+    batches = tf.data.Dataset.from_tensor_slices({"ad_row": IDS}).batch(8)
+    compiled = step.compiled(batches.element_spec)
+    weights = [kernel.numpy()]
+    for batch in batches.take(2):
+        compiled(batch, False)
+        weights.append(kernel.numpy())
+    # The past weighs 1 / 11 after the first step, then 0.15, which is less than 2 / 12.
+    first = weights[0] / 11 + weights[1] * 10 / 11
+    expected = 0.15 * first + 0.85 * weights[2]
+    with step.averaged():
+        np.testing.assert_allclose(kernel, expected, rtol=1e-5)
+    np.testing.assert_array_equal(kernel, weights[2])
+
+
+def test_what_is_validated_and_kept_is_the_average(tmp_path):
+    plan = dataclasses.replace(PLAN, epochs=2, average_decay=0.9)
+    run = Run(tmp_path, [2.0, 1.0], plan)
+    run.fit()
+    run.assert_has_weights_of(1)
+    last = run.trainer._step._dense[0].numpy()
+    average = run.trainer._step.averages[0].numpy()
+    np.testing.assert_array_equal(last, average)  # restored: the best pass, averaged
+    assert np.abs(run.weights[0][1] - run.weights[1][1]).max() > 1e-3

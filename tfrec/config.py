@@ -97,9 +97,12 @@ class RankerConfig:
     epochs: int = option(10, "Most passes over the training requests; sets the schedule.")
     patience: int = option(2, "Passes without a better validation loss before stopping.")
     batch_size: int = option(512, "Impressions in a batch, about; lists are kept whole.")
-    learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).")
+    learning_rate: float = option(2e-3, "Peak learning rate of the dense layers (Adam).")
     embedding_learning_rate: float = option(
         0.2, "Peak learning rate of the embedding tables (Adagrad)."
+    )
+    average_decay: float = option(
+        0.998, "Weight of the past, a step, in the average of dense weights that is kept."
     )
     embedding_l2: float = option(3e-3, "Squared-norm penalty on the field embeddings used.")
     engagement_weight: float = option(1.0, "Weight of the engagement loss.")

@@ -2,13 +2,18 @@
 
 Adagrad's update touches only the rows of a batch, so the cost of a step does not grow with
 the tables. Adam's moments decay on every row at every step, whatever the batch holds.
+What is kept of a training run is the running average of the dense layers' weights: the last
+step's are the average and the noise of the last batches. The tables' rows are far apart in time,
+and averaging them gained nothing.
 
 References:
+    Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
     Duchi, Hazan and Singer, Adaptive Subgradient Methods, 2011.
     Kingma and Ba, Adam, 2015.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -28,10 +33,13 @@ class Step:
         learning_rate: Peak rate of the dense layers.
         embedding_learning_rate: Peak rate of the sparse variables.
         steps: Of the whole schedule.
+        average_decay: Weight of the past, a step, in the average of the dense weights; 0 = the
+            average is the last step's.
 
     Attributes:
         dense_optimizer: Adam; its state is to be checkpointed.
         sparse_optimizer: Adagrad; its too.
+        averages: Of the dense weights; these too.
     """
 
     def __init__(
@@ -41,8 +49,9 @@ class Step:
         learning_rate: float,
         embedding_learning_rate: float,
         steps: int,
+        average_decay: float = 0.0,
     ) -> None:
-        self._losses = losses
+        self._losses, self._average_decay = losses, average_decay
         sparse = {variable.ref() for variable in model.sparse_variables}
         self._sparse = model.sparse_variables
         self._dense = [v for v in model.trainable_variables if v.ref() not in sparse]
@@ -53,6 +62,7 @@ class Step:
         self.sparse_optimizer = tf.keras.optimizers.Adagrad(
             schedule.WarmUpThenCosine(embedding_learning_rate, steps), jit_compile=False
         )
+        self.averages = [tf.Variable(v, trainable=False) for v in self._dense]
         self.dense_optimizer.build(self._dense)
         self.sparse_optimizer.build(self._sparse)
         self._compiled: Compiled | None = None
@@ -71,6 +81,18 @@ class Step:
             signature = [element_spec, tf.TensorSpec([], tf.bool)]
             self._compiled = tf.function(self._step, input_signature=signature)
         return self._compiled
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Gives the model the averages as its weights, and takes them back."""
+        own = [variable.numpy() for variable in self._dense]
+        for variable, average in zip(self._dense, self.averages, strict=True):
+            variable.assign(average)
+        try:
+            yield
+        finally:
+            for variable, value in zip(self._dense, own, strict=True):
+                variable.assign(value)
 
     @property
     def done(self) -> int:
@@ -92,9 +114,17 @@ class Step:
         dense, sparse = gradients[: len(self._dense)], gradients[len(self._dense) :]
         self.dense_optimizer.apply_gradients(zip(dense, self._dense, strict=True))
         self.sparse_optimizer.apply_gradients(zip(sparse, self._sparse, strict=True))
+        self._average()
         norms = tf.cond(
             sampled,
             lambda: summaries.gradient_norms(dense, sparse),
             summaries.no_gradient_norms,
         )
         return losses, norms
+
+    def _average(self) -> None:
+        # Of the first steps the average forgets faster: the start is far from anything.
+        step = tf.cast(self.dense_optimizer.iterations, tf.float32)
+        decay = tf.minimum(self._average_decay, step / (step + 10.0))
+        for average, variable in zip(self.averages, self._dense, strict=True):
+            average.assign(decay * average + (1.0 - decay) * variable)

@@ -168,6 +168,7 @@ def train_and_evaluate(
         steps_per_epoch=max(1, round(data_set.num_rows("train") / config.batch_size)),
         metric="validation_click_log_loss",
         maximise=False,
+        average_decay=config.average_decay,
     )
     trainer = training.Trainer(model, functools.partial(_losses, model, config), plan, workdir)
     history = trainer.fit(

@@ -36,6 +36,8 @@ class Plan:
         steps_per_epoch: Batches in a pass, about.
         metric: Name of the validation metric that picks the best pass.
         maximise: Whether a larger metric is better.
+        average_decay: Of the dense weights' running average, which is what is validated and
+            kept; 0 = the weights themselves.
     """
 
     epochs: int
@@ -45,6 +47,7 @@ class Plan:
     steps_per_epoch: int
     metric: str
     maximise: bool
+    average_decay: float = 0.0
 
 
 class Trainer:
@@ -75,6 +78,7 @@ class Trainer:
             plan.learning_rate,
             plan.embedding_learning_rate,
             plan.epochs * plan.steps_per_epoch,
+            plan.average_decay,
         )
         self._epoch = tf.Variable(0, dtype=tf.int64)
         self._checkpoints = tf.train.CheckpointManager(
@@ -82,6 +86,7 @@ class Trainer:
                 model=model,
                 dense_optimizer=self._step.dense_optimizer,
                 sparse_optimizer=self._step.sparse_optimizer,
+                averages=self._step.averages,
                 epoch=self._epoch,
             ),
             str(directory / "checkpoints"),
@@ -117,13 +122,15 @@ class Trainer:
         while not self._finished(history):
             epoch = int(self._epoch.numpy())
             with writer.as_default():
-                metrics = {**self._run_epoch(batches(epoch), epoch, progress), **evaluate()}
+                metrics = self._run_epoch(batches(epoch), epoch, progress)
+                with self._step.averaged():
+                    metrics.update(evaluate())
+                    history.append({"epoch": epoch + 1, **metrics})
+                    if self._best_epoch(history) == epoch:
+                        self._best.save()
                 summaries.write_scalars({f"epoch/{k}": v for k, v in metrics.items()}, epoch + 1)
                 summaries.write_histograms(self._model, epoch + 1)
             writer.flush()
-            history.append({"epoch": epoch + 1, **metrics})
-            if self._best_epoch(history) == epoch:
-                self._best.save()
             self._write_history(history)
             self._epoch.assign_add(1)
             # Written last: it is what counts as done, a longer history is cut to it.
