@@ -6,17 +6,20 @@
 Seconds; minutes at a million ads. The index is chosen by measuring kinds and parameters with
 held-out requests, unless --index names one or --index_config is what tune_index.py wrote. Writes
 version N into WORKDIR/bundle: query_tower/N, ranker/N, ad_index/N and, last, manifests/N.json.
-TensorFlow Serving loads WORKDIR/bundle/ranker as it is.
+TensorFlow Serving loads WORKDIR/bundle/ranker as it is. A ranker that does worse on the validation
+split than the released one, or than always predicting the rate, is refused; --force overrules.
 """
 
 import pathlib
 
 import command_line
+import gate_flags
 import index_flags
 import pipeline
 from absl import flags
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with both trained stages.")
+flags.adopt_module_key_flags(gate_flags)
 flags.adopt_module_key_flags(index_flags)
 FLAGS = flags.FLAGS
 
@@ -25,7 +28,7 @@ def main() -> None:
     steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir))
     data_set = steps.data_set()
     metrics = steps.evaluate(data_set)
-    steps.export(data_set, metrics, index_flags.config())
+    steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+import release_gate
 
 from serving import ad_index, bundle, export
 from tfrec import config as config_lib
@@ -142,16 +143,40 @@ class Pipeline:
         return json.loads(path.read_text())
 
     def export(
-        self, data_set: reader.DataSet, metrics: dict[str, Any], config: ad_index.IndexConfig
+        self,
+        data_set: reader.DataSet,
+        metrics: dict[str, Any],
+        config: ad_index.IndexConfig,
+        force: bool = False,
     ) -> pathlib.Path:
-        """Publishes both stages as the next release bundle."""
+        """Publishes both stages as the next release bundle, if the export gate allows it.
+
+        Args:
+            data_set: What both were trained on.
+            metrics: What was measured of them; goes into the manifest.
+            config: How the ads are indexed.
+            force: Whether to publish what the gate refuses.
+
+        Raises:
+            ReleaseRefusedError: The gate refuses the ranker; nothing is published.
+        """
         base = self.path("bundle")
         inputs = {**self._models_inputs(), "index": dataclasses.asdict(config)}
 
         def publish() -> None:
             models = self.models(data_set)
+            judged = release_gate.check(base, data_set, models.ranker, self.path("ranker"), force)
+            for kind in ("refusals", "notes"):
+                for line in judged["gate"][kind]:
+                    self._print(f"      {'forced: ' if kind == 'refusals' else ''}{line}")
             export.export(
-                base, data_set, models.two_tower, models.ranker, models.calibrators, config, metrics
+                base,
+                data_set,
+                models.two_tower,
+                models.ranker,
+                models.calibrators,
+                config,
+                {**metrics, **judged},
             )
 
         # Earlier releases stay: a bundle's version is never used twice.

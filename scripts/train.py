@@ -5,12 +5,14 @@
 
 About three minutes for 100,000 impressions on two cores. Run again, finished steps are
 skipped; killed, the same command resumes. Watch it with `tensorboard --logdir=WORKDIR`.
-Expect test metrics beside what the planted truth reaches, and a bundle in WORKDIR/bundle.
+Expect test metrics beside what the planted truth reaches, and a bundle in WORKDIR/bundle, unless
+the ranker does worse on the validation split than the released one, or than no model (--force).
 """
 
 import pathlib
 
 import command_line
+import gate_flags
 import index_flags
 import log_flags
 import pipeline
@@ -26,6 +28,7 @@ flags.DEFINE_integer("batch_size", None, "Examples in a batch, both stages.", lo
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
 flags.adopt_module_key_flags(index_flags)
+flags.adopt_module_key_flags(gate_flags)
 
 
 def train(workdir: pathlib.Path) -> pipeline.Pipeline:
@@ -40,7 +43,7 @@ def train(workdir: pathlib.Path) -> pipeline.Pipeline:
     steps.train_ranker(data_set, config.RankerConfig(**batch, **second))
     metrics = steps.evaluate(data_set)
     print(report.text(metrics))
-    steps.export(data_set, metrics, index_flags.config())
+    steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
     return steps
 
 

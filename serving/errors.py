@@ -89,6 +89,12 @@ class PublishError(BundleError):
     code = "publish_error"
 
 
+class ReleaseRefusedError(BundleError):
+    """The export gate refuses a ranker; the message says which head, by what, and what to do."""
+
+    code = "release_refused"
+
+
 class InvalidRequestError(ServingError):
     """The request is refused; the message names the field, what was expected and what came."""
 

@@ -38,9 +38,16 @@ def workdir(tmp_path_factory):
     rows = logs.rows(2_000)
     text = logs.text(rows[:100]) + b"1\tshort\n" + logs.text(rows[100:])
     (directory / "train.txt").write_bytes(text)
-    done = run(
+    command = (
         "train.py", f"--data_path={directory / 'train.txt'}", f"--workdir={directory}", *TINY
-    )
+    )  # fmt: skip
+    # The log's clicks are random: no ranker can be better than their rate.
+    refused = run(*command, status=1)
+    assert "error: Not published, nothing is published: click: normalised entropy" in refused.stderr
+    assert "--force publishes it all the same" in refused.stderr
+    assert not list((directory / "bundle").glob("**/*"))
+    done = run(*command, "--force")
+    assert "forced: click: normalised entropy" in done.stdout
     assert "2,001 rows = 2,000 written + 1 rejected, see " in done.stdout
     assert "not in this log, so not trained and not served: engagement, revenue" in done.stdout
     return directory
@@ -124,7 +131,7 @@ def test_a_lost_manifest_is_exported_again(workdir, tmp_path):
     copy = tmp_path / "work"
     shutil.copytree(workdir, copy)
     (copy / "bundle" / "manifests" / "1.json").unlink()
-    run("export.py", f"--workdir={copy}", "--index=Flat")
+    run("export.py", f"--workdir={copy}", "--index=Flat", "--force")
     assert (copy / "bundle" / "manifests" / "2.json").is_file()
 
 

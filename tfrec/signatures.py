@@ -69,6 +69,19 @@ class RankerModule(tf.Module):
         self.serve = tf.function(self._serve).get_concrete_function(
             ad_features=ad_features, **encoding.input_signature(fitted.schema.query_fields)
         )
+        query = tf.TensorSpec([None, encoding.width(fitted.schema.query_fields)], tf.int32)
+        position = tf.TensorSpec([None, None], tf.int32)
+        # No signature: the export gate holds the next ranker against this one with it.
+        self.logged_logits = tf.function(
+            self._logged_logits, input_signature=[query, ad_features, position]
+        )
+
+    def _logged_logits(
+        self, query: tf.Tensor, ad_features: tf.Tensor, position: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Returns calibrated logits of encoded rows in the slots [B, C] they were logged in."""
+        logits = self._model.as_logged(self._model(query, ad_features), position)
+        return self._calibrators.calibrated(logits)
 
     def _serve(self, ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._calibrators.apply(self._model(self._encoder(columns), ad_features))

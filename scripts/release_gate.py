@@ -1,0 +1,111 @@
+"""Holds a trained ranker against the released one before it is exported.
+
+A release of the same data set is scored again on the validation rows of the candidate, so that
+both are judged by the same rows; of any other release there are the figures in its manifest.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from serving import bundle, errors, gate, manifest
+from tfrec import ranker, ranker_training, ranker_validation
+from tfrecords import reader
+
+
+def check(
+    base: pathlib.Path,
+    data_set: reader.DataSet,
+    model: ranker.Ranker,
+    directory: pathlib.Path,
+    force: bool,
+) -> dict[str, Any]:
+    """Judges a ranker that is about to be published.
+
+    Args:
+        base: Base directory of the bundles.
+        data_set: What the ranker was trained on.
+        model: The ranker.
+        directory: Where it was trained.
+        force: Whether to go on all the same.
+
+    Returns:
+        For the manifest: `validation`, the figures, and `gate`, the verdict.
+
+    Raises:
+        ReleaseRefusedError: The gate refuses it, and `force` is off.
+        ValueError: `ranker.json` has no figures.
+    """
+    path = directory / "ranker.json"
+    figures = json.loads(path.read_text()).get("validation")
+    if figures is None:
+        raise ValueError(
+            f"{path} has no figures of the validation split: an earlier version wrote it. Delete "
+            "it and run scripts/train_ranker.py; the ranker stays, its calibrators are fitted anew."
+        )
+    released = _released(base, data_set, model)
+    verdict = gate.judge(figures, released)
+    if not force:
+        verdict.check(None if released is None else released.version)
+    return {"validation": figures, "gate": verdict.to_json(force)}
+
+
+def _released(
+    base: pathlib.Path, data_set: reader.DataSet, model: ranker.Ranker
+) -> gate.Released | None:
+    published = bundle.versions(base)
+    if not published:
+        return None
+    version = published[-1]
+    try:
+        release = manifest.read(base, version)
+    except errors.BundleError:
+        # A release that cannot be read cannot be served either: it is no bar for the next one.
+        return gate.Released(version, {})
+    if release.dataset_fingerprint == data_set.fingerprint:
+        logits = _logits_of_release(base / "ranker" / str(version), data_set)
+        if logits is not None:
+            return _measured_again(version, logits, data_set, model)
+    return gate.Released(version, release.metrics.get("validation", {}))
+
+
+def _logits_of_release(
+    directory: pathlib.Path, data_set: reader.DataSet
+) -> dict[str, np.ndarray] | None:
+    """Returns the calibrated logits of the validation rows, in the log's order.
+
+    None if the release cannot give them: an earlier version exported it, or it is damaged.
+    """
+    try:
+        release = tf.saved_model.load(str(directory))  # its variables live as long as it
+        score = release.logged_logits
+    except (OSError, AttributeError):
+        return None
+    parts: dict[str, list[np.ndarray]] = {}
+    size = ranker_training.REQUESTS_PER_EVALUATION_BATCH
+    for batch in data_set.batches("validation", size):
+        mask = batch["mask"].numpy()
+        position = batch.get("position", tf.zeros(mask.shape, tf.int32))
+        for head, values in score(batch["query"], batch["ad"], position).items():
+            parts.setdefault(head, []).append(values.numpy()[mask])
+    return {head: np.concatenate(values) for head, values in parts.items()}
+
+
+def _measured_again(
+    version: int,
+    logits: Mapping[str, np.ndarray],
+    data_set: reader.DataSet,
+    model: ranker.Ranker,
+) -> gate.Released:
+    own = ranker_training.predict(model, data_set, "validation")
+    rows = own.labels, own.list_lengths
+    logits = {head: values for head, values in logits.items() if head in own.labels}
+    return gate.Released(
+        version,
+        ranker_validation.measure(logits, *rows),
+        ranker_validation.differences(ranker_training.cross_fitted(own), logits, *rows),
+    )

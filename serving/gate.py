@@ -1,0 +1,176 @@
+"""The export gate: a ranker that is worse than the released one, or than no model, is refused.
+
+It judges by figures of the validation split, `tfrec.ranker_validation.measure`, which the
+manifest of each release keeps. Click has to be better than its rate. Another head is refused
+where it is known to be worse; one of which the split has no rows of both kinds is noted.
+
+ADR 15 says why the limits are what they are.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from serving import errors
+
+# What share of the released ranker's information, 1 − normalised entropy, may be lost: runs of one
+# configuration differ by so much.
+SAME_ROWS_TOLERANCE = 0.1
+OTHER_ROWS_TOLERANCE = 0.2
+# Predicted over observed: how far off 1. Calibration error: what share of the mean label.
+CALIBRATION_TOLERANCE = 0.1
+# What chance explains: so many standard errors, and so many calibration errors of chance.
+NUM_ERRORS = 2.0
+NUM_CHANCE = 1.5
+
+Figures = Mapping[str, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """What is known of the released ranker.
+
+    Attributes:
+        version: Of the release.
+        figures: Of each head, as `tfrec.ranker_validation.measure` gives them.
+        differences: Of each head, by how much the candidate's normalised entropy is above the
+            released one's on the same rows, and the standard error; None where the figures come
+            from other rows.
+    """
+
+    version: int
+    figures: Figures
+    differences: Mapping[str, tuple[float, float]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the gate found.
+
+    Attributes:
+        refusals: One sentence a fault; empty = the ranker may be published.
+        notes: What could not be judged, and how it was compared.
+    """
+
+    refusals: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def check(self, version: int | None) -> None:
+        """Raises what the verdict says.
+
+        Args:
+            version: The release that stays; None = there is none.
+
+        Raises:
+            ReleaseRefusedError: There are refusals.
+        """
+        if self.refusals:
+            stays = "nothing is published" if version is None else f"release {version} stays"
+            raise errors.ReleaseRefusedError(
+                f"Not published, {stays}: {'; '.join(self.refusals)}. More data, fewer passes or "
+                "other fields may help (scripts/inspect_dataset.py shows what the log has); "
+                "--force publishes it all the same."
+            )
+
+    def to_json(self, forced: bool) -> dict[str, Any]:
+        """Returns what the manifest says of the verdict."""
+        return {"forced": forced, "refusals": list(self.refusals), "notes": list(self.notes)}
+
+
+def judge(candidate: Figures, released: Released | None) -> Verdict:
+    """Judges a trained ranker.
+
+    Args:
+        candidate: Its figures on the validation split.
+        released: The ranker that it would replace; None = there is none.
+    """
+    refusals: list[str] = []
+    notes: list[str] = []
+    if released is not None and not released.figures:
+        notes.append(f"release {released.version} has no figures to be compared with")
+    elif released is not None and released.differences is None:
+        notes.append(
+            f"release {released.version} was measured on other rows: its normalised entropy is "
+            f"compared with a tolerance of {OTHER_ROWS_TOLERANCE:.0%} of its information in place "
+            f"of {SAME_ROWS_TOLERANCE:.0%}"
+        )
+    for head, own in candidate.items():
+        if "normalized_entropy" not in own:
+            rows = f"{own['positives']:,} of {own['labelled']:,} validation rows are positive"
+            if head == "click":
+                refusals.append(f"click cannot be judged: {rows}")
+            else:
+                notes.append(f"{head} is not judged: {rows}")
+            continue
+        before: Mapping[str, Any] = {} if released is None else released.figures.get(head, {})
+        known = before if "normalized_entropy" in before else None
+        refusals += _against_the_base_rate(head, own)
+        if released is not None and known is not None:
+            refusals += _against_the_release(head, own, known, released)
+        refusals += _calibration(head, own, known)
+    return Verdict(tuple(refusals), tuple(notes))
+
+
+def _against_the_base_rate(head: str, own: Mapping[str, Any]) -> list[str]:
+    # Click is what a model is for: it has to know something. Another head that as yet knows
+    # nothing predicts its rate, which does no harm; it is refused where it is known to be worse.
+    slack = 0.0 if head == "click" else NUM_ERRORS * own["normalized_entropy_error"]
+    if own["normalized_entropy"] < 1 + slack:
+        return []
+    return [
+        f"{head}: normalised entropy {own['normalized_entropy']:.4f} on {own['labelled']:,} "
+        f"validation rows is not below 1, that of always predicting their rate "
+        f"({own['base_rate']:.4f})"
+    ]
+
+
+def _against_the_release(
+    head: str, own: Mapping[str, Any], before: Mapping[str, Any], released: Released
+) -> list[str]:
+    if released.differences is not None and head in released.differences:
+        (above, error), tolerance = released.differences[head], SAME_ROWS_TOLERANCE
+        where = "on the same rows"
+    else:
+        above = own["normalized_entropy"] - before["normalized_entropy"]
+        error = math.hypot(own["normalized_entropy_error"], before["normalized_entropy_error"])
+        tolerance, where = OTHER_ROWS_TOLERANCE, "on its own rows"
+    information = max(0.0, 1 - before["normalized_entropy"])
+    limit = tolerance * information + NUM_ERRORS * error
+    if above <= limit:
+        return []
+    return [
+        f"{head}: normalised entropy {own['normalized_entropy']:.4f} is worse than "
+        f"{own['normalized_entropy'] - above:.4f}, that of release {released.version} {where}, by "
+        f"{above:.4f}; {limit:.4f} is allowed"
+    ]
+
+
+def _calibration(head: str, own: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[str]:
+    refusals = []
+    allowed = CALIBRATION_TOLERANCE + NUM_ERRORS * own["calibration_ratio_error"]
+    if before is not None:
+        allowed = max(allowed, _off(before) + NUM_ERRORS * own["calibration_ratio_error"])
+    if _off(own) > allowed:
+        refusals.append(
+            f"{head}: predicted / observed is {own['calibration_ratio']:.3f}; "
+            f"{max(0.0, 1 - allowed):.3f} to {1 + allowed:.3f} is allowed"
+        )
+    chance = NUM_CHANCE * own["expected_calibration_error_of_chance"] / own["mean_label"]
+    allowed = CALIBRATION_TOLERANCE + chance
+    if before is not None:
+        allowed = max(allowed, _relative_error(before) + chance)
+    if _relative_error(own) > allowed:
+        refusals.append(
+            f"{head}: the expected calibration error is {_relative_error(own):.3f} of the mean "
+            f"label ({own['mean_label']:.4g}); {allowed:.3f} is allowed"
+        )
+    return refusals
+
+
+def _off(figures: Mapping[str, Any]) -> float:
+    return abs(figures["calibration_ratio"] - 1)
+
+
+def _relative_error(figures: Mapping[str, Any]) -> float:
+    return figures["expected_calibration_error"] / figures["mean_label"]
