@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import json
 import pathlib
+import typing
 import urllib.request
 
 import numpy as np
@@ -84,6 +85,7 @@ class DataSet:
 
     fitted, schema = FITTED, SCHEMA
     fingerprint, spec = FITTED.fingerprint(), packing.spec(FITTED)
+    description: typing.ClassVar = {"splits": {}}
     directory = pathlib.Path("nowhere")
 
     def catalogue(self):
