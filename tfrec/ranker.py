@@ -65,7 +65,7 @@ class Ranker(tf.keras.Model):
         self._crossed = tf.keras.layers.Dense(width)
         self._dropout = tf.keras.layers.Dropout(config.dropout)
         self._blocks = [attention.IsolatedAttentionBlock(config) for _ in range(config.num_blocks)]
-        self._final_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
+        self._final_norm = attention.LayerNorm(epsilon=1e-6)
         # Revenue has three numbers: logit of being positive, log-mean, log-scale.
         self._heads = {
             head: tf.keras.layers.Dense(3 if head == "revenue" else 1) for head in self.heads
@@ -104,29 +104,45 @@ class Ranker(tf.keras.Model):
         """
         query_embeddings = self.query_embeddings(query)  # [B, Fq, E]
         ad_embeddings = self.ad_embeddings(ad)  # [B, C, Fa, E]
-        pairs = tf.einsum("bqe,bcae->bcaq", query_embeddings, ad_embeddings)
-        pairs = features.flatten(pairs)  # [B, C, Fa Fq]
+        # Products with weights are of matrices, in which every candidate is a row: on more
+        # dimensions TensorFlow does not fuse them with what follows.
+        num_requests, num_ads = tf.shape(ad)[0], tf.shape(ad)[1]
+        pairs = self._pairs(query_embeddings, ad_embeddings)  # [B C, Fa Fq]
         query_flat = self._dropout(features.flatten(query_embeddings), training=training)
-        ad_flat = self._dropout(features.flatten(ad_embeddings), training=training)
+        ad_flat = tf.reshape(ad_embeddings, [-1, self.ad_embeddings.output_dim])
+        ad_flat = self._dropout(ad_flat, training=training)
         # Dense(concat(query, ad, pairs)) in parts: the query's share is computed once.
-        x0 = self._query_input(query_flat)[:, None] + self._ad_input(ad_flat)  # [B, C, D]
-        x0 += self._pair_input(pairs)
+        x0 = self._ad_input(ad_flat) + self._pair_input(pairs)  # [B C, W]
+        x0 = tf.reshape(x0, [num_requests, num_ads, x0.shape[-1]])
+        x0 += self._query_input(query_flat)[:, None]
+        x0 = tf.reshape(x0, [-1, x0.shape[-1]])
         hidden = self._dropout(tf.nn.relu(x0), training=training)
-        candidates = self._deep(hidden)
+        encoded = self._deep(hidden)
         if self._crosses:
             x = x0
             for cross in self._crosses:
                 x = cross(x0, x)
-            candidates += self._crossed(x)
-        encoded = candidates
-        tokens = self._tokens(query_flat)
-        tokens = tf.reshape(tokens, [-1, self._num_query_tokens, candidates.shape[-1]])
+            encoded += self._crossed(x)
+        width = encoded.shape[-1]
+        tokens = tf.reshape(self._tokens(query_flat), [-1, self._num_query_tokens, width])
+        rows = tf.concat([tokens, tf.reshape(encoded, [num_requests, num_ads, width])], axis=1)
         for block in self._blocks:
-            tokens, candidates = block(tokens, candidates, training=training)
+            rows = block(rows, training=training)
+        attended = tf.reshape(rows[:, self._num_query_tokens :], [-1, width])
         # The heads also see what went in: on little data the short way is the better one.
-        output = tf.concat([self._final_norm(candidates), encoded, pairs], axis=-1)
-        logits = {head: layer(output) for head, layer in self._heads.items()}
+        output = tf.concat([self._final_norm(attended), encoded, pairs], axis=-1)
+        logits = {
+            head: tf.reshape(layer(output), [num_requests, num_ads, layer.units])
+            for head, layer in self._heads.items()
+        }
         return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
+
+    def _pairs(self, query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
+        """Multiplies each field of [B, Fq, E] with each of [B, C, Fa, E] to [B C, Fa Fq]."""
+        num_requests, num_ads, num_ad_fields, dim = tf.unstack(tf.shape(ad_embeddings))
+        fields = tf.reshape(ad_embeddings, [num_requests, num_ads * num_ad_fields, dim])
+        pairs = tf.matmul(fields, query_embeddings, transpose_b=True)  # [B, C Fa, Fq]
+        return tf.reshape(pairs, [-1, ad_embeddings.shape[2] * query_embeddings.shape[1]])
 
     def as_logged(self, logits: Logits, position: tf.Tensor | None) -> Logits:
         """Adds what the slots added in which ads were shown.

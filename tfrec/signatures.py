@@ -15,7 +15,7 @@ Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, 
 import tensorflow as tf
 
 from tfrec import calibrators as calibrators_lib
-from tfrec import ranker, retrieval
+from tfrec import frozen, ranker, retrieval
 from tfrecords import encoding
 
 
@@ -51,7 +51,7 @@ class AdTowerModule(tf.Module):
 
 
 class RankerModule(tf.Module):
-    """Raw query fields and encoded ads to calibrated scores."""
+    """Raw query fields and encoded ads to calibrated scores, with the weights of now."""
 
     def __init__(
         self,
@@ -60,28 +60,30 @@ class RankerModule(tf.Module):
         calibrators: calibrators_lib.Calibrators,
     ) -> None:
         super().__init__(name="ranker")
-        self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
-        self._model = model
-        self._calibrators = calibrators
+        encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
+        # Variables that the function reads have to be found by the SavedModel.
+        self._tables = model.sparse_variables
+
+        def serve(ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+            return calibrators.apply(model(encoder(columns), ad_features))
+
+        def logged_logits(
+            query: tf.Tensor, ad_features: tf.Tensor, position: tf.Tensor
+        ) -> dict[str, tf.Tensor]:
+            """Returns calibrated logits of encoded rows in the slots [B, C] they were logged in."""
+            return calibrators.calibrated(model.as_logged(model(query, ad_features), position))
+
+        schema = fitted.schema
+        query = tf.TensorSpec([None, encoding.width(schema.query_fields)], tf.int32)
         ad_features = tf.TensorSpec(
-            [None, None, encoding.width(fitted.schema.ad_fields)], tf.int32, name="ad_features"
+            [None, None, encoding.width(schema.ad_fields)], tf.int32, name="ad_features"
         )
-        self.serve = tf.function(self._serve).get_concrete_function(
-            ad_features=ad_features, **encoding.input_signature(fitted.schema.query_fields)
-        )
-        query = tf.TensorSpec([None, encoding.width(fitted.schema.query_fields)], tf.int32)
         position = tf.TensorSpec([None, None], tf.int32)
-        # No signature: the export gate holds the next ranker against this one with it.
-        self.logged_logits = tf.function(
-            self._logged_logits, input_signature=[query, ad_features, position]
-        )
-
-    def _logged_logits(
-        self, query: tf.Tensor, ad_features: tf.Tensor, position: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        """Returns calibrated logits of encoded rows in the slots [B, C] they were logged in."""
-        logits = self._model.as_logged(self._model(query, ad_features), position)
-        return self._calibrators.calibrated(logits)
-
-    def _serve(self, ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._calibrators.apply(self._model(self._encoder(columns), ad_features))
+        with frozen.as_constants(model, but=self._tables):
+            self.serve = tf.function(serve).get_concrete_function(
+                ad_features=ad_features, **encoding.input_signature(schema.query_fields)
+            )
+            # No signature: the export gate holds the next ranker against this one with it.
+            self.logged_logits = tf.function(logged_logits).get_concrete_function(
+                query, ad_features, position
+            )
