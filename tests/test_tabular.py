@@ -425,3 +425,32 @@ def test_the_example_of_movielens_converts(tmp_path: pathlib.Path) -> None:
     assert {"0", "6"} <= {request["user_id"] for request in requests}
     assert {r["age"] for r in requests if r["user_id"] == "0"} == {24}
     assert {r["age"] for r in requests if r["user_id"] == "6"} == {None}
+
+
+def test_a_request_without_a_user_has_a_user_of_its_own(tmp_path: pathlib.Path) -> None:
+    rated = schema_lib.from_json(
+        {
+            "name": "visits",
+            "fields": [
+                {"name": "page", "kind": "categorical", "side": "query"},
+                {"name": "ad", "kind": "categorical", "side": "ad"},
+            ],
+            "ad_key": ["ad"],
+            "click": "clicked",
+            "user_key": "user",
+            "request_key": "visit",
+        }
+    )
+    lines = ("1,a,x,1", ",b,x,0", ",b,y,1", ",c,y,0", "1,d,x,0")
+    text = "user,visit,ad,clicked,page\n" + "".join(f"{line},p\n" for line in lines)
+    good, faults = parsed(write(tmp_path / "log.csv", text), rated)
+    assert not faults
+    users = good.array(rows.USER).tolist()
+    # Rows 2 and 3 are one visit; visit c is another; 1 is known.
+    assert users[1] == users[2]
+    assert users[0] == users[4]
+    assert len(set(users)) == 3
+
+    by_row = schema_lib.from_json({**rated.to_json(), "request_key": None})
+    good, _ = parsed(write(tmp_path / "log.csv", text), by_row)
+    assert len(set(good.array(rows.USER).tolist())) == 4

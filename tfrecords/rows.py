@@ -29,6 +29,8 @@ USER = "__user__"
 TIME = "__time__"
 SPLIT = "__split__"
 POSITION = "__position__"
+# Mixes the bits of a number: 2⁶⁴ over the golden ratio.
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 LABELS = {label: f"__{label}__" for label in schema_lib.LABELS}
 
 
@@ -174,12 +176,14 @@ def normalise(
 
 def _keys(schema: schema_lib.Schema, table: pa.Table, faults: checks.Faults) -> dict[str, pa.Array]:
     keys = {}
-    for name, column in ((REQUEST, schema.request_key), (USER, schema.user_key)):
-        if column is not None:
-            codes, strings = _codes(table[column])
-            missing = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
-            faults.add(missing[codes.to_numpy()], functools.partial(_empty, column))
-            keys[name] = pa.array(strings.fingerprints[codes.to_numpy()])
+    if schema.request_key is not None:
+        requests, missing = _fingerprints(table[schema.request_key])
+        faults.add(missing, functools.partial(_empty, schema.request_key))
+        keys[REQUEST] = pa.array(requests)
+    if schema.user_key is not None:
+        users, missing = _fingerprints(table[schema.user_key])
+        visits = requests if schema.request_key is not None else _line_numbers(table)
+        keys[USER] = pa.array(np.where(missing, _anonymous(visits), users))
     if schema.time is not None:
         keys[TIME] = pa.array(checks.times(faults, schema.time, table[schema.time]))
     if schema.split is not None:
@@ -187,6 +191,22 @@ def _keys(schema: schema_lib.Schema, table: pa.Table, faults: checks.Faults) -> 
     if schema.position is not None:
         keys[POSITION] = pa.array(checks.positions(faults, schema.position, table[schema.position]))
     return keys
+
+
+def _fingerprints(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the fingerprints [B] int64 of a column of keys, and where it is empty [B]."""
+    codes, strings = _codes(column)
+    missing = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
+    return strings.fingerprints[codes.to_numpy()], missing[codes.to_numpy()]
+
+
+def _line_numbers(table: pa.Table) -> np.ndarray:
+    return table[log.LINE_NUMBER].to_numpy().astype(np.int64)
+
+
+def _anonymous(visits: np.ndarray) -> np.ndarray:
+    """Returns users [B] of visits [B] int64 by nobody known: of each visit another one."""
+    return (visits.astype(np.uint64) * _ODD + _ODD).view(np.int64)
 
 
 def _empty(column: str, row: int) -> str:

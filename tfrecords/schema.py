@@ -133,7 +133,8 @@ class Schema:
         request_key: Column whose equal values form one request; None: a row is a request.
         time: Column with the time of a row: a number or ISO 8601; None: the log's order.
         position: Column of the slot an ad was shown in (0 is first), or None.
-        user_key: Column that identifies the user, or None.
+        user_key: Column that identifies the user, or None. Where it is empty, nobody known asks:
+            each such request has a user of its own.
         split: Column that says `train`, `validation` or `test` of each row, or None.
         click_threshold: The click column is a rating: at least this is a click.
     """
