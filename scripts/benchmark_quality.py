@@ -1,200 +1,203 @@
-"""Click quality beside hashed logistic regression and LightGBM, on the same rows.
+"""Click quality of the ranker beside other models, on the same rows and features.
 
     make benchmark
-    python scripts/benchmark_quality.py --workdir=workdir/quickstart
+    python scripts/benchmark_quality.py --use_synthetic --n_samples=1000000 --workdir=workdir/1m
+    python scripts/benchmark_quality.py --workdir=workdir/movielens --format=tabular \
+        --schema_path=examples/movielens/schema.json --data_path=$M.inter --users_path=$M.user \
+        --ads_path=$M.item
+    python scripts/benchmark_quality.py --workdir=workdir/train --peers=lightgbm,dcn_v2
 
-Minutes at 100,000 impressions. Trains ours first where WORKDIR does not hold it yet (a
-synthetic log of --n_samples impressions). The peers see the log's raw columns, learn on the
-training split, are tuned on the validation split and measured on the test split. Prints a
-table, and as the last line JSON.
+Minutes at 100,000 impressions on two cores. Takes the data set that WORKDIR holds, or converts
+the log that the flags name, as scripts/train.py does (README says where $M is; a rating of at
+least 4 is a click, the splits follow each other in time); with neither, a synthetic log of
+--n_samples impressions. Trains the ranker first where WORKDIR holds none, or where flags of
+its own are given.
+
+The peers are logistic regression on hashed values, LightGBM, and a DNN, DCN-V2 and DeepFM in
+Keras. They read the encoded fields of the same splits as the ranker, one row a shown ad, and
+the logged position where there is one; they are stopped, and their settings chosen
+(--tune_peers: from a grid), on the validation split, and calibrated on it as the ranker is.
+All are measured on the test split. Intervals are of ours minus the peer, from resampled
+requests. Prints a table, and as the last line JSON.
 """
 
 import json
 import pathlib
-import time
-from collections.abc import Callable
 from typing import Any
 
 import command_line
-import lightgbm
+import log_flags
 import numpy as np
+import peer_data
+import peer_models
+import peer_scores
 import pipeline
-import pyarrow as pa
-import scipy.sparse
 from absl import flags
-from sklearn import linear_model
 
-from tfrec import config, metrics
-from tfrecords import arrow_file, reader, synthetic
-from tfrecords.formats import criteo, log
+from tfrec import calibration, config, metrics, planted, ranker_training
+from tfrecords import reader
+
+RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
+SPLITS = ("train", "validation", "test")
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory.")
-flags.DEFINE_integer("n_samples", 100_000, "Impressions of the synthetic log.", lower_bound=1000)
-flags.DEFINE_string("data_path", None, "A Criteo log instead of the synthetic one.")
+flags.DEFINE_list("peers", list(peer_models.PEERS), "The peers to measure.")
+flags.DEFINE_bool("tune_peers", False, "Choose the peers' settings from a grid; takes long.")
+flags.DEFINE_bool("calibrate_peers", True, "Calibrate peers on the validation split, as ours.")
+flags.DEFINE_bool("peers_see_position", True, "Give the peers the logged position, if any.")
+flags.DEFINE_bool("ours", True, "Measure the ranker too, not the peers alone.")
+flags.DEFINE_integer("model_seed", 1, "Seed of the models' initialisation and order of rows.")
+flags.DEFINE_integer("bootstrap_samples", 200, "Resampled test splits of the intervals.", 1)
+command_line.define_flags(config.RankerConfig, names=RANKER_OPTIONS)
 FLAGS = flags.FLAGS
-
-MIN_COUNT = 5
-HASH_BITS = 20
-NUM_BUCKETS = 40
-Columns = dict[str, np.ndarray]
+flags.adopt_module_key_flags(log_flags)
 
 
 def main() -> None:
+    unknown = [name for name in FLAGS.peers if name not in peer_models.PEERS]
+    if unknown:
+        raise ValueError(f"--peers takes {', '.join(peer_models.PEERS)}, got {unknown[0]!r}.")
     steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir))
-    if FLAGS.data_path:
-        source = pipeline.source_of(FLAGS.data_path, None, "criteo", None)
-    else:
-        source = steps.synthesize(FLAGS.n_samples)
-    data_set = steps.convert(source, config.ConvertConfig())
-    steps.train_retrieval(data_set, config.RetrievalConfig())
-    steps.train_ranker(data_set, config.RankerConfig())
-    ours = steps.evaluate(data_set)["ranker"]["click"]
-    labels, columns = read_raw(source.path, data_set)
-    splits = split_slices(data_set)
-    results = {"tfrec": {key: ours[key] for key in ("auc", "normalized_entropy")}}
-    results["tfrec"]["ece"] = ours["expected_calibration_error"]
-    for name, fit in (("lightgbm", fit_lightgbm), ("hashed_logistic_regression", fit_logistic)):
-        results[name] = measure(fit, labels, columns, splits)
-    results["click_rate"] = measure(fit_rate, labels, columns, splits)
-    log = synthetic.Log(source.path.parent)
-    if log.truth.is_file():
-        planted = arrow_file.read(log.truth)["click_probability"].to_numpy()[splits["test"]]
-        results["planted_truth"] = scores(labels[splits["test"]], planted)
-        ceiling = results["planted_truth"]["auc"]
-        for values in results.values():
-            values["auc_share"] = metrics.share_of_achievable(values["auc"], 0.5, ceiling)
-    print_table(results, data_set)
+    data_set = open_data_set(steps)
+    ranker_training.check(data_set)
+    data = peer_data.read(data_set, FLAGS.peers_see_position)
+    estimates: dict[str, np.ndarray] = {}
+    results: dict[str, Any] = {}
+    if FLAGS.ours:
+        estimates["tfrec"] = of_ours(steps, data_set, data)
+        results["tfrec"] = {"seconds": steps.seconds().get("ranker")}
+    for name in FLAGS.peers:
+        estimates[name], results[name] = of_peer(name, data, data_set, steps.path("peers"))
+        _say(name, data.test.labels, estimates[name], results[name]["seconds"])
+    estimates["click_rate"] = np.full(len(data.test), data.click_rate)
+    truth = of_truth(steps, data_set)
+    if truth is not None:
+        estimates["planted_truth"] = truth[data.test.known]
+    score(estimates, results, data.test)
+    rows = {split: len(getattr(data, split)) for split in SPLITS}
+    described = {"data_set": data_set.schema.name, "fingerprint": data_set.fingerprint}
+    results = {**results, **described, "rows": rows, "test_clicks": int(data.test.labels.sum())}
+    print_table(results, estimates)
     print(json.dumps(results))
 
 
-def read_raw(path: pathlib.Path, data_set: reader.DataSet) -> tuple[np.ndarray, Columns]:
-    """Reads the usable rows of the log: click labels [N] and raw input columns [N]."""
-    opened = criteo.open_log(log.Files((path,)), data_set.schema)
-    table = pa.concat_tables(opened.parse(chunk).table for chunk in opened.chunks())
-    table = table.unify_dictionaries().combine_chunks()
-    columns: Columns = {}
-    for field in data_set.schema.fields:
-        column = table[field.source].combine_chunks()
-        if field.kind == "categorical":
-            column = column.indices
-        columns[field.name] = column.to_numpy(zero_copy_only=False)
-    return table[criteo.LABEL].cast(pa.string()).cast(pa.int8()).to_numpy(), columns
+def open_data_set(steps: pipeline.Pipeline) -> reader.DataSet:
+    """Returns the data set that the flags, or else the work directory, name."""
+    named = FLAGS.use_synthetic or FLAGS.data_path or FLAGS["n_samples"].present
+    if not named and (steps.path("data") / "dataset.json").is_file():
+        return steps.data_set()
+    if not FLAGS.data_path:
+        FLAGS.use_synthetic = True
+    return log_flags.converted(steps)
 
 
-def split_slices(data_set: reader.DataSet) -> dict[str, slice]:
-    """Returns the rows of each split; the splits follow each other in the log."""
-    slices, first = {}, 0
-    for split in ("train", "validation", "test"):
-        last = first + data_set.num_rows(split)
-        slices[split] = slice(first, last)
-        first = last
-    return slices
+def of_ours(steps: pipeline.Pipeline, data_set: reader.DataSet, data: peer_data.Data) -> np.ndarray:
+    """Returns the served click probabilities of the test rows, training a ranker if needed.
+
+    Raises:
+        ValueError: The rows are not those of the peers.
+    """
+    directory = steps.path("ranker")
+    asked = [name for name in (*RANKER_OPTIONS, "model_seed") if FLAGS[name].present]
+    if asked or not (directory / "ranker.json").is_file():
+        options = command_line.from_flags(config.RankerConfig, seed=FLAGS.model_seed)
+        steps.train_ranker(data_set, options)
+    else:
+        print(f"the ranker in {directory} is measured as it is: no flag of it was given")
+    model, calibrators, _ = ranker_training.load(data_set, directory)
+    predictions = ranker_training.predict(model, data_set, "test")
+    labels, known, _ = predictions.labelled("click")
+    if not np.array_equal(labels, data.test.labels):
+        raise ValueError(
+            f"The ranker's test rows of {data_set.directory} are not those of the peers: "
+            f"{len(labels)} and {len(data.test)} labels differ. Convert the log again."
+        )
+    return ranker_training.served_values(predictions, calibrators)["click_probability"][known]
 
 
-def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    """Returns AUC, normalised entropy and calibration error."""
-    return {
-        "auc": metrics.auc(labels, probabilities),
-        "normalized_entropy": metrics.normalized_entropy(labels, probabilities),
-        "ece": metrics.expected_calibration_error(labels, probabilities),
+def of_peer(
+    name: str, data: peer_data.Data, data_set: reader.DataSet, directory: pathlib.Path
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns a peer's click probabilities of the test rows, and what is told of it."""
+    inputs = {
+        "shards": [
+            shard["sha256"] for s in SPLITS for shard in data_set.description["splits"][s]["shards"]
+        ],
+        "fields": [field.name for field in data.fields],
     }
+    fitted = peer_models.fit_once(name, data, FLAGS.tune_peers, FLAGS.model_seed, inputs, directory)
+    raw = peer_scores.probabilities(fitted.test, calibration.IDENTITY)
+    platt = calibration.IDENTITY
+    if FLAGS.calibrate_peers:
+        platt = calibration.fit_platt(data.validation.labels, fitted.validation)
+    told = {
+        "seconds": fitted.seconds,
+        "normalized_entropy_uncalibrated": metrics.normalized_entropy(data.test.labels, raw),
+        "settings": fitted.settings,
+    }
+    return peer_scores.probabilities(fitted.test, platt), told
 
 
-def measure(
-    fit: Callable[[np.ndarray, Columns, dict[str, slice]], np.ndarray],
-    labels: np.ndarray,
-    columns: Columns,
-    splits: dict[str, slice],
-) -> dict[str, Any]:
-    """Fits a peer and measures its test probabilities."""
-    started = time.perf_counter()
-    probabilities = fit(labels, columns, splits)
-    seconds = time.perf_counter() - started
-    return {**scores(labels[splits["test"]], probabilities), "seconds": seconds}
-
-
-def fit_rate(labels: np.ndarray, columns: Columns, splits: dict[str, slice]) -> np.ndarray:
-    """Predicts the training click rate for every test row."""
-    rows = splits["test"].stop - splits["test"].start
-    return np.full(rows, labels[splits["train"]].mean())
-
-
-def fit_lightgbm(labels: np.ndarray, columns: Columns, splits: dict[str, slice]) -> np.ndarray:
-    """LightGBM on raw numbers and frequency-ranked categories; the better of two treatments."""
-    train, validation, test = splits["train"], splits["validation"], splits["test"]
-    matrix = np.stack([_ranked(name, v, train) for name, v in columns.items()], axis=1)
-    categorical = [i for i, v in enumerate(columns.values()) if v.dtype.kind == "i"]
-    best: tuple[float, np.ndarray] | None = None
-    for as_categories in (categorical, []):
-        data = lightgbm.Dataset(
-            matrix[train], labels[train], categorical_feature=as_categories, free_raw_data=False
-        )
-        held_out = data.create_valid(matrix[validation], labels[validation])
-        model = lightgbm.train(
-            {
-                "objective": "binary", "num_leaves": 63, "learning_rate": 0.05, "verbose": -1,
-                "min_data_in_leaf": 50, "feature_fraction": 0.7, "num_threads": 2, "seed": 1,
-            },
-            data,
-            num_boost_round=1500,
-            valid_sets=[held_out],
-            callbacks=[lightgbm.early_stopping(40, verbose=False)],
-        )  # fmt: skip
-        loss = metrics.log_loss(labels[validation], model.predict(matrix[validation]))
-        if best is None or loss < best[0]:
-            best = (loss, model.predict(matrix[test]))
-    assert best is not None
-    return best[1]
-
-
-def fit_logistic(labels: np.ndarray, columns: Columns, splits: dict[str, slice]) -> np.ndarray:
-    """Logistic regression on hashed values, numbers in quantile buckets, no crosses."""
-    train, validation, test = splits["train"], splits["validation"], splits["test"]
-    hashed = []
-    for index, (name, values) in enumerate(columns.items()):
-        ids = _ranked(name, values, train)
-        if values.dtype.kind == "f":
-            edges = np.nanquantile(values[train], np.linspace(0, 1, NUM_BUCKETS + 1)[1:-1])
-            ids = np.where(np.isnan(values), NUM_BUCKETS, np.searchsorted(edges, values))
-        hashed.append((ids.astype(np.int64) * 1_000_003 + index * 7_919) % (1 << HASH_BITS))
-    rows = np.repeat(np.arange(len(labels)), len(columns))
-    matrix = scipy.sparse.csr_matrix(
-        (np.ones(len(rows), np.float32), (rows, np.stack(hashed, axis=1).ravel())),
-        shape=(len(labels), 1 << HASH_BITS),
+def of_truth(steps: pipeline.Pipeline, data_set: reader.DataSet) -> np.ndarray | None:
+    """Returns the planted click probabilities of all test rows, of a synthetic log."""
+    directory = steps._truth_of(data_set)
+    return (
+        None if directory is None else planted.load(directory, data_set).rows["click_probability"]
     )
-    best: tuple[float, np.ndarray] | None = None
-    for strength in (0.003, 0.01, 0.03, 0.1):
-        model = linear_model.LogisticRegression(C=strength, max_iter=200)
-        model.fit(matrix[train], labels[train])
-        loss = metrics.log_loss(labels[validation], model.predict_proba(matrix[validation])[:, 1])
-        if best is None or loss < best[0]:
-            best = (loss, model.predict_proba(matrix[test])[:, 1])
-    assert best is not None
-    return best[1]
 
 
-def _ranked(name: str, values: np.ndarray, train: slice) -> np.ndarray:
-    """Numbers categories by falling training count; rare ones share a number."""
-    if values.dtype.kind == "f":
-        return values
-    counts = np.bincount(values[train], minlength=int(values.max()) + 1)
-    rank = np.empty(len(counts), np.int64)
-    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
-    return np.minimum(rank[values], int((counts >= MIN_COUNT).sum())).astype(np.float64)
+def score(estimates: dict[str, np.ndarray], results: dict[str, Any], rows: peer_data.Rows) -> None:
+    """Adds the scores of the estimates [L] and their differences to ours to the results."""
+    bootstrap = peer_scores.Bootstrap(
+        rows.labels, rows.requests, FLAGS.bootstrap_samples, seed=FLAGS.model_seed
+    )
+    ceiling = None
+    if "planted_truth" in estimates:
+        ceiling = metrics.auc(rows.labels, estimates["planted_truth"])
+    ours = bootstrap.of(estimates["tfrec"]) if "tfrec" in estimates else None
+    for name, values in estimates.items():
+        found = results.setdefault(name, {})
+        found.update(peer_scores.scores(rows.labels, values))
+        if ceiling is not None:
+            found["auc_share"] = metrics.share_of_achievable(found["auc"], 0.5, ceiling)
+        if ours is not None and name != "tfrec":
+            found["ours_minus_this"] = peer_scores.difference(ours, bootstrap.of(values))
 
 
-def print_table(results: dict[str, dict[str, Any]], data_set: reader.DataSet) -> None:
+def print_table(results: dict[str, Any], estimates: dict[str, np.ndarray]) -> None:
     """Prints one line a model."""
-    rows = {split: data_set.num_rows(split) for split in ("train", "validation", "test")}
-    print(f"click, {rows['train']:,} training and {rows['test']:,} test impressions")
-    print(f"  {'':28}{'AUC':>8}{'share':>8}{'NE':>8}{'ECE':>8}")
-    for name, values in results.items():
-        share = values.get("auc_share")
+    rows = results["rows"]
+    print(
+        f"{results['data_set']}: click, {rows['train']:,} training, {rows['validation']:,} "
+        f"validation and {rows['test']:,} test impressions, {results['test_clicks']:,} clicked"
+    )
+    print(
+        f"  {'':28}{'AUC':>8}{'share':>8}{'NE':>8}{'log loss':>10}{'ECE':>8}{'seconds':>9}"
+        f"{'ours − this, 95 %: AUC':>26}{'NE':>20}"
+    )
+    for name in estimates:
+        values = results[name]
+        gaps = values.get("ours_minus_this", {})
         print(
-            f"  {name.replace('_', ' '):28}{values['auc']:8.4f}"
-            f"{'–' if share is None else f'{share:.3f}':>8}"
-            f"{values['normalized_entropy']:8.4f}{values['ece']:8.4f}"
+            f"  {name.replace('_', ' '):28}{_number(values['auc'])}"
+            f"{_number(values.get('auc_share'))}{_number(values['normalized_entropy'])}"
+            f"{values['log_loss']:10.4f}{values['ece']:8.4f}{_number(values.get('seconds'), 9, 0)}"
+            f"{_interval(gaps.get('auc')):>26}{_interval(gaps.get('normalized_entropy')):>20}"
         )
+
+
+def _say(name: str, labels: np.ndarray, estimates: np.ndarray, seconds: float) -> None:
+    found = peer_scores.scores(labels, estimates)
+    shown = f"AUC {_number(found['auc'], 6)}, NE {_number(found['normalized_entropy'], 6)}"
+    print(f"{name}: {shown}, {seconds:.0f} s", flush=True)
+
+
+def _number(value: float | None, width: int = 8, digits: int = 4) -> str:
+    return f"{'–':>{width}}" if value is None else f"{value:{width}.{digits}f}"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
 
 
 if __name__ == "__main__":

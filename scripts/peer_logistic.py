@@ -1,0 +1,49 @@
+"""Logistic regression on hashed field values, without crosses.
+
+Shapes: L rows, W columns of ids.
+"""
+
+from typing import Any
+
+import numpy as np
+import peer_data
+import scipy.sparse
+from sklearn import linear_model
+
+HASH_BITS = 20
+
+
+def train(
+    data: peer_data.Data, strength: float, seed: int
+) -> tuple[linear_model.LogisticRegression, dict[str, Any]]:
+    """Trains with one inverse regularisation strength, scikit-learn's C."""
+    model = linear_model.LogisticRegression(C=strength, max_iter=200, random_state=seed)
+    model.fit(hashed(data.fields, data.train.ids), data.train.labels)
+    return model, {"iterations": int(model.n_iter_[0])}
+
+
+def predict(
+    model: linear_model.LogisticRegression, data: peer_data.Data, rows: peer_data.Rows
+) -> np.ndarray:
+    """Returns the click logits [L]."""
+    return model.decision_function(hashed(data.fields, rows.ids))
+
+
+def hashed(fields: tuple[peer_data.Field, ...], ids: np.ndarray) -> scipy.sparse.csr_matrix:
+    """Returns [L, 2^HASH_BITS]: 1 where a field has a value; the values of a list add up to 1."""
+    rows, columns, values = [], [], []
+    for number, field in enumerate(fields):
+        own = ids[:, field.columns]
+        used = own != 0
+        used[:, 0] |= ~used.any(axis=1)  # missing is a value of its own
+        row, place = np.nonzero(used)
+        rows.append(row)
+        columns.append(own[row, place].astype(np.int64) * 1_000_003 + number * 7_919)
+        values.append((1 / used.sum(axis=1, dtype=np.float32))[row])
+    return scipy.sparse.csr_matrix(
+        (
+            np.concatenate(values),
+            (np.concatenate(rows), np.concatenate(columns) % (1 << HASH_BITS)),
+        ),
+        shape=(len(ids), 1 << HASH_BITS),
+    )

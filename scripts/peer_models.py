@@ -1,0 +1,166 @@
+"""The peers by name: each is trained, tuned on the validation split, and kept for the next run.
+
+    WORKDIR/peers/NAME.npz     click logits of the validation and test rows
+    WORKDIR/peers/NAME.json    what they were made from, seconds, chosen settings
+
+Shapes: V and L rows of the validation and the test split.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+import numpy as np
+import peer_data
+import peer_logistic
+import peer_networks
+import peer_training
+import peer_trees
+
+from tfrec import metrics
+
+PEERS = ("lightgbm", "hashed_logistic_regression", *peer_networks.KINDS)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1)
+# What --tune_peers tries, beside what is used without it.
+NETWORK_GRID = {
+    "learning_rate": (1e-3, 3e-4),
+    "field_dim": (8, 16),
+    "dropout": (0.1, 0.4),
+    "embedding_l2": (60.0, 600.0),
+}
+TREE_GRID = {"num_leaves": (15, 63), "min_data_in_leaf": (20, 100)}
+NETWORKS = {kind: peer_training.Options(peer_networks.Sizes()) for kind in peer_networks.KINDS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What a peer says.
+
+    Attributes:
+        validation: [V] click logits.
+        test: [L] click logits.
+        seconds: Of training with all that was tried, and predicting.
+        settings: The settings that were best on the validation split.
+    """
+
+    validation: np.ndarray
+    test: np.ndarray
+    seconds: float
+    settings: dict[str, Any]
+
+
+# A setting that can be tried: its description, and what trains a model with it and returns how
+# to get the logits of rows.
+_Predict = Callable[[peer_data.Rows], np.ndarray]
+_Try = tuple[dict[str, Any], Callable[[], tuple[_Predict, dict[str, Any]]]]
+
+
+def fit(name: str, data: peer_data.Data, tune: bool, seed: int) -> Fitted:
+    """Trains a peer with each of its settings and keeps the one best on validation.
+
+    Raises:
+        ValueError: There is no peer of the name.
+    """
+    started = time.perf_counter()
+    best: tuple[float, np.ndarray, np.ndarray, dict[str, Any]] | None = None
+    for settings, train in _tries(name, data, tune, seed):
+        predict, found = train()
+        validation = predict(data.validation)
+        loss = metrics.log_loss(data.validation.labels, 1 / (1 + np.exp(-validation)))
+        if best is None or loss < best[0]:
+            best = (loss, validation, predict(data.test), {**settings, **found})
+    assert best is not None
+    return Fitted(best[1], best[2], time.perf_counter() - started, best[3])
+
+
+def fit_once(
+    name: str,
+    data: peer_data.Data,
+    tune: bool,
+    seed: int,
+    inputs: dict[str, Any],
+    path: pathlib.Path,
+) -> Fitted:
+    """As `fit`, but reads what an earlier run with the same inputs and the same code wrote.
+
+    Args:
+        name, data, tune, seed: As of `fit`.
+        inputs: JSON values that tell the data apart from other data.
+        path: Directory of the files.
+    """
+    inputs = {**inputs, "tune": tune, "seed": seed, "code": _code()}
+    note, arrays = path / f"{name}.json", path / f"{name}.npz"
+    if note.is_file() and arrays.is_file():
+        stored = json.loads(note.read_text())
+        if stored["inputs"] == inputs:
+            with np.load(arrays) as logits:
+                return Fitted(
+                    logits["validation"], logits["test"], stored["seconds"], stored["settings"]
+                )
+    fitted = fit(name, data, tune, seed)
+    path.mkdir(parents=True, exist_ok=True)
+    note.unlink(missing_ok=True)
+    np.savez(arrays, validation=fitted.validation, test=fitted.test)
+    described = {"inputs": inputs, "seconds": fitted.seconds, "settings": fitted.settings}
+    note.write_text(json.dumps(described, indent=1) + "\n")
+    return fitted
+
+
+def _tries(name: str, data: peer_data.Data, tune: bool, seed: int) -> Iterator[_Try]:
+    if name == "lightgbm":
+        yield from _tree_tries(data, tune, seed)
+    elif name == "hashed_logistic_regression":
+        for strength in STRENGTHS:
+            yield {"C": strength}, lambda strength=strength: _logistic(data, strength, seed)
+    elif name in NETWORKS:
+        options = NETWORKS[name]
+        tried = [options, *(peer_training.grid(options, NETWORK_GRID) if tune else [])]
+        for own in dict.fromkeys(tried):
+            settings = dataclasses.asdict(own)
+            yield settings, lambda own=own: _network(name, data, own, seed)
+    else:
+        raise ValueError(f"Expected peers among {', '.join(PEERS)}, got {name!r}.")
+
+
+def _tree_tries(data: peer_data.Data, tune: bool, seed: int) -> Iterator[_Try]:
+    options = peer_trees.Options()
+    tried = [options, *(peer_trees.grid(options, TREE_GRID) if tune else [])]
+    for own in dict.fromkeys(tried):
+        for treatment in peer_trees.TREATMENTS:
+            settings = {"treatment": treatment, **dataclasses.asdict(own)}
+            yield (
+                settings,
+                lambda own=own, treatment=treatment: _trees(data, treatment, own, seed),
+            )
+
+
+def _trees(
+    data: peer_data.Data, treatment: str, options: peer_trees.Options, seed: int
+) -> tuple[_Predict, dict[str, Any]]:
+    model, found = peer_trees.train(data, treatment, options, seed)
+    return lambda rows: peer_trees.predict(model, data, rows), found
+
+
+def _logistic(data: peer_data.Data, strength: float, seed: int) -> tuple[_Predict, dict[str, Any]]:
+    model, found = peer_logistic.train(data, strength, seed)
+    return lambda rows: peer_logistic.predict(model, data, rows), found
+
+
+def _network(
+    kind: str, data: peer_data.Data, options: peer_training.Options, seed: int
+) -> tuple[_Predict, dict[str, Any]]:
+    model, found = peer_training.train(kind, data, options, seed)
+    return lambda rows: peer_training.predict(model, rows), found
+
+
+def _code() -> str:
+    """Returns a checksum of the peers' own modules: another way to learn is another result."""
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(__file__).parent.glob("peer_*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
