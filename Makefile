@@ -1,7 +1,7 @@
 # make quickstart            from nothing to ten ranked ads (DATA=train.txt for your own log)
 # make test                  the tests
 # make check                 lint, types and the wheel
-# make benchmark             click AUC beside logistic regression and LightGBM
+# make benchmark             click quality beside five other models
 # make tensorboard           training curves of the last runs
 # make clean                 removes what the commands above made
 

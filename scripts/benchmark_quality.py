@@ -34,7 +34,7 @@ import peer_scores
 import pipeline
 from absl import flags
 
-from tfrec import calibration, config, metrics, planted, ranker_training
+from tfrec import calibrators, config, metrics, planted, ranker_training
 from tfrecords import reader
 
 RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
@@ -60,7 +60,8 @@ def main() -> None:
     steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir))
     data_set = open_data_set(steps)
     ranker_training.check(data_set)
-    data = peer_data.read(data_set, FLAGS.peers_see_position)
+    with_position = FLAGS.peers_see_position and ranker_training.knows_positions(data_set)
+    data = peer_data.read(data_set, with_position)
     estimates: dict[str, np.ndarray] = {}
     results: dict[str, Any] = {}
     if FLAGS.ours:
@@ -104,7 +105,7 @@ def of_ours(steps: pipeline.Pipeline, data_set: reader.DataSet, data: peer_data.
         steps.train_ranker(data_set, options)
     else:
         print(f"the ranker in {directory} is measured as it is: no flag of it was given")
-    model, calibrators, _ = ranker_training.load(data_set, directory)
+    model, own, _ = ranker_training.load(data_set, directory)
     predictions = ranker_training.predict(model, data_set, "test")
     labels, known, _ = predictions.labelled("click")
     if not np.array_equal(labels, data.test.labels):
@@ -112,7 +113,7 @@ def of_ours(steps: pipeline.Pipeline, data_set: reader.DataSet, data: peer_data.
             f"The ranker's test rows of {data_set.directory} are not those of the peers: "
             f"{len(labels)} and {len(data.test)} labels differ. Convert the log again."
         )
-    return ranker_training.served_values(predictions, calibrators)["click_probability"][known]
+    return ranker_training.served_values(predictions, own)["click_probability"][known]
 
 
 def of_peer(
@@ -126,21 +127,24 @@ def of_peer(
         "fields": [field.name for field in data.fields],
     }
     fitted = peer_models.fit_once(name, data, FLAGS.tune_peers, FLAGS.model_seed, inputs, directory)
-    raw = peer_scores.probabilities(fitted.test, calibration.IDENTITY)
-    platt = calibration.IDENTITY
+    raw = calibrators.served_values({"click": fitted.test}, calibrators.Calibrators())
+    served = raw
     if FLAGS.calibrate_peers:
-        platt = calibration.fit_platt(data.validation.labels, fitted.validation)
+        own = calibrators.fit({"click": fitted.validation}, {"click": data.validation.labels})
+        served = calibrators.served_values({"click": fitted.test}, own)
     told = {
         "seconds": fitted.seconds,
-        "normalized_entropy_uncalibrated": metrics.normalized_entropy(data.test.labels, raw),
+        "normalized_entropy_uncalibrated": metrics.normalized_entropy(
+            data.test.labels, raw["click_probability"]
+        ),
         "settings": fitted.settings,
     }
-    return peer_scores.probabilities(fitted.test, platt), told
+    return served["click_probability"], told
 
 
 def of_truth(steps: pipeline.Pipeline, data_set: reader.DataSet) -> np.ndarray | None:
     """Returns the planted click probabilities of all test rows, of a synthetic log."""
-    directory = steps._truth_of(data_set)
+    directory = steps.truth_of(data_set)
     return (
         None if directory is None else planted.load(directory, data_set).rows["click_probability"]
     )

@@ -75,12 +75,11 @@ def read(data_set: reader.DataSet, with_position: bool) -> Data:
 
     Args:
         data_set: The converted log.
-        with_position: Whether the logged position is a field, where there is one.
+        with_position: Whether the logged position is a field; the log must hold it.
 
     Raises:
         ValueError: A split has no labelled rows.
     """
-    with_position = with_position and data_set.spec.has_position
     return Data(
         _fields(data_set, with_position),
         *(_rows(data_set, split, with_position) for split in splitting.SPLITS),

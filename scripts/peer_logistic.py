@@ -1,8 +1,9 @@
 """Logistic regression on hashed field values, without crosses.
 
-Shapes: L rows, W columns of ids.
+Shapes: L rows, W columns of ids, U hashed values that training has.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,31 @@ from sklearn import linear_model
 HASH_BITS = 20
 
 
-def train(
-    data: peer_data.Data, strength: float, seed: int
-) -> tuple[linear_model.LogisticRegression, dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained regression.
+
+    Attributes:
+        regression: Of the used columns.
+        used: [U] the columns that training has; the weights of all others would stay 0.
+    """
+
+    regression: linear_model.LogisticRegression
+    used: np.ndarray
+
+
+def train(data: peer_data.Data, strength: float, seed: int) -> tuple[Model, dict[str, Any]]:
     """Trains with one inverse regularisation strength, scikit-learn's C."""
-    model = linear_model.LogisticRegression(C=strength, max_iter=200, random_state=seed)
-    model.fit(hashed(data.fields, data.train.ids), data.train.labels)
-    return model, {"iterations": int(model.n_iter_[0])}
+    matrix = hashed(data.fields, data.train.ids)
+    used = np.unique(matrix.indices)
+    regression = linear_model.LogisticRegression(C=strength, max_iter=200, random_state=seed)
+    regression.fit(matrix[:, used], data.train.labels)
+    return Model(regression, used), {"iterations": int(regression.n_iter_[0])}
 
 
-def predict(
-    model: linear_model.LogisticRegression, data: peer_data.Data, rows: peer_data.Rows
-) -> np.ndarray:
+def predict(model: Model, data: peer_data.Data, rows: peer_data.Rows) -> np.ndarray:
     """Returns the click logits [L]."""
-    return model.decision_function(hashed(data.fields, rows.ids))
+    return model.regression.decision_function(hashed(data.fields, rows.ids)[:, model.used])
 
 
 def hashed(fields: tuple[peer_data.Field, ...], ids: np.ndarray) -> scipy.sparse.csr_matrix:
@@ -40,10 +52,8 @@ def hashed(fields: tuple[peer_data.Field, ...], ids: np.ndarray) -> scipy.sparse
         rows.append(row)
         columns.append(own[row, place].astype(np.int64) * 1_000_003 + number * 7_919)
         values.append((1 / used.sum(axis=1, dtype=np.float32))[row])
+    columns_of_values = np.concatenate(columns) % (1 << HASH_BITS)
     return scipy.sparse.csr_matrix(
-        (
-            np.concatenate(values),
-            (np.concatenate(rows), np.concatenate(columns) % (1 << HASH_BITS)),
-        ),
+        (np.concatenate(values), (np.concatenate(rows), columns_of_values)),
         shape=(len(ids), 1 << HASH_BITS),
     )

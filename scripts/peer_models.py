@@ -11,6 +11,7 @@ import hashlib
 import json
 import pathlib
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,13 +29,27 @@ PEERS = ("lightgbm", "hashed_logistic_regression", *peer_networks.KINDS)
 STRENGTHS = (0.003, 0.01, 0.03, 0.1)
 # What --tune_peers tries, beside what is used without it.
 NETWORK_GRID = {
-    "learning_rate": (1e-3, 3e-4),
+    "learning_rate": (3e-4, 1e-3),
     "field_dim": (8, 16),
     "dropout": (0.1, 0.4),
     "embedding_l2": (60.0, 600.0),
 }
 TREE_GRID = {"num_leaves": (15, 63), "min_data_in_leaf": (20, 100)}
+_MODULES = {
+    "lightgbm": (peer_trees,),
+    "hashed_logistic_regression": (peer_logistic,),
+    **dict.fromkeys(peer_networks.KINDS, (peer_networks, peer_training)),
+}
 NETWORKS = {kind: peer_training.Options(peer_networks.Sizes()) for kind in peer_networks.KINDS}
+
+
+def _checksum(modules: tuple[types.ModuleType, ...]) -> str:
+    paths = [pathlib.Path(str(module.__file__)) for module in (peer_data, *modules)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+
+
+# Taken now, as the modules are: what they are when a peer is done may be edited.
+_CODE = {name: _checksum(modules) for name, modules in _MODULES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +108,9 @@ def fit_once(
         inputs: JSON values that tell the data apart from other data.
         path: Directory of the files.
     """
-    inputs = {**inputs, "tune": tune, "seed": seed, "code": _code()}
+    tried = [settings for settings, _ in _tries(name, data, tune, seed)]
+    inputs = {**inputs, "tried": tried, "seed": seed, "code": _CODE[name]}
+    inputs = json.loads(json.dumps(inputs))  # as they are read back: tuples are lists
     note, arrays = path / f"{name}.json", path / f"{name}.npz"
     if note.is_file() and arrays.is_file():
         stored = json.loads(note.read_text())
@@ -156,11 +173,3 @@ def _network(
 ) -> tuple[_Predict, dict[str, Any]]:
     model, found = peer_training.train(kind, data, options, seed)
     return lambda rows: peer_training.predict(model, rows), found
-
-
-def _code() -> str:
-    """Returns a checksum of the peers' own modules: another way to learn is another result."""
-    digest = hashlib.sha256()
-    for path in sorted(pathlib.Path(__file__).parent.glob("peer_*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

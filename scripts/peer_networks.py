@@ -31,17 +31,18 @@ class Sizes:
         hidden: Widths of the dense layers.
         num_cross_layers: Cross layers of DCN-V2.
         dropout: Dropout rate after each dense layer.
-        embedding_l2: Weight of the squared norms of all embeddings, times the training rows: half
-            of it over their variance, were they normally distributed, whatever the size of the log.
-        batch_norm: Whether dense layers are batch-normalised.
+        embedding_l2: Penalty on the squared norm of the whole table beside the summed loss of the
+            training rows. Weighing all rows of the table alike keeps rare ids small; a penalty
+            on the ids of each batch does not, and these models then overfit within a pass.
+        linear_l2: The same of DeepFM's weights, one an id.
     """
 
-    field_dim: int = 16
+    field_dim: int = 8
     hidden: tuple[int, ...] = (256, 128)
     num_cross_layers: int = 2
     dropout: float = 0.1
     embedding_l2: float = 600.0
-    batch_norm: bool = False
+    linear_l2: float = 15.0
 
 
 class Fields(tf.keras.layers.Layer):
@@ -50,22 +51,20 @@ class Fields(tf.keras.layers.Layer):
     Args:
         fields: The fields.
         dim: E.
-        l2: Weight of the squared norm of what a row looks up.
-        stddev: Of the initial embeddings.
+        l2: Weight of the table's squared norm.
     """
 
-    def __init__(
-        self, fields: tuple[peer_data.Field, ...], dim: int, l2: float, stddev: float = 0.01
-    ) -> None:
+    def __init__(self, fields: tuple[peer_data.Field, ...], dim: int, l2: float) -> None:
         super().__init__()
         sizes = [field.cardinality for field in fields]
         widths = [field.columns.stop - field.columns.start for field in fields]
         self._offsets = np.repeat(np.cumsum([0, *sizes[:-1]]), widths).astype(np.int32)
-        self._widths, self._num_fields = widths, len(fields)
+        self._widths = widths
         self._table = tf.keras.layers.Embedding(
             sum(sizes),
             dim,
-            embeddings_initializer=tf.keras.initializers.RandomNormal(stddev=stddev), embeddings_regularizer=tf.keras.regularizers.L2(l2) if l2 else None,
+            embeddings_initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+            embeddings_regularizer=tf.keras.regularizers.L2(l2),
         )
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
@@ -127,17 +126,15 @@ def build(kind: str, data: peer_data.Data, sizes: Sizes) -> tf.keras.Model:
     else:
         logits = tf.keras.layers.Dense(1, bias_initializer=base)(_dense(x, sizes))
     if kind == "deepfm":
-        first_order = Fields(data.fields, 1, sizes.embedding_l2 / len(data.train))(ids)
+        first_order = Fields(data.fields, 1, sizes.linear_l2 / len(data.train))(ids)
         logits += tf.reduce_sum(first_order, axis=1) + _pairs(embedded)
     return tf.keras.Model(ids, logits)
 
 
 def _dense(x: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     for width in sizes.hidden:
-        x = tf.keras.layers.Dense(width, use_bias=not sizes.batch_norm)(x)
-        if sizes.batch_norm:
-            x = tf.keras.layers.BatchNormalization()(x)
-        x = tf.keras.layers.Dropout(sizes.dropout)(tf.keras.layers.ReLU()(x))
+        x = tf.keras.layers.Dense(width, activation="relu")(x)
+        x = tf.keras.layers.Dropout(sizes.dropout)(x)
     return x
 
 

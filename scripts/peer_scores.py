@@ -11,15 +11,10 @@ from typing import Any
 import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
 import numpy as np
 
-from tfrec import calibration, metrics
+from tfrec import metrics
 
-SMALLEST_PROBABILITY = 1e-12
+_SMALLEST_PROBABILITY = 1e-12
 _LEVEL = 0.95
-
-
-def probabilities(logits: np.ndarray, platt: calibration.Platt) -> np.ndarray:
-    """Returns the calibrated probabilities [L] of logits [L]."""
-    return 1 / (1 + np.exp(-np.clip(platt.scale * logits + platt.offset, -60, 60)))
 
 
 def scores(labels: np.ndarray, estimates: np.ndarray) -> dict[str, float | None]:
@@ -54,7 +49,7 @@ class Bootstrap:
         order = np.argsort(estimates, kind="stable")
         labels, ranked = self._labels[order], estimates[order]
         last_of_ties = np.flatnonzero(np.append(np.diff(ranked) > 0, True))
-        p = np.clip(ranked, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+        p = np.clip(ranked, _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
         losses = -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
         request = self._requests[order]
         found = []

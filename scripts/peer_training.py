@@ -18,6 +18,7 @@ import peer_networks
 import tensorflow as tf
 
 _ROWS_AT_ONCE = 8_192
+_LEAST_BATCHES = 80
 _METRIC = "log_loss"
 
 
@@ -28,7 +29,7 @@ class Options:
     Attributes:
         sizes: The network's.
         learning_rate: Of Adam.
-        batch_size: Rows in a batch.
+        batch_size: Most rows in a batch; of a small split an eightieth.
         epochs: Most passes over the training rows.
         checks: Checks on validation a pass.
         patience: Checks without improvement before the rate is divided, and twice as many
@@ -37,7 +38,7 @@ class Options:
 
     sizes: peer_networks.Sizes
     learning_rate: float = 1e-3
-    batch_size: int = 1024
+    batch_size: int = 4_096
     epochs: int = 15
     checks: int = 4
     patience: int = 4
@@ -57,7 +58,7 @@ def train(
     loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
     own = tf.keras.metrics.BinaryCrossentropy(from_logits=True, name=_METRIC)  # no penalties
     model.compile(tf.keras.optimizers.Adam(options.learning_rate), loss, metrics=[own])
-    batch_size = min(options.batch_size, max(1, len(data.train) // 20))
+    batch_size = min(options.batch_size, max(1, len(data.train) // _LEAST_BATCHES))
     steps = max(1, len(data.train) // batch_size // options.checks)
     monitor = {"monitor": f"val_{_METRIC}", "mode": "min"}
     history = model.fit(

@@ -10,7 +10,11 @@ Shapes: L rows, W columns of ids, X inputs.
 
 import dataclasses
 import itertools
+import os
 from typing import Any
+
+# Threads that spin while they wait for each other starve when other processes run.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import lightgbm
 import numpy as np

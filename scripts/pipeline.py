@@ -131,7 +131,7 @@ class Pipeline:
     def evaluate(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Measures both stages on the test split."""
         path = self.path("evaluation") / "metrics.json"
-        truth = self._truth_of(data_set)
+        truth = self.truth_of(data_set)
 
         def measure() -> None:
             report = evaluation.evaluate(data_set, self.models(data_set), truth)
@@ -204,7 +204,8 @@ class Pipeline:
         notes = {step: self._note(step) for step in STEPS}
         return {step: note["seconds"] for step, note in notes.items() if note.get("finished")}
 
-    def _truth_of(self, data_set: reader.DataSet) -> pathlib.Path | None:
+    def truth_of(self, data_set: reader.DataSet) -> pathlib.Path | None:
+        """Returns the directory of the synthetic log that a data set was converted from."""
         log = pathlib.Path(data_set.description["source"]["path"])
         return log.parent if synthetic.Log(log.parent).world.is_file() else None
 
