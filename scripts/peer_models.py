@@ -78,6 +78,12 @@ _Try = tuple[dict[str, Any], Callable[[], tuple[_Predict, dict[str, Any]]]]
 def fit(name: str, data: peer_data.Data, tune: bool, seed: int) -> Fitted:
     """Trains a peer with each of its settings and keeps the one best on validation.
 
+    Args:
+        name: One of `PEERS`.
+        data: What it learns from.
+        tune: Whether it is also tried with the settings of its grid.
+        seed: Of its initialisation and the order of rows.
+
     Raises:
         ValueError: There is no peer of the name.
     """
@@ -87,6 +93,7 @@ def fit(name: str, data: peer_data.Data, tune: bool, seed: int) -> Fitted:
         predict, found = train()
         validation = predict(data.validation)
         loss = metrics.log_loss(data.validation.labels, 1 / (1 + np.exp(-validation)))
+        loss = np.inf if np.isnan(loss) else loss  # of a network that diverged
         if best is None or loss < best[0]:
             best = (loss, validation, predict(data.test), {**settings, **found})
     assert best is not None

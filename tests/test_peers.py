@@ -1,5 +1,6 @@
 """The peers of the ranker's benchmark: same rows, planted structure found, a fair measure."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -47,14 +48,18 @@ def planted_data(peer_data):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_each_peer_finds_planted_effects(script, name):
+def test_each_peer_finds_planted_effects(script, name, monkeypatch):
     data = planted_data(script("peer_data"))
-    fitted = script("peer_models").fit(name, data, tune=False, seed=1)
+    models = script("peer_models")
+    if name in models.NETWORKS:
+        few_passes = dataclasses.replace(models.NETWORKS[name], epochs=5)
+        monkeypatch.setitem(models.NETWORKS, name, few_passes)
+    fitted = models.fit(name, data, tune=False, seed=1)
     assert fitted.validation.shape == (800,)
     probabilities = 1 / (1 + np.exp(-fitted.test))
-    # The planted logits themselves reach a normalised entropy of 0.72 and an AUC of 0.84.
+    # The base rate has 1 and 0.5, the planted logits themselves reach 0.748 and 0.819.
     assert metrics.normalized_entropy(data.test.labels, probabilities) < 0.85
-    assert metrics.auc(data.test.labels, probabilities) > 0.77
+    assert metrics.auc(data.test.labels, probabilities) > 0.78
 
 
 def test_peers_read_the_rows_that_the_ranker_is_measured_on(script, data_set, ranker_config):
@@ -160,7 +165,7 @@ def test_a_peer_is_trained_once_for_the_same_data(script, tmp_path):
 def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
     shutil.copytree(data_set.directory, tmp_path / "data")
     shutil.copytree(trained / "ranker", tmp_path / "ranker")
-    peers = ("lightgbm", "hashed_logistic_regression", "deepfm")
+    peers = ("lightgbm", "hashed_logistic_regression")
     command = [sys.executable, str(SCRIPTS / "benchmark_quality.py"), f"--workdir={tmp_path}"]
     done = subprocess.run(
         [*command, f"--peers={','.join(peers)}", "--bootstrap_samples=20"],
