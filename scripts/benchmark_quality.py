@@ -127,11 +127,16 @@ def of_peer(
         "fields": [field.name for field in data.fields],
     }
     fitted = peer_models.fit_once(name, data, FLAGS.tune_peers, FLAGS.model_seed, inputs, directory)
-    raw = calibrators.served_values({"click": fitted.test}, calibrators.Calibrators())
+    test = {"click": fitted.test.astype(np.float32)}
+    raw = calibrators.served_values(test, calibrators.Calibrators())
     served = raw
     if FLAGS.calibrate_peers:
-        own = calibrators.fit({"click": fitted.validation}, {"click": data.validation.labels})
-        served = calibrators.served_values({"click": fitted.test}, own)
+        held_out = data.validation
+        folds = calibrators.fold_of_rows(np.bincount(held_out.requests))
+        own = calibrators.fit(
+            {"click": fitted.validation.astype(np.float32)}, {"click": held_out.labels}, folds
+        )
+        served = calibrators.served_values(test, own)
     told = {
         "seconds": fitted.seconds,
         "normalized_entropy_uncalibrated": metrics.normalized_entropy(

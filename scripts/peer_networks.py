@@ -37,7 +37,7 @@ class Sizes:
         linear_l2: The same of DeepFM's weights, one an id.
     """
 
-    field_dim: int = 8
+    field_dim: int = 16
     hidden: tuple[int, ...] = (256, 128)
     num_cross_layers: int = 2
     dropout: float = 0.1
