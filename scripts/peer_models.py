@@ -34,7 +34,11 @@ NETWORK_GRID = {
     "dropout": (0.1, 0.4),
     "embedding_l2": (60.0, 600.0),
 }
-TREE_GRID = {"num_leaves": (15, 63), "min_data_in_leaf": (20, 100)}
+TREE_GRID = {
+    "num_leaves": (15, 63),
+    "min_data_in_leaf": (20, 100),
+    "cat_smooth": (10.0, 200.0),
+}
 _MODULES = {
     "lightgbm": (peer_trees,),
     "hashed_logistic_regression": (peer_logistic,),
