@@ -45,7 +45,7 @@ def check(
     if figures is None:
         raise ValueError(
             f"{path} has no figures of the validation split: an earlier version wrote it. Delete "
-            "it and run scripts/train_ranker.py; the ranker stays, its calibrators are fitted anew."
+            "it, run scripts/train_ranker.py, and export again."
         )
     released = _released(base, data_set, model)
     verdict = gate.judge(figures, released)
