@@ -5,6 +5,7 @@ Every option's default and help live in a config dataclass; flags are derived fr
 
 import dataclasses
 import logging
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -77,6 +78,21 @@ def run(main: Callable[[], None]) -> None:
             sys.exit("interrupted; run the same command again to continue.")
 
     app.run(call)
+
+
+def read_text(path: pathlib.Path) -> str:
+    """Reads a file that a flag names.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is not UTF-8.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"No file at {path}.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
 
 
 FORMAT_HELP = f"Layout of the log: {', '.join(convert.FORMATS)}."

@@ -27,7 +27,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
     steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir))
     data_set = steps.data_set()
-    metrics = steps.evaluate(data_set)
+    metrics = steps.evaluate(data_set, index_config=index_flags.config())
     steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
 
 

@@ -21,12 +21,14 @@ from typing import Any
 
 import bundle_flags
 import command_line
+import filter_flags
 import local_service
 from absl import flags
 
 from serving import client, errors, messages, orchestrator
 
 flags.adopt_module_key_flags(bundle_flags)
+flags.adopt_module_key_flags(filter_flags)
 flags.DEFINE_string("ranker_address", None, "host:port of a model server that runs already.")
 flags.DEFINE_string("server", None, "URL of a running scripts/serve.py; asks it by HTTP instead.")
 flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
@@ -34,12 +36,6 @@ flags.DEFINE_string("request", None, "A request as a JSON file, or - for standar
 flags.DEFINE_string("input", None, "A batch: one JSON request a line.")
 flags.DEFINE_string("output", None, "Where the answers of --input go, one a line.")
 flags.DEFINE_integer("k", None, "Ads wanted, where the request does not say.", lower_bound=1)
-flags.DEFINE_string(
-    "filters",
-    None,
-    "Which ads are eligible, where the request does not say: a JSON object such as "
-    '{"conditions": [{"field": "price", "at_most": 9}]}, or a file with one.',
-)
 flags.DEFINE_bool("json", False, "Print answers as JSON.")
 FLAGS = flags.FLAGS
 
@@ -88,7 +84,11 @@ async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
         assert isinstance(service, orchestrator.Orchestrator)
         request = messages.Request(context=service.release.manifest.probes["requests"][0])
     else:
-        text = sys.stdin.read() if FLAGS.request == "-" else _read(pathlib.Path(FLAGS.request))
+        text = (
+            sys.stdin.read()
+            if FLAGS.request == "-"
+            else command_line.read_text(pathlib.Path(FLAGS.request))
+        )
         request = _parse(text, FLAGS.request)
     answer = await service.recommend(_with_flags(request))
     print(json.dumps(answer.to_json()) if FLAGS.json else local_service.describe(answer))
@@ -97,7 +97,7 @@ async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
 async def _answer_file(
     service: orchestrator.Orchestrator | _Remote, source: pathlib.Path, target: pathlib.Path
 ) -> None:
-    lines = [line for line in _read(source).splitlines() if line.strip()]
+    lines = [line for line in command_line.read_text(source).splitlines() if line.strip()]
     refused = 0
     with target.open("w", encoding="utf-8") as output:
         for first in range(0, len(lines), _REQUESTS_PER_BATCH):
@@ -135,15 +135,6 @@ async def _answer_lines(
     return answers
 
 
-def _read(path: pathlib.Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"No file at {path}.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
-
-
 def _parse(text: str, place: str) -> messages.Request:
     try:
         value = json.loads(text)
@@ -157,30 +148,13 @@ def _parse(text: str, place: str) -> messages.Request:
 
 def _with_flags(request: messages.Request) -> messages.Request:
     """Fills in what the flags say and the request does not."""
-    flagged = {"k": FLAGS.k, "filters": _filters()}
+    flagged = {"k": FLAGS.k, "filters": filter_flags.filters()}
     missing = {
         name: value
         for name, value in flagged.items()
         if value is not None and getattr(request, name) is None
     }
     return dataclasses.replace(request, **missing)
-
-
-def _filters() -> dict[str, Any] | None:
-    if FLAGS.filters is None:
-        return None
-    text = FLAGS.filters
-    if not text.lstrip().startswith("{"):
-        text = _read(pathlib.Path(text))
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"--filters: expected a JSON object or a file with one, got no JSON ({error})."
-        ) from error
-    if not isinstance(value, dict):
-        raise ValueError(f"--filters: expected a JSON object, got {value!r}.")
-    return value
 
 
 if __name__ == "__main__":

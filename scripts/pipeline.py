@@ -23,6 +23,7 @@ from typing import Any
 
 import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
 import release_gate
+import served_index
 
 from serving import ad_index, bundle, export
 from tfrec import config as config_lib
@@ -39,6 +40,7 @@ PRODUCTS = {
     "bundle": "manifests/*.json",
 }
 STEPS = tuple(PRODUCTS)
+_TOO_LONG = ("segments", "curves")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,17 +130,44 @@ class Pipeline:
         )
         return directory
 
-    def evaluate(self, data_set: reader.DataSet) -> dict[str, Any]:
-        """Measures both stages on the test split."""
+    def evaluate(
+        self,
+        data_set: reader.DataSet,
+        config: config_lib.EvaluationConfig | None = None,
+        index_config: ad_index.IndexConfig | None = None,
+        filters: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Measures both stages and the way from request to ads on the test split.
+
+        Args:
+            data_set: The converted log.
+            config: Resamples and segments; None is what was asked for last, or the defaults.
+            index_config: How an index is built where none like it is published; None likewise.
+            filters: A filter of requests that is measured too.
+        """
+        before = self._note("evaluation").get("inputs", {})
+        last = before.get("config") or {}, before.get("index") or {}
+        config = config or config_lib.EvaluationConfig(**last[0])
+        published = self._note("bundle").get("inputs", {}).get("index")
+        use_published = index_config is None or dataclasses.asdict(index_config) == published
+        index_config = index_config or ad_index.IndexConfig(**last[1])
         path = self.path("evaluation") / "metrics.json"
         truth = self.truth_of(data_set)
 
         def measure() -> None:
-            report = evaluation.evaluate(data_set, self.models(data_set), truth)
+            models = self.models(data_set)
+            base = self.path("bundle") if use_published else None
+            index = served_index.opener(base, data_set, models, index_config, filters)
+            report = evaluation.evaluate(data_set, models, truth, config, index)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(report, indent=1) + "\n")
 
-        inputs = self._models_inputs()
+        inputs = {
+            **self._models_inputs(),
+            "config": dataclasses.asdict(config),
+            "index": dataclasses.asdict(index_config),
+            "filters": filters,
+        }
         self._once("evaluation", "evaluating on the test split", inputs, measure)
         return json.loads(path.read_text())
 
@@ -162,6 +191,8 @@ class Pipeline:
         """
         base = self.path("bundle")
         inputs = {**self._models_inputs(), "index": dataclasses.asdict(config)}
+        # What a release is judged by; the rest stays in the evaluation's own files.
+        metrics = {name: own for name, own in metrics.items() if name not in _TOO_LONG}
 
         def publish() -> None:
             models = self.models(data_set)
@@ -209,7 +240,7 @@ class Pipeline:
         log = pathlib.Path(data_set.description["source"]["path"])
         return log.parent if synthetic.Log(log.parent).world.is_file() else None
 
-    def _models_inputs(self) -> dict[str, str]:
+    def _models_inputs(self) -> dict[str, Any]:
         """What depends on both stages depends on them and on the data they are used with."""
         return {step: self._inputs(step) for step in ("data", "retrieval", "ranker")}
 

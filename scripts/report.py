@@ -5,11 +5,15 @@ from typing import Any
 
 _HEAD_METRICS = (
     ("AUC", "auc"),
+    ("per-user AUC", "per_user_auc"),
     ("normalised entropy", "normalized_entropy"),
+    ("normalised entropy of zero", "normalized_entropy_of_zero_part"),
+    ("log loss", "log_loss"),
     ("calibration error (ECE)", "expected_calibration_error"),
     ("predicted / observed", "calibration_ratio"),
     ("normalised Gini", "normalized_gini"),
     ("NDCG@10, logged lists", "ndcg_at_10_logged_lists"),
+    ("share of achievable AUC", "auc_share_of_achievable"),
 )
 _RECOMMENDERS = ("two_tower", "popularity", "item_knn", "planted")
 _RETRIEVAL_METRICS = (
@@ -28,28 +32,74 @@ _RETRIEVAL_METRICS = (
 def text(metrics: Mapping[str, Any]) -> str:
     """Returns the tables of one evaluation."""
     lines = [f"Ranker, {metrics['impressions']:,} {metrics['split']} impressions"]
-    lines.append(f"  {'':34}{'model':>9}{'planted':>9}")
+    lines.append(f"  {'':38}{'model':>9}{'95 % interval':>19}{'planted':>9}")
     for head, values in metrics["ranker"].items():
         for label, key in _HEAD_METRICS:
-            if key in values:
+            if values.get(key) is not None or (key in values and key != "per_user_auc"):
                 planted = values.get("planted", {}).get(key)
-                lines.append(f"  {head + ': ' + label:34}{_number(values[key])}{_number(planted)}")
-        share = values.get("auc_share_of_achievable")
-        if share is not None:
-            lines.append(f"  {head + ': share of achievable AUC':34}{_number(share)}")
+                lines.append(
+                    f"  {head + ': ' + label:38}{_number(values[key])}"
+                    f"{_interval(values['intervals'].get(key)):>19}{_number(planted)}"
+                )
     if metrics["absent_heads"]:
         absent = ", ".join(metrics["absent_heads"])
         lines.append(f"  not in this log, so not trained and not served: {absent}")
     lines += _retrieval(metrics["retrieval"])
-    if "ten_ads" in metrics:
-        ten = metrics["ten_ads"]
-        lines.append(f"Ten ads for {ten['requests']} requests, mean planted click probability")
-        lines += [
-            f"  {name.replace('_', ' '):34}{_number(value)}"
-            for name, value in ten.items()
-            if name != "requests"
-        ]
+    lines += _planted_funnel(metrics) if "realised" in metrics else _click_funnel(metrics["funnel"])
     return "\n".join(lines)
+
+
+def _planted_funnel(metrics: Mapping[str, Any]) -> list[str]:
+    funnel = metrics["funnel"]
+    lines = [
+        f"Funnel, {funnel['requests']} requests: planted value of ten ads "
+        f"(index: {funnel['index']}; {_filters(funnel)})"
+    ]
+    lines.append(f"  {'':20}{'utility':>9}{'95 % interval':>19}{'clicks':>9}{'95 % interval':>19}")
+    names = ["best_possible", *(f"lost_{stage}" for stage in funnel["utility"]["lost"]), "returned"]
+    for name in names:
+        line = f"  {name.replace('_', ' by ' if 'lost' in name else ' '):20}"
+        for utility in ("utility", "click"):
+            own = funnel[utility]
+            value = own["lost"][name[5:]] if name.startswith("lost_") else own[name]
+            line += f"{_number(value, 2)}{_interval(own['intervals'].get(name), 2):>19}"
+        lines.append(line)
+    ten = metrics["realised"]
+    lines.append("Ten ads in their slots bring a request, expected (one simulated draw)")
+    lines.append(f"  {'':16}{'clicks':>16}{'engagements':>16}{'revenue':>16}")
+    for name, own in ten["choosers"].items():
+        pairs = (f"{own[o]:.3f} ({own['simulated'][o]:.2f})" for o in list(own)[:3])
+        lines.append(f"  {name.replace('_', ' '):16}" + "".join(f"{pair:>16}" for pair in pairs))
+    return lines
+
+
+def _click_funnel(funnel: Mapping[str, Any]) -> list[str]:
+    if not funnel["clicks"]:
+        return [f"Funnel not measured: {funnel['absent']}"]
+    lines = [
+        f"Funnel, {funnel['clicks']} held-out clicks: share of clicked ads still there after "
+        f"(index: {funnel['index']}; {_filters(funnel)})"
+    ]
+    names = {
+        "tower": f"tower, {funnel['candidates']} of {funnel['ads']:,}",
+        "index": "index",
+        "filters": "filters",
+        "ranker": "ranker, ten ads",
+    }
+    for stage, name in names.items():
+        interval = _interval(funnel["intervals"].get(f"survived_{stage}"))
+        lines.append(f"  {name:38}{_number(funnel['survived'][stage])}{interval:>19}")
+    for name, value in funnel["beside"].items():
+        lines.append(f"  {'beside: ' + name.replace('_', ' '):38}{_number(value)}")
+    return lines
+
+
+def _filters(funnel: Mapping[str, Any]) -> str:
+    return f"filters: {funnel['filters']}" if funnel["filters"] else "no filters, so none is lost"
+
+
+def _interval(interval: list[float] | None, decimals: int = 4) -> str:
+    return f"{interval[0]:.{decimals}f}–{interval[1]:.{decimals}f}" if interval else ""
 
 
 def _retrieval(values: Mapping[str, Any]) -> list[str]:
@@ -88,5 +138,5 @@ def times(seconds: Mapping[str, float]) -> str:
     return f"Steps: {parts}; together {sum(seconds.values()):.0f} s."
 
 
-def _number(value: float | None) -> str:
-    return f"{'–':>9}" if value is None else f"{value:9.4f}"
+def _number(value: float | None, decimals: int = 4) -> str:
+    return f"{'–':>9}" if value is None else f"{value:9.{decimals}f}"

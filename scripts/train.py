@@ -41,7 +41,7 @@ def train(workdir: pathlib.Path) -> pipeline.Pipeline:
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
     steps.train_retrieval(data_set, config.RetrievalConfig(**batch, **first))
     steps.train_ranker(data_set, config.RankerConfig(**batch, **second))
-    metrics = steps.evaluate(data_set)
+    metrics = steps.evaluate(data_set, index_config=index_flags.config())
     print(report.text(metrics))
     steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
     return steps

@@ -67,7 +67,7 @@ def export(
     # Every second query had no part in tuning.
     held_out = queries[1::2] if len(queries) > 1 else queries
     recall = ad_index.recall_against_exact(index.searcher, embeddings, held_out, k)
-    training_id = _training_id(data_set, two_tower, model)
+    training_id = training_id_of(data_set, two_tower, model)
     probes = _probes(samples, tower_module, ranker_module, index, features, fitted)
     probes["ads"] = _ad_probes(catalogue, embeddings)
     head_of = {"click_probability": "click", "engagement_probability": "engagement"}
@@ -92,7 +92,7 @@ def export(
                 if count <= len(features)
             ],
         )
-        index.save(staged.ad_index, features, _display(catalogue))
+        index.save(staged.ad_index, features, display(catalogue))
         np.save(staged.ad_index / ad_index.QUERIES_FILE, queries[:NUM_SAMPLE_QUERIES])
         for part in parts.PARTS:
             parts.write_identity(
@@ -214,13 +214,15 @@ def _spec(spec: Any) -> dict[str, Any]:
     return {"dtype": spec.dtype.name, "shape": [-1 if d is None else d for d in spec.shape]}
 
 
-def _display(catalogue: reader.Catalogue) -> pa.Table:
+def display(catalogue: reader.Catalogue) -> pa.Table:
+    """Returns the table of ad ids and raw fields that an index keeps."""
     return catalogue.fields.append_column(ad_index.AD_ID, catalogue.ad_ids)
 
 
-def _training_id(
+def training_id_of(
     data_set: reader.DataSet, two_tower: retrieval.TwoTower, model: ranker.Ranker
 ) -> str:
+    """Names a training: the same models of the same data have the same id."""
     digest = hashlib.sha256(data_set.fingerprint.encode())
     for variable in [*two_tower.variables, *model.variables]:
         digest.update(variable.numpy().tobytes())

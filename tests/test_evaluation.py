@@ -9,7 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tfrec import evaluation, planted, ranker_training, retrieval_comparison, retrieval_training
+from tfrec import (
+    candidates,
+    config,
+    evaluation,
+    logged_quality,
+    planted,
+    ranker_training,
+    retrieval_comparison,
+    retrieval_training,
+)
 from tfrecords import arrow_file, convert, reader
 from tfrecords import schema as schema_lib
 
@@ -37,7 +46,9 @@ def test_the_report_is_json_and_covers_every_head(report, data_set):
 
 def test_every_ranker_metric_stands_beside_its_ceiling(report):
     for metrics in report["ranker"].values():
-        assert metrics["planted"].keys() == metrics.keys() - {"planted", "auc_share_of_achievable"}
+        assert metrics["planted"].keys() == metrics.keys() & logged_quality.METRICS
+        low, high = metrics["intervals"]["auc_share_of_achievable"]
+        assert low < metrics["auc_share_of_achievable"] < high
     click = report["ranker"]["click"]
     assert 0.5 < click["auc"] < click["planted"]["auc"] < 1.0
     assert click["normalized_entropy"] > click["planted"]["normalized_entropy"]
@@ -153,6 +164,117 @@ def test_no_choice_of_ten_ads_beats_the_best_possible(report):
     assert ten["retrieval_then_ranker"] > ten["random"]
 
 
+def test_the_funnel_adds_up_and_stands_on_the_truth(report):
+    funnel = report["funnel"]
+    assert (funnel["truth"], funnel["ads"], funnel["candidates"]) == ("planted", 300, 300)
+    assert (funnel["index"], funnel["filters"]) == ("exact search", None)
+    for name in ("utility", "click"):
+        own = funnel[name]
+        assert sum(own["lost"].values()) == pytest.approx(own["best_possible"] - own["returned"])
+        assert own["lost"]["tower"] == pytest.approx(0.0)  # every ad is a candidate here
+        assert own["lost"]["index"] == own["lost"]["filters"] == 0.0
+        assert own["lost"]["ranker"] > 0.0
+    assert funnel["click"]["lost"]["calibration"] == pytest.approx(0.0)
+    ten = report["ten_ads"]
+    assert funnel["click"]["returned"] == pytest.approx(10 * ten["retrieval_then_ranker"])
+    assert funnel["click"]["best_possible"] == pytest.approx(10 * ten["best_possible"])
+    ndcg = funnel["ndcg_at_10_retrieved_lists"]
+    assert set(ndcg) == {"click", "engagement", "revenue", "utility"}
+    assert all(0 < own["value"] < 1 for own in ndcg.values())
+
+
+def test_what_ten_ads_bring_stands_between_random_and_the_optimum(report):
+    choosers = report["realised"]["choosers"]
+    assert list(choosers) == ["system", "optimum", "retrieval_alone", "popularity", "random"]
+
+    def value(name):
+        return sum(choosers[name][outcome] for outcome in ("clicks", "engagements", "revenue"))
+
+    assert value("random") < value("system") < value("optimum")
+    for own in choosers.values():
+        assert own["engagements"] < own["clicks"] < 10
+        # 2,000 ads: one draw of the clicks is within a few standard errors of what is expected.
+        assert own["simulated"]["clicks"] == pytest.approx(own["clicks"], rel=0.25)
+
+
+def test_ads_in_their_slots_are_clicked_less_the_further_down(data_set, synthetic_log):
+    truth = planted.load(synthetic_log.directory, data_set)
+    order = planted.catalogue_order(truth, data_set.catalogue())
+    requests = truth.sample_requests.slice(0, 5)
+    rows = np.tile([7, 3, 7], (5, 1))
+    shown = planted.shown(truth, order, requests, rows)
+    values = planted.value_matrices(truth, order, requests)
+    np.testing.assert_allclose(shown.click[:, 0], values["click"][:, 7], rtol=1e-9)
+    # Position 2 takes 0.3·ln 3 = 0.32958 from the logit.
+    logit = np.log(shown.click / (1 - shown.click))
+    np.testing.assert_allclose(logit[:, 0] - logit[:, 2], 0.3295837, rtol=1e-6)
+    engaged = shown.click[:, 0] * shown.engagement_given_click[:, 0]
+    np.testing.assert_allclose(engaged, values["engagement"][:, 7], rtol=1e-9)
+    np.testing.assert_allclose(
+        engaged * shown.revenue_given_engagement[:, 0], values["revenue"][:, 7], rtol=1e-9
+    )
+
+
+def test_quality_is_told_apart_by_advertiser_position_and_new_ads(report, data_set):
+    segments = report["segments"]
+    # Of 300 ads: C13 has 20 advertisers, C17 10 categories, nearest to √300 = 17.3.
+    assert segments["by"] == ["C13", "C17", "ads", "position"]
+    assert segments["absent"] == {}
+    for head in ("click", "engagement"):
+        for name in segments["by"]:
+            rows = sum(own["rows"] for own in segments[head][name])
+            assert rows == data_set.num_rows("test")
+    first = segments["click"]["position"][0]
+    assert first["value"] == "0"
+    assert first["rows"] == data_set.num_requests("test")
+
+
+def test_segments_by_fields_that_are_none_are_refused(data_set, models):
+    wrong = config.EvaluationConfig(segment_fields="C8,I10", resamples=0)
+    with pytest.raises(ValueError, match=r"categorical fields of the ad side, .*; got 'I10'"):
+        evaluation.evaluate(data_set, models, config=wrong)
+
+
+def test_the_validation_split_is_measured_for_what_judges_a_release(report, data_set):
+    for head in ("click", "engagement", "revenue"):
+        own = report["validation"][head]
+        assert own["labelled"] == data_set.num_rows("validation")
+        assert own["auc"] != report["ranker"][head]["auc"]
+    # The calibrators were fitted to it.
+    assert report["validation"]["click"]["calibration_ratio"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_worse_index_and_filters_are_charged_with_their_losses(data_set, models, synthetic_log):
+    def open_index(ads):
+        rows = np.arange(len(ads))
+        return candidates.Index(
+            "every second ad",
+            lambda queries, k: np.tile(rows[::2], (len(queries), 1)),
+            "the first 20 ads",
+            lambda queries, k: np.tile(rows[:20], (len(queries), 1)),
+        )
+
+    plain = config.EvaluationConfig(resamples=0)
+    truth = planted.load(synthetic_log.directory, data_set)
+    funnel = evaluation.whole_system(data_set, models, truth, open_index, plain)
+    own = funnel["funnel"]["click"]
+    assert own["lost"]["index"] > 0
+    assert own["lost"]["filters"] > own["lost"]["index"]
+    assert sum(own["lost"].values()) == pytest.approx(own["best_possible"] - own["returned"])
+    assert (funnel["funnel"]["index"], funnel["funnel"]["filters"]) == (
+        "every second ad",
+        "the first 20 ads",
+    )
+    clicks = evaluation.whole_system(data_set, models, None, open_index, plain)["funnel"]
+    assert clicks["truth"] == "held-out clicks"
+    assert clicks["clicks"] == data_set.label_sum("test", "click")
+    survived = clicks["survived"]
+    assert survived["tower"] == 1.0
+    assert 1.0 > survived["index"] > survived["filters"] >= survived["ranker"] > 0.0
+    assert sum(clicks["lost"].values()) == pytest.approx(1.0 - clicks["returned"])
+    assert clicks["beside"]["random_10"] == pytest.approx(10 / 300)
+
+
 def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
     truth = planted.load(synthetic_log.directory, data_set)
     windows = list(data_set.windows("test"))
@@ -213,6 +335,12 @@ def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click
     assert click["normalized_entropy"] is None
     assert click["calibration_ratio"] is None
     assert click["ndcg_at_10_logged_lists"] is None
+    assert click["absent"].keys() == {
+        "auc", "per_user_auc", "normalized_entropy", "calibration_ratio",
+        "ndcg_at_10_logged_lists",
+    }  # fmt: skip
+    assert report["funnel"]["absent"] == "the split has no clicks"
+    assert report["segments"]["absent"]["position"] == "the schema names no position"
     assert np.isfinite(click["log_loss"])
     assert report["retrieval"] == {
         "num_ads": report["retrieval"]["num_ads"],

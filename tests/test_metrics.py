@@ -122,3 +122,35 @@ def test_share_of_achievable():
     assert metrics.share_of_achievable(None, 0.5, 0.8) is None
     assert metrics.share_of_achievable(0.6, 0.5, None) is None
     assert metrics.share_of_achievable(0.6, 0.5, 0.5) is None
+
+
+def test_auc_of_groups_is_the_auc_within_each():
+    group = np.array([0, 1, 0, 1, 1, 2, 2])
+    labels = np.array([1, 1, 0, 0, 0, 1, 1])
+    scores = np.array([0.2, 0.5, 0.9, 0.5, 0.1, 0.3, 0.4])
+    values, size = metrics.auc_of_groups(labels, scores, group)
+    # Group 0: .2 below .9, 0. Group 1: .5 ties with .5 and beats .1, 1.5 of 2. Group 2: one class.
+    assert values[:2] == pytest.approx([0.0, 0.75])
+    assert np.isnan(values[2])
+    assert size.tolist() == [2, 3, 0]
+    # Weighted by impressions: (0·2 + 0.75·3) / 5.
+    assert metrics.per_user_auc(labels, scores, group) == pytest.approx(0.45)
+    assert metrics.per_user_auc(labels[5:], scores[5:], group[5:]) is None
+
+
+def test_auc_of_groups_agrees_with_auc_on_each_group():
+    rng = np.random.default_rng(1)
+    group = rng.integers(0, 20, 400)
+    labels, scores = rng.random(400) < 0.4, np.round(rng.random(400), 1)
+    values, _ = metrics.auc_of_groups(labels, scores, group)
+    for number in range(20):
+        own = group == number
+        assert values[number] == pytest.approx(metrics.auc(labels[own], scores[own]))
+
+
+def test_ndcg_of_lists_keeps_equal_scores_in_their_order():
+    gains, scores = np.array([0.0, 2.0, 1.0, 0.0]), np.zeros(4)
+    # Ranks 2 and 3 hold 2 and 1: 2·0.63093 + 1·0.5 of 2·1 + 1·0.63093.
+    assert metrics.ndcg_of_lists(gains, scores, np.array([3, 1]), 10)[0] == pytest.approx(
+        1.7618595 / 2.6309298
+    )

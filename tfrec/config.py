@@ -110,6 +110,23 @@ class RankerConfig:
     seed: int = option(1, "Seed of initialisation and shuffling.")
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Measuring both stages on the test split."""
+
+    resamples: int = option(200, "Bootstrap resamples behind each interval.")
+    segment_fields: str = option(
+        "",
+        "Ad fields, with commas, by whose values quality is told apart; empty: the two that group "
+        "ads most as advertisers do.",
+    )
+    seed: int = option(1, "Seed of the resamples and of simulated outcomes.")
+
+    def __post_init__(self) -> None:
+        if self.resamples < 0:
+            raise ValueError(f"resamples: expected 0 or more, got {self.resamples}.")
+
+
 def save(config: Any, path: pathlib.Path) -> None:
     """Writes a resolved configuration as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)

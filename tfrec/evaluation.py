@@ -7,32 +7,34 @@ beside its ceiling, the same metric of the true probabilities on the same rows.
 Shapes: L impressions of the split, N ads, Q requests, K candidates.
 """
 
-import collections
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tfrec import calibrators as calibrators_lib
 from tfrec import (
-    metrics,
+    candidates,
+    click_funnel,
+    intervals,
+    logged_quality,
     planted,
+    planted_system,
     ranker,
     ranker_training,
     retrieval,
     retrieval_comparison,
+    segments,
 )
+from tfrec import config as config_lib
 from tfrecords import reader
 
 SPLIT = retrieval_comparison.SPLIT
-NUM_CANDIDATES = retrieval_comparison.NUM_CANDIDATES
-_SCORES_AT_ONCE = 1 << 22
-_SERVED = {
-    "click": "click_probability",
-    "engagement": "engagement_probability",
-    "revenue": "expected_revenue",
-}
+
+
+OpenIndex = Callable[[np.ndarray], candidates.Index]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,11 @@ class Models:
 
 
 def evaluate(
-    data_set: reader.DataSet, models: Models, truth_log: pathlib.Path | None = None
+    data_set: reader.DataSet,
+    models: Models,
+    truth_log: pathlib.Path | None = None,
+    config: config_lib.EvaluationConfig | None = None,
+    open_index: OpenIndex | None = None,
 ) -> dict[str, Any]:
     """Measures both stages.
 
@@ -53,118 +59,81 @@ def evaluate(
         data_set: The converted log.
         models: The trained stages.
         truth_log: Directory of the synthetic log that the data set was converted from.
+        config: Resamples and segments; None is the defaults.
+        open_index: Gives the index of the ad embeddings [N, D] that serves them; None is exact
+            search.
 
     Returns:
-        JSON values: `ranker` (a dict a head), `retrieval`, and with truth `ten_ads`. A metric
-        that the split does not allow, such as AUC without clicks, is None; a head of which
-        the split has no labels has no metrics.
+        JSON values: `ranker` (a dict a head), `segments`, `validation` (the plain metrics of
+        the split that calibrators were fitted to), `retrieval`, `funnel`, and with truth
+        `realised` and `ten_ads`. A
+        metric that the split does not allow, such as AUC without clicks, is None, and `absent`
+        beside it says why.
     """
+    config = config or config_lib.EvaluationConfig()
+    segments.check(config.segment_fields, data_set.schema)
     truth = planted.load(truth_log, data_set) if truth_log is not None else None
+    heads = models.ranker.heads
+    both = (models.ranker, models.calibrators)
+    logged = logged_quality.predict(data_set, *both, SPLIT, config)
+    plain = dataclasses.replace(config, resamples=0)
+    validation = logged_quality.predict(data_set, *both, "validation", plain)
+    catalogue = data_set.catalogue()
     report: dict[str, Any] = {
         "split": SPLIT,
         "impressions": data_set.num_rows(SPLIT),
-        "absent_heads": [h for h in _SERVED if h not in models.ranker.heads],
-        "ranker": _evaluate_ranker(data_set, models, truth),
+        "absent_heads": [h for h in logged_quality.SERVED if h not in heads],
+        "intervals_are": {
+            "confidence": intervals.CONFIDENCE,
+            "resamples": config.resamples,
+            "of": "users" if logged.by_user else "requests",
+        },
+        "ranker": logged_quality.of_heads(logged, heads, truth),
+        "segments": logged_quality.by_segment(logged, heads, data_set, catalogue, SPLIT, config),
+        "validation": logged_quality.summary(logged_quality.of_heads(validation, heads)),
         "retrieval": retrieval_comparison.evaluate(data_set, models.two_tower, truth),
     }
-    if truth is not None:
-        report["ten_ads"] = _evaluate_ten_ads(data_set, models, truth)
-    return report
+    return {**report, **whole_system(data_set, models, truth, open_index, config)}
 
 
-def _evaluate_ranker(
-    data_set: reader.DataSet, models: Models, truth: planted.Truth | None
+def whole_system(
+    data_set: reader.DataSet,
+    models: Models,
+    truth: planted.Truth | None,
+    open_index: OpenIndex | None,
+    config: config_lib.EvaluationConfig,
 ) -> dict[str, Any]:
-    predictions = ranker_training.predict(models.ranker, data_set, SPLIT)
-    served = ranker_training.served_values(predictions, models.calibrators)
-    report: dict[str, dict[str, Any]] = {}
-    for head in models.ranker.heads:
-        labels, known, list_lengths = predictions.labelled(head)
-        if not len(labels):
-            report[head] = {"labelled": 0}
-            continue
-        measure = _revenue_metrics if head == "revenue" else _probability_metrics
-        report[head] = dict(measure(labels, served[_SERVED[head]][known], list_lengths))
-        if truth is None:
-            continue
-        ceiling = measure(labels, truth.rows[_SERVED[head]][known], list_lengths)
-        report[head]["planted"] = ceiling
-        report[head]["auc_share_of_achievable"] = metrics.share_of_achievable(
-            report[head]["auc"], 0.5, ceiling["auc"]
-        )
+    """Measures the way from a request to ten ads, by the truth or else by held-out clicks.
+
+    Args:
+        data_set, models, open_index, config: As `evaluate`.
+        truth: The planted truth, where there is one.
+
+    Returns:
+        `funnel`, and with truth `realised` and `ten_ads`.
+    """
+    features = np.asarray(data_set.catalogue().features)
+    ads = retrieval.embed_in_batches(models.two_tower.ad_tower, features)
+    index = None if open_index is None else open_index(ads)
+
+    def found(queries: np.ndarray) -> candidates.Candidates:
+        embedded = retrieval.embed_in_batches(models.two_tower.query_tower, queries)
+        return candidates.find(embedded, ads, index)
+
+    both = (models.ranker, models.calibrators)
+    if truth is not None:
+        of_truth = found(truth.encode(data_set, truth.sample_requests))
+        report = planted_system.measure(data_set, *both, of_truth, truth, config)
+    else:
+        clicks = click_funnel.sample(data_set, SPLIT)
+        report = {"funnel": dict(click_funnel.NO_CLICKS)}
+        if len(clicks.ad_rows):
+            of_clicks = found(clicks.query)
+            report["funnel"] = click_funnel.measure(data_set, *both, clicks, of_clicks, config)
+    report["funnel"] |= {
+        "candidates": min(candidates.NUM_CANDIDATES, len(ads)),
+        "ads": len(ads),
+        "index": "exact search" if index is None else index.name,
+        "filters": None if index is None else index.filters,
+    }
     return report
-
-
-def _probability_metrics(
-    labels: np.ndarray, probabilities: np.ndarray, list_lengths: np.ndarray
-) -> dict[str, float | None]:
-    return {
-        "labelled": len(labels),
-        "auc": metrics.auc(labels, probabilities),
-        "normalized_entropy": metrics.normalized_entropy(labels, probabilities),
-        "log_loss": metrics.log_loss(labels, probabilities),
-        "expected_calibration_error": metrics.expected_calibration_error(labels, probabilities),
-        "calibration_ratio": metrics.calibration_ratio(labels, probabilities),
-        "ndcg_at_10_logged_lists": metrics.ndcg_at_k(labels, probabilities, list_lengths, 10),
-    }
-
-
-def _revenue_metrics(
-    labels: np.ndarray, expected: np.ndarray, list_lengths: np.ndarray
-) -> dict[str, float | None]:
-    return {
-        "labelled": len(labels),
-        "auc": metrics.auc(labels > 0, expected),
-        "normalized_gini": metrics.normalized_gini(labels, expected),
-        "calibration_ratio": metrics.calibration_ratio(labels, expected),
-        "ndcg_at_10_logged_lists": metrics.ndcg_at_k(labels, expected, list_lengths, 10),
-    }
-
-
-def _evaluate_ten_ads(
-    data_set: reader.DataSet, models: Models, truth: planted.Truth
-) -> dict[str, float]:
-    """Mean planted click probability of ten ads a request, by who chose them."""
-    catalogue = data_set.catalogue()
-    ads = retrieval.embed_in_batches(models.two_tower.ad_tower, np.asarray(catalogue.features))
-    requests = truth.sample_requests
-    encoded = truth.encode(data_set, requests)  # [Q, Fq]
-    embedded = retrieval.embed_in_batches(models.two_tower.query_tower, encoded)
-    order = planted.catalogue_order(truth, catalogue)
-    popular = np.argsort(-catalogue.clicks, kind="stable")[:10]
-    sums: collections.Counter[str] = collections.Counter()
-    for rows in retrieval.query_chunks(len(requests), len(catalogue), _SCORES_AT_ONCE):
-        # Of the Q requests of a chunk.
-        queries = requests.slice(rows.start, rows.stop - rows.start)
-        probability = planted.click_matrix(truth, order, queries)  # [Q, N]
-        candidates = retrieval.exact_top_k(embedded[rows], ads, NUM_CANDIDATES)  # [Q, K]
-        ranked = _ranked(models.ranker, encoded[rows], np.asarray(catalogue.features), candidates)
-        among_candidates = np.take_along_axis(probability, candidates, axis=1)
-        means = {
-            "best_possible": _largest_ten(probability).mean(axis=1),
-            "best_of_the_candidates": _largest_ten(among_candidates).mean(axis=1),
-            "retrieval_then_ranker": np.take_along_axis(probability, ranked, axis=1).mean(axis=1),
-            "retrieval_alone": among_candidates[:, :10].mean(axis=1),
-            "popularity": probability[:, popular].mean(axis=1),
-            "random": probability.mean(axis=1),
-        }
-        sums.update({name: float(values.sum()) for name, values in means.items()})
-    return {"requests": len(requests), **{name: s / len(requests) for name, s in sums.items()}}
-
-
-def _ranked(
-    model: ranker.Ranker, encoded: np.ndarray, features: np.ndarray, candidates: np.ndarray
-) -> np.ndarray:
-    """Returns the ten of the candidates [Q, K] that the ranker puts first: [Q, 10]."""
-    scores = np.concatenate(
-        [
-            model.score(encoded[i : i + 8], features[candidates[i : i + 8]])["click"]
-            for i in range(0, len(encoded), 8)
-        ]
-    )
-    return np.take_along_axis(candidates, np.argsort(-scores, axis=1)[:, :10], axis=1)
-
-
-def _largest_ten(values: np.ndarray) -> np.ndarray:
-    count = min(10, values.shape[1])
-    return np.partition(values, -count, axis=1)[:, -count:]

@@ -1,11 +1,13 @@
 """Metrics in NumPy, each named after what it is measured on.
 
-Shapes: N examples; lists are consecutive runs of examples.
+Shapes: N examples; lists are consecutive runs of examples; G groups, such as users.
 
 References:
     He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §3
     (normalised entropy).
     Naeini et al., Obtaining Well Calibrated Probabilities, 2015 (ECE).
+    Zhou et al., Deep Interest Network for Click-Through Rate Prediction, 2018, §6.3 (per-user
+    AUC, weighted by impressions).
 """
 
 import numpy as np
@@ -25,13 +27,64 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     return float(above / (num_positive * num_negative))
 
 
-def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean binary cross-entropy in nats."""
+def auc_of_groups(
+    labels: np.ndarray, scores: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes the AUC within each group that has both classes.
+
+    Args:
+        labels: [N]; above 0 is positive.
+        scores: [N]; ties count half.
+        group: [N] which of the groups 0..G-1 each example is of.
+
+    Returns:
+        AUC [G] and number of examples [G]; NaN and 0 where a group has one class only.
+    """
+    positive = np.asarray(labels) > 0
+    num_groups = int(group.max()) + 1 if len(group) else 0
+    order = np.lexsort((scores, group))
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(group[order]) != 0) | (np.diff(np.asarray(scores)[order]) != 0)
+    tie = np.cumsum(first) - 1  # [N] which run of equal scores
+    starts = np.flatnonzero(first)
+    middle = starts + (np.diff(np.append(starts, len(order))) + 1) / 2
+    size = np.bincount(group, minlength=num_groups)
+    before = np.cumsum(size) - size
+    rank = middle[tie] - before[group[order]]  # from 1, within the group
+    num_positive = np.bincount(group[positive], minlength=num_groups)
+    ranks = np.bincount(
+        group[order], weights=np.where(positive[order], rank, 0.0), minlength=num_groups
+    )
+    pairs = num_positive * (size - num_positive)
+    above = ranks - num_positive * (num_positive + 1) / 2
+    values = np.divide(above, pairs, out=np.full(num_groups, np.nan), where=pairs > 0)
+    return values, np.where(pairs > 0, size, 0)
+
+
+def per_user_auc(labels: np.ndarray, scores: np.ndarray, user: np.ndarray) -> float | None:
+    """Mean AUC within users that have both classes, weighted by their examples; None without.
+
+    Args:
+        labels: [N]; above 0 is positive.
+        scores: [N].
+        user: [N] which of the users 0..G-1 each example is of.
+    """
+    values, size = auc_of_groups(labels, scores, user)
+    return float(np.average(values[size > 0], weights=size[size > 0])) if size.any() else None
+
+
+def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns the binary cross-entropy [N] of each example, in nats."""
     p = np.clip(
         np.asarray(probabilities, np.float64), _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY
     )
     labels = np.asarray(labels, np.float64)
-    return float(-np.mean(labels * np.log(p) + (1 - labels) * np.log1p(-p)))
+    return -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean binary cross-entropy in nats."""
+    return float(np.mean(log_losses(labels, probabilities)))
 
 
 def normalized_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
@@ -42,16 +95,23 @@ def normalized_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float |
     return log_loss(labels, probabilities) / log_loss(labels, np.full(len(labels), rate))
 
 
+def calibration_bins(probabilities: np.ndarray, num_bins: int = 15) -> np.ndarray:
+    """Returns the number [N] of each example's bin; bins of rising probability, equally large."""
+    num_bins = min(num_bins, len(probabilities))
+    bins = np.empty(len(probabilities), np.int64)
+    order = np.argsort(probabilities, kind="stable")
+    for number, rows in enumerate(np.array_split(order, max(num_bins, 1))):
+        bins[rows] = number
+    return bins
+
+
 def expected_calibration_error(
     labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 15
 ) -> float:
     """Mean |observed − predicted| over bins of equally many examples."""
-    order = np.argsort(probabilities, kind="stable")
-    error = 0.0
-    for rows in np.array_split(order, min(num_bins, len(order))):
-        gap = abs(float(np.mean(labels[rows])) - float(np.mean(probabilities[rows])))
-        error += gap * len(rows) / len(order)
-    return error
+    bins = calibration_bins(probabilities, num_bins)
+    gap = np.asarray(labels, np.float64) - probabilities
+    return float(np.abs(np.bincount(bins, weights=gap)).sum() / len(gap))
 
 
 def calibration_ratio(labels: np.ndarray, predictions: np.ndarray) -> float | None:
@@ -89,29 +149,43 @@ def percentile_ranks(values: np.ndarray) -> np.ndarray:
     return ((np.cumsum(counts) - counts / 2) / len(values))[inverse]
 
 
-def ndcg_at_k(
+def ndcg_of_lists(
     gains: np.ndarray, scores: np.ndarray, list_lengths: np.ndarray, k: int
-) -> float | None:
-    """Mean NDCG@k of lists that hold a gain and at least two examples; None if there is none.
+) -> np.ndarray:
+    """Computes the NDCG@k of each list.
 
     Args:
         gains: [N] non-negative relevance.
         scores: [N]; equal scores keep their order.
         list_lengths: Lengths of the consecutive lists.
         k: Cut-off.
+
+    Returns:
+        One value a list, NaN for those without a gain or with fewer than two examples.
     """
-    values = []
-    discounts = 1.0 / np.log2(np.arange(2, 2 + max(k, 1)))
-    ends = np.cumsum(list_lengths)
-    for end, length in zip(ends, list_lengths, strict=True):
-        gain = gains[end - length : end]
-        if length < 2 or not gain.any():
-            continue
-        top = min(k, length)
-        ranked = gain[np.argsort(-scores[end - length : end], kind="stable")][:top]
-        best = np.sort(gain)[::-1][:top]
-        values.append(float(ranked @ discounts[:top]) / float(best @ discounts[:top]))
-    return float(np.mean(values)) if values else None
+    gains = np.asarray(gains, np.float64)
+    num_lists = len(list_lengths)
+    owner = np.repeat(np.arange(num_lists), list_lengths)
+    starts = np.cumsum(list_lengths) - list_lengths
+    rank = np.arange(len(gains)) - starts[owner]
+    discount = np.where(rank < k, 1.0 / np.log2(rank + 2.0), 0.0)
+
+    def summed(keys: np.ndarray) -> np.ndarray:
+        ordered = gains[np.lexsort((-np.asarray(keys), owner))]
+        return np.bincount(owner, weights=ordered * discount, minlength=num_lists)
+
+    best = summed(gains)
+    counted = (best > 0) & (np.asarray(list_lengths) > 1)
+    return np.divide(summed(scores), best, out=np.full(num_lists, np.nan), where=counted)
+
+
+def ndcg_at_k(
+    gains: np.ndarray, scores: np.ndarray, list_lengths: np.ndarray, k: int
+) -> float | None:
+    """Mean of `ndcg_of_lists` over the lists that have one; None if there is none."""
+    values = ndcg_of_lists(gains, scores, list_lengths, k)
+    counted = ~np.isnan(values)
+    return float(values[counted].mean()) if counted.any() else None
 
 
 def recall_at_k(found: np.ndarray, wanted: np.ndarray) -> float:

@@ -118,6 +118,53 @@ def click_matrix(truth: Truth, order: np.ndarray, requests: pa.Table) -> np.ndar
     return truth.world.click_probability_matrix(_query_columns(requests))[:, order]
 
 
+def value_matrices(truth: Truth, order: np.ndarray, requests: pa.Table) -> dict[str, np.ndarray]:
+    """Returns what an impression in the first slot is worth, for each head [Q, N].
+
+    `click` and `engagement` are probabilities and `revenue` is expected, each of an impression.
+    """
+    query, world = _query_columns(requests), truth.world
+    click = world.click_probability_matrix(query)
+    engagement = click * world.engagement_probability_matrix(query)
+    revenue = engagement * world.expected_revenue_given_engagement_matrix(query)
+    return {
+        head: values[:, order]
+        for head, values in (("click", click), ("engagement", engagement), ("revenue", revenue))
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """The truth of lists of ads, in the slots they stand in: [Q, slots] each.
+
+    Attributes:
+        click: Probability of a click.
+        engagement_given_click: Probability of an engagement after one.
+        revenue_given_engagement: Mean revenue of one.
+    """
+
+    click: np.ndarray
+    engagement_given_click: np.ndarray
+    revenue_given_engagement: np.ndarray
+
+
+def shown(truth: Truth, order: np.ndarray, requests: pa.Table, rows: np.ndarray) -> Shown:
+    """Returns the truth of lists of catalogue rows [Q, slots], the first in slot 0."""
+    num_slots = rows.shape[1]
+    query = {
+        name: np.repeat(values, num_slots) for name, values in _query_columns(requests).items()
+    }
+    ads = {name: values[order[rows.ravel()]] for name, values in truth.world.ads.items()}
+    position = np.tile(np.arange(num_slots), len(rows))
+    world = truth.world
+    values = (
+        world.click_probability(query, ads, position),
+        world.engagement_probability(query, ads),
+        world.expected_revenue_given_engagement(query, ads),
+    )
+    return Shown(*(own.reshape(rows.shape) for own in values))
+
+
 def recommender(truth: Truth, catalogue: reader.Catalogue) -> retrieval_evaluation.Recommender:
     """Returns the recommender that knows the world.
 

@@ -143,6 +143,21 @@ class DataSet:
     def label_sum(self, split: str, label: str) -> float:
         return float(self.description["splits"][split]["label_sums"].get(label, 0.0))
 
+    def column(self, split: str, name: str) -> np.ndarray:
+        """Reads one stored feature of a split in the log's order.
+
+        Args:
+            split: `train`, `validation` or `test`.
+            name: One of `records.Spec.per_request` [R] or `per_ad` [L].
+
+        Raises:
+            FileNotFoundError, ValueError: As `windows`.
+        """
+        dtype = {**self.spec.per_request(), **self.spec.per_ad()}[name]
+        windows = self._stored_windows(split, None, self.spec)
+        parts = [np.empty(0, dtype), *(stored[name].numpy() for stored in windows)]
+        return np.concatenate(parts)
+
     def windows(self, split: str, seed: int | None = None) -> tf.data.Dataset:
         """Streams a split as runs of many records.
 

@@ -1,0 +1,90 @@
+"""The index that an evaluation measures: that of the published release, or one like it.
+
+Shapes: N ads, Q queries, D embedding size.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+import numpy as np
+
+from serving import ad_index, bundle, export, filter_fields, manifest
+from tfrec import candidates, evaluation, retrieval
+from tfrecords import reader
+
+_TUNING_REQUESTS = 512
+
+
+def opener(
+    base: pathlib.Path | None,
+    data_set: reader.DataSet,
+    models: evaluation.Models,
+    config: ad_index.IndexConfig,
+    filters: dict[str, Any] | None,
+) -> evaluation.OpenIndex:
+    """Returns what gives `evaluation.evaluate` the index.
+
+    Args:
+        base: Base directory of the bundles: the index is that of the latest, where it is of
+            this training. None: it is built.
+        data_set: The converted log.
+        models: The trained stages.
+        config: How an index is built where none is published.
+        filters: A filter that is measured, as in a request; None is none.
+
+    Raises:
+        InvalidRequestError: When called: the filters are none, and why.
+    """
+
+    def open_index(embeddings: np.ndarray) -> candidates.Index:
+        found = _published(base, data_set, models)
+        index, name = found or _built(embeddings, data_set, models, config)
+        kinds = {field.name: field.kind for field in data_set.schema.ad_fields}
+        checked = filter_fields.FilterFields(kinds).check(filters)
+        if checked is None:
+            return candidates.Index(name, lambda queries, k: index.search(queries, k)[1])
+        eligible = index.eligible(checked)
+        return candidates.Index(
+            name,
+            lambda queries, k: index.search(queries, k)[1],
+            f"{json.dumps(checked.to_json())}, which {eligible.count:,} of "
+            f"{index.num_ads:,} ads meet",
+            lambda queries, k: index.search(queries, k, eligible)[1],
+        )
+
+    return open_index
+
+
+def _published(
+    base: pathlib.Path | None, data_set: reader.DataSet, models: evaluation.Models
+) -> tuple[ad_index.AdIndex, str] | None:
+    versions = bundle.versions(base) if base is not None else []
+    if base is None or not versions:
+        return None
+    version = versions[-1]
+    training_id = export.training_id_of(data_set, models.two_tower, models.ranker)
+    if manifest.read(base, version).training_id != training_id:
+        return None
+    index = ad_index.AdIndex.open(base / "ad_index" / str(version), num_threads=2)
+    return index, f"{index.kind} of release {version}"
+
+
+def _built(
+    embeddings: np.ndarray,
+    data_set: reader.DataSet,
+    models: evaluation.Models,
+    config: ad_index.IndexConfig,
+) -> tuple[ad_index.AdIndex, str]:
+    """Builds an index as an export does, tuned with held-out requests."""
+    window = next(iter(data_set.windows(evaluation.SPLIT)))
+    queries = retrieval.embed_in_batches(
+        models.two_tower.query_tower, window["query"].numpy()[:_TUNING_REQUESTS]
+    )
+    built = ad_index.build(embeddings, config, tuning_queries=queries)
+    catalogue = data_set.catalogue()
+    index = ad_index.AdIndex(
+        built.searcher.index, np.asarray(catalogue.features), export.display(catalogue), 2
+    )
+    return index, f"{index.kind}, built as an export builds it"

@@ -1,0 +1,101 @@
+"""Bootstrap intervals of metrics, by weights in place of copies.
+
+Rows of one request, or of one user, depend on each other, so whole units are drawn: a resample
+gives each unit the number of times it was drawn, and metrics take these weights. Metrics of sums
+over rows cost one matrix product for all resamples.
+
+Shapes: N rows, U units, S resamples, M sums.
+
+References:
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, §13 (percentiles), §10 (bias).
+    Field and Welsh, Bootstrapping Clustered Data, 2007 (drawing units, not rows).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+CONFIDENCE = 0.95
+# Of resamples times rows, at once.
+_WEIGHTS_AT_ONCE = 1 << 22
+_FEWEST_UNITS = 2
+Interval = list[float]
+
+
+class Resamples:
+    """Resamples of the units of some rows.
+
+    Args:
+        unit: [N] int, which unit each row is of; units are numbered from 0.
+        count: S.
+        seed: Of the draws; the same units and seed give the same resamples.
+    """
+
+    def __init__(self, unit: np.ndarray, count: int, seed: int) -> None:
+        self.unit = unit
+        self.count = count
+        self.num_units = int(unit.max()) + 1 if len(unit) else 0
+        self._seed = seed
+        self._weights: np.ndarray | None = None
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[S, U] float32: how often each unit was drawn."""
+        if self._weights is None:
+            rng, size = np.random.default_rng(self._seed), self.num_units
+            self._weights = np.empty((self.count, size), np.float32)
+            for row in self._weights if size else ():
+                row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
+        return self._weights
+
+    def take(self, rows: np.ndarray) -> "Resamples":
+        """Returns the same resamples, of some of the rows only."""
+        taken = Resamples(self.unit[rows], self.count, self._seed)
+        taken.num_units, taken._weights = self.num_units, self.weights
+        return taken
+
+    def sums(self, *values: np.ndarray) -> list[np.ndarray]:
+        """Returns the sum [S] of each of some values [N] in each resample."""
+        by_unit = np.stack(
+            [np.bincount(self.unit, weights=v, minlength=self.num_units) for v in values], axis=1
+        )  # [U, M]
+        return list((self.weights @ by_unit).T)
+
+    def row_weights(self, order: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields the weights [s, N] of rows in an order, some resamples at a time."""
+        unit = self.unit[order]
+        size = max(_WEIGHTS_AT_ONCE // max(len(order), 1), 1)
+        for first in range(0, self.count, size):
+            yield self.weights[first : first + size][:, unit]
+
+
+def of_metric(replicates: np.ndarray) -> Interval | None:
+    """Returns the middle 95 % of a metric's values [S]; None where most resamples have none."""
+    known = replicates[np.isfinite(replicates)]
+    if len(known) <= len(replicates) / 2:
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    return [float(bound) for bound in np.quantile(known, (tail, 1 - tail))]
+
+
+def of_biased_metric(value: float, replicates: np.ndarray) -> Interval | None:
+    """Returns the interval of a metric that noise makes greater, such as a calibration error.
+
+    A resample is noisier than the data, as the data are noisier than the truth, so that
+    percentiles would lie too high twice; they are mirrored at the value ("basic" bootstrap),
+    and end at 0.
+    """
+    percentiles = of_metric(replicates)
+    if percentiles is None:
+        return None
+    low, high = percentiles
+    return [max(2 * value - high, 0.0), max(2 * value - low, 0.0)]
+
+
+def of_mean(values: np.ndarray, count: int, seed: int) -> Interval | None:
+    """Returns the interval of a mean of values [U], one of each unit; None of fewer than two."""
+    if len(values) < _FEWEST_UNITS:
+        return None
+    resamples = Resamples(np.arange(len(values)), count, seed)
+    (total,) = resamples.sums(values)
+    return of_metric(total / len(values))

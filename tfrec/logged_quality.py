@@ -1,0 +1,154 @@
+"""The ranker's quality on logged impressions: every head, its ceiling, and by segment.
+
+Shapes: L impressions of the split, R requests, N rows with a head's label.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tfrec import (
+    candidates,
+    head_quality,
+    intervals,
+    planted,
+    ranker,
+    ranker_training,
+    segments,
+)
+from tfrec import config as config_lib
+from tfrecords import reader, records
+
+SERVED = candidates.HEADS
+# The plain numbers of a head.
+METRICS = {*head_quality.PROBABILITY_METRICS, *head_quality.REVENUE_METRICS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged:
+    """The ranker's scores of a split.
+
+    Attributes:
+        predictions: Logits and labels.
+        served: Calibrated values [L] by the name they are served under.
+        resamples: Of the L rows.
+        by_user: Whether users are drawn, not requests.
+    """
+
+    predictions: ranker_training.Predictions
+    served: dict[str, np.ndarray]
+    resamples: intervals.Resamples
+    by_user: bool
+
+    def rows(self, head: str) -> tuple[head_quality.Rows, np.ndarray]:
+        """Returns the rows with a head's label, and the mask [L] of these."""
+        labels, known, list_lengths = self.predictions.labelled(head)
+        rows = head_quality.Rows(labels, list_lengths, self.resamples.take(known), self.by_user)
+        return rows, known
+
+    @property
+    def positive_probability(self) -> np.ndarray:
+        """[L] probability that an impression's revenue is not zero."""
+        logit = self.predictions.logits["revenue"][:, 0].astype(np.float64)
+        return 1.0 / (1.0 + np.exp(-logit))
+
+
+def predict(
+    data_set: reader.DataSet,
+    model: ranker.Ranker,
+    calibrators: ranker_training.Calibrators,
+    split: str,
+    config: config_lib.EvaluationConfig,
+) -> Logged:
+    """Scores a split as it is served."""
+    predictions = ranker_training.predict(model, data_set, split)
+    unit = np.arange(len(predictions.list_lengths))
+    if data_set.spec.has_user:
+        unit = np.unique(data_set.column(split, records.USER), return_inverse=True)[1]
+    of_rows = np.repeat(unit, predictions.list_lengths)
+    return Logged(
+        predictions,
+        ranker_training.served_values(predictions, calibrators),
+        intervals.Resamples(of_rows, config.resamples, config.seed),
+        data_set.spec.has_user,
+    )
+
+
+def of_heads(
+    logged: Logged, heads: tuple[str, ...], truth: planted.Truth | None = None
+) -> dict[str, dict[str, Any]]:
+    """Measures heads, each beside what the planted truth reaches on the same rows.
+
+    Returns:
+        For each head the values of `head_quality`, with truth also `planted`, the metrics of
+        the true values, and `auc_share_of_achievable`.
+    """
+    report = {}
+    for head in heads:
+        rows, known = logged.rows(head)
+        own = logged.served[SERVED[head]][known]
+        report[head] = _measure(head, rows, own, logged)
+        if truth is None or not len(rows.labels):
+            continue
+        best = truth.rows[SERVED[head]][known]
+        plain = dataclasses.replace(rows, resamples=intervals.Resamples(rows.resamples.unit, 0, 0))
+        ceiling = _measure(head, plain, best, logged, truth.rows["engagement_probability"])
+        report[head]["planted"] = {n: v for n, v in ceiling.items() if n in METRICS}
+        share, interval = head_quality.share_of_achievable(rows, own, best)
+        report[head]["auc_share_of_achievable"] = share
+        if interval is not None:
+            report[head]["intervals"]["auc_share_of_achievable"] = interval
+    return report
+
+
+def by_segment(
+    logged: Logged,
+    heads: tuple[str, ...],
+    data_set: reader.DataSet,
+    catalogue: reader.Catalogue,
+    split: str,
+    config: config_lib.EvaluationConfig,
+) -> dict[str, Any]:
+    """Measures the probability heads by segment.
+
+    Returns:
+        `by`: what tells the segments apart; a dict of segments a head; `absent`: what could
+        not be told apart, and why.
+    """
+    position = data_set.column(split, "position") if data_set.spec.has_position else None
+    fields = segments.check(config.segment_fields, data_set.schema)
+    cuts = segments.of_split(data_set, catalogue, logged.predictions.ad_rows, position, fields)
+    measured: dict[str, tuple[head_quality.Rows, np.ndarray, np.ndarray]] = {}
+    for head in heads:
+        if head != "revenue":
+            rows, known = logged.rows(head)
+            measured[head] = (rows, logged.served[SERVED[head]][known], known)
+    report: dict[str, Any] = {"by": [cut.name for cut in cuts], **segments.of_heads(cuts, measured)}
+    absent = {}
+    if position is None:
+        absent["position"] = "the schema names no position"
+    if len(cuts) == 1 + (position is not None):
+        absent["ad fields"] = "no ad field has several values with several ads each"
+    return {**report, "absent": absent}
+
+
+def summary(report: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns the plain metrics of heads, without intervals and curves."""
+    kept = {*METRICS, "labelled", "absent"}
+    return {h: {n: v for n, v in own.items() if n in kept} for h, own in report.items()}
+
+
+def _measure(
+    head: str,
+    rows: head_quality.Rows,
+    predicted: np.ndarray,
+    logged: Logged,
+    positive: np.ndarray | None = None,
+) -> dict[str, Any]:
+    if head != "revenue":
+        return head_quality.of_probability(rows, predicted)
+    known = logged.predictions.labelled(head)[1]
+    positive = logged.positive_probability if positive is None else positive
+    return head_quality.of_revenue(rows, predicted, positive[known])
