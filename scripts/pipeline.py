@@ -4,7 +4,7 @@
     WORKDIR/data/        the converted data set
     WORKDIR/retrieval/   the two-tower model
     WORKDIR/ranker/      the ranker
-    WORKDIR/evaluation/  metrics of both on the test split
+    WORKDIR/evaluation/  metrics of both on the test split, and a page with figures
     WORKDIR/bundle/      release bundles, the base directory of the model server
 
 A step notes what it depends on in WORKDIR/steps/NAME.json. Run again, a finished step whose
@@ -27,7 +27,7 @@ import served_index
 
 from serving import ad_index, bundle, export
 from tfrec import config as config_lib
-from tfrec import evaluation, ranker_training, retrieval_training
+from tfrec import evaluation, ranker_training, report_html, retrieval_training
 from tfrecords import convert, reader, synthetic
 
 # What each step writes last: without it the step is not done, whatever its note says.
@@ -160,6 +160,8 @@ class Pipeline:
             index = served_index.opener(base, data_set, models, index_config, filters)
             report = evaluation.evaluate(data_set, models, truth, config, index)
             path.parent.mkdir(parents=True, exist_ok=True)
+            page = report_html.render(report, data_set.schema.name)
+            (path.parent / "report.html").write_text(page, encoding="utf-8")
             path.write_text(json.dumps(report, indent=1) + "\n")
 
         inputs = {

@@ -64,11 +64,10 @@ def evaluate(
             search.
 
     Returns:
-        JSON values: `ranker` (a dict a head), `segments`, `validation` (the plain metrics of
-        the split that calibrators were fitted to), `retrieval`, `funnel`, and with truth
-        `realised` and `ten_ads`. A
-        metric that the split does not allow, such as AUC without clicks, is None, and `absent`
-        beside it says why.
+        JSON values: `ranker` (a dict a head), `segments`, `curves`, `validation` (the plain
+        metrics of the split that calibrators were fitted to), `retrieval`, `funnel`, and with
+        truth `realised` and `ten_ads`. A metric that the split does not allow, such as AUC
+        without clicks, is None, and `absent` beside it says why.
     """
     config = config or config_lib.EvaluationConfig()
     segments.check(config.segment_fields, data_set.schema)
@@ -90,6 +89,7 @@ def evaluate(
         },
         "ranker": logged_quality.of_heads(logged, heads, truth),
         "segments": logged_quality.by_segment(logged, heads, data_set, catalogue, SPLIT, config),
+        "curves": logged_quality.curves_of(logged, heads),
         "validation": logged_quality.summary(logged_quality.of_heads(validation, heads)),
         "retrieval": retrieval_comparison.evaluate(data_set, models.two_tower, truth),
     }

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfrec import (
     candidates,
+    curves,
     head_quality,
     intervals,
     planted,
@@ -132,6 +133,17 @@ def by_segment(
     if len(cuts) == 1 + (position is not None):
         absent["ad fields"] = "no ad field has several values with several ads each"
     return {**report, "absent": absent}
+
+
+def curves_of(logged: Logged, heads: tuple[str, ...]) -> dict[str, Any]:
+    """Returns what the report draws of each head that has labels; see `curves`."""
+    report = {}
+    for head in heads:
+        rows, known = logged.rows(head)
+        if len(rows.labels):
+            own = logged.served[SERVED[head]][known]
+            report[head] = curves.of_scores(rows.labels, own, ratios=head == "revenue")
+    return report
 
 
 def summary(report: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How the data card writes numbers."""
+"""How the pages of data and of models write numbers."""
 
 from collections.abc import Sequence
 
@@ -26,6 +26,18 @@ def decimal(value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def metric(value: float | None) -> str:
+    """Returns a metric with four decimals; large values with two."""
+    if value is None:
+        return NONE
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """Returns the bounds of a metric's interval."""
+    return NONE if bounds is None else f"{metric(bounds[0])} to {metric(bounds[1])}"
 
 
 def mean(value: float | None) -> str:

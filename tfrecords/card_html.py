@@ -9,7 +9,6 @@ from tfrecords import (
     card_format,
     card_html_fields,
     card_markup,
-    card_style,
     splitting,
 )
 
@@ -27,18 +26,9 @@ def render(card: dict[str, Any]) -> str:
         ("rejected", "Rejected rows", _rejected),
         ("reading", "How it is counted", _reading),
     )
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
-    body = "".join(
-        f'<section id="{name}"><h2>{title}</h2>{section(card)}</section>'
-        for name, title, section in sections
-    )
     title = f"Data card: {card_markup.quoted(card['name'])}"
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{card_style.CSS}</style></head><body>"
-        f"<h1>{title}</h1>{_head(card)}<nav>{links}</nav>{body}</body></html>\n"
-    )
+    parts = [(name, heading, section(card)) for name, heading, section in sections]
+    return card_markup.page(title, _head(card), parts)
 
 
 def _head(card: dict[str, Any]) -> str:

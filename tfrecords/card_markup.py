@@ -1,7 +1,9 @@
-"""Pieces of HTML that the sections of a data card share; cells are escaped here."""
+"""Pieces of HTML that reports share; cells are escaped here."""
 
 import html
 from collections.abc import Sequence
+
+from tfrecords import card_style
 
 KEY = '<span class="key">training</span><span class="key test">test</span>'
 
@@ -60,3 +62,24 @@ def table(
 def figure(svg: str, caption: str) -> str:
     """Returns a figure; the caption is HTML."""
     return f"<figure><figcaption>{caption}</figcaption>{svg}</figure>"
+
+
+def page(title: str, head: str, sections: Sequence[tuple[str, str, str]]) -> str:
+    """Returns a page that needs nothing else, not even scripts.
+
+    Args:
+        title: HTML.
+        head: HTML below the title.
+        sections: Anchor, heading and HTML of each.
+    """
+    links = "".join(f'<a href="#{name}">{heading}</a>' for name, heading, _ in sections)
+    body = "".join(
+        f'<section id="{name}"><h2>{heading}</h2>{content}</section>'
+        for name, heading, content in sections
+    )
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{card_style.CSS}</style></head><body>"
+        f"<h1>{title}</h1>{head}<nav>{links}</nav>{body}</body></html>\n"
+    )

@@ -21,6 +21,7 @@ body {
 h1 { font-size: 26px; line-height: 1.2; margin: 8px 0 4px; }
 h2 { font-size: 18px; margin: 40px 0 8px; padding-top: 12px; border-top: 1px solid var(--rule); }
 h3 { font-size: 15px; margin: 0; }
+section > h3 { margin-top: 18px; }
 p { margin: 6px 0 12px; max-width: 68ch; }
 .quiet, figcaption, .card dt { color: var(--quiet); }
 .small { font-size: 13px; }
@@ -48,6 +49,7 @@ td.bar { width: 130px; min-width: 80px; padding-right: 8px; }
 .bar i.drifted { background: var(--bad); } .bar i.shifted { background: var(--test); }
 .figures { display: grid; gap: 8px 32px;
   grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); }
+.figures.wide { grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); }
 figure { margin: 4px 0; max-width: 560px; }
 figcaption { font-size: 13px; }
 svg { display: block; width: 100%; height: auto; }
