@@ -43,6 +43,7 @@ def train(workdir: pathlib.Path) -> pipeline.Pipeline:
     steps.train_ranker(data_set, config.RankerConfig(**batch, **second))
     metrics = steps.evaluate(data_set, index_config=index_flags.config())
     print(report.text(metrics))
+    print(f"Report: {steps.path('evaluation') / 'report.html'}")
     steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
     return steps
 

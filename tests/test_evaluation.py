@@ -235,15 +235,6 @@ def test_segments_by_fields_that_are_none_are_refused(data_set, models):
         evaluation.evaluate(data_set, models, config=wrong)
 
 
-def test_the_validation_split_is_measured_for_what_judges_a_release(report, data_set):
-    for head in ("click", "engagement", "revenue"):
-        own = report["validation"][head]
-        assert own["labelled"] == data_set.num_rows("validation")
-        assert own["auc"] != report["ranker"][head]["auc"]
-    # The calibrators were fitted to it.
-    assert report["validation"]["click"]["calibration_ratio"] == pytest.approx(1.0, abs=0.05)
-
-
 def test_a_worse_index_and_filters_are_charged_with_their_losses(data_set, models, synthetic_log):
     def open_index(ads):
         rows = np.arange(len(ads))

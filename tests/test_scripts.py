@@ -100,6 +100,27 @@ def test_metrics_of_a_real_log_name_what_is_absent(workdir):
     metrics = json.loads(run("evaluate.py", f"--workdir={workdir}", "--json").stdout)
     assert metrics["absent_heads"] == ["engagement", "revenue"]
     assert set(metrics["ranker"]) == {"click"}
+    assert metrics["funnel"]["truth"] == "held-out clicks"
+    assert metrics["funnel"]["index"] == "Flat, built as an export builds it"
+    assert (workdir / "evaluation" / "report.html").is_file()
+    manifest = json.loads((workdir / "bundle" / "manifests" / "1.json").read_text())
+    assert manifest["metrics"]["funnel"] == metrics["funnel"]
+    assert not {"segments", "curves"} & set(manifest["metrics"])
+
+
+def test_an_evaluation_with_a_filter_measures_what_it_costs_in_the_published_index(
+    workdir, tmp_path
+):
+    copy = tmp_path / "work"
+    shutil.copytree(workdir, copy)
+    filters = '{"allowed_ads": ["no such ad"]}'
+    done = run("evaluate.py", f"--workdir={copy}", f"--filters={filters}")
+    assert "index: Flat of release 1; filters: " in done.stdout
+    assert "which 0 of " in done.stdout
+    assert f"Report: {copy / 'evaluation' / 'report.html'}" in done.stdout
+    funnel = json.loads((copy / "evaluation" / "metrics.json").read_text())["funnel"]
+    assert funnel["returned"] == 0.0
+    assert funnel["lost"]["filters"] == funnel["survived"]["index"] > 0.0
 
 
 def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkeypatch, script):

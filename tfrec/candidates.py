@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tfrec import ranker, ranker_training, retrieval
+from tfrec import calibrators as calibrators_lib
+from tfrec import ranker, retrieval
 
 NUM_CANDIDATES = 500
 LIST_LENGTH = 10
@@ -70,7 +71,7 @@ def find(
 
 def score(
     model: ranker.Ranker,
-    calibrators: ranker_training.Calibrators,
+    calibrators: calibrators_lib.Calibrators,
     queries: np.ndarray,
     ad_features: np.ndarray,
     rows: np.ndarray,

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tfrec import candidates, intervals, ranker, ranker_training, retrieval_training
+from tfrec import calibrators as calibrators_lib
+from tfrec import candidates, intervals, ranker, retrieval_training
 from tfrec import config as config_lib
 from tfrecords import reader
 
@@ -34,7 +35,7 @@ def sample(data_set: reader.DataSet, split: str) -> retrieval_training.Clicks:
 def measure(
     data_set: reader.DataSet,
     model: ranker.Ranker,
-    calibrators: ranker_training.Calibrators,
+    calibrators: calibrators_lib.Calibrators,
     clicks: retrieval_training.Clicks,
     found: candidates.Candidates,
     config: config_lib.EvaluationConfig,

@@ -23,7 +23,6 @@ from tfrec import (
     planted,
     planted_system,
     ranker,
-    ranker_training,
     retrieval,
     retrieval_comparison,
     segments,
@@ -64,9 +63,8 @@ def evaluate(
             search.
 
     Returns:
-        JSON values: `ranker` (a dict a head), `segments`, `curves`, `validation` (the plain
-        metrics of the split that calibrators were fitted to), `retrieval`, `funnel`, and with
-        truth `realised` and `ten_ads`. A metric that the split does not allow, such as AUC
+        JSON values: `ranker` (a dict a head), `segments`, `curves`, `retrieval`, `funnel`, and
+        with truth `realised` and `ten_ads`. A metric that the split does not allow, such as AUC
         without clicks, is None, and `absent` beside it says why.
     """
     config = config or config_lib.EvaluationConfig()
@@ -75,8 +73,6 @@ def evaluate(
     heads = models.ranker.heads
     both = (models.ranker, models.calibrators)
     logged = logged_quality.predict(data_set, *both, SPLIT, config)
-    plain = dataclasses.replace(config, resamples=0)
-    validation = logged_quality.predict(data_set, *both, "validation", plain)
     catalogue = data_set.catalogue()
     report: dict[str, Any] = {
         "split": SPLIT,
@@ -90,7 +86,6 @@ def evaluate(
         "ranker": logged_quality.of_heads(logged, heads, truth),
         "segments": logged_quality.by_segment(logged, heads, data_set, catalogue, SPLIT, config),
         "curves": logged_quality.curves_of(logged, heads),
-        "validation": logged_quality.summary(logged_quality.of_heads(validation, heads)),
         "retrieval": retrieval_comparison.evaluate(data_set, models.two_tower, truth),
     }
     return {**report, **whole_system(data_set, models, truth, open_index, config)}

@@ -4,11 +4,12 @@ Shapes: L impressions of the split, R requests, N rows with a head's label.
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+from tfrec import calibrators as calibrators_lib
 from tfrec import (
     candidates,
     curves,
@@ -34,12 +35,14 @@ class Logged:
     Attributes:
         predictions: Logits and labels.
         served: Calibrated values [L] by the name they are served under.
+        positive_probability: [L] that the revenue is not zero; None without such a head.
         resamples: Of the L rows.
         by_user: Whether users are drawn, not requests.
     """
 
     predictions: ranker_training.Predictions
     served: dict[str, np.ndarray]
+    positive_probability: np.ndarray | None
     resamples: intervals.Resamples
     by_user: bool
 
@@ -49,17 +52,11 @@ class Logged:
         rows = head_quality.Rows(labels, list_lengths, self.resamples.take(known), self.by_user)
         return rows, known
 
-    @property
-    def positive_probability(self) -> np.ndarray:
-        """[L] probability that an impression's revenue is not zero."""
-        logit = self.predictions.logits["revenue"][:, 0].astype(np.float64)
-        return 1.0 / (1.0 + np.exp(-logit))
-
 
 def predict(
     data_set: reader.DataSet,
     model: ranker.Ranker,
-    calibrators: ranker_training.Calibrators,
+    calibrators: calibrators_lib.Calibrators,
     split: str,
     config: config_lib.EvaluationConfig,
 ) -> Logged:
@@ -69,9 +66,14 @@ def predict(
     if data_set.spec.has_user:
         unit = np.unique(data_set.column(split, records.USER), return_inverse=True)[1]
     of_rows = np.repeat(unit, predictions.list_lengths)
+    positive = None
+    if "revenue" in predictions.logits:
+        logits = {h: tf.constant(values) for h, values in predictions.logits.items()}
+        positive = tf.sigmoid(calibrators.calibrated(logits)["revenue"][:, 0]).numpy()
     return Logged(
         predictions,
         ranker_training.served_values(predictions, calibrators),
+        positive,
         intervals.Resamples(of_rows, config.resamples, config.seed),
         data_set.spec.has_user,
     )
@@ -146,12 +148,6 @@ def curves_of(logged: Logged, heads: tuple[str, ...]) -> dict[str, Any]:
     return report
 
 
-def summary(report: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns the plain metrics of heads, without intervals and curves."""
-    kept = {*METRICS, "labelled", "absent"}
-    return {h: {n: v for n, v in own.items() if n in kept} for h, own in report.items()}
-
-
 def _measure(
     head: str,
     rows: head_quality.Rows,
@@ -163,4 +159,5 @@ def _measure(
         return head_quality.of_probability(rows, predicted)
     known = logged.predictions.labelled(head)[1]
     positive = logged.positive_probability if positive is None else positive
+    assert positive is not None
     return head_quality.of_revenue(rows, predicted, positive[known])

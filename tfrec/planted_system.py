@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from tfrec import calibrators as calibrators_lib
 from tfrec import (
     candidates,
     funnel,
     planted,
     ranker,
-    ranker_training,
     realised,
     retrieval,
 )
@@ -44,7 +44,7 @@ class _World:
 def measure(
     data_set: reader.DataSet,
     model: ranker.Ranker,
-    calibrators: ranker_training.Calibrators,
+    calibrators: calibrators_lib.Calibrators,
     found: candidates.Candidates,
     truth: planted.Truth,
     config: config_lib.EvaluationConfig,

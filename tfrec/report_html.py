@@ -105,6 +105,8 @@ def _reading(report: Report) -> str:
         "within each user that has both, weighted by rows.",
         "Normalised entropy: log loss over that of always predicting the observed rate; below 1 "
         "is information. In a segment the rate is the segment's own.",
+        "Rows are scored with the slot that they were logged in, where a ranker has learnt what a "
+        "slot adds; candidates of the funnel are scored as they are served, in no slot.",
         "Reachable: the same metric of the planted probabilities on the same rows, where the log "
         "is synthetic. Share of reachable: of the AUC above one half.",
         "Entropy of zero or not: normalised entropy of whether there is revenue. Normalised Gini: "
