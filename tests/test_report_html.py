@@ -140,3 +140,12 @@ def test_curves_of_equal_scores_or_one_class_are_no_crash():
     assert one["roc"] is None
     assert sum(one["scores"]["negative"]) == pytest.approx(1.0, abs=1e-4)
     assert sum(one["scores"]["positive"]) == 0.0
+
+
+def test_labels_keep_their_decimals():
+    curve = [
+        {"predicted": p, "observed": p, "rows": 9, "interval": [0.8 * p, 1.2 * p]}
+        for p in (0.001, 0.002, 0.004)
+    ]
+    words = Page(f"<p>{report_figures.calibration('click', curve)}</p>").words
+    assert {"0.001", "0.002", "0.003"} <= set(words)

@@ -114,7 +114,9 @@ class RankerConfig:
 class EvaluationConfig:
     """Measuring both stages on the test split."""
 
-    resamples: int = option(200, "Bootstrap resamples behind each interval.")
+    resamples: int = option(
+        200, "Bootstrap resamples behind each interval; fewer on more than a million rows."
+    )
     segment_fields: str = option(
         "",
         "Ad fields, with commas, by whose values quality is told apart; empty: the two that group "

@@ -80,7 +80,7 @@ def evaluate(
         "absent_heads": [h for h in logged_quality.SERVED if h not in heads],
         "intervals_are": {
             "confidence": intervals.CONFIDENCE,
-            "resamples": config.resamples,
+            "resamples": logged.resamples.count,
             "of": "users" if logged.by_user else "requests",
         },
         "ranker": logged_quality.of_heads(logged, heads, truth),

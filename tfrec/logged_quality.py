@@ -24,6 +24,8 @@ from tfrec import config as config_lib
 from tfrecords import reader, records
 
 SERVED = candidates.HEADS
+# Seconds a metric; beyond a million rows fewer resamples do, as the intervals are narrow.
+_ROWS_DRAWN, _FEWEST_RESAMPLES = 200_000_000, 20
 # The plain numbers of a head.
 METRICS = {*head_quality.PROBABILITY_METRICS, *head_quality.REVENUE_METRICS}
 
@@ -66,6 +68,7 @@ def predict(
     if data_set.spec.has_user:
         unit = np.unique(data_set.column(split, records.USER), return_inverse=True)[1]
     of_rows = np.repeat(unit, predictions.list_lengths)
+    affordable = max(_ROWS_DRAWN // max(len(of_rows), 1), _FEWEST_RESAMPLES)
     positive = None
     if "revenue" in predictions.logits:
         logits = {h: tf.constant(values) for h, values in predictions.logits.items()}
@@ -74,7 +77,7 @@ def predict(
         predictions,
         ranker_training.served_values(predictions, calibrators),
         positive,
-        intervals.Resamples(of_rows, config.resamples, config.seed),
+        intervals.Resamples(of_rows, min(config.resamples, affordable), config.seed),
         data_set.spec.has_user,
     )
 

@@ -33,7 +33,7 @@ def calibration(head: str, curve: Sequence[Mapping[str, Any]]) -> str:
             axis.set_major_formatter(ticker.FuncFormatter(_short))
 
     title = f"Calibration of {head}: observed against predicted"
-    return svg_figure.draw(f"calibration-{head}", title, paint, 2.7, 3.4)
+    return svg_figure.draw(f"calibration-{head}", title, paint, 2.7)
 
 
 def separation(head: str, curves: Mapping[str, Any], rate: float) -> str:
@@ -78,7 +78,7 @@ def scores(head: str, histogram: Mapping[str, Any]) -> str:
         panel.set_title("share of rows")
         panel.set_xlabel("predicted")
 
-    return svg_figure.draw(f"scores-{head}", f"Predicted scores of {head}", paint, 1.9, 3.4)
+    return svg_figure.draw(f"scores-{head}", f"Predicted scores of {head}", paint, 1.9)
 
 
 def by_segment(name: str, segments: Sequence[Mapping[str, Any]], overall: Mapping[str, Any]) -> str:

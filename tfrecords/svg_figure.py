@@ -88,7 +88,8 @@ def _inline(svg: str, name: str, title: str) -> str:
     body = re.sub(r'(href="|url\()#', rf"\1#{name}-", body).replace("xlink:href", "href")
     body = re.sub(r"font: (?:\d+ )?([\d.]+px) [^;\"]*", r"font-size: \1", body)
     body = re.sub(r" font-family: [^;\"]*;", "", body)
-    body = re.sub(r"(\.\d\d)\d+", r"\1", body)
+    # Coordinates need two decimals; what is written between tags keeps its own.
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), body)
     body = re.sub(r"fill: #ffffff", "fill: none", body)
     for color, variable in _CSS.items():
         body = body.replace(color, variable)
