@@ -135,8 +135,8 @@ def _funnel_rows(measured: Report) -> list[list[str]]:
     return [
         card_markup.cells(
             key.replace("lost_", "lost by ").replace("_", " "),
-            card_format.metric(value),
-            card_format.interval(measured["intervals"].get(key)),
+            card_format.mean(value),
+            _two_decimals(measured["intervals"].get(key)),
             card_format.percent(value / best) if best else card_format.NONE,
         )
         for key, value in values.items()
@@ -179,3 +179,9 @@ def _percents(interval: Sequence[float] | None) -> str:
     if interval is None:
         return card_format.NONE
     return f"{card_format.percent(interval[0])} to {card_format.percent(interval[1])}"
+
+
+def _two_decimals(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return card_format.NONE
+    return f"{card_format.mean(interval[0])} to {card_format.mean(interval[1])}"
