@@ -69,8 +69,9 @@ def reports(data_set, trained, synthetic_log):
 
 
 def test_the_page_has_every_figure_and_needs_nothing_else(reports):
-    planted, real = reports
-    page = Page(report_html.render(planted, "synthetic"))
+    planted, _ = reports
+    text = report_html.render(planted, "synthetic")
+    page = Page(text)
     assert page.sections == [
         "summary", "funnel", "realised", "click", "engagement", "revenue", "segments",
         "retrieval", "reading",
@@ -81,18 +82,18 @@ def test_the_page_has_every_figure_and_needs_nothing_else(reports):
         assert f"Predicted scores of {head}" in page.titles
     assert {"Funnel of utility", "Funnel of click", "What ten ads bring"} <= set(page.titles)
     assert sum(title.startswith("Quality by") for title in page.titles) == 8
-    ids = re.findall(r'\bid="([^"]+)"', report_html.render(planted, "synthetic"))
+    ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
-    assert "realised" not in Page(report_html.render(real, "x")).sections
 
 
-def test_what_the_data_are_called_is_escaped(reports):
-    planted, _ = reports
-    changed = json.loads(json.dumps(planted))
-    changed["segments"]["click"]["C13"][0]["value"] = '<b>"&'
-    page = report_html.render(changed, "<script>alert(1)</script>")
-    Page(page)
-    assert "&lt;script&gt;" in page
+def test_a_log_without_truth_has_a_page_too_and_what_it_calls_things_is_escaped(reports):
+    _, real = reports
+    real["segments"]["click"]["C13"][0]["value"] = '<b>"&'
+    text = report_html.render(real, "<script>alert(1)</script>")
+    page = Page(text)
+    assert "realised" not in page.sections
+    assert "Funnel of clicks" in page.titles
+    assert "&lt;script&gt;" in text
 
 
 def test_the_sentence_above_names_what_is_returned_and_the_worst_stage():
@@ -148,4 +149,5 @@ def test_labels_keep_their_decimals():
         for p in (0.001, 0.002, 0.004)
     ]
     words = Page(f"<p>{report_figures.calibration('click', curve)}</p>").words
-    assert {"0.001", "0.002", "0.003"} <= set(words)
+    ticks = {float(word) for word in words if re.fullmatch(r"[\d.]+", word)}
+    assert len([tick for tick in ticks if 0 < tick < 0.0051]) >= 3
