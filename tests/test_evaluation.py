@@ -319,8 +319,13 @@ def click_only(ranker_config, retrieval_config, tmp_path_factory):
     return data_set, evaluation.Models(two_tower, ranker, calibrators)
 
 
-def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click_only):
-    report = evaluation.evaluate(*click_only)
+@pytest.fixture(scope="module")
+def click_only_report(click_only):
+    return evaluation.evaluate(*click_only)
+
+
+def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click_only_report):
+    report = click_only_report
     click = report["ranker"]["click"]
     assert click["auc"] is None
     assert click["normalized_entropy"] is None
@@ -340,8 +345,8 @@ def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click
     assert json.loads(json.dumps(report)) == report
 
 
-def test_a_log_with_clicks_alone_says_which_heads_are_absent(click_only):
-    report = evaluation.evaluate(*click_only)
+def test_a_log_with_clicks_alone_says_which_heads_are_absent(click_only_report):
+    report = click_only_report
     assert report["absent_heads"] == ["engagement", "revenue"]
     assert list(report["ranker"]) == ["click"]
     assert "ten_ads" not in report
