@@ -10,7 +10,7 @@ from typing import Any
 import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
 import numpy as np
 
-from serving import ad_index, bundle, export, filter_fields, manifest
+from serving import ad_index, bundle, errors, export, filter_fields, manifest
 from tfrec import candidates, evaluation, retrieval
 from tfrecords import reader
 
@@ -65,9 +65,13 @@ def _published(
         return None
     version = versions[-1]
     training_id = export.training_id_of(data_set, models.two_tower, models.ranker)
-    if manifest.read(base, version).training_id != training_id:
+    try:
+        if manifest.read(base, version).training_id != training_id:
+            return None
+        index = ad_index.AdIndex.open(base / "ad_index" / str(version), num_threads=2)
+    except (errors.BundleError, errors.AdIndexError):
+        # What cannot be read cannot be served either.
         return None
-    index = ad_index.AdIndex.open(base / "ad_index" / str(version), num_threads=2)
     return index, f"{index.kind} of release {version}"
 
 
