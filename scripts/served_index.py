@@ -69,7 +69,7 @@ def _published(
         if manifest.read(base, version).training_id != training_id:
             return None
         index = ad_index.AdIndex.open(base / "ad_index" / str(version), num_threads=2)
-    except (errors.BundleError, errors.AdIndexError):
+    except errors.BundleError:
         # What cannot be read cannot be served either.
         return None
     return index, f"{index.kind} of release {version}"
