@@ -57,7 +57,8 @@ class Options:
         model_config_file: a text-format ModelServerConfig that is read again every
             `model_config_file_poll_wait_seconds` (0 = never).
         model_config_file_poll_wait_seconds: see `model_config_file`.
-        session_config: threads and devices of each model's session.
+        session_config: threads and devices of each model's session; None is one thread, the
+            request's own.
     """
 
     enable_serialization_as_tensor_content: bool = False
@@ -178,7 +179,8 @@ class ModelServer:
         self.stop()
 
     def _load(self, name: str, version: int, path: str | os.PathLike[str]) -> servable.Servable:
-        model = servable.Servable(name, version, path, self._options.session_config)
+        session = self._options.session_config or servable.session_config()
+        model = servable.Servable(name, version, path, session)
         if self._options.enable_model_warmup:
             try:
                 warm_up.run(model)

@@ -3,6 +3,7 @@
 import collections
 import json
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -184,3 +185,29 @@ def test_one_size_of_table_has_no_growth(tmp_path):
     done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "--table_rows takes two different sizes, got '20000 and 20000'" in done.stderr
+
+
+def test_the_ranker_is_measured_beside_full_attention(tmp_path):
+    result, shown = run(
+        "benchmark_ranker.py",
+        "--n_samples=3000",
+        "--calls=2",
+        "--candidates=5,20",
+        "--baseline_candidates=5",
+        f"--model_server_port={free_port()}",
+        f"--plot={tmp_path}/growth.png",
+        f"--workdir={tmp_path}",
+    )
+    for key in ("p50_ms", "in_process_p50_ms", "baseline_p50_ms", "baseline_p99_ms"):
+        assert result[key] > 0
+    assert result["p50_ms"] <= result["p99_ms"]
+    assert [row["candidates"] for row in result["growth"]] == [5, 20]
+    assert ["baseline_ms" in row for row in result["growth"]] == [True, False]
+    assert (tmp_path / "growth.png").stat().st_size > 1_000
+    assert "full attention, gRPC" in shown
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

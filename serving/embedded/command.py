@@ -4,16 +4,16 @@ python -m serving.model_server --model_name=ranker --model_base_path=/bundle/ran
 """
 
 import gc
+import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 
 from absl import app, flags
-from tensorflow.core.protobuf import config_pb2
 
 from serving import model_server
-from serving.embedded import model_config, rpc_status
+from serving.embedded import model_config, rpc_status, servable
 
 _DRAIN_SECONDS = 10.0
 
@@ -31,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
         0 after a stop by signal, 1 if the server could not start.
     """
     values = flags.FLAGS
+    if values.bfloat16:
+        prefer_bfloat16()
     try:
         if len(argv) > 1:
             raise rpc_status.invalid_argument(f"unknown argument: {argv[1]}")
@@ -75,11 +77,9 @@ def _models(values: flags.FlagValues) -> model_config.ModelServerConfig:
 
 
 def _options(values: flags.FlagValues) -> model_server.Options:
-    session = config_pb2.ConfigProto(
-        intra_op_parallelism_threads=values.tensorflow_intra_op_parallelism
-        or values.tensorflow_session_parallelism,
-        inter_op_parallelism_threads=values.tensorflow_inter_op_parallelism
-        or values.tensorflow_session_parallelism,
+    session = servable.session_config(
+        values.tensorflow_intra_op_parallelism or values.tensorflow_session_parallelism,
+        values.tensorflow_inter_op_parallelism or values.tensorflow_session_parallelism,
     )
     session.gpu_options.per_process_gpu_memory_fraction = values.per_process_gpu_memory_fraction
     return model_server.Options(
@@ -97,6 +97,18 @@ def _options(values: flags.FlagValues) -> model_server.Options:
         model_config_file_poll_wait_seconds=values.model_config_file_poll_wait_seconds,
         session_config=session,
     )
+
+
+def prefer_bfloat16() -> None:
+    """Lets float32 matrix products round what they multiply, where the processor gains by it.
+
+    For the whole process, and before its first product. The sums stay float32, and processors
+    without bfloat16 products compute as before. An environment that says otherwise stands.
+
+    References:
+        oneDNN, Developer Guide, Primitive Attributes: floating-point math mode.
+    """
+    os.environ.setdefault("TF_SET_ONEDNN_FPMATH_MODE", "BF16")
 
 
 def _ready_line(server: model_server.ModelServer) -> str:
@@ -192,12 +204,25 @@ def _define_running_flags(defaults: model_server.Options) -> None:
         defaults.enable_grpc_healthcheck_service,
         "Answer grpc.health.v1.Health/Check.",
     )
+    flags.DEFINE_boolean(
+        "bfloat16",
+        False,
+        "Multiply float32 matrices in bfloat16 where the processor has it; scores change by less "
+        "than a hundredth. TensorFlow Serving has no such flag: it does the same with "
+        "TF_SET_ONEDNN_FPMATH_MODE=BF16 in its environment.",
+    )
     for name, help_text in (
-        ("tensorflow_session_parallelism", "Threads of a session, within and between operations."),
-        ("tensorflow_intra_op_parallelism", "Threads within an operation."),
-        ("tensorflow_inter_op_parallelism", "Operations that run at once."),
+        (
+            "tensorflow_session_parallelism",
+            "Threads of a session, within and between operations. 0 for the defaults of both.",
+        ),
+        ("tensorflow_intra_op_parallelism", "Threads within an operation. 0 for one."),
+        (
+            "tensorflow_inter_op_parallelism",
+            "Operations of a request that run at once. 0 for one, in the request's own thread.",
+        ),
     ):
-        flags.DEFINE_integer(name, 0, help_text + " 0 for one per core.", 0)
+        flags.DEFINE_integer(name, 0, help_text, 0)
     flags.DEFINE_integer(
         "grpc_max_threads", defaults.grpc_max_threads, "gRPC requests that run at once.", 1
     )

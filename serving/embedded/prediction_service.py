@@ -83,13 +83,23 @@ def predict(
     """
     if not request.HasField("model_spec"):
         raise rpc_status.invalid_argument("Missing ModelSpec")
+    with manager.use(request.model_spec) as model:
+        return run(model, request, as_content)
+
+
+def run(
+    model: servable.Servable, request: predict_pb2.PredictRequest, as_content: bool
+) -> predict_pb2.PredictResponse:
+    """Answers a Predict request of a loaded model.
+
+    Raises:
+        StatusError: as `Servable.predict`.
+    """
     spec = request.model_spec
-    with manager.use(spec) as model:
-        outputs = model.predict(spec.signature_name, request.inputs, request.output_filter)
-        version = model.version
+    outputs = model.predict(spec.signature_name, request.inputs, request.output_filter)
     response = predict_pb2.PredictResponse()
     response.model_spec.name = spec.name
-    response.model_spec.version.value = version
+    response.model_spec.version.value = model.version
     response.model_spec.signature_name = spec.signature_name or servable.DEFAULT_SIGNATURE
     for alias, array in outputs.items():
         response.outputs[alias].CopyFrom(tensor_codec.encode(array, as_content))

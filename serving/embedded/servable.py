@@ -25,6 +25,20 @@ _MAX_PREPARED = 16
 Tensor: TypeAlias = tensor_pb2.TensorProto | np.ndarray
 
 
+def session_config(intra_op: int = 0, inter_op: int = 0) -> config_pb2.ConfigProto:
+    """Returns the threads of a session.
+
+    Args:
+        intra_op: within an operation; 0 for one.
+        inter_op: operations that run at once; 0 for all in the thread of the caller.
+    """
+    # A request of some hundred rows is many short operations: handing them from thread to
+    # thread takes longer than they do, and other requests have the other cores.
+    return config_pb2.ConfigProto(
+        intra_op_parallelism_threads=intra_op or 1, inter_op_parallelism_threads=inter_op or -1
+    )
+
+
 class Servable:
     """A loaded model version that answers predictions from many threads at once."""
 
