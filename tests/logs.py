@@ -88,6 +88,16 @@ def converted(
     return reader.DataSet(directory)
 
 
+def converted_table(
+    path: pathlib.Path, directory: pathlib.Path, schema: schema_lib.Schema, **options: Any
+) -> reader.DataSet:
+    """Converts a table of any columns, with fractions of 0.1 where no others are given."""
+    fractions = {"validation_fraction": 0.1, "test_fraction": 0.1}
+    source = convert.Source(path, schema, format="tabular")
+    convert.convert(source, directory, **{**fractions, **options})
+    return reader.DataSet(directory)
+
+
 def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.FittedSchema:
     """Fits a schema to training rows, each table a chunk; a table needs the fields alone."""
     chunks, before = [], 0

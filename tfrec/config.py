@@ -49,6 +49,10 @@ class RetrievalConfig:
     hidden_dim: int = option(256, "Width of the towers' hidden layers.")
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) in each tower.")
     dropout: float = option(0.1, "Dropout rate in the towers.")
+    id_dropout: float = option(
+        0.05,
+        "Share of the users, and of the ads that have other fields, whose id training hides.",
+    )
     initial_temperature: float = option(
         0.1, "Softmax temperature of the first pass; then it is learnt on held-out clicks."
     )
@@ -63,6 +67,11 @@ class RetrievalConfig:
         0.1, "Peak learning rate of the embedding tables (Adagrad)."
     )
     embedding_l2: float = option(3e-4, "Squared-norm penalty on the field embeddings used.")
+    refit: bool = option(
+        True,
+        "Whether, once the best pass is known, the model is trained anew for as many passes on "
+        "the training and the validation clicks together.",
+    )
     click_share: str = option(
         "counted",
         "How often ads are drawn as negatives: counted (exact, from the catalogue) or streamed "

@@ -3,8 +3,8 @@
 All categorical fields of a side share one table, so a look-up is one gather. A value's
 embedding is its own row plus one for how frequent it is (ids are ranks by count): what
 rare values have in common is learnt together, and their own rows only add to it. A list is
-the mean of its values' embeddings, whatever their order; a list without values is id 0,
-which learns a row of its own.
+the mean of its values' embeddings, whatever their order, unless it is tied to the ad side
+(`histories`); a list without values is id 0, which learns a row of its own.
 Numeric fields are quantile buckets. Both buckets and frequencies are under a thermometer
 code: bucket t is the sum of the learnt steps 1..t, so neighbours share what they learn
 and serving is still a look-up.
@@ -17,11 +17,13 @@ References:
     (piecewise-linear, thermometer-like codes).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Optional
 
 import numpy as np
 import tensorflow as tf
 
+from tfrec import histories
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
@@ -35,13 +37,21 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         fitted: The fitted schema; gives each field's number of ids.
         fields: The fields, in the order of the ids' columns.
         dim: E.
+        ties: Of `histories.find`; lists among the fields that are tied to the ad side.
+        ads: Embeds the ad side's fields; needed where there are ties.
     """
 
     def __init__(
-        self, fitted: encoding.FittedSchema, fields: Sequence[schema_lib.Field], dim: int
+        self,
+        fitted: encoding.FittedSchema,
+        fields: Sequence[schema_lib.Field],
+        dim: int,
+        ties: histories.Ties | None = None,
+        ads: Optional["FieldEmbeddings"] = None,
     ) -> None:
         super().__init__()
         self._dim = dim
+        self._ads = ads
         kinds = [field.kind for field in fields]
         lists = [i for i, kind in enumerate(kinds) if kind == "categorical_list"]
         strings = [i for i, kind in enumerate(kinds) if kind == "categorical"] + lists
@@ -66,6 +76,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._table_rows = int(first_rows[-1])
         self._num_strings, self._num_numeric = len(strings), len(numeric)
         self._list_widths = [fields[i].width for i in lists]
+        self._poolings = [_pooling((ties or {}).get(fields[i].name), ads) for i in lists]
         self._num_buckets = max((sizes[i] for i in numeric), default=0)
         self._order = np.argsort(strings + numeric)
         self._in_order = strings + numeric == list(range(len(fields)))
@@ -73,6 +84,8 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the tables; called by Keras."""
+        if self._ads is not None and not self._ads.built:
+            self._ads.build(input_shape)  # does not depend on the shape
         if self._num_strings:
             self.table = self.add_weight(
                 "table",
@@ -120,13 +133,25 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         widths = [num_single, *self._list_widths]
         single, *lists = tf.split(values, widths, axis=-2)
         _, *list_ids = tf.split(ids, widths, axis=-1)
-        means = [mean_of_values(i, v) for i, v in zip(list_ids, lists, strict=True)]
-        return tf.concat([single, tf.stack(means, axis=-2)], axis=-2)
+        pooled = [
+            pool(own, of_list)
+            for pool, of_list, own in zip(self._poolings, list_ids, lists, strict=True)
+        ]
+        return tf.concat([single, tf.stack(pooled, axis=-2)], axis=-2)
 
     def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
         """Sums steps [F, T, E] up to each bucket; bucket 0, missing, stands alone: [F T, E]."""
         table = tf.concat([steps[:, :1], tf.cumsum(steps[:, 1:], axis=1)], axis=1)
         return tf.reshape(table, [-1, self._dim])
+
+
+def _pooling(
+    ad_features: np.ndarray | None, ads: Optional["FieldEmbeddings"]
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns what makes one embedding [B, E] of a list's values [B, L, E] and ids [B, L]."""
+    if ad_features is None or ads is None:
+        return mean_of_values
+    return histories.HistoryPooling(ad_features, ads)
 
 
 def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:
@@ -145,12 +170,12 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int32), *parts]).astype(np.int32)
 
 
-def mean_of_values(ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+def mean_of_values(values: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     """Averages the embeddings of a list's values.
 
     Args:
-        ids: [B, L] int32; 0 fills up.
         values: [B, L, E] float32 embeddings of the ids.
+        ids: [B, L] int32; 0 fills up.
 
     Returns:
         [B, E] float32: the mean over ids that are not 0, or the embedding of 0 if all are.

@@ -21,7 +21,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfrec import config as config_lib
-from tfrec import features, sampled_softmax, sampling
+from tfrec import features, histories, id_dropout, sampled_softmax, sampling, user_clicks
 from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 
@@ -36,10 +36,17 @@ class Tower(tf.keras.Model):
         fitted: encoding.FittedSchema,
         fields: Sequence[schema_lib.Field],
         config: config_lib.RetrievalConfig,
+        ties: histories.Ties | None = None,
+        ads: features.FieldEmbeddings | None = None,
     ) -> None:
         super().__init__()
         dim = config.field_dim or automatic_field_dim(len(fields))
-        self.field_embeddings = features.FieldEmbeddings(fitted, fields, dim)
+        self.field_embeddings = features.FieldEmbeddings(fitted, fields, dim, ties, ads)
+        self.user_clicks = (
+            user_clicks.UserClicks(fitted, dim)
+            if ads is not None and not ties and user_clicks.applies(fitted)
+            else None
+        )
         self._input = tf.keras.layers.Dense(config.hidden_dim)
         self._crosses = [features.CrossLayer() for _ in range(config.num_cross_layers)]
         self._hidden = tf.keras.layers.Dense(config.hidden_dim, activation="relu")
@@ -51,10 +58,16 @@ class Tower(tf.keras.Model):
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeds ids [B, W] int32 as [B, D] float32, L2-normalised."""
-        return self.combine(self.field_embeddings(ids), training)
+        fields = self.field_embeddings(ids)
+        if self.user_clicks is not None:
+            fields = _with(fields, self.user_clicks.of_ids(ids))
+        return self.combine(fields, training)
 
     def combine(self, field_embeddings: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Makes the embedding [B, D] of field embeddings [B, F, E]."""
+        """Makes the embedding [B, D] of field embeddings [B, F, E].
+
+        Where there are `user_clicks`, these are the last of the F.
+        """
         flat = features.flatten(field_embeddings)
         x0 = self._input(self._dropout(flat, training=training))
         x = x0
@@ -62,6 +75,11 @@ class Tower(tf.keras.Model):
             x = cross(x0, x)
         x += self._dropout(self._hidden(x), training=training)
         return tf.math.l2_normalize(self._output(x), axis=-1)
+
+
+def _with(fields: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
+    """Appends to field embeddings [B, F, E] another, [B, E]."""
+    return tf.concat([fields, more[..., None, :]], axis=-2)
 
 
 def automatic_field_dim(num_fields: int) -> int:
@@ -107,11 +125,19 @@ class TwoTower(tfrs.models.Model):
     ) -> None:
         super().__init__()
         schema = fitted.schema
-        self.query_tower = Tower(fitted, schema.query_fields, config)
         self.ad_tower = Tower(fitted, schema.ad_fields, config)
+        self.query_tower = Tower(
+            fitted,
+            schema.query_fields,
+            config,
+            histories.find(fitted, catalogue),
+            self.ad_tower.field_embeddings,
+        )
         self.temperature = tf.Variable(
             config.initial_temperature, name="temperature", dtype=tf.float32, trainable=False
         )
+        self._hide_user = id_dropout.of_user(fitted, config.id_dropout)
+        self._hide_ad = id_dropout.of_ad(fitted, config.id_dropout)
         self._num_uniform = config.uniform_negatives
         self._num_ads = len(catalogue)
         self._over_all_ads = self._num_ads <= config.batch_size + config.uniform_negatives
@@ -136,14 +162,20 @@ class TwoTower(tfrs.models.Model):
         Args:
             batch: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32, and `user` [B] int64
                 where users are known.
-            training: Whether dropout is on.
+            training: Whether dropout is on, of ids too.
         """
         rows, ads = self._columns(batch)  # [C], [C, Wa]
+        query = batch["query"]
         if training:
             self._click_share.observe(batch["ad_row"])
-        query_fields = self.query_tower.field_embeddings(batch["query"])
+            query, ads = self._hide_user(query), self._hide_ad(ads)
+        query_fields = self.query_tower.field_embeddings(query)
         ad_fields = self.ad_tower.field_embeddings(ads)
-        queries = self.query_tower.combine(query_fields, training) / self.temperature
+        inputs = query_fields
+        layer = self.query_tower.user_clicks
+        if layer is not None:
+            inputs = _with(query_fields, self._clicks_of_users(layer, batch, query))
+        queries = self.query_tower.combine(inputs, training) / self.temperature
         logits = tf.matmul(queries, self.ad_tower.combine(ad_fields, training), transpose_b=True)
         # Where all ads are columns, a click's own is its row; else it is on the diagonal.
         own = batch["ad_row"] if self._over_all_ads else tf.range(tf.shape(logits)[0])
@@ -155,6 +187,29 @@ class TwoTower(tfrs.models.Model):
         )
         penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own))
         return Losses(tf.reduce_mean(softmax), penalty)
+
+    def _clicks_of_users(
+        self, layer: user_clicks.UserClicks, batch: reader.Batch, query: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the sums [B, E] of the users' other clicks; 0 of users whose id is hidden."""
+        if self._clicked_ads is None:
+            return layer.of_ids(query)
+        ads, owner, counts = self._clicked_ads.others(
+            batch["user"], batch["ad_row"], user_clicks.MOST_CLICKS
+        )
+        sums = layer(ads, owner, counts, self.embed_rows)
+        shown = tf.reduce_all(query == batch["query"], axis=1)
+        return tf.where(shown[:, None], sums, 0.0)
+
+    def embed_rows(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns the field embeddings [P, Fa, E] of ads, by their catalogue rows [P] int32."""
+        return self.ad_tower.field_embeddings(tf.gather(self._ad_features, rows))
+
+    def keep_user_clicks(self) -> None:
+        """Computes what the query tower knows of users' clicks, from the weights as they are."""
+        layer = self.query_tower.user_clicks
+        if layer is not None and self._clicked_ads is not None:
+            layer.keep(self._clicked_ads, self._num_ads, self.embed_rows)
 
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
         """Returns the mean softmax loss of clicks, as TFRS's models do; see `losses`."""

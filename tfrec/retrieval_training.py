@@ -3,6 +3,8 @@
 WORKDIR/config.json           the resolved configuration
 WORKDIR/checkpoints, best/    resumable state; the best pass
 WORKDIR/tensorboard/          curves
+WORKDIR/refit/                the same of the training on validation clicks too; see
+                              `retrieval_refit`
 WORKDIR/retrieval.json        written last: fingerprint, validation history
 """
 
@@ -17,7 +19,15 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec import config as config_lib
-from tfrec import projector, retrieval, retrieval_validation, sampling, summaries, training
+from tfrec import (
+    projector,
+    retrieval,
+    retrieval_refit,
+    retrieval_validation,
+    sampling,
+    summaries,
+    training,
+)
 from tfrecords import encoding, reader, records
 
 MAX_VALIDATION_CLICKS = 5_000
@@ -48,6 +58,9 @@ def build(
     tf.keras.utils.set_random_seed(config.seed)
     model = retrieval.TwoTower(data_set.fitted, config, catalogue, clicked_ads)
     schema = data_set.schema
+    if model.query_tower.user_clicks is not None:
+        nothing = tf.zeros([1], tf.int32)
+        model.query_tower.user_clicks(nothing, nothing, nothing, model.embed_rows)
     model.query_tower(tf.zeros([1, encoding.width(schema.query_fields)], tf.int32))
     model.ad_tower(tf.zeros([1, encoding.width(schema.ad_fields)], tf.int32))
     return model
@@ -132,6 +145,7 @@ def train_and_evaluate(
     trainer = training.Trainer(model, losses, plan, workdir, observe)
 
     def validate() -> dict[str, float]:
+        model.keep_user_clicks()
         ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(catalogue.features))
         queries = retrieval.embed_in_batches(model.query_tower, held_out.query)
         model.temperature.assign(
@@ -145,8 +159,38 @@ def train_and_evaluate(
         validate,
         progress,
     )
+    if config.refit:
+        model = _refit(data_set, config, plan, history, workdir, progress)
     _write_projector(model, catalogue, workdir / "tensorboard")
-    training.write_description(workdir / "retrieval.json", data_set, {"history": history})
+    description = {"history": history, "refit": config.refit}
+    training.write_description(workdir / "retrieval.json", data_set, description)
+
+
+def _refit(
+    data_set: reader.DataSet,
+    config: config_lib.RetrievalConfig,
+    plan: training.Plan,
+    history: list[dict[str, float]],
+    workdir: pathlib.Path,
+    progress: bool,
+) -> retrieval.TwoTower:
+    """Trains anew on the training and the validation clicks; see `retrieval_refit`."""
+    splits = retrieval_refit.SPLITS
+    catalogue = retrieval_refit.with_validation_clicks(data_set, data_set.catalogue())
+    pairs = read_pairs(data_set, splits) if data_set.spec.has_user else None
+    clicked_ads = None if pairs is None else sampling.ClickedAds(*pairs)
+    model = build(data_set, config, catalogue, clicked_ads)
+    clicks = sum(data_set.label_sum(split, "click") for split in splits)
+    retrieval_refit.fit(
+        model,
+        functools.partial(_losses, model, config),
+        dataclasses.replace(plan, steps_per_epoch=max(1, round(clicks / config.batch_size))),
+        history,
+        lambda epoch: retrieval_refit.batches(data_set, config.batch_size, config.seed + epoch),
+        workdir,
+        progress,
+    )
+    return model
 
 
 def load(
@@ -163,7 +207,8 @@ def load(
     )
     config = config_lib.RetrievalConfig(**json.loads((workdir / "config.json").read_text()))
     model = build(data_set, config, data_set.catalogue())
-    training.restore_best(model, workdir)
+    refit = description.get("refit", False)
+    training.restore_best(model, workdir / retrieval_refit.DIRECTORY if refit else workdir)
     return model, description
 
 

@@ -17,6 +17,7 @@ References:
 from typing import Protocol
 
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 
 # Of a user who clicked more, some clicks are left out of the exclusion.
@@ -145,10 +146,7 @@ class ClickedAds:
             users: [B] int64; unknown ones clicked nothing.
             columns: [C] int32 ads, in any order, possibly repeated.
         """
-        place = tf.searchsorted(self._users, users)
-        known = tf.gather(self._users, place) == users
-        starts = tf.gather(self._starts, place)
-        counts = tf.where(known, tf.gather(self._counts, place), 0)
+        starts, counts = self._clicks_of(users)
         clicked = tf.ragged.range(starts, starts + counts)
         ads = tf.gather(self._ad_rows, clicked.flat_values)  # [sum of P]
         row = tf.cast(clicked.value_rowids(), tf.int32)
@@ -162,3 +160,45 @@ class ClickedAds:
         pairs = tf.stack([row, tf.gather(order, places.flat_values)], axis=1)
         shape = tf.stack([tf.shape(users)[0], tf.shape(columns)[0]])
         return tf.scatter_nd(pairs, tf.ones_like(row), shape) > 0
+
+    def others(
+        self, users: tf.Tensor, ad_rows: tf.Tensor, most: int
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns other ads that users clicked, of users with many clicks some of them.
+
+        Args:
+            users: [B] int64; unknown ones clicked nothing.
+            ad_rows: [B] int32, the ads that are left out, one a user.
+            most: Ads returned of a user.
+
+        Returns:
+            [P] int32 ads and [P] int32 whose each is, rising; and how many clicks each user has
+            [B] int32.
+        """
+        starts, counts = self._clicks_of(users)
+        # The clicks of a user are in random order: a window of them is a random choice.
+        draw = tf.random.uniform(tf.shape(counts)) * tf.cast(counts, tf.float32)
+        taken = tf.ragged.range(tf.minimum(counts, most))
+        owner = tf.cast(taken.value_rowids(), tf.int32)
+        place = taken.flat_values + tf.gather(tf.cast(draw, tf.int32), owner)
+        place = tf.gather(starts, owner) + place % tf.gather(counts, owner)
+        ads = tf.gather(self._ad_rows, place)
+        kept = ads != tf.gather(ad_rows, owner)
+        return tf.boolean_mask(ads, kept), tf.boolean_mask(owner, kept), counts
+
+    def matrix(self, users: np.ndarray, num_ads: int) -> scipy.sparse.csr_array:
+        """Returns the clicks [B, N] of users [B], 1.0 each; unknown users have none."""
+        place = np.searchsorted(self._users, users)
+        counts = np.where(self._users[place] == users, self._counts[place], 0)
+        ends = np.cumsum(counts)
+        within = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
+        ads = self._ad_rows[np.repeat(self._starts[place], counts) + within]
+        return scipy.sparse.csr_array(
+            (np.ones(len(ads), np.float32), ads, np.append(0, ends)), shape=(len(users), num_ads)
+        )
+
+    def _clicks_of(self, users: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns where the clicks of users [B] begin, and how many there are; 0 of unknown."""
+        place = tf.searchsorted(self._users, users)
+        known = tf.gather(self._users, place) == users
+        return tf.gather(self._starts, place), tf.where(known, tf.gather(self._counts, place), 0)

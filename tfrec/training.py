@@ -14,7 +14,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -38,6 +38,7 @@ class Plan:
         maximise: Whether a larger metric is better.
         average_decay: Of the dense weights' running average, which is what is validated and
             kept; 0 = the weights themselves.
+        stop_after: Passes after which training ends, whatever the schedule; None: `epochs`.
     """
 
     epochs: int
@@ -48,6 +49,7 @@ class Plan:
     metric: str
     maximise: bool
     average_decay: float = 0.0
+    stop_after: int | None = None
 
 
 class Trainer:
@@ -126,7 +128,7 @@ class Trainer:
                 with self._step.averaged():
                     metrics.update(evaluate())
                     history.append({"epoch": epoch + 1, **metrics})
-                    if self._best_epoch(history) == epoch:
+                    if best_epoch(history, self._plan) == epoch:
                         self._best.save()
                 summaries.write_scalars({f"epoch/{k}": v for k, v in metrics.items()}, epoch + 1)
                 summaries.write_histograms(self._model, epoch + 1)
@@ -152,15 +154,12 @@ class Trainer:
         partial.write_text(json.dumps(history, indent=1))
         partial.rename(self._history_path)
 
-    def _best_epoch(self, history: list[dict[str, float]]) -> int:
-        values = [entry[self._plan.metric] for entry in history]
-        return values.index(max(values) if self._plan.maximise else min(values))
-
     def _finished(self, history: list[dict[str, float]]) -> bool:
         if not history:
             return False
-        stale = len(history) - 1 - self._best_epoch(history)
-        return len(history) >= self._plan.epochs or stale >= self._plan.patience
+        stale = len(history) - 1 - best_epoch(history, self._plan)
+        passes = self._plan.stop_after or self._plan.epochs
+        return len(history) >= passes or stale >= self._plan.patience
 
     def _run_epoch(self, dataset: tf.data.Dataset, epoch: int, progress: bool) -> dict[str, float]:
         step, first = self._step.compiled(dataset.element_spec), self._step.done
@@ -196,6 +195,12 @@ class Trainer:
         observed = {} if self._observe is None else self._observe(batch)
         scalars = {**scalars, **self._step.learning_rates, **measured, **observed}
         summaries.write_scalars(scalars, self._step.done)
+
+
+def best_epoch(history: Sequence[dict[str, float]], plan: Plan) -> int:
+    """Returns the number of the best pass, the first being 0."""
+    values = [entry[plan.metric] for entry in history]
+    return values.index(max(values) if plan.maximise else min(values))
 
 
 def num_examples(batch: reader.Batch) -> tf.Tensor:
