@@ -89,11 +89,15 @@ def converted(
 
 
 def converted_table(
-    path: pathlib.Path, directory: pathlib.Path, schema: schema_lib.Schema, **options: Any
+    path: pathlib.Path,
+    directory: pathlib.Path,
+    schema: schema_lib.Schema,
+    ads_path: pathlib.Path | None = None,
+    **options: Any,
 ) -> reader.DataSet:
     """Converts a table of any columns, with fractions of 0.1 where no others are given."""
     fractions = {"validation_fraction": 0.1, "test_fraction": 0.1}
-    source = convert.Source(path, schema, format="tabular")
+    source = convert.Source(path, schema, format="tabular", ads_path=ads_path)
     convert.convert(source, directory, **{**fractions, **options})
     return reader.DataSet(directory)
 

@@ -1,11 +1,14 @@
 """Histories: which lists are tied to ads, how they are pooled, and that ties are of use."""
 
+import dataclasses
+
+import logs
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from tfrec import features, histories
+from tfrec import features, histories, metrics, retrieval, retrieval_training
 from tfrecords import catalogue, encoding, reader
 from tfrecords import schema as schema_lib
 
@@ -126,3 +129,39 @@ def test_clicks_on_an_ad_teach_what_it_means_in_a_history(layer):
     dense = tf.convert_to_tensor(gradient).numpy()
     assert dense[2].tolist() == [1, 1]
     assert not dense[[1, 3]].any()
+
+
+@pytest.fixture(scope="module")
+def successions(tmp_path_factory):
+    """Clicks on the ad that follows the last of seven others, which are drawn at random."""
+    directory = tmp_path_factory.mktemp("successions")
+    rng = np.random.default_rng(2)
+    follower = rng.permutation(40)
+    lines = ["ad,seen"]
+    for _ in range(1_500):
+        seen = rng.integers(40, size=7)
+        lines.append(f"a{follower[seen[-1]]}," + "|".join(f"a{ad}" for ad in seen))
+    (directory / "log.csv").write_text("\n".join(lines) + "\n")
+    fields = (
+        schema_lib.Field("seen", "categorical_list", "query", min_count=1, max_list_length=8),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("successions", fields, ("ad",), click=None)
+    return logs.converted_table(directory / "log.csv", directory / "data", schema)
+
+
+def test_that_the_last_of_a_history_decides_is_learnt(successions, retrieval_config, tmp_path):
+    config = dataclasses.replace(
+        retrieval_config, field_dim=16, epochs=15, patience=15, learning_rate=0.01, refit=False
+    )
+    retrieval_training.train_and_evaluate(successions, config, tmp_path)
+    model, _ = retrieval_training.load(successions, tmp_path)
+    clicks = retrieval_training.read_clicks(successions, "test")
+    features = np.asarray(successions.catalogue().features)
+    found = retrieval.exact_top_k(
+        retrieval.embed_in_batches(model.query_tower, clicks.query),
+        retrieval.embed_in_batches(model.ad_tower, features),
+        10,
+    )
+    # Ten of 40 drawn at random would hold a quarter of the clicks.
+    assert metrics.recall_at_k(found, clicks.ad_rows) > 0.8

@@ -1,9 +1,13 @@
 """Id dropout: whose ids are hidden, and by what."""
 
+import dataclasses
+
+import logs
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from tfrec import id_dropout
+from tfrec import id_dropout, metrics, retrieval, retrieval_training
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
@@ -52,3 +56,51 @@ def test_where_nothing_else_tells_ads_apart_or_no_one_field_is_the_id_none_is_hi
     query = tf.constant([[1, 0, 2]])
     assert id_dropout.of_user(fitted(user_key=None), 1.0)(query).numpy().tolist() == [[1, 0, 2]]
     assert id_dropout.of_user(fitted(), 0.0)(query).numpy().tolist() == [[1, 0, 2]]
+
+
+@pytest.fixture(scope="module")
+def genres(tmp_path_factory):
+    """Users of three tastes, each a genre of 50 ads, ten of which are never shown in training."""
+    directory = tmp_path_factory.mktemp("genres")
+    rng = np.random.default_rng(4)
+
+    def click(user, ad, split):
+        return f"u{user},a{50 * (user % 3) + ad},{split}"
+
+    shown = [
+        click(user, ad, "train") for user in range(120) for ad in rng.choice(40, 10, replace=False)
+    ]
+    rng.shuffle(shown)
+    held_out = [click(user, rng.integers(40), "validation") for user in range(120)]
+    never_shown = [click(user, 40 + rng.integers(10), "test") for user in range(120)]
+    log = directory / "log.csv"
+    log.write_text("\n".join(["user,ad,split", *shown, *held_out, *never_shown]) + "\n")
+    ads = directory / "ads.csv"
+    lines = [f"a{ad},g{ad // 50},c{rng.integers(20)}" for ad in range(150)]
+    ads.write_text("\n".join(["ad,genre,colour", *lines]) + "\n")
+    fields = (
+        schema_lib.Field("user", "categorical", "query", min_count=1),
+        *(schema_lib.Field(n, "categorical", "ad", min_count=1) for n in ("ad", "genre", "colour")),
+    )
+    schema = schema_lib.Schema(
+        "genres", fields, ("ad",), click=None, user_key="user", split="split"
+    )
+    return logs.converted_table(log, directory / "data", schema, ads_path=ads)
+
+
+def test_ads_that_were_never_shown_are_found_by_their_other_fields(
+    genres, retrieval_config, tmp_path
+):
+    config = dataclasses.replace(
+        retrieval_config, field_dim=16, epochs=8, id_dropout=0.1, refit=False
+    )
+    retrieval_training.train_and_evaluate(genres, config, tmp_path)
+    model, _ = retrieval_training.load(genres, tmp_path)
+    clicks = retrieval_training.read_clicks(genres, "test")
+    found = retrieval.exact_top_k(
+        retrieval.embed_in_batches(model.query_tower, clicks.query),
+        retrieval.embed_in_batches(model.ad_tower, np.asarray(genres.catalogue().features)),
+        50,
+    )
+    # A genre has 50 of the 150 ads: at random, a third would be found.
+    assert metrics.recall_at_k(found, clicks.ad_rows) > 0.8

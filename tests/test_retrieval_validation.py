@@ -56,7 +56,8 @@ def test_the_temperature_is_soft_for_queries_that_find_nothing(model):
     found = retrieval_validation.best_temperature(
         model, held_out(1.0), QUERIES, ADS, np.ones(12, np.int64)
     )
-    assert found > 0.9
+    # The queries know nothing: the softest there is, under which training can still learn.
+    assert found == pytest.approx(0.25, rel=0.01)
 
 
 def test_training_stops_on_held_out_recall_and_learns_the_temperature(

@@ -26,7 +26,7 @@ def fit(scores, ad_rows, rows, log_draws):
     )
 
 
-@pytest.mark.parametrize("planted", [0.05, 0.1, 0.3])
+@pytest.mark.parametrize("planted", [0.05, 0.1, 0.2])
 def test_a_planted_temperature_is_recovered(planted):
     rng = np.random.default_rng(0)
     scores = np.clip(rng.normal(scale=0.3, size=(3_000, 200)), -1, 1).astype(np.float32)

@@ -13,11 +13,9 @@ from tfrecords import schema as schema_lib
 
 USER = schema_lib.Field("user", "categorical", "query", num_oov_buckets=1, min_count=1)
 AD = schema_lib.Field("ad", "categorical", "ad", num_oov_buckets=1, min_count=1)
-SEEN = schema_lib.Field("seen", "categorical_list", "query")
 STATISTICS = {
     "user": encoding.FieldStatistics(vocabulary=("u", "v", "w")),
     "ad": encoding.FieldStatistics(vocabulary=("a", "b", "c", "d")),
-    "seen": encoding.FieldStatistics(vocabulary=("a", "b")),
 }
 
 
@@ -26,9 +24,8 @@ def fitted(*fields, user_key="user"):
     return encoding.FittedSchema(schema, STATISTICS)
 
 
-def test_it_applies_where_the_user_is_a_field_and_requests_carry_no_history():
+def test_it_applies_where_the_users_id_is_a_field():
     assert user_clicks.applies(fitted(USER, AD))
-    assert not user_clicks.applies(fitted(USER, SEEN, AD))
     assert not user_clicks.applies(fitted(USER, AD, user_key=None))
     assert not user_clicks.applies(fitted(USER, AD, user_key="account"))
 
@@ -110,7 +107,7 @@ def groups(tmp_path_factory):
 
 
 def test_served_queries_know_what_their_users_clicked(groups, retrieval_config, tmp_path):
-    config = dataclasses.replace(retrieval_config, epochs=6, learning_rate=3e-3)
+    config = dataclasses.replace(retrieval_config, field_dim=16, epochs=6)
     retrieval_training.train_and_evaluate(groups, config, tmp_path)
     model, _ = retrieval_training.load(groups, tmp_path)
     table = model.query_tower.user_clicks.table.numpy()

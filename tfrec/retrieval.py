@@ -195,7 +195,7 @@ class TwoTower(tfrs.models.Model):
         if self._clicked_ads is None:
             return layer.of_ids(query)
         ads, owner, counts = self._clicked_ads.others(
-            batch["user"], batch["ad_row"], user_clicks.MOST_CLICKS
+            batch["user"], batch["ad_row"], layer.most_clicks
         )
         sums = layer(ads, owner, counts, self.embed_rows)
         shown = tf.reduce_all(query == batch["query"], axis=1)

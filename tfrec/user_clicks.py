@@ -23,8 +23,8 @@ import tensorflow as tf
 from tfrec import features, sampling
 from tfrecords import encoding
 
-# Of a user's clicks, so many are drawn for a step.
-MOST_CLICKS = 128
+# So many field embeddings are looked up for a user, at most; of many clicks, some are drawn.
+_MOST_EMBEDDINGS, _LEAST_CLICKS = 128, 16
 _ROWS_AT_ONCE = 8_192
 
 EmbedAds = Callable[[tf.Tensor], tf.Tensor]
@@ -36,6 +36,9 @@ class UserClicks(tf.keras.layers.Layer):
     Args:
         fitted: The fitted schema; `applies` to it.
         dim: E.
+
+    Attributes:
+        most_clicks: Of a user's clicks, so many are drawn for a step.
     """
 
     def __init__(self, fitted: encoding.FittedSchema, dim: int) -> None:
@@ -47,6 +50,7 @@ class UserClicks(tf.keras.layers.Layer):
         self._num_ids = fitted.cardinality(fields[index])
         self._map = tf.keras.layers.Dense(dim, use_bias=False)
         self._dim = dim
+        self.most_clicks = max(_MOST_EMBEDDINGS // len(fitted.schema.ad_fields), _LEAST_CLICKS)
         self.table = self.add_weight(
             "table", (self._num_ids, dim), initializer="zeros", trainable=False
         )
