@@ -65,6 +65,11 @@ def test_the_sums_kept_are_over_the_root_of_the_number_of_clicks(layer):
     )
 
 
+def test_users_out_of_vocabulary_and_requests_without_one_are_strangers(layer):
+    known = layer.is_known(tf.constant([[0], [1], [2], [3], [4]]))
+    assert known.numpy().tolist() == [False, True, True, True, False]
+
+
 def test_in_training_a_clicks_own_ad_is_left_out(layer):
     users = tf.constant(np.append(fingerprints("u", "v", "u", "w"), 5))
     own = tf.constant([2, 3, 0, 1, 1])

@@ -191,15 +191,14 @@ class TwoTower(tfrs.models.Model):
     def _clicks_of_users(
         self, layer: user_clicks.UserClicks, batch: reader.Batch, query: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the sums [B, E] of the users' other clicks; 0 of users whose id is hidden."""
+        """Returns the sums [B, E] of the users' other clicks; 0 of strangers, as in serving."""
         if self._clicked_ads is None:
             return layer.of_ids(query)
         ads, owner, counts = self._clicked_ads.others(
             batch["user"], batch["ad_row"], layer.most_clicks
         )
         sums = layer(ads, owner, counts, self.embed_rows)
-        shown = tf.reduce_all(query == batch["query"], axis=1)
-        return tf.where(shown[:, None], sums, 0.0)
+        return tf.where(layer.is_known(query)[:, None], sums, 0.0)
 
     def embed_rows(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the field embeddings [P, Fa, E] of ads, by their catalogue rows [P] int32."""

@@ -59,6 +59,11 @@ class UserClicks(tf.keras.layers.Layer):
         """Returns the kept sums [B, E] of queries [B, W] int32."""
         return tf.gather(self.table, ids[..., self._column])
 
+    def is_known(self, ids: tf.Tensor) -> tf.Tensor:
+        """Returns [B] bool: whether the user of queries [B, W] int32 is in the vocabulary."""
+        user = ids[..., self._column]
+        return (user > 0) & (user <= len(self._vocabulary))
+
     def call(
         self, ads: tf.Tensor, owner: tf.Tensor, counts: tf.Tensor, embed: EmbedAds
     ) -> tf.Tensor:
