@@ -166,7 +166,7 @@ def test_the_exported_ranker_equals_the_offline_encoder_and_the_model(base, rank
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_order_padding_and_neighbours_of_a_list_change_no_embedding(base):
+def test_of_a_history_the_order_counts_and_neither_padding_nor_neighbours_do(base):
     serve = load(base, "query_tower")
 
     def embed(*lists):
@@ -174,10 +174,12 @@ def test_order_padding_and_neighbours_of_a_list_change_no_embedding(base):
         columns = {"country": tf.constant(["CH"] * count), "age": tf.constant([30.0] * count)}
         return serve(history=tf.constant(lists), **columns)["query_embedding"].numpy()
 
-    lists = (["film-2", "film-1", "", ""], ["", "film-1", "", "film-2"], ["film-5"] + [""] * 3)
+    lists = (["film-1", "film-2", "", ""], ["", "film-1", "", "film-2"], ["film-5"] + [""] * 3)
     first, second, other = embed(*lists)
     np.testing.assert_allclose([first, second], embed(*[["film-1", "film-2"]] * 2), atol=1e-6)
     assert np.abs(first - other).max() > 1e-3
+    # The history's values are ads of the catalogue: the latest of them counts for more.
+    assert np.abs(first - embed(["film-2", "film-1"])).max() > 1e-3
     # The last three values count.
     longer = embed(["film-5", "film-1", "film-2", "film-1"])
     np.testing.assert_allclose(longer, embed(["film-1", "film-1", "film-2"]), atol=1e-6)
