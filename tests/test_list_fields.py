@@ -182,7 +182,7 @@ def test_of_a_history_the_order_counts_and_neither_padding_nor_neighbours_do(bas
     assert np.abs(first - embed(["film-2", "film-1"])).max() > 1e-3
     # The last three values count.
     longer = embed(["film-5", "film-1", "film-2", "film-1"])
-    np.testing.assert_allclose(longer, embed(["film-1", "film-1", "film-2"]), atol=1e-6)
+    np.testing.assert_allclose(longer, embed(["film-1", "film-2", "film-1"]), atol=1e-6)
     np.testing.assert_allclose(embed([""]), embed(["", "", ""]), atol=1e-6)
 
 
