@@ -78,7 +78,7 @@ class Fields(tf.keras.layers.Layer):
             tf.split(values, self._widths, axis=1),
             strict=True,
         )
-        pooled = [v if w == 1 else features.mean_of_values(i, v)[:, None] for w, i, v in parts]
+        pooled = [v if w == 1 else features.mean_of_values(v, i)[:, None] for w, i, v in parts]
         return tf.concat(pooled, axis=1)
 
 
