@@ -102,13 +102,13 @@ def test_the_sentence_above_names_what_is_returned_and_the_worst_stage():
     own["intervals"] = {"share_returned": [0.4, 0.6]}
     text = report_html_funnel.in_words({"truth": "planted", "utility": own, "click": own})
     assert text.startswith(
-        "Of the value of the best possible ten ads, 50.0 % (40.0 % to 60.0 %) is returned; the "
-        "ranker loses most, 30.0 %."
+        "Of the value of the best possible ten ads, 50.0 % (40.0 % to 60.0 %) is returned; most "
+        "is lost by the ranker, 30.0 %."
     )
     clicks = {"truth": "held-out clicks", "clicks": 40, "returned": 0.25, "lost": {"tower": 0.75}}
     assert report_html_funnel.in_words(clicks) == (
-        "Of 40 held-out clicked ads, 25.0 % are in the ten that are returned; the tower loses "
-        "most, 75.0 %."
+        "Of 40 held-out clicked ads, 25.0 % are in the ten that are returned; most are lost "
+        "by the tower, 75.0 %."
     )
 
 

@@ -53,12 +53,12 @@ def _summary(report: Report) -> str:
                 label,
                 card_format.metric(own[key]),
                 card_format.interval(own["intervals"].get(key)),
-                card_format.metric(own.get("planted", {}).get(key)),
+                *([card_format.metric(own["planted"].get(key))] if "planted" in own else []),
             )
             for key, label in report_html_heads.METRICS.items()
             if own.get(key) is not None
         ]
-        titles = ["", "value", "95 % interval", "reachable"]
+        titles = ["", "value", "95 % interval", *(["reachable"] if "planted" in own else [])]
         parts.append(f"<h3>{head.capitalize()}</h3>{card_markup.table(titles, rows)}")
         missing += [
             f"{head}: {key.replace('_', ' ')}: {reason}" for key, reason in own["absent"].items()

@@ -61,16 +61,16 @@ def in_words(own: Report) -> str:
         worst = max(own["lost"], key=lambda stage: own["lost"][stage])
         return (
             f"Of {own['clicks']:,} held-out clicked ads, {card_format.percent(own['returned'])} "
-            f"are in the ten that are returned; the {worst} loses most, "
+            f"are in the ten that are returned; most are lost by the {worst}, "
             f"{card_format.percent(own['lost'][worst])}."
         )
     measured = own["utility"]
     worst = max(measured["lost"], key=lambda stage: measured["lost"][stage])
     best = measured["best_possible"]
     return (
-        f"Of the value of the best possible ten ads, {_share(measured)} is returned; the {worst} "
-        f"loses most, {card_format.percent(measured['lost'][worst] / best)}. Of the clicks of the "
-        f"ten that are best by clicks alone, {_share(own['click'])} is returned."
+        f"Of the value of the best possible ten ads, {_share(measured)} is returned; most is "
+        f"lost by the {worst}, {card_format.percent(measured['lost'][worst] / best)}. Of the "
+        f"clicks of the ten that are best by clicks alone, {_share(own['click'])} is returned."
     )
 
 
