@@ -320,6 +320,13 @@ def _describe(data_set: reader.DataSet) -> str:
             f"      {name} differs within its request in {count / max(written, 1):.1%} of rows; "
             "a request keeps its first value: is it a field of the ad?"
         )
+    young = data_set.description.get("rows_inside_engagement_window", 0)
+    if young:
+        window = data_set.description["engagement_window_seconds"]
+        text.append(
+            f"      engagement and revenue of {young:,} impressions are not known yet: they are "
+            f"less than {window:,.0f} seconds older than the end of the log"
+        )
     changed = data_set.description["impressions_of_changed_ads"]
     if changed:
         text.append(

@@ -42,6 +42,59 @@ def test_a_batch_without_labels_has_loss_zero_and_gradient_zero():
         assert not tape.gradient(part, variable).numpy().any()
 
 
+def test_listwise_loss_is_the_cross_entropy_of_which_ad_of_a_list_was_clicked():
+    nan = math.nan
+    labels = tf.constant([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, nan], [1.0, 1.0, nan]])
+    logits = tf.constant([[math.log(2), 0.0, 0.0], [0.0] * 3, [5.0] * 3, [5.0] * 3])
+    mask = tf.constant([[True, True, False], [True] * 3, [True] * 3, [True] * 3])
+    # 2 of 2 + 1; two clicks of three equals. A list without a click, and one without an
+    # unclicked ad that is known, say nothing.
+    expected = (math.log(3 / 2) + math.log(3)) / 2
+    assert float(losses.listwise_loss(labels, logits, mask)) == pytest.approx(expected)
+    # One unclicked ad that stands for four: 2 of 2 + 4.
+    weights = tf.constant([[1.0, 4.0, 1.0]])
+    heavy = losses.listwise_loss(labels[:1], logits[:1], mask[:1], weights)
+    assert float(heavy) == pytest.approx(math.log(3))
+
+
+def test_listwise_loss_depends_on_no_level_and_is_zero_without_lists():
+    rng = np.random.default_rng(0)
+    labels = tf.constant(rng.random((6, 4)) < 0.4, tf.float32)
+    logits = tf.Variable(rng.normal(size=(6, 4)), dtype=tf.float32)
+    mask = tf.ones([6, 4], tf.bool)
+    level = tf.constant(rng.normal(size=(6, 1)) * 9, tf.float32)
+    loss = losses.listwise_loss(labels, logits, mask)
+    moved = losses.listwise_loss(labels, logits + level, mask)
+    assert float(loss) == pytest.approx(float(moved), rel=1e-4)
+    with tf.GradientTape() as tape:
+        alone = losses.listwise_loss(labels[:, :1], logits[:, :1], mask[:, :1])
+    assert float(alone) == 0.0
+    assert not tape.gradient(alone, logits).numpy().any()
+
+
+def test_the_listwise_loss_recovers_planted_scores_that_moods_of_requests_hide():
+    # Two ads a list, and a mood that moves both. Of lists with one click, it is the first
+    # ad's with sigmoid(difference), whatever the mood; clicks by themselves tell half of it.
+    rng = np.random.default_rng(1)
+    planted = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    ads = np.argsort(rng.random((20_000, 5)), axis=1)[:, :2]
+    logit = planted[ads] + rng.normal(scale=3.0, size=(20_000, 1))
+    labels = tf.constant(rng.random(ads.shape) < 1 / (1 + np.exp(-logit)), tf.float32)
+    learnt = {}
+    for loss in (losses.listwise_loss, losses.click_loss):
+        scores = tf.Variable(tf.zeros([5]))
+        optimizer = tf.keras.optimizers.Adam(0.1)
+        for _ in range(100):
+            with tf.GradientTape() as tape:
+                value = loss(labels, tf.gather(scores, ads), tf.ones(ads.shape, tf.bool))
+            optimizer.apply_gradients(
+                [(tf.convert_to_tensor(tape.gradient(value, scores)), scores)]
+            )
+        learnt[loss] = scores.numpy() - scores.numpy().mean()
+    np.testing.assert_allclose(learnt[losses.listwise_loss], planted, atol=0.12)
+    assert np.abs(learnt[losses.click_loss]).max() < 0.7
+
+
 def test_engagement_loss_is_cross_entropy_of_click_times_engagement():
     # p = 1/2 · 3/4 = 3/8: −ln 3/8 for label 1, −ln 5/8 for label 0.
     click, engagement = tf.constant([[0.0, 0.0]]), tf.constant([[math.log(3)] * 2])
@@ -116,6 +169,10 @@ def test_total_weighs_the_heads_that_exist():
     engagement = (math.log(4) + math.log(4 / 3)) / 2
     parts = losses.total(batch, logits, engagement_weight=0.5, revenue_weight=0.25)
     assert float(parts["loss"]) == pytest.approx(LN2 + 0.5 * engagement + 0.25 * LN2)
+    # One click of two equals: ln 2.
+    listwise = losses.total(batch, {"click": zeros}, 0.5, 0.25, listwise_weight=2.0)
+    assert float(listwise["listwise_loss"]) == pytest.approx(LN2)
+    assert float(listwise["loss"]) == pytest.approx(LN2 + 2.0 * LN2)
     click_only = losses.total(batch, {"click": zeros}, 0.5, 0.25)
     assert click_only.keys() == {"loss", "click_loss"}
     assert float(click_only["loss"]) == pytest.approx(LN2)

@@ -151,15 +151,14 @@ def test_the_exported_model_takes_no_position(slots, with_positions):
         np.testing.assert_allclose(values, expected[name], rtol=1e-5)
 
 
-def test_the_first_slot_of_the_log_is_found(slots, with_positions):
-    assert ranker_training.first_position(slots) == FIRST
+def test_the_first_slot_of_the_log_is_found(with_positions):
     assert int(with_positions[0].position_bias.first) == FIRST
 
 
 def test_slots_share_the_steps_before_them_and_unknown_ones_are_neutral():
     bias = position_bias.PositionBias(num_positions=4, num_logits=2)
     bias.first.assign(1)
-    bias.steps.assign([[-1.0, -0.5], [-0.5, 0.0], [-0.25, 1.0]])
+    bias.steps.assign(np.array([[-1.0, -0.5], [-0.5, 0.0], [-0.25, 1.0]]) / position_bias.SPEED)
     # Slots 1, 2, 3, 4 have 0, -1, -1.5, -1.75 and 0, -0.5, -0.5, 0.5; 9 counts as 4.
     found = bias(tf.constant([[1, 2, 3], [4, 9, -1], [0, 3, 1]])).numpy()
     np.testing.assert_allclose(found[..., 0], [[0, -1, -1.5], [-1.75, -1.75, 0], [0, -1.5, 0]])
@@ -171,7 +170,7 @@ def test_a_slot_acts_on_the_click_and_on_revenue_and_not_on_engagement_after_a_c
 ):
     heads = ("click", "engagement", "revenue")
     model = ranker.Ranker(data_set.fitted, ranker_config, heads, num_positions=3)
-    model.position_bias.steps.assign([[-1.0, -2.0], [0.0, 0.0]])
+    model.position_bias.steps.assign(np.array([[-1.0, -2.0], [0.0, 0.0]]) / position_bias.SPEED)
     logits = {
         "click": tf.constant([[0.5, 0.5]]),
         "engagement": tf.constant([[0.25, 0.25]]),

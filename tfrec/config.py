@@ -35,6 +35,11 @@ class ConvertConfig:
     sampled_negatives: int = option(
         0, "Ads drawn as not clicked for each click; for logs that hold clicks only."
     )
+    engagement_window_seconds: float = option(
+        0.0,
+        "How long after a click an engagement can come: rows this young at the end of the log "
+        "have no label of engagement and revenue. 0: every label is final.",
+    )
     seed: int = option(1, "Seed of random splits, sampled negatives and the order of training.")
 
 
@@ -98,10 +103,20 @@ class RankerConfig:
     feed_forward_dim: int = option(256, "Width of the feed-forward layers.")
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.")
     dropout: float = option(0.1, "Dropout rate.")
+    trunk: str = option(
+        "shared",
+        "What the heads share: shared (all of it) or mmoe (experts that each mixes by its gate).",
+    )
+    num_experts: int = option(4, "Experts of the mmoe trunk.")
     num_positions: int = option(
         50,
         "Slots whose effect on clicks is learnt, where the log has them, and left out at "
         "serving; later slots count as the last. 0: positions are not used.",
+    )
+    negative_keep_rate: float = option(
+        1.0,
+        "Share of the unclicked training rows that a pass is left with, drawn anew for each; "
+        "scores are exactly corrected for it.",
     )
     epochs: int = option(10, "Most passes over the training requests; sets the schedule.")
     patience: int = option(2, "Passes without a better validation loss before stopping.")
@@ -116,7 +131,18 @@ class RankerConfig:
     embedding_l2: float = option(3e-3, "Squared-norm penalty on the field embeddings used.")
     engagement_weight: float = option(1.0, "Weight of the engagement loss.")
     revenue_weight: float = option(0.3, "Weight of the revenue loss.")
+    listwise_weight: float = option(
+        0.0, "Weight of the listwise loss, which compares the ads of a list; 0 is without."
+    )
     seed: int = option(1, "Seed of initialisation and shuffling.")
+
+    def __post_init__(self) -> None:
+        if self.trunk not in ("shared", "mmoe"):
+            raise ValueError(f"trunk: expected shared or mmoe, got {self.trunk!r}.")
+        if not 0 < self.negative_keep_rate <= 1:
+            raise ValueError(
+                f"negative_keep_rate is a share above 0, at most 1, got {self.negative_keep_rate}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

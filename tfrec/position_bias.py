@@ -15,6 +15,10 @@ References:
 
 import tensorflow as tf
 
+# The steps are learnt this much faster than the embedding tables, which have a row's whole
+# history to find its place: what they lag behind would go to the ads. Measured on planted logs.
+SPEED = 6.0
+
 
 class PositionBias(tf.keras.layers.Layer):
     """Learns an addition to each of some logits for each slot; the first slot's is 0.
@@ -28,7 +32,7 @@ class PositionBias(tf.keras.layers.Layer):
 
     Attributes:
         first: The log's number of the first slot, int32; to be assigned before training.
-        steps: [P - 1, K] what a slot adds to that of the slot before it.
+        steps: [P - 1, K] what a slot adds to that of the slot before it, over `SPEED`.
     """
 
     def __init__(self, num_positions: int, num_logits: int) -> None:
@@ -40,7 +44,7 @@ class PositionBias(tf.keras.layers.Layer):
     @property
     def biases(self) -> tf.Tensor:
         """[P, K] the bias of each slot, from the first one."""
-        return tf.pad(tf.cumsum(self.steps), [[1, 0], [0, 0]])
+        return tf.pad(SPEED * tf.cumsum(self.steps), [[1, 0], [0, 0]])
 
     def call(self, position: tf.Tensor) -> tf.Tensor:
         """Returns the biases [B, C, K] of the logged slots [B, C] int32.

@@ -19,15 +19,18 @@ References:
     Prediction, 2019 (zero-inflated log-normal revenue).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from tfrec import attention, features, position_bias
+from tfrec import attention, features, mixture, position_bias
 from tfrec import config as config_lib
 from tfrecords import encoding
 
 Logits = dict[str, tf.Tensor]
+# The log-normal's scale is between the smallest and this much more.
+_SMALLEST_SCALE, _SCALES = 0.05, 2.0
 
 
 class Ranker(tf.keras.Model):
@@ -66,6 +69,9 @@ class Ranker(tf.keras.Model):
         self._dropout = tf.keras.layers.Dropout(config.dropout)
         self._blocks = [attention.IsolatedAttentionBlock(config) for _ in range(config.num_blocks)]
         self._final_norm = attention.LayerNorm(epsilon=1e-6)
+        self._mixture = None
+        if config.trunk == "mmoe":
+            self._mixture = mixture.MultiGateMixture(config.num_experts, width, self.heads)
         # Revenue has three numbers: logit of being positive, log-mean, log-scale.
         self._heads = {
             head: tf.keras.layers.Dense(3 if head == "revenue" else 1) for head in self.heads
@@ -87,7 +93,6 @@ class Ranker(tf.keras.Model):
     def sparse_variables(self) -> list[tf.Variable]:
         """The embedding tables, which take sparse updates, and the small one of the slots."""
         tables = self.query_embeddings.sparse_variables + self.ad_embeddings.sparse_variables
-        # It must move as fast as the tables: what it lags behind goes to the ads' own logits.
         return tables if self.position_bias is None else [*tables, self.position_bias.steps]
 
     def call(self, query: tf.Tensor, ad: tf.Tensor, training: bool = False) -> Logits:
@@ -131,8 +136,11 @@ class Ranker(tf.keras.Model):
         attended = tf.reshape(rows[:, self._num_query_tokens :], [-1, width])
         # The heads also see what went in: on little data the short way is the better one.
         output = tf.concat([self._final_norm(attended), encoded, pairs], axis=-1)
+        inputs = dict.fromkeys(self.heads, output)
+        if self._mixture is not None:
+            inputs = self._mixture(output)
         logits = {
-            head: tf.reshape(layer(output), [num_requests, num_ads, layer.units])
+            head: tf.reshape(layer(inputs[head]), [num_requests, num_ads, layer.units])
             for head, layer in self._heads.items()
         }
         return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
@@ -143,6 +151,11 @@ class Ranker(tf.keras.Model):
         fields = tf.reshape(ad_embeddings, [num_requests, num_ads * num_ad_fields, dim])
         pairs = tf.matmul(fields, query_embeddings, transpose_b=True)  # [B, C Fa, Fq]
         return tf.reshape(pairs, [-1, ad_embeddings.shape[2] * query_embeddings.shape[1]])
+
+    def start_at(self, levels: Mapping[str, Sequence[float]]) -> None:
+        """Sets the biases of the heads, of those that are built."""
+        for head, layer in self._heads.items():
+            layer.bias.assign(levels[head])
 
     def as_logged(self, logits: Logits, position: tf.Tensor | None) -> Logits:
         """Adds what the slots added in which ads were shown.
@@ -195,4 +208,10 @@ def probabilities(logits: Logits) -> dict[str, tf.Tensor]:
 
 def revenue_scale(raw_scale: tf.Tensor) -> tf.Tensor:
     """Returns the log-normal's scale, positive and bounded so that its mean stays finite."""
-    return 0.05 + 2.0 * tf.nn.sigmoid(raw_scale)
+    return _SMALLEST_SCALE + _SCALES * tf.nn.sigmoid(raw_scale)
+
+
+def raw_scale(scale: float) -> float:
+    """The inverse of `revenue_scale`, of the nearest scale that it can give well."""
+    share = min(max((scale - _SMALLEST_SCALE) / _SCALES, 0.05), 0.95)
+    return math.log(share / (1 - share))

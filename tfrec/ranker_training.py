@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfrec import calibrators as calibrators_lib
 from tfrec import config as config_lib
-from tfrec import losses, metrics, ranker, ranker_validation, training
+from tfrec import levels, losses, metrics, ranker, ranker_validation, training
 from tfrecords import encoding, reader
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
@@ -69,17 +69,23 @@ def knows_positions(data_set: reader.DataSet) -> bool:
     return data_set.spec.has_position and not sampled
 
 
-def first_position(data_set: reader.DataSet) -> int:
-    """Returns the log's number of the first slot: logs count from 0 or from 1."""
+def start(model: ranker.Ranker, data_set: reader.DataSet) -> None:
+    """Prepares an untrained ranker by what a window of training records says.
+
+    Its heads start at the rates of the log, and it learns how the log numbers its first slot:
+    logs count from 0 or from 1.
+    """
     window = next(iter(data_set.windows("train")))
-    return int(tf.reduce_min(window["position"]))
+    model.start_at(levels.of({label: window[label].numpy() for label in data_set.spec.labels}))
+    if model.position_bias is not None:
+        model.position_bias.first.assign(tf.reduce_min(window["position"]))
 
 
 def check(data_set: reader.DataSet) -> None:
     """Checks that a ranker can be trained on a data set.
 
     Raises:
-        ValueError: Its training rows are all clicked, or none is.
+        ValueError: Its training rows are all clicked, or none is; or held-out clicks are unknown.
     """
     clicks, rows = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     if clicks == rows:
@@ -92,6 +98,11 @@ def check(data_set: reader.DataSet) -> None:
         raise ValueError(
             f"The training split of {data_set.directory} has no clicks (label 1): there is nothing "
             "to learn from. Check the label column, or use a larger log."
+        )
+    if data_set.num_rows("validation") and not data_set.label_count("validation", "click"):
+        raise ValueError(
+            f"No row of the validation split of {data_set.directory} has a click label: the best "
+            "pass could not be told. Give a validation file with labels, or split by time."
         )
 
 
@@ -158,14 +169,13 @@ def train_and_evaluate(
     check(data_set)
     config_lib.save(config, workdir / "config.json")
     model = build(data_set, config)
-    if model.position_bias is not None:
-        model.position_bias.first.assign(first_position(data_set))
+    start(model, data_set)
     plan = training.Plan(
         epochs=config.epochs,
         patience=config.patience,
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,
-        steps_per_epoch=max(1, round(data_set.num_rows("train") / config.batch_size)),
+        steps_per_epoch=max(1, round(_rows_of_pass(data_set, config) / config.batch_size)),
         metric="validation_click_log_loss",
         maximise=False,
         average_decay=config.average_decay,
@@ -173,7 +183,7 @@ def train_and_evaluate(
     trainer = training.Trainer(model, functools.partial(_losses, model, config), plan, workdir)
     history = trainer.fit(
         lambda epoch: data_set.batches_of_like_lists(
-            "train", config.batch_size, seed=config.seed + epoch
+            "train", config.batch_size, config.seed + epoch, config.negative_keep_rate
         ),
         lambda: _validate(model, data_set),
         progress,
@@ -209,12 +219,25 @@ def load(
     return model, calibrators_lib.Calibrators.from_json(description["calibrators"]), description
 
 
+def _rows_of_pass(data_set: reader.DataSet, config: config_lib.RankerConfig) -> float:
+    """Returns how many rows a pass is expected to hold."""
+    clicks, labelled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
+    return data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labelled - clicks)
+
+
 def _losses(
     model: ranker.Ranker, config: config_lib.RankerConfig, batch: reader.Batch
 ) -> dict[str, tf.Tensor]:
     logits = model(batch["query"], batch["ad"], training=True)
     logits = model.as_logged(logits, batch.get("position"))
-    parts = losses.total(batch, logits, config.engagement_weight, config.revenue_weight)
+    parts = losses.total(
+        batch,
+        logits,
+        config.engagement_weight,
+        config.revenue_weight,
+        config.listwise_weight,
+        config.negative_keep_rate,
+    )
     penalty = model.embedding_penalty(batch["query"], batch["ad"], batch["mask"])
     return {**parts, "loss": parts["loss"] + config.embedding_l2 * penalty}
 

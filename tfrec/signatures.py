@@ -15,7 +15,7 @@ Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, 
 import tensorflow as tf
 
 from tfrec import calibrators as calibrators_lib
-from tfrec import frozen, ranker, retrieval
+from tfrec import down_sampling, frozen, ranker, retrieval
 from tfrecords import encoding
 
 
@@ -65,7 +65,8 @@ class RankerModule(tf.Module):
         self._tables = model.sparse_variables
 
         def serve(ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-            return calibrators.apply(model(encoder(columns), ad_features))
+            scores = calibrators.apply(model(encoder(columns), ad_features))
+            return down_sampling.undone(scores, fitted.schema.negative_keep_rate)
 
         def logged_logits(
             query: tf.Tensor, ad_features: tf.Tensor, position: tf.Tensor

@@ -57,6 +57,8 @@ def build(data_set: reader.DataSet) -> dict[str, Any]:
         "split": _split(description["split"]),
         "keys": _keys(data_set),
         "sampled_negatives": description["sampled_negatives"],
+        "engagement_window_seconds": description.get("engagement_window_seconds", 0.0),
+        "rows_inside_engagement_window": description.get("rows_inside_engagement_window", 0),
         "splits": {
             split: _of_split(of_split, description["splits"][split]["sampled"])
             for split, of_split in counts.items()
@@ -87,6 +89,7 @@ def _keys(data_set: reader.DataSet) -> dict[str, Any]:
         "ad_key": list(schema.ad_key),
         **{name: getattr(schema, name) for name in names},
         "click_threshold": schema.click_threshold,
+        "negative_keep_rate": schema.negative_keep_rate,
     }
 
 

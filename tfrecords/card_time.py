@@ -53,6 +53,12 @@ def unit_of(low: float, high: float) -> str | None:
     return None
 
 
+def per_second(low: float, high: float) -> float:
+    """Returns how many of their units make a second; plain numbers are taken for seconds."""
+    unit = unit_of(low, high)
+    return _PER_SECOND[unit] if unit else 1.0
+
+
 def formatted(times: Sequence[float], unit: str | None) -> list[str]:
     """Returns times as UTC dates, as precise as their span asks for; or as plain numbers."""
     if unit is None:

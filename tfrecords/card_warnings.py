@@ -84,7 +84,8 @@ def _clicks(card: dict[str, Any]) -> Found:
             "note",
             f"{card_format.percent(click['rate'])} of the training rows are clicks, "
             "far more than ads get.",
-            "Right for ratings or for logs thinned out of rows without a click; the predicted "
+            "Right for ratings or for logs thinned out of rows without a click; of these say in "
+            "the schema which share was kept (negative_keep_rate), else the predicted "
             "probabilities are those of this log, not of live traffic.",
         )
     if card["sampled_negatives"]:
@@ -96,8 +97,24 @@ def _clicks(card: dict[str, Any]) -> Found:
             "to price them. Shares of ad-side fields include the drawn ads.",
         )
 
+    if card["keys"]["negative_keep_rate"] < 1:
+        yield (
+            "note",
+            f"The log kept {card_format.percent(card['keys']['negative_keep_rate'])} of its rows "
+            "without a click.",
+            "Rates here are those of the log; what is served is corrected for it.",
+        )
+
 
 def _labels(card: dict[str, Any]) -> Found:
+    if card["rows_inside_engagement_window"]:
+        yield (
+            "note",
+            f"{card['rows_inside_engagement_window']:,} rows are younger than the window of "
+            f"{card['engagement_window_seconds']:,.0f} seconds: their engagement and revenue may "
+            "still come, and count as missing.",
+            "Rates over time are those of the log as it is, late engagements left out.",
+        )
     for split, of_split in card["splits"].items():
         for label, own in of_split["labels"].items():
             if not of_split["rows"]:

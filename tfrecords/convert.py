@@ -89,6 +89,7 @@ def convert(
     split: str = "auto",
     seed: int = 1,
     sampled_negatives: int = 0,
+    engagement_window_seconds: float = 0.0,
     workers: int | None = None,
     progress: bool = False,
 ) -> None:
@@ -103,6 +104,8 @@ def convert(
         split: One of `splitting.KINDS`.
         seed: Of random splits, sampled negatives, and the order of training requests.
         sampled_negatives: Ads drawn as not clicked for each click; 0 is none.
+        engagement_window_seconds: Rows this young at the end of the log have no label of
+            engagement and revenue, as these may still come; 0: all have.
         workers: Threads; None is as many as there are cores.
         progress: Whether to show progress bars.
 
@@ -119,7 +122,9 @@ def convert(
         )
     _check_distinct(source)
     options = stages.Options(
-        splitting.Options(split, validation_fraction, test_fraction, seed), sampled_negatives
+        splitting.Options(split, validation_fraction, test_fraction, seed),
+        sampled_negatives,
+        engagement_window_seconds,
     )
     opened = source.open()
     identity = {

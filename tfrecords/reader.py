@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from tfrecords import arrow_file, catalogue, encoding, integrity, records, writer
+from tfrecords import arrow_file, catalogue, encoding, integrity, records, thinning, writer
 
 FORMAT_VERSION = 3
 RECORDS_PER_WINDOW = 32
@@ -180,7 +180,9 @@ class DataSet:
     def _spec_without_users(self) -> records.Spec:
         return dataclasses.replace(self.spec, has_user=False)
 
-    def _stored_windows(self, split: str, seed: int | None, spec: records.Spec) -> tf.data.Dataset:
+    def _stored_windows(
+        self, split: str, seed: int | None, spec: records.Spec, negative_keep_rate: float = 1.0
+    ) -> tf.data.Dataset:
         """Streams windows as they are stored, which is less to move than what models take."""
         paths = self._verified_shards(split)
         dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
@@ -193,12 +195,15 @@ class DataSet:
         else:
             dataset = dataset.flat_map(_records)
 
-        def window(serialized: tf.Tensor) -> Batch:
+        def window(index: tf.Tensor, serialized: tf.Tensor) -> Batch:
             stored = records.decode(spec, serialized)
+            if negative_keep_rate < 1.0:
+                of_window = tf.stack([tf.constant(seed or 0, tf.int64), index])
+                stored = thinning.thin(stored, negative_keep_rate, of_window)
             return stored if seed is None else permute(stored)
 
         # Records are parsed by the window: raw columns join before they are decoded.
-        return dataset.batch(RECORDS_PER_WINDOW).map(window, tf.data.AUTOTUNE)
+        return dataset.batch(RECORDS_PER_WINDOW).enumerate().map(window, tf.data.AUTOTUNE)
 
     def _verified_shards(self, split: str) -> list[str]:
         """Returns the paths of a split's shards, each checked once in a process."""
@@ -225,16 +230,24 @@ class DataSet:
         )
         return dataset.prefetch(tf.data.AUTOTUNE)
 
-    def batches_of_like_lists(self, split: str, rows_per_batch: int, seed: int) -> tf.data.Dataset:
+    def batches_of_like_lists(
+        self, split: str, rows_per_batch: int, seed: int, negative_keep_rate: float = 1.0
+    ) -> tf.data.Dataset:
         """Streams shuffled batches of whole requests whose lists are of about one length.
 
         Next to nothing is padded: batches of mixed lists are half padding where lists have
         from one to a dozen ads. A batch has about `rows_per_batch` shown ads.
 
+        Args:
+            split: `train`, `validation` or `test`.
+            rows_per_batch: Shown ads in a batch, about.
+            seed: Of the order, and of the choice of rows.
+            negative_keep_rate: Share of the unclicked rows that is kept, by chance.
+
         Yields:
             As `batches`.
         """
-        dataset = self._stored_windows(split, seed, self._spec_without_users)
+        dataset = self._stored_windows(split, seed, self._spec_without_users, negative_keep_rate)
         dataset = dataset.flat_map(lambda window: _cut_by_length(window, rows_per_batch))
         dataset = dataset.map(
             lambda stored: pad_lists(records.unpack(self.spec, stored)), tf.data.AUTOTUNE

@@ -137,6 +137,8 @@ class Schema:
             each such request has a user of its own.
         split: Column that says `train`, `validation` or `test` of each row, or None.
         click_threshold: The click column is a rating: at least this is a click.
+        negative_keep_rate: Share of its unclicked rows that the log was left with, where it was
+            down-sampled; what is served is corrected for it.
     """
 
     name: str
@@ -151,6 +153,7 @@ class Schema:
     user_key: str | None = None
     split: str | None = None
     click_threshold: float | None = None
+    negative_keep_rate: float = 1.0
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -180,6 +183,11 @@ class Schema:
             or not math.isfinite(threshold)
         ):
             raise ValueError(f"click_threshold must be a number or null, got {threshold!r}.")
+        kept = self.negative_keep_rate
+        if isinstance(kept, bool) or not isinstance(kept, int | float) or not 0 < kept <= 1:
+            raise ValueError(
+                f"negative_keep_rate must be a share above 0, at most 1, got {kept!r}."
+            )
 
     def _check_keys(self) -> None:
         if not self.ad_key:
@@ -202,6 +210,11 @@ class Schema:
         if self.click is None and (self.click_threshold is not None):
             raise ValueError(
                 f"Schema {self.name!r}: click_threshold needs a click column, and click is null."
+            )
+
+        if self.click is None and self.negative_keep_rate < 1:
+            raise ValueError(
+                f"Schema {self.name!r}: negative_keep_rate is of unclicked rows, and click is null."
             )
 
     def side(self, side: str) -> tuple[Field, ...]:
@@ -232,7 +245,11 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the schema as JSON values; `from_json` is its inverse."""
-        return dataclasses.asdict(self)
+        value = dataclasses.asdict(self)
+        if self.negative_keep_rate == 1:
+            # Nothing to say: data sets from before the key was there keep their fingerprint.
+            del value["negative_keep_rate"]
+        return value
 
     def fingerprint(self) -> str:
         """Returns 16 hex digits that change whenever the schema does."""

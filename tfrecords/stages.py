@@ -16,6 +16,7 @@ import tqdm
 from tfrecords import (
     catalogue,
     checks,
+    delayed,
     description,
     fitting,
     negatives,
@@ -39,6 +40,7 @@ class Options:
     Attributes:
         split: How the requests are split.
         sampled_negatives: Ads drawn as not clicked for each click.
+        engagement_window_seconds: How long an engagement can take; 0: no time.
 
     Raises:
         ValueError: An option is not allowed.
@@ -46,6 +48,7 @@ class Options:
 
     split: splitting.Options
     sampled_negatives: int = 0
+    engagement_window_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if self.sampled_negatives < 0:
@@ -69,6 +72,7 @@ class Stages:
                 "sampled_negatives draws ads that the user has not clicked, so the schema must "
                 "name a user_key."
             )
+        delayed.check(schema, options.engagement_window_seconds, options.sampled_negatives)
         self._log = opened
         self._schema = schema
         self._space = space
@@ -148,6 +152,8 @@ class Stages:
         )
         self._requests = splitting.assign(keys, self._options.split)
         self._is_train = self._requests.row_splits() == 0
+        window = self._options.engagement_window_seconds
+        self._unknown_after = delayed.begin(keys, self._is_train, window)
         self._keys = keys if self._options.sampled_negatives else None
         self._profile = profile.Bins.of(keys)
         # A request belongs to the chunk in which it begins.
@@ -211,12 +217,17 @@ class Stages:
         def pack(index: int) -> dict[str, Any]:
             rows = self._rows(index)
             packed = self._packer.pack(rows)
+            young = 0
+            if self._unknown_after is not None:
+                times = rows.array(rows_lib.TIME)
+                young = delayed.withhold(packed, times, self._unknown_after)
             packing.save(packed, self._space.path("pack", index))
             by_request = self._schema.request_key is not None
             request = rows.array(rows_lib.REQUEST) if by_request else None
             return {
                 "changed_ads": self._packer.num_changed_ads(packed),
                 "varying": self._packer.num_varying(packed, request),
+                "young": young,
             }
 
         self._each("pack", pack, "encoding")
@@ -300,6 +311,8 @@ class Stages:
             "rows_of_varying_query_fields": description.add(self._pack_notes("varying")),
             "split": {**dataclasses.asdict(self._options.split), "kind": self._requests.kind},
             "sampled_negatives": self._options.sampled_negatives,
+            "engagement_window_seconds": self._options.engagement_window_seconds,
+            "rows_inside_engagement_window": sum(self._pack_notes("young")),
             "splits": splits,
             "sha256": {name: writer.sha256(output / name) for name in description.CHECKED_FILES},
         }
