@@ -159,8 +159,8 @@ def test_values_of_a_list_share_what_their_frequency_has_learnt(list_layer):
     list_layer.frequency_steps.assign(steps)
     ids = [[1, 0, 0], [1, 2, 0], [3, 0, 0], [0, 0, 0]]
     embedded = list_layer(tf.constant([[*i, 0, 0, 0, 0] for i in ids])).numpy()
-    # Rank 1 is in bucket 1, rank 2 in 1 + 2 log2(2) = 3, out of vocabulary in 63.
-    expected = [[5 + 1, -5], [5.5 + 2, -5.5], [7 + 63, -7], [4 + 100, -4]]
+    # Rank 1 is in bucket 1, rank 2 in the next, 2, and what is out of vocabulary after it, in 3.
+    expected = [[5 + 1, -5], [5.5 + 1.5, -5.5], [7 + 3, -7], [4 + 100, -4]]
     np.testing.assert_allclose(embedded[:, 0], expected, rtol=1e-6)
 
 
@@ -188,3 +188,11 @@ def test_a_side_of_lists_only_works():
     layer = features.FieldEmbeddings(LIST_FITTED, [LIST_FIELDS[3], LIST_FIELDS[0]], 3)
     assert layer(tf.zeros([4, 5], tf.int32)).shape == (4, 2, 3)
     assert [variable.shape[0] for variable in layer.sparse_variables] == [7]
+
+
+def test_frequency_buckets_leave_none_out():
+    # 2 log2 of ranks 1..6 is 0, 2, 3.17, 4, 4.64, 5.17: buckets 1, 2, 3, 4, 4, 5.
+    buckets = features.frequency_buckets(1 + 6 + 2, num_oov_buckets=2)
+    np.testing.assert_array_equal(buckets, [0, 1, 2, 3, 4, 4, 5, 6, 6])
+    assert features.frequency_buckets(1 + 8, num_oov_buckets=8).max() == 1
+    assert features.frequency_buckets(10_000_000, 8).max() < features.FREQUENCY_BUCKETS

@@ -39,9 +39,14 @@ class LayerNorm(tf.keras.layers.LayerNormalization):
 
 
 class IsolatedAttentionBlock(tf.keras.layers.Layer):
-    """A pre-norm transformer block over query tokens and mutually isolated candidates."""
+    """A pre-norm transformer block over query tokens and mutually isolated candidates.
 
-    def __init__(self, config: config_lib.RankerConfig) -> None:
+    Args:
+        config: Sizes.
+        num_tokens: T.
+    """
+
+    def __init__(self, config: config_lib.RankerConfig, num_tokens: int) -> None:
         super().__init__()
         if config.model_dim % config.num_heads:
             raise ValueError(
@@ -50,7 +55,7 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
             )
         self._dim = config.model_dim
         self._num_heads = config.num_heads
-        self._num_tokens = config.num_query_tokens
+        self._num_tokens = num_tokens
         self._head_dim = config.model_dim // config.num_heads
         # [H, D]: one where a channel belongs to a head.
         self._channels = np.repeat(np.eye(config.num_heads, dtype=np.float32), self._head_dim, 1)
@@ -72,22 +77,32 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
         self._narrow.build([None, self._widen.units])
         super().build(input_shape)
 
-    def call(self, rows: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Updates rows [B, N, D], of which the first T are query tokens."""
+    def call(
+        self, rows: tf.Tensor, absent: tf.Tensor | None = None, training: bool = False
+    ) -> tf.Tensor:
+        """Updates rows.
+
+        Args:
+            rows: [B, N, D], of which the first T are query tokens.
+            absent: [B, T] bool, tokens that nothing attends to; None = all are there.
+            training: Whether dropout is on.
+        """
         shape = tf.shape(rows)
         x = tf.reshape(rows, [-1, self._dim])  # [B N, D]
-        attended = self._output(self._attend(x, shape))
+        attended = self._output(self._attend(x, shape, absent))
         x += self._dropout(attended, training=training)
         hidden = self._narrow(_gelu(_norm_then(self._feed_forward_norm, self._widen, x)))
         x += self._dropout(hidden, training=training)
         return tf.reshape(x, shape)
 
-    def _attend(self, x: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    def _attend(self, x: tf.Tensor, shape: tf.Tensor, absent: tf.Tensor | None) -> tf.Tensor:
         """Returns the values [B N, D] that rows [B N, D] of shape [B, N, D] attend to."""
         query, key, value = self._project(x)
         logits = tf.matmul(
             tf.reshape(query, shape), self._of_tokens(key, shape), transpose_b=True
         )  # [B, N, T H]
+        if absent is not None:
+            logits += tf.repeat(tf.where(absent, _NEVER, 0.0), self._num_heads, axis=1)[:, None]
         own_logits = tf.matmul(query * key, self._channels, transpose_b=True)  # [B N, H]
         own_logits = tf.reshape(own_logits, [shape[0], shape[1], self._num_heads])
         # A query token attends to the tokens, of which it is one.

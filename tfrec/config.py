@@ -108,6 +108,10 @@ class RankerConfig:
         "What the heads share: shared (all of it) or mmoe (experts that each mixes by its gate).",
     )
     num_experts: int = option(4, "Experts of the mmoe trunk.")
+    id_dropout: float = option(
+        0.05,
+        "Share of the users, and of the ads that have other fields, whose id training hides.",
+    )
     num_positions: int = option(
         50,
         "Slots whose effect on clicks is learnt, where the log has them, and left out at "
@@ -118,17 +122,17 @@ class RankerConfig:
         "Share of the unclicked training rows that a pass is left with, drawn anew for each; "
         "scores are exactly corrected for it.",
     )
-    epochs: int = option(10, "Most passes over the training requests; sets the schedule.")
+    epochs: int = option(8, "Most passes over the training requests; sets the schedule.")
     patience: int = option(2, "Passes without a better validation loss before stopping.")
     batch_size: int = option(512, "Impressions in a batch, about; lists are kept whole.")
     learning_rate: float = option(2e-3, "Peak learning rate of the dense layers (Adam).")
     embedding_learning_rate: float = option(
-        0.2, "Peak learning rate of the embedding tables (Adagrad)."
+        0.4, "Peak learning rate of the embedding tables (Adagrad)."
     )
     average_decay: float = option(
         0.998, "Weight of the past, a step, in the average of dense weights that is kept."
     )
-    embedding_l2: float = option(3e-3, "Squared-norm penalty on the field embeddings used.")
+    embedding_l2: float = option(6e-3, "Squared-norm penalty on the field embeddings used.")
     engagement_weight: float = option(1.0, "Weight of the engagement loss.")
     revenue_weight: float = option(0.3, "Weight of the revenue loss.")
     listwise_weight: float = option(

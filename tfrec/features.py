@@ -115,10 +115,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         parts = []
         if self._num_strings:
             string_ids = tf.gather(ids, self._string_columns, axis=-1)
-            rows = string_ids + self._offsets
-            frequency = tf.gather(self._frequency_bucket, rows)
-            shared = tf.gather(self._thermometer(self.frequency_steps), frequency)
-            values = tf.gather(self.table, rows) + shared
+            values = self._of_rows(string_ids + self._offsets)
             parts.append(self._pool(string_ids, values) if self._list_widths else values)
         if self._num_numeric:
             table = self._thermometer(self.steps)
@@ -126,6 +123,32 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             parts.append(tf.gather(table, tf.gather(ids, self._numeric_columns, axis=-1) + offsets))
         embeddings = tf.concat(parts, axis=-2)
         return embeddings if self._in_order else tf.gather(embeddings, self._order, axis=-2)
+
+    @property
+    def list_widths(self) -> list[int]:
+        """The most values of each list field."""
+        return list(self._list_widths)
+
+    def list_ids(self, ids: tf.Tensor, number: int) -> tf.Tensor:
+        """Returns the ids [B, L] of the list field of a number among ids [B, W] int32."""
+        first = self._first_of_list(number)
+        columns = self._string_columns[first : first + self._list_widths[number]]
+        return tf.gather(ids, columns, axis=-1)
+
+    def embed_values(self, ids: tf.Tensor, number: int) -> tf.Tensor:
+        """Embeds values [B, L] int32 of the list field of a number one by one: [B, L, E]."""
+        values = self._of_rows(ids + self._offsets[self._first_of_list(number)])
+        pooling = self._poolings[number]
+        return pooling.with_ads(values, ids) if hasattr(pooling, "with_ads") else values
+
+    def _first_of_list(self, number: int) -> int:
+        return self._num_strings - len(self._list_widths) + sum(self._list_widths[:number])
+
+    def _of_rows(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns what the rows [...] of the table and their frequencies are embedded as."""
+        frequency = tf.gather(self._frequency_bucket, rows)
+        shared = tf.gather(self._thermometer(self.frequency_steps), frequency)
+        return tf.gather(self.table, rows) + shared
 
     def _pool(self, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
         """Makes one embedding of each list; single values, which come first, stay as they are."""
@@ -157,12 +180,15 @@ def _pooling(
 def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:
     """Returns the frequency bucket [num_ids] int32 of each id of a categorical field.
 
-    0 is missing; then two buckets for each doubling of the rank; the last is out of
-    vocabulary.
+    0 is missing; then two buckets for each doubling of the rank; after the rarest known values,
+    those out of vocabulary. No bucket is left out: what only rare values reach, all steps up to
+    them would learn at once, and they would be thrown far from the others.
     """
     ranks = np.arange(1, num_ids - num_oov_buckets)
-    known = np.minimum(1 + (2 * np.log2(ranks)).astype(np.int32), FREQUENCY_BUCKETS - 2)
-    return np.concatenate([[0], known, np.full(num_oov_buckets, FREQUENCY_BUCKETS - 1)])
+    doublings = np.minimum((2 * np.log2(ranks)).astype(np.int32), FREQUENCY_BUCKETS - 3)
+    known = 1 + np.unique(doublings, return_inverse=True)[1]
+    unknown = np.full(num_oov_buckets, known.max(initial=0) + 1)
+    return np.concatenate([[0], known, unknown])
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

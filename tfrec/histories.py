@@ -131,15 +131,19 @@ class HistoryPooling(tf.keras.layers.Layer):
         Returns:
             [B, E] float32, weighted means over the ids that are not 0; over all if all are.
         """
-        distinct, index = tf.unique(tf.reshape(ids, [-1]))
-        of_ads = self._embed(tf.gather(self._ad_features, distinct))
-        of_ads = self._map(tf.reshape(of_ads, [-1, of_ads.shape[-2] * of_ads.shape[-1]]))
-        values += tf.reshape(tf.gather(of_ads, index), tf.shape(values))
+        values = self.with_ads(values, ids)
         weights = self._weights(ids)
         heads = weights.shape[-1]
         shape = tf.concat([tf.shape(values)[:-1], [heads, values.shape[-1] // heads]], axis=0)
         pooled = tf.reduce_sum(tf.reshape(values, shape) * weights[..., None], axis=-3)
         return tf.reshape(pooled, tf.concat([tf.shape(values)[:-2], [values.shape[-1]]], axis=0))
+
+    def with_ads(self, values: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        """Adds to values [B, L, E] of ids [B, L] what the ad side makes of them."""
+        distinct, index = tf.unique(tf.reshape(ids, [-1]))
+        of_ads = self._embed(tf.gather(self._ad_features, distinct))
+        of_ads = self._map(tf.reshape(of_ads, [-1, of_ads.shape[-2] * of_ads.shape[-1]]))
+        return values + tf.reshape(tf.gather(of_ads, index), tf.shape(values))
 
     def _weights(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the weights [B, L, H] of ids [B, L]."""

@@ -47,15 +47,15 @@ class IdDropout:
             first += field.width
 
     def __call__(self, ids: tf.Tensor) -> tf.Tensor:
-        """Returns ids [B, W] int32, some of them replaced."""
+        """Returns ids [..., W] int32, some of them replaced."""
         if not self._rate:
             return ids
-        shape = tf.shape(ids)[:1]
+        shape = tf.shape(ids)[:-1]
         replaced = tf.random.uniform(shape) < self._rate
         stranger = tf.random.uniform(shape, maxval=self._num_oov, dtype=tf.int32)
         stranger += self._first_oov
         here = tf.range(self._width) == self._column
-        return tf.where(replaced[:, None] & here, stranger[:, None], ids)
+        return tf.where(replaced[..., None] & here, stranger[..., None], ids)
 
 
 def of_user(fitted: encoding.FittedSchema, rate: float) -> IdDropout:

@@ -24,7 +24,15 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from tfrec import attention, features, mixture, position_bias
+from tfrec import (
+    attention,
+    features,
+    histories,
+    history_tokens,
+    id_dropout,
+    mixture,
+    position_bias,
+)
 from tfrec import config as config_lib
 from tfrecords import encoding
 
@@ -41,6 +49,7 @@ class Ranker(tf.keras.Model):
         config: Sizes.
         heads: Heads to build, of `click`, `engagement`, `revenue`: the labels of the log.
         num_positions: Slots whose effect is learnt and left out at serving; 0 is none.
+        ties: Of `histories.find`: lists on the query side whose values are ads.
     """
 
     def __init__(
@@ -49,15 +58,23 @@ class Ranker(tf.keras.Model):
         config: config_lib.RankerConfig,
         heads: Sequence[str],
         num_positions: int = 0,
+        ties: histories.Ties | None = None,
     ) -> None:
         super().__init__()
         schema, width = fitted.schema, config.model_dim
         self.heads = tuple(heads)
         self._num_query_tokens = config.num_query_tokens
-        self.query_embeddings = features.FieldEmbeddings(
-            fitted, schema.query_fields, config.field_dim
-        )
         self.ad_embeddings = features.FieldEmbeddings(fitted, schema.ad_fields, config.field_dim)
+        self.query_embeddings = features.FieldEmbeddings(
+            fitted, schema.query_fields, config.field_dim, ties, self.ad_embeddings
+        )
+        self._history = None
+        if self.query_embeddings.list_widths:
+            self._history = history_tokens.HistoryTokens(self.query_embeddings, width)
+        num_tokens = config.num_query_tokens + (self._history.num_tokens if self._history else 0)
+        self._num_tokens = num_tokens
+        self._hide_user = id_dropout.of_user(fitted, config.id_dropout)
+        self._hide_ad = id_dropout.of_ad(fitted, config.id_dropout)
         wide = config.feed_forward_dim
         self._query_input = tf.keras.layers.Dense(wide)
         self._ad_input = tf.keras.layers.Dense(wide, use_bias=False)
@@ -67,7 +84,9 @@ class Ranker(tf.keras.Model):
         self._deep = tf.keras.layers.Dense(width, activation="relu")
         self._crossed = tf.keras.layers.Dense(width)
         self._dropout = tf.keras.layers.Dropout(config.dropout)
-        self._blocks = [attention.IsolatedAttentionBlock(config) for _ in range(config.num_blocks)]
+        self._blocks = [
+            attention.IsolatedAttentionBlock(config, num_tokens) for _ in range(config.num_blocks)
+        ]
         self._final_norm = attention.LayerNorm(epsilon=1e-6)
         self._mixture = None
         if config.trunk == "mmoe":
@@ -101,12 +120,14 @@ class Ranker(tf.keras.Model):
         Args:
             query: [B, Wq] int32 encoded query fields.
             ad: [B, C, Wa] int32 encoded ad fields.
-            training: Whether dropout is on.
+            training: Whether dropout is on, of ids too.
 
         Returns:
             `click` [B, C]; `engagement` [B, C], the logit of engaging after a click;
             `revenue` [B, C, 3]; those of the heads built.
         """
+        if training:
+            query, ad = self._hide_user(query), self._hide_ad(ad)
         query_embeddings = self.query_embeddings(query)  # [B, Fq, E]
         ad_embeddings = self.ad_embeddings(ad)  # [B, C, Fa, E]
         # Products with weights are of matrices, in which every candidate is a row: on more
@@ -129,11 +150,11 @@ class Ranker(tf.keras.Model):
                 x = cross(x0, x)
             encoded += self._crossed(x)
         width = encoded.shape[-1]
-        tokens = tf.reshape(self._tokens(query_flat), [-1, self._num_query_tokens, width])
+        tokens, absent = self._query_tokens(query, query_flat)
         rows = tf.concat([tokens, tf.reshape(encoded, [num_requests, num_ads, width])], axis=1)
         for block in self._blocks:
-            rows = block(rows, training=training)
-        attended = tf.reshape(rows[:, self._num_query_tokens :], [-1, width])
+            rows = block(rows, absent, training=training)
+        attended = tf.reshape(rows[:, self._num_tokens :], [-1, width])
         # The heads also see what went in: on little data the short way is the better one.
         output = tf.concat([self._final_norm(attended), encoded, pairs], axis=-1)
         inputs = dict.fromkeys(self.heads, output)
@@ -144,6 +165,24 @@ class Ranker(tf.keras.Model):
             for head, layer in self._heads.items()
         }
         return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
+
+    def _query_tokens(
+        self, query: tf.Tensor, query_flat: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns the tokens [B, T, D] of queries, and which are absent [B, T]; None is none.
+
+        Args:
+            query: [B, Wq] int32.
+            query_flat: [B, Fq E] their field embeddings.
+        """
+        tokens = self._tokens(query_flat)
+        width = tokens.shape[-1] // self._num_query_tokens
+        tokens = tf.reshape(tokens, [-1, self._num_query_tokens, width])
+        if self._history is None:
+            return tokens, None
+        values, absent = self._history(query)
+        summaries = tf.zeros([tf.shape(query)[0], self._num_query_tokens], tf.bool)
+        return tf.concat([tokens, values], axis=1), tf.concat([summaries, absent], axis=1)
 
     def _pairs(self, query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
         """Multiplies each field of [B, Fq, E] with each of [B, C, Fa, E] to [B C, Fa Fq]."""

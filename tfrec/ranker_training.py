@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfrec import calibrators as calibrators_lib
 from tfrec import config as config_lib
-from tfrec import levels, losses, metrics, ranker, ranker_validation, training
+from tfrec import histories, levels, losses, metrics, ranker, ranker_validation, training
 from tfrecords import encoding, reader
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
@@ -52,7 +52,8 @@ def build(data_set: reader.DataSet, config: config_lib.RankerConfig) -> ranker.R
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
     num_positions = config.num_positions if knows_positions(data_set) else 0
-    model = ranker.Ranker(data_set.fitted, config, data_set.spec.labels, num_positions)
+    ties = histories.find(data_set.fitted, data_set.catalogue())
+    model = ranker.Ranker(data_set.fitted, config, data_set.spec.labels, num_positions, ties)
     model(
         tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
         tf.zeros([1, 1, encoding.width(schema.ad_fields)], tf.int32),
