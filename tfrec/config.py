@@ -108,6 +108,11 @@ class RankerConfig:
         "What the heads share: shared (all of it) or mmoe (experts that each mixes by its gate).",
     )
     num_experts: int = option(4, "Experts of the mmoe trunk.")
+    rerank_candidates: int = option(
+        0,
+        "Candidates of a request, those that score best, that a second pass compares with each "
+        "other; 0: every candidate is scored alone.",
+    )
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides.",
@@ -143,6 +148,11 @@ class RankerConfig:
     def __post_init__(self) -> None:
         if self.trunk not in ("shared", "mmoe"):
             raise ValueError(f"trunk: expected shared or mmoe, got {self.trunk!r}.")
+        if self.rerank_candidates < 0 or self.rerank_candidates == 1:
+            raise ValueError(
+                "rerank_candidates: expected 0, or at least 2 to be compared, got "
+                f"{self.rerank_candidates}."
+            )
         if not 0 < self.negative_keep_rate <= 1:
             raise ValueError(
                 f"negative_keep_rate is a share above 0, at most 1, got {self.negative_keep_rate}."

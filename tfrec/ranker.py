@@ -32,6 +32,7 @@ from tfrec import (
     id_dropout,
     mixture,
     position_bias,
+    second_pass,
 )
 from tfrec import config as config_lib
 from tfrecords import encoding
@@ -95,6 +96,10 @@ class Ranker(tf.keras.Model):
         self._heads = {
             head: tf.keras.layers.Dense(3 if head == "revenue" else 1) for head in self.heads
         }
+        self._second_pass = None
+        if config.rerank_candidates:
+            sizes = {head: layer.units for head, layer in self._heads.items()}
+            self._second_pass = second_pass.SecondPass(config, sizes)
         # Engagement is modelled given a click, and the slot acts on the click alone.
         self._biased_heads = tuple(h for h in self.heads if h != "engagement")
         self.position_bias = None
@@ -164,6 +169,13 @@ class Ranker(tf.keras.Model):
             head: tf.reshape(layer(inputs[head]), [num_requests, num_ads, layer.units])
             for head, layer in self._heads.items()
         }
+        if self._second_pass is not None:
+            # Lists are filled up with ads of which nothing is known.
+            shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
+            candidates = rows[:, self._num_tokens :]
+            clicks = tf.squeeze(logits["click"], -1)
+            added = self._second_pass(candidates, clicks, shown, training=training)
+            logits = {head: values + added[head] for head, values in logits.items()}
         return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
 
     def _query_tokens(
