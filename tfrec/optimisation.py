@@ -39,7 +39,7 @@ class Step:
     Attributes:
         dense_optimizer: Adam; its state is to be checkpointed.
         sparse_optimizer: Adagrad; its too.
-        averages: Of the dense weights; these too.
+        averages: Of the dense weights; these too. None are kept where they would be the weights.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class Step:
         self.sparse_optimizer = tf.keras.optimizers.Adagrad(
             schedule.WarmUpThenCosine(embedding_learning_rate, steps), jit_compile=False
         )
-        self.averages = [tf.Variable(v, trainable=False) for v in self._dense]
+        averaged = self._dense if average_decay else []
+        self.averages = [tf.Variable(v, trainable=False) for v in averaged]
         self.dense_optimizer.build(self._dense)
         self.sparse_optimizer.build(self._sparse)
         self._compiled: Compiled | None = None
@@ -85,6 +86,9 @@ class Step:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Gives the model the averages as its weights, and takes them back."""
+        if not self.averages:
+            yield
+            return
         own = [variable.numpy() for variable in self._dense]
         for variable, average in zip(self._dense, self.averages, strict=True):
             variable.assign(average)
@@ -114,7 +118,8 @@ class Step:
         dense, sparse = gradients[: len(self._dense)], gradients[len(self._dense) :]
         self.dense_optimizer.apply_gradients(zip(dense, self._dense, strict=True))
         self.sparse_optimizer.apply_gradients(zip(sparse, self._sparse, strict=True))
-        self._average()
+        if self.averages:
+            self._average()
         norms = tf.cond(
             sampled,
             lambda: summaries.gradient_norms(dense, sparse),

@@ -225,10 +225,7 @@ class DataSet:
         """
         dataset = self._stored_windows(split, seed, self._spec_without_users)
         dataset = dataset.flat_map(lambda window: batching.cut(window, requests_per_batch))
-        dataset = dataset.map(
-            lambda stored: batching.pad_lists(records.unpack(self.spec, stored)), tf.data.AUTOTUNE
-        )
-        return dataset.prefetch(tf.data.AUTOTUNE)
+        return self._padded(dataset)
 
     def batches_of_like_lists(
         self, split: str, rows_per_batch: int, seed: int, negative_keep_rate: float = 1.0
@@ -249,6 +246,10 @@ class DataSet:
         """
         dataset = self._stored_windows(split, seed, self._spec_without_users, negative_keep_rate)
         dataset = dataset.flat_map(lambda window: batching.cut_by_length(window, rows_per_batch))
+        return self._padded(dataset)
+
+    def _padded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Turns batches as they are stored into those of models."""
         dataset = dataset.map(
             lambda stored: batching.pad_lists(records.unpack(self.spec, stored)), tf.data.AUTOTUNE
         )
