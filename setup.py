@@ -2,6 +2,8 @@
 
 import setuptools
 
+BENCHMARK = ["lightgbm", "scikit-learn"]
+
 setuptools.setup(
     name="tfrec",
     version="0.1.0",
@@ -30,8 +32,9 @@ setuptools.setup(
         "uvicorn",
     ],
     extras_require={
-        "test": ["mypy", "pytest", "ruff", "build", "setuptools", "wheel"],
-        "benchmark": ["lightgbm", "scikit-learn"],
+        # The tests run the benchmark's peers, so they need them too.
+        "test": ["mypy", "pytest", "pytest-xdist", "ruff", "build", "setuptools", "wheel", *BENCHMARK],
+        "benchmark": BENCHMARK,
         "beam": ["apache-beam"],
     },
 )
