@@ -33,7 +33,16 @@ setuptools.setup(
     ],
     extras_require={
         # The tests run the benchmark's peers, so they need them too.
-        "test": ["mypy", "pytest", "pytest-xdist", "ruff", "build", "setuptools", "wheel", *BENCHMARK],
+        "test": [
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "build",
+            "setuptools",
+            "wheel",
+            *BENCHMARK,
+        ],
         "benchmark": BENCHMARK,
         "beam": ["apache-beam"],
     },

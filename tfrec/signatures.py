@@ -65,7 +65,7 @@ class RankerModule(tf.Module):
         self._tables = model.sparse_variables
 
         def serve(ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-            scores = calibrators.apply(model(encoder(columns), ad_features))
+            scores = calibrators.apply(model(encoder(columns), ad_features, many=True))
             return down_sampling.undone(scores, fitted.schema.negative_keep_rate)
 
         def logged_logits(
