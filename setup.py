@@ -2,6 +2,7 @@
 
 import setuptools
 
+TEST = ["build", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools", "wheel"]
 BENCHMARK = ["lightgbm", "scikit-learn"]
 
 setuptools.setup(
