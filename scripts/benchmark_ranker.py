@@ -38,7 +38,7 @@ from absl import flags
 from tensorflow_serving.apis import predict_pb2
 
 from serving import query_fields, ranker_client
-from serving.embedded import command, prediction_service, servable, tensor_codec
+from serving.embedded import command, operations, servable, tensor_codec
 from tfrec import calibrators as calibrators_lib
 from tfrec import config, ranker_training, signatures
 from tfrecords import reader
@@ -227,7 +227,7 @@ def _from_bytes(model: servable.Servable, inputs: Inputs) -> Callable[[], Awaita
     data = request.SerializeToString()
 
     async def call() -> Any:
-        return prediction_service.run(
+        return operations.run(
             model, predict_pb2.PredictRequest.FromString(data), False
         ).SerializeToString()
 

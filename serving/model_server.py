@@ -7,7 +7,6 @@ apart. `python -m serving.model_server --help` lists its flags.
         channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
 """
 
-import dataclasses
 import logging
 import os
 import threading
@@ -19,59 +18,26 @@ from tfrecords import startup
 startup.import_tensorflow_quietly()
 
 import grpc  # noqa: E402
-from tensorflow.core.protobuf import config_pb2  # noqa: E402
 
 from serving.embedded import (  # noqa: E402
     grpc_server,
     model_config,
+    model_loader,
     rest_api,
     rest_server,
     rpc_status,
-    servable,
     servable_manager,
-    warm_up,
+    server_options,
+    serving_metrics,
 )
 
+Options = server_options.Options
+
 _logger = logging.getLogger(__name__)
-_DEFAULT_THREADS = 4 * (os.cpu_count() or 1)
 
 
 class ServerStartError(RuntimeError):
     """The server could not start: a port, a configuration or a model."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What may differ from one server to another; named as TensorFlow Serving's flags.
-
-    Attributes:
-        enable_serialization_as_tensor_content: whether replies carry `tensor_content`.
-        enable_grpc_healthcheck_service: whether the gRPC health check is answered.
-        enable_model_warmup: whether recorded requests run before a version serves.
-        allow_version_labels_for_unavailable_models: whether a label that is new may name a
-            version that is not loaded, as it must in a configuration given at the start.
-        max_num_load_retries: how often a failed load is repeated.
-        load_retry_seconds: the time between two tries.
-        grpc_max_threads: how many gRPC requests run at once.
-        rest_api_num_threads: how many REST requests run at once.
-        model_config_file: a text-format ModelServerConfig that is read again every
-            `model_config_file_poll_wait_seconds` (0 = never).
-        model_config_file_poll_wait_seconds: see `model_config_file`.
-        session_config: threads and devices of each model's session; None is one thread, the
-            request's own.
-    """
-
-    enable_serialization_as_tensor_content: bool = False
-    enable_grpc_healthcheck_service: bool = False
-    enable_model_warmup: bool = True
-    allow_version_labels_for_unavailable_models: bool = False
-    max_num_load_retries: int = 5
-    load_retry_seconds: float = 60.0
-    grpc_max_threads: int = _DEFAULT_THREADS
-    rest_api_num_threads: int = _DEFAULT_THREADS
-    model_config_file: str | None = None
-    model_config_file_poll_wait_seconds: float = 0.0
-    session_config: config_pb2.ConfigProto | None = None
 
 
 class ModelServer:
@@ -81,7 +47,7 @@ class ModelServer:
         self,
         models: Mapping[str, str | os.PathLike[str]] | model_config.ModelServerConfig,
         *,
-        port: int = 0,
+        port: int | None = 0,
         rest_port: int | None = None,
         host: str = "127.0.0.1",
         poll_seconds: float | None = 1.0,
@@ -91,7 +57,8 @@ class ModelServer:
 
         Args:
             models: the base path of each model by name, or a whole configuration.
-            port: the gRPC port; 0 for any free one.
+            port: the gRPC port; 0 for any free one, None for the UNIX socket of the options
+                alone.
             rest_port: the REST port; 0 for any free one, None for no REST.
             host: the address to bind.
             poll_seconds: how often the base paths are looked at; None for never but at the start
@@ -113,8 +80,10 @@ class ModelServer:
         self._rest: rest_server.RestServer | None = None
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+        self.metrics = serving_metrics.ServingMetrics()
+        self._loader = model_loader.ModelLoader(self._options, self.metrics)
         self.manager = servable_manager.ServableManager(
-            self._load,
+            self._loader.load,
             self._options.max_num_load_retries,
             self._options.load_retry_seconds,
             self._options.allow_version_labels_for_unavailable_models,
@@ -158,6 +127,7 @@ class ModelServer:
         for thread in self._threads:
             thread.join()
         self.manager.close()
+        self._loader.close()
 
     def poll(self) -> None:
         """Looks at the base paths now; returns when what changed is loaded and unloaded."""
@@ -178,35 +148,20 @@ class ModelServer:
     ) -> None:
         self.stop()
 
-    def _load(self, name: str, version: int, path: str | os.PathLike[str]) -> servable.Servable:
-        session = self._options.session_config or servable.session_config()
-        model = servable.Servable(name, version, path, session)
-        if self._options.enable_model_warmup:
-            try:
-                warm_up.run(model)
-            except Exception:
-                model.close()
-                raise
-        return model
-
     def _bind(self) -> None:
         options = self._options
         host = f"[{self.host}]" if ":" in self.host else self.host
-        self._grpc, self.port = grpc_server.build(
-            self.manager,
-            f"{host}:{self.port}",
-            options.grpc_max_threads,
-            options.enable_serialization_as_tensor_content,
-            options.enable_grpc_healthcheck_service,
-        )
+        address = f"{host}:{self.port}" if self.port is not None else None
+        self._grpc, self.port = grpc_server.build(self.manager, address, options, self.metrics)
         if self.rest_port is None:
             return
         try:
             self._rest = rest_server.RestServer(
-                rest_api.RestApi(self.manager),
+                rest_api.RestApi(self.manager, options, self.metrics),
                 self.host,
                 self.rest_port,
                 options.rest_api_num_threads,
+                options.rest_api_timeout_seconds,
             )
         except OSError as error:
             raise OSError(

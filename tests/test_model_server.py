@@ -12,7 +12,6 @@ import saved_models
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     model_management_pb2,
@@ -370,12 +369,6 @@ def test_metadata_without_or_with_an_unknown_field_is_refused(
     assert _error(lambda: client.predictions.GetModelMetadata(request)) == (_INVALID, message)
 
 
-def test_calls_that_are_not_served_are_unimplemented(client: _Client) -> None:
-    call = client.predictions.Classify
-    code, _ = _error(lambda: call(classification_pb2.ClassificationRequest(), timeout=20))
-    assert code is grpc.StatusCode.UNIMPLEMENTED
-
-
 def test_each_of_32_threads_gets_its_own_answer(client: _Client) -> None:
     def ask(number: int) -> list[float]:
         x = np.array([[number, 0], [0, number]], np.float32)
@@ -554,10 +547,15 @@ def test_start_says_what_is_wrong(tmp_path: pathlib.Path, models: pathlib.Path) 
 
 def test_a_config_file_that_is_missing_or_no_config_is_named(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "models.config"
-    with pytest.raises(rpc_status.StatusError, match=f"Cannot read the model config file {path}"):
+    with pytest.raises(
+        rpc_status.StatusError,
+        match=f"Cannot read a tensorflow.serving.ModelServerConfig from {path}",
+    ):
         model_config.read(path)
     path.write_text("model_config_list { nonsense: 1 }")
-    with pytest.raises(rpc_status.StatusError, match=f"text-format ModelServerConfig in {path}"):
+    with pytest.raises(
+        rpc_status.StatusError, match=f"Invalid protobuf file: .{path}.. Error parsing"
+    ):
         model_config.read(path)
 
 

@@ -56,7 +56,7 @@ def test_what_is_wrong_at_the_start_is_said_with_exit_code_1() -> None:
     wrong = {
         "--model_base_path=/no/such/path": "Could not find base path /no/such/path",
         "--model_name=m": "model_base_path and server_options.model_config_file are empty",
-        "--no_such_flag=1": "Unknown command line flag 'no_such_flag'",
+        "--no_such_flag=1": "unknown argument: --no_such_flag",
     }
     processes = [_start(f"--port={_free_ports()[0]}", "--rest_api_port=0", flag) for flag in wrong]
     for process, message in zip(processes, wrong.values(), strict=True):

@@ -287,7 +287,6 @@ def test_unknown_models_versions_and_labels_in_a_prediction(http: httpx.Client) 
     ):
         response = _predict(http, body, path)
         assert (response.status_code, response.json()) == (status, {"error": message})
-    assert _predict(http, {}, "/v1/models/m:classify").status_code == 501
 
 
 def test_an_operations_error_is_400_with_its_message(http: httpx.Client) -> None:

@@ -4,6 +4,7 @@ python -m serving.model_server --model_name=ranker --model_base_path=/bundle/ran
 """
 
 import gc
+import importlib.metadata
 import os
 import signal
 import sys
@@ -11,17 +12,27 @@ import threading
 from collections.abc import Sequence
 
 from absl import app, flags
+from tensorflow.core.protobuf import config_pb2
 
 from serving import model_server
-from serving.embedded import model_config, rpc_status, servable
+from serving.embedded import (
+    batching_options,
+    command_flags,
+    config_messages,
+    flag_definitions,
+    model_config,
+    rpc_status,
+    servable,
+    server_options,
+)
 
 _DRAIN_SECONDS = 10.0
 
 
 def run() -> None:
     """Runs the command; does not return."""
-    _define_flags()
-    app.run(main)
+    command_flags.define()
+    app.run(main, flags_parser=command_flags.parse)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,14 +42,19 @@ def main(argv: Sequence[str]) -> int:
         0 after a stop by signal, 1 if the server could not start.
     """
     values = flags.FLAGS
+    if values.version:
+        print(_version())
+        return 0
     if values.bfloat16:
         prefer_bfloat16()
     try:
         if len(argv) > 1:
             raise rpc_status.invalid_argument(f"unknown argument: {argv[1]}")
+        for line in command_flags.without_effect():
+            print(line, file=sys.stderr)
         server = model_server.ModelServer(
             _models(values),
-            port=values.port,
+            port=values.port or None,
             rest_port=values.rest_api_port or None,
             host=values.host,
             poll_seconds=values.file_system_poll_wait_seconds or None,
@@ -55,6 +71,8 @@ def main(argv: Sequence[str]) -> int:
     # for 0.15 s.
     gc.collect()
     gc.freeze()
+    for line in _log_lines(server, values):
+        print(line, file=sys.stderr, flush=True)
     print(_ready_line(server), flush=True)
     stop.wait()
     server.stop(_DRAIN_SECONDS)
@@ -62,6 +80,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _models(values: flags.FlagValues) -> model_config.ModelServerConfig:
+    if not values.port and not values.grpc_socket_path:
+        raise rpc_status.invalid_argument(
+            "At least one of server_options.grpc_port or server_options.grpc_socket_path must be "
+            "set. Give --port or --grpc_socket_path"
+        )
     if values.port == values.rest_api_port:
         raise rpc_status.invalid_argument(
             f"Expected --port and --rest_api_port to differ, got {values.port} for both"
@@ -76,27 +99,77 @@ def _models(values: flags.FlagValues) -> model_config.ModelServerConfig:
     return model_config.from_base_paths({values.model_name: values.model_base_path})
 
 
-def _options(values: flags.FlagValues) -> model_server.Options:
-    session = servable.session_config(
-        values.tensorflow_intra_op_parallelism or values.tensorflow_session_parallelism,
-        values.tensorflow_inter_op_parallelism or values.tensorflow_session_parallelism,
+def _options(values: flags.FlagValues) -> server_options.Options:
+    named = {name: getattr(values, name) for name in flag_definitions.SAME_AS_OPTIONS}
+    return server_options.Options(
+        **named,
+        num_request_iterations_for_warmup=max(values.num_request_iterations_for_warmup, 1),
+        load_retry_seconds=max(values.load_retry_interval_micros, 0) / 1e6,
+        grpc_channel_arguments=_channel_arguments(values.grpc_channel_arguments),
+        rest_api_timeout_seconds=values.rest_api_timeout_in_ms / 1e3,
+        prometheus_path=_prometheus_path(values.monitoring_config_file),
+        saved_model_tags=tuple(values.saved_model_tags.split(",")),
+        session_config=_session_config(values),
+        batching=_batching(values),
     )
-    session.gpu_options.per_process_gpu_memory_fraction = values.per_process_gpu_memory_fraction
-    return model_server.Options(
-        enable_serialization_as_tensor_content=values.enable_serialization_as_tensor_content,
-        enable_grpc_healthcheck_service=values.enable_grpc_healthcheck_service,
-        enable_model_warmup=values.enable_model_warmup,
-        allow_version_labels_for_unavailable_models=(
-            values.allow_version_labels_for_unavailable_models
-        ),
-        max_num_load_retries=values.max_num_load_retries,
-        load_retry_seconds=values.load_retry_interval_micros / 1e6,
-        grpc_max_threads=values.grpc_max_threads,
-        rest_api_num_threads=values.rest_api_num_threads,
-        model_config_file=values.model_config_file,
-        model_config_file_poll_wait_seconds=values.model_config_file_poll_wait_seconds,
-        session_config=session,
+
+
+def _batching(values: flags.FlagValues) -> batching_options.BatchingOptions | None:
+    if values.enable_batching:
+        if values.batching_parameters_file:
+            return batching_options.read(values.batching_parameters_file)
+        return batching_options.BatchingOptions()
+    for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
+        if getattr(values, name):
+            raise rpc_status.invalid_argument(
+                f"server_options.{name} is set without setting server_options.enable_batching to "
+                f"true. Give --enable_batching too, or leave out --{name}"
+            )
+    return None
+
+
+def _prometheus_path(path: str) -> str | None:
+    if not path:
+        return None
+    config = config_messages.read_text(path, config_messages.MonitoringConfig()).prometheus_config
+    return (config.path or server_options.PROMETHEUS_PATH) if config.enable else None
+
+
+def _session_config(values: flags.FlagValues) -> config_pb2.ConfigProto:
+    intra, inter = values.tensorflow_intra_op_parallelism, values.tensorflow_inter_op_parallelism
+    both = values.tensorflow_session_parallelism
+    if intra and inter and both:
+        raise rpc_status.invalid_argument(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, "
+            "server_options.tensorflow_inter_op_parallelism) separately. You cannot configure all."
+        )
+    config = config_pb2.ConfigProto()
+    if values.tensorflow_session_config_file:
+        config_messages.read_text(values.tensorflow_session_config_file, config)
+    # A file's own numbers of threads hold where no flag gives others.
+    config.MergeFrom(
+        servable.session_config(
+            intra or both or config.intra_op_parallelism_threads,
+            inter or both or config.inter_op_parallelism_threads,
+        )
     )
+    if values.per_process_gpu_memory_fraction:
+        config.gpu_options.per_process_gpu_memory_fraction = values.per_process_gpu_memory_fraction
+    return config
+
+
+def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
+    arguments: list[tuple[str, int | str]] = []
+    for argument in filter(None, text.split(",")):
+        key, separator, value = argument.partition("=")
+        if not separator:
+            raise rpc_status.invalid_argument(
+                f"Expected --grpc_channel_arguments as name=value,name=value, got {argument!r}"
+            )
+        number = value.removeprefix("-").isdecimal()
+        arguments.append((key, int(value) if number else value))
+    return tuple(arguments)
 
 
 def prefer_bfloat16() -> None:
@@ -117,118 +190,24 @@ def _ready_line(server: model_server.ModelServer) -> str:
         for name, versions in sorted(server.available_versions().items())
     )
     rest = f", REST {server.host}:{server.rest_port}" if server.rest_port else ""
-    return f"Serving gRPC {server.host}:{server.port}{rest}: {models or 'no models'}"
+    grpc = f"{server.host}:{server.port}" if server.port else "UNIX socket"
+    return f"Serving gRPC {grpc}{rest}: {models or 'no models'}"
 
 
-def _define_flags() -> None:
-    """Defines the flags here, not on import, so that libraries may import the server."""
-    defaults = model_server.Options()
-    flags.DEFINE_integer("port", 8500, "gRPC port.", 1, 65535)
-    flags.DEFINE_integer("rest_api_port", 8501, "HTTP/REST port; 0 for no REST.", 0, 65535)
-    flags.DEFINE_string(
-        "host",
-        "127.0.0.1",
-        "Address to bind. TensorFlow Serving has no such flag and binds all addresses; give "
-        "0.0.0.0 for that.",
-    )
-    flags.DEFINE_string(
-        "model_name", "default", "Name of the model; ignored with --model_config_file."
-    )
-    flags.DEFINE_string(
-        "model_base_path",
-        "",
-        "Absolute path that holds the model's numbered versions; ignored with "
-        "--model_config_file, else required.",
-    )
-    flags.DEFINE_string(
-        "model_config_file",
-        "",
-        "Text-format ModelServerConfig: several models, version policies, version labels.",
-    )
-    flags.DEFINE_integer(
-        "model_config_file_poll_wait_seconds",
-        0,
-        "Seconds between two looks at --model_config_file; 0 for one at the start only.",
-        0,
-    )
-    flags.DEFINE_integer(
-        "file_system_poll_wait_seconds",
-        1,
-        "Seconds between two looks for new versions; 0 for one at the start only.",
-        0,
-    )
-    _define_loading_flags(defaults)
-    _define_running_flags(defaults)
+def _log_lines(server: model_server.ModelServer, values: flags.FlagValues) -> list[str]:
+    """What TensorFlow Serving logs when it is ready, for whoever waits for that."""
+    lines = []
+    if values.port:
+        lines.append(f"Running gRPC ModelServer at {server.host}:{server.port} ...")
+    if values.grpc_socket_path:
+        lines.append(f"Running gRPC ModelServer at UNIX socket {values.grpc_socket_path} ...")
+    if server.rest_port:
+        lines.append(f"Exporting HTTP/REST API at:{server.host}:{server.rest_port} ...")
+    return lines
 
 
-def _define_loading_flags(defaults: model_server.Options) -> None:
-    flags.DEFINE_boolean(
-        "enable_model_warmup",
-        defaults.enable_model_warmup,
-        "Replay assets.extra/tf_serving_warmup_requests before a version serves.",
-    )
-    flags.DEFINE_boolean(
-        "allow_version_labels_for_unavailable_models",
-        defaults.allow_version_labels_for_unavailable_models,
-        "Let a new label name a version that is not loaded; needed for labels in "
-        "--model_config_file at the start.",
-    )
-    flags.DEFINE_integer(
-        "max_num_load_retries",
-        defaults.max_num_load_retries,
-        "How often a failed load is repeated.",
-        0,
-    )
-    flags.DEFINE_integer(
-        "load_retry_interval_micros",
-        round(defaults.load_retry_seconds * 1e6),
-        "Microseconds between two tries to load.",
-    )
-    flags.DEFINE_float(
-        "per_process_gpu_memory_fraction",
-        0.0,
-        "Share of the GPU's memory to take; 0 to take what is needed.",
-        0.0,
-        1.0,
-    )
-
-
-def _define_running_flags(defaults: model_server.Options) -> None:
-    flags.DEFINE_boolean(
-        "enable_serialization_as_tensor_content",
-        defaults.enable_serialization_as_tensor_content,
-        "Send tensors as tensor_content, not as float_val and the like.",
-    )
-    flags.DEFINE_boolean(
-        "enable_grpc_healthcheck_service",
-        defaults.enable_grpc_healthcheck_service,
-        "Answer grpc.health.v1.Health/Check.",
-    )
-    flags.DEFINE_boolean(
-        "bfloat16",
-        False,
-        "Multiply float32 matrices in bfloat16 where the processor has it; scores change by less "
-        "than a hundredth. TensorFlow Serving has no such flag: it does the same with "
-        "TF_SET_ONEDNN_FPMATH_MODE=BF16 in its environment.",
-    )
-    for name, help_text in (
-        (
-            "tensorflow_session_parallelism",
-            "Threads of a session, within and between operations. 0 for the defaults of both.",
-        ),
-        ("tensorflow_intra_op_parallelism", "Threads within an operation. 0 for one."),
-        (
-            "tensorflow_inter_op_parallelism",
-            "Operations of a request that run at once. 0 for one, in the request's own thread.",
-        ),
-    ):
-        flags.DEFINE_integer(name, 0, help_text, 0)
-    flags.DEFINE_integer(
-        "grpc_max_threads", defaults.grpc_max_threads, "gRPC requests that run at once.", 1
-    )
-    flags.DEFINE_integer(
-        "rest_api_num_threads",
-        defaults.rest_api_num_threads,
-        "REST requests that run at once.",
-        1,
+def _version() -> str:
+    return (
+        f"tfrec model server: {importlib.metadata.version('tfrec')}\n"
+        f"TensorFlow Library: {importlib.metadata.version('tensorflow')}"
     )

@@ -1,11 +1,19 @@
 """Builds the gRPC server: its services, its threads and its port."""
 
+import os
 from concurrent import futures
 
 import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.embedded import grpc_health, prediction_service, servable_manager
+from serving.embedded import (
+    config_messages,
+    grpc_health,
+    prediction_service,
+    servable_manager,
+    server_options,
+    serving_metrics,
+)
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -17,38 +25,61 @@ _OPTIONS = (
 
 def build(
     manager: servable_manager.ServableManager,
-    address: str,
-    num_threads: int,
-    as_content: bool,
-    health: bool,
+    address: str | None,
+    options: server_options.Options,
+    metrics: serving_metrics.ServingMetrics,
 ) -> tuple[grpc.Server, int]:
     """Binds a server that `start` has yet to be called on.
 
     Args:
         manager: the models.
-        address: host and port; port 0 is any free one.
-        num_threads: how many requests run at once.
-        as_content: whether replies carry `tensor_content`.
-        health: whether the health check is answered.
+        address: host and port; port 0 is any free one. None for the UNIX socket alone.
+        options: threads, credentials, the UNIX socket and what is answered.
+        metrics: where requests are counted.
 
     Returns:
-        The server and its port.
+        The server and its port, 0 if there is none.
 
     Raises:
-        OSError: if the port cannot be bound.
+        OSError: if the port or the socket cannot be bound.
+        StatusError: if the file of the credentials is wrong.
     """
-    pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix="grpc")
-    server = grpc.server(pool, options=_OPTIONS)
+    pool = futures.ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
+    server = grpc.server(pool, options=(*_OPTIONS, *options.grpc_channel_arguments))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        prediction_service.PredictionService(manager, as_content), server
+        prediction_service.PredictionService(
+            manager,
+            options.enable_serialization_as_tensor_content,
+            metrics,
+            options.enable_signature_method_name_check,
+        ),
+        server,
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        prediction_service.ModelService(manager), server
+        prediction_service.ModelService(manager, metrics), server
     )
-    if health:
+    if options.enable_grpc_healthcheck_service:
         server.add_generic_rpc_handlers((grpc_health.handler(),))
+    credentials = _credentials(options.ssl_config_file) if options.ssl_config_file else None
+    port = _bind(server, address, credentials) if address is not None else 0
+    if options.grpc_socket_path:
+        _bind(server, f"unix:{os.path.abspath(options.grpc_socket_path)}", credentials)
+    return server, port
+
+
+def _bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
     try:
-        port = server.add_insecure_port(address)
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
+        return server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"Cannot bind gRPC to {address}; is the port in use? ({error})") from error
-    return server, port
+
+
+def _credentials(path: str) -> grpc.ServerCredentials:
+    config = config_messages.read_text(path, config_messages.SSLConfig())
+    return grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )

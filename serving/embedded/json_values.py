@@ -16,6 +16,7 @@ from serving.embedded import json_text, rpc_status, tensor_codec
 # One less than NumPy's limit: the row form adds a dimension.
 _MAX_RANK = 63
 _INT32 = (-(2**31), 2**31 - 1)
+_TOO_BIG = "JSON Parse error: Number too big to be stored in double."
 # The range that the JSON number must have; narrower types wrap around, as in TensorFlow Serving.
 _INTEGERS = {
     tf.int8: _INT32,
@@ -48,7 +49,7 @@ def to_array(value: Any, dtype: tf.DType) -> np.ndarray:
     _flatten(value, 0, shape, flat)
     if dtype == tf.string:
         array = np.empty(len(flat), object)
-        array[:] = [_to_bytes(item) for item in flat]
+        array[:] = [to_bytes(item) for item in flat]
     elif dtype in (tf.float32, tf.float64):
         array = _to_floats(flat, dtype)
     elif dtype in _INTEGERS:
@@ -107,9 +108,7 @@ def _to_floats(flat: Sequence[Any], dtype: tf.DType) -> np.ndarray:
         with np.errstate(over="ignore"):
             return np.array(flat, np.float64).astype(dtype.as_numpy_dtype)
     except OverflowError as error:
-        raise rpc_status.invalid_argument(
-            "JSON Parse error: Number too big to be stored in double."
-        ) from error
+        raise rpc_status.invalid_argument(_TOO_BIG) from error
 
 
 def _to_integers(flat: Sequence[Any], dtype: tf.DType) -> np.ndarray:
@@ -121,7 +120,12 @@ def _to_integers(flat: Sequence[Any], dtype: tf.DType) -> np.ndarray:
     return np.array(flat, wide).astype(dtype.as_numpy_dtype)
 
 
-def _to_bytes(value: Any) -> bytes:
+def to_bytes(value: Any) -> bytes:
+    """Returns the bytes of a string, or of `{"b64": ...}`.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if the value is neither.
+    """
     if isinstance(value, str):
         try:
             return value.encode("utf-8", "surrogateescape")
@@ -144,12 +148,25 @@ def _to_bytes(value: Any) -> bytes:
 
 def _type_error(value: Any, dtype: tf.DType) -> rpc_status.StatusError:
     return rpc_status.invalid_argument(
-        f"JSON Value: {json_text.debug(value)} Type: {_type_name(value)} "
+        f"JSON Value: {json_text.debug(value)} Type: {type_name(value)} "
         f"is not of expected type: {tensor_codec.type_name(dtype)}"
     )
 
 
-def _type_name(value: Any) -> str:
+def to_double(value: int) -> float:
+    """Returns an integer as a floating-point number.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if it is beyond all of them.
+    """
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise rpc_status.invalid_argument(_TOO_BIG) from error
+
+
+def type_name(value: Any) -> str:
+    """Returns the name of a value's JSON type, as TensorFlow Serving's messages have it."""
     if isinstance(value, bool):
         return "True" if value else "False"
     names = {dict: "Object", list: "Array", str: "String", type(None): "Null"}

@@ -9,10 +9,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.embedded import rpc_status
+from serving.embedded import config_messages, rpc_status
 
 _PLATFORM = "tensorflow"
 _MAX_VERSION = 2**63 - 1
@@ -41,15 +40,7 @@ def read(path: str | os.PathLike[str]) -> ModelServerConfig:
     Raises:
         StatusError: if the file is missing or is not such a message.
     """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-        return text_format.Parse(text, ModelServerConfig())
-    except OSError as error:
-        raise rpc_status.not_found(f"Cannot read the model config file {path}: {error}") from error
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise rpc_status.invalid_argument(
-            f"Expected a text-format ModelServerConfig in {path}: {error}"
-        ) from error
+    return config_messages.read_text(path, ModelServerConfig())
 
 
 def validate(config: ModelServerConfig) -> None:

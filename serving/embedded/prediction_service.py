@@ -1,46 +1,98 @@
-"""TensorFlow Serving's gRPC services, and the operations behind them that REST shares.
+"""TensorFlow Serving's gRPC services.
 
 References: TensorFlow Serving, `apis/prediction_service.proto`, `apis/model_service.proto`.
 """
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
-from google.protobuf import any_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
+    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
-from serving.embedded import rpc_status, servable, servable_manager, tensor_codec
+from serving.embedded import (
+    example_service,
+    operations,
+    rpc_status,
+    servable_manager,
+    serving_metrics,
+)
 
-SIGNATURE_FIELD = "signature_def"
 _Reply = TypeVar("_Reply")
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the other calls are answered by UNIMPLEMENTED."""
+    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
-    def __init__(self, manager: servable_manager.ServableManager, as_content: bool) -> None:
+    def __init__(
+        self,
+        manager: servable_manager.ServableManager,
+        as_content: bool,
+        metrics: serving_metrics.ServingMetrics,
+        check_method: bool = False,
+    ) -> None:
         """Serves the manager's models.
 
         Args:
             manager: the models.
             as_content: whether replies carry `tensor_content` instead of typed fields.
+            metrics: where requests are counted.
+            check_method: whether a signature must name the method that it is used for.
         """
         self._manager = manager
         self._as_content = as_content
+        self._metrics = metrics
+        self._check_method = check_method
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Runs a signature on the request's tensors."""
-        return _answer(context, lambda: predict(self._manager, request, self._as_content))
+        return self._count(
+            "Predict",
+            request.model_spec,
+            context,
+            lambda: operations.predict(self._manager, request, self._as_content),
+        )
+
+    def Classify(
+        self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext
+    ) -> classification_pb2.ClassificationResponse:
+        """Puts the request's examples into classes."""
+        return self._count(
+            "Classify",
+            request.model_spec,
+            context,
+            lambda: operations.classify(self._manager, request, self._check_method),
+        )
+
+    def Regress(
+        self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext
+    ) -> regression_pb2.RegressionResponse:
+        """Gives each of the request's examples a number."""
+        return self._count(
+            "Regress",
+            request.model_spec,
+            context,
+            lambda: operations.regress(self._manager, request, self._check_method),
+        )
+
+    def MultiInference(
+        self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext
+    ) -> inference_pb2.MultiInferenceResponse:
+        """Classifies and regresses the same examples in one run."""
+        return _answer(context, lambda: self._multi_inference(request))
 
     def GetModelMetadata(
         self,
@@ -48,129 +100,67 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         context: grpc.ServicerContext,
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         """Describes a model's signatures."""
-        return _answer(context, lambda: model_metadata(self._manager, request))
+        return _answer(context, lambda: operations.model_metadata(self._manager, request))
+
+    def _multi_inference(
+        self, request: inference_pb2.MultiInferenceRequest
+    ) -> inference_pb2.MultiInferenceResponse:
+        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+        with self._manager.use(spec) as model:
+            response, count = example_service.multi_inference(model, request, self._check_method)
+        self._metrics.record_examples(spec.name, count)
+        return response
+
+    def _count(
+        self,
+        api: str,
+        spec: model_pb2.ModelSpec,
+        context: grpc.ServicerContext,
+        operation: Callable[[], _Reply],
+    ) -> _Reply:
+        """Answers like `_answer`, and counts the request and its time."""
+        started = time.perf_counter()
+
+        def counted() -> _Reply:
+            try:
+                reply = operation()
+            except Exception as error:
+                status = rpc_status.from_exception(error)
+                self._metrics.record_request(spec.name, status.code.name)
+                raise status from error
+            seconds = time.perf_counter() - started
+            self._metrics.record_latency(spec.name, api, "GRPC", seconds)
+            self._metrics.record_request(spec.name, grpc.StatusCode.OK.name)
+            return reply
+
+        return _answer(context, counted)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest."""
 
-    def __init__(self, manager: servable_manager.ServableManager) -> None:
+    def __init__(
+        self,
+        manager: servable_manager.ServableManager,
+        metrics: serving_metrics.ServingMetrics,
+    ) -> None:
         """Serves the manager's states and takes its new configurations."""
         self._manager = manager
+        self._metrics = metrics
 
     def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
     ) -> get_model_status_pb2.GetModelStatusResponse:
         """Lists versions and their states."""
-        return _answer(context, lambda: model_status(self._manager, request))
+        return _answer(context, lambda: operations.model_status(self._manager, request))
 
     def HandleReloadConfigRequest(
         self, request: model_management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
     ) -> model_management_pb2.ReloadConfigResponse:
         """Replaces the list of models."""
-        return _answer(context, lambda: reload_config(self._manager, request))
-
-
-def predict(
-    manager: servable_manager.ServableManager,
-    request: predict_pb2.PredictRequest,
-    as_content: bool,
-) -> predict_pb2.PredictResponse:
-    """Answers a Predict request.
-
-    Raises:
-        StatusError: with the code and words of TensorFlow Serving.
-    """
-    if not request.HasField("model_spec"):
-        raise rpc_status.invalid_argument("Missing ModelSpec")
-    with manager.use(request.model_spec) as model:
-        return run(model, request, as_content)
-
-
-def run(
-    model: servable.Servable, request: predict_pb2.PredictRequest, as_content: bool
-) -> predict_pb2.PredictResponse:
-    """Answers a Predict request of a loaded model.
-
-    Raises:
-        StatusError: as `Servable.predict`.
-    """
-    spec = request.model_spec
-    outputs = model.predict(spec.signature_name, request.inputs, request.output_filter)
-    response = predict_pb2.PredictResponse()
-    response.model_spec.name = spec.name
-    response.model_spec.version.value = model.version
-    response.model_spec.signature_name = spec.signature_name or servable.DEFAULT_SIGNATURE
-    for alias, array in outputs.items():
-        response.outputs[alias].CopyFrom(tensor_codec.encode(array, as_content))
-    return response
-
-
-def model_metadata(
-    manager: servable_manager.ServableManager,
-    request: get_model_metadata_pb2.GetModelMetadataRequest,
-) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Answers a GetModelMetadata request.
-
-    Raises:
-        StatusError: with the code and words of TensorFlow Serving.
-    """
-    if not request.HasField("model_spec"):
-        raise rpc_status.invalid_argument("Missing ModelSpec")
-    if not request.metadata_field:
-        raise rpc_status.invalid_argument(
-            "GetModelMetadataRequest must specify at least one metadata_field"
+        return _answer(
+            context, lambda: operations.reload_config(self._manager, request, self._metrics)
         )
-    for field in request.metadata_field:
-        if field != SIGNATURE_FIELD:
-            raise rpc_status.invalid_argument(f"Metadata field {field} is not supported")
-    response = get_model_metadata_pb2.GetModelMetadataResponse()
-    signatures = get_model_metadata_pb2.SignatureDefMap()
-    with manager.use(request.model_spec) as model:
-        for key, definition in model.signature_defs.items():
-            signatures.signature_def[key].CopyFrom(definition)
-        response.model_spec.name = model.name
-        response.model_spec.version.value = model.version
-    packed = any_pb2.Any()
-    packed.Pack(signatures)
-    response.metadata[SIGNATURE_FIELD].CopyFrom(packed)
-    return response
-
-
-def model_status(
-    manager: servable_manager.ServableManager,
-    request: get_model_status_pb2.GetModelStatusRequest,
-) -> get_model_status_pb2.GetModelStatusResponse:
-    """Answers a GetModelStatus request.
-
-    Raises:
-        StatusError: with the code and words of TensorFlow Serving.
-    """
-    if not request.HasField("model_spec"):
-        raise rpc_status.invalid_argument("Missing ModelSpec")
-    return get_model_status_pb2.GetModelStatusResponse(
-        model_version_status=manager.status(request.model_spec)
-    )
-
-
-def reload_config(
-    manager: servable_manager.ServableManager,
-    request: model_management_pb2.ReloadConfigRequest,
-) -> model_management_pb2.ReloadConfigResponse:
-    """Answers a HandleReloadConfigRequest, after each new model serves.
-
-    Raises:
-        StatusError: if the configuration is refused or a new model cannot be loaded.
-    """
-    if request.config.WhichOneof("config") != "model_config_list":
-        raise rpc_status.invalid_argument(
-            "ServerModelConfig type not supported by HandleReloadConfigRequest. "
-            "Only ModelConfigList is currently supported"
-        )
-    manager.reload(request.config)
-    response = model_management_pb2.ReloadConfigResponse()
-    response.status.error_code = 0
-    return response
 
 
 def _answer(context: grpc.ServicerContext, operation: Callable[[], _Reply]) -> _Reply:

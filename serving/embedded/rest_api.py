@@ -7,21 +7,32 @@ References: TensorFlow Serving, `model_servers/http_rest_api_handler.cc`, `http_
 import dataclasses
 import http
 import re
+import time
 import urllib.parse
 from collections.abc import Mapping
 
 import tensorflow as tf
 from google.protobuf import json_format
 from google.protobuf import message as protobuf_message
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    input_pb2,
+    model_pb2,
+    regression_pb2,
+)
 
 from serving.embedded import (
     json_text,
-    prediction_service,
+    operations,
+    rest_examples,
     rest_json,
     rpc_status,
     servable,
     servable_manager,
+    server_options,
+    serving_metrics,
 )
 
 _MODEL = r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
@@ -38,21 +49,44 @@ _NOT_FOUND_PAGE = (
 )
 
 
+_CORS_HEADERS = (
+    ("access-control-allow-origin", "*"),
+    ("access-control-allow-methods", "POST, GET"),
+    ("access-control-allow-headers", "Content-Type"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """An HTTP reply: status, body and its type."""
+    """An HTTP reply: status, body, its type and further headers."""
 
     status: int
     body: bytes
     content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass
+class _Call:
+    """What a path asks for: filled in as far as it could be read."""
+
+    spec: model_pb2.ModelSpec = dataclasses.field(default_factory=model_pb2.ModelSpec)
+    action: str = ""
 
 
 class RestApi:
     """Answers REST requests from a manager's models."""
 
-    def __init__(self, manager: servable_manager.ServableManager) -> None:
-        """Serves the manager's models."""
+    def __init__(
+        self,
+        manager: servable_manager.ServableManager,
+        options: server_options.Options,
+        metrics: serving_metrics.ServingMetrics,
+    ) -> None:
+        """Serves the manager's models, and the metrics where the options name a path for them."""
         self._manager = manager
+        self._options = options
+        self._metrics = metrics
 
     def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """Answers one request; never raises.
@@ -63,45 +97,52 @@ class RestApi:
             headers: by lower-case name.
             body: the whole body.
         """
+        if path == self._options.prometheus_path:
+            return Reply(http.HTTPStatus.OK, _to_bytes(self._metrics.render()), "text/plain")
         if not _API_PATH.fullmatch(path):
             return Reply(http.HTTPStatus.NOT_FOUND, _NOT_FOUND_PAGE, "text/html")
-        if method == "OPTIONS":
-            allowed = re.search("https?://", headers.get("origin", ""))
-            return Reply(http.HTTPStatus.OK if allowed else http.HTTPStatus.BAD_REQUEST, b"")
+        cors = _CORS_HEADERS if self._options.rest_api_enable_cors_support else ()
+        started, call = time.perf_counter(), _Call()
         try:
-            return Reply(http.HTTPStatus.OK, _to_bytes(self._dispatch(method, path, body)))
+            text = self._answer(method, path, headers, body, call)
         except Exception as error:
             status = rpc_status.from_exception(error)
-        text = f'{{\n    "error": {json_text.string(status.message)}\n}}'
-        return Reply(status.http_code(), _to_bytes(text))
+            self._metrics.record_request(call.spec.name, status.code.name)
+            text = f'{{\n    "error": {json_text.string(status.message)}\n}}'
+            text = "" if method == "OPTIONS" else text
+            return Reply(status.http_code(), _to_bytes(text), headers=cors)
+        seconds = time.perf_counter() - started
+        self._metrics.record_latency(call.spec.name, call.action, "REST", seconds)
+        self._metrics.record_request(call.spec.name, "OK")
+        return Reply(http.HTTPStatus.OK, _to_bytes(text), headers=cors)
 
-    def _dispatch(self, method: str, path: str, body: bytes) -> str:
+    def _answer(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes, call: _Call
+    ) -> str:
+        if method == "OPTIONS":
+            if not re.search("https?://", headers.get("origin", "")):
+                raise rpc_status.failed_precondition("Origin header is missing in CORS preflight")
+            return ""
         pattern = {"POST": _PREDICTION_PATH, "GET": _STATUS_PATH}.get(method)
         match = pattern.fullmatch(path) if pattern else None
         if match is None:
             raise rpc_status.invalid_argument(f"Malformed request: {method} {path}")
         name, version, label, action = match.groups()
-        spec = _spec(name or "", version, label)
-        if action == "predict":
-            return self._predict(spec, body)
+        spec = call.spec = _spec(name or "", version, label)
         if method == "POST":
-            if action in ("classify", "regress"):
-                raise rpc_status.unimplemented(
-                    f"Expected :predict; this server does not implement :{action}"
-                )
-            raise rpc_status.invalid_argument(f"Malformed request: {method} {path}")
+            call.action = action
+            post = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+            if action not in post:
+                # The path is matched in any case, its last word is not.
+                raise rpc_status.invalid_argument(f"Malformed request: {method} {path}")
+            return post[action](spec, body)
         if not name:
             raise rpc_status.invalid_argument("Missing model name in request.")
         return self._metadata(spec) if action == "metadata" else self._status(spec)
 
     def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
         document = rest_json.parse(body)
-        signature = document.get("signature_name", "")
-        if not isinstance(signature, str):
-            raise rpc_status.invalid_argument(
-                f"JSON Value: {json_text.debug(document)} not formatted correctly. "
-                "'signature_name' key must be a string value."
-            )
+        signature = rest_json.signature_name(document)
         # One version from look-up to run, even if a newer one arrives between them.
         with self._manager.use(spec) as model:
             key = signature or servable.DEFAULT_SIGNATURE
@@ -123,16 +164,35 @@ class RestApi:
             outputs = model.predict(key, inputs)
         return rest_json.to_rows(outputs) if rows else rest_json.to_columns(outputs)
 
+    def _classify(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
+        request = classification_pb2.ClassificationRequest(model_spec=spec)
+        request.input.CopyFrom(self._examples(body, request.model_spec))
+        check = self._options.enable_signature_method_name_check
+        response = operations.classify(self._manager, request, check)
+        return rest_examples.classifications(response.result)
+
+    def _regress(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
+        request = regression_pb2.RegressionRequest(model_spec=spec)
+        request.input.CopyFrom(self._examples(body, request.model_spec))
+        check = self._options.enable_signature_method_name_check
+        response = operations.regress(self._manager, request, check)
+        return rest_examples.regressions(response.result)
+
+    def _examples(self, body: bytes, spec: model_pb2.ModelSpec) -> input_pb2.Input:
+        document = rest_json.parse(body)
+        spec.signature_name = rest_json.signature_name(document)
+        return rest_examples.to_input(document)
+
     def _status(self, spec: model_pb2.ModelSpec) -> str:
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-        return _to_json(prediction_service.model_status(self._manager, request)) + "\n"
+        return _to_json(operations.model_status(self._manager, request)) + "\n"
 
     def _metadata(self, spec: model_pb2.ModelSpec) -> str:
-        field = prediction_service.SIGNATURE_FIELD
+        field = operations.SIGNATURE_FIELD
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=spec, metadata_field=[field]
         )
-        response = prediction_service.model_metadata(self._manager, request)
+        response = operations.model_metadata(self._manager, request)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata[field].Unpack(signatures)
         return (

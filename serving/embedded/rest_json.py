@@ -40,8 +40,23 @@ def parse(body: bytes) -> dict[str, Any]:
     except (RecursionError, ValueError) as error:
         raise rpc_status.invalid_argument(f"JSON Parse error: {error}") from error
     if not isinstance(document, dict):
-        raise rpc_status.invalid_argument(f"{_shown(document)} Is not object")
+        raise rpc_status.invalid_argument(f"{shown(document)} Is not object")
     return document
+
+
+def signature_name(document: Mapping[str, Any]) -> str:
+    """Returns the signature that a request names, empty if none.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if it is not a string.
+    """
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise rpc_status.invalid_argument(
+            f"{shown(document)} not formatted correctly. "
+            "'signature_name' key must be a string value."
+        )
+    return name
 
 
 def is_row_form(document: Mapping[str, Any]) -> bool:
@@ -56,15 +71,15 @@ def is_row_form(document: Mapping[str, Any]) -> bool:
         return False
     if "inputs" in document:
         raise rpc_status.invalid_argument(
-            f"{_shown(document)} Not formatted correctly expecting only one of 'inputs' or "
+            f"{shown(document)} Not formatted correctly expecting only one of 'inputs' or "
             "'instances' keys to exist "
         )
     if not isinstance(document["instances"], list):
         raise rpc_status.invalid_argument(
-            f"{_shown(document)} Expecting 'instances' to be an list/array"
+            f"{shown(document)} Expecting 'instances' to be an list/array"
         )
     if not document["instances"]:
-        raise rpc_status.invalid_argument(f"{_shown(document)} No values in 'instances' array")
+        raise rpc_status.invalid_argument(f"{shown(document)} No values in 'instances' array")
     return True
 
 
@@ -208,5 +223,6 @@ def _is_named(value: Any) -> bool:
     return isinstance(value, dict) and not json_values.is_base64(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Returns how messages show a JSON value."""
     return f"JSON Value: {json_text.debug(value)}"

@@ -16,12 +16,21 @@ from serving.embedded import rest_api
 _logger = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 2**31 - 1
 _BACKLOG = 2048
+# The words of TensorFlow's session. The run itself goes on in its thread.
+_TIMED_OUT = rest_api.Reply(504, b'{\n    "error": "Timed out waiting for notification"\n}')
 
 
 class RestServer:
     """An HTTP server on a thread of its own."""
 
-    def __init__(self, api: rest_api.RestApi, host: str, port: int, num_threads: int) -> None:
+    def __init__(
+        self,
+        api: rest_api.RestApi,
+        host: str,
+        port: int,
+        num_threads: int,
+        timeout_seconds: float = 30.0,
+    ) -> None:
         """Takes the port; answers nothing before `start`.
 
         Args:
@@ -29,11 +38,13 @@ class RestServer:
             host: the address to bind.
             port: the port, or 0 for any free one.
             num_threads: how many requests run at once.
+            timeout_seconds: after this time a request is answered by 504.
 
         Raises:
             OSError: if the port cannot be bound.
         """
         self._api = api
+        self._timeout_seconds = timeout_seconds
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix="rest")
@@ -86,12 +97,17 @@ class RestServer:
         if body is None:
             return
         path = scope["raw_path"].decode("latin-1")
-        reply = await asyncio.get_running_loop().run_in_executor(
+        answer = asyncio.get_running_loop().run_in_executor(
             self._pool, self._answer, scope["method"], path, headers, body
         )
+        try:
+            reply = await asyncio.wait_for(answer, self._timeout_seconds)
+        except TimeoutError:
+            reply = _TIMED_OUT
         fields = [
             (b"content-type", reply.content_type.encode("ascii")),
             (b"content-length", str(len(reply.body)).encode("ascii")),
+            *((name.encode("ascii"), value.encode("ascii")) for name, value in reply.headers),
         ]
         await send({"type": "http.response.start", "status": int(reply.status), "headers": fields})
         await send({"type": "http.response.body", "body": reply.body})

@@ -10,14 +10,18 @@ import tensorflow as tf
 from google.protobuf import message as protobuf_message
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving.embedded import rpc_status, servable
+from serving.embedded import example_service, rpc_status, servable
 
 RECORDS_PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _MAX_RECORDS = 1000
 
 
-def run(model: servable.Servable) -> int:
+def run(model: servable.Servable, iterations: int = 1) -> int:
     """Runs the model's warm-up records (a TFRecord file of `PredictionLog`).
+
+    Args:
+        model: the loaded version.
+        iterations: how often each record runs.
 
     Returns:
         The number of records; 0 if the model has no such file.
@@ -32,7 +36,9 @@ def run(model: servable.Servable) -> int:
     count = 0
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            _replay(model, record, path)
+            log = _parse(record, path)
+            for _ in range(iterations):
+                _replay(model, log)
             count += 1
             if count > _MAX_RECORDS:
                 raise rpc_status.invalid_argument(
@@ -46,17 +52,26 @@ def run(model: servable.Servable) -> int:
     return count
 
 
-def _replay(model: servable.Servable, record: bytes, path: str) -> None:
+def _parse(record: bytes, path: str) -> prediction_log_pb2.PredictionLog:
     try:
-        log = prediction_log_pb2.PredictionLog.FromString(record)
+        return prediction_log_pb2.PredictionLog.FromString(record)
     except protobuf_message.DecodeError as error:
         raise rpc_status.invalid_argument(
             f"Failed to parse warmup record: {record!r} from {path}"
         ) from error
+
+
+def _replay(model: servable.Servable, log: prediction_log_pb2.PredictionLog) -> None:
     kind = log.WhichOneof("log_type")
-    if kind is None:
-        return
-    if kind != "predict_log":
-        raise rpc_status.unimplemented(f"Unsupported log_type for warmup: {kind}")
-    request = log.predict_log.request
-    model.predict(request.model_spec.signature_name, request.inputs, request.output_filter)
+    if kind == "predict_log":
+        request = log.predict_log.request
+        model.predict(request.model_spec.signature_name, request.inputs, request.output_filter)
+    elif kind == "classify_log":
+        example_service.classify(model, log.classify_log.request)
+    elif kind == "regress_log":
+        example_service.regress(model, log.regress_log.request)
+    elif kind == "multi_inference_log":
+        example_service.multi_inference(model, log.multi_inference_log.request)
+    elif kind is not None:
+        number = log.DESCRIPTOR.fields_by_name[kind].number
+        raise rpc_status.unimplemented(f"Unsupported log_type for warmup: {number}")

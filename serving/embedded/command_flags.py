@@ -1,0 +1,82 @@
+"""The model server's flags: those of TensorFlow Serving's `tensorflow_model_server`, and two more.
+
+References: TensorFlow Serving, `model_servers/main.cc` (all flags of mid-2026).
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+from absl import flags
+
+from serving.embedded import flag_definitions
+
+Default = bool | int | str
+# What TensorFlow Serving knows and this server has no use for, each with the reason.
+WITHOUT_EFFECT: dict[str, tuple[Default, str]] = {
+    "num_load_threads": (0, "models load one after the other, beside the requests"),
+    "num_unload_threads": (0, "models unload one after the other, beside the requests"),
+    "flush_filesystem_caches": (True, "the operating system keeps its file cache"),
+    "remove_unused_fields_from_bundle_metagraph": (True, "only signatures are kept anyway"),
+    "prefer_tflite_model": (False, "only saved_model.pb is loaded"),
+    "num_tflite_pools": (0, "only saved_model.pb is loaded"),
+    "num_tflite_interpreters_per_pool": (1, "only saved_model.pb is loaded"),
+    "xla_cpu_compilation_enabled": (False, "models run as TensorFlow compiles them by default"),
+    "xla_gpu_compilation_enabled": (False, "models run as TensorFlow compiles them by default"),
+    "enable_profiler": (True, "there is no profiler service"),
+    "thread_pool_factory_config_file": ("", "requests run on the session's own threads"),
+    "mixed_precision": ("", "see --bfloat16"),
+    "skip_initialize_tpu": (False, "there is no TPU support"),
+}
+# What would be unsafe to pass over.
+_REFUSED: dict[str, tuple[Default, str]] = {
+    "use_alts_credentials": (False, "ALTS is not supported; --ssl_config_file is"),
+    "platform_config_file": (
+        "",
+        "only the platform tensorflow is served; --batching_parameters_file and "
+        "--tensorflow_session_config_file set what such a file could",
+    ),
+}
+
+
+def define() -> None:
+    """Defines the flags; a call, not the import, so that libraries may import the server."""
+    flag_definitions.define()
+    for name, (default, reason) in (WITHOUT_EFFECT | _REFUSED).items():
+        kind = "Refused" if name in _REFUSED else "Accepted without effect"
+        _define_like(name, default, f"{kind}: {reason}.")
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parses the command line as absl does, and refuses flags in TensorFlow Serving's words.
+
+    Returns:
+        What is left of the command line.
+    """
+    try:
+        rest = flags.FLAGS(list(argv))
+        for name, (default, reason) in _REFUSED.items():
+            if flags.FLAGS[name].value != default:
+                raise flags.IllegalFlagValueError(f"--{name} is refused: {reason}")
+        return rest
+    except flags.UnrecognizedFlagError as error:
+        message = f"unknown argument: --{error.flagname}\n{error}. --help lists the flags"
+    except flags.Error as error:
+        message = f"{error}. --help lists the flags"
+    print(message, file=sys.stderr)
+    raise SystemExit(1)
+
+
+def without_effect() -> Iterator[str]:
+    """Yields a line for each flag given that has no effect."""
+    for name, (_, reason) in WITHOUT_EFFECT.items():
+        if flags.FLAGS[name].present:
+            yield f"--{name} has no effect here: {reason}"
+
+
+def _define_like(name: str, default: Default, help_text: str) -> None:
+    if isinstance(default, bool):
+        flags.DEFINE_boolean(name, default, help_text)
+    elif isinstance(default, int):
+        flags.DEFINE_integer(name, default, help_text)
+    else:
+        flags.DEFINE_string(name, default, help_text)

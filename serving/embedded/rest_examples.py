@@ -1,0 +1,113 @@
+"""The JSON of `:classify` and `:regress`: examples in, results out.
+
+References: TensorFlow Serving, `util/json_tensor.cc`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tensorflow.core.example import example_pb2, feature_pb2
+from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb2
+
+from serving.embedded import json_text, json_values, rest_json, rpc_status
+
+_INT64 = (-(2**63), 2**63 - 1)
+_UINT64_MAX = 2**64 - 1
+_KIND_NAMES = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
+
+
+def to_input(document: Mapping[str, Any]) -> input_pb2.Input:
+    """Returns the examples of a request, and the context that they share.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if `examples` is missing, empty or no list, or a value is
+            neither a number, a string nor `{"b64": ...}`.
+    """
+    request = input_pb2.Input()
+    if "context" in document:
+        _fill(request.example_list_with_context.context, document["context"])
+    shown = rest_json.shown(document)
+    if "examples" not in document:
+        raise rpc_status.invalid_argument(
+            f"{shown} When method is classify, key 'examples' is expected and was not found"
+        )
+    rows = document["examples"]
+    if not isinstance(rows, list):
+        raise rpc_status.invalid_argument(f"{shown} Expecting 'examples' value to be an list/array")
+    if not rows:
+        raise rpc_status.invalid_argument(f"{shown} 'examples' value is an empty array")
+    with_context = "context" in document
+    for row in rows:
+        added = (
+            request.example_list_with_context.examples.add()
+            if with_context
+            else request.example_list.examples.add()
+        )
+        _fill(added, row)
+    return request
+
+
+def classifications(result: classification_pb2.ClassificationResult) -> str:
+    """Returns `{"results": ...}`: for each example, pairs of label and score."""
+    rows = []
+    for classification in result.classifications:
+        classes = classification.classes
+        scores = json_text.scalars(np.array([item.score for item in classes], np.float32))
+        pairs = (
+            f"[{json_text.string(item.label)}, {score}]"
+            for item, score in zip(classes, scores, strict=True)
+        )
+        rows.append(f"[{', '.join(pairs)}]")
+    return f'{{\n    "results": [{", ".join(rows)}\n    ]\n}}'
+
+
+def regressions(result: regression_pb2.RegressionResult) -> str:
+    """Returns `{"results": ...}`: a number for each example."""
+    values = np.array([item.value for item in result.regressions], np.float32)
+    return f'{{\n    "results": [{", ".join(json_text.scalars(values))}]\n}}'
+
+
+def _fill(example: example_pb2.Example, row: Any) -> None:
+    if not isinstance(row, dict):
+        raise rpc_status.invalid_argument(
+            f"Example must be JSON object but got JSON {json_values.type_name(row)}"
+        )
+    for name, content in row.items():
+        # Also a feature without values is in the example.
+        feature = example.features.feature[name]
+        for value in content if isinstance(content, list) else [content]:
+            _add(feature, name, value)
+
+
+def _add(feature: feature_pb2.Feature, name: str, value: Any) -> None:
+    converted: bytes | int | float
+    if isinstance(value, str) or json_values.is_base64(value):
+        kind, converted = "bytes_list", json_values.to_bytes(value)
+    elif isinstance(value, bool):
+        kind, converted = "int64_list", int(value)
+    elif isinstance(value, float):
+        kind, converted = "float_list", value
+    elif isinstance(value, int):
+        kind, converted = _integer(name, value)
+    else:
+        raise rpc_status.invalid_argument(
+            f"Feature: {name} has element with unexpected JSON type: {json_values.type_name(value)}"
+        )
+    known = feature.WhichOneof("kind")
+    if known not in (None, kind):
+        raise rpc_status.invalid_argument(
+            f"Unexpected element type in feature: {name} expecting type: {_KIND_NAMES[known]}"
+        )
+    getattr(feature, kind).value.append(converted)
+
+
+def _integer(name: str, value: int) -> tuple[str, int | float]:
+    if _INT64[0] <= value <= _INT64[1]:
+        return "int64_list", value
+    if 0 <= value <= _UINT64_MAX:
+        raise rpc_status.invalid_argument(
+            f"Feature: {name} has uint64_t element. Only int64_t is supported."
+        )
+    # What no integer type holds is a floating-point number.
+    return "float_list", json_values.to_double(value)
