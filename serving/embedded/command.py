@@ -53,12 +53,12 @@ def main(argv: Sequence[str]) -> int:
         for line in command_flags.without_effect():
             print(line, file=sys.stderr)
         server = model_server.ModelServer(
-            _models(values),
+            models(values),
             port=values.port or None,
             rest_port=values.rest_api_port or None,
             host=values.host,
             poll_seconds=values.file_system_poll_wait_seconds or None,
-            options=_options(values),
+            options=options(values),
         )
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,7 +79,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _models(values: flags.FlagValues) -> model_config.ModelServerConfig:
+def models(values: flags.FlagValues) -> model_config.ModelServerConfig:
+    """Returns which models the flags ask for.
+
+    Raises:
+        StatusError: if they ask for none, or contradict each other.
+    """
     if not values.port and not values.grpc_socket_path:
         raise rpc_status.invalid_argument(
             "At least one of server_options.grpc_port or server_options.grpc_socket_path must be "
@@ -99,7 +104,12 @@ def _models(values: flags.FlagValues) -> model_config.ModelServerConfig:
     return model_config.from_base_paths({values.model_name: values.model_base_path})
 
 
-def _options(values: flags.FlagValues) -> server_options.Options:
+def options(values: flags.FlagValues) -> server_options.Options:
+    """Returns what else the flags ask for; the files that they name are read.
+
+    Raises:
+        StatusError: if a file is missing or wrong, or flags contradict each other.
+    """
     named = {name: getattr(values, name) for name in flag_definitions.SAME_AS_OPTIONS}
     return server_options.Options(
         **named,

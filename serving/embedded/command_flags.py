@@ -38,24 +38,25 @@ _REFUSED: dict[str, tuple[Default, str]] = {
 }
 
 
-def define() -> None:
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags; a call, not the import, so that libraries may import the server."""
-    flag_definitions.define()
+    define = flag_definitions.Definer(values)
+    flag_definitions.define_all(define)
     for name, (default, reason) in (WITHOUT_EFFECT | _REFUSED).items():
         kind = "Refused" if name in _REFUSED else "Accepted without effect"
-        _define_like(name, default, f"{kind}: {reason}.")
+        _define_like(define, name, default, f"{kind}: {reason}.")
 
 
-def parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line as absl does, and refuses flags in TensorFlow Serving's words.
 
     Returns:
         What is left of the command line.
     """
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = values(list(argv))
         for name, (default, reason) in _REFUSED.items():
-            if flags.FLAGS[name].value != default:
+            if values[name].value != default:
                 raise flags.IllegalFlagValueError(f"--{name} is refused: {reason}")
         return rest
     except flags.UnrecognizedFlagError as error:
@@ -66,17 +67,19 @@ def parse(argv: Sequence[str]) -> list[str]:
     raise SystemExit(1)
 
 
-def without_effect() -> Iterator[str]:
+def without_effect(values: flags.FlagValues = flags.FLAGS) -> Iterator[str]:
     """Yields a line for each flag given that has no effect."""
     for name, (_, reason) in WITHOUT_EFFECT.items():
-        if flags.FLAGS[name].present:
+        if values[name].present:
             yield f"--{name} has no effect here: {reason}"
 
 
-def _define_like(name: str, default: Default, help_text: str) -> None:
+def _define_like(
+    define: flag_definitions.Definer, name: str, default: Default, help_text: str
+) -> None:
     if isinstance(default, bool):
-        flags.DEFINE_boolean(name, default, help_text)
+        define.boolean(name, default, help_text)
     elif isinstance(default, int):
-        flags.DEFINE_integer(name, default, help_text)
+        define.integer(name, default, help_text)
     else:
-        flags.DEFINE_string(name, default, help_text)
+        define.string(name, default, help_text)

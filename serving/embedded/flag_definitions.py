@@ -3,6 +3,8 @@
 References: TensorFlow Serving, `model_servers/main.cc`.
 """
 
+import functools
+
 from absl import flags
 
 from serving.embedded import server_options
@@ -26,115 +28,124 @@ SAME_AS_OPTIONS = (
 )
 
 
-def define() -> None:
+class Definer:
+    """Defines flags in one set of flag values."""
+
+    def __init__(self, values: flags.FlagValues) -> None:
+        """Takes the flag values."""
+        self.integer = functools.partial(flags.DEFINE_integer, flag_values=values)
+        self.float = functools.partial(flags.DEFINE_float, flag_values=values)
+        self.string = functools.partial(flags.DEFINE_string, flag_values=values)
+        self.boolean = functools.partial(flags.DEFINE_boolean, flag_values=values)
+
+
+def define_all(define: Definer) -> None:
     """Defines the flags; a call, not the import, so that libraries may import the server."""
     defaults = server_options.Options()
-    _define_addresses(defaults)
-    _define_models()
-    _define_loading(defaults)
-    _define_batching(defaults)
-    _define_running(defaults)
-    _define_threads(defaults)
+    _define_addresses(define, defaults)
+    _define_models(define)
+    _define_loading(define, defaults)
+    _define_batching(define, defaults)
+    _define_running(define, defaults)
+    _define_threads(define, defaults)
 
 
-def _define_addresses(defaults: server_options.Options) -> None:
-    flags.DEFINE_integer("port", 8500, "gRPC port; 0 for --grpc_socket_path alone.", 0, 65535)
-    flags.DEFINE_string(
+def _define_addresses(define: Definer, defaults: server_options.Options) -> None:
+    define.integer("port", 8500, "gRPC port; 0 for --grpc_socket_path alone.", 0, 65535)
+    define.string(
         "grpc_socket_path", defaults.grpc_socket_path, "UNIX socket for gRPC, beside the port."
     )
-    flags.DEFINE_integer("rest_api_port", 8501, "HTTP/REST port; 0 for no REST.", 0, 65535)
-    flags.DEFINE_string(
+    define.integer("rest_api_port", 8501, "HTTP/REST port; 0 for no REST.", 0, 65535)
+    define.string(
         "host",
         "127.0.0.1",
         "Address to bind. TensorFlow Serving has no such flag and binds all addresses; give "
         "0.0.0.0 for that.",
     )
-    flags.DEFINE_string(
+    define.string(
         "ssl_config_file",
         defaults.ssl_config_file,
         "Text-format SSLConfig with the gRPC server's key and certificate; empty for plain text.",
     )
-    flags.DEFINE_string(
+    define.string(
         "grpc_channel_arguments",
         "",
         "Options of the gRPC server, such as grpc.max_connection_age_ms=2000, comma-separated.",
     )
-    flags.DEFINE_string(
+    define.string(
         "monitoring_config_file",
         "",
         "Text-format MonitoringConfig: metrics for Prometheus on the REST port.",
     )
 
 
-def _define_models() -> None:
-    flags.DEFINE_boolean("version", False, "Print versions and end.")
-    flags.DEFINE_string(
-        "model_name", "default", "Name of the model; ignored with --model_config_file."
-    )
-    flags.DEFINE_string(
+def _define_models(define: Definer) -> None:
+    define.boolean("version", False, "Print versions and end.")
+    define.string("model_name", "default", "Name of the model; ignored with --model_config_file.")
+    define.string(
         "model_base_path",
         "",
         "Absolute path that holds the model's numbered versions; ignored with "
         "--model_config_file, else required.",
     )
-    flags.DEFINE_string(
+    define.string(
         "model_config_file",
         "",
         "Text-format ModelServerConfig: several models, version policies, version labels.",
     )
-    flags.DEFINE_integer(
+    define.integer(
         "model_config_file_poll_wait_seconds",
         0,
         "Seconds between two looks at --model_config_file; 0 for one at the start only.",
         0,
     )
-    flags.DEFINE_integer(
+    define.integer(
         "file_system_poll_wait_seconds",
         1,
         "Seconds between two looks for new versions; 0 for one at the start only.",
         0,
     )
-    flags.DEFINE_string("saved_model_tags", "serve", "Tags of the graphs to load, comma-separated.")
+    define.string("saved_model_tags", "serve", "Tags of the graphs to load, comma-separated.")
 
 
-def _define_loading(defaults: server_options.Options) -> None:
-    flags.DEFINE_boolean(
+def _define_loading(define: Definer, defaults: server_options.Options) -> None:
+    define.boolean(
         "enable_model_warmup",
         defaults.enable_model_warmup,
         "Replay assets.extra/tf_serving_warmup_requests before a version serves.",
     )
-    flags.DEFINE_integer(
+    define.integer(
         "num_request_iterations_for_warmup",
         0,
         "How often each warm-up record runs; 0 for once.",
     )
-    flags.DEFINE_boolean(
+    define.boolean(
         "allow_version_labels_for_unavailable_models",
         defaults.allow_version_labels_for_unavailable_models,
         "Let a new label name a version that is not loaded; needed for labels in "
         "--model_config_file at the start.",
     )
-    flags.DEFINE_integer(
+    define.integer(
         "max_num_load_retries",
         defaults.max_num_load_retries,
         "How often a failed load is repeated.",
         0,
     )
-    flags.DEFINE_integer(
+    define.integer(
         "load_retry_interval_micros",
         round(defaults.load_retry_seconds * 1e6),
         "Microseconds between two tries to load.",
     )
 
 
-def _define_batching(defaults: server_options.Options) -> None:
-    flags.DEFINE_boolean("enable_batching", False, "Run concurrent requests together.")
-    flags.DEFINE_string(
+def _define_batching(define: Definer, defaults: server_options.Options) -> None:
+    define.boolean("enable_batching", False, "Run concurrent requests together.")
+    define.string(
         "batching_parameters_file",
         "",
         "Text-format BatchingParameters; TensorFlow's defaults if empty. Needs --enable_batching.",
     )
-    flags.DEFINE_boolean(
+    define.boolean(
         "enable_per_model_batching_parameters",
         defaults.enable_per_model_batching_parameters,
         "Batch only models with a batching_params.pbtxt beside their saved_model.pb, by that "
@@ -142,34 +153,34 @@ def _define_batching(defaults: server_options.Options) -> None:
     )
 
 
-def _define_running(defaults: server_options.Options) -> None:
-    flags.DEFINE_boolean(
+def _define_running(define: Definer, defaults: server_options.Options) -> None:
+    define.boolean(
         "enable_serialization_as_tensor_content",
         defaults.enable_serialization_as_tensor_content,
         "Send tensors as tensor_content, not as float_val and the like.",
     )
-    flags.DEFINE_boolean(
+    define.boolean(
         "enable_grpc_healthcheck_service",
         defaults.enable_grpc_healthcheck_service,
         "Answer grpc.health.v1.Health/Check.",
     )
-    flags.DEFINE_boolean(
+    define.boolean(
         "enable_signature_method_name_check",
         defaults.enable_signature_method_name_check,
         "Classify and regress only with signatures whose method_name says so.",
     )
-    flags.DEFINE_boolean(
+    define.boolean(
         "rest_api_enable_cors_support",
         defaults.rest_api_enable_cors_support,
         "Let pages of other sites read REST replies.",
     )
-    flags.DEFINE_integer(
+    define.integer(
         "rest_api_timeout_in_ms",
         round(defaults.rest_api_timeout_seconds * 1e3),
         "Milliseconds after which a REST request is answered by 504.",
         1,
     )
-    flags.DEFINE_boolean(
+    define.boolean(
         "bfloat16",
         False,
         "Multiply float32 matrices in bfloat16 where the processor has it; scores change by less "
@@ -178,7 +189,7 @@ def _define_running(defaults: server_options.Options) -> None:
     )
 
 
-def _define_threads(defaults: server_options.Options) -> None:
+def _define_threads(define: Definer, defaults: server_options.Options) -> None:
     for name, help_text in (
         (
             "tensorflow_session_parallelism",
@@ -190,21 +201,19 @@ def _define_threads(defaults: server_options.Options) -> None:
             "Operations of a request that run at once. 0 for one, in the request's own thread.",
         ),
     ):
-        flags.DEFINE_integer(name, 0, help_text, 0)
-    flags.DEFINE_string(
-        "tensorflow_session_config_file", "", "Text-format ConfigProto of the sessions."
-    )
-    flags.DEFINE_float(
+        define.integer(name, 0, help_text, 0)
+    define.string("tensorflow_session_config_file", "", "Text-format ConfigProto of the sessions.")
+    define.float(
         "per_process_gpu_memory_fraction",
         0.0,
         "Share of the GPU's memory to take; 0 to take what is needed.",
         0.0,
         1.0,
     )
-    flags.DEFINE_integer(
+    define.integer(
         "grpc_max_threads", defaults.grpc_max_threads, "gRPC requests that run at once.", 1
     )
-    flags.DEFINE_integer(
+    define.integer(
         "rest_api_num_threads",
         defaults.rest_api_num_threads,
         "REST requests that run at once.",
