@@ -38,6 +38,7 @@ def ranked(
     found: RequestCandidates,
     head_scores: Mapping[str, np.ndarray],
     stage_ms: Mapping[str, float],
+    reason: str | None = None,
 ) -> messages.Answer:
     """Orders the candidates by utility, the weighted sum of the heads' scores.
 
@@ -47,6 +48,7 @@ def ranked(
         found: The candidates.
         head_scores: Head -> [C] float32, for each present head.
         stage_ms: Of the answer.
+        reason: Why fewer candidates were ranked than were found, or None.
     """
     weighted = [
         weight * head_scores[head].astype(np.float64) for head, weight in valid.weights.items()
@@ -58,7 +60,7 @@ def ranked(
     scores["utility"] = utility[chosen].tolist()
     best = RequestCandidates(found.ads, found.rows[chosen], found.scores[chosen])
     ads = _ads(best, scores)
-    return _answer(release, valid, ads, None, stage_ms)
+    return _answer(release, valid, ads, "utility", reason, stage_ms)
 
 
 def degraded(
@@ -79,7 +81,7 @@ def degraded(
     """
     first = RequestCandidates(found.ads, found.rows[: valid.k], found.scores[: valid.k])
     ads = _ads(first, {})
-    return _answer(release, valid, ads, reason, stage_ms)
+    return _answer(release, valid, ads, "retrieval", reason, stage_ms)
 
 
 def _ads(chosen: RequestCandidates, scores: Mapping[str, list[float]]) -> list[messages.RankedAd]:
@@ -102,6 +104,7 @@ def _answer(
     release: bundle.Bundle,
     valid: validation.ValidRequest,
     ads: list[messages.RankedAd],
+    order: str,
     reason: str | None,
     stage_ms: Mapping[str, float],
 ) -> messages.Answer:
@@ -109,7 +112,7 @@ def _answer(
         request_id=valid.request_id,
         bundle_version=release.version,
         degraded=reason,
-        order="utility" if reason is None else "retrieval",
+        order=order,
         ads=ads,
         absent_heads=list(release.manifest.absent_heads),
         stage_ms=dict(stage_ms),

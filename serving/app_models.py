@@ -181,8 +181,12 @@ class AnswerBody(pydantic.BaseModel):
 
     request_id: str
     bundle_version: int
-    degraded: str | None = pydantic.Field(description="Null, or why there are no scores.")
-    order: str = pydantic.Field(description="utility, or retrieval when degraded.")
+    degraded: str | None = pydantic.Field(
+        description="Null, or why fewer candidates were ranked than were found, or none."
+    )
+    order: str = pydantic.Field(
+        description="utility, or retrieval where no candidate was ranked: no scores then."
+    )
     ads: list[AdBody]
     absent_heads: list[str]
     stage_ms: dict[str, float]

@@ -4,6 +4,7 @@
       BundleError           a release cannot be published or loaded
       InvalidRequestError   the caller's request is refused
       InvalidAdError        an ad for a live index is refused
+      OverloadedError       more requests are in hand than can be answered in time
       RankerError           the ranker gives no usable scores
       TfrecClientError      what `serving.client` raises
 
@@ -105,6 +106,12 @@ class InvalidAdError(ServingError):
     """An ad for a live index is refused; the message names the field and what was expected."""
 
     code = "invalid_ad"
+
+
+class OverloadedError(ServingError):
+    """The request is not taken, because too many are in hand; nothing of it was done."""
+
+    code = "overloaded"
 
 
 class RankerError(ServingError):

@@ -95,8 +95,8 @@ class RankedAd:
     Attributes:
         rank: 1 is the best.
         ad_id: The ad's key in the catalogue.
-        utility: Weighted sum of the present heads' scores; None in a degraded answer.
-        click_probability: In [0, 1]; None where the head is absent or the answer degraded.
+        utility: Weighted sum of the present heads' scores; None in retrieval order.
+        click_probability: In [0, 1]; None where the head is absent, and in retrieval order.
         engagement_probability: Likewise, of an engagement after this impression.
         expected_revenue: Likewise, in the log's currency.
         retrieval_score: Inner product of the query's and the ad's embedding.
@@ -120,8 +120,8 @@ class Answer:
     Attributes:
         request_id: The request's, or a fresh one.
         bundle_version: Release that gave every number in this answer.
-        degraded: None, or why the ads are in retrieval order without scores.
-        order: `utility`, or `retrieval` in a degraded answer.
+        degraded: None, or why fewer candidates were ranked than were found, or none.
+        order: `utility`, or `retrieval` where none was ranked: such ads have no scores.
         ads: At most k ads; fewer where fewer are eligible, none where none is.
         absent_heads: Heads that this release was not trained for.
         stage_ms: Milliseconds of `query_tower`, `index`, `features`, `ranker`, and `total`. In a

@@ -12,16 +12,17 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from serving import (
+    admission,
     answers,
     bundle,
     candidates,
+    deadline,
     errors,
     live_index,
     messages,
     ranker_client,
+    ranking,
     validation,
     verified_ranker,
 )
@@ -37,10 +38,11 @@ class OrchestratorConfig:
         max_k: The most ads one request may ask for.
         default_deadline_ms: Of a single request that names none.
         batch_deadline_ms: Of the requests of a batch that name none; a batch is for throughput.
-        reserve_ms: Kept of each deadline to put the answer together.
         max_batch: The most requests of one batch.
         requests_per_call: Requests of a batch that share one call to tower, index and ranker.
         num_threads: Threads for query tower and index; the event loop itself computes little.
+        max_in_hand: Requests in hand, beyond which others are refused.
+        ranker: How the ranker is called.
     """
 
     num_candidates: int = 500
@@ -48,10 +50,11 @@ class OrchestratorConfig:
     max_k: int = 1000
     default_deadline_ms: float = 2_000.0
     batch_deadline_ms: float = 10_000.0
-    reserve_ms: float = 5.0
     max_batch: int = 1000
     requests_per_call: int = 16
     num_threads: int = 2
+    max_in_hand: int = 1024
+    ranker: ranking.RankingConfig = dataclasses.field(default_factory=ranking.RankingConfig)
 
 
 class Orchestrator:
@@ -82,6 +85,10 @@ class Orchestrator:
         self.live = live_index.LiveIndex(release)
         self._client = client
         self._ranker = verified_ranker.VerifiedRanker(release, client)
+        self._ranking = ranking.RankingStage(
+            self._ranker, release.manifest.outputs, self.config.ranker
+        )
+        self.admission = admission.Admission(self.config.max_in_hand)
         self._validator = validation.Validator(
             release.manifest, self.config.default_k, self.config.max_k
         )
@@ -108,30 +115,46 @@ class Orchestrator:
         """
         await self._ranker.verify(timeout_seconds)
 
-    async def recommend(self, request: messages.Request) -> messages.Answer:
+    async def recommend(
+        self, request: messages.Request, started: float | None = None
+    ) -> messages.Answer:
         """Returns the ads for one request.
 
-        A ranker that is late, fails or is not verified costs the order, not the answer: the ads
-        come as the index ranks them, and `degraded` says why.
+        A ranker that is late, fails or is not verified costs candidates or the order, not the
+        answer: fewer candidates are ranked, or the ads come as the index ranks them, and
+        `degraded` says why.
+
+        Args:
+            request: What is asked for.
+            started: `time.perf_counter()` when it arrived; None = now.
 
         Raises:
             InvalidRequestError: Names the field, what was expected and what came.
+            OverloadedError: Too many requests are in hand.
         """
-        started = time.perf_counter()
+        started = time.perf_counter() if started is None else started
         valid = self._validator.check(request)
-        deadline_ms = valid.deadline_ms or self.config.default_deadline_ms
-        (answer,) = await self._answer([valid], deadline_ms, started)
+        with self.admission.admitted():
+            until = deadline.Deadline(valid.deadline_ms or self.config.default_deadline_ms, started)
+            (answer,) = await self._answer([valid], until)
         return answer
 
-    async def recommend_batch(self, requests: Sequence[messages.Request]) -> list[messages.Answer]:
+    async def recommend_batch(
+        self, requests: Sequence[messages.Request], started: float | None = None
+    ) -> list[messages.Answer]:
         """Returns the answers of many requests, in their order, each as if it came alone.
 
         Requests are computed together where they want as many candidates by the same deadline.
 
+        Args:
+            requests: What is asked for.
+            started: `time.perf_counter()` when they arrived; None = now.
+
         Raises:
             InvalidRequestError: A request is refused, and with it the batch; it names which.
+            OverloadedError: Too many requests are in hand.
         """
-        started = time.perf_counter()
+        started = time.perf_counter() if started is None else started
         if len(requests) > self.config.max_batch:
             raise errors.InvalidRequestError(
                 f"requests: expected at most {self.config.max_batch}, got {len(requests)}. "
@@ -145,16 +168,8 @@ class Orchestrator:
                 raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
             key = (valid.deadline_ms or self.config.batch_deadline_ms, self._num_candidates(valid))
             groups.setdefault(key, []).append((position, valid))
-        answered: dict[int, messages.Answer] = {}
-        # The most urgent first.
-        for (deadline_ms, _), members in sorted(groups.items(), key=lambda group: group[0]):
-            for start in range(0, len(members), self.config.requests_per_call):
-                positions, valids = zip(
-                    *members[start : start + self.config.requests_per_call], strict=True
-                )
-                group = await self._answer(valids, deadline_ms, started)
-                answered.update(zip(positions, group, strict=True))
-        return [answered[position] for position in range(len(requests))]
+        with self.admission.admitted(len(requests)):
+            return await self._answer_groups(groups, started)
 
     async def close(self) -> None:
         """Closes the connection to the ranker and the threads."""
@@ -164,23 +179,38 @@ class Orchestrator:
     def _num_candidates(self, valid: validation.ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
 
+    async def _answer_groups(
+        self,
+        groups: Mapping[tuple[float, int], Sequence[tuple[int, validation.ValidRequest]]],
+        started: float,
+    ) -> list[messages.Answer]:
+        answered: dict[int, messages.Answer] = {}
+        # The most urgent first.
+        for (deadline_ms, _), members in sorted(groups.items(), key=lambda group: group[0]):
+            for start in range(0, len(members), self.config.requests_per_call):
+                positions, valids = zip(
+                    *members[start : start + self.config.requests_per_call], strict=True
+                )
+                group = await self._answer(valids, deadline.Deadline(deadline_ms, started))
+                answered.update(zip(positions, group, strict=True))
+        return [answered[position] for position in range(len(answered))]
+
     async def _answer(
-        self, valids: Sequence[validation.ValidRequest], deadline_ms: float, started: float
+        self, valids: Sequence[validation.ValidRequest], until: deadline.Deadline
     ) -> list[messages.Answer]:
         found = await asyncio.get_running_loop().run_in_executor(
             self._executor, self._retrieve, valids
         )
         composed: dict[int, messages.Answer] = {}
         for group in found:
-            ranking = time.perf_counter()
-            reason, scores = await self._rank(group, deadline_ms, started)
-            ranker_ms = (time.perf_counter() - ranking) * 1000
+            began = time.perf_counter()
+            least = max(valids[position].k for position in group.positions)
+            ranked = await self._ranking.rank(group, least, until)
+            ranker_ms = (time.perf_counter() - began) * 1000
             stage_ms = {**group.stage_ms, "ranker": ranker_ms, "total": 0.0}
             for place, position in enumerate(group.positions):
-                composed[position] = self._compose(
-                    group, place, valids[position], reason, scores, stage_ms
-                )
-        total_ms = (time.perf_counter() - started) * 1000
+                composed[position] = self._compose(group, place, valids[position], ranked, stage_ms)
+        total_ms = (time.perf_counter() - until.started) * 1000
         for answer in composed.values():
             answer.stage_ms["total"] = total_ms
         return [composed[position] for position in range(len(valids))]
@@ -190,15 +220,19 @@ class Orchestrator:
         group: candidates.Candidates,
         place: int,
         valid: validation.ValidRequest,
-        reason: str | None,
-        scores: Mapping[str, np.ndarray],
+        ranked: ranking.Ranking,
         stage_ms: Mapping[str, float],
     ) -> messages.Answer:
-        chosen = answers.RequestCandidates(group.ads, group.rows[place], group.scores[place])
-        if reason is not None:
-            return answers.degraded(self.release, valid, chosen, reason, stage_ms)
-        own = {head: values[place] for head, values in scores.items()}
-        return answers.ranked(self.release, valid, chosen, own, stage_ms)
+        if ranked.scores is None:
+            reason = str(ranked.degraded)
+            found = answers.RequestCandidates(group.ads, group.rows[place], group.scores[place])
+            return answers.degraded(self.release, valid, found, reason, stage_ms)
+        own = {head: values[place] for head, values in ranked.scores.items()}
+        count = min(map(len, own.values()))
+        found = answers.RequestCandidates(
+            group.ads, group.rows[place, :count], group.scores[place, :count]
+        )
+        return answers.ranked(self.release, valid, found, own, stage_ms, ranked.degraded)
 
     def _retrieve(self, valids: Sequence[validation.ValidRequest]) -> list[candidates.Candidates]:
         """Query tower, index and gather in one hop to a thread: a hop costs 0.1 ms."""
@@ -210,23 +244,3 @@ class Orchestrator:
             valids,
             self._num_candidates(valids[0]),
         )
-
-    async def _rank(
-        self, group: candidates.Candidates, deadline_ms: float, started: float
-    ) -> tuple[str | None, Mapping[str, np.ndarray]]:
-        """Returns why there are no scores, or None, and head -> [B, C]."""
-        heads = self.release.manifest.outputs
-        if not group.rows.shape[1]:
-            # No ad is eligible, so there is nothing to rank.
-            return None, {head: np.empty(group.rows.shape, np.float32) for head in heads}
-        elapsed_ms = (time.perf_counter() - started) * 1000
-        remaining_ms = deadline_ms - self.config.reserve_ms - elapsed_ms
-        if remaining_ms <= 0:
-            return f"No time was left to rank: the deadline is {deadline_ms:g} ms.", {}
-        try:
-            outputs = await self._ranker.predict(
-                group.columns, group.ad_features, remaining_ms / 1000
-            )
-        except errors.RankerError as error:
-            return str(error), {}
-        return None, {head: outputs[output] for head, output in heads.items()}

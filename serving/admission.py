@@ -1,0 +1,40 @@
+"""A bounded queue: what could not be answered in a useful time is refused at the door."""
+
+import contextlib
+from collections.abc import Iterator
+
+from serving import errors
+
+RETRY_AFTER_SECONDS = 1
+
+
+class Admission:
+    """Counts the work that is in hand. For one event loop, no threads.
+
+    Args:
+        most: Requests in hand, beyond which others are refused.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.in_hand = 0
+
+    @contextlib.contextmanager
+    def admitted(self, num_requests: int = 1) -> Iterator[None]:
+        """Holds places while requests are answered.
+
+        A batch that is larger than the whole queue is let in when nothing else is in hand.
+
+        Raises:
+            OverloadedError: There are no places.
+        """
+        if self.in_hand and self.in_hand + num_requests > self._most:
+            raise errors.OverloadedError(
+                f"{self.in_hand} requests are in hand, at most {self._most} may be. Send it again "
+                f"in {RETRY_AFTER_SECONDS} s, or more slowly; more workers or replicas take more."
+            )
+        self.in_hand += num_requests
+        try:
+            yield
+        finally:
+            self.in_hand -= num_requests

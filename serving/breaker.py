@@ -1,0 +1,74 @@
+"""A circuit breaker: a server that fails again and again is left alone for a while.
+
+    closed ── failures in a row ──► open ── pause is over ──► half-open: one call goes through
+       ▲                              ▲                               │
+       └──────────── it succeeds ─────┼───────── it fails ────────────┘
+
+References: M. Nygard, Release It!, 2nd edition, 2018, "Circuit Breaker".
+"""
+
+import dataclasses
+import time
+
+
+@dataclasses.dataclass(frozen=True)
+class BreakerConfig:
+    """When calls stop, and for how long.
+
+    Attributes:
+        failures_to_open: In a row.
+        pause_seconds: Before one call is let through again.
+        most_pause_seconds: The pause doubles with each such call that fails, up to this.
+    """
+
+    failures_to_open: int = 5
+    pause_seconds: float = 0.5
+    most_pause_seconds: float = 4.0
+
+
+class CircuitBreaker:
+    """Counts failures and says whether a call may go. For one event loop, no threads."""
+
+    def __init__(self, config: BreakerConfig | None = None) -> None:
+        self._config = config or BreakerConfig()
+        self._failures = 0
+        self._pause = self._config.pause_seconds
+        self._open_until: float | None = None
+        self._trying = False
+
+    @property
+    def state(self) -> str:
+        """`closed`, `open` or `half_open`."""
+        if self._open_until is None:
+            return "closed"
+        return "open" if time.monotonic() < self._open_until else "half_open"
+
+    def admit(self) -> bool:
+        """Returns whether a call may go; then `succeeded`, `failed` or `abandoned` must follow."""
+        state = self.state
+        if state == "closed":
+            return True
+        if state == "open" or self._trying:
+            return False
+        self._trying = True
+        return True
+
+    def succeeded(self) -> None:
+        """A call gave what was asked for."""
+        self._failures = 0
+        self._pause = self._config.pause_seconds
+        self._open_until = None
+        self._trying = False
+
+    def failed(self) -> None:
+        """A call failed by the server's fault."""
+        self._failures += 1
+        tried, self._trying = self._trying, False
+        if tried:
+            self._pause = min(2 * self._pause, self._config.most_pause_seconds)
+        if tried or (self._failures >= self._config.failures_to_open and self.state == "closed"):
+            self._open_until = time.monotonic() + self._pause
+
+    def abandoned(self) -> None:
+        """A call ended without saying anything about the server."""
+        self._trying = False
