@@ -6,34 +6,54 @@
     GET  /healthz /readyz      liveness; whether full answers are to be expected
 
 Errors are `{"error": {"code", "message"}}` with 400 (the request's content is refused, or it is
-no JSON), 404, 405, 413 (too large), 422 (a value of the request has a wrong type) or 503.
+no JSON), 401 (no token), 404, 405, 408 (the body came too slowly), 413 (too large), 422 (a value
+of the request has a wrong type), 429 (too many requests are in hand; `retry-after`) or 503.
+
+Headers: `x-deadline-ms` is the time that the caller has left, where it is less than the
+request's own deadline; `x-request-id` names the request where its body does not, and comes back.
 """
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import fastapi
-import starlette.exceptions
-import starlette.types
-from fastapi import exceptions, responses
+from fastapi import responses
 
-from serving import app_models, errors, orchestrator, query_fields
-
-_DEFAULT_MAX_BODY_BYTES = 1_000_000
+from serving import (
+    app_models,
+    body_limit,
+    entrance,
+    errors,
+    lifecycle,
+    messages,
+    orchestrator,
+    request_deadline,
+    rest_errors,
+)
 
 
 def create_app(
-    service: orchestrator.Orchestrator, *, max_body_bytes: int = _DEFAULT_MAX_BODY_BYTES
+    service: orchestrator.Orchestrator,
+    *,
+    max_body_bytes: int = body_limit.DEFAULT_MAX_BYTES,
+    max_body_seconds: float = body_limit.DEFAULT_SECONDS,
+    token: str | None = None,
+    life: lifecycle.Lifecycle | None = None,
 ) -> fastapi.FastAPI:
     """Returns the ASGI application; it closes the orchestrator when it ends.
 
     Args:
         service: Answers the requests.
         max_body_bytes: Larger bodies get 413.
+        max_body_seconds: Bodies that take longer to come get 408.
+        token: Bearer token that requests must carry, but for health and readiness; None = none.
+        life: Tells when the service is about to end; None = never.
     """
+    life = life or lifecycle.Lifecycle()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
@@ -45,35 +65,68 @@ def create_app(
         preparing.cancel()
         await service.close()
 
+    statuses = (400, 401, 408, 413, 422, 429, 500, 503)
     app = fastapi.FastAPI(
         title="tfrec",
         summary="Ranked ads for a request",
         version=str(service.release.version),
         lifespan=lifespan,
-        responses={status: {"model": app_models.ErrorBody} for status in (400, 413, 422, 500, 503)},
+        responses={status: {"model": app_models.ErrorBody} for status in statuses},
     )
-    app.add_middleware(_BodyLimit, max_body_bytes=max_body_bytes)
-    _add_error_handlers(app)
+    # The last is the outermost.
+    app.add_middleware(body_limit.BodyLimit, max_bytes=max_body_bytes, max_seconds=max_body_seconds)
+    app.add_middleware(entrance.Entrance, life=life, token=token)
+    rest_errors.add_handlers(app)
     _add_recommend_routes(app, service)
-    _add_state_routes(app, service)
+    _add_state_routes(app, service, life)
     return app
 
 
 def _add_recommend_routes(app: fastapi.FastAPI, service: orchestrator.Orchestrator) -> None:
     @app.post("/v1/recommend", response_model=app_models.AnswerBody)
-    async def recommend(body: app_models.RequestBody) -> responses.Response:
+    async def recommend(body: app_models.RequestBody, http: fastapi.Request) -> responses.Response:
         """The best ads for one request, best first."""
-        answer = await service.recommend(body.to_request())
+        (request,) = _timed([body], http, service.config.default_deadline_ms)
+        if request.request_id is None:
+            request = dataclasses.replace(request, request_id=http.scope[entrance.REQUEST_ID])
+        answer = await service.recommend(request, http.scope[entrance.STARTED])
+        _note(http, [answer])
         return responses.JSONResponse(answer.to_json())
 
     @app.post("/v1/recommend/batch", response_model=app_models.BatchAnswerBody)
-    async def recommend_batch(body: app_models.BatchRequestBody) -> responses.Response:
+    async def recommend_batch(
+        body: app_models.BatchRequestBody, http: fastapi.Request
+    ) -> responses.Response:
         """The answers to many requests, in their order."""
-        answers = await service.recommend_batch([item.to_request() for item in body.requests])
+        requests = _timed(body.requests, http, service.config.batch_deadline_ms)
+        answers = await service.recommend_batch(requests, http.scope[entrance.STARTED])
+        _note(http, answers)
         return responses.JSONResponse({"responses": [answer.to_json() for answer in answers]})
 
 
-def _add_state_routes(app: fastapi.FastAPI, service: orchestrator.Orchestrator) -> None:
+def _timed(
+    bodies: list[app_models.RequestBody], http: fastapi.Request, default_ms: float
+) -> list[messages.Request]:
+    """Returns the requests, each with the shorter of its deadline and the header's."""
+    milliseconds = request_deadline.of(http.headers)
+    return [
+        request_deadline.applied(body.to_request(), milliseconds, default_ms) for body in bodies
+    ]
+
+
+def _note(http: fastapi.Request, answers: list[messages.Answer]) -> None:
+    """Gives the access log what is worth knowing of the answers."""
+    notes = http.scope[entrance.NOTES]
+    notes["answers"] = len(answers)
+    if answers:
+        notes["bundle_version"] = answers[0].bundle_version
+        notes["degraded"] = next((answer.degraded for answer in answers if answer.degraded), None)
+        notes["stage_ms"] = {stage: round(value, 3) for stage, value in answers[0].stage_ms.items()}
+
+
+def _add_state_routes(
+    app: fastapi.FastAPI, service: orchestrator.Orchestrator, life: lifecycle.Lifecycle
+) -> None:
     release = service.release.manifest
 
     @app.get("/v1/bundle")
@@ -104,9 +157,11 @@ def _add_state_routes(app: fastapi.FastAPI, service: orchestrator.Orchestrator) 
         It stays ready when a verified ranker goes away: answers in retrieval order are better
         than none. `degraded` says so.
         """
+        if life.draining:
+            return rest_errors.reply(503, "draining", "The service is about to end.")
         await _verify(service, timeout_seconds=1.0)
         if service.not_ready:
-            return _error(503, "not_ready", service.not_ready)
+            return rest_errors.reply(503, "not_ready", service.not_ready)
         return responses.JSONResponse({"status": "ready", "degraded": service.problem})
 
 
@@ -115,85 +170,3 @@ async def _verify(service: orchestrator.Orchestrator, timeout_seconds: float = 5
         await service.verify_ranker(timeout_seconds)
     except errors.RankerError as error:
         logging.info("The ranker is not verified: %s", error)
-
-
-def _add_error_handlers(app: fastapi.FastAPI) -> None:
-    @app.exception_handler(errors.InvalidRequestError)
-    async def refused(_: fastapi.Request, error: errors.InvalidRequestError) -> responses.Response:
-        return _error(400, error.code, str(error))
-
-    @app.exception_handler(errors.ServingError)
-    async def unable(_: fastapi.Request, error: errors.ServingError) -> responses.Response:
-        return _error(503, error.code, str(error))
-
-    @app.exception_handler(exceptions.RequestValidationError)
-    async def malformed(
-        _: fastapi.Request, error: exceptions.RequestValidationError
-    ) -> responses.Response:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            reason = first.get("ctx", {}).get("error", "cannot be parsed")
-            return _error(400, "malformed_json", f"The body is no JSON: {reason}.")
-        place = ".".join(str(part) for part in first["loc"])
-        got = query_fields.short(first.get("input"))
-        return _error(422, "invalid_body", f"{place}: {first['msg']}, got {got}.")
-
-    @app.exception_handler(starlette.exceptions.HTTPException)
-    async def http_error(
-        request: fastapi.Request, error: starlette.exceptions.HTTPException
-    ) -> responses.Response:
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        return _error(error.status_code, codes.get(error.status_code, "http_error"), message)
-
-    @app.exception_handler(Exception)
-    async def failed(_: fastapi.Request, error: Exception) -> responses.Response:
-        # The server logs the trace; the caller gets none.
-        return _error(500, "internal", "The service failed; its log says why.")
-
-
-def _error(status: int, code: str, message: str) -> responses.Response:
-    # A message may quote half a surrogate pair from the request; UTF-8 cannot hold it.
-    readable = message.encode("utf-8", "backslashreplace").decode()
-    return responses.JSONResponse({"error": {"code": code, "message": readable}}, status)
-
-
-class _BodyLimit:
-    """Refuses large bodies before anything parses them."""
-
-    def __init__(self, app: starlette.types.ASGIApp, max_body_bytes: int) -> None:
-        self._app = app
-        self._max = max_body_bytes
-
-    async def __call__(
-        self,
-        scope: starlette.types.Scope,
-        receive: starlette.types.Receive,
-        send: starlette.types.Send,
-    ) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
-            await self._app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        chunks: list[bytes] = []
-        size = int(declared) if declared.isdigit() else 0
-        more = size <= self._max
-        size = size if not more else 0
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            more = message.get("more_body", False) and size <= self._max
-        if size > self._max:
-            text = f"The body has more than {self._max} bytes. Send smaller batches."
-            await _error(413, "body_too_large", text)(scope, receive, send)
-            return
-        body: starlette.types.Message = {"type": "http.request", "body": b"".join(chunks)}
-        pending = [body]
-
-        async def replay() -> starlette.types.Message:
-            return pending.pop() if pending else await receive()
-
-        await self._app(scope, replay, send)

@@ -232,7 +232,7 @@ class Orchestrator:
         found = answers.RequestCandidates(
             group.ads, group.rows[place, :count], group.scores[place, :count]
         )
-        return answers.ranked(self.release, valid, found, own, stage_ms, ranked.degraded)
+        return answers.ranked(self.release, valid, found, own, stage_ms, reason=ranked.degraded)
 
     def _retrieve(self, valids: Sequence[validation.ValidRequest]) -> list[candidates.Candidates]:
         """Query tower, index and gather in one hop to a thread: a hop costs 0.1 ms."""

@@ -1,0 +1,47 @@
+"""The header that carries a caller's deadline: `x-deadline-ms`, what is left when it is sent."""
+
+import dataclasses
+
+import fastapi
+
+from serving import errors, messages
+
+HEADER = "x-deadline-ms"
+_MOST_MS = 60_000.0
+
+
+def of(headers: fastapi.datastructures.Headers) -> float | None:
+    """Returns the milliseconds of the header, or None where there is none.
+
+    Raises:
+        InvalidRequestError: It is no number above 0 and up to 60000.
+    """
+    text = headers.get(HEADER)
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= _MOST_MS:  # NaN too
+        raise errors.InvalidRequestError(
+            f"header {HEADER}: expected milliseconds above 0 and up to {_MOST_MS:g}, got "
+            f"{text[:60]!r}."
+        )
+    return number
+
+
+def applied(
+    request: messages.Request, milliseconds: float | None, default_ms: float
+) -> messages.Request:
+    """Returns the request with the shorter of its own deadline and the header's.
+
+    Args:
+        request: Its `deadline_ms` may be None.
+        milliseconds: Of the header; None = none.
+        default_ms: Of a request without deadline.
+    """
+    own = default_ms if request.deadline_ms is None else request.deadline_ms
+    if milliseconds is None or not milliseconds < own:
+        return request
+    return dataclasses.replace(request, deadline_ms=milliseconds)

@@ -1,0 +1,61 @@
+"""What every refusal of the REST service looks like: `{"error": {"code", "message"}}`."""
+
+from collections.abc import Mapping
+
+import fastapi
+import starlette.exceptions
+from fastapi import exceptions, responses
+
+from serving import admission, errors, query_fields
+
+
+def reply(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> responses.Response:
+    """Returns an error as a response."""
+    # A message may quote half a surrogate pair from the request; UTF-8 cannot hold it.
+    readable = message.encode("utf-8", "backslashreplace").decode()
+    body = {"error": {"code": code, "message": readable}}
+    return responses.JSONResponse(body, status, dict(headers or {}))
+
+
+def add_handlers(app: fastapi.FastAPI) -> None:
+    """Lets every error of the application become such a reply."""
+
+    @app.exception_handler(errors.InvalidRequestError)
+    async def refused(_: fastapi.Request, error: errors.InvalidRequestError) -> responses.Response:
+        return reply(400, error.code, str(error))
+
+    @app.exception_handler(errors.OverloadedError)
+    async def overloaded(_: fastapi.Request, error: errors.OverloadedError) -> responses.Response:
+        wait = {"retry-after": str(admission.RETRY_AFTER_SECONDS)}
+        return reply(429, error.code, str(error), wait)
+
+    @app.exception_handler(errors.ServingError)
+    async def unable(_: fastapi.Request, error: errors.ServingError) -> responses.Response:
+        return reply(503, error.code, str(error))
+
+    @app.exception_handler(exceptions.RequestValidationError)
+    async def malformed(
+        _: fastapi.Request, error: exceptions.RequestValidationError
+    ) -> responses.Response:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            reason = first.get("ctx", {}).get("error", "cannot be parsed")
+            return reply(400, "malformed_json", f"The body is no JSON: {reason}.")
+        place = ".".join(str(part) for part in first["loc"])
+        got = query_fields.short(first.get("input"))
+        return reply(422, "invalid_body", f"{place}: {first['msg']}, got {got}.")
+
+    @app.exception_handler(starlette.exceptions.HTTPException)
+    async def http_error(
+        request: fastapi.Request, error: starlette.exceptions.HTTPException
+    ) -> responses.Response:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return reply(error.status_code, code, message, error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(_: fastapi.Request, error: Exception) -> responses.Response:
+        # The server logs the trace; the caller gets none.
+        return reply(500, "internal", "The service failed; its log says why.")
