@@ -212,6 +212,10 @@ class AdIndex(index_search.Searcher):
         # One take: row by row costs four times as much.
         return shown(self._ads.take(pa.array(rows)))
 
+    def column(self, rows: np.ndarray, field: str) -> pa.Array:
+        """Returns the raw values of one field of catalogue rows [C]."""
+        return self._ads[field].take(pa.array(rows)).combine_chunks()
+
     def search_exactly(
         self, query_embeddings: np.ndarray, k: int, eligible: row_set.RowSet
     ) -> tuple[np.ndarray, np.ndarray]:

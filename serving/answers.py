@@ -1,20 +1,32 @@
-"""Puts an answer together: utility, the chosen ads, and what is shown of them.
+"""Puts an answer together: utility, the ads that the rules choose, and what is shown of them.
 
 Shapes: C candidates.
 """
 
 import dataclasses
+import random
 from collections.abc import Mapping
 
 import numpy as np
 
-from serving import bundle, candidates, messages, validation
+from serving import (
+    bundle,
+    candidates,
+    explaining,
+    explanations,
+    field_values,
+    messages,
+    selection,
+    validation,
+)
 
 _HEAD_FIELDS = {
     "click": "click_probability",
     "engagement": "engagement_probability",
     "revenue": "expected_revenue",
 }
+# Has no state that processes made by fork would share.
+_DRAWS = random.SystemRandom()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +51,9 @@ def ranked(
     head_scores: Mapping[str, np.ndarray],
     stage_ms: Mapping[str, float],
     reason: str | None = None,
+    rng: random.Random = _DRAWS,
 ) -> messages.Answer:
-    """Orders the candidates by utility, the weighted sum of the heads' scores.
+    """Orders the candidates by utility, the weighted sum of the heads' scores, under the rules.
 
     Args:
         release: The bundle.
@@ -49,18 +62,18 @@ def ranked(
         head_scores: Head -> [C] float32, for each present head.
         stage_ms: Of the answer.
         reason: Why fewer candidates were ranked than were found, or None.
+        rng: Draws the explored slots.
     """
     weighted = [
         weight * head_scores[head].astype(np.float64) for head, weight in valid.weights.items()
     ]
     utility = np.sum(weighted, axis=0)
-    # Stable, so that ads of equal utility stay in retrieval order.
-    chosen = np.argsort(-utility, kind="stable")[: valid.k]
-    scores = {_HEAD_FIELDS[head]: head_scores[head][chosen].tolist() for head in head_scores}
-    scores["utility"] = utility[chosen].tolist()
-    best = RequestCandidates(found.ads, found.rows[chosen], found.scores[chosen])
-    ads = _ads(best, scores)
-    return _answer(release, valid, ads, "utility", reason, stage_ms)
+    chosen = _select(valid, found, utility, min(0.0, utility.min(initial=0.0)), rng)
+    scores = {_HEAD_FIELDS[head]: values for head, values in head_scores.items()}
+    scores["utility"] = utility
+    reasons = explaining.of_ads(valid, chosen, utility, head_scores) if valid.explain else None
+    ads = _ads(found, chosen, scores, reasons)
+    return _answer(release, valid, found, chosen, utility, ads, "utility", reason, stage_ms)
 
 
 def degraded(
@@ -69,8 +82,9 @@ def degraded(
     found: RequestCandidates,
     reason: str,
     stage_ms: Mapping[str, float],
+    rng: random.Random = _DRAWS,
 ) -> messages.Answer:
-    """Leaves the candidates in retrieval order, without scores, and says why.
+    """Leaves the candidates in retrieval order, under the rules, without scores; says why.
 
     Args:
         release: The bundle.
@@ -78,36 +92,83 @@ def degraded(
         found: The candidates.
         reason: Why there are no scores.
         stage_ms: Of the answer.
+        rng: Draws the explored slots.
     """
-    first = RequestCandidates(found.ads, found.rows[: valid.k], found.scores[: valid.k])
-    ads = _ads(first, {})
-    return _answer(release, valid, ads, "retrieval", reason, stage_ms)
+    gains = found.scores.astype(np.float64)
+    # An inner product has no zero of its own: the last candidate is worth nothing.
+    chosen = _select(valid, found, gains, gains.min(initial=np.inf), rng)
+    reasons = explaining.of_ads(valid, chosen, gains, None) if valid.explain else None
+    ads = _ads(found, chosen, {}, reasons)
+    return _answer(release, valid, found, chosen, gains, ads, "retrieval", reason, stage_ms)
 
 
-def _ads(chosen: RequestCandidates, scores: Mapping[str, list[float]]) -> list[messages.RankedAd]:
-    names = ("utility", *_HEAD_FIELDS.values())
-    ad_ids = chosen.ads.ad_ids(chosen.rows)
-    fields = chosen.ads.display(chosen.rows)
+def _select(
+    valid: validation.ValidRequest,
+    found: RequestCandidates,
+    gains: np.ndarray,
+    zero: float,
+    rng: random.Random,
+) -> selection.Selection:
+    """Chooses by gains [C]; `zero` is the gain of an ad that is worth nothing."""
+    rules = valid.rules
+    if not (rules.caps or rules.diversity or rules.exploration) or not len(gains):
+        # Stable, so that ads of equal utility stay in retrieval order.
+        return selection.of_best(np.argsort(-gains, kind="stable")[: valid.k])
+    fields = {cap.field for cap in rules.caps or ()}
+    fields.update(rule.field for rule in rules.diversity or ())
+    values = {
+        name: field_values.FieldValues.of(found.ads.column(found.rows, name)) for name in fields
+    }
+    worth = gains - zero if rules.diversity else gains
+    return selection.select(worth, valid.k, rules, values, rng)
+
+
+def _ads(
+    found: RequestCandidates,
+    chosen: selection.Selection,
+    scores: Mapping[str, np.ndarray],
+    reasons: list[explanations.AdExplanation] | None,
+) -> list[messages.RankedAd]:
+    rows = found.rows[chosen.places]
+    retrieval_scores = found.scores[chosen.places].tolist()
+    ad_ids, fields = found.ads.ad_ids(rows), found.ads.display(rows)
+    propensities = chosen.propensities.tolist()
+    shown = {
+        name: scores[name][chosen.places].tolist() if name in scores else [None] * len(rows)
+        for name in ("utility", *_HEAD_FIELDS.values())
+    }
     return [
         messages.RankedAd(
-            rank=place + 1,
-            ad_id=ad_ids[place],
-            retrieval_score=float(chosen.scores[place]),
-            fields=fields[place],
-            **{name: scores[name][place] if name in scores else None for name in names},
+            rank=slot + 1,
+            ad_id=ad_ids[slot],
+            utility=shown["utility"][slot],
+            click_probability=shown["click_probability"][slot],
+            engagement_probability=shown["engagement_probability"][slot],
+            expected_revenue=shown["expected_revenue"][slot],
+            retrieval_score=retrieval_scores[slot],
+            fields=fields[slot],
+            propensity=propensities[slot],
+            explanation=None if reasons is None else reasons[slot],
         )
-        for place in range(len(chosen.rows))
+        for slot in range(len(rows))
     ]
 
 
 def _answer(
     release: bundle.Bundle,
     valid: validation.ValidRequest,
+    found: RequestCandidates,
+    chosen: selection.Selection,
+    gains: np.ndarray,
     ads: list[messages.RankedAd],
     order: str,
     reason: str | None,
     stage_ms: Mapping[str, float],
 ) -> messages.Answer:
+    explanation = None
+    if valid.explain:
+        ad_ids = found.ads.ad_ids
+        explanation = explaining.of_answer(valid, chosen, gains, lambda p: ad_ids(found.rows[p]))
     return messages.Answer(
         request_id=valid.request_id,
         bundle_version=release.version,
@@ -116,4 +177,6 @@ def _answer(
         ads=ads,
         absent_heads=list(release.manifest.absent_heads),
         stage_ms=dict(stage_ms),
+        shortage=explaining.shortage(valid, chosen, len(found.rows)),
+        explanation=explanation,
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from serving import messages
+from serving import explanation_models, messages, rule_models
 
 _FIELDS_EXAMPLE: dict[str, pydantic.JsonValue] = {
     "country": "CH",
@@ -76,6 +76,14 @@ class RequestBody(pydantic.BaseModel):
                         ],
                         "excluded_ads": ["ad-8"],
                     },
+                    "rules": {
+                        "caps": [{"field": "advertiser", "most": 2}],
+                        "frequency_caps": [{"most": 3}, {"field": "advertiser", "most": 9}],
+                        "diversity": [{"field": "tags", "penalty": 0.2}],
+                        "exploration": {"share": 0.05, "among": 100},
+                    },
+                    "seen": {"ads": {"ad-9": 3}, "fields": {"advertiser": {"a5": 4}}},
+                    "explain": True,
                 }
             ]
         },
@@ -105,6 +113,15 @@ class RequestBody(pydantic.BaseModel):
     filters: FiltersBody | None = pydantic.Field(
         None, description="Which ads are eligible; fewer than k may be, or none."
     )
+    rules: rule_models.RulesBody | None = pydantic.Field(
+        None, description="Caps, diversity and exploration; what is null is the service's default."
+    )
+    seen: rule_models.SeenBody | None = pydantic.Field(
+        None, description="How often the user has seen what, for frequency caps."
+    )
+    explain: Annotated[bool, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Whether the answer says why it is as it is."
+    )
 
     def to_request(self) -> messages.Request:
         """Returns the request that the orchestrator takes."""
@@ -116,6 +133,9 @@ class RequestBody(pydantic.BaseModel):
             deadline_ms=self.deadline_ms,
             request_id=self.request_id,
             filters=None if self.filters is None else self.filters.model_dump(),
+            rules=None if self.rules is None else self.rules.model_dump(),
+            seen=None if self.seen is None else self.seen.model_dump(),
+            explain=bool(self.explain),
         )
 
 
@@ -141,6 +161,12 @@ class AdBody(pydantic.BaseModel):
     expected_revenue: float | None
     retrieval_score: float
     fields: dict[str, Any]
+    propensity: float = pydantic.Field(
+        description="Probability of this ad in this slot, given the ads above it."
+    )
+    explanation: explanation_models.AdExplanationBody | None = pydantic.Field(
+        None, description="Absent unless the request asks."
+    )
 
 
 class AnswerBody(pydantic.BaseModel):
@@ -164,6 +190,17 @@ class AnswerBody(pydantic.BaseModel):
                             "expected_revenue": 0.12,
                             "retrieval_score": 0.83,
                             "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]},
+                            "propensity": 0.9505,
+                            "explanation": {
+                                "parts": {
+                                    "click": {"score": 0.21, "weight": 1.0, "part": 0.21},
+                                    "engagement": {"score": 0.04, "weight": 1.0, "part": 0.04},
+                                    "revenue": {"score": 0.12, "weight": 0.5, "part": 0.06},
+                                },
+                                "place_without_rules": 2,
+                                "diversity_factor": 1.0,
+                                "explored": False,
+                            },
                         }
                     ],
                     "absent_heads": [],
@@ -173,6 +210,15 @@ class AnswerBody(pydantic.BaseModel):
                         "features": 0.1,
                         "ranker": 5.2,
                         "total": 8.0,
+                    },
+                    "shortage": None,
+                    "explanation": {
+                        "candidates": 500,
+                        "at_frequency_cap": [{"field": None, "count": 1}],
+                        "left_out": [
+                            {"rule": "cap", "field": "advertiser", "count": 1, "ads": ["ad-3"]}
+                        ],
+                        "explored_slots": 0,
                     },
                 }
             ]
@@ -190,6 +236,12 @@ class AnswerBody(pydantic.BaseModel):
     ads: list[AdBody]
     absent_heads: list[str]
     stage_ms: dict[str, float]
+    shortage: str | None = pydantic.Field(
+        None, description="Null, or why there are fewer ads than asked for."
+    )
+    explanation: explanation_models.ExplanationBody | None = pydantic.Field(
+        None, description="Absent unless the request asks."
+    )
 
 
 class BatchAnswerBody(pydantic.BaseModel):

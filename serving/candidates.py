@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from serving import messages, query_fields, query_tower, validation
 
@@ -32,6 +33,9 @@ class Ads(Protocol):
 
     def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Returns the raw fields of rows [C]."""
+
+    def column(self, rows: np.ndarray, field: str) -> pa.Array:
+        """Returns the raw values of one field of rows [C]."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx
 
-from serving import errors, messages
+from serving import errors, messages, rule_messages
 
 
 class Client:
@@ -72,6 +72,9 @@ class Client:
         deadline_ms: float | None = None,
         request_id: str | None = None,
         filters: messages.Filters | Mapping[str, Any] | None = None,
+        rules: rule_messages.Rules | Mapping[str, Any] | None = None,
+        seen: rule_messages.Seen | Mapping[str, Any] | None = None,
+        explain: bool = False,
     ) -> messages.Answer:
         """Asks for the best ads for one request.
 
@@ -83,6 +86,9 @@ class Client:
             deadline_ms: Time for the service to answer; None = its default.
             request_id: Comes back in the answer.
             filters: Which ads are eligible, or the JSON object of it; None = all.
+            rules: What the answer must keep to, or the JSON object of it; None = the service's.
+            seen: How often the user has seen what, or the JSON object of it.
+            explain: Whether the answer says why it is as it is.
 
         Raises:
             ClientRequestError: The service refuses the request.
@@ -99,6 +105,9 @@ class Client:
             deadline_ms=deadline_ms,
             request_id=request_id,
             filters=filters,
+            rules=rules,
+            seen=seen,
+            explain=explain,
         )
         return _answer(self._call("POST", "/v1/recommend", request.to_json()))
 

@@ -45,14 +45,14 @@ class FilterFields:
         """
         if filters is None:
             return None
-        parts = _parts("filters", filters, messages.Filters)
+        parts = parts_of("filters", filters, messages.Filters)
         conditions = parts["conditions"]
         if conditions is None:
             conditions = ()
         if not isinstance(conditions, list | tuple) or len(conditions) > MOST_CONDITIONS:
             raise errors.InvalidRequestError(
                 f"filters.conditions: expected a list of at most {MOST_CONDITIONS} conditions, got "
-                f"{_short_list(conditions)}."
+                f"{short_list(conditions)}."
             )
         checked = messages.Filters(
             tuple(
@@ -65,7 +65,7 @@ class FilterFields:
         return None if checked == messages.Filters() else checked
 
     def _condition(self, place: str, condition: Any) -> messages.Condition:
-        parts = _parts(place, condition, messages.Condition)
+        parts = parts_of(place, condition, messages.Condition)
         field = parts.pop("field")
         kind = self._kinds.get(field) if isinstance(field, str) else None
         if kind is None:
@@ -95,8 +95,17 @@ class FilterFields:
         )
 
 
-def _parts(place: str, message: Any, kind: type) -> dict[str, Any]:
-    """Returns the attributes of a message, or of its JSON object; absent ones are None."""
+def parts_of(place: str, message: Any, kind: type) -> dict[str, Any]:
+    """Returns the attributes of a message, or of its JSON object; absent ones are None.
+
+    Args:
+        place: Names the message in an error.
+        message: A dataclass of `kind`, or its JSON object.
+        kind: The dataclass.
+
+    Raises:
+        InvalidRequestError: It is neither, or has an unknown key.
+    """
     names = [field.name for field in dataclasses.fields(kind)]
     if isinstance(message, kind):
         return {name: getattr(message, name) for name in names}
@@ -116,10 +125,10 @@ def _parts(place: str, message: Any, kind: type) -> dict[str, Any]:
 def _values(place: str, kind: str, values: Any) -> tuple[Any, ...]:
     if not isinstance(values, list | tuple) or len(values) > MOST_VALUES:
         raise errors.InvalidRequestError(
-            f"{place}: expected a list of at most {MOST_VALUES} values, got {_short_list(values)}."
+            f"{place}: expected a list of at most {MOST_VALUES} values, got {short_list(values)}."
         )
     if kind != "numeric":
-        return _texts(place, values)
+        return texts(place, values)
     return tuple(sorted({_number(f"{place}[{i}]", value) for i, value in enumerate(values)}))
 
 
@@ -128,13 +137,18 @@ def _ads(place: str, ads: Any) -> tuple[str, ...] | None:
         return None
     if not isinstance(ads, list | tuple) or len(ads) > MOST_ADS:
         raise errors.InvalidRequestError(
-            f"{place}: expected a list of at most {MOST_ADS} ad ids, got {_short_list(ads)}."
+            f"{place}: expected a list of at most {MOST_ADS} ad ids, got {short_list(ads)}."
         )
-    return _texts(place, ads)
+    return texts(place, ads)
 
 
-def _texts(place: str, values: Sequence[Any]) -> tuple[str, ...]:
-    texts = []
+def texts(place: str, values: Sequence[Any]) -> tuple[str, ...]:
+    """Returns strings, or integers as their digits, sorted and each once.
+
+    Raises:
+        InvalidRequestError: One is neither.
+    """
+    found = []
     for position, value in enumerate(values):
         value = query_fields.digits(value)
         if not isinstance(value, str):
@@ -142,14 +156,14 @@ def _texts(place: str, values: Sequence[Any]) -> tuple[str, ...]:
                 f"{place}[{position}]: expected a string or an integer, got "
                 f"{query_fields.short(value)}. A missing value is in no list."
             )
-        texts.append(value)
+        found.append(value)
     try:
-        "".join(texts).encode()
+        "".join(found).encode()
     except UnicodeEncodeError as error:
         raise errors.InvalidRequestError(
             f"{place}: expected text, got a string with half a surrogate pair."
         ) from error
-    return tuple(sorted(set(texts)))
+    return tuple(sorted(set(found)))
 
 
 def _number(place: str, value: Any) -> float:
@@ -165,7 +179,8 @@ def _number(place: str, value: Any) -> float:
     return number
 
 
-def _short_list(values: Any) -> str:
+def short_list(values: Any) -> str:
+    """Returns for an error message how many values there are, or what came in place of a list."""
     if isinstance(values, list | tuple):
         return f"{len(values)}"
     return query_fields.short(values)

@@ -13,6 +13,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pyarrow as pa
 
 from serving import ad_index, delta, messages, row_set
 
@@ -127,6 +128,17 @@ class LiveView:
     def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Returns the raw fields of rows [C]; NaN and infinity, no JSON, are None."""
         return [fields for _, fields in self._shown(rows)]
+
+    def column(self, rows: np.ndarray, field: str) -> pa.Array:
+        """Returns the raw values of one field of rows [C]."""
+        is_added = rows >= self._released.num_ads
+        if not is_added.any():
+            return self._released.column(rows, field)
+        own = self._released.column(rows[~is_added], field)
+        added = self._added.take(rows[is_added] - self._released.num_ads)[field]
+        order = np.argsort(np.argsort(is_added, kind="stable"), kind="stable")
+        joined = pa.concat_arrays([own, *(chunk.cast(own.type) for chunk in added.chunks)])
+        return joined.take(pa.array(order))
 
     def _shown(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
         is_added = rows >= self._released.num_ads

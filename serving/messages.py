@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from serving import explanations, rule_messages
+
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
@@ -70,6 +72,10 @@ class Request:
         deadline_ms: Time for the whole request; None = the service's default.
         request_id: Comes back in the answer; None = a fresh one is made.
         filters: Which ads are eligible, or the JSON object of it; None = all.
+        rules: What the answer must keep to, or the JSON object of it; None = the service's
+            default, as is each part of it that is None.
+        seen: How often the user has seen ads, for frequency caps, or the JSON object of it.
+        explain: Whether the answer says why it is as it is.
     """
 
     user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -79,12 +85,17 @@ class Request:
     deadline_ms: float | None = None
     request_id: str | None = None
     filters: Filters | Mapping[str, Any] | None = None
+    rules: rule_messages.Rules | Mapping[str, Any] | None = None
+    seen: rule_messages.Seen | Mapping[str, Any] | None = None
+    explain: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, without what is not set."""
         document = _set_values(self)
-        if isinstance(self.filters, Filters):
-            document["filters"] = self.filters.to_json()
+        for name in ("filters", "rules", "seen"):
+            value = document.get(name)
+            if isinstance(value, Filters | rule_messages.Rules | rule_messages.Seen):
+                document[name] = value.to_json()
         return {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
 
 
@@ -101,6 +112,9 @@ class RankedAd:
         expected_revenue: Likewise, in the log's currency.
         retrieval_score: Inner product of the query's and the ad's embedding.
         fields: Raw ad fields, for display: strings, numbers, lists of strings and None.
+        propensity: Probability with which this ad came into this slot, given the ads above it: 1
+            where nothing was drawn. The product down to a slot is that of all ads so far.
+        explanation: Why it is in its slot; None where the request did not ask.
     """
 
     rank: int
@@ -111,6 +125,8 @@ class RankedAd:
     expected_revenue: float | None
     retrieval_score: float
     fields: dict[str, Any]
+    propensity: float = 1.0
+    explanation: explanations.AdExplanation | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +142,8 @@ class Answer:
         absent_heads: Heads that this release was not trained for.
         stage_ms: Milliseconds of `query_tower`, `index`, `features`, `ranker`, and `total`. In a
             batch the stages are those of the whole group that was computed together.
+        shortage: None, or why there are fewer than k ads.
+        explanation: What the rules did; None where the request did not ask.
     """
 
     request_id: str
@@ -135,11 +153,13 @@ class Answer:
     ads: list[RankedAd]
     absent_heads: list[str]
     stage_ms: dict[str, float]
+    shortage: str | None = None
+    explanation: explanations.Explanation | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the JSON object of the answer."""
+        """Returns the JSON object of the answer, explanations only where there are any."""
         # Not dataclasses.asdict: its deep copy of every field costs more than the rest of REST.
-        return {**vars(self), "ads": [vars(ad) for ad in self.ads]}
+        return _explained({**vars(self), "ads": [_explained(dict(vars(ad))) for ad in self.ads]})
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -151,16 +171,41 @@ class Answer:
             ValueError: A key is missing, or the document has another form.
         """
         try:
-            ads = [RankedAd(**_known(RankedAd, ad)) for ad in document["ads"]]
-            return cls(**{**_known(cls, document), "ads": ads})
+            ads = [_ranked_ad(ad) for ad in document["ads"]]
+            known = {**_known(cls, document), "ads": ads}
+            if known["explanation"] is not None:
+                known["explanation"] = explanations.Explanation.from_json(known["explanation"])
+            return cls(**known)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"Expected the JSON object of an answer, got {error!r}.") from error
 
 
 def _set_values(message: Any) -> dict[str, Any]:
     values = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
-    return {name: value for name, value in values.items() if value is not None and value != ()}
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None and value is not False and value != ()
+    }
+
+
+def _explained(document: dict[str, Any]) -> dict[str, Any]:
+    value = document.pop("explanation")
+    return document if value is None else {**document, "explanation": dataclasses.asdict(value)}
+
+
+def _ranked_ad(document: Mapping[str, Any]) -> RankedAd:
+    known = _known(RankedAd, document)
+    if known["explanation"] is not None:
+        known["explanation"] = explanations.AdExplanation.from_json(known["explanation"])
+    return RankedAd(**known)
 
 
 def _known(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: document[name] for name in (field.name for field in dataclasses.fields(cls))}
+    """Returns the attributes of a message; those with a default may be absent."""
+    return {
+        field.name: document[field.name]
+        if field.default is dataclasses.MISSING
+        else document.get(field.name, field.default)
+        for field in dataclasses.fields(cls)
+    }

@@ -11,6 +11,7 @@ import concurrent.futures
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from serving import (
     admission,
@@ -23,6 +24,7 @@ from serving import (
     messages,
     ranker_client,
     ranking,
+    rule_messages,
     validation,
     verified_ranker,
 )
@@ -43,6 +45,7 @@ class OrchestratorConfig:
         num_threads: Threads for query tower and index; the event loop itself computes little.
         max_in_hand: Requests in hand, beyond which others are refused.
         ranker: How the ranker is called.
+        rules: Of requests that name none.
     """
 
     num_candidates: int = 500
@@ -55,6 +58,7 @@ class OrchestratorConfig:
     num_threads: int = 2
     max_in_hand: int = 1024
     ranker: ranking.RankingConfig = dataclasses.field(default_factory=ranking.RankingConfig)
+    rules: rule_messages.Rules | Mapping[str, Any] | None = None
 
 
 class Orchestrator:
@@ -74,6 +78,7 @@ class Orchestrator:
         Raises:
             RankerMismatchError: The client pins another version than the bundle's.
             LiveIndexError: The release has updates that cannot be read.
+            InvalidRequestError: The rules do not fit the release.
         """
         if client.version != release.version:
             raise errors.RankerMismatchError(
@@ -90,7 +95,7 @@ class Orchestrator:
         )
         self.admission = admission.Admission(self.config.max_in_hand)
         self._validator = validation.Validator(
-            release.manifest, self.config.default_k, self.config.max_k
+            release.manifest, self.config.default_k, self.config.max_k, self.config.rules
         )
         self._executor = concurrent.futures.ThreadPoolExecutor(
             self.config.num_threads, thread_name_prefix="retrieval"

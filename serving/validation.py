@@ -5,7 +5,15 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from serving import errors, filter_fields, manifest, messages, query_fields
+from serving import (
+    errors,
+    filter_fields,
+    manifest,
+    messages,
+    query_fields,
+    rule_fields,
+    rule_messages,
+)
 
 # Beyond it the utility of large revenues could leave the range of a float.
 _MOST_WEIGHT = 1e9
@@ -23,7 +31,11 @@ class ValidRequest:
         weights: Of each present head.
         deadline_ms: None = the default.
         request_id: The request's, or a fresh one.
-        filters: Hashable, equal if they ask for the same; None = every ad is eligible.
+        filters: Hashable, equal if they ask for the same; None = every ad is eligible. What was
+            seen too often is left out by them.
+        rules: Those that hold.
+        at_cap: What was seen too often: ad field -> values, None -> ad ids.
+        explain: Whether the answer says why it is as it is.
     """
 
     values: dict[str, Any]
@@ -32,6 +44,9 @@ class ValidRequest:
     deadline_ms: float | None
     request_id: str
     filters: messages.Filters | None
+    rules: rule_messages.Rules
+    at_cap: Mapping[str | None, tuple[str, ...]]
+    explain: bool
 
 
 class Validator:
@@ -41,11 +56,18 @@ class Validator:
         release: The manifest.
         default_k: Ads returned to a request that names no k.
         max_k: The most ads one request may ask for.
+        rules: Of requests that name none: `rule_messages.Rules`, or the JSON object of it.
+
+    Raises:
+        InvalidRequestError: The rules do not fit the release.
     """
 
-    def __init__(self, release: manifest.Manifest, default_k: int, max_k: int) -> None:
+    def __init__(
+        self, release: manifest.Manifest, default_k: int, max_k: int, rules: Any = None
+    ) -> None:
         self.fields = query_fields.QueryFields(release.query_fields, release.ad_kinds)
         self._filters = filter_fields.FilterFields(release.ad_kinds)
+        self._rules = rule_fields.RuleFields(release.ad_kinds, rules)
         self._release = release
         self._num_ads = release.index["num_ads"]
         self._default_k = default_k
@@ -57,13 +79,18 @@ class Validator:
         Raises:
             InvalidRequestError: Names the field, what was expected and what came.
         """
+        rules = self._rules.check(request.rules)
+        at_cap = self._rules.at_cap(rules.frequency_caps or (), request.seen)
         return ValidRequest(
             values=self.fields.merge(request.user, request.context),
             k=self._check_k(request.k),
             weights=self._check_weights(request.weights),
             deadline_ms=_check_deadline(request.deadline_ms),
             request_id=_check_request_id(request.request_id),
-            filters=self._filters.check(request.filters),
+            filters=rule_fields.merged(self._filters.check(request.filters), at_cap),
+            rules=rules,
+            at_cap=at_cap,
+            explain=_check_explain(request.explain),
         )
 
     def _check_k(self, k: Any) -> int:
@@ -122,6 +149,14 @@ def _check_deadline(deadline_ms: Any) -> float | None:
             f"{query_fields.short(deadline_ms)}."
         )
     return number
+
+
+def _check_explain(explain: Any) -> bool:
+    if explain is None or isinstance(explain, bool):
+        return bool(explain)
+    raise errors.InvalidRequestError(
+        f"explain: expected true or false, got {query_fields.short(explain)}."
+    )
 
 
 def _check_request_id(request_id: Any) -> str:

@@ -25,14 +25,15 @@ def test_recommend_answers_as_the_contract_says(http):
     assert reply.status_code == 200
     answer = reply.json()
     assert list(answer) == [
-        *("request_id", "bundle_version", "degraded", "order", "ads", "absent_heads", "stage_ms")
+        *("request_id", "bundle_version", "degraded", "order", "ads", "absent_heads", "stage_ms"),
+        "shortage",
     ]
     assert (answer["request_id"], answer["bundle_version"]) == ("r7", 1)
     assert (answer["degraded"], answer["order"], answer["absent_heads"]) == (None, "utility", [])
     assert [ad["rank"] for ad in answer["ads"]] == [1, 2, 3]
     assert set(answer["ads"][0]) == {
         *("rank", "ad_id", "utility", "click_probability", "engagement_probability"),
-        *("expected_revenue", "retrieval_score", "fields"),
+        *("expected_revenue", "retrieval_score", "fields", "propensity"),
     }
     assert set(answer["ads"][0]["fields"]) == {"advertiser", "category", "price", "tags"}
 
@@ -44,7 +45,10 @@ def test_an_empty_object_gives_the_default_ten(http):
 
 
 def test_null_is_the_same_as_absent(http):
-    names = ("user", "context", "k", "weights", "deadline_ms", "request_id", "filters")
+    names = (
+        *("user", "context", "k", "weights", "deadline_ms", "request_id", "filters"),
+        *("rules", "seen", "explain"),
+    )
     nulls = dict.fromkeys(names)
     reply = http.post("/v1/recommend", json=nulls)
     assert len(reply.json()["ads"]) == 10
@@ -230,6 +234,7 @@ def test_the_openapi_document_has_examples(http):
     schemas = document["components"]["schemas"]
     example = schemas["RequestBody"]["examples"][0]
     names = {"user", "context", "k", "weights", "deadline_ms", "request_id", "filters"}
+    names |= {"rules", "seen", "explain"}
     assert names == set(example)
     assert isinstance(example["user"]["history"], list)
     assert schemas["AnswerBody"]["examples"][0]["ads"]

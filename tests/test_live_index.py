@@ -547,3 +547,16 @@ def test_the_state_of_the_updates_is_part_of_the_bundle_route(release, ranker_ad
     assert live["rebuild_suggested"] is live["problem"] is None
     assert live["journal_bytes"] == journal_path(release).stat().st_size
     assert json.dumps(live)
+
+
+def test_a_column_of_released_and_added_ads_is_in_the_order_of_the_rows(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW, {"ad_id": "new-2", "fields": {}}])
+    view, rows = live.view(), np.array([301, 5, 300, 2])
+    shown = view.display(rows)
+    for name in ("advertiser", "tags"):
+        column = view.column(rows, name).to_pylist()
+        assert [value or None for value in column] == [fields[name] or None for fields in shown]
+    assert view.column(rows, "advertiser").to_pylist() == [
+        *(None, "advertiser-5", "advertiser-new", "advertiser-2")
+    ]
