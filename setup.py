@@ -38,6 +38,7 @@ setuptools.setup(
             "mypy",
             "pytest",
             "pytest-xdist",
+            "pyyaml",
             "ruff",
             "build",
             "setuptools",
