@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+import prometheus_client
+
 from serving import errors
 
 RETRY_AFTER_SECONDS = 1
@@ -13,10 +15,12 @@ class Admission:
 
     Args:
         most: Requests in hand, beyond which others are refused.
+        gauge: Follows their number; None = nobody looks.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, gauge: prometheus_client.Gauge | None = None) -> None:
         self._most = most
+        self._gauge = gauge
         self.in_hand = 0
 
     @contextlib.contextmanager
@@ -33,8 +37,13 @@ class Admission:
                 f"{self.in_hand} requests are in hand, at most {self._most} may be. Send it again "
                 f"in {RETRY_AFTER_SECONDS} s, or more slowly; more workers or replicas take more."
             )
-        self.in_hand += num_requests
+        self._count(num_requests)
         try:
             yield
         finally:
-            self.in_hand -= num_requests
+            self._count(-num_requests)
+
+    def _count(self, num_requests: int) -> None:
+        self.in_hand += num_requests
+        if self._gauge is not None:
+            self._gauge.inc(num_requests)

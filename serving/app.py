@@ -4,6 +4,7 @@
     POST /v1/recommend/batch   {"requests": [...]} -> {"responses": [...]}
     GET  /v1/bundle            what is served
     GET  /healthz /readyz      liveness; whether full answers are to be expected
+    GET  /metrics              for Prometheus; `service_metrics` has their names
 
 Errors are `{"error": {"code", "message"}}` with 400 (the request's content is refused, or it is
 no JSON), 401 (no token), 404, 405, 408 (the body came too slowly), 413 (too large), 422 (a value
@@ -33,6 +34,7 @@ from serving import (
     orchestrator,
     request_deadline,
     rest_errors,
+    service_metrics,
 )
 
 
@@ -75,7 +77,7 @@ def create_app(
     )
     # The last is the outermost.
     app.add_middleware(body_limit.BodyLimit, max_bytes=max_body_bytes, max_seconds=max_body_seconds)
-    app.add_middleware(entrance.Entrance, life=life, token=token)
+    app.add_middleware(entrance.Entrance, life=life, metrics=service.metrics, token=token)
     rest_errors.add_handlers(app)
     _add_recommend_routes(app, service)
     _add_state_routes(app, service, life)
@@ -144,6 +146,12 @@ def _add_state_routes(
             "metrics": release.metrics,
             "live": service.live.status(),
         }
+
+    @app.get("/metrics", response_class=responses.PlainTextResponse)
+    async def metrics() -> responses.Response:
+        """Counters and histograms in Prometheus' text format."""
+        page = await asyncio.to_thread(service.metrics.render)
+        return responses.Response(page, media_type=service_metrics.CONTENT_TYPE)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

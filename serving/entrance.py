@@ -13,13 +13,15 @@ from typing import Any
 
 import starlette.types
 
-from serving import lifecycle, rest_errors
+from serving import lifecycle, rest_errors, service_metrics
 
 STARTED = "tfrec.started"
 REQUEST_ID = "tfrec.request_id"
 # Handlers put here what the log line is to say beside the request's own data.
 NOTES = "tfrec.notes"
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+# Each is a label of the metrics; whatever else is asked for is one more.
+_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *_OPEN_PATHS})
 _MOST_REQUEST_ID = 128
 
 access_log = logging.getLogger("tfrec.access")
@@ -32,6 +34,7 @@ class Entrance:
         self,
         app: starlette.types.ASGIApp,
         life: lifecycle.Lifecycle,
+        metrics: service_metrics.ServiceMetrics,
         token: str | None = None,
     ) -> None:
         """Wraps an application.
@@ -39,11 +42,13 @@ class Entrance:
         Args:
             app: What answers.
             life: Says when the service is about to end.
+            metrics: Count the requests.
             token: Bearer token that every request but for health and readiness must carry;
                 None = none.
         """
         self._app = app
         self._life = life
+        self._metrics = metrics
         self._token = token.encode() if token else None
 
     async def __call__(
@@ -84,8 +89,11 @@ class Entrance:
                 )
                 await refusal(scope, receive, sending)
         finally:
+            seconds = time.perf_counter() - started
+            path = scope["path"] if scope["path"] in _PATHS else "other"
+            self._metrics.observe_request(path, status, seconds)
             if access_log.isEnabledFor(logging.INFO):
-                _log(scope, status, (time.perf_counter() - started) * 1000, notes)
+                _log(scope, status, seconds * 1000, notes)
 
     def _is_known(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")

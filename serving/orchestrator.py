@@ -25,6 +25,7 @@ from serving import (
     ranker_client,
     ranking,
     rule_messages,
+    service_metrics,
     validation,
     verified_ranker,
 )
@@ -72,8 +73,15 @@ class Orchestrator:
         release: bundle.Bundle,
         client: ranker_client.RankerClient,
         config: OrchestratorConfig | None = None,
+        metrics: service_metrics.ServiceMetrics | None = None,
     ) -> None:
         """Joins them; the ranker is verified before its first scores are used.
+
+        Args:
+            release: Embeds, searches, and says what the ranker is.
+            client: Of a server that serves the release's ranker.
+            config: None = the defaults.
+            metrics: Count the answers; None = some of its own.
 
         Raises:
             RankerMismatchError: The client pins another version than the bundle's.
@@ -93,7 +101,8 @@ class Orchestrator:
         self._ranking = ranking.RankingStage(
             self._ranker, release.manifest.outputs, self.config.ranker
         )
-        self.admission = admission.Admission(self.config.max_in_hand)
+        self.metrics = metrics or service_metrics.ServiceMetrics()
+        self.admission = admission.Admission(self.config.max_in_hand, self.metrics.in_hand)
         self._validator = validation.Validator(
             release.manifest, self.config.default_k, self.config.max_k, self.config.rules
         )
@@ -207,6 +216,7 @@ class Orchestrator:
             self._executor, self._retrieve, valids
         )
         composed: dict[int, messages.Answer] = {}
+        counts: dict[int, tuple[int, int]] = {}
         for group in found:
             began = time.perf_counter()
             least = max(valids[position].k for position in group.positions)
@@ -215,9 +225,12 @@ class Orchestrator:
             stage_ms = {**group.stage_ms, "ranker": ranker_ms, "total": 0.0}
             for place, position in enumerate(group.positions):
                 composed[position] = self._compose(group, place, valids[position], ranked, stage_ms)
+                counts[position] = (group.rows.shape[1], ranked.num_ranked)
+        self.metrics.observe_breaker(self.release.version, self._ranking.breaker_state)
         total_ms = (time.perf_counter() - until.started) * 1000
-        for answer in composed.values():
+        for position, answer in composed.items():
             answer.stage_ms["total"] = total_ms
+            self.metrics.observe_answer(self.release.manifest, answer, *counts[position])
         return [composed[position] for position in range(len(valids))]
 
     def _compose(
@@ -233,7 +246,7 @@ class Orchestrator:
             found = answers.RequestCandidates(group.ads, group.rows[place], group.scores[place])
             return answers.degraded(self.release, valid, found, reason, stage_ms)
         own = {head: values[place] for head, values in ranked.scores.items()}
-        count = min(map(len, own.values()))
+        count = ranked.num_ranked
         found = answers.RequestCandidates(
             group.ads, group.rows[place, :count], group.scores[place, :count]
         )

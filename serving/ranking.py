@@ -44,10 +44,12 @@ class Ranking:
     Attributes:
         scores: Head -> [B, R] float32, of the first R candidates; None = no scores.
         degraded: None, or why there are scores of fewer candidates, or none.
+        num_ranked: R.
     """
 
     scores: Mapping[str, np.ndarray] | None
     degraded: str | None
+    num_ranked: int = 0
 
 
 class RankingStage:
@@ -136,7 +138,7 @@ class RankingStage:
                     return Ranking(None, str(error))
                 continue
             scores = {head: outputs[output] for head, output in self._outputs.items()}
-            return Ranking(scores, self._fewer(count, found, most, until))
+            return Ranking(scores, self._fewer(count, found, most, until), count)
 
     async def _call(
         self, group: candidates.Candidates, count: int, remaining_ms: float
