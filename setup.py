@@ -21,6 +21,7 @@ setuptools.setup(
         "httpx",
         "matplotlib",
         "numpy",
+        "prometheus-client",
         "pyarrow",
         "pydantic",
         "scipy",

@@ -61,6 +61,19 @@ class Candidates:
     ad_features: np.ndarray
     stage_ms: Mapping[str, float]
 
+    def alone(self, place: int) -> "Candidates":
+        """Returns those of one request, at `place` of the B."""
+        only = slice(place, place + 1)
+        return Candidates(
+            [0],
+            self.ads,
+            {name: column[only] for name, column in self.columns.items()},
+            self.scores[only],
+            self.rows[only],
+            self.ad_features[only],
+            self.stage_ms,
+        )
+
 
 def retrieve(
     tower: query_tower.QueryTower,

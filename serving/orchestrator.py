@@ -6,12 +6,8 @@
 Shapes: B requests, C candidates.
 """
 
-import asyncio
-import concurrent.futures
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from serving import (
     admission,
@@ -22,44 +18,16 @@ from serving import (
     errors,
     live_index,
     messages,
+    orchestrator_config,
     ranker_client,
     ranking,
-    rule_messages,
+    retrieval_stage,
     service_metrics,
     validation,
     verified_ranker,
 )
 
-
-@dataclasses.dataclass(frozen=True)
-class OrchestratorConfig:
-    """How requests are answered.
-
-    Attributes:
-        num_candidates: Ads that the index gives to the ranker.
-        default_k: Ads returned to a request that names no k.
-        max_k: The most ads one request may ask for.
-        default_deadline_ms: Of a single request that names none.
-        batch_deadline_ms: Of the requests of a batch that name none; a batch is for throughput.
-        max_batch: The most requests of one batch.
-        requests_per_call: Requests of a batch that share one call to tower, index and ranker.
-        num_threads: Threads for query tower and index; the event loop itself computes little.
-        max_in_hand: Requests in hand, beyond which others are refused.
-        ranker: How the ranker is called.
-        rules: Of requests that name none.
-    """
-
-    num_candidates: int = 500
-    default_k: int = 10
-    max_k: int = 1000
-    default_deadline_ms: float = 2_000.0
-    batch_deadline_ms: float = 10_000.0
-    max_batch: int = 1000
-    requests_per_call: int = 16
-    num_threads: int = 2
-    max_in_hand: int = 1024
-    ranker: ranking.RankingConfig = dataclasses.field(default_factory=ranking.RankingConfig)
-    rules: rule_messages.Rules | Mapping[str, Any] | None = None
+OrchestratorConfig = orchestrator_config.OrchestratorConfig
 
 
 class Orchestrator:
@@ -106,8 +74,12 @@ class Orchestrator:
         self._validator = validation.Validator(
             release.manifest, self.config.default_k, self.config.max_k, self.config.rules
         )
-        self._executor = concurrent.futures.ThreadPoolExecutor(
-            self.config.num_threads, thread_name_prefix="retrieval"
+        self._retrieval = retrieval_stage.RetrievalStage(
+            release,
+            self.live,
+            self._validator.fields,
+            self.config.num_threads,
+            self.config.requests_per_call,
         )
 
     @property
@@ -150,7 +122,8 @@ class Orchestrator:
         valid = self._validator.check(request)
         with self.admission.admitted():
             until = deadline.Deadline(valid.deadline_ms or self.config.default_deadline_ms, started)
-            (answer,) = await self._answer([valid], until)
+            found = await self._retrieval.find(valid, self._num_candidates(valid))
+            (answer,) = await self._answer([valid], [found], until)
         return answer
 
     async def recommend_batch(
@@ -188,7 +161,7 @@ class Orchestrator:
     async def close(self) -> None:
         """Closes the connection to the ranker and the threads."""
         await self._client.close()
-        self._executor.shutdown(wait=False)
+        self._retrieval.close()
 
     def _num_candidates(self, valid: validation.ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
@@ -200,21 +173,25 @@ class Orchestrator:
     ) -> list[messages.Answer]:
         answered: dict[int, messages.Answer] = {}
         # The most urgent first.
-        for (deadline_ms, _), members in sorted(groups.items(), key=lambda group: group[0]):
+        for (deadline_ms, num_candidates), members in sorted(
+            groups.items(), key=lambda group: group[0]
+        ):
             for start in range(0, len(members), self.config.requests_per_call):
                 positions, valids = zip(
                     *members[start : start + self.config.requests_per_call], strict=True
                 )
-                group = await self._answer(valids, deadline.Deadline(deadline_ms, started))
+                found = await self._retrieval.find_together(valids, num_candidates)
+                until = deadline.Deadline(deadline_ms, started)
+                group = await self._answer(valids, found, until)
                 answered.update(zip(positions, group, strict=True))
         return [answered[position] for position in range(len(answered))]
 
     async def _answer(
-        self, valids: Sequence[validation.ValidRequest], until: deadline.Deadline
+        self,
+        valids: Sequence[validation.ValidRequest],
+        found: Sequence[candidates.Candidates],
+        until: deadline.Deadline,
     ) -> list[messages.Answer]:
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._retrieve, valids
-        )
         composed: dict[int, messages.Answer] = {}
         counts: dict[int, tuple[int, int]] = {}
         for group in found:
@@ -251,14 +228,3 @@ class Orchestrator:
             group.ads, group.rows[place, :count], group.scores[place, :count]
         )
         return answers.ranked(self.release, valid, found, own, stage_ms, reason=ranked.degraded)
-
-    def _retrieve(self, valids: Sequence[validation.ValidRequest]) -> list[candidates.Candidates]:
-        """Query tower, index and gather in one hop to a thread: a hop costs 0.1 ms."""
-        self.live.refresh()
-        return candidates.retrieve(
-            self.release.query_tower,
-            self.live.view(),
-            self._validator.fields,
-            valids,
-            self._num_candidates(valids[0]),
-        )

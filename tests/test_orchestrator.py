@@ -361,7 +361,8 @@ def assert_retrieval_order(answer, release, reason):
     assert reason in answer.degraded
     assert answer.order == "retrieval"
     inputs = serving_fixtures.raw_inputs([ROW])
-    query = serving_fixtures.QueryTower(seed=0).serve(inputs)["query_embedding"].numpy()[0]
+    tower = serving_fixtures.QueryTower(seed=0)
+    query = tower.serve(inputs)["query_embedding"].numpy()[0]
     best = np.argsort(-(serving_fixtures.ad_embeddings() @ query))[:10]
     assert [ad.ad_id for ad in answer.ads] == [f"ad-{row}" for row in best]
     for name in ("utility", "click_probability", "engagement_probability", "expected_revenue"):
