@@ -1,18 +1,24 @@
 """The Python client of the REST service; it needs no TensorFlow.
 
-with Client("http://127.0.0.1:8000") as client:
-    answer = client.recommend(user={"country": "CH"}, k=10)
-    for ad in answer.ads:
-        print(ad.rank, ad.ad_id, ad.utility)
+    with Client("http://127.0.0.1:8080") as client:
+        answer = client.recommend(user={"country": "CH"}, k=10)
+        for ad in answer.ads:
+            print(ad.rank, ad.ad_id, ad.utility)
+
+`async_client.AsyncClient` has the same methods to await, and `local_client.LocalClient` the same
+over a bundle in this process, without a service.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
-from serving import errors, messages, rule_messages
+from serving import client_calls, errors, messages, rule_messages
+
+Retry = client_calls.Retry
 
 
 class Client:
@@ -22,30 +28,31 @@ class Client:
         self,
         base_url: str,
         *,
-        timeout_seconds: float = 10.0,
+        timeout_seconds: float = client_calls.DEFAULT_TIMEOUT_SECONDS,
+        token: str | None = None,
+        verify: bool | str = True,
+        retry: Retry | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Makes a client; nothing is sent yet.
 
         Args:
-            base_url: Such as `http://127.0.0.1:8000`.
-            timeout_seconds: For connecting, sending and each wait for the answer.
+            base_url: Such as `http://127.0.0.1:8080`.
+            timeout_seconds: For a call with all its attempts; the service is told, and answers
+                with fewer candidates ranked, or none, rather than late.
+            token: Bearer token that the service asks for.
+            verify: Whether an https service's certificate is verified, or a PEM file with the
+                authorities to trust.
+            retry: When a call is sent again; None = the defaults.
             transport: Replaces the network.
 
         Raises:
-            TfrecClientError: base_url is no URL of a service.
+            TfrecClientError: base_url is no URL of a service, or verify no PEM file.
         """
-        try:
-            url = httpx.URL(base_url)
-        except httpx.InvalidURL as error:
-            raise _bad_url(base_url) from error
-        if url.scheme not in ("http", "https") or not url.host:
-            raise _bad_url(base_url)
-        # Below the 5 s of uvicorn: a connection that the service is about to close is not reused.
-        limits = httpx.Limits(keepalive_expiry=4.0)
-        self._http = httpx.Client(
-            base_url=url, timeout=timeout_seconds, transport=transport, limits=limits
-        )
+        options = client_calls.options(base_url, token, verify, timeout_seconds)
+        self._timeout_seconds = timeout_seconds
+        self._retry = retry or Retry()
+        self._http = httpx.Client(transport=transport, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -92,6 +99,7 @@ class Client:
 
         Raises:
             ClientRequestError: The service refuses the request.
+            ClientOverloadedError: It has too much in hand.
             ClientServiceError: The service fails.
             ClientTimeoutError: It does not answer in time.
             ClientConnectionError: It cannot be reached.
@@ -109,7 +117,7 @@ class Client:
             seen=seen,
             explain=explain,
         )
-        return _answer(self._call("POST", "/v1/recommend", request.to_json()))
+        return client_calls.answer(self._call(client_calls.recommend(request)))
 
     def recommend_batch(self, requests: Iterable[messages.Request]) -> list[messages.Answer]:
         """Asks for the ads of many requests; the answers come in their order.
@@ -117,14 +125,8 @@ class Client:
         Raises:
             TfrecClientError: As in `recommend`.
         """
-        body = {"requests": [request.to_json() for request in requests]}
-        document = self._call("POST", "/v1/recommend/batch", body)
-        answers = document.get("responses")
-        if not isinstance(answers, list) or len(answers) != len(body["requests"]):
-            raise errors.ClientReplyError(
-                f"Expected {len(body['requests'])} responses, got {str(document)[:200]}."
-            )
-        return [_answer(answer) for answer in answers]
+        call = client_calls.recommend_batch(requests)
+        return client_calls.batch_answers(call, self._call(call))
 
     def bundle(self) -> dict[str, Any]:
         """Returns what is served: version, fields, heads, index, metrics, updates.
@@ -132,7 +134,7 @@ class Client:
         Raises:
             TfrecClientError: As in `recommend`.
         """
-        return self._call("GET", "/v1/bundle")
+        return self._call(client_calls.BUNDLE)
 
     def health(self) -> bool:
         """Returns whether the service answers.
@@ -140,7 +142,7 @@ class Client:
         Raises:
             TfrecClientError: It does not.
         """
-        return self._call("GET", "/healthz").get("status") == "ok"
+        return self._call(client_calls.HEALTH).get("status") == "ok"
 
     def ready(self) -> bool:
         """Returns whether the service expects to give full answers.
@@ -149,68 +151,25 @@ class Client:
             TfrecClientError: It cannot be asked.
         """
         try:
-            return self._call("GET", "/readyz").get("status") == "ready"
+            return self._call(client_calls.READY).get("status") == "ready"
         except errors.ClientServiceError as error:
-            if error.code == "not_ready":
+            if error.code in client_calls.NOT_READY:
                 return False
             raise
 
-    def _call(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        place = f"{method} {str(self._http.base_url).rstrip('/')}{path}"
-        try:
-            reply = self._http.request(method, path, json=body)
-        except httpx.TimeoutException as error:
-            raise errors.ClientTimeoutError(
-                f"{place}: no answer within {self._http.timeout.read} s. "
-                "Give the client a longer timeout_seconds, or the request a deadline_ms."
-            ) from error
-        except httpx.RequestError as error:
-            raise errors.ClientConnectionError(
-                f"{place}: {error}. Is the service running at this address?"
-            ) from error
-        except (ValueError, TypeError) as error:
-            raise errors.TfrecClientError(
-                f"{place}: the request cannot be sent as JSON: {error}."
-            ) from error
-        try:
-            document = reply.json()
-        except ValueError as error:
-            raise errors.ClientReplyError(_no_service(place, reply)) from error
-        if not isinstance(document, dict):
-            raise errors.ClientReplyError(_no_service(place, reply))
-        if not reply.is_success:
-            raise _status_error(place, reply, document)
-        return document
-
-
-def _bad_url(base_url: str) -> errors.TfrecClientError:
-    return errors.TfrecClientError(
-        f"base_url: expected a URL such as http://127.0.0.1:8000, got {base_url!r}."
-    )
-
-
-def _status_error(
-    place: str, reply: httpx.Response, document: Mapping[str, Any]
-) -> errors.TfrecClientError:
-    match document:
-        case {"error": {"code": str(code), "message": str(message)}}:
-            is_service = reply.status_code >= 500
-            kind = errors.ClientServiceError if is_service else errors.ClientRequestError
-            return kind(reply.status_code, code, message)
-    return errors.ClientReplyError(_no_service(place, reply))
-
-
-def _no_service(place: str, reply: httpx.Response) -> str:
-    return (
-        f"{place}: expected a JSON object of a tfrec service, got HTTP {reply.status_code} "
-        f"{reply.text[:200]!r}. Is this its address?"
-    )
-
-
-def _answer(document: Mapping[str, Any]) -> messages.Answer:
-    try:
-        return messages.Answer.from_json(document)
-    except ValueError as error:
-        raise errors.ClientReplyError(str(error)) from error
+    def _call(self, call: client_calls.Call) -> dict[str, Any]:
+        steps = client_calls.exchange(call, self._http.base_url, self._retry, self._timeout_seconds)
+        outcome: httpx.Response | Exception | None = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as done:
+                return done.value
+            if isinstance(step, client_calls.Pause):
+                time.sleep(step.seconds)
+                outcome = None
+                continue
+            try:
+                outcome = self._http.request(**step.arguments)
+            except (httpx.RequestError, ValueError, TypeError) as error:
+                outcome = error

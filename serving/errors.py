@@ -192,5 +192,9 @@ class ClientRequestError(ClientStatusError):
     """The service refused the request (4xx); sending it again will not help."""
 
 
+class ClientOverloadedError(ClientStatusError):
+    """The service has too much in hand (429) and did nothing of it; send it again later."""
+
+
 class ClientServiceError(ClientStatusError):
     """The service failed or is not ready (5xx)."""

@@ -19,7 +19,6 @@ from serving import (
     live_index,
     messages,
     orchestrator_config,
-    ranker_client,
     ranking,
     retrieval_stage,
     service_metrics,
@@ -39,7 +38,7 @@ class Orchestrator:
     def __init__(
         self,
         release: bundle.Bundle,
-        client: ranker_client.RankerClient,
+        client: verified_ranker.Scorer,
         config: OrchestratorConfig | None = None,
         metrics: service_metrics.ServiceMetrics | None = None,
     ) -> None:

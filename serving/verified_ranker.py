@@ -3,14 +3,38 @@
 import asyncio
 import logging
 import time
+from typing import Protocol
 
 import numpy as np
 
-from serving import bundle, errors, probes, query_fields, ranker_client
+from serving import bundle, errors, probes, query_fields
 
 _PROBE_TIMEOUT_SECONDS = 5.0
 # A server that failed its probes is asked again after this, not with every request.
 _RECHECK_SECONDS = 1.0
+
+
+class Scorer(Protocol):
+    """What gives a ranker's scores: `ranker_client.RankerClient`, `local_ranker.LocalRanker`.
+
+    Attributes:
+        address: For messages.
+        version: Of the ranker.
+    """
+
+    address: str
+    version: int
+
+    def connection(self) -> int:
+        """Returns a number that changes when another server may answer."""
+
+    async def predict(
+        self, columns: query_fields.Columns, ad_features: np.ndarray, timeout_seconds: float
+    ) -> dict[str, np.ndarray]:
+        """Returns output -> [B, C] float32; as `RankerClient.predict`."""
+
+    async def close(self) -> None:
+        """Ends the connection."""
 
 
 class VerifiedRanker:
@@ -19,7 +43,7 @@ class VerifiedRanker:
     The proof holds as long as the connection: behind a new one may be another server.
     """
 
-    def __init__(self, release: bundle.Bundle, client: ranker_client.RankerClient) -> None:
+    def __init__(self, release: bundle.Bundle, client: Scorer) -> None:
         self._manifest = release.manifest
         self._client = client
         self._columns = probes.query_columns(release.manifest)

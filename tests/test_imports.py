@@ -82,7 +82,7 @@ def test_the_schema_needs_no_tensorflow():
 
 def test_the_client_imports_no_tensorflow():
     result = run(
-        "import sys; from serving import client;"
+        "import sys; from serving import async_client, client;"
         "print([m for m in ('tensorflow', 'tensorflow_serving', 'keras') if m in sys.modules])"
     )
     assert result.stdout.strip() == "[]", result.stderr

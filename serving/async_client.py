@@ -1,0 +1,93 @@
+"""The client of the REST service for asyncio; it needs no TensorFlow.
+
+async with AsyncClient("http://127.0.0.1:8080") as client:
+    answer = await client.recommend(user={"country": "CH"}, k=10)
+"""
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import httpx
+
+from serving import client_calls, errors, messages
+
+
+class AsyncClient:
+    """As `client.Client`, with methods to await. For one event loop."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_seconds: float = client_calls.DEFAULT_TIMEOUT_SECONDS,
+        token: str | None = None,
+        verify: bool | str = True,
+        retry: client_calls.Retry | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Makes a client; arguments and errors as `client.Client`'s."""
+        options = client_calls.options(base_url, token, verify, timeout_seconds)
+        self._timeout_seconds = timeout_seconds
+        self._retry = retry or client_calls.Retry()
+        self._http = httpx.AsyncClient(transport=transport, **options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def recommend(self, **fields: Unpack[client_calls.RequestFields]) -> messages.Answer:
+        """Asks for the best ads for one request; arguments and errors as `client.Client`'s."""
+        call = client_calls.recommend(client_calls.request_of(fields))
+        return client_calls.answer(await self._call(call))
+
+    async def recommend_batch(self, requests: Iterable[messages.Request]) -> list[messages.Answer]:
+        """Asks for the ads of many requests; the answers come in their order."""
+        call = client_calls.recommend_batch(requests)
+        return client_calls.batch_answers(call, await self._call(call))
+
+    async def bundle(self) -> dict[str, Any]:
+        """Returns what is served."""
+        return await self._call(client_calls.BUNDLE)
+
+    async def health(self) -> bool:
+        """Returns whether the service answers."""
+        return (await self._call(client_calls.HEALTH)).get("status") == "ok"
+
+    async def ready(self) -> bool:
+        """Returns whether the service expects to give full answers."""
+        try:
+            return (await self._call(client_calls.READY)).get("status") == "ready"
+        except errors.ClientServiceError as error:
+            if error.code in client_calls.NOT_READY:
+                return False
+            raise
+
+    async def _call(self, call: client_calls.Call) -> dict[str, Any]:
+        steps = client_calls.exchange(call, self._http.base_url, self._retry, self._timeout_seconds)
+        outcome: httpx.Response | Exception | None = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as done:
+                return done.value
+            if isinstance(step, client_calls.Pause):
+                await asyncio.sleep(step.seconds)
+                outcome = None
+                continue
+            try:
+                outcome = await self._http.request(**step.arguments)
+            except (httpx.RequestError, ValueError, TypeError) as error:
+                outcome = error

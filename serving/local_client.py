@@ -1,0 +1,123 @@
+"""Both stages in this process, with the methods of the HTTP client: no service, no server.
+
+    with LocalClient("workdir/quickstart/bundle") as client:
+        answer = client.recommend(user={"country": "CH"}, k=10)
+
+For notebooks, batch jobs and tests; it verifies the bundle as a service does. Imports TensorFlow.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from serving import (
+    bundle,
+    client_calls,
+    errors,
+    local_ranker,
+    messages,
+    orchestrator,
+    release_description,
+)
+
+Result = TypeVar("Result")
+
+
+class LocalClient:
+    """Answers requests from a bundle; safe to share among threads."""
+
+    def __init__(
+        self,
+        base: str | os.PathLike[str],
+        *,
+        version: int | None = None,
+        config: orchestrator.OrchestratorConfig | None = None,
+    ) -> None:
+        """Loads and verifies a release.
+
+        Args:
+            base: Base directory of the bundles.
+            version: The release; None = the latest.
+            config: How requests are answered; None = the defaults.
+
+        Raises:
+            BundleError: The release cannot be loaded.
+            RankerError: Its ranker cannot be loaded, or does not reproduce its probes.
+        """
+        release = bundle.load(base, version)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="local-client", daemon=True
+        )
+        self._thread.start()
+        self._service = orchestrator.Orchestrator(
+            release, local_ranker.LocalRanker(release), config
+        )
+        try:
+            self._wait(self._service.verify_ranker(60.0))
+        except errors.RankerError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if not self._loop.is_closed():
+            self._wait(self._service.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def recommend(self, **fields: Unpack[client_calls.RequestFields]) -> messages.Answer:
+        """Returns the best ads for one request; arguments as `client.Client.recommend`'s.
+
+        Raises:
+            ClientRequestError: The request is refused.
+            ClientOverloadedError: Too many requests are in hand.
+        """
+        return self._call(self._service.recommend(client_calls.request_of(fields)))
+
+    def recommend_batch(self, requests: Iterable[messages.Request]) -> list[messages.Answer]:
+        """Returns the ads of many requests, in their order.
+
+        Raises:
+            TfrecClientError: As in `recommend`.
+        """
+        return self._call(self._service.recommend_batch(list(requests)))
+
+    def bundle(self) -> dict[str, Any]:
+        """Returns what is served."""
+        return release_description.of(self._service)
+
+    def health(self) -> bool:
+        """Returns whether it answers."""
+        return not self._loop.is_closed()
+
+    def ready(self) -> bool:
+        """Returns whether full answers are to be expected."""
+        return self._service.not_ready is None
+
+    def _call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Runs it; what a service would answer with a status is raised as the client does."""
+        try:
+            return self._wait(coroutine)
+        except errors.InvalidRequestError as error:
+            raise errors.ClientRequestError(400, error.code, str(error)) from error
+        except errors.OverloadedError as error:
+            raise errors.ClientOverloadedError(429, error.code, str(error)) from error
+
+    def _wait(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

@@ -1,0 +1,239 @@
+"""The three clients: the same calls give the same, and calls are tried again where that helps."""
+
+import asyncio
+import contextlib
+import http.server
+import json
+import threading
+import time
+
+import pytest
+import serving_fixtures
+
+from serving import async_client, client, errors, local_client, messages
+
+FIELDS = {"user": {"country": "CH", "age": 41}, "context": {"device": "tv"}, "k": 3}
+FAST = client.Retry(attempts=3, pause_seconds=0.01)
+
+
+@pytest.fixture(scope="module")
+def local(tiny_base):
+    with local_client.LocalClient(tiny_base) as connected:
+        yield connected
+
+
+def asynchronously(url, call, **options):
+    """Runs `call(client)` with an async client in an event loop of its own."""
+
+    async def main():
+        async with async_client.AsyncClient(url, **options) as connected:
+            return await call(connected)
+
+    return asyncio.run(main())
+
+
+def test_the_same_calls_give_the_same_answers(service_url, local):
+    def comparable(answer):
+        document = answer.to_json()
+        ads = [
+            {k: pytest.approx(v, abs=1e-5) if isinstance(v, float) else v for k, v in ad.items()}
+            for ad in document.pop("ads")
+        ]
+        return {**document, "stage_ms": set(document["stage_ms"])}, ads
+
+    requests = [messages.Request(user={"age": age}, k=2, request_id=str(age)) for age in range(3)]
+
+    async def all_calls(connected):
+        return (
+            await connected.recommend(**FIELDS, request_id="r"),
+            await connected.recommend_batch(requests),
+            await connected.bundle(),
+            await connected.health(),
+            await connected.ready(),
+        )
+
+    found = [asynchronously(service_url, all_calls, timeout_seconds=60)]
+    with client.Client(service_url, timeout_seconds=60) as remote:
+        for connected in (remote, local):
+            found.append(
+                (
+                    connected.recommend(**FIELDS, request_id="r"),
+                    connected.recommend_batch(requests),
+                    connected.bundle(),
+                    connected.health(),
+                    connected.ready(),
+                )
+            )
+    one, batch, bundle, health, ready = found[0]
+    assert (one.degraded, len(one.ads), health, ready) == (None, 3, True, True)
+    for other_one, other_batch, other_bundle, *state in found[1:]:
+        assert comparable(one) == comparable(other_one)
+        assert [comparable(a) for a in batch] == [comparable(a) for a in other_batch]
+        assert bundle["training_id"] == other_bundle["training_id"]
+        assert state == [True, True]
+
+
+@pytest.mark.parametrize("changes", [{"user": {"contry": "CH"}}, {"k": 0}, {"weights": {"x": 1}}])
+def test_what_one_refuses_all_refuse_with_the_same_words(service_url, local, changes):
+    said = []
+    with client.Client(service_url) as remote:
+        for connected in (remote, local):
+            with pytest.raises(errors.ClientRequestError) as caught:
+                connected.recommend(**changes)
+            said.append((caught.value.status, caught.value.code, str(caught.value)))
+    with pytest.raises(errors.ClientRequestError) as caught:
+        asynchronously(service_url, lambda connected: connected.recommend(**changes))
+    said.append((caught.value.status, caught.value.code, str(caught.value)))
+    assert said[0] == said[1] == said[2]
+
+
+def test_a_local_client_of_a_missing_bundle_says_so(tmp_path):
+    with pytest.raises(errors.BundleNotFoundError, match="holds no published bundle"):
+        local_client.LocalClient(tmp_path)
+
+
+@contextlib.contextmanager
+def scripted(*replies):
+    """Serves (status, headers, document) one after the other, the last for ever; None hangs up.
+
+    Yields the URL and the list of (seconds, headers, body) of the requests.
+    """
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            seen.append((time.monotonic(), dict(self.headers.items()), json.loads(body or b"{}")))
+            reply = replies[min(len(seen), len(replies)) - 1]
+            if reply is None:
+                self.close_connection = True
+                return
+            status, headers, document = reply
+            content = json.dumps(document).encode()
+            self.send_response(status)
+            for name, value in {**headers, "content-length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            return None
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+ANSWER = messages.Answer("r", 1, None, "utility", [], [], {"total": 1.0}).to_json()
+OK = (200, {}, ANSWER)
+
+
+def failure(status, code, **headers):
+    return status, headers, {"error": {"code": code, "message": "planted"}}
+
+
+def test_what_may_pass_is_tried_again_with_one_id_and_less_time():
+    script = (failure(503, "serving_error"), None, failure(429, "overloaded"), OK)
+    with scripted(*script) as (url, seen):
+        retry = client.Retry(attempts=4, pause_seconds=0.01)
+        with client.Client(url, retry=retry, timeout_seconds=20) as connected:
+            assert connected.recommend().bundle_version == 1
+        assert len(seen) == 4
+    with scripted(*script) as (url, seen):
+        asynchronously(url, lambda c: c.recommend(), retry=retry, timeout_seconds=20)
+    assert len(seen) == 4
+    assert len({body["request_id"] for _, _, body in seen}) == 1
+    deadlines = [float(headers["x-deadline-ms"]) for _, headers, _ in seen]
+    # Nine tenths of the time that is left, of 20 s.
+    assert 17_000 < deadlines[3] < deadlines[0] <= 18_000
+
+
+def test_attempts_end_and_the_last_error_is_raised():
+    with scripted(failure(429, "overloaded")) as (url, seen):
+        with (
+            client.Client(url, retry=FAST) as connected,
+            pytest.raises(errors.ClientOverloadedError, match="planted") as caught,
+        ):
+            connected.recommend()
+        assert (caught.value.status, len(seen)) == (429, 3)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, errors.ClientRequestError), (500, errors.ClientServiceError)]
+)
+def test_what_will_not_pass_is_not_tried_again(status, kind):
+    with scripted(failure(status, "planted"), OK) as (url, seen):
+        with client.Client(url, retry=FAST) as connected, pytest.raises(kind):
+            connected.recommend()
+        assert len(seen) == 1
+
+
+def test_the_service_says_how_long_to_wait_and_the_time_out_holds_all_the_same():
+    with scripted(failure(429, "overloaded", **{"retry-after": "1"}), OK) as (url, seen):
+        with client.Client(url, retry=FAST) as connected:
+            connected.recommend()
+        assert seen[1][0] - seen[0][0] >= 1.0
+    with scripted(failure(429, "overloaded", **{"retry-after": "60"}), OK) as (url, seen):
+        started = time.monotonic()
+        with (
+            client.Client(url, retry=FAST, timeout_seconds=5) as connected,
+            pytest.raises(errors.ClientOverloadedError),
+        ):
+            connected.recommend()
+        assert (len(seen), time.monotonic() - started < 4) == (1, True)
+
+
+def test_not_ready_is_an_answer_and_not_tried_again():
+    with scripted(failure(503, "draining")) as (url, seen):
+        with client.Client(url, retry=FAST) as connected:
+            assert connected.ready() is False
+        assert asynchronously(url, lambda c: c.ready()) is False
+        assert len(seen) == 2
+
+
+def test_a_client_with_little_time_gets_an_answer_in_retrieval_order_in_place_of_none(
+    tiny_bundle, ranker_address
+):
+    held = threading.Event()
+    held.set()
+    with serving_fixtures.altering_server(ranker_address, lambda _: held.wait(30)) as address:
+        service = serving_fixtures.make_orchestrator(tiny_bundle, address)
+        with serving_fixtures.serve_app(service) as url:
+            with client.Client(url, timeout_seconds=30) as patient:
+                assert patient.recommend().degraded is None
+            held.clear()
+            with client.Client(url, timeout_seconds=2.0) as hurried:
+                answer = hurried.recommend()
+            held.set()
+    assert answer.order == "retrieval"
+
+
+def test_a_token_is_sent_and_a_wrong_one_refused(tiny_bundle, ranker_address):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service, token="right") as url:
+        with client.Client(url, token="right", timeout_seconds=30) as known:
+            assert known.recommend().bundle_version == 1
+        with (
+            client.Client(url, token="wrong") as unknown,
+            pytest.raises(errors.ClientRequestError, match="authorization: Bearer") as caught,
+        ):
+            unknown.recommend()
+        assert caught.value.status == 401
+        assert asynchronously(url, lambda c: c.bundle(), token="right")["version"] == 1
+
+
+def test_a_file_that_holds_no_certificates_is_refused(tmp_path):
+    path = tmp_path / "none.pem"
+    path.write_text("no certificate")
+    with pytest.raises(errors.TfrecClientError, match="verify: expected a PEM file"):
+        client.Client("https://127.0.0.1:1", verify=str(path))
