@@ -279,3 +279,26 @@ def test_what_is_validated_and_kept_is_the_average(tmp_path):
     average = run.trainer._step.averages[0].numpy()
     np.testing.assert_array_equal(last, average)  # restored: the best pass, averaged
     assert np.abs(run.weights[0][1] - run.weights[1][1]).max() > 1e-3
+
+
+def test_a_row_seen_for_the_first_time_moves_by_the_first_accumulator():
+    model = Lookup()
+    before = model.table.embeddings.numpy()
+    # The gradient is 3 in every entry of row 2, and 20 steps end the warm-up in the first.
+    step = optimisation.Step(
+        model,
+        lambda batch: {
+            "loss": 3.0 * tf.reduce_sum(model.table(batch["ad_row"]))
+            + 0.0 * tf.reduce_sum(model(batch["ad_row"]))
+        },
+        learning_rate=0.0,
+        embedding_learning_rate=0.5,
+        steps=20,
+        initial_accumulator=16.0,
+    )
+    spec = {"ad_row": tf.TensorSpec([None], tf.int32)}
+    step.compiled(spec)({"ad_row": tf.constant([2])}, tf.constant(False))
+    moved = model.table.embeddings.numpy() - before
+    # Adagrad: 0.5 · 3 / √(16 + 3²) = 0.3.
+    np.testing.assert_allclose(moved[2], -0.3, rtol=1e-5)
+    np.testing.assert_array_equal(np.delete(moved, 2, axis=0), 0.0)

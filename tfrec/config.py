@@ -69,7 +69,10 @@ class RetrievalConfig:
     )
     learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).")
     embedding_learning_rate: float = option(
-        0.1, "Peak learning rate of the embedding tables (Adagrad)."
+        0.3, "Peak learning rate of the embedding tables (Adagrad)."
+    )
+    embedding_accumulator: float = option(
+        0.01, "First value of the embedding tables' sums of squared gradients (Adagrad)."
     )
     embedding_l2: float = option(3e-4, "Squared-norm penalty on the field embeddings used.")
     refit: bool = option(

@@ -35,6 +35,8 @@ class Step:
         steps: Of the whole schedule.
         average_decay: Weight of the past, a step, in the average of the dense weights; 0 = the
             average is the last step's.
+        initial_accumulator: What Adagrad's sum of squared gradients starts at; far above them,
+            rows that are seldom seen learn next to nothing.
 
     Attributes:
         dense_optimizer: Adam; its state is to be checkpointed.
@@ -50,6 +52,7 @@ class Step:
         embedding_learning_rate: float,
         steps: int,
         average_decay: float = 0.0,
+        initial_accumulator: float = 0.1,
     ) -> None:
         self._losses, self._average_decay = losses, average_decay
         sparse = {variable.ref() for variable in model.sparse_variables}
@@ -60,7 +63,9 @@ class Step:
         )
         # On a GPU, Keras would have XLA compile the update anew for each number of rows.
         self.sparse_optimizer = tf.keras.optimizers.Adagrad(
-            schedule.WarmUpThenCosine(embedding_learning_rate, steps), jit_compile=False
+            schedule.WarmUpThenCosine(embedding_learning_rate, steps),
+            initial_accumulator_value=initial_accumulator,
+            jit_compile=False,
         )
         averaged = self._dense if average_decay else []
         self.averages = [tf.Variable(v, trainable=False) for v in averaged]

@@ -139,6 +139,7 @@ def train_and_evaluate(
         steps_per_epoch=max(1, round(clicks / config.batch_size)),
         metric=retrieval_validation.METRIC,
         maximise=True,
+        initial_accumulator=config.embedding_accumulator,
     )
     losses = functools.partial(_losses, model, config)
     observe = functools.partial(_norms, model, data_set)

@@ -38,6 +38,7 @@ class Plan:
         maximise: Whether a larger metric is better.
         average_decay: Of the dense weights' running average, which is what is validated and
             kept; 0 = the weights themselves.
+        initial_accumulator: Of the sparse variables' Adagrad.
         stop_after: Passes after which training ends, whatever the schedule; None: `epochs`.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     metric: str
     maximise: bool
     average_decay: float = 0.0
+    initial_accumulator: float = 0.1
     stop_after: int | None = None
 
 
@@ -81,6 +83,7 @@ class Trainer:
             plan.embedding_learning_rate,
             plan.epochs * plan.steps_per_epoch,
             plan.average_decay,
+            plan.initial_accumulator,
         )
         self._epoch = tf.Variable(0, dtype=tf.int64)
         self._checkpoints = tf.train.CheckpointManager(
