@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import levels, ranker, ranker_training
+from tfrec import heads, levels, ranker_training
 
 
 def test_levels_are_log_odds_of_known_labels_and_the_log_normals_mean_and_scale():
@@ -28,14 +28,14 @@ def test_levels_are_log_odds_of_known_labels_and_the_log_normals_mean_and_scale(
 
 def test_no_labels_give_even_odds_and_equal_revenues_a_finite_scale():
     nothing = levels.of({"click": np.full(3, math.nan), "revenue": np.full(3, math.nan)})
-    assert nothing == {"click": [0.0], "revenue": [0.0, 0.0, pytest.approx(ranker.raw_scale(1.0))]}
+    assert nothing == {"click": [0.0], "revenue": [0.0, 0.0, pytest.approx(heads.raw_scale(1.0))]}
     equal = levels.of({"click": np.ones(3), "revenue": np.full(3, 2.0)})
     assert np.isfinite(equal["revenue"]).all()
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 1.9])
 def test_a_scale_comes_back(scale):
-    found = ranker.revenue_scale(tf.constant(ranker.raw_scale(scale)))
+    found = heads.revenue_scale(tf.constant(heads.raw_scale(scale)))
     assert float(found) == pytest.approx(scale, rel=1e-5)
 
 
@@ -45,7 +45,7 @@ def test_heads_without_weights_predict_the_rates_of_the_log(data_set, ranker_con
     for head in model._heads.values():
         head.kernel.assign(tf.zeros_like(head.kernel))
     batch = next(iter(data_set.batches("train", 64)))
-    served = ranker.probabilities(model(batch["query"], batch["ad"]))
+    served = heads.probabilities(model(batch["query"], batch["ad"]))
     rows, clicks, engagements = (
         data_set.num_rows("train"),
         data_set.label_sum("train", "click"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import losses, ranker
+from tfrec import heads as heads_lib
+from tfrec import losses
 
 LN2 = math.log(2.0)
 ALL = tf.constant([[True, True]])
@@ -107,7 +108,7 @@ def test_engagement_loss_agrees_with_the_served_probability():
     click, engagement = (tf.constant(rng.normal(size=(8, 5)), tf.float32) for _ in range(2))
     labels = tf.constant(rng.random((8, 5)) < 0.4, tf.float32)
     mask = tf.constant(rng.random((8, 5)) < 0.7)
-    served = ranker.probabilities({"click": click, "engagement": engagement})
+    served = heads_lib.probabilities({"click": click, "engagement": engagement})
     p = served["engagement_probability"].numpy()
     cross_entropy = -np.where(labels.numpy() > 0, np.log(p), np.log1p(-p))
     loss = losses.engagement_loss(labels, click, engagement, mask)
@@ -141,7 +142,7 @@ def test_revenue_loss_is_a_zero_inflated_log_normal():
 
 def test_expected_revenue_is_the_mean_of_that_distribution():
     # 1/2 · exp(0 + 1.05² / 2) = 1/2 · exp(0.55125)
-    served = ranker.probabilities(
+    served = heads_lib.probabilities(
         {"click": tf.constant([[0.0]]), "revenue": tf.constant([[REVENUE_LOGITS]])}
     )
     expected_revenue = served["expected_revenue"].numpy().item()
@@ -152,7 +153,7 @@ def test_expected_revenue_is_the_mean_of_that_distribution():
 
 
 def test_served_values_are_those_of_the_heads_built():
-    served = ranker.probabilities({"click": tf.constant([[0.0]])})
+    served = heads_lib.probabilities({"click": tf.constant([[0.0]])})
     assert list(served) == ["click_probability"]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfrec import heads as heads_lib
 from tfrec import losses, ranker, ranker_training
 
 B, NUM_CANDIDATES = 3, 500
@@ -112,14 +113,14 @@ def test_an_absent_head_is_absent(data_set, ranker_config, query, ads, heads):
     model = ranker.Ranker(data_set.fitted, ranker_config, heads)
     logits = model(query, ads[:, :4])
     assert tuple(logits) == heads
-    served = ranker.probabilities(logits)
+    served = heads_lib.probabilities(logits)
     assert len(served) == len(heads)
     assert ("expected_revenue" in served) == ("revenue" in heads)
     assert ("engagement_probability" in served) == ("engagement" in heads)
 
 
 def test_served_values_are_probabilities_and_engagement_needs_a_click(among_500):
-    served = ranker.probabilities({h: tf.constant(v) for h, v in among_500.items()})
+    served = heads_lib.probabilities({h: tf.constant(v) for h, v in among_500.items()})
     click = served["click_probability"].numpy()
     engagement = served["engagement_probability"].numpy()
     assert (click > 0).all()

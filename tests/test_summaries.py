@@ -224,16 +224,22 @@ def test_a_run_of_the_ranker_counts_and_measures_shown_ads_alone(
 ):
     model = ranker_training.build(data_set, ranker_config)
 
-    def observe(batch):
-        ads = tf.boolean_mask(batch["ad"], batch["mask"])
-        return summaries.embedding_norms(
-            model.ad_embeddings, data_set.schema.ad_fields, data_set.fitted, ads
-        )
-
+    observe = functools.partial(
+        summaries.norms_of_sides, model.query_embeddings, model.ad_embeddings, data_set.fitted
+    )
     losses = functools.partial(ranker_training._losses, model, ranker_config)
     trainer = training.Trainer(model, losses, plan("score"), tmp_path, observe)
     history = trainer.fit(lambda epoch: data_set.batches("train", 64), lambda: {"score": 1.0})
     events = read(pathlib.Path(tmp_path) / "tensorboard")
     assert len(scalars(events, "epoch/examples_per_second")) == len(history) == 2
-    name = data_set.schema.ad_fields[0].name
-    assert scalars(events, f"embedding_norm_of_batch/ad/{name}")
+    for field in (*data_set.schema.query_fields, *data_set.schema.ad_fields):
+        assert scalars(events, f"embedding_norm_of_batch/{field.side}/{field.name}")
+    # The lists are filled up with ads of zeros, which are not measured.
+    batch = next(b for b in data_set.batches("train", 64) if not b["mask"].numpy().all())
+    shown = batch["ad"].numpy()[batch["mask"].numpy()]
+    alone = summaries.embedding_norms(
+        model.ad_embeddings, data_set.schema.ad_fields, data_set.fitted, tf.constant(shown)
+    )
+    measured = observe(batch)
+    for name, value in alone.items():
+        assert measured[name] == pytest.approx(value)

@@ -14,7 +14,8 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
-from tfrec import calibration, curve_choice, curve_fitting, ranker
+from tfrec import calibration, curve_choice, curve_fitting
+from tfrec import heads as heads_lib
 
 NUM_FOLDS = 5
 
@@ -35,7 +36,7 @@ class Calibrators:
     revenue: calibration.Curve = calibration.IDENTITY
     amount: calibration.Platt = calibration.IDENTITY
 
-    def calibrated(self, logits: ranker.Logits) -> dict[str, tf.Tensor]:
+    def calibrated(self, logits: heads_lib.Logits) -> dict[str, tf.Tensor]:
         """Returns calibrated logits, of the shapes of the ranker's."""
         result = {"click": self.click.tensor(logits["click"])}
         if "engagement" in logits:
@@ -46,9 +47,9 @@ class Calibrators:
             result["revenue"] = tf.stack(parts, axis=-1)
         return result
 
-    def apply(self, logits: ranker.Logits) -> dict[str, tf.Tensor]:
-        """Returns the calibrated served values of `ranker.probabilities`."""
-        return ranker.probabilities(self.calibrated(logits))
+    def apply(self, logits: heads_lib.Logits) -> dict[str, tf.Tensor]:
+        """Returns the calibrated served values of `heads_lib.probabilities`."""
+        return heads_lib.probabilities(self.calibrated(logits))
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values."""

@@ -49,7 +49,7 @@ def undone(served: Mapping[str, tf.Tensor], keep_rate: float) -> dict[str, tf.Te
     click is the logit plus log r.
 
     Args:
-        served: `click_probability` [B, C], and others of `ranker.probabilities`.
+        served: `click_probability` [B, C], and others of `heads_lib.probabilities`.
         keep_rate: r.
     """
     if keep_rate == 1.0:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfrec import ranker
+from tfrec import heads
 
 
 def of(labels: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
@@ -32,7 +32,7 @@ def of(labels: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
         revenue = labels["revenue"][~np.isnan(labels["revenue"])]
         amounts = np.log(revenue[revenue > 0].astype(np.float64))
         mean, deviation = (amounts.mean(), amounts.std()) if len(amounts) else (0.0, 1.0)
-        levels["revenue"] = [_logit(revenue > 0), float(mean), ranker.raw_scale(float(deviation))]
+        levels["revenue"] = [_logit(revenue > 0), float(mean), heads.raw_scale(float(deviation))]
     return levels
 
 

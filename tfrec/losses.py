@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tfrec import down_sampling, ranker
+from tfrec import down_sampling
+from tfrec import heads as heads_lib
 
 _SMALLEST_LOG = -30.0
 _NOT_THERE = -1e9
@@ -82,7 +83,7 @@ def revenue_loss(
     zero_part = tf.nn.sigmoid_cross_entropy_with_logits(
         labels=tf.cast(positive, tf.float32), logits=positive_logit
     )
-    scale = ranker.revenue_scale(raw_scale)
+    scale = heads_lib.revenue_scale(raw_scale)
     log_revenue = tf.math.log(tf.where(positive, labels, 1.0))
     deviation = (log_revenue - mean) / scale
     log_normal = log_revenue + tf.math.log(scale) + 0.5 * (math.log(2 * math.pi) + deviation**2)

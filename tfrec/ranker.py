@@ -14,12 +14,8 @@ References:
     Vaswani et al., Attention Is All You Need, 2017.
     Wang et al., DCN V2, 2021, and Naumov et al., Deep Learning Recommendation Model, 2019
     (crosses and pairwise inner products in the candidate encoder).
-    Ma et al., Entire Space Multi-Task Model (ESMM), 2018 (engagement through click).
-    Wang, Liu and Miao, A Deep Probabilistic Model for Customer Lifetime Value
-    Prediction, 2019 (zero-inflated log-normal revenue).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
@@ -36,11 +32,8 @@ from tfrec import (
     second_pass,
 )
 from tfrec import config as config_lib
+from tfrec import heads as heads_lib
 from tfrecords import encoding
-
-Logits = dict[str, tf.Tensor]
-# The log-normal's scale is between the smallest and this much more.
-_SMALLEST_SCALE, _SCALES = 0.05, 2.0
 
 
 class Ranker(tf.keras.Model):
@@ -122,7 +115,7 @@ class Ranker(tf.keras.Model):
 
     def call(
         self, query: tf.Tensor, ad: tf.Tensor, training: bool = False, many: bool = False
-    ) -> Logits:
+    ) -> heads_lib.Logits:
         """Scores candidates.
 
         Args:
@@ -208,7 +201,7 @@ class Ranker(tf.keras.Model):
         summaries = tf.zeros([tf.shape(query)[0], self._num_query_tokens], tf.bool)
         return tf.concat([tokens, values], axis=1), tf.concat([summaries, absent], axis=1)
 
-    def _logits(self, output: tf.Tensor) -> Logits:
+    def _logits(self, output: tf.Tensor) -> heads_lib.Logits:
         """Returns the logits [N, size] of each head; the products come last in [N, W]."""
         inputs = dict.fromkeys(self.heads, output)
         if self._mixture is not None:
@@ -217,7 +210,7 @@ class Ranker(tf.keras.Model):
 
     def _logits_of_many(
         self, seen: tf.Tensor, query_embeddings: tf.Tensor, ad_flat: tf.Tensor
-    ) -> Logits:
+    ) -> heads_lib.Logits:
         """Returns the same from [B C, W] without the products, all heads at once.
 
         Args:
@@ -239,7 +232,7 @@ class Ranker(tf.keras.Model):
         for head, layer in self._heads.items():
             layer.bias.assign(levels[head])
 
-    def as_logged(self, logits: Logits, position: tf.Tensor | None) -> Logits:
+    def as_logged(self, logits: heads_lib.Logits, position: tf.Tensor | None) -> heads_lib.Logits:
         """Adds what the slots added in which ads were shown.
 
         Args:
@@ -267,33 +260,3 @@ class Ranker(tf.keras.Model):
         return tf.reduce_mean(query_norm) + tf.reduce_sum(ad_norm * weights) / tf.reduce_sum(
             weights
         )
-
-
-def probabilities(logits: Logits) -> dict[str, tf.Tensor]:
-    """Turns logits into what is served.
-
-    Returns:
-        `click_probability`; `engagement_probability` of a click that is followed by an
-        engagement; `expected_revenue` of an impression: each [B, C], those of the heads built.
-    """
-    served = {}
-    click = tf.nn.sigmoid(logits["click"])
-    served["click_probability"] = click
-    if "engagement" in logits:
-        served["engagement_probability"] = click * tf.nn.sigmoid(logits["engagement"])
-    if "revenue" in logits:
-        positive_logit, mean, raw_scale = tf.unstack(logits["revenue"], axis=-1)
-        scale = revenue_scale(raw_scale)
-        served["expected_revenue"] = tf.nn.sigmoid(positive_logit) * tf.exp(mean + scale**2 / 2)
-    return served
-
-
-def revenue_scale(raw_scale: tf.Tensor) -> tf.Tensor:
-    """Returns the log-normal's scale, positive and bounded so that its mean stays finite."""
-    return _SMALLEST_SCALE + _SCALES * tf.nn.sigmoid(raw_scale)
-
-
-def raw_scale(scale: float) -> float:
-    """The inverse of `revenue_scale`, of the nearest scale that it can give well."""
-    share = min(max((scale - _SMALLEST_SCALE) / _SCALES, 0.05), 0.95)
-    return math.log(share / (1 - share))

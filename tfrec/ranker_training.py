@@ -17,7 +17,16 @@ import tensorflow as tf
 
 from tfrec import calibrators as calibrators_lib
 from tfrec import config as config_lib
-from tfrec import histories, levels, losses, metrics, ranker, ranker_validation, training
+from tfrec import (
+    histories,
+    levels,
+    losses,
+    metrics,
+    ranker,
+    ranker_validation,
+    summaries,
+    training,
+)
 from tfrecords import encoding, reader
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
@@ -181,7 +190,12 @@ def train_and_evaluate(
         maximise=False,
         average_decay=config.average_decay,
     )
-    trainer = training.Trainer(model, functools.partial(_losses, model, config), plan, workdir)
+    observe = functools.partial(
+        summaries.norms_of_sides, model.query_embeddings, model.ad_embeddings, data_set.fitted
+    )
+    trainer = training.Trainer(
+        model, functools.partial(_losses, model, config), plan, workdir, observe
+    )
     history = trainer.fit(
         lambda epoch: data_set.batches_of_like_lists(
             "train", config.batch_size, config.seed + epoch, config.negative_keep_rate

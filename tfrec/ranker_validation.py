@@ -21,7 +21,8 @@ import numpy as np
 import scipy.special
 import tensorflow as tf
 
-from tfrec import metrics, ranker
+from tfrec import heads as heads_lib
+from tfrec import metrics
 
 NUM_BINS = 15
 _SERVED = {
@@ -116,7 +117,7 @@ def _rows(
 ) -> Iterator[tuple[str, Rows]]:
     """Yields the heads of which rows of both kinds are known."""
     owner = np.repeat(np.arange(len(list_lengths)), list_lengths)
-    served = ranker.probabilities({head: tf.constant(values) for head, values in logits.items()})
+    served = heads_lib.probabilities({head: tf.constant(values) for head, values in logits.items()})
     for head in logits:
         known = ~np.isnan(labels[head])
         if len(np.unique(labels[head][known] > 0)) < 2:

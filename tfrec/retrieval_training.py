@@ -142,7 +142,12 @@ def train_and_evaluate(
         initial_accumulator=config.embedding_accumulator,
     )
     losses = functools.partial(_losses, model, config)
-    observe = functools.partial(_norms, model, data_set)
+    observe = functools.partial(
+        summaries.norms_of_sides,
+        model.query_tower.field_embeddings,
+        model.ad_tower.field_embeddings,
+        data_set.fitted,
+    )
     trainer = training.Trainer(model, losses, plan, workdir, observe)
 
     def validate() -> dict[str, float]:
@@ -220,17 +225,6 @@ def _losses(
     return {
         "loss": losses.softmax + config.embedding_l2 * losses.penalty,
         "softmax_loss": losses.softmax,
-    }
-
-
-def _norms(
-    model: retrieval.TwoTower, data_set: reader.DataSet, batch: reader.Batch
-) -> dict[str, tf.Tensor]:
-    fitted, schema = data_set.fitted, data_set.schema
-    query, ad = model.query_tower.field_embeddings, model.ad_tower.field_embeddings
-    return {
-        **summaries.embedding_norms(query, schema.query_fields, fitted, batch["query"]),
-        **summaries.embedding_norms(ad, schema.ad_fields, fitted, batch["ad"]),
     }
 
 

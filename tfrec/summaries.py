@@ -19,7 +19,7 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.plugins.scalar import summary_v2 as scalar
 
 from tfrec import features
-from tfrecords import encoding
+from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 
 STEPS_PER_SAMPLE = 20
@@ -79,6 +79,29 @@ def embedding_norms(
     return {
         **{f"embedding_norm_of_batch/{n}": v for n, v in zip(names, of_batch, strict=True)},
         **{f"embedding_norm_of_table/{n}": v for n, v in zip(names, of_table, strict=True)},
+    }
+
+
+def norms_of_sides(
+    query: features.FieldEmbeddings,
+    ad: features.FieldEmbeddings,
+    fitted: encoding.FittedSchema,
+    batch: reader.Batch,
+) -> dict[str, tf.Tensor]:
+    """Returns the `embedding_norms` of both sides.
+
+    Args:
+        query: The query side's embeddings.
+        ad: The ad side's.
+        fitted: The fitted schema.
+        batch: `query` [B, Wq] and `ad` [B, Wa], int32, or lists `ad` [B, C, Wa] with `mask`
+            [B, C], true of the ads shown.
+    """
+    schema = fitted.schema
+    ads = tf.boolean_mask(batch["ad"], batch["mask"]) if "mask" in batch else batch["ad"]
+    return {
+        **embedding_norms(query, schema.query_fields, fitted, batch["query"]),
+        **embedding_norms(ad, schema.ad_fields, fitted, ads),
     }
 
 
