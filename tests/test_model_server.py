@@ -583,3 +583,8 @@ def test_the_health_check_is_answered_only_when_asked_for(
         check = _Client(server.port).channel.unary_unary(path)
         # HealthCheckResponse{status: SERVING}: field 1, value 1.
         assert check(b"", timeout=20) == b"\x08\x01"
+        # HealthCheckRequest{service: "zz"}.
+        assert _error(lambda: check(b"\x0a\x02zz", timeout=20)) == (
+            grpc.StatusCode.NOT_FOUND,
+            "service name unknown",
+        )

@@ -149,7 +149,35 @@ _ELEMENT = "Failed to process element: 0 key: {} of 'instances' list. Error: INV
     ("body", "message"),
     [
         (b"", "JSON Parse error: The document is empty"),
+        (b"  \n", "JSON Parse error: The document is empty. at offset: 3"),
         (b"[]", "JSON Value: [] Is not object"),
+        (b"instances = [1, 2]", "JSON Parse error: Invalid value. at offset: 0"),
+        (b' {"a": [1,', "JSON Parse error: Invalid value. at offset: 10"),
+        (b"{a", "JSON Parse error: Missing a name for object member. at offset: 1"),
+        (
+            b'{"a" 1',
+            "JSON Parse error: Missing a colon after a name of object member. at offset: 5",
+        ),
+        (
+            b'{"[": [1], "b": 2 "c',
+            "JSON Parse error: Missing a comma or } after an object member. at offset: 18",
+        ),
+        (
+            b'{"\xc3\xa9": [1 2]}',
+            "JSON Parse error: Missing a comma or ] after an array element. at offset: 10",
+        ),
+        (
+            b'{"a": "b',
+            "JSON Parse error: Missing a closing quotation mark in string. at offset: 8",
+        ),
+        (b'{"a": "\\x"}', "JSON Parse error: Invalid escape character in string. at offset: 7"),
+        (
+            b'{"a": "\\u12x4"}',
+            "JSON Parse error: Incorrect hex digit after \\u escape in string. at offset: 7",
+        ),
+        (b'{"a": "\n"}', "JSON Parse error: Invalid encoding in string. at offset: 7"),
+        (b'{"a": 1.}', "JSON Parse error: Miss fraction part in number. at offset: 7"),
+        (b'{"a": 1e}', "JSON Parse error: Miss exponent in number. at offset: 7"),
         ({}, "Missing 'inputs' or 'instances' key"),
         ({"signature_name": "zz"}, 'Serving signature name: "zz" not found in signature def'),
         (

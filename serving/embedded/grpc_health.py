@@ -31,5 +31,5 @@ def _check(
     request: wrappers_pb2.StringValue, context: grpc.ServicerContext
 ) -> wrappers_pb2.Int32Value:
     if request.value not in _KNOWN:
-        context.abort(grpc.StatusCode.NOT_FOUND, "")
+        context.abort(grpc.StatusCode.NOT_FOUND, "service name unknown")
     return wrappers_pb2.Int32Value(value=_SERVING)

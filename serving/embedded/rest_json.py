@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.embedded import json_text, json_values, rpc_status
+from serving.embedded import json_errors, json_text, json_values, rpc_status
 
 _BYTES_SUFFIX = "_bytes"
 _DECODER = json.JSONDecoder()
@@ -27,15 +27,20 @@ def parse(body: bytes) -> dict[str, Any]:
     Raises:
         StatusError: INVALID_ARGUMENT if it is not a JSON object.
     """
-    # Bytes that are not UTF-8 travel through as they are, inside strings.
-    text = body.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")
-    if not text:
+    if not body:
         raise rpc_status.invalid_argument("JSON Parse error: The document is empty")
+    # Bytes that are not UTF-8 travel through as they are, inside strings.
+    text = body.decode("utf-8", "surrogateescape")
+    start = len(text) - len(text.lstrip(" \t\r\n"))
+    if start == len(text):
+        raise rpc_status.invalid_argument(
+            f"JSON Parse error: The document is empty. at offset: {start}"
+        )
     try:
-        document, _ = _DECODER.raw_decode(text)
+        document, _ = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
         raise rpc_status.invalid_argument(
-            f"JSON Parse error: {error.msg} at offset: {error.pos}"
+            f"JSON Parse error: {json_errors.describe(error)}"
         ) from error
     except (RecursionError, ValueError) as error:
         raise rpc_status.invalid_argument(f"JSON Parse error: {error}") from error
