@@ -112,6 +112,15 @@ def save_lookup(directory: pathlib.Path) -> None:
     tf.saved_model.save(module, str(directory), signatures=module.lookup)
 
 
+def save_tflite(directory: pathlib.Path) -> None:
+    """Writes `lookup` as TensorFlow Lite's model of the version directory."""
+    module = _Lookup()
+    function = module.lookup.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    directory.mkdir(parents=True)
+    (directory / "model.tflite").write_bytes(converter.convert())
+
+
 def set_default_input(directory: pathlib.Path, alias: str, value: tf.Tensor) -> None:
     """Gives an input of the default signature a value for requests that lack it."""
     path = directory / "saved_model.pb"

@@ -119,9 +119,16 @@ def options(values: flags.FlagValues) -> server_options.Options:
         rest_api_timeout_seconds=values.rest_api_timeout_in_ms / 1e3,
         prometheus_path=_prometheus_path(values.monitoring_config_file),
         saved_model_tags=tuple(values.saved_model_tags.split(",")),
+        tflite_interpreters=_tflite_interpreters(values),
         session_config=_session_config(values),
         batching=_batching(values),
     )
+
+
+def _tflite_interpreters(values: flags.FlagValues) -> int:
+    if not values.prefer_tflite_model:
+        return 0
+    return values.num_tflite_pools * values.num_tflite_interpreters_per_pool
 
 
 def _batching(values: flags.FlagValues) -> batching_options.BatchingOptions | None:

@@ -4,6 +4,7 @@ References: TensorFlow Serving, `model_servers/main.cc`.
 """
 
 import functools
+import os
 
 from absl import flags
 
@@ -44,6 +45,7 @@ def define_all(define: Definer) -> None:
     defaults = server_options.Options()
     _define_addresses(define, defaults)
     _define_models(define)
+    _define_tflite(define)
     _define_loading(define, defaults)
     _define_batching(define, defaults)
     _define_running(define, defaults)
@@ -106,6 +108,26 @@ def _define_models(define: Definer) -> None:
         0,
     )
     define.string("saved_model_tags", "serve", "Tags of the graphs to load, comma-separated.")
+
+
+def _define_tflite(define: Definer) -> None:
+    define.boolean(
+        "prefer_tflite_model",
+        False,
+        "Load model.tflite where a version has it, instead of saved_model.pb.",
+    )
+    define.integer(
+        "num_tflite_pools",
+        os.cpu_count() or 1,
+        "Pools of interpreters of a model.tflite.",
+        1,
+    )
+    define.integer(
+        "num_tflite_interpreters_per_pool",
+        1,
+        "Interpreters of a pool; as many requests run at once.",
+        1,
+    )
 
 
 def _define_loading(define: Definer, defaults: server_options.Options) -> None:

@@ -8,7 +8,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
-from serving.embedded import rpc_status, serving_metrics, session_runner, signature
+from serving.embedded import (
+    rpc_status,
+    serving_metrics,
+    session_runner,
+    signature,
+    tflite_runner,
+)
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
@@ -28,6 +34,7 @@ class Servable:
         *,
         tags: Sequence[str] = (tf.saved_model.SERVING,),
         metrics: serving_metrics.ServingMetrics | None = None,
+        tflite_interpreters: int = 0,
     ) -> None:
         """Loads the SavedModel.
 
@@ -38,6 +45,8 @@ class Servable:
             session_config: threads and devices; TensorFlow's defaults if None.
             tags: which of the SavedModel's graphs to load.
             metrics: where the time of each run is counted; nowhere if None.
+            tflite_interpreters: how many requests run at once on the directory's
+                `model.tflite`, which is loaded instead if it is there; 0 never to load it.
 
         Raises:
             StatusError: if the SavedModel cannot be loaded.
@@ -46,9 +55,13 @@ class Servable:
         self.version = version
         self.path = os.fspath(path)
         self._metrics = metrics
-        session = session_runner.SessionRunner(self.path, tags, session_config)
-        self._runner: session_runner.Runner = session
-        self.signature_defs = session.signature_defs
+        runner: session_runner.SessionRunner | tflite_runner.TfliteRunner
+        if tflite_interpreters and tflite_runner.is_present(self.path):
+            runner = tflite_runner.TfliteRunner(self.path, tflite_interpreters)
+        else:
+            runner = session_runner.SessionRunner(self.path, tags, session_config)
+        self._runner: session_runner.Runner = runner
+        self.signature_defs = runner.signature_defs
         self._signatures = {
             key: signature.Signature(definition) for key, definition in self.signature_defs.items()
         }

@@ -38,6 +38,8 @@ class Options:
             `model_config_file_poll_wait_seconds` (0 = never).
         model_config_file_poll_wait_seconds: see `model_config_file`.
         saved_model_tags: which graphs of the SavedModels to load.
+        tflite_interpreters: how many requests run at once on a model's `model.tflite`, which
+            is preferred to its SavedModel; 0 to load SavedModels alone.
         session_config: threads and devices of each model's session; None is one thread, the
             request's own.
         batching: how requests are put together into batches; None for each alone.
@@ -64,6 +66,7 @@ class Options:
     model_config_file: str | None = None
     model_config_file_poll_wait_seconds: float = 0.0
     saved_model_tags: tuple[str, ...] = ("serve",)
+    tflite_interpreters: int = 0
     session_config: config_pb2.ConfigProto | None = None
     batching: batching_options.BatchingOptions | None = None
     enable_per_model_batching_parameters: bool = False
