@@ -54,6 +54,12 @@ def test_each_flag_of_tensorflow_serving_is_known_and_no_other_but_two() -> None
     assert set(values) == {*_TENSORFLOW_SERVING.split(), "host", "bfloat16"}
 
 
+def test_help_lists_the_flags() -> None:
+    shown = _parse().main_module_help()
+    for name in ("port", "model_base_path", "num_load_threads"):
+        assert f"--{name}:" in shown
+
+
 def test_unknown_flags_and_wrong_values_end_the_server(capsys: pytest.CaptureFixture[str]) -> None:
     for argument, message in (
         ("--no_such_flag=1", "unknown argument: --no_such_flag\n"),

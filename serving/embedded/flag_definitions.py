@@ -3,8 +3,10 @@
 References: TensorFlow Serving, `model_servers/main.cc`.
 """
 
-import functools
 import os
+import sys
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -30,14 +32,22 @@ SAME_AS_OPTIONS = (
 
 
 class Definer:
-    """Defines flags in one set of flag values."""
+    """Defines flags in one set of flag values, all of them shown by `--help`."""
 
     def __init__(self, values: flags.FlagValues) -> None:
         """Takes the flag values."""
-        self.integer = functools.partial(flags.DEFINE_integer, flag_values=values)
-        self.float = functools.partial(flags.DEFINE_float, flag_values=values)
-        self.string = functools.partial(flags.DEFINE_string, flag_values=values)
-        self.boolean = functools.partial(flags.DEFINE_boolean, flag_values=values)
+        self.integer = self._defining(flags.DEFINE_integer, values)
+        self.float = self._defining(flags.DEFINE_float, values)
+        self.string = self._defining(flags.DEFINE_string, values)
+        self.boolean = self._defining(flags.DEFINE_boolean, values)
+
+    def _defining(self, define: Callable[..., Any], values: flags.FlagValues) -> Callable[..., Any]:
+        def call(name: str, *arguments: Any) -> None:
+            define(name, *arguments, flag_values=values)
+            # Key flags of the command are what its --help shows.
+            values.register_key_flag_for_module(sys.argv[0], values[name])
+
+        return call
 
 
 def define_all(define: Definer) -> None:
