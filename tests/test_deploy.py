@@ -15,7 +15,7 @@ from absl import flags
 from google.protobuf import text_format
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
-from serving import bundle, model_server
+from serving import bundle, model_server, service_metrics
 from serving.embedded import (
     batching_options,
     bundle_config,
@@ -364,17 +364,21 @@ def test_prometheus_reads_the_services_and_the_alert_rules() -> None:
 
 
 def test_alerts_use_metrics_that_the_server_has() -> None:
-    exported = set(re.findall(r"# TYPE (\S+)", serving_metrics.ServingMetrics().render()))
+    pages = (
+        serving_metrics.ServingMetrics().render(),
+        service_metrics.ServiceMetrics().render().decode(),
+    )
+    exported = set(re.findall(r"# TYPE (\S+)", "".join(pages)))
     jobs = {item["job_name"] for item in _yaml("prometheus.yml")["scrape_configs"]}
     rules = [rule for group in _yaml("alerts.yml")["groups"] for rule in group["rules"]]
-    assert len({rule["alert"] for rule in rules}) == len(rules) >= 4
+    assert len({rule["alert"] for rule in rules}) == len(rules) >= 8
     for rule in rules:
         expression = rule["expr"]
         assert {"severity"} == set(rule["labels"])
         assert rule["annotations"]["summary"]
         for opening, closing in ("()", "{}", "[]"):
             assert expression.count(opening) == expression.count(closing)
-        metrics = re.findall(r":tensorflow[\w:]+", expression)
+        metrics = re.findall(r":tensorflow[\w:]+|tfrec_\w+", expression)
         assert {name.removesuffix("_bucket") for name in metrics} <= exported
         assert metrics or "up{" in expression
         assert set(re.findall(r'job="([^"]+)"', expression)) <= jobs
