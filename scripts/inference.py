@@ -4,9 +4,12 @@
     python scripts/inference.py --workdir=workdir/quickstart --request=request.json
     python scripts/inference.py --input=requests.jsonl --output=answers.jsonl
     python scripts/inference.py --server=http://127.0.0.1:8080 --request=request.json
+    python scripts/inference.py --workdir=workdir/quickstart --demo --explain \
+        --rules='{"caps": [{"field": "C8", "most": 2}], "exploration": {"share": 0.1}}'
 
 A request is JSON: {"user": {…}, "context": {…}, "k": 10, "weights": {"click": 1, "revenue": 2},
-"filters": {"conditions": [{"field": "advertiser", "none_of": ["a3"]}], "excluded_ads": ["ad-8"]}}.
+"filters": {"conditions": [{"field": "advertiser", "none_of": ["a3"]}], "excluded_ads": ["ad-8"]},
+"rules": {"caps": [{"field": "advertiser", "most": 2}]}, "seen": {"ads": {"ad-9": 3}}}.
 Seconds: the bundle is verified and the embedded model server started, unless
 --ranker_address names a running one. A batch file has one request a line; its answers come
 out in order, a refused request as {"error": …}.
@@ -23,12 +26,14 @@ import bundle_flags
 import command_line
 import filter_flags
 import local_service
+import rule_flags
 from absl import flags
 
 from serving import client, errors, messages, orchestrator
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(filter_flags)
+flags.adopt_module_key_flags(rule_flags)
 flags.DEFINE_string("ranker_address", None, "host:port of a model server that runs already.")
 flags.DEFINE_string("server", None, "URL of a running scripts/serve.py; asks it by HTTP instead.")
 flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
@@ -36,6 +41,7 @@ flags.DEFINE_string("request", None, "A request as a JSON file, or - for standar
 flags.DEFINE_string("input", None, "A batch: one JSON request a line.")
 flags.DEFINE_string("output", None, "Where the answers of --input go, one a line.")
 flags.DEFINE_integer("k", None, "Ads wanted, where the request does not say.", lower_bound=1)
+flags.DEFINE_bool("explain", False, "Say why each ad is in its slot, and what the rules did.")
 flags.DEFINE_bool("json", False, "Print answers as JSON.")
 FLAGS = flags.FLAGS
 
@@ -49,6 +55,8 @@ def main() -> None:
     if bool(FLAGS.input) != bool(FLAGS.output):
         raise ValueError("--input and --output go together.")
     if FLAGS.server:
+        if FLAGS.impression_log:
+            raise ValueError("--impression_log is written by the service: give it to serve.py.")
         with client.Client(FLAGS.server) as service:
             if FLAGS.demo:
                 raise ValueError("--demo needs a bundle here; with --server give --request=FILE.")
@@ -72,8 +80,11 @@ class _Remote:
 
 async def _with_bundle() -> None:
     base = bundle_flags.base()
-    async with local_service.open_service(base, FLAGS.version, FLAGS.ranker_address) as service:
-        await _serve(service)
+    with rule_flags.open_log() as impressions:
+        async with local_service.open_service(
+            base, FLAGS.version, FLAGS.ranker_address, impressions=impressions
+        ) as service:
+            await _serve(service)
 
 
 async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
@@ -148,13 +159,13 @@ def _parse(text: str, place: str) -> messages.Request:
 
 def _with_flags(request: messages.Request) -> messages.Request:
     """Fills in what the flags say and the request does not."""
-    flagged = {"k": FLAGS.k, "filters": filter_flags.filters()}
+    flagged = {"k": FLAGS.k, "filters": filter_flags.filters(), "rules": rule_flags.rules()}
     missing = {
         name: value
         for name, value in flagged.items()
         if value is not None and getattr(request, name) is None
     }
-    return dataclasses.replace(request, **missing)
+    return dataclasses.replace(request, **missing, explain=request.explain or FLAGS.explain)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,26 @@ import contextlib
 import pathlib
 from collections.abc import AsyncIterator, Sequence
 
-from serving import bundle, messages, model_server, orchestrator, ranker_client
+from serving import (
+    bundle,
+    explanations,
+    impression_log,
+    messages,
+    model_server,
+    orchestrator,
+    ranker_client,
+)
 
 SERVED_MODELS = ("ranker", "query_tower")
 
 
 @contextlib.asynccontextmanager
 async def open_service(
-    base: pathlib.Path, version: int | None, ranker_address: str | None
+    base: pathlib.Path,
+    version: int | None,
+    ranker_address: str | None,
+    config: orchestrator.OrchestratorConfig | None = None,
+    impressions: impression_log.ImpressionLog | None = None,
 ) -> AsyncIterator[orchestrator.Orchestrator]:
     """Opens a bundle and joins it with a ranker.
 
@@ -19,6 +31,8 @@ async def open_service(
         base: Base directory of the bundles.
         version: The release; None is the latest.
         ranker_address: host:port of a model server; None starts the embedded one here.
+        config: Of the orchestrator; None = the defaults.
+        impressions: Takes every answer; None = no log.
 
     Yields:
         The orchestrator, its ranker verified if it could be reached.
@@ -32,7 +46,7 @@ async def open_service(
         client = ranker_client.RankerClient(
             ranker_address, version=release.version, outputs=release.manifest.outputs.values()
         )
-        service = orchestrator.Orchestrator(release, client)
+        service = orchestrator.Orchestrator(release, client, config, impressions=impressions)
         try:
             yield service
         finally:
@@ -58,9 +72,34 @@ def describe(answer: messages.Answer) -> str:
         )
     if answer.absent_heads:
         lines.append(f"  not in the log, so not predicted: {', '.join(answer.absent_heads)}")
+    if answer.shortage:
+        lines.append(f"  {answer.shortage}")
+    if answer.explanation is not None:
+        lines += _explained(answer, answer.explanation)
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in answer.stage_ms.items())
     lines.append(f"  milliseconds: {stages}")
     return "\n".join(lines)
+
+
+def _explained(answer: messages.Answer, effects: explanations.Explanation) -> list[str]:
+    lines = []
+    for ad in answer.ads:
+        why = ad.explanation
+        assert why is not None
+        parts = " + ".join(
+            f"{part.weight:g}·{part.score:.4f} {head}" for head, part in (why.parts or {}).items()
+        )
+        place = f"place {why.place_without_rules} of {effects.candidates} without rules"
+        drawn = f", {'drawn, ' if why.explored else ''}propensity {ad.propensity:.4g}"
+        spread = f", ×{why.diversity_factor:.4g} for diversity" if why.diversity_factor < 1 else ""
+        lines.append(f"  {ad.rank:4}  {parts or 'no scores'}; {place}{drawn}{spread}")
+    for cap in effects.at_frequency_cap:
+        what = "ads" if cap.field is None else f"values of {cap.field}"
+        lines.append(f"  frequency cap: {cap.count} {what} were seen too often")
+    for left_out in effects.left_out:
+        rule = left_out.rule if left_out.field is None else f"{left_out.rule} on {left_out.field}"
+        lines.append(f"  {rule}: left out {left_out.count}, the best {', '.join(left_out.ads)}")
+    return lines
 
 
 def requests_of(samples: Sequence[dict]) -> list[messages.Request]:

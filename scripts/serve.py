@@ -2,6 +2,8 @@
 
     python scripts/serve.py --workdir=workdir/quickstart
     curl -s localhost:8080/v1/recommend -d '{"k": 3}' -H 'content-type: application/json'
+    python scripts/serve.py --workdir=workdir/quickstart --rules=rules.json \
+        --impression_log=workdir/impressions
 
 Starts in seconds. The embedded model server runs as a process of its own and speaks
 TensorFlow Serving's gRPC (--model_server_port) and REST (--model_server_rest_port);
@@ -21,12 +23,14 @@ from collections.abc import Iterator
 import bundle_flags
 import command_line
 import local_service
+import rule_flags
 import uvicorn
 from absl import flags
 
 from serving import app, bundle, model_server, orchestrator, ranker_client
 
 flags.adopt_module_key_flags(bundle_flags)
+flags.adopt_module_key_flags(rule_flags)
 flags.DEFINE_string("host", "127.0.0.1", "Address of the REST service.")
 flags.DEFINE_integer("port", 8080, "Port of the REST service.", 1, 65535)
 flags.DEFINE_string("ranker_address", None, "host:port of a TensorFlow Serving that runs already.")
@@ -53,7 +57,7 @@ def main() -> None:
     # uvicorn drains on SIGTERM and then raises it again: without a handler that would end this
     # process before the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    base = bundle_flags.base()
+    base, rules = bundle_flags.base(), rule_flags.rules()
     _check_port_is_free(FLAGS.host, FLAGS.port)
     release = bundle.load(base, FLAGS.version)
     print(f"release {release.version}: {release.manifest.index['num_ads']:,} ads, verified")
@@ -66,9 +70,12 @@ def main() -> None:
             address, version=release.version, outputs=release.manifest.outputs.values()
         )
         config = orchestrator.OrchestratorConfig(
-            num_candidates=FLAGS.num_candidates, default_deadline_ms=FLAGS.deadline_ms
+            num_candidates=FLAGS.num_candidates,
+            default_deadline_ms=FLAGS.deadline_ms,
+            rules=rules,
         )
-        service = orchestrator.Orchestrator(release, client, config)
+        impressions = stack.enter_context(rule_flags.open_log())
+        service = orchestrator.Orchestrator(release, client, config, impressions=impressions)
         print(f"recommendations on http://{FLAGS.host}:{FLAGS.port}/v1/recommend, API at /docs")
         uvicorn.run(app.create_app(service), host=FLAGS.host, port=FLAGS.port, log_level="warning")
 

@@ -4,6 +4,7 @@
       BundleError           a release cannot be published or loaded
       InvalidRequestError   the caller's request is refused
       InvalidAdError        an ad for a live index is refused
+      ImpressionLogError    the log of what was shown cannot be written or joined
       OverloadedError       more requests are in hand than can be answered in time
       RankerError           the ranker gives no usable scores
       TfrecClientError      what `serving.client` raises
@@ -106,6 +107,12 @@ class InvalidAdError(ServingError):
     """An ad for a live index is refused; the message names the field and what was expected."""
 
     code = "invalid_ad"
+
+
+class ImpressionLogError(ServingError):
+    """The log of what was shown cannot be written, or cannot be joined with feedback."""
+
+    code = "impression_log"
 
 
 class OverloadedError(ServingError):

@@ -16,6 +16,7 @@ from serving import (
     candidates,
     deadline,
     errors,
+    impression_log,
     live_index,
     messages,
     orchestrator_config,
@@ -41,6 +42,7 @@ class Orchestrator:
         client: verified_ranker.Scorer,
         config: OrchestratorConfig | None = None,
         metrics: service_metrics.ServiceMetrics | None = None,
+        impressions: impression_log.ImpressionLog | None = None,
     ) -> None:
         """Joins them; the ranker is verified before its first scores are used.
 
@@ -49,6 +51,7 @@ class Orchestrator:
             client: Of a server that serves the release's ranker.
             config: None = the defaults.
             metrics: Count the answers; None = some of its own.
+            impressions: Takes every answer; whoever made it closes it. None = no log.
 
         Raises:
             RankerMismatchError: The client pins another version than the bundle's.
@@ -64,6 +67,7 @@ class Orchestrator:
         self.release = release
         self.live = live_index.LiveIndex(release)
         self._client = client
+        self._impressions = impressions
         self._ranker = verified_ranker.VerifiedRanker(release, client)
         self._ranking = ranking.RankingStage(
             self._ranker, release.manifest.outputs, self.config.ranker
@@ -207,6 +211,8 @@ class Orchestrator:
         for position, answer in composed.items():
             answer.stage_ms["total"] = total_ms
             self.metrics.observe_answer(self.release.manifest, answer, *counts[position])
+            if self._impressions is not None:
+                self._impressions.record(self.release.manifest, valids[position], answer)
         return [composed[position] for position in range(len(valids))]
 
     def _compose(
