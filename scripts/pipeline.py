@@ -214,8 +214,14 @@ class Pipeline:
 
         # Earlier releases stay: a bundle's version is never used twice.
         self._once("bundle", "exporting a release bundle", inputs, publish, keep=True)
-        self._print(f"release {bundle.latest(base)} in {base}")
+        latest, stable = bundle.latest(base), bundle.stable(base)
+        stays = "" if latest == stable else f"; {stable} stays stable, see scripts/release.py"
+        self._print(f"release {latest} in {base}{stays}")
         return base
+
+    def index_config(self) -> ad_index.IndexConfig:
+        """Returns how the last export indexed the ads, or the defaults."""
+        return ad_index.IndexConfig(**(self._note("bundle").get("inputs", {}).get("index") or {}))
 
     def models(self, data_set: reader.DataSet) -> evaluation.Models:
         """Loads both trained stages."""

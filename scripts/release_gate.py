@@ -54,13 +54,31 @@ def check(
     return {"validation": figures, "gate": verdict.to_json(force)}
 
 
+def check_copy(base: pathlib.Path, copied: manifest.Manifest) -> None:
+    """Judges a release of another base directory that is about to be published in this one.
+
+    Its figures and those of the stable release come from their manifests.
+
+    Raises:
+        ReleaseRefusedError: The gate refuses it.
+    """
+    figures = copied.metrics.get("validation")
+    if figures is None or not bundle.versions(base):
+        return
+    version = bundle.stable(base)
+    try:
+        stable = manifest.read(base, version).metrics.get("validation", {})
+    except errors.BundleError:
+        stable = {}
+    gate.judge(figures, gate.Released(version, stable)).check(version)
+
+
 def _released(
     base: pathlib.Path, data_set: reader.DataSet, model: ranker.Ranker
 ) -> gate.Released | None:
-    published = bundle.versions(base)
-    if not published:
+    if not bundle.versions(base):
         return None
-    version = published[-1]
+    version = bundle.stable(base)
     try:
         release = manifest.read(base, version)
     except errors.BundleError:

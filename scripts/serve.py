@@ -9,9 +9,15 @@ Starts in seconds. The embedded model server runs as a process of its own and sp
 TensorFlow Serving's gRPC (--model_server_port) and REST (--model_server_rest_port);
 --ranker_address uses a running TensorFlow Serving instead. While the ranker is away,
 answers come in retrieval order and say so. SIGTERM and Ctrl-C end it gracefully.
+
+It follows scripts/release.py (promote, rollback, canary) and, where nothing was ever promoted,
+the latest release: without a failed request, and no answer of two releases. --version stays at one.
 """
 
 import contextlib
+import functools
+import gc
+import logging
 import pathlib
 import signal
 import socket
@@ -19,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import bundle_flags
 import command_line
@@ -27,7 +34,17 @@ import rule_flags
 import uvicorn
 from absl import flags
 
-from serving import app, bundle, model_server, orchestrator, ranker_client
+from serving import (
+    app,
+    bundle,
+    model_server,
+    orchestrator,
+    ranker_client,
+    release_follower,
+    release_router,
+    served_versions,
+    service_metrics,
+)
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(rule_flags)
@@ -57,27 +74,55 @@ def main() -> None:
     # uvicorn drains on SIGTERM and then raises it again: without a handler that would end this
     # process before the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Changes of release are worth a line, whatever else is quiet.
+    logging.getLogger(release_follower.__name__).setLevel(logging.INFO)
     base, rules = bundle_flags.base(), rule_flags.rules()
     _check_port_is_free(FLAGS.host, FLAGS.port)
-    release = bundle.load(base, FLAGS.version)
-    print(f"release {release.version}: {release.manifest.index['num_ads']:,} ads, verified")
+    # Imports are hundreds of thousands of objects; the collection after each change of release
+    # would look at all of them, and stop all requests for as long.
+    gc.collect()
+    gc.freeze()
     with contextlib.ExitStack() as stack:
-        address = FLAGS.ranker_address
-        if address is None:
-            stack.enter_context(_embedded_server(base, release.version))
-            address = f"127.0.0.1:{FLAGS.model_server_port}"
-        client = ranker_client.RankerClient(
-            address, version=release.version, outputs=release.manifest.outputs.values()
-        )
+        first = [_load_first(base)]
+        if FLAGS.ranker_address is None:
+            stack.enter_context(_embedded_server(base))
         config = orchestrator.OrchestratorConfig(
             num_candidates=FLAGS.num_candidates,
             default_deadline_ms=FLAGS.deadline_ms,
             rules=rules,
         )
-        impressions = stack.enter_context(rule_flags.open_log())
-        service = orchestrator.Orchestrator(release, client, config, impressions=impressions)
+        connect = functools.partial(
+            _connect,
+            config=config,
+            # One page and one log for all releases, each under its version.
+            metrics=service_metrics.ServiceMetrics(),
+            impressions=stack.enter_context(rule_flags.open_log()),
+        )
+        router = release_router.ReleaseRouter(connect(first.pop()))
+        follower = None
+        if FLAGS.version is None:
+            follower = release_follower.ReleaseFollower(base, router, connect)
         print(f"recommendations on http://{FLAGS.host}:{FLAGS.port}/v1/recommend, API at /docs")
-        uvicorn.run(app.create_app(service), host=FLAGS.host, port=FLAGS.port, log_level="warning")
+        application = app.create_app(router, follower=follower)
+        uvicorn.run(application, host=FLAGS.host, port=FLAGS.port, log_level="warning")
+
+
+def _load_first(base: pathlib.Path) -> bundle.Bundle:
+    pinned = FLAGS.version
+    release = (
+        release_follower.load_first(base) if pinned is None else bundle.load(base, FLAGS.version)
+    )
+    print(f"release {release.version}: {release.manifest.index['num_ads']:,} ads, verified")
+    return release
+
+
+def _connect(release: bundle.Bundle, **shared: Any) -> orchestrator.Orchestrator:
+    """Joins a release with the ranker; the model server serves several versions."""
+    address = FLAGS.ranker_address or f"127.0.0.1:{FLAGS.model_server_port}"
+    client = ranker_client.RankerClient(
+        address, version=release.version, outputs=release.manifest.outputs.values()
+    )
+    return orchestrator.Orchestrator(release, client, **shared)
 
 
 def _check_port_is_free(host: str, port: int) -> None:
@@ -94,19 +139,18 @@ def _check_port_is_free(host: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def _embedded_server(base: pathlib.Path, version: int) -> Iterator[None]:
-    """Runs the embedded model server as a child process for one release."""
-    models = "".join(
-        f'config {{ name: "{name}" base_path: "{(base / name).resolve()}" '
-        f'model_platform: "tensorflow" '
-        f"model_version_policy {{ specific {{ versions: {version} }} }} }}\n"
-        for name in local_service.SERVED_MODELS
-    )
-    with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
-        file.write(f"model_config_list {{\n{models}}}\n")
-        file.flush()
+def _embedded_server(base: pathlib.Path) -> Iterator[None]:
+    """Runs the embedded model server as a child process; it serves what releases are in use."""
+    with contextlib.ExitStack() as stack:
+        path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "models.config"
+        stack.enter_context(
+            served_versions.ServedVersions(
+                base, local_service.SERVED_MODELS, path, only=FLAGS.version
+            )
+        )
         command = [
-            sys.executable, "-m", "serving.model_server", f"--model_config_file={file.name}",
+            sys.executable, "-m", "serving.model_server", f"--model_config_file={path}",
+            "--model_config_file_poll_wait_seconds=1",
             f"--port={FLAGS.model_server_port}",
             f"--rest_api_port={FLAGS.model_server_rest_port}",
         ]  # fmt: skip

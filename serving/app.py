@@ -32,6 +32,9 @@ from serving import (
     lifecycle,
     messages,
     orchestrator,
+    release_description,
+    release_follower,
+    release_router,
     request_deadline,
     rest_errors,
     service_metrics,
@@ -39,17 +42,19 @@ from serving import (
 
 
 def create_app(
-    service: orchestrator.Orchestrator,
+    service: orchestrator.Orchestrator | release_router.ReleaseRouter,
     *,
+    follower: release_follower.ReleaseFollower | None = None,
     max_body_bytes: int = body_limit.DEFAULT_MAX_BYTES,
     max_body_seconds: float = body_limit.DEFAULT_SECONDS,
     token: str | None = None,
     life: lifecycle.Lifecycle | None = None,
 ) -> fastapi.FastAPI:
-    """Returns the ASGI application; it closes the orchestrator when it ends.
+    """Returns the ASGI application; it closes the orchestrators when it ends.
 
     Args:
-        service: Answers the requests.
+        service: Answers the requests: one release, or what chooses one for each request.
+        follower: Changes the releases of `service` as the disk says; None = they stay.
         max_body_bytes: Larger bodies get 413.
         max_body_seconds: Bodies that take longer to come get 408.
         token: Bearer token that requests must carry, but for health and readiness; None = none.
@@ -57,41 +62,58 @@ def create_app(
     """
     life = life or lifecycle.Lifecycle()
 
+    router = (
+        service
+        if isinstance(service, release_router.ReleaseRouter)
+        else release_router.ReleaseRouter(service)
+    )
+    # Releases come and go: no name but the router's may hold one.
+    version = router.stable.release.version
+    metrics = router.stable.metrics
+    del service
+
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
         # Beside the start, so that the first request does not pay for it.
-        checking = asyncio.create_task(_verify(service))
-        preparing = asyncio.create_task(asyncio.to_thread(service.release.ad_index.prepare_filters))
+        checking = asyncio.create_task(_verify(router))
+        index = router.stable.release.ad_index
+        preparing = asyncio.create_task(asyncio.to_thread(index.prepare_filters))
+        del index
+        tasks = [checking, preparing]
+        if follower is not None:
+            tasks.append(asyncio.create_task(follower.run()))
         yield
-        checking.cancel()
-        preparing.cancel()
-        await service.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await router.close()
 
     statuses = (400, 401, 408, 413, 422, 429, 500, 503)
     app = fastapi.FastAPI(
         title="tfrec",
         summary="Ranked ads for a request",
-        version=str(service.release.version),
+        version=str(version),
         lifespan=lifespan,
         responses={status: {"model": app_models.ErrorBody} for status in statuses},
     )
     # The last is the outermost.
     app.add_middleware(body_limit.BodyLimit, max_bytes=max_body_bytes, max_seconds=max_body_seconds)
-    app.add_middleware(entrance.Entrance, life=life, metrics=service.metrics, token=token)
+    app.add_middleware(entrance.Entrance, life=life, metrics=metrics, token=token)
     rest_errors.add_handlers(app)
-    _add_recommend_routes(app, service)
-    _add_state_routes(app, service, life)
+    _add_recommend_routes(app, router)
+    _add_state_routes(app, router, follower, life)
+    _add_metrics_route(app, metrics)
     return app
 
 
-def _add_recommend_routes(app: fastapi.FastAPI, service: orchestrator.Orchestrator) -> None:
+def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRouter) -> None:
     @app.post("/v1/recommend", response_model=app_models.AnswerBody)
     async def recommend(body: app_models.RequestBody, http: fastapi.Request) -> responses.Response:
         """The best ads for one request, best first."""
-        (request,) = _timed([body], http, service.config.default_deadline_ms)
+        (request,) = _timed([body], http, router.stable.config.default_deadline_ms)
         if request.request_id is None:
             request = dataclasses.replace(request, request_id=http.scope[entrance.REQUEST_ID])
-        answer = await service.recommend(request, http.scope[entrance.STARTED])
+        answer = await router.recommend(request, http.scope[entrance.STARTED])
         _note(http, [answer])
         return responses.JSONResponse(answer.to_json())
 
@@ -100,8 +122,8 @@ def _add_recommend_routes(app: fastapi.FastAPI, service: orchestrator.Orchestrat
         body: app_models.BatchRequestBody, http: fastapi.Request
     ) -> responses.Response:
         """The answers to many requests, in their order."""
-        requests = _timed(body.requests, http, service.config.batch_deadline_ms)
-        answers = await service.recommend_batch(requests, http.scope[entrance.STARTED])
+        requests = _timed(body.requests, http, router.stable.config.batch_deadline_ms)
+        answers = await router.recommend_batch(requests, http.scope[entrance.STARTED])
         _note(http, answers)
         return responses.JSONResponse({"responses": [answer.to_json() for answer in answers]})
 
@@ -127,31 +149,19 @@ def _note(http: fastapi.Request, answers: list[messages.Answer]) -> None:
 
 
 def _add_state_routes(
-    app: fastapi.FastAPI, service: orchestrator.Orchestrator, life: lifecycle.Lifecycle
+    app: fastapi.FastAPI,
+    router: release_router.ReleaseRouter,
+    follower: release_follower.ReleaseFollower | None,
+    life: lifecycle.Lifecycle,
 ) -> None:
-    release = service.release.manifest
+    def refused() -> str | None:
+        return None if follower is None else follower.problem
 
     @app.get("/v1/bundle")
     async def bundle() -> dict[str, Any]:
-        """The release that is served: its fields, heads, index and metrics, and its updates."""
-        return {
-            "version": release.version,
-            "created": release.created,
-            "training_id": release.training_id,
-            "dataset_fingerprint": release.dataset_fingerprint,
-            "query_fields": release.query_fields,
-            "ad_fields": release.ad_fields,
-            "heads": release.heads,
-            "index": release.index,
-            "metrics": release.metrics,
-            "live": service.live.status(),
-        }
-
-    @app.get("/metrics", response_class=responses.PlainTextResponse)
-    async def metrics() -> responses.Response:
-        """Counters and histograms in Prometheus' text format."""
-        page = await asyncio.to_thread(service.metrics.render)
-        return responses.Response(page, media_type=service_metrics.CONTENT_TYPE)
+        """The stable release: fields, heads, index, metrics, updates; and every loaded one."""
+        stable = release_description.of(router.stable)
+        return {**stable, "releases": router.status(), "refused": refused()}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -167,14 +177,26 @@ def _add_state_routes(
         """
         if life.draining:
             return rest_errors.reply(503, "draining", "The service is about to end.")
-        await _verify(service, timeout_seconds=1.0)
+        await _verify(router, timeout_seconds=1.0)
+        service = router.stable
         if service.not_ready:
             return rest_errors.reply(503, "not_ready", service.not_ready)
-        return responses.JSONResponse({"status": "ready", "degraded": service.problem})
+        status = {"status": "ready", "degraded": service.problem}
+        if refused() is not None:
+            status["refused"] = refused()
+        return responses.JSONResponse(status)
 
 
-async def _verify(service: orchestrator.Orchestrator, timeout_seconds: float = 5.0) -> None:
+def _add_metrics_route(app: fastapi.FastAPI, metrics: service_metrics.ServiceMetrics) -> None:
+    @app.get("/metrics", response_class=responses.PlainTextResponse)
+    async def page() -> responses.Response:
+        """Counters and histograms in Prometheus' text format."""
+        text = await asyncio.to_thread(metrics.render)
+        return responses.Response(text, media_type=service_metrics.CONTENT_TYPE)
+
+
+async def _verify(router: release_router.ReleaseRouter, timeout_seconds: float = 5.0) -> None:
     try:
-        await service.verify_ranker(timeout_seconds)
+        await router.stable.verify_ranker(timeout_seconds)
     except errors.RankerError as error:
         logging.info("The ranker is not verified: %s", error)

@@ -122,6 +122,11 @@ class RequestBody(pydantic.BaseModel):
     explain: Annotated[bool, pydantic.Strict()] | None = pydantic.Field(
         None, description="Whether the answer says why it is as it is."
     )
+    release: Annotated[str, pydantic.Strict()] | None = pydantic.Field(
+        None,
+        description="stable or canary, to be answered by that release; without a canary both are "
+        "the stable one. Null = by the canary's share.",
+    )
 
     def to_request(self) -> messages.Request:
         """Returns the request that the orchestrator takes."""
@@ -136,6 +141,7 @@ class RequestBody(pydantic.BaseModel):
             rules=None if self.rules is None else self.rules.model_dump(),
             seen=None if self.seen is None else self.seen.model_dump(),
             explain=bool(self.explain),
+            release=self.release,
         )
 
 

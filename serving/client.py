@@ -82,6 +82,7 @@ class Client:
         rules: rule_messages.Rules | Mapping[str, Any] | None = None,
         seen: rule_messages.Seen | Mapping[str, Any] | None = None,
         explain: bool = False,
+        release: str | None = None,
     ) -> messages.Answer:
         """Asks for the best ads for one request.
 
@@ -96,6 +97,7 @@ class Client:
             rules: What the answer must keep to, or the JSON object of it; None = the service's.
             seen: How often the user has seen what, or the JSON object of it.
             explain: Whether the answer says why it is as it is.
+            release: `stable` or `canary`, to be answered by that release.
 
         Raises:
             ClientRequestError: The service refuses the request.
@@ -116,6 +118,7 @@ class Client:
             rules=rules,
             seen=seen,
             explain=explain,
+            release=release,
         )
         return client_calls.answer(self._call(client_calls.recommend(request)))
 

@@ -97,6 +97,12 @@ class ReleaseRefusedError(BundleError):
     code = "release_refused"
 
 
+class ReleasesFileError(BundleError):
+    """`releases.json` cannot be read, so that nobody knows which release is stable."""
+
+    code = "releases_file"
+
+
 class InvalidRequestError(ServingError):
     """The request is refused; the message names the field, what was expected and what came."""
 

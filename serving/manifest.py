@@ -124,6 +124,15 @@ class Manifest(Content):
         return cls(**known, **published)
 
 
+def versions(base: str | os.PathLike[str]) -> list[int]:
+    """Returns the published versions, ascending. It reads no manifest."""
+    return sorted(
+        int(path.stem)
+        for path in (pathlib.Path(base) / "manifests").glob("*.json")
+        if path.stem.isdecimal()
+    )
+
+
 def path_of(base: pathlib.Path, version: int) -> pathlib.Path:
     """Returns where the manifest of a version lies."""
     return base / "manifests" / f"{version}.json"

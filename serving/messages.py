@@ -76,6 +76,8 @@ class Request:
             default, as is each part of it that is None.
         seen: How often the user has seen ads, for frequency caps, or the JSON object of it.
         explain: Whether the answer says why it is as it is.
+        release: `stable` or `canary`, to be answered by that release (where no canary is tried,
+            by the stable one); None = as the canary's share decides.
     """
 
     user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -88,6 +90,7 @@ class Request:
     rules: rule_messages.Rules | Mapping[str, Any] | None = None
     seen: rule_messages.Seen | Mapping[str, Any] | None = None
     explain: bool = False
+    release: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, without what is not set."""

@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from typing import Any
 
 import grpc
 import numpy as np
@@ -33,7 +34,9 @@ from serving import (
     orchestrator,
     parts,
     ranker_client,
+    release_router,
 )
+from serving.embedded import model_config
 
 QUERY_FIELDS = [
     {"name": "country", "kind": "categorical"},
@@ -300,9 +303,14 @@ def tiny_bundle(tiny_base: pathlib.Path) -> bundle.Bundle:
 
 
 @contextlib.contextmanager
-def serve_ranker(base: pathlib.Path, port: int = 0) -> Iterator[model_server.ModelServer]:
-    """Runs the embedded server on the ranker of a base directory."""
-    with model_server.ModelServer({"ranker": base / "ranker"}, port=port) as server:
+def serve_ranker(
+    base: pathlib.Path, port: int = 0, all_versions: bool = False
+) -> Iterator[model_server.ModelServer]:
+    """Runs the embedded server on the ranker of a base directory: its latest or all versions."""
+    config = model_config.from_base_paths({"ranker": base.resolve() / "ranker"})
+    if all_versions:
+        config.model_config_list.config[0].model_version_policy.all.SetInParent()
+    with model_server.ModelServer(config, port=port) as server:
         yield server
 
 
@@ -363,7 +371,9 @@ def altering_server(address: str, edit: Callable) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serve_app(service: orchestrator.Orchestrator, **options: int) -> Iterator[str]:
+def serve_app(
+    service: orchestrator.Orchestrator | release_router.ReleaseRouter, **options: Any
+) -> Iterator[str]:
     """Runs the REST service with uvicorn in a thread and yields its URL."""
     # The protocol is named because asyncio sets TCP_NODELAY only then: 40 ms for each answer.
     with socket.socket(proto=socket.IPPROTO_TCP) as sock:

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -193,7 +194,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         (staged.ranker / "half").write_text("x")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(errors.PublishError, match=r"disk full.*Nothing was published"):
         bundle.publish(tmp_path, write)
     assert [path.name for path in (tmp_path / "ranker").iterdir()] == ["1"]
     assert bundle.latest(tmp_path) == 1
@@ -209,7 +210,10 @@ def _publish_and_die(base: pathlib.Path, where: str) -> None:
         manifest.write = die
         serving_fixtures.publish(base)
     if where == "rename":
-        manifest.os.replace = die
+        replace = os.replace
+        os.replace = lambda source, target: (
+            die() if pathlib.Path(target).parent == base / "manifests" else replace(source, target)
+        )
         serving_fixtures.publish(base)
 
 
@@ -233,6 +237,20 @@ def test_what_a_killed_publish_leaves_is_no_bundle_and_is_removed(base, where, n
         f"{next_version}.json",
     }
     bundle.load(base)
+
+
+def test_a_number_that_a_failed_publish_renamed_to_is_never_used_again(base, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest, "write", full)
+        for _ in range(2):
+            with pytest.raises(errors.PublishError, match="No space left"):
+                serving_fixtures.publish(base)
+    # 2 and 3 were there for a model server to load; 2 was removed before 3 was written.
+    assert serving_fixtures.publish(base) == 4
+    assert sorted(path.name for path in (base / "ranker").iterdir()) == ["1", "4"]
 
 
 def test_a_second_publisher_is_refused(base):

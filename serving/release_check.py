@@ -1,0 +1,72 @@
+"""Checks a release whole, without a server: every byte, and the probes of all four parts."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from serving import ad_tower, bundle, errors, probes, query_fields
+from serving.embedded import rpc_status, servable
+
+Score = Callable[[query_fields.Columns, np.ndarray], dict[str, np.ndarray]]
+
+
+def check(base: pathlib.Path, version: int) -> Iterator[str]:
+    """Yields what was found right, one after the other.
+
+    Raises:
+        BundleError: What is wrong, and with which part.
+        RankerError: The ranker does not reproduce its probes.
+    """
+    release = bundle.load(base, version)
+    try:
+        num_bytes = sum(entry["bytes"] for entry in release.manifest.files.values())
+        yield f"{len(release.manifest.files)} files, {num_bytes / 1e6:,.1f} MB, are as published"
+        yield "query tower and index reproduce the probes"
+        tower = ad_tower.AdTower.load(base / "ad_tower" / str(version), release.manifest.ad_fields)
+        probes.check_ad_tower(release.manifest, tower, release.ad_index)
+        yield "the ad tower reproduces its probes"
+        probes.check_scores(release.manifest, _scores(release))
+        yield "the ranker reproduces its probes"
+    finally:
+        release.close()
+
+
+def _scores(release: bundle.Bundle) -> dict[str, np.ndarray]:
+    """Returns the scores of the probes' candidates, by output, [P, C]."""
+    features = release.ad_index.features(probes.candidate_rows(release.manifest))
+    with ranker_of(release) as score:
+        return score(probes.query_columns(release.manifest), features)
+
+
+@contextlib.contextmanager
+def ranker_of(release: bundle.Bundle) -> Iterator[Score]:
+    """Loads the release's ranker, and yields what scores candidates as a model server does.
+
+    It takes query field -> [B] or [B, L], as `QueryFields.columns` gives them, and ad_features
+    [B, C, F] int32, and returns output -> [B, C] float32.
+
+    Raises:
+        ProbeMismatchError: The ranker cannot be loaded or run.
+    """
+    directory = release.base / "ranker" / str(release.version)
+    try:
+        model = servable.Servable("ranker", release.version, directory)
+        try:
+            yield lambda columns, ad_features: model.predict("", _inputs(columns, ad_features))
+        finally:
+            model.close()
+    except rpc_status.StatusError as error:
+        raise errors.ProbeMismatchError(
+            f"ranker/{release.version} cannot score candidates: {error.message}. Export the bundle "
+            "again."
+        ) from error
+
+
+def _inputs(columns: query_fields.Columns, ad_features: np.ndarray) -> dict[str, np.ndarray]:
+    inputs = {
+        name: column if isinstance(column, np.ndarray) else np.array(column, object)
+        for name, column in columns.items()
+    }
+    return {**inputs, "ad_features": ad_features}
