@@ -235,9 +235,12 @@ def test_the_orchestrator_starts_with_flags_of_its_script() -> None:
     names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
     assert names <= _script_flags("serve.py", "bundle_flags.py")
     assert int(lines["USER"]) == 10001 != 0
-    for sources in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE):
-        for source in sources.split():
-            assert (_ROOT / source).exists(), source
+    copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    for source in sources:
+        assert (_ROOT / source).exists(), source
+    ignored = (_DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == sources
     build = _yaml("compose.yaml")["services"]["orchestrator"]["build"]
     assert (_DEPLOY / build["context"]).resolve() == _ROOT
     assert (_ROOT / build["dockerfile"]).is_file()

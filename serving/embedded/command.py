@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
             signal.signal(number, lambda *_: stop.set())
         server.start()
     except (rpc_status.StatusError, model_server.ServerStartError) as error:
-        print(f"Failed to start server. Error: {error}", file=sys.stderr)
+        print(f"Failed to start server. Error: {error}{_remedy(error)}", file=sys.stderr)
         return 1
     # TensorFlow's modules are 330,000 objects; each full collection of them stops all requests
     # for 0.15 s.
@@ -77,6 +77,15 @@ def main(argv: Sequence[str]) -> int:
     stop.wait()
     server.stop(_DRAIN_SECONDS)
     return 0
+
+
+def _remedy(error: Exception) -> str:
+    if "Request to assign label" in str(error):
+        return (
+            ". At the start no version is loaded yet: give "
+            "--allow_version_labels_for_unavailable_models"
+        )
+    return ""
 
 
 def models(values: flags.FlagValues) -> model_config.ModelServerConfig:

@@ -73,7 +73,14 @@ def _bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials
             return server.add_secure_port(address, credentials)
         return server.add_insecure_port(address)
     except RuntimeError as error:
-        raise OSError(f"Cannot bind gRPC to {address}; is the port in use? ({error})") from error
+        question = "is the port in use?"
+        if address.startswith("unix:"):
+            question = "does the directory of --grpc_socket_path exist, and may it be written?"
+        elif credentials is not None:
+            question = (
+                "is the port in use, or is --ssl_config_file without a PEM key and its certificate?"
+            )
+        raise OSError(f"Cannot bind gRPC to {address}; {question} ({error})") from error
 
 
 def _credentials(path: str) -> grpc.ServerCredentials:

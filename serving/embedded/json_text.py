@@ -16,6 +16,8 @@ from serving.embedded import rpc_status, tensor_codec
 
 _INDENT = "    "
 _SHOWN_BYTES = 256
+# TensorFlow Serving shows the last string whole, however long; a message has no need of more.
+_SHOWN_STRING = 65_536
 _UNWRITABLE = (np.uint16, np.float16, tf.bfloat16.as_numpy_dtype, np.complex64, np.complex128)
 
 
@@ -133,5 +135,7 @@ def _write_debug(value: Any, depth: int, written: list[str]) -> bool:
                 return False
         written.append(f"\n{_INDENT * depth}}}" if value else "}")
     else:
+        if isinstance(value, str):
+            value = value[:_SHOWN_STRING]
         written.append(json.dumps(value, ensure_ascii=False))
     return True
