@@ -1,14 +1,15 @@
 """Writes the models.config of TensorFlow Serving for a bundle: versions and labels.
 
     python scripts/model_config.py --bundle=/srv/bundles --output=serving/deploy/models.config
-    python scripts/model_config.py --bundle=/srv/bundles --canary=5 --root=/models
+    python scripts/model_config.py --bundle=/srv/bundles --output=/config/models.config --follow
 
-Seconds. The file serves ranker and query_tower in the stable release (--stable), in the canary
-where there is one (--canary) and in the release before the stable one, and labels the first two
-`stable` and `canary`. A model server started with --model_config_file=FILE,
+Seconds. The file serves ranker and query_tower in the releases that scripts/release.py names: the
+stable one, labelled `stable`, the canary, labelled `canary`, the one that was stable before, and
+what a service has loaded. A model server started with --model_config_file=FILE,
 --model_config_file_poll_wait_seconds and --allow_version_labels_for_unavailable_models takes a
-new file up while it runs: it loads what is new before it unloads what is old. The file is replaced
-as a whole.
+new file up while it runs. A label that moves does so in a second file, --label_delay_seconds
+later: until a model server has read of the new version it refuses the label. --follow keeps the
+file up to date until SIGTERM or Ctrl-C.
 
 --root is where the model server sees the bundle, such as /models in serving/deploy/compose.yaml.
 Without --output the file is printed.
@@ -16,50 +17,116 @@ Without --output the file is printed.
 
 import os
 import pathlib
+import signal
+import threading
+from collections.abc import Sequence
 
 import bundle_flags
 import command_line
 import local_service
 from absl import flags
 
-from serving import bundle
-from serving.embedded import bundle_config
+from serving import lease, manifest, release_pointer, releases
+from serving.embedded import bundle_config, rpc_status
 
-flags.adopt_module_key_flags(bundle_flags)
-flags.DEFINE_integer("stable", None, "Release for all; default: --version, the latest.", 1)
-flags.DEFINE_integer("canary", None, "Release that is tried beside it.", lower_bound=1)
 flags.DEFINE_string("root", "/models", "Directory of the bundle as the model server sees it.")
 flags.DEFINE_string("output", None, "File to write; default: print it.")
+flags.DEFINE_bool("follow", False, "Keep the file up to date until the end of this process.")
+flags.DEFINE_float(
+    "label_delay_seconds",
+    30.0,
+    "Time between the file with a new version and the one whose label names it: longer than the "
+    "model server's --model_config_file_poll_wait_seconds.",
+    lower_bound=0.0,
+)
 FLAGS = flags.FLAGS
+
+_POLL_SECONDS = 1.0
 
 
 def main() -> None:
     base = bundle_flags.base()
-    published = bundle.versions(base)
-    stable = FLAGS.stable or FLAGS.version or bundle.latest(base)
-    labels = {"stable": stable}
-    if FLAGS.canary is not None:
-        labels["canary"] = FLAGS.canary
-    for label, version in labels.items():
-        if version not in published:
-            raise ValueError(
-                f"--{label}: expected one of the releases {published} in {base}, got {version}."
-            )
+    if FLAGS.version is not None:
+        raise ValueError(
+            "--version: the file serves what scripts/release.py names; promote the release there."
+        )
     if not os.path.isabs(FLAGS.root):
         raise ValueError(f"--root: expected an absolute path, got {FLAGS.root!r}.")
-    before = [version for version in published if version < stable][-1:]
-    text = bundle_config.text(
-        FLAGS.root, local_service.SERVED_MODELS, [*before, *labels.values()], labels
-    )
     if FLAGS.output is None:
-        print(text, end="")
+        if FLAGS.follow:
+            raise ValueError("--follow: expected --output=FILE too, the file to keep up to date.")
+        print(_text(wanted(base, ())), end="")
         return
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
     path = pathlib.Path(FLAGS.output)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-    shown = ", ".join(f"{label} {version}" for label, version in labels.items())
-    print(f"{path}: {shown}; versions {sorted({*before, *labels.values()})}")
+    while not stop.is_set():
+        final = update(base, path)
+        if final and not FLAGS.follow:
+            return
+        stop.wait(_POLL_SECONDS if final else FLAGS.label_delay_seconds)
+
+
+def update(base: pathlib.Path, path: pathlib.Path) -> bool:
+    """Replaces the file by the next one on the way to what is wanted, if it differs.
+
+    Returns:
+        Whether it is what is wanted.
+    """
+    before = _read(path)
+    target = wanted(base, before.versions)
+    after = bundle_config.next_step(before, target)
+    text = _text(after)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        release_pointer.write_file(path, text.encode())
+        labels = ", ".join(f"{label} {version}" for label, version in after.labels.items())
+        print(f"{path}: {labels}; versions {list(after.versions)}", flush=True)
+    return after == target
+
+
+def wanted(base: pathlib.Path, served: Sequence[int]) -> bundle_config.Served:
+    """Returns the releases to serve: those that are named, and those that a service has loaded.
+
+    Args:
+        base: Base directory of the bundles.
+        served: What is served now.
+
+    Raises:
+        BundleError: Nothing is published, or `releases.json` cannot be read.
+    """
+    pointer = releases.current(base)
+    named = {pointer.stable, pointer.canary, *pointer.previous[:1]}
+    versions = tuple(
+        version
+        for version in manifest.versions(base)
+        if version in named or _is_held(base, version, served)
+    )
+    labels = {"stable": pointer.stable}
+    if pointer.canary is not None:
+        labels["canary"] = pointer.canary
+    return bundle_config.Served(versions, labels)
+
+
+def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
+    try:
+        return lease.is_held(base, version)
+    except OSError:
+        # A file system that cannot tell: what was served may still be in use.
+        return version in served
+
+
+def _read(path: pathlib.Path) -> bundle_config.Served:
+    if not path.exists():
+        return bundle_config.Served((), {})
+    try:
+        return bundle_config.read(str(path))
+    except rpc_status.StatusError as error:
+        raise ValueError(f"--output: {error}. Remove the file, or name another one.") from error
+
+
+def _text(served: bundle_config.Served) -> str:
+    return bundle_config.text(FLAGS.root, local_service.SERVED_MODELS, served)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import ast
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import yaml
 from absl import flags
 from google.protobuf import text_format
-from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+from tensorflow_serving.apis import model_management_pb2, model_pb2, model_service_pb2_grpc
 
 from serving import bundle, model_server, service_metrics
 from serving.embedded import (
@@ -22,6 +24,7 @@ from serving.embedded import (
     command,
     command_flags,
     model_config,
+    rpc_status,
     serving_metrics,
 )
 
@@ -158,7 +161,8 @@ def test_the_generated_labels_lead_to_their_versions(
     deployed: model_server.ModelServer, tiny_base: pathlib.Path, tiny_bundle: bundle.Bundle
 ) -> None:
     version = tiny_bundle.version
-    text = bundle_config.text(str(tiny_base.resolve()), ["ranker"], [version], {"stable": version})
+    served = bundle_config.Served((version,), {"stable": version})
+    text = bundle_config.text(str(tiny_base.resolve()), ["ranker"], served)
     request = model_management_pb2.ReloadConfigRequest()
     text_format.Parse(text, request.config)
     with grpc.insecure_channel(f"127.0.0.1:{deployed.port}") as channel:
@@ -168,20 +172,72 @@ def test_the_generated_labels_lead_to_their_versions(
     assert httpx.get(url, timeout=20).json()["model_spec"]["version"] == str(version)
 
 
-def test_a_config_serves_what_it_labels() -> None:
-    text = bundle_config.text("/models/", ["ranker", "query_tower"], [4, 3], {"stable": 4})
+def test_a_config_serves_what_it_labels(tmp_path: pathlib.Path) -> None:
+    served = bundle_config.Served((3, 4), {"stable": 4})
+    text = bundle_config.text("/models/", ["ranker", "query_tower"], served)
     config = text_format.Parse(text, model_config.ModelServerConfig())
     model_config.validate(config)
     for item in config.model_config_list.config:
         assert item.base_path == f"/models/{item.name}"
         assert list(item.model_version_policy.specific.versions) == [3, 4]
         assert dict(item.version_labels) == {"stable": 4}
-    with pytest.raises(
-        ValueError, match=r"label 'canary' to name one of the versions \[4\], got 5"
-    ):
-        bundle_config.text("/models", ["ranker"], [4], {"canary": 5})
+    (tmp_path / "models.config").write_text(text)
+    assert bundle_config.read(str(tmp_path / "models.config")) == served
+    with pytest.raises(ValueError, match=r"'canary' to name one of the versions \[4\], got 5"):
+        bundle_config.text("/models", ["ranker"], bundle_config.Served((4,), {"canary": 5}))
     with pytest.raises(ValueError, match="at least one version"):
-        bundle_config.text("/models", ["ranker"], [], {})
+        bundle_config.text("/models", ["ranker"], bundle_config.Served((), {}))
+
+
+def test_a_label_moves_only_to_a_version_that_the_file_had_before() -> None:
+    served = bundle_config.Served
+    wanted = served((2, 3), {"stable": 3, "canary": 2})
+    # What is new from the start may name anything.
+    assert bundle_config.next_step(served((), {}), wanted) == wanted
+    first = bundle_config.next_step(served((1, 2), {"stable": 1}), wanted)
+    assert first == served((1, 2, 3), {"stable": 1, "canary": 2})
+    assert bundle_config.next_step(first, wanted) == wanted
+    # A label that is no longer wanted goes at once.
+    assert bundle_config.next_step(wanted, served((3,), {"stable": 3})).labels == {"stable": 3}
+
+
+def test_the_script_writes_what_the_releases_are(
+    tmp_path: pathlib.Path, tiny_base: pathlib.Path, tiny_bundle: bundle.Bundle
+) -> None:
+    path = tmp_path / "models.config"
+    script = [sys.executable, str(_ROOT / "scripts" / "model_config.py"), f"--bundle={tiny_base}"]
+    done = subprocess.run([*script, f"--output={path}"], capture_output=True, text=True, timeout=60)
+    version = tiny_bundle.version
+    assert done.stdout == f"{path}: stable {version}; versions [{version}]\n", done.stderr
+    assert bundle_config.read(str(path)) == bundle_config.Served((version,), {"stable": version})
+    names = {item.base_path for item in model_config.read(path).model_config_list.config}
+    assert names == {"/models/ranker", "/models/query_tower"}
+
+
+def test_labels_move_on_a_running_server_by_the_files_of_the_script(
+    tmp_path: pathlib.Path, tiny_base: pathlib.Path, tiny_bundle: bundle.Bundle
+) -> None:
+    base, version = tmp_path / "bundle", tiny_bundle.version
+    for number in (1, 2):
+        (base / "ranker").mkdir(parents=True, exist_ok=True)
+        (base / "ranker" / str(number)).symlink_to((tiny_base / "ranker" / str(version)).resolve())
+
+    def config(served: bundle_config.Served) -> model_config.ModelServerConfig:
+        text = bundle_config.text(str(base), ["ranker"], served)
+        return text_format.Parse(text, model_config.ModelServerConfig())
+
+    before = bundle_config.Served((1,), {"stable": 1})
+    wanted = bundle_config.Served((1, 2), {"stable": 2})
+    options = model_server.Options(allow_version_labels_for_unavailable_models=True)
+    with model_server.ModelServer(config(before), poll_seconds=None, options=options) as server:
+        with pytest.raises(rpc_status.StatusError, match="not currently available for inference"):
+            server.manager.reload(config(wanted))
+        first = bundle_config.next_step(before, wanted)
+        for step in (first, bundle_config.next_step(first, wanted)):
+            server.manager.reload(config(step))
+        spec = model_pb2.ModelSpec(name="ranker", version_label="stable")
+        with server.manager.use(spec) as model:
+            assert model.version == 2
 
 
 def test_compose_services_are_whole() -> None:
