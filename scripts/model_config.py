@@ -18,6 +18,7 @@ Without --output the file is printed.
 import os
 import pathlib
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ import command_line
 import local_service
 from absl import flags
 
-from serving import lease, manifest, release_pointer, releases
+from serving import errors, lease, manifest, release_pointer, releases
 from serving.embedded import bundle_config, rpc_status
 
 flags.DEFINE_string("root", "/models", "Directory of the bundle as the model server sees it.")
@@ -62,7 +63,13 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     path = pathlib.Path(FLAGS.output)
     while not stop.is_set():
-        final = update(base, path)
+        try:
+            final = update(base, path)
+        except (errors.BundleError, OSError) as error:
+            if not FLAGS.follow:
+                raise
+            print(f"{path} stays as it is: {error}", file=sys.stderr, flush=True)
+            final = True
         if final and not FLAGS.follow:
             return
         stop.wait(_POLL_SECONDS if final else FLAGS.label_delay_seconds)

@@ -53,8 +53,17 @@ def _object(kind: str, name: str) -> dict[str, Any]:
 
 def _container(name: str) -> dict[str, Any]:
     containers = _object("Deployment", name)["spec"]["template"]["spec"]["containers"]
-    assert len(containers) == 1
-    return containers[0]
+    return next(item for item in containers if item["name"] == name)
+
+
+def _all_containers() -> list[dict[str, Any]]:
+    pods = [_object("Deployment", name)["spec"]["template"]["spec"] for name in _WORKLOADS]
+    return [
+        item
+        for pod in pods
+        for kind in ("initContainers", "containers")
+        for item in pod.get(kind, [])
+    ]
 
 
 def _commands() -> dict[str, list[str]]:
@@ -115,7 +124,7 @@ def test_the_model_server_knows_each_flag_and_all_have_an_effect(place: str) -> 
         assert name, argument
         assert name.group(1) not in own
     assert values.model_config_file == "/config/models.config"
-    assert values.monitoring_config_file == "/config/monitoring.config"
+    assert values.monitoring_config_file == "/deploy/monitoring.config"
 
 
 def test_both_places_start_the_model_server_alike() -> None:
@@ -129,10 +138,12 @@ def deployed(
 ) -> Iterator[model_server.ModelServer]:
     """The embedded server with the compose file's flags; paths and ports are this machine's."""
     directory = tmp_path_factory.mktemp("config")
-    for name in ("models.config", "batching.config", "monitoring.config"):
-        text = (_DEPLOY / name).read_text(encoding="utf-8")
-        (directory / name).write_text(text.replace("/models/", f"{tiny_base.resolve()}/"))
-    arguments = [item.replace("/config/", f"{directory}/") for item in _commands()["compose"]]
+    text = (_DEPLOY / "models.config").read_text(encoding="utf-8")
+    (directory / "models.config").write_text(text.replace("/models/", f"{tiny_base.resolve()}/"))
+    arguments = [
+        item.replace("/config/", f"{directory}/").replace("/deploy/", f"{_DEPLOY}/")
+        for item in _commands()["compose"]
+    ]
     values = _values(arguments)
     server = model_server.ModelServer(
         command.models(values), rest_port=0, options=command.options(values)
@@ -242,9 +253,9 @@ def test_labels_move_on_a_running_server_by_the_files_of_the_script(
 
 def test_compose_services_are_whole() -> None:
     document = _yaml("compose.yaml")
-    assert set(document) == {"name", "services"}
+    assert set(document) == {"name", "services", "volumes"}
     services = document["services"]
-    assert set(services) == {*_WORKLOADS, "prometheus"}
+    assert set(services) == {*_WORKLOADS, "model-config", "prometheus"}
     known = {
         *("image", "build", "entrypoint", "command", "volumes", "ports", "healthcheck"),
         *("depends_on", "deploy", "stop_grace_period", "restart"),
@@ -253,7 +264,7 @@ def test_compose_services_are_whole() -> None:
         assert set(service) <= known, name
         assert ("image" in service) != ("build" in service), name
         assert "memory" in service["deploy"]["resources"]["limits"], name
-        for port in service["ports"]:
+        for port in service.get("ports", []):
             # Reachable from this machine alone, unless somebody opens it.
             assert re.fullmatch(r"127\.0\.0\.1:[\d-]+:\d+", port), port
         for dependency in service.get("depends_on", {}):
@@ -270,9 +281,9 @@ def test_images_name_no_registry_host() -> None:
     compose = (_DEPLOY / "compose.yaml").read_text(encoding="utf-8")
     images = re.findall(r"image: (\S+)", compose)
     images = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", image) for image in images]
-    images += [_container(name)["image"] for name in _WORKLOADS]
+    images += [item["image"] for item in _all_containers()]
     images += re.findall(r"^FROM (\S+)", (_DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
-    assert len(images) == 5
+    assert len(images) == 7
     for image in images:
         # The part before the first slash is a host if it has a dot or a port.
         parts = image.split("/")
@@ -300,6 +311,29 @@ def test_the_orchestrator_starts_with_flags_of_its_script() -> None:
     build = _yaml("compose.yaml")["services"]["orchestrator"]["build"]
     assert (_DEPLOY / build["context"]).resolve() == _ROOT
     assert (_ROOT / build["dockerfile"]).is_file()
+
+
+def test_what_the_model_server_reads_is_written_by_the_script_beside_it() -> None:
+    service = _yaml("compose.yaml")["services"]["model-config"]
+    known = _script_flags("model_config.py", "bundle_flags.py")
+    pod = _object("Deployment", "tensorflow-serving")["spec"]["template"]["spec"]
+    sidecar = next(item for item in pod["containers"] if item["name"] == "model-config")
+    for command_line in (
+        [*service["entrypoint"], *service["command"]],
+        [*pod["initContainers"][0]["command"], *pod["initContainers"][0]["args"]],
+        [*sidecar["command"], *sidecar["args"]],
+    ):
+        python, script, *arguments = command_line
+        assert python == "python"
+        assert (_ROOT / script).is_file()
+        names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
+        assert names <= known
+        assert "--output=/config/models.config" in arguments
+        assert "--root=/models" in arguments
+        assert ("follow" in names) == ("label_delay_seconds" in names)
+        for delay in re.findall(r"label_delay_seconds=(\d+)", " ".join(arguments)):
+            poll = _values(_commands()["kubernetes"]).model_config_file_poll_wait_seconds
+            assert int(delay) >= 2 * poll
 
 
 def test_the_clients_address_is_the_model_servers() -> None:
@@ -331,13 +365,13 @@ def test_kustomization_lists_what_is_there() -> None:
     ]
     assert mounted == list(maps) == ["tensorflow-serving"]
     config_files = {
-        argument.split("/config/")[1]
+        argument.split("/deploy/")[1]
         for argument in _commands()["kubernetes"]
-        if "/config/" in argument
+        if "/deploy/" in argument
     }
     assert config_files <= set(maps["tensorflow-serving"])
     images = {item["name"] for item in kustomization["images"]}
-    assert images == {_container(name)["image"] for name in _WORKLOADS}
+    assert images == {item["image"] for item in _all_containers()}
 
 
 def test_kubernetes_objects_are_named_and_known() -> None:
@@ -379,9 +413,11 @@ def test_deployments_select_probe_limit_and_mount_what_they_have(name: str) -> N
     assert {"memory"} <= set(limits)
     assert {"memory", "cpu"} <= set(requests)
     assert int(requests["memory"].removesuffix("Gi")) <= int(limits["memory"].removesuffix("Gi"))
-    assert {item["name"] for item in container["volumeMounts"]} == {
-        item["name"] for item in pod["volumes"]
-    }
+    volumes = {item["name"] for item in pod["volumes"]}
+    for item in [*pod.get("initContainers", []), *pod["containers"]]:
+        assert {mount["name"] for mount in item["volumeMounts"]} <= volumes
+        assert "memory" in item["resources"]["limits"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
     stop = shlex.join(container["lifecycle"]["preStop"]["exec"]["command"])
     assert int(stop.split()[-1]) < pod["terminationGracePeriodSeconds"]
 
