@@ -16,6 +16,7 @@ from serving.embedded import (
     batch_tensors,
     batching,
     batching_options,
+    request_deadline,
     rpc_status,
     serving_metrics,
     tensor_codec,
@@ -195,6 +196,26 @@ def test_an_error_reaches_each_request_of_the_batch(batcher: Callable[..., _Batc
         assert str(caught.value).startswith(
             "FAILED_PRECONDITION: Tensors with name 'x' from different tasks have different shapes"
         )
+
+
+def test_a_batch_that_nobody_waits_for_is_not_run(batcher: Callable[..., _Batcher]) -> None:
+    made = batcher()
+    busy = made.occupy()
+
+    def ask() -> Arrays:
+        with request_deadline.within(0.0):
+            return made.runner.run({"x": np.ones(1)}, ["y"])
+
+    late = made.pool.submit(ask)
+    made.wait_for_queued(1)
+    made.graph.gate.set()
+    busy.result(20)
+    with pytest.raises(rpc_status.StatusError) as caught:
+        late.result(20)
+    assert str(caught.value) == (
+        "RESOURCE_EXHAUSTED: Run() timeout exceeded while waiting in batching queue"
+    )
+    assert len(made.graph.batches) == 1
 
 
 def test_empty_requests_are_answered_alone_and_among_others(

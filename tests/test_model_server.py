@@ -11,6 +11,7 @@ import pytest
 import saved_models
 import tensorflow as tf
 from google.protobuf import text_format
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -187,6 +188,24 @@ def test_a_missing_input_takes_its_default(tmp_path: pathlib.Path) -> None:
         "Signature input alias: uid(feed name: serving_default_uid:0) not found in request and no "
         "default value provided. Inputs expected to be in the request {x}, "
         "or default input alias set: x"
+    )
+
+
+def test_a_signature_of_another_method_is_refused_where_that_is_asked_for(
+    tmp_path: pathlib.Path,
+) -> None:
+    saved_models.save_score(tmp_path / "1")
+    path = tmp_path / "1" / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    saved.meta_graphs[0].signature_def["serving_default"].method_name = "other"
+    path.write_bytes(saved.SerializeToString())
+    options = model_server.Options(enable_signature_method_name_check=True)
+    with model_server.ModelServer({"m": tmp_path}, options=options) as server:
+        code, message = _error(lambda: _Client(server.port).predict(_score_request()))
+    assert code is grpc.StatusCode.INTERNAL
+    assert message == (
+        "Expected prediction signature method_name to be one of {tensorflow/serving/predict, "
+        "tensorflow/serving/classify, tensorflow/serving/regress}. Was: other"
     )
 
 

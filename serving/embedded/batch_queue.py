@@ -10,7 +10,7 @@ from concurrent import futures
 
 import numpy as np
 
-from serving.embedded import batching_options, rpc_status, session_runner
+from serving.embedded import batching_options, request_deadline, rpc_status, session_runner
 
 
 class Task:
@@ -21,6 +21,7 @@ class Task:
         self.feeds = feeds
         self.rows = rows
         self.enqueued = time.monotonic()
+        self.deadline = request_deadline.current()
         self.answer: futures.Future[session_runner.Arrays] = futures.Future()
 
 

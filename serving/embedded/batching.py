@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+import grpc
 import numpy as np
 
 from serving.embedded import (
@@ -112,7 +113,8 @@ class BatchingRunner:
         Raises:
             StatusError: INVALID_ARGUMENT if the inputs have no common 0th dimension or too many
                 rows, UNAVAILABLE if too many batches wait, FAILED_PRECONDITION if the shapes of
-                requests in a batch differ or an output has no row for each of the inputs'.
+                requests in a batch differ or an output has no row for each of the inputs',
+                RESOURCE_EXHAUSTED if nobody in its batch waits for an answer any more.
         """
         rows = batch_tensors.num_rows(feeds)
         for _ in feeds:
@@ -149,6 +151,11 @@ class BatchingRunner:
         for task in tasks:
             self._metrics.record_queuing(self._options.thread_pool_name, now - task.enqueued)
         try:
+            if all(task.deadline <= now for task in tasks):
+                raise rpc_status.StatusError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    "Run() timeout exceeded while waiting in batching queue",
+                )
             parts = self._run_together(tasks, targets)
         except Exception as error:
             status = rpc_status.from_exception(error)

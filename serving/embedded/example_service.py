@@ -22,21 +22,19 @@ _KINDS = {classification.METHOD: classification, regression.METHOD: regression}
 def classify(
     model: servable.Servable,
     request: classification_pb2.ClassificationRequest,
-    check_method: bool = False,
 ) -> classification_pb2.ClassificationResponse:
     """Answers a Classify request.
 
     Args:
         model: the loaded version.
         request: its signature and examples.
-        check_method: whether the signature must say that it classifies.
 
     Raises:
         StatusError: INVALID_ARGUMENT if the signature or the examples do not fit, and whatever
             the model's operations raise.
     """
     definition = _definition(model, request.model_spec)
-    source, targets = classification.tensors(definition, check_method)
+    source, targets = classification.tensors(definition, model.check_method)
     batch = examples.serialized(request.input)
     values = model.run("Classify", {source: batch}, targets)
     response = classification_pb2.ClassificationResponse()
@@ -48,11 +46,10 @@ def classify(
 def regress(
     model: servable.Servable,
     request: regression_pb2.RegressionRequest,
-    check_method: bool = False,
 ) -> regression_pb2.RegressionResponse:
     """Answers a Regress request; see `classify`."""
     definition = _definition(model, request.model_spec)
-    source, targets = regression.tensors(definition, check_method)
+    source, targets = regression.tensors(definition, model.check_method)
     batch = examples.serialized(request.input)
     values = model.run("Regress", {source: batch}, targets)
     response = regression_pb2.RegressionResponse()
@@ -64,7 +61,6 @@ def regress(
 def multi_inference(
     model: servable.Servable,
     request: inference_pb2.MultiInferenceRequest,
-    check_method: bool = False,
 ) -> tuple[inference_pb2.MultiInferenceResponse, int]:
     """Answers a MultiInference request with one run for all its tasks.
 
@@ -79,7 +75,7 @@ def multi_inference(
     sources, targets = set(), set()
     for task in request.tasks:
         kind, definition = _checked(model, task, request, [item[2] for item in tasks])
-        source, outputs = kind.tensors(definition, check_method)
+        source, outputs = kind.tensors(definition, model.check_method)
         sources.add(source)
         targets.update(outputs)
         tasks.append((kind, definition, task.model_spec))

@@ -51,7 +51,6 @@ def build(
             manager,
             options.enable_serialization_as_tensor_content,
             metrics,
-            options.enable_signature_method_name_check,
         ),
         server,
     )

@@ -62,6 +62,7 @@ class ModelLoader:
             self._options.session_config or servable.session_config(),
             tags=self._options.saved_model_tags,
             metrics=self._metrics,
+            check_method=self._options.enable_signature_method_name_check,
             tflite_interpreters=self._options.tflite_interpreters,
         )
         if options is not None:

@@ -63,7 +63,6 @@ def run(
 def classify(
     manager: servable_manager.ServableManager,
     request: classification_pb2.ClassificationRequest,
-    check_method: bool,
 ) -> classification_pb2.ClassificationResponse:
     """Answers a Classify request.
 
@@ -73,19 +72,18 @@ def classify(
     if not request.HasField("model_spec"):
         raise rpc_status.invalid_argument("Missing ModelSpec")
     with manager.use(request.model_spec) as model:
-        return example_service.classify(model, request, check_method)
+        return example_service.classify(model, request)
 
 
 def regress(
     manager: servable_manager.ServableManager,
     request: regression_pb2.RegressionRequest,
-    check_method: bool,
 ) -> regression_pb2.RegressionResponse:
     """Answers a Regress request; see `classify`."""
     if not request.HasField("model_spec"):
         raise rpc_status.invalid_argument("Missing ModelSpec")
     with manager.use(request.model_spec) as model:
-        return example_service.regress(model, request, check_method)
+        return example_service.regress(model, request)
 
 
 def model_metadata(

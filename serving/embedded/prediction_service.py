@@ -24,6 +24,7 @@ from tensorflow_serving.apis import (
 from serving.embedded import (
     example_service,
     operations,
+    request_deadline,
     rpc_status,
     servable_manager,
     serving_metrics,
@@ -40,7 +41,6 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         manager: servable_manager.ServableManager,
         as_content: bool,
         metrics: serving_metrics.ServingMetrics,
-        check_method: bool = False,
     ) -> None:
         """Serves the manager's models.
 
@@ -48,12 +48,10 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             manager: the models.
             as_content: whether replies carry `tensor_content` instead of typed fields.
             metrics: where requests are counted.
-            check_method: whether a signature must name the method that it is used for.
         """
         self._manager = manager
         self._as_content = as_content
         self._metrics = metrics
-        self._check_method = check_method
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
@@ -74,7 +72,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             "Classify",
             request.model_spec,
             context,
-            lambda: operations.classify(self._manager, request, self._check_method),
+            lambda: operations.classify(self._manager, request),
         )
 
     def Regress(
@@ -85,7 +83,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             "Regress",
             request.model_spec,
             context,
-            lambda: operations.regress(self._manager, request, self._check_method),
+            lambda: operations.regress(self._manager, request),
         )
 
     def MultiInference(
@@ -107,7 +105,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> inference_pb2.MultiInferenceResponse:
         spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
         with self._manager.use(spec) as model:
-            response, count = example_service.multi_inference(model, request, self._check_method)
+            response, count = example_service.multi_inference(model, request)
         self._metrics.record_examples(spec.name, count)
         return response
 
@@ -168,7 +166,8 @@ def _answer(context: grpc.ServicerContext, operation: Callable[[], _Reply]) -> _
         # The caller's deadline passed while the request waited for a thread.
         context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the run")
     try:
-        return operation()
+        with request_deadline.within(context.time_remaining()):
+            return operation()
     except Exception as error:
         status = rpc_status.from_exception(error)
     context.abort(status.code, status.grpc_message())

@@ -26,6 +26,7 @@ from tensorflow_serving.apis import (
 from serving.embedded import (
     json_text,
     operations,
+    request_deadline,
     rest_examples,
     rest_json,
     rpc_status,
@@ -104,7 +105,8 @@ class RestApi:
         cors = _CORS_HEADERS if self._options.rest_api_enable_cors_support else ()
         started, call = time.perf_counter(), _Call()
         try:
-            text = self._answer(method, path, headers, body, call)
+            with request_deadline.within(self._options.rest_api_timeout_seconds):
+                text = self._answer(method, path, headers, body, call)
         except Exception as error:
             status = rpc_status.from_exception(error)
             self._metrics.record_request(call.spec.name, status.code.name)
@@ -167,15 +169,13 @@ class RestApi:
     def _classify(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
         request = classification_pb2.ClassificationRequest(model_spec=spec)
         request.input.CopyFrom(self._examples(body, request.model_spec))
-        check = self._options.enable_signature_method_name_check
-        response = operations.classify(self._manager, request, check)
+        response = operations.classify(self._manager, request)
         return rest_examples.classifications(response.result)
 
     def _regress(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
         request = regression_pb2.RegressionRequest(model_spec=spec)
         request.input.CopyFrom(self._examples(body, request.model_spec))
-        check = self._options.enable_signature_method_name_check
-        response = operations.regress(self._manager, request, check)
+        response = operations.regress(self._manager, request)
         return rest_examples.regressions(response.result)
 
     def _examples(self, body: bytes, spec: model_pb2.ModelSpec) -> input_pb2.Input:

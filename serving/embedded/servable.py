@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
@@ -16,6 +17,11 @@ from serving.embedded import (
     tflite_runner,
 )
 
+_METHODS = (
+    tf.saved_model.PREDICT_METHOD_NAME,
+    tf.saved_model.CLASSIFY_METHOD_NAME,
+    tf.saved_model.REGRESS_METHOD_NAME,
+)
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
 Tensor = signature.Tensor
@@ -35,6 +41,7 @@ class Servable:
         tags: Sequence[str] = (tf.saved_model.SERVING,),
         metrics: serving_metrics.ServingMetrics | None = None,
         tflite_interpreters: int = 0,
+        check_method: bool = False,
     ) -> None:
         """Loads the SavedModel.
 
@@ -47,6 +54,7 @@ class Servable:
             metrics: where the time of each run is counted; nowhere if None.
             tflite_interpreters: how many requests run at once on the directory's
                 `model.tflite`, which is loaded instead if it is there; 0 never to load it.
+            check_method: whether a signature must name the method that it is used for.
 
         Raises:
             StatusError: if the SavedModel cannot be loaded.
@@ -54,6 +62,7 @@ class Servable:
         self.name = name
         self.version = version
         self.path = os.fspath(path)
+        self.check_method = check_method
         self._metrics = metrics
         runner: session_runner.SessionRunner | tflite_runner.TfliteRunner
         if tflite_interpreters and tflite_runner.is_present(self.path):
@@ -84,12 +93,14 @@ class Servable:
             The outputs by name; strings are object arrays of bytes.
 
         Raises:
-            StatusError: FAILED_PRECONDITION if there is no such signature, INVALID_ARGUMENT if
-                the inputs do not fit it, and whatever the model's operations raise.
+            StatusError: FAILED_PRECONDITION if there is no such signature, INTERNAL if it names
+                another method, INVALID_ARGUMENT if the inputs do not fit it, and whatever the
+                model's operations raise.
         """
         key = signature_name or DEFAULT_SIGNATURE
         if key not in self._signatures:
             raise rpc_status.failed_precondition(f'Serving signature key "{key}" not found.')
+        self._check_method_of(key)
         started = time.perf_counter()
         try:
             outputs = self._signatures[key].run(
@@ -125,6 +136,15 @@ class Servable:
         """Frees the session; no call may be running or follow."""
         self._signatures.clear()
         self._runner.close()
+
+    def _check_method_of(self, key: str) -> None:
+        method = self.signature_defs[key].method_name
+        if self.check_method and method not in _METHODS:
+            raise rpc_status.StatusError(
+                grpc.StatusCode.INTERNAL,
+                "Expected prediction signature method_name to be one of "
+                f"{{{', '.join(_METHODS)}}}. Was: {method}",
+            )
 
     def _record(self, api: str, started: float) -> None:
         if self._metrics is not None:

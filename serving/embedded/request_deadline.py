@@ -1,0 +1,25 @@
+"""Until when the caller of the request in this thread waits for its answer."""
+
+import contextlib
+import contextvars
+import math
+import time
+from collections.abc import Iterator
+
+_deadline: contextvars.ContextVar[float] = contextvars.ContextVar("deadline", default=math.inf)
+
+
+@contextlib.contextmanager
+def within(seconds: float | None) -> Iterator[None]:
+    """Sets the deadline of what runs in the block; None for none."""
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def current() -> float:
+    """Returns the deadline by `time.monotonic`; infinity if there is none."""
+    return _deadline.get()
