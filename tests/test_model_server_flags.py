@@ -1,6 +1,9 @@
 """The flags of the model server: all of TensorFlow Serving's, and what becomes of each."""
 
+import json
 import pathlib
+import shutil
+import subprocess
 from collections.abc import Sequence
 
 import grpc
@@ -182,3 +185,33 @@ def test_grpc_is_answered_on_a_unix_socket_too(tmp_path: pathlib.Path) -> None:
             with grpc.insecure_channel(f"unix:{path}") as channel:
                 assert _status(channel) == 7
             assert bool(server.port) == (port is not None)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_grpc_is_encrypted_with_the_files_key_and_certificate(tmp_path: pathlib.Path) -> None:
+    saved_models.save_lookup(tmp_path / "m" / "7")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "1"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    config = tmp_path / "ssl.config"
+    lines = (("server_key", key), ("server_cert", certificate))
+    config.write_text("\n".join(f"{name}: {json.dumps(path.read_text())}" for name, path in lines))
+    options = model_server.Options(ssl_config_file=str(config))
+    with model_server.ModelServer({"m": tmp_path / "m"}, options=options) as server:
+        address = f"localhost:{server.port}"
+        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+        with grpc.secure_channel(address, credentials) as channel:
+            assert _status(channel) == 7
+        with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as caught:
+            _status(channel)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    config.write_text('server_key: "a" server_cert: "b"')
+    with pytest.raises(model_server.ServerStartError, match="without a PEM key and its"):
+        model_server.ModelServer({"m": tmp_path / "m"}, options=options).start()
