@@ -45,7 +45,7 @@ def layer():
     layer = user_clicks.UserClicks(fitted(USER, AD), 2)
     nothing = tf.zeros([1], tf.int32)
     layer(nothing, nothing, nothing, embed)
-    layer._map.kernel.assign(np.eye(2))
+    layer.map.kernel.assign(np.eye(2))
     return layer
 
 

@@ -78,6 +78,8 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._list_widths = [fields[i].width for i in lists]
         self._poolings = [_pooling((ties or {}).get(fields[i].name), ads) for i in lists]
         self._num_buckets = max((sizes[i] for i in numeric), default=0)
+        self._lists = lists
+        self.num_fields = len(fields)
         self._order = np.argsort(strings + numeric)
         self._in_order = strings + numeric == list(range(len(fields)))
         self.output_dim = len(fields) * dim
@@ -92,10 +94,12 @@ class FieldEmbeddings(tf.keras.layers.Layer):
                 (self._table_rows, self._dim),
                 initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
             )
+            # From zero: sums of many random steps would be far larger than a row, and what values
+            # of one frequency share would hide from the start what tells them apart.
             self.frequency_steps = self.add_weight(
                 "frequency_steps",
                 (self._num_strings, FREQUENCY_BUCKETS, self._dim),
-                initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+                initializer="zeros",
             )
         if self._num_numeric:
             self.steps = self.add_weight(
@@ -125,6 +129,15 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         return embeddings if self._in_order else tf.gather(embeddings, self._order, axis=-2)
 
     @property
+    def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
+        """Of the tied lists, the place of the field and the map of ads' embeddings into its."""
+        return [
+            (place, pooling.map)
+            for place, pooling in zip(self._lists, self._poolings, strict=True)
+            if isinstance(pooling, histories.HistoryPooling)
+        ]
+
+    @property
     def list_widths(self) -> list[int]:
         """The most values of each list field."""
         return list(self._list_widths)
@@ -139,7 +152,11 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         """Embeds values [B, L] int32 of the list field of a number one by one: [B, L, E]."""
         values = self._of_rows(ids + self._offsets[self._first_of_list(number)])
         pooling = self._poolings[number]
-        return pooling.with_ads(values, ids) if hasattr(pooling, "with_ads") else values
+        return (
+            pooling.with_ads(values, ids)
+            if isinstance(pooling, histories.HistoryPooling)
+            else values
+        )
 
     def _first_of_list(self, number: int) -> int:
         return self._num_strings - len(self._list_widths) + sum(self._list_widths[:number])

@@ -118,7 +118,7 @@ class HistoryPooling(tf.keras.layers.Layer):
             (length, len(decays)),
             initializer=tf.constant_initializer(-np.arange(length)[:, None] * decays),
         )
-        self._map = tf.keras.layers.Dense(dim, use_bias=False)
+        self.map = tf.keras.layers.Dense(dim, use_bias=False)
         super().build(input_shape)
 
     def call(self, values: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
@@ -142,7 +142,7 @@ class HistoryPooling(tf.keras.layers.Layer):
         """Adds to values [B, L, E] of ids [B, L] what the ad side makes of them."""
         distinct, index = tf.unique(tf.reshape(ids, [-1]))
         of_ads = self._embed(tf.gather(self._ad_features, distinct))
-        of_ads = self._map(tf.reshape(of_ads, [-1, of_ads.shape[-2] * of_ads.shape[-1]]))
+        of_ads = self.map(tf.reshape(of_ads, [-1, of_ads.shape[-2] * of_ads.shape[-1]]))
         return values + tf.reshape(tf.gather(of_ads, index), tf.shape(values))
 
     def _weights(self, ids: tf.Tensor) -> tf.Tensor:

@@ -21,7 +21,15 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfrec import config as config_lib
-from tfrec import features, histories, id_dropout, sampled_softmax, sampling, user_clicks
+from tfrec import (
+    features,
+    histories,
+    id_dropout,
+    sampled_softmax,
+    sampling,
+    tower_start,
+    user_clicks,
+)
 from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 
@@ -47,7 +55,7 @@ class Tower(tf.keras.Model):
             if ads is not None and not ties and user_clicks.applies(fitted)
             else None
         )
-        self._input = tf.keras.layers.Dense(config.hidden_dim)
+        self.input_layer = tf.keras.layers.Dense(config.hidden_dim)
         self._crosses = [features.CrossLayer() for _ in range(config.num_cross_layers)]
         self._hidden = tf.keras.layers.Dense(config.hidden_dim, activation="relu")
         self._output = tf.keras.layers.Dense(config.embedding_dim)
@@ -55,6 +63,19 @@ class Tower(tf.keras.Model):
         self.embed = tf.function(
             self.call, input_signature=[tf.TensorSpec([None, encoding.width(fields)], tf.int32)]
         )
+
+    @property
+    def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
+        """What maps ads' field embeddings, flat, into one of the tower's own, and which."""
+        readers = self.field_embeddings.ad_readers
+        if self.user_clicks is not None:
+            readers = [*readers, (self.field_embeddings.num_fields, self.user_clicks.map)]
+        return readers
+
+    @property
+    def later_layers(self) -> list[tf.keras.layers.Layer]:
+        """The layers after the first, whose shapes are those of the other tower's."""
+        return [*self._crosses, self._hidden, self._output]
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeds ids [B, W] int32 as [B, D] float32, L2-normalised."""
@@ -69,7 +90,7 @@ class Tower(tf.keras.Model):
         Where there are `user_clicks`, these are the last of the F.
         """
         flat = features.flatten(field_embeddings)
-        x0 = self._input(self._dropout(flat, training=training))
+        x0 = self.input_layer(self._dropout(flat, training=training))
         x = x0
         for cross in self._crosses:
             x = cross(x0, x)
@@ -149,6 +170,10 @@ class TwoTower(tfrs.models.Model):
             else sampling.CountedShare(catalogue.clicks)
         )
         self._clicked_ads = clicked_ads
+
+    def start_alike(self) -> None:
+        """Lets the query tower begin as the ad tower, for what it reads of ads: `tower_start`."""
+        tower_start.alike(self.query_tower, self.ad_tower)
 
     @property
     def sparse_variables(self) -> list[tf.Variable]:

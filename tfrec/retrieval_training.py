@@ -63,6 +63,7 @@ def build(
         model.query_tower.user_clicks(nothing, nothing, nothing, model.embed_rows)
     model.query_tower(tf.zeros([1, encoding.width(schema.query_fields)], tf.int32))
     model.ad_tower(tf.zeros([1, encoding.width(schema.ad_fields)], tf.int32))
+    model.start_alike()
     return model
 
 

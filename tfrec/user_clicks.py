@@ -48,7 +48,7 @@ class UserClicks(tf.keras.layers.Layer):
         self._column = encoding.width(fields[:index])
         self._vocabulary = fitted.statistics[fields[index].name].vocabulary
         self._num_ids = fitted.cardinality(fields[index])
-        self._map = tf.keras.layers.Dense(dim, use_bias=False)
+        self.map = tf.keras.layers.Dense(dim, use_bias=False)
         self._dim = dim
         self.most_clicks = max(_MOST_EMBEDDINGS // len(fitted.schema.ad_fields), _LEAST_CLICKS)
         self.table = self.add_weight(
@@ -79,7 +79,7 @@ class UserClicks(tf.keras.layers.Layer):
             [B, E] float32: the mean of a query's ads times the root of its user's clicks.
         """
         distinct, index = tf.unique(ads)
-        values = self._map(features.flatten(embed(distinct)))
+        values = self.map(features.flatten(embed(distinct)))
         num_queries = tf.shape(counts)[0]
         total = tf.sparse.segment_sum(values, index, owner, num_segments=num_queries)
         number = tf.math.bincount(owner, minlength=num_queries, maxlength=num_queries)
@@ -96,7 +96,7 @@ class UserClicks(tf.keras.layers.Layer):
         """
         values = np.concatenate(
             [
-                self._map(
+                self.map(
                     features.flatten(embed(tf.range(first, min(first + _ROWS_AT_ONCE, num_ads))))
                 ).numpy()
                 for first in range(0, num_ads, _ROWS_AT_ONCE)
