@@ -39,6 +39,9 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         dim: E.
         ties: Of `histories.find`; lists among the fields that are tied to the ad side.
         ads: Embeds the ad side's fields; needed where there are ties.
+        frequency_stddev: What the steps of frequencies begin as. The sum of many such steps is
+            longer than a row: from zero, what values of one frequency share does not hide at the
+            start what tells them apart.
     """
 
     def __init__(
@@ -48,9 +51,11 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         dim: int,
         ties: histories.Ties | None = None,
         ads: Optional["FieldEmbeddings"] = None,
+        frequency_stddev: float = 0.01,
     ) -> None:
         super().__init__()
         self._dim = dim
+        self._frequency_stddev = frequency_stddev
         self._ads = ads
         kinds = [field.kind for field in fields]
         lists = [i for i, kind in enumerate(kinds) if kind == "categorical_list"]
@@ -94,12 +99,10 @@ class FieldEmbeddings(tf.keras.layers.Layer):
                 (self._table_rows, self._dim),
                 initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
             )
-            # From zero: sums of many random steps would be far larger than a row, and what values
-            # of one frequency share would hide from the start what tells them apart.
             self.frequency_steps = self.add_weight(
                 "frequency_steps",
                 (self._num_strings, FREQUENCY_BUCKETS, self._dim),
-                initializer="zeros",
+                initializer=tf.keras.initializers.RandomNormal(stddev=self._frequency_stddev),
             )
         if self._num_numeric:
             self.steps = self.add_weight(

@@ -49,7 +49,9 @@ class Tower(tf.keras.Model):
     ) -> None:
         super().__init__()
         dim = config.field_dim or automatic_field_dim(len(fields))
-        self.field_embeddings = features.FieldEmbeddings(fitted, fields, dim, ties, ads)
+        self.field_embeddings = features.FieldEmbeddings(
+            fitted, fields, dim, ties, ads, frequency_stddev=0.0
+        )
         self.user_clicks = (
             user_clicks.UserClicks(fitted, dim)
             if ads is not None and not ties and user_clicks.applies(fitted)
