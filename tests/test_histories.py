@@ -87,7 +87,7 @@ def layer():
     ads.table.assign(np.arange(ads.table.shape[0])[:, None] * np.array([1.0, 10.0]))
     queries.table.assign(np.arange(queries.table.shape[0])[:, None] * np.array([1.0, 0.0]))
     # The film's own embedding counts once, its genre's not at all.
-    queries._poolings[0]._map.kernel.assign([[1, 0], [0, 1], [0, 0], [0, 0]])
+    queries._poolings[0].map.kernel.assign([[1, 0], [0, 1], [0, 0], [0, 0]])
     return queries
 
 
