@@ -20,7 +20,7 @@ quickstart: $(VENV)/.installed
 	@$(BIN)/python scripts/quickstart.py $(if $(DATA),--data_path="$(DATA)") $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: lint types wheel
 
