@@ -57,6 +57,8 @@ def read(paths: Sequence[pathlib.Path]) -> tuple[pa.Table, list[str]]:
 
 
 def _read(path: pathlib.Path) -> pa.Table:
+    if not path.is_file():
+        raise errors.ImpressionLogError(f"{path}: expected a file of events, got none there.")
     try:
         table = _parsed(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -9,9 +9,9 @@ SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 SMALL = ("--num_ads=2000", "--dimension=16", "--num_queries=20", "--k=50", "--kind=IVF")
 
 
-def run(script, *flags):
+def run(script, *flags, small=SMALL):
     done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *SMALL, *flags],
+        [sys.executable, str(SCRIPTS / script), *small, *flags],
         capture_output=True,
         text=True,
         timeout=200,
@@ -47,3 +47,10 @@ def test_a_live_index_is_measured_as_it_grows():
         assert row["recall"] >= 0.95
     assert many["update_bytes"] > 100 * (16 + 8) * 4
     assert many["open_seconds"] > 0
+
+
+def test_rules_are_timed_and_their_answers_logged():
+    result = run("benchmark_rules.py", small=("--repetitions=10", "--num_candidates=50", "--k=4"))
+    assert [row["case"] for row in result["cases"]][:2] == ["no rules", "one cap"]
+    assert all(0 < row["p50_ms"] <= row["p99_ms"] for row in result["cases"])
+    assert (result["logged_rows"], result["dropped_answers"]) == (40, 0)

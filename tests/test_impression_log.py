@@ -272,6 +272,8 @@ def test_malformed_events_are_refused(log_files, tmp_path, name, text, message):
     with pytest.raises(errors.ImpressionLogError) as refused:
         feedback.join(log_files, [tmp_path / name], tmp_path / "shown.parquet")
     assert message in str(refused.value)
+    with pytest.raises(errors.ImpressionLogError, match="expected a file of events, got none"):
+        feedback.join(log_files, [tmp_path / "none.csv"], tmp_path / "shown.parquet")
     assert not (tmp_path / "shown.parquet").exists()
 
 
