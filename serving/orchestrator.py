@@ -67,7 +67,7 @@ class Orchestrator:
         self.release = release
         self.live = live_index.LiveIndex(release)
         self._client = client
-        self._impressions = impressions
+        self.impressions = impressions
         self._ranker = verified_ranker.VerifiedRanker(release, client)
         self._ranking = ranking.RankingStage(
             self._ranker, release.manifest.outputs, self.config.ranker
@@ -211,8 +211,8 @@ class Orchestrator:
         for position, answer in composed.items():
             answer.stage_ms["total"] = total_ms
             self.metrics.observe_answer(self.release.manifest, answer, *counts[position])
-            if self._impressions is not None:
-                self._impressions.record(self.release.manifest, valids[position], answer)
+            if self.impressions is not None:
+                self.impressions.record(self.release.manifest, valids[position], answer)
         return [composed[position] for position in range(len(valids))]
 
     def _compose(

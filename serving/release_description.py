@@ -6,8 +6,10 @@ from serving import orchestrator
 
 
 def of(service: orchestrator.Orchestrator) -> dict[str, Any]:
-    """Returns the release's fields, heads, index and metrics, and its updates."""
-    release = service.release.manifest
+    """Returns the release's fields, heads, index and metrics, its updates, and the state of the
+    impression log, None where there is none.
+    """
+    release, impressions = service.release.manifest, service.impressions
     return {
         "version": release.version,
         "created": release.created,
@@ -19,4 +21,5 @@ def of(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "index": release.index,
         "metrics": release.metrics,
         "live": service.live.status(),
+        "impression_log": None if impressions is None else impressions.status(),
     }

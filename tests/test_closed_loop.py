@@ -38,6 +38,8 @@ def shown(tiny_bundle, ranker_address, tmp_path_factory):
                     rules={"exploration": {"share": 0.3}},
                 )
             )
+        state = asked.bundle()["impression_log"]
+        assert (state["dropped_answers"], state["problem"]) == (0, None)
     log.close()
     return directory, answers
 

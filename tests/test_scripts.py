@@ -9,10 +9,11 @@ import subprocess
 import sys
 
 import logs
+import pyarrow.parquet as pq
 import pytest
 import serving_fixtures
 
-from serving import client
+from serving import client, messages
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ["--stage1_epochs=1", "--stage2_epochs=1", "--index=Flat"]
@@ -167,6 +168,13 @@ def test_a_lost_manifest_is_exported_again(workdir, tmp_path):
         ("inference.py", [], "Give one of --demo"),
         ("train_ranker.py", ["--workdir=/no/such"], "run scripts/convert.py first"),
         ("serve.py", ["--workdir=/no/such"], "holds no published bundle"),
+        ("serve.py", ["--rules={"], "--rules: expected a JSON object or a file with one, got no"),
+        ("serve.py", ["--rules=/no/such"], "No file at /no/such"),
+        (
+            "join_feedback.py",
+            ["--impressions=/no/such", "--feedback=x", "--output=x.parquet"],
+            "no file impressions-*.parquet in /no/such",
+        ),
         ("evaluate.py", ["extra"], "unexpected argument 'extra'"),
     ],
 )
@@ -191,12 +199,13 @@ def test_a_mostly_bad_log_is_refused_with_its_first_lines(tmp_path):
     assert f"{bad}, line 1: looks like a header line" in done.stderr
 
 
-def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir):
+def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir, tmp_path):
     rest, grpc_port, model_rest = (serving_fixtures.free_port() for _ in range(3))
     command = [
         sys.executable, str(ROOT / "scripts" / "serve.py"), f"--workdir={workdir}",
         f"--port={rest}", f"--model_server_port={grpc_port}",
-        f"--model_server_rest_port={model_rest}",
+        f"--model_server_rest_port={model_rest}", f"--impression_log={tmp_path / 'log'}",
+        '--rules={"caps": [{"field": "C7", "most": 1}]}',
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
         for line in service.stdout:
@@ -208,12 +217,35 @@ def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir):
                 answer = connection.recommend(context={"I1": 3}, k=3, deadline_ms=10_000)
             assert [ad.rank for ad in answer.ads] == [1, 2, 3]
             assert answer.degraded is None
+            values = [ad.fields["C7"] for ad in answer.ads if ad.fields["C7"] is not None]
+            assert len(set(values)) == len(values)
         finally:
             service.send_signal(signal.SIGTERM)
             assert service.wait(60) == 0
     for port in (rest, grpc_port, model_rest):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, "a process was left behind"
+    _join(answer, tmp_path)
+
+
+def _join(answer: messages.Answer, directory: pathlib.Path) -> None:
+    """Joins the log that the service left with a click on the second ad."""
+    event = {"request_id": answer.request_id, "ad_id": answer.ads[1].ad_id, "click": 1}
+    (directory / "events.jsonl").write_text(json.dumps(event))
+    output = directory / "new" / "shown.parquet"
+    done = run(
+        "join_feedback.py", f"--impressions={directory / 'log'}", f"--output={output}",
+        f"--feedback={directory / 'events.jsonl'}",
+    )  # fmt: skip
+    assert "3 impressions of 1 answers in " in done.stdout
+    assert "1 events = 1 matched + 0 of no ad" in done.stdout
+    rows = pq.read_table(output).sort_by("_position").to_pylist()
+    assert [(row["_ad_id"], row["_click"]) for row in rows] == [
+        (ad.ad_id, float(place == 1)) for place, ad in enumerate(answer.ads)
+    ]
+    fields = json.loads((directory / "new" / "shown.schema.json").read_text())["fields"]
+    # Criteo's 13 numbers and 26 values.
+    assert len(fields) == 39
 
 
 def _wait_until_it_answers(connection: client.Client, service: subprocess.Popen) -> None:
