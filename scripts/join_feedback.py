@@ -13,6 +13,7 @@ log keeps the position, which training takes out of clicks, and the propensity o
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import command_line
 from absl import flags
@@ -21,7 +22,12 @@ from serving import feedback, impression_log
 from tfrecords import schema
 from tfrecords.formats import paths
 
-flags.DEFINE_string("impressions", None, "Directory of the impression log.", required=True)
+flags.DEFINE_string(
+    "impressions",
+    None,
+    "The impression log: its directory, or files of it with commas or as a pattern.",
+    required=True,
+)
 flags.DEFINE_string(
     "feedback", None, "Events: a file, several with commas, or a pattern.", required=True
 )
@@ -40,18 +46,26 @@ def main() -> None:
     output = pathlib.Path(FLAGS.output)
     if output.suffix != ".parquet":
         raise ValueError(f"--output: expected a file that ends in .parquet, got {FLAGS.output}.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    joined = feedback.join(
+        _log_files(), paths.expand(FLAGS.feedback), output, FLAGS.min_age_seconds
+    )
+    target = pathlib.Path(FLAGS.schema_path or output.with_suffix(".schema.json"))
+    schema.save(schema.from_json(joined.schema), target)
+    _describe(joined, output, target)
+
+
+def _log_files() -> Sequence[pathlib.Path]:
     directory = pathlib.Path(FLAGS.impressions)
-    log_files = sorted(directory.glob(impression_log.PATTERN))
-    if not log_files:
+    if not directory.is_dir():
+        return paths.expand(FLAGS.impressions)
+    found = sorted(directory.glob(impression_log.PATTERN))
+    if not found:
         raise FileNotFoundError(
             f"--impressions: no file {impression_log.PATTERN} in {directory}. "
             "scripts/serve.py --impression_log writes them, a minute after the first answer."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    joined = feedback.join(log_files, paths.expand(FLAGS.feedback), output, FLAGS.min_age_seconds)
-    target = pathlib.Path(FLAGS.schema_path or output.with_suffix(".schema.json"))
-    schema.save(schema.from_json(joined.schema), target)
-    _describe(joined, output, target)
+    return found
 
 
 def _describe(joined: feedback.Joined, output: pathlib.Path, target: pathlib.Path) -> None:

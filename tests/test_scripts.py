@@ -172,8 +172,8 @@ def test_a_lost_manifest_is_exported_again(workdir, tmp_path):
         ("serve.py", ["--rules=/no/such"], "No file at /no/such"),
         (
             "join_feedback.py",
-            ["--impressions=/no/such", "--feedback=x", "--output=x.parquet"],
-            "no file impressions-*.parquet in /no/such",
+            ["--impressions=scripts", "--feedback=x", "--output=/tmp/x.parquet"],
+            "no file impressions-*.parquet in scripts",
         ),
         ("evaluate.py", ["extra"], "unexpected argument 'extra'"),
     ],
