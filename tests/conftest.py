@@ -90,6 +90,7 @@ def script(monkeypatch):
     for name, module in list(sys.modules.items()):
         if pathlib.Path(getattr(module, "__file__", None) or "").parent != SCRIPTS:
             continue
-        for flag in flags.FLAGS.flags_by_module_dict().get(name, []):
+        # A copy: a flag that goes leaves the list too.
+        for flag in list(flags.FLAGS.flags_by_module_dict().get(name, [])):
             delattr(flags.FLAGS, flag.name)
         del sys.modules[name]

@@ -1,0 +1,34 @@
+"""Writes the log of an example, as planted as its use case is real.
+
+    python examples/make_log.py --example=shop --output=workdir/examples/shop
+
+Some seconds for 20,000 rows. Writes log, ads and users (those that the example has) as CSV, TSV
+(jobs) or Parquet (apps) below --output. The same flags give the same files.
+"""
+
+import pathlib
+import sys
+
+import use_cases
+import writing
+from absl import app, flags
+
+flags.DEFINE_enum("example", None, sorted(use_cases.EXAMPLES), "Which example.")
+flags.DEFINE_integer("rows", 20_000, "Rows of the log, about.", lower_bound=100)
+flags.DEFINE_integer("seed", 1, "Seed of the world.")
+flags.DEFINE_string("output", None, "Directory; default: workdir/examples/EXAMPLE.")
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        sys.exit(f"error: unexpected argument {argv[1]!r}; options start with --, see --help.")
+    if FLAGS.example is None:
+        sys.exit(f"error: give --example=NAME, one of {', '.join(sorted(use_cases.EXAMPLES))}.")
+    directory = pathlib.Path(FLAGS.output or f"workdir/examples/{FLAGS.example}")
+    for path in writing.write(FLAGS.example, FLAGS.rows, directory, FLAGS.seed):
+        print(path)
+
+
+if __name__ == "__main__":
+    app.run(main)
