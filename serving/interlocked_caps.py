@@ -100,14 +100,20 @@ class _Exchange:
                 if len(full) == 1:
                     came_by[item, full[0]] = None
         queue = collections.deque(came_by)
-        gone: set[_Step] = set()
+        # Ads that free the same slots let the same ads in.
+        freed_before: set[tuple[int, ...]] = set()
+        left: set[int] = set()
         while queue:
             step = queue.popleft()
+            if step[1] in left:
+                continue
+            left.add(step[1])
             for leaving in self._with_slot[step[1]]:
-                if leaving not in self.chosen or (leaving, step[1]) in gone:
+                freed = self._freed(leaving, step[1])
+                if leaving not in self.chosen or freed in freed_before:
                     continue
-                gone.add((leaving, step[1]))
-                for follower in self._let_in(leaving, step):
+                freed_before.add(freed)
+                for follower in self._let_in(freed, step[0]):
                     full = self._full(follower, without=leaving)
                     if not full and self._apply(follower, (step, leaving), came_by):
                         return True
@@ -121,14 +127,17 @@ class _Exchange:
         freed = () if without is None else self._slots_of[without]
         return [s for s in self._slots_of[item] if not self._room[s] + (s in freed)]
 
-    def _let_in(self, leaving: int, step: "_Step") -> list[int]:
-        """Returns ads for which an ad that goes out makes room, but the one that took its slot."""
+    def _freed(self, leaving: int, slot: int) -> tuple[int, ...]:
+        """Returns the full slots that an ad frees, but the one that is taken in its place."""
+        return tuple(s for s in self._slots_of[leaving] if s != slot and not self._room[s])
+
+    def _let_in(self, freed: Sequence[int], taking: int) -> list[int]:
+        """Returns ads that have one of the slots that were freed, but the one that came in."""
         return [
             item
-            for slot in self._slots_of[leaving]
-            if slot != step[1] and not self._room[slot]
+            for slot in freed
             for item in self._with_slot[slot]
-            if item not in self.chosen and item != step[0]
+            if item not in self.chosen and item != taking
         ]
 
     def _apply(

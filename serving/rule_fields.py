@@ -168,7 +168,7 @@ def _exploration(exploration: Any) -> rule_messages.Exploration | None:
 def _count(place: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_TIMES:
         raise errors.InvalidRequestError(
-            f"{place}: expected an integer of at least 1, got {query_fields.short(value)}."
+            f"{place}: expected an integer from 1 to {MOST_TIMES}, got {query_fields.short(value)}."
         )
     return value
 
@@ -195,7 +195,7 @@ def _counts(place: str, counts: Any, most: int) -> dict[str, int]:
     for value, times in counts.items():
         if isinstance(times, bool) or not isinstance(times, int) or not 0 <= times <= MOST_TIMES:
             raise errors.InvalidRequestError(
-                f"{place}[{query_fields.short(value)}]: expected an integer of at least 0, got "
+                f"{place}[{query_fields.short(value)}]: expected an integer from 0 to {MOST_TIMES}, got "
                 f"{query_fields.short(times)}."
             )
     return {query_fields.digits(value): times for value, times in counts.items()}
