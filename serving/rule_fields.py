@@ -195,7 +195,7 @@ def _counts(place: str, counts: Any, most: int) -> dict[str, int]:
     for value, times in counts.items():
         if isinstance(times, bool) or not isinstance(times, int) or not 0 <= times <= MOST_TIMES:
             raise errors.InvalidRequestError(
-                f"{place}[{query_fields.short(value)}]: expected an integer from 0 to {MOST_TIMES}, got "
-                f"{query_fields.short(times)}."
+                f"{place}[{query_fields.short(value)}]: expected an integer from 0 to "
+                f"{MOST_TIMES}, got {query_fields.short(times)}."
             )
     return {query_fields.digits(value): times for value, times in counts.items()}

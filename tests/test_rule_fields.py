@@ -1,3 +1,6 @@
+import functools
+import random
+
 import pytest
 
 from serving import errors, messages, rule_fields, rule_messages
@@ -116,3 +119,34 @@ def test_frequency_caps_become_filters():
     assert rule_fields.merged(own, {}) is own
     assert rule_fields.merged(None, {}) is None
     assert rule_fields.merged(None, {"tags": ("new",)}).excluded_ads is None
+
+
+def test_whatever_comes_as_rules_is_taken_or_refused_in_words():
+    rng = random.Random(8)
+    leaves = [
+        *(None, True, 0, 1, 3, -1, 2**70, 0.5, 1.0, float("nan"), float("inf"), "", "\ud800"),
+        *("advertiser", "tags", "price", "ads", [], {}),
+    ]
+    keys = [
+        *("caps", "frequency_caps", "diversity", "exploration", "ads", "fields"),
+        *("field", "most", "penalty", "share", "among", "advertiser", 7, None),
+    ]
+
+    def value(depth):
+        if depth == 0 or rng.random() < 0.3:
+            return rng.choice(leaves)
+        if rng.random() < 0.4:
+            return [value(depth - 1) for _ in range(rng.randint(0, 2))]
+        return {rng.choice(keys): value(depth - 1) for _ in range(rng.randint(0, 3))}
+
+    fields, refusals, taken = rule_fields.RuleFields(KINDS), [], 0
+    caps = [rule_messages.FrequencyCap(1)]
+    for _ in range(3_000):
+        for call in (fields.check, functools.partial(fields.at_cap, caps)):
+            try:
+                call(value(3))
+                taken += 1
+            except errors.InvalidRequestError as error:
+                refusals.append(str(error))
+    assert taken > 100
+    assert all("expected" in text or "unknown key" in text for text in refusals)
