@@ -12,12 +12,12 @@ or cannot be written, is dropped and counted. A kill loses what was not in a fil
 `scripts/join_feedback.py` joins the files with what came of the ads.
 """
 
+import collections
 import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
-import queue
 import threading
 import time
 import uuid
@@ -32,6 +32,7 @@ PATTERN = "impressions-*.parquet"
 _PARTIAL = ".{}.partial"
 # Laid out without a pause, in which answers would wait for the interpreter: some milliseconds.
 _ROWS_PER_BATCH = 400
+_POLL_SECONDS = 0.2
 # Of a process that was killed; none takes so long to write one.
 _ABANDONED_SECONDS = 3_600
 
@@ -101,8 +102,8 @@ class ImpressionLog:
         self.directory = pathlib.Path(directory)
         self._config = config or ImpressionLogConfig()
         self._prepare()
-        self._queue: queue.Queue[tuple[manifest.Manifest, impression_rows.Shown] | None] = (
-            queue.Queue(self._config.max_queued)
+        self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.Shown]] = (
+            collections.deque()
         )
         self._pending: dict[int, _Pending] = {}
         self._dropped_answers = 0
@@ -129,18 +130,19 @@ class ImpressionLog:
         """
         if not answer.ads:
             return
-        shown = impression_rows.Shown(valid.values, valid.weights, answer, time.time())
-        try:
-            self._queue.put_nowait((release, shown))
-        except queue.Full:
+        if len(self._queue) >= self._config.max_queued:
             self._dropped_answers += 1
+            return
+        shown = impression_rows.Shown(valid.values, valid.weights, answer, time.time())
+        # Wakes nobody: a thread that wakes for each answer takes the interpreter from the next.
+        self._queue.append((release, shown))
 
     def status(self) -> dict[str, Any]:
         """Returns what was written and what was lost, for monitoring."""
         return {
             "written_rows": self._written_rows,
             "files": self._num_files,
-            "queued_answers": self._queue.qsize(),
+            "queued_answers": len(self._queue),
             "dropped_answers": self._dropped_answers,
             "dropped_rows": self._dropped_rows,
             "problem": self._problem,
@@ -149,9 +151,6 @@ class ImpressionLog:
     def close(self, timeout_seconds: float = 10.0) -> None:
         """Writes what is queued, and ends the thread."""
         self._closing.set()
-        with contextlib.suppress(queue.Full):
-            # Wakes the thread; a full queue keeps it awake.
-            self._queue.put_nowait(None)
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
             logging.error("The impression log was not written within %g s.", timeout_seconds)
@@ -172,31 +171,23 @@ class ImpressionLog:
             ) from error
 
     def _run(self) -> None:
-        while not (self._closing.is_set() and self._queue.empty()):
-            try:
-                taken = self._queue.get(timeout=self._wait_seconds())
-            except queue.Empty:
-                taken = None
-            if taken is not None:
-                self._take(*taken)
+        is_closing = False
+        while not is_closing:
+            is_closing = self._closing.wait(_POLL_SECONDS)
+            for _ in range(len(self._queue)):
+                self._take(*self._queue.popleft())
             for pending in list(self._pending.values()):
-                due = time.monotonic() - pending.since >= self._config.seconds_per_file
-                if due or pending.batched_rows >= self._config.rows_per_file:
+                age = time.monotonic() - pending.since
+                if is_closing or age >= self._config.seconds_per_file:
                     self._write(pending)
-        for pending in list(self._pending.values()):
-            self._write(pending)
-
-    def _wait_seconds(self) -> float:
-        sinces = [pending.since for pending in self._pending.values()]
-        if not sinces:
-            return self._config.seconds_per_file
-        return max(0.0, min(sinces) + self._config.seconds_per_file - time.monotonic())
 
     def _take(self, release: manifest.Manifest, shown: impression_rows.Shown) -> None:
         pending = self._pending.setdefault(release.version, _Pending(release))
         pending.add(shown)
         if pending.shown_rows >= _ROWS_PER_BATCH:
             self._lay_out(pending)
+            if pending.batched_rows >= self._config.rows_per_file:
+                self._write(pending)
 
     def _lay_out(self, pending: _Pending) -> None:
         rows = pending.shown_rows
