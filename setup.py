@@ -13,6 +13,7 @@ setuptools.setup(
     packages=setuptools.find_packages(
         include=["tfrec", "tfrec.*", "serving", "serving.*", "tfrecords", "tfrecords.*"]
     ),
+    package_data={"serving": ["console/*"]},
     install_requires=[
         "absl-py",
         "faiss-cpu",
@@ -37,6 +38,7 @@ setuptools.setup(
         # The tests run the benchmark's peers, so they need them too.
         "test": [
             "mypy",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "pyyaml",

@@ -5,6 +5,7 @@
     GET  /v1/bundle            what is served
     GET  /healthz /readyz      liveness; whether full answers are to be expected
     GET  /metrics              for Prometheus; `service_metrics` has their names
+    GET  /console              a page to try requests; `console_page` has its files
 
 Errors are `{"error": {"code", "message"}}` with 400 (the request's content is refused, or it is
 no JSON), 401 (no token), 404, 405, 408 (the body came too slowly), 413 (too large), 422 (a value
@@ -27,6 +28,7 @@ from fastapi import responses
 from serving import (
     app_models,
     body_limit,
+    console_page,
     entrance,
     errors,
     lifecycle,
@@ -57,7 +59,8 @@ def create_app(
         follower: Changes the releases of `service` as the disk says; None = they stay.
         max_body_bytes: Larger bodies get 413.
         max_body_seconds: Bodies that take longer to come get 408.
-        token: Bearer token that requests must carry, but for health and readiness; None = none.
+        token: Bearer token that requests must carry, but for health, readiness and the page
+            of the console; None = none.
         life: Tells when the service is about to end; None = never.
     """
     life = life or lifecycle.Lifecycle()
@@ -103,6 +106,7 @@ def create_app(
     _add_recommend_routes(app, router)
     _add_state_routes(app, router, follower, life)
     _add_metrics_route(app, metrics)
+    console_page.add_routes(app)
     return app
 
 

@@ -127,6 +127,11 @@ class RequestBody(pydantic.BaseModel):
         description="stable or canary, to be answered by that release; without a canary both are "
         "the stable one. Null = by the canary's share.",
     )
+    dry_run: Annotated[bool, pydantic.Strict()] | None = pydantic.Field(
+        None,
+        description="Whether nobody is shown the answer: it stays out of the impression log and of "
+        "the metrics of answers.",
+    )
 
     def to_request(self) -> messages.Request:
         """Returns the request that the orchestrator takes."""
@@ -142,6 +147,7 @@ class RequestBody(pydantic.BaseModel):
             seen=None if self.seen is None else self.seen.model_dump(),
             explain=bool(self.explain),
             release=self.release,
+            dry_run=bool(self.dry_run),
         )
 
 

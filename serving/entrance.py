@@ -19,7 +19,9 @@ STARTED = "tfrec.started"
 REQUEST_ID = "tfrec.request_id"
 # Handlers put here what the log line is to say beside the request's own data.
 NOTES = "tfrec.notes"
-_OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+# The console is a page without data: it asks for the token itself.
+_CONSOLE = "/console"
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", _CONSOLE})
 # Each is a label of the metrics; whatever else is asked for is one more.
 _PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *_OPEN_PATHS})
 _MOST_REQUEST_ID = 128
@@ -43,8 +45,8 @@ class Entrance:
             app: What answers.
             life: Says when the service is about to end.
             metrics: Count the requests.
-            token: Bearer token that every request but for health and readiness must carry;
-                None = none.
+            token: Bearer token that every request but for health, readiness and the console's
+                page must carry; None = none.
         """
         self._app = app
         self._life = life
@@ -78,7 +80,7 @@ class Entrance:
             await send(message)
 
         try:
-            if self._token is None or scope["path"] in _OPEN_PATHS or self._is_known(headers):
+            if self._token is None or _is_open(scope["path"]) or self._is_known(headers):
                 await self._app(scope, receive, sending)
             else:
                 text = (
@@ -90,7 +92,8 @@ class Entrance:
                 await refusal(scope, receive, sending)
         finally:
             seconds = time.perf_counter() - started
-            path = scope["path"] if scope["path"] in _PATHS else "other"
+            path = _CONSOLE if _is_console(scope["path"]) else scope["path"]
+            path = path if path in _PATHS else "other"
             self._metrics.observe_request(path, status, seconds)
             if access_log.isEnabledFor(logging.INFO):
                 _log(scope, status, seconds * 1000, notes)
@@ -100,6 +103,14 @@ class Entrance:
         return scheme.lower() == b"bearer" and hmac.compare_digest(
             given.strip(), self._token or b""
         )
+
+
+def _is_console(path: str) -> bool:
+    return path.startswith(f"{_CONSOLE}/")
+
+
+def _is_open(path: str) -> bool:
+    return path in _OPEN_PATHS or _is_console(path)
 
 
 def _request_id(given: bytes | None) -> str:

@@ -78,6 +78,8 @@ class Request:
         explain: Whether the answer says why it is as it is.
         release: `stable` or `canary`, to be answered by that release (where no canary is tried,
             by the stable one); None = as the canary's share decides.
+        dry_run: Whether nobody is shown the answer: it stays out of the impression log and of the
+            metrics of answers.
     """
 
     user: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -91,6 +93,7 @@ class Request:
     seen: rule_messages.Seen | Mapping[str, Any] | None = None
     explain: bool = False
     release: str | None = None
+    dry_run: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, without what is not set."""

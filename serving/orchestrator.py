@@ -210,6 +210,8 @@ class Orchestrator:
         total_ms = (time.perf_counter() - until.started) * 1000
         for position, answer in composed.items():
             answer.stage_ms["total"] = total_ms
+            if valids[position].dry_run:
+                continue
             self.metrics.observe_answer(self.release.manifest, answer, *counts[position])
             if self.impressions is not None:
                 self.impressions.record(self.release.manifest, valids[position], answer)

@@ -6,10 +6,11 @@ from serving import orchestrator
 
 
 def of(service: orchestrator.Orchestrator) -> dict[str, Any]:
-    """Returns the release's fields, heads, index and metrics, its updates, and the state of the
-    impression log, None where there is none.
+    """Returns the release's fields, heads, index and metrics, its updates, the state of the
+    impression log (None where there is none), the limits of requests, and sample requests: the raw
+    query fields of its probes.
     """
-    release, impressions = service.release.manifest, service.impressions
+    release, config, impressions = service.release.manifest, service.config, service.impressions
     return {
         "version": release.version,
         "created": release.created,
@@ -22,4 +23,11 @@ def of(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "metrics": release.metrics,
         "live": service.live.status(),
         "impression_log": None if impressions is None else impressions.status(),
+        "limits": {
+            "num_candidates": config.num_candidates,
+            "default_k": config.default_k,
+            "max_k": config.max_k,
+            "default_deadline_ms": config.default_deadline_ms,
+        },
+        "sample_requests": release.probes["requests"],
     }

@@ -36,6 +36,7 @@ class ValidRequest:
         rules: Those that hold.
         at_cap: What was seen too often: ad field -> values, None -> ad ids.
         explain: Whether the answer says why it is as it is.
+        dry_run: Whether nobody is shown the answer.
     """
 
     values: dict[str, Any]
@@ -47,6 +48,7 @@ class ValidRequest:
     rules: rule_messages.Rules
     at_cap: Mapping[str | None, tuple[str, ...]]
     explain: bool
+    dry_run: bool
 
 
 class Validator:
@@ -90,7 +92,8 @@ class Validator:
             filters=rule_fields.merged(self._filters.check(request.filters), at_cap),
             rules=rules,
             at_cap=at_cap,
-            explain=_check_explain(request.explain),
+            explain=_check_flag("explain", request.explain),
+            dry_run=_check_flag("dry_run", request.dry_run),
         )
 
     def _check_k(self, k: Any) -> int:
@@ -151,11 +154,11 @@ def _check_deadline(deadline_ms: Any) -> float | None:
     return number
 
 
-def _check_explain(explain: Any) -> bool:
-    if explain is None or isinstance(explain, bool):
-        return bool(explain)
+def _check_flag(name: str, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
     raise errors.InvalidRequestError(
-        f"explain: expected true or false, got {query_fields.short(explain)}."
+        f"{name}: expected true or false, got {query_fields.short(value)}."
     )
 
 

@@ -1,0 +1,65 @@
+// Asks the service's own REST routes, with the token where one is needed.
+
+const TOKEN = "tfrec-token";
+
+/** A refusal of the service, or why it could not be asked. */
+export class ApiError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+export const token = {
+  get: () => sessionStorage.getItem(TOKEN) ?? "",
+  set: (text) => (text ? sessionStorage.setItem(TOKEN, text) : sessionStorage.removeItem(TOKEN)),
+};
+
+/**
+ * Returns the parsed JSON of a route, such as "v1/bundle"; a body makes it a POST.
+ *
+ * Throws an ApiError where the service refuses or does not answer, and the AbortError of `signal`.
+ */
+export async function ask(route, body, signal) {
+  const headers = {};
+  if (token.get()) headers.authorization = `Bearer ${token.get()}`;
+  const options = { headers, signal, cache: "no-store", credentials: "same-origin" };
+  if (body !== undefined) {
+    headers["content-type"] = "application/json";
+    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
+  }
+  const reply = await fetched(route, options);
+  const document = await parsed(reply, signal);
+  if (!reply.ok) throw refusal(reply, document?.error ?? {});
+  return document;
+}
+
+async function fetched(route, options) {
+  try {
+    return await fetch(route, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    // A token with characters that no header can hold fails here too.
+    const why = /headers|ByteString|ISO-8859-1/i.test(error.message)
+      ? "The token has characters that no header can hold."
+      : `The service does not answer at ${location.origin}. Is it running?`;
+    throw new ApiError(0, "unreachable", why);
+  }
+}
+
+async function parsed(reply, signal) {
+  try {
+    return await reply.json();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new ApiError(reply.status, "no_json", `The answer (status ${reply.status}) is no JSON.`);
+  }
+}
+
+function refusal(reply, error) {
+  let message = error.message ?? `The service refused with status ${reply.status}.`;
+  const wait = reply.headers.get("retry-after");
+  if (reply.status === 429 && wait) message += ` Try again in ${wait} s.`;
+  return new ApiError(reply.status, error.code ?? "unknown", message);
+}
