@@ -53,7 +53,7 @@ export class Ads {
         "div",
         { class: "name" },
         el("h3", { title: ad.ad_id }, ad.ad_id, ad.explanation?.explored ? el("em", {}, "drawn") : null),
-        summary(ad.fields),
+        summary(ad),
       ),
       el("div", { class: "scores" }, ...(hasScores(ad) ? this.#scores(ad, view) : [retrieval(ad)])),
     );
@@ -158,9 +158,11 @@ function score(label, value, bars, kind) {
 
 const retrieval = (ad) => score("Retrieval score", number(ad.retrieval_score), [], "");
 
-function summary(fields) {
+/** The first fields that say something; the ad's key is said already. */
+function summary({ fields, ad_id: adId }) {
   const known = Object.entries(fields).filter(
-    ([, value]) => value !== null && !(Array.isArray(value) && !value.length),
+    ([, value]) =>
+      value !== null && String(value) !== adId && !(Array.isArray(value) && !value.length),
   );
   const parts = known.slice(0, MOST_SUMMARY).map(([name, value]) =>
     el("span", { class: "tag", title: `${name}: ${shown(value)}` }, el("i", {}, name), shown(value)),
