@@ -108,6 +108,8 @@ class Console {
     try {
       const started = performance.now();
       const request = { ...this.#store.request, explain: true, dry_run: true };
+      // One id for what belongs together: where several releases answer, it chooses which.
+      if (!isFresh) request.request_id ??= this.#answer.request_id;
       const answer = await ask("v1/recommend", request, signal);
       const roundTripMs = performance.now() - started;
       clear();
@@ -123,7 +125,6 @@ class Console {
   async #candidates(request, answer, signal) {
     const { num_candidates: wanted = 500, max_k: most = 1000 } = this.#bundle.limits ?? {};
     const k = Math.max(answer.ads.length, Math.min(wanted, most), 1);
-    // The same id, so that the same release answers where several do.
     const all = { ...request, k, explain: false, request_id: answer.request_id };
     all.rules = { ...(request.rules ?? {}), ...NO_RULES };
     this.#pool = asPool(await ask("v1/recommend", all, signal));
