@@ -6,7 +6,7 @@ import httpx
 import pytest
 import serving_fixtures
 
-from serving import bundle
+from serving import ad_index, bundle
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
 
@@ -181,7 +181,7 @@ def test_filters_and_rules_leave_what_they_allow(service_url, open_console):
 def test_what_the_service_refuses_stands_beside_what_caused_it(service_url, open_console):
     page = open_console(service_url)
     answered(page)
-    age = "#fields [data-place='context.age']"
+    age = "[data-place='context.age']"
     type_in(page, age, "forty")
     beside = page.locator(".field", has=page.locator(age)).locator(".problem")
     playwright.expect(beside).to_contain_text("expected a finite number or null, got 'forty'")
@@ -304,7 +304,7 @@ def hostile_url(tmp_path_factory):
         def ads_table(number):
             ads = table(number)
             values = {
-                "ad_id": [f"{HOSTILE}{row}" for row in range(number)],
+                ad_index.AD_ID: [f"{HOSTILE}{row}" for row in range(number)],
                 "advertiser": ["x" * 3000] * number,
                 "category": [
                     "\"'&amp;\u202e\u0000" if row % 2 else HOSTILE for row in range(number)

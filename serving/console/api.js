@@ -23,7 +23,7 @@ export const token = {
  */
 export async function ask(route, body, signal) {
   const headers = {};
-  if (token.get()) headers.authorization = `Bearer ${token.get()}`;
+  if (token.get() && route !== "readyz") headers.authorization = bearer();
   const options = { headers, signal, cache: "no-store", credentials: "same-origin" };
   if (body !== undefined) {
     headers["content-type"] = "application/json";
@@ -35,15 +35,20 @@ export async function ask(route, body, signal) {
   return document;
 }
 
+function bearer() {
+  if (!/^[\x21-\x7e]+$/.test(token.get())) {
+    const why = "Expected a token of printable ASCII characters without spaces.";
+    throw new ApiError(401, "no_token", why);
+  }
+  return `Bearer ${token.get()}`;
+}
+
 async function fetched(route, options) {
   try {
     return await fetch(route, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    // A token with characters that no header can hold fails here too.
-    const why = /headers|ByteString|ISO-8859-1/i.test(error.message)
-      ? "The token has characters that no header can hold."
-      : `The service does not answer at ${location.origin}. Is it running?`;
+    const why = `The service does not answer at ${location.origin}. Is it running?`;
     throw new ApiError(0, "unreachable", why);
   }
 }

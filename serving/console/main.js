@@ -221,8 +221,8 @@ class Console {
     const isToken = error.status === 401;
     if (isToken) {
       byId("token-panel").hidden = false;
-      const given = token.get() !== "";
-      mark(byId("token"), given ? "The service refused this token." : "This service asks for a token.");
+      const refused = token.get() ? "The service refused this token." : "This service asks for a token.";
+      mark(byId("token"), error.code === "no_token" ? error.message : refused);
       byId("token").focus();
       if (!this.#bundle) return;
     }
