@@ -281,6 +281,13 @@ def test_what_is_validated_and_kept_is_the_average(tmp_path):
     assert np.abs(run.weights[0][1] - run.weights[1][1]).max() > 1e-3
 
 
+def test_of_a_small_log_batches_are_smaller_but_never_tiny():
+    assert training.batch_size(512, 1_000_000) == 512
+    assert training.batch_size(512, 10_000) == 200  # fifty of them
+    assert training.batch_size(512, 100) == 64
+    assert training.batch_size(32, 100) == 32  # what was asked is the most
+
+
 def test_a_row_seen_for_the_first_time_moves_by_the_first_accumulator():
     model = Lookup()
     before = model.table.embeddings.numpy()

@@ -63,7 +63,7 @@ class RetrievalConfig:
     )
     epochs: int = option(20, "Most passes over the clicks; sets the schedule.")
     patience: int = option(4, "Passes without a better validation recall before stopping.")
-    batch_size: int = option(1024, "Clicks in a batch.")
+    batch_size: int = option(1024, "Most clicks in a batch; of a small log, fewer.")
     uniform_negatives: int = option(
         1024, "Ads drawn uniformly from the catalogue as extra negatives of each batch."
     )
@@ -132,7 +132,9 @@ class RankerConfig:
     )
     epochs: int = option(8, "Most passes over the training requests; sets the schedule.")
     patience: int = option(2, "Passes without a better validation loss before stopping.")
-    batch_size: int = option(512, "Impressions in a batch, about; lists are kept whole.")
+    batch_size: int = option(
+        512, "Most impressions in a batch, about; of a small log, fewer. Lists are kept whole."
+    )
     learning_rate: float = option(2e-3, "Peak learning rate of the dense layers (Adam).")
     embedding_learning_rate: float = option(
         0.4, "Peak learning rate of the embedding tables (Adagrad)."

@@ -180,12 +180,14 @@ def train_and_evaluate(
     config_lib.save(config, workdir / "config.json")
     model = build(data_set, config)
     start(model, data_set)
+    rows = _rows_of_pass(data_set, config)
+    batch_size = training.batch_size(config.batch_size, rows)
     plan = training.Plan(
         epochs=config.epochs,
         patience=config.patience,
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,
-        steps_per_epoch=max(1, round(_rows_of_pass(data_set, config) / config.batch_size)),
+        steps_per_epoch=max(1, round(rows / batch_size)),
         metric="validation_click_log_loss",
         maximise=False,
         average_decay=config.average_decay,
@@ -198,7 +200,7 @@ def train_and_evaluate(
     )
     history = trainer.fit(
         lambda epoch: data_set.batches_of_like_lists(
-            "train", config.batch_size, config.seed + epoch, config.negative_keep_rate
+            "train", batch_size, config.seed + epoch, config.negative_keep_rate
         ),
         lambda: _validate(model, data_set),
         progress,

@@ -127,6 +127,7 @@ def train_and_evaluate(
             f"The training split of {data_set.directory} has no clicks (label 1): there is nothing "
             "to learn from. Check the label column, or use a larger log."
         )
+    config = dataclasses.replace(config, batch_size=training.batch_size(config.batch_size, clicks))
     catalogue = data_set.catalogue()
     pairs = read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
     held_out = _held_out(data_set, pairs)

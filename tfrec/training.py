@@ -23,6 +23,9 @@ import tqdm
 from tfrec import optimisation, summaries
 from tfrecords import reader
 
+# A pass has so many batches at least, unless they would be smaller than the least.
+_BATCHES_OF_A_PASS, _LEAST_BATCH = 50, 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -52,6 +55,16 @@ class Plan:
     average_decay: float = 0.0
     initial_accumulator: float = 0.1
     stop_after: int | None = None
+
+
+def batch_size(most: int, examples: float) -> int:
+    """Returns the size of a batch: on a small log less than the most, so that passes have steps.
+
+    Args:
+        most: Of an option.
+        examples: In a pass.
+    """
+    return min(most, max(round(examples / _BATCHES_OF_A_PASS), _LEAST_BATCH))
 
 
 class Trainer:
