@@ -34,23 +34,34 @@ from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 
 _FIELDS_WIDTH, _SHORTEST_FIELD, _LONGEST_FIELD = 256, 16, 128
+_FREQUENCY_STDDEV = 0.01
 
 
 class Tower(tf.keras.Model):
-    """Maps the encoded fields of one side to an embedding of length one."""
+    """Maps the encoded fields of one side to an embedding of length one.
+
+    Args:
+        fitted: The fitted schema.
+        fields: The side's fields.
+        config: Sizes.
+        frequency_stddev: As of `features.FieldEmbeddings`.
+        ties: Of `histories.find`, of the query side.
+        ads: The ad side's embeddings, of the query side.
+    """
 
     def __init__(
         self,
         fitted: encoding.FittedSchema,
         fields: Sequence[schema_lib.Field],
         config: config_lib.RetrievalConfig,
+        frequency_stddev: float,
         ties: histories.Ties | None = None,
         ads: features.FieldEmbeddings | None = None,
     ) -> None:
         super().__init__()
         dim = config.field_dim or automatic_field_dim(len(fields))
         self.field_embeddings = features.FieldEmbeddings(
-            fitted, fields, dim, ties, ads, frequency_stddev=0.0
+            fitted, fields, dim, ties, ads, frequency_stddev
         )
         self.user_clicks = (
             user_clicks.UserClicks(fitted, dim)
@@ -148,13 +159,12 @@ class TwoTower(tfrs.models.Model):
     ) -> None:
         super().__init__()
         schema = fitted.schema
-        self.ad_tower = Tower(fitted, schema.ad_fields, config)
+        ties = histories.find(fitted, catalogue)
+        # A query made of ads tells ads apart by their rows: see `tower_start`.
+        stddev = 0.0 if ties or user_clicks.applies(fitted) else _FREQUENCY_STDDEV
+        self.ad_tower = Tower(fitted, schema.ad_fields, config, stddev)
         self.query_tower = Tower(
-            fitted,
-            schema.query_fields,
-            config,
-            histories.find(fitted, catalogue),
-            self.ad_tower.field_embeddings,
+            fitted, schema.query_fields, config, stddev, ties, self.ad_tower.field_embeddings
         )
         self.temperature = tf.Variable(
             config.initial_temperature, name="temperature", dtype=tf.float32, trainable=False

@@ -5,7 +5,8 @@ drawn apart, the two towers place the same ad in unrelated directions: an inner 
 such maps is a saddle, on which sparse logs stay for many passes with every query at the most
 popular ads. With the same weights a query starts near the ads it is made of, and the first
 steps pull together what is clicked together, as in item2vec. From there on each tower learns
-weights of its own.
+weights of its own. For that the rows of ads have to stand out from the start: what ads of one
+frequency share begins at zero in such models.
 
 Shapes: E field embedding, H hidden, Fa fields of the ad side.
 
