@@ -50,9 +50,13 @@ def open_log() -> Iterator[impression_log.ImpressionLog | None]:
     if FLAGS.impression_log is None:
         yield None
         return
-    config = impression_log.ImpressionLogConfig(seconds_per_file=FLAGS.impression_log_seconds)
-    log = impression_log.ImpressionLog(FLAGS.impression_log, config)
+    log = impression_log.ImpressionLog(FLAGS.impression_log, log_config())
     try:
         yield log
     finally:
         log.close()
+
+
+def log_config() -> impression_log.ImpressionLogConfig:
+    """Returns how the flags want the impression log written."""
+    return impression_log.ImpressionLogConfig(seconds_per_file=FLAGS.impression_log_seconds)

@@ -212,6 +212,11 @@ class AdIndex(index_search.Searcher):
         # One take: row by row costs four times as much.
         return shown(self._ads.take(pa.array(rows)))
 
+    def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
+        """Returns `ad_ids` and `display` of catalogue rows [C] together, for one look-up."""
+        table = self._ads.take(pa.array(rows))
+        return list(zip(table[AD_ID].to_pylist(), shown(table), strict=True))
+
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of one field of catalogue rows [C]."""
         return self._ads[field].take(pa.array(rows)).combine_chunks()

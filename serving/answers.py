@@ -131,7 +131,7 @@ def _ads(
 ) -> list[messages.RankedAd]:
     rows = found.rows[chosen.places]
     retrieval_scores = found.scores[chosen.places].tolist()
-    ad_ids, fields = found.ads.ad_ids(rows), found.ads.display(rows)
+    listed = found.ads.listed(rows)
     propensities = chosen.propensities.tolist()
     shown = {
         name: scores[name][chosen.places].tolist() if name in scores else [None] * len(rows)
@@ -140,13 +140,13 @@ def _ads(
     return [
         messages.RankedAd(
             rank=slot + 1,
-            ad_id=ad_ids[slot],
+            ad_id=listed[slot][0],
             utility=shown["utility"][slot],
             click_probability=shown["click_probability"][slot],
             engagement_probability=shown["engagement_probability"][slot],
             expected_revenue=shown["expected_revenue"][slot],
             retrieval_score=retrieval_scores[slot],
-            fields=fields[slot],
+            fields=listed[slot][1],
             propensity=propensities[slot],
             explanation=None if reasons is None else reasons[slot],
         )

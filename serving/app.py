@@ -147,6 +147,8 @@ def _note(http: fastapi.Request, answers: list[messages.Answer]) -> None:
     notes = http.scope[entrance.NOTES]
     notes["answers"] = len(answers)
     if answers:
+        # That of the request's body, where it has one.
+        http.scope[entrance.REQUEST_ID] = answers[0].request_id
         notes["bundle_version"] = answers[0].bundle_version
         notes["degraded"] = next((answer.degraded for answer in answers if answer.degraded), None)
         notes["stage_ms"] = {stage: round(value, 3) for stage, value in answers[0].stage_ms.items()}

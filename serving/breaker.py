@@ -21,7 +21,7 @@ class BreakerConfig:
         most_pause_seconds: The pause doubles with each such call that fails, up to this.
     """
 
-    failures_to_open: int = 5
+    failures_to_open: int = 4
     pause_seconds: float = 0.5
     most_pause_seconds: float = 4.0
 

@@ -34,6 +34,9 @@ class Ads(Protocol):
     def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Returns the raw fields of rows [C]."""
 
+    def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
+        """Returns `ad_ids` and `display` of rows [C] together, for one look-up."""
+
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of one field of rows [C]."""
 

@@ -67,7 +67,8 @@ class Entrance:
         scope[REQUEST_ID] = _request_id(headers.get(b"x-request-id"))
         notes: dict[str, Any] = {}
         scope[NOTES] = notes
-        status = 500
+        # Nothing was answered: the client has gone.
+        status = 499
 
         async def sending(message: starlette.types.Message) -> None:
             nonlocal status
@@ -90,6 +91,9 @@ class Entrance:
                     401, "unauthorized", text, {"www-authenticate": "Bearer", "connection": "close"}
                 )
                 await refusal(scope, receive, sending)
+        except Exception:
+            status = 500
+            raise
         finally:
             seconds = time.perf_counter() - started
             path = _CONSOLE if _is_console(scope["path"]) else scope["path"]

@@ -5,6 +5,7 @@
       InvalidRequestError   the caller's request is refused
       InvalidAdError        an ad for a live index is refused
       ImpressionLogError    the log of what was shown cannot be written or joined
+      WorkersError          the service's processes do not stay
       OverloadedError       more requests are in hand than can be answered in time
       RankerError           the ranker gives no usable scores
       TfrecClientError      what `serving.client` raises
@@ -125,6 +126,12 @@ class OverloadedError(ServingError):
     """The request is not taken, because too many are in hand; nothing of it was done."""
 
     code = "overloaded"
+
+
+class WorkersError(ServingError):
+    """The processes of the service end as soon as they are started."""
+
+    code = "workers"
 
 
 class RankerError(ServingError):

@@ -20,6 +20,8 @@ from starlette import types
 
 from serving import connections, lifecycle
 
+Listening = socket.socket
+
 
 @dataclasses.dataclass(frozen=True)
 class HttpConfig:
@@ -35,7 +37,7 @@ class HttpConfig:
     tls_certificate: str | None = None
     tls_key: str | None = None
     drain_seconds: float = 1.0
-    end_seconds: int = 30
+    end_seconds: int = 20
 
 
 class HttpServer(uvicorn.Server):
@@ -66,6 +68,7 @@ class HttpServer(uvicorn.Server):
                 app,
                 http=connections.Connection,
                 ws="none",
+                proxy_headers=False,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -121,7 +124,7 @@ def check_tls(config: HttpConfig) -> None:
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Returns a listening socket.
+    """Returns a socket that is bound; it listens once a server runs, so that nobody waits before.
 
     Raises:
         OSError: The address cannot be bound.
@@ -132,7 +135,6 @@ def bound_socket(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        listening.listen(2048)
     except OSError:
         listening.close()
         raise

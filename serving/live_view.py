@@ -123,11 +123,11 @@ class LiveView:
 
     def ad_ids(self, rows: np.ndarray) -> list[str]:
         """Returns the ad ids of rows [C]."""
-        return [ad_id for ad_id, _ in self._shown(rows)]
+        return [ad_id for ad_id, _ in self.listed(rows)]
 
     def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Returns the raw fields of rows [C]; NaN and infinity, no JSON, are None."""
-        return [fields for _, fields in self._shown(rows)]
+        return [fields for _, fields in self.listed(rows)]
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of one field of rows [C]."""
@@ -140,15 +140,16 @@ class LiveView:
         joined = pa.concat_arrays([own, *(chunk.cast(own.type) for chunk in added.chunks)])
         return joined.take(pa.array(order))
 
-    def _shown(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
+    def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
+        """Returns `ad_ids` and `display` of rows [C] together, for one look-up."""
         is_added = rows >= self._released.num_ads
-        own = rows[~is_added]
-        released = iter(zip(self._released.ad_ids(own), self._released.display(own), strict=True))
+        released = self._released.listed(rows[~is_added])
         if not is_added.any():
-            return list(released)
+            return released
+        own = iter(released)
         table = self._added.take(rows[is_added] - self._released.num_ads)
         added = iter(zip(table[ad_index.AD_ID].to_pylist(), ad_index.shown(table), strict=True))
-        return [next(added if from_added else released) for from_added in is_added.tolist()]
+        return [next(added if from_added else own) for from_added in is_added.tolist()]
 
     def _merge(
         self,

@@ -1,7 +1,8 @@
 """Gets scores for candidates in the time that is left: all of them, fewer, or none, and says so.
 
     time for all             the ranker scores all candidates
-    time for some            it scores the best by retrieval, as many as its latest calls say
+    time for some            it scores the best by retrieval, as many as its latest calls say and
+                             the requests behind leave
     it fails at once         it is asked once more for half of them, where there is time
     late, failing, paused    no scores; the caller keeps retrieval order
 
@@ -76,6 +77,7 @@ class RankingStage:
         # Without the calls that were given up: what the ranker can be blamed by.
         self._healthy_pace = pace.Pace()
         self._last_error = ""
+        self._waiting = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -101,6 +103,7 @@ class RankingStage:
         if self._time_for_ranking(until) <= 0:
             return Ranking(None, _no_time(until))
         places = self._places()
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._time_for_ranking(until) / 1000):
                 await places.acquire()
@@ -108,6 +111,8 @@ class RankingStage:
             return Ranking(
                 None, f"The ranker was busy until the deadline of {until.milliseconds:g} ms."
             )
+        finally:
+            self._waiting -= 1
         try:
             return await self._with_retry(group, min(found, least), until)
         finally:
@@ -124,7 +129,10 @@ class RankingStage:
                 return Ranking(None, _no_time(until))
             if not self._breaker.admit():
                 return Ranking(None, f"{self._last_error} It is asked again in a moment.")
-            count = self._affordable(group.rows.shape[0], most, least, remaining_ms)
+            # Those that wait are to be ranked before their deadlines too, not only this one.
+            places, waiting = self._config.most_calls, self._waiting
+            share_ms = remaining_ms * places / (places + waiting)
+            count = self._affordable(group.rows.shape[0], most, least, share_ms)
             try:
                 outputs = await self._call(group, count, remaining_ms)
             except errors.RankerError as error:
@@ -138,7 +146,7 @@ class RankingStage:
                     return Ranking(None, str(error))
                 continue
             scores = {head: outputs[output] for head, output in self._outputs.items()}
-            return Ranking(scores, self._fewer(count, found, most, until), count)
+            return Ranking(scores, _fewer(count, found, most, until, waiting), count)
 
     async def _call(
         self, group: candidates.Candidates, count: int, remaining_ms: float
@@ -170,26 +178,16 @@ class RankingStage:
             learning.observe(num_scores, (time.perf_counter() - started) * 1000)
         return outputs
 
-    def _affordable(self, num_requests: int, most: int, least: int, remaining_ms: float) -> int:
+    def _affordable(self, num_requests: int, most: int, least: int, share_ms: float) -> int:
         """Returns how many candidates of each request there is time for, halving from `most`."""
         count = most
         floor = min(most, max(least, self._config.least_candidates))
         while count > floor:
-            if self._pace.expected_ms(num_requests * count) * self._config.margin <= remaining_ms:
+            if self._pace.expected_ms(num_requests * count) * self._config.margin <= share_ms:
                 return count
             count = max(floor, count // 2)
         # Even where this seems too many: without a call the pace would never be learnt anew.
         return count
-
-    def _fewer(self, count: int, found: int, most: int, until: deadline.Deadline) -> str | None:
-        if count == found:
-            return None
-        why = (
-            f"the deadline of {until.milliseconds:g} ms left no time for more"
-            if count < most
-            else "a first call failed"
-        )
-        return f"Ranked the best {count} of {found} candidates by retrieval: {why}."
 
     def _time_for_ranking(self, until: deadline.Deadline) -> float:
         return until.remaining_ms() - self._config.reserve_ms
@@ -205,3 +203,13 @@ class RankingStage:
 
 def _no_time(until: deadline.Deadline) -> str:
     return f"No time was left to rank: the deadline is {until.milliseconds:g} ms."
+
+
+def _fewer(count: int, found: int, most: int, until: deadline.Deadline, waiting: int) -> str | None:
+    if count == found:
+        return None
+    why = "a first call failed"
+    if count < most:
+        crowd = f", with {waiting} requests waiting," if waiting else ""
+        why = f"the deadline of {until.milliseconds:g} ms{crowd} left no time for more"
+    return f"Ranked the best {count} of {found} candidates by retrieval: {why}."

@@ -22,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-import uvicorn
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving import (
     ad_index,
     app,
     bundle,
+    http_server,
+    lifecycle,
     manifest,
     model_server,
     orchestrator,
@@ -372,16 +373,16 @@ def altering_server(address: str, edit: Callable) -> Iterator[str]:
 
 @contextlib.contextmanager
 def serve_app(
-    service: orchestrator.Orchestrator | release_router.ReleaseRouter, **options: Any
+    service: orchestrator.Orchestrator | release_router.ReleaseRouter,
+    life: lifecycle.Lifecycle | None = None,
+    **options: Any,
 ) -> Iterator[str]:
-    """Runs the REST service with uvicorn in a thread and yields its URL."""
-    # The protocol is named because asyncio sets TCP_NODELAY only then: 40 ms for each answer.
-    with socket.socket(proto=socket.IPPROTO_TCP) as sock:
-        sock.bind(("127.0.0.1", 0))
+    """Runs the REST service in a thread and yields its URL."""
+    with http_server.bound_socket("127.0.0.1", 0) as sock:
         # Listening before the server runs: early connections wait instead of failing.
-        sock.listen()
-        config = uvicorn.Config(app.create_app(service, **options), log_level="warning")
-        server = uvicorn.Server(config)
+        sock.listen(2048)
+        life = life or lifecycle.Lifecycle()
+        server = http_server.HttpServer(app.create_app(service, life=life, **options), life)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:

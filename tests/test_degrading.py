@@ -229,6 +229,26 @@ def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ran
     assert "The ranker was busy until the deadline of 200 ms" in waiting.degraded
 
 
+def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address):
+    config = orchestrator.OrchestratorConfig(
+        num_candidates=300,
+        default_deadline_ms=30_000,
+        ranker=ranking.RankingConfig(most_calls=1, least_candidates=25),
+    )
+    hurried = dataclasses.replace(REQUEST, deadline_ms=2_500)
+
+    async def scenario(service):
+        for _ in range(3):
+            assert (await service.recommend(REQUEST)).degraded is None
+        return await asyncio.gather(*(service.recommend(hurried) for _ in range(20)))
+
+    # One at a time, 300 candidates take 0.3 s: in 2.5 s no more than eight requests are ranked so.
+    with serving_fixtures.altering_server(ranker_address, _Slow(0.001)) as address:
+        answers = run(scenario, address, config)
+    assert sum(answer.order == "utility" for answer in answers) >= 15
+    assert any("Ranked the best" in str(answer.degraded) for answer in answers)
+
+
 def test_requests_beyond_the_places_are_refused_and_the_others_answered(run, ranker_address):
     config = orchestrator.OrchestratorConfig(max_in_hand=8, default_deadline_ms=30_000)
 

@@ -300,7 +300,7 @@ def test_the_orchestrator_starts_with_flags_of_its_script() -> None:
     arguments += _container("orchestrator")["args"]
     arguments += _yaml("compose.yaml")["services"]["orchestrator"]["command"]
     names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
-    assert names <= _script_flags("serve.py", "bundle_flags.py")
+    assert names <= _script_flags("serve.py", "bundle_flags.py", "service_flags.py")
     assert int(lines["USER"]) == 10001 != 0
     copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
     sources = {source for line in copied for source in line.split()}
