@@ -201,11 +201,13 @@ def _write_warm_up(
 
 
 def _signature(function: Any) -> dict[str, dict[str, Any]]:
-    # Positional and keyword inputs alike: a signature takes them all by name.
-    inputs = tf.nest.flatten(function.structured_input_signature)
+    # Positional and keyword inputs alike: a signature takes them all by name. TensorFlow writes
+    # the names of keyword inputs small in their specs.
+    positional, named = function.structured_input_signature
+    inputs = {**{spec.name: spec for spec in positional}, **named}
     outputs = function.structured_outputs
     return {
-        "inputs": {spec.name: _spec(spec) for spec in inputs},
+        "inputs": {name: _spec(spec) for name, spec in inputs.items()},
         "outputs": {name: _spec(spec) for name, spec in outputs.items()},
     }
 

@@ -1,7 +1,7 @@
 """Tells a model server which versions to serve, while releases come and go.
 
-It keeps the file that the server polls (`--model_config_file`): the stable release, the canary,
-and every release that a process has loaded, because its requests pin that version.
+It keeps the file that the server polls (`--model_config_file`): the stable release, the canary, and
+what was so before for as long as a process has it loaded, because its requests pin that version.
 """
 
 import logging
@@ -72,10 +72,13 @@ class ServedVersions:
     def _wanted(self) -> list[int]:
         pointer = releases.current(self._base)
         named = {pointer.stable, pointer.canary}
+        published = manifest.versions(self._base)
+        # Later on, whoever loads another release to look at it does not make the server load it.
+        served = self._written or published
         return [
             version
-            for version in manifest.versions(self._base)
-            if version in named or self._is_held(version)
+            for version in published
+            if version in named or (version in served and self._is_held(version))
         ]
 
     def _is_held(self, version: int) -> bool:

@@ -299,9 +299,10 @@ def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use
     releases.start_canary(base, 3, 0.1)
     released.update()
     assert "{ versions: 1 versions: 3 }" in told()[0]
-    with contextlib.closing(lease.hold(base, 1)):
+    with contextlib.closing(lease.hold(base, 1)), contextlib.closing(lease.hold(base, 2)):
         releases.promote(base, 3)
         released.update()
+        # Release 1 serves its last requests; who has loaded 2 only looks at it.
         assert "{ versions: 1 versions: 3 }" in told()[0]
     with released:
         wait_for(lambda: "{ versions: 3 }" in told()[0])

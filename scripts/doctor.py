@@ -1,0 +1,105 @@
+"""Checks a running model server and service against a release bundle.
+
+    python scripts/doctor.py --workdir=workdir/quickstart
+    python scripts/doctor.py --bundle=/srv/bundles --norows --model_server=10.0.0.7:8500 --service=
+    python scripts/doctor.py --workdir=workdir/quickstart --json
+
+Half a minute. Looks at what scripts/serve.py starts, unless told otherwise; an empty address leaves
+that server out. Checked are: every byte and the probes of the bundle; of the model server whether
+it is reachable, serves the version, has the signatures and reproduces the probes, by gRPC and REST;
+of the service readiness, release and answers; and with a work directory the scores of logged,
+held-out rows, by the training code and by the servers.
+
+Each check says ok, or what was expected, what came and what to do. Exit status 1 if one failed.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import bundle_flags
+import command_line
+import findings
+import model_server_findings
+import row_findings
+import service_findings
+from absl import flags
+
+from serving import bundle, errors, release_check
+
+flags.adopt_module_key_flags(bundle_flags)
+flags.DEFINE_string("model_server", "127.0.0.1:8500", "host:port of the model server's gRPC.")
+flags.DEFINE_string("model_server_rest", "127.0.0.1:8501", "host:port of its REST API.")
+flags.DEFINE_string("service", "http://127.0.0.1:8080", "URL of the recommendation service.")
+flags.DEFINE_string("token", None, "Bearer token of the service.")
+flags.DEFINE_bool("rows", True, "Compare scores of held-out rows of --workdir.")
+flags.DEFINE_integer("num_requests", 64, "Held-out requests that are compared.", lower_bound=1)
+flags.DEFINE_float("timeout_seconds", 10.0, "Of each call.", lower_bound=0.001)
+flags.DEFINE_bool("json", False, "Print JSON.")
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    found = []
+    for finding in _look():
+        found.append(finding)
+        if not FLAGS.json:
+            print(findings.text([finding]).rsplit("\n", 1)[0], flush=True)
+    if FLAGS.json:
+        print(json.dumps(findings.to_json(found), indent=1))
+    else:
+        print(findings.text(found).rsplit("\n", 1)[1])
+    if findings.failed(found):
+        sys.exit(1)
+
+
+def _look() -> Iterator[findings.Finding]:
+    base = bundle_flags.base()
+    version = FLAGS.version or bundle.stable(base)
+    whole = findings.of(
+        f"release {version} of {base}", lambda: "; ".join(release_check.check(base, version))
+    )
+    yield whole
+    if whole.status != "ok":
+        return
+    release = bundle.load(base, version)
+    logged = list[row_findings.Logged]()
+    if FLAGS.rows:
+        workdir = pathlib.Path(FLAGS.workdir)
+
+        def read() -> str:
+            logged.extend(row_findings.read(workdir, release, FLAGS.num_requests))
+            return f"{len(logged)} held-out requests scored by the trained ranker"
+
+        yield findings.of(f"work directory {workdir}", read)
+    if FLAGS.model_server:
+        server = model_server_findings.ModelServer(
+            FLAGS.model_server, FLAGS.model_server_rest or None, release, FLAGS.timeout_seconds
+        )
+        yield from server.look()
+        if logged:
+            yield findings.of(
+                f"model server {FLAGS.model_server}, held-out rows",
+                lambda: row_findings.over_grpc(logged, release, FLAGS.model_server),
+            )
+    if FLAGS.service:
+        try:
+            service = service_findings.Service(
+                FLAGS.service, release, FLAGS.timeout_seconds, FLAGS.token
+            )
+        except errors.TfrecClientError as error:
+            yield findings.Finding(f"service {FLAGS.service}", "failed", str(error))
+            return
+        yield from service.look()
+        if logged:
+            yield findings.of(
+                f"service {FLAGS.service}, held-out rows",
+                lambda: row_findings.over_rest(logged, release, service),
+            )
+        service.close()
+    release.close()
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,204 @@
+"""Holds a running recommendation service (scripts/serve.py) against a bundle.
+
+Shapes: C answered ads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import findings
+import numpy as np
+
+from serving import bundle, client, messages, probes, query_fields, release_check
+
+_ADS_PER_PROBE = 10
+_DEADLINE_MS = 20_000
+_SERVE = "scripts/serve.py"
+
+
+class Service:
+    """One REST service and the release that it should serve.
+
+    Args:
+        url: Such as http://127.0.0.1:8080.
+        release: The loaded release.
+        timeout_seconds: Of each request.
+        token: Bearer token, where the service asks for one.
+
+    Raises:
+        TfrecClientError: The URL is none.
+    """
+
+    def __init__(
+        self, url: str, release: bundle.Bundle, timeout_seconds: float, token: str | None
+    ) -> None:
+        self._url = url
+        self._release = release
+        self._client = client.Client(url, timeout_seconds=timeout_seconds, token=token)
+
+    def look(self) -> Iterator[findings.Finding]:
+        """Yields each finding; the first that leaves nothing to look at is the last."""
+        place = f"service {self._url}"
+        reachable = findings.of(f"{place}, reachable", self._reachable)
+        yield reachable
+        if reachable.status != "ok":
+            return
+        yield findings.of(f"{place}, ready", self._ready)
+        served = findings.of(f"{place}, release", self._release_served)
+        yield served
+        if served.status == "ok":
+            yield findings.of(f"{place}, answers to the probes", self._answers)
+
+    def recommend(self, fields: Mapping[str, Any], ad_ids: list[str]) -> messages.Answer:
+        """Returns the service's answer to a request for which only these ads are eligible."""
+        return self._client.recommend(
+            context=fields,
+            k=len(ad_ids),
+            filters={"allowed_ads": ad_ids},
+            deadline_ms=_DEADLINE_MS,
+            release=self._role(),
+        )
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._client.close()
+
+    def _reachable(self) -> str:
+        if not self._client.health():
+            raise findings.WrongError(
+                '{"status": "ok"} from GET /healthz', "another document", f"Start {_SERVE} there."
+            )
+        return "yes"
+
+    def _ready(self) -> str:
+        if not self._client.ready():
+            raise findings.WrongError(
+                "200 from GET /readyz",
+                "503: its ranker is not verified",
+                "See the checks of the model server; GET /readyz says why.",
+            )
+        return "yes"
+
+    def _role(self) -> str | None:
+        """Returns what a request has to ask for to be answered by the release."""
+        roles = {row["version"]: row["role"] for row in self._client.bundle().get("releases", ())}
+        return roles.get(self._release.version)
+
+    def _release_served(self) -> str:
+        served, manifest = self._client.bundle(), self._release.manifest
+        version, refused = self._release.version, served.get("refused")
+        roles = {row["version"]: row["role"] for row in served.get("releases", ())}
+        words = ", ".join(f"{number} {role}" for number, role in sorted(roles.items()))
+        if roles.get(version) not in ("stable", "canary"):
+            raise findings.WrongError(
+                f"release {version}",
+                f"{words}; {refused}" if refused else words or f"release {served.get('version')}",
+                f"scripts/release.py --action=promote --version={version}, where the service "
+                "follows this base directory; --version of this command names another release.",
+            )
+        if roles[version] == "stable":
+            for name in ("training_id", "dataset_fingerprint"):
+                if served[name] != getattr(manifest, name):
+                    raise findings.WrongError(
+                        f"{name} {getattr(manifest, name)}",
+                        str(served[name]),
+                        f"It serves another base directory. Start {_SERVE} with this --bundle.",
+                    )
+        return words
+
+    def _answers(self) -> str:
+        """Asks as the probes ask, and lets the bundle's own ranker score the answered ads."""
+        requests = self._release.manifest.probes["requests"]
+        found = []
+        with release_check.ranker_of(self._release) as score:
+            for number, request in enumerate(requests):
+                answer = self._client.recommend(
+                    context=request,
+                    k=_ADS_PER_PROBE,
+                    deadline_ms=_DEADLINE_MS,
+                    release=self._role(),
+                )
+                place = f"probe {number}"
+                check_answer(answer, self._release.version, place)
+                found.append(differences(self._release, score, request, answer, place))
+        num_ads = sum(len(own) for own in found)
+        if not num_ads:
+            raise findings.SkippedError("every answered ad was added after the export")
+        return (
+            f"{num_ads} ads of {len(requests)} requests have the scores of the bundle's ranker; "
+            f"they differ by {np.concatenate(found).max():.2g} at most"
+        )
+
+
+def differences(
+    release: bundle.Bundle,
+    score: release_check.Score,
+    request: Mapping[str, Any],
+    answer: messages.Answer,
+    place: str,
+) -> np.ndarray:
+    """Returns by how much an answer's scores differ from those of the release's own ranker.
+
+    Args:
+        release: The loaded release.
+        score: As `release_check.ranker_of` yields it.
+        request: The raw query fields.
+        answer: With scores.
+        place: Named where they differ too much.
+
+    Returns:
+        [C], of each ad that is in the release the greatest over the heads.
+
+    Raises:
+        WrongError: They differ by more than model servers do.
+    """
+    manifest = release.manifest
+    rows = release.ad_index.find([ad.ad_id for ad in answer.ads])
+    # Ads that were added to the live index are in no bundle.
+    ads = [ad for ad, row in zip(answer.ads, rows, strict=True) if row >= 0]
+    if not ads:
+        return np.empty(0)
+    fields = query_fields.QueryFields(manifest.query_fields, manifest.ad_kinds)
+    features = release.ad_index.features(rows[rows >= 0][None])
+    expected = score(fields.columns([fields.merge({}, request)]), features)
+    return np.max(
+        [
+            compared(output, [getattr(ad, output) for ad in ads], expected[output][0], place)
+            for output in manifest.outputs.values()
+        ],
+        axis=0,
+    )
+
+
+def compared(
+    output: str, found: Sequence[float | None], expected: np.ndarray, place: str
+) -> np.ndarray:
+    """Returns by how much served scores [C] differ from those expected [C].
+
+    Raises:
+        WrongError: By more than those of one model on two servers.
+    """
+    difference = np.abs(np.array(found, np.float32) - expected)
+    # Written so that NaN, a score that is missing, fails.
+    if not np.all(difference <= probes.TOLERANCE + probes.SCORE_TOLERANCE * np.abs(expected)):
+        raise findings.WrongError(
+            f"the {output} that the release gives, within {probes.SCORE_TOLERANCE:.0%}",
+            f"{place}: they differ by {difference.max():.2g}",
+            "The service serves another model than this release's: see the other checks.",
+        )
+    return difference
+
+
+def check_answer(answer: messages.Answer, version: int, place: str) -> None:
+    if answer.bundle_version != version:
+        raise findings.WrongError(
+            f"{place} answered by release {version}",
+            f"by release {answer.bundle_version}",
+            "The release changed meanwhile; run this again.",
+        )
+    if answer.degraded is not None:
+        raise findings.WrongError(
+            f"{place} answered with scores",
+            f"in retrieval order: {answer.degraded}",
+            "See the checks of the model server, and its load.",
+        )
