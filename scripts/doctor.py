@@ -78,6 +78,7 @@ def _look() -> Iterator[findings.Finding]:
             FLAGS.model_server, FLAGS.model_server_rest or None, release, FLAGS.timeout_seconds
         )
         yield from server.look()
+        server.close()
         if logged:
             yield findings.of(
                 f"model server {FLAGS.model_server}, held-out rows",

@@ -47,6 +47,10 @@ class ModelServer:
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
     def look(self) -> Iterator[findings.Finding]:
         """Yields each finding; the first that leaves nothing to look at is the last."""
         place = f"model server {self._address}"
@@ -64,9 +68,11 @@ class ModelServer:
             yield findings.of(f"model server REST {self._rest}, version of ranker", self._over_rest)
 
     def _reachable(self) -> str:
+        connected = grpc.channel_ready_future(self._channel)
         try:
-            grpc.channel_ready_future(self._channel).result(self._timeout)
+            connected.result(self._timeout)
         except grpc.FutureTimeoutError as error:
+            connected.cancel()
             raise findings.WrongError(
                 f"a gRPC server at {self._address}",
                 f"no connection within {self._timeout:g} s",
