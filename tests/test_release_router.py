@@ -1,6 +1,8 @@
 """Which release answers a request, and when a release is closed."""
 
 import asyncio
+import time
+import weakref
 
 import pytest
 import serving_fixtures
@@ -78,6 +80,28 @@ def test_a_release_that_comes_back_before_its_last_request_stays_open(run, base)
 
     (row,) = [row for row in run(scenario) if row["role"] == "stable"]
     assert row["version"] == 1
+
+
+def test_nothing_of_a_release_is_left_in_memory_once_it_is_closed(run):
+    async def scenario(router, open_release):
+        left = []
+        for version in (2, 1, 2):
+            old = router.stable
+            await router.recommend(request(0))
+            left += [weakref.ref(one) for one in (old, old.release.query_tower)]
+            left += [weakref.ref(old.release.ad_index), weakref.ref(old.live)]
+            del old
+            router.route(open_release(version))
+            while len(router.status()) > 1:
+                await asyncio.sleep(0.001)
+        await router.recommend(request(1))
+        # What closes them runs beside requests.
+        until = time.monotonic() + 30
+        while any(one() is not None for one in left) and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        return [one() for one in left]
+
+    assert run(scenario) == [None] * 12
 
 
 def test_a_canary_gets_its_share_the_same_requests_each_time_and_those_that_name_it(run):
