@@ -4,11 +4,11 @@
     python scripts/benchmark_release_changes.py
     python scripts/benchmark_release_changes.py --changes=3 --rate=5
 
-Two minutes. Copies the stable release of --bundle twice into a directory of its own, starts
-scripts/serve.py on it, and asks it at a steady rate while one copy and the other are promoted in
-turn. Prints after each change the memory of the service and of its model server (without mapped
-files), and the latency of the requests that were asked during the change; then of those asked in
-between, and how many failed or came in retrieval order. The last line is JSON.
+Two minutes. Copies the stable release of --bundle twice into a directory of its own, serves it
+by scripts/serve.py, and asks at a steady rate while one copy and the other are promoted in turn.
+Prints after each change the memory of the service and of its model server (without mapped files),
+and the latency of the requests that were asked during the change; then of those asked in between,
+and how many failed or came in retrieval order. The last line is JSON.
 """
 
 import contextlib
