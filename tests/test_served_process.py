@@ -132,9 +132,11 @@ def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
         workers = [pid for pid, command in children.items() if "spawn_main" in command]
         (server,) = [pid for pid, command in children.items() if "model_server" in command]
         assert len(workers) == 2
-        # Both map the index rather than read it.
-        for pid in workers:
-            assert "ad_features.npy" in pathlib.Path(f"/proc/{pid}/maps").read_text()
+        # Both map the index rather than read it; the second is ready after the first.
+        end = time.monotonic() + 180
+        while not all(maps_the_index(pid) for pid in workers):
+            assert time.monotonic() < end, "a process does not map the index"
+            time.sleep(0.1)
         command = pathlib.Path(f"/proc/{server}/cmdline").read_bytes().split(b"\0")[:-1]
         os.kill(server, signal.SIGKILL)
         load.wait_for(is_in_retrieval_order)
@@ -163,6 +165,10 @@ def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
                     time.sleep(0.1)
             finally:
                 again.terminate()
+
+
+def maps_the_index(process_id):
+    return "ad_features.npy" in pathlib.Path(f"/proc/{process_id}/maps").read_text()
 
 
 def workers_of(process):
