@@ -11,7 +11,7 @@ from uvicorn.protocols.http import h11_impl
 
 # A head of a few hundred bytes comes in one piece.
 HEAD_SECONDS = 10.0
-# A megabyte at 100 kB/s.
+# Without a byte that the client has taken.
 WRITE_SECONDS = 10.0
 
 
@@ -22,6 +22,7 @@ class Connection(h11_impl.H11Protocol):
     write_seconds = WRITE_SECONDS
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+    _unread_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected: now its first request must come."""
@@ -39,7 +40,7 @@ class Connection(h11_impl.H11Protocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than it is written to."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.write_seconds, self.transport.abort)
+        self._watch_writing()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
@@ -56,9 +57,19 @@ class Connection(h11_impl.H11Protocol):
         """The service ends: an answer under way is finished, and nothing else is waited for."""
         super().shutdown()
         if self.transport.is_closing():
-            # An answer is in the buffer still; who does not read it is not waited for.
-            self._cancel("_write_timer")
-            self._write_timer = self.loop.call_later(self.write_seconds, self.transport.abort)
+            # An answer may be in the buffer still; who does not read it is not waited for.
+            self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        self._cancel("_write_timer")
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self.write_seconds, self._check_writing)
+
+    def _check_writing(self) -> None:
+        if self.transport.get_write_buffer_size() < self._unread_bytes:
+            self._watch_writing()
+        else:
+            self.transport.abort()
 
     def _cancel(self, name: str) -> None:
         timer = getattr(self, name)

@@ -86,6 +86,23 @@ def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(service_url, 
         assert received_bytes(connection) < 5_000_000
 
 
+def test_a_client_that_reads_slowly_gets_all_of_it(service_url, monkeypatch):
+    monkeypatch.setattr(connections.Connection, "write_seconds", 0.5)
+    with ask_for_much(service_url) as connection:
+        head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+        lines = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
+        missing = int(lines[b"content-length"]) - len(body)
+        started = time.monotonic()
+        # Some 400 kB every tenth of a second.
+        while missing > 0:
+            time.sleep(0.1)
+            for _ in range(6):
+                missing -= len(connection.recv(min(65536, missing))) if missing else 0
+        assert missing == 0
+        # So for longer than a client may take that does not read.
+        assert time.monotonic() - started > 1.0
+
+
 def test_the_end_does_not_wait_for_a_client_that_never_reads(
     tiny_bundle, ranker_address, monkeypatch
 ):
