@@ -296,18 +296,3 @@ def test_scores_of_fewer_candidates_are_those_of_all(run, ranker_address):
     np.testing.assert_allclose(
         [ad.utility for ad in fewer.ads], [utilities[ad.ad_id] for ad in fewer.ads], atol=1e-5
     )
-
-
-def test_a_clock_that_jumps_changes_nothing(run, ranker_address, monkeypatch):
-    now = time.time
-
-    async def scenario(service):
-        answers = [await service.recommend(REQUEST)]
-        for jump in (86_400.0, -86_400.0):
-            monkeypatch.setattr(time, "time", lambda jump=jump: now() + jump)
-            answers += [await service.recommend(REQUEST) for _ in range(3)]
-        return answers
-
-    answers = run(scenario, ranker_address)
-    assert {answer.degraded for answer in answers} == {None}
-    assert all(0 < answer.stage_ms["total"] < 30_000 for answer in answers)
