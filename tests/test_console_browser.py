@@ -224,6 +224,10 @@ def test_a_request_is_written_as_json_and_its_mistakes_are_shown(service_url, op
     page.click("#recommend")
     playwright.expect(page.locator("#ads > li")).to_have_count(3)
     assert shown_ads(page) == asked(service_url, user={"country": "CH"}, k=3)
+    page.fill("#json", '{"user": {"country": "CH"}, "k": 3, "filters": {"allowed_ads": []}}')
+    page.click("#recommend")
+    playwright.expect(page.locator("#ads > li")).to_have_count(0)
+    playwright.expect(page.locator("#shortage")).to_contain_text("3")
     page.get_by_text("Form", exact=True).click()
     assert page.input_value("#k") == "3"
     assert page.input_value("#fields [data-place='user.country']") == "CH"
@@ -244,6 +248,7 @@ def test_a_degraded_answer_is_shown_plainly_and_a_full_one_when_the_ranker_is_ba
         playwright.expect(notice).to_contain_text("retrieval order, without scores")
         playwright.expect(notice).to_contain_text(f"127.0.0.1:{port}")
         playwright.expect(page.locator("#no-scores")).to_be_visible()
+        playwright.expect(page.locator("#health-text")).to_have_text("Degraded", timeout=SECONDS_30)
         assert len(shown_ads(page)) == 10
         assert set(page.locator("#ads .score .label").all_inner_texts()) == {"Retrieval score"}
         # A slider has nothing to weigh, and breaks nothing.

@@ -42,6 +42,9 @@ export function number(value) {
   return size >= 1 ? value.toFixed(3) : value.toFixed(4);
 }
 
+/** Returns a raw number of a field, which may be an id or a price. */
+export const plain = (value) => String(Number(value.toPrecision(4)));
+
 export const count = (value) => Number(value).toLocaleString("en");
 
 export const milliseconds = (value) =>

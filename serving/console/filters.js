@@ -1,6 +1,6 @@
 // Which ads may come: conditions on ad fields, and ads that are left out.
 
-import { byId, el, number } from "./dom.js";
+import { byId, el, plain } from "./dom.js";
 import { isObject } from "./store.js";
 
 const WORDS = {
@@ -202,11 +202,11 @@ export class Filters {
       min: row.least,
       max: row.most,
       step: Number.isInteger(row.least) && Number.isInteger(row.most) ? 1 : "any",
-      oninput: () => (input.value = Number(slider.value).toPrecision(4) * 1),
-      onchange: () => set(String(Number(slider.value).toPrecision(4) * 1)),
+      oninput: () => (input.value = plain(Number(slider.value))),
+      onchange: () => set(plain(Number(slider.value))),
     });
     slider.value = row.text.trim() ? Number(row.text) : row.operator === "at_most" ? row.most : row.least;
-    const ends = `${number(row.least)} to ${number(row.most)} among the candidates`;
+    const ends = `${plain(row.least)} to ${plain(row.most)} among the candidates`;
     return el("div", { class: "bounds" }, slider, el("small", {}, ends));
   }
 

@@ -87,6 +87,7 @@ export class Scatter {
   #axes = null;
   #chosen = new Map();
   #width = 0;
+  #points = [];
 
   /** A new width is no news of the ads: the dots are there at once. */
   #resize() {
@@ -123,13 +124,12 @@ export class Scatter {
       MARGIN.left + ((width - MARGIN.left - MARGIN.right) * (place - 1)) / Math.max(1, this.#ads.length - 1);
     const ground = HEIGHT - MARGIN.bottom;
     const up = (value) => ground - ((ground - MARGIN.top) * (value - low)) / span;
-    for (const ad of this.#ads) {
-      const dot = this.#dots.get(ad.ad_id);
+    this.#points = this.#ads.map((ad) => [ad.ad_id, across(ad.place), up(this.#value(ad))]);
+    for (const [adId, x, y] of this.#points) {
+      const dot = this.#dots.get(adId);
       if (!dot) continue;
-      const isChosen = !isFlat && this.#chosen.has(ad.ad_id);
-      dot.style.transform =
-        `translate(${across(ad.place)}px, ${isFlat ? ground : up(this.#value(ad))}px)` +
-        (isChosen ? " scale(2.1)" : "");
+      const isChosen = !isFlat && this.#chosen.has(adId);
+      dot.style.transform = `translate(${x}px, ${isFlat ? ground : y}px)${isChosen ? " scale(2.1)" : ""}`;
       dot.classList.toggle("chosen", isChosen);
     }
     // The last ones lie on top.
@@ -173,12 +173,9 @@ export class Scatter {
     const box = this.#svg.getBoundingClientRect();
     let near = null;
     let least = 22 ** 2;
-    for (const ad of this.#ads) {
-      const own = this.#dots.get(ad.ad_id)?.getBoundingClientRect();
-      if (!own || !box.width) continue;
-      const apart =
-        (own.x + own.width / 2 - event.clientX) ** 2 + (own.y + own.height / 2 - event.clientY) ** 2;
-      if (apart < least) [near, least] = [ad.ad_id, apart];
+    for (const [adId, x, y] of this.#points) {
+      const apart = (box.x + x - event.clientX) ** 2 + (box.y + y - event.clientY) ** 2;
+      if (apart < least) [near, least] = [adId, apart];
     }
     if (near !== null) this.highlight(near);
   }

@@ -1,5 +1,6 @@
 // The whole request as JSON, to read, to copy and to write.
 
+import { token } from "./api.js";
 import { byId, el } from "./dom.js";
 import { clear, mark } from "./problems.js";
 import { isObject } from "./store.js";
@@ -60,6 +61,7 @@ export class JsonEditor {
   async #copy() {
     const command = [
       `curl -s ${location.origin}/v1/recommend -H 'content-type: application/json'`,
+      ...(token.get() ? [`  -H "authorization: Bearer $TFREC_TOKEN"`] : []),
       `  -d '${JSON.stringify(this.#store.request).replaceAll("'", "'\\''")}'`,
     ].join(" \\\n");
     try {

@@ -69,13 +69,17 @@ class Console {
     byId("app").hidden = false;
     byId("token-panel").hidden = true;
     byId("failure").hidden = true;
+    this.#build();
+    // Where the request stands above the answer, the answer is to be near.
+    byId("query-fields").open = matchMedia("(min-width: 901px)").matches;
+    this.run("candidates");
+  }
+
+  #build() {
     drawRelease(this.#bundle);
     for (const part of [this.#weights, this.#filters, this.#rules, this.#limits, this.#form]) {
       part.build(this.#bundle);
     }
-    // Where the request stands above the answer, the answer is to be near.
-    byId("query-fields").open = matchMedia("(min-width: 901px)").matches;
-    this.run("candidates");
   }
 
   #changed(what) {
@@ -132,7 +136,7 @@ class Console {
 
   #show(answer, roundTripMs, isFresh) {
     this.#answer = answer;
-    if (answer.bundle_version !== this.#bundle.version) this.#reloadRelease();
+    if (isFresh) this.#reloadRelease();
     this.#notices(answer);
     const order = ranked(this.#pool, this.#currentWeights());
     const places = new Map(this.#pool.map(({ ad_id: adId, place }) => [adId, place]));
@@ -208,25 +212,31 @@ class Console {
 
   async #reloadRelease() {
     try {
-      this.#bundle = await ask("v1/bundle");
-      drawRelease(this.#bundle);
+      const bundle = await ask("v1/bundle");
+      const isOther = bundle.version !== this.#bundle.version;
+      this.#bundle = bundle;
+      if (isOther) this.#build();
+      else drawRelease(bundle);
     } catch (error) {
       this.#failed(error);
     }
   }
 
   #failed(error) {
-    if (!(error instanceof ApiError)) throw error;
     clear();
+    byId("failure").hidden = false;
+    if (!(error instanceof ApiError)) {
+      say(byId("failure-text"), `This page failed: ${error.message}`);
+      throw error;
+    }
     const isToken = error.status === 401;
     if (isToken) {
       byId("token-panel").hidden = false;
       const refused = token.get() ? "The service refused this token." : "This service asks for a token.";
       mark(byId("token"), error.code === "no_token" ? error.message : refused);
       byId("token").focus();
-      if (!this.#bundle) return;
+      byId("failure").hidden = !this.#bundle;
     }
-    byId("failure").hidden = false;
     say(byId("failure-text"), error.message);
     const control = isToken ? null : controlOf(error.message);
     if (control) mark(control, error.message);
