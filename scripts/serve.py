@@ -72,7 +72,10 @@ def main() -> None:
             stack.enter_context(_embedded_server(base))
         scheme = "https" if FLAGS.tls_certificate else "http"
         place = f"{scheme}://{FLAGS.host}:{FLAGS.port}"
-        print(f"recommendations on {place}/v1/recommend, API at /docs, console at /console", flush=True)
+        print(
+            f"recommendations on {place}/v1/recommend, API at /docs, console at /console",
+            flush=True,
+        )
         if first:
             service_process.serve_release(settings, first.pop(), listening)
             return
