@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import retrieval, retrieval_training, sampling
+from tfrec import retrieval, retrieval_training, sampling, towers
 
 
 def build(data_set, config, **changes):
@@ -191,4 +191,4 @@ def test_clicks_are_read_in_log_order_up_to_a_limit(data_set):
 
 @pytest.mark.parametrize(("num_fields", "dim"), [(1, 128), (2, 128), (4, 64), (16, 16), (39, 16)])
 def test_the_fewer_fields_the_longer_their_embeddings(num_fields, dim):
-    assert retrieval.automatic_field_dim(num_fields) == dim
+    assert towers.automatic_field_dim(num_fields) == dim

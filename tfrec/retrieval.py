@@ -13,7 +13,7 @@ References:
     Yang et al., Mixed Negative Sampling, 2020.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,107 +22,17 @@ import tensorflow_recommenders as tfrs
 
 from tfrec import config as config_lib
 from tfrec import (
-    features,
     histories,
     id_dropout,
     sampled_softmax,
     sampling,
     tower_start,
+    towers,
     user_clicks,
 )
 from tfrecords import encoding, reader
-from tfrecords import schema as schema_lib
 
-_FIELDS_WIDTH, _SHORTEST_FIELD, _LONGEST_FIELD = 256, 16, 128
 _FREQUENCY_STDDEV = 0.01
-
-
-class Tower(tf.keras.Model):
-    """Maps the encoded fields of one side to an embedding of length one.
-
-    Args:
-        fitted: The fitted schema.
-        fields: The side's fields.
-        config: Sizes.
-        frequency_stddev: As of `features.FieldEmbeddings`.
-        ties: Of `histories.find`, of the query side.
-        ads: The ad side's embeddings, of the query side.
-    """
-
-    def __init__(
-        self,
-        fitted: encoding.FittedSchema,
-        fields: Sequence[schema_lib.Field],
-        config: config_lib.RetrievalConfig,
-        frequency_stddev: float,
-        ties: histories.Ties | None = None,
-        ads: features.FieldEmbeddings | None = None,
-    ) -> None:
-        super().__init__()
-        dim = config.field_dim or automatic_field_dim(len(fields))
-        self.field_embeddings = features.FieldEmbeddings(
-            fitted, fields, dim, ties, ads, frequency_stddev
-        )
-        self.user_clicks = (
-            user_clicks.UserClicks(fitted, dim)
-            if ads is not None and not ties and user_clicks.applies(fitted)
-            else None
-        )
-        self.input_layer = tf.keras.layers.Dense(config.hidden_dim)
-        self._crosses = [features.CrossLayer() for _ in range(config.num_cross_layers)]
-        self._hidden = tf.keras.layers.Dense(config.hidden_dim, activation="relu")
-        self._output = tf.keras.layers.Dense(config.embedding_dim)
-        self._dropout = tf.keras.layers.Dropout(config.dropout)
-        self.embed = tf.function(
-            self.call, input_signature=[tf.TensorSpec([None, encoding.width(fields)], tf.int32)]
-        )
-
-    @property
-    def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
-        """What maps ads' field embeddings, flat, into one of the tower's own, and which."""
-        readers = self.field_embeddings.ad_readers
-        if self.user_clicks is not None:
-            readers = [*readers, (self.field_embeddings.num_fields, self.user_clicks.map)]
-        return readers
-
-    @property
-    def later_layers(self) -> list[tf.keras.layers.Layer]:
-        """The layers after the first, whose shapes are those of the other tower's."""
-        return [*self._crosses, self._hidden, self._output]
-
-    def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Embeds ids [B, W] int32 as [B, D] float32, L2-normalised."""
-        fields = self.field_embeddings(ids)
-        if self.user_clicks is not None:
-            fields = _with(fields, self.user_clicks.of_ids(ids))
-        return self.combine(fields, training)
-
-    def combine(self, field_embeddings: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Makes the embedding [B, D] of field embeddings [B, F, E].
-
-        Where there are `user_clicks`, these are the last of the F.
-        """
-        flat = features.flatten(field_embeddings)
-        x0 = self.input_layer(self._dropout(flat, training=training))
-        x = x0
-        for cross in self._crosses:
-            x = cross(x0, x)
-        x += self._dropout(self._hidden(x), training=training)
-        return tf.math.l2_normalize(self._output(x), axis=-1)
-
-
-def _with(fields: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
-    """Appends to field embeddings [B, F, E] another, [B, E]."""
-    return tf.concat([fields, more[..., None, :]], axis=-2)
-
-
-def automatic_field_dim(num_fields: int) -> int:
-    """Returns the embedding length of each of a side's fields: the fewer, the longer.
-
-    A side of one id has only that id's embedding to tell users, or ads, apart; of many fields,
-    long embeddings learn by heart.
-    """
-    return min(max(_FIELDS_WIDTH // num_fields, _SHORTEST_FIELD), _LONGEST_FIELD)
 
 
 class Losses(NamedTuple):
@@ -162,8 +72,8 @@ class TwoTower(tfrs.models.Model):
         ties = histories.find(fitted, catalogue)
         # A query made of ads tells ads apart by their rows: see `tower_start`.
         stddev = 0.0 if ties or user_clicks.applies(fitted) else _FREQUENCY_STDDEV
-        self.ad_tower = Tower(fitted, schema.ad_fields, config, stddev)
-        self.query_tower = Tower(
+        self.ad_tower = towers.Tower(fitted, schema.ad_fields, config, stddev)
+        self.query_tower = towers.Tower(
             fitted, schema.query_fields, config, stddev, ties, self.ad_tower.field_embeddings
         )
         self.temperature = tf.Variable(
@@ -190,8 +100,8 @@ class TwoTower(tfrs.models.Model):
     @property
     def sparse_variables(self) -> list[tf.Variable]:
         """The embedding tables, which take sparse updates."""
-        towers = (self.query_tower, self.ad_tower)
-        return [v for tower in towers for v in tower.field_embeddings.sparse_variables]
+        both = (self.query_tower, self.ad_tower)
+        return [v for tower in both for v in tower.field_embeddings.sparse_variables]
 
     def losses(self, batch: reader.Batch, training: bool = True) -> Losses:
         """Returns the losses of clicks.
@@ -211,7 +121,7 @@ class TwoTower(tfrs.models.Model):
         inputs = query_fields
         layer = self.query_tower.user_clicks
         if layer is not None:
-            inputs = _with(query_fields, self._clicks_of_users(layer, batch, query))
+            inputs = towers.with_field(query_fields, self._clicks_of_users(layer, batch, query))
         queries = self.query_tower.combine(inputs, training) / self.temperature
         logits = tf.matmul(queries, self.ad_tower.combine(ad_fields, training), transpose_b=True)
         # Where all ads are columns, a click's own is its row; else it is on the diagonal.
@@ -281,7 +191,7 @@ def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
 
 
-def embed_in_batches(tower: Tower, ids: np.ndarray, batch_size: int = 8192) -> np.ndarray:
+def embed_in_batches(tower: towers.Tower, ids: np.ndarray, batch_size: int = 8192) -> np.ndarray:
     """Embeds ids [N, W] int32 as [N, D] float32."""
     parts = [
         tower.embed(tf.constant(ids[first : first + batch_size])).numpy()

@@ -15,14 +15,14 @@ Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, 
 import tensorflow as tf
 
 from tfrec import calibrators as calibrators_lib
-from tfrec import down_sampling, frozen, ranker, retrieval
+from tfrec import down_sampling, frozen, ranker, towers
 from tfrecords import encoding
 
 
 class QueryTowerModule(tf.Module):
     """Raw query fields to the query embedding."""
 
-    def __init__(self, fitted: encoding.FittedSchema, tower: retrieval.Tower) -> None:
+    def __init__(self, fitted: encoding.FittedSchema, tower: towers.Tower) -> None:
         super().__init__(name="query_tower")
         self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
         self._tower = tower
@@ -37,7 +37,7 @@ class QueryTowerModule(tf.Module):
 class AdTowerModule(tf.Module):
     """Raw ad fields to the ad embedding, and to the features that the ranker takes."""
 
-    def __init__(self, fitted: encoding.FittedSchema, tower: retrieval.Tower) -> None:
+    def __init__(self, fitted: encoding.FittedSchema, tower: towers.Tower) -> None:
         super().__init__(name="ad_tower")
         self._encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
         self._tower = tower

@@ -16,13 +16,13 @@ References:
     Linear Neural Networks, 2014 (the saddle at the start of products of maps).
 """
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
+from tfrec import towers
 
-def alike(query_tower: Any, ad_tower: Any) -> None:
+
+def alike(query_tower: towers.Tower, ad_tower: towers.Tower) -> None:
     """Copies weights of a built ad tower to a built query tower that reads ads; else does nothing.
 
     The map of ads' flat embeddings [Fa E] to the tower's [E] becomes an orthonormal projection,
