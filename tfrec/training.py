@@ -24,7 +24,7 @@ from tfrec import optimisation, summaries
 from tfrecords import reader
 
 # A pass has so many batches at least, unless they would be smaller than the least.
-_BATCHES_OF_A_PASS, _LEAST_BATCH = 50, 64
+_BATCHES_OF_A_PASS, _LEAST_BATCH = 20, 64
 
 
 @dataclasses.dataclass(frozen=True)
