@@ -50,7 +50,7 @@ def _write(release: bundle.Bundle, staged: publishing.Staged) -> manifest.Conten
             shutil.copytree(release.base / part / str(release.version), target, dirs_exist_ok=True)
         except shutil.Error as error:
             # It collects what went wrong with each file; the first says enough.
-            raise OSError(f"{error.args[0][0][2]} ({error.args[0][0][1]})") from error
+            raise OSError(error.args[0][0][2]) from error
         for path in parts.files_under(target):
             name = f"{part}/{release.version}/{path.relative_to(target).as_posix()}"
             if release.manifest.files[name] != parts.describe(path):
