@@ -9,10 +9,14 @@ import pathlib
 def give_back() -> None:
     """Returns what is no longer used to the system; a tenth of a second or less.
 
-    TensorFlow's functions refer to each other, so that it takes a collection to free them, and
-    glibc keeps freed memory for itself until it is asked.
+    TensorFlow's functions refer to each other, so that it takes a collection to free them.
     """
     gc.collect()
+    trim()
+
+
+def trim() -> None:
+    """Returns freed memory to the system: glibc keeps it for itself until it is asked."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError):

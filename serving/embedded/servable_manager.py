@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
+from serving import process_memory
 from serving.embedded import model_config, model_versions, rpc_status, servable
 
 _logger = logging.getLogger(__name__)
@@ -246,6 +247,8 @@ class ServableManager:
             version.state = model_versions.State.UNLOADING
             self._changed.wait_for(lambda: not version.users)
         model.close()
+        del model
+        process_memory.trim()
         with self._changed:
             version.state = model_versions.State.END
         _logger.info("Unloaded version %d of model %s", number, name)
