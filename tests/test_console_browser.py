@@ -1,12 +1,14 @@
 """The console in a real browser: Debian's chromium, driven by Playwright."""
 
+import dataclasses
+import json
 import shutil
 
 import httpx
 import pytest
 import serving_fixtures
 
-from serving import ad_index, bundle
+from serving import ad_index, bundle, messages
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
 
@@ -231,6 +233,43 @@ def test_a_request_is_written_as_json_and_its_mistakes_are_shown(service_url, op
     page.get_by_text("Form", exact=True).click()
     assert page.input_value("#k") == "3"
     assert page.input_value("#fields [data-place='user.country']") == "CH"
+
+
+STRANGE = [None, 7, -0.5, "text", True, [], [None], [[7]], {}, {"": None}, {"a": {"b": []}}]
+
+
+def test_no_json_breaks_the_controls(service_url, open_console):
+    page = open_console(service_url)
+    answered(page)
+    page.get_by_text("JSON", exact=True).click()
+    places = ["%s", *(f'{{"{name}": %s}}' for name in request_keys())]
+    places += ['{"filters": {"conditions": %s}}', '{"filters": {"excluded_ads": %s}}']
+    places += ['{"rules": {"caps": %s}}', '{"rules": {"exploration": %s}}', '{"user": {"age": %s}}']
+    texts = [place % json.dumps(value) for place in places for value in STRANGE]
+    page.evaluate(
+        """texts => {
+            const json = document.getElementById("json");
+            for (const text of texts) {
+                json.value = text;
+                json.dispatchEvent(new Event("change"));
+                document.getElementById("weight-click").dispatchEvent(new Event("input"));
+                document.querySelector("[data-action=out]").click();
+                document.getElementById("share").dispatchEvent(new Event("change"));
+            }
+        }""",
+        texts,
+    )
+    page.fill("#json", "{}")
+    page.click("#recommend")
+    expected = asked(service_url)
+    first = page.locator("#ads > li").first
+    playwright.expect(first).to_have_attribute("data-ad", expected[0], timeout=SECONDS_30)
+    assert shown_ads(page) == expected
+    playwright.expect(page.locator("#failure")).to_be_hidden()
+
+
+def request_keys():
+    return [field.name for field in dataclasses.fields(messages.Request)]
 
 
 def test_a_degraded_answer_is_shown_plainly_and_a_full_one_when_the_ranker_is_back(

@@ -52,7 +52,8 @@ export class Filters {
 
   leaveOut(adId) {
     const filters = this.#store.object("filters");
-    const excluded = [...new Set([...(filters.excluded_ads ?? []), adId])];
+    const before = Array.isArray(filters.excluded_ads) ? filters.excluded_ads : [];
+    const excluded = [...new Set([...before, adId])];
     this.#store.change({ filters: { ...filters, excluded_ads: excluded } }, null);
   }
 
@@ -66,7 +67,7 @@ export class Filters {
   /** Reads the rows from the request; those without a value yet stay. */
   #take() {
     const { conditions } = this.#store.object("filters");
-    const drafts = this.#rows.filter(({ text, raw }) => !raw && text.trim() === "");
+    const drafts = this.#rows.filter(({ text, raw }) => raw === undefined && text.trim() === "");
     this.#rows = (Array.isArray(conditions) ? conditions : []).map((one) => this.#rowOf(one));
     this.#rows.push(...drafts);
     this.#draw();
@@ -87,7 +88,11 @@ export class Filters {
     for (const row of this.#rows) {
       if (row.raw === undefined && row.text.trim() === "") continue;
       row.place = `filters.conditions[${conditions.length}]`;
-      conditions.push(row.raw ?? { field: row.field, [row.operator]: this.#valueOf(row) });
+      if (row.raw === undefined) {
+        conditions.push({ field: row.field, [row.operator]: this.#valueOf(row) });
+      } else {
+        conditions.push(row.raw);
+      }
     }
     const filters = { ...this.#store.object("filters"), conditions };
     if (!conditions.length) delete filters.conditions;
