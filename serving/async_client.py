@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from serving import client_calls, errors, messages
+from serving import client_calls, client_replies, errors, messages
 
 
 class AsyncClient:
@@ -51,12 +51,12 @@ class AsyncClient:
     async def recommend(self, **fields: Unpack[client_calls.RequestFields]) -> messages.Answer:
         """Asks for the best ads for one request; arguments and errors as `client.Client`'s."""
         call = client_calls.recommend(client_calls.request_of(fields))
-        return client_calls.answer(await self._call(call))
+        return client_replies.answer(await self._call(call))
 
     async def recommend_batch(self, requests: Iterable[messages.Request]) -> list[messages.Answer]:
         """Asks for the ads of many requests; the answers come in their order."""
         call = client_calls.recommend_batch(requests)
-        return client_calls.batch_answers(call, await self._call(call))
+        return client_replies.batch_answers(call.body, await self._call(call))
 
     async def bundle(self) -> dict[str, Any]:
         """Returns what is served."""

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from serving import client_calls, errors, messages, rule_messages
+from serving import client_calls, client_replies, errors, messages, rule_messages
 
 Retry = client_calls.Retry
 
@@ -120,7 +120,7 @@ class Client:
             explain=explain,
             release=release,
         )
-        return client_calls.answer(self._call(client_calls.recommend(request)))
+        return client_replies.answer(self._call(client_calls.recommend(request)))
 
     def recommend_batch(self, requests: Iterable[messages.Request]) -> list[messages.Answer]:
         """Asks for the ads of many requests; the answers come in their order.
@@ -129,7 +129,7 @@ class Client:
             TfrecClientError: As in `recommend`.
         """
         call = client_calls.recommend_batch(requests)
-        return client_calls.batch_answers(call, self._call(call))
+        return client_replies.batch_answers(call.body, self._call(call))
 
     def bundle(self) -> dict[str, Any]:
         """Returns what is served: version, fields, heads, index, metrics, updates.

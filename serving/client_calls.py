@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 import httpx
 
-from serving import errors, messages, rule_messages
+from serving import client_replies, errors, messages, rule_messages
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
 # Of the time that a caller waits, the share that the service is given as its deadline: its
@@ -178,7 +178,7 @@ def exchange(
         }
         outcome = yield Attempt(arguments)
         try:
-            return _document(place, outcome, timeout_seconds)
+            return client_replies.document(place, outcome, timeout_seconds)
         except errors.TfrecClientError as error:
             wait = _wait(outcome, pause)
             is_last = attempt == retry.attempts or time.monotonic() + wait >= end
@@ -187,58 +187,6 @@ def exchange(
         yield Pause(wait)
         pause = min(2 * pause, retry.most_pause_seconds)
     raise ValueError(f"attempts: expected at least 1, got {retry.attempts}.")
-
-
-def answer(document: Mapping[str, Any]) -> messages.Answer:
-    """Reads an answer.
-
-    Raises:
-        ClientReplyError: It is none.
-    """
-    try:
-        return messages.Answer.from_json(document)
-    except ValueError as error:
-        raise errors.ClientReplyError(str(error)) from error
-
-
-def batch_answers(call: Call, document: Mapping[str, Any]) -> list[messages.Answer]:
-    """Reads the answers of a batch.
-
-    Raises:
-        ClientReplyError: There are not as many as requests.
-    """
-    answers = document.get("responses")
-    expected = len((call.body or {})["requests"])
-    if not isinstance(answers, list) or len(answers) != expected:
-        raise errors.ClientReplyError(f"Expected {expected} responses, got {str(document)[:200]}.")
-    return [answer(item) for item in answers]
-
-
-def _document(
-    place: str, outcome: httpx.Response | Exception | None, timeout_seconds: float
-) -> dict[str, Any]:
-    if isinstance(outcome, httpx.TimeoutException):
-        raise errors.ClientTimeoutError(
-            f"{place}: no answer within {timeout_seconds} s. "
-            "Give the client a longer timeout_seconds, or the request a deadline_ms."
-        ) from outcome
-    if isinstance(outcome, httpx.RequestError):
-        raise errors.ClientConnectionError(
-            f"{place}: {outcome}. Is the service running at this address?"
-        ) from outcome
-    if not isinstance(outcome, httpx.Response):
-        raise errors.TfrecClientError(
-            f"{place}: the request cannot be sent as JSON: {outcome}."
-        ) from outcome
-    try:
-        document = outcome.json()
-    except ValueError as error:
-        raise errors.ClientReplyError(_no_service(place, outcome)) from error
-    if not isinstance(document, dict):
-        raise errors.ClientReplyError(_no_service(place, outcome))
-    if not outcome.is_success:
-        raise _status_error(place, outcome, document)
-    return document
 
 
 def _may_pass(error: errors.TfrecClientError) -> bool:
@@ -258,25 +206,4 @@ def _wait(outcome: httpx.Response | Exception | None, pause: float) -> float:
 def _bad_url(base_url: str) -> errors.TfrecClientError:
     return errors.TfrecClientError(
         f"base_url: expected a URL such as http://127.0.0.1:8000, got {base_url!r}."
-    )
-
-
-def _status_error(
-    place: str, reply: httpx.Response, document: Mapping[str, Any]
-) -> errors.TfrecClientError:
-    match document:
-        case {"error": {"code": str(code), "message": str(message)}}:
-            kind: type[errors.ClientStatusError] = errors.ClientRequestError
-            if reply.status_code == 429:
-                kind = errors.ClientOverloadedError
-            elif reply.status_code >= 500:
-                kind = errors.ClientServiceError
-            return kind(reply.status_code, code, message)
-    return errors.ClientReplyError(_no_service(place, reply))
-
-
-def _no_service(place: str, reply: httpx.Response) -> str:
-    return (
-        f"{place}: expected a JSON object of a tfrec service, got HTTP {reply.status_code} "
-        f"{reply.text[:200]!r}. Is this its address?"
     )
