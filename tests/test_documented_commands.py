@@ -80,8 +80,10 @@ def flags_of(path):
             if isinstance(node, ast.Import):
                 waiting += [source.parent / f"{alias.name}.py" for alias in node.names]
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                if node.func.attr.startswith("DEFINE_") and isinstance(node.args[0], ast.Constant):
-                    names.add(node.args[0].value)
+                first = node.args[0] if node.args else None
+                is_flag = node.func.attr.startswith("DEFINE_") or node.func.attr == "add_argument"
+                if is_flag and isinstance(first, ast.Constant):
+                    names.add(str(first.value).removeprefix("--"))
                 elif node.func.attr == "define_flags":
                     options = getattr(config, node.args[0].attr)
                     names |= {field.name for field in dataclasses.fields(options)}
