@@ -28,6 +28,7 @@ from absl import flags
 from serving import ad_index, eligibility, filter_fields, index_search, messages
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(measured_index)
 SHARES = (0.5, 0.2, 0.05, 0.01, 0.0001)
 _AREAS = 1000
 _LEFT_QUERIES = 50

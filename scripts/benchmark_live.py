@@ -35,6 +35,7 @@ from serving import (
 
 flags.DEFINE_list("added", ["0", "1000", "5000", "20000", "50000"], "Numbers of added ads.")
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(measured_index)
 
 _NUM_FIELDS = 8
 _GROUPS = 5

@@ -35,7 +35,7 @@ import pipeline
 from absl import flags
 
 from tfrec import calibrators, config, metrics, planted, ranker_training
-from tfrecords import reader
+from tfrecords import reader, suggest
 
 RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
 SPLITS = ("train", "validation", "test")
@@ -56,7 +56,10 @@ flags.adopt_module_key_flags(log_flags)
 def main() -> None:
     unknown = [name for name in FLAGS.peers if name not in peer_models.PEERS]
     if unknown:
-        raise ValueError(f"--peers takes {', '.join(peer_models.PEERS)}, got {unknown[0]!r}.")
+        raise ValueError(
+            f"--peers: expected some of {', '.join(peer_models.PEERS)}, got {unknown[0]!r}."
+            f"{suggest.close(unknown[0], peer_models.PEERS)}"
+        )
     steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir))
     data_set = open_data_set(steps)
     ranker_training.check(data_set)

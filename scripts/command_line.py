@@ -4,12 +4,15 @@ Every option's default and help live in a config dataclass; flags are derived fr
 """
 
 import dataclasses
+import json
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import flag_messages
 from absl import app, flags
 from absl import logging as absl_logging
 
@@ -64,20 +67,31 @@ def run(main: Callable[[], None]) -> None:
     """Parses the flags and runs `main`; an expected failure is one line and exit status 1."""
 
     def call(argv: list[str]) -> None:
-        if len(argv) > 1:
-            sys.exit(f"error: unexpected argument {argv[1]!r}; options start with --, see --help.")
+        del argv  # Flags alone: flag_messages refuses anything else.
         absl_logging.set_verbosity(absl_logging.ERROR)
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         try:
             main()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read the output has enough of it, as `head` does.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except _EXPECTED_ERRORS as error:
-            if "--debug" in sys.argv:
+            if flags.FLAGS.debug:
                 raise
-            sys.exit(f"error: {error}")
+            flag_messages.fail(_said_by(error))
         except KeyboardInterrupt:
             sys.exit("interrupted; run the same command again to continue.")
 
-    app.run(call)
+    app.run(call, flags_parser=flag_messages.parse)
+
+
+def _said_by(error: Exception) -> str:
+    """Returns an error as a sentence; the system's own say what, but not what of."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    return str(error) or type(error).__name__
 
 
 def read_text(path: pathlib.Path) -> str:
@@ -93,6 +107,11 @@ def read_text(path: pathlib.Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as one line of JSON."""
+    print(json.dumps(value, default=str))
 
 
 FORMAT_HELP = f"Layout of the log: {', '.join(convert.FORMATS)}."

@@ -8,7 +8,8 @@
 
 About 200,000 rows a second on two cores. Writes WORKDIR/data; every row is written, or
 rejected with its file, line and reason in WORKDIR/data/rejected.tsv. Killed, the same
-command resumes. --infer_schema proposes a schema file for a table, to be edited.
+command resumes. --json prints WORKDIR/data/dataset.json. --infer_schema proposes a schema file
+for a table, to be edited.
 """
 
 import pathlib
@@ -23,6 +24,7 @@ from tfrecords.formats import paths
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory.")
 flags.DEFINE_bool("infer_schema", False, "Propose a schema file from the data, and stop.")
+flags.DEFINE_bool("json", False, "Print what was converted as JSON and nothing else.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
 
@@ -31,7 +33,11 @@ def main() -> None:
     if FLAGS.infer_schema:
         _propose()
         return
-    log_flags.converted(pipeline.Pipeline(pathlib.Path(FLAGS.workdir)))
+    data_set = log_flags.converted(
+        pipeline.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
+    )
+    if FLAGS.json:
+        command_line.print_json({"directory": data_set.directory, **data_set.description})
 
 
 def _propose() -> None:

@@ -28,11 +28,14 @@ from absl import flags
 from apache_beam.options import pipeline_options
 
 from tfrec import config as config_lib
-from tfrecords import beam, convert, reader
+from tfrecords import beam, convert, reader, suggest
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
+
+
+_HELP = ("help", "-h", "-help", "helpshort", "helpfull", "flagfile")
 
 
 class BeamPipeline(pipeline.Pipeline):
@@ -54,7 +57,11 @@ class BeamPipeline(pipeline.Pipeline):
 def main() -> None:
     unknown = unknown_to_beam(beam_arguments)
     if unknown:
-        raise ValueError(f"Neither a flag of this script nor of Beam: {unknown}; see --help.")
+        name = unknown[0].removeprefix("--").partition("=")[0]
+        hint = suggest.close(name, FLAGS)
+        raise ValueError(
+            f"Neither a flag of this script nor of Beam: {unknown[0]!r}.{hint} See --help."
+        )
     log_flags.converted(BeamPipeline(pathlib.Path(FLAGS.workdir)))
 
 
@@ -63,7 +70,7 @@ def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
     own, others = [], []
     for argument in arguments:
         name = argument.removeprefix("--").partition("=")[0]
-        known = {name, name.removeprefix("no")} & {*FLAGS, "help", "helpfull", "flagfile"}
+        known = {name, name.removeprefix("no")} & {*FLAGS, *_HELP}
         (own if known else others).append(argument)
     return own, others
 

@@ -9,7 +9,6 @@ where the log is synthetic, and where value is lost on the way. WORKDIR/evaluati
 has all of it, WORKDIR/evaluation/report.html shows it.
 """
 
-import json
 import pathlib
 
 import command_line
@@ -35,7 +34,7 @@ def main() -> None:
         filters=filter_flags.filters(),
     )
     if FLAGS.json:
-        print(json.dumps(metrics))
+        command_line.print_json(metrics)
         return
     print(report.text(metrics))
     print(f"Report: {steps.path('evaluation') / 'report.html'}")

@@ -18,17 +18,24 @@ import index_flags
 import pipeline
 from absl import flags
 
+from serving import bundle, manifest
+
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with both trained stages.")
 flags.adopt_module_key_flags(gate_flags)
 flags.adopt_module_key_flags(index_flags)
+flags.DEFINE_bool("json", False, "Print the release as JSON and nothing else.")
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir))
+    steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
     data_set = steps.data_set()
     metrics = steps.evaluate(data_set, index_config=index_flags.config())
-    steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
+    base = steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
+    if FLAGS.json:
+        version = bundle.latest(base)
+        index = manifest.read(base, version).index
+        command_line.print_json({"bundle": base, "version": version, "index": index})
 
 
 if __name__ == "__main__":

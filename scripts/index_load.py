@@ -7,9 +7,9 @@ which read what is not yet in memory. `private_mb` is memory of this process alo
 `resident_mb` with the mapped pages that other processes on the same index share.
 """
 
+import argparse
 import json
 import pathlib
-import sys
 import time
 
 import numpy as np
@@ -44,4 +44,11 @@ def memory_mb() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("index", help="The index file.")
+    parser.add_argument("queries", help="Query embeddings, .npy [Q, D].")
+    parser.add_argument("k", type=int, help="Ads wanted.")
+    arguments = parser.parse_args()
+    main(arguments.index, arguments.queries, arguments.k)

@@ -11,15 +11,14 @@ The tree has √N leaves and the codes two dimensions each, as ScaNN's guide has
 (https://github.com/google-research/google-research/blob/master/scann/docs/algorithms.md).
 """
 
+import argparse
 import json
 import math
 import pathlib
 import resource
-import sys
 import time
 
 import numpy as np
-from scann.scann_ops.py import scann_ops_pybind
 
 _SHARES_OF_LEAVES = (1 / 64, 1 / 32, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 1 / 2)
 _REORDERED = (1.5, 2, 3, 4)
@@ -28,6 +27,8 @@ _TRAINED_ON = 250_000
 
 def main(ads_path: str, queries_path: str, k: int, results: pathlib.Path) -> None:
     """Builds once, measures each setting."""
+    from scann.scann_ops.py import scann_ops_pybind
+
     ads, queries = np.load(ads_path), np.load(queries_path)
     num_leaves = 2 ** round(math.log2(2 * math.sqrt(len(ads))))
     started = time.perf_counter()
@@ -77,4 +78,12 @@ def _alone(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), pathlib.Path(sys.argv[4]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ads", help="The ads' embeddings, .npy [N, D].")
+    parser.add_argument("queries", help="Query embeddings, .npy [Q, D].")
+    parser.add_argument("k", type=int, help="Ads wanted.")
+    parser.add_argument("results", type=pathlib.Path, help="Directory for the results.")
+    arguments = parser.parse_args()
+    main(arguments.ads, arguments.queries, arguments.k, arguments.results)

@@ -12,6 +12,7 @@ ad_id and any of click, engagement (0 or 1) and revenue, several events of one a
 log keeps the position, which training takes out of clicks, and the propensity of each ad.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -39,6 +40,7 @@ flags.DEFINE_float(
     "Leaves out what was shown so shortly before the end of the log: its feedback may still come.",
     lower_bound=0.0,
 )
+flags.DEFINE_bool("json", False, "Print what was joined as JSON and nothing else.")
 FLAGS = flags.FLAGS
 
 
@@ -52,6 +54,10 @@ def main() -> None:
     )
     target = pathlib.Path(FLAGS.schema_path or output.with_suffix(".schema.json"))
     schema.save(schema.from_json(joined.schema), target)
+    if FLAGS.json:
+        said = {"output": output, "schema_path": target, **dataclasses.asdict(joined)}
+        command_line.print_json(said)
+        return
     _describe(joined, output, target)
 
 

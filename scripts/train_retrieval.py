@@ -17,12 +17,17 @@ from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
 command_line.define_flags(config.RetrievalConfig)
+flags.DEFINE_bool("json", False, "Print the metrics of each pass as JSON and nothing else.")
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir))
-    steps.train_retrieval(steps.data_set(), command_line.from_flags(config.RetrievalConfig))
+    steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
+    directory = steps.train_retrieval(
+        steps.data_set(), command_line.from_flags(config.RetrievalConfig)
+    )
+    if FLAGS.json:
+        print((directory / "retrieval.json").read_text().strip())
 
 
 if __name__ == "__main__":

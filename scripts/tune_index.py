@@ -21,6 +21,7 @@ import matplotlib.figure
 from absl import flags
 
 from serving import index_kinds, index_trials, index_tuning
+from tfrecords import progress, suggest
 
 KINDS = ("Flat", "IVF", "IVFSQ8", "IVFPQ", "IVFPQbf16", "HNSW", "HNSWSQ8")
 # Graphs are built on one thread, so that they are the same every time: an hour at a million.
@@ -62,8 +63,12 @@ def main() -> None:
         use_gpu=FLAGS.use_gpu,
     )
     tried = structures(targets, len(ads), FLAGS.kinds, FLAGS.num_lists or [None])
-    choice = index_tuning.tune(ads, queries[: FLAGS.num_queries], targets, tried, print)
-    print(text(choice, FLAGS.all))
+    said = (lambda line: None) if FLAGS.json else progress.say
+    choice = index_tuning.tune(ads, queries[: FLAGS.num_queries], targets, tried, said)
+    if FLAGS.json:
+        command_line.print_json(as_json(choice))
+    else:
+        print(text(choice, FLAGS.all))
     if FLAGS.output:
         pathlib.Path(FLAGS.output).write_text(json.dumps(as_json(choice), indent=1) + "\n")
     if FLAGS.plot:
@@ -88,7 +93,11 @@ def structures(
         kinds = [kind for kind in kinds if kind in ("Flat", "HNSW")] or ["Flat"]
     unknown = set(kinds) - set(KINDS)
     if unknown:
-        raise ValueError(f"--kinds: expected some of {KINDS}, got {sorted(unknown)}.")
+        first = min(unknown)
+        raise ValueError(
+            f"--kinds: expected some of {', '.join(KINDS)}, got {first!r}."
+            f"{suggest.close(first, KINDS)}"
+        )
     tried = []
     for kind in kinds:
         stored = "SQ8" if kind.endswith("SQ8") else "float"
@@ -158,4 +167,6 @@ def plot(choice: index_tuning.Choice, path: str) -> None:
 
 
 if __name__ == "__main__":
+    # benchmark_index.py, which uses this module, has a --json of its own.
+    flags.DEFINE_bool("json", False, "Print the choice and all trials as JSON and nothing else.")
     command_line.run(main)

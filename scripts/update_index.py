@@ -17,6 +17,7 @@ Prints what was done, how many ads are live, and whether it is time to export a 
 """
 
 import csv
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("add", None, "File of ads to add or change: .jsonl or .csv.")
 flags.DEFINE_string("remove", None, "File of ids of ads to remove, one a line.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
+flags.DEFINE_bool("json", False, "Print what was done as JSON and nothing else.")
 FLAGS = flags.FLAGS
 
 
@@ -42,16 +44,21 @@ def main() -> None:
     ads = _read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else []
     removed = _lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
     live = live_index.LiveIndex(release)
-    if ads or removed:
-        applied = live.update(ads, removed)
+    applied = live.update(ads, removed) if ads or removed else None
+    recall = live.measure_recall() if FLAGS.measure_recall else None
+    status = live.status()
+    if FLAGS.json:
+        done = None if applied is None else dataclasses.asdict(applied)
+        command_line.print_json({"applied": done, "recall_at_500": recall, "live": status})
+        return
+    if applied is not None:
         unknown = f", {applied.unknown:,} were not there" if applied.unknown else ""
         print(
             f"release {release.version}: {applied.added:,} ads added, {applied.changed:,} changed, "
             f"{applied.removed:,} removed{unknown}"
         )
-    if FLAGS.measure_recall:
-        print(f"recall at 500 of the live index: {live.measure_recall():.4f}")
-    status = live.status()
+    if recall is not None:
+        print(f"recall at 500 of the live index: {recall:.4f}")
     print(
         f"live: {status['num_ads']:,} ads; {status['added']:,} of them added or changed, "
         f"{status['removed_or_changed']:,} of the release removed or changed"

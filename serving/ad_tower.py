@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from serving import errors, query_fields, query_tower
 
@@ -61,7 +62,16 @@ class AdTower:
         """
         parts = [
             self._call(rows[first : first + _ADS_PER_CALL])
-            for first in range(0, len(rows), _ADS_PER_CALL)
+            for first in tqdm.trange(
+                0,
+                len(rows),
+                _ADS_PER_CALL,
+                desc="embedding ads",
+                unit=" calls",
+                disable=None,
+                delay=2,
+                leave=False,
+            )
         ]
         embeddings, features = zip(*parts, strict=True)
         return np.concatenate(embeddings), np.concatenate(features)

@@ -9,10 +9,11 @@ Shapes: N ads, D embedding size, Q queries.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from serving import index_build, index_kinds, index_recall, index_search, index_trials
 
@@ -82,7 +83,8 @@ def tune(
     wanted = index_recall.exact_rows([embeddings], queries, config.num_candidates)
     trials: list[index_trials.Trial] = []
     best: index_trials.Structure | None = None
-    for one in structures(config, len(embeddings)) if tried is None else tried:
+    wanted_structures = structures(config, len(embeddings)) if tried is None else tried
+    for one in _with_bar(wanted_structures):
         built = build(embeddings, one)
         report(f"built {built.build_parameters['factory']} in {built.build_seconds:.1f} s")
         found = list(built.sweep(queries[::2], wanted[::2]))
@@ -97,6 +99,13 @@ def tune(
         raise ValueError("tried: expected at least one index, got none.")
     held_out = best.measure(chosen.config, queries[1::2], wanted[1::2])
     return Choice(best, chosen, held_out, trials, verdict)
+
+
+def _with_bar(tried: Sequence[index_kinds.IndexConfig]) -> Iterable[index_kinds.IndexConfig]:
+    """Follows the indexes with a bar, on a terminal and once it takes seconds."""
+    return tqdm.tqdm(
+        tried, desc="building and measuring", unit=" indexes", disable=None, delay=2, leave=False
+    )
 
 
 def build(embeddings: np.ndarray, config: index_kinds.IndexConfig) -> index_trials.Structure:

@@ -230,7 +230,7 @@ def test_the_script_refuses_what_is_neither_its_flag_nor_beams(tmp_path):
     done = run_script(
         "convert_beam.py", "--use_synthetic", "--runner=DirectRunner", "--spilt=time", status=1
     )
-    assert "Neither a flag of this script nor of Beam: ['--spilt=time']" in done.stderr
+    assert "of Beam: '--spilt=time'. Did you mean 'split'? See --help." in done.stderr
 
 
 def test_the_script_writes_what_convert_writes(tmp_path):

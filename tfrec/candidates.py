@@ -10,6 +10,7 @@ import numpy as np
 
 from tfrec import calibrators as calibrators_lib
 from tfrec import ranker, retrieval
+from tfrecords import progress
 
 NUM_CANDIDATES = 500
 LIST_LENGTH = 10
@@ -89,7 +90,8 @@ def score(
         Head -> [Q, K] float64, those of the heads built.
     """
     parts: dict[str, list[np.ndarray]] = {head: [np.empty((0, rows.shape[1]))] for head in HEADS}
-    for first in range(0, len(queries) if rows.shape[1] else 0, _REQUESTS_AT_ONCE):
+    count = len(queries) if rows.shape[1] else 0
+    for first in progress.steps(count, _REQUESTS_AT_ONCE, "ranking candidates", "requests"):
         own = slice(first, first + _REQUESTS_AT_ONCE)
         served = calibrators.apply(model.score(queries[own], ad_features[rows[own]]))
         for head, name in HEADS.items():

@@ -9,6 +9,8 @@ import json
 import pathlib
 from typing import Any
 
+from tfrecords import splitting, suggest
+
 
 def option(default: Any, help: str) -> Any:
     """A dataclass field with the help text that becomes its flag's."""
@@ -41,6 +43,10 @@ class ConvertConfig:
         "have no label of engagement and revenue. 0: every label is final.",
     )
     seed: int = option(1, "Seed of random splits, sampled negatives and the order of training.")
+
+    def __post_init__(self) -> None:
+        # Refused here, before anything is written or read.
+        splitting.Options(self.split, self.validation_fraction, self.test_fraction, self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +95,9 @@ class RetrievalConfig:
 
     def __post_init__(self) -> None:
         if self.click_share not in ("counted", "streamed"):
+            hint = suggest.close(self.click_share, ("counted", "streamed"))
             raise ValueError(
-                f"click_share: expected counted or streamed, got {self.click_share!r}."
+                f"click_share: expected counted or streamed, got {self.click_share!r}.{hint}"
             )
 
 
@@ -152,7 +159,8 @@ class RankerConfig:
 
     def __post_init__(self) -> None:
         if self.trunk not in ("shared", "mmoe"):
-            raise ValueError(f"trunk: expected shared or mmoe, got {self.trunk!r}.")
+            hint = suggest.close(self.trunk, ("shared", "mmoe"))
+            raise ValueError(f"trunk: expected shared or mmoe, got {self.trunk!r}.{hint}")
         if self.rerank_candidates < 0 or self.rerank_candidates == 1:
             raise ValueError(
                 "rerank_candidates: expected 0, or at least 2 to be compared, got "

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tfrecords import progress
+
 CONFIDENCE = 0.95
 # Of resamples times rows, at once.
 _WEIGHTS_AT_ONCE = 1 << 22
@@ -65,7 +67,7 @@ class Resamples:
         """Yields the weights [s, N] of rows in an order, some resamples at a time."""
         unit = self.unit[order]
         size = max(_WEIGHTS_AT_ONCE // max(len(order), 1), 1)
-        for first in range(0, self.count, size):
+        for first in progress.steps(self.count, size, "intervals", "resamples"):
             yield self.weights[first : first + size][:, unit]
 
 

@@ -9,6 +9,7 @@ WORKDIR/ranker.json           written last: fingerprint, heads, calibrators, met
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -27,7 +28,7 @@ from tfrec import (
     summaries,
     training,
 )
-from tfrecords import encoding, reader
+from tfrecords import encoding, progress, reader
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
 
@@ -121,7 +122,9 @@ def predict(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predi
     logits: dict[str, list[np.ndarray]] = {head: [] for head in model.heads}
     labels: dict[str, list[np.ndarray]] = {label: [] for label in data_set.spec.labels}
     lengths, ad_rows = [], []
-    for batch in data_set.batches(split, REQUESTS_PER_EVALUATION_BATCH):
+    batches = data_set.batches(split, REQUESTS_PER_EVALUATION_BATCH)
+    total = data_set.num_requests(split) / REQUESTS_PER_EVALUATION_BATCH
+    for batch in progress.over(batches, f"scoring {split} rows", "batches", math.ceil(total)):
         mask = batch["mask"].numpy()
         scores = model.as_logged(model.score(batch["query"], batch["ad"]), batch.get("position"))
         for head, values in scores.items():

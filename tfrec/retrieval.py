@@ -30,7 +30,7 @@ from tfrec import (
     towers,
     user_clicks,
 )
-from tfrecords import encoding, reader
+from tfrecords import encoding, progress, reader
 
 _FREQUENCY_STDDEV = 0.01
 
@@ -195,7 +195,7 @@ def embed_in_batches(tower: towers.Tower, ids: np.ndarray, batch_size: int = 819
     """Embeds ids [N, W] int32 as [N, D] float32."""
     parts = [
         tower.embed(tf.constant(ids[first : first + batch_size])).numpy()
-        for first in range(0, len(ids), batch_size)
+        for first in progress.steps(len(ids), batch_size, "embedding")
     ]
     return np.concatenate(parts)
 
@@ -203,7 +203,7 @@ def embed_in_batches(tower: towers.Tower, ids: np.ndarray, batch_size: int = 819
 def query_chunks(num_queries: int, num_ads: int, most_scores: int) -> Iterator[slice]:
     """Yields runs of queries whose scores of all ads are at most `most_scores`, or of one query."""
     size = max(most_scores // num_ads, 1)
-    for first in range(0, num_queries, size):
+    for first in progress.steps(num_queries, size, "scoring all ads", "queries"):
         yield slice(first, min(first + size, num_queries))
 
 
@@ -217,6 +217,6 @@ def exact_top_k(
         tf.math.top_k(
             tf.matmul(query_embeddings[first : first + batch_size], ads, transpose_b=True), k
         ).indices.numpy()
-        for first in range(0, len(query_embeddings), batch_size)
+        for first in progress.steps(len(query_embeddings), batch_size, "exact search", "queries")
     ]
     return np.concatenate(rows)

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-import tqdm
 
 from tfrec import optimisation, summaries
+from tfrecords import progress as progress_lib
 from tfrecords import reader
 
 # A pass has so many batches at least, unless they would be smaller than the least.
@@ -155,7 +155,7 @@ class Trainer:
             self._checkpoints.save()
             if progress:
                 shown = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "loss")
-                tqdm.tqdm.write(f"  pass {epoch + 1}: {shown}")
+                progress_lib.say(f"  pass {epoch + 1}: {shown}")
         restore_best(self._model, self._directory)
         return history
 
@@ -182,10 +182,8 @@ class Trainer:
         totals: dict[str, tf.Tensor] = {}
         examples, count = tf.zeros([], tf.int64), 0
         meter = summaries.Meter()
-        bar = tqdm.tqdm(
-            dataset, desc=f"pass {epoch + 1}/{self._plan.epochs}", unit=" steps",
-            total=self._plan.steps_per_epoch, disable=not progress, leave=False, mininterval=0.5,
-        )  # fmt: skip
+        title = f"pass {epoch + 1}/{self._plan.epochs}"
+        bar = progress_lib.over(dataset, title, "steps", self._plan.steps_per_epoch, progress)
         started = time.perf_counter()
         for count, batch in enumerate(bar, start=1):
             sampled = (first + count) % summaries.STEPS_PER_SAMPLE == 0

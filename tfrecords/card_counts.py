@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-from tfrecords import reader
+from tfrecords import progress, reader
 from tfrecords import schema as schema_lib
 
 Window = dict[str, np.ndarray]
@@ -100,8 +100,10 @@ def count(data_set: reader.DataSet, split: str) -> SplitCounts:
         ValueError: The shards hold other numbers of rows than the description says.
     """
     counts = empty(data_set)
-    for window in data_set.windows(split).prefetch(2).as_numpy_iterator():
-        _add_window(counts, data_set.schema, window)
+    with progress.bar(f"counting {split} rows", "rows", data_set.num_rows(split)) as bar:
+        for window in data_set.windows(split).prefetch(2).as_numpy_iterator():
+            _add_window(counts, data_set.schema, window)
+            bar.update(len(window["ad_row"]))
     wanted = (data_set.num_rows(split), data_set.num_requests(split))
     if (counts.rows, counts.requests) != wanted:
         raise ValueError(

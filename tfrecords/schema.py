@@ -13,7 +13,6 @@ The schema is JSON on disk:
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
@@ -21,6 +20,8 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tfrecords import suggest
 
 KINDS = ("categorical", "numeric", "categorical_list")
 SIDES = ("query", "ad")
@@ -314,6 +315,5 @@ def _check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:
         raise ValueError(f"The {what} lacks {missing}; it needs {required}.")
     for name in value:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = suggest.close(str(name), known)
             raise ValueError(f"The {what} has an unknown key {name!r}.{hint} Known: {known}.")

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfrecords import checks
+from tfrecords import checks, suggest
 
 SPLITS = checks.SPLITS
 KINDS = (
@@ -59,7 +59,10 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"Unknown split {self.kind!r}; known: {', '.join(KINDS)}.")
+            raise ValueError(
+                f"Unknown split {self.kind!r}; known: {', '.join(KINDS)}."
+                f"{suggest.close(self.kind, KINDS)}"
+            )
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}.")
         shares = (self.validation_fraction, self.test_fraction)

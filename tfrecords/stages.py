@@ -22,6 +22,7 @@ from tfrecords import (
     negatives,
     packing,
     profile,
+    progress,
     reader,
     records,
     splitting,
@@ -89,7 +90,7 @@ class Stages:
         whole = self._space.note("parsed")
         if whole is None:
             notes: list[dict[str, Any]] = []
-            with self._bar("reading the log", 0, " rows") as bar:
+            with self._bar("reading the log", 0, "rows") as bar:
                 chunks = enumerate(self._log.chunks())
                 for note in workspace.in_threads(self._parse, chunks, self._workers):
                     notes.append(note)
@@ -353,7 +354,7 @@ class Stages:
     ) -> list[dict[str, Any]]:
         """Runs a stage on every chunk and returns its notes."""
         notes = []
-        with self._bar(task, int(self._chunk_ends[-1]), " rows") as bar:
+        with self._bar(task, int(self._chunk_ends[-1]), "rows") as bar:
 
             def once(index: int) -> dict[str, Any]:
                 return self._space.once(stage, index, lambda: work(index))
@@ -366,7 +367,4 @@ class Stages:
         return notes
 
     def _bar(self, task: str, total: int, unit: str) -> tqdm.tqdm:
-        return tqdm.tqdm(
-            total=total or None, desc=task, unit=unit, unit_scale=True,
-            disable=not self._progress, mininterval=0.5, delay=1, leave=False,
-        )  # fmt: skip
+        return progress.bar(task, unit, total or None, self._progress)

@@ -23,15 +23,15 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from tfrecords import progress, synthetic_population, synthetic_world
 from tfrecords import schema as schema_lib
-from tfrecords import synthetic_population, synthetic_world
 
 World = synthetic_world.World
 WorldConfig = synthetic_population.WorldConfig
@@ -119,7 +119,8 @@ def write_log(
     try:
         staging.truth.parent.mkdir()
         world = World(config)
-        _write_rows(staging, _impressions(world, n_samples))
+        with progress.bar("writing impressions", "rows", n_samples) as bar:
+            _write_rows(staging, _impressions(world, n_samples), bar.update)
         _write_catalogue(staging, world)
         schema_lib.save(schema(), staging.schema)
         staging.world.write_text(json.dumps(dataclasses.asdict(world.config), indent=2) + "\n")
@@ -159,8 +160,10 @@ def _impressions(world: World, n_samples: int) -> Iterator[synthetic_world.Colum
         chunk += 1
 
 
-def _write_rows(paths: Log, chunks: Iterator[synthetic_world.Columns]) -> None:
-    """Writes log.tsv, log.extra.tsv and truth.arrow of the chunks."""
+def _write_rows(
+    paths: Log, chunks: Iterator[synthetic_world.Columns], written: Callable[[int], object]
+) -> None:
+    """Writes log.tsv, log.extra.tsv and truth.arrow of the chunks; `written` is told the rows."""
     truth_schema = pa.schema([(name, pa.float64()) for name in TRUTH_COLUMNS])
     with (
         paths.log.open("wb") as log,
@@ -174,6 +177,7 @@ def _write_rows(paths: Log, chunks: Iterator[synthetic_world.Columns]) -> None:
             truth.write_batch(
                 pa.record_batch([rows[name] for name in TRUTH_COLUMNS], schema=truth_schema)
             )
+            written(len(rows["label"]))
 
 
 def _write_catalogue(paths: Log, world: World) -> None:

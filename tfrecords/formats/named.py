@@ -1,11 +1,11 @@
 """What the formats with a header of known columns share: checks of a schema, and ad tables."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
 from tfrecords import schema as schema_lib
+from tfrecords import suggest
 from tfrecords.formats import delimited, log
 
 
@@ -28,8 +28,7 @@ def check_schema(
     unknown = [name for name in schema.columns if name not in known]
     if not unknown:
         return
-    close = difflib.get_close_matches(unknown[0], known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = suggest.close(unknown[0], known)
     more = f", and derived from them {', '.join(derived)}" if derived else ""
     raise ValueError(
         f"Schema {schema.name!r}: {what} has no column {', '.join(map(repr, unknown))}.{hint} It "

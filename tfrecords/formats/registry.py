@@ -1,8 +1,9 @@
 """The formats by name."""
 
-import difflib
 import importlib
 from types import ModuleType
+
+from tfrecords import suggest
 
 _MODULES = {
     "criteo_kaggle": "criteo",
@@ -23,7 +24,6 @@ def named(name: str) -> ModuleType:
         ValueError: There is no such format.
     """
     if name not in _MODULES:
-        close = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = suggest.close(name, NAMES)
         raise ValueError(f"Unknown --format {name!r}; known: {', '.join(NAMES)}.{hint}")
     return importlib.import_module(f"tfrecords.formats.{_MODULES[name]}")
