@@ -2,7 +2,7 @@
 # make test                  the tests
 # make check                 lint, types and the wheel
 # make benchmark             click quality beside five other models
-# make tensorboard           training curves of the last runs
+# make tensorboard           the last run (LOGDIR=workdir: all, to compare)
 # make clean                 removes what the commands above made
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DATA ?=
 ARGS ?=
+LOGDIR ?=
 
 export PIP_ROOT_USER_ACTION := ignore
 
@@ -40,7 +41,16 @@ benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/python scripts/benchmark_quality.py $(ARGS)
 
 tensorboard: $(VENV)/.installed
-	$(BIN)/tensorboard --logdir=workdir $(ARGS)
+	@run="$(LOGDIR)"; \
+	if [ -z "$$run" ]; then \
+		last=$$(ls -td workdir/*/retrieval/tensorboard workdir/*/ranker/tensorboard 2>/dev/null | head -n 1); \
+		run=$${last%/*/tensorboard}; \
+	fi; \
+	if [ -z "$$run" ]; then \
+		echo "error: no training below workdir/; run make quickstart first, or give LOGDIR=DIRECTORY"; exit 1; \
+	fi; \
+	echo "TensorBoard of $$run (LOGDIR=workdir compares all runs)"; \
+	exec $(BIN)/tensorboard --logdir="$$run" $(ARGS)
 
 clean:
 	rm -rf $(VENV) workdir build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

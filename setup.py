@@ -37,8 +37,11 @@ setuptools.setup(
     extras_require={
         # The tests run the benchmark's peers, so they need them too.
         "test": [
+            "ipykernel",
             "mypy",
             "playwright",
+            "nbclient",
+            "nbformat",
             "pytest",
             "pytest-xdist",
             "pyyaml",

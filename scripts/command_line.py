@@ -102,7 +102,8 @@ def read_text(path: pathlib.Path) -> str:
         ValueError: It is not UTF-8.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"No file at {path}.")
+        what = "is a directory, not a file" if path.is_dir() else "is not there"
+        raise FileNotFoundError(f"{path} {what}; check the path.")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ def from_files(embeddings: str, queries: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: A file holds no such array.
     """
-    ads, asked = (np.load(path, mmap_mode="r") for path in (embeddings, queries))
+    ads, asked = (_load(path) for path in (embeddings, queries))
     for path, array in ((embeddings, ads), (queries, asked)):
         if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != ads.shape[-1]:
             raise ValueError(
@@ -26,6 +26,13 @@ def from_files(embeddings: str, queries: str) -> tuple[np.ndarray, np.ndarray]:
                 f"{list(array.shape)}. Save what the towers give with numpy.save."
             )
     return ads, asked
+
+
+def _load(path: str) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: expected an array of numpy.save (.npy), got {error}.") from error
 
 
 def from_workdir(workdir: pathlib.Path, num_queries: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,6 +30,7 @@ import rule_flags
 from absl import flags
 
 from serving import client, errors, messages, orchestrator
+from tfrecords import suggest
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(filter_flags)
@@ -53,7 +54,7 @@ def main() -> None:
     if len(modes) != 1:
         raise ValueError("Give one of --demo, --request=FILE and --input=FILE --output=FILE.")
     if bool(FLAGS.input) != bool(FLAGS.output):
-        raise ValueError("--input and --output go together.")
+        raise ValueError("--input=FILE needs --output=FILE, and the other way round.")
     if FLAGS.server:
         if FLAGS.impression_log:
             raise ValueError("--impression_log is written by the service: give it to serve.py.")
@@ -152,8 +153,14 @@ def _parse(text: str, place: str) -> messages.Request:
     except ValueError as error:
         raise ValueError(f"{place}: expected a JSON request, got no JSON ({error}).") from error
     known = messages.Request.__dataclass_fields__
-    if not isinstance(value, dict) or set(value) - set(known):
-        raise ValueError(f"{place}: expected a JSON object with keys of {sorted(known)}.")
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: expected a JSON object, got {text.strip()[:60]!r}.")
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{place}: unknown key {unknown[0]!r}.{suggest.close(unknown[0], known)} "
+            f"Known: {', '.join(known)}."
+        )
     return messages.Request(**value)
 
 

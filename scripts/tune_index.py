@@ -62,6 +62,10 @@ def main() -> None:
         memory_limit_mb=FLAGS.memory_limit_mb,
         use_gpu=FLAGS.use_gpu,
     )
+    if not all(count.isdecimal() and int(count) for count in FLAGS.num_lists or ()):
+        raise ValueError(
+            f"--num_lists: expected numbers such as 256,1024, got {','.join(FLAGS.num_lists)!r}."
+        )
     tried = structures(targets, len(ads), FLAGS.kinds, FLAGS.num_lists or [None])
     said = (lambda line: None) if FLAGS.json else progress.say
     choice = index_tuning.tune(ads, queries[: FLAGS.num_queries], targets, tried, said)

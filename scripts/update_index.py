@@ -124,9 +124,7 @@ def _value(place: str, kind: str, text: str, separators: dict[str, str]) -> Any:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"No file at {path}.")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in command_line.read_text(path).splitlines() if line.strip()]
 
 
 if __name__ == "__main__":

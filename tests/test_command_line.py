@@ -57,7 +57,11 @@ MISTAKES = {
     ("inference.py", "--workdir=/nowhere/at/all", "--demo"): "/nowhere/at/all/bundle",
     ("inference.py",): "Give one of --demo, --request=FILE and --input=FILE --output=FILE.",
     ("model_config.py", "--workdir=/nowhere/at/all"): "/nowhere/at/all/bundle",
-    ("join_feedback.py",): "error: Give --impressions=…: Directory of the impression log.",
+    ("tune_index.py", "--embeddings=setup.py", "--queries=setup.py"): (
+        "error: setup.py: expected an array of numpy.save (.npy), got "
+    ),
+    ("tune_index.py", "--embeddings=nowhere.npy", "--queries=x.npy"): "nowhere.npy: No such file",
+    ("join_feedback.py",): "error: Give --impressions=…: The impression log: its directory",
 }
 
 

@@ -27,6 +27,7 @@ from tfrec import (
     ranker_validation,
     summaries,
     training,
+    validation_summaries,
 )
 from tfrecords import encoding, progress, reader
 
@@ -207,6 +208,7 @@ def train_and_evaluate(
         ),
         lambda: _validate(model, data_set),
         progress,
+        dataclasses.asdict(config),
     )
     held_out = predict(model, data_set, "validation")
     calibrators = fit_calibrators(held_out)
@@ -265,9 +267,9 @@ def _losses(
 def _validate(model: ranker.Ranker, data_set: reader.DataSet) -> dict[str, float]:
     predictions = predict(model, data_set, "validation")
     labels, known, _ = predictions.labelled("click")
-    probabilities = served_values(predictions, calibrators_lib.Calibrators())["click_probability"][
-        known
-    ]
+    served = served_values(predictions, calibrators_lib.Calibrators())
+    validation_summaries.write_curves(served, predictions.labels)
+    probabilities = served["click_probability"][known]
     auc = metrics.auc(labels, probabilities)
     result = {"validation_click_log_loss": metrics.log_loss(labels, probabilities)}
     return result if auc is None else {**result, "validation_click_auc": auc}

@@ -166,6 +166,7 @@ def train_and_evaluate(
         lambda epoch: data_set.clicked("train", config.batch_size, seed=config.seed + epoch),
         validate,
         progress,
+        dataclasses.asdict(config),
     )
     if config.refit:
         model = _refit(data_set, config, plan, history, workdir, progress)

@@ -14,12 +14,12 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfrec import optimisation, summaries
+from tfrec import optimisation, summaries, validation_summaries
 from tfrecords import progress as progress_lib
 from tfrecords import reader
 
@@ -120,6 +120,7 @@ class Trainer:
         batches: Callable[[int], tf.data.Dataset],
         evaluate: Callable[[], dict[str, float]],
         progress: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> list[dict[str, float]]:
         """Trains until the plan ends or stops improving, then restores the best pass.
 
@@ -128,6 +129,7 @@ class Trainer:
             evaluate: Returns validation metrics of the model as it is, among them
                 `plan.metric`.
             progress: Whether to show progress bars.
+            options: What TensorBoard shows as the run's hyper-parameters.
 
         Returns:
             The metrics of each pass.
@@ -137,10 +139,15 @@ class Trainer:
         """
         history = self._resume()
         writer = tf.summary.create_file_writer(str(self._directory / "tensorboard"))
+        if options is not None and not history:
+            with writer.as_default(step=0):
+                validation_summaries.write_options(options)
         while not self._finished(history):
             epoch = int(self._epoch.numpy())
             with writer.as_default():
                 metrics = self._run_epoch(batches(epoch), epoch, progress)
+                # What `evaluate` writes for TensorBoard is of this pass.
+                tf.summary.experimental.set_step(epoch + 1)
                 with self._step.averaged():
                     metrics.update(evaluate())
                     history.append({"epoch": epoch + 1, **metrics})
@@ -188,6 +195,8 @@ class Trainer:
         for count, batch in enumerate(bar, start=1):
             sampled = (first + count) % summaries.STEPS_PER_SAMPLE == 0
             losses, norms = step(batch, sampled)
+            if first + count == 1:
+                validation_summaries.write_graph(step)
             totals = {name: totals.get(name, 0.0) + value for name, value in losses.items()}
             examples += num_examples(batch)
             if sampled:

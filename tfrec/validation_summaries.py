@@ -1,0 +1,93 @@
+"""What TensorBoard shows of a run as a whole: curves of each validation, options, the graph.
+
+PR curves are for the PR curves plugin, calibration curves are images, options are for the HParams
+plugin, which compares the runs below a directory. All is written once a pass or once a run, so
+that no step waits for it.
+
+Shapes: N rows, L shown ads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.backends.backend_agg as agg
+import matplotlib.figure
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.hparams import summary_v2 as hparams
+from tensorboard.plugins.pr_curve import summary as pr_curve
+
+from tfrec import metrics
+
+NUM_THRESHOLDS = 201
+_HEADS = {"click": "click_probability", "engagement": "engagement_probability"}
+
+
+def write_curves(
+    values: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], step: int | None = None
+) -> None:
+    """Writes the curves of the probabilities of held-out rows.
+
+    Args:
+        values: `click_probability`, `engagement_probability` [L]; those of the heads built.
+        labels: `click`, `engagement` [L]; NaN where missing.
+        step: The number of the pass; None is the one that `tf.summary` was told.
+    """
+    for head, name in _HEADS.items():
+        if name not in values:
+            continue
+        known = ~np.isnan(labels[head])
+        positive, probability = labels[head][known] > 0, values[name][known].astype(np.float64)
+        if not 0 < positive.sum() < len(positive):
+            continue
+        curve = pr_curve.pb(f"validation_pr_curve/{head}", positive, probability, NUM_THRESHOLDS)
+        tf.summary.experimental.write_raw_pb(curve.SerializeToString(), step)
+        bins = calibration_curve(positive, probability)
+        image = _image(calibration_figure(head, *bins))
+        tf.summary.image(f"validation_calibration/{head}", image[None], step=step)
+
+
+def calibration_curve(
+    positive: np.ndarray, probability: np.ndarray, num_bins: int = 15
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean predicted and the observed rate of bins of equally many rows [N]."""
+    bins = metrics.calibration_bins(probability, num_bins)
+    rows = np.bincount(bins)
+    means = (np.bincount(bins, weights=v.astype(np.float64)) for v in (probability, positive))
+    predicted, observed = (sums[rows > 0] / rows[rows > 0] for sums in means)
+    return predicted, observed
+
+
+def calibration_figure(
+    head: str, predicted: np.ndarray, observed: np.ndarray
+) -> matplotlib.figure.Figure:
+    """Draws a calibration curve beside the diagonal of a calibrated model."""
+    figure = matplotlib.figure.Figure(figsize=(4.5, 4), layout="constrained")
+    axes = figure.subplots()
+    most = max(predicted.max(), observed.max())
+    axes.plot([0, most], [0, most], color="grey", linestyle=":", label="calibrated")
+    axes.plot(predicted, observed, "o-", label=head)
+    axes.set(xlabel="mean predicted probability of a bin", ylabel="observed rate")
+    axes.legend()
+    return figure
+
+
+def write_options(options: Mapping[str, Any]) -> None:
+    """Writes a run's options for the HParams plugin, which also reads the run's scalars."""
+    known = {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in options.items()
+    }
+    hparams.hparams(known)
+
+
+def write_graph(step: Any) -> None:
+    """Writes the graph of a compiled step with an input signature; it is traced by then."""
+    tf.summary.graph(step.get_concrete_function().graph)
+
+
+def _image(figure: matplotlib.figure.Figure) -> np.ndarray:
+    """Returns a figure as [height, width, 4] uint8."""
+    canvas = agg.FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
