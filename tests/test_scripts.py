@@ -169,13 +169,13 @@ def test_a_lost_manifest_is_exported_again(workdir, tmp_path):
         ("train_ranker.py", ["--workdir=/no/such"], "run scripts/convert.py first"),
         ("serve.py", ["--workdir=/no/such"], "holds no published bundle"),
         ("serve.py", ["--rules={"], "--rules: expected a JSON object or a file with one, got no"),
-        ("serve.py", ["--rules=/no/such"], "No file at /no/such"),
+        ("serve.py", ["--rules=/no/such"], "/no/such is not there; check the path"),
         (
             "join_feedback.py",
             ["--impressions=scripts", "--feedback=x", "--output=/tmp/x.parquet"],
             "no file impressions-*.parquet in scripts",
         ),
-        ("evaluate.py", ["extra"], "unexpected argument 'extra'"),
+        ("evaluate.py", ["extra"], "Unexpected argument 'extra'"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(script, flags, message):
@@ -187,7 +187,7 @@ def test_a_mistake_is_answered_in_one_line(script, flags, message):
 
 def test_an_unknown_flag_is_named(workdir):
     done = run("train.py", "--n_sample=10", status=1)
-    assert "Unknown command line flag 'n_sample'" in done.stderr
+    assert "Unknown flag --n_sample. Did you mean --n_samples?" in done.stderr
     assert "n_samples" in done.stderr
 
 
