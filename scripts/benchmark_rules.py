@@ -127,6 +127,7 @@ def _cases(log: impression_log.ImpressionLog) -> dict[str, Callable[[], messages
             rules=rule_fields.RuleFields(_KINDS).check(rules),
             at_cap={},
             explain="explained" in name,
+            dry_run=False,
         )
 
         def answer() -> messages.Answer:

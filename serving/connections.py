@@ -60,13 +60,20 @@ class Connection(h11_impl.H11Protocol):
             # An answer may be in the buffer still; who does not read it is not waited for.
             self._watch_writing()
 
+    def _buffered_bytes(self) -> int:
+        try:
+            return self.transport.get_write_buffer_size()
+        except AttributeError:
+            # asyncio's TLS transport (Python 3.11), once closed, has no buffer to ask.
+            return 0
+
     def _watch_writing(self) -> None:
         self._cancel("_write_timer")
-        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._unread_bytes = self._buffered_bytes()
         self._write_timer = self.loop.call_later(self.write_seconds, self._check_writing)
 
     def _check_writing(self) -> None:
-        if self.transport.get_write_buffer_size() < self._unread_bytes:
+        if self._buffered_bytes() < self._unread_bytes:
             self._watch_writing()
         else:
             self.transport.abort()

@@ -67,6 +67,8 @@ class _Batcher:
     def occupy(self) -> futures.Future[Arrays]:
         """Keeps the one thread busy until the gate is opened again."""
         self.graph.gate.clear()
+        while self.graph.entered.acquire(blocking=False):
+            pass  # runs that have ended
         busy = self.ask(0.0)
         assert self.graph.entered.acquire(timeout=20)
         return busy
