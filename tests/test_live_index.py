@@ -306,10 +306,8 @@ def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
 
 def test_what_was_acknowledged_survives_a_kill(release):
     ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("fork")
-    # Loaded before the fork: TensorFlow does not run in a forked child of a process that used it.
-    path = release.base
-    child = context.Process(target=_kill_target, args=(path, theirs))
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=_kill_target, args=(release.base, theirs))
     child.start()
     acknowledged = -1
     for _ in range(30):

@@ -1,7 +1,6 @@
 """Promotion, rollback, canaries, lists and prunes, also where they are killed."""
 
 import json
-import multiprocessing
 import os
 import pathlib
 import resource
@@ -10,13 +9,12 @@ import signal
 import threading
 import time
 
+import killed
 import pytest
 import serving_fixtures
+from killed import publish_copy
 
 from serving import bundle, errors, lease, manifest, parts, publishing, release_pointer, releases
-
-# What a step does to files, in the modules that it does it with.
-OPERATIONS = ((os, "replace"), (os, "fsync"), (os, "unlink"), (os, "rename"), (shutil, "rmtree"))
 
 
 @pytest.fixture(scope="module")
@@ -31,49 +29,6 @@ def three(tmp_path_factory):
 @pytest.fixture
 def base(three, tmp_path):
     return shutil.copytree(three, tmp_path / "bundles")
-
-
-def in_child(work):
-    """Runs `work()` in a forked process and returns how it ended: -9 for a kill."""
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    process.join()
-    return process.exitcode
-
-
-def killing(work, number):
-    """Returns work that is killed as it begins its `number`-th operation on files."""
-
-    def run():
-        left = number
-
-        def counted(operation):
-            def call(*args, **kwargs):
-                nonlocal left
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return operation(*args, **kwargs)
-
-            return call
-
-        for module, name in OPERATIONS:
-            setattr(module, name, counted(getattr(module, name)))
-        work()
-
-    return run
-
-
-def publish_copy(base, source):
-    """Publishes a release again, in fewer operations than saving models."""
-
-    def write(staged):
-        for part in parts.PARTS:
-            target = getattr(staged, part)
-            shutil.copytree(source / part / "1", target, dirs_exist_ok=True)
-        return manifest.read(source, 1)
-
-    return publishing.publish(base, write).version
 
 
 def document(**changes):
@@ -189,17 +144,17 @@ def test_prune_keeps_the_newest_the_stable_the_canary_and_what_is_in_use(base, t
     assert publish_copy(base, three) == 7
 
 
+def hold(base, held, done):
+    _held = lease.hold(base, 1)
+    held.set()
+    done.wait(60)
+
+
 def test_a_release_is_in_use_until_its_process_ends_however_it_ends(base):
-    ready, done = os.pipe(), multiprocessing.get_context("fork").Event()
-
-    def hold():
-        _held = lease.hold(base, 1)
-        os.write(ready[1], b"x")
-        done.wait(60)
-
-    process = multiprocessing.get_context("fork").Process(target=hold)
+    held, done = killed.processes.Event(), killed.processes.Event()
+    process = killed.processes.Process(target=hold, args=(base, held, done))
     process.start()
-    os.read(ready[0], 1)
+    assert held.wait(60)
     assert lease.is_held(base, 1)
     assert releases.prune(base, keep=2).in_use == (1,)
     os.kill(process.pid, signal.SIGKILL)
@@ -229,13 +184,10 @@ def test_the_list_says_what_each_release_is(base):
 
 def test_a_promotion_killed_anywhere_is_done_or_not_done(base):
     releases.promote(base, 1)
-
-    def write():
-        release_pointer.write(base, release_pointer.Pointer(2, previous=(1,)))
-
+    second = release_pointer.Pointer(2, previous=(1,))
     seen = []
     for number in range(20):
-        status = in_child(killing(write, number))
+        status = killed.status_of(release_pointer.write, base, second, at=number)
         seen.append(state(base)[1])
         if status == 0:
             break
@@ -249,7 +201,7 @@ def test_a_promotion_killed_anywhere_is_done_or_not_done(base):
 def test_a_publish_killed_anywhere_leaves_a_release_or_none_and_the_next_one_is_whole(base, three):
     published = manifest.versions(base)
     for number in range(0, 200, 7):
-        status = in_child(killing(lambda: publish_copy(base, three), number))
+        status = killed.status_of(publish_copy, base, three, at=number)
         versions, stable, _ = state(base)
         assert versions[:3] == published
         assert stable == versions[-1]
@@ -272,7 +224,7 @@ def test_a_prune_killed_anywhere_leaves_whole_releases_and_is_finished_by_the_ne
     for number in range(0, 100, 2):
         copy = base.with_name(f"copy-{number}")
         shutil.copytree(base, copy)
-        status = in_child(killing(lambda to=copy: releases.prune(to, keep=1), number))
+        status = killed.status_of(releases.prune, copy, 1, at=number)
         versions, stable, _ = state(copy)
         assert stable == 3
         assert versions in ([1, 2, 3], [2, 3], [3])
@@ -311,17 +263,18 @@ def test_a_second_publisher_waits_for_the_first_or_is_refused(base, three):
     first.join()
 
 
-def test_a_full_disk_publishes_nothing_and_leaves_the_old_releases(base, three):
-    def publish():
-        # Files may not grow beyond this, as if the disk were full.
-        limit = 4_000
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        match = r"File too large.*Nothing was published.*--action=prune"
-        with pytest.raises(errors.PublishError, match=match):
-            publish_copy(base, three)
+def publish_on_a_full_disk(base, source):
+    # Files may not grow beyond this, as if the disk were full.
+    limit = 4_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    match = r"File too large.*Nothing was published.*--action=prune"
+    with pytest.raises(errors.PublishError, match=match):
+        publish_copy(base, source)
 
+
+def test_a_full_disk_publishes_nothing_and_leaves_the_old_releases(base, three):
     before = sorted(path.relative_to(base) for path in base.rglob("*"))
-    assert in_child(publish) == 0
+    assert killed.status_of(publish_on_a_full_disk, base, three) == 0
     assert state(base) == ([1, 2, 3], 3, None)
     after = {path.relative_to(base) for path in base.rglob("*")} - set(before)
     assert after == {pathlib.Path(".publish.lock")} - set(before)
