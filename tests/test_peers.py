@@ -204,5 +204,5 @@ def test_an_unknown_peer_is_named(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 1
-    assert "--peers takes lightgbm, hashed_logistic_regression" in done.stderr
+    assert "--peers: expected some of lightgbm, hashed_logistic_regression" in done.stderr
     assert "got 'xgboost'" in done.stderr
