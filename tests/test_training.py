@@ -288,6 +288,12 @@ def test_of_a_small_log_batches_are_smaller_but_never_tiny():
     assert training.batch_size(32, 100) == 32  # what was asked is the most
 
 
+def test_of_a_small_log_more_passes_may_be_no_better():
+    assert training.patience(2, 2_000) == 2
+    assert training.patience(2, 20) == 5  # a hundred steps
+    assert training.patience(2, 30) == 4
+
+
 def test_a_row_seen_for_the_first_time_moves_by_the_first_accumulator():
     model = Lookup()
     before = model.table.embeddings.numpy()

@@ -138,7 +138,9 @@ class RankerConfig:
         "scores are exactly corrected for it.",
     )
     epochs: int = option(8, "Most passes over the training requests; sets the schedule.")
-    patience: int = option(2, "Passes without a better validation loss before stopping.")
+    patience: int = option(
+        2, "Passes without a better validation loss before stopping; on a small log, more."
+    )
     batch_size: int = option(
         512, "Most impressions in a batch, about; of a small log, fewer. Lists are kept whole."
     )

@@ -186,12 +186,13 @@ def train_and_evaluate(
     start(model, data_set)
     rows = _rows_of_pass(data_set, config)
     batch_size = training.batch_size(config.batch_size, rows)
+    steps_per_epoch = max(1, round(rows / batch_size))
     plan = training.Plan(
         epochs=config.epochs,
-        patience=config.patience,
+        patience=training.patience(config.patience, steps_per_epoch),
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,
-        steps_per_epoch=max(1, round(rows / batch_size)),
+        steps_per_epoch=steps_per_epoch,
         metric="validation_click_log_loss",
         maximise=False,
         average_decay=config.average_decay,

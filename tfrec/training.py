@@ -25,6 +25,9 @@ from tfrecords import reader
 
 # A pass has so many batches at least, unless they would be smaller than the least.
 _BATCHES_OF_A_PASS, _LEAST_BATCH = 20, 64
+# Training that no longer improves goes on for so many steps at least: on a small log a better
+# pass may come after several worse ones, and they cost seconds.
+_STEPS_OF_PATIENCE = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,16 @@ def batch_size(most: int, examples: float) -> int:
         examples: In a pass.
     """
     return min(most, max(round(examples / _BATCHES_OF_A_PASS), _LEAST_BATCH))
+
+
+def patience(least: int, steps_per_epoch: int) -> int:
+    """Returns the passes without improvement before stopping: on a small log more than the least.
+
+    Args:
+        least: Of an option.
+        steps_per_epoch: Batches in a pass.
+    """
+    return max(least, math.ceil(_STEPS_OF_PATIENCE / steps_per_epoch))
 
 
 class Trainer:
