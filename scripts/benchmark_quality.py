@@ -26,16 +26,19 @@ import pathlib
 from typing import Any
 
 import command_line
+import extras
 import log_flags
 import numpy as np
 import peer_data
-import peer_models
 import peer_scores
 import pipeline
 from absl import flags
 
 from tfrec import calibrators, config, metrics, planted, ranker_training
 from tfrecords import reader, suggest
+
+with extras.needed("benchmark"):
+    import peer_models
 
 RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
 SPLITS = ("train", "validation", "test")

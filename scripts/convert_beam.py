@@ -22,13 +22,18 @@ import pathlib
 import sys
 
 import command_line
+import extras
 import log_flags
 import pipeline
 from absl import flags
-from apache_beam.options import pipeline_options
 
 from tfrec import config as config_lib
-from tfrecords import beam, convert, reader, suggest
+from tfrecords import convert, reader, suggest
+
+with extras.needed("beam"):
+    from apache_beam.options import pipeline_options
+
+    from tfrecords import beam
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory.")
 FLAGS = flags.FLAGS

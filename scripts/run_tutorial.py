@@ -13,10 +13,13 @@ import pathlib
 import re
 
 import command_line
-import nbclient
-import nbformat
-import traitlets.config
+import extras
 from absl import flags
+
+with extras.needed("test"):
+    import nbclient
+    import nbformat
+    import traitlets.config
 
 flags.DEFINE_string("notebook", "docs/tutorial.ipynb", "The notebook.")
 flags.DEFINE_string("output", None, "Where it goes with its outputs; default: the notebook.")

@@ -1,5 +1,6 @@
 """Every script's --help, and what is said to mistyped flags."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -160,3 +161,10 @@ def test_a_bar_shows_rate_and_time_left_on_a_terminal_alone():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_what_an_extra_brings_is_named_where_it_is_missing(script):
+    extras = script("extras")
+    missing = pytest.raises(SystemExit, match=r"needs no_such_package, .* -e '\.\[beam\]'$")
+    with missing, extras.needed("beam"):
+        importlib.import_module("no_such_package")
