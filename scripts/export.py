@@ -19,10 +19,18 @@ import pipeline
 from absl import flags
 
 from serving import bundle, manifest
+from tfrec import signatures
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with both trained stages.")
 flags.adopt_module_key_flags(gate_flags)
 flags.adopt_module_key_flags(index_flags)
+flags.DEFINE_integer(
+    "candidate_parts",
+    signatures.CANDIDATE_PARTS,
+    "Parts of a request's candidates that the ranker scores beside each other, one a core; 1 for a "
+    "ranker that runs on a GPU.",
+    lower_bound=1,
+)
 flags.DEFINE_bool("json", False, "Print the release as JSON and nothing else.")
 FLAGS = flags.FLAGS
 
@@ -31,7 +39,9 @@ def main() -> None:
     steps = pipeline.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
     data_set = steps.data_set()
     metrics = steps.evaluate(data_set, index_config=index_flags.config())
-    base = steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
+    base = steps.export(
+        data_set, metrics, index_flags.config(), gate_flags.force(), FLAGS.candidate_parts
+    )
     if FLAGS.json:
         version = bundle.latest(base)
         index = manifest.read(base, version).index

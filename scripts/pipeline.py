@@ -27,7 +27,7 @@ import served_index
 
 from serving import ad_index, bundle, export
 from tfrec import config as config_lib
-from tfrec import evaluation, ranker_training, report_html, retrieval_training
+from tfrec import evaluation, ranker_training, report_html, retrieval_training, signatures
 from tfrecords import convert, reader, synthetic
 
 # What each step writes last: without it the step is not done, whatever its note says.
@@ -179,6 +179,7 @@ class Pipeline:
         metrics: dict[str, Any],
         config: ad_index.IndexConfig,
         force: bool = False,
+        candidate_parts: int = signatures.CANDIDATE_PARTS,
     ) -> pathlib.Path:
         """Publishes both stages as the next release bundle, if the export gate allows it.
 
@@ -187,12 +188,17 @@ class Pipeline:
             metrics: What was measured of them; goes into the manifest.
             config: How the ads are indexed.
             force: Whether to publish what the gate refuses.
+            candidate_parts: As `export.export`.
 
         Raises:
             ReleaseRefusedError: The gate refuses the ranker; nothing is published.
         """
         base = self.path("bundle")
-        inputs = {**self._models_inputs(), "index": dataclasses.asdict(config)}
+        inputs = {
+            **self._models_inputs(),
+            "index": dataclasses.asdict(config),
+            "candidate_parts": candidate_parts,
+        }
         # What a release is judged by; the rest stays in the evaluation's own files.
         metrics = {name: own for name, own in metrics.items() if name not in _TOO_LONG}
 
@@ -210,6 +216,7 @@ class Pipeline:
                 models.calibrators,
                 config,
                 {**metrics, **judged},
+                candidate_parts,
             )
 
         # Earlier releases stay: a bundle's version is never used twice.

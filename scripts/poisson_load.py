@@ -57,10 +57,7 @@ class _Client:
 
     async def ask(self, number: int) -> tuple[int, bytes]:
         """Returns status and body."""
-        if self._idle:
-            reader, writer = self._idle.pop()
-        else:
-            reader, writer = await asyncio.open_connection(self._host, self._port)
+        reader, writer = await self._connection()
         writer.write(self._requests[number % len(self._requests)])
         head = await reader.readuntil(b"\r\n\r\n")
         lower = head.lower()
@@ -71,6 +68,15 @@ class _Client:
         else:
             self._idle.append((reader, writer))
         return int(head[9:12]), body
+
+    async def _connection(self) -> _Connection:
+        """Returns an idle connection, or a new one; the service closes those long idle."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(self._host, self._port)
 
     def close(self) -> None:
         for _, writer in self._idle:

@@ -36,6 +36,7 @@ def export(
     calibrators: calibrators_lib.Calibrators,
     index_config: ad_index.IndexConfig,
     metrics: Mapping[str, Any],
+    candidate_parts: int = signatures.CANDIDATE_PARTS,
 ) -> manifest.Manifest:
     """Publishes the next version.
 
@@ -47,6 +48,7 @@ def export(
         calibrators: Its calibrators.
         index_config: How the ads are indexed.
         metrics: What was measured of the models; goes into the manifest.
+        candidate_parts: Parts of a request's candidates that the ranker scores beside each other.
 
     Returns:
         The published manifest.
@@ -56,7 +58,7 @@ def export(
     embeddings = retrieval.embed_in_batches(two_tower.ad_tower, features)
     tower_module = signatures.QueryTowerModule(fitted, two_tower.query_tower)
     ad_module = signatures.AdTowerModule(fitted, two_tower.ad_tower)
-    ranker_module = signatures.RankerModule(fitted, model, calibrators)
+    ranker_module = signatures.RankerModule(fitted, model, calibrators, candidate_parts)
     samples = data_set.sample_requests()
     if not samples:
         raise ValueError(f"{data_set.directory} has no held-out requests; use a larger log.")

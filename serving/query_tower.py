@@ -68,7 +68,8 @@ class QueryTower:
         path = os.fspath(directory)
         remedy = "Export the bundle again."
         try:
-            runner = session_runner.SessionRunner(path, config=session_runner.session_config())
+            threads = session_runner.session_config(inter_op=session_runner.IN_CALLER)
+            runner = session_runner.SessionRunner(path, config=threads)
         except rpc_status.StatusError as error:
             raise errors.ManifestFormatError(
                 f"{path}: expected a SavedModel, got: {error}. {remedy}"

@@ -242,3 +242,15 @@ def test_padding_and_missing_neighbours_change_no_score(world, form, pool):
 def test_an_empty_list_has_no_scores(world, form):
     scores = world.scores(form, np.arange(3), np.zeros((3, 0), int))
     assert all(values.shape == (3, 0) for values in scores.values())
+
+
+@pytest.mark.parametrize("num_ads", [1, 2, 7, 500])
+def test_the_parts_that_candidates_are_scored_in_change_no_score(world, num_ads):
+    queries = tf.constant(world.queries[:3])
+    ads = tf.constant(np.stack([np.roll(world.ads, i, axis=0)[:num_ads] for i in range(3)]))
+    whole = world.keras(queries, ads, many=True)
+    for parts in (2, 3):
+        cut = world.keras(queries, ads, many=True, parts=parts)
+        for head, values in whole.items():
+            assert cut[head].shape == values.shape
+            np.testing.assert_allclose(cut[head], values, rtol=TOLERANCE, atol=TOLERANCE)

@@ -123,7 +123,7 @@ def test_no_flags_are_the_default_options() -> None:
     session = made.session_config
     assert session is not None
     # One thread, the caller's own.
-    assert (session.intra_op_parallelism_threads, session.inter_op_parallelism_threads) == (1, -1)
+    assert (session.intra_op_parallelism_threads, session.inter_op_parallelism_threads) == (1, 0)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ References:
     (crosses and pairwise inner products in the candidate encoder).
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -34,6 +36,22 @@ from tfrec import (
 from tfrec import config as config_lib
 from tfrec import heads as heads_lib
 from tfrecords import encoding
+
+
+class _QuerySide(NamedTuple):
+    """What a request's candidates share.
+
+    Attributes:
+        embeddings: [B, Fq, E] of its fields.
+        flat: [B, Fq E] the same, with dropout in training.
+        tokens: [B, T, D].
+        absent: [B, T] bool, of tokens that are not there; None is of none.
+    """
+
+    embeddings: tf.Tensor
+    flat: tf.Tensor
+    tokens: tf.Tensor
+    absent: tf.Tensor | None
 
 
 class Ranker(tf.keras.Model):
@@ -114,7 +132,12 @@ class Ranker(tf.keras.Model):
         return tables if self.position_bias is None else [*tables, self.position_bias.steps]
 
     def call(
-        self, query: tf.Tensor, ad: tf.Tensor, training: bool = False, many: bool = False
+        self,
+        query: tf.Tensor,
+        ad: tf.Tensor,
+        training: bool = False,
+        many: bool = False,
+        parts: int = 1,
     ) -> heads_lib.Logits:
         """Scores candidates.
 
@@ -124,6 +147,7 @@ class Ranker(tf.keras.Model):
             training: Whether dropout is on, of ids too.
             many: Whether to compute in the order that is faster from some tens of candidates
                 on; the scores are the same but for rounding. Not while training.
+            parts: Runs of candidates that are scored beside each other, one a core.
 
         Returns:
             `click` [B, C]; `engagement` [B, C], the logit of engaging after a click;
@@ -131,25 +155,43 @@ class Ranker(tf.keras.Model):
         """
         if training:
             query, ad = self._hide_user(query), self._hide_ad(ad)
-        query_embeddings = self.query_embeddings(query)  # [B, Fq, E]
+        embeddings = self.query_embeddings(query)  # [B, Fq, E]
+        flat = self._dropout(features.flatten(embeddings), training=training)
+        side = _QuerySide(embeddings, flat, *self._query_tokens(query, flat))
+        runs = [self._score(side, run, training, many) for run in _cut(ad, parts)]
+        logits = {
+            head: tf.concat([scored[head] for scored, _ in runs], axis=1) for head in self.heads
+        }
+        if self._second_pass is not None:
+            # Lists are filled up with ads of which nothing is known.
+            shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
+            candidates = tf.concat([tokens for _, tokens in runs], axis=1)
+            clicks = tf.squeeze(logits["click"], -1)
+            added = self._second_pass(candidates, clicks, shown, training=training)
+            logits = {head: values + added[head] for head, values in logits.items()}
+        return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
+
+    def _score(
+        self, side: "_QuerySide", ad: tf.Tensor, training: bool, many: bool
+    ) -> tuple[heads_lib.Logits, tf.Tensor]:
+        """Returns the logits [B, C, size] of each head, and the candidates' tokens [B, C, D]."""
         ad_embeddings = self.ad_embeddings(ad)  # [B, C, Fa, E]
         # Products with weights are of matrices, in which every candidate is a row: on more
         # dimensions TensorFlow does not fuse them with what follows.
         num_requests, num_ads = tf.shape(ad)[0], tf.shape(ad)[1]
-        query_flat = self._dropout(features.flatten(query_embeddings), training=training)
         ad_flat = tf.reshape(ad_embeddings, [-1, self.ad_embeddings.output_dim])
         ad_flat = self._dropout(ad_flat, training=training)
         # Dense(concat(query, ad, pairs)) in parts: the query's share is computed once.
         many = many and self._mixture is None
         if many:
-            by_request = tf.reshape(ad_flat, [num_requests, num_ads, ad_flat.shape[-1]])
-            weights = pairs.folded(query_embeddings, self._pair_input.kernel)
-            x0 = tf.matmul(by_request, weights + self._ad_input.kernel)  # [B, C, W]
+            ads = tf.reshape(ad_flat, [num_requests, num_ads, ad_flat.shape[-1]])
+            weights = pairs.folded(side.embeddings, self._pair_input.kernel)
+            x0 = tf.matmul(ads, weights + self._ad_input.kernel)  # [B, C, W]
         else:
-            products = pairs.products(query_embeddings, ad_embeddings)
+            products = pairs.products(side.embeddings, ad_embeddings)
             x0 = self._ad_input(ad_flat) + self._pair_input(products)  # [B C, W]
             x0 = tf.reshape(x0, [num_requests, num_ads, x0.shape[-1]])
-        x0 += self._query_input(query_flat)[:, None]
+        x0 += self._query_input(side.flat)[:, None]
         x0 = tf.reshape(x0, [-1, x0.shape[-1]])
         hidden = self._dropout(tf.nn.relu(x0), training=training)
         encoded = self._deep(hidden)
@@ -159,29 +201,23 @@ class Ranker(tf.keras.Model):
                 x = cross(x0, x)
             encoded += self._crossed(x)
         width = encoded.shape[-1]
-        tokens, absent = self._query_tokens(query, query_flat)
-        rows = tf.concat([tokens, tf.reshape(encoded, [num_requests, num_ads, width])], axis=1)
+        candidates = tf.reshape(encoded, [num_requests, num_ads, width])
+        rows = tf.concat([side.tokens, candidates], axis=1)
         for block in self._blocks:
-            rows = block(rows, absent, training=training)
-        attended = tf.reshape(rows[:, self._num_tokens :], [-1, width])
+            rows = block(rows, side.absent, training=training)
+        candidates = rows[:, self._num_tokens :]
+        attended = self._final_norm(tf.reshape(candidates, [-1, width]))
         # The heads also see what went in: on little data the short way is the better one.
-        seen = tf.concat([self._final_norm(attended), encoded], axis=-1)
+        seen = tf.concat([attended, encoded], axis=-1)
         if many:
-            logits = self._logits_of_many(seen, query_embeddings, by_request)
+            logits = self._logits_of_many(seen, side.embeddings, ads)
         else:
             logits = self._logits(tf.concat([seen, products], axis=-1))
-        logits = {
+        shaped = {
             head: tf.reshape(values, [num_requests, num_ads, values.shape[-1]])
             for head, values in logits.items()
         }
-        if self._second_pass is not None:
-            # Lists are filled up with ads of which nothing is known.
-            shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
-            candidates = rows[:, self._num_tokens :]
-            clicks = tf.squeeze(logits["click"], -1)
-            added = self._second_pass(candidates, clicks, shown, training=training)
-            logits = {head: values + added[head] for head, values in logits.items()}
-        return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
+        return shaped, candidates
 
     def _query_tokens(
         self, query: tf.Tensor, query_flat: tf.Tensor
@@ -260,3 +296,10 @@ class Ranker(tf.keras.Model):
         return tf.reduce_mean(query_norm) + tf.reduce_sum(ad_norm * weights) / tf.reduce_sum(
             weights
         )
+
+
+def _cut(ad: tf.Tensor, parts: int) -> list[tf.Tensor]:
+    """Cuts candidates [B, C, Wa] into runs, as equal as can be; some are empty if C is small."""
+    num_ads = tf.shape(ad)[1]
+    ends = [num_ads * part // parts for part in range(parts + 1)]
+    return [ad[:, start:end] for start, end in itertools.pairwise(ends)]

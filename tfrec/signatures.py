@@ -18,6 +18,10 @@ from tfrec import calibrators as calibrators_lib
 from tfrec import down_sampling, frozen, ranker, towers
 from tfrecords import encoding
 
+# Measured on two cores: a request of 500 candidates takes two thirds of the time in two parts,
+# and no more of the processors; one of a few takes a quarter of a millisecond longer.
+CANDIDATE_PARTS = 2
+
 
 class QueryTowerModule(tf.Module):
     """Raw query fields to the query embedding."""
@@ -51,13 +55,21 @@ class AdTowerModule(tf.Module):
 
 
 class RankerModule(tf.Module):
-    """Raw query fields and encoded ads to calibrated scores, with the weights of now."""
+    """Raw query fields and encoded ads to calibrated scores, with the weights of now.
+
+    Args:
+        fitted: The fitted schema.
+        model: The trained ranker.
+        calibrators: Its calibrators.
+        parts: Parts of a request's candidates that are scored beside each other.
+    """
 
     def __init__(
         self,
         fitted: encoding.FittedSchema,
         model: ranker.Ranker,
         calibrators: calibrators_lib.Calibrators,
+        parts: int = CANDIDATE_PARTS,
     ) -> None:
         super().__init__(name="ranker")
         encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
@@ -65,7 +77,8 @@ class RankerModule(tf.Module):
         self._tables = model.sparse_variables
 
         def serve(ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-            scores = calibrators.apply(model(encoder(columns), ad_features, many=True))
+            logits = model(encoder(columns), ad_features, many=True, parts=parts)
+            scores = calibrators.apply(logits)
             return down_sampling.undone(scores, fitted.schema.negative_keep_rate)
 
         def logged_logits(

@@ -230,7 +230,7 @@ def _define_threads(define: Definer, defaults: server_options.Options) -> None:
         ("tensorflow_intra_op_parallelism", "Threads within an operation. 0 for one."),
         (
             "tensorflow_inter_op_parallelism",
-            "Operations of a request that run at once. 0 for one, in the request's own thread.",
+            "Operations of a request that run at once. 0 for one a core.",
         ),
     ):
         define.integer(name, 0, help_text, 0)

@@ -37,17 +37,25 @@ class Runner(Protocol):
         """Frees the graph; no call may be running or follow."""
 
 
+# For graphs that are a row of short operations: changing threads takes longer than they do.
+IN_CALLER = -1
+
+
 def session_config(intra_op: int = 0, inter_op: int = 0) -> config_pb2.ConfigProto:
     """Returns the threads of a session.
 
     Args:
         intra_op: within an operation; 0 for one.
-        inter_op: operations that run at once; 0 for all in the thread of the caller.
+        inter_op: operations that run at once; 0 for one a core, `IN_CALLER` for all in the
+            thread of the caller.
     """
-    # A request of some hundred rows is many short operations: handing them from thread to
-    # thread takes longer than they do, and other requests have the other cores.
+    # An operation on some hundred rows is too short to be cut up; what can run beside it, as the
+    # parts of a ranker's candidates, is not.
     return config_pb2.ConfigProto(
-        intra_op_parallelism_threads=intra_op or 1, inter_op_parallelism_threads=inter_op or -1
+        intra_op_parallelism_threads=intra_op or 1,
+        inter_op_parallelism_threads=inter_op,
+        # Those of the process are as its first session wants them, and it may want none.
+        use_per_session_threads=inter_op != IN_CALLER,
     )
 
 
