@@ -172,7 +172,7 @@ class Ranker(tf.keras.Model):
         return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
 
     def _score(
-        self, side: "_QuerySide", ad: tf.Tensor, training: bool, many: bool
+        self, side: _QuerySide, ad: tf.Tensor, training: bool, many: bool
     ) -> tuple[heads_lib.Logits, tf.Tensor]:
         """Returns the logits [B, C, size] of each head, and the candidates' tokens [B, C, D]."""
         ad_embeddings = self.ad_embeddings(ad)  # [B, C, Fa, E]
