@@ -11,9 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
-from serving import errors, query_fields, query_tower
+from serving import errors, progress_bar, query_fields, query_tower
 
 _EMBEDDING, _FEATURES = "ad_embedding", "ad_features"
 _ADS_PER_CALL = 4096
@@ -60,18 +59,10 @@ class AdTower:
         Returns:
             [B, D] float32 embeddings, L2-normalised, and [B, F] int32 features for the ranker.
         """
+        starts = range(0, len(rows), _ADS_PER_CALL)
         parts = [
             self._call(rows[first : first + _ADS_PER_CALL])
-            for first in tqdm.trange(
-                0,
-                len(rows),
-                _ADS_PER_CALL,
-                desc="embedding ads",
-                unit=" calls",
-                disable=None,
-                delay=2,
-                leave=False,
-            )
+            for first in progress_bar.over(starts, "embedding ads", "calls")
         ]
         embeddings, features = zip(*parts, strict=True)
         return np.concatenate(embeddings), np.concatenate(features)

@@ -9,13 +9,19 @@ Shapes: N ads, D embedding size, Q queries.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
-from serving import index_build, index_kinds, index_recall, index_search, index_trials
+from serving import (
+    index_build,
+    index_kinds,
+    index_recall,
+    index_search,
+    index_trials,
+    progress_bar,
+)
 
 # Up to as many ads the kinds that need no refinement are tried too.
 _SMALL = 200_000
@@ -84,7 +90,7 @@ def tune(
     trials: list[index_trials.Trial] = []
     best: index_trials.Structure | None = None
     wanted_structures = structures(config, len(embeddings)) if tried is None else tried
-    for one in _with_bar(wanted_structures):
+    for one in progress_bar.over(wanted_structures, "building and measuring", "indexes"):
         built = build(embeddings, one)
         report(f"built {built.build_parameters['factory']} in {built.build_seconds:.1f} s")
         found = list(built.sweep(queries[::2], wanted[::2]))
@@ -99,13 +105,6 @@ def tune(
         raise ValueError("tried: expected at least one index, got none.")
     held_out = best.measure(chosen.config, queries[1::2], wanted[1::2])
     return Choice(best, chosen, held_out, trials, verdict)
-
-
-def _with_bar(tried: Sequence[index_kinds.IndexConfig]) -> Iterable[index_kinds.IndexConfig]:
-    """Follows the indexes with a bar, on a terminal and once it takes seconds."""
-    return tqdm.tqdm(
-        tried, desc="building and measuring", unit=" indexes", disable=None, delay=2, leave=False
-    )
 
 
 def build(embeddings: np.ndarray, config: index_kinds.IndexConfig) -> index_trials.Structure:

@@ -102,6 +102,37 @@ def converted_table(
     return reader.DataSet(directory)
 
 
+def converted_tastes(
+    directory: pathlib.Path, users: int, tastes: int, ads: int, clicks: int, seed: int
+) -> reader.DataSet:
+    """Converts a log of clicks whose users each have a taste, and click ads of that alone.
+
+    Args:
+        directory: Log and data set go here.
+        users: In turn of each taste.
+        tastes: How many there are.
+        ads: Of a taste.
+        clicks: Of a user, on as many ads.
+        seed: Of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [
+        f"u{user},a{ads * (user % tastes) + ad}"
+        for user in range(users)
+        for ad in rng.choice(ads, clicks, replace=False)
+    ]
+    rng.shuffle(rows)
+    (directory / "log.csv").write_text("\n".join(["user,ad", *rows]) + "\n")
+    fields = (
+        schema_lib.Field("user", "categorical", "query", num_oov_buckets=1, min_count=1),
+        schema_lib.Field("ad", "categorical", "ad", num_oov_buckets=1, min_count=1),
+    )
+    schema = schema_lib.Schema("tastes", fields, ad_key=("ad",), click=None, user_key="user")
+    return converted_table(
+        directory / "log.csv", directory / "data", schema, split="leave_random_fraction_out"
+    )
+
+
 def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.FittedSchema:
     """Fits a schema to training rows, each table a chunk; a table needs the fields alone."""
     chunks, before = [], 0

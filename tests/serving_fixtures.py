@@ -289,6 +289,13 @@ def publish(base: pathlib.Path, recipe: Recipe | None = None, version: int | Non
     return bundle.publish(base, (recipe or Recipe()).write, version=version).version
 
 
+def publish_trainings(base: pathlib.Path, count: int, **recipe: Any) -> pathlib.Path:
+    """Publishes releases 1 to `count`, each of its own training; returns the base directory."""
+    for seed in range(count):
+        publish(base, Recipe(seed=seed, **recipe))
+    return base
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Base directory with version 1. Read only: copy it to change it."""

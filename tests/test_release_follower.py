@@ -37,9 +37,7 @@ BODY = {"user": {"country": "CH", "age": 33, "history": ["ad-3"]}, "k": 5}
 def published(tmp_path_factory):
     """A base directory with the releases 1, 2 and 3 of different trainings. Read only."""
     base = tmp_path_factory.mktemp("published") / "bundles"
-    for seed in range(3):
-        serving_fixtures.publish(base, serving_fixtures.Recipe(seed=seed))
-    return base
+    return serving_fixtures.publish_trainings(base, 3)
 
 
 @pytest.fixture

@@ -14,9 +14,7 @@ from serving import bundle, errors, lease, messages, release_router
 def base(tmp_path_factory):
     """Base directory with the releases 1, 2 and 3 of different trainings."""
     base = tmp_path_factory.mktemp("releases") / "bundles"
-    for seed in range(3):
-        serving_fixtures.publish(base, serving_fixtures.Recipe(seed=seed))
-    return base
+    return serving_fixtures.publish_trainings(base, 3)
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,7 @@ BODY = {"user": {"country": "CH", "age": 33}, "k": 5}
 def published(tmp_path_factory):
     """A base directory with the releases 1 and 2 of different trainings. Read only."""
     base = tmp_path_factory.mktemp("published") / "bundles"
-    for seed in range(2):
-        serving_fixtures.publish(base, serving_fixtures.Recipe(seed=seed))
-    return base
+    return serving_fixtures.publish_trainings(base, 2)
 
 
 @pytest.fixture

@@ -21,9 +21,7 @@ from serving import bundle, errors, lease, manifest, parts, publishing, release_
 def three(tmp_path_factory):
     """A base directory with the releases 1, 2 and 3. Read only."""
     base = tmp_path_factory.mktemp("three") / "bundles"
-    for seed in range(3):
-        serving_fixtures.publish(base, serving_fixtures.Recipe(seed=seed, num_ads=30))
-    return base
+    return serving_fixtures.publish_trainings(base, 3, num_ads=30)
 
 
 @pytest.fixture

@@ -100,18 +100,7 @@ def sparse(tmp_path_factory):
     An ad has 2.7 clicks: next to nothing of it is learnt but by who else clicked it.
     """
     directory = tmp_path_factory.mktemp("sparse")
-    rng = np.random.default_rng(5)
-    rows = [
-        f"u{user},a{30 * (user % 50) + ad}"
-        for user in range(500)
-        for ad in rng.choice(30, 8, replace=False)
-    ]
-    rng.shuffle(rows)
-    (directory / "log.csv").write_text("\n".join(["user,ad", *rows]) + "\n")
-    schema = schema_lib.Schema("places", (USER, AD), ad_key=("ad",), click=None, user_key="user")
-    return logs.converted_table(
-        directory / "log.csv", directory / "data", schema, split="leave_random_fraction_out"
-    )
+    return logs.converted_tastes(directory, users=500, tastes=50, ads=30, clicks=8, seed=5)
 
 
 def test_a_sparse_log_of_ids_is_learnt_in_a_few_passes(sparse, retrieval_config, tmp_path):

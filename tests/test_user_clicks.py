@@ -97,18 +97,7 @@ def test_of_users_with_many_clicks_any_may_be_drawn_each_once():
 def groups(tmp_path_factory):
     """Forty users of each of three tastes, who click 12 of the 40 ads of their taste."""
     directory = tmp_path_factory.mktemp("groups")
-    rng = np.random.default_rng(4)
-    rows = [
-        f"u{user},a{40 * (user % 3) + ad}"
-        for user in range(120)
-        for ad in rng.choice(40, 12, replace=False)
-    ]
-    rng.shuffle(rows)
-    (directory / "log.csv").write_text("\n".join(["user,ad", *rows]) + "\n")
-    schema = schema_lib.Schema("groups", (USER, AD), ad_key=("ad",), click=None, user_key="user")
-    return logs.converted_table(
-        directory / "log.csv", directory / "data", schema, split="leave_random_fraction_out"
-    )
+    return logs.converted_tastes(directory, users=120, tastes=3, ads=40, clicks=12, seed=4)
 
 
 def test_served_queries_know_what_their_users_clicked(groups, retrieval_config, tmp_path):
