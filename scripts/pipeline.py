@@ -177,23 +177,27 @@ class Pipeline:
         self,
         data_set: reader.DataSet,
         metrics: dict[str, Any],
-        config: ad_index.IndexConfig,
+        config: ad_index.IndexConfig | None = None,
         force: bool = False,
-        candidate_parts: int = signatures.CANDIDATE_PARTS,
+        candidate_parts: int | None = None,
     ) -> pathlib.Path:
         """Publishes both stages as the next release bundle, if the export gate allows it.
 
         Args:
             data_set: What both were trained on.
             metrics: What was measured of them; goes into the manifest.
-            config: How the ads are indexed.
+            config: How the ads are indexed; None is as in the last export, or the defaults.
             force: Whether to publish what the gate refuses.
-            candidate_parts: As `export.export`.
+            candidate_parts: As `export.export`; None likewise.
 
         Raises:
             ReleaseRefusedError: The gate refuses the ranker; nothing is published.
         """
         base = self.path("bundle")
+        last = self._note("bundle").get("inputs", {})
+        config = config or ad_index.IndexConfig(**last.get("index", {}))
+        if candidate_parts is None:
+            candidate_parts = last.get("candidate_parts", signatures.CANDIDATE_PARTS)
         inputs = {
             **self._models_inputs(),
             "index": dataclasses.asdict(config),
@@ -225,10 +229,6 @@ class Pipeline:
         stays = "" if latest == stable else f"; {stable} stays stable, see scripts/release.py"
         self._print(f"release {latest} in {base}{stays}")
         return base
-
-    def index_config(self) -> ad_index.IndexConfig:
-        """Returns how the last export indexed the ads, or the defaults."""
-        return ad_index.IndexConfig(**(self._note("bundle").get("inputs", {}).get("index") or {}))
 
     def models(self, data_set: reader.DataSet) -> evaluation.Models:
         """Loads both trained stages."""

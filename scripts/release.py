@@ -128,7 +128,7 @@ def _exported(workdir: pathlib.Path) -> pathlib.Path:
     steps = pipeline.Pipeline(workdir)
     data_set = steps.data_set()
     metrics = steps.evaluate(data_set)
-    return steps.export(data_set, metrics, steps.index_config(), FLAGS.force)
+    return steps.export(data_set, metrics, force=FLAGS.force)
 
 
 def _describe(pointer: release_pointer.Pointer) -> str:

@@ -150,12 +150,25 @@ def test_models_are_not_used_with_the_data_of_another_log(workdir, tmp_path):
         assert "was trained on data set" in done.stderr
 
 
-def test_a_lost_manifest_is_exported_again(workdir, tmp_path):
+def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_export(
+    workdir, tmp_path
+):
     copy = tmp_path / "work"
     shutil.copytree(workdir, copy)
-    (copy / "bundle" / "manifests" / "1.json").unlink()
-    run("export.py", f"--workdir={copy}", "--index=Flat", "--force")
-    assert (copy / "bundle" / "manifests" / "2.json").is_file()
+    manifests = copy / "bundle" / "manifests"
+    (manifests / "1.json").unlink()
+    run("export.py", f"--workdir={copy}", "--index=Flat", "--force", "--candidate_parts=1")
+    asked = json.loads((copy / "steps" / "bundle.json").read_text())["inputs"]
+    assert asked["candidate_parts"] == 1
+    assert asked["index"]["kind"] == "Flat"
+    publish = ["release.py", "--action=publish", f"--workdir={copy}", "--force"]
+    # Nothing has changed: the release stays the last one.
+    run(*publish)
+    assert [path.name for path in manifests.glob("*.json")] == ["2.json"]
+    (manifests / "2.json").unlink()
+    run(*publish)
+    assert [path.name for path in manifests.glob("*.json")] == ["3.json"]
+    assert json.loads((copy / "steps" / "bundle.json").read_text())["inputs"] == asked
 
 
 @pytest.mark.parametrize(
