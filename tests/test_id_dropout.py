@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import id_dropout, metrics, retrieval, retrieval_training
+from tfrec import id_dropout, metrics, ranker_training, retrieval, retrieval_training
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
@@ -31,31 +31,59 @@ def fitted(fields=FIELDS, ad_key=("film",), user_key="uid"):
     return encoding.FittedSchema(schema, STATISTICS)
 
 
+def hidden(rate, data=None, **strangers):
+    dropout = id_dropout.IdDropout(data or fitted(), rate)
+    dropout.expect(strangers)
+    return dropout
+
+
 def test_a_share_of_users_become_any_of_the_strangers_and_nothing_else_changes():
     tf.random.set_seed(1)
     ids = np.tile(np.array([[1, 0, 2]], np.int32), (8_000, 1))
-    hidden = id_dropout.of_user(fitted(), 0.25)(tf.constant(ids)).numpy()
-    assert (hidden[:, :2] == [1, 0]).all()
-    values, counts = np.unique(hidden[:, 2], return_counts=True)
+    replaced = hidden(0.25).query(tf.constant(ids)).numpy()
+    assert (replaced[:, :2] == [1, 0]).all()
+    values, counts = np.unique(replaced[:, 2], return_counts=True)
     assert values.tolist() == [2, 3, 4, 5]
     # Three quarters stay, a twelfth becomes each stranger; five standard errors of 0.005.
     np.testing.assert_allclose(counts / 8_000, [0.75, 1 / 12, 1 / 12, 1 / 12], atol=0.025)
 
 
 def test_ads_with_other_fields_are_hidden():
-    hidden = id_dropout.of_ad(fitted(), 1.0)(tf.constant([[1, 2], [2, 1]]))
-    assert hidden.numpy().tolist() == [[3, 2], [3, 1]]
+    assert hidden(1.0).ad(tf.constant([[1, 2], [2, 1]])).numpy().tolist() == [[3, 2], [3, 1]]
 
 
 def test_where_nothing_else_tells_ads_apart_or_no_one_field_is_the_id_none_is_hidden():
     ids = tf.constant([[1, 2], [2, 1]])
     for data in (fitted(FIELDS[:3]), fitted(ad_key=("film", "year"))):
         width = encoding.width(data.schema.ad_fields)
-        hidden = id_dropout.of_ad(data, 1.0)(ids[:, :width])
-        assert hidden.numpy().tolist() == ids[:, :width].numpy().tolist()
+        replaced = hidden(1.0, data).ad(ids[:, :width])
+        assert replaced.numpy().tolist() == ids[:, :width].numpy().tolist()
     query = tf.constant([[1, 0, 2]])
-    assert id_dropout.of_user(fitted(user_key=None), 1.0)(query).numpy().tolist() == [[1, 0, 2]]
-    assert id_dropout.of_user(fitted(), 0.0)(query).numpy().tolist() == [[1, 0, 2]]
+    assert hidden(1.0, fitted(user_key=None)).query(query).numpy().tolist() == [[1, 0, 2]]
+
+
+def test_what_held_out_rows_do_not_know_is_hidden_as_often_unless_nothing_is():
+    ids, ads = tf.constant([[1, 0, 2]] * 4_000), tf.constant([[1, 2]] * 4_000)
+    tf.random.set_seed(2)
+    strange = hidden(0.05, user=0.6, film=0.01)
+    assert strange.rates == {"user": 0.6, "film": 0.05}
+    assert np.mean(strange.query(ids).numpy()[:, 2] != 2) == pytest.approx(0.6, abs=0.04)
+    assert np.mean(strange.ad(ads).numpy()[:, 0] == 3) == pytest.approx(0.05, abs=0.02)
+    off = hidden(0.0, user=0.6, film=0.01)
+    assert off.query(ids).numpy().tolist() == ids.numpy().tolist()
+    assert off.ad(ads).numpy().tolist() == ads.numpy().tolist()
+
+
+def test_fields_of_one_row_become_strange_together():
+    fields = (*FIELDS[:2], dataclasses.replace(FIELDS[1], name="place", column="p"), *FIELDS[2:])
+    data = encoding.FittedSchema(
+        schema_lib.Schema("films", fields, ad_key=("film",), click="c", user_key="uid"),
+        {**STATISTICS, "place": STATISTICS["user"]},
+    )
+    replaced = hidden(0.05, data, user=0.6, place=0.3).query(tf.constant([[1, 0, 2, 2]] * 4_000))
+    user, place = (replaced.numpy()[:, column] > 2 for column in (2, 3))
+    assert np.mean(place) == pytest.approx(0.3, abs=0.04)
+    assert not (place & ~user).any()
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +132,34 @@ def test_ads_that_were_never_shown_are_found_by_their_other_fields(
     )
     # A genre has 50 of the 150 ads: at random, a third would be found.
     assert metrics.recall_at_k(found, clicks.ad_rows) > 0.8
+
+
+@pytest.fixture(scope="module")
+def new_users(tmp_path_factory):
+    """60 users in training; of the 300 of the held-out rows 240 are new."""
+    directory = tmp_path_factory.mktemp("new_users")
+    rng = np.random.default_rng(7)
+    lines = ["user,ad,click,split"]
+    for split, users, rows in (("train", 60, 4_000), ("validation", 300, 2_000)):
+        drawn = zip(rng.integers(users, size=rows), rng.integers(20, size=rows), strict=True)
+        lines += [f"u{user},a{ad},{rng.integers(2)},{split}" for user, ad in drawn]
+    log = directory / "log.csv"
+    log.write_text("\n".join(lines) + "\n")
+    fields = [
+        schema_lib.Field(name, "categorical", side, min_count=1)
+        for name, side in (("user", "query"), ("ad", "ad"))
+    ]
+    schema = schema_lib.Schema(
+        "new_users", tuple(fields), ("ad",), "click", user_key="user", split="split"
+    )
+    return logs.converted_table(log, directory / "data", schema)
+
+
+def test_rates_make_training_rows_as_strange_as_held_out_ones(new_users, ranker_config):
+    rates = id_dropout.stranger_rates(new_users)
+    # Four standard errors of 2,000 rows.
+    assert list(rates) == ["user"]
+    assert rates["user"] == pytest.approx(0.8, abs=0.036)
+    model = ranker_training.build(new_users, ranker_config)
+    ranker_training.start(model, new_users)
+    assert model.id_dropout.rates == rates

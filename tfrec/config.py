@@ -62,7 +62,8 @@ class RetrievalConfig:
     dropout: float = option(0.1, "Dropout rate in the towers.")
     id_dropout: float = option(
         0.05,
-        "Share of the users, and of the ads that have other fields, whose id training hides.",
+        "Share of the users, and of the ads that have other fields, whose id training hides; a "
+        "field with more strangers in the held-out rows is hidden as often. 0: nothing is hidden.",
     )
     initial_temperature: float = option(
         0.1, "Softmax temperature of the first pass; then it is learnt on held-out clicks."
@@ -125,7 +126,8 @@ class RankerConfig:
     )
     id_dropout: float = option(
         0.05,
-        "Share of the users, and of the ads that have other fields, whose id training hides.",
+        "Share of the users, and of the ads that have other fields, whose id training hides; a "
+        "field with more strangers in the held-out rows is hidden as often. 0: nothing is hidden.",
     )
     num_positions: int = option(
         50,

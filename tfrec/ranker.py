@@ -86,8 +86,7 @@ class Ranker(tf.keras.Model):
             self._history = history_tokens.HistoryTokens(self.query_embeddings, width)
         num_tokens = config.num_query_tokens + (self._history.num_tokens if self._history else 0)
         self._num_tokens = num_tokens
-        self._hide_user = id_dropout.of_user(fitted, config.id_dropout)
-        self._hide_ad = id_dropout.of_ad(fitted, config.id_dropout)
+        self.id_dropout = id_dropout.IdDropout(fitted, config.id_dropout)
         wide = config.feed_forward_dim
         self._query_input = tf.keras.layers.Dense(wide)
         self._ad_input = tf.keras.layers.Dense(wide, use_bias=False)
@@ -154,7 +153,7 @@ class Ranker(tf.keras.Model):
             `revenue` [B, C, 3]; those of the heads built.
         """
         if training:
-            query, ad = self._hide_user(query), self._hide_ad(ad)
+            query, ad = self.id_dropout.query(query), self.id_dropout.ad(ad)
         embeddings = self.query_embeddings(query)  # [B, Fq, E]
         flat = self._dropout(features.flatten(embeddings), training=training)
         side = _QuerySide(embeddings, flat, *self._query_tokens(query, flat))

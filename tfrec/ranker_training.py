@@ -20,6 +20,7 @@ from tfrec import calibrators as calibrators_lib
 from tfrec import config as config_lib
 from tfrec import (
     histories,
+    id_dropout,
     levels,
     losses,
     metrics,
@@ -82,13 +83,15 @@ def knows_positions(data_set: reader.DataSet) -> bool:
 
 
 def start(model: ranker.Ranker, data_set: reader.DataSet) -> None:
-    """Prepares an untrained ranker by what a window of training records says.
+    """Prepares an untrained ranker by what a window of records says.
 
-    Its heads start at the rates of the log, and it learns how the log numbers its first slot:
-    logs count from 0 or from 1.
+    Its heads start at the rates of the log, it expects as many values out of vocabulary as the
+    held-out rows have, and it learns how the log numbers its first slot: logs count from 0 or
+    from 1.
     """
     window = next(iter(data_set.windows("train")))
     model.start_at(levels.of({label: window[label].numpy() for label in data_set.spec.labels}))
+    model.id_dropout.expect(id_dropout.stranger_rates(data_set))
     if model.position_bias is not None:
         model.position_bias.first.assign(tf.reduce_min(window["position"]))
 

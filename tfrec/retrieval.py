@@ -79,8 +79,7 @@ class TwoTower(tfrs.models.Model):
         self.temperature = tf.Variable(
             config.initial_temperature, name="temperature", dtype=tf.float32, trainable=False
         )
-        self._hide_user = id_dropout.of_user(fitted, config.id_dropout)
-        self._hide_ad = id_dropout.of_ad(fitted, config.id_dropout)
+        self.id_dropout = id_dropout.IdDropout(fitted, config.id_dropout)
         self._num_uniform = config.uniform_negatives
         self._num_ads = len(catalogue)
         self._over_all_ads = self._num_ads <= config.batch_size + config.uniform_negatives
@@ -115,7 +114,7 @@ class TwoTower(tfrs.models.Model):
         query = batch["query"]
         if training:
             self._click_share.observe(batch["ad_row"])
-            query, ads = self._hide_user(query), self._hide_ad(ads)
+            query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         query_fields = self.query_tower.field_embeddings(query)
         ad_fields = self.ad_tower.field_embeddings(ads)
         inputs = query_fields

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from tfrec import config as config_lib
 from tfrec import (
+    id_dropout,
     projector,
     retrieval,
     retrieval_refit,
@@ -133,6 +134,8 @@ def train_and_evaluate(
     held_out = _held_out(data_set, pairs)
     clicked_ads = None if pairs is None else sampling.ClickedAds(*pairs)
     model = build(data_set, config, catalogue, clicked_ads)
+    strangers = id_dropout.stranger_rates(data_set)
+    model.id_dropout.expect(strangers)
     plan = training.Plan(
         epochs=config.epochs,
         patience=config.patience,
@@ -169,7 +172,7 @@ def train_and_evaluate(
         dataclasses.asdict(config),
     )
     if config.refit:
-        model = _refit(data_set, config, plan, history, workdir, progress)
+        model = _refit(data_set, config, strangers, plan, history, workdir, progress)
     _write_projector(model, catalogue, workdir / "tensorboard")
     description = {"history": history, "refit": config.refit}
     training.write_description(workdir / "retrieval.json", data_set, description)
@@ -178,6 +181,7 @@ def train_and_evaluate(
 def _refit(
     data_set: reader.DataSet,
     config: config_lib.RetrievalConfig,
+    strangers: Mapping[str, float],
     plan: training.Plan,
     history: list[dict[str, float]],
     workdir: pathlib.Path,
@@ -189,6 +193,7 @@ def _refit(
     pairs = read_pairs(data_set, splits) if data_set.spec.has_user else None
     clicked_ads = None if pairs is None else sampling.ClickedAds(*pairs)
     model = build(data_set, config, catalogue, clicked_ads)
+    model.id_dropout.expect(strangers)
     clicks = sum(data_set.label_sum(split, "click") for split in splits)
     retrieval_refit.fit(
         model,
