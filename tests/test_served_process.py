@@ -200,16 +200,18 @@ def test_a_signal_amid_requests_lets_all_be_answered(tiny_base, ranker_address, 
                 while asking.ready():
                     time.sleep(0.02)
                 # Not ready, and yet it answers.
-                assert asking.recommend(k=1).bundle_version == 1
+                late = asking.recommend(k=1)
+                assert late.bundle_version == 1
             assert process.wait(60) == 0
-        # Nothing that was taken was lost: all that failed found the port closed.
+        # All that failed found the port closed, or was in its queue when it was.
         assert load.failures
         for failure in load.failures:
-            assert "refused" in str(failure).lower(), failure
+            assert isinstance(failure, errors.ClientConnectionError), failure
     lines = [json.loads(line) for line in log_path.read_text().splitlines()]
     requests = [line for line in lines if line["logger"] == "tfrec.access"]
     ids = {line["request_id"] for line in requests if line["path"] == "/v1/recommend"}
-    assert {answer.request_id for answer in load.answers} <= ids
+    # Nothing that was taken was lost: whatever the service answered has come.
+    assert ids == {answer.request_id for answer in (*load.answers, late)}
     assert {line["status"] for line in requests} <= {200, 503}
     assert not [line for line in lines if "exception" in line]
     assert "a-secret" not in log_path.read_text()
