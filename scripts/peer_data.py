@@ -12,7 +12,7 @@ import dataclasses
 import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
 import numpy as np
 
-from tfrecords import reader, splitting
+from tfrecords import encoding, reader, splitting
 
 POSITION = "position"
 MOST_POSITIONS = 64
@@ -87,13 +87,13 @@ def read(data_set: reader.DataSet, with_position: bool) -> Data:
 
 
 def _fields(data_set: reader.DataSet, with_position: bool) -> tuple[Field, ...]:
-    schema, fields, first = data_set.schema, [], 0
-    for field in (*schema.query_fields, *schema.ad_fields):
-        columns = slice(first, first + field.width)
-        cardinality = data_set.fitted.cardinality(field)
-        fields.append(Field(field.name, field.kind, columns, cardinality))
-        first += field.width
+    both = (*data_set.schema.query_fields, *data_set.schema.ad_fields)
+    fields = [
+        Field(field.name, field.kind, own, data_set.fitted.cardinality(field))
+        for field, own in encoding.columns(both)
+    ]
     if with_position:
+        first = encoding.width(both)
         # Of a name that no schema's field can have.
         name, columns = f"({POSITION})", slice(first, first + 1)
         fields.append(Field(name, "numeric", columns, MOST_POSITIONS + 1))

@@ -113,11 +113,9 @@ def _categorical(
     fields: Sequence[schema_lib.Field],
 ) -> Iterator[tuple[schema_lib.Field, int]]:
     """Yields the categorical fields of a side, each with its column."""
-    column = 0
-    for field in fields:
+    for field, own in encoding.columns(fields):
         if field.kind == "categorical":
-            yield field, column
-        column += field.width
+            yield field, own.start
 
 
 def _oov(fitted: encoding.FittedSchema, field: schema_lib.Field) -> tuple[int, int]:

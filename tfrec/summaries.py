@@ -108,12 +108,10 @@ def norms_of_sides(
 def _drawn_ids(fields: Sequence[schema_lib.Field], fitted: encoding.FittedSchema) -> np.ndarray:
     """Draws ids [_VALUES_PER_FIELD, W]; a list holds one value, whose embedding is its own."""
     generator = np.random.default_rng(0)
-    columns = np.zeros((_VALUES_PER_FIELD, encoding.width(fields)), np.int32)
-    first = 0
-    for field in fields:
-        columns[:, first] = generator.integers(fitted.cardinality(field), size=_VALUES_PER_FIELD)
-        first += field.width
-    return columns
+    ids = np.zeros((_VALUES_PER_FIELD, encoding.width(fields)), np.int32)
+    for field, own in encoding.columns(fields):
+        ids[:, own.start] = generator.integers(fitted.cardinality(field), size=_VALUES_PER_FIELD)
+    return ids
 
 
 class Meter:

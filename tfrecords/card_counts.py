@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-from tfrecords import progress, reader
+from tfrecords import encoding, progress, reader
 from tfrecords import schema as schema_lib
 
 Window = dict[str, np.ndarray]
@@ -121,10 +121,8 @@ def _add_window(counts: SplitCounts, schema: schema_lib.Schema, window: Window) 
     for side in schema_lib.SIDES:
         # One column after the other in memory: each is read several times.
         columns = np.ascontiguousarray(window[side].T)
-        first = 0
-        for field in schema.side(side):
-            _add_field(counts, field, columns[first : first + field.width])
-            first += field.width
+        for field, of_field in encoding.columns(schema.side(side)):
+            _add_field(counts, field, columns[of_field])
     for label, own in counts.labels.items():
         _add_label(own, window[label])
     clicked = window["click"] == 1

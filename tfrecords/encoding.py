@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -353,6 +353,14 @@ def input_signature(fields: Sequence[schema_lib.Field]) -> dict[str, tf.TensorSp
         dtype = tf.float32 if field.kind == "numeric" else tf.string
         specs[field.name] = tf.TensorSpec(shape, dtype, name=field.name)
     return specs
+
+
+def columns(fields: Iterable[schema_lib.Field]) -> Iterator[tuple[schema_lib.Field, slice]]:
+    """Yields the fields of a side in their order, each with its columns of ids."""
+    first = 0
+    for field in fields:
+        yield field, slice(first, first + field.width)
+        first += field.width
 
 
 def width(fields: Sequence[schema_lib.Field]) -> int:
