@@ -2,13 +2,15 @@
 
     python scripts/doctor.py --workdir=workdir/quickstart
     python scripts/doctor.py --bundle=/srv/bundles --norows --model_server=10.0.0.7:8500 --service=
+    python scripts/doctor.py --workdir=workdir/quickstart --impression_log=workdir/impressions
     python scripts/doctor.py --workdir=workdir/quickstart --json
 
 Half a minute. Looks at what scripts/serve.py starts, unless told otherwise; an empty address leaves
 that server out. Checked are: every byte and the probes of the bundle; of the model server whether
 it is reachable, serves the version, has the signatures and reproduces the probes, by gRPC and REST;
 of the service readiness, release and answers; and with a work directory the scores of logged,
-held-out rows, by the training code and by the servers.
+held-out rows, by the training code and by the servers. With --impression_log also what was shown:
+the logged scores of the release's latest answers against its own ranker's.
 
 Each check says ok, or what was expected, what came and what to do. Exit status 1 if one failed.
 """
@@ -21,6 +23,8 @@ from collections.abc import Iterator
 import bundle_flags
 import command_line
 import findings
+import impression_files
+import impression_findings
 import model_server_findings
 import row_findings
 import service_findings
@@ -35,6 +39,12 @@ flags.DEFINE_string("service", "http://127.0.0.1:8080", "URL of the recommendati
 flags.DEFINE_string("token", None, "Bearer token of the service.")
 flags.DEFINE_bool("rows", True, "Compare scores of held-out rows of --workdir.")
 flags.DEFINE_integer("num_requests", 64, "Held-out requests that are compared.", lower_bound=1)
+flags.DEFINE_string(
+    "impression_log",
+    None,
+    "Compare the scores of this log of scripts/serve.py: its directory, or files of it.",
+)
+flags.DEFINE_integer("num_answers", 256, "Latest logged answers that are compared.", lower_bound=1)
 flags.DEFINE_float("timeout_seconds", 10.0, "Of each call.", lower_bound=0.001)
 flags.DEFINE_bool("json", False, "Print JSON.")
 FLAGS = flags.FLAGS
@@ -73,6 +83,15 @@ def _look() -> Iterator[findings.Finding]:
             return f"{len(logged)} held-out requests scored by the trained ranker"
 
         yield findings.of(f"work directory {workdir}", read)
+    if FLAGS.impression_log:
+        yield findings.of(
+            f"impression log {FLAGS.impression_log}",
+            lambda: impression_findings.look(
+                impression_files.find("impression_log", FLAGS.impression_log),
+                release,
+                FLAGS.num_answers,
+            ),
+        )
     if FLAGS.model_server:
         server = model_server_findings.ModelServer(
             FLAGS.model_server, FLAGS.model_server_rest or None, release, FLAGS.timeout_seconds

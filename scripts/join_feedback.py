@@ -14,12 +14,12 @@ log keeps the position, which training takes out of clicks, and the propensity o
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 import command_line
+import impression_files
 from absl import flags
 
-from serving import feedback, impression_log
+from serving import feedback
 from tfrecords import schema
 from tfrecords.formats import paths
 
@@ -50,7 +50,10 @@ def main() -> None:
         raise ValueError(f"--output: expected a file that ends in .parquet, got {FLAGS.output}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     joined = feedback.join(
-        _log_files(), paths.expand(FLAGS.feedback), output, FLAGS.min_age_seconds
+        impression_files.find("impressions", FLAGS.impressions),
+        paths.expand(FLAGS.feedback),
+        output,
+        FLAGS.min_age_seconds,
     )
     target = pathlib.Path(FLAGS.schema_path or output.with_suffix(".schema.json"))
     schema.save(schema.from_json(joined.schema), target)
@@ -59,19 +62,6 @@ def main() -> None:
         command_line.print_json(said)
         return
     _describe(joined, output, target)
-
-
-def _log_files() -> Sequence[pathlib.Path]:
-    directory = pathlib.Path(FLAGS.impressions)
-    if not directory.is_dir():
-        return paths.expand(FLAGS.impressions)
-    found = sorted(directory.glob(impression_log.PATTERN))
-    if not found:
-        raise FileNotFoundError(
-            f"--impressions: no file {impression_log.PATTERN} in {directory}. "
-            "scripts/serve.py --impression_log writes them, a minute after the first answer."
-        )
-    return found
 
 
 def _describe(joined: feedback.Joined, output: pathlib.Path, target: pathlib.Path) -> None:

@@ -111,6 +111,11 @@ class Service:
         requests = self._release.manifest.probes["requests"]
         found = []
         with release_check.ranker_of(self._release) as score:
+            if not release_check.scores_alone(self._release, score):
+                raise findings.SkippedError(
+                    "the ranker compares candidates (--rerank_candidates): a score depends on all "
+                    "of a request's"
+                )
             for number, request in enumerate(requests):
                 answer = self._client.recommend(
                     context=request,
@@ -184,7 +189,7 @@ def compared(
         raise findings.WrongError(
             f"the {output} that the release gives, within {probes.SCORE_TOLERANCE:.0%}",
             f"{place}: they differ by {difference.max():.2g}",
-            "The service serves another model than this release's: see the other checks.",
+            "Another model was served than this release's: see the other checks.",
         )
     return difference
 

@@ -64,6 +64,22 @@ def ranker_of(release: bundle.Bundle) -> Iterator[Score]:
         ) from error
 
 
+def scores_alone(release: bundle.Bundle, score: Score) -> bool:
+    """Returns whether a candidate's score depends on itself alone, by those of the probes.
+
+    Args:
+        release: The loaded release.
+        score: Of its ranker.
+    """
+    rows = probes.candidate_rows(release.manifest)
+    first = np.arange(rows.shape[1]) < max(1, rows.shape[1] // 2)
+    columns = probes.query_columns(release.manifest)
+    whole = score(columns, release.ad_index.features(rows))
+    part = score(columns, release.ad_index.features(rows[:, first]))
+    rtol, atol = probes.SCORE_TOLERANCE, probes.TOLERANCE
+    return all(np.allclose(part[name], whole[name][:, first], rtol, atol) for name in whole)
+
+
 def _inputs(columns: query_fields.Columns, ad_features: np.ndarray) -> dict[str, np.ndarray]:
     inputs = {
         name: column if isinstance(column, np.ndarray) else np.array(column, object)

@@ -1,5 +1,6 @@
 """scripts/release.py, scripts/doctor.py and scripts/serve.py, as a person runs them."""
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -12,12 +13,25 @@ import time
 
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import serving_fixtures
 from absl import flags
 from absl.testing import flagsaver
 
-from serving import ad_index, bundle, export, manifest, model_server, releases
+from serving import (
+    ad_index,
+    bundle,
+    export,
+    impression_log,
+    manifest,
+    messages,
+    model_server,
+    orchestrator,
+    release_check,
+    releases,
+)
 from tfrec import ranker_training, retrieval_training
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -230,6 +244,64 @@ def test_held_out_rows_are_scored_alike_by_training_code_and_server(
     with pytest.raises(findings.WrongError) as caught:
         rows.read(tmp_path, dataclasses.replace(release, manifest=other), 1)
     assert "to hold training another, that of release 1" in caught.value.expected
+
+
+def test_the_doctor_holds_what_was_shown_against_a_release(tiny_base, tiny_bundle, call, tmp_path):
+    requests = [messages.Request(user={"country": "CH", "age": 30 + n}, k=4) for n in range(5)]
+    log = impression_log.ImpressionLog(tmp_path / "shown")
+
+    async def answer():
+        with serving_fixtures.serve_ranker(tiny_base) as server:
+            service = serving_fixtures.make_orchestrator(tiny_bundle, f"127.0.0.1:{server.port}")
+            service = orchestrator.Orchestrator(
+                tiny_bundle, service._client, service.config, impressions=log
+            )
+            await service.recommend_batch(requests)
+            await service.close()
+
+    asyncio.run(answer())
+    log.close()
+    look = ["--norows", "--model_server=", "--service=", f"--bundle={tiny_base}"]
+    place = f"--impression_log={tmp_path / 'shown'}"
+    status, text = call("doctor", *look, place)
+    assert status == 0
+    assert "20 ads of 5 logged answers have the scores of release 1; they differ by" in text
+    assert "16 ads of 4 logged" in call("doctor", *look, place, "--num_answers=4")[1]
+    # An ad that has changed since says nothing; one whose score is another's is found.
+    (path,) = (tmp_path / "shown").glob("*.parquet")
+    table = pq.read_table(path)
+    for column, change, expected in (
+        ("price", lambda values: [values[0] + 1, *values[1:]], "19 ads of 5 logged answers"),
+        ("_click_probability", lambda values: [*values[:6], values[6] * 1.05, *values[7:]], None),
+        ("_bundle_version", lambda values: [7] * len(values), "it holds 0 scored ads"),
+    ):
+        place = table.column_names.index(column)
+        values = pa.array(change(table[column].to_pylist()), table[column].type)
+        pq.write_table(table.set_column(place, table.schema.field(column), values), path)
+        status, text = call("doctor", *look, f"--impression_log={path}")
+        if expected is None:
+            assert status == 1
+            assert "expected: the click_probability that the release gives, within 1%" in text
+            assert "logged answer 3: they differ by" in text
+        else:
+            assert status == 0
+            assert expected in text
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    status, text = call("doctor", *look, f"--impression_log={empty}")
+    assert status == 1
+    assert "--impression_log: no file impressions-*.parquet" in text
+
+
+def test_a_ranker_that_compares_candidates_is_told_apart(tiny_bundle):
+    with release_check.ranker_of(tiny_bundle) as score:
+        assert release_check.scores_alone(tiny_bundle, score)
+
+        def compared(columns, ad_features):
+            scores = score(columns, ad_features)
+            return {name: v / v.sum(axis=1, keepdims=True) for name, v in scores.items()}
+
+        assert not release_check.scores_alone(tiny_bundle, compared)
 
 
 def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, call, tmp_path):
