@@ -1,7 +1,7 @@
 """Measures the ad index: recall, latency, throughput, memory, building and loading.
 
     python scripts/benchmark_index.py
-    python scripts/benchmark_index.py --scann_python=scann-venv/bin/python --json=index.json
+    python scripts/benchmark_index.py --scann_python=workdir/scann-venv/bin/python --json=index.json
     python scripts/benchmark_index.py --embeddings=ads.npy --queries=queries.npy
     python scripts/benchmark_index.py --num_ads=10000000 --kinds=IVFPQ --num_queries=200
     python scripts/benchmark_index.py --sweep=10000,100000,1000000 --plot=growth.png
@@ -11,7 +11,7 @@ made, added and searched exactly chunk by chunk. Embeddings are `tower_embedding
 tower's (--workdir), or files'. Each row is an index at one setting of its search, at k = 500:
 single queries on one thread (p50, p99, recall), and one batch on all cores. TFRS `BruteForce` is
 measured beside it, and ScaNN where --scann_python is an interpreter of an environment of its own,
-which it needs beside TensorFlow 2.21 (python -m venv scann-venv; pip install scann).
+which it needs beside TensorFlow 2.21 (python3 -m venv workdir/scann-venv; its pip install scann).
 
 The last line is JSON: `rows`, and `best`, for each N the row of least p99 that reaches
 --target_recall, the library's and the peers'.

@@ -2,7 +2,7 @@
 
     make benchmark
     python scripts/benchmark_quality.py --use_synthetic --n_samples=1000000 --workdir=workdir/1m
-    python scripts/benchmark_quality.py --workdir=workdir/movielens --format=tabular \
+    python scripts/benchmark_quality.py --workdir=workdir/movielens_time --format=tabular \
         --schema_path=examples/movielens/schema.json --data_path=$M.inter --users_path=$M.user \
         --ads_path=$M.item
     python scripts/benchmark_quality.py --workdir=workdir/train --peers=lightgbm,dcn_v2

@@ -12,9 +12,8 @@ over numbers of candidates from 50 to 5,000; the baseline up to --baseline_candi
 its attention grows with the square.
 
 `overhead_ms` is what the embedded server adds inside its process: from the request's bytes to
-the reply's bytes, less the run of the SavedModel itself. Two idle cores gave
-`p50_ms` 8.4 and `p99_ms` 10.4, the baseline 20.4 and 25.7. Prints a table, and as the last
-line JSON.
+the reply's bytes, less the run of the SavedModel itself. README, Results, has what two cores
+gave. Prints a table, and as the last line JSON.
 """
 
 import asyncio

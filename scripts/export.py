@@ -5,9 +5,10 @@
 
 Seconds; minutes at a million ads. The index is chosen by measuring kinds and parameters with
 held-out requests, unless --index names one or --index_config is what tune_index.py wrote. Writes
-version N into WORKDIR/bundle: query_tower/N, ranker/N, ad_index/N and, last, manifests/N.json.
-TensorFlow Serving loads WORKDIR/bundle/ranker as it is. A ranker that does worse on the validation
-split than the released one, or than always predicting the rate, is refused; --force overrules.
+version N into WORKDIR/bundle: query_tower/N, ad_tower/N, ranker/N, ad_index/N and, last,
+manifests/N.json. TensorFlow Serving loads WORKDIR/bundle/ranker as it is. A ranker that does worse
+on the validation split than the released one, by more than runs differ, or than always predicting
+the rate, is refused; --force overrules.
 """
 
 import pathlib

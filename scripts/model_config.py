@@ -1,11 +1,12 @@
 """Writes the models.config of TensorFlow Serving for a bundle: versions and labels.
 
-    python scripts/model_config.py --bundle=/srv/bundles --output=serving/deploy/models.config
+    python scripts/model_config.py --bundle=/srv/bundles --output=workdir/models.config
     python scripts/model_config.py --bundle=/srv/bundles --output=/config/models.config --follow
 
 Seconds. The file serves ranker and query_tower in the releases that scripts/release.py names: the
 stable one, labelled `stable`, the canary, labelled `canary`, the one that was stable before, and
-what a service has loaded. A model server started with --model_config_file=FILE,
+what a service has loaded. Without the right to write into the bundle the last cannot be told: what
+the file had stays in it until it is pruned. A model server started with --model_config_file=FILE,
 --model_config_file_poll_wait_seconds and --allow_version_labels_for_unavailable_models takes a
 new file up while it runs. A label that moves does so in a second file, --label_delay_seconds
 later: until a model server has read of the new version it refuses the label. --follow keeps the
