@@ -6,7 +6,12 @@ from absl import flags
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bundle.")
 flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
-flags.DEFINE_integer("version", None, "Release; default: the latest.", lower_bound=1)
+flags.DEFINE_integer(
+    "version",
+    None,
+    "Release; default: the stable one, which is the latest until one is promoted.",
+    lower_bound=1,
+)
 FLAGS = flags.FLAGS
 
 

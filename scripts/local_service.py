@@ -13,6 +13,7 @@ from serving import (
     orchestrator,
     ranker_client,
 )
+from serving.embedded import model_config
 
 SERVED_MODELS = ("ranker", "query_tower")
 
@@ -29,7 +30,7 @@ async def open_service(
 
     Args:
         base: Base directory of the bundles.
-        version: The release; None is the latest.
+        version: The release; None is the stable one.
         ranker_address: host:port of a model server; None starts the embedded one here.
         config: Of the orchestrator; None = the defaults.
         impressions: Takes every answer; None = no log.
@@ -40,7 +41,10 @@ async def open_service(
     release = bundle.load(base, version)
     with contextlib.ExitStack() as stack:
         if ranker_address is None:
-            server = model_server.ModelServer({"ranker": base / "ranker"}, poll_seconds=None)
+            config_of_server = model_config.from_base_paths({"ranker": base.resolve() / "ranker"})
+            policy = config_of_server.model_config_list.config[0].model_version_policy
+            policy.specific.versions.append(release.version)
+            server = model_server.ModelServer(config_of_server, poll_seconds=None)
             stack.enter_context(server)
             ranker_address = f"{server.host}:{server.port}"
         client = ranker_client.RankerClient(
@@ -55,8 +59,9 @@ async def open_service(
 
 def describe(answer: messages.Answer) -> str:
     """Returns an answer as a table for people."""
-    order = "utility" if answer.degraded is None else f"retrieval order: {answer.degraded}"
-    lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}"]
+    order = "utility" if answer.order == "utility" else "retrieval order"
+    why = "" if answer.degraded is None else f": {answer.degraded}"
+    lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}{why}"]
     lines.append(
         f"  rank  {'ad':24} {'utility':>8} {'click':>7} {'engage':>7} {'revenue':>8}  fields"
     )

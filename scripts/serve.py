@@ -111,8 +111,13 @@ def _embedded_server(base: pathlib.Path) -> Iterator[None]:
             "--model_config_file_poll_wait_seconds=1",
             f"--port={FLAGS.model_server_port}",
             f"--rest_api_port={FLAGS.model_server_rest_port}",
+            "--end_with_input",
         ]  # fmt: skip
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # Ctrl-C goes to every process of the terminal's group: the ranker is to answer what the
+        # service still has in hand. Its input closes when this process is gone, however that came.
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+        )
         assert child.stdout is not None
         try:
             ready = child.stdout.readline()

@@ -204,6 +204,6 @@ def check_answer(answer: messages.Answer, version: int, place: str) -> None:
     if answer.degraded is not None:
         raise findings.WrongError(
             f"{place} answered with scores",
-            f"in retrieval order: {answer.degraded}",
+            f"degraded: {answer.degraded}",
             "See the checks of the model server, and its load.",
         )

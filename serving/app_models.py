@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from serving import explanation_models, messages, rule_models
+from serving import explanation_models, messages, orchestrator_config, rule_models
 
 _FIELDS_EXAMPLE: dict[str, pydantic.JsonValue] = {
     "country": "CH",
@@ -159,7 +159,7 @@ class BatchRequestBody(pydantic.BaseModel):
         json_schema_extra={"examples": [{"requests": [{"user": _FIELDS_EXAMPLE, "k": 3}]}]},
     )
 
-    requests: list[RequestBody]
+    requests: list[RequestBody] = pydantic.Field(max_length=orchestrator_config.MOST_OF_A_BATCH)
 
 
 class AdBody(pydantic.BaseModel):

@@ -88,6 +88,10 @@ class AsyncClient:
                 outcome = None
                 continue
             try:
-                outcome = await self._http.request(**step.arguments)
+                # httpx's own time-out is of each read, and an answer may drip.
+                async with asyncio.timeout(step.arguments["timeout"]):
+                    outcome = await self._http.request(**step.arguments)
+            except TimeoutError:
+                outcome = httpx.ReadTimeout("The answer was still coming.")
             except (httpx.RequestError, ValueError, TypeError) as error:
                 outcome = error

@@ -32,6 +32,8 @@ _USES_TO_GATHER = 3
 # Up to as many ads the gathering is done in milliseconds, whatever the index would take.
 _ALWAYS_EXACT = 20_000
 _MOST_KEPT_BYTES = 128_000_000
+# As many sets as an index resolves filters to and remembers: others do not come again.
+_MOST_KEPT = 128
 
 
 class FilteredSearch:
@@ -156,14 +158,13 @@ class FilteredSearch:
                 self._kept.move_to_end(eligible)
                 return subset
         subset = self._gather(eligible.rows)
-        size = subset.ntotal * subset.code_size
+        size = _kept_size(eligible, subset)
         with self._lock:
             if size <= _MOST_KEPT_BYTES and eligible not in self._kept:
                 self._kept[eligible] = subset
                 self._kept_bytes += size
-            while self._kept_bytes > _MOST_KEPT_BYTES:
-                _, oldest = self._kept.popitem(last=False)
-                self._kept_bytes -= oldest.ntotal * oldest.code_size
+            while self._kept_bytes > _MOST_KEPT_BYTES or len(self._kept) > _MOST_KEPT:
+                self._kept_bytes -= _kept_size(*self._kept.popitem(last=False))
         return subset
 
     def _gather(self, rows: np.ndarray) -> Any:
@@ -190,6 +191,11 @@ class FilteredSearch:
         # Says in which cell an ad lies, 8 bytes an ad; made when it is first needed.
         with self._lock:
             self._ivf.make_direct_map()
+
+
+def _kept_size(eligible: row_set.RowSet, subset: Any) -> int:
+    """Returns the bytes of a subset that is kept, with the set that it is found by."""
+    return subset.ntotal * subset.code_size + eligible.nbytes + eligible.rows.nbytes
 
 
 def _storage(index: Any) -> Any:

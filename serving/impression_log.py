@@ -162,8 +162,10 @@ class ImpressionLog:
             probe.touch()
             probe.unlink()
             for path in self.directory.glob(_PARTIAL.format("*")):
-                if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                    path.unlink(missing_ok=True)
+                # Another process may have made a file of it just now.
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                        path.unlink()
         except OSError as error:
             raise errors.ImpressionLogError(
                 f"{self.directory}: expected a directory to write the impression log to, got "

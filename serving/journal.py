@@ -68,15 +68,22 @@ def append(path: pathlib.Path, record: bytes, end: int) -> int:
 
 
 def create(path: pathlib.Path, records: list[bytes]) -> int:
-    """Writes a new journal in one step, in the place of an old one; returns where it ends."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        for record in records:
-            file.write(_encode(record))
-        file.flush()
-        os.fsync(file.fileno())
-        end = file.tell()
-    os.replace(temporary, path)
+    """Writes a new journal in one step, in the place of an old one; returns where it ends.
+
+    The caller holds the lock of the writers.
+    """
+    # One name for all writers: what a killed one left is written over.
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        with open(temporary, "wb") as file:
+            for record in records:
+                file.write(_encode(record))
+            file.flush()
+            os.fsync(file.fileno())
+            end = file.tell()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     manifest.sync_directory(path.parent)
     return end
 

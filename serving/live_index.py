@@ -95,6 +95,8 @@ class LiveIndex:
         self._tower: ad_tower.AdTower | None = None
         self._recall: float | None = None
         self._problem: str | None = None
+        # The state of the journal that the view shows.
+        self._shown: tuple[int, ...] | None = None
         self._catch_up()
 
     def view(self) -> live_view.LiveView:
@@ -107,17 +109,16 @@ class LiveIndex:
         A journal that was damaged meanwhile is reported in `status`, and the ads stay as they
         were.
         """
-        # Who comes while another thread is at it goes on with the view that there is.
-        if not self._lock.acquire(blocking=False):
-            return
         try:
-            self._catch_up()
+            # Without the lock, so that nobody waits where nothing is new.
+            if self._store.state_of_file() != self._shown:
+                with self._lock:
+                    self._catch_up()
+            self._problem = None
         except errors.LiveIndexError as error:
             if str(error) != self._problem:
                 logging.error("Updates are not taken up: %s", error)
             self._problem = str(error)
-        finally:
-            self._lock.release()
 
     def update(self, ads: Sequence[Mapping[str, Any]] = (), removed: Sequence[Any] = ()) -> Applied:
         """Adds or changes ads, and removes others, all at once; on the disk when it returns.
@@ -144,9 +145,9 @@ class LiveIndex:
             self._catch_up()
             there, found = self._state.holds(added), self._state.holds(gone)
             self._store.append(change)
-            self._state.apply(change)
+            self._take_up([change])
             self._rewrite_if_worn()
-            self._view = self._state.view()
+            self._shown = self._store.seen
         return Applied(len(added) - there, there, found, len(gone) - found)
 
     def status(self) -> dict[str, Any]:
@@ -214,20 +215,35 @@ class LiveIndex:
 
     def _catch_up(self) -> None:
         news = self._store.news()
-        if news is None:
-            return
-        if news.from_start:
-            self._state = live_state.LiveState(self._release.ad_index)
-        for update in news.updates:
-            self._state.apply(update)
-        self._view = self._state.view()
+        if news is not None:
+            if news.from_start:
+                self._state = live_state.LiveState(self._release.ad_index)
+            self._take_up(news.updates)
         self._problem = None
+        self._shown = self._store.seen
+
+    def _take_up(self, updates: Sequence[live_update.Update]) -> None:
+        """Applies updates that are on the disk; of one that fails, all are read again."""
+        try:
+            for update in updates:
+                self._state.apply(update)
+            self._view = self._state.view()
+        except Exception as error:
+            self._store.forget()
+            raise errors.LiveIndexError(
+                f"Updates are on the disk, but could not be taken up ({error}); they are tried "
+                "again with the next request."
+            ) from error
 
     def _rewrite_if_worn(self) -> None:
         dead = self._state.num_dead
-        if dead <= max(self._config.most_dead, self._state.view().num_added):
-            return
-        condensed = self._state.condensed()
-        self._store.rewrite(condensed)
-        self._state = live_state.LiveState(self._release.ad_index)
-        self._state.apply(condensed)
+        if dead > max(self._config.most_dead, self._view.num_added):
+            condensed = self._state.condensed()
+            try:
+                self._store.rewrite(condensed)
+            except errors.LiveIndexError as error:
+                # A worn journal is read a little more slowly; the update itself is done.
+                logging.error("%s", error)
+                return
+            self._state = live_state.LiveState(self._release.ad_index)
+            self._take_up([condensed])

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from serving import errors, journal, live_update
+from serving import errors, journal, live_update, manifest
 
 _FORMAT = 1
 
@@ -39,13 +39,17 @@ class LiveStore:
         base: Base directory of the bundles.
         version: Of the release.
         training_id: Of the release.
+
+    Attributes:
+        seen: The state of the file that was read last.
+        num_bytes: Of the file that were read.
     """
 
     def __init__(self, base: pathlib.Path, version: int, training_id: str) -> None:
         self._directory = base / "live" / str(version)
         self._path = self._directory / "journal"
         self._identity = {"format": _FORMAT, "version": version, "training_id": training_id}
-        self._seen: tuple[int, ...] | None = None
+        self.seen: tuple[int, ...] | None = None
         self._failure: str | None = None
         self._generation: str | None = None
         self.num_bytes = 0
@@ -56,18 +60,36 @@ class LiveStore:
         Raises:
             LiveIndexError: The journal is of another release, or damaged.
         """
-        seen = self._state_of_file()
-        if seen == self._seen:
+        seen = self.state_of_file()
+        if seen == self.seen:
             if self._failure is not None:
                 # Not read again until it changes; but nothing may be written after it either.
                 raise errors.LiveIndexError(self._failure)
             return None
-        self._seen, self._failure = seen, None
+        self.seen, self._failure = seen, None
         try:
             return self._read(seen is not None)
         except errors.LiveIndexError as error:
             self._failure = str(error)
             raise
+
+    def forget(self) -> None:
+        """Lets the next `news` begin at the start: what was read was not taken up."""
+        self.seen, self._failure, self._generation, self.num_bytes = (), None, None, 0
+
+    def state_of_file(self) -> tuple[int, ...] | None:
+        """Returns what changes with the journal; None where there is none.
+
+        Raises:
+            LiveIndexError: It cannot be looked at.
+        """
+        try:
+            state = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise errors.LiveIndexError(f"{self._path} cannot be read: {error}.") from error
+        return state.st_ino, state.st_size, state.st_mtime_ns
 
     def _read(self, is_there: bool) -> News | None:
         if not is_there:
@@ -89,7 +111,11 @@ class LiveStore:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Keeps other processes from writing; read the news before anything is written."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        if not self._directory.is_dir():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            # A directory lives through a crash of the machine when its parent is on the disk.
+            for parent in (self._directory.parent, self._directory.parent.parent):
+                manifest.sync_directory(parent)
         with open(self._directory / "lock", "w") as file:
             # The system releases it when the process is killed.
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -111,25 +137,33 @@ class LiveStore:
             raise errors.LiveIndexError(
                 f"{self._path} cannot be written ({error}); the update is not applied."
             ) from error
-        self._seen = self._state_of_file()
+        self._note_state()
 
     def rewrite(self, update: live_update.Update) -> None:
-        """Puts one update in the place of all there are. The caller holds `writing`."""
-        self._create([live_update.encode(update)])
-        self._seen = self._state_of_file()
+        """Puts one update in the place of all there are. The caller holds `writing`.
+
+        Raises:
+            LiveIndexError: It cannot be written; the journal is as it was.
+        """
+        try:
+            self._create([live_update.encode(update)])
+        except OSError as error:
+            raise errors.LiveIndexError(
+                f"{self._path} cannot be written anew ({error})."
+            ) from error
+        self._note_state()
+
+    def _note_state(self) -> None:
+        try:
+            self.seen = self.state_of_file()
+        except errors.LiveIndexError:
+            self.seen = ()  # Then the next `news` looks, from where was written.
 
     def _create(self, records: list[bytes]) -> None:
         generation = uuid.uuid4().hex
         header = json.dumps({**self._identity, "generation": generation}).encode()
         self.num_bytes = journal.create(self._path, [header, *records])
         self._generation = generation
-
-    def _state_of_file(self) -> tuple[int, ...] | None:
-        try:
-            state = os.stat(self._path)
-        except FileNotFoundError:
-            return None
-        return state.st_ino, state.st_size, state.st_mtime_ns
 
     def _check(self, header: bytes | None) -> str:
         """Returns the generation of a journal of this release."""

@@ -9,7 +9,8 @@ For notebooks, batch jobs and tests; it verifies the bundle as a service does. I
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent import futures
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -40,25 +41,25 @@ class LocalClient:
 
         Args:
             base: Base directory of the bundles.
-            version: The release; None = the latest.
+            version: The release; None = the stable one.
             config: How requests are answered; None = the defaults.
 
         Raises:
             BundleError: The release cannot be loaded.
             RankerError: Its ranker cannot be loaded, or does not reproduce its probes.
         """
-        release = bundle.load(base, version)
+        self._release = bundle.load(base, version)
+        self._service: orchestrator.Orchestrator | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="local-client", daemon=True
         )
         self._thread.start()
-        self._service = orchestrator.Orchestrator(
-            release, local_ranker.LocalRanker(release), config
-        )
         try:
+            ranker = local_ranker.LocalRanker(self._release)
+            self._service = orchestrator.Orchestrator(self._release, ranker, config)
             self._wait(self._service.verify_ranker(60.0))
-        except errors.RankerError:
+        except BaseException:
             self.close()
             raise
 
@@ -74,12 +75,13 @@ class LocalClient:
         self.close()
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads, and what other threads are still asking."""
         if not self._loop.is_closed():
-            self._wait(self._service.close())
+            self._wait(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+            self._release.close()
 
     def recommend(self, **fields: Unpack[client_calls.RequestFields]) -> messages.Answer:
         """Returns the best ads for one request; arguments as `client.Client.recommend`'s.
@@ -88,7 +90,7 @@ class LocalClient:
             ClientRequestError: The request is refused.
             ClientOverloadedError: Too many requests are in hand.
         """
-        return self._call(self._service.recommend(client_calls.request_of(fields)))
+        return self._call(lambda own: own.recommend(client_calls.request_of(fields)))
 
     def recommend_batch(self, requests: Iterable[messages.Request]) -> list[messages.Answer]:
         """Returns the ads of many requests, in their order.
@@ -96,11 +98,11 @@ class LocalClient:
         Raises:
             TfrecClientError: As in `recommend`.
         """
-        return self._call(self._service.recommend_batch(list(requests)))
+        return self._call(lambda own: own.recommend_batch(list(requests)))
 
     def bundle(self) -> dict[str, Any]:
         """Returns what is served."""
-        return release_description.of(self._service)
+        return release_description.of(self._open())
 
     def health(self) -> bool:
         """Returns whether it answers."""
@@ -108,16 +110,33 @@ class LocalClient:
 
     def ready(self) -> bool:
         """Returns whether full answers are to be expected."""
-        return self._service.not_ready is None
+        return self._open().not_ready is None
 
-    def _call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Runs it; what a service would answer with a status is raised as the client does."""
+    def _call(
+        self, ask: Callable[[orchestrator.Orchestrator], Coroutine[Any, Any, Result]]
+    ) -> Result:
+        """Asks; what a service would answer with a status is raised as the client does."""
         try:
-            return self._wait(coroutine)
+            return self._wait(ask(self._open()))
         except errors.InvalidRequestError as error:
             raise errors.ClientRequestError(400, error.code, str(error)) from error
         except errors.OverloadedError as error:
             raise errors.ClientOverloadedError(429, error.code, str(error)) from error
+        except futures.CancelledError as error:
+            raise errors.TfrecClientError("The client was closed before the answer.") from error
+
+    def _open(self) -> orchestrator.Orchestrator:
+        if self._service is None or self._loop.is_closed():
+            raise errors.TfrecClientError("The client is closed; make another.")
+        return self._service
 
     def _wait(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    async def _end(self) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._service is not None:
+            await self._service.close()

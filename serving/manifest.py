@@ -152,6 +152,7 @@ def write(base: pathlib.Path, version: int, document: bytes) -> None:
     """Writes a manifest in one step; a reader sees all of it or none."""
     path = path_of(base, version)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sync_directory(base)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "wb") as file:
         file.write(document)

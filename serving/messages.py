@@ -53,9 +53,10 @@ class Filters:
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, without what is not set."""
         document = _set_values(self)
-        if self.conditions:
-            document["conditions"] = [_set_values(condition) for condition in self.conditions]
-        return document
+        # No condition says nothing; no allowed ad, or no value, says that none may come.
+        if not document.pop("conditions"):
+            return document
+        return {**document, "conditions": [_set_values(condition) for condition in self.conditions]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,9 +190,7 @@ class Answer:
 def _set_values(message: Any) -> dict[str, Any]:
     values = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
     return {
-        name: value
-        for name, value in values.items()
-        if value is not None and value is not False and value != ()
+        name: value for name, value in values.items() if value is not None and value is not False
     }
 
 

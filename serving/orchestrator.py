@@ -21,6 +21,7 @@ from serving import (
     messages,
     orchestrator_config,
     ranking,
+    request_batch,
     retrieval_stage,
     service_metrics,
     validation,
@@ -126,8 +127,9 @@ class Orchestrator:
         with self.admission.admitted():
             until = deadline.Deadline(valid.deadline_ms or self.config.default_deadline_ms, started)
             found = await self._retrieval.find(valid, self._num_candidates(valid))
-            (answer,) = await self._answer([valid], [found], until)
-        return answer
+            (answered,) = await self._answer([valid], [found], until)
+        self.record([answered])
+        return answered.answer
 
     async def recommend_batch(
         self, requests: Sequence[messages.Request], started: float | None = None
@@ -145,39 +147,41 @@ class Orchestrator:
             OverloadedError: Too many requests are in hand.
         """
         started = time.perf_counter() if started is None else started
-        if len(requests) > self.config.max_batch:
-            raise errors.InvalidRequestError(
-                f"requests: expected at most {self.config.max_batch}, got {len(requests)}. "
-                "Send several batches."
-            )
-        groups: dict[tuple[float, int], list[tuple[int, validation.ValidRequest]]] = {}
-        for position, request in enumerate(requests):
-            try:
-                valid = self._validator.check(request)
-            except errors.InvalidRequestError as error:
-                raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
-            key = (valid.deadline_ms or self.config.batch_deadline_ms, self._num_candidates(valid))
-            groups.setdefault(key, []).append((position, valid))
-        with self.admission.admitted(len(requests)):
-            return await self._answer_groups(groups, started)
+        batch = self.check_batch(requests)
+        with self.admission.admitted(batch.size):
+            answered = await self.answer_batch(batch, started)
+        self.record(answered)
+        return [one.answer for one in answered]
 
-    async def close(self) -> None:
-        """Closes the connection to the ranker and the threads."""
-        await self._client.close()
-        self._retrieval.close()
+    def check_batch(self, requests: Sequence[messages.Request]) -> request_batch.Batch:
+        """Checks the requests of a batch.
 
-    def _num_candidates(self, valid: validation.ValidRequest) -> int:
-        return max(self.config.num_candidates, valid.k)
+        Raises:
+            InvalidRequestError: As `recommend_batch`.
+        """
+        return request_batch.check(
+            requests,
+            self._validator,
+            lambda valid: (
+                valid.deadline_ms or self.config.batch_deadline_ms,
+                self._num_candidates(valid),
+            ),
+            self.config.max_batch,
+        )
 
-    async def _answer_groups(
-        self,
-        groups: Mapping[tuple[float, int], Sequence[tuple[int, validation.ValidRequest]]],
-        started: float,
-    ) -> list[messages.Answer]:
-        answered: dict[int, messages.Answer] = {}
+    async def answer_batch(
+        self, batch: request_batch.Batch, started: float
+    ) -> list[request_batch.Answered]:
+        """Answers a checked batch, for which there is room; nothing is recorded.
+
+        Args:
+            batch: Of `check_batch`.
+            started: `time.perf_counter()` when its requests arrived.
+        """
+        answered: dict[int, request_batch.Answered] = {}
         # The most urgent first.
         for (deadline_ms, num_candidates), members in sorted(
-            groups.items(), key=lambda group: group[0]
+            batch.groups.items(), key=lambda group: group[0]
         ):
             for start in range(0, len(members), self.config.requests_per_call):
                 positions, valids = zip(
@@ -187,16 +191,36 @@ class Orchestrator:
                 until = deadline.Deadline(deadline_ms, started)
                 group = await self._answer(valids, found, until)
                 answered.update(zip(positions, group, strict=True))
-        return [answered[position] for position in range(len(answered))]
+        return [answered[position] for position in range(batch.size)]
+
+    def record(self, answered: Sequence[request_batch.Answered]) -> None:
+        """Counts and logs answers that go out; those of a batch that failed never do."""
+        for one in answered:
+            if one.valid.dry_run:
+                continue
+            self.metrics.observe_answer(
+                self.release.manifest, one.answer, one.num_found, one.num_ranked
+            )
+            if self.impressions is not None:
+                self.impressions.record(self.release.manifest, one.valid, one.answer)
+
+    async def close(self) -> None:
+        """Closes the connection to the ranker and the threads."""
+        await self._client.close()
+        self._retrieval.close()
+        # Nobody is left whose ranker could be left alone.
+        self.metrics.observe_breaker(self.release.version, "closed")
+
+    def _num_candidates(self, valid: validation.ValidRequest) -> int:
+        return max(self.config.num_candidates, valid.k)
 
     async def _answer(
         self,
         valids: Sequence[validation.ValidRequest],
         found: Sequence[candidates.Candidates],
         until: deadline.Deadline,
-    ) -> list[messages.Answer]:
-        composed: dict[int, messages.Answer] = {}
-        counts: dict[int, tuple[int, int]] = {}
+    ) -> list[request_batch.Answered]:
+        answered: dict[int, request_batch.Answered] = {}
         for group in found:
             began = time.perf_counter()
             least = max(valids[position].k for position in group.positions)
@@ -204,18 +228,16 @@ class Orchestrator:
             ranker_ms = (time.perf_counter() - began) * 1000
             stage_ms = {**group.stage_ms, "ranker": ranker_ms, "total": 0.0}
             for place, position in enumerate(group.positions):
-                composed[position] = self._compose(group, place, valids[position], ranked, stage_ms)
-                counts[position] = (group.rows.shape[1], ranked.num_ranked)
+                valid = valids[position]
+                answer = self._compose(group, place, valid, ranked, stage_ms)
+                answered[position] = request_batch.Answered(
+                    valid, answer, group.rows.shape[1], ranked.num_ranked
+                )
         self.metrics.observe_breaker(self.release.version, self._ranking.breaker_state)
         total_ms = (time.perf_counter() - until.started) * 1000
-        for position, answer in composed.items():
-            answer.stage_ms["total"] = total_ms
-            if valids[position].dry_run:
-                continue
-            self.metrics.observe_answer(self.release.manifest, answer, *counts[position])
-            if self.impressions is not None:
-                self.impressions.record(self.release.manifest, valids[position], answer)
-        return [composed[position] for position in range(len(valids))]
+        for one in answered.values():
+            one.answer.stage_ms["total"] = total_ms
+        return [answered[position] for position in range(len(valids))]
 
     def _compose(
         self,

@@ -6,6 +6,9 @@ from typing import Any
 
 from serving import ranking, rule_messages
 
+# Over REST a longer batch is refused before its requests are looked at.
+MOST_OF_A_BATCH = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class OrchestratorConfig:
@@ -30,7 +33,7 @@ class OrchestratorConfig:
     max_k: int = 1000
     default_deadline_ms: float = 2_000.0
     batch_deadline_ms: float = 10_000.0
-    max_batch: int = 1000
+    max_batch: int = MOST_OF_A_BATCH
     requests_per_call: int = 16
     num_threads: int = 2
     max_in_hand: int = 1024

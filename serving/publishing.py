@@ -119,7 +119,8 @@ def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> ma
     )
     document = manifest.encode(release)
     for part in parts.PARTS:
-        for path in (root / part, *getattr(staged, part).rglob("*/")):
+        directory = getattr(staged, part)
+        for path in (root, root / part, directory, *directory.rglob("*/")):
             manifest.sync_directory(path)
     # From here on a polling model server may load the number, so that it is never used again.
     release_pointer.write_file(root / _LAST_VERSION, f"{staged.version}\n".encode())
@@ -147,6 +148,9 @@ def remove_leftovers(root: pathlib.Path) -> None:
                 shutil.rmtree(path)
     for path in (root / "manifests").glob(".*"):
         path.unlink()
+    for path in (root / "live").glob("*"):
+        if path.name.isdecimal() and path.name not in published:
+            shutil.rmtree(path)
 
 
 def exclusive(root: pathlib.Path, wait_seconds: float) -> contextlib.AbstractContextManager[None]:

@@ -14,11 +14,20 @@ import contextlib
 import dataclasses
 import hashlib
 import re
+import time
 import uuid
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from serving import errors, manifest, messages, orchestrator, process_memory, query_fields
+from serving import (
+    errors,
+    manifest,
+    messages,
+    orchestrator,
+    process_memory,
+    query_fields,
+    request_batch,
+)
 
 STABLE, CANARY = "stable", "canary"
 _HASH_VALUES = 2**64
@@ -32,7 +41,7 @@ class _Entry:
         service: Answers from it.
         in_flight: Requests that it is answering.
         answered: Requests that it has answered.
-        degraded: How many of them came in retrieval order.
+        degraded: How many of them had fewer candidates ranked, or none.
         failed: Requests that ended in an error of the service.
     """
 
@@ -107,9 +116,9 @@ class ReleaseRouter:
 
     async def recommend(self, request: messages.Request, *timing: float) -> messages.Answer:
         """Answers a request, as `Orchestrator.recommend`, which gets `timing` too."""
-        with self._held(self._choose(request)) as entry:
-            (answer,) = await _counted(entry, _single(entry.service, request, timing))
-            return answer
+        with self._held(self._choose(request)) as entry, _counted(entry) as done:
+            done.append(await entry.service.recommend(request, *timing))
+        return done[0]
 
     async def recommend_batch(
         self, requests: Sequence[messages.Request], *timing: float
@@ -129,13 +138,10 @@ class ReleaseRouter:
             # All are held before the first is asked: none may go meanwhile.
             for entry in groups:
                 stack.enter_context(self._held(entry))
-            for entry, positions in groups.items():
-                members = [requests[position] for position in positions]
-                try:
-                    answers = await _counted(entry, entry.service.recommend_batch(members, *timing))
-                except errors.InvalidRequestError as error:
-                    raise _renumbered(error, positions) from error
-                answered.update(zip(positions, answers, strict=True))
+            parts = await _together(groups, requests, timing)
+            for (entry, positions), part in zip(groups.items(), parts, strict=True):
+                entry.service.record(part)
+                answered.update(zip(positions, (one.answer for one in part), strict=True))
         return [answered[position] for position in range(len(requests))]
 
     def status(self) -> list[dict[str, Any]]:
@@ -241,17 +247,37 @@ def _key(request: messages.Request, release: manifest.Manifest) -> str:
     return f"request {request.request_id or uuid.uuid4().hex}"
 
 
-async def _single(
-    service: orchestrator.Orchestrator, request: messages.Request, timing: Sequence[float]
-) -> list[messages.Answer]:
-    return [await service.recommend(request, *timing)]
+async def _together(
+    groups: Mapping[_Entry, Sequence[int]],
+    requests: Sequence[messages.Request],
+    timing: Sequence[float],
+) -> list[list[request_batch.Answered]]:
+    """Answers a batch's parts, one release each; where one is refused, none is begun."""
+    started = timing[0] if timing else time.perf_counter()
+    batches = []
+    for entry, positions in groups.items():
+        try:
+            members = [requests[position] for position in positions]
+            batches.append(entry.service.check_batch(members))
+        except errors.InvalidRequestError as error:
+            raise _renumbered(error, positions) from error
+    with contextlib.ExitStack() as stack:
+        for entry, batch in zip(groups, batches, strict=True):
+            stack.enter_context(entry.service.admission.admitted(batch.size))
+        parts = []
+        for entry, batch in zip(groups, batches, strict=True):
+            with _counted(entry) as done:
+                parts.append(await entry.service.answer_batch(batch, started))
+                done += [one.answer for one in parts[-1]]
+        return parts
 
 
-async def _counted(
-    entry: _Entry, answers: Awaitable[list[messages.Answer]]
-) -> list[messages.Answer]:
+@contextlib.contextmanager
+def _counted(entry: _Entry) -> Iterator[list[messages.Answer]]:
+    """Counts the answers that are put into what is yielded, or the failure."""
+    done: list[messages.Answer] = []
     try:
-        done = await answers
+        yield done
     except (errors.InvalidRequestError, errors.OverloadedError):
         raise
     except Exception:
@@ -259,7 +285,6 @@ async def _counted(
         raise
     entry.answered += len(done)
     entry.degraded += sum(answer.degraded is not None for answer in done)
-    return done
 
 
 def _renumbered(

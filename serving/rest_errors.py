@@ -43,6 +43,13 @@ def add_handlers(app: fastapi.FastAPI) -> None:
         if first["type"] == "json_invalid":
             reason = first.get("ctx", {}).get("error", "cannot be parsed")
             return reply(400, "malformed_json", f"The body is no JSON: {reason}.")
+        if first["type"] == "too_long":
+            most, got = first["ctx"]["max_length"], first["ctx"]["actual_length"]
+            place = first["loc"][-1]
+            message = (
+                f"{place}: expected at most {most}, got {got or 'more'}. Send several batches."
+            )
+            return reply(400, errors.InvalidRequestError.code, message)
         place = ".".join(str(part) for part in first["loc"])
         got = query_fields.short(first.get("input"))
         return reply(422, "invalid_body", f"{place}: {first['msg']}, got {got}.")

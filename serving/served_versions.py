@@ -73,8 +73,9 @@ class ServedVersions:
         pointer = releases.current(self._base)
         named = {pointer.stable, pointer.canary}
         published = manifest.versions(self._base)
-        # Later on, whoever loads another release to look at it does not make the server load it.
-        served = self._written or published
+        # Later on, whoever loads another release to look at it does not make the server load it;
+        # but a process whose stable release is refused falls back to the one before.
+        served = {*(self._written or published), *pointer.previous[:1]}
         return [
             version
             for version in published

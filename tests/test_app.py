@@ -97,6 +97,13 @@ def test_a_batch_is_answered_in_order(http):
     assert [ad["ad_id"] for ad in answers[1]["ads"]] == [ad["ad_id"] for ad in alone["ads"]]
 
 
+def test_a_batch_that_is_too_long_is_refused_before_its_requests_are_looked_at(http):
+    requests = [{"k": "wrong"}] * 50_000
+    status, code, message = error_of(http.post("/v1/recommend/batch", json={"requests": requests}))
+    assert (status, code) == (400, "invalid_request")
+    assert message == "requests: expected at most 1000, got 50000. Send several batches."
+
+
 def test_a_batch_of_none_is_answered_with_none(http):
     reply = http.post("/v1/recommend/batch", json={"requests": []})
     assert (reply.status_code, reply.json()) == (200, {"responses": []})

@@ -93,7 +93,7 @@ def test_a_local_client_of_a_missing_bundle_says_so(tmp_path):
 
 
 @contextlib.contextmanager
-def scripted(*replies):
+def scripted(*replies, seconds_per_byte=0.0):
     """Serves (status, headers, document) one after the other, the last for ever; None hangs up.
 
     Yields the URL and the list of (seconds, headers, body) of the requests.
@@ -116,7 +116,10 @@ def scripted(*replies):
             for name, value in {**headers, "content-length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(ConnectionError):
+                for place in range(len(content)):
+                    self.wfile.write(content[place : place + 1])
+                    time.sleep(seconds_per_byte)
 
         do_GET = do_POST
 
@@ -166,6 +169,57 @@ def test_attempts_end_and_the_last_error_is_raised():
         ):
             connected.recommend()
         assert (caught.value.status, len(seen)) == (429, 3)
+
+
+def test_an_answer_that_drips_is_given_up_when_the_time_of_the_call_is_over():
+    # A byte each 20 ms is far within any time-out of a read; all of them take 3 s.
+    with scripted(OK, seconds_per_byte=0.02) as (url, _):
+        began = time.monotonic()
+        late = pytest.raises(errors.ClientTimeoutError, match=r"no answer within 0\.3 s")
+        with client.Client(url, timeout_seconds=0.3) as connected, late:
+            connected.recommend()
+        with late:
+            asynchronously(url, lambda connected: connected.recommend(), timeout_seconds=0.3)
+        assert time.monotonic() - began < 2.5
+
+
+def test_a_closed_local_client_says_so_also_to_who_is_still_asking(tiny_base, monkeypatch):
+    connected = local_client.LocalClient(tiny_base)
+    asked = threading.Event()
+
+    async def never(*_):
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(connected._service._retrieval, "find", never)
+    said = []
+
+    def ask():
+        try:
+            connected.recommend(**FIELDS)
+        except errors.TfrecClientError as error:
+            said.append(str(error))
+
+    other = threading.Thread(target=ask)
+    other.start()
+    assert asked.wait(60)
+    connected.close()
+    other.join(60)
+    assert said == ["The client was closed before the answer."]
+    with pytest.raises(errors.TfrecClientError, match="The client is closed"):
+        connected.recommend(**FIELDS)
+    assert not connected.health()
+
+
+def test_no_allowed_ad_means_none_through_every_client(service_url, local):
+    nothing = messages.Filters(allowed_ads=())
+    assert nothing.to_json() == {"allowed_ads": ()}
+    assert messages.Filters(conditions=[]).to_json() == {}
+    no_price = messages.Filters([messages.Condition("price", any_of=(), at_most=20.0)])
+    with client.Client(service_url) as connected:
+        for filters in (nothing, no_price):
+            found = [each.recommend(**FIELDS, filters=filters) for each in (connected, local)]
+            assert [answer.ads for answer in found] == [[], []]
 
 
 @pytest.mark.parametrize(

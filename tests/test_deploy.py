@@ -118,7 +118,7 @@ def test_the_model_server_knows_each_flag_and_all_have_an_effect(place: str) -> 
     values = _values(_commands()[place])
     assert not list(command_flags.without_effect(values))
     # TensorFlow Serving knows no flag but its own, and takes values only after `=`.
-    own = {"host", "bfloat16"}
+    own = {"host", "bfloat16", "end_with_input"}
     for argument in _commands()[place]:
         name = re.fullmatch(r"--(\w+)=\S+", argument)
         assert name, argument

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import pathlib
 import threading
 
 import pyarrow as pa
@@ -155,6 +156,20 @@ def test_a_directory_that_cannot_be_written_costs_rows_not_answers(tiny_bundle, 
     assert status["dropped_rows"] > 0
     with pytest.raises(errors.ImpressionLogError, match="expected a directory to write"):
         impression_log.ImpressionLog("/proc/nothing")
+
+
+def test_a_file_that_another_process_renames_meanwhile_is_no_fault(tmp_path, monkeypatch):
+    (tmp_path / ".gone.partial").touch()
+    monkeypatch.setattr(impression_log, "_ABANDONED_SECONDS", -1.0)
+    glob = pathlib.Path.glob
+
+    def glob_and_lose(directory, pattern):
+        found = list(glob(directory, pattern))
+        (tmp_path / ".gone.partial").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(pathlib.Path, "glob", glob_and_lose)
+    impression_log.ImpressionLog(tmp_path).close()
 
 
 def test_rows_wait_for_a_directory_that_comes_back(tiny_bundle, tmp_path):

@@ -22,6 +22,7 @@ from serving import (
     filter_fields,
     journal,
     live_index,
+    live_state,
     manifest,
     messages,
 )
@@ -420,6 +421,90 @@ def test_a_journal_that_is_taken_away_leaves_the_release(release):
     assert (live.view().num_added, live.view().num_removed) == (0, 0)
     live.update([], ["ad-6"])
     assert live_index.LiveIndex(release).view().num_removed == 1
+
+
+def test_a_directory_that_cannot_be_looked_at_leaves_the_ads_as_they_were(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW], ["ad-5"])
+    directory = journal_path(release).parent
+    away = directory.rename(directory.with_name("away"))
+    directory.write_text("a file in its place")
+    live.refresh()
+    assert "cannot be read" in live.status()["problem"]
+    assert (live.view().num_added, live.view().num_removed) == (1, 1)
+    directory.unlink()
+    away.rename(directory)
+    live.update([], ["ad-6"])
+    assert live.status()["problem"] is None
+    assert live.view().num_removed == 2
+
+
+def test_an_update_that_cannot_be_taken_up_is_tried_again(release, monkeypatch):
+    live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    live.update([NEW], ["ad-5"])
+
+    def fail(*_):
+        raise MemoryError("planted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live_state.LiveState, "apply", fail)
+        follower.refresh()
+    assert "could not be taken up (planted)" in follower.status()["problem"]
+    assert follower.view().num_added == 0
+    follower.refresh()
+    assert follower.status()["problem"] is None
+    assert (follower.view().num_added, follower.view().num_removed) == (1, 1)
+    # What was read before the failure is not read twice.
+    follower.update([], ["ad-6"])
+    assert live_index.LiveIndex(release).view().num_removed == 2
+
+
+def test_who_comes_while_an_update_is_taken_up_waits_for_it(release, monkeypatch):
+    live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    live.update([], ["ad-5"])
+    taking_up, go_on = threading.Event(), threading.Event()
+    apply, seen = live_state.LiveState.apply, []
+
+    def slowly(state, update):
+        taking_up.set()
+        assert go_on.wait(60)
+        apply(state, update)
+
+    def look():
+        follower.refresh()
+        seen.append(follower.view().num_removed)
+
+    monkeypatch.setattr(live_state.LiveState, "apply", slowly)
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    threads[0].start()
+    assert taking_up.wait(60)
+    threads[1].start()
+    threads[1].join(0.3)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert seen == [1, 1]
+
+
+def test_an_update_counts_though_the_worn_journal_cannot_be_written_anew(release, monkeypatch):
+    live = live_index.LiveIndex(release, live_index.LiveConfig(most_dead=0))
+    live.update([NEW], ["ad-5"])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        for price in (1, 2, 3):
+            live.update([{**NEW, "fields": {"price": price}}])
+    assert sorted(path.name for path in journal_path(release).parent.iterdir()) == [
+        "journal",
+        "lock",
+    ]
+    assert live.view().num_added == 1
+    view = live_index.LiveIndex(release).view()
+    _, rows = view.search(query(), 400)
+    assert dict(view.listed(rows[0]))["new-1"]["price"] == 3
 
 
 def test_a_worn_journal_is_written_anew_with_what_holds(release):

@@ -51,10 +51,11 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-def test_each_flag_of_tensorflow_serving_is_known_and_no_other_but_two() -> None:
+def test_each_flag_of_tensorflow_serving_is_known_and_no_other_but_three() -> None:
     values = flags.FlagValues()
     command_flags.define(values)
-    assert set(values) == {*_TENSORFLOW_SERVING.split(), "host", "bfloat16"}
+    own = {"host", "bfloat16", "end_with_input"}
+    assert set(values) == {*_TENSORFLOW_SERVING.split(), *own}
 
 
 def test_help_lists_the_flags() -> None:

@@ -308,6 +308,15 @@ def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use
         manifest.path_of(base, 2).touch()
         time.sleep(2 * served_versions.POLL_SECONDS)
         assert "{ versions: 3 }" in told()[0]
+    # A process that finds the stable release damaged falls back to the one before, which is asked
+    # for only then.
+    releases.promote(base, 1)
+    releases.promote(base, 3)
+    falling_back = served_versions.ServedVersions(base, ("ranker",), path)
+    assert "{ versions: 3 }" in told()[0]
+    with contextlib.closing(lease.hold(base, 1)):
+        falling_back.update()
+        assert "{ versions: 1 versions: 3 }" in told()[0]
     fixed = served_versions.ServedVersions(base, ("ranker",), pathlib.Path(path), only=2)
     with fixed:
         assert "{ versions: 2 }" in told()[0]

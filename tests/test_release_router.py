@@ -161,6 +161,33 @@ def test_a_batch_is_answered_in_order_by_both_releases_and_names_the_place_of_a_
     run(scenario)
 
 
+def test_of_a_batch_that_one_release_refuses_nothing_is_done_or_recorded(run):
+    class Log:
+        def __init__(self):
+            self.answers = []
+
+        def record(self, release, valid, answer):
+            self.answers.append((release.version, answer.request_id))
+
+    async def scenario(router, open_release):
+        canary, log = open_release(2), Log()
+        router.stable.impressions = canary.impressions = log
+        router.route(router.stable, canary, 0.0)
+        requests = [request(0, release="stable"), request(1, release="canary")]
+        canary.admission.in_hand = canary.config.max_in_hand
+        with pytest.raises(errors.OverloadedError):
+            await router.recommend_batch(requests)
+        canary.admission.in_hand = 0
+        assert log.answers == []
+        assert [row["answered"] for row in router.status()] == [0, 0]
+        assert router.stable.admission.in_hand == 0
+        await router.recommend_batch(requests)
+        assert log.answers == [(1, "r0"), (2, "r1")]
+        assert [row["answered"] for row in router.status()] == [1, 1]
+
+    run(scenario)
+
+
 def test_users_are_drawn_evenly_and_another_canary_draws_others():
     drawn = [
         [release_router.draw(version, f"user {n}") for n in range(2_000)] for version in (2, 3)

@@ -293,6 +293,21 @@ def test_the_doctor_holds_what_was_shown_against_a_release(tiny_base, tiny_bundl
     assert "--impression_log: no file impressions-*.parquet" in text
 
 
+def test_a_release_that_is_not_the_latest_is_served_with_its_own_ranker(published, script):
+    local_service = script("local_service")
+
+    async def answer():
+        async with local_service.open_service(published, 1, None) as service:
+            await service.verify_ranker(60.0)
+            return await service.recommend(messages.Request(k=2, deadline_ms=60_000))
+
+    found = asyncio.run(answer())
+    assert (found.bundle_version, found.degraded) == (1, None)
+    assert "release 1, 2 ads by utility\n" in local_service.describe(found)
+    partly = dataclasses.replace(found, degraded="Ranked the best 250 of 500.")
+    assert "2 ads by utility: Ranked the best 250 of 500.\n" in local_service.describe(partly)
+
+
 def test_a_ranker_that_compares_candidates_is_told_apart(tiny_bundle):
     with release_check.ranker_of(tiny_bundle) as score:
         assert release_check.scores_alone(tiny_bundle, score)

@@ -141,7 +141,11 @@ def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
         os.kill(server, signal.SIGKILL)
         load.wait_for(is_in_retrieval_order)
         assert not load.failures
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as again:
+        # It ends with its input, which is the pipe of whoever started it.
+        assert b"--end_with_input" in command
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        ) as again:
             try:
                 load.wait_for(is_full)
                 assert not load.failures
@@ -165,6 +169,8 @@ def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
                 while any(pathlib.Path(f"/proc/{pid}/cmdline").exists() for pid in left):
                     assert time.monotonic() < end, "a process outlived the one that started it"
                     time.sleep(0.1)
+                again.stdin.close()
+                assert again.wait(60) == 0
             finally:
                 again.terminate()
 

@@ -1,5 +1,7 @@
 """What the service tells Prometheus."""
 
+import asyncio
+
 import httpx
 import pytest
 import serving_fixtures
@@ -53,6 +55,13 @@ def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
     assert value(found, "tfrec_in_hand") == 0
     assert value(found, "tfrec_breaker_open", version="1") == 0
     assert 0 < value(found, "tfrec_release_age_seconds", version="1") < 3600
+
+
+def test_the_breaker_of_a_release_that_goes_is_not_open(tiny_bundle):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, "127.0.0.1:1")
+    service.metrics.observe_breaker(tiny_bundle.version, "open")
+    asyncio.run(service.close())
+    assert 'tfrec_breaker_open{version="1"} 0.0' in service.metrics.render().decode()
 
 
 def test_drift_is_what_was_predicted_over_what_the_release_recorded(

@@ -36,10 +36,10 @@ def run() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT, or the end of its input where that is asked for.
 
     Returns:
-        0 after a stop by signal, 1 if the server could not start.
+        0 after such a stop, 1 if the server could not start.
     """
     values = flags.FLAGS
     if values.version:
@@ -63,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
+        if values.end_with_input:
+            threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
         server.start()
     except (rpc_status.StatusError, model_server.ServerStartError) as error:
         print(f"Failed to start server. Error: {error}{_remedy(error)}", file=sys.stderr)
@@ -77,6 +79,12 @@ def main(argv: Sequence[str]) -> int:
     stop.wait()
     server.stop(_DRAIN_SECONDS)
     return 0
+
+
+def _await_end_of_input(stop: threading.Event) -> None:
+    while sys.stdin.buffer.readline():
+        pass
+    stop.set()
 
 
 def _remedy(error: Exception) -> str:

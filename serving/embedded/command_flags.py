@@ -1,4 +1,4 @@
-"""The model server's flags: those of TensorFlow Serving's `tensorflow_model_server`, and two more.
+"""The model server's flags: those of `tensorflow_model_server`, and three of its own.
 
 References: TensorFlow Serving, `model_servers/main.cc` (all flags of mid-2026).
 """

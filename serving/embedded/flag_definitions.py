@@ -60,6 +60,7 @@ def define_all(define: Definer) -> None:
     _define_batching(define, defaults)
     _define_running(define, defaults)
     _define_threads(define, defaults)
+    _define_process(define)
 
 
 def _define_addresses(define: Definer, defaults: server_options.Options) -> None:
@@ -218,6 +219,15 @@ def _define_running(define: Definer, defaults: server_options.Options) -> None:
         "Multiply float32 matrices in bfloat16 where the processor has it; scores change by less "
         "than a hundredth. TensorFlow Serving has no such flag: it does the same with "
         "TF_SET_ONEDNN_FPMATH_MODE=BF16 in its environment.",
+    )
+
+
+def _define_process(define: Definer) -> None:
+    define.boolean(
+        "end_with_input",
+        False,
+        "End when the standard input closes, as that of a child does whose parent is gone. "
+        "TensorFlow Serving has no such flag.",
     )
 
 
