@@ -1,19 +1,22 @@
-"""Runs scripts that only read their flags, many in the time of one.
+"""Runs scripts, many in the time of one: TensorFlow is imported once.
 
-TensorFlow is imported once, in the process that runs this file; each script then runs in a fork
-of it, as `python scripts/NAME.py FLAGS` would. Reads command lines as JSON from standard input,
-[[script, flag, …], …], and prints [[exit status, standard output, standard error], …].
+Each script runs in a fork of the process that runs this file, which has imported what takes
+seconds and used none of it, as `python scripts/NAME.py FLAGS` would. Reads a command line as JSON
+from each line of the standard input, [script, flag, …], and answers with a line of JSON,
+[exit status, standard output, standard error].
 """
 
 import json
 import os
 import pathlib
 import runpy
+import signal
 import sys
 import tempfile
 import traceback
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
+SECONDS = 300
 
 
 def run(command: list[str], out: int, err: int) -> int:
@@ -21,8 +24,10 @@ def run(command: list[str], out: int, err: int) -> int:
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(out, 1)
     os.dup2(err, 2)
+    signal.alarm(SECONDS)
     status = 70
     try:
         sys.argv = [str(SCRIPTS / command[0]), *command[1:]]
@@ -49,16 +54,14 @@ def main() -> None:
 
     from serving import app  # noqa: F401
 
-    results = []
-    for command in json.load(sys.stdin):
+    for line in sys.stdin:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            status = run(command, out.fileno(), err.fileno())
+            status = run(json.loads(line), out.fileno(), err.fileno())
             texts = []
             for file in (out, err):
                 file.seek(0)
                 texts.append(file.read().decode())
-            results.append([status, *texts])
-    print(json.dumps(results))
+        print(json.dumps([status, *texts]), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ import hashlib
 import json
 import pathlib
 import pickle
-import subprocess
-import sys
 
 import logs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scripts_in_forks
 
 pytest.importorskip("apache_beam")
 
@@ -243,7 +242,6 @@ def test_the_script_writes_what_convert_writes(tmp_path):
 
 
 def run_script(name, *flags, status=0):
-    command = [sys.executable, str(ROOT / "scripts" / name), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = scripts_in_forks.run(name, *flags)
     assert done.returncode == status, done.stdout + done.stderr
     return done

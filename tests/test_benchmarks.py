@@ -10,6 +10,7 @@ import sys
 import logs
 import numpy as np
 import pytest
+import scripts_in_forks
 import tensorflow as tf
 
 from tfrec import config, retrieval_training
@@ -20,8 +21,7 @@ SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
 
 def run(name, *flags):
     """Runs a benchmark and returns its last line's JSON and all that it printed."""
-    command = [sys.executable, str(SCRIPTS / name), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = scripts_in_forks.run(name, *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1]), done.stdout
 

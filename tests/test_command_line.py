@@ -74,7 +74,7 @@ def ran():
     commands += list(MISTAKES)
     done = subprocess.run(
         [sys.executable, str(RUNNER)],
-        input=json.dumps(commands),
+        input="".join(json.dumps(command) + "\n" for command in commands),
         capture_output=True,
         text=True,
         timeout=300,
@@ -82,7 +82,7 @@ def ran():
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
-    return dict(zip(commands, json.loads(done.stdout), strict=True))
+    return dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 @pytest.mark.parametrize("script", WITH_FLAGS)

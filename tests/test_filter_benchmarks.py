@@ -1,21 +1,14 @@
 """The benchmarks of filters and of updates, small: what they measure is consistent."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
-SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+import scripts_in_forks
+
 SMALL = ("--num_ads=2000", "--dimension=16", "--num_queries=20", "--k=50", "--kind=IVF")
 
 
 def run(script, *flags, small=SMALL):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *small, *flags],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = scripts_in_forks.run(script, *small, *flags)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -2,11 +2,10 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import scripts_in_forks
 
 from serving import index_kinds
 
@@ -24,14 +23,9 @@ def files(tmp_path_factory):
     return [f"--embeddings={directory / 'ads.npy'}", f"--queries={directory / 'queries.npy'}"]
 
 
-def run(name, *flags):
-    command = [sys.executable, str(SCRIPTS / name), *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
 def test_tuning_prints_its_choice_and_writes_what_export_takes(files, tmp_path):
     output, plot = tmp_path / "index.json", tmp_path / "index.png"
-    done = run(
+    done = scripts_in_forks.run(
         "tune_index.py", *files, "--k=20", "--kinds=Flat,IVFPQ", "--latency_budget_ms=1000",
         f"--output={output}", f"--plot={plot}",
     )  # fmt: skip
@@ -45,24 +39,26 @@ def test_tuning_prints_its_choice_and_writes_what_export_takes(files, tmp_path):
 
 
 def test_a_memory_limit_that_none_keeps_is_said(files):
-    done = run("tune_index.py", *files, "--k=20", "--kinds=Flat", "--memory_limit_mb=0.1")
+    done = scripts_in_forks.run(
+        "tune_index.py", *files, "--k=20", "--kinds=Flat", "--memory_limit_mb=0.1"
+    )
     assert "* no index is within 0.1 MB; this is the smallest" in done.stdout, done.stderr
 
 
 def test_bad_flags_of_tuning_are_named(files, tmp_path):
-    done = run("tune_index.py", files[0])
+    done = scripts_in_forks.run("tune_index.py", files[0])
     assert "--embeddings and --queries: expected both or neither" in done.stderr
-    done = run("tune_index.py", *files, "--kinds=LSH")
+    done = scripts_in_forks.run("tune_index.py", *files, "--kinds=LSH")
     assert "--kinds: expected some of" in done.stderr
     np.save(tmp_path / "bad.npy", np.zeros((3, 7), np.float32))
-    done = run("tune_index.py", files[0], f"--queries={tmp_path / 'bad.npy'}")
+    done = scripts_in_forks.run("tune_index.py", files[0], f"--queries={tmp_path / 'bad.npy'}")
     assert "expected floats [rows, 32], got float32 [3, 7]" in done.stderr
     assert done.returncode == 1
 
 
 def test_the_index_is_measured_beside_its_peers(files, tmp_path):
     output = tmp_path / "index.json"
-    done = run(
+    done = scripts_in_forks.run(
         "benchmark_index.py", *files, "--k=20", "--kinds=Flat,IVFPQ", "--target_recall=0.9",
         f"--output_dir={tmp_path / 'work'}", f"--json={output}",
     )  # fmt: skip
@@ -83,7 +79,7 @@ def test_the_index_is_measured_beside_its_peers(files, tmp_path):
     assert 2_000 * (8 + 32) / 1e6 < faiss["megabytes"] < 1
     assert faiss["load_seconds"] > 0
     # Run again with --keep, nothing is built: the build times are those of the first run.
-    again = run(
+    again = scripts_in_forks.run(
         "benchmark_index.py", *files, "--k=20", "--kinds=Flat,IVFPQ", "--keep", "--nopeers",
         f"--output_dir={tmp_path / 'work'}",
     )  # fmt: skip
@@ -93,7 +89,7 @@ def test_the_index_is_measured_beside_its_peers(files, tmp_path):
 
 def test_an_interpreter_without_scann_is_said(files, tmp_path):
     missing = tmp_path / "python"
-    done = run(
+    done = scripts_in_forks.run(
         "benchmark_index.py", *files, "--k=20", "--kinds=Flat", f"--scann_python={missing}",
         f"--output_dir={tmp_path}",
     )  # fmt: skip
@@ -103,7 +99,7 @@ def test_an_interpreter_without_scann_is_said(files, tmp_path):
 
 def test_growth_is_plotted(tmp_path):
     plot = tmp_path / "growth.png"
-    done = run(
+    done = scripts_in_forks.run(
         "benchmark_index.py", "--sweep=500,1000", "--dimension=16", "--k=10", "--kinds=Flat",
         "--num_queries=20", "--nopeers", f"--plot={plot}", f"--output_dir={tmp_path}",
     )  # fmt: skip

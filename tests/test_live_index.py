@@ -4,15 +4,13 @@ import itertools
 import json
 import multiprocessing
 import os
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
+import scripts_in_forks
 import serving_fixtures
 
 from serving import (
@@ -358,17 +356,11 @@ def test_an_ad_tower_that_does_not_reproduce_the_catalogue_is_not_used(base):
     assert not (base / "live" / "1" / "journal").exists()
 
 
-def run_script(*flags):
-    script = pathlib.Path(__file__).parent.parent / "scripts" / "update_index.py"
-    return subprocess.run(
-        [sys.executable, str(script), *flags], capture_output=True, text=True, timeout=120
-    )
-
-
 def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
     (tmp_path / "ads.jsonl").write_text(json.dumps(NEW) + "\n\n" + json.dumps({"ad_id": "ad-3"}))
     (tmp_path / "ids.txt").write_text("ad-5\nad-6\nnobody\n")
-    done = run_script(
+    done = scripts_in_forks.run(
+        "update_index.py",
         f"--bundle={release.base}",
         f"--add={tmp_path / 'ads.jsonl'}",
         f"--remove={tmp_path / 'ids.txt'}",
@@ -380,7 +372,9 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
         "live: 299 ads; 2 of them added or changed, 3 of the release removed or changed",
     ]
     (tmp_path / "ads.csv").write_text("ad_id,tags,price\nc-1,a|b,2.5\nc-2,,\n")
-    run_script(f"--bundle={release.base}", f"--add={tmp_path / 'ads.csv'}")
+    scripts_in_forks.run(
+        "update_index.py", f"--bundle={release.base}", f"--add={tmp_path / 'ads.csv'}"
+    )
     view = live_index.LiveIndex(release).view()
     rows = np.array([302, 303])
     assert view.ad_ids(rows) == ["c-1", "c-2"]
@@ -402,7 +396,8 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
 def test_a_file_that_cannot_be_read_changes_nothing(release, tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     (tmp_path / "ids.txt").write_text("ad-5\n")
-    done = run_script(
+    done = scripts_in_forks.run(
+        "update_index.py",
         f"--bundle={release.base}",
         f"--add={tmp_path / name}",
         f"--remove={tmp_path / 'ids.txt'}",

@@ -2,19 +2,17 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import scripts_in_forks
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
 SMALL = ("--epochs=1", "--embedding_dim=16", "--hidden_dim=32", "--field_dim=4", "--batch_size=256")
 
 
 def run(name, *flags, status=0):
-    command = [sys.executable, str(SCRIPTS / name), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = scripts_in_forks.run(name, *flags)
     assert done.returncode == status, done.stdout + done.stderr
     return done
 

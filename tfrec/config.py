@@ -63,7 +63,7 @@ class RetrievalConfig:
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides; a "
-        "field with more strangers in the held-out rows is hidden as often. 0: nothing is hidden.",
+        "field of which held-out rows have far more strangers is hidden more. 0: nothing is.",
     )
     initial_temperature: float = option(
         0.1, "Softmax temperature of the first pass; then it is learnt on held-out clicks."
@@ -127,7 +127,7 @@ class RankerConfig:
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides; a "
-        "field with more strangers in the held-out rows is hidden as often. 0: nothing is hidden.",
+        "field of which held-out rows have far more strangers is hidden more. 0: nothing is.",
     )
     num_positions: int = option(
         50,

@@ -5,10 +5,11 @@ that training never saw. Rare values alone, which share these ids, teach it litt
 replaced by one that is out of vocabulary, and the other fields have to tell what it would have:
 
 - the id of a user, or of an ad that has other fields, with a small probability;
-- of every categorical field that is more often out of vocabulary in the held-out rows than in the
-  training rows, with the probability that makes the shares equal. In a log split by time most
-  users of tomorrow may be new ones; a model trained on old ones alone leans on ids it will not
-  have.
+- of every categorical field that is out of vocabulary far more often in the held-out rows than in
+  the training rows, with the probability that makes up for it. In a log split by time most users of
+  tomorrow may be new ones; a model trained on old ones alone leans on ids it will not have. Where
+  training rows have rare values enough, these teach it that, and nothing more is hidden: a row
+  whose id is hidden teaches nothing of that id.
 
 Shapes: B queries or ads, W columns of ids.
 
@@ -25,6 +26,8 @@ from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 
 _SEED = 1
+# So many strangers of the held-out rows are spared by each one of the training rows.
+_SPARED = 4.0
 
 
 class IdDropout:
@@ -73,14 +76,15 @@ class IdDropout:
 
 
 def stranger_rates(data_set: reader.DataSet) -> dict[str, float]:
-    """Returns how often each field must be replaced to be as strange as in the held-out rows.
+    """Returns how often each field is replaced for what held-out rows have in strangers.
 
     Args:
         data_set: Of its training and its validation rows some hundred thousand are looked at.
 
     Returns:
-        By the field's name, (u - k) / (1 - k) where a share u of the held-out rows and k of the
-        training rows is out of vocabulary; without the fields for which u is not above k.
+        By the field's name, (u - s) / (1 - s) where a share u of the held-out rows is out of
+        vocabulary, and s is four times that of the training rows; without the fields for which u
+        is not above s.
     """
     if not data_set.num_rows("validation"):
         return {}
@@ -91,8 +95,8 @@ def stranger_rates(data_set: reader.DataSet) -> dict[str, float]:
         for field, column in _categorical(fields):
             first_oov, _ = _oov(data_set.fitted, field)
             k, u = (np.mean(rows[side][:, column] >= first_oov) for rows in (known, held_out))
-            if u > k:
-                rates[field.name] = float((u - k) / (1.0 - k))
+            if u > _SPARED * k:
+                rates[field.name] = float((u - _SPARED * k) / (1.0 - _SPARED * k))
     return rates
 
 
