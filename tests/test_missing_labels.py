@@ -63,6 +63,25 @@ def test_heads_without_held_out_labels_are_trained_and_said_to_be_unmeasured(
     assert served["engagement_probability"].mean() == pytest.approx(0.2, abs=0.06)
 
 
+def test_a_label_that_no_training_row_has_is_no_head(partly, ranker_config, tmp_path):
+    """The schema names it, and the column is empty."""
+    empty = reader.DataSet(partly.directory)
+    empty.description["splits"]["train"]["label_counts"]["revenue"] = 0
+    config = dataclasses.replace(ranker_config, num_blocks=1, epochs=1)
+    ranker_training.train_and_evaluate(empty, config, tmp_path)
+    model, _, description = ranker_training.load(empty, tmp_path)
+    assert list(model.heads) == description["heads"] == ["click", "engagement"]
+    assert "revenue_loss" not in description["history"][0]
+    assert set(ranker_training.predict(model, empty, "test").labels) == {"click", "engagement"}
+
+
+def test_an_empty_validation_split_is_refused_before_training(partly):
+    nothing = reader.DataSet(partly.directory)
+    nothing.description["splits"]["validation"].update(rows=0, requests=0)
+    with pytest.raises(ValueError, match=r"The validation split of .* is empty.*--validation_frac"):
+        ranker_training.check(nothing)
+
+
 def test_held_out_rows_without_click_labels_are_refused_before_training(partly):
     unknown = reader.DataSet(partly.directory)
     unknown.description["splits"]["validation"]["label_counts"]["click"] = 0

@@ -167,9 +167,11 @@ def test_requests_carry_the_fingerprint_of_their_user(plays, tmp_path):
     names = pq.read_table(plays)["user"].to_pylist()
     known = set(encoding.fingerprint(tf.constant([str(name) for name in names])).numpy().tolist())
     assert set(clicks.user.tolist()) <= known
-    assert retrieval_training.read_clicks(data_set, "test", 7).user.tolist() == (
-        clicks.user[:7].tolist()
-    )
+    # Of a few, not the first ones.
+    few = retrieval_training.read_clicks(data_set, "test", 7)
+    assert few.number.tolist() == [place * len(clicks.user) // 7 for place in range(7)]
+    assert few.user.tolist() == clicks.user[few.number].tolist()
+    np.testing.assert_array_equal(few.query, clicks.query[few.number])
 
 
 def test_without_a_user_key_clicks_have_no_user(plays, tmp_path):

@@ -181,12 +181,23 @@ def test_exact_top_k_are_the_largest_inner_products_best_first():
     np.testing.assert_array_equal(retrieval.exact_top_k(queries, ads, 1_000), expected)
 
 
-def test_clicks_are_read_in_log_order_up_to_a_limit(data_set):
+def test_clicks_are_read_in_log_order_and_of_many_some_evenly_spaced(data_set):
     everything = retrieval_training.read_clicks(data_set, "test")
     assert len(everything.ad_rows) == data_set.label_sum("test", "click")
     limited = retrieval_training.read_clicks(data_set, "test", 10)
-    np.testing.assert_array_equal(limited.ad_rows, everything.ad_rows[:10])
-    np.testing.assert_array_equal(limited.query, everything.query[:10])
+    numbers = np.arange(10) * len(everything.ad_rows) // 10
+    assert limited.number.tolist() == numbers.tolist()
+    np.testing.assert_array_equal(limited.ad_rows, everything.ad_rows[numbers])
+    np.testing.assert_array_equal(limited.query, everything.query[numbers])
+
+
+def test_the_ads_that_clicks_are_held_against_have_the_latest_features(data_set, retrieval_config):
+    model = build(data_set, sampled(retrieval_config, uniform_negatives=8))
+    batch = next(iter(data_set.clicked("train", 16)))
+    # As if every ad had changed since it was clicked.
+    rows, features = model._columns({**batch, "ad": batch["ad"] + 1})
+    assert len(rows) == len(batch["ad_row"]) + 8
+    np.testing.assert_array_equal(features, np.asarray(data_set.catalogue().features)[rows.numpy()])
 
 
 @pytest.mark.parametrize(("num_fields", "dim"), [(1, 128), (2, 128), (4, 64), (16, 16), (39, 16)])

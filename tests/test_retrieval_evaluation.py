@@ -88,8 +88,9 @@ def test_coverage_and_popularity_bias_tell_what_the_lists_hold(monkeypatch):
 
 
 def users_of(users, ad_rows, seen_users, seen_rows, num_ads=5):
+    number = np.arange(len(users))
     clicks = retrieval_training.Clicks(
-        np.arange(len(users), dtype=np.int32)[:, None], np.array(ad_rows), np.array(users)
+        number[:, None].astype(np.int32), np.array(ad_rows), number, np.array(users)
     )
     history = baselines.history_of(np.array(seen_users), np.array(seen_rows), num_ads)
     return retrieval_evaluation.held_out_users(clicks, history.of, num_ads)

@@ -46,6 +46,18 @@ def test_where_clicks_do_not_repeat_lists_leave_out_what_users_clicked(model):
     assert not held_out(0.0, user=None).leaves_out_seen
 
 
+def test_of_ads_that_score_alike_each_is_as_likely_to_be_first(model):
+    # All twelve alike: ten of twelve places are in the list. Without 0 and 1, all ten are.
+    alike = np.ones((12, 2), np.float32)
+    measured = retrieval_validation.measure(model, held_out(1.0), QUERIES, alike)
+    assert measured["validation_corpus_recall_at_10"] == pytest.approx(10 / 12)
+    measured = retrieval_validation.measure(model, held_out(0.0), QUERIES, alike)
+    assert measured["validation_corpus_recall_at_10"] == pytest.approx((1 + 10 / 12) / 2)
+    nothing = np.full((12, 2), np.nan, np.float32)
+    measured = retrieval_validation.measure(model, held_out(1.0), QUERIES, nothing)
+    assert measured["validation_corpus_recall"] == 0.0
+
+
 def test_a_catalogue_of_a_few_ads_has_a_measure(model):
     few = retrieval_validation.HeldOut(np.zeros((1, 1), np.int32), np.array([1]))
     measured = retrieval_validation.measure(model, few, QUERIES[:1], ADS[:3])

@@ -105,6 +105,24 @@ def auc_of(data_set, config, directory):
     return metrics.auc(labels, predictions.logits["click"][known]), model, calibrators
 
 
+def test_what_fills_lists_up_is_in_no_short_list_when_ids_are_hidden(
+    data_set, ranker_config, monkeypatch
+):
+    config = dataclasses.replace(ranker_config, rerank_candidates=3, id_dropout=1.0, dropout=0.0)
+    model = ranker_training.build(data_set, config)
+    batch = next(iter(data_set.batches("train", 16)))
+    seen = []
+    second = model._second_pass
+
+    def look(candidates, clicks, shown, training):
+        seen.append(shown.numpy())
+        return second(candidates, clicks, shown, training=training)
+
+    monkeypatch.setattr(model, "_second_pass", look)
+    model(batch["query"], batch["ad"], training=True)
+    np.testing.assert_array_equal(seen[0], batch["mask"])
+
+
 def test_what_neighbours_decide_is_learnt_by_the_second_pass_alone(
     cheapest, ranker_config, tmp_path
 ):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tfrec import calibrators as calibrators_lib
-from tfrec import ranker, retrieval
+from tfrec import down_sampling, ranker, retrieval
 from tfrecords import progress
 
 NUM_CANDIDATES = 500
@@ -76,6 +76,7 @@ def score(
     queries: np.ndarray,
     ad_features: np.ndarray,
     rows: np.ndarray,
+    keep_rate: float = 1.0,
 ) -> dict[str, np.ndarray]:
     """Scores candidates as they are served.
 
@@ -85,6 +86,7 @@ def score(
         queries: [Q, Fq] int32.
         ad_features: [N, Fa] int32.
         rows: [Q, K] catalogue rows.
+        keep_rate: Share of the unclicked rows that the log was left with.
 
     Returns:
         Head -> [Q, K] float64, those of the heads built.
@@ -93,7 +95,8 @@ def score(
     count = len(queries) if rows.shape[1] else 0
     for first in progress.steps(count, _REQUESTS_AT_ONCE, "ranking candidates", "requests"):
         own = slice(first, first + _REQUESTS_AT_ONCE)
-        served = calibrators.apply(model.score(queries[own], ad_features[rows[own]]))
+        scored = calibrators.apply(model.score(queries[own], ad_features[rows[own]]))
+        served = down_sampling.undone(scored, keep_rate)
         for head, name in HEADS.items():
             if name in served:
                 parts[head].append(served[name].numpy().astype(np.float64))

@@ -13,23 +13,18 @@ from typing import Any
 import numpy as np
 
 from tfrec import calibrators as calibrators_lib
-from tfrec import candidates, intervals, ranker, retrieval_training
+from tfrec import candidates, intervals, ranker, retrieval_refit, retrieval_training
 from tfrec import config as config_lib
 from tfrecords import reader
 
 STAGES = ("tower", "index", "filters", "ranker")
 MAX_CLICKS = 500
-_CLICKS_READ = 5_000
 NO_CLICKS = {"truth": "held-out clicks", "clicks": 0, "absent": "the split has no clicks"}
 
 
 def sample(data_set: reader.DataSet, split: str) -> retrieval_training.Clicks:
     """Reads clicks of a split, at most `MAX_CLICKS`, evenly spaced."""
-    clicks = retrieval_training.read_clicks(data_set, split, _CLICKS_READ)
-    count = min(MAX_CLICKS, len(clicks.ad_rows))
-    rows = np.linspace(0, len(clicks.ad_rows), count, endpoint=False).astype(int)
-    user = None if clicks.user is None else clicks.user[rows]
-    return retrieval_training.Clicks(clicks.query[rows], clicks.ad_rows[rows], user)
+    return retrieval_training.read_clicks(data_set, split, MAX_CLICKS)
 
 
 def measure(
@@ -58,10 +53,12 @@ def measure(
     """
     catalogue = data_set.catalogue()
     features = np.asarray(catalogue.features)
-    scores = candidates.score(model, calibrators, clicks.query, features, found.filtered)
+    keep_rate = data_set.schema.negative_keep_rate
+    scores = candidates.score(model, calibrators, clicks.query, features, found.filtered, keep_rate)
     weights = dict.fromkeys(model.heads, 1.0)
     order = candidates.first_ten(candidates.utility(weights, scores))
-    popular = np.argsort(-catalogue.clicks, kind="stable")[: candidates.LIST_LENGTH]
+    known = retrieval_refit.with_validation_clicks(data_set, catalogue)
+    popular = np.argsort(-known.clicks, kind="stable")[: candidates.LIST_LENGTH]
     lists = (found.tower, found.index, found.filtered,
              np.take_along_axis(found.filtered, order, axis=1))  # fmt: skip
     wanted = clicks.ad_rows[:, None]

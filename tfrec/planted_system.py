@@ -17,6 +17,7 @@ from tfrec import (
     ranker,
     realised,
     retrieval,
+    retrieval_refit,
 )
 from tfrec import config as config_lib
 from tfrecords import reader
@@ -67,11 +68,13 @@ def measure(
     catalogue = data_set.catalogue()
     utilities = {UTILITY: dict.fromkeys(model.heads, 1.0), CLICK: {"click": 1.0}}
     order = planted.catalogue_order(truth, catalogue)
-    popular = np.argsort(-catalogue.clicks, kind="stable")[: candidates.LIST_LENGTH]
+    known = retrieval_refit.with_validation_clicks(data_set, catalogue)
+    popular = np.argsort(-known.clicks, kind="stable")[: candidates.LIST_LENGTH]
     world = _read_world(truth, order, found, utilities, popular)
     features = np.asarray(catalogue.features)
     queries = truth.encode(data_set, truth.sample_requests)
-    scores = candidates.score(model, calibrators, queries, features, found.filtered)
+    keep_rate = data_set.schema.negative_keep_rate
+    scores = candidates.score(model, calibrators, queries, features, found.filtered, keep_rate)
     ten = {
         name: np.take_along_axis(
             found.filtered, candidates.first_ten(candidates.utility(weights, scores)), axis=1

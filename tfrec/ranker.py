@@ -152,6 +152,8 @@ class Ranker(tf.keras.Model):
             `click` [B, C]; `engagement` [B, C], the logit of engaging after a click;
             `revenue` [B, C, 3]; those of the heads built.
         """
+        # Lists are filled up with ads of which nothing is known.
+        shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
         if training:
             query, ad = self.id_dropout.query(query), self.id_dropout.ad(ad)
         embeddings = self.query_embeddings(query)  # [B, Fq, E]
@@ -162,8 +164,6 @@ class Ranker(tf.keras.Model):
             head: tf.concat([scored[head] for scored, _ in runs], axis=1) for head in self.heads
         }
         if self._second_pass is not None:
-            # Lists are filled up with ads of which nothing is known.
-            shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
             candidates = tf.concat([tokens for _, tokens in runs], axis=1)
             clicks = tf.squeeze(logits["click"], -1)
             added = self._second_pass(candidates, clicks, shown, training=training)

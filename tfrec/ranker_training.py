@@ -65,12 +65,18 @@ def build(data_set: reader.DataSet, config: config_lib.RankerConfig) -> ranker.R
     schema = data_set.schema
     num_positions = config.num_positions if knows_positions(data_set) else 0
     ties = histories.find(data_set.fitted, data_set.catalogue())
-    model = ranker.Ranker(data_set.fitted, config, data_set.spec.labels, num_positions, ties)
+    model = ranker.Ranker(data_set.fitted, config, _heads(data_set), num_positions, ties)
     model(
         tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
         tf.zeros([1, 1, encoding.width(schema.ad_fields)], tf.int32),
     )
     return model
+
+
+def _heads(data_set: reader.DataSet) -> list[str]:
+    """Returns the labels that some training row has: of the others there is nothing to learn."""
+    counts = {label: data_set.label_count("train", label) for label in data_set.spec.labels}
+    return [label for label, count in counts.items() if count or label == "click"]
 
 
 def knows_positions(data_set: reader.DataSet) -> bool:
@@ -90,7 +96,7 @@ def start(model: ranker.Ranker, data_set: reader.DataSet) -> None:
     from 1.
     """
     window = next(iter(data_set.windows("train")))
-    model.start_at(levels.of({label: window[label].numpy() for label in data_set.spec.labels}))
+    model.start_at(levels.of({label: window[label].numpy() for label in model.heads}))
     model.id_dropout.expect(id_dropout.stranger_rates(data_set))
     if model.position_bias is not None:
         model.position_bias.first.assign(tf.reduce_min(window["position"]))
@@ -114,7 +120,12 @@ def check(data_set: reader.DataSet) -> None:
             f"The training split of {data_set.directory} has no clicks (label 1): there is nothing "
             "to learn from. Check the label column, or use a larger log."
         )
-    if data_set.num_rows("validation") and not data_set.label_count("validation", "click"):
+    if not data_set.num_rows("validation"):
+        raise ValueError(
+            f"The validation split of {data_set.directory} is empty: the best pass could not be "
+            "told. Convert with a larger --validation_fraction, or another --split."
+        )
+    if not data_set.label_count("validation", "click"):
         raise ValueError(
             f"No row of the validation split of {data_set.directory} has a click label: the best "
             "pass could not be told. Give a validation file with labels, or split by time."
@@ -124,7 +135,7 @@ def check(data_set: reader.DataSet) -> None:
 def predict(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predictions:
     """Scores every shown ad of a split, in the slot it was logged in."""
     logits: dict[str, list[np.ndarray]] = {head: [] for head in model.heads}
-    labels: dict[str, list[np.ndarray]] = {label: [] for label in data_set.spec.labels}
+    labels: dict[str, list[np.ndarray]] = {label: [] for label in model.heads}
     lengths, ad_rows = [], []
     batches = data_set.batches(split, REQUESTS_PER_EVALUATION_BATCH)
     total = data_set.num_requests(split) / REQUESTS_PER_EVALUATION_BATCH

@@ -165,8 +165,10 @@ class TwoTower(tfrs.models.Model):
         if self._over_all_ads:
             return tf.range(self._num_ads), self._ad_features
         uniform = tf.random.uniform([self._num_uniform], maxval=self._num_ads, dtype=tf.int32)
+        # Of all the latest features, which the index has too: a price that only the end of the log
+        # knows would else tell the uniform ads, which were not clicked.
         rows = tf.concat([batch["ad_row"], uniform], axis=0)
-        return rows, tf.concat([batch["ad"], tf.gather(self._ad_features, uniform)], axis=0)
+        return rows, tf.gather(self._ad_features, rows)
 
     def no_negatives(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
         """Returns [B, C] bool: whether the ad of a column [C] is a click of the query's user.

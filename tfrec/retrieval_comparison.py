@@ -14,6 +14,7 @@ from tfrec import (
     planted,
     retrieval,
     retrieval_evaluation,
+    retrieval_refit,
     retrieval_training,
 )
 from tfrecords import reader
@@ -32,14 +33,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures a two-tower model beside the baselines, and the truth where it is known.
 
+    The baselines know the clicks of training and validation, as the model does that was trained
+    on both.
+
     Returns:
         The values of `measure`, with truth also shares of what it reaches.
     """
     catalogue = data_set.catalogue()
-    history = baselines.read_history(data_set, ("train",), len(catalogue))
+    history = baselines.read_history(data_set, retrieval_refit.SPLITS, len(catalogue))
+    known = retrieval_refit.with_validation_clicks(data_set, catalogue)
     recommenders: dict[str, retrieval_evaluation.Recommender | None] = {
         "two_tower": recommender_of(two_tower, catalogue),
-        "popularity": baselines.Popularity(catalogue.clicks),
+        "popularity": baselines.Popularity(known.clicks),
         "item_knn": None if history is None else baselines.ItemNeighbours(history),
     }
     if truth is not None:
@@ -75,7 +80,7 @@ def measure(
     Args:
         data_set: The converted log.
         recommenders: By name; None is one that needs the users of a log that has none.
-        max_clicks: The first clicks whose lists are measured one by one.
+        max_clicks: Clicks whose lists are measured one by one; of more, evenly spaced ones.
 
     Returns:
         `num_ads`, `num_clicks` and how many of these are on ads shown in training or never;
@@ -87,7 +92,9 @@ def measure(
     catalogue = data_set.catalogue()
     ads = retrieval_evaluation.Ads(catalogue.clicks, catalogue.impressions)
     clicks = retrieval_training.read_clicks(data_set, SPLIT, MAX_HELD_OUT_CLICKS)
-    wanted = clicks.ad_rows[:max_clicks]
+    count = min(max_clicks, len(clicks.ad_rows))
+    measured = np.linspace(0, len(clicks.ad_rows), count, endpoint=False).astype(np.int64)
+    wanted = clicks.ad_rows[measured]
     report: dict[str, Any] = {"num_ads": len(ads), "num_clicks": len(wanted)}
     if not len(wanted):
         return report
@@ -95,7 +102,7 @@ def measure(
     report["num_clicks_on_never_shown_ads"] = int((ads.impressions[wanted] == 0).sum())
     report["clicked_popularity_percentile"] = float(ads.popularity_percentile[wanted].mean())
     users = None
-    history = baselines.read_history(data_set, ("train", "validation"), len(ads))
+    history = baselines.read_history(data_set, retrieval_refit.SPLITS, len(ads))
     if history is None:
         report["absent"] = {
             name: "the schema names no user_key"
@@ -104,7 +111,7 @@ def measure(
     else:
         users = retrieval_evaluation.held_out_users(clicks, history.of, len(ads))
         report["num_users"] = len(users.queries)
-    queries = retrieval_evaluation.queries_of(clicks).take(slice(0, max_clicks))
+    queries = retrieval_evaluation.queries_of(clicks).take(measured)
     for name, recommender in recommenders.items():
         if recommender is None:
             report[name] = None

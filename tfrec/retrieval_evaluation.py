@@ -63,8 +63,8 @@ class Queries:
 
 
 def queries_of(clicks: retrieval_training.Clicks) -> Queries:
-    """Returns the queries of a split's first clicks."""
-    return Queries(clicks.query, clicks.user, np.arange(len(clicks.ad_rows)))
+    """Returns the queries of clicks."""
+    return Queries(clicks.query, clicks.user, clicks.number)
 
 
 # Gives the scores [B, N] of all ads, or [1, N] where they are those of every query.

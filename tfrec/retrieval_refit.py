@@ -22,6 +22,7 @@ from tfrecords import reader
 SPLITS = ("train", "validation")
 DIRECTORY = "refit"
 _PASS = "pass"
+_PARTS_OF_BATCH = 32
 
 
 def with_validation_clicks(
@@ -37,12 +38,19 @@ def with_validation_clicks(
 
 
 def batches(data_set: reader.DataSet, batch_size: int, seed: int) -> tf.data.Dataset:
-    """Streams the clicks of both splits, batches of one among those of the other."""
-    parts = [data_set.clicked(split, batch_size, seed) for split in SPLITS]
+    """Streams the clicks of both splits; a batch has clicks of both, as many as there are of each.
+
+    An ad that is clicked in one split alone would else be among the negatives of every batch of
+    that split, and of no other: not as often as the correction of the softmax takes it to be.
+    """
+    parts = [
+        data_set.clicked(split, max(4, batch_size // _PARTS_OF_BATCH), seed) for split in SPLITS
+    ]
     counts = np.array([data_set.label_sum(split, "click") for split in SPLITS])
-    return tf.data.Dataset.sample_from_datasets(
+    mixed = tf.data.Dataset.sample_from_datasets(
         parts, (counts / counts.sum()).tolist(), seed=seed, stop_on_empty_dataset=False
     )
+    return mixed.rebatch(batch_size)
 
 
 def fit(

@@ -41,11 +41,13 @@ class Clicks:
     Attributes:
         query: [N, Wq] int32 encoded queries.
         ad_rows: [N] int32 catalogue rows.
+        number: [N] which of the split's clicks each is, in the log's order.
         user: [N] int64 fingerprints of the users, or None where the schema has no `user_key`.
     """
 
     query: np.ndarray
     ad_rows: np.ndarray
+    number: np.ndarray
     user: np.ndarray | None = None
 
 
@@ -84,7 +86,7 @@ def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndar
 
 
 def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) -> Clicks:
-    """Reads the clicks of a split, in log order, at most `limit` of them."""
+    """Reads the clicks of a split, in log order; of more than `limit`, as many, evenly spaced."""
     width = encoding.width(data_set.schema.query_fields)
     parts: dict[str, list[np.ndarray]] = {
         "query": [np.empty((0, width), np.int32)],
@@ -93,15 +95,19 @@ def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) 
     }
     if not data_set.spec.has_user:
         del parts[records.USER]
+    total = round(data_set.label_sum(split, "click"))
+    # The first ones would all be of one hour, or of a few users.
+    numbers = np.arange(total)
+    if limit is not None and limit < total:
+        numbers = np.linspace(0, total, limit, endpoint=False).astype(np.int64)
     count = 0
     for batch in data_set.clicked(split, 4_096):
+        first, count = count, count + len(batch["ad_row"])
+        kept = numbers[slice(*np.searchsorted(numbers, [first, count]))] - first
         for name, arrays in parts.items():
-            arrays.append(batch[name].numpy())
-        count += len(batch["ad_row"])
-        if limit is not None and count >= limit:
-            break
-    read = {name: np.concatenate(arrays)[:limit] for name, arrays in parts.items()}
-    return Clicks(read["query"], read["ad_row"], read.get(records.USER))
+            arrays.append(batch[name].numpy()[kept])
+    read = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return Clicks(read["query"], read["ad_row"], numbers, read.get(records.USER))
 
 
 def train_and_evaluate(

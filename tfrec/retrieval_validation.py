@@ -54,6 +54,9 @@ def measure(
 ) -> dict[str, float]:
     """Returns `validation_corpus_recall_at_K`, K below N, and their mean.
 
+    Of ads with equal scores, as those have that share an id out of vocabulary, each is as likely
+    to be first.
+
     Args:
         model: Knows what users clicked in training.
         held_out: [Q] clicks.
@@ -62,19 +65,27 @@ def measure(
     """
     num_ads = len(ads)
     rows, all_ads = tf.range(num_ads), tf.constant(ads)
-    ranks = []
+    better_ads: list[np.ndarray] = []
+    equal_ads: list[np.ndarray] = []
     for part in retrieval.query_chunks(len(queries), num_ads, _SCORES_AT_ONCE):
         batch = held_out.take(part)
         scores = tf.matmul(queries[part], all_ads, transpose_b=True)
         own = tf.gather(scores, batch["ad_row"], batch_dims=1)
-        better = scores > own[:, None]
+        # Written so that what is not finite is found last.
+        others = batch["ad_row"][:, None] != rows
         if held_out.leaves_out_seen:
-            better &= ~model.no_negatives(batch, rows)
-        ranks.append(tf.reduce_sum(tf.cast(better, tf.int32), axis=1).numpy())
-    rank = np.concatenate(ranks)
+            others = ~model.no_negatives(batch, rows)
+        better = others & ~(scores <= own[:, None])
+        equal = others & (scores == own[:, None])
+        for found, mask in ((better_ads, better), (equal_ads, equal)):
+            found.append(tf.reduce_sum(tf.cast(mask, tf.int32), axis=1).numpy())
+    num_better, num_equal = np.concatenate(better_ads), np.concatenate(equal_ads)
     # With few ads only the shorter lists can miss one.
     used = [k for k in RECALL_AT if k < num_ads] or [1]
-    recall = {f"{METRIC}_at_{k}": float((rank < k).mean()) for k in used}
+    recall = {
+        f"{METRIC}_at_{k}": float(np.clip((k - num_better) / (num_equal + 1), 0.0, 1.0).mean())
+        for k in used
+    }
     return {METRIC: float(np.mean(list(recall.values()))), **recall}
 
 
