@@ -333,6 +333,11 @@ def _describe(data_set: reader.DataSet) -> str:
             f"      {name} differs within its request in {count / max(written, 1):.1%} of rows; "
             "a request keeps its first value: is it a field of the ad?"
         )
+    if others := data_set.description.get("rows_of_other_users", 0):
+        text.append(
+            f"      {others / max(written, 1):.1%} of rows are of another user than their request: "
+            "is its key unique, or does it begin again each day?"
+        )
     young = data_set.description.get("rows_inside_engagement_window", 0)
     if young:
         window = data_set.description["engagement_window_seconds"]

@@ -6,7 +6,7 @@ import logs
 import numpy as np
 import pytest
 
-from tfrecords import convert, encoding, reader
+from tfrecords import card, convert, encoding, reader
 from tfrecords import schema as schema_lib
 from tfrecords.formats import criteo, paths
 
@@ -106,15 +106,32 @@ def test_impressions_of_ads_whose_fields_changed_are_counted(tmp_path):
 
 
 def test_query_fields_that_vary_within_a_request_are_counted(tmp_path):
-    # Request i has countries CH, DE, DE: one row of each differs from the row above it.
+    # Request i has countries CH, DE, DE: two rows of each differ from the first, which is kept.
     text = "".join(
         f"r{i},{'CH' if j == 0 else 'DE'},,x{j},1,{int(j == 0)},\n"
         for i in range(10)
         for j in range(3)
     )
     data_set = shop(tmp_path, text)
-    assert data_set.description["rows_of_varying_query_fields"] == {"country": 10}
+    assert data_set.description["rows_of_varying_query_fields"] == {"country": 20}
     assert {country for country, _, _, _ in lists(data_set, "train")} == {"CH"}
+
+
+@pytest.mark.parametrize("rows_per_chunk", [7, 1000])
+def test_requests_whose_keys_begin_again_are_counted_wherever_they_stand(tmp_path, rows_per_chunk):
+    # Ten keys, of one day in CH by u and of the next in DE by v; the second rows are merged in.
+    text = "".join(
+        f"r{i},{country},,x{i},1,{i % 2},{user}\n"
+        for country, user in (("CH", "u"), ("DE", "v"))
+        for i in range(10)
+    )
+    schema = dataclasses.replace(SHOP, user_key="fold")
+    data_set = shop(tmp_path, text, schema, rows_per_chunk=rows_per_chunk)
+    assert data_set.description["rows_of_varying_query_fields"] == {"country": 10}
+    assert data_set.description["rows_of_other_users"] == 10
+    assert "varying" not in data_set.description["splits"]["train"]["shards"][0]
+    texts = [warning["text"] for warning in card.build(data_set)["warnings"]]
+    assert any(text.startswith("50.0 % of the rows are of another user") for text in texts)
 
 
 def test_fields_may_have_the_names_of_labels_and_counts(tmp_path):

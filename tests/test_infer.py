@@ -275,6 +275,7 @@ def test_lists_and_times_of_parquet(tmp_path: pathlib.Path) -> None:
         "item": [n % 7 for n in range(120)],
         "clicked": [n % 3 == 0 for n in range(120)],
         "topics": [["a", "b", "c"][: n % 4] for n in range(120)],
+        "read": [["a", None, "c"] if n % 3 else None for n in range(120)],
         "seen": pa.array(range(120), pa.timestamp("ms")),
         "where": [{"x": 1}] * 120,
     }
@@ -283,6 +284,7 @@ def test_lists_and_times_of_parquet(tmp_path: pathlib.Path) -> None:
     assert proposal["click"] == "clicked"
     assert proposal["time"] == "seen"
     assert fields(proposal)["topics"] == ("categorical_list", "query")
+    assert fields(proposal)["read"] == ("categorical_list", "query")
     assert any("'where' is of type struct" in note for note in notes)
     convert.convert(
         convert.Source(path, schema_lib.from_json(proposal), "tabular"), tmp_path / "out"

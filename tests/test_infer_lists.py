@@ -1,4 +1,4 @@
-"""Which columns of texts are lists with spaces between their values."""
+"""Which columns of texts are lists."""
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ def column(name: str, values: list[str]) -> infer_sample.Column:
         ("history", [f"N{n} N{n + 100} N7" for n in range(15)] + ["N3"], " "),
         ("genres", ["Drama War", "Comedy War", "Drama", "Comedy Romance Drama"], " "),
         ("items", ["1 2 3", "2", "3 1", "2 3"], " "),
+        ("items", ["12,7", "7,9", "9,12", "12", "9,7"], ","),
+        ("bid", ["12,7", "7,9", "9,12", "12", "9,7"], None),
         ("brand", [f"Brand {n}" for n in range(40)], None),
         ("path", [f"cat{n % 5} > sub{n}" for n in range(40)], None),
         ("model", [f"iPhone {n % 9} Pro {'Max' * (n % 2)}".strip() for n in range(40)], None),
@@ -29,5 +31,5 @@ def column(name: str, values: list[str]) -> infer_sample.Column:
         ("seen", [f"2024-01-{n + 10} 10:00:00" for n in range(15)], None),
     ],
 )
-def test_lists_with_spaces(name: str, values: list[str], separator: str | None) -> None:
+def test_separators(name: str, values: list[str], separator: str | None) -> None:
     assert infer_lists.separator(column(name, values)) == separator

@@ -1,5 +1,6 @@
 """Parquet files as logs: types, runs of rows, raw rows, and what cannot be read."""
 
+import dataclasses
 import datetime
 import decimal
 import json
@@ -67,6 +68,12 @@ def values(good: rows.Rows, name: str) -> list[object]:
         (pa.array([2**64 - 1, None], pa.uint64()), ["18446744073709551615", None]),
         # As pandas writes whole numbers of which some are missing.
         (pa.array([5.0, float("nan")]), ["5", None]),
+        # How one is written does not depend on the others.
+        (pa.array([1234567890125.0, 0.5]), ["1234567890125", "0.5"]),
+        (
+            pa.array([decimal.Decimal(2**63 + i) for i in range(2)], pa.decimal128(20, 0)),
+            [f"{2**63}", f"{2**63 + 1}"],
+        ),
         (pa.array([True, False]), ["true", "false"]),
         (pa.array([datetime.date(2024, 1, 2), None]), ["2024-01-02 00:00:00.000000", None]),
         (pa.nulls(2), [None, None]),
@@ -109,6 +116,7 @@ def test_columns_as_numbers(
         (pa.array([["a", "b"], ["c", None]], pa.list_(pa.string(), 2)), [["a", "b"], ["c"]]),
         (pa.array([[1, 2], [3]]), [["1", "2"], ["3"]]),
         (pa.array([[1.0, float("nan")], [0.5]]), [["1"], ["0.5"]]),
+        (pa.array([[1234567890125.0, None], [0.5]]), [["1234567890125"], ["0.5"]]),
         (pa.array([["a"], ["b"]], pa.list_(pa.dictionary(pa.int8(), pa.string()))), [["a"], ["b"]]),
         (pa.array(["a|b", None]), [["a", "b"], []]),
     ],
@@ -147,6 +155,29 @@ def test_labels_of_any_type(tmp_path: pathlib.Path) -> None:
         good, faults = parsed(write(tmp_path / "log.parquet", clicked=column))
         assert not faults
         assert good.array(rows.LABELS["click"]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"),
+    [
+        ("click", "0 or 1"),
+        ("engagement", "0 or 1"),
+        ("revenue", "a number"),
+        ("position", "a whole number"),
+    ],
+)
+def test_a_label_of_times_is_refused(tmp_path: pathlib.Path, role: str, expected: str) -> None:
+    schema = dataclasses.replace(SCHEMA, **{role: "sold_at"})
+    path = write(tmp_path / "log.parquet", sold_at=pa.array([1, None], pa.timestamp("ms")))
+    with pytest.raises(ValueError, match=f"'sold_at' holds times; it must be {expected}"):
+        parsed(path, schema)
+
+
+def test_a_time_may_be_a_numeric_field_too(tmp_path: pathlib.Path) -> None:
+    age = schema_lib.Field("age", "numeric", "ad", column="at")
+    schema = dataclasses.replace(SCHEMA, fields=(*SCHEMA.fields, age))
+    good, _ = parsed(write(tmp_path / "log.parquet", at=pa.array([1, 60], pa.date32())), schema)
+    assert good.array("age").tolist() == good.array(rows.TIME).tolist() == [86400.0, 60 * 86400.0]
 
 
 def test_bad_rows_are_named_by_their_number(tmp_path: pathlib.Path) -> None:
@@ -230,6 +261,9 @@ def test_what_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
         parsed(write(tmp_path / "b.parquet", context=[{"x": 1}, {"x": 2}]))
     with pytest.raises(ValueError, match=r"'tags' is of type list<.*which is not read"):
         parsed(write(tmp_path / "c.parquet", tags=[[["x"]], [["y"]]]))
+    uuids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"x" * 16] * 2, pa.binary(16)))
+    with pytest.raises(ValueError, match=r"'context' is of type extension<arrow.uuid>, .* strings"):
+        parsed(write(tmp_path / "e.parquet", context=uuids))
     whole = write(tmp_path / "d.parquet").read_bytes()
     (tmp_path / "d.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"d\.parquet cannot be read as Parquet"):

@@ -1,14 +1,18 @@
 """Tables as logs: how text is written, columns from side tables, and what is said of faults."""
 
+import bz2
+import dataclasses
 import gzip
 import json
+import lzma
 import pathlib
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pyarrow import csv, parquet
 
-from tfrecords import convert, reader, records, rows
+from tfrecords import catalogue, convert, reader, records, rows
 from tfrecords import schema as schema_lib
 from tfrecords.formats import delimited, log, tabular
 
@@ -108,6 +112,33 @@ def test_quotes_of_csv(tmp_path: pathlib.Path) -> None:
     assert opened.raw(chunk, [6]) == [b"CH,old,d,plain,1"]
 
 
+def test_a_bad_row_of_several_lines_says_how_many(tmp_path: pathlib.Path) -> None:
+    # The quote of the first row is closed by that of the third, which begins with a comma.
+    body = 'CH,1,a,"tea,1\nCH,2,b,pot,0\nCH,3,c,",cup",1\nCH,4,d,jug,0\n'
+    good, faults = parsed(write(tmp_path / "log.csv", f"{LINES[0]}\n{body}"))
+    assert texts(good, "name") == ["jug"]
+    # The value, cup" and 1 after CH, 1 and a.
+    assert faults == {
+        2: "expected 5 columns, got 6 columns in a row of 3 lines: is a quote left open?"
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # As Spark and MySQL escape a quote: the value goes on to the next row's first quote.
+        'CH,1,a,"Monitor 24\\"",1\nCH,2,b,tea,0\nCH,3,c,"Monitor 24\\"",1\n',
+        'CH,1,a,"15\\"",1\n' + "CH,2,b,tea,0\n" * 100 + 'CH,3,c,"Foo, bar",1\n',
+    ],
+)
+def test_rows_inside_a_value_that_an_escaped_quote_left_open_are_not_lost(
+    tmp_path: pathlib.Path, body: str
+) -> None:
+    path = write(tmp_path / "log.csv", f"{LINES[0]}\nCH,0,z,pot,0\n{body}CH,4,d,cup,0\n")
+    with pytest.raises(ValueError, match=r"log\.csv, line 3: text after a closing quote.*doubled"):
+        parsed(path)
+
+
 def test_a_quote_in_a_tab_separated_log_is_text_unless_it_quotes(tmp_path: pathlib.Path) -> None:
     header = "country\tage\tsku\tname\tclicked\n"
     good, _ = parsed(write(tmp_path / "a.tsv", header + 'CH\t30\ta\t"M" is for\t1\n'))
@@ -142,6 +173,20 @@ def test_how_numbers_are_written(tmp_path: pathlib.Path) -> None:
     assert texts(good, "age") == [100000.0, None, None, 7.0, None, None, -2.5, 3.0]
     assert sorted(faults) == [10, 11, 12]
     assert "got '1,5'" in faults[10]
+
+
+@pytest.mark.parametrize("bad", ["", "CH,zz,a,n,1,z\n", "CH\n"])
+def test_whether_a_row_is_taken_does_not_depend_on_its_neighbours(
+    tmp_path: pathlib.Path, bad: str
+) -> None:
+    # `note` is not read: neither its bytes nor its length matter.
+    values = ["NAN", "-nan", " ", "   ", "5"]
+    body = "".join(f"CH,{value},a,n,1,z\n" for value in values).encode()
+    body += b"CH,6,a,n,1,\xe9t\xe9\n" + b'CH,7,a,n,1,"' + b"x" * 140_000 + b'"\n'
+    text = f"{LINES[0]},note\n{bad}".encode() + body
+    good, faults = parsed(write(tmp_path / "log.csv", text))
+    assert texts(good, "age") == [None] * 4 + [5.0, 6.0, 7.0]
+    assert len(faults) == (1 if bad else 0)
 
 
 def test_a_numeric_column_of_nothing_but_nan(tmp_path: pathlib.Path) -> None:
@@ -351,9 +396,27 @@ def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path: pathlib.Pat
         parsed(write(tmp_path / "log.csv", text))
 
 
-def test_a_zip_file_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="is a zip or Excel file; unzip it"):
-        parsed(write(tmp_path / "log.xlsx", b"PK\x03\x04 and so on"))
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [
+        (b"PK\x03\x04", "is a zip or Excel file; unzip it"),
+        (b"\x28\xb5\x2f\xfd", "is packed by zstd; unpack it, or use gzip"),
+        (bz2.compress(b"a"), "is packed by bzip2"),
+        (lzma.compress(b"a"), "is packed by xz"),
+    ],
+)
+def test_a_packed_file_is_refused(tmp_path: pathlib.Path, begin: bytes, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        parsed(write(tmp_path / "log.x", begin + b" and so on"))
+
+
+@pytest.mark.parametrize("count", [3, 15_000])
+def test_a_header_that_opens_a_quote_and_does_not_close_it_is_said(
+    tmp_path: pathlib.Path, count: int
+) -> None:
+    path = write(tmp_path / "log.csv", '"' + LINES[0] + "\n" + "CH,30,a,tea,1\n" * count)
+    with pytest.raises(ValueError, match=r"log\.csv: the header opens a quote that it does not"):
+        parsed(path)
 
 
 def test_a_table_has_no_convention() -> None:
@@ -425,6 +488,61 @@ def test_the_example_of_movielens_converts(tmp_path: pathlib.Path) -> None:
     assert {"0", "6"} <= {request["user_id"] for request in requests}
     assert {r["age"] for r in requests if r["user_id"] == "0"} == {24}
     assert {r["age"] for r in requests if r["user_id"] == "6"} == {None}
+
+
+@pytest.mark.parametrize("bad", ["x", "1e300"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_numbers_of_the_table_of_ads_are_checked(
+    tmp_path: pathlib.Path, suffix: str, bad: str
+) -> None:
+    path = tmp_path / f"ads.{suffix}"
+
+    def read(values: list[str]) -> list[float | None]:
+        table = pa.table({"film": ["x", "y", "z"], "genres": ["War"] * 3, "year": values})
+        if suffix == "csv":
+            csv.write_csv(table, path)
+        else:
+            parquet.write_table(table, path)
+        more = tabular.read_ads(log.Files((), ads=path), FILMS)
+        assert more is not None
+        return rows.raw_column(FILMS.fields[2], more["year"]).to_pylist()
+
+    assert read(["1995", "", " "]) == [1995.0, None, None]
+    where = "line 3" if suffix == "csv" else "row 2"
+    with pytest.raises(ValueError, match=rf"ads\.{suffix}, {where}: year must be"):
+        read(["1995", bad, "7"])
+
+
+@pytest.mark.parametrize("null", ["NULL", "None", "nan", "\\N", " "])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_key_of_null_is_a_missing_one(tmp_path: pathlib.Path, suffix: str, null: str) -> None:
+    columns = {"user": ["u", null, null], "film": ["x", "x", null], "rating": ["5", "1", "5"]}
+    table = pa.table({**columns, "age": ["7"] * 3, "year": ["7"] * 3})
+    path = tmp_path / f"log.{suffix}"
+    if suffix == "csv":
+        csv.write_csv(table, path)
+    else:
+        parquet.write_table(table, path)
+    ids = tuple(
+        schema_lib.Field(n, "categorical", s) for n, s in (("user", "query"), ("film", "ad"))
+    )
+    schema = dataclasses.replace(FILMS, fields=ids)
+    good, faults = parsed(path, schema)
+    assert list(faults.values()) == ["film is empty"]
+    assert good.raw(ids[0], np.arange(2)).to_pylist() == ["u", None]
+    # Nobody known, as if the key were empty.
+    none = write(tmp_path / "none.csv", "user,film,rating\nu,x,5\n,x,1\n")
+    ordered, _ = parsed(none, schema)
+    if suffix == "csv":
+        assert good.array(rows.USER).tolist() == ordered.array(rows.USER).tolist()
+    more = catalogue.collect(
+        schema,
+        catalogue.count_chunk(good, np.ones(2, bool), 0),
+        np.array([2]),
+        lambda chunk: good,
+        pa.table({"film": ["new", null]}),
+    )
+    assert more.table[catalogue.AD_ID].to_pylist() == ["x", "new"]
 
 
 def test_a_request_without_a_user_has_a_user_of_its_own(tmp_path: pathlib.Path) -> None:

@@ -69,6 +69,7 @@ def build(data_set: reader.DataSet) -> dict[str, Any]:
             for field in data_set.schema.fields
         ],
         "varying": description["rows_of_varying_query_fields"],
+        "rows_of_other_users": description.get("rows_of_other_users", 0),
         "ads": card_ads.describe(data_set, counts),
         "rejected": card_rejects.describe(data_set.directory / "rejected.tsv", source["lines"]),
     }

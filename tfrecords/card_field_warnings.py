@@ -40,6 +40,14 @@ def _varying(card: dict[str, Any]) -> Found:
             f"{card_format.listed(shares)}.",
             "A request keeps the values of its first row. Fields of the ad belong on the ad side.",
         )
+    if others := card["rows_of_other_users"]:
+        yield (
+            "warning",
+            f"{card_format.percent(others / lines)} of the rows are of another user than the first "
+            "row of their request.",
+            "One request key stands for several requests, as if it began again each day: join it "
+            "with the date or the user.",
+        )
 
 
 def _emptiness(fields: Fields) -> Found:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import arrow_file, encoding
+from tfrecords import arrow_file, encoding, keys
 from tfrecords import rows as rows_lib
 from tfrecords import schema as schema_lib
 
@@ -176,6 +176,7 @@ def collect(
 
 def _with_more(schema: schema_lib.Schema, ads: Ads, more: pa.Table) -> Ads:
     """Adds the ads of a table that the log does not show; of a repeated one the last row."""
+    more = keys.without_placeholders(schema, more)
     ids, strings = rows_lib.ads(schema, more)
     codes = ids.to_numpy()
     last = np.full(len(strings), -1, np.int64)

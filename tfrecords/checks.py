@@ -12,16 +12,16 @@ import pyarrow.compute as pc
 
 from tfrecords import columns, records
 from tfrecords import schema as schema_lib
-from tfrecords.formats import delimited
+from tfrecords.formats import number_text
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {
     "train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "eval": 1,
     "test": 2, "testing": 2,
 }  # fmt: skip
-_TRUTHS = {
+TRUTHS = {
     "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0,
-    "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0,
+    "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0, "f": 0.0, "t": 1.0, "n": 0.0, "y": 1.0,
 }  # fmt: skip
 _UTC = re.compile(r"\s*(UTC|GMT)$")
 _TIME_TYPES = (
@@ -66,9 +66,11 @@ def numbers(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
         good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
         faults.add(
             bad[codes],
-            lambda row: str(delimited.number_fault(name, values[codes[row]])),
+            lambda row: str(number_text.fault(name, values[codes[row]])),
         )
         result = good[codes]
+    elif pa.types.is_temporal(column.type):
+        result = _seconds(column.combine_chunks())
     else:
         result = column.cast(pa.float64(), safe=False).to_numpy()
     with np.errstate(invalid="ignore"):
@@ -92,7 +94,12 @@ def labels(
         table: The parsed rows.
         faults: Takes the rows whose labels are wrong.
         is_labelled: Whether a row without a click label is one of them.
+
+    Raises:
+        ValueError: A label's column holds times.
     """
+    for label, name in schema.labels.items():
+        _refuse_times(name, table[name], "a number" if label == "revenue" else "0 or 1")
     result = {"click": _stored(_clicks(schema, table, faults, is_labelled))}
     if schema.engagement is not None:
         name = schema.engagement
@@ -136,8 +143,8 @@ def truths(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
         )
         return truth
     values, codes = columns.distinct(column)
-    missing = [value.strip() in delimited.MISSING_NUMBERS for value in values]
-    parsed = [_TRUTHS.get(value.strip().lower()) for value in values]
+    missing = [number_text.is_missing(value.strip()) for value in values]
+    parsed = [TRUTHS.get(value.strip().lower()) for value in values]
     bad = np.array([p is None and not m for p, m in zip(parsed, missing, strict=True)] or [False])
     good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
 
@@ -149,6 +156,14 @@ def truths(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
 
     faults.add(bad[codes], reason)
     return good[codes]
+
+
+def _refuse_times(name: str, column: pa.ChunkedArray, expected: str) -> None:
+    if pa.types.is_temporal(column.type):
+        raise ValueError(
+            f"The column {name!r} holds times; it must be {expected}. Name another column in the "
+            "schema, or write this one so."
+        )
 
 
 def _stored(truth: np.ndarray) -> pa.Array:
@@ -231,7 +246,12 @@ def splits(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
 
 
 def positions(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Returns slots as int32 [B]."""
+    """Returns slots as int32 [B].
+
+    Raises:
+        ValueError: The column holds times.
+    """
+    _refuse_times(name, column, "a whole number")
     slots = numbers(faults, name, column)
     bad = ~((slots >= 0) & (slots < 2**31) & (slots == np.floor(slots)))
     faults.add(bad, lambda row: f"{name} must be a whole number of at least 0, got {slots[row]:g}")
@@ -240,7 +260,6 @@ def positions(faults: Faults, name: str, column: pa.ChunkedArray) -> np.ndarray:
 
 def _number(text: str) -> float | None:
     """Returns a number, NaN for a missing one, None for what is neither."""
-    if delimited.number_fault("", text) is not None:
+    if number_text.fault("", text) is not None:
         return None
-    stripped = text.strip(" ")
-    return float("nan") if stripped in delimited.MISSING_NUMBERS else float(stripped)
+    return float("nan") if number_text.is_missing(text) else float(text)

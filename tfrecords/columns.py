@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 
 def as_strings(column: pa.ChunkedArray) -> pa.Array:
-    """Returns a column as strings, dictionary-encoded if it was; whole floats lose their ".0"."""
+    """Returns a column as strings, dictionary-encoded if it was; whole floats as integers."""
     if column.num_chunks != 1 and pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries()
     array = column.combine_chunks()
@@ -18,8 +18,10 @@ def as_strings(column: pa.ChunkedArray) -> pa.Array:
         array = array.dictionary_decode()
     if pa.types.is_floating(array.type):
         is_whole = pc.and_(pc.equal(array, pc.floor(array)), pc.less(pc.abs(array), 2.0**53))
-        whole = pc.all(is_whole).as_py() is not False
-        array = array.cast(pa.int64()) if whole else array
+        whole = pc.if_else(is_whole, array, None).cast(pa.int64()).cast(pa.string())
+        # Value by value: how one is written must not depend on the others of its chunk.
+        is_all = pc.all(is_whole).as_py() is not False
+        return whole if is_all else pc.if_else(is_whole, whole, array.cast(pa.string()))
     return array.cast(pa.string())
 
 

@@ -68,6 +68,12 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
 
 
 def _note_nearly_numeric(column: Column, notes: list[str]) -> None:
+    if infer_lists.has_decimal_comma(column):
+        notes.append(
+            f"{column.name!r} has decimal commas, such as {column.known[0][:40]!r}, so it is "
+            "categorical; write a point to read it as a number."
+        )
+        return
     bad = np.isnan(column.numbers)
     if len(bad) and 0 < bad.mean() < 0.1:
         example = column.known[int(np.flatnonzero(bad)[0])]

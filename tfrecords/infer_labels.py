@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfrecords import infer_names, infer_pairs
+from tfrecords import infer_lists, infer_names, infer_pairs
 from tfrecords.infer_sample import Column
 
 _FEW = 10
@@ -22,6 +22,11 @@ def click(
     """
     names = (*infer_names.CLICKS, *infer_names.ANY_LABELS)
     if (found := named(columns, names, _is_truth)) is not None:
+        if found.missing_share > 0:
+            notes.append(
+                f"{found.missing_share:.2%} of the rows have no {found.name!r}; they will be "
+                "rejected."
+            )
         return found, None
     counts = (*names, *infer_names.CLICK_COUNTS)
     if (found := named(columns, counts, lambda c: _is_count(c, ad))) is not None:
@@ -31,10 +36,16 @@ def click(
             "click_threshold."
         )
         return found, 1.0
-    notes += _unusable(columns)
-    if (found := named(columns, infer_names.RATINGS, _is_rating)) is not None:
-        return found, _threshold(found, notes)
-    return None, None
+    damaged = named(columns, infer_names.CLICKS, lambda c: _fault(c) is not None)
+    rating = named(columns, infer_names.RATINGS, _is_rating)
+    if damaged is not None:
+        instead = "" if rating is None else f" Here {rating.name!r} is taken instead."
+        notes.append(f"{damaged.name!r} would be the click, but {_fault(damaged)}.{instead}")
+    if rating is not None:
+        return rating, _threshold(rating, notes)
+    # Without it every row would count as a click.
+    is_count = damaged is not None and damaged.is_whole and not damaged.is_truth
+    return damaged, 1.0 if is_count else None
 
 
 def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
@@ -55,12 +66,28 @@ def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column |
         return column.is_numeric and column.numbers.min() >= 0 and not is_property
 
     found = named(columns, infer_names.REVENUES, fits)
+    if found is None:
+        notes += _textual(columns, ad)
     if found is not None and found.missing_share > 0:
         notes.append(
             f"{found.missing_share:.1%} of the rows have no {found.name!r}: their revenue is "
             "unknown, not 0; write 0 if it was none."
         )
     return found
+
+
+def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
+    return [
+        f"{column.name!r} would be the revenue, but its values, such as {column.known[0][:40]!r}, "
+        "are no numbers; write them as 12.5."
+        for column in columns
+        if column.core in infer_names.REVENUES
+        and column.known
+        and not column.is_numeric
+        and not column.is_truth
+        and infer_lists.separator(column) is None
+        and not infer_pairs.is_constant_per_ad(column, ad)
+    ]
 
 
 def named(
@@ -76,12 +103,12 @@ def named(
 
 
 def _is_truth(column: Column) -> bool:
-    return column.is_truth and column.missing_share <= infer_names.MOST_MISSING
+    return column.is_truth and column.missing_share <= infer_names.MOST_UNLABELLED
 
 
 def _is_count(column: Column, ad: Column) -> bool:
     """Returns whether whole numbers may count what was clicked in a row."""
-    if not column.is_whole or column.missing_share > infer_names.MOST_MISSING:
+    if not column.is_whole or column.missing_share > infer_names.MOST_UNLABELLED:
         return False
     if column.plain_words in infer_names.ANY_LABELS:
         return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
@@ -90,22 +117,21 @@ def _is_count(column: Column, ad: Column) -> bool:
     return column.numbers.min() >= -1 and column.numbers.max() >= 1 and not of_ad
 
 
-def _unusable(columns: Sequence[Column]) -> list[str]:
-    notes = []
-    for column in columns:
-        if column.core not in infer_names.CLICKS:
-            continue
-        if column.missing_share > infer_names.MOST_MISSING:
-            notes.append(
-                f"{column.name!r} would be the click, but {column.missing_share:.1%} of the rows "
-                "lack it and would be rejected; write 0 where nothing was clicked."
-            )
-        elif not column.is_whole:
-            notes.append(
-                f"{column.name!r} would be the click, but its values, such as "
-                f"{column.known[0][:40]!r}, are not 0 and 1."
-            )
-    return notes
+def _fault(column: Column) -> str | None:
+    """Returns why a conversion would reject rows for their click; None also for a list."""
+    if infer_lists.separator(column) is not None:
+        return None
+    if column.missing_share > infer_names.MOST_UNLABELLED:
+        return (
+            f"{column.missing_share:.1%} of the rows lack it and will be rejected; write 0 where "
+            "nothing was clicked"
+        )
+    if not column.is_whole and not column.is_truth:
+        return (
+            f"its values, such as {column.known[0][:40]!r}, are not 0 and 1, so its rows will be "
+            "rejected; write 0 and 1, or rename it if it is no click"
+        )
+    return None
 
 
 def _is_rating(column: Column) -> bool:

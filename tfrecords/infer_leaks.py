@@ -46,6 +46,8 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return why
     if sample.table != LOG:
         return None
+    if infer_names.REQUEST.fullmatch(column.plain_words) and len(column.known) > _FEW_ROWS:
+        return "an id of requests or sessions, which never come again"
     if _is_clock(column, roles):
         return "a time, which never comes again"
     return _leak(column, roles) or _list_leak(column, roles)
@@ -78,8 +80,8 @@ def _leak(column: Column, roles: Roles) -> str | None:
     if roles.click is None:
         return None
     clicked = roles.clicked()
-    share = np.nanmean(clicked)
-    if not 0 < share < 1 or np.nansum(clicked) < _FEW_ROWS:
+    num_clicks, num_known = np.nansum(clicked), np.isfinite(clicked).sum()
+    if not 0 < num_clicks < num_known or num_clicks < _FEW_ROWS:
         return None
     if 0 < column.missing_share < 1 and np.array_equal(column.present, clicked == 1):
         return "it is there exactly if the ad was clicked"

@@ -28,13 +28,30 @@ def separator(column: Column) -> str | None:
         return " "
     if column.is_numeric or column.declared in ("token", "float"):
         return None
-    values = column.known[:: -(-len(column.known) // _PROBED) or 1]
+    if has_decimal_comma(column):
+        return None
+    values = _probed(column)
     is_text = not _TEXTS.isdisjoint(column.words)
     candidates = [*_SEPARATORS, *([" "] if is_text else [])]
     found = next((s for s in candidates if _is_separator(values, s)), None)
     if found is None and _is_spaced(values, is_named=not _LISTS.isdisjoint(column.words)):
         return " "
     return found
+
+
+def has_decimal_comma(column: Column) -> bool:
+    """Returns whether nearly all values are numbers such as `12,95`, and not named as lists."""
+    if not _LISTS.isdisjoint(column.words):
+        return False
+    matches = [re.fullmatch(r"[+-]?\d+(,\d+)?", value.strip()) for value in _probed(column)]
+    parts = [match[1] for match in matches if match and match[1]]
+    thousands = all(len(part) == 4 for part in parts)
+    is_number = sum(match is not None for match in matches) > 0.95 * len(matches)
+    return is_number and len(parts) > 0.5 * len(matches) and not thousands
+
+
+def _probed(column: Column) -> list[str]:
+    return column.known[:: -(-len(column.known) // _PROBED) or 1]
 
 
 def _is_separator(values: Sequence[str], separator: str) -> bool:

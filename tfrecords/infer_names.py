@@ -9,6 +9,10 @@ from collections.abc import Sequence
 
 # Of rows that may lack a value, without which a row is rejected.
 MOST_MISSING = 0.005
+# Of those that may lack a click, as many as a conversion rejects unless told.
+MOST_UNLABELLED = 0.01
+# Of those that may lack the user.
+MOST_ANONYMOUS = 0.9
 # In order of preference.
 CLICKS = ("click", "clicked", "clk", "isclick", "isclicked", "clicks")
 CLICK_COUNTS = (

@@ -56,9 +56,8 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     if column.plain_words in infer_names.ANY_LABELS[:2]:
         return _BY_NAME
     # What is always so for an ad is its property, such as being on sale.
-    is_value = not is_static and (column.is_truth or column.is_numeric)
     is_label = column.core in (*infer_names.ENGAGEMENTS, *infer_names.REVENUES)
-    return _BY_NAME if is_value and is_label else None
+    return _BY_NAME if is_label and not is_static else None
 
 
 def warnings(column: Column) -> list[str]:

@@ -1,7 +1,7 @@
 """Finds the keys and labels of a log by the names and values of its columns.
 
-A column that a row cannot do without (a key, the click, the time) is proposed only if
-nearly every row has it.
+A column that a row cannot do without (the key of a request, the time) is proposed only if
+nearly every row has it; the click in any case, as all rows would be clicks without it.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from tfrecords.infer_sample import Column, Sample
 
 _NEIGHBOURS = 0.1
 _FEW_USERS = 10
+_SECONDS_OF_REQUEST = 5
 
 
 @dataclasses.dataclass
@@ -43,8 +44,8 @@ class Roles:
             return np.ones(len(self.ad_key.codes))
         if self.click_threshold is not None:
             return self.click.by_row(self.click.numbers >= self.click_threshold)
-        texts = [value.strip().lower() for value in self.click.known]
-        return self.click.by_row(np.array([t in ("1", "1.0", "true", "yes") for t in texts]))
+        truths = [checks.TRUTHS.get(value.strip().lower(), np.nan) for value in self.click.known]
+        return self.click.by_row(np.array(truths, np.float64))
 
 
 def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[str]) -> Roles:
@@ -72,7 +73,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     roles.engagement = take(infer_labels.engagement(free(), roles.ad_key))
     roles.revenue = take(infer_labels.revenue(free(), roles.ad_key, notes))
     roles.time = take(infer_times.find(free(), notes))
-    roles.request_key = take(_request_key(free(), roles.user_key, notes))
+    roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
     roles.position = take(infer_labels.named(free(), infer_names.POSITIONS, _is_slot))
     _describe(roles, notes)
     return roles
@@ -130,16 +131,24 @@ def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> 
         # A few kinds of clients are no users.
         if users is None and len(column.words) == 1 and len(column.known) <= _FEW_USERS:
             continue
-        if column.missing_share <= infer_names.MOST_MISSING:
-            return column
-        notes.append(
-            f"{column.name!r} would be the user key, but {column.missing_share:.1%} of the rows "
-            "lack it and would be rejected."
-        )
+        if column.missing_share > infer_names.MOST_ANONYMOUS:
+            notes.append(
+                f"{column.name!r} would be the user key, but {column.missing_share:.1%} of the "
+                "rows lack it."
+            )
+            continue
+        if column.missing_share > 0:
+            notes.append(
+                f"{column.missing_share:.1%} of the rows have no {column.name!r}: those without "
+                "one count as a visitor of their own."
+            )
+        return column
     return None
 
 
-def _request_key(columns: list[Column], user: Column | None, notes: list[str]) -> Column | None:
+def _request_key(
+    columns: list[Column], user: Column | None, time: Column | None, notes: list[str]
+) -> Column | None:
     for column in columns:
         if (
             not infer_names.REQUEST.fullmatch(column.plain_words)
@@ -156,9 +165,24 @@ def _request_key(columns: list[Column], user: Column | None, notes: list[str]) -
                 f"Rows of one {column.name!r} are of several {user.name!r}, so it is no request; "
                 "a row is one."
             )
+        elif time is not None and _seconds_apart(column, time) > _SECONDS_OF_REQUEST:
+            notes.append(
+                f"Rows of one {column.name!r} are usually more than {_SECONDS_OF_REQUEST} seconds "
+                "apart, so it is a session and no request; a row is one."
+            )
         else:
             return column
     return None
+
+
+def _seconds_apart(key: Column, time: Column) -> float:
+    """Returns the median time between neighbouring rows of one key; 0 if it is not known."""
+    seconds = infer_times.seconds(time)
+    if seconds is None:
+        return 0.0
+    apart = np.abs(np.diff(time.by_row(seconds)))[key.codes[1:] == key.codes[:-1]]
+    apart = apart[~np.isnan(apart)]
+    return float(np.median(apart)) if len(apart) else 0.0
 
 
 def _is_split(column: Column) -> bool:
@@ -185,8 +209,10 @@ def _describe(roles: Roles, notes: list[str]) -> None:
     if roles.click is None:
         notes.append(_every_row(roles.engagement))
     elif roles.click_threshold is None:
-        share = float(np.nanmean(roles.clicked()))
-        notes.append(f"{roles.click.name!r} says what was clicked ({share:.2%} of the rows).")
+        clicked = roles.clicked()
+        share = float(np.mean(clicked[~np.isnan(clicked)])) if roles.click.is_truth else 0.0
+        shown = f" ({share:.2%} of the rows)" if roles.click.is_truth else ""
+        notes.append(f"{roles.click.name!r} says what was clicked{shown}.")
     texts = {
         "engagement": "{!r} says what happened after the click.",
         "revenue": "{!r} is the revenue.",

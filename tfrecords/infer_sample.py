@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tfrecords import checks, infer_names
 from tfrecords import columns as columns_lib
-from tfrecords.formats import delimited, log, table_files
+from tfrecords.formats import delimited, log, number_text, table_files
 
 ROWS = 100_000
 LOG, USERS, ADS = "log", "users", "ads"
@@ -85,7 +85,7 @@ class Column:
     @functools.cached_property
     def is_missing(self) -> np.ndarray:
         """Which distinct values [V] are missing ones."""
-        return np.array([value.strip() in delimited.MISSING_NUMBERS for value in self.values], bool)
+        return np.array([number_text.is_missing(value) for value in self.values], bool)
 
     @property
     def present(self) -> np.ndarray:
@@ -194,7 +194,7 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
 def _parsed(texts: Sequence[str]) -> np.ndarray | None:
     """Returns numbers [V], the quick way, or None if they need a closer look."""
     probe = texts[:: -(-len(texts) // _PROBED) or 1]
-    bad = [delimited.number_fault("", text) is not None for text in probe]
+    bad = [number_text.fault("", text) is not None for text in probe]
     if sum(bad) > 0.5 * len(bad):
         return np.full(len(texts), np.nan)
     try:
@@ -230,9 +230,18 @@ def _fault(path: pathlib.Path, name: str) -> str | None:
 def _column(name: str, table: str, column: pa.ChunkedArray) -> Column:
     is_list, is_time = pa.types.is_list(column.type), pa.types.is_temporal(column.type)
     if is_list:
-        column = pa.chunked_array([pc.binary_join(column.combine_chunks(), "|")])
+        column = pa.chunked_array([pc.binary_join(_present(column.combine_chunks()), "|")])
     values, codes = columns_lib.distinct(column)
     return Column(name, table, values, codes, is_list, is_time)
+
+
+def _present(lists: pa.ListArray) -> pa.ListArray:
+    """Returns lists without what is missing in them."""
+    values, rows = lists.flatten(), pc.list_parent_indices(lists)
+    kept = pc.is_valid(values)
+    counts = np.bincount(rows.filter(kept).to_numpy(), minlength=len(lists))
+    offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values.filter(kept))
 
 
 def _total_rows(path: pathlib.Path, chunk: log.Chunk) -> int:

@@ -15,6 +15,11 @@ _OF_QUERY = {
     "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query", "search", "srch",
     "history", "hist", "basket", "cart", "seen", "viewed", "watched", "visited",
 }  # fmt: skip
+# What an ad has beside its names, though it may change with time.
+_OF_AD = {
+    "price", "cost", "bid", "discount", "promotion", "promo", "stock", "stars", "star", "fee",
+    "brand", "seller", "merchant", "advertiser", "margin", "budget",
+}  # fmt: skip
 _SLOTS = {"position", "pos", "slot"}
 
 
@@ -39,7 +44,9 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
     of_query = not of_ad and not _OF_QUERY.isdisjoint(column.words)
     is_constant = column.table == LOG and infer_pairs.is_constant_per_ad(column, roles.ad_key)
     if roles.request_key is not None and infer_pairs.varies_within(column, roles.request_key):
-        return _varying_side(column, is_constant, of_query)
+        of_ad = of_ad or not _OF_AD.isdisjoint(column.words)
+        is_context = not of_ad and infer_pairs.varies_within(column, roles.ad_key)
+        return _varying_side(column, is_constant, is_context, of_query)
     if of_query:
         return "query", "of the user or context by its name"
     if is_constant:
@@ -49,7 +56,9 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
     return "query", "differs between showings of one ad"
 
 
-def _varying_side(column: Column, is_constant: bool, of_query: bool) -> tuple[str | None, str]:
+def _varying_side(
+    column: Column, is_constant: bool, is_context: bool, of_query: bool
+) -> tuple[str | None, str]:
     """Returns the side of what differs between the rows of a request."""
     if column.plain_words in infer_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
         return None, "the slot that an ad was shown in, which is not known before it is chosen"
@@ -59,5 +68,10 @@ def _varying_side(column: Column, is_constant: bool, of_query: bool) -> tuple[st
         return None, (
             "of the user or context by its name, but different within a request, of which one "
             "value is kept"
+        )
+    if is_context:
+        return None, (
+            "different within a request and for one ad, and not named after the ad, of which the "
+            "catalogue keeps one value"
         )
     return "ad", "differs within a request; the catalogue keeps each ad's latest value"

@@ -39,8 +39,21 @@ def is_clock(column: Column, is_named: bool) -> bool:
     if not column.is_numeric:
         are_times = float(np.abs(column.times).max()) < _LATEST
         return are_times and (len(column.known) > 1 or is_named)
-    low, high = float(column.numbers.min()), float(column.numbers.max())
-    # Seconds, milliseconds, microseconds or nanoseconds of the years 2000 to 2040.
-    epoch = any(9.4e8 * unit <= low and high <= 2.3e9 * unit for unit in (1, 1e3, 1e6, 1e9))
     hashed = column.words[-1:] in (("id",), ("key",), ("hash",))
-    return (is_named and high > 1000) or (epoch and len(column.known) > 2 and not hashed)
+    is_epoch = _epoch_unit(column) is not None and len(column.known) > 2 and not hashed
+    return (is_named and float(column.numbers.max()) > 1000) or is_epoch
+
+
+def seconds(column: Column) -> np.ndarray | None:
+    """Returns the known times [V] of a clock in seconds, or None if their unit is not known."""
+    if not column.is_numeric:
+        return column.times
+    unit = _epoch_unit(column)
+    return None if unit is None else column.numbers / unit
+
+
+def _epoch_unit(column: Column) -> float | None:
+    """Returns how many units a second has: of dates as numbers, of the years 2000 to 2040."""
+    low, high = float(column.numbers.min()), float(column.numbers.max())
+    units = (1.0, 1e3, 1e6, 1e9)
+    return next((u for u in units if 9.4e8 * u <= low and high <= 2.3e9 * u), None)

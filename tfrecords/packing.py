@@ -5,7 +5,7 @@ Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -73,30 +73,57 @@ class Packer:
             changed |= (features[packed["ad_row"]] != packed[name]).any(axis=1)
         return int(changed.sum())
 
-    def num_varying(self, packed: records.Packed, request: np.ndarray | None) -> dict[str, int]:
-        """Counts rows whose query fields are not those of the row above, of the same request.
+    def num_varying(
+        self,
+        load_chunk: Callable[[int], records.Packed],
+        chunk_ends: np.ndarray,
+        rows: np.ndarray,
+        lengths: np.ndarray,
+        gathered: records.Packed,
+    ) -> tuple[dict[str, int], int]:
+        """Counts rows whose query fields or user are not those of their request's first row.
 
-        A request keeps the query fields of its first row, so these rows lose theirs.
+        A request keeps those of its first row, so these rows lose theirs.
 
         Args:
-            packed: The rows.
-            request: [B] which rows are one request, or None: each is.
+            load_chunk, chunk_ends, rows, lengths: As `gather`.
+            gathered: What it gave.
 
         Returns:
-            The rows by field, of fields that vary.
+            The rows by field, of fields that vary, and the rows of another user.
         """
-        if request is None:
-            return {}
-        same = request[1:] == request[:-1]
-        counts, column = {}, 0
-        groups = records.columns_of(self.spec.query_widths)
+        if len(rows) == len(lengths):
+            return {}, 0
+        is_later = np.ones(len(rows), bool)
+        is_later[np.cumsum(lengths) - lengths] = False
+        request, rows = np.repeat(np.arange(len(lengths)), lengths)[is_later], rows[is_later]
+        chunk_of = np.searchsorted(chunk_ends, rows, side="right")
+        counts = {field.name: 0 for field in self._schema.query_fields}
+        num_users = 0
+        for chunk in np.unique(chunk_of).tolist():
+            own = np.flatnonzero(chunk_of == chunk)
+            packed, begin = load_chunk(chunk), int(chunk_ends[chunk - 1]) if chunk else 0
+            differs = {
+                name: values[rows[own] - begin] != gathered[name][request[own]]
+                for name, values in packed.items()
+                if writer.is_per_request(name)
+            }
+            for field, columns in self._query_columns(differs):
+                counts[field.name] += int(columns.any(axis=1).sum())
+            if self.spec.has_user:
+                num_users += int(differs[records.USER].sum())
+        return {name: count for name, count in counts.items() if count}, num_users
+
+    def _query_columns(
+        self, packed: records.Packed
+    ) -> Iterator[tuple[schema_lib.Field, np.ndarray]]:
+        """Yields the query fields with their columns [B, width]."""
+        groups, column = records.columns_of(self.spec.query_widths), 0
         for field in self._schema.query_fields:
             width = self.spec.query_widths[column]
             place = groups[width].index(column)
-            ids = packed[f"query_{width}"][:, place : place + field.width]
-            counts[field.name] = int(((ids[1:] != ids[:-1]).any(axis=1) & same).sum())
+            yield field, packed[f"query_{width}"][:, place : place + field.width]
             column += field.width
-        return {name: count for name, count in counts.items() if count}
 
     def _pack_side(self, side: str, widths: tuple[str, ...], rows: rows_lib.Rows) -> records.Packed:
         groups = records.columns_of(widths)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from tfrecords import checks, encoding
+from tfrecords import checks, encoding, keys
 from tfrecords import columns as columns_lib
 from tfrecords import schema as schema_lib
 from tfrecords.formats import log
@@ -151,7 +151,7 @@ def normalise(
     faults = checks.Faults(parsed.table.num_rows)
     columns: dict[str, pa.Array] = {}
     strings: dict[str, Strings] = {}
-    table = parsed.table
+    table = keys.without_placeholders(schema, parsed.table)
     for field in schema.fields:
         if field.kind == "numeric":
             values = checks.numbers(faults, field.source, table[field.source])
@@ -164,7 +164,7 @@ def normalise(
     if len(schema.ad_key) == 1:  # of several columns, all empty is an ad like any other
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[columns[AD].to_numpy()], functools.partial(_empty, schema.ad_key[0]))
-    columns.update(_keys(schema, table, faults))
+    columns.update(_roles(schema, table, faults))
     labels = checks.labels(schema, table, faults, is_labelled)
     columns.update({LABELS[label]: values for label, values in labels.items()})
     rows = pa.table(columns)
@@ -174,23 +174,27 @@ def normalise(
     return Rows(rows, strings), parsed.faults
 
 
-def _keys(schema: schema_lib.Schema, table: pa.Table, faults: checks.Faults) -> dict[str, pa.Array]:
-    keys = {}
+def _roles(
+    schema: schema_lib.Schema, table: pa.Table, faults: checks.Faults
+) -> dict[str, pa.Array]:
+    roles = {}
     if schema.request_key is not None:
         requests, missing = _fingerprints(table[schema.request_key])
         faults.add(missing, functools.partial(_empty, schema.request_key))
-        keys[REQUEST] = pa.array(requests)
+        roles[REQUEST] = pa.array(requests)
     if schema.user_key is not None:
         users, missing = _fingerprints(table[schema.user_key])
         visits = requests if schema.request_key is not None else _line_numbers(table)
-        keys[USER] = pa.array(np.where(missing, _anonymous(visits), users))
+        roles[USER] = pa.array(np.where(missing, _anonymous(visits), users))
     if schema.time is not None:
-        keys[TIME] = pa.array(checks.times(faults, schema.time, table[schema.time]))
+        roles[TIME] = pa.array(checks.times(faults, schema.time, table[schema.time]))
     if schema.split is not None:
-        keys[SPLIT] = pa.array(checks.splits(faults, schema.split, table[schema.split]))
+        roles[SPLIT] = pa.array(checks.splits(faults, schema.split, table[schema.split]))
     if schema.position is not None:
-        keys[POSITION] = pa.array(checks.positions(faults, schema.position, table[schema.position]))
-    return keys
+        roles[POSITION] = pa.array(
+            checks.positions(faults, schema.position, table[schema.position])
+        )
+    return roles
 
 
 def _fingerprints(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -304,9 +308,17 @@ def with_fingerprints(values: pa.Array) -> Strings:
 
 
 def raw_column(field: schema_lib.Field, column: pa.ChunkedArray) -> pa.Array:
-    """Returns a column as `Rows.raw` does: numbers, strings or lists; null is missing."""
+    """Returns a column as `Rows.raw` does: numbers, strings or lists; null is missing.
+
+    Raises:
+        ValueError: What should be a number is none, or too large.
+    """
     if field.kind == "numeric":
-        return column.cast(pa.float64()).combine_chunks()
+        faults = checks.Faults(len(column))
+        values = checks.numbers(faults, field.source, column)
+        if faults.any():
+            raise ValueError(f"The table of ads: {faults.reasons()[0]}.")
+        return pa.array(values, pa.float64(), from_pandas=True)
     if field.kind == "categorical_list":
         return as_lists(field, column)
     texts = columns_lib.as_strings(column)

@@ -134,8 +134,8 @@ class Schema:
         request_key: Column whose equal values form one request; None: a row is a request.
         time: Column with the time of a row: a number or ISO 8601; None: the log's order.
         position: Column of the slot an ad was shown in (0 is first), or None.
-        user_key: Column that identifies the user, or None. Where it is empty, nobody known asks:
-            each such request has a user of its own.
+        user_key: Column that identifies the user, or None. Where it is empty, or NULL, nobody
+            known asks: each such request has a user of its own.
         split: Column that says `train`, `validation` or `test` of each row, or None.
         click_threshold: The click column is a rating: at least this is a click.
         negative_keep_rate: Share of its unclicked rows that the log was left with, where it was
@@ -171,12 +171,14 @@ class Schema:
 
     def _check_types(self) -> None:
         for column in self.ad_key:
-            if not isinstance(column, str):
+            if not isinstance(column, str) or not column:
                 raise ValueError(f"ad_key is a list of column names, got {column!r} in it.")
         for name in _COLUMN_KEYS:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise ValueError(f"{name} must be the name of a column or null, got {value!r}.")
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ValueError(
+                    f"{name} must be the name of a column, or null if there is none; got {value!r}."
+                )
         threshold = self.click_threshold
         if threshold is not None and (
             isinstance(threshold, bool)

@@ -223,13 +223,7 @@ class Stages:
                 times = rows.array(rows_lib.TIME)
                 young = delayed.withhold(packed, times, self._unknown_after)
             packing.save(packed, self._space.path("pack", index))
-            by_request = self._schema.request_key is not None
-            request = rows.array(rows_lib.REQUEST) if by_request else None
-            return {
-                "changed_ads": self._packer.num_changed_ads(packed),
-                "varying": self._packer.num_varying(packed, request),
-                "young": young,
-            }
+            return {"changed_ads": self._packer.num_changed_ads(packed), "young": young}
 
         self._each("pack", pack, "encoding")
 
@@ -238,11 +232,14 @@ class Stages:
         sampler = self._sampler()
 
         def write(index: int) -> dict[str, Any]:
-            return {
+            entries = {
                 split: entry
                 for number, split in enumerate(splitting.SPLITS)
                 if (entry := self._write_shard(index, number, sampler)) is not None
             }
+            varying = description.add([entry.pop("varying") for entry in entries.values()])
+            users = sum(entry.pop("other_users") for entry in entries.values())
+            return {**entries, "varying": varying, "other_users": users}
 
         notes = self._each("write", write, "writing records")
         return {
@@ -267,11 +264,15 @@ class Stages:
         if split == 0:
             rows, lengths = writer.shuffled(rows, lengths, seed)
         packed = packing.gather(self._packed, self._chunk_ends, rows, lengths)
+        varying, other_users = self._packer.num_varying(
+            self._packed, self._chunk_ends, rows, lengths, packed
+        )
         sampled = 0
         if sampler is not None:
             packed, sampled = sampler.extend(packed, rows, split, seed)
         name = f"{splitting.SPLITS[split]}-{index:05d}.tfrecord"
-        return {**writer.write_shard(self._space.output / name, packed), "sampled": sampled}
+        shard = writer.write_shard(self._space.output / name, packed)
+        return {**shard, "sampled": sampled, "varying": varying, "other_users": other_users}
 
     def _sampler(self) -> negatives.Sampler | None:
         if self._keys is None:
@@ -285,7 +286,7 @@ class Stages:
             np.concatenate([p["click"] for p in packed]) == 1,
             self._is_train,
             splitting.ranks(self._keys),
-            shown if any(self._pack_notes("changed_ads")) else None,
+            shown if any(self._notes("pack", "changed_ads")) else None,
         )
         return negatives.Sampler(self._options.sampled_negatives, self._packer.catalogue, log_)
 
@@ -308,12 +309,13 @@ class Stages:
             "source": source,
             "spec": packing.spec(self._fitted).to_json(),
             "num_ads": len(self._ads),
-            "impressions_of_changed_ads": sum(self._pack_notes("changed_ads")),
-            "rows_of_varying_query_fields": description.add(self._pack_notes("varying")),
+            "impressions_of_changed_ads": sum(self._notes("pack", "changed_ads")),
+            "rows_of_varying_query_fields": description.add(self._notes("write", "varying")),
+            "rows_of_other_users": sum(self._notes("write", "other_users")),
             "split": {**dataclasses.asdict(self._options.split), "kind": self._requests.kind},
             "sampled_negatives": self._options.sampled_negatives,
             "engagement_window_seconds": self._options.engagement_window_seconds,
-            "rows_inside_engagement_window": sum(self._pack_notes("young")),
+            "rows_inside_engagement_window": sum(self._notes("pack", "young")),
             "splits": splits,
             "sha256": {name: writer.sha256(output / name) for name in description.CHECKED_FILES},
         }
@@ -326,9 +328,9 @@ class Stages:
         path = self._space.path("parse", index, ".rows")
         return rows_lib.load_strings(path, rows_lib.string_names(self._schema).index(name))
 
-    def _pack_notes(self, key: str) -> list[Any]:
-        """Returns what was noted of each packed chunk."""
-        notes = [self._space.note("pack", index) for index in range(self._num_chunks)]
+    def _notes(self, stage: str, key: str) -> list[Any]:
+        """Returns what a stage noted of each chunk."""
+        notes = [self._space.note(stage, index) for index in range(self._num_chunks)]
         return [note[key] for note in notes if note is not None]
 
     def _packed(self, index: int) -> records.Packed:

@@ -16,13 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from tfrecords.formats import lines, log
+from tfrecords.formats import lines, log, number_text
 
 STRINGS = pa.dictionary(pa.int32(), pa.string())
 NUMBERS = pa.float64()
-# What stands for a missing number; a missing string is empty.
-MISSING_NUMBERS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none", "-", "\\N")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _EMPTY_LINE = re.compile(rb"(?:\A|\n)\r?\n")
 _PARTS = 16
 _BLOCK_BYTES = 1 << 20
@@ -116,10 +113,7 @@ def open_rows(path: pathlib.Path, layout: Layout) -> tuple[lines.RowReader, tupl
     if layout.columns is not None:
         rows = lines.split_rows(reader.sample(), layout.quote, layout.delimiter)[:_FIRST_ROWS]
         return reader, layout.columns([row.count(layout.delimiter.encode()) + 1 for row in rows])
-    try:
-        first = layout.split(reader.first_row())
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: the header is not UTF-8; convert the file.") from None
+    first = header(path, layout, reader.first_row())
     columns = tuple(name.strip() for name in first)
     repeated = sorted({name for name in columns if columns.count(name) > 1 and name})
     if set(repeated) & set(layout.types):
@@ -131,6 +125,25 @@ def open_rows(path: pathlib.Path, layout: Layout) -> tuple[lines.RowReader, tupl
         )
     reader.skip_first_row()
     return reader, columns
+
+
+def header(path: pathlib.Path, layout: Layout, row: bytes) -> list[str]:
+    """Splits the first row of a file into names.
+
+    Raises:
+        ValueError: It is not UTF-8, or opens a quote and does not close it.
+    """
+    try:
+        return layout.split(row)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: the header is not UTF-8; convert the file.") from None
+    except csv.Error:  # a name longer than any
+        raise open_quote(path) from None
+
+
+def open_quote(path: pathlib.Path) -> ValueError:
+    """Returns what is said of a header that opens a quote and does not close it."""
+    return ValueError(f"{path}: the header opens a quote that it does not close; remove it.")
 
 
 def read_table(path: pathlib.Path, layout: Layout) -> pa.Table:
@@ -214,7 +227,7 @@ def _read(
         pa_csv.ConvertOptions(
             column_types={n: pa.string() if k == STRINGS else k for n, k in present.items()},
             include_columns=list(present),
-            null_values=list(MISSING_NUMBERS),
+            null_values=list(number_text.NULLS),
             strings_can_be_null=False,
         ),
     )
@@ -282,8 +295,17 @@ def _parse_rows(
 
 
 def _fault(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
+    """Returns why a row cannot be parsed by itself, in plain words, or None if it can."""
     if len(columns) > 1 and not row.strip(b"\r\n"):
         return "the line is empty; remove it"
+    try:
+        _parse_table(layout, columns, row if row.endswith(b"\n") else row + b"\n", 1)
+    except (pa.ArrowInvalid, ValueError) as error:
+        return _reason(layout, columns, row) or f"it cannot be parsed: {error}"
+    return None
+
+
+def _reason(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
     try:
         values = layout.split(row)
     except UnicodeDecodeError as error:
@@ -294,27 +316,15 @@ def _fault(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
         return "a carriage return stands inside the line; remove it"
     if len(values) != len(columns):
         expected = layout.expected or f"{len(columns)} columns"
-        return f"expected {expected}, got {len(values)} columns"
+        num_lines = row.rstrip(b"\r\n").count(b"\n") + 1
+        where = f" in a row of {num_lines} lines: is a quote left open?" if num_lines > 1 else ""
+        return f"expected {expected}, got {len(values)} columns{where}"
     named = dict(zip(columns, values, strict=True))
     reason = layout.check(named) if layout.check else None
     for name, kind in layout.types.items():
         if reason is None and kind == NUMBERS:
-            reason = number_fault(name, named.get(name, ""))
-    if reason is None:
-        try:
-            _parse_table(layout, columns, row if row.endswith(b"\n") else row + b"\n", 1)
-        except (pa.ArrowInvalid, ValueError) as error:
-            reason = f"it cannot be parsed: {error}"
+            reason = number_text.fault(name, named.get(name, ""))
     return reason
-
-
-def number_fault(name: str, value: str) -> str | None:
-    """Returns what is wrong with a number as text, or None."""
-    # Spaces around a number are allowed, as Arrow allows them.
-    text = value.strip(" ")
-    if value in MISSING_NUMBERS or (_NUMBER.fullmatch(text) and np.isfinite(float(text))):
-        return None
-    return f"{name} must be a finite number or empty, got {value[:40]!r}"
 
 
 def _line_numbers(rows: Sequence[bytes], first_line: int) -> list[int]:

@@ -83,7 +83,8 @@ class RowReader:
         """Yields first line number, text and number of rows of runs of about `rows` rows.
 
         Raises:
-            ValueError: The file is damaged, or a quote is not closed.
+            ValueError: The file is damaged, a quote is not closed, or one that closes a value of
+                several lines is followed by text: rows would be lost in it.
         """
         size = wanted = min(max(rows * self._bytes_per_line, 1), _MOST_CHUNK_BYTES)
         while self._fill(wanted):
@@ -100,7 +101,7 @@ class RowReader:
             text, self._rest, wanted = self._rest[:end], self._rest[end:], size
             num_lines = text.count(b"\n")
             if self._quote and b'"' in text:
-                num_rows = count_rows(text, True, self._delimiter.decode())
+                num_rows = self._count_quoted(text)
             else:
                 num_rows = num_lines + (not text.endswith(b"\n"))
             yield self.line, text, num_rows
@@ -124,6 +125,18 @@ class RowReader:
             f"{self.path}, line {line}: a quote is opened in this row and not closed; close "
             "it, or double it if it is meant as text."
         )
+
+    def _count_quoted(self, text: bytes) -> int:
+        ends = row_ends(text, self._delimiter)
+        start = _misquoted(text, self._delimiter, ends)
+        if start is not None:
+            line = self.line + text.count(b"\n", 0, start)
+            raise ValueError(
+                f"{self.path}, line {line}: text after a closing quote, in a value that goes "
+                "on over line ends; quotes must be doubled, not escaped by a backslash (Spark: "
+                "option escape='\"')."
+            )
+        return len(ends) + (not len(ends) or int(ends[-1]) < len(text))
 
     def take(self, rows: int) -> bytes:
         """Returns the next `rows` lines, or as many as are left, each with its line end."""
@@ -173,16 +186,34 @@ def row_ends(text: bytes, delimiter: bytes) -> np.ndarray:
     """
     array = np.frombuffer(text, np.uint8)
     newlines = np.flatnonzero(array == 10)
+    quotes = _quotes(text, array, delimiter)
+    outside = np.searchsorted(quotes, newlines) % 2 == 0
+    return newlines[outside] + 1
+
+
+def _misquoted(text: bytes, delimiter: bytes, ends: np.ndarray) -> int | None:
+    """Returns where a row of several lines begins with text after a closing quote, or None."""
+    if text.count(b"\n") == len(ends):  # no row has several lines
+        return None
+    array = np.frombuffer(text, np.uint8)
+    closing = _quotes(text, array, delimiter)[1::2]
+    closing = closing[closing + 1 < len(text)]
+    bad = closing[~np.isin(array[closing + 1], [10, 13, 34, delimiter[0]])]
+    starts = np.append(0, ends)[np.searchsorted(ends, bad, side="right")]
+    first, last = np.searchsorted(np.flatnonzero(array == 10), [starts, bad])
+    several = starts[first < last]
+    return int(several[0]) if len(several) else None
+
+
+def _quotes(text: bytes, array: np.ndarray, delimiter: bytes) -> np.ndarray:
+    """Returns where quotes stand that open and close values, by turns."""
     quotes = np.flatnonzero(array == 34)
-    if not len(quotes):
-        return newlines + 1
     # Every other quote opens: it stands at the start of a value, or is half of a doubled one.
     opening = quotes[::2]
     before = np.where(opening > 0, array[opening - 1], 10)
     if not np.isin(before, [10, 34, delimiter[0]]).all():
         quotes = _real_quotes(text, quotes, delimiter)
-    outside = np.searchsorted(quotes, newlines) % 2 == 0
-    return newlines[outside] + 1
+    return quotes
 
 
 def _real_quotes(text: bytes, quotes: np.ndarray, delimiter: bytes) -> np.ndarray:

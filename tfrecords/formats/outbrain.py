@@ -50,6 +50,7 @@ from tfrecords.formats import (
     delimited,
     log,
     named,
+    number_text,
     outbrain_columns,
     outbrain_files,
     outbrain_tables,
@@ -169,7 +170,7 @@ def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
 def _fault(values: Mapping[str, str]) -> str | None:
     for name in ("display_id", "ad_id"):
         value = values.get(name, "")
-        if value not in delimited.MISSING_NUMBERS and not _ID.fullmatch(value):
+        if value not in number_text.MISSING and not _ID.fullmatch(value):
             return f"{name} must be a whole number, got {value[:40]!r}"
     return None
 

@@ -1,8 +1,8 @@
 """Parquet files as a log: runs of rows, numbered from 1.
 
 Columns keep their types as far as the conversion reads them: integers, floats, booleans,
-strings, times and lists. Dictionaries are decoded, decimals become floats and times
-microseconds; what is not a number (NaN) is missing.
+strings, times and lists. Dictionaries are decoded, decimals become floats, but strings where
+they are whole and may be ids, and times microseconds; what is not a number (NaN) is missing.
 """
 
 import json
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tfrecords import columns as columns_lib
 from tfrecords.formats import delimited, log
 
 
@@ -155,7 +156,10 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
             return stamps
         seconds = pc.divide(stamps.cast(pa.int64()).cast(pa.float64()), 1e6)
         return seconds
-    if kind == delimited.NUMBERS or pa.types.is_decimal(column.type):
+    is_decimal = pa.types.is_decimal(column.type)
+    if is_decimal and column.type.scale == 0 and kind != delimited.NUMBERS:
+        return column.cast(pa.string())  # ids that floats do not tell apart
+    if kind == delimited.NUMBERS or is_decimal:
         column = column.cast(pa.float64(), safe=False)
     if pa.types.is_floating(column.type):
         column = column.cast(pa.float64())
@@ -167,11 +171,11 @@ _LIST = pa.list_(pa.string())
 
 
 def _plain_list(lists: pa.ListArray) -> pa.ListArray:
-    values = plain(pa.chunked_array([lists.flatten()]), delimited.STRINGS).cast(pa.string())
+    values = columns_lib.as_strings(plain(pa.chunked_array([lists.flatten()]), delimited.STRINGS))
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
     mask = lists.is_null() if lists.null_count else None
-    return pa.ListArray.from_arrays(pa.array(offsets), values.combine_chunks(), mask=mask)
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=mask)
 
 
 def _microseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -233,7 +237,8 @@ def _check_type(
         )
     kind = kind.value_type if _is_list(kind) or pa.types.is_dictionary(kind) else kind
     dated = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
-    if pa.types.is_nested(kind) or (pa.types.is_temporal(kind) and not dated):
+    is_other = isinstance(kind, pa.BaseExtensionType)  # such as UUIDs
+    if is_other or pa.types.is_nested(kind) or (pa.types.is_temporal(kind) and not dated):
         raise ValueError(
             f"{path}: the column {name!r} is of type {schema.field(name).type}, which is not "
             "read; write it as strings or numbers, or leave it out of the schema."

@@ -19,7 +19,14 @@ from tfrecords.formats import delimited, lines, log, parquet
 DELIMITERS = ("\t", ",", ";", "|")
 _ROWS_COMPARED = 20
 _PARQUET = b"PAR1"
-_ZIP = b"PK\x03\x04"
+_MAGIC_BYTES = 10
+# What other packed files begin with.
+_PACKED = {
+    b"PK\x03\x04": "a zip or Excel file; unzip it, or save it as CSV",
+    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it, or use gzip",
+    b"BZh91AY&SY": "packed by bzip2; unpack it, or use gzip",
+    b"\xfd7zXZ": "packed by xz; unpack it, or use gzip",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +49,16 @@ def is_parquet(path: pathlib.Path) -> bool:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is a directory, empty, or a zip or Excel file.
+        ValueError: It is a directory, empty, or packed other than by gzip.
     """
     with lines.open_file(path):
         pass
     with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == _ZIP:
-        raise ValueError(f"{path} is a zip or Excel file; unzip it, or save it as CSV.")
-    return magic == _PARQUET
+        first = file.read(_MAGIC_BYTES)
+    for magic, what in _PACKED.items():
+        if first.startswith(magic):
+            raise ValueError(f"{path} is {what}.")
+    return first.startswith(_PARQUET)
 
 
 def column_names(path: pathlib.Path, wanted: Collection[str]) -> tuple[str, ...]:
@@ -108,7 +116,8 @@ def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
     """Finds out how a delimited text is written.
 
     Raises:
-        FileNotFoundError, ValueError: As `is_parquet`, or the header is not UTF-8.
+        FileNotFoundError, ValueError: As `is_parquet`, or the header is not UTF-8, or leaves a
+            quote open.
     """
     sample = lines.RowReader(path).sample()
     found = []
@@ -116,13 +125,14 @@ def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
     for delimiter in [d for d in DELIMITERS if d.encode() in first_line] or [","]:
         layout = delimited.Layout({}, delimiter, quote=True)
         first = lines.split_rows(sample, True, delimiter)[0]
-        try:
-            names = tuple(name.strip() for name in layout.split(first))
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}: the header is not UTF-8; convert the file.") from None
+        names = tuple(name.strip() for name in delimited.header(path, layout, first))
         quote = delimiter != "\t" or _balanced(sample, delimiter, len(names))
         found.append(Text(delimiter, quote, names))
-    return max(found, key=lambda text: _fit(text, wanted, sample))
+    best = max(found, key=lambda text: _fit(text, wanted, sample))
+    first = lines.split_rows(sample, best.quote, best.delimiter)[0]
+    if b"\n" in first.strip() and not _balanced(first, best.delimiter, len(best.columns)):
+        raise delimited.open_quote(path)
+    return best
 
 
 def _fit(text: Text, wanted: Collection[str], sample: bytes) -> tuple[int, bool, int]:

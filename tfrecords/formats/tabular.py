@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
+from tfrecords import checks
 from tfrecords import schema as schema_lib
 from tfrecords.formats import delimited, log, side_tables, table_files
 
@@ -52,6 +53,7 @@ def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
     types = column_types(schema)
     own = {name: types[name] for name in wanted if name in names}
     table = table_files.read(files.ads, own, _lists(schema))
+    _check_numbers(files.ads, schema, table)
     for name in wanted:
         if name not in names:
             table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
@@ -201,6 +203,17 @@ def _check_key(path: pathlib.Path, role: str, key: Sequence[str], names: Collect
             f"{path} is joined by the schema's {role} {list(key)}, but lacks {missing}; it has "
             f"{list(names)}. Name the key in it as in the log."
         )
+
+
+def _check_numbers(path: pathlib.Path, schema: schema_lib.Schema, table: pa.Table) -> None:
+    numeric = {field.source for field in schema.ad_fields if field.kind == "numeric"}
+    for name in sorted(numeric & set(table.column_names)):
+        faults = checks.Faults(table.num_rows)
+        checks.numbers(faults, name, table[name])
+        if faults.any():
+            row = table[log.LINE_NUMBER][int(faults.bad.argmax())].as_py()
+            what = "row" if table_files.is_parquet(path) else "line"
+            raise ValueError(f"{path}, {what} {row}: {faults.reasons()[0]}")
 
 
 def _nowhere(
