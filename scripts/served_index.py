@@ -11,10 +11,8 @@ import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlo
 import numpy as np
 
 from serving import ad_index, bundle, errors, export, filter_fields, manifest
-from tfrec import candidates, evaluation, retrieval
+from tfrec import candidates, evaluation
 from tfrecords import reader
-
-_TUNING_REQUESTS = 512
 
 
 def opener(
@@ -82,10 +80,7 @@ def _built(
     config: ad_index.IndexConfig,
 ) -> tuple[ad_index.AdIndex, str]:
     """Builds an index as an export does, tuned with held-out requests."""
-    window = next(iter(data_set.windows(evaluation.SPLIT)))
-    queries = retrieval.embed_in_batches(
-        models.two_tower.query_tower, window["query"].numpy()[:_TUNING_REQUESTS]
-    )
+    queries = export.tuning_queries(data_set, models.two_tower)
     built = ad_index.build(embeddings, config, tuning_queries=queries)
     catalogue = data_set.catalogue()
     index = ad_index.AdIndex(

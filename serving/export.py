@@ -23,6 +23,7 @@ from tfrecords import encoding, reader
 NUM_PROBES = 8
 CANDIDATES_PER_PROBE = 20
 # Kept with the index, to measure recall after updates.
+NUM_TUNING_QUERIES = 512
 NUM_SAMPLE_QUERIES = 256
 WARM_UP_CANDIDATES = (1, 10, 500)
 SIGNATURE = "serving_default"
@@ -63,11 +64,10 @@ def export(
     if not samples:
         raise ValueError(f"{data_set.directory} has no held-out requests; use a larger log.")
     columns = _columns(fitted, samples)
-    queries = _embed(tower_module, columns)
+    held_out = _embed(tower_module, columns)
+    queries = tuning_queries(data_set, two_tower)
     index = ad_index.build(embeddings, index_config, tuning_queries=queries)
     k = min(500, len(catalogue))
-    # Every second query had no part in tuning.
-    held_out = queries[1::2] if len(queries) > 1 else queries
     recall = ad_index.recall_against_exact(index.searcher, embeddings, held_out, k)
     training_id = training_id_of(data_set, two_tower, model)
     probes = _probes(samples, tower_module, ranker_module, index, features, fitted)
@@ -122,6 +122,19 @@ def export(
         )
 
     return bundle.publish(base, write)
+
+
+def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.TwoTower) -> np.ndarray:
+    """Returns embeddings [Q, D] of validation requests, by which an index is chosen.
+
+    Of no test requests, on which what an index loses is measured.
+    """
+    window = next(iter(data_set.windows("validation")), None)
+    if window is None:
+        raise ValueError(f"{data_set.directory} has no validation requests; use a larger log.")
+    queries = window["query"].numpy()
+    rows = np.linspace(0, len(queries), min(NUM_TUNING_QUERIES, len(queries)), endpoint=False)
+    return retrieval.embed_in_batches(two_tower.query_tower, queries[rows.astype(np.int64)])
 
 
 def _columns(
