@@ -18,7 +18,7 @@ Keras. They read the encoded fields of the same splits as the ranker, one row a 
 the logged position where there is one; they are stopped, and their settings chosen
 (--tune_peers: from a grid), on the validation split, and calibrated on it as the ranker is.
 All are measured on the test split. Intervals are of ours minus the peer, from resampled
-requests. Prints a table, and as the last line JSON.
+users, or requests where users are not known. Prints a table, and as the last line JSON.
 """
 
 import json
@@ -34,7 +34,7 @@ import peer_scores
 import pipeline
 from absl import flags
 
-from tfrec import calibrators, config, metrics, planted, ranker_training
+from tfrec import calibrators, config, metrics, planted, ranker_training, ranker_validation
 from tfrecords import reader, suggest
 
 with extras.needed("benchmark"):
@@ -80,9 +80,14 @@ def main() -> None:
     truth = of_truth(steps, data_set)
     if truth is not None:
         estimates["planted_truth"] = truth[data.test.known]
-    score(estimates, results, data.test)
+    owner = ranker_validation.owner_of_requests(data_set, "test")
+    score(estimates, results, data.test, owner[data.test.requests])
     rows = {split: len(getattr(data, split)) for split in SPLITS}
-    described = {"data_set": data_set.schema.name, "fingerprint": data_set.fingerprint}
+    described = {
+        "data_set": data_set.schema.name,
+        "fingerprint": data_set.fingerprint,
+        "intervals_of": "users" if data_set.spec.has_user else "requests",
+    }
     results = {**results, **described, "rows": rows, "test_clicks": int(data.test.labels.sum())}
     print_table(results, estimates)
     print(json.dumps(results))
@@ -161,10 +166,22 @@ def of_truth(steps: pipeline.Pipeline, data_set: reader.DataSet) -> np.ndarray |
     )
 
 
-def score(estimates: dict[str, np.ndarray], results: dict[str, Any], rows: peer_data.Rows) -> None:
-    """Adds the scores of the estimates [L] and their differences to ours to the results."""
+def score(
+    estimates: dict[str, np.ndarray],
+    results: dict[str, Any],
+    rows: peer_data.Rows,
+    unit: np.ndarray,
+) -> None:
+    """Adds the scores of the estimates [L] and their differences to ours to the results.
+
+    Args:
+        estimates: Click probabilities [L] by name.
+        results: What is told of each name; changed.
+        rows: Of the test split.
+        unit: [L] what is drawn for the intervals.
+    """
     bootstrap = peer_scores.Bootstrap(
-        rows.labels, rows.requests, FLAGS.bootstrap_samples, seed=FLAGS.model_seed
+        rows.labels, unit, FLAGS.bootstrap_samples, seed=FLAGS.model_seed
     )
     ceiling = None
     if "planted_truth" in estimates:

@@ -31,7 +31,7 @@ def train(data: peer_data.Data, strength: float, seed: int) -> tuple[Model, dict
     """Trains with one inverse regularisation strength, scikit-learn's C."""
     matrix = hashed(data.fields, data.train.ids)
     used = np.unique(matrix.indices)
-    regression = linear_model.LogisticRegression(C=strength, max_iter=200, random_state=seed)
+    regression = linear_model.LogisticRegression(C=strength, max_iter=1_000, random_state=seed)
     regression.fit(matrix[:, used], data.train.labels)
     return Model(regression, used), {"iterations": int(regression.n_iter_[0])}
 

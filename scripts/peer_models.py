@@ -10,9 +10,10 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
@@ -26,7 +27,7 @@ import peer_trees
 from tfrec import metrics
 
 PEERS = ("lightgbm", "hashed_logistic_regression", *peer_networks.KINDS)
-STRENGTHS = (0.003, 0.01, 0.03, 0.1)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 # What --tune_peers tries, beside what is used without it.
 NETWORK_GRID = {
     "learning_rate": (3e-4, 1e-3),
@@ -114,6 +115,9 @@ def fit_once(
 ) -> Fitted:
     """As `fit`, but reads what an earlier run with the same inputs and the same code wrote.
 
+    Says on stderr which settings were best at an edge of what was tried: the peer might be better
+    beyond it.
+
     Args:
         name, data, tune, seed: As of `fit`.
         inputs: JSON values that tell the data apart from other data.
@@ -126,17 +130,58 @@ def fit_once(
     if note.is_file() and arrays.is_file():
         stored = json.loads(note.read_text())
         if stored["inputs"] == inputs:
+            _warn_of_edges(name, tried, stored["settings"])
             with np.load(arrays) as logits:
                 return Fitted(
                     logits["validation"], logits["test"], stored["seconds"], stored["settings"]
                 )
     fitted = fit(name, data, tune, seed)
+    _warn_of_edges(name, tried, fitted.settings)
     path.mkdir(parents=True, exist_ok=True)
     note.unlink(missing_ok=True)
     np.savez(arrays, validation=fitted.validation, test=fitted.test)
     described = {"inputs": inputs, "seconds": fitted.seconds, "settings": fitted.settings}
     note.write_text(json.dumps(described, indent=1) + "\n")
     return fitted
+
+
+def at_edges(tried: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> list[str]:
+    """Returns the numbers among settings that are the least or greatest of those tried.
+
+    Args:
+        tried: Settings, in which a dict holds settings of its own.
+        chosen: The best of them; may tell more than was set.
+
+    Returns:
+        `NAME=VALUE` of each of which at least three values were tried; of two, each is an edge.
+    """
+    values: dict[str, set[float]] = {}
+    for settings in tried:
+        for name, value in _numbers(settings):
+            values.setdefault(name, set()).add(value)
+    return [
+        f"{name}={value:g}"
+        for name, value in _numbers(chosen)
+        if len(values.get(name, ())) > 2 and value in (min(values[name]), max(values[name]))
+    ]
+
+
+def _numbers(settings: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _numbers(value)
+        elif isinstance(value, int | float):
+            yield name, value
+
+
+def _warn_of_edges(name: str, tried: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> None:
+    for setting in at_edges(tried, chosen):
+        print(
+            f"warning: {name} is best on validation with {setting}, an edge of what was tried: "
+            "widen its grid in scripts/peer_models.py, or the comparison flatters the others",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _tries(name: str, data: peer_data.Data, tune: bool, seed: int) -> Iterator[_Try]:

@@ -1,9 +1,10 @@
 """Scores of click probabilities, and intervals of the difference between two models.
 
-Shapes: L rows in log order, R requests, S samples.
+Shapes: L rows in log order, U units, S samples.
 
 References:
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, §13 (percentile interval).
+    Field and Welsh, Bootstrapping Clustered Data, 2007 (drawing units, not rows).
 """
 
 from typing import Any
@@ -28,34 +29,34 @@ def scores(labels: np.ndarray, estimates: np.ndarray) -> dict[str, float | None]
 
 
 class Bootstrap:
-    """Scores models on the same resampled requests, so that their differences are paired.
+    """Scores models on the same resampled units, so that their differences are paired.
 
     Args:
         labels: [L] 0 or 1.
-        requests: [L] the number of each row's request, rising.
+        unit: [L] the user of each row, or its request where users are not known.
         samples: S.
         seed: Of the resampling.
     """
 
-    def __init__(self, labels: np.ndarray, requests: np.ndarray, samples: int, seed: int) -> None:
+    def __init__(self, labels: np.ndarray, unit: np.ndarray, samples: int, seed: int) -> None:
         self._labels = labels.astype(np.float64)
-        self._requests = np.unique(requests, return_inverse=True)[1]
+        self._unit = np.unique(unit, return_inverse=True)[1]
         self._samples, self._seed = samples, seed
 
     def of(self, estimates: np.ndarray) -> dict[str, np.ndarray]:
         """Returns `auc` and `normalized_entropy` [S] of probabilities [L]; NaN if undefined."""
         rng = np.random.default_rng(self._seed)  # the same samples for every model
-        num_requests = int(self._requests[-1]) + 1
+        num_units = int(self._unit.max()) + 1
         order = np.argsort(estimates, kind="stable")
         labels, ranked = self._labels[order], estimates[order]
         last_of_ties = np.flatnonzero(np.append(np.diff(ranked) > 0, True))
         p = np.clip(ranked, _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY)
         losses = -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
-        request = self._requests[order]
+        unit = self._unit[order]
         found = []
         for _ in range(self._samples):
-            drawn = rng.integers(0, num_requests, num_requests)
-            weights = np.bincount(drawn, minlength=num_requests)[request].astype(np.float64)
+            drawn = rng.integers(0, num_units, num_units)
+            weights = np.bincount(drawn, minlength=num_units)[unit].astype(np.float64)
             auc = _weighted_auc(labels, weights, last_of_ties)
             found.append((auc, _weighted_entropy(labels, weights, losses)))
         return dict(zip(("auc", "normalized_entropy"), np.array(found).T, strict=True))

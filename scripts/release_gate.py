@@ -120,7 +120,8 @@ def _measured_again(
     model: ranker.Ranker,
 ) -> gate.Released:
     own = ranker_training.predict(model, data_set, "validation")
-    rows = own.labels, own.list_lengths
+    owner = ranker_validation.owner_of_requests(data_set, "validation")
+    rows = own.labels, np.repeat(owner, own.list_lengths)
     logits = {head: values for head, values in logits.items() if head in own.labels}
     return gate.Released(
         version,

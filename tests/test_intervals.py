@@ -1,5 +1,7 @@
 """Bootstrap weights, and the metrics of resamples against those of copied rows."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,34 @@ def test_each_resample_draws_as_many_units_as_there_are():
     assert resamples.weights.shape == (50, 3)
     assert (resamples.weights.sum(axis=1) == 3).all()
     assert 0.7 < resamples.weights.mean() < 1.3
+
+
+def test_draws_are_kept_as_bytes_and_multiplied_some_resamples_at_a_time(monkeypatch):
+    monkeypatch.setattr(intervals, "_WEIGHTS_AT_ONCE", 200_000)  # two of the resamples
+    values = np.arange(100_000.0)
+    resamples = intervals.Resamples(np.arange(100_000), 40, 1)
+    tracemalloc.start()
+    (sums,) = resamples.sums(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 4 MB of bytes, and a few arrays of 100,000 or 200,000 float64, 0.8 and 1.6 MB each; the same
+    # draws as float32, and then as float64, are 16 and 32 MB.
+    assert peak < 12e6
+    assert resamples.weights.nbytes == 4_000_000
+    rng = np.random.default_rng(1)
+    for total in sums[:3]:
+        assert total == pytest.approx(values[rng.integers(100_000, size=100_000)].sum())
+
+
+def test_draws_that_are_no_bytes_are_kept_in_wider_integers(monkeypatch):
+    class Stuck:
+        def integers(self, high, size):
+            return np.zeros(size, int)
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Stuck())
+    weights = intervals.Resamples(np.arange(300), 2, 1).weights
+    assert weights[:, :2].tolist() == [[300, 0], [300, 0]]
+    assert weights.dtype == np.uint16
 
 
 def test_rows_of_one_unit_are_drawn_together():
@@ -69,6 +99,14 @@ def test_the_other_metrics_of_a_resample_are_those_of_its_copied_rows(rows):
         assert entropy[i] == pytest.approx(metrics.normalized_entropy(own_labels, own_scores))
         own = metrics.normalized_gini(copied(resamples, values, i), own_scores)
         assert gini[i] == pytest.approx(own, abs=1e-9)
+
+
+def test_constant_scores_have_no_gini_in_any_resample(rows):
+    resamples, labels, _ = rows
+    # As if the rows were sorted by what they brought.
+    revenue = np.sort(labels)[::-1]
+    gini = resampled_metrics.normalized_gini(resamples, revenue, np.full(200, 0.5))
+    assert gini == pytest.approx(np.zeros(20), abs=1e-9)
 
 
 def test_calibration_error_of_weights_of_one_is_that_of_the_rows(rows):

@@ -58,6 +58,32 @@ def test_expected_calibration_error_weighs_bins_of_equal_size():
     assert metrics.expected_calibration_error(labels, probabilities, 1) == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "num_bins", "expected"),
+    [
+        # Cut in halves, the run of three has its middle row in the first.
+        ([0.1, 0.1, 0.2, 0.1], 2, [0, 0, 1, 0]),
+        # Thirds of two rows: the middle of the run of four is the third row, in the second bin.
+        ([0.2, 0.1, 0.2, 0.3, 0.2, 0.2], 3, [1, 0, 1, 2, 1, 1]),
+        # No row is left for the second third: two bins.
+        ([0.1, 0.1, 0.1, 0.1, 0.3, 0.2], 3, [0, 0, 0, 0, 1, 1]),
+        ([0.4, 0.4], 15, [0, 0]),
+        # Nothing is equal: the first of five rows in two bins are three.
+        ([0.5, 0.4, 0.3, 0.2, 0.1], 2, [1, 1, 0, 0, 0]),
+        ([], 15, []),
+    ],
+)
+def test_equal_probabilities_share_a_bin(probabilities, num_bins, expected):
+    bins = metrics.calibration_bins(np.array(probabilities), num_bins)
+    assert bins.tolist() == expected
+
+
+def test_the_observed_rate_as_a_constant_has_no_calibration_error():
+    labels = np.random.default_rng(0).random(1_000) < 0.3
+    constant = np.full(1_000, labels.mean())
+    assert metrics.expected_calibration_error(labels, constant) == pytest.approx(0, abs=1e-12)
+
+
 def test_calibration_ratio_is_predicted_over_observed():
     assert metrics.calibration_ratio(np.array([1, 0, 1]), np.array([0.8, 0.4, 0.6])) == (
         pytest.approx(0.9)
@@ -75,6 +101,15 @@ def test_normalized_gini():
     assert metrics.normalized_gini(values, np.array([1, 2, 3])) == pytest.approx(-1.0)
     assert metrics.normalized_gini(np.zeros(3), np.arange(3)) is None
     assert metrics.normalized_gini(np.ones(3), np.arange(3)) is None
+
+
+def test_equal_scores_capture_their_mean_value():
+    values = np.array([3.0, 1.0, 0.0])
+    # Each of the first two captures 2: shares 1/2, 1, 1, that is 5/6 − 2/3 = 1/6 of 1/4.
+    for order in ([0, 1, 2], [1, 0, 2], [2, 1, 0]):
+        own = np.array([1, 1, 0])[order]
+        assert metrics.normalized_gini(values[order], own) == pytest.approx(2 / 3)
+        assert metrics.normalized_gini(values[order], np.zeros(3)) == pytest.approx(0, abs=1e-12)
 
 
 def test_gini_of_counts():
@@ -148,9 +183,34 @@ def test_auc_of_groups_agrees_with_auc_on_each_group():
         assert values[number] == pytest.approx(metrics.auc(labels[own], scores[own]))
 
 
-def test_ndcg_of_lists_keeps_equal_scores_in_their_order():
-    gains, scores = np.array([0.0, 2.0, 1.0, 0.0]), np.zeros(4)
-    # Ranks 2 and 3 hold 2 and 1: 2·0.63093 + 1·0.5 of 2·1 + 1·0.63093.
-    assert metrics.ndcg_of_lists(gains, scores, np.array([3, 1]), 10)[0] == pytest.approx(
-        1.7618595 / 2.6309298
+def test_ndcg_of_lists_gives_equal_scores_the_mean_discount_of_their_ranks():
+    # Discounts 1, 0.63093, 0.5: their mean is 0.7103099; the list of one row has no NDCG.
+    for gains in ([1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]):
+        found = metrics.ndcg_of_lists(np.array(gains), np.zeros(4), np.array([3, 1]), 10)
+        assert found[0] == pytest.approx(0.7103099)
+        assert np.isnan(found[1])
+    # Cut at 1, one of three orders has the gain on top.
+    found = metrics.ndcg_of_lists(np.array([1.0, 0, 0]), np.zeros(3), np.array([3]), 1)
+    assert found[0] == pytest.approx(1 / 3)
+    # 2 and 1 share ranks 2 and 3, (0.63093 + 0.5) / 2 each: 1.6963946 of 2·1 + 1·0.63093. Scores
+    # that are equal in two lists are no tie.
+    found = metrics.ndcg_of_lists(
+        np.array([0.0, 2.0, 1.0, 1.0, 0.0]), np.array([9, 5, 5, 5, 4]), np.array([3, 2]), 10
     )
+    assert found == pytest.approx([1.6963946 / 2.6309298, 1.0])
+
+
+def test_no_metric_depends_on_the_order_of_the_rows():
+    rng = np.random.default_rng(2)
+    labels = (rng.random(300) < 0.3).astype(float)
+    scores = rng.choice([0.1, 0.25, 0.6], 300)
+    clicked_first = np.argsort(-labels, kind="stable")
+    for order in (clicked_first, clicked_first[::-1], rng.permutation(300)):
+        for metric in (
+            metrics.auc,
+            metrics.log_loss,
+            metrics.expected_calibration_error,
+            metrics.normalized_gini,
+            lambda own, s: metrics.ndcg_at_k(own, s, np.array([300]), 10),
+        ):
+            assert metric(labels[order], scores[order]) == pytest.approx(metric(labels, scores))

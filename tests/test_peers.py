@@ -149,6 +149,63 @@ def test_the_interval_of_a_better_model_is_on_its_side_and_of_itself_is_zero(scr
     }
 
 
+def test_users_are_drawn_with_all_their_rows_wherever_these_stand(script):
+    scores = script("peer_scores")
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(100), 20)
+    # Users like much or little, and one model knows which.
+    truth = rng.uniform(0.05, 0.95, 100)[user]
+    labels = (rng.random(2_000) < truth).astype(np.float32)
+    shuffled = rng.permutation(2_000)
+
+    def samples(unit, order):
+        drawn = scores.Bootstrap(labels[order], unit[order], 200, seed=1)
+        return drawn.of(truth[order])["auc"]
+
+    by_user = samples(user, np.arange(2_000))
+    assert samples(user, shuffled) == pytest.approx(by_user)
+    # Rows of one user are alike: 20 of them are worth few.
+    assert np.std(by_user) > 1.5 * np.std(samples(np.arange(2_000), shuffled))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "edges"),
+    [
+        ({"C": 3.0, "iterations": 9}, ["C=3"]),
+        ({"C": 0.003}, ["C=0.003"]),
+        ({"C": 1.0}, []),
+        # Of rates two were tried, and of treatments none is the greatest.
+        ({"rate": 0.1, "treatment": "categorical", "sizes": {"width": 4}}, ["width=4"]),
+    ],
+)
+def test_the_least_and_the_greatest_of_what_was_tried_are_edges(script, chosen, edges):
+    models = script("peer_models")
+    tried = [{"C": c} for c in models.STRENGTHS]
+    tried += [
+        {"rate": rate, "treatment": "categorical", "sizes": {"width": width}}
+        for rate in (0.1, 0.01)
+        for width in (4, 8, 16)
+    ]
+    assert models.at_edges(tried, chosen) == edges
+
+
+def test_a_peer_that_is_best_at_an_edge_of_its_grid_is_warned_of(
+    script, tmp_path, monkeypatch, capsys
+):
+    models = script("peer_models")
+    data = planted_data(script("peer_data"))
+    name = "hashed_logistic_regression"
+
+    def warnings():
+        models.fit_once(name, data, False, 1, {}, tmp_path)
+        return capsys.readouterr().err
+
+    assert warnings() == ""  # 0.3 to 1.0 are best of 4,000 rows
+    monkeypatch.setattr(models, "STRENGTHS", (0.001, 0.003, 0.01))
+    for _ in ("trained", "read"):
+        assert f"{name} is best on validation with C=0.01, an edge of what was tried" in warnings()
+
+
 def test_a_peer_is_trained_once_for_the_same_data(script, tmp_path):
     data = planted_data(script("peer_data"))
     models = script("peer_models")
@@ -176,6 +233,7 @@ def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["rows"]["test"] == data_set.num_rows("test")
+    assert result["intervals_of"] == "requests"
     assert result["test_clicks"] == data_set.label_sum("test", "click")
     models = ("tfrec", *peers, "click_rate", "planted_truth")
     for name in models:

@@ -126,7 +126,7 @@ def of_revenue(
 
 
 def calibration_curve(rows: Rows, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Returns mean predicted and observed of equally large bins of rising predictions.
+    """Returns mean predicted and observed of the bins of `metrics.calibration_bins`.
 
     The interval is that of the observed mean.
     """

@@ -42,12 +42,9 @@ class Resamples:
 
     @property
     def weights(self) -> np.ndarray:
-        """[S, U] float32: how often each unit was drawn."""
+        """[S, U] how often each unit was drawn: bytes, or wider integers where these do not do."""
         if self._weights is None:
-            rng, size = np.random.default_rng(self._seed), self.num_units
-            self._weights = np.empty((self.count, size), np.float32)
-            for row in self._weights if size else ():
-                row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
+            self._weights = _drawn(self.num_units, self.count, self._seed)
         return self._weights
 
     def take(self, rows: np.ndarray) -> "Resamples":
@@ -61,14 +58,22 @@ class Resamples:
         by_unit = np.stack(
             [np.bincount(self.unit, weights=v, minlength=self.num_units) for v in values], axis=1
         )  # [U, M]
-        return list((self.weights @ by_unit).T)
+        return self.sums_of_units(by_unit)
+
+    def sums_of_units(self, by_unit: np.ndarray) -> list[np.ndarray]:
+        """Returns the sum [S] of each column of values of units [U, M] in each resample."""
+        size = max(_WEIGHTS_AT_ONCE // max(self.num_units, 1), 1)
+        parts = [np.empty((0, by_unit.shape[1]))]
+        for first in range(0, self.count, size):
+            parts.append(self.weights[first : first + size].astype(np.float64) @ by_unit)
+        return list(np.concatenate(parts).T)
 
     def row_weights(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """Yields the weights [s, N] of rows in an order, some resamples at a time."""
+        """Yields the weights [s, N] float32 of rows in an order, some resamples at a time."""
         unit = self.unit[order]
         size = max(_WEIGHTS_AT_ONCE // max(len(order), 1), 1)
         for first in progress.steps(self.count, size, "intervals", "resamples"):
-            yield self.weights[first : first + size][:, unit]
+            yield self.weights[first : first + size][:, unit].astype(np.float32)
 
 
 def of_metric(replicates: np.ndarray) -> Interval | None:
@@ -101,3 +106,14 @@ def of_mean(values: np.ndarray, count: int, seed: int) -> Interval | None:
     resamples = Resamples(np.arange(len(values)), count, seed)
     (total,) = resamples.sums(values)
     return of_metric(total / len(values))
+
+
+def _drawn(num_units: int, count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    weights = np.empty((count, num_units), np.uint8)
+    for resample in range(count if num_units else 0):
+        drawn = np.bincount(rng.integers(num_units, size=num_units), minlength=num_units)
+        if drawn.max() > np.iinfo(weights.dtype).max:
+            weights = weights.astype(np.min_scalar_type(drawn.max()))
+        weights[resample] = drawn
+    return weights

@@ -18,10 +18,11 @@ from tfrec import (
     planted,
     ranker,
     ranker_training,
+    ranker_validation,
     segments,
 )
 from tfrec import config as config_lib
-from tfrecords import reader, records
+from tfrecords import reader
 
 SERVED = candidates.HEADS
 # Seconds a metric; beyond a million rows fewer resamples do, as the intervals are narrow.
@@ -64,9 +65,7 @@ def predict(
 ) -> Logged:
     """Scores a split as it is served."""
     predictions = ranker_training.predict(model, data_set, split)
-    unit = np.arange(len(predictions.list_lengths))
-    if data_set.spec.has_user:
-        unit = np.unique(data_set.column(split, records.USER), return_inverse=True)[1]
+    unit = ranker_validation.owner_of_requests(data_set, split)
     of_rows = np.repeat(unit, predictions.list_lengths)
     affordable = max(_ROWS_DRAWN // max(len(of_rows), 1), _FEWEST_RESAMPLES)
     positive = None

@@ -1,11 +1,16 @@
 """Metrics in NumPy, each named after what it is measured on.
 
-Shapes: N examples; lists are consecutive runs of examples; G groups, such as users.
+Equal scores are in no order: no metric depends on which of their rows the log has first.
+
+Shapes: N examples; lists are consecutive runs of examples; G groups, such as users; T runs of
+equal scores.
 
 References:
     He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §3
     (normalised entropy).
     Naeini et al., Obtaining Well Calibrated Probabilities, 2015 (ECE).
+    McSherry and Najork, Computing Information Retrieval Performance Measures Efficiently in the
+    Presence of Tied Scores, 2008 (NDCG: the mean over the orders of what is tied).
     Zhou et al., Deep Interest Network for Click-Through Rate Prediction, 2018, §6.3 (per-user
     AUC, weighted by impressions).
 """
@@ -43,14 +48,11 @@ def auc_of_groups(
     positive = np.asarray(labels) > 0
     num_groups = int(group.max()) + 1 if len(group) else 0
     order = np.lexsort((scores, group))
-    first = np.ones(len(order), bool)
-    first[1:] = (np.diff(group[order]) != 0) | (np.diff(np.asarray(scores)[order]) != 0)
-    tie = np.cumsum(first) - 1  # [N] which run of equal scores
-    starts = np.flatnonzero(first)
-    middle = starts + (np.diff(np.append(starts, len(order))) + 1) / 2
+    starts, lengths = ties(np.asarray(scores)[order], group[order])
     size = np.bincount(group, minlength=num_groups)
     before = np.cumsum(size) - size
-    rank = middle[tie] - before[group[order]]  # from 1, within the group
+    # From 1, within the group.
+    rank = np.repeat(starts + (lengths + 1) / 2, lengths) - before[group[order]]
     num_positive = np.bincount(group[positive], minlength=num_groups)
     ranks = np.bincount(
         group[order], weights=np.where(positive[order], rank, 0.0), minlength=num_groups
@@ -95,20 +97,52 @@ def normalized_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float |
     return log_loss(labels, probabilities) / log_loss(labels, np.full(len(labels), rate))
 
 
+def ties(*keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the runs of rows [N] that are equal in every key.
+
+    Args:
+        keys: [N] each, in an order in which equal rows stand together.
+
+    Returns:
+        Where each run starts [T], and its length [T].
+    """
+    first = np.ones(len(keys[0]), bool)
+    first[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
+    starts = np.flatnonzero(first)
+    return starts, np.diff(np.append(starts, len(first)))
+
+
 def calibration_bins(probabilities: np.ndarray, num_bins: int = 15) -> np.ndarray:
-    """Returns the number [N] of each example's bin; bins of rising probability, equally large."""
-    num_bins = min(num_bins, len(probabilities))
-    bins = np.empty(len(probabilities), np.int64)
+    """Numbers bins of rising probability, as equally large as equal probabilities allow.
+
+    These share a bin, that of their middle row: a bin of some of them would say nothing but which
+    of their rows the log has first.
+
+    Args:
+        probabilities: [N].
+        num_bins: Most bins; there are fewer where there are fewer distinct probabilities.
+
+    Returns:
+        [N] the bin of each example, from 0; none is empty.
+    """
+    probabilities = np.asarray(probabilities)
     order = np.argsort(probabilities, kind="stable")
-    for number, rows in enumerate(np.array_split(order, max(num_bins, 1))):
-        bins[rows] = number
+    starts, lengths = ties(probabilities[order])
+    # As `np.array_split` cuts.
+    size, more = divmod(len(order), max(min(num_bins, len(order)), 1))
+    middle = starts + (lengths - 1) // 2
+    bin_of_run = np.where(
+        middle < more * (size + 1), middle // (size + 1), (middle - more) // max(size, 1)
+    )
+    bins = np.empty(len(order), np.int64)
+    bins[order] = np.repeat(np.unique(bin_of_run, return_inverse=True)[1], lengths)
     return bins
 
 
 def expected_calibration_error(
     labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 15
 ) -> float:
-    """Mean |observed − predicted| over bins of equally many examples."""
+    """Mean |observed − predicted| over the bins of `calibration_bins`, weighted by examples."""
     bins = calibration_bins(probabilities, num_bins)
     gap = np.asarray(labels, np.float64) - probabilities
     return float(np.abs(np.bincount(bins, weights=gap)).sum() / len(gap))
@@ -121,17 +155,24 @@ def calibration_ratio(labels: np.ndarray, predictions: np.ndarray) -> float | No
 
 
 def normalized_gini(values: np.ndarray, scores: np.ndarray) -> float | None:
-    """Gini of the values taken in score order over that in their own order; 1 is perfect."""
-    total = float(np.sum(values, dtype=np.float64))
+    """Gini of the values taken in score order over that in their own order; 1 is perfect.
+
+    Each of equal scores captures their mean value: a constant has 0.
+    """
+    values = np.asarray(values, np.float64)
+    total = float(np.sum(values))
     if not total:
         return None
 
-    def gini(order: np.ndarray) -> float:
-        captured = np.cumsum(np.asarray(values, np.float64)[order]) / total
+    def gini(keys: np.ndarray) -> float:
+        order = np.argsort(-np.asarray(keys), kind="stable")
+        starts, lengths = ties(np.asarray(keys)[order])
+        taken = np.add.reduceat(values[order], starts) / lengths
+        captured = np.cumsum(np.repeat(taken, lengths)) / total
         return float(captured.mean() - (len(values) + 1) / (2 * len(values)))
 
-    best = gini(np.argsort(-np.asarray(values), kind="stable"))
-    return gini(np.argsort(-np.asarray(scores), kind="stable")) / best if best else None
+    best = gini(values)
+    return gini(scores) / best if best else None
 
 
 def gini(counts: np.ndarray) -> float | None:
@@ -156,7 +197,7 @@ def ndcg_of_lists(
 
     Args:
         gains: [N] non-negative relevance.
-        scores: [N]; equal scores keep their order.
+        scores: [N]; equal scores of a list share the mean discount of their ranks.
         list_lengths: Lengths of the consecutive lists.
         k: Cut-off.
 
@@ -171,8 +212,12 @@ def ndcg_of_lists(
     discount = np.where(rank < k, 1.0 / np.log2(rank + 2.0), 0.0)
 
     def summed(keys: np.ndarray) -> np.ndarray:
-        ordered = gains[np.lexsort((-np.asarray(keys), owner))]
-        return np.bincount(owner, weights=ordered * discount, minlength=num_lists)
+        keys = np.asarray(keys)
+        order = np.lexsort((-keys, owner))
+        starts, lengths = ties(keys[order], owner)  # the order leaves the owners where they are
+        shared = np.add.reduceat(discount, starts) / lengths if len(starts) else discount
+        weights = gains[order] * np.repeat(shared, lengths)
+        return np.bincount(owner, weights=weights, minlength=num_lists)
 
     best = summed(gains)
     counted = (best > 0) & (np.asarray(list_lengths) > 1)

@@ -231,7 +231,11 @@ def train_and_evaluate(
         "heads": list(model.heads),
         "calibrators": calibrators.to_json(),
         "validation": ranker_validation.measure(
-            cross_fitted(held_out), held_out.labels, held_out.list_lengths
+            cross_fitted(held_out),
+            held_out.labels,
+            np.repeat(
+                ranker_validation.owner_of_requests(data_set, "validation"), held_out.list_lengths
+            ),
         ),
         "history": history,
     }

@@ -2,7 +2,7 @@
 
 Measured on the validation split, on logits that were calibrated without the rows in question
 (`calibrators.cross_fitted`). The export gate judges by them. An error is a standard error;
-rows of one request count as one draw.
+rows of one user, or of one request where users are not known, count as one draw (ADR 11).
 
 Shapes: L shown ads, in the log's order; R requests; N rows of which a label is known.
 
@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from tfrec import heads as heads_lib
 from tfrec import metrics
+from tfrecords import reader, records
 
 NUM_BINS = 15
 _SERVED = {
@@ -40,7 +41,7 @@ class Rows:
         labels: [N].
         probability: [N] of a label above 0.
         expected: [N] in units of the label: the probability, or the expected revenue.
-        owner: [N] the request of each row.
+        owner: [N] the user or request of each row.
     """
 
     labels: np.ndarray
@@ -59,15 +60,28 @@ class Rows:
         return _losses(self.labels, np.full(len(self.labels), np.mean(self.labels > 0)))
 
 
+def owner_of_requests(data_set: reader.DataSet, split: str) -> np.ndarray:
+    """Returns [R] what the rows of each request depend on each other by, numbered from 0.
+
+    That is the user, and the request itself where the log names no users.
+
+    Raises:
+        FileNotFoundError, ValueError: As `reader.DataSet.column`.
+    """
+    if not data_set.spec.has_user:
+        return np.arange(data_set.num_requests(split))
+    return np.unique(data_set.column(split, records.USER), return_inverse=True)[1]
+
+
 def measure(
-    logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], list_lengths: np.ndarray
+    logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], owner: np.ndarray
 ) -> dict[str, dict[str, Any]]:
     """Measures each head.
 
     Args:
         logits: Calibrated logits, `click` [L], `engagement` [L], `revenue` [L, 3].
         labels: Of each head [L]; NaN where missing.
-        list_lengths: [R].
+        owner: [L] int from 0, the `owner_of_requests` of each row.
 
     Returns:
         For each head JSON values: `labelled` rows and `positives` among them. Where both kinds
@@ -81,7 +95,7 @@ def measure(
     for head in logits:
         known = labels[head][~np.isnan(labels[head])]
         result[head] = {"labelled": len(known), "positives": int(np.sum(known > 0))}
-    for head, rows in _rows(logits, labels, list_lengths):
+    for head, rows in _rows(logits, labels, owner):
         result[head] |= _figures(rows)
     return result
 
@@ -90,33 +104,31 @@ def differences(
     logits: Mapping[str, np.ndarray],
     others: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
-    list_lengths: np.ndarray,
+    owner: np.ndarray,
 ) -> dict[str, tuple[float, float]]:
     """Returns by how much one ranker's normalised entropy is above another's on the same rows.
 
     Args:
         logits: Calibrated logits of the one, as in `measure`.
         others: Of the other.
-        labels: As in `measure`.
-        list_lengths: [R].
+        labels, owner: As in `measure`.
 
     Returns:
         For each head that both have, and that can be measured, the difference and its
         standard error, which is far below that of either figure.
     """
-    of_others = dict(_rows(others, labels, list_lengths))
+    of_others = dict(_rows(others, labels, owner))
     return {
         head: _ratio(rows.losses - of_others[head].losses, rows.entropy, rows.owner)
-        for head, rows in _rows(logits, labels, list_lengths)
+        for head, rows in _rows(logits, labels, owner)
         if head in of_others
     }
 
 
 def _rows(
-    logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], list_lengths: np.ndarray
+    logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], owner: np.ndarray
 ) -> Iterator[tuple[str, Rows]]:
     """Yields the heads of which rows of both kinds are known."""
-    owner = np.repeat(np.arange(len(list_lengths)), list_lengths)
     served = heads_lib.probabilities({head: tf.constant(values) for head, values in logits.items()})
     for head in logits:
         known = ~np.isnan(labels[head])
@@ -156,8 +168,8 @@ def _ratio(above: np.ndarray, below: np.ndarray, owner: np.ndarray) -> tuple[flo
     """Returns the ratio of two sums over rows [N], and its standard error, linearised."""
     total = float(np.sum(below))
     ratio = float(np.sum(above)) / total
-    of_request = np.bincount(owner, above - ratio * below)
-    return ratio, float(np.sqrt(np.sum(np.square(of_request)))) / abs(total)
+    of_owner = np.bincount(owner, above - ratio * below)
+    return ratio, float(np.sqrt(np.sum(np.square(of_owner)))) / abs(total)
 
 
 def _calibration_error_of_chance(rows: Rows) -> float:
@@ -166,9 +178,9 @@ def _calibration_error_of_chance(rows: Rows) -> float:
     The gap of a bin is then about normal around 0, and its mean absolute value is sqrt(2 / pi)
     standard deviations.
     """
-    order = np.argsort(rows.expected, kind="stable")
-    error = 0.0
-    for own in np.array_split(order, min(NUM_BINS, len(order))):
-        spread = float(np.var(rows.labels[own] - rows.expected[own]))
-        error += np.sqrt(2 / np.pi * spread / len(own)) * len(own) / len(order)
-    return float(error)
+    bins = metrics.calibration_bins(rows.expected, NUM_BINS)
+    count = np.bincount(bins)
+    gap = rows.labels - rows.expected
+    around = gap - (np.bincount(bins, gap) / count)[bins]
+    spread = np.bincount(bins, np.square(around)) / count
+    return float(np.sum(np.sqrt(2 / np.pi * spread * count)) / len(bins))

@@ -33,8 +33,9 @@ def section(report: Report, head: str) -> str:
     figures = [
         card_markup.figure(
             report_figures.calibration(head, own["calibration_curve"]),
-            f"Calibration. {what} in {len(own['calibration_curve'])} bins of equally many rows: on "
-            "the line, what is predicted is what happens; above it, predictions are too low.",
+            f"Calibration. {what} in {len(own['calibration_curve'])} bins of about equally many "
+            "rows: on the line, what is predicted is what happens; above it, predictions are too "
+            "low.",
         ),
         card_markup.figure(
             report_figures.scores(head, curves["scores"]),

@@ -12,8 +12,7 @@ def auc(resamples: intervals.Resamples, labels: np.ndarray, scores: np.ndarray) 
     """Returns the AUC [S], ties counted half."""
     order = np.argsort(scores, kind="stable")
     positive = np.asarray(labels)[order] > 0
-    ordered = np.asarray(scores)[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(order) else order
+    starts, _ = metrics.ties(np.asarray(scores)[order])
     values = [np.empty(0)]
     for weights in resamples.row_weights(order):
         negatives = np.where(positive, 0.0, weights)
@@ -30,19 +29,25 @@ def auc(resamples: intervals.Resamples, labels: np.ndarray, scores: np.ndarray) 
 def normalized_gini(
     resamples: intervals.Resamples, values: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """Returns the Gini [S] of values in the order of scores over that in their own order."""
+    """Returns the Gini [S] of values in the order of scores over that in their own order.
+
+    Equal scores capture their mean value.
+    """
     values = np.asarray(values, np.float64)
 
     def ginis(keys: np.ndarray) -> np.ndarray:
         order = np.argsort(-np.asarray(keys), kind="stable")
+        starts, _ = metrics.ties(np.asarray(keys)[order])
         parts = [np.empty(0)]
         for weights in resamples.row_weights(order):
-            captured = np.cumsum(weights * values[order], axis=1)
-            total = captured[:, -1]
-            # Copies of a row lie side by side: the curve is a straight line over them.
-            middle = captured - weights * values[order] / 2
-            area = np.einsum("sn,sn->s", weights, middle)
-            parts.append(ratio(area, total * weights.sum(axis=1)) - 0.5)
+            taken = weights * values[order]
+            if len(starts) < len(order):
+                weights = np.add.reduceat(weights, starts, axis=1)
+                taken = np.add.reduceat(taken, starts, axis=1)
+            captured = np.cumsum(taken, axis=1)
+            # The curve is a straight line over the copies of a row and over equal scores.
+            area = np.einsum("sn,sn->s", weights, captured - taken / 2)
+            parts.append(ratio(area, captured[:, -1] * weights.sum(axis=1)) - 0.5)
         return np.concatenate(parts)
 
     return ratio(ginis(scores), ginis(values))
@@ -73,8 +78,9 @@ def per_user_auc(
     """Returns the per-user AUC [S]; `user` [N] are the units that were drawn."""
     values, size = metrics.auc_of_groups(labels, scores, user)
     counted = np.flatnonzero(size)
-    weights = resamples.weights[:, counted]
-    return ratio(weights @ (values * size)[counted], weights @ size[counted])
+    total, count = np.zeros((2, resamples.num_units))
+    total[counted], count[counted] = (values * size)[counted], size[counted]
+    return ratio(*resamples.sums_of_units(np.stack([total, count], axis=1)))
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def write_curves(
 def calibration_curve(
     positive: np.ndarray, probability: np.ndarray, num_bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean predicted and the observed rate of bins of equally many rows [N]."""
+    """Returns the mean predicted and the observed rate of the bins of rows [N]."""
     bins = metrics.calibration_bins(probability, num_bins)
     rows = np.bincount(bins)
     means = (np.bincount(bins, weights=v.astype(np.float64)) for v in (probability, positive))
