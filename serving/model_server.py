@@ -10,6 +10,7 @@ apart. `python -m serving.model_server --help` lists its flags.
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
@@ -32,6 +33,9 @@ from serving.embedded import (  # noqa: E402
 )
 
 Options = server_options.Options
+
+# For what ends because its time is over.
+_SECONDS_AFTER_GRACE = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -112,22 +116,34 @@ class ModelServer:
         self._start_polling()
         return self
 
-    def stop(self, grace_seconds: float = 5.0) -> None:
+    def stop(self, grace_seconds: float = 5.0) -> bool:
         """Stops taking requests, lets running ones end, and unloads the models.
 
         Args:
-            grace_seconds: after this time, requests that still run are cancelled.
+            grace_seconds: after this time, requests that still run are answered by an error.
+                What they run goes on: TensorFlow ends no operation, and a model in use keeps its
+                session.
+
+        Returns:
+            Whether all requests and loads ended, at the latest a second after the grace time.
         """
+        deadline = time.monotonic() + grace_seconds + _SECONDS_AFTER_GRACE
+
+        def left() -> float:
+            return max(deadline - time.monotonic(), 0.0)
+
         self._stopping.set()
         stopped = self._grpc.stop(grace_seconds) if self._grpc is not None else None
         if self._rest is not None:
             self._rest.stop(grace_seconds)
         if stopped is not None:
-            stopped.wait()
+            stopped.wait(left())
         for thread in self._threads:
-            thread.join()
-        self.manager.close()
-        self._loader.close()
+            thread.join(left())
+        ended = self.manager.close(left())
+        if ended:
+            self._loader.close()
+        return ended
 
     def poll(self) -> None:
         """Looks at the base paths now; returns when what changed is loaded and unloaded."""

@@ -5,6 +5,8 @@
 `examples`: inputs string [B], serialised tf.Example with x and bias float, y = x / 2 + 2 + bias;
     signatures `regress` -> outputs [B] = y; `classify` -> classes [B, 2] = low, high and scores
     [B, 2] = y, -y; `scores` and `labels` -> one of the two; and some that are wrong.
+`loop`: steps int64 [B] -> count [B] = the largest of steps, counted up to one by one; signature
+    `number`: text string [B] -> number [B], an error whose message holds the text if it is none.
 `lookup`: rows int32 [B] -> value [B] = [10, 20, 30][rows], a failing gather beyond 2.
 """
 
@@ -49,6 +51,18 @@ class _Lookup(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, "rows")])
     def lookup(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"value": tf.gather(tf.constant([10.0, 20.0, 30.0]), rows)}
+
+
+class _Loop(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "steps")])
+    def loop(self, steps: tf.Tensor) -> dict[str, tf.Tensor]:
+        last = tf.reduce_max(steps)
+        count = tf.while_loop(lambda i: i < last, lambda i: i + 1, [tf.constant(0, tf.int64)])[0]
+        return {"count": tf.fill(tf.shape(steps), count)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def number(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"number": tf.strings.to_number(text)}
 
 
 class _Examples(tf.Module):
@@ -110,6 +124,16 @@ def save_lookup(directory: pathlib.Path) -> None:
     """Writes `lookup` as the version directory."""
     module = _Lookup()
     tf.saved_model.save(module, str(directory), signatures=module.lookup)
+
+
+def save_loop(directory: pathlib.Path) -> None:
+    """Writes `loop` as the version directory."""
+    module = _Loop()
+    tf.saved_model.save(
+        module,
+        str(directory),
+        signatures={"serving_default": module.loop, "number": module.number},
+    )
 
 
 def save_tflite(directory: pathlib.Path) -> None:

@@ -259,6 +259,9 @@ def test_shapes_are_padded_with_the_requests_own_first_value() -> None:
     ]
     with pytest.raises(rpc_status.StatusError, match="Got empty tensor in batch of non-empty"):
         batch_tensors.merge([*tasks, {"a": np.zeros([1, 0])}], 0, True)
+    # A request without rows has no value to pad with, and needs none.
+    merged = batch_tensors.merge([*tasks, {"a": np.zeros([0, 2], np.int64)}], 0, True)["a"]
+    assert (merged.shape, merged.dtype) == ((3, 3), np.int64)
     with pytest.raises(rpc_status.StatusError, match="different shapes"):
         batch_tensors.merge([*tasks, {"a": np.zeros([1])}], 0, True)
     deep = [{"a": np.zeros([1] * 7)}, {"a": np.zeros([1] * 6 + [2])}]

@@ -330,6 +330,34 @@ def test_examples_that_are_none_are_400(http: httpx.Client, body: Any, message: 
         assert (response.status_code, response.json()) == (400, {"error": message})
 
 
+def test_names_that_are_not_utf8_are_of_no_signature_and_no_feature(http: httpx.Client) -> None:
+    surrogate = "JSON Parse error: The surrogate pair in string is invalid. at offset: %d"
+    for method in ("regress", "classify"):
+        response = _post(http, method, b'{"signature_name": "\xff", "examples": [{}]}')
+        assert response.status_code == 400
+        assert response.content == (
+            b'{\n    "error": "No signature was found with the name: \xff"\n}'
+        )
+        for body, offset in (
+            (b'{"signature_name": "\\ud800", "examples": [{}]}', 20),
+            (b'{"examples": [{"\\ud800": 1.0}]}', 16),
+        ):
+            response = _post(http, method, body)
+            assert (response.status_code, response.json()) == (400, {"error": surrogate % offset})
+    body = b'{"signature_name": "regress", "examples": [{"\xff": 1, "x": 2.0}]}'
+    assert _post(http, "regress", body).json() == {"results": [3.0]}
+    response = http.post(
+        "/v1/models/none:regress", content=b'{"signature_name": "\xff", "examples": [{}]}'
+    )
+    assert response.json() == {"error": "Servable not found for request: Latest(none)"}
+
+
+def test_the_last_of_two_features_of_a_name_counts(http: httpx.Client) -> None:
+    body = b'{"signature_name": "regress", "examples": [{"x": 2.0, "x": 6.5}], "examples": [{}]}'
+    # 6.5 / 2 + 2, of the first examples.
+    assert _post(http, "regress", body).json() == {"results": [5.25]}
+
+
 def test_json_numbers_keep_their_type_in_the_example(http: httpx.Client) -> None:
     # The model wants floats: an integer is none, a number too large for int64 and uint64 is.
     assert "Data types don't match" in _post(http, "regress", {"examples": [{"x": 2}]}).text

@@ -1,13 +1,21 @@
 """`python -m serving.model_server` as a process."""
 
+import contextlib
 import pathlib
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import grpc
 import httpx
+import numpy as np
+import pytest
 import saved_models
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from serving.embedded import tensor_codec
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -64,3 +72,47 @@ def test_what_is_wrong_at_the_start_is_said_with_exit_code_1() -> None:
         assert process.returncode == 1
         assert message in errors
         assert "Traceback" not in errors
+
+
+@contextlib.contextmanager
+def _busy(tmp_path: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
+    """A server with a request that runs for minutes, by a client that waits for ever."""
+    saved_models.save_loop(tmp_path / "loop" / "1")
+    port, _ = _free_ports()
+    process = _start(f"--port={port}", "--rest_api_port=0", f"--model_base_path={tmp_path}/loop")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("Serving")
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "default"
+    request.inputs["steps"].CopyFrom(tensor_codec.encode(np.array([10**9])))
+    with process, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        answer = stub.Predict.future(request)
+        request.inputs["steps"].CopyFrom(tensor_codec.encode(np.array([1])))
+        # It was sent later, on the same connection.
+        assert list(stub.Predict(request, timeout=60).outputs["count"].int64_val) == [1]
+        yield process
+        process.kill()
+        assert isinstance(answer.exception(timeout=20), grpc.RpcError)
+
+
+def test_a_request_that_goes_on_does_not_keep_the_process_after_sigterm(
+    tmp_path: pathlib.Path,
+) -> None:
+    with _busy(tmp_path) as process:
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        # Ten seconds for the request, one for what ends with it.
+        assert process.wait(timeout=20) == 0
+        assert process.stderr is not None
+        assert "Requests or loads still run 10 s after the stop" in process.stderr.read()
+
+
+def test_a_second_sigterm_ends_the_process_at_once(tmp_path: pathlib.Path) -> None:
+    with _busy(tmp_path) as process:
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=5) == 128 + signal.SIGTERM

@@ -1,8 +1,7 @@
 """The embedded server's metrics: TensorFlow Serving's names and form, read from the REST port."""
 
 import pathlib
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import grpc
 import httpx
@@ -18,7 +17,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import model_server
-from serving.embedded import metrics, rest_api, rest_server, tensor_codec
+from serving.embedded import metrics, tensor_codec
 
 _PATH = "/monitoring/prometheus/metrics"
 
@@ -160,33 +159,6 @@ def test_metrics_have_the_path_that_the_file_gives_and_none_without(
         assert httpx.get(url + "/metrics", timeout=20).text.startswith("# TYPE ")
         other = httpx.get(url + _PATH, timeout=20)
         assert (other.status_code, other.headers["content-type"]) == (404, "text/html")
-
-
-class _Slow(rest_api.RestApi):
-    """Answers only after it is released."""
-
-    def __init__(self) -> None:
-        self.released = threading.Event()
-
-    def handle(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes
-    ) -> rest_api.Reply:
-        self.released.wait(20)
-        return rest_api.Reply(200, b"{}")
-
-
-def test_a_rest_request_that_takes_too_long_is_a_504() -> None:
-    api = _Slow()
-    server = rest_server.RestServer(api, "127.0.0.1", 0, 1, timeout_seconds=0.05)
-    server.start()
-    url = f"http://127.0.0.1:{server.port}/v1/models/m"
-    response = httpx.get(url, timeout=20)
-    api.released.set()
-    assert (response.status_code, response.json()) == (
-        504,
-        {"error": "Timed out waiting for notification"},
-    )
-    server.stop(1.0)
 
 
 def test_cors_headers_come_where_they_are_asked_for(tmp_path: pathlib.Path) -> None:

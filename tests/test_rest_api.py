@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import pathlib
 import socket
 from collections.abc import Iterator
 from concurrent import futures
@@ -160,11 +161,11 @@ _ELEMENT = "Failed to process element: 0 key: {} of 'instances' list. Error: INV
         ),
         (
             b'{"[": [1], "b": 2 "c',
-            "JSON Parse error: Missing a comma or } after an object member. at offset: 18",
+            "JSON Parse error: Missing a comma or '}' after an object member. at offset: 18",
         ),
         (
             b'{"\xc3\xa9": [1 2]}',
-            "JSON Parse error: Missing a comma or ] after an array element. at offset: 10",
+            "JSON Parse error: Missing a comma or ']' after an array element. at offset: 10",
         ),
         (
             b'{"a": "b',
@@ -175,9 +176,9 @@ _ELEMENT = "Failed to process element: 0 key: {} of 'instances' list. Error: INV
             b'{"a": "\\u12x4"}',
             "JSON Parse error: Incorrect hex digit after \\u escape in string. at offset: 7",
         ),
-        (b'{"a": "\n"}', "JSON Parse error: Invalid encoding in string. at offset: 7"),
-        (b'{"a": 1.}', "JSON Parse error: Miss fraction part in number. at offset: 7"),
-        (b'{"a": 1e}', "JSON Parse error: Miss exponent in number. at offset: 7"),
+        (b'{"a": "\n"}', "JSON Parse error: Invalid escape character in string. at offset: 7"),
+        (b'{"a": 1.}', "JSON Parse error: Miss fraction part in number. at offset: 8"),
+        (b'{"a": 1e}', "JSON Parse error: Miss exponent in number. at offset: 8"),
         ({}, "Missing 'inputs' or 'instances' key"),
         ({"signature_name": "zz"}, 'Serving signature name: "zz" not found in signature def'),
         (
@@ -265,6 +266,21 @@ def test_malformed_bodies_are_400_with_a_json_error(http: httpx.Client, body: by
     assert list(response.json()) == ["error"]
 
 
+def test_what_rapidjson_takes_is_answered(http: httpx.Client) -> None:
+    path = "/v1/models/lookup:predict"
+    # The first of two members counts; a byte order mark is no part of the document.
+    for body in (b'{"instances": [1], "instances": [2]}', b'\xef\xbb\xbf{"instances": [1]}'):
+        assert _predict(http, body, path).json() == {"predictions": [20.0]}
+    response = _predict(http, b'{"inputs": {"uid": [1, 2], "x": [[-Inf, 0], [-NaN, 0]]}}')
+    values = [line.strip(" ,") for line in response.text.splitlines()]
+    assert values[-5:-3] == ["-Infinity", "NaN"]
+    response = _predict(http, b'{"inputs": {"uid": [1], "x": [[1e400, 0]]}}')
+    assert (response.status_code, response.json()) == (
+        400,
+        {"error": "JSON Parse error: Number too big to be stored in double. at offset: 31"},
+    )
+
+
 def test_strings_are_not_coerced(http: httpx.Client) -> None:
     path = "/v1/models/text:predict"
     response = _predict(http, {"instances": [5]}, path)
@@ -306,6 +322,31 @@ def test_paths_that_name_nothing_are_errors(
     assert (response.status_code, response.json()) == (status, {"error": message})
 
 
+def test_a_query_is_part_of_the_path(tmp_path: pathlib.Path) -> None:
+    saved_models.save_lookup(tmp_path / "1")
+    options = model_server.Options(prometheus_path="/metrics")
+    with (
+        model_server.ModelServer({"m": tmp_path}, rest_port=0, options=options) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", timeout=20) as http,
+    ):
+        predicted = _predict(http, {"instances": [1]}, "/v1/models/m:predict?x=1")
+        assert (predicted.status_code, predicted.json()) == (
+            400,
+            {"error": "Malformed request: POST /v1/models/m:predict?x=1"},
+        )
+        status = http.get("/v1/models/m?x=1")
+        assert (status.status_code, status.json()) == (
+            404,
+            {"error": "Could not find any versions of model m?x=1"},
+        )
+        metrics = http.get("/metrics?x=1")
+        assert (metrics.status_code, metrics.text) == (
+            400,
+            "Unexpected path: /metrics?x=1. Should be /metrics",
+        )
+        assert http.get("/metrics").status_code == 200
+
+
 def test_unknown_models_versions_and_labels_in_a_prediction(http: httpx.Client) -> None:
     body = {"instances": [_ROW]}
     for path, status, message in (
@@ -344,12 +385,27 @@ def test_a_connection_is_kept_and_a_body_in_pieces_or_compressed_is_read(
             while not reply.endswith(b"\n}"):
                 reply += connection.recv(65536)
             assert reply.startswith(b"HTTP/1.1 200 OK")
-    for content, status in ((gzip.compress(body), 200), (b"not gzip", 400)):
+    for encoding in ("gzip", "identity, gzip"):
+        response = http.post(
+            "/v1/models/lookup:predict",
+            content=gzip.compress(body),
+            headers={"content-encoding": encoding},
+        )
+        assert response.json() == {"predictions": [30.0]}
+
+
+def test_a_compressed_body_that_is_bad_or_too_large_counts_as_none(http: httpx.Client) -> None:
+    whole = gzip.compress(b'{"instances": [2]}')
+    # 100 MiB and one byte, in 100 KB.
+    large = gzip.compress(b'{"instances": [2]}' + b" " * (100 * 2**20 - 17))
+    for content in (b"not gzip", whole[:-1], large):
         response = http.post(
             "/v1/models/lookup:predict", content=content, headers={"content-encoding": "gzip"}
         )
-        assert response.status_code == status
-        assert response.headers["content-type"] == "application/json"
+        assert (response.status_code, response.json()) == (
+            400,
+            {"error": "JSON Parse error: The document is empty"},
+        )
 
 
 def test_each_of_32_threads_gets_its_own_answer(http: httpx.Client) -> None:

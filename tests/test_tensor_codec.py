@@ -49,6 +49,21 @@ def test_strings_are_read_back_here_and_by_tensorflow(as_content: bool) -> None:
     assert _parsed(message, tf.string).tolist() == array.tolist()
 
 
+def test_unsigned_integers_on_both_sides_of_the_signed_range_keep_their_values() -> None:
+    values = [2**63 + 1, 1, 2**64 - 1]
+    message = tensor_pb2.TensorProto(dtype=tf.uint64.as_datatype_enum, uint64_val=values)
+    message.tensor_shape.dim.add(size=3)
+    assert tensor_codec.decode(message).tolist() == values
+    assert tensor_codec.encode(np.array(values, np.uint64)).uint64_val == values
+
+
+def test_integers_wider_than_their_type_wrap_around() -> None:
+    message = tensor_pb2.TensorProto(dtype=tf.int8.as_datatype_enum, int_val=[300, -129])
+    message.tensor_shape.dim.add(size=2)
+    # 300 - 256 and -129 + 256.
+    assert tensor_codec.decode(message).tolist() == [44, 127]
+
+
 def test_the_typed_fields_are_those_of_tensorflow() -> None:
     for array in (np.array([1.5, -2.5], np.float32), np.array([-1, 2], np.int64)):
         expected = tf.make_tensor_proto(array)

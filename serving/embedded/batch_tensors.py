@@ -105,6 +105,8 @@ def _padded(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         return array
     if array.ndim > _MAX_PADDED_RANK:
         raise rpc_status.invalid_argument("Only tensors with rank from 1 to 6 can be padded.")
+    if not len(array):
+        return np.zeros((0, *shape), array.dtype)
     if not array.size:
         raise rpc_status.invalid_argument("Got empty tensor in batch of non-empty tensors.")
     padded = np.full((len(array), *shape), array.flat[0], array.dtype)

@@ -16,6 +16,7 @@ from serving.embedded import (
     batch_queue,
     batch_tensors,
     batching_options,
+    request_deadline,
     rpc_status,
     serving_metrics,
     session_runner,
@@ -177,4 +178,7 @@ class BatchingRunner:
             [task.feeds for task in tasks], padding, options.pad_variable_length_inputs
         )
         self._metrics.record_batch(size, padding)
-        return batch_tensors.split(self._inner.run(merged, targets), rows, padding)
+        # The others of the batch must not end with the request that waits least.
+        with request_deadline.until(max(task.deadline for task in tasks)):
+            outputs = self._inner.run(merged, targets)
+        return batch_tensors.split(outputs, rows, padding)

@@ -38,6 +38,8 @@ def run() -> None:
 def main(argv: Sequence[str]) -> int:
     """Serves until SIGTERM or SIGINT, or the end of its input where that is asked for.
 
+    Running requests get some seconds to end, or none after a second signal of the same kind.
+
     Returns:
         0 after such a stop, 1 if the server could not start.
     """
@@ -61,8 +63,7 @@ def main(argv: Sequence[str]) -> int:
             options=options(values),
         )
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        _stop_on_signals(stop)
         if values.end_with_input:
             threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
         server.start()
@@ -77,8 +78,34 @@ def main(argv: Sequence[str]) -> int:
         print(line, file=sys.stderr, flush=True)
     print(_ready_line(server), flush=True)
     stop.wait()
-    server.stop(_DRAIN_SECONDS)
+    if not server.stop(_DRAIN_SECONDS):
+        print(
+            f"Requests or loads still run {_DRAIN_SECONDS:g} s after the stop; they are given up",
+            file=sys.stderr,
+        )
+        # Python would wait for their threads.
+        _end_at_once(0)
     return 0
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    """Lets SIGTERM and SIGINT set `stop`; the second of a kind ends the process."""
+    seen: set[int] = set()
+
+    def note(number: int, frame: object) -> None:
+        if number in seen:
+            _end_at_once(128 + number)
+        seen.add(number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+
+
+def _end_at_once(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _await_end_of_input(stop: threading.Event) -> None:

@@ -127,12 +127,7 @@ def to_bytes(value: Any) -> bytes:
         StatusError: INVALID_ARGUMENT if the value is neither.
     """
     if isinstance(value, str):
-        try:
-            return value.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError as error:
-            raise rpc_status.invalid_argument(
-                "JSON Parse error: The surrogate pair in string is invalid."
-            ) from error
+        return value.encode("utf-8", "surrogateescape")
     if not isinstance(value, dict):
         raise _type_error(value, tf.string)
     if not is_base64(value):
@@ -169,5 +164,7 @@ def type_name(value: Any) -> str:
     """Returns the name of a value's JSON type, as TensorFlow Serving's messages have it."""
     if isinstance(value, bool):
         return "True" if value else "False"
-    names = {dict: "Object", list: "Array", str: "String", type(None): "Null"}
+    if isinstance(value, dict):
+        return "Object"
+    names = {list: "Array", str: "String", type(None): "Null"}
     return names.get(type(value), "Number")

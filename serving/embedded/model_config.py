@@ -116,3 +116,16 @@ def aspired_versions(model: ModelConfig) -> dict[int, pathlib.Path]:
         return {version: found[version] for version in policy.specific.versions if version in found}
     latest = sorted(found, reverse=True)[: max(policy.latest.num_versions, 1)]
     return {version: found[version] for version in latest}
+
+
+def check_not_empty(model: ModelConfig) -> None:
+    """Checks that there is a version to load.
+
+    Raises:
+        StatusError: NOT_FOUND if there is none; INVALID_ARGUMENT as `aspired_versions`.
+    """
+    if not aspired_versions(model):
+        raise rpc_status.not_found(
+            f"No versions of servable {model.name} found under base path {model.base_path}: "
+            "expected a directory named by an integer (such as 1/) that the version policy admits"
+        )

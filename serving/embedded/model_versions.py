@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 from tensorflow_serving.apis import get_model_status_pb2
@@ -59,3 +60,18 @@ class Version:
         return get_model_status_pb2.ModelVersionStatus(
             version=number, state=self.state, status=error.to_proto() if error else {}
         )
+
+
+def replaced(versions: Mapping[int, Version], aspired: Collection[int]) -> list[int]:
+    """Returns what is to be unloaded now, the oldest first.
+
+    That is what is not aspired, but for one version that serves while no aspired one does.
+
+    References:
+        TensorFlow Serving, `core/availability_preserving_policy.cc`.
+    """
+    others = sorted(versions.keys() - set(aspired))
+    serving = [number for number in others if versions[number].serves()]
+    serves_aspired = any(number in versions and versions[number].serves() for number in aspired)
+    kept = serving[-1:] if aspired and not serves_aspired else []
+    return [number for number in others if number not in kept]

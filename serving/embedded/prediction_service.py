@@ -120,18 +120,16 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         started = time.perf_counter()
 
         def counted() -> _Reply:
-            try:
-                reply = operation()
-            except Exception as error:
-                status = rpc_status.from_exception(error)
-                self._metrics.record_request(spec.name, status.code.name)
-                raise status from error
+            reply = operation()
             seconds = time.perf_counter() - started
             self._metrics.record_latency(spec.name, api, "GRPC", seconds)
             self._metrics.record_request(spec.name, grpc.StatusCode.OK.name)
             return reply
 
-        return _answer(context, counted)
+        def count_failure(status: rpc_status.StatusError) -> None:
+            self._metrics.record_request(spec.name, status.code.name)
+
+        return _answer(context, counted, count_failure)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
@@ -161,14 +159,21 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         )
 
 
-def _answer(context: grpc.ServicerContext, operation: Callable[[], _Reply]) -> _Reply:
-    if not context.is_active():
-        # The caller's deadline passed while the request waited for a thread.
-        context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the run")
+def _answer(
+    context: grpc.ServicerContext,
+    operation: Callable[[], _Reply],
+    on_failure: Callable[[rpc_status.StatusError], None] = lambda status: None,
+) -> _Reply:
     try:
+        if not context.is_active():
+            # The caller's deadline passed while the request waited for a thread.
+            raise rpc_status.StatusError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the run"
+            )
         with request_deadline.within(context.time_remaining()):
             return operation()
     except Exception as error:
         status = rpc_status.from_exception(error)
+    on_failure(status)
     context.abort(status.code, status.grpc_message())
     raise AssertionError("abort raises")

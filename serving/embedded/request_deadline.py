@@ -12,7 +12,13 @@ _deadline: contextvars.ContextVar[float] = contextvars.ContextVar("deadline", de
 @contextlib.contextmanager
 def within(seconds: float | None) -> Iterator[None]:
     """Sets the deadline of what runs in the block; None for none."""
-    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    with until(math.inf if seconds is None else time.monotonic() + seconds):
+        yield
+
+
+@contextlib.contextmanager
+def until(deadline: float) -> Iterator[None]:
+    """Sets the deadline of what runs in the block, by `time.monotonic`; infinity for none."""
     token = _deadline.set(deadline)
     try:
         yield

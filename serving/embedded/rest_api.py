@@ -9,8 +9,8 @@ import http
 import re
 import time
 import urllib.parse
-from collections.abc import Mapping
 
+import grpc
 import tensorflow as tf
 from google.protobuf import json_format
 from google.protobuf import message as protobuf_message
@@ -29,12 +29,17 @@ from serving.embedded import (
     request_deadline,
     rest_examples,
     rest_json,
+    rest_messages,
     rpc_status,
     servable,
     servable_manager,
     server_options,
     serving_metrics,
+    session_runner,
 )
+
+Reply = rest_messages.Reply
+Request = rest_messages.Request
 
 _MODEL = r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
 _PREDICTION_PATH = re.compile(_MODEL + ":(classify|regress|predict)", re.IGNORECASE)
@@ -42,6 +47,7 @@ _STATUS_PATH = re.compile(
     r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?",
     re.IGNORECASE,
 )
+_PATTERNS = {"POST": _PREDICTION_PATH, "GET": _STATUS_PATH}
 _API_PATH = re.compile("/v1/.*", re.IGNORECASE | re.DOTALL)
 _MAX_VERSION = 2**63 - 1
 _NOT_FOUND_PAGE = (
@@ -55,16 +61,6 @@ _CORS_HEADERS = (
     ("access-control-allow-methods", "POST, GET"),
     ("access-control-allow-headers", "Content-Type"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """An HTTP reply: status, body, its type and further headers."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass
@@ -89,43 +85,55 @@ class RestApi:
         self._options = options
         self._metrics = metrics
 
-    def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """Answers one request; never raises.
-
-        Args:
-            method: GET, POST and so on.
-            path: the path as sent, without the query.
-            headers: by lower-case name.
-            body: the whole body.
-        """
-        if path == self._options.prometheus_path:
-            return Reply(http.HTTPStatus.OK, _to_bytes(self._metrics.render()), "text/plain")
-        if not _API_PATH.fullmatch(path):
+    def handle(self, request: Request) -> Reply:
+        """Answers one request; never raises."""
+        if (path := request.path.partition("?")[0]) == self._options.prometheus_path:
+            return self._prometheus(request.path, path)
+        if not _API_PATH.fullmatch(request.path):
             return Reply(http.HTTPStatus.NOT_FOUND, _NOT_FOUND_PAGE, "text/html")
-        cors = _CORS_HEADERS if self._options.rest_api_enable_cors_support else ()
         started, call = time.perf_counter(), _Call()
         try:
-            with request_deadline.within(self._options.rest_api_timeout_seconds):
-                text = self._answer(method, path, headers, body, call)
+            with request_deadline.until(request.deadline):
+                text = self._answer(request, call)
         except Exception as error:
-            status = rpc_status.from_exception(error)
-            self._metrics.record_request(call.spec.name, status.code.name)
-            text = f'{{\n    "error": {json_text.string(status.message)}\n}}'
-            text = "" if method == "OPTIONS" else text
-            return Reply(status.http_code(), _to_bytes(text), headers=cors)
-        seconds = time.perf_counter() - started
-        self._metrics.record_latency(call.spec.name, call.action, "REST", seconds)
-        self._metrics.record_request(call.spec.name, "OK")
-        return Reply(http.HTTPStatus.OK, _to_bytes(text), headers=cors)
+            return self._failure(request, call.spec.name, rpc_status.from_exception(error))
+        if request.is_first_answer():
+            seconds = time.perf_counter() - started
+            self._metrics.record_latency(call.spec.name, call.action, "REST", seconds)
+            self._metrics.record_request(call.spec.name, "OK")
+        return Reply(http.HTTPStatus.OK, _to_bytes(text), headers=self._cors())
 
-    def _answer(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes, call: _Call
-    ) -> str:
+    def time_out(self, request: Request) -> Reply:
+        """Answers a request whose deadline passed before `handle` returned, or began."""
+        pattern = _PATTERNS.get(request.method)
+        match = pattern.fullmatch(request.path) if pattern else None
+        name = urllib.parse.unquote(match[1] or "") if match else ""
+        late = rpc_status.StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, session_runner.TIMED_OUT)
+        return self._failure(request, name, late)
+
+    def _failure(self, request: Request, name: str, status: rpc_status.StatusError) -> Reply:
+        if request.is_first_answer():
+            self._metrics.record_request(name, status.code.name)
+        text = f'{{\n    "error": {json_text.string(status.message)}\n}}'
+        text = "" if request.method == "OPTIONS" else text
+        return Reply(status.http_code(), _to_bytes(text), headers=self._cors())
+
+    def _cors(self) -> tuple[tuple[str, str], ...]:
+        return _CORS_HEADERS if self._options.rest_api_enable_cors_support else ()
+
+    def _prometheus(self, path: str, expected: str) -> Reply:
+        if path != expected:
+            text = f"Unexpected path: {path}. Should be {expected}"
+            return Reply(http.HTTPStatus.BAD_REQUEST, _to_bytes(text), "text/plain")
+        return Reply(http.HTTPStatus.OK, _to_bytes(self._metrics.render()), "text/plain")
+
+    def _answer(self, request: Request, call: _Call) -> str:
+        method, path, body = request.method, request.path, request.body
         if method == "OPTIONS":
-            if not re.search("https?://", headers.get("origin", "")):
+            if not re.search("https?://", request.headers.get("origin", "")):
                 raise rpc_status.failed_precondition("Origin header is missing in CORS preflight")
             return ""
-        pattern = {"POST": _PREDICTION_PATH, "GET": _STATUS_PATH}.get(method)
+        pattern = _PATTERNS.get(method)
         match = pattern.fullmatch(path) if pattern else None
         if match is None:
             raise rpc_status.invalid_argument(f"Malformed request: {method} {path}")
@@ -167,21 +175,31 @@ class RestApi:
         return rest_json.to_rows(outputs) if rows else rest_json.to_columns(outputs)
 
     def _classify(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
-        request = classification_pb2.ClassificationRequest(model_spec=spec)
-        request.input.CopyFrom(self._examples(body, request.model_spec))
+        request = classification_pb2.ClassificationRequest(input=self._examples(spec, body))
+        request.model_spec.CopyFrom(spec)
         response = operations.classify(self._manager, request)
         return rest_examples.classifications(response.result)
 
     def _regress(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
-        request = regression_pb2.RegressionRequest(model_spec=spec)
-        request.input.CopyFrom(self._examples(body, request.model_spec))
+        request = regression_pb2.RegressionRequest(input=self._examples(spec, body))
+        request.model_spec.CopyFrom(spec)
         response = operations.regress(self._manager, request)
         return rest_examples.regressions(response.result)
 
-    def _examples(self, body: bytes, spec: model_pb2.ModelSpec) -> input_pb2.Input:
+    def _examples(self, spec: model_pb2.ModelSpec, body: bytes) -> input_pb2.Input:
+        """Reads a request's examples, and its signature into `spec`."""
         document = rest_json.parse(body)
-        spec.signature_name = rest_json.signature_name(document)
-        return rest_examples.to_input(document)
+        name = rest_json.signature_name(document)
+        examples = rest_examples.to_input(document)
+        try:
+            spec.signature_name = name
+        except UnicodeEncodeError as error:
+            # The name is not UTF-8, so that no signature has it; that the model is there comes
+            # first.
+            with self._manager.use(spec):
+                message = f"No signature was found with the name: {name}"
+                raise rpc_status.invalid_argument(message) from error
+        return examples
 
     def _status(self, spec: model_pb2.ModelSpec) -> str:
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)

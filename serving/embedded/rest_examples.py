@@ -10,7 +10,7 @@ import numpy as np
 from tensorflow.core.example import example_pb2, feature_pb2
 from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb2
 
-from serving.embedded import json_text, json_values, rest_json, rpc_status
+from serving.embedded import json_document, json_text, json_values, rest_json, rpc_status
 
 _INT64 = (-(2**63), 2**63 - 1)
 _UINT64_MAX = 2**64 - 1
@@ -73,11 +73,16 @@ def _fill(example: example_pb2.Example, row: Any) -> None:
         raise rpc_status.invalid_argument(
             f"Example must be JSON object but got JSON {json_values.type_name(row)}"
         )
-    for name, content in row.items():
-        # Also a feature without values is in the example.
-        feature = example.features.feature[name]
+    for name, content in json_document.last_values(row).items():
+        # Also a feature without values is in the example. One whose name is not UTF-8 has no place
+        # in Python's message, but no model asks for it; its values are checked all the same.
+        feature = example.features.feature[name] if _is_utf8(name) else feature_pb2.Feature()
         for value in content if isinstance(content, list) else [content]:
             _add(feature, name, value)
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _add(feature: feature_pb2.Feature, name: str, value: Any) -> None:

@@ -5,7 +5,6 @@ The layout (four spaces, values of a row on one line) and the messages are Tenso
 References: TensorFlow Serving, `util/json_tensor.cc`.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.embedded import json_errors, json_text, json_values, rpc_status
+from serving.embedded import json_document, json_text, json_values, rpc_status
 
 _BYTES_SUFFIX = "_bytes"
-_DECODER = json.JSONDecoder()
 
 Dtypes = Mapping[str, tf.DType]
 
@@ -29,19 +27,8 @@ def parse(body: bytes) -> dict[str, Any]:
     """
     if not body:
         raise rpc_status.invalid_argument("JSON Parse error: The document is empty")
-    # Bytes that are not UTF-8 travel through as they are, inside strings.
-    text = body.decode("utf-8", "surrogateescape")
-    start = len(text) - len(text.lstrip(" \t\r\n"))
-    if start == len(text):
-        raise rpc_status.invalid_argument(
-            f"JSON Parse error: The document is empty. at offset: {start}"
-        )
     try:
-        document, _ = _DECODER.raw_decode(text, start)
-    except json.JSONDecodeError as error:
-        raise rpc_status.invalid_argument(
-            f"JSON Parse error: {json_errors.describe(error)}"
-        ) from error
+        document = json_document.decode(body)
     except (RecursionError, ValueError) as error:
         raise rpc_status.invalid_argument(f"JSON Parse error: {error}") from error
     if not isinstance(document, dict):

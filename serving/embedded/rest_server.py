@@ -1,23 +1,24 @@
 """Carries the REST API over HTTP/1.1: keep-alive, whole bodies, a thread per running request."""
 
 import asyncio
-import gzip
+import dataclasses
 import logging
 import socket
 import threading
+import time
 import zlib
 from concurrent import futures
 from typing import Any
 
 import uvicorn
 
-from serving.embedded import rest_api
+from serving.embedded import rest_api, rest_messages
 
 _logger = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 2**31 - 1
 _BACKLOG = 2048
-# The words of TensorFlow's session. The run itself goes on in its thread.
-_TIMED_OUT = rest_api.Reply(504, b'{\n    "error": "Timed out waiting for notification"\n}')
+# TensorFlow Serving's limit of what a compressed body may hold.
+_MAX_UNCOMPRESSED_BYTES = 100 * 1024 * 1024
 
 
 class RestServer:
@@ -96,14 +97,20 @@ class RestServer:
         body = await _read_body(receive)
         if body is None:
             return
-        path = scope["raw_path"].decode("latin-1")
-        answer = asyncio.get_running_loop().run_in_executor(
-            self._pool, self._answer, scope["method"], path, headers, body
+        query = scope["query_string"].decode("latin-1")
+        request = rest_messages.Request(
+            scope["method"],
+            scope["raw_path"].decode("latin-1") + (f"?{query}" if query else ""),
+            headers,
+            body,
+            time.monotonic() + self._timeout_seconds,
         )
+        answer = asyncio.get_running_loop().run_in_executor(self._pool, self._answer, request)
         try:
             reply = await asyncio.wait_for(answer, self._timeout_seconds)
         except TimeoutError:
-            reply = _TIMED_OUT
+            # The run ends at the same deadline, or with the operation that it is in.
+            reply = self._api.time_out(request)
         fields = [
             (b"content-type", reply.content_type.encode("ascii")),
             (b"content-length", str(len(reply.body)).encode("ascii")),
@@ -112,16 +119,10 @@ class RestServer:
         await send({"type": "http.response.start", "status": int(reply.status), "headers": fields})
         await send({"type": "http.response.body", "body": reply.body})
 
-    def _answer(
-        self, method: str, path: str, headers: dict[str, str], body: bytes
-    ) -> rest_api.Reply:
-        if headers.get("content-encoding", "").lower() == "gzip":
-            try:
-                body = gzip.decompress(body)
-            except (OSError, EOFError, zlib.error) as error:
-                text = f'{{\n    "error": "Expected a gzip body: {type(error).__name__}"\n}}'
-                return rest_api.Reply(400, text.encode("ascii"))
-        return self._api.handle(method, path, headers, body)
+    def _answer(self, request: rest_messages.Request) -> rest_messages.Reply:
+        if "gzip" in request.headers.get("content-encoding", ""):
+            request = dataclasses.replace(request, body=_uncompressed(request.body))
+        return self._api.handle(request)
 
 
 class _Server(uvicorn.Server):
@@ -151,6 +152,23 @@ async def _read_body(receive: Any) -> bytes | None:
             return None
         if not event.get("more_body", False):
             return b"".join(chunks)
+
+
+def _uncompressed(body: bytes) -> bytes:
+    """Returns what a gzip body holds; nothing, as in TensorFlow Serving, if it is bad or large."""
+    decompressor = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        content = decompressor.decompress(body, _MAX_UNCOMPRESSED_BYTES + 1)
+    except zlib.error as error:
+        _logger.warning("Failed to uncompress the gzipped body: %s", error)
+        return b""
+    if len(content) > _MAX_UNCOMPRESSED_BYTES or not decompressor.eof:
+        _logger.warning(
+            "Refused a gzipped body that is cut off or holds more than %d bytes",
+            _MAX_UNCOMPRESSED_BYTES,
+        )
+        return b""
+    return content
 
 
 def _bind(host: str, port: int) -> socket.socket:

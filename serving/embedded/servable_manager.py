@@ -1,8 +1,8 @@
 """Keeps the versions of every model that the configuration asks for loaded, and hands them out.
 
-A new version is loaded before an old one is unloaded, and an old one is unloaded only while
-another serves, or when no version is left on disk. A version that fails to load is tried again
-later and disturbs nothing that serves.
+The last version that serves is unloaded only after a new one is loaded, or when no version is
+left on disk; all others that are not wanted are unloaded first, which takes less memory. A version
+that fails to load is tried again later and disturbs nothing that serves.
 
 References: TensorFlow Serving, `core/availability_preserving_policy.cc`, `model_servers/
     server_core.cc`.
@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import typing
 from collections.abc import Callable, Iterator
 
@@ -72,7 +73,7 @@ class ServableManager:
             labels = self._checked_labels(configs)
             new = configs.keys() - self._configs.keys()
             for name in sorted(new):
-                _check_not_empty(configs[name])
+                model_config.check_not_empty(configs[name])
             removed = self._configs.keys() - configs.keys()
             self._configs, self._labels = configs, labels
             for name in removed:
@@ -138,12 +139,28 @@ class ServableManager:
                 for name, versions in self._models.items()
             }
 
-    def close(self) -> None:
-        """Unloads everything, each version after its last request."""
-        with self._updating:
+    def close(self, timeout_seconds: float | None = None) -> bool:
+        """Unloads everything, each version after its last request.
+
+        Args:
+            timeout_seconds: how long to wait for a running load and for requests; None for as
+                long as it takes.
+
+        Returns:
+            Whether all is unloaded. A version that is still used keeps its session.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        if not self._updating.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds):
+            return False
+        try:
             self._configs = {}
-            for name in self._models:
-                self._apply(name, {})
+            unloaded = True
+            for name, versions in self._models.items():
+                for number in versions:
+                    unloaded = self._unload(name, number, deadline) and unloaded
+            return unloaded
+        finally:
+            self._updating.release()
 
     def _resolve(self, spec: model_pb2.ModelSpec) -> model_versions.Version:
         if not spec.name:
@@ -204,11 +221,11 @@ class ServableManager:
         with self._changed:
             versions = self._models.setdefault(name, {})
         for number in sorted(aspired, reverse=True):
+            for replaced in model_versions.replaced(versions, aspired):
+                self._unload(name, replaced)
             self._load(name, number, aspired[number])
-        replaced = not aspired or any(versions[number].serves() for number in aspired)
-        for number in versions.keys() - aspired.keys():
-            if replaced or not versions[number].serves():
-                self._unload(name, number)
+        for replaced in model_versions.replaced(versions, aspired):
+            self._unload(name, replaced)
 
     def _load(self, name: str, number: int, path: str) -> None:
         version = self._models[name].get(number)
@@ -236,27 +253,24 @@ class ServableManager:
             )
         _logger.info("Loaded version %d of model %s", number, name)
 
-    def _unload(self, name: str, number: int) -> None:
+    def _unload(self, name: str, number: int, deadline: float | None = None) -> bool:
+        """Unloads a version after its last request; returns False if that ran past `deadline`."""
         version = self._models[name][number]
         with self._changed:
             version.gave_up = False
-            model, version.model = version.model, None
-            if version.state == model_versions.State.END or model is None:
+            if version.state == model_versions.State.END or version.model is None:
                 version.state = model_versions.State.END
-                return
+                return True
             version.state = model_versions.State.UNLOADING
-            self._changed.wait_for(lambda: not version.users)
+            seconds = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not self._changed.wait_for(lambda: not version.users, seconds):
+                _logger.warning("Version %d of model %s still runs requests", number, name)
+                return False
+            model, version.model = version.model, None
         model.close()
         del model
         process_memory.trim()
         with self._changed:
             version.state = model_versions.State.END
         _logger.info("Unloaded version %d of model %s", number, name)
-
-
-def _check_not_empty(config: model_config.ModelConfig) -> None:
-    if not model_config.aspired_versions(config):
-        raise rpc_status.not_found(
-            f"No versions of servable {config.name} found under base path {config.base_path}: "
-            "expected a directory named by an integer (such as 1/) that the version policy admits"
-        )
+        return True

@@ -120,6 +120,9 @@ def _decode_values(values: Any, dtype: np.dtype, field: str) -> np.ndarray:
     if field in ("scomplex_val", "dcomplex_val"):
         pairs = len(values) // 2 * 2
         return np.array(values[:pairs], dtype.type(0).real.dtype).view(dtype)
+    if field == "uint64_val":
+        # Of values on both sides of 2^63 NumPy would make floating-point numbers.
+        return np.array(values, np.uint64)
     return np.array(values).astype(dtype, copy=False)
 
 
