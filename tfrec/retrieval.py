@@ -58,9 +58,6 @@ class TwoTower(tfrs.models.Model):
         catalogue: All ads, with click counts; the uniform negatives come from it.
         clicked_ads: What users clicked in training, which is no negative of theirs; None where
             users are not known.
-
-    Attributes:
-        over_all_ads: Whether the softmax is over all ads; else it is over a batch's sample.
     """
 
     def __init__(
@@ -85,7 +82,7 @@ class TwoTower(tfrs.models.Model):
         self.id_dropout = id_dropout.IdDropout(fitted, config.id_dropout)
         self._num_uniform = config.uniform_negatives
         self._num_ads = len(catalogue)
-        self.over_all_ads = self._num_ads <= config.batch_size + config.uniform_negatives
+        self._over_all_ads = self._num_ads <= config.batch_size + config.uniform_negatives
         # The catalogue and its counts are data, not weights: checkpoints leave them out.
         self._ad_features = tf.constant(np.asarray(catalogue.features))
         self._click_share: sampling.ClickShare = (
@@ -127,12 +124,12 @@ class TwoTower(tfrs.models.Model):
         queries = self.query_tower.combine(inputs, training) / self.temperature
         logits = tf.matmul(queries, self.ad_tower.combine(ad_fields, training), transpose_b=True)
         # Where all ads are columns, a click's own is its row; else it is on the diagonal.
-        own = batch["ad_row"] if self.over_all_ads else tf.range(tf.shape(logits)[0])
+        own = batch["ad_row"] if self._over_all_ads else tf.range(tf.shape(logits)[0])
         softmax = sampled_softmax.loss(
             tf.gather(logits, own, batch_dims=1),
             logits,
             self.no_negatives(batch, rows),
-            None if self.over_all_ads else tf.math.log(self._expected_draws(batch, rows)),
+            None if self._over_all_ads else tf.math.log(self._expected_draws(batch, rows)),
         )
         penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own))
         return Losses(tf.reduce_mean(softmax), penalty)
@@ -165,7 +162,7 @@ class TwoTower(tfrs.models.Model):
 
     def _columns(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns rows [C] and features [C, Wa] of the ads that clicks are held against."""
-        if self.over_all_ads:
+        if self._over_all_ads:
             return tf.range(self._num_ads), self._ad_features
         uniform = tf.random.uniform([self._num_uniform], maxval=self._num_ads, dtype=tf.int32)
         # Of all the latest features, which the index has too: a price that only the end of the log

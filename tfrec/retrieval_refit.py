@@ -22,7 +22,6 @@ from tfrecords import reader
 SPLITS = ("train", "validation")
 DIRECTORY = "refit"
 _PASS = "pass"
-_PARTS_OF_BATCH = 32
 
 
 def with_validation_clicks(
@@ -37,27 +36,13 @@ def with_validation_clicks(
     return dataclasses.replace(catalogue, table=table)
 
 
-def batches(
-    data_set: reader.DataSet, batch_size: int, seed: int, in_batch: bool = True
-) -> tf.data.Dataset:
-    """Streams the clicks of both splits.
-
-    Args:
-        data_set: The converted log.
-        batch_size: Clicks of a batch.
-        seed: Of the order.
-        in_batch: Whether the clicks of a batch are each other's negatives. Then each batch has
-            clicks of both splits, as many as there are: an ad that is clicked in one split alone
-            would else be a negative in all batches of that split and in no other, not as often as
-            the correction of the softmax takes it to be. Else each batch is of one split.
-    """
-    part = max(4, batch_size // _PARTS_OF_BATCH) if in_batch else batch_size
-    parts = [data_set.clicked(split, part, seed) for split in SPLITS]
+def batches(data_set: reader.DataSet, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Streams the clicks of both splits, batches of one among those of the other."""
+    parts = [data_set.clicked(split, batch_size, seed) for split in SPLITS]
     counts = np.array([data_set.label_sum(split, "click") for split in SPLITS])
-    mixed = tf.data.Dataset.sample_from_datasets(
+    return tf.data.Dataset.sample_from_datasets(
         parts, (counts / counts.sum()).tolist(), seed=seed, stop_on_empty_dataset=False
     )
-    return mixed.rebatch(batch_size) if in_batch else mixed
 
 
 def fit(

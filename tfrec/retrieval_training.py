@@ -206,9 +206,7 @@ def _refit(
         functools.partial(_losses, model, config),
         dataclasses.replace(plan, steps_per_epoch=max(1, round(clicks / config.batch_size))),
         history,
-        lambda epoch: retrieval_refit.batches(
-            data_set, config.batch_size, config.seed + epoch, not model.over_all_ads
-        ),
+        lambda epoch: retrieval_refit.batches(data_set, config.batch_size, config.seed + epoch),
         workdir,
         progress,
     )
