@@ -24,6 +24,7 @@ def _start(*flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "serving.model_server", *flags],
         cwd=_ROOT,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -50,6 +51,7 @@ def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
         f"--rest_api_port={rest_port}",
         f"--model_config_file={config}",
         "--allow_version_labels_for_unavailable_models",
+        "--end_with_input",
     )
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -58,6 +60,9 @@ def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
     assert httpx.post(url, json={"instances": [1]}, timeout=20).json() == {"predictions": [20.0]}
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
+    # Its input was still open, and nothing but what it logs is said.
+    assert process.stderr is not None
+    assert "Fatal Python error" not in process.stderr.read()
 
 
 def test_what_is_wrong_at_the_start_is_said_with_exit_code_1() -> None:

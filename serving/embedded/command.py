@@ -109,7 +109,8 @@ def _end_at_once(status: int) -> None:
 
 
 def _await_end_of_input(stop: threading.Event) -> None:
-    while sys.stdin.buffer.readline():
+    # Not through `sys.stdin`, which a thread must not hold when the process ends.
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     stop.set()
 
