@@ -167,6 +167,7 @@ def measure(
             "item_knn": baselines.ItemNeighbours(history),
             "ease": baselines.Ease(history),
         },
+        history,
     )
     names = ("two_tower", "popularity", "item_knn", "ease")
     measured = {name: report[name]["excluding_seen"] for name in names}

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import service_findings
 
-from serving import bundle, logged_schema, query_fields, release_check
+from serving import bundle, logged_schema, release_check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +49,7 @@ def look(files: Sequence[pathlib.Path], release: bundle.Bundle, num_answers: int
         SkippedError: The log has none that could be compared.
         ImpressionLogError: A file is none of an impression log.
     """
-    manifest = release.manifest
-    outputs = list(manifest.outputs.values())
+    outputs = list(release.manifest.outputs.values())
     logged, num_ads = [], 0
     for table in _answers(files, release, num_answers):
         num_ads += table.num_rows
@@ -60,24 +59,19 @@ def look(files: Sequence[pathlib.Path], release: bundle.Bundle, num_answers: int
         raise findings.SkippedError(
             f"of release {release.version} it holds {num_ads} scored ads, none as in the bundle"
         )
-    fields = query_fields.QueryFields(manifest.query_fields, manifest.ad_kinds)
-    differences = []
     with release_check.ranker_of(release) as score:
         if not release_check.scores_alone(release, score):
             raise findings.SkippedError(
                 "the ranker compares candidates (--rerank_candidates), and a log has those alone "
                 "that were shown"
             )
-        for number, answer in enumerate(logged):
-            columns = fields.columns([fields.merge({}, answer.fields)])
-            expected = score(columns, release.ad_index.features(answer.rows[None]))
-            differences += [
-                service_findings.compared(
-                    output, answer.scores[output], expected[output][0], f"logged answer {number}"
-                )
-                for output in outputs
-            ]
-    every = np.concatenate(differences)
+        differences = [
+            service_findings.held_against(
+                release, score, one.fields, one.rows, one.scores, f"logged answer {number}"
+            )
+            for number, one in enumerate(logged)
+        ]
+    every = np.concatenate(differences, axis=1)
     left_out = f"; {num_ads - compared} changed since are left out" if num_ads > compared else ""
     return (
         f"{compared} ads of {len(logged)} logged answers have the scores of release "

@@ -157,21 +157,44 @@ def differences(
     Raises:
         WrongError: They differ by more than model servers do.
     """
-    manifest = release.manifest
     rows = release.ad_index.find([ad.ad_id for ad in answer.ads])
     # Ads that were added to the live index are in no bundle.
     ads = [ad for ad, row in zip(answer.ads, rows, strict=True) if row >= 0]
     if not ads:
         return np.empty(0)
+    found = {
+        output: [getattr(ad, output) for ad in ads] for output in release.manifest.outputs.values()
+    }
+    return held_against(release, score, request, rows[rows >= 0], found, place).max(axis=0)
+
+
+def held_against(
+    release: bundle.Bundle,
+    score: release_check.Score,
+    request: Mapping[str, Any],
+    rows: np.ndarray,
+    found: Mapping[str, Sequence[float | None]],
+    place: str,
+) -> np.ndarray:
+    """Returns by how much scores of ads differ from those of the release's own ranker.
+
+    Args:
+        release, score, request, place: As of `differences`.
+        rows: [C] of the catalogue.
+        found: Output -> [C].
+
+    Returns:
+        [outputs, C].
+
+    Raises:
+        WrongError: They differ by more than model servers do.
+    """
+    manifest = release.manifest
     fields = query_fields.QueryFields(manifest.query_fields, manifest.ad_kinds)
-    features = release.ad_index.features(rows[rows >= 0][None])
-    expected = score(fields.columns([fields.merge({}, request)]), features)
-    return np.max(
-        [
-            compared(output, [getattr(ad, output) for ad in ads], expected[output][0], place)
-            for output in manifest.outputs.values()
-        ],
-        axis=0,
+    columns = fields.columns([fields.merge({}, request)])
+    expected = score(columns, release.ad_index.features(rows[None]))
+    return np.stack(
+        [compared(output, own, expected[output][0], place) for output, own in found.items()]
     )
 
 

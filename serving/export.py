@@ -17,7 +17,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving import ad_index, bundle, manifest, parts, query_fields
 from tfrec import calibrators as calibrators_lib
-from tfrec import ranker, retrieval, signatures
+from tfrec import ranker, retrieval, retrieval_training, signatures
 from tfrecords import encoding, reader
 
 NUM_PROBES = 8
@@ -133,8 +133,8 @@ def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.TwoTower) -> n
     if window is None:
         raise ValueError(f"{data_set.directory} has no validation requests; use a larger log.")
     queries = window["query"].numpy()
-    rows = np.linspace(0, len(queries), min(NUM_TUNING_QUERIES, len(queries)), endpoint=False)
-    return retrieval.embed_in_batches(two_tower.query_tower, queries[rows.astype(np.int64)])
+    rows = retrieval_training.evenly_spaced(len(queries), NUM_TUNING_QUERIES)
+    return retrieval.embed_in_batches(two_tower.query_tower, queries[rows])
 
 
 def _columns(

@@ -55,9 +55,7 @@ def check(
         InvalidRequestError: A request is refused, and with it the batch; it names which.
     """
     if len(requests) > most:
-        raise errors.InvalidRequestError(
-            f"requests: expected at most {most}, got {len(requests)}. Send several batches."
-        )
+        raise too_long(most, len(requests))
     groups: dict[tuple[float, int], list[tuple[int, validation.ValidRequest]]] = {}
     for position, request in enumerate(requests):
         try:
@@ -66,3 +64,10 @@ def check(
             raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
         groups.setdefault(group_of(valid), []).append((position, valid))
     return Batch(len(requests), groups)
+
+
+def too_long(most: int, count: int) -> errors.InvalidRequestError:
+    """Returns what is said of a batch of more requests than it may have."""
+    return errors.InvalidRequestError(
+        f"requests: expected at most {most}, got {count}. Send several batches."
+    )

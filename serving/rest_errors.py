@@ -6,7 +6,7 @@ import fastapi
 import starlette.exceptions
 from fastapi import exceptions, responses
 
-from serving import admission, errors, query_fields
+from serving import admission, errors, query_fields, request_batch
 
 
 def reply(
@@ -44,12 +44,10 @@ def add_handlers(app: fastapi.FastAPI) -> None:
             reason = first.get("ctx", {}).get("error", "cannot be parsed")
             return reply(400, "malformed_json", f"The body is no JSON: {reason}.")
         if first["type"] == "too_long":
-            most, got = first["ctx"]["max_length"], first["ctx"]["actual_length"]
-            place = first["loc"][-1]
-            message = (
-                f"{place}: expected at most {most}, got {got or 'more'}. Send several batches."
-            )
-            return reply(400, errors.InvalidRequestError.code, message)
+            # A batch: no other list has a length of its own.
+            limits = first["ctx"]
+            refusal = request_batch.too_long(limits["max_length"], limits["actual_length"])
+            return reply(400, refusal.code, str(refusal))
         place = ".".join(str(part) for part in first["loc"])
         got = query_fields.short(first.get("input"))
         return reply(422, "invalid_body", f"{place}: {first['msg']}, got {got}.")

@@ -1,15 +1,12 @@
 """The scripts that tune and measure the index, at sizes that say nothing of speed."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
 import scripts_in_forks
 
 from serving import index_kinds
-
-SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """The benchmarks of retrieval quality, at sizes that say nothing of it."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
 import scripts_in_forks
 
-SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
 SMALL = ("--epochs=1", "--embedding_dim=16", "--hidden_dim=32", "--field_dim=4", "--batch_size=256")
 
 

@@ -76,7 +76,7 @@ def score(
     queries: np.ndarray,
     ad_features: np.ndarray,
     rows: np.ndarray,
-    keep_rate: float = 1.0,
+    keep_rate: float,
 ) -> dict[str, np.ndarray]:
     """Scores candidates as they are served.
 

@@ -57,8 +57,7 @@ def measure(
     scores = candidates.score(model, calibrators, clicks.query, features, found.filtered, keep_rate)
     weights = dict.fromkeys(model.heads, 1.0)
     order = candidates.first_ten(candidates.utility(weights, scores))
-    known = retrieval_refit.with_validation_clicks(data_set, catalogue)
-    popular = np.argsort(-known.clicks, kind="stable")[: candidates.LIST_LENGTH]
+    popular = retrieval_refit.most_clicked(data_set, catalogue, candidates.LIST_LENGTH)
     lists = (found.tower, found.index, found.filtered,
              np.take_along_axis(found.filtered, order, axis=1))  # fmt: skip
     wanted = clicks.ad_rows[:, None]

@@ -95,8 +95,9 @@ def stranger_rates(data_set: reader.DataSet) -> dict[str, float]:
         for field, column in _categorical(fields):
             first_oov, _ = _oov(data_set.fitted, field)
             k, u = (np.mean(rows[side][:, column] >= first_oov) for rows in (known, held_out))
-            if u > _SPARED * k:
-                rates[field.name] = float((u - _SPARED * k) / (1.0 - _SPARED * k))
+            spared = _SPARED * k
+            if u > spared:
+                rates[field.name] = float((u - spared) / (1.0 - spared))
     return rates
 
 

@@ -68,8 +68,7 @@ def measure(
     catalogue = data_set.catalogue()
     utilities = {UTILITY: dict.fromkeys(model.heads, 1.0), CLICK: {"click": 1.0}}
     order = planted.catalogue_order(truth, catalogue)
-    known = retrieval_refit.with_validation_clicks(data_set, catalogue)
-    popular = np.argsort(-known.clicks, kind="stable")[: candidates.LIST_LENGTH]
+    popular = retrieval_refit.most_clicked(data_set, catalogue, candidates.LIST_LENGTH)
     world = _read_world(truth, order, found, utilities, popular)
     features = np.asarray(catalogue.features)
     queries = truth.encode(data_set, truth.sample_requests)

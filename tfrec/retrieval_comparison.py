@@ -49,7 +49,7 @@ def evaluate(
     }
     if truth is not None:
         recommenders["planted"] = planted.recommender(truth, catalogue)
-    report = measure(data_set, recommenders, max_clicks)
+    report = measure(data_set, recommenders, history, max_clicks)
     if truth is not None and report["num_clicks"]:
         for key in (f"corpus_recall_at_{NUM_CANDIDATES}", "ndcg_at_10"):
             report[f"{key.removeprefix('corpus_')}_share_of_achievable"] = (
@@ -73,6 +73,7 @@ def recommender_of(
 def measure(
     data_set: reader.DataSet,
     recommenders: Mapping[str, retrieval_evaluation.Recommender | None],
+    history: baselines.History | None,
     max_clicks: int = MAX_CLICKS,
 ) -> dict[str, Any]:
     """Measures recommenders on the same clicks of the test split, among all ads.
@@ -80,6 +81,7 @@ def measure(
     Args:
         data_set: The converted log.
         recommenders: By name; None is one that needs the users of a log that has none.
+        history: What users had clicked in training and validation; None where the log has none.
         max_clicks: Clicks whose lists are measured one by one; of more, evenly spaced ones.
 
     Returns:
@@ -92,8 +94,7 @@ def measure(
     catalogue = data_set.catalogue()
     ads = retrieval_evaluation.Ads(catalogue.clicks, catalogue.impressions)
     clicks = retrieval_training.read_clicks(data_set, SPLIT, MAX_HELD_OUT_CLICKS)
-    count = min(max_clicks, len(clicks.ad_rows))
-    measured = np.linspace(0, len(clicks.ad_rows), count, endpoint=False).astype(np.int64)
+    measured = retrieval_training.evenly_spaced(len(clicks.ad_rows), max_clicks)
     wanted = clicks.ad_rows[measured]
     report: dict[str, Any] = {"num_ads": len(ads), "num_clicks": len(wanted)}
     if not len(wanted):
@@ -102,7 +103,6 @@ def measure(
     report["num_clicks_on_never_shown_ads"] = int((ads.impressions[wanted] == 0).sum())
     report["clicked_popularity_percentile"] = float(ads.popularity_percentile[wanted].mean())
     users = None
-    history = baselines.read_history(data_set, retrieval_refit.SPLITS, len(ads))
     if history is None:
         report["absent"] = {
             name: "the schema names no user_key"

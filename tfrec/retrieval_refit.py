@@ -36,6 +36,12 @@ def with_validation_clicks(
     return dataclasses.replace(catalogue, table=table)
 
 
+def most_clicked(data_set: reader.DataSet, catalogue: reader.Catalogue, count: int) -> np.ndarray:
+    """Returns the rows [at most `count`] of the ads with most clicks in both splits."""
+    known = with_validation_clicks(data_set, catalogue)
+    return np.argsort(-known.clicks, kind="stable")[:count]
+
+
 def batches(data_set: reader.DataSet, batch_size: int, seed: int) -> tf.data.Dataset:
     """Streams the clicks of both splits, batches of one among those of the other."""
     parts = [data_set.clicked(split, batch_size, seed) for split in SPLITS]

@@ -97,9 +97,7 @@ def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) 
         del parts[records.USER]
     total = round(data_set.label_sum(split, "click"))
     # The first ones would all be of one hour, or of a few users.
-    numbers = np.arange(total)
-    if limit is not None and limit < total:
-        numbers = np.linspace(0, total, limit, endpoint=False).astype(np.int64)
+    numbers = evenly_spaced(total, total if limit is None else limit)
     count = 0
     for batch in data_set.clicked(split, 4_096):
         first, count = count, count + len(batch["ad_row"])
@@ -108,6 +106,11 @@ def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) 
             arrays.append(batch[name].numpy()[kept])
     read = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     return Clicks(read["query"], read["ad_row"], numbers, read.get(records.USER))
+
+
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Returns the places [at most `most`] int64 of some of `count` things, spread over them all."""
+    return np.linspace(0, count, min(most, count), endpoint=False).astype(np.int64)
 
 
 def train_and_evaluate(
