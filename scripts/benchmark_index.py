@@ -64,7 +64,7 @@ def main() -> None:
         "source": FLAGS.embeddings or FLAGS.workdir or "generated",
         "rows": rows,
         "best": best(rows, FLAGS.target_recall),
-        "scann": "measured" if FLAGS.scann_python else "not installed",
+        "scann": "measured" if FLAGS.scann_python else "not measured, for lack of --scann_python",
         "peak_rss_mb": fresh_process.peak_rss_mb(),
     }
     print(table(result))

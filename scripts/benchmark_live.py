@@ -12,6 +12,7 @@ The embeddings of added ads are given, not computed by an ad tower. Prints a tab
 last line JSON; --json=FILE writes it too.
 """
 
+import dataclasses
 import pathlib
 import tempfile
 import time
@@ -45,16 +46,22 @@ Measured = dict[str, Any]
 
 
 def main() -> None:
+    counts = [int(count) for count in FLAGS.added]
+    # A fifth of them name a released ad, each another one.
+    most = 5 * FLAGS.num_ads
+    if max(counts) > most:
+        raise ValueError(
+            f"--added: expected at most {most}, five times --num_ads, got {max(counts)}."
+        )
     searcher, embeddings, queries, state = measured_index.make()
     release = _release(searcher)
-    # Other chunks of the same space than those of the release.
-    space = tower_embeddings.Space.drawn(FLAGS.dimension, seed=0)
-    most = max(map(int, FLAGS.added))
-    extra = space.queries(max(most, 1), first=7)
+    # Other ads of the same space than those of the release.
+    space = dataclasses.replace(tower_embeddings.Space.drawn(FLAGS.dimension), seed=1)
+    extra = np.concatenate(list(space.chunks(max(*counts, 1))))
     rows = []
     with tempfile.TemporaryDirectory() as directory:
         live = _Live(release, pathlib.Path(directory), extra)
-        for count in map(int, FLAGS.added):
+        for count in counts:
             live.add_up_to(count)
             rows.append(measure(live, release, embeddings, queries))
     print_table(rows)
@@ -92,6 +99,7 @@ class _Live:
         self.count = 0
         self.last = {"apply_seconds": 0.0, "update_bytes": 0.0}
         self._num_ads = release.num_ads
+        self._num_changed = 0
         self._rng = np.random.default_rng(6)
 
     def add_up_to(self, count: int) -> None:
@@ -99,14 +107,16 @@ class _Live:
         while self.count < count:
             size = min(_ADS_PER_UPDATE, count - self.count)
             changed = size // 10
+            # Released ads that no update named before: the first are changed, the last removed.
             ads = pa.concat_tables(
                 [
-                    # Released ads that no update named before.
-                    _ads(self.count, changed, self._rng),
+                    _ads(self._num_changed, changed, self._rng),
                     _ads(self._num_ads + self.count, size - changed, self._rng),
                 ]
             ).combine_chunks()
-            removed = tuple(f"ad-{self.count + size - n - 1}" for n in range(changed))
+            last = self._num_ads - self._num_changed
+            removed = tuple(f"ad-{row}" for row in range(last - changed, last))
+            self._num_changed += changed
             update = live_update.Update(
                 removed,
                 ads,

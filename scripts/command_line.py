@@ -105,9 +105,21 @@ def read_text(path: pathlib.Path) -> str:
         what = "is a directory, not a file" if path.is_dir() else "is not there"
         raise FileNotFoundError(f"{path} {what}; check the path.")
     try:
-        return path.read_text(encoding="utf-8")
+        # Some editors and Excel put a byte order mark first.
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
+
+
+def read_lines(path: pathlib.Path) -> list[str]:
+    """Reads the lines of a file that a flag names, without the empty ones and outer blanks.
+
+    Raises:
+        As `read_text`.
+    """
+    # Not splitlines: JSON may hold U+2028 and other characters at which that ends a line.
+    lines = [line.strip() for line in read_text(path).split("\n")]
+    return [line for line in lines if line]
 
 
 def print_json(value: Any) -> None:

@@ -109,7 +109,7 @@ async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
 async def _answer_file(
     service: orchestrator.Orchestrator | _Remote, source: pathlib.Path, target: pathlib.Path
 ) -> None:
-    lines = [line for line in command_line.read_text(source).splitlines() if line.strip()]
+    lines = command_line.read_lines(source)
     refused = 0
     with target.open("w", encoding="utf-8") as output:
         for first in range(0, len(lines), _REQUESTS_PER_BATCH):

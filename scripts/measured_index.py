@@ -35,7 +35,7 @@ def make() -> tuple[index_search.Searcher, np.ndarray, np.ndarray, dict[str, Any
     started = time.perf_counter()
     path = pathlib.Path(chosen.index) if chosen.index else None
     if path is not None and path.is_file():
-        searcher = index_search.Searcher(faiss.read_index(str(path)))
+        searcher = _opened(path, embeddings.shape, chosen.kind)
     else:
         config = ad_index.IndexConfig(kind=chosen.kind, num_candidates=chosen.k)
         searcher = ad_index.build(
@@ -52,6 +52,20 @@ def make() -> tuple[index_search.Searcher, np.ndarray, np.ndarray, dict[str, Any
         "index_seconds": time.perf_counter() - started,
     }
     return searcher, embeddings, queries[_TUNING_QUERIES:], state
+
+
+def _opened(path: pathlib.Path, shape: tuple[int, ...], kind: str) -> index_search.Searcher:
+    try:
+        searcher = index_search.Searcher(faiss.read_index(str(path)))
+    except RuntimeError as error:
+        raise ValueError(f"--index: {path} is no index ({error}). Remove it.") from error
+    found = searcher.kind, searcher.num_ads, searcher.dimension
+    if found != (kind, *shape):
+        raise ValueError(
+            f"--index: expected in {path} an index {kind} of {shape[0]} ads of {shape[1]} "
+            f"dimensions, got {found[0]}, {found[1]}, {found[2]}. Remove it, or name another file."
+        )
+    return searcher
 
 
 def exact_recall(

@@ -42,7 +42,7 @@ def main() -> None:
     release = bundle.load(base, FLAGS.version)
     # Read before anything is written: a file that cannot be read changes nothing.
     ads = _read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else []
-    removed = _lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
+    removed = command_line.read_lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
     live = live_index.LiveIndex(release)
     applied = live.update(ads, removed) if ads or removed else None
     recall = live.measure_recall() if FLAGS.measure_recall else None
@@ -69,9 +69,15 @@ def main() -> None:
 
 def _read_ads(path: pathlib.Path, release: manifest.Manifest) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
-        return [_parse(path, number, line) for number, line in enumerate(_lines(path), 1)]
+        return [
+            _parse(path, number, line)
+            for number, line in enumerate(command_line.read_lines(path), 1)
+        ]
     if path.suffix == ".csv":
-        return list(_read_csv(path, release))
+        try:
+            return list(_read_csv(path, release))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}: expected a CSV in UTF-8, got none ({error}).") from error
     raise ValueError(f"--add: expected a file .jsonl or .csv, got {path}.")
 
 
@@ -86,15 +92,16 @@ def _read_csv(path: pathlib.Path, release: manifest.Manifest) -> Iterator[dict[s
     separators = {
         field["name"]: field.get("separator", "|") for field in release.schema.get("fields", ())
     }
-    with path.open(encoding="utf-8", newline="") as file:
+    # Excel puts a byte order mark first.
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         names = reader.fieldnames or []
         known = [*release.ad_kinds, "ad_id"]
         unknown = [name for name in names if name not in known]
-        if "ad_id" not in names or unknown:
+        if "ad_id" not in names or unknown or len(set(names)) < len(names):
             raise ValueError(
-                f"{path}: expected the column ad_id and columns of {list(release.ad_kinds)}, got "
-                f"{list(names)}."
+                f"{path}: expected the column ad_id and columns of {list(release.ad_kinds)}, each "
+                f"once, got {list(names)}."
             )
         for row in reader:
             if None in row or None in row.values():
@@ -121,10 +128,6 @@ def _value(place: str, kind: str, text: str, separators: dict[str, str]) -> Any:
         return float(text)
     except ValueError as error:
         raise ValueError(f"{place}: expected a number, got {text!r}.") from error
-
-
-def _lines(path: pathlib.Path) -> list[str]:
-    return [line.strip() for line in command_line.read_text(path).splitlines() if line.strip()]
 
 
 if __name__ == "__main__":

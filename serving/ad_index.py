@@ -169,7 +169,7 @@ class AdIndex(index_search.Searcher):
             ads = pa.ipc.open_file(pa.memory_map(os.fspath(path / ADS_FILE))).read_all()
             sampled = path / QUERIES_FILE
             sample_queries = np.load(sampled, mmap_mode="r") if sampled.is_file() else None
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
             raise errors.AdIndexError(
                 f"{path} cannot be opened: {error}. Export the bundle again."
             ) from error

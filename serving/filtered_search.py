@@ -77,8 +77,7 @@ class FilteredSearch:
         """
         k = min(k, eligible.count)
         if k == 0 or not len(queries):
-            shape = (len(queries), k)
-            return np.empty(shape, np.float32), np.empty(shape, np.int64)
+            return _nothing(len(queries), k)
         with self._lock:
             self._uses[eligible] = self._uses.get(eligible, 0) + 1
         if self.is_exact(eligible, k):
@@ -116,6 +115,8 @@ class FilteredSearch:
             k: Ads wanted, at most E.
             eligible: Of the N ads.
         """
+        if k == 0:
+            return _nothing(len(queries), k)
         if self._storage is None:
             return self._with_selector(queries, k, eligible, self._ivf.nlist)
         selector = _faiss.IDSelectorBitmap(eligible.bitmap)
@@ -191,6 +192,11 @@ class FilteredSearch:
         # Says in which cell an ad lies, 8 bytes an ad; made when it is first needed.
         with self._lock:
             self._ivf.make_direct_map()
+
+
+def _nothing(num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns scores and rows where there are no queries, or none wants an ad."""
+    return np.empty((num_queries, k), np.float32), np.empty((num_queries, k), np.int64)
 
 
 def _kept_size(eligible: row_set.RowSet, subset: Any) -> int:

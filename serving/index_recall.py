@@ -51,7 +51,9 @@ def exact_rows(chunks: Iterable[np.ndarray], queries: np.ndarray, k: int) -> np.
 
 
 def recalls(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Returns the share of each query's wanted rows [Q, k] among found [Q, any]: [Q]."""
+    """Returns the share of each query's wanted rows [Q, k] among found [Q, any]: [Q]; of none 1."""
+    if not wanted.shape[1]:
+        return np.ones(len(wanted))
     pairs = zip(wanted, found, strict=True)
     return np.array([np.isin(w, f, assume_unique=True).mean() for w, f in pairs])
 

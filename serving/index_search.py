@@ -124,15 +124,16 @@ class Searcher:
 
     def _search_wider(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         # The probed cells held fewer than k ads, or the graph did not reach as many.
-        if self._ivf is None:
-            return self.index.storage.search(queries, k)
-        num_probes = self._ivf.nprobe
-        while True:
-            num_probes = min(4 * num_probes, self._ivf.nlist)
+        num_lists = 0 if self._ivf is None else self._ivf.nlist
+        num_probes = 0 if self._ivf is None else self._ivf.nprobe
+        while num_probes < num_lists:
+            num_probes = min(4 * num_probes, num_lists)
             parameters: Any = _faiss.SearchParametersIVF(nprobe=num_probes)
             if self._refinement is not None:
                 scores, rows = self._refinement.search(queries, k, parameters)
             else:
                 scores, rows = self.index.search(queries, k, params=parameters)
-            if num_probes == self._ivf.nlist or not (rows < 0).any():
+            if not (rows < 0).any():
                 return scores, rows
+        # Fast scan leaves codes of the least score out, and these are all where all are equal.
+        return self._filtered.exhaustive(queries, k, row_set.RowSet.full(self.num_ads))

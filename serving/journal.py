@@ -57,13 +57,23 @@ def append(path: pathlib.Path, record: bytes, end: int) -> int:
     """Writes a record after `end`, cutting off what lies there, and returns where it ends.
 
     The caller holds the lock of the writers.
+
+    Raises:
+        OSError: It is not written, as far as the system still lets it be taken back.
     """
-    with open(path, "r+b") as file:
+    # Without a buffer, which would be written once more when the file is closed.
+    with open(path, "r+b", buffering=0) as file:
         file.truncate(end)
         file.seek(end)
-        file.write(_encode(record))
-        file.flush()
-        os.fsync(file.fileno())
+        rest = memoryview(_encode(record))
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            # A whole record that failed to reach the disk would be taken up by the next reader.
+            file.truncate(end)
+            raise
         return file.tell()
 
 

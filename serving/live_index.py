@@ -93,6 +93,7 @@ class LiveIndex:
         self._view = self._state.view()
         self._lock = threading.Lock()
         self._tower: ad_tower.AdTower | None = None
+        self._tower_lock = threading.Lock()
         self._recall: float | None = None
         self._problem: str | None = None
         # The state of the journal that the view shows.
@@ -140,8 +141,10 @@ class LiveIndex:
             raise errors.InvalidAdError(
                 f"removed: expected other ads than those that are added, got {min(both)!r} in both."
             )
+        # Before the locks: it takes a second for some thousand ads, and searches and other
+        # processes would wait.
+        change = live_update.Update(tuple(gone), table, *self._embed(rows))
         with self._lock, self._store.writing():
-            change = live_update.Update(tuple(gone), table, *self._embed(rows))
             self._catch_up()
             there, found = self._state.holds(added), self._state.holds(gone)
             self._store.append(change)
@@ -206,12 +209,20 @@ class LiveIndex:
                 np.empty((0, index.dimension), np.float32),
                 np.empty((0, index.num_fields), np.int32),
             )
-        if self._tower is None:
-            directory = self._release.base / "ad_tower" / str(self._release.version)
-            tower = ad_tower.AdTower.load(directory, self._release.manifest.ad_fields)
-            probes.check_ad_tower(self._release.manifest, tower, index)
-            self._tower = tower
-        return self._tower.embed(rows)
+        return self._loaded_tower().embed(rows)
+
+    def _loaded_tower(self) -> ad_tower.AdTower:
+        with self._tower_lock:
+            if self._tower is None:
+                self._tower = self._load_tower()
+            return self._tower
+
+    def _load_tower(self) -> ad_tower.AdTower:
+        manifest = self._release.manifest
+        directory = self._release.base / "ad_tower" / str(self._release.version)
+        tower = ad_tower.AdTower.load(directory, manifest.ad_fields)
+        probes.check_ad_tower(manifest, tower, self._release.ad_index)
+        return tower
 
     def _catch_up(self) -> None:
         news = self._store.news()

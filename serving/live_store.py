@@ -12,7 +12,7 @@ import os
 import pathlib
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from serving import errors, journal, live_update, manifest
 
@@ -100,26 +100,50 @@ class LiveStore:
             with open(self._path, "rb") as file:
                 header, end = journal.first(file)
                 generation = self._check(header)
-                from_start = generation != self._generation
-                records, end = journal.read(file, end if from_start else self.num_bytes)
+                news = self._news_in(file) if generation == self._generation else None
+                records, end = journal.read(file, end) if news is None else news
         except OSError as error:
             raise errors.LiveIndexError(f"{self._path} cannot be read: {error}.") from error
         updates = [live_update.decode(record) for record in records]
         self._generation, self.num_bytes = generation, end
-        return News(from_start, updates) if from_start or updates else None
+        return News(news is None, updates) if news is None or updates else None
+
+    def _news_in(self, file: BinaryIO) -> tuple[list[bytes], int] | None:
+        """Returns the records after those that were read, and where the last of them ends.
+
+        None where an older copy was put back: the journal is shorter then, or has grown since, and
+        no record ends where reading ended.
+        """
+        if os.fstat(file.fileno()).st_size < self.num_bytes:
+            return None
+        try:
+            return journal.read(file, self.num_bytes)
+        except errors.LiveIndexError:
+            return None  # Damage is found again from the start.
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Keeps other processes from writing; read the news before anything is written."""
+        """Keeps other processes from writing; read the news before anything is written.
+
+        Raises:
+            LiveIndexError: The directory cannot be made or locked.
+        """
+        with contextlib.ExitStack() as until_written:
+            try:
+                self._make_directory()
+                file = until_written.enter_context(open(self._directory / "lock", "w"))
+                # The system releases it when the process is killed.
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise errors.LiveIndexError(self._not_written(error)) from error
+            yield
+
+    def _make_directory(self) -> None:
         if not self._directory.is_dir():
             self._directory.mkdir(parents=True, exist_ok=True)
             # A directory lives through a crash of the machine when its parent is on the disk.
             for parent in (self._directory.parent, self._directory.parent.parent):
                 manifest.sync_directory(parent)
-        with open(self._directory / "lock", "w") as file:
-            # The system releases it when the process is killed.
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def append(self, update: live_update.Update) -> None:
         """Adds an update; it is on the disk when this returns. The caller holds `writing`.
@@ -134,9 +158,7 @@ class LiveStore:
             else:
                 self.num_bytes = journal.append(self._path, record, self.num_bytes)
         except OSError as error:
-            raise errors.LiveIndexError(
-                f"{self._path} cannot be written ({error}); the update is not applied."
-            ) from error
+            raise errors.LiveIndexError(self._not_written(error)) from error
         self._note_state()
 
     def rewrite(self, update: live_update.Update) -> None:
@@ -152,6 +174,9 @@ class LiveStore:
                 f"{self._path} cannot be written anew ({error})."
             ) from error
         self._note_state()
+
+    def _not_written(self, error: OSError) -> str:
+        return f"{self._path} cannot be written ({error}); the update is not applied."
 
     def _note_state(self) -> None:
         try:

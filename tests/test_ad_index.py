@@ -81,6 +81,19 @@ def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
+def test_ads_that_codes_do_not_tell_apart_are_all_found():
+    # Fast scan leaves codes of the least score out: of equal ads, all of them.
+    same = np.repeat(np.eye(1, 8, dtype=np.float32), 1200, axis=0)
+    line = np.random.default_rng(0).normal(size=(1200, 1)).astype(np.float32)
+    for ads in (same, np.zeros((1200, 8), np.float32), line):
+        searcher = ad_index.build(ads, ad_index.IndexConfig(kind="IVFPQ")).searcher
+        for queries, k in [(ads[:1], 500), (ads[:3], 500), (ads[:1], 1200), (ads[:3], 1200)]:
+            scores, rows = searcher.search(queries, k)
+            assert rows.min() >= 0
+            assert [len(set(found)) for found in rows.tolist()] == [k] * len(queries)
+            assert (np.diff(scores, axis=1) <= 0).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_finds_what_its_queries_find_alone(kind):
     searcher = ad_index.build(clustered(3000), ad_index.IndexConfig(kind=kind)).searcher
@@ -118,6 +131,13 @@ def test_an_ad_id_given_twice_is_refused(tmp_path):
 def test_an_unreadable_index_is_named(tmp_path):
     save(ad_index.build(clustered(3)), tmp_path)
     (tmp_path / "index.faiss").write_bytes(b"no index")
+    with pytest.raises(errors.AdIndexError, match="cannot be opened"):
+        ad_index.AdIndex.open(tmp_path)
+
+
+def test_an_empty_features_file_is_named(tmp_path):
+    save(ad_index.build(clustered(3)), tmp_path)
+    (tmp_path / "ad_features.npy").write_bytes(b"")
     with pytest.raises(errors.AdIndexError, match="cannot be opened"):
         ad_index.AdIndex.open(tmp_path)
 

@@ -42,6 +42,36 @@ def test_a_live_index_is_measured_as_it_grows():
     assert many["open_seconds"] > 0
 
 
+def test_a_live_index_that_grows_beyond_its_release_is_measured_rightly():
+    small = ("--num_ads=1024", "--dimension=8", "--num_queries=10", "--k=50", "--kind=Flat")
+    result = run("benchmark_live.py", "--added=0,5120", small=small)
+    # Five updates of 1,000 and one of 120: each names a tenth to change and a tenth to remove.
+    assert [row["added"] for row in result["rows"]] == [0, 5120]
+    assert [row["removed_or_changed"] for row in result["rows"]] == [0, 1024]
+    assert [row["recall"] for row in result["rows"]] == [1.0, 1.0]
+
+
+def test_an_index_of_other_ads_is_not_measured(tmp_path):
+    path = tmp_path / "kept.faiss"
+    small = ("--num_ads=1024", "--dimension=8", "--num_queries=10", "--k=50", f"--index={path}")
+    first = run("benchmark_live.py", "--added=0", "--kind=Flat", small=small)
+    again = run("benchmark_live.py", "--added=0", "--kind=Flat", small=small)
+    assert first["rows"][0]["recall"] == again["rows"][0]["recall"] == 1.0
+    for flag in ("--num_ads=2000", "--dimension=16", "--kind=HNSW"):
+        done = scripts_in_forks.run("benchmark_live.py", *small, "--added=0", "--kind=Flat", flag)
+        assert done.returncode == 1
+        assert "got Flat, 1024, 8. Remove it, or name another file." in done.stderr
+    path.write_bytes(b"no index")
+    done = scripts_in_forks.run("benchmark_live.py", *small, "--added=0", "--kind=Flat")
+    assert f"--index: {path} is no index" in done.stderr
+
+
+def test_more_added_ads_than_a_benchmark_can_name_are_refused():
+    done = scripts_in_forks.run("benchmark_live.py", *SMALL, "--added=0,10001")
+    assert done.returncode == 1
+    assert "--added: expected at most 10000, five times --num_ads, got 10001." in done.stderr
+
+
 def test_rules_are_timed_and_their_answers_logged():
     result = run("benchmark_rules.py", small=("--repetitions=10", "--num_candidates=50", "--k=4"))
     assert [row["case"] for row in result["cases"]][:2] == ["no rules", "one cap"]

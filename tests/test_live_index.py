@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -14,6 +15,7 @@ import scripts_in_forks
 import serving_fixtures
 
 from serving import (
+    ad_tower,
     bundle,
     client,
     errors,
@@ -382,9 +384,30 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
     assert view.display(rows) == [{**nothing, "price": 2.5, "tags": ["a", "b"]}, nothing]
 
 
+def test_files_as_other_programs_write_them_are_read(release, tmp_path):
+    # A byte order mark, ends of lines of Windows, and U+2028 and U+0085, which JSON may hold.
+    title = "a\u2028b\u0085c"
+    ads = [{"ad_id": f"j-{number}", "fields": {"category": title}} for number in range(2)]
+    lines = [json.dumps(ad, ensure_ascii=False) for ad in ads]
+    (tmp_path / "ads.jsonl").write_bytes("\r\n".join(["", *lines]).encode("utf-8-sig"))
+    (tmp_path / "ids.txt").write_bytes("ad-5\r\n".encode("utf-8-sig"))
+    (tmp_path / "ads.csv").write_bytes("ad_id,price\r\nc-1,2.5\r\n".encode("utf-8-sig"))
+    remove = f"--remove={tmp_path / 'ids.txt'}"
+    for name, flags in {"ads.jsonl": [remove], "ads.csv": []}.items():
+        add = f"--add={tmp_path / name}"
+        done = scripts_in_forks.run("update_index.py", f"--bundle={release.base}", add, *flags)
+        assert done.returncode == 0, done.stderr
+    view = live_index.LiveIndex(release).view()
+    assert (view.num_added, view.num_removed) == (3, 1)
+    assert view.listed(np.array([300]))[0][1]["category"] == title
+    assert view.listed(np.array([302]))[0][1]["price"] == 2.5
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("ads.csv", "ad_id,price,price\n1,2,3\n", "each once, got ['ad_id', 'price', 'price']"),
+        ("ads.csv", 'ad_id,category\n1,"' + "x" * 140_000, "ads.csv: expected a CSV in UTF-8, got"),
         ("ads.jsonl", '{"ad_id": "a"}\n{', "ad 2: expected JSON, got none"),
         ("ads.jsonl", '{"ad_id": "a"}\n{"ad_id": 1.5}', "ads[1].ad_id: expected a string of 1 to"),
         ("ads.csv", "id,price\n1,2\n", "expected the column ad_id and columns of ['advertiser',"),
@@ -416,6 +439,109 @@ def test_a_journal_that_is_taken_away_leaves_the_release(release):
     assert (live.view().num_added, live.view().num_removed) == (0, 0)
     live.update([], ["ad-6"])
     assert live_index.LiveIndex(release).view().num_removed == 1
+
+
+@pytest.mark.parametrize("others_write", [False, True])
+def test_a_copy_of_the_journal_that_is_put_back_is_taken_up_and_written_after(
+    release, others_write
+):
+    live, other = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    live.update([NEW], ["ad-5"])
+    copy = journal_path(release).read_bytes()
+    for number in range(6, 20):
+        live.update([], [f"ad-{number}"])
+    assert live.view().num_removed == 15
+    read = journal_path(release).stat().st_size
+    # In its place, as cp does: the same file, of the same generation.
+    journal_path(release).write_bytes(copy)
+    expected = 1
+    if others_write:
+        # So much that the copy outgrows what was read.
+        other.update([{**NEW, "ad_id": f"new-{number}"} for number in range(1, 301)])
+        assert journal_path(release).stat().st_size > read
+        expected = 300
+    live.refresh()
+    assert live.status()["problem"] is None
+    assert (live.view().num_added, live.view().num_removed) == (expected, 1)
+    live.update([], ["ad-290"])
+    assert live_index.LiveIndex(release).view().num_removed == 2
+
+
+def test_an_update_that_cannot_be_written_is_taken_up_by_nobody(release, monkeypatch):
+    live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    live.update([NEW])
+    whole = journal_path(release).read_bytes()
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(errors.LiveIndexError, match="the update is not applied"):
+            live.update([], ["ad-5"])
+    assert journal_path(release).read_bytes() == whole
+    for index in (live, follower, live_index.LiveIndex(release)):
+        index.refresh()
+        assert (index.view().num_added, index.view().num_removed) == (1, 0)
+    live.update([], ["ad-6"])
+    assert live_index.LiveIndex(release).view().num_removed == 1
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW])
+    whole = journal_path(release).read_bytes()
+    # The kernel cuts the write short, as a full disk does, and refuses the rest.
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 700, limits[1]))
+    try:
+        with pytest.raises(errors.LiveIndexError, match="the update is not applied"):
+            live.update([{**NEW, "ad_id": f"new-{number}"} for number in range(50)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert journal_path(release).read_bytes() == whole
+    assert live.view().num_added == 1
+
+
+def test_a_directory_that_cannot_be_made_is_said(release):
+    live = live_index.LiveIndex(release)
+    (release.base / "live").write_text("a file in its place")
+    with pytest.raises(errors.LiveIndexError, match=r"cannot be written .* is not applied"):
+        live.update([], ["ad-5"])
+
+
+def test_nobody_waits_while_an_ad_is_embedded(release, monkeypatch):
+    live, other = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    embedding, go_on = threading.Event(), threading.Event()
+    embed = ad_tower.AdTower.embed
+
+    def slowly(tower, rows):
+        embedding.set()
+        assert go_on.wait(60)
+        return embed(tower, rows)
+
+    monkeypatch.setattr(ad_tower.AdTower, "embed", slowly)
+    # The check of the tower embeds too.
+    updating = threading.Thread(target=live.update, args=([NEW],))
+    updating.start()
+    assert embedding.wait(60)
+    # Another process writes, and a search of this one takes it up.
+    writing = threading.Thread(target=other.update, args=([], ["ad-5"]))
+    writing.start()
+    writing.join(30)
+    taking_up = threading.Thread(target=live.refresh)
+    taking_up.start()
+    taking_up.join(30)
+    waiting = writing.is_alive(), taking_up.is_alive()
+    seen = live.view().num_removed
+    go_on.set()
+    for thread in (updating, writing, taking_up):
+        thread.join(60)
+    assert waiting == (False, False)
+    assert seen == 1
+    assert (live.view().num_added, live.view().num_removed) == (1, 1)
 
 
 def test_a_directory_that_cannot_be_looked_at_leaves_the_ads_as_they_were(release):
@@ -590,6 +716,16 @@ def test_recall_is_measured_over_the_live_ads(release):
     assert live.measure_recall() == 1.0
     assert live.status()["recall_at_500"] == 1.0
     assert live.rebuild_suggested() is None
+
+
+def test_recall_is_measured_where_no_ad_of_the_release_is_left(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW], [f"ad-{row}" for row in range(300)])
+    assert live.measure_recall() == 1.0
+    live.update([], ["new-1"])
+    # Of no ads, none is lost.
+    assert live.measure_recall() == 1.0
+    assert live.status()["num_ads"] == 0
 
 
 def test_an_orchestrator_takes_updates_up_with_the_next_request(release, ranker_address):
