@@ -37,7 +37,7 @@ def test_popularity_is_one_row_of_counts_for_everybody():
 
 
 def test_item_neighbours_add_cosines(history):
-    scores = baselines.ItemNeighbours(history)(asked(6, 7))
+    scores = baselines.ItemNeighbours(history, shrinkage=0.0)(asked(6, 7))
     # Clicked by {5, 6}, {5, 6, 7}, {7}: cosines 2/√6 between 0 and 1, 1/√3 between 1 and 2.
     near, far = 2 / math.sqrt(6), 1 / math.sqrt(3)
     assert scores[0] == pytest.approx([near, near, far, 0], abs=1e-5)
@@ -71,11 +71,31 @@ def test_similarities_are_those_of_dense_algebra(monkeypatch):
     np.testing.assert_allclose(similarity, expected, atol=1e-6)
 
 
+def test_ads_that_share_one_user_by_chance_are_not_the_nearest():
+    # Ads 0 and 1 have one user, the same; ads 2 and 3 share 60 of 75 users each.
+    users = np.concatenate([[0, 0], np.arange(75), np.arange(15, 90)])
+    ads = np.concatenate([[0, 1], np.full(75, 2), np.full(75, 3)])
+    clicks = baselines.history_of(users, ads, 4).matrix
+    cosine = baselines.item_similarity(clicks, 3).toarray()
+    assert cosine[1, 0] == pytest.approx(1.0)
+    assert cosine[3, 2] == pytest.approx(0.8)
+    shrunk = baselines.item_similarity(clicks, 3, shrinkage=20.0).toarray()
+    assert shrunk[1, 0] == pytest.approx(1 / 21)
+    assert shrunk[3, 2] == pytest.approx(60 / 95)
+
+
 def test_a_user_with_very_many_clicks_counts_with_some_of_them(monkeypatch):
     monkeypatch.setattr(baselines, "MAX_CLICKS_PER_USER", 3)
     history = baselines.history_of(np.zeros(10, np.int64), np.arange(10), 10)
     similarity = baselines.item_similarity(history.matrix, 100)
     assert similarity.nnz == 6  # three ads with two neighbours each
+
+
+def test_the_inverse_of_many_ads_is_exact(monkeypatch):
+    monkeypatch.setattr(baselines, "_ADS_AT_ONCE", 7)
+    half = np.random.default_rng(0).random((40, 20))
+    matrix = half.T @ half + 2.0 * np.eye(20)
+    np.testing.assert_allclose(baselines._inverse(matrix.copy()) @ matrix, np.eye(20), atol=1e-9)
 
 
 def test_ease_solves_its_least_squares(history):
