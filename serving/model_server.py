@@ -21,6 +21,7 @@ startup.import_tensorflow_quietly()
 import grpc  # noqa: E402
 
 from serving.embedded import (  # noqa: E402
+    grpc_health,
     grpc_server,
     model_config,
     model_loader,
@@ -85,6 +86,7 @@ class ModelServer:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self.metrics = serving_metrics.ServingMetrics()
+        self._health = grpc_health.HealthService()
         self._loader = model_loader.ModelLoader(self._options, self.metrics)
         self.manager = servable_manager.ServableManager(
             self._loader.load,
@@ -133,6 +135,7 @@ class ModelServer:
             return max(deadline - time.monotonic(), 0.0)
 
         self._stopping.set()
+        self._health.close()
         stopped = self._grpc.stop(grace_seconds) if self._grpc is not None else None
         if self._rest is not None:
             self._rest.stop(grace_seconds)
@@ -168,7 +171,9 @@ class ModelServer:
         options = self._options
         host = f"[{self.host}]" if ":" in self.host else self.host
         address = f"{host}:{self.port}" if self.port is not None else None
-        self._grpc, self.port = grpc_server.build(self.manager, address, options, self.metrics)
+        self._grpc, self.port = grpc_server.build(
+            self.manager, address, options, self.metrics, self._health
+        )
         if self.rest_port is None:
             return
         try:

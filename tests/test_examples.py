@@ -321,6 +321,23 @@ def test_classify_over_rest(http: httpx.Client) -> None:
             {"examples": [{"x": 2**63}]},
             "Feature: x has uint64_t element. Only int64_t is supported.",
         ),
+        (
+            {"examples": [{"x": [1.5, 2**63]}]},
+            "Unexpected element type in feature: x expecting type: float",
+        ),
+        (
+            {"examples": [{"x": [1, {"b64": "?"}]}]},
+            "Unexpected element type in feature: x expecting type: int64",
+        ),
+        # Each value of a name that comes twice is looked at, though the last one holds.
+        (
+            b'{"examples": [{"x": [1, "a"], "x": 2}]}',
+            "Unexpected element type in feature: x expecting type: int64",
+        ),
+        (
+            b'{"examples": [{"x": {"b64": "YQ==", "b64": 1}}]}',
+            "Feature: x has element with unexpected JSON type: Object",
+        ),
         ({"signature_name": "zz", "examples": [{}]}, "No signature was found with the name: zz"),
     ],
 )

@@ -104,9 +104,9 @@ def test_not_a_number_may_have_a_sign() -> None:
 def test_the_first_of_two_members_of_a_name_is_found() -> None:
     document = json_document.decode(b'{"a": 1, "b": {"c": 2, "c": 3}, "a": [4]}')
     assert document == {"a": 1, "b": {"c": 2}}
-    assert json_document.last_values(document) == {"a": [4], "b": {"c": 2}}
-    assert json_document.last_values(document["b"]) == {"c": 3}
-    assert json_document.last_values({"a": 1}) == {"a": 1}
+    assert list(json_document.members(document)) == [("a", 1), ("b", {"c": 2}), ("a", [4])]
+    assert dict(json_document.members(document["b"])) == {"c": 3}
+    assert list(json_document.members({"a": 1})) == [("a", 1)]
 
 
 def test_a_large_body_with_an_error_at_its_end_is_described_quickly() -> None:

@@ -2,6 +2,7 @@
 
 import pathlib
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
@@ -154,6 +155,27 @@ def test_scalars_are_answered_by_scalars(client: _Client) -> None:
     reply = client.predict(_request("text", text=np.array(b"ab", object)))
     assert _array(reply, "text").shape == ()
     assert _array(reply, "text").item() == b"ab"
+
+
+def test_a_reply_has_a_shape_even_if_it_is_empty(client: _Client) -> None:
+    response = client.predict(_request("lookup", rows=np.array(2, np.int32)))
+    assert response.outputs["value"].HasField("tensor_shape")
+
+
+def test_a_shape_of_unknown_rank_is_read_by_its_sizes(client: _Client) -> None:
+    request = _request("lookup", rows=np.array([2, 0], np.int32))
+    request.inputs["rows"].tensor_shape.unknown_rank = True
+    assert _array(client.predict(request), "value").tolist() == [30.0, 10.0]
+
+
+def test_a_signature_without_an_output_tensor_has_the_sessions_own_error(client: _Client) -> None:
+    # Each SavedModel of TensorFlow 2 lists it.
+    request = _request("lookup")
+    request.model_spec.signature_name = "__saved_model_init_op"
+    assert _error(lambda: client.predict(request)) == (
+        grpc.StatusCode.OUT_OF_RANGE,
+        "Node 'NoOp' (type: 'NoOp', num of outputs: 0) does not have output 0",
+    )
 
 
 def test_an_empty_batch_is_valid(client: _Client) -> None:
@@ -521,6 +543,131 @@ def test_a_reload_that_is_wrong_is_refused_and_changes_nothing(
         assert client.predict(_score_request()).model_spec.version.value == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # Names first, then paths, then changes of a platform, then platforms.
+        (
+            'config { name: "a" base_path: "b" } config { name: "c" } config { name: "c" }',
+            "Illegal to list model c multiple times in config list",
+        ),
+        (
+            'config { name: "c" base_path: "/c" } config { name: "a" base_path: "b" }',
+            "Expected model a to have an absolute path or URI; got base_path()=b",
+        ),
+        (
+            'config { name: "n" base_path: "/n" model_platform: "x" }'
+            'config { name: "m" base_path: "/m" model_platform: "other" }',
+            "Illegal to change a model's platform. For model m platform was tensorflow and new "
+            "platform requested is other",
+        ),
+        (
+            'config { name: "n" base_path: "/n" model_platform: "x"'
+            ' version_labels { key: "stable" value: 7 } }',
+            "Request to assign label to version 7 of model n, "
+            "which is not currently available for inference",
+        ),
+        (
+            'config { name: "n" base_path: "/n" model_platform: "x" }',
+            "Model n requests unsupported platform x",
+        ),
+        (
+            'config { name: "n" base_path: "/n" }',
+            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+            "ModelServerConfig::model_platform, model name is n",
+        ),
+        (
+            'config { name: "n" base_path: "/n" model_type: TENSORFLOW model_platform: "x" }',
+            "Illegal setting both ModelServerConfig::model_type (deprecated) and "
+            "ModelServerConfig::model_platform, model name is n",
+        ),
+        (
+            'config { name: "n" base_path: "/n" model_type: OTHER }',
+            "ModelServerConfig::model_type choice 2 not supported.",
+        ),
+        (
+            'config { name: "n" base_path: "gs://b/n" model_platform: "tensorflow" }',
+            "Could not find base path gs://b/n for servable n with error NOT_FOUND: gs://b/n not "
+            "found",
+        ),
+    ],
+)
+def test_the_first_error_of_a_configuration_is_named_in_tensorflow_servings_order(
+    server: model_server.ModelServer, client: _Client, text: str, message: str
+) -> None:
+    request = model_management_pb2.ReloadConfigRequest()
+    text_format.Merge(text, request.config.model_config_list)
+    assert _error(lambda: client.models.HandleReloadConfigRequest(request, timeout=20))[1] == (
+        message
+    )
+    assert client.predict(_score_request()).model_spec.version.value == 1
+
+
+def test_a_base_path_may_be_a_file_uri_and_of_two_names_of_a_version_the_last_is_taken(
+    tmp_path: pathlib.Path,
+) -> None:
+    saved_models.save_score(tmp_path / "1", factor=2.0)
+    saved_models.save_score(tmp_path / "001", factor=3.0)
+    config = model_config.from_base_paths({"m": f"file://{tmp_path}"})
+    with model_server.ModelServer(config, poll_seconds=None) as server:
+        reply = _Client(server.port).predict(_score_request())
+        assert _array(reply, "s").tolist() == [10.0, 22.0]
+
+
+def test_a_logging_configuration_is_an_error_after_all_is_loaded(
+    models: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with model_server.ModelServer({"m": models / "m"}, poll_seconds=None) as server:
+        client = _Client(server.port)
+        logging = "logging_config { sampling_config { sampling_rate: 1.0 } }"
+        assert _error(lambda: _reload(client, models / "lookup", logging, name="l")) == (
+            _INVALID,
+            "No request-logger-creator provided.",
+        )
+        assert server.available_versions() == {"l": [1], "m": []}
+
+
+def test_what_is_no_saved_model_has_the_code_and_words_of_the_cpp_loader(
+    tmp_path: pathlib.Path, models: pathlib.Path
+) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    path = tmp_path / "m" / "1"
+    missing = (
+        "NOT_FOUND: Could not find SavedModel .pb or .pbtxt at supplied export directory path: "
+        f"{path}. Check that the directory exists and that you have the right permissions for "
+        "accessing it."
+    )
+    with pytest.raises(model_server.ServerStartError) as caught:
+        model_server.ModelServer({"m": tmp_path / "m"}).start()
+    assert str(caught.value) == (
+        "UNKNOWN: 1 servable(s) did not become available: "
+        f"{{{{{{name: m version: 1}} due to error: {missing}}}, }}"
+    )
+    with model_server.ModelServer({"lookup": models / "lookup"}, poll_seconds=None) as server:
+        assert _error(lambda: _reload(_Client(server.port), tmp_path / "m")) == (
+            grpc.StatusCode.UNKNOWN,
+            "1 model(s) did not become available: "
+            f"{{{{{{name: m version: 1}} due to error: {missing}}}, }}",
+        )
+    (path / "saved_model.pb").write_bytes(b"\xff" * 100)
+    with pytest.raises(model_server.ServerStartError) as caught:
+        model_server.ModelServer({"m": tmp_path / "m"}).start()
+    assert f"DATA_LOSS: Can't parse {path}/saved_model.pb as binary proto" in str(caught.value)
+    options = model_server.Options(saved_model_tags=("serve", "gpu"))
+    with pytest.raises(model_server.ServerStartError) as caught:
+        model_server.ModelServer({"m": models / "m"}, options=options).start()
+    assert "NOT_FOUND: Could not find meta graph def matching supplied tags: { gpu serve }." in (
+        str(caught.value)
+    )
+
+
+def test_a_long_message_is_cut_after_1024_bytes(client: _Client) -> None:
+    # 39 bytes of ASCII, then 492 letters of two bytes and half of one more.
+    code, message = _error(lambda: client.predict(_request(name="é" * 600, x=_ONE)))
+    assert code is _NOT_FOUND
+    assert message == f"Servable not found for request: Latest({'é' * 492}...TRUNCATED"
+
+
 def _warm_up_log(x: np.ndarray) -> prediction_log_pb2.PredictionLog:
     log = prediction_log_pb2.PredictionLog()
     log.predict_log.request.CopyFrom(_request(uid=np.array([1]), x=x))
@@ -602,8 +749,20 @@ def test_the_health_check_is_answered_only_when_asked_for(
         check = _Client(server.port).channel.unary_unary(path)
         # HealthCheckResponse{status: SERVING}: field 1, value 1.
         assert check(b"", timeout=20) == b"\x08\x01"
+        watch = _Client(server.port).channel.unary_stream("/grpc.health.v1.Health/Watch")
+        # SERVICE_UNKNOWN is 3. More watchers than threads, and requests are still answered.
+        watchers = [watch(service) for service in [b"", b"\x0a\x02zz"] * 20]
+        assert [next(watcher) for watcher in watchers] == [b"\x08\x01", b"\x08\x03"] * 20
+        assert check(b"", timeout=20) == b"\x08\x01"
+        for watcher in watchers[1:]:
+            watcher.cancel()
         # HealthCheckRequest{service: "zz"}.
         assert _error(lambda: check(b"\x0a\x02zz", timeout=20)) == (
             grpc.StatusCode.NOT_FOUND,
             "service name unknown",
         )
+        started = time.monotonic()
+        server.stop(grace_seconds=20)
+        # A watcher does not keep the server from its end.
+        assert time.monotonic() - started < 10
+        assert list(watchers[0]) == []

@@ -1,6 +1,7 @@
 """The flags of the model server: all of TensorFlow Serving's, and what becomes of each."""
 
 import json
+import math
 import pathlib
 import shutil
 import subprocess
@@ -115,6 +116,12 @@ def test_the_flags_become_options(tmp_path: pathlib.Path) -> None:
     assert session is not None
     assert (session.intra_op_parallelism_threads, session.inter_op_parallelism_threads) == (2, 3)
     assert session.allow_soft_placement
+
+
+def test_a_rest_time_out_of_0_or_less_is_none() -> None:
+    for value in (0, -1):
+        made = command.options(_parse(f"--rest_api_timeout_in_ms={value}"))
+        assert made.rest_api_timeout_seconds == math.inf
 
 
 def test_no_flags_are_the_default_options() -> None:

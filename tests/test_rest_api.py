@@ -234,6 +234,21 @@ _ELEMENT = "Failed to process element: 0 key: {} of 'instances' list. Error: INV
             {"inputs": {"uid": [1], "x": [[1, 2], 3]}},
             "JSON Value: 3 found at incorrect level: 2 in the JSON DOM. Expected at level: 2",
         ),
+        # The first error in the order of the text is named.
+        (
+            {"inputs": {"uid": ["a", [1]], "x": [[1, 2]]}},
+            'JSON Value: "a" Type: String is not of expected type: int64',
+        ),
+        (
+            {"inputs": {"uid": [2**63, "a"], "x": [[1, 2]]}},
+            "JSON Value: 9223372036854775808 Type: Number is not of expected type: int64",
+        ),
+        # Rows of base64 are no objects, so they are taken for the first input.
+        (
+            {"instances": [{"b64": "YQ=="}]},
+            "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
+            'JSON Value: {\n    "b64": "YQ=="\n} Type: Object is not of expected type: int64',
+        ),
     ],
 )
 def test_requests_that_do_not_fit_are_400_with_tensorflow_servings_words(
@@ -289,6 +304,30 @@ def test_strings_are_not_coerced(http: httpx.Client) -> None:
     response = _predict(http, {"inputs": [{"b64": "?"}]}, path)
     assert response.json() == {"error": "Unable to base64 decode"}
     assert _predict(http, b'{"inputs": ["\\ud800"]}', path).status_code == 400
+
+
+def test_base64_is_taken_with_all_of_its_padding_or_none(http: httpx.Client) -> None:
+    path = "/v1/models/text:predict"
+    taken = ["YQ==", "YQ", "YQ..", "Y Q\n=\t="]
+    response = _predict(http, {"inputs": [{"b64": text} for text in taken]}, path)
+    assert response.json() == {"outputs": ["a", "a", "a", "a"]}
+    for text in ("YQ=", "YQ===", "YWI==", "Y", "YQ=Q", "Y\u001cQ", "_-8="):
+        response = _predict(http, {"inputs": [{"b64": text}]}, path)
+        assert response.json() == {"error": "Unable to base64 decode"}
+
+
+def test_base64_is_laid_out_as_an_object(http: httpx.Client) -> None:
+    path = "/v1/models/text:predict"
+    body = {"signature_name": "binary", "instances": ["a", "b"]}
+    indented = '{\n            "b64": "YQ=="\n        }'
+    assert _predict(http, body, path).text == (
+        f'{{\n    "predictions": [{indented}, {indented.replace("YQ", "Yg")}\n    ]\n}}'
+    )
+
+
+def test_control_characters_are_written_as_rapidjson_does(http: httpx.Client) -> None:
+    response = _predict(http, {"instances": ["\x0b\x1f\n"]}, "/v1/models/text:predict")
+    assert response.text == '{\n    "predictions": ["\\u000B\\u001F\\n"\n    ]\n}'
 
 
 @pytest.mark.parametrize(
@@ -369,6 +408,35 @@ def test_outside_v1_is_a_404_page(http: httpx.Client) -> None:
         response = http.get(path)
         assert (response.status_code, response.headers["content-type"]) == (404, "text/html")
         assert "<H1>Not Found</H1>" in response.text
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "phrase"),
+    [
+        (b"GET /v1/models/{m}", 400, "Bad Request"),
+        (b"GET /v1/models/m%zz", 400, "Bad Request"),
+        (b"TRACE /v1/models/m", 501, "Not Implemented"),
+    ],
+)
+def test_what_is_no_uri_and_no_known_method_is_answered_by_a_page(
+    server: model_server.ModelServer, line: bytes, status: int, phrase: str
+) -> None:
+    # What libevent answers, before TensorFlow Serving's own code is asked.
+    assert server.rest_port is not None
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=20) as connection:
+        connection.sendall(line + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        reply = connection.makefile("rb").read()
+    assert reply.startswith(b"HTTP/1.1 %d " % status)
+    assert reply.endswith(
+        f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n"
+        "</BODY></HTML>\n".encode()
+    )
+
+
+def test_a_name_that_is_not_utf8_is_of_no_model(http: httpx.Client) -> None:
+    response = _predict(http, {"instances": [_ROW]}, "/v1/models/%ff:predict")
+    assert response.status_code == 404
+    assert response.json()["error"].startswith("Servable not found for request: Latest(")
 
 
 def test_a_connection_is_kept_and_a_body_in_pieces_or_compressed_is_read(

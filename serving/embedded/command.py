@@ -5,6 +5,7 @@ python -m serving.model_server --model_name=ranker --model_base_path=/bundle/ran
 
 import gc
 import importlib.metadata
+import math
 import os
 import signal
 import sys
@@ -161,13 +162,17 @@ def options(values: flags.FlagValues) -> server_options.Options:
         num_request_iterations_for_warmup=max(values.num_request_iterations_for_warmup, 1),
         load_retry_seconds=max(values.load_retry_interval_micros, 0) / 1e6,
         grpc_channel_arguments=_channel_arguments(values.grpc_channel_arguments),
-        rest_api_timeout_seconds=values.rest_api_timeout_in_ms / 1e3,
+        rest_api_timeout_seconds=_rest_api_timeout(values.rest_api_timeout_in_ms),
         prometheus_path=_prometheus_path(values.monitoring_config_file),
         saved_model_tags=tuple(values.saved_model_tags.split(",")),
         tflite_interpreters=_tflite_interpreters(values),
         session_config=_session_config(values),
         batching=_batching(values),
     )
+
+
+def _rest_api_timeout(milliseconds: int) -> float:
+    return milliseconds / 1e3 if milliseconds > 0 else math.inf
 
 
 def _tflite_interpreters(values: flags.FlagValues) -> int:

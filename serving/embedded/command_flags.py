@@ -19,7 +19,6 @@ WITHOUT_EFFECT: dict[str, tuple[Default, str]] = {
     "remove_unused_fields_from_bundle_metagraph": (True, "only signatures are kept anyway"),
     "xla_cpu_compilation_enabled": (False, "models run as TensorFlow compiles them by default"),
     "xla_gpu_compilation_enabled": (False, "models run as TensorFlow compiles them by default"),
-    "enable_profiler": (True, "there is no profiler service"),
     "thread_pool_factory_config_file": ("", "requests run on the session's own threads"),
     "mixed_precision": ("", "see --bfloat16"),
     "skip_initialize_tpu": (False, "there is no TPU support"),

@@ -1,9 +1,11 @@
 """Messages of TensorFlow Serving's configuration files that its Python package does not carry.
 
-They are declared here field by field; the text form of a message needs no more than that.
+They are declared here field by field; the text form of a message needs no more than that. The
+profiler's messages, of which the wire form is used, have the fields that are used.
 
 References: TensorFlow Serving, `config/monitoring_config.proto`, `config/ssl_config.proto` and
-    `servables/tensorflow/session_bundle_config.proto`.
+    `servables/tensorflow/session_bundle_config.proto`; TensorFlow,
+    `tsl/profiler/protobuf/profiler_service.proto`.
 """
 
 import os
@@ -49,6 +51,14 @@ _MESSAGES = {
         ("enable_large_batch_splitting", 8, _WRAPPERS + "BoolValue"),
         ("max_execution_batch_size", 9, _WRAPPERS + "Int64Value"),
     ),
+    "ProfileRequest": (
+        ("duration_ms", 1, "int64"),
+        ("repository_root", 5, "string"),
+        ("session_id", 6, "string"),
+        ("host_name", 7, "string"),
+    ),
+    "ProfileResponse": (("empty_trace", 7, "bool"),),
+    "TerminateRequest": (("session_id", 1, "string"),),
 }
 _Message = TypeVar("_Message", bound=message.Message)
 
@@ -115,3 +125,6 @@ def _class(name: str) -> Any:
 MonitoringConfig = _class("MonitoringConfig")
 SSLConfig = _class("SSLConfig")
 BatchingParameters = _class("BatchingParameters")
+ProfileRequest = _class("ProfileRequest")
+ProfileResponse = _class("ProfileResponse")
+TerminateRequest = _class("TerminateRequest")

@@ -16,6 +16,7 @@ from serving.embedded import server_options
 SAME_AS_OPTIONS = (
     "enable_serialization_as_tensor_content",
     "enable_grpc_healthcheck_service",
+    "enable_profiler",
     "enable_signature_method_name_check",
     "enable_model_warmup",
     "allow_version_labels_for_unavailable_models",
@@ -198,6 +199,12 @@ def _define_running(define: Definer, defaults: server_options.Options) -> None:
         "Answer grpc.health.v1.Health/Check.",
     )
     define.boolean(
+        "enable_profiler",
+        defaults.enable_profiler,
+        "Answer tf.profiler.experimental.client.trace. The caller names the directory, on this "
+        "machine, that the trace is written to.",
+    )
+    define.boolean(
         "enable_signature_method_name_check",
         defaults.enable_signature_method_name_check,
         "Classify and regress only with signatures whose method_name says so.",
@@ -210,8 +217,7 @@ def _define_running(define: Definer, defaults: server_options.Options) -> None:
     define.integer(
         "rest_api_timeout_in_ms",
         round(defaults.rest_api_timeout_seconds * 1e3),
-        "Milliseconds after which a REST request is answered by 504.",
-        1,
+        "Milliseconds after which a REST request is answered by 504; 0 for never.",
     )
     define.boolean(
         "bfloat16",

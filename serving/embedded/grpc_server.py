@@ -10,6 +10,7 @@ from serving.embedded import (
     config_messages,
     grpc_health,
     prediction_service,
+    profiler_service,
     servable_manager,
     server_options,
     serving_metrics,
@@ -28,6 +29,7 @@ def build(
     address: str | None,
     options: server_options.Options,
     metrics: serving_metrics.ServingMetrics,
+    health: grpc_health.HealthService,
 ) -> tuple[grpc.Server, int]:
     """Binds a server that `start` has yet to be called on.
 
@@ -36,6 +38,7 @@ def build(
         address: host and port; port 0 is any free one. None for the UNIX socket alone.
         options: threads, credentials, the UNIX socket and what is answered.
         metrics: where requests are counted.
+        health: the health check, which is asked where the options say so.
 
     Returns:
         The server and its port, 0 if there is none.
@@ -58,7 +61,9 @@ def build(
         prediction_service.ModelService(manager, metrics), server
     )
     if options.enable_grpc_healthcheck_service:
-        server.add_generic_rpc_handlers((grpc_health.handler(),))
+        server.add_generic_rpc_handlers((health.handler(),))
+    if options.enable_profiler:
+        server.add_generic_rpc_handlers((profiler_service.ProfilerService().handler(),))
     credentials = _credentials(options.ssl_config_file) if options.ssl_config_file else None
     port = _bind(server, address, credentials) if address is not None else 0
     if options.grpc_socket_path:

@@ -7,7 +7,7 @@ References: TensorFlow Serving, `util/json_tensor.cc`, `ParseJson`; RapidJSON 1.
 import bisect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from serving.embedded import json_errors
@@ -26,14 +26,14 @@ class Repeated(dict[str, Any]):
     """An object that has a name twice: the first value is the one that is found by it.
 
     Attributes:
-        last: the last value of each name.
+        pairs: all names and values, in order.
     """
 
     def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
         super().__init__()
         for name, value in pairs:
             self.setdefault(name, value)
-        self.last = dict(pairs)
+        self.pairs = list(pairs)
 
 
 def decode(body: bytes) -> Any:
@@ -55,9 +55,9 @@ def decode(body: bytes) -> Any:
         raise ValueError(f"{error.message} at offset: {offset}") from error
 
 
-def last_values(members: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns an object with the last value of each of its names."""
-    return members.last if isinstance(members, Repeated) else members
+def members(value: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Returns all names and values of an object, a name that comes twice with both of them."""
+    return value.pairs if isinstance(value, Repeated) else value.items()
 
 
 def _decode(body: bytes, text: str, start: int) -> Any:

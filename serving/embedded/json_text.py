@@ -1,23 +1,23 @@
-"""Writes arrays and JSON values as TensorFlow Serving writes them.
+"""Writes strings and arrays as TensorFlow Serving writes them in JSON.
 
-References: TensorFlow Serving, `util/json_tensor.cc` (numbers, the 256-byte limit of values shown
-    in messages) and RapidJSON's `PrettyWriter` (the layout).
+References: TensorFlow Serving, `util/json_tensor.cc` (numbers) and RapidJSON 1.1.0, `writer.h`
+    (strings) and `prettywriter.h` (the layout).
 """
 
 import base64
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from serving.embedded import rpc_status, tensor_codec
 
-_INDENT = "    "
-_SHOWN_BYTES = 256
-# TensorFlow Serving shows the last string whole, however long; a message has no need of more.
-_SHOWN_STRING = 65_536
+INDENT = "    "
+_CONTROL_CHARACTERS = {code: f"\\u{code:04X}" for code in range(0x20)}
+_ESCAPES = str.maketrans(
+    _CONTROL_CHARACTERS | {ord(text): json.dumps(text)[1:-1] for text in '"\\\b\f\n\r\t'}
+)
 _UNWRITABLE = (np.uint16, np.float16, tf.bfloat16.as_numpy_dtype, np.complex64, np.complex128)
 
 
@@ -25,28 +25,30 @@ def string(value: str | bytes) -> str:
     """Returns a quoted string; bytes that are not UTF-8 become surrogates to be written back."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    # Python writes some control characters with small hexadecimal digits.
+    return f'"{value.translate(_ESCAPES)}"' if "\\u00" in text else text
 
 
-def scalars(array: np.ndarray, as_base64: bool = False) -> list[str]:
+def scalars(array: np.ndarray, base64_depth: int | None = None) -> list[str]:
     """Returns the text of each value, in order.
 
     Args:
         array: any shape.
-        as_base64: whether strings are written as `{"b64": ...}`.
+        base64_depth: in how many arrays and objects a value stands, if strings are written as
+            `{"b64": ...}`; None if they are written as they are.
 
     Raises:
-        StatusError: INVALID_ARGUMENT if the type has no JSON form.
+        StatusError: INVALID_ARGUMENT if there are values of a type that has no JSON form.
     """
     flat = array.reshape(-1)
     if array.dtype == object:
-        if as_base64:
-            encoded = (base64.b64encode(value).decode("ascii") for value in flat)
-            return [f'{{"b64": "{text}"}}' for text in encoded]
+        if base64_depth is not None:
+            return [_base64_object(value, base64_depth) for value in flat]
         return [string(value) for value in flat]
     if array.dtype == np.bool_:
         return ["true" if value else "false" for value in flat.tolist()]
-    if any(array.dtype == dtype for dtype in _UNWRITABLE):
+    if flat.size and any(array.dtype == dtype for dtype in _UNWRITABLE):
         raise rpc_status.invalid_argument(
             "Failed to write JSON value for tensor type: "
             + tensor_codec.type_name(tf.dtypes.as_dtype(array.dtype))
@@ -75,14 +77,13 @@ def single_line(values: Sequence[str], shape: Sequence[int]) -> str:
 
 def nested(array: np.ndarray, depth: int, as_base64: bool = False) -> str:
     """Returns nested arrays with each value on a line, the outermost indented by `depth`."""
-    return _multi_line(scalars(array, as_base64), array.shape, depth)
+    values = scalars(array, depth + array.ndim if as_base64 else None)
+    return _multi_line(values, array.shape, depth)
 
 
-def debug(value: Any) -> str:
-    """Returns a JSON value for a message, cut after 256 bytes."""
-    written: list[str] = []
-    _write_debug(value, 0, written)
-    return "".join(written)
+def _base64_object(value: bytes, depth: int) -> str:
+    encoded = base64.b64encode(value).decode("ascii")
+    return f'{{\n{INDENT * (depth + 1)}"b64": "{encoded}"\n{INDENT * depth}}}'
 
 
 def _multi_line(values: Sequence[str], shape: Sequence[int], depth: int) -> str:
@@ -91,12 +92,12 @@ def _multi_line(values: Sequence[str], shape: Sequence[int], depth: int) -> str:
     if not shape[0]:
         return "[]"
     width = len(values) // shape[0]
-    line = "\n" + _INDENT * (depth + 1)
+    line = "\n" + INDENT * (depth + 1)
     parts = (
         line + _multi_line(values[index * width : (index + 1) * width], shape[1:], depth + 1)
         for index in range(shape[0])
     )
-    return f"[{','.join(parts)}\n{_INDENT * depth}]"
+    return f"[{','.join(parts)}\n{INDENT * depth}]"
 
 
 def _decimals(flat: np.ndarray) -> list[str]:
@@ -112,30 +113,3 @@ def _decimals(flat: np.ndarray) -> list[str]:
         number = flat[index]
         texts[index] = "NaN" if np.isnan(number) else ("Infinity" if number > 0 else "-Infinity")
     return [text if any(mark in text for mark in ".eNI") else text + ".0" for text in texts]
-
-
-def _write_debug(value: Any, depth: int, written: list[str]) -> bool:
-    """Appends the value; returns whether there was room for all of it."""
-    if sum(map(len, written)) >= _SHOWN_BYTES:
-        return False
-    if isinstance(value, list):
-        written.append("[")
-        for index, item in enumerate(value):
-            if index:
-                written.append(", ")
-            if not _write_debug(item, depth + 1, written):
-                return False
-        written.append("]")
-    elif isinstance(value, dict):
-        written.append("{")
-        for index, (key, item) in enumerate(value.items()):
-            comma = "," if index else ""
-            written.append(f"{comma}\n{_INDENT * (depth + 1)}{string(key)}: ")
-            if not _write_debug(item, depth + 1, written):
-                return False
-        written.append(f"\n{_INDENT * depth}}}" if value else "}")
-    else:
-        if isinstance(value, str):
-            value = value[:_SHOWN_STRING]
-        written.append(json.dumps(value, ensure_ascii=False))
-    return True

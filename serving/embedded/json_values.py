@@ -4,15 +4,18 @@ References: TensorFlow Serving, `util/json_tensor.cc`.
 """
 
 import base64
-import binascii
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from serving.embedded import json_text, rpc_status, tensor_codec
+from serving.embedded import json_document, json_shown, rpc_status, tensor_codec
 
+# All padding or none of it, by either mark, and white space anywhere: absl's `Base64Unescape`.
+_BASE64 = re.compile("([A-Za-z0-9+/]*)([=.]*)")
+_WHITE = re.compile("[ \t\n\v\f\r]")
 # One less than NumPy's limit: the row form adds a dimension.
 _MAX_RANK = 63
 _INT32 = (-(2**31), 2**31 - 1)
@@ -46,7 +49,16 @@ def to_array(value: Any, dtype: tf.DType) -> np.ndarray:
             f"Expected at most {_MAX_RANK} nested lists, got {len(shape)}"
         )
     flat: list[Any] = []
-    _flatten(value, 0, shape, flat)
+    try:
+        _flatten(value, 0, shape, flat)
+    except rpc_status.StatusError:
+        # A wrong value before the place where the lists differ is the first error.
+        _convert(flat, dtype)
+        raise
+    return _convert(flat, dtype).reshape(shape)
+
+
+def _convert(flat: Sequence[Any], dtype: tf.DType) -> np.ndarray:
     if dtype == tf.string:
         array = np.empty(len(flat), object)
         array[:] = [to_bytes(item) for item in flat]
@@ -57,17 +69,25 @@ def to_array(value: Any, dtype: tf.DType) -> np.ndarray:
     elif dtype == tf.bool:
         _check_types(flat, {bool}, dtype)
         array = np.array(flat, np.bool_)
+    elif not flat:
+        array = np.empty(0, dtype.as_numpy_dtype)
+    elif isinstance(flat[0], dict):
+        raise _type_error(flat[0], dtype)
     else:
         raise rpc_status.unimplemented(
-            f"Conversion of JSON Value: {json_text.debug(first)} to type: "
+            f"Conversion of JSON Value: {json_shown.text(flat[0])} to type: "
             f"{tensor_codec.type_name(dtype)}"
         )
-    return array.reshape(shape)
+    return array
 
 
 def is_base64(value: Any) -> bool:
     """Returns whether the value is `{"b64": "..."}`, which stands for a binary string."""
-    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
+    return (
+        isinstance(value, dict)
+        and [name for name, _ in json_document.members(value)] == ["b64"]
+        and isinstance(value["b64"], str)
+    )
 
 
 def _flatten(value: Any, level: int, shape: Sequence[int], flat: list[Any]) -> None:
@@ -75,7 +95,7 @@ def _flatten(value: Any, level: int, shape: Sequence[int], flat: list[Any]) -> N
     if not isinstance(value, list):
         if level != rank:
             raise rpc_status.invalid_argument(
-                f"JSON Value: {json_text.debug(value)} found at incorrect level: {level + 1} "
+                f"JSON Value: {json_shown.text(value)} found at incorrect level: {level + 1} "
                 f"in the JSON DOM. Expected at level: {rank}"
             )
         flat.append(value)
@@ -112,10 +132,10 @@ def _to_floats(flat: Sequence[Any], dtype: tf.DType) -> np.ndarray:
 
 
 def _to_integers(flat: Sequence[Any], dtype: tf.DType) -> np.ndarray:
-    _check_types(flat, {int}, dtype)
     low, high = _INTEGERS[dtype]
-    if flat and not low <= min(flat) <= max(flat) <= high:
-        raise _type_error(next(item for item in flat if not low <= item <= high), dtype)
+    if flat and not (set(map(type, flat)) == {int} and low <= min(flat) <= max(flat) <= high):
+        wrong = next(item for item in flat if type(item) is not int or not low <= item <= high)
+        raise _type_error(wrong, dtype)
     wide = np.uint64 if dtype == tf.uint64 else np.int64
     return np.array(flat, wide).astype(dtype.as_numpy_dtype)
 
@@ -132,24 +152,23 @@ def to_bytes(value: Any) -> bytes:
         raise _type_error(value, tf.string)
     if not is_base64(value):
         raise rpc_status.invalid_argument(
-            f"JSON Value: {json_text.debug(value)} not formatted correctly for base64 data"
+            f"JSON Value: {json_shown.text(value)} not formatted correctly for base64 data"
         )
-    text = "".join(value["b64"].split()).rstrip("=")
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise rpc_status.invalid_argument("Unable to base64 decode") from error
+    match = _BASE64.fullmatch(_WHITE.sub("", value["b64"]))
+    if match is None or len(match[1]) % 4 == 1 or len(match[2]) not in (0, -len(match[1]) % 4):
+        raise rpc_status.invalid_argument("Unable to base64 decode")
+    return base64.b64decode(match[1] + "=" * (-len(match[1]) % 4))
 
 
 def _type_error(value: Any, dtype: tf.DType) -> rpc_status.StatusError:
     return rpc_status.invalid_argument(
-        f"JSON Value: {json_text.debug(value)} Type: {type_name(value)} "
+        f"JSON Value: {json_shown.text(value)} Type: {type_name(value)} "
         f"is not of expected type: {tensor_codec.type_name(dtype)}"
     )
 
 
-def to_double(value: int) -> float:
-    """Returns an integer as a floating-point number.
+def to_double(value: float) -> float:
+    """Returns a number as a floating-point number.
 
     Raises:
         StatusError: INVALID_ARGUMENT if it is beyond all of them.

@@ -6,6 +6,7 @@ References: TensorFlow Serving, `config/model_server_config.proto`, `model_serve
 
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -15,6 +16,8 @@ from serving.embedded import config_messages, rpc_status
 
 _PLATFORM = "tensorflow"
 _MAX_VERSION = 2**63 - 1
+_URI = re.compile("[a-zA-Z][0-9a-zA-Z.]*://")
+_FILE_SCHEME = "file://"
 
 ModelConfig: TypeAlias = model_server_config_pb2.ModelConfig
 ModelServerConfig: TypeAlias = model_server_config_pb2.ModelServerConfig
@@ -43,8 +46,12 @@ def read(path: str | os.PathLike[str]) -> ModelServerConfig:
     return config_messages.read_text(path, ModelServerConfig())
 
 
-def validate(config: ModelServerConfig) -> None:
-    """Checks names, base paths and platforms.
+def validate(config: ModelServerConfig, before: Mapping[str, ModelConfig] | None = None) -> None:
+    """Checks names, base paths and changes of a platform.
+
+    Args:
+        config: what is asked for.
+        before: the models of the configuration that it replaces, by name.
 
     Raises:
         StatusError: INVALID_ARGUMENT naming the first model that is wrong.
@@ -54,37 +61,76 @@ def validate(config: ModelServerConfig) -> None:
             "ServerModelConfig type not supported by HandleReloadConfigRequest. "
             "Only ModelConfigList is currently supported"
         )
+    models = config.model_config_list.config
     names = set()
-    for model in config.model_config_list.config:
+    for model in models:
         if model.name in names:
             raise rpc_status.invalid_argument(
                 f"Illegal to list model {model.name} multiple times in config list"
             )
         names.add(model.name)
-        _validate_model(model)
+    for model in models:
+        if not os.path.isabs(model.base_path) and not _URI.match(model.base_path):
+            raise rpc_status.invalid_argument(
+                f"Expected model {model.name} to have an absolute path or URI; "
+                f"got base_path()={model.base_path}"
+            )
+    for model in models:
+        if before and model.name in before:
+            _check_same_platform(_platform(before[model.name]), model)
 
 
-def _validate_model(model: ModelConfig) -> None:
-    if not os.path.isabs(model.base_path):
+def check_platforms(config: ModelServerConfig) -> None:
+    """Checks that all models are TensorFlow's.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT naming the first model that is not.
+    """
+    for model in config.model_config_list.config:
+        platform = _platform(model)
+        if platform != _PLATFORM:
+            raise rpc_status.invalid_argument(
+                f"Model {model.name} requests unsupported platform {platform}"
+            )
+
+
+def check_loggers(config: ModelServerConfig) -> None:
+    """Checks that no requests are to be logged: TensorFlow Serving as released has no loggers.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if a model has a `logging_config`.
+    """
+    if any(model.HasField("logging_config") for model in config.model_config_list.config):
+        raise rpc_status.invalid_argument("No request-logger-creator provided.")
+
+
+def _check_same_platform(before: str, model: ModelConfig) -> None:
+    platform = _platform(model)
+    if platform != before:
         raise rpc_status.invalid_argument(
-            f"Expected model {model.name} to have an absolute path or URI; "
-            f"got base_path()={model.base_path}"
+            f"Illegal to change a model's platform. For model {model.name} platform was {before} "
+            f"and new platform requested is {platform}"
         )
-    deprecated = model.model_type == model_server_config_pb2.TENSORFLOW
-    if deprecated and model.model_platform:
+
+
+def _platform(model: ModelConfig) -> str:
+    if model.model_type == model_server_config_pb2.MODEL_TYPE_UNSPECIFIED:
+        if not model.model_platform:
+            raise rpc_status.invalid_argument(
+                "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
+                f"ModelServerConfig::model_platform, model name is {model.name}"
+            )
+        return model.model_platform
+    if model.model_platform:
         raise rpc_status.invalid_argument(
             "Illegal setting both ModelServerConfig::model_type (deprecated) and "
             f"ModelServerConfig::model_platform, model name is {model.name}"
         )
-    if not deprecated and not model.model_platform:
+    if model.model_type != model_server_config_pb2.TENSORFLOW:
         raise rpc_status.invalid_argument(
-            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
-            f"ModelServerConfig::model_platform, model name is {model.name}"
+            f"ModelServerConfig::model_type choice {model.model_type} not supported."
         )
-    if not deprecated and model.model_platform != _PLATFORM:
-        raise rpc_status.invalid_argument(
-            f"Model {model.name} requests unsupported platform {model.model_platform}"
-        )
+    return _PLATFORM
 
 
 def aspired_versions(model: ModelConfig) -> dict[int, pathlib.Path]:
@@ -98,15 +144,18 @@ def aspired_versions(model: ModelConfig) -> dict[int, pathlib.Path]:
     """
     found = {}
     try:
-        with os.scandir(model.base_path) as entries:
-            for entry in entries:
+        with os.scandir(model.base_path.removeprefix(_FILE_SCHEME)) as entries:
+            # Of several names of a number, such as 001 and 1, the last one is taken.
+            for entry in sorted(entries, key=lambda entry: entry.name):
                 numeric = entry.name.isascii() and entry.name.isdigit()
                 if numeric and int(entry.name) <= _MAX_VERSION and entry.is_dir():
                     found[int(entry.name)] = pathlib.Path(entry.path)
     except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = f"NOT_FOUND: {model.base_path} not found" if missing else error
         raise rpc_status.invalid_argument(
             f"Could not find base path {model.base_path} for servable {model.name} "
-            f"with error {error}"
+            f"with error {reason}"
         ) from error
     policy = model.model_version_policy
     kind = policy.WhichOneof("policy_choice")

@@ -1,7 +1,7 @@
 """TensorFlow Serving's REST API as a function from request to reply; `rest_server` carries it.
 
 References: TensorFlow Serving, `model_servers/http_rest_api_handler.cc`, `http_rest_api_util.cc`
-    and `http_server.cc`.
+    and `http_server.cc`; libevent 2.1.12, `http.c` (`evhttp_uri_parse`, `evhttp_send_error`).
 """
 
 import dataclasses
@@ -50,12 +50,11 @@ _STATUS_PATH = re.compile(
 _PATTERNS = {"POST": _PREDICTION_PATH, "GET": _STATUS_PATH}
 _API_PATH = re.compile("/v1/.*", re.IGNORECASE | re.DOTALL)
 _MAX_VERSION = 2**63 - 1
-_NOT_FOUND_PAGE = (
-    b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n"
-    b"</BODY></HTML>\n"
-)
-
-
+# What libevent, which carries TensorFlow Serving's REST API, answers by a page of its own.
+_METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
+_CHARACTERS = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9a-fA-F]{2})*+"
+_URI = re.compile(f"{_CHARACTERS}(?:#{_CHARACTERS})?")
+_DEFAULT_CONTENT_TYPE = "text/html; charset=ISO-8859-1"
 _CORS_HEADERS = (
     ("access-control-allow-origin", "*"),
     ("access-control-allow-methods", "POST, GET"),
@@ -87,10 +86,14 @@ class RestApi:
 
     def handle(self, request: Request) -> Reply:
         """Answers one request; never raises."""
+        if request.method not in _METHODS:
+            return _page(http.HTTPStatus.NOT_IMPLEMENTED)
+        if not _URI.fullmatch(request.path):
+            return _page(http.HTTPStatus.BAD_REQUEST)
         if (path := request.path.partition("?")[0]) == self._options.prometheus_path:
             return self._prometheus(request.path, path)
         if not _API_PATH.fullmatch(request.path):
-            return Reply(http.HTTPStatus.NOT_FOUND, _NOT_FOUND_PAGE, "text/html")
+            return _page(http.HTTPStatus.NOT_FOUND)
         started, call = time.perf_counter(), _Call()
         try:
             with request_deadline.until(request.deadline):
@@ -101,7 +104,7 @@ class RestApi:
             seconds = time.perf_counter() - started
             self._metrics.record_latency(call.spec.name, call.action, "REST", seconds)
             self._metrics.record_request(call.spec.name, "OK")
-        return Reply(http.HTTPStatus.OK, _to_bytes(text), headers=self._cors())
+        return self._reply(request, http.HTTPStatus.OK, text)
 
     def time_out(self, request: Request) -> Reply:
         """Answers a request whose deadline passed before `handle` returned, or began."""
@@ -115,11 +118,13 @@ class RestApi:
         if request.is_first_answer():
             self._metrics.record_request(name, status.code.name)
         text = f'{{\n    "error": {json_text.string(status.message)}\n}}'
-        text = "" if request.method == "OPTIONS" else text
-        return Reply(status.http_code(), _to_bytes(text), headers=self._cors())
+        return self._reply(request, status.http_code(), text)
 
-    def _cors(self) -> tuple[tuple[str, str], ...]:
-        return _CORS_HEADERS if self._options.rest_api_enable_cors_support else ()
+    def _reply(self, request: Request, status: int, text: str) -> Reply:
+        headers = _CORS_HEADERS if self._options.rest_api_enable_cors_support else ()
+        if request.method == "OPTIONS":
+            return Reply(status, b"", _DEFAULT_CONTENT_TYPE, headers)
+        return Reply(status, _to_bytes(text), headers=headers)
 
     def _prometheus(self, path: str, expected: str) -> Reply:
         if path != expected:
@@ -220,21 +225,23 @@ class RestApi:
 
 
 def _spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelSpec:
-    spec = model_pb2.ModelSpec(name=_unquote("model name", name))
+    # What is not UTF-8 names no model and no label.
+    spec = model_pb2.ModelSpec(name=urllib.parse.unquote(name))
     if version is not None:
         if len(version) > len(str(_MAX_VERSION)) or int(version) > _MAX_VERSION:
             raise rpc_status.invalid_argument(f"Failed to convert version: {version} to numeric.")
         spec.version.value = int(version)
     if label is not None:
-        spec.version_label = _unquote("model version label", label)
+        spec.version_label = urllib.parse.unquote(label)
     return spec
 
 
-def _unquote(what: str, text: str) -> str:
-    try:
-        return urllib.parse.unquote(text, errors="strict")
-    except UnicodeDecodeError as error:
-        raise rpc_status.invalid_argument(f"Failed to decode {what}:{text}") from error
+def _page(status: http.HTTPStatus) -> Reply:
+    text = (
+        f"<HTML><HEAD>\n<TITLE>{status.value} {status.phrase}</TITLE>\n</HEAD><BODY>\n"
+        f"<H1>{status.phrase}</H1>\n</BODY></HTML>\n"
+    )
+    return Reply(status, text.encode("ascii"), "text/html", (("connection", "close"),))
 
 
 def _to_json(message: protobuf_message.Message) -> str:

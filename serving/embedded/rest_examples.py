@@ -12,7 +12,7 @@ from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb
 
 from serving.embedded import json_document, json_text, json_values, rest_json, rpc_status
 
-_INT64 = (-(2**63), 2**63 - 1)
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _UINT64_MAX = 2**64 - 1
 _KIND_NAMES = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
@@ -73,12 +73,14 @@ def _fill(example: example_pb2.Example, row: Any) -> None:
         raise rpc_status.invalid_argument(
             f"Example must be JSON object but got JSON {json_values.type_name(row)}"
         )
-    for name, content in json_document.last_values(row).items():
-        # Also a feature without values is in the example. One whose name is not UTF-8 has no place
-        # in Python's message, but no model asks for it; its values are checked all the same.
-        feature = example.features.feature[name] if _is_utf8(name) else feature_pb2.Feature()
+    for name, content in json_document.members(row):
+        feature = feature_pb2.Feature()
         for value in content if isinstance(content, list) else [content]:
             _add(feature, name, value)
+        # Also a feature without values is in the example. One whose name is not UTF-8 has no place
+        # in Python's message, but no model asks for it.
+        if _is_utf8(name):
+            example.features.feature[name].CopyFrom(feature)
 
 
 def _is_utf8(name: str) -> bool:
@@ -86,33 +88,36 @@ def _is_utf8(name: str) -> bool:
 
 
 def _add(feature: feature_pb2.Feature, name: str, value: Any) -> None:
-    converted: bytes | int | float
-    if isinstance(value, str) or json_values.is_base64(value):
-        kind, converted = "bytes_list", json_values.to_bytes(value)
-    elif isinstance(value, bool):
-        kind, converted = "int64_list", int(value)
-    elif isinstance(value, float):
-        kind, converted = "float_list", value
-    elif isinstance(value, int):
-        kind, converted = _integer(name, value)
-    else:
-        raise rpc_status.invalid_argument(
-            f"Feature: {name} has element with unexpected JSON type: {json_values.type_name(value)}"
-        )
+    kind = _kind(name, value)
     known = feature.WhichOneof("kind")
     if known not in (None, kind):
         raise rpc_status.invalid_argument(
             f"Unexpected element type in feature: {name} expecting type: {_KIND_NAMES[known]}"
         )
-    getattr(feature, kind).value.append(converted)
-
-
-def _integer(name: str, value: int) -> tuple[str, int | float]:
-    if _INT64[0] <= value <= _INT64[1]:
-        return "int64_list", value
-    if 0 <= value <= _UINT64_MAX:
+    if kind == "bytes_list":
+        feature.bytes_list.value.append(json_values.to_bytes(value))
+    elif kind == "float_list":
+        feature.float_list.value.append(json_values.to_double(value))
+    elif value > _INT64_MAX:
         raise rpc_status.invalid_argument(
             f"Feature: {name} has uint64_t element. Only int64_t is supported."
         )
+    else:
+        feature.int64_list.value.append(int(value))
+
+
+def _kind(name: str, value: Any) -> str:
+    if isinstance(value, str) or json_values.is_base64(value):
+        return "bytes_list"
     # What no integer type holds is a floating-point number.
-    return "float_list", json_values.to_double(value)
+    if isinstance(value, float) or (isinstance(value, int) and not _is_integer(value)):
+        return "float_list"
+    if isinstance(value, int):
+        return "int64_list"
+    raise rpc_status.invalid_argument(
+        f"Feature: {name} has element with unexpected JSON type: {json_values.type_name(value)}"
+    )
+
+
+def _is_integer(value: int) -> bool:
+    return _INT64_MIN <= value <= _UINT64_MAX

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from serving.embedded import json_document, json_text, json_values, rpc_status
+from serving.embedded import json_document, json_shown, json_text, json_values, rpc_status
 
 _BYTES_SUFFIX = "_bytes"
 
@@ -106,9 +106,10 @@ def from_rows(rows: Sequence[Any], dtypes: Dtypes) -> dict[str, np.ndarray]:
         if named and row.keys() != dtypes.keys():
             raise rpc_status.invalid_argument(
                 f"Failed to process element: {position} of 'instances' list. JSON object: "
-                f"{json_text.debug(row)} keys must be equal to: {','.join(sorted(dtypes))}"
+                f"{json_shown.text(row)} keys must be equal to: {','.join(sorted(dtypes))}"
             )
-    return {name: np.stack(arrays) for name, arrays in values.items()}
+    # Rows of base64 are taken for the first input's, and whether more are needed is not asked here.
+    return {name: np.stack(arrays) for name, arrays in values.items() if arrays}
 
 
 def from_columns(inputs: Any, dtypes: Dtypes) -> dict[str, np.ndarray]:
@@ -146,7 +147,8 @@ def to_rows(outputs: Mapping[str, np.ndarray]) -> str:
                 f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {size}"
             )
         size = len(array)
-    columns = {name: _lines(name, array) for name, array in outputs.items()}
+    depth = 3 if len(outputs) > 1 else 2
+    columns = {name: _lines(name, array, depth) for name, array in outputs.items()}
     if len(columns) == 1:
         elements = ", ".join(next(iter(columns.values())))
     else:
@@ -198,8 +200,9 @@ def _shape(array: np.ndarray) -> str:
     return "[" + ",".join(map(str, array.shape)) + "]"
 
 
-def _lines(name: str, array: np.ndarray) -> list[str]:
-    flat = json_text.scalars(array, _as_base64(name, array))
+def _lines(name: str, array: np.ndarray, depth: int) -> list[str]:
+    inner = depth + array.ndim - 1
+    flat = json_text.scalars(array, inner if _as_base64(name, array) else None)
     width = math.prod(array.shape[1:])
     return [
         json_text.single_line(flat[row * width : (row + 1) * width], array.shape[1:])
@@ -217,4 +220,4 @@ def _is_named(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """Returns how messages show a JSON value."""
-    return f"JSON Value: {json_text.debug(value)}"
+    return f"JSON Value: {json_shown.text(value)}"

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+import math
 import socket
 import threading
 import time
@@ -39,7 +40,7 @@ class RestServer:
             host: the address to bind.
             port: the port, or 0 for any free one.
             num_threads: how many requests run at once.
-            timeout_seconds: after this time a request is answered by 504.
+            timeout_seconds: after this time a request is answered by 504; infinity for never.
 
         Raises:
             OSError: if the port cannot be bound.
@@ -107,7 +108,8 @@ class RestServer:
         )
         answer = asyncio.get_running_loop().run_in_executor(self._pool, self._answer, request)
         try:
-            reply = await asyncio.wait_for(answer, self._timeout_seconds)
+            seconds = None if math.isinf(self._timeout_seconds) else self._timeout_seconds
+            reply = await asyncio.wait_for(answer, seconds)
         except TimeoutError:
             # The run ends at the same deadline, or with the operation that it is in.
             reply = self._api.time_out(request)

@@ -16,6 +16,8 @@ from tensorflow_serving.apis import status_pb2
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _GRPC_MESSAGE_LIMIT = 1024
+# What Python's session puts before an operation's own message.
+_PYTHON_PREFIX = "Graph execution error:\n\n"
 _HTTP_CODES = {
     grpc.StatusCode.OK: http.HTTPStatus.OK,
     grpc.StatusCode.INVALID_ARGUMENT: http.HTTPStatus.BAD_REQUEST,
@@ -54,10 +56,12 @@ class StatusError(Exception):
         return _HTTP_CODES.get(self.code, http.HTTPStatus.INTERNAL_SERVER_ERROR).value
 
     def grpc_message(self) -> str:
-        """Returns the message, cut at the length that TensorFlow Serving sends."""
-        if len(self.message) <= _GRPC_MESSAGE_LIMIT:
+        """Returns the message, cut at the bytes that TensorFlow Serving sends."""
+        encoded = self.message.encode("utf-8", "replace")
+        if len(encoded) <= _GRPC_MESSAGE_LIMIT:
             return self.message
-        return self.message[:_GRPC_MESSAGE_LIMIT] + "...TRUNCATED"
+        # A character that the limit cuts in two is left out.
+        return encoded[:_GRPC_MESSAGE_LIMIT].decode("utf-8", "ignore") + "...TRUNCATED"
 
     def to_proto(self) -> status_pb2.StatusProto:
         """Returns the status as GetModelStatus and HandleReloadConfigRequest report it."""
@@ -95,7 +99,7 @@ def from_exception(error: BaseException) -> StatusError:
         return error
     if isinstance(error, tf.errors.OpError):
         code = _GRPC_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN)
-        return StatusError(code, error.message)
+        return StatusError(code, error.message.removeprefix(_PYTHON_PREFIX))
     if isinstance(error, RecursionError):
         return invalid_argument("Expected a value of fewer nested levels")
     if isinstance(error, MemoryError):

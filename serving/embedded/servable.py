@@ -112,12 +112,13 @@ class Servable:
         return outputs
 
     def run(
-        self, api: str, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+        self, api: str | None, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """Runs the graph by the names of its tensors.
 
         Args:
-            api: the name that the run's time is counted under, such as `Classify`.
+            api: the name that the run's time is counted under, such as `Classify`; None if it
+                is not counted.
             feeds: arrays by tensor name.
             fetches: the tensors wanted.
 
@@ -129,7 +130,8 @@ class Servable:
             outputs = self._runner.run(feeds, fetches)
         except tf.errors.OpError as error:
             raise rpc_status.from_exception(error) from error
-        self._record(api, started)
+        if api is not None:
+            self._record(api, started)
         return outputs
 
     def close(self) -> None:

@@ -53,6 +53,7 @@ class ServableManager:
         self._configs: dict[str, model_config.ModelConfig] = {}
         self._models: dict[str, dict[int, model_versions.Version]] = {}
         self._labels: dict[tuple[str, str], int] = {}
+        self._is_first = True
         # Loading takes seconds: `_updating` is held throughout, `_changed` only for look-ups.
         self._updating = threading.RLock()
         self._changed = threading.Condition()
@@ -63,14 +64,16 @@ class ServableManager:
         Raises:
             StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION if the configuration is refused
                 and nothing was changed; NOT_FOUND if a new model has no version; UNKNOWN if no
-                version of a new model could be loaded.
+                version of a new model could be loaded; INVALID_ARGUMENT, when all is loaded, if
+                requests are to be logged.
         """
         with self._updating:
             if config.WhichOneof("config") is None:
                 return
-            model_config.validate(config)
+            model_config.validate(config, self._configs)
             configs = {model.name: model for model in config.model_config_list.config}
             labels = self._checked_labels(configs)
+            model_config.check_platforms(config)
             new = configs.keys() - self._configs.keys()
             for name in sorted(new):
                 model_config.check_not_empty(configs[name])
@@ -79,7 +82,9 @@ class ServableManager:
             for name in removed:
                 self._apply(name, {})
             self.poll()
-            self._check_available(new)
+            what, self._is_first = "servable" if self._is_first else "model", False
+            self._check_available(new, what)
+            model_config.check_loggers(config)
 
     def poll(self) -> None:
         """Compares the disk with what is loaded, then loads and unloads what differs."""
@@ -202,7 +207,7 @@ class ServableManager:
                 labels[name, label] = number
         return labels
 
-    def _check_available(self, names: set[str]) -> None:
+    def _check_available(self, names: set[str], what: str) -> None:
         failed = []
         for name in sorted(names):
             versions = self._models.get(name, {})
@@ -214,7 +219,7 @@ class ServableManager:
         if failed:
             raise rpc_status.StatusError(
                 grpc.StatusCode.UNKNOWN,
-                f"{len(failed)} model(s) did not become available: {{{''.join(failed)}}}",
+                f"{len(failed)} {what}(s) did not become available: {{{''.join(failed)}}}",
             )
 
     def _apply(self, name: str, aspired: dict[int, str]) -> None:

@@ -18,6 +18,7 @@ class Options:
     Attributes:
         enable_serialization_as_tensor_content: whether replies carry `tensor_content`.
         enable_grpc_healthcheck_service: whether the gRPC health check is answered.
+        enable_profiler: whether TensorFlow's profiler service is answered.
         enable_signature_method_name_check: whether Classify and Regress take only signatures
             that name their method.
         enable_model_warmup: whether recorded requests run before a version serves.
@@ -31,7 +32,8 @@ class Options:
         grpc_channel_arguments: further options of the gRPC server, by name.
         ssl_config_file: a text-format SSLConfig for gRPC; plain text if empty.
         rest_api_num_threads: how many REST requests run at once.
-        rest_api_timeout_seconds: after this time a REST request is answered by 504.
+        rest_api_timeout_seconds: after this time a REST request is answered by 504; infinity for
+            never.
         rest_api_enable_cors_support: whether REST replies let pages of other sites read them.
         prometheus_path: the path of the metrics on the REST port; None for no metrics.
         model_config_file: a text-format ModelServerConfig that is read again every
@@ -49,6 +51,7 @@ class Options:
 
     enable_serialization_as_tensor_content: bool = False
     enable_grpc_healthcheck_service: bool = False
+    enable_profiler: bool = True
     enable_signature_method_name_check: bool = False
     enable_model_warmup: bool = True
     num_request_iterations_for_warmup: int = 1

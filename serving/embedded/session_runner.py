@@ -6,6 +6,7 @@ name), so shapes, ranks and values are judged by the same operations with the sa
 
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -110,8 +111,8 @@ class SessionRunner:
 
         Raises:
             StatusError: DEADLINE_EXCEEDED if `request_deadline` passed before the run,
-                INVALID_ARGUMENT if the graph has no such tensor or an operation's message is not
-                UTF-8.
+                INVALID_ARGUMENT or OUT_OF_RANGE if the graph has no such tensor, INVALID_ARGUMENT
+                if an operation's message is not UTF-8.
             tf.errors.OpError: whatever the graph's operations raise; DEADLINE_EXCEEDED.
         """
         targets = sorted(set(fetches))
@@ -147,12 +148,24 @@ class SessionRunner:
                 full = name if ":" in name else f"{name}:0"
                 tensor = self._session.graph.get_tensor_by_name(full)._as_tf_output()
             except (KeyError, ValueError) as error:
-                raise rpc_status.invalid_argument(
-                    f"Tensor {name}, specified in either feed_devices or fetch_devices was not "
-                    "found in the Graph"
-                ) from error
+                raise self._missing(name) from error
             self._tensors[name] = tensor
         return tensor
+
+    def _missing(self, name: str) -> rpc_status.StatusError:
+        operation_name, _, index = name.partition(":")
+        try:
+            operation = self._session.graph.get_operation_by_name(operation_name)
+        except (KeyError, ValueError):
+            return rpc_status.invalid_argument(
+                f"Tensor {name}, specified in either feed_devices or fetch_devices was not found "
+                "in the Graph"
+            )
+        return rpc_status.StatusError(
+            grpc.StatusCode.OUT_OF_RANGE,
+            f"Node '{operation.name}' (type: '{operation.type}', num of outputs: "
+            f"{len(operation.outputs)}) does not have output {index or 0}",
+        )
 
 
 def _run_options(deadline: float) -> Any:
@@ -181,5 +194,33 @@ def _load(
     logger.setLevel(logging.ERROR)
     try:
         return tf.compat.v1.saved_model.load(session, list(tags), path)
+    except (OSError, RuntimeError) as error:
+        raise _load_error(error, path, tags) from error
     finally:
         logger.setLevel(level)
+
+
+def _load_error(error: Exception, path: str, tags: Sequence[str]) -> Exception:
+    """Returns what Python's loader raises with the code and words of the C++ one.
+
+    References: TensorFlow, `cc/saved_model/reader.cc`.
+    """
+    message = str(error)
+    if message.startswith("SavedModel file does not exist"):
+        return rpc_status.not_found(
+            f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}. "
+            "Check that the directory exists and that you have the right permissions for "
+            "accessing it."
+        )
+    if message.startswith("Cannot parse file"):
+        file = os.path.join(path, tf.saved_model.SAVED_MODEL_FILENAME_PB)
+        return rpc_status.StatusError(
+            grpc.StatusCode.DATA_LOSS, f"Can't parse {file} as binary proto"
+        )
+    if message.startswith("MetaGraphDef associated with tags"):
+        return rpc_status.not_found(
+            "Could not find meta graph def matching supplied tags: "
+            f"{{ {' '.join(sorted(tags))} }}. To inspect available tag-sets in the SavedModel, "
+            "please use the SavedModel CLI: `saved_model_cli`"
+        )
+    return error

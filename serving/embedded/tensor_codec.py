@@ -65,7 +65,8 @@ def decode(tensor: tensor_pb2.TensorProto) -> np.ndarray:
         raise ValueError(f"expected a tensor of a supported type, got type {tensor.dtype}")
     dtype, field = _BY_ENUM[tensor.dtype]
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if tensor.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    # Like TensorFlow, without a look at `unknown_rank`.
+    if any(size < 0 for size in shape):
         raise ValueError(f"expected a fully known shape, got {shape}")
     count = math.prod(shape)
     if count * dtype.itemsize > _MAX_BYTES:
@@ -89,6 +90,8 @@ def encode(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProt
         raise ValueError(f"expected an array of a tensor type, got {array.dtype}")
     enum, field = _BY_NUMPY[array.dtype]
     tensor = tensor_pb2.TensorProto(dtype=enum)
+    # Present also where it is empty, as it is of a scalar.
+    tensor.tensor_shape.SetInParent()
     for size in array.shape:
         tensor.tensor_shape.dim.add(size=size)
     if as_content:
