@@ -38,6 +38,7 @@ setuptools.setup(
         # The tests run the benchmark's peers, so they need them too.
         "test": [
             "ipykernel",
+            "jsonschema",
             "mypy",
             "playwright",
             "nbclient",

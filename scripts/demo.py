@@ -57,7 +57,7 @@ def read(path: str) -> dict:
         with open(path, encoding="utf-8") as file:
             recording = json.load(file)
         return {name: recording[name] for name in ("recorded", "release", "acts", "latency")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(
             f"error: {path}: expected a recording of scripts/record_demo.py ({error!r}); leave "
             "--recording out to replay the one that comes with tfrec."

@@ -152,6 +152,7 @@ class Pipeline:
         use_published = index_config is None or dataclasses.asdict(index_config) == published
         index_config = index_config or ad_index.IndexConfig(**last[1])
         path = self.path("evaluation") / "metrics.json"
+        page = path.with_name("report.html")
         truth = self.truth_of(data_set)
 
         def measure() -> None:
@@ -160,8 +161,7 @@ class Pipeline:
             index = served_index.opener(base, data_set, models, index_config, filters)
             report = evaluation.evaluate(data_set, models, truth, config, index)
             path.parent.mkdir(parents=True, exist_ok=True)
-            page = report_html.render(report, data_set.schema.name)
-            (path.parent / "report.html").write_text(page, encoding="utf-8")
+            page.unlink(missing_ok=True)
             path.write_text(json.dumps(report, indent=1) + "\n")
 
         inputs = {
@@ -171,7 +171,10 @@ class Pipeline:
             "filters": filters,
         }
         self._once("evaluation", "evaluating on the test split", inputs, measure)
-        return json.loads(path.read_text())
+        report = json.loads(path.read_text())
+        if not page.is_file():
+            page.write_text(report_html.render(report, data_set.schema.name), encoding="utf-8")
+        return report
 
     def export(
         self,

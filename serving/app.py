@@ -5,11 +5,13 @@
     GET  /v1/bundle            what is served
     GET  /healthz /readyz      liveness; whether full answers are to be expected
     GET  /metrics              for Prometheus; `service_metrics` has their names
-    GET  /console              a page to try requests; `console_page` has its files
+    GET  /openapi.json         the API, with examples of the release; `api_document`
+    GET  /console /docs        pages to try requests and the API; `console_page` has their files
 
 Errors are `{"error": {"code", "message"}}` with 400 (the request's content is refused, or it is
-no JSON), 401 (no token), 404, 405, 408 (the body came too slowly), 413 (too large), 422 (a value
-of the request has a wrong type), 429 (too many requests are in hand; `retry-after`) or 503.
+no JSON), 401 (no token), 404, 405, 408 (the body came too slowly), 413 (too large), 415 (not said
+to be JSON, or compressed), 422 (a value of the request has a wrong type), 429 (too many requests
+are in hand; `retry-after`) or 503. HEAD is GET without its body.
 
 Headers: `x-deadline-ms` is the time that the caller has left, where it is less than the
 request's own deadline; `x-request-id` names the request where its body does not, and comes back.
@@ -26,6 +28,7 @@ import fastapi
 from fastapi import responses
 
 from serving import (
+    api_document,
     app_models,
     body_limit,
     console_page,
@@ -59,8 +62,8 @@ def create_app(
         follower: Changes the releases of `service` as the disk says; None = they stay.
         max_body_bytes: Larger bodies get 413.
         max_body_seconds: Bodies that take longer to come get 408.
-        token: Bearer token that requests must carry, but for health, readiness and the page
-            of the console; None = none.
+        token: Bearer token that requests must carry, but for health, readiness and the pages;
+            None = none.
         life: Tells when the service is about to end; None = never.
     """
     life = life or lifecycle.Lifecycle()
@@ -71,7 +74,6 @@ def create_app(
         else release_router.ReleaseRouter(service)
     )
     # Releases come and go: no name but the router's may hold one.
-    version = router.stable.release.version
     metrics = router.stable.metrics
     del service
 
@@ -91,13 +93,12 @@ def create_app(
         await asyncio.gather(*tasks, return_exceptions=True)
         await router.close()
 
-    statuses = (400, 401, 408, 413, 422, 429, 500, 503)
     app = fastapi.FastAPI(
         title="tfrec",
         summary="Ranked ads for a request",
-        version=str(version),
         lifespan=lifespan,
-        responses={status: {"model": app_models.ErrorBody} for status in statuses},
+        # `api_document` and `console_page` have their own, which load nothing from elsewhere.
+        openapi_url=None,
     )
     # The last is the outermost.
     app.add_middleware(body_limit.BodyLimit, max_bytes=max_body_bytes, max_seconds=max_body_seconds)
@@ -107,11 +108,22 @@ def create_app(
     _add_state_routes(app, router, follower, life)
     _add_metrics_route(app, metrics)
     console_page.add_routes(app)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> responses.Response:
+        open_paths = None if token is None else entrance.OPEN_PATHS
+        return responses.JSONResponse(api_document.of(app, router.stable, open_paths))
+
     return app
 
 
 def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRouter) -> None:
-    @app.post("/v1/recommend", response_model=app_models.AnswerBody)
+    described: dict[str, Any] = {
+        "responses": api_document.refusals(400, 401, 408, 413, 415, 422, 429, 500, 503),
+        "openapi_extra": api_document.HEADERS,
+    }
+
+    @app.post("/v1/recommend", response_model=app_models.AnswerBody, **described)
     async def recommend(body: app_models.RequestBody, http: fastapi.Request) -> responses.Response:
         """The best ads for one request, best first."""
         (request,) = _timed([body], http, router.stable.config.default_deadline_ms)
@@ -121,7 +133,7 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         _note(http, [answer])
         return responses.JSONResponse(answer.to_json())
 
-    @app.post("/v1/recommend/batch", response_model=app_models.BatchAnswerBody)
+    @app.post("/v1/recommend/batch", response_model=app_models.BatchAnswerBody, **described)
     async def recommend_batch(
         body: app_models.BatchRequestBody, http: fastapi.Request
     ) -> responses.Response:
@@ -163,7 +175,7 @@ def _add_state_routes(
     def refused() -> str | None:
         return None if follower is None else follower.problem
 
-    @app.get("/v1/bundle")
+    @app.get("/v1/bundle", responses=api_document.refusals(401, 500))
     async def bundle() -> dict[str, Any]:
         """The stable release: fields, heads, index, metrics, updates; and every loaded one."""
         stable = release_description.of(router.stable)
@@ -174,7 +186,7 @@ def _add_state_routes(
         """Whether the process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", response_model=app_models.ReadyBody, responses=api_document.refusals(503))
     async def readyz() -> responses.Response:
         """Whether the ranker behind has proven to serve this release.
 
@@ -194,7 +206,11 @@ def _add_state_routes(
 
 
 def _add_metrics_route(app: fastapi.FastAPI, metrics: service_metrics.ServiceMetrics) -> None:
-    @app.get("/metrics", response_class=responses.PlainTextResponse)
+    @app.get(
+        "/metrics",
+        response_class=responses.PlainTextResponse,
+        responses=api_document.refusals(401, 500),
+    )
     async def page() -> responses.Response:
         """Counters and histograms in Prometheus' text format."""
         text = await asyncio.to_thread(metrics.render)

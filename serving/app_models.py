@@ -10,12 +10,6 @@ import pydantic
 
 from serving import explanation_models, messages, orchestrator_config, rule_models
 
-_FIELDS_EXAMPLE: dict[str, pydantic.JsonValue] = {
-    "country": "CH",
-    "age": 41,
-    "history": ["ad-3", "ad-17"],
-}
-
 
 class ConditionBody(pydantic.BaseModel):
     """What one display field of an eligible ad must hold; every part that is given must.
@@ -58,36 +52,7 @@ class FiltersBody(pydantic.BaseModel):
 class RequestBody(pydantic.BaseModel):
     """One request; all of it is optional, null and absent are the same."""
 
-    model_config = pydantic.ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "user": _FIELDS_EXAMPLE,
-                    "context": {"hour": "18"},
-                    "k": 10,
-                    "weights": {"click": 1.0, "revenue": 0.5},
-                    "deadline_ms": 200,
-                    "request_id": "42",
-                    "filters": {
-                        "conditions": [
-                            {"field": "advertiser", "none_of": ["a3", "a4"]},
-                            {"field": "price", "at_most": 20},
-                        ],
-                        "excluded_ads": ["ad-8"],
-                    },
-                    "rules": {
-                        "caps": [{"field": "advertiser", "most": 2}],
-                        "frequency_caps": [{"most": 3}, {"field": "advertiser", "most": 9}],
-                        "diversity": [{"field": "tags", "penalty": 0.2}],
-                        "exploration": {"share": 0.05, "among": 100},
-                    },
-                    "seen": {"ads": {"ad-9": 3}, "fields": {"advertiser": {"a5": 4}}},
-                    "explain": True,
-                }
-            ]
-        },
-    )
+    model_config = pydantic.ConfigDict(extra="forbid")
 
     user: dict[str, Any] | None = pydantic.Field(
         None,
@@ -154,10 +119,7 @@ class RequestBody(pydantic.BaseModel):
 class BatchRequestBody(pydantic.BaseModel):
     """Many requests."""
 
-    model_config = pydantic.ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"requests": [{"user": _FIELDS_EXAMPLE, "k": 3}]}]},
-    )
+    model_config = pydantic.ConfigDict(extra="forbid")
 
     requests: list[RequestBody] = pydantic.Field(max_length=orchestrator_config.MOST_OF_A_BATCH)
 
@@ -262,6 +224,18 @@ class BatchAnswerBody(pydantic.BaseModel):
     responses: list[AnswerBody]
 
 
+class ReadyBody(pydantic.BaseModel):
+    """A service that is ready."""
+
+    status: str = pydantic.Field(description="ready.")
+    degraded: str | None = pydantic.Field(
+        description="Null, or why answers come in retrieval order now."
+    )
+    refused: str | None = pydantic.Field(
+        None, description="Why a newer release is not served; absent where there is none."
+    )
+
+
 class ErrorDetail(pydantic.BaseModel):
     """What went wrong."""
 
@@ -271,5 +245,18 @@ class ErrorDetail(pydantic.BaseModel):
 
 class ErrorBody(pydantic.BaseModel):
     """Any error."""
+
+    model_config = pydantic.ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "code": "invalid_request",
+                        "message": "k: expected an integer of at least 1, got 0 (int).",
+                    }
+                }
+            ]
+        }
+    )
 
     error: ErrorDetail

@@ -76,6 +76,8 @@ class AsyncClient:
             raise
 
     async def _call(self, call: client_calls.Call) -> dict[str, Any]:
+        if self._http.is_closed:
+            raise client_calls.closed()
         steps = client_calls.exchange(call, self._http.base_url, self._retry, self._timeout_seconds)
         outcome: httpx.Response | Exception | None = None
         while True:

@@ -47,7 +47,8 @@ class Client:
             transport: Replaces the network.
 
         Raises:
-            TfrecClientError: base_url is no URL of a service, or verify no PEM file.
+            TfrecClientError: base_url is no URL of a service, timeout_seconds no time, token none
+                that a header can hold, or verify no PEM file.
         """
         options = client_calls.options(base_url, token, verify, timeout_seconds)
         self._timeout_seconds = timeout_seconds
@@ -161,6 +162,8 @@ class Client:
             raise
 
     def _call(self, call: client_calls.Call) -> dict[str, Any]:
+        if self._http.is_closed:
+            raise client_calls.closed()
         steps = client_calls.exchange(call, self._http.base_url, self._retry, self._timeout_seconds)
         outcome: httpx.Response | Exception | None = None
         while True:

@@ -5,6 +5,7 @@ came of it, so that the sync and the async client differ in nothing but how they
 """
 
 import dataclasses
+import math
 import random
 import ssl
 import time
@@ -87,8 +88,19 @@ def options(
         timeout_seconds: Of a call.
 
     Raises:
-        TfrecClientError: base_url is no URL of a service, or the PEM file cannot be used.
+        TfrecClientError: base_url is no URL of a service, the token cannot go into a header,
+            timeout_seconds is no time, or the PEM file cannot be used.
     """
+    if not isinstance(timeout_seconds, int | float) or not 0 < timeout_seconds < math.inf:
+        raise errors.TfrecClientError(
+            f"timeout_seconds: expected a number of seconds above 0, got {timeout_seconds!r}."
+        )
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        # What it is stays secret.
+        raise errors.TfrecClientError(
+            f"token: expected printable ASCII characters without spaces, got {len(token)} "
+            "characters with others. A file ends with a line break: strip() takes it off."
+        )
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL as error:
@@ -138,6 +150,7 @@ class RequestFields(TypedDict, total=False):
     rules: rule_messages.Rules | Mapping[str, Any] | None
     seen: rule_messages.Seen | Mapping[str, Any] | None
     explain: bool
+    release: str | None
 
 
 def request_of(fields: RequestFields) -> messages.Request:
@@ -146,6 +159,11 @@ def request_of(fields: RequestFields) -> messages.Request:
     for group in ("user", "context"):
         values[group] = values.get(group) or {}
     return messages.Request(**values)
+
+
+def closed() -> errors.TfrecClientError:
+    """Returns the error of a client that is used after its end."""
+    return errors.TfrecClientError("The client is closed; make another.")
 
 
 BUNDLE = Call("GET", "/v1/bundle")

@@ -1,15 +1,19 @@
-"""The console: a page that tries requests on this service, served with its files from the package.
+"""The pages of the service, served with their files from the package.
 
-    /console          the page
-    /console/NAME     its styles, modules and icon, all of `serving/console/`
+    /console          tries requests
+    /docs             describes the API, from /openapi.json, and tries its routes
+    /console/NAME     their styles, modules and icon, all of `serving/console/`
 
-The page has no data of its own: it asks the REST routes, with the token that its user gives it. It
-loads nothing from elsewhere, and its content security policy lets nothing else be loaded or run.
+The pages have no data of their own: they ask the REST routes, with the token that their user gives.
+They load nothing from elsewhere, and their content security policy lets nothing else be loaded or
+run.
 """
 
 import hashlib
 import importlib.resources
 import mimetypes
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import fastapi
 import starlette.exceptions
@@ -28,7 +32,7 @@ _HEADERS = {
     # Asked anew each time, so that an upgrade mixes no old module with new ones.
     "cache-control": "no-cache",
 }
-_PAGE = "index.html"
+_PAGES = {"/console": "index.html", "/docs": "docs.html"}
 
 
 class _File:
@@ -49,14 +53,22 @@ class _File:
         return responses.Response(self.content, media_type=self.media_type, headers=headers)
 
 
+def _replying(
+    file: _File,
+) -> Callable[[fastapi.Request], Coroutine[Any, Any, responses.Response]]:
+    async def reply(http: fastapi.Request) -> responses.Response:
+        return file.reply(http)
+
+    return reply
+
+
 def add_routes(app: fastapi.FastAPI) -> None:
-    """Adds the page and its files to an application."""
+    """Adds the pages and their files to an application."""
     directory = importlib.resources.files("serving") / "console"
     files = {file.name: _File(file.name, file.read_bytes()) for file in directory.iterdir()}
 
-    @app.get("/console", include_in_schema=False)
-    async def page(http: fastapi.Request) -> responses.Response:
-        return files[_PAGE].reply(http)
+    for path, page in _PAGES.items():
+        app.get(path, include_in_schema=False)(_replying(files[page]))
 
     @app.get("/console/{name:path}", include_in_schema=False)
     async def file(name: str, http: fastapi.Request) -> responses.Response:

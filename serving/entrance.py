@@ -19,11 +19,11 @@ STARTED = "tfrec.started"
 REQUEST_ID = "tfrec.request_id"
 # Handlers put here what the log line is to say beside the request's own data.
 NOTES = "tfrec.notes"
-# The console is a page without data: it asks for the token itself.
+# The console and the description of the API are pages without data: they ask for the token.
 _CONSOLE = "/console"
-_OPEN_PATHS = frozenset({"/healthz", "/readyz", _CONSOLE})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", _CONSOLE, "/docs"})
 # Each is a label of the metrics; whatever else is asked for is one more.
-_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *_OPEN_PATHS})
+_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *OPEN_PATHS})
 _MOST_REQUEST_ID = 128
 
 access_log = logging.getLogger("tfrec.access")
@@ -45,8 +45,8 @@ class Entrance:
             app: What answers.
             life: Says when the service is about to end.
             metrics: Count the requests.
-            token: Bearer token that every request but for health, readiness and the console's
-                page must carry; None = none.
+            token: Bearer token that every request but for health, readiness and the pages must
+                carry; None = none.
         """
         self._app = app
         self._life = life
@@ -82,7 +82,9 @@ class Entrance:
 
         try:
             if self._token is None or _is_open(scope["path"]) or self._is_known(headers):
-                await self._app(scope, receive, sending)
+                # The server leaves the body out.
+                inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+                await self._app(inner, receive, sending)
             else:
                 text = (
                     "Expected the header 'authorization: Bearer TOKEN' with this service's token."
@@ -114,7 +116,7 @@ def _is_console(path: str) -> bool:
 
 
 def _is_open(path: str) -> bool:
-    return path in _OPEN_PATHS or _is_console(path)
+    return path in OPEN_PATHS or _is_console(path)
 
 
 def _request_id(given: bytes | None) -> str:

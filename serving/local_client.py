@@ -51,6 +51,9 @@ class LocalClient:
         self._release = bundle.load(base, version)
         self._service: orchestrator.Orchestrator | None = None
         self._loop = asyncio.new_event_loop()
+        # A coroutine that comes to the loop after its end would be waited for without end.
+        self._lock = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="local-client", daemon=True
         )
@@ -76,8 +79,14 @@ class LocalClient:
 
     def close(self) -> None:
         """Ends the threads, and what other threads are still asking."""
-        if not self._loop.is_closed():
-            self._wait(self._end())
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        try:
+            ended.result()
+        finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -106,7 +115,7 @@ class LocalClient:
 
     def health(self) -> bool:
         """Returns whether it answers."""
-        return not self._loop.is_closed()
+        return not self._closed
 
     def ready(self) -> bool:
         """Returns whether full answers are to be expected."""
@@ -126,12 +135,17 @@ class LocalClient:
             raise errors.TfrecClientError("The client was closed before the answer.") from error
 
     def _open(self) -> orchestrator.Orchestrator:
-        if self._service is None or self._loop.is_closed():
-            raise errors.TfrecClientError("The client is closed; make another.")
+        if self._service is None or self._closed:
+            raise client_calls.closed()
         return self._service
 
     def _wait(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise client_calls.closed()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result()
 
     async def _end(self) -> None:
         running = asyncio.all_tasks() - {asyncio.current_task()}

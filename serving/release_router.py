@@ -25,11 +25,11 @@ from serving import (
     messages,
     orchestrator,
     process_memory,
-    query_fields,
     request_batch,
+    validation,
 )
 
-STABLE, CANARY = "stable", "canary"
+STABLE, CANARY = validation.RELEASES
 _HASH_VALUES = 2**64
 
 
@@ -183,10 +183,7 @@ class ReleaseRouter:
 
     def _choose(self, request: messages.Request) -> _Entry:
         wanted = request.release
-        if wanted not in (None, STABLE, CANARY):
-            raise errors.InvalidRequestError(
-                f"release: expected {STABLE} or {CANARY}, got {query_fields.short(wanted)}."
-            )
+        validation.check_release(wanted)
         table = self._table
         # A canary that has ended, or was promoted a moment ago, is no reason to refuse a request.
         if table.canary is None or wanted == STABLE:

@@ -7,7 +7,7 @@ import fastapi
 from serving import errors, messages
 
 HEADER = "x-deadline-ms"
-_MOST_MS = 60_000.0
+MOST_MS = 60_000.0
 
 
 def of(headers: fastapi.datastructures.Headers) -> float | None:
@@ -23,9 +23,9 @@ def of(headers: fastapi.datastructures.Headers) -> float | None:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0 < number <= _MOST_MS:  # NaN too
+    if not 0 < number <= MOST_MS:  # NaN too
         raise errors.InvalidRequestError(
-            f"header {HEADER}: expected milliseconds above 0 and up to {_MOST_MS:g}, got "
+            f"header {HEADER}: expected milliseconds above 0 and up to {MOST_MS:g}, got "
             f"{text[:60]!r}."
         )
     return number

@@ -37,9 +37,13 @@ def add_handlers(app: fastapi.FastAPI) -> None:
 
     @app.exception_handler(exceptions.RequestValidationError)
     async def malformed(
-        _: fastapi.Request, error: exceptions.RequestValidationError
+        request: fastapi.Request, error: exceptions.RequestValidationError
     ) -> responses.Response:
         first = error.errors()[0]
+        if isinstance(first.get("input"), bytes):
+            # FastAPI parses nothing that is not said to be JSON.
+            got = repr(request.headers.get("content-type", "none"))
+            return _other_type(f"the header 'content-type: application/json', got {got}")
         if first["type"] == "json_invalid":
             reason = first.get("ctx", {}).get("error", "cannot be parsed")
             return reply(400, "malformed_json", f"The body is no JSON: {reason}.")
@@ -56,6 +60,8 @@ def add_handlers(app: fastapi.FastAPI) -> None:
     async def http_error(
         request: fastapi.Request, error: starlette.exceptions.HTTPException
     ) -> responses.Response:
+        if error.status_code == 400 and error.__cause__ is not None:
+            return _unparsed(request, error.__cause__)
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         message = f"{request.method} {request.url.path}: {error.detail}"
         return reply(error.status_code, code, message, error.headers)
@@ -64,3 +70,22 @@ def add_handlers(app: fastapi.FastAPI) -> None:
     async def failed(_: fastapi.Request, error: Exception) -> responses.Response:
         # The server logs the trace; the caller gets none.
         return reply(500, "internal", "The service failed; its log says why.")
+
+
+def _unparsed(request: fastapi.Request, cause: BaseException) -> responses.Response:
+    """Says why FastAPI could make nothing of a body."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        return _other_type(f"a body that is not compressed, got 'content-encoding: {encoding}'")
+    if isinstance(cause, RecursionError):
+        reason = "it is nested too deeply"
+    elif isinstance(cause, UnicodeDecodeError):
+        reason = f"it is not UTF-8 text from byte {cause.start} on"
+    else:
+        # Of an integer that Python refuses to read; nothing else is left.
+        reason = "a number has too many digits"
+    return reply(400, "malformed_json", f"The body is no JSON that can be read: {reason}.")
+
+
+def _other_type(expected: str) -> responses.Response:
+    return reply(415, "unsupported_media_type", f"Expected {expected}.")

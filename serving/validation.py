@@ -18,6 +18,8 @@ from serving import (
 # Beyond it the utility of large revenues could leave the range of a float.
 _MOST_WEIGHT = 1e9
 _MOST_REQUEST_ID = 128
+# What a request may ask to be answered by.
+RELEASES = ("stable", "canary")
 _MOST_DEADLINE_MS = 60_000
 
 
@@ -81,6 +83,7 @@ class Validator:
         Raises:
             InvalidRequestError: Names the field, what was expected and what came.
         """
+        check_release(request.release)
         rules = self._rules.check(request.rules)
         at_cap = self._rules.at_cap(rules.frequency_caps or (), request.seen)
         return ValidRequest(
@@ -140,6 +143,18 @@ class Validator:
             )
         hint = query_fields.suggestion(head, self._release.present_heads)
         return f"weights: unknown head {query_fields.short(head)}{hint}. Heads: {present}."
+
+
+def check_release(release: Any) -> None:
+    """Fails where a request names a release that there cannot be.
+
+    Raises:
+        InvalidRequestError: It is neither None, `stable` nor `canary`.
+    """
+    if release is not None and release not in RELEASES:
+        raise errors.InvalidRequestError(
+            f"release: expected {' or '.join(RELEASES)}, got {query_fields.short(release)}."
+        )
 
 
 def _check_deadline(deadline_ms: Any) -> float | None:

@@ -1,7 +1,9 @@
 import asyncio
+import gzip
 import json
 
 import httpx
+import jsonschema
 import pytest
 import serving_fixtures
 
@@ -116,8 +118,10 @@ def test_a_batch_of_none_is_answered_with_none(http):
         (b"", 422, "invalid_body", "body: Field required"),
         (b"[]", 422, "invalid_body", "body: "),
         (b"null", 422, "invalid_body", "body: "),
-        (b"\xff\xfe", 400, None, ""),
-        (b"[" * 100_000, 400, None, ""),
+        (b"\xff\xfe{}", 400, "malformed_json", "The body is no JSON"),
+        (b'{"k": "\xe9"}', 400, "malformed_json", "not UTF-8 text"),
+        (b"[" * 100_000, 400, "malformed_json", "nested too deeply"),
+        (b'{"k": 1' + b"0" * 5000 + b"}", 400, "malformed_json", "too many digits"),
         (b'{"user": 3}', 422, "invalid_body", "body.user: Input should be a valid dictionary"),
         (b'{"k": "3"}', 422, "invalid_body", "body.k: Input should be a valid integer"),
         (b'{"k": 1.0}', 422, "invalid_body", "body.k: "),
@@ -158,6 +162,34 @@ def test_refused_bodies(http, body, status, code, message):
     assert found_status == status or (status is None and found_status in (400, 422))
     assert code is None or found_code == code
     assert message in found_message
+
+
+@pytest.mark.parametrize("named", ["application/x-www-form-urlencoded", "text/plain", None])
+def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(http, named):
+    # What `curl -d` sends unless it is told otherwise is the first.
+    headers = {} if named is None else {"content-type": named}
+    reply = http.post("/v1/recommend", content=b'{"k": 1}', headers=headers)
+    status, code, message = error_of(reply)
+    assert (status, code) == (415, "unsupported_media_type")
+    assert message.startswith("Expected the header 'content-type: application/json', got ")
+    assert repr(named) in message or (named is None and "none" in message)
+
+
+def test_a_compressed_body_is_refused_with_the_remedy(http):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    body = gzip.compress(b'{"k": 1}')
+    status, code, message = error_of(http.post("/v1/recommend", content=body, headers=headers))
+    assert (status, code) == (415, "unsupported_media_type")
+    assert "got 'content-encoding: gzip'" in message
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/bundle", "/metrics", "/console"])
+def test_head_is_get_without_the_body(http, path):
+    head, get = http.head(path), http.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert http.head("/v1/recommend").status_code == 405
+    assert http.head("/v1/nothing").status_code == 404
 
 
 def test_a_body_above_the_limit_is_refused(tiny_bundle, ranker_address):
@@ -238,6 +270,7 @@ def test_the_openapi_document_has_examples(http):
     assert {"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/healthz", "/readyz"} <= set(
         document["paths"]
     )
+    assert document["info"]["version"] == "1"
     schemas = document["components"]["schemas"]
     example = schemas["RequestBody"]["examples"][0]
     names = {"user", "context", "k", "weights", "deadline_ms", "request_id", "filters"}
@@ -245,3 +278,57 @@ def test_the_openapi_document_has_examples(http):
     assert names == set(example)
     assert isinstance(example["user"]["history"], list)
     assert schemas["AnswerBody"]["examples"][0]["ads"]
+
+
+def test_the_examples_are_answered_and_the_answers_are_as_documented(http):
+    document = http.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+
+    def fits(reply, path, method):
+        answers = document["paths"][path][method]["responses"]
+        content = answers[str(reply.status_code)]["content"]
+        (kind,) = content
+        assert reply.headers["content-type"].partition(";")[0] == kind
+        schema = {**content[kind]["schema"], "components": document["components"]}
+        value = reply.json() if kind == "application/json" else reply.text
+        jsonschema.Draft202012Validator(schema).validate(value)
+
+    for name, path in (
+        ("RequestBody", "/v1/recommend"),
+        ("BatchRequestBody", "/v1/recommend/batch"),
+    ):
+        (example,) = schemas[name]["examples"]
+        reply = http.post(path, json=example)
+        assert reply.status_code == 200
+        fits(reply, path, "post")
+        body = {**schemas[name], "components": document["components"]}
+        jsonschema.Draft202012Validator(body).validate(example)
+        for wrong, status in ((b"{", 400), (b"[]", 422)):
+            refused = http.post(path, content=wrong, headers={"content-type": "application/json"})
+            assert refused.status_code == status
+            fits(refused, path, "post")
+        fits(http.post(path, content=b"{}"), path, "post")
+    for path in ("/v1/bundle", "/healthz", "/readyz", "/metrics"):
+        fits(http.get(path), path, "get")
+    for name in ("AnswerBody", "ErrorBody"):
+        (example,) = schemas[name]["examples"]
+        whole = {**schemas[name], "components": document["components"]}
+        jsonschema.Draft202012Validator(whole).validate(example)
+    names = [one["name"] for one in document["paths"]["/v1/recommend"]["post"]["parameters"]]
+    assert names == ["x-deadline-ms", "x-request-id"]
+
+
+def test_the_openapi_document_says_where_the_token_is_asked_for(tiny_bundle, ranker_address):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    token = {"authorization": "Bearer a-secret"}
+    with serving_fixtures.serve_app(service, token="a-secret") as url:
+        assert httpx.get(f"{url}/openapi.json").status_code == 401
+        document = httpx.get(f"{url}/openapi.json", headers=token).json()
+    (name,) = document["components"]["securitySchemes"]
+    assert document["components"]["securitySchemes"][name] == {"type": "http", "scheme": "bearer"}
+    asks = {
+        path: [operation["security"] for operation in methods.values()]
+        for path, methods in document["paths"].items()
+    }
+    assert asks["/v1/recommend"] == asks["/v1/bundle"] == asks["/metrics"] == [[{name: []}]]
+    assert asks["/healthz"] == asks["/readyz"] == [[]]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.server
+import inspect
 import json
 import threading
 import time
@@ -10,7 +11,7 @@ import time
 import pytest
 import serving_fixtures
 
-from serving import async_client, client, errors, local_client, messages
+from serving import async_client, client, client_calls, errors, local_client, messages
 
 FIELDS = {"user": {"country": "CH", "age": 41}, "context": {"device": "tv"}, "k": 3}
 FAST = client.Retry(attempts=3, pause_seconds=0.01)
@@ -73,7 +74,9 @@ def test_the_same_calls_give_the_same_answers(service_url, local):
         assert state == [True, True]
 
 
-@pytest.mark.parametrize("changes", [{"user": {"contry": "CH"}}, {"k": 0}, {"weights": {"x": 1}}])
+@pytest.mark.parametrize(
+    "changes", [{"user": {"contry": "CH"}}, {"k": 0}, {"weights": {"x": 1}}, {"release": "none"}]
+)
 def test_what_one_refuses_all_refuse_with_the_same_words(service_url, local, changes):
     said = []
     with client.Client(service_url) as remote:
@@ -284,6 +287,69 @@ def test_a_token_is_sent_and_a_wrong_one_refused(tiny_bundle, ranker_address):
             unknown.recommend()
         assert caught.value.status == 401
         assert asynchronously(url, lambda c: c.bundle(), token="right")["version"] == 1
+
+
+@pytest.mark.parametrize("kind", [client.Client, async_client.AsyncClient])
+def test_what_no_client_can_be_made_of_is_refused_at_once(kind):
+    for token in ("right\n", "schlüssel", "two words"):
+        with pytest.raises(errors.TfrecClientError, match="token: expected printable") as caught:
+            kind("http://127.0.0.1:1", token=token)
+        assert token not in str(caught.value)
+    for seconds in (None, 0, -1, float("nan"), float("inf"), "3"):
+        with pytest.raises(errors.TfrecClientError, match="timeout_seconds: expected a number"):
+            kind("http://127.0.0.1:1", timeout_seconds=seconds)
+
+
+def test_a_client_that_was_closed_says_so(service_url):
+    connected = client.Client(service_url)
+    connected.close()
+    connected.close()
+    with pytest.raises(errors.TfrecClientError, match="The client is closed; make another"):
+        connected.health()
+
+    async def closed():
+        remote = async_client.AsyncClient(service_url)
+        await remote.close()
+        await remote.recommend()
+
+    with pytest.raises(errors.TfrecClientError, match="The client is closed; make another"):
+        asyncio.run(closed())
+
+
+def test_a_local_client_is_closed_while_many_ask_and_nobody_waits_for_ever(tiny_base):
+    connected = local_client.LocalClient(tiny_base)
+    answered, said = threading.Event(), []
+
+    def ask():
+        try:
+            while True:
+                connected.recommend(**FIELDS)
+                answered.set()
+        except errors.TfrecClientError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert answered.wait(60)
+    closers = [threading.Thread(target=connected.close, daemon=True) for _ in range(3)]
+    for thread in closers:
+        thread.start()
+    for thread in (*closers, *threads):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(said) == 8
+    assert all("closed" in text for text in said)
+
+
+def test_every_client_asks_a_release_by_name(service_url, local):
+    with client.Client(service_url, timeout_seconds=30) as remote:
+        assert remote.recommend(k=1, release="stable").bundle_version == 1
+    answer = asynchronously(service_url, lambda remote: remote.recommend(k=1, release="canary"))
+    assert answer.bundle_version == 1
+    assert local.recommend(k=1, release="stable").bundle_version == 1
+    names = set(client_calls.RequestFields.__annotations__)
+    assert names == set(inspect.signature(client.Client.recommend).parameters) - {"self"}
 
 
 def test_a_file_that_holds_no_certificates_is_refused(tmp_path):

@@ -14,8 +14,9 @@ FILES = sorted((pathlib.Path(__file__).parents[1] / "serving" / "console").iterd
 TOKEN = "a-secret"
 
 
-def test_the_page_lets_nothing_from_elsewhere_be_loaded_and_no_text_be_run(service_url):
-    reply = httpx.get(f"{service_url}/console")
+@pytest.mark.parametrize("path", ["console", "docs"])
+def test_the_page_lets_nothing_from_elsewhere_be_loaded_and_no_text_be_run(service_url, path):
+    reply = httpx.get(f"{service_url}/{path}")
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
     policy = dict(
@@ -34,8 +35,10 @@ def test_the_files_name_nothing_outside_and_hold_no_inline_code():
         text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         code = re.sub(r"(?m)(^|\s)// .*$", "", text)
         assert not names.search(code), file.name
-    page = next(file for file in FILES if file.name == "index.html").read_text(encoding="utf-8")
-    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:", page)
+    pages = [file.read_text(encoding="utf-8") for file in FILES if file.suffix == ".html"]
+    assert len(pages) == 2
+    inline = re.compile(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:")
+    assert not [page for page in pages if inline.search(page)]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,7 @@ def test_no_value_can_become_markup(name):
 
 def test_every_file_that_the_page_names_is_served_with_its_type(service_url):
     types = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-    page = httpx.get(f"{service_url}/console").text
+    page = "".join(httpx.get(f"{service_url}/{path}").text for path in ("console", "docs"))
     named = set(re.findall(r'(?:src|href)="(console/[^"]+)"', page))
     for file in FILES:
         named.update(

@@ -342,7 +342,7 @@ HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</scrip
 
 @pytest.fixture(scope="module")
 def hostile_url(tmp_path_factory):
-    """A release with one head, whose ads have markup and very long texts as values."""
+    """A release with one head, whose ads have markup, very long and two-line texts as values."""
     num_ads = 40
     with pytest.MonkeyPatch.context() as patch:
         table = serving_fixtures.ads_table
@@ -353,7 +353,12 @@ def hostile_url(tmp_path_factory):
                 ad_index.AD_ID: [f"{HOSTILE}{row}" for row in range(number)],
                 "advertiser": ["x" * 3000] * number,
                 "category": [
-                    "\"'&amp;\u202e\u0000" if row % 2 else HOSTILE for row in range(number)
+                    (HOSTILE, "\"'&amp;\u202e\u0000", "two\nlines")[row % 3]
+                    for row in range(number)
+                ],
+                # Seconds, none of which has four digits that tell it.
+                "price": [
+                    1_600_012_345.0 + 54_321 * row if row else float("nan") for row in range(number)
                 ],
             }
             for place, name in enumerate(ads.column_names):
@@ -426,3 +431,211 @@ def test_it_follows_the_colours_of_the_system(service_url, open_console, scheme,
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     red, green, blue = (int(part) for part in colour[4:-1].split(","))
     assert (red + green + blue < 384) == is_dark
+
+
+def filters_sent(page):
+    """Returns the filters of the request as the page has it."""
+    page.get_by_text("JSON", exact=True).click()
+    request = json.loads(page.input_value("#json"))
+    page.get_by_text("Form", exact=True).click()
+    return request.get("filters")
+
+
+def test_a_value_of_two_lines_is_asked_for_as_it_is(hostile_url, open_console):
+    page = open_console(hostile_url)
+    answered(page)
+    condition = {"field": "category", "any_of": ["two\nlines"]}
+    expected = asked(hostile_url, context=sample(), filters={"conditions": [condition]})
+    page.click("#add-filter")
+    page.get_by_label("Ad field").select_option("category")
+    page.locator("#conditions .chip", has_text="two").click()
+    # Of the rows 0 to 39, the 13 with a remainder of 2 by 3.
+    playwright.expect(page.locator("#funnel strong").nth(1)).to_have_text("13")
+    assert shown_ads(page) == expected
+    assert filters_sent(page) == {"conditions": [condition]}
+    page.get_by_label("Remove this condition").click()
+    playwright.expect(page.locator("#funnel strong").nth(1)).to_have_text("40")
+    page.get_by_label("Details of", exact=False).first.click()
+    without = page.get_by_label("Without category", exact=False).first
+    value = without.get_attribute("aria-label").removeprefix("Without category ")
+    without.click()
+    left = 26 if value == HOSTILE else 27
+    playwright.expect(page.locator("#funnel strong").nth(1)).to_have_text(str(left))
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"field": "category", "any_of": []},
+        {"field": "category", "none_of": ["", " ", "c1\nc2"]},
+        {"field": "price", "at_most": 20, "at_least": None, "none_of": [1]},
+    ],
+)
+def test_a_condition_of_the_json_stays_as_it_is_when_another_is_added(
+    service_url, open_console, kept
+):
+    page = open_console(service_url)
+    answered(page)
+    page.get_by_text("JSON", exact=True).click()
+    page.fill("#json", json.dumps({"filters": {"conditions": [kept]}}))
+    page.get_by_text("Form", exact=True).click()
+    page.click("#add-filter")
+    page.get_by_label("Ad field").last.select_option("price")
+    type_in(page, "input[aria-label='Value of price']", "30")
+    assert filters_sent(page) == {"conditions": [kept, {"field": "price", "at_most": 30}]}
+
+
+def test_the_end_of_a_slider_leaves_none_of_the_ads_there_out(hostile_url, open_console):
+    page = open_console(hostile_url)
+    answered(page)
+    page.click("#add-filter")
+    page.get_by_label("Ad field").select_option("price")
+    slider = page.get_by_label("is at most, price")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    highest = 1_600_012_345 + 54_321 * 39
+    # All but the highest one and the missing one.
+    playwright.expect(page.locator("#funnel strong").nth(1)).to_have_text("38")
+    assert filters_sent(page) == {"conditions": [{"field": "price", "at_most": highest - 1}]}
+    slider.focus()
+    page.keyboard.press("End")
+    playwright.expect(page.locator("#funnel strong").nth(1)).to_have_text("39")
+    assert filters_sent(page) == {"conditions": [{"field": "price", "at_most": highest}]}
+
+
+def test_a_text_that_is_no_json_yet_is_not_lost(service_url, open_console):
+    page = open_console(service_url)
+    answered(page)
+    page.get_by_text("JSON", exact=True).click()
+    page.fill("#json", '{"k": 3,}')
+    page.get_by_text("Form", exact=True).click()
+    assert page.is_visible("#json")
+    assert page.input_value("#json") == '{"k": 3,}'
+    assert page.is_checked("input[name=view][value=json]")
+    playwright.expect(page.locator("#json-view .problem")).to_contain_text("This is no JSON")
+    page.fill("#json", '{"k": 3}')
+    page.get_by_text("Form", exact=True).click()
+    assert page.input_value("#k") == "3"
+
+
+def test_scores_that_come_back_with_a_slider_bring_their_candidates(
+    tiny_base, tiny_bundle, open_console
+):
+    port = serving_fixtures.free_port()
+    service = serving_fixtures.make_orchestrator(tiny_bundle, f"127.0.0.1:{port}")
+    with serving_fixtures.serve_app(service) as url:
+        page = open_console(url)
+        playwright.expect(page.locator("#degraded")).to_be_visible()
+        page.wait_for_function("() => !document.querySelector('.busy')")
+        with serving_fixtures.serve_ranker(tiny_base, port):
+            for _ in range(60):
+                page.locator("#weight-revenue").focus()
+                page.keyboard.press("ArrowRight")
+                page.wait_for_timeout(700)
+                page.wait_for_function("() => !document.querySelector('.busy')")
+                if page.locator("#degraded").is_hidden():
+                    break
+            assert page.locator("#degraded").is_hidden()
+            assert "up, its utility" in page.inner_text("#dot")
+            assert "rules" not in page.inner_text("#status")
+
+
+def test_the_place_of_who_works_by_keyboard_is_kept(service_url, open_console):
+    page = open_console(service_url)
+    answered(page)
+    focused = "document.activeElement.dataset.part ?? document.activeElement.dataset.action"
+    page.click("#add-filter")
+    field = page.get_by_label("Ad field")
+    field.focus()
+    field.select_option("advertiser")
+    assert page.evaluate(focused) == "field"
+    page.locator("#conditions .chip").first.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate(focused) == "chip"
+    playwright.expect(page.locator("#funnel strong").nth(1)).not_to_have_text("300")
+    first, second = shown_ads(page)[:2]
+    page.locator(f"[aria-label='Leave {first} out']").focus()
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator(f"#ads > li[data-ad='{first}']")).to_have_count(0)
+    label = "document.activeElement.getAttribute('aria-label')"
+    assert page.evaluate(label) == f"Leave {second} out"
+
+
+def test_a_long_id_is_readable_in_full(hostile_url, open_console):
+    page = open_console(hostile_url, 360, 740)
+    answered(page)
+    page.locator("[data-action=details]").first.click()
+    heights = page.locator("#ads h3").first.evaluate(
+        "node => [node.scrollHeight, node.clientHeight]"
+    )
+    assert heights[0] <= heights[1] + 1
+    widths = page.locator("#ads h3").first.evaluate("node => [node.scrollWidth, node.clientWidth]")
+    assert widths[0] <= widths[1]
+
+
+def test_a_service_that_hangs_is_not_called_ready(service_url, open_console):
+    page = open_console(service_url)
+    answered(page)
+    playwright.expect(page.locator("#health-text")).to_have_text("Ready")
+    page.context.route("**/readyz", lambda _: None)
+    page.context.route("**/v1/recommend", lambda _: None)
+    page.click("#recommend")
+    playwright.expect(page.locator("#status")).to_have_text("Waiting for the service…")
+    playwright.expect(page.locator("#health-text")).to_have_text("No answer")
+
+
+def test_a_page_that_came_before_its_service_starts_when_that_is_there(service_url, open_console):
+    page = open_console(service_url)
+    page.context.route("**/v1/bundle", lambda route: route.abort())
+    page.reload()
+    playwright.expect(page.locator("#failure")).to_contain_text("does not answer")
+    page.context.unroute("**/v1/bundle")
+    answered(page)
+    playwright.expect(page.locator("#failure")).to_be_hidden()
+
+
+def test_what_stands_in_for_a_value_is_as_readable_as_other_soft_text(service_url, open_console):
+    page = open_console(service_url)
+    answered(page)
+    colours = page.locator("#k").evaluate(
+        """node => {
+            const style = getComputedStyle(node, "::placeholder");
+            const soft = getComputedStyle(document.querySelector(".hint")).color;
+            return [style.color, style.opacity, soft];
+        }"""
+    )
+    assert colours == [colours[2], "1", colours[2]]
+
+
+def test_the_api_is_described_and_tried_with_what_the_service_itself_has(
+    tiny_bundle, ranker_address, open_console
+):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service, token=TOKEN) as url:
+        page = open_console(url)
+        asked_for = []
+        page.on("request", lambda request: asked_for.append(request.url))
+        page.get_by_role("link", name="API").click()
+        problem = page.locator("#token-panel .problem")
+        playwright.expect(problem).to_have_text("This service asks for a token.")
+        page.fill("#token", TOKEN)
+        page.keyboard.press("Enter")
+        headings = page.locator(".route h2")
+        playwright.expect(headings).to_have_count(6)
+        assert headings.first.inner_text() == "POST /v1/recommend"
+        card = page.locator(".route").first
+        assert json.loads(card.locator("textarea").input_value())["dry_run"] is True
+        page.get_by_label("Send POST /v1/recommend", exact=True).click()
+        playwright.expect(card.locator(".status")).to_contain_text("200 in")
+        assert len(json.loads(card.locator("pre").inner_text())["ads"]) == 10
+        card.locator("textarea").fill('{"k": 3,}')
+        page.get_by_label("Send POST /v1/recommend", exact=True).click()
+        playwright.expect(card.locator("pre")).to_contain_text("malformed_json")
+        page.get_by_label("Send GET /metrics").click()
+        last = page.locator(".route", has_text="/metrics").locator("pre")
+        playwright.expect(last).to_contain_text("tfrec_")
+        assert all(one.startswith(url) for one in asked_for)
+        for summary in page.locator(".route summary").all():
+            summary.evaluate("node => { node.parentElement.open = true; }")
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360

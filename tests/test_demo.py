@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DEMO = ROOT / "scripts" / "demo.py"
 RECORDING = ROOT / "docs" / "demo_recording.json"
@@ -58,8 +60,9 @@ def test_the_recording_has_the_ranker_away_and_weights_that_change_the_order():
     assert orders[0] != orders[1]
 
 
-def test_a_file_that_is_no_recording_is_refused(tmp_path):
-    (tmp_path / "x.json").write_text("{}")
+@pytest.mark.parametrize("text", ["{}", "[1]", "3", "null", "no JSON"])
+def test_a_file_that_is_no_recording_is_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
     done = run(f"--recording={tmp_path / 'x.json'}", status=1)
     assert "expected a recording of scripts/record_demo.py" in done.stderr
 

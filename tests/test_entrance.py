@@ -28,10 +28,10 @@ def bearer(token):
     return {"authorization": f"Bearer {token}"}
 
 
-def test_only_health_and_readiness_come_without_the_token(guarded):
-    for path in ("/healthz", "/readyz"):
+def test_only_health_and_readiness_and_pages_without_data_come_without_the_token(guarded):
+    for path in ("/healthz", "/readyz", "/docs"):
         assert httpx.get(guarded + path).status_code == 200
-    for path in ("/v1/bundle", "/docs", "/openapi.json", "/nothing"):
+    for path in ("/v1/bundle", "/openapi.json", "/redoc", "/nothing"):
         reply = httpx.get(guarded + path)
         assert (reply.status_code, reply.json()["error"]["code"]) == (401, "unauthorized")
         assert reply.headers["www-authenticate"] == "Bearer"

@@ -151,3 +151,19 @@ def test_labels_keep_their_decimals():
     words = Page(f"<p>{report_figures.calibration('click', curve)}</p>").words
     ticks = {float(word) for word in words if re.fullmatch(r"[\d.]+", word)}
     assert len([tick for tick in ticks if 0 < tick < 0.0051]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("$5 to $10", "$5 to $10"),
+        # Neither of these is a formula that can be drawn.
+        ("$\\nothing$", "$\\nothing$"),
+        ("$5 & more, $9 #1", "$5 &amp; more, $9 #1"),
+        ("two\nlines", "two lines"),
+        ("<b>&</b>", "&lt;b&gt;&amp;&lt;/b&gt;"),
+    ],
+)
+def test_a_segment_is_named_as_it_is_whatever_its_value(value, shown):
+    own = {"value": value, "auc": 0.6, "calibration_ratio": 1.0, "intervals": {}}
+    assert f">{shown}</text>" in report_figures.by_segment("name", [own], own)

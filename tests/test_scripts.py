@@ -110,6 +110,16 @@ def test_metrics_of_a_real_log_name_what_is_absent(workdir):
     assert not {"segments", "curves"} & set(manifest["metrics"])
 
 
+def test_a_page_of_an_evaluation_that_is_gone_is_written_again(workdir):
+    page = workdir / "evaluation" / "report.html"
+    text = page.read_text(encoding="utf-8")
+    page.unlink()
+    done = run("evaluate.py", f"--workdir={workdir}")
+    assert "done before, unchanged" in done.stdout
+    assert f"Report: {page}" in done.stdout
+    assert page.read_text(encoding="utf-8") == text
+
+
 def test_an_evaluation_with_a_filter_measures_what_it_costs_in_the_published_index(
     workdir, tmp_path
 ):

@@ -183,4 +183,6 @@ def _short(value: float, _: object = None) -> str:
 
 
 def _cut(text: str) -> str:
+    """Returns a value as one short line."""
+    text = " ".join(text.split())
     return text if len(text) <= 18 else text[:17] + "…"

@@ -50,7 +50,9 @@ td.bar { width: 130px; min-width: 80px; padding-right: 8px; }
 .figures { display: grid; gap: 8px 32px;
   grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); }
 .figures.wide { grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); }
-figure { margin: 4px 0; max-width: 560px; }
+figure { margin: 4px 0; max-width: 560px; overflow-x: auto; }
+/* Narrower, what is written in them could not be read; on a phone they are moved aside. */
+figure > svg { min-width: 400px; }
 figcaption { font-size: 13px; }
 svg { display: block; width: 100%; height: auto; }
 svg * { stroke-linejoin: round; }

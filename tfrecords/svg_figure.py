@@ -26,6 +26,8 @@ _CSS = {
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 8.5,
+    # A value with two dollar signs is no formula.
+    "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,

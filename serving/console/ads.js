@@ -27,14 +27,20 @@ export class Ads {
       [...list.children].map((item) => [item.dataset.ad, item.getBoundingClientRect().top]),
     );
     const greatest = Math.max(1e-12, ...ads.map((ad) => reach(ad, weights)));
-    const held = document.activeElement?.closest?.("#ads > li")?.dataset.ad;
-    const action = document.activeElement?.dataset?.action;
+    const held = document.activeElement?.closest?.("#ads > li");
+    const place = [...list.children].indexOf(held);
+    const { action } = document.activeElement?.dataset ?? {};
     list.replaceChildren(
       ...ads.map((ad) => this.#item(ad, { weights, heads, before, most, kinds, greatest })),
     );
-    if (held !== undefined) {
-      const item = [...list.children].find((one) => one.dataset.ad === held);
-      item?.querySelector(`[data-action="${action}"]`)?.focus();
+    if (held) {
+      // Where the ad has gone, the one that took its place: who leaves out many by keyboard stays.
+      const items = [...list.children];
+      const item = items.find((one) => one.dataset.ad === held.dataset.ad) ?? items[place] ?? items.at(-1);
+      const same = [...(item?.querySelectorAll("[data-action]") ?? [])].find(
+        (one) => one.dataset.action === action,
+      );
+      (same ?? item?.querySelector("[data-action]"))?.focus();
     }
     if (!isCalm()) for (const item of list.children) slide(item, old.get(item.dataset.ad));
   }
@@ -131,6 +137,7 @@ export class Ads {
         {
           type: "button",
           class: "quiet",
+          "data-action": `${operator} ${name}`,
           "aria-label": `${text} ${name} ${shown(value)}`,
           onclick: () => this.#filters.require(name, operator, value),
         },

@@ -19,20 +19,24 @@ export const token = {
 /**
  * Returns the parsed JSON of a route, such as "v1/bundle"; a body makes it a POST.
  *
- * Throws an ApiError where the service refuses or does not answer, and the AbortError of `signal`.
+ * Throws an ApiError where the service refuses or does not answer, as when the time of `signal` is
+ * over, and the AbortError of `signal`.
  */
 export async function ask(route, body, signal) {
-  const headers = {};
-  if (token.get() && route !== "readyz") headers.authorization = bearer();
-  const options = { headers, signal, cache: "no-store", credentials: "same-origin" };
-  if (body !== undefined) {
-    headers["content-type"] = "application/json";
-    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
-  }
-  const reply = await fetched(route, options);
+  const isPost = body !== undefined;
+  const reply = await sent(route, isPost ? "POST" : "GET", isPost ? JSON.stringify(body) : undefined, signal);
   const document = await parsed(reply, signal);
   if (!reply.ok) throw refusal(reply, document?.error ?? {});
   return document;
+}
+
+/** Returns the reply of a route to a body, a text of JSON, or to none; throws as `ask`. */
+export async function sent(route, method, text, signal) {
+  const headers = {};
+  if (token.get() && route !== "readyz") headers.authorization = bearer();
+  if (text !== undefined) headers["content-type"] = "application/json";
+  const options = { method, body: text, headers, signal, cache: "no-store", credentials: "same-origin" };
+  return fetched(route, options);
 }
 
 function bearer() {
@@ -47,17 +51,21 @@ async function fetched(route, options) {
   try {
     return await fetch(route, options);
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    const why = `The service does not answer at ${location.origin}. Is it running?`;
-    throw new ApiError(0, "unreachable", why);
+    throw error.name === "AbortError" ? error : unreachable();
   }
+}
+
+function unreachable() {
+  const why = `The service does not answer at ${location.origin}. Is it running?`;
+  return new ApiError(0, "unreachable", why);
 }
 
 async function parsed(reply, signal) {
   try {
     return await reply.json();
   } catch (error) {
-    if (signal?.aborted) throw error;
+    if (error.name === "AbortError") throw error;
+    if (signal?.aborted) throw unreachable();
     throw new ApiError(reply.status, "no_json", `The answer (status ${reply.status}) is no JSON.`);
   }
 }

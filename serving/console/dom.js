@@ -42,8 +42,11 @@ export function number(value) {
   return size >= 1 ? value.toFixed(3) : value.toFixed(4);
 }
 
-/** Returns a raw number of a field, which may be an id or a price. */
-export const plain = (value) => String(Number(value.toPrecision(4)));
+/** Returns a number with as many decimals as tell a thousandth of a span. */
+export function rounded(value, span) {
+  const decimals = 3 - Math.floor(Math.log10(span));
+  return Number(value.toFixed(Math.min(100, Math.max(0, decimals))));
+}
 
 export const count = (value) => Number(value).toLocaleString("en");
 

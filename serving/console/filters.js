@@ -1,6 +1,6 @@
 // Which ads may come: conditions on ad fields, and ads that are left out.
 
-import { byId, el, plain } from "./dom.js";
+import { byId, el, rounded } from "./dom.js";
 import { isObject } from "./store.js";
 
 const WORDS = {
@@ -17,11 +17,36 @@ const OPERATORS = {
 };
 const MOST_FACETS = 8;
 
+const operatorsOf = (kind) => OPERATORS[kind] ?? ["any_of", "none_of"];
+const isBoundOf = (operator) => operator.startsWith("at_");
+const isDraft = (row) => row.raw === undefined && row.value === undefined;
+const conditionOf = ({ raw, field, operator, value }) =>
+  raw === undefined ? { field, [operator]: value } : raw;
+const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
+/** Returns the value of a condition as text: of a list, one value a line. */
+const textOf = (value) => (Array.isArray(value) ? value.join("\n") : String(value ?? ""));
+
+/** Returns the value that a text means, or undefined where it says nothing. */
+function valueOf(kind, operator, text) {
+  if (text.trim() === "") return undefined;
+  const typed = (one) => {
+    const value = Number(one);
+    return kind === "numeric" && one.trim() && Number.isFinite(value) ? value : one;
+  };
+  if (isBoundOf(operator)) return typed(text.trim());
+  return text.split("\n").filter((line) => line !== "").map(typed);
+}
+
 export class Filters {
   #store;
   #kinds = {};
+  // Each {field, operator, value}, without a value as long as it says nothing, or {raw}, a
+  // condition that the controls cannot hold as it is.
   #rows = [];
   #pool = [];
+  // Numeric field -> [least, most] of all candidates so far: a bound leaves fewer of them.
+  #ranges = new Map();
 
   constructor(store) {
     this.#store = store;
@@ -34,18 +59,25 @@ export class Filters {
   build(bundle) {
     this.#kinds = Object.fromEntries(bundle.ad_fields.map(({ name, kind }) => [name, kind]));
     byId("add-filter").disabled = !bundle.ad_fields.length;
+    this.#ranges.clear();
     this.#take();
   }
 
   /** Offers the values of these candidates. */
   offer(pool) {
     this.#pool = pool;
+    for (const [name, kind] of Object.entries(this.#kinds)) {
+      const values = kind === "numeric" ? pool.map(({ fields }) => fields[name]).filter(Number.isFinite) : [];
+      if (!values.length) continue;
+      const [least, most] = this.#ranges.get(name) ?? [Infinity, -Infinity];
+      this.#ranges.set(name, [Math.min(least, ...values), Math.max(most, ...values)]);
+    }
     for (const row of this.#rows) row.offer?.();
   }
 
   /** Adds a condition, such as that a field is this value. */
   require(field, operator, value) {
-    this.#rows.push({ field, operator, text: String(value) });
+    this.#rows.push(this.#rowOf({ field, [operator]: [value] }));
     this.#give();
     this.#draw();
   }
@@ -59,7 +91,7 @@ export class Filters {
 
   #add() {
     const field = Object.keys(this.#kinds)[0];
-    this.#rows.push({ field, operator: OPERATORS[this.#kinds[field]]?.[0] ?? "any_of", text: "" });
+    this.#rows.push({ field, operator: operatorsOf(this.#kinds[field])[0] });
     this.#draw();
     byId("conditions").lastElementChild.querySelector("select").focus();
   }
@@ -67,7 +99,7 @@ export class Filters {
   /** Reads the rows from the request; those without a value yet stay. */
   #take() {
     const { conditions } = this.#store.object("filters");
-    const drafts = this.#rows.filter(({ text, raw }) => raw === undefined && text.trim() === "");
+    const drafts = this.#rows.filter(isDraft);
     this.#rows = (Array.isArray(conditions) ? conditions : []).map((one) => this.#rowOf(one));
     this.#rows.push(...drafts);
     this.#draw();
@@ -77,44 +109,35 @@ export class Filters {
     const { field, ...parts } = isObject(condition) ? condition : {};
     const given = Object.entries(parts).filter(([, value]) => value !== null);
     const [operator, value] = given[0] ?? [];
-    const simple = given.length === 1 && WORDS[operator] && this.#kinds[field];
-    if (!simple) return { raw: condition };
-    return { field, operator, text: Array.isArray(value) ? value.join("\n") : String(value) };
+    const kind = Object.hasOwn(this.#kinds, field) ? this.#kinds[field] : undefined;
+    const isShown = given.length === 1 && kind && operatorsOf(kind).includes(operator);
+    // What its text would not give back, such as a value of two lines, is not to be written as text.
+    const isText = isShown && same(valueOf(kind, operator, textOf(value)), value);
+    return isText ? { field, operator, value } : { raw: condition };
   }
 
   /** Writes the rows that say something into the request. */
   #give() {
-    const conditions = [];
-    for (const row of this.#rows) {
-      if (row.raw === undefined && row.text.trim() === "") continue;
-      row.place = `filters.conditions[${conditions.length}]`;
-      if (row.raw === undefined) {
-        conditions.push({ field: row.field, [row.operator]: this.#valueOf(row) });
-      } else {
-        conditions.push(row.raw);
-      }
-    }
+    const said = this.#rows.filter((row) => !isDraft(row));
+    said.forEach((row, place) => (row.place = `filters.conditions[${place}]`));
+    const conditions = said.map(conditionOf);
     const filters = { ...this.#store.object("filters"), conditions };
     if (!conditions.length) delete filters.conditions;
     const none = !Object.keys(filters).length;
     this.#store.change({ filters: none ? undefined : filters }, this);
   }
 
-  #valueOf({ field, operator, text }) {
-    const typed = (one) => {
-      const value = Number(one);
-      return this.#kinds[field] === "numeric" && one.trim() && Number.isFinite(value) ? value : one;
-    };
-    if (operator.startsWith("at_")) return typed(text.trim());
-    return text.split("\n").filter((line) => line !== "").map(typed);
-  }
-
   #draw() {
-    let place = 0;
-    for (const row of this.#rows) {
-      if (row.raw !== undefined || row.text.trim()) row.place = `filters.conditions[${place++}]`;
-    }
-    byId("conditions").replaceChildren(...this.#rows.map((row) => this.#rowElement(row)));
+    this.#rows
+      .filter((row) => !isDraft(row))
+      .forEach((row, place) => (row.place = `filters.conditions[${place}]`));
+    const list = byId("conditions");
+    const held = [...list.children].findIndex((item) => item.contains(document.activeElement));
+    const { part } = document.activeElement?.dataset ?? {};
+    list.replaceChildren(...this.#rows.map((row) => this.#rowElement(row)));
+    // Who works by keyboard stays where he was.
+    const item = list.children[held];
+    (item?.querySelector(`[data-part="${part}"]`) ?? item?.querySelector("[data-part]"))?.focus();
     this.#drawLists();
   }
 
@@ -127,7 +150,13 @@ export class Filters {
     };
     const button = el(
       "button",
-      { type: "button", class: "quiet", "aria-label": "Remove this condition", onclick: remove },
+      {
+        type: "button",
+        class: "quiet",
+        "data-part": "remove",
+        "aria-label": "Remove this condition",
+        onclick: remove,
+      },
       "✕",
     );
     if (row.raw !== undefined) {
@@ -147,25 +176,29 @@ export class Filters {
     const option = (value, text, chosen) => el("option", { value, selected: chosen }, text);
     const field = el(
       "select",
-      { "aria-label": "Ad field" },
+      { "aria-label": "Ad field", "data-part": "field" },
       Object.keys(this.#kinds).map((name) => option(name, name, name === row.field)),
     );
     const operator = el(
       "select",
-      { "aria-label": "Condition" },
-      (OPERATORS[this.#kinds[row.field]] ?? ["any_of", "none_of"]).map((name) =>
+      { "aria-label": "Condition", "data-part": "operator" },
+      operatorsOf(this.#kinds[row.field]).map((name) =>
         option(name, WORDS[name], name === row.operator),
       ),
     );
     field.addEventListener("change", () => {
-      const kind = this.#kinds[field.value];
-      Object.assign(row, { field: field.value, operator: OPERATORS[kind]?.[0] ?? "any_of", text: "" });
+      const [first] = operatorsOf(this.#kinds[field.value]);
+      Object.assign(row, { field: field.value, operator: first, value: undefined });
       this.#give();
       this.#draw();
     });
     operator.addEventListener("change", () => {
+      const wasDraft = isDraft(row);
       row.operator = operator.value;
-      if (row.text.trim()) this.#give();
+      // A bound takes one number.
+      const text = isBoundOf(row.operator) ? textOf(row.value).split("\n")[0] : textOf(row.value);
+      row.value = valueOf(this.#kinds[row.field], row.operator, text);
+      if (!wasDraft) this.#give();
       this.#draw();
     });
     return el("div", { class: "condition-head" }, field, operator);
@@ -174,48 +207,54 @@ export class Filters {
   #drawValue(row, holder) {
     const label = `Value of ${row.field}`;
     const set = (text) => {
-      row.text = text;
+      row.value = valueOf(this.#kinds[row.field], row.operator, text);
       this.#give();
     };
-    const isBound = row.operator.startsWith("at_");
+    const isBound = isBoundOf(row.operator);
+    const text = textOf(row.value);
     const input = el(isBound ? "input" : "textarea", {
       "aria-label": isBound ? label : `${label}, one a line`,
       placeholder: isBound ? "number" : "one value a line",
       autocomplete: "off",
       spellcheck: "false",
-      rows: isBound ? null : Math.min(4, Math.max(1, row.text.split("\n").length)),
+      rows: isBound ? null : Math.min(4, text.split("\n").length),
+      "data-part": "value",
       "data-place": row.place ?? "filters.conditions",
       onchange: () => {
         set(input.value);
         input.dataset.place = row.place ?? "filters.conditions";
       },
     });
-    input.value = row.text;
-    const more = isBound ? this.#bounds(row, input, set) : this.#facets(row, set);
+    input.value = text;
+    const more = isBound ? this.#bounds(row, input, set) : this.#facets(row);
     holder.replaceChildren(el("div", { "data-problem-after": true }, input), more ?? "");
   }
 
   #bounds(row, input, set) {
-    const values = this.#pool.map(({ fields }) => fields[row.field]).filter(Number.isFinite);
-    if (!values.length) return null;
-    row.least = Math.min(row.least ?? Infinity, ...values);
-    row.most = Math.max(row.most ?? -Infinity, ...values);
-    if (row.least === row.most) return null;
+    const [least, most] = this.#ranges.get(row.field) ?? [0, 0];
+    if (least === most) return null;
+    const isWhole = Number.isInteger(least) && Number.isInteger(most);
+    // At an end it is that end: rounded, it would leave out the ads that are there.
+    const chosen = () => {
+      const value = Number(slider.value);
+      return String(isWhole || value === least || value === most ? value : rounded(value, most - least));
+    };
     const slider = el("input", {
       type: "range",
+      "data-part": "slider",
       "aria-label": `${WORDS[row.operator]}, ${row.field}`,
-      min: row.least,
-      max: row.most,
-      step: Number.isInteger(row.least) && Number.isInteger(row.most) ? 1 : "any",
-      oninput: () => (input.value = plain(Number(slider.value))),
-      onchange: () => set(plain(Number(slider.value))),
+      min: least,
+      max: most,
+      step: isWhole ? 1 : "any",
+      oninput: () => (input.value = chosen()),
+      onchange: () => set(chosen()),
     });
-    slider.value = row.text.trim() ? Number(row.text) : row.operator === "at_most" ? row.most : row.least;
-    const ends = `${plain(row.least)} to ${plain(row.most)} among the candidates`;
-    return el("div", { class: "bounds" }, slider, el("small", {}, ends));
+    slider.value = isDraft(row) ? (row.operator === "at_most" ? most : least) : Number(row.value);
+    const [from, to] = [least, most].map((value) => rounded(value, most - least));
+    return el("div", { class: "bounds" }, slider, el("small", {}, `${from} to ${to} among the candidates so far`));
   }
 
-  #facets(row, set) {
+  #facets(row) {
     const counts = new Map();
     for (const { fields } of this.#pool) {
       for (const value of [fields[row.field]].flat()) {
@@ -223,17 +262,24 @@ export class Filters {
       }
     }
     const best = [...counts].sort((one, other) => other[1] - one[1]).slice(0, MOST_FACETS);
-    const lines = row.text.split("\n").filter((line) => line !== "");
     const chips = best
-      .filter(([value]) => !lines.includes(String(value)))
+      .filter(([value]) => !row.value?.includes(value))
       .map(([value, count]) => {
         const add = () => {
-          set([...lines, String(value)].join("\n"));
+          const condition = { field: row.field, [row.operator]: [...(row.value ?? []), value] };
+          this.#rows[this.#rows.indexOf(row)] = this.#rowOf(condition);
+          this.#give();
           this.#draw();
         };
         const text = el("span", {}, String(value));
         const label = `Add ${value}, which ${count} candidates have`;
-        const props = { type: "button", class: "chip", "aria-label": label, onclick: add };
+        const props = {
+          type: "button",
+          class: "chip",
+          "data-part": "chip",
+          "aria-label": label,
+          onclick: add,
+        };
         return el("button", props, text, el("b", {}, count));
       });
     return el("div", { class: "chips" }, chips);

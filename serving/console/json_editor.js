@@ -48,6 +48,12 @@ export class JsonEditor {
   }
 
   #view(name) {
+    // The form would draw over a text that is no request yet.
+    if (name === "form" && !this.read()) {
+      document.querySelector("input[name=view][value=json]").checked = true;
+      this.#text.focus();
+      return;
+    }
     byId("form-view").hidden = name !== "form";
     byId("json-view").hidden = name !== "json";
     if (name === "json") this.#draw();

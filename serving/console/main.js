@@ -19,6 +19,8 @@ import { Weights } from "./weights.js";
 
 // Rules turned off: what the candidates are worth by themselves.
 const NO_RULES = { caps: [], diversity: [], exploration: { share: 0 } };
+const START_AGAIN_MS = 3_000;
+const SLOW_MS = 1_000;
 
 class Console {
   #store = new Store();
@@ -63,6 +65,10 @@ class Console {
       this.#bundle = await ask("v1/bundle");
     } catch (error) {
       this.#failed(error);
+      // A service that starts, or is started again, is there soon.
+      if (error.status === 0 || error.status >= 500) {
+        setTimeout(() => this.#bundle ?? this.start(), START_AGAIN_MS);
+      }
       return;
     }
     clear();
@@ -107,8 +113,9 @@ class Console {
     this.#confirmSoon.cancel();
     this.#running?.abort();
     const { signal } = (this.#running = new AbortController());
-    const isFresh = what === "candidates" || !this.#pool.length || !this.#answer;
+    let isFresh = what === "candidates" || !this.#pool.length || !this.#answer;
     document.body.classList.add("busy");
+    const slow = setTimeout(() => say(byId("status"), "Waiting for the service…"), SLOW_MS);
     try {
       const started = performance.now();
       const request = { ...this.#store.request, explain: true, dry_run: true };
@@ -117,11 +124,14 @@ class Console {
       const answer = await ask("v1/recommend", request, signal);
       const roundTripMs = performance.now() - started;
       clear();
+      // The ranker came or went: the candidates here have no scores yet, or those of before.
+      isFresh ||= (answer.order === "utility") !== hasScores(this.#pool[0]);
       if (isFresh) await this.#candidates(request, answer, signal);
       this.#show(answer, roundTripMs, isFresh);
     } catch (error) {
       if (error.name !== "AbortError") this.#failed(error);
     } finally {
+      clearTimeout(slow);
       if (this.#running.signal === signal) document.body.classList.remove("busy");
     }
   }

@@ -5,6 +5,7 @@ import { byId, count, el, number, say } from "./dom.js";
 import { HEADS } from "./ranking.js";
 
 const EVERY_MS = 5_000;
+const MOST_MS = 4_500;
 
 /** Shows what the service says of its release. */
 export function drawRelease(bundle) {
@@ -63,7 +64,8 @@ export class Health {
   async #look() {
     if (document.hidden) return;
     try {
-      const { degraded } = await ask("readyz");
+      // Sooner than the next look: a service that hangs is none that is ready.
+      const { degraded } = await ask("readyz", undefined, AbortSignal.timeout(MOST_MS));
       if (degraded) this.#show("degraded", "Degraded", degraded);
       else this.#show("ready", "Ready", "");
     } catch (error) {
