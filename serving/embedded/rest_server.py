@@ -18,6 +18,8 @@ from serving.embedded import rest_api, rest_messages
 _logger = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 2**31 - 1
 _BACKLOG = 2048
+# libevent's, which TensorFlow Serving leaves as it is: an idle connection is kept so long.
+_IDLE_SECONDS = 50
 # TensorFlow Serving's limit of what a compressed body may hold.
 _MAX_UNCOMPRESSED_BYTES = 100 * 1024 * 1024
 
@@ -61,6 +63,7 @@ class RestServer:
             access_log=False,
             server_header=False,
             backlog=_BACKLOG,
+            timeout_keep_alive=_IDLE_SECONDS,
         )
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._run, name="rest-server", daemon=True)
