@@ -3,6 +3,8 @@
     python scripts/doctor.py --workdir=workdir/quickstart
     python scripts/doctor.py --bundle=/srv/bundles --norows --model_server=10.0.0.7:8500 --service=
     python scripts/doctor.py --workdir=workdir/quickstart --impression_log=workdir/impressions
+    python scripts/doctor.py --service=https://ads.example:443 --token_file=workdir/token \
+        --tls_authorities=workdir/authorities.pem
     python scripts/doctor.py --workdir=workdir/quickstart --json
 
 Half a minute. Looks at what scripts/serve.py starts, unless told otherwise; an empty address leaves
@@ -30,13 +32,24 @@ import row_findings
 import service_findings
 from absl import flags
 
-from serving import bundle, errors, release_check
+from serving import bundle, errors, http_server, release_check
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("model_server", "127.0.0.1:8500", "host:port of the model server's gRPC.")
 flags.DEFINE_string("model_server_rest", "127.0.0.1:8501", "host:port of its REST API.")
 flags.DEFINE_string("service", "http://127.0.0.1:8080", "URL of the recommendation service.")
-flags.DEFINE_string("token", None, "Bearer token of the service.")
+flags.DEFINE_string(
+    "token", None, "Bearer token of the service; every user of the machine can read it here."
+)
+flags.DEFINE_string(
+    "token_file", None, "File with the bearer token; default: the variable TFREC_TOKEN, or none."
+)
+flags.DEFINE_string(
+    "tls_authorities",
+    None,
+    "PEM file of the certificates to trust an https --service by, its own where it signed itself; "
+    "default: those that public authorities signed.",
+)
 flags.DEFINE_bool("rows", True, "Compare scores of held-out rows of --workdir.")
 flags.DEFINE_integer("num_requests", 64, "Held-out requests that are compared.", lower_bound=1)
 flags.DEFINE_string(
@@ -66,6 +79,7 @@ def main() -> None:
 
 def _look() -> Iterator[findings.Finding]:
     base = bundle_flags.base()
+    token = FLAGS.token or http_server.read_token(FLAGS.token_file)
     version = FLAGS.version or bundle.stable(base)
     whole = findings.of(
         f"release {version} of {base}", lambda: "; ".join(release_check.check(base, version))
@@ -106,7 +120,7 @@ def _look() -> Iterator[findings.Finding]:
     if FLAGS.service:
         try:
             service = service_findings.Service(
-                FLAGS.service, release, FLAGS.timeout_seconds, FLAGS.token
+                FLAGS.service, release, FLAGS.timeout_seconds, token, FLAGS.tls_authorities
             )
         except errors.TfrecClientError as error:
             yield findings.Finding(f"service {FLAGS.service}", "failed", str(error))

@@ -9,7 +9,7 @@ from typing import Any
 import findings
 import numpy as np
 
-from serving import bundle, client, messages, probes, query_fields, release_check
+from serving import bundle, client, errors, messages, probes, query_fields, release_check
 
 _ADS_PER_PROBE = 10
 _DEADLINE_MS = 20_000
@@ -24,17 +24,25 @@ class Service:
         release: The loaded release.
         timeout_seconds: Of each request.
         token: Bearer token, where the service asks for one.
+        tls_authorities: PEM file of the certificates to trust; None = the public authorities'.
 
     Raises:
-        TfrecClientError: The URL is none.
+        TfrecClientError: The URL is none, or the PEM file cannot be used.
     """
 
     def __init__(
-        self, url: str, release: bundle.Bundle, timeout_seconds: float, token: str | None
+        self,
+        url: str,
+        release: bundle.Bundle,
+        timeout_seconds: float,
+        token: str | None,
+        tls_authorities: str | None,
     ) -> None:
         self._url = url
         self._release = release
-        self._client = client.Client(url, timeout_seconds=timeout_seconds, token=token)
+        self._client = client.Client(
+            url, timeout_seconds=timeout_seconds, token=token, verify=tls_authorities or True
+        )
 
     def look(self) -> Iterator[findings.Finding]:
         """Yields each finding; the first that leaves nothing to look at is the last."""
@@ -64,7 +72,18 @@ class Service:
         self._client.close()
 
     def _reachable(self) -> str:
-        if not self._client.health():
+        try:
+            is_healthy = self._client.health()
+        except errors.ClientConnectionError as error:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                raise
+            raise findings.WrongError(
+                "a certificate that an authority has signed",
+                str(error),
+                "Give --tls_authorities=FILE, the PEM file of the certificates to trust, and the "
+                "name in --service that the certificate is for.",
+            ) from error
+        if not is_healthy:
             raise findings.WrongError(
                 '{"status": "ok"} from GET /healthz', "another document", f"Start {_SERVE} there."
             )

@@ -55,7 +55,7 @@ def document(
         ) from outcome
     if isinstance(outcome, httpx.RequestError):
         raise errors.ClientConnectionError(
-            f"{place}: {outcome}. Is the service running at this address?"
+            f"{place}: {str(outcome).rstrip('.')}. Is the service running at this address?"
         ) from outcome
     if not isinstance(outcome, httpx.Response):
         raise errors.TfrecClientError(

@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
+from serving import process_memory
 from tfrecords import startup
 
+if __name__ == "__main__":
+    process_memory.share_heaps()
 startup.import_tensorflow_quietly()
 
 import grpc  # noqa: E402

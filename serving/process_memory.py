@@ -5,6 +5,25 @@ import gc
 import os
 import pathlib
 
+# In glibc's <malloc.h>.
+_M_ARENA_MAX = -8
+
+
+def share_heaps() -> None:
+    """Lets the threads to come share one heap a core, where glibc would make up to eight.
+
+    Threads come and go with each model, and what is left of a model in every heap is memory that
+    cannot be returned: 3 MB a release change, without an end in sight. To be called before numpy
+    or TensorFlow is imported. The variable MALLOC_ARENA_MAX of the environment goes first.
+    """
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, os.cpu_count() or 1)
+    except (AttributeError, OSError):
+        # Another C library; it has its own ways.
+        return
+
 
 def give_back() -> None:
     """Returns what is no longer used to the system; a tenth of a second or less.

@@ -382,6 +382,7 @@ def altering_server(address: str, edit: Callable) -> Iterator[str]:
 def serve_app(
     service: orchestrator.Orchestrator | release_router.ReleaseRouter,
     life: lifecycle.Lifecycle | None = None,
+    http: http_server.HttpConfig | None = None,
     **options: Any,
 ) -> Iterator[str]:
     """Runs the REST service in a thread and yields its URL."""
@@ -389,11 +390,12 @@ def serve_app(
         # Listening before the server runs: early connections wait instead of failing.
         sock.listen(2048)
         life = life or lifecycle.Lifecycle()
-        server = http_server.HttpServer(app.create_app(service, life=life, **options), life)
+        server = http_server.HttpServer(app.create_app(service, life=life, **options), life, http)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+            scheme = "https" if http and http.tls_certificate else "http"
+            yield f"{scheme}://127.0.0.1:{sock.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

@@ -255,7 +255,7 @@ def test_compose_services_are_whole() -> None:
     document = _yaml("compose.yaml")
     assert set(document) == {"name", "services", "volumes"}
     services = document["services"]
-    assert set(services) == {*_WORKLOADS, "model-config", "prometheus"}
+    assert set(services) == {*_WORKLOADS, "first-model-config", "model-config", "prometheus"}
     known = {
         *("image", "build", "entrypoint", "command", "volumes", "ports", "healthcheck"),
         *("depends_on", "deploy", "stop_grace_period", "restart"),
@@ -267,14 +267,27 @@ def test_compose_services_are_whole() -> None:
         for port in service.get("ports", []):
             # Reachable from this machine alone, unless somebody opens it.
             assert re.fullmatch(r"127\.0\.0\.1:[\d-]+:\d+", port), port
-        for dependency in service.get("depends_on", {}):
-            assert "healthcheck" in services[dependency]
+        for dependency, until in service.get("depends_on", {}).items():
+            health = until["condition"] == "service_healthy"
+            assert health == ("healthcheck" in services[dependency])
         for volume in service.get("volumes", []):
             if volume.startswith("./"):
                 assert (_DEPLOY / volume.split(":")[0]).is_file(), volume
     devices = services["tensorflow-serving"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
     assert services["orchestrator"]["deploy"]["replicas"] == 2
+
+
+def test_no_file_of_an_earlier_run_starts_the_model_server() -> None:
+    services = _yaml("compose.yaml")["services"]
+    # It outlives the containers, and may name releases that were pruned since.
+    assert "config" in _yaml("compose.yaml")["volumes"]
+    first = services["first-model-config"]
+    assert "--follow" not in [*first["entrypoint"], *first["command"]]
+    assert "restart" not in first
+    for name in ("tensorflow-serving", "model-config"):
+        condition = services[name]["depends_on"]["first-model-config"]["condition"]
+        assert condition == "service_completed_successfully"
 
 
 def test_images_name_no_registry_host() -> None:
@@ -314,12 +327,14 @@ def test_the_orchestrator_starts_with_flags_of_its_script() -> None:
 
 
 def test_what_the_model_server_reads_is_written_by_the_script_beside_it() -> None:
-    service = _yaml("compose.yaml")["services"]["model-config"]
+    compose = _yaml("compose.yaml")["services"]
+    first, follow = compose["first-model-config"], compose["model-config"]
     known = _script_flags("model_config.py", "bundle_flags.py")
     pod = _object("Deployment", "tensorflow-serving")["spec"]["template"]["spec"]
     sidecar = next(item for item in pod["containers"] if item["name"] == "model-config")
     for command_line in (
-        [*service["entrypoint"], *service["command"]],
+        [*first["entrypoint"], *first["command"]],
+        [*follow["entrypoint"], *follow["command"]],
         [*pod["initContainers"][0]["command"], *pod["initContainers"][0]["args"]],
         [*sidecar["command"], *sidecar["args"]],
     ):
@@ -436,6 +451,13 @@ def test_probes_ask_for_what_the_servers_answer() -> None:
         assert f'"{container[probe]["httpGet"]["path"]}"' in routes
 
 
+def test_a_burst_of_requests_does_not_cost_a_pod() -> None:
+    # /healthz waits behind 1,024 requests in hand, seconds on two cores; the default is one.
+    probe = _container("orchestrator")["livenessProbe"]
+    assert probe["timeoutSeconds"] >= 10
+    assert probe["timeoutSeconds"] <= probe["periodSeconds"]
+
+
 def test_the_autoscaler_scales_the_orchestrator() -> None:
     spec = _object("HorizontalPodAutoscaler", "orchestrator")["spec"]
     target = spec["scaleTargetRef"]
@@ -477,3 +499,10 @@ def test_alerts_use_metrics_that_the_server_has() -> None:
         assert {name.removesuffix("_bucket") for name in metrics} <= exported
         assert metrics or "up{" in expression
         assert set(re.findall(r'job="([^"]+)"', expression)) <= jobs
+        # A counter's first value is an increase from nothing, of which `increase` knows nothing.
+        assert "increase(" not in expression or "unless" in expression
+    # Of targets that DNS finds there is no `up` once they are gone.
+    found = [item for item in _yaml("prometheus.yml")["scrape_configs"] if "dns_sd_configs" in item]
+    for job in found:
+        absent = f'absent(up{{job="{job["job_name"]}"}} == 1)'
+        assert absent in [rule["expr"] for rule in rules]

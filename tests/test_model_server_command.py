@@ -1,7 +1,10 @@
 """`python -m serving.model_server` as a process."""
 
 import contextlib
+import os
 import pathlib
+import platform
+import re
 import signal
 import socket
 import subprocess
@@ -63,6 +66,37 @@ def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
     # Its input was still open, and nothing but what it logs is said.
     assert process.stderr is not None
     assert "Fatal Python error" not in process.stderr.read()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's heaps")
+def test_many_threads_share_one_heap_a_core(tmp_path: pathlib.Path) -> None:
+    saved_models.save_lookup(tmp_path / "lookup" / "4")
+    port, rest_port = _free_ports()
+    process = _start(
+        f"--port={port}",
+        f"--rest_api_port={rest_port}",
+        "--model_name=lookup",
+        f"--model_base_path={tmp_path}/lookup",
+        "--end_with_input",
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Serving")
+        threads = len(list(pathlib.Path(f"/proc/{process.pid}/task").iterdir()))
+        cores = os.cpu_count() or 1
+        assert threads > 2 * cores
+        # The main heap is not among the mappings.
+        assert _heaps(process.pid) < cores
+    finally:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+
+
+def _heaps(process_id: int) -> int:
+    """Counts glibc's heaps beside the main one: private mappings at multiples of 64 MB."""
+    maps = pathlib.Path(f"/proc/{process_id}/maps").read_text()
+    starts = re.findall(r"^([0-9a-f]+)-\S+ rw-p 00000000 00:00 0\s*$", maps, re.MULTILINE)
+    return sum(int(start, 16) % 2**26 == 0 for start in starts)
 
 
 def test_what_is_wrong_at_the_start_is_said_with_exit_code_1() -> None:

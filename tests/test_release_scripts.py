@@ -24,6 +24,7 @@ from serving import (
     ad_index,
     bundle,
     export,
+    http_server,
     impression_log,
     manifest,
     messages,
@@ -35,6 +36,7 @@ from serving import (
 from tfrec import ranker_training, retrieval_training
 
 ROOT = pathlib.Path(__file__).parent.parent
+TLS = pathlib.Path(__file__).parent / "tls"
 BODY = {"user": {"country": "CH", "age": 33}, "k": 5}
 
 
@@ -206,6 +208,38 @@ def test_the_doctor_says_what_it_did_not_reach_and_what_to_do(base, call):
     status, text = call("doctor", f"--bundle={base}")
     assert (status, text.count("failed")) == (1, 2)
     assert "ranker/2/saved_model.pb has" in text
+
+
+@pytest.fixture
+def guarded_url(tiny_bundle, ranker_address):
+    """URL of a service that asks for a token, with a certificate that it signed itself."""
+    guard = http_server.HttpConfig(
+        tls_certificate=str(TLS / "certificate.pem"), tls_key=str(TLS / "key.pem")
+    )
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service, http=guard, token="a-secret") as url:
+        yield url
+
+
+# The service comes before `call`: uvicorn sets up its logs where standard error is nobody's.
+def test_the_doctor_comes_in_where_a_token_and_tls_guard_the_service(
+    guarded_url, tiny_base, call, tmp_path, monkeypatch
+):
+    (tmp_path / "token").write_text("a-secret\n")
+    named = [f"--bundle={tiny_base}", "--norows", "--model_server=", f"--service={guarded_url}"]
+    trusting = [*named, f"--tls_authorities={TLS / 'certificate.pem'}"]
+    token = f"--token_file={tmp_path / 'token'}"
+    status, text = call("doctor", *trusting, token)
+    assert (status, text.splitlines()[-1]) == (0, "5 ok")
+    status, text = call("doctor", *named, token)
+    assert status == 1
+    assert "expected: a certificate that an authority has signed" in text
+    assert "to do: Give --tls_authorities=FILE" in text
+    status, text = call("doctor", *trusting)
+    assert status == 1
+    assert "Expected the header 'authorization: Bearer TOKEN'" in text
+    monkeypatch.setenv("TFREC_TOKEN", "a-secret")
+    assert call("doctor", *trusting)[0] == 0
 
 
 def test_held_out_rows_are_scored_alike_by_training_code_and_server(
