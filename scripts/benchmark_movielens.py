@@ -191,7 +191,7 @@ def print_table(result: dict[str, dict[str, float]]) -> None:
     labels = {
         "two_tower": "two-tower, this project",
         "popularity": "popularity",
-        "item_knn": f"item neighbours (cosine, shrunk, {baselines.NUM_NEIGHBOURS})",
+        "item_knn": f"item neighbours (shrunk, {baselines.NUM_NEIGHBOURS})",
         "ease": f"EASE (λ = {baselines.EASE_L2:.0f})",
     }
     print(f"{'':34}{'NDCG@10':>17}{'recall@10':>17}")
