@@ -81,6 +81,17 @@ def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
+def test_an_index_chosen_at_many_ads_is_good_where_few_are_wanted():
+    embeddings, queries = np.split(clustered(20_200, dimension=64), [20_000])
+    config = ad_index.IndexConfig(kind="IVFPQ", target_recall=0.97)
+    index = ad_index.build(embeddings, config, tuning_queries=queries[:100]).searcher
+    exact = np.argsort(-(queries[100:] @ embeddings.T), axis=1)
+    for k in (500, 50, 10):
+        found = index.search(queries[100:], k)[1]
+        pairs = zip(found, exact[:, :k], strict=True)
+        assert np.mean([np.isin(*pair).mean() for pair in pairs]) > 0.9
+
+
 def test_ads_that_codes_do_not_tell_apart_are_all_found():
     # Fast scan leaves codes of the least score out: of equal ads, all of them.
     same = np.repeat(np.eye(1, 8, dtype=np.float32), 1200, axis=0)

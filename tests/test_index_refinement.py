@@ -21,12 +21,12 @@ def refined(kept, num_ads=2000, **options):
 def test_the_best_codes_are_ordered_by_the_vectors_kept(kept):
     index = refined(kept, refine_factor=3.0)
     queries = unit(20, seed=1)
-    scores, rows = refinement.Refinement(index).search(queries, 100)
-    _, candidates = index.base_index.search(queries, 300)
+    scores, rows = refinement.Refinement(index).search(queries, 200)
+    _, candidates = index.base_index.search(queries, 600)
     vectors = faiss.downcast_index(index.refine_index).reconstruct_n(0, 2000)
     for query, found, own, own_scores in zip(queries, candidates, rows, scores, strict=True):
         expected = vectors[found] @ query
-        order = np.argsort(-expected)[:100]
+        order = np.argsort(-expected)[:200]
         np.testing.assert_allclose(own_scores, expected[order], atol=2e-6)
         # Sums in another order: a few ads with almost the same score change places.
         assert (own == found[order]).mean() >= 0.99
