@@ -1,8 +1,9 @@
 """Scores the best codes of an index again with the vectors that `faiss.IndexRefine` keeps.
 
 The same search as `IndexRefine.search`: k·k_factor candidates by 4-bit codes, and never fewer than
-some hundred, then the best k by the kept vectors. faiss decodes these one by one and keeps a heap; here they are gathered,
-widened to float and multiplied at once, a third to a quarter of the time at 1,500 candidates.
+some hundred, then the best k by the kept vectors. faiss decodes these one by one and keeps a heap;
+here they are gathered, widened to float and multiplied at once, a third to a quarter of the time at
+1,500 candidates.
 
 Shapes: B queries, N ads, D embedding size, R candidates.
 """
@@ -23,8 +24,8 @@ _SQ = _faiss.ScalarQuantizer
 # would wait for each other wherever a core is busy, for milliseconds.
 _BLOCK_FLOATS = 2**17
 _HALF_A_STEP = 0.5
-# A factor that is chosen at hundreds of ads gives too few where ten are wanted: of the best ten, the
-# codes put some far behind.
+# A factor that is chosen at hundreds of ads gives too few where ten are wanted: the codes put some
+# of the best ten far behind.
 _LEAST_CANDIDATES = 500
 
 
