@@ -86,7 +86,8 @@ class Pipeline:
             "format": source.format,
             **dataclasses.asdict(config),
         }
-        self._once(
+        data_set = self._whole_data_set()
+        redone = self._once(
             "data",
             f"converting {source}",
             inputs,
@@ -98,7 +99,8 @@ class Pipeline:
                 progress=self.progress,
             ),
         )
-        data_set = reader.DataSet(self.path("data"))
+        if data_set is None or redone:
+            data_set = self.data_set()
         self._print(_describe(data_set))
         return data_set
 
@@ -266,6 +268,20 @@ class Pipeline:
         canonical = json.dumps(self._note(step).get("inputs"), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
+    def _whole_data_set(self) -> reader.DataSet | None:
+        """Returns the data set, if there is one; one with a missing or altered file is removed."""
+        directory = self.path("data")
+        if not any(directory.glob(PRODUCTS["data"])):
+            return None
+        try:
+            data_set = self.data_set()
+            data_set.verify()
+        except (FileNotFoundError, ValueError) as error:
+            self._print(f"      the data set there cannot be used, and is removed: {error}")
+            shutil.rmtree(directory)
+            return None
+        return data_set
+
     def _note(self, step: str) -> dict[str, Any]:
         path = self.workdir / "steps" / f"{step}.json"
         try:
@@ -291,14 +307,15 @@ class Pipeline:
         inputs: dict[str, Any],
         work: Callable[[], Any],
         keep: bool = False,
-    ) -> None:
+    ) -> bool:
+        """Does a step, unless it is done and its inputs are the same; returns whether it did."""
         inputs = json.loads(json.dumps(inputs, default=str))
         note = self._note(step)
         number = f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
         same = note.get("inputs") == inputs
         if same and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
             self._print(f"{number} {title}: done before, unchanged")
-            return
+            return False
         self._print(f"{number} {title}")
         if not same and not keep:
             shutil.rmtree(self.path(step), ignore_errors=True)
@@ -308,6 +325,7 @@ class Pipeline:
         seconds = time.perf_counter() - started
         self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
         self._print(f"      {seconds:.1f} s")
+        return True
 
     def _print(self, line: str) -> None:
         if self.progress:

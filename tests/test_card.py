@@ -299,6 +299,16 @@ def test_faults_are_warned_of_with_what_to_do(tmp_path):
         assert text in found
     levels = [own["level"] for own in built["warnings"]]
     assert levels == sorted(levels, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("user_key", "action"),
+    [(None, "or name its column as request_key or user_key."), ("visit", "its column stays")],
+)
+def test_the_advice_for_an_id_knows_the_keys(tmp_path, user_key, action):
+    built = card.build(bad_log(tmp_path, user_key=user_key))
+    (own,) = (own for own in built["warnings"] if "looks like an id" in own["text"])
+    assert action in own["action"]
     assert all(own["action"] for own in built["warnings"])
     assert built["time"]["unit"] == "seconds"
     assert "--sampled_negatives" in built["warnings"][0]["action"]

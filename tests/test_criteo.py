@@ -165,7 +165,7 @@ def test_a_block_of_bad_lines_alone_gives_an_empty_table(tmp_path):
 def test_missing_paths_directories_and_empty_files_are_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No log at .*missing\.tsv; check the path"):
         read(tmp_path / "missing.tsv")
-    with pytest.raises(ValueError, match=r"is a directory; give the path of one log file"):
+    with pytest.raises(ValueError, match=r"is a directory; name its file, or of a log its"):
         read(tmp_path)
     empty = tmp_path / "empty.tsv"
     empty.write_bytes(b"")

@@ -168,6 +168,61 @@ def test_an_outcome_in_no_role_is_left_out(
     assert any(n.startswith("Left out (known only after") and repr(name) in n for n in notes)
 
 
+@pytest.mark.parametrize("nothing", ["0", "0,00", "false", ""])
+def test_what_is_there_only_with_a_click_is_left_out(tmp_path: pathlib.Path, nothing: str) -> None:
+    # In half of the clicked rows, and in no other; the name says nothing.
+    umsatz = [f"{1 + n % 8},50" if n % 6 == 0 else nothing for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, umsatz=umsatz)
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert any("only where the ad was clicked" in n and "'umsatz'" in n for n in notes)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [["view", "cart", "purchase"], ["view", "addtocart", "transaction"], ["pv", "fav", "odd"]],
+)
+def test_a_column_of_events_is_no_field_and_what_to_make_of_it_is_said(
+    tmp_path: pathlib.Path, events: list[str]
+) -> None:
+    proposal, notes = propose(tmp_path, what=[events[n % 3] for n in range(ROWS)])
+    assert proposal["click"] is None
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert any(n.startswith("'what' says what happened") and "0 and 1" in n for n in notes)
+
+
+def test_a_column_with_one_word_of_an_event_is_a_field(tmp_path: pathlib.Path) -> None:
+    page = [["view", "list", "home"][n // 4 % 3] for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, click=THIRD, page=page)
+    assert sides(proposal)["page"] == "query"
+
+
+def test_a_table_of_ads_that_repeats_some_is_joined_by_its_ad(tmp_path: pathlib.Path) -> None:
+    # 14 rows of 7 items.
+    ads = {"item": [f"i{n % 7}" for n in range(14)], "brand": [f"b{n % 3}" for n in range(14)]}
+    proposal, notes = propose(tmp_path, click=THIRD, ads=ads)
+    assert proposal["ad_key"] == ["item"]
+    assert sides(proposal)["brand"] == "ad"
+    assert any(n.startswith("7 rows of the table of ads repeat a 'item'") for n in notes)
+
+
+def test_a_log_of_jobs_and_who_seeks_them(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "jobs.tsv"
+    columns = {
+        "seeker_id": [f"s{n // 4 % 17}" for n in range(ROWS)],
+        "job_id": [f"j{n % 7}" for n in range(ROWS)],
+        "clicked": THIRD,
+        "applied": SIXTH,
+    }
+    proposal, _ = infer.propose([write(path, columns)])
+    roles = {key: proposal[key] for key in ("ad_key", "user_key", "click", "engagement")}
+    assert roles == {
+        "ad_key": ["job_id"],
+        "user_key": "seeker_id",
+        "click": "clicked",
+        "engagement": "applied",
+    }
+
+
 @pytest.mark.parametrize(
     "name", ["clicks_last_week", "booking_window", "sort_order", "purchase_history"]
 )

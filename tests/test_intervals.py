@@ -161,6 +161,19 @@ def test_an_interval_needs_resamples_that_have_the_metric():
     assert intervals.of_mean(np.array([1.0]), 10, 0) is None
 
 
+def test_rows_of_one_unit_have_no_interval():
+    # However often the one user is drawn, the mean of the rows is 2 / 3: no width would be a lie.
+    labels = np.array([1.0, 0.0, 1.0])
+    (total,) = intervals.Resamples(np.zeros(3, np.int64), 50, 1).sums(labels)
+    assert intervals.of_metric(total) is None
+    # The same where several users were resampled, and a segment has the rows of one.
+    several = intervals.Resamples(np.array([0, 1, 1]), 50, 1)
+    (total,) = several.take(np.array([1, 2])).sums(labels[1:])
+    assert intervals.of_metric(total) is None
+    (total,) = several.sums(labels)
+    assert intervals.of_metric(total) is not None
+
+
 def test_the_interval_of_a_biased_metric_is_mirrored_and_ends_at_zero():
     # Percentiles 2.5 % and 97.5 % of 0.3 and 0.5 are these; mirrored at 0.2: 2·0.2 − 0.5 < 0.
     assert intervals.of_biased_metric(0.2, np.array([0.3] * 50 + [0.5] * 50)) == pytest.approx(

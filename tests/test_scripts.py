@@ -150,6 +150,20 @@ def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkey
     assert quickstart._workdir_of(str(other)) == pathlib.Path("workdir/train-2")
 
 
+def test_a_damaged_data_set_is_converted_again_and_models_stay(workdir, tmp_path):
+    copy = tmp_path / "work"
+    shutil.copytree(workdir, copy)
+    command = ("convert.py", f"--data_path={workdir / 'train.txt'}", f"--workdir={copy}")
+    (shard,) = (copy / "data").glob("test-*.tfrecord")
+    written = shard.read_bytes()
+    for damage in (shard.unlink, lambda: shard.write_bytes(written[:-1])):
+        damage()
+        assert "is removed" in run(*command).stdout
+        assert shard.read_bytes() == written
+    assert "done before, unchanged" in run(*command).stdout
+    run("evaluate.py", f"--workdir={copy}")
+
+
 def test_models_are_not_used_with_the_data_of_another_log(workdir, tmp_path):
     copy = tmp_path / "work"
     shutil.copytree(workdir, copy)

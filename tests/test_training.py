@@ -179,8 +179,17 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path):
 
 
 def test_a_directory_without_a_best_pass_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No checkpoint in .*best; train the model again"):
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint in .*best; delete .*, and train"):
         training.restore_best(Lookup(), tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data.unlink(), lambda data: data.write_bytes(b"")])
+def test_a_best_pass_that_cannot_be_read_says_what_to_delete(tmp_path, damage):
+    Run(tmp_path / "refit", [4, 3, 2, 1]).fit()
+    (data,) = (tmp_path / "refit" / "best").glob("*.data-*")
+    damage(data)
+    with pytest.raises(ValueError, match=r"checkpoint .* cannot be read .*; delete .*model, and"):
+        training.restore_best(Lookup(), tmp_path / "refit", tmp_path / "model")
 
 
 def test_the_learning_rate_rises_then_falls_to_a_tenth():

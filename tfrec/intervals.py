@@ -29,13 +29,13 @@ class Resamples:
 
     Args:
         unit: [N] int, which unit each row is of; units are numbered from 0.
-        count: S.
+        count: S. Rows of one unit have none: whichever were drawn, a metric would be the same.
         seed: Of the draws; the same units and seed give the same resamples.
     """
 
     def __init__(self, unit: np.ndarray, count: int, seed: int) -> None:
         self.unit = unit
-        self.count = count
+        self.count = count if bool((unit != unit[:1]).any()) else 0
         self.num_units = int(unit.max()) + 1 if len(unit) else 0
         self._seed = seed
         self._weights: np.ndarray | None = None

@@ -231,7 +231,8 @@ def load(
     config = config_lib.RetrievalConfig(**json.loads((workdir / "config.json").read_text()))
     model = build(data_set, config, data_set.catalogue())
     refit = description.get("refit", False)
-    training.restore_best(model, workdir / retrieval_refit.DIRECTORY if refit else workdir)
+    trained = workdir / retrieval_refit.DIRECTORY if refit else workdir
+    training.restore_best(model, trained, workdir)
     return model, description
 
 

@@ -245,16 +245,28 @@ def num_examples(batch: reader.Batch) -> tf.Tensor:
     return tf.math.count_nonzero(rows)
 
 
-def restore_best(model: tf.keras.Model, directory: pathlib.Path) -> None:
+def restore_best(
+    model: tf.keras.Model, directory: pathlib.Path, workdir: pathlib.Path | None = None
+) -> None:
     """Restores the best pass that `Trainer.fit` kept in a directory.
+
+    Args:
+        model: The model.
+        directory: Where it was trained.
+        workdir: What to delete before it is trained again, for the message; None: `directory`.
 
     Raises:
         FileNotFoundError: There is none.
+        ValueError: It cannot be read.
     """
     path = tf.train.latest_checkpoint(str(directory / "best"))
+    anew = f"delete {workdir or directory}, and train the model again."
     if path is None:
-        raise FileNotFoundError(f"No checkpoint in {directory / 'best'}; train the model again.")
-    tf.train.Checkpoint(model=model).restore(path).expect_partial()
+        raise FileNotFoundError(f"No checkpoint in {directory / 'best'}; {anew}")
+    try:
+        tf.train.Checkpoint(model=model).restore(path).expect_partial()
+    except (tf.errors.OpError, OSError, LookupError) as error:  # LookupError: the file is cut off
+        raise ValueError(f"The checkpoint {path} cannot be read ({error}); {anew}") from error
 
 
 def write_description(

@@ -115,18 +115,23 @@ def _is_like_an_id(card: dict[str, Any], field: dict[str, Any]) -> bool:
 
 
 def _ids(card: dict[str, Any]) -> Found:
-    shares = [
-        f"{f['name']} ({f['distinct']:,} values in {_units(card, f):,} {f['unit']}s)"
-        for f in card["fields"]
-        if _is_like_an_id(card, f)
-    ]
-    if shares:
-        yield (
-            "warning",
-            f"Nearly one value per row, which looks like an id: {card_format.listed(shares)}.",
-            "A value seldom comes twice, so nothing is learnt from it: remove the field, or name "
-            "its column as request_key or user_key.",
-        )
+    keys = {card["keys"]["user_key"], card["keys"]["request_key"], *card["keys"]["ad_key"]}
+    like_ids = [f for f in card["fields"] if _is_like_an_id(card, f)]
+    for is_key, action in (
+        (False, "remove the field, or name its column as request_key or user_key."),
+        (True, "remove the field; its column stays the key."),
+    ):
+        shares = [
+            f"{f['name']} ({f['distinct']:,} values in {_units(card, f):,} {f['unit']}s)"
+            for f in like_ids
+            if (f["column"] in keys) == is_key
+        ]
+        if shares:
+            yield (
+                "warning",
+                f"Nearly one value per row, which looks like an id: {card_format.listed(shares)}.",
+                f"A value seldom comes twice, so nothing is learnt from it: {action}",
+            )
 
 
 def _vocabularies(card: dict[str, Any]) -> Found:

@@ -1,13 +1,15 @@
 """Finds the labels of a log: the click or what stands for it, engagement and revenue."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tfrecords import infer_lists, infer_names, infer_pairs
-from tfrecords.infer_sample import Column
+from tfrecords.infer_sample import LOG, Column
 
 _FEW = 10
+_MOST_EVENTS = 30
 
 
 def click(
@@ -43,9 +45,39 @@ def click(
         notes.append(f"{damaged.name!r} would be the click, but {_fault(damaged)}.{instead}")
     if rating is not None:
         return rating, _threshold(rating, notes)
+    if rating is None and damaged is None:
+        notes += [_split_up(column) for column in columns if is_event(column, ad)]
     # Without it every row would count as a click.
     is_count = damaged is not None and damaged.is_whole and not damaged.is_truth
     return damaged, 1.0 if is_count else None
+
+
+def is_event(column: Column, ad: Column) -> bool:
+    """Returns whether a column says of each row what happened: view, cart, purchase.
+
+    Args:
+        column: The column.
+        ad: What identifies the ad; what is always the same for one ad is its property.
+    """
+    if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MOST_EVENTS:
+        return False
+    texts = {re.sub(r"[\W_]+", "_", value.strip().lower()) for value in column.known}
+    known = texts & infer_names.EVENTS
+    several = len(known) >= max(2, 0.5 * len(texts))
+    return several and not infer_pairs.is_constant_per_ad(column, ad)
+
+
+def events_of(column: Column) -> str:
+    """Returns the first values of a column, for a note."""
+    return ", ".join(repr(value[:40]) for value in column.known[:4])
+
+
+def _split_up(column: Column) -> str:
+    return (
+        f"{column.name!r} says what happened ({events_of(column)}): add columns of 0 and 1 made of "
+        "it, one of what counts as a click and perhaps one of what comes after it as the "
+        "engagement, and name them in the schema."
+    )
 
 
 def engagement(columns: Sequence[Column], ad: Column) -> Column | None:

@@ -3,9 +3,11 @@
 Shapes: B rows of the sample, V distinct values of a column.
 """
 
+import re
+
 import numpy as np
 
-from tfrecords import infer_lists, infer_names, infer_outcomes, infer_times
+from tfrecords import checks, infer_lists, infer_names, infer_outcomes, infer_times
 from tfrecords.infer_roles import Roles
 from tfrecords.infer_sample import LOG, USERS, Column, Sample
 
@@ -15,6 +17,7 @@ _CONSTANT = "always the same value"
 _SEEN_ONCE = "a user is seen once, so the id tells nothing"
 # Reasons for which a column is useless, and no more.
 HARMLESS = (_CONSTANT, _SEEN_ONCE)
+_ZERO = re.compile(r"0+([.,]0*)?")
 _FEW_ROWS = 20
 _SURE_ROWS = 5
 _MOST_VALUES = 1_000
@@ -85,6 +88,8 @@ def _leak(column: Column, roles: Roles) -> str | None:
         return None
     if 0 < column.missing_share < 1 and np.array_equal(column.present, clicked == 1):
         return "it is there exactly if the ad was clicked"
+    if (why := _after_clicks(column, clicked)) is not None:
+        return why
     if len(column.values) > _MOST_VALUES or len(column.known) < 2:
         return None
     counts = np.maximum(column.counts, 1)
@@ -96,6 +101,21 @@ def _leak(column: Column, roles: Roles) -> str | None:
     ):
         return "its value says whether the ad was clicked"
     return None
+
+
+def _after_clicks(column: Column, clicked: np.ndarray) -> str | None:
+    """Returns a reason if a column is mostly nothing, and the rows with something were clicked."""
+    usual = int(np.bincount(column.codes, minlength=1).argmax())
+    text = column.values[usual].strip().lower()
+    is_zero = checks.TRUTHS.get(text) == 0 or _ZERO.fullmatch(text) is not None
+    is_nothing = column.is_missing[usual] or is_zero
+    others = column.codes != usual
+    if not is_nothing or others.sum() < _FEW_ROWS or np.nanmean(clicked) > 0.5:
+        return None
+    if not (clicked[others] == 1).all():
+        return None
+    said = "there" if column.is_missing[usual] else f"other than {column.values[usual]!r}"
+    return f"it is {said} only where the ad was clicked; is it the engagement or the revenue?"
 
 
 def _list_leak(column: Column, roles: Roles) -> str | None:

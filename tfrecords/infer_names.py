@@ -28,8 +28,8 @@ ENGAGEMENTS = (
     "installed", "attributed", "signup", "sign_up", "subscribed", "lead", "add_to_cart",
     "added_to_cart", "engagement", "engaged", "like", "liked", "long_view", "follow", "followed",
     "share", "shared", "comment", "forward", "favorite", "favourite", "finish", "finished", "hate",
-    "conversions", "convs", "purchases", "buys", "bookings", "orders", "sales", "transactions",
-    "installs", "signups",
+    "applied", "conversions", "convs", "purchases", "buys", "bookings", "orders", "sales",
+    "transactions", "installs", "signups",
 )  # fmt: skip
 REVENUES = (
     "revenue", "price_paid", "paid", "amount_paid", "sales", "sale", "sales_amount", "sale_amount",
@@ -44,7 +44,7 @@ TIMES = (
     "unix_time", "ts", "time", "click_time", "date", "created_at", "day", "hour",
 )  # fmt: skip
 KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
-_PEOPLE = "user|visitor|customer|member|client|viewer|reader|account|person|cookie|uid|uuid"
+_PEOPLE = "user|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|uid|uuid"
 USER = re.compile(f"({_PEOPLE})({KEY})?")
 REQUEST = re.compile(
     # A bare search or query is what the user typed.
@@ -57,7 +57,17 @@ ADS = (
     "film", "article", "news", "book", "song", "track", "video", "game", "app", "recipe",
     "listing", "hotel", "prop", "property", "restaurant", "business", "document", "doc",
     "content", "post", "story", "show", "episode",
+    # A bare job or course may be the user's.
+    "job_id", "course_id", "vacancy",
 )  # fmt: skip
+# What is written in a column that says of each row what happened.
+EVENTS = {
+    "impression", "impressions", "show", "shown", "view", "viewed", "page_view", "pageview",
+    "detail_view", "view_item", "pv", "click", "clicked", "clk", "cart", "basket", "add_to_cart",
+    "addtocart", "remove_from_cart", "wishlist", "fav", "favorite", "favourite", "checkout",
+    "buy", "bought", "order", "ordered", "purchase", "purchased", "transaction", "sale",
+    "conversion", "install", "signup", "like", "dislike", "share", "apply", "booking",
+}  # fmt: skip
 _BEFORE_LABELS = {"is", "was", "has", "had", "did", "got"}
 _AFTER_LABELS = {
     "bool", "flag", "ind", "indicator", "label", "binary", "yn", "usd", "eur", "gbp", "jpy", "cny",

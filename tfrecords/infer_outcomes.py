@@ -1,6 +1,6 @@
-"""Finds columns that tell of what happened after ads were shown, by their names."""
+"""Finds columns that tell of what happened after ads were shown, by their names and values."""
 
-from tfrecords import infer_lists, infer_names, infer_pairs
+from tfrecords import infer_labels, infer_lists, infer_names, infer_pairs
 from tfrecords.infer_roles import Roles
 from tfrecords.infer_sample import LOG, Column, Sample
 
@@ -35,7 +35,7 @@ _BY_NAME = "known only after the ad was shown, by its name"
 
 
 def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
-    """Returns why a column's name says that it is an outcome, or None.
+    """Returns why a column's name or values say that it is an outcome, or None.
 
     Args:
         column: The column.
@@ -46,6 +46,8 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     # Lists of what was clicked are of the past; those that are not are found by their values.
     if words & _BEFORE or infer_lists.separator(column) is not None:
         return None
+    if infer_labels.is_event(column, roles.ad_key):
+        return f"it says what happened after the ad was shown, {infer_labels.events_of(column)}"
     is_static = sample.table != LOG or infer_pairs.is_constant_per_ad(column, roles.ad_key)
     if is_static and column.is_numeric and words & _COUNTED:
         return None if words & _AVERAGES else _COUNTED_REASON

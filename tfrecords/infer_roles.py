@@ -84,6 +84,8 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
     if ads is not None:
         shared = [c for c in columns if c.name in ads.columns]
         columns = [c for c in shared if len(ads.columns[c.name].known) >= 0.9 * ads.num_rows]
+        # Of a repeated ad the last row stands; but a column that repeats must be named as an ad.
+        columns = columns or [c for c in shared if _ad_rank(c) is not None]
         if not columns:
             raise ValueError(
                 "The table of ads needs a column that identifies its rows and is in the log under "
@@ -98,9 +100,17 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
             "file without a header line needs one."
         )
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
+    if ads is not None and (repeated := _repeated(ads.columns[key.name])):
+        notes.append(
+            f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last of each stands."
+        )
     if (missing := key.missing_share) > 0:
         notes.append(f"{missing:.1%} of the rows have no {key.name!r}; they will be rejected.")
     return key
+
+
+def _repeated(column: Column) -> int:
+    return int(column.present.sum()) - len(column.known)
 
 
 def _ad_rank(column: Column) -> float | None:

@@ -130,6 +130,16 @@ class DataSet:
             if name.startswith(prefix):
                 integrity.check(self.directory / name, checksum)
 
+    def verify(self) -> None:
+        """Checks every file; shards are not checked again when they are read.
+
+        Raises:
+            FileNotFoundError, ValueError: One is missing or altered.
+        """
+        self._check("")
+        for split in self.description["splits"]:
+            self._verified_shards(split)
+
     def num_rows(self, split: str) -> int:
         return int(self.description["splits"][split]["rows"])
 

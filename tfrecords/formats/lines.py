@@ -25,7 +25,9 @@ def open_file(path: pathlib.Path) -> BinaryIO:
         ValueError: The path is a directory, or the file is empty.
     """
     if path.is_dir():
-        raise ValueError(f"{path} is a directory; give the path of one log file.")
+        raise ValueError(
+            f"{path} is a directory; name its file, or of a log its files: '{path}/*.csv'."
+        )
     if not path.exists():
         raise FileNotFoundError(f"No log at {path}; check the path.")
     with path.open("rb") as file:
