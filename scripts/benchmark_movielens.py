@@ -1,4 +1,4 @@
-"""Retrieval on MovieLens-100K by the public protocol, beside baselines on the same splits.
+r"""Retrieval on MovieLens-100K by the public protocol, beside baselines on the same splits.
 
     pip download --no-deps recbole==1.2.1 --dest /tmp/recbole
     python -m zipfile -e /tmp/recbole/recbole-1.2.1-py3-none-any.whl /tmp/recbole

@@ -1,4 +1,4 @@
-"""Click quality of the ranker beside other models, on the same rows and features.
+r"""Click quality of the ranker beside other models, on the same rows and features.
 
     make benchmark
     python scripts/benchmark_quality.py --use_synthetic --n_samples=1000000 --workdir=workdir/1m

@@ -1,4 +1,4 @@
-"""Converts a log into TFRecords, an encoder and an ad catalogue.
+r"""Converts a log into TFRecords, an encoder and an ad catalogue.
 
     python scripts/convert.py --data_path=train.txt --workdir=workdir/criteo
     python scripts/convert.py --format=outbrain --data_path=outbrain/ --workdir=workdir/outbrain

@@ -1,4 +1,4 @@
-"""Converts a log as scripts/convert.py does, on a cluster under Apache Beam.
+r"""Converts a log as scripts/convert.py does, on a cluster under Apache Beam.
 
     pip install '.[beam]'
     python scripts/convert_beam.py --data_path=train.txt --workdir=workdir/criteo

@@ -1,4 +1,4 @@
-"""Checks a running model server and service against a release bundle.
+r"""Checks a running model server and service against a release bundle.
 
     python scripts/doctor.py --workdir=workdir/quickstart
     python scripts/doctor.py --bundle=/srv/bundles --norows --model_server=10.0.0.7:8500 --service=

@@ -1,4 +1,4 @@
-"""Asks a release bundle, or a running service, for ranked ads.
+r"""Asks a release bundle, or a running service, for ranked ads.
 
     python scripts/inference.py --workdir=workdir/quickstart --demo
     python scripts/inference.py --workdir=workdir/quickstart --request=request.json

@@ -1,4 +1,4 @@
-"""Joins what came of shown ads to the impression log: a log to train on.
+r"""Joins what came of shown ads to the impression log: a log to train on.
 
     python scripts/serve.py --workdir=workdir/quickstart --impression_log=workdir/impressions
     python scripts/join_feedback.py --impressions=workdir/impressions \

@@ -1,4 +1,4 @@
-"""Serves a release bundle: REST in front, the model server behind.
+r"""Serves a release bundle: REST in front, the model server behind.
 
     python scripts/serve.py --workdir=workdir/quickstart
     curl -s localhost:8080/v1/recommend -d '{"k": 3}' -H 'content-type: application/json'

@@ -1,7 +1,7 @@
-"""Chooses the ad index for a recall target, a latency budget and a memory limit.
+r"""Chooses the ad index for a recall target, a latency budget and a memory limit.
 
     python scripts/tune_index.py --workdir=workdir/quickstart --plot=index.png
-    python scripts/tune_index.py --embeddings=ads.npy --queries=queries.npy \\
+    python scripts/tune_index.py --embeddings=ads.npy --queries=queries.npy \
         --target_recall=0.99 --latency_budget_ms=1.4 --memory_limit_mb=500 --output=index.json
     python scripts/export.py --workdir=workdir/quickstart --index_config=index.json
 

@@ -90,6 +90,14 @@ def flags_of(path):
     return names
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda p: p.name)
+def test_help_shows_lines_as_they_are_typed(path):
+    text = path.read_text(encoding="utf-8")
+    written = text.split('"""', 2)[1]
+    # Unless the string is raw, a backslash at the end of a line joins it to the next.
+    assert ast.get_docstring(ast.parse(text), clean=False) == written
+
+
 def test_flags_are_read_from_the_source():
     train = flags_of(ROOT / "scripts" / "train.py")
     # Of the script, of log_flags, of ConvertConfig, and of command_line.
