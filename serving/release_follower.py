@@ -74,6 +74,8 @@ class ReleaseFollower:
         self._opened: dict[int, orchestrator.Orchestrator] = {}
         self._routed: tuple[int, int | None, float] = (router.stable.release.version, None, 0.0)
         self._unreadable: str | None = None
+        # Those of the page, one for all releases.
+        self._metrics = router.stable.metrics
 
     @property
     def problem(self) -> str | None:
@@ -93,6 +95,7 @@ class ReleaseFollower:
                 except Exception:
                     # Whatever it is, the service goes on with what it has.
                     _logger.exception("Releases cannot be followed; it is tried again.")
+                self._metrics.observe_refused(self.problem is not None)
                 await asyncio.sleep(self._config.poll_seconds)
         finally:
             for service in self._opened.values():

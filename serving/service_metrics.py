@@ -7,6 +7,7 @@
     tfrec_recorded_mean{version,head}          the label's mean in the release's validation split
     tfrec_calibration_drift{version,head}      mean of the latest shown scores over that mean
     tfrec_release_age_seconds{version}         since the export; with it, the index's age
+    tfrec_release_refused                      processes that do not serve what the disk names
     tfrec_requests_total, tfrec_request_seconds, tfrec_in_hand, tfrec_breaker_open{version}
 
 Shown ads are the best of many, so their scores lie above the log's mean from the start: what tells
@@ -116,6 +117,12 @@ class ServiceMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._refused = gauge(
+            "tfrec_release_refused",
+            "Processes that cannot serve a release that is stable or canary.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self._releases: dict[int, _Release] = {}
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
@@ -142,6 +149,10 @@ class ServiceMetrics:
     def observe_breaker(self, version: int, state: str) -> None:
         """Notes whether a version's ranker is left alone."""
         self._breaker.labels(version).set(state == "open")
+
+    def observe_refused(self, refused: bool) -> None:
+        """Notes whether a release that the disk names cannot be served."""
+        self._refused.set(refused)
 
     def render(self) -> bytes:
         """Returns the page, with what all processes that share the directory have counted."""

@@ -132,6 +132,10 @@ def state_of(url):
     return httpx.get(f"{url}/v1/bundle", timeout=60).json()
 
 
+def metrics_of(url):
+    return httpx.get(f"{url}/metrics", timeout=60).text
+
+
 def roles_of(url):
     return {row["version"]: row["role"] for row in state_of(url)["releases"]}
 
@@ -192,9 +196,11 @@ def test_a_damaged_release_is_refused_with_the_reason_and_taken_up_once_it_is_wh
         ready = httpx.get(f"{url}/readyz", timeout=60)
         assert (ready.status_code, ready.json()["refused"]) == (200, refused)
         assert roles_of(url) == {1: "stable"}
+        wait_for(lambda: "tfrec_release_refused 1.0" in metrics_of(url))
         path.write_bytes(content)
         wait_for(lambda: roles_of(url) == {2: "stable"})
         assert state_of(url)["refused"] is None
+        wait_for(lambda: "tfrec_release_refused 0.0" in metrics_of(url))
         (answers,) = load.end()
     for answer in answers:
         assert plain(answer) == expected[answer["bundle_version"]]
