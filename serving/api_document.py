@@ -13,7 +13,7 @@ import fastapi
 import numpy as np
 from pydantic import json_schema
 
-from serving import app_models, orchestrator, request_deadline
+from serving import app_models, orchestrator, request_deadline, validation
 
 _WHY = {
     400: "The content is refused, or the body is no JSON.",
@@ -41,7 +41,7 @@ HEADERS: dict[str, Any] = {
             "schema": {
                 "type": "number",
                 "exclusiveMinimum": 0,
-                "maximum": request_deadline.MOST_MS,
+                "maximum": validation.MOST_DEADLINE_MS,
             },
         },
         {
@@ -49,7 +49,7 @@ HEADERS: dict[str, Any] = {
             "in": "header",
             "required": False,
             "description": "Names the request where its body does not, and comes back.",
-            "schema": {"type": "string", "maxLength": 128},
+            "schema": {"type": "string", "maxLength": validation.MOST_REQUEST_ID},
         },
     ]
 }

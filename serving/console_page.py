@@ -32,7 +32,7 @@ _HEADERS = {
     # Asked anew each time, so that an upgrade mixes no old module with new ones.
     "cache-control": "no-cache",
 }
-_PAGES = {"/console": "index.html", "/docs": "docs.html"}
+PAGES = {"/console": "index.html", "/docs": "docs.html"}
 
 
 class _File:
@@ -67,7 +67,7 @@ def add_routes(app: fastapi.FastAPI) -> None:
     directory = importlib.resources.files("serving") / "console"
     files = {file.name: _File(file.name, file.read_bytes()) for file in directory.iterdir()}
 
-    for path, page in _PAGES.items():
+    for path, page in PAGES.items():
         app.get(path, include_in_schema=False)(_replying(files[page]))
 
     @app.get("/console/{name:path}", include_in_schema=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import starlette.types
 
-from serving import lifecycle, rest_errors, service_metrics
+from serving import console_page, lifecycle, rest_errors, service_metrics, validation
 
 STARTED = "tfrec.started"
 REQUEST_ID = "tfrec.request_id"
@@ -21,10 +21,9 @@ REQUEST_ID = "tfrec.request_id"
 NOTES = "tfrec.notes"
 # The console and the description of the API are pages without data: they ask for the token.
 _CONSOLE = "/console"
-OPEN_PATHS = frozenset({"/healthz", "/readyz", _CONSOLE, "/docs"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", *console_page.PAGES})
 # Each is a label of the metrics; whatever else is asked for is one more.
 _PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *OPEN_PATHS})
-_MOST_REQUEST_ID = 128
 
 access_log = logging.getLogger("tfrec.access")
 
@@ -121,7 +120,7 @@ def _is_open(path: str) -> bool:
 
 def _request_id(given: bytes | None) -> str:
     text = (given or b"").decode("latin-1")
-    if text and len(text) <= _MOST_REQUEST_ID and text.isascii() and text.isprintable():
+    if text and len(text) <= validation.MOST_REQUEST_ID and text.isascii() and text.isprintable():
         return text
     return uuid.uuid4().hex
 

@@ -4,10 +4,9 @@ import dataclasses
 
 import fastapi
 
-from serving import errors, messages
+from serving import errors, messages, validation
 
 HEADER = "x-deadline-ms"
-MOST_MS = 60_000.0
 
 
 def of(headers: fastapi.datastructures.Headers) -> float | None:
@@ -23,10 +22,10 @@ def of(headers: fastapi.datastructures.Headers) -> float | None:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0 < number <= MOST_MS:  # NaN too
+    if not 0 < number <= validation.MOST_DEADLINE_MS:  # NaN too
         raise errors.InvalidRequestError(
-            f"header {HEADER}: expected milliseconds above 0 and up to {MOST_MS:g}, got "
-            f"{text[:60]!r}."
+            f"header {HEADER}: expected milliseconds above 0 and up to "
+            f"{validation.MOST_DEADLINE_MS:g}, got {text[:60]!r}."
         )
     return number
 

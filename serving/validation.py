@@ -17,10 +17,10 @@ from serving import (
 
 # Beyond it the utility of large revenues could leave the range of a float.
 _MOST_WEIGHT = 1e9
-_MOST_REQUEST_ID = 128
+MOST_REQUEST_ID = 128
 # What a request may ask to be answered by.
 RELEASES = ("stable", "canary")
-_MOST_DEADLINE_MS = 60_000
+MOST_DEADLINE_MS = 60_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +161,9 @@ def _check_deadline(deadline_ms: Any) -> float | None:
     if deadline_ms is None:
         return None
     number = query_fields.finite(deadline_ms)
-    if number is None or not 0 < number <= _MOST_DEADLINE_MS:
+    if number is None or not 0 < number <= MOST_DEADLINE_MS:
         raise errors.InvalidRequestError(
-            f"deadline_ms: expected a number above 0 and up to {_MOST_DEADLINE_MS}, got "
+            f"deadline_ms: expected a number above 0 and up to {MOST_DEADLINE_MS}, got "
             f"{query_fields.short(deadline_ms)}."
         )
     return number
@@ -183,11 +183,11 @@ def _check_request_id(request_id: Any) -> str:
     # Printable: it goes into logs and answers.
     if (
         not isinstance(request_id, str)
-        or not 0 < len(request_id) <= _MOST_REQUEST_ID
+        or not 0 < len(request_id) <= MOST_REQUEST_ID
         or (not request_id.isprintable())
     ):
         raise errors.InvalidRequestError(
-            f"request_id: expected 1 to {_MOST_REQUEST_ID} printable characters, got "
+            f"request_id: expected 1 to {MOST_REQUEST_ID} printable characters, got "
             f"{query_fields.short(request_id)}."
         )
     return request_id

@@ -45,7 +45,7 @@ def click(
         notes.append(f"{damaged.name!r} would be the click, but {_fault(damaged)}.{instead}")
     if rating is not None:
         return rating, _threshold(rating, notes)
-    if rating is None and damaged is None:
+    if damaged is None:
         notes += [_split_up(column) for column in columns if is_event(column, ad)]
     # Without it every row would count as a click.
     is_count = damaged is not None and damaged.is_whole and not damaged.is_truth

@@ -2,7 +2,8 @@
 
 import { ask, sent, token } from "./api.js";
 import { byId, el, milliseconds } from "./dom.js";
-import { clear, mark } from "./problems.js";
+import { clear } from "./problems.js";
+import { askForToken, onToken } from "./token_form.js";
 
 let schemas = {};
 
@@ -157,18 +158,11 @@ async function start() {
 function refused(error) {
   clear();
   const isToken = error.status === 401;
-  byId("token-panel").hidden = !isToken;
   byId("failure").hidden = isToken;
   byId("failure").textContent = error.message;
-  if (!isToken) return;
-  const why = token.get() ? "The service refused this token." : "This service asks for a token.";
-  mark(byId("token"), error.code === "no_token" ? error.message : why);
-  byId("token").focus();
+  if (isToken) askForToken(error);
+  else byId("token-panel").hidden = true;
 }
 
-byId("token-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  token.set(byId("token").value.trim());
-  start();
-});
+onToken(start);
 start();

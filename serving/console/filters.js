@@ -116,11 +116,16 @@ export class Filters {
     return isText ? { field, operator, value } : { raw: condition };
   }
 
-  /** Writes the rows that say something into the request. */
-  #give() {
+  /** Returns the rows that say something, each with its place in the request. */
+  #said() {
     const said = this.#rows.filter((row) => !isDraft(row));
     said.forEach((row, place) => (row.place = `filters.conditions[${place}]`));
-    const conditions = said.map(conditionOf);
+    return said;
+  }
+
+  /** Writes the rows that say something into the request. */
+  #give() {
+    const conditions = this.#said().map(conditionOf);
     const filters = { ...this.#store.object("filters"), conditions };
     if (!conditions.length) delete filters.conditions;
     const none = !Object.keys(filters).length;
@@ -128,9 +133,7 @@ export class Filters {
   }
 
   #draw() {
-    this.#rows
-      .filter((row) => !isDraft(row))
-      .forEach((row, place) => (row.place = `filters.conditions[${place}]`));
+    this.#said();
     const list = byId("conditions");
     const held = [...list.children].findIndex((item) => item.contains(document.activeElement));
     const { part } = document.activeElement?.dataset ?? {};

@@ -14,6 +14,7 @@ import { drawRelease, Health } from "./release.js";
 import { RequestForm } from "./request_form.js";
 import { Rules } from "./rules.js";
 import { Store } from "./store.js";
+import { askForToken, onToken } from "./token_form.js";
 import { drawWaterfall } from "./waterfall.js";
 import { Weights } from "./weights.js";
 
@@ -47,11 +48,7 @@ class Console {
       if (!this.#editor.isOpen || this.#editor.read()) this.run("candidates");
     });
     byId("again").addEventListener("click", () => this.run("candidates"));
-    byId("token-form").addEventListener("submit", (event) => {
-      event.preventDefault();
-      token.set(byId("token").value.trim());
-      this.start();
-    });
+    onToken(() => this.start());
     byId("token").value = token.get();
     byId("token-button").addEventListener("click", () => {
       byId("token-panel").hidden = !byId("token-panel").hidden;
@@ -241,10 +238,7 @@ class Console {
     }
     const isToken = error.status === 401;
     if (isToken) {
-      byId("token-panel").hidden = false;
-      const refused = token.get() ? "The service refused this token." : "This service asks for a token.";
-      mark(byId("token"), error.code === "no_token" ? error.message : refused);
-      byId("token").focus();
+      askForToken(error);
       byId("failure").hidden = !this.#bundle;
     }
     say(byId("failure-text"), error.message);

@@ -14,6 +14,7 @@ from serving.embedded import json_errors
 
 _BYTE_ORDER_MARK = "\ufeff"
 _WHITE = " \t\r\n"
+_INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 # Numbers that Python spells otherwise, and the strings around them.
 _SPELLINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|-?Inf(?!i)|-NaN', re.DOTALL)
 # A pair, a surrogate that ends none, or any other escape.
@@ -58,6 +59,11 @@ def decode(body: bytes) -> Any:
 def members(value: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     """Returns all names and values of an object, a name that comes twice with both of them."""
     return value.pairs if isinstance(value, Repeated) else value.items()
+
+
+def is_integer(number: int) -> bool:
+    """Returns whether RapidJSON reads a number as an integer; beyond 64 bits it is a double."""
+    return _INT64_MIN <= number <= _UINT64_MAX
 
 
 def _decode(body: bytes, text: str, start: int) -> Any:

@@ -14,7 +14,6 @@ from serving.embedded import json_document, json_text
 _MAX_BYTES = 256
 # TensorFlow Serving shows the last string whole, however long; a message has no need of more.
 _MAX_STRING = 65_536
-_INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 # Numbers from 1e-6 up to below 1e21 are written without an exponent.
 _DIGITS_BEFORE_POINT = 21
 _ZEROS_AFTER_POINT = 5
@@ -58,7 +57,7 @@ def _scalar(value: Any, prefix: str) -> Iterator[str | None]:
         yield prefix + json_text.string(value[:_MAX_STRING])
     elif value is None or isinstance(value, bool):
         yield prefix + {None: "null", True: "true", False: "false"}[value]
-    elif isinstance(value, int) and _INT64_MIN <= value <= _UINT64_MAX:
+    elif isinstance(value, int) and json_document.is_integer(value):
         yield f"{prefix}{value}"
     elif math.isfinite(number := float(value)):
         yield prefix + _double(number)

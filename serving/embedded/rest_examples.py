@@ -12,8 +12,7 @@ from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb
 
 from serving.embedded import json_document, json_text, json_values, rest_json, rpc_status
 
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-_UINT64_MAX = 2**64 - 1
+_INT64_MAX = 2**63 - 1
 _KIND_NAMES = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
 
@@ -110,14 +109,10 @@ def _kind(name: str, value: Any) -> str:
     if isinstance(value, str) or json_values.is_base64(value):
         return "bytes_list"
     # What no integer type holds is a floating-point number.
-    if isinstance(value, float) or (isinstance(value, int) and not _is_integer(value)):
+    if isinstance(value, float) or (isinstance(value, int) and not json_document.is_integer(value)):
         return "float_list"
     if isinstance(value, int):
         return "int64_list"
     raise rpc_status.invalid_argument(
         f"Feature: {name} has element with unexpected JSON type: {json_values.type_name(value)}"
     )
-
-
-def _is_integer(value: int) -> bool:
-    return _INT64_MIN <= value <= _UINT64_MAX
