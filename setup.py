@@ -2,7 +2,7 @@
 
 import setuptools
 
-TEST = ["build", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools", "wheel"]
+TEST = ["build", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff", "setuptools", "wheel"]
 BENCHMARK = ["lightgbm", "scikit-learn"]
 
 setuptools.setup(
@@ -44,6 +44,7 @@ setuptools.setup(
             "nbclient",
             "nbformat",
             "pytest",
+            "pytest-timeout",
             "pytest-xdist",
             "pyyaml",
             "ruff",

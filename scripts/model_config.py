@@ -18,9 +18,7 @@ Without --output the file is printed.
 
 import os
 import pathlib
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
 import bundle_flags
@@ -28,7 +26,7 @@ import command_line
 import local_service
 from absl import flags
 
-from serving import errors, lease, manifest, release_pointer, releases
+from serving import errors, lease, manifest, release_pointer, releases, stop_signal
 from serving.embedded import bundle_config, rpc_status
 
 flags.DEFINE_string("root", "/models", "Directory of the bundle as the model server sees it.")
@@ -59,11 +57,9 @@ def main() -> None:
             raise ValueError("--follow: expected --output=FILE too, the file to keep up to date.")
         print(_text(wanted(base, ())), end="")
         return
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_signal.StopSignal()
     path = pathlib.Path(FLAGS.output)
-    while not stop.is_set():
+    while True:
         try:
             final = update(base, path)
         except (errors.BundleError, OSError) as error:
@@ -73,7 +69,8 @@ def main() -> None:
             final = True
         if final and not FLAGS.follow:
             return
-        stop.wait(_POLL_SECONDS if final else FLAGS.label_delay_seconds)
+        if stop.wait(_POLL_SECONDS if final else FLAGS.label_delay_seconds):
+            return
 
 
 def update(base: pathlib.Path, path: pathlib.Path) -> bool:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 
+import children
 import pytest
 
 from tfrecords import suggest
@@ -121,7 +122,7 @@ def on_a_terminal(code, **environment):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    with subprocess.Popen(
+    with children.started(
         [sys.executable, "-c", code],
         cwd=ROOT / "scripts",
         env={**plain, "PYTHONPATH": str(ROOT), **environment},

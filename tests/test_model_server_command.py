@@ -11,20 +11,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import children
 import grpc
 import httpx
 import numpy as np
 import pytest
 import saved_models
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from serving.embedded import tensor_codec
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
-def _start(*flags: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def _started(*flags: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    return children.started(
         [sys.executable, "-m", "serving.model_server", *flags],
         cwd=_ROOT,
         stdin=subprocess.PIPE,
@@ -49,37 +54,37 @@ def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
         'model_platform: "tensorflow" version_labels { key: "stable" value: 4 } } }'
     )
     port, rest_port = _free_ports()
-    process = _start(
+    with _started(
         f"--port={port}",
         f"--rest_api_port={rest_port}",
         f"--model_config_file={config}",
         "--allow_version_labels_for_unavailable_models",
         "--end_with_input",
-    )
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line == f"Serving gRPC 127.0.0.1:{port}, REST 127.0.0.1:{rest_port}: lookup 4\n"
-    url = f"http://127.0.0.1:{rest_port}/v1/models/lookup/labels/stable:predict"
-    assert httpx.post(url, json={"instances": [1]}, timeout=20).json() == {"predictions": [20.0]}
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0
-    # Its input was still open, and nothing but what it logs is said.
-    assert process.stderr is not None
-    assert "Fatal Python error" not in process.stderr.read()
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line == f"Serving gRPC 127.0.0.1:{port}, REST 127.0.0.1:{rest_port}: lookup 4\n"
+        url = f"http://127.0.0.1:{rest_port}/v1/models/lookup/labels/stable:predict"
+        answer = httpx.post(url, json={"instances": [1]}, timeout=20)
+        assert answer.json() == {"predictions": [20.0]}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        # Its input was still open, and nothing but what it logs is said.
+        assert process.stderr is not None
+        assert "Fatal Python error" not in process.stderr.read()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's heaps")
 def test_many_threads_share_one_heap_a_core(tmp_path: pathlib.Path) -> None:
     saved_models.save_lookup(tmp_path / "lookup" / "4")
     port, rest_port = _free_ports()
-    process = _start(
+    with _started(
         f"--port={port}",
         f"--rest_api_port={rest_port}",
         "--model_name=lookup",
         f"--model_base_path={tmp_path}/lookup",
         "--end_with_input",
-    )
-    try:
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("Serving")
         threads = len(list(pathlib.Path(f"/proc/{process.pid}/task").iterdir()))
@@ -87,7 +92,6 @@ def test_many_threads_share_one_heap_a_core(tmp_path: pathlib.Path) -> None:
         assert threads > 2 * cores
         # The main heap is not among the mappings.
         assert _heaps(process.pid) < cores
-    finally:
         process.terminate()
         assert process.wait(timeout=30) == 0
 
@@ -105,12 +109,16 @@ def test_what_is_wrong_at_the_start_is_said_with_exit_code_1() -> None:
         "--model_name=m": "model_base_path and server_options.model_config_file are empty",
         "--no_such_flag=1": "unknown argument: --no_such_flag",
     }
-    processes = [_start(f"--port={_free_ports()[0]}", "--rest_api_port=0", flag) for flag in wrong]
-    for process, message in zip(processes, wrong.values(), strict=True):
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert message in errors
-        assert "Traceback" not in errors
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(_started(f"--port={_free_ports()[0]}", "--rest_api_port=0", flag))
+            for flag in wrong
+        ]
+        for process, message in zip(processes, wrong.values(), strict=True):
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 1
+            assert message in errors
+            assert "Traceback" not in errors
 
 
 @contextlib.contextmanager
@@ -118,18 +126,21 @@ def _busy(tmp_path: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
     """A server with a request that runs for minutes, by a client that waits for ever."""
     saved_models.save_loop(tmp_path / "loop" / "1")
     port, _ = _free_ports()
-    process = _start(f"--port={port}", "--rest_api_port=0", f"--model_base_path={tmp_path}/loop")
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("Serving")
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "default"
     request.inputs["steps"].CopyFrom(tensor_codec.encode(np.array([10**9])))
-    with process, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    of_model = get_model_metadata_pb2.GetModelMetadataRequest(
+        model_spec=request.model_spec, metadata_field=["signature_def"]
+    )
+    flags = f"--port={port}", "--rest_api_port=0", f"--model_base_path={tmp_path}/loop"
+    with _started(*flags) as process, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Serving")
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         answer = stub.Predict.future(request)
-        request.inputs["steps"].CopyFrom(tensor_codec.encode(np.array([1])))
-        # It was sent later, on the same connection.
-        assert list(stub.Predict(request, timeout=60).outputs["count"].int64_val) == [1]
+        # It is sent later, on the same connection. Another Predict would not be answered on a
+        # machine of one core: TensorFlow has a thread for each.
+        assert stub.GetModelMetadata(of_model, timeout=60).model_spec.name == "default"
         yield process
         process.kill()
         assert isinstance(answer.exception(timeout=20), grpc.RpcError)

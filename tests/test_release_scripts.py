@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import children
 import httpx
 import numpy as np
 import pyarrow as pa
@@ -75,23 +76,18 @@ def call(script, capsys):
 def served(base):
     """Runs scripts/serve.py on a base directory; yields the flags of doctor that name it."""
     port, model_port, model_rest = (serving_fixtures.free_port() for _ in range(3))
-    process = subprocess.Popen(
-        [
-            sys.executable, str(ROOT / "scripts" / "serve.py"), f"--bundle={base}",
-            f"--port={port}", f"--model_server_port={model_port}",
-            f"--model_server_rest_port={model_rest}", "--deadline_ms=60000",
-        ],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    command = [
+        sys.executable, str(ROOT / "scripts" / "serve.py"), f"--bundle={base}",
+        f"--port={port}", f"--model_server_port={model_port}",
+        f"--model_server_rest_port={model_rest}", "--deadline_ms=60000",
+    ]  # fmt: skip
+    with children.started(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         wait_for(lambda: is_ready(process, port))
         yield {
             "service": f"http://127.0.0.1:{port}",
             "model_server": f"127.0.0.1:{model_port}",
             "model_server_rest": f"127.0.0.1:{model_rest}",
         }
-    finally:
         process.terminate()
         assert process.wait(60) == 0
 

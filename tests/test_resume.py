@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import children
 import logs
 import pytest
 
@@ -57,7 +58,7 @@ def test_killed_in_every_stage_it_resumes_to_the_same_bytes(synthetic_log, unbro
     command = [sys.executable, "-c", CONVERT, *map(str, (log.log, log.schema, log.ads, out))]
     notes = tmp_path / ".data.partial" / "work"
     for stage in ("parse", "count", "pack", "write"):
-        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        with children.started(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None and len(list((notes / stage).glob("*.json"))) < 2:
                 time.sleep(0.001)
             process.send_signal(signal.SIGKILL)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 
+import children
 import logs
 import pyarrow.parquet as pq
 import pytest
@@ -245,7 +246,7 @@ def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir, tmp_pa
         f"--model_server_rest_port={model_rest}", f"--impression_log={tmp_path / 'log'}",
         '--rules={"caps": [{"field": "C7", "most": 1}]}',
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
+    with children.started(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
         for line in service.stdout:
             if line.startswith("recommendations on"):
                 break

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import children
 import httpx
 import pytest
 import serving_fixtures
@@ -34,7 +35,7 @@ def served(base, *flags, stderr=None, ranker_address=None, **client_options):
         command.append(f"--ranker_address={ranker_address}")
     scheme = "https" if client_options.get("verify") else "http"
     url = f"{scheme}://127.0.0.1:{port}"
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr) as process:
+    with children.started(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr) as process:
         try:
             with client.Client(url, retry=client.Retry(attempts=1), **client_options) as asking:
                 end = time.monotonic() + 240
@@ -143,7 +144,7 @@ def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
         assert not load.failures
         # It ends with its input, which is the pipe of whoever started it.
         assert b"--end_with_input" in command
-        with subprocess.Popen(
+        with children.started(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
         ) as again:
             try:

@@ -7,7 +7,6 @@ import gc
 import importlib.metadata
 import math
 import os
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from absl import app, flags
 from tensorflow.core.protobuf import config_pb2
 
-from serving import model_server
+from serving import model_server, stop_signal
 from serving.embedded import (
     batching_options,
     command_flags,
@@ -63,8 +62,7 @@ def main(argv: Sequence[str]) -> int:
             poll_seconds=values.file_system_poll_wait_seconds or None,
             options=options(values),
         )
-        stop = threading.Event()
-        _stop_on_signals(stop)
+        stop = stop_signal.StopSignal(again=lambda number: _end_at_once(128 + number))
         if values.end_with_input:
             threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
         server.start()
@@ -89,27 +87,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
-    """Lets SIGTERM and SIGINT set `stop`; the second of a kind ends the process."""
-    seen: set[int] = set()
-
-    def note(number: int, frame: object) -> None:
-        if number in seen:
-            _end_at_once(128 + number)
-        seen.add(number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
-
-
 def _end_at_once(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def _await_end_of_input(stop: threading.Event) -> None:
+def _await_end_of_input(stop: stop_signal.StopSignal) -> None:
     # Not through `sys.stdin`, which a thread must not hold when the process ends.
     while os.read(sys.stdin.fileno(), 4096):
         pass
