@@ -129,9 +129,9 @@ def counted(url):
 def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
     with served(tiny_base, "--workers=2") as (process, url), Load(url) as load:
         load.wait_for(is_full)
-        children = below(process.pid)
-        workers = [pid for pid, command in children.items() if "spawn_main" in command]
-        (server,) = [pid for pid, command in children.items() if "model_server" in command]
+        started = below(process.pid)
+        workers = [pid for pid, command in started.items() if "spawn_main" in command]
+        (server,) = [pid for pid, command in started.items() if "model_server" in command]
         assert len(workers) == 2
         # Both map the index rather than read it; the second is ready after the first.
         end = time.monotonic() + 180
