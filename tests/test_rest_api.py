@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import saved_models
+import sockets
 
 from serving import model_server
 
@@ -449,9 +450,7 @@ def test_a_connection_is_kept_and_a_body_in_pieces_or_compressed_is_read(
         for _ in range(2):
             connection.sendall(head % len(body) + body[:5])
             connection.sendall(body[5:])
-            reply = b""
-            while not reply.endswith(b"\n}"):
-                reply += connection.recv(65536)
+            reply = sockets.receive(connection, lambda reply: reply.endswith(b"\n}"))
             assert reply.startswith(b"HTTP/1.1 200 OK")
     for encoding in ("gzip", "identity, gzip"):
         response = http.post(
