@@ -40,6 +40,8 @@ Row = dict[str, Any]
 # Beyond, the peers, which keep floats, and exact search are left out.
 _MOST_HELD = 2_000_000
 _MOST_EXACT_QUERIES = 100
+# Queries that the index may learn from, as many as an export has.
+_LEARNT_FROM = 500
 
 
 def main() -> None:
@@ -166,8 +168,11 @@ def _given() -> tuple[index_rows.Catalogue, np.ndarray] | None:
         raise ValueError("--sweep: expected generated embeddings, not --embeddings or --workdir.")
     if FLAGS.embeddings:
         ads, queries = index_inputs.from_files(FLAGS.embeddings, FLAGS.queries)
+        learnt_from, queries = queries[1::2], queries[::2]
     else:
-        ads, queries = index_inputs.from_workdir(pathlib.Path(FLAGS.workdir), FLAGS.num_queries)
+        ads, queries, learnt_from = index_inputs.from_workdir(
+            pathlib.Path(FLAGS.workdir), FLAGS.num_queries
+        )
     rows = tower_embeddings.CHUNK
     catalogue = index_rows.Catalogue(
         len(ads),
@@ -175,6 +180,7 @@ def _given() -> tuple[index_rows.Catalogue, np.ndarray] | None:
             ads[first : first + rows].astype(np.float32) for first in range(0, len(ads), rows)
         ),
         lambda size: index_build.sample(ads, size, seed=0).astype(np.float32),
+        learnt_from.astype(np.float32),
     )
     return catalogue, queries[: FLAGS.num_queries].astype(np.float32)
 
@@ -186,8 +192,10 @@ def _generated(num_ads: int) -> tuple[index_rows.Catalogue, np.ndarray]:
     def sample(size: int) -> np.ndarray:
         return np.concatenate(list(space.chunks(size)))
 
-    catalogue = index_rows.Catalogue(num_ads, lambda: space.chunks(num_ads), sample)
-    return catalogue, space.queries(FLAGS.num_queries)
+    queries = space.queries(FLAGS.num_queries + _LEARNT_FROM)
+    measured, learnt_from = np.split(queries, [FLAGS.num_queries])
+    catalogue = index_rows.Catalogue(num_ads, lambda: space.chunks(num_ads), sample, learnt_from)
+    return catalogue, measured
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pathlib
 import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
 import numpy as np
 
+from serving import export
 from tfrec import retrieval, retrieval_training
 from tfrecords import reader
 
@@ -35,8 +36,14 @@ def _load(path: str) -> np.ndarray:
         raise ValueError(f"{path}: expected an array of numpy.save (.npy), got {error}.") from error
 
 
-def from_workdir(workdir: pathlib.Path, num_queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the catalogue, and the queries of clicks of the test split, with a trained tower.
+def from_workdir(
+    workdir: pathlib.Path, num_queries: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeds the catalogue and queries with a trained tower.
+
+    Returns:
+        Ads [N, D], queries of clicks of the test split [Q, D], and the queries of the validation
+        split that an export chooses its index by.
 
     Raises:
         FileNotFoundError, ValueError: There is no trained tower, or no held-out click.
@@ -50,4 +57,5 @@ def from_workdir(workdir: pathlib.Path, num_queries: int) -> tuple[np.ndarray, n
     return (
         retrieval.embed_in_batches(two_tower.ad_tower, ads),
         retrieval.embed_in_batches(two_tower.query_tower, clicks.query),
+        export.tuning_queries(data_set, two_tower),
     )

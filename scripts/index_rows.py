@@ -16,10 +16,10 @@ import faiss
 import numpy as np
 
 from serving import (
+    exact_search,
     index_build,
     index_file,
     index_kinds,
-    index_recall,
     index_search,
     index_trials,
 )
@@ -36,11 +36,14 @@ class Catalogue:
         num_ads: N.
         chunks: Starts another pass over them, [rows, D] float32.
         sample: Draws so many of them, for training.
+        queries: [Q, D] float32, as they come, that an index may learn from; it is measured with
+            others.
     """
 
     num_ads: int
     chunks: Callable[[], Iterator[np.ndarray]]
     sample: Callable[[int], np.ndarray]
+    queries: np.ndarray
 
 
 def build(
@@ -74,7 +77,7 @@ def _build_and_save(
     size = index_build.sample_size(config, catalogue.num_ads, dimension)
     sample = catalogue.sample(size)
     started = time.perf_counter()
-    index, _, parameters = index_build.train(sample, config, catalogue.num_ads)
+    index, _, parameters = index_build.train(sample, config, catalogue.num_ads, catalogue.queries)
     seconds = time.perf_counter() - started
     del sample
     for chunk in catalogue.chunks():
@@ -129,7 +132,7 @@ def load(path: pathlib.Path, queries: np.ndarray, k: int) -> Row:
 def exact(catalogue: Catalogue, queries: np.ndarray, k: int, saved: pathlib.Path) -> np.ndarray:
     """Returns the rows [Q, k] of exact search, kept in a .npy file from run to run."""
     if not saved.exists():
-        rows = index_recall.exact_rows(catalogue.chunks(), queries, k)
+        rows = exact_search.rows(catalogue.chunks(), queries, k)
         partial = saved.with_suffix(".partial.npy")
         np.save(partial, rows)
         partial.rename(saved)

@@ -13,7 +13,7 @@ import numpy as np
 import tower_embeddings
 from absl import flags
 
-from serving import ad_index, index_recall, index_search, messages
+from serving import ad_index, exact_search, index_recall, index_search, messages
 
 _TUNING_QUERIES = 100
 
@@ -74,7 +74,7 @@ def exact_recall(
     """Returns the share of the exact top k of some embeddings among the found places; of none 1."""
     if not len(embeddings):
         return 1.0
-    wanted = index_recall.exact_rows([embeddings], queries, k)
+    wanted = exact_search.rows([embeddings], queries, k)
     return float(index_recall.recalls(np.stack(found), wanted).mean())
 
 

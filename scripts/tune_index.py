@@ -54,7 +54,7 @@ def main() -> None:
     if FLAGS.embeddings:
         ads, queries = index_inputs.from_files(FLAGS.embeddings, FLAGS.queries)
     else:
-        ads, queries = index_inputs.from_workdir(pathlib.Path(FLAGS.workdir), FLAGS.num_queries)
+        ads, queries, _ = index_inputs.from_workdir(pathlib.Path(FLAGS.workdir), FLAGS.num_queries)
     targets = index_kinds.IndexConfig(
         num_candidates=FLAGS.k,
         target_recall=FLAGS.target_recall,

@@ -124,13 +124,14 @@ def build(
         choice = index_tuning.tune(embeddings, tuning_queries, config)
         parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
         return BuiltIndex(choice.structure.searcher, parameters)
-    index, kind, parameters = index_build.build(embeddings, config)
+    chosen_by = None if tuning_queries is None else tuning_queries[::2]
+    index, kind, parameters = index_build.build(embeddings, config, chosen_by)
     built = BuiltIndex(index_search.Searcher(index), parameters)
-    if tuning_queries is not None and kind != "Flat":
+    if chosen_by is not None and kind != "Flat":
         index_widening.widen(
             built.searcher,
             embeddings,
-            tuning_queries[::2],
+            chosen_by,
             config.num_candidates,
             config.target_recall,
         )

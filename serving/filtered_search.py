@@ -139,8 +139,7 @@ class FilteredSearch:
     ) -> tuple[np.ndarray, np.ndarray]:
         selector = _faiss.IDSelectorBitmap(eligible.bitmap)
         if self._refined is not None:
-            base = _faiss.downcast_index(self._index.base_index)
-            parameters = _parameters(base, selector, k, eligible, num_probes)
+            parameters = _parameters(self._refined.ivf, selector, k, eligible, num_probes)
             return self._refined.search(queries, k, parameters)
         parameters = _parameters(self._index, selector, k, eligible, num_probes)
         return self._index.search(queries, k, params=parameters)

@@ -14,7 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from serving import errors, index_kinds
+from serving import coded_index, errors, index_kinds
 
 # faiss's type stubs do not know its subclasses.
 _faiss: Any = faiss
@@ -39,12 +39,16 @@ def threads(count: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def build(embeddings: np.ndarray, config: IndexConfig) -> tuple[Any, str, dict[str, Any]]:
+def build(
+    embeddings: np.ndarray, config: IndexConfig, queries: np.ndarray | None = None
+) -> tuple[Any, str, dict[str, Any]]:
     """Trains and fills the index, with its search parameters set.
 
     Args:
         embeddings: [N, D] float32, finite.
         config: Kind and parameters.
+        queries: [Q, D] float32, as they will come, by which IVFPQ tells ads apart where queries
+            do; None = none are known.
 
     Returns:
         The index, its kind, and the parameters it was built with.
@@ -60,13 +64,14 @@ def build(embeddings: np.ndarray, config: IndexConfig) -> tuple[Any, str, dict[s
         )
     _check_finite(embeddings)
     size = sample_size(config, *embeddings.shape)
-    index, kind, parameters = train(sample(embeddings, size, config.seed), config, len(embeddings))
+    drawn = sample(embeddings, size, config.seed)
+    index, kind, parameters = train(drawn, config, len(embeddings), queries)
     add(index, embeddings)
     return index, kind, parameters
 
 
 def train(
-    embeddings: np.ndarray, config: IndexConfig, num_ads: int
+    embeddings: np.ndarray, config: IndexConfig, num_ads: int, queries: np.ndarray | None = None
 ) -> tuple[Any, str, dict[str, Any]]:
     """Makes an empty trained index, to be filled with `add`.
 
@@ -75,6 +80,7 @@ def train(
             how many are of use.
         config: Kind and parameters.
         num_ads: N that will be added.
+        queries: As for `build`.
 
     Returns:
         As `build`; the search parameters are set.
@@ -82,22 +88,24 @@ def train(
     dimension = embeddings.shape[1]
     kind, parameters = index_kinds.resolve(config, num_ads, dimension)
     index = faiss.index_factory(dimension, parameters["factory"], faiss.METRIC_INNER_PRODUCT)
-    if kind in ("IVF", "IVFPQ"):
-        ivf = _faiss.extract_index_ivf(index)
-        ivf.cp.seed = config.seed
-        ivf.cp.spherical = True
-        ivf.cp.niter = _ITERATIONS
-        ivf.cp.max_points_per_centroid = index_kinds.POINTS_PER_CENTROID
-        if kind == "IVFPQ":
-            # Codes of what the cell leaves over: as many bits say it more exactly. With inner
-            # products the table of a query still serves all cells, and no time is lost.
-            ivf.by_residual = True
-    if config.use_gpu:
-        _train_cells_on_gpu(index, kind, dimension)
+    embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+    cells_on = _on_gpu(dimension, kind) if config.use_gpu else None
     with threads(_num_threads(num_ads)):
-        index.train(np.ascontiguousarray(embeddings, dtype=np.float32))
-    if config.use_gpu and kind in ("IVF", "IVFPQ"):
-        _faiss.extract_index_ivf(index).clustering_index = None
+        ivf = _faiss.try_extract_index_ivf(index)
+        if ivf is not None:
+            ivf.cp.seed = config.seed
+            ivf.cp.spherical = True
+            ivf.cp.niter = _ITERATIONS
+            ivf.cp.max_points_per_centroid = index_kinds.POINTS_PER_CENTROID
+        if kind == "IVFPQ":
+            weighted = coded_index.train(index, embeddings, queries, cells_on)
+            parameters["weighted_by_queries"] = weighted
+        else:
+            if cells_on is not None:
+                ivf.clustering_index = cells_on
+            index.train(embeddings)
+            if cells_on is not None:
+                ivf.clustering_index = None
     set_search(index, kind, config, num_ads)
     return index, kind, parameters
 
@@ -111,8 +119,12 @@ def add(index: Any, embeddings: np.ndarray) -> None:
     _check_finite(embeddings, index.ntotal)
     # A graph that threads build together is never the same twice.
     alone = isinstance(index, faiss.IndexHNSW)
+    embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     with threads(1 if alone else _num_threads(index.ntotal + len(embeddings))):
-        index.add(np.ascontiguousarray(embeddings, dtype=np.float32))
+        if isinstance(index, faiss.IndexRefine):
+            coded_index.add(index, embeddings)
+        else:
+            index.add(embeddings)
 
 
 def sample_size(config: IndexConfig, num_ads: int, dimension: int) -> int:
@@ -159,16 +171,16 @@ def _num_threads(num_ads: int) -> int:
     return 1 if num_ads < _MIN_ADS_FOR_THREADS else faiss.omp_get_max_threads()
 
 
-def _train_cells_on_gpu(index: Any, kind: str, dimension: int) -> None:
+def _on_gpu(dimension: int, kind: str) -> Any:
+    """Returns an empty index on the GPU by which k-means finds cells; None for kinds without."""
     get_num_gpus = getattr(faiss, "get_num_gpus", None)
     if get_num_gpus is None or get_num_gpus() == 0:
         raise ValueError(
             "use_gpu: expected a faiss-gpu build and a GPU, found none. Install faiss-gpu on a "
             "machine with one, or leave use_gpu out."
         )
-    if kind in ("IVF", "IVFPQ"):
-        exact = _faiss.index_cpu_to_all_gpus(_faiss.IndexFlatIP(dimension))
-        _faiss.extract_index_ivf(index).clustering_index = exact
+    flat: Any = {"IVF": faiss.IndexFlatIP, "IVFPQ": faiss.IndexFlatL2}.get(kind)
+    return None if flat is None else _faiss.index_cpu_to_all_gpus(flat(dimension))
 
 
 def set_search(index: Any, kind: str, config: IndexConfig, num_ads: int) -> None:

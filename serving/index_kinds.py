@@ -124,7 +124,8 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
             f"num_codes: expected a divisor of the dimension {dimension}, got {num_codes}."
         )
     refine = config.refine if config.refine == "RFlat" else f"Refine({config.refine})"
-    factory = f"{cells},PQ{num_codes}x4fs,{refine}"
+    # Before the cells a matrix, of the kind that OPQ's is: `code_space`.
+    factory = f"OPQ{num_codes},{cells},PQ{num_codes}x4fs,{refine}"
     return "IVFPQ", {**build, "num_codes": num_codes, "refine": config.refine, "factory": factory}
 
 

@@ -4,12 +4,10 @@ Shapes: N ads, D embedding size, Q queries.
 """
 
 import time
-from collections.abc import Iterable
 
-import faiss
 import numpy as np
 
-from serving import index_search
+from serving import exact_search, index_search
 
 
 def recall_against_exact(
@@ -23,31 +21,8 @@ def recall_against_exact(
         queries: [Q, D] float32.
         k: Ads for each query.
     """
-    wanted = exact_rows([embeddings], queries, k)
+    wanted = exact_search.rows([embeddings], queries, k)
     return float(recalls(searcher.search(queries, wanted.shape[1])[1], wanted).mean())
-
-
-def exact_rows(chunks: Iterable[np.ndarray], queries: np.ndarray, k: int) -> np.ndarray:
-    """Returns the rows of the k greatest inner products, descending: int64 [Q, min(k, N)].
-
-    Args:
-        chunks: The ads' embeddings [rows, D] float32, piece by piece; one is held at a time.
-        queries: [Q, D] float32.
-        k: Ads for each query.
-    """
-    queries = np.ascontiguousarray(queries, dtype=np.float32)
-    scores: np.ndarray = np.empty((len(queries), 0), np.float32)
-    rows: np.ndarray = np.empty((len(queries), 0), np.int64)
-    num_ads = 0
-    for chunk in chunks:
-        chunk = np.ascontiguousarray(chunk, dtype=np.float32)
-        found = faiss.knn(queries, chunk, min(k, len(chunk)), metric=faiss.METRIC_INNER_PRODUCT)
-        scores = np.concatenate([scores, found[0]], axis=1)
-        rows = np.concatenate([rows, found[1] + num_ads], axis=1)
-        num_ads += len(chunk)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        scores, rows = (np.take_along_axis(a, best, axis=1) for a in (scores, rows))
-    return rows
 
 
 def recalls(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ class Searcher:
         else:
             self.kind = "IVFPQ" if self._refined else "IVF"
         self._refinement = refinement.Refinement(index) if self._refined else None
-        self._fast_scan: Any = _faiss.downcast_index(self._ivf) if self._refined else None
+        self._fast_scan: Any = None if self._refinement is None else self._refinement.ivf
         self._pool = futures.ThreadPoolExecutor(num_threads) if num_threads > 1 else None
         self._filtered = filtered_search.FilteredSearch(index, self._refinement)
 

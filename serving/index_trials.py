@@ -22,7 +22,7 @@ _REFINED = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _OPEN = (1, 2, 4, 8, 16)
 # Timed calls of a trial: of fewer, p99 is the greatest but one.
 _MIN_CALLS = 200
-# Scoring more again that gains less gains nothing.
+# Scoring more again, or searching more cells, that gains less gains nothing.
 _LEAST_GAIN = 5e-4
 # Beyond there is nothing left to gain.
 _ENOUGH = 0.9985
@@ -109,6 +109,7 @@ class Structure:
 
     def sweep(self, queries: np.ndarray, wanted: np.ndarray) -> Iterator[Trial]:
         """Measures the settings, from narrow to wide, until nothing is left to gain."""
+        reached = -1.0
         for settings in self._settings():
             best = -1.0
             for setting in settings:
@@ -117,8 +118,9 @@ class Structure:
                 if trial.recall < best + _LEAST_GAIN:
                     break
                 best = trial.recall
-            if best >= _ENOUGH:
+            if best >= _ENOUGH or best < reached + _LEAST_GAIN:
                 return
+            reached = best
 
     def _settings(self) -> Iterator[list[dict[str, Any]]]:
         kind, num_ads = self.searcher.kind, self.searcher.num_ads

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from serving import (
+    exact_search,
     index_build,
     index_kinds,
-    index_recall,
     index_search,
     index_trials,
     progress_bar,
@@ -86,12 +86,12 @@ def tune(
     if len(queries) < 2:
         raise ValueError(f"Tuning expected at least 2 query embeddings, got {len(queries)}.")
     queries = np.ascontiguousarray(queries, dtype=np.float32)
-    wanted = index_recall.exact_rows([embeddings], queries, config.num_candidates)
+    wanted = exact_search.rows([embeddings], queries, config.num_candidates)
     trials: list[index_trials.Trial] = []
     best: index_trials.Structure | None = None
     wanted_structures = structures(config, len(embeddings)) if tried is None else tried
     for one in progress_bar.over(wanted_structures, "building and measuring", "indexes"):
-        built = build(embeddings, one)
+        built = build(embeddings, one, queries[::2])
         report(f"built {built.build_parameters['factory']} in {built.build_seconds:.1f} s")
         found = list(built.sweep(queries[::2], wanted[::2]))
         trials += found
@@ -107,10 +107,12 @@ def tune(
     return Choice(best, chosen, held_out, trials, verdict)
 
 
-def build(embeddings: np.ndarray, config: index_kinds.IndexConfig) -> index_trials.Structure:
-    """Builds an index to be measured."""
+def build(
+    embeddings: np.ndarray, config: index_kinds.IndexConfig, queries: np.ndarray | None = None
+) -> index_trials.Structure:
+    """Builds an index to be measured; its arguments are those of `index_build.build`."""
     started = time.perf_counter()
-    index, _, parameters = index_build.build(embeddings, config)
+    index, _, parameters = index_build.build(embeddings, config, queries)
     seconds = time.perf_counter() - started
     searcher = index_search.Searcher(index)
     size = index_build.megabytes(index)

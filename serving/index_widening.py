@@ -8,7 +8,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from serving import index_recall, index_search
+from serving import exact_search, index_recall, index_search
 
 # faiss's type stubs do not know its subclasses.
 _faiss: Any = faiss
@@ -35,7 +35,7 @@ def widen(
         k: Ads for each query.
         target_recall: In [0, 1].
     """
-    wanted = index_recall.exact_rows([embeddings], queries, k)
+    wanted = exact_search.rows([embeddings], queries, k)
     recall = _recall(searcher, queries, wanted)
     while recall < target_recall:
         trials = []

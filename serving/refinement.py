@@ -15,7 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from serving import errors
+from serving import coded_index, errors
 
 # faiss's type stubs do not know its subclasses.
 _faiss: Any = faiss
@@ -35,12 +35,17 @@ class Refinement:
     Args:
         index: An inner-product `faiss.IndexRefine` with vectors in 8 or 16 bits or in floats.
 
+    Attributes:
+        index: The same.
+        ivf: Its first stage, with the codes.
+
     Raises:
         AdIndexError: The kept vectors are of another kind.
     """
 
     def __init__(self, index: Any) -> None:
         self.index = index
+        self.ivf, self._query_matrix = _first_stage(index)
         storage = faiss.downcast_index(index.refine_index)
         self._vectors, self._scale, self._offset = _vectors(storage)
         self._buffers = threading.local()
@@ -53,7 +58,7 @@ class Refinement:
         Args:
             queries: [B, D] float32, contiguous.
             k: At most N.
-            parameters: faiss's search parameters of the first stage.
+            parameters: faiss's search parameters of the first stage's cells.
 
         Returns:
             Scores [B, k] float32, descending, and rows [B, k] int64; -inf and -1 where the first
@@ -61,7 +66,8 @@ class Refinement:
         """
         num_candidates = max(math.ceil(k * self.index.k_factor), _LEAST_CANDIDATES)
         num_candidates = min(num_candidates, self.index.ntotal)
-        _, candidates = self.index.base_index.search(queries, num_candidates, params=parameters)
+        moved = queries if self._query_matrix is None else queries @ self._query_matrix.T
+        _, candidates = self.ivf.search(moved, num_candidates, params=parameters)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
         for b, query in enumerate(queries):
@@ -98,6 +104,14 @@ class Refinement:
             self._buffers.gathered = np.empty(shape, self._vectors.dtype)
             self._buffers.widened = np.empty(shape, np.float32)
         return self._buffers.gathered, self._buffers.widened
+
+
+def _first_stage(index: Any) -> tuple[Any, np.ndarray | None]:
+    """Returns the index of the codes, and the matrix [D, D] that queries are multiplied by."""
+    base = _faiss.downcast_index(index.base_index)
+    if not isinstance(base, faiss.IndexPreTransform):
+        return base, None
+    return _faiss.downcast_index(base.index), coded_index.query_matrix(index)
 
 
 def _vectors(storage: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

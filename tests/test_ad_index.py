@@ -201,7 +201,7 @@ def test_default_parameters_at_a_million_ads():
     kind, build = index_kinds.resolve(ad_index.IndexConfig(), 1_000_000, 256)
     assert kind == "IVFPQ"
     # The power of two below 4 * sqrt(1e6) = 4000; one code for two dimensions.
-    assert build["factory"] == "IVF2048,PQ128x4fs,Refine(SQ8)"
+    assert build["factory"] == "OPQ128,IVF2048,PQ128x4fs,Refine(SQ8)"
 
 
 def test_the_config_is_plain_data():

@@ -5,7 +5,15 @@ import faiss
 import numpy as np
 import pytest
 
-from serving import ad_index, index_build, index_kinds, index_recall, index_trials, index_tuning
+from serving import (
+    ad_index,
+    exact_search,
+    index_build,
+    index_kinds,
+    index_recall,
+    index_trials,
+    index_tuning,
+)
 
 CONFIG = index_kinds.IndexConfig(num_candidates=20, latency_budget_ms=None)
 
@@ -148,7 +156,7 @@ def test_exact_rows_in_chunks_are_those_of_one_sort():
     ads, queries = clustered(700), clustered(5, seed=2)
     expected = np.argsort(-(queries @ ads.T), axis=1)[:, :20]
     chunks = (ads[start : start + 64] for start in range(0, 700, 64))
-    assert index_recall.exact_rows(chunks, queries, 20).tolist() == expected.tolist()
+    assert exact_search.rows(chunks, queries, 20).tolist() == expected.tolist()
 
 
 def test_a_gpu_that_is_not_there_is_said():

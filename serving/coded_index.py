@@ -1,0 +1,108 @@
+"""The index of kind IVFPQ: cells of 4-bit codes, in a space of their own, and vectors to refine.
+
+    IndexRefine
+      base_index    IndexPreTransform: a matrix puts queries into the space of codes (`code_space`)
+        index       IndexIVFPQFastScan of the ads in that space
+      refine_index  the ads as they are
+
+faiss reads, writes and searches it as it is. To add ads is for `add` alone: faiss would put them
+into the space as if they were queries, and into the cell of the greatest inner product, not of
+the least distance, by which cells were made.
+
+Shapes: N ads, Q queries, D embedding size.
+"""
+
+from typing import Any
+
+import faiss
+import numpy as np
+
+from serving import code_space
+
+# faiss's type stubs do not know its subclasses.
+_faiss: Any = faiss
+
+# Rows that are put into the space at once: a tenth of a gigabyte at 256 dimensions.
+_BLOCK = 100_000
+
+
+def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any = None) -> bool:
+    """Trains an index that the factory made, its clustering parameters set.
+
+    Args:
+        index: Is trained in place.
+        ads: [sample, D] float32, contiguous.
+        queries: [Q, D] float32, as they will come; None = none are known.
+        cells_on: As `code_space.cells` takes it.
+
+    Returns:
+        Whether queries weigh its space.
+    """
+    base, ivf = _parts(index)
+    # Codes of what the cell leaves over: as many bits say it more exactly. With inner products
+    # the table of a query still serves all cells, and no time is lost.
+    ivf.by_residual = True
+    weights = code_space.weights(ads, queries, ivf.cp)
+    matrix = np.eye(index.d, dtype=np.float32) if weights is None else weights
+    moved = ads @ matrix.T
+    centroids = code_space.cells(moved, weights, ivf.nlist, ivf.cp, cells_on)
+    residuals = moved - centroids[code_space.nearest(moved, centroids)]
+    rotation = code_space.rotation(residuals, ivf.pq.M)
+    _set_matrix(base, code_space.counterpart(rotation @ matrix))
+    ivf.quantizer.add(np.ascontiguousarray(centroids @ rotation.T))
+    ivf.quantizer.is_trained = True
+    with _NearestCells(ivf):
+        ivf.train(np.ascontiguousarray(moved @ rotation.T))
+    base.is_trained = True
+    index.refine_index.train(ads)
+    index.is_trained = True
+    return weights is not None
+
+
+def add(index: Any, ads: np.ndarray) -> None:
+    """Adds ads [rows, D] float32, contiguous, behind those that the index holds."""
+    base, ivf = _parts(index)
+    matrix = code_space.counterpart(query_matrix(index))
+    with _NearestCells(ivf):
+        for start in range(0, len(ads), _BLOCK):
+            ivf.add(ads[start : start + _BLOCK] @ matrix.T)
+    index.refine_index.add(ads)
+    base.ntotal = index.ntotal = index.refine_index.ntotal
+
+
+def query_matrix(index: Any) -> np.ndarray:
+    """Returns the matrix [D, D] float32 by which queries go into the space of the codes."""
+    matrix = _faiss.downcast_VectorTransform(_parts(index)[0].chain.at(0)).A
+    return faiss.vector_to_array(matrix).reshape(index.d, index.d)
+
+
+class _NearestCells:
+    """Lets vectors go into the cell of the nearest centroid meanwhile."""
+
+    def __init__(self, ivf: Any) -> None:
+        self._ivf = ivf
+        self._of_queries = ivf.quantizer
+        centroids = ivf.quantizer.reconstruct_n(0, ivf.nlist)
+        self._of_ads: Any = faiss.IndexFlatL2(ivf.d)
+        self._of_ads.add(centroids)
+
+    def __enter__(self) -> None:
+        self._ivf.quantizer = self._of_ads
+        # faiss's wrapper takes it for given away.
+        self._of_ads.thisown = True
+
+    def __exit__(self, *_: object) -> None:
+        self._ivf.quantizer = self._of_queries
+        self._of_queries.thisown = False
+
+
+def _parts(index: Any) -> tuple[Any, Any]:
+    base = _faiss.downcast_index(index.base_index)
+    return base, _faiss.downcast_index(base.index)
+
+
+def _set_matrix(base: Any, matrix: np.ndarray) -> None:
+    transform = _faiss.downcast_VectorTransform(base.chain.at(0))
+    faiss.copy_array_to_vector(np.ascontiguousarray(matrix).reshape(-1), transform.A)
+    transform.is_orthonormal = False
+    transform.is_trained = True
