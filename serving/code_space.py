@@ -30,7 +30,7 @@ _faiss: Any = faiss
 # What directions weigh at least, in which no query lies, in multiples of the mean direction.
 _RIDGE = 3.0
 _BITS = 4
-# Steps of learning the rotation, in each one of k-means, and the residuals it is learnt from.
+# Steps of learning the rotation, in each one of k-means, and the ads it is learnt from.
 _ROTATIONS, _ROTATION_SAMPLE = 50, 16_384
 # The trial of the weights: ads, ads wanted of them, the cells, and the share of these searched.
 _TRIAL_ADS, _TRIAL_K, _TRIAL_CELLS, _TRIAL_PROBED = 65_536, 50, 512, 1 / 32
@@ -85,21 +85,30 @@ def cells(
     """
     clustering.spherical = matrix is None
     learner = _faiss.Clustering(ads.shape[1], num_cells, clustering)
-    learner.train(ads, on or faiss.IndexFlatL2(ads.shape[1]))
+    learner.train(ads, faiss.IndexFlatL2(ads.shape[1]) if on is None else on)
     return faiss.vector_to_array(learner.centroids).reshape(num_cells, -1)
 
 
-def rotation(residuals: np.ndarray, num_codes: int) -> np.ndarray:
-    """Learns the rotation [D, D] float32 of what cells leave over, [N, D] float32.
+def nearest(ads: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Returns the cell [N] of each ad, that of the nearest centroid."""
+    exact = faiss.IndexFlatL2(ads.shape[1])
+    exact.add(centroids)
+    return exact.search(ads, 1)[1][:, 0]
+
+
+def rotation(ads: np.ndarray, centroids: np.ndarray, num_codes: int) -> np.ndarray:
+    """Learns the rotation [D, D] float32 of what cells leave over.
 
     Args:
-        residuals: Of ads, weighted.
+        ads: [N, D] float32, weighted.
+        centroids: [C, D] float32.
         num_codes: Of each ad, each of D / num_codes dimensions.
     """
-    dimension = residuals.shape[1]
+    ads = ads[:: -(-len(ads) // _ROTATION_SAMPLE)]
+    residuals = ads - centroids[nearest(ads, centroids)]
+    dimension = ads.shape[1]
     learner = _faiss.OPQMatrix(dimension, num_codes)
     learner.niter, learner.niter_pq = _ROTATIONS, 1
-    learner.max_train_points = _ROTATION_SAMPLE
     learner.pq = _faiss.ProductQuantizer(dimension, num_codes, _BITS)
     learner.train(residuals)
     return faiss.vector_to_array(learner.A).reshape(dimension, dimension)
@@ -126,10 +135,3 @@ def _found(
     probed = np.argsort(-(asked @ centroids.T), axis=1, kind="stable")
     probed = probed[:, : max(1, round(_TRIAL_PROBED * num_cells))]
     return float(np.mean([np.isin(cell[w], p).mean() for w, p in zip(wanted, probed, strict=True)]))
-
-
-def nearest(ads: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Returns the cell [N] of each ad, that of the nearest centroid."""
-    exact = faiss.IndexFlatL2(ads.shape[1])
-    exact.add(centroids)
-    return exact.search(ads, 1)[1][:, 0]

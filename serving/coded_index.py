@@ -43,16 +43,14 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any
     # the table of a query still serves all cells, and no time is lost.
     ivf.by_residual = True
     weights = code_space.weights(ads, queries, ivf.cp)
-    matrix = np.eye(index.d, dtype=np.float32) if weights is None else weights
-    moved = ads @ matrix.T
+    moved = ads if weights is None else ads @ weights.T
     centroids = code_space.cells(moved, weights, ivf.nlist, ivf.cp, cells_on)
-    residuals = moved - centroids[code_space.nearest(moved, centroids)]
-    rotation = code_space.rotation(residuals, ivf.pq.M)
-    _set_matrix(base, code_space.counterpart(rotation @ matrix))
-    ivf.quantizer.add(np.ascontiguousarray(centroids @ rotation.T))
+    matrix = code_space.rotation(moved, centroids, ivf.pq.M)
+    ivf.quantizer.add(centroids @ matrix.T)
     ivf.quantizer.is_trained = True
     with _NearestCells(ivf):
-        ivf.train(np.ascontiguousarray(moved @ rotation.T))
+        ivf.train(moved @ matrix.T)
+    _set_matrix(base, code_space.counterpart(matrix if weights is None else matrix @ weights))
     base.is_trained = True
     index.refine_index.train(ads)
     index.is_trained = True

@@ -76,7 +76,8 @@ def test_a_rotation_keeps_lengths_and_leaves_codes_less_to_lose():
     # Nearly all variance is in 4 of 32 dimensions, whose pairs two of 16 codes would have to tell.
     scales = np.where(np.arange(DIMENSION) < 4, 1, 0.05)
     residuals = (rng.normal(size=(20_000, DIMENSION)) * scales).astype(np.float32)
-    rotation = code_space.rotation(residuals, 16)
+    # One cell at the origin leaves all over.
+    rotation = code_space.rotation(residuals, np.zeros((1, DIMENSION), np.float32), 16)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(DIMENSION), atol=1e-4)
 
     def lost(vectors):
