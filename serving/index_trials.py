@@ -108,19 +108,24 @@ class Structure:
         )
 
     def sweep(self, queries: np.ndarray, wanted: np.ndarray) -> Iterator[Trial]:
-        """Measures the settings, from narrow to wide, until nothing is left to gain."""
-        reached = -1.0
+        """Measures the settings, from narrow to wide, until nothing is left to gain.
+
+        Of the numbers of cells that reach the target recall two are tried: with more of them
+        fewer codes may need to be scored again.
+        """
+        reached, surely, enough = -1.0, -1.0, False
         for settings in self._settings():
             best = -1.0
             for setting in settings:
                 trial = self.measure(dataclasses.replace(self.config, **setting), queries, wanted)
                 yield trial
+                surely = max(surely, trial.recall - trial.recall_error)
                 if trial.recall < best + _LEAST_GAIN:
                     break
                 best = trial.recall
-            if best >= _ENOUGH or best < reached + _LEAST_GAIN:
+            if enough or best >= _ENOUGH or best < reached + _LEAST_GAIN:
                 return
-            reached = best
+            reached, enough = best, surely >= self.config.target_recall
 
     def _settings(self) -> Iterator[list[dict[str, Any]]]:
         kind, num_ads = self.searcher.kind, self.searcher.num_ads
