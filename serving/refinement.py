@@ -20,10 +20,10 @@ from serving import coded_index, errors
 # faiss's type stubs do not know its subclasses.
 _faiss: Any = faiss
 _SQ = _faiss.ScalarQuantizer
+_KINDS = {_SQ.QT_8bit: np.uint8, _SQ.QT_bf16: np.uint16, _SQ.QT_fp16: np.float16}
 # Half a megabyte stays in the L2 cache, and is too little for OpenBLAS to start threads: these
 # would wait for each other wherever a core is busy, for milliseconds.
 _BLOCK_FLOATS = 2**17
-_HALF_A_STEP = 0.5
 # A factor that is chosen at hundreds of ads gives too few where ten are wanted: the codes put some
 # of the best ten far behind.
 _LEAST_CANDIDATES = 500
@@ -47,7 +47,9 @@ class Refinement:
         self.index = index
         self.ivf, self._query_matrix = _first_stage(index)
         storage = faiss.downcast_index(index.refine_index)
-        self._vectors, self._scale, self._offset = _vectors(storage)
+        self._codes, self._kind = _codes(storage)
+        self._dimension = storage.d
+        self._scale, self._offset = _of_8_bits(storage)
         self._buffers = threading.local()
 
     def search(
@@ -87,7 +89,8 @@ class Refinement:
             block = rows[start : start + len(gathered)]
             vectors = gathered[: len(block)]
             # Rows come from the index; "clip" spares the check and a copy.
-            np.take(self._vectors, block, axis=0, out=vectors, mode="clip")
+            np.take(self._codes, block, axis=0, out=vectors, mode="clip")
+            vectors = vectors.view(self._kind)
             if vectors.dtype == np.uint16:
                 vectors = _of_bfloat16(vectors, widened[: len(block)])
             elif vectors.dtype != np.float32:
@@ -99,10 +102,9 @@ class Refinement:
     def _block(self) -> tuple[np.ndarray, np.ndarray]:
         # Kept for each thread: fresh memory costs a page fault every 4 KB.
         if not hasattr(self._buffers, "gathered"):
-            dimension = self._vectors.shape[1]
-            shape = (max(1, _BLOCK_FLOATS // dimension), dimension)
-            self._buffers.gathered = np.empty(shape, self._vectors.dtype)
-            self._buffers.widened = np.empty(shape, np.float32)
+            rows = max(1, _BLOCK_FLOATS // self._dimension)
+            self._buffers.gathered = np.empty((rows, self._codes.shape[1]), np.uint8)
+            self._buffers.widened = np.empty((rows, self._dimension), np.float32)
         return self._buffers.gathered, self._buffers.widened
 
 
@@ -114,32 +116,35 @@ def _first_stage(index: Any) -> tuple[Any, np.ndarray | None]:
     return _faiss.downcast_index(base.index), coded_index.query_matrix(index)
 
 
-def _vectors(storage: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Views the kept vectors, and what a code of 8 bits means.
+def _codes(storage: Any) -> tuple[np.ndarray, type]:
+    """Views the kept vectors as bytes [N, bytes a vector], and says what they are.
+
+    As bytes: in a mapped file they may begin anywhere, and NumPy would copy all of an array of
+    wider numbers that is not aligned, in each gather.
 
     Returns:
-        [N, D] uint8, uint16 (the bits of bfloat16), float16 or float32, and of uint8 the scale
-        and the offset [D].
+        The bytes, and uint8, uint16 (the bits of bfloat16), float16 or float32.
     """
     codes = _faiss.rev_swig_ptr(storage.codes.data(), storage.codes.size())
     if isinstance(storage, faiss.IndexFlat):
-        return codes.view(np.float32).reshape(-1, storage.d), None, None
-    if not isinstance(storage, faiss.IndexScalarQuantizer) or storage.sq.qtype not in (
-        _SQ.QT_8bit,
-        _SQ.QT_bf16,
-        _SQ.QT_fp16,
-    ):
+        kind: Any = np.float32
+    elif isinstance(storage, faiss.IndexScalarQuantizer) and storage.sq.qtype in _KINDS:
+        kind = _KINDS[storage.sq.qtype]
+    else:
         raise errors.AdIndexError(
             "Expected an index refined with SQ8, SQbf16, SQfp16 or RFlat, got "
             f"{type(storage).__name__}. Build it with ad_index.build."
         )
-    if storage.sq.qtype == _SQ.QT_bf16:
-        return codes.view(np.uint16).reshape(-1, storage.d), None, None
-    if storage.sq.qtype == _SQ.QT_fp16:
-        return codes.view(np.float16).reshape(-1, storage.d), None, None
+    return codes.reshape(-1, storage.d * np.dtype(kind).itemsize), kind
+
+
+def _of_8_bits(storage: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns the scale and the offset [D] that a code of 8 bits means; None of other kinds."""
+    if isinstance(storage, faiss.IndexFlat) or storage.sq.qtype != _SQ.QT_8bit:
+        return None, None
     least, width = faiss.vector_to_array(storage.sq.trained).reshape(2, storage.d)
     scale = width / np.float32(255)
-    return codes.reshape(-1, storage.d), scale, least + scale / 2
+    return scale, least + scale / 2
 
 
 def _of_bfloat16(bits: np.ndarray, out: np.ndarray) -> np.ndarray:

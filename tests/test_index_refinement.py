@@ -1,10 +1,11 @@
 import concurrent.futures
+import tracemalloc
 
 import faiss
 import numpy as np
 import pytest
 
-from serving import errors, index_build, index_kinds, index_search, refinement
+from serving import errors, index_build, index_file, index_kinds, index_search, refinement
 
 
 def unit(num_rows, dimension=32, seed=0):
@@ -38,6 +39,23 @@ def test_scores_of_kept_floats_are_the_inner_products():
     rows = np.array([5, 1999, 5, 0])
     scores = refinement.Refinement(index).scores(query, rows)
     np.testing.assert_allclose(scores, ads[rows] @ query, atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", index_kinds.REFINEMENTS)
+def test_vectors_of_a_mapped_file_are_not_copied_wherever_they_begin(kept, tmp_path):
+    index = refined(kept, num_ads=20_000, num_lists=64)
+    whole = faiss.downcast_index(index.refine_index).codes.size()
+    query, rows = unit(1, seed=3)[0], np.arange(0, 20_000, 7)
+    expected = refinement.Refinement(index).scores(query, rows)
+    faiss.write_index(index, str(tmp_path / "index.faiss"))
+    scorer = refinement.Refinement(index_file.read(tmp_path / "index.faiss"))
+    scorer.scores(query, rows)
+    tracemalloc.start()
+    scores = scorer.scores(query, rows)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < whole / 4
+    np.testing.assert_array_equal(scores, expected)
 
 
 def test_scores_are_the_same_however_many_are_asked_for():
