@@ -33,14 +33,14 @@ import tower_embeddings
 import tune_index
 from absl import flags
 
-from serving import index_build, index_kinds
+from serving import export, index_build, index_kinds
 
 FLAGS = flags.FLAGS
 Row = dict[str, Any]
 # Beyond, the peers, which keep floats, and exact search are left out.
 _MOST_HELD = 2_000_000
 _MOST_EXACT_QUERIES = 100
-# Queries that the index may learn from, as many as an export has.
+# Queries that an index of generated ads may learn from; an export has about as many.
 _LEARNT_FROM = 500
 
 
@@ -170,9 +170,9 @@ def _given() -> tuple[index_rows.Catalogue, np.ndarray] | None:
         ads, queries = index_inputs.from_files(FLAGS.embeddings, FLAGS.queries)
         learnt_from, queries = queries[1::2], queries[::2]
     else:
-        ads, queries, learnt_from = index_inputs.from_workdir(
-            pathlib.Path(FLAGS.workdir), FLAGS.num_queries
-        )
+        tower = index_inputs.trained_tower(pathlib.Path(FLAGS.workdir))
+        ads, queries = index_inputs.from_tower(*tower, FLAGS.num_queries)
+        learnt_from = export.tuning_queries(*tower)
     rows = tower_embeddings.CHUNK
     catalogue = index_rows.Catalogue(
         len(ads),

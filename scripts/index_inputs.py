@@ -8,7 +8,6 @@ import pathlib
 import command_line  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
 import numpy as np
 
-from serving import export
 from tfrec import retrieval, retrieval_training
 from tfrecords import reader
 
@@ -36,20 +35,24 @@ def _load(path: str) -> np.ndarray:
         raise ValueError(f"{path}: expected an array of numpy.save (.npy), got {error}.") from error
 
 
-def from_workdir(
-    workdir: pathlib.Path, num_queries: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeds the catalogue and queries with a trained tower.
-
-    Returns:
-        Ads [N, D], queries of clicks of the test split [Q, D], and the queries of the validation
-        split that an export chooses its index by.
+def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.TwoTower]:
+    """Opens a work directory's data set and its trained tower.
 
     Raises:
-        FileNotFoundError, ValueError: There is no trained tower, or no held-out click.
+        FileNotFoundError, ValueError: There is none.
     """
     data_set = reader.DataSet(workdir / "data")
-    two_tower, _ = retrieval_training.load(data_set, workdir / "retrieval")
+    return data_set, retrieval_training.load(data_set, workdir / "retrieval")[0]
+
+
+def from_tower(
+    data_set: reader.DataSet, two_tower: retrieval.TwoTower, num_queries: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds the catalogue, and the queries of clicks of the test split, with a trained tower.
+
+    Raises:
+        ValueError: There is no held-out click.
+    """
     clicks = retrieval_training.read_clicks(data_set, "test", num_queries)
     if not len(clicks.query):
         raise ValueError(f"{data_set.directory} has no held-out click; use a larger log.")
@@ -57,5 +60,4 @@ def from_workdir(
     return (
         retrieval.embed_in_batches(two_tower.ad_tower, ads),
         retrieval.embed_in_batches(two_tower.query_tower, clicks.query),
-        export.tuning_queries(data_set, two_tower),
     )

@@ -54,7 +54,8 @@ def main() -> None:
     if FLAGS.embeddings:
         ads, queries = index_inputs.from_files(FLAGS.embeddings, FLAGS.queries)
     else:
-        ads, queries, _ = index_inputs.from_workdir(pathlib.Path(FLAGS.workdir), FLAGS.num_queries)
+        tower = index_inputs.trained_tower(pathlib.Path(FLAGS.workdir))
+        ads, queries = index_inputs.from_tower(*tower, FLAGS.num_queries)
     targets = index_kinds.IndexConfig(
         num_candidates=FLAGS.k,
         target_recall=FLAGS.target_recall,

@@ -12,6 +12,8 @@ the least distance, by which cells were made.
 Shapes: N ads, Q queries, D embedding size.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import faiss
@@ -38,7 +40,8 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any
     Returns:
         Whether queries weigh its space.
     """
-    base, ivf = _parts(index)
+    base = _faiss.downcast_index(index.base_index)
+    ivf = _faiss.downcast_index(base.index)
     # Codes of what the cell leaves over: as many bits say it more exactly. With inner products
     # the table of a query still serves all cells, and no time is lost.
     ivf.by_residual = True
@@ -48,7 +51,7 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any
     matrix = code_space.rotation(moved, centroids, ivf.pq.M)
     ivf.quantizer.add(centroids @ matrix.T)
     ivf.quantizer.is_trained = True
-    with _NearestCells(ivf):
+    with _nearest_cells(ivf):
         ivf.train(moved @ matrix.T)
     _set_matrix(base, code_space.counterpart(matrix if weights is None else matrix @ weights))
     base.is_trained = True
@@ -59,44 +62,44 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any
 
 def add(index: Any, ads: np.ndarray) -> None:
     """Adds ads [rows, D] float32, contiguous, behind those that the index holds."""
-    base, ivf = _parts(index)
-    matrix = code_space.counterpart(query_matrix(index))
-    with _NearestCells(ivf):
+    ivf, of_queries = first_stage(index)
+    assert of_queries is not None, "ads are added to what `train` has trained"
+    matrix = code_space.counterpart(of_queries)
+    with _nearest_cells(ivf):
         for start in range(0, len(ads), _BLOCK):
             ivf.add(ads[start : start + _BLOCK] @ matrix.T)
     index.refine_index.add(ads)
-    base.ntotal = index.ntotal = index.refine_index.ntotal
+    index.base_index.ntotal = index.ntotal = index.refine_index.ntotal
 
 
-def query_matrix(index: Any) -> np.ndarray:
-    """Returns the matrix [D, D] float32 by which queries go into the space of the codes."""
-    matrix = _faiss.downcast_VectorTransform(_parts(index)[0].chain.at(0)).A
-    return faiss.vector_to_array(matrix).reshape(index.d, index.d)
+def first_stage(index: Any) -> tuple[Any, np.ndarray | None]:
+    """Returns the index of the codes, and what puts queries into its space.
+
+    That is a matrix [D, D] float32, or None in an index of an older release, which has no space of
+    its own.
+    """
+    base: Any = _faiss.downcast_index(index.base_index)
+    if not isinstance(base, faiss.IndexPreTransform):
+        return base, None
+    chain: Any = base.chain
+    matrix = _faiss.downcast_VectorTransform(chain.at(0)).A
+    ivf = _faiss.downcast_index(base.index)
+    return ivf, faiss.vector_to_array(matrix).reshape(index.d, index.d)
 
 
-class _NearestCells:
+@contextlib.contextmanager
+def _nearest_cells(ivf: Any) -> Iterator[None]:
     """Lets vectors go into the cell of the nearest centroid meanwhile."""
-
-    def __init__(self, ivf: Any) -> None:
-        self._ivf = ivf
-        self._of_queries = ivf.quantizer
-        centroids = ivf.quantizer.reconstruct_n(0, ivf.nlist)
-        self._of_ads: Any = faiss.IndexFlatL2(ivf.d)
-        self._of_ads.add(centroids)
-
-    def __enter__(self) -> None:
-        self._ivf.quantizer = self._of_ads
-        # faiss's wrapper takes it for given away.
-        self._of_ads.thisown = True
-
-    def __exit__(self, *_: object) -> None:
-        self._ivf.quantizer = self._of_queries
-        self._of_queries.thisown = False
-
-
-def _parts(index: Any) -> tuple[Any, Any]:
-    base = _faiss.downcast_index(index.base_index)
-    return base, _faiss.downcast_index(base.index)
+    of_queries = ivf.quantizer
+    of_ads: Any = faiss.IndexFlatL2(ivf.d)
+    of_ads.add(of_queries.reconstruct_n(0, ivf.nlist))
+    ivf.quantizer = of_ads
+    # faiss's wrapper takes it for given away.
+    of_ads.thisown = True
+    try:
+        yield
+    finally:
+        ivf.quantizer = of_queries
 
 
 def _set_matrix(base: Any, matrix: np.ndarray) -> None:

@@ -175,11 +175,11 @@ class FilteredSearch:
             # Its codes are those of the storage: copied, not made again.
             quantizer.sq = self._storage.sq
             quantizer.is_trained = True
-            quantizer.add_sa_codes(_codes(self._storage)[rows])
+            quantizer.add_sa_codes(refinement.codes(self._storage)[rows])
             return quantizer
         subset: Any = faiss.IndexFlatIP(self._index.d)
         if isinstance(self._storage, faiss.IndexFlat):
-            subset.add_sa_codes(_codes(self._storage)[rows])
+            subset.add_sa_codes(refinement.codes(self._storage)[rows])
         elif self._storage is None:
             self._make_direct_map()
             subset.add(self._index.reconstruct_batch(rows))
@@ -210,12 +210,6 @@ def _storage(index: Any) -> Any:
     if isinstance(index, faiss.IndexHNSW):
         return _faiss.downcast_index(index.storage)
     return None if _faiss.try_extract_index_ivf(index) else index
-
-
-def _codes(storage: Any) -> np.ndarray:
-    """Returns the storage's codes [N, bytes a code] without a copy."""
-    size = storage.ntotal * storage.code_size
-    return _faiss.rev_swig_ptr(storage.codes.data(), size).reshape(storage.ntotal, -1)
 
 
 def _search_width(index: Any, k: int, eligible: row_set.RowSet) -> int:

@@ -100,12 +100,12 @@ def train(
         if kind == "IVFPQ":
             weighted = coded_index.train(index, embeddings, queries, cells_on)
             parameters["weighted_by_queries"] = weighted
-        else:
-            if cells_on is not None:
-                ivf.clustering_index = cells_on
+        elif kind == "IVF":
+            ivf.clustering_index = cells_on
             index.train(embeddings)
-            if cells_on is not None:
-                ivf.clustering_index = None
+            ivf.clustering_index = None
+        else:
+            index.train(embeddings)
     set_search(index, kind, config, num_ads)
     return index, kind, parameters
 

@@ -42,7 +42,6 @@ class Searcher:
         else:
             self.kind = "IVFPQ" if self._refined else "IVF"
         self._refinement = refinement.Refinement(index) if self._refined else None
-        self._fast_scan: Any = None if self._refinement is None else self._refinement.ivf
         self._pool = futures.ThreadPoolExecutor(num_threads) if num_threads > 1 else None
         self._filtered = filtered_search.FilteredSearch(index, self._refinement)
 
@@ -118,7 +117,7 @@ class Searcher:
             return self.index.search(queries, k, params=_faiss.SearchParametersHNSW(efSearch=width))
         if self._refinement is not None:
             # Where threads meet here, a search may be slower, never wrong.
-            self._fast_scan.implem = _CELL_BY_CELL if len(queries) == 1 else 0
+            self._refinement.ivf.implem = _CELL_BY_CELL if len(queries) == 1 else 0
             return self._refinement.search(queries, k)
         return self.index.search(queries, k)
 

@@ -45,9 +45,10 @@ class Refinement:
 
     def __init__(self, index: Any) -> None:
         self.index = index
-        self.ivf, self._query_matrix = _first_stage(index)
+        self.ivf, self._query_matrix = coded_index.first_stage(index)
         storage = faiss.downcast_index(index.refine_index)
-        self._codes, self._kind = _codes(storage)
+        self._kind = _kind(storage)
+        self._codes = codes(storage)
         self._dimension = storage.d
         self._scale, self._offset = _of_8_bits(storage)
         self._buffers = threading.local()
@@ -108,34 +109,26 @@ class Refinement:
         return self._buffers.gathered, self._buffers.widened
 
 
-def _first_stage(index: Any) -> tuple[Any, np.ndarray | None]:
-    """Returns the index of the codes, and the matrix [D, D] that queries are multiplied by."""
-    base = _faiss.downcast_index(index.base_index)
-    if not isinstance(base, faiss.IndexPreTransform):
-        return base, None
-    return _faiss.downcast_index(base.index), coded_index.query_matrix(index)
-
-
-def _codes(storage: Any) -> tuple[np.ndarray, type]:
-    """Views the kept vectors as bytes [N, bytes a vector], and says what they are.
+def codes(storage: Any) -> np.ndarray:
+    """Views the vectors of a flat index, or of one of scalar codes, as bytes [N, bytes a vector].
 
     As bytes: in a mapped file they may begin anywhere, and NumPy would copy all of an array of
     wider numbers that is not aligned, in each gather.
-
-    Returns:
-        The bytes, and uint8, uint16 (the bits of bfloat16), float16 or float32.
     """
-    codes = _faiss.rev_swig_ptr(storage.codes.data(), storage.codes.size())
+    size = storage.ntotal * storage.code_size
+    return _faiss.rev_swig_ptr(storage.codes.data(), size).reshape(storage.ntotal, -1)
+
+
+def _kind(storage: Any) -> Any:
+    """Returns what the bytes are: uint8, uint16 (the bits of bfloat16), float16 or float32."""
     if isinstance(storage, faiss.IndexFlat):
-        kind: Any = np.float32
-    elif isinstance(storage, faiss.IndexScalarQuantizer) and storage.sq.qtype in _KINDS:
-        kind = _KINDS[storage.sq.qtype]
-    else:
-        raise errors.AdIndexError(
-            "Expected an index refined with SQ8, SQbf16, SQfp16 or RFlat, got "
-            f"{type(storage).__name__}. Build it with ad_index.build."
-        )
-    return codes.reshape(-1, storage.d * np.dtype(kind).itemsize), kind
+        return np.float32
+    if isinstance(storage, faiss.IndexScalarQuantizer) and storage.sq.qtype in _KINDS:
+        return _KINDS[storage.sq.qtype]
+    raise errors.AdIndexError(
+        "Expected an index refined with SQ8, SQbf16, SQfp16 or RFlat, got "
+        f"{type(storage).__name__}. Build it with ad_index.build."
+    )
 
 
 def _of_8_bits(storage: Any) -> tuple[np.ndarray | None, np.ndarray | None]:

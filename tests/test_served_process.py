@@ -147,33 +147,30 @@ def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
         with children.started(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
         ) as again:
-            try:
-                load.wait_for(is_full)
-                assert not load.failures
-                # What both have counted is one sum, whichever of them is asked.
-                pages = [counted(url) for _ in range(6)]
-                assert pages == sorted(pages)
-                before, count = len(load.answers), counted(url)
-                # Four clients have one request each under way.
-                assert before <= count <= len(load.answers) + 8
-                os.kill(workers[0], signal.SIGKILL)
-                end = time.monotonic() + 180
-                while len(workers_of(process)) < 2 or workers[0] in workers_of(process):
-                    assert time.monotonic() < end, "no other process was started"
-                    time.sleep(0.2)
-                load.wait_for(is_full)
-                # Its requests went to the other: a client tries a broken connection again.
-                assert not load.failures
-                left = workers_of(process)
-                process.kill()
-                end = time.monotonic() + 30
-                while any(pathlib.Path(f"/proc/{pid}/cmdline").exists() for pid in left):
-                    assert time.monotonic() < end, "a process outlived the one that started it"
-                    time.sleep(0.1)
-                again.stdin.close()
-                assert again.wait(60) == 0
-            finally:
-                again.terminate()
+            load.wait_for(is_full)
+            assert not load.failures
+            # What both have counted is one sum, whichever of them is asked.
+            pages = [counted(url) for _ in range(6)]
+            assert pages == sorted(pages)
+            before, count = len(load.answers), counted(url)
+            # Four clients have one request each under way.
+            assert before <= count <= len(load.answers) + 8
+            os.kill(workers[0], signal.SIGKILL)
+            end = time.monotonic() + 180
+            while len(workers_of(process)) < 2 or workers[0] in workers_of(process):
+                assert time.monotonic() < end, "no other process was started"
+                time.sleep(0.2)
+            load.wait_for(is_full)
+            # Its requests went to the other: a client tries a broken connection again.
+            assert not load.failures
+            left = workers_of(process)
+            process.kill()
+            end = time.monotonic() + 30
+            while any(pathlib.Path(f"/proc/{pid}/cmdline").exists() for pid in left):
+                assert time.monotonic() < end, "a process outlived the one that started it"
+                time.sleep(0.1)
+            again.stdin.close()
+            assert again.wait(60) == 0
 
 
 def maps_the_index(process_id):
