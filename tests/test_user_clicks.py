@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import retrieval, retrieval_training, sampling, user_clicks
+from tfrec import retrieval, retrieval_training, sampling, user_clicks, user_ids
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
@@ -24,12 +24,6 @@ def fitted(*fields, user_key="user"):
     return encoding.FittedSchema(schema, STATISTICS)
 
 
-def test_it_applies_where_the_users_id_is_a_field():
-    assert user_clicks.applies(fitted(USER, AD))
-    assert not user_clicks.applies(fitted(USER, AD, user_key=None))
-    assert not user_clicks.applies(fitted(USER, AD, user_key="account"))
-
-
 def fingerprints(*users):
     return encoding.fingerprint(tf.constant(users)).numpy()
 
@@ -42,7 +36,8 @@ def embed(rows):
 
 @pytest.fixture
 def layer():
-    layer = user_clicks.UserClicks(fitted(USER, AD), 2)
+    schema = fitted(USER, AD)
+    layer = user_clicks.UserClicks(user_ids.UserIds.find(schema), schema, 2)
     nothing = tf.zeros([1], tf.int32)
     layer(nothing, nothing, nothing, embed)
     layer.map.kernel.assign(np.eye(2))

@@ -32,6 +32,8 @@ from tfrec import (
     pairs,
     position_bias,
     second_pass,
+    user_ids,
+    user_levels,
 )
 from tfrec import config as config_lib
 from tfrec import heads as heads_lib
@@ -111,6 +113,8 @@ class Ranker(tf.keras.Model):
         if config.rerank_candidates:
             sizes = {head: layer.units for head, layer in self._heads.items()}
             self._second_pass = second_pass.SecondPass(config, sizes)
+        users = user_ids.UserIds.find(fitted)
+        self.user_levels = user_levels.UserLevels(users, len(heads)) if users else None
         # Engagement is modelled given a click, and the slot acts on the click alone.
         self._biased_heads = tuple(h for h in self.heads if h != "engagement")
         self.position_bias = None
@@ -126,8 +130,10 @@ class Ranker(tf.keras.Model):
 
     @property
     def sparse_variables(self) -> list[tf.Variable]:
-        """The embedding tables, which take sparse updates, and the small one of the slots."""
+        """The tables, which take sparse updates: of embeddings, users' levels and slots."""
         tables = self.query_embeddings.sparse_variables + self.ad_embeddings.sparse_variables
+        if self.user_levels is not None:
+            tables.append(self.user_levels.table)
         return tables if self.position_bias is None else [*tables, self.position_bias.steps]
 
     def call(
@@ -154,6 +160,9 @@ class Ranker(tf.keras.Model):
         """
         # Lists are filled up with ads of which nothing is known.
         shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
+        levels = None
+        if self.user_levels is not None:
+            levels = self.user_levels(query, shown, training=training)
         if training:
             query, ad = self.id_dropout.query(query), self.id_dropout.ad(ad)
         embeddings = self.query_embeddings(query)  # [B, Fq, E]
@@ -168,7 +177,11 @@ class Ranker(tf.keras.Model):
             clicks = tf.squeeze(logits["click"], -1)
             added = self._second_pass(candidates, clicks, shown, training=training)
             logits = {head: values + added[head] for head, values in logits.items()}
-        return {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
+        logits = {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
+        if levels is None:
+            return logits
+        of_head = dict(zip(self.heads, tf.unstack(levels[:, None], axis=-1), strict=True))
+        return _with_added(logits, of_head)
 
     def _score(
         self, side: _QuerySide, ad: tf.Tensor, training: bool, many: bool
@@ -281,11 +294,7 @@ class Ranker(tf.keras.Model):
             return logits
         biases = tf.unstack(self.position_bias(position), axis=-1)
         of_head = dict(zip(self._biased_heads, biases, strict=True))
-        logged = {**logits, "click": logits["click"] + of_head["click"]}
-        if "revenue" in logits:
-            positive_logit, *amount = tf.unstack(logits["revenue"], axis=-1)
-            logged["revenue"] = tf.stack([positive_logit + of_head["revenue"], *amount], axis=-1)
-        return logged
+        return _with_added(logits, of_head)
 
     def embedding_penalty(self, query: tf.Tensor, ad: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Returns the mean squared norm of the field embeddings that a batch uses."""
@@ -295,6 +304,18 @@ class Ranker(tf.keras.Model):
         return tf.reduce_mean(query_norm) + tf.reduce_sum(ad_norm * weights) / tf.reduce_sum(
             weights
         )
+
+
+def _with_added(logits: heads_lib.Logits, added: Mapping[str, tf.Tensor]) -> heads_lib.Logits:
+    """Adds [B, C] or [B, 1] to the logits of heads; of revenue, to that of there being any."""
+    result = dict(logits)
+    for head, values in added.items():
+        if head == "revenue":
+            positive_logit, *amount = tf.unstack(logits[head], axis=-1)
+            result[head] = tf.stack([positive_logit + values, *amount], axis=-1)
+        else:
+            result[head] = logits[head] + values
+    return result
 
 
 def _cut(ad: tf.Tensor, parts: int) -> list[tf.Tensor]:

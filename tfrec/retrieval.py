@@ -29,6 +29,7 @@ from tfrec import (
     tower_start,
     towers,
     user_clicks,
+    user_ids,
 )
 from tfrecords import encoding, progress, reader
 
@@ -71,7 +72,7 @@ class TwoTower(tfrs.models.Model):
         schema = fitted.schema
         ties = histories.find(fitted, catalogue)
         # A query made of ads tells ads apart by their rows: see `tower_start`.
-        stddev = 0.0 if ties or user_clicks.applies(fitted) else _FREQUENCY_STDDEV
+        stddev = 0.0 if ties or user_ids.UserIds.find(fitted) else _FREQUENCY_STDDEV
         self.ad_tower = towers.Tower(fitted, schema.ad_fields, config, stddev)
         self.query_tower = towers.Tower(
             fitted, schema.query_fields, config, stddev, ties, self.ad_tower.field_embeddings

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tfrec import config as config_lib
-from tfrec import features, histories, user_clicks
+from tfrec import features, histories, user_clicks, user_ids
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
 
@@ -41,9 +41,10 @@ class Tower(tf.keras.Model):
         self.field_embeddings = features.FieldEmbeddings(
             fitted, fields, dim, ties, ads, frequency_stddev
         )
+        users = user_ids.UserIds.find(fitted)
         self.user_clicks = (
-            user_clicks.UserClicks(fitted, dim)
-            if ads is not None and not ties and user_clicks.applies(fitted)
+            user_clicks.UserClicks(users, fitted, dim)
+            if users is not None and ads is not None and not ties
             else None
         )
         self.input_layer = tf.keras.layers.Dense(config.hidden_dim)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfrec import features, sampling
+from tfrec import features, sampling, user_ids
 from tfrecords import encoding
 
 # So many field embeddings are looked up for a user, at most; of many clicks, some are drawn.
@@ -34,35 +34,31 @@ class UserClicks(tf.keras.layers.Layer):
     """Embeds users as the sum of the ads that they clicked.
 
     Args:
-        fitted: The fitted schema; `applies` to it.
+        users: Where queries carry the user's id.
+        fitted: The fitted schema.
         dim: E.
 
     Attributes:
         most_clicks: Of a user's clicks, so many are drawn for a step.
     """
 
-    def __init__(self, fitted: encoding.FittedSchema, dim: int) -> None:
+    def __init__(self, users: user_ids.UserIds, fitted: encoding.FittedSchema, dim: int) -> None:
         super().__init__()
-        fields = fitted.schema.query_fields
-        index = next(i for i, f in enumerate(fields) if f.source == fitted.schema.user_key)
-        self._column = encoding.width(fields[:index])
-        self._vocabulary = fitted.statistics[fields[index].name].vocabulary
-        self._num_ids = fitted.cardinality(fields[index])
+        self._users = users
         self.map = tf.keras.layers.Dense(dim, use_bias=False)
         self._dim = dim
         self.most_clicks = max(_MOST_EMBEDDINGS // len(fitted.schema.ad_fields), _LEAST_CLICKS)
         self.table = self.add_weight(
-            "table", (self._num_ids, dim), initializer="zeros", trainable=False
+            "table", (users.cardinality, dim), initializer="zeros", trainable=False
         )
 
     def of_ids(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the kept sums [B, E] of queries [B, W] int32."""
-        return tf.gather(self.table, ids[..., self._column])
+        return tf.gather(self.table, self._users.of(ids))
 
     def is_known(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns [B] bool: whether the user of queries [B, W] int32 is in the vocabulary."""
-        user = ids[..., self._column]
-        return (user > 0) & (user <= len(self._vocabulary))
+        return self._users.is_known(ids)
 
     def call(
         self, ads: tf.Tensor, owner: tf.Tensor, counts: tf.Tensor, embed: EmbedAds
@@ -102,20 +98,11 @@ class UserClicks(tf.keras.layers.Layer):
                 for first in range(0, num_ads, _ROWS_AT_ONCE)
             ]
         )
-        users = encoding.fingerprint(tf.constant(self._vocabulary, tf.string)).numpy()
-        table = np.zeros((self._num_ids, self._dim), np.float32)
+        users = encoding.fingerprint(tf.constant(self._users.vocabulary, tf.string)).numpy()
+        table = np.zeros((self._users.cardinality, self._dim), np.float32)
         for first in range(0, len(users), _ROWS_AT_ONCE):
             matrix = clicked.matrix(users[first : first + _ROWS_AT_ONCE], num_ads)
             root = np.sqrt(np.maximum(np.diff(matrix.indptr), 1))
             sums = (matrix @ values) / root[:, None]
             table[1 + first : 1 + first + len(sums)] = sums
         self.table.assign(table)
-
-
-def applies(fitted: encoding.FittedSchema) -> bool:
-    """Returns whether the user's id is a query field."""
-    schema = fitted.schema
-    return any(
-        field.kind == "categorical" and field.source == schema.user_key
-        for field in schema.query_fields
-    )
