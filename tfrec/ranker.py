@@ -294,7 +294,7 @@ class Ranker(tf.keras.Model):
             return logits
         biases = tf.unstack(self.position_bias(position), axis=-1)
         of_head = dict(zip(self._biased_heads, biases, strict=True))
-        return _with_added(logits, of_head)
+        return _with_added(logits, {head: of_head[head] for head in logits if head in of_head})
 
     def embedding_penalty(self, query: tf.Tensor, ad: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Returns the mean squared norm of the field embeddings that a batch uses."""
