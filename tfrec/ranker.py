@@ -160,9 +160,7 @@ class Ranker(tf.keras.Model):
         """
         # Lists are filled up with ads of which nothing is known.
         shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
-        levels = None
-        if self.user_levels is not None:
-            levels = self.user_levels(query, shown, training=training)
+        levels = self._levels(query, shown, training)
         if training:
             query, ad = self.id_dropout.query(query), self.id_dropout.ad(ad)
         embeddings = self.query_embeddings(query)  # [B, Fq, E]
@@ -178,10 +176,16 @@ class Ranker(tf.keras.Model):
             added = self._second_pass(candidates, clicks, shown, training=training)
             logits = {head: values + added[head] for head, values in logits.items()}
         logits = {h: v if h == "revenue" else tf.squeeze(v, -1) for h, v in logits.items()}
-        if levels is None:
-            return logits
-        of_head = dict(zip(self.heads, tf.unstack(levels[:, None], axis=-1), strict=True))
-        return _with_added(logits, of_head)
+        return _with_added(logits, levels)
+
+    def _levels(
+        self, query: tf.Tensor, shown: tf.Tensor, training: bool
+    ) -> Mapping[str, tf.Tensor]:
+        """Returns the users' levels [B, 1] of each head; of none where users are not known."""
+        if self.user_levels is None:
+            return {}
+        levels = self.user_levels(query, shown, training=training)
+        return dict(zip(self.heads, tf.unstack(levels[:, None], axis=-1), strict=True))
 
     def _score(
         self, side: _QuerySide, ad: tf.Tensor, training: bool, many: bool

@@ -57,7 +57,7 @@ class UserLevels(tf.keras.layers.Layer):
         """
         levels = tf.gather(self.table, self._users.of(query))
         known = tf.cast(self._users.is_known(query), levels.dtype)[:, None]
-        centre = tf.convert_to_tensor(self.centre)
+        centre = self.centre
         if training:
             rows = tf.reduce_sum(tf.cast(shown, levels.dtype), axis=1, keepdims=True)
             faster = GAIN_A_ROW * tf.reduce_sum(rows)
