@@ -38,7 +38,7 @@ wheel: $(VENV)/.installed-test
 	ls dist/*.whl
 
 benchmark: $(VENV)/.installed-benchmark
-	$(BIN)/python scripts/benchmark_quality.py $(ARGS)
+	$(BIN)/python scripts/benchmarks/quality.py $(ARGS)
 
 tensorboard: $(VENV)/.installed
 	@run="$(LOGDIR)"; \

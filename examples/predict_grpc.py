@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import app, flags
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving import bundle, errors, manifest
+from serving import errors, manifest, releases
 
 flags.DEFINE_string("bundle", "workdir/quickstart/bundle", "Base directory of the bundles.")
 flags.DEFINE_string("address", "localhost:8500", "The model server's host and gRPC port.")
@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 
 def request(base: pathlib.Path) -> predict_pb2.PredictRequest:
     """Makes a request for the stable release: every query field missing, three ads."""
-    version = bundle.stable(base)
+    version = releases.stable(base)
     message = predict_pb2.PredictRequest()
     message.model_spec.name = "ranker"
     message.model_spec.version.value = version

@@ -5,7 +5,7 @@
     python3 scripts/demo.py --recording=mine.json
 
 Needs no installation: Python 3.8 or newer and its standard library. Nothing is computed here:
-the answers were recorded by scripts/record_demo.py from a release bundle. To compute your own:
+the answers were recorded by scripts/docs/record_demo.py from a release bundle. To compute your own:
 make quickstart.
 """
 
@@ -59,8 +59,8 @@ def read(path: str) -> dict:
         return {name: recording[name] for name in ("recorded", "release", "acts", "latency")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(
-            f"error: {path}: expected a recording of scripts/record_demo.py ({error!r}); leave "
-            "--recording out to replay the one that comes with tfrec."
+            f"error: {path}: expected a recording of scripts/docs/record_demo.py ({error!r}); "
+            "leave --recording out to replay the one that comes with tfrec."
         )
 
 

@@ -1,76 +1,9 @@
 """From a log to ten ranked ads in one command.
 
-    python scripts/quickstart.py
-    python scripts/quickstart.py --data_path=train.txt
-
-Writes a synthetic log (or takes yours), converts it, trains both stages, evaluates them,
-exports a release bundle, serves it on loopback and asks it for ten ads. A few minutes on
-two cores for 100,000 impressions; run again it takes seconds.
+The same as `tfrec quickstart`.
 """
 
-import asyncio
-import pathlib
-import time
-
-import command_line
-import local_service
-import numpy as np
-import pipeline
-import report
-import train
-from absl import flags
-
-from serving import messages
-from tfrecords.formats import paths
-
-FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(train)
-_TIMED_REQUESTS = 200
-
-
-def main() -> None:
-    if not FLAGS.data_path:
-        FLAGS.use_synthetic = True
-    workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else _workdir_of(FLAGS.data_path)
-    steps = train.train(workdir)
-    samples = local_service.requests_of(steps.data_set().sample_requests())
-    asyncio.run(_recommend(steps.path("bundle"), samples))
-    print(report.times(steps.seconds()))
-    print(f"Serve it:  .venv/bin/python scripts/serve.py --workdir={workdir}")
-    print(f"Curves:    .venv/bin/tensorboard --logdir={workdir}")
-
-
-def _workdir_of(data_path: str | None) -> pathlib.Path:
-    """Returns the log's own work directory, so that no log undoes another's work."""
-    if not data_path:
-        return pathlib.Path("workdir/quickstart")
-    log = paths.expand(data_path)[0].resolve()
-    workdir = pathlib.Path("workdir") / log.name.split(".")[0]
-    number = 1
-    while (used := pipeline.Pipeline(workdir).log()) and not used.startswith(str(log)):
-        number += 1
-        workdir = pathlib.Path("workdir") / f"{log.name.split('.')[0]}-{number}"
-    return workdir
-
-
-async def _recommend(base: pathlib.Path, requests: list[messages.Request]) -> None:
-    async with local_service.open_service(base, None, None) as service:
-        await service.verify_ranker()
-        answer = await service.recommend(requests[0])
-        print("Ten ranked ads for a held-out request")
-        print(local_service.describe(answer))
-        totals, stages = [], []
-        for index in range(_TIMED_REQUESTS):
-            started = time.perf_counter()
-            timed = await service.recommend(requests[index % len(requests)])
-            totals.append(1e3 * (time.perf_counter() - started))
-            stages.append(timed.stage_ms)
-        print(f"Latency of {_TIMED_REQUESTS} requests one after another, milliseconds (p50 / p99)")
-        for stage in (*stages[0], "measured by the caller"):
-            values = totals if stage not in stages[0] else [s[stage] for s in stages]
-            print(f"  {stage:24}{np.percentile(values, 50):8.2f} /{np.percentile(values, 99):8.2f}")
-
+from serving import cli
 
 if __name__ == "__main__":
-    FLAGS.set_default("workdir", None)
-    command_line.run(main)
+    cli.run_command("quickstart")

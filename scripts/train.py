@@ -1,66 +1,9 @@
 """Trains both stages on a log and exports a release bundle.
 
-    python scripts/train.py --use_synthetic --n_samples=100000 --workdir=workdir/demo
-    python scripts/train.py --data_path=train.txt --workdir=workdir/criteo
-    python scripts/train.py --use_synthetic --json
-
-About three minutes for 100,000 impressions on two cores. Run again, finished steps are
-skipped; killed, the same command resumes. Watch it with `tensorboard --logdir=WORKDIR`.
-Expect test metrics beside what the planted truth reaches, and a bundle in WORKDIR/bundle, unless
-the ranker does worse on the validation split than the released one, or than no model (--force).
+The same as `tfrec train`.
 """
 
-import pathlib
-
-import command_line
-import gate_flags
-import index_flags
-import log_flags
-import pipeline
-import report
-from absl import flags
-
-from serving import bundle
-from tfrec import config, ranker_training
-
-flags.DEFINE_string("workdir", "workdir/train", "Everything is written below it.")
-flags.DEFINE_integer("stage1_epochs", None, "Most passes of the two-tower model.", lower_bound=1)
-flags.DEFINE_integer("stage2_epochs", None, "Most passes of the ranker.", lower_bound=1)
-flags.DEFINE_integer("batch_size", None, "Examples in a batch, both stages.", lower_bound=1)
-flags.DEFINE_bool("json", False, "Print metrics, release and seconds as JSON and nothing else.")
-FLAGS = flags.FLAGS
-flags.adopt_module_key_flags(log_flags)
-flags.adopt_module_key_flags(index_flags)
-flags.adopt_module_key_flags(gate_flags)
-
-
-def train(workdir: pathlib.Path) -> pipeline.Pipeline:
-    """Runs every step that the flags ask for and returns the pipeline."""
-    steps = pipeline.Pipeline(workdir, progress=not FLAGS.json)
-    data_set = log_flags.converted(steps)
-    ranker_training.check(data_set)  # before the first stage's minutes, not after
-    batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
-    first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
-    second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
-    steps.train_retrieval(data_set, config.RetrievalConfig(**batch, **first))
-    steps.train_ranker(data_set, config.RankerConfig(**batch, **second))
-    metrics = steps.evaluate(data_set, index_config=index_flags.config())
-    page = steps.path("evaluation") / "report.html"
-    if not FLAGS.json:
-        print(report.text(metrics))
-        print(f"Report: {page}")
-    base = steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
-    if FLAGS.json:
-        release = {"bundle": base, "version": bundle.latest(base), "report": page}
-        command_line.print_json({"metrics": metrics, **release, "seconds": steps.seconds()})
-    return steps
-
-
-def main() -> None:
-    steps = train(pathlib.Path(FLAGS.workdir))
-    if not FLAGS.json:
-        print(report.times(steps.seconds()))
-
+from serving import cli
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run_command("train")

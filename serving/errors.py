@@ -170,6 +170,10 @@ class RankerMismatchError(RankerError):
     code = "ranker_mismatch"
 
 
+class ServerStartError(ServingError):
+    """The embedded model server could not start: a port, a configuration or a model."""
+
+
 class TfrecClientError(ServingError):
     """Base of what `serving.client.Client` raises."""
 

@@ -4,18 +4,23 @@ import importlib
 import pathlib
 import sys
 
+from repository import ROOT, SCRIPTS
+
 import tfrec  # noqa: F401  (first: it selects Keras 2)
 
 import logs  # isort: skip
 import pytest
 from absl import flags
 
-from tfrec import config, ranker_training, retrieval_training
+from tfrec import config, ranking, retrieval
 from tfrecords import synthetic
 
 pytest_plugins = ("serving_fixtures",)
 
-SCRIPTS = pathlib.Path(__file__).resolve().parents[1] / "scripts"
+_WITH_FLAGS = [
+    SCRIPTS,
+    *(ROOT / "serving" / "cli" / part for part in ("flags", "offline", "online")),
+]
 NUM_IMPRESSIONS = 4_000
 
 
@@ -77,18 +82,20 @@ def retrieval_config():
 def trained(data_set, ranker_config, retrieval_config, tmp_path_factory):
     """The directory of a tiny trained ranker and two-tower model of `data_set`."""
     directory = tmp_path_factory.mktemp("trained")
-    ranker_training.train_and_evaluate(data_set, ranker_config, directory / "ranker")
-    retrieval_training.train_and_evaluate(data_set, retrieval_config, directory / "retrieval")
+    ranking.train_ranker(data_set, ranker_config, directory / "ranker")
+    retrieval.train_two_tower(data_set, retrieval_config, directory / "retrieval")
     return directory
 
 
 @pytest.fixture
 def script(monkeypatch):
-    """Imports a script by its name; afterwards its flags are free for another's."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+    """Imports a benchmark's module or a command by its name; afterwards its flags are free."""
+    for folder in ("benchmarks", "docs"):
+        monkeypatch.syspath_prepend(str(SCRIPTS / folder))
     yield importlib.import_module
     for name, module in list(sys.modules.items()):
-        if pathlib.Path(getattr(module, "__file__", None) or "").parent != SCRIPTS:
+        file = pathlib.Path(getattr(module, "__file__", None) or "/")
+        if not any(file.is_relative_to(directory) for directory in _WITH_FLAGS):
             continue
         # A copy: a flag that goes leaves the list too.
         for flag in list(flags.FLAGS.flags_by_module_dict().get(name, [])):

@@ -9,7 +9,9 @@ that happens; afterwards it is too late, and this module says so.
 import os
 import sys
 
-from tfrecords import startup
+import tfrecords  # noqa: F401  (TensorFlow starts quietly)
+
+__version__ = "0.1.0"
 
 
 def _require_legacy_keras() -> None:
@@ -33,4 +35,3 @@ def _require_legacy_keras() -> None:
 
 
 _require_legacy_keras()
-startup.import_tensorflow_quietly()

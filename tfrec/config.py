@@ -9,7 +9,7 @@ import json
 import pathlib
 from typing import Any
 
-from tfrecords import splitting, suggest
+from tfrecords import conversion, terminal
 
 
 def option(default: Any, help: str) -> Any:
@@ -46,7 +46,7 @@ class ConvertConfig:
 
     def __post_init__(self) -> None:
         # Refused here, before anything is written or read.
-        splitting.Options(self.split, self.validation_fraction, self.test_fraction, self.seed)
+        conversion.SplitOptions(self.split, self.validation_fraction, self.test_fraction, self.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class RetrievalConfig:
 
     def __post_init__(self) -> None:
         if self.click_share not in ("counted", "streamed"):
-            hint = suggest.close(self.click_share, ("counted", "streamed"))
+            hint = terminal.suggestion_for(self.click_share, ("counted", "streamed"))
             raise ValueError(
                 f"click_share: expected counted or streamed, got {self.click_share!r}.{hint}"
             )
@@ -163,7 +163,7 @@ class RankerConfig:
 
     def __post_init__(self) -> None:
         if self.trunk not in ("shared", "mmoe"):
-            hint = suggest.close(self.trunk, ("shared", "mmoe"))
+            hint = terminal.suggestion_for(self.trunk, ("shared", "mmoe"))
             raise ValueError(f"trunk: expected shared or mmoe, got {self.trunk!r}.{hint}")
         if self.rerank_candidates < 0 or self.rerank_candidates == 1:
             raise ValueError(
@@ -195,7 +195,7 @@ class EvaluationConfig:
             raise ValueError(f"resamples: expected 0 or more, got {self.resamples}.")
 
 
-def save(config: Any, path: pathlib.Path) -> None:
+def save_config(config: Any, path: pathlib.Path) -> None:
     """Writes a resolved configuration as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n")

@@ -29,14 +29,16 @@ import pathlib
 import pickle
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam
 from apache_beam.options import pipeline_options
 
-from tfrecords import beam_pieces, convert, negatives, splitting, stages, workspace
-from tfrecords.formats import log, registry
+from tfrecords import conversion, convert, formats
+
+_HEADER_BYTES = 1 << 20
+_PROBE_BYTES = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class BeamSource(convert.Source):
     max_rejected_fraction: float = 0.01
     arguments: tuple[str, ...] = ()
 
-    def open(self) -> log.Log:
+    def open(self) -> formats.Log:
         """Opens the log."""
         return _BeamLog(super().open(), self)
 
@@ -83,15 +85,15 @@ def on_beam(
 class _BeamLog:
     """A log whose chunks are handed out when they have been converted."""
 
-    def __init__(self, opened: log.Log, source: BeamSource) -> None:
+    def __init__(self, opened: formats.Log, source: BeamSource) -> None:
         self.files = opened.files
         self._opened = opened
         self._source = source
 
-    def chunks(self) -> Iterator[log.Chunk]:
+    def chunks(self) -> Iterator[formats.Chunk]:
         """Runs the pipeline, then yields the chunks without their rows."""
         space = _reopen(self._source.directory)
-        chunks = list(beam_pieces.cut(self._opened, space))
+        chunks = list(_cut(self._opened, space))
         if not chunks:
             return
         plain = {f.name: getattr(self._source, f.name) for f in dataclasses.fields(convert.Source)}
@@ -113,11 +115,11 @@ class _BeamLog:
                 raise FileNotFoundError(_not_shared(space.output))
             yield chunk
 
-    def parse(self, chunk: log.Chunk) -> log.Parsed:
+    def parse(self, chunk: formats.Chunk) -> formats.Parsed:
         """See `log.Log`."""
         return self._opened.parse(chunk)
 
-    def raw(self, chunk: log.Chunk, lines: Sequence[int]) -> list[bytes]:
+    def raw(self, chunk: formats.Chunk, lines: Sequence[int]) -> list[bytes]:
         """See `log.Log`."""
         return self._opened.raw(chunk, lines)
 
@@ -185,7 +187,7 @@ def _fit(indices: list[int], job: _Job) -> Iterable[int]:
     if not indices:  # the log could not be split
         return ()
     work = _stages(job, "split")
-    more = registry.named(job.source.format).read_ads(job.source.files, job.source.schema)
+    more = formats.format_named(job.source.format).read_ads(job.source.files, job.source.schema)
     return indices if work.found("fit", lambda: work.fit(more)) else ()
 
 
@@ -202,17 +204,17 @@ def _write(index: int, job: _Job) -> None:
     _stages(job, "pack").only(index).write()
 
 
-class _Stages(stages.Stages):
+class _Stages(conversion.Stages):
     """The stages as a worker runs them: a chunk at a time, on what other workers found."""
 
     def __init__(self, job: _Job) -> None:
         space = _reopen(job.directory)
         options = json.loads((space.output / "identity.json").read_text())["options"]
-        split = splitting.Options(**options.pop("split"))
+        split = conversion.SplitOptions(**options.pop("split"))
         opened, schema = job.source.open(), job.source.schema
-        super().__init__(opened, schema, space, stages.Options(split, **options), 1, False)
+        super().__init__(opened, schema, space, conversion.StageOptions(split, **options), 1, False)
         self._only: int | None = None
-        self._kept_sampler: negatives.Sampler | None = None
+        self._kept_sampler: conversion.NegativeSampler | None = None
         self._own = {*vars(self), "_own"}
 
     def only(self, index: int) -> "_Stages":
@@ -225,7 +227,7 @@ class _Stages(stages.Stages):
         """Parses a chunk and returns its note."""
 
         def parse() -> dict[str, Any]:
-            return self._parse_chunk(index, beam_pieces.load(self._space, index))
+            return self._parse_chunk(index, _load_piece(self._space, index))
 
         return self._space.once("parse", index, parse)
 
@@ -250,7 +252,7 @@ class _Stages(stages.Stages):
         if step == "pack":  # it reads all packed chunks, so it serves every chunk written here
             self._kept_sampler = super()._sampler()
 
-    def _sampler(self) -> negatives.Sampler | None:
+    def _sampler(self) -> conversion.NegativeSampler | None:
         return self._kept_sampler
 
     def _each(
@@ -279,13 +281,13 @@ def _stages(job: _Job, step: str | None) -> _Stages:
         return _restored[key]
 
 
-def _reopen(directory: pathlib.Path) -> workspace.Workspace:
+def _reopen(directory: pathlib.Path) -> conversion.Workspace:
     """Opens the workspace of a conversion that has begun."""
     output = directory.with_name(f".{directory.name}.partial")
     identity = output / "identity.json"
     if not identity.is_file():
         raise FileNotFoundError(_not_shared(output))
-    return workspace.Workspace(directory, json.loads(identity.read_text(encoding="utf-8")))
+    return conversion.Workspace(directory, json.loads(identity.read_text(encoding="utf-8")))
 
 
 def _not_shared(output: pathlib.Path) -> str:
@@ -293,3 +295,61 @@ def _not_shared(output: pathlib.Path) -> str:
         f"The driver and the workers do not see the same {output}: give a --workdir on a file "
         "system that all of them mount under the same path."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Where the rows of a chunk lie.
+
+    Attributes:
+        chunk: The chunk; its payload is None where it is read from its file.
+        offset: Where the payload begins in the file, or None.
+        size: Bytes of the payload there.
+    """
+
+    chunk: formats.Chunk
+    offset: int | None
+    size: int = 0
+
+    def read(self) -> formats.Chunk:
+        """Returns the chunk with its payload."""
+        if self.offset is None:
+            return self.chunk
+        with self.chunk.path.open("rb") as file:
+            file.seek(self.offset)
+            return dataclasses.replace(self.chunk, payload=file.read(self.size))
+
+
+def _cut(opened: formats.Log, space: conversion.Workspace) -> Iterator[formats.Chunk]:
+    """Writes the piece of every chunk, and yields the chunks without their rows."""
+    ends: dict[pathlib.Path, int] = {}
+    for index, chunk in enumerate(opened.chunks()):
+        empty = dataclasses.replace(chunk, payload=None, companion=None)
+        offset = _offset(chunk, ends)
+        if offset is None:
+            piece = _Piece(chunk, None)
+        else:
+            piece = _Piece(empty, offset, len(chunk.payload))
+            ends[chunk.path] = offset + len(chunk.payload)
+        if space.note("parse", index) is None:
+            space.path("cut", index, ".piece").write_bytes(pickle.dumps(piece))
+        yield empty
+
+
+def _load_piece(space: conversion.Workspace, index: int) -> formats.Chunk:
+    """Returns a chunk with its rows."""
+    piece: _Piece = pickle.loads(space.path("cut", index, ".piece").read_bytes())
+    return piece.read()
+
+
+def _offset(chunk: formats.Chunk, ends: Mapping[pathlib.Path, int]) -> int | None:
+    """Returns where a chunk's text begins in its file, or None where it is not there as it is."""
+    text = chunk.payload
+    if not isinstance(text, bytes) or chunk.companion is not None:
+        return None
+    with chunk.path.open("rb") as file:
+        offset = ends.get(chunk.path)
+        if offset is None:  # the first chunk, behind a header or a byte order mark
+            offset = file.read(_HEADER_BYTES).find(text[:_PROBE_BYTES])
+        file.seek(max(offset, 0))
+        return offset if file.read(len(text)) == text and offset >= 0 else None

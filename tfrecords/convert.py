@@ -26,12 +26,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tfrecords import reader, splitting, stages, workspace
-from tfrecords import schema as schema_lib
-from tfrecords.formats import lines, log, registry
+from tfrecords import conversion, formats, reader, schema
 
-SPLITS = splitting.SPLITS
-FORMATS = registry.NAMES
+SPLITS = conversion.SPLITS
+FORMATS = formats.NAMES
 # A handful of bad rows in a small file is no sign of a wrong file.
 TOLERATED_REJECTS = 10
 
@@ -54,29 +52,31 @@ class Source:
     """
 
     path: pathlib.Path | tuple[pathlib.Path, ...]
-    schema: schema_lib.Schema
+    schema: schema.Schema
     format: str = "criteo_kaggle"
     ads_path: pathlib.Path | None = None
     users_path: pathlib.Path | None = None
     validation_path: tuple[pathlib.Path, ...] = ()
     test_path: tuple[pathlib.Path, ...] = ()
-    rows_per_chunk: int = log.ROWS_PER_CHUNK
+    rows_per_chunk: int = formats.ROWS_PER_CHUNK
 
     def __str__(self) -> str:
         paths = self.files.log
         return str(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
     @property
-    def files(self) -> log.Files:
+    def files(self) -> formats.Files:
         """The files of the log."""
         paths = self.path if isinstance(self.path, tuple) else (self.path,)
-        return log.Files(
+        return formats.Files(
             paths, self.validation_path, self.test_path, self.users_path, self.ads_path
         )
 
-    def open(self) -> log.Log:
+    def open(self) -> formats.Log:
         """Opens the log."""
-        return registry.named(self.format).open_log(self.files, self.schema, self.rows_per_chunk)
+        return formats.format_named(self.format).open_log(
+            self.files, self.schema, self.rows_per_chunk
+        )
 
 
 def convert(
@@ -121,8 +121,8 @@ def convert(
             f"max_rejected_fraction must be between 0 and 1, got {max_rejected_fraction}."
         )
     _check_distinct(source)
-    options = stages.Options(
-        splitting.Options(split, validation_fraction, test_fraction, seed),
+    options = conversion.StageOptions(
+        conversion.SplitOptions(split, validation_fraction, test_fraction, seed),
         sampled_negatives,
         engagement_window_seconds,
     )
@@ -136,16 +136,16 @@ def convert(
         "options": dataclasses.asdict(options),
     }
     try:
-        with workspace.locked(directory):
-            space = workspace.Workspace(directory, identity)
+        with conversion.lock_directory(directory):
+            space = conversion.Workspace(directory, identity)
             if not space.is_complete:
-                work = stages.Stages(
+                work = conversion.Stages(
                     opened, source.schema, space, options, workers or os.cpu_count() or 1, progress
                 )
                 _run_or_discard(work, space, source, max_rejected_fraction)
             space.publish()
     except Exception as error:
-        if not workspace.is_full(error):
+        if not conversion.is_disk_full(error):
             raise
         raise OSError(
             f"The disk of {directory} is full ({error}). Free some space, about the size of the "
@@ -154,8 +154,8 @@ def convert(
 
 
 def _run_or_discard(
-    work: stages.Stages,
-    space: workspace.Workspace,
+    work: conversion.Stages,
+    space: conversion.Workspace,
     source: Source,
     max_rejected_fraction: float,
 ) -> None:
@@ -166,14 +166,14 @@ def _run_or_discard(
         raise
 
 
-def _run(work: stages.Stages, source: Source, max_rejected_fraction: float) -> None:
+def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) -> None:
     parsed = work.parse(
         lambda so_far: check_rejected(source, so_far, max_rejected_fraction, final=False)
     )
     check_rejected(source, parsed, max_rejected_fraction)
     work.split(parsed)
     work.count()
-    more = registry.named(source.format).read_ads(source.files, source.schema)
+    more = formats.format_named(source.format).read_ads(source.files, source.schema)
     work.fit(more)
     work.pack()
     splits = work.write()
@@ -249,6 +249,6 @@ def identity_of(path: pathlib.Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: As `lines.open_file`.
     """
-    lines.open_file(path).close()
+    formats.open_text(path).close()
     stat = path.stat()
     return {"path": str(path.resolve()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from tfrecords import arrow_file
-from tfrecords import schema as schema_lib
+from tfrecords import records
+from tfrecords.schema import Field, Schema, schema_from_json
 
 _FINGERPRINT_RANGE = 2**63 - 1
 # Above every fingerprint, so that a look-up is never out of range.
@@ -57,7 +57,7 @@ class FittedSchema:
         ValueError: Statistics are missing for a field of the schema.
     """
 
-    schema: schema_lib.Schema
+    schema: Schema
     statistics: Mapping[str, FieldStatistics]
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class FittedSchema:
         if missing:
             raise ValueError(f"No statistics for the fields {missing}; fit the schema first.")
 
-    def cardinality(self, field: schema_lib.Field) -> int:
+    def cardinality(self, field: Field) -> int:
         """Returns the number of ids that `field` is encoded into."""
         statistics = self.statistics[field.name]
         if field.kind == "numeric":
@@ -94,7 +94,7 @@ class FittedSchema:
         table = pa.table(
             {"field": pa.array(names, pa.string()).dictionary_encode(), "value": values}
         )
-        arrow_file.write(table, directory / "vocabularies.arrow")
+        records.write_arrow(table, directory / "vocabularies.arrow")
         description = {
             "fingerprint": self.fingerprint(),
             "schema": self.schema.to_json(),
@@ -119,11 +119,11 @@ def load(directory: str | os.PathLike[str]) -> FittedSchema:
     if not path.is_file():
         raise FileNotFoundError(f"No encoder at {path}; convert the log first.")
     description = json.loads(path.read_text())
-    table = arrow_file.read(directory / "vocabularies.arrow")
+    table = records.read_arrow(directory / "vocabularies.arrow")
     vocabularies: dict[str, list[str]] = {}
     for name, value in zip(table["field"].to_pylist(), table["value"].to_pylist(), strict=True):
         vocabularies.setdefault(name, []).append(value)
-    schema = schema_lib.from_json(description["schema"])
+    schema = schema_from_json(description["schema"])
     statistics = {
         field.name: FieldStatistics(
             tuple(vocabularies.get(field.name, ())),
@@ -151,7 +151,7 @@ class Encoder(tf.Module):
         ValueError: Two vocabulary values of a field share a fingerprint.
     """
 
-    def __init__(self, fitted: FittedSchema, fields: Sequence[schema_lib.Field]) -> None:
+    def __init__(self, fitted: FittedSchema, fields: Sequence[Field]) -> None:
         super().__init__(name="encoder")
         self.fields = tuple(fields)
         self._strings = [field for field in fields if field.kind != "numeric"]
@@ -179,7 +179,7 @@ class Encoder(tf.Module):
         Returns:
             [B, F] int32 ids, in the order of the fields.
         """
-        parts: dict[schema_lib.Field, tf.Tensor] = {}
+        parts: dict[Field, tf.Tensor] = {}
         scalars = [field for field in self._strings if field.kind == "categorical"]
         for fields, look_up in (
             (scalars, self._look_up_strings),
@@ -194,7 +194,7 @@ class Encoder(tf.Module):
                 parts[field] = _last_values(ids, field.width)
         return tf.concat([parts[field] for field in self.fields], axis=1)
 
-    def encode_column(self, field: schema_lib.Field, values: tf.Tensor) -> tf.Tensor:
+    def encode_column(self, field: Field, values: tf.Tensor) -> tf.Tensor:
         """Encodes one column of numbers or of single strings.
 
         Args:
@@ -208,17 +208,17 @@ class Encoder(tf.Module):
         return look_up(values[:, None], [field])[:, 0]
 
     def encode_fingerprints(
-        self, field: schema_lib.Field, fingerprints: tf.Tensor, missing: tf.Tensor
+        self, field: Field, fingerprints: tf.Tensor, missing: tf.Tensor
     ) -> tf.Tensor:
         """Encodes strings of one field whose `fingerprint` [B] is known; `missing` [B] bool."""
         return self._look_up_fingerprints(fingerprints[:, None], missing[:, None], [field])[:, 0]
 
-    def _look_up_strings(self, values: tf.Tensor, fields: Sequence[schema_lib.Field]) -> tf.Tensor:
+    def _look_up_strings(self, values: tf.Tensor, fields: Sequence[Field]) -> tf.Tensor:
         """Encodes strings [B, n] of n fields, or [B, L] of one list field."""
         return self._look_up_fingerprints(fingerprint(values), tf.equal(values, ""), fields)
 
     def _look_up_fingerprints(
-        self, fingerprints: tf.Tensor, missing: tf.Tensor, fields: Sequence[schema_lib.Field]
+        self, fingerprints: tf.Tensor, missing: tf.Tensor, fields: Sequence[Field]
     ) -> tf.Tensor:
         places = [self._strings.index(field) for field in fields]
         keys = tf.bitwise.bitwise_xor(fingerprints, self._salts[places])
@@ -229,7 +229,7 @@ class Encoder(tf.Module):
         ids = tf.where(known, tf.gather(self._ids, slots), oov)
         return tf.where(missing, 0, ids)
 
-    def _look_up_numbers(self, values: tf.Tensor, fields: Sequence[schema_lib.Field]) -> tf.Tensor:
+    def _look_up_numbers(self, values: tf.Tensor, fields: Sequence[Field]) -> tf.Tensor:
         """Encodes numbers [B, n] of n numeric fields."""
         places = [self._numeric.index(field) for field in fields]
         by_field = tf.transpose(values)
@@ -251,7 +251,7 @@ class Encoder(tf.Module):
         parts = [self._encode_arrow(field, table[field.name]) for field in self.fields]
         return np.concatenate(parts, axis=1)
 
-    def _encode_arrow(self, field: schema_lib.Field, column: pa.ChunkedArray) -> np.ndarray:
+    def _encode_arrow(self, field: Field, column: pa.ChunkedArray) -> np.ndarray:
         if field.kind == "numeric":
             numbers = column.cast(pa.float32()).to_numpy()
             return self.encode_column(field, tf.constant(numbers, tf.float32)).numpy()[:, None]
@@ -261,7 +261,7 @@ class Encoder(tf.Module):
             return pad(self._encode_distinct(field, lists.flatten()), lengths, field.width)
         return self._encode_distinct(field, column.combine_chunks())[:, None]
 
-    def _encode_distinct(self, field: schema_lib.Field, values: pa.Array) -> np.ndarray:
+    def _encode_distinct(self, field: Field, values: pa.Array) -> np.ndarray:
         encoded = values.dictionary_encode()
         distinct = encoded.dictionary.to_numpy(zero_copy_only=False)
         indices = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
@@ -322,7 +322,7 @@ def _salt(name: str) -> int:
 
 
 def _sorted_keys(
-    fields: Sequence[schema_lib.Field], vocabularies: Sequence[Sequence[str]], salts: np.ndarray
+    fields: Sequence[Field], vocabularies: Sequence[Sequence[str]], salts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the rising keys of all vocabulary values [V + 1], and their ids."""
     keys, ids = [np.array([_LAST_KEY])], [np.array([0])]
@@ -342,7 +342,7 @@ def _sorted_keys(
     return joined[order], np.concatenate(ids)[order].astype(np.int32)
 
 
-def input_signature(fields: Sequence[schema_lib.Field]) -> dict[str, tf.TensorSpec]:
+def input_signature(fields: Sequence[Field]) -> dict[str, tf.TensorSpec]:
     """Returns the raw-input tensor specs of fields, by name.
 
     Numbers are [B] float32, strings [B] and lists of strings [B, L].
@@ -355,7 +355,7 @@ def input_signature(fields: Sequence[schema_lib.Field]) -> dict[str, tf.TensorSp
     return specs
 
 
-def columns(fields: Iterable[schema_lib.Field]) -> Iterator[tuple[schema_lib.Field, slice]]:
+def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
     """Yields the fields of a side in their order, each with its columns of ids."""
     first = 0
     for field in fields:
@@ -363,6 +363,6 @@ def columns(fields: Iterable[schema_lib.Field]) -> Iterator[tuple[schema_lib.Fie
         first += field.width
 
 
-def width(fields: Sequence[schema_lib.Field]) -> int:
+def width(fields: Sequence[Field]) -> int:
     """Returns the number of columns of ids that fields are encoded as."""
     return sum(field.width for field in fields)

@@ -12,14 +12,18 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from tfrecords import arrow_file, batching, catalogue, encoding, integrity, records, thinning
+from tfrecords import encoding, records
 
+# No field has such a name.
+AD_ID = "__ad_id__"
+IMPRESSIONS = "__impressions__"
+CLICKS = "__clicks__"
 FORMAT_VERSION = 3
 RECORDS_PER_WINDOW = 32
 _SHARDS_AT_ONCE = 32
 _SHUFFLED_RECORDS = 128
 _READ_BUFFER_BYTES = 1 << 18
-Batch = batching.Batch
+Batch = records.Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Catalogue:
     """Every ad that can be recommended; row i of each part is ad i.
 
     Attributes:
-        table: The ads' ids, raw ad-side fields and counts, under the names of `catalogue`.
+        table: The ads' ids, raw ad-side fields and counts, and `AD_ID`, `IMPRESSIONS`, `CLICKS`.
         features: [N, Fa] int32 encoded ad-side fields.
     """
 
@@ -37,22 +41,22 @@ class Catalogue:
     @property
     def ad_ids(self) -> pa.ChunkedArray:
         """[N] string."""
-        return self.table[catalogue.AD_ID]
+        return self.table[AD_ID]
 
     @property
     def fields(self) -> pa.Table:
         """The raw ad-side fields alone."""
-        return self.table.drop_columns([catalogue.AD_ID, catalogue.IMPRESSIONS, catalogue.CLICKS])
+        return self.table.drop_columns([AD_ID, IMPRESSIONS, CLICKS])
 
     @property
     def clicks(self) -> np.ndarray:
         """[N] clicked training rows."""
-        return self.table[catalogue.CLICKS].to_numpy()
+        return self.table[CLICKS].to_numpy()
 
     @property
     def impressions(self) -> np.ndarray:
         """[N] training rows."""
-        return self.table[catalogue.IMPRESSIONS].to_numpy()
+        return self.table[IMPRESSIONS].to_numpy()
 
     def __len__(self) -> int:
         return len(self.features)
@@ -74,7 +78,7 @@ class DataSet:
         path = self.directory / "dataset.json"
         if not path.is_file():
             raise FileNotFoundError(f"No data set at {path}; run scripts/convert.py first.")
-        self.description: dict[str, Any] = integrity.read_json(path)
+        self.description: dict[str, Any] = records.read_json(path)
         if self.description.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"{path} has format {self.description.get('format_version')!r}, this version reads "
@@ -107,7 +111,7 @@ class DataSet:
         """
         directory = self.directory / "catalogue"
         self._check("catalogue/")
-        table = arrow_file.read(directory / "ads.arrow")
+        table = records.read_arrow(directory / "ads.arrow")
         return Catalogue(table, np.load(directory / "ad_features.npy", mmap_mode="r"))
 
     def sample_requests(self) -> list[dict[str, Any]]:
@@ -117,18 +121,18 @@ class DataSet:
             FileNotFoundError, ValueError: The file is missing or altered.
         """
         self._check("sample_requests.json")
-        return integrity.read_json(self.directory / "sample_requests.json")
+        return records.read_json(self.directory / "sample_requests.json")
 
     def profile(self) -> dict[str, Any]:
         """Reads distinct values of the fields, and rows and clicks over time."""
         self._check("profile.json")
-        return integrity.read_json(self.directory / "profile.json")
+        return records.read_json(self.directory / "profile.json")
 
     def _check(self, prefix: str) -> None:
         """Checks the files whose names begin with `prefix`."""
         for name, checksum in self.description["sha256"].items():
             if name.startswith(prefix):
-                integrity.check(self.directory / name, checksum)
+                records.check_file(self.directory / name, checksum)
 
     def verify(self) -> None:
         """Checks every file; shards are not checked again when they are read.
@@ -209,8 +213,8 @@ class DataSet:
             stored = records.decode(spec, serialized)
             if negative_keep_rate < 1.0:
                 of_window = tf.stack([tf.constant(seed or 0, tf.int64), index])
-                stored = thinning.thin(stored, negative_keep_rate, of_window)
-            return stored if seed is None else batching.permute(stored)
+                stored = records.thin_unclicked(stored, negative_keep_rate, of_window)
+            return stored if seed is None else records.permute(stored)
 
         # Records are parsed by the window: raw columns join before they are decoded.
         return dataset.batch(RECORDS_PER_WINDOW).enumerate().map(window, tf.data.AUTOTUNE)
@@ -220,7 +224,7 @@ class DataSet:
         shards = self.description["splits"][split]["shards"]
         paths = [self.directory / shard["file"] for shard in shards]
         if split not in self._verified:
-            integrity.check_all(paths, [shard["sha256"] for shard in shards])
+            records.check_files(paths, [shard["sha256"] for shard in shards])
             self._verified.add(split)
         return [str(path) for path in paths]
 
@@ -234,7 +238,7 @@ class DataSet:
             per-ad feature [B, C]. B is about `requests_per_batch`: windows are cut evenly.
         """
         dataset = self._stored_windows(split, seed, self._spec_without_users)
-        dataset = dataset.flat_map(lambda window: batching.cut(window, requests_per_batch))
+        dataset = dataset.flat_map(lambda window: records.cut_batches(window, requests_per_batch))
         return self._padded(dataset)
 
     def batches_of_like_lists(
@@ -255,13 +259,13 @@ class DataSet:
             As `batches`.
         """
         dataset = self._stored_windows(split, seed, self._spec_without_users, negative_keep_rate)
-        dataset = dataset.flat_map(lambda window: batching.cut_by_length(window, rows_per_batch))
+        dataset = dataset.flat_map(lambda window: records.cut_by_length(window, rows_per_batch))
         return self._padded(dataset)
 
     def _padded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Turns batches as they are stored into those of models."""
         dataset = dataset.map(
-            lambda stored: batching.pad_lists(records.unpack(self.spec, stored)), tf.data.AUTOTUNE
+            lambda stored: records.pad_lists(records.unpack(self.spec, stored)), tf.data.AUTOTUNE
         )
         return dataset.prefetch(tf.data.AUTOTUNE)
 
@@ -273,8 +277,8 @@ class DataSet:
             `user_key`, `user` [B] int64, the fingerprint of the user's key.
         """
         dataset = self._stored_windows(split, seed, self.spec)
-        dataset = dataset.map(batching.clicked_pairs, tf.data.AUTOTUNE)
-        dataset = dataset.flat_map(lambda pairs: batching.cut(pairs, batch_size))
+        dataset = dataset.map(records.clicked_pairs, tf.data.AUTOTUNE)
+        dataset = dataset.flat_map(lambda pairs: records.cut_batches(pairs, batch_size))
         kept = ("ad_row", records.USER) if self.spec.has_user else ("ad_row",)
 
         def unpack(pairs: Batch) -> Batch:

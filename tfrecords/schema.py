@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfrecords import suggest
+from tfrecords import terminal
 
 KINDS = ("categorical", "numeric", "categorical_list")
 SIDES = ("query", "ad")
@@ -260,7 +260,7 @@ class Schema:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def from_json(value: Mapping[str, Any]) -> Schema:
+def schema_from_json(value: Mapping[str, Any]) -> Schema:
     """Builds a schema from JSON values.
 
     Raises:
@@ -284,7 +284,7 @@ def from_json(value: Mapping[str, Any]) -> Schema:
     return Schema(**{**value, "fields": tuple(fields), "ad_key": tuple(value["ad_key"])})
 
 
-def load(path: str | pathlib.Path) -> Schema:
+def load_schema(path: str | pathlib.Path) -> Schema:
     """Reads a schema file.
 
     Raises:
@@ -295,12 +295,12 @@ def load(path: str | pathlib.Path) -> Schema:
     if not path.is_file():
         raise FileNotFoundError(f"No schema file at {path}.")
     try:
-        return from_json(json.loads(path.read_text(encoding="utf-8-sig")))
+        return schema_from_json(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"Schema file {path}: {error}") from error
 
 
-def save(schema: Schema, path: str | pathlib.Path) -> None:
+def save_schema(schema: Schema, path: str | pathlib.Path) -> None:
     """Writes a schema file that `load` reads back."""
     pathlib.Path(path).write_text(json.dumps(schema.to_json(), indent=2) + "\n", encoding="utf-8")
 
@@ -317,5 +317,5 @@ def _check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:
         raise ValueError(f"The {what} lacks {missing}; it needs {required}.")
     for name in value:
         if name not in known:
-            hint = suggest.close(str(name), known)
+            hint = terminal.suggestion_for(str(name), known)
             raise ValueError(f"The {what} has an unknown key {name!r}.{hint} Known: {known}.")

@@ -36,9 +36,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from tfrecords import checks
-from tfrecords import schema as schema_lib
-from tfrecords.formats import delimited, log, named
+from tfrecords.columns import RowFaults
+from tfrecords.formats import named, protocol
+from tfrecords.formats.files import delimited
+from tfrecords.schema import Field, Schema
 
 CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))
 COLUMNS = (
@@ -60,16 +61,16 @@ _NUMERIC = frozenset(("timestamp", "time_since_last_click", *OUTCOMES))
 _WHAT = "The Criteo attribution log"
 
 
-def schema() -> schema_lib.Schema:
+def schema() -> Schema:
     """Returns the stated convention."""
     fields = [
         # Most users are seen a few times: an embedding of their own says nothing of them.
-        schema_lib.Field("uid", "categorical", "query", min_count=20),
-        *(schema_lib.Field(name, "categorical", "query") for name in CATEGORIES),
-        schema_lib.Field("time_since_last_click", "numeric", "query"),
-        schema_lib.Field("campaign", "categorical", "ad"),
+        Field("uid", "categorical", "query", min_count=20),
+        *(Field(name, "categorical", "query") for name in CATEGORIES),
+        Field("time_since_last_click", "numeric", "query"),
+        Field("campaign", "categorical", "ad"),
     ]
-    return schema_lib.Schema(
+    return Schema(
         "criteo_attribution",
         tuple(fields),
         ad_key=("campaign",),
@@ -82,8 +83,8 @@ def schema() -> schema_lib.Schema:
 
 
 def open_log(
-    files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
-) -> log.Log:
+    files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
+) -> protocol.Log:
     """Opens a log.
 
     Raises:
@@ -105,7 +106,7 @@ def open_log(
     return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
 
 
-def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
+def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     """Reads the campaigns that are added to those of the log: tab-separated with a header.
 
     Raises:
@@ -126,15 +127,15 @@ def _check_labels(path: pathlib.Path, layout: delimited.Layout) -> None:
         )
 
 
-def _derive(wanted: Sequence[str], click: str | None, parsed: log.Parsed) -> log.Parsed:
+def _derive(wanted: Sequence[str], click: str | None, parsed: protocol.Parsed) -> protocol.Parsed:
     """Makes the columns that a schema reads of those of the files."""
     table = parsed.table
     numbers = {n: table[n].to_numpy() for n in table.column_names if n in _NUMERIC}
-    faults = checks.Faults(table.num_rows)
+    faults = RowFaults(table.num_rows)
     _check(faults, numbers, [name for name in wanted if name in DERIVED])
     known = {n: np.where(v == -1, np.nan, v) for n, v in numbers.items()}
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
-    for name in (*wanted, log.LINE_NUMBER):
+    for name in (*wanted, protocol.LINE_NUMBER):
         if name == "engagement":
             columns[name] = _nullable(_engagement(known))
         elif name == "revenue":
@@ -148,7 +149,7 @@ def _derive(wanted: Sequence[str], click: str | None, parsed: log.Parsed) -> log
     return derived.without(faults.bad, faults.reasons())
 
 
-def _check(faults: checks.Faults, numbers: dict[str, np.ndarray], derived: list[str]) -> None:
+def _check(faults: RowFaults, numbers: dict[str, np.ndarray], derived: list[str]) -> None:
     """Finds the rows whose labels cannot be made."""
     inputs = {name for label in derived for name in DERIVED[label]}
     for name in sorted(inputs & {"click", "conversion", "attribution"}):

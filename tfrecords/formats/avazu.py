@@ -34,10 +34,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import checks
-from tfrecords import columns as columns_lib
-from tfrecords import schema as schema_lib
-from tfrecords.formats import delimited, log, named
+from tfrecords.columns import RowFaults, as_strings, distinct, is_text
+from tfrecords.formats import named, protocol
+from tfrecords.formats.files import delimited
+from tfrecords.schema import Field, Schema
 
 COLUMNS = (
     "id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category",
@@ -58,21 +58,21 @@ _WHAT = "The Avazu log"
 _MIN_COUNTS = {"device_id": 20, "device_ip": 20}
 
 
-def schema() -> schema_lib.Schema:
+def schema() -> Schema:
     """Returns the stated convention: clicks only, a row a request."""
     query = ["hour_of_day", "weekday"]
     query += [name for name in COLUMNS if name not in ("id", "click", "hour", *AD_FIELDS)]
     sides = {**dict.fromkeys(query, "query"), **dict.fromkeys(AD_FIELDS, "ad")}
     fields = tuple(
-        schema_lib.Field(name, "categorical", side, min_count=_MIN_COUNTS.get(name, 5))
+        Field(name, "categorical", side, min_count=_MIN_COUNTS.get(name, 5))
         for name, side in sides.items()
     )
-    return schema_lib.Schema("avazu", fields, ad_key=("C14",), click="click", time="time")
+    return Schema("avazu", fields, ad_key=("C14",), click="click", time="time")
 
 
 def open_log(
-    files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
-) -> log.Log:
+    files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
+) -> protocol.Log:
     """Opens a log.
 
     Raises:
@@ -86,7 +86,7 @@ def open_log(
     return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
 
 
-def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
+def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     """Reads the ads that are added to those of the log: comma-separated with a header.
 
     Raises:
@@ -95,26 +95,26 @@ def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
     return named.read_ads(files, schema, ",")
 
 
-def _derive(wanted: Sequence[str], parsed: log.Parsed) -> log.Parsed:
+def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
     """Makes the columns that a schema reads of those of the files."""
     columns: dict[str, pa.ChunkedArray] = {
         name: parsed.table[name] for name in parsed.table.column_names
     }
-    faults = checks.Faults(parsed.table.num_rows)
+    faults = RowFaults(parsed.table.num_rows)
     if "device_id" in columns:
         columns["device_id"] = _device_ids(columns["device_id"])
     if set(wanted) & set(OF_HOUR):
         columns.update(_times(faults, columns["hour"]))
     if "user" in wanted:
         columns["user"] = _users(columns)
-    table = pa.table({name: columns[name] for name in (*wanted, log.LINE_NUMBER)})
+    table = pa.table({name: columns[name] for name in (*wanted, protocol.LINE_NUMBER)})
     derived = dataclasses.replace(parsed, table=table)
     return derived.without(faults.bad, faults.reasons())
 
 
-def _times(faults: checks.Faults, hour: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+def _times(faults: RowFaults, hour: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
     """Returns the columns made of the hour [B], each found once for each distinct hour."""
-    values, codes = columns_lib.distinct(hour)
+    values, codes = distinct(hour)
     seconds = np.array([_seconds(value) for value in values] or [np.nan])[codes]
     faults.add(
         np.isnan(seconds),
@@ -142,9 +142,9 @@ def _seconds(hour: str) -> float:
 
 def _device_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Returns the ids of the devices, "" for those that gave none."""
-    if not columns_lib.is_text(column):
+    if not is_text(column):
         return column
-    encoded = columns_lib.as_strings(column)
+    encoded = as_strings(column)
     values = encoded.dictionary.to_pylist()
     if NO_DEVICE_ID not in values:
         return column
@@ -160,7 +160,7 @@ def _device_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _users(columns: Mapping[str, pa.ChunkedArray]) -> pa.Array:
     """Returns the id of each device [B], or else its address and model; null without either."""
     device, address, model = (
-        columns_lib.as_strings(columns[name]).cast(pa.string()) for name in DERIVED["user"]
+        as_strings(columns[name]).cast(pa.string()) for name in DERIVED["user"]
     )
     nothing = pa.scalar(None, pa.string())
     address = pc.if_else(pc.equal(address, ""), nothing, address)

@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from tfrecords import schema as schema_lib
-from tfrecords.formats import delimited, lines, log, named
+from tfrecords.formats import named, protocol
+from tfrecords.formats.files import delimited, lines
+from tfrecords.schema import Field, Schema
 
 LABEL = "label"
 NUMERIC_COLUMNS = tuple(f"I{i}" for i in range(1, 14))
@@ -32,16 +33,16 @@ AD_KEY = ("C7", "C11", "C13", "C17")
 LABELLED = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
 
 
-def schema() -> schema_lib.Schema:
+def schema() -> Schema:
     """Returns the stated convention for the bare Criteo log: clicks only, a row a request."""
-    fields = [schema_lib.Field(name, "numeric", "query") for name in NUMERIC_COLUMNS]
+    fields = [Field(name, "numeric", "query") for name in NUMERIC_COLUMNS]
     for name in CATEGORICAL_COLUMNS:
         side = "ad" if name in AD_KEY else "query"
-        fields.append(schema_lib.Field(name, "categorical", side))
-    return schema_lib.Schema("criteo", tuple(fields), ad_key=AD_KEY, click=LABEL)
+        fields.append(Field(name, "categorical", side))
+    return Schema("criteo", tuple(fields), ad_key=AD_KEY, click=LABEL)
 
 
-def check_schema(schema: schema_lib.Schema) -> None:
+def check_schema(schema: Schema) -> None:
     """Checks that a schema only asks for what this format has.
 
     Raises:
@@ -64,8 +65,8 @@ def check_schema(schema: schema_lib.Schema) -> None:
 
 
 def open_log(
-    files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
-) -> log.Log:
+    files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
+) -> protocol.Log:
     """Opens a log; columns that Criteo's layout lacks come from the companions.
 
     Raises:
@@ -91,7 +92,7 @@ def open_log(
     return _LogWithCompanions(files, layout, extra, rows_per_chunk)
 
 
-def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
+def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     """Reads the ads that are added to those of the log, or None.
 
     Raises:
@@ -125,7 +126,7 @@ class _LogWithCompanions(delimited.DelimitedLog):
 
     def __init__(
         self,
-        files: log.Files,
+        files: protocol.Files,
         layout: delimited.Layout,
         extra: Sequence[str],
         rows_per_chunk: int,
@@ -144,7 +145,7 @@ class _LogWithCompanions(delimited.DelimitedLog):
         for companion in self._companions.values():
             _, self._headers[companion] = delimited.open_rows(companion, self._extra)
 
-    def chunks(self) -> Iterator[log.Chunk]:
+    def chunks(self) -> Iterator[protocol.Chunk]:
         """See `log.Log`.
 
         Raises:
@@ -163,10 +164,10 @@ class _LogWithCompanions(delimited.DelimitedLog):
                 raise ValueError(
                     f"{reader.path} has fewer lines than its log; write one for each line."
                 )
-            yield log.Chunk(**{**vars(chunk), "companion": companion})
+            yield protocol.Chunk(**{**vars(chunk), "companion": companion})
         _check_ended(reader)
 
-    def parse(self, chunk: log.Chunk) -> log.Parsed:
+    def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
         """See `log.Log`."""
         parsed = super().parse(chunk)
         path = self._companions[chunk.path]
@@ -175,18 +176,19 @@ class _LogWithCompanions(delimited.DelimitedLog):
         extra = delimited.parse(
             self._extra, self._headers[path], chunk.companion, chunk.first_line, chunk.num_rows
         )
-        numbers = parsed.table[log.LINE_NUMBER].to_numpy()
+        numbers = parsed.table[protocol.LINE_NUMBER].to_numpy()
         bad = np.isin(numbers, list(extra.faults))
         parsed = parsed.without(
             bad, [f"its line in {path}: {extra.faults[line]}" for line in numbers[bad].tolist()]
         )
         places = np.searchsorted(
-            extra.table[log.LINE_NUMBER].to_numpy(), parsed.table[log.LINE_NUMBER].to_numpy()
+            extra.table[protocol.LINE_NUMBER].to_numpy(),
+            parsed.table[protocol.LINE_NUMBER].to_numpy(),
         )
         table = parsed.table
         for name in self._extra.types:
             table = table.append_column(name, extra.table[name].take(pa.array(places)))
-        return log.Parsed(table, parsed.faults)
+        return protocol.Parsed(table, parsed.faults)
 
 
 def _check_ended(reader: lines.RowReader | None) -> None:

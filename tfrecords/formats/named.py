@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from tfrecords import schema as schema_lib
-from tfrecords import suggest
-from tfrecords.formats import delimited, log
+from tfrecords import terminal
+from tfrecords.formats import protocol
+from tfrecords.formats.files import delimited
+from tfrecords.schema import Schema
 
 
 def check_schema(
-    schema: schema_lib.Schema, what: str, raw: Iterable[str], derived: Iterable[str] = ()
+    schema: Schema, what: str, raw: Iterable[str], derived: Iterable[str] = ()
 ) -> None:
     """Checks that a schema only names columns that there are.
 
@@ -28,7 +29,7 @@ def check_schema(
     unknown = [name for name in schema.columns if name not in known]
     if not unknown:
         return
-    hint = suggest.close(unknown[0], known)
+    hint = terminal.suggestion_for(unknown[0], known)
     more = f", and derived from them {', '.join(derived)}" if derived else ""
     raise ValueError(
         f"Schema {schema.name!r}: {what} has no column {', '.join(map(repr, unknown))}.{hint} It "
@@ -36,7 +37,7 @@ def check_schema(
     )
 
 
-def check_files(files: log.Files, what: str) -> None:
+def check_files(files: protocol.Files, what: str) -> None:
     """Checks that no table is given that the format does not read.
 
     Raises:
@@ -50,7 +51,7 @@ def check_files(files: log.Files, what: str) -> None:
 
 
 def columns_read(
-    schema: schema_lib.Schema, raw: Iterable[str], derived: Mapping[str, Iterable[str]]
+    schema: Schema, raw: Iterable[str], derived: Mapping[str, Iterable[str]]
 ) -> tuple[str, ...]:
     """Returns the columns of the files that are read, in the order of `raw`.
 
@@ -64,13 +65,13 @@ def columns_read(
     return tuple(name for name in raw if name in wanted | inputs)
 
 
-def types(schema: schema_lib.Schema, names: Iterable[str]) -> dict[str, pa.DataType]:
+def types(schema: Schema, names: Iterable[str]) -> dict[str, pa.DataType]:
     """Returns the types of columns as the schema's fields need them: numbers or strings."""
     numeric = {field.source for field in schema.fields if field.kind == "numeric"}
     return {n: delimited.NUMBERS if n in numeric else delimited.STRINGS for n in names}
 
 
-def read_ads(files: log.Files, schema: schema_lib.Schema, delimiter: str) -> pa.Table | None:
+def read_ads(files: protocol.Files, schema: Schema, delimiter: str) -> pa.Table | None:
     """Reads the table of ads that was given, or returns None.
 
     Raises:

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from tfrecords import suggest
+from tfrecords import terminal
 
 _MODULES = {
     "criteo_kaggle": "criteo",
@@ -17,13 +17,13 @@ _MODULES = {
 NAMES = tuple(_MODULES)
 
 
-def named(name: str) -> ModuleType:
+def format_named(name: str) -> ModuleType:
     """Returns the module of a format; `formats.log` says what it offers.
 
     Raises:
         ValueError: There is no such format.
     """
     if name not in _MODULES:
-        hint = suggest.close(name, NAMES)
+        hint = terminal.suggestion_for(name, NAMES)
         raise ValueError(f"Unknown --format {name!r}; known: {', '.join(NAMES)}.{hint}")
     return importlib.import_module(f"tfrecords.formats.{_MODULES[name]}")

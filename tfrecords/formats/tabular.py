@@ -14,19 +14,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from tfrecords import checks
-from tfrecords import schema as schema_lib
-from tfrecords.formats import delimited, log, side_tables, table_files
+from tfrecords.columns import RowFaults, checked_numbers
+from tfrecords.formats import protocol
+from tfrecords.formats.files import delimited, side_tables, table_files
+from tfrecords.schema import KINDS, Schema
 
 
-def schema() -> schema_lib.Schema | None:
+def schema() -> Schema | None:
     """Returns None: a table has no convention, so a schema file must say what it holds."""
     return None
 
 
 def open_log(
-    files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
-) -> log.Log:
+    files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
+) -> protocol.Log:
     """Opens a log and the tables joined to it.
 
     Raises:
@@ -37,7 +38,7 @@ def open_log(
     return TabularLog(files, schema, rows_per_chunk)
 
 
-def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
+def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     """Reads the ads that are added to those of the log, or None.
 
     Columns that only the log has are missing in them.
@@ -60,7 +61,7 @@ def read_ads(files: log.Files, schema: schema_lib.Schema) -> pa.Table | None:
     return table
 
 
-def column_types(schema: schema_lib.Schema) -> dict[str, pa.DataType]:
+def column_types(schema: Schema) -> dict[str, pa.DataType]:
     """Returns `delimited.NUMBERS` for the columns that are only read as numeric fields."""
     kinds: dict[str, set[str]] = {name: set() for name in schema.columns}
     for field in schema.fields:
@@ -83,7 +84,7 @@ class TabularLog:
     """
 
     def __init__(
-        self, files: log.Files, schema: schema_lib.Schema, rows_per_chunk: int = log.ROWS_PER_CHUNK
+        self, files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
     ) -> None:
         self.files: Sequence[pathlib.Path] = tuple(files)
         self._parts = tuple(files.parts())
@@ -92,7 +93,7 @@ class TabularLog:
         types, lists = column_types(schema), _lists(schema)
         sources = _Sources(files, schema)
         self._logs = {
-            path: table_files.open_log(
+            path: table_files.open_table(
                 path,
                 {name: types[name] for name in sources.of_log},
                 lists,
@@ -106,13 +107,13 @@ class TabularLog:
             for path, key, names in sources.of_tables
         ]
 
-    def chunks(self) -> Iterator[log.Chunk]:
+    def chunks(self) -> Iterator[protocol.Chunk]:
         """See `log.Log`."""
         for path, part in self._parts:
             for chunk in self._logs[path].chunks():
                 yield dataclasses.replace(chunk, part=part)
 
-    def parse(self, chunk: log.Chunk) -> log.Parsed:
+    def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
         """See `log.Log`.
 
         Raises:
@@ -124,9 +125,11 @@ class TabularLog:
         is_first = chunk.path == self._parts[0][0] and chunk.first_line == first_line
         for table in self._tables:
             parsed = table.join(parsed, must_match=is_first)
-        return log.Parsed(parsed.table.select([*self._columns, log.LINE_NUMBER]), parsed.faults)
+        return protocol.Parsed(
+            parsed.table.select([*self._columns, protocol.LINE_NUMBER]), parsed.faults
+        )
 
-    def raw(self, chunk: log.Chunk, lines: Sequence[int]) -> list[bytes]:
+    def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
         """See `log.Log`; the rows of a Parquet file are JSON of the columns read."""
         return self._logs[chunk.path].raw(chunk, lines)
 
@@ -139,7 +142,7 @@ class _Sources:
         of_tables: Path, key and columns of each table that has some.
     """
 
-    def __init__(self, files: log.Files, schema: schema_lib.Schema) -> None:
+    def __init__(self, files: protocol.Files, schema: Schema) -> None:
         wanted = schema.columns
         names = {path: table_files.column_names(path, wanted) for path in files}
         logs = list(files.parts())
@@ -169,19 +172,19 @@ class _Sources:
         self.of_tables = [(path, tables[path], own[path]) for path in tables if own[path]]
 
 
-def _log_columns(schema: schema_lib.Schema) -> set[str]:
+def _log_columns(schema: Schema) -> set[str]:
     """Returns the columns that are not fields, or not only: they must be in the log."""
     keys = (schema.request_key, schema.time, schema.position, schema.user_key, schema.split)
     return {*schema.ad_key, *schema.labels.values(), *(key for key in keys if key is not None)}
 
 
-def _lists(schema: schema_lib.Schema) -> set[str]:
-    kinds = {kind: {f.source for f in schema.fields if f.kind == kind} for kind in schema_lib.KINDS}
+def _lists(schema: Schema) -> set[str]:
+    kinds = {kind: {f.source for f in schema.fields if f.kind == kind} for kind in KINDS}
     others = kinds["categorical"] | kinds["numeric"] | _log_columns(schema)
     return kinds["categorical_list"] - others
 
 
-def _is_ad(schema: schema_lib.Schema, column: str) -> bool:
+def _is_ad(schema: Schema, column: str) -> bool:
     return any(field.source == column for field in schema.ad_fields)
 
 
@@ -205,20 +208,20 @@ def _check_key(path: pathlib.Path, role: str, key: Sequence[str], names: Collect
         )
 
 
-def _check_numbers(path: pathlib.Path, schema: schema_lib.Schema, table: pa.Table) -> None:
+def _check_numbers(path: pathlib.Path, schema: Schema, table: pa.Table) -> None:
     numeric = {field.source for field in schema.ad_fields if field.kind == "numeric"}
     for name in sorted(numeric & set(table.column_names)):
-        faults = checks.Faults(table.num_rows)
-        checks.numbers(faults, name, table[name])
+        faults = RowFaults(table.num_rows)
+        checked_numbers(faults, name, table[name])
         if faults.any():
-            row = table[log.LINE_NUMBER][int(faults.bad.argmax())].as_py()
+            row = table[protocol.LINE_NUMBER][int(faults.bad.argmax())].as_py()
             what = "row" if table_files.is_parquet(path) else "line"
             raise ValueError(f"{path}, {what} {row}: {faults.reasons()[0]}")
 
 
 def _nowhere(
     name: str,
-    schema: schema_lib.Schema,
+    schema: Schema,
     log_path: pathlib.Path,
     names: Mapping[pathlib.Path, Sequence[str]],
 ) -> str:

@@ -1,0 +1,36 @@
+"""An import contract: the modules inside a room are imported by the room alone.
+
+A room is a sub-package of a root package; others import its face, the package itself.
+"""
+
+import grimp
+from importlinter import Contract, ContractCheck, fields, output
+
+
+class RoomsContract(Contract):
+    """Lists the imports that pass a room's face by.
+
+    Attributes:
+        packages: The root packages whose sub-packages are rooms.
+        public: Sub-packages of rooms whose modules anyone above may import.
+    """
+
+    packages = fields.ListField(subfield=fields.StringField())
+    public = fields.ListField(subfield=fields.StringField(), required=False)
+
+    def check(self, graph: grimp.ImportGraph, verbose: bool) -> ContractCheck:
+        broken = []
+        for package in self.packages:
+            for room in graph.find_children(package):
+                inside = graph.find_descendants(room)
+                for module in inside:
+                    if module.rpartition(".")[0] in (self.public or ()):
+                        continue
+                    importers = graph.find_modules_that_directly_import(module)
+                    broken += [(one, module) for one in importers - inside - {room}]
+        return ContractCheck(kept=not broken, metadata={"broken": sorted(broken)})
+
+    def render_broken_contract(self, check: ContractCheck) -> None:
+        for importer, imported in check.metadata["broken"]:
+            face = ".".join(imported.split(".")[:2])
+            output.print_error(f"{importer} imports {imported}; import it from {face}.")

@@ -1,0 +1,148 @@
+"""Speed and memory of the conversion, beside a row-at-a-time writer of Examples.
+
+    python scripts/benchmarks/convert.py
+    python scripts/benchmarks/convert.py --rows=20000000 --repeat=3 --workdir=/data/benchmark
+
+About a minute at 2,000,000 rows. Writes a log in Criteo's layout with the Kaggle log's
+cardinalities (`criteo_rows`; not timed), converts it in a fresh process and times all of
+`convert.convert`: parsing, splits, vocabularies, catalogue, encoding, shards and checksums.
+The row-wise writer (`row_examples`) converts the log's first --baseline_rows rows in a
+process of its own; its rate is taken to hold for the rest. Neither time includes the start
+of Python and TensorFlow. Prints a table, and as the last line JSON.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+from peers import row_examples
+from workload import criteo_rows, fresh_process
+
+from serving import cli
+from tfrecords import conversion, convert, formats, reader
+
+STAGES = ("parse", "split", "count", "fit", "pack", "write", "finish")
+Measured = dict[str, Any]
+
+
+def main() -> None:
+    workdir = pathlib.Path(flags.FLAGS.workdir)
+    rows = flags.FLAGS.rows
+    log = criteo_rows.write(workdir / f"criteo-{rows}.tsv", rows)
+    ours = [
+        fresh_process.call(convert_log, log, workdir / "data", flags.FLAGS.workers)
+        for _ in range(flags.FLAGS.repeat)
+    ]
+    subset = min(rows, flags.FLAGS.baseline_rows)
+    baseline = [
+        fresh_process.call(write_row_by_row, log, workdir / "rows.tfrecord", subset)
+        for _ in range(flags.FLAGS.repeat)
+    ]
+    result = {
+        "rows": rows,
+        "workers": flags.FLAGS.workers or os.cpu_count(),
+        "runs": flags.FLAGS.repeat,
+        "ads": len(reader.DataSet(workdir / "data").catalogue()),
+        "log_mb": log.stat().st_size / 1e6,
+        "data_mb": _size(workdir / "data") / 1e6,
+        "seconds": _median(ours, "seconds"),
+        "cpu_seconds": _median(ours, "cpu_seconds"),
+        "stage_seconds": {s: statistics.median(run["stages"][s] for run in ours) for s in STAGES},
+        "rows_per_second": rows / _median(ours, "seconds"),
+        "peak_rss_mb": max(run["peak_rss_mb"] for run in ours),
+        "baseline_rows": subset,
+        "baseline_rows_per_second": subset / _median(baseline, "seconds"),
+        "baseline_mb": (workdir / "rows.tfrecord").stat().st_size / 1e6,
+    }
+    print_table(result)
+    print(json.dumps(result))
+
+
+def convert_log(log: pathlib.Path, output: pathlib.Path, workers: int | None) -> Measured:
+    """Converts a log from nothing and measures it; call it in a fresh process."""
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.rmtree(output.with_name(f".{output.name}.partial"), ignore_errors=True)
+    seconds = dict.fromkeys(STAGES, 0.0)
+    for stage in STAGES:
+        setattr(conversion.Stages, stage, _timed(getattr(conversion.Stages, stage), stage, seconds))
+    started, cpu_started = time.perf_counter(), time.process_time()
+    convert.convert(convert.Source(log, formats.criteo.schema()), output, workers=workers)
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
+        "stages": seconds,
+        "peak_rss_mb": fresh_process.peak_rss_mb(),
+    }
+
+
+def write_row_by_row(log: pathlib.Path, output: pathlib.Path, num_rows: int) -> Measured:
+    """Converts the first rows of a log one by one and measures it."""
+    started = time.perf_counter()
+    row_examples.write(log, output, num_rows)
+    return {"seconds": time.perf_counter() - started}
+
+
+def _timed(stage: Callable[..., Any], name: str, seconds: dict[str, float]) -> Callable[..., Any]:
+    @functools.wraps(stage)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return stage(*args, **kwargs)
+        finally:
+            seconds[name] += time.perf_counter() - started
+
+    return timed
+
+
+def _median(runs: list[Measured], name: str) -> float:
+    return statistics.median(run[name] for run in runs)
+
+
+def _size(directory: pathlib.Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def print_table(result: Measured) -> None:
+    """Prints the rates, the stages and the sizes."""
+    rows, subset = result["rows"], result["baseline_rows"]
+    print(
+        f"{rows:,} rows in Criteo's layout, {result['log_mb']:,.0f} MB, {result['ads']:,} ads; "
+        f"{result['workers']} threads, median of {result['runs']}"
+    )
+    print(f"  {'':34}{'rows/s':>12}{'seconds':>10}{'bytes/row':>11}")
+    print(
+        f"  {'conversion, everything':34}{result['rows_per_second']:12,.0f}"
+        f"{result['seconds']:10.1f}{result['data_mb'] * 1e6 / rows:11.0f}"
+    )
+    for stage, seconds in result["stage_seconds"].items():
+        print(f"    {stage:32}{rows / max(seconds, 1e-9):12,.0f}{seconds:10.1f}")
+    print(f"    processor time, of all threads{result['cpu_seconds']:26.1f}")
+    rate = result["baseline_rows_per_second"]
+    print(
+        f"  {f'row-wise Examples, {subset:,} rows':34}{rate:12,.0f}{subset / rate:10.1f}"
+        f"{result['baseline_mb'] * 1e6 / subset:11.0f}"
+    )
+    print(
+        f"  {rows:,} rows would take the row-wise writer {rows / rate:,.0f} s at this rate; the "
+        f"conversion is {result['rows_per_second'] / rate:.1f} times as fast."
+    )
+    print(f"  most memory resident: {result['peak_rss_mb']:,.0f} MB, mapped files included")
+
+
+if __name__ == "__main__":
+    # Not above: the processes that are measured import this file too, and parse no flags.
+    flags.DEFINE_integer("rows", 2_000_000, "Rows of the log.", lower_bound=1_000)
+    flags.DEFINE_integer(
+        "baseline_rows", 50_000, "Rows of it that the row-wise writer converts.", lower_bound=1
+    )
+    flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; the log is kept in it.")
+    flags.DEFINE_integer("repeat", 1, "Runs of each; times are medians.", lower_bound=1)
+    flags.DEFINE_integer("workers", None, "Threads of the conversion; default: all cores.", 1)
+    cli.run(main)

@@ -1,0 +1,124 @@
+"""Speed and recall of filtered searches of the ad index, beside unfiltered ones.
+
+    python scripts/benchmarks/filters.py
+    python scripts/benchmarks/filters.py --num_ads=20000 --num_queries=50
+
+Five minutes at 1,000,000 ads of 256 dimensions, most of them for building and tuning the index;
+3 GB of memory. Embeddings are those of `tower_embeddings`. Filters leave 50 % to 0.01 % of the
+ads: drawn at random, or (`areas`) whole neighbourhoods, which mostly lie far from the query; others
+leave nearly all. Single queries, k = 500, one thread: the filter is resolved over the
+display fields and the index searched.
+
+`first` is the first query with a filter, which resolves it and may gather the eligible ads; p50
+and p99 are of the queries after it. Recall is against exact search among the eligible ads.
+`left` is what dropping the ineligible ads of an unfiltered top 500 would leave of it. Prints a
+table, and as the last line JSON; --json=FILE writes it too.
+"""
+
+import time
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+from absl import flags
+from workload import measured_index
+
+from serving import cli, index, requests
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(measured_index)
+SHARES = (0.5, 0.2, 0.05, 0.01, 0.0001)
+_AREAS = 1000
+_LEFT_QUERIES = 50
+Measured = dict[str, Any]
+
+
+def main() -> None:
+    searcher, embeddings, queries, state = measured_index.make()
+    ads, filters = catalogue(embeddings)
+    fields = index.Eligibility(ads, index.AD_ID)
+    started = time.perf_counter()
+    fields.prepare()
+    state["prepare_seconds"] = time.perf_counter() - started
+    checker = requests.FilterFields(fields.kinds)
+    rows = []
+    for name, wanted in {"none": None, **filters}.items():
+        checked = checker.check(wanted)
+        rows.append({"filter": name, **measure(searcher, embeddings, queries, fields, checked)})
+    print_table(rows)
+    measured_index.write({**state, "filters": rows})
+
+
+def catalogue(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:
+    """Returns the ads' ids and fields, and filters over them by name."""
+    num_ads = len(embeddings)
+    rng = np.random.default_rng(3)
+    pivots = embeddings[np.sort(rng.choice(num_ads, min(_AREAS, num_ads), replace=False))]
+    _, nearest = faiss.knn(embeddings, pivots, 1, metric=faiss.METRIC_INNER_PRODUCT)
+    areas = nearest[:, 0]
+    columns: dict[str, Any] = {index.AD_ID: [f"ad-{row}" for row in range(num_ads)]}
+    columns["area"] = areas.astype(str)
+    counts = np.bincount(areas, minlength=len(pivots))
+    filters: dict[str, Any] = {}
+    for share in SHARES:
+        # Value "0" of the field holds the wanted share.
+        name = f"group_{round(1 / share)}"
+        columns[name] = rng.integers(0, round(1 / share), num_ads).astype(str)
+        filters[f"random {share:.2%}"] = {"conditions": [{"field": name, "any_of": ["0"]}]}
+        # Areas in random order; where one is too much already, the smallest.
+        order = rng.permutation(len(pivots)) if share > 0.001 else np.argsort(counts)
+        enough = int(np.searchsorted(np.cumsum(counts[order]), share * num_ads)) + 1
+        chosen = [str(area) for area in order[:enough]]
+        filters[f"areas {share:.2%}"] = {"conditions": [{"field": "area", "any_of": chosen}]}
+    filters["without 2 areas"] = {"conditions": [{"field": "area", "none_of": ["3", "70"]}]}
+    filters["without 100 ads"] = {"excluded_ads": [f"ad-{row}" for row in range(100)]}
+    return pa.table(columns), filters
+
+
+def measure(
+    searcher: index.Searcher,
+    embeddings: np.ndarray,
+    queries: np.ndarray,
+    fields: index.Eligibility,
+    filters: requests.Filters | None,
+) -> Measured:
+    """Searches with every query alone; returns a row of the table."""
+    times, found = measured_index.time_filtered(searcher, fields, queries, filters)
+    measured: Measured = {
+        "eligible": len(embeddings),
+        **times,
+        "results": len(found[0]),
+        "left_of_unfiltered": float(len(found[0])),
+    }
+    if filters is None:
+        recall = measured_index.exact_recall(embeddings, queries, FLAGS.k, found)
+        return {**measured, "recall": recall}
+    eligible = fields.eligible(filters)
+    own = eligible.rows
+    places = [np.searchsorted(own, rows) for rows in found]
+    _, unfiltered = searcher.search(queries[:_LEFT_QUERIES], FLAGS.k)
+    return {
+        **measured,
+        "eligible": eligible.count,
+        "left_of_unfiltered": float(eligible.contains(unfiltered).sum(axis=1).mean()),
+        "recall": measured_index.exact_recall(embeddings[own], queries, FLAGS.k, places),
+    }
+
+
+def print_table(rows: list[Measured]) -> None:
+    """Prints the measurements."""
+    print(
+        f"{'filter':16} {'eligible':>9} {'first ms':>9} {'p50 ms':>7} {'p99 ms':>7} "
+        f"{'recall':>7} {'results':>8} {'left':>6}"
+    )
+    for row in rows:
+        print(
+            f"{row['filter']:16} {row['eligible']:9,} {row['first_ms']:9.2f} {row['p50_ms']:7.2f} "
+            f"{row['p99_ms']:7.2f} {row['recall']:7.4f} {row['results']:8,} "
+            f"{row['left_of_unfiltered']:6.1f}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

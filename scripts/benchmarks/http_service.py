@@ -1,0 +1,258 @@
+"""A whole request over HTTP: query tower, index, ranker by gRPC; its time, and how many a second.
+
+    make quickstart
+    python scripts/benchmarks/http_service.py
+    python scripts/benchmarks/http_service.py --num_ads=10000 --rates=40,60 --duration_seconds=5
+
+In the shape of production, all on this machine: `scripts/serve.py` with --workers processes, the
+embedded model server in its own, and the load from a third (`poisson_load.py`). The models are
+the trained ones of --workdir; the catalogue of --num_ads is made up from the values of its ads
+(`wide_catalogue.py`) and indexed once, in WORKDIR/benchmark_serving: some ten minutes for a
+million ads on two cores, and a few minutes to measure.
+
+Prints a table, and as the last line JSON: `p50_ms` and `p99_ms` of requests one after another,
+`max_sustained_rps` (the highest rate with p99 below --most_p99_ms, nothing failed and at most
+one request in a hundred degraded), `stages`, `overhead_ms` (the orchestrator's: all but query
+tower, index and ranker), `http_ms` (from the client to the orchestrator and back), `in_process`
+(both stages in one process, without HTTP or gRPC), `processor_ms_per_request` and
+`peak_memory_mb` of each process (memory-mapped files count in each that has read them).
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+from absl import flags
+from workload import fresh_process, poisson_load, wide_catalogue
+
+from serving import cli, export, index, releases
+from serving.client import LocalClient
+from tfrec import ranking, retrieval
+from tfrecords import reader
+
+WARM_UP = 50
+STAGES = ("query_tower", "index", "features", "ranker", "total")
+_START_SECONDS = 300
+_SCRIPTS = pathlib.Path(__file__).parent
+
+
+def main() -> None:
+    values = flags.FLAGS
+    base = pathlib.Path(values.workdir) / "benchmark_serving" / str(values.num_ads)
+    if not releases.versions(base):
+        fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, values.index)
+    fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
+    bodies = [json.dumps({"context": context, "k": values.k}).encode() for context in fields]
+    with serve(base, values.workers) as (url, process_ids):
+        target = poisson_load.Target(url, bodies)
+        before = {name: _cpu_ms(process_id) for name, process_id in process_ids.items()}
+        single = fresh_process.call(poisson_load.one_by_one, target, values.singles, WARM_UP)
+        processor_ms = {
+            name: round((_cpu_ms(process_ids[name]) - ms) / (values.singles + WARM_UP), 2)
+            for name, ms in before.items()
+        }
+        rates = list(_rising(target, [float(rate) for rate in values.rates]))
+        memory = {name: _peak_mb(process_id) for name, process_id in process_ids.items()}
+    in_process = fresh_process.call(measure_in_process, base, fields, values.singles, values.k)
+    result = {
+        "num_ads": values.num_ads,
+        "workers": values.workers,
+        **summary(single, rates, values.most_p99_ms),
+        "in_process": in_process,
+        "processor_ms_per_request": processor_ms,
+        "peak_memory_mb": {**memory, "sum": sum(memory.values())},
+    }
+    print_table(result)
+    print(json.dumps(result))
+
+
+def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) -> None:
+    """Exports the trained models with a made-up catalogue; call it in a fresh process."""
+    for part in ("data/dataset.json", "retrieval/retrieval.json", "ranker/ranker.json"):
+        if not (workdir / part).is_file():
+            raise FileNotFoundError(
+                f"No {workdir / part}: the benchmark takes trained models. Run `make quickstart`, "
+                "or give a --workdir that scripts/train.py has finished."
+            )
+    trained_on = reader.DataSet(workdir / "data")
+    two_tower, _ = retrieval.load_two_tower(trained_on, workdir / "retrieval")
+    model, calibrators, _ = ranking.load_ranker(trained_on, workdir / "ranker")
+    data_set = wide_catalogue.WideDataSet(workdir / "data", num_ads)
+    config = index.IndexConfig(kind=kind, refine="SQbf16")
+    print(f"indexing {num_ads:,} made-up ads in {base}", flush=True)
+    metrics = {"note": "made-up catalogue, for benchmarks alone"}
+    export.export_release(base, data_set, two_tower, model, calibrators, config, metrics)
+    requests = json.dumps(data_set.sample_requests())
+    (base / "requests.json").write_text(requests, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def serve(base: pathlib.Path, workers: int) -> Iterator[tuple[str, dict[str, int]]]:
+    """Runs scripts/serve.py; yields its URL, and the ids of its processes by their names."""
+    port, grpc_port, rest_port = (_free_port() for _ in range(3))
+    command = [
+        *(sys.executable, str(_SCRIPTS / "serve.py"), f"--bundle={base}", f"--port={port}"),
+        *(f"--model_server_port={grpc_port}", f"--model_server_rest_port={rest_port}"),
+        f"--workers={workers}",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait_until_ready(url, process)
+            yield url, _family(process.pid)
+        finally:
+            process.terminate()
+
+
+def measure_in_process(
+    base: pathlib.Path, fields: Sequence[dict[str, Any]], count: int, k: int
+) -> dict[str, Any]:
+    """Times both stages in this process; call it in a fresh one."""
+    milliseconds = []
+    with LocalClient(base) as client:
+        for number in range(-WARM_UP, count):
+            started = time.perf_counter()
+            client.recommend(context=fields[number % len(fields)], k=k)
+            milliseconds.append((time.perf_counter() - started) * 1000)
+    return {
+        **_percentiles(milliseconds[WARM_UP:]),
+        "peak_memory_mb": round(fresh_process.peak_rss_mb()),
+    }
+
+
+def summary(
+    single: dict[str, Any], rates: Sequence[dict[str, Any]], most_p99_ms: float
+) -> dict[str, Any]:
+    """Returns what is reported of the raw times."""
+    stages = {stage: [s[stage] for s in single["stage_ms"]] for stage in STAGES}
+    total = np.array(stages["total"])
+    overhead = total - sum(np.array(stages[name]) for name in ("query_tower", "index", "ranker"))
+    http = np.array(single["milliseconds"][: len(total)]) - total
+    rows = []
+    for raw in rates:
+        row = {name: value for name, value in raw.items() if name != "milliseconds"}
+        row.update(_percentiles(raw["milliseconds"]))
+        bad = row["failed"] + row["refused"]
+        row["sustained"] = bool(
+            bad == 0 and row["degraded"] <= 0.01 * row["sent"] and row["p99_ms"] < most_p99_ms
+        )
+        rows.append(row)
+    sustained = [row["rate"] for row in rows if row["sustained"]]
+    return {
+        **_percentiles(single["milliseconds"]),
+        "failed": single["failed"],
+        "degraded": single["degraded"],
+        "max_sustained_rps": max(sustained, default=None),
+        "stages": {name: _percentiles(values) for name, values in stages.items()},
+        "overhead_ms": _percentiles(overhead),
+        "http_ms": _percentiles(http),
+        "rates": rows,
+    }
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Prints the result for people."""
+    print(f"\n{result['num_ads']:,} ads, {result['workers']} worker(s); milliseconds p50 / p99")
+    rows = {
+        "one after another, over HTTP": result,
+        **{f"  {name}": values for name, values in result["stages"].items()},
+        "  overhead of the orchestrator": result["overhead_ms"],
+        "  HTTP": result["http_ms"],
+        "in process": result["in_process"],
+    }
+    for name, values in rows.items():
+        print(f"{name:34} {values['p50_ms']:8.2f} / {values['p99_ms']:8.2f}")
+    print("requests a second     sent  failed refused degraded      p50 /      p99")
+    for row in result["rates"]:
+        counts = (row[name] for name in ("sent", "failed", "refused", "degraded"))
+        cells = "".join(f"{count:8}" for count in counts)
+        print(f"{row['rate']:17.0f} {cells} {row['p50_ms']:8.1f} / {row['p99_ms']:8.1f}")
+    times = ", ".join(f"{k} {v:.1f}" for k, v in result["processor_ms_per_request"].items())
+    print(f"processor time of a request, ms: {times}")
+    memory = ", ".join(f"{name} {size:,.0f}" for name, size in result["peak_memory_mb"].items())
+    print(f"sustained: {result['max_sustained_rps']} a second; peak memory, MB: {memory}")
+
+
+def _rising(target: poisson_load.Target, rates: Sequence[float]) -> Iterator[dict[str, Any]]:
+    for number, rate in enumerate(sorted(rates)):
+        seconds = flags.FLAGS.duration_seconds
+        found = fresh_process.call(poisson_load.poisson, target, rate, seconds, number)
+        yield found
+        if _percentiles(found["milliseconds"])["p99_ms"] > 20 * flags.FLAGS.most_p99_ms:
+            return
+
+
+def _percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
+    if not len(milliseconds):
+        return {"p50_ms": float("inf"), "p99_ms": float("inf")}
+    p50, p99 = np.percentile(milliseconds, [50, 99])
+    return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"serve.py ended with status {process.returncode}; see above.")
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"serve.py was not ready within {_START_SECONDS} s.")
+
+
+def _family(process_id: int) -> dict[str, int]:
+    """Returns the ids of a process and all below it, named by what they are."""
+    names = {"service": process_id}
+    waiting = [process_id]
+    while waiting:
+        parent = waiting.pop()
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            path = pathlib.Path(f"/proc/{parent}/task/{thread}/children")
+            for child in path.read_text().split():
+                command = pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
+                kind = "model_server" if b"serving.model_server" in command else "worker"
+                if b"resource_tracker" not in command:
+                    number = sum(name.startswith(kind) for name in names)
+                    names[f"{kind}_{number}" if number else kind] = int(child)
+                waiting.append(int(child))
+    return names
+
+
+def _cpu_ms(process_id: int) -> float:
+    stat = pathlib.Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return (int(stat[11]) + int(stat[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_mb(process_id: int) -> float:
+    status = pathlib.Path(f"/proc/{process_id}/status").read_text().splitlines()
+    kilobytes = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    return round(kilobytes * 1024 / 1e6)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with trained models.")
+    flags.DEFINE_integer("num_ads", 1_000_000, "Ads of the made-up catalogue.", lower_bound=1024)
+    flags.DEFINE_enum("index", "IVFPQ", ["IVFPQ", "IVF", "HNSW", "Flat"], "Kind of the index.")
+    flags.DEFINE_integer("k", 10, "Ads of an answer.", lower_bound=1)
+    flags.DEFINE_integer("singles", 500, "Requests one after another.", lower_bound=10)
+    flags.DEFINE_list("rates", ["20", "40", "60", "80", "100", "120"], "Requests a second.")
+    flags.DEFINE_float("duration_seconds", 20.0, "Of each rate.", lower_bound=1.0)
+    flags.DEFINE_float("most_p99_ms", 100.0, "Of a rate that counts as sustained.")
+    flags.DEFINE_integer("workers", 1, "Processes of the service.", lower_bound=1)
+    cli.run(main)

@@ -1,0 +1,171 @@
+"""How much of what can be known the two-tower model learns from logs of growing size.
+
+    python scripts/benchmarks/learning_curve.py --impressions=10000,100000 --num_ads=10000
+    python scripts/benchmarks/learning_curve.py
+
+The first takes about four minutes on two cores, the second, up to 1,000,000 impressions and
+1,000,000 ads, an hour or two. Writes synthetic logs whose clicks follow a planted truth: each has
+--impressions for training and validation and, after them, --test_impressions for testing.
+Measures the recall and NDCG of test clicks over the whole catalogue as a share of what
+knowing the truth reaches on the same clicks, beside popularity. A log names no users, so
+there is no item-based baseline. Prints a table, writes WORKDIR/learning_curve.json and .png,
+and prints the JSON as the last line.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+from typing import Any
+
+import matplotlib.figure
+from absl import flags
+
+from serving import cli
+from tfrec import config, evaluation, metrics, retrieval
+from tfrecords import convert, reader, synthetic
+
+KEYS = {
+    "corpus_recall_at_500": "recall@500",
+    "corpus_recall_at_10": "recall@10",
+    "ndcg_at_10": "NDCG@10",
+}
+LEARNT = ("two_tower", "popularity")
+VALIDATION_SHARE = 0.1
+
+flags.DEFINE_list(
+    "impressions", ["10000", "100000", "1000000"], "Impressions for training and validation."
+)
+flags.DEFINE_list("num_ads", ["10000", "1000000"], "Ads of the catalogue.")
+flags.DEFINE_integer("test_impressions", 20_000, "Impressions to test on.", lower_bound=100)
+flags.DEFINE_integer("max_clicks", 2_000, "Test clicks that are measured.", lower_bound=1)
+flags.DEFINE_integer("world_seed", 7, "Seed of the synthetic world.", lower_bound=0)
+flags.DEFINE_string("workdir", "workdir/benchmark_learning_curve", "Logs and models go here.")
+cli.define_flags(config.RetrievalConfig)
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    workdir = pathlib.Path(FLAGS.workdir)
+    points = []
+    print_heading()
+    for num_ads in numbers("num_ads"):
+        for impressions in numbers("impressions"):
+            directory = workdir / f"ads-{num_ads}-impressions-{impressions}"
+            shutil.rmtree(directory, ignore_errors=True)
+            world = synthetic.WorldConfig(seed=FLAGS.world_seed, num_ads=num_ads)
+            points.append(measure(world, impressions, directory))
+            print_point(points[-1])
+    result = {
+        "config": dataclasses.asdict(cli.from_flags(config.RetrievalConfig)),
+        "test_impressions": FLAGS.test_impressions,
+        "item_knn": None,
+        "absent": {"item_knn": "the synthetic log has no user_key"},
+        "points": points,
+    }
+    (workdir / "learning_curve.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw(points, workdir / "learning_curve.png")
+    print(f"written: {workdir / 'learning_curve.json'} and .png")
+    print(json.dumps(result))
+
+
+def numbers(flag: str) -> list[int]:
+    """Returns the numbers of a list flag, rising.
+
+    Raises:
+        ValueError: There is none, or one is not a positive number.
+    """
+    texts = FLAGS[flag].value
+    if not texts or not all(text.strip().isdigit() and int(text) > 0 for text in texts):
+        raise ValueError(f"--{flag} takes numbers like 10000,100000, got {','.join(texts)!r}.")
+    return sorted(int(text) for text in texts)
+
+
+def measure(
+    world: synthetic.WorldConfig, impressions: int, directory: pathlib.Path
+) -> dict[str, Any]:
+    """Writes a log, converts it, trains on it and measures the model."""
+    data_set = convert_log(world, impressions, directory)
+    started = time.perf_counter()
+    options = cli.from_flags(config.RetrievalConfig)
+    retrieval.train_two_tower(data_set, options, directory / "retrieval")
+    seconds = time.perf_counter() - started
+    model, description = retrieval.load_two_tower(data_set, directory / "retrieval")
+    started = time.perf_counter()
+    truth = evaluation.load_ground_truth(directory / "log", data_set)
+    report = evaluation.evaluate_retrieval(data_set, model, truth, FLAGS.max_clicks)
+    if not report["num_clicks"]:
+        raise ValueError("The test part has no clicks; use more --test_impressions.")
+    return {
+        "num_ads": report["num_ads"],
+        "impressions": impressions,
+        "train_clicks": int(data_set.label_sum("train", "click")),
+        "test_clicks": report["num_clicks"],
+        "test_clicks_on_never_shown_ads": report["num_clicks_on_never_shown_ads"],
+        "passes": len(description["history"]),
+        "train_seconds": seconds,
+        "evaluation_seconds": time.perf_counter() - started,
+        **{name: report[name] for name in (*LEARNT, "planted")},
+        "share_of_planted": {name: shares(report[name], report["planted"]) for name in LEARNT},
+    }
+
+
+def convert_log(
+    world: synthetic.WorldConfig, impressions: int, directory: pathlib.Path
+) -> reader.DataSet:
+    """Writes and converts a log whose last `--test_impressions` are for testing."""
+    rows = impressions + FLAGS.test_impressions
+    log = synthetic.write_log(directory / "log", rows, world)
+    convert.convert(
+        convert.Source(log.log, synthetic.schema(), ads_path=log.ads),
+        directory / "data",
+        test_fraction=FLAGS.test_impressions / rows,
+        validation_fraction=VALIDATION_SHARE * impressions / rows,
+    )
+    return reader.DataSet(directory / "data")
+
+
+def shares(values: dict[str, Any], ceiling: dict[str, Any]) -> dict[str, float | None]:
+    """Returns each metric as a share of what the truth reaches."""
+    return {key: metrics.share_of_achievable(values[key], 0.0, ceiling[key]) for key in KEYS}
+
+
+def print_heading() -> None:
+    """Prints the titles of the table."""
+    print("share of what the planted truth reaches; in brackets what that is")
+    titles = "".join(f"{label:>26}" for label in KEYS.values())
+    print(f"{'ads':>10}{'impressions':>13}{'':>12}{titles}{'training':>11}")
+
+
+def print_point(point: dict[str, Any]) -> None:
+    """Prints the lines of one size."""
+    for name in LEARNT:
+        share = point["share_of_planted"][name]
+        cells = "".join(f"{share[k] or 0:15.3f} of ({point['planted'][k]:.4f})"[-26:] for k in KEYS)
+        seconds = f"{point['train_seconds']:9.0f} s" if name == "two_tower" else ""
+        sizes = f"{point['num_ads']:>10,}{point['impressions']:>13,}"
+        print(f"{sizes}{name.replace('_', '-'):>12}{cells}{seconds}", flush=True)
+
+
+def draw(points: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Draws the shares over the impressions, a panel a metric."""
+    figure = matplotlib.figure.Figure(figsize=(12, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(KEYS), sharey=True)
+    for panel, (key, label) in zip(panels, KEYS.items(), strict=True):
+        for colour, num_ads in enumerate(sorted({point["num_ads"] for point in points})):
+            own = [point for point in points if point["num_ads"] == num_ads]
+            sizes = [point["impressions"] for point in own]
+            for name, style in zip(LEARNT, ("o-", "x--"), strict=True):
+                values = [point["share_of_planted"][name][key] for point in own]
+                title = f"{name.replace('_', '-')}, {num_ads:,} ads"
+                panel.plot(sizes, values, style, color=f"C{colour}", label=title)
+        panel.set(xscale="log", xlabel="impressions", title=label, ylim=(0, 1.05))
+        panel.axhline(1.0, color="grey", linewidth=0.8)
+    panels[0].set_ylabel("share of what the planted truth reaches")
+    panels[0].legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,184 @@
+"""How searches slow down as ads are added to, changed in and removed from a live index.
+
+    python scripts/benchmarks/live.py
+    python scripts/benchmarks/live.py --num_ads=20000 --added=0,100,1000
+
+Five minutes at 1,000,000 ads of 256 dimensions; --index=FILE keeps the index for another run.
+For each number of added ads: single queries, k = 500, one thread, without and with a filter that
+a fifth of the ads meet; recall against exact search over the live ads; the seconds to apply the
+last update, its bytes in the journal, and the seconds to read a journal of all of them. A tenth
+of the added ads replace ads of the release, and as many ads of the release are removed.
+The embeddings of added ads are given, not computed by an ad tower. Prints a table, and as the
+last line JSON; --json=FILE writes it too.
+"""
+
+import dataclasses
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from absl import flags
+from workload import measured_index, tower_embeddings
+
+from serving import cli, index, requests
+from serving.live import LiveState, LiveStore, Update
+
+flags.DEFINE_list("added", ["0", "1000", "5000", "20000", "50000"], "Numbers of added ads.")
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(measured_index)
+
+_NUM_FIELDS = 8
+_GROUPS = 5
+_ADS_PER_UPDATE = 1000
+_RECALL_QUERIES = 100
+Measured = dict[str, Any]
+
+
+def main() -> None:
+    counts = [int(count) for count in FLAGS.added]
+    # A fifth of them name a released ad, each another one.
+    most = 5 * FLAGS.num_ads
+    if max(counts) > most:
+        raise ValueError(
+            f"--added: expected at most {most}, five times --num_ads, got {max(counts)}."
+        )
+    searcher, embeddings, queries, state = measured_index.make()
+    release = _release(searcher)
+    # Other ads of the same space than those of the release.
+    space = dataclasses.replace(tower_embeddings.Space.drawn(FLAGS.dimension), seed=1)
+    extra = np.concatenate(list(space.chunks(max(*counts, 1))))
+    rows = []
+    with tempfile.TemporaryDirectory() as directory:
+        live = _Live(release, pathlib.Path(directory), extra)
+        for count in counts:
+            live.add_up_to(count)
+            rows.append(measure(live, release, embeddings, queries))
+    print_table(rows)
+    measured_index.write({**state, "rows": rows})
+
+
+def _release(searcher: index.Searcher) -> index.AdIndex:
+    num_ads = searcher.num_ads
+    rng = np.random.default_rng(5)
+    features = np.zeros((num_ads, _NUM_FIELDS), np.int32)
+    return index.AdIndex(searcher.index, features, _ads(0, num_ads, rng))
+
+
+def _ads(start: int, count: int, rng: np.random.Generator) -> pa.Table:
+    return pa.table(
+        {
+            index.AD_ID: [f"ad-{row}" for row in range(start, start + count)],
+            "group": rng.integers(0, _GROUPS, count).astype(str),
+            "title": [f"title of {row}" for row in range(start, start + count)],
+            "price": rng.random(count),
+        }
+    )
+
+
+class _Live:
+    """A live index without a bundle: the store, and what is in memory."""
+
+    def __init__(self, release: index.AdIndex, directory: pathlib.Path, extra: np.ndarray) -> None:
+        self.state = LiveState(release)
+        self.directory = directory
+        self.store = LiveStore(directory, 1, "benchmark")
+        self.extra = extra
+        self.count = 0
+        self.last = {"apply_seconds": 0.0, "update_bytes": 0.0}
+        self._num_ads = release.num_ads
+        self._num_changed = 0
+        self._rng = np.random.default_rng(6)
+
+    def add_up_to(self, count: int) -> None:
+        """Adds ads in updates of a thousand until there are as many."""
+        while self.count < count:
+            size = min(_ADS_PER_UPDATE, count - self.count)
+            changed = size // 10
+            # Released ads that no update named before: the first are changed, the last removed.
+            ads = pa.concat_tables(
+                [
+                    _ads(self._num_changed, changed, self._rng),
+                    _ads(self._num_ads + self.count, size - changed, self._rng),
+                ]
+            ).combine_chunks()
+            last = self._num_ads - self._num_changed
+            removed = tuple(f"ad-{row}" for row in range(last - changed, last))
+            self._num_changed += changed
+            update = Update(
+                removed,
+                ads,
+                self.extra[self.count : self.count + size],
+                np.zeros((size, _NUM_FIELDS), np.int32),
+            )
+            before, started = self.store.num_bytes, time.perf_counter()
+            with self.store.writing():
+                self.store.append(update)
+                self.state.apply(update)
+                self.state.view()
+            self.last["apply_seconds"] = time.perf_counter() - started
+            self.last["update_bytes"] = self.store.num_bytes - before
+            self.count += size
+
+    def open_seconds(self, release: index.AdIndex) -> float:
+        """Returns how long a process takes that starts now."""
+        started = time.perf_counter()
+        state = LiveState(release)
+        news = LiveStore(self.directory, 1, "benchmark").news()
+        for update in news.updates if news else ():
+            state.apply(update)
+        state.view()
+        return time.perf_counter() - started
+
+
+def measure(
+    live: _Live, release: index.AdIndex, embeddings: np.ndarray, queries: np.ndarray
+) -> Measured:
+    """Searches the live index as it is; returns a row of the table."""
+    view = live.state.view()
+    wanted = {"conditions": [{"field": "group", "any_of": ["2"]}]}
+    kinds = {"group": "categorical", "title": "categorical", "price": "numeric"}
+    checked = requests.FilterFields(kinds).check(wanted)
+    assert checked is not None
+    plain, found = measured_index.time_filtered(view, view, queries, None)
+    filtered, _ = measured_index.time_filtered(view, view, queries, checked)
+    # Exactly, over the live ads: rows of the release that are alive, then the added ones.
+    added = live.state.condensed()
+    gone = release.find([*added.removed])
+    alive = np.setdiff1d(np.arange(len(embeddings)), gone)
+    everything = np.concatenate([embeddings[alive], live.extra[: live.count]])
+    place_of = np.full(len(embeddings) + live.count, -1)
+    place_of[alive] = np.arange(len(alive))
+    place_of[len(embeddings) :] = len(alive) + np.arange(live.count)
+    places = [place_of[rows] for rows in found[:_RECALL_QUERIES]]
+    recall = measured_index.exact_recall(everything, queries[:_RECALL_QUERIES], FLAGS.k, places)
+    return {
+        "added": view.num_added,
+        "removed_or_changed": view.num_removed,
+        **{name: value for name, value in plain.items() if name != "first_ms"},
+        **{f"filtered_{name}": value for name, value in filtered.items()},
+        "recall": recall,
+        **live.last,
+        "open_seconds": live.open_seconds(release),
+    }
+
+
+def print_table(rows: list[Measured]) -> None:
+    """Prints the measurements."""
+    print(
+        f"{'added':>7} {'removed':>8} {'p50 ms':>7} {'p99 ms':>7} {'recall':>7} "
+        f"{'filtered: first':>15} {'p50 ms':>7} {'p99 ms':>7} {'apply s':>8} {'open s':>7}"
+    )
+    for row in rows:
+        print(
+            f"{row['added']:7,} {row['removed_or_changed']:8,} {row['p50_ms']:7.2f} "
+            f"{row['p99_ms']:7.2f} {row['recall']:7.4f} {row['filtered_first_ms']:15.2f} "
+            f"{row['filtered_p50_ms']:7.2f} {row['filtered_p99_ms']:7.2f} "
+            f"{row['apply_seconds']:8.3f} {row['open_seconds']:7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,209 @@
+r"""Retrieval on MovieLens-100K by the public protocol, beside baselines on the same splits.
+
+    pip download --no-deps recbole==1.2.1 --dest /tmp/recbole
+    python -m zipfile -e /tmp/recbole/recbole-1.2.1-py3-none-any.whl /tmp/recbole
+    python scripts/benchmarks/movielens.py \
+        --data_path=/tmp/recbole/recbole/dataset_example/ml-100k/ml-100k.inter
+
+A few minutes a seed on two cores. Every rating is a click; of each user a random 75 % is
+for training and 25 % for testing; all films that the user has not rated in the 75 % are
+ranked, and the first ten count (recall: hits / held-out films; NDCG: binary; means over
+users). The two-tower model has the default configuration unless a flag says otherwise, and
+takes a share of the 75 % (--validation_fraction of all) to choose its best pass by. The
+baselines learn from the whole 75 %. Prints mean and standard deviation over the seeds, each
+a split and a model of its own, beside published figures, and as the last line JSON.
+
+The published figures were measured by others on splits of their own, with the definitions of
+github.com/recommenders-team/recommenders (whose examples/06_benchmarks says that its 75 % are
+of each user, though its notebook takes them of each film).
+"""
+
+import json
+import pathlib
+import shutil
+import statistics
+import time
+from typing import Any
+
+from absl import flags
+
+from serving import cli
+from tfrec import config, evaluation, retrieval
+from tfrecords import convert, reader, schema
+
+TEST_FRACTION = 0.25
+METRICS = ("ndcg_at_10", "corpus_recall_at_10")
+PUBLISHED = {  # NDCG@10, recall@10
+    "popularity": (0.250, 0.113),
+    "NCF": (0.396, 0.181),
+    "BPR": (0.442, 0.213),
+    "BiVAE": (0.475, 0.219),
+    "EASE": (0.483, 0.227),
+}
+IDS = (("user_id", "query"), ("item_id", "ad"))
+
+flags.DEFINE_string("data_path", None, "MovieLens-100K's ml-100k.inter, see above.")
+flags.DEFINE_string("workdir", "workdir/benchmark_movielens", "Data sets and models go here.")
+flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the splits and the models.")
+flags.DEFINE_float("validation_fraction", 0.02, "Share of all ratings that chooses the pass.")
+flags.DEFINE_bool(
+    "attributes",
+    False,
+    "Also learn from the fields of users and films, ml-100k.user and ml-100k.item beside "
+    "--data_path; without it from ids alone.",
+)
+OPTIONS = tuple(name for name in config.RetrievalConfig.__dataclass_fields__ if name != "seed")
+cli.define_flags(config.RetrievalConfig, names=OPTIONS)
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    source = source_of(FLAGS.data_path)
+    seeds = seeds_of(FLAGS.seeds)
+    runs = []
+    for seed in seeds:
+        directory = pathlib.Path(FLAGS.workdir) / f"seed-{seed}"
+        shutil.rmtree(directory, ignore_errors=True)
+        data_set = convert_log(source, directory / "data", seed)
+        started = time.perf_counter()
+        model = train(
+            data_set,
+            cli.from_flags(config.RetrievalConfig, seed=seed),
+            directory / "retrieval",
+        )
+        runs.append(measure(data_set, model, time.perf_counter() - started))
+        print(f"seed {seed}: " + _line(runs[-1]["two_tower"]), flush=True)
+    result = summary(runs)
+    print_table(result)
+    print(json.dumps({**result, "seeds": seeds, "runs": runs, "published": PUBLISHED}))
+
+
+def source_of(data_path: str | None) -> convert.Source:
+    """Returns the log.
+
+    Raises:
+        ValueError: No path was given.
+        FileNotFoundError: A file is missing.
+    """
+    how = "the opening lines of this script (--help) say how to get it"
+    if data_path is None:
+        raise ValueError(f"Give --data_path, MovieLens-100K's ml-100k.inter: {how}.")
+    path = pathlib.Path(data_path)
+    users, films = path.with_suffix(".user"), path.with_suffix(".item")
+    for needed in (path, users, films) if FLAGS.attributes else (path,):
+        if not needed.is_file():
+            raise FileNotFoundError(f"No file {needed}: {how}.")
+    if not FLAGS.attributes:
+        return convert.Source(path, ids_schema(), format="tabular")
+    return convert.Source(
+        path, attributes_schema(), format="tabular", users_path=users, ads_path=films
+    )
+
+
+def ids_schema() -> schema.Schema:
+    """Returns the schema of a log of clicks of which only user and film are known."""
+    fields = [
+        schema.Field(name, "categorical", side, column=f"{name}:token", min_count=1)
+        for name, side in IDS
+    ]
+    return schema.Schema(
+        "movielens_100k_ids", tuple(fields), ("item_id:token",), None, user_key="user_id:token"
+    )
+
+
+def attributes_schema() -> schema.Schema:
+    """Returns the schema of the example in examples/movielens, with every rating a click."""
+    example = pathlib.Path(__file__).parents[1] / "examples" / "movielens" / "schema.json"
+    described = json.loads(example.read_text())
+    return schema.schema_from_json({**described, "click": None, "click_threshold": None})
+
+
+def seeds_of(texts: list[str]) -> list[int]:
+    """Parses the seeds.
+
+    Raises:
+        ValueError: There is none, or one is not a number.
+    """
+    if not texts or not all(text.strip().isdigit() for text in texts):
+        raise ValueError(f"--seeds takes numbers like 1,2,3, got {','.join(texts)!r}.")
+    return [int(text) for text in texts]
+
+
+def convert_log(source: convert.Source, directory: pathlib.Path, seed: int) -> reader.DataSet:
+    """Converts the log with a split of its own."""
+    convert.convert(
+        source,
+        directory,
+        split="leave_random_fraction_out",
+        test_fraction=TEST_FRACTION,
+        validation_fraction=FLAGS.validation_fraction,
+        seed=seed,
+    )
+    return reader.DataSet(directory)
+
+
+def train(
+    data_set: reader.DataSet, options: config.RetrievalConfig, workdir: pathlib.Path
+) -> retrieval.TwoTower:
+    """Trains a two-tower model as any other log's."""
+    retrieval.train_two_tower(data_set, options, workdir)
+    model, _ = retrieval.load_two_tower(data_set, workdir)
+    return model
+
+
+def measure(
+    data_set: reader.DataSet, model: retrieval.TwoTower, seconds: float
+) -> dict[str, dict[str, Any]]:
+    """Measures the model and the baselines; returns the metrics by user of each."""
+    catalogue = data_set.catalogue()
+    history = evaluation.read_history(data_set, ("train", "validation"), len(catalogue))
+    assert history is not None
+    report = evaluation.compare_recommenders(
+        data_set,
+        {
+            "two_tower": evaluation.recommender_of(model, catalogue),
+            "popularity": evaluation.Popularity(history.clicks),
+            "item_knn": evaluation.ItemNeighbours(history),
+            "ease": evaluation.Ease(history),
+        },
+        history,
+    )
+    names = ("two_tower", "popularity", "item_knn", "ease")
+    measured = {name: report[name]["excluding_seen"] for name in names}
+    measured["two_tower"]["train_seconds"] = seconds
+    return measured
+
+
+def summary(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Returns mean and standard deviation over the runs; 0.0 of one run."""
+    result: dict[str, dict[str, float]] = {}
+    for name in runs[0]:
+        for key in METRICS:
+            values = [run[name][key] for run in runs]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            result.setdefault(name, {}).update({key: statistics.mean(values), f"{key}_sd": spread})
+    return result
+
+
+def print_table(result: dict[str, dict[str, float]]) -> None:
+    """Prints ours beside the baselines and what was published."""
+    labels = {
+        "two_tower": "two-tower, this project",
+        "popularity": "popularity",
+        "item_knn": f"item neighbours (shrunk, {evaluation.NUM_NEIGHBOURS})",
+        "ease": f"EASE (λ = {evaluation.EASE_L2:.0f})",
+    }
+    print(f"{'':34}{'NDCG@10':>17}{'recall@10':>17}")
+    for name, values in result.items():
+        cells = "".join(f"{values[key]:9.4f} ± {values[f'{key}_sd']:.4f}"[-17:] for key in METRICS)
+        print(f"{labels[name]:34}{cells}")
+    for name, figures in PUBLISHED.items():
+        print(f"{name + ', published':34}" + "".join(f"{value:9.3f}{'':8}" for value in figures))
+
+
+def _line(values: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.4f}" for key, value in values.items() if key in METRICS)
+
+
+if __name__ == "__main__":
+    cli.run(main)

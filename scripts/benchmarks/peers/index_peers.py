@@ -1,0 +1,97 @@
+"""The libraries that the benchmark of the index measures beside it.
+
+Shapes: N ads, Q queries, D embedding size.
+"""
+
+import json
+import pathlib
+import subprocess
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from serving import (
+    cli,  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+    index,
+)
+
+_SCRIPT = pathlib.Path(__file__).with_name("index_scann.py")
+# Exact search of a million takes tens of milliseconds a query.
+_MOST_QUERIES_OF_BRUTE_FORCE = 100
+Row = dict[str, Any]
+
+
+def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row:
+    """Measures TFRS `BruteForce`; TensorFlow uses all cores.
+
+    Args:
+        ads: [N, D] float32.
+        queries: [Q, D] float32; the first are used.
+        wanted: [Q, k] rows that exact search finds.
+    """
+    k = wanted.shape[1]
+    started = time.perf_counter()
+    layer = tfrs.layers.factorized_top_k.BruteForce(k=k)
+    layer.index(tf.constant(ads))
+    build_seconds = time.perf_counter() - started
+    search = tf.function(lambda query: layer(query))
+    times, found = [], []
+    asked = queries[:_MOST_QUERIES_OF_BRUTE_FORCE]
+    search(tf.constant(asked[:1]))
+    for query in asked:
+        started = time.perf_counter()
+        rows = search(tf.constant(query[None]))[1].numpy()
+        times.append(1e3 * (time.perf_counter() - started))
+        found.append(rows[0])
+    batch = tf.constant(asked)
+    search(batch)
+    started = time.perf_counter()
+    search(batch)
+    return {
+        "name": "TFRS BruteForce, all cores",
+        "library": "tensorflow_recommenders",
+        "recall": float(index.recall_of_rows(np.stack(found), wanted[: len(asked)]).mean()),
+        "p50_ms": float(np.percentile(times, 50)),
+        "p99_ms": float(np.percentile(times, 99)),
+        "batch_queries_per_second": len(asked) / (time.perf_counter() - started),
+        "build_seconds": build_seconds,
+        "megabytes": ads.nbytes / 1e6,
+    }
+
+
+def scann(python: str, ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> list[Row]:
+    """Measures ScaNN in an interpreter that has it.
+
+    Args:
+        python: The interpreter.
+        ads: [N, D] float32.
+        queries: [Q, D] float32.
+        wanted: [Q, k] rows that exact search finds.
+
+    Raises:
+        ValueError: It fails there.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        np.save(directory / "ads.npy", ads)
+        np.save(directory / "queries.npy", queries)
+        inputs = [str(directory / "ads.npy"), str(directory / "queries.npy")]
+        command = [python, str(_SCRIPT), *inputs, str(wanted.shape[1]), name]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", None) or str(error)
+            raise ValueError(
+                f"--scann_python: expected an interpreter with scann and numpy, {python} fails: "
+                f"{said.strip().splitlines()[-1]}"
+            ) from error
+        rows = json.loads((directory / "rows.json").read_text())
+        for number, row in enumerate(rows):
+            found = np.load(directory / f"{number}.npy")
+            row["recall"] = float(index.recall_of_rows(found, wanted).mean())
+            row["library"] = "scann"
+    return rows

@@ -1,0 +1,270 @@
+"""Speed of the ranker: raw query fields and 500 candidates in, scores out, through gRPC.
+
+    python scripts/benchmarks/ranker.py
+    python scripts/benchmarks/ranker.py --workdir=workdir/quickstart --plot=growth.png
+
+About three minutes on two cores. Exports the default ranker (the trained one of --workdir where
+there is one, else an untrained one: speed does not depend on the weights) and, beside it, a
+plain Keras model of the same width with full attention (`full_attention.py`). Starts the
+embedded model server in a process of its own, and calls both through `serving.ranker_client`,
+one request at a time, in turns with the same SavedModel loaded in this process. Then the same
+over numbers of candidates from 50 to 5,000; the baseline up to --baseline_candidates, because
+its attention grows with the square.
+
+`overhead_ms` is what the embedded server adds inside its process: from the request's bytes to
+the reply's bytes, less the run of the SavedModel itself. README, Results, has what two cores
+gave. Prints a table, and as the last line JSON.
+"""
+
+import asyncio
+import contextlib
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from peers import full_attention
+from tensorflow_serving.apis import predict_pb2
+from workload import fresh_process
+
+from serving import cli, export, model_server, ranker, requests
+from tfrec import calibration, config, exported, ranking
+from tfrecords import reader
+
+MODELS = ("ranker", "baseline")
+OUTPUTS = ("click_probability", "engagement_probability", "expected_revenue")
+WARM_UP_CALLS = 20
+TIMEOUT_SECONDS = 60.0
+Inputs = tuple[requests.Columns, np.ndarray]
+
+
+def main() -> None:
+    values = flags.FLAGS
+    workdir = pathlib.Path(values.workdir)
+    fresh_process.call(write_models, workdir, values.n_samples)
+    data_set = reader.DataSet(workdir / "data")
+    base = workdir / "benchmark_ranker"
+    with _server(base) as address:
+        result = asyncio.run(measure(data_set, base, address))
+    print_table(result)
+    if values.plot:
+        plot(result["growth"], pathlib.Path(values.plot))
+    print(json.dumps(result))
+
+
+def write_models(workdir: pathlib.Path, n_samples: int) -> None:
+    """Writes both SavedModels as version 1; call it in a fresh process."""
+    log = export.Pipeline(workdir, False)
+    if not (log.path("data") / "dataset.json").is_file():
+        log.convert(log.synthesize(n_samples), config.ConvertConfig())
+    data_set = reader.DataSet(log.path("data"))
+    if (log.path("ranker") / "ranker.json").is_file():
+        model, calibrators, _ = ranking.load_ranker(data_set, log.path("ranker"))
+    else:
+        model = ranking.build_ranker(data_set, config.RankerConfig())
+        calibrators = calibration.Calibrators()
+    ours = exported.RankerModule(data_set.fitted, model, calibrators)
+    outputs = tuple(sorted(ours.serve.structured_outputs))
+    baseline = full_attention.Module(data_set.fitted, config.RankerConfig(), outputs)
+    for name, module in zip(MODELS, (ours, baseline), strict=True):
+        directory = workdir / "benchmark_ranker" / name / "1"
+        tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serve})
+
+
+async def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[str, Any]:
+    """Times all calls in turns."""
+    values = flags.FLAGS
+    if values.bfloat16:
+        model_server.prefer_bfloat16()
+    loaded = {
+        name: model_server.Servable(name, 1, base / name / "1", model_server.session_config())
+        for name in MODELS
+    }
+    outputs = [
+        name for name in OUTPUTS if name in loaded["ranker"].predict("", _flat(_draw(data_set, 1)))
+    ]
+    clients = {
+        name: ranker.RankerClient(address, version=1, outputs=outputs, model_name=name)
+        for name in MODELS
+    }
+
+    def grpc(name: str, inputs: Inputs) -> Callable[[], Awaitable[Any]]:
+        return lambda: clients[name].predict(*inputs, TIMEOUT_SECONDS)
+
+    def in_process(name: str, inputs: Inputs) -> Callable[[], Awaitable[Any]]:
+        arrays = _flat(inputs)
+
+        async def call() -> Any:
+            return loaded[name].predict("", arrays)
+
+        return call
+
+    inputs = _draw(data_set, 500)
+    seconds = await _time(
+        {
+            "grpc": grpc("ranker", inputs),
+            "baseline": grpc("baseline", inputs),
+            "in_process": in_process("ranker", inputs),
+            "baseline_in_process": in_process("baseline", inputs),
+            "bytes": _from_bytes(loaded["ranker"], inputs),
+        },
+        values.calls,
+    )
+    ms = {name: np.quantile(1e3 * np.array(v), [0.5, 0.99]) for name, v in seconds.items()}
+    growth = []
+    for size in map(int, values.candidates):
+        inputs = _draw(data_set, size)
+        calls = {"ms": grpc("ranker", inputs)}
+        if size <= values.baseline_candidates:
+            calls["baseline_ms"] = grpc("baseline", inputs)
+        times = await _time(calls, max(10, values.calls // 6))
+        medians = {name: 1e3 * float(np.median(v)) for name, v in times.items()}
+        growth.append({"candidates": size, **medians})
+    for client in clients.values():
+        await client.close()
+    return {
+        "candidates": 500,
+        "calls": values.calls,
+        "p50_ms": ms["grpc"][0],
+        "p99_ms": ms["grpc"][1],
+        "in_process_p50_ms": ms["in_process"][0],
+        "in_process_p99_ms": ms["in_process"][1],
+        "baseline_p50_ms": ms["baseline"][0],
+        "baseline_p99_ms": ms["baseline"][1],
+        "baseline_in_process_p50_ms": ms["baseline_in_process"][0],
+        "overhead_ms": ms["bytes"][0] - ms["in_process"][0],
+        "growth": growth,
+    }
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Prints the measured times for people."""
+    print(f"{result['candidates']} candidates, {result['calls']} calls each, in turns")
+    for label, prefix in (
+        ("gRPC", ""),
+        ("in process", "in_process_"),
+        ("full attention, gRPC", "baseline_"),
+    ):
+        p50, p99 = result[f"{prefix}p50_ms"], result[f"{prefix}p99_ms"]
+        print(f"  {label:22} p50 {p50:7.2f} ms   p99 {p99:7.2f} ms")
+    print(f"  the server adds {result['overhead_ms']:.2f} ms in its process")
+    for row in result["growth"]:
+        baseline = f"{row['baseline_ms']:9.2f}" if "baseline_ms" in row else "        –"
+        print(f"  {row['candidates']:6,} candidates {row['ms']:9.2f} ms, baseline {baseline} ms")
+
+
+def plot(growth: list[dict[str, float]], path: pathlib.Path) -> None:
+    """Draws the median time over the number of candidates."""
+    from matplotlib import figure
+
+    drawing = figure.Figure(figsize=(6, 4), layout="constrained")
+    axes = drawing.subplots()
+    for key, label in (("ms", "isolated"), ("baseline_ms", "full attention")):
+        rows = [row for row in growth if key in row]
+        axes.loglog(
+            [row["candidates"] for row in rows], [row[key] for row in rows], "o-", label=label
+        )
+    axes.set(xlabel="candidates", ylabel="median ms through gRPC")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+    drawing.savefig(path)
+
+
+async def _time(
+    calls: dict[str, Callable[[], Awaitable[Any]]], count: int
+) -> dict[str, list[float]]:
+    """Returns the seconds of `count` calls of each, in turns, after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(min(WARM_UP_CALLS, count) + count):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            await call()
+            if number >= min(WARM_UP_CALLS, count):
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def _draw(data_set: reader.DataSet, num_candidates: int) -> Inputs:
+    """Returns the raw columns of a held-out request, and random ads [1, C, F]."""
+    schema = data_set.schema
+    fields = requests.QueryFields(
+        [{"name": f.name, "kind": f.kind} for f in schema.query_fields],
+        [f.name for f in schema.ad_fields],
+    )
+    columns = fields.columns([fields.merge({}, data_set.sample_requests()[0])])
+    features = np.asarray(data_set.catalogue().features)
+    rows = np.random.default_rng(1).integers(0, len(features), (1, num_candidates))
+    return columns, features[rows]
+
+
+def _flat(inputs: Inputs) -> dict[str, np.ndarray]:
+    columns, ad_features = inputs
+    arrays = {
+        name: values if isinstance(values, np.ndarray) else np.array(values, object)
+        for name, values in columns.items()
+    }
+    return {**arrays, "ad_features": ad_features}
+
+
+def _from_bytes(model: model_server.Servable, inputs: Inputs) -> Callable[[], Awaitable[Any]]:
+    """Returns what the server does between a request's bytes and the reply's."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model.name
+    for name, array in _flat(inputs).items():
+        request.inputs[name].CopyFrom(model_server.encode_tensor(array, array.dtype != object))
+    data = request.SerializeToString()
+
+    async def call() -> Any:
+        return model_server.run_predict(
+            model, predict_pb2.PredictRequest.FromString(data), False
+        ).SerializeToString()
+
+    return call
+
+
+@contextlib.contextmanager
+def _server(base: pathlib.Path) -> Iterator[str]:
+    """Serves both models in a process of their own; yields host:port."""
+    models = "".join(
+        f'config {{ name: "{name}" base_path: "{(base / name).resolve()}" '
+        'model_platform: "tensorflow" }\n'
+        for name in MODELS
+    )
+    with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
+        file.write(f"model_config_list {{\n{models}}}\n")
+        file.flush()
+        arguments = [
+            sys.executable, "-m", "serving.model_server", f"--model_config_file={file.name}",
+            f"--port={flags.FLAGS.model_server_port}", "--rest_api_port=0",
+            f"--bfloat16={flags.FLAGS.bfloat16}",
+        ]  # fmt: skip
+        child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        try:
+            if not child.stdout.readline():
+                raise OSError("The model server did not start; its message is above.")
+            yield f"127.0.0.1:{flags.FLAGS.model_server_port}"
+        finally:
+            child.terminate()
+            child.wait()
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", "workdir/benchmark_ranker", "Directory of data and models.")
+    flags.DEFINE_integer("n_samples", 20_000, "Impressions of the synthetic log, without data.", 1)
+    flags.DEFINE_integer("calls", 300, "Calls of each kind.", 1)
+    flags.DEFINE_list(
+        "candidates", ["50", "100", "250", "500", "1000", "2500", "5000"], "Sizes of the growth."
+    )
+    flags.DEFINE_integer("baseline_candidates", 1_000, "Most candidates of the baseline.", 1)
+    flags.DEFINE_integer("model_server_port", 8510, "gRPC port of the model server.", 1, 65535)
+    flags.DEFINE_bool("bfloat16", False, "Serve with the model server's --bfloat16.")
+    flags.DEFINE_string("plot", None, "PNG to draw the growth into.")
+    cli.run(main)

@@ -1,0 +1,196 @@
+"""Speed of reading for training with a shuffle, and how good the shuffle is.
+
+    python scripts/benchmarks/reader.py
+    python scripts/benchmarks/reader.py --data=workdir/quickstart/data
+
+A minute or two at 2,000,000 rows. Reads the training split of a data set, which is converted
+from a log in Criteo's layout where none is given, shuffled and in batches of 4,096 requests,
+in a fresh process: several passes over one `tf.data` pipeline. Checking the shards' checksums
+and building the pipeline happen once before them and are timed apart, as is the first pass.
+Beside it, a part of the same rows as row-wise Examples through `tf.io.parse_example`, shuffled
+in a buffer of 100,000 rows.
+
+The shuffle is measured on another log of --rows rows, whose rows carry their number: how
+often two rows that follow each other in the log come in one batch, beside a full shuffle.
+Prints a table, and as the last line JSON.
+
+Shapes: N training rows.
+"""
+
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+from absl import flags
+from peers import row_examples
+from workload import criteo_rows, fresh_process
+
+from serving import cli
+from tfrecords import convert, formats, reader, schema
+
+BATCH_SIZE = 4_096
+Measured = dict[str, Any]
+
+
+def main() -> None:
+    workdir, rows = pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.rows
+    directory = pathlib.Path(flags.FLAGS.data or workdir / f"data-{rows}")
+    if not flags.FLAGS.data and not (directory / "dataset.json").is_file():
+        log = criteo_rows.write(workdir / f"criteo-{rows}.tsv", rows)
+        convert.convert(convert.Source(log, formats.criteo.schema()), directory)
+    passes = flags.FLAGS.passes
+    ours = fresh_process.call(read, directory, passes)
+    examples = workdir / "rows.tfrecord"
+    baseline = fresh_process.call(
+        read_row_wise, directory, examples, flags.FLAGS.baseline_rows, passes
+    )
+    numbered = convert_numbered(workdir, rows)
+    order = fresh_process.call(batch_of_rows, numbered, 1)
+    result = {
+        **ours,
+        "passes": passes,
+        "baseline_rows": baseline["rows"],
+        "baseline_rows_per_second": baseline["rows_per_second"],
+        **shuffle_quality(order, BATCH_SIZE),
+    }
+    print_table(result)
+    print(json.dumps(result))
+
+
+def read(directory: pathlib.Path, passes: int) -> Measured:
+    """Reads a data set for training and measures it; call it in a fresh process."""
+    data_set = reader.DataSet(directory)
+    started = time.perf_counter()
+    data_set.windows("train")
+    verified = time.perf_counter()
+    batches = data_set.batches("train", BATCH_SIZE, seed=1)
+    built = time.perf_counter()
+    seconds = [_pass_seconds(batches) for _ in range(1 + passes)]
+    rows = data_set.num_rows("train")
+    return {
+        "rows": rows,
+        "rows_per_second": rows / statistics.median(seconds[1:]),
+        "first_pass_rows_per_second": rows / seconds[0],
+        "verify_seconds": verified - started,
+        "build_seconds": built - verified,
+        "peak_rss_mb": fresh_process.peak_rss_mb(),
+    }
+
+
+def read_row_wise(
+    directory: pathlib.Path, examples: pathlib.Path, num_rows: int, passes: int
+) -> Measured:
+    """Writes rows of a data set as row-wise Examples and measures reading them."""
+    data_set = reader.DataSet(directory)
+    examples.parent.mkdir(parents=True, exist_ok=True)
+    rows = row_examples.write_encoded(data_set, examples, num_rows)
+    batches = row_examples.batches(data_set, examples, BATCH_SIZE, seed=1)
+    seconds = [_pass_seconds(batches) for _ in range(1 + passes)]
+    return {"rows": rows, "rows_per_second": rows / statistics.median(seconds[1:])}
+
+
+def convert_numbered(workdir: pathlib.Path, num_rows: int) -> pathlib.Path:
+    """Converts a log whose rows carry their number as the slot, and returns the data set."""
+    directory = workdir / f"numbered-{num_rows}"
+    if (directory / "dataset.json").is_file():
+        return directory
+    number = np.arange(num_rows)
+    log = workdir / f"numbered-{num_rows}.parquet"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    table = {"number": number, "user": number % 997, "ad": number % 101, "click": number % 4 == 0}
+    pq.write_table(pa.table(table), log)
+    fields = (
+        schema.Field("user", "categorical", "query"),
+        schema.Field("ad", "categorical", "ad"),
+    )
+    named = schema.Schema("numbered", fields, ("ad",), "click", position="number")
+    convert.convert(convert.Source(log, named, "tabular"), directory)
+    return directory
+
+
+def batch_of_rows(directory: pathlib.Path, seed: int) -> np.ndarray:
+    """Returns the batch [N] in which a shuffled pass brings each training row of the log."""
+    data_set = reader.DataSet(directory)
+    batch_of = np.full(data_set.num_rows("train"), -1)
+    batches = data_set.batches("train", BATCH_SIZE, seed=seed)
+    for index, batch in enumerate(batches.as_numpy_iterator()):
+        # The slot is the row's number; training rows are the first ones of the log.
+        batch_of[batch["position"][batch["mask"]]] = index
+    return batch_of
+
+
+def shuffle_quality(batch_of: np.ndarray, batch_size: int) -> Measured:
+    """Compares a pass with a full shuffle.
+
+    Args:
+        batch_of: [N] batch of each row, in the log's order.
+        batch_size: The size of the batches.
+
+    Returns:
+        Shares of rows that are in one batch with the next row of the log.
+    """
+    full = np.random.default_rng(1).permutation(len(batch_of)) // batch_size
+    return {
+        "adjacent_in_batch": float((batch_of[1:] == batch_of[:-1]).mean()),
+        "adjacent_in_batch_full_shuffle": float((full[1:] == full[:-1]).mean()),
+        "adjacent_in_batch_expected_of_full": (batch_size - 1) / (len(batch_of) - 1),
+    }
+
+
+def _pass_seconds(batches: tf.data.Dataset) -> float:
+    started = time.perf_counter()
+    _exhaust(batches)
+    return time.perf_counter() - started
+
+
+def _exhaust(batches: Iterable[Any]) -> None:
+    for _ in batches:
+        continue
+
+
+def print_table(result: Measured) -> None:
+    """Prints the rates and the shuffle."""
+    print(
+        f"{result['rows']:,} training rows, shuffled, batches of {BATCH_SIZE:,}; median of "
+        f"{result['passes']} passes"
+    )
+    print(f"  {'':48}{'rows/s':>12}")
+    for name, rate in (
+        ("records of many requests", result["rows_per_second"]),
+        ("  first pass", result["first_pass_rows_per_second"]),
+        (
+            f"row-wise Examples, {result['baseline_rows']:,} rows",
+            result["baseline_rows_per_second"],
+        ),
+    ):
+        print(f"  {name:48}{rate:12,.0f}")
+    print(
+        f"  before the first pass: checksums {result['verify_seconds']:.2f} s, building the "
+        f"pipeline {result['build_seconds']:.2f} s; most memory {result['peak_rss_mb']:,.0f} MB"
+    )
+    print("rows in one batch with the next row of the log")
+    for name, key in (
+        ("this shuffle", "adjacent_in_batch"),
+        ("a full shuffle, measured", "adjacent_in_batch_full_shuffle"),
+        ("a full shuffle, expected", "adjacent_in_batch_expected_of_full"),
+    ):
+        print(f"  {name:48}{result[key]:12.4%}")
+
+
+if __name__ == "__main__":
+    # Not above: the processes that are measured import this file too, and parse no flags.
+    flags.DEFINE_integer("rows", 2_000_000, "Rows of the logs that are made.", lower_bound=1_000)
+    flags.DEFINE_string("data", None, "A data set to read; default: a log that is made.")
+    flags.DEFINE_integer(
+        "baseline_rows", 200_000, "Training rows read as row-wise Examples.", lower_bound=1
+    )
+    flags.DEFINE_integer("passes", 5, "Passes after the first; rates are medians.", lower_bound=1)
+    flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; what is made is kept.")
+    cli.run(main)

@@ -1,0 +1,267 @@
+"""A service that changes its release under load: what fails, what it costs, what stays in memory.
+
+    make quickstart
+    python scripts/benchmarks/release_changes.py
+    python scripts/benchmarks/release_changes.py --changes=3 --rate=5
+
+Two minutes. Copies the stable release of --bundle twice into a directory of its own, serves it
+by scripts/serve.py, and asks at a steady rate while one copy and the other are promoted in turn.
+Prints after each change the memory of the service and of its model server (without mapped files),
+and the latency of the requests that were asked during the change; then of those asked in between,
+and how many failed or came in retrieval order. The last line is JSON.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+from absl import flags
+
+from serving import cli, operations, releases
+from serving.cli.flags import bundle_flags
+from serving.process import resident_bytes
+
+flags.adopt_module_key_flags(bundle_flags)
+flags.DEFINE_integer("changes", 12, "Promotions.", lower_bound=1)
+flags.DEFINE_float("rate", 20.0, "Requests a second.", lower_bound=0.1)
+flags.DEFINE_float("seconds_between", 2.0, "From one change to the next.", lower_bound=0.0)
+FLAGS = flags.FLAGS
+
+_START_SECONDS = 300
+_CHANGE_SECONDS = 120
+_THREADS = 8
+
+
+class Load:
+    """Asks at a steady rate from a few threads, whatever the answers take.
+
+    Args:
+        url: Of the service.
+        bodies: JSON objects, asked in turn.
+        rate: Requests a second.
+    """
+
+    def __init__(self, url: str, bodies: list[dict[str, Any]], rate: float) -> None:
+        self._url = url
+        self._bodies = bodies
+        self._rate = rate
+        self._due: queue.SimpleQueue[float | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        # (when it was due, milliseconds, version or None, why it is degraded or the failure)
+        self.answers: list[tuple[float, float, int | None, str | None]] = []
+        self._threads = [threading.Thread(target=self._ask) for _ in range(_THREADS)]
+        self._pace = threading.Thread(target=self._keep_pace)
+
+    def __enter__(self) -> "Load":
+        for thread in (*self._threads, self._pace):
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pace.join()
+        for _ in self._threads:
+            self._due.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _keep_pace(self) -> None:
+        due = time.perf_counter()
+        while not self._stop.is_set():
+            due += 1 / self._rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+            self._due.put(due)
+
+    def _ask(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=60) as client:
+            while (due := self._due.get()) is not None:
+                body = self._bodies[len(self.answers) % len(self._bodies)]
+                version, problem = None, None
+                try:
+                    reply = client.post("/v1/recommend", json=body)
+                    answer = reply.json()
+                    if reply.is_success:
+                        version, problem = answer["bundle_version"], answer["degraded"]
+                    else:
+                        problem = answer["error"]["message"]
+                except (httpx.HTTPError, ValueError, KeyError) as error:
+                    problem = repr(error)
+                milliseconds = (time.perf_counter() - due) * 1000
+                self.answers.append((due, milliseconds, version, problem))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        base = pathlib.Path(directory) / "bundles"
+        for _ in range(2):
+            manifest = releases.copy_release(bundle_flags.bundle_base(), FLAGS.version, base)
+        releases.promote(base, 1)
+        bodies = [{"context": fields, "k": 10} for fields in manifest.probes["requests"]]
+        with serve(base) as servers, Load(servers.url, bodies, FLAGS.rate) as load:
+            time.sleep(FLAGS.seconds_between)
+            before = servers.memory_mb()
+            changes = [change(base, servers, load, number) for number in range(FLAGS.changes)]
+        result = {
+            "num_ads": manifest.index["num_ads"],
+            "rate": FLAGS.rate,
+            "before_mb": before,
+            "changes": changes,
+            **summary(load, changes),
+        }
+    print_table(result)
+    print(json.dumps(result))
+
+
+@dataclasses.dataclass(frozen=True)
+class Servers:
+    """What scripts/serve.py runs.
+
+    Attributes:
+        url: Of the service.
+        models_url: Of the model server's REST API.
+        process_ids: Of both, by name.
+    """
+
+    url: str
+    models_url: str
+    process_ids: dict[str, int]
+
+    def serve_only(self, version: int) -> bool:
+        """Returns whether nothing of another release is loaded in either."""
+        rows = httpx.get(f"{self.url}/v1/bundle", timeout=60).json()["releases"]
+        if [row["version"] for row in rows] != [version]:
+            return False
+        for model in operations.SERVED_MODELS:
+            status = httpx.get(f"{self.models_url}/v1/models/{model}", timeout=60).json()
+            states = {row["version"]: row["state"] for row in status["model_version_status"]}
+            if {number for number, state in states.items() if state != "END"} != {str(version)}:
+                return False
+        return True
+
+    def memory_mb(self) -> dict[str, float]:
+        """Returns the memory of each process, without mapped files."""
+        return {
+            name: resident_bytes(process_id) / 1e6 for name, process_id in self.process_ids.items()
+        }
+
+
+def change(base: pathlib.Path, servers: Servers, load: Load, number: int) -> dict[str, Any]:
+    """Promotes the other release, and waits until the old one is gone everywhere."""
+    version = 2 - number % 2
+    started = time.perf_counter()
+    releases.promote(base, version)
+    while not servers.serve_only(version):
+        if time.perf_counter() - started > _CHANGE_SECONDS:
+            raise TimeoutError(f"Release {version} is not served alone after {_CHANGE_SECONDS} s.")
+        time.sleep(0.2)
+    ended = time.perf_counter()
+    time.sleep(FLAGS.seconds_between)
+    return {
+        "version": version,
+        "started": started,
+        "ended": ended,
+        "seconds": ended - started,
+        "memory_mb": servers.memory_mb(),
+        **_latency([a for a in load.answers if started <= a[0] <= ended]),
+    }
+
+
+def summary(load: Load, changes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns what holds of all requests."""
+    spans = [(one["started"], one["ended"]) for one in changes]
+    quiet = [a for a in load.answers if not any(start <= a[0] <= end for start, end in spans)]
+    return {
+        "requests": len(load.answers),
+        "failed": sum(version is None for _, _, version, _ in load.answers),
+        "degraded": sum(
+            version is not None and problem is not None for _, _, version, problem in load.answers
+        ),
+        "problems": sorted({problem for *_, problem in load.answers if problem})[:3],
+        "in_between": _latency(quiet),
+    }
+
+
+@contextlib.contextmanager
+def serve(base: pathlib.Path) -> Iterator[Servers]:
+    """Runs scripts/serve.py until the block ends."""
+    port, model_port, model_rest = _free_ports(3)
+    process = subprocess.Popen(
+        [
+            sys.executable, str(pathlib.Path(__file__).parent / "serve.py"), f"--bundle={base}",
+            f"--port={port}", f"--model_server_port={model_port}",
+            f"--model_server_rest_port={model_rest}", "--deadline_ms=20000",
+        ],
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.perf_counter() + _START_SECONDS
+        while not _is_ready(url):
+            if process.poll() is not None or time.perf_counter() > until:
+                raise OSError("scripts/serve.py did not start; its message is above.")
+            time.sleep(0.2)
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        process_ids = {"service": process.pid, "model_server": int(children.split()[0])}
+        yield Servers(url, f"http://127.0.0.1:{model_rest}", process_ids)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """Prints what `main` measured for people."""
+    print(f"{result['num_ads']:,} ads, {result['rate']:g} requests a second")
+    print(
+        f"{'change':>7} {'seconds':>8} {'service MB':>11} {'model server MB':>16} {'p50 ms':>8} "
+        f"{'p99 ms':>8}"
+    )
+    rows = [{"memory_mb": result["before_mb"], "seconds": 0.0, **result["in_between"]}]
+    for number, row in enumerate([*rows, *result["changes"]]):
+        memory = row["memory_mb"]
+        print(
+            f"{number:7} {row['seconds']:8.1f} {memory['service']:11.1f} "
+            f"{memory['model_server']:16.1f} {row['p50_ms']:8.1f} {row['p99_ms']:8.1f}"
+        )
+    print(
+        f"{result['requests']:,} requests: {result['failed']} failed, {result['degraded']} degraded"
+        "; latency of change 0: that in between the changes"
+    )
+    for problem in result["problems"]:
+        print(f"  {problem}")
+
+
+def _latency(answers: list[tuple[float, float, int | None, str | None]]) -> dict[str, float]:
+    times = [milliseconds for _, milliseconds, _, _ in answers] or [float("nan")]
+    p50, p99 = np.percentile(times, [50, 99])
+    return {"p50_ms": float(p50), "p99_ms": float(p99)}
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=10).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [one.getsockname()[1] for one in sockets]
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,237 @@
+"""Speed of training of both stages, and how a step's time grows with the embedding tables.
+
+    python scripts/benchmarks/training.py
+    python scripts/benchmarks/training.py --table_rows=10000,1000000 --steps=10 --repeats=3
+
+About six minutes on two cores, and at 10,000,000 rows up to 6 GB of memory, Adam's 13 GB.
+Converts a synthetic log, and trains both models at their default sizes with the step of
+`training.Trainer`: Adam for dense layers, Adagrad for the tables. Beside it the same models,
+losses and batches with one `tf.keras.optimizers.Adam` for everything, as plain Keras would
+train them.
+
+Examples/s (clicks of the two-tower model, impressions of the ranker) are those of steps fed
+from the data set, the two optimisers in turns. The growth is that of steps of models with a
+small and a large table a side (`wide_tables`), in turns and on batches in memory; one process
+for each model and optimiser. The initialisation, the tracing and the first steps are not
+timed. `step_time_ratio_…` is the larger of both models', of the baseline the smaller; the
+models' own are beside them. Prints a table, and as the last line JSON.
+"""
+
+import functools
+import itertools
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import tensorflow as tf
+from absl import flags
+from workload import fresh_process, wide_tables
+
+from serving import cli, export
+from tfrec import config, ranking, retrieval, training
+from tfrecords import reader
+
+MODELS = ("retrieval", "ranker")
+OPTIMISERS = {"": "ours", "baseline_": "Adam for everything"}
+WARM_UP_STEPS = 3
+BATCHES_IN_MEMORY = 20
+Measured = dict[str, Any]
+Step = Callable[[reader.Batch], tf.Tensor]
+
+
+def main() -> None:
+    small, large = _sizes(flags.FLAGS.table_rows)
+    steps, repeats, samples = flags.FLAGS.steps, flags.FLAGS.repeats, flags.FLAGS.n_samples
+    log = export.Pipeline(pathlib.Path(flags.FLAGS.workdir) / f"training-{samples}", False)
+    log.convert(log.synthesize(samples), config.ConvertConfig())
+    directory = log.path("data")
+    models = [model for model in MODELS if model in flags.FLAGS.models]
+    result: Measured = {"table_rows": [small, large], "steps": steps, "repeats": repeats}
+    for model in models:
+        result.update(fresh_process.call(measure_rates, directory, model, steps, repeats))
+    for prefix in OPTIMISERS:
+        for model in models:
+            sizes = (small, large)
+            arguments = (directory, model, prefix, sizes, steps, repeats)
+            result.update(fresh_process.call(measure_growth, *arguments))
+        worst = min if prefix else max
+        key = f"step_time_ratio_{_short(large)}_to_{_short(small)}"
+        result[prefix + key] = worst(result[f"{prefix}{model}_step_time_ratio"] for model in models)
+    print_table(result, models)
+    print(json.dumps(result))
+
+
+def measure_rates(directory: pathlib.Path, model: str, steps: int, repeats: int) -> Measured:
+    """Measures examples/s of both optimisers; call it in a fresh process."""
+    data_set = reader.DataSet(directory)
+    rates: dict[str, list[float]] = {prefix: [] for prefix in OPTIMISERS}
+    runs: dict[str, tuple[Step, Iterator[reader.Batch]]] = {}
+    for prefix in OPTIMISERS:
+        dataset, step = _prepare(data_set, model, prefix)
+        runs[prefix] = step, iter(dataset.repeat())
+    _warm_up(runs.values())
+    for _ in range(repeats):
+        for prefix, run in runs.items():
+            started = time.perf_counter()
+            examples = _take_steps(*run, steps)
+            rates[prefix].append(examples / (time.perf_counter() - started))
+    return {
+        f"{prefix}{model}_examples_per_second": statistics.median(values)
+        for prefix, values in rates.items()
+    }
+
+
+def measure_growth(
+    directory: pathlib.Path,
+    model: str,
+    prefix: str,
+    table_rows: tuple[int, int],
+    steps: int,
+    repeats: int,
+) -> Measured:
+    """Measures a step with small and with large tables; call it in a fresh process."""
+    runs: dict[int, tuple[Step, Iterator[reader.Batch]]] = {}
+    for num_rows in table_rows:
+        data_set = wide_tables.open_widened(directory, num_rows)
+        dataset, step = _prepare(data_set, model, prefix)
+        batches = [
+            wide_tables.draw_ids(data_set, batch, seed)
+            for seed, batch in enumerate(dataset.repeat().take(BATCHES_IN_MEMORY))
+        ]
+        runs[num_rows] = step, itertools.cycle(batches)
+    _warm_up(runs.values())
+    seconds: dict[int, list[float]] = {num_rows: [] for num_rows in table_rows}
+    for _ in range(repeats):
+        for num_rows, run in runs.items():
+            # Adam takes seconds a step on large tables.
+            count = 1 if prefix and num_rows == max(table_rows) else steps
+            for _ in range(count):
+                started = time.perf_counter()
+                _take_steps(*run, 1)
+                seconds[num_rows].append(time.perf_counter() - started)
+    small, large = (1_000 * statistics.median(seconds[num_rows]) for num_rows in table_rows)
+    name = f"{prefix}{model}"
+    return {
+        f"{name}_step_ms": [small, large],
+        f"{name}_step_time_ratio": large / small,
+        f"{name}_peak_rss_mb": fresh_process.peak_rss_mb(),
+    }
+
+
+def _sizes(values: list[str]) -> tuple[int, int]:
+    """Reads --table_rows.
+
+    Raises:
+        ValueError: It is not two different numbers.
+    """
+    if len(set(values)) != 2 or not all(map(str.isdecimal, values)):
+        raise ValueError(
+            f"--table_rows takes two different sizes, got {' and '.join(values)!r}; write them as "
+            "--table_rows=10000,10000000."
+        )
+    small, large = sorted(map(int, values))
+    return small, large
+
+
+def _prepare(data_set: reader.DataSet, model: str, prefix: str) -> tuple[tf.data.Dataset, Step]:
+    """Returns the batches of a stage and the step of an untrained model."""
+    if model == "retrieval":
+        options = config.RetrievalConfig()
+        built = retrieval.build_two_tower(data_set, options, data_set.catalogue())
+        losses = functools.partial(retrieval.batch_losses, built, options)
+        dataset = data_set.clicked("train", options.batch_size, seed=1)
+    else:
+        options = config.RankerConfig()
+        built = ranking.build_ranker(data_set, options)
+        losses = functools.partial(ranking.batch_losses, built, options)
+        dataset = data_set.batches_of_like_lists("train", options.batch_size, seed=1)
+    if prefix:
+        return dataset, _adam_step(built, losses, options.learning_rate, dataset.element_spec)
+    rates = options.learning_rate, options.embedding_learning_rate
+    compiled = training.TrainingStep(built, losses, *rates, steps=1_000).compiled(
+        dataset.element_spec
+    )
+    return dataset, lambda batch: compiled(batch, False)[0]["loss"]
+
+
+def _adam_step(
+    model: tf.keras.Model,
+    losses: Callable[[reader.Batch], training.Losses],
+    learning_rate: float,
+    element_spec: dict[str, tf.TensorSpec],
+) -> Step:
+    """Returns a step of plain Keras: one Adam for every variable."""
+    variables = model.trainable_variables
+    optimizer = tf.keras.optimizers.Adam(learning_rate)
+    optimizer.build(variables)
+
+    @tf.function(input_signature=[element_spec])
+    def step(batch: reader.Batch) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = losses(batch)["loss"]
+        gradients = tape.gradient(loss, variables)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return loss
+
+    return step
+
+
+def _warm_up(runs: Iterable[tuple[Step, Iterator[reader.Batch]]]) -> None:
+    """Takes first steps. Every model is built by then: a build sets the seed, and that empties
+    TensorFlow's caches of compiled functions.
+    """
+    for run in runs:
+        _take_steps(*run, WARM_UP_STEPS)
+
+
+def _take_steps(step: Step, batches: Iterator[reader.Batch], count: int) -> int:
+    """Trains on some batches, to the end, and returns how many examples they hold."""
+    examples = 0
+    for _ in range(count):
+        batch = next(batches)
+        step(batch).numpy()
+        examples += int(training.num_examples(batch))
+    return examples
+
+
+def _short(number: int) -> str:
+    """Writes 10,000 as 10k and 10,000,000 as 10m."""
+    for unit, letter in ((1_000_000, "m"), (1_000, "k")):
+        if number % unit == 0:
+            return f"{number // unit}{letter}"
+    return str(number)
+
+
+def print_table(result: Measured, models: list[str]) -> None:
+    """Prints the rates, the growth and the memory."""
+    small, large = result["table_rows"]
+    print(f"medians of {result['repeats']} blocks of {result['steps']} steps")
+    print(f"  {'':32}{'examples/s':>12}{'ms, ' + _short(small):>12}{'ms, ' + _short(large):>12}"
+          f"{'ratio':>8}{'peak MB':>10}")  # fmt: skip
+    for model in models:
+        for prefix, name in OPTIMISERS.items():
+            key = f"{prefix}{model}"
+            times = result[f"{key}_step_ms"]
+            print(
+                f"  {f'{model}, {name}':32}{result[f'{key}_examples_per_second']:12,.0f}"
+                f"{times[0]:12,.1f}{times[1]:12,.1f}{result[f'{key}_step_time_ratio']:8.2f}"
+                f"{result[f'{key}_peak_rss_mb']:10,.0f}"
+            )
+    print(
+        f"  ms: a step with two tables of {small:,} and of {large:,} rows; peak MB: of the process "
+        "with both models"
+    )
+
+
+if __name__ == "__main__":
+    # Not above: the processes that are measured import this file too, and parse no flags.
+    flags.DEFINE_multi_enum("models", list(MODELS), MODELS, "The models; give it twice for both.")
+    flags.DEFINE_list("table_rows", ["10000", "10000000"], "Rows of a small and of a large table.")
+    flags.DEFINE_integer("steps", 10, "Steps of a block.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 9, "Blocks of each; numbers are medians.", lower_bound=1)
+    flags.DEFINE_integer("n_samples", 100_000, "Impressions of the log.", lower_bound=1_000)
+    flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; the log is kept in it.")
+    cli.run(main)

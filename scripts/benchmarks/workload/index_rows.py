@@ -1,0 +1,141 @@
+"""Measures our indexes for the benchmark, a row a configuration.
+
+Shapes: N ads, Q queries, D embedding size, k ads wanted.
+"""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import faiss
+import numpy as np
+
+from serving.index import (
+    IndexConfig,
+    Searcher,
+    Structure,
+    add_vectors,
+    exact_rows,
+    read_index,
+    train_index,
+    training_sample_size,
+)
+
+_LOAD = pathlib.Path(__file__).with_name("index_load.py")
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+    """Ads' embeddings that need not fit into memory.
+
+    Attributes:
+        num_ads: N.
+        chunks: Starts another pass over them, [rows, D] float32.
+        sample: Draws so many of them, for training.
+        queries: [Q, D] float32, as they come, that an index may learn from; it is measured with
+            others.
+    """
+
+    num_ads: int
+    chunks: Callable[[], Iterator[np.ndarray]]
+    sample: Callable[[int], np.ndarray]
+    queries: np.ndarray
+
+
+def build(
+    catalogue: Catalogue, config: IndexConfig, dimension: int, saved: pathlib.Path
+) -> Structure:
+    """Builds an index chunk by chunk and saves it, or opens what an earlier run has saved.
+
+    The time to make the chunks is not counted.
+
+    Args:
+        catalogue: The ads.
+        config: How to index them.
+        dimension: D.
+        saved: File for the index; what it was built with and how long goes beside it.
+    """
+    note = saved.with_suffix(".faiss.json")
+    if not note.exists():
+        _build_and_save(catalogue, config, dimension, saved, note)
+    kept = json.loads(note.read_text())
+    searcher = Searcher(read_index(saved))
+    return Structure(searcher, config, **kept)
+
+
+def _build_and_save(
+    catalogue: Catalogue,
+    config: IndexConfig,
+    dimension: int,
+    saved: pathlib.Path,
+    note: pathlib.Path,
+) -> None:
+    size = training_sample_size(config, catalogue.num_ads, dimension)
+    sample = catalogue.sample(size)
+    started = time.perf_counter()
+    index, _, parameters = train_index(sample, config, catalogue.num_ads, catalogue.queries)
+    seconds = time.perf_counter() - started
+    del sample
+    for chunk in catalogue.chunks():
+        started = time.perf_counter()
+        add_vectors(index, chunk)
+        seconds += time.perf_counter() - started
+    faiss.write_index(index, str(saved))
+    kept = {
+        "build_parameters": parameters,
+        "megabytes": saved.stat().st_size / 1e6,
+        "build_seconds": seconds,
+    }
+    note.write_text(json.dumps(kept))
+
+
+def measure(
+    structure: Structure,
+    queries: np.ndarray,
+    wanted: np.ndarray,
+    saved: pathlib.Path,
+) -> list[Row]:
+    """Measures a built index at all settings, and opens it in a fresh process."""
+    loaded = load(saved, queries, wanted.shape[1])
+    rows = []
+    for trial in structure.sweep(queries, wanted):
+        measured = dataclasses.asdict(trial)
+        del measured["config"]
+        rate = throughput(structure.searcher, queries, wanted.shape[1])
+        rows.append({**measured, "library": "faiss", "batch_queries_per_second": rate, **loaded})
+    return rows
+
+
+def throughput(searcher: Searcher, queries: np.ndarray, k: int) -> float:
+    """Returns queries a second of one batch on all cores."""
+    together = Searcher(searcher.index, faiss.omp_get_max_threads())
+    together.search(queries[:32], k)
+    started = time.perf_counter()
+    together.search(queries, k)
+    return len(queries) / (time.perf_counter() - started)
+
+
+def load(path: pathlib.Path, queries: np.ndarray, k: int) -> Row:
+    """Opens a saved index in a fresh process and returns what that takes."""
+    asked = path.with_suffix(".queries.npy")
+    np.save(asked, queries[:100])
+    command = [sys.executable, str(_LOAD), str(path), str(asked), str(k)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    asked.unlink()
+    return json.loads(done.stdout)
+
+
+def exact(catalogue: Catalogue, queries: np.ndarray, k: int, saved: pathlib.Path) -> np.ndarray:
+    """Returns the rows [Q, k] of exact search, kept in a .npy file from run to run."""
+    if not saved.exists():
+        rows = exact_rows(catalogue.chunks(), queries, k)
+        partial = saved.with_suffix(".partial.npy")
+        np.save(partial, rows)
+        partial.rename(saved)
+    return np.load(saved)

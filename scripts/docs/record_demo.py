@@ -1,0 +1,138 @@
+"""Records what a release answers, for scripts/demo.py to replay.
+
+    python scripts/docs/record_demo.py --workdir=workdir/quickstart
+    python scripts/docs/record_demo.py --bundle=bundles --version=3 --output=recording.json
+
+Half a minute. Verifies the release, starts the embedded model server, asks for ten ads for a
+held-out request: by the default utility, by clicks alone, by revenue above all, without the first
+ad's commonest group, and with the ranker out of reach. Times 200 requests one after another. The
+file holds the answers as they came, and what the manifest says was measured of the release.
+"""
+
+import asyncio
+import datetime
+import json
+import os
+import pathlib
+import platform
+import time
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from serving import cli, manifest, operations, orchestrator
+from serving.cli.flags import bundle_flags
+from serving.requests import Answer, Request
+
+flags.adopt_module_key_flags(bundle_flags)
+flags.DEFINE_string("output", "docs/demo_recording.json", "The recording.")
+FLAGS = flags.FLAGS
+_TIMED_REQUESTS = 200
+# Nothing listens there: the way to a ranker that is away.
+_NO_RANKER = "127.0.0.1:1"
+
+
+def main() -> None:
+    recording = asyncio.run(_record(bundle_flags.bundle_base()))
+    path = pathlib.Path(FLAGS.output)
+    path.write_text(json.dumps(recording, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(recording['acts'])} answers of release {recording['release']['version']}: {path}")
+
+
+async def _record(base: pathlib.Path) -> dict[str, Any]:
+    async with operations.open_service(base, FLAGS.version, None) as service:
+        await service.verify_ranker()
+        release = service.release.manifest
+        samples = release.probes["requests"]
+        context = {name: v for name, v in samples[0].items() if v not in (None, [])}
+        whole = await service.recommend(Request(context=context, k=10))
+        requests = {
+            "as the service weighs it: click + engagement + revenue": {},
+            "for clicks alone": _weights(release, click=1.0),
+            "for revenue above all": _weights(release, click=0.2, revenue=3.0),
+            **_without_a_group(release, whole),
+        }
+        acts = [
+            await _act(service, title, Request(context=context, k=10, **asked))
+            for title, asked in requests.items()
+        ]
+        latency = await _latency(service, samples)
+    async with operations.open_service(base, FLAGS.version, _NO_RANKER) as service:
+        request = Request(context=context, k=10)
+        acts.append(await _act(service, "while the ranker is out of reach", request))
+    return {
+        "made_by": "scripts/docs/record_demo.py",
+        "recorded": datetime.date.today().isoformat(),
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "release": _release(release),
+        "acts": acts,
+        "latency": latency,
+    }
+
+
+def _weights(release: manifest.Manifest, **wanted: float) -> dict[str, Any]:
+    """Returns a request of these weights and 0 of other heads; a head not named would weigh 1."""
+    heads = [head for head, there in release.heads.items() if there]
+    return {"weights": {head: wanted.get(head, 0.0) for head in heads}}
+
+
+def _without_a_group(release: manifest.Manifest, answer: Answer) -> dict[str, Any]:
+    """Returns a request that leaves out the value that most of the ten ads share."""
+    kinds = {field["name"]: field["kind"] for field in release.ad_fields}
+    shared: dict[tuple[str, Any], int] = {}
+    for ad in answer.ads:
+        for name, value in ad.fields.items():
+            if kinds.get(name) == "categorical" and value is not None:
+                shared[name, value] = shared.get((name, value), 0) + 1
+    several = {key: count for key, count in shared.items() if 1 < count < len(answer.ads)}
+    if not several:
+        return {}
+    name, value = max(several, key=lambda key: several[key])
+    condition = {"field": name, "none_of": [value]}
+    return {f"without {name} = {value}": {"filters": {"conditions": [condition]}}}
+
+
+async def _act(service: orchestrator.Orchestrator, title: str, request: Request) -> dict[str, Any]:
+    await service.recommend(request)  # what a first request compiles is not timed
+    answer = await service.recommend(request)
+    return {"title": title, "request": request.to_json(), "answer": answer.to_json()}
+
+
+async def _latency(
+    service: orchestrator.Orchestrator, samples: list[dict[str, Any]]
+) -> dict[str, Any]:
+    requests = operations.requests_from_samples(samples)
+    totals = []
+    for index in range(_TIMED_REQUESTS):
+        started = time.perf_counter()
+        await service.recommend(requests[index % len(requests)])
+        totals.append(1e3 * (time.perf_counter() - started))
+    p50, p99 = (float(np.percentile(totals, q)) for q in (50, 99))
+    return {"requests": _TIMED_REQUESTS, "p50_ms": p50, "p99_ms": p99}
+
+
+def _release(release: manifest.Manifest) -> dict[str, Any]:
+    measured = release.metrics
+    retrieval = measured["retrieval"]
+    recall = {
+        name: retrieval[name]["corpus_recall_at_500"]
+        for name in ("two_tower", "popularity")
+        if retrieval.get(name)
+    }
+    click = measured["ranker"]["click"]
+    return {
+        "version": release.version,
+        "training_id": release.training_id,
+        "log": release.schema["name"],
+        "ads": release.index["num_ads"],
+        "index": release.index["build"]["factory"],
+        "impressions_tested": measured["impressions"],
+        "click_auc": click["auc"],
+        "click_auc_of_the_truth": click.get("planted", {}).get("auc"),
+        "recall_at_500": recall,
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)

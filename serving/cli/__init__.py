@@ -1,0 +1,19 @@
+"""Command-line entry points; the only library room that defines flags.
+
+The flags that several commands share are in `serving.cli.flags`; importing one of its modules
+defines them.
+"""
+
+from serving.cli.command_line import define_flags, from_flags, print_json, run
+from serving.cli.entry import main, run_command
+from serving.cli.extras import require_extra
+
+__all__ = [
+    "define_flags",
+    "from_flags",
+    "main",
+    "print_json",
+    "require_extra",
+    "run",
+    "run_command",
+]

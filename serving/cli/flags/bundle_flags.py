@@ -1,0 +1,20 @@
+"""The flags that name a release, shared by the scripts that use one."""
+
+import pathlib
+
+from absl import flags
+
+flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with a bundle.")
+flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR/bundle.")
+flags.DEFINE_integer(
+    "version",
+    None,
+    "Release; default: the stable one, which is the latest until one is promoted.",
+    lower_bound=1,
+)
+FLAGS = flags.FLAGS
+
+
+def bundle_base() -> pathlib.Path:
+    """Returns the base directory of the bundles."""
+    return pathlib.Path(FLAGS.bundle or pathlib.Path(FLAGS.workdir) / "bundle")

@@ -1,0 +1,62 @@
+"""The flags of business rules and of the impression log, shared by the scripts that answer."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from serving import impressions
+from serving.cli.flags import json_flag
+
+flags.DEFINE_string(
+    "rules",
+    None,
+    "What answers must keep to, where the request does not say: a JSON object, or a file with one, "
+    'such as {"caps": [{"field": "advertiser", "most": 2}], "frequency_caps": [{"most": 3}], '
+    '"diversity": [{"field": "category", "penalty": 0.3}], "exploration": {"share": 0.05}}.',
+)
+flags.DEFINE_string(
+    "impression_log",
+    None,
+    "Directory for the log of what was shown, in Parquet files that scripts/join_feedback.py "
+    "joins with clicks. None is written unless told.",
+)
+flags.DEFINE_float(
+    "impression_log_seconds",
+    60.0,
+    "A file of the impression log is written so long after its first row.",
+    lower_bound=0.1,
+)
+FLAGS = flags.FLAGS
+
+
+def rules() -> dict[str, Any] | None:
+    """Returns the default rules that the flag gives.
+
+    Raises:
+        FileNotFoundError, ValueError: As `json_flag.value`.
+    """
+    return json_flag.value("rules")
+
+
+@contextlib.contextmanager
+def open_log() -> Iterator[impressions.ImpressionLog | None]:
+    """Opens the impression log that the flags ask for, and writes the rest of it at the end.
+
+    Raises:
+        ImpressionLogError: The directory cannot be written.
+    """
+    if FLAGS.impression_log is None:
+        yield None
+        return
+    log = impressions.ImpressionLog(FLAGS.impression_log, log_config())
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def log_config() -> impressions.ImpressionLogConfig:
+    """Returns how the flags want the impression log written."""
+    return impressions.ImpressionLogConfig(seconds_per_file=FLAGS.impression_log_seconds)

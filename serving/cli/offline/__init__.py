@@ -1,0 +1,1 @@
+"""Commands from a log to a release."""

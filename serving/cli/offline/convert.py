@@ -1,0 +1,47 @@
+r"""Converts a log into TFRecords, an encoder and an ad catalogue.
+
+    python scripts/convert.py --data_path=train.txt --workdir=workdir/criteo
+    python scripts/convert.py --format=outbrain --data_path=outbrain/ --workdir=workdir/outbrain
+    python scripts/convert.py --infer_schema --data_path=log.csv --schema_path=schema.json
+    python scripts/convert.py --format=tabular --data_path=log.csv --schema_path=schema.json \
+        --workdir=workdir/shop
+
+About 200,000 rows a second on two cores. Writes WORKDIR/data; every row is written, or
+rejected with its file, line and reason in WORKDIR/data/rejected.tsv. Killed, the same
+command resumes. --json prints WORKDIR/data/dataset.json. --infer_schema proposes a schema file
+for a table, to be edited.
+"""
+
+import pathlib
+
+from absl import flags
+
+from serving import export
+from serving.cli import command_line
+from serving.cli.flags import log_flags
+from tfrecords import formats, inference
+
+flags.DEFINE_string("workdir", "workdir/train", "Work directory.")
+flags.DEFINE_bool("infer_schema", False, "Propose a schema file from the data, and stop.")
+flags.DEFINE_bool("json", False, "Print what was converted as JSON and nothing else.")
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(log_flags)
+
+
+def main() -> None:
+    if FLAGS.infer_schema:
+        _propose()
+        return
+    data_set = log_flags.converted_data_set(
+        export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
+    )
+    if FLAGS.json:
+        command_line.print_json({"directory": data_set.directory, **data_set.description})
+
+
+def _propose() -> None:
+    if not FLAGS.data_path:
+        raise ValueError("--infer_schema needs --data_path=FILE.")
+    target = pathlib.Path(FLAGS.schema_path or pathlib.Path(FLAGS.workdir) / "schema.json")
+    users, ads = log_flags.optional_path(FLAGS.users_path), log_flags.optional_path(FLAGS.ads_path)
+    print(inference.write_proposal(formats.expand_paths(FLAGS.data_path), users, ads, target))

@@ -1,0 +1,1 @@
+"""Commands on releases and running services."""

@@ -1,0 +1,173 @@
+r"""Asks a release bundle, or a running service, for ranked ads.
+
+    python scripts/inference.py --workdir=workdir/quickstart --demo
+    python scripts/inference.py --workdir=workdir/quickstart --request=request.json
+    python scripts/inference.py --input=requests.jsonl --output=answers.jsonl
+    python scripts/inference.py --server=http://127.0.0.1:8080 --request=request.json
+    python scripts/inference.py --workdir=workdir/quickstart --demo --explain \
+        --rules='{"caps": [{"field": "C8", "most": 2}], "exploration": {"share": 0.1}}'
+
+A request is JSON: {"user": {…}, "context": {…}, "k": 10, "weights": {"click": 1, "revenue": 2},
+"filters": {"conditions": [{"field": "advertiser", "none_of": ["a3"]}], "excluded_ads": ["ad-8"]},
+"rules": {"caps": [{"field": "advertiser", "most": 2}]}, "seen": {"ads": {"ad-9": 3}}}.
+Seconds: the bundle is verified and the embedded model server started, unless
+--ranker_address names a running one. A batch file has one request a line; its answers come
+out in order, a refused request as {"error": …}.
+"""
+
+import asyncio
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+
+from serving import client, errors, operations, orchestrator
+from serving.cli import command_line
+from serving.cli.flags import bundle_flags, filter_flags, rule_flags
+from serving.requests import Answer, Request
+from tfrecords import terminal
+
+flags.adopt_module_key_flags(bundle_flags)
+flags.adopt_module_key_flags(filter_flags)
+flags.adopt_module_key_flags(rule_flags)
+flags.DEFINE_string("ranker_address", None, "host:port of a model server that runs already.")
+flags.DEFINE_string("server", None, "URL of a running scripts/serve.py; asks it by HTTP instead.")
+flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
+flags.DEFINE_string("request", None, "A request as a JSON file, or - for standard input.")
+flags.DEFINE_string("input", None, "A batch: one JSON request a line.")
+flags.DEFINE_string("output", None, "Where the answers of --input go, one a line.")
+flags.DEFINE_integer("k", None, "Ads wanted, where the request does not say.", lower_bound=1)
+flags.DEFINE_bool("explain", False, "Say why each ad is in its slot, and what the rules did.")
+flags.DEFINE_bool("json", False, "Print answers as JSON.")
+FLAGS = flags.FLAGS
+
+_REQUESTS_PER_BATCH = 64
+
+
+def main() -> None:
+    modes = [name for name in ("demo", "request", "input") if FLAGS[name].value]
+    if len(modes) != 1:
+        raise ValueError("Give one of --demo, --request=FILE and --input=FILE --output=FILE.")
+    if bool(FLAGS.input) != bool(FLAGS.output):
+        raise ValueError("--input=FILE needs --output=FILE, and the other way round.")
+    if FLAGS.server:
+        if FLAGS.impression_log:
+            raise ValueError("--impression_log is written by the service: give it to serve.py.")
+        with client.Client(FLAGS.server) as service:
+            if FLAGS.demo:
+                raise ValueError("--demo needs a bundle here; with --server give --request=FILE.")
+            asyncio.run(_serve(_Remote(service)))
+    else:
+        asyncio.run(_with_bundle())
+
+
+class _Remote:
+    """The HTTP client behind the orchestrator's coroutine interface."""
+
+    def __init__(self, service: client.Client) -> None:
+        self._service = service
+
+    async def recommend(self, request: Request) -> Answer:
+        return self._service.recommend(**request.to_json())
+
+    async def recommend_batch(self, requests: list[Request]) -> list[Answer]:
+        return self._service.recommend_batch(requests)
+
+
+async def _with_bundle() -> None:
+    base = bundle_flags.bundle_base()
+    with rule_flags.open_log() as impressions:
+        async with operations.open_service(
+            base, FLAGS.version, FLAGS.ranker_address, impressions=impressions
+        ) as service:
+            await _serve(service)
+
+
+async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
+    if FLAGS.input:
+        await _answer_file(service, pathlib.Path(FLAGS.input), pathlib.Path(FLAGS.output))
+        return
+    if FLAGS.demo:
+        assert isinstance(service, orchestrator.Orchestrator)
+        request = Request(context=service.release.manifest.probes["requests"][0])
+    else:
+        text = (
+            sys.stdin.read()
+            if FLAGS.request == "-"
+            else command_line.read_text(pathlib.Path(FLAGS.request))
+        )
+        request = _parse(text, FLAGS.request)
+    answer = await service.recommend(_with_flags(request))
+    print(json.dumps(answer.to_json()) if FLAGS.json else operations.describe_answer(answer))
+
+
+async def _answer_file(
+    service: orchestrator.Orchestrator | _Remote, source: pathlib.Path, target: pathlib.Path
+) -> None:
+    lines = command_line.read_lines(source)
+    refused = 0
+    with target.open("w", encoding="utf-8") as output:
+        for first in range(0, len(lines), _REQUESTS_PER_BATCH):
+            answers = await _answer_lines(
+                service, lines[first : first + _REQUESTS_PER_BATCH], first
+            )
+            refused += sum("error" in answer for answer in answers)
+            output.writelines(json.dumps(answer) + "\n" for answer in answers)
+    print(f"{len(lines) - refused} of {len(lines)} requests answered in {target}")
+    if refused:
+        sys.exit(f"error: {refused} requests were refused; their lines say why.")
+
+
+async def _answer_lines(
+    service: orchestrator.Orchestrator | _Remote, lines: list[str], first: int
+) -> list[dict[str, Any]]:
+    requests, places = [], []
+    answers: list[dict[str, Any]] = [{} for _ in lines]
+    for index, line in enumerate(lines):
+        try:
+            requests.append(_with_flags(_parse(line, f"line {first + index + 1}")))
+            places.append(index)
+        except ValueError as error:
+            answers[index] = {"error": str(error)}
+    try:
+        for index, answer in zip(places, await service.recommend_batch(requests), strict=True):
+            answers[index] = answer.to_json()
+    except (errors.InvalidRequestError, errors.TfrecClientError):
+        # One bad request refuses a whole batch; alone, each is answered or says why not.
+        for index, request in zip(places, requests, strict=True):
+            try:
+                answers[index] = (await service.recommend(request)).to_json()
+            except (errors.InvalidRequestError, errors.TfrecClientError) as error:
+                answers[index] = {"error": str(error)}
+    return answers
+
+
+def _parse(text: str, place: str) -> Request:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{place}: expected a JSON request, got no JSON ({error}).") from error
+    known = Request.__dataclass_fields__
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: expected a JSON object, got {text.strip()[:60]!r}.")
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{place}: unknown key {unknown[0]!r}.{terminal.suggestion_for(unknown[0], known)} "
+            f"Known: {', '.join(known)}."
+        )
+    return Request(**value)
+
+
+def _with_flags(request: Request) -> Request:
+    """Fills in what the flags say and the request does not."""
+    flagged = {"k": FLAGS.k, "filters": filter_flags.filters(), "rules": rule_flags.rules()}
+    missing = {
+        name: value
+        for name, value in flagged.items()
+        if value is not None and getattr(request, name) is None
+    }
+    return dataclasses.replace(request, **missing, explain=request.explain or FLAGS.explain)

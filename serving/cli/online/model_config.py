@@ -1,0 +1,131 @@
+"""Writes the models.config of TensorFlow Serving for a bundle: versions and labels.
+
+    python scripts/model_config.py --bundle=/srv/bundles --output=workdir/models.config
+    python scripts/model_config.py --bundle=/srv/bundles --output=/config/models.config --follow
+
+Seconds. The file serves ranker and query_tower in the releases that scripts/release.py names: the
+stable one, labelled `stable`, the canary, labelled `canary`, the one that was stable before, and
+what a service has loaded. Without the right to write into the bundle the last cannot be told: what
+the file had stays in it until it is pruned. A model server started with --model_config_file=FILE,
+--model_config_file_poll_wait_seconds and --allow_version_labels_for_unavailable_models takes a
+new file up while it runs. A label that moves does so in a second file, --label_delay_seconds
+later: until a model server has read of the new version it refuses the label. --follow keeps the
+file up to date until SIGTERM or Ctrl-C.
+
+--root is where the model server sees the bundle, such as /models in serving/deploy/compose.yaml.
+Without --output the file is printed.
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from serving import errors, manifest, operations, process, releases
+from serving.cli.flags import bundle_flags
+
+flags.DEFINE_string("root", "/models", "Directory of the bundle as the model server sees it.")
+flags.DEFINE_string("output", None, "File to write; default: print it.")
+flags.DEFINE_bool("follow", False, "Keep the file up to date until the end of this process.")
+flags.DEFINE_float(
+    "label_delay_seconds",
+    30.0,
+    "Time between the file with a new version and the one whose label names it: longer than the "
+    "model server's --model_config_file_poll_wait_seconds.",
+    lower_bound=0.0,
+)
+FLAGS = flags.FLAGS
+
+_POLL_SECONDS = 1.0
+
+
+def main() -> None:
+    base = bundle_flags.bundle_base()
+    if FLAGS.version is not None:
+        raise ValueError(
+            "--version: the file serves what scripts/release.py names; promote the release there."
+        )
+    if not os.path.isabs(FLAGS.root):
+        raise ValueError(f"--root: expected an absolute path, got {FLAGS.root!r}.")
+    if FLAGS.output is None:
+        if FLAGS.follow:
+            raise ValueError("--follow: expected --output=FILE too, the file to keep up to date.")
+        print(_text(wanted(base, ())), end="")
+        return
+    stop = process.StopSignal()
+    path = pathlib.Path(FLAGS.output)
+    while True:
+        try:
+            final = update(base, path)
+        except (errors.BundleError, OSError) as error:
+            if not FLAGS.follow:
+                raise
+            print(f"{path} stays as it is: {error}", file=sys.stderr, flush=True)
+            final = True
+        if final and not FLAGS.follow:
+            return
+        if stop.wait(_POLL_SECONDS if final else FLAGS.label_delay_seconds):
+            return
+
+
+def update(base: pathlib.Path, path: pathlib.Path) -> bool:
+    """Replaces the file by the next one on the way to what is wanted, if it differs.
+
+    Returns:
+        Whether it is what is wanted.
+    """
+    before = _read(path)
+    target = wanted(base, before.versions)
+    after = releases.next_served(before, target)
+    text = _text(after)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        releases.replace_file(path, text.encode())
+        labels = ", ".join(f"{label} {version}" for label, version in after.labels.items())
+        print(f"{path}: {labels}; versions {list(after.versions)}", flush=True)
+    return after == target
+
+
+def wanted(base: pathlib.Path, served: Sequence[int]) -> releases.ServedReleases:
+    """Returns the releases to serve: those that are named, and those that a service has loaded.
+
+    Args:
+        base: Base directory of the bundles.
+        served: What is served now.
+
+    Raises:
+        BundleError: Nothing is published, or `releases.json` cannot be read.
+    """
+    pointer = releases.current_pointer(base)
+    named = {pointer.stable, pointer.canary, *pointer.previous[:1]}
+    versions = tuple(
+        version
+        for version in manifest.versions(base)
+        if version in named or _is_held(base, version, served)
+    )
+    labels = {"stable": pointer.stable}
+    if pointer.canary is not None:
+        labels["canary"] = pointer.canary
+    return releases.ServedReleases(versions, labels)
+
+
+def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
+    try:
+        return releases.is_in_use(base, version)
+    except OSError:
+        # A file system that cannot tell: what was served may still be in use.
+        return version in served
+
+
+def _read(path: pathlib.Path) -> releases.ServedReleases:
+    if not path.exists():
+        return releases.ServedReleases((), {})
+    try:
+        return releases.read_served(path)
+    except ValueError as error:
+        raise ValueError(f"--output: {error}. Remove the file, or name another one.") from error
+
+
+def _text(served: releases.ServedReleases) -> str:
+    return releases.config_text(FLAGS.root, operations.SERVED_MODELS, served)

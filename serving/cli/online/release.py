@@ -1,0 +1,138 @@
+"""Publishes, verifies, promotes, rolls back, tries, lists and prunes releases.
+
+    python scripts/release.py --workdir=workdir/quickstart
+    python scripts/release.py --bundle=/srv/bundles --action=publish --source=workdir/quickstart
+    python scripts/release.py --bundle=/srv/bundles --action=verify --version=4
+    python scripts/release.py --bundle=/srv/bundles --action=canary --version=4 --share=0.1
+    python scripts/release.py --bundle=/srv/bundles --action=promote --version=4
+    python scripts/release.py --bundle=/srv/bundles --action=rollback
+    python scripts/release.py --bundle=/srv/bundles --action=prune --keep=3
+
+Seconds. Services that run (scripts/serve.py) follow within about a second, without a failed
+request. Each step is done or not done, also where it is killed; a second one is refused, or waits
+for --wait_seconds.
+
+list        every release, the newest first; --json for programs.
+publish     --source is a work directory, which is exported first, or another base directory of
+            bundles (--source_version; else its stable one). The release gets the next number here.
+            It becomes stable at once if nothing was ever promoted here, and else when promoted.
+verify      every byte, and the probes of query tower, index, ad tower and ranker.
+promote     --version becomes stable.
+rollback    what was stable before is so again; a canary ends.
+canary      --version answers --share of the requests, and those with "release": "canary".
+end_canary  the stable release answers all requests again.
+prune       removes all but the newest --keep; the stable release, the canary and what a process
+            has loaded stay.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from serving import export, operations, releases
+from serving.cli import release_table
+from serving.cli.flags import bundle_flags, gate_flags
+
+flags.adopt_module_key_flags(bundle_flags)
+flags.adopt_module_key_flags(gate_flags)
+flags.DEFINE_enum(
+    "action",
+    "list",
+    ["list", "publish", "verify", "promote", "rollback", "canary", "end_canary", "prune"],
+    "What to do; see above.",
+)
+flags.DEFINE_string(
+    "source", None, "publish: a work directory or a base directory of bundles; default: --workdir."
+)
+flags.DEFINE_integer("source_version", None, "publish: release of --source.", lower_bound=1)
+flags.DEFINE_float("share", 0.1, "canary: share of the requests.", 0.0, 1.0)
+flags.DEFINE_integer("keep", 3, "prune: how many of the newest releases stay.", lower_bound=1)
+flags.DEFINE_float(
+    "wait_seconds", 0.0, "How long to wait for another publish or step.", lower_bound=0.0
+)
+flags.DEFINE_bool("json", False, "list: print JSON.")
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    base = bundle_flags.bundle_base()
+    if FLAGS.action == "list":
+        rows = releases.list_releases(base)
+        print(json.dumps(rows, indent=1) if FLAGS.json else release_table.text(rows))
+    elif FLAGS.action == "publish":
+        _publish(base)
+    elif FLAGS.action == "verify":
+        version = FLAGS.version or releases.stable(base)
+        for line in operations.check_release(base, version):
+            print(f"release {version}: {line}")
+    elif FLAGS.action == "prune":
+        pruned = releases.prune(base, FLAGS.keep, FLAGS.wait_seconds)
+        print(f"removed: {_words(pruned.removed)}")
+        if pruned.in_use:
+            print(f"kept, because a process has them loaded: {_words(pruned.in_use)}")
+    else:
+        _change(base)
+
+
+def _change(base: pathlib.Path) -> None:
+    wait = FLAGS.wait_seconds
+    if FLAGS.action in ("promote", "canary") and FLAGS.version is None:
+        raise ValueError(f"--action={FLAGS.action} needs --version=N; --action=list shows them.")
+    if FLAGS.action == "promote":
+        change = releases.promote(base, FLAGS.version, wait)
+    elif FLAGS.action == "canary":
+        change = releases.start_canary(base, FLAGS.version, FLAGS.share, wait)
+    elif FLAGS.action == "rollback":
+        change = releases.roll_back(base, wait)
+    else:
+        change = releases.end_canary(base, wait)
+    print(f"before: {_describe(change.before)}")
+    print(f"now:    {_describe(change.after)}")
+
+
+def _publish(base: pathlib.Path) -> None:
+    source = pathlib.Path(FLAGS.source or FLAGS.workdir)
+    if (source / "data" / "dataset.json").is_file():
+        if FLAGS.source_version is not None:
+            raise ValueError("--source_version needs --source to be a base directory of bundles.")
+        source = _exported(source)
+    elif not (source / "manifests").is_dir() and (source / "bundle" / "manifests").is_dir():
+        source = source / "bundle"
+    if source.resolve() == base.resolve():
+        # The export has published it here, or it was published before.
+        version = releases.latest(base)
+    else:
+        version = releases.copy_release(
+            source,
+            FLAGS.source_version,
+            base,
+            gate=None if FLAGS.force else export.check_copied_release,
+            wait_seconds=FLAGS.wait_seconds,
+        ).version
+    print(f"release {version} is published in {base}")
+    pointer = releases.read_pointer(base)
+    if pointer is not None and pointer.stable != version:
+        print(
+            f"release {pointer.stable} stays stable; to change to {version}: "
+            f"--action=promote --version={version}, or --action=canary first"
+        )
+
+
+def _exported(workdir: pathlib.Path) -> pathlib.Path:
+    """Exports the trained stages of a work directory, unless it is done; returns its bundles."""
+    steps = export.Pipeline(workdir)
+    data_set = steps.data_set()
+    metrics = steps.evaluate(data_set)
+    return steps.export(data_set, metrics, force=FLAGS.force)
+
+
+def _describe(pointer: releases.Pointer) -> str:
+    text = f"release {pointer.stable} is stable"
+    if pointer.canary is None:
+        return text
+    return f"{text}, canary {pointer.canary} answers {pointer.share:.1%} of the requests"
+
+
+def _words(versions: tuple[int, ...]) -> str:
+    return ", ".join(map(str, versions)) or "none"

@@ -1,0 +1,123 @@
+r"""Serves a release bundle: REST in front, the model server behind.
+
+    python scripts/serve.py --workdir=workdir/quickstart
+    curl -s localhost:8080/v1/recommend -d '{"k": 3}' -H 'content-type: application/json'
+    python scripts/serve.py --workdir=workdir/quickstart --rules=rules.json \
+        --impression_log=workdir/impressions
+
+Starts in seconds. The embedded model server runs as a process of its own and speaks
+TensorFlow Serving's gRPC (--model_server_port) and REST (--model_server_rest_port);
+--ranker_address uses a running TensorFlow Serving instead. While the ranker is away,
+answers come in retrieval order and say so. SIGTERM and Ctrl-C end it gracefully: /readyz says
+`draining` for --drain_seconds, then the port is closed and requests in hand are answered.
+
+It follows scripts/release.py (promote, rollback, canary) and, where nothing was ever promoted,
+the latest release: without a failed request, and no answer of two releases. --version stays at one.
+
+In production: --workers processes share the port and the memory-mapped index; --token_file (or
+the variable TFREC_TOKEN), --tls_certificate and --tls_key guard it; --log_format=json writes a
+line for each request; /metrics is for Prometheus.
+"""
+
+import contextlib
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from absl import flags
+
+from serving import errors, operations, releases, service
+from serving.cli.flags import bundle_flags, rule_flags, service_flags
+
+flags.adopt_module_key_flags(bundle_flags)
+flags.adopt_module_key_flags(service_flags)
+flags.adopt_module_key_flags(rule_flags)
+FLAGS = flags.FLAGS
+
+_STOP_SECONDS = 15
+
+
+def main() -> None:
+    # uvicorn drains on SIGTERM and then raises it again: without a handler that would end this
+    # process before the embedded server is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    base = bundle_flags.bundle_base()
+    settings = service_flags.settings(base)
+    service.prepare_logs(settings.json_logs)
+    with contextlib.ExitStack() as stack:
+        # Fails before anything is started, not after.
+        listening = stack.enter_context(_bound(FLAGS.host, FLAGS.port))
+        releases.current_pointer(base)
+        # A process that only starts others has no use for a release.
+        first = [service.load_stable_release(settings)] if FLAGS.workers == 1 else []
+        for release in first:
+            num_ads = release.manifest.index["num_ads"]
+            print(f"release {release.version}: {num_ads:,} ads, verified")
+            del release  # Releases come and go: whoever serves them holds them.
+        if FLAGS.ranker_address is None:
+            stack.enter_context(_embedded_server(base))
+        scheme = "https" if FLAGS.tls_certificate else "http"
+        place = f"{scheme}://{FLAGS.host}:{FLAGS.port}"
+        print(
+            f"recommendations on {place}/v1/recommend, API at /docs, console at /console",
+            flush=True,
+        )
+        if first:
+            service.serve_release(settings, first.pop(), listening)
+            return
+        end_seconds = settings.http.drain_seconds + settings.http.end_seconds + _STOP_SECONDS
+        arguments = (settings, listening)
+        service.Workers(service.serve_until_signal, arguments, FLAGS.workers, end_seconds).run()
+
+
+@contextlib.contextmanager
+def _bound(host: str, port: int) -> Iterator[service.Listening]:
+    try:
+        listening = service.bound_socket(host, port)
+    except OSError as error:
+        raise errors.ServerStartError(
+            f"Cannot serve on {host}:{port} ({error}); choose another --port or --host."
+        ) from error
+    with listening:
+        yield listening
+
+
+@contextlib.contextmanager
+def _embedded_server(base: pathlib.Path) -> Iterator[None]:
+    """Runs the embedded model server as a child process; it serves what releases are in use."""
+    with contextlib.ExitStack() as stack:
+        path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "models.config"
+        stack.enter_context(
+            releases.ServedVersions(base, operations.SERVED_MODELS, path, only=FLAGS.version)
+        )
+        command = [
+            sys.executable, "-m", "serving.model_server", f"--model_config_file={path}",
+            "--model_config_file_poll_wait_seconds=1",
+            f"--port={FLAGS.model_server_port}",
+            f"--rest_api_port={FLAGS.model_server_rest_port}",
+            "--end_with_input",
+        ]  # fmt: skip
+        # Ctrl-C goes to every process of the terminal's group: the ranker is to answer what the
+        # service still has in hand. Its input closes when this process is gone, however that came.
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+        )
+        assert child.stdout is not None
+        try:
+            ready = child.stdout.readline()
+            if not ready:
+                raise errors.ServerStartError(
+                    "The embedded model server did not start; its message is above. "
+                    "Choose other ports, or give --ranker_address."
+                )
+            print(ready.rstrip(), flush=True)
+            yield
+        finally:
+            child.terminate()
+            try:
+                child.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()

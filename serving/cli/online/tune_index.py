@@ -1,0 +1,117 @@
+r"""Chooses the ad index for a recall target, a latency budget and a memory limit.
+
+    python scripts/tune_index.py --workdir=workdir/quickstart --plot=index.png
+    python scripts/tune_index.py --embeddings=ads.npy --queries=queries.npy \
+        --target_recall=0.99 --latency_budget_ms=1.4 --memory_limit_mb=500 --output=index.json
+    python scripts/export.py --workdir=workdir/quickstart --index_config=index.json
+
+Seconds at 10,000 ads, some ten minutes at a million with all kinds. Builds each kind, measures it
+at k = 500 over its search parameters with half of the queries, one query at a time on one thread,
+and chooses; the other half says what the choice is worth. Prints the trials that none beats in
+recall, p99 and memory at once (--all: every one), the choice marked, and the rule that chose.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import matplotlib.figure
+from absl import flags
+
+from serving import export, index
+from serving.cli import command_line
+from serving.cli.flags import tuning_flags
+from tfrecords import terminal
+
+flags.DEFINE_bool("json", False, "Print the choice and all trials as JSON and nothing else.")
+flags.DEFINE_bool("all", False, "Print every trial.")
+flags.DEFINE_string("output", None, "JSON with the choice, for export.py --index_config.")
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(tuning_flags)
+
+
+def main() -> None:
+    if (FLAGS.embeddings is None) != (FLAGS.queries is None):
+        raise ValueError("--embeddings and --queries: expected both or neither.")
+    if FLAGS.embeddings:
+        ads, queries = export.embeddings_from_files(FLAGS.embeddings, FLAGS.queries)
+    else:
+        tower = export.trained_tower(pathlib.Path(FLAGS.workdir))
+        ads, queries = export.embeddings_from_tower(*tower, FLAGS.num_queries)
+    targets = index.IndexConfig(
+        num_candidates=FLAGS.k,
+        target_recall=FLAGS.target_recall,
+        latency_budget_ms=FLAGS.latency_budget_ms,
+        memory_limit_mb=FLAGS.memory_limit_mb,
+        use_gpu=FLAGS.use_gpu,
+    )
+    if not all(count.isdecimal() and int(count) for count in FLAGS.num_lists or ()):
+        raise ValueError(
+            f"--num_lists: expected numbers such as 256,1024, got {','.join(FLAGS.num_lists)!r}."
+        )
+    tried = index.structures_to_try(targets, len(ads), FLAGS.kinds, FLAGS.num_lists or [None])
+    said = (lambda line: None) if FLAGS.json else terminal.print_above_bars
+    choice = index.tune_index(ads, queries[: FLAGS.num_queries], targets, tried, said)
+    if FLAGS.json:
+        command_line.print_json(as_json(choice))
+    else:
+        print(text(choice, FLAGS.all))
+    if FLAGS.output:
+        pathlib.Path(FLAGS.output).write_text(json.dumps(as_json(choice), indent=1) + "\n")
+    if FLAGS.plot:
+        plot(choice, FLAGS.plot)
+
+
+def text(choice: index.Choice, everything: bool) -> str:
+    """Renders the trials as a table, the choice and its measure on held-out queries."""
+    shown = choice.trials if everything else index.pareto_front(choice.trials)
+    if choice.chosen not in shown:
+        shown = [*shown, choice.chosen]
+    held_out = dataclasses.replace(choice.held_out, name="the choice, queries held out")
+    width = max(len(trial.name) for trial in [*shown, held_out])
+    heads = ("recall", "p50 ms", "p99 ms", "MB", "build s")
+    lines = ["", f"  {'':{width}}" + "".join(f"{head:>9}" for head in heads)]
+    lines += [_row("*" if trial is choice.chosen else "", trial, width) for trial in shown]
+    lines += ["", f"* {choice.verdict}", _row("=", held_out, width)]
+    return "\n".join(lines)
+
+
+def _row(mark: str, trial: index.Trial, width: int) -> str:
+    return (
+        f"{mark:2}{trial.name:{width}}{trial.recall:9.4f}{trial.p50_ms:9.2f}{trial.p99_ms:9.2f}"
+        f"{trial.megabytes:9.1f}{trial.build_seconds:9.1f}"
+    )
+
+
+def as_json(choice: index.Choice) -> dict[str, object]:
+    """Returns the choice's config, its measures and all trials."""
+    return {
+        "config": dataclasses.asdict(choice.chosen.config),
+        **choice.summary(),
+        "rows": [dataclasses.asdict(trial) for trial in choice.trials],
+    }
+
+
+def plot(choice: index.Choice, path: str) -> None:
+    """Draws recall against p99, a line an index."""
+    figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    factories: dict[str, list[index.Trial]] = {}
+    for trial in choice.trials:
+        factories.setdefault(trial.name.split(":")[0], []).append(trial)
+    for factory, trials in factories.items():
+        best = index.pareto_front(trials)
+        points = [t.recall for t in best], [t.p99_ms for t in best]
+        axes.plot(*points, "o-", label=f"{factory}, {best[0].megabytes:,.0f} MB")
+    chosen = choice.chosen
+    axes.plot([chosen.recall], [chosen.p99_ms], "k*", markersize=16, label="chosen")
+    if chosen.config.latency_budget_ms is not None:
+        axes.axhline(chosen.config.latency_budget_ms, color="grey", linestyle=":")
+    axes.axvline(chosen.config.target_recall, color="grey", linestyle=":")
+    axes.set(
+        xlabel=f"recall at {chosen.config.num_candidates}",
+        ylabel="p99 ms, single queries",
+        yscale="log",
+    )
+    axes.legend(fontsize="small")
+    figure.savefig(path)

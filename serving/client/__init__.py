@@ -1,0 +1,24 @@
+"""Python clients of the service over HTTP, and the same calls in process.
+
+Importing it loads no TensorFlow; `LocalClient`, which runs both stages in process, does on first
+use.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from serving.client.async_client import AsyncClient
+from serving.client.client import Client
+from serving.client.http_calls import Retry
+
+if TYPE_CHECKING:
+    from serving.client.local_client import LocalClient
+
+__all__ = ["AsyncClient", "Client", "LocalClient", "Retry"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LocalClient":
+        from serving.client import local_client
+
+        return local_client.LocalClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,101 @@
+"""The client of the REST service for asyncio; it needs no TensorFlow.
+
+async with AsyncClient("http://127.0.0.1:8080") as client:
+    answer = await client.recommend(user={"country": "CH"}, k=10)
+"""
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import httpx
+
+from serving import errors
+from serving.client import client_replies, http_calls
+from serving.requests import Answer, Request
+
+
+class AsyncClient:
+    """As `client.Client`, with methods to await. For one event loop."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_seconds: float = http_calls.DEFAULT_TIMEOUT_SECONDS,
+        token: str | None = None,
+        verify: bool | str = True,
+        retry: http_calls.Retry | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Makes a client; arguments and errors as `client.Client`'s."""
+        options = http_calls.options(base_url, token, verify, timeout_seconds)
+        self._timeout_seconds = timeout_seconds
+        self._retry = retry or http_calls.Retry()
+        self._http = httpx.AsyncClient(transport=transport, **options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def recommend(self, **fields: Unpack[http_calls.RequestFields]) -> Answer:
+        """Asks for the best ads for one request; arguments and errors as `client.Client`'s."""
+        call = http_calls.recommend(http_calls.request_of(fields))
+        return client_replies.answer(await self._call(call))
+
+    async def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
+        """Asks for the ads of many requests; the answers come in their order."""
+        call = http_calls.recommend_batch(requests)
+        return client_replies.batch_answers(call.body, await self._call(call))
+
+    async def bundle(self) -> dict[str, Any]:
+        """Returns what is served."""
+        return await self._call(http_calls.BUNDLE)
+
+    async def health(self) -> bool:
+        """Returns whether the service answers."""
+        return (await self._call(http_calls.HEALTH)).get("status") == "ok"
+
+    async def ready(self) -> bool:
+        """Returns whether the service expects to give full answers."""
+        try:
+            return (await self._call(http_calls.READY)).get("status") == "ready"
+        except errors.ClientServiceError as error:
+            if error.code in http_calls.NOT_READY:
+                return False
+            raise
+
+    async def _call(self, call: http_calls.Call) -> dict[str, Any]:
+        if self._http.is_closed:
+            raise http_calls.closed()
+        steps = http_calls.exchange(call, self._http.base_url, self._retry, self._timeout_seconds)
+        outcome: httpx.Response | Exception | None = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration as done:
+                return done.value
+            if isinstance(step, http_calls.Pause):
+                await asyncio.sleep(step.seconds)
+                outcome = None
+                continue
+            try:
+                # httpx's own time-out is of each read, and an answer may drip.
+                async with asyncio.timeout(step.arguments["timeout"]):
+                    outcome = await self._http.request(**step.arguments)
+            except TimeoutError:
+                outcome = httpx.ReadTimeout("The answer was still coming.")
+            except (httpx.RequestError, ValueError, TypeError) as error:
+                outcome = error

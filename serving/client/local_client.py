@@ -1,0 +1,151 @@
+"""Both stages in this process, with the methods of the HTTP client: no service, no server.
+
+    with LocalClient("workdir/quickstart/bundle") as client:
+        answer = client.recommend(user={"country": "CH"}, k=10)
+
+For notebooks, batch jobs and tests; it verifies the bundle as a service does. Imports TensorFlow.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent import futures
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from serving import errors, orchestrator, releases
+from serving.client import http_calls
+from serving.ranker import LocalRanker
+from serving.requests import Answer, Request
+
+Result = TypeVar("Result")
+
+
+class LocalClient:
+    """Answers requests from a bundle; safe to share among threads."""
+
+    def __init__(
+        self,
+        base: str | os.PathLike[str],
+        *,
+        version: int | None = None,
+        config: orchestrator.OrchestratorConfig | None = None,
+    ) -> None:
+        """Loads and verifies a release.
+
+        Args:
+            base: Base directory of the bundles.
+            version: The release; None = the stable one.
+            config: How requests are answered; None = the defaults.
+
+        Raises:
+            BundleError: The release cannot be loaded.
+            RankerError: Its ranker cannot be loaded, or does not reproduce its probes.
+        """
+        self._release = releases.load(base, version)
+        self._service: orchestrator.Orchestrator | None = None
+        self._loop = asyncio.new_event_loop()
+        # A coroutine that comes to the loop after its end would be waited for without end.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="local-client", daemon=True
+        )
+        self._thread.start()
+        try:
+            ranker = LocalRanker(self._release)
+            self._service = orchestrator.Orchestrator(self._release, ranker, config)
+            self._wait(self._service.verify_ranker(60.0))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the threads, and what other threads are still asking."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        try:
+            ended.result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._release.close()
+
+    def recommend(self, **fields: Unpack[http_calls.RequestFields]) -> Answer:
+        """Returns the best ads for one request; arguments as `client.Client.recommend`'s.
+
+        Raises:
+            ClientRequestError: The request is refused.
+            ClientOverloadedError: Too many requests are in hand.
+        """
+        return self._call(lambda own: own.recommend(http_calls.request_of(fields)))
+
+    def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
+        """Returns the ads of many requests, in their order.
+
+        Raises:
+            TfrecClientError: As in `recommend`.
+        """
+        return self._call(lambda own: own.recommend_batch(list(requests)))
+
+    def bundle(self) -> dict[str, Any]:
+        """Returns what is served."""
+        return orchestrator.describe_release(self._open())
+
+    def health(self) -> bool:
+        """Returns whether it answers."""
+        return not self._closed
+
+    def ready(self) -> bool:
+        """Returns whether full answers are to be expected."""
+        return self._open().not_ready is None
+
+    def _call(
+        self, ask: Callable[[orchestrator.Orchestrator], Coroutine[Any, Any, Result]]
+    ) -> Result:
+        """Asks; what a service would answer with a status is raised as the client does."""
+        try:
+            return self._wait(ask(self._open()))
+        except errors.InvalidRequestError as error:
+            raise errors.ClientRequestError(400, error.code, str(error)) from error
+        except errors.OverloadedError as error:
+            raise errors.ClientOverloadedError(429, error.code, str(error)) from error
+        except futures.CancelledError as error:
+            raise errors.TfrecClientError("The client was closed before the answer.") from error
+
+    def _open(self) -> orchestrator.Orchestrator:
+        if self._service is None or self._closed:
+            raise http_calls.closed()
+        return self._service
+
+    def _wait(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        with self._lock:
+            if self._closed:
+                coroutine.close()
+                raise http_calls.closed()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result()
+
+    async def _end(self) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if self._service is not None:
+            await self._service.close()

@@ -1,0 +1,95 @@
+"""The index that an evaluation measures: that of the published release, or one like it.
+
+Shapes: N ads, Q queries, D embedding size.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from serving import (
+    errors,
+    manifest,
+    releases,
+    requests,
+)
+from serving.export import release_export
+from serving.index import AdIndex, IndexConfig, build_index
+from tfrec import evaluation
+from tfrecords import reader
+
+
+def opener(
+    base: pathlib.Path | None,
+    data_set: reader.DataSet,
+    models: evaluation.Models,
+    config: IndexConfig,
+    filters: dict[str, Any] | None,
+) -> evaluation.OpenIndex:
+    """Returns what gives `evaluation.evaluate` the index.
+
+    Args:
+        base: Base directory of the bundles: the index is that of the latest, where it is of
+            this training. None: it is built.
+        data_set: The converted log.
+        models: The trained stages.
+        config: How an index is built where none is published.
+        filters: A filter that is measured, as in a request; None is none.
+
+    Raises:
+        InvalidRequestError: When called: the filters are none, and why.
+    """
+
+    def open_index(embeddings: np.ndarray) -> evaluation.CandidateIndex:
+        found = _published(base, data_set, models)
+        index, name = found or _built(embeddings, data_set, models, config)
+        kinds = {field.name: field.kind for field in data_set.schema.ad_fields}
+        checked = requests.FilterFields(kinds).check(filters)
+        if checked is None:
+            return evaluation.CandidateIndex(name, lambda queries, k: index.search(queries, k)[1])
+        eligible = index.eligible(checked)
+        return evaluation.CandidateIndex(
+            name,
+            lambda queries, k: index.search(queries, k)[1],
+            f"{json.dumps(checked.to_json())}, which {eligible.count:,} of "
+            f"{index.num_ads:,} ads meet",
+            lambda queries, k: index.search(queries, k, eligible)[1],
+        )
+
+    return open_index
+
+
+def _published(
+    base: pathlib.Path | None, data_set: reader.DataSet, models: evaluation.Models
+) -> tuple[AdIndex, str] | None:
+    versions = releases.versions(base) if base is not None else []
+    if base is None or not versions:
+        return None
+    version = versions[-1]
+    training_id = release_export.training_id_of(data_set, models.two_tower, models.ranker)
+    try:
+        if manifest.read(base, version).training_id != training_id:
+            return None
+        index = AdIndex.open(base / "ad_index" / str(version), num_threads=2)
+    except errors.BundleError:
+        # What cannot be read cannot be served either.
+        return None
+    return index, f"{index.kind} of release {version}"
+
+
+def _built(
+    embeddings: np.ndarray,
+    data_set: reader.DataSet,
+    models: evaluation.Models,
+    config: IndexConfig,
+) -> tuple[AdIndex, str]:
+    """Builds an index as an export does, tuned with held-out requests."""
+    queries = release_export.tuning_queries(data_set, models.two_tower)
+    built = build_index(embeddings, config, tuning_queries=queries)
+    catalogue = data_set.catalogue()
+    index = AdIndex(
+        built.searcher.index, np.asarray(catalogue.features), release_export.display(catalogue), 2
+    )
+    return index, f"{index.kind}, built as an export builds it"

@@ -1,0 +1,81 @@
+"""Held-out requests with the scores that the trained ranker gives their shown ads.
+
+They are what training read: encoded by the converter, scored by the trained ranker and its
+calibrators. What a server answers for the same raw fields is compared with them.
+
+Shapes: C shown ads of a request.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from serving.export.pipeline import Pipeline
+from serving.export.release_export import training_id_of
+from tfrec import evaluation, ranking
+from tfrecords import reader
+
+_REQUESTS_PER_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggedRequest:
+    """A held-out request.
+
+    Attributes:
+        fields: Its raw query fields.
+        ad_ids: [C] the ads that it showed.
+        scores: Output -> [C] float32, as training would serve them.
+    """
+
+    fields: Mapping[str, Any]
+    ad_ids: list[str]
+    scores: Mapping[str, np.ndarray]
+
+
+def logged_requests(
+    workdir: pathlib.Path, num_requests: int
+) -> tuple[str, Iterator[LoggedRequest]]:
+    """Returns the training of a work directory, and its first held-out requests, scored.
+
+    Args:
+        workdir: Holds the data set and both trained stages.
+        num_requests: Maximum number of requests.
+
+    Raises:
+        FileNotFoundError, ValueError: It is not a work directory, or it is damaged.
+    """
+    steps = Pipeline(workdir)
+    data_set = steps.data_set()
+    models = steps.models(data_set)
+    training_id = training_id_of(data_set, models.two_tower, models.ranker)
+    return training_id, _scored(data_set, models, num_requests)
+
+
+def _scored(
+    data_set: reader.DataSet, models: evaluation.Models, num_requests: int
+) -> Iterator[LoggedRequest]:
+    samples = data_set.sample_requests()[:num_requests]
+    ids = data_set.catalogue().ad_ids
+    samples_left = iter(samples)
+    for batch in data_set.batches("test", _REQUESTS_PER_BATCH):
+        # Without the slots: served scores are those of the first.
+        logits = models.ranker.score(batch["query"], batch["ad"])
+        calibrated = models.calibrators.apply(logits)
+        served = ranking.undo_down_sampling(calibrated, data_set.schema.negative_keep_rate)
+        scores = {name: values.numpy() for name, values in served.items()}
+        for number, mask in enumerate(batch["mask"].numpy()):
+            fields = next(samples_left, None)
+            if fields is None:
+                return
+            rows = batch["ad_row"].numpy()[number][mask]
+            # An ad that a request shows twice comes once.
+            rows, first = np.unique(rows, return_index=True)
+            yield LoggedRequest(
+                fields,
+                [ids[row].as_py() for row in rows.tolist()],
+                {name: values[number][mask][first] for name, values in scores.items()},
+            )

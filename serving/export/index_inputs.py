@@ -1,0 +1,62 @@
+"""Where the index scripts take the embeddings of ads and of queries from.
+
+Shapes: N ads, Q queries, D embedding size.
+"""
+
+import pathlib
+
+import numpy as np
+
+from tfrec import retrieval
+from tfrecords import reader
+
+
+def embeddings_from_files(embeddings: str, queries: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads [N, D] and [Q, D] from .npy files, memory-mapped.
+
+    Raises:
+        ValueError: A file holds no such array.
+    """
+    ads, asked = (_load(path) for path in (embeddings, queries))
+    for path, array in ((embeddings, ads), (queries, asked)):
+        if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != ads.shape[-1]:
+            raise ValueError(
+                f"{path}: expected floats [rows, {ads.shape[-1]}], got {array.dtype} "
+                f"{list(array.shape)}. Save what the towers give with numpy.save."
+            )
+    return ads, asked
+
+
+def _load(path: str) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: expected an array of numpy.save (.npy), got {error}.") from error
+
+
+def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.TwoTower]:
+    """Opens a work directory's data set and its trained tower.
+
+    Raises:
+        FileNotFoundError, ValueError: There is none.
+    """
+    data_set = reader.DataSet(workdir / "data")
+    return data_set, retrieval.load_two_tower(data_set, workdir / "retrieval")[0]
+
+
+def embeddings_from_tower(
+    data_set: reader.DataSet, two_tower: retrieval.TwoTower, num_queries: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds the catalogue, and the queries of clicks of the test split, with a trained tower.
+
+    Raises:
+        ValueError: There is no held-out click.
+    """
+    clicks = retrieval.read_clicks(data_set, "test", num_queries)
+    if not len(clicks.query):
+        raise ValueError(f"{data_set.directory} has no held-out click; use a larger log.")
+    ads = np.asarray(data_set.catalogue().features)
+    return (
+        retrieval.embed_in_batches(two_tower.ad_tower, ads),
+        retrieval.embed_in_batches(two_tower.query_tower, clicks.query),
+    )

@@ -1,0 +1,369 @@
+"""The steps from a log to a release bundle, each done once.
+
+    WORKDIR/synthetic/   the synthetic log, where one is used
+    WORKDIR/data/        the converted data set
+    WORKDIR/retrieval/   the two-tower model
+    WORKDIR/ranker/      the ranker
+    WORKDIR/evaluation/  metrics of both on the test split, and a page with figures
+    WORKDIR/bundle/      release bundles, the base directory of the model server
+
+A step notes what it depends on in WORKDIR/steps/NAME.json. Run again, a finished step whose
+inputs are the same is skipped; one that was killed resumes from its checkpoints; one whose
+inputs changed starts anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from serving import (
+    releases,
+)
+from serving.export import evaluated_index, release_export, release_gate
+from serving.index import IndexConfig
+from tfrec import evaluation, exported, ranking, reports, retrieval
+from tfrec.config import ConvertConfig, EvaluationConfig, RankerConfig, RetrievalConfig
+from tfrecords import convert, reader, synthetic
+
+# What each step writes last: without it the step is not done, whatever its note says.
+PRODUCTS = {
+    "synthetic": "log.tsv",
+    "data": "dataset.json",
+    "retrieval": "retrieval.json",
+    "ranker": "ranker.json",
+    "evaluation": "metrics.json",
+    "bundle": "manifests/*.json",
+}
+STEPS = tuple(PRODUCTS)
+_TOO_LONG = ("segments", "curves")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """The steps of one work directory.
+
+    Attributes:
+        workdir: Everything is written below it.
+        progress: Whether to show progress bars and one line per step.
+    """
+
+    workdir: pathlib.Path
+    progress: bool = True
+
+    def path(self, step: str) -> pathlib.Path:
+        """Returns the output directory of a step."""
+        return self.workdir / step
+
+    def synthesize(self, n_samples: int, seed: int = 7) -> convert.Source:
+        """Writes a synthetic log of `n_samples` impressions."""
+        config = synthetic.WorldConfig(seed=seed)
+        inputs = {"n_samples": n_samples, **dataclasses.asdict(config)}
+        directory = self.path("synthetic")
+        self._once(
+            "synthetic",
+            f"writing a synthetic log of {n_samples:,} impressions",
+            inputs,
+            lambda: synthetic.write_log(directory, n_samples, config),
+        )
+        log = synthetic.SyntheticLog(directory)
+        return convert.Source(log.log, synthetic.schema(), ads_path=log.ads)
+
+    def convert(
+        self,
+        source: convert.Source,
+        config: ConvertConfig,
+        workers: int | None = None,
+    ) -> reader.DataSet:
+        """Converts a log."""
+        inputs = {
+            "files": [convert.identity_of(path) for path in source.open().files],
+            "schema": source.schema.to_json(),
+            "format": source.format,
+            **dataclasses.asdict(config),
+        }
+        data_set = self._whole_data_set()
+        redone = self._once(
+            "data",
+            f"converting {source}",
+            inputs,
+            lambda: convert.convert(
+                source,
+                self.path("data"),
+                **dataclasses.asdict(config),
+                workers=workers,
+                progress=self.progress,
+            ),
+        )
+        if data_set is None or redone:
+            data_set = self.data_set()
+        self._print(_describe(data_set))
+        return data_set
+
+    def train_retrieval(self, data_set: reader.DataSet, config: RetrievalConfig) -> pathlib.Path:
+        """Trains stage one."""
+        directory = self.path("retrieval")
+        self._once(
+            "retrieval",
+            "training stage 1, the two-tower model",
+            {"data": self._inputs("data"), **dataclasses.asdict(config)},
+            lambda: retrieval.train_two_tower(data_set, config, directory, self.progress),
+        )
+        return directory
+
+    def train_ranker(self, data_set: reader.DataSet, config: RankerConfig) -> pathlib.Path:
+        """Trains stage two."""
+        directory = self.path("ranker")
+        self._once(
+            "ranker",
+            "training stage 2, the ranker",
+            {"data": self._inputs("data"), **dataclasses.asdict(config)},
+            lambda: ranking.train_ranker(data_set, config, directory, self.progress),
+        )
+        return directory
+
+    def evaluate(
+        self,
+        data_set: reader.DataSet,
+        config: EvaluationConfig | None = None,
+        index_config: IndexConfig | None = None,
+        filters: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Measures both stages and the way from request to ads on the test split.
+
+        Args:
+            data_set: The converted log.
+            config: Resamples and segments; None is what was asked for last, or the defaults.
+            index_config: How an index is built where none like it is published; None likewise.
+            filters: A filter of requests that is measured too.
+        """
+        before = self._note("evaluation").get("inputs", {})
+        last = before.get("config") or {}, before.get("index") or {}
+        config = config or EvaluationConfig(**last[0])
+        published = self._note("bundle").get("inputs", {}).get("index")
+        use_published = index_config is None or dataclasses.asdict(index_config) == published
+        index_config = index_config or IndexConfig(**last[1])
+        path = self.path("evaluation") / "metrics.json"
+        page = path.with_name("report.html")
+        truth = self.truth_of(data_set)
+
+        def measure() -> None:
+            models = self.models(data_set)
+            base = self.path("bundle") if use_published else None
+            index = evaluated_index.opener(base, data_set, models, index_config, filters)
+            report = evaluation.evaluate(data_set, models, truth, config, index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            page.unlink(missing_ok=True)
+            path.write_text(json.dumps(report, indent=1) + "\n")
+
+        inputs = {
+            **self._models_inputs(),
+            "config": dataclasses.asdict(config),
+            "index": dataclasses.asdict(index_config),
+            "filters": filters,
+        }
+        self._once("evaluation", "evaluating on the test split", inputs, measure)
+        report = json.loads(path.read_text())
+        if not page.is_file():
+            page.write_text(reports.render_report(report, data_set.schema.name), encoding="utf-8")
+        return report
+
+    def export(
+        self,
+        data_set: reader.DataSet,
+        metrics: dict[str, Any],
+        config: IndexConfig | None = None,
+        force: bool = False,
+        candidate_parts: int | None = None,
+    ) -> pathlib.Path:
+        """Publishes both stages as the next release bundle, if the export gate allows it.
+
+        Args:
+            data_set: What both were trained on.
+            metrics: What was measured of them; goes into the manifest.
+            config: How the ads are indexed; None is as in the last export, or the defaults.
+            force: Whether to publish what the gate refuses.
+            candidate_parts: As `export.export`; None likewise.
+
+        Raises:
+            ReleaseRefusedError: The gate refuses the ranker; nothing is published.
+        """
+        base = self.path("bundle")
+        last = self._note("bundle").get("inputs", {})
+        config = config or IndexConfig(**last.get("index", {}))
+        if candidate_parts is None:
+            candidate_parts = last.get("candidate_parts", exported.CANDIDATE_PARTS)
+        inputs = {
+            **self._models_inputs(),
+            "index": dataclasses.asdict(config),
+            "candidate_parts": candidate_parts,
+        }
+        # What a release is judged by; the rest stays in the evaluation's own files.
+        metrics = {name: own for name, own in metrics.items() if name not in _TOO_LONG}
+
+        def publish() -> None:
+            models = self.models(data_set)
+            judged = release_gate.check(base, data_set, models.ranker, self.path("ranker"), force)
+            for kind in ("refusals", "notes"):
+                for line in judged["gate"][kind]:
+                    self._print(f"      {'forced: ' if kind == 'refusals' else ''}{line}")
+            release_export.export_release(
+                base,
+                data_set,
+                models.two_tower,
+                models.ranker,
+                models.calibrators,
+                config,
+                {**metrics, **judged},
+                candidate_parts,
+            )
+
+        # Earlier releases stay: a bundle's version is never used twice.
+        self._once("bundle", "exporting a release bundle", inputs, publish, keep=True)
+        latest, stable = releases.latest(base), releases.stable(base)
+        stays = "" if latest == stable else f"; {stable} stays stable, see scripts/release.py"
+        self._print(f"release {latest} in {base}{stays}")
+        return base
+
+    def models(self, data_set: reader.DataSet) -> evaluation.Models:
+        """Loads both trained stages."""
+        two_tower, _ = retrieval.load_two_tower(data_set, self.path("retrieval"))
+        model, calibrators, _ = ranking.load_ranker(data_set, self.path("ranker"))
+        return evaluation.Models(two_tower, model, calibrators)
+
+    def data_set(self) -> reader.DataSet:
+        """Opens the converted data set."""
+        return reader.DataSet(self.path("data"))
+
+    def log(self) -> str | None:
+        """Returns the first file of the log that was converted here, or None."""
+        files = self._note("data").get("inputs", {}).get("files")
+        return files[0]["path"] if files else None
+
+    def seconds(self) -> dict[str, float]:
+        """Returns how long each finished step took."""
+        notes = {step: self._note(step) for step in STEPS}
+        return {step: note["seconds"] for step, note in notes.items() if note.get("finished")}
+
+    def truth_of(self, data_set: reader.DataSet) -> pathlib.Path | None:
+        """Returns the directory of the synthetic log that a data set was converted from."""
+        log = pathlib.Path(data_set.description["source"]["path"])
+        return log.parent if synthetic.SyntheticLog(log.parent).world.is_file() else None
+
+    def _models_inputs(self) -> dict[str, Any]:
+        """What depends on both stages depends on them and on the data they are used with."""
+        return {step: self._inputs(step) for step in ("data", "retrieval", "ranker")}
+
+    def _inputs(self, step: str) -> str:
+        canonical = json.dumps(self._note(step).get("inputs"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def _whole_data_set(self) -> reader.DataSet | None:
+        """Returns the data set, if there is one; one with a missing or altered file is removed."""
+        directory = self.path("data")
+        if not any(directory.glob(PRODUCTS["data"])):
+            return None
+        try:
+            data_set = self.data_set()
+            data_set.verify()
+        except (FileNotFoundError, ValueError) as error:
+            self._print(f"      the data set there cannot be used, and is removed: {error}")
+            shutil.rmtree(directory)
+            return None
+        return data_set
+
+    def _note(self, step: str) -> dict[str, Any]:
+        path = self.workdir / "steps" / f"{step}.json"
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}); delete it, and run again."
+            ) from error
+
+    def _write_note(self, step: str, note: dict[str, Any]) -> None:
+        path = self.workdir / "steps" / f"{step}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(note, indent=1, default=str) + "\n")
+        partial.rename(path)
+
+    def _once(
+        self,
+        step: str,
+        title: str,
+        inputs: dict[str, Any],
+        work: Callable[[], Any],
+        keep: bool = False,
+    ) -> bool:
+        """Does a step, unless it is done and its inputs are the same; returns whether it did."""
+        inputs = json.loads(json.dumps(inputs, default=str))
+        note = self._note(step)
+        number = f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
+        same = note.get("inputs") == inputs
+        if same and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
+            self._print(f"{number} {title}: done before, unchanged")
+            return False
+        self._print(f"{number} {title}")
+        if not same and not keep:
+            shutil.rmtree(self.path(step), ignore_errors=True)
+        self._write_note(step, {"inputs": inputs, "finished": False})
+        started = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - started
+        self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
+        self._print(f"      {seconds:.1f} s")
+        return True
+
+    def _print(self, line: str) -> None:
+        if self.progress:
+            print(line, flush=True)
+
+
+def _describe(data_set: reader.DataSet) -> str:
+    splits = data_set.description["splits"]
+    source = data_set.description["source"]
+    shares = ", ".join(f"{split} {data_set.num_rows(split):,}" for split in convert.SPLITS)
+    sampled = sum(split["sampled"] for split in splits.values())
+    written = sum(data_set.num_rows(split) for split in convert.SPLITS) - sampled
+    rejected = f"{source['rejected']:,} rejected"
+    if source["rejected"]:
+        rejected += f", see {data_set.directory / 'rejected.tsv'}"
+    rate = data_set.label_sum("train", "click") / max(data_set.label_count("train", "click"), 1)
+    text = [
+        f"      {source['lines']:,} rows = {written:,} written + {rejected}",
+        f"      {shares} impressions, split by {data_set.description['split']['kind']}",
+        f"      {data_set.description['num_ads']:,} ads, click rate {rate:.1%}",
+    ]
+    if sampled:
+        text.append(f"      {sampled:,} of the impressions are sampled negatives")
+    for name, count in data_set.description["rows_of_varying_query_fields"].items():
+        text.append(
+            f"      {name} differs within its request in {count / max(written, 1):.1%} of rows; "
+            "a request keeps its first value: is it a field of the ad?"
+        )
+    if others := data_set.description.get("rows_of_other_users", 0):
+        text.append(
+            f"      {others / max(written, 1):.1%} of rows are of another user than their request: "
+            "is its key unique, or does it begin again each day?"
+        )
+    young = data_set.description.get("rows_inside_engagement_window", 0)
+    if young:
+        window = data_set.description["engagement_window_seconds"]
+        text.append(
+            f"      engagement and revenue of {young:,} impressions are not known yet: they are "
+            f"less than {window:,.0f} seconds older than the end of the log"
+        )
+    changed = data_set.description["impressions_of_changed_ads"]
+    if changed:
+        text.append(
+            f"      {changed / max(written, 1):.1%} of the impressions showed an ad with other "
+            "fields than its latest, which the catalogue holds"
+        )
+    return "\n".join(text)

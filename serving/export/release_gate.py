@@ -1,0 +1,131 @@
+"""Holds a trained ranker against the released one before it is exported.
+
+A release of the same data set is scored again on the validation rows of the candidate, so that
+both are judged by the same rows; of any other release there are the figures in its manifest.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from serving import errors, manifest, releases
+from serving.export import gate
+from tfrec import ranking
+from tfrecords import reader
+
+
+def check(
+    base: pathlib.Path,
+    data_set: reader.DataSet,
+    model: ranking.Ranker,
+    directory: pathlib.Path,
+    force: bool,
+) -> dict[str, Any]:
+    """Judges a ranker that is about to be published.
+
+    Args:
+        base: Base directory of the bundles.
+        data_set: What the ranker was trained on.
+        model: The ranker.
+        directory: Where it was trained.
+        force: Whether to go on all the same.
+
+    Returns:
+        For the manifest: `validation`, the figures, and `gate`, the verdict.
+
+    Raises:
+        ReleaseRefusedError: The gate refuses it, and `force` is off.
+        ValueError: `ranker.json` has no figures.
+    """
+    path = directory / "ranker.json"
+    figures = json.loads(path.read_text()).get("validation")
+    if figures is None:
+        raise ValueError(
+            f"{path} has no figures of the validation split: an earlier version wrote it. Delete "
+            "it, run scripts/train_ranker.py, and export again."
+        )
+    released = _released(base, data_set, model)
+    verdict = gate.judge(figures, released)
+    if not force:
+        verdict.check(None if released is None else released.version)
+    return {"validation": figures, "gate": verdict.to_json(force)}
+
+
+def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
+    """Judges a release of another base directory that is about to be published in this one.
+
+    Its figures and those of the stable release come from their manifests.
+
+    Raises:
+        ReleaseRefusedError: The gate refuses it.
+    """
+    figures = copied.metrics.get("validation")
+    if figures is None or not releases.versions(base):
+        return
+    version = releases.stable(base)
+    try:
+        stable = manifest.read(base, version).metrics.get("validation", {})
+    except errors.BundleError:
+        stable = {}
+    gate.judge(figures, gate.Released(version, stable)).check(version)
+
+
+def _released(
+    base: pathlib.Path, data_set: reader.DataSet, model: ranking.Ranker
+) -> gate.Released | None:
+    if not releases.versions(base):
+        return None
+    version = releases.stable(base)
+    try:
+        release = manifest.read(base, version)
+    except errors.BundleError:
+        # A release that cannot be read cannot be served either: it is no bar for the next one.
+        return gate.Released(version, {})
+    if release.dataset_fingerprint == data_set.fingerprint:
+        logits = _logits_of_release(base / "ranker" / str(version), data_set)
+        if logits is not None:
+            return _measured_again(version, logits, data_set, model)
+    return gate.Released(version, release.metrics.get("validation", {}))
+
+
+def _logits_of_release(
+    directory: pathlib.Path, data_set: reader.DataSet
+) -> dict[str, np.ndarray] | None:
+    """Returns the calibrated logits of the validation rows, in the log's order.
+
+    None if the release cannot give them: an earlier version exported it, or it is damaged.
+    """
+    try:
+        release = tf.saved_model.load(str(directory))  # its variables live as long as it
+        score = release.logged_logits
+    except (OSError, AttributeError):
+        return None
+    parts: dict[str, list[np.ndarray]] = {}
+    size = ranking.REQUESTS_PER_EVALUATION_BATCH
+    for batch in data_set.batches("validation", size):
+        mask = batch["mask"].numpy()
+        position = batch.get("position", tf.zeros(mask.shape, tf.int32))
+        for head, values in score(batch["query"], batch["ad"], position).items():
+            parts.setdefault(head, []).append(values.numpy()[mask])
+    return {head: np.concatenate(values) for head, values in parts.items()}
+
+
+def _measured_again(
+    version: int,
+    logits: Mapping[str, np.ndarray],
+    data_set: reader.DataSet,
+    model: ranking.Ranker,
+) -> gate.Released:
+    own = ranking.predict_split(model, data_set, "validation")
+    owner = ranking.owner_of_requests(data_set, "validation")
+    rows = own.labels, np.repeat(owner, own.list_lengths)
+    logits = {head: values for head, values in logits.items() if head in own.labels}
+    return gate.Released(
+        version,
+        ranking.measure_heads(logits, *rows),
+        ranking.differences(ranking.cross_fitted_predictions(own), logits, *rows),
+    )

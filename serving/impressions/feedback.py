@@ -1,0 +1,186 @@
+"""Joins what came of shown ads to the impression log: a log to convert and train on.
+
+An event names the `request_id` and the `ad_id` of an answer and says what came of it: `click` and
+`engagement` as 0 or 1, `revenue` as a number from 0. Events of one ad are put together: the
+greatest click and engagement, the sum of the revenue. What has no event was not clicked, and
+earned nothing. A request id that several answers have counts for the latest of them.
+
+Memory is that of the events and of one file of the log at a time.
+
+Shapes: E events, R rows of the log.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from serving import errors
+from serving.impressions import feedback_events, logged_schema
+
+_KEYS = ["_request_id", "_ad_id"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """What a join did.
+
+    Attributes:
+        rows: Impressions written.
+        requests: Answers that they are of.
+        young: Impressions left out, because their feedback may still come.
+        events: Events read.
+        matched: Events of impressions in the log.
+        unmatched: Events of none.
+        repeated: Shown ads whose request id an earlier answer had too.
+        totals: Label -> its sum over the rows.
+        schema: For `scripts/convert.py`.
+    """
+
+    rows: int
+    requests: int
+    young: int
+    events: int
+    matched: int
+    unmatched: int
+    repeated: int
+    totals: dict[str, float]
+    schema: dict[str, Any]
+
+
+def join_feedback(
+    log_files: Sequence[pathlib.Path],
+    event_files: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    min_age_seconds: float = 0.0,
+) -> Joined:
+    """Writes the joined log as one Parquet file, by rename.
+
+    Args:
+        log_files: Of `impression_log`.
+        event_files: JSON lines, CSV, TSV or Parquet.
+        output: The file.
+        min_age_seconds: Younger impressions, by the latest of the log, are left out.
+
+    Raises:
+        ImpressionLogError: A file cannot be read or is of another kind, an event is malformed, or
+            nothing is left to write.
+        OSError: The output cannot be written.
+    """
+    events, labels = feedback_events.read(event_files)
+    known = logged_schema.newest_schema(log_files)
+    latest, newest, repeated = _latest_answers(log_files, events)
+    until = newest - min_age_seconds
+    writer = _Writer(output, labels)
+    try:
+        young = 0
+        for table in _tables(log_files):
+            settled = table.filter(pc.less_equal(table["_time"], until))
+            young += table.num_rows - settled.num_rows
+            writer.write(_labelled(settled.select(known.columns), latest, labels))
+        if not writer.rows:
+            raise errors.ImpressionLogError(
+                f"Expected impressions older than {min_age_seconds:g} s before the latest, got "
+                "none. Give a smaller --min_age_seconds."
+            )
+        writer.finish()
+    finally:
+        writer.clean()
+    matched = int(pc.sum(latest["num_events"]).as_py() or 0)
+    total = int(pc.sum(events["num_events"]).as_py() or 0)
+    return Joined(
+        rows=writer.rows,
+        requests=writer.requests,
+        young=young,
+        events=total,
+        matched=matched,
+        unmatched=total - matched,
+        repeated=repeated,
+        totals=writer.totals,
+        schema=known.to_convert(labels),
+    )
+
+
+def _latest_answers(
+    log_files: Sequence[pathlib.Path], events: pa.Table
+) -> tuple[pa.Table, float, int]:
+    """Returns the events with the answers that they are of, the log's last time, and repeats."""
+    found, newest = [], float("-inf")
+    for path in log_files:
+        keys = _read(path, [*_KEYS, "_answer_id", "_time"])
+        newest = max(newest, pc.max(keys["_time"]).as_py() or float("-inf"))
+        found.append(keys.join(events.select(_KEYS), _KEYS, join_type="inner"))
+    shown = pa.concat_tables(found)
+    last = shown.group_by(_KEYS).aggregate([("_time", "max"), ("_time", "count")])
+    last = last.rename_columns([*_KEYS, "_time", "times"])
+    of_last = shown.join(last, [*_KEYS, "_time"], join_type="inner")
+    # Two answers of one moment: one of them.
+    one = of_last.group_by([*_KEYS, "times"]).aggregate([("_answer_id", "max")])
+    repeated = int(pc.sum(pc.greater(one["times"], 1)).as_py() or 0)
+    one = one.rename_columns([*_KEYS, "times", "_answer_id"]).drop_columns("times")
+    return events.join(one, _KEYS, join_type="inner"), newest, repeated
+
+
+def _labelled(table: pa.Table, latest: pa.Table, labels: Sequence[str]) -> pa.Table:
+    """Returns rows [R] with their labels, in their order."""
+    keys = [*_KEYS, "_answer_id"]
+    places = pa.array(range(table.num_rows), pa.int64())
+    own = table.select(keys).append_column("place", places)
+    joined = own.join(latest, keys, join_type="left outer").sort_by("place")
+    for label in labels:
+        name = logged_schema.LABELS[label]
+        table = table.append_column(name, pc.fill_null(joined[name], 0.0))
+    return table
+
+
+def _tables(log_files: Sequence[pathlib.Path]) -> Iterator[pa.Table]:
+    for path in sorted(log_files, key=lambda path: path.name):
+        yield _read(path, None)
+
+
+def _read(path: pathlib.Path, columns: list[str] | None) -> pa.Table:
+    try:
+        return pq.ParquetFile(path, memory_map=True).read(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise errors.ImpressionLogError(
+            f"{path} cannot be read as a file of the impression log ({error})."
+        ) from error
+
+
+class _Writer:
+    """Writes the output under another name until it is whole."""
+
+    def __init__(self, output: pathlib.Path, labels: Sequence[str]) -> None:
+        self.rows, self.requests = 0, 0
+        self.totals = dict.fromkeys(labels, 0.0)
+        self._output = output
+        self._partial = output.with_name(f".{output.name}.partial")
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._partial, table.schema.remove_metadata())
+        self._writer.write_table(table.replace_schema_metadata(None))
+        self.rows += table.num_rows
+        self.requests += pc.count_distinct(table["_answer_id"]).as_py()
+        for label in self.totals:
+            self.totals[label] += pc.sum(table[logged_schema.LABELS[label]]).as_py()
+
+    def finish(self) -> None:
+        assert self._writer is not None
+        self._writer.close()
+        self._partial.rename(self._output)
+
+    def clean(self) -> None:
+        # After a failure to write, closing fails again.
+        with contextlib.suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
+        self._partial.unlink(missing_ok=True)

@@ -1,0 +1,237 @@
+"""Logs what was shown, without ever making an answer wait or fail.
+
+    log = ImpressionLog("impressions")
+    log.record(release.manifest, valid, answer)
+    log.close()
+
+Answers go into a bounded queue; a thread lays them out (`impression_rows`) and writes Parquet
+files under other names first, so that a file that is there is whole. What does not fit the queue,
+or cannot be written, is dropped and counted. A kill loses what was not in a file yet, at most
+`seconds_per_file` of it. Several processes may write into one directory.
+
+`scripts/join_feedback.py` joins the files with what came of the ads.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import threading
+import time
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from serving import errors, manifest, requests
+from serving.impressions import impression_rows
+
+FILE_PATTERN = "impressions-*.parquet"
+_PARTIAL = ".{}.partial"
+# Laid out without a pause, in which answers would wait for the interpreter: some milliseconds.
+_ROWS_PER_BATCH = 400
+_POLL_SECONDS = 0.2
+# Of a process that was killed; none takes so long to write one.
+_ABANDONED_SECONDS = 3_600
+
+
+@dataclasses.dataclass(frozen=True)
+class ImpressionLogConfig:
+    """How the log is written.
+
+    Attributes:
+        rows_per_file: A file is written when it has so many rows,
+        seconds_per_file: or when its first row is so old.
+        max_queued: Answers that wait to be laid out, beyond which others are dropped.
+    """
+
+    rows_per_file: int = 50_000
+    seconds_per_file: float = 60.0
+    max_queued: int = 10_000
+
+
+@dataclasses.dataclass
+class _Pending:
+    """Rows of one release that are in no file yet."""
+
+    release: manifest.Manifest
+    shown: list[impression_rows.Shown] = dataclasses.field(default_factory=list)
+    shown_rows: int = 0
+    batches: list[pa.RecordBatch] = dataclasses.field(default_factory=list)
+    batched_rows: int = 0
+    since: float = dataclasses.field(default_factory=time.monotonic)
+
+    def add(self, shown: impression_rows.Shown) -> None:
+        self.shown.append(shown)
+        self.shown_rows += len(shown.answer.ads)
+
+    def lay_out(self) -> None:
+        """Makes a batch of what was added.
+
+        Raises:
+            ArrowException: A value does not fit its column; what was added is gone.
+        """
+        shown, self.shown, self.shown_rows = self.shown, [], 0
+        if shown:
+            self.batches.append(impression_rows.batch(self.release, shown))
+            self.batched_rows += self.batches[-1].num_rows
+
+    def drop_first(self) -> int:
+        """Drops a batch and returns the number of its rows."""
+        count = self.batches.pop(0).num_rows
+        self.batched_rows -= count
+        return count
+
+
+class ImpressionLog:
+    """A log in a directory, and the thread that writes it.
+
+    Args:
+        directory: Is made where it is not there.
+        config: None = the defaults.
+
+    Raises:
+        ImpressionLogError: The directory cannot be written.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], config: ImpressionLogConfig | None = None
+    ) -> None:
+        self.directory = pathlib.Path(directory)
+        self._config = config or ImpressionLogConfig()
+        self._prepare()
+        self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.Shown]] = (
+            collections.deque()
+        )
+        self._pending: dict[int, _Pending] = {}
+        self._dropped_answers = 0
+        self._dropped_rows = 0
+        self._written_rows = 0
+        self._num_files = 0
+        self._problem: str | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="impression-log", daemon=True)
+        self._thread.start()
+
+    def record(
+        self,
+        release: manifest.Manifest,
+        valid: requests.ValidRequest,
+        answer: requests.Answer,
+    ) -> None:
+        """Takes an answer; it returns at once, and never fails.
+
+        Args:
+            release: That gave the answer.
+            valid: The request.
+            answer: Is not changed from now on.
+        """
+        if not answer.ads:
+            return
+        if len(self._queue) >= self._config.max_queued:
+            self._dropped_answers += 1
+            return
+        shown = impression_rows.Shown(valid.values, valid.weights, answer, time.time())
+        # Wakes nobody: a thread that wakes for each answer takes the interpreter from the next.
+        self._queue.append((release, shown))
+
+    def status(self) -> dict[str, Any]:
+        """Returns what was written and what was lost, for monitoring."""
+        return {
+            "written_rows": self._written_rows,
+            "files": self._num_files,
+            "queued_answers": len(self._queue),
+            "dropped_answers": self._dropped_answers,
+            "dropped_rows": self._dropped_rows,
+            "problem": self._problem,
+        }
+
+    def close(self, timeout_seconds: float = 10.0) -> None:
+        """Writes what is queued, and ends the thread."""
+        self._closing.set()
+        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            logging.error("The impression log was not written within %g s.", timeout_seconds)
+
+    def _prepare(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            probe = self.directory / _PARTIAL.format(uuid.uuid4().hex)
+            probe.touch()
+            probe.unlink()
+            for path in self.directory.glob(_PARTIAL.format("*")):
+                # Another process may have made a file of it just now.
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                        path.unlink()
+        except OSError as error:
+            raise errors.ImpressionLogError(
+                f"{self.directory}: expected a directory to write the impression log to, got "
+                f"{error}. Name another, or make it writable."
+            ) from error
+
+    def _run(self) -> None:
+        is_closing = False
+        while not is_closing:
+            is_closing = self._closing.wait(_POLL_SECONDS)
+            for _ in range(len(self._queue)):
+                self._take(*self._queue.popleft())
+            for pending in list(self._pending.values()):
+                age = time.monotonic() - pending.since
+                if is_closing or age >= self._config.seconds_per_file:
+                    self._write(pending)
+
+    def _take(self, release: manifest.Manifest, shown: impression_rows.Shown) -> None:
+        pending = self._pending.setdefault(release.version, _Pending(release))
+        pending.add(shown)
+        if pending.shown_rows >= _ROWS_PER_BATCH:
+            self._lay_out(pending)
+            if pending.batched_rows >= self._config.rows_per_file:
+                self._write(pending)
+
+    def _lay_out(self, pending: _Pending) -> None:
+        rows = pending.shown_rows
+        try:
+            pending.lay_out()
+        except pa.ArrowException as error:
+            self._dropped_rows += rows
+            self._note(error)
+
+    def _write(self, pending: _Pending) -> None:
+        self._lay_out(pending)
+        if pending.batches:
+            try:
+                self._write_file(pending)
+            except (OSError, pa.ArrowException) as error:
+                self._note(error)
+                # A file's worth of the latest rows is kept to try again.
+                while pending.batched_rows > self._config.rows_per_file:
+                    self._dropped_rows += pending.drop_first()
+                pending.since = time.monotonic()
+                return
+            self._written_rows += pending.batched_rows
+            self._num_files += 1
+            self._problem = None
+        del self._pending[pending.release.version]
+
+    def _note(self, error: Exception) -> None:
+        if str(error) != self._problem:
+            logging.error("The impression log cannot be written: %s", error)
+        self._problem = str(error)
+
+    def _write_file(self, pending: _Pending) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        name = f"impressions-{stamp}-v{pending.release.version}-{uuid.uuid4().hex[:12]}.parquet"
+        partial = self.directory / _PARTIAL.format(name)
+        try:
+            with partial.open("wb") as file:
+                pq.write_table(pa.Table.from_batches(pending.batches), file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(self.directory / name)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""The schema with which an impression log, joined with feedback, is converted.
+
+Fields keep their names, kinds and options; the columns of the log itself are its keys. The user
+key stays where it is a field of the request: only then is it in the log.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from serving import errors
+from serving.impressions import impression_rows
+
+LABELS = {"click": "_click", "engagement": "_engagement", "revenue": "_revenue"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged:
+    """What the newest release of a log says of its columns.
+
+    Attributes:
+        columns: Names of all columns.
+        fields: Field's JSON, as a schema has it, without its column.
+        source: JSON of the schema that the release was trained with.
+    """
+
+    columns: list[str]
+    fields: list[dict[str, Any]]
+    source: dict[str, Any]
+
+    def to_convert(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Returns the JSON of a schema for `scripts/convert.py --format=tabular`.
+
+        Args:
+            labels: Those that feedback tells of.
+        """
+        users = [
+            field["name"]
+            for field in self.source.get("fields", [])
+            if (field.get("column") or field["name"]) == self.source.get("user_key")
+            and field["side"] == "query"
+        ]
+        return {
+            "name": f"{self.source.get('name', 'shown')}_shown",
+            "fields": self.fields,
+            "ad_key": ["_ad_id"],
+            "request_key": "_answer_id",
+            "time": "_time",
+            "position": "_position",
+            "user_key": users[0] if users else None,
+            **{label: LABELS[label] if label in labels else None for label in LABELS},
+        }
+
+
+def newest_schema(log_files: Sequence[pathlib.Path]) -> Logged:
+    """Reads what the files say of themselves; that of the newest release holds.
+
+    Raises:
+        ImpressionLogError: A file cannot be read or is none of an impression log, releases differ
+            in a field's kind, or an older one lacks a field.
+    """
+    if not log_files:
+        raise errors.ImpressionLogError("Expected files of an impression log, got none.")
+    found = [(path, *_described(path)) for path in log_files]
+    path, columns, known = max(found, key=lambda one: one[2]["version"])
+    for other, others, _ in found:
+        for field in columns:
+            if field.name not in others.names or others.field(field.name).type != field.type:
+                raise errors.ImpressionLogError(
+                    f"{other} was logged by another schema than {path}: expected the column "
+                    f"{field.name!r} of type {field.type}. Join the files of each release alone."
+                )
+    options = {field["name"]: field for field in known["schema"].get("fields", [])}
+    fields = []
+    for side in ("query", "ad"):
+        for field in known[f"{side}_fields"]:
+            own = {**options.get(field["name"], {}), **field, "side": side}
+            fields.append({key: value for key, value in own.items() if key != "column"})
+    return Logged(columns.names, fields, known["schema"])
+
+
+def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise errors.ImpressionLogError(
+            f"{path} cannot be read as a file of the impression log ({error})."
+        ) from error
+    described = (schema.metadata or {}).get(impression_rows.METADATA)
+    if described is None:
+        raise errors.ImpressionLogError(
+            f"{path}: expected a file that scripts/serve.py --impression_log wrote, got another "
+            "Parquet file."
+        )
+    return schema, json.loads(described)

@@ -1,0 +1,61 @@
+"""The ad index: FAISS search with filters, built and tuned for a catalogue."""
+
+from serving.index.ad_index import (
+    AD_ID,
+    QUERIES_FILE,
+    AdIndex,
+    BuiltIndex,
+    build_index,
+    displayed_fields,
+)
+from serving.index.exact_search import exact_rows
+from serving.index.filters.eligibility import Eligibility
+from serving.index.filters.row_set import RowSet
+from serving.index.index_build import (
+    add_vectors,
+    sample_vectors,
+    train_index,
+    training_sample_size,
+)
+from serving.index.index_file import read_index
+from serving.index.kinds import AUTO, KINDS, IndexConfig
+from serving.index.search import Searcher
+from serving.index.tuning.candidates_to_try import (
+    KINDS_TO_TRY,
+    MAX_GRAPH_ADS,
+    structures_to_try,
+)
+from serving.index.tuning.index_choice import Choice, pareto_front, tune_index
+from serving.index.tuning.index_recall import recall_against_exact, recall_of_rows
+from serving.index.tuning.index_trials import Structure, Trial
+
+__all__ = [
+    "AD_ID",
+    "AUTO",
+    "KINDS",
+    "KINDS_TO_TRY",
+    "MAX_GRAPH_ADS",
+    "QUERIES_FILE",
+    "AdIndex",
+    "BuiltIndex",
+    "Choice",
+    "Eligibility",
+    "IndexConfig",
+    "RowSet",
+    "Searcher",
+    "Structure",
+    "Trial",
+    "add_vectors",
+    "build_index",
+    "displayed_fields",
+    "exact_rows",
+    "pareto_front",
+    "read_index",
+    "recall_against_exact",
+    "recall_of_rows",
+    "sample_vectors",
+    "structures_to_try",
+    "train_index",
+    "training_sample_size",
+    "tune_index",
+]

@@ -1,0 +1,250 @@
+"""The ad index of a release: FAISS search, encoded ad features and display fields.
+
+    index.faiss       METRIC_INNER_PRODUCT; the label of an ad is its catalogue row;
+                      memory-mapped (`index_file` says which parts)
+    ad_features.npy   int32 [N, F], memory-mapped: processes share its pages
+    sample_queries.npy  float32 [Q, D], where the export left some: to measure recall later
+    ads.arrow         column __ad_id__ and the raw ad fields, memory-mapped
+
+Shapes: B queries, N ads, D embedding size, C candidates, F ad fields.
+"""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Self
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from serving import errors, requests
+from serving.index import index_build, index_file, kinds, search
+from serving.index.filters import eligibility, row_set
+from serving.index.tuning import index_choice, index_recall, widening
+
+IndexConfig = kinds.IndexConfig
+recall_against_exact = index_recall.recall_against_exact
+
+INDEX_FILE = "index.faiss"
+FEATURES_FILE = "ad_features.npy"
+# No field has such a name.
+AD_ID = "__ad_id__"
+ADS_FILE = "ads.arrow"
+QUERIES_FILE = "sample_queries.npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltIndex:
+    """A built index and the parameters that the manifest records."""
+
+    searcher: search.Searcher
+    build_parameters: dict[str, Any]
+
+    def manifest_index(self, recall: float) -> dict[str, Any]:
+        """Returns the manifest's `index`, given the recall at 500 against exact search."""
+        return {
+            "kind": self.searcher.kind,
+            "metric": "inner_product",
+            "dimension": self.searcher.dimension,
+            "num_ads": self.searcher.num_ads,
+            "build": self.build_parameters,
+            "search": self.searcher.search_parameters(),
+            "recall_at_500_against_exact": recall,
+        }
+
+    def save(
+        self, directory: str | os.PathLike[str], ad_features: np.ndarray, ads: pa.Table
+    ) -> None:
+        """Writes the three files.
+
+        Args:
+            directory: Exists.
+            ad_features: [N, F] int32, in catalogue order.
+            ads: N rows: `AD_ID` (string, unique) and the raw ad fields.
+
+        Raises:
+            AdIndexError: The sizes differ, or ads lacks `AD_ID` or has one twice.
+        """
+        sizes = (self.searcher.num_ads, len(ad_features), ads.num_rows)
+        if len(set(sizes)) != 1:
+            raise errors.AdIndexError(
+                f"Expected as many embeddings, features and ads, got {sizes}."
+            )
+        if AD_ID not in ads.column_names or pc.count_distinct(ads[AD_ID]).as_py() != sizes[0]:
+            raise errors.AdIndexError(
+                f"Expected a column {AD_ID} with {sizes[0]} different values, got the columns "
+                f"{ads.column_names}."
+            )
+        path = pathlib.Path(directory)
+        faiss.write_index(self.searcher.index, os.fspath(path / INDEX_FILE))
+        np.save(path / FEATURES_FILE, np.ascontiguousarray(ad_features, dtype=np.int32))
+        # One chunk, so that a row is found without a search through chunks.
+        table = ads.combine_chunks()
+        with (
+            pa.OSFile(os.fspath(path / ADS_FILE), "wb") as file,
+            pa.ipc.new_file(file, table.schema) as writer,
+        ):
+            writer.write_table(table)
+
+
+def build_index(
+    embeddings: np.ndarray,
+    config: IndexConfig | None = None,
+    *,
+    tuning_queries: np.ndarray | None = None,
+) -> BuiltIndex:
+    """Builds an index in memory.
+
+    Args:
+        embeddings: [N, D] float32, row = catalogue row.
+        config: None = the defaults.
+        tuning_queries: [Q, D] float32, query embeddings as they will come; with two or more,
+            kind `auto` is chosen by measuring, and another kind's search is widened step by
+            step until `config.target_recall` is reached. Those at 1, 3, 5 … choose nothing
+            and can tell the recall.
+
+    Raises:
+        AdIndexError: There are no ads, or an embedding is not finite.
+    """
+    config = config or IndexConfig()
+    if tuning_queries is not None and len(tuning_queries) > 1 and config.kind == kinds.AUTO:
+        choice = index_choice.tune_index(embeddings, tuning_queries, config)
+        parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
+        return BuiltIndex(choice.structure.searcher, parameters)
+    chosen_by = None if tuning_queries is None else tuning_queries[::2]
+    index, kind, parameters = index_build.build(embeddings, config, chosen_by)
+    built = BuiltIndex(search.Searcher(index), parameters)
+    if chosen_by is not None and kind != "Flat":
+        widening.widen(
+            built.searcher,
+            embeddings,
+            chosen_by,
+            config.num_candidates,
+            config.target_recall,
+        )
+    return built
+
+
+class AdIndex(search.Searcher):
+    """A saved index with the ads' features and display fields."""
+
+    def __init__(
+        self,
+        index: Any,
+        ad_features: np.ndarray,
+        ads: pa.Table,
+        num_threads: int = 1,
+        sample_queries: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(index, num_threads)
+        self._features = ad_features
+        self._ads = ads
+        self._sample_queries = sample_queries
+        self._eligibility = eligibility.Eligibility(ads, AD_ID)
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str], *, num_threads: int = 1) -> Self:
+        """Opens a saved index.
+
+        Raises:
+            AdIndexError: A file cannot be read, the metric is not the inner product, or the
+                files hold different numbers of ads.
+        """
+        path = pathlib.Path(directory)
+        try:
+            index = index_file.read_index(path / INDEX_FILE)
+            features = np.load(path / FEATURES_FILE, mmap_mode="r")
+            ads = pa.ipc.open_file(pa.memory_map(os.fspath(path / ADS_FILE))).read_all()
+            sampled = path / QUERIES_FILE
+            sample_queries = np.load(sampled, mmap_mode="r") if sampled.is_file() else None
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
+            raise errors.AdIndexError(
+                f"{path} cannot be opened: {error}. Export the bundle again."
+            ) from error
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise errors.AdIndexError(
+                f"{path / INDEX_FILE}: expected an inner-product index, got faiss metric "
+                f"{index.metric_type}. Build it with ad_index.build."
+            )
+        sizes = (index.ntotal, len(features), ads.num_rows)
+        if len(set(sizes)) != 1 or features.dtype != np.int32 or features.ndim != 2:
+            raise errors.AdIndexError(
+                f"{path}: expected as many ads in {INDEX_FILE}, {FEATURES_FILE} (int32 [N, F]) and "
+                f"{ADS_FILE}, got {sizes}, {features.dtype} {list(features.shape)}."
+            )
+        return cls(index, features, ads, num_threads, sample_queries)
+
+    @property
+    def num_fields(self) -> int:
+        """F."""
+        return self._features.shape[1]
+
+    def eligible(self, filters: requests.Filters) -> row_set.RowSet:
+        """Returns the ads that meet filters, as `FilterFields.check` gives them."""
+        return self._eligibility.eligible(filters)
+
+    def prepare_filters(self) -> None:
+        """Builds what filters need, tenths of a second for each field of a million ads."""
+        self._eligibility.prepare()
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the encoded ad features of catalogue rows [B, C]: int32 [B, C, F]."""
+        return np.asarray(self._features[rows])
+
+    def ad_ids(self, rows: np.ndarray) -> list[str]:
+        """Returns the ad ids of catalogue rows [C]."""
+        return self._ads[AD_ID].take(pa.array(rows)).to_pylist()
+
+    def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Returns the raw fields of catalogue rows [C]; NaN and infinity, no JSON, are None."""
+        # One take: row by row costs four times as much.
+        return displayed_fields(self._ads.take(pa.array(rows)))
+
+    def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
+        """Returns `ad_ids` and `display` of catalogue rows [C] together, for one look-up."""
+        table = self._ads.take(pa.array(rows))
+        return list(zip(table[AD_ID].to_pylist(), displayed_fields(table), strict=True))
+
+    def column(self, rows: np.ndarray, field: str) -> pa.Array:
+        """Returns the raw values of one field of catalogue rows [C]."""
+        return self._ads[field].take(pa.array(rows)).combine_chunks()
+
+    def search_exactly(
+        self, query_embeddings: np.ndarray, k: int, eligible: row_set.RowSet
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the best of the eligible ads by comparing each, as `search`, with all threads.
+
+        Exact as far as the index keeps exact vectors.
+        """
+        k = min(k, eligible.count)
+        return self._filtered.exhaustive(np.ascontiguousarray(query_embeddings), k, eligible)
+
+    def find(self, ad_ids: Sequence[str]) -> np.ndarray:
+        """Returns the catalogue rows [M] int64 of ads; -1 where there is no such ad."""
+        return self._eligibility.find(ad_ids)
+
+    @property
+    def table_schema(self) -> pa.Schema:
+        """Of the table of ad ids and raw fields."""
+        return self._ads.schema
+
+    @property
+    def sample_queries(self) -> np.ndarray | None:
+        """Query embeddings [Q, D] float32 that the export left, or None."""
+        return self._sample_queries
+
+
+def displayed_fields(ads: pa.Table) -> list[dict[str, Any]]:
+    """Returns the raw fields of a table of ads; NaN and infinity, no JSON, are None."""
+    return [
+        {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in fields.items()
+            if name != AD_ID
+        }
+        for fields in ads.to_pylist()
+    ]

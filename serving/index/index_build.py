@@ -1,0 +1,198 @@
+"""Builds the FAISS index of a release from the ad embeddings.
+
+Shapes: N ads, D embedding size.
+
+References: Dhillon and Modha 2001 (spherical k-means: centroids of unit length, so that an inner
+product with a cell's centroid says how near the cell is and not how tight it is).
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import faiss
+import numpy as np
+
+from serving import errors
+from serving.index import ivfpq, kinds
+
+# faiss's type stubs do not know its subclasses.
+_faiss: Any = faiss
+
+IndexConfig = kinds.IndexConfig
+
+# Below this threads gain nothing, and on a busy machine they wait for each other at length.
+_MIN_ADS_FOR_THREADS = 20_000
+_ITERATIONS = 10
+# Scalar quantisers and code books learn no more from more.
+_MIN_SAMPLE = 65_536
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Sets OpenMP's threads for the calling thread and sets them back."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def build(
+    embeddings: np.ndarray, config: IndexConfig, queries: np.ndarray | None = None
+) -> tuple[Any, str, dict[str, Any]]:
+    """Trains and fills the index, with its search parameters set.
+
+    Args:
+        embeddings: [N, D] float32, finite.
+        config: Kind and parameters.
+        queries: [Q, D] float32, as they will come, by which IVFPQ tells ads apart where queries
+            do; None = none are known.
+
+    Returns:
+        The index, its kind, and the parameters it was built with.
+
+    Raises:
+        AdIndexError: There are no ads, or an embedding is not finite.
+        ValueError: A GPU is asked for and there is none.
+    """
+    embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+    if embeddings.ndim != 2 or not embeddings.size:
+        raise errors.AdIndexError(
+            f"Expected ad embeddings of shape [N, D] with N ≥ 1, got {list(embeddings.shape)}."
+        )
+    _check_finite(embeddings)
+    size = training_sample_size(config, *embeddings.shape)
+    drawn = sample_vectors(embeddings, size, config.seed)
+    index, kind, parameters = train_index(drawn, config, len(embeddings), queries)
+    add_vectors(index, embeddings)
+    return index, kind, parameters
+
+
+def train_index(
+    embeddings: np.ndarray, config: IndexConfig, num_ads: int, queries: np.ndarray | None = None
+) -> tuple[Any, str, dict[str, Any]]:
+    """Makes an empty trained index, to be filled with `add`.
+
+    Args:
+        embeddings: [sample, D] float32, drawn from those that will be added; `sample_size` says
+            how many are of use.
+        config: Kind and parameters.
+        num_ads: N that will be added.
+        queries: As for `build`.
+
+    Returns:
+        As `build`; the search parameters are set.
+    """
+    dimension = embeddings.shape[1]
+    kind, parameters = kinds.resolve(config, num_ads, dimension)
+    index = faiss.index_factory(dimension, parameters["factory"], faiss.METRIC_INNER_PRODUCT)
+    embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+    cells_on = _on_gpu(dimension, kind) if config.use_gpu else None
+    with threads(_num_threads(num_ads)):
+        ivf = _faiss.try_extract_index_ivf(index)
+        if ivf is not None:
+            ivf.cp.seed = config.seed
+            ivf.cp.spherical = True
+            ivf.cp.niter = _ITERATIONS
+            ivf.cp.max_points_per_centroid = kinds.POINTS_PER_CENTROID
+        if kind == "IVFPQ":
+            weighted = ivfpq.train(index, embeddings, queries, cells_on)
+            parameters["weighted_by_queries"] = weighted
+        elif kind == "IVF":
+            ivf.clustering_index = cells_on
+            index.train(embeddings)
+            ivf.clustering_index = None
+        else:
+            index.train(embeddings)
+    set_search(index, kind, config, num_ads)
+    return index, kind, parameters
+
+
+def add_vectors(index: Any, embeddings: np.ndarray) -> None:
+    """Adds embeddings [rows, D] float32 behind those that the index holds.
+
+    Raises:
+        AdIndexError: An embedding is not finite.
+    """
+    _check_finite(embeddings, index.ntotal)
+    # A graph that threads build together is never the same twice.
+    alone = isinstance(index, faiss.IndexHNSW)
+    embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+    with threads(1 if alone else _num_threads(index.ntotal + len(embeddings))):
+        if isinstance(index, faiss.IndexRefine):
+            ivfpq.add(index, embeddings)
+        else:
+            index.add(embeddings)
+
+
+def training_sample_size(config: IndexConfig, num_ads: int, dimension: int) -> int:
+    """Returns how many embeddings training makes use of, at most N."""
+    _, parameters = kinds.resolve(config, num_ads, dimension)
+    wanted = kinds.POINTS_PER_CENTROID * parameters.get("num_lists", 0)
+    return min(max(wanted, _MIN_SAMPLE), num_ads)
+
+
+def sample_vectors(embeddings: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Draws rows without replacement, in their order: [size, D]."""
+    if size >= len(embeddings):
+        return embeddings
+    chosen = np.random.default_rng(seed).choice(len(embeddings), size, replace=False)
+    return embeddings[np.sort(chosen)]
+
+
+def megabytes(index: Any) -> float:
+    """Returns the size of the index as it is saved, in 10^6 bytes."""
+    total = 0
+
+    def count(piece: bytes) -> int:
+        nonlocal total
+        total += len(piece)
+        return len(piece)
+
+    writer = _faiss.PyCallbackIOWriter(count, 1 << 20)
+    _faiss.write_index(index, writer)
+    return total / 1e6
+
+
+def _check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
+    # Not isfinite of all: that is a byte a number, and a gigabyte at 4 million ads.
+    if np.isfinite(embeddings.sum(dtype=np.float64)):
+        return
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if bad.size:
+        raise errors.AdIndexError(
+            f"The embedding of ad {first_row + int(bad[0])} is not finite. Train the tower again."
+        )
+
+
+def _num_threads(num_ads: int) -> int:
+    return 1 if num_ads < _MIN_ADS_FOR_THREADS else faiss.omp_get_max_threads()
+
+
+def _on_gpu(dimension: int, kind: str) -> Any:
+    """Returns an empty index on the GPU by which k-means finds cells; None for kinds without."""
+    get_num_gpus = getattr(faiss, "get_num_gpus", None)
+    if get_num_gpus is None or get_num_gpus() == 0:
+        raise ValueError(
+            "use_gpu: expected a faiss-gpu build and a GPU, found none. Install faiss-gpu on a "
+            "machine with one, or leave use_gpu out."
+        )
+    flat: Any = {"IVF": faiss.IndexFlatIP, "IVFPQ": faiss.IndexFlatL2}.get(kind)
+    return None if flat is None else _faiss.index_cpu_to_all_gpus(flat(dimension))
+
+
+def set_search(index: Any, kind: str, config: IndexConfig, num_ads: int) -> None:
+    """Sets the search parameters that a config says, or the defaults for N ads."""
+    if kind == "HNSW":
+        index.hnsw.efSearch = config.search_width or config.num_candidates
+    elif kind != "Flat":
+        ivf = _faiss.extract_index_ivf(index)
+        # Neighbouring cells are filled unevenly, hence several times what holds the candidates.
+        enough = math.ceil(4 * config.num_candidates * ivf.nlist / num_ads)
+        probes = config.num_probes or max(ivf.nlist // 16, enough, 1)
+        ivf.nprobe = min(probes, ivf.nlist)
+    if kind == "IVFPQ":
+        index.k_factor = config.refine_factor

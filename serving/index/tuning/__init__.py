@@ -1,0 +1,1 @@
+"""Measures an index and chooses its kind and parameters."""

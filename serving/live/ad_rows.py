@@ -1,0 +1,113 @@
+"""Raw ads as they come for a live index: checks them and lays them out.
+
+An ad is {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]}}, as
+in an answer. A field that is absent or null is missing.
+
+Shapes: B ads.
+"""
+
+import collections
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from serving import errors, index, requests
+
+_MOST_AD_ID_BYTES = 1024
+
+
+class AdRows:
+    """The ad fields of a release, for ads that are added to it.
+
+    Args:
+        kinds: Ad field -> `categorical`, `numeric` or `categorical_list`.
+        schema: Of the catalogue's table: ad ids and raw fields.
+    """
+
+    def __init__(self, kinds: Mapping[str, str], schema: pa.Schema) -> None:
+        self._kinds = dict(kinds)
+        self._schema = schema
+
+    def check(self, ads: Sequence[Any]) -> tuple[list[dict[str, Any]], pa.Table]:
+        """Returns the values as the ad tower takes them, and the table for display.
+
+        Raises:
+            InvalidAdError: An ad is not as described; it names the ad, the field, what was
+                expected and what came.
+        """
+        rows = [self._check_ad(f"ads[{place}]", ad) for place, ad in enumerate(ads)]
+        ids = [ad_id for ad_id, _ in rows]
+        if len(set(ids)) != len(ids):
+            twice = collections.Counter(ids).most_common(1)[0][0]
+            raise errors.InvalidAdError(
+                f"ads: expected each ad once, got {twice!r} twice. Send its latest state alone."
+            )
+        values = [values for _, values in rows]
+        columns = {
+            name: pa.array([_shown(row.get(name)) for row in values], self._schema.field(name).type)
+            for name in self._kinds
+        }
+        id_type = self._schema.field(index.AD_ID).type
+        columns[index.AD_ID] = pa.array(ids, id_type)
+        return values, pa.table(columns).select(self._schema.names)
+
+    def _check_ad(self, place: str, ad: Any) -> tuple[str, dict[str, Any]]:
+        if not isinstance(ad, Mapping) or set(ad) - {"ad_id", "fields"} or "ad_id" not in ad:
+            raise errors.InvalidAdError(
+                f"{place}: expected an object with ad_id and fields, got {requests.shortened(ad)}."
+            )
+        fields = ad.get("fields")
+        fields = {} if fields is None else fields
+        if not isinstance(fields, Mapping):
+            raise errors.InvalidAdError(
+                f"{place}.fields: expected an object of field names and values, got "
+                f"{requests.shortened(fields)}."
+            )
+        for name in fields:
+            if name not in self._kinds:
+                raise errors.InvalidAdError(self._unknown(place, name))
+        ad_id = check_ad_id(f"{place}.ad_id", ad["ad_id"])
+        try:
+            return ad_id, {
+                name: requests.check_value(f"{place}.fields.{name}", self._kinds[name], value)
+                for name, value in fields.items()
+            }
+        except errors.InvalidRequestError as error:
+            raise errors.InvalidAdError(str(error)) from error
+
+    def _unknown(self, place: str, name: Any) -> str:
+        hint = requests.suggestion(name, self._kinds) or "."
+        return (
+            f"{place}.fields: unknown field {requests.shortened(name)}{hint} Ad fields: "
+            f"{', '.join(self._kinds)}."
+        )
+
+
+def check_ad_id(place: str, ad_id: Any) -> str:
+    """Returns an ad id; an integer is taken as its digits.
+
+    Raises:
+        InvalidAdError: It is no text, or empty, or too long.
+    """
+    ad_id = requests.as_digits(ad_id)
+    try:
+        is_id = isinstance(ad_id, str) and 0 < len(ad_id.encode()) <= _MOST_AD_ID_BYTES
+    except UnicodeEncodeError:
+        is_id = False
+    if not is_id:
+        raise errors.InvalidAdError(
+            f"{place}: expected a string of 1 to {_MOST_AD_ID_BYTES} bytes, got "
+            f"{requests.shortened(ad_id)}."
+        )
+    return ad_id
+
+
+def _shown(value: Any) -> Any:
+    """Returns a checked value as the catalogue's table holds it; a missing one is null."""
+    if isinstance(value, bytes):
+        return value.decode() or None
+    if isinstance(value, list):
+        return [item.decode() for item in value if item]
+    return None if value is None or math.isnan(value) else value

@@ -1,0 +1,201 @@
+"""A live index at one moment: the ads of the release, less those removed, and the added ones.
+
+Rows 0..N-1 are the release's; the added ads follow, and a row never becomes another ad's. The
+added ads are compared exactly with each query, so that a search takes as much longer as there
+are added ads.
+
+Shapes: B queries, C ads, N ads of the release, M added ads, D embedding size, F ad columns.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from serving import index, requests
+from serving.live import additions
+
+# faiss's type stubs do not know all of it.
+_faiss: Any = faiss
+_MOST_KEPT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveSet:
+    """Eligible ads of a live index.
+
+    Attributes:
+        released: Of the N ads of the release.
+        added: [M] bool, of the added ads.
+    """
+
+    released: index.RowSet
+    added: np.ndarray
+
+    @functools.cached_property
+    def places(self) -> np.ndarray:
+        """The added ads in it, rising."""
+        return np.flatnonzero(self.added)
+
+
+class LiveView:
+    """What is searched and shown; immutable, so that threads share it without locks.
+
+    Args:
+        released: The release's index.
+        removed: Its ads that were removed or changed.
+        added: The ads that came later.
+    """
+
+    def __init__(
+        self, released: index.AdIndex, removed: index.RowSet, added: additions.Snapshot
+    ) -> None:
+        self._released = released
+        self._added = added
+        alive = index.RowSet.full(removed.num_rows) - removed
+        self._everything = LiveSet(alive, added.alive)
+        self._kept: dict[requests.Filters, LiveSet] = {}
+
+    @property
+    def num_ads(self) -> int:
+        """Ads that can be found."""
+        return self._everything.released.count + len(self._everything.places)
+
+    @property
+    def num_added(self) -> int:
+        """Ads that were added or changed, and are compared one by one."""
+        return len(self._everything.places)
+
+    @property
+    def num_removed(self) -> int:
+        """Ads of the release that were removed or changed."""
+        return self._released.num_ads - self._everything.released.count
+
+    def eligible(self, filters: requests.Filters) -> LiveSet:
+        """Returns the ads that meet filters, as `FilterFields.check` gives them."""
+        kept = self._kept.get(filters)
+        if kept is None:
+            kept = self._resolve(filters)
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[filters] = kept
+        return kept
+
+    def _resolve(self, filters: requests.Filters) -> LiveSet:
+        released = self._released.eligible(filters)
+        if self.num_removed:
+            released &= self._everything.released
+        return LiveSet(released, self._added.eligible(filters))
+
+    def search(
+        self, query_embeddings: np.ndarray, k: int, eligible: LiveSet | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the ads with the greatest inner products.
+
+        Args:
+            query_embeddings: [B, D] float32.
+            k: Ads wanted for each query.
+            eligible: The ads that may be found; None = all.
+
+        Returns:
+            Scores [B, min(k, eligible ads)] float32, descending, and rows, int64, alike.
+        """
+        eligible = self._everything if eligible is None else eligible
+        found = self._released.search(query_embeddings, k, eligible.released)
+        return self._merge(query_embeddings, k, eligible, found)
+
+    def search_exactly(self, query_embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the best of all ads by comparing each, as far as the index keeps exact vectors."""
+        everything = self._everything
+        found = self._released.search_exactly(query_embeddings, k, everything.released)
+        return self._merge(query_embeddings, k, everything, found)
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the encoded ad features of rows [B, C]: int32 [B, C, F]."""
+        is_added = rows >= self._released.num_ads
+        if not is_added.any():
+            return self._released.features(rows)
+        features = np.array(self._released.features(np.where(is_added, 0, rows)))
+        features[is_added] = self._added.features[rows[is_added] - self._released.num_ads]
+        return features
+
+    def ad_ids(self, rows: np.ndarray) -> list[str]:
+        """Returns the ad ids of rows [C]."""
+        return [ad_id for ad_id, _ in self.listed(rows)]
+
+    def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Returns the raw fields of rows [C]; NaN and infinity, no JSON, are None."""
+        return [fields for _, fields in self.listed(rows)]
+
+    def column(self, rows: np.ndarray, field: str) -> pa.Array:
+        """Returns the raw values of one field of rows [C]."""
+        is_added = rows >= self._released.num_ads
+        if not is_added.any():
+            return self._released.column(rows, field)
+        own = self._released.column(rows[~is_added], field)
+        added = self._added.take(rows[is_added] - self._released.num_ads)[field]
+        order = np.argsort(np.argsort(is_added, kind="stable"), kind="stable")
+        joined = pa.concat_arrays([own, *(chunk.cast(own.type) for chunk in added.chunks)])
+        return joined.take(pa.array(order))
+
+    def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
+        """Returns `ad_ids` and `display` of rows [C] together, for one look-up."""
+        is_added = rows >= self._released.num_ads
+        released = self._released.listed(rows[~is_added])
+        if not is_added.any():
+            return released
+        own = iter(released)
+        table = self._added.take(rows[is_added] - self._released.num_ads)
+        added = iter(
+            zip(table[index.AD_ID].to_pylist(), index.displayed_fields(table), strict=True)
+        )
+        return [next(added if from_added else own) for from_added in is_added.tolist()]
+
+    def _merge(
+        self,
+        query_embeddings: np.ndarray,
+        k: int,
+        eligible: LiveSet,
+        found: tuple[np.ndarray, np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Puts the added ads in their places among those found in the release."""
+        places = eligible.places
+        if not len(places):
+            return found
+        total = min(k, eligible.released.count + len(places))
+        embeddings, sparse = self._added.embeddings, 2 * len(places) < len(eligible.added)
+        if sparse:
+            embeddings = embeddings[places]
+        scores = np.empty((len(query_embeddings), total), np.float32)
+        rows = np.empty((len(query_embeddings), total), np.int64)
+        for b, (own_scores, own_rows) in enumerate(zip(*found, strict=True)):
+            added_scores = _inner_products(query_embeddings[b], embeddings)
+            added_scores = added_scores if sparse else added_scores[places]
+            # With k ads found, only what beats the last of them can come in.
+            least = own_scores[-1] if len(own_scores) == k else -np.inf
+            better = np.flatnonzero(added_scores > least)
+            joined = np.concatenate([own_scores, added_scores[better]])
+            joined_rows = np.concatenate([own_rows, places[better] + self._released.num_ads])
+            order = np.argsort(-joined, kind="stable")[:total]
+            scores[b], rows[b] = joined[order], joined_rows[order]
+        return scores, rows
+
+
+def _inner_products(query: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Returns the inner products [M] of a query [D] with embeddings [M, D], on this thread.
+
+    numpy would start threads, which wait for each other wherever a core is busy.
+    """
+    query = np.ascontiguousarray(query, dtype=np.float32)
+    scores = np.empty(len(embeddings), np.float32)
+    _faiss.fvec_inner_products_ny(
+        _faiss.swig_ptr(scores),
+        _faiss.swig_ptr(query),
+        _faiss.swig_ptr(embeddings),
+        len(query),
+        len(embeddings),
+    )
+    return scores

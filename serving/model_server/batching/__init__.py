@@ -1,0 +1,1 @@
+"""Runs concurrent requests as one batch."""

@@ -1,0 +1,91 @@
+"""Builds the gRPC server: its services, its threads and its port."""
+
+import os
+from concurrent import futures
+
+import grpc
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from serving.model_server import config_messages, server_options
+from serving.model_server.grpc import grpc_health, prediction_service, profiler_service
+from serving.model_server.metrics import serving_metrics
+from serving.model_server.models import servable_manager
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Or a second server would share the port, and take half of the requests.
+    ("grpc.so_reuseport", 0),
+)
+
+
+def build(
+    manager: servable_manager.ServableManager,
+    address: str | None,
+    options: server_options.ServerOptions,
+    metrics: serving_metrics.ServingMetrics,
+    health: grpc_health.HealthService,
+) -> tuple[grpc.Server, int]:
+    """Binds a server that `start` has yet to be called on.
+
+    Args:
+        manager: the models.
+        address: host and port; port 0 is any free one. None for the UNIX socket alone.
+        options: threads, credentials, the UNIX socket and what is answered.
+        metrics: where requests are counted.
+        health: the health check, which is asked where the options say so.
+
+    Returns:
+        The server and its port, 0 if there is none.
+
+    Raises:
+        OSError: if the port or the socket cannot be bound.
+        StatusError: if the file of the credentials is wrong.
+    """
+    pool = futures.ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
+    server = grpc.server(pool, options=(*_OPTIONS, *options.grpc_channel_arguments))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        prediction_service.PredictionService(
+            manager,
+            options.enable_serialization_as_tensor_content,
+            metrics,
+        ),
+        server,
+    )
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+        prediction_service.ModelService(manager, metrics), server
+    )
+    if options.enable_grpc_healthcheck_service:
+        server.add_generic_rpc_handlers((health.handler(),))
+    if options.enable_profiler:
+        server.add_generic_rpc_handlers((profiler_service.ProfilerService().handler(),))
+    credentials = _credentials(options.ssl_config_file) if options.ssl_config_file else None
+    port = _bind(server, address, credentials) if address is not None else 0
+    if options.grpc_socket_path:
+        _bind(server, f"unix:{os.path.abspath(options.grpc_socket_path)}", credentials)
+    return server, port
+
+
+def _bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        question = "is the port in use?"
+        if address.startswith("unix:"):
+            question = "does the directory of --grpc_socket_path exist, and may it be written?"
+        elif credentials is not None:
+            question = (
+                "is the port in use, or is --ssl_config_file without a PEM key and its certificate?"
+            )
+        raise OSError(f"Cannot bind gRPC to {address}; {question} ({error})") from error
+
+
+def _credentials(path: str) -> grpc.ServerCredentials:
+    config = config_messages.read_text(path, config_messages.SSLConfig())
+    return grpc.ssl_server_credentials(
+        [(config.server_key.encode(), config.server_cert.encode())],
+        root_certificates=config.custom_ca.encode() or None,
+        require_client_auth=config.client_verify,
+    )

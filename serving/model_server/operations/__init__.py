@@ -1,0 +1,1 @@
+"""The operations behind both APIs."""

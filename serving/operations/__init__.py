@@ -1,0 +1,43 @@
+"""What an operator runs against a service: health checks, release checks, a local service."""
+
+from serving.operations.findings import (
+    Finding,
+    any_failed,
+    finding_of,
+    findings_as_json,
+    findings_as_text,
+)
+from serving.operations.impression_findings import compare_impressions
+from serving.operations.local_service import (
+    SERVED_MODELS,
+    describe_answer,
+    open_service,
+    requests_from_samples,
+)
+from serving.operations.model_server_findings import ModelServerCheck
+from serving.operations.release_check import check_release
+from serving.operations.row_findings import (
+    compare_over_grpc,
+    compare_over_rest,
+    read_logged_requests,
+)
+from serving.operations.service_findings import ServiceCheck
+
+__all__ = [
+    "SERVED_MODELS",
+    "Finding",
+    "ModelServerCheck",
+    "ServiceCheck",
+    "any_failed",
+    "check_release",
+    "compare_impressions",
+    "compare_over_grpc",
+    "compare_over_rest",
+    "describe_answer",
+    "finding_of",
+    "findings_as_json",
+    "findings_as_text",
+    "open_service",
+    "read_logged_requests",
+    "requests_from_samples",
+]

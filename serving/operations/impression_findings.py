@@ -1,0 +1,121 @@
+"""Holds the scores that were shown, by an impression log, against those of the bundle's ranker.
+
+Online they are what the service answered and logged; offline the bundle's own ranker scores the
+logged request fields and the bundle's ads again. A difference is a fault of a server, or of a log.
+
+Shapes: C logged ads of an answer.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from serving import impressions, releases
+from serving.operations import findings, release_check, service_findings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """Ads of a logged answer that are in the release as they were shown.
+
+    Attributes:
+        fields: Raw query fields.
+        rows: [C] of the catalogue.
+        scores: Output -> [C].
+    """
+
+    fields: Mapping[str, Any]
+    rows: np.ndarray
+    scores: Mapping[str, list[float]]
+
+
+def compare_impressions(
+    files: Sequence[pathlib.Path], release: releases.Bundle, num_answers: int
+) -> str:
+    """Scores the latest answers of a release again.
+
+    Args:
+        files: Of the log, the oldest first.
+        release: The loaded release.
+        num_answers: At most.
+
+    Raises:
+        WrongError: The logged scores are not those of the release.
+        SkippedError: The log has none that could be compared.
+        ImpressionLogError: A file is none of an impression log.
+    """
+    outputs = list(release.manifest.outputs.values())
+    logged, num_ads = [], 0
+    for table in _answers(files, release, num_answers):
+        num_ads += table.num_rows
+        logged.append(_read(table, release, outputs))
+    compared = sum(len(answer.rows) for answer in logged)
+    if not compared:
+        raise findings.SkippedError(
+            f"of release {release.version} it holds {num_ads} scored ads, none as in the bundle"
+        )
+    with release_check.ranker_of(release) as score:
+        if not release_check.scores_alone(release, score):
+            raise findings.SkippedError(
+                "the ranker compares candidates (--rerank_candidates), and a log has those alone "
+                "that were shown"
+            )
+        differences = [
+            service_findings.held_against(
+                release, score, one.fields, one.rows, one.scores, f"logged answer {number}"
+            )
+            for number, one in enumerate(logged)
+        ]
+    every = np.concatenate(differences, axis=1)
+    left_out = f"; {num_ads - compared} changed since are left out" if num_ads > compared else ""
+    return (
+        f"{compared} ads of {len(logged)} logged answers have the scores of release "
+        f"{release.version}; they differ by {every.max():.2g} at most, {every.mean():.2g} on "
+        f"average{left_out}"
+    )
+
+
+def _answers(
+    files: Sequence[pathlib.Path], release: releases.Bundle, num_answers: int
+) -> Iterator[pa.Table]:
+    """Yields the scored rows of the latest answers of the release, an answer each."""
+    impressions.newest_schema(files)
+    outputs = [f"_{output}" for output in release.manifest.outputs.values()]
+    for path in reversed(files):
+        table = pq.read_table(path)
+        keep = pc.equal(table["_bundle_version"], release.version)
+        for output in outputs:
+            keep = pc.and_(keep, pc.is_valid(table[output]))
+        table = table.filter(keep)
+        for answer_id in reversed(pc.unique(table["_answer_id"]).to_pylist()):
+            if not num_answers:
+                return
+            num_answers -= 1
+            yield table.filter(pc.equal(table["_answer_id"], answer_id))
+
+
+def _read(table: pa.Table, release: releases.Bundle, outputs: Sequence[str]) -> _Answer:
+    rows = release.ad_index.find(table["_ad_id"].to_pylist())
+    known = np.flatnonzero(rows >= 0)
+    ad_fields = list(release.manifest.ad_kinds)
+    shown = table.select(ad_fields).take(known).to_pylist()
+    # The live index may have other fields of an ad than the bundle had.
+    same = [
+        place
+        for place, one, now in zip(
+            known.tolist(), shown, release.ad_index.display(rows[known]), strict=True
+        )
+        if one == {name: now.get(name) for name in ad_fields}
+    ]
+    of_query = [field["name"] for field in release.manifest.query_fields]
+    return _Answer(
+        table.select(of_query).slice(0, 1).to_pylist()[0],
+        rows[same],
+        {output: table[f"_{output}"].take(same).to_pylist() for output in outputs},
+    )

@@ -1,0 +1,110 @@
+"""A whole recommender in this process: bundle, ranker connection and orchestrator."""
+
+import contextlib
+import pathlib
+from collections.abc import AsyncIterator, Sequence
+
+from serving import model_server, orchestrator, ranker, releases, requests
+from serving.impressions import ImpressionLog
+
+SERVED_MODELS = ("ranker", "query_tower")
+
+
+@contextlib.asynccontextmanager
+async def open_service(
+    base: pathlib.Path,
+    version: int | None,
+    ranker_address: str | None,
+    config: orchestrator.OrchestratorConfig | None = None,
+    impressions: ImpressionLog | None = None,
+) -> AsyncIterator[orchestrator.Orchestrator]:
+    """Opens a bundle and joins it with a ranker.
+
+    Args:
+        base: Base directory of the bundles.
+        version: The release; None is the stable one.
+        ranker_address: host:port of a model server; None starts the embedded one here.
+        config: Of the orchestrator; None = the defaults.
+        impressions: Takes every answer; None = no log.
+
+    Yields:
+        The orchestrator, its ranker verified if it could be reached.
+    """
+    release = releases.load(base, version)
+    with contextlib.ExitStack() as stack:
+        if ranker_address is None:
+            config_of_server = model_server.config_from_base_paths(
+                {"ranker": base.resolve() / "ranker"}
+            )
+            policy = config_of_server.model_config_list.config[0].model_version_policy
+            policy.specific.versions.append(release.version)
+            server = model_server.ModelServer(config_of_server, poll_seconds=None)
+            stack.enter_context(server)
+            ranker_address = f"{server.host}:{server.port}"
+        client = ranker.RankerClient(
+            ranker_address, version=release.version, outputs=release.manifest.outputs.values()
+        )
+        service = orchestrator.Orchestrator(release, client, config, impressions=impressions)
+        try:
+            yield service
+        finally:
+            await service.close()
+
+
+def describe_answer(answer: requests.Answer) -> str:
+    """Returns an answer as a table for people."""
+    order = "utility" if answer.order == "utility" else "retrieval order"
+    why = "" if answer.degraded is None else f": {answer.degraded}"
+    lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}{why}"]
+    lines.append(
+        f"  rank  {'ad':24} {'utility':>8} {'click':>7} {'engage':>7} {'revenue':>8}  fields"
+    )
+    for ad in answer.ads:
+        scores = (ad.click_probability, ad.engagement_probability, ad.expected_revenue)
+        utility, click, engagement, revenue = (
+            "–" if value is None else f"{value:.4f}" for value in (ad.utility, *scores)
+        )
+        fields = ", ".join(f"{k}={_short(v)}" for k, v in ad.fields.items() if v is not None)
+        lines.append(
+            f"  {ad.rank:4}  {ad.ad_id[:24]:24} {utility:>8} {click:>7} {engagement:>7} "
+            f"{revenue:>8}  {fields[:60]}"
+        )
+    if answer.absent_heads:
+        lines.append(f"  not in the log, so not predicted: {', '.join(answer.absent_heads)}")
+    if answer.shortage:
+        lines.append(f"  {answer.shortage}")
+    if answer.explanation is not None:
+        lines += _explained(answer, answer.explanation)
+    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in answer.stage_ms.items())
+    lines.append(f"  milliseconds: {stages}")
+    return "\n".join(lines)
+
+
+def _explained(answer: requests.Answer, effects: requests.Explanation) -> list[str]:
+    lines = []
+    for ad in answer.ads:
+        why = ad.explanation
+        assert why is not None
+        parts = " + ".join(
+            f"{part.weight:g}·{part.score:.4f} {head}" for head, part in (why.parts or {}).items()
+        )
+        place = f"place {why.place_without_rules} of {effects.candidates} without rules"
+        drawn = f", {'drawn, ' if why.explored else ''}propensity {ad.propensity:.4g}"
+        spread = f", ×{why.diversity_factor:.4g} for diversity" if why.diversity_factor < 1 else ""
+        lines.append(f"  {ad.rank:4}  {parts or 'no scores'}; {place}{drawn}{spread}")
+    for cap in effects.at_frequency_cap:
+        what = "ads" if cap.field is None else f"values of {cap.field}"
+        lines.append(f"  frequency cap: {cap.count} {what} were seen too often")
+    for left_out in effects.left_out:
+        rule = left_out.rule if left_out.field is None else f"{left_out.rule} on {left_out.field}"
+        lines.append(f"  {rule}: left out {left_out.count}, the best {', '.join(left_out.ads)}")
+    return lines
+
+
+def requests_from_samples(samples: Sequence[dict]) -> list[requests.Request]:
+    """Turns raw query fields into requests."""
+    return [requests.Request(context=fields) for fields in samples]
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,222 @@
+"""Holds a running model server, TensorFlow Serving or the embedded one, against a bundle.
+
+Shapes: P probes, C candidates, D embedding size.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from serving import ranker, releases
+from serving.operations import findings
+
+_SIGNATURE = "serving_default"
+_AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+
+
+class ModelServerCheck:
+    """One model server and the release that it should serve.
+
+    Args:
+        address: host:port of gRPC.
+        rest: host:port of its REST API; None = not looked at.
+        release: The loaded release.
+        timeout_seconds: Of each call.
+    """
+
+    def __init__(
+        self, address: str, rest: str | None, release: releases.Bundle, timeout_seconds: float
+    ) -> None:
+        self._address = address
+        self._rest = rest
+        self._release = release
+        self._timeout = timeout_seconds
+        self._channel = grpc.insecure_channel(address)
+        self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def look(self) -> Iterator[findings.Finding]:
+        """Yields each finding; the first that leaves nothing to look at is the last."""
+        place = f"model server {self._address}"
+        reachable = findings.finding_of(f"{place}, reachable", self._reachable)
+        yield reachable
+        if reachable.status != "ok":
+            return
+        served = findings.finding_of(f"{place}, version of ranker", lambda: self._version("ranker"))
+        yield served
+        if served.status == "ok":
+            yield findings.finding_of(
+                f"{place}, signature of ranker", lambda: self._signature("ranker")
+            )
+            yield findings.finding_of(f"{place}, probes of ranker", self._ranker_probes)
+        yield findings.finding_of(f"{place}, probes of query_tower", self._tower_probes)
+        if self._rest is not None:
+            yield findings.finding_of(
+                f"model server REST {self._rest}, version of ranker", self._over_rest
+            )
+
+    def _reachable(self) -> str:
+        connected = grpc.channel_ready_future(self._channel)
+        try:
+            connected.result(self._timeout)
+        except grpc.FutureTimeoutError as error:
+            connected.cancel()
+            raise findings.WrongError(
+                f"a gRPC server at {self._address}",
+                f"no connection within {self._timeout:g} s",
+                "Start it (scripts/serve.py, or python -m serving.model_server "
+                f"--model_name=ranker --model_base_path={self._release.base.resolve()}/ranker), or "
+                "give its gRPC port, not that of REST.",
+            ) from error
+        return "yes"
+
+    def _version(self, model: str) -> str:
+        version = self._release.version
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = model
+        try:
+            reply = self._models.GetModelStatus(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise self._wrong(
+                f"{model} version {version} AVAILABLE", error, self._serve_it(model)
+            ) from error
+        states = {
+            status.version: get_model_status_pb2.ModelVersionStatus.State.Name(status.state)
+            for status in reply.model_version_status
+        }
+        words = ", ".join(f"{number} {state}" for number, state in sorted(states.items()))
+        if states.get(version) != "AVAILABLE":
+            raise findings.WrongError(
+                f"{model} version {version} AVAILABLE", words, self._serve_it(model)
+            )
+        return words
+
+    def _serve_it(self, model: str) -> str:
+        return (
+            f"Let it serve version {self._release.version} of "
+            f"{self._release.base.resolve() / model}: model_version_policy latest {{ num_versions: "
+            "2 }, all or specific, and the directory mounted where the server runs."
+        )
+
+    def _signature(self, model: str) -> str:
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = model
+        request.model_spec.version.value = self._release.version
+        try:
+            reply = self._predictions.GetModelMetadata(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise self._wrong("its signatures", error, self._serve_it(model)) from error
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        reply.metadata["signature_def"].Unpack(signatures)
+        served = signatures.signature_def[_SIGNATURE]
+        recorded = self._release.manifest.signatures[model]
+        for side in ("inputs", "outputs"):
+            # Earlier exports wrote names small.
+            expected = {name.lower(): _words(spec) for name, spec in recorded.get(side, {}).items()}
+            found = {name.lower(): _spec(info) for name, info in getattr(served, side).items()}
+            wrong = [name for name, words in expected.items() if found.get(name) != words]
+            if wrong:
+                name, more = wrong[0], f"; {len(wrong) - 1} more" if wrong[1:] else ""
+                raise findings.WrongError(
+                    f"{side}: {name} {expected[name]}{more}",
+                    f"{name} {found.get(name, 'missing')}{more}",
+                    f"The server serves another model under this number. {self._serve_it(model)}",
+                )
+        return f"{_SIGNATURE} takes {len(served.inputs)} inputs, gives {', '.join(served.outputs)}"
+
+    def _ranker_probes(self) -> str:
+        release = self._release
+        client = ranker.RankerClient(
+            self._address, version=release.version, outputs=release.manifest.outputs.values()
+        )
+        rows = releases.candidate_rows(release.manifest)
+
+        async def ask() -> dict[str, np.ndarray]:
+            try:
+                return await client.predict(
+                    releases.query_columns(release.manifest),
+                    release.ad_index.features(rows),
+                    self._timeout,
+                )
+            finally:
+                await client.close()
+
+        scores = asyncio.run(ask())
+        releases.check_scores(release.manifest, scores)
+        recorded = release.manifest.probes["scores"]
+        worst = max(np.abs(scores[name] - np.array(recorded[name])).max() for name in recorded)
+        return f"{rows.size} scores of {len(recorded)} outputs differ by {worst:.2g} at most"
+
+    def _tower_probes(self) -> str:
+        try:
+            self._version("query_tower")
+        except findings.WrongError as error:
+            raise findings.SkippedError(
+                f"not served ({error.found}), and not needed: the orchestrator runs its own"
+            ) from error
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "query_tower"
+        request.model_spec.version.value = self._release.version
+        for name, column in releases.query_columns(self._release.manifest).items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(column))
+        try:
+            reply = self._predictions.Predict(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise self._wrong("embeddings", error, self._serve_it("query_tower")) from error
+        found = tf.make_ndarray(reply.outputs["query_embedding"])
+        expected = np.array(self._release.manifest.probes["query_embeddings"], np.float32)
+        same_shape = found.shape == expected.shape
+        worst = np.abs(found - expected).max() if same_shape else float("inf")
+        # Written so that NaN fails.
+        if not worst <= releases.SCORE_TOLERANCE:
+            raise findings.WrongError(
+                f"the recorded embeddings {list(expected.shape)}, "
+                f"within {releases.SCORE_TOLERANCE}",
+                f"{list(found.shape)}, which differ by {worst:.2g}",
+                self._serve_it("query_tower"),
+            )
+        return f"{len(found)} embeddings differ by {worst:.2g} at most"
+
+    def _over_rest(self) -> str:
+        url = f"http://{self._rest}/v1/models/ranker/versions/{self._release.version}"
+        expected = f"state AVAILABLE from GET {url}"
+        remedy = "Give the REST port (TensorFlow Serving: --rest_api_port)."
+        try:
+            reply = httpx.get(url, timeout=self._timeout)
+            (status,) = reply.json()["model_version_status"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise findings.WrongError(
+                expected, f"{type(error).__name__}: {error}", remedy
+            ) from error
+        if status["state"] != "AVAILABLE":
+            raise findings.WrongError(expected, status["state"], self._serve_it("ranker"))
+        return "AVAILABLE"
+
+    def _wrong(self, expected: str, error: grpc.RpcError, remedy: str) -> findings.WrongError:
+        call: Any = error
+        return findings.WrongError(expected, f"{call.code().name}: {call.details()}", remedy)
+
+
+def _words(spec: Mapping[str, Any]) -> str:
+    return f"{spec['dtype']} {list(spec['shape'])}"
+
+
+def _spec(info: Any) -> str:
+    shape = [dim.size for dim in info.tensor_shape.dim]
+    return f"{tf.dtypes.as_dtype(info.dtype).name} {shape}"

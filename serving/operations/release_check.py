@@ -1,0 +1,77 @@
+"""Checks a release whole, without a server: every byte, and the probes of all four parts."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from serving import errors, ranker, releases, requests
+
+Score = Callable[[requests.Columns, np.ndarray], dict[str, np.ndarray]]
+
+
+def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
+    """Yields what was found right, one after the other.
+
+    Raises:
+        BundleError: What is wrong, and with which part.
+        RankerError: The ranker does not reproduce its probes.
+    """
+    release = releases.load(base, version)
+    try:
+        num_bytes = sum(entry["bytes"] for entry in release.manifest.files.values())
+        yield f"{len(release.manifest.files)} files, {num_bytes / 1e6:,.1f} MB, are as published"
+        yield "query tower and index reproduce the probes"
+        tower = releases.AdTower.load(base / "ad_tower" / str(version), release.manifest.ad_fields)
+        releases.check_ad_tower(release.manifest, tower, release.ad_index)
+        yield "the ad tower reproduces its probes"
+        releases.check_scores(release.manifest, _scores(release))
+        yield "the ranker reproduces its probes"
+    finally:
+        release.close()
+
+
+def _scores(release: releases.Bundle) -> dict[str, np.ndarray]:
+    """Returns the scores of the probes' candidates, by output, [P, C]."""
+    features = release.ad_index.features(releases.candidate_rows(release.manifest))
+    with ranker_of(release) as score:
+        return score(releases.query_columns(release.manifest), features)
+
+
+@contextlib.contextmanager
+def ranker_of(release: releases.Bundle) -> Iterator[Score]:
+    """Loads the release's ranker, and yields what scores candidates as a model server does.
+
+    It takes query field -> [B] or [B, L], as `QueryFields.columns` gives them, and ad_features
+    [B, C, F] int32, and returns output -> [B, C] float32.
+
+    Raises:
+        ProbeMismatchError: The ranker cannot be loaded or run.
+    """
+    try:
+        model = ranker.LocalRanker(release)
+        try:
+            yield model.score
+        finally:
+            model.free()
+    except errors.RankerError as error:
+        raise errors.ProbeMismatchError(
+            f"ranker/{release.version} cannot score candidates: {error}"
+        ) from error
+
+
+def scores_alone(release: releases.Bundle, score: Score) -> bool:
+    """Returns whether a candidate's score depends on itself alone, by those of the probes.
+
+    Args:
+        release: The loaded release.
+        score: Of its ranker.
+    """
+    rows = releases.candidate_rows(release.manifest)
+    first = np.arange(rows.shape[1]) < max(1, rows.shape[1] // 2)
+    columns = releases.query_columns(release.manifest)
+    whole = score(columns, release.ad_index.features(rows))
+    part = score(columns, release.ad_index.features(rows[:, first]))
+    rtol, atol = releases.SCORE_TOLERANCE, releases.TOLERANCE
+    return all(np.allclose(part[name], whole[name][:, first], rtol, atol) for name in whole)

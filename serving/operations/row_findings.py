@@ -1,0 +1,120 @@
+"""Holds served scores of logged rows against those of the training code.
+
+The rows are the first held-out requests of a data set, of which it keeps the raw query fields.
+Offline they are what training read, encoded by the converter, scored by the trained ranker and
+its calibrators; online they are raw fields sent to a server. A difference is a fault of an
+encoder, an export or a server.
+
+Shapes: C shown ads of a request.
+"""
+
+import asyncio
+import pathlib
+
+import numpy as np
+
+from serving import export, ranker, releases, requests
+from serving.operations import findings, service_findings
+
+
+def read_logged_requests(
+    workdir: pathlib.Path, release: releases.Bundle, num_requests: int
+) -> list[export.LoggedRequest]:
+    """Scores held-out requests with the trained ranker of a work directory.
+
+    Args:
+        workdir: Holds the data set and both trained stages.
+        release: The loaded release.
+        num_requests: Maximum number of requests.
+
+    Raises:
+        WrongError: The work directory holds another training than the release.
+        SkippedError: It holds no requests.
+        FileNotFoundError, ValueError: It is not a work directory, or it is damaged.
+    """
+    training_id, logged = export.logged_requests(workdir, num_requests)
+    if training_id != release.manifest.training_id:
+        raise findings.WrongError(
+            f"{workdir} to hold training {release.manifest.training_id}, that of release "
+            f"{release.version}",
+            f"training {training_id}",
+            "Give the work directory that the release was exported from, or --rows=0.",
+        )
+    scored = list(logged)
+    if not scored:
+        raise findings.SkippedError(f"{workdir} has no held-out requests")
+    return scored
+
+
+def compare_over_grpc(
+    logged: list[export.LoggedRequest], release: releases.Bundle, address: str
+) -> str:
+    """Compares with what a model server gives, request by request.
+
+    Raises:
+        WrongError: They differ.
+        RankerError: It gives none.
+    """
+    manifest = release.manifest
+    client = ranker.RankerClient(
+        address, version=release.version, outputs=manifest.outputs.values()
+    )
+    fields = requests.QueryFields(manifest.query_fields, manifest.ad_kinds)
+
+    async def ask() -> list[dict[str, np.ndarray]]:
+        try:
+            return [
+                await client.predict(
+                    fields.columns([fields.merge({}, one.fields)]),
+                    release.ad_index.features(release.ad_index.find(one.ad_ids)[None]),
+                    20.0,
+                )
+                for one in logged
+            ]
+        finally:
+            await client.close()
+
+    served = asyncio.run(ask())
+    found = [
+        service_findings.compared(output, scores[output][0].tolist(), expected, f"request {number}")
+        for number, (one, scores) in enumerate(zip(logged, served, strict=True))
+        for output, expected in one.scores.items()
+    ]
+    return _words(logged, np.concatenate(found))
+
+
+def compare_over_rest(
+    logged: list[export.LoggedRequest],
+    release: releases.Bundle,
+    service: service_findings.ServiceCheck,
+) -> str:
+    """Compares with what the whole service answers when only the shown ads are eligible.
+
+    Raises:
+        WrongError: They differ, or an answer lacks an ad or its scores.
+        TfrecClientError: The service fails.
+    """
+    found = []
+    for number, one in enumerate(logged):
+        place = f"request {number}"
+        answer = service.recommend(one.fields, one.ad_ids)
+        service_findings.check_answer(answer, release.version, place)
+        by_id = {ad.ad_id: ad for ad in answer.ads}
+        missing = [ad_id for ad_id in one.ad_ids if ad_id not in by_id]
+        if missing:
+            raise findings.WrongError(
+                f"{place} answered with the {len(one.ad_ids)} ads that are allowed",
+                f"without {', '.join(missing[:3])}",
+                "Ads that were removed from the live index do not come; a new export settles it.",
+            )
+        for output, expected in one.scores.items():
+            values = [getattr(by_id[ad_id], output) for ad_id in one.ad_ids]
+            found.append(service_findings.compared(output, values, expected, place))
+    return _words(logged, np.concatenate(found))
+
+
+def _words(logged: list[export.LoggedRequest], differences: np.ndarray) -> str:
+    return (
+        f"{sum(len(one.ad_ids) for one in logged)} rows of {len(logged)} held-out requests; "
+        f"scores differ by {differences.max():.2g} at most, {differences.mean():.2g} on average"
+    )

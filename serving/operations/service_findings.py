@@ -1,0 +1,252 @@
+"""Holds a running recommendation service (scripts/serve.py) against a bundle.
+
+Shapes: C answered ads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from serving import client, errors, releases
+from serving.operations import findings, release_check
+from serving.requests import Answer, QueryFields
+
+_ADS_PER_PROBE = 10
+_DEADLINE_MS = 20_000
+_SERVE = "scripts/serve.py"
+
+
+class ServiceCheck:
+    """One REST service and the release that it should serve.
+
+    Args:
+        url: Such as http://127.0.0.1:8080.
+        release: The loaded release.
+        timeout_seconds: Of each request.
+        token: Bearer token, where the service asks for one.
+        tls_authorities: PEM file of the certificates to trust; None = the public authorities'.
+
+    Raises:
+        TfrecClientError: The URL is none, or the PEM file cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        release: releases.Bundle,
+        timeout_seconds: float,
+        token: str | None,
+        tls_authorities: str | None,
+    ) -> None:
+        self._url = url
+        self._release = release
+        self._client = client.Client(
+            url, timeout_seconds=timeout_seconds, token=token, verify=tls_authorities or True
+        )
+
+    def look(self) -> Iterator[findings.Finding]:
+        """Yields each finding; the first that leaves nothing to look at is the last."""
+        place = f"service {self._url}"
+        reachable = findings.finding_of(f"{place}, reachable", self._reachable)
+        yield reachable
+        if reachable.status != "ok":
+            return
+        yield findings.finding_of(f"{place}, ready", self._ready)
+        served = findings.finding_of(f"{place}, release", self._release_served)
+        yield served
+        if served.status == "ok":
+            yield findings.finding_of(f"{place}, answers to the probes", self._answers)
+
+    def recommend(self, fields: Mapping[str, Any], ad_ids: list[str]) -> Answer:
+        """Returns the service's answer to a request for which only these ads are eligible."""
+        return self._client.recommend(
+            context=fields,
+            k=len(ad_ids),
+            filters={"allowed_ads": ad_ids},
+            deadline_ms=_DEADLINE_MS,
+            release=self._role(),
+        )
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._client.close()
+
+    def _reachable(self) -> str:
+        try:
+            is_healthy = self._client.health()
+        except errors.ClientConnectionError as error:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                raise
+            raise findings.WrongError(
+                "a certificate that an authority has signed",
+                str(error),
+                "Give --tls_authorities=FILE, the PEM file of the certificates to trust, and the "
+                "name in --service that the certificate is for.",
+            ) from error
+        if not is_healthy:
+            raise findings.WrongError(
+                '{"status": "ok"} from GET /healthz', "another document", f"Start {_SERVE} there."
+            )
+        return "yes"
+
+    def _ready(self) -> str:
+        if not self._client.ready():
+            raise findings.WrongError(
+                "200 from GET /readyz",
+                "503: its ranker is not verified",
+                "See the checks of the model server; GET /readyz says why.",
+            )
+        return "yes"
+
+    def _role(self) -> str | None:
+        """Returns what a request has to ask for to be answered by the release."""
+        roles = {row["version"]: row["role"] for row in self._client.bundle().get("releases", ())}
+        return roles.get(self._release.version)
+
+    def _release_served(self) -> str:
+        served, manifest = self._client.bundle(), self._release.manifest
+        version, refused = self._release.version, served.get("refused")
+        roles = {row["version"]: row["role"] for row in served.get("releases", ())}
+        words = ", ".join(f"{number} {role}" for number, role in sorted(roles.items()))
+        if roles.get(version) not in ("stable", "canary"):
+            raise findings.WrongError(
+                f"release {version}",
+                f"{words}; {refused}" if refused else words or f"release {served.get('version')}",
+                f"scripts/release.py --action=promote --version={version}, where the service "
+                "follows this base directory; --version of this command names another release.",
+            )
+        if roles[version] == "stable":
+            for name in ("training_id", "dataset_fingerprint"):
+                if served[name] != getattr(manifest, name):
+                    raise findings.WrongError(
+                        f"{name} {getattr(manifest, name)}",
+                        str(served[name]),
+                        f"It serves another base directory. Start {_SERVE} with this --bundle.",
+                    )
+        return words
+
+    def _answers(self) -> str:
+        """Asks as the probes ask, and lets the bundle's own ranker score the answered ads."""
+        requests = self._release.manifest.probes["requests"]
+        found = []
+        with release_check.ranker_of(self._release) as score:
+            if not release_check.scores_alone(self._release, score):
+                raise findings.SkippedError(
+                    "the ranker compares candidates (--rerank_candidates): a score depends on all "
+                    "of a request's"
+                )
+            for number, request in enumerate(requests):
+                answer = self._client.recommend(
+                    context=request,
+                    k=_ADS_PER_PROBE,
+                    deadline_ms=_DEADLINE_MS,
+                    release=self._role(),
+                )
+                place = f"probe {number}"
+                check_answer(answer, self._release.version, place)
+                found.append(differences(self._release, score, request, answer, place))
+        num_ads = sum(len(own) for own in found)
+        if not num_ads:
+            raise findings.SkippedError("every answered ad was added after the export")
+        return (
+            f"{num_ads} ads of {len(requests)} requests have the scores of the bundle's ranker; "
+            f"they differ by {np.concatenate(found).max():.2g} at most"
+        )
+
+
+def differences(
+    release: releases.Bundle,
+    score: release_check.Score,
+    request: Mapping[str, Any],
+    answer: Answer,
+    place: str,
+) -> np.ndarray:
+    """Returns by how much an answer's scores differ from those of the release's own ranker.
+
+    Args:
+        release: The loaded release.
+        score: As `release_check.ranker_of` yields it.
+        request: The raw query fields.
+        answer: With scores.
+        place: Named where they differ too much.
+
+    Returns:
+        [C], of each ad that is in the release the greatest over the heads.
+
+    Raises:
+        WrongError: They differ by more than model servers do.
+    """
+    rows = release.ad_index.find([ad.ad_id for ad in answer.ads])
+    # Ads that were added to the live index are in no bundle.
+    ads = [ad for ad, row in zip(answer.ads, rows, strict=True) if row >= 0]
+    if not ads:
+        return np.empty(0)
+    found = {
+        output: [getattr(ad, output) for ad in ads] for output in release.manifest.outputs.values()
+    }
+    return held_against(release, score, request, rows[rows >= 0], found, place).max(axis=0)
+
+
+def held_against(
+    release: releases.Bundle,
+    score: release_check.Score,
+    request: Mapping[str, Any],
+    rows: np.ndarray,
+    found: Mapping[str, Sequence[float | None]],
+    place: str,
+) -> np.ndarray:
+    """Returns by how much scores of ads differ from those of the release's own ranker.
+
+    Args:
+        release, score, request, place: As of `differences`.
+        rows: [C] of the catalogue.
+        found: Output -> [C].
+
+    Returns:
+        [outputs, C].
+
+    Raises:
+        WrongError: They differ by more than model servers do.
+    """
+    manifest = release.manifest
+    fields = QueryFields(manifest.query_fields, manifest.ad_kinds)
+    columns = fields.columns([fields.merge({}, request)])
+    expected = score(columns, release.ad_index.features(rows[None]))
+    return np.stack(
+        [compared(output, own, expected[output][0], place) for output, own in found.items()]
+    )
+
+
+def compared(
+    output: str, found: Sequence[float | None], expected: np.ndarray, place: str
+) -> np.ndarray:
+    """Returns by how much served scores [C] differ from those expected [C].
+
+    Raises:
+        WrongError: By more than those of one model on two servers.
+    """
+    difference = np.abs(np.array(found, np.float32) - expected)
+    # Written so that NaN, a score that is missing, fails.
+    if not np.all(difference <= releases.TOLERANCE + releases.SCORE_TOLERANCE * np.abs(expected)):
+        raise findings.WrongError(
+            f"the {output} that the release gives, within {releases.SCORE_TOLERANCE:.0%}",
+            f"{place}: they differ by {difference.max():.2g}",
+            "Another model was served than this release's: see the other checks.",
+        )
+    return difference
+
+
+def check_answer(answer: Answer, version: int, place: str) -> None:
+    if answer.bundle_version != version:
+        raise findings.WrongError(
+            f"{place} answered by release {version}",
+            f"by release {answer.bundle_version}",
+            "The release changed meanwhile; run this again.",
+        )
+    if answer.degraded is not None:
+        raise findings.WrongError(
+            f"{place} answered with scores",
+            f"degraded: {answer.degraded}",
+            "See the checks of the model server, and its load.",
+        )

@@ -1,0 +1,181 @@
+"""Puts an answer together: utility, the ads that the rules choose, and what is shown of them.
+
+Shapes: C candidates.
+"""
+
+import dataclasses
+import random
+from collections.abc import Mapping
+
+import numpy as np
+
+from serving import releases, requests
+from serving.orchestrator import candidates
+from serving.rules import (
+    FieldValues,
+    Selection,
+    explain_ads,
+    explain_answer,
+    explain_shortage,
+    select_best,
+    select_with_rules,
+)
+
+_HEAD_FIELDS = {
+    "click": "click_probability",
+    "engagement": "engagement_probability",
+    "revenue": "expected_revenue",
+}
+# Has no state that processes made by fork would share.
+_DRAWS = random.SystemRandom()
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestCandidates:
+    """The candidates of one request.
+
+    Attributes:
+        ads: What the rows belong to.
+        rows: [C] int64, in retrieval order.
+        scores: [C] float32, their retrieval scores.
+    """
+
+    ads: candidates.CandidateSource
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+def ranked_answer(
+    release: releases.Bundle,
+    valid: requests.ValidRequest,
+    found: RequestCandidates,
+    head_scores: Mapping[str, np.ndarray],
+    stage_ms: Mapping[str, float],
+    reason: str | None = None,
+    rng: random.Random = _DRAWS,
+) -> requests.Answer:
+    """Orders the candidates by utility, the weighted sum of the heads' scores, under the rules.
+
+    Args:
+        release: The bundle.
+        valid: The request.
+        found: The candidates.
+        head_scores: Head -> [C] float32, for each present head.
+        stage_ms: Of the answer.
+        reason: Why fewer candidates were ranked than were found, or None.
+        rng: Draws the explored slots.
+    """
+    weighted = [
+        weight * head_scores[head].astype(np.float64) for head, weight in valid.weights.items()
+    ]
+    utility = np.sum(weighted, axis=0)
+    chosen = _select(valid, found, utility, min(0.0, utility.min(initial=0.0)), rng)
+    scores = {_HEAD_FIELDS[head]: values for head, values in head_scores.items()}
+    scores["utility"] = utility
+    reasons = explain_ads(valid, chosen, utility, head_scores) if valid.explain else None
+    ads = _ads(found, chosen, scores, reasons)
+    return _answer(release, valid, found, chosen, utility, ads, "utility", reason, stage_ms)
+
+
+def degraded_answer(
+    release: releases.Bundle,
+    valid: requests.ValidRequest,
+    found: RequestCandidates,
+    reason: str,
+    stage_ms: Mapping[str, float],
+    rng: random.Random = _DRAWS,
+) -> requests.Answer:
+    """Leaves the candidates in retrieval order, under the rules, without scores; says why.
+
+    Args:
+        release: The bundle.
+        valid: The request.
+        found: The candidates.
+        reason: Why there are no scores.
+        stage_ms: Of the answer.
+        rng: Draws the explored slots.
+    """
+    gains = found.scores.astype(np.float64)
+    # An inner product has no zero of its own: the last candidate is worth nothing.
+    chosen = _select(valid, found, gains, gains.min(initial=np.inf), rng)
+    reasons = explain_ads(valid, chosen, gains, None) if valid.explain else None
+    ads = _ads(found, chosen, {}, reasons)
+    return _answer(release, valid, found, chosen, gains, ads, "retrieval", reason, stage_ms)
+
+
+def _select(
+    valid: requests.ValidRequest,
+    found: RequestCandidates,
+    gains: np.ndarray,
+    zero: float,
+    rng: random.Random,
+) -> Selection:
+    """Chooses by gains [C]; `zero` is the gain of an ad that is worth nothing."""
+    rules = valid.rules
+    if not (rules.caps or rules.diversity or rules.exploration) or not len(gains):
+        # Stable, so that ads of equal utility stay in retrieval order.
+        return select_best(np.argsort(-gains, kind="stable")[: valid.k])
+    fields = {cap.field for cap in rules.caps or ()}
+    fields.update(rule.field for rule in rules.diversity or ())
+    values = {name: FieldValues.of(found.ads.column(found.rows, name)) for name in fields}
+    worth = gains - zero if rules.diversity else gains
+    return select_with_rules(worth, valid.k, rules, values, rng)
+
+
+def _ads(
+    found: RequestCandidates,
+    chosen: Selection,
+    scores: Mapping[str, np.ndarray],
+    reasons: list[requests.AdExplanation] | None,
+) -> list[requests.RankedAd]:
+    rows = found.rows[chosen.places]
+    retrieval_scores = found.scores[chosen.places].tolist()
+    listed = found.ads.listed(rows)
+    propensities = chosen.propensities.tolist()
+    shown = {
+        name: scores[name][chosen.places].tolist() if name in scores else [None] * len(rows)
+        for name in ("utility", *_HEAD_FIELDS.values())
+    }
+    return [
+        requests.RankedAd(
+            rank=slot + 1,
+            ad_id=listed[slot][0],
+            utility=shown["utility"][slot],
+            click_probability=shown["click_probability"][slot],
+            engagement_probability=shown["engagement_probability"][slot],
+            expected_revenue=shown["expected_revenue"][slot],
+            retrieval_score=retrieval_scores[slot],
+            fields=listed[slot][1],
+            propensity=propensities[slot],
+            explanation=None if reasons is None else reasons[slot],
+        )
+        for slot in range(len(rows))
+    ]
+
+
+def _answer(
+    release: releases.Bundle,
+    valid: requests.ValidRequest,
+    found: RequestCandidates,
+    chosen: Selection,
+    gains: np.ndarray,
+    ads: list[requests.RankedAd],
+    order: str,
+    reason: str | None,
+    stage_ms: Mapping[str, float],
+) -> requests.Answer:
+    explanation = None
+    if valid.explain:
+        ad_ids = found.ads.ad_ids
+        explanation = explain_answer(valid, chosen, gains, lambda p: ad_ids(found.rows[p]))
+    return requests.Answer(
+        request_id=valid.request_id,
+        bundle_version=release.version,
+        degraded=reason,
+        order=order,
+        ads=ads,
+        absent_heads=list(release.manifest.absent_heads),
+        stage_ms=dict(stage_ms),
+        shortage=explain_shortage(valid, chosen, len(found.rows)),
+        explanation=explanation,
+    )

@@ -1,0 +1,12 @@
+"""Memory and signals of this process."""
+
+from serving.process.memory import release_freed_memory, resident_bytes, share_heaps, trim_heap
+from serving.process.stop_signal import StopSignal
+
+__all__ = [
+    "StopSignal",
+    "release_freed_memory",
+    "resident_bytes",
+    "share_heaps",
+    "trim_heap",
+]

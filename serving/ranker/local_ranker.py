@@ -1,0 +1,118 @@
+"""A release's ranker in this process: what `ranker_client` asks a server for, without one.
+
+Shapes: B requests, C candidates, F columns of ad features.
+"""
+
+import asyncio
+import os
+import pathlib
+import weakref
+from concurrent import futures
+
+import numpy as np
+
+from serving import errors, releases, requests, saved_model
+
+_SIGNATURE = "serving_default"
+
+
+class LocalRanker:
+    """Scores candidates with the SavedModel of a release.
+
+    Attributes:
+        address: `this process`.
+        version: Of the release.
+    """
+
+    address = "this process"
+
+    def __init__(self, release: releases.Bundle, num_threads: int | None = None) -> None:
+        """Loads the SavedModel.
+
+        Args:
+            release: Has the ranker.
+            num_threads: Calls at once; None = one for each core.
+
+        Raises:
+            RankerUnavailableError: It cannot be loaded.
+        """
+        self.version = release.version
+        path = pathlib.Path(release.base) / "ranker" / str(release.version)
+        try:
+            self._runner = saved_model.SessionRunner(
+                os.fspath(path), config=saved_model.session_config()
+            )
+        except saved_model.StatusError as error:
+            raise errors.RankerUnavailableError(
+                f"{path}: the ranker cannot be loaded: {error}. Export the bundle again."
+            ) from error
+        signature = self._runner.signature_defs.get(_SIGNATURE)
+        outputs = list(release.manifest.outputs.values())
+        found = [] if signature is None else sorted(signature.outputs)
+        if signature is None or set(outputs) - set(found):
+            self._runner.close()
+            raise errors.RankerUnavailableError(
+                f"{path}: expected a signature {_SIGNATURE!r} with the outputs {outputs}, got "
+                f"outputs {found}. Export the bundle again."
+            )
+        self._inputs = {name: info.name for name, info in signature.inputs.items()}
+        self._outputs = {name: signature.outputs[name].name for name in outputs}
+        self._executor = futures.ThreadPoolExecutor(
+            num_threads or os.cpu_count() or 1, thread_name_prefix="ranker"
+        )
+        self._finalizer = weakref.finalize(self, self._runner.close)
+
+    def connection(self) -> int:
+        """Returns 1: it is always the same model."""
+        return 1
+
+    async def predict(
+        self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
+    ) -> dict[str, np.ndarray]:
+        """Scores candidates; arguments and results as `RankerClient.predict`.
+
+        Raises:
+            RankerDeadlineError: The time is over.
+            RankerReplyError: The model refuses the inputs, or gives what is not finite.
+        """
+        running = asyncio.get_running_loop().run_in_executor(
+            self._executor, self.score, columns, ad_features
+        )
+        try:
+            return await asyncio.wait_for(running, max(0.0, timeout_seconds))
+        except TimeoutError as error:
+            raise errors.RankerDeadlineError(
+                f"The ranker of this process did not answer within {timeout_seconds * 1000:.0f} ms."
+            ) from error
+
+    async def close(self) -> None:
+        """Waits for the running calls, and frees the model."""
+        self.free()
+
+    def free(self) -> None:
+        """As `close`, where no event loop runs."""
+        self._executor.shutdown(wait=True)
+        self._finalizer()
+
+    def score(self, columns: requests.Columns, ad_features: np.ndarray) -> dict[str, np.ndarray]:
+        """As `predict`, in the thread of the caller and without a deadline."""
+        feeds = {
+            self._inputs[name]: column
+            if isinstance(column, np.ndarray)
+            else np.array(column, dtype=object)
+            for name, column in columns.items()
+        }
+        feeds[self._inputs["ad_features"]] = ad_features
+        try:
+            found = self._runner.run(feeds, list(self._outputs.values()))
+        except Exception as error:
+            raise errors.RankerReplyError(
+                f"The ranker of this process refused the call: {error}"
+            ) from error
+        scores = {name: found[tensor] for name, tensor in self._outputs.items()}
+        for name, values in scores.items():
+            if not np.isfinite(values).all():
+                raise errors.RankerReplyError(
+                    f"The ranker's {name} holds values that are not finite."
+                )
+        return scores

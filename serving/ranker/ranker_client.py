@@ -1,0 +1,190 @@
+"""Asynchronous gRPC client of the ranker, for TensorFlow Serving and the embedded server alike.
+
+Shapes: B requests, C candidates, F columns of ad features, L values of the longest list.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterable
+
+import grpc
+import numpy as np
+from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from serving import errors, requests
+
+_OPTIONS = (
+    # 500 candidates of 40 features fit in gRPC's default of 4 MB, a batch of requests does not.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A server that returns is found within a second; the defaults wait up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # With keepalive on, unacknowledged data breaks a dead connection after the time-out. Idle
+    # connections are not pinged: servers close on clients that do.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    # Two clients in a process keep their own connection and its back-off.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class RankerClient:
+    """Calls one version of the ranker on one model server.
+
+    The channel belongs to the event loop that made it; in another loop a new one is made.
+
+    Attributes:
+        address: host:port of the gRPC server.
+        version: Pinned in each request, and checked in each reply.
+    """
+
+    def __init__(
+        self, address: str, *, version: int, outputs: Iterable[str], model_name: str = "ranker"
+    ) -> None:
+        self.address = address
+        self.version = version
+        self._outputs = tuple(outputs)
+        self._model_name = model_name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection = 0
+
+    def connection(self) -> int:
+        """Returns a number that changes when the connection breaks.
+
+        Behind the next connection may be another server. To be called in the event loop.
+        """
+        self._connect()
+        return self._connection
+
+    async def predict(
+        self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
+    ) -> dict[str, np.ndarray]:
+        """Scores candidates.
+
+        Args:
+            columns: Query field -> [B] or [B, L], as `QueryFields.columns` gives them.
+            ad_features: [B, C, F] int32.
+            timeout_seconds: The call is given up after this.
+
+        Returns:
+            Output -> [B, C] float32, finite.
+
+        Raises:
+            RankerUnavailableError: No server answers.
+            RankerDeadlineError: The time is over.
+            RankerVersionError: The server does not serve the version.
+            RankerMismatchError: The reply comes from another version.
+            RankerReplyError: The server refuses the call, or the reply has another form.
+        """
+        stub = self._connect()
+        try:
+            reply = await stub.Predict(self._request(columns, ad_features), timeout=timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise self._mapped(error, timeout_seconds) from error
+        if reply.model_spec.version.value != self.version:
+            raise errors.RankerMismatchError(
+                f"The server at {self.address} answered with {self._model_name} version "
+                f"{reply.model_spec.version.value}, expected the pinned version {self.version}."
+            )
+        shape = ad_features.shape[:2]
+        return {name: _decode(reply.outputs.get(name), name, shape) for name in self._outputs}
+
+    async def close(self) -> None:
+        """Closes the channel; the next call opens a new one."""
+        if self._loop is asyncio.get_running_loop():
+            self._watcher.cancel()
+            await self._channel.close()
+        self._loop = None
+
+    def _connect(self) -> prediction_service_pb2_grpc.PredictionServiceStub:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._connection += 1
+            self._channel = grpc.aio.insecure_channel(self.address, options=_OPTIONS)
+            self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+            self._watcher = loop.create_task(self._watch(self._channel))
+            self._loop = loop
+        return self._stub
+
+    async def _watch(self, channel: grpc.aio.Channel) -> None:
+        state = channel.get_state()
+        while state is not grpc.ChannelConnectivity.SHUTDOWN:
+            await channel.wait_for_state_change(state)
+            if state is grpc.ChannelConnectivity.READY:
+                self._connection += 1
+            state = channel.get_state()
+
+    def _request(
+        self, columns: requests.Columns, ad_features: np.ndarray
+    ) -> predict_pb2.PredictRequest:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = self._model_name
+        request.model_spec.version.value = self.version
+        request.model_spec.signature_name = "serving_default"
+        for name, column in columns.items():
+            tensor = request.inputs[name]
+            if not isinstance(column, np.ndarray):
+                _encode_strings(tensor, (len(column),), column)
+            elif column.dtype == object:
+                _encode_strings(tensor, column.shape, column.ravel().tolist())
+            else:
+                _encode(tensor, types_pb2.DT_FLOAT, column)
+        _encode(request.inputs["ad_features"], types_pb2.DT_INT32, ad_features)
+        return request
+
+    def _mapped(self, error: grpc.aio.AioRpcError, timeout_seconds: float) -> errors.RankerError:
+        status, details = error.code(), error.details()
+        place = f"The ranker at {self.address}"
+        if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return errors.RankerDeadlineError(
+                f"{place} did not answer within {max(0.0, timeout_seconds) * 1000:.0f} ms."
+            )
+        if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            return errors.RankerUnavailableError(f"{place} is not available: {details}")
+        if status is grpc.StatusCode.NOT_FOUND:
+            return errors.RankerVersionError(
+                f"{place} does not serve {self._model_name} version {self.version}: {details}"
+            )
+        return errors.RankerReplyError(f"{place} refused the call: {status.name}: {details}")
+
+
+def _encode(tensor: tensor_pb2.TensorProto, dtype: int, values: np.ndarray) -> None:
+    tensor.dtype = dtype
+    for size in values.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.tensor_content = values.tobytes()
+
+
+def _encode_strings(
+    tensor: tensor_pb2.TensorProto, shape: tuple[int, ...], values: list[bytes]
+) -> None:
+    tensor.dtype = types_pb2.DT_STRING
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.string_val.extend(values)
+
+
+def _decode(tensor: tensor_pb2.TensorProto | None, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if tensor is None:
+        raise errors.RankerReplyError(f"The ranker's reply lacks the output {name}.")
+    found = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    if tensor.dtype != types_pb2.DT_FLOAT or found != shape:
+        raise errors.RankerReplyError(
+            f"Expected {name} as float32 {list(shape)}, got "
+            f"{types_pb2.DataType.Name(tensor.dtype)} {list(found)}."
+        )
+    if tensor.tensor_content:
+        values = np.frombuffer(tensor.tensor_content, dtype=np.float32)
+    else:
+        # np.array, not np.fromiter: it reads the field's memory, 2 µs against 18 for 500 scores.
+        values = np.array(tensor.float_val, dtype=np.float32)
+    if values.size != math.prod(shape):
+        raise errors.RankerReplyError(
+            f"Expected {math.prod(shape)} values of {name}, got {values.size}."
+        )
+    if not np.isfinite(values).all():
+        raise errors.RankerReplyError(f"The ranker's {name} holds values that are not finite.")
+    return values.reshape(shape)

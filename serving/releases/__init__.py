@@ -1,0 +1,68 @@
+"""Release bundles: what version N holds, and which version serves."""
+
+from serving.releases.ad_tower import AdTower
+from serving.releases.bundle import Bundle, latest, load, stable, versions
+from serving.releases.changes import (
+    PrunedReleases,
+    current_pointer,
+    end_canary,
+    list_releases,
+    promote,
+    prune,
+    roll_back,
+    start_canary,
+)
+from serving.releases.in_use import is_in_use
+from serving.releases.model_config import ServedReleases, config_text, next_served, read_served
+from serving.releases.parts import PARTS, write_identity
+from serving.releases.pointer import Pointer, read_pointer, replace_file
+from serving.releases.probes import (
+    SCORE_TOLERANCE,
+    TOLERANCE,
+    candidate_rows,
+    check_ad_tower,
+    check_scores,
+    query_columns,
+)
+from serving.releases.publishing import Staged, publish
+from serving.releases.query_tower import QueryTower
+from serving.releases.release_copy import copy_release
+from serving.releases.served_versions import ServedVersions
+
+__all__ = [
+    "PARTS",
+    "SCORE_TOLERANCE",
+    "TOLERANCE",
+    "AdTower",
+    "Bundle",
+    "Pointer",
+    "PrunedReleases",
+    "QueryTower",
+    "ServedReleases",
+    "ServedVersions",
+    "Staged",
+    "candidate_rows",
+    "check_ad_tower",
+    "check_scores",
+    "config_text",
+    "copy_release",
+    "current_pointer",
+    "end_canary",
+    "is_in_use",
+    "latest",
+    "list_releases",
+    "load",
+    "next_served",
+    "promote",
+    "prune",
+    "publish",
+    "query_columns",
+    "read_pointer",
+    "read_served",
+    "replace_file",
+    "roll_back",
+    "stable",
+    "start_canary",
+    "versions",
+    "write_identity",
+]

@@ -1,0 +1,110 @@
+"""Tells a model server which versions to serve, while releases come and go.
+
+It keeps the file that the server polls (`--model_config_file`): the stable release, the canary, and
+what was so before for as long as a process has it loaded, because its requests pin that version.
+"""
+
+import logging
+import pathlib
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from serving import errors, manifest
+from serving.releases import changes, in_use
+from serving.releases.pointer import replace_file
+
+POLL_SECONDS = 0.5
+
+
+class ServedVersions:
+    """Writes the file when it is made, and keeps it up to date between `with` and its end.
+
+    Args:
+        base: Base directory of the bundles.
+        models: Parts of a release that are served, such as `ranker`.
+        path: Of the file, which is replaced as a whole.
+        only: Serve this version alone, whatever the base directory names; None = follow it.
+    """
+
+    def __init__(
+        self,
+        base: pathlib.Path,
+        models: Sequence[str],
+        path: pathlib.Path,
+        only: int | None = None,
+    ) -> None:
+        self._base = base.resolve()
+        self._models = models
+        self._path = path
+        self._only = only
+        self._written: list[int] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="served-versions", daemon=True)
+        self.update()
+
+    def __enter__(self) -> Self:
+        if self._only is None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def update(self) -> None:
+        """Writes the file if other versions are wanted.
+
+        Raises:
+            BundleError: Nothing is published, or `releases.json` cannot be read.
+            OSError: The file cannot be written.
+        """
+        wanted = [self._only] if self._only is not None else self._wanted()
+        if wanted != self._written:
+            replace_file(self._path, self._text(wanted).encode())
+            self._written = wanted
+
+    def _wanted(self) -> list[int]:
+        pointer = changes.current_pointer(self._base)
+        named = {pointer.stable, pointer.canary}
+        published = manifest.versions(self._base)
+        # Later on, whoever loads another release to look at it does not make the server load it;
+        # but a process whose stable release is refused falls back to the one before.
+        served = {*(self._written or published), *pointer.previous[:1]}
+        return [
+            version
+            for version in published
+            if version in named or (version in served and self._is_held(version))
+        ]
+
+    def _is_held(self, version: int) -> bool:
+        try:
+            return in_use.is_in_use(self._base, version)
+        except OSError:
+            # A file system that cannot tell: what was served may still be in use.
+            return version in self._written
+
+    def _text(self, versions: Sequence[int]) -> str:
+        policy = " ".join(f"versions: {version}" for version in versions)
+        models = "".join(
+            f'  config {{ name: "{name}" base_path: "{self._base / name}" '
+            f'model_platform: "tensorflow" '
+            f"model_version_policy {{ specific {{ {policy} }} }} }}\n"
+            for name in self._models
+        )
+        return f"model_config_list {{\n{models}}}\n"
+
+    def _keep(self) -> None:
+        while not self._stopping.wait(POLL_SECONDS):
+            try:
+                self.update()
+            except (errors.BundleError, OSError) as error:
+                # What is served is served on.
+                logging.warning("The model server's versions stay as they are: %s", error)

@@ -1,0 +1,39 @@
+"""Runs a SavedModel by the names of its tensors, with TensorFlow's status codes."""
+
+from serving.saved_model.call_deadline import current_deadline, deadline_at, deadline_within
+from serving.saved_model.rpc_status import (
+    StatusError,
+    failed_precondition,
+    invalid_argument,
+    not_found,
+    status_from_exception,
+    unavailable,
+    unimplemented,
+)
+from serving.saved_model.session_runner import (
+    IN_CALLER,
+    TIMED_OUT,
+    Arrays,
+    Runner,
+    SessionRunner,
+    session_config,
+)
+
+__all__ = [
+    "IN_CALLER",
+    "TIMED_OUT",
+    "Arrays",
+    "Runner",
+    "SessionRunner",
+    "StatusError",
+    "current_deadline",
+    "deadline_at",
+    "deadline_within",
+    "failed_precondition",
+    "invalid_argument",
+    "not_found",
+    "session_config",
+    "status_from_exception",
+    "unavailable",
+    "unimplemented",
+]

@@ -1,0 +1,38 @@
+"""Logs as JSON, one object a line: time, level, logger, message, and what a line has besides."""
+
+import datetime
+import json
+import logging
+import sys
+
+LOG_FORMATS = ("text", "json")
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as JSON; `extra={"fields": {...}}` adds keys in place of the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns one line."""
+        moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        line = {
+            "time": moment.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        fields = getattr(record, "fields", None)
+        line.update(fields if isinstance(fields, dict) else {"message": record.getMessage()})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def use_json() -> None:
+    """Writes all logs of this process, requests included, as JSON to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    # Their debug output says nothing of the service.
+    for name in ("httpx", "httpcore", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)

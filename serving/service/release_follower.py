@@ -1,0 +1,242 @@
+"""Lets a running service follow the releases on the disk, without a failed request.
+
+    router = release_router.ReleaseRouter(connect(load_first(base)))
+    asyncio.create_task(ReleaseFollower(base, router, connect).run())
+
+A release that became stable or canary is loaded beside the ones that serve: its bytes, query tower
+and index are verified, then its ranker behind the model server. Only then does the router send
+requests to it. One that is refused changes nothing: who served serves on, `problem` says why, and
+it is tried again, less and less often.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import pathlib
+import time
+from collections.abc import Callable
+
+from serving import errors, orchestrator, releases
+from serving.service import release_router
+
+_logger = logging.getLogger(__name__)
+Connect = Callable[[releases.Bundle], orchestrator.Orchestrator]
+
+
+@dataclasses.dataclass(frozen=True)
+class FollowConfig:
+    """How releases are followed.
+
+    Attributes:
+        poll_seconds: Between two looks at the disk.
+        ranker_seconds: How long the model server may take to serve a new version.
+        retry_seconds: Before a refused release is tried again; doubled each time.
+        most_retry_seconds: At most.
+    """
+
+    poll_seconds: float = 1.0
+    ranker_seconds: float = 60.0
+    retry_seconds: float = 5.0
+    most_retry_seconds: float = 300.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Refusal:
+    """Why a release is not served, and when it is tried again, by `time.monotonic`."""
+
+    reason: str
+    retry_at: float
+    retry_seconds: float
+
+
+class ReleaseFollower:
+    """Keeps a router at the releases that a base directory names.
+
+    Args:
+        base: Base directory of the bundles.
+        router: Has a release already; the follower adds and replaces.
+        connect: Joins a loaded release with its ranker. Called in a thread.
+        config: None = the defaults.
+    """
+
+    def __init__(
+        self,
+        base: pathlib.Path,
+        router: release_router.ReleaseRouter,
+        connect: Connect,
+        config: FollowConfig | None = None,
+    ) -> None:
+        self._base = base
+        self._router = router
+        self._connect = connect
+        self._config = config or FollowConfig()
+        self._refusals: dict[int, _Refusal] = {}
+        # Loaded and verified, but not routed to as yet.
+        self._opened: dict[int, orchestrator.Orchestrator] = {}
+        self._routed: tuple[int, int | None, float] = (router.stable.release.version, None, 0.0)
+        self._unreadable: str | None = None
+        # Those of the page, one for all releases.
+        self._metrics = router.stable.metrics
+
+    @property
+    def problem(self) -> str | None:
+        """None, or why what is served is not what the disk names."""
+        refused = [
+            f"release {version} is refused: {refusal.reason}"
+            for version, refusal in sorted(self._refusals.items())
+        ]
+        return "; ".join([self._unreadable, *refused] if self._unreadable else refused) or None
+
+    async def run(self) -> None:
+        """Follows until it is cancelled."""
+        try:
+            while True:
+                try:
+                    await self.step()
+                except Exception:
+                    # Whatever it is, the service goes on with what it has.
+                    _logger.exception("Releases cannot be followed; it is tried again.")
+                self._metrics.observe_refused(self.problem is not None)
+                await asyncio.sleep(self._config.poll_seconds)
+        finally:
+            for service in self._opened.values():
+                await _close(service)
+
+    async def step(self) -> None:
+        """Looks at the disk once, and returns when what can be served of it is."""
+        pointer = await self._wanted()
+        if pointer is None:
+            return
+        wanted = [version for version in (pointer.stable, pointer.canary) if version is not None]
+        self._refusals = {v: why for v, why in self._refusals.items() if v in wanted}
+        for version in wanted:
+            if self._service(version) is None:
+                await self._open(version)
+        # Loading takes seconds: what was wanted may have gone, or what served may be closed.
+        if pointer == await self._wanted():
+            self._route(pointer)
+        for version in [version for version in self._opened if version not in wanted]:
+            await _close(self._opened.pop(version))
+
+    def _service(self, version: int) -> orchestrator.Orchestrator | None:
+        return self._router.loaded(version) or self._opened.get(version)
+
+    def _route(self, pointer: releases.Pointer) -> None:
+        """Sends requests where the pointer says, as far as these releases are loaded."""
+        stable = self._service(pointer.stable) or self._router.stable
+        canary = None if pointer.canary is None else self._service(pointer.canary)
+        if canary is stable:
+            canary = None
+        routes = (
+            stable.release.version,
+            None if canary is None else canary.release.version,
+            0.0 if canary is None else pointer.share,
+        )
+        for version in routes[:2]:
+            if version is not None:
+                self._opened.pop(version, None)
+        if routes == self._routed:
+            return
+        self._router.route(stable, canary, routes[2])
+        self._routed = routes
+        trying = f", canary {routes[1]} for {routes[2]:.1%}" if canary is not None else ""
+        _logger.warning("Requests are answered by release %d%s.", routes[0], trying)
+
+    async def _wanted(self) -> releases.Pointer | None:
+        """Returns what the disk names, or None where it cannot be read."""
+        try:
+            pointer = await asyncio.to_thread(releases.current_pointer, self._base)
+        except (errors.BundleError, OSError) as error:
+            if str(error) != self._unreadable:
+                _logger.error("Releases cannot be followed: %s", error)
+            self._unreadable = str(error)
+            return None
+        self._unreadable = None
+        # What was stable before is of no interest here.
+        return dataclasses.replace(pointer, previous=())
+
+    async def _open(self, version: int) -> None:
+        """Loads and verifies a release, or notes why it is refused."""
+        before = self._refusals.get(version)
+        if before is not None and time.monotonic() < before.retry_at:
+            return
+        try:
+            self._opened[version] = await self._verified(version)
+        except (errors.ServingError, OSError, MemoryError) as error:
+            delay = self._config.retry_seconds if before is None else 2 * before.retry_seconds
+            delay = min(delay, self._config.most_retry_seconds)
+            self._refusals[version] = _Refusal(str(error), time.monotonic() + delay, delay)
+            serving = self._router.stable.release.version
+            _logger.error(
+                "Release %d is refused, release %d serves on: %s", version, serving, error
+            )
+        else:
+            self._refusals.pop(version, None)
+
+    async def _verified(self, version: int) -> orchestrator.Orchestrator:
+        service = await asyncio.to_thread(self._load, version)
+        try:
+            await self._await_ranker(service)
+        except BaseException:
+            await _close(service)
+            raise
+        return service
+
+    def _load(self, version: int) -> orchestrator.Orchestrator:
+        release = releases.load(self._base, version)
+        try:
+            # Before it serves, so that no request pays for it.
+            release.ad_index.prepare_filters()
+            return self._connect(release)
+        except BaseException:
+            release.close()
+            raise
+
+    async def _await_ranker(self, service: orchestrator.Orchestrator) -> None:
+        """Waits until the model server has proven to serve the version.
+
+        Raises:
+            RankerMismatchError: It serves another model under it.
+            RankerError: It does not serve it in time, or nobody wants it any more.
+        """
+        version = service.release.version
+        until = time.monotonic() + self._config.ranker_seconds
+        while True:
+            try:
+                await service.verify_ranker()
+                return
+            except errors.RankerMismatchError:
+                raise
+            except errors.RankerError:
+                pointer = await self._wanted()
+                is_wanted = pointer is None or version in (pointer.stable, pointer.canary)
+                if not is_wanted or time.monotonic() >= until:
+                    raise
+            await asyncio.sleep(min(0.2, self._config.poll_seconds))
+
+
+def load_first(base: pathlib.Path) -> releases.Bundle:
+    """Loads the stable release for a service that starts; where it is refused, the one before.
+
+    Raises:
+        BundleError: The stable release is refused, and there is no other.
+    """
+    pointer = releases.current_pointer(base)
+    try:
+        return releases.load(base, pointer.stable)
+    except errors.BundleError as error:
+        for version in pointer.previous:
+            try:
+                release = releases.load(base, version)
+            except errors.BundleError:
+                continue
+            _logger.error(
+                "Release %d is refused, release %d serves: %s", pointer.stable, version, error
+            )
+            return release
+        raise
+
+
+async def _close(service: orchestrator.Orchestrator) -> None:
+    await service.close()
+    service.release.close()

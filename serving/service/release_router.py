@@ -1,0 +1,286 @@
+"""Chooses the release that answers a request, while releases change.
+
+    router = ReleaseRouter(orchestrator_of_release_3)
+    answer = await router.recommend(request)
+    router.route(orchestrator_of_release_4)
+
+The change is one assignment in the event loop: requests that came before it are answered by the
+release that they began with, whole, and that one is closed after the last of them. Who follows
+the releases on the disk is `release_follower`.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from serving import errors, manifest, orchestrator, process
+from serving.requests import RELEASES, Answer, Request, check_release
+
+STABLE, CANARY = RELEASES
+_HASH_VALUES = 2**64
+
+
+@dataclasses.dataclass(eq=False)
+class _Entry:
+    """A loaded release and what it has done.
+
+    Attributes:
+        service: Answers from it.
+        in_flight: Requests that it is answering.
+        answered: Requests that it has answered.
+        degraded: How many of them had fewer candidates ranked, or none.
+        failed: Requests that ended in an error of the service.
+    """
+
+    service: orchestrator.Orchestrator
+    in_flight: int = 0
+    answered: int = 0
+    degraded: int = 0
+    failed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """Where requests go: replaced as a whole."""
+
+    stable: _Entry
+    canary: _Entry | None = None
+    share: float = 0.0
+
+
+class ReleaseRouter:
+    """The releases that a service answers from. It belongs to one event loop.
+
+    Args:
+        stable: Answers all requests until `route` is called; closed by the router.
+    """
+
+    def __init__(self, stable: orchestrator.Orchestrator) -> None:
+        entry = _Entry(stable)
+        self._entries = {stable.release.version: entry}
+        self._table = _Table(entry)
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def stable(self) -> orchestrator.Orchestrator:
+        """The service of the stable release."""
+        return self._table.stable.service
+
+    def loaded(self, version: int) -> orchestrator.Orchestrator | None:
+        """Returns the service of a release that is loaded, be it on its way out, or None."""
+        entry = self._entries.get(version)
+        return None if entry is None else entry.service
+
+    def route(
+        self,
+        stable: orchestrator.Orchestrator,
+        canary: orchestrator.Orchestrator | None = None,
+        share: float = 0.0,
+    ) -> None:
+        """Sends the requests from now on to these releases.
+
+        Releases that are left out are closed after their last request.
+
+        Args:
+            stable: For all requests but the canary's.
+            canary: For a share of the requests, and for those that ask for it.
+            share: In [0, 1].
+        """
+        entries = [self._entry(service) for service in (stable, canary) if service is not None]
+        self._table = _Table(entries[0], entries[1] if canary is not None else None, share)
+        for entry in list(self._entries.values()):
+            self._close_unused(entry)
+
+    @contextlib.contextmanager
+    def use(self, request: Request) -> Iterator[orchestrator.Orchestrator]:
+        """Yields the service for a request; it stays open until the block ends.
+
+        Raises:
+            InvalidRequestError: `release` is neither null, `stable` nor `canary`.
+        """
+        with self._held(self._choose(request)) as entry:
+            yield entry.service
+
+    async def recommend(self, request: Request, *timing: float) -> Answer:
+        """Answers a request, as `Orchestrator.recommend`, which gets `timing` too."""
+        with self._held(self._choose(request)) as entry, _counted(entry) as done:
+            done.append(await entry.service.recommend(request, *timing))
+        return done[0]
+
+    async def recommend_batch(self, requests: Sequence[Request], *timing: float) -> list[Answer]:
+        """Answers many requests in their order, as `Orchestrator.recommend_batch`.
+
+        Each answer comes from one release; without a canary all come from the same.
+        """
+        groups: dict[_Entry, list[int]] = {}
+        for position, request in enumerate(requests):
+            try:
+                groups.setdefault(self._choose(request), []).append(position)
+            except errors.InvalidRequestError as error:
+                raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
+        answered: dict[int, Answer] = {}
+        with contextlib.ExitStack() as stack:
+            # All are held before the first is asked: none may go meanwhile.
+            for entry in groups:
+                stack.enter_context(self._held(entry))
+            parts = await _together(groups, requests, timing)
+            for (entry, positions), part in zip(groups.items(), parts, strict=True):
+                entry.service.record(part)
+                answered.update(zip(positions, (one.answer for one in part), strict=True))
+        return [answered[position] for position in range(len(requests))]
+
+    def status(self) -> list[dict[str, Any]]:
+        """Returns what each loaded release is for and has done, the oldest first."""
+        roles = {self._table.canary: CANARY, self._table.stable: STABLE}
+        return [
+            {
+                "version": version,
+                "role": roles.get(entry, "ending"),
+                "in_flight": entry.in_flight,
+                "answered": entry.answered,
+                "degraded": entry.degraded,
+                "failed": entry.failed,
+            }
+            for version, entry in sorted(self._entries.items())
+        ]
+
+    async def close(self) -> None:
+        """Closes every release; no request may be running or follow."""
+        for entry in list(self._entries.values()):
+            await _close(entry)
+        self._entries.clear()
+        await asyncio.gather(*self._closing)
+
+    def _entry(self, service: orchestrator.Orchestrator) -> _Entry:
+        entry = self._entries.get(service.release.version)
+        if entry is None or entry.service is not service:
+            entry = self._entries[service.release.version] = _Entry(service)
+        return entry
+
+    @contextlib.contextmanager
+    def _held(self, entry: _Entry) -> Iterator[_Entry]:
+        entry.in_flight += 1
+        try:
+            yield entry
+        finally:
+            entry.in_flight -= 1
+            self._close_unused(entry)
+
+    def _choose(self, request: Request) -> _Entry:
+        wanted = request.release
+        check_release(wanted)
+        table = self._table
+        # A canary that has ended, or was promoted a moment ago, is no reason to refuse a request.
+        if table.canary is None or wanted == STABLE:
+            return table.stable
+        if wanted == CANARY:
+            return table.canary
+        release = table.canary.service.release.manifest
+        is_canary = draw(release.version, _key(request, release)) < table.share
+        return table.canary if is_canary else table.stable
+
+    def _close_unused(self, entry: _Entry) -> None:
+        version = entry.service.release.version
+        is_routed = entry in (self._table.stable, self._table.canary)
+        if is_routed or entry.in_flight or self._entries.get(version) is not entry:
+            return
+        del self._entries[version]
+        task = asyncio.get_running_loop().create_task(_close_and_give_back(entry))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+async def _close(entry: _Entry) -> None:
+    service = entry.service
+    # Whoever still holds the entry does not hold the release.
+    del entry.service
+    await service.close()
+    service.release.close()
+
+
+async def _close_and_give_back(entry: _Entry) -> None:
+    await _close(entry)
+    await asyncio.to_thread(process.release_freed_memory)
+
+
+def draw(canary: int, key: str) -> float:
+    """Returns a number in [0, 1) that a key keeps throughout a canary.
+
+    Below the share means canary: who is in at one share is in at every greater one, and another
+    canary gets other keys.
+
+    Args:
+        canary: The canary's version.
+        key: Of the user, or of the request.
+    """
+    digest = hashlib.blake2b(f"{canary}/{key}".encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") / _HASH_VALUES
+
+
+def _key(request: Request, release: manifest.Manifest) -> str:
+    """Returns what a request is drawn by: its user, where the log had one, else its id."""
+    column = release.schema.get("user_key")
+    for field in release.schema.get("fields", ()) if column else ():
+        if field["side"] == "query" and column in (field["name"], field.get("column")):
+            for fields in (request.user, request.context):
+                user = fields.get(field["name"]) if isinstance(fields, Mapping) else None
+                if user is not None:
+                    return f"user {user}"
+    return f"request {request.request_id or uuid.uuid4().hex}"
+
+
+async def _together(
+    groups: Mapping[_Entry, Sequence[int]],
+    requests: Sequence[Request],
+    timing: Sequence[float],
+) -> list[list[orchestrator.Answered]]:
+    """Answers a batch's parts, one release each; where one is refused, none is begun."""
+    started = timing[0] if timing else time.perf_counter()
+    batches = []
+    for entry, positions in groups.items():
+        try:
+            members = [requests[position] for position in positions]
+            batches.append(entry.service.check_batch(members))
+        except errors.InvalidRequestError as error:
+            raise _renumbered(error, positions) from error
+    with contextlib.ExitStack() as stack:
+        for entry, batch in zip(groups, batches, strict=True):
+            stack.enter_context(entry.service.admission.admitted(batch.size))
+        parts = []
+        for entry, batch in zip(groups, batches, strict=True):
+            with _counted(entry) as done:
+                parts.append(await entry.service.answer_batch(batch, started))
+                done += [one.answer for one in parts[-1]]
+        return parts
+
+
+@contextlib.contextmanager
+def _counted(entry: _Entry) -> Iterator[list[Answer]]:
+    """Counts the answers that are put into what is yielded, or the failure."""
+    done: list[Answer] = []
+    try:
+        yield done
+    except (errors.InvalidRequestError, errors.OverloadedError):
+        raise
+    except Exception:
+        entry.failed += 1
+        raise
+    entry.answered += len(done)
+    entry.degraded += sum(answer.degraded is not None for answer in done)
+
+
+def _renumbered(
+    error: errors.InvalidRequestError, positions: Sequence[int]
+) -> errors.InvalidRequestError:
+    """Names the place in the whole batch of a request that a part of it was refused for."""
+    match = re.match(r"requests\[(\d+)\]", str(error))
+    if match is None:
+        return error
+    rest = str(error)[match.end() :]
+    return errors.InvalidRequestError(f"requests[{positions[int(match[1])]}]{rest}")

@@ -1,0 +1,263 @@
+"""The REST bodies as pydantic models: they check types and document the service.
+
+What a release accepts (its fields, heads and limits) is checked by `validation`, so that REST
+and in-process callers read the same messages.
+"""
+
+from typing import Annotated, Any
+
+import pydantic
+
+from serving import orchestrator, requests
+from serving.service.rest import explanation_models, rule_models
+
+
+class ConditionBody(pydantic.BaseModel):
+    """What one display field of an eligible ad must hold; every part that is given must.
+
+    A missing value fails every part but `none_of`.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    field: Annotated[str, pydantic.Strict()] = pydantic.Field(description="Name of an ad field.")
+    any_of: list[Any] | None = pydantic.Field(
+        None, description="At least one of these values; numbers of a numeric field."
+    )
+    none_of: list[Any] | None = pydantic.Field(None, description="None of these values.")
+    all_of: list[Any] | None = pydantic.Field(
+        None, description="Each of these values, in a list field."
+    )
+    at_least: Annotated[float, pydantic.Strict()] | None = pydantic.Field(
+        None, description="The least number, in a numeric field."
+    )
+    at_most: Annotated[float, pydantic.Strict()] | None = pydantic.Field(
+        None, description="The greatest number, in a numeric field."
+    )
+
+
+class FiltersBody(pydantic.BaseModel):
+    """Which ads may answer: those that meet every condition and both lists."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    conditions: list[ConditionBody] | None = pydantic.Field(
+        None, description="All of them must hold."
+    )
+    allowed_ads: list[Any] | None = pydantic.Field(
+        None, description="Ad ids; no other ad comes. Unknown ids are simply not there."
+    )
+    excluded_ads: list[Any] | None = pydantic.Field(None, description="Ad ids that do not come.")
+
+
+class RequestBody(pydantic.BaseModel):
+    """One request; all of it is optional, null and absent are the same."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    user: dict[str, Any] | None = pydantic.Field(
+        None,
+        description="Raw query fields that describe the user: a string, a number, or for a list "
+        "field a list of strings, the latest last. Null = missing value.",
+    )
+    context: dict[str, Any] | None = pydantic.Field(
+        None, description="Raw query fields that describe the situation; merged with user."
+    )
+    k: Annotated[int, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Ads wanted; default 10. More than the catalogue holds gives all of it."
+    )
+    weights: dict[str, Annotated[float, pydantic.Strict()]] | None = pydantic.Field(
+        None,
+        description="Utility weight of click, engagement and revenue; 1 for a head not named.",
+    )
+    deadline_ms: Annotated[float, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Time for the answer; when it runs out, ads come in retrieval order."
+    )
+    request_id: Annotated[str, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Comes back in the answer."
+    )
+    filters: FiltersBody | None = pydantic.Field(
+        None, description="Which ads are eligible; fewer than k may be, or none."
+    )
+    rules: rule_models.RulesBody | None = pydantic.Field(
+        None, description="Caps, diversity and exploration; what is null is the service's default."
+    )
+    seen: rule_models.SeenBody | None = pydantic.Field(
+        None, description="How often the user has seen what, for frequency caps."
+    )
+    explain: Annotated[bool, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Whether the answer says why it is as it is."
+    )
+    release: Annotated[str, pydantic.Strict()] | None = pydantic.Field(
+        None,
+        description="stable or canary, to be answered by that release; without a canary both are "
+        "the stable one. Null = by the canary's share.",
+    )
+    dry_run: Annotated[bool, pydantic.Strict()] | None = pydantic.Field(
+        None,
+        description="Whether nobody is shown the answer: it stays out of the impression log and of "
+        "the metrics of answers.",
+    )
+
+    def to_request(self) -> requests.Request:
+        """Returns the request that the orchestrator takes."""
+        return requests.Request(
+            user=self.user or {},
+            context=self.context or {},
+            k=self.k,
+            weights=self.weights,
+            deadline_ms=self.deadline_ms,
+            request_id=self.request_id,
+            filters=None if self.filters is None else self.filters.model_dump(),
+            rules=None if self.rules is None else self.rules.model_dump(),
+            seen=None if self.seen is None else self.seen.model_dump(),
+            explain=bool(self.explain),
+            release=self.release,
+            dry_run=bool(self.dry_run),
+        )
+
+
+class BatchRequestBody(pydantic.BaseModel):
+    """Many requests."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    requests: list[RequestBody] = pydantic.Field(max_length=orchestrator.MAX_BATCH_SIZE)
+
+
+class AdBody(pydantic.BaseModel):
+    """One ranked ad."""
+
+    rank: int
+    ad_id: str
+    utility: float | None
+    click_probability: float | None
+    engagement_probability: float | None
+    expected_revenue: float | None
+    retrieval_score: float
+    fields: dict[str, Any]
+    propensity: float = pydantic.Field(
+        description="Probability of this ad in this slot, given the ads above it."
+    )
+    explanation: explanation_models.AdExplanationBody | None = pydantic.Field(
+        None, description="Absent unless the request asks."
+    )
+
+
+class AnswerBody(pydantic.BaseModel):
+    """The ads for one request, best first."""
+
+    model_config = pydantic.ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "request_id": "42",
+                    "bundle_version": 3,
+                    "degraded": None,
+                    "order": "utility",
+                    "ads": [
+                        {
+                            "rank": 1,
+                            "ad_id": "ad-17",
+                            "utility": 0.31,
+                            "click_probability": 0.21,
+                            "engagement_probability": 0.04,
+                            "expected_revenue": 0.12,
+                            "retrieval_score": 0.83,
+                            "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]},
+                            "propensity": 0.9505,
+                            "explanation": {
+                                "parts": {
+                                    "click": {"score": 0.21, "weight": 1.0, "part": 0.21},
+                                    "engagement": {"score": 0.04, "weight": 1.0, "part": 0.04},
+                                    "revenue": {"score": 0.12, "weight": 0.5, "part": 0.06},
+                                },
+                                "place_without_rules": 2,
+                                "diversity_factor": 1.0,
+                                "explored": False,
+                            },
+                        }
+                    ],
+                    "absent_heads": [],
+                    "stage_ms": {
+                        "query_tower": 0.9,
+                        "index": 0.8,
+                        "features": 0.1,
+                        "ranker": 5.2,
+                        "total": 8.0,
+                    },
+                    "shortage": None,
+                    "explanation": {
+                        "candidates": 500,
+                        "at_frequency_cap": [{"field": None, "count": 1}],
+                        "left_out": [
+                            {"rule": "cap", "field": "advertiser", "count": 1, "ads": ["ad-3"]}
+                        ],
+                        "explored_slots": 0,
+                    },
+                }
+            ]
+        }
+    )
+
+    request_id: str
+    bundle_version: int
+    degraded: str | None = pydantic.Field(
+        description="Null, or why fewer candidates were ranked than were found, or none."
+    )
+    order: str = pydantic.Field(
+        description="utility, or retrieval where no candidate was ranked: no scores then."
+    )
+    ads: list[AdBody]
+    absent_heads: list[str]
+    stage_ms: dict[str, float]
+    shortage: str | None = pydantic.Field(
+        None, description="Null, or why there are fewer ads than asked for."
+    )
+    explanation: explanation_models.ExplanationBody | None = pydantic.Field(
+        None, description="Absent unless the request asks."
+    )
+
+
+class BatchAnswerBody(pydantic.BaseModel):
+    """The answers of a batch, in the order of its requests."""
+
+    responses: list[AnswerBody]
+
+
+class ReadyBody(pydantic.BaseModel):
+    """A service that is ready."""
+
+    status: str = pydantic.Field(description="ready.")
+    degraded: str | None = pydantic.Field(
+        description="Null, or why answers come in retrieval order now."
+    )
+    refused: str | None = pydantic.Field(
+        None, description="Why a newer release is not served; absent where there is none."
+    )
+
+
+class ErrorDetail(pydantic.BaseModel):
+    """What went wrong."""
+
+    code: str
+    message: str
+
+
+class ErrorBody(pydantic.BaseModel):
+    """Any error."""
+
+    model_config = pydantic.ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "code": "invalid_request",
+                        "message": "k: expected an integer of at least 1, got 0 (int).",
+                    }
+                }
+            ]
+        }
+    )
+
+    error: ErrorDetail

@@ -1,0 +1,112 @@
+"""Takes in a request's body before anything parses it: not too large, and not too slowly."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import starlette.types
+
+from serving.service.rest import rest_errors
+
+DEFAULT_MAX_BODY_BYTES = 1_000_000
+DEFAULT_SECONDS = 10.0
+# Of what comes after a refusal, read and thrown away: a client that is cut off while it sends
+# sees a broken connection in place of the answer.
+_MOST_DISCARDED_BYTES = 256_000_000
+
+
+class BodyLimit:
+    """Refuses bodies that are too large (413) or take too long to come (408)."""
+
+    def __init__(
+        self,
+        app: starlette.types.ASGIApp,
+        max_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        max_seconds: float = DEFAULT_SECONDS,
+    ) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+
+    async def __call__(
+        self,
+        scope: starlette.types.Scope,
+        receive: starlette.types.Receive,
+        send: starlette.types.Send,
+    ) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            # Who waits for leave to send sends nothing.
+            waits = headers.get(b"expect", b"").lower() == b"100-continue"
+            await self._too_large(scope, receive, send, discard=not waits)
+            return
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._max_seconds):
+                async for chunk in _body(receive):
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > self._max_bytes:
+                        break
+        except TimeoutError:
+            text = f"The body was not complete within {self._max_seconds:g} s. Send it faster."
+            refusal = rest_errors.reply(408, "body_too_slow", text, {"connection": "close"})
+            await refusal(scope, receive, send)
+            return
+        except _DisconnectedError:
+            return
+        if size > self._max_bytes:
+            del chunks
+            await self._too_large(scope, receive, send, discard=True)
+            return
+        pending = [{"type": "http.request", "body": b"".join(chunks)}]
+
+        async def replay() -> starlette.types.Message:
+            return pending.pop() if pending else await receive()
+
+        await self._app(scope, replay, send)
+
+    async def _too_large(
+        self,
+        scope: starlette.types.Scope,
+        receive: starlette.types.Receive,
+        send: starlette.types.Send,
+        discard: bool,
+    ) -> None:
+        text = f"The body has more than {self._max_bytes} bytes. Send smaller batches."
+        refusal = rest_errors.reply(413, "body_too_large", text, {"connection": "close"})
+        raw = refusal.raw_headers
+        await send({"type": "http.response.start", "status": 413, "headers": raw})
+        await send({"type": "http.response.body", "body": refusal.body, "more_body": True})
+        if discard:
+            await self._discard(receive)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _discard(self, receive: starlette.types.Receive) -> None:
+        size = 0
+        try:
+            async with asyncio.timeout(self._max_seconds):
+                async for chunk in _body(receive):
+                    size += len(chunk)
+                    if size > _MOST_DISCARDED_BYTES:
+                        return
+        except (TimeoutError, _DisconnectedError):
+            return
+
+
+class _DisconnectedError(Exception):
+    """The client went away before its body was complete."""
+
+
+async def _body(receive: starlette.types.Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _DisconnectedError
+        yield message.get("body", b"")
+        more = message.get("more_body", False)

@@ -1,0 +1,147 @@
+"""The outermost layer of the REST service: who may come in, and what is noted of each request.
+
+Notes the time of arrival (from which deadlines count), checks the bearer token, gives the
+request its id, counts the answer and logs it, and closes connections while the service ends.
+"""
+
+import hmac
+import json
+import logging
+import time
+import uuid
+from typing import Any
+
+import starlette.types
+
+from serving import orchestrator, requests
+from serving.service import lifecycle
+from serving.service.console import console_page
+from serving.service.rest import rest_errors
+
+STARTED = "tfrec.started"
+REQUEST_ID = "tfrec.request_id"
+# Handlers put here what the log line is to say beside the request's own data.
+NOTES = "tfrec.notes"
+# The console and the description of the API are pages without data: they ask for the token.
+_CONSOLE = "/console"
+OPEN_PATHS = frozenset({"/healthz", "/readyz", *console_page.PAGES})
+# Each is a label of the metrics; whatever else is asked for is one more.
+_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *OPEN_PATHS})
+
+access_log = logging.getLogger("tfrec.access")
+
+
+class Entrance:
+    """ASGI middleware around everything else."""
+
+    def __init__(
+        self,
+        app: starlette.types.ASGIApp,
+        life: lifecycle.Lifecycle,
+        metrics: orchestrator.ServiceMetrics,
+        token: str | None = None,
+    ) -> None:
+        """Wraps an application.
+
+        Args:
+            app: What answers.
+            life: Says when the service is about to end.
+            metrics: Count the requests.
+            token: Bearer token that every request but for health, readiness and the pages must
+                carry; None = none.
+        """
+        self._app = app
+        self._life = life
+        self._metrics = metrics
+        self._token = token.encode() if token else None
+
+    async def __call__(
+        self,
+        scope: starlette.types.Scope,
+        receive: starlette.types.Receive,
+        send: starlette.types.Send,
+    ) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = scope[STARTED] = time.perf_counter()
+        headers = dict(scope["headers"])
+        scope[REQUEST_ID] = _request_id(headers.get(b"x-request-id"))
+        notes: dict[str, Any] = {}
+        scope[NOTES] = notes
+        # Nothing was answered: the client has gone.
+        status = 499
+
+        async def sending(message: starlette.types.Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = [(b"x-request-id", scope[REQUEST_ID].encode("latin-1", "replace"))]
+                if self._life.draining:
+                    own.append((b"connection", b"close"))
+                message["headers"] = [*message.get("headers", ()), *own]
+            await send(message)
+
+        try:
+            if self._token is None or _is_open(scope["path"]) or self._is_known(headers):
+                # The server leaves the body out.
+                inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+                await self._app(inner, receive, sending)
+            else:
+                text = (
+                    "Expected the header 'authorization: Bearer TOKEN' with this service's token."
+                )
+                refusal = rest_errors.reply(
+                    401, "unauthorized", text, {"www-authenticate": "Bearer", "connection": "close"}
+                )
+                await refusal(scope, receive, sending)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            path = _CONSOLE if _is_console(scope["path"]) else scope["path"]
+            path = path if path in _PATHS else "other"
+            self._metrics.observe_request(path, status, seconds)
+            if access_log.isEnabledFor(logging.INFO):
+                _log(scope, status, seconds * 1000, notes)
+
+    def _is_known(self, headers: dict[bytes, bytes]) -> bool:
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(
+            given.strip(), self._token or b""
+        )
+
+
+def _is_console(path: str) -> bool:
+    return path.startswith(f"{_CONSOLE}/")
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or _is_console(path)
+
+
+def _request_id(given: bytes | None) -> str:
+    text = (given or b"").decode("latin-1")
+    if (
+        text
+        and len(text) <= requests.MAX_REQUEST_ID_LENGTH
+        and text.isascii()
+        and text.isprintable()
+    ):
+        return text
+    return uuid.uuid4().hex
+
+
+def _log(
+    scope: starlette.types.Scope, status: int, milliseconds: float, notes: dict[str, Any]
+) -> None:
+    line = {
+        "request_id": scope[REQUEST_ID],
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "milliseconds": round(milliseconds, 3),
+        **notes,
+    }
+    access_log.info("%s", json.dumps(line), extra={"fields": line})

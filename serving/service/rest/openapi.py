@@ -1,0 +1,167 @@
+"""The OpenAPI document of the service, with examples that the release that is served answers.
+
+FastAPI writes the document from the routes. What it cannot know is added each time it is asked for:
+the release, requests with its fields and values, and whether a token is asked for.
+"""
+
+import copy
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import fastapi
+import numpy as np
+from pydantic import json_schema
+
+from serving import orchestrator, requests
+from serving.service.rest import app_models, request_deadline
+
+_WHY = {
+    400: "The content is refused, or the body is no JSON.",
+    401: "No token, or another one.",
+    408: "The body came too slowly.",
+    413: "The body is too large.",
+    415: "The body is not said to be JSON, or is compressed.",
+    422: "A value has a wrong type.",
+    429: "Too many requests are in hand; `retry-after` says when to come again.",
+    500: "The service failed; its log says why.",
+    503: "The service cannot answer now.",
+}
+_REF = "#/components/schemas/{model}"
+# Of the catalogue, looked through for values.
+_MOST_ADS = 100
+_REQUEST_ID = "x-request-id"
+RESPONSE_HEADERS: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": request_deadline.HEADER,
+            "in": "header",
+            "required": False,
+            "description": "Milliseconds that the caller has left, where that is less than the "
+            "request's own deadline.",
+            "schema": {
+                "type": "number",
+                "exclusiveMinimum": 0,
+                "maximum": requests.MAX_DEADLINE_MS,
+            },
+        },
+        {
+            "name": _REQUEST_ID,
+            "in": "header",
+            "required": False,
+            "description": "Names the request where its body does not, and comes back.",
+            "schema": {"type": "string", "maxLength": requests.MAX_REQUEST_ID_LENGTH},
+        },
+    ]
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Returns the errors of a route, for FastAPI's `responses`."""
+    schema = {"$ref": _REF.format(model="ErrorBody")}
+    return {
+        status: {
+            "description": _WHY[status],
+            "content": {"application/json": {"schema": schema}},
+        }
+        for status in statuses
+    }
+
+
+def openapi_document(
+    app: fastapi.FastAPI, service: orchestrator.Orchestrator, open_paths: Collection[str] | None
+) -> dict[str, Any]:
+    """Returns the document.
+
+    Args:
+        app: The application.
+        service: Its release gives the examples.
+        open_paths: The routes that come without the token; None = the service asks for none.
+    """
+    document = copy.deepcopy(app.openapi())
+    document["info"]["version"] = str(service.release.version)
+    schemas = document["components"]["schemas"]
+    _, errors = json_schema.models_json_schema(
+        [(app_models.ErrorBody, "serialization")], ref_template=_REF
+    )
+    schemas.update(errors["$defs"])
+    # FastAPI leaves nulls out of examples, and an answer without them is none.
+    schemas["AnswerBody"]["examples"] = app_models.AnswerBody.model_json_schema()["examples"]
+    example = example_request(service)
+    schemas["RequestBody"]["examples"] = [example]
+    short = {name: example[name] for name in ("user", "context")}
+    schemas["BatchRequestBody"]["examples"] = [{"requests": [{**short, "k": 3}]}]
+    if open_paths is not None:
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                operation["security"] = [] if path in open_paths else [{"token": []}]
+    return document
+
+
+def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:
+    """Returns the JSON object of a request that shows every part, in the release's own values."""
+    release = service.release.manifest
+    samples = release.probes["requests"]
+    known = {name: value for name, value in samples[0].items() if value is not None}
+    situation = dict(list(known.items())[:1])
+    ads = service.release.ad_index.listed(np.arange(min(_MOST_ADS, release.index["num_ads"])))
+    values = _values(ads, release.ad_kinds)
+    conditions: list[dict[str, Any]] = []
+    named: list[str] = []
+    for name, value in values.items():
+        if release.ad_kinds[name] == "numeric":
+            conditions.append({"field": name, "at_most": value})
+        else:
+            named.append(name)
+            conditions.append({"field": name, "none_of": [value]})
+    field = named[:1]
+    return {
+        "user": {name: value for name, value in known.items() if name not in situation},
+        "context": situation,
+        "k": service.config.default_k,
+        "weights": dict.fromkeys(release.present_heads, 1.0),
+        "deadline_ms": service.config.default_deadline_ms,
+        "request_id": "42",
+        "filters": {"conditions": conditions, "excluded_ads": [ads[-1][0]]},
+        "rules": {
+            "caps": [{"field": name, "most": 2} for name in field],
+            "frequency_caps": [{"most": 3}, *({"field": name, "most": 9} for name in field)],
+            "diversity": [{"field": name, "penalty": 0.2} for name in field],
+            "exploration": {"share": 0.05, "among": 100},
+        },
+        "seen": {
+            "ads": {ads[0][0]: 3},
+            "fields": {name: {values[name]: 4} for name in field},
+        },
+        "explain": True,
+    }
+
+
+def _values(ads: Sequence[tuple[str, dict[str, Any]]], kinds: dict[str, str]) -> dict[str, Any]:
+    """Returns a value of the first field of each kind, but for the ad's key, where an ad has one.
+
+    Of a numeric field it is the greatest, so that a bound leaves ads.
+    """
+    found: dict[str, Any] = {}
+    seen: set[str] = set()
+    for name, kind in kinds.items():
+        values = [
+            value
+            for ad_id, fields in ads
+            for value in _flat(fields.get(name))
+            if value != ad_id and value != ""
+        ]
+        if kind in seen or not values:
+            continue
+        seen.add(kind)
+        found[name] = max(values) if kind == "numeric" else values[0]
+    return found
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return [item for item in value if item is not None]
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return []
+    return [value]

@@ -1,0 +1,91 @@
+"""What every refusal of the REST service looks like: `{"error": {"code", "message"}}`."""
+
+from collections.abc import Mapping
+
+import fastapi
+import starlette.exceptions
+from fastapi import exceptions, responses
+
+from serving import errors, orchestrator, requests
+
+
+def reply(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> responses.Response:
+    """Returns an error as a response."""
+    # A message may quote half a surrogate pair from the request; UTF-8 cannot hold it.
+    readable = message.encode("utf-8", "backslashreplace").decode()
+    body = {"error": {"code": code, "message": readable}}
+    return responses.JSONResponse(body, status, dict(headers or {}))
+
+
+def add_handlers(app: fastapi.FastAPI) -> None:
+    """Lets every error of the application become such a reply."""
+
+    @app.exception_handler(errors.InvalidRequestError)
+    async def refused(_: fastapi.Request, error: errors.InvalidRequestError) -> responses.Response:
+        return reply(400, error.code, str(error))
+
+    @app.exception_handler(errors.OverloadedError)
+    async def overloaded(_: fastapi.Request, error: errors.OverloadedError) -> responses.Response:
+        wait = {"retry-after": str(orchestrator.RETRY_AFTER_SECONDS)}
+        return reply(429, error.code, str(error), wait)
+
+    @app.exception_handler(errors.ServingError)
+    async def unable(_: fastapi.Request, error: errors.ServingError) -> responses.Response:
+        return reply(503, error.code, str(error))
+
+    @app.exception_handler(exceptions.RequestValidationError)
+    async def malformed(
+        request: fastapi.Request, error: exceptions.RequestValidationError
+    ) -> responses.Response:
+        first = error.errors()[0]
+        if isinstance(first.get("input"), bytes):
+            # FastAPI parses nothing that is not said to be JSON.
+            got = repr(request.headers.get("content-type", "none"))
+            return _other_type(f"the header 'content-type: application/json', got {got}")
+        if first["type"] == "json_invalid":
+            reason = first.get("ctx", {}).get("error", "cannot be parsed")
+            return reply(400, "malformed_json", f"The body is no JSON: {reason}.")
+        if first["type"] == "too_long":
+            # A batch: no other list has a length of its own.
+            limits = first["ctx"]
+            refusal = orchestrator.batch_too_long(limits["max_length"], limits["actual_length"])
+            return reply(400, refusal.code, str(refusal))
+        place = ".".join(str(part) for part in first["loc"])
+        got = requests.shortened(first.get("input"))
+        return reply(422, "invalid_body", f"{place}: {first['msg']}, got {got}.")
+
+    @app.exception_handler(starlette.exceptions.HTTPException)
+    async def http_error(
+        request: fastapi.Request, error: starlette.exceptions.HTTPException
+    ) -> responses.Response:
+        if error.status_code == 400 and error.__cause__ is not None:
+            return _unparsed(request, error.__cause__)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return reply(error.status_code, code, message, error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(_: fastapi.Request, error: Exception) -> responses.Response:
+        # The server logs the trace; the caller gets none.
+        return reply(500, "internal", "The service failed; its log says why.")
+
+
+def _unparsed(request: fastapi.Request, cause: BaseException) -> responses.Response:
+    """Says why FastAPI could make nothing of a body."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        return _other_type(f"a body that is not compressed, got 'content-encoding: {encoding}'")
+    if isinstance(cause, RecursionError):
+        reason = "it is nested too deeply"
+    elif isinstance(cause, UnicodeDecodeError):
+        reason = f"it is not UTF-8 text from byte {cause.start} on"
+    else:
+        # Of an integer that Python refuses to read; nothing else is left.
+        reason = "a number has too many digits"
+    return reply(400, "malformed_json", f"The body is no JSON that can be read: {reason}.")
+
+
+def _other_type(expected: str) -> responses.Response:
+    return reply(415, "unsupported_media_type", f"Expected {expected}.")

@@ -1,0 +1,414 @@
+"""Classify, Regress and MultiInference over gRPC and REST, against TensorFlow Serving's answers."""
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import saved_models
+from google.protobuf import text_format
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    input_pb2,
+    model_service_pb2_grpc,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from serving.model_server import server as model_server
+
+_INVALID = grpc.StatusCode.INVALID_ARGUMENT
+_CLASSIFY = "tensorflow/serving/classify"
+_REGRESS = "tensorflow/serving/regress"
+Stub = prediction_service_pb2_grpc.PredictionServiceStub
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    base = tmp_path_factory.mktemp("models")
+    saved_models.save_examples(base / "e" / "5")
+    return base
+
+
+@pytest.fixture(scope="module")
+def server(base: pathlib.Path) -> Iterator[model_server.ModelServer]:
+    with model_server.ModelServer({"e": base / "e"}, rest_port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stub(server: model_server.ModelServer) -> Iterator[Stub]:
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield Stub(channel)
+
+
+@pytest.fixture(scope="module")
+def http(server: model_server.ModelServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", timeout=20) as client:
+        yield client
+
+
+def _floats(**values: float) -> str:
+    features = (
+        f'feature {{ key: "{name}" value {{ float_list {{ value: {value} }} }} }}'
+        for name, value in values.items()
+    )
+    return f"{{ features {{ {' '.join(features)} }} }}"
+
+
+def _input(*xs: float, **context: float) -> input_pb2.Input:
+    examples = " ".join(f"examples {_floats(x=x)}" for x in xs)
+    if context:
+        text = f"example_list_with_context {{ {examples} context {_floats(**context)} }}"
+    else:
+        text = f"example_list {{ {examples} }}"
+    return text_format.Parse(text, input_pb2.Input())
+
+
+def _regression(signature: str, *xs: float, **context: float) -> regression_pb2.RegressionRequest:
+    request = regression_pb2.RegressionRequest(input=_input(*xs, **context))
+    request.model_spec.name, request.model_spec.signature_name = "e", signature
+    return request
+
+
+def _classification(signature: str, *xs: float) -> classification_pb2.ClassificationRequest:
+    request = classification_pb2.ClassificationRequest(input=_input(*xs))
+    request.model_spec.name, request.model_spec.signature_name = "e", signature
+    return request
+
+
+def _multi(*tasks: tuple[str, str, str]) -> inference_pb2.MultiInferenceRequest:
+    request = inference_pb2.MultiInferenceRequest(input=_input(2.0))
+    for name, signature, method in tasks:
+        task = request.tasks.add(method_name=method)
+        task.model_spec.name, task.model_spec.signature_name = name, signature
+    return request
+
+
+def _error(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), caught.value.details()
+
+
+def test_regress_gives_each_example_its_number(stub: Stub) -> None:
+    reply = stub.Regress(_regression("regress", 2.0, 6.0), timeout=20)
+    # 2 / 2 + 2 = 3 and 6 / 2 + 2 = 5.
+    assert [item.value for item in reply.result.regressions] == [3.0, 5.0]
+    spec = reply.model_spec
+    assert (spec.name, spec.version.value, spec.signature_name) == ("e", 5, "regress")
+
+
+def test_no_signature_name_is_the_serving_default(stub: Stub) -> None:
+    reply = stub.Regress(_regression("", 2.0), timeout=20)
+    assert [item.value for item in reply.result.regressions] == [3.0]
+    assert reply.model_spec.signature_name == "serving_default"
+
+
+def test_the_context_is_part_of_each_example_and_yields_to_it(stub: Stub) -> None:
+    reply = stub.Regress(_regression("regress", 2.0, 6.0, bias=10.0, x=100.0), timeout=20)
+    # The context's bias counts everywhere; the examples' own x stands.
+    assert [item.value for item in reply.result.regressions] == [13.0, 15.0]
+
+
+def test_classify_gives_labels_and_scores_or_one_of_them(stub: Stub) -> None:
+    def classes(signature: str) -> list[tuple[str, float]]:
+        reply = stub.Classify(_classification(signature, 0.0, 2.0), timeout=20)
+        assert len(reply.result.classifications) == 2
+        assert reply.model_spec.version.value == 5
+        return [(item.label, item.score) for item in reply.result.classifications[1].classes]
+
+    assert classes("classify") == [("low", 3.0), ("high", -3.0)]
+    assert classes("scores") == [("", 3.0), ("", -3.0)]
+    assert classes("labels") == [("low", 0.0), ("high", 0.0)]
+
+
+def test_multi_inference_answers_its_tasks_in_order(stub: Stub) -> None:
+    request = _multi(("e", "regress", _REGRESS), ("e", "classify", _CLASSIFY))
+    first, second = stub.MultiInference(request, timeout=20).results
+    assert [item.value for item in first.regression_result.regressions] == [3.0]
+    labels = [item.label for item in second.classification_result.classifications[0].classes]
+    assert labels == ["low", "high"]
+    assert (first.model_spec.signature_name, first.model_spec.version.value) == ("regress", 5)
+    assert second.model_spec.signature_name == "classify"
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [
+        ("zz", "No signature was found with the name: zz"),
+        ("classify", "Expected one output Tensor."),
+        ("other", "No regression outputs found in SignatureDef: "),
+        ("double", "Expected output Tensor of DT_FLOAT.  Got: DT_DOUBLE"),
+        (
+            "wide",
+            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
+            "[2,2]",
+        ),
+        ("one_row", "Input batch size did not match output batch size: 2 vs. 1"),
+    ],
+)
+def test_signatures_that_do_not_regress_are_invalid(
+    stub: Stub, signature: str, message: str
+) -> None:
+    code, details = _error(lambda: stub.Regress(_regression(signature, 1.0, 2.0), timeout=20))
+    assert code is _INVALID
+    assert details.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [
+        ("zz", "No signature was found with the name: zz"),
+        (
+            "regress",
+            'Expected classification signature outputs to contain at least one of "classes" or '
+            '"scores". Signature was: ',
+        ),
+        ("flat_scores", "Expected Tensor shape: [batch_size num_classes] but got [1]"),
+    ],
+)
+def test_signatures_that_do_not_classify_are_invalid(
+    stub: Stub, signature: str, message: str
+) -> None:
+    code, details = _error(lambda: stub.Classify(_classification(signature, 1.0), timeout=20))
+    assert code is _INVALID
+    assert details.startswith(message)
+
+
+def test_requests_without_model_or_examples_are_invalid(stub: Stub) -> None:
+    for call, request in (
+        (stub.Classify, classification_pb2.ClassificationRequest()),
+        (stub.Regress, regression_pb2.RegressionRequest()),
+    ):
+        assert _error(lambda call=call, request=request: call(request, timeout=20)) == (
+            _INVALID,
+            "Missing ModelSpec",
+        )
+    empty = _regression("regress")
+    assert _error(lambda: stub.Regress(empty, timeout=20)) == (_INVALID, "Input is empty.")
+    empty.input.Clear()
+    assert _error(lambda: stub.Regress(empty, timeout=20)) == (_INVALID, "Input is empty.")
+    unknown = _regression("regress", 1.0)
+    unknown.model_spec.name = "nope"
+    assert _error(lambda: stub.Regress(unknown, timeout=20)) == (
+        grpc.StatusCode.NOT_FOUND,
+        "Servable not found for request: Latest(nope)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tasks", "code", "message"),
+    [
+        ([], _INVALID, "ModelSpec has no name specified."),
+        (
+            [("e", "regress", _REGRESS), ("", "classify", _CLASSIFY)],
+            _INVALID,
+            "Found ModelSpec with an empty model name.",
+        ),
+        (
+            [("e", "regress", _REGRESS), ("f", "classify", _CLASSIFY)],
+            _INVALID,
+            "All ModelSpecs in a MultiInferenceRequest must access the same model name.",
+        ),
+        (
+            [("e", "regress", _REGRESS), ("e", "regress", _REGRESS)],
+            _INVALID,
+            "Duplicate evaluation of signature: regress",
+        ),
+        (
+            [("e", "zz", _REGRESS)],
+            _INVALID,
+            "Requested signature not found in model graph: zz",
+        ),
+        (
+            [("e", "regress", "tensorflow/serving/predict")],
+            grpc.StatusCode.UNIMPLEMENTED,
+            "Unsupported signature method_name: tensorflow/serving/predict",
+        ),
+    ],
+)
+def test_tasks_that_do_not_fit_together_are_refused(
+    stub: Stub, tasks: list[tuple[str, str, str]], code: grpc.StatusCode, message: str
+) -> None:
+    assert _error(lambda: stub.MultiInference(_multi(*tasks), timeout=20)) == (code, message)
+
+
+def test_the_method_name_is_checked_only_when_asked_for(base: pathlib.Path) -> None:
+    options = model_server.Options(enable_signature_method_name_check=True)
+    with (
+        model_server.ModelServer({"e": base / "e"}, options=options) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        # What tf.saved_model.save writes says predict everywhere.
+        assert _error(lambda: Stub(channel).Regress(_regression("regress", 1.0), timeout=20)) == (
+            _INVALID,
+            "Expected regression signature method_name to be tensorflow/serving/regress. "
+            "Was: tensorflow/serving/predict",
+        )
+
+
+def _post(http: httpx.Client, method: str, body: Any) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return http.post(f"/v1/models/e:{method}", content=content)
+
+
+def test_regress_over_rest(http: httpx.Client) -> None:
+    body = {"signature_name": "regress", "examples": [{"x": 2.0}, {"x": [6.5]}, {}]}
+    response = _post(http, "regress", body)
+    # 2 / 2 + 2 = 3, 6.5 / 2 + 2 = 5.25, and 2 without an x.
+    assert response.text == '{\n    "results": [3.0, 5.25, 2.0]\n}'
+    body["context"] = {"bias": 10.0}
+    assert _post(http, "regress", body).json() == {"results": [13.0, 15.25, 12.0]}
+
+
+def test_classify_over_rest(http: httpx.Client) -> None:
+    body = {"signature_name": "classify", "examples": [{"x": 2.0}, {"x": 4.0}]}
+    response = _post(http, "classify", body)
+    assert response.json() == {
+        "results": [[["low", 3.0], ["high", -3.0]], [["low", 4.0], ["high", -4.0]]]
+    }
+    body = {"signature_name": "scores", "examples": [{"x": 2.0}]}
+    assert _post(http, "classify", body).text == (
+        '{\n    "results": [[["", 3.0], ["", -3.0]]\n    ]\n}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            {},
+            "JSON Value: {} When method is classify, key 'examples' is expected and was not found",
+        ),
+        (
+            {"examples": 1},
+            "JSON Value: {\n    \"examples\": 1\n} Expecting 'examples' value to be an list/array",
+        ),
+        (
+            {"examples": []},
+            "JSON Value: {\n    \"examples\": []\n} 'examples' value is an empty array",
+        ),
+        ({"examples": [[1]]}, "Example must be JSON object but got JSON Array"),
+        ({"examples": [{}], "context": 1}, "Example must be JSON object but got JSON Number"),
+        (
+            {"examples": [{"x": None}]},
+            "Feature: x has element with unexpected JSON type: Null",
+        ),
+        (
+            {"examples": [{"x": [[1.0]]}]},
+            "Feature: x has element with unexpected JSON type: Array",
+        ),
+        (
+            {"examples": [{"x": {"y": 1}}]},
+            "Feature: x has element with unexpected JSON type: Object",
+        ),
+        (
+            {"examples": [{"x": [1.0, "a"]}]},
+            "Unexpected element type in feature: x expecting type: float",
+        ),
+        (
+            {"examples": [{"x": [True, 1.5]}]},
+            "Unexpected element type in feature: x expecting type: int64",
+        ),
+        (
+            {"examples": [{"x": 2**63}]},
+            "Feature: x has uint64_t element. Only int64_t is supported.",
+        ),
+        (
+            {"examples": [{"x": [1.5, 2**63]}]},
+            "Unexpected element type in feature: x expecting type: float",
+        ),
+        (
+            {"examples": [{"x": [1, {"b64": "?"}]}]},
+            "Unexpected element type in feature: x expecting type: int64",
+        ),
+        # Each value of a name that comes twice is looked at, though the last one holds.
+        (
+            b'{"examples": [{"x": [1, "a"], "x": 2}]}',
+            "Unexpected element type in feature: x expecting type: int64",
+        ),
+        (
+            b'{"examples": [{"x": {"b64": "YQ==", "b64": 1}}]}',
+            "Feature: x has element with unexpected JSON type: Object",
+        ),
+        ({"signature_name": "zz", "examples": [{}]}, "No signature was found with the name: zz"),
+    ],
+)
+def test_examples_that_are_none_are_400(http: httpx.Client, body: Any, message: str) -> None:
+    for method in ("regress", "classify"):
+        response = _post(http, method, body)
+        assert (response.status_code, response.json()) == (400, {"error": message})
+
+
+def test_names_that_are_not_utf8_are_of_no_signature_and_no_feature(http: httpx.Client) -> None:
+    surrogate = "JSON Parse error: The surrogate pair in string is invalid. at offset: %d"
+    for method in ("regress", "classify"):
+        response = _post(http, method, b'{"signature_name": "\xff", "examples": [{}]}')
+        assert response.status_code == 400
+        assert response.content == (
+            b'{\n    "error": "No signature was found with the name: \xff"\n}'
+        )
+        for body, offset in (
+            (b'{"signature_name": "\\ud800", "examples": [{}]}', 20),
+            (b'{"examples": [{"\\ud800": 1.0}]}', 16),
+        ):
+            response = _post(http, method, body)
+            assert (response.status_code, response.json()) == (400, {"error": surrogate % offset})
+    body = b'{"signature_name": "regress", "examples": [{"\xff": 1, "x": 2.0}]}'
+    assert _post(http, "regress", body).json() == {"results": [3.0]}
+    response = http.post(
+        "/v1/models/none:regress", content=b'{"signature_name": "\xff", "examples": [{}]}'
+    )
+    assert response.json() == {"error": "Servable not found for request: Latest(none)"}
+
+
+def test_the_last_of_two_features_of_a_name_counts(http: httpx.Client) -> None:
+    body = b'{"signature_name": "regress", "examples": [{"x": 2.0, "x": 6.5}], "examples": [{}]}'
+    # 6.5 / 2 + 2, of the first examples.
+    assert _post(http, "regress", body).json() == {"results": [5.25]}
+
+
+def test_json_numbers_keep_their_type_in_the_example(http: httpx.Client) -> None:
+    # The model wants floats: an integer is none, a number too large for int64 and uint64 is.
+    assert "Data types don't match" in _post(http, "regress", {"examples": [{"x": 2}]}).text
+    assert _post(http, "regress", {"examples": [{"x": 2**70}]}).json()["results"] == pytest.approx(
+        [2.0**69]
+    )
+
+
+def test_warm_up_takes_records_of_each_kind(tmp_path: pathlib.Path, base: pathlib.Path) -> None:
+    logs = [
+        prediction_log_pb2.PredictionLog(regress_log={"request": _regression("regress", 1.0)}),
+        prediction_log_pb2.PredictionLog(
+            classify_log={"request": _classification("classify", 1.0)}
+        ),
+        prediction_log_pb2.PredictionLog(
+            multi_inference_log={"request": _multi(("e", "regress", _REGRESS))}
+        ),
+    ]
+    saved_models.save_examples(tmp_path / "1")
+    saved_models.write_warm_up(tmp_path / "1", logs)
+    with model_server.ModelServer({"e": tmp_path}, poll_seconds=None) as server:
+        (tmp_path / "1").rename(tmp_path / "2")
+        wrong = prediction_log_pb2.PredictionLog(
+            regress_log={"request": _regression("classify", 1.0)}
+        )
+        (tmp_path / "2" / "assets.extra" / "tf_serving_warmup_requests").unlink()
+        (tmp_path / "2" / "assets.extra").rmdir()
+        saved_models.write_warm_up(tmp_path / "2", [*logs, wrong])
+        server.poll()
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            models = model_service_pb2_grpc.ModelServiceStub(channel)
+            request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "e"})
+            states = models.GetModelStatus(request, timeout=20).model_version_status
+        assert [(item.version, item.state) for item in states] == [
+            (2, get_model_status_pb2.ModelVersionStatus.LOADING),
+            (1, get_model_status_pb2.ModelVersionStatus.AVAILABLE),
+        ]

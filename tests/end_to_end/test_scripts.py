@@ -1,0 +1,298 @@
+"""The scripts as a person runs them: in processes of their own."""
+
+import json
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import children
+import logs
+import pyarrow.parquet as pq
+import pytest
+import serving_fixtures
+from repository import ROOT
+
+from serving import client, errors, requests
+
+TINY = ["--stage1_epochs=1", "--stage2_epochs=1", "--index=Flat"]
+
+
+def run(script: str, *flags: str, status: int = 0) -> subprocess.CompletedProcess:
+    """Runs a script and checks its exit status."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / script), *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A work directory with a bundle trained on a bare Criteo log with some bad lines."""
+    directory = tmp_path_factory.mktemp("work")
+    rows = logs.rows(2_000)
+    # Held-out rows that are all alike: no scores of them are better than the rate of their clicks.
+    rows[1_600:1_800] = [[row[0], *rows[1_600][1:]] for row in rows[1_600:1_800]]
+    text = logs.text(rows[:100]) + b"1\tshort\n" + logs.text(rows[100:])
+    (directory / "train.txt").write_bytes(text)
+    command = (
+        "train.py", f"--data_path={directory / 'train.txt'}", f"--workdir={directory}", *TINY
+    )  # fmt: skip
+    refused = run(*command, status=1)
+    assert "error: Not published, nothing is published: click: normalised entropy" in refused.stderr
+    assert "--force publishes it all the same" in refused.stderr
+    assert not list((directory / "bundle").glob("**/*"))
+    done = run(*command, "--force")
+    assert "forced: click: normalised entropy" in done.stdout
+    assert "2,001 rows = 2,000 written + 1 rejected, see " in done.stdout
+    assert "not in this log, so not trained and not served: engagement, revenue" in done.stdout
+    return directory
+
+
+def test_a_finished_step_is_not_redone(workdir):
+    log = workdir / "train.txt"
+    before = (workdir / "bundle" / "manifests" / "1.json").read_bytes()
+    done = run("train.py", f"--data_path={log}", f"--workdir={workdir}", *TINY)
+    assert done.stdout.count("done before, unchanged") == 5
+    assert (workdir / "bundle" / "manifests" / "1.json").read_bytes() == before
+    assert len(list((workdir / "bundle" / "manifests").glob("*.json"))) == 1
+
+
+def test_filters_of_the_command_line_hold_where_the_request_has_none(workdir):
+    flags = (f"--workdir={workdir}", "--demo", "--json")
+    done = run("inference.py", *flags, '--filters={"allowed_ads": ["no such ad"]}')
+    assert json.loads(done.stdout)["ads"] == []
+    done = run("inference.py", *flags, "--filters={", status=1)
+    assert "--filters: expected a JSON object or a file with one, got no JSON" in done.stderr
+
+
+def test_the_demo_shows_ten_ads_with_the_only_head(workdir):
+    done = run("inference.py", f"--workdir={workdir}", "--demo", "--json")
+    answer = json.loads(done.stdout)
+    assert [ad["rank"] for ad in answer["ads"]] == list(range(1, 11))
+    assert answer["absent_heads"] == ["engagement", "revenue"]
+    assert answer["ads"][0]["engagement_probability"] is None
+    assert 0 < answer["ads"][0]["click_probability"] < 1
+    assert answer["degraded"] is None
+    assert done.stderr == ""
+
+
+def test_a_batch_file_is_answered_in_order_and_a_refused_line_says_why(workdir, tmp_path):
+    lines = ['{"k": 1}', "no json", '{"context": {"I1": "x"}, "k": 1}', '{"k": 2}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out.jsonl"
+    done = run(
+        "inference.py", f"--workdir={workdir}", f"--input={tmp_path / 'in.jsonl'}",
+        f"--output={out}", status=1,
+    )  # fmt: skip
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [len(answer.get("ads", [])) for answer in answers] == [1, 0, 0, 2]
+    assert "line 2: expected a JSON request" in answers[1]["error"]
+    assert "I1: expected a finite number" in answers[2]["error"]
+    assert "2 of 4 requests answered" in done.stdout
+
+
+def test_metrics_of_a_real_log_name_what_is_absent(workdir):
+    metrics = json.loads(run("evaluate.py", f"--workdir={workdir}", "--json").stdout)
+    assert metrics["absent_heads"] == ["engagement", "revenue"]
+    assert set(metrics["ranker"]) == {"click"}
+    assert metrics["funnel"]["truth"] == "held-out clicks"
+    assert metrics["funnel"]["index"] == "Flat, built as an export builds it"
+    assert (workdir / "evaluation" / "report.html").is_file()
+    manifest = json.loads((workdir / "bundle" / "manifests" / "1.json").read_text())
+    assert manifest["metrics"]["funnel"] == metrics["funnel"]
+    assert not {"segments", "curves"} & set(manifest["metrics"])
+
+
+def test_a_page_of_an_evaluation_that_is_gone_is_written_again(workdir):
+    page = workdir / "evaluation" / "report.html"
+    text = page.read_text(encoding="utf-8")
+    page.unlink()
+    done = run("evaluate.py", f"--workdir={workdir}")
+    assert "done before, unchanged" in done.stdout
+    assert f"Report: {page}" in done.stdout
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_an_evaluation_with_a_filter_measures_what_it_costs_in_the_published_index(
+    workdir, tmp_path
+):
+    copy = tmp_path / "work"
+    shutil.copytree(workdir, copy)
+    filters = '{"allowed_ads": ["no such ad"]}'
+    done = run("evaluate.py", f"--workdir={copy}", f"--filters={filters}")
+    assert "index: Flat of release 1; filters: " in done.stdout
+    assert "which 0 of " in done.stdout
+    assert f"Report: {copy / 'evaluation' / 'report.html'}" in done.stdout
+    funnel = json.loads((copy / "evaluation" / "metrics.json").read_text())["funnel"]
+    assert funnel["returned"] == 0.0
+    assert funnel["lost"]["filters"] == funnel["survived"]["index"] > 0.0
+
+
+def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkeypatch, script):
+    monkeypatch.chdir(tmp_path)
+    quickstart = script("serving.cli.offline.quickstart")
+    first, other = tmp_path / "a" / "train.txt", tmp_path / "b" / "train.txt"
+    for log in (first, other):
+        log.parent.mkdir()
+        log.write_bytes(b"x")
+    assert quickstart._workdir_of(str(first)) == pathlib.Path("workdir/train")
+    note = pathlib.Path("workdir/train/steps/data.json")
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"inputs": {"files": [{"path": str(first)}]}}))
+    assert quickstart._workdir_of(str(first)) == pathlib.Path("workdir/train")
+    assert quickstart._workdir_of(str(other)) == pathlib.Path("workdir/train-2")
+
+
+def test_a_damaged_data_set_is_converted_again_and_models_stay(workdir, tmp_path):
+    copy = tmp_path / "work"
+    shutil.copytree(workdir, copy)
+    command = ("convert.py", f"--data_path={workdir / 'train.txt'}", f"--workdir={copy}")
+    (shard,) = (copy / "data").glob("test-*.tfrecord")
+    written = shard.read_bytes()
+    for damage in (shard.unlink, lambda: shard.write_bytes(written[:-1])):
+        damage()
+        assert "is removed" in run(*command).stdout
+        assert shard.read_bytes() == written
+    assert "done before, unchanged" in run(*command).stdout
+    run("evaluate.py", f"--workdir={copy}")
+
+
+def test_models_are_not_used_with_the_data_of_another_log(workdir, tmp_path):
+    copy = tmp_path / "work"
+    shutil.copytree(workdir, copy)
+    other = logs.write(tmp_path / "other.txt", logs.rows(2_000, seed=9))
+    run("convert.py", f"--data_path={other}", f"--workdir={copy}")
+    for script in ("evaluate.py", "export.py"):
+        done = run(script, f"--workdir={copy}", status=1)
+        assert "was trained on data set" in done.stderr
+
+
+def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_export(
+    workdir, tmp_path
+):
+    copy = tmp_path / "work"
+    shutil.copytree(workdir, copy)
+    manifests = copy / "bundle" / "manifests"
+    (manifests / "1.json").unlink()
+    run("export.py", f"--workdir={copy}", "--index=Flat", "--force", "--candidate_parts=1")
+    asked = json.loads((copy / "steps" / "bundle.json").read_text())["inputs"]
+    assert asked["candidate_parts"] == 1
+    assert asked["index"]["kind"] == "Flat"
+    publish = ["release.py", "--action=publish", f"--workdir={copy}", "--force"]
+    # Nothing has changed: the release stays the last one.
+    run(*publish)
+    assert [path.name for path in manifests.glob("*.json")] == ["2.json"]
+    (manifests / "2.json").unlink()
+    run(*publish)
+    assert [path.name for path in manifests.glob("*.json")] == ["3.json"]
+    assert json.loads((copy / "steps" / "bundle.json").read_text())["inputs"] == asked
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        ("train.py", [], "Give either --use_synthetic or --data_path"),
+        ("train.py", ["--data_path=/no/such/file"], "No log at /no/such/file"),
+        ("train.py", ["--data_path=/tmp"], "is a directory"),
+        ("convert.py", ["--data_path=x", "--format=nope"], "Unknown --format 'nope'"),
+        ("inference.py", ["--demo", "--workdir=/no/such"], "holds no published bundle"),
+        ("inference.py", [], "Give one of --demo"),
+        ("train_ranker.py", ["--workdir=/no/such"], "run scripts/convert.py first"),
+        ("serve.py", ["--workdir=/no/such"], "holds no published bundle"),
+        ("serve.py", ["--rules={"], "--rules: expected a JSON object or a file with one, got no"),
+        ("serve.py", ["--rules=/no/such"], "/no/such is not there; check the path"),
+        (
+            "join_feedback.py",
+            ["--impressions=scripts", "--feedback=x", "--output=/tmp/x.parquet"],
+            "no file impressions-*.parquet in scripts",
+        ),
+        ("evaluate.py", ["extra"], "Unexpected argument 'extra'"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(script, flags, message):
+    done = run(script, *flags, status=1)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_flag_is_named(workdir):
+    done = run("train.py", "--n_sample=10", status=1)
+    assert "Unknown flag --n_sample. Did you mean --n_samples?" in done.stderr
+    assert "n_samples" in done.stderr
+
+
+def test_a_mostly_bad_log_is_refused_with_its_first_lines(tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(logs.text([["label", *row[1:]] for row in logs.rows(50)]))
+    done = run("convert.py", f"--data_path={bad}", f"--workdir={tmp_path}", status=1)
+    assert "50 of 50 lines cannot be used" in done.stderr
+    assert f"{bad}, line 1: looks like a header line" in done.stderr
+
+
+def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir, tmp_path):
+    rest, grpc_port, model_rest = (serving_fixtures.free_port() for _ in range(3))
+    command = [
+        sys.executable, str(ROOT / "scripts" / "serve.py"), f"--workdir={workdir}",
+        f"--port={rest}", f"--model_server_port={grpc_port}",
+        f"--model_server_rest_port={model_rest}", f"--impression_log={tmp_path / 'log'}",
+        '--rules={"caps": [{"field": "C7", "most": 1}]}',
+    ]  # fmt: skip
+    with children.started(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
+        for line in service.stdout:
+            if line.startswith("recommendations on"):
+                break
+        try:
+            with client.Client(f"http://127.0.0.1:{rest}") as connection:
+                _wait_until_it_answers(connection, service)
+                answer = connection.recommend(context={"I1": 3}, k=3, deadline_ms=10_000)
+            assert [ad.rank for ad in answer.ads] == [1, 2, 3]
+            assert answer.degraded is None
+            values = [ad.fields["C7"] for ad in answer.ads if ad.fields["C7"] is not None]
+            assert len(set(values)) == len(values)
+        finally:
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(60) == 0
+    for port in (rest, grpc_port, model_rest):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, "a process was left behind"
+    _join(answer, tmp_path)
+
+
+def _join(answer: requests.Answer, directory: pathlib.Path) -> None:
+    """Joins the log that the service left with a click on the second ad."""
+    event = {"request_id": answer.request_id, "ad_id": answer.ads[1].ad_id, "click": 1}
+    (directory / "events.jsonl").write_text(json.dumps(event))
+    output = directory / "new" / "shown.parquet"
+    done = run(
+        "join_feedback.py", f"--impressions={directory / 'log'}", f"--output={output}",
+        f"--feedback={directory / 'events.jsonl'}",
+    )  # fmt: skip
+    assert "3 impressions of 1 answers in " in done.stdout
+    assert "1 events = 1 matched + 0 of no ad" in done.stdout
+    rows = pq.read_table(output).sort_by("_position").to_pylist()
+    assert [(row["_ad_id"], row["_click"]) for row in rows] == [
+        (ad.ad_id, float(place == 1)) for place, ad in enumerate(answer.ads)
+    ]
+    fields = json.loads((directory / "new" / "shown.schema.json").read_text())["fields"]
+    # Criteo's 13 numbers and 26 values.
+    assert len(fields) == 39
+
+
+def _wait_until_it_answers(connection: client.Client, service: subprocess.Popen) -> None:
+    """Asks until the port is open; the line above comes just before."""
+    while service.poll() is None:
+        try:
+            if connection.ready():
+                return
+        except errors.ClientConnectionError:
+            continue
+    pytest.fail(f"serve.py ended with status {service.returncode}")

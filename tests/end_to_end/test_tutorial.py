@@ -1,0 +1,56 @@
+"""The tutorial runs from its first cell to its last, and its committed outputs are of a run."""
+
+import nbformat
+import pytest
+from repository import ROOT
+
+NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
+PLOTS = 8  # data card, passes of both stages, map, index, calibration, funnel, stage times
+
+
+def kinds(cell):
+    """Returns what a cell's outputs are: the name of a stream, or the types of a figure."""
+    return {output.get("name") or tuple(sorted(output["data"])) for output in cell.outputs}
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def test_the_committed_outputs_are_of_a_whole_run_and_name_no_machine(committed, script):
+    numbers = [cell.execution_count for cell in code_cells(committed)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    figures = [
+        output
+        for cell in code_cells(committed)
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(figures) == PLOTS
+    outputs = [output for cell in code_cells(committed) for output in cell.outputs]
+    assert not [output for output in outputs if "ename" in output or output.get("name") == "stderr"]
+    assert script("run_tutorial").machine_paths(committed) == []
+
+
+def test_a_path_of_a_machine_in_an_output_is_found(script):
+    notebook = nbformat.v4.new_notebook()
+    cell = nbformat.v4.new_code_cell("x")
+    cell.outputs = [nbformat.v4.new_output("stream", text="saved in /tmp/abc/x.png\nsee /v1/ads")]
+    notebook.cells.append(cell)
+    assert script("run_tutorial").machine_paths(notebook) == ["/tmp/abc/x.png"]
+
+
+def test_it_runs_and_gives_what_is_committed(committed, script):
+    fresh = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in code_cells(fresh):
+        cell.outputs = []
+    done = script("run_tutorial").run(fresh, 300)
+    for ours, theirs in zip(code_cells(done), code_cells(committed), strict=True):
+        assert kinds(ours) == kinds(theirs), ours.source

@@ -1,0 +1,211 @@
+"""The benchmarks of speed, at sizes that say nothing of it."""
+
+import collections
+import json
+import socket
+import subprocess
+import sys
+
+import logs
+import numpy as np
+import pytest
+import scripts_in_forks
+import tensorflow as tf
+from repository import SCRIPTS
+
+from tfrec import config, retrieval
+from tfrecords import formats
+
+
+def run(name, *flags):
+    """Runs a benchmark and returns its last line's JSON and all that it printed."""
+    done = scripts_in_forks.run(name, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+
+def test_generated_rows_are_a_clean_criteo_log(script, tmp_path):
+    rows = script("workload.criteo_rows")
+    path = rows.write(tmp_path / "a.tsv", 5_000)
+    opened = formats.criteo.open_log(formats.Files((path,)), formats.criteo.schema())
+    table, rejected = logs.read(opened, formats.criteo.schema())
+    assert not rejected
+    assert table.num_rows == 5_000
+    clicks = np.array([int(value) for value in table["label"].to_pylist()])
+    # Four standard deviations of 5,000 draws at 0.256 are 0.025.
+    assert abs(clicks.mean() - 0.256) < 0.025
+    assert min(table["I2"].to_pylist()) < 0
+    assert table["I12"].null_count > 3_000
+    # C9 has three values, C20 four and missing ones; C3 has ten million.
+    assert len(set(table["C9"].to_pylist())) == 3
+    assert len(set(table["C20"].to_pylist())) <= 5
+    assert len(set(table["C3"].to_pylist())) > 1_500
+
+
+def test_generated_rows_depend_on_the_seed_alone(script, tmp_path):
+    rows = script("workload.criteo_rows")
+    first = rows.write(tmp_path / "a.tsv", 2_000, seed=1).read_bytes()
+    assert rows.write(tmp_path / "b.tsv", 2_000, seed=1).read_bytes() == first
+    assert rows.write(tmp_path / "c.tsv", 2_000, seed=2).read_bytes() != first
+
+
+def test_the_ad_key_is_that_of_an_ad(script):
+    rows = script("workload.criteo_rows")
+    table = rows.block(np.random.default_rng(0), rows.Ads.drawn(1), 20_000)
+    ads = set(zip(*(table[name].to_pylist() for name in formats.criteo.AD_KEY), strict=True))
+    # Independent columns would give about as many combinations as rows.
+    assert 2_000 < len(ads) < 12_000
+
+
+def test_hex_digits_are_those_of_the_number(script):
+    rows = script("workload.criteo_rows")
+    ranks = np.array([0, 1, 70_000])
+    salt = 0x9E3779B9
+    expected = [f"{(int(r) * 2_654_435_761 % 2**32) ^ salt:08x}" for r in ranks]
+    assert rows._hashes("C1", ranks, None).to_pylist() == expected
+    missing = np.array([False, True, False])
+    assert rows._hashes("C1", ranks, missing).to_pylist() == [expected[0], None, expected[2]]
+
+
+def test_row_wise_examples_hold_the_rows_in_order(script, tmp_path):
+    row_examples = script("peers.row_examples")
+    path = logs.write(tmp_path / "log.tsv", logs.rows(60))
+    row_examples.write(path, tmp_path / "rows.tfrecord", 50)
+    examples = [
+        tf.train.Example.FromString(record.numpy())
+        for record in tf.data.TFRecordDataset(str(tmp_path / "rows.tfrecord"))
+    ]
+    clicks = [int(row[0]) for row in logs.rows(60)[:50]]
+    assert [e.features.feature["click"].int64_list.value[0] for e in examples] == clicks
+    numbers = examples[0].features.feature["numbers"].float_list.value
+    expected = [float(value or "nan") for value in logs.rows(60)[0][1:14]]
+    np.testing.assert_array_equal(numbers, expected)
+    assert len(examples[0].features.feature["ids"].int64_list.value) == 26
+
+
+def test_row_wise_examples_of_a_data_set_hold_its_training_rows(script, data_set, tmp_path):
+    row_examples = script("peers.row_examples")
+    path = tmp_path / "rows.tfrecord"
+    count = data_set.num_rows("train")
+    assert row_examples.write_encoded(data_set, path, count + 1) == count
+    found = collections.Counter()
+    for batch in row_examples.batches(data_set, path, 100, seed=1).as_numpy_iterator():
+        found.update(zip(batch["ad_row"].tolist(), batch["click"].tolist(), strict=True))
+    expected = collections.Counter()
+    for window in data_set.windows("train").as_numpy_iterator():
+        expected.update(zip(window["ad_row"].tolist(), window["click"].tolist(), strict=True))
+    assert found == expected
+
+
+def test_shuffle_quality_counts_neighbours_in_one_batch(script):
+    quality = script("reader").shuffle_quality
+    # Of the five pairs of neighbours, those of rows 0–1 and 4–5 share a batch.
+    measured = quality(np.array([0, 0, 1, 0, 1, 1]), 3)
+    assert measured["adjacent_in_batch"] == pytest.approx(2 / 5)
+    # Beside a row, 2 of the other 5 rows are in its batch.
+    assert measured["adjacent_in_batch_expected_of_full"] == pytest.approx(2 / 5)
+
+
+def test_the_conversion_is_measured(tmp_path):
+    result, shown = run(
+        "benchmarks/convert.py", "--rows=3000", "--baseline_rows=500", f"--workdir={tmp_path}"
+    )
+    assert result["rows"] == 3_000
+    for key in ("rows_per_second", "baseline_rows_per_second", "peak_rss_mb", "workers"):
+        assert result[key] > 0
+    assert result["seconds"] >= sum(result["stage_seconds"].values())
+    assert "at this rate" in shown
+
+
+def test_reading_and_its_shuffle_are_measured(tmp_path):
+    result, _ = run(
+        "benchmarks/reader.py",
+        "--rows=10000",
+        "--baseline_rows=300",
+        "--passes=1",
+        f"--workdir={tmp_path}",
+    )
+    assert result["rows"] == 8_000
+    assert result["baseline_rows"] == 300
+    assert result["rows_per_second"] > 0 < result["baseline_rows_per_second"]
+    # 8,000 rows are two batches: about half of all neighbours share one.
+    assert 0.4 < result["adjacent_in_batch"] < 0.6
+    assert 0.4 < result["adjacent_in_batch_full_shuffle"] < 0.6
+
+
+def test_a_widened_data_set_has_tables_of_the_rows_asked_for(script, data_set):
+    wide = script("workload.wide_tables")
+    opened = wide.open_widened(data_set.directory, 50_000)
+    model = retrieval.build_two_tower(opened, config.RetrievalConfig(), data_set.catalogue())
+    assert [v.shape[0] for v in model.sparse_variables] == [50_000, 50_000]
+    batch = next(iter(data_set.clicked("train", 4_096)))
+    drawn = wide.draw_ids(opened, batch, 0)
+    for side in ("query", "ad"):
+        before, after = batch[side].numpy(), drawn[side].numpy()
+        # The synthetic log's fields are single columns; one of each side is drawn anew.
+        (column,) = np.flatnonzero((before != after).any(axis=0))
+        field = opened.schema.side(side)[column]
+        ids = after[:, column]
+        assert ids.min() >= 1
+        assert ids.max() < opened.fitted.cardinality(field)
+        # Uniform: its mean is within four standard errors of the middle.
+        middle = opened.fitted.cardinality(field) / 2
+        assert abs(ids.mean() - middle) < 4 * middle / np.sqrt(3 * len(ids)) + 1
+    np.testing.assert_array_equal(drawn["ad_row"], batch["ad_row"])
+
+
+def test_a_table_too_small_for_the_fields_is_refused(script, data_set):
+    with pytest.raises(ValueError, match=r"table of 10 rows cannot hold the .* ask for more rows"):
+        script("workload.wide_tables").open_widened(data_set.directory, 10)
+
+
+def test_training_is_measured(tmp_path):
+    result, shown = run(
+        "benchmarks/training.py",
+        "--models=retrieval",
+        "--n_samples=3000",
+        "--table_rows=30000,20000",
+        "--steps=1",
+        "--repeats=1",
+        f"--workdir={tmp_path}",
+    )
+    assert result["table_rows"] == [20_000, 30_000]
+    for prefix in ("", "baseline_"):
+        assert result[f"{prefix}retrieval_examples_per_second"] > 0
+        small, large = result[f"{prefix}retrieval_step_ms"]
+        assert result[f"{prefix}step_time_ratio_30k_to_20k"] == pytest.approx(large / small)
+    assert "retrieval, Adam for everything" in shown
+
+
+def test_one_size_of_table_has_no_growth(tmp_path):
+    command = [sys.executable, str(SCRIPTS / "benchmarks/training.py")]
+    flags = ["--table_rows=20000,20000", f"--workdir={tmp_path}"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "--table_rows takes two different sizes, got '20000 and 20000'" in done.stderr
+
+
+def test_the_ranker_is_measured_beside_full_attention(tmp_path):
+    result, shown = run(
+        "benchmarks/ranker.py",
+        "--n_samples=3000",
+        "--calls=2",
+        "--candidates=5,20",
+        "--baseline_candidates=5",
+        f"--model_server_port={free_port()}",
+        f"--plot={tmp_path}/growth.png",
+        f"--workdir={tmp_path}",
+    )
+    for key in ("p50_ms", "in_process_p50_ms", "baseline_p50_ms", "baseline_p99_ms"):
+        assert result[key] > 0
+    assert result["p50_ms"] <= result["p99_ms"]
+    assert [row["candidates"] for row in result["growth"]] == [5, 20]
+    assert ["baseline_ms" in row for row in result["growth"]] == [True, False]
+    assert (tmp_path / "growth.png").stat().st_size > 1_000
+    assert "full attention, gRPC" in shown
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

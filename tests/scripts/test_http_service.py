@@ -1,0 +1,94 @@
+"""The benchmark of serving: its load, its sums, and the catalogue that it makes up."""
+
+import json
+
+import numpy as np
+import pytest
+import serving_fixtures
+
+from serving import orchestrator
+
+
+@pytest.fixture
+def load(script):
+    return script("workload.poisson_load")
+
+
+def target_of(load, url, *bodies):
+    return load.Target(url, [json.dumps(body).encode() for body in bodies])
+
+
+def test_requests_one_after_another_keep_their_stages(load, service_url):
+    target = target_of(load, service_url, {"k": 1}, {"k": 2})
+    found = load.one_by_one(target, count=7, warm_up=2)
+    assert (len(found["milliseconds"]), found["failed"], found["degraded"]) == (7, 0, 0)
+    for milliseconds, stages in zip(found["milliseconds"], found["stage_ms"], strict=True):
+        assert milliseconds > stages["total"] > stages["ranker"] > 0
+
+
+def test_an_open_load_sends_at_random_times_and_counts_what_came_of_it(
+    load, tiny_bundle, ranker_address
+):
+    config = orchestrator.OrchestratorConfig(max_in_hand=1, default_deadline_ms=30_000)
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, config)
+    with serving_fixtures.serve_app(service) as url:
+        bodies = [{"k": 1}, {"deadline_ms": 1}, {"k": 0}]
+        found = load.poisson(target_of(load, url, *bodies), rate=100.0, seconds=1.0, seed=3)
+        at_once = load.poisson(target_of(load, url, {"k": 1}), rate=400.0, seconds=0.25, seed=3)
+    # The count of a Poisson process of 100: within four deviations.
+    assert 60 <= found["sent"] <= 140
+    # Every third is refused with 400, and so fails; a 429 may come before that is seen.
+    assert found["failed"] >= found["sent"] // 3 - found["refused"]
+    assert found["degraded"] > 0
+    answered = len(found["milliseconds"])
+    assert answered + found["failed"] + found["refused"] == found["sent"]
+    assert at_once["refused"] > 0
+    nobody = target_of(load, f"http://127.0.0.1:{serving_fixtures.free_port()}", {})
+    nothing = load.poisson(nobody, rate=20.0, seconds=0.5, seed=1)
+    assert nothing["failed"] == nothing["sent"] > 0
+
+
+def test_the_summary_takes_the_three_stages_off_and_the_highest_rate_that_was_kept(script):
+    benchmark = script("http_service")
+    stages = {"query_tower": 1.0, "index": 2.0, "features": 0.5, "ranker": 5.0, "total": 9.0}
+    single = {"milliseconds": [10.0, 10.0], "stage_ms": [stages] * 2, "failed": 0, "degraded": 0}
+
+    def rate(per_second, milliseconds, **changes):
+        counts = {"sent": 200, "failed": 0, "refused": 0, "degraded": 0, **changes}
+        return {"rate": per_second, **counts, "milliseconds": [milliseconds] * 200}
+
+    rates = [
+        rate(20.0, 12.0),
+        rate(40.0, 99.0, degraded=2),
+        rate(60.0, 101.0),
+        rate(80.0, 12.0, degraded=3),
+        rate(90.0, 12.0, failed=1),
+        rate(95.0, 12.0, refused=1),
+    ]
+    found = benchmark.summary(single, rates, most_p99_ms=100.0)
+    assert found["p50_ms"] == found["p99_ms"] == 10.0
+    # 9 ms less 1 + 2 + 5, and 10 ms less 9.
+    assert found["overhead_ms"]["p50_ms"] == pytest.approx(1.0)
+    assert found["http_ms"]["p50_ms"] == pytest.approx(1.0)
+    assert [row["sustained"] for row in found["rates"]] == [True, True, *[False] * 4]
+    assert found["max_sustained_rps"] == 40.0
+
+
+def test_a_wide_catalogue_has_the_values_of_known_ads_in_new_combinations(script, data_set):
+    wide = script("workload.wide_catalogue").WideDataSet(data_set.directory, 5_000)
+    made_up, known = wide.catalogue(), data_set.catalogue()
+    assert len(made_up) == made_up.table.num_rows == 5_000
+    assert len(set(made_up.ad_ids.to_pylist())) == 5_000
+    assert made_up.features.dtype == known.features.dtype
+    for column in range(known.features.shape[1]):
+        assert set(made_up.features[:, column]) <= set(known.features[:, column])
+    # The encoded field is that of the raw one: both were drawn together.
+    name = next(field.name for field in data_set.schema.ad_fields if field.kind == "categorical")
+    place = [field.name for field in data_set.schema.ad_fields].index(name)
+    encoded = dict(zip(known.fields[name].to_pylist(), known.features[:, place], strict=True))
+    assert [encoded[value] for value in made_up.fields[name].to_pylist()] == list(
+        made_up.features[:, place]
+    )
+    assert len(np.unique(made_up.features, axis=0)) > len(known)
+    again = script("workload.wide_catalogue").WideDataSet(data_set.directory, 5_000).catalogue()
+    np.testing.assert_array_equal(made_up.features, again.features)

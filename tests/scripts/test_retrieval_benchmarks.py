@@ -1,0 +1,90 @@
+"""The benchmarks of retrieval quality, at sizes that say nothing of it."""
+
+import json
+
+import numpy as np
+import pytest
+import scripts_in_forks
+
+SMALL = ("--epochs=1", "--embedding_dim=16", "--hidden_dim=32", "--field_dim=4", "--batch_size=256")
+
+
+def run(name, *flags, status=0):
+    done = scripts_in_forks.run(name, *flags)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory):
+    """Ratings of 40 users in MovieLens's layout: each rates 24 of the 60 films of one half."""
+    rng = np.random.default_rng(0)
+    directory = tmp_path_factory.mktemp("ml")
+    lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+    for user in range(40):
+        films = rng.choice(60, 24, replace=False) + 60 * (user % 2)
+        lines += [f"{user}\t{film}\t{rng.integers(1, 6)}\t0" for film in films]
+    (directory / "ml-100k.inter").write_text("\n".join(lines) + "\n")
+    return directory / "ml-100k.inter"
+
+
+def test_movielens_is_measured_beside_baselines_and_published_figures(ratings, tmp_path):
+    done = run(
+        "benchmarks/movielens.py", f"--data_path={ratings}", f"--workdir={tmp_path}",
+        "--seeds=1,2", "--validation_fraction=0.05", *SMALL,
+    )  # fmt: skip
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["seeds"] == [1, 2]
+    for name in ("two_tower", "popularity", "item_knn", "ease"):
+        first, second = (run[name]["ndcg_at_10"] for run in result["runs"])
+        assert result[name]["ndcg_at_10"] == pytest.approx((first + second) / 2)
+        # The standard deviation of two values is their distance over √2.
+        assert result[name]["ndcg_at_10_sd"] == pytest.approx(abs(first - second) / 2**0.5)
+        assert result["runs"][0][name]["corpus_recall_at_500"] == pytest.approx(1.0)
+    # What users of the same half like is found by neighbours, not by popularity.
+    for name in ("item_knn", "ease"):
+        assert result[name]["corpus_recall_at_10"] > result["popularity"]["corpus_recall_at_10"]
+    assert "BPR, published" in done.stdout
+    assert result["published"]["BPR"] == [0.442, 0.213]
+    other_split = [run["popularity"]["corpus_recall_at_10"] for run in result["runs"]]
+    assert other_split[0] != other_split[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "Give --data_path, MovieLens-100K's ml-100k.inter"),
+        (("--data_path=/no/ml-100k.inter",), "No file /no/ml-100k.inter: the opening lines"),
+        (("--data_path={ratings}", "--attributes"), "ml-100k.user: the opening lines"),
+        (("--data_path={ratings}", "--seeds=a"), "--seeds takes numbers like 1,2,3, got 'a'"),
+    ],
+)
+def test_movielens_says_what_it_lacks(flags, message, ratings):
+    flags = [flag.format(ratings=ratings) for flag in flags]
+    assert message in run("benchmarks/movielens.py", *flags, status=1).stderr
+
+
+def test_the_learning_curve_is_a_share_of_what_the_truth_reaches(tmp_path):
+    done = run(
+        "benchmarks/learning_curve.py", "--impressions=3000,1500", "--num_ads=600",
+        "--test_impressions=600", f"--workdir={tmp_path}", *SMALL,
+    )  # fmt: skip
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert json.loads((tmp_path / "learning_curve.json").read_text()) == result
+    assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    small, large = result["points"]
+    assert [small["impressions"], large["impressions"]] == [1_500, 3_000]
+    assert large["num_ads"] == 600
+    assert small["train_clicks"] < large["train_clicks"]
+    for point in (small, large):
+        assert 60 < point["test_clicks"] < 250  # of 600 impressions at a click rate of 0.23
+        for name in ("two_tower", "popularity"):
+            share = point["share_of_planted"][name]["corpus_recall_at_500"]
+            assert share == pytest.approx(
+                point[name]["corpus_recall_at_500"] / point["planted"]["corpus_recall_at_500"]
+            )
+
+
+def test_a_learning_curve_of_no_size_is_refused():
+    done = run("benchmarks/learning_curve.py", "--num_ads=many", status=1)
+    assert "--num_ads takes numbers like 10000,100000, got 'many'" in done.stderr

@@ -1,0 +1,406 @@
+"""scripts/release.py, scripts/doctor.py and scripts/serve.py, as a person runs them."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import children
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import serving_fixtures
+from absl import flags
+from absl.testing import flagsaver
+from repository import ROOT, TLS
+
+from serving import (
+    export,
+    impressions,
+    index,
+    manifest,
+    model_server,
+    orchestrator,
+    releases,
+)
+from serving.operations import findings, local_service, release_check, row_findings
+from serving.releases import bundle
+from serving.requests import messages
+from serving.service import http_server
+from tfrec import ranking, retrieval
+
+BODY = {"user": {"country": "CH", "age": 33}, "k": 5}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A base directory with the releases 1 and 2 of different trainings. Read only."""
+    base = tmp_path_factory.mktemp("published") / "bundles"
+    return serving_fixtures.publish_trainings(base, 2)
+
+
+@pytest.fixture
+def base(published, tmp_path):
+    return shutil.copytree(published, tmp_path / "bundles")
+
+
+@pytest.fixture
+def call(script, capsys):
+    """Runs a script's main in this process; returns its exit status and what it printed."""
+
+    def run(name, *argv):
+        module = script(name)
+        # Afterwards the flags are what they were.
+        with flagsaver.flagsaver():
+            flags.FLAGS([name, *argv])
+            try:
+                module.main()
+                status = 0
+            except SystemExit as ended:
+                status = ended.code
+        return status, capsys.readouterr().out
+
+    return run
+
+
+@contextlib.contextmanager
+def served(base):
+    """Runs scripts/serve.py on a base directory; yields the flags of doctor that name it."""
+    port, model_port, model_rest = (serving_fixtures.free_port() for _ in range(3))
+    command = [
+        sys.executable, str(ROOT / "scripts" / "serve.py"), f"--bundle={base}",
+        f"--port={port}", f"--model_server_port={model_port}",
+        f"--model_server_rest_port={model_rest}", "--deadline_ms=60000",
+    ]  # fmt: skip
+    with children.started(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: is_ready(process, port))
+        yield {
+            "service": f"http://127.0.0.1:{port}",
+            "model_server": f"127.0.0.1:{model_port}",
+            "model_server_rest": f"127.0.0.1:{model_rest}",
+        }
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def is_ready(process, port):
+    assert process.poll() is None, "serve.py has ended"
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).is_success
+    except httpx.ConnectError:
+        return False
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def versions_of(places):
+    """Versions that the service and the model server have loaded."""
+    service = httpx.get(f"{places['service']}/v1/bundle", timeout=60).json()
+    url = f"http://{places['model_server_rest']}/v1/models/ranker"
+    status = httpx.get(url, timeout=60).json()["model_version_status"]
+    available = {int(row["version"]) for row in status if row["state"] == "AVAILABLE"}
+    return {row["version"] for row in service["releases"]}, available
+
+
+def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(base, call):
+    releases.promote(base, 1)
+    answers, stop = [], threading.Event()
+
+    def ask(url):
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while not stop.is_set():
+                answers.append(client.post("/v1/recommend", json=BODY))
+
+    with served(base) as places:
+        threads = [threading.Thread(target=ask, args=(places["service"],)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            releases.promote(base, 2)
+            wait_for(lambda: versions_of(places) == ({2}, {2}))
+            releases.roll_back(base)
+            wait_for(lambda: versions_of(places) == ({1}, {1}))
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        named = [f"--{name}={place}" for name, place in places.items()]
+        status, text = call("doctor", f"--bundle={base}", "--norows", "--json", *named)
+        checks = json.loads(text)["checks"]
+        assert {check["status"] for check in checks} == {"ok"}
+        assert (status, len(checks)) == (0, 11)
+        # The other release is not what is served.
+        status, text = call("doctor", f"--bundle={base}", "--norows", "--version=2", *named)
+        assert status == 1
+        assert "expected: ranker version 2 AVAILABLE" in text
+        assert "release: 1 stable" in text
+        assert "to do: scripts/release.py --action=promote --version=2" in text
+    assert len(answers) > 10
+    for reply in answers:
+        assert reply.status_code == 200
+        assert reply.json()["degraded"] is None
+    assert {reply.json()["bundle_version"] for reply in answers} == {1, 2}
+
+
+def test_the_doctor_names_a_server_that_serves_another_model(base, published, call):
+    foreign = base.with_name("foreign")
+    shutil.copytree(published / "ranker/2", foreign / "ranker/1")
+    with model_server.ModelServer({"ranker": foreign / "ranker"}, rest_port=0) as server:
+        status, text = call(
+            "doctor",
+            f"--bundle={base}",
+            "--version=1",
+            "--norows",
+            "--service=",
+            f"--model_server=127.0.0.1:{server.port}",
+            f"--model_server_rest=127.0.0.1:{server.rest_port}",
+        )
+    assert status == 1
+    lines = [line.split(": ")[0] for line in text.splitlines()]
+    place = f"model server 127.0.0.1:{server.port}"
+    assert lines[:4] == [
+        f"ok      release 1 of {base}",
+        f"ok      {place}, reachable",
+        f"ok      {place}, version of ranker",
+        f"ok      {place}, signature of ranker",
+    ]
+    assert f"failed  {place}, probes of ranker" in lines[4]
+    assert "differs by" in text
+    assert f"skipped {place}, probes of query_tower" in lines
+    assert text.endswith("5 ok, 1 failed, 1 skipped\n")
+
+
+def test_the_doctor_says_what_it_did_not_reach_and_what_to_do(base, call):
+    nobody = serving_fixtures.free_port()
+    flags_of = [
+        f"--model_server=127.0.0.1:{nobody}", f"--service=http://127.0.0.1:{nobody}",
+        "--timeout_seconds=0.5",
+    ]  # fmt: skip
+    status, text = call("doctor", f"--bundle={base}", f"--workdir={base}/none", *flags_of)
+    assert status == 1
+    assert f"failed  work directory {base}/none: No data set at" in text
+    assert "no connection within 0.5 s" in text
+    assert "to do: Start it (scripts/serve.py, or python -m serving.model_server" in text
+    assert "Is the service running at this address?" in text
+    assert text.endswith("1 ok, 3 failed\n")
+    status, text = call("doctor", f"--bundle={base}", "--norows", "--service=x", "--model_server=")
+    assert "failed  service x: base_url: expected a URL such as" in text
+    path = base / "ranker/2/saved_model.pb"
+    path.write_bytes(path.read_bytes()[:-1])
+    status, text = call("doctor", f"--bundle={base}")
+    assert (status, text.count("failed")) == (1, 2)
+    assert "ranker/2/saved_model.pb has" in text
+
+
+@pytest.fixture
+def guarded_url(tiny_bundle, ranker_address):
+    """URL of a service that asks for a token, with a certificate that it signed itself."""
+    guard = http_server.HttpConfig(
+        tls_certificate=str(TLS / "certificate.pem"), tls_key=str(TLS / "key.pem")
+    )
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service, http=guard, token="a-secret") as url:
+        yield url
+
+
+# The service comes before `call`: uvicorn sets up its logs where standard error is nobody's.
+def test_the_doctor_comes_in_where_a_token_and_tls_guard_the_service(
+    guarded_url, tiny_base, call, tmp_path, monkeypatch
+):
+    (tmp_path / "token").write_text("a-secret\n")
+    named = [f"--bundle={tiny_base}", "--norows", "--model_server=", f"--service={guarded_url}"]
+    trusting = [*named, f"--tls_authorities={TLS / 'certificate.pem'}"]
+    token = f"--token_file={tmp_path / 'token'}"
+    status, text = call("doctor", *trusting, token)
+    assert (status, text.splitlines()[-1]) == (0, "5 ok")
+    status, text = call("doctor", *named, token)
+    assert status == 1
+    assert "expected: a certificate that an authority has signed" in text
+    assert "to do: Give --tls_authorities=FILE" in text
+    status, text = call("doctor", *trusting)
+    assert status == 1
+    assert "Expected the header 'authorization: Bearer TOKEN'" in text
+    monkeypatch.setenv("TFREC_TOKEN", "a-secret")
+    assert call("doctor", *trusting)[0] == 0
+
+
+def test_held_out_rows_are_scored_alike_by_training_code_and_server(
+    data_set, trained, tmp_path, script
+):
+    (tmp_path / "data").symlink_to(data_set.directory)
+    for stage in ("ranker", "retrieval"):
+        (tmp_path / stage).symlink_to(trained / stage)
+    two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
+    model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
+    base = tmp_path / "bundle"
+    flat = index.IndexConfig(kind="Flat")
+    export.export_release(base, data_set, two_tower, model, calibrators, flat, {})
+    release = bundle.load(base)
+    assert set(release.manifest.signatures["ranker"]["inputs"]) == {
+        "ad_features",
+        *(field.name for field in data_set.schema.query_fields),
+    }
+    logged = row_findings.read_logged_requests(tmp_path, release, 12)
+    assert len(logged) == 12
+    # The lists as they were logged, each ad once.
+    first = next(iter(data_set.batches("test", 64)))
+    shown = [set(ads[mask]) for ads, mask in zip(first["ad_row"].numpy(), first["mask"].numpy())]  # noqa: B905
+    assert [len(one.ad_ids) for one in logged] == [len(ads) for ads in shown[:12]]
+    with serving_fixtures.serve_ranker(base) as server:
+        address = f"127.0.0.1:{server.port}"
+        text = row_findings.compare_over_grpc(logged, release, address)
+        assert text.startswith(f"{sum(len(ads) for ads in shown[:12])} rows of 12 held-out")
+        assert float(text.split("by ")[1].split(" ")[0]) < 1e-4
+        off = {name: values * np.float32(1.05) for name, values in logged[3].scores.items()}
+        logged[3] = dataclasses.replace(logged[3], scores=off)
+        with pytest.raises(findings.WrongError, match="request 3: they differ by"):
+            row_findings.compare_over_grpc(logged, release, address)
+    other = dataclasses.replace(release.manifest, training_id="another")
+    with pytest.raises(findings.WrongError) as caught:
+        row_findings.read_logged_requests(tmp_path, dataclasses.replace(release, manifest=other), 1)
+    assert "to hold training another, that of release 1" in caught.value.expected
+
+
+def test_the_doctor_holds_what_was_shown_against_a_release(tiny_base, tiny_bundle, call, tmp_path):
+    requests = [messages.Request(user={"country": "CH", "age": 30 + n}, k=4) for n in range(5)]
+    log = impressions.ImpressionLog(tmp_path / "shown")
+
+    async def answer():
+        with serving_fixtures.serve_ranker(tiny_base) as server:
+            service = serving_fixtures.make_orchestrator(tiny_bundle, f"127.0.0.1:{server.port}")
+            service = orchestrator.Orchestrator(
+                tiny_bundle, service._client, service.config, impressions=log
+            )
+            await service.recommend_batch(requests)
+            await service.close()
+
+    asyncio.run(answer())
+    log.close()
+    look = ["--norows", "--model_server=", "--service=", f"--bundle={tiny_base}"]
+    place = f"--impression_log={tmp_path / 'shown'}"
+    status, text = call("doctor", *look, place)
+    assert status == 0
+    assert "20 ads of 5 logged answers have the scores of release 1; they differ by" in text
+    assert "16 ads of 4 logged" in call("doctor", *look, place, "--num_answers=4")[1]
+    # An ad that has changed since says nothing; one whose score is another's is found.
+    (path,) = (tmp_path / "shown").glob("*.parquet")
+    table = pq.read_table(path)
+    for column, change, expected in (
+        ("price", lambda values: [values[0] + 1, *values[1:]], "19 ads of 5 logged answers"),
+        ("_click_probability", lambda values: [*values[:6], values[6] * 1.05, *values[7:]], None),
+        ("_bundle_version", lambda values: [7] * len(values), "it holds 0 scored ads"),
+    ):
+        place = table.column_names.index(column)
+        values = pa.array(change(table[column].to_pylist()), table[column].type)
+        pq.write_table(table.set_column(place, table.schema.field(column), values), path)
+        status, text = call("doctor", *look, f"--impression_log={path}")
+        if expected is None:
+            assert status == 1
+            assert "expected: the click_probability that the release gives, within 1%" in text
+            assert "logged answer 3: they differ by" in text
+        else:
+            assert status == 0
+            assert expected in text
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    status, text = call("doctor", *look, f"--impression_log={empty}")
+    assert status == 1
+    assert "--impression_log: no file impressions-*.parquet" in text
+
+
+def test_a_release_that_is_not_the_latest_is_served_with_its_own_ranker(published, script):
+
+    async def answer():
+        async with local_service.open_service(published, 1, None) as service:
+            await service.verify_ranker(60.0)
+            return await service.recommend(messages.Request(k=2, deadline_ms=60_000))
+
+    found = asyncio.run(answer())
+    assert (found.bundle_version, found.degraded) == (1, None)
+    assert "release 1, 2 ads by utility\n" in local_service.describe_answer(found)
+    partly = dataclasses.replace(found, degraded="Ranked the best 250 of 500.")
+    assert "2 ads by utility: Ranked the best 250 of 500.\n" in local_service.describe_answer(
+        partly
+    )
+
+
+def test_a_ranker_that_compares_candidates_is_told_apart(tiny_bundle):
+    with release_check.ranker_of(tiny_bundle) as score:
+        assert release_check.scores_alone(tiny_bundle, score)
+
+        def compared(columns, ad_features):
+            scores = score(columns, ad_features)
+            return {name: v / v.sum(axis=1, keepdims=True) for name, v in scores.items()}
+
+        assert not release_check.scores_alone(tiny_bundle, compared)
+
+
+def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, call, tmp_path):
+    target = tmp_path / "target"
+    flag = f"--bundle={target}"
+    source = f"--source={base}"
+    status, text = call("release", flag, "--action=publish", source, "--source_version=1")
+    assert (status, text) == (0, f"release 1 is published in {target}\n")
+    call("release", flag, "--action=promote", "--version=1")
+    # The same training under a new number, and nothing changes by itself.
+    _, text = call("release", flag, "--action=publish", source, "--source_version=2")
+    assert text == (
+        f"release 2 is published in {target}\n"
+        "release 1 stays stable; to change to 2: --action=promote --version=2, or --action=canary "
+        "first\n"
+    )
+    assert manifest.read(target, 2).training_id == manifest.read(base, 2).training_id
+    _, text = call("release", flag, "--action=canary", "--version=2", "--share=0.25")
+    assert text == (
+        "before: release 1 is stable\n"
+        "now:    release 1 is stable, canary 2 answers 25.0% of the requests\n"
+    )
+    _, text = call("release", flag)
+    lines = text.splitlines()
+    assert lines[1].split()[:4] == ["2", "canary", "25.0%", "no"]
+    assert lines[2].split()[:3] == ["1", "stable", "no"]
+    rows = json.loads(call("release", flag, "--json")[1])
+    assert [(row["version"], row["role"], row["num_ads"]) for row in rows] == [
+        (2, "canary", 300), (1, "stable", 300)
+    ]  # fmt: skip
+    _, text = call("release", flag, "--action=verify", "--version=2")
+    assert text.splitlines()[1:] == [
+        "release 2: query tower and index reproduce the probes",
+        "release 2: the ad tower reproduces its probes",
+        "release 2: the ranker reproduces its probes",
+    ]
+    call("release", flag, "--action=promote", "--version=2")
+    assert call("release", flag, "--action=prune", "--keep=1") == (0, "removed: 1\n")
+    assert manifest.versions(target) == [2]
+
+
+def test_what_release_cannot_do_is_said(base, call, tmp_path):
+    with pytest.raises(ValueError, match="--action=promote needs --version=N"):
+        call("release", f"--bundle={base}", "--action=promote")
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(bundle.errors.BundleNotFoundError, match="holds no published bundle"):
+        call("release", f"--bundle={base}", "--action=publish", f"--source={nowhere}")
+    with pytest.raises(bundle.errors.BundleNotFoundError, match="holds no published bundle"):
+        call("release", f"--bundle={nowhere}", "--action=rollback")
+    assert not nowhere.exists()
+    metrics = {"validation": {"click": {"positives": 0, "labelled": 9}}}
+    worse = dataclasses.replace(manifest.read(base, 2), metrics=metrics)
+    manifest.write(base, 2, manifest.encode(worse))
+    target = tmp_path / "target"
+    call("release", f"--bundle={target}", "--action=publish", f"--source={base}")
+    with pytest.raises(bundle.errors.ReleaseRefusedError, match="click cannot be judged"):
+        call("release", f"--bundle={target}", "--action=publish", f"--source={base}")
+    call("release", f"--bundle={target}", "--action=publish", f"--source={base}", "--force")
+    assert manifest.versions(target) == [1, 2]

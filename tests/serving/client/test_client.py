@@ -1,0 +1,164 @@
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+import serving_fixtures
+
+from serving import client, errors
+from serving.requests import messages
+
+
+@pytest.fixture
+def service(service_url):
+    with client.Client(service_url, timeout_seconds=30) as connected:
+        yield connected
+
+
+def test_the_client_imports_no_tensorflow():
+    code = (
+        "import sys; import serving.client; "
+        "print([m for m in sys.modules if m.split('.')[0] in "
+        "('tensorflow', 'tensorflow_serving', 'faiss', 'keras', 'grpc', 'tfrec', 'tfrecords')])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert output.stdout.decode().strip() == "[]"
+
+
+def test_recommend_gives_typed_answers(service):
+    answer = service.recommend(
+        user={"country": "CH", "age": 20},
+        context={"device": "phone"},
+        k=4,
+        weights={"click": 0.0, "revenue": 3},
+        deadline_ms=20_000,
+        request_id="r-9",
+    )
+    assert isinstance(answer, messages.Answer)
+    assert (answer.request_id, answer.bundle_version, answer.degraded) == ("r-9", 1, None)
+    assert [ad.rank for ad in answer.ads] == [1, 2, 3, 4]
+    for ad in answer.ads:
+        # Click weighs 0, engagement 1 as it is not named, revenue 3.
+        expected = ad.engagement_probability + 3 * ad.expected_revenue
+        assert ad.utility == pytest.approx(expected, abs=1e-6)
+        assert set(ad.fields) == set(serving_fixtures.AD_FIELDS)
+
+
+def test_a_batch_answers_as_its_requests_alone(service):
+    requests = [messages.Request(user={"age": age}, k=3) for age in range(5)]
+    together = service.recommend_batch(requests)
+    alone = [service.recommend(user=request.user, k=3) for request in requests]
+    assert [[ad.ad_id for ad in answer.ads] for answer in together] == [
+        [ad.ad_id for ad in answer.ads] for answer in alone
+    ]
+
+
+def test_filters_go_as_dataclasses_or_as_json(service):
+    condition = messages.Condition("price", at_least=10, at_most=12)
+    filters = messages.Filters([condition], excluded_ads=("ad-22",))
+    as_classes = service.recommend(filters=filters)
+    as_json = service.recommend(
+        filters={
+            "conditions": [{"field": "price", "at_least": 10, "at_most": 12}],
+            "excluded_ads": ["ad-22"],
+        }
+    )
+    # Prices are r / 2, but the 21st has none: 20, 22, 23 and 24 are left, less ad-22.
+    (in_a_batch,) = service.recommend_batch([messages.Request(filters=filters)])
+    for answer in (as_classes, as_json, in_a_batch):
+        assert {ad.ad_id for ad in answer.ads} == {"ad-20", "ad-23", "ad-24"}
+
+
+def test_an_empty_batch(service):
+    assert service.recommend_batch([]) == []
+
+
+def test_the_state_of_the_service(service):
+    assert service.health()
+    assert service.ready()
+    assert service.bundle()["version"] == 1
+
+
+def test_a_refused_request_carries_the_service_s_message(service):
+    with pytest.raises(errors.ClientRequestError, match="did you mean 'country'") as caught:
+        service.recommend(user={"contry": "CH"})
+    assert (caught.value.status, caught.value.code) == (400, "invalid_request")
+    with pytest.raises(errors.ClientRequestError, match=r"body\.k: Input should be a valid int"):
+        service.recommend(k="ten")
+
+
+def test_what_is_no_json_is_not_sent(service):
+    with pytest.raises(errors.TfrecClientError, match="cannot be sent as JSON"):
+        service.recommend(user={"country": object()})
+    with pytest.raises(errors.TfrecClientError, match="cannot be sent as JSON"):
+        service.recommend(user={"age": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000", "localhost", "ftp://host", "http://", "http://h:x"]
+)
+def test_what_is_no_url_is_refused(url):
+    with pytest.raises(errors.TfrecClientError, match="base_url: expected a URL such as"):
+        client.Client(url)
+
+
+def test_nothing_at_the_address():
+    url = f"http://127.0.0.1:{serving_fixtures.free_port()}"
+    with (
+        client.Client(url) as service,
+        pytest.raises(errors.ClientConnectionError, match="Is the service running"),
+    ):
+        service.health()
+
+
+def test_a_service_that_does_not_answer_in_time():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            client.Client(url, timeout_seconds=0.2) as service,
+            pytest.raises(errors.ClientTimeoutError, match=r"no answer within 0\.2 s"),
+        ):
+            service.recommend()
+
+
+def test_another_kind_of_server_is_recognised():
+    def serve_page(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>")
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        thread = threading.Thread(target=serve_page, args=(listening,))
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with (
+            client.Client(url) as service,
+            pytest.raises(errors.ClientReplyError, match=r"expected a JSON object .*<html>"),
+        ):
+            service.recommend()
+        thread.join()
+
+
+def test_a_service_that_is_not_ready(tiny_bundle):
+    address = f"127.0.0.1:{serving_fixtures.free_port()}"
+    behind = serving_fixtures.make_orchestrator(tiny_bundle, address)
+    with serving_fixtures.serve_app(behind) as url, client.Client(url) as service:
+        assert service.health()
+        assert not service.ready()
+        answer = service.recommend()
+    assert answer.order == "retrieval"
+    assert address in answer.degraded
+    assert all(ad.utility is None for ad in answer.ads)
+
+
+def test_answers_survive_json_and_newer_keys_are_ignored():
+    answer = messages.Answer("r", 1, None, "utility", [], [], {"total": 1.0})
+    assert messages.Answer.from_json({**answer.to_json(), "newer": 1}) == answer
+    with pytest.raises(ValueError, match="JSON object of an answer"):
+        messages.Answer.from_json({"ads": [{}]})

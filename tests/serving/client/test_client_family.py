@@ -1,0 +1,361 @@
+"""The three clients: the same calls give the same, and calls are tried again where that helps."""
+
+import asyncio
+import contextlib
+import http.server
+import inspect
+import json
+import threading
+import time
+
+import pytest
+import serving_fixtures
+
+from serving import errors
+from serving.client import async_client, client, http_calls, local_client
+from serving.requests import messages
+
+FIELDS = {"user": {"country": "CH", "age": 41}, "context": {"device": "tv"}, "k": 3}
+FAST = client.Retry(attempts=3, pause_seconds=0.01)
+
+
+@pytest.fixture(scope="module")
+def local(tiny_base):
+    with local_client.LocalClient(tiny_base) as connected:
+        yield connected
+
+
+def asynchronously(url, call, **options):
+    """Runs `call(client)` with an async client in an event loop of its own."""
+
+    async def main():
+        async with async_client.AsyncClient(url, **options) as connected:
+            return await call(connected)
+
+    return asyncio.run(main())
+
+
+def test_the_same_calls_give_the_same_answers(service_url, local):
+    def comparable(answer):
+        document = answer.to_json()
+        ads = [
+            {k: pytest.approx(v, abs=1e-5) if isinstance(v, float) else v for k, v in ad.items()}
+            for ad in document.pop("ads")
+        ]
+        return {**document, "stage_ms": set(document["stage_ms"])}, ads
+
+    requests = [messages.Request(user={"age": age}, k=2, request_id=str(age)) for age in range(3)]
+
+    async def all_calls(connected):
+        return (
+            await connected.recommend(**FIELDS, request_id="r"),
+            await connected.recommend_batch(requests),
+            await connected.bundle(),
+            await connected.health(),
+            await connected.ready(),
+        )
+
+    found = [asynchronously(service_url, all_calls, timeout_seconds=60)]
+    with client.Client(service_url, timeout_seconds=60) as remote:
+        for connected in (remote, local):
+            found.append(
+                (
+                    connected.recommend(**FIELDS, request_id="r"),
+                    connected.recommend_batch(requests),
+                    connected.bundle(),
+                    connected.health(),
+                    connected.ready(),
+                )
+            )
+    one, batch, bundle, health, ready = found[0]
+    assert (one.degraded, len(one.ads), health, ready) == (None, 3, True, True)
+    for other_one, other_batch, other_bundle, *state in found[1:]:
+        assert comparable(one) == comparable(other_one)
+        assert [comparable(a) for a in batch] == [comparable(a) for a in other_batch]
+        assert bundle["training_id"] == other_bundle["training_id"]
+        assert state == [True, True]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"user": {"contry": "CH"}}, {"k": 0}, {"weights": {"x": 1}}, {"release": "none"}]
+)
+def test_what_one_refuses_all_refuse_with_the_same_words(service_url, local, changes):
+    said = []
+    with client.Client(service_url) as remote:
+        for connected in (remote, local):
+            with pytest.raises(errors.ClientRequestError) as caught:
+                connected.recommend(**changes)
+            said.append((caught.value.status, caught.value.code, str(caught.value)))
+    with pytest.raises(errors.ClientRequestError) as caught:
+        asynchronously(service_url, lambda connected: connected.recommend(**changes))
+    said.append((caught.value.status, caught.value.code, str(caught.value)))
+    assert said[0] == said[1] == said[2]
+
+
+def test_a_local_client_of_a_missing_bundle_says_so(tmp_path):
+    with pytest.raises(errors.BundleNotFoundError, match="holds no published bundle"):
+        local_client.LocalClient(tmp_path)
+
+
+@contextlib.contextmanager
+def scripted(*replies, seconds_per_byte=0.0):
+    """Serves (status, headers, document) one after the other, the last for ever; None hangs up.
+
+    Yields the URL and the list of (seconds, headers, body) of the requests.
+    """
+    seen = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            seen.append((time.monotonic(), dict(self.headers.items()), json.loads(body or b"{}")))
+            reply = replies[min(len(seen), len(replies)) - 1]
+            if reply is None:
+                self.close_connection = True
+                return
+            status, headers, document = reply
+            content = json.dumps(document).encode()
+            self.send_response(status)
+            for name, value in {**headers, "content-length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                for place in range(len(content)):
+                    self.wfile.write(content[place : place + 1])
+                    time.sleep(seconds_per_byte)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            return None
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+ANSWER = messages.Answer("r", 1, None, "utility", [], [], {"total": 1.0}).to_json()
+OK = (200, {}, ANSWER)
+
+
+def failure(status, code, **headers):
+    return status, headers, {"error": {"code": code, "message": "planted"}}
+
+
+def test_what_may_pass_is_tried_again_with_one_id_and_less_time():
+    script = (failure(503, "serving_error"), None, failure(429, "overloaded"), OK)
+    with scripted(*script) as (url, seen):
+        retry = client.Retry(attempts=4, pause_seconds=0.01)
+        with client.Client(url, retry=retry, timeout_seconds=20) as connected:
+            assert connected.recommend().bundle_version == 1
+        assert len(seen) == 4
+    with scripted(*script) as (url, seen):
+        asynchronously(url, lambda c: c.recommend(), retry=retry, timeout_seconds=20)
+    assert len(seen) == 4
+    assert len({body["request_id"] for _, _, body in seen}) == 1
+    deadlines = [float(headers["x-deadline-ms"]) for _, headers, _ in seen]
+    # Nine tenths of the time that is left, of 20 s.
+    assert 17_000 < deadlines[3] < deadlines[0] <= 18_000
+
+
+def test_attempts_end_and_the_last_error_is_raised():
+    with scripted(failure(429, "overloaded")) as (url, seen):
+        with (
+            client.Client(url, retry=FAST) as connected,
+            pytest.raises(errors.ClientOverloadedError, match="planted") as caught,
+        ):
+            connected.recommend()
+        assert (caught.value.status, len(seen)) == (429, 3)
+
+
+def test_an_answer_that_drips_is_given_up_when_the_time_of_the_call_is_over():
+    # A byte each 20 ms is far within any time-out of a read; all of them take 3 s.
+    with scripted(OK, seconds_per_byte=0.02) as (url, _):
+        began = time.monotonic()
+        late = pytest.raises(errors.ClientTimeoutError, match=r"no answer within 0\.3 s")
+        with client.Client(url, timeout_seconds=0.3) as connected, late:
+            connected.recommend()
+        with late:
+            asynchronously(url, lambda connected: connected.recommend(), timeout_seconds=0.3)
+        assert time.monotonic() - began < 2.5
+
+
+def test_a_closed_local_client_says_so_also_to_who_is_still_asking(tiny_base, monkeypatch):
+    connected = local_client.LocalClient(tiny_base)
+    asked = threading.Event()
+
+    async def never(*_):
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(connected._service._retrieval, "find", never)
+    said = []
+
+    def ask():
+        try:
+            connected.recommend(**FIELDS)
+        except errors.TfrecClientError as error:
+            said.append(str(error))
+
+    other = threading.Thread(target=ask)
+    other.start()
+    assert asked.wait(60)
+    connected.close()
+    other.join(60)
+    assert said == ["The client was closed before the answer."]
+    with pytest.raises(errors.TfrecClientError, match="The client is closed"):
+        connected.recommend(**FIELDS)
+    assert not connected.health()
+
+
+def test_no_allowed_ad_means_none_through_every_client(service_url, local):
+    nothing = messages.Filters(allowed_ads=())
+    assert nothing.to_json() == {"allowed_ads": ()}
+    assert messages.Filters(conditions=[]).to_json() == {}
+    no_price = messages.Filters([messages.Condition("price", any_of=(), at_most=20.0)])
+    with client.Client(service_url) as connected:
+        for filters in (nothing, no_price):
+            found = [each.recommend(**FIELDS, filters=filters) for each in (connected, local)]
+            assert [answer.ads for answer in found] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, errors.ClientRequestError), (500, errors.ClientServiceError)]
+)
+def test_what_will_not_pass_is_not_tried_again(status, kind):
+    with scripted(failure(status, "planted"), OK) as (url, seen):
+        with client.Client(url, retry=FAST) as connected, pytest.raises(kind):
+            connected.recommend()
+        assert len(seen) == 1
+
+
+def test_the_service_says_how_long_to_wait_and_the_time_out_holds_all_the_same():
+    with scripted(failure(429, "overloaded", **{"retry-after": "1"}), OK) as (url, seen):
+        with client.Client(url, retry=FAST) as connected:
+            connected.recommend()
+        assert seen[1][0] - seen[0][0] >= 1.0
+    with scripted(failure(429, "overloaded", **{"retry-after": "60"}), OK) as (url, seen):
+        started = time.monotonic()
+        with (
+            client.Client(url, retry=FAST, timeout_seconds=5) as connected,
+            pytest.raises(errors.ClientOverloadedError),
+        ):
+            connected.recommend()
+        assert (len(seen), time.monotonic() - started < 4) == (1, True)
+
+
+def test_not_ready_is_an_answer_and_not_tried_again():
+    with scripted(failure(503, "draining")) as (url, seen):
+        with client.Client(url, retry=FAST) as connected:
+            assert connected.ready() is False
+        assert asynchronously(url, lambda c: c.ready()) is False
+        assert len(seen) == 2
+
+
+def test_a_client_with_little_time_gets_an_answer_in_retrieval_order_in_place_of_none(
+    tiny_bundle, ranker_address
+):
+    held = threading.Event()
+    held.set()
+    with serving_fixtures.altering_server(ranker_address, lambda _: held.wait(30)) as address:
+        service = serving_fixtures.make_orchestrator(tiny_bundle, address)
+        with serving_fixtures.serve_app(service) as url:
+            with client.Client(url, timeout_seconds=30) as patient:
+                assert patient.recommend().degraded is None
+            held.clear()
+            with client.Client(url, timeout_seconds=2.0) as hurried:
+                answer = hurried.recommend()
+            held.set()
+    assert answer.order == "retrieval"
+
+
+def test_a_token_is_sent_and_a_wrong_one_refused(tiny_bundle, ranker_address):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service, token="right") as url:
+        with client.Client(url, token="right", timeout_seconds=30) as known:
+            assert known.recommend().bundle_version == 1
+        with (
+            client.Client(url, token="wrong") as unknown,
+            pytest.raises(errors.ClientRequestError, match="authorization: Bearer") as caught,
+        ):
+            unknown.recommend()
+        assert caught.value.status == 401
+        assert asynchronously(url, lambda c: c.bundle(), token="right")["version"] == 1
+
+
+@pytest.mark.parametrize("kind", [client.Client, async_client.AsyncClient])
+def test_what_no_client_can_be_made_of_is_refused_at_once(kind):
+    for token in ("right\n", "schlüssel", "two words"):
+        with pytest.raises(errors.TfrecClientError, match="token: expected printable") as caught:
+            kind("http://127.0.0.1:1", token=token)
+        assert token not in str(caught.value)
+    for seconds in (None, 0, -1, float("nan"), float("inf"), "3"):
+        with pytest.raises(errors.TfrecClientError, match="timeout_seconds: expected a number"):
+            kind("http://127.0.0.1:1", timeout_seconds=seconds)
+
+
+def test_a_client_that_was_closed_says_so(service_url):
+    connected = client.Client(service_url)
+    connected.close()
+    connected.close()
+    with pytest.raises(errors.TfrecClientError, match="The client is closed; make another"):
+        connected.health()
+
+    async def closed():
+        remote = async_client.AsyncClient(service_url)
+        await remote.close()
+        await remote.recommend()
+
+    with pytest.raises(errors.TfrecClientError, match="The client is closed; make another"):
+        asyncio.run(closed())
+
+
+def test_a_local_client_is_closed_while_many_ask_and_nobody_waits_for_ever(tiny_base):
+    connected = local_client.LocalClient(tiny_base)
+    answered, said = threading.Event(), []
+
+    def ask():
+        try:
+            while True:
+                connected.recommend(**FIELDS)
+                answered.set()
+        except errors.TfrecClientError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert answered.wait(60)
+    closers = [threading.Thread(target=connected.close, daemon=True) for _ in range(3)]
+    for thread in closers:
+        thread.start()
+    for thread in (*closers, *threads):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(said) == 8
+    assert all("closed" in text for text in said)
+
+
+def test_every_client_asks_a_release_by_name(service_url, local):
+    with client.Client(service_url, timeout_seconds=30) as remote:
+        assert remote.recommend(k=1, release="stable").bundle_version == 1
+    answer = asynchronously(service_url, lambda remote: remote.recommend(k=1, release="canary"))
+    assert answer.bundle_version == 1
+    assert local.recommend(k=1, release="stable").bundle_version == 1
+    names = set(http_calls.RequestFields.__annotations__)
+    assert names == set(inspect.signature(client.Client.recommend).parameters) - {"self"}
+
+
+def test_a_file_that_holds_no_certificates_is_refused(tmp_path):
+    path = tmp_path / "none.pem"
+    path.write_text("no certificate")
+    with pytest.raises(errors.TfrecClientError, match="verify: expected a PEM file"):
+        client.Client("https://127.0.0.1:1", verify=str(path))

@@ -1,0 +1,506 @@
+"""The deployment files, as far as they can be checked without a container engine."""
+
+import ast
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import yaml
+from absl import flags
+from google.protobuf import text_format
+from repository import ROOT as _ROOT
+from tensorflow_serving.apis import model_management_pb2, model_pb2, model_service_pb2_grpc
+
+from serving import orchestrator, releases, saved_model
+from serving.model_server import server as model_server
+from serving.model_server.batching import batching_options
+from serving.model_server.command import command, command_flags
+from serving.model_server.metrics import serving_metrics
+from serving.model_server.models import model_config
+
+_DEPLOY = _ROOT / "serving" / "deploy"
+_KUBERNETES = sorted((_DEPLOY / "kubernetes").glob("*.yaml"))
+_WORKLOADS = ("tensorflow-serving", "orchestrator")
+
+
+def _yaml(name: str) -> Any:
+    return yaml.safe_load((_DEPLOY / name).read_text(encoding="utf-8"))
+
+
+def _objects() -> list[dict[str, Any]]:
+    texts = (path.read_text(encoding="utf-8") for path in _KUBERNETES)
+    return [item for text in texts for item in yaml.safe_load_all(text)]
+
+
+def _object(kind: str, name: str) -> dict[str, Any]:
+    found = [
+        item for item in _objects() if (item["kind"], item["metadata"]["name"]) == (kind, name)
+    ]
+    assert len(found) == 1, f"{kind} {name}"
+    return found[0]
+
+
+def _container(name: str) -> dict[str, Any]:
+    containers = _object("Deployment", name)["spec"]["template"]["spec"]["containers"]
+    return next(item for item in containers if item["name"] == name)
+
+
+def _all_containers() -> list[dict[str, Any]]:
+    pods = [_object("Deployment", name)["spec"]["template"]["spec"] for name in _WORKLOADS]
+    return [
+        item
+        for pod in pods
+        for kind in ("initContainers", "containers")
+        for item in pod.get(kind, [])
+    ]
+
+
+def _commands() -> dict[str, list[str]]:
+    """The model server's arguments in each file that starts it."""
+    return {
+        "compose": _yaml("compose.yaml")["services"]["tensorflow-serving"]["command"],
+        "kubernetes": _container("tensorflow-serving")["args"],
+    }
+
+
+def _values(arguments: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    command_flags.define(values)
+    assert command_flags.parse(["tensorflow_model_server", *arguments], values)[1:] == []
+    return values
+
+
+def _script_flags(*names: str) -> set[str]:
+    """The flags that scripts define, read from their source."""
+    found = set()
+    for name in names:
+        for node in ast.walk(ast.parse((_ROOT / "scripts" / name).read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr.startswith("DEFINE_")
+                and isinstance(node.args[0], ast.Constant)
+            ):
+                found.add(node.args[0].value)
+    return found
+
+
+def test_the_model_config_names_the_parts_that_are_served() -> None:
+    config = model_config.read_config(_DEPLOY / "models.config")
+    model_config.validate(config)
+    models = {item.name: item.base_path for item in config.model_config_list.config}
+    assert models == {"ranker": "/models/ranker", "query_tower": "/models/query_tower"}
+    # N and N-1 during a change.
+    assert {
+        item.model_version_policy.latest.num_versions for item in config.model_config_list.config
+    } == {2}
+
+
+def test_the_batching_parameters_are_accepted_and_do_not_pad() -> None:
+    options = batching_options.read(_DEPLOY / "batching.config")
+    assert options.allowed_batch_sizes[-1] == options.max_batch_size == 16
+    assert not options.pad_variable_length_inputs
+
+
+@pytest.mark.parametrize("place", ["compose", "kubernetes"])
+def test_the_model_server_knows_each_flag_and_all_have_an_effect(place: str) -> None:
+    values = _values(_commands()[place])
+    assert not list(command_flags.without_effect(values))
+    # TensorFlow Serving knows no flag but its own, and takes values only after `=`.
+    own = {"host", "bfloat16", "end_with_input"}
+    for argument in _commands()[place]:
+        name = re.fullmatch(r"--(\w+)=\S+", argument)
+        assert name, argument
+        assert name.group(1) not in own
+    assert values.model_config_file == "/config/models.config"
+    assert values.monitoring_config_file == "/deploy/monitoring.config"
+
+
+def test_both_places_start_the_model_server_alike() -> None:
+    commands = _commands()
+    assert commands["compose"] == commands["kubernetes"]
+
+
+@pytest.fixture(scope="module")
+def deployed(
+    tiny_base: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[model_server.ModelServer]:
+    """The embedded server with the compose file's flags; paths and ports are this machine's."""
+    directory = tmp_path_factory.mktemp("config")
+    text = (_DEPLOY / "models.config").read_text(encoding="utf-8")
+    (directory / "models.config").write_text(text.replace("/models/", f"{tiny_base.resolve()}/"))
+    arguments = [
+        item.replace("/config/", f"{directory}/").replace("/deploy/", f"{_DEPLOY}/")
+        for item in _commands()["compose"]
+    ]
+    values = _values(arguments)
+    server = model_server.ModelServer(
+        command.models(values), rest_port=0, options=command.options(values)
+    )
+    with server:
+        yield server
+
+
+def test_a_bundle_is_served_with_the_deployed_flags(
+    deployed: model_server.ModelServer, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
+) -> None:
+    version = tiny_bundle.version
+    assert version in deployed.available_versions()["ranker"]
+    assert version in deployed.available_versions()["query_tower"]
+    url = f"http://127.0.0.1:{deployed.rest_port}"
+    metadata = httpx.get(f"{url}/v1/models/ranker/metadata", timeout=20)
+    assert metadata.json()["model_spec"]["version"] == str(version)
+    metrics = httpx.get(f"{url}/monitoring/prometheus/metrics", timeout=20)
+    assert "# TYPE :tensorflow:serving:request_count counter" in metrics.text
+    with grpc.insecure_channel(f"127.0.0.1:{deployed.port}") as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert check(b"", timeout=20) == b"\x08\x01"
+
+
+def test_the_generated_labels_lead_to_their_versions(
+    deployed: model_server.ModelServer, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
+) -> None:
+    version = tiny_bundle.version
+    served = releases.ServedReleases((version,), {"stable": version})
+    text = releases.config_text(str(tiny_base.resolve()), ["ranker"], served)
+    request = model_management_pb2.ReloadConfigRequest()
+    text_format.Parse(text, request.config)
+    with grpc.insecure_channel(f"127.0.0.1:{deployed.port}") as channel:
+        models = model_service_pb2_grpc.ModelServiceStub(channel)
+        assert models.HandleReloadConfigRequest(request, timeout=60).status.error_code == 0
+    url = f"http://127.0.0.1:{deployed.rest_port}/v1/models/ranker/labels/stable/metadata"
+    assert httpx.get(url, timeout=20).json()["model_spec"]["version"] == str(version)
+
+
+def test_a_config_serves_what_it_labels(tmp_path: pathlib.Path) -> None:
+    served = releases.ServedReleases((3, 4), {"stable": 4})
+    text = releases.config_text("/models/", ["ranker", "query_tower"], served)
+    config = text_format.Parse(text, model_config.ModelServerConfig())
+    model_config.validate(config)
+    for item in config.model_config_list.config:
+        assert item.base_path == f"/models/{item.name}"
+        assert list(item.model_version_policy.specific.versions) == [3, 4]
+        assert dict(item.version_labels) == {"stable": 4}
+    (tmp_path / "models.config").write_text(text)
+    assert releases.read_served(str(tmp_path / "models.config")) == served
+    with pytest.raises(ValueError, match=r"'canary' to name one of the versions \[4\], got 5"):
+        releases.config_text("/models", ["ranker"], releases.ServedReleases((4,), {"canary": 5}))
+    with pytest.raises(ValueError, match="at least one version"):
+        releases.config_text("/models", ["ranker"], releases.ServedReleases((), {}))
+
+
+def test_a_label_moves_only_to_a_version_that_the_file_had_before() -> None:
+    served = releases.ServedReleases
+    wanted = served((2, 3), {"stable": 3, "canary": 2})
+    # What is new from the start may name anything.
+    assert releases.next_served(served((), {}), wanted) == wanted
+    first = releases.next_served(served((1, 2), {"stable": 1}), wanted)
+    assert first == served((1, 2, 3), {"stable": 1, "canary": 2})
+    assert releases.next_served(first, wanted) == wanted
+    # A label that is no longer wanted goes at once.
+    assert releases.next_served(wanted, served((3,), {"stable": 3})).labels == {"stable": 3}
+
+
+def test_the_script_writes_what_the_releases_are(
+    tmp_path: pathlib.Path, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
+) -> None:
+    path = tmp_path / "models.config"
+    script = [sys.executable, str(_ROOT / "scripts" / "model_config.py"), f"--bundle={tiny_base}"]
+    done = subprocess.run([*script, f"--output={path}"], capture_output=True, text=True, timeout=60)
+    version = tiny_bundle.version
+    assert done.stdout == f"{path}: stable {version}; versions [{version}]\n", done.stderr
+    assert releases.read_served(str(path)) == releases.ServedReleases(
+        (version,), {"stable": version}
+    )
+    names = {item.base_path for item in model_config.read_config(path).model_config_list.config}
+    assert names == {"/models/ranker", "/models/query_tower"}
+
+
+def test_labels_move_on_a_running_server_by_the_files_of_the_script(
+    tmp_path: pathlib.Path, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
+) -> None:
+    base, version = tmp_path / "bundle", tiny_bundle.version
+    for number in (1, 2):
+        (base / "ranker").mkdir(parents=True, exist_ok=True)
+        (base / "ranker" / str(number)).symlink_to((tiny_base / "ranker" / str(version)).resolve())
+
+    def config(served: releases.ServedReleases) -> model_config.ModelServerConfig:
+        text = releases.config_text(str(base), ["ranker"], served)
+        return text_format.Parse(text, model_config.ModelServerConfig())
+
+    before = releases.ServedReleases((1,), {"stable": 1})
+    wanted = releases.ServedReleases((1, 2), {"stable": 2})
+    options = model_server.Options(allow_version_labels_for_unavailable_models=True)
+    with model_server.ModelServer(config(before), poll_seconds=None, options=options) as server:
+        with pytest.raises(saved_model.StatusError, match="not currently available for inference"):
+            server.manager.reload(config(wanted))
+        first = releases.next_served(before, wanted)
+        for step in (first, releases.next_served(first, wanted)):
+            server.manager.reload(config(step))
+        spec = model_pb2.ModelSpec(name="ranker", version_label="stable")
+        with server.manager.use(spec) as model:
+            assert model.version == 2
+
+
+def test_compose_services_are_whole() -> None:
+    document = _yaml("compose.yaml")
+    assert set(document) == {"name", "services", "volumes"}
+    services = document["services"]
+    assert set(services) == {*_WORKLOADS, "first-model-config", "model-config", "prometheus"}
+    known = {
+        *("image", "build", "entrypoint", "command", "volumes", "ports", "healthcheck"),
+        *("depends_on", "deploy", "stop_grace_period", "restart"),
+    }
+    for name, service in services.items():
+        assert set(service) <= known, name
+        assert ("image" in service) != ("build" in service), name
+        assert "memory" in service["deploy"]["resources"]["limits"], name
+        for port in service.get("ports", []):
+            # Reachable from this machine alone, unless somebody opens it.
+            assert re.fullmatch(r"127\.0\.0\.1:[\d-]+:\d+", port), port
+        for dependency, until in service.get("depends_on", {}).items():
+            health = until["condition"] == "service_healthy"
+            assert health == ("healthcheck" in services[dependency])
+        for volume in service.get("volumes", []):
+            if volume.startswith("./"):
+                assert (_DEPLOY / volume.split(":")[0]).is_file(), volume
+    devices = services["tensorflow-serving"]["deploy"]["resources"]["reservations"]["devices"]
+    assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    assert services["orchestrator"]["deploy"]["replicas"] == 2
+
+
+def test_no_file_of_an_earlier_run_starts_the_model_server() -> None:
+    services = _yaml("compose.yaml")["services"]
+    # It outlives the containers, and may name releases that were pruned since.
+    assert "config" in _yaml("compose.yaml")["volumes"]
+    first = services["first-model-config"]
+    assert "--follow" not in [*first["entrypoint"], *first["command"]]
+    assert "restart" not in first
+    for name in ("tensorflow-serving", "model-config"):
+        condition = services[name]["depends_on"]["first-model-config"]["condition"]
+        assert condition == "service_completed_successfully"
+
+
+def test_images_name_no_registry_host() -> None:
+    compose = (_DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    images = re.findall(r"image: (\S+)", compose)
+    images = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", image) for image in images]
+    images += [item["image"] for item in _all_containers()]
+    images += re.findall(r"^FROM (\S+)", (_DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(images) == 7
+    for image in images:
+        # The part before the first slash is a host if it has a dot or a port.
+        parts = image.split("/")
+        assert len(parts) == 1 or not set(".:") & set(parts[0]), image
+
+
+def test_the_orchestrator_starts_with_flags_of_its_script() -> None:
+    dockerfile = (_DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    lines = dict(re.findall(r"^(ENTRYPOINT|CMD|USER|COPY) (.+)$", dockerfile, re.MULTILINE))
+    python, script, *arguments = ast.literal_eval(lines["ENTRYPOINT"])
+    assert python == "python"
+    assert (_ROOT / script).is_file()
+    arguments += ast.literal_eval(lines["CMD"])
+    arguments += _container("orchestrator")["args"]
+    arguments += _yaml("compose.yaml")["services"]["orchestrator"]["command"]
+    names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
+    assert names <= _script_flags("serve.py", "bundle_flags.py", "service_flags.py")
+    assert int(lines["USER"]) == 10001 != 0
+    copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    for source in sources:
+        assert (_ROOT / source).exists(), source
+    ignored = (_DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == sources
+    build = _yaml("compose.yaml")["services"]["orchestrator"]["build"]
+    assert (_DEPLOY / build["context"]).resolve() == _ROOT
+    assert (_ROOT / build["dockerfile"]).is_file()
+
+
+def test_what_the_model_server_reads_is_written_by_the_script_beside_it() -> None:
+    compose = _yaml("compose.yaml")["services"]
+    first, follow = compose["first-model-config"], compose["model-config"]
+    known = _script_flags("model_config.py", "bundle_flags.py")
+    pod = _object("Deployment", "tensorflow-serving")["spec"]["template"]["spec"]
+    sidecar = next(item for item in pod["containers"] if item["name"] == "model-config")
+    for command_line in (
+        [*first["entrypoint"], *first["command"]],
+        [*follow["entrypoint"], *follow["command"]],
+        [*pod["initContainers"][0]["command"], *pod["initContainers"][0]["args"]],
+        [*sidecar["command"], *sidecar["args"]],
+    ):
+        python, script, *arguments = command_line
+        assert python == "python"
+        assert (_ROOT / script).is_file()
+        names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
+        assert names <= known
+        assert "--output=/config/models.config" in arguments
+        assert "--root=/models" in arguments
+        assert ("follow" in names) == ("label_delay_seconds" in names)
+        for delay in re.findall(r"label_delay_seconds=(\d+)", " ".join(arguments)):
+            poll = _values(_commands()["kubernetes"]).model_config_file_poll_wait_seconds
+            assert int(delay) >= 2 * poll
+
+
+def test_the_clients_address_is_the_model_servers() -> None:
+    compose = _yaml("compose.yaml")["services"]
+    for arguments, ports in (
+        (compose["orchestrator"]["command"], {8500}),
+        (
+            _container("orchestrator")["args"],
+            {item["port"] for item in _object("Service", "tensorflow-serving")["spec"]["ports"]},
+        ),
+    ):
+        address = next(a for a in arguments if a.startswith("--ranker_address="))
+        host, port = address.split("=")[1].split(":")
+        assert host in compose
+        assert int(port) in ports
+
+
+def test_kustomization_lists_what_is_there() -> None:
+    kustomization = _yaml("kustomization.yaml")
+    assert {_DEPLOY / name for name in kustomization["resources"]} == set(_KUBERNETES)
+    maps = {item["name"]: item["files"] for item in kustomization["configMapGenerator"]}
+    for files in maps.values():
+        assert all((_DEPLOY / name).is_file() for name in files)
+    mounted = [
+        volume["configMap"]["name"]
+        for name in _WORKLOADS
+        for volume in _object("Deployment", name)["spec"]["template"]["spec"]["volumes"]
+        if "configMap" in volume
+    ]
+    assert mounted == list(maps) == ["tensorflow-serving"]
+    config_files = {
+        argument.split("/deploy/")[1]
+        for argument in _commands()["kubernetes"]
+        if "/deploy/" in argument
+    }
+    assert config_files <= set(maps["tensorflow-serving"])
+    images = {item["name"] for item in kustomization["images"]}
+    assert images == {item["image"] for item in _all_containers()}
+
+
+def test_kubernetes_objects_are_named_and_known() -> None:
+    versions = {
+        "Namespace": "v1",
+        "Service": "v1",
+        "Deployment": "apps/v1",
+        "PodDisruptionBudget": "policy/v1",
+        "HorizontalPodAutoscaler": "autoscaling/v2",
+    }
+    names = set()
+    for item in _objects():
+        assert set(item) <= {"apiVersion", "kind", "metadata", "spec"}
+        assert item["apiVersion"] == versions[item["kind"]]
+        names.add((item["kind"], item["metadata"]["name"]))
+    assert len(names) == len(_objects())
+
+
+@pytest.mark.parametrize("name", _WORKLOADS)
+def test_deployments_select_probe_limit_and_mount_what_they_have(name: str) -> None:
+    spec = _object("Deployment", name)["spec"]
+    labels = spec["template"]["metadata"]["labels"]
+    for selector in (
+        spec["selector"]["matchLabels"],
+        _object("Service", name)["spec"]["selector"],
+        _object("PodDisruptionBudget", name)["spec"]["selector"]["matchLabels"],
+    ):
+        assert selector == labels == {"app": name}
+    assert spec["strategy"]["type"] == "RollingUpdate"
+    pod, container = spec["template"]["spec"], _container(name)
+    ports = {item["name"]: item["containerPort"] for item in container["ports"]}
+    assert {item["targetPort"] for item in _object("Service", name)["spec"]["ports"]} == set(ports)
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        kind = next(iter({"grpc", "httpGet", "tcpSocket"} & set(container[probe])))
+        port = container[probe][kind]["port"]
+        # A gRPC probe takes numbers alone.
+        assert port in (ports.values() if kind == "grpc" else ports), probe
+    limits, requests = container["resources"]["limits"], container["resources"]["requests"]
+    assert {"memory"} <= set(limits)
+    assert {"memory", "cpu"} <= set(requests)
+    assert int(requests["memory"].removesuffix("Gi")) <= int(limits["memory"].removesuffix("Gi"))
+    volumes = {item["name"] for item in pod["volumes"]}
+    for item in [*pod.get("initContainers", []), *pod["containers"]]:
+        assert {mount["name"] for mount in item["volumeMounts"]} <= volumes
+        assert "memory" in item["resources"]["limits"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    stop = shlex.join(container["lifecycle"]["preStop"]["exec"]["command"])
+    assert int(stop.split()[-1]) < pod["terminationGracePeriodSeconds"]
+
+
+def test_probes_ask_for_what_the_servers_answer() -> None:
+    container = _container("tensorflow-serving")
+    assert "--enable_grpc_healthcheck_service=true" in container["args"]
+    ports = {
+        f"--{flag}={port['containerPort']}"
+        for flag, port in zip(("port", "rest_api_port"), container["ports"], strict=True)
+    }
+    assert ports <= set(container["args"])
+    container = _container("orchestrator")
+    routes = (_ROOT / "serving" / "app.py").read_text(encoding="utf-8")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert f'"{container[probe]["httpGet"]["path"]}"' in routes
+
+
+def test_a_burst_of_requests_does_not_cost_a_pod() -> None:
+    # /healthz waits behind 1,024 requests in hand, seconds on two cores; the default is one.
+    probe = _container("orchestrator")["livenessProbe"]
+    assert probe["timeoutSeconds"] >= 10
+    assert probe["timeoutSeconds"] <= probe["periodSeconds"]
+
+
+def test_the_autoscaler_scales_the_orchestrator() -> None:
+    spec = _object("HorizontalPodAutoscaler", "orchestrator")["spec"]
+    target = spec["scaleTargetRef"]
+    assert _object(target["kind"], target["name"])["apiVersion"] == target["apiVersion"]
+    assert 2 <= spec["minReplicas"] < spec["maxReplicas"]
+    # The number of pods would be set by both.
+    assert "replicas" not in _object("Deployment", "orchestrator")["spec"]
+    # A share of the processors needs a request to be a share of.
+    assert "cpu" in _container("orchestrator")["resources"]["requests"]
+
+
+def test_prometheus_reads_the_services_and_the_alert_rules() -> None:
+    config = _yaml("prometheus.yml")
+    assert [(_DEPLOY / name).is_file() for name in config["rule_files"]] == [True]
+    jobs = {item["job_name"]: item for item in config["scrape_configs"]}
+    assert set(jobs) == set(_WORKLOADS)
+    serving = jobs["tensorflow-serving"]
+    assert serving["metrics_path"] == "/monitoring/prometheus/metrics"
+    assert serving["static_configs"] == [{"targets": ["tensorflow-serving:8501"]}]
+    assert jobs["orchestrator"]["dns_sd_configs"][0]["port"] == 8080
+
+
+def test_alerts_use_metrics_that_the_server_has() -> None:
+    pages = (
+        serving_metrics.ServingMetrics().render(),
+        orchestrator.ServiceMetrics().render().decode(),
+    )
+    exported = set(re.findall(r"# TYPE (\S+)", "".join(pages)))
+    jobs = {item["job_name"] for item in _yaml("prometheus.yml")["scrape_configs"]}
+    rules = [rule for group in _yaml("alerts.yml")["groups"] for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules) >= 8
+    for rule in rules:
+        expression = rule["expr"]
+        assert {"severity"} == set(rule["labels"])
+        assert rule["annotations"]["summary"]
+        for opening, closing in ("()", "{}", "[]"):
+            assert expression.count(opening) == expression.count(closing)
+        metrics = re.findall(r":tensorflow[\w:]+|tfrec_\w+", expression)
+        assert {name.removesuffix("_bucket") for name in metrics} <= exported
+        assert metrics or "up{" in expression
+        assert set(re.findall(r'job="([^"]+)"', expression)) <= jobs
+        # A counter's first value is an increase from nothing, of which `increase` knows nothing.
+        assert "increase(" not in expression or "unless" in expression
+    # Of targets that DNS finds there is no `up` once they are gone.
+    found = [item for item in _yaml("prometheus.yml")["scrape_configs"] if "dns_sd_configs" in item]
+    for job in found:
+        absent = f'absent(up{{job="{job["job_name"]}"}} == 1)'
+        assert absent in [rule["expr"] for rule in rules]

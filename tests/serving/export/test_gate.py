@@ -1,0 +1,151 @@
+"""The export gate: what it refuses, what it lets pass, and what it says."""
+
+import pytest
+
+from serving import errors
+from serving.export import gate
+
+
+def figures(**changed):
+    """A head with 10,000 rows, a rate of 0.2, and ordinary figures."""
+    return {
+        "labelled": 10_000,
+        "positives": 2_000,
+        "base_rate": 0.2,
+        "mean_label": 0.2,
+        "normalized_entropy": 0.9,
+        "normalized_entropy_error": 0.005,
+        "calibration_ratio": 1.0,
+        "calibration_ratio_error": 0.02,
+        "expected_calibration_error": 0.012,
+        "expected_calibration_error_of_chance": 0.012,
+        **changed,
+    }
+
+
+def judge(own, before=None, differences=None, head="click"):
+    released = None
+    if before is not None:
+        released = gate.Released(3, {head: before}, differences and {head: differences})
+    return gate.judge({head: own}, released)
+
+
+def test_a_good_first_ranker_passes_without_a_word():
+    verdict = judge(figures())
+    assert verdict == gate.Verdict((), ())
+    verdict.check(None)
+
+
+@pytest.mark.parametrize("entropy", [1.0, 1.0004, 1.3])
+def test_clicks_predicted_no_better_than_their_rate_are_refused(entropy):
+    verdict = judge(figures(normalized_entropy=entropy))
+    with pytest.raises(
+        errors.ReleaseRefusedError,
+        match=rf"Not published, nothing is published: click: normalised entropy {entropy:.4f} on "
+        r"10,000 validation rows is not below 1, .* rate \(0\.2000\).*; --force publishes it",
+    ):
+        verdict.check(None)
+
+
+def test_another_head_that_knows_nothing_yet_passes_until_it_is_known_to_be_worse():
+    # Two errors of 0.005 above 1.
+    for entropy, refused in ((1.009, False), (1.011, True)):
+        verdict = judge(figures(normalized_entropy=entropy), head="revenue")
+        assert bool(verdict.refusals) == refused
+
+
+def test_a_head_without_rows_of_both_kinds_is_noted_and_not_refused():
+    verdict = judge({"labelled": 40, "positives": 0}, head="engagement")
+    assert verdict.refusals == ()
+    assert verdict.notes == ("engagement is not judged: 0 of 40 validation rows are positive",)
+
+
+def test_clicks_that_cannot_be_judged_are_refused():
+    verdict = judge({"labelled": 40, "positives": 0})
+    assert "click cannot be judged: 0 of 40 validation rows are positive" in verdict.refusals[0]
+
+
+@pytest.mark.parametrize(
+    ("difference", "refused"),
+    # A tenth of the information 0.1, and two errors: 0.012 and 0.05.
+    [((0.0119, 0.001), 0), ((0.0121, 0.001), 1), ((0.049, 0.02), 0), ((0.051, 0.02), 1)],
+)
+def test_on_the_same_rows_the_difference_decides(difference, refused):
+    # Its own figure, far below, has no part in it.
+    verdict = judge(figures(normalized_entropy=0.2), figures(), difference)
+    assert len(verdict.refusals) == refused
+    assert verdict.notes == ()
+
+
+def test_the_message_names_release_value_difference_and_limit():
+    verdict = judge(figures(normalized_entropy=0.93), figures(), (0.03, 0.001))
+    with pytest.raises(errors.ReleaseRefusedError) as caught:
+        verdict.check(3)
+    assert str(caught.value).startswith(
+        "Not published, release 3 stays: click: normalised entropy 0.9300 is worse than 0.9000, "
+        "that of release 3 on the same rows, by 0.0300; 0.0120 is allowed. "
+    )
+
+
+def test_on_other_rows_the_tolerance_is_wider_and_said():
+    # A fifth of 0.1, and 2 · sqrt(0.005² + 0.005²) = 0.0141.
+    close = judge(figures(normalized_entropy=0.934), figures())
+    assert close.refusals == ()
+    assert "release 3 was measured on other rows" in close.notes[0]
+    far = judge(figures(normalized_entropy=0.935), figures())
+    assert "0.9000, that of release 3 on its own rows, by 0.0350; 0.0341 is" in far.refusals[0]
+
+
+def test_a_release_without_figures_is_no_bar():
+    verdict = gate.judge({"click": figures()}, gate.Released(3, {}))
+    assert verdict.refusals == ()
+    assert verdict.notes == ("release 3 has no figures to be compared with",)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "refused"),
+    # 0.1 and two errors of 0.02: from 0.86 to 1.14.
+    [(0.87, 0), (1.13, 0), (0.85, 1), (1.15, 1)],
+)
+def test_predicted_over_observed_has_bounds(ratio, refused):
+    verdict = judge(figures(calibration_ratio=ratio))
+    assert len(verdict.refusals) == refused
+    if refused:
+        expected = f"click: predicted / observed is {ratio:.3f}; 0.860 to 1.140 is allowed"
+        assert verdict.refusals == (expected,)
+
+
+def test_calibration_no_worse_than_the_release_passes():
+    off = figures(calibration_ratio=1.3, expected_calibration_error=0.06)
+    assert len(judge(off).refusals) == 2
+    assert judge(off, off, (0.0, 0.001)).refusals == ()
+    worse = figures(calibration_ratio=1.4, expected_calibration_error=0.1)
+    assert len(judge(worse, off, (0.0, 0.001)).refusals) == 2
+
+
+def test_the_calibration_error_is_held_against_chance_and_the_mean_label():
+    # Allowed: 0.1 + 1.5 · 0.012 / 0.2 = 0.19 of the mean label 0.2, so 0.038.
+    assert judge(figures(expected_calibration_error=0.0375)).refusals == ()
+    verdict = judge(figures(expected_calibration_error=0.039))
+    assert verdict.refusals == (
+        "click: the expected calibration error is 0.195 of the mean label (0.2); 0.190 is allowed",
+    )
+
+
+def test_every_head_is_judged_and_every_fault_is_named():
+    own = {
+        "click": figures(normalized_entropy=1.2),
+        "engagement": figures(),
+        "revenue": figures(calibration_ratio=2.0),
+    }
+    heads = [refusal.split(":")[0] for refusal in gate.judge(own, None).refusals]
+    assert heads == ["click", "revenue"]
+
+
+def test_a_verdict_goes_into_the_manifest_as_json():
+    verdict = judge(figures(normalized_entropy=1.2))
+    assert verdict.to_json(forced=True) == {
+        "forced": True,
+        "refusals": list(verdict.refusals),
+        "notes": [],
+    }

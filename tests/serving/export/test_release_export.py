@@ -1,0 +1,211 @@
+"""A trained tiny world, exported: what is served is what was trained."""
+
+import asyncio
+import dataclasses
+import pathlib
+import shutil
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from serving import export, index, model_server, orchestrator, ranker
+from serving.live import live_index
+from serving.releases import bundle
+from serving.requests import messages
+from tfrec import ranking, retrieval
+from tfrecords import encoding
+
+
+@pytest.fixture(scope="module")
+def released(data_set, trained, tmp_path_factory):
+    """The base directory of an exported bundle, and the models behind it."""
+    two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
+    model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
+    base = tmp_path_factory.mktemp("bundle")
+    config = index.IndexConfig(kind="Flat")
+    export.export_release(base, data_set, two_tower, model, calibrators, config, {"note": 1})
+    return base, two_tower, model, calibrators
+
+
+@pytest.fixture(scope="module")
+def columns(data_set):
+    """Raw query fields of held-out requests, as the signatures take them."""
+    requests = data_set.sample_requests()[:40]
+    raw = {}
+    for field in data_set.schema.query_fields:
+        values = [request[field.name] for request in requests]
+        if field.kind == "numeric":
+            raw[field.name] = tf.constant([np.nan if v is None else v for v in values], tf.float32)
+        else:
+            raw[field.name] = tf.constant(["" if v is None else v for v in values])
+    return raw
+
+
+def load(base, name):
+    return tf.saved_model.load(str(base / name / "1")).signatures["serving_default"]
+
+
+def first(columns, count):
+    return {name: values[:count] for name, values in columns.items()}
+
+
+def test_the_exported_query_tower_gives_the_trained_embeddings(released, columns, data_set):
+    base, two_tower, _, _ = released
+    encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
+    expected = retrieval.embed_in_batches(two_tower.query_tower, encoder(columns).numpy())
+    served = load(base, "query_tower")(**columns)["query_embedding"].numpy()
+    np.testing.assert_allclose(served, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1.0, atol=1e-5)
+
+
+def test_the_exported_ranker_gives_the_calibrated_scores_of_the_test_log(
+    released, columns, data_set
+):
+    base, _, model, calibrators = released
+    batch = next(iter(data_set.batches("test", 1_000)))
+    lists = int(columns["C1"].shape[0])
+    served = load(base, "ranker")(ad_features=batch["ad"][:lists], **columns)
+    expected = calibrators.apply(model.score(batch["query"][:lists], batch["ad"][:lists]))
+    for name, values in served.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_exported_ad_tower_gives_the_catalogue_again_from_raw_fields(released, data_set):
+    base, two_tower, _, _ = released
+    catalogue = data_set.catalogue()
+    features = np.asarray(catalogue.features)
+    raw = {}
+    for field in data_set.schema.ad_fields:
+        values = catalogue.fields[field.name].to_pylist()
+        if field.kind == "numeric":
+            raw[field.name] = tf.constant([np.nan if v is None else v for v in values], tf.float32)
+        else:
+            raw[field.name] = tf.constant(["" if v is None else v for v in values])
+    served = load(base, "ad_tower")(**raw)
+    np.testing.assert_array_equal(served["ad_features"], features)
+    expected = retrieval.embed_in_batches(two_tower.ad_tower, features)
+    np.testing.assert_allclose(served["ad_embedding"], expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(served["ad_embedding"], axis=1), 1.0, atol=1e-5)
+
+
+def test_ads_added_to_an_exported_release_are_searched_as_if_it_had_held_them(
+    released, data_set, tmp_path
+):
+    base, _, _, _ = released
+    loaded = bundle.load(base)
+    shutil.copytree(base / "ad_tower", tmp_path / "ad_tower")
+    live = live_index.LiveIndex(dataclasses.replace(loaded, base=tmp_path))
+    fields = loaded.ad_index.display(np.arange(5))
+    live.update([{"ad_id": f"new-{row}", "fields": own} for row, own in enumerate(fields)])
+    queries = loaded.ad_index.sample_queries
+    assert queries.shape[1] == loaded.ad_index.dimension
+    num_ads = loaded.ad_index.num_ads
+    scores, rows = live.view().search(queries[:8], num_ads + 5)
+    for b in range(8):
+        score_of = dict(zip(rows[b].tolist(), scores[b].tolist(), strict=True))
+        for row in range(5):
+            assert score_of[num_ads + row] == pytest.approx(score_of[row], abs=1e-5)
+    np.testing.assert_array_equal(
+        live.view().features(np.array([[num_ads + 3]])), loaded.ad_index.features(np.array([[3]]))
+    )
+    assert live.measure_recall() == 1.0
+
+
+@pytest.mark.parametrize("others", [0, 9, 299])
+def test_a_served_score_depends_on_no_other_candidate(released, columns, data_set, others):
+    base, _, _, _ = released
+    features = np.asarray(data_set.catalogue().features)
+    serve, query = load(base, "ranker"), first(columns, 1)
+    alone = serve(ad_features=tf.constant(features[None, :1]), **query)
+    rows = np.random.default_rng(0).permutation(np.arange(1, len(features)))[:others]
+    among = np.concatenate([features[rows], features[:1], np.zeros_like(features[:3])])
+    scores = serve(ad_features=tf.constant(among[None]), **query)
+    for name, values in scores.items():
+        assert abs(float(values[0, len(rows)]) - float(alone[name][0, 0])) < 1e-5, name
+
+
+def test_a_batch_gives_what_its_single_requests_give(released, columns, data_set):
+    base, _, _, _ = released
+    features = np.asarray(data_set.catalogue().features)[:20]
+    serve = load(base, "ranker")
+    batch = serve(ad_features=tf.constant(np.stack([features] * 5)), **first(columns, 5))
+    for i in range(5):
+        one = {name: values[i : i + 1] for name, values in columns.items()}
+        single = serve(ad_features=tf.constant(features[None]), **one)
+        for name, values in single.items():
+            np.testing.assert_allclose(batch[name][i], values[0], atol=1e-5)
+
+
+def test_an_engagement_is_never_likelier_than_the_click_it_follows(released, columns, data_set):
+    base, _, _, _ = released
+    features = np.asarray(data_set.catalogue().features)[None]
+    scores = load(base, "ranker")(ad_features=tf.constant(features), **first(columns, 1))
+    assert np.all(scores["engagement_probability"] <= scores["click_probability"])
+    assert np.all(scores["expected_revenue"] >= 0)
+
+
+def test_a_bundle_of_clicks_alone_has_one_head_and_says_so(data_set, trained, tmp_path):
+    two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
+    model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
+    model.heads = ("click",)
+    model._heads = {"click": model._heads["click"]}
+    flat = index.IndexConfig(kind="Flat")
+    release = export.export_release(tmp_path, data_set, two_tower, model, calibrators, flat, {})
+    assert release.heads == {"click": True, "engagement": False, "revenue": False}
+    assert set(load(tmp_path, "ranker").structured_outputs) == {"click_probability"}
+
+
+def test_the_whole_road_answers_and_grpc_equals_the_saved_model(released, data_set, columns):
+    base, _, _, _ = released
+    release = bundle.load(base)
+    with model_server.ModelServer({"ranker": base / "ranker"}, poll_seconds=None) as server:
+        address = f"127.0.0.1:{server.port}"
+        answer = asyncio.run(_recommend(release, address, data_set.sample_requests()[0]))
+        assert answer.degraded is None
+        assert answer.bundle_version == 1
+        utilities = [ad.utility for ad in answer.ads]
+        assert len(utilities) == 10
+        assert utilities == sorted(utilities, reverse=True)
+        features = np.asarray(data_set.catalogue().features)[None, :50]
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "ranker"
+        request.inputs["ad_features"].CopyFrom(tf.make_tensor_proto(features))
+        for name, values in first(columns, 1).items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+        with grpc.insecure_channel(address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            reply = stub.Predict(request, timeout=10)
+    direct = load(base, "ranker")(ad_features=tf.constant(features), **first(columns, 1))
+    for name, values in direct.items():
+        np.testing.assert_allclose(tf.make_ndarray(reply.outputs[name]), values, atol=1e-6)
+
+
+async def _recommend(release: bundle.Bundle, address: str, fields: dict) -> messages.Answer:
+    client = ranker.RankerClient(
+        address, version=release.version, outputs=release.manifest.outputs.values()
+    )
+    service = orchestrator.Orchestrator(release, client)
+    try:
+        await service.verify_ranker()
+        return await service.recommend(messages.Request(context=fields, deadline_ms=5_000))
+    finally:
+        await service.close()
+
+
+def test_the_query_tower_of_another_training_is_refused(released, data_set, tmp_path):
+    base, two_tower, model, calibrators = released
+    changed = model.trainable_variables[0]
+    before = changed.numpy()
+    changed.assign_add(tf.ones_like(changed))
+    flat = index.IndexConfig(kind="Flat")
+    export.export_release(tmp_path, data_set, two_tower, model, calibrators, flat, {})
+    changed.assign(before)
+    for path in pathlib.Path(base / "query_tower" / "1").rglob("*"):
+        if path.is_file():
+            target = tmp_path / path.relative_to(base)
+            target.write_bytes(path.read_bytes())
+    with pytest.raises(bundle.errors.ForeignPartError, match=r"query_tower/1 comes from training"):
+        bundle.load(tmp_path)

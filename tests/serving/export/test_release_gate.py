@@ -1,0 +1,134 @@
+"""A trained ranker is held against the release that it would replace, on the same rows."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from serving import errors, export, index, manifest, releases
+from serving.export import gate, release_gate
+from tfrec import retrieval
+from tfrec.ranking import ranker_training
+
+
+@pytest.fixture(scope="module")
+def released(data_set, trained, tmp_path_factory):
+    """The base directory with a release of the trained models, their figures in its manifest."""
+    two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
+    model, calibrators, description = ranker_training.load_ranker(data_set, trained / "ranker")
+    base = tmp_path_factory.mktemp("bundle")
+    flat = index.IndexConfig(kind="Flat")
+    metrics = {"validation": description["validation"]}
+    export.export_release(base, data_set, two_tower, model, calibrators, flat, metrics)
+    return base
+
+
+@pytest.fixture
+def candidate(data_set, trained, tmp_path):
+    """The trained ranker again, in a directory of its own."""
+    directory = tmp_path / "ranker"
+    shutil.copytree(trained / "ranker", directory)
+    model, _, _ = ranker_training.load_ranker(data_set, directory)
+    return model, directory
+
+
+def change(directory, **values):
+    """Changes what ranker.json says of the validation split's clicks."""
+    path = directory / "ranker.json"
+    description = json.loads(path.read_text())
+    description["validation"]["click"].update(values)
+    path.write_text(json.dumps(description))
+
+
+def test_figures_of_validation_are_written_beside_the_ranker(data_set, trained):
+    figures = ranker_training.load_ranker(data_set, trained / "ranker")[2]["validation"]
+    assert set(figures) == {"click", "engagement", "revenue"}
+    # 600 rows; the planted structure is learnt, see test_training.
+    assert figures["click"]["labelled"] == data_set.num_rows("validation")
+    assert 0.5 < figures["click"]["auc"] < 1
+    assert figures["click"]["normalized_entropy"] < 1.02
+    assert figures["click"]["calibration_ratio"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_ranker_passes_against_itself_on_the_same_rows(script, data_set, candidate, released):
+    model, directory = candidate
+    change(directory, normalized_entropy=0.99)
+    judged = release_gate.check(released, data_set, model, directory, force=False)
+    assert judged["gate"]["refusals"] == []
+    assert not any("other rows" in note for note in judged["gate"]["notes"])
+    assert judged["validation"]["click"]["normalized_entropy"] == 0.99
+
+
+def test_the_release_scores_logged_rows_as_the_ranker_it_was(script, data_set, candidate, released):
+    model, _ = candidate
+    held_out = ranker_training.predict_split(model, data_set, "validation")
+    calibrators = ranker_training.fit_calibrators(held_out)
+    again = release_gate._logits_of_release(released / "ranker" / "1", data_set)
+    expected = calibrators.calibrated(held_out.logits)
+    assert again.keys() == expected.keys()
+    for head, values in again.items():
+        np.testing.assert_allclose(values, expected[head], rtol=1e-4, atol=1e-4)
+
+
+def test_a_spoiled_ranker_is_worse_on_the_rows_that_both_scored(
+    script, data_set, candidate, released
+):
+    model, _ = candidate
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(scale=0.3, size=variable.shape).astype(np.float32))
+    known = release_gate._released(released, data_set, model)
+    assert set(known.differences) == {"click", "engagement", "revenue"}
+    difference, error = known.differences["click"]
+    assert difference > error > 0
+    assert known.figures["click"]["labelled"] == data_set.num_rows("validation")
+
+
+def test_a_ranker_that_knows_nothing_is_refused_and_force_overrules(
+    script, data_set, candidate, tmp_path
+):
+    model, directory = candidate
+    change(directory, normalized_entropy=1.002)
+    gated, base = release_gate, tmp_path / "no-release"
+    with pytest.raises(errors.ReleaseRefusedError, match=r"nothing is published: click: .*1\.0020"):
+        gated.check(base, data_set, model, directory, force=False)
+    assert not base.exists()
+    forced = gated.check(base, data_set, model, directory, force=True)["gate"]
+    assert forced["forced"]
+    assert "1.0020" in forced["refusals"][0]
+
+
+@pytest.mark.parametrize("damage", ["foreign", "corrupt"])
+def test_another_release_is_compared_by_its_figures_and_a_broken_one_is_no_bar(
+    script, data_set, candidate, released, tmp_path, monkeypatch, damage
+):
+    model, directory = candidate
+    change(directory, normalized_entropy=0.99)
+    base = tmp_path / "bundle"
+    shutil.copytree(released / "manifests", base / "manifests")
+    if damage == "corrupt":
+        manifest.path_of(base, 1).write_text("{}")
+        note = "release 1 has no figures to be compared with"
+    else:
+        monkeypatch.setattr(data_set, "fingerprint", "another")
+        note = "release 1 was measured on other rows"
+    judged = release_gate.check(base, data_set, model, directory, force=False)
+    assert any(note in one for one in judged["gate"]["notes"])
+
+
+def test_figures_that_are_missing_are_told_how_to_get(script, data_set, candidate, tmp_path):
+    model, directory = candidate
+    path = directory / "ranker.json"
+    description = json.loads(path.read_text())
+    del description["validation"]
+    path.write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"has no figures .* run scripts/train_ranker\.py"):
+        release_gate.check(tmp_path, data_set, model, directory, force=True)
+
+
+def test_a_manifest_keeps_figures_and_verdict(released):
+    assert releases.latest(released) == 1
+    figures = manifest.read(released, 1).metrics["validation"]
+    assert set(figures["click"]) >= {"normalized_entropy", "calibration_ratio"}
+    assert gate.judge(figures, gate.Released(1, figures, {"click": (0.0, 0.0)})).notes == ()

@@ -1,0 +1,297 @@
+"""The impression log: what it holds, that it never harms an answer, and its join with feedback."""
+
+import asyncio
+import json
+import pathlib
+import threading
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import serving_fixtures
+
+from serving import errors, impressions, orchestrator, requests
+from serving.impressions import impression_log, impression_rows
+
+REQUEST = requests.Request(user={"country": "CH", "age": 33, "history": ["ad-3"]}, k=3)
+
+
+def valid(release, request=REQUEST):
+    return requests.Validator(release.manifest, 10, 1000).check(request)
+
+
+def answer(request_id="r", ad_ids=("ad-1", "ad-2", "ad-4"), **parts):
+    """An answer with given ads, of ascending propensities 0.1, 0.2, …"""
+    fields = {"advertiser": "a", "category": None, "price": 1.5, "tags": ["x", "y"]}
+    ads = [
+        requests.RankedAd(place + 1, ad, 0.5, 0.25, 0.125, 1.0, 0.75, fields, (place + 1) / 10)
+        for place, ad in enumerate(ad_ids)
+    ]
+    whole = {"degraded": None, "order": "utility", "absent_heads": [], "stage_ms": {}, **parts}
+    return requests.Answer(request_id=request_id, bundle_version=1, ads=ads, **whole)
+
+
+def written(directory):
+    return pa.concat_tables(
+        [pq.read_table(path) for path in sorted(directory.glob(impression_log.FILE_PATTERN))]
+    )
+
+
+def test_a_row_holds_the_ad_its_place_its_scores_and_the_request(tiny_bundle, tmp_path):
+    log = impression_log.ImpressionLog(tmp_path / "deep" / "log")
+    log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
+    log.close()
+    rows = written(tmp_path / "deep" / "log").to_pylist()
+    assert [row["_position"] for row in rows] == [0, 1, 2]
+    assert [row["_ad_id"] for row in rows] == ["ad-1", "ad-2", "ad-4"]
+    assert [row["_propensity"] for row in rows] == [0.1, 0.2, 0.3]
+    assert len({(row["_answer_id"], row["_time"]) for row in rows}) == 1
+    of_request = {"country": "CH", "device": None, "age": 33.0, "history": ["ad-3"]}
+    of_ad = {"advertiser": "a", "category": None, "price": 1.5, "tags": ["x", "y"]}
+    assert rows[1] == {
+        "_answer_id": rows[1]["_answer_id"],
+        "_request_id": "r",
+        "_time": rows[1]["_time"],
+        "_bundle_version": 1,
+        "_order": "utility",
+        "_degraded": None,
+        "_position": 1,
+        "_ad_id": "ad-2",
+        "_utility": 0.5,
+        "_click_probability": 0.25,
+        "_engagement_probability": 0.125,
+        "_expected_revenue": 1.0,
+        "_retrieval_score": 0.75,
+        "_propensity": 0.2,
+        "_weight_click": 1.0,
+        "_weight_engagement": 1.0,
+        "_weight_revenue": 1.0,
+        **of_request,
+        **of_ad,
+    }
+    assert log.status()["written_rows"] == 3
+    assert [path.name for path in (tmp_path / "deep" / "log").glob(".*")] == []
+
+
+def test_answers_of_the_orchestrator_are_logged_degraded_ones_too(tiny_bundle, tmp_path):
+    address = f"127.0.0.1:{serving_fixtures.free_port()}"
+    log = impression_log.ImpressionLog(tmp_path)
+
+    async def main():
+        service = serving_fixtures.make_orchestrator(tiny_bundle, address)
+        service = orchestrator.Orchestrator(
+            tiny_bundle, service._client, service.config, impressions=log
+        )
+        try:
+            return await service.recommend_batch([REQUEST, requests.Request(k=2)])
+        finally:
+            await service.close()
+
+    answers = asyncio.run(main())
+    log.close()
+    rows = written(tmp_path).to_pylist()
+    expected = [(a.request_id, ad.ad_id, ad.retrieval_score) for a in answers for ad in a.ads]
+    assert len(expected) == 5
+    assert [(r["_request_id"], r["_ad_id"], r["_retrieval_score"]) for r in rows] == expected
+    assert {row["_order"] for row in rows} == {"retrieval"}
+    assert all(address in row["_degraded"] and row["_utility"] is None for row in rows)
+
+
+def test_files_are_written_by_size_and_by_age(tiny_bundle, tmp_path):
+    config = impression_log.ImpressionLogConfig(rows_per_file=800, seconds_per_file=600)
+    log = impression_log.ImpressionLog(tmp_path, config)
+    request = valid(tiny_bundle)
+    for number in range(400):
+        log.record(tiny_bundle.manifest, request, answer(str(number)))
+    log.close()
+    # Batches of at least 400 rows, of whole answers: 402; a file has two, 804 rows; 1200 - 804.
+    sizes = sorted(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet"))
+    assert sizes == [396, 804]
+    config = impression_log.ImpressionLogConfig(seconds_per_file=0.01)
+    log = impression_log.ImpressionLog(tmp_path / "aged", config)
+    log.record(tiny_bundle.manifest, request, answer())
+    appeared = threading.Event()
+    for _ in range(1000):
+        if list((tmp_path / "aged").glob(impression_log.FILE_PATTERN)):
+            break
+        appeared.wait(0.01)
+    assert written(tmp_path / "aged").num_rows == 3
+    log.close()
+
+
+def test_what_does_not_fit_the_queue_is_dropped_and_counted(tiny_bundle, tmp_path):
+    log = impression_log.ImpressionLog(tmp_path, impression_log.ImpressionLogConfig(max_queued=5))
+    request = valid(tiny_bundle)
+    recorded = 0
+    # Faster than the thread looks at the queue.
+    while log.status()["dropped_answers"] < 10 and recorded < 100_000:
+        log.record(tiny_bundle.manifest, request, answer())
+        recorded += 1
+    log.close()
+    status = log.status()
+    assert status["dropped_answers"] == 10
+    assert status["written_rows"] == 3 * (recorded - 10)
+    assert status["queued_answers"] == 0
+
+
+def test_a_directory_that_cannot_be_written_costs_rows_not_answers(tiny_bundle, tmp_path):
+    directory = tmp_path / "log"
+    config = impression_log.ImpressionLogConfig(rows_per_file=400, seconds_per_file=600)
+    log = impression_log.ImpressionLog(directory, config)
+    directory.rmdir()
+    request = valid(tiny_bundle)
+    for _ in range(400):
+        log.record(tiny_bundle.manifest, request, answer())
+    log.close()
+    status = log.status()
+    assert "No such file or directory" in status["problem"]
+    assert status["written_rows"] == 0
+    assert status["dropped_rows"] > 0
+    with pytest.raises(errors.ImpressionLogError, match="expected a directory to write"):
+        impression_log.ImpressionLog("/proc/nothing")
+
+
+def test_a_file_that_another_process_renames_meanwhile_is_no_fault(tmp_path, monkeypatch):
+    (tmp_path / ".gone.partial").touch()
+    monkeypatch.setattr(impression_log, "_ABANDONED_SECONDS", -1.0)
+    glob = pathlib.Path.glob
+
+    def glob_and_lose(directory, pattern):
+        found = list(glob(directory, pattern))
+        (tmp_path / ".gone.partial").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(pathlib.Path, "glob", glob_and_lose)
+    impression_log.ImpressionLog(tmp_path).close()
+
+
+def test_rows_wait_for_a_directory_that_comes_back(tiny_bundle, tmp_path):
+    directory = tmp_path / "log"
+    log = impression_log.ImpressionLog(
+        directory, impression_log.ImpressionLogConfig(seconds_per_file=0.02)
+    )
+    directory.rmdir()
+    log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
+    pause = threading.Event()
+    for _ in range(500):
+        if log.status()["problem"]:
+            break
+        pause.wait(0.01)
+    assert log.status()["problem"]
+    directory.mkdir()
+    log.close()
+    assert written(directory).num_rows == 3
+    assert log.status()["problem"] is None
+
+
+@pytest.fixture
+def log_files(tiny_bundle, tmp_path):
+    """Three answers in two files: r1, r2, and r1 again."""
+    times = iter([100.0, 200.0, 300.0])
+    for group in (["r1", "r2"], ["r1"]):
+        shown = [
+            impression_rows.Shown(valid(tiny_bundle).values, {}, answer(name), next(times))
+            for name in group
+        ]
+        table = pa.Table.from_batches([impression_rows.batch(tiny_bundle.manifest, shown)])
+        pq.write_table(table, tmp_path / f"impressions-{group[0]}-{len(group)}.parquet")
+    return sorted(tmp_path.glob("impressions-*"))
+
+
+def join(log_files, events, tmp_path, **options):
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    joined = impressions.join_feedback(log_files, [path], tmp_path / "shown.parquet", **options)
+    return joined, pq.read_table(tmp_path / "shown.parquet").sort_by(
+        [("_time", "ascending"), ("_position", "ascending")]
+    )
+
+
+def test_feedback_meets_the_ad_that_it_names(log_files, tmp_path):
+    events = [
+        {"request_id": "r2", "ad_id": "ad-1", "click": 1},
+        {"request_id": "r2", "ad_id": "ad-1", "revenue": 2.5},
+        {"request_id": "r2", "ad_id": "ad-1", "revenue": 0.5, "click": False},
+        {"request_id": "r1", "ad_id": "ad-4", "click": 1},
+        {"request_id": "r9", "ad_id": "ad-4", "click": 1},
+    ]
+    joined, table = join(log_files, events, tmp_path)
+    # r1 was shown at 100 and again at 300, which gets its click.
+    assert table["_time"].to_pylist() == [100.0] * 3 + [200.0] * 3 + [300.0] * 3
+    assert table["_click"].to_pylist() == [0, 0, 0, 1, 0, 0, 0, 0, 1]
+    assert table["_revenue"].to_pylist() == [0, 0, 0, 3, 0, 0, 0, 0, 0]
+    assert table["_propensity"].to_pylist() == [0.1, 0.2, 0.3] * 3
+    assert (joined.rows, joined.requests, joined.repeated) == (9, 3, 1)
+    assert (joined.events, joined.matched, joined.unmatched) == (5, 4, 1)
+    assert joined.totals == {"click": 2.0, "revenue": 3.0}
+    assert (joined.schema["click"], joined.schema["engagement"]) == ("_click", None)
+
+
+def test_young_impressions_are_left_out_when_asked(log_files, tmp_path):
+    events = [{"request_id": "r1", "ad_id": "ad-1", "click": 1}]
+    joined, table = join(log_files, events, tmp_path, min_age_seconds=150)
+    # The latest is of 300: what is later than 150 is young.
+    assert table["_time"].to_pylist() == [100.0] * 3
+    assert (joined.rows, joined.young) == (3, 6)
+    with pytest.raises(errors.ImpressionLogError, match="older than 900 s before the latest"):
+        join(log_files, events, tmp_path, min_age_seconds=900)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_events_come_in_other_files_too(log_files, tmp_path, ending):
+    columns = {"request_id": ["r2", "r2"], "ad_id": ["ad-1", "ad-2"], "click": [1, 0]}
+    path = tmp_path / f"events.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.table(columns), path)
+    else:
+        mark = "," if ending == "csv" else "\t"
+        rows = [
+            list(columns),
+            *([str(v) for v in row] for row in zip(*columns.values(), strict=True)),
+        ]
+        path.write_text("\n".join(mark.join(row) for row in rows))
+    joined = impressions.join_feedback(log_files, [path], tmp_path / "shown.parquet")
+    assert (joined.matched, joined.totals) == (2, {"click": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("e.jsonl", "{", "e.jsonl, line 1: expected a JSON object, got no JSON"),
+        ("e.jsonl", "\n[1]", "e.jsonl, line 2: expected a JSON object, got '[1]'"),
+        ("e.jsonl", '{"ad_id": "a", "click": 1}', "line 1: expected request_id as a string or"),
+        ("e.jsonl", '{"request_id": "r", "ad_id": 1, "click": "1"}', "expected click as a finite"),
+        ("e.jsonl", '{"request_id": "r", "ad_id": "a"}', "expected events with a column click"),
+        ("e.csv", "request_id,click\nr,1", "expected events with request_id and ad_id, got"),
+        ("e.csv", "request_id,ad_id,click\nr,a,1\nr,a,2", "event 2: expected 0 or 1 as click, got"),
+        ("e.csv", "request_id,ad_id,click\nr,a,0.5", "expected 0 or 1 as click, got 0.5"),
+        ("e.csv", "request_id,ad_id,click,revenue\nr,a,1,-1", "a number from 0 as revenue, got -1"),
+        ("e.csv", "request_id,ad_id,click\nr,a,yes", "expected click as a number, got string"),
+        ("e.csv", "", "expected events as JSON lines"),
+        ("e.parquet", "text", "expected events as JSON lines"),
+    ],
+)
+def test_malformed_events_are_refused(log_files, tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(errors.ImpressionLogError) as refused:
+        impressions.join_feedback(log_files, [tmp_path / name], tmp_path / "shown.parquet")
+    assert message in str(refused.value)
+    with pytest.raises(errors.ImpressionLogError, match="expected a file of events, got none"):
+        impressions.join_feedback(log_files, [tmp_path / "none.csv"], tmp_path / "shown.parquet")
+    assert not (tmp_path / "shown.parquet").exists()
+
+
+def test_files_that_are_no_impression_log_are_refused(log_files, tmp_path):
+    events = tmp_path / "events.csv"
+    events.write_text("request_id,ad_id,click\nr1,ad-1,1")
+    other = tmp_path / "other.parquet"
+    for content, message in (
+        (pa.table({"x": [1]}), "got another Parquet file"),
+        (pq.read_table(log_files[0]).drop_columns("price"), "expected the column 'price'"),
+    ):
+        pq.write_table(content, other)
+        with pytest.raises(errors.ImpressionLogError, match=message):
+            impressions.join_feedback([*log_files, other], [events], tmp_path / "shown.parquet")
+    other.write_bytes(b"PAR1")
+    with pytest.raises(errors.ImpressionLogError, match="cannot be read as a file of the impr"):
+        impressions.join_feedback([other], [events], tmp_path / "shown.parquet")

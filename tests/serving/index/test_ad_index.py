@@ -1,0 +1,228 @@
+import dataclasses
+import pathlib
+
+import faiss
+import index_fixtures
+import numpy as np
+import pyarrow as pa
+import pytest
+import serving_fixtures
+
+from serving import errors
+from serving.index import ad_index, kinds
+
+KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_recall_against_exact_search_is_high_after_saving(kind, tmp_path):
+    embeddings = index_fixtures.clustered(3000)
+    built = ad_index.build_index(
+        embeddings, ad_index.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
+    )
+    index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
+    assert index.kind == kind
+    assert index.search_parameters() == built.searcher.search_parameters()
+    recall = ad_index.recall_against_exact(index, embeddings, index_fixtures.clustered(60), 500)
+    assert recall == 1.0 if kind == "Flat" else recall >= 0.98
+
+
+def test_exact_scores_and_order_by_hand(tmp_path):
+    embeddings = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
+    index = ad_index.AdIndex.open(index_fixtures.save(ad_index.build_index(embeddings), tmp_path))
+    scores, rows = index.search(np.array([[0, 1], [1, 0]], dtype=np.float32), 2)
+    # Inner products with (0, 1): 0, 1, 0.8; with (1, 0): 1, 0, 0.6.
+    assert rows.tolist() == [[1, 2], [0, 2]]
+    assert rows.dtype == np.int64
+    np.testing.assert_allclose(scores, [[1.0, 0.8], [1.0, 0.6]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_ads", [1, 3, 100])
+def test_tiny_catalogues_give_all_their_ads(kind, num_ads, tmp_path):
+    built = ad_index.build_index(index_fixtures.clustered(num_ads), ad_index.IndexConfig(kind=kind))
+    index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
+    scores, rows = index.search(index_fixtures.clustered(4), 500)
+    assert scores.shape == rows.shape == (4, num_ads)
+    assert all(sorted(row) == list(range(num_ads)) for row in rows.tolist())
+    if kind in ("IVF", "IVFPQ"):
+        assert index.kind == built.manifest_index(1.0)["kind"] == "Flat"
+        assert built.build_parameters["fallback"] == f"{kind} needs 1024 ads, there are {num_ads}"
+
+
+@pytest.mark.parametrize("kind", ["IVF", "IVFPQ", "HNSW"])
+@pytest.mark.parametrize("k", [500, 2000, 10_000])
+def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
+    embeddings = index_fixtures.clustered(2000)
+    config = ad_index.IndexConfig(kind=kind, num_probes=1, search_width=1, num_neighbours=2)
+    searcher = ad_index.build_index(embeddings, config).searcher
+    scores, rows = searcher.search(index_fixtures.clustered(7), k)
+    assert rows.shape == (7, min(k, 2000))
+    assert (rows >= 0).all()
+    assert all(len(set(row)) == len(row) for row in rows.tolist())
+    assert np.isfinite(scores).all()
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_an_index_chosen_at_many_ads_is_good_where_few_are_wanted():
+    embeddings, queries = np.split(index_fixtures.clustered(20_200, dimension=64), [20_000])
+    config = ad_index.IndexConfig(kind="IVFPQ", target_recall=0.97)
+    index = ad_index.build_index(embeddings, config, tuning_queries=queries[:100]).searcher
+    exact = np.argsort(-(queries[100:] @ embeddings.T), axis=1)
+    for k in (500, 50, 10):
+        found = index.search(queries[100:], k)[1]
+        pairs = zip(found, exact[:, :k], strict=True)
+        assert np.mean([np.isin(*pair).mean() for pair in pairs]) > 0.9
+
+
+def test_ads_that_codes_do_not_tell_apart_are_all_found():
+    # Fast scan leaves codes of the least score out: of equal ads, all of them.
+    same = np.repeat(np.eye(1, 8, dtype=np.float32), 1200, axis=0)
+    line = np.random.default_rng(0).normal(size=(1200, 1)).astype(np.float32)
+    for ads in (same, np.zeros((1200, 8), np.float32), line):
+        searcher = ad_index.build_index(ads, ad_index.IndexConfig(kind="IVFPQ")).searcher
+        for queries, k in [(ads[:1], 500), (ads[:3], 500), (ads[:1], 1200), (ads[:3], 1200)]:
+            scores, rows = searcher.search(queries, k)
+            assert rows.min() >= 0
+            assert [len(set(found)) for found in rows.tolist()] == [k] * len(queries)
+            assert (np.diff(scores, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_finds_what_its_queries_find_alone(kind):
+    searcher = ad_index.build_index(
+        index_fixtures.clustered(3000), ad_index.IndexConfig(kind=kind)
+    ).searcher
+    queries = index_fixtures.clustered(9)
+    _, together = searcher.search(queries, 50)
+    alone = [searcher.search(query[None], 50)[1][0] for query in queries]
+    assert together.tolist() == np.stack(alone).tolist()
+
+
+def test_an_l2_index_is_refused(tmp_path):
+    index_fixtures.save(ad_index.build_index(index_fixtures.clustered(10)), tmp_path)
+    index = faiss.IndexFlatL2(32)
+    index.add(index_fixtures.clustered(10))
+    faiss.write_index(index, str(tmp_path / "index.faiss"))
+    with pytest.raises(errors.AdIndexError, match="expected an inner-product index"):
+        ad_index.AdIndex.open(tmp_path)
+
+
+def test_files_of_different_length_are_refused(tmp_path):
+    built = ad_index.build_index(index_fixtures.clustered(10))
+    with pytest.raises(errors.AdIndexError, match=r"as many .* got \(10, 9, 10\)"):
+        index_fixtures.save(built, tmp_path, ad_features=serving_fixtures.ad_features(9))
+    index_fixtures.save(built, tmp_path)
+    np.save(tmp_path / "ad_features.npy", serving_fixtures.ad_features(9))
+    with pytest.raises(errors.AdIndexError, match=r"got \(10, 9, 10\)"):
+        ad_index.AdIndex.open(tmp_path)
+
+
+def test_an_ad_id_given_twice_is_refused(tmp_path):
+    ads = pa.table({ad_index.AD_ID: ["a", "a", "b"]})
+    with pytest.raises(errors.AdIndexError, match="ad_id__ with 3 different values"):
+        index_fixtures.save(ad_index.build_index(index_fixtures.clustered(3)), tmp_path, ads=ads)
+
+
+def test_an_unreadable_index_is_named(tmp_path):
+    index_fixtures.save(ad_index.build_index(index_fixtures.clustered(3)), tmp_path)
+    (tmp_path / "index.faiss").write_bytes(b"no index")
+    with pytest.raises(errors.AdIndexError, match="cannot be opened"):
+        ad_index.AdIndex.open(tmp_path)
+
+
+def test_an_empty_features_file_is_named(tmp_path):
+    index_fixtures.save(ad_index.build_index(index_fixtures.clustered(3)), tmp_path)
+    (tmp_path / "ad_features.npy").write_bytes(b"")
+    with pytest.raises(errors.AdIndexError, match="cannot be opened"):
+        ad_index.AdIndex.open(tmp_path)
+
+
+def test_bad_embeddings_are_refused():
+    with pytest.raises(errors.AdIndexError, match="N ≥ 1"):
+        ad_index.build_index(np.zeros((0, 4), np.float32))
+    embeddings = index_fixtures.clustered(5)
+    embeddings[3, 1] = np.nan
+    with pytest.raises(errors.AdIndexError, match="embedding of ad 3 is not finite"):
+        ad_index.build_index(embeddings)
+
+
+def test_config_errors_name_the_field():
+    with pytest.raises(ValueError, match="kind: expected one of"):
+        ad_index.IndexConfig(kind="LSH")
+    with pytest.raises(ValueError, match="num_probes: expected a positive integer"):
+        ad_index.IndexConfig(num_probes=0)
+    with pytest.raises(ValueError, match="num_codes: expected a divisor of the dimension 32"):
+        ad_index.build_index(
+            index_fixtures.clustered(2000), ad_index.IndexConfig(kind="IVFPQ", num_codes=7)
+        )
+
+
+def test_k_must_be_positive():
+    with pytest.raises(ValueError, match="k: expected a positive integer"):
+        ad_index.build_index(index_fixtures.clustered(3)).searcher.search(
+            index_fixtures.clustered(1), 0
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_that_is_not_finite_is_refused(kind):
+    searcher = ad_index.build_index(
+        index_fixtures.clustered(2000), ad_index.IndexConfig(kind=kind)
+    ).searcher
+    with pytest.raises(errors.AdIndexError, match="finite query embeddings"):
+        searcher.search(np.full((1, 32), np.nan, np.float32), 5)
+
+
+def test_features_and_display_follow_the_catalogue(tiny_bundle):
+    index = tiny_bundle.ad_index
+    rows = np.array([[0, 299], [7, 7]])
+    expected = serving_fixtures.ad_features()[rows]
+    assert index.features(rows).tolist() == expected.tolist()
+    assert index.features(rows).dtype == np.int32
+    assert index.ad_ids(np.array([299, 0])) == ["ad-299", "ad-0"]
+    assert index.display(np.array([7, 11])) == [
+        # 7 % 9, 7 % 4; every seventh price is NaN, which JSON lacks. 7 % 3 = 1, 11 % 3 = 2.
+        {"advertiser": "advertiser-7", "category": "c3", "price": None, "tags": []},
+        {"advertiser": "advertiser-2", "category": "c3", "price": 5.5, "tags": ["new", "t11"]},
+    ]
+
+
+def test_default_parameters_at_a_million_ads():
+    kind, build = kinds.resolve(ad_index.IndexConfig(), 1_000_000, 256)
+    assert kind == "IVFPQ"
+    # The power of two below 4 * sqrt(1e6) = 4000; one code for two dimensions.
+    assert build["factory"] == "OPQ128,IVF2048,PQ128x4fs,Refine(SQ8)"
+
+
+def test_the_config_is_plain_data():
+    config = ad_index.IndexConfig(kind="HNSW")
+    assert ad_index.IndexConfig(**dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("storage", ["float", "SQ8"])
+def test_an_opened_index_is_mapped_and_finds_the_same(kind, storage, tmp_path):
+    built = ad_index.build_index(
+        index_fixtures.clustered(3000), ad_index.IndexConfig(kind=kind, storage=storage)
+    )
+    index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
+    queries = index_fixtures.clustered(9)
+    expected = built.searcher.search(queries, 100)
+    found = index.search(queries, 100)
+    assert found[1].tolist() == expected[1].tolist()
+    np.testing.assert_array_equal(found[0], expected[0])
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists():
+        assert str(tmp_path / "index.faiss") in maps.read_text()
+
+
+def test_a_cut_index_file_is_refused(tmp_path):
+    index_fixtures.save(
+        ad_index.build_index(index_fixtures.clustered(3000), ad_index.IndexConfig(kind="IVFPQ")),
+        tmp_path,
+    )
+    path = tmp_path / "index.faiss"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(errors.AdIndexError, match="cannot be opened"):
+        ad_index.AdIndex.open(tmp_path)

@@ -1,0 +1,101 @@
+import concurrent.futures
+import tracemalloc
+
+import faiss
+import numpy as np
+import pytest
+
+from serving import errors
+from serving.index import index_build, index_file, kinds, refinement, search
+
+
+def unit(num_rows, dimension=32, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(num_rows, dimension))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def refined(kept, num_ads=2000, **options):
+    config = kinds.IndexConfig(kind="IVFPQ", refine=kept, num_probes=64, **options)
+    return index_build.build(unit(num_ads), config)[0]
+
+
+@pytest.mark.parametrize("kept", kinds.REFINEMENTS)
+def test_the_best_codes_are_ordered_by_the_vectors_kept(kept):
+    index = refined(kept, refine_factor=3.0)
+    queries = unit(20, seed=1)
+    scores, rows = refinement.Refinement(index).search(queries, 200)
+    _, candidates = index.base_index.search(queries, 600)
+    vectors = faiss.downcast_index(index.refine_index).reconstruct_n(0, 2000)
+    for query, found, own, own_scores in zip(queries, candidates, rows, scores, strict=True):
+        expected = vectors[found] @ query
+        order = np.argsort(-expected)[:200]
+        np.testing.assert_allclose(own_scores, expected[order], atol=2e-6)
+        # Sums in another order: a few ads with almost the same score change places.
+        assert (own == found[order]).mean() >= 0.99
+
+
+def test_scores_of_kept_floats_are_the_inner_products():
+    index = refined("RFlat")
+    ads, query = unit(2000), unit(1, seed=3)[0]
+    rows = np.array([5, 1999, 5, 0])
+    scores = refinement.Refinement(index).scores(query, rows)
+    np.testing.assert_allclose(scores, ads[rows] @ query, atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", kinds.REFINEMENTS)
+def test_vectors_of_a_mapped_file_are_not_copied_wherever_they_begin(kept, tmp_path):
+    index = refined(kept, num_ads=20_000, num_lists=64)
+    whole = faiss.downcast_index(index.refine_index).codes.size()
+    query, rows = unit(1, seed=3)[0], np.arange(0, 20_000, 7)
+    expected = refinement.Refinement(index).scores(query, rows)
+    faiss.write_index(index, str(tmp_path / "index.faiss"))
+    scorer = refinement.Refinement(index_file.read_index(tmp_path / "index.faiss"))
+    scorer.scores(query, rows)
+    tracemalloc.start()
+    scores = scorer.scores(query, rows)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < whole / 4
+    np.testing.assert_array_equal(scores, expected)
+
+
+def test_scores_are_the_same_however_many_are_asked_for():
+    # More rows than one block holds: 2**17 / 32 floats = 4,096 rows.
+    scorer = refinement.Refinement(refined("SQ8"))
+    query, rows = unit(1, seed=4)[0], np.tile(np.arange(2000), 5)
+    together = scorer.scores(query, rows)
+    np.testing.assert_allclose(together[:2000], together[2000:4000], atol=1e-6)
+    np.testing.assert_allclose(together[7], scorer.scores(query, rows[7:8])[0], atol=1e-6)
+
+
+def test_searches_beside_each_other_do_not_mix():
+    scorer = refinement.Refinement(refined("SQ8"))
+    queries = unit(200, seed=5)
+    alone = [scorer.search(query[None], 50)[1][0].tolist() for query in queries]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda q: scorer.search(q[None], 50)[1][0].tolist(), queries))
+    assert together == alone
+
+
+def test_fewer_ads_in_the_probed_cells_leave_minus_one():
+    index = refined("SQ8")
+    faiss.extract_index_ivf(index).nprobe = 1
+    scores, rows = refinement.Refinement(index).search(unit(3, seed=6), 1000)
+    assert (rows[:, -1] == -1).all()
+    assert np.isneginf(scores[rows == -1]).all()
+    assert np.isfinite(scores[rows >= 0]).all()
+
+
+def test_batches_of_several_threads_find_what_one_thread_finds():
+    index = refined("SQ8")
+    queries = unit(31, seed=7)
+    one = search.Searcher(index, 1).search(queries, 50)
+    two = search.Searcher(index, 2).search(queries, 50)
+    assert one[1].tolist() == two[1].tolist()
+
+
+def test_other_kept_vectors_are_refused():
+    index = faiss.index_factory(32, "IVF16,PQ16x4fs,Refine(SQ6)", faiss.METRIC_INNER_PRODUCT)
+    index.train(unit(2000))
+    with pytest.raises(errors.AdIndexError, match="refined with SQ8, SQbf16, SQfp16 or RFlat"):
+        search.Searcher(index)

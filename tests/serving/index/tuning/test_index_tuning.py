@@ -1,0 +1,179 @@
+import dataclasses
+import json
+
+import faiss
+import numpy as np
+import pytest
+
+from serving.index import ad_index, exact_search, index_build
+from serving.index import kinds as index_kinds
+from serving.index.tuning import index_choice, index_recall, index_trials
+
+CONFIG = index_kinds.IndexConfig(num_candidates=20, latency_budget_ms=None)
+
+
+def clustered(num_rows, seed=0, dimension=16):
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(30, dimension))
+    points = centres[rng.integers(0, 30, num_rows)] + 0.5 * rng.normal(size=(num_rows, dimension))
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def trial(recall, p99_ms, megabytes, kind="IVFPQ", recall_error=0.0):
+    config = dataclasses.replace(CONFIG, kind=kind)
+    return index_trials.Trial(
+        f"{recall} {p99_ms} {megabytes}", config, recall, recall_error, p99_ms, p99_ms, megabytes,
+        1.0, 100,
+    )  # fmt: skip
+
+
+def targets(**options):
+    return dataclasses.replace(CONFIG, target_recall=0.9, **options)
+
+
+def test_the_fastest_that_reaches_the_recall_is_chosen():
+    trials = [trial(0.95, 3, 10), trial(0.91, 2, 10), trial(0.89, 1, 10)]
+    chosen, verdict = index_choice.choose(trials, targets())
+    assert chosen is trials[1]
+    assert "meet the targets" in verdict
+
+
+def test_recall_must_be_reached_by_more_than_its_standard_error():
+    trials = [trial(0.95, 3, 10, recall_error=0.01), trial(0.905, 2, 10, recall_error=0.01)]
+    assert index_choice.choose(trials, targets())[0] is trials[0]
+
+
+def test_exact_search_is_chosen_where_it_is_in_time():
+    trials = [trial(1.0, 3, 10, kind="Flat"), trial(0.95, 1, 10)]
+    assert index_choice.choose(trials, targets(latency_budget_ms=3.0))[0] is trials[0]
+    assert index_choice.choose(trials, targets(latency_budget_ms=2.0))[0] is trials[1]
+
+
+def test_a_latency_that_none_keeps_is_said_and_the_fastest_chosen():
+    trials = [trial(0.95, 3, 10), trial(0.92, 2, 10), trial(0.5, 0.1, 10)]
+    chosen, verdict = index_choice.choose(trials, targets(latency_budget_ms=1.0))
+    assert chosen is trials[1]
+    assert verdict.startswith("no index reaches recall 0.9 within 1 ms")
+
+
+def test_a_recall_that_none_reaches_is_said_and_the_highest_chosen():
+    trials = [trial(0.7, 1, 10), trial(0.8, 2, 10)]
+    chosen, verdict = index_choice.choose(trials, targets())
+    assert chosen is trials[1]
+    assert verdict.startswith("no index reaches recall 0.9")
+
+
+def test_the_memory_limit_is_hard():
+    trials = [trial(0.95, 1, 20), trial(0.8, 2, 10)]
+    assert index_choice.choose(trials, targets(memory_limit_mb=15.0))[0] is trials[1]
+    chosen, verdict = index_choice.choose(trials, targets(memory_limit_mb=5.0))
+    assert chosen is trials[1]
+    assert verdict.startswith("no index is within 5 MB")
+
+
+def test_the_pareto_table_leaves_out_what_another_beats():
+    best, beaten, smaller = trial(0.9, 1, 10), trial(0.9, 2, 10), trial(0.8, 2, 5)
+    assert index_choice.pareto_front([best, beaten, smaller]) == [smaller, best]
+
+
+def test_the_choice_is_measured_with_queries_that_did_not_choose():
+    ads, queries = clustered(3000), clustered(61, seed=1)
+    tried = [dataclasses.replace(CONFIG, kind="IVFPQ")]
+    choice = index_choice.tune_index(ads, queries, CONFIG, tried)
+    # 61 queries: 0, 2, … 60 choose, 1, 3, … 59 are held out.
+    assert choice.chosen.num_queries == 31
+    assert choice.held_out.num_queries == 30
+    recall = index_recall.recall_against_exact(choice.structure.searcher, ads, queries[1::2], 20)
+    assert choice.held_out.recall == pytest.approx(recall)
+    assert choice.held_out.recall > 0.95
+    assert json.loads(json.dumps(choice.summary()))["held_out"]["recall"] == pytest.approx(recall)
+
+
+def test_the_chosen_config_builds_the_same_search_again():
+    ads, queries = clustered(3000), clustered(40, seed=1)
+    choice = index_choice.tune_index(
+        ads, queries, CONFIG, [dataclasses.replace(CONFIG, kind="IVFPQ")]
+    )
+    again = ad_index.build_index(ads, choice.chosen.config).searcher
+    assert again.search_parameters() == choice.structure.searcher.search_parameters()
+    assert again.search(queries, 20)[1].tolist() == choice.structure.searcher.search(
+        queries, 20
+    )[1].tolist()  # fmt: skip
+
+
+def test_auto_is_exact_for_small_catalogues_and_the_manifest_says_how_it_was_chosen():
+    built = ad_index.build_index(clustered(500), tuning_queries=clustered(20, seed=1))
+    index = built.manifest_index(1.0)
+    assert index["kind"] == "Flat"
+    assert index["build"]["tuning"]["held_out"]["recall"] == 1.0
+    assert index["build"]["tuning"]["trials"] == 1
+
+
+def test_auto_tries_cells_and_codes_beyond():
+    kinds = [(c.kind, c.storage) for c in index_choice.structures(CONFIG, 50_000)]
+    assert kinds == [("Flat", "float"), ("IVF", "SQ8"), ("IVFPQ", "float")]
+    large = [(c.kind, c.refine) for c in index_choice.structures(CONFIG, 1_000_000)]
+    assert large == [("IVFPQ", "SQ8"), ("IVFPQ", "SQbf16")]
+
+
+def test_one_query_cannot_choose_and_be_held_out():
+    with pytest.raises(ValueError, match="at least 2 query embeddings, got 1"):
+        index_choice.tune_index(clustered(50), clustered(1), CONFIG)
+
+
+@pytest.mark.parametrize("kind", ["IVF", "IVFPQ", "HNSW"])
+def test_the_same_seed_gives_the_same_bytes(kind):
+    config = index_kinds.IndexConfig(kind=kind, storage="SQ8")
+    first, second = (index_build.build(clustered(25_000), config)[0] for _ in range(2))
+    assert faiss.serialize_index(first).tobytes() == faiss.serialize_index(second).tobytes()
+    other = index_build.build(clustered(25_000), dataclasses.replace(config, seed=1))[0]
+    if kind != "HNSW":
+        assert faiss.serialize_index(other).tobytes() != faiss.serialize_index(first).tobytes()
+
+
+def test_added_in_chunks_it_is_the_index_built_at_once():
+    ads = clustered(5000)
+    config = index_kinds.IndexConfig(kind="IVFPQ")
+    whole = index_build.build(ads, config)[0]
+    index, _, _ = index_build.train_index(ads, config, len(ads))
+    for start in range(0, 5000, 1700):
+        index_build.add_vectors(index, ads[start : start + 1700])
+    assert faiss.serialize_index(index).tobytes() == faiss.serialize_index(whole).tobytes()
+
+
+def test_the_size_is_that_of_the_saved_file(tmp_path):
+    index = index_build.build(clustered(3000), index_kinds.IndexConfig(kind="IVFPQ"))[0]
+    faiss.write_index(index, str(tmp_path / "index.faiss"))
+    size = (tmp_path / "index.faiss").stat().st_size
+    assert index_build.megabytes(index) == pytest.approx(size / 1e6)
+
+
+def test_exact_rows_in_chunks_are_those_of_one_sort():
+    ads, queries = clustered(700), clustered(5, seed=2)
+    expected = np.argsort(-(queries @ ads.T), axis=1)[:, :20]
+    chunks = (ads[start : start + 64] for start in range(0, 700, 64))
+    assert exact_search.exact_rows(chunks, queries, 20).tolist() == expected.tolist()
+
+
+def test_a_gpu_that_is_not_there_is_said():
+    if getattr(faiss, "get_num_gpus", lambda: 0)():
+        pytest.skip("there is a GPU")
+    config = index_kinds.IndexConfig(kind="IVF", use_gpu=True)
+    with pytest.raises(ValueError, match="use_gpu: expected a faiss-gpu build and a GPU"):
+        index_build.build(clustered(2000), config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"storage": "SQ4"}, "storage: expected one of"),
+        ({"refine": "SQ6"}, "refine: expected one of"),
+        ({"latency_budget_ms": 0.0}, "latency_budget_ms: expected a positive number"),
+        ({"memory_limit_mb": -1.0}, "memory_limit_mb: expected a positive number"),
+        ({"target_recall": 1.5}, "target_recall: expected"),
+        ({"refine_factor": 0.5}, "refine_factor: expected at least 1"),
+    ],
+)
+def test_options_out_of_range_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        index_kinds.IndexConfig(**options)

@@ -1,0 +1,767 @@
+import asyncio
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import threading
+
+import numpy as np
+import pytest
+import scripts_in_forks
+import serving_fixtures
+
+from serving import client, errors, manifest, releases, requests
+from serving.live import journal, live_index, live_state
+from serving.releases import bundle
+
+NEW = {
+    "ad_id": "new-1",
+    "fields": {"advertiser": "advertiser-new", "category": "c9", "price": 7.5, "tags": ["x", "y"]},
+}
+
+
+@pytest.fixture
+def base(tiny_base, tmp_path):
+    return shutil.copytree(tiny_base, tmp_path / "bundles")
+
+
+@pytest.fixture
+def release(base, tiny_bundle):
+    """The tiny release over a base directory that the test may write to."""
+    return dataclasses.replace(tiny_bundle, base=base)
+
+
+def checked(filters):
+    return requests.FilterFields(serving_fixtures.AD_KINDS).check(filters)
+
+
+def embedding_of(view, ad_id):
+    """The embedding of an added ad, as the view holds it: a query that finds it first."""
+    snapshot = view._added
+    for place, (alive, embedding) in enumerate(
+        zip(snapshot.alive, snapshot.embeddings, strict=True)
+    ):
+        if alive and snapshot.take(np.array([place]))["__ad_id__"][0].as_py() == ad_id:
+            return embedding[None]
+    raise AssertionError(f"{ad_id} was not added")
+
+
+def found_ids(view, query, k=400, filters=None):
+    eligible = None if filters is None else view.eligible(checked(filters))
+    _, rows = view.search(query, k, eligible)
+    return view.ad_ids(rows[0])
+
+
+def query():
+    return serving_fixtures.ad_embeddings()[5:6]
+
+
+def test_without_updates_the_release_is_searched_as_it_is(release):
+    live = live_index.LiveIndex(release)
+    for mine, own in zip(
+        live.view().search(query(), 20), release.ad_index.search(query(), 20), strict=True
+    ):
+        np.testing.assert_array_equal(mine, own)
+    assert not (release.base / "live").exists()
+    assert live.status()["num_ads"] == 300
+
+
+def test_an_added_ad_is_found_by_a_matching_query_with_its_fields_and_features(release):
+    live = live_index.LiveIndex(release)
+    assert live.update([NEW]) == live_index.Applied(added=1, changed=0, removed=0, unknown=0)
+    view = live.view()
+    scores, rows = view.search(embedding_of(view, "new-1"), 3)
+    assert view.ad_ids(rows[0])[0] == "new-1"
+    assert rows[0, 0] == 300  # the first row after the release's
+    assert scores[0, 0] == pytest.approx(1.0, abs=1e-5)
+    assert view.display(rows[0])[0] == NEW["fields"]
+    # The ads beside it are the release's own.
+    own = release.ad_index.search(embedding_of(view, "new-1"), 2)[1]
+    np.testing.assert_array_equal(rows[0, 1:], own[0])
+    np.testing.assert_array_equal(view.features(rows)[0, 1:], release.ad_index.features(own)[0])
+    assert view.display(rows[0])[1:] == release.ad_index.display(own[0])
+
+
+def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features(release):
+    # Ad 5 is an ordinary one of the catalogue: the tower must give for its fields what it gave.
+    (fields,) = release.ad_index.display(np.array([5]))
+    live = live_index.LiveIndex(release)
+    live.update([{"ad_id": "twin", "fields": fields}])
+    scores, rows = live.view().search(query(), 2)
+    assert sorted(rows[0].tolist()) == [5, 300]
+    np.testing.assert_allclose(scores[0], [1.0, 1.0], atol=1e-5)
+    features = live.view().features(rows)
+    np.testing.assert_array_equal(features[0, 0], features[0, 1])
+
+
+def test_a_changed_ad_moves_and_is_there_once(release):
+    live = live_index.LiveIndex(release)
+    changed = {"ad_id": "ad-5", "fields": {"advertiser": "somebody else"}}
+    assert live.update([changed]).changed == 1
+    view = live.view()
+    ids = found_ids(view, query())
+    assert sorted(ids) == sorted(f"ad-{row}" for row in range(300))
+    assert ids[0] != "ad-5"
+    _, rows = view.search(embedding_of(view, "ad-5"), 1)
+    assert view.ad_ids(rows[0]) == ["ad-5"]
+    assert view.display(rows[0]) == [
+        {"advertiser": "somebody else", "category": None, "price": None, "tags": None}
+    ]
+    # Changed again: the old place is not found any more.
+    assert live.update([{**changed, "fields": {"advertiser": "advertiser-5"}}]).changed == 1
+    assert sorted(found_ids(live.view(), query())) == sorted(f"ad-{row}" for row in range(300))
+
+
+def test_a_removed_ad_never_comes_back_but_by_adding_it(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW])
+    assert live.update([], ["ad-5", "new-1", "ad-77777"]) == live_index.Applied(0, 0, 2, 1)
+    ids = found_ids(live.view(), query())
+    assert len(ids) == 299
+    assert not {"ad-5", "new-1"} & set(ids)
+    assert found_ids(live.view(), query(), filters={"allowed_ads": ["ad-5", "new-1"]}) == []
+    assert live.update([], ["ad-5"]) == live_index.Applied(0, 0, 0, 1)
+    assert live.update([NEW]).added == 1
+    assert found_ids(live.view(), query(), filters={"allowed_ads": ["ad-5", "new-1"]}) == ["new-1"]
+
+
+def test_filters_see_added_and_changed_ads(release):
+    live = live_index.LiveIndex(release)
+    live.update(
+        [
+            NEW,
+            {"ad_id": "new-2", "fields": {"advertiser": "advertiser-3", "price": 1}},
+            # Ad 3 was of advertiser 3.
+            {"ad_id": "ad-3", "fields": {"advertiser": "advertiser-new", "tags": ["y"]}},
+        ]
+    )
+    view = live.view()
+
+    def eligible(field, **parts):
+        return set(found_ids(view, query(), filters={"conditions": [{"field": field, **parts}]}))
+
+    assert eligible("advertiser", any_of=["advertiser-new"]) == {"new-1", "ad-3"}
+    threes = {f"ad-{row}" for row in range(12, 300, 9)} | {"new-2"}
+    assert eligible("advertiser", any_of=["advertiser-3"]) == threes
+    assert eligible("tags", all_of=["x", "y"]) == {"new-1"}
+    assert "ad-3" in eligible("price", none_of=[1.5])
+    # Prices are r / 2, without every seventh; ad 3 has none any more.
+    assert eligible("price", at_most=1) == {"ad-1", "ad-2", "new-2"}
+    everything = {f"ad-{row}" for row in range(300)} | {"new-1", "new-2"}
+    assert eligible("advertiser", none_of=["nobody"]) == everything
+
+
+def test_k_ads_come_while_there_are_k_among_release_and_added(release):
+    live = live_index.LiveIndex(release)
+    live.update([{"ad_id": f"new-{n}", "fields": {"price": n}} for n in range(20)])
+    live.update([], [f"ad-{row}" for row in range(290)])
+    scores, rows = live.view().search(query(), 50)
+    # Ten of the release and twenty added ones are left.
+    assert rows.shape == (1, 30)
+    assert len(set(rows[0].tolist())) == 30
+    assert (np.diff(scores) <= 0).all()
+    assert live.view().search(query(), 7)[1].shape == (1, 7)
+    assert live.status()["num_ads"] == 30
+
+
+@pytest.mark.parametrize(
+    ("ads", "message"),
+    [
+        ([{"fields": {}}], r"ads\[0\]: expected an object with ad_id and fields"),
+        (["ad"], r"ads\[0\]: expected an object with ad_id and fields, got 'ad' \(str\)"),
+        ([NEW, {**NEW, "more": 1}], r"ads\[1\]: expected an object with ad_id and fields"),
+        ([{"ad_id": None}], r"ads\[0\]\.ad_id: expected a string of 1 to 1024 bytes, got None"),
+        ([{"ad_id": ""}], r"ads\[0\]\.ad_id: expected a string of 1 to 1024 bytes, got ''"),
+        ([{"ad_id": "x" * 1025}], r"ads\[0\]\.ad_id: expected a string of 1 to 1024 bytes"),
+        ([{"ad_id": "a", "fields": [1]}], r"ads\[0\]\.fields: expected an object of field names"),
+        (
+            [NEW, {"ad_id": "a", "fields": {"pric": 1}}],
+            r"ads\[1\]\.fields: unknown field 'pric' \(str\); did you mean 'price'\? Ad fields",
+        ),
+        (
+            [{"ad_id": "a", "fields": {"price": "cheap"}}],
+            r"ads\[0\]\.fields\.price: expected a finite number or null, got 'cheap' \(str\)",
+        ),
+        (
+            [{"ad_id": "a", "fields": {"tags": "x"}}],
+            r"ads\[0\]\.fields\.tags: expected a list of strings or null, got 'x'",
+        ),
+        ([{"ad_id": "a", "fields": {"advertiser": 1.5}}], r"fields\.advertiser: expected a string"),
+        ([NEW, NEW], r"ads: expected each ad once, got 'new-1' twice"),
+        ([{**NEW, "ad_id": "ad-4"}], r"removed: expected other ads .* got 'ad-4' in both"),
+    ],
+)
+def test_a_bad_ad_is_refused_and_nothing_is_applied(release, ads, message):
+    live = live_index.LiveIndex(release)
+    with pytest.raises(errors.InvalidAdError, match=message):
+        live.update(ads, ["ad-4"])
+    assert live.view().num_added == live.view().num_removed == 0
+    assert not (release.base / "live").exists()
+    with pytest.raises(errors.InvalidAdError, match=r"removed\[1\]: expected a string of 1 to"):
+        live.update([NEW], ["ad-4", None])
+    assert live.view().num_ads == 300
+
+
+def test_updates_are_there_after_reopening_and_in_other_processes(release):
+    first, second = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    first.update([NEW], ["ad-5"])
+    assert second.view().num_added == 0
+    second.refresh()
+    second.update([{"ad_id": "new-2"}])
+    first.refresh()
+    third = live_index.LiveIndex(release)
+    for live in (first, second, third):
+        ids = found_ids(live.view(), query(), k=400)
+        assert len(ids) == 301
+        assert {"new-1", "new-2"} <= set(ids)
+        assert "ad-5" not in ids
+    one, other = (live.view().search(query(), 400) for live in (first, third))
+    np.testing.assert_array_equal(one[1], other[1])
+    np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_a_writer_sees_what_others_wrote_before_it_writes(release):
+    first, second = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    first.update([NEW])
+    # Without a refresh: it is a change, not an addition.
+    assert second.update([NEW]) == live_index.Applied(0, 1, 0, 0)
+    assert live_index.LiveIndex(release).view().num_added == 1
+
+
+def journal_path(release):
+    return release.base / "live" / "1" / "journal"
+
+
+@pytest.mark.parametrize("kept_bytes", [1, 3, 4, 12, 19, 20, 21, 500])
+def test_a_write_that_was_cut_short_is_dropped_and_all_before_it_holds(release, kept_bytes):
+    live = live_index.LiveIndex(release)
+    live.update([NEW])
+    path = journal_path(release)
+    whole = path.stat().st_size
+    live.update([], ["ad-5"])
+    content = path.read_bytes()
+    assert len(content) > whole + kept_bytes
+    path.write_bytes(content[: whole + kept_bytes])
+    reopened = live_index.LiveIndex(release)
+    assert reopened.view().num_added == 1
+    assert reopened.view().num_removed == 0
+    # The next writer cuts the rest off.
+    reopened.update([], ["ad-6"])
+    assert live_index.LiveIndex(release).view().num_removed == 1
+    assert not {"ad-6"} & set(found_ids(live_index.LiveIndex(release).view(), query()))
+
+
+def test_zeros_where_the_file_had_grown_before_a_crash_are_dropped(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW])
+    with journal_path(release).open("ab") as file:
+        file.write(bytes(300))
+    assert live_index.LiveIndex(release).view().num_added == 1
+
+
+@pytest.mark.parametrize("place", ["header", "first payload", "length", "payload", "checksum"])
+def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
+    writer, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    writer.update([NEW])
+    follower.refresh()
+    end = journal_path(release).stat().st_size
+    writer.update([], ["ad-5"])
+    writer.update([], ["ad-6"])
+    content = bytearray(journal_path(release).read_bytes())
+    # A record is 4 bytes of magic, 8 of length, 4 and 4 of checksums, then the payload.
+    positions = {
+        "header": 20,
+        "first payload": end - 40,
+        "length": end + 9,
+        "payload": end + 100,
+        "checksum": end + 13,
+    }
+    content[positions[place]] ^= 1
+    journal_path(release).write_bytes(content)
+    with pytest.raises(errors.LiveIndexError, match=r"journal is (damaged at byte|no journal)"):
+        live_index.LiveIndex(release)
+    if place == "first payload":
+        return
+    # What runs goes on as it was, says so, and writes nothing after the damage.
+    follower.refresh()
+    assert "Restore it from a copy" in follower.status()["problem"]
+    assert (follower.view().num_added, follower.view().num_removed) == (1, 0)
+    for _ in range(2):
+        with pytest.raises(errors.LiveIndexError, match="Restore it from a copy"):
+            follower.update([], ["ad-7"])
+    assert journal_path(release).read_bytes() == content
+
+
+def test_what_was_acknowledged_survives_a_kill(release):
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=_kill_target, args=(release.base, theirs))
+    child.start()
+    acknowledged = -1
+    for _ in range(30):
+        acknowledged = ours.recv()
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    while ours.poll():
+        acknowledged = ours.recv()
+    journal_records = journal_path(release)
+    with journal_records.open("rb") as file:
+        _, end = journal.first(file)
+        records, _ = journal.read(file, end)
+    assert len(records) >= acknowledged + 1
+
+
+def _kill_target(base, pipe):
+    path = base / "live" / "1" / "journal"
+    path.parent.mkdir(parents=True)
+    end = journal.create(path, [b"header"])
+    for number in range(1_000_000):
+        end = journal.append(path, os.urandom(20_000), end)
+        pipe.send(number)
+
+
+def test_the_updates_of_another_release_are_refused(release, tmp_path):
+    live_index.LiveIndex(release).update([NEW])
+    foreign = tmp_path / "foreign"
+    serving_fixtures.publish(foreign, serving_fixtures.Recipe(seed=7))
+    shutil.copytree(release.base / "live", foreign / "live")
+    with pytest.raises(
+        errors.LiveIndexError,
+        match=r"belongs to release 1 of training training-0 .* expected release 1 of training "
+        r"training-7",
+    ):
+        live_index.LiveIndex(bundle.load(foreign))
+
+
+def test_an_ad_tower_that_does_not_reproduce_the_catalogue_is_not_used(base):
+    release = bundle.verify(base, 1)
+    ads = {"rows": [0], "embeddings": np.roll(release.probes["ads"]["embeddings"], 1).tolist()}
+    changed = dataclasses.replace(release, probes={**release.probes, "ads": ads})
+    manifest.write(base, 1, manifest.encode(changed))
+    live = live_index.LiveIndex(bundle.load(base))
+    with pytest.raises(errors.ProbeMismatchError, match=r"ad_tower/1 does not reproduce .* differ"):
+        live.update([NEW])
+    assert live.view().num_added == 0
+    assert not (base / "live" / "1" / "journal").exists()
+
+
+def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
+    (tmp_path / "ads.jsonl").write_text(json.dumps(NEW) + "\n\n" + json.dumps({"ad_id": "ad-3"}))
+    (tmp_path / "ids.txt").write_text("ad-5\nad-6\nnobody\n")
+    done = scripts_in_forks.run(
+        "update_index.py",
+        f"--bundle={release.base}",
+        f"--add={tmp_path / 'ads.jsonl'}",
+        f"--remove={tmp_path / 'ids.txt'}",
+        "--measure_recall",
+    )
+    assert done.stdout.splitlines() == [
+        "release 1: 1 ads added, 1 changed, 2 removed, 1 were not there",
+        "recall at 500 of the live index: 1.0000",
+        "live: 299 ads; 2 of them added or changed, 3 of the release removed or changed",
+    ]
+    (tmp_path / "ads.csv").write_text("ad_id,tags,price\nc-1,a|b,2.5\nc-2,,\n")
+    scripts_in_forks.run(
+        "update_index.py", f"--bundle={release.base}", f"--add={tmp_path / 'ads.csv'}"
+    )
+    view = live_index.LiveIndex(release).view()
+    rows = np.array([302, 303])
+    assert view.ad_ids(rows) == ["c-1", "c-2"]
+    nothing = {"advertiser": None, "category": None, "price": None, "tags": None}
+    assert view.display(rows) == [{**nothing, "price": 2.5, "tags": ["a", "b"]}, nothing]
+
+
+def test_files_as_other_programs_write_them_are_read(release, tmp_path):
+    # A byte order mark, ends of lines of Windows, and U+2028 and U+0085, which JSON may hold.
+    title = "a\u2028b\u0085c"
+    ads = [{"ad_id": f"j-{number}", "fields": {"category": title}} for number in range(2)]
+    lines = [json.dumps(ad, ensure_ascii=False) for ad in ads]
+    (tmp_path / "ads.jsonl").write_bytes("\r\n".join(["", *lines]).encode("utf-8-sig"))
+    (tmp_path / "ids.txt").write_bytes("ad-5\r\n".encode("utf-8-sig"))
+    (tmp_path / "ads.csv").write_bytes("ad_id,price\r\nc-1,2.5\r\n".encode("utf-8-sig"))
+    remove = f"--remove={tmp_path / 'ids.txt'}"
+    for name, flags in {"ads.jsonl": [remove], "ads.csv": []}.items():
+        add = f"--add={tmp_path / name}"
+        done = scripts_in_forks.run("update_index.py", f"--bundle={release.base}", add, *flags)
+        assert done.returncode == 0, done.stderr
+    view = live_index.LiveIndex(release).view()
+    assert (view.num_added, view.num_removed) == (3, 1)
+    assert view.listed(np.array([300]))[0][1]["category"] == title
+    assert view.listed(np.array([302]))[0][1]["price"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("ads.csv", "ad_id,price,price\n1,2,3\n", "each once, got ['ad_id', 'price', 'price']"),
+        ("ads.csv", 'ad_id,category\n1,"' + "x" * 140_000, "ads.csv: expected a CSV in UTF-8, got"),
+        ("ads.jsonl", '{"ad_id": "a"}\n{', "ad 2: expected JSON, got none"),
+        ("ads.jsonl", '{"ad_id": "a"}\n{"ad_id": 1.5}', "ads[1].ad_id: expected a string of 1 to"),
+        ("ads.csv", "id,price\n1,2\n", "expected the column ad_id and columns of ['advertiser',"),
+        ("ads.csv", "ad_id,price\n1,2\n3,cheap\n", "line 3, price: expected a number, got 'cheap'"),
+        ("ads.csv", "ad_id,price\n1\n", "line 2: expected 2 values, as the first line has."),
+        ("ads.txt", "a", "--add: expected a file .jsonl or .csv, got"),
+    ],
+)
+def test_a_file_that_cannot_be_read_changes_nothing(release, tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "ids.txt").write_text("ad-5\n")
+    done = scripts_in_forks.run(
+        "update_index.py",
+        f"--bundle={release.base}",
+        f"--add={tmp_path / name}",
+        f"--remove={tmp_path / 'ids.txt'}",
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (release.base / "live" / "1" / "journal").exists()
+
+
+def test_a_journal_that_is_taken_away_leaves_the_release(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW], ["ad-5"])
+    journal_path(release).unlink()
+    live.refresh()
+    assert (live.view().num_added, live.view().num_removed) == (0, 0)
+    live.update([], ["ad-6"])
+    assert live_index.LiveIndex(release).view().num_removed == 1
+
+
+@pytest.mark.parametrize("others_write", [False, True])
+def test_a_copy_of_the_journal_that_is_put_back_is_taken_up_and_written_after(
+    release, others_write
+):
+    live, other = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    live.update([NEW], ["ad-5"])
+    copy = journal_path(release).read_bytes()
+    for number in range(6, 20):
+        live.update([], [f"ad-{number}"])
+    assert live.view().num_removed == 15
+    read = journal_path(release).stat().st_size
+    # In its place, as cp does: the same file, of the same generation.
+    journal_path(release).write_bytes(copy)
+    expected = 1
+    if others_write:
+        # So much that the copy outgrows what was read.
+        other.update([{**NEW, "ad_id": f"new-{number}"} for number in range(1, 301)])
+        assert journal_path(release).stat().st_size > read
+        expected = 300
+    live.refresh()
+    assert live.status()["problem"] is None
+    assert (live.view().num_added, live.view().num_removed) == (expected, 1)
+    live.update([], ["ad-290"])
+    assert live_index.LiveIndex(release).view().num_removed == 2
+
+
+def test_an_update_that_cannot_be_written_is_taken_up_by_nobody(release, monkeypatch):
+    live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    live.update([NEW])
+    whole = journal_path(release).read_bytes()
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        with pytest.raises(errors.LiveIndexError, match="the update is not applied"):
+            live.update([], ["ad-5"])
+    assert journal_path(release).read_bytes() == whole
+    for index in (live, follower, live_index.LiveIndex(release)):
+        index.refresh()
+        assert (index.view().num_added, index.view().num_removed) == (1, 0)
+    live.update([], ["ad-6"])
+    assert live_index.LiveIndex(release).view().num_removed == 1
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW])
+    whole = journal_path(release).read_bytes()
+    # The kernel cuts the write short, as a full disk does, and refuses the rest.
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 700, limits[1]))
+    try:
+        with pytest.raises(errors.LiveIndexError, match="the update is not applied"):
+            live.update([{**NEW, "ad_id": f"new-{number}"} for number in range(50)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert journal_path(release).read_bytes() == whole
+    assert live.view().num_added == 1
+
+
+def test_a_directory_that_cannot_be_made_is_said(release):
+    live = live_index.LiveIndex(release)
+    (release.base / "live").write_text("a file in its place")
+    with pytest.raises(errors.LiveIndexError, match=r"cannot be written .* is not applied"):
+        live.update([], ["ad-5"])
+
+
+def test_nobody_waits_while_an_ad_is_embedded(release, monkeypatch):
+    live, other = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    embedding, go_on = threading.Event(), threading.Event()
+    embed = releases.AdTower.embed
+
+    def slowly(tower, rows):
+        embedding.set()
+        assert go_on.wait(60)
+        return embed(tower, rows)
+
+    monkeypatch.setattr(releases.AdTower, "embed", slowly)
+    # The check of the tower embeds too.
+    updating = threading.Thread(target=live.update, args=([NEW],))
+    updating.start()
+    assert embedding.wait(60)
+    # Another process writes, and a search of this one takes it up.
+    writing = threading.Thread(target=other.update, args=([], ["ad-5"]))
+    writing.start()
+    writing.join(30)
+    taking_up = threading.Thread(target=live.refresh)
+    taking_up.start()
+    taking_up.join(30)
+    waiting = writing.is_alive(), taking_up.is_alive()
+    seen = live.view().num_removed
+    go_on.set()
+    for thread in (updating, writing, taking_up):
+        thread.join(60)
+    assert waiting == (False, False)
+    assert seen == 1
+    assert (live.view().num_added, live.view().num_removed) == (1, 1)
+
+
+def test_a_directory_that_cannot_be_looked_at_leaves_the_ads_as_they_were(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW], ["ad-5"])
+    directory = journal_path(release).parent
+    away = directory.rename(directory.with_name("away"))
+    directory.write_text("a file in its place")
+    live.refresh()
+    assert "cannot be read" in live.status()["problem"]
+    assert (live.view().num_added, live.view().num_removed) == (1, 1)
+    directory.unlink()
+    away.rename(directory)
+    live.update([], ["ad-6"])
+    assert live.status()["problem"] is None
+    assert live.view().num_removed == 2
+
+
+def test_an_update_that_cannot_be_taken_up_is_tried_again(release, monkeypatch):
+    live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    live.update([NEW], ["ad-5"])
+
+    def fail(*_):
+        raise MemoryError("planted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live_state.LiveState, "apply", fail)
+        follower.refresh()
+    assert "could not be taken up (planted)" in follower.status()["problem"]
+    assert follower.view().num_added == 0
+    follower.refresh()
+    assert follower.status()["problem"] is None
+    assert (follower.view().num_added, follower.view().num_removed) == (1, 1)
+    # What was read before the failure is not read twice.
+    follower.update([], ["ad-6"])
+    assert live_index.LiveIndex(release).view().num_removed == 2
+
+
+def test_who_comes_while_an_update_is_taken_up_waits_for_it(release, monkeypatch):
+    live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    live.update([], ["ad-5"])
+    taking_up, go_on = threading.Event(), threading.Event()
+    apply, seen = live_state.LiveState.apply, []
+
+    def slowly(state, update):
+        taking_up.set()
+        assert go_on.wait(60)
+        apply(state, update)
+
+    def look():
+        follower.refresh()
+        seen.append(follower.view().num_removed)
+
+    monkeypatch.setattr(live_state.LiveState, "apply", slowly)
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    threads[0].start()
+    assert taking_up.wait(60)
+    threads[1].start()
+    threads[1].join(0.3)
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert seen == [1, 1]
+
+
+def test_an_update_counts_though_the_worn_journal_cannot_be_written_anew(release, monkeypatch):
+    live = live_index.LiveIndex(release, live_index.LiveConfig(most_dead=0))
+    live.update([NEW], ["ad-5"])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        for price in (1, 2, 3):
+            live.update([{**NEW, "fields": {"price": price}}])
+    assert sorted(path.name for path in journal_path(release).parent.iterdir()) == [
+        "journal",
+        "lock",
+    ]
+    assert live.view().num_added == 1
+    view = live_index.LiveIndex(release).view()
+    _, rows = view.search(query(), 400)
+    assert dict(view.listed(rows[0]))["new-1"]["price"] == 3
+
+
+def test_a_worn_journal_is_written_anew_with_what_holds(release):
+    config = live_index.LiveConfig(most_dead=5)
+    live, follower = live_index.LiveIndex(release, config), live_index.LiveIndex(release)
+    live.update([{**NEW, "ad_id": "stays"}], ["ad-5"])
+    sizes = []
+    for number in range(20):
+        live.update([{**NEW, "fields": {"price": number}}])
+        follower.refresh()
+        sizes.append(journal_path(release).stat().st_size)
+        for view in (live.view(), follower.view()):
+            assert sorted(view.ad_ids(np.arange(300, 300)) + found_ids(view, query(), 400)) == (
+                sorted({f"ad-{row}" for row in range(300)} - {"ad-5"} | {"stays", "new-1"})
+            )
+    # It grows with each update, and is written anew three times.
+    assert sum(after < before for before, after in itertools.pairwise(sizes)) == 3
+    reopened = live_index.LiveIndex(release).view()
+    _, rows = reopened.search(embedding_of(reopened, "new-1"), 1)
+    assert reopened.display(rows[0])[0]["price"] == 19
+
+
+def test_searches_during_a_thousand_updates_give_only_valid_answers(release):
+    live = live_index.LiveIndex(release)
+    done = threading.Event()
+    problems: list[str] = []
+    queries = serving_fixtures.ad_embeddings()
+    only_new = checked({"conditions": [{"field": "category", "any_of": ["new"]}]})
+
+    def search(seed):
+        rng = np.random.default_rng(seed)
+        while not done.is_set():
+            view = live.view()
+            _, rows = view.search(queries[rng.integers(0, 300, 1)], 400)
+            ids = view.ad_ids(rows[0])
+            shown = view.display(rows[0])
+            if len(ids) != view.num_ads or len(set(ids)) != len(ids):
+                problems.append("an ad is missing or twice")
+            if view.features(rows).shape != (1, len(ids), 5):
+                problems.append("features")
+            if any(ad_id in removed_first for ad_id in ids):
+                problems.append("a removed ad came")
+            if any(
+                (fields["category"] == "new") != ad_id.startswith("new")
+                for ad_id, fields in zip(ids, shown, strict=True)
+            ):
+                problems.append("fields of another ad")
+            _, rows = view.search(queries[:1], 400, view.eligible(only_new))
+            if not all(ad_id.startswith("new") for ad_id in view.ad_ids(rows[0])):
+                problems.append("an ineligible ad came")
+
+    removed_first = {f"ad-{row}" for row in range(100)}
+    live.update([], sorted(removed_first))
+    threads = [threading.Thread(target=search, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(1000):
+        ad_id = f"new-{number % 60}"
+        if number % 3 == 2:
+            live.update([], [ad_id])
+        else:
+            live.update([{"ad_id": ad_id, "fields": {"category": "new", "price": number}}])
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    reopened = live_index.LiveIndex(release).view()
+    assert sorted(found_ids(reopened, query(), 400)) == sorted(found_ids(live.view(), query(), 400))
+
+
+def test_a_rebuild_is_suggested_with_the_reason(release):
+    live = live_index.LiveIndex(release, live_index.LiveConfig(most_added=40))
+    assert live.rebuild_suggested() is None
+    live.update([{"ad_id": f"new-{n}"} for n in range(31)])
+    assert live.rebuild_suggested().startswith("31 ads were added, 10% of the release")
+    live.update([{"ad_id": f"new-{n}"} for n in range(41)])
+    assert live.rebuild_suggested().startswith("41 added ads are compared one by one")
+    live.update([], [f"new-{n}" for n in range(41)])
+    assert live.rebuild_suggested() is None
+    live.update([], [f"ad-{row}" for row in range(61)])
+    assert live.rebuild_suggested().startswith("61 ads were removed or changed, 20% of the")
+
+
+def test_recall_is_measured_over_the_live_ads(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW], ["ad-5"])
+    # A Flat index is exact.
+    assert live.measure_recall() == 1.0
+    assert live.status()["recall_at_500"] == 1.0
+    assert live.rebuild_suggested() is None
+
+
+def test_recall_is_measured_where_no_ad_of_the_release_is_left(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW], [f"ad-{row}" for row in range(300)])
+    assert live.measure_recall() == 1.0
+    live.update([], ["new-1"])
+    # Of no ads, none is lost.
+    assert live.measure_recall() == 1.0
+    assert live.status()["num_ads"] == 0
+
+
+def test_an_orchestrator_takes_updates_up_with_the_next_request(release, ranker_address):
+    everything = requests.Request(user={"country": "CH"}, k=400)
+    only_new = dataclasses.replace(everything, filters={"allowed_ads": ["new-1"]})
+
+    async def scenario():
+        service = serving_fixtures.make_orchestrator(release, ranker_address)
+        try:
+            before = await service.recommend(everything)
+            live_index.LiveIndex(release).update([NEW], ["ad-5"])
+            return before, await service.recommend(everything), await service.recommend(only_new)
+        finally:
+            await service.close()
+
+    before, after, new = asyncio.run(scenario())
+    assert len(before.ads) == 300
+    ads = {ad.ad_id: ad for ad in after.ads}
+    assert len(ads) == 300
+    assert "ad-5" not in ads
+    assert ads["new-1"].fields == NEW["fields"]
+    assert after.degraded is None
+    assert ads["new-1"].utility == pytest.approx(new.ads[0].utility, abs=1e-5)
+    assert 0 < ads["new-1"].click_probability < 1
+
+
+def test_the_state_of_the_updates_is_part_of_the_bundle_route(release, ranker_address):
+    live_index.LiveIndex(release).update([NEW], ["ad-5", "ad-6"])
+    service = serving_fixtures.make_orchestrator(release, ranker_address)
+    with serving_fixtures.serve_app(service) as url, client.Client(url) as connected:
+        live = connected.bundle()["live"]
+    assert (live["num_ads"], live["added"], live["removed_or_changed"]) == (299, 1, 2)
+    assert live["rebuild_suggested"] is live["problem"] is None
+    assert live["journal_bytes"] == journal_path(release).stat().st_size
+    assert json.dumps(live)
+
+
+def test_a_column_of_released_and_added_ads_is_in_the_order_of_the_rows(release):
+    live = live_index.LiveIndex(release)
+    live.update([NEW, {"ad_id": "new-2", "fields": {}}])
+    view, rows = live.view(), np.array([301, 5, 300, 2])
+    shown = view.display(rows)
+    for name in ("advertiser", "tags"):
+        column = view.column(rows, name).to_pylist()
+        assert [value or None for value in column] == [fields[name] or None for fields in shown]
+    assert view.column(rows, "advertiser").to_pylist() == [
+        *(None, "advertiser-5", "advertiser-new", "advertiser-2")
+    ]

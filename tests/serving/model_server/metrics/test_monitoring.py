@@ -1,0 +1,175 @@
+"""The embedded server's metrics: TensorFlow Serving's names and form, read from the REST port."""
+
+import pathlib
+from collections.abc import Iterator
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import saved_models
+from tensorflow_serving.apis import (
+    model_management_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from serving.model_server import server as model_server
+from serving.model_server import tensor_codec
+from serving.model_server.metrics import metrics
+
+_PATH = "/monitoring/prometheus/metrics"
+
+
+def _request(name: str, rows: list[int]) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.inputs["rows"].CopyFrom(tensor_codec.encode_tensor(np.array(rows, np.int32)))
+    return request
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[model_server.ModelServer]:
+    base = tmp_path_factory.mktemp("lookup")
+    saved_models.save_lookup(base / "1")
+    log = prediction_log_pb2.PredictionLog(predict_log={"request": _request("lookup", [0])})
+    saved_models.write_warm_up(base / "1", [log, log])
+    options = model_server.Options(prometheus_path=_PATH)
+    with model_server.ModelServer({"lookup": base}, rest_port=0, options=options) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(server: model_server.ModelServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", timeout=20) as client:
+        yield client
+
+
+def _values(http: httpx.Client) -> dict[str, float]:
+    response = http.get(_PATH)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/plain"
+    pairs = (line.rsplit(" ", 1) for line in response.text.splitlines() if line[0] != "#")
+    return {name: float(value) for name, value in pairs}
+
+
+def test_counters_and_histograms_have_prometheus_text_form() -> None:
+    registry = metrics.Registry()
+    counter = registry.counter("/a/requests", "model_name", "status")
+    histogram = registry.histogram("/a/latency", [10, 32.4], "API")
+    counter.add(("m", 'a"b\\'))
+    counter.add(("m", 'a"b\\'), 2)
+    for value in (1, 10, 100.5):
+        histogram.add(value, ("Predict",))
+    registry.counter("/a/none")
+    # 10 is above the first bucket, whose limit is not part of it.
+    assert registry.render() == (
+        "# TYPE :a:latency histogram\n"
+        ':a:latency_bucket{API="Predict",le="10"} 1\n'
+        ':a:latency_bucket{API="Predict",le="32.4"} 2\n'
+        ':a:latency_bucket{API="Predict",le="+Inf"} 3\n'
+        ':a:latency_sum{API="Predict"} 111.5\n'
+        ':a:latency_count{API="Predict"} 3\n'
+        "# TYPE :a:none counter\n"
+        "# TYPE :a:requests counter\n"
+        ':a:requests{model_name="m",status="a\\"b\\\\"} 3\n'
+    )
+
+
+def test_requests_are_counted_by_model_status_and_entry(
+    server: model_server.ModelServer, http: httpx.Client
+) -> None:
+    before = _values(http)
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        stub.Predict(_request("lookup", [1]), timeout=20)
+        for wrong in (_request("lookup", [9]), _request("nope", [1])):
+            with pytest.raises(grpc.RpcError):
+                stub.Predict(wrong, timeout=20)
+    http.post("/v1/models/lookup:predict", json={"instances": [1, 2]})
+    http.get("/v1/models/lookup")
+    http.get("/v1/foo")
+    after = _values(http)
+
+    def more(name: str) -> float:
+        return after[name] - before.get(name, 0.0)
+
+    count = ':tensorflow:serving:request_count{model_name="%s",status="%s"}'
+    # One prediction by gRPC, one by REST, one status.
+    assert more(count % ("lookup", "OK")) == 3
+    assert more(count % ("lookup", "INVALID_ARGUMENT")) == 1
+    assert more(count % ("nope", "NOT_FOUND")) == 1
+    assert more(count % ("", "INVALID_ARGUMENT")) == 1
+    latency = (
+        ':tensorflow:serving:request_latency_count{model_name="lookup",API="%s",entrypoint="%s"}'
+    )
+    assert more(latency % ("Predict", "GRPC")) == 1
+    assert more(latency % ("predict", "REST")) == 1
+    runs = (
+        ':tensorflow:serving:runtime_latency_count{model_name="lookup",API="Predict",runtime="TF1"}'
+    )
+    assert more(runs) == 2
+
+
+def test_loads_and_warm_ups_are_counted(
+    server: model_server.ModelServer, http: httpx.Client
+) -> None:
+    values = _values(http)
+    path = next(iter(server.manager._models["lookup"].values())).model.path  # type: ignore[union-attr]
+    assert (
+        values[
+            f':tensorflow:cc:saved_model:load_attempt_count{{model_path="{path}",status="success"}}'
+        ]
+        == 1
+    )
+    assert values[f':tensorflow:cc:saved_model:load_latency{{model_path="{path}"}}'] > 0
+    assert (
+        values[f':tensorflow:serving:model_warmup_records_read{{model_path="{path}",status="OK"}}']
+        == 2
+    )
+
+
+def test_a_reload_answers_with_the_increase_of_the_counters_named(
+    server: model_server.ModelServer, tmp_path: pathlib.Path
+) -> None:
+    saved_models.save_lookup(tmp_path / "1")
+    name = "/tensorflow/serving/model_warmup_records_read"
+    request = model_management_pb2.ReloadConfigRequest(metric_names=[name, "/no/such"])
+    for path in (server._config.model_config_list.config[0].base_path, tmp_path):
+        model_name = "lookup" if path != tmp_path else "second"
+        request.config.model_config_list.config.add(
+            name=model_name, base_path=str(path), model_platform="tensorflow"
+        )
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        response = stub.HandleReloadConfigRequest(request, timeout=60)
+    # The second model has no warm-up records.
+    increases = {item.name: item.int64_value_increase for item in response.metric}
+    assert increases == {name: 0, "/no/such": 0}
+
+
+def test_metrics_have_the_path_that_the_file_gives_and_none_without(
+    tmp_path: pathlib.Path,
+) -> None:
+    saved_models.save_lookup(tmp_path / "1")
+    options = model_server.Options(prometheus_path="/metrics")
+    with model_server.ModelServer({"m": tmp_path}, rest_port=0, options=options) as server:
+        url = f"http://127.0.0.1:{server.rest_port}"
+        assert httpx.get(url + "/metrics", timeout=20).text.startswith("# TYPE ")
+        other = httpx.get(url + _PATH, timeout=20)
+        assert (other.status_code, other.headers["content-type"]) == (404, "text/html")
+
+
+def test_cors_headers_come_where_they_are_asked_for(tmp_path: pathlib.Path) -> None:
+    saved_models.save_lookup(tmp_path / "1")
+    options = model_server.Options(rest_api_enable_cors_support=True)
+    with model_server.ModelServer({"m": tmp_path}, rest_port=0, options=options) as server:
+        url = f"http://127.0.0.1:{server.rest_port}/v1/models/m"
+        for response in (httpx.get(url, timeout=20), httpx.get(url + "/versions/9", timeout=20)):
+            assert response.headers["access-control-allow-origin"] == "*"
+            assert response.headers["access-control-allow-methods"] == "POST, GET"
+        for origin, status in (({"origin": "http://a"}, 200), ({}, 400)):
+            response = httpx.options(url, headers=origin, timeout=20)
+            assert (response.status_code, response.content) == (status, b"")

@@ -1,0 +1,485 @@
+"""The embedded model server over REST, against TensorFlow Serving's table of answers."""
+
+import base64
+import gzip
+import json
+import pathlib
+import socket
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import httpx
+import pytest
+import saved_models
+import sockets
+
+from serving.model_server import server as model_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[model_server.ModelServer]:
+    base = tmp_path_factory.mktemp("models")
+    saved_models.save_score(base / "m" / "1")
+    saved_models.save_text(base / "text" / "3")
+    saved_models.save_lookup(base / "lookup" / "1")
+    names = ("m", "text", "lookup")
+    with model_server.ModelServer({name: base / name for name in names}, rest_port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(server: model_server.ModelServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", timeout=20) as client:
+        yield client
+
+
+def _predict(http: httpx.Client, body: Any, path: str = "/v1/models/m:predict") -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = http.post(path, content=content)
+    assert response.headers["content-type"] == "application/json"
+    return response
+
+
+def test_the_row_form_answers_row_by_row_in_tensorflow_servings_layout(http: httpx.Client) -> None:
+    rows = [{"uid": 7, "x": [1, 2]}, {"uid": 8, "x": [3.25, 4]}]
+    response = _predict(http, {"instances": rows})
+    assert response.status_code == 200
+    # 1 + 2 * 2 = 5 and 3.25 + 2 * 4 = 11.25.
+    assert response.text == (
+        "{\n"
+        '    "predictions": [\n'
+        "        {\n"
+        '            "id": 7,\n'
+        '            "s": 5.0\n'
+        "        },\n"
+        "        {\n"
+        '            "id": 8,\n'
+        '            "s": 11.25\n'
+        "        }\n"
+        "    ]\n"
+        "}"
+    )
+
+
+def test_the_column_form_answers_column_by_column(http: httpx.Client) -> None:
+    response = _predict(http, {"inputs": {"uid": [7, 8], "x": [[1, 2], [3, 4]]}})
+    assert response.json() == {"outputs": {"id": [7, 8], "s": [5.0, 11.0]}}
+    assert response.text.startswith('{\n    "outputs": {\n        "id": [\n            7,\n')
+
+
+def test_a_single_input_and_output_go_without_their_names(http: httpx.Client) -> None:
+    path = "/v1/models/lookup:predict"
+    assert _predict(http, {"instances": [2, 0]}, path).text == (
+        '{\n    "predictions": [30.0, 10.0\n    ]\n}'
+    )
+    assert _predict(http, {"instances": [{"rows": 1}]}, path).json() == {"predictions": [20.0]}
+    assert _predict(http, {"inputs": [2, 0]}, path).json() == {"outputs": [30.0, 10.0]}
+    assert _predict(http, {"inputs": {"rows": [1]}}, path).json() == {"outputs": [20.0]}
+    assert _predict(http, {"inputs": []}, path).json() == {"outputs": []}
+
+
+def test_binary_strings_travel_as_base64_in_and_out(http: httpx.Client) -> None:
+    encoded = {"b64": base64.b64encode(b"\x00\xff").decode()}
+    path = "/v1/models/text:predict"
+    body = {
+        "signature_name": "binary",
+        "instances": [{"image_bytes": encoded}, {"image_bytes": "a"}],
+    }
+    assert _predict(http, body, path).json() == {"predictions": [encoded, {"b64": "YQ=="}]}
+    # Without the suffix the bytes are written as they are, whether they are text or not.
+    body = {"instances": [encoded, "é"]}
+    assert b'["\\u0000\xff", "\xc3\xa9"' in _predict(http, body, path).content
+
+
+def test_a_scalar_needs_no_list_in_the_column_form(http: httpx.Client) -> None:
+    path = "/v1/models/text:predict"
+    assert _predict(http, {"inputs": "a"}, path).json() == {"outputs": "a"}
+    assert _predict(http, {"inputs": 1}, "/v1/models/lookup:predict").json() == {"outputs": 20.0}
+
+
+def test_version_signature_and_case_of_the_path(http: httpx.Client) -> None:
+    body = {"signature_name": "serving_default", "instances": [2]}
+    for path in ("/v1/models/lookup/versions/1:predict", "/V1/MODELS/%6Cookup:predict"):
+        assert _predict(http, body, path).json() == {"predictions": [30.0]}
+
+
+def test_not_a_number_and_infinity_are_written_as_such(http: httpx.Client) -> None:
+    body = b'{"inputs": {"uid": [1, 2, 3], "x": [[NaN, 0], [Infinity, 0], [-Infinity, 0]]}}'
+    response = _predict(http, body)
+    values = [line.strip(" ,") for line in response.text.splitlines()]
+    assert values[-6:-3] == ["NaN", "Infinity", "-Infinity"]
+
+
+def test_floats_are_written_with_as_many_digits_as_they_need(http: httpx.Client) -> None:
+    numbers = [0.1, 1 / 3, 1e-5, 16777216, 1e30]
+    body = {"instances": [{"uid": 0, "x": [number, 0]} for number in numbers]}
+    texts = [line.split()[1] for line in _predict(http, body).text.splitlines() if '"s"' in line]
+    # 1/3 and 16777216 need nine digits; 1e30 as a float32 prints as 1e+30.
+    assert texts == ["0.1", "0.333333343", "1e-05", "16777216.0", "1e+30"]
+
+
+def test_status_and_metadata_have_the_stored_json_form(http: httpx.Client) -> None:
+    assert http.get("/v1/models/text").json() == {
+        "model_version_status": [
+            {
+                "version": "3",
+                "state": "AVAILABLE",
+                "status": {"error_code": "OK", "error_message": ""},
+            }
+        ]
+    }
+    assert http.get("/v1/models/text/versions/3").status_code == 200
+    metadata = http.get("/v1/models/m/metadata").json()
+    assert metadata["model_spec"] == {"name": "m", "signature_name": "", "version": "1"}
+    signature = metadata["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["inputs"]["x"] == {
+        "dtype": "DT_FLOAT",
+        "name": "serving_default_x:0",
+        "tensor_shape": {
+            "dim": [{"size": "-1", "name": ""}, {"size": "-1", "name": ""}],
+            "unknown_rank": False,
+        },
+    }
+
+
+_ROW = {"uid": 1, "x": [1, 2]}
+_ELEMENT = "Failed to process element: 0 key: {} of 'instances' list. Error: INVALID_ARGUMENT: "
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "JSON Parse error: The document is empty"),
+        (b"  \n", "JSON Parse error: The document is empty. at offset: 3"),
+        (b"[]", "JSON Value: [] Is not object"),
+        (b"instances = [1, 2]", "JSON Parse error: Invalid value. at offset: 0"),
+        (b' {"a": [1,', "JSON Parse error: Invalid value. at offset: 10"),
+        (b"{a", "JSON Parse error: Missing a name for object member. at offset: 1"),
+        (
+            b'{"a" 1',
+            "JSON Parse error: Missing a colon after a name of object member. at offset: 5",
+        ),
+        (
+            b'{"[": [1], "b": 2 "c',
+            "JSON Parse error: Missing a comma or '}' after an object member. at offset: 18",
+        ),
+        (
+            b'{"\xc3\xa9": [1 2]}',
+            "JSON Parse error: Missing a comma or ']' after an array element. at offset: 10",
+        ),
+        (
+            b'{"a": "b',
+            "JSON Parse error: Missing a closing quotation mark in string. at offset: 8",
+        ),
+        (b'{"a": "\\x"}', "JSON Parse error: Invalid escape character in string. at offset: 7"),
+        (
+            b'{"a": "\\u12x4"}',
+            "JSON Parse error: Incorrect hex digit after \\u escape in string. at offset: 7",
+        ),
+        (b'{"a": "\n"}', "JSON Parse error: Invalid escape character in string. at offset: 7"),
+        (b'{"a": 1.}', "JSON Parse error: Miss fraction part in number. at offset: 8"),
+        (b'{"a": 1e}', "JSON Parse error: Miss exponent in number. at offset: 8"),
+        ({}, "Missing 'inputs' or 'instances' key"),
+        ({"signature_name": "zz"}, 'Serving signature name: "zz" not found in signature def'),
+        (
+            {"instances": [{"uid": 1, "x": ["1", 2]}]},
+            _ELEMENT.format("x") + 'JSON Value: "1" Type: String is not of expected type: float',
+        ),
+        (
+            {"instances": [{"uid": 1.5, "x": [1, 2]}]},
+            _ELEMENT.format("uid") + "JSON Value: 1.5 Type: Number is not of expected type: int64",
+        ),
+        (
+            {"instances": [{"uid": True, "x": [1, 2]}]},
+            _ELEMENT.format("uid") + "JSON Value: true Type: True is not of expected type: int64",
+        ),
+        (
+            {"instances": [{"uid": 2**63, "x": [1, 2]}]},
+            _ELEMENT.format("uid")
+            + "JSON Value: 9223372036854775808 Type: Number is not of expected type: int64",
+        ),
+        (
+            {"instances": [{"uid": 1, "x": [1, 2], "y": 0}]},
+            _ELEMENT.format("y") + "JSON object: does not have named input: y",
+        ),
+        (
+            {"instances": [_ROW, {"uid": 1, "x": [1]}]},
+            _ELEMENT.format("x").replace("element: 0", "element: 1")
+            + "Expecting tensor size: 2 but got: 1",
+        ),
+        (
+            {"instances": [{"uid": 1}]},
+            "Failed to process element: 0 of 'instances' list. JSON object: "
+            '{\n    "uid": 1\n} keys must be equal to: uid,x',
+        ),
+        (
+            {"instances": [_ROW, [1]]},
+            "Expecting object but got list at item 1 of input list",
+        ),
+        (
+            {"instances": [[1]]},
+            "instances is a plain list, but expecting list of objects as multiple input tensors "
+            "required as per tensorinfo_map",
+        ),
+        ({"inputs": {"uid": [1]}}, "Missing named input: x in 'inputs' object."),
+        (
+            {"inputs": {"uid": [1], "x": [[1, 2], [3]]}},
+            "Encountered list at unexpected size: 1 at level: 1 expected size: 2",
+        ),
+        (
+            {"inputs": {"uid": [1], "x": [[1, [2]]]}},
+            "Encountered list at unexpected level: 2 expected < 2",
+        ),
+        (
+            {"inputs": {"uid": [1], "x": [[1, 2], 3]}},
+            "JSON Value: 3 found at incorrect level: 2 in the JSON DOM. Expected at level: 2",
+        ),
+        # The first error in the order of the text is named.
+        (
+            {"inputs": {"uid": ["a", [1]], "x": [[1, 2]]}},
+            'JSON Value: "a" Type: String is not of expected type: int64',
+        ),
+        (
+            {"inputs": {"uid": [2**63, "a"], "x": [[1, 2]]}},
+            "JSON Value: 9223372036854775808 Type: Number is not of expected type: int64",
+        ),
+        # Rows of base64 are no objects, so they are taken for the first input.
+        (
+            {"instances": [{"b64": "YQ=="}]},
+            "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: "
+            'JSON Value: {\n    "b64": "YQ=="\n} Type: Object is not of expected type: int64',
+        ),
+    ],
+)
+def test_requests_that_do_not_fit_are_400_with_tensorflow_servings_words(
+    http: httpx.Client, body: Any, message: str
+) -> None:
+    response = _predict(http, body)
+    assert (response.status_code, response.json()) == (400, {"error": message})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"\x00\xff",
+        b'{"instances": 3}',
+        b'{"instances": []}',
+        b'{"instances": [1], "inputs": [1]}',
+        b'{"signature_name": 5, "instances": [1]}',
+        b'{"inputs": {"uid": [1], "x": ' + b"[" * 500 + b"]" * 500 + b"}}",
+        b"[" * 100_000,
+        b'{"inputs": {"uid": [' + b"9" * 5000 + b'], "x": [[1, 2]]}}',
+        b'{"inputs": {"uid": [1], "x": [[1' + b"0" * 400 + b", 2]]}}",
+        b'{"inputs": {"uid": [1], "x": [[null, {}]]}}',
+        b'{"inputs": {"uid": [1], "x": [[1, 2, 3]]}}',
+    ],
+)
+def test_malformed_bodies_are_400_with_a_json_error(http: httpx.Client, body: bytes) -> None:
+    response = _predict(http, body)
+    assert response.status_code == 400
+    assert list(response.json()) == ["error"]
+
+
+def test_what_rapidjson_takes_is_answered(http: httpx.Client) -> None:
+    path = "/v1/models/lookup:predict"
+    # The first of two members counts; a byte order mark is no part of the document.
+    for body in (b'{"instances": [1], "instances": [2]}', b'\xef\xbb\xbf{"instances": [1]}'):
+        assert _predict(http, body, path).json() == {"predictions": [20.0]}
+    response = _predict(http, b'{"inputs": {"uid": [1, 2], "x": [[-Inf, 0], [-NaN, 0]]}}')
+    values = [line.strip(" ,") for line in response.text.splitlines()]
+    assert values[-5:-3] == ["-Infinity", "NaN"]
+    response = _predict(http, b'{"inputs": {"uid": [1], "x": [[1e400, 0]]}}')
+    assert (response.status_code, response.json()) == (
+        400,
+        {"error": "JSON Parse error: Number too big to be stored in double. at offset: 31"},
+    )
+
+
+def test_strings_are_not_coerced(http: httpx.Client) -> None:
+    path = "/v1/models/text:predict"
+    response = _predict(http, {"instances": [5]}, path)
+    assert response.status_code == 400
+    assert "JSON Value: 5 Type: Number is not of expected type: string" in response.json()["error"]
+    response = _predict(http, {"inputs": [{"b64": "?"}]}, path)
+    assert response.json() == {"error": "Unable to base64 decode"}
+    assert _predict(http, b'{"inputs": ["\\ud800"]}', path).status_code == 400
+
+
+def test_base64_is_taken_with_all_of_its_padding_or_none(http: httpx.Client) -> None:
+    path = "/v1/models/text:predict"
+    taken = ["YQ==", "YQ", "YQ..", "Y Q\n=\t="]
+    response = _predict(http, {"inputs": [{"b64": text} for text in taken]}, path)
+    assert response.json() == {"outputs": ["a", "a", "a", "a"]}
+    for text in ("YQ=", "YQ===", "YWI==", "Y", "YQ=Q", "Y\u001cQ", "_-8="):
+        response = _predict(http, {"inputs": [{"b64": text}]}, path)
+        assert response.json() == {"error": "Unable to base64 decode"}
+
+
+def test_base64_is_laid_out_as_an_object(http: httpx.Client) -> None:
+    path = "/v1/models/text:predict"
+    body = {"signature_name": "binary", "instances": ["a", "b"]}
+    indented = '{\n            "b64": "YQ=="\n        }'
+    assert _predict(http, body, path).text == (
+        f'{{\n    "predictions": [{indented}, {indented.replace("YQ", "Yg")}\n    ]\n}}'
+    )
+
+
+def test_control_characters_are_written_as_rapidjson_does(http: httpx.Client) -> None:
+    response = _predict(http, {"instances": ["\x0b\x1f\n"]}, "/v1/models/text:predict")
+    assert response.text == '{\n    "predictions": ["\\u000B\\u001F\\n"\n    ]\n}'
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "message"),
+    [
+        ("GET", "/v1/foo", 400, "Malformed request: GET /v1/foo"),
+        ("GET", "/v1/models/m:predict", 400, "Malformed request: GET /v1/models/m:predict"),
+        ("POST", "/v1/models/m", 400, "Malformed request: POST /v1/models/m"),
+        ("DELETE", "/v1/models/m", 400, "Malformed request: DELETE /v1/models/m"),
+        ("GET", "/v1/models", 400, "Missing model name in request."),
+        ("GET", "/v1/models/nope", 404, "Could not find any versions of model nope"),
+        ("GET", "/v1/models/m/versions/9", 404, "Could not find version 9 of model m"),
+        (
+            "GET",
+            "/v1/models/m/versions/99999999999999999999",
+            400,
+            "Failed to convert version: 99999999999999999999 to numeric.",
+        ),
+        (
+            "GET",
+            "/v1/models/nope/metadata",
+            404,
+            "Servable not found for request: Latest(nope)",
+        ),
+    ],
+)
+def test_paths_that_name_nothing_are_errors(
+    http: httpx.Client, method: str, path: str, status: int, message: str
+) -> None:
+    response = http.request(method, path)
+    assert (response.status_code, response.json()) == (status, {"error": message})
+
+
+def test_a_query_is_part_of_the_path(tmp_path: pathlib.Path) -> None:
+    saved_models.save_lookup(tmp_path / "1")
+    options = model_server.Options(prometheus_path="/metrics")
+    with (
+        model_server.ModelServer({"m": tmp_path}, rest_port=0, options=options) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", timeout=20) as http,
+    ):
+        predicted = _predict(http, {"instances": [1]}, "/v1/models/m:predict?x=1")
+        assert (predicted.status_code, predicted.json()) == (
+            400,
+            {"error": "Malformed request: POST /v1/models/m:predict?x=1"},
+        )
+        status = http.get("/v1/models/m?x=1")
+        assert (status.status_code, status.json()) == (
+            404,
+            {"error": "Could not find any versions of model m?x=1"},
+        )
+        metrics = http.get("/metrics?x=1")
+        assert (metrics.status_code, metrics.text) == (
+            400,
+            "Unexpected path: /metrics?x=1. Should be /metrics",
+        )
+        assert http.get("/metrics").status_code == 200
+
+
+def test_unknown_models_versions_and_labels_in_a_prediction(http: httpx.Client) -> None:
+    body = {"instances": [_ROW]}
+    for path, status, message in (
+        ("/v1/models/nope:predict", 404, "Servable not found for request: Latest(nope)"),
+        ("/v1/models/m/versions/9:predict", 404, "Servable not found for request: Specific(m, 9)"),
+        ("/v1/models/m/labels/zz:predict", 400, "Unrecognized servable version label: zz"),
+    ):
+        response = _predict(http, body, path)
+        assert (response.status_code, response.json()) == (status, {"error": message})
+
+
+def test_an_operations_error_is_400_with_its_message(http: httpx.Client) -> None:
+    response = _predict(http, {"instances": [9]}, "/v1/models/lookup:predict")
+    assert response.status_code == 400
+    assert "indices[0] = 9 is not in [0, 3)" in response.json()["error"]
+
+
+def test_outside_v1_is_a_404_page(http: httpx.Client) -> None:
+    for path in ("/", "/monitoring/prometheus/metrics", "/v1"):
+        response = http.get(path)
+        assert (response.status_code, response.headers["content-type"]) == (404, "text/html")
+        assert "<H1>Not Found</H1>" in response.text
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "phrase"),
+    [
+        (b"GET /v1/models/{m}", 400, "Bad Request"),
+        (b"GET /v1/models/m%zz", 400, "Bad Request"),
+        (b"TRACE /v1/models/m", 501, "Not Implemented"),
+    ],
+)
+def test_what_is_no_uri_and_no_known_method_is_answered_by_a_page(
+    server: model_server.ModelServer, line: bytes, status: int, phrase: str
+) -> None:
+    # What libevent answers, before TensorFlow Serving's own code is asked.
+    assert server.rest_port is not None
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=20) as connection:
+        connection.sendall(line + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        reply = connection.makefile("rb").read()
+    assert reply.startswith(b"HTTP/1.1 %d " % status)
+    assert reply.endswith(
+        f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n"
+        "</BODY></HTML>\n".encode()
+    )
+
+
+def test_a_name_that_is_not_utf8_is_of_no_model(http: httpx.Client) -> None:
+    response = _predict(http, {"instances": [_ROW]}, "/v1/models/%ff:predict")
+    assert response.status_code == 404
+    assert response.json()["error"].startswith("Servable not found for request: Latest(")
+
+
+def test_a_connection_is_kept_and_a_body_in_pieces_or_compressed_is_read(
+    server: model_server.ModelServer, http: httpx.Client
+) -> None:
+    assert server.rest_port is not None
+    body = json.dumps({"instances": [2]}).encode()
+    head = b"POST /v1/models/lookup:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=20) as connection:
+        for _ in range(2):
+            connection.sendall(head % len(body) + body[:5])
+            connection.sendall(body[5:])
+            reply = sockets.receive(connection, lambda reply: reply.endswith(b"\n}"))
+            assert reply.startswith(b"HTTP/1.1 200 OK")
+    for encoding in ("gzip", "identity, gzip"):
+        response = http.post(
+            "/v1/models/lookup:predict",
+            content=gzip.compress(body),
+            headers={"content-encoding": encoding},
+        )
+        assert response.json() == {"predictions": [30.0]}
+
+
+def test_a_compressed_body_that_is_bad_or_too_large_counts_as_none(http: httpx.Client) -> None:
+    whole = gzip.compress(b'{"instances": [2]}')
+    # 100 MiB and one byte, in 100 KB.
+    large = gzip.compress(b'{"instances": [2]}' + b" " * (100 * 2**20 - 17))
+    for content in (b"not gzip", whole[:-1], large):
+        response = http.post(
+            "/v1/models/lookup:predict", content=content, headers={"content-encoding": "gzip"}
+        )
+        assert (response.status_code, response.json()) == (
+            400,
+            {"error": "JSON Parse error: The document is empty"},
+        )
+
+
+def test_each_of_32_threads_gets_its_own_answer(http: httpx.Client) -> None:
+    def ask(number: int) -> Any:
+        body = {"instances": [{"uid": number, "x": [number, number]}]}
+        return _predict(http, body).json()["predictions"]
+
+    with futures.ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(ask, range(128)))
+    assert answers == [[{"id": n, "s": 3.0 * n}] for n in range(128)]

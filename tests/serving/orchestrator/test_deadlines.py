@@ -1,0 +1,155 @@
+"""A request whose time is over ends its run, and is counted as late, as in TensorFlow Serving."""
+
+import pathlib
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import saved_models
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from serving import saved_model
+from serving.model_server import server as model_server
+from serving.model_server import tensor_codec
+from serving.model_server.batching import batching_options
+from serving.model_server.rest import rest_api, rest_messages, rest_server
+
+# Minutes of counting.
+_FOR_EVER = 10**9
+_TIMED_OUT = "Timed out waiting for notification"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("loop")
+    saved_models.save_loop(path / "1")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(base: pathlib.Path) -> Iterator[model_server.ModelServer]:
+    """One thread each, so that a run that goes on is seen by the next request."""
+    options = model_server.Options(
+        rest_api_timeout_seconds=0.5, rest_api_num_threads=1, grpc_max_threads=1
+    )
+    with model_server.ModelServer({"loop": base}, rest_port=0, options=options) as running:
+        yield running
+
+
+def _request(steps: int) -> predict_pb2.PredictRequest:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "loop"
+    request.inputs["steps"].CopyFrom(tensor_codec.encode_tensor(np.array([steps], np.int64)))
+    return request
+
+
+def _count(server: model_server.ModelServer, status: str) -> int:
+    start = f':tensorflow:serving:request_count{{model_name="loop",status="{status}"}} '
+    lines = server.metrics.render().splitlines()
+    return sum(int(line[len(start) :]) for line in lines if line.startswith(start))
+
+
+def test_a_rest_request_that_is_late_ends_its_run_and_is_counted_once(
+    server: model_server.ModelServer,
+) -> None:
+    late, answered = _count(server, "DEADLINE_EXCEEDED"), _count(server, "OK")
+    url = f"http://127.0.0.1:{server.rest_port}/v1/models/loop:predict"
+    reply = httpx.post(url, json={"instances": [_FOR_EVER]}, timeout=20)
+    assert (reply.status_code, reply.json()) == (504, {"error": _TIMED_OUT})
+    # The only thread is free again.
+    assert httpx.post(url, json={"instances": [2]}, timeout=20).json() == {"predictions": [2]}
+    assert _count(server, "DEADLINE_EXCEEDED") == late + 1
+    assert _count(server, "OK") == answered + 1
+
+
+def test_a_grpc_request_that_is_late_ends_its_run_and_is_counted(
+    server: model_server.ModelServer,
+) -> None:
+    late, answered = _count(server, "DEADLINE_EXCEEDED"), _count(server, "OK")
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Predict(_request(_FOR_EVER), timeout=0.5)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert list(stub.Predict(_request(2), timeout=20).outputs["count"].int64_val) == [2]
+    assert _count(server, "DEADLINE_EXCEEDED") == late + 1
+    assert _count(server, "OK") == answered + 1
+
+
+def test_a_run_without_time_left_is_not_begun(base: pathlib.Path) -> None:
+    runner = saved_model.SessionRunner(str(base / "1"))
+    signature = runner.signature_defs["serving_default"]
+    feed, fetch = signature.inputs["steps"].name, signature.outputs["count"].name
+    with saved_model.deadline_within(0.0), pytest.raises(saved_model.StatusError) as caught:
+        runner.run({feed: np.array([_FOR_EVER])}, [fetch])
+    assert str(caught.value) == f"DEADLINE_EXCEEDED: {_TIMED_OUT}"
+    runner.close()
+
+
+def test_an_operations_message_that_is_not_utf8_is_the_requests_fault(base: pathlib.Path) -> None:
+    runner = saved_model.SessionRunner(str(base / "1"))
+    signature = runner.signature_defs["number"]
+    feed, fetch = signature.inputs["text"].name, signature.outputs["number"].name
+    with pytest.raises(saved_model.StatusError) as caught:
+        runner.run({feed: np.array([b"\xff"], object)}, [fetch])
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.message.startswith(
+        "StringToNumberOp could not correctly convert string: \ufffd"
+    )
+    runner.close()
+
+
+def test_a_batch_runs_until_its_last_request_is_late(base: pathlib.Path) -> None:
+    parameters = batching_options.BatchingOptions(
+        max_batch_size=2, max_execution_batch_size=2, batch_timeout_seconds=60.0
+    )
+    options = model_server.Options(batching=parameters)
+    with (
+        model_server.ModelServer({"loop": base}, options=options) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+        futures.ThreadPoolExecutor(2) as pool,
+    ):
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+        def ask(timeout: float) -> grpc.StatusCode:
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Predict(_request(_FOR_EVER), timeout=timeout)
+            return caught.value.code()
+
+        codes = list(pool.map(ask, (0.5, 1.0)))
+    assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
+
+
+class _Held(rest_api.RestApi):
+    """Begins to answer only after it is released."""
+
+    def __init__(self, server: model_server.ModelServer) -> None:
+        super().__init__(server.manager, model_server.Options(), server.metrics)
+        self.released = threading.Event()
+        self.ended = threading.Event()
+
+    def handle(self, request: rest_messages.Request) -> rest_messages.Reply:
+        self.released.wait(20)
+        reply = super().handle(request)
+        self.ended.set()
+        return reply
+
+
+def test_a_request_that_is_answered_late_is_not_counted_again(
+    server: model_server.ModelServer,
+) -> None:
+    late, answered = _count(server, "DEADLINE_EXCEEDED"), _count(server, "OK")
+    api = _Held(server)
+    held = rest_server.RestServer(api, "127.0.0.1", 0, 1, timeout_seconds=0.05)
+    held.start()
+    reply = httpx.get(f"http://127.0.0.1:{held.port}/v1/models/loop", timeout=20)
+    assert (reply.status_code, reply.json()) == (504, {"error": _TIMED_OUT})
+    assert _count(server, "DEADLINE_EXCEEDED") == late + 1
+    api.released.set()
+    assert api.ended.wait(20)
+    assert (_count(server, "DEADLINE_EXCEEDED"), _count(server, "OK")) == (late + 1, answered)
+    held.stop(1.0)

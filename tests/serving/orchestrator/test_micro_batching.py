@@ -1,0 +1,90 @@
+"""What waits shares the next call, and nobody waits while a place is free."""
+
+import asyncio
+import threading
+from concurrent import futures
+
+import pytest
+
+from serving.orchestrator import micro_batching
+
+
+def scenario(main, run, *, most_running=1, most_items=4):
+    """Runs `main(batcher)` in an event loop of its own."""
+
+    async def with_batcher():
+        with futures.ThreadPoolExecutor(most_running) as executor:
+            return await main(
+                micro_batching.Batcher(
+                    run, executor, most_running=most_running, most_items=most_items
+                )
+            )
+
+    return asyncio.run(with_batcher())
+
+
+def test_one_that_comes_while_a_place_is_free_is_served_alone_and_those_that_wait_together():
+    calls, go = [], threading.Event()
+
+    def run(items):
+        calls.append(list(items))
+        go.wait(30)
+        return [item * 10 for item in items]
+
+    async def main(batches):
+        first = asyncio.create_task(batches.submit("a", 1))
+        while not calls:
+            await asyncio.sleep(0)
+        assert calls == [[1]]  # At once, and alone.
+        keys = "aabaaaa"
+        others = [asyncio.create_task(batches.submit(k, n)) for n, k in enumerate(keys, 2)]
+        await asyncio.sleep(0)
+        go.set()
+        return await asyncio.gather(first, *others)
+
+    assert scenario(main, run) == [10, 20, 30, 40, 50, 60, 70, 80]
+    # At most four of one key; what is passed over keeps its place.
+    assert calls == [[1], [2, 3, 5, 6], [4], [7, 8]]
+
+
+def test_an_error_is_that_of_the_item_at_fault_alone():
+    go = threading.Event()
+
+    def run(items):
+        go.wait(30)
+        if 3 in items:
+            raise KeyError("three")
+        return list(items)
+
+    async def main(batches):
+        tasks = [asyncio.create_task(batches.submit("a", n)) for n in (1, 2, 3, 4)]
+        await asyncio.sleep(0)
+        go.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    found = scenario(main, run)
+    assert found[:2] + found[3:] == [1, 2, 4]
+    with pytest.raises(KeyError, match="three"):
+        raise found[2]
+
+
+def test_what_was_given_up_while_it_waited_is_not_computed():
+    calls, go = [], threading.Event()
+
+    def run(items):
+        calls.append(list(items))
+        go.wait(30)
+        return list(items)
+
+    async def main(batches):
+        tasks = [asyncio.create_task(batches.submit("a", n)) for n in (1, 2, 3)]
+        while not calls:
+            await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+        go.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    found = scenario(main, run)
+    assert (found[0], found[2], calls) == (1, 3, [[1], [3]])
+    assert isinstance(found[1], asyncio.CancelledError)

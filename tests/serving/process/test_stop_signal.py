@@ -1,0 +1,43 @@
+"""Waiting until a process is to stop."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from serving import process
+
+
+@pytest.fixture(autouse=True)
+def _handlers_as_before():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_wait_and_every_later_one(number):
+    stop = process.StopSignal()
+    assert not stop.wait(0.01)
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    timer.start()
+    assert stop.wait(60)
+    assert stop.wait(0)
+    timer.join()
+
+
+def test_a_thread_ends_the_wait():
+    stop = process.StopSignal()
+    threading.Thread(target=stop.set).start()
+    assert stop.wait(60)
+
+
+def test_the_second_signal_of_a_kind_is_told_apart():
+    again = []
+    stop = process.StopSignal(again=again.append)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    assert stop.wait(60)
+    assert again == [signal.SIGTERM]

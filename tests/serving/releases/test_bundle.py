@@ -1,0 +1,278 @@
+import dataclasses
+import errno
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import signal
+
+import pytest
+import serving_fixtures
+
+from serving import errors, manifest
+from serving.releases import bundle
+
+SAVED_MODEL = (
+    "saved_model.pb",
+    "fingerprint.pb",
+    "variables/variables.index",
+    "variables/variables.data-00000-of-00001",
+    "assets.extra/tfrec.json",
+)
+FILES = (
+    *(f"query_tower/1/{name}" for name in SAVED_MODEL),
+    *(f"ad_tower/1/{name}" for name in SAVED_MODEL),
+    *(f"ranker/1/{name}" for name in SAVED_MODEL),
+    *(f"ad_index/1/{name}" for name in ("index.faiss", "ad_features.npy", "ads.arrow")),
+    "ad_index/1/tfrec.json",
+)
+
+
+@pytest.fixture
+def base(tiny_base, tmp_path):
+    return shutil.copytree(tiny_base, tmp_path / "bundles")
+
+
+def flip(path: pathlib.Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_published_bundle_verifies_and_loads(tiny_base, tiny_bundle):
+    assert bundle.versions(tiny_base) == [1]
+    assert bundle.latest(tiny_base) == 1
+    assert set(tiny_bundle.manifest.files) == set(FILES)
+    assert tiny_bundle.ad_index.num_ads == 300
+    assert tiny_bundle.manifest.present_heads == ("click", "engagement", "revenue")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_a_flipped_byte_in_any_file_is_refused_by_name(base, name, place):
+    size = (base / name).stat().st_size
+    flip(base / name, {"first": 0, "middle": size // 2, "last": size - 1}[place])
+    with pytest.raises(errors.BundleError, match=name.split("/")[0]) as caught:
+        bundle.load(base)
+    assert "Restore" in str(caught.value) or "Put" in str(caught.value)
+    if not name.endswith("tfrec.json"):
+        assert isinstance(caught.value, errors.CorruptFileError)
+        assert name in str(caught.value)
+
+
+def test_a_flipped_byte_anywhere_in_the_manifest_is_refused(base):
+    path = base / "manifests/1.json"
+    original = path.read_bytes()
+    for position in [*range(0, len(original), 97), len(original) - 1]:
+        flip(path, position)
+        with pytest.raises(errors.BundleError, match=r"manifests/1\.json"):
+            bundle.verify(base, 1)
+        path.write_bytes(original)
+    bundle.verify(base, 1)
+
+
+def test_a_manifest_with_other_white_space_is_refused(base):
+    path = base / "manifests/1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=1))
+    with pytest.raises(errors.ManifestCorruptError, match="byte for byte"):
+        bundle.verify(base, 1)
+
+
+def test_a_bundle_without_its_manifest_is_refused(base):
+    (base / "manifests/1.json").unlink()
+    with pytest.raises(errors.BundleNotFoundError, match=r"no manifests/1\.json: .* holds no"):
+        bundle.load(base, 1)
+    with pytest.raises(errors.BundleNotFoundError, match=r"no manifests/N\.json"):
+        bundle.load(base)
+
+
+def test_an_empty_or_missing_directory_is_refused(tmp_path):
+    with pytest.raises(errors.BundleNotFoundError, match="no published bundle"):
+        bundle.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("part", ["query_tower", "ad_tower"])
+def test_a_tower_of_another_training_is_refused_by_name(base, tmp_path, part):
+    foreign = tmp_path / "foreign"
+    serving_fixtures.publish(foreign, serving_fixtures.Recipe(seed=7))
+    shutil.rmtree(base / f"{part}/1")
+    shutil.copytree(foreign / f"{part}/1", base / f"{part}/1")
+    with pytest.raises(
+        errors.ForeignPartError,
+        match=f"{part}/1 comes from training training-7, the manifest expects training-0",
+    ):
+        bundle.load(base)
+
+
+def test_a_foreign_query_tower_is_never_published(tmp_path):
+    recipe = serving_fixtures.Recipe()
+
+    def write(staged):
+        content = recipe.write(staged)
+        return dataclasses.replace(content, training_id="training-9")
+
+    with pytest.raises(errors.ForeignPartError, match="expects training-9"):
+        bundle.publish(tmp_path, write)
+    assert bundle.versions(tmp_path) == []
+    assert not list((tmp_path / "ranker").iterdir())
+
+
+def test_a_missing_file_is_named(base):
+    (base / "ad_index/1/ads.arrow").unlink()
+    with pytest.raises(errors.MissingFileError, match=r"ad_index/1/ads\.arrow is missing"):
+        bundle.verify(base, 1)
+
+
+def test_a_missing_part_is_named(base):
+    shutil.rmtree(base / "query_tower")
+    with pytest.raises(errors.MissingFileError, match=r"query_tower/1/assets\.extra/tfrec\.json"):
+        bundle.verify(base, 1)
+
+
+def test_a_truncated_file_is_named_with_its_size(base):
+    path = base / "ranker/1/saved_model.pb"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(errors.CorruptFileError, match=r"ranker/1/saved_model\.pb has 100 bytes"):
+        bundle.verify(base, 1)
+
+
+def test_an_unlisted_file_is_named(base):
+    (base / "ranker/1/assets.extra/other").write_text("x")
+    with pytest.raises(errors.UnlistedFileError, match=r"ranker/1/assets\.extra/other"):
+        bundle.verify(base, 1)
+
+
+def test_an_unknown_format_version_is_refused(base):
+    release = dataclasses.replace(bundle.verify(base, 1), format_version=1)
+    manifest.write(base, 1, manifest.encode(release))
+    with pytest.raises(errors.ManifestFormatError, match="format_version 1; this code reads 3"):
+        bundle.verify(base, 1)
+
+
+def test_a_manifest_of_another_version_is_refused(base):
+    shutil.copy(base / "manifests/1.json", base / "manifests/3.json")
+    with pytest.raises(errors.ManifestCorruptError, match="it is the manifest of version 1"):
+        bundle.load(base)
+
+
+def with_probes(base: pathlib.Path, **changes: object) -> None:
+    """Seals a manifest whose probes are other ones; every checksum stays right."""
+    release = bundle.verify(base, 1)
+    changed = dataclasses.replace(release, probes={**release.probes, **changes})
+    manifest.write(base, 1, manifest.encode(changed))
+
+
+def test_embeddings_that_do_not_reproduce_are_refused(base):
+    embeddings = bundle.verify(base, 1).probes["query_embeddings"]
+    embeddings[1][3] += 0.001
+    with_probes(base, query_embeddings=embeddings)
+    with pytest.raises(errors.ProbeMismatchError, match=r"query_tower/1 does not.*0\.001"):
+        bundle.load(base)
+
+
+def test_candidates_that_do_not_reproduce_are_refused(base):
+    candidates = bundle.verify(base, 1).probes["candidates"]
+    candidates[2][0] = next(row for row in range(300) if row not in candidates[2])
+    with_probes(base, candidates=candidates)
+    with pytest.raises(errors.ProbeMismatchError, match=r"ad_index/1 .*request 2 lost 1 of 20"):
+        bundle.load(base)
+
+
+def test_versions_count_up_and_earlier_ones_stay(tmp_path):
+    assert [serving_fixtures.publish(tmp_path) for _ in range(2)] == [1, 2]
+    assert serving_fixtures.publish(tmp_path, version=7) == 7
+    assert bundle.versions(tmp_path) == [1, 2, 7]
+    with pytest.raises(errors.PublishError, match="Give 8 or more"):
+        serving_fixtures.publish(tmp_path, version=7)
+    bundle.load(tmp_path, 1)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    serving_fixtures.publish(tmp_path)
+
+    def write(staged):
+        (staged.ranker / "half").write_text("x")
+        raise OSError("disk full")
+
+    with pytest.raises(errors.PublishError, match=r"disk full.*Nothing was published"):
+        bundle.publish(tmp_path, write)
+    assert [path.name for path in (tmp_path / "ranker").iterdir()] == ["1"]
+    assert bundle.latest(tmp_path) == 1
+
+
+def _publish_and_die(base: pathlib.Path, where: str) -> None:
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if where == "write":
+        bundle.publish(base, die)
+    if where == "manifest":
+        manifest.write = die
+        serving_fixtures.publish(base)
+    if where == "rename":
+        replace = os.replace
+        os.replace = lambda source, target: (
+            die() if pathlib.Path(target).parent == base / "manifests" else replace(source, target)
+        )
+        serving_fixtures.publish(base)
+
+
+@pytest.mark.parametrize(("where", "next_version"), [("write", 2), ("manifest", 3), ("rename", 3)])
+def test_what_a_killed_publish_leaves_is_no_bundle_and_is_removed(base, where, next_version):
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_publish_and_die, args=(base, where))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    leftovers = [path.name for path in (base / "ranker").iterdir() if path.name != "1"]
+    assert len(leftovers) == 1
+    assert bundle.latest(base) == 1
+    bundle.load(base)
+    # The number may already be loaded by a model server: it is not used again.
+    assert serving_fixtures.publish(base) == next_version
+    names = {path.name for part in ("query_tower", "ranker") for path in (base / part).iterdir()}
+    assert names == {"1", str(next_version)}
+    assert {path.name for path in (base / "manifests").iterdir()} == {
+        "1.json",
+        f"{next_version}.json",
+    }
+    bundle.load(base)
+
+
+def test_a_number_that_a_failed_publish_renamed_to_is_never_used_again(base, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(manifest, "write", full)
+        for _ in range(2):
+            with pytest.raises(errors.PublishError, match="No space left"):
+                serving_fixtures.publish(base)
+    # 2 and 3 were there for a model server to load; 2 was removed before 3 was written.
+    assert serving_fixtures.publish(base) == 4
+    assert sorted(path.name for path in (base / "ranker").iterdir()) == ["1", "4"]
+
+
+def test_a_second_publisher_is_refused(base):
+    def write(staged):
+        with pytest.raises(errors.PublishError, match="Another publish"):
+            serving_fixtures.publish(base)
+        return serving_fixtures.Recipe().write(staged)
+
+    assert bundle.publish(base, write).version == 2
+
+
+def test_metrics_that_are_no_json_publish_nothing(tmp_path):
+    def write(staged):
+        content = serving_fixtures.Recipe().write(staged)
+        return dataclasses.replace(content, metrics={"auc": float("nan")})
+
+    with pytest.raises(ValueError, match="JSON"):
+        bundle.publish(tmp_path, write)
+    assert not list((tmp_path / "ranker").iterdir())
+
+
+def test_one_ad_is_enough(tmp_path):
+    serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(num_ads=1))
+    assert bundle.load(tmp_path).ad_index.num_ads == 1

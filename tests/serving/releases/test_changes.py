@@ -1,0 +1,299 @@
+"""Promotion, rollback, canaries, lists and prunes, also where they are killed."""
+
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import threading
+import time
+
+import killed
+import pytest
+import serving_fixtures
+from killed import publish_copy
+
+from serving import errors, manifest, releases
+from serving.releases import (
+    bundle,
+    in_use,
+    publishing,
+)
+from serving.releases import (
+    pointer as release_pointer,
+)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A base directory with the releases 1, 2 and 3. Read only."""
+    base = tmp_path_factory.mktemp("three") / "bundles"
+    return serving_fixtures.publish_trainings(base, 3, num_ads=30)
+
+
+@pytest.fixture
+def base(three, tmp_path):
+    return shutil.copytree(three, tmp_path / "bundles")
+
+
+def document(**changes):
+    """The text of a releases.json with some values changed."""
+    right = {"format_version": 1, "stable": 1, "canary": None, "previous": []}
+    return json.dumps({**right, **changes})
+
+
+def state(base):
+    """What a reader sees: every release whole, and which are routed to."""
+    for version in manifest.versions(base):
+        bundle.verify(base, version)
+    pointer = releases.current_pointer(base)
+    return manifest.versions(base), pointer.stable, pointer.canary
+
+
+def test_without_a_file_the_latest_is_stable_and_a_promotion_pins_it(base, three):
+    assert releases.current_pointer(base) == release_pointer.Pointer(3, previous=(2, 1))
+    change = releases.promote(base, 3)
+    assert change.before == change.after
+    assert publish_copy(base, three) == 4
+    assert (bundle.stable(base), bundle.latest(base)) == (3, 4)
+    assert bundle.load(base).version == 3
+    assert bundle.load(base, 4).version == 4
+
+
+def test_rollbacks_go_back_step_by_step_over_what_is_gone(base):
+    releases.promote(base, 1)
+    releases.promote(base, 3)
+    assert releases.promote(base, 2).after.previous == (3, 1)
+    assert releases.roll_back(base).after == release_pointer.Pointer(3, previous=(1,))
+    releases.promote(base, 2)
+    manifest.path_of(base, 3).unlink()
+    assert releases.roll_back(base).after.stable == 1
+    with pytest.raises(
+        errors.BundleNotFoundError, match=r"was stable before 1.* published are 1, 2\. Name one"
+    ):
+        releases.roll_back(base)
+
+
+def test_a_rollback_without_a_file_goes_to_the_release_before_the_latest(base):
+    assert releases.roll_back(base).after == release_pointer.Pointer(2, previous=(1,))
+
+
+def test_a_canary_is_promoted_ended_or_rolled_back(base):
+    releases.promote(base, 2)
+    assert releases.start_canary(base, 3, 0.2).after.share == 0.2
+    pointer = release_pointer.read_pointer(base)
+    assert (pointer.stable, pointer.canary, pointer.share) == (2, 3, 0.2)
+    promoted = releases.promote(base, 3).after
+    assert (promoted.stable, promoted.canary, promoted.share) == (3, None, 0.0)
+    releases.start_canary(base, 2, 1.0)
+    assert releases.end_canary(base).after.canary is None
+    releases.start_canary(base, 1, 0.5)
+    rolled_back = releases.roll_back(base).after
+    assert (rolled_back.stable, rolled_back.canary) == (2, None)
+
+
+def test_what_cannot_be_served_is_not_promoted(base):
+    with pytest.raises(errors.BundleNotFoundError, match="holds no published bundle of version 9"):
+        releases.promote(base, 9)
+    path = base / "ranker/2/saved_model.pb"
+    path.write_bytes(path.read_bytes()[:-1])
+    for step in (releases.promote, lambda *args: releases.start_canary(*args, share=0.1)):
+        with pytest.raises(errors.CorruptFileError, match=r"ranker/2/saved_model\.pb has"):
+            step(base, 2)
+    assert not (base / release_pointer.POINTER_FILE).exists()
+    with pytest.raises(
+        errors.PublishError, match=r"Release 3 is the stable one already, because it is the latest"
+    ):
+        releases.start_canary(base, 3, 0.1)
+    with pytest.raises(ValueError, match=r"share: expected a number from 0 to 1, got 1\.5"):
+        releases.start_canary(base, 2, 1.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{", "{}"),
+        document(format_version=2),
+        document(stable="1"),
+        document(canary={"version": 1, "share": 0.1}),
+        document(canary={"version": 2, "share": 7}),
+        document(previous=["1"]),
+    ],
+)
+def test_a_damaged_file_is_refused_and_a_promotion_writes_it_anew(base, text):
+    (base / "releases.json").write_text(text)
+    with pytest.raises(errors.ReleasesFileError, match=r"releases\.json cannot be used .*promote"):
+        bundle.load(base)
+    assert releases.promote(base, 2).after == release_pointer.Pointer(2)
+    assert bundle.stable(base) == 2
+
+
+def test_prune_keeps_the_newest_the_stable_the_canary_and_what_is_in_use(base, three):
+    for version in (4, 5, 6):
+        assert publish_copy(base, three) == version
+    releases.promote(base, 2)
+    releases.start_canary(base, 3, 0.1)
+    (base / "live/1").mkdir(parents=True)
+    loaded = bundle.load(base, 4)
+    assert releases.prune(base, keep=1) == releases.PrunedReleases((1, 5), (4,))
+    assert manifest.versions(base) == [2, 3, 4, 6]
+    assert not (base / "live/1").exists()
+    for part in releases.PARTS:
+        names = {path.name for path in (base / part).iterdir()}
+        assert names == {"2", "3", "4", "6"}
+    loaded.close()
+    assert releases.prune(base, keep=1).removed == (4,)
+    with pytest.raises(ValueError, match="keep: expected at least 1 release, got 0"):
+        releases.prune(base, keep=0)
+    # Numbers are not used again.
+    assert publish_copy(base, three) == 7
+
+
+def hold(base, held, done):
+    _held = in_use.hold(base, 1)
+    held.set()
+    done.wait(60)
+
+
+def test_a_release_is_in_use_until_its_process_ends_however_it_ends(base):
+    held, done = killed.processes.Event(), killed.processes.Event()
+    process = killed.processes.Process(target=hold, args=(base, held, done))
+    process.start()
+    assert held.wait(60)
+    assert in_use.is_in_use(base, 1)
+    assert releases.prune(base, keep=2).in_use == (1,)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not in_use.is_in_use(base, 1)
+    assert releases.prune(base, keep=2).removed == (1,)
+    with pytest.raises(errors.BundleNotFoundError, match=r"no manifests/1\.json"):
+        in_use.hold(base, 1)
+
+
+def test_the_list_says_what_each_release_is(base):
+    releases.promote(base, 2)
+    releases.start_canary(base, 3, 0.2)
+    manifest.path_of(base, 1).write_text("{}")
+    newest, stable, damaged = releases.list_releases(base)
+    assert (newest["version"], newest["role"], newest["share"]) == (3, "canary", 0.2)
+    assert (stable["version"], stable["role"], stable["num_ads"]) == (2, "stable", 30)
+    assert stable["bytes"] == sum(
+        path.stat().st_size
+        for part in releases.PARTS
+        for path in (base / part / "2").rglob("*")
+        if path.is_file()
+    )
+    assert "manifests/1.json is refused" in damaged["problem"]
+    assert json.loads(json.dumps(releases.list_releases(base)))[2]["version"] == 1
+
+
+def test_a_promotion_killed_anywhere_is_done_or_not_done(base):
+    releases.promote(base, 1)
+    second = release_pointer.Pointer(2, previous=(1,))
+    seen = []
+    for number in range(20):
+        status = killed.status_of(release_pointer.write_pointer, base, second, at=number)
+        seen.append(state(base)[1])
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        assert releases.promote(base, 1).after.stable == 1
+    assert status == 0
+    # Before the file is replaced, and when the directory is flushed.
+    assert set(seen) == {1, 2}
+
+
+def test_a_publish_killed_anywhere_leaves_a_release_or_none_and_the_next_one_is_whole(base, three):
+    published = manifest.versions(base)
+    for number in range(0, 200, 7):
+        status = killed.status_of(publish_copy, base, three, at=number)
+        versions, stable, _ = state(base)
+        assert versions[:3] == published
+        assert stable == versions[-1]
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        before = set((base / "ranker").iterdir())
+        # A number that a model server may have loaded is not used again.
+        numbers = {int(path.name) for path in before if path.name.isdecimal()}
+        assert publish_copy(base, three) > max(numbers)
+        names = {path.name for path in (base / "ranker").iterdir()}
+        assert names == {str(version) for version in manifest.versions(base)}
+        assert not list((base / "manifests").glob(".*"))
+    assert status == 0
+    assert number > 20
+
+
+def test_a_prune_killed_anywhere_leaves_whole_releases_and_is_finished_by_the_next(base, three):
+    releases.promote(base, 3)
+    for number in range(0, 100, 2):
+        copy = base.with_name(f"copy-{number}")
+        shutil.copytree(base, copy)
+        status = killed.status_of(releases.prune, copy, 1, at=number)
+        versions, stable, _ = state(copy)
+        assert stable == 3
+        assert versions in ([1, 2, 3], [2, 3], [3])
+        releases.prune(copy, keep=1)
+        for part in releases.PARTS:
+            assert [path.name for path in (copy / part).iterdir()] == ["3"]
+        shutil.rmtree(copy)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+    assert status == 0
+    assert number > 10
+
+
+def test_a_second_publisher_waits_for_the_first_or_is_refused(base, three):
+    entered, go_on = threading.Event(), threading.Event()
+
+    def write(staged):
+        entered.set()
+        assert go_on.wait(60)
+        for part in releases.PARTS:
+            shutil.copytree(three / part / "1", getattr(staged, part), dirs_exist_ok=True)
+        return manifest.read(three, 1)
+
+    first = threading.Thread(target=publishing.publish, args=(base, write))
+    first.start()
+    assert entered.wait(60)
+    with pytest.raises(errors.PublishError, match=r"Another publish into .* --wait_seconds"):
+        publish_copy(base, three)
+    with pytest.raises(errors.PublishError, match="Another publish"):
+        releases.prune(base, keep=1)
+    timer = threading.Timer(0.3, go_on.set)
+    timer.start()
+    with publishing.exclusive(base, wait_seconds=60):
+        assert manifest.versions(base) == [1, 2, 3, 4]
+    first.join()
+
+
+def publish_on_a_full_disk(base, source):
+    # Files may not grow beyond this, as if the disk were full.
+    limit = 4_000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    match = r"File too large.*Nothing was published.*--action=prune"
+    with pytest.raises(errors.PublishError, match=match):
+        publish_copy(base, source)
+
+
+def test_a_full_disk_publishes_nothing_and_leaves_the_old_releases(base, three):
+    before = sorted(path.relative_to(base) for path in base.rglob("*"))
+    assert killed.status_of(publish_on_a_full_disk, base, three) == 0
+    assert state(base) == ([1, 2, 3], 3, None)
+    after = {path.relative_to(base) for path in base.rglob("*")} - set(before)
+    assert after == {pathlib.Path(".publish.lock")} - set(before)
+    assert publish_copy(base, three) == 4
+
+
+def test_the_clock_decides_nothing(base, three, monkeypatch):
+    releases.promote(base, 1)
+    for path in (base / "manifests/3.json", base / "releases.json"):
+        os.utime(path, (4e9, 4e9))
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert publish_copy(base, three) == 4
+    assert releases.promote(base, 4).after.previous == (1, 3, 2)
+    os.utime(base / "releases.json", (1, 1))
+    assert releases.roll_back(base).after.stable == 1
+    assert bundle.stable(base) == 1

@@ -1,0 +1,223 @@
+import collections
+import itertools
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from serving.requests import rule_messages
+from serving.rules import field_values, interlocked_caps, selection
+
+
+def rules(caps=(), diversity=(), exploration=None):
+    return rule_messages.Rules(
+        tuple(rule_messages.Cap(*cap) for cap in caps),
+        (),
+        tuple(rule_messages.Diversity(*rule) for rule in diversity),
+        exploration,
+    )
+
+
+def select(gains, k, columns, asked, seed=0):
+    values = {name: field_values.FieldValues.of(column(of)) for name, of in columns.items()}
+    gains = np.array(gains, np.float64)
+    return selection.select_with_rules(gains, k, asked, values, random.Random(seed))
+
+
+def column(values):
+    is_list = any(isinstance(value, list) for value in values)
+    return pa.array(values, pa.list_(pa.string()) if is_list else pa.string())
+
+
+def test_a_cap_passes_over_the_third_ad_of_an_advertiser():
+    found = select([5, 4, 3, 2, 1], 4, {"a": ["x", "x", "x", "y", None]}, rules([("a", 2)]))
+    assert found.places.tolist() == [0, 1, 3, 4]
+    assert found.full["a"].tolist() == [True, True, True, False, False]
+
+
+def test_ads_without_a_value_are_not_capped():
+    found = select([3, 2, 1], 3, {"a": [None, None, None]}, rules([("a", 1)]))
+    assert found.places.tolist() == [0, 1, 2]
+
+
+def test_an_ad_with_a_list_counts_for_each_of_its_values_once():
+    tags = [["p", "p"], ["q", "p"], ["q"], [], None]
+    found = select([5, 4, 3, 2, 1], 5, {"t": tags}, rules([("t", 2)]))
+    # p is in the first two, q in the second and third.
+    assert found.places.tolist() == [0, 1, 2, 3, 4]
+    found = select([5, 4, 3, 2, 1], 5, {"t": tags}, rules([("t", 1)]))
+    # The first takes p, so the second may not come, and the third takes q.
+    assert found.places.tolist() == [0, 2, 3, 4]
+
+
+def test_equal_worth_stays_in_the_order_of_the_candidates():
+    found = select([1, 1, 1, 1], 3, {"a": ["x", "x", "y", "z"]}, rules([("a", 1)]))
+    assert found.places.tolist() == [0, 2, 3]
+
+
+def test_a_repeated_value_costs_its_penalty_each_time():
+    gains, fields = [10, 9, 8, 4], {"c": ["x", "x", "x", "y"]}
+    found = select(gains, 4, fields, rules(diversity=[("c", 0.5)]))
+    # 10; then 9 / 2 = 4.5 beats 4 (8 / 2 is 4, and later); then 8 / 4 = 2 loses to 4.
+    assert found.places.tolist() == [0, 1, 3, 2]
+    assert found.factors.tolist() == [1, 0.5, 1, 0.25]
+
+
+def test_lists_are_discounted_by_the_mean_over_their_values():
+    tags = [["p"], ["p", "q"], ["p"], None]
+    found = select([10, 8, 7.9, 6], 4, {"t": tags}, rules(diversity=[("t", 0.5)]))
+    # After p: 8 (1/2 + 1) / 2 = 6, as much as the last, and before it. Then 6, then 7.9 / 4.
+    assert found.places.tolist() == [0, 1, 3, 2]
+    assert found.factors.tolist() == [1, 0.75, 1, 0.25]
+
+
+def test_discounts_of_two_fields_multiply():
+    fields = {"c": ["x", "x", "y"], "d": ["u", "u", "v"]}
+    found = select([10, 9, 1], 3, fields, rules(diversity=[("c", 0.5), ("d", 0.9)]))
+    # 9 · 0.5 · 0.1 = 0.45 is below 1.
+    assert found.places.tolist() == [0, 2, 1]
+    assert found.factors.tolist() == pytest.approx([1, 1, 0.05])
+
+
+def test_a_penalty_of_one_leaves_repeated_ads_last_in_their_order():
+    found = select([3, 2, 1], 3, {"c": ["x", "x", "y"]}, rules(diversity=[("c", 1)]))
+    assert found.places.tolist() == [0, 2, 1]
+
+
+def test_two_caps_that_interlock_still_give_as_many_ads_as_there_can_be():
+    # The best takes the only places of x and of u, which the other two need.
+    fields = {"a": ["x", "x", "y"], "b": ["u", "v", "u"]}
+    asked = rules([("a", 1), ("b", 1)])
+    assert select([3, 2, 1], 2, fields, asked).places.tolist() == [1, 2]
+    assert select([3, 2, 1], 1, fields, asked).places.tolist() == [0]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_answer_is_as_long_as_every_search_can_make_it(seed):
+    rng = random.Random(seed)
+    count, k = rng.randint(1, 9), rng.randint(1, 7)
+    fields = {name: [rng.choice(["u", "v", "w", "x", None]) for _ in range(count)] for name in "ab"}
+    most = {name: rng.randint(1, 2) for name in "ab"}
+    found = select(np.array([rng.random() for _ in range(count)]), k, fields, rules(most.items()))
+
+    def meets(places):
+        return all(
+            max(collections.Counter(fields[name][p] for p in places if fields[name][p]).values(),
+                default=0) <= most[name]
+            for name in "ab"
+        )  # fmt: skip
+
+    longest = max(
+        size
+        for size in range(min(count, k) + 1)
+        if any(meets(places) for places in itertools.combinations(range(count), size))
+    )
+    assert meets(found.places.tolist())
+    assert len(set(found.places.tolist())) == len(found.places) == longest
+
+
+def test_interlocking_is_not_looked_for_where_it_cannot_be():
+    values = field_values.FieldValues.of(column([str(place % 50) for place in range(500)]))
+    # Nine ads fill four values of each cap, 40 ads each: 500 - 80 - 9 are left.
+    assert not interlocked_caps.may_interlock([(values, 2), (values, 2)], 500, 10)
+    assert interlocked_caps.may_interlock([(values, 1), (values, 1)], 100, 10)
+    assert not interlocked_caps.may_interlock([(values, 1)], 500, 10)
+
+
+def every_answer(gains, k, columns, asked):
+    """The answers that draws can give, with their probabilities, by trying every draw."""
+
+    class Scripted(random.Random):
+        def __init__(self, script):
+            super().__init__()
+            self.script, self.probability, self.widths = list(script), 1.0, []
+
+        def pick(self, width):
+            choice = self.script[len(self.widths)] if len(self.widths) < len(self.script) else 0
+            self.widths.append(width)
+            return choice
+
+        def random(self):
+            drawn = self.pick(2) == 1
+            share = asked.exploration.share
+            self.probability *= share if drawn else 1 - share
+            return 0.0 if drawn else 1.0
+
+        def randrange(self, width):
+            self.probability /= width
+            return self.pick(width)
+
+    values = {name: field_values.FieldValues.of(column(of)) for name, of in columns.items()}
+    script, found = [], []
+    while True:
+        rng = Scripted(script)
+        chosen = selection.select_with_rules(np.array(gains, np.float64), k, asked, values, rng)
+        found.append((chosen, rng.probability))
+        script = (script + [0] * len(rng.widths))[: len(rng.widths)]
+        while script and script[-1] + 1 >= rng.widths[len(script) - 1]:
+            script.pop()
+        if not script:
+            return found
+        script[-1] += 1
+
+
+@pytest.mark.parametrize("among", [None, 2])
+def test_logged_propensities_are_those_of_all_draws_enumerated(among):
+    exploration = rule_messages.Exploration(0.3, among)
+    asked = rules([("a", 1)], [("c", 0.5)], exploration)
+    columns = {"a": ["x", "x", "y", "z", None], "c": ["u", "v", "u", "v", "u"]}
+    answers = every_answer([5, 4, 3, 2, 1], 3, columns, asked)
+    assert sum(probability for _, probability in answers) == pytest.approx(1)
+    # Of each prefix and the ad after it: the probability of the ad given the prefix.
+    reached, came = collections.Counter(), collections.Counter()
+    for chosen, probability in answers:
+        places = tuple(chosen.places.tolist())
+        for slot in range(len(places)):
+            reached[places[:slot]] += probability
+            came[places[: slot + 1]] += probability
+    for chosen, _ in answers:
+        places = tuple(chosen.places.tolist())
+        for slot, propensity in enumerate(chosen.propensities.tolist()):
+            expected = came[places[: slot + 1]] / reached[places[:slot]]
+            assert propensity == pytest.approx(expected)
+
+
+def test_propensities_of_the_first_slot_by_hand():
+    # Four candidates, share 0.2: the best comes with 0.8 + 0.2 / 4, another with 0.2 / 4.
+    exploration = rule_messages.Exploration(0.2)
+    for chosen, _ in every_answer([4, 3, 2, 1], 1, {}, rules(exploration=exploration)):
+        expected = 0.85 if chosen.places[0] == 0 else 0.05
+        assert chosen.propensities.tolist() == pytest.approx([expected])
+
+
+def test_drawn_answers_come_as_often_as_their_propensities_say():
+    exploration = rule_messages.Exploration(0.5)
+    columns, asked = {"a": ["x", "x", "y", "z"]}, rules([("a", 1)], exploration=exploration)
+    rng, counts, expected = random.Random(1), collections.Counter(), {}
+    values = {"a": field_values.FieldValues.of(column(columns["a"]))}
+    trials = 8_000
+    for _ in range(trials):
+        chosen = selection.select_with_rules(np.array([4.0, 3, 2, 1]), 2, asked, values, rng)
+        places = tuple(chosen.places.tolist())
+        counts[places] += 1
+        expected[places] = float(np.prod(chosen.propensities))
+    # First any of four; then of the ads that the cap leaves, two or three.
+    assert len(expected) == 10
+    assert sum(expected.values()) == pytest.approx(1)
+    for places, probability in expected.items():
+        # Five standard deviations.
+        allowed = 5 * np.sqrt(probability * (1 - probability) / trials)
+        assert abs(counts[places] / trials - probability) < allowed
+
+
+def test_draws_keep_to_the_caps_and_to_the_best_candidates():
+    exploration = rule_messages.Exploration(1.0, among=3)
+    for seed in range(50):
+        found = select([4, 3, 2, 1], 3, {"a": ["x", "x", "y", "z"]},
+                       rules([("a", 1)], exploration=exploration), seed)  # fmt: skip
+        advertisers = ["xxyz"[place] for place in found.places]
+        assert sorted(advertisers) == ["x", "y", "z"]
+        # The fourth candidate is never drawn; it comes when nothing is left to draw.
+        assert found.places[2] == 3
+        assert found.explored.tolist() == [True, True, False]

@@ -1,0 +1,178 @@
+"""The edge of the REST service: bodies, tokens, deadlines, ids, overload."""
+
+import json
+import logging
+import socket
+import time
+from concurrent import futures
+
+import httpx
+import pytest
+import serving_fixtures
+
+from serving import orchestrator
+from serving.service import lifecycle
+
+TOKEN = "a secret"
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_bundle, ranker_address):
+    """URL of a service with a token, little patience for bodies, and few places."""
+    config = orchestrator.OrchestratorConfig(max_in_hand=2, default_deadline_ms=30_000)
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, config)
+    with serving_fixtures.serve_app(service, token=TOKEN, max_body_seconds=0.5) as url:
+        yield url
+
+
+def bearer(token):
+    return {"authorization": f"Bearer {token}"}
+
+
+def test_only_health_and_readiness_and_pages_without_data_come_without_the_token(guarded):
+    for path in ("/healthz", "/readyz", "/docs"):
+        assert httpx.get(guarded + path).status_code == 200
+    for path in ("/v1/bundle", "/openapi.json", "/redoc", "/nothing"):
+        reply = httpx.get(guarded + path)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (401, "unauthorized")
+        assert reply.headers["www-authenticate"] == "Bearer"
+    for headers in ({}, bearer("a"), bearer("a secre"), {"authorization": TOKEN}):
+        reply = httpx.post(guarded + "/v1/recommend", json={}, headers=headers)
+        assert reply.status_code == 401
+    reply = httpx.post(guarded + "/v1/recommend", json={}, headers=bearer(TOKEN))
+    assert reply.status_code == 200
+
+
+def raw(url, data, then=b"", seconds=10.0):
+    """Sends bytes and returns all that comes back."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+        connection.sendall(data)
+        if then:
+            connection.sendall(then)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
+
+
+def head(length, **headers):
+    lines = ["POST /v1/recommend HTTP/1.1", "host: x", "content-type: application/json"]
+    lines += [f"authorization: Bearer {TOKEN}", f"content-length: {length}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def test_a_body_of_100_mb_is_refused_before_it_has_come(guarded):
+    started = time.perf_counter()
+    received = raw(guarded, head(100_000_000, expect="100-continue"))
+    assert received.startswith(b"HTTP/1.1 413 ")
+    assert b"body_too_large" in received
+    assert time.perf_counter() - started < 5.0
+
+
+def test_a_client_that_sends_100_mb_reads_why_it_was_refused(guarded):
+    body = b"x" * 100_000_000
+    reply = httpx.post(guarded + "/v1/recommend", content=body, headers=bearer(TOKEN), timeout=60)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
+
+
+def test_a_body_that_does_not_come_is_given_up(guarded):
+    received = raw(guarded, head(1000), b'{"user": ')
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"body_too_slow" in received
+
+
+def test_requests_beyond_the_places_are_told_when_to_come_again(guarded):
+    def post(_):
+        return httpx.post(guarded + "/v1/recommend", json={}, headers=bearer(TOKEN), timeout=60)
+
+    with futures.ThreadPoolExecutor(32) as pool:
+        replies = list(pool.map(post, range(200)))
+    statuses = {reply.status_code for reply in replies}
+    assert statuses == {200, 429}
+    refused = next(reply for reply in replies if reply.status_code == 429)
+    assert refused.json()["error"]["code"] == "overloaded"
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", "60001", ""])
+def test_a_deadline_header_that_is_no_time_is_refused(service_url, value):
+    headers = {"x-deadline-ms": value}
+    reply = httpx.post(service_url + "/v1/recommend", json={}, headers=headers)
+    assert reply.status_code == 400
+    assert "header x-deadline-ms: expected milliseconds" in reply.json()["error"]["message"]
+
+
+def test_the_shorter_of_header_and_body_is_the_deadline(service_url):
+    def degraded(header, body):
+        headers = {"x-deadline-ms": header}
+        reply = httpx.post(service_url + "/v1/recommend", json=body, headers=headers, timeout=60)
+        return reply.json()["degraded"]
+
+    assert "the deadline is 1 ms" in degraded("1", {})
+    assert "the deadline is 1 ms" in degraded("1", {"deadline_ms": 30_000})
+    assert "the deadline is 2 ms" in degraded("30000", {"deadline_ms": 2})
+    assert degraded("30000", {"deadline_ms": 30_000}) is None
+    reply = httpx.post(
+        service_url + "/v1/recommend/batch",
+        json={"requests": [{}, {"deadline_ms": 2}]},
+        headers={"x-deadline-ms": "3"},
+    )
+    reasons = [answer["degraded"] for answer in reply.json()["responses"]]
+    assert ["3 ms" in reasons[0], "2 ms" in reasons[1]] == [True, True]
+
+
+def test_a_request_has_one_id_in_header_body_and_log(service_url, caplog):
+    with caplog.at_level(logging.INFO, "tfrec.access"):
+        named = httpx.post(
+            service_url + "/v1/recommend", json={"k": 1}, headers={"x-request-id": "r-77"}
+        )
+        own = httpx.post(service_url + "/v1/recommend", json={"k": 1})
+        unusable = httpx.get(service_url + "/healthz", headers={"x-request-id": "x" * 500})
+    assert named.headers["x-request-id"] == named.json()["request_id"] == "r-77"
+    assert own.headers["x-request-id"] == own.json()["request_id"] != "r-77"
+    assert len(unusable.headers["x-request-id"]) == 32
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    line = next(line for line in lines if line["request_id"] == "r-77")
+    assert (line["method"], line["path"], line["status"]) == ("POST", "/v1/recommend", 200)
+    assert (line["bundle_version"], line["answers"], line["degraded"]) == (1, 1, None)
+    assert line["milliseconds"] >= line["stage_ms"]["total"]
+
+
+def test_while_it_drains_it_answers_but_is_not_ready_and_keeps_no_connection(
+    tiny_bundle, ranker_address
+):
+    life = lifecycle.Lifecycle()
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service, life=life) as url, httpx.Client(base_url=url) as http:
+        assert http.get("/readyz").status_code == 200
+        life.draining = True
+        reply = http.get("/readyz")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
+        assert http.get("/healthz").status_code == 200
+        answered = http.post("/v1/recommend", json={})
+        assert answered.status_code == 200
+        assert answered.headers["connection"] == "close"
+
+
+def test_1000_connections_at_once_are_all_answered(service_url):
+    host, port = service_url.removeprefix("http://").split(":")
+    lines = [
+        *("POST /v1/recommend HTTP/1.1", "host: x", "connection: close", "x-deadline-ms: 20"),
+        *("content-type: application/json", "content-length: 2", "", "{}"),
+    ]
+    request = "\r\n".join(lines).encode()
+
+    def answer(connection):
+        with connection:
+            received = b""
+            while chunk := connection.recv(65536):
+                received += chunk
+        return received[9:12]
+
+    connections = [socket.create_connection((host, int(port)), timeout=60) for _ in range(1000)]
+    for connection in connections:
+        connection.sendall(request)
+    with futures.ThreadPoolExecutor(50) as pool:
+        assert list(pool.map(answer, connections)) == [b"200"] * 1000

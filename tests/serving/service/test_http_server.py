@@ -1,0 +1,240 @@
+"""Connections that stall, what guards the service, and malformed requests by the thousand."""
+
+import json
+import pathlib
+import random
+import resource
+import shutil
+import socket
+import time
+
+import httpx
+import pytest
+import serving_fixtures
+import sockets
+from repository import TLS
+
+from serving import errors, releases
+from serving.service import connections, http_server
+
+
+def connected(url, **options):
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=30, **options)
+
+
+def ends_without_a_byte(connection):
+    """Waits for the end of a connection."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n"])
+def test_a_head_that_does_not_come_ends_the_connection(service_url, monkeypatch, sent):
+    monkeypatch.setattr(connections.Connection, "head_seconds", 0.3)
+    started = time.monotonic()
+    with connected(service_url) as connection:
+        connection.sendall(sent)
+        assert ends_without_a_byte(connection)
+    assert time.monotonic() - started > 0.2
+
+
+def test_a_second_head_that_does_not_come_ends_the_connection(service_url, monkeypatch):
+    monkeypatch.setattr(connections.Connection, "head_seconds", 0.3)
+    with connected(service_url) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        sockets.receive(connection, lambda reply: reply.endswith(b'{"status":"ok"}'))
+        connection.sendall(b"GET /heal")
+        assert ends_without_a_byte(connection)
+
+
+def ask_for_much(url):
+    """Asks for 8 MB and reads none of it; returns when they have begun to come."""
+    body = json.dumps({"requests": [{"k": 300, "deadline_ms": 1}] * 100}).encode()
+    head = "POST /v1/recommend/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.settimeout(60)
+    # Of the 8 MB, the buffers of both ends hold less than half.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    connection.connect((host, int(port)))
+    connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    connection.recv(1, socket.MSG_PEEK)
+    return connection
+
+
+def received_bytes(connection):
+    """Reads to the end, be it a broken one."""
+    received = 0
+    try:
+        while chunk := connection.recv(1 << 20):
+            received += len(chunk)
+    except ConnectionResetError:
+        return received
+    return received
+
+
+def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(service_url, monkeypatch):
+    monkeypatch.setattr(connections.Connection, "write_seconds", 0.5)
+    with ask_for_much(service_url) as connection:
+        for _ in range(3):
+            assert httpx.post(f"{service_url}/v1/recommend", json={}, timeout=60).is_success
+        time.sleep(1.0)
+        assert received_bytes(connection) < 5_000_000
+
+
+def test_a_client_that_reads_slowly_gets_all_of_it(service_url, monkeypatch):
+    monkeypatch.setattr(connections.Connection, "write_seconds", 3.0)
+    with ask_for_much(service_url) as connection:
+        head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+        lines = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
+        missing = int(lines[b"content-length"]) - len(body)
+        started = time.monotonic()
+        # Some 400 kB every third of a second.
+        while missing > 0:
+            time.sleep(0.3)
+            wanted = min(6 * 65536, missing)
+            missing -= len(sockets.receive(connection, lambda c, n=wanted: len(c) >= n))
+        # So for longer than a client may take that does not read.
+        assert time.monotonic() - started > 3.0
+
+
+def test_the_end_does_not_wait_for_a_client_that_never_reads(
+    tiny_bundle, ranker_address, monkeypatch
+):
+    monkeypatch.setattr(connections.Connection, "write_seconds", 0.5)
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service) as url:
+        connection = ask_for_much(url)
+        started = time.monotonic()
+    assert time.monotonic() - started < 60
+    connection.close()
+
+
+def test_a_replaced_index_changes_no_answer_and_is_refused_when_it_is_loaded(
+    tiny_base, ranker_address, tmp_path
+):
+    base = tmp_path / "bundles"
+    shutil.copytree(tiny_base, base)
+    service = serving_fixtures.make_orchestrator(releases.load(base), ranker_address)
+    with serving_fixtures.serve_app(service) as url:
+
+        def ask():
+            reply = httpx.post(f"{url}/v1/recommend", json={"user": {"age": 3}}, timeout=60)
+            return [(ad["ad_id"], ad["retrieval_score"]) for ad in reply.json()["ads"]]
+
+        before = ask()
+        for name in ("index.faiss", "ad_features.npy", "ads.arrow"):
+            other = tmp_path / name
+            other.write_bytes(b"another")
+            other.rename(base / "ad_index" / "1" / name)
+        assert ask() == before
+    with pytest.raises(errors.CorruptFileError, match="has 7 bytes"):
+        releases.load(base)
+
+
+def test_a_certificate_and_its_key_are_accepted_and_others_refused(tmp_path):
+    certificate, key = str(TLS / "certificate.pem"), str(TLS / "key.pem")
+    both = tmp_path / "both.pem"
+    both.write_text(pathlib.Path(certificate).read_text() + pathlib.Path(key).read_text())
+    for given in ((None, None), (certificate, key), (str(both), None)):
+        http_server.check_tls(http_server.HttpConfig(*given))
+    for given, message in (
+        ((None, key), "A TLS key was given and no certificate"),
+        ((certificate, None), "Expected a PEM certificate in .* its key in the same file"),
+        ((key, certificate), "Expected a PEM certificate"),
+        (("/no/such", key), "Expected a PEM certificate in /no/such"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            http_server.check_tls(http_server.HttpConfig(*given))
+
+
+def test_a_token_comes_from_the_file_or_else_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("TFREC_TOKEN", raising=False)
+    assert http_server.read_token(None) is None
+    monkeypatch.setenv("TFREC_TOKEN", " from-environment ")
+    assert http_server.read_token(None) == "from-environment"
+    path = tmp_path / "token"
+    path.write_text("from-file\n")
+    assert http_server.read_token(str(path)) == "from-file"
+    for bad in ("", "two words", "schlüssel", "line\nbreak"):
+        path.write_text(bad)
+        with pytest.raises(ValueError, match="Expected a token of printable ASCII"):
+            http_server.read_token(str(path))
+    with pytest.raises(FileNotFoundError):
+        http_server.read_token(str(tmp_path / "none"))
+
+
+VALID = (
+    b'{"user": {"country": "CH", "age": 41, "history": ["ad-3", "ad-17"]}, "k": 3}',
+    b'{"context": {"device": "tv"}, "weights": {"click": 1.5}, "request_id": "r"}',
+    b'{"filters": {"conditions": [{"field": "price", "at_most": 20}]}, "deadline_ms": 5}',
+    b'{"rules": {"caps": [{"field": "advertiser", "most": 1}]}, "explain": true}',
+)
+TOKENS = (
+    *(b"NaN", b"-Infinity", b"1e999", b"null", b"true", b"[]", b"{}", b'"\\ud800"', b'"\\u0000"'),
+    *(b"9" * 400, b"-0.0", b'""', b"\xff", b"\xc3(", b"[[[[", b"}}", b'{"a":', b",", b"1e-400"),
+)
+
+
+def malformed(rng):
+    """Returns a body that began as a good one; it may still be one."""
+    body = bytearray(rng.choice(VALID))
+    for _ in range(rng.randint(1, 4)):
+        place, kind = rng.randrange(len(body) + 1), rng.randrange(5)
+        if kind == 0:
+            body[place : place + 1] = bytes([rng.randrange(256)])
+        elif kind == 1:
+            del body[place : place + rng.randint(1, 9)]
+        elif kind == 2:
+            body[place:place] = rng.choice(TOKENS)
+        elif kind == 3:
+            # The value after some colon.
+            colons = [i for i, byte in enumerate(body) if byte == ord(":")] or [0]
+            start = rng.choice(colons) + 1
+            end = min(
+                (body.find(c, start) for c in b",}" if body.find(c, start) > 0), default=start
+            )
+            body[start:end] = rng.choice(TOKENS)
+        else:
+            body[place:place] = body[: rng.randrange(len(body) + 1)]
+        body = body or bytearray(b"0")
+    return bytes(body)
+
+
+def resident_bytes():
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_10000_malformed_bodies_are_refused_without_a_failure_or_a_leak(service_url):
+    rng = random.Random(7)
+    statuses = {}
+    after_warm_up = 0
+    with connected(service_url) as connection, connection.makefile("rb") as replies:
+        for number in range(10_000):
+            if number == 2_000:
+                after_warm_up = resident_bytes()
+            body = malformed(rng)
+            path = "/v1/recommend"
+            if number % 5 == 0:
+                body, path = b'{"requests": [' + body + b"]}", "/v1/recommend/batch"
+            lines = [
+                *(f"POST {path} HTTP/1.1", "host: x", "x-deadline-ms: 1"),
+                *("content-type: application/json", f"content-length: {len(body)}", "", ""),
+            ]
+            connection.sendall("\r\n".join(lines).encode() + body)
+            status, length = int(replies.readline().split()[1]), 0
+            while line := replies.readline().strip().lower():
+                if line.startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            document = json.loads(replies.read(length))
+            statuses[status] = statuses.get(status, 0) + 1
+            assert status < 500, (body, document)
+            assert status == 200 or set(document) == {"error"}, (body, document)
+    assert set(statuses) == {200, 400, 422}, statuses
+    assert min(statuses.values()) > 100, statuses
+    assert resident_bytes() - after_warm_up < 30_000_000
+    assert httpx.post(f"{service_url}/v1/recommend", json={}, timeout=60).json()["ads"]

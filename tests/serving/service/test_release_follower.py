@@ -1,0 +1,319 @@
+"""A service changes its release while it is asked: nothing fails, nothing is mixed."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import pathlib
+import shutil
+import threading
+import time
+
+import httpx
+import pytest
+import serving_fixtures
+
+from serving import errors, manifest, releases, requests
+from serving.releases import in_use, pointer, served_versions
+from serving.service import release_follower, release_router
+
+FAST = release_follower.FollowConfig(
+    poll_seconds=0.05, ranker_seconds=60, retry_seconds=0.2, most_retry_seconds=0.4
+)
+BODY = {"user": {"country": "CH", "age": 33, "history": ["ad-3"]}, "k": 5}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A base directory with the releases 1, 2 and 3 of different trainings. Read only."""
+    base = tmp_path_factory.mktemp("published") / "bundles"
+    return serving_fixtures.publish_trainings(base, 3)
+
+
+@pytest.fixture
+def base(published, tmp_path):
+    """A copy, of which release 1 is stable."""
+    base = shutil.copytree(published, tmp_path / "bundles")
+    releases.promote(base, 1)
+    return base
+
+
+@pytest.fixture(scope="module")
+def address(published):
+    with serving_fixtures.serve_ranker(published, all_versions=True) as server:
+        yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture(scope="module")
+def expected(published, address):
+    """Version -> the ads of `BODY` with their scores, from each release alone."""
+
+    async def ask(version):
+        service = serving_fixtures.make_orchestrator(releases.load(published, version), address)
+        try:
+            answer = await service.recommend(requests.Request(user=BODY["user"], k=BODY["k"]))
+        finally:
+            await service.close()
+        assert answer.degraded is None
+        return scores_of(answer.to_json())
+
+    by_version = {version: asyncio.run(ask(version)) for version in (1, 2, 3)}
+    assert len({str(ads) for ads in by_version.values()}) == 3
+    return by_version
+
+
+def scores_of(answer):
+    return [
+        (ad["ad_id"], pytest.approx(ad["utility"], rel=1e-4), pytest.approx(ad["retrieval_score"]))
+        for ad in (ad if isinstance(ad, dict) else vars(ad) for ad in answer["ads"])
+    ]
+
+
+def plain(answer):
+    return [(ad["ad_id"], ad["utility"], ad["retrieval_score"]) for ad in answer["ads"]]
+
+
+@contextlib.contextmanager
+def following(base, address):
+    """Runs a service that follows `base`, and yields its URL."""
+
+    def connect(release):
+        return serving_fixtures.make_orchestrator(release, address)
+
+    router = release_router.ReleaseRouter(connect(release_follower.load_first(base)))
+    follower = release_follower.ReleaseFollower(base, router, connect, FAST)
+    with serving_fixtures.serve_app(router, follower=follower) as url:
+        yield url
+
+
+class Load:
+    """Asks a service without a pause from several threads, and keeps every answer."""
+
+    def __init__(self, url, num_threads=3):
+        self._url = url
+        self._stop = threading.Event()
+        self._pool = concurrent.futures.ThreadPoolExecutor(num_threads)
+        self._running = [self._pool.submit(self._ask) for _ in range(num_threads)]
+
+    def _ask(self):
+        answers = []
+        with httpx.Client(base_url=self._url, timeout=60) as client:
+            while not self._stop.is_set():
+                reply = client.post("/v1/recommend", json=BODY)
+                assert reply.status_code == 200, reply.text
+                answers.append(reply.json())
+        return answers
+
+    def end(self):
+        """Returns the answers of each thread, in their order."""
+        self._stop.set()
+        with self._pool:
+            return [answers.result() for answers in self._running]
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def state_of(url):
+    return httpx.get(f"{url}/v1/bundle", timeout=60).json()
+
+
+def metrics_of(url):
+    return httpx.get(f"{url}/metrics", timeout=60).text
+
+
+def roles_of(url):
+    return {row["version"]: row["role"] for row in state_of(url)["releases"]}
+
+
+def test_releases_change_under_load_without_a_failed_or_mixed_answer(base, address, expected):
+    with following(base, address) as url:
+        load = Load(url)
+        for version in (2, 3, None):
+            change = releases.roll_back if version is None else releases.promote
+            after = change(base, *([version] if version else [])).after
+            wait_for(lambda wanted=after.stable: roles_of(url) == {wanted: "stable"})
+            assert in_use.is_in_use(base, after.stable)
+        threads = load.end()
+        for version in (1, 3):
+            assert not in_use.is_in_use(base, version)
+    for answers in threads:
+        seen = [answer["bundle_version"] for answer in answers]
+        changes = [seen[0], *(b for a, b in itertools.pairwise(seen) if a != b)]
+        assert changes == [1, 2, 3, 2]
+        for answer in answers:
+            assert answer["degraded"] is None
+            assert plain(answer) == expected[answer["bundle_version"]]
+
+
+def test_a_canary_gets_its_share_under_load_and_leaves_again(base, address, expected):
+    with following(base, address) as url:
+        load = Load(url)
+        releases.start_canary(base, 2, 0.5)
+        wait_for(lambda: roles_of(url) == {1: "stable", 2: "canary"})
+        with httpx.Client(base_url=url, timeout=60) as client:
+            named = [
+                client.post("/v1/recommend", json={**BODY, "release": release}).json()
+                for release in ("canary", "stable")
+            ]
+            wait_for(lambda: min(row["answered"] for row in state_of(url)["releases"]) > 5)
+        releases.end_canary(base)
+        wait_for(lambda: roles_of(url) == {1: "stable"})
+        answers = [answer for thread in load.end() for answer in thread]
+    assert [answer["bundle_version"] for answer in named] == [2, 1]
+    assert {answer["bundle_version"] for answer in answers} == {1, 2}
+    for answer in [*answers, *named]:
+        assert plain(answer) == expected[answer["bundle_version"]]
+
+
+def test_a_damaged_release_is_refused_with_the_reason_and_taken_up_once_it_is_whole(
+    base, address, expected
+):
+    path = base / "query_tower/2/saved_model.pb"
+    content = path.read_bytes()
+    with following(base, address) as url:
+        load = Load(url, num_threads=1)
+        path.write_bytes(content[:-1])
+        # As somebody who does not use scripts/release.py might.
+        pointer.write_pointer(base, pointer.Pointer(2, previous=(1,)))
+        wait_for(lambda: state_of(url)["refused"])
+        refused = state_of(url)["refused"]
+        assert refused.startswith("release 2 is refused: query_tower/2/saved_model.pb has ")
+        ready = httpx.get(f"{url}/readyz", timeout=60)
+        assert (ready.status_code, ready.json()["refused"]) == (200, refused)
+        assert roles_of(url) == {1: "stable"}
+        wait_for(lambda: "tfrec_release_refused 1.0" in metrics_of(url))
+        path.write_bytes(content)
+        wait_for(lambda: roles_of(url) == {2: "stable"})
+        assert state_of(url)["refused"] is None
+        wait_for(lambda: "tfrec_release_refused 0.0" in metrics_of(url))
+        (answers,) = load.end()
+    for answer in answers:
+        assert plain(answer) == expected[answer["bundle_version"]]
+
+
+def test_another_ranker_under_the_new_number_is_refused_and_its_scores_never_come(
+    base, published, tmp_path, expected
+):
+    # The model server has release 3's ranker where this base directory has release 2's.
+    foreign = shutil.copytree(published / "ranker", tmp_path / "served" / "ranker")
+    shutil.rmtree(foreign / "2")
+    (foreign / "3").rename(foreign / "2")
+    with (
+        serving_fixtures.serve_ranker(foreign.parent, all_versions=True) as server,
+        following(base, f"127.0.0.1:{server.port}") as url,
+    ):
+        load = Load(url, num_threads=1)
+        releases.promote(base, 2)
+        wait_for(lambda: state_of(url)["refused"])
+        assert "differs by" in state_of(url)["refused"]
+        assert not in_use.is_in_use(base, 2)
+        (answers,) = load.end()
+        assert roles_of(url) == {1: "stable"}
+    for answer in answers:
+        assert (answer["degraded"], answer["bundle_version"]) == (None, 1)
+        assert plain(answer) == expected[1]
+
+
+def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_unwanted(
+    base, published, tmp_path
+):
+    only_first = tmp_path / "served"
+    shutil.copytree(published / "ranker/1", only_first / "ranker/1")
+
+    async def scenario(server):
+        address = f"127.0.0.1:{server.port}"
+
+        def connect(release):
+            return serving_fixtures.make_orchestrator(release, address)
+
+        router = release_router.ReleaseRouter(connect(release_follower.load_first(base)))
+        config = dataclasses.replace(FAST, ranker_seconds=0.3, retry_seconds=60)
+        follower = release_follower.ReleaseFollower(base, router, connect, config)
+        releases.promote(base, 2)
+        await follower.step()
+        assert "does not serve ranker version 2" in follower.problem
+        assert router.stable.release.version == 1
+        config = dataclasses.replace(FAST, ranker_seconds=600)
+        follower = release_follower.ReleaseFollower(base, router, connect, config)
+        stepping = asyncio.create_task(follower.step())
+        while not in_use.is_in_use(base, 2):
+            await asyncio.sleep(0.01)
+        releases.roll_back(base)
+        await asyncio.wait_for(stepping, 30)
+        assert not in_use.is_in_use(base, 2)
+        await follower.step()
+        assert (follower.problem, router.stable.release.version) == (None, 1)
+        await router.close()
+
+    with serving_fixtures.serve_ranker(only_first, all_versions=True) as server:
+        asyncio.run(scenario(server))
+
+
+def test_a_service_that_starts_on_a_refused_release_serves_the_one_before(base):
+    releases.promote(base, 3)
+    (base / "ad_index/3/ads.arrow").unlink()
+    assert release_follower.load_first(base).version == 1
+    with pytest.raises(errors.MissingFileError, match=r"ad_index/3/ads\.arrow is missing"):
+        releases.load(base)
+    for version in (1, 2):
+        (base / f"ad_index/{version}/ads.arrow").unlink()
+    with pytest.raises(errors.MissingFileError, match=r"ad_index/3/ads\.arrow is missing"):
+        release_follower.load_first(base)
+
+
+def test_a_file_that_cannot_be_read_changes_nothing(base, address):
+    with following(base, address) as url:
+        (base / "releases.json").write_text("{")
+        wait_for(lambda: state_of(url)["refused"])
+        assert "releases.json cannot be used" in state_of(url)["refused"]
+        assert roles_of(url) == {1: "stable"}
+        releases.promote(base, 2)
+        wait_for(lambda: roles_of(url) == {2: "stable"})
+
+
+def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use(base, tmp_path):
+    path = tmp_path / "models.config"
+    released = served_versions.ServedVersions(base, ("ranker", "query_tower"), path)
+
+    def told():
+        return [line for line in path.read_text().splitlines() if "ranker" in line]
+
+    assert path.read_text() == (
+        "model_config_list {\n"
+        f'  config {{ name: "ranker" base_path: "{base}/ranker" model_platform: "tensorflow" '
+        "model_version_policy { specific { versions: 1 } } }\n"
+        f'  config {{ name: "query_tower" base_path: "{base}/query_tower" model_platform: '
+        '"tensorflow" model_version_policy { specific { versions: 1 } } }\n}\n'
+    )
+    releases.start_canary(base, 3, 0.1)
+    released.update()
+    assert "{ versions: 1 versions: 3 }" in told()[0]
+    with contextlib.closing(in_use.hold(base, 1)), contextlib.closing(in_use.hold(base, 2)):
+        releases.promote(base, 3)
+        released.update()
+        # Release 1 serves its last requests; who has loaded 2 only looks at it.
+        assert "{ versions: 1 versions: 3 }" in told()[0]
+    with released:
+        wait_for(lambda: "{ versions: 3 }" in told()[0])
+        (base / "releases.json").write_text("{")
+        manifest.path_of(base, 2).touch()
+        time.sleep(2 * served_versions.POLL_SECONDS)
+        assert "{ versions: 3 }" in told()[0]
+    # A process that finds the stable release damaged falls back to the one before, which is asked
+    # for only then.
+    releases.promote(base, 1)
+    releases.promote(base, 3)
+    falling_back = served_versions.ServedVersions(base, ("ranker",), path)
+    assert "{ versions: 3 }" in told()[0]
+    with contextlib.closing(in_use.hold(base, 1)):
+        falling_back.update()
+        assert "{ versions: 1 versions: 3 }" in told()[0]
+    fixed = served_versions.ServedVersions(base, ("ranker",), pathlib.Path(path), only=2)
+    with fixed:
+        assert "{ versions: 2 }" in told()[0]

@@ -1,0 +1,220 @@
+"""Which release answers a request, and when a release is closed."""
+
+import asyncio
+import time
+import weakref
+
+import pytest
+import serving_fixtures
+
+from serving import errors, releases
+from serving.requests import messages
+from serving.service import release_router
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Base directory with the releases 1, 2 and 3 of different trainings."""
+    base = tmp_path_factory.mktemp("releases") / "bundles"
+    return serving_fixtures.publish_trainings(base, 3)
+
+
+@pytest.fixture(scope="module")
+def address(base):
+    with serving_fixtures.serve_ranker(base, all_versions=True) as server:
+        yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture
+def run(base, address):
+    """Runs `scenario(router, open_release)` in an event loop; the router begins with release 1."""
+
+    def open_release(version):
+        return serving_fixtures.make_orchestrator(releases.load(base, version), address)
+
+    def run_scenario(scenario):
+        async def main():
+            router = release_router.ReleaseRouter(open_release(1))
+            try:
+                return await scenario(router, open_release)
+            finally:
+                await router.close()
+
+        return asyncio.run(main())
+
+    return run_scenario
+
+
+def request(number, **values):
+    return messages.Request(user={"country": "CH"}, request_id=f"r{number}", k=2, **values)
+
+
+def test_a_request_is_answered_whole_by_the_release_that_it_began_with(run, base):
+    async def scenario(router, open_release):
+        with router.use(request(0)) as service:
+            router.route(open_release(2))
+            await asyncio.sleep(0)
+            assert releases.is_in_use(base, 1)
+            assert (await router.recommend(request(1))).bundle_version == 2
+            answer = await service.recommend(request(0))
+            assert (answer.bundle_version, answer.degraded) == (1, None)
+            assert [row["role"] for row in router.status()] == ["ending", "stable"]
+        while releases.is_in_use(base, 1):
+            await asyncio.sleep(0.001)
+        assert [(row["version"], row["in_flight"]) for row in router.status()] == [(2, 0)]
+        assert releases.is_in_use(base, 2)
+
+    run(scenario)
+    assert not releases.is_in_use(base, 2)
+
+
+def test_a_release_that_comes_back_before_its_last_request_stays_open(run, base):
+    async def scenario(router, open_release):
+        with router.use(request(0)) as first:
+            router.route(open_release(2))
+            assert router.loaded(1) is first
+            router.route(router.loaded(1))
+        assert router.stable is first
+        assert (await router.recommend(request(1))).bundle_version == 1
+        return router.status()
+
+    (row,) = [row for row in run(scenario) if row["role"] == "stable"]
+    assert row["version"] == 1
+
+
+def test_nothing_of_a_release_is_left_in_memory_once_it_is_closed(run):
+    async def scenario(router, open_release):
+        left = []
+        for version in (2, 1, 2):
+            old = router.stable
+            await router.recommend(request(0))
+            left += [weakref.ref(one) for one in (old, old.release.query_tower)]
+            left += [weakref.ref(old.release.ad_index), weakref.ref(old.live)]
+            del old
+            router.route(open_release(version))
+            while len(router.status()) > 1:
+                await asyncio.sleep(0.001)
+        await router.recommend(request(1))
+        # What closes them runs beside requests.
+        until = time.monotonic() + 30
+        while any(one() is not None for one in left) and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        return [one() for one in left]
+
+    assert run(scenario) == [None] * 12
+
+
+def test_a_canary_gets_its_share_the_same_requests_each_time_and_those_that_name_it(run):
+    async def scenario(router, open_release):
+        def chosen(number, **values):
+            with router.use(request(number, **values)) as service:
+                return service.release.version
+
+        def canaries():
+            return {number for number in range(200) if chosen(number) == 2}
+
+        router.route(router.stable, open_release(2), 0.25)
+        first = canaries()
+        # 200 draws at 0.25: mean 50, standard deviation 6.1.
+        assert 25 < len(first) < 75
+        assert canaries() == first
+        router.route(router.stable, router.loaded(2), 0.5)
+        assert first < canaries()
+        router.route(router.stable, router.loaded(2), 0.0)
+        assert canaries() == set()
+        assert chosen(1, release="canary") == 2
+        router.route(router.stable, router.loaded(2), 1.0)
+        assert len(canaries()) == 200
+        assert chosen(1, release="stable") == 1
+        for _ in range(3):
+            await router.recommend(request(1))
+        await router.recommend(request(1, release="stable"))
+        stable, canary = router.status()
+        assert (stable["role"], stable["answered"]) == ("stable", 1)
+        assert (canary["role"], canary["answered"], canary["degraded"]) == ("canary", 3, 0)
+
+    run(scenario)
+
+
+def test_without_a_canary_who_asks_for_one_is_answered_by_the_stable_release(run):
+    async def scenario(router, _):
+        return (await router.recommend(request(0, release="canary"))).bundle_version
+
+    assert run(scenario) == 1
+
+
+def test_a_batch_is_answered_in_order_by_both_releases_and_names_the_place_of_a_fault(run):
+    async def scenario(router, open_release):
+        router.route(router.stable, open_release(2), 0.0)
+        wanted = ["canary", "stable", None, "canary"]
+        requests = [request(n, release=release) for n, release in enumerate(wanted)]
+        answers = await router.recommend_batch(requests)
+        assert [a.request_id for a in answers] == ["r0", "r1", "r2", "r3"]
+        assert [a.bundle_version for a in answers] == [2, 1, 1, 2]
+        wrong = messages.Request(k=-1, release="canary")
+        with pytest.raises(errors.InvalidRequestError, match=r"^requests\[4\]\.k: expected"):
+            await router.recommend_batch([*requests, wrong])
+        with pytest.raises(
+            errors.InvalidRequestError,
+            match=r"^requests\[1\]\.release: expected stable or canary, got 'newest'",
+        ):
+            await router.recommend_batch([requests[0], request(1, release="newest")])
+
+    run(scenario)
+
+
+def test_of_a_batch_that_one_release_refuses_nothing_is_done_or_recorded(run):
+    class Log:
+        def __init__(self):
+            self.answers = []
+
+        def record(self, release, valid, answer):
+            self.answers.append((release.version, answer.request_id))
+
+    async def scenario(router, open_release):
+        canary, log = open_release(2), Log()
+        router.stable.impressions = canary.impressions = log
+        router.route(router.stable, canary, 0.0)
+        requests = [request(0, release="stable"), request(1, release="canary")]
+        canary.admission.in_hand = canary.config.max_in_hand
+        with pytest.raises(errors.OverloadedError):
+            await router.recommend_batch(requests)
+        canary.admission.in_hand = 0
+        assert log.answers == []
+        assert [row["answered"] for row in router.status()] == [0, 0]
+        assert router.stable.admission.in_hand == 0
+        await router.recommend_batch(requests)
+        assert log.answers == [(1, "r0"), (2, "r1")]
+        assert [row["answered"] for row in router.status()] == [1, 1]
+
+    run(scenario)
+
+
+def test_users_are_drawn_evenly_and_another_canary_draws_others():
+    drawn = [
+        [release_router.draw(version, f"user {n}") for n in range(2_000)] for version in (2, 3)
+    ]
+    for values in drawn:
+        # Standard deviation of the share of 2,000 draws at 0.1: 0.0067.
+        assert abs(sum(value < 0.1 for value in values) / 2_000 - 0.1) < 0.03
+    both = sum(one < 0.1 and other < 0.1 for one, other in zip(*drawn, strict=True))
+    # Independent: 1 % of the users, 20 ± 4.4.
+    assert both < 45
+
+
+def test_the_user_of_the_log_decides_before_the_id_of_the_request(run):
+    async def scenario(router, open_release):
+        canary = open_release(2)
+        schema = canary.release.manifest.schema
+        schema.update(user_key="c", fields=[{"name": "country", "column": "c", "side": "query"}])
+        router.route(router.stable, canary, 0.5)
+        versions = {}
+        for country in ("CH", "DE", "FR", "IT", "AT", "US", "GB", "ES"):
+            asked = [messages.Request(user={"country": country}, k=1) for _ in range(8)]
+            answers = await router.recommend_batch(asked)
+            versions[country] = {answer.bundle_version for answer in answers}
+        # A country is one user here, whatever the request ids that are made for its requests.
+        assert {len(found) for found in versions.values()} == {1}
+        assert set().union(*versions.values()) == {1, 2}
+
+    run(scenario)

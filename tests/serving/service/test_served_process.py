@@ -1,0 +1,220 @@
+"""scripts/serve.py as it runs in production: in processes of its own, under load, with faults."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import children
+import httpx
+import pytest
+import serving_fixtures
+from prometheus_client import parser
+from repository import ROOT, TLS
+
+from serving import errors
+from serving.client import client
+
+
+@contextlib.contextmanager
+def served(base, *flags, stderr=None, ranker_address=None, **client_options):
+    """Runs serve.py on a tiny bundle; yields the process and its URL when it is ready."""
+    port, grpc_port, rest_port = (serving_fixtures.free_port() for _ in range(3))
+    command = [
+        *(sys.executable, str(ROOT / "scripts" / "serve.py"), f"--bundle={base}"),
+        *(f"--port={port}", f"--model_server_port={grpc_port}"),
+        *(f"--model_server_rest_port={rest_port}", "--drain_seconds=0.5", *flags),
+    ]
+    if ranker_address:
+        command.append(f"--ranker_address={ranker_address}")
+    scheme = "https" if client_options.get("verify") else "http"
+    url = f"{scheme}://127.0.0.1:{port}"
+    with children.started(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr) as process:
+        try:
+            with client.Client(url, retry=client.Retry(attempts=1), **client_options) as asking:
+                end = time.monotonic() + 240
+                while True:
+                    assert process.poll() is None, f"serve.py ended with {process.returncode}"
+                    assert time.monotonic() < end, "serve.py was not ready within 240 s"
+                    with contextlib.suppress(errors.ClientConnectionError):
+                        if asking.ready():
+                            break
+                    time.sleep(0.1)
+            yield process, url
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(60)
+
+
+def below(process_id):
+    """Returns process id -> command line of the processes below one."""
+    found = {}
+    for thread in os.listdir(f"/proc/{process_id}/task"):
+        path = pathlib.Path(f"/proc/{process_id}/task/{thread}/children")
+        for child in path.read_text().split():
+            with contextlib.suppress(FileNotFoundError):
+                command = pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+                found[int(child)] = b" ".join(command).decode()
+    return found
+
+
+class Load:
+    """Clients that ask one request after the other until `stop`, and keep what came."""
+
+    def __init__(self, url, count=4, **options):
+        self.answers, self.failures = [], []
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(url, number, options))
+            for number in range(count)
+        ]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, url, number, options):
+        with client.Client(url, timeout_seconds=30, **options) as asking:
+            while not self._stopping.is_set():
+                try:
+                    self.answers.append(asking.recommend(user={"age": number}, k=3))
+                except errors.TfrecClientError as error:
+                    self.failures.append(error)
+                    time.sleep(0.05)
+
+    def wait_for(self, wanted, seconds=180.0):
+        """Waits until an answer that comes from now on is as wanted."""
+        seen = len(self.answers)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            fresh = self.answers[seen:]
+            if any(wanted(answer) for answer in fresh):
+                return
+            time.sleep(0.05)
+        last = self.answers[-1].degraded if self.answers else None
+        raise AssertionError(f"No such answer within {seconds} s; the last: {last}")
+
+
+def is_full(answer):
+    return answer.degraded is None
+
+
+def is_in_retrieval_order(answer):
+    return answer.order == "retrieval"
+
+
+def counted(url):
+    page = httpx.get(f"{url}/metrics").text
+    return sum(
+        sample.value
+        for family in parser.text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == "tfrec_answers_total"
+    )
+
+
+def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
+    with served(tiny_base, "--workers=2") as (process, url), Load(url) as load:
+        load.wait_for(is_full)
+        started = below(process.pid)
+        workers = [pid for pid, command in started.items() if "spawn_main" in command]
+        (server,) = [pid for pid, command in started.items() if "model_server" in command]
+        assert len(workers) == 2
+        # Both map the index rather than read it; the second is ready after the first.
+        end = time.monotonic() + 180
+        while not all(maps_the_index(pid) for pid in workers):
+            assert time.monotonic() < end, "a process does not map the index"
+            time.sleep(0.1)
+        command = pathlib.Path(f"/proc/{server}/cmdline").read_bytes().split(b"\0")[:-1]
+        os.kill(server, signal.SIGKILL)
+        load.wait_for(is_in_retrieval_order)
+        assert not load.failures
+        # It ends with its input, which is the pipe of whoever started it.
+        assert b"--end_with_input" in command
+        with children.started(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        ) as again:
+            load.wait_for(is_full)
+            assert not load.failures
+            # What both have counted is one sum, whichever of them is asked.
+            pages = [counted(url) for _ in range(6)]
+            assert pages == sorted(pages)
+            before, count = len(load.answers), counted(url)
+            # Four clients have one request each under way.
+            assert before <= count <= len(load.answers) + 8
+            os.kill(workers[0], signal.SIGKILL)
+            end = time.monotonic() + 180
+            while len(workers_of(process)) < 2 or workers[0] in workers_of(process):
+                assert time.monotonic() < end, "no other process was started"
+                time.sleep(0.2)
+            load.wait_for(is_full)
+            # Its requests went to the other: a client tries a broken connection again.
+            assert not load.failures
+            left = workers_of(process)
+            process.kill()
+            end = time.monotonic() + 30
+            while any(pathlib.Path(f"/proc/{pid}/cmdline").exists() for pid in left):
+                assert time.monotonic() < end, "a process outlived the one that started it"
+                time.sleep(0.1)
+            again.stdin.close()
+            assert again.wait(60) == 0
+
+
+def maps_the_index(process_id):
+    return "ad_features.npy" in pathlib.Path(f"/proc/{process_id}/maps").read_text()
+
+
+def workers_of(process):
+    return [pid for pid, command in below(process.pid).items() if "spawn_main" in command]
+
+
+def test_a_signal_amid_requests_lets_all_be_answered(tiny_base, ranker_address, tmp_path):
+    log_path = tmp_path / "log"
+    flags = (
+        *("--log_format=json", f"--tls_certificate={TLS / 'certificate.pem'}"),
+        *(f"--tls_key={TLS / 'key.pem'}", f"--token_file={tmp_path / 'token'}"),
+    )
+    (tmp_path / "token").write_text("a-secret\n")
+    options = {"verify": str(TLS / "certificate.pem"), "token": "a-secret"}
+    once = client.Retry(attempts=1)
+    with (
+        open(log_path, "wb") as log,
+        served(tiny_base, *flags, stderr=log, ranker_address=ranker_address, **options) as found,
+    ):
+        process, url = found
+        with pytest.raises(errors.ClientConnectionError, match=r"(?i)certificate"):
+            client.Client(url, retry=once).health()
+        with Load(url, retry=once, **options) as load:
+            load.wait_for(is_full)
+            process.send_signal(signal.SIGTERM)
+            with client.Client(url, retry=once, **options) as asking:
+                while asking.ready():
+                    time.sleep(0.02)
+                # Not ready, and yet it answers.
+                late = asking.recommend(k=1)
+                assert late.bundle_version == 1
+            assert process.wait(60) == 0
+        # All that failed found the port closed, or was in its queue when it was.
+        assert load.failures
+        for failure in load.failures:
+            assert isinstance(failure, errors.ClientConnectionError), failure
+    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    requests = [line for line in lines if line["logger"] == "tfrec.access"]
+    ids = {line["request_id"] for line in requests if line["path"] == "/v1/recommend"}
+    # Nothing that was taken was lost: whatever the service answered has come.
+    assert ids == {answer.request_id for answer in (*load.answers, late)}
+    assert {line["status"] for line in requests} <= {200, 503}
+    assert not [line for line in lines if "exception" in line]
+    assert "a-secret" not in log_path.read_text()

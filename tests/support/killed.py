@@ -1,0 +1,63 @@
+"""Runs work in a process of its own, which may be killed at an operation on files.
+
+The processes are forks of a server that has imported `serving` and nothing else has run in: a
+fork of the test's process would inherit the locks of TensorFlow's and gRPC's threads.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+
+from serving import manifest, releases
+
+# What a step does to files, in the modules that it does it with.
+OPERATIONS = ((os, "replace"), (os, "fsync"), (os, "unlink"), (os, "rename"), (shutil, "rmtree"))
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["serving.releases"])
+
+
+def status_of(work: Callable[..., object], *args, at: int | None = None) -> int:
+    """Runs `work(*args)`, killed as it begins its operation number `at` on files, from 0.
+
+    `work` is a function of a module. Returns how the process ended: 0, or -9 for a kill.
+    """
+    process = processes.Process(target=_run, args=(work, args, at))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _run(work, args, at):
+    if at is not None:
+        _kill_at(at)
+    work(*args)
+
+
+def _kill_at(left):
+    def counted(operation):
+        def call(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*args, **kwargs)
+
+        return call
+
+    for module, name in OPERATIONS:
+        setattr(module, name, counted(getattr(module, name)))
+
+
+def publish_copy(base, source):
+    """Publishes release 1 of `source` in `base`, in fewer operations than saving models."""
+
+    def write(staged):
+        for part in releases.PARTS:
+            target = getattr(staged, part)
+            shutil.copytree(source / part / "1", target, dirs_exist_ok=True)
+        return manifest.read(source, 1)
+
+    return releases.publish(base, write).version

@@ -1,0 +1,8 @@
+"""Where things are in this repository."""
+
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "scripts"
+EXAMPLES = ROOT / "examples"
+TLS = pathlib.Path(__file__).with_name("tls")

@@ -1,0 +1,69 @@
+"""Runs scripts, many in the time of one: TensorFlow is imported once.
+
+Each script runs in a fork of the process that runs this file, which has imported what takes
+seconds and used none of it, as `python scripts/NAME.py FLAGS` would. Reads a command line as JSON
+from each line of the standard input, [script, flag, …], and answers with a line of JSON,
+[exit status, standard output, standard error].
+"""
+
+import json
+import os
+import pathlib
+import runpy
+import signal
+import sys
+import tempfile
+import traceback
+
+from repository import SCRIPTS
+
+SECONDS = 300
+
+
+def run(command: list[str], out: int, err: int) -> int:
+    """Runs a script in a fork, its output going to open files; returns its exit status."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    signal.alarm(SECONDS)
+    status = 70
+    try:
+        sys.argv = [str(SCRIPTS / command[0]), *command[1:]]
+        sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as left:
+        status = left.code if isinstance(left.code, int) else int(left.code is not None)
+        if isinstance(left.code, str):
+            print(left.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def main() -> None:
+    # What takes seconds to import.
+    import lightgbm  # noqa: F401
+    import sklearn  # noqa: F401
+    import uvicorn  # noqa: F401
+
+    from serving import export, operations, service  # noqa: F401
+
+    for line in sys.stdin:
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            status = run(json.loads(line), out.fileno(), err.fileno())
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode())
+        print(json.dumps([status, *texts]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

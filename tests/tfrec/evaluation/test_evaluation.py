@@ -1,0 +1,360 @@
+"""Evaluation beside the planted truth, and of a log that holds only clicks, or none."""
+
+import dataclasses
+import json
+
+import logs
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tfrec import config as config
+from tfrec import evaluation, ranking
+from tfrec.evaluation import ground_truth, logged_quality
+from tfrec.retrieval import retrieval_training
+from tfrecords import convert, reader, records, schema
+
+PER_CLICK = (*(f"corpus_recall_at_{k}" for k in (10, 50, 100, 500)), "ndcg_at_10")
+
+
+@pytest.fixture(scope="module")
+def models(data_set, trained):
+    ranker, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
+    two_tower, _ = retrieval_training.load_two_tower(data_set, trained / "retrieval")
+    return evaluation.Models(two_tower, ranker, calibrators)
+
+
+@pytest.fixture(scope="module")
+def report(data_set, models, synthetic_log):
+    return evaluation.evaluate(data_set, models, synthetic_log.directory)
+
+
+def test_the_report_is_json_and_covers_every_head(report, data_set):
+    assert json.loads(json.dumps(report)) == report
+    assert report["absent_heads"] == []
+    assert report["impressions"] == data_set.num_rows("test")
+    assert list(report["ranker"]) == ["click", "engagement", "revenue"]
+
+
+def test_every_ranker_metric_stands_beside_its_ceiling(report):
+    for metrics in report["ranker"].values():
+        assert metrics["planted"].keys() == metrics.keys() & logged_quality.METRICS
+        low, high = metrics["intervals"]["auc_share_of_achievable"]
+        assert low < metrics["auc_share_of_achievable"] < high
+    click = report["ranker"]["click"]
+    assert 0.5 < click["auc"] < click["planted"]["auc"] < 1.0
+    assert click["normalized_entropy"] > click["planted"]["normalized_entropy"]
+    assert click["auc_share_of_achievable"] == pytest.approx(
+        (click["auc"] - 0.5) / (click["planted"]["auc"] - 0.5)
+    )
+
+
+def test_retrieval_stands_beside_popularity_and_the_planted_optimum(report):
+    retrieval = report["retrieval"]
+    assert retrieval["num_ads"] == 300
+    for name in ("two_tower", "popularity", "planted"):
+        recall = [retrieval[name][f"corpus_recall_at_{k}"] for k in (10, 50, 100, 500)]
+        assert recall == sorted(recall)
+        assert recall[-1] == 1.0  # 500 of 300 ads
+        assert recall[0] > retrieval[name]["ndcg_at_10"] > 0
+        assert retrieval[name]["catalogue_coverage_at_500"] == 1.0
+        assert 0 < retrieval[name]["catalogue_coverage_at_10"] <= 1.0
+        assert retrieval[name]["on_never_shown_ads"] is None  # 4,000 impressions show them all
+        assert retrieval[name]["on_seen_ads"] == {k: retrieval[name][k] for k in PER_CLICK}
+    assert retrieval["num_clicks_on_seen_ads"] == retrieval["num_clicks"]
+    assert retrieval["num_clicks_on_never_shown_ads"] == 0
+    planted = retrieval["planted"]
+    for key in ("corpus_recall_at_50", "ndcg_at_10", "auc_against_uniform_ads"):
+        assert planted[key] > retrieval["two_tower"][key]
+    assert planted["auc_against_popular_ads"] > 0.5
+    assert retrieval["popularity"]["catalogue_coverage_at_10"] == pytest.approx(10 / 300)
+    assert retrieval["popularity"]["popularity_percentile_at_10"] > 0.95
+    assert 0.5 < retrieval["clicked_popularity_percentile"] < 0.95
+
+
+def test_the_shares_of_the_achievable_are_those_of_the_planted_truth(report):
+    retrieval = report["retrieval"]
+    for key, share in (
+        ("ndcg_at_10", "ndcg_at_10_share_of_achievable"),
+        ("corpus_recall_at_500", "recall_at_500_share_of_achievable"),
+    ):
+        expected = retrieval["two_tower"][key] / retrieval["planted"][key]
+        assert retrieval[share] == pytest.approx(expected)
+
+
+def test_without_a_user_key_what_needs_users_is_none_and_named(report):
+    retrieval = report["retrieval"]
+    assert retrieval["item_knn"] is None
+    assert retrieval["two_tower"]["excluding_seen"] is None
+    assert retrieval["absent"] == {
+        "excluding_seen": "the schema names no user_key",
+        "item_knn": "the schema names no user_key",
+    }
+
+
+TASTES = schema.Schema(
+    "tastes",
+    (
+        schema.Field("user", "categorical", "query", min_count=1),
+        schema.Field("song", "categorical", "ad", min_count=1),
+    ),
+    ad_key=("song",),
+    click=None,
+    user_key="user",
+)
+
+
+@pytest.fixture(scope="module")
+def tastes(retrieval_config, tmp_path_factory):
+    """Clicks of users who like songs of their own half, and a model of it."""
+    directory = tmp_path_factory.mktemp("tastes")
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(60), 20)
+    songs = np.concatenate([rng.choice(40, 20, replace=False) for _ in range(60)])
+    table = pa.table({"user": users, "song": songs + 40 * (users % 2)})
+    pq.write_table(table, directory / "tastes.parquet")
+    source = convert.Source(directory / "tastes.parquet", TASTES, format="tabular")
+    convert.convert(
+        source, directory / "data", split="leave_random_fraction_out", test_fraction=0.25
+    )
+    data_set = reader.DataSet(directory / "data")
+    config = dataclasses.replace(retrieval_config, epochs=1)
+    retrieval_training.train_two_tower(data_set, config, directory / "retrieval")
+    two_tower, _ = retrieval_training.load_two_tower(data_set, directory / "retrieval")
+    return data_set, two_tower
+
+
+def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
+    report = evaluation.evaluate_retrieval(*tastes)
+    assert "absent" not in report
+    assert report["num_users"] == 60
+    assert report["num_clicks"] == 60 * 5
+    for name in ("two_tower", "popularity", "item_knn"):
+        per_user = report[name]["excluding_seen"]
+        # All of a user's five held-out songs are among the 80, and none was clicked before.
+        assert per_user["corpus_recall_at_100"] == pytest.approx(1.0)
+        # Leaving out what the user knows makes room for what is held out.
+        assert per_user["corpus_recall_at_50"] >= report[name]["corpus_recall_at_50"]
+    # Of the 20 to 27 songs of the user's half that are left, 10 hold about 10/27 to 10/20 of
+    # the five; of both halves' about 65, popularity finds 10/65.
+    assert report["item_knn"]["excluding_seen"]["corpus_recall_at_10"] > 0.3
+    assert report["popularity"]["excluding_seen"]["corpus_recall_at_10"] < 0.25
+
+
+def test_fewer_clicks_can_be_measured_one_by_one(tastes):
+    report = evaluation.evaluate_retrieval(*tastes, max_clicks=7)
+    assert report["num_clicks"] == 7
+    assert report["num_users"] == 60
+
+
+def test_no_choice_of_ten_ads_beats_the_best_possible(report):
+    ten = report["ten_ads"]
+    best = ten["best_possible"]
+    assert best == pytest.approx(ten["best_of_the_candidates"])  # every ad is a candidate here
+    for chooser in ("retrieval_then_ranker", "retrieval_alone", "popularity", "random"):
+        assert ten[chooser] < best
+    assert ten["retrieval_then_ranker"] > ten["random"]
+
+
+def test_the_funnel_adds_up_and_stands_on_the_truth(report):
+    funnel = report["funnel"]
+    assert (funnel["truth"], funnel["ads"], funnel["candidates"]) == ("planted", 300, 300)
+    assert (funnel["index"], funnel["filters"]) == ("exact search", None)
+    for name in ("utility", "click"):
+        own = funnel[name]
+        assert sum(own["lost"].values()) == pytest.approx(own["best_possible"] - own["returned"])
+        assert own["lost"]["tower"] == pytest.approx(0.0)  # every ad is a candidate here
+        assert own["lost"]["index"] == own["lost"]["filters"] == 0.0
+        assert own["lost"]["ranker"] > 0.0
+    assert funnel["click"]["lost"]["calibration"] == pytest.approx(0.0)
+    ten = report["ten_ads"]
+    assert funnel["click"]["returned"] == pytest.approx(10 * ten["retrieval_then_ranker"])
+    assert funnel["click"]["best_possible"] == pytest.approx(10 * ten["best_possible"])
+    ndcg = funnel["ndcg_at_10_retrieved_lists"]
+    assert set(ndcg) == {"click", "engagement", "revenue", "utility"}
+    assert all(0 < own["value"] < 1 for own in ndcg.values())
+
+
+def test_what_ten_ads_bring_stands_between_random_and_the_optimum(report):
+    choosers = report["realised"]["choosers"]
+    assert list(choosers) == ["system", "optimum", "retrieval_alone", "popularity", "random"]
+
+    def value(name):
+        return sum(choosers[name][outcome] for outcome in ("clicks", "engagements", "revenue"))
+
+    assert value("random") < value("system") < value("optimum")
+    for own in choosers.values():
+        assert own["engagements"] < own["clicks"] < 10
+        # 2,000 ads: one draw of the clicks is within a few standard errors of what is expected.
+        assert own["simulated"]["clicks"] == pytest.approx(own["clicks"], rel=0.25)
+
+
+def test_ads_in_their_slots_are_clicked_less_the_further_down(data_set, synthetic_log):
+    truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
+    order = ground_truth.catalogue_order(truth, data_set.catalogue())
+    requests = truth.sample_requests.slice(0, 5)
+    rows = np.tile([7, 3, 7], (5, 1))
+    shown = ground_truth.shown(truth, order, requests, rows)
+    values = ground_truth.value_matrices(truth, order, requests)
+    np.testing.assert_allclose(shown.click[:, 0], values["click"][:, 7], rtol=1e-9)
+    # Position 2 takes 0.3·ln 3 = 0.32958 from the logit.
+    logit = np.log(shown.click / (1 - shown.click))
+    np.testing.assert_allclose(logit[:, 0] - logit[:, 2], 0.3295837, rtol=1e-6)
+    engaged = shown.click[:, 0] * shown.engagement_given_click[:, 0]
+    np.testing.assert_allclose(engaged, values["engagement"][:, 7], rtol=1e-9)
+    np.testing.assert_allclose(
+        engaged * shown.revenue_given_engagement[:, 0], values["revenue"][:, 7], rtol=1e-9
+    )
+
+
+def test_quality_is_told_apart_by_advertiser_position_and_new_ads(report, data_set):
+    segments = report["segments"]
+    # Of 300 ads: C13 has 20 advertisers, C17 10 categories, nearest to √300 = 17.3.
+    assert segments["by"] == ["C13", "C17", "ads", "position"]
+    assert segments["absent"] == {}
+    for head in ("click", "engagement"):
+        for name in segments["by"]:
+            rows = sum(own["rows"] for own in segments[head][name])
+            assert rows == data_set.num_rows("test")
+    first = segments["click"]["position"][0]
+    assert first["value"] == "0"
+    assert first["rows"] == data_set.num_requests("test")
+
+
+def test_segments_by_fields_that_are_none_are_refused(data_set, models):
+    wrong = config.EvaluationConfig(segment_fields="C8,I10", resamples=0)
+    with pytest.raises(ValueError, match=r"categorical fields of the ad side, .*; got 'I10'"):
+        evaluation.evaluate(data_set, models, config=wrong)
+
+
+def test_a_worse_index_and_filters_are_charged_with_their_losses(data_set, models, synthetic_log):
+    def open_index(ads):
+        rows = np.arange(len(ads))
+        return evaluation.CandidateIndex(
+            "every second ad",
+            lambda queries, k: np.tile(rows[::2], (len(queries), 1)),
+            "the first 20 ads",
+            lambda queries, k: np.tile(rows[:20], (len(queries), 1)),
+        )
+
+    plain = config.EvaluationConfig(resamples=0)
+    truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
+    funnel = evaluation.evaluate_whole_system(data_set, models, truth, open_index, plain)
+    own = funnel["funnel"]["click"]
+    assert own["lost"]["index"] > 0
+    assert own["lost"]["filters"] > own["lost"]["index"]
+    assert sum(own["lost"].values()) == pytest.approx(own["best_possible"] - own["returned"])
+    assert (funnel["funnel"]["index"], funnel["funnel"]["filters"]) == (
+        "every second ad",
+        "the first 20 ads",
+    )
+    clicks = evaluation.evaluate_whole_system(data_set, models, None, open_index, plain)["funnel"]
+    assert clicks["truth"] == "held-out clicks"
+    assert clicks["clicks"] == data_set.label_sum("test", "click")
+    survived = clicks["survived"]
+    assert survived["tower"] == 1.0
+    assert 1.0 > survived["index"] > survived["filters"] >= survived["ranker"] > 0.0
+    assert sum(clicks["lost"].values()) == pytest.approx(1.0 - clicks["returned"])
+    assert clicks["beside"]["random_10"] == pytest.approx(10 / 300)
+
+
+def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
+    truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
+    windows = list(data_set.windows("test"))
+    clicks = np.concatenate([w["click"] for w in windows])
+    np.testing.assert_array_equal(truth.log["label"].to_numpy(), clicks)
+    ids = data_set.catalogue().ad_ids.to_pylist()
+    rows = np.concatenate([w["ad_row"] for w in windows])
+    assert truth.log["C7"].to_pylist() == [ids[row] for row in rows]
+    encoded = truth.encode(data_set, truth.sample_requests)
+    query = np.concatenate([w["query"] for w in windows])
+    np.testing.assert_array_equal(encoded, query[: len(encoded)])
+    planted_rows = records.read_arrow(synthetic_log.truth)["click_probability"].to_numpy()
+    np.testing.assert_array_equal(truth.rows["click_probability"], planted_rows[-len(clicks) :])
+
+
+def test_the_planted_click_matrix_agrees_with_the_planted_rows(data_set, synthetic_log):
+    truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
+    first = np.flatnonzero(truth.log["position"].to_numpy() == 0)[:50]
+    order = ground_truth.catalogue_order(truth, data_set.catalogue())
+    matrix = ground_truth.click_matrix(truth, order, truth.log.take(first))
+    ad_rows = np.concatenate([w["ad_row"] for w in data_set.windows("test")])[first]
+    np.testing.assert_allclose(
+        matrix[np.arange(len(first)), ad_rows], truth.rows["click_probability"][first], rtol=1e-5
+    )
+
+
+def test_a_truth_of_another_log_is_refused(synthetic_log, tmp_path, data_set):
+    other = logs.converted(logs.write(tmp_path / "log.tsv", logs.rows(50)), tmp_path / "data")
+    with pytest.raises(ValueError, match=r"has 4000 impressions, but the data set .* has 50"):
+        ground_truth.load_ground_truth(synthetic_log.directory, other)
+    with pytest.raises(FileNotFoundError, match=r"No world at"):
+        ground_truth.load_ground_truth(tmp_path, data_set)
+
+
+@pytest.fixture(scope="module")
+def click_only(ranker_config, retrieval_config, tmp_path_factory):
+    """A data set with clicks alone and none in its test part, and models of it."""
+    directory = tmp_path_factory.mktemp("click_only")
+    rows = logs.rows(400)
+    for row in rows[360:]:
+        row[0] = "0"
+    data_set = logs.converted(logs.write(directory / "log.tsv", rows), directory / "data")
+    ranking.train_ranker(
+        data_set, dataclasses.replace(ranker_config, epochs=1), directory / "ranker"
+    )
+    retrieval_training.train_two_tower(
+        data_set, dataclasses.replace(retrieval_config, epochs=1), directory / "retrieval"
+    )
+    ranker, calibrators, _ = ranking.load_ranker(data_set, directory / "ranker")
+    two_tower, _ = retrieval_training.load_two_tower(data_set, directory / "retrieval")
+    return data_set, evaluation.Models(two_tower, ranker, calibrators)
+
+
+@pytest.fixture(scope="module")
+def click_only_report(click_only):
+    return evaluation.evaluate(*click_only)
+
+
+def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click_only_report):
+    report = click_only_report
+    click = report["ranker"]["click"]
+    assert click["auc"] is None
+    assert click["normalized_entropy"] is None
+    assert click["calibration_ratio"] is None
+    assert click["ndcg_at_10_logged_lists"] is None
+    assert click["absent"].keys() == {
+        "auc", "per_user_auc", "normalized_entropy", "calibration_ratio",
+        "ndcg_at_10_logged_lists",
+    }  # fmt: skip
+    assert report["funnel"]["absent"] == "the split has no clicks"
+    assert report["segments"]["absent"]["position"] == "the schema names no position"
+    assert np.isfinite(click["log_loss"])
+    assert report["retrieval"] == {
+        "num_ads": report["retrieval"]["num_ads"],
+        "num_clicks": 0,
+    }
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_a_log_with_clicks_alone_says_which_heads_are_absent(click_only_report):
+    report = click_only_report
+    assert report["absent_heads"] == ["engagement", "revenue"]
+    assert list(report["ranker"]) == ["click"]
+    assert "ten_ads" not in report
+
+
+def test_a_log_without_training_or_validation_clicks_cannot_train_retrieval(
+    retrieval_config, tmp_path
+):
+    for name, first, last, message in (
+        ("train", 0, 320, "training split of .* has no clicks"),
+        ("validation", 320, 360, "validation split of .* has no clicks to measure recall on"),
+    ):
+        rows = logs.rows(400)
+        for row in rows[first:last]:
+            row[0] = "0"
+        data_set = logs.converted(logs.write(tmp_path / f"{name}.tsv", rows), tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            retrieval_training.train_two_tower(data_set, retrieval_config, tmp_path / "work")

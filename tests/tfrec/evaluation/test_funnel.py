@@ -1,0 +1,106 @@
+"""The funnel against values derived by hand."""
+
+import numpy as np
+import pytest
+
+from tfrec import config
+from tfrec.evaluation import candidates, funnel
+
+CONFIG = config.EvaluationConfig(resamples=20)
+CLICK = {"click": {"click": 1.0}}
+
+
+def stages(measured):
+    return list(measured["lost"].values())
+
+
+def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
+    # 20 ads of values 20 … 1; the best ten sum to 155.
+    tower = np.arange(20.0, 0.0, -1)[None, 1:]  # lost the best: 19 … 10 sum to 145
+    index = tower[:, 1:]  # lost the next: 18 … 9 sum to 135
+    filtered = index[:, ::2]  # 18, 16, …, 2 are nine: 90
+    lists = funnel.Lists(
+        {"click": np.array([155.0])}, {"click": tower}, {"click": index}, {"click": filtered}
+    )
+    measured = funnel.measure(lists, {"click": filtered}, CLICK, CONFIG)["click"]
+    assert stages(measured) == [10.0, 10.0, 45.0, 0.0, 0.0]
+    assert measured["returned"] == 90.0
+    assert measured["share_returned"] == pytest.approx(90 / 155)
+
+
+def test_a_ranker_that_orders_wrongly_loses_and_one_head_has_no_calibration_to_lose():
+    values = np.arange(12.0)[None]  # the best ten sum to 65, the worst ten to 45
+    lists = funnel.Lists({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
+    for scores, lost in ((values, 0.0), (-values, 20.0)):
+        measured = funnel.measure(lists, {"click": scores}, CLICK, CONFIG)["click"]
+        assert stages(measured) == [0.0, 0.0, 0.0, lost, 0.0]
+
+
+def test_a_head_on_the_wrong_scale_is_charged_to_calibration():
+    rng = np.random.default_rng(0)
+    click, revenue = rng.random((30, 40)), rng.random((30, 40))
+    values = {"click": click, "revenue": revenue}
+    weights = {"both": {"click": 1.0, "revenue": 1.0}}
+    best = funnel.sum_of_ten(click + revenue)
+    lists = funnel.Lists({"both": best}, values, values, values)
+    # Each head is a rising function of the truth, so that no order is lost within a head.
+    measured = funnel.measure(lists, {"click": click, "revenue": 50 * revenue}, weights, CONFIG)
+    tower, index, filters, ranker, calibration = stages(measured["both"])
+    assert tower == index == filters == 0.0
+    assert ranker == pytest.approx(0.0, abs=1e-6)
+    assert calibration > 0.5
+    assert measured["ndcg_at_10_retrieved_lists"]["revenue"]["value"] == pytest.approx(1.0)
+    assert measured["ndcg_at_10_retrieved_lists"]["both"]["value"] < 1.0
+
+
+def test_the_losses_add_up():
+    rng = np.random.default_rng(1)
+    values = {head: rng.random((7, 60)) for head in ("click", "revenue")}
+    scores = {head: own[:, 10:50] + rng.random((7, 40)) for head, own in values.items()}
+
+    def part(first, last):
+        return {head: own[:, first:last] for head, own in values.items()}
+
+    weights = {"both": {"click": 1.0, "revenue": 2.0}, "click": {"click": 1.0}}
+    best = {n: funnel.sum_of_ten(candidates.utility(w, values)) for n, w in weights.items()}
+    lists = funnel.Lists(best, part(0, 55), part(5, 55), part(10, 50))
+    measured = funnel.measure(lists, scores, weights, CONFIG)
+    for name in weights:
+        own = measured[name]
+        assert sum(own["lost"].values()) == pytest.approx(own["best_possible"] - own["returned"])
+        low, high = own["intervals"]["share_returned"]
+        assert low <= own["share_returned"] <= high
+
+
+def test_recalibration_joins_the_means_of_isotonic_steps():
+    scores, values = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.0, 3.0], [1.0, 5.0]])
+    # Steps: {1} at 0, {2, 3} at 2, {4} at 5; at scores 1, 2.5 and 4, straight lines between.
+    expected = [[0.0, 4 / 3], [3.0, 5.0]]
+    expected[1][0] = 2 + 3 * (3 - 2.5) / 1.5
+    assert funnel.recalibrate(scores, values) == pytest.approx(np.array(expected))
+
+
+def test_no_candidates_are_worth_nothing():
+    none = {"click": np.empty((2, 0))}
+    lists = funnel.Lists({"click": np.array([3.0, 5.0])}, none, none, none)
+    measured = funnel.measure(lists, none, CLICK, CONFIG)
+    assert measured["click"]["lost"]["tower"] == 4.0
+    assert measured["click"]["returned"] == 0.0
+    assert measured["ndcg_at_10_retrieved_lists"]["click"]["value"] is None
+
+
+def test_first_ten_orders_by_score_then_by_the_second_score_then_as_they_stand():
+    scores = np.array([[1.0, 3.0, 3.0, 2.0, 2.0]])
+    assert candidates.first_ten(scores).tolist() == [[1, 2, 3, 4, 0]]
+    then = np.array([[0.0, 1.0, 2.0, 5.0, 5.0]])
+    assert candidates.first_ten(scores, then).tolist() == [[2, 1, 3, 4, 0]]
+
+
+def test_stages_without_filters_or_index_are_those_before():
+    queries, ads = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)
+    exact = candidates.find(queries, ads, None)
+    assert exact.tower[:, 0].tolist() == [0, 1, 2]
+    assert exact.index is exact.tower
+    worse = candidates.CandidateIndex("one", lambda q, k: np.zeros((len(q), 1), int))
+    found = candidates.find(queries, ads, worse)
+    assert found.filtered.tolist() == [[0], [0], [0]]

@@ -1,0 +1,118 @@
+"""The ranker as it is exported: its weights constants, its scores those of the model."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving import model_server
+from serving.requests import query_fields
+from tfrec import calibration, exported, ranking
+from tfrec.calibration import curves
+from tfrec.exported import constants
+from tfrecords import encoding
+
+CALIBRATORS = calibration.Calibrators(curves.Platt(0.9, -0.3), curves.Platt(1.1, 0.2))
+
+
+@pytest.fixture(scope="module")
+def model(data_set, ranker_config):
+    """Every weight is moved well away from its start, so that scores differ visibly."""
+    model = ranking.build_ranker(data_set, ranker_config)
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign_add(rng.normal(scale=0.15, size=variable.shape).astype(np.float32))
+    return model
+
+
+@pytest.fixture(scope="module")
+def directory(data_set, model, tmp_path_factory):
+    module = exported.RankerModule(data_set.fitted, model, CALIBRATORS)
+    path = tmp_path_factory.mktemp("ranker")
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
+    return path
+
+
+@pytest.fixture(scope="module")
+def served(directory):
+    return model_server.Servable("ranker", 1, directory)
+
+
+def columns(data_set, requests):
+    schema = data_set.schema
+    fields = query_fields.QueryFields(
+        [{"name": f.name, "kind": f.kind} for f in schema.query_fields],
+        [f.name for f in schema.ad_fields],
+    )
+    raw = fields.columns([fields.merge({}, request) for request in requests])
+    return {k: v if isinstance(v, np.ndarray) else np.array(v, object) for k, v in raw.items()}
+
+
+def ads(data_set, num_requests, num_candidates):
+    features = np.asarray(data_set.catalogue().features)
+    rows = np.random.default_rng(1).integers(0, len(features), (num_requests, num_candidates))
+    return features[rows]
+
+
+@pytest.mark.parametrize(("num_requests", "num_candidates"), [(1, 500), (3, 20), (2, 1), (1, 0)])
+def test_the_exported_ranker_scores_as_the_model(
+    data_set, model, served, num_requests, num_candidates
+):
+    raw = columns(data_set, data_set.sample_requests()[:num_requests])
+    ad_features = ads(data_set, num_requests, num_candidates)
+    encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
+    query = encoder({name: tf.constant(values) for name, values in raw.items()})
+    expected = CALIBRATORS.apply(model(query, ad_features))
+    found = served.predict("", {**raw, "ad_features": ad_features})
+    assert found.keys() == expected.keys()
+    for name, values in found.items():
+        assert values.shape == (num_requests, num_candidates)
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_only_the_tables_stay_variables(model, directory):
+    names = [name for name, _ in tf.train.list_variables(str(directory / "variables/variables"))]
+    values = [name for name in names if name.endswith("VARIABLE_VALUE")]
+    assert len(values) == len(model.sparse_variables)
+
+
+def test_the_weights_exported_are_those_of_then(data_set, model, served):
+    raw = columns(data_set, data_set.sample_requests()[:1])
+    inputs = {**raw, "ad_features": ads(data_set, 1, 5)}
+    before = served.predict("", inputs)["click_probability"]
+    bias = model._heads["click"].bias
+    bias.assign_add([3.0])
+    np.testing.assert_array_equal(served.predict("", inputs)["click_probability"], before)
+    bias.assign_sub([3.0])
+
+
+class Scaled(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = tf.Variable(2.0)
+        self.table = tf.Variable([5.0])
+        self.inner = Inner()
+
+
+class Inner(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.offset = tf.Variable(3.0)
+
+
+def test_weights_are_constants_inside_and_variables_again_after():
+    module = Scaled()
+    with constants.as_constants(module, but=[module.table]):
+        assert not isinstance(module.factor, tf.Variable)
+        assert not isinstance(module.inner.offset, tf.Variable)
+        assert isinstance(module.table, tf.Variable)
+        assert float(module.factor * module.inner.offset) == 6.0
+    module.factor.assign(4.0)
+    assert float(module.factor * module.inner.offset) == 12.0
+    assert len(module.variables) == 3
+
+
+def test_weights_are_variables_again_after_an_error():
+    module = Scaled()
+    with pytest.raises(RuntimeError, match="no trace"), constants.as_constants(module):
+        raise RuntimeError("no trace")
+    assert len(module.variables) == 3

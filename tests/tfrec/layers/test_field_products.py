@@ -1,0 +1,30 @@
+"""Products of field embeddings, and the query multiplied into their weights."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec import layers
+
+
+def test_products_are_of_each_ad_field_with_each_query_field():
+    query = tf.constant([[[1.0, 2.0], [0.0, 1.0]]])  # two fields
+    ads = tf.constant([[[[3.0, 1.0]], [[-1.0, 4.0]]]])  # two candidates of one field
+    # 3·1 + 1·2, 3·0 + 1·1; -1·1 + 4·2, -1·0 + 4·1
+    np.testing.assert_allclose(layers.pairwise_products(query, ads), [[5.0, 1.0], [7.0, 4.0]])
+
+
+def test_the_query_folded_into_weights_gives_the_weighted_products():
+    # One query field [1, 2], two ad fields; weights 10 and 100 of their products.
+    folded = layers.folded_products(tf.constant([[[1.0, 2.0]]]), tf.constant([[10.0], [100.0]]))
+    np.testing.assert_allclose(folded, [[[10.0], [20.0], [100.0], [200.0]]])
+
+
+def test_both_orders_agree_over_batches():
+    rng = np.random.default_rng(1)
+    query = tf.constant(rng.normal(size=(3, 4, 5)), tf.float32)
+    ads = tf.constant(rng.normal(size=(3, 7, 2, 5)), tf.float32)
+    kernel = tf.constant(rng.normal(size=(8, 6)), tf.float32)
+    wanted = tf.matmul(layers.pairwise_products(query, ads), kernel)
+    flat = tf.reshape(ads, [3, 7, 10])
+    found = tf.reshape(tf.matmul(flat, layers.folded_products(query, kernel)), [-1, 6])
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,168 @@
+"""Histories: which lists are tied to ads, how they are pooled, and that ties are of use."""
+
+import dataclasses
+
+import logs
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+
+from tfrec import layers, retrieval
+from tfrec.metrics import definitions
+from tfrecords import encoding, reader
+from tfrecords import schema as schema_lib
+
+FIELDS = (
+    schema_lib.Field("age", "numeric", "query"),
+    schema_lib.Field("seen", "categorical_list", "query", num_oov_buckets=1, max_list_length=3),
+    schema_lib.Field("tags", "categorical_list", "query", num_oov_buckets=1, max_list_length=2),
+    schema_lib.Field("film", "categorical", "ad", num_oov_buckets=1),
+    schema_lib.Field("genre", "categorical", "ad", num_oov_buckets=1),
+)
+STATISTICS = {
+    "age": encoding.FieldStatistics(boundaries=(20.0,)),
+    "seen": encoding.FieldStatistics(vocabulary=("b", "a", "x")),
+    "tags": encoding.FieldStatistics(vocabulary=("new", "old")),
+    "film": encoding.FieldStatistics(vocabulary=("a", "b")),
+    "genre": encoding.FieldStatistics(vocabulary=("b", "new", "old")),
+}
+
+
+def fitted(ad_key=("film",), **vocabularies):
+    statistics = {
+        **STATISTICS,
+        **{name: encoding.FieldStatistics(vocabulary=v) for name, v in vocabularies.items()},
+    }
+    return encoding.FittedSchema(
+        schema_lib.Schema("films", FIELDS, ad_key=ad_key, click="c"), statistics
+    )
+
+
+def catalogue_of(*films):
+    """Film number i, from 0, has id i + 1 and the genre with id i + 1."""
+    features = np.array([[i + 1, i + 1] for i in range(len(films))], np.int32)
+    return reader.Catalogue(pa.table({reader.AD_ID: list(films)}), features)
+
+
+def test_a_list_of_ads_is_tied_to_what_the_catalogue_knows_of_them():
+    # The more frequent half of the values of `seen` is b and a; x is none of the films.
+    # `tags` are all among the genres, but these are too few.
+    ties = layers.find_histories(fitted(), catalogue_of("a", "b"))
+    assert list(ties) == ["seen"]
+    # Missing, b, a, x, out of vocabulary.
+    assert ties["seen"].tolist() == [[0, 0], [2, 2], [1, 1], [0, 0], [0, 0]]
+
+
+def test_a_list_of_values_of_a_field_with_many_is_tied_to_this_field():
+    many = tuple(f"v{i}" for i in range(100))
+    nothing = catalogue_of("y")
+    ties = layers.find_histories(fitted(tags=("v7", "z"), genre=many), nothing)
+    assert list(ties) == ["tags"]
+    # Missing, v7, z, out of vocabulary; columns film and genre.
+    assert ties["tags"].tolist() == [[0, 0], [0, 8], [0, 0], [0, 0]]
+    assert not layers.find_histories(fitted(tags=("v7", "z"), genre=many[:99]), nothing)
+
+
+def test_a_list_whose_frequent_values_are_no_ads_is_not_tied():
+    films = tuple(f"v{i}" for i in range(20))
+    # Of the ten more frequent values, nine are films, then eight.
+    assert layers.find_histories(fitted(seen=("x", *films[:9], *films[10:])), catalogue_of(*films))
+    assert not layers.find_histories(fitted(seen=("x", "y", *films[:18])), catalogue_of(*films))
+    # An ad that several columns identify is no value.
+    assert not layers.find_histories(fitted(("film", "genre")), catalogue_of("a", "b"))
+
+
+@pytest.fixture
+def layer():
+    """Of a side with a tied list: row r of the ads' table is (r, 10 r), of the list's (r, 0)."""
+    data = fitted()
+    ads = layers.FieldEmbeddings(data, data.schema.ad_fields, 2)
+    ads(tf.zeros([1, 2], tf.int32))
+    queries = layers.FieldEmbeddings(
+        data, data.schema.query_fields, 2, layers.find_histories(data, catalogue_of("a", "b")), ads
+    )
+    queries(tf.zeros([1, 6], tf.int32))
+    for variable in queries.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    ads.table.assign(np.arange(ads.table.shape[0])[:, None] * np.array([1.0, 10.0]))
+    queries.table.assign(np.arange(queries.table.shape[0])[:, None] * np.array([1.0, 0.0]))
+    # The film's own embedding counts once, its genre's not at all.
+    queries._poolings[0].map.kernel.assign([[1, 0], [0, 1], [0, 0], [0, 0]])
+    return queries
+
+
+def test_a_value_of_a_tied_list_is_its_own_row_and_the_ads(layer):
+    # Columns: age, seen ×3, tags ×2. b is id 1 of the list and id 2 of the films.
+    embedded = layer(tf.constant([[0, 1, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0], [0, 3, 0, 0, 0, 0]]))
+    np.testing.assert_allclose(embedded[:, 1], [[1 + 2, 20], [2 + 1, 10], [3, 0]], atol=1e-5)
+
+
+def test_places_are_weighted_from_the_end_wherever_a_list_begins(layer):
+    pooling = layer._poolings[0]
+    assert pooling.logits.shape == (3, 2)
+    # Weighting 0, of the first half of the embedding: the latest counts three times the one
+    # before; weighting 1: as much.
+    pooling.logits.assign([[np.log(3.0), 0], [0, 0], [0, 0]])
+    expected = [(3 * 3 + 3) / 4, (20 + 10) / 2]  # (2 + 1, 10) latest, (1 + 2, 20) before it
+    for ids in ([1, 2, 0], [0, 1, 2], [1, 0, 2]):
+        embedded = layer(tf.constant([[0, *ids, 0, 0]]))
+        np.testing.assert_allclose(embedded[0, 1], expected, rtol=1e-5)
+    # (1 + 2, 20) latest: the second half is the same, the first half of both values is 3.
+    reverse = layer(tf.constant([[0, 2, 1, 0, 0, 0]]))
+    np.testing.assert_allclose(reverse[0, 1], expected, rtol=1e-5)
+    unequal = layer(tf.constant([[0, 1, 3, 0, 0, 0], [0, 3, 1, 0, 0, 0]]))
+    # x is (3, 0), b is (3, 20): equal weights in the second half, whatever the order.
+    np.testing.assert_allclose(unequal[:, 1, 1], [10, 10], rtol=1e-5)
+
+
+def test_a_tied_list_without_values_is_the_row_of_id_zero(layer):
+    layer.table.assign_add(np.full(layer.table.shape, 5.0, np.float32))
+    embedded = layer(tf.zeros([1, 6], tf.int32))
+    np.testing.assert_allclose(embedded[0, 1], [5, 5], rtol=1e-5)
+
+
+def test_clicks_on_an_ad_teach_what_it_means_in_a_history(layer):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(tf.constant([[0, 1, 0, 0, 0, 0]]))[:, 1])
+    gradient = tape.gradient(loss, layer._ads.table)
+    assert isinstance(gradient, tf.IndexedSlices)
+    dense = tf.convert_to_tensor(gradient).numpy()
+    assert dense[2].tolist() == [1, 1]
+    assert not dense[[1, 3]].any()
+
+
+@pytest.fixture(scope="module")
+def successions(tmp_path_factory):
+    """Clicks on the ad that follows the last of seven others, which are drawn at random."""
+    directory = tmp_path_factory.mktemp("successions")
+    rng = np.random.default_rng(2)
+    follower = rng.permutation(40)
+    lines = ["ad,seen"]
+    for _ in range(1_500):
+        seen = rng.integers(40, size=7)
+        lines.append(f"a{follower[seen[-1]]}," + "|".join(f"a{ad}" for ad in seen))
+    (directory / "log.csv").write_text("\n".join(lines) + "\n")
+    fields = (
+        schema_lib.Field("seen", "categorical_list", "query", min_count=1, max_list_length=8),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+    )
+    schema = schema_lib.Schema("successions", fields, ("ad",), click=None)
+    return logs.converted_table(directory / "log.csv", directory / "data", schema)
+
+
+def test_that_the_last_of_a_history_decides_is_learnt(successions, retrieval_config, tmp_path):
+    config = dataclasses.replace(
+        retrieval_config, field_dim=16, epochs=15, patience=15, learning_rate=0.01, refit=False
+    )
+    retrieval.train_two_tower(successions, config, tmp_path)
+    model, _ = retrieval.load_two_tower(successions, tmp_path)
+    clicks = retrieval.read_clicks(successions, "test")
+    features = np.asarray(successions.catalogue().features)
+    found = retrieval.exact_top_k(
+        retrieval.embed_in_batches(model.query_tower, clicks.query),
+        retrieval.embed_in_batches(model.ad_tower, features),
+        10,
+    )
+    # Ten of 40 drawn at random would hold a quarter of the clicks.
+    assert definitions.recall_at_k(found, clicks.ad_rows) > 0.8

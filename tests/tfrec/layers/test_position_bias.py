@@ -1,0 +1,192 @@
+"""Position bias: learnt from logs whose policy gives good slots to ads it likes, served nowhere."""
+
+import dataclasses
+
+import logs
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+import tensorflow as tf
+
+from tfrec import exported, metrics, ranking
+from tfrec.layers import position_bias
+from tfrecords import encoding, reader, schema
+
+NUM_REQUESTS, NUM_ADS, NUM_SLOTS = 3_000, 40, 5
+PLANTED = np.array([0.0, -0.6, -1.0, -1.3, -1.5])
+FIRST = 1  # this log counts its slots from one
+SCHEMA = schema.Schema(
+    "slots",
+    (
+        schema.Field("country", "categorical", "query"),
+        schema.Field("ad", "categorical", "ad"),
+    ),
+    ad_key=("ad",),
+    click="click",
+    revenue="revenue",
+    request_key="request",
+    position="slot",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Ads, and what the policy thinks of them: partly their relevance, partly something else."""
+
+    relevance: np.ndarray
+    liked: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def world():
+    rng = np.random.default_rng(0)
+    relevance = rng.normal(scale=0.5, size=NUM_ADS)
+    return World(relevance, relevance + rng.normal(scale=1.0, size=NUM_ADS))
+
+
+@pytest.fixture(scope="module")
+def slots(world, tmp_path_factory):
+    """The log, converted: each request shows any five ads in the order of the policy's taste."""
+    rng = np.random.default_rng(1)
+    shown = np.argsort(rng.random((NUM_REQUESTS, NUM_ADS)), axis=1)[:, :NUM_SLOTS]
+    taste = world.liked[shown] + rng.gumbel(size=shown.shape)
+    shown = np.take_along_axis(shown, np.argsort(-taste, axis=1), axis=1)  # [requests, slots]
+    logit = -1.0 + world.relevance[shown] + PLANTED
+    click = rng.random(shown.shape) < 1 / (1 + np.exp(-logit))
+    table = pa.table(
+        {
+            "request": np.repeat(np.arange(NUM_REQUESTS), NUM_SLOTS),
+            "slot": np.tile(np.arange(NUM_SLOTS) + FIRST, NUM_REQUESTS),
+            "country": np.repeat(rng.choice(["CH", "DE"], NUM_REQUESTS), NUM_SLOTS),
+            "ad": [f"a{ad}" for ad in shown.ravel()],
+            "click": click.ravel().astype(np.int8),
+            "revenue": np.where(click.ravel(), 2.0, 0.0),
+        }
+    )
+    directory = tmp_path_factory.mktemp("slots")
+    pa.csv.write_csv(table, directory / "log.csv")
+    return logs.converted(directory / "log.csv", directory / "data", SCHEMA, format="tabular")
+
+
+@pytest.fixture(scope="module")
+def config(ranker_config):
+    return dataclasses.replace(
+        ranker_config, num_blocks=1, batch_size=64, epochs=4, patience=4, dropout=0.0
+    )
+
+
+@pytest.fixture(scope="module")
+def with_positions(slots, config, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("with_positions")
+    ranking.train_ranker(slots, config, directory)
+    return ranking.load_ranker(slots, directory)[:2]
+
+
+@pytest.fixture(scope="module")
+def without_positions(slots, config, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("without_positions")
+    ranking.train_ranker(slots, dataclasses.replace(config, num_positions=0), directory)
+    return ranking.load_ranker(slots, directory)[:2]
+
+
+def served(data_set, trained):
+    """Returns what is served of each ad, by name, ads in the world's order."""
+    model, calibrators = trained
+    catalogue = data_set.catalogue()
+    query = next(iter(data_set.batches("test", 64)))["query"][:1]
+    scores = calibrators.apply(model.score(query, np.asarray(catalogue.features)[None]))
+    order = np.argsort([int(ad_id[1:]) for ad_id in catalogue.ad_ids.to_pylist()])
+    return {name: values.numpy()[0][order] for name, values in scores.items()}
+
+
+def test_the_planted_effect_is_learnt_though_good_slots_went_to_liked_ads(with_positions):
+    learnt = with_positions[0].position_bias.biases.numpy()[:NUM_SLOTS, 0]
+    np.testing.assert_allclose(learnt, PLANTED, atol=0.2)
+
+
+def test_ads_are_ranked_and_priced_by_their_own_worth(
+    slots, world, with_positions, without_positions
+):
+    true = 1 / (1 + np.exp(1.0 - world.relevance))  # in the first slot
+    own, repaid = served(slots, with_positions), served(slots, without_positions)
+    click, confounded = own["click_probability"], repaid["click_probability"]
+    assert np.corrcoef(click, true)[0, 1] > np.corrcoef(confounded, true)[0, 1] + 0.03
+    # Without positions an ad is priced for the mean slot, which is clicked far less.
+    assert click.sum() / true.sum() == pytest.approx(1.0, abs=0.12)
+    assert confounded.sum() / true.sum() < 0.75
+    # A click earns 2.
+    assert own["expected_revenue"].sum() / (2 * true.sum()) == pytest.approx(1.0, abs=0.25)
+    assert repaid["expected_revenue"].sum() / (2 * true.sum()) < 0.7
+
+
+def test_logged_rows_are_predicted_in_the_slots_they_were_logged_in(slots, with_positions):
+    model, _ = with_positions
+    predicted = ranking.predict_split(model, slots, "test")
+    slot = np.concatenate([b["position"].numpy()[b["mask"]] for b in slots.batches("test", 512)])
+    ads, query = (
+        np.concatenate([b[name].numpy() for b in slots.batches("test", 512)])
+        for name in ("ad", "query")
+    )
+    own = model.score(query, ads)["click"].numpy().ravel()
+    biases = model.position_bias.biases.numpy()[:, 0]
+    np.testing.assert_allclose(predicted.logits["click"], own + biases[slot - FIRST], atol=1e-5)
+    labels = predicted.labels["click"]
+    assert metrics.log_loss(labels, 1 / (1 + np.exp(-predicted.logits["click"]))) < (
+        metrics.log_loss(labels, 1 / (1 + np.exp(-own)))
+    )
+
+
+def test_the_exported_model_takes_no_position(slots, with_positions):
+    model, calibrators = with_positions
+    module = exported.RankerModule(slots.fitted, model, calibrators)
+    inputs = tf.nest.flatten(module.serve.structured_input_signature)
+    assert sorted(spec.name for spec in inputs) == ["ad_features", "country"]
+    ads = np.asarray(slots.catalogue().features)[None]
+    answer = module.serve(country=tf.constant(["CH"]), ad_features=tf.constant(ads))
+    query = encoding.Encoder(slots.fitted, SCHEMA.query_fields)({"country": tf.constant(["CH"])})
+    expected = calibrators.apply(model(query, tf.constant(ads)))
+    assert answer.keys() == expected.keys()
+    for name, values in answer.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5)
+
+
+def test_the_first_slot_of_the_log_is_found(with_positions):
+    assert int(with_positions[0].position_bias.first) == FIRST
+
+
+def test_slots_share_the_steps_before_them_and_unknown_ones_are_neutral():
+    bias = position_bias.PositionBias(num_positions=4, num_logits=2)
+    bias.first.assign(1)
+    bias.steps.assign(np.array([[-1.0, -0.5], [-0.5, 0.0], [-0.25, 1.0]]) / position_bias.SPEED)
+    # Slots 1, 2, 3, 4 have 0, -1, -1.5, -1.75 and 0, -0.5, -0.5, 0.5; 9 counts as 4.
+    found = bias(tf.constant([[1, 2, 3], [4, 9, -1], [0, 3, 1]])).numpy()
+    np.testing.assert_allclose(found[..., 0], [[0, -1, -1.5], [-1.75, -1.75, 0], [0, -1.5, 0]])
+    np.testing.assert_allclose(found[..., 1], [[0, -0.5, -0.5], [0.5, 0.5, 0], [0, -0.5, 0]])
+
+
+def test_a_slot_acts_on_the_click_and_on_revenue_and_not_on_engagement_after_a_click(
+    data_set, ranker_config
+):
+    heads = ("click", "engagement", "revenue")
+    model = ranking.Ranker(data_set.fitted, ranker_config, heads, num_positions=3)
+    model.position_bias.steps.assign(np.array([[-1.0, -2.0], [0.0, 0.0]]) / position_bias.SPEED)
+    logits = {
+        "click": tf.constant([[0.5, 0.5]]),
+        "engagement": tf.constant([[0.25, 0.25]]),
+        "revenue": tf.constant([[[1.0, 2.0, 3.0]] * 2]),
+    }
+    logged = model.as_logged(logits, tf.constant([[0, 1]]))
+    np.testing.assert_allclose(logged["click"], [[0.5, -0.5]])
+    np.testing.assert_allclose(logged["engagement"], [[0.25, 0.25]])
+    np.testing.assert_allclose(logged["revenue"], [[[1.0, 2.0, 3.0], [-1.0, 2.0, 3.0]]])
+    assert model.as_logged(logits, None) is logits
+
+
+def test_drawn_negatives_had_no_slot_so_positions_are_not_used(slots, ranker_config):
+    assert ranking.knows_positions(slots)
+    sampled = reader.DataSet(slots.directory)
+    sampled.description["splits"]["train"]["sampled"] = 5
+    assert ranking.build_ranker(sampled, ranker_config).position_bias is None
+    unaware = dataclasses.replace(ranker_config, num_positions=0)
+    assert ranking.build_ranker(slots, unaware).position_bias is None

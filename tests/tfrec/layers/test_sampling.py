@@ -1,0 +1,90 @@
+"""How often negatives are drawn, and which ads are none."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec.layers import sampling
+
+
+def test_expected_draws_add_in_batch_and_uniform_draws():
+    # 4 · 3/4 + 4/4 = 4; 4 · 1/4 + 4/4 = 2; 4/4 = 1 for the ads never clicked.
+    share = sampling.CountedShare(np.array([3, 1, 0, 0]))(tf.range(4), tf.constant(5))
+    draws = sampling.expected_draws(share, tf.constant(4), num_uniform=4, num_ads=4)
+    np.testing.assert_allclose(draws, [4.0, 2.0, 1.0, 1.0])
+
+
+def test_expected_draws_are_what_is_drawn():
+    rng = np.random.default_rng(0)
+    clicks = np.array([50, 30, 15, 5, 0])
+    drawn = np.zeros(5)
+    for _ in range(4_000):
+        in_batch = rng.choice(5, 8, p=clicks / 100)
+        drawn += np.bincount(np.append(in_batch, rng.integers(0, 5, 4)), minlength=5)
+    share = sampling.CountedShare(clicks)(tf.range(5), tf.constant(9))
+    expected = sampling.expected_draws(share, tf.constant(8), num_uniform=4, num_ads=5)
+    np.testing.assert_allclose(drawn / 4_000, expected, atol=0.07)
+
+
+def test_no_clicks_are_refused():
+    with pytest.raises(ValueError, match=r"training split has no clicks"):
+        sampling.CountedShare(np.zeros(5))
+
+
+def test_streamed_shares_come_near_the_counted_ones():
+    rng = np.random.default_rng(1)
+    share = np.array([0.4, 0.3, 0.15, 0.1, 0.04, 0.01, 0.0])
+    streamed = sampling.StreamedShare(num_buckets=7)
+    batch_size = 4
+    estimates = []
+    for step in range(3_000):
+        streamed.observe(tf.constant(rng.choice(7, batch_size, p=share), tf.int32))
+        if step >= 1_000 and step % 20 == 0:
+            estimates.append(streamed(tf.range(7), tf.constant(batch_size)).numpy())
+    mean = np.mean(estimates, axis=0)
+    np.testing.assert_allclose(mean[:5], share[:5], rtol=0.25)
+    assert mean[5] < 0.02
+    assert mean[6] == 0.0
+
+
+def test_an_ad_of_every_batch_has_a_finite_share():
+    streamed = sampling.StreamedShare(num_buckets=2)
+    for _ in range(5):
+        streamed.observe(tf.constant([0, 0, 0], tf.int32))
+    # 1 − (1 − 0.99)^(1/3) = 0.785.
+    np.testing.assert_allclose(streamed(tf.constant([0]), tf.constant(3)), [0.7846], atol=1e-3)
+
+
+def test_clicked_ads_are_found_among_columns_in_any_order_and_repeated():
+    clicked = sampling.ClickedAds(np.array([7, 3, 7, 7]), np.array([4, 4, 2, 9]))
+    among = clicked.among(
+        tf.constant([3, 7, 5], tf.int64), tf.constant([9, 4, 1, 2, 4, 0], tf.int32)
+    )
+    np.testing.assert_array_equal(
+        among.numpy().astype(int),
+        [[0, 1, 0, 0, 1, 0], [1, 1, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0]],
+    )
+
+
+def test_clicked_ads_agree_with_a_look_up_in_a_set():
+    rng = np.random.default_rng(0)
+    users, rows = rng.integers(-50, 50, 2_000), rng.integers(0, 300, 2_000)
+    pairs = set(zip(users.tolist(), rows.tolist(), strict=True))
+    asked, columns = rng.integers(-60, 60, 40), rng.integers(0, 300, 500)
+    found = sampling.ClickedAds(users, rows).among(
+        tf.constant(asked, tf.int64), tf.constant(columns, tf.int32)
+    )
+    expected = [[(u, c) in pairs for c in columns.tolist()] for u in asked.tolist()]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_without_clicks_nothing_is_clicked():
+    clicked = sampling.ClickedAds(np.empty(0, np.int64), np.empty(0, np.int32))
+    assert not clicked.among(tf.constant([1, 2], tf.int64), tf.constant([0, 1, 2])).numpy().any()
+
+
+def test_of_a_user_with_very_many_clicks_some_are_kept():
+    most = sampling.MAX_CLICKS_OF_USER
+    clicked = sampling.ClickedAds(np.zeros(2 * most, np.int64), np.arange(2 * most))
+    among = clicked.among(tf.constant([0], tf.int64), tf.range(2 * most))
+    assert among.numpy().sum() == most

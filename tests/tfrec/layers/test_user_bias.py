@@ -1,0 +1,202 @@
+"""Users' levels: told apart from what users who are alike have in common."""
+
+import dataclasses
+
+import logs
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+import tensorflow as tf
+
+from tfrec import layers, ranking
+from tfrec.exported import signatures
+from tfrec.layers import user_bias
+from tfrecords import encoding
+from tfrecords import schema as schema_lib
+
+NUM_USERS, OLD_USERS, ROWS_OF_USER, NUM_ADS = 300, 200, 40, 30
+AGES = 20  # ten users of the training rows, and five later ones, are of each age
+SCHEMA = schema_lib.Schema(
+    "levels",
+    (
+        schema_lib.Field("user", "categorical", "query", min_count=1),
+        schema_lib.Field("age", "categorical", "query", min_count=1),
+        schema_lib.Field("ad", "categorical", "ad", min_count=1),
+    ),
+    ad_key=("ad",),
+    click="click",
+    revenue="revenue",
+    user_key="user",
+    time="time",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Users click more or less, whatever their age; ads are clicked more or less."""
+
+    levels: np.ndarray
+    ads: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def world():
+    rng = np.random.default_rng(0)
+    return World(rng.normal(scale=1.5, size=NUM_USERS), rng.normal(size=NUM_ADS))
+
+
+@pytest.fixture(scope="module")
+def users(world, tmp_path_factory):
+    """The log, converted: the rows of the last third of the users are for validation and test."""
+    rng = np.random.default_rng(1)
+    old = rng.permutation(np.repeat(np.arange(OLD_USERS), ROWS_OF_USER))
+    user = np.append(old, rng.permutation(np.repeat(np.arange(OLD_USERS, NUM_USERS), ROWS_OF_USER)))
+    ad = rng.integers(NUM_ADS, size=len(user))
+    click = rng.random(len(user)) < 1 / (1 + np.exp(-world.levels[user] - world.ads[ad]))
+    table = pa.table(
+        {
+            "user": [f"u{u}" for u in user],
+            "age": [f"{u % AGES}" for u in user],
+            "ad": [f"a{a}" for a in ad],
+            "click": click.astype(np.int8),
+            "revenue": np.where(click, 2.0, 0.0),
+            "time": np.arange(len(user)),
+        }
+    )
+    directory = tmp_path_factory.mktemp("users")
+    pa.csv.write_csv(table, directory / "log.csv")
+    return logs.converted_table(
+        directory / "log.csv",
+        directory / "data",
+        SCHEMA,
+        validation_fraction=1 / 6,
+        test_fraction=1 / 6,
+    )
+
+
+def trained(data_set, config, directory):
+    config = dataclasses.replace(config, batch_size=128, epochs=6, patience=6)
+    ranking.train_ranker(data_set, config, directory)
+    return ranking.load_ranker(data_set, directory)[:2]
+
+
+@pytest.fixture(scope="module")
+def with_levels(users, ranker_config, tmp_path_factory):
+    return trained(users, ranker_config, tmp_path_factory.mktemp("with_levels"))
+
+
+@pytest.fixture(scope="module")
+def without_levels(users, ranker_config, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers.UserIds, "find", lambda fitted: None)
+        return trained(users, ranker_config, tmp_path_factory.mktemp("without_levels"))
+
+
+def agreement(data_set, world, trained):
+    """Returns the correlation of new users' click logits with what ads alone make of them."""
+    predictions = ranking.predict_split(trained[0], data_set, "test")
+    names = data_set.catalogue().ad_ids.to_pylist()
+    planted = world.ads[[int(names[row][1:]) for row in predictions.ad_rows]]
+    return np.corrcoef(predictions.logits["click"], planted)[0, 1]
+
+
+def test_new_users_are_not_taken_for_old_ones_of_their_age(
+    users, world, with_levels, without_levels
+):
+    assert without_levels[0].user_levels is None
+    with_them, without = (agreement(users, world, m) for m in (with_levels, without_levels))
+    assert with_them > 0.95
+    assert with_them > without + 0.01
+
+
+def test_the_planted_levels_are_learnt(users, world, with_levels):
+    model = with_levels[0]
+    names = users.fitted.statistics["user"].vocabulary
+    levels = model.user_levels.table.numpy()[1 : 1 + len(names)]  # of clicks and of revenue
+    planted = np.array([world.levels[int(name[1:])] for name in names])
+    for learnt in levels.T:
+        assert np.corrcoef(learnt, planted)[0, 1] > 0.9
+
+
+@pytest.fixture
+def layer():
+    field = schema_lib.Field("user", "categorical", "query", num_oov_buckets=2)
+    ad = schema_lib.Field("ad", "categorical", "ad")
+    schema = schema_lib.Schema("shop", (field, ad), ad_key=("ad",), click="c", user_key="user")
+    statistics = {
+        "user": encoding.FieldStatistics(vocabulary=("u", "v")),
+        "ad": encoding.FieldStatistics(vocabulary=("a",)),
+    }
+    users = layers.UserIds.find(encoding.FittedSchema(schema, statistics))
+    layer = user_bias.UserBias(users, 2)
+    layer.table.assign([[9.0, 9.0], [1.0, -1.0], [3.0, 0.0], [9.0, 9.0], [9.0, 9.0]])
+    return layer
+
+
+# Of u three rows, of v one, one each of a stranger and of a request without a user.
+QUERY = tf.constant([[1], [2], [3], [0]])
+SHOWN = tf.sequence_mask([3, 1, 1, 1], 3)
+
+
+def test_levels_are_counted_from_their_mean_over_rows_which_is_that_of_strangers(layer):
+    in_training = layer(QUERY, SHOWN, training=True)
+    expected = [[-0.5, -0.25], [1.5, 0.75], [0.0, 0.0], [0.0, 0.0]]  # the mean: 1.5, -0.75
+    np.testing.assert_allclose(in_training, expected, atol=1e-6)
+    np.testing.assert_allclose(layer.centre, [0.075, -0.0375], atol=1e-6)
+    for _ in range(300):
+        layer(QUERY, SHOWN, training=True)
+    np.testing.assert_allclose(layer(QUERY, SHOWN), expected, atol=1e-5)
+    # Served alone they are the same.
+    np.testing.assert_allclose(layer(QUERY[1:2], SHOWN[1:2]), expected[1:2], atol=1e-5)
+
+
+@pytest.mark.parametrize("copies", [1, 8])
+def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies):
+    query, shown = tf.repeat(QUERY, copies, axis=0), tf.repeat(SHOWN, copies, axis=0)
+    residuals = tf.where(shown, 1.0, 0.0)[..., None] * [1.0, 0.0]
+    residuals *= tf.where(query == 1, 1.0, -1.0)[..., None]
+    with tf.GradientTape() as tape:
+        levels = layer(query, shown, training=True)[:, None]
+        loss = tf.reduce_sum(residuals * levels) / tf.reduce_sum(tf.cast(shown, tf.float32))
+    gradient = tf.convert_to_tensor(tape.gradient(loss, layer.table)).numpy()
+    # Of u: three rows of +1, less three quarters of what rows of users sum to, 3 - 1.
+    per_row = user_bias.GAIN_A_ROW * copies
+    np.testing.assert_allclose(gradient[1:3, 0], [1.5 * per_row, -1.5 * per_row], rtol=1e-4)
+    assert not gradient[[0, 3, 4]].any()
+    assert not gradient[:, 1].any()
+
+
+def test_the_order_of_ads_does_not_depend_on_the_level(users, with_levels):
+    model: ranking.Ranker = with_levels[0]
+    batch = next(iter(users.batches("test", 8)))
+    ads = np.repeat(np.asarray(users.catalogue().features)[None], len(batch["query"]), axis=0)
+    before = {head: values.numpy() for head, values in model.score(batch["query"], ads).items()}
+    table = model.user_levels.table.numpy()
+    model.user_levels.table.assign_add(np.ones_like(table))
+    after = model.score(batch["query"], ads)
+    model.user_levels.table.assign(table)
+    for head, values in after.items():
+        difference = (values.numpy() - before[head]).reshape(*ads.shape[:2], -1)
+        np.testing.assert_allclose(
+            difference, np.broadcast_to(difference[:, :1], difference.shape), atol=1e-5
+        )
+
+
+def test_what_is_exported_knows_users_by_their_ids(users, with_levels, tmp_path):
+    model, calibrators = with_levels
+    module = signatures.RankerModule(users.fitted, model, calibrators)
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
+    exported = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
+    names = users.fitted.statistics["user"].vocabulary
+    levels = model.user_levels.table.numpy()[1 : 1 + len(names), 0]
+    least, most = (names[int(place)] for place in (levels.argmin(), levels.argmax()))
+    columns = {"user": tf.constant([least, "nobody", "", most]), "age": tf.constant(["7"] * 4)}
+    ads = np.repeat(np.asarray(users.catalogue().features)[None], 4, axis=0)
+    scores = exported(ad_features=tf.constant(ads), **columns)
+    query = encoding.Encoder(users.fitted, users.schema.query_fields)(columns)
+    for name, expected in calibrators.apply(model(query, ads)).items():
+        np.testing.assert_allclose(scores[name], expected, rtol=1e-5, atol=1e-6)
+    click = scores["click_probability"].numpy().mean(axis=1)
+    assert click[0] < click[1] < click[3]
+    assert click[0] < click[2] < click[3]

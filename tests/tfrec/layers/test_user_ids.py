@@ -1,0 +1,41 @@
+"""Where queries carry the user's id."""
+
+import tensorflow as tf
+
+from tfrec import layers
+from tfrecords import encoding
+from tfrecords import schema as schema_lib
+
+# Query columns: seen ×2, user.
+FIELDS = (
+    schema_lib.Field("seen", "categorical_list", "query", max_list_length=2),
+    schema_lib.Field("user", "categorical", "query", column="uid", num_oov_buckets=2),
+    schema_lib.Field("ad", "categorical", "ad"),
+)
+STATISTICS = {
+    "seen": encoding.FieldStatistics(vocabulary=("a",)),
+    "user": encoding.FieldStatistics(vocabulary=("u", "v")),  # ids 1, 2; strangers 3, 4
+    "ad": encoding.FieldStatistics(vocabulary=("a", "b")),
+}
+
+
+def find(user_key):
+    schema = schema_lib.Schema("shop", FIELDS, ad_key=("ad",), click="c", user_key=user_key)
+    return layers.UserIds.find(encoding.FittedSchema(schema, STATISTICS))
+
+
+def test_users_are_found_where_a_query_field_reads_the_user_key():
+    assert find("uid") is not None
+    assert find(None) is None
+    assert find("user") is None  # a field's name is no column
+    assert find("seen") is None  # a list is no id
+    assert find("ad") is None
+
+
+def test_ids_and_strangers():
+    users = find("uid")
+    query = tf.constant([[1, 0, 0], [1, 1, 1], [0, 0, 2], [0, 0, 3], [0, 0, 4]])
+    assert users.of(query).numpy().tolist() == [0, 1, 2, 3, 4]
+    assert users.is_known(query).numpy().tolist() == [False, True, True, False, False]
+    assert users.vocabulary == ("u", "v")
+    assert users.cardinality == 5

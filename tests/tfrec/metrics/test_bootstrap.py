@@ -1,0 +1,182 @@
+"""Bootstrap weights, and the metrics of resamples against those of copied rows."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from tfrec import metrics
+from tfrec.metrics import bootstrap
+
+
+def copied(resamples, values, resample):
+    """The rows of one resample, each as often as its unit was drawn."""
+    times = resamples.weights[resample][resamples.unit].astype(int)
+    return np.repeat(values, times)
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    unit = np.sort(rng.integers(0, 40, 200))
+    unit = np.unique(unit, return_inverse=True)[1]
+    labels = (rng.random(200) < 0.3).astype(float)
+    scores = np.round(rng.random(200), 1)  # with many ties
+    return bootstrap.Resamples(unit, 20, 3), labels, np.clip(scores, 0.05, 0.95)
+
+
+def test_each_resample_draws_as_many_units_as_there_are():
+    resamples = bootstrap.Resamples(np.array([0, 0, 1, 2, 2, 2]), 50, 1)
+    assert resamples.weights.shape == (50, 3)
+    assert (resamples.weights.sum(axis=1) == 3).all()
+    assert 0.7 < resamples.weights.mean() < 1.3
+
+
+def test_draws_are_kept_as_bytes_and_multiplied_some_resamples_at_a_time(monkeypatch):
+    monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", 200_000)  # two of the resamples
+    values = np.arange(100_000.0)
+    resamples = bootstrap.Resamples(np.arange(100_000), 40, 1)
+    tracemalloc.start()
+    (sums,) = resamples.sums(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 4 MB of bytes, and a few arrays of 100,000 or 200,000 float64, 0.8 and 1.6 MB each; the same
+    # draws as float32, and then as float64, are 16 and 32 MB.
+    assert peak < 12e6
+    assert resamples.weights.nbytes == 4_000_000
+    rng = np.random.default_rng(1)
+    for total in sums[:3]:
+        assert total == pytest.approx(values[rng.integers(100_000, size=100_000)].sum())
+
+
+def test_draws_that_are_no_bytes_are_kept_in_wider_integers(monkeypatch):
+    class Stuck:
+        def integers(self, high, size):
+            return np.zeros(size, int)
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Stuck())
+    weights = bootstrap.Resamples(np.arange(300), 2, 1).weights
+    assert weights[:, :2].tolist() == [[300, 0], [300, 0]]
+    assert weights.dtype == np.uint16
+
+
+def test_rows_of_one_unit_are_drawn_together():
+    resamples = bootstrap.Resamples(np.array([0, 0, 1]), 50, 1)
+    first, second, third = (resamples.sums(np.eye(3)[i])[0] for i in range(3))
+    assert (first == second).all()
+    assert (first + third == 2).all()
+
+
+def test_the_same_seed_gives_the_same_resamples_and_part_of_the_rows_the_same_draws():
+    unit = np.array([0, 1, 1, 2])
+    one, same = (bootstrap.Resamples(unit, 10, 4) for _ in range(2))
+    assert (one.weights == same.weights).all()
+    part = one.take(np.array([False, True, False, True]))
+    assert part.unit.tolist() == [1, 2]
+    assert (part.weights == one.weights).all()
+
+
+@pytest.mark.parametrize("at_once", [1 << 22, 300])
+def test_auc_of_a_resample_is_that_of_its_copied_rows(rows, at_once, monkeypatch):
+    monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", at_once)  # 300: one resample at a time
+    resamples, labels, scores = rows
+    replicates = metrics.resampled_auc(resamples, labels, scores)
+    assert replicates.shape == (20,)
+    for i in range(20):
+        expected = metrics.auc(copied(resamples, labels, i), copied(resamples, scores, i))
+        assert replicates[i] == pytest.approx(expected)
+
+
+def test_the_other_metrics_of_a_resample_are_those_of_its_copied_rows(rows):
+    resamples, labels, scores = rows
+    loss, positive, count = resamples.sums(
+        metrics.log_losses(labels, scores), labels, np.ones(len(labels))
+    )
+    entropy = metrics.resampled_normalized_entropy(loss, positive, count)
+    values = labels * np.arange(200)
+    gini = metrics.resampled_normalized_gini(resamples, values, scores)
+    for i in range(20):
+        own_labels, own_scores = (copied(resamples, v, i) for v in (labels, scores))
+        assert entropy[i] == pytest.approx(metrics.normalized_entropy(own_labels, own_scores))
+        own = metrics.normalized_gini(copied(resamples, values, i), own_scores)
+        assert gini[i] == pytest.approx(own, abs=1e-9)
+
+
+def test_constant_scores_have_no_gini_in_any_resample(rows):
+    resamples, labels, _ = rows
+    # As if the rows were sorted by what they brought.
+    revenue = np.sort(labels)[::-1]
+    gini = metrics.resampled_normalized_gini(resamples, revenue, np.full(200, 0.5))
+    assert gini == pytest.approx(np.zeros(20), abs=1e-9)
+
+
+def test_calibration_error_of_weights_of_one_is_that_of_the_rows(rows):
+    resamples, labels, scores = rows
+    resamples.weights[:] = 1.0
+    bins = metrics.calibration_bins(scores, 15)
+    error = metrics.resampled_calibration_error(resamples, labels, scores, bins)
+    expected = metrics.expected_calibration_error(labels, scores, 15)
+    assert error == pytest.approx(np.full(20, expected))
+
+
+def test_per_user_auc_of_a_resample_weighs_users_by_how_often_they_were_drawn():
+    # User 0: AUC 1 of 2 rows; user 1: AUC 0 of 4 rows; user 2 has one class.
+    user = np.array([0, 0, 1, 1, 1, 1, 2])
+    labels = np.array([1, 0, 1, 0, 0, 0, 1])
+    scores = np.array([0.9, 0.1, 0.1, 0.5, 0.6, 0.7, 0.3])
+    resamples = bootstrap.Resamples(user, 3, 0)
+    resamples.weights[:] = [[1, 1, 1], [2, 1, 0], [0, 0, 3]]
+    replicates = metrics.resampled_per_user_auc(resamples, labels, scores, user)
+    # (1·2 + 0·4) / 6; (2·2 + 0) / (4 + 4); no user with both classes.
+    assert replicates[:2] == pytest.approx([1 / 3, 1 / 2])
+    assert np.isnan(replicates[2])
+
+
+def test_the_interval_of_a_mean_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(5)
+    covered = 0
+    for draw in range(200):
+        low, high = bootstrap.mean_interval(rng.normal(3.0, 2.0, 50), 200, draw)
+        covered += low <= 3.0 <= high
+    # Percentiles of 50 values cover a little less than 95 %; 3 standard errors are 0.05.
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_requests_of_equal_rows_give_wider_intervals_than_rows_on_their_own():
+    labels = np.repeat(np.random.default_rng(0).random(50), 8)  # eight equal rows a request
+
+    def width(unit):
+        (total,) = bootstrap.Resamples(unit, 400, 1).sums(labels)
+        low, high = bootstrap.metric_interval(total / len(labels))
+        return high - low
+
+    # Eight equal rows are worth one: the interval is √8 = 2.8 times as wide.
+    ratio = width(np.repeat(np.arange(50), 8)) / width(np.arange(400))
+    assert 2.2 < ratio < 3.5
+
+
+def test_an_interval_needs_resamples_that_have_the_metric():
+    assert bootstrap.metric_interval(np.array([np.nan, np.nan, 1.0])) is None
+    assert bootstrap.metric_interval(np.empty(0)) is None
+    assert bootstrap.metric_interval(np.array([np.nan, 2.0, 2.0])) == [2.0, 2.0]
+    assert bootstrap.mean_interval(np.array([1.0]), 10, 0) is None
+
+
+def test_rows_of_one_unit_have_no_interval():
+    # However often the one user is drawn, the mean of the rows is 2 / 3: no width would be a lie.
+    labels = np.array([1.0, 0.0, 1.0])
+    (total,) = bootstrap.Resamples(np.zeros(3, np.int64), 50, 1).sums(labels)
+    assert bootstrap.metric_interval(total) is None
+    # The same where several users were resampled, and a segment has the rows of one.
+    several = bootstrap.Resamples(np.array([0, 1, 1]), 50, 1)
+    (total,) = several.take(np.array([1, 2])).sums(labels[1:])
+    assert bootstrap.metric_interval(total) is None
+    (total,) = several.sums(labels)
+    assert bootstrap.metric_interval(total) is not None
+
+
+def test_the_interval_of_a_biased_metric_is_mirrored_and_ends_at_zero():
+    # Percentiles 2.5 % and 97.5 % of 0.3 and 0.5 are these; mirrored at 0.2: 2·0.2 − 0.5 < 0.
+    assert bootstrap.biased_metric_interval(
+        0.2, np.array([0.3] * 50 + [0.5] * 50)
+    ) == pytest.approx([0.0, 0.1])

@@ -1,0 +1,163 @@
+"""The page of an evaluation: whole, without outside assets, and for every kind of log."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tfrec import config, ranking, retrieval
+from tfrec.evaluation import curve_points, evaluation
+from tfrec.reports import html as report_html
+from tfrec.reports import html_funnel, report_figures
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a page; fails where a tag is not closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.sections, self.titles, self.words = [], [], [], []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        own = dict(attrs)
+        assert tag not in ("script", "link", "img", "iframe")
+        for name, value in own.items():
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith("#"), (tag, name, value)
+        if tag == "section":
+            self.sections.append(own["id"])
+        if tag == "svg":
+            self.titles.append(own["aria-label"])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        if tag not in VOID:
+            self.handle_starttag(tag, attrs)
+            self.handle_endtag(tag)
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def reports(data_set, trained, synthetic_log):
+    """Evaluations of a log with a truth and of the same as if it had none."""
+    ranker, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
+    two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
+    models = evaluation.Models(two_tower, ranker, calibrators)
+    few = config.EvaluationConfig(resamples=20)
+    planted = evaluation.evaluate(data_set, models, synthetic_log.directory, few)
+    real = {**planted, **evaluation.evaluate_whole_system(data_set, models, None, None, few)}
+    del real["realised"], real["ten_ads"]
+    return planted, json.loads(json.dumps(real))
+
+
+def test_the_page_has_every_figure_and_needs_nothing_else(reports):
+    planted, _ = reports
+    text = report_html.render_report(planted, "synthetic")
+    page = Page(text)
+    assert page.sections == [
+        "summary", "funnel", "realised", "click", "engagement", "revenue", "segments",
+        "retrieval", "reading",
+    ]  # fmt: skip
+    for head in ("click", "engagement", "revenue"):
+        assert f"Calibration of {head}: observed against predicted" in page.titles
+        assert f"ROC and precision-recall curves of {head}" in page.titles
+        assert f"Predicted scores of {head}" in page.titles
+    assert {"Funnel of utility", "Funnel of click", "What ten ads bring"} <= set(page.titles)
+    assert sum(title.startswith("Quality by") for title in page.titles) == 8
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_log_without_truth_has_a_page_too_and_what_it_calls_things_is_escaped(reports):
+    _, real = reports
+    real["segments"]["click"]["C13"][0]["value"] = '<b>"&'
+    text = report_html.render_report(real, "<script>alert(1)</script>")
+    page = Page(text)
+    assert "realised" not in page.sections
+    assert "Funnel of clicks" in page.titles
+    assert "&lt;script&gt;" in text
+
+
+def test_the_sentence_above_names_what_is_returned_and_the_worst_stage():
+    lost = {"tower": 1.0, "index": 0.0, "filters": 0.0, "ranker": 3.0, "calibration": 1.0}
+    own = {"best_possible": 10.0, "lost": lost, "returned": 5.0, "share_returned": 0.5}
+    own["intervals"] = {"share_returned": [0.4, 0.6]}
+    text = html_funnel.in_words({"truth": "planted", "utility": own, "click": own})
+    assert text.startswith(
+        "Of the value of the best possible ten ads, 50.0 % (40.0 % to 60.0 %) is returned; most "
+        "is lost by the ranker, 30.0 %."
+    )
+    clicks = {"truth": "held-out clicks", "clicks": 40, "returned": 0.25, "lost": {"tower": 0.75}}
+    assert html_funnel.in_words(clicks) == (
+        "Of 40 held-out clicked ads, 25.0 % are in the ten that are returned; most are lost "
+        "by the tower, 75.0 %."
+    )
+
+
+def test_a_waterfall_with_gains_and_without_value_is_drawn():
+    for stages in ([("a", 2.0), ("b", -0.5), ("c", 2.5)], [("a", 0.0), ("b", 0.0), ("c", 0.0)]):
+        svg = report_figures.waterfall("x", stages)
+        assert svg.startswith("<svg")
+
+
+def test_curves_end_where_they_must_and_their_area_is_the_auc():
+    rng = np.random.default_rng(0)
+    labels = rng.random(2_000) < 0.3
+    scores = labels + rng.normal(size=2_000)
+    own = curve_points.of_scores(labels, scores)
+    points = np.array(own["roc"])
+    assert points[0].tolist() == [0.0, 0.0]
+    assert points[-1].tolist() == [1.0, 1.0]
+    assert len(points) < 200
+    # AUC of two unit normals a distance of 1 apart: Φ(1/√2) = 0.7602.
+    assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(0.76, abs=0.02)
+    recall, precision = own["precision_recall"][-1]
+    assert (recall, precision) == (1.0, pytest.approx(labels.mean(), abs=1e-4))
+
+
+def test_curves_of_equal_scores_or_one_class_are_no_crash():
+    same = curve_points.of_scores(np.array([0, 1, 0]), np.full(3, 0.2))
+    assert same["roc"] == [[0.0, 0.0], [1.0, 1.0]]
+    assert sum(same["scores"]["negative"]) == pytest.approx(1.0)
+    one = curve_points.of_scores(np.zeros(3), np.array([0.0, 0.0, 1.0]), ratios=True)
+    assert one["roc"] is None
+    assert sum(one["scores"]["negative"]) == pytest.approx(1.0, abs=1e-4)
+    assert sum(one["scores"]["positive"]) == 0.0
+
+
+def test_labels_keep_their_decimals():
+    curve = [
+        {"predicted": p, "observed": p, "rows": 9, "interval": [0.8 * p, 1.2 * p]}
+        for p in (0.001, 0.002, 0.004)
+    ]
+    words = Page(f"<p>{report_figures.calibration('click', curve)}</p>").words
+    ticks = {float(word) for word in words if re.fullmatch(r"[\d.]+", word)}
+    assert len([tick for tick in ticks if 0 < tick < 0.0051]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("$5 to $10", "$5 to $10"),
+        # Neither of these is a formula that can be drawn.
+        ("$\\nothing$", "$\\nothing$"),
+        ("$5 & more, $9 #1", "$5 &amp; more, $9 #1"),
+        ("two\nlines", "two lines"),
+        ("<b>&</b>", "&lt;b&gt;&amp;&lt;/b&gt;"),
+    ],
+)
+def test_a_segment_is_named_as_it_is_whatever_its_value(value, shown):
+    own = {"value": value, "auc": 0.6, "calibration_ratio": 1.0, "intervals": {}}
+    assert f">{shown}</text>" in report_figures.by_segment("name", [own], own)

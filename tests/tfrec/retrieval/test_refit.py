@@ -1,0 +1,99 @@
+"""Once the best pass is known, validation clicks are learnt from too."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tfrec import retrieval
+from tfrec.retrieval import refit
+from tfrec.training import loop
+
+PLAN = loop.Plan(
+    epochs=9,
+    patience=2,
+    learning_rate=0.1,
+    embedding_learning_rate=0.1,
+    steps_per_epoch=1,
+    metric="validation_corpus_recall",
+    maximise=True,
+)
+
+
+def rows_of(batches):
+    return np.concatenate([batch["ad_row"].numpy() for batch in batches])
+
+
+def test_the_clicks_of_both_splits_are_read_once_and_mixed(data_set):
+    expected = [retrieval.read_clicks(data_set, split).ad_rows for split in refit.REFIT_SPLITS]
+    read = list(refit.refit_batches(data_set, 16, seed=3))
+    assert sorted(rows_of(read)) == sorted(np.concatenate(expected))
+    # Not all of one split and then all of the other.
+    is_validation = [set(rows_of([b])) <= set(expected[1]) for b in read]
+    assert np.count_nonzero(np.diff(np.array(is_validation, int))) > 3
+
+
+def test_validation_clicks_count_as_draws(data_set):
+    catalogue = data_set.catalogue()
+    clicks = retrieval.read_clicks(data_set, "validation").ad_rows
+    counted = refit.with_validation_clicks(data_set, catalogue)
+    added = np.bincount(clicks, minlength=len(catalogue))
+    np.testing.assert_array_equal(counted.clicks, catalogue.clicks + added)
+    np.testing.assert_array_equal(counted.impressions, catalogue.impressions)
+
+
+def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config, tmp_path):
+    retrieval.train_two_tower(data_set, retrieval_config, tmp_path)
+    model, description = retrieval.load_two_tower(data_set, tmp_path)
+    history = json.loads((tmp_path / "refit" / "history.json").read_text())
+    best = loop.best_epoch(description["history"], PLAN)
+    # As many passes as were best, each with the temperature that the first training found.
+    assert len(history) == best + 1
+    temperatures = [entry["temperature"] for entry in description["history"][: best + 1]]
+    assert [entry["temperature"] for entry in history] == pytest.approx(temperatures)
+    assert float(model.temperature) == pytest.approx(temperatures[-1])
+    first = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
+    loop.restore_best(first, tmp_path)
+    weights = [m.query_tower.trainable_variables[0].numpy() for m in (first, model)]
+    assert not np.allclose(*weights)
+
+
+def test_without_a_refit_the_best_pass_is_loaded(data_set, retrieval_config, tmp_path):
+    config = dataclasses.replace(retrieval_config, refit=False, epochs=1)
+    retrieval.train_two_tower(data_set, config, tmp_path)
+    assert not (tmp_path / "refit").exists()
+    model, _ = retrieval.load_two_tower(data_set, tmp_path)
+    best = retrieval.build_two_tower(data_set, config, data_set.catalogue())
+    loop.restore_best(best, tmp_path)
+    for ours, theirs in zip(model.weights, best.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+class Killed(Exception):
+    """Stands for a process that is killed."""
+
+
+def test_a_refit_that_was_killed_goes_on_after_its_last_whole_pass(
+    data_set, retrieval_config, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(retrieval_config, epochs=2, patience=2)
+    read = refit.refit_batches
+    seeds = []
+
+    def killed(data_set, batch_size, seed):
+        seeds.append(seed)
+        if seed == config.seed + 1:
+            raise Killed
+        return read(data_set, batch_size, seed)
+
+    monkeypatch.setattr(
+        loop, "best_epoch", lambda history, plan: len(history) - 1
+    )  # two passes, so that one is whole before the kill
+    monkeypatch.setattr(refit, "batches", killed)
+    with pytest.raises(Killed):
+        retrieval.train_two_tower(data_set, config, tmp_path)
+    monkeypatch.setattr(refit, "batches", lambda *args: seeds.append(args[2]) or read(*args))
+    retrieval.train_two_tower(data_set, config, tmp_path)
+    # Passes 1 and 2, then pass 2 again.
+    assert seeds == [config.seed, config.seed + 1, config.seed + 1]

@@ -1,0 +1,86 @@
+"""What held-out clicks say after a pass."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec import layers, retrieval
+from tfrec.retrieval import retrieval_validation
+
+
+@pytest.fixture
+def model(data_set, retrieval_config):
+    config = dataclasses.replace(retrieval_config, batch_size=300)
+    # User 1 clicked ads 0 and 1 in training.
+    clicked = layers.ClickedAds(np.array([1, 1]), np.array([0, 1]))
+    return retrieval.build_two_tower(data_set, config, data_set.catalogue(), clicked)
+
+
+# Twelve ads on a half circle, and queries that look at ad 0: ads rank by number.
+ANGLE = np.linspace(0.0, 3.0, 12)
+ADS = np.stack([np.cos(ANGLE), np.sin(ANGLE)], axis=1).astype(np.float32)
+QUERIES = np.array([[1, 0], [1, 0]], np.float32)
+
+
+def held_out(repeated, user=(1, 2)):
+    query = np.zeros((2, 1), np.int32)
+    users = None if user is None else np.array(user)
+    return retrieval_validation.HeldOut(query, np.array([10, 9]), users, repeated)
+
+
+def test_recall_counts_the_ads_that_score_higher(model):
+    # Ad 10 has ten before it, ad 9 nine: one of two is in the first ten. 50 and more are all.
+    measured = retrieval_validation.measure(model, held_out(1.0), QUERIES, ADS)
+    assert measured == {
+        "validation_corpus_recall": 0.5,
+        "validation_corpus_recall_at_10": 0.5,
+    }
+
+
+def test_where_clicks_do_not_repeat_lists_leave_out_what_users_clicked(model):
+    # User 1's list lacks ads 0 and 1: ad 10 has eight before it.
+    measured = retrieval_validation.measure(model, held_out(0.0), QUERIES, ADS)
+    assert measured["validation_corpus_recall_at_10"] == 1.0
+    # Where users are unknown nothing can be left out.
+    assert not held_out(0.0, user=None).leaves_out_seen
+
+
+def test_of_ads_that_score_alike_each_is_as_likely_to_be_first(model):
+    # All twelve alike: ten of twelve places are in the list. Without 0 and 1, all ten are.
+    alike = np.ones((12, 2), np.float32)
+    measured = retrieval_validation.measure(model, held_out(1.0), QUERIES, alike)
+    assert measured["validation_corpus_recall_at_10"] == pytest.approx(10 / 12)
+    measured = retrieval_validation.measure(model, held_out(0.0), QUERIES, alike)
+    assert measured["validation_corpus_recall_at_10"] == pytest.approx((1 + 10 / 12) / 2)
+    nothing = np.full((12, 2), np.nan, np.float32)
+    measured = retrieval_validation.measure(model, held_out(1.0), QUERIES, nothing)
+    assert measured["validation_corpus_recall"] == 0.0
+
+
+def test_a_catalogue_of_a_few_ads_has_a_measure(model):
+    few = retrieval_validation.HeldOut(np.zeros((1, 1), np.int32), np.array([1]))
+    measured = retrieval_validation.measure(model, few, QUERIES[:1], ADS[:3])
+    assert measured["validation_corpus_recall"] == 0.0
+
+
+def test_the_temperature_is_soft_for_queries_that_find_nothing(model):
+    found = retrieval_validation.best_temperature(
+        model, held_out(1.0), QUERIES, ADS, np.ones(12, np.int64)
+    )
+    # The queries know nothing: the softest there is, under which training can still learn.
+    assert found == pytest.approx(0.25, rel=0.01)
+
+
+def test_training_stops_on_held_out_recall_and_learns_the_temperature(
+    data_set, retrieval_config, tmp_path
+):
+    config = dataclasses.replace(retrieval_config, epochs=2)
+    retrieval.train_two_tower(data_set, config, tmp_path)
+    model, description = retrieval.load_two_tower(data_set, tmp_path)
+    history = description["history"]
+    best = max(history, key=lambda entry: entry[retrieval_validation.METRIC])
+    assert float(model.temperature) == pytest.approx(best["temperature"])
+    assert best["temperature"] != pytest.approx(config.initial_temperature)
+    assert isinstance(model.temperature, tf.Variable)

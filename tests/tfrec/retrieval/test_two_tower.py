@@ -1,0 +1,206 @@
+"""The two-tower model: normalised embeddings and a softmax corrected for its sampling."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec import layers, retrieval
+from tfrec.retrieval import towers
+
+
+def build(data_set, config, **changes):
+    """A two-tower model whose embeddings differ visibly."""
+    config = dataclasses.replace(config, **changes)
+    model = retrieval.build_two_tower(data_set, config, data_set.catalogue())
+    rng = np.random.default_rng(0)
+    for variable in model.sparse_variables:
+        variable.assign(rng.normal(scale=0.5, size=variable.shape).astype(np.float32))
+    return model
+
+
+@pytest.fixture(scope="module")
+def clicks(data_set):
+    return retrieval.read_clicks(data_set, "train")
+
+
+def batch_of(data_set, query, ad_rows):
+    features = np.asarray(data_set.catalogue().features)
+    return {
+        "query": tf.constant(query),
+        "ad": tf.constant(features[ad_rows]),
+        "ad_row": tf.constant(ad_rows, tf.int32),
+    }
+
+
+def logits_of(model, data_set, query):
+    """Inner products over temperature [Q, N]."""
+    ads = retrieval.embed_in_batches(
+        model.ad_tower, np.asarray(data_set.catalogue().features)
+    ).astype(np.float64)
+    return retrieval.embed_in_batches(model.query_tower, query) @ ads.T / float(model.temperature)
+
+
+def test_embeddings_have_length_one_and_do_not_depend_on_the_batch(data_set, retrieval_config):
+    model = build(data_set, retrieval_config)
+    features = np.asarray(data_set.catalogue().features)
+    embedded = retrieval.embed_in_batches(model.ad_tower, features)
+    assert embedded.shape == (300, 16)
+    assert embedded.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1.0, atol=1e-5)
+    pieces = retrieval.embed_in_batches(model.ad_tower, features, batch_size=7)
+    np.testing.assert_allclose(pieces, embedded, atol=1e-5)
+
+
+def test_the_temperature_starts_as_configured_and_every_weight_has_a_gradient(
+    data_set, retrieval_config, clicks
+):
+    model = build(data_set, retrieval_config, initial_temperature=0.25)
+    assert float(model.temperature) == pytest.approx(0.25)
+    batch = batch_of(data_set, clicks.query[:16], clicks.ad_rows[:16])
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(batch, training=True)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert not any(variable is model.temperature for variable in model.trainable_variables)
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None, variable.name
+        assert np.abs(tf.convert_to_tensor(gradient).numpy()).max() > 0, variable.name
+
+
+def sampled(config, **changes):
+    """A configuration under which 300 ads are more than a batch's sample."""
+    return dataclasses.replace(config, **{"batch_size": 32, "uniform_negatives": 32, **changes})
+
+
+def test_accidental_hits_are_no_negatives(data_set, retrieval_config, clicks):
+    model = build(data_set, sampled(retrieval_config, uniform_negatives=0))
+    # All negatives of each query are the ad it clicked: nothing is left to tell apart.
+    same = np.full(8, clicks.ad_rows[0])
+    loss = model.compute_loss(batch_of(data_set, clicks.query[:8], same), training=False)
+    assert float(loss) == pytest.approx(0.0, abs=1e-5)
+    other = np.where(np.arange(8) % 2, clicks.ad_rows[0], (clicks.ad_rows[0] + 1) % 300)
+    loss = model.compute_loss(batch_of(data_set, clicks.query[:8], other), training=False)
+    assert float(loss) > 0.1
+
+
+def test_a_small_catalogue_is_learnt_by_the_softmax_over_all_of_it(
+    data_set, retrieval_config, clicks
+):
+    model = build(data_set, retrieval_config, batch_size=200, uniform_negatives=100)
+    query, ad_rows = clicks.query[:20], clicks.ad_rows[:20]
+    logits = logits_of(model, data_set, query)
+    own = logits[np.arange(20), ad_rows]
+    expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - own)
+    loss = model.compute_loss(batch_of(data_set, query, ad_rows), training=False)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_in_batch_negatives_count_by_how_often_they_are_drawn(data_set, retrieval_config, clicks):
+    model = build(data_set, sampled(retrieval_config, uniform_negatives=0))
+    _, first = np.unique(clicks.ad_rows, return_index=True)  # distinct ads: no accidental hits
+    query, ad_rows = clicks.query[first[:20]], clicks.ad_rows[first[:20]]
+    counts = data_set.catalogue().clicks
+    # Each of the 19 others of a batch is ad j with probability share(j).
+    draws = 19 * counts[ad_rows] / counts.sum()
+    logits = logits_of(model, data_set, query)[:, ad_rows]
+    own = np.diag(logits)
+    rest = np.exp(logits) / draws
+    np.fill_diagonal(rest, 0.0)
+    expected = np.mean(np.log(np.exp(own) + rest.sum(axis=1)) - own)
+    loss = model.compute_loss(batch_of(data_set, query, ad_rows), training=False)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_the_user_clicked_elsewhere_is_no_negative(data_set, retrieval_config, clicks):
+    query, ad_rows = clicks.query[:4], np.array([5, 6, 7, 8])
+    # User 10 clicked ads 5 and 6, user 20 ads 7 and 9; user 30 is unknown to training.
+    clicked = layers.ClickedAds(np.array([10, 20, 10, 20]), np.array([5, 7, 6, 9]))
+    config = sampled(retrieval_config, batch_size=300)
+    model = build(data_set, config)
+    model._clicked_ads = clicked
+    batch = batch_of(data_set, query, ad_rows)
+    batch["user"] = tf.constant([10, 10, 20, 30], tf.int64)
+    logits = logits_of(model, data_set, query)
+    losses = []
+    for row, other in enumerate(([6], [5], [9], [])):
+        rest = np.delete(logits[row], [ad_rows[row], *other])
+        own = logits[row, ad_rows[row]]
+        losses.append(np.log(np.exp(own) + np.exp(rest).sum()) - own)
+    assert float(model.compute_loss(batch, training=False)) == pytest.approx(
+        np.mean(losses), rel=1e-4
+    )
+
+
+def gradient_of(model, training):
+    """A function from a batch to the loss's gradient by the ad tower's output layer, flat."""
+
+    @tf.function
+    def gradient(batch):
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch, training)
+        return tf.reshape(tape.gradient(loss, model.ad_tower._output.kernel), [-1])
+
+    return gradient
+
+
+@pytest.mark.parametrize("share", ["counted", "streamed"])
+def test_the_sampled_gradient_is_that_of_the_softmax_over_all_ads(
+    data_set, retrieval_config, clicks, share
+):
+    config = sampled(
+        retrieval_config, batch_size=64, uniform_negatives=128, initial_temperature=0.5, dropout=0.0
+    )
+    model = build(data_set, dataclasses.replace(config, click_share=share))
+    everything = build(data_set, config, batch_size=300)
+    for ours, theirs in zip(everything.trainable_variables, model.trainable_variables, strict=True):
+        ours.assign(theirs)
+    of_sample, of_all = gradient_of(model, True), gradient_of(everything, False)
+    rng = np.random.default_rng(3)
+    sums = np.zeros((2, model.ad_tower._output.kernel.shape.num_elements()))
+    for step in range(500):
+        chosen = rng.choice(len(clicks.ad_rows), 64, replace=False)
+        batch = batch_of(data_set, clicks.query[chosen], clicks.ad_rows[chosen])
+        gradient = of_sample(batch).numpy()
+        if share == "streamed" and step < 200:
+            continue  # the shares are not known yet
+        sums += [gradient, of_all(batch).numpy()]
+    lengths = np.linalg.norm(sums, axis=1)
+    assert sums[0] @ sums[1] / np.prod(lengths) > 0.97
+    assert 0.85 < lengths[0] / lengths[1] < 1.15
+
+
+def test_exact_top_k_are_the_largest_inner_products_best_first():
+    rng = np.random.default_rng(0)
+    queries = rng.normal(size=(9, 8)).astype(np.float32)
+    ads = rng.normal(size=(50, 8)).astype(np.float32)
+    expected = np.argsort(-(queries @ ads.T), axis=1)
+    np.testing.assert_array_equal(retrieval.exact_top_k(queries, ads, 7), expected[:, :7])
+    np.testing.assert_array_equal(
+        retrieval.exact_top_k(queries, ads, 7, batch_size=4), expected[:, :7]
+    )
+    np.testing.assert_array_equal(retrieval.exact_top_k(queries, ads, 1_000), expected)
+
+
+def test_clicks_are_read_in_log_order_and_of_many_some_evenly_spaced(data_set):
+    everything = retrieval.read_clicks(data_set, "test")
+    assert len(everything.ad_rows) == data_set.label_sum("test", "click")
+    limited = retrieval.read_clicks(data_set, "test", 10)
+    numbers = np.arange(10) * len(everything.ad_rows) // 10
+    assert limited.number.tolist() == numbers.tolist()
+    np.testing.assert_array_equal(limited.ad_rows, everything.ad_rows[numbers])
+    np.testing.assert_array_equal(limited.query, everything.query[numbers])
+
+
+def test_the_ads_that_clicks_are_held_against_have_the_latest_features(data_set, retrieval_config):
+    model = build(data_set, sampled(retrieval_config, uniform_negatives=8))
+    batch = next(iter(data_set.clicked("train", 16)))
+    # As if every ad had changed since it was clicked.
+    rows, features = model._columns({**batch, "ad": batch["ad"] + 1})
+    assert len(rows) == len(batch["ad_row"]) + 8
+    np.testing.assert_array_equal(features, np.asarray(data_set.catalogue().features)[rows.numpy()])
+
+
+@pytest.mark.parametrize(("num_fields", "dim"), [(1, 128), (2, 128), (4, 64), (16, 16), (39, 16)])
+def test_the_fewer_fields_the_longer_their_embeddings(num_fields, dim):
+    assert towers.automatic_field_dim(num_fields) == dim

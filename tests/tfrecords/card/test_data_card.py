@@ -1,0 +1,433 @@
+"""The data card: every number on a log small enough to count by hand, warnings, and the page."""
+
+import html.parser
+import json
+import re
+import subprocess
+import sys
+
+import logs
+import numpy as np
+import pytest
+from repository import SCRIPTS
+
+from tfrecords import card, convert, formats, pages, reader
+from tfrecords import schema as schema_lib
+from tfrecords.card import rejects, split_counts, statistics, time
+
+SCRIPT = SCRIPTS / "inspect_dataset.py"
+SECTIONS = ("warnings", "splits", "labels", "fields", "drift", "values", "ads", "rejected")
+FIELDS = (
+    schema_lib.Field("city", "categorical", "query", min_count=2),
+    schema_lib.Field("tags", "categorical_list", "query", min_count=1, max_list_length=3),
+    schema_lib.Field("age", "numeric", "query"),
+    schema_lib.Field("ad", "categorical", "ad", min_count=1),
+)
+SCHEMA = schema_lib.Schema(
+    "shop", FIELDS, ("ad",), "clicked", request_key="request", split="split", revenue="paid"
+)
+# In training four requests with 2, 3, 1 and 1 ads; one of validation, two of test.
+LOG = """split,request,city,tags,age,ad,clicked,paid
+train,1,<b>A</b>,x|y,1,a,1,2.5
+train,1,<b>A</b>,x|y,1,b,0,
+train,2,<b>A</b>,,2,a,0,0
+train,2,<b>A</b>,,2,b,0,0
+train,2,<b>A</b>,,2,c,1,0
+train,3,B,x,,a,1,0.5
+train,4,,x|y|z,4,a,0,0
+train,5,B,x,1,a,maybe,0
+train,6,B,x,1,a,perhaps,0
+train,7,B,x,1,,1,0
+validation,8,<b>A</b>,x,1,a,1,0
+test,9,C,w,1,a,0,0
+test,9,C,w,1,d,1,0
+test,10,<b>A</b>,,,d,0,0
+"""
+
+
+def converted(directory, text, schema, **options):
+    """Converts a log with a header line."""
+    (directory / "log.csv").write_text(text)
+    source = convert.Source(directory / "log.csv", schema, format="tabular")
+    convert.convert(source, directory / "data", **{"max_rejected_fraction": 0.5, **options})
+    return reader.DataSet(directory / "data")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return converted(tmp_path_factory.mktemp("small"), LOG, SCHEMA)
+
+
+@pytest.fixture(scope="module")
+def built(small):
+    return card.build_card(small)
+
+
+def field(built, name):
+    return next(own for own in built["fields"] if own["name"] == name)
+
+
+def texts(built):
+    return " ".join(own["text"] for own in built["warnings"])
+
+
+def test_rows_requests_and_list_lengths(built):
+    train = built["splits"]["train"]
+    assert (train["rows"], train["requests"], train["requests_with_click"]) == (7, 4, 3)
+    assert train["list_lengths"]["counts"] == [[1, 2], [2, 1], [3, 1]]
+    assert train["list_lengths"]["mean"] == 7 / 4
+    assert (train["list_lengths"]["median"], train["list_lengths"]["max"]) == (1, 3)
+    assert train["list_lengths"]["one_ad"] == 0.5
+    assert built["splits"]["test"]["list_lengths"]["counts"] == [[1, 1], [2, 1]]
+    assert built["split"]["kind"] == "column"
+    assert train["share_with_click"] == 3 / 4
+
+
+def test_label_rates_and_missing_labels(built):
+    labels = built["splits"]["train"]["labels"]
+    assert labels["click"] == {
+        "known": 7, "missing": 0, "positive": 3, "rate": 3 / 7, "mean": 3 / 7,
+    }  # fmt: skip
+    # One of seven is empty; 2.5 and 0.5 are paid.
+    assert labels["revenue"] == {
+        "known": 6, "missing": 1, "positive": 2, "rate": 2 / 6, "mean": 3 / 6,
+    }  # fmt: skip
+
+
+def test_missing_and_out_of_vocabulary_shares_are_per_request_of_a_query_field(built):
+    city = field(built, "city")
+    assert city["unit"] == "request"
+    assert city["missing"] == {"train": 1 / 4, "validation": 0, "test": 0}
+    # Of A, A and B only A occurs twice in training; C is new in test.
+    assert city["out_of_vocabulary"] == {"train": 1 / 3, "validation": 0, "test": 1 / 2}
+    assert (city["distinct"], city["vocabulary"]) == (2, 1)
+    assert city["top"] == [{"value": "<b>A</b>", "train": 2 / 4, "validation": 1, "test": 1 / 2}]
+    assert field(built, "age")["missing"] == {"train": 1 / 4, "validation": 0, "test": 1 / 2}
+
+
+def test_a_list_field_counts_values_and_empty_lists(built):
+    tags = field(built, "tags")
+    assert tags["missing"] == {"train": 1 / 4, "validation": 0, "test": 1 / 2}
+    # Lists x y, none, x, x y z: six values.
+    assert tags["value_lists"]["train"] == [1, 1, 1, 1]
+    assert [(own["value"], own["train"], own["test"]) for own in tags["top"]] == [
+        ("x", 3 / 6, 0), ("y", 2 / 6, 0), ("z", 1 / 6, 0),
+    ]  # fmt: skip
+    assert tags["out_of_vocabulary"] == {"train": 0, "validation": 0, "test": 1}
+
+
+def test_an_ad_field_is_counted_per_impression(built):
+    ad = field(built, "ad")
+    assert ad["unit"] == "impression"
+    assert [(own["value"], own["train"], own["test"]) for own in ad["top"]] == [
+        ("a", 4 / 7, 1 / 3), ("b", 2 / 7, 0), ("c", 1 / 7, 0),
+    ]  # fmt: skip
+    assert ad["out_of_vocabulary"]["test"] == 2 / 3
+
+
+def test_popularity_and_new_ads(built):
+    ads = built["ads"]
+    assert (ads["count"], ads["shown_in_training"], ads["clicked_in_training"]) == (4, 3, 2)
+    assert ads["popularity"]["top"] == [
+        {"rank": 1, "impressions": 4 / 7, "clicks": pytest.approx(2 / 3)}
+    ]
+    assert ads["popularity"]["curve"]["rank"] == [1, 2, 3, 4]
+    assert ads["popularity"]["curve"]["impressions"] == pytest.approx([4 / 7, 6 / 7, 1, 1])
+    assert ads["popularity"]["curve"]["clicks"] == pytest.approx([2 / 3, 1, 1, 1])
+    assert ads["most_shown"][0]["ad_id"] == "a"
+    assert ads["new"]["test"] == {
+        "counted": "impressions", "ads": 1, "of_ads": 2, "share": 2 / 3, "share_of_clicks": 1,
+    }  # fmt: skip
+    assert ads["changed_share"] == 0
+
+
+def test_rejected_rows_are_grouped_by_reason(built):
+    rejected = built["rejected"]
+    assert (rejected["count"], rejected["lines"], rejected["share"]) == (3, 14, 3 / 14)
+    assert rejected["reasons"] == [
+        {"reason": "clicked must be 0 or 1, got …", "count": 2},
+        {"reason": "ad is empty", "count": 1},
+    ]
+    first = rejected["examples"][0]
+    assert (first["line"], first["text"]) == ("9", "train,5,B,x,1,a,maybe,0")
+
+
+@pytest.mark.parametrize(
+    ("reason", "blanked"),
+    [
+        ("I1 must be a finite number or empty, got 'a, got b'",
+         "I1 must be a finite number or empty, got …"),
+        ("expected 40 columns, got 38 columns", "expected 40 columns, got …"),
+        ("it cannot be parsed: invalid value 'x' in row 7",
+         "it cannot be parsed: invalid value … in row …"),
+        ("forgotten is empty", "forgotten is empty"),
+    ],
+)  # fmt: skip
+def test_reasons_are_blanked_of_values(reason, blanked):
+    assert rejects.blanked(reason) == blanked
+
+
+def test_a_damaged_list_of_rejected_rows_is_refused(tmp_path):
+    (tmp_path / "rejected.tsv").write_text("log\t3\n")
+    with pytest.raises(ValueError, match="line 1: expected file, line, reason and text, got 2"):
+        rejects.describe(tmp_path / "rejected.tsv", 10)
+
+
+def test_psi_of_a_planted_drift():
+    grouped = np.array([0, 1, 2]), 3
+    ids = {"train": np.array([0, 5000, 5000]), "test": np.array([0, 9000, 1000])}
+    drift = statistics.drift(grouped, ids)
+    # (0.9 - 0.5) ln(0.9 / 0.5) + (0.1 - 0.5) ln(0.1 / 0.5) = 0.8789
+    assert drift.psi == pytest.approx(0.8789, abs=1e-3)
+    assert (drift.groups, drift.level) == (2, "drifted")
+    assert drift.by_chance == pytest.approx(2 / 10_000)
+
+
+def test_psi_of_few_rows_says_nothing():
+    grouped = np.array([0, 1, 2]), 3
+    few = {"train": np.array([0, 5, 5]), "test": np.array([0, 4, 1])}
+    assert statistics.drift(grouped, few).level == "unknown"
+    none = {"train": np.array([0, 5, 5]), "test": np.zeros(3, int)}
+    assert statistics.drift(grouped, none).psi is None
+
+
+def test_rare_values_are_grouped_so_that_they_do_not_drift(tmp_path):
+    # 400 cities, each once among the first rows and each once among the last.
+    lines = [f"{i},c{i % 400},{i % 20},{i % 3 % 2}" for i in range(2_000)]
+    schema = schema_lib.Schema(
+        "many",
+        (
+            schema_lib.Field("city", "categorical", "query", min_count=1),
+            schema_lib.Field("ad", "categorical", "ad", min_count=1),
+        ),
+        ("ad",),
+        "clicked",
+    )
+    text = "id,city,ad,clicked\n" + "\n".join(lines) + "\n"
+    data_set = converted(tmp_path, text, schema, validation_fraction=0.2, test_fraction=0.2)
+    drift = field(card.build_card(data_set), "city")["drift"]
+    assert drift["groups"] == 18
+    assert drift["psi"] < 0.01
+    groups, _ = statistics.groups(
+        data_set.fitted, data_set.schema.fields[0], np.array([0, *[3] * 400, *[0] * 8])
+    )
+    assert groups.max() == statistics.MAX_GROUPS - 1
+    assert set(groups[401:]) == {1}
+
+
+def test_counting_in_place_is_counting():
+    ids = np.array([3, 1, 3, 999], np.int32)
+    for size in (1_000, 16):
+        totals = np.zeros(size, np.int64)
+        split_counts.add_ids(totals, ids % size)
+        assert totals[3] == 2
+        assert totals.sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "unit"),
+    [
+        (1.7e9, 1.7001e9, "seconds"),
+        (1.7e12, 1.7001e12, "milliseconds"),
+        (1.7e15, 1.7001e15, "microseconds"),
+        (0, 2.6e6, None),
+        (0, 1.7e9, None),
+    ],
+)
+def test_the_unit_of_time_is_inferred(low, high, unit):
+    assert time.unit_of(low, high) == unit
+
+
+def test_times_are_written_as_precisely_as_their_span_asks():
+    # 1700000000 is 2023-11-14 22:13:20 UTC.
+    assert time.formatted([1.7e9, 1.7e9 + 86_400 * 30], "seconds")[0] == "2023-11-14"
+    assert time.formatted([1.7e12, 1.7e12 + 36e5], "milliseconds")[0] == "2023-11-14 22:13"
+    assert time.formatted([5.0, 2_600_000.0], None) == ["5", "2,600,000"]
+
+
+def test_shares_never_round_to_none_or_all():
+    assert [pages.format_percent(s) for s in (0, 1e-5, 0.5, 0.99999, 1, None)] == [
+        "0.0 %", "< 0.1 %", "50.0 %", "> 99.9 %", "100.0 %", "–",
+    ]  # fmt: skip
+
+
+def bad_log(tmp_path, **changes):
+    """A log of 1,000 rows with every fault of the warnings below."""
+    rows = []
+    for i in range(1_000):
+        ad = "x" if i % 10 else f"ad{i}"
+        late = i >= 900
+        empty = "v" if i % 50 == 0 else ""
+        rows.append(
+            f"{1.7e9 + i},u{i},same,{empty},{f'new{i % 7}' if late else f'old{i % 7}'},{ad}"
+        )
+    fields = (
+        schema_lib.Field("visit", "categorical", "query"),
+        schema_lib.Field("fixed", "categorical", "query"),
+        schema_lib.Field("sparse", "categorical", "query"),
+        schema_lib.Field("moving", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("bad", fields, ("ad",), None, time="time", **changes)
+    return converted(tmp_path, "time,visit,fixed,sparse,moving,ad\n" + "\n".join(rows), schema)
+
+
+def test_faults_are_warned_of_with_what_to_do(tmp_path):
+    built = card.build_card(bad_log(tmp_path))
+    found = texts(built)
+    for text in (
+        "Every training row is a click: the ranker has nothing to learn.",
+        "Constant, with the same id in every training row: fixed.",
+        "Missing in nearly all of training: sparse (98.0 %).",
+        "which looks like an id: visit (800 values in 800 requests)",
+        "Out of vocabulary far more often in test than in training: moving (0.0 % to 100.0 %)",
+        "One ad, 'x', has 90.0 % of the training impressions.",
+        "Each test request has one ad",
+        "PSI of at least 0.25",
+    ):
+        assert text in found
+    levels = [own["level"] for own in built["warnings"]]
+    assert levels == sorted(levels, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("user_key", "action"),
+    [(None, "or name its column as request_key or user_key."), ("visit", "its column stays")],
+)
+def test_the_advice_for_an_id_knows_the_keys(tmp_path, user_key, action):
+    built = card.build_card(bad_log(tmp_path, user_key=user_key))
+    (own,) = (own for own in built["warnings"] if "looks like an id" in own["text"])
+    assert action in own["action"]
+    assert all(own["action"] for own in built["warnings"])
+    assert built["time"]["unit"] == "seconds"
+    assert "--sampled_negatives" in built["warnings"][0]["action"]
+
+
+def test_a_drifting_click_rate_and_unlabelled_revenue_are_warned_of(tmp_path):
+    # Half of the first 1,800 rows are clicks, a tenth of the last 200.
+    rows = [f"q,a{i % 5},{int(i % 2 == 0 if i < 1_800 else i % 10 == 0)},0" for i in range(2_000)]
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("drift", fields, ("ad",), "clicked", revenue="paid")
+    built = card.build_card(converted(tmp_path, "q,ad,clicked,paid\n" + "\n".join(rows), schema))
+    found = texts(built)
+    assert "The click rate drifts from 50.0 % in training to 10.0 % in test." in found
+    assert "revenue is never above 0 in the train split." in found
+    assert "There are 5 ads, no more than the 500 candidates" in found
+
+
+def test_an_unlabelled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):
+    log = logs.write(tmp_path / "log.tsv", logs.rows(300))
+    unlabelled = logs.write(
+        tmp_path / "test.tsv", [["", *row[1:]] for row in logs.rows(50, seed=1)]
+    )
+    source = convert.Source(log, formats.criteo.schema(), test_path=(unlabelled,))
+    convert.convert(source, tmp_path / "data")
+    built = card.build_card(reader.DataSet(tmp_path / "data"))
+    assert "The test split has no click labels." in texts(built)
+    test = built["splits"]["test"]
+    assert (test["labels"]["click"]["missing"], test["labels"]["click"]["rate"]) == (50, None)
+    assert test["share_with_click"] is None
+    assert not Page(card.render_html(built)).open
+
+
+def test_sampled_negatives_are_counted_apart(tmp_path):
+    rows = [f"u{i % 20},{'xyz'[i % 3]},ad{i % 40}" for i in range(400)]
+    fields = (
+        schema_lib.Field("q", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    )
+    schema = schema_lib.Schema("likes", fields, ("ad",), None, user_key="user")
+    text = "user,q,ad\n" + "\n".join(rows)
+    built = card.build_card(converted(tmp_path, text, schema, sampled_negatives=3))
+    train = built["splits"]["train"]
+    # 320 clicks, each with 3 drawn ads.
+    assert (train["rows"], train["sampled"]) == (1_280, 960)
+    assert train["labels"]["click"]["rate"] == 0.25
+    assert built["ads"]["new"]["test"]["counted"] == "clicks"
+    assert sum(own["impressions"] for own in built["ads"]["most_shown"]) == 80
+    assert "drawn as not clicked, 3 for each click" in texts(built)
+
+
+def test_a_synthetic_log_is_sane_but_for_what_is_known(data_set):
+    built = card.build_card(data_set)
+    for split, own in built["splits"].items():
+        assert own["labels"]["click"]["positive"] == data_set.label_sum(split, "click")
+        assert own["labels"]["revenue"]["mean"] * own["rows"] == pytest.approx(
+            data_set.label_sum(split, "revenue")
+        )
+    assert built["ads"]["count"] == 300
+    assert sum(built["time"]["rows"]) == data_set.description["source"]["lines"]
+    for own in built["fields"]:
+        assert own["drift"]["psi"] >= 0
+        if own["kind"] == "numeric":
+            assert sum(own["buckets"]["train"]) == pytest.approx(1)
+    json.dumps(built, allow_nan=False)
+    assert "Rejected: 0 of" in card.render_text(built)
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags are balanced, and notes ids and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.text = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        if tag != "meta":
+            self.open.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_startendtag(self, tag, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.mark.parametrize("which", ["small", "data_set"])
+def test_the_page_is_well_formed_and_needs_nothing_else(which, request):
+    text = card.render_html(card.build_card(request.getfixturevalue(which)))
+    page = Page(text)
+    assert not page.open
+    assert set(SECTIONS) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert "http" not in text
+    assert "<script" not in text
+    assert "prefers-color-scheme: dark" in text
+    # What a figure refers to is in it.
+    for name in re.findall(r'(?:href="|url\()#([^")]+)', text):
+        assert name in page.ids
+
+
+def test_values_of_the_log_are_escaped(built):
+    text = card.render_html(built)
+    assert "<b>A</b>" not in text
+    assert "<b>A</b>" in Page(text).text
+
+
+def test_the_script_writes_a_page_and_prints_json(small, tmp_path):
+    output = tmp_path / "out" / "card.html"
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), f"--data={small.directory}", f"--output={output}", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["splits"]["train"]["rows"] == 7
+    assert output.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_shards_that_hold_other_rows_than_described_are_refused(small, tmp_path):
+    other = reader.DataSet(small.directory)
+    other.description["splits"]["test"]["rows"] = 4
+    with pytest.raises(ValueError, match="says 4 rows in 2 requests of test, the shards hold 3"):
+        split_counts.count_split(other, "test")

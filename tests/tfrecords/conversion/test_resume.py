@@ -1,0 +1,169 @@
+"""A conversion killed at any moment resumes, and the bytes are those of an unbroken one."""
+
+import dataclasses
+import hashlib
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import children
+import logs
+import pytest
+from repository import ROOT
+
+from tfrecords import conversion, convert
+from tfrecords import schema as schema_lib
+from tfrecords.conversion import splitting, workspace
+
+CONVERT = """
+import pathlib, sys
+from tfrecords import convert, schema
+log, named, ads, out = map(pathlib.Path, sys.argv[1:5])
+source = convert.Source(log, schema.load(named), ads_path=ads, rows_per_chunk=100)
+convert.convert(source, out, workers=2)
+"""
+
+
+def files(directory):
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def source_of(log, **changes):
+    schema = schema_lib.load_schema(log.schema)
+    return dataclasses.replace(
+        convert.Source(log.log, schema, ads_path=log.ads, rows_per_chunk=100), **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def unbroken(synthetic_log, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("unbroken") / "data"
+    convert.convert(source_of(synthetic_log), directory, workers=1)
+    return directory
+
+
+def test_the_number_of_workers_changes_no_byte(synthetic_log, unbroken, tmp_path):
+    convert.convert(source_of(synthetic_log), tmp_path / "data", workers=5)
+    assert files(tmp_path / "data") == files(unbroken)
+
+
+def test_killed_in_every_stage_it_resumes_to_the_same_bytes(synthetic_log, unbroken, tmp_path):
+    log, out = synthetic_log, tmp_path / "data"
+    command = [sys.executable, "-c", CONVERT, *map(str, (log.log, log.schema, log.ads, out))]
+    notes = tmp_path / ".data.partial" / "work"
+    for stage in ("parse", "count", "pack", "write"):
+        with children.started(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and len(list((notes / stage).glob("*.json"))) < 2:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode in (-signal.SIGKILL, 0)
+        if process.returncode == 0:  # it was faster than the signal
+            break
+        done = len(list((notes / "parse").glob("*.json")))
+        assert done >= 2
+        assert not out.exists()
+    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert files(out) == files(unbroken)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_was_finished_is_not_done_again(synthetic_log, tmp_path, monkeypatch):
+    parsed = []
+    work = workspace.Workspace.once
+
+    def once(self, stage, index, make):
+        return work(self, stage, index, lambda: parsed.append((stage, index)) or make())
+
+    monkeypatch.setattr(workspace.Workspace, "once", once)
+    monkeypatch.setattr(splitting, "assign", _fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the power went"):
+            convert.convert(source_of(synthetic_log), tmp_path / "data")
+    assert len(parsed) == len(set(parsed)) > 10
+
+
+def _fail(*_):
+    raise RuntimeError("the power went")
+
+
+def test_another_log_or_option_starts_anew(synthetic_log, unbroken, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(splitting, "assign", _fail)
+        with pytest.raises(RuntimeError):
+            convert.convert(source_of(synthetic_log), tmp_path / "data", test_fraction=0.3)
+    convert.convert(source_of(synthetic_log), tmp_path / "data")
+    assert files(tmp_path / "data") == files(unbroken)
+
+
+@pytest.mark.parametrize("limit", [4_000, 20_000])
+def test_a_full_disk_is_named_and_what_is_done_is_kept(synthetic_log, unbroken, tmp_path, limit):
+    log, out = synthetic_log, tmp_path / "data"
+    arguments = list(map(str, (log.log, log.schema, log.ads, out)))
+    # A limit on the size of a file stands in for a disk that is full.
+    limited = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n{CONVERT}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert re.search(r"OSError: The disk of .* is full .* it resumes", done.stderr)
+    assert not out.exists()
+    convert.convert(source_of(synthetic_log), out)
+    assert files(out) == files(unbroken)
+
+
+@pytest.mark.parametrize("step", ["rmtree", "rename"])
+def test_a_publication_that_is_cut_short_is_finished(
+    synthetic_log, unbroken, tmp_path, monkeypatch, step
+):
+    (tmp_path / "data").mkdir()  # an older data set, which is replaced
+    with monkeypatch.context() as patch:
+        if step == "rmtree":
+            patch.setattr(workspace.shutil, "rmtree", _fail_if_there(workspace.shutil.rmtree))
+        else:
+            patch.setattr(workspace.Workspace, "publish", _fail)
+        with pytest.raises(RuntimeError):
+            convert.convert(source_of(synthetic_log), tmp_path / "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion.Stages, "parse", _fail)  # nothing is done again
+        convert.convert(source_of(synthetic_log), tmp_path / "data")
+    assert files(tmp_path / "data") == files(unbroken)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def _fail_if_there(remove):
+    def rmtree(path, **options):
+        if pathlib.Path(path).exists():
+            _fail()
+        remove(path, **options)
+
+    return rmtree
+
+
+def test_a_second_conversion_into_one_directory_is_refused(synthetic_log, tmp_path):
+    with (
+        workspace.lock_directory(tmp_path / "data"),
+        pytest.raises(OSError, match=r"Another conversion is writing .*data; wait"),
+    ):
+        convert.convert(source_of(synthetic_log), tmp_path / "data")
+
+
+def test_a_foreign_identity_in_the_workspace_is_replaced(tmp_path):
+    first = workspace.Workspace(tmp_path / "data", {"a": 1})
+    first.once("parse", 0, lambda: {"rows": 1})
+    assert workspace.Workspace(tmp_path / "data", {"a": 1}).note("parse") == {"rows": 1}
+    assert workspace.Workspace(tmp_path / "data", {"a": 2}).note("parse") is None
+
+
+def test_two_conversions_of_the_same_log_give_the_same_bytes(tmp_path):
+    path = logs.write(tmp_path / "log.tsv", logs.rows(300))
+    first = files(logs.converted(path, tmp_path / "data", rows_per_chunk=50).directory)
+    assert files(logs.converted(path, tmp_path / "data", rows_per_chunk=50).directory) == first

@@ -1,0 +1,413 @@
+"""Proposed schemas: what names and values of columns make of them, table by small table."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+from tfrecords import schema
+from tfrecords.inference import known_names
+from tfrecords.inference import proposal as infer
+
+ROWS = 120
+
+
+def propose(tmp_path: pathlib.Path, /, **more: Any) -> tuple[dict[str, Any], list[str]]:
+    """Proposes for 120 rows: 17 users, 7 items, requests of 4 rows of one user.
+
+    Args:
+        tmp_path: Where to write the tables.
+        more: More columns of the log; `ads` is the table of ads.
+    """
+    ads = more.pop("ads", None)
+    columns = {
+        "user": [f"u{n // 4 % 17}" for n in range(ROWS)],
+        "item": [f"i{n % 7}" for n in range(ROWS)],
+        "request_id": [n // 4 for n in range(ROWS)],
+        **more,
+    }
+    ads_path = None if ads is None else write(tmp_path / "ads.tsv", ads)
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)], None, ads_path)
+    schema.schema_from_json(proposal)
+    return proposal, notes
+
+
+def write(path: pathlib.Path, columns: dict[str, Any]) -> pathlib.Path:
+    rows = [columns.keys(), *zip(*columns.values(), strict=True)]
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+def sides(proposal: dict[str, Any]) -> dict[str, str]:
+    return {field["name"]: field["side"] for field in proposal["fields"]}
+
+
+# Every third row, so not the same for an item or in a request.
+THIRD = [int(n % 3 == 0) for n in range(ROWS)]
+# Every sixth: half of them.
+SIXTH = [int(n % 6 == 0) for n in range(ROWS)]
+
+
+def test_names_are_what_a_saved_model_takes_as_inputs(tmp_path: pathlib.Path) -> None:
+    values = ["xyzwv"[n // 4 % 5] for n in range(ROWS)]
+    names = ("User.ID", "user-id", "self", "ad_features", "Preis €", "когда", "2nd")
+    proposal, _ = propose(tmp_path, click=THIRD, **dict.fromkeys(names, values))
+    named = {f.get("column"): f["name"] for f in proposal["fields"] if "column" in f}
+    assert named == {
+        "User.ID": "User_ID",
+        # TensorFlow makes names unique whatever their case.
+        "user-id": "user_id_2",
+        "self": "self_field",
+        "ad_features": "ad_features_field",
+        "Preis €": "Preis",
+        "когда": "field",
+        "2nd": "field_2nd",
+    }
+
+
+def test_what_differs_within_a_request_is_not_on_the_query_side(tmp_path: pathlib.Path) -> None:
+    proposal, notes = propose(
+        tmp_path,
+        click=THIRD,
+        # 11 and 7 have no common factor, so these differ for an item too.
+        price_usd=[10.5 + n % 11 for n in range(ROWS)],
+        stars=[n % 5 + 1 for n in range(ROWS)],
+        nights=[n // 4 % 3 + 1 for n in range(ROWS)],
+        brand=[f"b{n % 7 % 2}" for n in range(ROWS)],
+        item_country=[f"c{n % 7 % 3}" for n in range(ROWS)],
+        browser=[f"w{n % 5}" for n in range(ROWS)],
+        second_slot=[n % 4 for n in range(ROWS)],
+    )
+    assert sides(proposal) == {
+        "user": "query", "item": "ad", "price_usd": "ad", "stars": "ad", "nights": "query",
+        "brand": "ad", "item_country": "ad",
+    }  # fmt: skip
+    assert (
+        "Ad side, differs within a request; the catalogue keeps each ad's latest value: "
+        "'price_usd', 'stars'."
+    ) in notes
+    assert "Query side, the same in all rows of a request: 'nights'." in notes
+    assert any("different within a request, of which one" in n and "'browser'" in n for n in notes)
+    assert any("the slot that an ad was shown in" in n and "'second_slot'" in n for n in notes)
+
+
+def test_a_slip_in_one_request_of_many_is_forgiven(tmp_path: pathlib.Path) -> None:
+    columns: dict[str, list[Any]] = {
+        "item": [f"i{n % 7}" for n in range(800)],
+        "request_id": [n // 4 for n in range(800)],
+        "click": [int(n % 3 == 0) for n in range(800)],
+        "nights": [n // 4 % 3 + 1 for n in range(800)],
+        "days": [n // 4 % 3 + 1 for n in range(800)],
+    }
+    # One of 200 requests is below, three are above the hundredth that is forgiven; they differ for
+    # an item too.
+    columns["nights"][1] = 9
+    for row in (1, 5, 9):
+        columns["days"][row] = 9
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert sides(proposal) == {"nights": "query", "item": "ad"}
+
+
+@pytest.mark.parametrize(
+    ("name", "core"),
+    [
+        ("click_bool", "click"),
+        ("is_click", "click"),
+        ("clicked_flag", "clicked"),
+        ("has_purchased_ind", "purchased"),
+        ("gross_bookings_usd", "gross_bookings"),
+        ("sales_amount_in_euro", "sales_amount"),
+        ("flag", "flag"),
+        ("is_bool", "bool"),
+    ],
+)
+def test_the_cores_of_names(name: str, core: str) -> None:
+    assert known_names.core(name.split("_")) == core
+
+
+@pytest.mark.parametrize("name", ["click_bool", "is_click", "clicked_bool", "wasClicked", "label"])
+def test_names_of_clicks(tmp_path: pathlib.Path, name: str) -> None:
+    proposal, _ = propose(tmp_path, **{name: THIRD})
+    assert (proposal["click"], proposal.get("click_threshold")) == (name, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["booking_bool", "purchase_flag", "conv", "sale", "has_ordered", "is_like", "lead_ind"]
+)
+def test_names_of_engagements(tmp_path: pathlib.Path, name: str) -> None:
+    proposal, _ = propose(tmp_path, click=THIRD, **{name: SIXTH})
+    assert proposal["engagement"] == name
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+
+
+@pytest.mark.parametrize("name", ["gross_bookings_usd", "gmv", "SalesAmountInEuro", "order_value"])
+def test_names_of_revenues(tmp_path: pathlib.Path, name: str) -> None:
+    revenue = [n + 0.5 if label else "NULL" for n, label in enumerate(SIXTH)]
+    proposal, notes = propose(tmp_path, click=THIRD, **{name: revenue})
+    assert proposal["revenue"] == name
+    # 100 of 120.
+    assert any(n.startswith(f"83.3% of the rows have no '{name}'") for n in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("bookings", [n % 3 for n in range(ROWS)]),
+        ("follow", SIXTH),
+        ("order_total", [n % 11 for n in range(ROWS)]),
+        ("num_clicks", [n % 5 for n in range(ROWS)]),
+        ("watch_time_ms", [n % 13 for n in range(ROWS)]),
+        ("target", [n % 2 for n in range(ROWS)]),
+    ],
+)
+def test_an_outcome_in_no_role_is_left_out(
+    tmp_path: pathlib.Path, name: str, values: list[int]
+) -> None:
+    labels = {"click": THIRD, "conversion": SIXTH, "revenue": SIXTH}
+    proposal, notes = propose(tmp_path, **labels, **{name: values})
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert any(n.startswith("Left out (known only after") and repr(name) in n for n in notes)
+
+
+@pytest.mark.parametrize("nothing", ["0", "0,00", "false", ""])
+def test_what_is_there_only_with_a_click_is_left_out(tmp_path: pathlib.Path, nothing: str) -> None:
+    # In half of the clicked rows, and in no other; the name says nothing.
+    umsatz = [f"{1 + n % 8},50" if n % 6 == 0 else nothing for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, umsatz=umsatz)
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert any("only where the ad was clicked" in n and "'umsatz'" in n for n in notes)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [["view", "cart", "purchase"], ["view", "addtocart", "transaction"], ["pv", "fav", "odd"]],
+)
+def test_a_column_of_events_is_no_field_and_what_to_make_of_it_is_said(
+    tmp_path: pathlib.Path, events: list[str]
+) -> None:
+    proposal, notes = propose(tmp_path, what=[events[n % 3] for n in range(ROWS)])
+    assert proposal["click"] is None
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert any(n.startswith("'what' says what happened") and "0 and 1" in n for n in notes)
+
+
+def test_a_column_with_one_word_of_an_event_is_a_field(tmp_path: pathlib.Path) -> None:
+    page = [["view", "list", "home"][n // 4 % 3] for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, click=THIRD, page=page)
+    assert sides(proposal)["page"] == "query"
+
+
+def test_a_table_of_ads_that_repeats_some_is_joined_by_its_ad(tmp_path: pathlib.Path) -> None:
+    # 14 rows of 7 items.
+    ads = {"item": [f"i{n % 7}" for n in range(14)], "brand": [f"b{n % 3}" for n in range(14)]}
+    proposal, notes = propose(tmp_path, click=THIRD, ads=ads)
+    assert proposal["ad_key"] == ["item"]
+    assert sides(proposal)["brand"] == "ad"
+    assert any(n.startswith("7 rows of the table of ads repeat a 'item'") for n in notes)
+
+
+def test_a_log_of_jobs_and_who_seeks_them(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "jobs.tsv"
+    columns = {
+        "seeker_id": [f"s{n // 4 % 17}" for n in range(ROWS)],
+        "job_id": [f"j{n % 7}" for n in range(ROWS)],
+        "clicked": THIRD,
+        "applied": SIXTH,
+    }
+    proposal, _ = infer.propose([write(path, columns)])
+    roles = {key: proposal[key] for key in ("ad_key", "user_key", "click", "engagement")}
+    assert roles == {
+        "ad_key": ["job_id"],
+        "user_key": "seeker_id",
+        "click": "clicked",
+        "engagement": "applied",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["clicks_last_week", "booking_window", "sort_order", "purchase_history"]
+)
+def test_what_only_sounds_like_an_outcome_is_proposed(tmp_path: pathlib.Path, name: str) -> None:
+    proposal, _ = propose(tmp_path, click=THIRD, **{name: [n // 4 % 13 for n in range(ROWS)]})
+    assert sides(proposal)[name] == "query"
+
+
+def test_what_is_always_so_for_an_ad_is_no_engagement(tmp_path: pathlib.Path) -> None:
+    proposal, _ = propose(tmp_path, click=THIRD, is_sale=[n % 7 // 4 for n in range(ROWS)])
+    assert "engagement" not in proposal
+    assert sides(proposal)["is_sale"] == "ad"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "share"),
+    [
+        ("click", [0, 1, 2], "66.7%"),
+        ("clicks", [0, 0, 7], "33.3%"),
+        ("num_clicks", [0, 3, 5], "66.7%"),
+        ("label", [-1, -1, 1], "33.3%"),
+    ],
+)
+def test_counts_of_clicks_have_a_threshold(
+    tmp_path: pathlib.Path, name: str, values: list[int], share: str
+) -> None:
+    proposal, notes = propose(tmp_path, **{name: values * 40}, rating=[1, 2, 3, 4] * 30)
+    assert (proposal["click"], proposal["click_threshold"]) == (name, 1.0)
+    span = f"{name!r} goes from {values[0]} to {max(values)}: one of at least 1 counts as a click"
+    assert any(n.startswith(f"{span} ({share} of the rows)") for n in notes)
+
+
+def test_a_flag_is_preferred_to_a_count(tmp_path: pathlib.Path) -> None:
+    proposal, _ = propose(tmp_path, click=[n % 5 for n in range(ROWS)], is_click=THIRD)
+    assert (proposal["click"], proposal.get("click_threshold")) == ("is_click", None)
+    assert "click" not in sides(proposal)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (["yep", "no", "no"], "its values, such as 'yep', are not 0 and 1"),
+        (["1", "", ""], "66.7% of the rows lack it and will be rejected; write 0"),
+    ],
+)
+def test_a_click_that_cannot_be_read_is_said_and_proposed(
+    tmp_path: pathlib.Path, values: list[str], why: str
+) -> None:
+    proposal, notes = propose(tmp_path, click=values * 40)
+    # Not null, with which every row would be a click.
+    assert proposal["click"] == "click"
+    assert any(why in note for note in notes)
+    proposal, notes = propose(tmp_path, click=values * 40, rating=[1, 2, 3, 4] * 30)
+    assert proposal["click"] == "rating"
+    assert any("Here 'rating' is taken instead." in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "values", [["Y", "N", "N"], ["t", "f", "f"], ["TRUE", "FALSE", "FALSE"], ["y", "n", "NULL"]]
+)
+def test_how_databases_write_a_click(tmp_path: pathlib.Path, values: list[str]) -> None:
+    clicks = values[:2] * 60
+    clicks[1] = values[2]
+    proposal, notes = propose(tmp_path, click=clicks)
+    assert (proposal["click"], proposal.get("click_threshold")) == ("click", None)
+    # 1 of 120, less than the hundredth that a conversion rejects.
+    is_missing = any(n.startswith("0.83% of the rows have no 'click'") for n in notes)
+    assert is_missing == (values[2] == "NULL")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("order_value", ["$12.50", "", "$7.00", "", ""]),
+        ("order_value", ["12,50", "", "7,05", "", ""]),
+        ("liked", ["very", "", "no", "", ""]),
+        ("comment", ["good stuff", "", "bad stuff", "", ""]),
+    ],
+)
+def test_an_outcome_written_as_text_is_no_field(
+    tmp_path: pathlib.Path, name: str, values: list[str]
+) -> None:
+    proposal, notes = propose(tmp_path, click=THIRD, **{name: values * 24})
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert any(n.startswith("Left out (known only after") and repr(name) in n for n in notes)
+    if name == "order_value":
+        assert any("'order_value' would be the revenue, but its values" in n for n in notes)
+
+
+@pytest.mark.parametrize(("share", "is_key"), [(2, True), (20, False)])
+def test_a_user_key_may_be_missing_in_most_rows(
+    tmp_path: pathlib.Path, share: int, is_key: bool
+) -> None:
+    # Of 120 requests of one row, every second or twentieth is of somebody known.
+    users = [f"u{n % 6}" if n % share == 0 else "NULL" for n in range(ROWS)]
+    columns = {"user_id": users, "item": [f"i{n % 7}" for n in range(ROWS)], "click": THIRD}
+    country = [f"c{n % 5}" for n in range(ROWS)]
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", {**columns, "country": country})])
+    assert proposal.get("user_key") == ("user_id" if is_key else None)
+    assert any("have no 'user_id': those without one count as" in n for n in notes) == is_key
+
+
+@pytest.mark.parametrize(
+    ("values", "is_said"),
+    [
+        (["12,95", "7,5", "-3,49", "8"], True),
+        # Perhaps thousands.
+        (["1,000", "2,500", "3,000", "4,000"], False),
+    ],
+)
+def test_decimal_commas_make_no_list(
+    tmp_path: pathlib.Path, values: list[str], is_said: bool
+) -> None:
+    proposal, notes = propose(tmp_path, click=THIRD, bid=values * 30)
+    assert {f["name"]: f["kind"] for f in proposal["fields"]}["bid"] == "categorical"
+    assert any("'bid' has decimal commas, such as '12,95'" in n for n in notes) == is_said
+
+
+@pytest.mark.parametrize("unit", [1, 1000])
+def test_a_session_is_no_request(tmp_path: pathlib.Path, unit: int) -> None:
+    # Rows of one key are a quarter of an hour apart, or a second.
+    more = {"click": THIRD, "page_number": [n % 4 + 1 for n in range(ROWS)]}
+    times = [1_600_000_000 * unit + n * 900 * unit for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, **more, time=times)
+    assert "request_key" not in proposal
+    assert sides(proposal) == {"user": "query", "item": "ad", "page_number": "query"}
+    assert any("'request_id' are usually more than 5 seconds apart" in n for n in notes)
+    times = [1_600_000_000 * unit + n * unit for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, **more, time=times)
+    assert proposal["request_key"] == "request_id"
+    # Of the page, and not of the item.
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert any("not named after the ad" in n and "'page_number'" in n for n in notes)
+
+
+def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> None:
+    proposal, notes = propose(tmp_path, purchase=SIXTH)
+    assert (proposal["click"], proposal["engagement"]) == (None, "purchase")
+    assert any("If rows are showings and not clicks, make 'purchase' the click" in n for n in notes)
+
+
+def test_counts_of_an_ad_over_the_whole_log_are_left_out(tmp_path: pathlib.Path) -> None:
+    of_item = [n % 7 * 3 for n in range(ROWS)]
+    ads = {"item": [f"i{n}" for n in range(7)], "ctr": [0.1 + n for n in range(7)]}
+    ads |= {"views": [n * 5 for n in range(7)], "click_url": [f"x{n % 3}" for n in range(7)]}
+    proposal, notes = propose(tmp_path, ads=ads, clicked=THIRD, clicks=of_item, impressions=of_item)
+    assert proposal["click"] == "clicked"
+    assert sides(proposal) == {"user": "query", "item": "ad", "views": "ad", "click_url": "ad"}
+    left_out = next(n for n in notes if n.startswith("Left out (counts what happened"))
+    assert left_out.endswith("add it if it was counted before): 'clicks', 'impressions', 'ctr'.")
+    assert any(n.startswith("'views' sounds like a count of what happened") for n in notes)
+
+
+def test_a_history_is_a_list_though_each_row_has_another(tmp_path: pathlib.Path) -> None:
+    lists = [" ".join(f"N{(n // 4 * k + k) % 31}" for k in (1, 3, 5)) for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, click=THIRD, clicked_articles=lists)
+    (field,) = [f for f in proposal["fields"] if f["name"] == "clicked_articles"]
+    assert (field["kind"], field["side"]) == ("categorical_list", "query")
+    assert (field["separator"], field["max_list_length"]) == (" ", 3)
+
+
+def test_a_list_that_holds_the_ad_if_it_was_clicked_is_left_out(tmp_path: pathlib.Path) -> None:
+    # Of a request, the clicked items and another.
+    clicked = [[f"i{n % 7}" for n in range(r, r + 4) if THIRD[n]] for r in range(0, ROWS, 4)]
+    lists = [" ".join([*clicked[n // 4], f"i{n // 4 + 50}"]) for n in range(ROWS)]
+    proposal, notes = propose(tmp_path, click=THIRD, clicked_items=lists)
+    assert "clicked_items" not in sides(proposal)
+    assert any("its lists hold the ad of the row if it was clicked" in note for note in notes)
+
+
+def test_keys_are_names_and_numbered_categories_too(tmp_path: pathlib.Path) -> None:
+    columns = {
+        "uid": [n % 40 for n in range(ROWS)],
+        "campaign": [n % 23 for n in range(ROWS)],
+        "click": THIRD,
+        "cat1": [n % 19 for n in range(ROWS)],
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert {f["name"]: f["kind"] for f in proposal["fields"]} == {
+        "uid": "categorical", "campaign": "categorical", "cat1": "categorical"
+    }  # fmt: skip
+
+
+def test_numbers_too_large_for_the_converter_are_names(tmp_path: pathlib.Path) -> None:
+    values = [f"{n // 4 % 9}e30{n // 4 % 2}" for n in range(ROWS)]
+    proposal, _ = propose(tmp_path, click=THIRD, huge=values)
+    assert {f["name"]: f["kind"] for f in proposal["fields"]}["huge"] == "categorical"

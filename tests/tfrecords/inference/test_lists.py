@@ -1,0 +1,35 @@
+"""Which columns of texts are lists."""
+
+import numpy as np
+import pytest
+
+from tfrecords.inference import lists, log_sample
+
+
+def column(name: str, values: list[str]) -> log_sample.Column:
+    distinct = list(dict.fromkeys(values))
+    codes = [distinct.index(value) for value in values]
+    return log_sample.Column(name, log_sample.LOG, distinct, np.array(codes))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "separator"),
+    [
+        # No name: 40 lists of 4 of 13 ids, 12 times each, in every place.
+        ("c7", [" ".join(f"N{(n * k) % 13}" for k in (1, 3, 4, 9)) for n in range(1, 41)], " "),
+        # 30 of 33 ids are there once.
+        ("history", [f"N{n} N{n + 100} N7" for n in range(15)] + ["N3"], " "),
+        ("genres", ["Drama War", "Comedy War", "Drama", "Comedy Romance Drama"], " "),
+        ("items", ["1 2 3", "2", "3 1", "2 3"], " "),
+        ("items", ["12,7", "7,9", "9,12", "12", "9,7"], ","),
+        ("bid", ["12,7", "7,9", "9,12", "12", "9,7"], None),
+        ("brand", [f"Brand {n}" for n in range(40)], None),
+        ("path", [f"cat{n % 5} > sub{n}" for n in range(40)], None),
+        ("model", [f"iPhone {n % 9} Pro {'Max' * (n % 2)}".strip() for n in range(40)], None),
+        ("town", ["New York", "Los Angeles", "San Jose", "Las Vegas", "Berlin"], None),
+        ("categories", ["Home Garden", "Toys", "Sport Fitness", "Food"], None),
+        ("seen", [f"2024-01-{n + 10} 10:00:00" for n in range(15)], None),
+    ],
+)
+def test_separators(name: str, values: list[str], separator: str | None) -> None:
+    assert lists.separator(column(name, values)) == separator

@@ -1,0 +1,314 @@
+"""Proposed schemas: roles, kinds, sides, what is left out, and that they convert as they are."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tfrecords import convert, reader
+from tfrecords import schema as schema_lib
+from tfrecords.inference import proposal as infer
+
+
+def write(path: pathlib.Path, columns: dict[str, Any], delimiter: str = ",") -> pathlib.Path:
+    rows = zip(*columns.values(), strict=True)
+    lines = [columns.keys(), *rows]
+    path.write_text("".join(delimiter.join(map(str, line)) + "\n" for line in lines))
+    return path
+
+
+def fields(proposal: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {field["name"]: (field["kind"], field["side"]) for field in proposal["fields"]}
+
+
+def impressions(count: int = 600) -> dict[str, Any]:
+    """Returns the columns of a log: three rows a request, ten ads, twenty users."""
+    rng = np.random.default_rng(0)
+    rows = np.arange(count)
+    ad = rng.integers(0, 10, count)
+    click = (rng.random(count) < 0.2).astype(int)
+    return {
+        "request_id": [f"r{row // 3}" for row in rows],
+        "userId": (rows // 3) % 20,
+        "device": np.repeat(rng.choice(["phone", "desk"], count // 3), 3),
+        "ad_id": ad,
+        "ad_group": [f"g{a % 3}" for a in ad],
+        "price": ad * 1.5 + 1,
+        "click": click,
+        "conversion": click * (rng.random(count) < 0.5).astype(int),
+        "revenue": click * 2.5,
+        "position": rows % 3,
+        "timestamp": 1_700_000_000 + rows,
+        "temperature": np.repeat(rng.normal(size=count // 3).round(3), 3),
+    }
+
+
+def test_the_roles_of_a_log_of_impressions(tmp_path: pathlib.Path) -> None:
+    proposal, notes = infer.propose([write(tmp_path / "shop-log.csv", impressions())])
+    assert {key: value for key, value in proposal.items() if key != "fields"} == {
+        "name": "shop_log",
+        "ad_key": ["ad_id"],
+        "click": "click",
+        "engagement": "conversion",
+        "revenue": "revenue",
+        "request_key": "request_id",
+        "time": "timestamp",
+        "position": "position",
+        "user_key": "userId",
+    }
+    assert fields(proposal) == {
+        "userId": ("categorical", "query"),
+        "device": ("categorical", "query"),
+        "ad_id": ("categorical", "ad"),
+        "ad_group": ("categorical", "ad"),
+        "price": ("numeric", "ad"),
+        "temperature": ("numeric", "query"),
+    }
+    assert any("'ad_group', 'price'" in note and "always the same" in note for note in notes)
+    assert {f["min_count"] for f in proposal["fields"] if f["kind"] == "categorical"} == {1}
+
+
+def test_a_proposal_converts_its_own_log_in_text_and_parquet(tmp_path: pathlib.Path) -> None:
+    columns = impressions()
+    text = write(tmp_path / "log.csv", columns)
+    parquet = tmp_path / "log.parquet"
+    pq.write_table(pa.table(columns), parquet)
+    proposals = []
+    for path in (text, parquet):
+        target = tmp_path / f"{path.suffix}.json"
+        infer.write_proposal([path], None, None, target)
+        proposals.append(schema_lib.load_schema(target))
+        source = convert.Source(path, proposals[-1], "tabular")
+        convert.convert(source, tmp_path / "out")
+        description = reader.DataSet(tmp_path / "out").description
+        assert description["source"]["rejected"] == 0
+        assert sum(split["requests"] for split in description["splits"].values()) == 200
+    assert proposals[0] == proposals[1]
+
+
+def test_recbole_files(tmp_path: pathlib.Path) -> None:
+    rng = np.random.default_rng(0)
+    inter = {
+        "user_id:token": rng.integers(0, 30, 400),
+        "item_id:token": rng.integers(0, 20, 400),
+        "rating:float": rng.integers(1, 6, 400),
+        "timestamp:float": 880_000_000 + np.arange(400) * 100,
+    }
+    genres = ["Drama", "Drama War", "Comedy War", "Comedy"]
+    item = {
+        "item_id:token": np.arange(21),
+        "movie_title:token_seq": [f"Film of the {n}" for n in range(21)],
+        "class:token_seq": [genres[n % 4] for n in range(21)],
+    }
+    user = {
+        "user_id:token": np.arange(30),
+        "age:token": np.arange(30) % 25 + 20,
+        "zip_code:token": [f"0{n % 9}" for n in range(30)],
+    }
+    paths = [
+        write(tmp_path / f"ml.{name}", columns, "\t")
+        for name, columns in (("inter", inter), ("user", user), ("item", item))
+    ]
+    proposal, notes = infer.propose(paths[:1], paths[1], paths[2])
+    assert fields(proposal) == {
+        "user_id": ("categorical", "query"),
+        "item_id": ("categorical", "ad"),
+        "age": ("numeric", "query"),
+        "zip_code": ("categorical", "query"),
+        "movie_title": ("categorical_list", "ad"),
+        "class": ("categorical_list", "ad"),
+    }
+    by_name = {field["name"]: field for field in proposal["fields"]}
+    assert by_name["class"]["separator"] == " "
+    assert by_name["class"]["column"] == "class:token_seq"
+    assert by_name["class"]["max_list_length"] == 2
+    assert proposal["click"] == "rating:float"
+    # One of at least 4 of 5.
+    assert proposal["click_threshold"] == 4.0
+    assert proposal["user_key"] == "user_id:token"
+    assert proposal["time"] == "timestamp:float"
+    assert any("a rating from 1 to 5: one of at least 4 counts" in note for note in notes)
+    schema = schema_lib.schema_from_json(proposal)
+    source = convert.Source(paths[0], schema, "tabular", ads_path=paths[2], users_path=paths[1])
+    convert.convert(source, tmp_path / "out")
+    # The twenty-first film is only in the table of films.
+    assert reader.DataSet(tmp_path / "out").description["num_ads"] == 21
+
+
+@pytest.mark.parametrize(
+    ("ratings", "threshold"),
+    [
+        ([1, 2, 3, 4, 5], 4.0),
+        ([0.5, 1, 2.5, 3.5, 4, 4.5, 5], 4.0),
+        # Three quarters of the way from 1 to 10 is 7.75.
+        (list(range(1, 11)), 8.0),
+        ([0, 50, 100], 100.0),
+    ],
+)
+def test_thresholds_of_ratings(
+    tmp_path: pathlib.Path, ratings: list[float], threshold: float
+) -> None:
+    count = 40 * len(ratings)
+    columns = {
+        "user": [f"u{n % 13}" for n in range(count)],
+        "film": [f"f{n % 11}" for n in range(count)],
+        "rating": ratings * 40,
+    }
+    proposal, _ = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert proposal["click_threshold"] == threshold
+
+
+def proposed(tmp_path: pathlib.Path, **more: Any) -> tuple[dict[str, Any], list[str]]:
+    """Proposes for a log of 120 rows with the given columns beside a user, item and click."""
+    columns = {
+        "user": [f"u{n % 17}" for n in range(120)],
+        "item": [f"i{n % 7}" for n in range(120)],
+        "click": [int(n % 3 == 0) for n in range(120)],
+        **more,
+    }
+    return infer.propose([write(tmp_path / "log.tsv", columns, "\t")])
+
+
+def test_no_label_means_that_every_row_is_a_click(tmp_path: pathlib.Path) -> None:
+    columns = {"user": ["a", "b"] * 20, "item": ["x", "y", "z", "x"] * 10}
+    columns["user"] = [f"u{n % 13}" for n in range(40)]
+    proposal, notes = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert proposal["click"] is None
+    assert any("every row counts as one" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("constant", ["a"] * 120, "always the same value"),
+        ("nothing", [""] * 120, "always missing"),
+        ("row_id", [f"x{n}" for n in range(120)], "a different value in nearly every row"),
+        ("row", list(range(120)), "a different value in nearly every row"),
+        ("propensity_score", [0.1, 0.2, 0.3] * 40, "it tells how the ad was chosen"),
+        ("dwell_time", [1, 5, 2, 8] * 30, "known only after the ad was shown"),
+        ("answer", [["yes", "no", "nay"][n % 3] for n in range(120)], "says whether the ad was"),
+        ("cookie_after", [["c", "", ""][n % 3] for n in range(120)], "there exactly if the ad"),
+    ],
+)
+def test_what_is_left_out(tmp_path: pathlib.Path, name: str, values: list[Any], why: str) -> None:
+    proposal, notes = proposed(tmp_path, **{name: values})
+    assert name not in fields(proposal)
+    assert any(note.startswith("Left out") and why in note and name in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "kind"),
+    [
+        ("height", [1.5, 2.25, 3.0, 4.125] * 30, "numeric"),
+        ("hour", [n // 5 for n in range(120)], "categorical"),
+        ("age", [20 + n % 40 for n in range(120)], "numeric"),
+        ("zip", [f"0{n % 40}" for n in range(120)], "categorical"),
+        ("segment_id", [n % 40 for n in range(120)], "categorical"),
+        ("is_new", [n % 5 // 4 for n in range(120)], "categorical"),
+        ("loud", ["1e3", "NA", "-", "7"] * 30, "categorical"),
+        ("noise_score", ["1e3", "NA", "-", "7"] * 30, "numeric"),
+        ("tags", ["a|b", "b", "c|a", ""] * 30, "categorical_list"),
+        ("labels", ["a;b", "b", "c;a", ""] * 30, "categorical_list"),
+        ("sentence", [f"word {n}, and more" for n in range(60)] * 2, "categorical"),
+        ("thousands", ["1,000", "2,500", "3,000", "4,000"] * 30, "categorical"),
+    ],
+)
+def test_kinds(tmp_path: pathlib.Path, name: str, values: list[Any], kind: str) -> None:
+    proposal, _ = proposed(tmp_path, **{name: values})
+    assert fields(proposal)[name][0] == kind
+
+
+def test_a_request_key_repeats_on_neighbouring_rows(tmp_path: pathlib.Path) -> None:
+    users = [f"u{n // 4 % 17}" for n in range(120)]
+    proposal, _ = proposed(tmp_path, session_id=[n // 4 for n in range(120)], user=users)
+    assert proposal["request_key"] == "session_id"
+    # Every one has rows of two users.
+    users = [f"u{n // 2 % 17}" for n in range(120)]
+    proposal, notes = proposed(tmp_path, session_id=[n // 4 for n in range(120)], user=users)
+    assert "request_key" not in proposal
+    assert any("'session_id' are of several 'user', so it is no request" in n for n in notes)
+    proposal, notes = proposed(tmp_path, session_id=[n % 30 for n in range(120)])
+    assert "request_key" not in proposal
+    assert any("'session_id' does not repeat" in note for note in notes)
+
+
+def test_the_split_column(tmp_path: pathlib.Path) -> None:
+    proposal, _ = proposed(tmp_path, part=["train"] * 80 + ["valid"] * 20 + ["test"] * 20)
+    assert proposal["split"] == "part"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("when", [f"2024-01-{n % 28 + 1:02d}T10:00:00Z" for n in range(120)]),
+        ("visited", [1_600_000_000_000 + n for n in range(120)]),
+        ("hour", [14_102_100 + n // 10 for n in range(120)]),
+    ],
+)
+def test_the_time_is_known_by_its_values(
+    tmp_path: pathlib.Path, name: str, values: list[Any]
+) -> None:
+    assert proposed(tmp_path, **{name: values})[0]["time"] == name
+
+
+def test_a_date_that_is_not_iso_is_named(tmp_path: pathlib.Path) -> None:
+    proposal, notes = proposed(tmp_path, date=[f"{n % 28 + 1}. May" for n in range(120)])
+    assert "time" not in proposal
+    assert any("'date' is not the time: '1. May' is neither" in note for note in notes)
+
+
+def test_names_are_made_safe_and_kept_apart(tmp_path: pathlib.Path) -> None:
+    values = ["x", "y", "z", "w", "v"] * 24
+    proposal, _ = proposed(tmp_path, **{"a b": values, "a:b": values, "7": values, "": values})
+    columns = {f["name"]: f.get("column") for f in proposal["fields"]}
+    assert columns == {
+        "user": None, "item": None, "a_b": "a b", "a_b_2": "a:b", "field_7": "7"
+    }  # fmt: skip
+
+
+def test_lists_and_times_of_parquet(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "log.parquet"
+    table = {
+        "user": [f"u{n % 17}" for n in range(120)],
+        "item": [n % 7 for n in range(120)],
+        "clicked": [n % 3 == 0 for n in range(120)],
+        "topics": [["a", "b", "c"][: n % 4] for n in range(120)],
+        "read": [["a", None, "c"] if n % 3 else None for n in range(120)],
+        "seen": pa.array(range(120), pa.timestamp("ms")),
+        "where": [{"x": 1}] * 120,
+    }
+    pq.write_table(pa.table(table), path)
+    proposal, notes = infer.propose([path])
+    assert proposal["click"] == "clicked"
+    assert proposal["time"] == "seen"
+    assert fields(proposal)["topics"] == ("categorical_list", "query")
+    assert fields(proposal)["read"] == ("categorical_list", "query")
+    assert any("'where' is of type struct" in note for note in notes)
+    convert.convert(
+        convert.Source(path, schema_lib.schema_from_json(proposal), "tabular"), tmp_path / "out"
+    )
+
+
+def test_what_cannot_be_proposed_is_said(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"No column looks like the ad: .*got \['a', 'b'\]"):
+        infer.propose([write(tmp_path / "a.csv", {"a": [1, 2], "b": [3, 4]})])
+    only = {"item": ["x", "y"] * 20, "click": [1, 0] * 20}
+    with pytest.raises(ValueError, match="no column tells of the user or context"):
+        infer.propose([write(tmp_path / "b.csv", only)])
+    log = write(tmp_path / "c.csv", impressions())
+    with pytest.raises(ValueError, match="table of ads needs a column that identifies its rows"):
+        infer.propose([log], None, write(tmp_path / "ads.csv", {"id": [1], "brand": ["x"]}))
+    with pytest.raises(ValueError, match="table of users needs the log's user key"):
+        infer.propose([log], write(tmp_path / "users.csv", {"id": [1], "age": [7]}), None)
+
+
+def test_a_schema_that_exists_is_not_overwritten(tmp_path: pathlib.Path) -> None:
+    log = write(tmp_path / "log.csv", impressions())
+    target = tmp_path / "schema.json"
+    told = infer.write_proposal([log], None, None, target)
+    assert f"--schema_path={target}" in told
+    with pytest.raises(FileExistsError, match="move it away, or name another file"):
+        infer.write_proposal([log], None, None, target)

@@ -1,0 +1,218 @@
+"""Down-sampled negatives: which rows are left out, and that planted rates come back."""
+
+import dataclasses
+import math
+
+import logs
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+import tensorflow as tf
+
+from tfrec import config as config_lib
+from tfrec import exported, ranking
+from tfrec.ranking import down_sampling, losses
+from tfrecords import records
+from tfrecords import schema as schema_lib
+
+ADS = ("tea", "pot", "cup", "tin")
+PLANTED = np.array([0.05, 0.1, 0.2, 0.4])  # of a click
+ENGAGED, REVENUE = 0.5, 2.0  # of the clicks; of an engagement
+KEPT = 0.1
+SCHEMA = schema_lib.Schema(
+    "shop",
+    (
+        schema_lib.Field("country", "categorical", "query"),
+        schema_lib.Field("ad", "categorical", "ad"),
+    ),
+    ad_key=("ad",),
+    click="click",
+    engagement="engagement",
+    revenue="revenue",
+)
+
+
+def table(count):
+    rng = np.random.default_rng(0)
+    ad = rng.integers(len(ADS), size=count)
+    click = rng.random(count) < PLANTED[ad]
+    engagement = click & (rng.random(count) < ENGAGED)
+    columns = {
+        "country": rng.choice(["CH", "DE"], count),
+        "ad": np.array(ADS)[ad],
+        "click": click.astype(int),
+        "engagement": engagement.astype(int),
+        "revenue": np.where(engagement, REVENUE, 0.0),
+    }
+    return pa.table(columns), click
+
+
+@pytest.fixture(scope="module")
+def config(ranker_config):
+    return dataclasses.replace(
+        ranker_config, num_blocks=1, batch_size=64, epochs=5, patience=5, dropout=0.0
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    pa.csv.write_csv(table(20_000)[0], directory / "log.csv")
+    return logs.converted(directory / "log.csv", directory / "data", SCHEMA, format="tabular")
+
+
+@pytest.fixture(scope="module")
+def thinned(tmp_path_factory):
+    """The same world's log, of which a tenth of the unclicked rows was kept before it came."""
+    directory = tmp_path_factory.mktemp("thinned")
+    rows, click = table(20_000)
+    kept = click | (np.random.default_rng(1).random(len(click)) < KEPT)
+    pa.csv.write_csv(rows.filter(pa.array(kept)), directory / "log.csv")
+    schema = dataclasses.replace(SCHEMA, negative_keep_rate=KEPT)
+    return logs.converted(directory / "log.csv", directory / "data", schema, format="tabular")
+
+
+def served(data_set, config, directory):
+    """Trains, and returns what the exported model serves of each ad."""
+    ranking.train_ranker(data_set, config, directory)
+    model, calibrators, _ = ranking.load_ranker(data_set, directory)
+    catalogue = data_set.catalogue()
+    order = [catalogue.ad_ids.to_pylist().index(ad) for ad in ADS]
+    ads = np.asarray(catalogue.features)[order][None]
+    module = exported.RankerModule(data_set.fitted, model, calibrators)
+    answer = module.serve(country=tf.constant(["CH"]), ad_features=tf.constant(ads))
+    predictions = ranking.predict_split(model, data_set, "test")
+    logged = ranking.served_values(predictions, calibrators)
+    return {name: v.numpy()[0] for name, v in answer.items()}, predictions, logged
+
+
+def assert_planted(answer):
+    # Without correction the rarest click would be served with 0.34, and the mean with 0.7.
+    np.testing.assert_allclose(answer["click_probability"], PLANTED, rtol=0.3)
+    np.testing.assert_allclose(answer["engagement_probability"], ENGAGED * PLANTED, rtol=0.4)
+    expected = REVENUE * ENGAGED * PLANTED
+    np.testing.assert_allclose(answer["expected_revenue"], expected, rtol=0.45)
+    assert answer["expected_revenue"].sum() == pytest.approx(expected.sum(), rel=0.2)
+
+
+def test_training_on_a_tenth_of_the_unclicked_rows_gives_the_planted_rates(whole, config, tmp_path):
+    few = dataclasses.replace(config, negative_keep_rate=KEPT)
+    answer, predictions, logged = served(whole, few, tmp_path)
+    assert_planted(answer)
+    # Held-out rows are whole.
+    assert predictions.labels["click"].mean() == pytest.approx(PLANTED.mean(), rel=0.15)
+    assert logged["click_probability"].mean() == pytest.approx(PLANTED.mean(), rel=0.15)
+
+
+def test_a_log_that_came_down_sampled_is_served_with_the_planted_rates(thinned, config, tmp_path):
+    answer, predictions, logged = served(thinned, config, tmp_path)
+    assert_planted(answer)
+    # Of 100 rows 18.75 are clicked, and of the 81.25 others 8.125 kept: metrics are of those.
+    for observed in (predictions.labels["click"], logged["click_probability"]):
+        assert observed.mean() == pytest.approx(18.75 / (18.75 + 8.125), rel=0.1)
+    revenue = predictions.labels["revenue"].mean()
+    assert logged["expected_revenue"].mean() == pytest.approx(revenue, rel=0.15)
+
+
+def requests():
+    """Three requests of 1, 3 and 2 rows; click of the fourth row is unknown."""
+    return {
+        "list_lengths": tf.constant([1, 3, 2]),
+        "query_uint8": tf.constant([[0], [1], [2]], tf.uint8),
+        "ad_uint8": tf.constant([[10], [11], [12], [13], [14], [15]], tf.uint8),
+        "ad_row": tf.constant([0, 1, 2, 3, 4, 5]),
+        "click": tf.constant([0, 1, 0, 255, 0, 0], tf.uint8),
+    }
+
+
+def test_clicked_and_unlabelled_rows_stay_and_requests_without_rows_go():
+    left = records.thin_unclicked(requests(), 1e-9, tf.constant([1, 0]))
+    assert left["list_lengths"].numpy().tolist() == [2]
+    assert left["query_uint8"].numpy().tolist() == [[1]]
+    assert left["ad_uint8"].numpy().tolist() == [[11], [13]]
+    assert left["ad_row"].numpy().tolist() == [1, 3]
+    assert left["click"].numpy().tolist() == [1, 255]
+    whole = records.thin_unclicked(requests(), 1.0, tf.constant([1, 0]))
+    for name, values in requests().items():
+        np.testing.assert_array_equal(whole[name], values)
+
+
+def rows_of(data_set, seed):
+    batches = list(data_set.batches_of_like_lists("train", 512, seed, KEPT))
+    shown = [
+        np.stack([b["query"].numpy()[:, 0], b["ad_row"].numpy()[:, 0], b["click"].numpy()[:, 0]])
+        for b in batches
+    ]
+    return np.concatenate(shown, axis=1)
+
+
+def test_a_pass_holds_all_clicks_and_a_share_of_the_rest_by_its_seed(whole):
+    first, again, other = rows_of(whole, 3), rows_of(whole, 3), rows_of(whole, 4)
+    clicks, rows = whole.label_sum("train", "click"), whole.num_rows("train")
+    assert (first[2] == 1).sum() == (other[2] == 1).sum() == clicks
+    # Binomial: 13,000 unclicked rows, a tenth of them kept, with a deviation of 34.
+    assert (first[2] == 0).sum() == pytest.approx(KEPT * (rows - clicks), abs=140)
+    assert sorted(first.T.tolist()) == sorted(again.T.tolist())
+    assert sorted(first.T.tolist()) != sorted(other.T.tolist())
+
+
+def test_losses_of_a_sample_are_those_of_all_rows_given_that_a_row_was_kept():
+    batch = {
+        "mask": tf.constant([[True, True, True]]),
+        "click": tf.constant([[1.0, 0.0, math.nan]]),
+        "engagement": tf.constant([[1.0, 0.0, math.nan]]),
+        "revenue": tf.constant([[0.0, 0.0, 0.0]]),
+    }
+    zeros = tf.zeros([1, 3])
+    logits = {"click": zeros, "engagement": zeros, "revenue": tf.zeros([1, 3, 3])}
+    parts = losses.total(batch, logits, 1.0, 1.0, negative_keep_rate=0.25)
+    # Odds 1 among all rows are odds 4 among those kept: p = 4/5 of a click, 2/5 of both.
+    click = -(math.log(4 / 5) + math.log(1 / 5)) / 2
+    engagement = -(math.log(2 / 5) + math.log(3 / 5)) / 2
+    assert float(parts["click_loss"]) == pytest.approx(click, rel=1e-6)
+    assert float(parts["engagement_loss"]) == pytest.approx(engagement, rel=1e-6)
+    # Revenue logits 0 and 2 of a clicked and an unclicked row: the latter counts four times.
+    revenue = tf.constant([[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]])
+    loss = losses.revenue_loss(
+        tf.zeros([1, 2]),
+        revenue,
+        tf.constant([[True, True]]),
+        down_sampling.weights(tf.constant([[1.0, 0.0]]), 0.25),
+    )
+    expected = (math.log(2) + 4 * math.log(1 + math.e**2)) / 5
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_is_expected_of_kept_rows_is_undone():
+    # Odds 1 of kept rows are 0.1 of all: 1/11. A kept row of this kind stands for 0.1 / 0.55 of
+    # its like: engagement and revenue shrink by 2/11 as the click does.
+    answer = down_sampling.undo_down_sampling(
+        {
+            "click_probability": tf.constant([[0.5, 0.0, 1.0]]),
+            "expected_revenue": tf.constant([[3.0, 3.0, 3.0]]),
+        },
+        0.1,
+    )
+    np.testing.assert_allclose(answer["click_probability"], [[1 / 11, 0.0, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(answer["expected_revenue"], [[6 / 11, 0.3, 3.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.5, 1.5, math.nan])
+def test_a_rate_that_is_no_share_is_refused(rate):
+    with pytest.raises(ValueError, match=r"negative_keep_rate .* share above 0, at most 1"):
+        config_lib.RankerConfig(negative_keep_rate=rate)
+    with pytest.raises(ValueError, match=r"negative_keep_rate must be a share above 0, at most 1"):
+        dataclasses.replace(SCHEMA, negative_keep_rate=rate)
+
+
+def test_a_log_of_clicks_alone_has_no_unclicked_rows_to_have_left_out():
+    with pytest.raises(ValueError, match="negative_keep_rate is of unclicked rows"):
+        dataclasses.replace(SCHEMA, click=None, negative_keep_rate=0.5)
+
+
+def test_a_schema_that_keeps_all_rows_says_nothing_and_any_other_its_rate():
+    assert "negative_keep_rate" not in SCHEMA.to_json()
+    thinned = dataclasses.replace(SCHEMA, negative_keep_rate=KEPT)
+    assert schema_lib.schema_from_json(thinned.to_json()) == thinned
+    assert thinned.fingerprint() != SCHEMA.fingerprint()

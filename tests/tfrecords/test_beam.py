@@ -1,0 +1,243 @@
+"""The conversion under Beam gives the local one's bytes.
+
+    .venv/bin/python -m pip install -c constraints.txt -e '.[test,beam]'
+    .venv/bin/python -m pytest tests/test_beam.py
+
+Skipped where Beam is not installed, as after `make test` alone.
+"""
+
+import collections
+import dataclasses
+import gzip
+import hashlib
+import json
+import pickle
+
+import logs
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scripts_in_forks
+
+pytest.importorskip("apache_beam")
+
+from tfrecords import beam, beam_pieces, conversion, convert, formats, reader, schema
+
+NUM_ROWS = 1_200
+SHOP = schema.Schema(
+    "shop",
+    (
+        schema.Field("country", "categorical", "query"),
+        schema.Field("sku", "categorical", "ad"),
+    ),
+    ("sku",),
+    "clicked",
+    request_key="request",
+    user_key="user",
+)
+
+
+def files(directory):
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def converted_both_ways(source, tmp_path, arguments=(), **options):
+    """Converts locally and under Beam; returns the files of both."""
+    convert.convert(source, tmp_path / "local", **options)
+    directory = tmp_path / "beam"
+    convert.convert(beam.on_beam(source, directory, arguments), directory, **options)
+    return files(tmp_path / "local"), files(directory)
+
+
+def plain_log(tmp_path):
+    """Seven chunks with bad rows in two of them."""
+    rows = [*logs.rows(NUM_ROWS), ["2", "short"]]
+    rows.insert(300, ["1", *[""] * 38, "one", "too many"])
+    return convert.Source(
+        logs.write(tmp_path / "log.tsv", rows), formats.criteo.schema(), rows_per_chunk=180
+    )
+
+
+def zipped_log(tmp_path):
+    source = plain_log(tmp_path)
+    path = tmp_path / "log.tsv.gz"
+    path.write_bytes(gzip.compress(source.path.read_bytes()))
+    return dataclasses.replace(source, path=path)
+
+
+def shop(tmp_path, kind):
+    """A table whose requests are scattered over the chunks."""
+    rng = np.random.default_rng(0)
+    request = rng.integers(0, NUM_ROWS // 3, NUM_ROWS)
+    table = pa.table(
+        {
+            "request": request,
+            "user": request % 40,
+            "country": pa.array(["de", "fr", "it"]).take(pa.array(request % 3)),
+            "sku": rng.integers(0, 50, NUM_ROWS),
+            "clicked": (rng.random(NUM_ROWS) < 0.3).astype(int),
+        }
+    )
+    if kind == "parquet":
+        pq.write_table(table, tmp_path / "log.parquet")
+    else:
+        lines = [",".join(table.column_names)]
+        lines += [",".join(map(str, row.values())) for row in table.to_pylist()]
+        (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    return convert.Source(tmp_path / f"log.{kind}", SHOP, "tabular", rows_per_chunk=170)
+
+
+@pytest.mark.parametrize("made", [plain_log, zipped_log], ids=["plain", "gzip"])
+def test_a_log_is_converted_to_the_same_bytes(made, tmp_path):
+    local, on_beam = converted_both_ways(made(tmp_path), tmp_path)
+    assert local == on_beam
+    data_set = reader.DataSet(tmp_path / "beam")
+    assert data_set.description["source"]["rejected"] == 2
+    assert sum(len(data_set.description["splits"][s]["shards"]) for s in convert.SPLITS) > 7
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_scattered_requests_and_drawn_negatives_are_the_same(kind, tmp_path):
+    local, on_beam = converted_both_ways(
+        shop(tmp_path, kind), tmp_path, split="leave_last_out", sampled_negatives=2, seed=5
+    )
+    assert local == on_beam
+    description = json.loads((tmp_path / "beam" / "dataset.json").read_text())
+    assert description["splits"]["train"]["sampled"] > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--runner=FnApiRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=3"),
+        ("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
+    ],
+    ids=["threads", "processes"],
+)
+def test_the_number_and_kind_of_workers_change_nothing(arguments, tmp_path):
+    local, on_beam = converted_both_ways(plain_log(tmp_path), tmp_path, arguments)
+    assert local == on_beam
+
+
+def test_every_chunk_is_worked_on_once_and_by_the_pipeline(tmp_path, monkeypatch):
+    done = collections.Counter()
+    once = conversion.Workspace.once
+
+    def counted(space, stage, index, work):
+        def counting():
+            done[stage, index, running[-1]] += 1
+            return work()
+
+        return once(space, stage, index, counting)
+
+    running = ["driver"]
+    run = beam._run
+
+    def run_marked(*args):
+        running.append("pipeline")
+        run(*args)
+        running.append("driver")
+
+    monkeypatch.setattr(conversion.Workspace, "once", counted)
+    monkeypatch.setattr(beam, "_run", run_marked)
+    source, directory = plain_log(tmp_path), tmp_path / "beam"
+    convert.convert(beam.on_beam(source, directory), directory)
+    chunks = range(len(list(source.open().chunks())))
+    by_pipeline = {
+        (stage, index, "pipeline"): 1
+        for stage in ("parse", "count", "pack", "write")
+        for index in chunks
+    }
+    assert done == {**by_pipeline, ("parsed", 0, "driver"): 1}
+
+
+def test_a_failed_pipeline_is_named_and_resumed(tmp_path, monkeypatch):
+    source, directory = plain_log(tmp_path), tmp_path / "beam"
+    convert.convert(source, tmp_path / "local")
+
+    def failing(index, job):
+        if index == 3:
+            raise OSError("the worker lost its disk")
+        return pack(index, job)
+
+    pack = beam._pack
+    with monkeypatch.context() as patch:
+        patch.setattr(beam, "_pack", failing)
+        with pytest.raises(OSError, match=r"pipeline failed: .*lost its disk.*it resumes"):
+            convert.convert(beam.on_beam(source, directory), directory)
+    kept = (tmp_path / ".beam.partial" / "work" / "count" / "00003.json").stat().st_mtime_ns
+
+    def check_kept(*args):
+        run(*args)
+        path = tmp_path / ".beam.partial" / "work" / "count" / "00003.json"
+        assert path.stat().st_mtime_ns == kept
+
+    run = beam._run
+    monkeypatch.setattr(beam, "_run", check_kept)
+    convert.convert(beam.on_beam(source, directory), directory)
+    assert files(directory) == files(tmp_path / "local")
+
+
+def test_plain_text_is_read_by_the_workers_and_other_logs_are_copied(tmp_path):
+    for made, in_place in ((plain_log, True), (zipped_log, False)):
+        source = made(tmp_path)
+        space = conversion.Workspace(tmp_path / made.__name__, {})
+        chunks = list(beam_pieces.cut(source.open(), space))
+        for index, (empty, chunk) in enumerate(zip(chunks, source.open().chunks(), strict=True)):
+            piece = pickle.loads(space.path("cut", index, ".piece").read_bytes())
+            assert (piece.chunk.payload is None) == in_place
+            assert beam_pieces.load(space, index) == chunk
+            assert empty.payload is None
+
+
+def test_a_hopeless_log_is_refused_as_locally(tmp_path):
+    rows = logs.rows(300)
+    path = logs.write(tmp_path / "log.tsv", [*rows, *[["bad"]] * 300])
+    source = convert.Source(path, formats.criteo.schema(), rows_per_chunk=100)
+    with pytest.raises(ValueError, match=r"300 of 600 lines cannot be used") as local:
+        convert.convert(source, tmp_path / "local")
+    directory = tmp_path / "beam"
+    with pytest.raises(ValueError, match=r"300 of 600 lines cannot be used") as on_beam:
+        convert.convert(beam.on_beam(source, directory), directory)
+    assert str(on_beam.value) == str(local.value)
+    assert not directory.exists()
+    assert not (tmp_path / ".beam.partial").exists()
+
+
+def test_a_log_without_rows_is_refused_as_locally(tmp_path):
+    (tmp_path / "log.csv").write_text("request,user,country,sku,clicked\n")
+    source = convert.Source(tmp_path / "log.csv", SHOP, "tabular")
+    with pytest.raises(ValueError, match=r"log\.csv holds no rows below its header"):
+        convert.convert(beam.on_beam(source, tmp_path / "beam"), tmp_path / "beam")
+
+
+def test_a_worker_without_the_shared_directory_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"do not see the same .*all of them mount"):
+        beam._reopen(tmp_path / "elsewhere")
+
+
+def test_the_script_refuses_what_is_neither_its_flag_nor_beams(tmp_path):
+    done = run_script(
+        "convert_beam.py", "--use_synthetic", "--runner=DirectRunner", "--spilt=time", status=1
+    )
+    assert "of Beam: '--spilt=time'. Did you mean 'split'? See --help." in done.stderr
+
+
+def test_the_script_writes_what_convert_writes(tmp_path):
+    data_path = f"--data_path={plain_log(tmp_path).path}"
+    run_script("convert.py", data_path, f"--workdir={tmp_path / 'local'}")
+    run_script(
+        "convert_beam.py", data_path, f"--workdir={tmp_path / 'beam'}", "--runner=DirectRunner"
+    )
+    assert files(tmp_path / "local" / "data") == files(tmp_path / "beam" / "data")
+
+
+def run_script(name, *flags, status=0):
+    done = scripts_in_forks.run(name, *flags)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done

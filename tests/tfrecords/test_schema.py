@@ -1,0 +1,135 @@
+"""The schema: JSON round trip, fingerprint, and what it refuses."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tfrecords import formats
+from tfrecords import schema as schema_lib
+
+COUNTRY = schema_lib.Field("country", "categorical", "query")
+PRICE = schema_lib.Field("price", "numeric", "ad", num_buckets=7)
+
+
+def shop(**changes):
+    return schema_lib.Schema(
+        **{"name": "shop", "fields": (COUNTRY, PRICE), "ad_key": ("sku",), "click": "clicked"}
+        | changes
+    )
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        formats.criteo.schema(),
+        shop(),
+        shop(engagement="bought", revenue="paid", time="t", position="slot"),
+    ],
+    ids=["criteo", "plain", "every option"],
+)
+def test_json_and_file_round_trips_give_an_equal_schema(schema, tmp_path):
+    assert schema_lib.schema_from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    schema_lib.save_schema(schema, tmp_path / "schema.json")
+    loaded = schema_lib.load_schema(tmp_path / "schema.json")
+    assert loaded == schema
+    assert loaded.fingerprint() == schema.fingerprint()
+
+
+def test_fingerprint_is_sixteen_hex_digits_and_changes_with_every_part():
+    variants = [
+        shop(),
+        shop(name="other"),
+        shop(fields=(PRICE, COUNTRY)),
+        shop(fields=(dataclasses.replace(COUNTRY, min_count=4), PRICE)),
+        shop(fields=(COUNTRY, dataclasses.replace(PRICE, num_buckets=8))),
+        shop(ad_key=("sku", "shop")),
+        shop(engagement="bought"),
+        shop(request_key="request"),
+    ]
+    fingerprints = [schema.fingerprint() for schema in variants]
+    assert len(set(fingerprints)) == len(variants)
+    assert all(len(f) == 16 and int(f, 16) >= 0 for f in fingerprints)
+
+
+def test_sides_labels_and_columns_follow_the_declared_order():
+    schema = shop(revenue="paid", request_key="request", position="slot")
+    assert schema.query_fields == (COUNTRY,)
+    assert schema.ad_fields == (PRICE,)
+    assert schema.labels == {"click": "clicked", "revenue": "paid"}
+    assert schema.columns == (
+        "country", "price", "sku", "clicked", "paid", "request", "slot",
+    )  # fmt: skip
+
+
+def test_criteo_convention_has_39_fields_four_of_them_on_the_ad_side():
+    schema = formats.criteo.schema()
+    assert len(schema.fields) == 39
+    assert [field.name for field in schema.ad_fields] == ["C7", "C11", "C13", "C17"]
+    assert schema.ad_key == ("C7", "C11", "C13", "C17")
+    assert schema.labels == {"click": "label"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "text"}, r"'country': kind must be one of .*, got 'text'"),
+        ({"side": "user"}, r"'country': side must be one of .*, got 'user'"),
+        ({"min_count": 0}, r"'country': min_count must be a positive integer, got 0"),
+        ({"num_oov_buckets": True}, r"num_oov_buckets must be a positive integer, got True"),
+        ({"num_buckets": 2.5}, r"num_buckets must be a positive integer, got 2.5"),
+    ],
+)
+def test_a_bad_field_is_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(COUNTRY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fields": (COUNTRY, PRICE, COUNTRY)}, r"fields named more than once: \['country'\]"),
+        ({"fields": (COUNTRY,)}, r"at least one field must be on the ad side"),
+        ({"fields": (PRICE,)}, r"at least one field must be on the query side"),
+        ({"ad_key": ()}, r"ad_key must name at least one column"),
+        ({"click": "country"}, r"labels cannot be input fields: \['country'\]"),
+        ({"engagement": ""}, r"engagement must be the name of a column, or null .* got ''"),
+        ({"ad_key": ("",)}, r"ad_key is a list of column names, got '' in it"),
+        ({"revenue": "price"}, r"labels cannot be input fields: \['price'\]"),
+    ],
+)
+def test_an_inconsistent_schema_is_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        shop(**changes)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda v: v.pop("click"), r"schema lacks \['click'\]"),
+        (lambda v: v.update(revenu="paid"), r"unknown key 'revenu'\. Did you mean 'revenue'\?"),
+        (lambda v: v.update(ad_key="sku"), r'ad_key is a list of columns: write \["sku"\]'),
+        (lambda v: v["fields"][0].pop("side"), r"field 'country' lacks \['side'\]"),
+        (lambda v: v["fields"][0].update(knid=1), r"unknown key 'knid'\. Did you mean 'kind'\?"),
+        (lambda v: v.update(fields=["country"]), r"schema field is a JSON object, got 'country'"),
+    ],
+)
+def test_a_bad_schema_file_is_refused_naming_file_and_fault(edit, message, tmp_path):
+    value = json.loads(json.dumps(shop().to_json()))
+    edit(value)
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=rf"bad\.json: .*{message}"):
+        schema_lib.load_schema(path)
+
+
+def test_a_schema_file_that_is_no_json_or_no_object_or_missing_is_refused(tmp_path):
+    path = tmp_path / "bad.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"bad\.json: Expecting"):
+        schema_lib.load_schema(path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match=r"bad\.json: A schema is a JSON object, got list"):
+        schema_lib.load_schema(path)
+    with pytest.raises(FileNotFoundError, match=r"No schema file at .*missing\.json"):
+        schema_lib.load_schema(tmp_path / "missing.json")

@@ -1,0 +1,5 @@
+"""Runs the command line: `python -m tfrec COMMAND`, the same as `tfrec COMMAND`."""
+
+from serving import cli
+
+cli.main()

@@ -1,0 +1,81 @@
+"""Chooses the kind of a calibration curve by cross-validation on held-out rows.
+
+Shapes: N rows.
+"""
+
+import numpy as np
+
+from tfrec.calibration import curves, fitting
+
+# The knots that are tried; each wants this much information, the sum of p (1 − p).
+NUM_KNOTS = (8, 16, 32)
+_INFORMATION_PER_KNOT = 25.0
+# Rows of one label and fold with nearly one logit count as one: curves are smooth, time is short.
+_GROUPS_PER_FOLD = 1_000
+
+
+def choose(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> curves.Curve:
+    """Fits Platt scaling, or an isotonic curve where that is better on rows it has not seen.
+
+    The isotonic curve is taken if its cross-validated log loss is lower by more than the
+    standard error of the difference.
+
+    Args:
+        labels: [N] 0 or 1.
+        logits: [N] finite.
+        folds: [N] integers; rows that must not be parted share theirs.
+
+    Raises:
+        ValueError: A logit is not finite.
+    """
+    rows, folds = _grouped(fitting.HeldOutLogits.of(labels, logits), folds)
+    platt = fitting.fit_platt(rows)
+    information = float(np.sum(fitting.information_of(rows, platt.array(rows.logits))))
+    allowed = [k for k in NUM_KNOTS if k * _INFORMATION_PER_KNOT <= information]
+    if not allowed or len(np.unique(folds)) < 2:
+        return platt
+    losses = {k: _held_out_losses(rows, folds, k) for k in (0, *allowed)}
+    best = min(allowed, key=lambda k: float(rows.weights @ losses[k]))
+    gain, total = losses[0] - losses[best], rows.weights.sum()
+    mean = rows.weights @ gain / total
+    error = np.sqrt(rows.weights @ np.square(gain - mean)) / total
+    return _fit(rows, best) if mean > error else platt
+
+
+def _grouped(
+    rows: fitting.HeldOutLogits, folds: np.ndarray
+) -> tuple[fitting.HeldOutLogits, np.ndarray]:
+    """Returns at most `_GROUPS_PER_FOLD` rows of each fold and label, and their folds."""
+    groups, owners = [], []
+    for fold in np.unique(folds):
+        for label in (0.0, 1.0):
+            own = rows.taken((folds == fold) & (rows.labels == label))
+            order = np.argsort(own.logits, kind="stable")
+            parts = np.array_split(order, min(max(len(order), 1), _GROUPS_PER_FOLD))
+            weights = np.array([own.weights[part].sum() for part in parts])
+            sums = np.array([own.weights[part] @ own.logits[part] for part in parts])
+            kept = weights > 0
+            groups.append((np.full(kept.sum(), label), sums[kept] / weights[kept], weights[kept]))
+            owners.append(np.full(kept.sum(), fold))
+    if not groups:
+        return rows, folds
+    labels, logits, weights = (np.concatenate(column) for column in zip(*groups, strict=True))
+    return fitting.HeldOutLogits(labels, logits, weights), np.concatenate(owners)
+
+
+def _held_out_losses(rows: fitting.HeldOutLogits, folds: np.ndarray, num_knots: int) -> np.ndarray:
+    """Returns each row's log loss [N] under the curve of the other folds; 0 knots is Platt."""
+    losses = np.empty(len(rows.labels))
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        others = rows.taken(~held_out)
+        curve = fitting.fit_isotonic(others, num_knots) if num_knots else fitting.fit_platt(others)
+        z = curve.array(rows.logits[held_out])
+        losses[held_out] = np.logaddexp(0.0, z) - rows.labels[held_out] * z
+    return losses
+
+
+def _fit(rows: fitting.HeldOutLogits, num_knots: int) -> curves.Curve:
+    if not num_knots:
+        return fitting.fit_platt(rows)
+    return fitting.fit_isotonic(rows, num_knots)

@@ -1,0 +1,210 @@
+"""Fits calibration curves on held-out rows.
+
+Everything is shrunk: Platt scaling towards the identity, the isotonic curve towards Platt
+scaling, the factor of revenue towards 1; a little data moves little.
+
+Shapes: N rows; K bins, each giving a knot.
+
+References:
+    Platt, Probabilistic Outputs for Support Vector Machines, 1999.
+    Zadrozny and Elkan, Transforming Classifier Scores into Accurate Multiclass Probability
+    Estimates, 2002.
+    Kish, Survey Sampling, 1965 (the effective number of unequal values).
+"""
+
+import dataclasses
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from tfrec.calibration import curves
+
+# Pull towards "already calibrated", worth this many examples: tiny splits stay sane.
+_PRIOR_STRENGTH = 10.0
+_SMALLEST_SCALE = 0.05
+_SMALLEST_GAP = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutLogits:
+    """Labels [N] 0 or 1, logits [N] and weights [N], how many rows each stands for."""
+
+    labels: np.ndarray
+    logits: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray, logits: np.ndarray) -> "HeldOutLogits":
+        """Gives each row the weight 1.
+
+        Raises:
+            ValueError: A logit is not finite.
+        """
+        finite = np.isfinite(logits)
+        if not finite.all():
+            raise ValueError(
+                f"{np.sum(~finite):,} of {len(logits):,} logits are not finite: the training "
+                "diverged. Lower the learning rates, and train again."
+            )
+        return cls(
+            np.asarray(labels, np.float64), np.asarray(logits, np.float64), np.ones(len(logits))
+        )
+
+    def taken(self, rows: np.ndarray) -> "HeldOutLogits":
+        """Returns some of the rows."""
+        return HeldOutLogits(self.labels[rows], self.logits[rows], self.weights[rows])
+
+
+def information_of(rows: HeldOutLogits, z: np.ndarray) -> np.ndarray:
+    """Returns the weights of rows times p (1 − p) [N] of their calibrated logits z [N]."""
+    p = scipy.special.expit(z)
+    return rows.weights * p * (1 - p)
+
+
+def fit_platt(rows: HeldOutLogits, iterations: int = 50) -> curves.Platt:
+    """Fits Platt scaling by Newton's method with a weak prior on the identity.
+
+    Args:
+        rows: What to fit; of no rows comes the identity.
+        iterations: Most steps.
+    """
+    if not len(rows.labels):
+        return curves.Platt()
+    x = np.stack([rows.logits, np.ones(len(rows.labels))], axis=1)
+    identity = np.array([1.0, 0.0])
+    weights = identity.copy()
+    for _ in range(iterations):
+        z = x @ weights
+        surplus = rows.weights * (scipy.special.expit(z) - rows.labels)
+        gradient = x.T @ surplus + _PRIOR_STRENGTH * (weights - identity)
+        hessian = (x * information_of(rows, z)[:, None]).T @ x + _PRIOR_STRENGTH * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        weights -= np.clip(step, -1.0, 1.0)
+        if np.abs(step).max() < 1e-9:
+            break
+    if weights[0] < _SMALLEST_SCALE:
+        # A negative scale would turn the ranking round: without signal only the level is fitted.
+        return curves.Platt(_SMALLEST_SCALE, _level(rows))
+    return curves.Platt(float(weights[0]), float(weights[1]))
+
+
+def _level(rows: HeldOutLogits) -> float:
+    """Finds the offset at which the mean probability is the (slightly shrunk) observed rate."""
+    total = rows.weights.sum()
+    wanted = (rows.weights @ rows.labels + 0.5) / (total + 1.0)
+
+    def surplus(offset: float) -> float:
+        p = scipy.special.expit(_SMALLEST_SCALE * rows.logits + offset)
+        return float(rows.weights @ p / total - wanted)
+
+    return float(scipy.optimize.brentq(surplus, -1e3, 1e3))
+
+
+def fit_isotonic(rows: HeldOutLogits, num_knots: int) -> curves.Curve:
+    """Fits a piecewise-linear curve that rises everywhere.
+
+    Rows are cut by their logit into bins of equal information; each bin's knot is its mean
+    logit, moved by the offset that makes the bin's probabilities sum to its labels; isotonic
+    regression then makes the knots rise. The first and the last bin, which are wide, get Platt
+    scaling of their own: its slope leads on beyond the knots.
+
+    Args:
+        rows: What to fit.
+        num_knots: Most bins; rows of one logit are never parted.
+
+    Returns:
+        The curve; Platt scaling if the logits give fewer than two bins.
+    """
+    platt = fit_platt(rows)
+    z = platt.array(rows.logits)
+    information = information_of(rows, z)
+    bins = _bins(z, information, num_knots)
+    count = int(bins.max(initial=0)) + 1
+    weight = np.bincount(bins, information, count)
+    centre = np.bincount(bins, information * z, count) / np.maximum(weight, 1e-300)
+    moved = centre + _offsets(rows, z, bins, count)
+    kept = _apart(platt, centre, np.flatnonzero(weight > 0))
+    if len(kept) < 2:
+        return platt
+    slopes = []
+    for end in (kept[0], kept[-1]):
+        own = fit_platt(dataclasses.replace(rows, logits=z).taken(bins == end))
+        moved[end] = own.scale * centre[end] + own.offset
+        slopes.append(own.scale * platt.scale)
+    centre, moved, weight = centre[kept], moved[kept], weight[kept]
+    # Relative to a small slope, so that what isotonic regression levels still rises.
+    rising = scipy.optimize.isotonic_regression(moved - _SMALLEST_SCALE * centre, weights=weight).x
+    values = rising + _SMALLEST_SCALE * centre
+    knots = tuple(((centre - platt.offset) / platt.scale).tolist())
+    curve = curves.Isotonic(knots, tuple(values.tolist()), *slopes)
+    level = _offsets(rows, curve.array(rows.logits), np.zeros(len(z), int), 1)
+    return dataclasses.replace(curve, values=tuple((values + level).tolist()))
+
+
+def _apart(platt: curves.Platt, centre: np.ndarray, bins: np.ndarray) -> np.ndarray:
+    """Drops bins whose knots, in float32, lie too close to the one before."""
+    kept: list[int] = []
+    for one in bins:
+        gap = _SMALLEST_GAP * max(1.0, platt.scale, abs(centre[one]))
+        if not kept or centre[one] - centre[kept[-1]] > gap:
+            kept.append(int(one))
+    return np.array(kept, int)
+
+
+def _bins(z: np.ndarray, information: np.ndarray, num_bins: int) -> np.ndarray:
+    """Cuts rows by their logit into bins [N] of about equal information."""
+    order = np.argsort(z, kind="stable")
+    total = np.cumsum(information[order])
+    wanted = total[-1] * np.arange(1, num_bins) / num_bins
+    edges = np.unique(z[order][np.searchsorted(total, wanted)])
+    return np.searchsorted(edges, z, side="right")
+
+
+def _offsets(rows: HeldOutLogits, z: np.ndarray, bins: np.ndarray, count: int) -> np.ndarray:
+    """Finds, for each bin, the shrunk offset [K] at which probabilities sum to the labels."""
+    observed = np.bincount(bins, rows.weights * rows.labels, count)
+    offsets = np.zeros(count)
+    for _ in range(50):
+        moved = z + offsets[bins]
+        predicted = np.bincount(bins, rows.weights * scipy.special.expit(moved), count)
+        information = np.bincount(bins, information_of(rows, moved), count)
+        gradient = predicted - observed + _PRIOR_STRENGTH * offsets
+        step = gradient / (information + _PRIOR_STRENGTH)
+        offsets -= np.clip(step, -1.0, 1.0)
+        if np.abs(step).max() < 1e-9:
+            break
+    return offsets
+
+
+def fit_line(targets: np.ndarray, values: np.ndarray) -> curves.Platt:
+    """Fits targets = scale · values + offset by least squares, shrunk towards the identity.
+
+    Args:
+        targets: [N] finite.
+        values: [N] finite.
+    """
+    if not len(values):
+        return curves.Platt()
+    # Around the mean, where slope and level do not pull at each other.
+    centre = float(np.mean(values, dtype=np.float64))
+    x, y = np.asarray(values, np.float64) - centre, np.asarray(targets, np.float64) - centre
+    slope = float((x @ y + _PRIOR_STRENGTH) / (x @ x + _PRIOR_STRENGTH))
+    slope = max(slope, _SMALLEST_SCALE)
+    level = float(y.sum() / (len(y) + _PRIOR_STRENGTH))
+    return curves.Platt(slope, centre + level - slope * centre)
+
+
+def fit_factor(observed: np.ndarray, predicted: np.ndarray) -> float:
+    """Returns the factor that makes predicted sums equal observed sums, shrunk towards 1.
+
+    Args:
+        observed: [N] non-negative; a few that outweigh all others count as few.
+        predicted: [N] non-negative.
+    """
+    total, squares = float(observed.sum()), float(np.square(observed, dtype=np.float64).sum())
+    if not total or not predicted.sum():
+        return 1.0
+    effective = total**2 / squares
+    shrink = effective / (effective + _PRIOR_STRENGTH)
+    return float(np.exp(shrink * np.log(total / float(predicted.sum()))))

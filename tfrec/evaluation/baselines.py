@@ -1,0 +1,206 @@
+"""What a retrieval model must beat: popularity, item neighbours, and a linear autoencoder.
+
+Each is a recommender as `retrieval_evaluation` measures them: called with queries, it gives
+the scores of all ads. They learn from `History`, the clicks of a data set's splits.
+
+Shapes: H clicks of the history, U users, N ads, B queries, K neighbours.
+
+References:
+    Deshpande and Karypis, Item-Based Top-N Recommendation Algorithms, 2004 (cosine).
+    Bell and Koren, Improved Neighborhood-based Collaborative Filtering, 2007 (shrinkage).
+    Steck, Embarrassingly Shallow Autoencoders for Sparse Data, 2019 (EASE).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+
+from tfrec import retrieval
+from tfrec.evaluation import corpus_ranking
+from tfrecords import reader
+
+MAX_CLICKS_PER_USER = 500
+NUM_NEIGHBOURS = 100
+# Of two ads with one click each, by the same user, the plain cosine is 1: chance would come first.
+SHRINKAGE = 20.0
+EASE_L2 = 500.0
+_ADS_AT_ONCE = 512
+# Below any similarity that counts; orders ads that no neighbour speaks for by popularity.
+_POPULARITY_WEIGHT = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """Who clicked what, each pair once.
+
+    Attributes:
+        users: [U] int64 rising fingerprints.
+        matrix: [U, N] float32, 1 where the user clicked the ad.
+    """
+
+    users: np.ndarray
+    matrix: scipy.sparse.csr_array
+
+    @property
+    def clicks(self) -> np.ndarray:
+        """[N] float32: how many users clicked each ad."""
+        return self.matrix.sum(axis=0)
+
+    def of(self, users: np.ndarray) -> scipy.sparse.csr_array:
+        """Returns the rows [B, N] of users; those of unknown users are empty."""
+        if not len(self.users):
+            return scipy.sparse.csr_array((len(users), self.matrix.shape[1]), dtype=np.float32)
+        places = np.searchsorted(self.users, users).clip(max=len(self.users) - 1)
+        known = scipy.sparse.diags_array((self.users[places] == users).astype(np.float32))
+        return scipy.sparse.csr_array(known @ self.matrix[places])
+
+
+def read_history(data_set: reader.DataSet, splits: Sequence[str], num_ads: int) -> History | None:
+    """Reads the clicks of splits; None where the schema has no `user_key`."""
+    if not data_set.spec.has_user:
+        return None
+    return history_of(*retrieval.read_pairs(data_set, splits), num_ads)
+
+
+def history_of(users: np.ndarray, ad_rows: np.ndarray, num_ads: int) -> History:
+    """Returns the history of clicks of users [H] on ads [H]."""
+    distinct, user = np.unique(users, return_inverse=True)
+    ones = np.ones(len(user), np.float32)
+    matrix = scipy.sparse.csr_array((ones, (user, ad_rows)), shape=(len(distinct), num_ads))
+    matrix.data[:] = 1.0  # clicks on the same ad were summed
+    return History(distinct, matrix)
+
+
+class Popularity:
+    """Scores ads by how often they were clicked, whoever asks.
+
+    Args:
+        clicks: [N] clicks of each ad.
+    """
+
+    def __init__(self, clicks: np.ndarray) -> None:
+        self._scores = clicks.astype(np.float32)[None, :]
+
+    def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
+        """Returns [1, N]: the scores of any query."""
+        return self._scores
+
+
+class ItemNeighbours:
+    """Scores an ad by its shrunk cosine similarity to the ads that the user clicked.
+
+    Each ad keeps its `num_neighbours` nearest. Ads without any are in the order of
+    popularity, and so are all ads for a user without clicks.
+
+    Args:
+        history: The clicks to learn from.
+        num_neighbours: K.
+        shrinkage: As of `item_similarity`.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        num_neighbours: int = NUM_NEIGHBOURS,
+        shrinkage: float = SHRINKAGE,
+    ) -> None:
+        self._history = history
+        self._similarity = item_similarity(history.matrix, num_neighbours, shrinkage)
+        clicks = history.clicks
+        self._fallback = (_POPULARITY_WEIGHT * clicks / max(clicks.max(), 1.0)).astype(np.float32)
+
+    def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
+        """Returns [B, N]: summed similarities."""
+        assert queries.user is not None
+        scores = (self._history.of(queries.user) @ self._similarity).toarray()
+        scores += self._fallback
+        return scores
+
+
+def item_similarity(
+    clicks: scipy.sparse.csr_array, num_neighbours: int, shrinkage: float = 0.0
+) -> scipy.sparse.csr_array:
+    """Returns the similarity [N, N] of each ad (column) to its nearest ads (rows).
+
+    The similarity of ads with c users in common, and a and b users of their own, is
+    c / (√(a b) + shrinkage): without shrinkage the cosine. Users with very many clicks count with
+    `MAX_CLICKS_PER_USER` of them, drawn at random: the work grows with the square of a user's
+    clicks.
+    """
+    draw = np.random.default_rng(0).random(clicks.nnz)
+    clicks = _largest_of_each_row(clicks, MAX_CLICKS_PER_USER, draw)
+    length = np.sqrt(clicks.multiply(clicks).sum(axis=0))
+    scale = scipy.sparse.diags_array((1.0 / np.maximum(length, 1.0)).astype(np.float32))
+    normed = scipy.sparse.csr_array(clicks @ scale)  # [U, N], columns of length 1
+    of_ads = scipy.sparse.csr_array(normed.T)
+    kept = []
+    for first in range(0, clicks.shape[1], _ADS_AT_ONCE):
+        part = scipy.sparse.csr_array(of_ads[first : first + _ADS_AT_ONCE] @ normed)
+        rows = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+        part.data[part.indices == rows + first] = 0.0  # not itself
+        users = length[rows + first] * length[part.indices]
+        part.data *= users / np.maximum(users + shrinkage, 1.0)
+        kept.append(_largest_of_each_row(part, num_neighbours))
+    return scipy.sparse.csr_array(scipy.sparse.vstack(kept).T)
+
+
+class Ease:
+    """A linear model of all ads at once, in closed form; 8 N² bytes, for small catalogues.
+
+    Args:
+        history: The clicks to learn from.
+        l2: λ, the penalty on the weights.
+    """
+
+    def __init__(self, history: History, l2: float = EASE_L2) -> None:
+        self._history = history
+        gram = (history.matrix.T @ history.matrix).toarray().astype(np.float64)
+        gram[np.diag_indices_from(gram)] += l2
+        inverse = _inverse(gram)
+        inverse /= -np.diag(inverse)  # column j predicts ad j
+        np.fill_diagonal(inverse, 0.0)
+        self._weights = inverse.astype(np.float32)
+
+    def __call__(self, queries: corpus_ranking.Queries) -> np.ndarray:
+        """Returns [B, N]: the users' clicks times the weights."""
+        assert queries.user is not None
+        return self._history.of(queries.user) @ self._weights
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Returns the inverse of a positive definite matrix [N, N], in the matrix's own memory."""
+    # Its transpose, which it equals, is in the order that LAPACK works on without a copy.
+    factor, _ = scipy.linalg.lapack.dpotrf(matrix.T, overwrite_a=True, clean=False)
+    inverse, _ = scipy.linalg.lapack.dpotri(factor, overwrite_c=True)  # the upper triangle
+    for first in range(0, len(inverse), _ADS_AT_ONCE):
+        last = first + _ADS_AT_ONCE
+        square = inverse[first:last, first:last]
+        square[:] = np.triu(square) + np.triu(square, 1).T
+        inverse[last:, first:last] = inverse[first:last, last:].T
+    return inverse
+
+
+def _largest_of_each_row(
+    matrix: scipy.sparse.csr_array, count: int, values: np.ndarray | None = None
+) -> scipy.sparse.csr_array:
+    """Returns a matrix with the `count` entries of each row that are largest in `values`.
+
+    Args:
+        matrix: The matrix.
+        count: Entries kept of a row that has more.
+        values: What decides, one of each entry; None is the entries themselves.
+    """
+    values = matrix.data if values is None else values
+    lengths = np.diff(matrix.indptr)
+    kept = np.ones(matrix.nnz, bool)
+    for row in np.flatnonzero(lengths > count).tolist():
+        first, last = matrix.indptr[row], matrix.indptr[row + 1]
+        kept[first + np.argpartition(values[first:last], -count)[:-count]] = False
+    rows = np.repeat(np.arange(matrix.shape[0]), lengths)[kept]
+    entries = (matrix.data[kept], (rows, matrix.indices[kept]))
+    result = scipy.sparse.csr_array(entries, shape=matrix.shape)
+    result.eliminate_zeros()
+    return result

@@ -1,0 +1,121 @@
+"""The candidates of requests, stage by stage, and the scores that order them.
+
+Shapes: Q requests, N ads, D embedding, K candidates, Fq and Fa columns of ids.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from tfrec import calibration, ranking, retrieval
+from tfrecords import terminal
+
+NUM_CANDIDATES = 500
+LIST_LENGTH = 10
+_REQUESTS_AT_ONCE = 8
+# Head -> the name it is served under.
+HEADS = {
+    "click": "click_probability",
+    "engagement": "engagement_probability",
+    "revenue": "expected_revenue",
+}
+# Query embeddings [Q, D] and k -> catalogue rows [Q, at most k], best first.
+Search = Callable[[np.ndarray, int], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidateIndex:
+    """The index that is measured.
+
+    Attributes:
+        name: What it is, for the report.
+        search: Finds ads.
+        filters: The filters that are applied, for the report; None is none.
+        search_eligible: Finds ads that meet the filters, where there are some.
+    """
+
+    name: str
+    search: Search
+    filters: str | None = None
+    search_eligible: Search | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Catalogue rows of requests, best first, after each stage.
+
+    Attributes:
+        tower: [Q, K] by exact search with the tower's embeddings.
+        index: [Q, K] by the index.
+        filtered: [Q, at most K] by the index among the ads that meet the filters.
+    """
+
+    tower: np.ndarray
+    index: np.ndarray
+    filtered: np.ndarray
+
+
+def find(
+    query_embeddings: np.ndarray, ad_embeddings: np.ndarray, index: CandidateIndex | None
+) -> Candidates:
+    """Finds the candidates of queries [Q, D] among ads [N, D]; without an index, exactly."""
+    tower = retrieval.exact_top_k(query_embeddings, ad_embeddings, NUM_CANDIDATES)
+    if index is None:
+        return Candidates(tower, tower, tower)
+    found = index.search(query_embeddings, NUM_CANDIDATES)
+    if index.search_eligible is None:
+        return Candidates(tower, found, found)
+    return Candidates(tower, found, index.search_eligible(query_embeddings, NUM_CANDIDATES))
+
+
+def score(
+    model: ranking.Ranker,
+    calibrators: calibration.Calibrators,
+    queries: np.ndarray,
+    ad_features: np.ndarray,
+    rows: np.ndarray,
+    keep_rate: float,
+) -> dict[str, np.ndarray]:
+    """Scores candidates as they are served.
+
+    Args:
+        model: The ranker.
+        calibrators: Its calibrators.
+        queries: [Q, Fq] int32.
+        ad_features: [N, Fa] int32.
+        rows: [Q, K] catalogue rows.
+        keep_rate: Share of the unclicked rows that the log was left with.
+
+    Returns:
+        Head -> [Q, K] float64, those of the heads built.
+    """
+    parts: dict[str, list[np.ndarray]] = {head: [np.empty((0, rows.shape[1]))] for head in HEADS}
+    count = len(queries) if rows.shape[1] else 0
+    for first in terminal.progress_steps(
+        count, _REQUESTS_AT_ONCE, "ranking candidates", "requests"
+    ):
+        own = slice(first, first + _REQUESTS_AT_ONCE)
+        scored = calibrators.apply(model.score(queries[own], ad_features[rows[own]]))
+        served = ranking.undo_down_sampling(scored, keep_rate)
+        for head, name in HEADS.items():
+            if name in served:
+                parts[head].append(served[name].numpy().astype(np.float64))
+    shape = (len(queries), rows.shape[1])
+    return {h: np.concatenate(p).reshape(shape) for h, p in parts.items() if h in model.heads}
+
+
+def utility(weights: Mapping[str, float], values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the weighted sum of heads, of the shape of each."""
+    return np.sum([weight * values[head] for head, weight in weights.items()], axis=0)
+
+
+def first_ten(scores: np.ndarray, then: np.ndarray | None = None) -> np.ndarray:
+    """Returns the columns [Q, at most 10] of the greatest scores [Q, K], greatest first.
+
+    Args:
+        scores: What orders.
+        then: What orders equal scores; else they keep their order.
+    """
+    keys = (-scores,) if then is None else (-then, -scores)
+    return np.lexsort(keys, axis=1)[:, :LIST_LENGTH]

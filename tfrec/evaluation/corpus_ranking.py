@@ -1,0 +1,259 @@
+"""Measures who finds what over the whole catalogue: every ad is ranked, none is sampled.
+
+A recommender is called with queries and gives the scores of all ads. Two conventions:
+
+    per click             a held-out click is found if its ad is among the first k of its
+                          request's list; every ad may be in the list
+    excluding what was    a user's list leaves out the ads that the user has clicked before;
+    seen (`per_user`)     recall is hits / held-out ads of the user, NDCG is binary, both
+                          averaged over the users that have a held-out ad
+
+Shapes: B queries of a chunk, C held-out clicks, U users, N ads, K the longest list.
+
+References:
+    Krichene and Rendle, On Sampled Metrics for Item Recommendation, 2020 (why all ads).
+    Järvelin and Kekäläinen, Cumulated Gain-Based Evaluation of IR Techniques, 2002 (NDCG).
+    Zhao et al., RecBole, 2021, and recommenders-team/recommenders, python_evaluation.py
+    (the second convention).
+    Abdollahpouri et al., The Unfairness of Popularity Bias in Recommendation, 2019.
+    Shani and Gunawardana, Evaluating Recommendation Systems, 2011, §8.3.3 (coverage, Gini).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import tensorflow as tf
+
+from tfrec import metrics, retrieval
+
+RECALL_AT = retrieval.RECALL_AT
+NDCG_AT = 10
+COVERAGE_AT = (10, 500)
+NEGATIVES_PER_CLICK = 100
+_SCORES_AT_ONCE = 1 << 25
+_SCORES_PER_RECOMMENDER = 1 << 31
+_SEED = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Requests whose ads are looked for.
+
+    Attributes:
+        query: [B, Wq] int32 encoded query fields.
+        user: [B] int64 fingerprints, or None where the schema has no `user_key`.
+        number: [B] which of the split's clicks each was, in the log's order.
+    """
+
+    query: np.ndarray
+    user: np.ndarray | None
+    number: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def take(self, rows: np.ndarray | slice) -> "Queries":
+        """Returns some of the queries."""
+        user = None if self.user is None else self.user[rows]
+        return Queries(self.query[rows], user, self.number[rows])
+
+
+def queries_of(clicks: retrieval.Clicks) -> Queries:
+    """Returns the queries of clicks."""
+    return Queries(clicks.query, clicks.user, clicks.number)
+
+
+# Gives the scores [B, N] of all ads, or [1, N] where they are those of every query.
+Recommender = Callable[[Queries], np.ndarray]
+
+
+def per_click(
+    recommender: Recommender, queries: Queries, ad_rows: np.ndarray, ads: "RankedCorpus"
+) -> dict[str, Any]:
+    """Measures the lists of single requests.
+
+    Args:
+        recommender: Scores the ads.
+        queries: [C] requests with a held-out click.
+        ad_rows: [C] the ads clicked.
+        ads: What training knew of the ads.
+
+    Returns:
+        `corpus_recall_at_K` and `ndcg_at_10`, the same of the clicks `on_seen_ads` (shown in
+        training) and `on_never_shown_ads` (None without such clicks);
+        `auc_against_uniform_ads` and `auc_against_popular_ads`, the chance that a clicked ad
+        scores above one drawn uniformly, or by training clicks; `catalogue_coverage_at_K`,
+        the share of ads that are in any list; `popularity_percentile_at_10`, the mean
+        percentile by training clicks of the ads in the lists (`clicked_popularity_percentile`
+        in the report is that of the clicked ads); `exposure_gini_at_10`, 0 if all ads are in
+        equally many lists, 1 if one ad is in all.
+    """
+    lists = _Lists(ads)
+    for rows in retrieval.query_chunks(len(queries), len(ads), _SCORES_AT_ONCE):
+        scores = recommender(queries.take(rows))
+        lists.add(_top(scores, max(RECALL_AT), rows), ad_rows[rows])
+        lists.add_auc(scores, ad_rows[rows])
+    position = np.concatenate(lists.position)
+    seen = ads.impressions[ad_rows] > 0
+    return {
+        **of_positions(position),
+        "on_seen_ads": of_positions(position[seen]) if seen.any() else None,
+        "on_never_shown_ads": of_positions(position[~seen]) if not seen.all() else None,
+        "auc_against_uniform_ads": _mean(lists.auc["uniform"]),
+        "auc_against_popular_ads": _mean(lists.auc["popular"]),
+        **{f"catalogue_coverage_at_{k}": float(lists.listed[k].mean()) for k in COVERAGE_AT},
+        "popularity_percentile_at_10": float(
+            np.average(ads.popularity_percentile, weights=lists.exposure)
+        ),
+        "exposure_gini_at_10": metrics.gini(lists.exposure),
+    }
+
+
+def of_positions(position: np.ndarray) -> dict[str, float]:
+    """Returns recall and NDCG of clicks whose ads are at positions [C]; -1 is beyond the list."""
+    found = np.where(position < 0, np.iinfo(np.int64).max, position)
+    gain = np.where(found < NDCG_AT, 1.0 / np.log2(2.0 + np.maximum(position, 0)), 0.0)
+    recall = {f"corpus_recall_at_{k}": float((found < k).mean()) for k in RECALL_AT}
+    return {**recall, f"ndcg_at_{NDCG_AT}": float(gain.mean())}
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedCorpus:
+    """What training knew of the ads.
+
+    Attributes:
+        clicks: [N] clicked training rows.
+        impressions: [N] training rows.
+    """
+
+    clicks: np.ndarray
+    impressions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.clicks)
+
+    @functools.cached_property
+    def popularity_percentile(self) -> np.ndarray:
+        """[N] in (0, 1): the share of ads with fewer training clicks, ties counted half."""
+        return metrics.percentile_ranks(self.clicks)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutUsers:
+    """The users of held-out clicks.
+
+    Attributes:
+        queries: [U] one request of each user, the first that is held out.
+        wanted: [U, N] 1 where the user clicked the ad, and had not before.
+        seen: [U, N] 1 where the user had clicked the ad before.
+    """
+
+    queries: Queries
+    wanted: scipy.sparse.csr_array
+    seen: scipy.sparse.csr_array
+
+
+def held_out_users(
+    clicks: retrieval.Clicks,
+    seen_of: Callable[[np.ndarray], scipy.sparse.csr_array],
+    num_ads: int,
+) -> HeldOutUsers:
+    """Gathers held-out clicks by their users; at most as many users as can be measured.
+
+    Args:
+        clicks: [C] held-out clicks with users.
+        seen_of: Returns the ads [U, N] that users [U] had clicked before.
+        num_ads: N.
+    """
+    assert clicks.user is not None
+    users, first, user = np.unique(clicks.user, return_index=True, return_inverse=True)
+    ones = np.ones(len(user), np.float32)
+    wanted = scipy.sparse.csr_array((ones, (user, clicks.ad_rows)), shape=(len(users), num_ads))
+    wanted.data[:] = 1.0
+    seen = seen_of(users)
+    wanted = scipy.sparse.csr_array(wanted - wanted.multiply(seen))
+    wanted.eliminate_zeros()
+    rows = np.flatnonzero(np.diff(wanted.indptr) > 0)
+    most = max(_SCORES_PER_RECOMMENDER // num_ads, 1)
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(_SEED).choice(rows, most, replace=False))
+    return HeldOutUsers(queries_of(clicks).take(first[rows]), wanted[rows], seen[rows])
+
+
+def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] | None:
+    """Measures the lists of users, without the ads that they had clicked before.
+
+    Returns:
+        `corpus_recall_at_K` and `ndcg_at_10`, averaged over users; None without any.
+    """
+    num_users, num_ads = users.wanted.shape
+    if not num_users:
+        return None
+    sums = np.zeros(len(RECALL_AT) + 1)
+    discounts = 1.0 / np.log2(np.arange(2, 2 + NDCG_AT))
+    ideal = np.cumsum(discounts)
+    for rows in retrieval.query_chunks(num_users, num_ads, _SCORES_AT_ONCE):
+        scores = recommender(users.queries.take(rows))
+        scores = np.array(np.broadcast_to(scores, (rows.stop - rows.start, num_ads)))
+        scores[users.seen[rows].nonzero()] = -np.inf
+        top = _top(scores, max(RECALL_AT), rows)  # [B, K]
+        wanted = users.wanted[rows]
+        count = np.diff(wanted.indptr)  # [B]
+        hit = np.take_along_axis(wanted.toarray() > 0, top, axis=1)
+        hits = hit.cumsum(axis=1)
+        for index, k in enumerate(RECALL_AT):
+            sums[index] += (hits[:, min(k, hits.shape[1]) - 1] / count).sum()
+        gain = hit[:, :NDCG_AT] @ discounts[: min(NDCG_AT, hit.shape[1])]
+        sums[-1] += (gain / ideal[np.minimum(count, NDCG_AT) - 1]).sum()
+    means = (sums / num_users).tolist()
+    names = [*(f"corpus_recall_at_{k}" for k in RECALL_AT), f"ndcg_at_{NDCG_AT}"]
+    return dict(zip(names, means, strict=True))
+
+
+class _Lists:
+    """What is known of the lists so far."""
+
+    def __init__(self, ads: RankedCorpus) -> None:
+        self.position: list[np.ndarray] = []
+        self.auc: dict[str, list[np.ndarray]] = {"uniform": [], "popular": []}
+        self.listed = {k: np.zeros(len(ads), bool) for k in COVERAGE_AT}
+        self.exposure = np.zeros(len(ads), np.int64)
+        self._bounds = np.cumsum(ads.clicks, dtype=np.float64)
+        self._rng = np.random.default_rng(_SEED)
+
+    def add(self, top: np.ndarray, wanted: np.ndarray) -> None:
+        """Adds lists [B, K] in which the ads [B] are looked for."""
+        hit = top == wanted[:, None]
+        self.position.append(np.where(hit.any(axis=1), hit.argmax(axis=1), -1))
+        for k in COVERAGE_AT:
+            self.listed[k][top[:, :k]] = True
+        np.add.at(self.exposure, top[:, :10].ravel(), 1)
+
+    def add_auc(self, scores: np.ndarray, wanted: np.ndarray) -> None:
+        """Adds, for each click, the share of sampled other ads that its ad scores above."""
+        shape = (len(wanted), NEGATIVES_PER_CLICK)
+        drawn = {"uniform": self._rng.integers(len(self._bounds), size=shape)}
+        if self._bounds[-1] > 0:
+            draws = self._rng.random(shape) * self._bounds[-1]
+            drawn["popular"] = np.searchsorted(self._bounds, draws, side="right")
+        rows = np.arange(len(wanted))[:, None] if len(scores) > 1 else np.zeros((1, 1), np.int64)
+        own = scores[rows, wanted[:, None]]  # [B, 1]
+        for name, other in drawn.items():
+            above = (own > scores[rows, other]) + 0.5 * (own == scores[rows, other])
+            others = np.ma.masked_where(other == wanted[:, None], above)
+            self.auc[name].append(others.mean(axis=1).compressed())
+
+
+def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:
+    """Returns the best ads [B, min(k, N)] of scores [B, N] or [1, N], the first of equals first."""
+    top = tf.math.top_k(scores, min(k, scores.shape[1])).indices.numpy()
+    return np.broadcast_to(top, (rows.stop - rows.start, top.shape[1]))
+
+
+def _mean(parts: list[np.ndarray]) -> float | None:
+    values = np.concatenate([np.empty(0), *parts])
+    return float(values.mean()) if len(values) else None

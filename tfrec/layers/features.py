@@ -1,0 +1,257 @@
+"""Field ids to embeddings, shared by towers and ranker.
+
+All categorical fields of a side share one table, so a look-up is one gather. A value's
+embedding is its own row plus one for how frequent it is (ids are ranks by count): what
+rare values have in common is learnt together, and their own rows only add to it. A list is
+the mean of its values' embeddings, whatever their order, unless it is tied to the ad side
+(`histories`); a list without values is id 0, which learns a row of its own.
+Numeric fields are quantile buckets. Both buckets and frequencies are under a thermometer
+code: bucket t is the sum of the learnt steps 1..t, so neighbours share what they learn
+and serving is still a look-up.
+
+Shapes: B batch (any leading dimensions), F fields, W columns of ids (one a field, but
+`max_list_length` a list), E field embedding, T buckets, L values of a list.
+
+References:
+    Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022
+    (piecewise-linear, thermometer-like codes).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Optional
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec.layers import histories
+from tfrecords import encoding, schema
+
+FREQUENCY_BUCKETS = 64
+
+
+class FieldEmbeddings(tf.keras.layers.Layer):
+    """Embeds the encoded fields of one side.
+
+    Args:
+        fitted: The fitted schema; gives each field's number of ids.
+        fields: The fields, in the order of the ids' columns.
+        dim: E.
+        ties: Of `histories.find`; lists among the fields that are tied to the ad side.
+        ads: Embeds the ad side's fields; needed where there are ties.
+        frequency_stddev: What the steps of frequencies begin as. The sum of many such steps is
+            longer than a row: from zero, what values of one frequency share does not hide at the
+            start what tells them apart.
+    """
+
+    def __init__(
+        self,
+        fitted: encoding.FittedSchema,
+        fields: Sequence[schema.Field],
+        dim: int,
+        ties: histories.Ties | None = None,
+        ads: Optional["FieldEmbeddings"] = None,
+        frequency_stddev: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self._dim = dim
+        self._frequency_stddev = frequency_stddev
+        self._ads = ads
+        kinds = [field.kind for field in fields]
+        lists = [i for i, kind in enumerate(kinds) if kind == "categorical_list"]
+        strings = [i for i, kind in enumerate(kinds) if kind == "categorical"] + lists
+        numeric = [i for i, kind in enumerate(kinds) if kind == "numeric"]
+        columns = np.split(
+            np.arange(encoding.width(fields), dtype=np.int32),
+            np.cumsum([field.width for field in fields])[:-1],
+        )
+        self._string_columns = _joined([columns[i] for i in strings])
+        self._numeric_columns = _joined([columns[i] for i in numeric])
+        sizes = [fitted.cardinality(field) for field in fields]
+        self._frequency_bucket = _joined(
+            [
+                index * FREQUENCY_BUCKETS + frequency_buckets(sizes[i], fields[i].num_oov_buckets)
+                for index, i in enumerate(strings)
+            ]
+        )
+        first_rows = np.cumsum([0, *(sizes[i] for i in strings)])
+        self._offsets = _joined(
+            [np.full(fields[i].width, row) for i, row in zip(strings, first_rows, strict=False)]
+        )
+        self._table_rows = int(first_rows[-1])
+        self._num_strings, self._num_numeric = len(strings), len(numeric)
+        self._list_widths = [fields[i].width for i in lists]
+        self._poolings = [_pooling((ties or {}).get(fields[i].name), ads) for i in lists]
+        self._num_buckets = max((sizes[i] for i in numeric), default=0)
+        self._lists = lists
+        self.num_fields = len(fields)
+        self._order = np.argsort(strings + numeric)
+        self._in_order = strings + numeric == list(range(len(fields)))
+        self.output_dim = len(fields) * dim
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the tables; called by Keras."""
+        if self._ads is not None and not self._ads.built:
+            self._ads.build(input_shape)  # does not depend on the shape
+        if self._num_strings:
+            self.table = self.add_weight(
+                "table",
+                (self._table_rows, self._dim),
+                initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+            )
+            self.frequency_steps = self.add_weight(
+                "frequency_steps",
+                (self._num_strings, FREQUENCY_BUCKETS, self._dim),
+                initializer=tf.keras.initializers.RandomNormal(stddev=self._frequency_stddev),
+            )
+        if self._num_numeric:
+            self.steps = self.add_weight(
+                "steps",
+                (self._num_numeric, self._num_buckets, self._dim),
+                initializer=tf.keras.initializers.RandomNormal(stddev=0.01),
+            )
+        super().build(input_shape)
+
+    @property
+    def sparse_variables(self) -> list[tf.Variable]:
+        """The tables whose gradients are sparse."""
+        return [self.table] if self._num_strings else []
+
+    def call(self, ids: tf.Tensor) -> tf.Tensor:
+        """Looks up ids [B, W] int32 and returns [B, F, E] float32."""
+        parts = []
+        if self._num_strings:
+            string_ids = tf.gather(ids, self._string_columns, axis=-1)
+            values = self._of_rows(string_ids + self._offsets)
+            parts.append(self._pool(string_ids, values) if self._list_widths else values)
+        if self._num_numeric:
+            table = self._thermometer(self.steps)
+            offsets = np.arange(self._num_numeric, dtype=np.int32) * self._num_buckets
+            parts.append(tf.gather(table, tf.gather(ids, self._numeric_columns, axis=-1) + offsets))
+        embeddings = tf.concat(parts, axis=-2)
+        return embeddings if self._in_order else tf.gather(embeddings, self._order, axis=-2)
+
+    @property
+    def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
+        """Of the tied lists, the place of the field and the map of ads' embeddings into its."""
+        return [
+            (place, pooling.map)
+            for place, pooling in zip(self._lists, self._poolings, strict=True)
+            if isinstance(pooling, histories.HistoryPooling)
+        ]
+
+    @property
+    def list_widths(self) -> list[int]:
+        """The most values of each list field."""
+        return list(self._list_widths)
+
+    def list_ids(self, ids: tf.Tensor, number: int) -> tf.Tensor:
+        """Returns the ids [B, L] of the list field of a number among ids [B, W] int32."""
+        first = self._first_of_list(number)
+        columns = self._string_columns[first : first + self._list_widths[number]]
+        return tf.gather(ids, columns, axis=-1)
+
+    def embed_values(self, ids: tf.Tensor, number: int) -> tf.Tensor:
+        """Embeds values [B, L] int32 of the list field of a number one by one: [B, L, E]."""
+        values = self._of_rows(ids + self._offsets[self._first_of_list(number)])
+        pooling = self._poolings[number]
+        return (
+            pooling.with_ads(values, ids)
+            if isinstance(pooling, histories.HistoryPooling)
+            else values
+        )
+
+    def _first_of_list(self, number: int) -> int:
+        return self._num_strings - len(self._list_widths) + sum(self._list_widths[:number])
+
+    def _of_rows(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns what the rows [...] of the table and their frequencies are embedded as."""
+        frequency = tf.gather(self._frequency_bucket, rows)
+        shared = tf.gather(self._thermometer(self.frequency_steps), frequency)
+        return tf.gather(self.table, rows) + shared
+
+    def _pool(self, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        """Makes one embedding of each list; single values, which come first, stay as they are."""
+        num_single = self._num_strings - len(self._list_widths)
+        widths = [num_single, *self._list_widths]
+        single, *lists = tf.split(values, widths, axis=-2)
+        _, *list_ids = tf.split(ids, widths, axis=-1)
+        pooled = [
+            pool(own, of_list)
+            for pool, of_list, own in zip(self._poolings, list_ids, lists, strict=True)
+        ]
+        return tf.concat([single, tf.stack(pooled, axis=-2)], axis=-2)
+
+    def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
+        """Sums steps [F, T, E] up to each bucket; bucket 0, missing, stands alone: [F T, E]."""
+        table = tf.concat([steps[:, :1], tf.cumsum(steps[:, 1:], axis=1)], axis=1)
+        return tf.reshape(table, [-1, self._dim])
+
+
+def _pooling(
+    ad_features: np.ndarray | None, ads: Optional["FieldEmbeddings"]
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns what makes one embedding [B, E] of a list's values [B, L, E] and ids [B, L]."""
+    if ad_features is None or ads is None:
+        return mean_of_values
+    return histories.HistoryPooling(ad_features, ads)
+
+
+def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:
+    """Returns the frequency bucket [num_ids] int32 of each id of a categorical field.
+
+    0 is missing; then two buckets for each doubling of the rank; after the rarest known values,
+    those out of vocabulary. No bucket is left out: what only rare values reach, all steps up to
+    them would learn at once, and they would be thrown far from the others.
+    """
+    ranks = np.arange(1, num_ids - num_oov_buckets)
+    doublings = np.minimum((2 * np.log2(ranks)).astype(np.int32), FREQUENCY_BUCKETS - 3)
+    known = 1 + np.unique(doublings, return_inverse=True)[1]
+    unknown = np.full(num_oov_buckets, known.max(initial=0) + 1)
+    return np.concatenate([[0], known, unknown])
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenates index vectors, of which there may be none, as int32."""
+    return np.concatenate([np.empty(0, np.int32), *parts]).astype(np.int32)
+
+
+def mean_of_values(values: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Averages the embeddings of a list's values.
+
+    Args:
+        values: [B, L, E] float32 embeddings of the ids.
+        ids: [B, L] int32; 0 fills up.
+
+    Returns:
+        [B, E] float32: the mean over ids that are not 0, or the embedding of 0 if all are.
+    """
+    present = tf.not_equal(ids, 0)
+    # A list without values is L times id 0, whose mean is the embedding of id 0.
+    present |= tf.logical_not(tf.reduce_any(present, axis=-1, keepdims=True))
+    weights = tf.cast(present, values.dtype)
+    total = tf.reduce_sum(values * weights[..., None], axis=-2)
+    return total / tf.reduce_sum(weights, axis=-1, keepdims=True)
+
+
+def flatten(embeddings: tf.Tensor) -> tf.Tensor:
+    """Reshapes [..., F, E] to [..., F * E]."""
+    leading = tf.shape(embeddings)[:-2]
+    width = embeddings.shape[-2] * embeddings.shape[-1]
+    return tf.reshape(embeddings, tf.concat([leading, [width]], axis=0))
+
+
+class CrossLayer(tf.keras.layers.Layer):
+    """x_{l+1} = x_0 * (W x_l + b) + x_l.
+
+    References:
+        Wang et al., DCN V2: Improved Deep & Cross Network, 2021, eq. 1.
+    """
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the projection; called by Keras."""
+        self._project = tf.keras.layers.Dense(input_shape[-1])
+        super().build(input_shape)
+
+    def call(self, x0: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """Crosses [B, D] with [B, D] and returns [B, D]."""
+        return x0 * self._project(x) + x

@@ -1,0 +1,63 @@
+"""Metrics in NumPy, with bootstrap intervals."""
+
+from tfrec.metrics.bootstrap import (
+    CONFIDENCE,
+    Interval,
+    Resamples,
+    biased_metric_interval,
+    mean_interval,
+    metric_interval,
+)
+from tfrec.metrics.definitions import (
+    auc,
+    calibration_bins,
+    calibration_ratio,
+    expected_calibration_error,
+    gini,
+    log_loss,
+    log_losses,
+    ndcg_at_k,
+    ndcg_of_lists,
+    normalized_entropy,
+    normalized_gini,
+    per_user_auc,
+    percentile_ranks,
+    share_of_achievable,
+)
+from tfrec.metrics.resampled import (
+    resampled_auc,
+    resampled_calibration_error,
+    resampled_normalized_entropy,
+    resampled_normalized_gini,
+    resampled_per_user_auc,
+    resampled_ratio,
+)
+
+__all__ = [
+    "CONFIDENCE",
+    "Interval",
+    "Resamples",
+    "auc",
+    "biased_metric_interval",
+    "calibration_bins",
+    "calibration_ratio",
+    "expected_calibration_error",
+    "gini",
+    "log_loss",
+    "log_losses",
+    "mean_interval",
+    "metric_interval",
+    "ndcg_at_k",
+    "ndcg_of_lists",
+    "normalized_entropy",
+    "normalized_gini",
+    "per_user_auc",
+    "percentile_ranks",
+    "resampled_auc",
+    "resampled_calibration_error",
+    "resampled_normalized_entropy",
+    "resampled_normalized_gini",
+    "resampled_per_user_auc",
+    "resampled_ratio",
+    "share_of_achievable",
+]

@@ -1,0 +1,97 @@
+"""Metrics of all resamples at once; with weights of 1 each is that of `metrics`.
+
+Shapes: N rows, S resamples, B bins. A value that a resample does not allow is NaN.
+"""
+
+import numpy as np
+
+from tfrec.metrics import bootstrap, definitions
+
+
+def resampled_auc(
+    resamples: bootstrap.Resamples, labels: np.ndarray, scores: np.ndarray
+) -> np.ndarray:
+    """Returns the AUC [S], ties counted half."""
+    order = np.argsort(scores, kind="stable")
+    positive = np.asarray(labels)[order] > 0
+    starts, _ = definitions.ties(np.asarray(scores)[order])
+    values = [np.empty(0)]
+    for weights in resamples.row_weights(order):
+        negatives = np.where(positive, 0.0, weights)
+        positives = np.where(positive, weights, 0.0)
+        if len(starts) < len(order):
+            negatives = np.add.reduceat(negatives, starts, axis=1)
+            positives = np.add.reduceat(positives, starts, axis=1)
+        below = np.cumsum(negatives, axis=1, dtype=np.float64) - negatives / 2
+        above = np.einsum("sn,sn->s", positives, below)
+        values.append(resampled_ratio(above, positives.sum(axis=1) * negatives.sum(axis=1)))
+    return np.concatenate(values)
+
+
+def resampled_normalized_gini(
+    resamples: bootstrap.Resamples, values: np.ndarray, scores: np.ndarray
+) -> np.ndarray:
+    """Returns the Gini [S] of values in the order of scores over that in their own order.
+
+    Equal scores capture their mean value.
+    """
+    values = np.asarray(values, np.float64)
+
+    def ginis(keys: np.ndarray) -> np.ndarray:
+        order = np.argsort(-np.asarray(keys), kind="stable")
+        starts, _ = definitions.ties(np.asarray(keys)[order])
+        parts = [np.empty(0)]
+        for weights in resamples.row_weights(order):
+            taken = weights * values[order]
+            if len(starts) < len(order):
+                weights = np.add.reduceat(weights, starts, axis=1)
+                taken = np.add.reduceat(taken, starts, axis=1)
+            captured = np.cumsum(taken, axis=1)
+            # The curve is a straight line over the copies of a row and over equal scores.
+            area = np.einsum("sn,sn->s", weights, captured - taken / 2)
+            parts.append(resampled_ratio(area, captured[:, -1] * weights.sum(axis=1)) - 0.5)
+        return np.concatenate(parts)
+
+    return resampled_ratio(ginis(scores), ginis(values))
+
+
+def resampled_normalized_entropy(
+    loss: np.ndarray, positive: np.ndarray, count: np.ndarray
+) -> np.ndarray:
+    """Returns NE [S] from sums [S] of the log losses, the labels and the rows."""
+    rate = resampled_ratio(positive, count)
+    inside = (rate > 0) & (rate < 1)
+    p = np.where(inside, rate, 0.5)
+    entropy = np.where(inside, -(p * np.log(p) + (1 - p) * np.log1p(-p)), np.nan)
+    return resampled_ratio(loss, count) / entropy
+
+
+def resampled_calibration_error(
+    resamples: bootstrap.Resamples, labels: np.ndarray, probabilities: np.ndarray, bins: np.ndarray
+) -> np.ndarray:
+    """Returns the ECE [S] with bins [N] that are those of all rows."""
+    gap = np.asarray(labels, np.float64) - probabilities
+    own = [np.where(bins == b, gap, 0.0) for b in range(int(bins.max()) + 1)]
+    total = np.sum(np.abs(resamples.sums(*own)), axis=0)
+    return resampled_ratio(total, resamples.sums(np.ones(len(gap)))[0])
+
+
+def resampled_per_user_auc(
+    resamples: bootstrap.Resamples, labels: np.ndarray, scores: np.ndarray, user: np.ndarray
+) -> np.ndarray:
+    """Returns the per-user AUC [S]; `user` [N] are the units that were drawn."""
+    values, size = definitions.auc_of_groups(labels, scores, user)
+    counted = np.flatnonzero(size)
+    total, count = np.zeros((2, resamples.num_units))
+    total[counted], count[counted] = (values * size)[counted], size[counted]
+    return resampled_ratio(*resamples.sums_of_units(np.stack([total, count], axis=1)))
+
+
+def resampled_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Returns quotients, NaN where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(
+        np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
+    )
+    return np.divide(
+        numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0
+    )

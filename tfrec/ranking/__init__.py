@@ -1,0 +1,37 @@
+"""Stage two: the multi-head-attention ranker, its losses and its training."""
+
+from tfrec.ranking.down_sampling import undo_down_sampling
+from tfrec.ranking.ranker import Ranker
+from tfrec.ranking.ranker_training import (
+    REQUESTS_PER_EVALUATION_BATCH,
+    Predictions,
+    batch_losses,
+    build_ranker,
+    check_trainable,
+    cross_fitted_predictions,
+    knows_positions,
+    load_ranker,
+    predict_split,
+    served_values,
+    train_ranker,
+)
+from tfrec.ranking.ranker_validation import differences, measure_heads, owner_of_requests
+
+__all__ = [
+    "REQUESTS_PER_EVALUATION_BATCH",
+    "Predictions",
+    "Ranker",
+    "batch_losses",
+    "build_ranker",
+    "check_trainable",
+    "cross_fitted_predictions",
+    "differences",
+    "knows_positions",
+    "load_ranker",
+    "measure_heads",
+    "owner_of_requests",
+    "predict_split",
+    "served_values",
+    "train_ranker",
+    "undo_down_sampling",
+]

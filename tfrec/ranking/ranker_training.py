@@ -1,0 +1,285 @@
+"""Trains, calibrates and restores the ranker of a data set.
+
+WORKDIR/config.json           the resolved configuration
+WORKDIR/checkpoints, best/    resumable state; the best pass
+WORKDIR/tensorboard/          curves
+WORKDIR/ranker.json           written last: fingerprint, heads, calibrators, metrics
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec import calibration, layers, metrics, training
+from tfrec.config import RankerConfig, save_config
+from tfrec.ranking import initial_bias, losses, ranker, ranker_validation
+from tfrecords import encoding, reader, terminal
+
+REQUESTS_PER_EVALUATION_BATCH = 2_048
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Logits and labels of a split's shown ads, in log order (L rows, R requests).
+
+    Attributes:
+        logits: `click` [L], `engagement` [L], `revenue` [L, 3]; those of the heads built.
+        labels: `click`, `engagement`, `revenue` [L]; those of the log, NaN where missing.
+        list_lengths: [R].
+        ad_rows: [L] catalogue rows.
+    """
+
+    logits: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    list_lengths: np.ndarray
+    ad_rows: np.ndarray
+
+    def labelled(self, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns a head's labels where known, the mask [L] of these rows, and list lengths."""
+        known = ~np.isnan(self.labels[head])
+        owner = np.repeat(np.arange(len(self.list_lengths)), self.list_lengths)
+        lengths = np.bincount(owner[known], minlength=len(self.list_lengths))
+        return self.labels[head][known], known, lengths[lengths > 0]
+
+
+def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranker.Ranker:
+    """Builds an untrained ranker for a data set, with its weights created."""
+    tf.keras.utils.set_random_seed(config.seed)
+    schema = data_set.schema
+    num_positions = config.num_positions if knows_positions(data_set) else 0
+    ties = layers.find_histories(data_set.fitted, data_set.catalogue())
+    model = ranker.Ranker(data_set.fitted, config, _heads(data_set), num_positions, ties)
+    model(
+        tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
+        tf.zeros([1, 1, encoding.width(schema.ad_fields)], tf.int32),
+    )
+    return model
+
+
+def _heads(data_set: reader.DataSet) -> list[str]:
+    """Returns the labels that some training row has: of the others there is nothing to learn."""
+    counts = {label: data_set.label_count("train", label) for label in data_set.spec.labels}
+    return [label for label, count in counts.items() if count or label == "click"]
+
+
+def knows_positions(data_set: reader.DataSet) -> bool:
+    """Returns whether the log says in which slots its ads were shown.
+
+    Ads that were drawn as not clicked were in no slot: beside them, a slot would tell the click.
+    """
+    sampled = any(split["sampled"] for split in data_set.description["splits"].values())
+    return data_set.spec.has_position and not sampled
+
+
+def start(model: ranker.Ranker, data_set: reader.DataSet) -> None:
+    """Prepares an untrained ranker by what a window of records says.
+
+    Its heads start at the rates of the log, it expects as many values out of vocabulary as the
+    held-out rows have, and it learns how the log numbers its first slot: logs count from 0 or
+    from 1.
+    """
+    window = next(iter(data_set.windows("train")))
+    model.start_at(initial_bias.of({label: window[label].numpy() for label in model.heads}))
+    model.id_dropout.expect(layers.oov_rates(data_set))
+    if model.position_bias is not None:
+        model.position_bias.first.assign(tf.reduce_min(window["position"]))
+
+
+def check_trainable(data_set: reader.DataSet) -> None:
+    """Checks that a ranker can be trained on a data set.
+
+    Raises:
+        ValueError: Its training rows are all clicked, or none is; or held-out clicks are unknown.
+    """
+    clicks, rows = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
+    if clicks == rows:
+        raise ValueError(
+            f"Every training row of {data_set.directory} is a click: there is nothing to tell "
+            "apart. If the log holds clicks only, convert it with --sampled_negatives=N, which "
+            "draws N ads that the user did not click for each click; else check the click column."
+        )
+    if not clicks:
+        raise ValueError(
+            f"The training split of {data_set.directory} has no clicks (label 1): there is nothing "
+            "to learn from. Check the label column, or use a larger log."
+        )
+    if not data_set.num_rows("validation"):
+        raise ValueError(
+            f"The validation split of {data_set.directory} is empty: the best pass could not be "
+            "told. Convert with a larger --validation_fraction, or another --split."
+        )
+    if not data_set.label_count("validation", "click"):
+        raise ValueError(
+            f"No row of the validation split of {data_set.directory} has a click label: the best "
+            "pass could not be told. Give a validation file with labels, or split by time."
+        )
+
+
+def predict_split(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predictions:
+    """Scores every shown ad of a split, in the slot it was logged in."""
+    logits: dict[str, list[np.ndarray]] = {head: [] for head in model.heads}
+    labels: dict[str, list[np.ndarray]] = {label: [] for label in model.heads}
+    lengths, ad_rows = [], []
+    batches = data_set.batches(split, REQUESTS_PER_EVALUATION_BATCH)
+    total = data_set.num_requests(split) / REQUESTS_PER_EVALUATION_BATCH
+    for batch in terminal.with_progress(
+        batches, f"scoring {split} rows", "batches", math.ceil(total)
+    ):
+        mask = batch["mask"].numpy()
+        scores = model.as_logged(model.score(batch["query"], batch["ad"]), batch.get("position"))
+        for head, values in scores.items():
+            logits[head].append(values.numpy()[mask])
+        for label in labels:
+            labels[label].append(batch[label].numpy()[mask])
+        lengths.append(mask.sum(axis=1))
+        ad_rows.append(batch["ad_row"].numpy()[mask])
+    if not lengths:
+        raise ValueError(f"The {split} split of {data_set.directory} is empty; use a larger log.")
+    return Predictions(
+        {head: np.concatenate(parts) for head, parts in logits.items()},
+        {label: np.concatenate(parts) for label, parts in labels.items()},
+        np.concatenate(lengths),
+        np.concatenate(ad_rows),
+    )
+
+
+def served_values(
+    predictions: Predictions, calibrators: calibration.Calibrators
+) -> dict[str, np.ndarray]:
+    """Returns the calibrated probabilities and expected revenue [L] of predictions."""
+    return calibration.calibrated_values(predictions.logits, calibrators)
+
+
+def fit_calibrators(predictions: Predictions) -> calibration.Calibrators:
+    """Fits calibrators on the predictions of held-out rows."""
+    folds = calibration.fold_of_rows(predictions.list_lengths)
+    return calibration.fit_calibrators(predictions.logits, predictions.labels, folds)
+
+
+def cross_fitted_predictions(predictions: Predictions) -> dict[str, np.ndarray]:
+    """Returns calibrated logits of held-out rows, none of which fitted its own calibrator."""
+    folds = calibration.fold_of_rows(predictions.list_lengths)
+    return calibration.cross_fitted_logits(predictions.logits, predictions.labels, folds)
+
+
+def train_ranker(
+    data_set: reader.DataSet,
+    config: RankerConfig,
+    workdir: pathlib.Path,
+    progress: bool = False,
+) -> None:
+    """Trains a ranker, keeps its best pass, and fits its calibrators.
+
+    Args:
+        data_set: The converted log.
+        config: Sizes and schedule.
+        workdir: Work directory; training resumes from what it holds.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: As `check`.
+    """
+    check_trainable(data_set)
+    save_config(config, workdir / "config.json")
+    model = build_ranker(data_set, config)
+    start(model, data_set)
+    rows = _rows_of_pass(data_set, config)
+    batch_size = training.batch_size(config.batch_size, rows)
+    steps_per_epoch = max(1, round(rows / batch_size))
+    plan = training.Plan(
+        epochs=config.epochs,
+        patience=training.patience(config.patience, steps_per_epoch),
+        learning_rate=config.learning_rate,
+        embedding_learning_rate=config.embedding_learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        metric="validation_click_log_loss",
+        maximise=False,
+        average_decay=config.average_decay,
+    )
+    observe = functools.partial(
+        training.norms_of_sides, model.query_embeddings, model.ad_embeddings, data_set.fitted
+    )
+    trainer = training.Trainer(
+        model, functools.partial(batch_losses, model, config), plan, workdir, observe
+    )
+    history = trainer.fit(
+        lambda epoch: data_set.batches_of_like_lists(
+            "train", batch_size, config.seed + epoch, config.negative_keep_rate
+        ),
+        lambda: _validate(model, data_set),
+        progress,
+        dataclasses.asdict(config),
+    )
+    held_out = predict_split(model, data_set, "validation")
+    calibrators = fit_calibrators(held_out)
+    description = {
+        "heads": list(model.heads),
+        "calibrators": calibrators.to_json(),
+        "validation": ranker_validation.measure_heads(
+            cross_fitted_predictions(held_out),
+            held_out.labels,
+            np.repeat(
+                ranker_validation.owner_of_requests(data_set, "validation"), held_out.list_lengths
+            ),
+        ),
+        "history": history,
+    }
+    training.write_description(workdir / "ranker.json", data_set, description)
+
+
+def load_ranker(
+    data_set: reader.DataSet, workdir: pathlib.Path
+) -> tuple[ranker.Ranker, calibration.Calibrators, dict[str, Any]]:
+    """Restores a trained ranker.
+
+    Raises:
+        FileNotFoundError: No ranker was trained in the work directory.
+        ValueError: It was trained on another data set.
+    """
+    description = training.read_description(
+        workdir / "ranker.json", data_set, "scripts/train_ranker.py"
+    )
+    config = RankerConfig(**json.loads((workdir / "config.json").read_text()))
+    model = build_ranker(data_set, config)
+    training.restore_best(model, workdir)
+    return model, calibration.Calibrators.from_json(description["calibrators"]), description
+
+
+def _rows_of_pass(data_set: reader.DataSet, config: RankerConfig) -> float:
+    """Returns how many rows a pass is expected to hold."""
+    clicks, labelled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
+    return data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labelled - clicks)
+
+
+def batch_losses(
+    model: ranker.Ranker, config: RankerConfig, batch: reader.Batch
+) -> dict[str, tf.Tensor]:
+    logits = model(batch["query"], batch["ad"], training=True)
+    logits = model.as_logged(logits, batch.get("position"))
+    parts = losses.total(
+        batch,
+        logits,
+        config.engagement_weight,
+        config.revenue_weight,
+        config.listwise_weight,
+        config.negative_keep_rate,
+    )
+    penalty = model.embedding_penalty(batch["query"], batch["ad"], batch["mask"])
+    return {**parts, "loss": parts["loss"] + config.embedding_l2 * penalty}
+
+
+def _validate(model: ranker.Ranker, data_set: reader.DataSet) -> dict[str, float]:
+    predictions = predict_split(model, data_set, "validation")
+    labels, known, _ = predictions.labelled("click")
+    served = served_values(predictions, calibration.Calibrators())
+    training.write_curves(served, predictions.labels)
+    probabilities = served["click_probability"][known]
+    auc = metrics.auc(labels, probabilities)
+    result = {"validation_click_log_loss": metrics.log_loss(labels, probabilities)}
+    return result if auc is None else {**result, "validation_click_auc": auc}

@@ -1,0 +1,36 @@
+"""Stage one: the two-tower retrieval model, its loss and its training."""
+
+from tfrec.retrieval.refit import REFIT_SPLITS, most_clicked, with_validation_clicks
+from tfrec.retrieval.retrieval_training import (
+    Clicks,
+    batch_losses,
+    build_two_tower,
+    evenly_spaced,
+    load_two_tower,
+    read_clicks,
+    read_pairs,
+    train_two_tower,
+)
+from tfrec.retrieval.retrieval_validation import RECALL_AT
+from tfrec.retrieval.towers import Tower
+from tfrec.retrieval.two_tower import TwoTower, embed_in_batches, exact_top_k, query_chunks
+
+__all__ = [
+    "RECALL_AT",
+    "REFIT_SPLITS",
+    "Clicks",
+    "Tower",
+    "TwoTower",
+    "batch_losses",
+    "build_two_tower",
+    "embed_in_batches",
+    "evenly_spaced",
+    "exact_top_k",
+    "load_two_tower",
+    "most_clicked",
+    "query_chunks",
+    "read_clicks",
+    "read_pairs",
+    "train_two_tower",
+    "with_validation_clicks",
+]

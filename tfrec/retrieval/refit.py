@@ -1,0 +1,90 @@
+"""Trains the two-tower model anew on the training and the validation clicks together.
+
+Validation clicks say how many passes are best, and how soft the softmax is to be after each.
+Known that, they are clicks to learn from like the others, and where the log is split by time
+they are its newest. The same number of passes over more clicks is taken with the same schedule;
+nothing is measured in it.
+
+WORKDIR/refit   as of any training: checkpoints, best/ (the last pass), tensorboard/
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec import training
+from tfrec.retrieval import two_tower
+from tfrecords import reader
+
+REFIT_SPLITS = ("train", "validation")
+REFIT_DIRECTORY = "refit"
+_PASS = "pass"
+
+
+def with_validation_clicks(
+    data_set: reader.DataSet, catalogue: reader.Catalogue
+) -> reader.Catalogue:
+    """Returns the catalogue with the validation clicks among the clicks that it counts."""
+    clicks = catalogue.clicks.copy()
+    for batch in data_set.clicked("validation", 65_536):
+        clicks += np.bincount(batch["ad_row"].numpy(), minlength=len(clicks))
+    column = catalogue.table.schema.get_field_index(reader.CLICKS)
+    table = catalogue.table.set_column(column, reader.CLICKS, [clicks])
+    return dataclasses.replace(catalogue, table=table)
+
+
+def most_clicked(data_set: reader.DataSet, catalogue: reader.Catalogue, count: int) -> np.ndarray:
+    """Returns the rows [at most `count`] of the ads with most clicks in both splits."""
+    known = with_validation_clicks(data_set, catalogue)
+    return np.argsort(-known.clicks, kind="stable")[:count]
+
+
+def refit_batches(data_set: reader.DataSet, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Streams the clicks of both splits, batches of one among those of the other."""
+    parts = [data_set.clicked(split, batch_size, seed) for split in REFIT_SPLITS]
+    counts = np.array([data_set.label_sum(split, "click") for split in REFIT_SPLITS])
+    return tf.data.Dataset.sample_from_datasets(
+        parts, (counts / counts.sum()).tolist(), seed=seed, stop_on_empty_dataset=False
+    )
+
+
+def refit_two_tower(
+    model: two_tower.TwoTower,
+    losses: Callable[[reader.Batch], dict[str, tf.Tensor]],
+    plan: training.Plan,
+    history: Sequence[dict[str, float]],
+    read: Callable[[int], tf.data.Dataset],
+    workdir: pathlib.Path,
+    progress: bool = False,
+) -> None:
+    """Trains a model for as many passes as were best.
+
+    Args:
+        model: Untrained.
+        losses: As of `training.Trainer`.
+        plan: That of the first training, but for the steps in a pass.
+        history: Of the first training: the metrics of each pass, `temperature` among them.
+        read: Maps the number of a pass to its batches.
+        workdir: Work directory of the first training; resumes from what it holds.
+        progress: Whether to show progress bars.
+    """
+    passes = training.best_epoch(history, plan) + 1
+    plan = dataclasses.replace(plan, metric=_PASS, maximise=True, stop_after=passes)
+    trainer = training.Trainer(model, losses, plan, workdir / REFIT_DIRECTORY)
+    done = 0
+
+    def note(number: int) -> tf.data.Dataset:
+        nonlocal done
+        done = number
+        return read(number)
+
+    def temperature() -> dict[str, float]:
+        model.keep_user_clicks()
+        value = history[done]["temperature"]
+        model.temperature.assign(value)
+        return {_PASS: float(done + 1), "temperature": value}
+
+    trainer.fit(note, temperature, progress)

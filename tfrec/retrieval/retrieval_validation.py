@@ -1,0 +1,112 @@
+"""What held-out clicks say after a pass: the recall of their ads, and the temperature.
+
+Shapes: Q held-out clicks, N ads, D embedding, C columns.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec.retrieval import temperature, two_tower
+from tfrecords import reader
+
+RECALL_AT = (10, 50, 100, 500)
+METRIC = "validation_corpus_recall"
+_MAX_REPEATED = 0.01
+_SCORES_AT_ONCE = 1 << 25
+_CLICKS_FOR_TEMPERATURE = 1_000
+_ADS_FOR_TEMPERATURE = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Held-out clicks.
+
+    Attributes:
+        query: [Q, Wq] int32 encoded queries.
+        ad_rows: [Q] int32 the ads clicked.
+        user: [Q] int64 fingerprints, or None where users are not known.
+        repeated: Share of the clicks on ads that the user clicked in training. Where it is
+            next to nothing, users do not click an ad again, and lists leave out what they did.
+    """
+
+    query: np.ndarray
+    ad_rows: np.ndarray
+    user: np.ndarray | None = None
+    repeated: float = 1.0
+
+    @property
+    def leaves_out_seen(self) -> bool:
+        return self.user is not None and self.repeated < _MAX_REPEATED
+
+    def take(self, rows: np.ndarray | slice) -> reader.Batch:
+        """Returns some of the clicks as a batch."""
+        batch = {
+            "query": tf.constant(self.query[rows]),
+            "ad_row": tf.constant(self.ad_rows[rows], tf.int32),
+        }
+        return batch if self.user is None else {**batch, "user": tf.constant(self.user[rows])}
+
+
+def measure(
+    model: two_tower.TwoTower, held_out: HeldOut, queries: np.ndarray, ads: np.ndarray
+) -> dict[str, float]:
+    """Returns `validation_corpus_recall_at_K`, K below N, and their mean.
+
+    Of ads with equal scores, as those have that share an id out of vocabulary, each is as likely
+    to be first.
+
+    Args:
+        model: Knows what users clicked in training.
+        held_out: [Q] clicks.
+        queries: [Q, D] their query embeddings.
+        ads: [N, D] all ad embeddings.
+    """
+    num_ads = len(ads)
+    rows, all_ads = tf.range(num_ads), tf.constant(ads)
+    better_ads: list[np.ndarray] = []
+    equal_ads: list[np.ndarray] = []
+    for part in two_tower.query_chunks(len(queries), num_ads, _SCORES_AT_ONCE):
+        batch = held_out.take(part)
+        scores = tf.matmul(queries[part], all_ads, transpose_b=True)
+        own = tf.gather(scores, batch["ad_row"], batch_dims=1)
+        # Written so that what is not finite is found last.
+        others = batch["ad_row"][:, None] != rows
+        if held_out.leaves_out_seen:
+            others = ~model.no_negatives(batch, rows)
+        better = others & ~(scores <= own[:, None])
+        equal = others & (scores == own[:, None])
+        for found, mask in ((better_ads, better), (equal_ads, equal)):
+            found.append(tf.reduce_sum(tf.cast(mask, tf.int32), axis=1).numpy())
+    num_better, num_equal = np.concatenate(better_ads), np.concatenate(equal_ads)
+    # With few ads only the shorter lists can miss one.
+    used = [k for k in RECALL_AT if k < num_ads] or [1]
+    recall = {
+        f"{METRIC}_at_{k}": float(np.clip((k - num_better) / (num_equal + 1), 0.0, 1.0).mean())
+        for k in used
+    }
+    return {METRIC: float(np.mean(list(recall.values()))), **recall}
+
+
+def best_temperature(
+    model: two_tower.TwoTower,
+    held_out: HeldOut,
+    queries: np.ndarray,
+    ads: np.ndarray,
+    clicks: np.ndarray,
+) -> float:
+    """Returns the temperature under which held-out clicks are most likely.
+
+    Args:
+        model, held_out, queries, ads: As of `measure`.
+        clicks: [N] training clicks.
+    """
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(queries))[:_CLICKS_FOR_TEMPERATURE]
+    rows, log_draws = temperature.columns(clicks, _ADS_FOR_TEMPERATURE, rng)
+    batch = held_out.take(chosen)
+    own = np.sum(queries[chosen] * ads[held_out.ad_rows[chosen]], axis=1)
+    scores = tf.matmul(queries[chosen], ads[rows], transpose_b=True)
+    excluded = model.no_negatives(batch, tf.constant(rows))
+    return float(temperature.fit(tf.constant(own), scores, excluded, tf.constant(log_draws)))

@@ -1,0 +1,103 @@
+"""A tower: the encoded fields of one side to an embedding of length one.
+
+Shapes: B rows, W columns of ids, F fields, E field embedding, D embedding.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tfrec import layers
+from tfrec.config import RetrievalConfig
+from tfrecords import encoding, schema
+
+_FIELDS_WIDTH, _SHORTEST_FIELD, _LONGEST_FIELD = 256, 16, 128
+
+
+class Tower(tf.keras.Model):
+    """Maps the encoded fields of one side to an embedding of length one.
+
+    Args:
+        fitted: The fitted schema.
+        fields: The side's fields.
+        config: Sizes.
+        frequency_stddev: As of `features.FieldEmbeddings`.
+        ties: Of `histories.find`, of the query side.
+        ads: The ad side's embeddings, of the query side.
+    """
+
+    def __init__(
+        self,
+        fitted: encoding.FittedSchema,
+        fields: Sequence[schema.Field],
+        config: RetrievalConfig,
+        frequency_stddev: float,
+        ties: layers.Ties | None = None,
+        ads: layers.FieldEmbeddings | None = None,
+    ) -> None:
+        super().__init__()
+        dim = config.field_dim or automatic_field_dim(len(fields))
+        self.field_embeddings = layers.FieldEmbeddings(
+            fitted, fields, dim, ties, ads, frequency_stddev
+        )
+        users = layers.UserIds.find(fitted)
+        self.user_clicks = (
+            layers.UserClicks(users, fitted, dim)
+            if users is not None and ads is not None and not ties
+            else None
+        )
+        self.input_layer = tf.keras.layers.Dense(config.hidden_dim)
+        self._crosses = [layers.CrossLayer() for _ in range(config.num_cross_layers)]
+        self._hidden = tf.keras.layers.Dense(config.hidden_dim, activation="relu")
+        self._output = tf.keras.layers.Dense(config.embedding_dim)
+        self._dropout = tf.keras.layers.Dropout(config.dropout)
+        self.embed = tf.function(
+            self.call, input_signature=[tf.TensorSpec([None, encoding.width(fields)], tf.int32)]
+        )
+
+    @property
+    def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
+        """What maps ads' field embeddings, flat, into one of the tower's own, and which."""
+        readers = self.field_embeddings.ad_readers
+        if self.user_clicks is not None:
+            readers = [*readers, (self.field_embeddings.num_fields, self.user_clicks.map)]
+        return readers
+
+    @property
+    def later_layers(self) -> list[tf.keras.layers.Layer]:
+        """The layers after the first, whose shapes are those of the other tower's."""
+        return [*self._crosses, self._hidden, self._output]
+
+    def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Embeds ids [B, W] int32 as [B, D] float32, L2-normalised."""
+        fields = self.field_embeddings(ids)
+        if self.user_clicks is not None:
+            fields = with_field(fields, self.user_clicks.of_ids(ids))
+        return self.combine(fields, training)
+
+    def combine(self, field_embeddings: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Makes the embedding [B, D] of field embeddings [B, F, E].
+
+        Where there are `user_clicks`, these are the last of the F.
+        """
+        flat = layers.flatten(field_embeddings)
+        x0 = self.input_layer(self._dropout(flat, training=training))
+        x = x0
+        for cross in self._crosses:
+            x = cross(x0, x)
+        x += self._dropout(self._hidden(x), training=training)
+        return tf.math.l2_normalize(self._output(x), axis=-1)
+
+
+def with_field(fields: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
+    """Appends another, [B, E], to field embeddings [B, F, E]."""
+    return tf.concat([fields, more[..., None, :]], axis=-2)
+
+
+def automatic_field_dim(num_fields: int) -> int:
+    """Returns the embedding length of each of a side's fields: the fewer, the longer.
+
+    A side of one id has only that id's embedding to tell users, or ads, apart; of many fields,
+    long embeddings learn by heart.
+    """
+    return min(max(_FIELDS_WIDTH // num_fields, _SHORTEST_FIELD), _LONGEST_FIELD)

@@ -1,0 +1,140 @@
+"""One step of training: Adam for dense layers, Adagrad for embedding tables.
+
+Adagrad's update touches only the rows of a batch, so the cost of a step does not grow with
+the tables. Adam's moments decay on every row at every step, whatever the batch holds.
+What is kept of a training run is the running average of the dense layers' weights: the last
+step's are the average and the noise of the last batches. The tables' rows are far apart in time,
+and averaging them gained nothing.
+
+References:
+    Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
+    Duchi, Hazan and Singer, Adaptive Subgradient Methods, 2011.
+    Kingma and Ba, Adam, 2015.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+from tfrec.training import schedule, summaries
+from tfrecords import reader
+
+Losses = dict[str, tf.Tensor]
+Compiled = Callable[[reader.Batch, bool], tuple[Losses, dict[str, tf.Tensor]]]
+
+
+class TrainingStep:
+    """Minimises a loss by two optimisers.
+
+    Args:
+        model: Has `sparse_variables` and built weights.
+        losses: Maps a batch to losses; `loss` is minimised, the others are reported.
+        learning_rate: Peak rate of the dense layers.
+        embedding_learning_rate: Peak rate of the sparse variables.
+        steps: Of the whole schedule.
+        average_decay: Weight of the past, a step, in the average of the dense weights; 0 = the
+            average is the last step's.
+        initial_accumulator: What Adagrad's sum of squared gradients starts at; far above them,
+            rows that are seldom seen learn next to nothing.
+
+    Attributes:
+        dense_optimizer: Adam; its state is to be checkpointed.
+        sparse_optimizer: Adagrad; its too.
+        averages: Of the dense weights; these too. None are kept where they would be the weights.
+    """
+
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        losses: Callable[[reader.Batch], Losses],
+        learning_rate: float,
+        embedding_learning_rate: float,
+        steps: int,
+        average_decay: float = 0.0,
+        initial_accumulator: float = 0.1,
+    ) -> None:
+        self._losses, self._average_decay = losses, average_decay
+        sparse = {variable.ref() for variable in model.sparse_variables}
+        self._sparse = model.sparse_variables
+        self._dense = [v for v in model.trainable_variables if v.ref() not in sparse]
+        self.dense_optimizer = tf.keras.optimizers.Adam(
+            schedule.WarmUpThenCosine(learning_rate, steps), clipnorm=5.0
+        )
+        # On a GPU, Keras would have XLA compile the update anew for each number of rows.
+        self.sparse_optimizer = tf.keras.optimizers.Adagrad(
+            schedule.WarmUpThenCosine(embedding_learning_rate, steps),
+            initial_accumulator_value=initial_accumulator,
+            jit_compile=False,
+        )
+        averaged = self._dense if average_decay else []
+        self.averages = [tf.Variable(v, trainable=False) for v in averaged]
+        self.dense_optimizer.build(self._dense)
+        self.sparse_optimizer.build(self._sparse)
+        self._compiled: Compiled | None = None
+
+    def compiled(self, element_spec: dict[str, tf.TensorSpec]) -> Compiled:
+        """Returns the step as a graph, traced once: passes share their shapes.
+
+        Args:
+            element_spec: Of the batches.
+
+        Returns:
+            Maps a batch, and whether the step is sampled, to the losses and, of a sampled
+            step, the `summaries.gradient_norms`; zeros otherwise.
+        """
+        if self._compiled is None:
+            signature = [element_spec, tf.TensorSpec([], tf.bool)]
+            self._compiled = tf.function(self._step, input_signature=signature)
+        return self._compiled
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Gives the model the averages as its weights, and takes them back."""
+        if not self.averages:
+            yield
+            return
+        own = [variable.numpy() for variable in self._dense]
+        for variable, average in zip(self._dense, self.averages, strict=True):
+            variable.assign(average)
+        try:
+            yield
+        finally:
+            for variable, value in zip(self._dense, own, strict=True):
+                variable.assign(value)
+
+    @property
+    def done(self) -> int:
+        """The number of steps taken."""
+        return int(self.dense_optimizer.iterations.numpy())
+
+    @property
+    def learning_rates(self) -> dict[str, tf.Tensor]:
+        """The rates of the latest step."""
+        return {
+            "learning_rate/dense": self.dense_optimizer.learning_rate,
+            "learning_rate/sparse": self.sparse_optimizer.learning_rate,
+        }
+
+    def _step(self, batch: reader.Batch, sampled: tf.Tensor) -> tuple[Losses, dict[str, tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            losses = self._losses(batch)
+        gradients = tape.gradient(losses["loss"], self._dense + self._sparse)
+        dense, sparse = gradients[: len(self._dense)], gradients[len(self._dense) :]
+        self.dense_optimizer.apply_gradients(zip(dense, self._dense, strict=True))
+        self.sparse_optimizer.apply_gradients(zip(sparse, self._sparse, strict=True))
+        if self.averages:
+            self._average()
+        norms = tf.cond(
+            sampled,
+            lambda: summaries.gradient_norms(dense, sparse),
+            summaries.no_gradient_norms,
+        )
+        return losses, norms
+
+    def _average(self) -> None:
+        # Of the first steps the average forgets faster: the start is far from anything.
+        step = tf.cast(self.dense_optimizer.iterations, tf.float32)
+        decay = tf.minimum(self._average_decay, step / (step + 10.0))
+        for average, variable in zip(self.averages, self._dense, strict=True):
+            average.assign(decay * average + (1.0 - decay) * variable)

@@ -1,0 +1,104 @@
+"""Ad embeddings for TensorBoard's projector.
+
+    DIRECTORY/projector_config.pbtxt   names the tensor and its metadata
+    DIRECTORY/ads.tsv                  a row an ad: id, clicks, impressions, display fields
+    DIRECTORY/checkpoint, projector-1  the embeddings
+
+`tensorboard --logdir=DIRECTORY` shows them under "Projector". Paths are relative, so the
+directory can be moved. The projector is slow and unreadable beyond thousands of points: the
+most clicked ads are shown, and a random sample of the others.
+
+Shapes: N ads, n ads shown, D embedding.
+"""
+
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+from tensorboard.plugins import projector as plugin
+
+from tfrecords import reader
+
+MAX_ADS = 10_000
+# What tf.train.Checkpoint calls the variable of its attribute `ads`.
+_TENSOR_NAME = "ads/.ATTRIBUTES/VARIABLE_VALUE"
+_METADATA = "ads.tsv"
+
+
+def choose_rows(clicks: np.ndarray, limit: int = MAX_ADS, seed: int = 1) -> np.ndarray:
+    """Picks the ads to show: the most clicked, and as many others at random.
+
+    Args:
+        clicks: [N].
+        limit: Most ads.
+        seed: Of the sample.
+
+    Returns:
+        [min(N, limit)] rows of the catalogue, the most clicked first.
+    """
+    order = np.argsort(-clicks, kind="stable")
+    if len(order) <= limit:
+        return order
+    top = (limit + 1) // 2
+    others = np.random.default_rng(seed).choice(order[top:], limit - top, replace=False)
+    return np.concatenate([order[:top], others])
+
+
+def metadata_of(catalogue: reader.Catalogue, rows: np.ndarray) -> pa.Table:
+    """Returns what is shown of ads [n]: id, clicks, impressions and their raw fields."""
+    shown = catalogue.table.take(rows)
+    names = {
+        reader.AD_ID: "ad_id",
+        reader.CLICKS: "training_clicks",
+        reader.IMPRESSIONS: "training_impressions",
+    }
+    fields = [name for name in shown.column_names if name not in names]
+    return shown.select([*names, *fields]).rename_columns([*names.values(), *fields])
+
+
+def write_projector(directory: pathlib.Path, embeddings: np.ndarray, metadata: pa.Table) -> None:
+    """Writes embeddings and what is known of them, replacing earlier ones.
+
+    Args:
+        directory: The run's TensorBoard directory.
+        embeddings: [n, D] float32.
+        metadata: n rows, at least two columns.
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
+    if embeddings.ndim != 2 or len(embeddings) != metadata.num_rows:
+        raise ValueError(
+            f"Expected embeddings [{metadata.num_rows}, D], a row for each row of metadata, got "
+            f"shape {list(embeddings.shape)}; embed the rows that the metadata describes."
+        )
+    if metadata.num_columns < 2:
+        raise ValueError(
+            f"The metadata has the columns {metadata.column_names}, but TensorBoard takes a single "
+            "column to have no header; give at least two."
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / _METADATA).write_text(_tsv(metadata), encoding="utf-8")
+    checkpoint = tf.train.Checkpoint(ads=tf.Variable(embeddings, dtype=tf.float32))
+    tf.train.CheckpointManager(
+        checkpoint, str(directory), max_to_keep=1, checkpoint_name="projector"
+    ).save()
+    config = plugin.ProjectorConfig()
+    embedding = config.embeddings.add()
+    embedding.tensor_name, embedding.metadata_path = _TENSOR_NAME, _METADATA
+    plugin.visualize_embeddings(str(directory), config)
+
+
+def _tsv(table: pa.Table) -> str:
+    rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    lines = [table.column_names, *rows]
+    return "".join("\t".join(map(_cell, line)) + "\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    """Writes a value without tabs and line ends, which would shift every later ad."""
+    if value is None:
+        return ""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(text.split())

@@ -1,0 +1,168 @@
+"""What TensorBoard shows of a training run beside its losses.
+
+Gradient norms are those of the whole gradient before it is clipped. Embedding norms are
+means by field, of the values that a batch uses and of values drawn from the whole table:
+rows that training does not reach keep the norm they began with. What costs time is taken
+on every `STEPS_PER_SAMPLE`th step, and histograms once a pass, of a bounded number of
+values: nothing grows with the tables.
+
+Shapes: B batch, F fields, W columns of ids, E field embedding.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.compat.proto import summary_pb2
+from tensorboard.plugins.scalar import summary_v2 as scalar
+
+from tfrec import layers
+from tfrecords import encoding, reader
+from tfrecords.schema import Field
+
+STEPS_PER_SAMPLE = 20
+_VALUES_PER_FIELD = 256
+_VALUES_PER_HISTOGRAM = 10_000
+Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | None
+
+
+def gradient_norms(dense: Sequence[Gradient], sparse: Sequence[Gradient]) -> dict[str, tf.Tensor]:
+    """Returns the norms of the dense layers' and of the tables' gradients; None counts as zero."""
+    return {
+        "gradient_norm/dense": _global_norm(dense),
+        "gradient_norm/sparse": _global_norm(sparse),
+    }
+
+
+def no_gradient_norms() -> dict[str, tf.Tensor]:
+    """Returns what `gradient_norms` returns, as zeros: for the steps that are not sampled."""
+    return {"gradient_norm/dense": tf.zeros([]), "gradient_norm/sparse": tf.zeros([])}
+
+
+def _global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
+    squares = [tf.reduce_sum(tf.square(_values(g))) for g in gradients if g is not None]
+    return tf.sqrt(tf.add_n([tf.zeros([]), *squares]))
+
+
+def _values(gradient: Gradient) -> tf.Tensor:
+    """Returns the values of a gradient, those of one row of a table summed."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    rows, places = tf.unique(gradient.indices)
+    return tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+
+
+def embedding_norms(
+    layer: layers.FieldEmbeddings,
+    fields: Sequence[Field],
+    fitted: encoding.FittedSchema,
+    ids: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Measures the embeddings of one side.
+
+    Args:
+        layer: The side's embeddings.
+        fields: Its fields, in the order of the ids' columns.
+        fitted: The fitted schema.
+        ids: [B, W] int32, those of a batch.
+
+    Returns:
+        For each field the mean norm over the batch, and over values drawn uniformly from
+        all that it has; the same ones at every call.
+    """
+    drawn = _drawn_ids(fields, fitted)
+    norms = tf.norm(layer(tf.concat([ids, drawn], axis=0)), axis=-1).numpy()  # [B + drawn, F]
+    of_batch, of_table = norms[: -len(drawn)].mean(axis=0), norms[-len(drawn) :].mean(axis=0)
+    names = [f"{field.side}/{field.name}" for field in fields]
+    return {
+        **{f"embedding_norm_of_batch/{n}": v for n, v in zip(names, of_batch, strict=True)},
+        **{f"embedding_norm_of_table/{n}": v for n, v in zip(names, of_table, strict=True)},
+    }
+
+
+def norms_of_sides(
+    query: layers.FieldEmbeddings,
+    ad: layers.FieldEmbeddings,
+    fitted: encoding.FittedSchema,
+    batch: reader.Batch,
+) -> dict[str, tf.Tensor]:
+    """Returns the `embedding_norms` of both sides.
+
+    Args:
+        query: The query side's embeddings.
+        ad: The ad side's.
+        fitted: The fitted schema.
+        batch: `query` [B, Wq] and `ad` [B, Wa], int32, or lists `ad` [B, C, Wa] with `mask`
+            [B, C], true of the ads shown.
+    """
+    schema = fitted.schema
+    ads = tf.boolean_mask(batch["ad"], batch["mask"]) if "mask" in batch else batch["ad"]
+    return {
+        **embedding_norms(query, schema.query_fields, fitted, batch["query"]),
+        **embedding_norms(ad, schema.ad_fields, fitted, ads),
+    }
+
+
+def _drawn_ids(fields: Sequence[Field], fitted: encoding.FittedSchema) -> np.ndarray:
+    """Draws ids [_VALUES_PER_FIELD, W]; a list holds one value, whose embedding is its own."""
+    generator = np.random.default_rng(0)
+    ids = np.zeros((_VALUES_PER_FIELD, encoding.width(fields)), np.int32)
+    for field, own in encoding.columns(fields):
+        ids[:, own.start] = generator.integers(fitted.cardinality(field), size=_VALUES_PER_FIELD)
+    return ids
+
+
+class Meter:
+    """Measures the speed between readings.
+
+    Args:
+        clock: Seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock, self._examples, self._at = clock, 0, clock()
+
+    def read(self, examples: int) -> dict[str, float]:
+        """Returns the speed since the last reading.
+
+        Args:
+            examples: Those since the start.
+        """
+        now = self._clock()
+        speed = (examples - self._examples) / (now - self._at)
+        self._examples, self._at = examples, now
+        return {"train/examples_per_second": speed}
+
+
+def write_scalars(values: dict[str, tf.Tensor], step: int) -> None:
+    """Writes scalars to the summary writer in use, together: one by one costs a step's time."""
+    summary = summary_pb2.Summary()
+    for name, value in values.items():
+        summary.MergeFrom(scalar.scalar_pb(name, float(value)))
+    tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
+
+
+def write_histograms(model: tf.keras.Model, step: int) -> None:
+    """Writes histograms of matrices' values, and of the norms of rows of the tables.
+
+    Args:
+        model: Has `sparse_variables`.
+        step: The number of the pass.
+    """
+    tables = {variable.ref() for variable in model.sparse_variables}
+    for variable in model.trainable_variables:
+        name = variable.name.removesuffix(":0")
+        if variable.ref() in tables:
+            rows = tf.gather(variable, _spread(variable.shape[0], _VALUES_PER_HISTOGRAM))
+            tf.summary.histogram(f"row_norm/{name}", tf.norm(rows, axis=-1), step=step)
+        elif variable.shape.rank > 1:
+            values = tf.reshape(variable, [-1])
+            taken = tf.gather(values, _spread(values.shape[0], _VALUES_PER_HISTOGRAM))
+            tf.summary.histogram(f"weights/{name}", taken, step=step)
+
+
+def _spread(count: int, limit: int) -> np.ndarray:
+    """Returns at most `limit` numbers spread evenly over range(count)."""
+    return np.linspace(0, count - 1, min(count, limit)).astype(np.int32)

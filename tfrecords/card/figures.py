@@ -1,0 +1,114 @@
+"""The figures of a data card, as SVG to put into a page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import axes, figure, ticker
+
+from tfrecords import pages
+
+
+def over_time(time: dict[str, Any]) -> str:
+    """Draws rows and label rates over time, one panel below the other."""
+    rates = time["rates"]
+
+    def draw(canvas: figure.Figure) -> None:
+        panels = canvas.subplots(1 + len(rates), 1, sharex=True, squeeze=False)[:, 0]
+        places = range(len(time["rows"]))
+        panels[0].bar(places, time["rows"], width=0.85, color=pages.TRAIN)
+        panels[0].set_title("rows")
+        panels[0].yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        for panel, (label, values) in zip(panels[1:], rates.items(), strict=True):
+            known = [float("nan") if value is None else value for value in values]
+            panel.plot(places, known, color=pages.TRAIN, linewidth=1.3, marker=".", markersize=3)
+            panel.set_title(f"share of rows with {label}")
+            panel.set_ylim(bottom=0)
+            panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=None))
+        for panel in panels:
+            panel.yaxis.set_major_locator(ticker.MaxNLocator(3, integer=panel is panels[0]))
+        _name_ends(panels[-1], time["edges"], len(places))
+
+    return pages.draw_svg("time", "Rows and label rates over time", draw, 1.0 + 1.1 * len(rates))
+
+
+def list_lengths(splits: dict[str, Any]) -> str:
+    """Draws the shares of training and test requests by their number of ads."""
+    shares = {s: _length_shares(splits[s]["list_lengths"]["counts"]) for s in ("train", "test")}
+    names = list(dict.fromkeys([*shares["train"], *shares["test"]]))
+    names.sort(key=lambda name: int(name.split("–")[0].rstrip("+")))
+
+    def draw(canvas: figure.Figure) -> None:
+        panel = canvas.subplots()
+        for offset, (split, color) in enumerate((("train", pages.TRAIN), ("test", pages.TEST))):
+            places = [index + 0.42 * (offset - 0.5) for index in range(len(names))]
+            panel.bar(places, [shares[split].get(n, 0) for n in names], width=0.4, color=color)
+        panel.set_xticks(range(len(names)), names)
+        panel.set_title("share of requests, by number of ads")
+        panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
+        panel.yaxis.set_major_locator(ticker.MaxNLocator(4))
+
+    return pages.draw_svg("lengths", "Requests by number of ads", draw, 1.9)
+
+
+def popularity(curve: dict[str, Any]) -> str:
+    """Draws the share of impressions and clicks that the most popular ads have."""
+
+    def draw(canvas: figure.Figure) -> None:
+        panel = canvas.subplots()
+        ranks = curve["rank"]
+        panel.semilogx(ranks, curve["impressions"], color=pages.TRAIN, linewidth=1.5)
+        panel.semilogx(ranks, curve["clicks"], color=pages.TEST, linewidth=1.5)
+        panel.set_xlim(1, max(ranks[-1], 2))
+        panel.set_ylim(0, 1.02)
+        panel.set_title("share of the ads up to a rank")
+        panel.set_xlabel("rank of the ad, the most popular first")
+        panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+        panel.xaxis.set_minor_formatter(ticker.NullFormatter())
+        panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
+
+    return pages.draw_svg("popularity", "Popularity of the ads", draw, 2.1)
+
+
+def buckets(name: str, field: dict[str, Any]) -> str:
+    """Draws the shares of a numeric field's buckets, training as bars and test as a line."""
+    boundaries, shares = field["boundaries"], field["buckets"]
+
+    def draw(canvas: figure.Figure) -> None:
+        panel = canvas.subplots()
+        places = range(len(shares["train"]))
+        panel.bar(places, shares["train"], width=0.85, color=pages.TRAIN)
+        edges = [place - 0.5 for place in range(len(places) + 1)]
+        panel.stairs(shares["test"], edges, color=pages.TEST, linewidth=1.3)
+        panel.yaxis.set_major_locator(ticker.MaxNLocator(2))
+        panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=None))
+        last = len(boundaries) - 1
+        marked = sorted({0, last // 3, 2 * last // 3, last}) if boundaries else []
+        panel.set_xticks([i + 0.5 for i in marked], [_number(boundaries[i]) for i in marked])
+
+    return pages.draw_svg(name, f"Buckets of {field['name']}", draw, 1.25, 3.4)
+
+
+def _number(value: float) -> str:
+    return ticker.EngFormatter(sep="", places=None).format_eng(float(f"{value:.3g}"))
+
+
+def _length_shares(counts: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Returns the shares of list lengths, long ones in doubling ranges where there are many."""
+    total = sum(requests for _, requests in counts)
+    single = not counts or counts[-1][0] <= 16
+    shares: dict[str, float] = {}
+    for length, requests in counts:
+        low = length if single else 1 << (length.bit_length() - 1)
+        name = f"{low}–{2 * low - 1}" if not single and low > 1 else f"{low}"
+        shares[name] = shares.get(name, 0.0) + requests / total
+    return shares
+
+
+def _name_ends(panel: axes.Axes, edges: Sequence[str], bins: int) -> None:
+    places = [-0.5, bins / 2 - 0.5, bins - 0.5]
+    names = [edges[0], edges[len(edges) // 2], edges[-1]]
+    panel.set_xticks(places, names)
+    first, _, last = panel.get_xticklabels()
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
+    panel.set_xlim(-0.6, bins - 0.4)

@@ -1,0 +1,65 @@
+"""Arrow columns of a log, checked and typed."""
+
+from tfrecords.columns.arrow import as_strings, distinct, is_text
+from tfrecords.columns.checks import (
+    SPLITS,
+    TRUTHS,
+    RowFaults,
+    checked_labels,
+    checked_numbers,
+    checked_positions,
+    checked_splits,
+    checked_times,
+    checked_truths,
+    parse_times,
+)
+from tfrecords.columns.codes import (
+    Strings,
+    ad_ids,
+    as_lists,
+    coded_lists,
+    coded_strings,
+    combine_codes,
+    smallest_codes,
+    with_fingerprints,
+)
+from tfrecords.columns.number_text import (
+    MISSING_NUMBERS,
+    NULLS,
+    is_missing_number,
+    number_fault,
+)
+from tfrecords.columns.placeholders import without_placeholders
+from tfrecords.columns.time_units import UNITS_PER_SECOND, unit_of_times, units_per_second
+
+__all__ = [
+    "MISSING_NUMBERS",
+    "NULLS",
+    "SPLITS",
+    "TRUTHS",
+    "UNITS_PER_SECOND",
+    "RowFaults",
+    "Strings",
+    "ad_ids",
+    "as_lists",
+    "as_strings",
+    "checked_labels",
+    "checked_numbers",
+    "checked_positions",
+    "checked_splits",
+    "checked_times",
+    "checked_truths",
+    "coded_lists",
+    "coded_strings",
+    "combine_codes",
+    "distinct",
+    "is_missing_number",
+    "is_text",
+    "number_fault",
+    "parse_times",
+    "smallest_codes",
+    "unit_of_times",
+    "units_per_second",
+    "with_fingerprints",
+    "without_placeholders",
+]

@@ -1,0 +1,263 @@
+"""What the labels, keys and times of a log may be, and what is said of those that are not.
+
+Shapes: B rows of a chunk.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfrecords import records
+from tfrecords.columns import arrow, number_text
+from tfrecords.schema import Schema
+
+SPLITS = ("train", "validation", "test")
+_SPLIT_NAMES = {
+    "train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "eval": 1,
+    "test": 2, "testing": 2,
+}  # fmt: skip
+TRUTHS = {
+    "0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0,
+    "false": 0.0, "true": 1.0, "no": 0.0, "yes": 1.0, "f": 0.0, "t": 1.0, "n": 0.0, "y": 1.0,
+}  # fmt: skip
+_UTC = re.compile(r"\s*(UTC|GMT)$")
+_TIME_TYPES = (
+    pa.timestamp("us"),
+    pa.timestamp("us", "UTC"),
+    pa.timestamp("ns"),
+    pa.timestamp("ns", "UTC"),
+    pa.date32(),
+)
+_TIME_PATTERNS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%dT%H%M%S")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class RowFaults:
+    """The rows that cannot be used; the first reason found for a row stands."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.bad = np.zeros(num_rows, bool)
+        self._reasons: dict[int, str] = {}
+
+    def add(self, bad: np.ndarray, reason: Callable[[int], str]) -> None:
+        """Marks the rows where `bad` [B] is true; `reason` gives a row's."""
+        if bad.any():
+            for row in np.flatnonzero(bad & ~self.bad).tolist():
+                self._reasons[row] = reason(row)
+            self.bad |= bad
+
+    def any(self) -> bool:
+        return bool(self._reasons)
+
+    def reasons(self) -> Sequence[str]:
+        """Returns the reasons of the bad rows, in order."""
+        return [self._reasons[row] for row in sorted(self._reasons)]
+
+
+def checked_numbers(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns a column as float64 [B] that float32 can hold; NaN is missing."""
+    if arrow.is_text(column):
+        values, codes = arrow.distinct(column)
+        parsed = [_number(value) for value in values]
+        bad = np.array([p is None for p in parsed] or [False])
+        good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
+        faults.add(
+            bad[codes],
+            lambda row: str(number_text.number_fault(name, values[codes[row]])),
+        )
+        result = good[codes]
+    elif pa.types.is_temporal(column.type):
+        result = _seconds(column.combine_chunks())
+    else:
+        result = column.cast(pa.float64(), safe=False).to_numpy()
+    with np.errstate(invalid="ignore"):
+        too_large = np.abs(result) > _FLOAT32_MAX
+    faults.add(
+        too_large,
+        lambda row: (
+            f"{name} must be empty or a number between ±{_FLOAT32_MAX:.1e}, got {result[row]:g}"
+        ),
+    )
+    return result
+
+
+def checked_labels(
+    schema: Schema, table: pa.Table, faults: RowFaults, is_labelled: bool
+) -> dict[str, pa.Array]:
+    """Returns the labels [B] by name: click and engagement uint8, revenue float32.
+
+    Args:
+        schema: The schema.
+        table: The parsed rows.
+        faults: Takes the rows whose labels are wrong.
+        is_labelled: Whether a row without a click label is one of them.
+
+    Raises:
+        ValueError: A label's column holds times.
+    """
+    for label, name in schema.labels.items():
+        _refuse_times(name, table[name], "a number" if label == "revenue" else "0 or 1")
+    result = {"click": _stored(_clicks(schema, table, faults, is_labelled))}
+    if schema.engagement is not None:
+        name = schema.engagement
+        result["engagement"] = _stored(checked_truths(faults, name, table[name]))
+    if schema.revenue is not None:
+        name = schema.revenue
+        revenue = checked_numbers(faults, name, table[name])
+        faults.add(
+            revenue < 0, lambda row: f"{name} must be a number of at least 0, got {revenue[row]:g}"
+        )
+        with np.errstate(over="ignore"):  # of rows that are at fault
+            result["revenue"] = pa.array(revenue.astype(np.float32))
+    return result
+
+
+def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labelled: bool) -> np.ndarray:
+    name = schema.click
+    if name is None:
+        return np.ones(table.num_rows)
+    if schema.click_threshold is None:
+        clicked, expected = checked_truths(faults, name, table[name]), "0 or 1"
+    else:
+        rating, expected = checked_numbers(faults, name, table[name]), "a number"
+        clicked = np.where(np.isnan(rating), np.nan, rating >= schema.click_threshold)
+    if is_labelled:
+        faults.add(np.isnan(clicked), lambda row: f"{name} must be {expected}, got nothing")
+    return clicked
+
+
+def checked_truths(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns a column of 0 and 1 as float64 [B]; NaN is missing."""
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    if not arrow.is_text(column):
+        truth = column.cast(pa.float64(), safe=False).to_numpy()
+        faults.add(
+            ~np.isin(truth, (0, 1)) & ~np.isnan(truth),
+            lambda row: f"{name} must be 0 or 1, got {truth[row]:g}",
+        )
+        return truth
+    values, codes = arrow.distinct(column)
+    missing = [number_text.is_missing_number(value.strip()) for value in values]
+    parsed = [TRUTHS.get(value.strip().lower()) for value in values]
+    bad = np.array([p is None and not m for p, m in zip(parsed, missing, strict=True)] or [False])
+    good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
+
+    def reason(row: int) -> str:
+        value = values[codes[row]]
+        if value == name:
+            return f"looks like a header line (its {name} is {value!r}); remove it"
+        return f"{name} must be 0 or 1, got {value[:40]!r}"
+
+    faults.add(bad[codes], reason)
+    return good[codes]
+
+
+def _refuse_times(name: str, column: pa.ChunkedArray, expected: str) -> None:
+    if pa.types.is_temporal(column.type):
+        raise ValueError(
+            f"The column {name!r} holds times; it must be {expected}. Name another column in the "
+            "schema, or write this one so."
+        )
+
+
+def _stored(truth: np.ndarray) -> pa.Array:
+    return pa.array(np.where(np.isnan(truth), records.MISSING_LABEL, truth).astype(np.uint8))
+
+
+def checked_times(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns times as float64 [B]: numbers as they are, dates in seconds since 1970."""
+    if pa.types.is_temporal(column.type):
+        stamps = column.cast(pa.timestamp("us")).cast(pa.int64())
+        result = stamps.cast(pa.float64()).to_numpy() / 1e6
+    elif arrow.is_text(column):
+        values, codes = arrow.distinct(column)
+        result = parse_times(values)[codes] if len(values) else np.full(len(column), np.nan)
+        faults.add(
+            np.isnan(result),
+            lambda row: (
+                f"{name} must be a number or an ISO 8601 time, got {values[codes[row]][:40]!r}"
+            ),
+        )
+        return result
+    else:
+        result = column.cast(pa.float64(), safe=False).to_numpy()
+    faults.add(~np.isfinite(result), lambda row: f"{name} is missing or not finite")
+    return result
+
+
+def parse_times(values: Sequence[str]) -> np.ndarray:
+    """Returns texts as float64 [V]: numbers as they are, dates as seconds since 1970, else NaN."""
+    result = np.full(len(values), np.nan)
+    rest = []
+    for index, value in enumerate(values):
+        try:
+            result[index] = float(value) if "_" not in value else np.nan
+        except ValueError:
+            rest.append(index)
+    result[~np.isfinite(result)] = np.nan
+    if rest:
+        texts = pa.array([_UTC.sub("Z", values[index].strip()) for index in rest])
+        result[rest] = _dates(texts)
+    return result
+
+
+def _dates(texts: pa.Array) -> np.ndarray:
+    for kind in _TIME_TYPES:
+        try:
+            return _seconds(texts.cast(kind))
+        except pa.ArrowInvalid:
+            continue
+    if len(texts) == 1:
+        return _patterned(texts)
+    # Not all alike: each half by itself.
+    half = len(texts) // 2
+    return np.concatenate([_dates(texts.slice(0, half)), _dates(texts.slice(half))])
+
+
+def _patterned(texts: pa.Array) -> np.ndarray:
+    for pattern in _TIME_PATTERNS:
+        stamps = pc.strptime(texts, pattern, "us", error_is_null=True)
+        if not stamps.null_count:
+            return _seconds(stamps)
+    return np.full(len(texts), np.nan)
+
+
+def _seconds(stamps: pa.Array) -> np.ndarray:
+    in_microseconds = pa.timestamp("us", getattr(stamps.type, "tz", None))
+    counted = stamps.cast(in_microseconds, safe=False)
+    return counted.cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False) / 1e6
+
+
+def checked_splits(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns the index in `SPLITS` of each row [B] uint8, from its name."""
+    values, codes = arrow.distinct(column)
+    index = np.array([_SPLIT_NAMES.get(v.strip().lower(), 255) for v in values] or [255], np.uint8)
+    faults.add(
+        index[codes] == 255,
+        lambda row: f"{name} must be one of {list(SPLITS)}, got {values[codes[row]][:40]!r}",
+    )
+    return index[codes]
+
+
+def checked_positions(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Returns slots as int32 [B].
+
+    Raises:
+        ValueError: The column holds times.
+    """
+    _refuse_times(name, column, "a whole number")
+    slots = checked_numbers(faults, name, column)
+    bad = ~((slots >= 0) & (slots < 2**31) & (slots == np.floor(slots)))
+    faults.add(bad, lambda row: f"{name} must be a whole number of at least 0, got {slots[row]:g}")
+    return np.where(bad, 0, slots).astype(np.int32)
+
+
+def _number(text: str) -> float | None:
+    """Returns a number, NaN for a missing one, None for what is neither."""
+    if number_text.number_fault("", text) is not None:
+        return None
+    return float("nan") if number_text.is_missing_number(text) else float(text)

@@ -1,0 +1,180 @@
+"""Samples ads that a user did not click, for logs that hold clicks only.
+
+A training click gets ads drawn uniformly from those clicked in training, without the ads
+that its user clicked in training. What the user clicks later is not left out: leaving it
+out would tell the model of it. A held-out click gets ads of the whole catalogue that its
+user never clicked. No ad is twice in a request.
+
+Where ads change, a drawn ad has the fields that it had at the time of the click: with its
+latest ones, those of the future would tell it from the clicked.
+
+Shapes: R requests, L their rows, B rows of the log, N ads.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from tfrecords import records
+
+_ATTEMPTS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """What sampling needs of every row of the log.
+
+    Attributes:
+        users: [B] int64.
+        ad_rows: [B] int32 catalogue rows.
+        clicked: [B] bool.
+        is_train: [B] bool.
+        when: [B] int64 rank in time.
+        ad_features: Encoded ads [B, …] by feature as they were shown; None: ads never change.
+    """
+
+    users: np.ndarray
+    ad_rows: np.ndarray
+    clicked: np.ndarray
+    is_train: np.ndarray
+    when: np.ndarray
+    ad_features: Mapping[str, np.ndarray] | None = None
+
+
+class NegativeSampler:
+    """Adds sampled ads to requests.
+
+    Args:
+        count: Ads drawn for each click.
+        catalogue: Encoded ads [N, …] by feature.
+        log: The log.
+    """
+
+    def __init__(self, count: int, catalogue: Mapping[str, np.ndarray], log: Log) -> None:
+        self._count = count
+        self._catalogue = catalogue
+        self._log = log
+        self._num_ads = len(next(iter(catalogue.values())))
+        keys = _pairs(log.users, log.ad_rows)
+        learnt = log.clicked & log.is_train
+        self._known = {True: np.unique(keys[learnt]), False: np.unique(keys[log.clicked])}
+        whole = np.arange(self._num_ads, dtype=np.int32)
+        self._pool = {True: np.unique(log.ad_rows[learnt]), False: whole}
+        if log.ad_features is not None:
+            everything = np.ones(len(log.users), bool)
+            self._history = {
+                True: _History(log, log.is_train),
+                False: _History(log, everything),
+            }
+
+    def extend(
+        self, requests: records.Packed, rows: np.ndarray, split: int, seed: tuple[int, ...]
+    ) -> tuple[records.Packed, int]:
+        """Appends sampled ads to the list of each request.
+
+        Args:
+            requests: R requests with L rows.
+            rows: [L] the log's rows that these are.
+            split: Index of their split; 0 is training.
+            seed: Of the draw.
+
+        Returns:
+            The requests, and how many rows were added. A user who clicked nearly every ad
+            gets fewer.
+        """
+        lengths = requests["list_lengths"]
+        request_of_row = np.repeat(np.arange(len(lengths)), lengths)
+        clicked = np.repeat(np.flatnonzero(requests["click"] == 1), self._count)
+        owner = request_of_row[clicked]
+        taken = self._in_request(request_of_row, requests["ad_row"])
+        drawn = self._draw(self._log.users[rows[clicked]], owner, taken, split == 0, seed)
+        found = drawn >= 0
+        owner, drawn, when = owner[found], drawn[found], self._log.when[rows[clicked[found]]]
+        features = self._features(drawn, when, split == 0)
+        # Rows of a request stay together, its own before the sampled ones.
+        order = np.argsort(np.concatenate([request_of_row, owner]), kind="stable")
+        extended = {}
+        for name, values in requests.items():
+            if name == "list_lengths":
+                added = np.bincount(owner, minlength=len(lengths))
+                extended[name] = (lengths + added).astype(values.dtype)
+            elif records.is_per_request(name):
+                extended[name] = values
+            else:  # no click, no engagement, no revenue, slot 0
+                more = features.get(name, np.zeros(len(drawn), values.dtype))
+                extended[name] = np.concatenate([values, more])[order]
+        return extended, len(drawn)
+
+    def _features(self, drawn: np.ndarray, when: np.ndarray, train: bool) -> records.Packed:
+        """Returns what is stored of drawn ads, as they were at the time."""
+        features = {"ad_row": drawn, **{n: v[drawn] for n, v in self._catalogue.items()}}
+        if self._log.ad_features is not None:
+            rows = self._history[train].rows(drawn, when)
+            shown = rows >= 0  # the others are as the catalogue has them
+            for name, values in self._log.ad_features.items():
+                features[name][shown] = values[rows[shown]]
+        return features
+
+    def _draw(
+        self,
+        users: np.ndarray,
+        owner: np.ndarray,
+        taken: np.ndarray,
+        train: bool,
+        seed: tuple[int, ...],
+    ) -> np.ndarray:
+        """Returns catalogue rows, -1 where none was found in `_ATTEMPTS` draws."""
+        rng = np.random.default_rng((*seed, 1))
+        known, pool = self._known[train], self._pool[train]
+        drawn = np.full(len(users), -1, np.int32)
+        left = np.arange(len(users))
+        for _ in range(_ATTEMPTS):
+            if not len(left) or not len(pool):
+                break
+            tried = pool[rng.integers(len(pool), size=len(left))]
+            own = self._in_request(owner[left], tried)
+            free = ~np.isin(_pairs(users[left], tried), known) & ~np.isin(own, taken)
+            first = np.zeros(len(left), bool)
+            first[np.unique(own, return_index=True)[1]] = True
+            free &= first
+            drawn[left[free]] = tried[free]
+            taken = np.concatenate([taken, own[free]])
+            left = left[~free]
+        return drawn
+
+    def _in_request(self, request: np.ndarray, ad_rows: np.ndarray) -> np.ndarray:
+        """Returns one number for each pair of request and ad."""
+        return request.astype(np.int64) * self._num_ads + ad_rows
+
+
+class _History:
+    """Which row of the log last showed an ad."""
+
+    def __init__(self, log: Log, allowed: np.ndarray) -> None:
+        rows = np.flatnonzero(allowed)
+        self._span = len(log.users) + 1
+        keys = self._keys(log.ad_rows[rows], log.when[rows])
+        order = np.argsort(keys, kind="stable")
+        self._sorted, self._rows, self._ads = keys[order], rows[order], log.ad_rows[rows][order]
+
+    def rows(self, ad_rows: np.ndarray, when: np.ndarray) -> np.ndarray:
+        """Returns the ads' last rows up to a time, else their first rows, else -1."""
+        if not len(self._sorted):
+            return np.full(len(ad_rows), -1)
+        places = np.searchsorted(self._sorted, self._keys(ad_rows, when), side="right") - 1
+        before = self._ads[np.maximum(places, 0)] == ad_rows
+        places = np.where(
+            before & (places >= 0), places, np.minimum(places + 1, len(self._ads) - 1)
+        )
+        return np.where(self._ads[places] == ad_rows, self._rows[places], -1)
+
+    def _keys(self, ad_rows: np.ndarray, when: np.ndarray) -> np.ndarray:
+        return ad_rows.astype(np.int64) * self._span + when
+
+
+def _pairs(users: np.ndarray, ad_rows: np.ndarray) -> np.ndarray:
+    """Returns one 64-bit number for each pair of user and ad."""
+    mixed = users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(29)
+    return mixed + ad_rows.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)

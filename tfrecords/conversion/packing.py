@@ -1,0 +1,204 @@
+"""Encodes chunks, and gathers the requests of a shard from the chunks that hold their rows.
+
+Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tfrecords import encoding, records
+from tfrecords.conversion import catalogue
+from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, POSITION, USER, Rows
+from tfrecords.schema import LABELS, SIDES, Field
+
+
+def spec(fitted: encoding.FittedSchema) -> records.Spec:
+    """Returns the record format of a fitted schema."""
+    schema = fitted.schema
+    query, ad = (
+        tuple(
+            width
+            for field in schema.side(side)
+            for width in [records.narrowest(fitted.cardinality(field))] * field.width
+        )
+        for side in SIDES
+    )
+    labels = tuple(x for x in LABELS if x == "click" or x in schema.labels)
+    has_position, has_user = schema.position is not None, schema.user_key is not None
+    return records.Spec(query, ad, labels, has_position, has_user)
+
+
+class Packer:
+    """Encodes the rows of chunks as the features of records.
+
+    Args:
+        fitted: The fitted schema.
+        ads: The catalogue.
+        ad_features: [N, F] int32, its encoded ads.
+    """
+
+    def __init__(
+        self, fitted: encoding.FittedSchema, ads: catalogue.CatalogueAds, ad_features: np.ndarray
+    ) -> None:
+        self.spec = spec(fitted)
+        self._ads = ads
+        self._schema = fitted.schema
+        self._encoders = {
+            s: encoding.Encoder(fitted, fitted.schema.side(s)) for s in ("query", "ad")
+        }
+        self.catalogue = records.pack("ad", self.spec.ad_widths, ad_features)
+
+    def pack(self, rows: Rows) -> records.Packed:
+        """Encodes rows: the features of their records, each with one value a row."""
+        packed: records.Packed = {}
+        for side, widths in (("query", self.spec.query_widths), ("ad", self.spec.ad_widths)):
+            packed.update(self._pack_side(side, widths, rows))
+        if self.spec.has_user:
+            packed[records.USER] = rows.array(USER)
+        of_distinct = self._ads.row_of(rows.strings[AD].fingerprints)
+        packed["ad_row"] = of_distinct[rows.array(AD)]
+        for name, dtype in self.spec.per_ad().items():
+            if name != "ad_row":
+                own = POSITION if name == "position" else LABEL_COLUMNS[name]
+                packed[name] = rows.array(own).astype(dtype)
+        return packed
+
+    def num_changed_ads(self, packed: records.Packed) -> int:
+        """Returns how many rows show an ad with other features than the catalogue's."""
+        changed = np.zeros(len(packed["ad_row"]), bool)
+        for name, features in self.catalogue.items():
+            changed |= (features[packed["ad_row"]] != packed[name]).any(axis=1)
+        return int(changed.sum())
+
+    def num_varying(
+        self,
+        load_chunk: Callable[[int], records.Packed],
+        chunk_ends: np.ndarray,
+        rows: np.ndarray,
+        lengths: np.ndarray,
+        gathered: records.Packed,
+    ) -> tuple[dict[str, int], int]:
+        """Counts rows whose query fields or user are not those of their request's first row.
+
+        A request keeps those of its first row, so these rows lose theirs.
+
+        Args:
+            load_chunk, chunk_ends, rows, lengths: As `gather`.
+            gathered: What it gave.
+
+        Returns:
+            The rows by field, of fields that vary, and the rows of another user.
+        """
+        if len(rows) == len(lengths):
+            return {}, 0
+        is_later = np.ones(len(rows), bool)
+        is_later[np.cumsum(lengths) - lengths] = False
+        request, rows = np.repeat(np.arange(len(lengths)), lengths)[is_later], rows[is_later]
+        chunk_of = np.searchsorted(chunk_ends, rows, side="right")
+        counts = {field.name: 0 for field in self._schema.query_fields}
+        num_users = 0
+        for chunk in np.unique(chunk_of).tolist():
+            own = np.flatnonzero(chunk_of == chunk)
+            packed, begin = load_chunk(chunk), int(chunk_ends[chunk - 1]) if chunk else 0
+            differs = {
+                name: values[rows[own] - begin] != gathered[name][request[own]]
+                for name, values in packed.items()
+                if records.is_per_request(name)
+            }
+            for field, columns in self._query_columns(differs):
+                counts[field.name] += int(columns.any(axis=1).sum())
+            if self.spec.has_user:
+                num_users += int(differs[records.USER].sum())
+        return {name: count for name, count in counts.items() if count}, num_users
+
+    def _query_columns(self, packed: records.Packed) -> Iterator[tuple[Field, np.ndarray]]:
+        """Yields the query fields with their columns [B, width]."""
+        groups, column = records.columns_of(self.spec.query_widths), 0
+        for field in self._schema.query_fields:
+            width = self.spec.query_widths[column]
+            place = groups[width].index(column)
+            yield field, packed[f"query_{width}"][:, place : place + field.width]
+            column += field.width
+
+    def _pack_side(self, side: str, widths: tuple[str, ...], rows: Rows) -> records.Packed:
+        groups = records.columns_of(widths)
+        packed = {
+            f"{side}_{width}": np.empty((len(rows), len(columns)), width)
+            for width, columns in groups.items()
+        }
+        column = 0
+        for field in self._schema.side(side):
+            width = widths[column]
+            place = groups[width].index(column)
+            ids = self._encode(self._encoders[side], field, rows)
+            packed[f"{side}_{width}"][:, place : place + field.width] = ids
+            column += field.width
+        return packed
+
+    def _encode(self, encoder: encoding.Encoder, field: Field, rows: Rows) -> np.ndarray:
+        """Returns the ids [B, width] of a field."""
+        if field.kind == "numeric":
+            numbers = tf.constant(rows.array(field.name), tf.float32)
+            return encoder.encode_column(field, numbers).numpy()[:, None]
+        strings = rows.strings[field.name]
+        missing = tf.constant(strings.fingerprints == encoding.missing_fingerprint())
+        ids = encoder.encode_fingerprints(field, tf.constant(strings.fingerprints), missing).numpy()
+        if field.kind == "categorical":
+            width = records.narrowest(int(ids.max(initial=0)) + 1)
+            return ids.astype(width)[rows.array(field.name)][:, None]
+        codes, lengths = rows.lists(field.name)
+        return encoding.pad(ids[codes], lengths, field.width)
+
+
+def save(packed: records.Packed, directory: pathlib.Path) -> None:
+    """Writes packed rows, whole or not at all."""
+    partial = directory.with_suffix(".partial")
+    for leftover in (partial, directory):  # of a conversion that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, values in packed.items():
+        np.save(partial / f"{name}.npy", values)
+    partial.rename(directory)
+
+
+def load(directory: pathlib.Path) -> records.Packed:
+    """Maps packed rows into memory."""
+    return {path.stem: np.load(path, mmap_mode="r") for path in directory.glob("*.npy")}
+
+
+def gather(
+    load_chunk: Callable[[int], records.Packed],
+    chunk_ends: np.ndarray,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+) -> records.Packed:
+    """Gathers requests.
+
+    Args:
+        load_chunk: Returns the packed rows of a chunk.
+        chunk_ends: Rows of the log up to the end of each chunk.
+        rows: [L] the log's rows of the requests, end to end.
+        lengths: [R] rows of each request.
+    """
+    first_rows = rows[np.cumsum(lengths) - lengths]
+    chunk_of = np.searchsorted(chunk_ends, rows, side="right")
+    chunk_of_first = np.searchsorted(chunk_ends, first_rows, side="right")
+    packed: records.Packed = {"list_lengths": lengths.astype(np.int32)}
+    for chunk in np.unique(chunk_of).tolist():
+        begin = int(chunk_ends[chunk - 1]) if chunk else 0
+        for name, values in load_chunk(chunk).items():
+            wanted, chunks = (
+                (first_rows, chunk_of_first) if records.is_per_request(name) else (rows, chunk_of)
+            )
+            if name not in packed:
+                packed[name] = np.empty((len(wanted), *values.shape[1:]), values.dtype)
+            if len(chunks) and chunks[0] == chunk and (chunks == chunk).all():
+                np.take(values, wanted - begin, axis=0, out=packed[name], mode="clip")
+            else:
+                own = np.flatnonzero(chunks == chunk)
+                packed[name][own] = values[wanted[own] - begin]
+    return packed

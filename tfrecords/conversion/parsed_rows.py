@@ -1,0 +1,251 @@
+"""Parsed rows in the one form that the rest of the conversion works on.
+
+Strings are codes into the distinct values of their chunk, each with its fingerprint, so
+that every later stage handles a value once a chunk and not once a row. Whatever is wrong
+with a label, key or time is found here, for every format alike.
+
+Shapes: B rows of a chunk, V distinct values of a field in a chunk.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfrecords import formats
+from tfrecords.columns import (
+    RowFaults,
+    Strings,
+    ad_ids,
+    as_lists,
+    as_strings,
+    checked_labels,
+    checked_numbers,
+    checked_positions,
+    checked_splits,
+    checked_times,
+    coded_lists,
+    coded_strings,
+    combine_codes,
+    smallest_codes,
+    with_fingerprints,
+    without_placeholders,
+)
+from tfrecords.schema import LABELS, Field, Schema
+
+AD = "__ad__"
+REQUEST = "__request__"
+USER = "__user__"
+TIME = "__time__"
+SPLIT = "__split__"
+POSITION = "__position__"
+# Mixes the bits of a number: 2⁶⁴ over the golden ratio.
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+LABEL_COLUMNS = {label: f"__{label}__" for label in LABELS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The good rows of a chunk.
+
+    Attributes:
+        columns: [B] each: codes of string fields by name (lists of codes of list fields),
+            numbers of numeric fields by name; codes of `AD`; fingerprints of `REQUEST` and
+            `USER`, seconds or the like of `TIME`, indices of `SPLIT` and `POSITION` where the
+            schema has them; the `LABELS` (`records.MISSING_LABEL` or NaN is missing).
+        strings: Distinct values of each string or list field, and of `AD`.
+    """
+
+    columns: pa.Table
+    strings: Mapping[str, Strings]
+
+    def __len__(self) -> int:
+        return self.columns.num_rows
+
+    def array(self, name: str) -> np.ndarray:
+        """Returns a column other than a list as an array [B]."""
+        return self.columns[name].to_numpy()
+
+    def lists(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the codes of a list field end to end, and the lists' lengths [B]."""
+        lists = self.columns[name].combine_chunks()
+        return lists.flatten().to_numpy(), pc.list_value_length(lists).to_numpy()
+
+    def raw(self, field: Field, rows: np.ndarray) -> pa.Array:
+        """Returns the values of some rows as they stood in the log; null is missing."""
+        column = self.columns[field.name].take(pa.array(rows)).combine_chunks()
+        if field.kind == "numeric":
+            return pa.array(column.to_numpy(zero_copy_only=False), pa.float64(), from_pandas=True)
+        values = self.strings[field.name].values
+        if field.kind == "categorical_list":
+            flat = values.take(column.flatten())
+            return (
+                pa.ListArray.from_arrays(column.offsets, flat)
+                if len(rows)
+                else column.cast(pa.list_(pa.string()))
+            )
+        taken = values.take(column)
+        return pc.if_else(pc.equal(taken, ""), pa.scalar(None, pa.string()), taken)
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes the rows to a file, whole or not at all."""
+        partial = path.with_suffix(".partial")
+        names = list(self.strings)
+        metadata = {"strings": json.dumps(names)}
+        columns = self.columns.replace_schema_metadata(metadata)
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, columns.schema) as writer:
+            writer.write_table(columns.combine_chunks())
+        values_path = path.with_suffix(".values")
+        schema = pa.schema([("value", pa.string()), ("fingerprint", pa.int64())])
+        with pa.OSFile(str(values_path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for strings in self.strings.values():
+                arrays = [strings.values, pa.array(strings.fingerprints)]
+                writer.write_batch(pa.record_batch(arrays, schema=schema))
+        partial.rename(path)
+
+
+def load_rows(path: pathlib.Path) -> Rows:
+    """Maps into memory what `Rows.save` wrote."""
+    with pa.memory_map(str(path)) as source:
+        columns = pa.ipc.open_file(source).read_all()
+    names = json.loads((columns.schema.metadata or {})[b"strings"])
+    return Rows(columns, {n: load_strings(path, i) for i, n in enumerate(names)})
+
+
+def load_strings(path: pathlib.Path, index: int) -> Strings:
+    """Maps the distinct values of the string field at `index` into memory."""
+    with pa.memory_map(str(path.with_suffix(".values"))) as source:
+        batch = pa.ipc.open_file(source).get_batch(index)
+    return Strings(batch["value"], batch["fingerprint"].to_numpy())
+
+
+def string_names(schema: Schema) -> list[str]:
+    """Returns the names of `Rows.strings`, in order."""
+    return [field.name for field in schema.fields if field.kind != "numeric"] + [AD]
+
+
+def is_labelled(schema: Schema, chunk: formats.Chunk) -> bool:
+    """Returns whether every row must have a click label: not in a test file or one without any."""
+    return chunk.part != "test" and schema.click in chunk.columns
+
+
+def normalise(
+    schema: Schema, parsed: formats.Parsed, is_labelled: bool
+) -> tuple[Rows, Mapping[int, str]]:
+    """Checks parsed rows and gives them their one form.
+
+    Args:
+        schema: Says what the columns are.
+        parsed: A parsed chunk.
+        is_labelled: Whether a row without a click label is a fault.
+
+    Returns:
+        The good rows, and the faults of the others by line number.
+    """
+    faults = RowFaults(parsed.table.num_rows)
+    columns: dict[str, pa.Array] = {}
+    strings: dict[str, Strings] = {}
+    table = without_placeholders(schema, parsed.table)
+    for field in schema.fields:
+        if field.kind == "numeric":
+            values = checked_numbers(faults, field.source, table[field.source])
+            columns[field.name] = pa.array(_narrow(values))
+        elif field.kind == "categorical":
+            columns[field.name], strings[field.name] = coded_strings(table[field.source])
+        else:
+            columns[field.name], strings[field.name] = coded_lists(field, table[field.source])
+    columns[AD], strings[AD] = distinct_ads(schema, table)
+    if len(schema.ad_key) == 1:  # of several columns, all empty is an ad like any other
+        empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
+        faults.add(empty[columns[AD].to_numpy()], functools.partial(_empty, schema.ad_key[0]))
+    columns.update(_roles(schema, table, faults))
+    labels = checked_labels(schema, table, faults, is_labelled)
+    columns.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
+    rows = pa.table(columns)
+    if faults.any():
+        parsed = parsed.without(faults.bad, faults.reasons())
+        rows = rows.filter(pa.array(~faults.bad))
+    return Rows(rows, strings), parsed.faults
+
+
+def _roles(schema: Schema, table: pa.Table, faults: RowFaults) -> dict[str, pa.Array]:
+    roles = {}
+    if schema.request_key is not None:
+        requests, missing = _fingerprints(table[schema.request_key])
+        faults.add(missing, functools.partial(_empty, schema.request_key))
+        roles[REQUEST] = pa.array(requests)
+    if schema.user_key is not None:
+        users, missing = _fingerprints(table[schema.user_key])
+        visits = requests if schema.request_key is not None else _line_numbers(table)
+        roles[USER] = pa.array(np.where(missing, _anonymous(visits), users))
+    if schema.time is not None:
+        roles[TIME] = pa.array(checked_times(faults, schema.time, table[schema.time]))
+    if schema.split is not None:
+        roles[SPLIT] = pa.array(checked_splits(faults, schema.split, table[schema.split]))
+    if schema.position is not None:
+        roles[POSITION] = pa.array(
+            checked_positions(faults, schema.position, table[schema.position])
+        )
+    return roles
+
+
+def _fingerprints(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the fingerprints [B] int64 of a column of keys, and where it is empty [B]."""
+    codes, strings = coded_strings(column)
+    missing = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
+    return strings.fingerprints[codes.to_numpy()], missing[codes.to_numpy()]
+
+
+def _line_numbers(table: pa.Table) -> np.ndarray:
+    return table[formats.LINE_NUMBER].to_numpy().astype(np.int64)
+
+
+def _anonymous(visits: np.ndarray) -> np.ndarray:
+    """Returns users [B] of visits [B] int64 by nobody known: of each visit another one."""
+    return (visits.astype(np.uint64) * _ODD + _ODD).view(np.int64)
+
+
+def _empty(column: str, row: int) -> str:
+    return f"{column} is empty"
+
+
+def distinct_ads(schema: Schema, table: pa.Table) -> tuple[pa.Array, Strings]:
+    """Returns the codes [B] and the distinct ids of the ads of a table with the ad key."""
+    coded = [coded_strings(table[column]) for column in schema.ad_key]
+    if len(coded) == 1:
+        return coded[0]
+    joint, distinct = combine_codes([(codes.to_numpy(), len(strings)) for codes, strings in coded])
+    parts = [s.values.take(pa.array(d)) for d, (_, s) in zip(distinct, coded, strict=True)]
+    return smallest_codes(joint), with_fingerprints(ad_ids(parts))
+
+
+def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:
+    """Returns a column as `Rows.raw` does: numbers, strings or lists; null is missing.
+
+    Raises:
+        ValueError: What should be a number is none, or too large.
+    """
+    if field.kind == "numeric":
+        faults = RowFaults(len(column))
+        values = checked_numbers(faults, field.source, column)
+        if faults.any():
+            raise ValueError(f"The table of ads: {faults.reasons()[0]}.")
+        return pa.array(values, pa.float64(), from_pandas=True)
+    if field.kind == "categorical_list":
+        return as_lists(field, column)
+    texts = as_strings(column)
+    texts = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _narrow(numbers: np.ndarray) -> np.ndarray:
+    """Returns numbers as float32 where it holds them exactly, so that less is written."""
+    with np.errstate(over="ignore"):
+        narrow = numbers.astype(np.float32)
+    same = (narrow == numbers) | np.isnan(numbers)
+    return narrow if same.all() else numbers

@@ -1,0 +1,323 @@
+"""Groups rows into requests and gives each request its split.
+
+Rows of one request key are one request, wherever they stand; requests are in the order of
+their first rows. A request never spans two splits.
+
+    order               the log's order: train, then validation, then test
+    time                the same by the time column
+    fraction            a random share of the requests
+    column              the split column says
+    file                the files say
+    leave_last_out      of each user the last request is test, the one before validation
+    leave_fraction_out  of each user the last share
+    leave_random_fraction_out  of each user a random share
+
+A held-out split that a column or the files leave empty is cut from the end of training.
+
+Shapes: B rows of the log, R requests.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfrecords import columns, terminal
+
+SPLITS = columns.SPLITS
+KINDS = (
+    "auto",
+    "order",
+    "time",
+    "fraction",
+    "column",
+    "file",
+    "leave_last_out",
+    "leave_fraction_out",
+    "leave_random_fraction_out",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitOptions:
+    """How a log is split.
+
+    Attributes:
+        kind: One of `KINDS`; `auto` is by file, column, time or order, whichever there is first.
+        validation_fraction: Share before the test part.
+        test_fraction: Share at the end.
+        seed: Of random choices.
+
+    Raises:
+        ValueError: An option is not allowed.
+    """
+
+    kind: str = "auto"
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"Unknown split {self.kind!r}; known: {', '.join(KINDS)}."
+                f"{terminal.suggestion_for(self.kind, KINDS)}"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}.")
+        shares = (self.validation_fraction, self.test_fraction)
+        if not (min(shares) > 0 and sum(shares) < 1):
+            raise ValueError(
+                "validation_fraction and test_fraction must be positive and sum to less than 1, "
+                f"got {shares[0]} and {shares[1]}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """What the requests and splits of a log depend on, in the log's order.
+
+    Attributes:
+        num_rows: B.
+        request: [B] int64, or None: a row is a request.
+        time: [B] float64, or None.
+        user: [B] int64, or None.
+        split: [B] uint8 from the split column, or None.
+        file: [B] uint8 from the files, or None.
+    """
+
+    num_rows: int
+    request: np.ndarray | None = None
+    time: np.ndarray | None = None
+    user: np.ndarray | None = None
+    split: np.ndarray | None = None
+    file: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Requests:
+    """The requests of a log.
+
+    Attributes:
+        order: [B] the rows, request by request; None: the log's order.
+        starts: [R + 1] where each request begins in that order; None: a row is a request.
+        splits: [R] uint8 index in `SPLITS`.
+        kind: How they were split.
+    """
+
+    order: np.ndarray | None
+    starts: np.ndarray | None
+    splits: np.ndarray
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.splits)
+
+    def lengths(self, first: int, last: int) -> np.ndarray:
+        """Returns the rows of each of the requests first..last - 1."""
+        if self.starts is None:
+            return np.ones(last - first, np.int32)
+        return np.diff(self.starts[first : last + 1]).astype(np.int32)
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """Returns the log's rows of the requests first..last - 1, end to end."""
+        if self.starts is not None:
+            first, last = int(self.starts[first]), int(self.starts[last])
+        return np.arange(first, last) if self.order is None else self.order[first:last]
+
+    def first_rows(self) -> np.ndarray:
+        """Returns the first row [R] of each request."""
+        if self.starts is None:
+            return np.arange(len(self.splits))
+        starts = self.starts[:-1]
+        return starts if self.order is None else self.order[starts]
+
+    def row_splits(self) -> np.ndarray:
+        """Returns the split [B] uint8 of each row, in the log's order."""
+        if self.starts is None:
+            return self.splits
+        splits = np.repeat(self.splits, np.diff(self.starts))
+        if self.order is None:
+            return splits
+        in_log_order = np.empty_like(splits)
+        in_log_order[self.order] = splits
+        return in_log_order
+
+
+def assign(keys: Keys, options: SplitOptions) -> Requests:
+    """Groups rows into requests and splits them.
+
+    Raises:
+        ValueError: The log lacks what the split needs, or a request is in two splits.
+    """
+    order, starts = _group(keys)
+    requests = Requests(order, starts, np.zeros(len(starts) - 1 if starts is not None else
+                                                keys.num_rows, np.uint8), "order")  # fmt: skip
+    kind = _resolve(keys, options.kind)
+    if kind == "order" and starts is None:
+        return dataclasses.replace(requests, splits=_cut(keys.num_rows, options))
+    first_rows = requests.first_rows()
+    lengths = requests.lengths(0, len(requests))
+    time = None if keys.time is None else keys.time[first_rows]
+    if kind in ("column", "file"):
+        splits = _given(keys, kind, requests, first_rows)
+        splits = _fill(splits, time, lengths, options)
+    elif kind in ("order", "time"):
+        splits = _by_order(time if kind == "time" else None, lengths, options)
+    elif kind == "fraction":
+        shuffled = np.random.default_rng(options.seed).permutation(len(requests))
+        splits = _by_order(shuffled, lengths, options)
+    else:
+        assert keys.user is not None
+        rank = (
+            None
+            if kind != "leave_random_fraction_out"
+            else np.random.default_rng(options.seed).permutation(len(requests))
+        )
+        splits = _per_user(
+            keys.user[first_rows], time if rank is None else rank, options, kind == "leave_last_out"
+        )
+    return dataclasses.replace(requests, splits=splits, kind=kind)
+
+
+def ranks(keys: Keys) -> np.ndarray:
+    """Returns the rank [B] of each row in time, or in the log's order."""
+    in_order = np.arange(keys.num_rows)
+    if keys.time is None:
+        return in_order
+    rank = np.empty(keys.num_rows, np.int64)
+    rank[np.argsort(keys.time, kind="stable")] = in_order
+    return rank
+
+
+def _resolve(keys: Keys, kind: str) -> str:
+    has = {"column": keys.split, "file": keys.file, "time": keys.time}
+    if keys.file is not None and kind not in ("auto", "file"):
+        raise ValueError(
+            f"Files were given as splits, and the split {kind} was asked for: leave one out."
+        )
+    if kind == "auto":
+        return next((k for k in ("file", "column", "time") if has[k] is not None), "order")
+    needs = {"column": "the schema names no split column (split)",
+             "file": "no validation or test file was given",
+             "time": "the schema names no time column (time)"}  # fmt: skip
+    if kind in has and has[kind] is None:
+        raise ValueError(f"The log cannot be split by {kind}: {needs[kind]}.")
+    if kind.startswith("leave") and keys.user is None:
+        raise ValueError(f"The split {kind} is by user, but the schema names no user_key.")
+    return kind
+
+
+def _group(keys: Keys) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns the order and starts of the requests."""
+    if keys.request is None or not keys.num_rows:
+        return None, None
+    changed = np.flatnonzero(keys.request[1:] != keys.request[:-1]) + 1
+    starts = np.concatenate([[0], changed, [keys.num_rows]])
+    runs = keys.request[starts[:-1]]
+    _, first, of_run = np.unique(runs, return_index=True, return_inverse=True)
+    if len(first) == len(runs):
+        return None, starts
+    # Some requests come in several runs: rows are put in the order of the first one.
+    place = np.empty(len(first), np.int64)
+    place[np.argsort(first)] = np.arange(len(first))
+    of_row = np.repeat(place[of_run], np.diff(starts))
+    counts = np.bincount(of_row, minlength=len(first))
+    return np.argsort(of_row, kind="stable"), np.append(0, np.cumsum(counts))
+
+
+def _given(keys: Keys, kind: str, requests: Requests, first_rows: np.ndarray) -> np.ndarray:
+    given = keys.split if kind == "column" else keys.file
+    assert given is not None
+    splits = given[first_rows]
+    if requests.starts is not None:
+        ordered = given if requests.order is None else given[requests.order]
+        mixed = ordered != np.repeat(splits, np.diff(requests.starts))
+        if mixed.any():
+            raise ValueError(
+                f"{int(mixed.sum())} rows are in another split than the first row of their "
+                "request: a request must be in one split. Correct the split column, or the "
+                "request key."
+            )
+    return splits
+
+
+def _boundaries(num_rows: int, options: SplitOptions) -> list[int]:
+    """Returns the rows on which validation and test begin."""
+    validation, test = options.validation_fraction, options.test_fraction
+    return [int(num_rows * share) for share in (1 - validation - test, 1 - test)]
+
+
+def _cut(num_rows: int, options: SplitOptions) -> np.ndarray:
+    """Splits requests of one row in the log's order: as `_by_order`, in little memory."""
+    splits = np.zeros(num_rows, np.uint8)
+    for first in _boundaries(num_rows, options):
+        splits[first:] += 1
+    return splits
+
+
+def _by_order(rank: np.ndarray | None, lengths: np.ndarray, options: SplitOptions) -> np.ndarray:
+    """Splits requests by the row on which each begins, in the order of `rank` [R]."""
+    order = None if rank is None else np.argsort(rank, kind="stable")
+    ordered = lengths if order is None else lengths[order]
+    ends = np.cumsum(ordered)
+    num_rows = int(ends[-1]) if len(ends) else 0
+    boundaries = _boundaries(num_rows, options)
+    splits = np.searchsorted(boundaries, ends - ordered, side="right").astype(np.uint8)
+    if order is None:
+        return splits
+    in_order = np.empty_like(splits)
+    in_order[order] = splits
+    return in_order
+
+
+def _fill(
+    splits: np.ndarray, time: np.ndarray | None, lengths: np.ndarray, options: SplitOptions
+) -> np.ndarray:
+    """Cuts held-out splits that nothing was given for from the end of training."""
+    empty = [index for index in (1, 2) if not (splits == index).any()]
+    if not empty:
+        return splits
+    training = np.flatnonzero(splits == 0)
+    shares = (options.validation_fraction, options.test_fraction)
+    left = sum(shares[index - 1] for index in empty)
+    rank = np.arange(len(training)) if time is None else time[training]
+    order = np.argsort(rank, kind="stable")
+    ordered = lengths[training][order]
+    ends = np.cumsum(ordered)
+    num_rows = int(ends[-1]) if len(ends) else 0
+    filled = splits.copy()
+    begin = 1 - left
+    for index in empty:
+        filled[training[order[ends - ordered >= int(num_rows * begin)]]] = index
+        begin += shares[index - 1]
+    return filled
+
+
+def _per_user(
+    user: np.ndarray, rank: np.ndarray | None, options: SplitOptions, last: bool
+) -> np.ndarray:
+    """Splits each user's requests, the last ones held out."""
+    keys: Sequence[np.ndarray] = (user,) if rank is None else (rank, user)
+    order = np.lexsort(keys)
+    ordered = user[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    counts = np.diff(np.append(starts, len(user)))
+    if last:
+        test = (counts >= 2).astype(np.int64)
+        validation = (counts >= 3).astype(np.int64)
+    else:
+        test = np.round(counts * options.test_fraction).astype(np.int64)
+        validation = np.round(counts * options.validation_fraction).astype(np.int64)
+        # Something of every user stays in training.
+        test = np.minimum(test, counts - 1)
+        validation = np.minimum(validation, counts - 1 - test)
+    from_end = np.repeat(starts + counts, counts) - np.arange(len(user))  # 1 is the last
+    held_out = np.where(
+        from_end <= np.repeat(test, counts),
+        2,
+        np.where(from_end <= np.repeat(test + validation, counts), 1, 0),
+    )
+    splits = np.empty(len(user), np.uint8)
+    splits[order] = held_out
+    return splits

@@ -1,0 +1,64 @@
+"""Rows and clicks of a log over time, counted while it is converted.
+
+Shapes: B rows of a chunk, T bins.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tfrecords import records
+from tfrecords.conversion import parsed_rows, splitting
+
+NUM_BINS = 60
+_LABELS = ("click", "engagement")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bins:
+    """Equal spans of time, or of the log's order where it has no time.
+
+    Attributes:
+        low: Where the first bin begins.
+        high: Where the last bin ends.
+        by_time: Whether the spans are of time.
+    """
+
+    low: float
+    high: float
+    by_time: bool
+
+    @classmethod
+    def of(cls, keys: splitting.Keys) -> "Bins":
+        """Returns bins over all rows of a log."""
+        if keys.time is None or not len(keys.time):
+            return cls(0.0, float(max(keys.num_rows, 1)), False)
+        return cls(float(keys.time.min()), float(keys.time.max()), True)
+
+    def count(self, rows: parsed_rows.Rows, first_row: int) -> dict[str, np.ndarray]:
+        """Counts a chunk: rows [T], and of each label its known [T] and positive [T] rows."""
+        if self.by_time:
+            at = rows.array(parsed_rows.TIME)
+        else:
+            at = first_row + np.arange(len(rows), dtype=np.float64)
+        span = max(self.high - self.low, np.finfo(np.float64).tiny)
+        bins = np.clip(((at - self.low) / span * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
+        counts = {"rows": np.bincount(bins, minlength=NUM_BINS)}
+        for label in _LABELS:
+            column = parsed_rows.LABEL_COLUMNS[label]
+            if column in rows.columns.column_names:
+                values = rows.array(column)
+                known = values != records.MISSING_LABEL
+                counts[f"{label}_known"] = np.bincount(bins[known], minlength=NUM_BINS)
+                counts[f"{label}_positive"] = np.bincount(bins[values == 1], minlength=NUM_BINS)
+        return counts
+
+    def add(self, chunks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+        """Adds up the counts of all chunks, as JSON values."""
+        total: dict[str, np.ndarray] = {}
+        for counts in chunks:
+            for name, values in counts.items():
+                total[name] = total.get(name, 0) + values
+        return {**dataclasses.asdict(self), **{name: v.tolist() for name, v in total.items()}}

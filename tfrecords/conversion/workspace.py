@@ -1,0 +1,147 @@
+"""Where a conversion keeps what it has finished, so that a killed one resumes.
+
+What a stage makes of a chunk is written under another name and renamed when whole, and
+noted last; a stage that finds its note does nothing. Notes hold for one identity of input
+and options: another one starts anew.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workspace:
+    """The unfinished output of one conversion.
+
+    Args:
+        directory: The finished output's path; the workspace is `.NAME.partial` beside it.
+        identity: JSON values that the notes depend on.
+    """
+
+    def __init__(self, directory: pathlib.Path, identity: dict[str, Any]) -> None:
+        self.output = directory.with_name(f".{directory.name}.partial")
+        self._directory = directory
+        self._notes = self.output / "work"
+        path = self.output / "identity.json"
+        identity = json.loads(json.dumps(identity))
+        if _read(path) != identity:
+            shutil.rmtree(self.output, ignore_errors=True)
+            self.output.mkdir(parents=True)
+            write_json(path, identity)
+        shutil.rmtree(self._trash, ignore_errors=True)
+        self._notes.mkdir(exist_ok=True)
+
+    @property
+    def _trash(self) -> pathlib.Path:
+        return self.output / "work.partial"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is written and only `publish` was cut short."""
+        return (self.output / "dataset.json").is_file()
+
+    def path(self, stage: str, index: int, suffix: str = "") -> pathlib.Path:
+        """Returns where a stage keeps what it makes of a chunk."""
+        directory = self._notes / stage
+        directory.mkdir(exist_ok=True)
+        return directory / f"{index:05d}{suffix}"
+
+    def note(self, stage: str, index: int = 0) -> dict[str, Any] | None:
+        """Returns the note of a finished stage of a chunk, or None."""
+        return _read(self.path(stage, index, ".json"))
+
+    def once(self, stage: str, index: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Returns the note of a stage of a chunk, which `work` gives if there is none yet."""
+        note = self.note(stage, index)
+        if note is None:
+            note = work()
+            write_json(self.path(stage, index, ".json"), note)
+        return note
+
+    def publish(self) -> None:
+        """Puts the finished output in its place; what was there is replaced."""
+        self._notes.rename(self._trash)  # notes must not outlive what they note
+        shutil.rmtree(self._trash)
+        if self._directory.exists():
+            shutil.rmtree(self._directory)
+        self.output.rename(self._directory)
+        (self._directory / "identity.json").unlink()
+
+    def discard(self) -> None:
+        """Removes everything, as after an input that cannot be converted."""
+        shutil.rmtree(self.output, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def lock_directory(directory: pathlib.Path) -> Iterator[None]:
+    """Keeps a second conversion out of a directory; a killed one leaves it free.
+
+    Raises:
+        OSError: Another conversion writes there.
+    """
+    path = directory.with_name(f".{directory.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(
+                f"Another conversion is writing {directory}; wait for it, or choose another "
+                "directory."
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """Yields `work(item)` in the order of the items, `workers` of them at a time.
+
+    Arrow, NumPy and TensorFlow let go of the interpreter while they work on a chunk, so
+    threads use all cores and share what they read.
+    """
+    pool = futures.ThreadPoolExecutor(workers)
+    pending: list[futures.Future[Result]] = []
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > workers:
+                yield pending.pop(0).result()
+        while pending:
+            yield pending.pop(0).result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Returns whether an error says that the disk is full."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    # TensorFlow's errors have no number.
+    return full or any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EFBIG))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None

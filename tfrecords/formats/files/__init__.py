@@ -1,0 +1,1 @@
+"""Files of rows: delimited text, Parquet, and tables joined to a log."""

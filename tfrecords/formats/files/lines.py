@@ -1,0 +1,250 @@
+"""Text files in bounded memory: chunks of whole rows, plain or gzip.
+
+A row is a line, or more than one where a quoted value holds a line end.
+"""
+
+import gzip
+import pathlib
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+_SAMPLE_BYTES = 1 << 20
+_MOST_CHUNK_BYTES = 64 << 20
+_MOST_QUOTED_BYTES = 256 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def open_text(path: pathlib.Path) -> BinaryIO:
+    """Opens a plain or gzip file, told apart by content.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The path is a directory, or the file is empty.
+    """
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a directory; name its file, or of a log its files: '{path}/*.csv'."
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"No log at {path}; check the path.")
+    with path.open("rb") as file:
+        magic = file.read(2)
+    if not magic:
+        raise ValueError(f"{path} is empty; expected a log with at least one line.")
+    if magic == b"\x1f\x8b":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return path.open("rb")
+
+
+class RowReader:
+    """Reads a text file in runs of whole rows.
+
+    Args:
+        path: The file; gzip is recognised by its content, a byte order mark is dropped.
+        quote: Whether a double quote opens a value that may hold delimiters and line ends.
+        delimiter: What stands between values; tells opening quotes from others.
+
+    Raises:
+        FileNotFoundError, ValueError: As `open_file`.
+    """
+
+    def __init__(self, path: pathlib.Path, quote: bool = False, delimiter: str = "\t") -> None:
+        self.path = path
+        self.line = 1
+        self._quote = quote
+        self._delimiter = delimiter.encode()
+        self._file = open_text(path)
+        self._rest = self._read(_SAMPLE_BYTES).removeprefix(_BYTE_ORDER_MARK)
+        if not self._rest:
+            raise ValueError(f"{path} holds nothing; expected a log with at least one line.")
+        lines = self._rest.count(b"\n")
+        self._bytes_per_line = max(1, len(self._rest) // max(lines, 1))
+
+    def first_row(self) -> bytes:
+        """Returns the first row without reading past it; only before anything was read."""
+        if self._quote and b'"' in self._rest[: self._rest.find(b"\n") + 1]:
+            return split_rows(self._rest, True, self._delimiter.decode())[0]
+        end = self._rest.find(b"\n") + 1 or len(self._rest)
+        return self._rest[:end]
+
+    def sample(self) -> bytes:
+        """Returns the first lines, about 1 MiB of them; only before anything was read."""
+        is_all = len(self._rest) < _SAMPLE_BYTES - len(_BYTE_ORDER_MARK)
+        return self._rest if is_all else self._rest[: self._rest.rfind(b"\n") + 1] or self._rest
+
+    def skip_first_row(self) -> None:
+        """Leaves the first row, a header, out."""
+        first = self.first_row()
+        self._rest = self._rest[len(first) :]
+        self.line += max(first.count(b"\n"), 1)
+
+    def chunks(self, rows: int) -> Iterator[tuple[int, bytes, int]]:
+        """Yields first line number, text and number of rows of runs of about `rows` rows.
+
+        Raises:
+            ValueError: The file is damaged, a quote is not closed, or one that closes a value of
+                several lines is followed by text: rows would be lost in it.
+        """
+        size = wanted = min(max(rows * self._bytes_per_line, 1), _MOST_CHUNK_BYTES)
+        while self._fill(wanted):
+            end = self._last_end(wanted)
+            if not end and len(self._rest) > wanted and wanted <= _MOST_QUOTED_BYTES:
+                wanted *= 2
+                continue
+            if not end or len(self._rest) <= wanted:
+                # The last row needs no line end; but a quote may have swallowed rows below it.
+                last = self._rest[end:]
+                if b"\n" in last and not len(row_ends(last + b"\n", self._delimiter)):
+                    raise self._unclosed(self.line + self._rest.count(b"\n", 0, end))
+                end = len(self._rest)
+            text, self._rest, wanted = self._rest[:end], self._rest[end:], size
+            num_lines = text.count(b"\n")
+            if self._quote and b'"' in text:
+                num_rows = self._count_quoted(text)
+            else:
+                num_rows = num_lines + (not text.endswith(b"\n"))
+            yield self.line, text, num_rows
+            self.line += num_lines
+        self._file.close()
+
+    def _fill(self, size: int) -> bool:
+        """Reads until more than `size` bytes are at hand, if there are; whether any are."""
+        parts, have = [self._rest], len(self._rest)
+        while have <= size:
+            data = self._read(max(size + 1 - have, _SAMPLE_BYTES))
+            if not data:
+                break
+            parts.append(data)
+            have += len(data)
+        self._rest = b"".join(parts)
+        return bool(self._rest)
+
+    def _unclosed(self, line: int) -> ValueError:
+        return ValueError(
+            f"{self.path}, line {line}: a quote is opened in this row and not closed; close "
+            "it, or double it if it is meant as text."
+        )
+
+    def _count_quoted(self, text: bytes) -> int:
+        ends = row_ends(text, self._delimiter)
+        start = _misquoted(text, self._delimiter, ends)
+        if start is not None:
+            line = self.line + text.count(b"\n", 0, start)
+            raise ValueError(
+                f"{self.path}, line {line}: text after a closing quote, in a value that goes "
+                "on over line ends; quotes must be doubled, not escaped by a backslash (Spark: "
+                "option escape='\"')."
+            )
+        return len(ends) + (not len(ends) or int(ends[-1]) < len(text))
+
+    def take(self, rows: int) -> bytes:
+        """Returns the next `rows` lines, or as many as are left, each with its line end."""
+        parts, wanted = [], rows
+        while wanted:
+            count = self._rest.count(b"\n")
+            if count >= wanted:
+                at = int(np.flatnonzero(np.frombuffer(self._rest, np.uint8) == 10)[wanted - 1]) + 1
+                parts.append(self._rest[:at])
+                self._rest = self._rest[at:]
+                break
+            data = self._read(_SAMPLE_BYTES)
+            if not data:
+                ended = not self._rest or self._rest.endswith(b"\n")
+                parts.append(self._rest if ended else self._rest + b"\n")
+                self._rest = b""
+                break
+            end = self._rest.rfind(b"\n") + 1
+            parts.append(self._rest[:end])
+            wanted -= count
+            self._rest = self._rest[end:] + data
+        return b"".join(parts)
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._file.read(size)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(
+                f"{self.path}: the gzip stream is truncated or damaged after line "
+                f"{self.line - 1} ({error}); copy the file again."
+            ) from error
+
+    def _last_end(self, limit: int) -> int:
+        """Returns where the last whole row within the next `limit` bytes ends, or 0."""
+        if not (self._quote and self._rest.find(b'"', 0, limit) >= 0):
+            return self._rest.rfind(b"\n", 0, limit) + 1
+        ends = row_ends(self._rest[:limit], self._delimiter)
+        return int(ends[-1]) if len(ends) else 0
+
+
+def row_ends(text: bytes, delimiter: bytes) -> np.ndarray:
+    """Returns where rows end, past their line ends; line ends inside quotes are none.
+
+    Args:
+        text: Starts with a row.
+        delimiter: What stands between values.
+    """
+    array = np.frombuffer(text, np.uint8)
+    newlines = np.flatnonzero(array == 10)
+    quotes = _quotes(text, array, delimiter)
+    outside = np.searchsorted(quotes, newlines) % 2 == 0
+    return newlines[outside] + 1
+
+
+def _misquoted(text: bytes, delimiter: bytes, ends: np.ndarray) -> int | None:
+    """Returns where a row of several lines begins with text after a closing quote, or None."""
+    if text.count(b"\n") == len(ends):  # no row has several lines
+        return None
+    array = np.frombuffer(text, np.uint8)
+    closing = _quotes(text, array, delimiter)[1::2]
+    closing = closing[closing + 1 < len(text)]
+    bad = closing[~np.isin(array[closing + 1], [10, 13, 34, delimiter[0]])]
+    starts = np.append(0, ends)[np.searchsorted(ends, bad, side="right")]
+    first, last = np.searchsorted(np.flatnonzero(array == 10), [starts, bad])
+    several = starts[first < last]
+    return int(several[0]) if len(several) else None
+
+
+def _quotes(text: bytes, array: np.ndarray, delimiter: bytes) -> np.ndarray:
+    """Returns where quotes stand that open and close values, by turns."""
+    quotes = np.flatnonzero(array == 34)
+    # Every other quote opens: it stands at the start of a value, or is half of a doubled one.
+    opening = quotes[::2]
+    before = np.where(opening > 0, array[opening - 1], 10)
+    if not np.isin(before, [10, 34, delimiter[0]]).all():
+        quotes = _real_quotes(text, quotes, delimiter)
+    return quotes
+
+
+def _real_quotes(text: bytes, quotes: np.ndarray, delimiter: bytes) -> np.ndarray:
+    """Leaves out quotes inside unquoted values, which are text."""
+    starts = (10, delimiter[0])
+    real: list[int] = []
+    for quote in quotes.tolist():
+        inside, doubled = len(real) % 2, bool(real) and real[-1] == quote - 1
+        if inside or doubled or quote == 0 or text[quote - 1] in starts:
+            real.append(quote)
+    return np.array(real, np.int64)
+
+
+def count_rows(text: bytes, quote: bool = False, delimiter: str = "\t") -> int:
+    """Counts rows; the last one needs no line end."""
+    if quote and b'"' in text:
+        ends = row_ends(text, delimiter.encode())
+        return len(ends) + (not len(ends) or int(ends[-1]) < len(text))
+    return text.count(b"\n") + (not text.endswith(b"\n") and bool(text))
+
+
+def split_rows(text: bytes, quote: bool = False, delimiter: str = "\t") -> list[bytes]:
+    """Splits text into rows, each with its line end but perhaps the last."""
+    if not text:
+        return []
+    if quote and b'"' in text:
+        ends = row_ends(text, delimiter.encode()).tolist()
+    else:
+        ends = (np.flatnonzero(np.frombuffer(text, np.uint8) == 10) + 1).tolist()
+    if not ends or ends[-1] < len(text):
+        ends.append(len(text))
+    return [text[first:last] for first, last in zip([0, *ends[:-1]], ends, strict=True)]

@@ -1,0 +1,250 @@
+"""Parquet files as a log: runs of rows, numbered from 1.
+
+Columns keep their types as far as the conversion reads them: integers, floats, booleans,
+strings, times and lists. Dictionaries are decoded, decimals become floats, but strings where
+they are whole and may be ids, and times microseconds; what is not a number (NaN) is missing.
+"""
+
+import json
+import pathlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tfrecords.columns import as_strings
+from tfrecords.formats import protocol
+from tfrecords.formats.files import delimited
+
+
+class ParquetLog:
+    """A log of one Parquet file.
+
+    Args:
+        path: The file.
+        types: The columns wanted; `delimited.NUMBERS` are read as numbers.
+        lists: Those of them that may hold lists.
+        rows_per_chunk: Rows that are parsed at once.
+
+    Raises:
+        ValueError: It is no whole Parquet file, or a column's type cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        types: Mapping[str, pa.DataType],
+        lists: Collection[str] = (),
+        rows_per_chunk: int = protocol.ROWS_PER_CHUNK,
+    ) -> None:
+        self.files: Sequence[pathlib.Path] = (path,)
+        self._path = path
+        self._types = types
+        self._rows_per_chunk = rows_per_chunk
+        schema = _open(path).schema_arrow
+        self._present = [name for name in types if name in schema.names]
+        for name in self._present:
+            _check_type(path, schema, name, types[name], name in lists)
+
+    def chunks(self) -> Iterator[protocol.Chunk]:
+        """See `log.Log`."""
+        first_line = 1
+        for table in self._tables():
+            columns = tuple(table.column_names)
+            yield protocol.Chunk(self._path, None, first_line, table.num_rows, columns, table)
+            first_line += table.num_rows
+
+    def _tables(self) -> Iterator[pa.Table]:
+        """Yields runs of `rows_per_chunk` rows, whatever the row groups are."""
+        pending: list[pa.RecordBatch] = []
+        count, size = 0, self._rows_per_chunk
+        try:
+            for batch in _open(self._path).iter_batches(size, columns=self._present):
+                pending.append(batch.select(self._present))
+                count += batch.num_rows
+                while count >= size:
+                    table = pa.Table.from_batches(pending)
+                    yield table.slice(0, size)
+                    pending = table.slice(size).to_batches()
+                    count -= size
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(self._path, error) from error
+        if count:
+            yield pa.Table.from_batches(pending)
+
+    def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
+        """See `log.Log`."""
+        count = chunk.num_rows
+        bad, reasons = np.zeros(count, bool), {}
+        columns = {}
+        for name, kind in self._types.items():
+            if name not in self._present:
+                columns[name] = pa.chunked_array([pa.nulls(count, kind)])
+                continue
+            column = chunk.payload[name]
+            wrong = _not_utf8(column)
+            if wrong.any():
+                bad |= wrong
+                reasons.update(dict.fromkeys(np.flatnonzero(wrong).tolist(), name))
+                column = pc.if_else(pa.array(wrong), pa.scalar(None, column.type), column)
+            columns[name] = plain(column, kind)
+        numbers = np.arange(chunk.first_line, chunk.first_line + count)
+        columns[protocol.LINE_NUMBER] = pa.chunked_array([pa.array(numbers, pa.int64())])
+        why = [f"{reasons[row]} is not UTF-8; convert it" for row in sorted(reasons)]
+        return protocol.Parsed(pa.table(columns)).without(bad, why)
+
+    def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
+        """Returns rows as JSON of the columns wanted."""
+        rows = chunk.payload.take(pa.array([line - chunk.first_line for line in lines], pa.int64()))
+        readable = {
+            name: rows[name].cast(pa.binary()) if _is_text(rows[name].type) else rows[name]
+            for name in rows.column_names
+        }
+        return [
+            json.dumps(row, default=_shown, ensure_ascii=False).encode()
+            for row in pa.table(readable).to_pylist()
+        ]
+
+
+def column_names(path: pathlib.Path) -> tuple[str, ...]:
+    """Returns the names of the columns.
+
+    Raises:
+        ValueError: It is no whole Parquet file.
+    """
+    return tuple(_open(path).schema_arrow.names)
+
+
+def read_table(
+    path: pathlib.Path, types: Mapping[str, pa.DataType], lists: Collection[str] = ()
+) -> pa.Table:
+    """Reads the whole of some columns.
+
+    Raises:
+        ValueError: As `ParquetLog`, or a row is bad, named by its number.
+    """
+    opened = ParquetLog(path, types, lists)
+    tables = []
+    for chunk in opened.chunks():
+        parsed = opened.parse(chunk)
+        for line, reason in sorted(parsed.faults.items()):
+            raise ValueError(f"{path}, row {line}: {reason}")
+        tables.append(parsed.table)
+    if not tables:
+        return pa.table({name: pa.array([], kind) for name, kind in types.items()})
+    return pa.concat_tables(tables)
+
+
+def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Returns a column [B] as one of the types that the conversion reads.
+
+    Args:
+        column: As it stands in the file.
+        kind: `delimited.NUMBERS` makes numbers of all but strings.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if _is_list(column.type):
+        column = column.cast(pa.list_(column.type.value_type))
+        return pa.chunked_array([_plain_list(list_) for list_ in column.chunks], _LIST)
+    if _is_text(column.type) or pa.types.is_null(column.type):
+        return column.cast(pa.string())
+    if pa.types.is_temporal(column.type):
+        stamps = _microseconds(column)
+        if kind != delimited.NUMBERS:
+            return stamps
+        seconds = pc.divide(stamps.cast(pa.int64()).cast(pa.float64()), 1e6)
+        return seconds
+    is_decimal = pa.types.is_decimal(column.type)
+    if is_decimal and column.type.scale == 0 and kind != delimited.NUMBERS:
+        return column.cast(pa.string())  # ids that floats do not tell apart
+    if kind == delimited.NUMBERS or is_decimal:
+        column = column.cast(pa.float64(), safe=False)
+    if pa.types.is_floating(column.type):
+        column = column.cast(pa.float64())
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+    return column
+
+
+_LIST = pa.list_(pa.string())
+
+
+def _plain_list(lists: pa.ListArray) -> pa.ListArray:
+    values = as_strings(plain(pa.chunked_array([lists.flatten()]), delimited.STRINGS))
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    offsets = np.append(0, np.cumsum(lengths)).astype(np.int32)
+    mask = lists.is_null() if lists.null_count else None
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=mask)
+
+
+def _microseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.timestamp("us"))
+    return column.cast(pa.timestamp("us"))
+
+
+def _not_utf8(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns which rows [B] hold a string that is not UTF-8."""
+    wrong = np.zeros(len(column), bool)
+    if not _is_text(column.type):
+        return wrong
+    try:
+        column.cast(pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        for row, value in enumerate(column.cast(pa.binary()).to_pylist()):
+            try:
+                (value or b"").decode("utf-8")
+            except UnicodeDecodeError:
+                wrong[row] = True
+    return wrong
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    checks = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    named = any(getattr(pa.types, f"is_{check}")(kind) for check in checks)
+    return named or pa.types.is_fixed_size_binary(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    checks = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(check(kind) for check in checks)
+
+
+def _open(path: pathlib.Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read as Parquet ({error}); copy it again, or write it anew."
+    )
+
+
+def _check_type(
+    path: pathlib.Path, schema: pa.Schema, name: str, wanted: pa.DataType, may_be_list: bool
+) -> None:
+    if schema.names.count(name) > 1:
+        raise ValueError(f"{path} has more than one column {name!r}; rename all but one.")
+    kind = schema.field(name).type
+    if _is_list(kind) and not may_be_list:
+        raise ValueError(
+            f"{path}: the column {name!r} holds lists ({kind}); the schema must read it as a "
+            "field of kind 'categorical_list' only."
+        )
+    kind = kind.value_type if _is_list(kind) or pa.types.is_dictionary(kind) else kind
+    dated = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+    is_other = isinstance(kind, pa.BaseExtensionType)  # such as UUIDs
+    if is_other or pa.types.is_nested(kind) or (pa.types.is_temporal(kind) and not dated):
+        raise ValueError(
+            f"{path}: the column {name!r} is of type {schema.field(name).type}, which is not "
+            "read; write it as strings or numbers, or leave it out of the schema."
+        )
+
+
+def _shown(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

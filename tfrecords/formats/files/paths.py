@@ -1,0 +1,45 @@
+"""The files that a user names: one, several, a pattern, or a directory of days."""
+
+import glob
+import pathlib
+import re
+from collections.abc import Iterable
+
+
+def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
+    """Returns the files that a flag names.
+
+    Args:
+        text: Paths or patterns (`day_*.gz`), separated by commas; or a directory with the
+            files `day_0`, `day_1`, … of the Criteo 1 TB log. None is no file.
+
+    Returns:
+        The files, in the order given; those of one pattern by their names, numbers as numbers.
+        Any other directory is returned as it is: what it holds depends on the format.
+
+    Raises:
+        FileNotFoundError: A pattern matches nothing.
+    """
+    paths: list[pathlib.Path] = []
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        path = pathlib.Path(part.strip()).expanduser()
+        if path.is_dir():
+            paths += _naturally(path.glob("day_*")) or [path]
+        elif path.exists() or not glob.has_magic(str(path)):
+            paths.append(path)
+        else:
+            found = _naturally(map(pathlib.Path, glob.glob(str(path))))
+            if not found:
+                raise FileNotFoundError(f"No file matches {path}; check the path.")
+            paths += found
+    return tuple(paths)
+
+
+def _naturally(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """Sorts paths by name, numbers in it by their value: day_2 before day_10."""
+    return sorted(
+        (p for p in paths if p.is_file() and not p.name.endswith(".extra.tsv")),
+        key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", str(p))],
+    )

@@ -1,0 +1,123 @@
+"""Joins tables of users and ads to the rows of a log.
+
+A row whose key the table lacks gets missing values. Of several rows of a table with one
+key the last stands, as in the ad catalogue.
+
+Shapes: B rows of a chunk, V distinct keys among them.
+"""
+
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfrecords import columns
+from tfrecords.formats import protocol
+from tfrecords.formats.files import delimited, table_files
+
+_FEWEST_KEYS = 10
+
+
+class SideTable:
+    """A table whose columns are joined to a log.
+
+    Args:
+        path: The file.
+        key: The columns that identify its rows, of the same names as in the log.
+        types: The columns joined: `delimited.STRINGS` or `delimited.NUMBERS` of each.
+        lists: Those of them that may hold lists.
+
+    Raises:
+        FileNotFoundError, ValueError: As `table_files.read`.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        key: Sequence[str],
+        types: Mapping[str, pa.DataType],
+        lists: Collection[str] = (),
+    ) -> None:
+        self.path = path
+        self.key = tuple(key)
+        self.columns = tuple(types)
+        read = {**dict.fromkeys(key, delimited.STRINGS), **types}
+        table = table_files.read(path, read, lists)
+        codes, ids = _coded(table, self.key)
+        last = np.full(len(ids), -1, np.int64)
+        last[codes] = np.arange(len(codes))
+        nothing = pc.equal(ids, "|" * (len(self.key) - 1)).to_numpy(zero_copy_only=False)
+        kept = np.flatnonzero((last >= 0) & ~nothing)
+        self._ids = ids.take(pa.array(kept))
+        fingerprints = columns.with_fingerprints(self._ids).fingerprints
+        self._order = np.argsort(fingerprints)
+        self._sorted = fingerprints[self._order]
+        rows_kept = pa.array(last[kept])
+        self._values = {
+            name: _decoded(table[name]).take(rows_kept).combine_chunks() for name in types
+        }
+
+    def join(self, parsed: protocol.Parsed, must_match: bool = False) -> protocol.Parsed:
+        """Adds the table's columns to parsed rows.
+
+        Args:
+            parsed: Rows with the key.
+            must_match: Whether it is an error if the table has none of the keys, and they
+                are not just a few.
+
+        Raises:
+            ValueError: The table has none of the keys.
+        """
+        table = parsed.table
+        codes, ids = _coded(table, self.key)
+        places = self._places(ids)
+        if must_match and len(ids) >= _FEWEST_KEYS and places.null_count == len(ids):
+            raise ValueError(
+                f"{self.path} has none of the values of {list(self.key)} in the log, such as "
+                f"{ids[0].as_py()!r}; its own are like {self._ids[:3].to_pylist()}. Give the "
+                "table that belongs to the log, with keys written alike."
+            )
+        for name, values in self._values.items():
+            table = table.append_column(name, _spread(values.take(places), codes))
+        return protocol.Parsed(table, parsed.faults)
+
+    def _places(self, ids: pa.Array) -> pa.Array:
+        """Returns the table's row of each id [V]; null where it has none."""
+        fingerprints = columns.with_fingerprints(ids).fingerprints
+        if not len(self._sorted):
+            return pa.nulls(len(ids), pa.int64())
+        at = np.minimum(np.searchsorted(self._sorted, fingerprints), len(self._sorted) - 1)
+        return pa.array(self._order[at], mask=self._sorted[at] != fingerprints)
+
+
+def _coded(table: pa.Table, key: Sequence[str]) -> tuple[np.ndarray, pa.Array]:
+    """Returns each row's place [B] among the distinct ids [V] of its key."""
+    coded = []
+    for column in key:
+        array = columns.as_strings(table[column])
+        encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+        values, indices = encoded.dictionary, encoded.indices
+        if indices.null_count:
+            indices = pc.fill_null(indices.cast(pa.int32()), len(values))
+            values = pa.concat_arrays([values, pa.array([""], values.type)])
+        coded.append((indices.to_numpy(), values))
+    if len(coded) == 1:
+        return coded[0]
+    joint, distinct = columns.combine_codes([(codes, len(values)) for codes, values in coded])
+    parts = [v.take(pa.array(d)) for d, (_, v) in zip(distinct, coded, strict=True)]
+    return joint, columns.ad_ids(parts)
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def _spread(values: pa.Array, codes: np.ndarray) -> pa.Array:
+    """Returns each row's value [B] of the values of the distinct keys [V]."""
+    indices = pa.array(codes)
+    if pa.types.is_string(values.type):
+        encoded = values.dictionary_encode()
+        return pa.DictionaryArray.from_arrays(encoded.indices.take(indices), encoded.dictionary)
+    return values.take(indices)

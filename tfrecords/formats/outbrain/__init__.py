@@ -1,0 +1,5 @@
+"""The log of Outbrain's click prediction (Kaggle 2016)."""
+
+from tfrecords.formats.outbrain.log import check_schema, open_log, read_ads, schema
+
+__all__ = ["check_schema", "open_log", "read_ads", "schema"]

@@ -1,0 +1,217 @@
+"""The columns of Outbrain's log: which there are, and how they are joined to the clicks.
+
+Shapes: B displays or ads that are looked up.
+"""
+
+import pathlib
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords.formats.files import delimited
+from tfrecords.formats.outbrain import tables
+
+CLICK_COLUMNS = ("display_id", "ad_id", "clicked")
+# Columns of the display, with the columns of events.csv that each is made of.
+OF_EVENT = {
+    "uuid": "uuid", "document_id": "document_id", "platform": "platform",
+    "geo_location": "geo_location", "country": "geo_location", "state": "geo_location",
+    "dma": "geo_location", "timestamp": "timestamp", "time": "timestamp", "hour": "timestamp",
+    "weekday": "timestamp",
+}  # fmt: skip
+# Columns of a document, with the file that each is in.
+OF_DOCUMENT = {
+    "source_id": "documents_meta.csv", "publisher_id": "documents_meta.csv",
+    "publish_time": "documents_meta.csv", "age_days": "documents_meta.csv",
+    "category_id": "documents_categories.csv", "categories": "documents_categories.csv",
+    "topic_id": "documents_topics.csv", "topics": "documents_topics.csv",
+}  # fmt: skip
+OF_PROMOTED = ("ad_document_id", "campaign_id", "advertiser_id")
+DISPLAY_COLUMNS = (*OF_EVENT, *OF_DOCUMENT)
+AD_COLUMNS = ("ad_id", *OF_PROMOTED, *(f"ad_{name}" for name in OF_DOCUMENT))
+LIST_COLUMNS = ("categories", "topics", "ad_categories", "ad_topics")
+
+EVENTS = "events.csv"
+PROMOTED = "promoted_content.csv"
+_GEO = {"country": 0, "state": 1, "dma": 2}
+_EVENT_TYPES = {
+    "uuid": pa.string(), "document_id": tables.ID, "timestamp": tables.ID,
+    "platform": delimited.STRINGS, "geo_location": delimited.STRINGS,
+}  # fmt: skip
+_Read = tables.Table | tables.Lists
+# Tables in use, by what they were read from: a log and its ads are joined to the same ones.
+_shared: weakref.WeakValueDictionary[tuple[object, ...], _Read] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+class Joiner:
+    """Looks up the columns of displays and ads; the tables are read when first needed.
+
+    Args:
+        paths: The files that there are, by their names at Kaggle.
+        wanted: Columns that are looked up.
+    """
+
+    def __init__(self, paths: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
+        self._paths = paths
+        self._wanted = set(wanted)
+        self._read: dict[str, _Read] = {}
+
+    @property
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """The files that the columns are made of."""
+        names = [EVENTS] if self._wanted & set(DISPLAY_COLUMNS) else []
+        names += [PROMOTED] if self._wanted & set(AD_COLUMNS) else []
+        names += [file for name, file in OF_DOCUMENT.items() if self._wanted & {name, f"ad_{name}"}]
+        return tuple(self._paths[n] for n in dict.fromkeys(names) if n in self._paths)
+
+    def events(self) -> tables.Table:
+        """The displays."""
+        return self._table(EVENTS, self._read_events)
+
+    def promoted(self) -> tables.Table:
+        """The ads."""
+        return self._table(PROMOTED, self._read_promoted)
+
+    def displays(self, names: Sequence[str], rows: np.ndarray) -> dict[str, pa.Array]:
+        """Returns columns of the displays at some rows [B] of the events."""
+        documents = self.events().numbers("document_id", rows)
+        return {
+            n: self._document(n, documents) if n in OF_DOCUMENT else self._event(n, rows)
+            for n in names
+        }
+
+    def ads(self, names: Sequence[str], ids: np.ndarray) -> dict[str, pa.Array]:
+        """Returns columns of some ads [B]; -1 is no ad."""
+        promoted = self.promoted()
+        rows = promoted.keys.find(ids)
+        documents = promoted.numbers("document_id", rows)
+        result = {}
+        for name in names:
+            if name == "ad_id":
+                result[name] = tables.id_texts(ids)
+            elif name in OF_PROMOTED:
+                numbers = promoted.numbers(name.removeprefix("ad_"), rows)
+                result[name] = tables.id_texts(numbers)
+            else:
+                result[name] = self._document(name.removeprefix("ad_"), documents)
+        return result
+
+    def _event(self, name: str, rows: np.ndarray) -> pa.Array:
+        source = OF_EVENT[name]
+        if source == "timestamp":
+            return _time(name, self.events().numbers(source, rows))
+        if source == "document_id":
+            return tables.id_texts(self.events().numbers(source, rows))
+        texts = self.events().texts(source, rows)
+        if name == "uuid":
+            # Few of the uuids of the whole log: those of these rows alone.
+            return texts.cast(pa.string()).dictionary_encode()
+        values = texts.dictionary.to_pylist()
+        if name == "platform":
+            return tables.recode(texts, [_platform(value) for value in values])
+        if name in _GEO:
+            return tables.recode(texts, [_part(value, _GEO[name]) for value in values])
+        return tables.recode(texts, [_known(value) for value in values])
+
+    def _document(self, name: str, documents: np.ndarray) -> pa.Array:
+        file = OF_DOCUMENT[name]
+        if file == "documents_meta.csv":
+            meta = self._table(file, self._read_meta)
+            rows = meta.keys.find(documents)
+            if name in ("source_id", "publisher_id"):
+                return tables.id_texts(meta.numbers(name, rows))
+            seconds = meta.numbers("publish_time", rows)
+            numbers = seconds if name == "publish_time" else tables.age_days(seconds)
+            return pa.array(numbers, from_pandas=True)
+        value = "category_id" if file == "documents_categories.csv" else "topic_id"
+        lists = self._lists(file, value)
+        if name == value:
+            return tables.id_texts(lists.top(documents))
+        return lists.lists(documents)
+
+    def _table(self, file: str, read: Callable[[], tables.Table]) -> tables.Table:
+        table = self._once(file, read)
+        assert isinstance(table, tables.Table)
+        return table
+
+    def _lists(self, file: str, value: str) -> tables.Lists:
+        path = self._paths.get(file)
+        lists = self._once(file, lambda: tables.read_lists(path, value))
+        assert isinstance(lists, tables.Lists)
+        return lists
+
+    def _once(self, file: str, read: Callable[[], _Read]) -> _Read:
+        with _lock:
+            if file not in self._read:
+                key = self._identity(file)
+                kept = _shared.get(key)
+                self._read[file] = _shared[key] = read() if kept is None else kept
+            return self._read[file]
+
+    def _identity(self, file: str) -> tuple[object, ...]:
+        path = self._paths.get(file)
+        if path is None or not path.is_file():
+            return (file,)
+        stat = path.stat()
+        columns = self._event_types() if file == EVENTS else ()
+        return (file, path.resolve(), stat.st_mtime_ns, stat.st_size, *columns)
+
+    def _event_types(self) -> Mapping[str, pa.DataType]:
+        sources = {OF_EVENT[name] for name in self._wanted if name in OF_EVENT}
+        if self._wanted & set(OF_DOCUMENT):
+            sources.add("document_id")
+        return {name: kind for name, kind in _EVENT_TYPES.items() if name in sources}
+
+    def _read_events(self) -> tables.Table:
+        return tables.read_table(self._paths[EVENTS], "display_id", self._event_types())
+
+    def _read_promoted(self) -> tables.Table:
+        names = ("document_id", "campaign_id", "advertiser_id")
+        return tables.read_table(
+            self._paths.get(PROMOTED), "ad_id", dict.fromkeys(names, tables.ID)
+        )
+
+    def _read_meta(self) -> tables.Table:
+        types = {
+            "source_id": tables.ID,
+            "publisher_id": tables.ID,
+            "publish_time": delimited.STRINGS,
+        }
+        path = self._paths.get("documents_meta.csv")
+        meta = tables.read_table(path, "document_id", types)
+        seconds = tables.published_seconds(meta.columns["publish_time"])
+        return tables.Table(meta.keys, {**meta.columns, "publish_time": seconds})
+
+
+def _time(name: str, timestamps: np.ndarray) -> pa.Array:
+    """Returns a column made of the timestamps [B], in milliseconds since the log's origin."""
+    missing = timestamps < 0
+    milliseconds = timestamps.astype(np.int64) + tables.ORIGIN_MILLISECONDS
+    hours = milliseconds // 3_600_000
+    values = {
+        "timestamp": timestamps,
+        "time": milliseconds / 1_000,
+        "hour": hours % 24,
+        # 1 January 1970 was a Thursday.
+        "weekday": (hours // 24 + 3) % 7,
+    }[name]
+    return pa.array(values, mask=missing)
+
+
+def _known(value: str) -> str | None:
+    value = value.strip()
+    return None if value in tables.NOT_KNOWN else value
+
+
+def _platform(value: str) -> str | None:
+    known = _known(value)
+    return None if known is None else known.removesuffix(".0")
+
+
+def _part(geo_location: str, place: int) -> str | None:
+    parts = geo_location.split(">")
+    return _known(parts[place]) if place < len(parts) else None

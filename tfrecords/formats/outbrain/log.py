@@ -1,0 +1,220 @@
+"""Reads the log of Outbrain's click prediction (Kaggle 2016).
+
+The log is a directory with Kaggle's files, or the path of its clicks_train.csv; each is
+comma-separated with a header, plain or gzip (NAME.csv.gz). A test file has no `clicked`.
+
+    clicks_train.csv           display_id, ad_id, clicked
+    events.csv                 display_id, uuid, document_id, timestamp, platform, geo_location
+    promoted_content.csv       ad_id, document_id, campaign_id, advertiser_id
+    documents_meta.csv         document_id, source_id, publisher_id, publish_time
+    documents_categories.csv   document_id, category_id, confidence_level
+    documents_topics.csv       document_id, topic_id, confidence_level
+
+The last four may be missing: so are the values of their columns then, in a schema that
+stays the same. A schema file may name, of the display (query side):
+
+    uuid, document_id, platform, geo_location, timestamp    as in events.csv
+    country, state, dma          the parts of geo_location, such as "US>CA>803"
+    time                         seconds since 1970; timestamp is milliseconds since 1465876799998
+    hour, weekday                of that time in UTC: 0–23; 0 is Monday
+    source_id, publisher_id      of the document
+    publish_time, age_days       seconds since 1970; days from there to the log's origin
+    category_id, topic_id        the most confident one
+    categories, topics           all, the most confident last (a field keeps the last ones)
+
+and of the ad (ad side): ad_id, campaign_id, advertiser_id, ad_document_id, and the columns
+of a document with `ad_` before them. An ad's age is counted to the log's origin, not to the
+request, because a catalogue holds one value; a date after the log's end is a wrong one and
+missing. "", "\\N" and "--" are missing; platform "1.0" is 1 (1 desktop, 2 mobile, 3 tablet).
+
+A row whose display is not in events.csv is rejected: without user, time and context it
+would be split and learnt from wrongly, and a truncated events.csv would go unseen. With it
+goes its whole display. An ad that promoted_content.csv lacks keeps missing values, since
+without its row the display would show fewer ads than the user saw. A bad row in any file
+but the clicks is an error that names it: those files are joined to everything.
+
+References:
+    Outbrain, Click Prediction, Kaggle 2016 (data description).
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords.columns import MISSING_NUMBERS
+from tfrecords.formats import named, protocol
+from tfrecords.formats.files import delimited
+from tfrecords.formats.outbrain import columns_of_tables, file_names, tables
+from tfrecords.schema import Field, Schema
+
+_WHAT = "The Outbrain log"
+_ID = re.compile(r" *-?[0-9]+ *")
+
+
+def schema() -> Schema:
+    """Returns the stated convention: a display with its ads is a request; clicks only."""
+    query = ("source_id", "publisher_id", "category_id", "topic_id", "platform", "country",
+             "state", "dma", "hour", "weekday")  # fmt: skip
+    ad = ("ad_id", "ad_document_id", "campaign_id", "advertiser_id", "ad_source_id",
+          "ad_publisher_id")  # fmt: skip
+    fields = [
+        # A display is several rows, and a value of one or two displays says nothing.
+        Field("uuid", "categorical", "query", min_count=50),
+        Field("document_id", "categorical", "query", min_count=50),
+        *(Field(name, "categorical", "query") for name in query),
+        *(Field(name, "categorical", "ad") for name in ad),
+        Field("ad_categories", "categorical_list", "ad", max_list_length=4),
+        Field("ad_topics", "categorical_list", "ad", max_list_length=8),
+        Field("ad_age_days", "numeric", "ad"),
+    ]
+    return Schema(
+        "outbrain",
+        tuple(fields),
+        ad_key=("ad_id",),
+        click="clicked",
+        request_key="display_id",
+        time="time",
+        user_key="uuid",
+    )
+
+
+def check_schema(schema: Schema) -> None:
+    """Checks that a schema only asks for what this format has.
+
+    Raises:
+        ValueError: A column is not there, on the wrong side, or of the wrong kind.
+    """
+    known = (
+        *columns_of_tables.CLICK_COLUMNS,
+        *columns_of_tables.DISPLAY_COLUMNS,
+        *columns_of_tables.AD_COLUMNS,
+    )
+    named.check_schema(schema, _WHAT, dict.fromkeys(known))
+    of_ad = columns_of_tables.AD_COLUMNS
+    for field in schema.fields:
+        side = "ad" if field.source in of_ad else "query"
+        if field.side != side:
+            raise ValueError(
+                f"Schema {schema.name!r}: {field.source!r} describes the "
+                f"{'ad' if side == 'ad' else 'display'}; give field {field.name!r} the side "
+                f"{side!r}, not {field.side!r}."
+            )
+        if field.source in columns_of_tables.LIST_COLUMNS and field.kind != "categorical_list":
+            raise ValueError(
+                f"Schema {schema.name!r}: {field.source!r} holds lists, so field {field.name!r} "
+                f"must be a categorical_list, not {field.kind}."
+            )
+    astray = [name for name in schema.ad_key if name not in of_ad]
+    if astray:
+        raise ValueError(
+            f"Schema {schema.name!r}: ad_key names {astray}, which do not tell of the ad; the "
+            f"columns that do are {', '.join(of_ad)}."
+        )
+
+
+def open_log(
+    files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
+) -> protocol.Log:
+    """Opens a log; the files beside the clicks are read with the first chunk.
+
+    Raises:
+        FileNotFoundError: The clicks or events.csv do not exist.
+        ValueError: The schema asks for what the log has not.
+    """
+    check_schema(schema)
+    named.check_files(files, _WHAT)
+    files, paths = file_names.resolve(files)
+    if columns_of_tables.EVENTS not in paths:
+        directory = files.log[0].parent
+        raise FileNotFoundError(file_names.not_there(directory, columns_of_tables.EVENTS))
+    join = _Join(schema, paths)
+    layout = delimited.Layout(
+        {"display_id": tables.ID, "ad_id": tables.ID}
+        | ({"clicked": delimited.STRINGS} if "clicked" in schema.columns else {}),
+        ",",
+        quote=True,
+        optional=frozenset(["clicked"]),
+        check=_fault,
+    )
+    opened = delimited.DelimitedLog(files, layout, join, rows_per_chunk)
+    clicks = [path for path, _ in files.parts()]
+    opened.files = tuple(dict.fromkeys([*clicks, *join.files]))
+    return opened
+
+
+def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
+    """Reads the ads of promoted_content.csv, shown or not; None without the file.
+
+    Raises:
+        ValueError: A file has a bad row, or the schema asks for what it has not.
+    """
+    check_schema(schema)
+    _, paths = file_names.resolve(files)
+    if columns_of_tables.PROMOTED not in paths:
+        return None
+    wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.ad_fields)])
+    joiner = columns_of_tables.Joiner(paths, list(wanted))
+    ids = joiner.promoted().keys.ids
+    return pa.table(joiner.ads(list(wanted), ids))
+
+
+def _fault(values: Mapping[str, str]) -> str | None:
+    for name in ("display_id", "ad_id"):
+        value = values.get(name, "")
+        if value not in MISSING_NUMBERS and not _ID.fullmatch(value):
+            return f"{name} must be a whole number, got {value[:40]!r}"
+    return None
+
+
+class _Join:
+    """Joins what a schema reads to the rows of the clicks.
+
+    Args:
+        schema: The schema.
+        paths: The files beside the clicks, by name.
+    """
+
+    def __init__(self, schema: Schema, paths: Mapping[str, pathlib.Path]) -> None:
+        self._wanted = schema.columns
+        self._of_display = [n for n in self._wanted if n in columns_of_tables.DISPLAY_COLUMNS]
+        self._of_ad = [n for n in self._wanted if n in columns_of_tables.AD_COLUMNS]
+        self._joiner = columns_of_tables.Joiner(paths, self._wanted)
+        events = paths[columns_of_tables.EVENTS]
+        self._events = events
+        self.files = tuple(dict.fromkeys([events, *self._joiner.files]))
+
+    def __call__(self, parsed: protocol.Parsed) -> protocol.Parsed:
+        displays = parsed.table["display_id"]
+        rows = self._joiner.events().keys.find(displays.fill_null(-1).to_numpy())
+        unknown = displays.filter(pa.array(rows < 0)).to_pylist()
+        parsed = parsed.without(rows < 0, [self._reason(display) for display in unknown])
+        table = parsed.table
+        # Each display and ad of the chunk is looked up once.
+        rows, of_row = np.unique(rows[rows >= 0], return_inverse=True)
+        ads, of_ad = np.unique(table["ad_id"].fill_null(-1).to_numpy(), return_inverse=True)
+        columns = _expanded(self._joiner.displays(self._of_display, rows), of_row)
+        columns.update(_expanded(self._joiner.ads(self._of_ad, ads), of_ad))
+        if "display_id" in self._wanted:
+            ids = self._joiner.events().keys.ids[rows]
+            columns.update(_expanded({"display_id": tables.id_texts(ids)}, of_row))
+        if "clicked" in self._wanted:
+            columns["clicked"] = table["clicked"]
+        joined = pa.table({name: columns[name] for name in self._wanted})
+        joined = joined.append_column(protocol.LINE_NUMBER, table[protocol.LINE_NUMBER])
+        return dataclasses.replace(parsed, table=joined)
+
+    def _reason(self, display: int | None) -> str:
+        if display is None:
+            return "display_id is empty"
+        return f"display_id {display} is not in {self._events.name}"
+
+
+def _expanded(
+    columns: Mapping[str, pa.Array], places: np.ndarray
+) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Returns columns with the values at some places [B]."""
+    return {name: column.take(pa.array(places)) for name, column in columns.items()}

@@ -1,0 +1,7 @@
+"""Proposes a schema for a log from its first rows."""
+
+from tfrecords.inference.proposal import write_proposal
+
+__all__ = [
+    "write_proposal",
+]

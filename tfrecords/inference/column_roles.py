@@ -1,0 +1,249 @@
+"""Finds the keys and labels of a log by the names and values of its columns.
+
+A column that a row cannot do without (the key of a request, the time) is proposed only if
+nearly every row has it; the click in any case, as all rows would be clicks without it.
+"""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords.columns import TRUTHS, RowFaults, checked_splits
+from tfrecords.inference import known_names, labels, pairs, times
+from tfrecords.inference.log_sample import Column, Sample
+
+_NEIGHBOURS = 0.1
+_FEW_USERS = 10
+_SECONDS_OF_REQUEST = 5
+
+
+@dataclasses.dataclass
+class Roles:
+    """The columns that are no fields, or not only; None where there is none."""
+
+    ad_key: Column
+    click: Column | None = None
+    click_threshold: float | None = None
+    engagement: Column | None = None
+    revenue: Column | None = None
+    time: Column | None = None
+    user_key: Column | None = None
+    request_key: Column | None = None
+    position: Column | None = None
+    split: Column | None = None
+
+    def names(self) -> set[str]:
+        """Returns the columns in a role."""
+        return {value.name for value in vars(self).values() if isinstance(value, Column)}
+
+    def clicked(self) -> np.ndarray:
+        """Returns the click [B]: 1, 0, or NaN where it is not known."""
+        if self.click is None:
+            return np.ones(len(self.ad_key.codes))
+        if self.click_threshold is not None:
+            return self.click.by_row(self.click.numbers >= self.click_threshold)
+        truths = [TRUTHS.get(value.strip().lower(), np.nan) for value in self.click.known]
+        return self.click.by_row(np.array(truths, np.float64))
+
+
+def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[str]) -> Roles:
+    """Finds the roles; says in `notes` what was decided.
+
+    Raises:
+        ValueError: No column looks like the ad, or a table shares no key with the log.
+    """
+    columns = list(sample.columns.values())
+    roles = Roles(_ad_key(sample, ads, notes))
+    taken = [roles.ad_key]
+
+    def take(column: Column | None) -> Column | None:
+        if column is not None:
+            taken.append(column)
+        return column
+
+    def free() -> list[Column]:
+        return [column for column in columns if column not in taken]
+
+    roles.split = take(next((c for c in free() if _is_split(c)), None))
+    roles.user_key = take(_user_key(free(), users, notes))
+    click, roles.click_threshold = labels.click(free(), roles.ad_key, notes)
+    roles.click = take(click)
+    roles.engagement = take(labels.engagement(free(), roles.ad_key))
+    roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
+    roles.time = take(times.find(free(), notes))
+    roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
+    roles.position = take(labels.named(free(), known_names.POSITIONS, _is_slot))
+    _describe(roles, notes)
+    return roles
+
+
+def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
+    columns = list(sample.columns.values())
+    if ads is not None:
+        shared = [c for c in columns if c.name in ads.columns]
+        columns = [c for c in shared if len(ads.columns[c.name].known) >= 0.9 * ads.num_rows]
+        # Of a repeated ad the last row stands; but a column that repeats must be named as an ad.
+        columns = columns or [c for c in shared if _ad_rank(c) is not None]
+        if not columns:
+            raise ValueError(
+                "The table of ads needs a column that identifies its rows and is in the log under "
+                f"the same name; the log has {list(sample.columns)}, the table {list(ads.columns)}."
+            )
+    found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
+    key = min(columns, key=lambda c: found.get(c.name, math.inf), default=None)
+    if key is None or (ads is None and key.name not in found):
+        raise ValueError(
+            "No column looks like the ad: expected a name such as ad_id, item_id or product, got "
+            f"{list(sample.columns)}. Rename the one that identifies the ad, or write a schema; a "
+            "file without a header line needs one."
+        )
+    notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
+    if ads is not None and (repeated := _repeated(ads.columns[key.name])):
+        notes.append(
+            f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last of each stands."
+        )
+    if (missing := key.missing_share) > 0:
+        notes.append(f"{missing:.1%} of the rows have no {key.name!r}; they will be rejected.")
+    return key
+
+
+def _repeated(column: Column) -> int:
+    return int(column.present.sum()) - len(column.known)
+
+
+def _ad_rank(column: Column) -> float | None:
+    """Returns how much a name looks like the ad's, the less the better; None: not at all."""
+    if not column.known:
+        return None
+    for rank, word in enumerate(known_names.ADS):
+        if re.fullmatch(f"{word}s?({known_names.KEY})?", column.plain_words):
+            return rank
+        if re.fullmatch(f"{word}_?(name|title)", column.plain_words):
+            return rank + len(known_names.ADS)
+    return None
+
+
+def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> Column | None:
+    if users is not None:
+        columns = [c for c in columns if c.name in users.columns]
+        if not columns:
+            raise ValueError(
+                "The table of users needs the log's user key under the same name; it has "
+                f"{list(users.columns)}."
+            )
+        columns = sorted(columns, key=lambda c: -len(users.columns[c.name].known))
+    found = [c for c in columns if known_names.USER.fullmatch(c.plain_words)] or (
+        columns if users else []
+    )
+    for column in found:
+        # A few kinds of clients are no users.
+        if users is None and len(column.words) == 1 and len(column.known) <= _FEW_USERS:
+            continue
+        if column.missing_share > known_names.MOST_ANONYMOUS:
+            notes.append(
+                f"{column.name!r} would be the user key, but {column.missing_share:.1%} of the "
+                "rows lack it."
+            )
+            continue
+        if column.missing_share > 0:
+            notes.append(
+                f"{column.missing_share:.1%} of the rows have no {column.name!r}: those without "
+                "one count as a visitor of their own."
+            )
+        return column
+    return None
+
+
+def _request_key(
+    columns: list[Column], user: Column | None, time: Column | None, notes: list[str]
+) -> Column | None:
+    for column in columns:
+        if (
+            not known_names.REQUEST.fullmatch(column.plain_words)
+            or column.missing_share > known_names.MOST_MISSING
+        ):
+            continue
+        repeated = float((column.codes[1:] == column.codes[:-1]).mean()) if len(column.codes) else 0
+        if len(column.known) < 2 or column.is_truth or repeated < _NEIGHBOURS:
+            notes.append(
+                f"{column.name!r} does not repeat on neighbouring rows, so a row is a request."
+            )
+        elif user is not None and pairs.varies_within(user, column):
+            notes.append(
+                f"Rows of one {column.name!r} are of several {user.name!r}, so it is no request; "
+                "a row is one."
+            )
+        elif time is not None and _seconds_apart(column, time) > _SECONDS_OF_REQUEST:
+            notes.append(
+                f"Rows of one {column.name!r} are usually more than {_SECONDS_OF_REQUEST} seconds "
+                "apart, so it is a session and no request; a row is one."
+            )
+        else:
+            return column
+    return None
+
+
+def _seconds_apart(key: Column, time: Column) -> float:
+    """Returns the median time between neighbouring rows of one key; 0 if it is not known."""
+    seconds = times.seconds(time)
+    if seconds is None:
+        return 0.0
+    apart = np.abs(np.diff(time.by_row(seconds)))[key.codes[1:] == key.codes[:-1]]
+    apart = apart[~np.isnan(apart)]
+    return float(np.median(apart)) if len(apart) else 0.0
+
+
+def _is_split(column: Column) -> bool:
+    if column.missing_share > 0 or not 1 <= len(column.known) <= 3 or column.is_list:
+        return False
+    faults = RowFaults(len(column.known))
+    texts = pa.chunked_array([pa.array(column.known, pa.string())])
+    found = checked_splits(faults, column.name, texts)
+    # The first rows may all be for training.
+    named = not {"split", "set", "partition", "subset"}.isdisjoint(column.words)
+    return not faults.any() and 0 in found and (named or len(column.known) > 1)
+
+
+def _is_slot(column: Column) -> bool:
+    return (
+        column.is_whole
+        and column.missing_share <= known_names.MOST_MISSING
+        and column.numbers.min() >= 0
+        and column.numbers.max() < 10_000
+    )
+
+
+def _describe(roles: Roles, notes: list[str]) -> None:
+    if roles.click is None:
+        notes.append(_every_row(roles.engagement))
+    elif roles.click_threshold is None:
+        clicked = roles.clicked()
+        share = float(np.mean(clicked[~np.isnan(clicked)])) if roles.click.is_truth else 0.0
+        shown = f" ({share:.2%} of the rows)" if roles.click.is_truth else ""
+        notes.append(f"{roles.click.name!r} says what was clicked{shown}.")
+    texts = {
+        "engagement": "{!r} says what happened after the click.",
+        "revenue": "{!r} is the revenue.",
+        "time": "Rows are in the order of {!r}, which the split follows.",
+        "user_key": "Users are identified by {!r}.",
+        "request_key": "Rows of one {!r} are one request.",
+        "position": "{!r} is the slot that an ad was shown in.",
+        "split": "{!r} says which rows are for training, validation and testing.",
+    }
+    for role, text in texts.items():
+        column = getattr(roles, role)
+        if column is not None:
+            notes.append(text.format(column.name))
+
+
+def _every_row(engagement: Column | None) -> str:
+    said = "No column looks like a click, so every row counts as one (click: null)."
+    if engagement is None:
+        return said
+    return (
+        f"{said} If rows are showings and not clicks, make {engagement.name!r} the click and drop "
+        "engagement."
+    )

@@ -1,0 +1,191 @@
+"""Finds the labels of a log: the click or what stands for it, engagement and revenue."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tfrecords.inference import known_names, lists, pairs
+from tfrecords.inference.log_sample import LOG, Column
+
+_FEW = 10
+_MOST_EVENTS = 30
+
+
+def click(
+    columns: Sequence[Column], ad: Column, notes: list[str]
+) -> tuple[Column | None, float | None]:
+    """Returns the click, and the threshold of what counts as one; None where there is none.
+
+    Args:
+        columns: Of the log, those in no role yet.
+        ad: What identifies the ad.
+        notes: Extended by what cannot be a click though it is named so, and by the threshold.
+    """
+    names = (*known_names.CLICKS, *known_names.ANY_LABELS)
+    if (found := named(columns, names, _is_truth)) is not None:
+        if found.missing_share > 0:
+            notes.append(
+                f"{found.missing_share:.2%} of the rows have no {found.name!r}; they will be "
+                "rejected."
+            )
+        return found, None
+    counts = (*names, *known_names.CLICK_COUNTS)
+    if (found := named(columns, counts, lambda c: _is_count(c, ad))) is not None:
+        notes.append(
+            f"{found.name!r} goes from {found.numbers.min():g} to {found.numbers.max():g}: one of "
+            f"at least 1 counts as a click ({_share(found, 1):.1%} of the rows); edit "
+            "click_threshold."
+        )
+        return found, 1.0
+    damaged = named(columns, known_names.CLICKS, lambda c: _fault(c) is not None)
+    rating = named(columns, known_names.RATINGS, _is_rating)
+    if damaged is not None:
+        instead = "" if rating is None else f" Here {rating.name!r} is taken instead."
+        notes.append(f"{damaged.name!r} would be the click, but {_fault(damaged)}.{instead}")
+    if rating is not None:
+        return rating, _threshold(rating, notes)
+    if damaged is None:
+        notes += [_split_up(column) for column in columns if is_event(column, ad)]
+    # Without it every row would count as a click.
+    is_count = damaged is not None and damaged.is_whole and not damaged.is_truth
+    return damaged, 1.0 if is_count else None
+
+
+def is_event(column: Column, ad: Column) -> bool:
+    """Returns whether a column says of each row what happened: view, cart, purchase.
+
+    Args:
+        column: The column.
+        ad: What identifies the ad; what is always the same for one ad is its property.
+    """
+    if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MOST_EVENTS:
+        return False
+    texts = {re.sub(r"[\W_]+", "_", value.strip().lower()) for value in column.known}
+    known = texts & known_names.EVENTS
+    several = len(known) >= max(2, 0.5 * len(texts))
+    return several and not pairs.is_constant_per_ad(column, ad)
+
+
+def events_of(column: Column) -> str:
+    """Returns the first values of a column, for a note."""
+    return ", ".join(repr(value[:40]) for value in column.known[:4])
+
+
+def _split_up(column: Column) -> str:
+    return (
+        f"{column.name!r} says what happened ({events_of(column)}): add columns of 0 and 1 made of "
+        "it, one of what counts as a click and perhaps one of what comes after it as the "
+        "engagement, and name them in the schema."
+    )
+
+
+def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
+    """Returns what says whether something happened after the click, or None."""
+    return named(
+        columns,
+        known_names.ENGAGEMENTS,
+        # What is always so for an ad is its property, such as being on sale.
+        lambda c: c.is_truth and not pairs.is_constant_per_ad(c, ad),
+    )
+
+
+def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column | None:
+    """Returns the revenue, or None."""
+
+    def fits(column: Column) -> bool:
+        is_property = column.is_truth and pairs.is_constant_per_ad(column, ad)
+        return column.is_numeric and column.numbers.min() >= 0 and not is_property
+
+    found = named(columns, known_names.REVENUES, fits)
+    if found is None:
+        notes += _textual(columns, ad)
+    if found is not None and found.missing_share > 0:
+        notes.append(
+            f"{found.missing_share:.1%} of the rows have no {found.name!r}: their revenue is "
+            "unknown, not 0; write 0 if it was none."
+        )
+    return found
+
+
+def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
+    return [
+        f"{column.name!r} would be the revenue, but its values, such as {column.known[0][:40]!r}, "
+        "are no numbers; write them as 12.5."
+        for column in columns
+        if column.core in known_names.REVENUES
+        and column.known
+        and not column.is_numeric
+        and not column.is_truth
+        and lists.separator(column) is None
+        and not pairs.is_constant_per_ad(column, ad)
+    ]
+
+
+def named(
+    columns: Sequence[Column], names: Sequence[str], fits: Callable[[Column], bool]
+) -> Column | None:
+    """Returns the fitting column whose name comes first in `names`, by itself or its core."""
+    found = []
+    for column in columns:
+        ranks = [names.index(n) for n in (column.plain_words, column.core) if n in names]
+        if ranks and fits(column):
+            found.append((min(ranks), len(column.words), column))
+    return min(found, key=lambda entry: entry[:2], default=(0, 0, None))[2]
+
+
+def _is_truth(column: Column) -> bool:
+    return column.is_truth and column.missing_share <= known_names.MOST_UNLABELLED
+
+
+def _is_count(column: Column, ad: Column) -> bool:
+    """Returns whether whole numbers may count what was clicked in a row."""
+    if not column.is_whole or column.missing_share > known_names.MOST_UNLABELLED:
+        return False
+    if column.plain_words in known_names.ANY_LABELS:
+        return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
+    # Clicks of an ad over the whole log, repeated in each of its rows.
+    of_ad = column.core != "click" and pairs.is_constant_per_ad(column, ad)
+    return column.numbers.min() >= -1 and column.numbers.max() >= 1 and not of_ad
+
+
+def _fault(column: Column) -> str | None:
+    """Returns why a conversion would reject rows for their click; None also for a list."""
+    if lists.separator(column) is not None:
+        return None
+    if column.missing_share > known_names.MOST_UNLABELLED:
+        return (
+            f"{column.missing_share:.1%} of the rows lack it and will be rejected; write 0 where "
+            "nothing was clicked"
+        )
+    if not column.is_whole and not column.is_truth:
+        return (
+            f"its values, such as {column.known[0][:40]!r}, are not 0 and 1, so its rows will be "
+            "rejected; write 0 and 1, or rename it if it is no click"
+        )
+    return None
+
+
+def _is_rating(column: Column) -> bool:
+    return (
+        column.is_numeric
+        and column.missing_share <= known_names.MOST_MISSING
+        and 2 <= len(column.known) <= 1000
+    )
+
+
+def _threshold(rating: Column, notes: list[str]) -> float:
+    scale = np.unique(rating.numbers)
+    # Of 1 to 5 this is 4.
+    upper = scale[0] + 0.75 * (scale[-1] - scale[0])
+    threshold = float(scale[scale >= upper][0])
+    notes.append(
+        f"{rating.name!r} is a rating from {scale[0]:g} to {scale[-1]:g}: one of at least "
+        f"{threshold:g} counts as a click ({_share(rating, threshold):.1%} of the rows); edit "
+        "click_threshold."
+    )
+    return threshold
+
+
+def _share(column: Column, threshold: float) -> float:
+    return float(np.nanmean(column.by_row(column.numbers >= threshold)))

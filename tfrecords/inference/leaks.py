@@ -1,0 +1,144 @@
+"""Finds columns that must not be input fields: they tell nothing, or too much.
+
+Shapes: B rows of the sample, V distinct values of a column.
+"""
+
+import re
+
+import numpy as np
+
+from tfrecords import columns
+from tfrecords.inference import known_names, lists, outcomes, times
+from tfrecords.inference.column_roles import Roles
+from tfrecords.inference.log_sample import LOG, USERS, Column, Sample
+
+# Of the policy that chose the ad.
+_POLICY = {"propensity", "pscore", "propensities"}
+_CONSTANT = "always the same value"
+_SEEN_ONCE = "a user is seen once, so the id tells nothing"
+# Reasons for which a column is useless, and no more.
+HARMLESS = (_CONSTANT, _SEEN_ONCE)
+_ZERO = re.compile(r"0+([.,]0*)?")
+_FEW_ROWS = 20
+_SURE_ROWS = 5
+_MOST_VALUES = 1_000
+_PROBED_LISTS = 2_000
+
+
+def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
+    """Returns why a column cannot be a field, or None if it can.
+
+    Args:
+        column: The column.
+        sample: The table it is in.
+        roles: The keys and labels.
+    """
+    if column.name == roles.ad_key.name:
+        return None
+    if not column.known:
+        return "always missing"
+    if len(column.known) == 1 and column.missing_share == 0:
+        return _CONSTANT
+    if roles.user_key is not None and column.name == roles.user_key.name:
+        single = np.mean(column.counts[column.counts > 0] == 1) > 0.9
+        return _SEEN_ONCE if single else None
+    if _is_unique(column, sample):
+        return "a different value in nearly every row of its table"
+    if not _POLICY.isdisjoint(column.words):
+        return "it tells how the ad was chosen"
+    if (why := outcomes.reason(column, sample, roles)) is not None:
+        return why
+    if sample.table != LOG:
+        return None
+    if known_names.REQUEST.fullmatch(column.plain_words) and len(column.known) > _FEW_ROWS:
+        return "an id of requests or sessions, which never come again"
+    if _is_clock(column, roles):
+        return "a time, which never comes again"
+    return _leak(column, roles) or _list_leak(column, roles)
+
+
+def _is_unique(column: Column, sample: Sample) -> bool:
+    present = int(column.present.sum())
+    if present < _FEW_ROWS or len(column.known) < 0.95 * present:
+        return False
+    if column.is_list or column.declared in ("token_seq", "float_seq"):
+        return False
+    if sample.table == USERS or column.words[-1:] == ("id",):
+        return not column.is_numeric or column.is_whole
+    if column.is_numeric:
+        numbers = column.by_row(column.numbers)
+        return column.is_whole and bool((np.diff(numbers) > 0).all())
+    # The words of titles repeat, though the titles do not.
+    return lists.separator(column) is None
+
+
+def _is_clock(column: Column, roles: Roles) -> bool:
+    """Returns whether a column is a time of day and date, beside the one that is used."""
+    if len(column.known) < _FEW_ROWS or column.is_list:
+        return False
+    return times.is_clock(column, column.plain_words in known_names.TIMES)
+
+
+def _leak(column: Column, roles: Roles) -> str | None:
+    """Compares a column with the click."""
+    if roles.click is None:
+        return None
+    clicked = roles.clicked()
+    num_clicks, num_known = np.nansum(clicked), np.isfinite(clicked).sum()
+    if not 0 < num_clicks < num_known or num_clicks < _FEW_ROWS:
+        return None
+    if 0 < column.missing_share < 1 and np.array_equal(column.present, clicked == 1):
+        return "it is there exactly if the ad was clicked"
+    if (why := _after_clicks(column, clicked)) is not None:
+        return why
+    if len(column.values) > _MOST_VALUES or len(column.known) < 2:
+        return None
+    counts = np.maximum(column.counts, 1)
+    means = np.bincount(column.codes, np.nan_to_num(clicked), len(column.values)) / counts
+    sure = (np.minimum(means, 1 - means) == 0) & (column.counts >= _SURE_ROWS)
+    if (
+        column.counts[sure].sum() >= 0.99 * len(column.codes)
+        and column.counts[sure & (means == 1)].sum()
+    ):
+        return "its value says whether the ad was clicked"
+    return None
+
+
+def _after_clicks(column: Column, clicked: np.ndarray) -> str | None:
+    """Returns a reason if a column is mostly nothing, and the rows with something were clicked."""
+    usual = int(np.bincount(column.codes, minlength=1).argmax())
+    text = column.values[usual].strip().lower()
+    is_zero = columns.TRUTHS.get(text) == 0 or _ZERO.fullmatch(text) is not None
+    is_nothing = column.is_missing[usual] or is_zero
+    others = column.codes != usual
+    if not is_nothing or others.sum() < _FEW_ROWS or np.nanmean(clicked) > 0.5:
+        return None
+    if not (clicked[others] == 1).all():
+        return None
+    said = "there" if column.is_missing[usual] else f"other than {column.values[usual]!r}"
+    return f"it is {said} only where the ad was clicked; is it the engagement or the revenue?"
+
+
+def _list_leak(column: Column, roles: Roles) -> str | None:
+    """Compares the lists of a column with the ad of their rows, which it may hold if clicked."""
+    separator = lists.separator(column)
+    if separator is None:
+        return None
+    clicked = roles.clicked()
+    holding = [
+        _share_holding(column, separator, roles.ad_key, np.flatnonzero(clicked == label))
+        for label in (1, 0)
+    ]
+    if holding[0] < 0.5 or holding[1] > 0.5 * holding[0]:
+        return None
+    return "its lists hold the ad of the row if it was clicked"
+
+
+def _share_holding(column: Column, separator: str, ad: Column, rows: np.ndarray) -> float:
+    """Returns in which share of the rows the list holds the row's ad."""
+    probed = rows[:: -(-len(rows) // _PROBED_LISTS) or 1]
+    found = [
+        ad.values[ad.codes[row]] in column.values[column.codes[row]].split(separator)
+        for row in probed
+    ]
+    return float(np.mean(found)) if found else 0.0

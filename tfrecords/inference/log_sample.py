@@ -1,0 +1,260 @@
+"""The first rows of a log, and what they tell of its columns.
+
+Shapes: B rows of the sample, V distinct values of a column.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tfrecords import formats
+from tfrecords.columns import (
+    RowFaults,
+    checked_numbers,
+    checked_truths,
+    distinct,
+    is_missing_number,
+    number_fault,
+    parse_times,
+)
+from tfrecords.inference import known_names
+
+ROWS = 100_000
+LOG, USERS, ADS = "log", "users", "ads"
+_RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
+# How much a gzip file grows when it is unpacked, about.
+_GZIP_FACTOR = 5
+_PROBED = 200
+# 0, 0.0, no, No, NO, false, … and their opposites.
+_MOST_TRUTHS = 20
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column of a sample.
+
+    Attributes:
+        name: As in the file.
+        table: `LOG`, `USERS` or `ADS`.
+        values: [V] distinct texts, "" if missing.
+        codes: [B] each row's place among them.
+        is_list: Whether the file itself has lists; then texts are their values, joined.
+        is_time: Whether the file itself has times.
+    """
+
+    name: str
+    table: str
+    values: list[str]
+    codes: np.ndarray
+    is_list: bool = False
+    is_time: bool = False
+
+    @property
+    def plain_name(self) -> str:
+        """The name without RecBole's type: `user_id:token` → `user_id`."""
+        match = _RECBOLE.fullmatch(self.name)
+        return match[1] if match else self.name
+
+    @property
+    def declared(self) -> str | None:
+        """RecBole's type, or None."""
+        match = _RECBOLE.fullmatch(self.name)
+        return match[2] if match else None
+
+    @functools.cached_property
+    def words(self) -> tuple[str, ...]:
+        """The words of the name, in lower case: `userAge` → user, age."""
+        spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.plain_name)
+        return tuple(word for word in re.split(r"[\W_]+", spaced.lower()) if word)
+
+    @property
+    def plain_words(self) -> str:
+        """The words of the name, joined by "_"."""
+        return "_".join(self.words)
+
+    @property
+    def core(self) -> str:
+        """The name as labels are known by: `is_click_bool` → click."""
+        return known_names.core(self.words)
+
+    @functools.cached_property
+    def counts(self) -> np.ndarray:
+        """Rows of each distinct value [V]."""
+        return np.bincount(self.codes, minlength=len(self.values))
+
+    @functools.cached_property
+    def is_missing(self) -> np.ndarray:
+        """Which distinct values [V] are missing ones."""
+        return np.array([is_missing_number(value) for value in self.values], bool)
+
+    @property
+    def present(self) -> np.ndarray:
+        """Which rows [B] have a value."""
+        return ~self.is_missing[self.codes]
+
+    @property
+    def missing_share(self) -> float:
+        return float(1 - self.present.mean()) if len(self.codes) else 1.0
+
+    @functools.cached_property
+    def known(self) -> list[str]:
+        """The distinct values that are not missing."""
+        return [v for v, gone in zip(self.values, self.is_missing, strict=True) if not gone]
+
+    @functools.cached_property
+    def numbers(self) -> np.ndarray:
+        """The known values as numbers; NaN for those that are none, and for mostly texts."""
+        if (parsed := _parsed(self.known)) is not None:
+            return parsed
+        texts = pa.chunked_array([pa.array(self.known, pa.string())])
+        numbers = checked_numbers(RowFaults(len(self.known)), self.name, texts)
+        return np.where(np.abs(numbers) <= _FLOAT32_MAX, numbers, np.nan)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether all known values are numbers."""
+        return bool(self.known) and not self.is_list and not np.isnan(self.numbers).any()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all known values are whole numbers."""
+        return self.is_numeric and bool((self.numbers == np.floor(self.numbers)).all())
+
+    @functools.cached_property
+    def is_truth(self) -> bool:
+        """Whether the known values are 0 and 1, or false and true, both or one of them."""
+        if len(self.known) > _MOST_TRUTHS:
+            return False
+        faults = RowFaults(len(self.known))
+        texts = pa.chunked_array([pa.array(self.known, pa.string())])
+        checked_truths(faults, self.name, texts)
+        return bool(self.known) and not self.is_list and not faults.any()
+
+    @functools.cached_property
+    def times(self) -> np.ndarray:
+        """The known values as times; NaN for those that are none."""
+        if self.is_numeric:
+            return self.numbers
+        return parse_times(self.known)
+
+    def by_row(self, of_known: np.ndarray) -> np.ndarray:
+        """Spreads what is known of the known values to the rows [B]; NaN where missing."""
+        spread = np.full(len(self.values), np.nan)
+        spread[~self.is_missing] = of_known
+        return spread[self.codes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """The first rows of a table.
+
+    Attributes:
+        table: `LOG`, `USERS` or `ADS`.
+        columns: By name, in the file's order.
+        num_rows: B.
+        total_rows: About how many rows the files have in all.
+        notes: What could not be read.
+    """
+
+    table: str
+    columns: Mapping[str, Column]
+    num_rows: int
+    total_rows: int
+    notes: tuple[str, ...] = ()
+
+
+def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
+    """Reads the first rows of the first file.
+
+    Raises:
+        FileNotFoundError, ValueError: The file cannot be read, or has no rows.
+    """
+    path = paths[0]
+    names, notes = _readable(path)
+    opened = formats.open_table(path, dict.fromkeys(names, formats.STRINGS), names, (), ROWS)
+    chunks = opened.chunks()
+    chunk = next(chunks, None)
+    if chunk is None:
+        raise ValueError(f"{path} holds no rows below its header.")
+    parsed = opened.parse(chunk)
+    rows = parsed.table.slice(0, ROWS)
+    if not rows.num_rows:
+        line, reason = min(parsed.faults.items())
+        raise ValueError(f"{path} has no row that can be read; line {line}: {reason}.")
+    if parsed.faults:
+        line, reason = min(parsed.faults.items())
+        notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
+    columns = {name: _column(name, table, rows[name]) for name in names}
+    total = sum(_total_rows(path, chunk) for path in paths)
+    if len(paths) == 1 and next(chunks, None) is None:
+        total = chunk.num_rows
+    return Sample(table, columns, rows.num_rows, total, tuple(notes))
+
+
+def _parsed(texts: Sequence[str]) -> np.ndarray | None:
+    """Returns numbers [V], the quick way, or None if they need a closer look."""
+    probe = texts[:: -(-len(texts) // _PROBED) or 1]
+    bad = [number_fault("", text) is not None for text in probe]
+    if sum(bad) > 0.5 * len(bad):
+        return np.full(len(texts), np.nan)
+    try:
+        numbers = pa.array(texts, pa.string()).cast(pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        return None
+    return numbers if (np.abs(numbers) <= _FLOAT32_MAX).all() else None
+
+
+def _readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
+    names, notes = [], []
+    found = formats.column_names(path, ())
+    for name in dict.fromkeys(found):
+        if not name:
+            notes.append(f"{path} has a column without a name, such as a row number; left out.")
+        elif found.count(name) > 1:
+            notes.append(f"{path} has several columns {name!r}; left out. Rename them.")
+        elif formats.is_parquet(path) and (fault := _fault(path, name)):
+            notes.append(f"Left out: {fault}")
+        else:
+            names.append(name)
+    return names, notes
+
+
+def _fault(path: pathlib.Path, name: str) -> str | None:
+    try:
+        formats.open_table(path, {name: formats.STRINGS}, [name])
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _column(name: str, table: str, column: pa.ChunkedArray) -> Column:
+    is_list, is_time = pa.types.is_list(column.type), pa.types.is_temporal(column.type)
+    if is_list:
+        column = pa.chunked_array([pc.binary_join(_present(column.combine_chunks()), "|")])
+    values, codes = distinct(column)
+    return Column(name, table, values, codes, is_list, is_time)
+
+
+def _present(lists: pa.ListArray) -> pa.ListArray:
+    """Returns lists without what is missing in them."""
+    values, rows = lists.flatten(), pc.list_parent_indices(lists)
+    kept = pc.is_valid(values)
+    counts = np.bincount(rows.filter(kept).to_numpy(), minlength=len(lists))
+    offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values.filter(kept))
+
+
+def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:
+    if formats.is_parquet(path):
+        return pq.read_metadata(path).num_rows
+    with path.open("rb") as file:
+        factor = _GZIP_FACTOR if file.read(2) == b"\x1f\x8b" else 1
+    return int(path.stat().st_size * factor * chunk.num_rows / max(len(chunk.payload), 1))

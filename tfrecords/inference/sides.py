@@ -1,0 +1,77 @@
+"""Tells on which side of the join a column belongs.
+
+A record keeps the query fields of a request once, so what differs between the rows of a
+request cannot be one; the catalogue keeps the ad fields of an ad once.
+"""
+
+from collections.abc import Sequence
+
+from tfrecords.inference import known_names, pairs
+from tfrecords.inference.column_roles import Roles
+from tfrecords.inference.log_sample import ADS, LOG, USERS, Column, Sample
+
+_OF_QUERY = {
+    "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",
+    "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query", "search", "srch",
+    "history", "hist", "basket", "cart", "seen", "viewed", "watched", "visited",
+}  # fmt: skip
+# What an ad has beside its names, though it may change with time.
+_OF_AD = {
+    "price", "cost", "bid", "discount", "promotion", "promo", "stock", "stars", "star", "fee",
+    "brand", "seller", "merchant", "advertiser", "margin", "budget",
+}  # fmt: skip
+_SLOTS = {"position", "pos", "slot"}
+
+
+def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str | None, str]:
+    """Returns a column's side, None if it fits neither, and why.
+
+    Args:
+        column: The column.
+        samples: Of the log and the tables.
+        roles: The keys and labels.
+    """
+    tables = {s.table for s in samples if column.name in s.columns}
+    if column.name == roles.ad_key.name:
+        return "ad", "as it is the ad"
+    if roles.user_key is not None and column.name == roles.user_key.name:
+        return "query", "as it is the user"
+    if ADS in tables and USERS not in tables:
+        return "ad", "in the table of ads"
+    if USERS in tables:
+        return "query", "in the table of users"
+    of_ad = not {*known_names.ADS, *roles.ad_key.words[:1]}.isdisjoint(column.words[:1])
+    of_query = not of_ad and not _OF_QUERY.isdisjoint(column.words)
+    is_constant = column.table == LOG and pairs.is_constant_per_ad(column, roles.ad_key)
+    if roles.request_key is not None and pairs.varies_within(column, roles.request_key):
+        of_ad = of_ad or not _OF_AD.isdisjoint(column.words)
+        is_context = not of_ad and pairs.varies_within(column, roles.ad_key)
+        return _varying_side(column, is_constant, is_context, of_query)
+    if of_query:
+        return "query", "of the user or context by its name"
+    if is_constant:
+        return "ad", "always the same for one ad"
+    if roles.request_key is not None:
+        return "query", "the same in all rows of a request"
+    return "query", "differs between showings of one ad"
+
+
+def _varying_side(
+    column: Column, is_constant: bool, is_context: bool, of_query: bool
+) -> tuple[str | None, str]:
+    """Returns the side of what differs between the rows of a request."""
+    if column.plain_words in known_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
+        return None, "the slot that an ad was shown in, which is not known before it is chosen"
+    if is_constant:
+        return "ad", "always the same for one ad"
+    if of_query:
+        return None, (
+            "of the user or context by its name, but different within a request, of which one "
+            "value is kept"
+        )
+    if is_context:
+        return None, (
+            "different within a request and for one ad, and not named after the ad, of which the "
+            "catalogue keeps one value"
+        )
+    return "ad", "differs within a request; the catalogue keeps each ad's latest value"

@@ -1,0 +1,57 @@
+"""The record on disk: many requests per `tf.train.Example`, written, checked and batched."""
+
+from tfrecords.records.arrow_file import read_arrow, write_arrow
+from tfrecords.records.batching import (
+    Batch,
+    clicked_pairs,
+    cut_batches,
+    cut_by_length,
+    pad_lists,
+    permute,
+)
+from tfrecords.records.checksums import check_file, check_files, read_json
+from tfrecords.records.negative_downsampling import thin_unclicked
+from tfrecords.records.spec import (
+    MISSING_LABEL,
+    USER,
+    Packed,
+    Spec,
+    columns_of,
+    decode,
+    narrowest,
+    pack,
+    spec_from_json,
+    unpack,
+    unpack_ids,
+)
+from tfrecords.records.writer import is_per_request, sha256, shuffled, write_shard
+
+__all__ = [
+    "MISSING_LABEL",
+    "USER",
+    "Batch",
+    "Packed",
+    "Spec",
+    "check_file",
+    "check_files",
+    "clicked_pairs",
+    "columns_of",
+    "cut_batches",
+    "cut_by_length",
+    "decode",
+    "is_per_request",
+    "narrowest",
+    "pack",
+    "pad_lists",
+    "permute",
+    "read_arrow",
+    "read_json",
+    "sha256",
+    "shuffled",
+    "spec_from_json",
+    "thin_unclicked",
+    "unpack",
+    "unpack_ids",
+    "write_arrow",
+    "write_shard",
+]

@@ -1,0 +1,113 @@
+"""Windows of requests, as they are stored, put into order and cut into batches.
+
+A window is a run of requests: `list_lengths` [R], what belongs to a request [R], and what belongs
+to a shown ad [L]. Everything here is TensorFlow, inside `tf.data`.
+
+Shapes: R requests, L shown ads, B requests of a batch, C the longest list of it.
+"""
+
+import tensorflow as tf
+
+from tfrecords.records import spec, writer
+
+Batch = dict[str, tf.Tensor]
+
+
+def permute(requests: Batch) -> Batch:
+    """Puts the requests of a window, as they are stored, into random order with one gather."""
+    count = tf.shape(requests["list_lengths"])[0]
+    return _reorder(requests, tf.random.shuffle(tf.range(count)))
+
+
+def _reorder(requests: Batch, order: tf.Tensor) -> Batch:
+    """Puts the requests [R] of a window, as they are stored, into an order [R]."""
+    lengths = requests["list_lengths"]
+    ends = tf.cumsum(lengths)
+
+    def rows_of_lists() -> tf.Tensor:
+        return tf.ragged.range(tf.gather(ends - lengths, order), tf.gather(ends, order)).flat_values
+
+    rows = tf.cond(tf.reduce_all(lengths == 1), lambda: order, rows_of_lists)
+    return {
+        name: tf.gather(values, order if writer.is_per_request(name) else rows)
+        for name, values in requests.items()
+    }
+
+
+def pad_lists(requests: Batch) -> Batch:
+    """Pads flat per-ad features to [B, C], with `mask` true where an ad was shown."""
+    lengths = requests["list_lengths"]
+    per_ad = {k: v for k, v in requests.items() if k not in ("list_lengths", "query")}
+
+    def of_lists() -> Batch:
+        return {
+            name: tf.RaggedTensor.from_row_lengths(values, lengths, validate=False).to_tensor()
+            for name, values in per_ad.items()
+        }
+
+    def of_single_ads() -> Batch:
+        return {name: values[:, None] for name, values in per_ad.items()}
+
+    padded = tf.cond(tf.reduce_all(lengths == 1), of_single_ads, of_lists)
+    return {"query": requests["query"], "mask": tf.sequence_mask(lengths), **padded}
+
+
+def clicked_pairs(stored: Batch) -> Batch:
+    """Returns the ids, as they are stored, of the clicked rows of a window and their requests."""
+    lengths = stored["list_lengths"]
+    rows = tf.reshape(tf.where(stored["click"] == 1), [-1])
+    request_of_row = tf.repeat(tf.range(tf.shape(lengths)[0]), lengths)
+    requests = tf.gather(request_of_row, rows)
+    return {
+        name: tf.gather(values, requests if writer.is_per_request(name) else rows)
+        for name, values in stored.items()
+        if name in ("ad_row", spec.USER) or name.startswith(("query_", "ad_"))
+    }
+
+
+def cut_batches(window: Batch, size: int) -> tf.data.Dataset:
+    """Cuts a window, as it is stored, into batches of about `size`, as even as can be."""
+    lengths = window.get("list_lengths")
+    total = tf.shape(window["ad_row"] if lengths is None else lengths, out_type=tf.int64)[0]
+    count = tf.cast(tf.math.ceil(total / size), tf.int64)
+    row_ends = None if lengths is None else _row_ends(lengths)
+
+    def batch(index: tf.Tensor) -> Batch:
+        first, last = index * total // count, (index + 1) * total // count
+        if row_ends is None:
+            return {name: values[first:last] for name, values in window.items()}
+        return _requests(window, row_ends, first, last)
+
+    return tf.data.Dataset.range(count).map(batch)
+
+
+def cut_by_length(window: Batch, rows_per_batch: int) -> tf.data.Dataset:
+    """Cuts a window, as it is stored, into batches of like lists, which come in random order."""
+    window = _reorder(window, tf.argsort(window["list_lengths"], stable=True))
+    row_ends = _row_ends(window["list_lengths"])
+    rows = tf.cast(row_ends[-1], tf.float32)
+    count = tf.cast(tf.math.ceil(rows / rows_per_batch), tf.int32)
+    # The first request of each batch: no request is in two, and none is left out.
+    even = tf.cast(tf.linspace(0.0, rows, count + 1), tf.int32)
+    cuts = tf.searchsorted(row_ends, even)
+
+    def batch(index: tf.Tensor) -> Batch:
+        return _requests(window, row_ends, cuts[index], cuts[index + 1])
+
+    dataset = tf.data.Dataset.from_tensor_slices(tf.random.shuffle(tf.range(count)))
+    # A list longer than a batch leaves the next one empty.
+    return dataset.filter(lambda index: cuts[index] < cuts[index + 1]).map(batch)
+
+
+def _row_ends(lengths: tf.Tensor) -> tf.Tensor:
+    """Returns where each list begins, and after them where the last one ends: [R + 1]."""
+    return tf.concat([[0], tf.cumsum(lengths)], axis=0)
+
+
+def _requests(window: Batch, row_ends: tf.Tensor, first: tf.Tensor, last: tf.Tensor) -> Batch:
+    """Returns the requests first..last - 1 of a window."""
+    rows = slice(row_ends[first], row_ends[last])
+    return {
+        name: values[first:last] if writer.is_per_request(name) else values[rows]
+        for name, values in window.items()
+    }

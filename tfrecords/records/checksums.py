@@ -1,0 +1,49 @@
+"""Checks that files are what was written."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from concurrent import futures
+from typing import Any
+
+from tfrecords.records import writer
+
+
+def check_file(path: pathlib.Path, sha256: str) -> None:
+    """Checks a file's checksum.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; convert the log again.")
+    found = writer.sha256(path)
+    if found != sha256:
+        raise ValueError(
+            f"{path} is not what was written: its checksum is {found[:16]}…, {sha256[:16]}… was "
+            "written. Copy it again, or convert the log again."
+        )
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged; the message names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; convert the log again.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Copy it again, or convert the log again."
+        ) from error
+
+
+def check_files(paths: Sequence[pathlib.Path], sha256: Sequence[str]) -> None:
+    """Checks files on all cores; errors as `check`."""
+    with futures.ThreadPoolExecutor() as pool:
+        list(pool.map(check_file, paths, sha256))

@@ -1,0 +1,89 @@
+"""Writes encoded requests as TFRecord shards.
+
+The requests that begin in one chunk of the log make one shard of each split, so shards can
+be written in any order and the result is the same. Training requests are shuffled within
+their shard: neighbours of the log then lie in different records, which reading alone could
+not bring about.
+
+Shapes: R requests, L shown ads of one shard.
+"""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfrecords.records import spec
+
+ROWS_PER_RECORD = 4_096
+
+
+def shuffled(
+    rows: np.ndarray, lengths: np.ndarray, seed: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows [L] and lengths [R] of requests in a random order, the same for a seed."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    starts = np.cumsum(lengths) - lengths
+    ordered = lengths[order]
+    ends = np.cumsum(ordered)
+    places = np.arange(len(rows)) + np.repeat(starts[order] - (ends - ordered), ordered)
+    return rows[places], ordered
+
+
+def write_shard(path: pathlib.Path, requests: spec.Packed) -> dict[str, Any]:
+    """Writes requests as records of about `ROWS_PER_RECORD` shown ads, whole or not at all.
+
+    Returns:
+        The shard's entry in `dataset.json`.
+    """
+    lengths = requests["list_lengths"]
+    ends = np.cumsum(lengths)
+    partial = path.with_suffix(".partial")
+    num_records = first = first_row = 0
+    with tf.io.TFRecordWriter(str(partial)) as file:
+        while first < len(lengths):
+            last = int(np.searchsorted(ends, first_row + ROWS_PER_RECORD, side="left")) + 1
+            last = min(last, len(ends))
+            row = int(ends[last - 1])
+            part = {
+                name: values[first:last] if is_per_request(name) else values[first_row:row]
+                for name, values in requests.items()
+            }
+            file.write(spec.serialize(part))
+            num_records, first, first_row = num_records + 1, last, row
+    entry = {
+        "file": path.name,
+        "records": num_records,
+        "requests": len(lengths),
+        "rows": int(lengths.sum()),
+        "bytes": partial.stat().st_size,
+        "sha256": sha256(partial),
+        **_label_totals(requests),
+    }
+    partial.rename(path)
+    return entry
+
+
+def is_per_request(name: str) -> bool:
+    """Returns whether a feature has one value a request, not one a shown ad."""
+    return name in ("list_lengths", spec.USER) or name.startswith("query_")
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Returns the checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _label_totals(requests: spec.Packed) -> dict[str, dict[str, float]]:
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    for name, dtype in spec.LABEL_TYPES.items():
+        if name in requests:
+            values = requests[name]
+            known = values != spec.MISSING_LABEL if dtype == "uint8" else ~np.isnan(values)
+            sums[name] = float(values[known].sum(dtype=np.float64))
+            counts[name] = int(known.sum())
+    return {"label_sums": sums, "label_counts": counts}

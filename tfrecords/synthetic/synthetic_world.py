@@ -1,0 +1,254 @@
+"""The synthetic world: who asks, what is shown, and the planted truth of it.
+
+Shapes: n aligned rows; Q queries; N ads of the catalogue. A column is an array of strings
+(eight hex digits, "" is missing) or of float64 (NaN is missing), named as in Criteo's log.
+
+Ads are shown by successive sampling without replacement with weights
+`popularity[ad] * exp(relevance[query, advertiser of the ad])`, where the relevance is a
+distorted idea of the planted affinity.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfrecords.synthetic import population
+from tfrecords.synthetic.truth import Truth, intercept, sigmoid
+
+Columns = population.Columns
+
+_CANDIDATES_PER_REQUEST = 48
+_QUERIES_AT_ONCE = 128
+_REQUESTS_FOR_RATES = 8_192
+
+
+class World:
+    """Users, ads and contexts with planted probabilities; deterministic from its config.
+
+    Attributes:
+        config: The constants.
+        ads: Ad-side columns of the whole catalogue, [N] each, shown in the log or not.
+    """
+
+    def __init__(self, config: population.WorldConfig | None = None) -> None:
+        self.config = config or population.WorldConfig()
+        sizes = population.sizes(self.config)
+        self._vocabularies = {
+            name: _vocabulary([self.config.seed, 3, number], size)
+            for number, (name, size) in enumerate(sizes.items())
+        }
+        self._population = population.Population(self.config)
+        self._truth = Truth(self.config, self._population.ads)
+        self.ads = self.decode(self._population.ads)
+        self._ad_terms = self._truth.ad_terms(self._population.ads)
+        advertiser = self._population.ads["C13"]
+        self._by_advertiser = np.argsort(advertiser, kind="stable")
+        self._cumulative = np.cumsum(self._population.popularity[self._by_advertiser])
+        starts = np.searchsorted(
+            advertiser[self._by_advertiser], np.arange(self.config.num_advertisers + 2)
+        )
+        self._advertiser_bounds = np.concatenate([[0.0], self._cumulative])[starts]
+        self._set_rates(np.random.default_rng([self.config.seed, 5]))
+
+    def sample_requests(self, rng: np.random.Generator, n: int) -> Columns:
+        """Draws query-side columns, [n] each, at any hour of the week."""
+        return self.decode(self._population.page_views(rng, n))
+
+    def click_probability(
+        self, query: Columns, ads: Columns, position: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Returns p(click) of aligned rows, float64 [n].
+
+        Args:
+            query: Query-side columns, [n] each.
+            ads: Ad-side columns, [n] each.
+            position: Slots the ads are shown in, [n]; None is the first slot, 0, for all.
+        """
+        logit = self._truth.click_logit(*self._terms(query, ads), matrix=False)
+        return sigmoid(logit - self._position_effect(position))
+
+    def engagement_probability(self, query: Columns, ads: Columns) -> np.ndarray:
+        """Returns p(engagement | click) of aligned rows, float64 [n]."""
+        logit = self._truth.engagement_logit(*self._terms(query, ads), matrix=False)
+        return sigmoid(logit)
+
+    def expected_revenue_given_engagement(self, query: Columns, ads: Columns) -> np.ndarray:
+        """Returns the mean revenue of an engagement of aligned rows, float64 [n]."""
+        log_revenue = self._truth.log_revenue(*self._terms(query, ads), matrix=False)
+        return np.exp(log_revenue + self.config.revenue_sigma**2 / 2)
+
+    def click_probability_matrix(self, query: Columns) -> np.ndarray:
+        """Returns p(click) in the first slot of every query with every ad, float64 [Q, N]."""
+        return self._matrix(
+            query,
+            lambda terms: sigmoid(self._truth.click_logit(terms, self._ad_terms, matrix=True)),
+        )
+
+    def engagement_probability_matrix(self, query: Columns) -> np.ndarray:
+        """Returns p(engagement | click) of every query with every ad, float64 [Q, N]."""
+        return self._matrix(
+            query,
+            lambda terms: sigmoid(self._truth.engagement_logit(terms, self._ad_terms, matrix=True)),
+        )
+
+    def expected_revenue_given_engagement_matrix(self, query: Columns) -> np.ndarray:
+        """Returns the mean revenue of an engagement, every query and ad, float64 [Q, N]."""
+        variance = self.config.revenue_sigma**2
+        return self._matrix(
+            query,
+            lambda terms: np.exp(
+                self._truth.log_revenue(terms, self._ad_terms, matrix=True) + variance / 2
+            ),
+        )
+
+    def exposure_weight_matrix(self, query: Columns) -> np.ndarray:
+        """Returns the logging policy's weight of every ad for every query, float64 [Q, N].
+
+        The first ad of a request is drawn with probability weight / sum of the row, each
+        next one likewise from what is left. Ads that are not launched have weight 0.
+        """
+        advertiser, popularity = self._population.ads["C13"], self._population.popularity
+        return self._matrix(
+            query,
+            lambda terms: self._truth.exposure(terms)[:, advertiser] * popularity,
+        )
+
+    def encode(self, columns: Columns) -> Columns:
+        """Turns columns into codes; an unknown string counts as missing."""
+        codes = {}
+        for name, values in columns.items():
+            if name in self._vocabularies:
+                strings = pa.array(np.asarray(values, dtype=object), pa.string())
+                found = pc.index_in(strings, pa.array(self._vocabularies[name][1:]))
+                codes[name] = pc.add(pc.fill_null(found, -1), 1).to_numpy().astype(np.int64)
+            else:
+                codes[name] = np.asarray(values, dtype=np.float64)
+        return codes
+
+    def decode(self, codes: Columns) -> Columns:
+        """Turns codes into columns; the inverse of `encode`."""
+        return {
+            name: self._vocabularies[name][values] if name in self._vocabularies else values
+            for name, values in codes.items()
+        }
+
+    def impressions(self, rng: np.random.Generator, n: int, start: int) -> Columns:
+        """Draws the impressions of n requests, in order: the columns of a log, [rows] each.
+
+        Args:
+            rng: Source of randomness.
+            n: Number of requests.
+            start: Number of the first request in the log.
+
+        Returns:
+            Query-side and ad-side columns, `request_id` and `position` (int64), `label` and
+            `engagement` (0 or 1), `revenue`, and the truth as logged, per impression:
+            `click_probability`, `engagement_probability`, `expected_revenue` (float64).
+        """
+        page_views = self._population.page_views(rng, n, start)
+        request, ad, position, pair = self._show(rng, page_views)
+        rows = {name: values[request] for name, values in self.decode(page_views).items()}
+        rows |= {name: values[ad] for name, values in self.ads.items()}
+        rows["request_id"], rows["position"] = start + request, position
+        return rows | self._outcomes(rng, pair, position)
+
+    def _outcomes(
+        self, rng: np.random.Generator, pair: tuple[Columns, Columns], position: np.ndarray
+    ) -> Columns:
+        logit = self._truth.click_logit(*pair, matrix=False) - self._position_effect(position)
+        click_probability = sigmoid(logit)
+        engaged = sigmoid(self._truth.engagement_logit(*pair, matrix=False))
+        log_revenue = self._truth.log_revenue(*pair, matrix=False)
+        sigma, n = self.config.revenue_sigma, len(position)
+        click = rng.random(n) < click_probability
+        engagement = click & (rng.random(n) < engaged)
+        amount = np.exp(log_revenue + sigma * rng.standard_normal(n))
+        return {
+            "label": click.astype(np.int64),
+            "engagement": engagement.astype(np.int64),
+            "revenue": np.where(engagement, np.maximum(np.round(amount, 2), 0.01), 0.0),
+            "click_probability": click_probability,
+            "engagement_probability": click_probability * engaged,
+            "expected_revenue": click_probability * engaged * np.exp(log_revenue + sigma**2 / 2),
+        }
+
+    def _set_rates(self, rng: np.random.Generator) -> None:
+        _, _, position, pair = self._show(
+            rng, self._population.page_views(rng, _REQUESTS_FOR_RATES)
+        )
+        config, truth = self.config, self._truth
+        logit = truth.click_logit(*pair, matrix=False) - self._position_effect(position)
+        truth.click_intercept = intercept(logit, np.ones(len(logit)), config.click_rate)
+        click_probability = sigmoid(logit + truth.click_intercept)
+        truth.engagement_intercept = intercept(
+            truth.engagement_logit(*pair, matrix=False), click_probability, config.engagement_rate
+        )
+
+    def _show(
+        self, rng: np.random.Generator, page_views: Columns
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[Columns, Columns]]:
+        """Draws the ads of each page view: request, ad, position and terms of each row."""
+        terms = self._truth.query_terms(page_views)
+        config = self.config
+        mass = self._truth.exposure(terms) * np.diff(
+            self._advertiser_bounds
+        )  # [n, 1 + advertisers]
+        bounds = np.cumsum(mass, axis=1)
+        bounds = bounds / bounds[:, -1:] + np.arange(len(bounds))[:, None]
+        draws = rng.random((len(bounds), _CANDIDATES_PER_REQUEST))
+        flat = np.searchsorted(
+            bounds.ravel(), draws + np.arange(len(bounds))[:, None], side="right"
+        )
+        advertiser = (flat % bounds.shape[1]).astype(np.int64)
+        low, high = self._advertiser_bounds[advertiser], self._advertiser_bounds[advertiser + 1]
+        # Drawing with replacement and dropping repeats is successive sampling without it.
+        place = np.searchsorted(
+            self._cumulative, low + rng.random(low.shape) * (high - low), side="right"
+        )
+        ad = self._by_advertiser[np.minimum(place, len(self._by_advertiser) - 1)]
+        extra = config.max_ads_per_request - 1
+        share = (config.mean_ads_per_request - 1) / extra
+        length = 1 + rng.binomial(extra, rng.beta(4 * share, 4 * (1 - share), len(bounds)))
+        position = _first_seen(ad)
+        shown = (position >= 0) & (position < length[:, None])
+        request, ad = np.nonzero(shown)[0], ad[shown]
+        pair = (
+            {name: values[request] for name, values in terms.items()},
+            {name: values[ad] for name, values in self._ad_terms.items()},
+        )
+        return request, ad, position[shown], pair
+
+    def _position_effect(self, position: np.ndarray | None) -> np.ndarray | float:
+        if position is None:
+            return 0.0
+        return self.config.position_scale * np.log1p(np.asarray(position, dtype=np.float64))
+
+    def _terms(self, query: Columns, ads: Columns) -> tuple[Columns, Columns]:
+        return self._truth.query_terms(self.encode(query)), self._truth.ad_terms(self.encode(ads))
+
+    def _matrix(self, query: Columns, score: Callable[[Columns], np.ndarray]) -> np.ndarray:
+        terms = self._truth.query_terms(self.encode(query))
+        num_queries = len(terms["click_bias"])
+        out = np.empty((num_queries, len(self._by_advertiser)))
+        for start in range(0, num_queries, _QUERIES_AT_ONCE):
+            rows = slice(start, start + _QUERIES_AT_ONCE)
+            out[rows] = score({name: values[rows] for name, values in terms.items()})
+        return out
+
+
+def _vocabulary(seed: list[int], size: int) -> np.ndarray:
+    """Returns distinct strings of eight hex digits behind "", [1 + size]."""
+    rng = np.random.default_rng(seed)
+    values = rng.permutation(np.unique(rng.integers(0, 2**32, 2 * size + 16)))[:size]
+    return np.array(["", *(f"{value:08x}" for value in values)])
+
+
+def _first_seen(ad: np.ndarray) -> np.ndarray:
+    """Numbers the distinct values of each row in order of appearance; -1 for repeats."""
+    order = np.argsort(ad, axis=1, kind="stable")
+    ordered = np.take_along_axis(ad, order, axis=1)
+    repeat = np.zeros(ad.shape, dtype=bool)
+    np.put_along_axis(repeat, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return np.where(repeat, -1, np.cumsum(~repeat, axis=1) - 1)

@@ -1,0 +1,69 @@
+"""Lets TensorFlow start without its chatter, whoever imports it first."""
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+
+def quiet_tensorflow() -> None:
+    """Captures what the first import of TensorFlow logs; it is shown only if the import fails.
+
+    TensorFlow writes some lines to the process's standard error before it reads any logging
+    setting. `TF_CPP_MIN_LOG_LEVEL=0` in the environment shows everything.
+    """
+    # The errors that level 3 leaves out are also raised as Python exceptions.
+    level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" not in sys.modules and level != "0":
+        sys.meta_path.insert(0, _QuietFinder())
+
+
+class _QuietFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds TensorFlow once, and runs its import with standard error captured."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        self._loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = module.__loader__ = self._loader
+        with _captured_stderr():
+            self._loader.exec_module(module)
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[None]:
+    """Captures what the process writes to standard error; shown only if the block raises."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as captured:
+            os.dup2(captured.fileno(), 2)
+            try:
+                yield
+            except BaseException:
+                os.dup2(saved, 2)
+                captured.seek(0)
+                sys.stderr.write(captured.read().decode(errors="replace"))
+                raise
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
