@@ -13,7 +13,7 @@ setuptools.setup(
     packages=setuptools.find_packages(
         include=["tfrec", "tfrec.*", "serving", "serving.*", "tfrecords", "tfrecords.*"]
     ),
-    package_data={"serving": ["console/*"]},
+    package_data={"serving.service.console": ["static/*"]},
     install_requires=[
         "absl-py",
         "faiss-cpu",

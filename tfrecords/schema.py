@@ -26,6 +26,8 @@ from tfrecords import terminal
 KINDS = ("categorical", "numeric", "categorical_list")
 SIDES = ("query", "ad")
 LABELS = ("click", "engagement", "revenue")
+# Stands for a missing click or engagement where labels are bytes; a missing revenue is NaN.
+MISSING_LABEL = 255
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RESERVED = ("self", "ad_features")  # arguments of the exported signatures
 _LONGEST_LIST = 10_000

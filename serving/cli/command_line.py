@@ -46,16 +46,15 @@ def define_flags(config: type, prefix: str = "", names: tuple[str, ...] | None =
         str: flags.DEFINE_string,
         bool: flags.DEFINE_bool,
     }
+    # The flags are the caller's: its --help shows them.
     command = sys._getframe(1).f_globals["__name__"]
     if command == "__main__":
         command = sys.argv[0]
     for field in dataclasses.fields(config):
         if "help" in field.metadata and (names is None or field.name in names):
-            flag = define[type(field.default)](
-                prefix + field.name, field.default, field.metadata["help"]
+            define[type(field.default)](
+                prefix + field.name, field.default, field.metadata["help"], module_name=command
             )
-            # Key flags of the command are what its --help shows.
-            flags.FLAGS.register_key_flag_for_module(command, flags.FLAGS[flag.name])
 
 
 def from_flags(config: type[Config], prefix: str = "", **overrides: Any) -> Config:

@@ -11,6 +11,7 @@ from tfrecords import reader
 from tfrecords.conversion import dataset_json
 from tfrecords.records import spec as records
 from tfrecords.records import writer
+from tfrecords.schema import MISSING_LABEL
 
 SPEC = records.Spec(
     query_widths=("uint16", "uint8", "int32"),
@@ -255,7 +256,7 @@ def test_an_empty_split_gives_no_batches(tmp_path):
 
 def test_a_missing_label_comes_back_as_nan():
     made = requests(4)
-    click = np.where(np.arange(len(made.ad)) % 2, records.MISSING_LABEL, made.per_ad["click"])
+    click = np.where(np.arange(len(made.ad)) % 2, MISSING_LABEL, made.per_ad["click"])
     made.per_ad["click"] = click.astype(np.uint8)
     made.per_ad["revenue"][0] = np.nan
     parsed = records.parse(SPEC, tf.constant([records.serialize(made.pack())]))

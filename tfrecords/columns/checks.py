@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import records
 from tfrecords.columns import arrow, number_text
-from tfrecords.schema import Schema
+from tfrecords.schema import MISSING_LABEL, Schema
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {
@@ -165,7 +164,7 @@ def _refuse_times(name: str, column: pa.ChunkedArray, expected: str) -> None:
 
 
 def _stored(truth: np.ndarray) -> pa.Array:
-    return pa.array(np.where(np.isnan(truth), records.MISSING_LABEL, truth).astype(np.uint8))
+    return pa.array(np.where(np.isnan(truth), MISSING_LABEL, truth).astype(np.uint8))
 
 
 def checked_times(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import tensorflow as tf
 
-from tfrecords import encoding
 from tfrecords.columns.arrow import as_strings
 from tfrecords.schema import Field
 
@@ -106,6 +104,11 @@ def as_lists(field: Field, column: pa.ChunkedArray) -> pa.ListArray:
 
 def with_fingerprints(values: pa.Array) -> Strings:
     """Returns distinct strings [V] with their fingerprints."""
+    # Here, so that a format is named and a schema checked without TensorFlow's start.
+    import tensorflow as tf
+
+    from tfrecords import encoding
+
     if len(values) == 0:
         return Strings(values.cast(pa.string()), np.empty(0, np.int64))
     strings = tf.constant(values.to_numpy(zero_copy_only=False).astype(object), tf.string)

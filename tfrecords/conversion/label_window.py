@@ -17,7 +17,7 @@ import numpy as np
 
 from tfrecords import columns, records
 from tfrecords.conversion import splitting
-from tfrecords.schema import Schema
+from tfrecords.schema import MISSING_LABEL, Schema
 
 LABELS = ("engagement", "revenue")
 
@@ -90,5 +90,5 @@ def withhold(packed: records.Packed, times: np.ndarray, first: float) -> int:
     for label in LABELS:
         if label in packed:
             is_byte = packed[label].dtype == np.uint8
-            packed[label][young] = records.MISSING_LABEL if is_byte else np.nan
+            packed[label][young] = MISSING_LABEL if is_byte else np.nan
     return int(young.sum())

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tfrecords import records
 from tfrecords.conversion import parsed_rows, splitting
+from tfrecords.schema import MISSING_LABEL
 
 NUM_BINS = 60
 _LABELS = ("click", "engagement")
@@ -50,7 +50,7 @@ class Bins:
             column = parsed_rows.LABEL_COLUMNS[label]
             if column in rows.columns.column_names:
                 values = rows.array(column)
-                known = values != records.MISSING_LABEL
+                known = values != MISSING_LABEL
                 counts[f"{label}_known"] = np.bincount(bins[known], minlength=NUM_BINS)
                 counts[f"{label}_positive"] = np.bincount(bins[values == 1], minlength=NUM_BINS)
         return counts

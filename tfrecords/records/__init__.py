@@ -12,7 +12,6 @@ from tfrecords.records.batching import (
 from tfrecords.records.checksums import check_file, check_files, read_json
 from tfrecords.records.negative_downsampling import thin_unclicked
 from tfrecords.records.spec import (
-    MISSING_LABEL,
     USER,
     Packed,
     Spec,
@@ -27,7 +26,6 @@ from tfrecords.records.spec import (
 from tfrecords.records.writer import is_per_request, sha256, shuffled, write_shard
 
 __all__ = [
-    "MISSING_LABEL",
     "USER",
     "Batch",
     "Packed",

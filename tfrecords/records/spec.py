@@ -22,8 +22,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfrecords.schema import MISSING_LABEL
+
 WIDTHS = ("uint8", "uint16", "int32")
-MISSING_LABEL = 255
 USER = "user"
 LABEL_TYPES = {"click": "uint8", "engagement": "uint8", "revenue": "float32"}
 

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords.records import spec
+from tfrecords.schema import MISSING_LABEL
 
 ROWS_PER_RECORD = 4_096
 
@@ -83,7 +84,7 @@ def _label_totals(requests: spec.Packed) -> dict[str, dict[str, float]]:
     for name, dtype in spec.LABEL_TYPES.items():
         if name in requests:
             values = requests[name]
-            known = values != spec.MISSING_LABEL if dtype == "uint8" else ~np.isnan(values)
+            known = values != MISSING_LABEL if dtype == "uint8" else ~np.isnan(values)
             sums[name] = float(values[known].sum(dtype=np.float64))
             counts[name] = int(known.sum())
     return {"label_sums": sums, "label_counts": counts}

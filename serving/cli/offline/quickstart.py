@@ -29,7 +29,7 @@ _TIMED_REQUESTS = 200
 
 def main() -> None:
     if not FLAGS.data_path:
-        FLAGS.use_synthetic = True
+        FLAGS["use_synthetic"].value = True
     workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else _workdir_of(FLAGS.data_path)
     steps = train.train(workdir)
     samples = operations.requests_from_samples(steps.data_set().sample_requests())

@@ -6,7 +6,7 @@
     GET  /healthz /readyz      liveness; whether full answers are to be expected
     GET  /metrics              for Prometheus; `service_metrics` has their names
     GET  /openapi.json         the API, with examples of the release; `api_document`
-    GET  /console /docs        pages to try requests and the API; `console_page` has their files
+    GET  /console /docs        pages to try requests and the API; `pages` has their files
 
 Errors are `{"error": {"code", "message"}}` with 400 (the request's content is refused, or it is
 no JSON), 401 (no token), 404, 405, 408 (the body came too slowly), 413 (too large), 415 (not said
@@ -30,7 +30,7 @@ from fastapi import responses
 from serving import errors, orchestrator
 from serving.requests import Answer, Request
 from serving.service import lifecycle, release_follower, release_router
-from serving.service.console import console_page
+from serving.service.console import pages
 from serving.service.rest import (
     app_models,
     body_limit,
@@ -92,7 +92,7 @@ def create_app(
         title="tfrec",
         summary="Ranked ads for a request",
         lifespan=lifespan,
-        # `api_document` and `console_page` have their own, which load nothing from elsewhere.
+        # `api_document` and `pages` have their own, which load nothing from elsewhere.
         openapi_url=None,
     )
     # The last is the outermost.
@@ -102,7 +102,7 @@ def create_app(
     _add_recommend_routes(app, router)
     _add_state_routes(app, router, follower, life)
     _add_metrics_route(app, metrics)
-    console_page.add_routes(app)
+    pages.add_routes(app)
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> responses.Response:

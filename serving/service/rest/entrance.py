@@ -15,7 +15,7 @@ import starlette.types
 
 from serving import orchestrator, requests
 from serving.service import lifecycle
-from serving.service.console import console_page
+from serving.service.console import pages
 from serving.service.rest import rest_errors
 
 STARTED = "tfrec.started"
@@ -24,7 +24,7 @@ REQUEST_ID = "tfrec.request_id"
 NOTES = "tfrec.notes"
 # The console and the description of the API are pages without data: they ask for the token.
 _CONSOLE = "/console"
-OPEN_PATHS = frozenset({"/healthz", "/readyz", *console_page.PAGES})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", *pages.PAGES})
 # Each is a label of the metrics; whatever else is asked for is one more.
 _PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *OPEN_PATHS})
 

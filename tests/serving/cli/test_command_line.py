@@ -140,7 +140,7 @@ def on_a_terminal(code, **environment):
 
 
 def test_colours_are_for_terminals_and_not_for_those_who_want_none():
-    code = "import flag_messages; flag_messages.fail('broken.')"
+    code = "from serving.cli import flag_messages; flag_messages.fail('broken.')"
     assert on_a_terminal(code) == "\x1b[31merror:\x1b[0m broken.\r\n"
     assert on_a_terminal(code, NO_COLOR="1") == "error: broken.\r\n"
     done = subprocess.run(
@@ -152,8 +152,9 @@ def test_colours_are_for_terminals_and_not_for_those_who_want_none():
 
 def test_a_bar_shows_rate_and_time_left_on_a_terminal_alone():
     code = (
-        "import time; from tfrecords import progress; progress._SECONDS_UNTIL_SHOWN = 0.01\n"
-        "for _ in progress.steps(100, 25, 'embedding'): time.sleep(0.6)"
+        "import time; from tfrecords.terminal import progress\n"
+        "progress._SECONDS_UNTIL_SHOWN = 0.01\n"
+        "for _ in progress.progress_steps(100, 25, 'embedding'): time.sleep(0.6)"
     )
     shown = on_a_terminal(code)
     assert re.search(r"embedding: .*\| 50\.0/100 \[00:01<00:0\d, .* rows/s\]", shown), shown
@@ -166,5 +167,5 @@ def test_a_bar_shows_rate_and_time_left_on_a_terminal_alone():
 def test_what_an_extra_brings_is_named_where_it_is_missing(script):
     extras = script("serving.cli.extras")
     missing = pytest.raises(SystemExit, match=r"needs no_such_package, .* -e '\.\[beam\]'$")
-    with missing, extras.needed("beam"):
+    with missing, extras.require_extra("beam"):
         importlib.import_module("no_such_package")

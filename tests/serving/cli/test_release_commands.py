@@ -30,6 +30,7 @@ from serving import (
     orchestrator,
     releases,
 )
+from serving.cli import entry
 from serving.operations import findings, local_service, release_check, row_findings
 from serving.releases import bundle
 from serving.requests import messages
@@ -56,7 +57,7 @@ def call(script, capsys):
     """Runs a script's main in this process; returns its exit status and what it printed."""
 
     def run(name, *argv):
-        module = script(name)
+        module = script(entry.MODULES[name])
         # Afterwards the flags are what they were.
         with flagsaver.flagsaver():
             flags.FLAGS([name, *argv])

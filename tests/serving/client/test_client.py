@@ -20,7 +20,7 @@ def test_the_client_imports_no_tensorflow():
     code = (
         "import sys; import serving.client; "
         "print([m for m in sys.modules if m.split('.')[0] in "
-        "('tensorflow', 'tensorflow_serving', 'faiss', 'keras', 'grpc', 'tfrec', 'tfrecords')])"
+        "('tensorflow', 'tensorflow_serving', 'faiss', 'keras', 'grpc', 'tfrec', 'pyarrow')])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert output.stdout.decode().strip() == "[]"

@@ -77,11 +77,12 @@ def _values(arguments: list[str]) -> flags.FlagValues:
     return values
 
 
-def _script_flags(*names: str) -> set[str]:
-    """The flags that scripts define, read from their source."""
+def _flags_of(*names: str) -> set[str]:
+    """The flags that modules of the command line define, read from their source."""
     found = set()
     for name in names:
-        for node in ast.walk(ast.parse((_ROOT / "scripts" / name).read_text(encoding="utf-8"))):
+        path = _ROOT / "serving" / "cli" / name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
@@ -189,7 +190,7 @@ def test_a_config_serves_what_it_labels(tmp_path: pathlib.Path) -> None:
         assert list(item.model_version_policy.specific.versions) == [3, 4]
         assert dict(item.version_labels) == {"stable": 4}
     (tmp_path / "models.config").write_text(text)
-    assert releases.read_served(str(tmp_path / "models.config")) == served
+    assert releases.read_served(tmp_path / "models.config") == served
     with pytest.raises(ValueError, match=r"'canary' to name one of the versions \[4\], got 5"):
         releases.config_text("/models", ["ranker"], releases.ServedReleases((4,), {"canary": 5}))
     with pytest.raises(ValueError, match="at least one version"):
@@ -216,9 +217,7 @@ def test_the_script_writes_what_the_releases_are(
     done = subprocess.run([*script, f"--output={path}"], capture_output=True, text=True, timeout=60)
     version = tiny_bundle.version
     assert done.stdout == f"{path}: stable {version}; versions [{version}]\n", done.stderr
-    assert releases.read_served(str(path)) == releases.ServedReleases(
-        (version,), {"stable": version}
-    )
+    assert releases.read_served(path) == releases.ServedReleases((version,), {"stable": version})
     names = {item.base_path for item in model_config.read_config(path).model_config_list.config}
     assert names == {"/models/ranker", "/models/query_tower"}
 
@@ -311,7 +310,7 @@ def test_the_orchestrator_starts_with_flags_of_its_script() -> None:
     arguments += _container("orchestrator")["args"]
     arguments += _yaml("compose.yaml")["services"]["orchestrator"]["command"]
     names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
-    assert names <= _script_flags("serve.py", "bundle_flags.py", "service_flags.py")
+    assert names <= _flags_of("online/serve.py", "flags/bundle_flags.py", "flags/service_flags.py")
     assert int(lines["USER"]) == 10001 != 0
     copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
     sources = {source for line in copied for source in line.split()}
@@ -327,7 +326,7 @@ def test_the_orchestrator_starts_with_flags_of_its_script() -> None:
 def test_what_the_model_server_reads_is_written_by_the_script_beside_it() -> None:
     compose = _yaml("compose.yaml")["services"]
     first, follow = compose["first-model-config"], compose["model-config"]
-    known = _script_flags("model_config.py", "bundle_flags.py")
+    known = _flags_of("online/model_config.py", "flags/bundle_flags.py")
     pod = _object("Deployment", "tensorflow-serving")["spec"]["template"]["spec"]
     sidecar = next(item for item in pod["containers"] if item["name"] == "model-config")
     for command_line in (
@@ -444,7 +443,7 @@ def test_probes_ask_for_what_the_servers_answer() -> None:
     }
     assert ports <= set(container["args"])
     container = _container("orchestrator")
-    routes = (_ROOT / "serving" / "app.py").read_text(encoding="utf-8")
+    routes = (_ROOT / "serving" / "service" / "rest" / "app.py").read_text(encoding="utf-8")
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert f'"{container[probe]["httpGet"]["path"]}"' in routes
 

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from tfrec import retrieval
-from tfrec.retrieval import refit
+from tfrec import retrieval, training
+from tfrec.retrieval import refit, retrieval_training
 from tfrec.training import loop
 
 PLAN = loop.Plan(
@@ -88,12 +88,14 @@ def test_a_refit_that_was_killed_goes_on_after_its_last_whole_pass(
         return read(data_set, batch_size, seed)
 
     monkeypatch.setattr(
-        loop, "best_epoch", lambda history, plan: len(history) - 1
+        training, "best_epoch", lambda history, plan: len(history) - 1
     )  # two passes, so that one is whole before the kill
-    monkeypatch.setattr(refit, "batches", killed)
+    monkeypatch.setattr(retrieval_training, "refit_batches", killed)
     with pytest.raises(Killed):
         retrieval.train_two_tower(data_set, config, tmp_path)
-    monkeypatch.setattr(refit, "batches", lambda *args: seeds.append(args[2]) or read(*args))
+    monkeypatch.setattr(
+        retrieval_training, "refit_batches", lambda *args: seeds.append(args[2]) or read(*args)
+    )
     retrieval.train_two_tower(data_set, config, tmp_path)
     # Passes 1 and 2, then pass 2 again.
     assert seeds == [config.seed, config.seed + 1, config.seed + 1]

@@ -232,13 +232,17 @@ def test_calibrated_click_probabilities_have_the_observed_mean(data_set, trained
 
 
 @pytest.mark.parametrize(
-    ("job", "name"), [(ranker_training, "ranker"), (retrieval_training, "retrieval")]
+    ("load", "name"),
+    [
+        (ranker_training.load_ranker, "ranker"),
+        (retrieval_training.load_two_tower, "retrieval"),
+    ],
 )
 def test_a_model_of_another_data_set_and_a_missing_one_are_refused(
-    data_set, trained, tmp_path, job, name
+    data_set, trained, tmp_path, load, name
 ):
     with pytest.raises(FileNotFoundError, match=rf"run scripts/train_{name}\.py first"):
-        job.load(data_set, tmp_path)
+        load(data_set, tmp_path)
     directory = tmp_path / name
     directory.mkdir()
     description = json.loads((trained / name / f"{name}.json").read_text())
@@ -247,7 +251,7 @@ def test_a_model_of_another_data_set_and_a_missing_one_are_refused(
     with pytest.raises(
         ValueError, match=rf"set feedbeeffeedbeef, but .* is {data_set.fingerprint}"
     ):
-        job.load(data_set, directory)
+        load(data_set, directory)
 
 
 def test_the_average_of_the_weights_forgets_the_start_and_is_lent_to_the_model():

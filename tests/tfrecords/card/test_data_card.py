@@ -14,6 +14,7 @@ from repository import SCRIPTS
 from tfrecords import card, convert, formats, pages, reader
 from tfrecords import schema as schema_lib
 from tfrecords.card import rejects, split_counts, statistics, time
+from tfrecords.columns import time_units
 
 SCRIPT = SCRIPTS / "inspect_dataset.py"
 SECTIONS = ("warnings", "splits", "labels", "fields", "drift", "values", "ads", "rejected")
@@ -235,7 +236,7 @@ def test_counting_in_place_is_counting():
     ],
 )
 def test_the_unit_of_time_is_inferred(low, high, unit):
-    assert time.unit_of(low, high) == unit
+    assert time_units.unit_of_times(low, high) == unit
 
 
 def test_times_are_written_as_precisely_as_their_span_asks():

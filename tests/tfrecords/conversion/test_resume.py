@@ -22,7 +22,7 @@ CONVERT = """
 import pathlib, sys
 from tfrecords import convert, schema
 log, named, ads, out = map(pathlib.Path, sys.argv[1:5])
-source = convert.Source(log, schema.load(named), ads_path=ads, rows_per_chunk=100)
+source = convert.Source(log, schema.load_schema(named), ads_path=ads, rows_per_chunk=100)
 convert.convert(source, out, workers=2)
 """
 

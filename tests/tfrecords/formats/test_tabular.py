@@ -13,10 +13,11 @@ import pytest
 from pyarrow import csv, parquet
 from repository import EXAMPLES
 
-from tfrecords import convert, formats, reader, records
+from tfrecords import convert, formats, reader
 from tfrecords import schema as schema_lib
 from tfrecords.conversion import catalogue, parsed_rows
 from tfrecords.formats import tabular
+from tfrecords.schema import MISSING_LABEL
 
 SCHEMA = schema_lib.Schema(
     "shop",
@@ -314,7 +315,7 @@ def test_only_a_test_file_may_lack_labels(tmp_path: pathlib.Path) -> None:
     chunks = list(opened.chunks())
     assert [chunk.part for chunk in chunks] == ["train", "test"]
     good, _ = parsed_rows.normalise(SCHEMA, opened.parse(chunks[1]), False)
-    assert good.array(parsed_rows.LABEL_COLUMNS["click"]).tolist() == [records.MISSING_LABEL]
+    assert good.array(parsed_rows.LABEL_COLUMNS["click"]).tolist() == [MISSING_LABEL]
     with pytest.raises(ValueError, match=r"b\.csv lacks the columns \['clicked'\], which .*a\.csv"):
         tabular.open_log(formats.Files((train, other)), SCHEMA)
 

@@ -11,7 +11,7 @@ from repository import ROOT
 
 from serving import impressions, orchestrator, ranker
 
-FILES = sorted((ROOT / "serving" / "service" / "console").iterdir())
+FILES = sorted((ROOT / "serving" / "service" / "console" / "static").iterdir())
 TOKEN = "a-secret"
 
 

@@ -2,7 +2,7 @@
 
     /console          tries requests
     /docs             describes the API, from /openapi.json, and tries its routes
-    /console/NAME     their styles, modules and icon, all of `serving/console/`
+    /console/NAME     their styles, modules and icon, all of `static/`
 
 The pages have no data of their own: they ask the REST routes, with the token that their user gives.
 They load nothing from elsewhere, and their content security policy lets nothing else be loaded or
@@ -64,7 +64,7 @@ def _replying(
 
 def add_routes(app: fastapi.FastAPI) -> None:
     """Adds the pages and their files to an application."""
-    directory = importlib.resources.files("serving") / "console"
+    directory = importlib.resources.files("serving.service.console") / "static"
     files = {file.name: _File(file.name, file.read_bytes()) for file in directory.iterdir()}
 
     for path, page in PAGES.items():
