@@ -22,8 +22,8 @@ and this package with its dependencies on every worker (--sdk_container_image or
 processes of one machine; not tested on Dataflow, Flink or Spark, nor on a mounted bucket.
 """
 
-import copy
 import dataclasses
+import functools
 import json
 import pathlib
 import pickle
@@ -164,35 +164,42 @@ def _run(job: _Job, num_chunks: int, arguments: Sequence[str]) -> None:
 
 
 def _parse(index: int, job: _Job) -> tuple[int, dict[str, Any]]:
-    return index, _stages(job, None).parse_piece(index)
+    work = _worker(job)
+
+    def parse() -> dict[str, Any]:
+        return work.stages.parse_chunk(index, _load_piece(work.space, index))
+
+    return index, work.space.once("parse", index, parse)
 
 
 def _split(notes: list[tuple[int, dict[str, Any]]], job: _Job) -> Iterable[int]:
     parsed = [note for _, note in sorted(notes, key=lambda numbered: numbered[0])]
-    work = _stages(job, None)
+    work = _worker(job)
 
-    def split() -> None:
+    def split() -> conversion.SplitLog:
         convert.check_rejected(job.source, parsed, job.max_rejected_fraction)
-        work.split(parsed)
+        return work.stages.split(parsed)
 
-    return range(len(parsed)) if work.found("split", split) else ()
+    return range(len(parsed)) if work.share("split", split) else ()
 
 
 def _count(index: int, job: _Job) -> int:
-    _stages(job, "split").only(index).count()
+    work = _worker(job)
+    work.space.once("count", index, lambda: work.stages.count_chunk(work.split, index))
     return index
 
 
 def _fit(indices: list[int], job: _Job) -> Iterable[int]:
     if not indices:  # the log could not be split
         return ()
-    work = _stages(job, "split")
+    work = _worker(job)
     more = formats.format_named(job.source.format).read_ads(job.source.files, job.source.schema)
-    return indices if work.found("fit", lambda: work.fit(more)) else ()
+    return indices if work.share("fit", lambda: work.stages.fit(work.split, more)) else ()
 
 
 def _pack(index: int, job: _Job) -> int:
-    _stages(job, "fit").only(index).pack()
+    work = _worker(job)
+    work.space.once("pack", index, lambda: work.stages.pack_chunk(work.split, work.packer, index))
     return index
 
 
@@ -201,84 +208,76 @@ def _all(indices: list[int], job: _Job) -> Iterable[int]:
 
 
 def _write(index: int, job: _Job) -> None:
-    _stages(job, "pack").only(index).write()
+    work = _worker(job)
+    work.space.once(
+        "write",
+        index,
+        lambda: work.stages.write_chunk(work.split, work.packer, work.sampler, index),
+    )
 
 
-class _Stages(conversion.Stages):
-    """The stages as a worker runs them: a chunk at a time, on what other workers found."""
+class _Worker:
+    """The stages as a worker runs them: a chunk at a time, on what other workers found.
+
+    Attributes:
+        space: The workspace, which all workers see.
+        stages: The stages of the conversion.
+    """
 
     def __init__(self, job: _Job) -> None:
-        space = _reopen(job.directory)
-        options = json.loads((space.output / "identity.json").read_text())["options"]
+        self.space = _reopen(job.directory)
+        options = json.loads((self.space.output / "identity.json").read_text())["options"]
         split = conversion.SplitOptions(**options.pop("split"))
-        opened, schema = job.source.open(), job.source.schema
-        super().__init__(opened, schema, space, conversion.StageOptions(split, **options), 1, False)
-        self._only: int | None = None
-        self._kept_sampler: conversion.NegativeSampler | None = None
-        self._own = {*vars(self), "_own"}
+        self.stages = conversion.Stages(
+            job.source.open(),
+            job.source.schema,
+            self.space,
+            conversion.StageOptions(split, **options),
+            workers=1,
+            progress=False,
+        )
 
-    def only(self, index: int) -> "_Stages":
-        """Returns the stages of one chunk alone."""
-        one = copy.copy(self)
-        one._only = index
-        return one
-
-    def parse_piece(self, index: int) -> dict[str, Any]:
-        """Parses a chunk and returns its note."""
-
-        def parse() -> dict[str, Any]:
-            return self._parse_chunk(index, _load_piece(self._space, index))
-
-        return self._space.once("parse", index, parse)
-
-    def found(self, step: str, work: Callable[[], None]) -> bool:
-        """Runs a step and keeps what it found for other workers; returns whether it could be."""
+    def share(self, step: str, work: Callable[[], Any]) -> bool:
+        """Runs a step and keeps what it found for all workers; returns whether it could be."""
         try:
-            work()
+            found = work()
         except ValueError:
             # The driver meets the same error in its own process, and names it better.
             return False
-        state = {name: value for name, value in vars(self).items() if name not in self._own}
-        path = self._space.path(step, 0, ".state")
+        path = self.space.path(step, 0, ".found")
         partial = path.with_suffix(".partial")
-        partial.write_bytes(pickle.dumps(state, pickle.HIGHEST_PROTOCOL))
+        partial.write_bytes(pickle.dumps(found, pickle.HIGHEST_PROTOCOL))
         partial.rename(path)
         return True
 
-    def restore(self, step: str) -> None:
-        """Takes over what others found up to the end of a step."""
-        kept = "fit" if step == "pack" else step
-        vars(self).update(pickle.loads(self._space.path(kept, 0, ".state").read_bytes()))
-        if step == "pack":  # it reads all packed chunks, so it serves every chunk written here
-            self._kept_sampler = super()._sampler()
+    @functools.cached_property
+    def split(self) -> conversion.SplitLog:
+        """What the split found."""
+        return pickle.loads(self.space.path("split", 0, ".found").read_bytes())
 
-    def _sampler(self) -> conversion.NegativeSampler | None:
-        return self._kept_sampler
+    @functools.cached_property
+    def packer(self) -> conversion.Packer:
+        """What encodes rows, with what was fitted."""
+        fitted = pickle.loads(self.space.path("fit", 0, ".found").read_bytes())
+        return self.stages.packer(fitted)
 
-    def _each(
-        self, stage: str, work: Callable[[int], dict[str, Any]], task: str
-    ) -> list[dict[str, Any]]:
-        if self._only is None:
-            return super()._each(stage, work, task)
-        index = self._only
-        return [self._space.once(stage, index, lambda: work(index))]
+    @functools.cached_property
+    def sampler(self) -> conversion.NegativeSampler | None:
+        """What samples negatives; it reads all packed chunks, so it serves every chunk here."""
+        return self.stages.sampler(self.split, self.packer)
 
 
 _lock = threading.Lock()
-_restored: dict[tuple[str, str | None], _Stages] = {}
+_workers: dict[str, _Worker] = {}
 
 
-def _stages(job: _Job, step: str | None) -> _Stages:
-    """Returns the stages after a step, kept while this process works on the step's chunks."""
+def _worker(job: _Job) -> _Worker:
+    """Returns the worker of a pipeline, kept while this process works on its chunks."""
     with _lock:
-        key = (job.run, step)
-        if key not in _restored:
-            work = _Stages(job)
-            if step is not None:
-                work.restore(step)
-            _restored.clear()
-            _restored[key] = work
-        return _restored[key]
+        if job.run not in _workers:
+            _workers.clear()
+            _workers[job.run] = _Worker(job)
+        return _workers[job.run]
 
 
 def _reopen(directory: pathlib.Path) -> conversion.Workspace:

@@ -171,12 +171,13 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
         lambda so_far: check_rejected(source, so_far, max_rejected_fraction, final=False)
     )
     check_rejected(source, parsed, max_rejected_fraction)
-    work.split(parsed)
-    work.count()
+    split = work.split(parsed)
+    work.count(split)
     more = formats.format_named(source.format).read_ads(source.files, source.schema)
-    work.fit(more)
-    work.pack()
-    splits = work.write()
+    fitted = work.fit(split, more)
+    packer = work.packer(fitted)
+    work.pack(split, packer)
+    splits = work.write(split, packer)
     num_rows = sum(chunk["lines"] for chunk in parsed)
     num_rejected = sum(chunk["rejected"] for chunk in parsed)
     if not splits["train"]["rows"]:
@@ -188,7 +189,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
             f"{source}: no training row has a click label; a file without labels can only be the "
             "test split (--test_path)."
         )
-    written = sum(split["rows"] - split["sampled"] for split in splits.values())
+    written = sum(entry["rows"] - entry["sampled"] for entry in splits.values())
     if written + num_rejected != num_rows:
         raise ValueError(
             f"{source}: {num_rows} rows were read but {written} written and "
@@ -202,7 +203,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
         "lines": num_rows,
         "rejected": num_rejected,
     }
-    work.finish(described, splits)
+    work.finish(split, fitted, described, splits)
 
 
 def check_rejected(

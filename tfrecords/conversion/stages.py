@@ -6,14 +6,14 @@ Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import tqdm
 
-from tfrecords import columns, formats, reader, records, terminal
+from tfrecords import columns, encoding, formats, reader, records, terminal
 from tfrecords.conversion import (
     catalogue,
     dataset_json,
@@ -51,8 +51,66 @@ class StageOptions:
             raise ValueError(f"sampled_negatives must be 0 or more, got {self.sampled_negatives}.")
 
 
+@dataclasses.dataclass(frozen=True)
+class SplitLog:
+    """A parsed log, its rows grouped into requests and split.
+
+    Attributes:
+        chunk_ends: [chunks] the log's row past the last of each chunk.
+        request_ends: [chunks] the request past the last that begins in each chunk.
+        requests: The requests and their splits.
+        is_train: [rows of the log] whether a row is a training row.
+        train_ends: [chunks] the training rows up to the end of each chunk.
+        unknown_after: Rows later than this have no engagement and revenue; None: all have.
+        bins: The bins of the time profile.
+        keys: What the rows were grouped and split by; None where no negatives are sampled.
+    """
+
+    chunk_ends: np.ndarray
+    request_ends: np.ndarray
+    requests: splitting.Requests
+    is_train: np.ndarray
+    train_ends: np.ndarray
+    unknown_after: float | None
+    bins: time_profile.Bins
+    keys: splitting.Keys | None
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.chunk_ends)
+
+    def rows_of(self, index: int) -> slice:
+        """Returns the rows of the log that a chunk holds."""
+        return _span(self.chunk_ends, index)
+
+    def requests_of(self, index: int) -> slice:
+        """Returns the requests that begin in a chunk."""
+        return _span(self.request_ends, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedLog:
+    """What was fitted on the training rows of a log.
+
+    Attributes:
+        schema: The encoder's.
+        ads: The ad catalogue.
+        num_distinct: Distinct values of each field.
+        time: The time profile, for `profile.json`.
+    """
+
+    schema: encoding.FittedSchema
+    ads: catalogue.CatalogueAds
+    num_distinct: Mapping[str, int]
+    time: dict[str, Any]
+
+
 class Stages:
-    """The stages of one conversion; each resumes from the notes in the workspace."""
+    """The stages of one conversion; each resumes from the notes in the workspace.
+
+    What a stage finds is a value that goes into the next; what is as large as the log stays in
+    the files of the workspace.
+    """
 
     def __init__(
         self,
@@ -98,9 +156,10 @@ class Stages:
 
     def _parse(self, numbered: tuple[int, formats.Chunk]) -> dict[str, Any]:
         index, chunk = numbered
-        return self._space.once("parse", index, lambda: self._parse_chunk(index, chunk))
+        return self._space.once("parse", index, lambda: self.parse_chunk(index, chunk))
 
-    def _parse_chunk(self, index: int, chunk: formats.Chunk) -> dict[str, Any]:
+    def parse_chunk(self, index: int, chunk: formats.Chunk) -> dict[str, Any]:
+        """Parses a chunk, and returns its note."""
         is_labelled = parsed_rows.is_labelled(self._schema, chunk)
         rows, faults = parsed_rows.normalise(self._schema, self._log.parse(chunk), is_labelled)
         if len(rows) + len(faults) != chunk.num_rows:
@@ -124,20 +183,19 @@ class Stages:
             "examples": [f"{chunk.path}, line {line}: {faults[line]}" for line in numbers[:3]],
         }
 
-    def split(self, parsed: Sequence[dict[str, Any]]) -> None:
+    def split(self, parsed: Sequence[dict[str, Any]]) -> SplitLog:
         """Groups the rows into requests and splits them."""
-        self._chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
-        self._num_chunks = len(parsed)
+        chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
 
         def column(name: str, wanted: bool) -> np.ndarray | None:
-            parts = [self._rows(i).array(name) for i in range(self._num_chunks)] if wanted else []
+            parts = [self._rows(i).array(name) for i in range(len(parsed))] if wanted else []
             return np.concatenate(parts) if wanted else None
 
         schema = self._schema
         parts = [columns.SPLITS.index(chunk["part"] or "train") for chunk in parsed]
         by_file = any(chunk["part"] for chunk in parsed)
         keys = splitting.Keys(
-            num_rows=int(self._chunk_ends[-1]),
+            num_rows=int(chunk_ends[-1]),
             request=column(parsed_rows.REQUEST, schema.request_key is not None),
             time=column(parsed_rows.TIME, schema.time is not None),
             user=column(parsed_rows.USER, schema.user_key is not None),
@@ -146,45 +204,52 @@ class Stages:
             if by_file
             else None,
         )
-        self._requests = splitting.assign(keys, self._options.split)
-        self._is_train = self._requests.row_splits() == 0
-        window = self._options.engagement_window_seconds
-        self._unknown_after = label_window.begin(keys, self._is_train, window)
-        self._keys = keys if self._options.sampled_negatives else None
-        self._profile = time_profile.Bins.of(keys)
+        requests = splitting.assign(keys, self._options.split)
+        is_train = requests.row_splits() == 0
         # A request belongs to the chunk in which it begins.
-        self._request_ends = self._chunk_ends
-        if self._requests.starts is not None:
-            first_rows = self._requests.first_rows()
-            self._request_ends = np.searchsorted(first_rows, self._chunk_ends, side="left")
+        request_ends = chunk_ends
+        if requests.starts is not None:
+            request_ends = np.searchsorted(requests.first_rows(), chunk_ends, side="left")
+        spans = (_span(chunk_ends, index) for index in range(len(parsed)))
+        return SplitLog(
+            chunk_ends,
+            request_ends,
+            requests,
+            is_train,
+            np.cumsum([is_train[span].sum() for span in spans]),
+            label_window.begin(keys, is_train, self._options.engagement_window_seconds),
+            time_profile.Bins.of(keys),
+            keys if self._options.sampled_negatives else None,
+        )
 
-    def count(self) -> None:
+    def count(self, split: SplitLog) -> None:
         """Counts what the training rows hold."""
-        spans = [self._span(index) for index in range(self._num_chunks)]
-        num_train = [int(self._is_train[first:last].sum()) for first, last in spans]
+        self._each("count", split, lambda index: self.count_chunk(split, index), "counting")
 
-        def count(index: int) -> dict[str, Any]:
-            rows, first, last = self._rows(index), *self._span(index)
-            is_train = self._is_train[first:last]
-            counts = fitting.count_chunk(
-                self._schema, rows, is_train, sum(num_train[:index]), sum(num_train)
-            )
-            ads = catalogue.count_chunk(rows, is_train, first)
-            arrays = {f"field/{name}": values for name, values in counts.items()}
-            arrays.update({f"ads/{name}": values for name, values in vars(ads).items()})
-            arrays.update({f"profile/{k}": v for k, v in self._profile.count(rows, first).items()})
-            np.savez(self._space.path("count", index, ".npz"), **arrays)  # type: ignore[arg-type]
-            return {}
+    def count_chunk(self, split: SplitLog, index: int) -> dict[str, Any]:
+        """Counts what the training rows of a chunk hold, and returns its note."""
+        rows, span = self._rows(index), split.rows_of(index)
+        is_train = split.is_train[span]
+        num_before = _span(split.train_ends, index).start
+        counts = fitting.count_chunk(
+            self._schema, rows, is_train, num_before, int(split.train_ends[-1])
+        )
+        ads = catalogue.count_chunk(rows, is_train, span.start)
+        arrays = {f"field/{name}": values for name, values in counts.items()}
+        arrays.update({f"ads/{name}": values for name, values in vars(ads).items()})
+        profile = split.bins.count(rows, span.start)
+        arrays.update({f"profile/{name}": values for name, values in profile.items()})
+        np.savez(self._space.path("count", index, ".npz"), **arrays)  # type: ignore[arg-type]
+        return {}
 
-        self._each("count", count, "counting")
-
-    def fit(self, more_ads: pa.Table | None) -> None:
-        """Fits the encoder and collects the catalogue.
+    def fit(self, split: SplitLog, more_ads: pa.Table | None) -> FittedLog:
+        """Fits the encoder, collects the catalogue, and writes both.
 
         Args:
+            split: The log.
             more_ads: Ads to add to those of the log, or None.
         """
-        indices = range(self._num_chunks)
+        indices = range(split.num_chunks)
         chunks = [
             fitting.Chunk(
                 functools.partial(self._counts_of_field, index),
@@ -193,126 +258,151 @@ class Stages:
             for index in indices
         ]
         fitted = fitting.fit(self._schema, chunks, self._workers)
-        self._fitted, self._num_distinct = fitted.schema, fitted.num_distinct
         ad_counts = catalogue.merge(
             catalogue.Counts(**self._counts(index, "ads")) for index in indices
         )
-        self._ads = catalogue.collect(
-            self._schema, ad_counts, self._chunk_ends, self._rows, more_ads
-        )
-        self._time = self._profile.add(self._counts(index, "profile") for index in indices)
-        output = self._space.output
-        self._fitted.save(output / "encoder")
-        self._ads.save(output / "catalogue", self._fitted)
-        features = np.load(output / "catalogue" / "ad_features.npy")
-        self._packer = packing.Packer(self._fitted, self._ads, features)
+        ads = catalogue.collect(self._schema, ad_counts, split.chunk_ends, self._rows, more_ads)
+        time = split.bins.add(self._counts(index, "profile") for index in indices)
+        fitted.schema.save(self._space.output / "encoder")
+        ads.save(self._space.output / "catalogue", fitted.schema)
+        return FittedLog(fitted.schema, ads, fitted.num_distinct, time)
 
-    def pack(self) -> None:
+    def packer(self, fitted: FittedLog) -> packing.Packer:
+        """Returns what encodes rows, with the catalogue that `fit` wrote."""
+        features = np.load(self._space.output / "catalogue" / "ad_features.npy")
+        return packing.Packer(fitted.schema, fitted.ads, features)
+
+    def pack(self, split: SplitLog, packer: packing.Packer) -> None:
         """Encodes the rows."""
+        self._each("pack", split, lambda index: self.pack_chunk(split, packer, index), "encoding")
 
-        def pack(index: int) -> dict[str, Any]:
-            rows = self._rows(index)
-            packed = self._packer.pack(rows)
-            young = 0
-            if self._unknown_after is not None:
-                times = rows.array(parsed_rows.TIME)
-                young = label_window.withhold(packed, times, self._unknown_after)
-            packing.save(packed, self._space.path("pack", index))
-            return {"changed_ads": self._packer.num_changed_ads(packed), "young": young}
+    def pack_chunk(self, split: SplitLog, packer: packing.Packer, index: int) -> dict[str, Any]:
+        """Encodes the rows of a chunk, and returns its note."""
+        rows = self._rows(index)
+        packed = packer.pack(rows)
+        young = 0
+        if split.unknown_after is not None:
+            times = rows.array(parsed_rows.TIME)
+            young = label_window.withhold(packed, times, split.unknown_after)
+        packing.save(packed, self._space.path("pack", index))
+        return {"changed_ads": packer.num_changed_ads(packed), "young": young}
 
-        self._each("pack", pack, "encoding")
-
-    def write(self) -> dict[str, Any]:
+    def write(self, split: SplitLog, packer: packing.Packer) -> dict[str, Any]:
         """Writes the shards, and returns the splits' entries for `dataset.json`."""
-        sampler = self._sampler()
-
-        def write(index: int) -> dict[str, Any]:
-            entries = {
-                split: entry
-                for number, split in enumerate(splitting.SPLITS)
-                if (entry := self._write_shard(index, number, sampler)) is not None
-            }
-            varying = dataset_json.add([entry.pop("varying") for entry in entries.values()])
-            users = sum(entry.pop("other_users") for entry in entries.values())
-            return {**entries, "varying": varying, "other_users": users}
-
-        notes = self._each("write", write, "writing records")
+        sampler = self.sampler(split, packer)
+        notes = self._each(
+            "write",
+            split,
+            lambda index: self.write_chunk(split, packer, sampler, index),
+            "writing records",
+        )
         return {
-            split: dataset_json.split_entry([note[split] for note in notes if split in note])
-            for split in splitting.SPLITS
+            name: dataset_json.split_entry([note[name] for note in notes if name in note])
+            for name in splitting.SPLITS
         }
 
+    def write_chunk(
+        self,
+        split: SplitLog,
+        packer: packing.Packer,
+        sampler: negatives.NegativeSampler | None,
+        index: int,
+    ) -> dict[str, Any]:
+        """Writes the shards of the requests that begin in a chunk, and returns its note."""
+        entries = {
+            name: entry
+            for number, name in enumerate(splitting.SPLITS)
+            if (entry := self._write_shard(split, packer, sampler, index, number)) is not None
+        }
+        varying = dataset_json.add([entry.pop("varying") for entry in entries.values()])
+        users = sum(entry.pop("other_users") for entry in entries.values())
+        return {**entries, "varying": varying, "other_users": users}
+
     def _write_shard(
-        self, index: int, split: int, sampler: negatives.NegativeSampler | None
+        self,
+        split: SplitLog,
+        packer: packing.Packer,
+        sampler: negatives.NegativeSampler | None,
+        index: int,
+        number: int,
     ) -> dict[str, Any] | None:
-        first, last = (
-            (int(self._request_ends[index - 1]) if index else 0),
-            self._request_ends[index],
-        )
-        chosen = self._requests.splits[first:last] == split
+        """Writes the requests of one split that begin in a chunk; None where there are none."""
+        span = split.requests_of(index)
+        chosen = split.requests.splits[span] == number
         if not chosen.any():
             return None
-        lengths = self._requests.lengths(first, last)
-        rows = self._requests.rows(first, last)[np.repeat(chosen, lengths)]
+        lengths = split.requests.lengths(span.start, span.stop)
+        rows = split.requests.rows(span.start, span.stop)[np.repeat(chosen, lengths)]
         lengths = lengths[chosen]
-        seed = (self._options.split.seed, split, index)
-        if split == 0:
+        seed = (self._options.split.seed, number, index)
+        if number == 0:
             rows, lengths = records.shuffled(rows, lengths, seed)
-        packed = packing.gather(self._packed, self._chunk_ends, rows, lengths)
-        varying, other_users = self._packer.num_varying(
-            self._packed, self._chunk_ends, rows, lengths, packed
+        packed = packing.gather(self._packed, split.chunk_ends, rows, lengths)
+        varying, other_users = packer.num_varying(
+            self._packed, split.chunk_ends, rows, lengths, packed
         )
         sampled = 0
         if sampler is not None:
-            packed, sampled = sampler.extend(packed, rows, split, seed)
-        name = f"{splitting.SPLITS[split]}-{index:05d}.tfrecord"
+            packed, sampled = sampler.extend(packed, rows, number, seed)
+        name = f"{splitting.SPLITS[number]}-{index:05d}.tfrecord"
         shard = records.write_shard(self._space.output / name, packed)
         return {**shard, "sampled": sampled, "varying": varying, "other_users": other_users}
 
-    def _sampler(self) -> negatives.NegativeSampler | None:
-        if self._keys is None:
+    def sampler(self, split: SplitLog, packer: packing.Packer) -> negatives.NegativeSampler | None:
+        """Returns what draws ads as not clicked from all packed chunks; None if none are."""
+        if split.keys is None:
             return None
-        packed = [self._packed(index) for index in range(self._num_chunks)]
-        users = [self._rows(i).array(parsed_rows.USER) for i in range(self._num_chunks)]
-        shown = {name: np.concatenate([p[name] for p in packed]) for name in self._packer.catalogue}
-        log_ = negatives.Log(
+        indices = range(split.num_chunks)
+        packed = [self._packed(index) for index in indices]
+        users = [self._rows(index).array(parsed_rows.USER) for index in indices]
+        shown = {name: np.concatenate([p[name] for p in packed]) for name in packer.catalogue}
+        log = negatives.Log(
             np.concatenate(users),
             np.concatenate([p["ad_row"] for p in packed]),
             np.concatenate([p["click"] for p in packed]) == 1,
-            self._is_train,
-            splitting.ranks(self._keys),
-            shown if any(self._notes("pack", "changed_ads")) else None,
+            split.is_train,
+            splitting.ranks(split.keys),
+            shown if any(self._notes(split, "pack", "changed_ads")) else None,
         )
-        return negatives.NegativeSampler(
-            self._options.sampled_negatives, self._packer.catalogue, log_
-        )
+        return negatives.NegativeSampler(self._options.sampled_negatives, packer.catalogue, log)
 
-    def finish(self, source: dict[str, Any], splits: dict[str, Any]) -> None:
-        """Writes what describes the data set, `dataset.json` last."""
+    def finish(
+        self, split: SplitLog, fitted: FittedLog, source: dict[str, Any], splits: dict[str, Any]
+    ) -> None:
+        """Writes what describes the data set, `dataset.json` last.
+
+        Args:
+            split: The log.
+            fitted: What was fitted on it.
+            source: What `dataset.json` says of the log's files.
+            splits: What `write` returned.
+        """
         output = self._space.output
         with (output / "rejected.tsv").open("wb") as file:
-            for index in range(self._num_chunks):
+            for index in range(split.num_chunks):
                 file.write(self._space.path("parse", index, ".rejected").read_bytes())
         samples = dataset_json.sample_requests(
-            self._schema, self._requests, self._chunk_ends, self._rows
+            self._schema, split.requests, split.chunk_ends, self._rows
         )
         (output / "sample_requests.json").write_text(json.dumps(samples))
-        summary = {"num_distinct": self._num_distinct, "time": self._time}
+        summary = {"num_distinct": fitted.num_distinct, "time": fitted.time}
         workspace.write_json(output / "profile.json", summary)
         described = {
             "format_version": reader.FORMAT_VERSION,
-            "fingerprint": self._fitted.fingerprint(),
+            "fingerprint": fitted.schema.fingerprint(),
             "schema": self._schema.to_json(),
             "source": source,
-            "spec": packing.spec(self._fitted).to_json(),
-            "num_ads": len(self._ads),
-            "impressions_of_changed_ads": sum(self._notes("pack", "changed_ads")),
-            "rows_of_varying_query_fields": dataset_json.add(self._notes("write", "varying")),
-            "rows_of_other_users": sum(self._notes("write", "other_users")),
-            "split": {**dataclasses.asdict(self._options.split), "kind": self._requests.kind},
+            "spec": packing.spec(fitted.schema).to_json(),
+            "num_ads": len(fitted.ads),
+            "impressions_of_changed_ads": sum(self._notes(split, "pack", "changed_ads")),
+            "rows_of_varying_query_fields": dataset_json.add(
+                self._notes(split, "write", "varying")
+            ),
+            "rows_of_other_users": sum(self._notes(split, "write", "other_users")),
+            "split": {**dataclasses.asdict(self._options.split), "kind": split.requests.kind},
             "sampled_negatives": self._options.sampled_negatives,
             "engagement_window_seconds": self._options.engagement_window_seconds,
-            "rows_inside_engagement_window": sum(self._notes("pack", "young")),
+            "rows_inside_engagement_window": sum(self._notes(split, "pack", "young")),
             "splits": splits,
             "sha256": {name: records.sha256(output / name) for name in dataset_json.CHECKED_FILES},
         }
@@ -325,17 +415,13 @@ class Stages:
         path = self._space.path("parse", index, ".rows")
         return parsed_rows.load_strings(path, parsed_rows.string_names(self._schema).index(name))
 
-    def _notes(self, stage: str, key: str) -> list[Any]:
+    def _notes(self, split: SplitLog, stage: str, key: str) -> list[Any]:
         """Returns what a stage noted of each chunk."""
-        notes = [self._space.note(stage, index) for index in range(self._num_chunks)]
+        notes = [self._space.note(stage, index) for index in range(split.num_chunks)]
         return [note[key] for note in notes if note is not None]
 
     def _packed(self, index: int) -> records.Packed:
         return packing.load(self._space.path("pack", index))
-
-    def _span(self, index: int) -> tuple[int, int]:
-        """Returns the log's first row of a chunk, and the row past its last."""
-        return (int(self._chunk_ends[index - 1]) if index else 0), int(self._chunk_ends[index])
 
     def _counts(self, index: int, kind: str) -> dict[str, np.ndarray]:
         """Returns what was counted of a chunk: `field`, `ads` or `profile`."""
@@ -349,21 +435,25 @@ class Stages:
             return arrays[f"field/{name}"]
 
     def _each(
-        self, stage: str, work: Callable[[int], dict[str, Any]], task: str
+        self, stage: str, split: SplitLog, work: Callable[[int], dict[str, Any]], task: str
     ) -> list[dict[str, Any]]:
         """Runs a stage on every chunk and returns its notes."""
         notes = []
-        with self._bar(task, int(self._chunk_ends[-1]), "rows") as bar:
+        with self._bar(task, int(split.chunk_ends[-1]), "rows") as bar:
 
             def once(index: int) -> dict[str, Any]:
                 return self._space.once(stage, index, lambda: work(index))
 
-            indices = range(self._num_chunks)
+            indices = range(split.num_chunks)
             for index, note in enumerate(workspace.in_threads(once, indices, self._workers)):
-                first, last = self._span(index)
+                rows = split.rows_of(index)
                 notes.append(note)
-                bar.update(last - first)
+                bar.update(rows.stop - rows.start)
         return notes
 
     def _bar(self, task: str, total: int, unit: str) -> tqdm.tqdm:
         return terminal.progress_bar(task, unit, total or None, self._progress)
+
+
+def _span(ends: np.ndarray, index: int) -> slice:
+    return slice(int(ends[index - 1]) if index else 0, int(ends[index]))

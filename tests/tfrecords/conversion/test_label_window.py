@@ -106,7 +106,7 @@ def test_the_bytes_are_the_same_for_any_threads_and_after_a_break(log, tmp_path,
     convert(log, tmp_path / "three", workers=3)
     assert files(tmp_path / "three") == files(whole.directory)
 
-    def fail(_):
+    def fail(*_):
         raise RuntimeError("the power went")
 
     with monkeypatch.context() as patch:
