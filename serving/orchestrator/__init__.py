@@ -1,7 +1,8 @@
 """Answers a request: query tower, index, ranker, rules."""
 
 from serving.orchestrator.admission import RETRY_AFTER_SECONDS
-from serving.orchestrator.answers import RequestCandidates, ranked_answer
+from serving.orchestrator.answers import ranked_answer
+from serving.orchestrator.candidates import RequestCandidates
 from serving.orchestrator.orchestrator import Orchestrator
 from serving.orchestrator.orchestrator_config import MAX_BATCH_SIZE, OrchestratorConfig
 from serving.orchestrator.ranking import RankingConfig

@@ -3,7 +3,6 @@
 Shapes: C candidates.
 """
 
-import dataclasses
 import random
 from collections.abc import Mapping
 
@@ -30,25 +29,10 @@ _HEAD_FIELDS = {
 _DRAWS = random.SystemRandom()
 
 
-@dataclasses.dataclass(frozen=True)
-class RequestCandidates:
-    """The candidates of one request.
-
-    Attributes:
-        ads: What the rows belong to.
-        rows: [C] int64, in retrieval order.
-        scores: [C] float32, their retrieval scores.
-    """
-
-    ads: candidates.CandidateSource
-    rows: np.ndarray
-    scores: np.ndarray
-
-
 def ranked_answer(
     release: releases.Bundle,
     valid: requests.ValidRequest,
-    found: RequestCandidates,
+    found: candidates.RequestCandidates,
     head_scores: Mapping[str, np.ndarray],
     stage_ms: Mapping[str, float],
     reason: str | None = None,
@@ -80,7 +64,7 @@ def ranked_answer(
 def degraded_answer(
     release: releases.Bundle,
     valid: requests.ValidRequest,
-    found: RequestCandidates,
+    found: candidates.RequestCandidates,
     reason: str,
     stage_ms: Mapping[str, float],
     rng: random.Random = _DRAWS,
@@ -105,7 +89,7 @@ def degraded_answer(
 
 def _select(
     valid: requests.ValidRequest,
-    found: RequestCandidates,
+    found: candidates.RequestCandidates,
     gains: np.ndarray,
     zero: float,
     rng: random.Random,
@@ -123,7 +107,7 @@ def _select(
 
 
 def _ads(
-    found: RequestCandidates,
+    found: candidates.RequestCandidates,
     chosen: Selection,
     scores: Mapping[str, np.ndarray],
     reasons: list[requests.AdExplanation] | None,
@@ -156,7 +140,7 @@ def _ads(
 def _answer(
     release: releases.Bundle,
     valid: requests.ValidRequest,
-    found: RequestCandidates,
+    found: candidates.RequestCandidates,
     chosen: Selection,
     gains: np.ndarray,
     ads: list[requests.RankedAd],

@@ -42,6 +42,21 @@ class CandidateSource(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class RequestCandidates:
+    """The candidates of one request.
+
+    Attributes:
+        ads: What the rows belong to.
+        rows: [C] int64, in retrieval order.
+        scores: [C] float32, their retrieval scores.
+    """
+
+    ads: CandidateSource
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Candidates:
     """Candidates of requests that have equally many of them.
 
@@ -63,6 +78,10 @@ class Candidates:
     rows: np.ndarray
     ad_features: np.ndarray
     stage_ms: Mapping[str, float]
+
+    def of(self, row: int, count: int | None = None) -> RequestCandidates:
+        """Returns the candidates of one request, at `row` of the B; the first `count`, or all."""
+        return RequestCandidates(self.ads, self.rows[row, :count], self.scores[row, :count])
 
     def alone(self, place: int) -> "Candidates":
         """Returns those of one request, at `place` of the B."""

@@ -6,8 +6,9 @@
 Shapes: B requests, C candidates.
 """
 
+import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from serving import errors, live, ranker, releases
 from serving.impressions import ImpressionLog
@@ -118,9 +119,10 @@ class Orchestrator:
         started = time.perf_counter() if started is None else started
         valid = self._validator.check(request)
         with self.admission.admitted():
-            until = Deadline(valid.deadline_ms or self.config.default_deadline_ms, started)
+            deadline = Deadline(valid.deadline_ms or self.config.default_deadline_ms, started)
             found = await self._retrieval.find(valid, self._num_candidates(valid))
-            (answered,) = await self._answer([valid], [found], until)
+            ranked = await self._rank(found, valid.k, deadline)
+            answered = self._compose(valid, found, 0, ranked, deadline)
         self.record([answered])
         return answered.answer
 
@@ -180,10 +182,14 @@ class Orchestrator:
                 positions, valids = zip(
                     *members[start : start + self.config.requests_per_call], strict=True
                 )
-                found = await self._retrieval.find_together(valids, num_candidates)
-                until = Deadline(deadline_ms, started)
-                group = await self._answer(valids, found, until)
-                answered.update(zip(positions, group, strict=True))
+                deadline = Deadline(deadline_ms, started)
+                for found in await self._retrieval.find_together(valids, num_candidates):
+                    max_k = max(valids[place].k for place in found.positions)
+                    ranked = await self._rank(found, max_k, deadline)
+                    for row, place in enumerate(found.positions):
+                        answered[positions[place]] = self._compose(
+                            valids[place], found, row, ranked, deadline
+                        )
         return [answered[position] for position in range(batch.size)]
 
     def record(self, answered: Sequence[request_batch.Answered]) -> None:
@@ -207,48 +213,36 @@ class Orchestrator:
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
 
-    async def _answer(
-        self,
-        valids: Sequence[ValidRequest],
-        found: Sequence[candidates.Candidates],
-        until: Deadline,
-    ) -> list[request_batch.Answered]:
-        answered: dict[int, request_batch.Answered] = {}
-        for group in found:
-            began = time.perf_counter()
-            least = max(valids[position].k for position in group.positions)
-            ranked = await self._ranking.rank(group, least, until)
-            ranker_ms = (time.perf_counter() - began) * 1000
-            stage_ms = {**group.stage_ms, "ranker": ranker_ms, "total": 0.0}
-            for place, position in enumerate(group.positions):
-                valid = valids[position]
-                answer = self._compose(group, place, valid, ranked, stage_ms)
-                answered[position] = request_batch.Answered(
-                    valid, answer, group.rows.shape[1], ranked.num_ranked
-                )
+    async def _rank(
+        self, found: candidates.Candidates, min_count: int, deadline: Deadline
+    ) -> ranking.Ranking:
+        started = time.perf_counter()
+        ranked = await self._ranking.rank(found, min_count, deadline)
         self.metrics.observe_breaker(self.release.version, self._ranking.breaker_state)
-        total_ms = (time.perf_counter() - until.started) * 1000
-        for one in answered.values():
-            one.answer.stage_ms["total"] = total_ms
-        return [answered[position] for position in range(len(valids))]
+        milliseconds = (time.perf_counter() - started) * 1000
+        return dataclasses.replace(ranked, milliseconds=milliseconds)
 
     def _compose(
         self,
-        group: candidates.Candidates,
-        place: int,
         valid: ValidRequest,
+        found: candidates.Candidates,
+        row: int,
         ranked: ranking.Ranking,
-        stage_ms: Mapping[str, float],
-    ) -> Answer:
+        deadline: Deadline,
+    ) -> request_batch.Answered:
+        """Applies the rules to the candidates of one request, and says what came of it."""
+        stage_ms = {**found.stage_ms, "ranker": ranked.milliseconds}
         if ranked.scores is None:
             reason = str(ranked.degraded)
-            found = answers.RequestCandidates(group.ads, group.rows[place], group.scores[place])
-            return answers.degraded_answer(self.release, valid, found, reason, stage_ms)
-        own = {head: values[place] for head, values in ranked.scores.items()}
-        count = ranked.num_ranked
-        found = answers.RequestCandidates(
-            group.ads, group.rows[place, :count], group.scores[place, :count]
-        )
-        return answers.ranked_answer(
-            self.release, valid, found, own, stage_ms, reason=ranked.degraded
-        )
+            answer = answers.degraded_answer(self.release, valid, found.of(row), reason, stage_ms)
+        else:
+            answer = answers.ranked_answer(
+                self.release,
+                valid,
+                found.of(row, ranked.num_ranked),
+                {head: scores[row] for head, scores in ranked.scores.items()},
+                stage_ms,
+                reason=ranked.degraded,
+            )
+        answer.stage_ms["total"] = (time.perf_counter() - deadline.started) * 1000
+        return request_batch.Answered(valid, answer, found.rows.shape[1], ranked.num_ranked)

@@ -48,11 +48,13 @@ class Ranking:
         scores: Head -> [B, R] float32, of the first R candidates; None = no scores.
         degraded: None, or why there are scores of fewer candidates, or none.
         num_ranked: R.
+        milliseconds: Time that it took, the wait for a turn included.
     """
 
     scores: Mapping[str, np.ndarray] | None
     degraded: str | None
     num_ranked: int = 0
+    milliseconds: float = 0.0
 
 
 class RankingStage:
