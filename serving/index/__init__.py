@@ -17,15 +17,16 @@ from serving.index.index_build import (
     train_index,
     training_sample_size,
 )
-from serving.index.index_file import read_index
 from serving.index.kinds import AUTO, KINDS, IndexConfig
-from serving.index.search import Searcher
-from serving.index.tuning.candidates_to_try import (
+from serving.index.search import Searcher, read_index
+from serving.index.tuning.index_choice import (
     KINDS_TO_TRY,
     MAX_GRAPH_ADS,
+    Choice,
+    pareto_front,
     structures_to_try,
+    tune_index,
 )
-from serving.index.tuning.index_choice import Choice, pareto_front, tune_index
 from serving.index.tuning.index_recall import recall_against_exact, recall_of_rows
 from serving.index.tuning.index_trials import Structure, Trial
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving import errors, requests
-from serving.index import index_build, index_file, kinds, search
+from serving.index import index_build, kinds, search
 from serving.index.filters import eligibility, row_set
 from serving.index.tuning import index_choice, index_recall, widening
 
@@ -156,7 +156,7 @@ class AdIndex(search.Searcher):
         """
         path = pathlib.Path(directory)
         try:
-            index = index_file.read_index(path / INDEX_FILE)
+            index = search.read_index(path / INDEX_FILE)
             features = np.load(path / FEATURES_FILE, mmap_mode="r")
             ads = pa.ipc.open_file(pa.memory_map(os.fspath(path / ADS_FILE))).read_all()
             sampled = path / QUERIES_FILE

@@ -3,6 +3,7 @@
 Shapes: B queries, N ads, D embedding size.
 """
 
+import os
 from concurrent import futures
 from typing import Any
 
@@ -15,8 +16,6 @@ from serving.index.filters import row_set
 
 # faiss's type stubs know neither its subclasses nor its search parameters.
 _faiss: Any = faiss
-
-
 # faiss's search of fast-scan codes cell by cell, for one query a tenth faster than its default,
 # which is the faster for many.
 _CELL_BY_CELL = 11
@@ -138,3 +137,17 @@ class Searcher:
                 return scores, rows
         # Fast scan leaves codes of the least score out, and these are all where all are equal.
         return self._filtered.exhaustive(queries, k, row_set.RowSet.full(self.num_ads))
+
+
+def read_index(path: str | os.PathLike[str]) -> Any:
+    """Opens an index, memory-mapped; the file must not change while the index is in use.
+
+    Opening takes no time, pages are read when a search first touches them, and processes share
+    them: the vectors of Flat and HNSW, cells of vectors, and the vectors that a refinement keeps.
+    Centroids, links of a graph, and cells of 4-bit codes, whose blocks faiss aligns in memory of
+    its own, are read at once (0.1 GB at a million ads of 64 bytes).
+
+    Raises:
+        RuntimeError: The file cannot be read, or is none of faiss's.
+    """
+    return faiss.read_index(os.fspath(path), _faiss.IO_FLAG_MMAP_IFC)

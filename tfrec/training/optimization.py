@@ -13,12 +13,33 @@ References:
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
-from tfrec.training import schedule, summaries
+from tfrec.training import summaries
 from tfrecords import reader
+
+_WARM_UP_SHARE = 0.05
+
+
+class WarmUpThenCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly over the first share of the steps, then falls to a tenth."""
+
+    def __init__(self, peak: float, steps: int) -> None:
+        self._peak, self._steps = peak, max(steps, 1)
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        progress = tf.cast(step, tf.float32) / self._steps
+        rise = tf.minimum(1.0, (progress + 1.0 / self._steps) / _WARM_UP_SHARE)
+        fall = 0.55 + 0.45 * tf.cos(math.pi * tf.minimum(progress, 1.0))
+        return self._peak * rise * fall
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self._peak, "steps": self._steps}
+
 
 Losses = dict[str, tf.Tensor]
 Compiled = Callable[[reader.Batch, bool], tuple[Losses, dict[str, tf.Tensor]]]
@@ -59,11 +80,11 @@ class TrainingStep:
         self._sparse = model.sparse_variables
         self._dense = [v for v in model.trainable_variables if v.ref() not in sparse]
         self.dense_optimizer = tf.keras.optimizers.Adam(
-            schedule.WarmUpThenCosine(learning_rate, steps), clipnorm=5.0
+            WarmUpThenCosine(learning_rate, steps), clipnorm=5.0
         )
         # On a GPU, Keras would have XLA compile the update anew for each number of rows.
         self.sparse_optimizer = tf.keras.optimizers.Adagrad(
-            schedule.WarmUpThenCosine(embedding_learning_rate, steps),
+            WarmUpThenCosine(embedding_learning_rate, steps),
             initial_accumulator_value=initial_accumulator,
             jit_compile=False,
         )

@@ -23,13 +23,13 @@ from tfrecords.columns.codes import (
     smallest_codes,
     with_fingerprints,
 )
-from tfrecords.columns.number_text import (
+from tfrecords.columns.placeholders import (
     MISSING_NUMBERS,
     NULLS,
     is_missing_number,
     number_fault,
+    without_placeholders,
 )
-from tfrecords.columns.placeholders import without_placeholders
 from tfrecords.columns.time_units import UNITS_PER_SECOND, unit_of_times, units_per_second
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.columns import arrow, number_text
+from tfrecords.columns import arrow, placeholders
 from tfrecords.schema import MISSING_LABEL, Schema
 
 SPLITS = ("train", "validation", "test")
@@ -65,7 +65,7 @@ def checked_numbers(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np
         good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
         faults.add(
             bad[codes],
-            lambda row: str(number_text.number_fault(name, values[codes[row]])),
+            lambda row: str(placeholders.number_fault(name, values[codes[row]])),
         )
         result = good[codes]
     elif pa.types.is_temporal(column.type):
@@ -140,7 +140,7 @@ def checked_truths(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.
         )
         return truth
     values, codes = arrow.distinct(column)
-    missing = [number_text.is_missing_number(value.strip()) for value in values]
+    missing = [placeholders.is_missing_number(value.strip()) for value in values]
     parsed = [TRUTHS.get(value.strip().lower()) for value in values]
     bad = np.array([p is None and not m for p, m in zip(parsed, missing, strict=True)] or [False])
     good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
@@ -257,6 +257,6 @@ def checked_positions(faults: RowFaults, name: str, column: pa.ChunkedArray) -> 
 
 def _number(text: str) -> float | None:
     """Returns a number, NaN for a missing one, None for what is neither."""
-    if number_text.number_fault("", text) is not None:
+    if placeholders.number_fault("", text) is not None:
         return None
-    return float("nan") if number_text.is_missing_number(text) else float(text)
+    return float("nan") if placeholders.is_missing_number(text) else float(text)

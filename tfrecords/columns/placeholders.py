@@ -1,16 +1,43 @@
-"""Columns of keys, in which some texts say that there is no key.
+"""Texts that stand for a missing number or a missing key, and numbers as text.
 
 Databases and data frames write what is missing as NULL, None or nan. An ad of that name
 would be the most shown of all, and a user the busiest.
 """
 
+import re
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.columns import arrow, number_text
+from tfrecords.columns import arrow
 from tfrecords.schema import Schema
 
-_PLACEHOLDERS = pa.array([text for text in number_text.NULLS if text])
+# What stands for a missing number; a missing string is empty.
+MISSING_NUMBERS = (
+    "", "NA", "N/A", "n/a", "NaN", "nan", "NAN", "NULL", "null", "None", "none", "-", "\\N",
+)  # fmt: skip
+# With blanks, of any width that a column may have.
+NULLS = (*MISSING_NUMBERS, *(" " * width for width in range(1, 33)))
+# Besides `MISSING_NUMBERS`; Arrow reads it as a number that is none.
+_NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# Nor are these keys.
+_PLACEHOLDERS = pa.array([text for text in NULLS if text])
+
+
+def is_missing_number(text: str) -> bool:
+    """Returns whether a text stands for a missing number, as Arrow reads it; blanks do."""
+    return text in MISSING_NUMBERS or not text.strip(" ") or _NAN.fullmatch(text) is not None
+
+
+def number_fault(name: str, value: str) -> str | None:
+    """Returns what is wrong with a number as text, or None."""
+    # Spaces around a number are allowed, as Arrow allows them.
+    text = value.strip(" ")
+    if is_missing_number(value) or (_NUMBER.fullmatch(text) and np.isfinite(float(text))):
+        return None
+    return f"{name} must be a finite number or empty, got {value[:40]!r}"
 
 
 def without_placeholders(schema: Schema, table: pa.Table) -> pa.Table:

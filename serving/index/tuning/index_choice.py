@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from serving.index import exact_search, index_build, kinds, search
+from serving.index.kinds import MIN_ADS_TO_TRAIN, IndexConfig
 from serving.index.tuning import index_trials
 from tfrecords import terminal
 
@@ -173,3 +174,44 @@ def _fits(trial: index_trials.Trial, config: kinds.IndexConfig) -> bool:
 
 def _in_time(trial: index_trials.Trial, config: kinds.IndexConfig) -> bool:
     return config.latency_budget_ms is None or trial.p99_ms <= config.latency_budget_ms
+
+
+KINDS_TO_TRY = ("Flat", "IVF", "IVFSQ8", "IVFPQ", "IVFPQbf16", "HNSW", "HNSWSQ8")
+# Graphs are built on one thread, so that they are the same every time: an hour at a million.
+MAX_GRAPH_ADS = 200_000
+
+
+def structures_to_try(
+    targets: IndexConfig,
+    num_ads: int,
+    kinds: list[str] | None,
+    num_lists: list[str | None],
+) -> list[IndexConfig]:
+    """Returns the indexes to try.
+
+    Raises:
+        ValueError: A kind is unknown.
+    """
+    if kinds is None:
+        small = num_ads <= MAX_GRAPH_ADS
+        kinds = [kind for kind in KINDS_TO_TRY if small or not kind.startswith("HNSW")]
+    if num_ads < MIN_ADS_TO_TRAIN:
+        kinds = [kind for kind in kinds if kind in ("Flat", "HNSW")] or ["Flat"]
+    unknown = set(kinds) - set(KINDS_TO_TRY)
+    if unknown:
+        first = min(unknown)
+        raise ValueError(
+            f"--kinds: expected some of {', '.join(KINDS_TO_TRY)}, got {first!r}."
+            f"{terminal.suggestion_for(first, KINDS_TO_TRY)}"
+        )
+    tried = []
+    for kind in kinds:
+        stored = "SQ8" if kind.endswith("SQ8") else "float"
+        refine = "SQbf16" if kind.endswith("bf16") else targets.refine
+        name = kind.removesuffix("SQ8").removesuffix("bf16")
+        config = dataclasses.replace(targets, kind=name, storage=stored, refine=refine)
+        cells = num_lists if kind.startswith("IVF") else [None]
+        for count in cells:
+            lists = None if count is None else int(count)
+            tried.append(dataclasses.replace(config, num_lists=lists))
+    return tried

@@ -6,17 +6,19 @@ References: TensorFlow Serving, `servables/tensorflow/classifier.cc`, `regressor
 
 from types import ModuleType
 
+import numpy as np
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     inference_pb2,
+    input_pb2,
     model_pb2,
     regression_pb2,
 )
 
 from serving import saved_model
 from serving.model_server.models import servable
-from serving.model_server.operations import classification, examples, regression
+from serving.model_server.operations import classification, regression
 
 _KINDS = {classification.METHOD: classification, regression.METHOD: regression}
 
@@ -37,7 +39,7 @@ def classify(
     """
     definition = _definition(model, request.model_spec)
     source, targets = classification.tensors(definition, model.check_method)
-    batch = examples.serialized(request.input)
+    batch = serialized(request.input)
     values = model.run("Classify", {source: batch}, targets)
     response = classification_pb2.ClassificationResponse()
     fill_spec(response.model_spec, request.model_spec, model)
@@ -52,7 +54,7 @@ def regress(
     """Answers a Regress request; see `classify`."""
     definition = _definition(model, request.model_spec)
     source, targets = regression.tensors(definition, model.check_method)
-    batch = examples.serialized(request.input)
+    batch = serialized(request.input)
     values = model.run("Regress", {source: batch}, targets)
     response = regression_pb2.RegressionResponse()
     fill_spec(response.model_spec, request.model_spec, model)
@@ -81,7 +83,7 @@ def multi_inference(
         sources.add(source)
         targets.update(outputs)
         tasks.append((kind, definition, task.model_spec))
-    batch = examples.serialized(request.input)
+    batch = serialized(request.input)
     # TensorFlow Serving counts the examples of such a run, not its time.
     values = model.run(None, dict.fromkeys(sources, batch), sorted(targets))
     response = inference_pb2.MultiInferenceResponse()
@@ -137,3 +139,23 @@ def _definition(model: servable.Servable, spec: model_pb2.ModelSpec) -> meta_gra
 
 def _key(spec: model_pb2.ModelSpec) -> str:
     return spec.signature_name or servable.DEFAULT_SIGNATURE
+
+
+def serialized(request_input: input_pb2.Input) -> np.ndarray:
+    """Returns the examples as a vector of bytes, each with the context merged into it.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if there are none.
+    """
+    if request_input.WhichOneof("kind") == "example_list_with_context":
+        both = request_input.example_list_with_context
+        # Messages that follow each other are one message in which the later values hold.
+        context = both.context.SerializeToString()
+        values = [context + example.SerializeToString() for example in both.examples]
+    else:
+        values = [item.SerializeToString() for item in request_input.example_list.examples]
+    if not values:
+        raise saved_model.invalid_argument("Input is empty.")
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

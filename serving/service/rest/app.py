@@ -32,11 +32,11 @@ from serving.requests import Answer, Request
 from serving.service import lifecycle, release_follower, release_router
 from serving.service.console import pages
 from serving.service.rest import (
-    app_models,
     body_limit,
     entrance,
     request_deadline,
     rest_errors,
+    schemas,
 )
 from serving.service.rest.openapi import RESPONSE_HEADERS, openapi_document, refusals
 
@@ -118,8 +118,8 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         "openapi_extra": RESPONSE_HEADERS,
     }
 
-    @app.post("/v1/recommend", response_model=app_models.AnswerBody, **described)
-    async def recommend(body: app_models.RequestBody, http: fastapi.Request) -> responses.Response:
+    @app.post("/v1/recommend", response_model=schemas.AnswerBody, **described)
+    async def recommend(body: schemas.RequestBody, http: fastapi.Request) -> responses.Response:
         """The best ads for one request, best first."""
         (request,) = _timed([body], http, router.stable.config.default_deadline_ms)
         if request.request_id is None:
@@ -128,9 +128,9 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         _note(http, [answer])
         return responses.JSONResponse(answer.to_json())
 
-    @app.post("/v1/recommend/batch", response_model=app_models.BatchAnswerBody, **described)
+    @app.post("/v1/recommend/batch", response_model=schemas.BatchAnswerBody, **described)
     async def recommend_batch(
-        body: app_models.BatchRequestBody, http: fastapi.Request
+        body: schemas.BatchRequestBody, http: fastapi.Request
     ) -> responses.Response:
         """The answers to many requests, in their order."""
         requests = _timed(body.requests, http, router.stable.config.batch_deadline_ms)
@@ -140,7 +140,7 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
 
 
 def _timed(
-    bodies: list[app_models.RequestBody], http: fastapi.Request, default_ms: float
+    bodies: list[schemas.RequestBody], http: fastapi.Request, default_ms: float
 ) -> list[Request]:
     """Returns the requests, each with the shorter of its deadline and the header's."""
     milliseconds = request_deadline.of(http.headers)
@@ -181,7 +181,7 @@ def _add_state_routes(
         """Whether the process answers."""
         return {"status": "ok"}
 
-    @app.get("/readyz", response_model=app_models.ReadyBody, responses=refusals(503))
+    @app.get("/readyz", response_model=schemas.ReadyBody, responses=refusals(503))
     async def readyz() -> responses.Response:
         """Whether the ranker behind has proven to serve this release.
 

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import json_schema
 
 from serving import orchestrator, requests
-from serving.service.rest import app_models, request_deadline
+from serving.service.rest import request_deadline
 
 _WHY = {
     400: "The content is refused, or the body is no JSON.",
@@ -82,11 +82,11 @@ def openapi_document(
     document["info"]["version"] = str(service.release.version)
     schemas = document["components"]["schemas"]
     _, errors = json_schema.models_json_schema(
-        [(app_models.ErrorBody, "serialization")], ref_template=_REF
+        [(schemas.ErrorBody, "serialization")], ref_template=_REF
     )
     schemas.update(errors["$defs"])
     # FastAPI leaves nulls out of examples, and an answer without them is none.
-    schemas["AnswerBody"]["examples"] = app_models.AnswerBody.model_json_schema()["examples"]
+    schemas["AnswerBody"]["examples"] = schemas.AnswerBody.model_json_schema()["examples"]
     example = example_request(service)
     schemas["RequestBody"]["examples"] = [example]
     short = {name: example[name] for name in ("user", "context")}

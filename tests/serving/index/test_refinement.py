@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serving import errors
-from serving.index import index_build, index_file, kinds, refinement, search
+from serving.index import index_build, kinds, refinement, search
 
 
 def unit(num_rows, dimension=32, seed=0):
@@ -49,7 +49,7 @@ def test_vectors_of_a_mapped_file_are_not_copied_wherever_they_begin(kept, tmp_p
     query, rows = unit(1, seed=3)[0], np.arange(0, 20_000, 7)
     expected = refinement.Refinement(index).scores(query, rows)
     faiss.write_index(index, str(tmp_path / "index.faiss"))
-    scorer = refinement.Refinement(index_file.read_index(tmp_path / "index.faiss"))
+    scorer = refinement.Refinement(search.read_index(tmp_path / "index.faiss"))
     scorer.scores(query, rows)
     tracemalloc.start()
     scores = scorer.scores(query, rows)

@@ -11,7 +11,7 @@ from tfrec import retrieval, training
 from tfrec.metrics import definitions
 from tfrec.ranking import ranker_training
 from tfrec.retrieval import retrieval_training
-from tfrec.training import schedule
+from tfrec.training import optimization
 
 
 class Killed(Exception):
@@ -189,7 +189,7 @@ def test_a_best_pass_that_cannot_be_read_says_what_to_delete(tmp_path, damage):
 
 
 def test_the_learning_rate_rises_then_falls_to_a_tenth():
-    rate = schedule.WarmUpThenCosine(2.0, 100)
+    rate = optimization.WarmUpThenCosine(2.0, 100)
     # Step 0: a hundredth of the steps done of the five that warm up: 1/5 of the peak.
     assert float(rate(0)) == pytest.approx(0.4)
     assert float(rate(4)) == pytest.approx(2.0, rel=0.01)

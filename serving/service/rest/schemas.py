@@ -9,7 +9,127 @@ from typing import Annotated, Any
 import pydantic
 
 from serving import orchestrator, requests
-from serving.service.rest import explanation_models, rule_models
+
+
+class CapBody(pydantic.BaseModel):
+    """At most so many ads of the answer with the same value of a field."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    field: Annotated[str, pydantic.Strict()] = pydantic.Field(
+        description="Name of a categorical or list field of the ads."
+    )
+    most: Annotated[int, pydantic.Strict()] = pydantic.Field(description="At least 1.")
+
+
+class FrequencyCapBody(pydantic.BaseModel):
+    """What the user has seen so often, as `seen` says, does not come."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    field: Annotated[str, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Ad field whose values are counted; null = the ads themselves."
+    )
+    most: Annotated[int, pydantic.Strict()] = pydantic.Field(
+        description="Seen so many times, it does not come any more."
+    )
+
+
+class DiversityBody(pydantic.BaseModel):
+    """Makes an ad worth less for each ad above it with the same value of a field."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    field: Annotated[str, pydantic.Strict()] = pydantic.Field(
+        description="Name of a categorical or list field of the ads."
+    )
+    penalty: Annotated[float, pydantic.Strict()] = pydantic.Field(
+        description="Share of the worth that each such ad above takes, 0 to 1."
+    )
+
+
+class ExplorationBody(pydantic.BaseModel):
+    """Gives a share of the slots to ads drawn evenly from the candidates."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    share: Annotated[float, pydantic.Strict()] = pydantic.Field(
+        description="Probability with which a slot is drawn, 0 to 1."
+    )
+    among: Annotated[int, pydantic.Strict()] | None = pydantic.Field(
+        None, description="Draws from so many of the best candidates; null = from all."
+    )
+
+
+class RulesBody(pydantic.BaseModel):
+    """What the answer as a whole must keep to.
+
+    A part that is null is the service's default; an empty list, or a share of 0, turns it off.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    caps: list[CapBody] | None = None
+    frequency_caps: list[FrequencyCapBody] | None = None
+    diversity: list[DiversityBody] | None = None
+    exploration: ExplorationBody | None = None
+
+
+class SeenBody(pydantic.BaseModel):
+    """How often the user has seen what."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    ads: dict[str, Annotated[int, pydantic.Strict()]] | None = pydantic.Field(
+        None, description="Ad id -> times."
+    )
+    fields: dict[str, dict[str, Annotated[int, pydantic.Strict()]]] | None = pydantic.Field(
+        None, description="Ad field -> value -> times."
+    )
+
+
+class PartBody(pydantic.BaseModel):
+    """What one head gives to a utility: score times weight."""
+
+    score: float
+    weight: float
+    part: float
+
+
+class AdExplanationBody(pydantic.BaseModel):
+    """Why one ad is in its slot."""
+
+    parts: dict[str, PartBody] | None = pydantic.Field(
+        description="Of each head; they sum to the utility. Null in a degraded answer."
+    )
+    place_without_rules: int
+    diversity_factor: float
+    explored: bool
+
+
+class LeftOutBody(pydantic.BaseModel):
+    """Candidates that stood above the last ad of the answer and did not come."""
+
+    rule: str = pydantic.Field(description="cap, diversity or exploration.")
+    field: str | None
+    count: int
+    ads: list[str] = pydantic.Field(description="The best of them, at most ten.")
+
+
+class AtCapBody(pydantic.BaseModel):
+    """How many values of a field, or ads where it is null, were seen too often."""
+
+    field: str | None
+    count: int
+
+
+class ExplanationBody(pydantic.BaseModel):
+    """What the rules did to the answer."""
+
+    candidates: int
+    at_frequency_cap: list[AtCapBody]
+    left_out: list[LeftOutBody]
+    explored_slots: int
 
 
 class ConditionBody(pydantic.BaseModel):
@@ -79,10 +199,10 @@ class RequestBody(pydantic.BaseModel):
     filters: FiltersBody | None = pydantic.Field(
         None, description="Which ads are eligible; fewer than k may be, or none."
     )
-    rules: rule_models.RulesBody | None = pydantic.Field(
+    rules: RulesBody | None = pydantic.Field(
         None, description="Caps, diversity and exploration; what is null is the service's default."
     )
-    seen: rule_models.SeenBody | None = pydantic.Field(
+    seen: SeenBody | None = pydantic.Field(
         None, description="How often the user has seen what, for frequency caps."
     )
     explain: Annotated[bool, pydantic.Strict()] | None = pydantic.Field(
@@ -139,7 +259,7 @@ class AdBody(pydantic.BaseModel):
     propensity: float = pydantic.Field(
         description="Probability of this ad in this slot, given the ads above it."
     )
-    explanation: explanation_models.AdExplanationBody | None = pydantic.Field(
+    explanation: AdExplanationBody | None = pydantic.Field(
         None, description="Absent unless the request asks."
     )
 
@@ -214,7 +334,7 @@ class AnswerBody(pydantic.BaseModel):
     shortage: str | None = pydantic.Field(
         None, description="Null, or why there are fewer ads than asked for."
     )
-    explanation: explanation_models.ExplanationBody | None = pydantic.Field(
+    explanation: ExplanationBody | None = pydantic.Field(
         None, description="Absent unless the request asks."
     )
 
