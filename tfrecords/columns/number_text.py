@@ -10,7 +10,7 @@ MISSING_NUMBERS = (
 )  # fmt: skip
 # With blanks, of any width that a column may have.
 NULLS = (*MISSING_NUMBERS, *(" " * width for width in range(1, 33)))
-# Beside `MISSING`; Arrow reads it as a number that is none.
+# Beside `MISSING_NUMBERS`; Arrow reads it as a number that is none.
 _NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
