@@ -116,11 +116,11 @@ class _BeamLog:
             yield chunk
 
     def parse(self, chunk: formats.Chunk) -> formats.Parsed:
-        """See `log.Log`."""
+        """See `formats.Log`."""
         return self._opened.parse(chunk)
 
     def raw(self, chunk: formats.Chunk, lines: Sequence[int]) -> list[bytes]:
-        """See `log.Log`."""
+        """See `formats.Log`."""
         return self._opened.raw(chunk, lines)
 
 

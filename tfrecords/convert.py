@@ -17,7 +17,7 @@ result depends on neither their number nor their order:
     DIRECTORY/sample_requests.json   raw query fields of held-out requests
     DIRECTORY/profile.json       distinct values of the fields, rows and clicks over time
 
-A killed conversion resumes where it was: see `workspace`.
+A killed conversion resumes where it was: see `conversion.Workspace`.
 """
 
 import dataclasses
@@ -101,7 +101,7 @@ def convert(
         validation_fraction: Share of the log, before the test part, held out for validation.
         test_fraction: Share at the end of the log held out for testing.
         max_rejected_fraction: The largest share of rejected rows that is accepted.
-        split: One of `splitting.KINDS`.
+        split: As `conversion.SplitOptions`'s kind.
         seed: Of random splits, sampled negatives, and the order of training requests.
         sampled_negatives: Ads drawn as not clicked for each click; 0 is none.
         engagement_window_seconds: Rows this young at the end of the log have no label of
@@ -248,7 +248,7 @@ def identity_of(path: pathlib.Path) -> dict[str, Any]:
     """Returns what changes when a file does.
 
     Raises:
-        FileNotFoundError, ValueError: As `lines.open_file`.
+        FileNotFoundError, ValueError: As `formats.open_text`.
     """
     formats.open_text(path).close()
     stat = path.stat()

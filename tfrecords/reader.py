@@ -181,7 +181,7 @@ class DataSet:
                 gather, anew each epoch; None keeps the log's order.
 
         Yields:
-            The features of `records.parse`.
+            The features of `records.unpack`.
 
         Raises:
             FileNotFoundError: A shard is missing.

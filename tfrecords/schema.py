@@ -249,7 +249,7 @@ class Schema:
         return tuple(dict.fromkeys(names))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the schema as JSON values; `from_json` is its inverse."""
+        """Returns the schema as JSON values; `schema_from_json` is its inverse."""
         value = dataclasses.asdict(self)
         if self.negative_keep_rate == 1:
             # Nothing to say: data sets from before the key was there keep their fingerprint.
@@ -303,7 +303,7 @@ def load_schema(path: str | pathlib.Path) -> Schema:
 
 
 def save_schema(schema: Schema, path: str | pathlib.Path) -> None:
-    """Writes a schema file that `load` reads back."""
+    """Writes a schema file that `load_schema` reads back."""
     pathlib.Path(path).write_text(json.dumps(schema.to_json(), indent=2) + "\n", encoding="utf-8")
 
 

@@ -42,7 +42,7 @@ from tfrecords import reader
 WARM_UP = 50
 STAGES = ("query_tower", "index", "features", "ranker", "total")
 _START_SECONDS = 300
-_SCRIPTS = pathlib.Path(__file__).parent
+_SCRIPTS = pathlib.Path(__file__).parents[1]
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def ids_schema() -> schema.Schema:
 
 def attributes_schema() -> schema.Schema:
     """Returns the schema of the example in examples/movielens, with every rating a click."""
-    example = pathlib.Path(__file__).parents[1] / "examples" / "movielens" / "schema.json"
+    example = pathlib.Path(__file__).parents[2] / "examples" / "movielens" / "schema.json"
     described = json.loads(example.read_text())
     return schema.schema_from_json({**described, "click": None, "click_threshold": None})
 

@@ -6,7 +6,7 @@
 About three minutes on two cores. Exports the default ranker (the trained one of --workdir where
 there is one, else an untrained one: speed does not depend on the weights) and, beside it, a
 plain Keras model of the same width with full attention (`full_attention.py`). Starts the
-embedded model server in a process of its own, and calls both through `serving.ranker_client`,
+embedded model server in a process of its own, and calls both through `serving.ranker`,
 one request at a time, in turns with the same SavedModel loaded in this process. Then the same
 over numbers of candidates from 50 to 5,000; the baseline up to --baseline_candidates, because
 its attention grows with the square.

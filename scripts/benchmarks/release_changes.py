@@ -199,7 +199,7 @@ def serve(base: pathlib.Path) -> Iterator[Servers]:
     port, model_port, model_rest = _free_ports(3)
     process = subprocess.Popen(
         [
-            sys.executable, str(pathlib.Path(__file__).parent / "serve.py"), f"--bundle={base}",
+            sys.executable, str(pathlib.Path(__file__).parents[1] / "serve.py"), f"--bundle={base}",
             f"--port={port}", f"--model_server_port={model_port}",
             f"--model_server_rest_port={model_rest}", "--deadline_ms=20000",
         ],

@@ -26,7 +26,7 @@ flags.DEFINE_string("output", None, "Where it goes with its outputs; default: th
 flags.DEFINE_integer("timeout_seconds", 600, "Most time for one cell.", lower_bound=1)
 FLAGS = flags.FLAGS
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # An absolute path of more than one part, as in a traceback or a temporary directory.
 _PATH = re.compile(r"(?<![\w:/.<])/(?:tmp|home|root|usr|var|opt|Users|work|private|mnt)/[\w.\-/]+")
 

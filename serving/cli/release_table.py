@@ -5,7 +5,7 @@ from typing import Any
 
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a line for each row of `releases.listed`."""
+    """Returns a line for each row of `releases.list_releases`."""
     lines = [
         f"{'release':>7}  {'role':12} {'in use':6}  {'created (UTC)':19}  {'ads':>10}  {'MB':>7}  "
         f"{'click NE':>8}  notes"

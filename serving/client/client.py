@@ -5,7 +5,7 @@
         for ad in answer.ads:
             print(ad.rank, ad.ad_id, ad.utility)
 
-`async_client.AsyncClient` has the same methods to await, and `local_client.LocalClient` the same
+`client.AsyncClient` has the same methods to await, and `client.LocalClient` the same
 over a bundle in this process, without a service.
 """
 

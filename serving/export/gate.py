@@ -1,6 +1,6 @@
 """The export gate: a ranker that is worse than the released one, or than no model, is refused.
 
-It judges by figures of the validation split, `tfrec.ranker_validation.measure`, which the
+It judges by figures of the validation split, `tfrec.ranking.measure_heads`, which the
 manifest of each release keeps. Click has to be better than its rate. Another head is refused
 where it is known to be worse; one of which the split has no rows of both kinds is noted.
 
@@ -33,7 +33,7 @@ class Released:
 
     Attributes:
         version: Of the release.
-        figures: Of each head, as `tfrec.ranker_validation.measure` gives them.
+        figures: Of each head, as `tfrec.ranking.measure_heads` gives them.
         differences: Of each head, by how much the candidate's normalised entropy is above the
             released one's on the same rows, and the standard error; None where the figures come
             from other rows.

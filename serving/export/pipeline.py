@@ -187,7 +187,7 @@ class Pipeline:
             metrics: What was measured of them; goes into the manifest.
             config: How the ads are indexed; None is as in the last export, or the defaults.
             force: Whether to publish what the gate refuses.
-            candidate_parts: As `export.export`; None likewise.
+            candidate_parts: As `export_release`; None likewise.
 
         Raises:
             ReleaseRefusedError: The gate refuses the ranker; nothing is published.

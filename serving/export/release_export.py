@@ -1,6 +1,6 @@
 """Exports a trained two-tower model and ranker as one release bundle.
 
-The only module of `serving` that imports `tfrec`. `tfrec.signatures` has the SavedModels.
+`tfrec.exported` has the SavedModels.
 
 Shapes: B requests, C candidates, F columns of ad features, D embedding, P probes.
 """

@@ -74,11 +74,11 @@ def build(
 def train_index(
     embeddings: np.ndarray, config: IndexConfig, num_ads: int, queries: np.ndarray | None = None
 ) -> tuple[Any, str, dict[str, Any]]:
-    """Makes an empty trained index, to be filled with `add`.
+    """Makes an empty trained index, to be filled with `add_vectors`.
 
     Args:
-        embeddings: [sample, D] float32, drawn from those that will be added; `sample_size` says
-            how many are of use.
+        embeddings: [sample, D] float32, drawn from those that will be added;
+            `training_sample_size` says how many are of use.
         config: Kind and parameters.
         num_ads: N that will be added.
         queries: As for `build`.

@@ -1,7 +1,7 @@
 """The index of kind IVFPQ: cells of 4-bit codes, in a space of their own, and vectors to refine.
 
     IndexRefine
-      base_index    IndexPreTransform: a matrix puts queries into the space of codes (`code_space`)
+      base_index    IndexPreTransform: a matrix puts queries into the space of codes (`ivfpq_space`)
         index       IndexIVFPQFastScan of the ads in that space
       refine_index  the ads as they are
 
@@ -35,7 +35,7 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any
         index: Is trained in place.
         ads: [sample, D] float32, contiguous.
         queries: [Q, D] float32, as they will come; None = none are known.
-        cells_on: As `code_space.cells` takes it.
+        cells_on: As `ivfpq_space.cells` takes it.
 
     Returns:
         Whether queries weigh its space.

@@ -35,7 +35,7 @@ class IndexConfig:
 
     Attributes:
         kind: One of KINDS, or `auto`: chosen by measuring the kinds against the targets
-            below with queries (`index_tuning`), or without queries by the number of ads.
+            below with queries (`index_choice`), or without queries by the number of ads.
         storage: IVF, HNSW: `float` or `SQ8`, 8 bits a dimension.
         num_lists: IVF kinds: cells; default the power of two below 4 √N.
         num_probes: IVF kinds: cells searched; default num_lists / 16, and enough cells for
@@ -124,7 +124,7 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
             f"num_codes: expected a divisor of the dimension {dimension}, got {num_codes}."
         )
     refine = config.refine if config.refine == "RFlat" else f"Refine({config.refine})"
-    # Before the cells a matrix, of the kind that OPQ's is: `code_space`.
+    # Before the cells a matrix, of the kind that OPQ's is: `ivfpq_space`.
     factory = f"OPQ{num_codes},{cells},PQ{num_codes}x4fs,{refine}"
     return "IVFPQ", {**build, "num_codes": num_codes, "refine": config.refine, "factory": factory}
 

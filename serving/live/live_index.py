@@ -1,6 +1,6 @@
 """Adds, changes and removes ads of a release while it is served.
 
-    live = LiveIndex(bundle.load("bundles"))
+    live = LiveIndex(releases.load("bundles"))
     live.update([{"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5}}], ["ad-3"])
     scores, rows = live.view().search(query_embeddings, 500)
 

@@ -1,7 +1,7 @@
 """The online join: embed the query, search the index, gather ad features, rank, choose.
 
-    orchestrator = Orchestrator(bundle.load("bundles"), client)
-    answer = await orchestrator.recommend(messages.Request(user={"country": "CH"}, k=10))
+    orchestrator = Orchestrator(releases.load("bundles"), client)
+    answer = await orchestrator.recommend(Request(user={"country": "CH"}, k=10))
 
 Shapes: B requests, C candidates.
 """

@@ -56,7 +56,7 @@ class AdTower:
         """Embeds and encodes ads.
 
         Args:
-            rows: B mappings from ad field to value, as `query_fields.check_value` gives them.
+            rows: B mappings from ad field to value, as `requests.check_value` gives them.
 
         Returns:
             [B, D] float32 embeddings, L2-normalised, and [B, F] int32 features for the ranker.

@@ -100,7 +100,7 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
     """Verifies a release, opens its query tower and index, and lets them reproduce the probes.
 
     The ranker is behind a server; `orchestrator.Orchestrator` checks its probes there. The ad
-    tower is loaded, and checked, when a `live_index.LiveIndex` is first updated.
+    tower is loaded, and checked, when a `live.LiveIndex` is first updated.
 
     Args:
         base: Base directory.

@@ -1,7 +1,7 @@
 """Promote, roll back, try, list and prune the releases of a base directory.
 
 Each step is one replacement of `releases.json` or one unlinked manifest, so that a kill leaves
-the state before or after it. `release_pointer` describes the file, `publishing` makes releases.
+the state before or after it. `pointer` describes the file, `publishing` makes releases.
 """
 
 import contextlib

@@ -33,7 +33,7 @@ class Staged:
         version: The version that this will be.
         query_tower: For the query tower's SavedModel.
         ad_tower: For the ad tower's SavedModel.
-        ad_index: For `ad_index.save`.
+        ad_index: For `index.BuiltIndex.save`.
         ranker: For the ranker's SavedModel.
     """
 

@@ -110,7 +110,7 @@ class SessionRunner:
         """Returns the fetched tensors by name, or ends at the deadline of the request.
 
         Raises:
-            StatusError: DEADLINE_EXCEEDED if `request_deadline` passed before the run,
+            StatusError: DEADLINE_EXCEEDED if `call_deadline` passed before the run,
                 INVALID_ARGUMENT or OUT_OF_RANGE if the graph has no such tensor, INVALID_ARGUMENT
                 if an operation's message is not UTF-8.
             tf.errors.OpError: whatever the graph's operations raise; DEADLINE_EXCEEDED.

@@ -1,7 +1,7 @@
 """The conversion under Beam gives the local one's bytes.
 
     .venv/bin/python -m pip install -c constraints.txt -e '.[test,beam]'
-    .venv/bin/python -m pytest tests/test_beam.py
+    .venv/bin/python -m pytest tests/tfrecords/test_beam.py
 
 Skipped where Beam is not installed, as after `make test` alone.
 """

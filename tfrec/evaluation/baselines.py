@@ -1,6 +1,6 @@
 """What a retrieval model must beat: popularity, item neighbours, and a linear autoencoder.
 
-Each is a recommender as `retrieval_evaluation` measures them: called with queries, it gives
+Each is a recommender as `corpus_ranking` measures them: called with queries, it gives
 the scores of all ads. They learn from `History`, the clicks of a data set's splits.
 
 Shapes: H clicks of the history, U users, N ads, B queries, K neighbours.

@@ -48,8 +48,8 @@ def measure(
     Returns:
         `survived`: the share of clicked ads that are among the candidates of the tower, of the
         index, of what filters leave, and in the ranker's ten by utility (every weight 1);
-        `lost` by `STAGES`; `returned`, the last of these shares; `intervals`; `beside`: shares
-        of other choosers' ten. The losses add up to 1 − `returned`.
+        `lost` by `FUNNEL_STAGES`; `returned`, the last of these shares; `intervals`; `beside`:
+        shares of other choosers' ten. The losses add up to 1 − `returned`.
     """
     catalogue = data_set.catalogue()
     features = np.asarray(catalogue.features)

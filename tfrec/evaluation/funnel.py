@@ -68,9 +68,9 @@ def measure(
         config: Resamples and their seed.
 
     Returns:
-        For each utility, means over requests: `best_possible`, `lost` by `STAGES`, `returned`,
-        `share_returned`, their `intervals` and `weights`; and `ndcg_at_10_retrieved_lists` of
-        each head and utility.
+        For each utility, means over requests: `best_possible`, `lost` by `FUNNEL_STAGES`,
+        `returned`, `share_returned`, their `intervals` and `weights`; and
+        `ndcg_at_10_retrieved_lists` of each head and utility.
     """
     recalibrated = {head: recalibrate(own, lists.filtered[head]) for head, own in scores.items()}
     report = {

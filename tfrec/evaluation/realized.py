@@ -31,13 +31,13 @@ def measure(
 
     Args:
         truth: The planted truth.
-        order: [N] as `planted.catalogue_order`.
+        order: [N] as `ground_truth.catalogue_order`.
         requests: Raw query fields [Q].
         lists: Who chose -> catalogue rows [Q, S], the first in slot 0.
         config: Resamples and the seed.
 
     Returns:
-        For each of `lists`, means over requests: `OUTCOMES`, their `intervals`, and
+        For each of `lists`, means over requests: `REALIZED_OUTCOMES`, their `intervals`, and
         `simulated`, the same of one draw.
     """
     report = {}

@@ -30,7 +30,7 @@ def evaluate_retrieval(
     on both.
 
     Returns:
-        The values of `measure`, with truth also shares of what it reaches.
+        The values of `compare_recommenders`, with truth also shares of what it reaches.
     """
     catalogue = data_set.catalogue()
     history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, len(catalogue))
@@ -81,7 +81,7 @@ def compare_recommenders(
         `num_ads`, `num_clicks` and how many of these are on ads shown in training or never;
         `num_users` measured without what they had clicked in training and validation;
         `clicked_popularity_percentile`; and for each recommender the values of
-        `retrieval_evaluation.per_click` and, as `excluding_seen`, of `per_user`. Where the
+        `corpus_ranking.per_click` and, as `excluding_seen`, of `per_user`. Where the
         schema has no `user_key`, what needs one is None, and `absent` says so.
     """
     catalogue = data_set.catalogue()

@@ -54,7 +54,7 @@ def measure_whole_system(
 
     Returns:
         `funnel`: what `funnel.measure` gives of the utility with every weight 1 and of clicks
-        alone; `realised`: what `realised.measure` gives of the system and of other choosers;
+        alone; `realised`: what `realized.measure` gives of the system and of other choosers;
         `ten_ads`: mean planted click probability of ten ads, by who chose them, by clicks.
     """
     catalogue = data_set.catalogue()

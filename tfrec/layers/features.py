@@ -36,7 +36,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         fitted: The fitted schema; gives each field's number of ids.
         fields: The fields, in the order of the ids' columns.
         dim: E.
-        ties: Of `histories.find`; lists among the fields that are tied to the ad side.
+        ties: Of `find_histories`; lists among the fields that are tied to the ad side.
         ads: Embeds the ad side's fields; needed where there are ties.
         frequency_stddev: What the steps of frequencies begin as. The sum of many such steps is
             longer than a row: from zero, what values of one frequency share does not hide at the

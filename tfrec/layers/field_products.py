@@ -1,9 +1,9 @@
 """Inner products of each query field's embedding with each ad field's, and their weighted sums.
 
 A weighted sum of a request's products is linear in the ad's embeddings: the query's can be
-multiplied into the weights once a request (`folded`), and the products of its candidates are
-never made. That is less work from some tens of candidates on, so serving does it and training on
-short lists does not.
+multiplied into the weights once a request (`folded_products`), and the products of its candidates
+are never made. That is less work from some tens of candidates on, so serving does it and training
+on short lists does not.
 
 Shapes: B requests, C candidates, Fq and Fa fields of the query and the ad side, E embedding,
 U sums.
@@ -28,7 +28,7 @@ def folded_products(query_embeddings: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor
 
     Args:
         query_embeddings: [B, Fq, E] float32.
-        kernel: [Fa Fq, U] float32 weights of `products`.
+        kernel: [Fa Fq, U] float32 weights of `pairwise_products`.
 
     Returns:
         [B, Fa E, U]: flat ad embeddings [C, Fa E] times this are the products times the kernel.

@@ -101,7 +101,7 @@ class HistoryPooling(tf.keras.layers.Layer):
     """Makes one embedding of a tied list, by learnt weights of the places from its end.
 
     Args:
-        ad_features: [V, Wa] int32, of `find`.
+        ad_features: [V, Wa] int32, of `find_histories`.
         embed: Maps ad-side fields [V, Wa] to what the ad side makes of them [V, Fa, Ea].
     """
 

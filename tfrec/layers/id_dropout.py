@@ -47,7 +47,7 @@ class IdDropout:
         self.rates = dict.fromkeys(_ids(fitted.schema), rate)
 
     def expect(self, strangers: Mapping[str, float]) -> None:
-        """Raises the rates of fields to those of `stranger_rates`; before the first training."""
+        """Raises the rates of fields to those of `oov_rates`; before the first training."""
         for name, rate in strangers.items() if self._is_on else ():
             self.rates[name] = max(rate, self.rates.get(name, 0.0))
 

@@ -52,7 +52,7 @@ class Ranker(tf.keras.Model):
         config: Sizes.
         heads: Heads to build, of `click`, `engagement`, `revenue`: the labels of the log.
         num_positions: Slots whose effect is learnt and left out at serving; 0 is none.
-        ties: Of `histories.find`: lists on the query side whose values are ads.
+        ties: Of `layers.find_histories`: lists on the query side whose values are ads.
     """
 
     def __init__(

@@ -183,7 +183,7 @@ def train_ranker(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: As `check`.
+        ValueError: As `check_trainable`.
     """
     check_trainable(data_set)
     save_config(config, workdir / "config.json")

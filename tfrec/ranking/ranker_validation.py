@@ -1,7 +1,7 @@
 """What is known of a ranker's probabilities before any test: a few figures a head, with errors.
 
 Measured on the validation split, on logits that were calibrated without the rows in question
-(`calibrators.cross_fitted`). The export gate judges by them. An error is a standard error;
+(`calibration.cross_fitted_logits`). The export gate judges by them. An error is a standard error;
 rows of one user, or of one request where users are not known, count as one draw (ADR 11).
 
 Shapes: L shown ads, in the log's order; R requests; N rows of which a label is known.
@@ -108,9 +108,9 @@ def differences(
     """Returns by how much one ranker's normalised entropy is above another's on the same rows.
 
     Args:
-        logits: Calibrated logits of the one, as in `measure`.
+        logits: Calibrated logits of the one, as in `measure_heads`.
         others: Of the other.
-        labels, owner: As in `measure`.
+        labels, owner: As in `measure_heads`.
 
     Returns:
         For each head that both have, and that can be measured, the difference and its

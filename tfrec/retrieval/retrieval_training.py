@@ -4,7 +4,7 @@ WORKDIR/config.json           the resolved configuration
 WORKDIR/checkpoints, best/    resumable state; the best pass
 WORKDIR/tensorboard/          curves
 WORKDIR/refit/                the same of the training on validation clicks too; see
-                              `retrieval_refit`
+                              `refit`
 WORKDIR/retrieval.json        written last: fingerprint, validation history
 """
 
@@ -195,7 +195,7 @@ def _refit(
     workdir: pathlib.Path,
     progress: bool,
 ) -> two_tower.TwoTower:
-    """Trains anew on the training and the validation clicks; see `retrieval_refit`."""
+    """Trains anew on the training and the validation clicks; see `refit`."""
     splits = REFIT_SPLITS
     catalogue = with_validation_clicks(data_set, data_set.catalogue())
     pairs = read_pairs(data_set, splits) if data_set.spec.has_user else None

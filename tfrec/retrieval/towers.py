@@ -21,8 +21,8 @@ class Tower(tf.keras.Model):
         fitted: The fitted schema.
         fields: The side's fields.
         config: Sizes.
-        frequency_stddev: As of `features.FieldEmbeddings`.
-        ties: Of `histories.find`, of the query side.
+        frequency_stddev: As of `layers.FieldEmbeddings`.
+        ties: Of `layers.find_histories`, of the query side.
         ads: The ad side's embeddings, of the query side.
     """
 

@@ -1,6 +1,6 @@
 """The data card: what a converted data set holds, and what is wrong with it.
 
-`build` gives JSON values; `card_text` and `card_html` render them. Every number is exact, over
+`build_card` gives JSON values; `text` and `html` render them. Every number is exact, over
 all rows, unless its place in the card says otherwise.
 """
 

@@ -57,7 +57,7 @@ class Rows:
         columns: [B] each: codes of string fields by name (lists of codes of list fields),
             numbers of numeric fields by name; codes of `AD`; fingerprints of `REQUEST` and
             `USER`, seconds or the like of `TIME`, indices of `SPLIT` and `POSITION` where the
-            schema has them; the `LABELS` (`MISSING_LABEL` or NaN is missing).
+            schema has them; the `LABEL_COLUMNS` (`MISSING_LABEL` or NaN is missing).
         strings: Distinct values of each string or list field, and of `AD`.
     """
 

@@ -146,7 +146,7 @@ class _LogWithCompanions(delimited.DelimitedLog):
             _, self._headers[companion] = delimited.open_rows(companion, self._extra)
 
     def chunks(self) -> Iterator[protocol.Chunk]:
-        """See `log.Log`.
+        """See `protocol.Log`.
 
         Raises:
             ValueError: A companion has another number of lines than its log.
@@ -168,7 +168,7 @@ class _LogWithCompanions(delimited.DelimitedLog):
         _check_ended(reader)
 
     def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
-        """See `log.Log`."""
+        """See `protocol.Log`."""
         parsed = super().parse(chunk)
         path = self._companions[chunk.path]
         assert chunk.companion is not None

@@ -18,7 +18,7 @@ NAMES = tuple(_MODULES)
 
 
 def format_named(name: str) -> ModuleType:
-    """Returns the module of a format; `formats.log` says what it offers.
+    """Returns the module of a format; `protocol` says what it offers.
 
     Raises:
         ValueError: There is no such format.

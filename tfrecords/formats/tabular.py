@@ -108,13 +108,13 @@ class TabularLog:
         ]
 
     def chunks(self) -> Iterator[protocol.Chunk]:
-        """See `log.Log`."""
+        """See `protocol.Log`."""
         for path, part in self._parts:
             for chunk in self._logs[path].chunks():
                 yield dataclasses.replace(chunk, part=part)
 
     def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
-        """See `log.Log`.
+        """See `protocol.Log`.
 
         Raises:
             ValueError: A table has none of the keys at the log's beginning.
@@ -130,7 +130,7 @@ class TabularLog:
         )
 
     def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
-        """See `log.Log`; the rows of a Parquet file are JSON of the columns read."""
+        """See `protocol.Log`; the rows of a Parquet file are JSON of the columns read."""
         return self._logs[chunk.path].raw(chunk, lines)
 
 

@@ -29,7 +29,7 @@ def propose(
         ads: Table of ads, or None.
 
     Returns:
-        The schema as JSON values that `schema.from_json` reads, and notes in plain words.
+        The schema as JSON values that `schema.schema_from_json` reads, and notes in plain words.
 
     Raises:
         FileNotFoundError: A file does not exist.

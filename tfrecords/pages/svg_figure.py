@@ -1,6 +1,6 @@
 """Figures as SVG to put into a page.
 
-They take their colours from the page's CSS variables (`card_style`), so that they follow its
+They take their colours from the page's CSS variables (`style`), so that they follow its
 light or dark scheme, and its font.
 """
 

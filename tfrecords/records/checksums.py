@@ -44,6 +44,6 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def check_files(paths: Sequence[pathlib.Path], sha256: Sequence[str]) -> None:
-    """Checks files on all cores; errors as `check`."""
+    """Checks files on all cores; errors as `check_file`."""
     with futures.ThreadPoolExecutor() as pool:
         list(pool.map(check_file, paths, sha256))

@@ -27,7 +27,7 @@ def progress_bar(task: str, unit: str, total: float | None = None, shown: bool =
 def with_progress(
     items: Iterable[Any], task: str, unit: str, total: float | None = None, shown: bool = True
 ) -> tqdm.tqdm:
-    """Returns the items, with a bar that follows them; arguments as `bar`."""
+    """Returns the items, with a bar that follows them; arguments as `progress_bar`."""
     return tqdm.tqdm(items, total=total, **_options(task, unit, shown))
 
 

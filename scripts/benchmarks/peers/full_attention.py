@@ -1,7 +1,7 @@
 """The ranker as plain Keras would have it: full attention over query tokens and candidates.
 
-The baseline of `benchmark_ranker.py`: our embeddings and encoder of raw fields, then pre-norm
-layers of full attention at our width. No score of it is used.
+The baseline of `scripts/benchmarks/ranker.py`: our embeddings and encoder of raw fields, then
+pre-norm layers of full attention at our width. No score of it is used.
 
 Shapes: B requests, C candidates, T query tokens, D model width.
 """

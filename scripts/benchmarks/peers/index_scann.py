@@ -1,6 +1,6 @@
-"""Measures ScaNN; run by benchmark_index.py with an interpreter that has it.
+"""Measures ScaNN; run by `scripts/benchmarks/index.py` with an interpreter that has it.
 
-    SCANN_PYTHON scripts/index_scann.py ads.npy queries.npy 500 results/
+    SCANN_PYTHON scripts/benchmarks/peers/index_scann.py ads.npy queries.npy 500 results/
 
 ScaNN 1.4.2's TensorFlow op does not load beside TensorFlow 2.21, and TFRS imports it where it is
 installed: it needs an environment of its own (scann and numpy). The search is one thread's, as

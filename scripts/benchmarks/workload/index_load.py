@@ -1,6 +1,6 @@
 """Opens a saved index in this fresh process, searches it and prints what that took, as JSON.
 
-    python scripts/index_load.py ad_index/1/index.faiss queries.npy 500
+    python scripts/benchmarks/workload/index_load.py ad_index/1/index.faiss queries.npy 500
 
 `load_seconds` is until the index is open, `first_queries_seconds` of the 100 searches after it,
 which read what is not yet in memory. `private_mb` is memory of this process alone,

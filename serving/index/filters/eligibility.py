@@ -1,6 +1,6 @@
 """Which ads may answer a request: resolves filters over the catalogue's display fields.
 
-Filters come from `filter_fields.FilterFields.check`. Each condition is a set of rows looked up
+Filters come from `requests.FilterFields.check`. Each condition is a set of rows looked up
 in the postings of its field, and the sets are intersected. A resolved filter is kept, the last
 few of them, because requests of one publisher or country ask for the same.
 

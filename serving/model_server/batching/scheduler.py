@@ -103,7 +103,7 @@ class BatchingRunner:
         self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> saved_model.Arrays:
-        """Returns the fetched tensors of this request; see `session_runner.Runner`.
+        """Returns the fetched tensors of this request; see `saved_model.Runner`.
 
         Raises:
             StatusError: INVALID_ARGUMENT if the inputs have no common 0th dimension or too many

@@ -51,7 +51,7 @@ class TfliteRunner:
             raise saved_model.status_from_exception(error) from error
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> saved_model.Arrays:
-        """Returns the fetched tensors by name; see `session_runner.Runner`."""
+        """Returns the fetched tensors by name; see `saved_model.Runner`."""
         interpreter = self._interpreters.get()
         try:
             for name, array in feeds.items():

@@ -5,7 +5,7 @@
     GET  /v1/bundle            what is served
     GET  /healthz /readyz      liveness; whether full answers are to be expected
     GET  /metrics              for Prometheus; `service_metrics` has their names
-    GET  /openapi.json         the API, with examples of the release; `api_document`
+    GET  /openapi.json         the API, with examples of the release; `openapi`
     GET  /console /docs        pages to try requests and the API; `pages` has their files
 
 Errors are `{"error": {"code", "message"}}` with 400 (the request's content is refused, or it is
@@ -92,7 +92,7 @@ def create_app(
         title="tfrec",
         summary="Ranked ads for a request",
         lifespan=lifespan,
-        # `api_document` and `pages` have their own, which load nothing from elsewhere.
+        # `openapi` and `pages` have their own, which load nothing from elsewhere.
         openapi_url=None,
     )
     # The last is the outermost.

@@ -186,7 +186,7 @@ def test_a_row_has_no_part_in_what_calibrates_it():
 
 
 class Served(tf.Module):
-    """The calibrators alone, as `signatures.RankerModule` applies them."""
+    """The calibrators alone, as `exported.RankerModule` applies them."""
 
     @tf.function(
         input_signature=[

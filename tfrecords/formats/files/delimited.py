@@ -87,19 +87,19 @@ class DelimitedLog:
         self._rows_per_chunk = rows_per_chunk
 
     def chunks(self) -> Iterator[protocol.Chunk]:
-        """See `log.Log`."""
+        """See `protocol.Log`."""
         for path, part in self._parts:
             reader, columns = open_rows(path, self.layout)
             for first_line, text, num_rows in reader.chunks(self._rows_per_chunk):
                 yield protocol.Chunk(path, part, first_line, num_rows, columns, text)
 
     def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
-        """See `log.Log`."""
+        """See `protocol.Log`."""
         parsed = parse(self.layout, chunk.columns, chunk.payload, chunk.first_line, chunk.num_rows)
         return parsed if self._derive is None else self._derive(parsed)
 
     def raw(self, chunk: protocol.Chunk, lines_wanted: Sequence[int]) -> list[bytes]:
-        """See `log.Log`."""
+        """See `protocol.Log`."""
         rows = lines.split_rows(chunk.payload, self.layout.quote, self.layout.delimiter)
         row_of = dict(zip(_line_numbers(rows, chunk.first_line), rows, strict=True))
         return [row_of[line].removesuffix(b"\n").removesuffix(b"\r") for line in lines_wanted]
@@ -109,7 +109,7 @@ def open_rows(path: pathlib.Path, layout: Layout) -> tuple[lines.RowReader, tupl
     """Opens a file behind its header and returns the names of its columns.
 
     Raises:
-        FileNotFoundError, ValueError: As `lines.open_file`; or a column wanted is not there.
+        FileNotFoundError, ValueError: As `lines.open_text`; or a column wanted is not there.
     """
     reader = lines.RowReader(path, layout.quote, layout.delimiter)
     if layout.columns is not None:

@@ -48,7 +48,7 @@ class RowReader:
         delimiter: What stands between values; tells opening quotes from others.
 
     Raises:
-        FileNotFoundError, ValueError: As `open_file`.
+        FileNotFoundError, ValueError: As `open_text`.
     """
 
     def __init__(self, path: pathlib.Path, quote: bool = False, delimiter: str = "\t") -> None:

@@ -49,7 +49,7 @@ class ParquetLog:
             _check_type(path, schema, name, types[name], name in lists)
 
     def chunks(self) -> Iterator[protocol.Chunk]:
-        """See `log.Log`."""
+        """See `protocol.Log`."""
         first_line = 1
         for table in self._tables():
             columns = tuple(table.column_names)
@@ -75,7 +75,7 @@ class ParquetLog:
             yield pa.Table.from_batches(pending)
 
     def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
-        """See `log.Log`."""
+        """See `protocol.Log`."""
         count = chunk.num_rows
         bad, reasons = np.zeros(count, bool), {}
         columns = {}

@@ -106,7 +106,7 @@ def read(
     """Reads the whole of a table's wanted columns; no row may be bad.
 
     Raises:
-        FileNotFoundError, ValueError: As `open_log`, or a row is bad, named with its line.
+        FileNotFoundError, ValueError: As `open_table`, or a row is bad, named with its line.
     """
     if is_parquet(path):
         return parquet.read_table(path, types, lists)
