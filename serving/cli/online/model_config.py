@@ -1,9 +1,9 @@
 """Writes the models.config of TensorFlow Serving for a bundle: versions and labels.
 
-    python scripts/model_config.py --bundle=/srv/bundles --output=workdir/models.config
-    python scripts/model_config.py --bundle=/srv/bundles --output=/config/models.config --follow
+    tfrec model_config --bundle=/srv/bundles --output=workdir/models.config
+    tfrec model_config --bundle=/srv/bundles --output=/config/models.config --follow
 
-Seconds. The file serves ranker and query_tower in the releases that scripts/release.py names: the
+Seconds. The file serves ranker and query_tower in the releases that tfrec release names: the
 stable one, labelled `stable`, the canary, labelled `canary`, the one that was stable before, and
 what a service has loaded. Without the right to write into the bundle the last cannot be told: what
 the file had stays in it until it is pruned. A model server started with --model_config_file=FILE,
@@ -16,15 +16,21 @@ file up to date until SIGTERM or Ctrl-C.
 Without --output the file is printed.
 """
 
+from __future__ import annotations
+
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import errors, manifest, operations, process, releases
+from serving import errors, manifest, process
 from serving.cli.flags import bundle_flags
+
+if TYPE_CHECKING:
+    from serving import releases
 
 flags.DEFINE_string("root", "/models", "Directory of the bundle as the model server sees it.")
 flags.DEFINE_string("output", None, "File to write; default: print it.")
@@ -45,7 +51,7 @@ def main() -> None:
     base = bundle_flags.bundle_base()
     if FLAGS.version is not None:
         raise ValueError(
-            "--version: the file serves what scripts/release.py names; promote the release there."
+            "--version: the file serves what tfrec release names; promote the release there."
         )
     if not os.path.isabs(FLAGS.root):
         raise ValueError(f"--root: expected an absolute path, got {FLAGS.root!r}.")
@@ -76,6 +82,8 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
     Returns:
         Whether it is what is wanted.
     """
+    from serving import releases
+
     before = _read(path)
     target = wanted(base, before.versions)
     after = releases.next_served(before, target)
@@ -97,6 +105,8 @@ def wanted(base: pathlib.Path, served: Sequence[int]) -> releases.ServedReleases
     Raises:
         BundleError: Nothing is published, or `releases.json` cannot be read.
     """
+    from serving import releases
+
     pointer = releases.current_pointer(base)
     named = {pointer.stable, pointer.canary, *pointer.previous[:1]}
     versions = tuple(
@@ -111,6 +121,8 @@ def wanted(base: pathlib.Path, served: Sequence[int]) -> releases.ServedReleases
 
 
 def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
+    from serving import releases
+
     try:
         return releases.is_in_use(base, version)
     except OSError:
@@ -119,6 +131,8 @@ def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
 
 
 def _read(path: pathlib.Path) -> releases.ServedReleases:
+    from serving import releases
+
     if not path.exists():
         return releases.ServedReleases((), {})
     try:
@@ -128,4 +142,6 @@ def _read(path: pathlib.Path) -> releases.ServedReleases:
 
 
 def _text(served: releases.ServedReleases) -> str:
+    from serving import operations, releases
+
     return releases.config_text(FLAGS.root, operations.SERVED_MODELS, served)

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import pydantic
 
-from serving import orchestrator, requests
+from serving import requests
+from serving.config import MAX_BATCH_SIZE
 from serving.service.rest import explanation_models, rule_models
 
 
@@ -122,7 +123,7 @@ class BatchRequestBody(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
-    requests: list[RequestBody] = pydantic.Field(max_length=orchestrator.MAX_BATCH_SIZE)
+    requests: list[RequestBody] = pydantic.Field(max_length=MAX_BATCH_SIZE)
 
 
 class AdBody(pydantic.BaseModel):

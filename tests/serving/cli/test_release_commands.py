@@ -31,10 +31,10 @@ from serving import (
     releases,
 )
 from serving.cli import entry
+from serving.config import HttpConfig
 from serving.operations import findings, local_service, release_check, row_findings
 from serving.releases import bundle
 from serving.requests import messages
-from serving.service import http_server
 from tfrec import ranking, retrieval
 
 BODY = {"user": {"country": "CH", "age": 33}, "k": 5}
@@ -208,9 +208,7 @@ def test_the_doctor_says_what_it_did_not_reach_and_what_to_do(base, call):
 @pytest.fixture
 def guarded_url(tiny_bundle, ranker_address):
     """URL of a service that asks for a token, with a certificate that it signed itself."""
-    guard = http_server.HttpConfig(
-        tls_certificate=str(TLS / "certificate.pem"), tls_key=str(TLS / "key.pem")
-    )
+    guard = HttpConfig(tls_certificate=str(TLS / "certificate.pem"), tls_key=str(TLS / "key.pem"))
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, http=guard, token="a-secret") as url:
         yield url
