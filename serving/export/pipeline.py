@@ -232,7 +232,7 @@ class Pipeline:
         # Earlier releases stay: a bundle's version is never used twice.
         self._once("bundle", "exporting a release bundle", inputs, publish, keep=True)
         latest, stable = releases.latest(base), releases.stable(base)
-        stays = "" if latest == stable else f"; {stable} stays stable, see scripts/release.py"
+        stays = "" if latest == stable else f"; {stable} stays stable, see tfrec release"
         self._print(f"release {latest} in {base}{stays}")
         return base
 

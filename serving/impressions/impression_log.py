@@ -9,7 +9,7 @@ files under other names first, so that a file that is there is whole. What does 
 or cannot be written, is dropped and counted. A kill loses what was not in a file yet, at most
 `seconds_per_file` of it. Several processes may write into one directory.
 
-`scripts/join_feedback.py` joins the files with what came of the ads.
+`tfrec join_feedback` joins the files with what came of the ads.
 """
 
 import collections

@@ -243,7 +243,7 @@ def load_ranker(
         ValueError: It was trained on another data set.
     """
     description = training.read_description(
-        workdir / "ranker.json", data_set, "scripts/train_ranker.py"
+        workdir / "ranker.json", data_set, "tfrec train_ranker"
     )
     config = RankerConfig(**json.loads((workdir / "config.json").read_text()))
     model = build_ranker(data_set, config)

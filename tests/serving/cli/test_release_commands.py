@@ -147,7 +147,7 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(ba
         assert status == 1
         assert "expected: ranker version 2 AVAILABLE" in text
         assert "release: 1 stable" in text
-        assert "to do: scripts/release.py --action=promote --version=2" in text
+        assert "to do: tfrec release --action=promote --version=2" in text
     assert len(answers) > 10
     for reply in answers:
         assert reply.status_code == 200
@@ -193,7 +193,7 @@ def test_the_doctor_says_what_it_did_not_reach_and_what_to_do(base, call):
     assert status == 1
     assert f"failed  work directory {base}/none: No data set at" in text
     assert "no connection within 0.5 s" in text
-    assert "to do: Start it (scripts/serve.py, or python -m serving.model_server" in text
+    assert "to do: Start it (tfrec serve, or python -m serving.model_server" in text
     assert "Is the service running at this address?" in text
     assert text.endswith("1 ok, 3 failed\n")
     status, text = call("doctor", f"--bundle={base}", "--norows", "--service=x", "--model_server=")
