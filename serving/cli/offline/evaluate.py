@@ -1,12 +1,12 @@
-"""Measures both trained stages and the funnel from a request to ten ads on the test split.
+"""Measures both trained stages and the funnel from a request to ten ads.
 
     tfrec evaluate --workdir=workdir/criteo
     tfrec evaluate --workdir=workdir/criteo --json
     tfrec evaluate --workdir=workdir/criteo --filters='{"excluded_ads": ["ad-8"]}'
 
-Half a minute. Prints each metric with its 95 % interval, beside what the planted truth reaches
-where the log is synthetic, and where value is lost on the way. WORKDIR/evaluation/metrics.json
-has all of it, WORKDIR/evaluation/report.html shows it.
+Half a minute. Prints each metric of the test split with its 95 % interval, next to that of the
+ground truth if the log is synthetic, and where value is lost in the funnel.
+WORKDIR/evaluation/metrics.json has all of it, WORKDIR/evaluation/report.html shows it.
 """
 
 import pathlib

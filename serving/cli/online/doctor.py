@@ -7,14 +7,14 @@ r"""Checks a running model server and service against a release bundle.
         --tls_authorities=workdir/authorities.pem
     tfrec doctor --workdir=workdir/quickstart --json
 
-Half a minute. Looks at what tfrec serve starts, unless told otherwise; an empty address leaves
-that server out. Checked are: every byte and the probes of the bundle; of the model server whether
-it is reachable, serves the version, has the signatures and reproduces the probes, by gRPC and REST;
-of the service readiness, release and answers; and with a work directory the scores of logged,
-held-out rows, by the training code and by the servers. With --impression_log also what was shown:
-the logged scores of the release's latest answers against its own ranker's.
+Half a minute. By default it checks what tfrec serve starts; an empty address skips that server. It
+checks every byte and the probes of the bundle; whether the model server can be reached, serves the
+version, has the signatures and reproduces the probes, over gRPC and REST; and whether the service
+is ready, serves the release and answers. With a work directory it compares the scores of logged,
+held-out rows by the training code with those of the servers. With --impression_log it compares the
+logged scores of the release's latest answers with those of its ranker.
 
-Each check says ok, or what was expected, what came and what to do. Exit status 1 if one failed.
+Each check prints ok, or what was expected, what came and what to do. Exit status 1 if one failed.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@
     tfrec model_config --bundle=/srv/bundles --output=workdir/models.config
     tfrec model_config --bundle=/srv/bundles --output=/config/models.config --follow
 
-Seconds. The file serves ranker and query_tower in the releases that tfrec release names: the
-stable one, labelled `stable`, the canary, labelled `canary`, the one that was stable before, and
-what a service has loaded. Without the right to write into the bundle the last cannot be told: what
-the file had stays in it until it is pruned. A model server started with --model_config_file=FILE,
---model_config_file_poll_wait_seconds and --allow_version_labels_for_unavailable_models takes a
-new file up while it runs. A label that moves does so in a second file, --label_delay_seconds
-later: until a model server has read of the new version it refuses the label. --follow keeps the
-file up to date until SIGTERM or Ctrl-C.
+Seconds. The file serves ranker and query_tower in these releases of tfrec release: the stable one,
+labeled `stable`; the canary, labeled `canary`; the one that was stable before; and those that a
+service has loaded. Without write access to the bundle it cannot see what is loaded: a version stays
+in the file until its release is pruned. A model server started with --model_config_file=FILE,
+--model_config_file_poll_wait_seconds and --allow_version_labels_for_unavailable_models reloads the
+file while it runs. A label moves in a second file, --label_delay_seconds later, because a model
+server refuses a label of a version that it has not read of yet. --follow keeps the file up to date
+until SIGTERM or Ctrl-C.
 
 --root is where the model server sees the bundle, such as /models in serving/deploy/compose.yaml.
 Without --output the file is printed.
@@ -32,6 +32,7 @@ from serving.cli.flags import bundle_flags
 if TYPE_CHECKING:
     from serving import releases
 
+flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("root", "/models", "Directory of the bundle as the model server sees it.")
 flags.DEFINE_string("output", None, "File to write; default: print it.")
 flags.DEFINE_bool("follow", False, "Keep the file up to date until the end of this process.")

@@ -8,9 +8,9 @@
     tfrec release --bundle=/srv/bundles --action=rollback
     tfrec release --bundle=/srv/bundles --action=prune --keep=3
 
-Seconds. Services that run (tfrec serve) follow within about a second, without a failed
-request. Each step is done or not done, also where it is killed; a second one is refused, or waits
-for --wait_seconds.
+Seconds. Running services (tfrec serve) follow within about a second, without a failed request.
+Each step is done or not done, even if it is killed; a concurrent one is refused, or waits for
+--wait_seconds.
 
 list        every release, the newest first; --json for programs.
 publish     --source is a work directory, which is exported first, or another base directory of

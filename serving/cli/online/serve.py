@@ -5,18 +5,19 @@ r"""Serves a release bundle: REST in front, the model server behind.
     tfrec serve --workdir=workdir/quickstart --rules=rules.json \
         --impression_log=workdir/impressions
 
-Starts in seconds. The embedded model server runs as a process of its own and speaks
-TensorFlow Serving's gRPC (--model_server_port) and REST (--model_server_rest_port);
---ranker_address uses a running TensorFlow Serving instead. While the ranker is away,
-answers come in retrieval order and say so. SIGTERM and Ctrl-C end it gracefully: /readyz says
-`draining` for --drain_seconds, then the port is closed and requests in hand are answered.
+Starts in seconds. The embedded model server runs in its own process and speaks TensorFlow
+Serving's gRPC (--model_server_port) and REST (--model_server_rest_port); --ranker_address uses a
+running TensorFlow Serving instead. While the ranker cannot be reached, answers come in retrieval
+order and say so. SIGTERM and Ctrl-C end it gracefully: /readyz says `draining` for
+--drain_seconds, then the port is closed and requests in flight are answered.
 
-It follows tfrec release (promote, rollback, canary) and, where nothing was ever promoted,
-the latest release: without a failed request, and no answer of two releases. --version stays at one.
+It follows tfrec release (promote, rollback, canary), or the latest release if none was ever
+promoted, without a failed request and without an answer from two releases. --version stays at one
+release.
 
 In production: --workers processes share the port and the memory-mapped index; --token_file (or
-the variable TFREC_TOKEN), --tls_certificate and --tls_key guard it; --log_format=json writes a
-line for each request; /metrics is for Prometheus.
+the variable TFREC_TOKEN), --tls_certificate and --tls_key secure it; --log_format=json logs each
+request as a line; /metrics is for Prometheus.
 """
 
 from __future__ import annotations
