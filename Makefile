@@ -1,6 +1,6 @@
 # make quickstart            from nothing to ten ranked ads (DATA=train.txt for your own log)
 # make test                  the tests
-# make check                 lint, types and the wheel
+# make check                 lint, types, import contracts and the wheel
 # make benchmark             click quality beside five other models
 # make tensorboard           the last run (LOGDIR=workdir: all, to compare)
 # make clean                 removes what the commands above made
@@ -15,15 +15,15 @@ LOGDIR ?=
 
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: quickstart test check lint types wheel benchmark tensorboard clean
+.PHONY: quickstart test check lint types imports wheel benchmark tensorboard clean
 
 quickstart: $(VENV)/.installed
-	@$(BIN)/python scripts/quickstart.py $(if $(DATA),--data_path="$(DATA)") $(ARGS)
+	@$(BIN)/tfrec quickstart $(if $(DATA),--data_path="$(DATA)") $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-check: lint types wheel
+check: lint types imports wheel
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -32,10 +32,13 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
+imports: $(VENV)/.installed-test
+	PYTHONPATH=.ci $(BIN)/lint-imports --no-cache --no-logo
+
 wheel: $(VENV)/.installed-test
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
-	ls dist/*.whl
+	$(BIN)/python .ci/wheel.py dist/*.whl
 
 benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/python scripts/benchmarks/quality.py $(ARGS)
@@ -56,11 +59,11 @@ clean:
 	rm -rf $(VENV) workdir build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
-		{ echo "error: Python 3.11 or 3.12 is needed, found '$(PYTHON)'; set PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: Python 3.11, 3.12 or 3.13 is needed, found '$(PYTHON)'; set PYTHON=/path/to/python3.11"; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 
-$(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing tfrec and TensorFlow into $(VENV) (about a minute)"
 	@$(INSTALL) setuptools wheel
 	@$(INSTALL) --no-build-isolation -e .

@@ -1,4 +1,4 @@
-"""Converts a log as scripts/convert.py does, on a cluster under Apache Beam.
+"""Converts a log as tfrec convert does, on a cluster under Apache Beam.
 
 The same as `tfrec convert_beam`.
 """

@@ -1,4 +1,4 @@
-"""Measures both trained stages, and the way from a request to ten ads, on the test split.
+"""Measures both trained stages and the funnel from a request to ten ads.
 
 The same as `tfrec evaluate`.
 """

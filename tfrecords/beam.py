@@ -36,6 +36,7 @@ import apache_beam
 from apache_beam.options import pipeline_options
 
 from tfrecords import conversion, convert, formats
+from tfrecords.splits import SplitOptions
 
 _HEADER_BYTES = 1 << 20
 _PROBE_BYTES = 1 << 12
@@ -227,7 +228,7 @@ class _Worker:
     def __init__(self, job: _Job) -> None:
         self.space = _reopen(job.directory)
         options = json.loads((self.space.output / "identity.json").read_text())["options"]
-        split = conversion.SplitOptions(**options.pop("split"))
+        split = SplitOptions(**options.pop("split"))
         self.stages = conversion.Stages(
             job.source.open(),
             job.source.schema,

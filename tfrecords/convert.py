@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfrecords import conversion, formats, reader, schema
+from tfrecords.splits import SplitOptions
 
-SPLITS = conversion.SPLITS
 FORMATS = formats.NAMES
 # A handful of bad rows in a small file is no sign of a wrong file.
 TOLERATED_REJECTS = 10
@@ -101,7 +101,7 @@ def convert(
         validation_fraction: Share of the log, before the test part, held out for validation.
         test_fraction: Share at the end of the log held out for testing.
         max_rejected_fraction: The largest share of rejected rows that is accepted.
-        split: As `conversion.SplitOptions`'s kind.
+        split: One of `splits.SPLIT_KINDS`.
         seed: Of random splits, sampled negatives, and the order of training requests.
         sampled_negatives: Ads drawn as not clicked for each click; 0 is none.
         engagement_window_seconds: Rows this young at the end of the log have no label of
@@ -122,7 +122,7 @@ def convert(
         )
     _check_distinct(source)
     options = conversion.StageOptions(
-        conversion.SplitOptions(split, validation_fraction, test_fraction, seed),
+        SplitOptions(split, validation_fraction, test_fraction, seed),
         sampled_negatives,
         engagement_window_seconds,
     )

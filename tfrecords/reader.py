@@ -77,7 +77,7 @@ class DataSet:
         self.directory = pathlib.Path(directory)
         path = self.directory / "dataset.json"
         if not path.is_file():
-            raise FileNotFoundError(f"No data set at {path}; run scripts/convert.py first.")
+            raise FileNotFoundError(f"No data set at {path}; run tfrec convert first.")
         self.description: dict[str, Any] = records.read_json(path)
         if self.description.get("format_version") != FORMAT_VERSION:
             raise ValueError(

@@ -1,4 +1,8 @@
-"""The command `tfrec`: finds the module of a subcommand and runs it."""
+"""The program `tfrec`: finds the module of a command and runs it.
+
+A command is a module with `main`, its flags, and a docstring that --help shows. Modules of commands
+import what takes long, such as TensorFlow, inside functions: help and flag errors come at once.
+"""
 
 import ast
 import importlib
@@ -6,6 +10,7 @@ import importlib.util
 import pathlib
 import sys
 
+import tfrec
 from serving.cli import command_line, flag_messages
 from tfrecords import terminal
 
@@ -39,16 +44,16 @@ MODULES = {
 def main() -> None:
     """Runs `tfrec COMMAND --flag=value …`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("--help", "-help", "-h", "help"):
+    if name in (*flag_messages.HELP, "help"):
         print(_help())
         return
     if name == "--version":
-        import tfrec
-
         print(f"tfrec {tfrec.__version__}")
         return
     command = name.replace("-", "_")
     if command not in MODULES:
+        if name.startswith("-"):
+            flag_messages.fail(f"Expected a command before {name!r}. See tfrec --help.")
         hint = terminal.suggestion_for(command, MODULES)
         flag_messages.fail(f"Unknown command {name!r}.{hint} See tfrec --help.")
     sys.argv = [f"tfrec {name}", *sys.argv[2:]]
@@ -61,29 +66,37 @@ def run_command(name: str) -> None:
     Args:
         name: One of `MODULES`.
     """
-    module = importlib.import_module(MODULES[name])
-    if hasattr(module, "own_arguments"):
-        sys.argv[1:] = module.own_arguments(sys.argv[1:])
-    command_line.run(module.main, module)
+    command = importlib.import_module(MODULES[name])
+    command_line.run(command.main, getattr(command, "OTHER_FLAGS", None))
 
 
 def _help() -> str:
-    width = max(map(len, MODULES)) + 2
-    lines = [f"  {name:{width}}{_summary(module)}" for name, module in MODULES.items()]
     return "\n".join(
         [
             "tfrec: a two-stage ad recommender on TensorFlow.",
             "",
-            "usage: tfrec COMMAND [--flag=value ...]; tfrec COMMAND --help explains its flags.",
+            "usage: tfrec COMMAND [--flag=value ...]",
+            "       tfrec COMMAND --help explains a command, with examples and its flags.",
+            "       tfrec --version",
             "",
-            *lines,
+            "From a log to a release:",
+            *_summaries(_OFFLINE),
+            "",
+            "From a release to answers:",
+            *_summaries(_ONLINE),
         ]
     )
 
 
+def _summaries(names: tuple[str, ...]) -> list[str]:
+    width = max(map(len, MODULES)) + 2
+    return [f"  {name:{width}}{_summary(MODULES[name])}" for name in names]
+
+
 def _summary(module: str) -> str:
-    """Returns the first line of a module's docstring, without importing it."""
+    """Returns the first line of a module's docstring, without importing the module."""
     spec = importlib.util.find_spec(module)
-    path = pathlib.Path(spec.origin) if spec and spec.origin else None
-    tree = ast.parse(path.read_text(encoding="utf-8") if path else "")
+    assert spec is not None
+    assert spec.origin is not None
+    tree = ast.parse(pathlib.Path(spec.origin).read_text(encoding="utf-8"))
     return (ast.get_docstring(tree) or "").split("\n")[0]

@@ -1,6 +1,6 @@
-"""What a person meets who asks for --help, or mistypes a flag.
+"""Help and error messages of the command line.
 
-Messages go to standard error as one line; `error:` is red on a terminal, unless NO_COLOR
+Errors go to standard error as one line; `error:` is red on a terminal, unless NO_COLOR
 (https://no-color.org) is set.
 """
 
@@ -15,48 +15,51 @@ from absl import flags
 
 from tfrecords import terminal
 
-_HELP = {"--help", "-help", "-h", "--helpshort", "-helpshort", "-?"}
-# How absl says that a value is none of a flag's.
+HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort", "--helpfull", "-helpfull", "-?")
+# How absl reports a value that a flag cannot have.
 _ILLEGAL = re.compile(r"flag --(?P<name>\w+)=(?P<value>.*?): (?P<why>.*)", re.DOTALL)
 
 
-def parse(argv: list[str], command: ModuleType | None = None) -> list[str]:
-    """Parses the command line, as `app.run` asks it; leaves with a message if it is wrong.
+def parse(argv: list[str], command: ModuleType, known_only: bool = False) -> list[str]:
+    """Parses the command line; exits with the help that it asks for, or with an error message.
 
     Args:
-        argv: The command line, the script first.
-        command: The module that --help is about; None is the script itself.
+        argv: Command line, the program first.
+        command: Module whose docstring and flags --help shows.
+        known_only: Whether to return unknown arguments rather than refuse them.
 
     Returns:
-        The script alone.
+        The program, and the unknown arguments.
     """
-    if _HELP & set(argv[1:]):
+    if set(HELP) & set(argv[1:]):
         print(help_text(command))
         sys.exit(0)
+    # Flags may follow other arguments.
+    flags.FLAGS.set_gnu_getopt()
     try:
-        rest = flags.FLAGS(argv)[1:]
+        rest = flags.FLAGS(argv, known_only=known_only)
     except flags.Error as error:
-        fail(said_of(error))
-    if rest:
-        fail(of_argument(rest[0]))
-    return argv[:1]
+        fail(message_of(error))
+    if rest[1:] and not known_only:
+        fail(unexpected_argument(rest[1]))
+    return rest
 
 
 def fail(message: str) -> NoReturn:
-    """Leaves with a message and exit status 1."""
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    sys.exit(f"{chr(27)}[31merror:{chr(27)}[0m {message}" if colour else f"error: {message}")
+    """Exits with a message and status 1."""
+    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    sys.exit(f"{chr(27)}[31merror:{chr(27)}[0m {message}" if color else f"error: {message}")
 
 
-def help_text(command: ModuleType | None = None) -> str:
+def help_text(command: ModuleType) -> str:
     """Returns the docstring of a command, with its examples, and its flags."""
-    about = ((command or sys.modules["__main__"]).__doc__ or "").strip()
-    shown = flags.FLAGS.module_help(command) if command else flags.FLAGS.main_module_help()
-    return f"{about}\n\nFlags:{shown}"
+    # absl puts the name of the module above the flags.
+    shown = flags.FLAGS.module_help(command).lstrip("\n").partition("\n")[2]
+    return f"{(command.__doc__ or '').strip()}\n\nFlags:\n{shown}"
 
 
-def said_of(error: flags.Error) -> str:
-    """Returns what was wrong with a flag, what was expected and what may have been meant."""
+def message_of(error: flags.Error) -> str:
+    """Returns what is wrong with a flag, what was expected and what may have been meant."""
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"Unknown flag --{error.flagname}.{_close_flag(error.flagname)} See --help."
     parsed = _ILLEGAL.match(str(error))
@@ -76,8 +79,8 @@ def said_of(error: flags.Error) -> str:
     return f"--{name}: expected {expected}, got {value!r}."
 
 
-def of_argument(argument: str) -> str:
-    """Returns what is wrong with an argument that is no flag."""
+def unexpected_argument(argument: str) -> str:
+    """Returns what is wrong with an argument that is not a flag."""
     name = argument.partition("=")[0]
     hint = f" Did you mean --{argument}?" if name in flags.FLAGS else ""
     return f"Unexpected argument {argument!r}; options start with --.{hint} See --help."

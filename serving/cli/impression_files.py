@@ -23,6 +23,6 @@ def find(flag: str, place: str) -> list[pathlib.Path]:
     if not found:
         raise FileNotFoundError(
             f"--{flag}: no file {impressions.FILE_PATTERN} in {directory}. "
-            "scripts/serve.py --impression_log writes them, a minute after the first answer."
+            "tfrec serve --impression_log writes them, a minute after the first answer."
         )
     return found

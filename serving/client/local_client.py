@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from serving import errors, orchestrator, releases
 from serving.client import http_calls
+from serving.config import OrchestratorConfig
 from serving.ranker import LocalRanker
 from serving.requests import Answer, Request
 
@@ -30,7 +31,7 @@ class LocalClient:
         base: str | os.PathLike[str],
         *,
         version: int | None = None,
-        config: orchestrator.OrchestratorConfig | None = None,
+        config: OrchestratorConfig | None = None,
     ) -> None:
         """Loads and verifies a release.
 

@@ -69,7 +69,7 @@ class Verdict:
             stays = "nothing is published" if version is None else f"release {version} stays"
             raise errors.ReleaseRefusedError(
                 f"Not published, {stays}: {'; '.join(self.refusals)}. More data, fewer passes or "
-                "other fields may help (scripts/inspect_dataset.py shows what the log has); "
+                "other fields may help (tfrec inspect_dataset shows what the log has); "
                 "--force publishes it all the same."
             )
 

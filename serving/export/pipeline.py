@@ -26,9 +26,16 @@ from serving import (
 )
 from serving.export import evaluated_index, release_export, release_gate
 from serving.index import IndexConfig
-from tfrec import evaluation, exported, ranking, reports, retrieval
-from tfrec.config import ConvertConfig, EvaluationConfig, RankerConfig, RetrievalConfig
+from tfrec import evaluation, ranking, reports, retrieval
+from tfrec.config import (
+    CANDIDATE_PARTS,
+    ConvertConfig,
+    EvaluationConfig,
+    RankerConfig,
+    RetrievalConfig,
+)
 from tfrecords import convert, reader, synthetic
+from tfrecords.splits import SPLITS
 
 # What each step writes last: without it the step is not done, whatever its note says.
 PRODUCTS = {
@@ -196,7 +203,7 @@ class Pipeline:
         last = self._note("bundle").get("inputs", {})
         config = config or IndexConfig(**last.get("index", {}))
         if candidate_parts is None:
-            candidate_parts = last.get("candidate_parts", exported.CANDIDATE_PARTS)
+            candidate_parts = last.get("candidate_parts", CANDIDATE_PARTS)
         inputs = {
             **self._models_inputs(),
             "index": dataclasses.asdict(config),
@@ -225,7 +232,7 @@ class Pipeline:
         # Earlier releases stay: a bundle's version is never used twice.
         self._once("bundle", "exporting a release bundle", inputs, publish, keep=True)
         latest, stable = releases.latest(base), releases.stable(base)
-        stays = "" if latest == stable else f"; {stable} stays stable, see scripts/release.py"
+        stays = "" if latest == stable else f"; {stable} stays stable, see tfrec release"
         self._print(f"release {latest} in {base}{stays}")
         return base
 
@@ -329,9 +336,9 @@ class Pipeline:
 def _describe(data_set: reader.DataSet) -> str:
     splits = data_set.description["splits"]
     source = data_set.description["source"]
-    shares = ", ".join(f"{split} {data_set.num_rows(split):,}" for split in convert.SPLITS)
+    shares = ", ".join(f"{split} {data_set.num_rows(split):,}" for split in SPLITS)
     sampled = sum(split["sampled"] for split in splits.values())
-    written = sum(data_set.num_rows(split) for split in convert.SPLITS) - sampled
+    written = sum(data_set.num_rows(split) for split in SPLITS) - sampled
     rejected = f"{source['rejected']:,} rejected"
     if source["rejected"]:
         rejected += f", see {data_set.directory / 'rejected.tsv'}"

@@ -26,6 +26,7 @@ from serving.index import (
 )
 from serving.requests import QueryFields
 from tfrec import calibration, exported, ranking, retrieval
+from tfrec.config import CANDIDATE_PARTS
 from tfrecords import encoding, reader
 
 NUM_PROBES = 8
@@ -45,7 +46,7 @@ def export_release(
     calibrators: calibration.Calibrators,
     index_config: IndexConfig,
     metrics: Mapping[str, Any],
-    candidate_parts: int = exported.CANDIDATE_PARTS,
+    candidate_parts: int = CANDIDATE_PARTS,
 ) -> manifest.Manifest:
     """Publishes the next version.
 

@@ -46,7 +46,7 @@ def check(
     if figures is None:
         raise ValueError(
             f"{path} has no figures of the validation split: an earlier version wrote it. Delete "
-            "it, run scripts/train_ranker.py, and export again."
+            "it, run tfrec train_ranker, and export again."
         )
     released = _released(base, data_set, model)
     verdict = gate.judge(figures, released)

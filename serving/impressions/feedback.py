@@ -39,7 +39,7 @@ class Joined:
         unmatched: Events of none.
         repeated: Shown ads whose request id an earlier answer had too.
         totals: Label -> its sum over the rows.
-        schema: For `scripts/convert.py`.
+        schema: For `tfrec convert`.
     """
 
     rows: int

@@ -9,7 +9,7 @@ files under other names first, so that a file that is there is whole. What does 
 or cannot be written, is dropped and counted. A kill loses what was not in a file yet, at most
 `seconds_per_file` of it. Several processes may write into one directory.
 
-`scripts/join_feedback.py` joins the files with what came of the ads.
+`tfrec join_feedback` joins the files with what came of the ads.
 """
 
 import collections
@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serving import errors, manifest, requests
+from serving.config import ImpressionLogConfig
 from serving.impressions import impression_rows
 
 FILE_PATTERN = "impressions-*.parquet"
@@ -36,21 +37,6 @@ _ROWS_PER_BATCH = 400
 _POLL_SECONDS = 0.2
 # Of a process that was killed; none takes so long to write one.
 _ABANDONED_SECONDS = 3_600
-
-
-@dataclasses.dataclass(frozen=True)
-class ImpressionLogConfig:
-    """How the log is written.
-
-    Attributes:
-        rows_per_file: A file is written when it has so many rows,
-        seconds_per_file: or when its first row is so old.
-        max_queued: Answers that wait to be laid out, beyond which others are dropped.
-    """
-
-    rows_per_file: int = 50_000
-    seconds_per_file: float = 60.0
-    max_queued: int = 10_000
 
 
 @dataclasses.dataclass

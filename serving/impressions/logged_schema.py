@@ -34,7 +34,7 @@ class Logged:
     source: dict[str, Any]
 
     def to_convert(self, labels: Sequence[str]) -> dict[str, Any]:
-        """Returns the JSON of a schema for `scripts/convert.py --format=tabular`.
+        """Returns the JSON of a schema for `tfrec convert --format=tabular`.
 
         Args:
             labels: Those that feedback tells of.
@@ -94,7 +94,7 @@ def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:
     described = (schema.metadata or {}).get(impression_rows.METADATA)
     if described is None:
         raise errors.ImpressionLogError(
-            f"{path}: expected a file that scripts/serve.py --impression_log wrote, got another "
+            f"{path}: expected a file that tfrec serve --impression_log wrote, got another "
             "Parquet file."
         )
     return schema, json.loads(described)

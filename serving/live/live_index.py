@@ -20,28 +20,9 @@ from typing import Any
 import numpy as np
 
 from serving import errors, releases
+from serving.config import LiveConfig
 from serving.index import AD_ID, recall_of_rows
 from serving.live import ad_rows, live_state, live_store, live_update, live_view
-
-
-@dataclasses.dataclass(frozen=True)
-class LiveConfig:
-    """When a new release is suggested, and when the journal is written anew.
-
-    Attributes:
-        most_added: Added ads; each search compares all of them.
-        most_added_share: Added ads, as a share of the release.
-        most_removed_share: Removed and changed ads, as a share of the release.
-        most_recall_loss: Recall at 500 below the recall at export.
-        most_dead: Places of added ads that were changed again or removed; with more of them, and
-            more than there are added ads, the journal is written anew without them.
-    """
-
-    most_added: int = 50_000
-    most_added_share: float = 0.1
-    most_removed_share: float = 0.2
-    most_recall_loss: float = 0.01
-    most_dead: int = 10_000
 
 
 @dataclasses.dataclass(frozen=True)

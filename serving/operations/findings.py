@@ -1,4 +1,4 @@
-"""What scripts/doctor.py finds: of each check whether it holds, and if not, what to do."""
+"""What tfrec doctor finds: of each check whether it holds, and if not, what to do."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

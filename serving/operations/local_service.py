@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import AsyncIterator, Sequence
 
 from serving import model_server, orchestrator, ranker, releases, requests
+from serving.config import OrchestratorConfig
 from serving.impressions import ImpressionLog
 
 SERVED_MODELS = ("ranker", "query_tower")
@@ -15,7 +16,7 @@ async def open_service(
     base: pathlib.Path,
     version: int | None,
     ranker_address: str | None,
-    config: orchestrator.OrchestratorConfig | None = None,
+    config: OrchestratorConfig | None = None,
     impressions: ImpressionLog | None = None,
 ) -> AsyncIterator[orchestrator.Orchestrator]:
     """Opens a bundle and joins it with a ranker.

@@ -80,7 +80,7 @@ class ModelServerCheck:
             raise findings.WrongError(
                 f"a gRPC server at {self._address}",
                 f"no connection within {self._timeout:g} s",
-                "Start it (scripts/serve.py, or python -m serving.model_server "
+                "Start it (tfrec serve, or python -m serving.model_server "
                 f"--model_name=ranker --model_base_path={self._release.base.resolve()}/ranker), or "
                 "give its gRPC port, not that of REST.",
             ) from error

@@ -1,4 +1,4 @@
-"""Holds a running recommendation service (scripts/serve.py) against a bundle.
+"""Holds a running recommendation service (tfrec serve) against a bundle.
 
 Shapes: C answered ads.
 """
@@ -14,7 +14,7 @@ from serving.requests import Answer, QueryFields
 
 _ADS_PER_PROBE = 10
 _DEADLINE_MS = 20_000
-_SERVE = "scripts/serve.py"
+_SERVE = "tfrec serve"
 
 
 class ServiceCheck:
@@ -113,7 +113,7 @@ class ServiceCheck:
             raise findings.WrongError(
                 f"release {version}",
                 f"{words}; {refused}" if refused else words or f"release {served.get('version')}",
-                f"scripts/release.py --action=promote --version={version}, where the service "
+                f"tfrec release --action=promote --version={version}, where the service "
                 "follows this base directory; --version of this command names another release.",
             )
         if roles[version] == "stable":

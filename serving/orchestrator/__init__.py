@@ -4,8 +4,6 @@ from serving.orchestrator.admission import RETRY_AFTER_SECONDS
 from serving.orchestrator.answers import ranked_answer
 from serving.orchestrator.candidates import RequestCandidates
 from serving.orchestrator.orchestrator import Orchestrator
-from serving.orchestrator.orchestrator_config import MAX_BATCH_SIZE, OrchestratorConfig
-from serving.orchestrator.ranking import RankingConfig
 from serving.orchestrator.release_description import describe_release
 from serving.orchestrator.request_batch import Answered, batch_too_long
 from serving.orchestrator.service_metrics import (
@@ -15,14 +13,11 @@ from serving.orchestrator.service_metrics import (
 )
 
 __all__ = [
-    "MAX_BATCH_SIZE",
     "METRICS_CONTENT_TYPE",
     "METRICS_DIRECTORY_VARIABLE",
     "RETRY_AFTER_SECONDS",
     "Answered",
     "Orchestrator",
-    "OrchestratorConfig",
-    "RankingConfig",
     "RequestCandidates",
     "ServiceMetrics",
     "batch_too_long",

@@ -11,20 +11,18 @@ import time
 from collections.abc import Sequence
 
 from serving import errors, live, ranker, releases
+from serving.config import OrchestratorConfig
 from serving.impressions import ImpressionLog
 from serving.orchestrator import (
     admission,
     answers,
     candidates,
-    orchestrator_config,
     ranking,
     request_batch,
     retrieval_stage,
     service_metrics,
 )
 from serving.requests import Answer, Deadline, Request, Validator, ValidRequest
-
-OrchestratorConfig = orchestrator_config.OrchestratorConfig
 
 
 class Orchestrator:

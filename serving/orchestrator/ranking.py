@@ -17,27 +17,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from serving import errors, requests
+from serving.config import RankingConfig
 from serving.orchestrator import candidates
-from serving.ranker import BreakerConfig, CircuitBreaker, Pace, VerifiedRanker
-
-
-@dataclasses.dataclass(frozen=True)
-class RankingConfig:
-    """How the ranker is called.
-
-    Attributes:
-        reserve_ms: Kept of each deadline to put the answer together.
-        most_calls: At once; others wait their turn here, where the time that is left decides.
-        least_candidates: Fewer are not worth a call, unless fewer were found.
-        margin: A call is expected to take up to this many times its mean.
-        pauses: When the ranker is left alone.
-    """
-
-    reserve_ms: float = 5.0
-    most_calls: int = 4
-    least_candidates: int = 50
-    margin: float = 1.25
-    pauses: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
+from serving.ranker import CircuitBreaker, Pace, VerifiedRanker
 
 
 @dataclasses.dataclass(frozen=True)

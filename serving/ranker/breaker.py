@@ -7,23 +7,9 @@
 References: M. Nygard, Release It!, 2nd edition, 2018, "Circuit Breaker".
 """
 
-import dataclasses
 import time
 
-
-@dataclasses.dataclass(frozen=True)
-class BreakerConfig:
-    """When calls stop, and for how long.
-
-    Attributes:
-        failures_to_open: In a row.
-        pause_seconds: Before one call is let through again.
-        most_pause_seconds: The pause doubles with each such call that fails, up to this.
-    """
-
-    failures_to_open: int = 4
-    pause_seconds: float = 0.5
-    most_pause_seconds: float = 4.0
+from serving.config import BreakerConfig
 
 
 class CircuitBreaker:

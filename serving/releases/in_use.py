@@ -57,7 +57,7 @@ def hold(base: pathlib.Path, version: int) -> Lease:
             raise errors.BundleNotFoundError(
                 f"no manifests/{version}.json: {base} holds no published bundle of version "
                 f"{version}. Export it again; a publish that was cut short leaves no manifest, and "
-                "scripts/release.py --action=list shows what there is."
+                "tfrec release --action=list shows what there is."
             )
         stack.pop_all()
     return Lease(file)

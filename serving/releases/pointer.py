@@ -146,6 +146,6 @@ def _parsed(document: Any) -> Pointer | None:
 def _unreadable(path: pathlib.Path, reason: str) -> errors.ReleasesFileError:
     return errors.ReleasesFileError(
         f"{path} cannot be used ({reason}); expected format_version {_FORMAT_VERSION}, stable, "
-        "canary and previous. Write it anew with scripts/release.py --action=promote --version=N, "
+        "canary and previous. Write it anew with tfrec release --action=promote --version=N, "
         "or remove it: the latest release is then stable."
     )

@@ -87,7 +87,7 @@ def publish(
             raise errors.PublishError(
                 f"Release {staged.version} cannot be written to {root}: {error}. Nothing was "
                 "published, and the earlier releases are as they were. Make room there "
-                "(scripts/release.py --action=prune), and try again."
+                "(tfrec release --action=prune), and try again."
             ) from error
         finally:
             for part in parts.PARTS:

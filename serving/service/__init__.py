@@ -1,14 +1,11 @@
 """The REST service around the orchestrator: HTTP, releases, worker processes."""
 
 from serving.service.http_server import (
-    HttpConfig,
     Listening,
     bound_socket,
     check_tls,
     read_token,
 )
-from serving.service.log_format import LOG_FORMATS
-from serving.service.rest.body_limit import DEFAULT_MAX_BODY_BYTES
 from serving.service.service_process import (
     ServiceSettings,
     load_stable_release,
@@ -19,9 +16,6 @@ from serving.service.service_process import (
 from serving.service.workers import Workers
 
 __all__ = [
-    "DEFAULT_MAX_BODY_BYTES",
-    "LOG_FORMATS",
-    "HttpConfig",
     "Listening",
     "ServiceSettings",
     "Workers",

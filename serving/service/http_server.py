@@ -6,7 +6,6 @@ drain_seconds on  the port is closed, requests in hand are answered, then the pr
 second signal     the wait is skipped
 """
 
-import dataclasses
 import os
 import resource
 import socket
@@ -18,26 +17,10 @@ from types import FrameType
 import uvicorn
 from starlette import types
 
+from serving.config import HttpConfig
 from serving.service import connections, lifecycle
 
 Listening = socket.socket
-
-
-@dataclasses.dataclass(frozen=True)
-class HttpConfig:
-    """How connections are taken.
-
-    Attributes:
-        tls_certificate: PEM file of the certificate and those it was signed with; None = no TLS.
-        tls_key: PEM file of its key; None = in the same file.
-        drain_seconds: From the signal to the closing of the port.
-        end_seconds: From then on, for the requests in hand.
-    """
-
-    tls_certificate: str | None = None
-    tls_key: str | None = None
-    drain_seconds: float = 1.0
-    end_seconds: int = 20
 
 
 class HttpServer(uvicorn.Server):

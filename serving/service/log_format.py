@@ -5,8 +5,6 @@ import json
 import logging
 import sys
 
-LOG_FORMATS = ("text", "json")
-
 
 class JsonFormatter(logging.Formatter):
     """Formats a record as JSON; `extra={"fields": {...}}` adds keys in place of the message."""

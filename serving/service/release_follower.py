@@ -17,27 +17,11 @@ import time
 from collections.abc import Callable
 
 from serving import errors, orchestrator, releases
+from serving.config import FollowConfig
 from serving.service import release_router
 
 _logger = logging.getLogger(__name__)
 Connect = Callable[[releases.Bundle], orchestrator.Orchestrator]
-
-
-@dataclasses.dataclass(frozen=True)
-class FollowConfig:
-    """How releases are followed.
-
-    Attributes:
-        poll_seconds: Between two looks at the disk.
-        ranker_seconds: How long the model server may take to serve a new version.
-        retry_seconds: Before a refused release is tried again; doubled each time.
-        most_retry_seconds: At most.
-    """
-
-    poll_seconds: float = 1.0
-    ranker_seconds: float = 60.0
-    retry_seconds: float = 5.0
-    most_retry_seconds: float = 300.0
 
 
 @dataclasses.dataclass(frozen=True)

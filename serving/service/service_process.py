@@ -9,7 +9,13 @@ import socket
 import sys
 
 from serving import errors, orchestrator, ranker, releases
-from serving.impressions import ImpressionLog, ImpressionLogConfig
+from serving.config import (
+    DEFAULT_MAX_BODY_BYTES,
+    HttpConfig,
+    ImpressionLogConfig,
+    OrchestratorConfig,
+)
+from serving.impressions import ImpressionLog
 from serving.service import (
     http_server,
     lifecycle,
@@ -17,7 +23,7 @@ from serving.service import (
     release_follower,
     release_router,
 )
-from serving.service.rest import app, body_limit
+from serving.service.rest import app
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +46,10 @@ class ServiceSettings:
     base: pathlib.Path
     version: int | None
     ranker_address: str
-    orchestrator: orchestrator.OrchestratorConfig
-    http: http_server.HttpConfig
+    orchestrator: OrchestratorConfig
+    http: HttpConfig
     token: str | None = None
-    max_body_bytes: int = body_limit.DEFAULT_MAX_BODY_BYTES
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     impression_directory: str | None = None
     impressions: ImpressionLogConfig = dataclasses.field(default_factory=ImpressionLogConfig)
     json_logs: bool = False

@@ -1,29 +1,39 @@
-"""Every command that the documents and the scripts' own texts show names what exists.
+"""Every command that the documents and the commands' own texts show names what exists.
 
-A command is a line of a code block, or of a script's docstring, that starts with an
+A command is a line of a code block, or of a docstring, that starts with `tfrec`, with an
 interpreter and a script, or with `make`. Nothing is run.
 """
 
 import ast
 import collections
-import dataclasses
 import itertools
 import re
 import shlex
 
 import pytest
-from absl import flags as flags_lib
+from absl import flags
 from repository import ROOT
 
+from serving.cli import entry
 from serving.model_server.command import command_flags
-from tfrec import config
 
 DOCUMENTS = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").rglob("*.md"),
     *(ROOT / "examples").rglob("*.md"),
 ]
+SOURCES = sorted(
+    [
+        *(ROOT / "scripts").glob("*.py"),
+        *(ROOT / "serving" / "cli" / "offline").glob("*.py"),
+        *(ROOT / "serving" / "cli" / "online").glob("*.py"),
+    ]
+)
+# tfrec train …, .venv/bin/tfrec train …, .venv/bin/python -m tfrec train …
+COMMAND = re.compile(r"^(?:\S*/)?(?:tfrec|python3? -m tfrec) ([a-z]\S*)(.*)$")
 SCRIPT = re.compile(r"^(?:\S*python3? )?((?:scripts|examples)/\w+\.py)\b(.*)$")
+# Passes what it does not know to Beam.
+BEAM = "convert_beam"
 
 
 def blocks(document):
@@ -38,58 +48,75 @@ def lines(text):
     return [line.strip() for line in re.sub(r"\\\n\s*", " ", text).splitlines()]
 
 
-def documented():
-    """Returns for each script the commands that run it: (where, words)."""
+def words_of(text):
+    """Returns the words of a command line, up to a comment or a redirection."""
+    return shlex.split(text.split(" #")[0].split(" > ")[0].replace("…", ""))
+
+
+def documented(pattern):
+    """Returns the command lines that a pattern finds, by its first group: (where, words)."""
     texts = [(path, block) for path in DOCUMENTS for block in blocks(path)]
-    for path in sorted((ROOT / "scripts").glob("*.py")):
+    for path in SOURCES:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")), clean=False)
         texts.append((path, docstring or ""))
     found = collections.defaultdict(list)
     for path, text in texts:
         for line in lines(text):
-            match = SCRIPT.match(line)
+            match = pattern.match(line)
             if match:
-                words = shlex.split(match[2].split(" #")[0].split(" > ")[0].replace("…", ""))
-                found[match[1]].append((path.relative_to(ROOT), words))
+                found[match[1]].append((path.relative_to(ROOT), words_of(match[2])))
     return found
 
 
-COMMANDS = documented()
+COMMANDS = documented(COMMAND)
+SCRIPTS = documented(SCRIPT)
 
 
-def test_the_documents_show_commands_of_the_scripts_that_a_user_meets():
-    for name in ("train", "inference", "serve", "convert", "evaluate", "export", "release"):
-        assert COMMANDS[f"scripts/{name}.py"], name
+def test_each_command_is_shown_with_an_example():
+    assert set(entry.MODULES) <= {name.replace("-", "_") for name in COMMANDS}
 
 
-def flags_of(path):
-    """Returns the names of the flags that a script and what it imports beside it define.
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tfrec train --json",
+        ".venv/bin/tfrec train --json",
+        "python -m tfrec train --json",
+        ".venv/bin/python -m tfrec train --json",
+    ],
+)
+def test_a_command_is_found_however_it_is_called(line):
+    assert COMMAND.match(line).groups() == ("train", " --json")
 
-    They are read from the source: some scripts define flags when they run, and two scripts'
-    flags cannot be defined in one process.
-    """
-    names = {"help", "helpfull", "flagfile"}
-    waiting, seen = [path], set()
-    while waiting:
-        source = waiting.pop()
-        if source in seen or not source.is_file():
-            continue
-        seen.add(source)
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                waiting += [source.parent / f"{alias.name}.py" for alias in node.names]
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                first = node.args[0] if node.args else None
-                is_flag = node.func.attr.startswith("DEFINE_") or node.func.attr == "add_argument"
-                if is_flag and isinstance(first, ast.Constant):
-                    names.add(str(first.value).removeprefix("--"))
-                elif node.func.attr == "define_flags":
-                    options = getattr(config, node.args[0].attr)
-                    names |= {field.name for field in dataclasses.fields(options)}
+
+def defined_by(path):
+    """Returns the names of the flags that a script defines, read from its source."""
+    names = {"help", "debug"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            first = node.args[0] if node.args else None
+            is_flag = node.func.attr.startswith("DEFINE_") or node.func.attr == "add_argument"
+            if is_flag and isinstance(first, ast.Constant):
+                names.add(str(first.value).removeprefix("--"))
     return names
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda p: p.name)
+def defined_by_command(name, script):
+    """Returns the names of the flags of a command; `script` imports its module for one test."""
+    module = script(entry.MODULES[name])
+    return {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)} | {"help", "debug"}
+
+
+def check(name, shown, known, takes_other_flags=False, takes_words=False):
+    """Checks the lines that call a command or script: its flags exist, and there is no more."""
+    for document, words in shown:
+        named = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+        unknown = [flag for flag in named if not {flag, flag.removeprefix("no")} & known]
+        assert takes_other_flags or not unknown, f"{document}: {name} has no flag {unknown}"
+        assert takes_words or len(named) == len(words), f"{document}: {name} takes flags: {words}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_help_shows_lines_as_they_are_typed(path):
     text = path.read_text(encoding="utf-8")
     written = text.split('"""', 2)[1]
@@ -97,30 +124,32 @@ def test_help_shows_lines_as_they_are_typed(path):
     assert ast.get_docstring(ast.parse(text), clean=False) == written
 
 
-def test_flags_are_read_from_the_source():
-    train = flags_of(ROOT / "scripts" / "train.py")
-    # Of the script, of log_flags, of ConvertConfig, and of command_line.
-    assert {"stage1_epochs", "data_path", "sampled_negatives", "debug"} <= train
+def test_the_flags_of_a_command_are_its_own_and_those_that_it_shares(script):
+    train = defined_by_command("train", script)
+    # Its own, of log_flags, and of ConvertConfig.
+    assert {"stage1_epochs", "data_path", "sampled_negatives"} <= train
     assert "patience" not in train
-    assert "patience" in flags_of(ROOT / "scripts" / "train_ranker.py")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_the_flags_of_documented_commands_exist(name):
+def test_the_flags_of_documented_commands_exist(name, script):
+    command = name.replace("-", "_")
+    assert command in entry.MODULES, f"{name} is named in {COMMANDS[name]}"
+    check(name, COMMANDS[name], defined_by_command(command, script), command == BEAM)
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_the_flags_of_documented_scripts_exist(name, script):
     path = ROOT / name
-    assert path.is_file(), f"{name} is named in {COMMANDS[name]}"
-    known = flags_of(path)
-    takes_words = "command_line.run(" not in path.read_text(encoding="utf-8")
-    for document, words in COMMANDS[name]:
-        shown = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
-        unknown = [flag for flag in shown if not {flag, flag.removeprefix("no")} & known]
-        if name != "scripts/convert_beam.py":  # what it does not know is Beam's
-            assert not unknown, f"{document}: {name} has no flag {unknown}"
-        assert takes_words or len(shown) == len(words), f"{document}: {name} takes flags: {words}"
+    assert path.is_file(), f"{name} is named in {SCRIPTS[name]}"
+    if path.parent.name == "scripts" and path.stem in entry.MODULES:
+        check(name, SCRIPTS[name], defined_by_command(path.stem, script), path.stem == BEAM)
+    else:
+        check(name, SCRIPTS[name], defined_by(path), takes_words=True)
 
 
 def test_the_flags_of_documented_model_servers_exist():
-    known = flags_lib.FlagValues()
+    known = flags.FlagValues()
     command_flags.define(known)
     texts = (block for path in DOCUMENTS for block in blocks(path))
     commands = [line for text in texts for line in lines(text) if "serving.model_server" in line]

@@ -205,7 +205,7 @@ def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_
         ("convert.py", ["--data_path=x", "--format=nope"], "Unknown --format 'nope'"),
         ("inference.py", ["--demo", "--workdir=/no/such"], "holds no published bundle"),
         ("inference.py", [], "Give one of --demo"),
-        ("train_ranker.py", ["--workdir=/no/such"], "run scripts/convert.py first"),
+        ("train_ranker.py", ["--workdir=/no/such"], "run tfrec convert first"),
         ("serve.py", ["--workdir=/no/such"], "holds no published bundle"),
         ("serve.py", ["--rules={"], "--rules: expected a JSON object or a file with one, got no"),
         ("serve.py", ["--rules=/no/such"], "/no/such is not there; check the path"),

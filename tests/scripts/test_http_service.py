@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import serving_fixtures
 
-from serving import orchestrator
+from serving.config import OrchestratorConfig
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_requests_one_after_another_keep_their_stages(load, service_url):
 def test_an_open_load_sends_at_random_times_and_counts_what_came_of_it(
     load, tiny_bundle, ranker_address
 ):
-    config = orchestrator.OrchestratorConfig(max_in_hand=1, default_deadline_ms=30_000)
+    config = OrchestratorConfig(max_in_hand=1, default_deadline_ms=30_000)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, config)
     with serving_fixtures.serve_app(service) as url:
         bodies = [{"k": 1}, {"deadline_ms": 1}, {"k": 0}]

@@ -25,6 +25,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving import index, manifest, model_server, orchestrator, releases
+from serving.config import HttpConfig, OrchestratorConfig
 from serving.ranker import ranker_client
 from serving.service import http_server, lifecycle, release_router
 from serving.service.rest import app
@@ -329,14 +330,14 @@ def free_port() -> int:
 def make_orchestrator(
     release: releases.Bundle,
     address: str,
-    config: orchestrator.OrchestratorConfig | None = None,
+    config: OrchestratorConfig | None = None,
 ) -> orchestrator.Orchestrator:
     """Joins a bundle and the server at an address."""
     client = ranker_client.RankerClient(
         address, version=release.version, outputs=release.manifest.outputs.values()
     )
     # The machine of a test may be slow, and lateness has its own tests.
-    patient = orchestrator.OrchestratorConfig(default_deadline_ms=30_000)
+    patient = OrchestratorConfig(default_deadline_ms=30_000)
     return orchestrator.Orchestrator(release, client, config or patient)
 
 
@@ -372,7 +373,7 @@ def altering_server(address: str, edit: Callable) -> Iterator[str]:
 def serve_app(
     service: orchestrator.Orchestrator | release_router.ReleaseRouter,
     life: lifecycle.Lifecycle | None = None,
-    http: http_server.HttpConfig | None = None,
+    http: HttpConfig | None = None,
     **options: Any,
 ) -> Iterator[str]:
     """Runs the REST service in a thread and yields its URL."""

@@ -23,6 +23,7 @@ import scripts_in_forks
 pytest.importorskip("apache_beam")
 
 from tfrecords import beam, beam_pieces, conversion, convert, formats, reader, schema
+from tfrecords.splits import SPLITS
 
 NUM_ROWS = 1_200
 SHOP = schema.Schema(
@@ -98,7 +99,7 @@ def test_a_log_is_converted_to_the_same_bytes(made, tmp_path):
     assert local == on_beam
     data_set = reader.DataSet(tmp_path / "beam")
     assert data_set.description["source"]["rejected"] == 2
-    assert sum(len(data_set.description["splits"][s]["shards"]) for s in convert.SPLITS) > 7
+    assert sum(len(data_set.description["splits"][s]["shards"]) for s in SPLITS) > 7
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -345,7 +345,7 @@ def test_a_foreign_encoder_is_refused(tmp_path):
 
 
 def test_a_missing_or_unfinished_data_set_and_a_missing_shard_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No data set at .*; run scripts/convert\.py"):
+    with pytest.raises(FileNotFoundError, match=r"No data set at .*; run tfrec convert first"):
         reader.DataSet(tmp_path / "none")
     data_set = logs.converted(logs.write(tmp_path / "log.tsv", logs.rows(50)), tmp_path / "data")
     shards = json.loads((data_set.directory / "dataset.json").read_text())["splits"]["train"]

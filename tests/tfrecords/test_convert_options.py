@@ -8,6 +8,7 @@ import pytest
 
 from tfrecords import card, convert, encoding, formats, reader
 from tfrecords import schema as schema_lib
+from tfrecords.splits import SPLITS
 
 SHOP = schema_lib.Schema(
     "shop",
@@ -193,7 +194,7 @@ def test_files_are_splits_and_a_missing_one_is_cut_from_training(tmp_path):
     source = {"test_path": (tmp_path / "test.csv",)}
     data_set = converted(tmp_path / "train.csv", tmp_path / "data", SHOP, source=source,
                          validation_fraction=0.2)  # fmt: skip
-    assert [data_set.num_rows(split) for split in convert.SPLITS] == [12, 3, 5]
+    assert [data_set.num_rows(split) for split in SPLITS] == [12, 3, 5]
     assert data_set.description["split"]["kind"] == "file"
 
 
@@ -244,5 +245,5 @@ def test_paths_are_listed_matched_and_sorted_by_number(tmp_path):
 def test_a_request_longer_than_a_chunk_is_one_list(tmp_path):
     text = "".join(f"r{i // 50},CH,,x{i % 9},{i},{int(i % 25 == 0)},\n" for i in range(500))
     data_set = shop(tmp_path, text, rows_per_chunk=7)
-    assert sum(data_set.num_requests(split) for split in convert.SPLITS) == 10
-    assert {len(ads) for split in convert.SPLITS for _, _, ads, _ in lists(data_set, split)} == {50}
+    assert sum(data_set.num_requests(split) for split in SPLITS) == 10
+    assert {len(ads) for split in SPLITS for _, _, ads, _ in lists(data_set, split)} == {50}

@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from tfrec import retrieval
 from tfrec.evaluation import corpus_ranking
-from tfrecords import conversion, encoding, formats, reader, records, synthetic
+from tfrecords import encoding, formats, reader, records, synthetic
 from tfrecords.schema import Schema
+from tfrecords.splits import SPLITS
 
 SPLIT = "test"
 MAX_REQUESTS = 200
@@ -52,7 +53,7 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
     log = synthetic.SyntheticLog(directory)
     world = synthetic.load_world(directory)
     planted = records.read_arrow(log.truth)
-    written = sum(data_set.num_rows(split) for split in conversion.SPLITS)
+    written = sum(data_set.num_rows(split) for split in SPLITS)
     if planted.num_rows != written:
         raise ValueError(
             f"{log.truth} has {planted.num_rows} impressions, but the data set in "

@@ -15,12 +15,9 @@ Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, 
 import tensorflow as tf
 
 from tfrec import calibration, ranking, retrieval
+from tfrec.config import CANDIDATE_PARTS
 from tfrec.exported import constants
 from tfrecords import encoding
-
-# On two cores a request of 500 candidates takes little more than half the time in two parts; one
-# of a few candidates takes 0.3 ms longer (ADR 22).
-CANDIDATE_PARTS = 2
 
 
 class QueryTowerModule(tf.Module):

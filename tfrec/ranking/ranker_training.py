@@ -242,9 +242,7 @@ def load_ranker(
         FileNotFoundError: No ranker was trained in the work directory.
         ValueError: It was trained on another data set.
     """
-    description = training.read_description(
-        workdir / "ranker.json", data_set, "scripts/train_ranker.py"
-    )
+    description = training.read_description(workdir / "ranker.json", data_set, "tfrec train_ranker")
     config = RankerConfig(**json.loads((workdir / "config.json").read_text()))
     model = build_ranker(data_set, config)
     training.restore_best(model, workdir)

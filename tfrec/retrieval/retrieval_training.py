@@ -225,7 +225,7 @@ def load_two_tower(
         ValueError: It was trained on another data set.
     """
     description = training.read_description(
-        workdir / "retrieval.json", data_set, "scripts/train_retrieval.py"
+        workdir / "retrieval.json", data_set, "tfrec train_retrieval"
     )
     config = RetrievalConfig(**json.loads((workdir / "config.json").read_text()))
     model = build_two_tower(data_set, config, data_set.catalogue())

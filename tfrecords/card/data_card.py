@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tfrecords import conversion, reader
+from tfrecords import reader
 from tfrecords.card import ads, rejects, split_counts, statistics, time, warnings
+from tfrecords.splits import SPLITS
 
 _SHARED_QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99}
 SPLIT_MEANINGS = {
@@ -39,7 +40,7 @@ def build_card(data_set: reader.DataSet) -> dict[str, Any]:
     description = data_set.description
     profile = data_set.profile()
     distinct = profile["num_distinct"]
-    counts = {split: split_counts.count_split(data_set, split) for split in conversion.SPLITS}
+    counts = {split: split_counts.count_split(data_set, split) for split in SPLITS}
     source = description["source"]
     card: dict[str, Any] = {
         "name": data_set.schema.name,

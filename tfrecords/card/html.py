@@ -4,8 +4,9 @@ import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfrecords import conversion, pages
+from tfrecords import pages
 from tfrecords.card import figures, html_fields
+from tfrecords.splits import SPLITS
 
 
 def render_html(card: dict[str, Any]) -> str:
@@ -53,7 +54,7 @@ def _splits(card: dict[str, Any]) -> str:
     head = ["", "rows", "requests", "mean ads", "median", "90 %", "99 %", "most",
             "one ad", "with a click", "sampled rows"]  # fmt: skip
     rows = []
-    for split in conversion.SPLITS:
+    for split in SPLITS:
         own = card["splits"][split]
         lengths = own["list_lengths"]
         numbers = [pages.format_count(lengths.get(k)) for k in ("median", "p90", "p99", "max")]
@@ -88,7 +89,7 @@ def _labels(card: dict[str, Any]) -> str:
     head = ["", "share above 0", "mean", "rows above 0", "rows with the label", "missing"]
     rows = []
     for label in card["splits"]["train"]["labels"]:
-        for split in conversion.SPLITS:
+        for split in SPLITS:
             own = card["splits"][split]["labels"][label]
             rows.append(
                 pages.html_cells(

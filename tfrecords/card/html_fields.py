@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from tfrecords import conversion, pages
+from tfrecords import pages
 from tfrecords.card import figures, statistics
+from tfrecords.splits import SPLITS
 
 _LEVELS = {"stable": "", "unknown": "too few rows to tell", "shifted": "shifted",
            "drifted": "drifted"}  # fmt: skip
@@ -24,8 +25,8 @@ def overview(card: dict[str, Any]) -> str:
                 field["kind"].replace("categorical_list", "list"),
                 pages.format_count(field.get("distinct")),
                 pages.format_count(field.get("vocabulary")),
-                *(pages.format_percent(field["missing"][split]) for split in conversion.SPLITS),
-                *(pages.format_percent(oov.get(split)) for split in conversion.SPLITS),
+                *(pages.format_percent(field["missing"][split]) for split in SPLITS),
+                *(pages.format_percent(oov.get(split)) for split in SPLITS),
             )
         )
     return pages.html_table(head, rows, left=(1, 2)) + (

@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from tfrecords import conversion, pages
+from tfrecords import pages
+from tfrecords.splits import SPLITS
 
 _WIDTH = 100
 
@@ -39,7 +40,7 @@ def _warnings(warnings: Sequence[dict[str, str]]) -> str:
 
 def _splits(card: dict[str, Any]) -> str:
     rows = []
-    for split in conversion.SPLITS:
+    for split in SPLITS:
         own = card["splits"][split]
         lengths = own["list_lengths"]
         ads = [pages.format_count(lengths.get(k)) for k in ("median", "p90", "max")]
@@ -62,7 +63,7 @@ def _splits(card: dict[str, Any]) -> str:
 def _labels(card: dict[str, Any]) -> str:
     rows = []
     for label in card["splits"]["train"]["labels"]:
-        for split in conversion.SPLITS:
+        for split in SPLITS:
             own = card["splits"][split]["labels"][label]
             rate = pages.format_percent(own["rate"])
             mean = pages.format_decimal(own["mean"])

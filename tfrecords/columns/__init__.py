@@ -2,7 +2,6 @@
 
 from tfrecords.columns.arrow import as_strings, distinct, is_text
 from tfrecords.columns.checks import (
-    SPLITS,
     TRUTHS,
     RowFaults,
     checked_labels,
@@ -35,7 +34,6 @@ from tfrecords.columns.time_units import UNITS_PER_SECOND, unit_of_times, units_
 __all__ = [
     "MISSING_NUMBERS",
     "NULLS",
-    "SPLITS",
     "TRUTHS",
     "UNITS_PER_SECOND",
     "RowFaults",

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from tfrecords.columns import arrow, placeholders
 from tfrecords.schema import MISSING_LABEL, Schema
+from tfrecords.splits import SPLITS
 
-SPLITS = ("train", "validation", "test")
 _SPLIT_NAMES = {
     "train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "eval": 1,
     "test": 2, "testing": 2,

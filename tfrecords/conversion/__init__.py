@@ -2,16 +2,13 @@
 
 from tfrecords.conversion.negatives import NegativeSampler
 from tfrecords.conversion.packing import Packer
-from tfrecords.conversion.splitting import SPLITS, SplitOptions
 from tfrecords.conversion.stages import SplitLog, StageOptions, Stages
 from tfrecords.conversion.workspace import Workspace, is_disk_full, lock_directory
 
 __all__ = [
-    "SPLITS",
     "NegativeSampler",
     "Packer",
     "SplitLog",
-    "SplitOptions",
     "StageOptions",
     "Stages",
     "Workspace",

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tfrecords.conversion import splitting
 from tfrecords.conversion.parsed_rows import Rows
 from tfrecords.schema import Schema
+from tfrecords.splits import SPLITS
 
 NUM_SAMPLE_REQUESTS = 256
 # Files whose checksums `dataset.json` holds; those of the shards stand with the shards.
@@ -54,7 +55,7 @@ def sample_requests(
         load: Returns the rows of a chunk.
     """
     first_rows = requests.first_rows()
-    held_out = first_rows[requests.splits == splitting.SPLITS.index("test")][:NUM_SAMPLE_REQUESTS]
+    held_out = first_rows[requests.splits == SPLITS.index("test")][:NUM_SAMPLE_REQUESTS]
     samples: list[dict[str, Any]] = []
     chunk_of = np.searchsorted(chunk_ends, held_out, side="right")
     for chunk in np.unique(chunk_of).tolist():

@@ -22,55 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfrecords import columns, terminal
-
-SPLITS = columns.SPLITS
-KINDS = (
-    "auto",
-    "order",
-    "time",
-    "fraction",
-    "column",
-    "file",
-    "leave_last_out",
-    "leave_fraction_out",
-    "leave_random_fraction_out",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitOptions:
-    """How a log is split.
-
-    Attributes:
-        kind: One of `KINDS`; `auto` is by file, column, time or order, whichever there is first.
-        validation_fraction: Share before the test part.
-        test_fraction: Share at the end.
-        seed: Of random choices.
-
-    Raises:
-        ValueError: An option is not allowed.
-    """
-
-    kind: str = "auto"
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.1
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(
-                f"Unknown split {self.kind!r}; known: {', '.join(KINDS)}."
-                f"{terminal.suggestion_for(self.kind, KINDS)}"
-            )
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}.")
-        shares = (self.validation_fraction, self.test_fraction)
-        if not (min(shares) > 0 and sum(shares) < 1):
-            raise ValueError(
-                "validation_fraction and test_fraction must be positive and sum to less than 1, "
-                f"got {shares[0]} and {shares[1]}."
-            )
+from tfrecords.splits import SplitOptions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ from tfrecords.conversion import (
     workspace,
 )
 from tfrecords.schema import Schema
+from tfrecords.splits import SPLITS, SplitOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class StageOptions:
         ValueError: An option is not allowed.
     """
 
-    split: splitting.SplitOptions
+    split: SplitOptions
     sampled_negatives: int = 0
     engagement_window_seconds: float = 0.0
 
@@ -192,7 +193,7 @@ class Stages:
             return np.concatenate(parts) if wanted else None
 
         schema = self._schema
-        parts = [columns.SPLITS.index(chunk["part"] or "train") for chunk in parsed]
+        parts = [SPLITS.index(chunk["part"] or "train") for chunk in parsed]
         by_file = any(chunk["part"] for chunk in parsed)
         keys = splitting.Keys(
             num_rows=int(chunk_ends[-1]),
@@ -298,7 +299,7 @@ class Stages:
         )
         return {
             name: dataset_json.split_entry([note[name] for note in notes if name in note])
-            for name in splitting.SPLITS
+            for name in SPLITS
         }
 
     def write_chunk(
@@ -311,7 +312,7 @@ class Stages:
         """Writes the shards of the requests that begin in a chunk, and returns its note."""
         entries = {
             name: entry
-            for number, name in enumerate(splitting.SPLITS)
+            for number, name in enumerate(SPLITS)
             if (entry := self._write_shard(split, packer, sampler, index, number)) is not None
         }
         varying = dataset_json.add([entry.pop("varying") for entry in entries.values()])
@@ -344,7 +345,7 @@ class Stages:
         sampled = 0
         if sampler is not None:
             packed, sampled = sampler.extend(packed, rows, number, seed)
-        name = f"{splitting.SPLITS[number]}-{index:05d}.tfrecord"
+        name = f"{SPLITS[number]}-{index:05d}.tfrecord"
         shard = records.write_shard(self._space.output / name, packed)
         return {**shard, "sampled": sampled, "varying": varying, "other_users": other_users}
 

@@ -12,7 +12,8 @@ import dataclasses
 import numpy as np
 
 from serving import cli  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
-from tfrecords import conversion, encoding, reader
+from tfrecords import encoding, reader
+from tfrecords.splits import SPLITS
 
 POSITION = "position"
 MOST_POSITIONS = 64
@@ -82,7 +83,7 @@ def read(data_set: reader.DataSet, with_position: bool) -> Data:
     """
     return Data(
         _fields(data_set, with_position),
-        *(_rows(data_set, split, with_position) for split in conversion.SPLITS),
+        *(_rows(data_set, split, with_position) for split in SPLITS),
     )
 
 

@@ -1,4 +1,4 @@
-"""The flags that name a release, shared by the scripts that use one."""
+"""Flags that name a release, shared by the commands that use one."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ flags.DEFINE_string("bundle", None, "Base directory of bundles; default: WORKDIR
 flags.DEFINE_integer(
     "version",
     None,
-    "Release; default: the stable one, which is the latest until one is promoted.",
+    "Release version; default: the stable one, which is the latest until one is promoted.",
     lower_bound=1,
 )
 FLAGS = flags.FLAGS

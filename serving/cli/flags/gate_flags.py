@@ -1,4 +1,4 @@
-"""The flag that overrules the export gate, shared by the scripts that publish a release."""
+"""The flag that overrules the export gate, shared by the commands that publish a release."""
 
 from absl import flags
 

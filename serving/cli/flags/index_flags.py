@@ -8,7 +8,7 @@ from absl import flags
 from serving import index
 
 flags.DEFINE_enum("index", index.AUTO, [index.AUTO, *index.KINDS], "Kind of the ad index.")
-flags.DEFINE_string("index_config", None, "JSON of tune_index.py, in place of --index.")
+flags.DEFINE_string("index_config", None, "File of tfrec tune_index --output, in place of --index.")
 FLAGS = flags.FLAGS
 
 
@@ -16,7 +16,7 @@ def config() -> index.IndexConfig:
     """Returns the config that the flags ask for.
 
     Raises:
-        ValueError: The JSON is none of tune_index.py's.
+        ValueError: The file was not written by `tfrec tune_index`.
     """
     if not FLAGS.index_config:
         return index.IndexConfig(kind=FLAGS.index)
@@ -25,5 +25,5 @@ def config() -> index.IndexConfig:
         return index.IndexConfig(**json.loads(path.read_text())["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"--index_config: {path} is not what tune_index.py --output writes ({error!r})."
+            f"--index_config: {path} is not what tfrec tune_index --output writes ({error!r})."
         ) from error

@@ -1,27 +1,33 @@
-"""The flags that name a log and say how it is converted, shared by the scripts that read one."""
+"""Flags that name a log and say how it is converted, shared by the commands that read one."""
+
+from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import export
-from serving.cli import command_line
+from serving.cli import config_flags
 from tfrec import config
-from tfrecords import convert, formats, reader, schema
+from tfrecords import formats, schema
 
-flags.DEFINE_bool("use_synthetic", False, "Use a synthetic log with planted truth.")
+if TYPE_CHECKING:
+    from serving import export
+    from tfrecords import convert, reader
+
+flags.DEFINE_bool("use_synthetic", False, "Use a synthetic log with known ground truth.")
 flags.DEFINE_integer("n_samples", 100_000, "Impressions of the synthetic log.", lower_bound=100)
 flags.DEFINE_string(
     "data_path", None, "The log, plain or gzip: a file, several with commas, or a pattern."
 )
-flags.DEFINE_string("format", "criteo_kaggle", command_line.FORMAT_HELP)
+flags.DEFINE_string("format", "criteo_kaggle", f"Layout of the log: {', '.join(formats.NAMES)}.")
 flags.DEFINE_string("schema_path", None, "Schema file (JSON); default: the format's convention.")
 flags.DEFINE_string("ads_path", None, "Table of ads: their fields, and ads never shown.")
 flags.DEFINE_string("users_path", None, "Table of the users' fields (format tabular).")
 flags.DEFINE_string("validation_path", None, "Files that are the validation split.")
 flags.DEFINE_string("test_path", None, "Files that are the test split.")
 flags.DEFINE_integer("workers", None, "Threads of the conversion; default: all cores.", 1)
-command_line.define_flags(config.ConvertConfig)
+config_flags.define_flags(config.ConvertConfig)
 FLAGS = flags.FLAGS
 
 
@@ -31,26 +37,32 @@ def converted_data_set(steps: export.Pipeline) -> reader.DataSet:
     Raises:
         ValueError: The flags name no log, or two.
     """
+    return steps.convert(log_source(steps), conversion_config(), FLAGS.workers)
+
+
+def conversion_config() -> config.ConvertConfig:
+    """Returns how the log is converted."""
+    return config_flags.from_flags(config.ConvertConfig)
+
+
+def log_source(steps: export.Pipeline) -> convert.Source:
+    """Returns the log that the flags name; a synthetic one is written first.
+
+    Raises:
+        ValueError: The flags name no log, or two.
+    """
+    from tfrecords import convert
+
     if FLAGS.use_synthetic == bool(FLAGS.data_path):
         raise ValueError("Give either --use_synthetic or --data_path=FILE.")
-    config_ = command_line.from_flags(config.ConvertConfig)
-    return steps.convert(_source(steps), config_, FLAGS.workers)
-
-
-def optional_path(text: str | None) -> pathlib.Path | None:
-    """Returns the path that a flag names, or None."""
-    return pathlib.Path(text) if text else None
-
-
-def _source(steps: export.Pipeline) -> convert.Source:
     if FLAGS.use_synthetic:
         return steps.synthesize(FLAGS.n_samples)
     convention = formats.format_named(FLAGS.format).schema
     named = schema.load_schema(FLAGS.schema_path) if FLAGS.schema_path else convention()
     if named is None:
         raise ValueError(
-            f"The format {FLAGS.format} needs --schema_path=FILE; scripts/convert.py "
-            "--infer_schema proposes one from the data."
+            f"The format {FLAGS.format} needs --schema_path=FILE; tfrec convert --infer_schema "
+            "proposes one from the data."
         )
     return convert.Source(
         formats.expand_paths(FLAGS.data_path),
@@ -61,3 +73,8 @@ def _source(steps: export.Pipeline) -> convert.Source:
         validation_path=formats.expand_paths(FLAGS.validation_path),
         test_path=formats.expand_paths(FLAGS.test_path),
     )
+
+
+def optional_path(text: str | None) -> pathlib.Path | None:
+    """Returns the path that a flag names, or None."""
+    return pathlib.Path(text) if text else None

@@ -1,13 +1,18 @@
-"""The flags of business rules and of the impression log, shared by the scripts that answer."""
+"""Flags of business rules and of the impression log, shared by the commands that answer."""
+
+from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving import impressions
+from serving import config
 from serving.cli.flags import json_flag
+
+if TYPE_CHECKING:
+    from serving import impressions
 
 flags.DEFINE_string(
     "rules",
@@ -19,12 +24,12 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "impression_log",
     None,
-    "Directory for the log of what was shown, in Parquet files that scripts/join_feedback.py "
-    "joins with clicks. None is written unless told.",
+    "Directory for the log of what was shown, in Parquet files that tfrec join_feedback joins "
+    "with clicks; default: nothing is logged.",
 )
 flags.DEFINE_float(
     "impression_log_seconds",
-    60.0,
+    config.ImpressionLogConfig().seconds_per_file,
     "A file of the impression log is written so long after its first row.",
     lower_bound=0.1,
 )
@@ -50,6 +55,8 @@ def open_log() -> Iterator[impressions.ImpressionLog | None]:
     if FLAGS.impression_log is None:
         yield None
         return
+    from serving import impressions
+
     log = impressions.ImpressionLog(FLAGS.impression_log, log_config())
     try:
         yield log
@@ -57,6 +64,6 @@ def open_log() -> Iterator[impressions.ImpressionLog | None]:
         log.close()
 
 
-def log_config() -> impressions.ImpressionLogConfig:
+def log_config() -> config.ImpressionLogConfig:
     """Returns how the flags want the impression log written."""
-    return impressions.ImpressionLogConfig(seconds_per_file=FLAGS.impression_log_seconds)
+    return config.ImpressionLogConfig(seconds_per_file=FLAGS.impression_log_seconds)

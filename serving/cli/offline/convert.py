@@ -1,9 +1,9 @@
 r"""Converts a log into TFRecords, an encoder and an ad catalogue.
 
-    python scripts/convert.py --data_path=train.txt --workdir=workdir/criteo
-    python scripts/convert.py --format=outbrain --data_path=outbrain/ --workdir=workdir/outbrain
-    python scripts/convert.py --infer_schema --data_path=log.csv --schema_path=schema.json
-    python scripts/convert.py --format=tabular --data_path=log.csv --schema_path=schema.json \
+    tfrec convert --data_path=train.txt --workdir=workdir/criteo
+    tfrec convert --format=outbrain --data_path=outbrain/ --workdir=workdir/outbrain
+    tfrec convert --infer_schema --data_path=log.csv --schema_path=schema.json
+    tfrec convert --format=tabular --data_path=log.csv --schema_path=schema.json \
         --workdir=workdir/shop
 
 About 200,000 rows a second on two cores. Writes WORKDIR/data; every row is written, or
@@ -16,10 +16,9 @@ import pathlib
 
 from absl import flags
 
-from serving import export
 from serving.cli import command_line
 from serving.cli.flags import log_flags
-from tfrecords import formats, inference
+from tfrecords import formats
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory.")
 flags.DEFINE_bool("infer_schema", False, "Propose a schema file from the data, and stop.")
@@ -32,6 +31,8 @@ def main() -> None:
     if FLAGS.infer_schema:
         _propose()
         return
+    from serving import export
+
     data_set = log_flags.converted_data_set(
         export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
     )
@@ -40,6 +41,8 @@ def main() -> None:
 
 
 def _propose() -> None:
+    from tfrecords import inference
+
     if not FLAGS.data_path:
         raise ValueError("--infer_schema needs --data_path=FILE.")
     target = pathlib.Path(FLAGS.schema_path or pathlib.Path(FLAGS.workdir) / "schema.json")

@@ -1,32 +1,32 @@
 """Exports both trained stages as the next release bundle.
 
-    python scripts/export.py --workdir=workdir/criteo
-    python scripts/export.py --workdir=workdir/criteo --index_config=index.json
+    tfrec export --workdir=workdir/criteo
+    tfrec export --workdir=workdir/criteo --index_config=index.json
 
 Seconds; minutes at a million ads. The index is chosen by measuring kinds and parameters with
-held-out requests, unless --index names one or --index_config is what tune_index.py wrote. Writes
+held-out requests, unless --index names one or --index_config is a file of tfrec tune_index. Writes
 version N into WORKDIR/bundle: query_tower/N, ad_tower/N, ranker/N, ad_index/N and, last,
-manifests/N.json. TensorFlow Serving loads WORKDIR/bundle/ranker as it is. A ranker that does worse
-on the validation split than the released one, by more than runs differ, or than always predicting
-the rate, is refused; --force overrules.
+manifests/N.json. TensorFlow Serving loads WORKDIR/bundle/ranker as it is. A ranker is refused if it
+does worse on the validation split than the released one, by more than runs differ, or than always
+predicting the rate; --force overrides this.
 """
 
 import pathlib
 
 from absl import flags
 
-from serving import export, manifest, releases
+from serving import manifest
 from serving.cli import command_line
 from serving.cli.flags import gate_flags, index_flags
-from tfrec import exported
+from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with both trained stages.")
 flags.adopt_module_key_flags(gate_flags)
 flags.adopt_module_key_flags(index_flags)
 flags.DEFINE_integer(
     "candidate_parts",
-    exported.CANDIDATE_PARTS,
-    "Parts of a request's candidates that the ranker scores beside each other, one a core; 1 for a "
+    config.CANDIDATE_PARTS,
+    "Parts of a request's candidates that the ranker scores in parallel, one per core; 1 for a "
     "ranker that runs on a GPU.",
     lower_bound=1,
 )
@@ -35,6 +35,8 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    from serving import export, releases
+
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
     data_set = steps.data_set()
     metrics = steps.evaluate(data_set, index_config=index_flags.config())

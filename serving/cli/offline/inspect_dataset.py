@@ -1,8 +1,8 @@
 """Shows what a converted data set holds and what is wrong with it.
 
-    python scripts/inspect_dataset.py --workdir=workdir/quickstart
-    python scripts/inspect_dataset.py --data=workdir/criteo/data --output=card.html
-    python scripts/inspect_dataset.py --workdir=workdir/quickstart --json
+    tfrec inspect_dataset --workdir=workdir/quickstart
+    tfrec inspect_dataset --data=workdir/criteo/data --output=card.html
+    tfrec inspect_dataset --workdir=workdir/quickstart --json
 
 Seconds for a million rows. Prints a data card (warnings with what to do, splits, labels, fields,
 drift, ads, rejected rows) and writes it with figures as one HTML page, WORKDIR/data_card.html.
@@ -13,8 +13,6 @@ import pathlib
 
 from absl import flags
 
-from tfrecords import card, reader
-
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory; its data set is in data/.")
 flags.DEFINE_string("data", None, "A converted data set; default: WORKDIR/data.")
 flags.DEFINE_string("output", None, "The page; default: data_card.html beside the data set.")
@@ -23,6 +21,8 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    from tfrecords import card, reader
+
     workdir = pathlib.Path(FLAGS.workdir)
     directory = pathlib.Path(FLAGS.data) if FLAGS.data else workdir / "data"
     output = pathlib.Path(FLAGS.output or directory.parent / "data_card.html")

@@ -1,7 +1,7 @@
 """From a log to ten ranked ads in one command.
 
-    python scripts/quickstart.py
-    python scripts/quickstart.py --data_path=train.txt
+    tfrec quickstart
+    tfrec quickstart --data_path=train.txt
 
 Writes a synthetic log (or takes yours), converts it, trains both stages, evaluates them,
 exports a release bundle, serves it on loopback and asks it for ten ads. A few minutes on
@@ -9,16 +9,17 @@ two cores for 100,000 impressions; run again it takes seconds.
 """
 
 import asyncio
+import os
 import pathlib
+import shutil
+import sys
 import time
 
 import numpy as np
 from absl import flags
 
-from serving import export, operations
 from serving.cli.offline import train
 from serving.requests import Request
-from tfrec import reports
 from tfrecords import formats
 
 FLAGS = flags.FLAGS
@@ -28,6 +29,9 @@ _TIMED_REQUESTS = 200
 
 
 def main() -> None:
+    from serving import operations
+    from tfrec import reports
+
     if not FLAGS.data_path:
         FLAGS["use_synthetic"].value = True
     workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else _workdir_of(FLAGS.data_path)
@@ -35,12 +39,21 @@ def main() -> None:
     samples = operations.requests_from_samples(steps.data_set().sample_requests())
     asyncio.run(_recommend(steps.path("bundle"), samples))
     print(reports.step_times(steps.seconds()))
-    print(f"Serve it:  .venv/bin/python scripts/serve.py --workdir={workdir}")
-    print(f"Curves:    .venv/bin/tensorboard --logdir={workdir}")
+    print(f"Serve it:  {_installed('tfrec')} serve --workdir={workdir}")
+    print(f"Curves:    {_installed('tensorboard')} --logdir={workdir}")
+
+
+def _installed(program: str) -> str:
+    """Returns how a program that was installed with this one is called from here."""
+    if shutil.which(program):
+        return program
+    return os.path.relpath(pathlib.Path(sys.executable).with_name(program))
 
 
 def _workdir_of(data_path: str | None) -> pathlib.Path:
     """Returns the log's own work directory, so that no log undoes another's work."""
+    from serving import export
+
     if not data_path:
         return pathlib.Path("workdir/quickstart")
     log = formats.expand_paths(data_path)[0].resolve()
@@ -53,6 +66,8 @@ def _workdir_of(data_path: str | None) -> pathlib.Path:
 
 
 async def _recommend(base: pathlib.Path, requests: list[Request]) -> None:
+    from serving import operations
+
     async with operations.open_service(base, None, None) as service:
         await service.verify_ranker()
         answer = await service.recommend(requests[0])

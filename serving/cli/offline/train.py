@@ -1,23 +1,28 @@
 """Trains both stages on a log and exports a release bundle.
 
-    python scripts/train.py --use_synthetic --n_samples=100000 --workdir=workdir/demo
-    python scripts/train.py --data_path=train.txt --workdir=workdir/criteo
-    python scripts/train.py --use_synthetic --json
+    tfrec train --use_synthetic --n_samples=100000 --workdir=workdir/demo
+    tfrec train --data_path=train.txt --workdir=workdir/criteo
+    tfrec train --use_synthetic --json
 
 About three minutes for 100,000 impressions on two cores. Run again, finished steps are
 skipped; killed, the same command resumes. Watch it with `tensorboard --logdir=WORKDIR`.
-Expect test metrics beside what the planted truth reaches, and a bundle in WORKDIR/bundle, unless
-the ranker does worse on the validation split than the released one, or than no model (--force).
+Expect test metrics next to those of the ground truth, and a bundle in WORKDIR/bundle, unless the
+ranker does worse on the validation split than the released one, or than no model (--force).
 """
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import export, releases
 from serving.cli import command_line
 from serving.cli.flags import gate_flags, index_flags, log_flags
-from tfrec import config, ranking, reports
+from tfrec import config
+
+if TYPE_CHECKING:
+    from serving import export
 
 flags.DEFINE_string("workdir", "workdir/train", "Everything is written below it.")
 flags.DEFINE_integer("stage1_epochs", None, "Most passes of the two-tower model.", lower_bound=1)
@@ -32,6 +37,9 @@ flags.adopt_module_key_flags(gate_flags)
 
 def train(workdir: pathlib.Path) -> export.Pipeline:
     """Runs every step that the flags ask for and returns the pipeline."""
+    from serving import export, releases
+    from tfrec import ranking, reports
+
     steps = export.Pipeline(workdir, progress=not FLAGS.json)
     data_set = log_flags.converted_data_set(steps)
     ranking.check_trainable(data_set)  # before the first stage's minutes, not after
@@ -53,6 +61,8 @@ def train(workdir: pathlib.Path) -> export.Pipeline:
 
 
 def main() -> None:
+    from tfrec import reports
+
     steps = train(pathlib.Path(FLAGS.workdir))
     if not FLAGS.json:
         print(reports.step_times(steps.seconds()))

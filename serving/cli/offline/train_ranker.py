@@ -1,6 +1,6 @@
 """Trains stage 2, the multi-head-attention ranker, on a converted data set.
 
-    python scripts/train_ranker.py --workdir=workdir/criteo
+    tfrec train_ranker --workdir=workdir/criteo
 
 About two minutes for 100,000 impressions on two cores. Reads WORKDIR/data and writes
 WORKDIR/ranker; killed, the same command resumes. Curves: `tensorboard --logdir=WORKDIR/ranker`.
@@ -10,18 +10,19 @@ import pathlib
 
 from absl import flags
 
-from serving import export
-from serving.cli import command_line
+from serving.cli import config_flags
 from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
-command_line.define_flags(config.RankerConfig)
+config_flags.define_flags(config.RankerConfig)
 flags.DEFINE_bool("json", False, "Print the metrics of each pass as JSON and nothing else.")
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    from serving import export
+
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    directory = steps.train_ranker(steps.data_set(), command_line.from_flags(config.RankerConfig))
+    directory = steps.train_ranker(steps.data_set(), config_flags.from_flags(config.RankerConfig))
     if FLAGS.json:
         print((directory / "ranker.json").read_text().strip())

@@ -1,30 +1,31 @@
 """Trains stage 1, the two-tower model, on a converted data set.
 
-    python scripts/train_retrieval.py --workdir=workdir/criteo
+    tfrec train_retrieval --workdir=workdir/criteo
 
 About half a minute for 100,000 impressions on two cores. Reads WORKDIR/data and writes
-WORKDIR/retrieval; killed, the
-same command resumes. Curves: `tensorboard --logdir=WORKDIR/retrieval`.
+WORKDIR/retrieval; killed, the same command resumes. Curves:
+`tensorboard --logdir=WORKDIR/retrieval`.
 """
 
 import pathlib
 
 from absl import flags
 
-from serving import export
-from serving.cli import command_line
+from serving.cli import config_flags
 from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
-command_line.define_flags(config.RetrievalConfig)
+config_flags.define_flags(config.RetrievalConfig)
 flags.DEFINE_bool("json", False, "Print the metrics of each pass as JSON and nothing else.")
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    from serving import export
+
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
     directory = steps.train_retrieval(
-        steps.data_set(), command_line.from_flags(config.RetrievalConfig)
+        steps.data_set(), config_flags.from_flags(config.RetrievalConfig)
     )
     if FLAGS.json:
         print((directory / "retrieval.json").read_text().strip())

@@ -1,33 +1,37 @@
 r"""Checks a running model server and service against a release bundle.
 
-    python scripts/doctor.py --workdir=workdir/quickstart
-    python scripts/doctor.py --bundle=/srv/bundles --norows --model_server=10.0.0.7:8500 --service=
-    python scripts/doctor.py --workdir=workdir/quickstart --impression_log=workdir/impressions
-    python scripts/doctor.py --service=https://ads.example:443 --token_file=workdir/token \
+    tfrec doctor --workdir=workdir/quickstart
+    tfrec doctor --bundle=/srv/bundles --norows --model_server=10.0.0.7:8500 --service=
+    tfrec doctor --workdir=workdir/quickstart --impression_log=workdir/impressions
+    tfrec doctor --service=https://ads.example:443 --token_file=workdir/token \
         --tls_authorities=workdir/authorities.pem
-    python scripts/doctor.py --workdir=workdir/quickstart --json
+    tfrec doctor --workdir=workdir/quickstart --json
 
-Half a minute. Looks at what scripts/serve.py starts, unless told otherwise; an empty address leaves
-that server out. Checked are: every byte and the probes of the bundle; of the model server whether
-it is reachable, serves the version, has the signatures and reproduces the probes, by gRPC and REST;
-of the service readiness, release and answers; and with a work directory the scores of logged,
-held-out rows, by the training code and by the servers. With --impression_log also what was shown:
-the logged scores of the release's latest answers against its own ranker's.
+Half a minute. By default it checks what tfrec serve starts; an empty address skips that server. It
+checks every byte and the probes of the bundle; whether the model server can be reached, serves the
+version, has the signatures and reproduces the probes, over gRPC and REST; and whether the service
+is ready, serves the release and answers. With a work directory it compares the scores of logged,
+held-out rows by the training code with those of the servers. With --impression_log it compares the
+logged scores of the release's latest answers with those of its ranker.
 
-Each check says ok, or what was expected, what came and what to do. Exit status 1 if one failed.
+Each check prints ok, or what was expected, what came and what to do. Exit status 1 if one failed.
 """
+
+from __future__ import annotations
 
 import json
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import errors, export, operations, releases
-from serving.cli import impression_files
+from serving import errors
 from serving.cli.flags import bundle_flags
-from serving.service import read_token
+
+if TYPE_CHECKING:
+    from serving import export, operations
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("model_server", "127.0.0.1:8500", "host:port of the model server's gRPC.")
@@ -50,15 +54,17 @@ flags.DEFINE_integer("num_requests", 64, "Held-out requests that are compared.",
 flags.DEFINE_string(
     "impression_log",
     None,
-    "Compare the scores of this log of scripts/serve.py: its directory, or files of it.",
+    "Compare the scores of this log of tfrec serve: its directory, or files of it.",
 )
 flags.DEFINE_integer("num_answers", 256, "Latest logged answers that are compared.", lower_bound=1)
-flags.DEFINE_float("timeout_seconds", 10.0, "Of each call.", lower_bound=0.001)
-flags.DEFINE_bool("json", False, "Print JSON.")
+flags.DEFINE_float("timeout_seconds", 10.0, "Timeout of each call.", lower_bound=0.001)
+flags.DEFINE_bool("json", False, "Print the findings as JSON and nothing else.")
 FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    from serving import operations
+
     found = []
     for finding in _look():
         found.append(finding)
@@ -73,6 +79,10 @@ def main() -> None:
 
 
 def _look() -> Iterator[operations.Finding]:
+    from serving import operations, releases
+    from serving.cli import impression_files
+    from serving.service import read_token
+
     base = bundle_flags.bundle_base()
     token = FLAGS.token or read_token(FLAGS.token_file)
     version = FLAGS.version or releases.stable(base)
@@ -83,7 +93,7 @@ def _look() -> Iterator[operations.Finding]:
     if whole.status != "ok":
         return
     release = releases.load(base, version)
-    logged = list[export.LoggedRequest]()
+    logged: list[export.LoggedRequest] = []
     if FLAGS.rows:
         workdir = pathlib.Path(FLAGS.workdir)
 

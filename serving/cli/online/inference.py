@@ -1,10 +1,10 @@
 r"""Asks a release bundle, or a running service, for ranked ads.
 
-    python scripts/inference.py --workdir=workdir/quickstart --demo
-    python scripts/inference.py --workdir=workdir/quickstart --request=request.json
-    python scripts/inference.py --input=requests.jsonl --output=answers.jsonl
-    python scripts/inference.py --server=http://127.0.0.1:8080 --request=request.json
-    python scripts/inference.py --workdir=workdir/quickstart --demo --explain \
+    tfrec inference --workdir=workdir/quickstart --demo
+    tfrec inference --workdir=workdir/quickstart --request=request.json
+    tfrec inference --input=requests.jsonl --output=answers.jsonl
+    tfrec inference --server=http://127.0.0.1:8080 --request=request.json
+    tfrec inference --workdir=workdir/quickstart --demo --explain \
         --rules='{"caps": [{"field": "C8", "most": 2}], "exploration": {"share": 0.1}}'
 
 A request is JSON: {"user": {…}, "context": {…}, "k": 10, "weights": {"click": 1, "revenue": 2},
@@ -15,26 +15,31 @@ Seconds: the bundle is verified and the embedded model server started, unless
 out in order, a refused request as {"error": …}.
 """
 
+from __future__ import annotations
+
 import asyncio
 import dataclasses
 import json
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving import client, errors, operations, orchestrator
+from serving import errors
 from serving.cli import command_line
 from serving.cli.flags import bundle_flags, filter_flags, rule_flags
 from serving.requests import Answer, Request
 from tfrecords import terminal
 
+if TYPE_CHECKING:
+    from serving import client, orchestrator
+
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(filter_flags)
 flags.adopt_module_key_flags(rule_flags)
 flags.DEFINE_string("ranker_address", None, "host:port of a model server that runs already.")
-flags.DEFINE_string("server", None, "URL of a running scripts/serve.py; asks it by HTTP instead.")
+flags.DEFINE_string("server", None, "URL of a running tfrec serve; asks it by HTTP instead.")
 flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
 flags.DEFINE_string("request", None, "A request as a JSON file, or - for standard input.")
 flags.DEFINE_string("input", None, "A batch: one JSON request a line.")
@@ -53,15 +58,17 @@ def main() -> None:
         raise ValueError("Give one of --demo, --request=FILE and --input=FILE --output=FILE.")
     if bool(FLAGS.input) != bool(FLAGS.output):
         raise ValueError("--input=FILE needs --output=FILE, and the other way round.")
-    if FLAGS.server:
-        if FLAGS.impression_log:
-            raise ValueError("--impression_log is written by the service: give it to serve.py.")
-        with client.Client(FLAGS.server) as service:
-            if FLAGS.demo:
-                raise ValueError("--demo needs a bundle here; with --server give --request=FILE.")
-            asyncio.run(_serve(_Remote(service)))
-    else:
+    if not FLAGS.server:
         asyncio.run(_with_bundle())
+        return
+    if FLAGS.impression_log:
+        raise ValueError("--impression_log is written by the service: give it to tfrec serve.")
+    if FLAGS.demo:
+        raise ValueError("--demo needs a bundle here; with --server give --request=FILE.")
+    from serving import client
+
+    with client.Client(FLAGS.server) as service:
+        asyncio.run(_serve(_Remote(service)))
 
 
 class _Remote:
@@ -78,28 +85,35 @@ class _Remote:
 
 
 async def _with_bundle() -> None:
+    from serving import operations
+
     base = bundle_flags.bundle_base()
     with rule_flags.open_log() as impressions:
         async with operations.open_service(
             base, FLAGS.version, FLAGS.ranker_address, impressions=impressions
         ) as service:
-            await _serve(service)
+            if FLAGS.demo:
+                probe = service.release.manifest.probes["requests"][0]
+                await _answer(service, Request(context=probe))
+            else:
+                await _serve(service)
 
 
 async def _serve(service: orchestrator.Orchestrator | _Remote) -> None:
     if FLAGS.input:
         await _answer_file(service, pathlib.Path(FLAGS.input), pathlib.Path(FLAGS.output))
         return
-    if FLAGS.demo:
-        assert isinstance(service, orchestrator.Orchestrator)
-        request = Request(context=service.release.manifest.probes["requests"][0])
-    else:
-        text = (
-            sys.stdin.read()
-            if FLAGS.request == "-"
-            else command_line.read_text(pathlib.Path(FLAGS.request))
-        )
-        request = _parse(text, FLAGS.request)
+    text = (
+        sys.stdin.read()
+        if FLAGS.request == "-"
+        else command_line.read_text(pathlib.Path(FLAGS.request))
+    )
+    await _answer(service, _parse(text, FLAGS.request))
+
+
+async def _answer(service: orchestrator.Orchestrator | _Remote, request: Request) -> None:
+    from serving import operations
+
     answer = await service.recommend(_with_flags(request))
     print(json.dumps(answer.to_json()) if FLAGS.json else operations.describe_answer(answer))
 

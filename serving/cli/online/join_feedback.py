@@ -1,9 +1,9 @@
 r"""Joins what came of shown ads to the impression log: a log to train on.
 
-    python scripts/serve.py --workdir=workdir/quickstart --impression_log=workdir/impressions
-    python scripts/join_feedback.py --impressions=workdir/impressions \
+    tfrec serve --workdir=workdir/quickstart --impression_log=workdir/impressions
+    tfrec join_feedback --impressions=workdir/impressions \
         --feedback=events.jsonl --output=workdir/shown.parquet
-    python scripts/convert.py --format=tabular --data_path=workdir/shown.parquet \
+    tfrec convert --format=tabular --data_path=workdir/shown.parquet \
         --schema_path=workdir/shown.schema.json --workdir=workdir/next
 
 Seconds for a million impressions. Feedback is JSON lines, CSV, TSV or Parquet with request_id,
@@ -12,14 +12,19 @@ ad_id and any of click, engagement (0 or 1) and revenue, several events of one a
 log keeps the position, which training takes out of clicks, and the propensity of each ad.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import impressions
-from serving.cli import command_line, impression_files
-from tfrecords import formats, schema
+from serving.cli import command_line
+from tfrecords import schema
+
+if TYPE_CHECKING:
+    from serving import impressions
 
 flags.DEFINE_string(
     "impressions",
@@ -43,6 +48,10 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    from serving import impressions
+    from serving.cli import impression_files
+    from tfrecords import formats
+
     output = pathlib.Path(FLAGS.output)
     if output.suffix != ".parquet":
         raise ValueError(f"--output: expected a file that ends in .parquet, got {FLAGS.output}.")

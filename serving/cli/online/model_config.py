@@ -1,31 +1,38 @@
 """Writes the models.config of TensorFlow Serving for a bundle: versions and labels.
 
-    python scripts/model_config.py --bundle=/srv/bundles --output=workdir/models.config
-    python scripts/model_config.py --bundle=/srv/bundles --output=/config/models.config --follow
+    tfrec model_config --bundle=/srv/bundles --output=workdir/models.config
+    tfrec model_config --bundle=/srv/bundles --output=/config/models.config --follow
 
-Seconds. The file serves ranker and query_tower in the releases that scripts/release.py names: the
-stable one, labelled `stable`, the canary, labelled `canary`, the one that was stable before, and
-what a service has loaded. Without the right to write into the bundle the last cannot be told: what
-the file had stays in it until it is pruned. A model server started with --model_config_file=FILE,
---model_config_file_poll_wait_seconds and --allow_version_labels_for_unavailable_models takes a
-new file up while it runs. A label that moves does so in a second file, --label_delay_seconds
-later: until a model server has read of the new version it refuses the label. --follow keeps the
-file up to date until SIGTERM or Ctrl-C.
+Seconds. The file serves ranker and query_tower in these releases of tfrec release: the stable one,
+labeled `stable`; the canary, labeled `canary`; the one that was stable before; and those that a
+service has loaded. Without write access to the bundle it cannot see what is loaded: a version stays
+in the file until its release is pruned. A model server started with --model_config_file=FILE,
+--model_config_file_poll_wait_seconds and --allow_version_labels_for_unavailable_models reloads the
+file while it runs. A label moves in a second file, --label_delay_seconds later, because a model
+server refuses a label of a version that it has not read of yet. --follow keeps the file up to date
+until SIGTERM or Ctrl-C.
 
 --root is where the model server sees the bundle, such as /models in serving/deploy/compose.yaml.
 Without --output the file is printed.
 """
 
+from __future__ import annotations
+
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import errors, manifest, operations, process, releases
+from serving import errors, manifest, process
 from serving.cli.flags import bundle_flags
 
+if TYPE_CHECKING:
+    from serving import releases
+
+flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("root", "/models", "Directory of the bundle as the model server sees it.")
 flags.DEFINE_string("output", None, "File to write; default: print it.")
 flags.DEFINE_bool("follow", False, "Keep the file up to date until the end of this process.")
@@ -45,7 +52,7 @@ def main() -> None:
     base = bundle_flags.bundle_base()
     if FLAGS.version is not None:
         raise ValueError(
-            "--version: the file serves what scripts/release.py names; promote the release there."
+            "--version: the file serves what tfrec release names; promote the release there."
         )
     if not os.path.isabs(FLAGS.root):
         raise ValueError(f"--root: expected an absolute path, got {FLAGS.root!r}.")
@@ -76,6 +83,8 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
     Returns:
         Whether it is what is wanted.
     """
+    from serving import releases
+
     before = _read(path)
     target = wanted(base, before.versions)
     after = releases.next_served(before, target)
@@ -97,6 +106,8 @@ def wanted(base: pathlib.Path, served: Sequence[int]) -> releases.ServedReleases
     Raises:
         BundleError: Nothing is published, or `releases.json` cannot be read.
     """
+    from serving import releases
+
     pointer = releases.current_pointer(base)
     named = {pointer.stable, pointer.canary, *pointer.previous[:1]}
     versions = tuple(
@@ -111,6 +122,8 @@ def wanted(base: pathlib.Path, served: Sequence[int]) -> releases.ServedReleases
 
 
 def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
+    from serving import releases
+
     try:
         return releases.is_in_use(base, version)
     except OSError:
@@ -119,6 +132,8 @@ def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
 
 
 def _read(path: pathlib.Path) -> releases.ServedReleases:
+    from serving import releases
+
     if not path.exists():
         return releases.ServedReleases((), {})
     try:
@@ -128,4 +143,6 @@ def _read(path: pathlib.Path) -> releases.ServedReleases:
 
 
 def _text(served: releases.ServedReleases) -> str:
+    from serving import operations, releases
+
     return releases.config_text(FLAGS.root, operations.SERVED_MODELS, served)

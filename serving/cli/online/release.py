@@ -1,16 +1,16 @@
 """Publishes, verifies, promotes, rolls back, tries, lists and prunes releases.
 
-    python scripts/release.py --workdir=workdir/quickstart
-    python scripts/release.py --bundle=/srv/bundles --action=publish --source=workdir/quickstart
-    python scripts/release.py --bundle=/srv/bundles --action=verify --version=4
-    python scripts/release.py --bundle=/srv/bundles --action=canary --version=4 --share=0.1
-    python scripts/release.py --bundle=/srv/bundles --action=promote --version=4
-    python scripts/release.py --bundle=/srv/bundles --action=rollback
-    python scripts/release.py --bundle=/srv/bundles --action=prune --keep=3
+    tfrec release --workdir=workdir/quickstart
+    tfrec release --bundle=/srv/bundles --action=publish --source=workdir/quickstart
+    tfrec release --bundle=/srv/bundles --action=verify --version=4
+    tfrec release --bundle=/srv/bundles --action=canary --version=4 --share=0.1
+    tfrec release --bundle=/srv/bundles --action=promote --version=4
+    tfrec release --bundle=/srv/bundles --action=rollback
+    tfrec release --bundle=/srv/bundles --action=prune --keep=3
 
-Seconds. Services that run (scripts/serve.py) follow within about a second, without a failed
-request. Each step is done or not done, also where it is killed; a second one is refused, or waits
-for --wait_seconds.
+Seconds. Running services (tfrec serve) follow within about a second, without a failed request.
+Each step is done or not done, even if it is killed; a concurrent one is refused, or waits for
+--wait_seconds.
 
 list        every release, the newest first; --json for programs.
 publish     --source is a work directory, which is exported first, or another base directory of
@@ -25,14 +25,19 @@ prune       removes all but the newest --keep; the stable release, the canary an
             has loaded stay.
 """
 
+from __future__ import annotations
+
 import json
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import export, operations, releases
 from serving.cli import release_table
 from serving.cli.flags import bundle_flags, gate_flags
+
+if TYPE_CHECKING:
+    from serving import releases
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(gate_flags)
@@ -56,6 +61,8 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    from serving import operations, releases
+
     base = bundle_flags.bundle_base()
     if FLAGS.action == "list":
         rows = releases.list_releases(base)
@@ -76,6 +83,8 @@ def main() -> None:
 
 
 def _change(base: pathlib.Path) -> None:
+    from serving import releases
+
     wait = FLAGS.wait_seconds
     if FLAGS.action in ("promote", "canary") and FLAGS.version is None:
         raise ValueError(f"--action={FLAGS.action} needs --version=N; --action=list shows them.")
@@ -92,6 +101,8 @@ def _change(base: pathlib.Path) -> None:
 
 
 def _publish(base: pathlib.Path) -> None:
+    from serving import export, releases
+
     source = pathlib.Path(FLAGS.source or FLAGS.workdir)
     if (source / "data" / "dataset.json").is_file():
         if FLAGS.source_version is not None:
@@ -121,6 +132,8 @@ def _publish(base: pathlib.Path) -> None:
 
 def _exported(workdir: pathlib.Path) -> pathlib.Path:
     """Exports the trained stages of a work directory, unless it is done; returns its bundles."""
+    from serving import export
+
     steps = export.Pipeline(workdir)
     data_set = steps.data_set()
     metrics = steps.evaluate(data_set)

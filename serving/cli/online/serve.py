@@ -1,23 +1,26 @@
 r"""Serves a release bundle: REST in front, the model server behind.
 
-    python scripts/serve.py --workdir=workdir/quickstart
+    tfrec serve --workdir=workdir/quickstart
     curl -s localhost:8080/v1/recommend -d '{"k": 3}' -H 'content-type: application/json'
-    python scripts/serve.py --workdir=workdir/quickstart --rules=rules.json \
+    tfrec serve --workdir=workdir/quickstart --rules=rules.json \
         --impression_log=workdir/impressions
 
-Starts in seconds. The embedded model server runs as a process of its own and speaks
-TensorFlow Serving's gRPC (--model_server_port) and REST (--model_server_rest_port);
---ranker_address uses a running TensorFlow Serving instead. While the ranker is away,
-answers come in retrieval order and say so. SIGTERM and Ctrl-C end it gracefully: /readyz says
-`draining` for --drain_seconds, then the port is closed and requests in hand are answered.
+Starts in seconds. The embedded model server runs in its own process and speaks TensorFlow
+Serving's gRPC (--model_server_port) and REST (--model_server_rest_port); --ranker_address uses a
+running TensorFlow Serving instead. While the ranker cannot be reached, answers come in retrieval
+order and say so. SIGTERM and Ctrl-C end it gracefully: /readyz says `draining` for
+--drain_seconds, then the port is closed and requests in flight are answered.
 
-It follows scripts/release.py (promote, rollback, canary) and, where nothing was ever promoted,
-the latest release: without a failed request, and no answer of two releases. --version stays at one.
+It follows tfrec release (promote, rollback, canary), or the latest release if none was ever
+promoted, without a failed request and without an answer from two releases. --version stays at one
+release.
 
 In production: --workers processes share the port and the memory-mapped index; --token_file (or
-the variable TFREC_TOKEN), --tls_certificate and --tls_key guard it; --log_format=json writes a
-line for each request; /metrics is for Prometheus.
+the variable TFREC_TOKEN), --tls_certificate and --tls_key secure it; --log_format=json logs each
+request as a line; /metrics is for Prometheus.
 """
+
+from __future__ import annotations
 
 import contextlib
 import pathlib
@@ -26,11 +29,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import errors, operations, releases, service
+from serving import errors
 from serving.cli.flags import bundle_flags, rule_flags, service_flags
+
+if TYPE_CHECKING:
+    from serving import service
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(service_flags)
@@ -41,6 +48,8 @@ _STOP_SECONDS = 15
 
 
 def main() -> None:
+    from serving import releases, service
+
     # uvicorn drains on SIGTERM and then raises it again: without a handler that would end this
     # process before the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -75,6 +84,8 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _bound(host: str, port: int) -> Iterator[service.Listening]:
+    from serving import service
+
     try:
         listening = service.bound_socket(host, port)
     except OSError as error:
@@ -88,6 +99,8 @@ def _bound(host: str, port: int) -> Iterator[service.Listening]:
 @contextlib.contextmanager
 def _embedded_server(base: pathlib.Path) -> Iterator[None]:
     """Runs the embedded model server as a child process; it serves what releases are in use."""
+    from serving import operations, releases
+
     with contextlib.ExitStack() as stack:
         path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "models.config"
         stack.enter_context(

@@ -1,9 +1,9 @@
 r"""Chooses the ad index for a recall target, a latency budget and a memory limit.
 
-    python scripts/tune_index.py --workdir=workdir/quickstart --plot=index.png
-    python scripts/tune_index.py --embeddings=ads.npy --queries=queries.npy \
+    tfrec tune_index --workdir=workdir/quickstart --plot=index.png
+    tfrec tune_index --embeddings=ads.npy --queries=queries.npy \
         --target_recall=0.99 --latency_budget_ms=1.4 --memory_limit_mb=500 --output=index.json
-    python scripts/export.py --workdir=workdir/quickstart --index_config=index.json
+    tfrec export --workdir=workdir/quickstart --index_config=index.json
 
 Seconds at 10,000 ads, some ten minutes at a million with all kinds. Builds each kind, measures it
 at k = 500 over its search parameters with half of the queries, one query at a time on one thread,
@@ -15,22 +15,23 @@ import dataclasses
 import json
 import pathlib
 
-import matplotlib.figure
 from absl import flags
 
-from serving import export, index
+from serving import index
 from serving.cli import command_line
 from serving.cli.flags import tuning_flags
 from tfrecords import terminal
 
 flags.DEFINE_bool("json", False, "Print the choice and all trials as JSON and nothing else.")
 flags.DEFINE_bool("all", False, "Print every trial.")
-flags.DEFINE_string("output", None, "JSON with the choice, for export.py --index_config.")
+flags.DEFINE_string("output", None, "JSON with the choice, for tfrec export --index_config.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(tuning_flags)
 
 
 def main() -> None:
+    from serving import export
+
     if (FLAGS.embeddings is None) != (FLAGS.queries is None):
         raise ValueError("--embeddings and --queries: expected both or neither.")
     if FLAGS.embeddings:
@@ -93,7 +94,9 @@ def as_json(choice: index.Choice) -> dict[str, object]:
 
 
 def plot(choice: index.Choice, path: str) -> None:
-    """Draws recall against p99, a line an index."""
+    """Draws recall against p99, a line for each index."""
+    import matplotlib.figure
+
     figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     factories: dict[str, list[index.Trial]] = {}

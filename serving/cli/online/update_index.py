@@ -1,16 +1,16 @@
 """Adds, changes and removes ads of a release that may be in use, without a rebuild.
 
-    python scripts/update_index.py --workdir=workdir/quickstart --add=ads.jsonl --remove=ids.txt
-    python scripts/update_index.py --bundle=bundles --add=ads.csv --measure_recall
+    tfrec update_index --workdir=workdir/quickstart --add=ads.jsonl --remove=ids.txt
+    tfrec update_index --bundle=bundles --add=ads.csv --measure_recall
 
-Seconds, most of them for loading the release; the ad tower embeds some thousand new ads a second.
-Services that run take the update up with their next request. All of it is applied, or, where an
-ad is refused, nothing.
+Seconds, most of them for loading the release; the ad tower embeds about a thousand new ads a
+second. Running services apply the update with their next request. If an ad is refused, nothing is
+applied.
 
---add    .jsonl: an ad a line as {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5}},
-         as in an answer; .csv: the column ad_id and one a field, lists joined by the schema's
+--add    .jsonl: an ad per line, {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5}},
+         as in an answer; .csv: the column ad_id and one per field, lists joined by the schema's
          separator. An ad that is there already is replaced; a field that is left out is missing.
---remove one ad id a line.
+--remove one ad id per line.
 
 Prints what was done, how many ads are live, and whether it is time to export a new release;
 --measure_recall searches with the queries that the export left and compares with exact search.
@@ -25,10 +25,9 @@ from typing import Any
 
 from absl import flags
 
-from serving import manifest, releases
+from serving import manifest
 from serving.cli import command_line
 from serving.cli.flags import bundle_flags
-from serving.live import LiveIndex
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("add", None, "File of ads to add or change: .jsonl or .csv.")
@@ -39,6 +38,9 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
+    from serving import releases
+    from serving.live import LiveIndex
+
     base = bundle_flags.bundle_base()
     release = releases.load(base, FLAGS.version)
     # Read before anything is written: a file that cannot be read changes nothing.

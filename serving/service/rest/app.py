@@ -28,6 +28,7 @@ import fastapi
 from fastapi import responses
 
 from serving import errors, orchestrator
+from serving.config import DEFAULT_MAX_BODY_BYTES
 from serving.requests import Answer, Request
 from serving.service import lifecycle, release_follower, release_router
 from serving.service.console import pages
@@ -45,7 +46,7 @@ def create_app(
     service: orchestrator.Orchestrator | release_router.ReleaseRouter,
     *,
     follower: release_follower.ReleaseFollower | None = None,
-    max_body_bytes: int = body_limit.DEFAULT_MAX_BODY_BYTES,
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     max_body_seconds: float = body_limit.DEFAULT_SECONDS,
     token: str | None = None,
     life: lifecycle.Lifecycle | None = None,

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import starlette.types
 
+from serving.config import DEFAULT_MAX_BODY_BYTES
 from serving.service.rest import rest_errors
 
-DEFAULT_MAX_BODY_BYTES = 1_000_000
 DEFAULT_SECONDS = 10.0
 # Of what comes after a refusal, read and thrown away: a client that is cut off while it sends
 # sees a broken connection in place of the answer.

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import pydantic
 
-from serving import orchestrator, requests
+from serving import requests
+from serving.config import MAX_BATCH_SIZE
 
 
 class CapBody(pydantic.BaseModel):
@@ -242,7 +243,7 @@ class BatchRequestBody(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
-    requests: list[RequestBody] = pydantic.Field(max_length=orchestrator.MAX_BATCH_SIZE)
+    requests: list[RequestBody] = pydantic.Field(max_length=MAX_BATCH_SIZE)
 
 
 class AdBody(pydantic.BaseModel):

@@ -1,7 +1,6 @@
-"""Every script's --help, and what is said to mistyped flags."""
+"""Every command's --help, and what is said to mistyped commands and flags."""
 
 import importlib
-import importlib.util
 import json
 import os
 import pty
@@ -14,27 +13,26 @@ import children
 import pytest
 from repository import ROOT
 
+import tfrec
+from serving.cli import entry
 from tfrecords import terminal
 
 RUNNER = ROOT / "tests" / "support" / "script_runner.py"
-STANDARD_LIBRARY_ONLY = {"demo.py"}
-# Workers of a benchmark, started with places, not flags.
-WORKERS = {"index_load.py", "index_scann.py"}
-
-
-def scripts():
-    """The scripts that a person starts; that for Beam only where Beam is."""
-    found = sorted(
-        path.name
-        for path in (ROOT / "scripts").glob("*.py")
-        if '__name__ == "__main__"' in path.read_text()
-    )
-    if importlib.util.find_spec("apache_beam") is None:
-        found.remove("convert_beam.py")
-    return found
-
-
-WITH_FLAGS = [s for s in scripts() if s not in STANDARD_LIBRARY_ONLY | WORKERS]
+# Imports TensorFlow for a flag that may be Beam's.
+WITH_FLAG_ERRORS = [name for name in entry.MODULES if name != "convert_beam"]
+# What a command does when its flags are wrong, and when they ask for help.
+FLAGS_ALONE = """
+import sys
+from serving.cli import entry
+name = sys.argv[1]
+for flag in ("--debug=maybe", "--help"):
+    sys.argv = ["tfrec", name, flag]
+    try:
+        entry.main()
+    except SystemExit as left:
+        print(flag, left.code)
+print("tensorflow" in sys.modules)
+"""
 MISTAKES = {
     ("train.py", "--wrokdir=x"): "error: Unknown flag --wrokdir. Did you mean --workdir? See",
     ("train.py", "--nofroce"): "error: Unknown flag --nofroce. Did you mean --noforce? See",
@@ -58,8 +56,8 @@ MISTAKES = {
     ("inference.py", "--workdir=/nowhere/at/all", "--demo"): "/nowhere/at/all/bundle",
     ("inference.py",): "Give one of --demo, --request=FILE and --input=FILE --output=FILE.",
     ("model_config.py", "--workdir=/nowhere/at/all"): "/nowhere/at/all/bundle",
-    ("tune_index.py", "--embeddings=setup.py", "--queries=setup.py"): (
-        "error: setup.py: expected an array of numpy.save (.npy), got "
+    ("tune_index.py", "--embeddings=LICENSE", "--queries=LICENSE"): (
+        "error: LICENSE: expected an array of numpy.save (.npy), got "
     ),
     ("tune_index.py", "--embeddings=nowhere.npy", "--queries=x.npy"): "nowhere.npy: No such file",
     ("join_feedback.py",): "error: Give --impressions=…: The impression log: its directory",
@@ -69,8 +67,8 @@ MISTAKES = {
 @pytest.fixture(scope="module")
 def ran():
     """Runs all command lines of this file; maps them to exit status, output and error."""
-    commands = [(script, "--help") for script in WITH_FLAGS]
-    commands += [(script, "--no_such_flag=1") for script in WITH_FLAGS]
+    commands = [(f"{name}.py", "--help") for name in entry.MODULES]
+    commands += [(f"{name}.py", "--no_such_flag=1") for name in WITH_FLAG_ERRORS]
     commands += list(MISTAKES)
     done = subprocess.run(
         [sys.executable, str(RUNNER)],
@@ -85,18 +83,22 @@ def ran():
     return dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-@pytest.mark.parametrize("script", WITH_FLAGS)
-def test_help_explains_with_an_example_and_the_flags(ran, script):
-    status, out, err = ran[script, "--help"]
+def test_each_command_has_a_script_of_its_name():
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    assert scripts == {*entry.MODULES, "demo"}
+
+
+@pytest.mark.parametrize("name", entry.MODULES)
+def test_help_explains_with_an_example_and_the_flags(ran, name):
+    status, out, err = ran[f"{name}.py", "--help"]
     assert (status, err) == (0, "")
-    assert f"python scripts/{script}" in out
-    assert "\nFlags:\n" in out
-    assert re.search(r"^  --", out, re.MULTILINE)
+    assert f"    tfrec {name}" in out
+    assert "\nFlags:\n  --" in out
 
 
-@pytest.mark.parametrize("script", WITH_FLAGS)
-def test_an_unknown_flag_is_refused_in_one_line(ran, script):
-    status, out, err = ran[script, "--no_such_flag=1"]
+@pytest.mark.parametrize("name", WITH_FLAG_ERRORS)
+def test_an_unknown_flag_is_refused_in_one_line(ran, name):
+    status, out, err = ran[f"{name}.py", "--no_such_flag=1"]
     assert (status, out) == (1, "")
     assert "no_such_flag" in err
     assert err.count("\n") == 1
@@ -109,6 +111,61 @@ def test_a_mistake_is_answered_with_what_was_expected(ran, command):
     assert MISTAKES[command] in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", entry.MODULES)
+def test_neither_help_nor_a_flag_error_imports_tensorflow(name):
+    done = subprocess.run(
+        [sys.executable, "-c", FLAGS_ALONE, name], capture_output=True, text=True, cwd=ROOT
+    )
+    refused = "--debug=maybe error: --debug: expected --debug or --nodebug, got 'maybe'."
+    lines = done.stdout.splitlines()
+    assert (lines[0], *lines[-2:]) == (refused, "--help 0", "False"), done.stderr
+
+
+def tfrec_command(monkeypatch, *arguments):
+    """Runs `tfrec` in this process up to the flags of a command."""
+    monkeypatch.setattr(sys, "argv", ["tfrec", *arguments])
+    entry.main()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("help",)])
+def test_tfrec_lists_its_commands_with_what_they_do(monkeypatch, capsys, arguments):
+    tfrec_command(monkeypatch, *arguments)
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line.split(maxsplit=1) for line in lines if re.match("  [a-z]", line)]
+    assert [name for name, _ in commands] == list(entry.MODULES)
+    assert ["quickstart", "From a log to ten ranked ads in one command."] in commands
+    assert max(map(len, lines)) <= 100
+
+
+def test_tfrec_tells_its_version(monkeypatch, capsys):
+    tfrec_command(monkeypatch, "--version")
+    assert capsys.readouterr().out == f"tfrec {tfrec.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("trian", "Unknown command 'trian'. Did you mean 'train'? See tfrec --help."),
+        ("train-rankr", "Unknown command 'train-rankr'. Did you mean 'train_ranker'? See tfrec"),
+        ("xyz", "Unknown command 'xyz'. See tfrec --help."),
+        ("--workdir=x", "Expected a command before '--workdir=x'. See tfrec --help."),
+    ],
+)
+def test_what_is_not_a_command_is_refused_with_the_close_one(monkeypatch, argument, message):
+    with pytest.raises(SystemExit, match=rf"^error: {re.escape(message)}"):
+        tfrec_command(monkeypatch, argument)
+
+
+def test_a_command_may_be_written_with_hyphens(ran):
+    shown = subprocess.run(
+        [sys.executable, "-m", "tfrec", "train-ranker", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (shown.returncode, shown.stdout, shown.stderr) == tuple(ran["train_ranker.py", "--help"])
 
 
 def test_the_close_name_is_found_whatever_its_case():

@@ -31,10 +31,10 @@ from serving import (
     releases,
 )
 from serving.cli import entry
+from serving.config import HttpConfig
 from serving.operations import findings, local_service, release_check, row_findings
 from serving.releases import bundle
 from serving.requests import messages
-from serving.service import http_server
 from tfrec import ranking, retrieval
 
 BODY = {"user": {"country": "CH", "age": 33}, "k": 5}
@@ -147,7 +147,7 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(ba
         assert status == 1
         assert "expected: ranker version 2 AVAILABLE" in text
         assert "release: 1 stable" in text
-        assert "to do: scripts/release.py --action=promote --version=2" in text
+        assert "to do: tfrec release --action=promote --version=2" in text
     assert len(answers) > 10
     for reply in answers:
         assert reply.status_code == 200
@@ -193,7 +193,7 @@ def test_the_doctor_says_what_it_did_not_reach_and_what_to_do(base, call):
     assert status == 1
     assert f"failed  work directory {base}/none: No data set at" in text
     assert "no connection within 0.5 s" in text
-    assert "to do: Start it (scripts/serve.py, or python -m serving.model_server" in text
+    assert "to do: Start it (tfrec serve, or python -m serving.model_server" in text
     assert "Is the service running at this address?" in text
     assert text.endswith("1 ok, 3 failed\n")
     status, text = call("doctor", f"--bundle={base}", "--norows", "--service=x", "--model_server=")
@@ -208,9 +208,7 @@ def test_the_doctor_says_what_it_did_not_reach_and_what_to_do(base, call):
 @pytest.fixture
 def guarded_url(tiny_bundle, ranker_address):
     """URL of a service that asks for a token, with a certificate that it signed itself."""
-    guard = http_server.HttpConfig(
-        tls_certificate=str(TLS / "certificate.pem"), tls_key=str(TLS / "key.pem")
-    )
+    guard = HttpConfig(tls_certificate=str(TLS / "certificate.pem"), tls_key=str(TLS / "key.pem"))
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, http=guard, token="a-secret") as url:
         yield url

@@ -300,12 +300,11 @@ def test_images_name_no_registry_host() -> None:
         assert len(parts) == 1 or not set(".:") & set(parts[0]), image
 
 
-def test_the_orchestrator_starts_with_flags_of_its_script() -> None:
+def test_the_orchestrator_starts_with_flags_of_its_command() -> None:
     dockerfile = (_DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     lines = dict(re.findall(r"^(ENTRYPOINT|CMD|USER|COPY) (.+)$", dockerfile, re.MULTILINE))
-    python, script, *arguments = ast.literal_eval(lines["ENTRYPOINT"])
-    assert python == "python"
-    assert (_ROOT / script).is_file()
+    program, command, *arguments = ast.literal_eval(lines["ENTRYPOINT"])
+    assert (program, command) == ("tfrec", "serve")
     arguments += ast.literal_eval(lines["CMD"])
     arguments += _container("orchestrator")["args"]
     arguments += _yaml("compose.yaml")["services"]["orchestrator"]["command"]
@@ -323,7 +322,7 @@ def test_the_orchestrator_starts_with_flags_of_its_script() -> None:
     assert (_ROOT / build["dockerfile"]).is_file()
 
 
-def test_what_the_model_server_reads_is_written_by_the_script_beside_it() -> None:
+def test_what_the_model_server_reads_is_written_by_the_command_beside_it() -> None:
     compose = _yaml("compose.yaml")["services"]
     first, follow = compose["first-model-config"], compose["model-config"]
     known = _flags_of("online/model_config.py", "flags/bundle_flags.py")
@@ -335,9 +334,8 @@ def test_what_the_model_server_reads_is_written_by_the_script_beside_it() -> Non
         [*pod["initContainers"][0]["command"], *pod["initContainers"][0]["args"]],
         [*sidecar["command"], *sidecar["args"]],
     ):
-        python, script, *arguments = command_line
-        assert python == "python"
-        assert (_ROOT / script).is_file()
+        program, command, *arguments = command_line
+        assert (program, command) == ("tfrec", "model_config")
         names = {argument.removeprefix("--").split("=")[0] for argument in arguments}
         assert names <= known
         assert "--output=/config/models.config" in arguments

@@ -123,7 +123,7 @@ def test_figures_that_are_missing_are_told_how_to_get(script, data_set, candidat
     description = json.loads(path.read_text())
     del description["validation"]
     path.write_text(json.dumps(description))
-    with pytest.raises(ValueError, match=r"has no figures .* run scripts/train_ranker\.py"):
+    with pytest.raises(ValueError, match=r"has no figures .* run tfrec train_ranker"):
         release_gate.check(tmp_path, data_set, model, directory, force=True)
 
 

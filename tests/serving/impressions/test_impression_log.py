@@ -11,6 +11,7 @@ import pytest
 import serving_fixtures
 
 from serving import errors, impressions, orchestrator, requests
+from serving.config import ImpressionLogConfig
 from serving.impressions import impression_log, impression_rows
 
 REQUEST = requests.Request(user={"country": "CH", "age": 33, "history": ["ad-3"]}, k=3)
@@ -98,7 +99,7 @@ def test_answers_of_the_orchestrator_are_logged_degraded_ones_too(tiny_bundle, t
 
 
 def test_files_are_written_by_size_and_by_age(tiny_bundle, tmp_path):
-    config = impression_log.ImpressionLogConfig(rows_per_file=800, seconds_per_file=600)
+    config = ImpressionLogConfig(rows_per_file=800, seconds_per_file=600)
     log = impression_log.ImpressionLog(tmp_path, config)
     request = valid(tiny_bundle)
     for number in range(400):
@@ -107,7 +108,7 @@ def test_files_are_written_by_size_and_by_age(tiny_bundle, tmp_path):
     # Batches of at least 400 rows, of whole answers: 402; a file has two, 804 rows; 1200 - 804.
     sizes = sorted(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet"))
     assert sizes == [396, 804]
-    config = impression_log.ImpressionLogConfig(seconds_per_file=0.01)
+    config = ImpressionLogConfig(seconds_per_file=0.01)
     log = impression_log.ImpressionLog(tmp_path / "aged", config)
     log.record(tiny_bundle.manifest, request, answer())
     appeared = threading.Event()
@@ -120,7 +121,7 @@ def test_files_are_written_by_size_and_by_age(tiny_bundle, tmp_path):
 
 
 def test_what_does_not_fit_the_queue_is_dropped_and_counted(tiny_bundle, tmp_path):
-    log = impression_log.ImpressionLog(tmp_path, impression_log.ImpressionLogConfig(max_queued=5))
+    log = impression_log.ImpressionLog(tmp_path, ImpressionLogConfig(max_queued=5))
     request = valid(tiny_bundle)
     recorded = 0
     # Faster than the thread looks at the queue.
@@ -136,7 +137,7 @@ def test_what_does_not_fit_the_queue_is_dropped_and_counted(tiny_bundle, tmp_pat
 
 def test_a_directory_that_cannot_be_written_costs_rows_not_answers(tiny_bundle, tmp_path):
     directory = tmp_path / "log"
-    config = impression_log.ImpressionLogConfig(rows_per_file=400, seconds_per_file=600)
+    config = ImpressionLogConfig(rows_per_file=400, seconds_per_file=600)
     log = impression_log.ImpressionLog(directory, config)
     directory.rmdir()
     request = valid(tiny_bundle)
@@ -167,9 +168,7 @@ def test_a_file_that_another_process_renames_meanwhile_is_no_fault(tmp_path, mon
 
 def test_rows_wait_for_a_directory_that_comes_back(tiny_bundle, tmp_path):
     directory = tmp_path / "log"
-    log = impression_log.ImpressionLog(
-        directory, impression_log.ImpressionLogConfig(seconds_per_file=0.02)
-    )
+    log = impression_log.ImpressionLog(directory, ImpressionLogConfig(seconds_per_file=0.02))
     directory.rmdir()
     log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
     pause = threading.Event()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import serving_fixtures
 
-from serving import errors, orchestrator, ranker, requests
+from serving import errors, ranker, requests
+from serving.config import BreakerConfig, OrchestratorConfig, RankingConfig
 from serving.orchestrator import admission
 
 REQUEST = requests.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
@@ -37,7 +38,7 @@ def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_call_through_after
 ):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    config = ranker.BreakerConfig(failures_to_open=3, pause_seconds=1, most_pause_seconds=3)
+    config = BreakerConfig(failures_to_open=3, pause_seconds=1, most_pause_seconds=3)
     circuit = ranker.CircuitBreaker(config)
     for _ in range(2):
         assert circuit.admit()
@@ -105,7 +106,7 @@ class _Slow:
 
 
 def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run, ranker_address):
-    config = orchestrator.OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
     hurried = dataclasses.replace(REQUEST, deadline_ms=180)
 
     async def scenario(service):
@@ -136,7 +137,7 @@ def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run
 
 
 def test_as_many_are_ranked_as_the_answer_shows(run, ranker_address):
-    config = orchestrator.OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 
     async def scenario(service):
         for _ in range(3):
@@ -159,7 +160,7 @@ def test_a_call_that_fails_at_once_is_made_again_for_half_of_the_candidates(run,
         if calls.count(300) == 1 and count == 300:
             raise RuntimeError("planted")
 
-    config = orchestrator.OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 
     async def scenario(service):
         return [await service.recommend(REQUEST) for _ in range(2)]
@@ -175,10 +176,8 @@ def test_a_call_that_fails_at_once_is_made_again_for_half_of_the_candidates(run,
 
 def test_a_ranker_that_hangs_is_left_alone_and_asked_again_after_a_pause(run, ranker_address):
     held = threading.Event()
-    pauses = ranker.BreakerConfig(failures_to_open=3, pause_seconds=0.3, most_pause_seconds=0.3)
-    config = orchestrator.OrchestratorConfig(
-        default_deadline_ms=200, ranker=orchestrator.RankingConfig(pauses=pauses)
-    )
+    pauses = BreakerConfig(failures_to_open=3, pause_seconds=0.3, most_pause_seconds=0.3)
+    config = OrchestratorConfig(default_deadline_ms=200, ranker=RankingConfig(pauses=pauses))
     patient = dataclasses.replace(REQUEST, deadline_ms=30_000)
 
     async def scenario(service):
@@ -207,9 +206,7 @@ def test_a_ranker_that_hangs_is_left_alone_and_asked_again_after_a_pause(run, ra
 
 
 def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ranker_address):
-    config = orchestrator.OrchestratorConfig(
-        default_deadline_ms=30_000, ranker=orchestrator.RankingConfig(most_calls=1)
-    )
+    config = OrchestratorConfig(default_deadline_ms=30_000, ranker=RankingConfig(most_calls=1))
     held = threading.Event()
     held.set()
 
@@ -231,10 +228,10 @@ def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ran
 
 
 def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address):
-    config = orchestrator.OrchestratorConfig(
+    config = OrchestratorConfig(
         num_candidates=300,
         default_deadline_ms=30_000,
-        ranker=orchestrator.RankingConfig(most_calls=1, least_candidates=25),
+        ranker=RankingConfig(most_calls=1, least_candidates=25),
     )
     hurried = dataclasses.replace(REQUEST, deadline_ms=2_500)
 
@@ -251,7 +248,7 @@ def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address):
 
 
 def test_requests_beyond_the_places_are_refused_and_the_others_answered(run, ranker_address):
-    config = orchestrator.OrchestratorConfig(max_in_hand=8, default_deadline_ms=30_000)
+    config = OrchestratorConfig(max_in_hand=8, default_deadline_ms=30_000)
 
     async def scenario(service):
         results = await asyncio.gather(
@@ -279,7 +276,7 @@ def test_time_that_passed_before_the_service_began_counts(run, ranker_address):
 
 def test_scores_of_fewer_candidates_are_those_of_all(run, ranker_address):
     """A candidate's score does not depend on its neighbours, so fewer give the same scores."""
-    config = orchestrator.OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 
     def fail_large(reply):
         if reply.outputs["click_probability"].tensor_shape.dim[1].size == 300:

@@ -9,6 +9,7 @@ import serving_fixtures
 import tensorflow as tf
 
 from serving import errors, orchestrator, ranker, releases
+from serving.config import OrchestratorConfig
 from serving.requests import messages
 
 REQUEST = messages.Request(
@@ -119,7 +120,7 @@ def test_k_beyond_the_catalogue_gives_all_there_is(run, k):
 
 
 def test_k_beyond_the_candidates_widens_the_search(run):
-    config = orchestrator.OrchestratorConfig(num_candidates=5, default_deadline_ms=30_000)
+    config = OrchestratorConfig(num_candidates=5, default_deadline_ms=30_000)
     request = dataclasses.replace(REQUEST, k=50)
     answer = run(lambda service: service.recommend(request), config=config)
     assert len(answer.ads) == 50
@@ -269,7 +270,7 @@ def test_without_a_ranker_the_filters_still_hold(run):
 
 
 def test_more_ads_or_requests_than_allowed_are_refused(run):
-    config = orchestrator.OrchestratorConfig(max_k=20, max_batch=2)
+    config = OrchestratorConfig(max_k=20, max_batch=2)
     with pytest.raises(errors.InvalidRequestError, match="k: expected at most 20"):
         run(lambda s: s.recommend(dataclasses.replace(REQUEST, k=21)), config=config)
     with pytest.raises(errors.InvalidRequestError, match="expected at most 2, got 3"):
@@ -300,7 +301,7 @@ def varied_requests(count):
 
 def test_a_batch_answers_as_its_requests_alone(run):
     requests = [*varied_requests(37), dataclasses.replace(REQUEST, k=250)]
-    config = orchestrator.OrchestratorConfig(num_candidates=100)
+    config = OrchestratorConfig(num_candidates=100)
 
     async def scenario(service):
         alone = [await service.recommend(request) for request in requests[:-1]]

@@ -7,7 +7,7 @@ import pytest
 import serving_fixtures
 from prometheus_client import parser
 
-from serving import orchestrator
+from serving.config import OrchestratorConfig
 
 
 def samples(url):
@@ -27,7 +27,7 @@ def value(found, name, **labels):
 
 
 def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
-    config = orchestrator.OrchestratorConfig(num_candidates=100, default_deadline_ms=30_000)
+    config = OrchestratorConfig(num_candidates=100, default_deadline_ms=30_000)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, config)
     with serving_fixtures.serve_app(service) as url:
         shown = []

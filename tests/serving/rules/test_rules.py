@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import serving_fixtures
 
-from serving import client, errors, orchestrator
+from serving import client, errors
+from serving.config import OrchestratorConfig
 from serving.requests import messages, rule_messages
 
 REQUEST = messages.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
@@ -17,7 +18,7 @@ def recommend(release, address, *requests, rules=None):
     """Answers requests in process, one after the other."""
 
     async def main():
-        config = orchestrator.OrchestratorConfig(default_deadline_ms=30_000, rules=rules)
+        config = OrchestratorConfig(default_deadline_ms=30_000, rules=rules)
         service = serving_fixtures.make_orchestrator(release, address, config)
         try:
             return [await service.recommend(request) for request in requests]

@@ -15,6 +15,7 @@ import sockets
 from repository import TLS
 
 from serving import errors, releases
+from serving.config import HttpConfig
 from serving.service import connections, http_server
 
 
@@ -140,7 +141,7 @@ def test_a_certificate_and_its_key_are_accepted_and_others_refused(tmp_path):
     both = tmp_path / "both.pem"
     both.write_text(pathlib.Path(certificate).read_text() + pathlib.Path(key).read_text())
     for given in ((None, None), (certificate, key), (str(both), None)):
-        http_server.check_tls(http_server.HttpConfig(*given))
+        http_server.check_tls(HttpConfig(*given))
     for given, message in (
         ((None, key), "A TLS key was given and no certificate"),
         ((certificate, None), "Expected a PEM certificate in .* its key in the same file"),
@@ -148,7 +149,7 @@ def test_a_certificate_and_its_key_are_accepted_and_others_refused(tmp_path):
         (("/no/such", key), "Expected a PEM certificate in /no/such"),
     ):
         with pytest.raises(ValueError, match=message):
-            http_server.check_tls(http_server.HttpConfig(*given))
+            http_server.check_tls(HttpConfig(*given))
 
 
 def test_a_token_comes_from_the_file_or_else_the_environment(tmp_path, monkeypatch):

@@ -15,12 +15,11 @@ import pytest
 import serving_fixtures
 
 from serving import errors, manifest, releases, requests
+from serving.config import FollowConfig
 from serving.releases import in_use, pointer, served_versions
 from serving.service import release_follower, release_router
 
-FAST = release_follower.FollowConfig(
-    poll_seconds=0.05, ranker_seconds=60, retry_seconds=0.2, most_retry_seconds=0.4
-)
+FAST = FollowConfig(poll_seconds=0.05, ranker_seconds=60, retry_seconds=0.2, most_retry_seconds=0.4)
 BODY = {"user": {"country": "CH", "age": 33, "history": ["ad-3"]}, "k": 5}
 
 

@@ -241,7 +241,7 @@ def test_calibrated_click_probabilities_have_the_observed_mean(data_set, trained
 def test_a_model_of_another_data_set_and_a_missing_one_are_refused(
     data_set, trained, tmp_path, load, name
 ):
-    with pytest.raises(FileNotFoundError, match=rf"run scripts/train_{name}\.py first"):
+    with pytest.raises(FileNotFoundError, match=rf"run tfrec train_{name} first"):
         load(data_set, tmp_path)
     directory = tmp_path / name
     directory.mkdir()

@@ -10,6 +10,7 @@ import serving_fixtures
 from repository import ROOT
 
 from serving import impressions, orchestrator, ranker
+from serving.config import OrchestratorConfig
 
 FILES = sorted((ROOT / "serving" / "service" / "console" / "static").iterdir())
 TOKEN = "a-secret"
@@ -109,7 +110,7 @@ def test_a_dry_run_is_answered_alike_and_neither_logged_nor_counted(
         ranker_address, version=1, outputs=tiny_bundle.manifest.outputs.values()
     )
     log = impressions.ImpressionLog(tmp_path)
-    config = orchestrator.OrchestratorConfig(default_deadline_ms=30_000)
+    config = OrchestratorConfig(default_deadline_ms=30_000)
     service = orchestrator.Orchestrator(tiny_bundle, client, config, impressions=log)
     with serving_fixtures.serve_app(service) as url:
         answers = [

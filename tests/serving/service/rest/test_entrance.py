@@ -10,7 +10,7 @@ import httpx
 import pytest
 import serving_fixtures
 
-from serving import orchestrator
+from serving.config import OrchestratorConfig
 from serving.service import lifecycle
 
 TOKEN = "a secret"
@@ -19,7 +19,7 @@ TOKEN = "a secret"
 @pytest.fixture(scope="module")
 def guarded(tiny_bundle, ranker_address):
     """URL of a service with a token, little patience for bodies, and few places."""
-    config = orchestrator.OrchestratorConfig(max_in_hand=2, default_deadline_ms=30_000)
+    config = OrchestratorConfig(max_in_hand=2, default_deadline_ms=30_000)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, config)
     with serving_fixtures.serve_app(service, token=TOKEN, max_body_seconds=0.5) as url:
         yield url

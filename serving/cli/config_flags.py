@@ -1,0 +1,44 @@
+"""Flags derived from config dataclasses, where each option has its default and its help."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from absl import flags
+
+Config = TypeVar("Config")
+_DEFINE: dict[type, Callable[..., Any]] = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_bool,
+}
+# A flag belongs to the module that calls `define_flags`: its --help shows it.
+flags.disclaim_key_flags()
+
+
+def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
+    """Defines a flag for each option of a config dataclass.
+
+    Args:
+        config: Config dataclass, its options made by `tfrec.config.option`.
+        names: Options to define flags for; None: all.
+    """
+    for field in dataclasses.fields(config):
+        if "help" in field.metadata and (names is None or field.name in names):
+            _DEFINE[type(field.default)](field.name, field.default, field.metadata["help"])
+
+
+def from_flags(config: type[Config], **overrides: Any) -> Config:
+    """Returns a config with the values of the flags that `define_flags` defined.
+
+    Args:
+        config: Config dataclass.
+        **overrides: Options that take these values instead.
+    """
+    values = {
+        field.name: flags.FLAGS[field.name].value
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
+        if field.name in flags.FLAGS
+    }
+    return config(**{**values, **overrides})

@@ -1,0 +1,147 @@
+"""The wheel, installed outside the checkout, and used as a person uses it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from repository import ROOT
+
+import tfrec
+from serving.cli import entry
+
+pytestmark = pytest.mark.process
+PACKAGES = ("serving", "tfrec", "tfrecords")
+# Imports every room and door, and looks up every public name.
+IMPORT_FACES = """
+import importlib, pkgutil, sys
+names = list(sys.argv[1:])
+for package in sys.argv[1:]:
+    path = importlib.import_module(package).__path__
+    names += [f"{package}.{child.name}" for child in pkgutil.iter_modules(path)]
+for name in names:
+    # Runs the command line; needs the extra beam.
+    if name in ("tfrec.__main__", "tfrecords.beam"):
+        continue
+    module = importlib.import_module(name)
+    for public in getattr(module, "__all__", ()):
+        getattr(module, public)
+    print(name, module.__file__)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of what it is made of."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for package in PACKAGES:
+        shutil.copytree(
+            ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    _run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir=dist", cwd=source)
+    (built,) = (source / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A directory with the wheel installed; its dependencies are those of this environment."""
+    target = tmp_path_factory.mktemp("installed")
+    _run(
+        sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
+        f"--target={target}", str(wheel),
+        cwd=target,
+    )  # fmt: skip
+    return target
+
+
+@pytest.fixture
+def run(installed, tmp_path):
+    """Runs a program in an empty directory, with the installed wheel; returns what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+
+    def run(*command):
+        return _run(*command, cwd=tmp_path, env=environment).stdout
+
+    return run
+
+
+def _run(*command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_the_wheel_holds_the_packages_their_data_and_the_license(wheel):
+    held = _run(sys.executable, str(ROOT / ".ci" / "wheel.py"), str(wheel)).stdout
+    assert held.startswith(str(wheel))
+    assert wheel.name == f"tfrec-{tfrec.__version__}-py3-none-any.whl"
+
+
+@pytest.mark.parametrize(
+    "lost", ["LICENSE", "tfrec/py.typed", "serving/service/console/static/index.html"]
+)
+def test_a_wheel_that_lacks_a_file_is_refused(wheel, tmp_path, lost):
+    poor = tmp_path / wheel.name
+    with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(poor, "w") as copy:
+        for name in whole.namelist():
+            if not name.endswith(lost):
+                copy.writestr(name, whole.read(name))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / ".ci" / "wheel.py"), str(poor)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"{lost} is missing" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_every_face_is_imported_from_the_wheel(run, installed):
+    lines = run(sys.executable, "-c", IMPORT_FACES, *PACKAGES).splitlines()
+    files = dict(line.split(" ", 1) for line in lines)
+    assert {"tfrec.config", "tfrecords.reader", "serving.cli", "serving.export"} <= set(files)
+    outside = {name: file for name, file in files.items() if not file.startswith(str(installed))}
+    assert not outside
+
+
+def test_the_program_tells_its_version_and_its_commands(run, installed):
+    program = str(installed / "bin" / "tfrec")
+    assert run(program, "--version") == f"tfrec {tfrec.__version__}\n"
+    shown = run(program, "--help")
+    assert set(entry.MODULES) <= set(shown.split())
+    assert run(program) == shown
+    assert run(sys.executable, "-m", "tfrec", "--help") == shown
+
+
+@pytest.mark.parametrize("command", entry.MODULES)
+def test_a_command_explains_itself(run, installed, command):
+    shown = run(str(installed / "bin" / "tfrec"), command, "--help")
+    assert f"    tfrec {command}" in shown
+    assert "\nFlags:\n  --" in shown
+
+
+def test_the_model_server_explains_itself(installed, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.model_server", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    # The status that absl gives its own help.
+    assert done.returncode == 1
+    assert f"{installed}/serving/model_server" in done.stdout
+    assert "--model_config_file" in done.stdout
+
+
+@pytest.mark.trains
+def test_a_quickstart_goes_from_nothing_to_ten_ads(run, tmp_path):
+    shown = run(
+        sys.executable, "-m", "tfrec", "quickstart", "--n_samples=1000", "--stage1_epochs=1",
+        "--stage2_epochs=1", "--index=Flat", "--force", "--workdir=work",
+    )  # fmt: skip
+    assert "release 1, 10 ads by " in shown
+    assert (tmp_path / "work" / "bundle" / "manifests" / "1.json").is_file()
