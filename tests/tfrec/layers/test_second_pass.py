@@ -59,6 +59,18 @@ def test_what_is_not_in_the_short_list_has_no_say_and_what_is_has(layer):
     assert np.abs(changed[0, [1, 3]]).min() > 1e-5
 
 
+def test_what_fills_a_list_up_is_attended_to_by_none(layer):
+    # Two were shown; with those that fill up, the short list has its three.
+    one, clicks = candidates_of(0)[:, :2], CLICKS[:, :2]
+    alone = corrections(layer, one, clicks, np.array([[True, True]]))
+    for seed in (1, 2):
+        padded = np.concatenate([one, 5.0 * candidates_of(seed)], axis=1)
+        shown = np.arange(7)[None] < 2
+        found = corrections(layer, padded, np.append(clicks, CLICKS, axis=1), shown)
+        for head, values in alone.items():
+            np.testing.assert_allclose(found[head][:, :2], values, atol=1e-6)
+
+
 def test_the_order_of_candidates_does_not_matter(layer):
     one, order = candidates_of(0), np.array([3, 0, 4, 1, 2])
     turned = corrections(layer, one[:, order], CLICKS[:, order], SHOWN[:, order])

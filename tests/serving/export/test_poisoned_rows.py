@@ -1,0 +1,202 @@
+"""Which split teaches what: a split is poisoned, and what it must not reach stays bit for bit.
+
+Training here is the same in every run: seeds are fixed, and a split is one window of records, so
+that no two threads draw from one generator. A difference comes from the poison.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import split_logs
+
+from serving import export, index, manifest
+from serving.export import release_export
+from tfrec import config, ranking, retrieval, training
+from tfrecords import reader
+
+POISONS = {
+    "none": (None,),
+    "test": ("test", split_logs.with_other_labels, split_logs.with_other_values),
+    "validation labels": ("validation", split_logs.with_other_labels),
+    "training labels": ("train", split_logs.with_other_labels),
+}
+# One pass: there is no best one to be chosen, and what differs was taught.
+RANKER = config.RankerConfig(
+    field_dim=4, model_dim=16, num_blocks=1, num_heads=2, num_query_tokens=2, feed_forward_dim=16,
+    num_cross_layers=1, epochs=1, batch_size=64,
+)  # fmt: skip
+RETRIEVAL = config.RetrievalConfig(
+    embedding_dim=16, field_dim=4, hidden_dim=16, epochs=1, batch_size=64, uniform_negatives=32
+)
+# Its search is widened by queries.
+INDEX = index.IndexConfig(kind="IVF", num_lists=16, num_probes=1, num_candidates=20)
+
+
+@pytest.fixture(scope="module")
+def data_sets(tmp_path_factory) -> dict[str, reader.DataSet]:
+    """The data set by what is poisoned in it."""
+    root = tmp_path_factory.mktemp("poisoned")
+    return {name: split_logs.convert(root / name, *how) for name, how in POISONS.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(data_sets, tmp_path_factory) -> dict[str, pathlib.Path]:
+    """The directory of both trained stages, by what is poisoned in their data set."""
+    root = tmp_path_factory.mktemp("trained")
+    for name in ("none", "test", "validation labels"):
+        ranking.train_ranker(data_sets[name], RANKER, root / name / "ranker")
+        retrieval.train_two_tower(data_sets[name], RETRIEVAL, root / name / "retrieval")
+    return {directory.name: directory for directory in root.iterdir()}
+
+
+def ranker_of(data_set, directory):
+    """Returns the weights of a trained ranker by their number, and what is written beside them."""
+    model, _, description = ranking.load_ranker(data_set, directory / "ranker")
+    return weights_of(model), {k: description[k] for k in ("calibrators", "validation")}
+
+
+def first_towers_of(data_set, directory):
+    """Returns the weights of the towers before validation clicks were learnt, and temperature."""
+    model = retrieval.build_two_tower(data_set, RETRIEVAL, data_set.catalogue())
+    training.restore_best(model, directory / "retrieval")
+    own = model.temperature.numpy()
+    model.temperature.assign(0.0)
+    return weights_of(model), own
+
+
+def refitted_towers_of(data_set, directory):
+    return weights_of(retrieval.load_two_tower(data_set, directory / "retrieval")[0])
+
+
+def weights_of(model):
+    return [variable.numpy().tobytes() for variable in model.variables]
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A bundle, and the query embeddings that its index was tuned with."""
+
+    base: pathlib.Path
+    tuned_with: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def exported(data_sets, trained, tmp_path_factory) -> dict[str, Exported]:
+    """The release of the models of the log, exported with a data set, by what is poisoned in it."""
+    own, result = trained["none"], {}
+    two_tower, _ = retrieval.load_two_tower(data_sets["none"], own / "retrieval")
+    ranker, calibrators, _ = ranking.load_ranker(data_sets["none"], own / "ranker")
+
+    def recorded(embeddings, settings, *, tuning_queries):
+        tuned_with.append(tuning_queries)
+        return index.build_index(embeddings, settings, tuning_queries=tuning_queries)
+
+    for name in ("none", "test"):
+        base, tuned_with = tmp_path_factory.mktemp(name), []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(release_export, "build_index", recorded)
+            export.export_release(base, data_sets[name], two_tower, ranker, calibrators, INDEX, {})
+        result[name] = Exported(base, *tuned_with)
+    return result
+
+
+def files_of_index(base):
+    return {path.name: path.read_bytes() for path in (base / "ad_index" / "1").iterdir()}
+
+
+def test_the_poison_is_in_its_split_alone(data_sets):
+    def read(name, split):
+        windows = data_sets[name].windows(split).as_numpy_iterator()
+        return [{key: values.tobytes() for key, values in one.items()} for one in windows]
+
+    for name, (poisoned, *_) in POISONS.items():
+        for split in ("train", "validation", "test"):
+            same = read(name, split) == read("none", split)
+            assert same == (split != poisoned), (name, split)
+
+
+def test_test_rows_reach_neither_encoder_nor_catalogue(data_sets):
+    whole, poisoned = data_sets["none"], data_sets["test"]
+    assert poisoned.fingerprint == whole.fingerprint
+    assert poisoned.catalogue().table.equals(whole.catalogue().table)
+    np.testing.assert_array_equal(poisoned.catalogue().features, whole.catalogue().features)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("read", [ranker_of, first_towers_of, refitted_towers_of])
+def test_test_rows_reach_no_model_and_no_calibrator(data_sets, trained, read):
+    assert read(data_sets["test"], trained["test"]) == read(data_sets["none"], trained["none"])
+
+
+@pytest.mark.trains
+def test_validation_labels_fit_the_calibrators_and_teach_the_ranker_nothing(data_sets, trained):
+    weights, written = ranker_of(data_sets["none"], trained["none"])
+    same, others = ranker_of(data_sets["validation labels"], trained["validation labels"])
+    assert same == weights
+    for head in ("click", "engagement", "revenue"):
+        assert others["calibrators"][head] != written["calibrators"][head]
+        assert others["validation"][head] != written["validation"][head]
+
+
+@pytest.mark.trains
+def test_validation_labels_choose_the_pass(data_sets, trained):
+    for name, metric in (
+        ("ranker", "validation_click_log_loss"),
+        ("retrieval", "validation_corpus_recall"),
+    ):
+        own, poisoned = (
+            json.loads((trained[which] / name / "history.json").read_text())[0]
+            for which in ("none", "validation labels")
+        )
+        assert own["loss"] == poisoned["loss"]
+        assert own[metric] != poisoned[metric]
+
+
+@pytest.mark.trains
+def test_validation_clicks_teach_the_towers_their_temperature_and_the_rest_when_refitted(
+    data_sets, trained
+):
+    runs = [(data_sets[name], trained[name]) for name in ("none", "validation labels")]
+    (weights, temperature), (same, other) = (first_towers_of(*run) for run in runs)
+    assert same == weights
+    assert other != temperature
+    assert refitted_towers_of(*runs[0]) != refitted_towers_of(*runs[1])
+
+
+@pytest.mark.trains
+def test_training_labels_do_not_reach_the_calibrators_of_a_trained_ranker(
+    data_sets, trained, tmp_path
+):
+    # All but the last step is done there: training resumes, finds that it has ended, and fits
+    # the calibrators of the weights it finds.
+    shutil.copytree(trained["none"] / "ranker", tmp_path / "ranker")
+    (tmp_path / "ranker" / "ranker.json").unlink()
+    poisoned = data_sets["training labels"]
+    ranking.train_ranker(poisoned, RANKER, tmp_path / "ranker")
+    assert ranker_of(poisoned, tmp_path) == ranker_of(data_sets["none"], trained["none"])
+
+
+@pytest.mark.trains
+def test_test_rows_reach_no_part_of_the_index(exported):
+    whole, poisoned = exported["none"], exported["test"]
+    assert files_of_index(poisoned.base) == files_of_index(whole.base)
+    np.testing.assert_array_equal(poisoned.tuned_with, whole.tuned_with)
+    described, same = (manifest.read(one.base, 1) for one in (whole, poisoned))
+    assert same.training_id == described.training_id
+    assert described.index["kind"] == "IVF"
+    for key in ("kind", "build", "search"):
+        assert same.index[key] == described.index[key]
+    # The poison was there: probes are test requests.
+    assert same.probes != described.probes
+
+
+@pytest.mark.trains
+def test_the_index_is_tuned_with_validation_requests(data_sets, trained, exported):
+    two_tower, _ = retrieval.load_two_tower(data_sets["none"], trained["none"] / "retrieval")
+    requests = [batch["query"].numpy() for batch in data_sets["none"].batches("validation", 64)]
+    embeddings = retrieval.embed_in_batches(two_tower.query_tower, np.concatenate(requests))
+    np.testing.assert_allclose(exported["none"].tuned_with, embeddings, atol=1e-6)

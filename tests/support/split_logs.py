@@ -1,0 +1,123 @@
+"""A small log that names the split of each row, and the same log with one split poisoned.
+
+Requests show one to four ads in slots 0, 1, …; users, numbers, lists, all three labels and a
+catalogue of which most ads are never shown, so that every part of both models is trained and an
+index has cells. What does not come from the poisoned split is the same byte for byte.
+"""
+
+import csv
+import pathlib
+from collections.abc import Callable
+
+import logs
+import numpy as np
+
+from tfrecords import reader
+from tfrecords import schema as schema_lib
+
+NUM_REQUESTS = {"train": 300, "validation": 120, "test": 60}
+NUM_USERS, NUM_SHOWN_ADS, NUM_ADS = 20, 40, 1_100
+SCHEMA = schema_lib.Schema(
+    "splits",
+    (
+        schema_lib.Field("user", "categorical", "query", min_count=2),
+        schema_lib.Field("hour", "numeric", "query"),
+        schema_lib.Field("interests", "categorical_list", "query", max_list_length=4, min_count=2),
+        schema_lib.Field("ad", "categorical", "ad", min_count=2),
+        schema_lib.Field("category", "categorical", "ad", min_count=2),
+        schema_lib.Field("price", "numeric", "ad"),
+    ),
+    ad_key=("ad",),
+    click="click",
+    engagement="engagement",
+    revenue="revenue",
+    request_key="request",
+    position="slot",
+    user_key="user",
+    split="split",
+)
+
+Row = dict[str, str]
+Poison = Callable[[Row], Row]
+
+
+def rows() -> list[Row]:
+    """Returns the rows of the log, one split after the other."""
+    rng = np.random.default_rng(11)
+    users, ads = rng.normal(size=(NUM_USERS, 3)), rng.normal(size=(NUM_SHOWN_ADS, 3))
+    splits = [split for split, count in NUM_REQUESTS.items() for _ in range(count)]
+    return [
+        row
+        for request, split in enumerate(splits)
+        for row in _request(request, split, users, ads, rng)
+    ]
+
+
+def _request(
+    request: int, split: str, users: np.ndarray, ads: np.ndarray, rng: np.random.Generator
+) -> list[Row]:
+    user = int(rng.integers(NUM_USERS))
+    shared = {
+        "request": f"r{request}",
+        "split": split,
+        "user": f"u{user}",
+        "hour": str(rng.integers(24)),
+        "interests": "|".join(f"i{one}" for one in rng.choice(12, rng.integers(1, 4))),
+    }
+    result = []
+    for slot, ad in enumerate(rng.choice(NUM_SHOWN_ADS, rng.integers(1, 5), replace=False)):
+        logit = 2.0 * users[user] @ ads[ad] - 0.5 * slot - 0.5
+        click = int(rng.random() < 1 / (1 + np.exp(-logit)))
+        engagement = int(click and rng.random() < 0.5)
+        own = {
+            "ad": f"a{ad}",
+            "slot": str(slot),
+            "click": str(click),
+            "engagement": str(engagement),
+            "revenue": f"{engagement * rng.uniform(1, 3):.2f}",
+        }
+        result.append({**shared, **own})
+    return result
+
+
+def with_other_labels(row: Row) -> Row:
+    """Returns a row whose labels say the opposite."""
+    click = 1 - int(row["click"])
+    return {
+        **row,
+        "click": str(click),
+        "engagement": str(click),
+        "revenue": "900.00" if click else "0.00",
+    }
+
+
+def with_other_values(row: Row) -> Row:
+    """Returns a row of a user and values that no other split has, and of another ad.
+
+    The ad is one of those shown: the catalogue holds every ad of the log, of whatever split.
+    """
+    return {
+        **row,
+        "user": f"poison-{row['user']}",
+        "hour": str(1_000 + int(row["hour"])),
+        "interests": "|".join(f"poison-{one}" for one in row["interests"].split("|")),
+        "ad": f"a{(int(row['ad'][1:]) + 17) % NUM_SHOWN_ADS}",
+        "slot": str(3 - int(row["slot"])),
+    }
+
+
+def convert(directory: pathlib.Path, split: str | None = None, *poisons: Poison) -> reader.DataSet:
+    """Writes the log into a new directory, the rows of one split poisoned, and converts it."""
+    directory.mkdir(parents=True)
+    log, ads = directory / "log.csv", directory / "ads.csv"
+    with log.open("w", newline="") as file:
+        written = rows()
+        writer = csv.DictWriter(file, list(written[0]))
+        writer.writeheader()
+        for row in written:
+            for poison in poisons if row["split"] == split else ():
+                row = poison(row)
+            writer.writerow(row)
+    lines = [f"a{ad},c{ad % 7},{ad % 13}" for ad in range(NUM_ADS)]
+    ads.write_text("\n".join(["ad,category,price", *lines]) + "\n")
+    return logs.converted_table(log, directory / "data", SCHEMA, ads_path=ads)

@@ -1,0 +1,137 @@
+"""What only fills up changes no score: in short histories, and in short lists of candidates."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec import config, ranking, retrieval
+from tfrecords import encoding, reader, schema
+
+NUM_ADS, NUM_FILMS = 6, 5
+RANKER = config.RankerConfig(
+    field_dim=4, model_dim=8, num_blocks=2, num_heads=2, num_query_tokens=2, feed_forward_dim=8
+)
+RETRIEVAL = config.RetrievalConfig(embedding_dim=8, field_dim=4, hidden_dim=8)
+HISTORIES = [[1, 2, 3], [4], [2, 5], []]
+
+
+def fitted(width):
+    """Encodes a history of at most `width` films, of ids 1 to 5, and an ad with a price."""
+    fields = (
+        schema.Field("history", "categorical_list", "query", max_list_length=width),
+        schema.Field("age", "numeric", "query"),
+        schema.Field("film", "categorical", "ad"),
+        schema.Field("price", "numeric", "ad"),
+    )
+    films = tuple(f"f{film}" for film in range(NUM_FILMS))
+    return encoding.FittedSchema(
+        schema.Schema("films", fields, ("film",), "click"),
+        {
+            "history": encoding.FieldStatistics(vocabulary=films),
+            "age": encoding.FieldStatistics(boundaries=(30.0,)),
+            "film": encoding.FieldStatistics(vocabulary=films),
+            "price": encoding.FieldStatistics(boundaries=(5.0, 9.0)),
+        },
+    )
+
+
+def ties(is_tied):
+    """Returns the ads that the values of the history are, ids 1 to 5 and eight unknown ones."""
+    known = np.zeros((1 + NUM_FILMS + 8, 2), np.int32)
+    known[1 : 1 + NUM_FILMS, 0] = np.arange(1, 1 + NUM_FILMS)
+    return {"history": known} if is_tied else None
+
+
+def queries(width, side):
+    """Returns the encoded histories, filled up to a width on a side, and an age."""
+    filled = [
+        [*h, *[0] * (width - len(h))] if side == "right" else [*[0] * (width - len(h)), *h]
+        for h in HISTORIES
+    ]
+    return tf.constant([[*h, 1 + row % 2] for row, h in enumerate(filled)], tf.int32)
+
+
+def ads():
+    rng = np.random.default_rng(0)
+    columns = [rng.integers(1, 6, (len(HISTORIES), NUM_ADS)), rng.integers(1, 4, (4, NUM_ADS))]
+    return tf.constant(np.stack(columns, axis=-1), tf.int32)
+
+
+def loud(model):
+    """Moves every weight well away from its start, so that all of them have a say."""
+    rng = np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        variable.assign_add(rng.normal(scale=0.4, size=variable.shape).astype(np.float32))
+    return model
+
+
+def widened(model, narrow):
+    """Gives a model the weights of a narrower one; those of places that it lacks stay."""
+    for own, other in zip(loud(model).trainable_variables, narrow.trainable_variables, strict=True):
+        values = own.numpy()
+        values[tuple(slice(size) for size in other.shape)] = other.numpy()
+        own.assign(values)
+    return model
+
+
+def ranker(width, is_tied):
+    model = ranking.Ranker(fitted(width), RANKER, ("click", "revenue"), ties=ties(is_tied))
+    model(queries(width, "right"), ads())
+    return model
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("is_tied", [False, True], ids=["values", "ads"])
+def test_a_ranker_s_scores_do_not_change_with_the_width_of_short_histories(is_tied, side):
+    narrow = loud(ranker(3, is_tied))
+    wide = widened(ranker(9, is_tied), narrow)
+    expected = narrow(queries(3, "right"), ads())
+    for many in (False, True):
+        found = wide(queries(9, side), ads(), many=many)
+        for head, values in found.items():
+            np.testing.assert_allclose(values, expected[head], rtol=1e-4, atol=1e-4)
+    # The places that only the wide one has would have a say.
+    longest = tf.constant([[*[1] * 9, 1]] * 4)
+    first = wide(longest, ads())["click"].numpy()
+    longest = tf.constant([[2, *[1] * 8, 1]] * 4)
+    assert np.abs(wide(longest, ads())["click"] - first).max() > 1e-3
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("is_tied", [False, True], ids=["values", "ads"])
+def test_a_tower_s_embeddings_do_not_change_with_the_width_of_short_histories(is_tied, side):
+    def tower(width):
+        data = fitted(width)
+        ad_tower = retrieval.Tower(data, data.schema.ad_fields, RETRIEVAL, 0.01)
+        ad_tower(ads()[0])
+        query_tower = retrieval.Tower(
+            data,
+            data.schema.query_fields,
+            RETRIEVAL,
+            0.01,
+            ties(is_tied),
+            ad_tower.field_embeddings,
+        )
+        query_tower(queries(width, "right"))
+        return query_tower
+
+    narrow = loud(tower(3))
+    wide = widened(tower(9), narrow)
+    np.testing.assert_allclose(
+        wide(queries(9, side)), narrow(queries(3, "right")), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("most", [0, 4])
+def test_padding_candidates_changes_no_score_with_and_without_a_second_pass(most):
+    sizes = dataclasses.replace(RANKER, rerank_candidates=most)
+    model = ranking.Ranker(fitted(3), sizes, ("click", "revenue"))
+    query, shown = queries(3, "right"), ads()[:, :3]
+    model(query, shown)
+    loud(model)
+    alone = model(query, shown)
+    padded = model(query, tf.pad(shown, [[0, 0], [2, 5], [0, 0]]))
+    for head, values in alone.items():
+        np.testing.assert_allclose(padded[head][:, 2:5], values, rtol=1e-4, atol=1e-4)
