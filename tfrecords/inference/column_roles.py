@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords.columns import TRUTHS, RowFaults, checked_splits
-from tfrecords.inference import known_names, labels, pairs, times
+from tfrecords.inference import known_names, labels, log_sample, times
 from tfrecords.inference.log_sample import Column, Sample
 
 _NEIGHBOURS = 0.1
@@ -171,7 +171,7 @@ def _request_key(
             notes.append(
                 f"{column.name!r} does not repeat on neighbouring rows, so a row is a request."
             )
-        elif user is not None and pairs.varies_within(user, column):
+        elif user is not None and log_sample.varies_within(user, column):
             notes.append(
                 f"Rows of one {column.name!r} are of several {user.name!r}, so it is no request; "
                 "a row is one."

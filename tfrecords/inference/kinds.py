@@ -1,5 +1,6 @@
 """Tells what kind of field a column is: amounts, names of things, or lists of names."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,8 +8,101 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.inference import lists
+from tfrecords import columns
 from tfrecords.inference.log_sample import Column
+
+_TEXTS = {"title", "name", "description", "text", "keywords", "words", "headline"}
+_LISTS = {
+    "history", "hist", "clicked", "seen", "viewed", "visited", "watched", "bought", "purchased",
+    "basket", "cart", "items", "articles", "products", "movies", "tags", "genres", "categories",
+    "interests", "topics", "skills", "ids", "list", "sequence", "seq", "recent",
+}  # fmt: skip
+_SEPARATORS = ("|", ";", "^", "~", ",")
+_GOOD_EVIDENCE = 0.1
+_PROBED = 5_000
+_LONGEST_VALUE = 30
+
+
+def separator(column: Column) -> str | None:
+    """Returns what stands between the values of a list, or None if the column has none."""
+    if column.is_list:
+        return "|"
+    if column.declared in ("token_seq", "float_seq"):
+        return " "
+    if column.is_numeric or column.declared in ("token", "float"):
+        return None
+    if has_decimal_comma(column):
+        return None
+    values = _probed(column)
+    is_text = not _TEXTS.isdisjoint(column.words)
+    candidates = [*_SEPARATORS, *([" "] if is_text else [])]
+    found = next((s for s in candidates if _is_separator(values, s)), None)
+    if found is None and _is_spaced(values, is_named=not _LISTS.isdisjoint(column.words)):
+        return " "
+    return found
+
+
+def has_decimal_comma(column: Column) -> bool:
+    """Returns whether nearly all values are numbers such as `12,95`, and not named as lists."""
+    if not _LISTS.isdisjoint(column.words):
+        return False
+    matches = [re.fullmatch(r"[+-]?\d+(,\d+)?", value.strip()) for value in _probed(column)]
+    parts = [match[1] for match in matches if match and match[1]]
+    thousands = all(len(part) == 4 for part in parts)
+    is_number = sum(match is not None for match in matches) > 0.95 * len(matches)
+    return is_number and len(parts) > 0.5 * len(matches) and not thousands
+
+
+def _probed(column: Column) -> list[str]:
+    return column.known[:: -(-len(column.known) // _PROBED) or 1]
+
+
+def _is_separator(values: Sequence[str], separator: str) -> bool:
+    """Returns whether enough values hold it and the parts are short and repeat."""
+    holding = [value for value in values if separator in value]
+    if len(holding) < max(2, _GOOD_EVIDENCE * len(values)) or any(v[:1] in "[{(" for v in holding):
+        return False
+    parts = [part.strip() for value in values for part in value.split(separator)]
+    parts = [part for part in parts if part]
+    groups = [value.split(separator)[1:] for value in holding]
+    thousands = separator == "," and all(re.fullmatch(r"\d{3}", p) for g in groups for p in g)
+    # Commas and spaces are also what sentences are made of.
+    repeats = 0.5 if separator in ", " else 0.8
+    return _are_short(parts) and not thousands and len(set(parts)) <= repeats * len(parts)
+
+
+def _is_spaced(values: Sequence[str], is_named: bool) -> bool:
+    """Returns whether most values are lists with spaces, such as `N26 N132 N2`.
+
+    The parts must repeat more than the whole values, which are distinct, do. Without a name
+    that says list they must also stand anywhere, not as in `Brand 7` or `iPhone 12 Pro`.
+
+    Args:
+        values: Distinct values.
+        is_named: Whether the column is named as lists are.
+    """
+    lists = [parts for value in values if (parts := value.split())]
+    several = [parts for parts in lists if len(parts) > 1]
+    if len(several) < max(2, 0.5 * len(lists)) or any(v[:1] in "[{(" for v in values):
+        return False
+    if not np.isnan(columns.parse_times(values[:50])).any():
+        return False
+    parts = [part for parts in lists for part in parts]
+    repeats = len(parts) / len(set(parts))
+    if not _are_short(parts):
+        return False
+    if is_named:
+        are_ids = np.mean([re.search(r"\d", part) is not None for part in parts]) > 0.95
+        return bool(repeats > (1 if are_ids else 1.5))
+    not_first = {part for parts in several for part in parts[1:]}
+    not_last = {part for parts in several for part in parts[:-1]}
+    anywhere = [parts[0] in not_first and parts[-1] in not_last for parts in several]
+    return bool(repeats >= 4 and np.mean(anywhere) >= 0.8)
+
+
+def _are_short(parts: Sequence[str]) -> bool:
+    return bool(parts) and bool(np.mean([len(part) <= _LONGEST_VALUE for part in parts]) > 0.95)
+
 
 _IDENTITIES = {
     "id", "ids", "key", "code", "zip", "zipcode", "postcode", "hash", "uuid", "type", "class",
@@ -28,7 +122,7 @@ _MOST_LIST_LENGTH = 50
 
 def kind(column: Column, notes: list[str]) -> dict[str, Any]:
     """Returns the kind of a field and the options of lists, as JSON values."""
-    between = lists.separator(column)
+    between = separator(column)
     if between is not None:
         length = min(_longest(column.known, between), _MOST_LIST_LENGTH)
         if not column.is_list:
@@ -68,7 +162,7 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
 
 
 def _note_nearly_numeric(column: Column, notes: list[str]) -> None:
-    if lists.has_decimal_comma(column):
+    if has_decimal_comma(column):
         notes.append(
             f"{column.name!r} has decimal commas, such as {column.known[0][:40]!r}, so it is "
             "categorical; write a point to read it as a number."

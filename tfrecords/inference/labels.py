@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfrecords.inference import known_names, lists, pairs
+from tfrecords.inference import kinds, known_names, log_sample
 from tfrecords.inference.log_sample import LOG, Column
 
 _FEW = 10
@@ -64,7 +64,7 @@ def is_event(column: Column, ad: Column) -> bool:
     texts = {re.sub(r"[\W_]+", "_", value.strip().lower()) for value in column.known}
     known = texts & known_names.EVENTS
     several = len(known) >= max(2, 0.5 * len(texts))
-    return several and not pairs.is_constant_per_ad(column, ad)
+    return several and not log_sample.is_constant_per_ad(column, ad)
 
 
 def events_of(column: Column) -> str:
@@ -86,7 +86,7 @@ def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
         columns,
         known_names.ENGAGEMENTS,
         # What is always so for an ad is its property, such as being on sale.
-        lambda c: c.is_truth and not pairs.is_constant_per_ad(c, ad),
+        lambda c: c.is_truth and not log_sample.is_constant_per_ad(c, ad),
     )
 
 
@@ -94,7 +94,7 @@ def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column |
     """Returns the revenue, or None."""
 
     def fits(column: Column) -> bool:
-        is_property = column.is_truth and pairs.is_constant_per_ad(column, ad)
+        is_property = column.is_truth and log_sample.is_constant_per_ad(column, ad)
         return column.is_numeric and column.numbers.min() >= 0 and not is_property
 
     found = named(columns, known_names.REVENUES, fits)
@@ -117,8 +117,8 @@ def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
         and column.known
         and not column.is_numeric
         and not column.is_truth
-        and lists.separator(column) is None
-        and not pairs.is_constant_per_ad(column, ad)
+        and kinds.separator(column) is None
+        and not log_sample.is_constant_per_ad(column, ad)
     ]
 
 
@@ -145,13 +145,13 @@ def _is_count(column: Column, ad: Column) -> bool:
     if column.plain_words in known_names.ANY_LABELS:
         return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
     # Clicks of an ad over the whole log, repeated in each of its rows.
-    of_ad = column.core != "click" and pairs.is_constant_per_ad(column, ad)
+    of_ad = column.core != "click" and log_sample.is_constant_per_ad(column, ad)
     return column.numbers.min() >= -1 and column.numbers.max() >= 1 and not of_ad
 
 
 def _fault(column: Column) -> str | None:
     """Returns why a conversion would reject rows for their click; None also for a list."""
-    if lists.separator(column) is not None:
+    if kinds.separator(column) is not None:
         return None
     if column.missing_share > known_names.MOST_UNLABELLED:
         return (

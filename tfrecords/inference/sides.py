@@ -6,7 +6,7 @@ request cannot be one; the catalogue keeps the ad fields of an ad once.
 
 from collections.abc import Sequence
 
-from tfrecords.inference import known_names, pairs
+from tfrecords.inference import known_names, log_sample
 from tfrecords.inference.column_roles import Roles
 from tfrecords.inference.log_sample import ADS, LOG, USERS, Column, Sample
 
@@ -42,10 +42,10 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
         return "query", "in the table of users"
     of_ad = not {*known_names.ADS, *roles.ad_key.words[:1]}.isdisjoint(column.words[:1])
     of_query = not of_ad and not _OF_QUERY.isdisjoint(column.words)
-    is_constant = column.table == LOG and pairs.is_constant_per_ad(column, roles.ad_key)
-    if roles.request_key is not None and pairs.varies_within(column, roles.request_key):
+    is_constant = column.table == LOG and log_sample.is_constant_per_ad(column, roles.ad_key)
+    if roles.request_key is not None and log_sample.varies_within(column, roles.request_key):
         of_ad = of_ad or not _OF_AD.isdisjoint(column.words)
-        is_context = not of_ad and pairs.varies_within(column, roles.ad_key)
+        is_context = not of_ad and log_sample.varies_within(column, roles.ad_key)
         return _varying_side(column, is_constant, is_context, of_query)
     if of_query:
         return "query", "of the user or context by its name"

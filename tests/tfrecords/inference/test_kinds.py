@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfrecords.inference import lists, log_sample
+from tfrecords.inference import kinds, log_sample
 
 
 def column(name: str, values: list[str]) -> log_sample.Column:
@@ -32,4 +32,4 @@ def column(name: str, values: list[str]) -> log_sample.Column:
     ],
 )
 def test_separators(name: str, values: list[str], separator: str | None) -> None:
-    assert lists.separator(column(name, values)) == separator
+    assert kinds.separator(column(name, values)) == separator
