@@ -1,7 +1,7 @@
 """The ad index of a release: FAISS search, encoded ad features and display fields.
 
     index.faiss       METRIC_INNER_PRODUCT; the label of an ad is its catalogue row;
-                      memory-mapped (`index_file` says which parts)
+                      memory-mapped (`read_index` says which parts)
     ad_features.npy   int32 [N, F], memory-mapped: processes share its pages
     sample_queries.npy  float32 [Q, D], where the export left some: to measure recall later
     ads.arrow         column __ad_id__ and the raw ad fields, memory-mapped
