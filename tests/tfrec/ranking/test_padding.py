@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec import config, ranking, retrieval
-from tfrecords import encoding, reader, schema
+from tfrecords import encoding, schema
 
 NUM_ADS, NUM_FILMS = 6, 5
 RANKER = config.RankerConfig(
