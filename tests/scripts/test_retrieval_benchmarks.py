@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 import scripts_in_forks
+import split_logs
+
+from tfrec import config, evaluation, retrieval
 
 SMALL = ("--epochs=1", "--embedding_dim=16", "--hidden_dim=32", "--field_dim=4", "--batch_size=256")
 
@@ -48,6 +51,26 @@ def test_movielens_is_measured_beside_baselines_and_published_figures(ratings, t
     assert result["published"]["BPR"] == [0.442, 0.213]
     other_split = [run["popularity"]["corpus_recall_at_10"] for run in result["runs"]]
     assert other_split[0] != other_split[1]
+
+
+def test_movielens_baselines_know_training_and_validation_clicks(script, tmp_path, monkeypatch):
+    data_set = split_logs.convert(tmp_path / "log")
+    two_tower = retrieval.build_two_tower(
+        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalogue()
+    )
+    compare, handed = evaluation.compare_recommenders, []
+    monkeypatch.setattr(
+        evaluation,
+        "compare_recommenders",
+        lambda *arguments: handed.append(arguments) or compare(*arguments),
+    )
+    script("movielens").measure(data_set, two_tower, 0.0)
+    ((_, recommenders, history),) = handed
+    expected = set(split_logs.count_clicks(data_set, "train", "validation"))
+    for known in (history, recommenders["item_knn"]._history, recommenders["ease"]._history):
+        users, ads = known.matrix.nonzero()
+        assert set(zip(known.users[users].tolist(), ads.tolist(), strict=True)) == expected
+    np.testing.assert_array_equal(recommenders["popularity"](None)[0], history.clicks)
 
 
 @pytest.mark.parametrize(

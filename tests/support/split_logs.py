@@ -5,6 +5,7 @@ catalogue of which most ads are never shown, so that every part of both models i
 index has cells. What does not come from the poisoned split is the same byte for byte.
 """
 
+import collections
 import csv
 import pathlib
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import logs
 import numpy as np
 
-from tfrecords import reader
+from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
 
 NUM_REQUESTS = {"train": 300, "validation": 120, "test": 60}
@@ -121,3 +122,17 @@ def convert(directory: pathlib.Path, split: str | None = None, *poisons: Poison)
     lines = [f"a{ad},c{ad % 7},{ad % 13}" for ad in range(NUM_ADS)]
     ads.write_text("\n".join(["ad,category,price", *lines]) + "\n")
     return logs.converted_table(log, directory / "data", SCHEMA, ads_path=ads)
+
+
+def count_clicks(data_set: reader.DataSet, *splits: str) -> collections.Counter[tuple[int, int]]:
+    """Counts the clicks of splits by user and ad, as the rows of the log say.
+
+    Returns:
+        By the user's fingerprint and the ad's row in the catalogue.
+    """
+    row_of_ad = {ad: row for row, ad in enumerate(data_set.catalogue().ad_ids.to_pylist())}
+    return collections.Counter(
+        (int(encoding.fingerprint(row["user"])), row_of_ad[row["ad"]])
+        for row in rows()
+        if row["click"] == "1" and row["split"] in splits
+    )

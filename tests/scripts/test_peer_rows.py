@@ -1,0 +1,152 @@
+"""Which rows the peers of the ranker's benchmark are given: every one the same, each for its use.
+
+The peers here have one setting and one check of one pass, so that validation chooses nothing.
+"""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+import split_logs
+from absl import flags
+
+from tfrec import calibration
+from tfrecords import reader
+
+PEERS = ("lightgbm", "hashed_logistic_regression", "dnn", "dcn_v2", "deepfm")
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A work directory with a converted log."""
+    directory = tmp_path_factory.mktemp("peers") / "whole"
+    split_logs.convert(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory):
+    """The same with a poisoned test split."""
+    directory = tmp_path_factory.mktemp("peers") / "poisoned"
+    poisons = (split_logs.with_other_labels, split_logs.with_other_values)
+    split_logs.convert(directory, "test", *poisons)
+    return directory
+
+
+@pytest.fixture
+def peers(script, monkeypatch):
+    models, trees = script("peers.models"), script("peers.trees")
+    for name, options in models.NETWORKS.items():
+        sizes = dataclasses.replace(options.sizes, hidden=(8,), field_dim=4)
+        once = dataclasses.replace(options, sizes=sizes, epochs=1, checks=1)
+        monkeypatch.setitem(models.NETWORKS, name, once)
+    monkeypatch.setattr(models, "STRENGTHS", (1.0,))
+    monkeypatch.setattr(trees, "TREATMENTS", ("ordinal",))
+    once = trees.Options(rounds=1, min_data_in_leaf=20)
+    monkeypatch.setattr(trees, "Options", lambda: once)
+    return models
+
+
+@pytest.fixture
+def data(script, whole):
+    return script("peers.peer_data").read(reader.DataSet(whole / "data"), with_position=True)
+
+
+def relabelled(rows):
+    return dataclasses.replace(rows, labels=1 - rows.labels)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, name):
+    def fit(**others):
+        return peers.fit(name, dataclasses.replace(data, **others), tune=False, seed=1)
+
+    fitted = fit()
+    # The same model predicts what stands in the place of validation and test.
+    turned = fit(validation=data.test, test=data.validation)
+    np.testing.assert_array_equal(turned.validation, fitted.test)
+    np.testing.assert_array_equal(turned.test, fitted.validation)
+    others = fit(validation=relabelled(data.validation), test=relabelled(data.test))
+    np.testing.assert_array_equal(others.test, fitted.test)
+    assert (fit(train=relabelled(data.train)).test != fitted.test).any()
+
+
+@dataclasses.dataclass
+class Given:
+    """What the benchmark gave a peer, and what it made of what came back."""
+
+    data: object
+    fitted: object
+    calibrators: calibration.Calibrators
+
+
+@pytest.fixture
+def measured(script, peers, monkeypatch):
+    """Runs the benchmark of all peers in a work directory and says what each was given."""
+    quality = script("quality")
+    fit_once, fit_calibrators = peers.fit_once, calibration.fit_calibrators
+
+    def run(workdir):
+        fitted, calibrators = {}, []
+
+        def record_fit(name, data, *others):
+            fitted[name] = data, fit_once(name, data, *others)
+            return fitted[name][1]
+
+        def record_calibrators(*rows):
+            calibrators.append(fit_calibrators(*rows))
+            return calibrators[-1]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(peers, "fit_once", record_fit)
+            patch.setattr(calibration, "fit_calibrators", record_calibrators)
+            flags.FLAGS(["quality", f"--workdir={workdir}", "--noours", "--bootstrap_samples=1"])
+            quality.main()
+        own = zip(fitted.items(), calibrators, strict=True)
+        return {name: Given(*given, curves) for (name, given), curves in own}
+
+    yield run
+    flags.FLAGS.unparse_flags()
+
+
+def counted(rows, fields, vocabularies):
+    """Counts the users, ads, slots and clicks of a peer's rows, as the log writes them."""
+    columns = {field.name: rows.ids[:, field.columns.start].tolist() for field in fields}
+    user, ad = ([names[i] for i in columns[field]] for field, names in vocabularies.items())
+    slots = [str(slot - 1) for slot in columns["(position)"]]
+    clicks = [f"{label:.0f}" for label in rows.labels]
+    return collections.Counter(zip(user, ad, slots, clicks, strict=True))
+
+
+@pytest.mark.trains
+def test_every_peer_is_given_the_rows_of_the_log_and_none_learns_of_test_rows(
+    measured, whole, poisoned
+):
+    given, other = measured(whole), measured(poisoned)
+    assert tuple(given) == tuple(other) == PEERS
+    vocabularies = {
+        field: ("", *reader.DataSet(whole / "data").fitted.statistics[field].vocabulary)
+        for field in ("user", "ad")
+    }
+    for name, one in given.items():
+        for split in SPLITS:
+            logged = [row for row in split_logs.rows() if row["split"] == split]
+            assert counted(getattr(one.data, split), one.data.fields, vocabularies) == (
+                collections.Counter((r["user"], r["ad"], r["slot"], r["click"]) for r in logged)
+            ), (name, split)
+        # What is poisoned are the test rows, and they reach nothing but the test logits.
+        np.testing.assert_array_equal(other[name].data.test.labels, 1 - one.data.test.labels)
+        assert other[name].fitted.settings == one.fitted.settings
+        np.testing.assert_array_equal(other[name].fitted.validation, one.fitted.validation)
+        assert other[name].calibrators == one.calibrators
+        # The calibrators are those of the validation rows.
+        held_out = one.data.validation
+        expected = calibration.fit_calibrators(
+            {"click": one.fitted.validation.astype(np.float32)},
+            {"click": held_out.labels},
+            calibration.fold_of_rows(np.bincount(held_out.requests)),
+        )
+        assert one.calibrators == expected

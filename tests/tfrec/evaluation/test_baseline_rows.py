@@ -1,0 +1,60 @@
+"""The retrieval baselines know the clicks that the refitted two-tower model learns from."""
+
+import collections
+
+import numpy as np
+import pytest
+import split_logs
+
+from tfrec import config, evaluation, retrieval
+from tfrec.evaluation import retrieval_comparison
+from tfrec.retrieval import refit
+from tfrecords import records
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory):
+    return split_logs.convert(tmp_path_factory.mktemp("splits") / "log")
+
+
+@pytest.fixture(scope="module")
+def clicks(data_set):
+    return split_logs.count_clicks(data_set, "train", "validation")
+
+
+def test_each_split_has_clicks_of_its_own(data_set):
+    train, validation, test = (
+        set(split_logs.count_clicks(data_set, split)) for split in split_logs.NUM_REQUESTS
+    )
+    assert validation - train
+    assert test - train - validation
+
+
+def test_the_refit_reads_training_and_validation_clicks(data_set, clicks):
+    read = collections.Counter()
+    for batch in refit.refit_batches(data_set, 16, seed=1):
+        users, ads = batch[records.USER].numpy().tolist(), batch["ad_row"].numpy().tolist()
+        read.update(zip(users, ads, strict=True))
+    assert read == clicks
+
+
+def test_baselines_know_training_and_validation_clicks(data_set, clicks, monkeypatch):
+    """Checked on what `evaluate_retrieval` hands to the comparison."""
+    two_tower = retrieval.build_two_tower(
+        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalogue()
+    )
+    compare, handed = retrieval_comparison.compare_recommenders, []
+    monkeypatch.setattr(
+        retrieval_comparison,
+        "compare_recommenders",
+        lambda *arguments: handed.append(arguments) or compare(*arguments),
+    )
+    evaluation.evaluate_retrieval(data_set, two_tower)
+    ((_, recommenders, history, _),) = handed
+    of_ad = np.zeros(split_logs.NUM_ADS)
+    for (_, ad), count in clicks.items():
+        of_ad[ad] += count
+    np.testing.assert_array_equal(recommenders["popularity"](None)[0], of_ad)
+    for known in (history, recommenders["item_knn"]._history):
+        users, ads = known.matrix.nonzero()
+        assert set(zip(known.users[users].tolist(), ads.tolist(), strict=True)) == set(clicks)
