@@ -1,6 +1,6 @@
 """Every option of every job, with its default and its help: the only home of both.
 
-Scripts derive their command-line flags from these dataclasses, and each run writes its
+Commands derive their command-line flags from these dataclasses, and each run writes its
 resolved configuration as JSON into its work directory.
 """
 
@@ -31,7 +31,7 @@ class ConvertConfig:
     )
     test_fraction: float = option(0.1, "Share at the end of the log that is held out for testing.")
     max_rejected_fraction: float = option(
-        0.01, "Largest share of unusable lines; a log with more is refused."
+        0.01, "Maximum share of unusable lines; a log with more is refused."
     )
     split: str = option(
         "auto",
@@ -40,12 +40,12 @@ class ConvertConfig:
         "leave_fraction_out or leave_random_fraction_out (of each user).",
     )
     sampled_negatives: int = option(
-        0, "Ads drawn as not clicked for each click; for logs that hold clicks only."
+        0, "Ads sampled as not clicked for each click; for logs that hold clicks only."
     )
     engagement_window_seconds: float = option(
         0.0,
-        "How long after a click an engagement can come: rows this young at the end of the log "
-        "have no label of engagement and revenue. 0: every label is final.",
+        "How long after a click an engagement can come, in seconds: rows this close to the end of "
+        "the log have no label of engagement and revenue. 0: every label is final.",
     )
     seed: int = option(1, "Seed of random splits, sampled negatives and the order of training.")
 
@@ -68,14 +68,14 @@ class RetrievalConfig:
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides; a "
-        "field of which held-out rows have far more strangers is hidden more. 0: nothing is.",
+        "field with many more out-of-vocabulary values in held-out rows is hidden more. 0: none.",
     )
     initial_temperature: float = option(
-        0.1, "Softmax temperature of the first pass; then it is learnt on held-out clicks."
+        0.1, "Softmax temperature of the first pass; then it is learned on held-out clicks."
     )
-    epochs: int = option(20, "Most passes over the clicks; sets the schedule.")
+    epochs: int = option(20, "Maximum number of passes over the clicks; sets the schedule.")
     patience: int = option(4, "Passes without a better validation recall before stopping.")
-    batch_size: int = option(1024, "Most clicks in a batch; of a small log, fewer.")
+    batch_size: int = option(1024, "Maximum number of clicks in a batch; fewer for a small log.")
     uniform_negatives: int = option(
         1024, "Ads drawn uniformly from the catalogue as extra negatives of each batch."
     )
@@ -89,15 +89,15 @@ class RetrievalConfig:
     embedding_l2: float = option(3e-4, "Squared-norm penalty on the field embeddings used.")
     refit: bool = option(
         True,
-        "Whether, once the best pass is known, the model is trained anew for as many passes on "
-        "the training and the validation clicks together.",
+        "Whether, once the best pass is known, the model is retrained for as many passes on the "
+        "training and the validation clicks together.",
     )
     click_share: str = option(
         "counted",
         "How often ads are drawn as negatives: counted (exact, from the catalogue) or streamed "
         "(estimated while training).",
     )
-    seed: int = option(1, "Seed of initialisation and shuffling.")
+    seed: int = option(1, "Seed of initialization and shuffling.")
 
     def __post_init__(self) -> None:
         if self.click_share not in ("counted", "streamed"):
@@ -115,56 +115,58 @@ class RankerConfig:
     model_dim: int = option(128, "Width of a token.")
     num_blocks: int = option(3, "Attention blocks.")
     num_heads: int = option(8, "Attention heads in a block.")
-    num_query_tokens: int = option(4, "Tokens that the query side is summarised in.")
+    num_query_tokens: int = option(4, "Tokens that summarize the query side.")
     feed_forward_dim: int = option(256, "Width of the feed-forward layers.")
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.")
     dropout: float = option(0.1, "Dropout rate.")
     trunk: str = option(
         "shared",
-        "What the heads share: shared (all of it) or mmoe (experts that each mixes by its gate).",
+        "Trunk of the heads: shared, or mmoe (experts that each head mixes with its own gate).",
     )
     num_experts: int = option(4, "Experts of the mmoe trunk.")
     rerank_candidates: int = option(
         0,
-        "Candidates of a request, those that score best, that a second pass compares with each "
+        "Number of best-scoring candidates of a request that a second pass compares with each "
         "other; 0: every candidate is scored alone.",
     )
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides; a "
-        "field of which held-out rows have far more strangers is hidden more. 0: nothing is.",
+        "field with many more out-of-vocabulary values in held-out rows is hidden more. 0: none.",
     )
     num_positions: int = option(
         50,
-        "Slots whose effect on clicks is learnt, where the log has them, and left out at "
-        "serving; later slots count as the last. 0: positions are not used.",
+        "Positions whose effect on clicks is learned, if the log has them, and left out at "
+        "serving; later positions count as the last. 0: positions are not used.",
     )
     negative_keep_rate: float = option(
         1.0,
-        "Share of the unclicked training rows that a pass is left with, drawn anew for each; "
+        "Share of the unclicked training rows that a pass keeps, sampled again for each pass; "
         "scores are exactly corrected for it.",
     )
-    epochs: int = option(8, "Most passes over the training requests; sets the schedule.")
+    epochs: int = option(
+        8, "Maximum number of passes over the training requests; sets the schedule."
+    )
     patience: int = option(
-        2, "Passes without a better validation loss before stopping; on a small log, more."
+        2, "Passes without a better validation loss before stopping; more for a small log."
     )
     batch_size: int = option(
-        512, "Most impressions in a batch, about; of a small log, fewer. Lists are kept whole."
+        512,
+        "About the maximum number of impressions in a batch; fewer for a small log. Lists are "
+        "kept whole.",
     )
     learning_rate: float = option(2e-3, "Peak learning rate of the dense layers (Adam).")
     embedding_learning_rate: float = option(
         0.4, "Peak learning rate of the embedding tables (Adagrad)."
     )
-    average_decay: float = option(
-        0.998, "Weight of the past, a step, in the average of dense weights that is kept."
-    )
+    average_decay: float = option(0.998, "Decay per step of the average of the dense weights.")
     embedding_l2: float = option(6e-3, "Squared-norm penalty on the field embeddings used.")
     engagement_weight: float = option(1.0, "Weight of the engagement loss.")
     revenue_weight: float = option(0.3, "Weight of the revenue loss.")
     listwise_weight: float = option(
-        0.0, "Weight of the listwise loss, which compares the ads of a list; 0 is without."
+        0.0, "Weight of the listwise loss, which compares the ads of a list; 0: no listwise loss."
     )
-    seed: int = option(1, "Seed of initialisation and shuffling.")
+    seed: int = option(1, "Seed of initialization and shuffling.")
 
     def __post_init__(self) -> None:
         if self.trunk not in ("shared", "mmoe"):
@@ -190,8 +192,8 @@ class EvaluationConfig:
     )
     segment_fields: str = option(
         "",
-        "Ad fields, with commas, by whose values quality is told apart; empty: the two that group "
-        "ads most as advertisers do.",
+        "Ad fields, separated by commas, whose values are measured separately; empty: the two that "
+        "group ads most as advertisers do.",
     )
     seed: int = option(1, "Seed of the resamples and of simulated outcomes.")
 

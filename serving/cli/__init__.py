@@ -4,7 +4,7 @@ The flags that several commands share are in `serving.cli.flags`; importing one 
 defines them.
 """
 
-from serving.cli.command_line import print_json, run
+from serving.cli.command_line import run
 from serving.cli.config_flags import define_flags, from_flags
 from serving.cli.entry import main, run_command
 from serving.cli.extras import require_extra
@@ -13,7 +13,6 @@ __all__ = [
     "define_flags",
     "from_flags",
     "main",
-    "print_json",
     "require_extra",
     "run",
     "run_command",

@@ -25,9 +25,10 @@ def run(code, **environment):
     )
 
 
-def test_the_schema_needs_no_tensorflow():
+def test_schema_formats_and_options_need_no_tensorflow():
     result = run(
-        "import sys; from tfrecords import formats, pages, schema;"
+        "import sys; from tfrecords import formats, pages, schema, splits;"
+        "import tfrec.config, serving.config;"
         "print('tensorflow' in sys.modules)"
     )
     assert result.stdout.strip() == "False", result.stderr

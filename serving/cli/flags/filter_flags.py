@@ -9,7 +9,7 @@ from serving.cli.flags import json_flag
 flags.DEFINE_string(
     "filters",
     None,
-    "Which ads are eligible, where the request does not say: a JSON object such as "
+    "Eligible ads of requests that do not say: a JSON object such as "
     '{"conditions": [{"field": "price", "at_most": 9}]}, or a file with one.',
 )
 FLAGS = flags.FLAGS

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 flags.DEFINE_string(
     "rules",
     None,
-    "What answers must keep to, where the request does not say: a JSON object, or a file with one, "
+    "Business rules of requests that name none: a JSON object, or a file with one, "
     'such as {"caps": [{"field": "advertiser", "most": 2}], "frequency_caps": [{"most": 3}], '
     '"diversity": [{"field": "category", "penalty": 0.3}], "exploration": {"share": 0.05}}.',
 )
@@ -30,7 +30,7 @@ flags.DEFINE_string(
 flags.DEFINE_float(
     "impression_log_seconds",
     config.ImpressionLogConfig().seconds_per_file,
-    "A file of the impression log is written so long after its first row.",
+    "Age of its first row at which a file of the impression log is written.",
     lower_bound=0.1,
 )
 FLAGS = flags.FLAGS

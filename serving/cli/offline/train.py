@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from serving import export
 
 flags.DEFINE_string("workdir", "workdir/train", "Everything is written below it.")
-flags.DEFINE_integer("stage1_epochs", None, "Most passes of the two-tower model.", lower_bound=1)
-flags.DEFINE_integer("stage2_epochs", None, "Most passes of the ranker.", lower_bound=1)
-flags.DEFINE_integer("batch_size", None, "Examples in a batch, both stages.", lower_bound=1)
+flags.DEFINE_integer(
+    "stage1_epochs", None, "Maximum number of passes of the two-tower model.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "stage2_epochs", None, "Maximum number of passes of the ranker.", lower_bound=1
+)
+flags.DEFINE_integer("batch_size", None, "Examples in a batch, in both stages.", lower_bound=1)
 flags.DEFINE_bool("json", False, "Print metrics, release and seconds as JSON and nothing else.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)

@@ -38,14 +38,16 @@ if TYPE_CHECKING:
 flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(filter_flags)
 flags.adopt_module_key_flags(rule_flags)
-flags.DEFINE_string("ranker_address", None, "host:port of a model server that runs already.")
-flags.DEFINE_string("server", None, "URL of a running tfrec serve; asks it by HTTP instead.")
+flags.DEFINE_string("ranker_address", None, "host:port of a running model server.")
+flags.DEFINE_string("server", None, "URL of a running tfrec serve to ask over HTTP instead.")
 flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
 flags.DEFINE_string("request", None, "A request as a JSON file, or - for standard input.")
-flags.DEFINE_string("input", None, "A batch: one JSON request a line.")
-flags.DEFINE_string("output", None, "Where the answers of --input go, one a line.")
-flags.DEFINE_integer("k", None, "Ads wanted, where the request does not say.", lower_bound=1)
-flags.DEFINE_bool("explain", False, "Say why each ad is in its slot, and what the rules did.")
+flags.DEFINE_string("input", None, "A batch: one JSON request per line.")
+flags.DEFINE_string("output", None, "File for the answers of --input, one per line.")
+flags.DEFINE_integer(
+    "k", None, "Number of ads to return if the request does not say.", lower_bound=1
+)
+flags.DEFINE_bool("explain", False, "Explain the position of each ad, and what the rules did.")
 flags.DEFINE_bool("json", False, "Print answers as JSON.")
 FLAGS = flags.FLAGS
 
