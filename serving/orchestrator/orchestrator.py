@@ -7,7 +7,7 @@ Shapes: B requests, C candidates.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from serving import errors, live, ranker, releases
 from serving.impressions import ImpressionLog
@@ -39,6 +39,7 @@ class Orchestrator:
         config: OrchestratorConfig | None = None,
         metrics: service_metrics.ServiceMetrics | None = None,
         impressions: ImpressionLog | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Joins them; the ranker is verified before its first scores are used.
 
@@ -48,6 +49,7 @@ class Orchestrator:
             config: None = the defaults.
             metrics: Count the answers; None = some of its own.
             impressions: Takes every answer; whoever made it closes it. None = no log.
+            clock: Returns seconds; deadlines, the ranker's pace and its pauses go by it.
 
         Raises:
             RankerMismatchError: The client pins another version than the bundle's.
@@ -61,12 +63,13 @@ class Orchestrator:
             )
         self.config = config or OrchestratorConfig()
         self.release = release
+        self._clock = clock
         self.live = live.LiveIndex(release)
         self._client = client
         self.impressions = impressions
         self._ranker = ranker.VerifiedRanker(release, client)
         self._ranking = ranking.RankingStage(
-            self._ranker, release.manifest.outputs, self.config.ranker
+            self._ranker, release.manifest.outputs, self.config.ranker, clock
         )
         self.metrics = metrics or service_metrics.ServiceMetrics()
         self.admission = admission.Admission(self.config.max_in_hand, self.metrics.in_hand)
@@ -109,16 +112,18 @@ class Orchestrator:
 
         Args:
             request: What is asked for.
-            started: `time.perf_counter()` when it arrived; None = now.
+            started: What the clock said when it arrived; None = now.
 
         Raises:
             InvalidRequestError: Names the field, what was expected and what came.
             OverloadedError: Too many requests are in hand.
         """
-        started = time.perf_counter() if started is None else started
+        started = self._clock() if started is None else started
         valid = self._validator.check(request)
         with self.admission.admitted():
-            until = Deadline(valid.deadline_ms or self.config.default_deadline_ms, started)
+            until = Deadline(
+                valid.deadline_ms or self.config.default_deadline_ms, started, self._clock
+            )
             found = await self._retrieval.find(valid, self._num_candidates(valid))
             (answered,) = await self._answer([valid], [found], until)
         self.record([answered])
@@ -133,13 +138,13 @@ class Orchestrator:
 
         Args:
             requests: What is asked for.
-            started: `time.perf_counter()` when they arrived; None = now.
+            started: What the clock said when they arrived; None = now.
 
         Raises:
             InvalidRequestError: A request is refused, and with it the batch; it names which.
             OverloadedError: Too many requests are in hand.
         """
-        started = time.perf_counter() if started is None else started
+        started = self._clock() if started is None else started
         batch = self.check_batch(requests)
         with self.admission.admitted(batch.size):
             answered = await self.answer_batch(batch, started)
@@ -169,7 +174,7 @@ class Orchestrator:
 
         Args:
             batch: Of `check_batch`.
-            started: `time.perf_counter()` when its requests arrived.
+            started: What the clock said when its requests arrived.
         """
         answered: dict[int, request_batch.Answered] = {}
         # The most urgent first.
@@ -181,7 +186,7 @@ class Orchestrator:
                     *members[start : start + self.config.requests_per_call], strict=True
                 )
                 found = await self._retrieval.find_together(valids, num_candidates)
-                until = Deadline(deadline_ms, started)
+                until = Deadline(deadline_ms, started, self._clock)
                 group = await self._answer(valids, found, until)
                 answered.update(zip(positions, group, strict=True))
         return [answered[position] for position in range(batch.size)]
@@ -215,10 +220,10 @@ class Orchestrator:
     ) -> list[request_batch.Answered]:
         answered: dict[int, request_batch.Answered] = {}
         for group in found:
-            began = time.perf_counter()
+            began = self._clock()
             least = max(valids[position].k for position in group.positions)
             ranked = await self._ranking.rank(group, least, until)
-            ranker_ms = (time.perf_counter() - began) * 1000
+            ranker_ms = (self._clock() - began) * 1000
             stage_ms = {**group.stage_ms, "ranker": ranker_ms, "total": 0.0}
             for place, position in enumerate(group.positions):
                 valid = valids[position]
@@ -227,7 +232,7 @@ class Orchestrator:
                     valid, answer, group.rows.shape[1], ranked.num_ranked
                 )
         self.metrics.observe_breaker(self.release.version, self._ranking.breaker_state)
-        total_ms = (time.perf_counter() - until.started) * 1000
+        total_ms = (self._clock() - until.started) * 1000
         for one in answered.values():
             one.answer.stage_ms["total"] = total_ms
         return [answered[position] for position in range(len(valids))]
