@@ -319,25 +319,35 @@ def ranker_address(tiny_base: pathlib.Path) -> Iterator[str]:
         yield f"127.0.0.1:{server.port}"
 
 
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Returns a port on which nothing listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """Returns a port on which nothing listens, for a server to be started or to be missing.
+
+    A socket that is bound to it and does not listen reserves it while this process lives: the
+    system gives it to nobody, connections are refused, and a server that names it can bind it.
+    """
+    reserving = socket.socket()
+    reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserving.bind(("127.0.0.1", 0))
+    _reserved.append(reserving)
+    return reserving.getsockname()[1]
 
 
 def make_orchestrator(
     release: releases.Bundle,
     address: str,
     config: orchestrator.OrchestratorConfig | None = None,
+    **options: Any,
 ) -> orchestrator.Orchestrator:
-    """Joins a bundle and the server at an address."""
+    """Joins a bundle and the server at an address; options are the orchestrator's."""
     client = ranker_client.RankerClient(
         address, version=release.version, outputs=release.manifest.outputs.values()
     )
     # The machine of a test may be slow, and lateness has its own tests.
     patient = orchestrator.OrchestratorConfig(default_deadline_ms=30_000)
-    return orchestrator.Orchestrator(release, client, config or patient)
+    return orchestrator.Orchestrator(release, client, config or patient, **options)
 
 
 class _Altering(prediction_service_pb2_grpc.PredictionServiceServicer):
