@@ -18,10 +18,12 @@ from concurrent import futures
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+import waiting
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving import index, manifest, model_server, orchestrator, releases
@@ -405,4 +407,10 @@ def serve_app(
 def service_url(tiny_bundle: releases.Bundle, ranker_address: str) -> Iterator[str]:
     """URL of a REST service with everything real behind it."""
     with serve_app(make_orchestrator(tiny_bundle, ranker_address)) as url:
+        wait_until_ready(url)
         yield url
+
+
+def wait_until_ready(url: str) -> None:
+    """Returns once the ranker behind a service is verified: a slow machine takes its time."""
+    waiting.until(lambda: httpx.get(f"{url}/readyz", timeout=60).is_success)

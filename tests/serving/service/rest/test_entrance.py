@@ -22,6 +22,7 @@ def guarded(tiny_bundle, ranker_address):
     """URL of a service with a token."""
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, token=TOKEN, max_body_seconds=60) as url:
+        serving_fixtures.wait_until_ready(url)
         yield url
 
 
@@ -156,7 +157,7 @@ def test_while_it_drains_it_answers_but_is_not_ready_and_keeps_no_connection(
     life = lifecycle.Lifecycle()
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, life=life) as url, httpx.Client(base_url=url) as http:
-        assert http.get("/readyz").status_code == 200
+        serving_fixtures.wait_until_ready(url)
         life.draining = True
         reply = http.get("/readyz")
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
