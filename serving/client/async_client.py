@@ -5,7 +5,8 @@ async with AsyncClient("http://127.0.0.1:8080") as client:
 """
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -28,11 +29,15 @@ class AsyncClient:
         verify: bool | str = True,
         retry: http_calls.Retry | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Makes a client; arguments and errors as `client.Client`'s."""
         options = http_calls.options(base_url, token, verify, timeout_seconds)
         self._timeout_seconds = timeout_seconds
         self._retry = retry or http_calls.Retry()
+        self._clock = clock
+        self._sleep = sleep
         self._http = httpx.AsyncClient(transport=transport, **options)
 
     async def __aenter__(self) -> Self:
@@ -80,7 +85,9 @@ class AsyncClient:
     async def _call(self, call: http_calls.Call) -> dict[str, Any]:
         if self._http.is_closed:
             raise http_calls.closed()
-        steps = http_calls.exchange(call, self._http.base_url, self._retry, self._timeout_seconds)
+        steps = http_calls.exchange(
+            call, self._http.base_url, self._retry, self._timeout_seconds, self._clock
+        )
         outcome: httpx.Response | Exception | None = None
         while True:
             try:
@@ -88,7 +95,7 @@ class AsyncClient:
             except StopIteration as done:
                 return done.value
             if isinstance(step, http_calls.Pause):
-                await asyncio.sleep(step.seconds)
+                await self._sleep(step.seconds)
                 outcome = None
                 continue
             try:

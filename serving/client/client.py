@@ -10,7 +10,7 @@ over a bundle in this process, without a service.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,6 +35,8 @@ class Client:
         verify: bool | str = True,
         retry: Retry | None = None,
         transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Makes a client; nothing is sent yet.
 
@@ -47,6 +49,8 @@ class Client:
                 authorities to trust.
             retry: When a call is sent again; None = the defaults.
             transport: Replaces the network.
+            clock: Returns seconds; timeout_seconds goes by it.
+            sleep: Waits the given seconds before a call is sent again.
 
         Raises:
             TfrecClientError: base_url is no URL of a service, timeout_seconds no time, token none
@@ -55,6 +59,8 @@ class Client:
         options = http_calls.options(base_url, token, verify, timeout_seconds)
         self._timeout_seconds = timeout_seconds
         self._retry = retry or Retry()
+        self._clock = clock
+        self._sleep = sleep
         self._http = httpx.Client(transport=transport, **options)
 
     def __enter__(self) -> Self:
@@ -166,7 +172,9 @@ class Client:
     def _call(self, call: http_calls.Call) -> dict[str, Any]:
         if self._http.is_closed:
             raise http_calls.closed()
-        steps = http_calls.exchange(call, self._http.base_url, self._retry, self._timeout_seconds)
+        steps = http_calls.exchange(
+            call, self._http.base_url, self._retry, self._timeout_seconds, self._clock
+        )
         outcome: httpx.Response | Exception | None = None
         while True:
             try:
@@ -174,7 +182,7 @@ class Client:
             except StopIteration as done:
                 return done.value
             if isinstance(step, http_calls.Pause):
-                time.sleep(step.seconds)
+                self._sleep(step.seconds)
                 outcome = None
                 continue
             try:
@@ -184,14 +192,14 @@ class Client:
 
     def _send(self, arguments: dict[str, Any]) -> httpx.Response:
         """Sends a request; httpx's own time-out is of each read, and an answer may drip."""
-        end = time.monotonic() + arguments["timeout"]
+        end = self._clock() + arguments["timeout"]
         request = self._http.build_request(**arguments)
         response = self._http.send(request, stream=True)
         parts = []
         try:
             for part in response.iter_raw():
                 parts.append(part)
-                if time.monotonic() > end:
+                if self._clock() > end:
                     raise httpx.ReadTimeout("The answer was still coming.", request=request)
         finally:
             response.close()

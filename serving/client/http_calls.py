@@ -8,9 +8,8 @@ import dataclasses
 import math
 import random
 import ssl
-import time
 import uuid
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, TypedDict
 
 import httpx
@@ -176,7 +175,11 @@ NOT_READY = ("not_ready", "draining")
 
 
 def exchange(
-    call: Call, base_url: httpx.URL, retry: Retry, timeout_seconds: float
+    call: Call,
+    base_url: httpx.URL,
+    retry: Retry,
+    timeout_seconds: float,
+    clock: Callable[[], float],
 ) -> Generator[Attempt | Pause, httpx.Response | Exception | None, dict[str, Any]]:
     """Runs a call: yields what to do, is sent a response or what httpx raised, returns the JSON.
 
@@ -184,10 +187,10 @@ def exchange(
         TfrecClientError: As `serving.client.Client.recommend` describes.
     """
     place = f"{call.method} {str(base_url).rstrip('/')}{call.path}"
-    end = time.monotonic() + timeout_seconds
+    end = clock() + timeout_seconds
     pause = retry.pause_seconds
     for attempt in range(1, retry.attempts + 1):
-        remaining = end - time.monotonic()
+        remaining = end - clock()
         deadline_ms = max(1.0, min(remaining * 1000 * _DEADLINE_SHARE, _MOST_DEADLINE_MS))
         arguments = {
             "method": call.method,
@@ -201,7 +204,7 @@ def exchange(
             return client_replies.document(place, outcome, timeout_seconds)
         except errors.TfrecClientError as error:
             wait = _wait(outcome, pause)
-            is_last = attempt == retry.attempts or time.monotonic() + wait >= end
+            is_last = attempt == retry.attempts or clock() + wait >= end
             if is_last or not (call.is_tried_again and _may_pass(error)):
                 raise
         yield Pause(wait)

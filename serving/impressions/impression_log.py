@@ -21,6 +21,7 @@ import pathlib
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -44,11 +45,11 @@ class _Pending:
     """Rows of one release that are in no file yet."""
 
     release: manifest.Manifest
+    since: float
     shown: list[impression_rows.Shown] = dataclasses.field(default_factory=list)
     shown_rows: int = 0
     batches: list[pa.RecordBatch] = dataclasses.field(default_factory=list)
     batched_rows: int = 0
-    since: float = dataclasses.field(default_factory=time.monotonic)
 
     def add(self, shown: impression_rows.Shown) -> None:
         self.shown.append(shown)
@@ -78,16 +79,21 @@ class ImpressionLog:
     Args:
         directory: Is made where it is not there.
         config: None = the defaults.
+        clock: Returns seconds; the age of rows that are in no file goes by it.
 
     Raises:
         ImpressionLogError: The directory cannot be written.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], config: ImpressionLogConfig | None = None
+        self,
+        directory: str | os.PathLike[str],
+        config: ImpressionLogConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.directory = pathlib.Path(directory)
         self._config = config or ImpressionLogConfig()
+        self._clock = clock
         self._prepare()
         self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.Shown]] = (
             collections.deque()
@@ -166,12 +172,12 @@ class ImpressionLog:
             for _ in range(len(self._queue)):
                 self._take(*self._queue.popleft())
             for pending in list(self._pending.values()):
-                age = time.monotonic() - pending.since
+                age = self._clock() - pending.since
                 if is_closing or age >= self._config.seconds_per_file:
                     self._write(pending)
 
     def _take(self, release: manifest.Manifest, shown: impression_rows.Shown) -> None:
-        pending = self._pending.setdefault(release.version, _Pending(release))
+        pending = self._pending.setdefault(release.version, _Pending(release, self._clock()))
         pending.add(shown)
         if pending.shown_rows >= _ROWS_PER_BATCH:
             self._lay_out(pending)
@@ -196,7 +202,7 @@ class ImpressionLog:
                 # A file's worth of the latest rows is kept to try again.
                 while pending.batched_rows > self._config.rows_per_file:
                     self._dropped_rows += pending.drop_first()
-                pending.since = time.monotonic()
+                pending.since = self._clock()
                 return
             self._written_rows += pending.batched_rows
             self._num_files += 1

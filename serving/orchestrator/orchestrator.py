@@ -8,7 +8,7 @@ Shapes: B requests, C candidates.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from serving import errors, live, ranker, releases
 from serving.config import OrchestratorConfig
@@ -38,6 +38,7 @@ class Orchestrator:
         config: OrchestratorConfig | None = None,
         metrics: service_metrics.ServiceMetrics | None = None,
         impressions: ImpressionLog | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Joins them; the ranker is verified before its first scores are used.
 
@@ -47,6 +48,7 @@ class Orchestrator:
             config: None = the defaults.
             metrics: Count the answers; None = some of its own.
             impressions: Takes every answer; whoever made it closes it. None = no log.
+            clock: Returns seconds; deadlines, the ranker's pace and its pauses go by it.
 
         Raises:
             RankerMismatchError: The client pins another version than the bundle's.
@@ -60,12 +62,13 @@ class Orchestrator:
             )
         self.config = config or OrchestratorConfig()
         self.release = release
+        self._clock = clock
         self.live = live.LiveIndex(release)
         self._client = client
         self.impressions = impressions
         self._ranker = ranker.VerifiedRanker(release, client)
         self._ranking = ranking.RankingStage(
-            self._ranker, release.manifest.outputs, self.config.ranker
+            self._ranker, release.manifest.outputs, self.config.ranker, clock
         )
         self.metrics = metrics or service_metrics.ServiceMetrics()
         self.admission = admission.Admission(self.config.max_in_hand, self.metrics.in_hand)
@@ -108,16 +111,18 @@ class Orchestrator:
 
         Args:
             request: What is asked for.
-            started: `time.perf_counter()` when it arrived; None = now.
+            started: What the clock said when it arrived; None = now.
 
         Raises:
             InvalidRequestError: Names the field, what was expected and what came.
             OverloadedError: Too many requests are in hand.
         """
-        started = time.perf_counter() if started is None else started
+        started = self._clock() if started is None else started
         valid = self._validator.check(request)
         with self.admission.admitted():
-            deadline = Deadline(valid.deadline_ms or self.config.default_deadline_ms, started)
+            deadline = Deadline(
+                valid.deadline_ms or self.config.default_deadline_ms, started, self._clock
+            )
             found = await self._retrieval.find(valid, self._num_candidates(valid))
             ranked = await self._rank(found, valid.k, deadline)
             answered = self._compose(valid, found, 0, ranked, deadline)
@@ -133,13 +138,13 @@ class Orchestrator:
 
         Args:
             requests: What is asked for.
-            started: `time.perf_counter()` when they arrived; None = now.
+            started: What the clock said when they arrived; None = now.
 
         Raises:
             InvalidRequestError: A request is refused, and with it the batch; it names which.
             OverloadedError: Too many requests are in hand.
         """
-        started = time.perf_counter() if started is None else started
+        started = self._clock() if started is None else started
         batch = self.check_batch(requests)
         with self.admission.admitted(batch.size):
             answered = await self.answer_batch(batch, started)
@@ -169,7 +174,7 @@ class Orchestrator:
 
         Args:
             batch: Of `check_batch`.
-            started: `time.perf_counter()` when its requests arrived.
+            started: What the clock said when its requests arrived.
         """
         answered: dict[int, request_batch.Answered] = {}
         # The most urgent first.
@@ -180,7 +185,7 @@ class Orchestrator:
                 positions, valids = zip(
                     *members[start : start + self.config.requests_per_call], strict=True
                 )
-                deadline = Deadline(deadline_ms, started)
+                deadline = Deadline(deadline_ms, started, self._clock)
                 for found in await self._retrieval.find_together(valids, num_candidates):
                     max_k = max(valids[place].k for place in found.positions)
                     ranked = await self._rank(found, max_k, deadline)
@@ -214,10 +219,10 @@ class Orchestrator:
     async def _rank(
         self, found: candidates.Candidates, min_count: int, deadline: Deadline
     ) -> ranking.Ranking:
-        started = time.perf_counter()
+        started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
         self.metrics.observe_breaker(self.release.version, self._ranking.breaker_state)
-        milliseconds = (time.perf_counter() - started) * 1000
+        milliseconds = (self._clock() - started) * 1000
         return dataclasses.replace(ranked, milliseconds=milliseconds)
 
     def _compose(
@@ -242,5 +247,5 @@ class Orchestrator:
                 stage_ms,
                 reason=ranked.degraded,
             )
-        answer.stage_ms["total"] = (time.perf_counter() - deadline.started) * 1000
+        answer.stage_ms["total"] = (self._clock() - deadline.started) * 1000
         return request_batch.Answered(valid, answer, found.rows.shape[1], ranked.num_ranked)

@@ -12,7 +12,7 @@ Shapes: B requests, C candidates, R of them that are ranked.
 import asyncio
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class RankingStage:
         ranker: VerifiedRanker,
         outputs: Mapping[str, str],
         config: RankingConfig | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Joins them.
 
@@ -54,11 +55,13 @@ class RankingStage:
             ranker: Gives the scores.
             outputs: Head -> the ranker's output.
             config: None = the defaults.
+            clock: Returns seconds; it times the calls and the breaker's pauses.
         """
         self._ranker = ranker
         self._outputs = dict(outputs)
         self._config = config or RankingConfig()
-        self._breaker = CircuitBreaker(self._config.pauses)
+        self._clock = clock
+        self._breaker = CircuitBreaker(self._config.pauses, clock)
         self._pace = Pace()
         # Without the calls that were given up: what the ranker can be blamed by.
         self._healthy_pace = Pace()
@@ -140,7 +143,7 @@ class RankingStage:
         """Calls the ranker and lets breaker and pace know."""
         features = group.ad_features[:, :count]
         num_scores = features.shape[0] * count
-        started = time.perf_counter()
+        started = self._clock()
         try:
             outputs = await self._ranker.predict(
                 group.columns, np.ascontiguousarray(features), remaining_ms / 1000
@@ -149,7 +152,7 @@ class RankingStage:
             self._last_error = str(error)
             is_late = isinstance(error, errors.RankerDeadlineError)
             if is_late:
-                self._pace.observe(num_scores, (time.perf_counter() - started) * 1000)
+                self._pace.observe(num_scores, (self._clock() - started) * 1000)
             # Too little time from the start is not the ranker's fault.
             if is_late and remaining_ms < self._healthy_pace.expected_ms(num_scores):
                 self._breaker.abandoned()
@@ -161,7 +164,7 @@ class RankingStage:
             raise
         self._breaker.succeeded()
         for learning in (self._pace, self._healthy_pace):
-            learning.observe(num_scores, (time.perf_counter() - started) * 1000)
+            learning.observe(num_scores, (self._clock() - started) * 1000)
         return outputs
 
     def _affordable(self, num_requests: int, most: int, least: int, share_ms: float) -> int:

@@ -20,6 +20,7 @@ With several processes, `PROMETHEUS_MULTIPROC_DIR` names a directory that they s
 import datetime
 import os
 import time
+from collections.abc import Callable
 
 import prometheus_client
 from prometheus_client import multiprocess
@@ -45,9 +46,14 @@ _HEAD_FIELDS = {
 
 
 class ServiceMetrics:
-    """The metrics of one service; `render` gives them as Prometheus reads them."""
+    """The metrics of one service; `render` gives them as Prometheus reads them.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Returns seconds since the epoch; the age of a release goes by it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._shared = os.environ.get(METRICS_DIRECTORY_VARIABLE)
         # One of its own, so that two services of a process do not meet.
         registry = self._registry = prometheus_client.CollectorRegistry()
@@ -156,7 +162,7 @@ class ServiceMetrics:
 
     def render(self) -> bytes:
         """Returns the page, with what all processes that share the directory have counted."""
-        now = time.time()
+        now = self._clock()
         for version, known in self._releases.items():
             self._age.labels(version).set(now - known.created)
         if self._shared is None:

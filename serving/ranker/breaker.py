@@ -8,15 +8,24 @@ References: M. Nygard, Release It!, 2nd edition, 2018, "Circuit Breaker".
 """
 
 import time
+from collections.abc import Callable
 
 from serving.config import BreakerConfig
 
 
 class CircuitBreaker:
-    """Counts failures and says whether a call may go. For one event loop, no threads."""
+    """Counts failures and says whether a call may go. For one event loop, no threads.
 
-    def __init__(self, config: BreakerConfig | None = None) -> None:
+    Args:
+        config: None uses the defaults.
+        clock: Returns seconds.
+    """
+
+    def __init__(
+        self, config: BreakerConfig | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._config = config or BreakerConfig()
+        self._clock = clock
         self._failures = 0
         self._pause = self._config.pause_seconds
         self._open_until: float | None = None
@@ -27,7 +36,7 @@ class CircuitBreaker:
         """`closed`, `open` or `half_open`."""
         if self._open_until is None:
             return "closed"
-        return "open" if time.monotonic() < self._open_until else "half_open"
+        return "open" if self._clock() < self._open_until else "half_open"
 
     def admit(self) -> bool:
         """Returns whether a call may go; then `succeeded`, `failed` or `abandoned` must follow."""
@@ -53,7 +62,7 @@ class CircuitBreaker:
         if tried:
             self._pause = min(2 * self._pause, self._config.most_pause_seconds)
         if tried or (self._failures >= self._config.failures_to_open and self.state == "closed"):
-            self._open_until = time.monotonic() + self._pause
+            self._open_until = self._clock() + self._pause
 
     def abandoned(self) -> None:
         """A call ended without saying anything about the server."""

@@ -26,7 +26,7 @@ Connect = Callable[[releases.Bundle], orchestrator.Orchestrator]
 
 @dataclasses.dataclass(frozen=True)
 class _Refusal:
-    """Why a release is not served, and when it is tried again, by `time.monotonic`."""
+    """Why a release is not served, and when it is tried again."""
 
     reason: str
     retry_at: float
@@ -41,6 +41,7 @@ class ReleaseFollower:
         router: Has a release already; the follower adds and replaces.
         connect: Joins a loaded release with its ranker. Called in a thread.
         config: None = the defaults.
+        clock: Returns seconds; the waits before another attempt go by it.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class ReleaseFollower:
         router: release_router.ReleaseRouter,
         connect: Connect,
         config: FollowConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base = base
         self._router = router
         self._connect = connect
         self._config = config or FollowConfig()
+        self._clock = clock
         self._refusals: dict[int, _Refusal] = {}
         # Loaded and verified, but not routed to as yet.
         self._opened: dict[int, orchestrator.Orchestrator] = {}
@@ -142,14 +145,14 @@ class ReleaseFollower:
     async def _open(self, version: int) -> None:
         """Loads and verifies a release, or notes why it is refused."""
         before = self._refusals.get(version)
-        if before is not None and time.monotonic() < before.retry_at:
+        if before is not None and self._clock() < before.retry_at:
             return
         try:
             self._opened[version] = await self._verified(version)
         except (errors.ServingError, OSError, MemoryError) as error:
             delay = self._config.retry_seconds if before is None else 2 * before.retry_seconds
             delay = min(delay, self._config.most_retry_seconds)
-            self._refusals[version] = _Refusal(str(error), time.monotonic() + delay, delay)
+            self._refusals[version] = _Refusal(str(error), self._clock() + delay, delay)
             serving = self._router.stable.release.version
             _logger.error(
                 "Release %d is refused, release %d serves on: %s", version, serving, error
@@ -184,7 +187,7 @@ class ReleaseFollower:
             RankerError: It does not serve it in time, or nobody wants it any more.
         """
         version = service.release.version
-        until = time.monotonic() + self._config.ranker_seconds
+        until = self._clock() + self._config.ranker_seconds
         while True:
             try:
                 await service.verify_ranker()
@@ -194,7 +197,7 @@ class ReleaseFollower:
             except errors.RankerError:
                 pointer = await self._wanted()
                 is_wanted = pointer is None or version in (pointer.stable, pointer.canary)
-                if not is_wanted or time.monotonic() >= until:
+                if not is_wanted or self._clock() >= until:
                     raise
             await asyncio.sleep(min(0.2, self._config.poll_seconds))
 

@@ -2,7 +2,6 @@
 
 import collections
 import json
-import socket
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import logs
 import numpy as np
 import pytest
 import scripts_in_forks
+import serving_fixtures
 import tensorflow as tf
 from repository import SCRIPTS
 
@@ -192,7 +192,7 @@ def test_the_ranker_is_measured_beside_full_attention(tmp_path):
         "--calls=2",
         "--candidates=5,20",
         "--baseline_candidates=5",
-        f"--model_server_port={free_port()}",
+        f"--model_server_port={serving_fixtures.free_port()}",
         f"--plot={tmp_path}/growth.png",
         f"--workdir={tmp_path}",
     )
@@ -203,9 +203,3 @@ def test_the_ranker_is_measured_beside_full_attention(tmp_path):
     assert ["baseline_ms" in row for row in result["growth"]] == [True, False]
     assert (tmp_path / "growth.png").stat().st_size > 1_000
     assert "full attention, gRPC" in shown
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -11,6 +11,7 @@
 """
 
 import pathlib
+import sys
 from typing import Any
 
 import tensorflow as tf
@@ -53,10 +54,16 @@ class _Lookup(tf.Module):
         return {"value": tf.gather(tf.constant([10.0, 20.0, 30.0]), rows)}
 
 
+# What `loop` writes to standard error.
+LOOP_BEGINS = "The loop begins."
+
+
 class _Loop(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "steps")])
     def loop(self, steps: tf.Tensor) -> dict[str, tf.Tensor]:
         last = tf.reduce_max(steps)
+        with tf.control_dependencies([tf.print(LOOP_BEGINS, output_stream=sys.stderr)]):
+            last = tf.identity(last)
         count = tf.while_loop(lambda i: i < last, lambda i: i + 1, [tf.constant(0, tf.int64)])[0]
         return {"count": tf.fill(tf.shape(steps), count)}
 

@@ -18,10 +18,12 @@ from concurrent import futures
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+import waiting
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from serving import index, manifest, model_server, orchestrator, releases
@@ -320,25 +322,35 @@ def ranker_address(tiny_base: pathlib.Path) -> Iterator[str]:
         yield f"127.0.0.1:{server.port}"
 
 
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """Returns a port on which nothing listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """Returns a port on which nothing listens, for a server to be started or to be missing.
+
+    A socket that is bound to it and does not listen reserves it while this process lives: the
+    system gives it to nobody, connections are refused, and a server that names it can bind it.
+    """
+    reserving = socket.socket()
+    reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserving.bind(("127.0.0.1", 0))
+    _reserved.append(reserving)
+    return reserving.getsockname()[1]
 
 
 def make_orchestrator(
     release: releases.Bundle,
     address: str,
     config: OrchestratorConfig | None = None,
+    **options: Any,
 ) -> orchestrator.Orchestrator:
-    """Joins a bundle and the server at an address."""
+    """Joins a bundle and the server at an address; options are the orchestrator's."""
     client = ranker_client.RankerClient(
         address, version=release.version, outputs=release.manifest.outputs.values()
     )
     # The machine of a test may be slow, and lateness has its own tests.
     patient = OrchestratorConfig(default_deadline_ms=30_000)
-    return orchestrator.Orchestrator(release, client, config or patient)
+    return orchestrator.Orchestrator(release, client, config or patient, **options)
 
 
 class _Altering(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -396,4 +408,10 @@ def serve_app(
 def service_url(tiny_bundle: releases.Bundle, ranker_address: str) -> Iterator[str]:
     """URL of a REST service with everything real behind it."""
     with serve_app(make_orchestrator(tiny_bundle, ranker_address)) as url:
+        wait_until_ready(url)
         yield url
+
+
+def wait_until_ready(url: str) -> None:
+    """Returns once the ranker behind a service is verified: a slow machine takes its time."""
+    waiting.until(lambda: httpx.get(f"{url}/readyz", timeout=60).is_success)

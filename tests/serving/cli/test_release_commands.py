@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 
 import children
 import httpx
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import serving_fixtures
+import waiting
 from absl import flags
 from absl.testing import flagsaver
 from repository import ROOT, TLS
@@ -81,7 +81,7 @@ def served(base):
         f"--model_server_rest_port={model_rest}", "--deadline_ms=60000",
     ]  # fmt: skip
     with children.started(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        wait_for(lambda: is_ready(process, port))
+        waiting.until(lambda: is_ready(process, port))
         yield {
             "service": f"http://127.0.0.1:{port}",
             "model_server": f"127.0.0.1:{model_port}",
@@ -99,13 +99,6 @@ def is_ready(process, port):
         return False
 
 
-def wait_for(condition, seconds=120):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.05)
-
-
 def versions_of(places):
     """Versions that the service and the model server have loaded."""
     service = httpx.get(f"{places['service']}/v1/bundle", timeout=60).json()
@@ -113,6 +106,11 @@ def versions_of(places):
     status = httpx.get(url, timeout=60).json()["model_version_status"]
     available = {int(row["version"]) for row in status if row["state"] == "AVAILABLE"}
     return {row["version"] for row in service["releases"]}, available
+
+
+def is_answered_by(version, answers):
+    """Whether the latest of the answers is of a release."""
+    return bool(answers) and answers[-1].json().get("bundle_version") == version
 
 
 def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(base, call):
@@ -129,10 +127,12 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(ba
         for thread in threads:
             thread.start()
         try:
+            waiting.until(lambda: is_answered_by(1, answers))
             releases.promote(base, 2)
-            wait_for(lambda: versions_of(places) == ({2}, {2}))
+            waiting.until(lambda: versions_of(places) == ({2}, {2}))
+            waiting.until(lambda: is_answered_by(2, answers))
             releases.roll_back(base)
-            wait_for(lambda: versions_of(places) == ({1}, {1}))
+            waiting.until(lambda: versions_of(places) == ({1}, {1}))
         finally:
             stop.set()
             for thread in threads:
@@ -148,7 +148,6 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(ba
         assert "expected: ranker version 2 AVAILABLE" in text
         assert "release: 1 stable" in text
         assert "to do: tfrec release --action=promote --version=2" in text
-    assert len(answers) > 10
     for reply in answers:
         assert reply.status_code == 200
         assert reply.json()["degraded"] is None

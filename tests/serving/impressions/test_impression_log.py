@@ -3,12 +3,13 @@
 import asyncio
 import json
 import pathlib
-import threading
 
+import clocks
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import serving_fixtures
+import waiting
 
 from serving import errors, impressions, orchestrator, requests
 from serving.config import ImpressionLogConfig
@@ -108,14 +109,13 @@ def test_files_are_written_by_size_and_by_age(tiny_bundle, tmp_path):
     # Batches of at least 400 rows, of whole answers: 402; a file has two, 804 rows; 1200 - 804.
     sizes = sorted(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet"))
     assert sizes == [396, 804]
-    config = ImpressionLogConfig(seconds_per_file=0.01)
-    log = impression_log.ImpressionLog(tmp_path / "aged", config)
+    clock = clocks.Clock()
+    log = impression_log.ImpressionLog(tmp_path / "aged", config, clock)
     log.record(tiny_bundle.manifest, request, answer())
-    appeared = threading.Event()
-    for _ in range(1000):
-        if list((tmp_path / "aged").glob(impression_log.FILE_PATTERN)):
-            break
-        appeared.wait(0.01)
+    waiting.until(lambda: not log.status()["queued_answers"])
+    assert log.status()["files"] == 0
+    clock.advance(600)
+    waiting.until(lambda: log.status()["files"])
     assert written(tmp_path / "aged").num_rows == 3
     log.close()
 
@@ -171,12 +171,7 @@ def test_rows_wait_for_a_directory_that_comes_back(tiny_bundle, tmp_path):
     log = impression_log.ImpressionLog(directory, ImpressionLogConfig(seconds_per_file=0.02))
     directory.rmdir()
     log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
-    pause = threading.Event()
-    for _ in range(500):
-        if log.status()["problem"]:
-            break
-        pause.wait(0.01)
-    assert log.status()["problem"]
+    waiting.until(lambda: log.status()["problem"])
     directory.mkdir()
     log.close()
     assert written(directory).num_rows == 3

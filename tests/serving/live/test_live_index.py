@@ -572,6 +572,20 @@ def test_an_update_that_cannot_be_taken_up_is_tried_again(release, monkeypatch):
     assert live_index.LiveIndex(release).view().num_removed == 2
 
 
+class Noted:
+    """A lock that sets an event when it is asked for."""
+
+    def __init__(self, lock, asked):
+        self._lock, self._asked = lock, asked
+
+    def __enter__(self):
+        self._asked.set()
+        return self._lock.__enter__()
+
+    def __exit__(self, *error):
+        return self._lock.__exit__(*error)
+
+
 def test_who_comes_while_an_update_is_taken_up_waits_for_it(release, monkeypatch):
     live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([], ["ad-5"])
@@ -591,8 +605,10 @@ def test_who_comes_while_an_update_is_taken_up_waits_for_it(release, monkeypatch
     threads = [threading.Thread(target=look) for _ in range(2)]
     threads[0].start()
     assert taking_up.wait(60)
+    asked = threading.Event()
+    monkeypatch.setattr(follower, "_lock", Noted(follower._lock, asked))
     threads[1].start()
-    threads[1].join(0.3)
+    assert asked.wait(60)
     go_on.set()
     for thread in threads:
         thread.join(60)

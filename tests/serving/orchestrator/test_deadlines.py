@@ -54,12 +54,13 @@ def _count(server: model_server.ModelServer, status: str) -> int:
 
 
 def test_a_rest_request_that_is_late_ends_its_run_and_is_counted_once(
-    server: model_server.ModelServer,
+    server: model_server.ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late, answered = _count(server, "DEADLINE_EXCEEDED"), _count(server, "OK")
     url = f"http://127.0.0.1:{server.rest_port}/v1/models/loop:predict"
     reply = httpx.post(url, json={"instances": [_FOR_EVER]}, timeout=20)
     assert (reply.status_code, reply.json()) == (504, {"error": _TIMED_OUT})
+    monkeypatch.setattr(server._rest, "_timeout_seconds", 60.0)
     # The only thread is free again.
     assert httpx.post(url, json={"instances": [2]}, timeout=20).json() == {"predictions": [2]}
     assert _count(server, "DEADLINE_EXCEEDED") == late + 1
@@ -72,12 +73,14 @@ def test_a_grpc_request_that_is_late_ends_its_run_and_is_counted(
     late, answered = _count(server, "DEADLINE_EXCEEDED"), _count(server, "OK")
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        # It is connected, so that the late request is under way at once.
+        assert list(stub.Predict(_request(1), timeout=20).outputs["count"].int64_val) == [1]
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Predict(_request(_FOR_EVER), timeout=0.5)
+            stub.Predict(_request(_FOR_EVER), timeout=2.0)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert list(stub.Predict(_request(2), timeout=20).outputs["count"].int64_val) == [2]
     assert _count(server, "DEADLINE_EXCEEDED") == late + 1
-    assert _count(server, "OK") == answered + 1
+    assert _count(server, "OK") == answered + 2
 
 
 def test_a_run_without_time_left_is_not_begun(base: pathlib.Path) -> None:

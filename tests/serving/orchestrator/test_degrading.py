@@ -3,11 +3,12 @@
 import asyncio
 import dataclasses
 import threading
-import time
 
+import clocks
 import numpy as np
 import pytest
 import serving_fixtures
+import waiting
 
 from serving import errors, ranker, requests
 from serving.config import BreakerConfig, OrchestratorConfig, RankingConfig
@@ -17,12 +18,18 @@ REQUEST = requests.Request(user={"country": "CH", "age": 33}, context={"device":
 
 
 @pytest.fixture
-def run(tiny_bundle):
+def clock():
+    """The orchestrator's clock: no time passes but what a test says that a call took."""
+    return clocks.Clock()
+
+
+@pytest.fixture
+def run(tiny_bundle, clock):
     """Runs `scenario(orchestrator)` in an event loop of its own."""
 
     def run_scenario(scenario, address, config=None):
         async def main():
-            service = serving_fixtures.make_orchestrator(tiny_bundle, address, config)
+            service = serving_fixtures.make_orchestrator(tiny_bundle, address, config, clock=clock)
             try:
                 return await scenario(service)
             finally:
@@ -33,13 +40,9 @@ def run(tiny_bundle):
     return run_scenario
 
 
-def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_call_through_after_a_pause(
-    monkeypatch,
-):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_call_through_after_a_pause(clock):
     config = BreakerConfig(failures_to_open=3, pause_seconds=1, most_pause_seconds=3)
-    circuit = ranker.CircuitBreaker(config)
+    circuit = ranker.CircuitBreaker(config, clock)
     for _ in range(2):
         assert circuit.admit()
         circuit.failed()
@@ -48,16 +51,14 @@ def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_call_through_after
         assert circuit.admit()
         circuit.failed()
     assert (circuit.state, circuit.admit()) == ("open", False)
-    pauses = []
-    for _ in range(3):  # Each call that fails doubles the pause, from 1 to at most 3 seconds.
-        start = now[0]
-        while not circuit.admit():
-            now[0] += 0.25
+    for pause in (1, 2, 3):  # Each call that fails doubles the pause, to at most 3 seconds.
+        clock.advance(pause - 0.25)
+        assert not circuit.admit()
+        clock.advance(0.25)
+        assert circuit.admit()
         assert not circuit.admit()  # One at a time.
-        pauses.append(now[0] - start)
         circuit.failed()
-    assert pauses == [1.0, 2.0, 3.0]
-    now[0] += 3
+    clock.advance(3)
     assert circuit.admit()
     circuit.abandoned()  # It said nothing, so another may try.
     assert circuit.admit()
@@ -93,71 +94,72 @@ def test_places_are_given_back_and_a_batch_larger_than_all_of_them_is_let_in_alo
     assert places.in_hand == 0
 
 
-class _Slow:
-    """Holds replies for so long for each candidate; the probes' replies go at once."""
-
-    def __init__(self, seconds_per_score):
-        self.seconds_per_score = seconds_per_score
-
-    def __call__(self, reply):
-        count = reply.outputs["click_probability"].tensor_shape.dim[1].size
-        if count > 20:  # The probes have 20 candidates.
-            time.sleep(self.seconds_per_score * count)
+def num_scored(reply):
+    return reply.outputs["click_probability"].tensor_shape.dim[1].size
 
 
-def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run, ranker_address):
-    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
-    hurried = dataclasses.replace(REQUEST, deadline_ms=180)
+@pytest.fixture
+def slow_address(ranker_address, clock):
+    """Address of a ranker that takes 0.1 s of the clock for each candidate."""
+
+    def take_time(reply):
+        if num_scored(reply) > 20:  # The probes have 20 candidates.
+            clock.advance(0.1 * num_scored(reply))
+
+    with serving_fixtures.altering_server(ranker_address, take_time) as address:
+        yield address
+
+
+def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run, slow_address):
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=60_000)
+    hurried = dataclasses.replace(REQUEST, deadline_ms=18_000)
 
     async def scenario(service):
         full = [await service.recommend(REQUEST) for _ in range(3)]
         fewer = [await service.recommend(hurried) for _ in range(6)]
-        at_ease = await service.recommend(REQUEST)
-        return full, fewer, at_ease
+        return full, fewer, await service.recommend(REQUEST)
 
-    # 300 candidates take 0.3 s, 150 take 0.15 and 75 take 0.08 of the 0.18 s that there are.
-    with serving_fixtures.altering_server(ranker_address, _Slow(0.001)) as address:
-        full, fewer, at_ease = run(scenario, address, config)
+    # 300 candidates take 30 s. A call may take 1.25 times what is expected, and 18 s are less than
+    # that for 150: at first 1.25 * (30 - 0.75 * 15) = 23.4 s, then 18.75 s as learnt from 75.
+    full, fewer, at_ease = run(scenario, slow_address, config)
     assert {answer.degraded for answer in [*full, at_ease]} == {None}
-    assert any("Ranked the best 75 of 300 candidates" in str(answer.degraded) for answer in fewer)
     for answer in fewer:
-        assert answer.degraded is not None
-        if answer.order == "utility":
-            utilities = [ad.utility for ad in answer.ads]
-            assert utilities == sorted(utilities, reverse=True)
-            # The best of those with the greatest retrieval scores.
-            assert "left no time for more" in answer.degraded
-    ranked = next(answer for answer in fewer if answer.order == "utility")
+        assert answer.degraded == (
+            "Ranked the best 75 of 300 candidates by retrieval: the deadline of 18000 ms left no "
+            "time for more."
+        )
+        assert answer.order == "utility"
+        assert answer.stage_ms["ranker"] == pytest.approx(7_500)
+        utilities = [ad.utility for ad in answer.ads]
+        assert utilities == sorted(utilities, reverse=True)
     retrieved = run(
-        lambda service: service.recommend(dataclasses.replace(REQUEST, k=150)),
+        lambda service: service.recommend(dataclasses.replace(REQUEST, k=75)),
         f"127.0.0.1:{serving_fixtures.free_port()}",
         config,
     )
-    assert {ad.ad_id for ad in ranked.ads} <= {ad.ad_id for ad in retrieved.ads}
+    assert {ad.ad_id for ad in fewer[0].ads} <= {ad.ad_id for ad in retrieved.ads}
 
 
-def test_as_many_are_ranked_as_the_answer_shows(run, ranker_address):
-    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
+def test_as_many_are_ranked_as_the_answer_shows(run, slow_address):
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=60_000)
 
     async def scenario(service):
         for _ in range(3):
             await service.recommend(REQUEST)
-        return await service.recommend(dataclasses.replace(REQUEST, k=200, deadline_ms=500))
+        return await service.recommend(dataclasses.replace(REQUEST, k=200, deadline_ms=25_000))
 
-    # 300 take 0.6 s, the 200 that are asked for 0.4.
-    with serving_fixtures.altering_server(ranker_address, _Slow(0.002)) as address:
-        answer = run(scenario, address, config)
+    # 300 take 30 s, the 200 that are asked for 20.
+    answer = run(scenario, slow_address, config)
     assert len(answer.ads) == 200
-    assert answer.order == "retrieval" or "Ranked the best 200 of 300" in answer.degraded
+    assert "Ranked the best 200 of 300" in answer.degraded
 
 
 def test_a_call_that_fails_at_once_is_made_again_for_half_of_the_candidates(run, ranker_address):
     calls = []
 
     def fail_once(reply):
-        count = reply.outputs["click_probability"].tensor_shape.dim[1].size
-        calls.append(count)
-        if calls.count(300) == 1 and count == 300:
+        calls.append(num_scored(reply))
+        if calls.count(300) == 1 and calls[-1] == 300:
             raise RuntimeError("planted")
 
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
@@ -174,77 +176,94 @@ def test_a_call_that_fails_at_once_is_made_again_for_half_of_the_candidates(run,
     assert (first.order, second.degraded) == ("utility", None)
 
 
-def test_a_ranker_that_hangs_is_left_alone_and_asked_again_after_a_pause(run, ranker_address):
-    held = threading.Event()
+class _Held:
+    """Holds the ranker's replies while `go_on` is not set."""
+
+    def __init__(self):
+        self.go_on, self.arrived = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def __call__(self, reply):
+        if not self.go_on.is_set():
+            self.arrived.set()
+        assert self.go_on.wait(60)
+
+
+def test_a_ranker_that_hangs_is_left_alone_and_asked_again_after_a_pause(
+    run, ranker_address, clock
+):
+    held = _Held()
     pauses = BreakerConfig(failures_to_open=3, pause_seconds=0.3, most_pause_seconds=0.3)
     config = OrchestratorConfig(default_deadline_ms=200, ranker=RankingConfig(pauses=pauses))
-    patient = dataclasses.replace(REQUEST, deadline_ms=30_000)
+    patient = dataclasses.replace(REQUEST, deadline_ms=60_000)
 
     async def scenario(service):
-        held.set()
         assert (await service.recommend(patient)).degraded is None
-        held.clear()
-        paused = None
-        for _ in range(30):
-            answer = await service.recommend(REQUEST)
-            assert answer.order == "retrieval"
-            if "did not answer within" in answer.degraded and "asked again" in answer.degraded:
-                paused = answer
-                break
-        held.set()
-        for _ in range(200):
-            answer = await service.recommend(patient)
-            if answer.degraded is None:
-                return paused
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"Not asked again: {answer.degraded}")
+        held.go_on.clear()
+        late = [await service.recommend(REQUEST) for _ in range(3)]
+        held.go_on.set()
+        # It would answer again, and is not asked.
+        paused = await service.recommend(patient)
+        clock.advance(0.3)
+        return late, paused, await service.recommend(patient)
 
-    with serving_fixtures.altering_server(ranker_address, lambda _: held.wait(30)) as address:
-        paused = run(scenario, address, config)
-    # It did not wait for the ranker: nothing like the 200 ms of the deadline.
-    assert paused.stage_ms["ranker"] < 50
+    with serving_fixtures.altering_server(ranker_address, held) as address:
+        late, paused, again = run(scenario, address, config)
+    for answer in late:
+        assert answer.order == "retrieval"
+        assert "did not answer within" in answer.degraded
+        assert "asked again" not in answer.degraded
+    assert (paused.order, again.degraded) == ("retrieval", None)
+    assert "It is asked again in a moment" in paused.degraded
 
 
 def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ranker_address):
-    config = OrchestratorConfig(default_deadline_ms=30_000, ranker=RankingConfig(most_calls=1))
-    held = threading.Event()
-    held.set()
+    config = OrchestratorConfig(default_deadline_ms=60_000, ranker=RankingConfig(most_calls=1))
+    held = _Held()
 
     async def scenario(service):
         await service.recommend(REQUEST)
-        held.clear()
+        held.go_on.clear()
         first = asyncio.create_task(service.recommend(REQUEST))
-        while not service.admission.in_hand:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(held.arrived.wait, 60)
         waiting = await service.recommend(dataclasses.replace(REQUEST, deadline_ms=200))
-        held.set()
+        held.go_on.set()
         return waiting, await first
 
-    with serving_fixtures.altering_server(ranker_address, lambda _: held.wait(30)) as address:
+    with serving_fixtures.altering_server(ranker_address, held) as address:
         waiting, first = run(scenario, address, config)
     assert (waiting.order, first.degraded) == ("retrieval", None)
     assert "The ranker was busy until the deadline of 200 ms" in waiting.degraded
 
 
-def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address):
+def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address, clock):
     config = OrchestratorConfig(
         num_candidates=300,
-        default_deadline_ms=30_000,
+        default_deadline_ms=60_000,
         ranker=RankingConfig(most_calls=1, least_candidates=25),
     )
-    hurried = dataclasses.replace(REQUEST, deadline_ms=2_500)
+    hurried = dataclasses.replace(REQUEST, deadline_ms=50_000)
+    held = _Held()
+
+    def take_time(reply):
+        held(reply)
+        clock.advance(0.02 * num_scored(reply))
 
     async def scenario(service):
         for _ in range(3):
             assert (await service.recommend(REQUEST)).degraded is None
-        return await asyncio.gather(*(service.recommend(hurried) for _ in range(20)))
+        held.go_on.clear()
+        crowd = asyncio.gather(*(service.recommend(hurried) for _ in range(20)))
+        # One is being ranked, and the others wait for it.
+        await asyncio.to_thread(waiting.until, lambda: service._ranking._waiting == 19)
+        held.go_on.set()
+        return await crowd
 
-    # One at a time, 300 candidates take 0.3 s: in 2.5 s no more than eight requests are ranked so.
-    with serving_fixtures.altering_server(ranker_address, _Slow(0.001)) as address:
+    # One at a time, 300 candidates take 6 s: in 50 s no more than eight requests are ranked so.
+    with serving_fixtures.altering_server(ranker_address, take_time) as address:
         answers = run(scenario, address, config)
-    assert sum(answer.order == "utility" for answer in answers) >= 15
-    assert any("Ranked the best" in str(answer.degraded) for answer in answers)
+    assert {answer.order for answer in answers} == {"utility"}
+    assert sum("Ranked the best" in str(answer.degraded) for answer in answers) >= 12
 
 
 def test_requests_beyond_the_places_are_refused_and_the_others_answered(run, ranker_address):
@@ -263,15 +282,14 @@ def test_requests_beyond_the_places_are_refused_and_the_others_answered(run, ran
     assert (in_hand, after.degraded) == (0, None)
 
 
-def test_time_that_passed_before_the_service_began_counts(run, ranker_address):
+def test_time_that_passed_before_the_service_began_counts(run, ranker_address, clock):
     async def scenario(service):
         await service.recommend(REQUEST)
-        earlier = time.perf_counter() - 0.5
-        return await service.recommend(dataclasses.replace(REQUEST, deadline_ms=400), earlier)
+        return await service.recommend(dataclasses.replace(REQUEST, deadline_ms=400), clock() - 0.5)
 
     answer = run(scenario, ranker_address)
     assert "No time was left to rank: the deadline is 400 ms." in answer.degraded
-    assert answer.stage_ms["total"] > 500
+    assert answer.stage_ms["total"] == pytest.approx(500)
 
 
 def test_scores_of_fewer_candidates_are_those_of_all(run, ranker_address):
@@ -279,7 +297,7 @@ def test_scores_of_fewer_candidates_are_those_of_all(run, ranker_address):
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 
     def fail_large(reply):
-        if reply.outputs["click_probability"].tensor_shape.dim[1].size == 300:
+        if num_scored(reply) == 300:
             raise RuntimeError("planted")
 
     async def scenario(service):

@@ -24,22 +24,22 @@ def scenario(main, run, *, most_running=1, most_items=4):
 
 
 def test_one_that_comes_while_a_place_is_free_is_served_alone_and_those_that_wait_together():
-    calls, go = [], threading.Event()
+    calls, began, go = [], threading.Event(), threading.Event()
 
     def run(items):
         calls.append(list(items))
-        go.wait(30)
+        began.set()
+        assert go.wait(30)
         return [item * 10 for item in items]
 
     async def main(batches):
         first = asyncio.create_task(batches.submit("a", 1))
-        while not calls:
-            await asyncio.sleep(0)
+        assert await asyncio.to_thread(began.wait, 30)
         assert calls == [[1]]  # At once, and alone.
         keys = "aabaaaa"
         others = [asyncio.create_task(batches.submit(k, n)) for n, k in enumerate(keys, 2)]
-        await asyncio.sleep(0)
-        go.set()
+        # After the first step of each task.
+        asyncio.get_running_loop().call_soon(go.set)
         return await asyncio.gather(first, *others)
 
     assert scenario(main, run) == [10, 20, 30, 40, 50, 60, 70, 80]
@@ -51,15 +51,15 @@ def test_an_error_is_that_of_the_item_at_fault_alone():
     go = threading.Event()
 
     def run(items):
-        go.wait(30)
+        assert go.wait(30)
         if 3 in items:
             raise KeyError("three")
         return list(items)
 
     async def main(batches):
         tasks = [asyncio.create_task(batches.submit("a", n)) for n in (1, 2, 3, 4)]
-        await asyncio.sleep(0)
-        go.set()
+        # After the first step of each task.
+        asyncio.get_running_loop().call_soon(go.set)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     found = scenario(main, run)
@@ -69,20 +69,20 @@ def test_an_error_is_that_of_the_item_at_fault_alone():
 
 
 def test_what_was_given_up_while_it_waited_is_not_computed():
-    calls, go = [], threading.Event()
+    calls, began, go = [], threading.Event(), threading.Event()
 
     def run(items):
         calls.append(list(items))
-        go.wait(30)
+        began.set()
+        assert go.wait(30)
         return list(items)
 
     async def main(batches):
         tasks = [asyncio.create_task(batches.submit("a", n)) for n in (1, 2, 3)]
-        while not calls:
-            await asyncio.sleep(0)
+        assert await asyncio.to_thread(began.wait, 30)
         tasks[1].cancel()
-        await asyncio.sleep(0)
-        go.set()
+        # After the task has ended.
+        asyncio.get_running_loop().call_soon(go.set)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     found = scenario(main, run)

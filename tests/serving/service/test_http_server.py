@@ -1,17 +1,19 @@
 """Connections that stall, what guards the service, and malformed requests by the thousand."""
 
+import contextlib
 import json
 import pathlib
+import queue
 import random
-import resource
 import shutil
 import socket
-import time
+import threading
 
 import httpx
 import pytest
 import serving_fixtures
 import sockets
+import waiting
 from repository import TLS
 
 from serving import errors, releases
@@ -35,18 +37,25 @@ def ends_without_a_byte(connection):
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n"])
 def test_a_head_that_does_not_come_ends_the_connection(service_url, monkeypatch, sent):
     monkeypatch.setattr(connections.Connection, "head_seconds", 0.3)
-    started = time.monotonic()
     with connected(service_url) as connection:
         connection.sendall(sent)
         assert ends_without_a_byte(connection)
-    assert time.monotonic() - started > 0.2
+
+
+def test_a_head_that_comes_in_pieces_is_waited_for(service_url):
+    with connected(service_url) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        # Another is answered after the first piece was taken in.
+        assert httpx.get(f"{service_url}/healthz", timeout=60).is_success
+        connection.sendall(b"host: x\r\n\r\n")
+        sockets.receive(connection, lambda reply: reply.endswith(b'{"status":"ok"}'))
 
 
 def test_a_second_head_that_does_not_come_ends_the_connection(service_url, monkeypatch):
-    monkeypatch.setattr(connections.Connection, "head_seconds", 0.3)
     with connected(service_url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         sockets.receive(connection, lambda reply: reply.endswith(b'{"status":"ok"}'))
+        monkeypatch.setattr(connections.Connection, "head_seconds", 0.3)
         connection.sendall(b"GET /heal")
         assert ends_without_a_byte(connection)
 
@@ -77,41 +86,62 @@ def received_bytes(connection):
     return received
 
 
-def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(service_url, monkeypatch):
+@pytest.fixture
+def paused(monkeypatch):
+    """Queue of the service's connections whose clients do not read what is written."""
+    found = queue.Queue()
+    pause_writing = connections.Connection.pause_writing
+
+    def pause(connection):
+        pause_writing(connection)
+        found.put(connection)
+
+    monkeypatch.setattr(connections.Connection, "pause_writing", pause)
+    return found
+
+
+def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(
+    service_url, monkeypatch, paused
+):
     monkeypatch.setattr(connections.Connection, "write_seconds", 0.5)
     with ask_for_much(service_url) as connection:
+        stalled = paused.get(timeout=60)
         for _ in range(3):
             assert httpx.post(f"{service_url}/v1/recommend", json={}, timeout=60).is_success
-        time.sleep(1.0)
+        waiting.until(stalled.transport.is_closing)
         assert received_bytes(connection) < 5_000_000
 
 
-def test_a_client_that_reads_slowly_gets_all_of_it(service_url, monkeypatch):
-    monkeypatch.setattr(connections.Connection, "write_seconds", 3.0)
+def test_a_client_that_reads_slowly_gets_all_of_it(service_url, monkeypatch, paused):
+    # The test looks in its place.
+    monkeypatch.setattr(connections.Connection, "write_seconds", 3_600.0)
     with ask_for_much(service_url) as connection:
         head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
         lines = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
         missing = int(lines[b"content-length"]) - len(body)
-        started = time.monotonic()
-        # Some 400 kB every third of a second.
-        while missing > 0:
-            time.sleep(0.3)
-            wanted = min(6 * 65536, missing)
-            missing -= len(sockets.receive(connection, lambda c, n=wanted: len(c) >= n))
-        # So for longer than a client may take that does not read.
-        assert time.monotonic() - started > 3.0
+        slow = paused.get(timeout=60)
+        while unread := slow._unread_bytes:
+            while slow._buffered_bytes() >= unread:
+                missing -= len(connection.recv(65536))
+            slow.loop.call_soon_threadsafe(slow._check_writing)
+            waiting.until(lambda unread=unread: slow._unread_bytes < unread)
+        assert len(sockets.receive(connection, lambda rest: len(rest) >= missing)) == missing
 
 
 def test_the_end_does_not_wait_for_a_client_that_never_reads(
-    tiny_bundle, ranker_address, monkeypatch
+    tiny_bundle, ranker_address, monkeypatch, paused
 ):
     monkeypatch.setattr(connections.Connection, "write_seconds", 0.5)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
-    with serving_fixtures.serve_app(service) as url:
-        connection = ask_for_much(url)
-        started = time.monotonic()
-    assert time.monotonic() - started < 60
-    connection.close()
+    patient = http_server.HttpConfig(end_seconds=3_600)
+    with contextlib.ExitStack() as running:
+        url = running.enter_context(serving_fixtures.serve_app(service, http=patient))
+        with ask_for_much(url):
+            paused.get(timeout=60)
+            ending = threading.Thread(target=running.pop_all().close)
+            ending.start()
+            ending.join(60)
+            assert not ending.is_alive()
 
 
 def test_a_replaced_index_changes_no_answer_and_is_refused_when_it_is_loaded(
@@ -205,19 +235,11 @@ def malformed(rng):
     return bytes(body)
 
 
-def resident_bytes():
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
-def test_10000_malformed_bodies_are_refused_without_a_failure_or_a_leak(service_url):
+def test_10000_malformed_bodies_are_refused_without_a_failure(service_url):
     rng = random.Random(7)
     statuses = {}
-    after_warm_up = 0
     with connected(service_url) as connection, connection.makefile("rb") as replies:
         for number in range(10_000):
-            if number == 2_000:
-                after_warm_up = resident_bytes()
             body = malformed(rng)
             path = "/v1/recommend"
             if number % 5 == 0:
@@ -237,5 +259,4 @@ def test_10000_malformed_bodies_are_refused_without_a_failure_or_a_leak(service_
             assert status == 200 or set(document) == {"error"}, (body, document)
     assert set(statuses) == {200, 400, 422}, statuses
     assert min(statuses.values()) > 100, statuses
-    assert resident_bytes() - after_warm_up < 30_000_000
     assert httpx.post(f"{service_url}/v1/recommend", json={}, timeout=60).json()["ads"]

@@ -8,11 +8,12 @@ import itertools
 import pathlib
 import shutil
 import threading
-import time
 
+import clocks
 import httpx
 import pytest
 import serving_fixtures
+import waiting
 
 from serving import errors, manifest, releases, requests
 from serving.config import FollowConfig
@@ -87,35 +88,41 @@ def following(base, address):
 
 
 class Load:
-    """Asks a service without a pause from several threads, and keeps every answer."""
+    """Asks a service without a pause from several threads.
+
+    Attributes:
+        answers: Those of each thread, in their order.
+    """
 
     def __init__(self, url, num_threads=3):
         self._url = url
         self._stop = threading.Event()
         self._pool = concurrent.futures.ThreadPoolExecutor(num_threads)
-        self._running = [self._pool.submit(self._ask) for _ in range(num_threads)]
+        self.answers = [[] for _ in range(num_threads)]
+        self._running = [self._pool.submit(self._ask, answers) for answers in self.answers]
 
-    def _ask(self):
-        answers = []
+    def _ask(self, answers):
         with httpx.Client(base_url=self._url, timeout=60) as client:
             while not self._stop.is_set():
                 reply = client.post("/v1/recommend", json=BODY)
                 assert reply.status_code == 200, reply.text
                 answers.append(reply.json())
-        return answers
+
+    def wait_for_release(self, version):
+        """Returns when the latest answer of each thread is of a release."""
+        waiting.until(
+            lambda: all(
+                answers and answers[-1]["bundle_version"] == version for answers in self.answers
+            )
+        )
 
     def end(self):
         """Returns the answers of each thread, in their order."""
         self._stop.set()
         with self._pool:
-            return [answers.result() for answers in self._running]
-
-
-def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.02)
+            for running in self._running:
+                running.result()
+        return self.answers
 
 
 def state_of(url):
@@ -133,10 +140,12 @@ def roles_of(url):
 def test_releases_change_under_load_without_a_failed_or_mixed_answer(base, address, expected):
     with following(base, address) as url:
         load = Load(url)
+        load.wait_for_release(1)
         for version in (2, 3, None):
             change = releases.roll_back if version is None else releases.promote
             after = change(base, *([version] if version else [])).after
-            wait_for(lambda wanted=after.stable: roles_of(url) == {wanted: "stable"})
+            waiting.until(lambda wanted=after.stable: roles_of(url) == {wanted: "stable"})
+            load.wait_for_release(after.stable)
             assert in_use.is_in_use(base, after.stable)
         threads = load.end()
         for version in (1, 3):
@@ -154,15 +163,15 @@ def test_a_canary_gets_its_share_under_load_and_leaves_again(base, address, expe
     with following(base, address) as url:
         load = Load(url)
         releases.start_canary(base, 2, 0.5)
-        wait_for(lambda: roles_of(url) == {1: "stable", 2: "canary"})
+        waiting.until(lambda: roles_of(url) == {1: "stable", 2: "canary"})
         with httpx.Client(base_url=url, timeout=60) as client:
             named = [
                 client.post("/v1/recommend", json={**BODY, "release": release}).json()
                 for release in ("canary", "stable")
             ]
-            wait_for(lambda: min(row["answered"] for row in state_of(url)["releases"]) > 5)
+            waiting.until(lambda: min(row["answered"] for row in state_of(url)["releases"]) > 5)
         releases.end_canary(base)
-        wait_for(lambda: roles_of(url) == {1: "stable"})
+        waiting.until(lambda: roles_of(url) == {1: "stable"})
         answers = [answer for thread in load.end() for answer in thread]
     assert [answer["bundle_version"] for answer in named] == [2, 1]
     assert {answer["bundle_version"] for answer in answers} == {1, 2}
@@ -180,17 +189,17 @@ def test_a_damaged_release_is_refused_with_the_reason_and_taken_up_once_it_is_wh
         path.write_bytes(content[:-1])
         # As somebody who does not use scripts/release.py might.
         pointer.write_pointer(base, pointer.Pointer(2, previous=(1,)))
-        wait_for(lambda: state_of(url)["refused"])
+        waiting.until(lambda: state_of(url)["refused"])
         refused = state_of(url)["refused"]
         assert refused.startswith("release 2 is refused: query_tower/2/saved_model.pb has ")
         ready = httpx.get(f"{url}/readyz", timeout=60)
         assert (ready.status_code, ready.json()["refused"]) == (200, refused)
         assert roles_of(url) == {1: "stable"}
-        wait_for(lambda: "tfrec_release_refused 1.0" in metrics_of(url))
+        waiting.until(lambda: "tfrec_release_refused 1.0" in metrics_of(url))
         path.write_bytes(content)
-        wait_for(lambda: roles_of(url) == {2: "stable"})
+        waiting.until(lambda: roles_of(url) == {2: "stable"})
         assert state_of(url)["refused"] is None
-        wait_for(lambda: "tfrec_release_refused 0.0" in metrics_of(url))
+        waiting.until(lambda: "tfrec_release_refused 0.0" in metrics_of(url))
         (answers,) = load.end()
     for answer in answers:
         assert plain(answer) == expected[answer["bundle_version"]]
@@ -209,7 +218,7 @@ def test_another_ranker_under_the_new_number_is_refused_and_its_scores_never_com
     ):
         load = Load(url, num_threads=1)
         releases.promote(base, 2)
-        wait_for(lambda: state_of(url)["refused"])
+        waiting.until(lambda: state_of(url)["refused"])
         assert "differs by" in state_of(url)["refused"]
         assert not in_use.is_in_use(base, 2)
         (answers,) = load.end()
@@ -225,10 +234,14 @@ def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_
     only_first = tmp_path / "served"
     shutil.copytree(published / "ranker/1", only_first / "ranker/1")
 
+    connected = threading.Event()
+
     async def scenario(server):
         address = f"127.0.0.1:{server.port}"
 
         def connect(release):
+            if release.version == 2:
+                connected.set()
             return serving_fixtures.make_orchestrator(release, address)
 
         router = release_router.ReleaseRouter(connect(release_follower.load_first(base)))
@@ -238,13 +251,14 @@ def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_
         await follower.step()
         assert "does not serve ranker version 2" in follower.problem
         assert router.stable.release.version == 1
+        connected.clear()
         config = dataclasses.replace(FAST, ranker_seconds=600)
         follower = release_follower.ReleaseFollower(base, router, connect, config)
         stepping = asyncio.create_task(follower.step())
-        while not in_use.is_in_use(base, 2):
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(connected.wait, 60)
+        assert in_use.is_in_use(base, 2)
         releases.roll_back(base)
-        await asyncio.wait_for(stepping, 30)
+        await asyncio.wait_for(stepping, 60)
         assert not in_use.is_in_use(base, 2)
         await follower.step()
         assert (follower.problem, router.stable.release.version) == (None, 1)
@@ -252,6 +266,32 @@ def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_
 
     with serving_fixtures.serve_ranker(only_first, all_versions=True) as server:
         asyncio.run(scenario(server))
+
+
+def test_a_refused_release_is_tried_again_less_and_less_often(base, address):
+    clock = clocks.Clock()
+    config = release_follower.FollowConfig(retry_seconds=5, most_retry_seconds=15)
+    attempts = []
+
+    def connect(release):
+        attempts.append(clock())
+        raise OSError("planted")
+
+    async def scenario():
+        router = release_router.ReleaseRouter(
+            serving_fixtures.make_orchestrator(releases.load(base, 1), address)
+        )
+        follower = release_follower.ReleaseFollower(base, router, connect, config, clock)
+        releases.promote(base, 2)
+        for _ in range(46):
+            await follower.step()
+            clock.advance(1)
+        assert follower.problem == "release 2 is refused: planted"
+        await router.close()
+
+    asyncio.run(scenario())
+    # After 5, 10 and then always 15 seconds.
+    assert [attempt - attempts[0] for attempt in attempts] == [0, 5, 15, 30, 45]
 
 
 def test_a_service_that_starts_on_a_refused_release_serves_the_one_before(base):
@@ -269,14 +309,16 @@ def test_a_service_that_starts_on_a_refused_release_serves_the_one_before(base):
 def test_a_file_that_cannot_be_read_changes_nothing(base, address):
     with following(base, address) as url:
         (base / "releases.json").write_text("{")
-        wait_for(lambda: state_of(url)["refused"])
+        waiting.until(lambda: state_of(url)["refused"])
         assert "releases.json cannot be used" in state_of(url)["refused"]
         assert roles_of(url) == {1: "stable"}
         releases.promote(base, 2)
-        wait_for(lambda: roles_of(url) == {2: "stable"})
+        waiting.until(lambda: roles_of(url) == {2: "stable"})
 
 
-def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use(base, tmp_path):
+def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use(
+    base, tmp_path, caplog
+):
     path = tmp_path / "models.config"
     released = served_versions.ServedVersions(base, ("ranker", "query_tower"), path)
 
@@ -299,10 +341,10 @@ def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use
         # Release 1 serves its last requests; who has loaded 2 only looks at it.
         assert "{ versions: 1 versions: 3 }" in told()[0]
     with released:
-        wait_for(lambda: "{ versions: 3 }" in told()[0])
+        waiting.until(lambda: "{ versions: 3 }" in told()[0])
         (base / "releases.json").write_text("{")
         manifest.path_of(base, 2).touch()
-        time.sleep(2 * served_versions.POLL_SECONDS)
+        waiting.until(lambda: "The model server's versions stay as they are" in caplog.text)
         assert "{ versions: 3 }" in told()[0]
     # A process that finds the stable release damaged falls back to the one before, which is asked
     # for only then.

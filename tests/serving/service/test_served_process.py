@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import children
 import httpx
 import pytest
 import serving_fixtures
+import waiting
 from prometheus_client import parser
 from repository import ROOT, TLS
 
@@ -37,14 +37,7 @@ def served(base, *flags, stderr=None, ranker_address=None, **client_options):
     with children.started(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr) as process:
         try:
             with client.Client(url, retry=client.Retry(attempts=1), **client_options) as asking:
-                end = time.monotonic() + 240
-                while True:
-                    assert process.poll() is None, f"serve.py ended with {process.returncode}"
-                    assert time.monotonic() < end, "serve.py was not ready within 240 s"
-                    with contextlib.suppress(errors.ClientConnectionError):
-                        if asking.ready():
-                            break
-                    time.sleep(0.1)
+                waiting.until(lambda: is_ready(process, asking))
             yield process, url
         finally:
             if process.poll() is None:
@@ -52,13 +45,22 @@ def served(base, *flags, stderr=None, ranker_address=None, **client_options):
             process.wait(60)
 
 
+def is_ready(process, asking):
+    assert process.poll() is None, f"serve.py ended with {process.returncode}"
+    try:
+        return asking.ready()
+    except errors.ClientConnectionError:
+        return False
+
+
 def below(process_id):
     """Returns process id -> command line of the processes below one."""
     found = {}
     for thread in os.listdir(f"/proc/{process_id}/task"):
-        path = pathlib.Path(f"/proc/{process_id}/task/{thread}/children")
-        for child in path.read_text().split():
-            with contextlib.suppress(FileNotFoundError):
+        children_of = pathlib.Path(f"/proc/{process_id}/task/{thread}/children")
+        # Threads and processes end at any time.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in children_of.read_text().split():
                 command = pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
                 found[int(child)] = b" ".join(command).decode()
     return found
@@ -92,19 +94,13 @@ class Load:
                     self.answers.append(asking.recommend(user={"age": number}, k=3))
                 except errors.TfrecClientError as error:
                     self.failures.append(error)
-                    time.sleep(0.05)
+                    # Nobody is there: the others go on all the same.
+                    self._stopping.wait(0.05)
 
-    def wait_for(self, wanted, seconds=180.0):
+    def wait_for(self, wanted):
         """Waits until an answer that comes from now on is as wanted."""
         seen = len(self.answers)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            fresh = self.answers[seen:]
-            if any(wanted(answer) for answer in fresh):
-                return
-            time.sleep(0.05)
-        last = self.answers[-1].degraded if self.answers else None
-        raise AssertionError(f"No such answer within {seconds} s; the last: {last}")
+        waiting.until(lambda: any(wanted(answer) for answer in self.answers[seen:]))
 
 
 def is_full(answer):
@@ -133,10 +129,7 @@ def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
         (server,) = [pid for pid, command in started.items() if "model_server" in command]
         assert len(workers) == 2
         # Both map the index rather than read it; the second is ready after the first.
-        end = time.monotonic() + 180
-        while not all(maps_the_index(pid) for pid in workers):
-            assert time.monotonic() < end, "a process does not map the index"
-            time.sleep(0.1)
+        waiting.until(lambda: all(maps_the_index(pid) for pid in workers))
         command = pathlib.Path(f"/proc/{server}/cmdline").read_bytes().split(b"\0")[:-1]
         os.kill(server, signal.SIGKILL)
         load.wait_for(is_in_retrieval_order)
@@ -155,25 +148,24 @@ def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
             # Four clients have one request each under way.
             assert before <= count <= len(load.answers) + 8
             os.kill(workers[0], signal.SIGKILL)
-            end = time.monotonic() + 180
-            while len(workers_of(process)) < 2 or workers[0] in workers_of(process):
-                assert time.monotonic() < end, "no other process was started"
-                time.sleep(0.2)
+            waiting.until(lambda: is_replaced(workers[0], workers_of(process)))
             load.wait_for(is_full)
             # Its requests went to the other: a client tries a broken connection again.
             assert not load.failures
             left = workers_of(process)
             process.kill()
-            end = time.monotonic() + 30
-            while any(pathlib.Path(f"/proc/{pid}/cmdline").exists() for pid in left):
-                assert time.monotonic() < end, "a process outlived the one that started it"
-                time.sleep(0.1)
+            # None outlives the one that started it.
+            waiting.until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in left))
             again.stdin.close()
             assert again.wait(60) == 0
 
 
 def maps_the_index(process_id):
     return "ad_features.npy" in pathlib.Path(f"/proc/{process_id}/maps").read_text()
+
+
+def is_replaced(worker, workers):
+    return len(workers) == 2 and worker not in workers
 
 
 def workers_of(process):
@@ -183,7 +175,9 @@ def workers_of(process):
 def test_a_signal_amid_requests_lets_all_be_answered(tiny_base, ranker_address, tmp_path):
     log_path = tmp_path / "log"
     flags = (
-        *("--log_format=json", f"--tls_certificate={TLS / 'certificate.pem'}"),
+        # Until a second signal.
+        *("--drain_seconds=600", "--log_format=json"),
+        f"--tls_certificate={TLS / 'certificate.pem'}",
         *(f"--tls_key={TLS / 'key.pem'}", f"--token_file={tmp_path / 'token'}"),
     )
     (tmp_path / "token").write_text("a-secret\n")
@@ -200,14 +194,14 @@ def test_a_signal_amid_requests_lets_all_be_answered(tiny_base, ranker_address, 
             load.wait_for(is_full)
             process.send_signal(signal.SIGTERM)
             with client.Client(url, retry=once, **options) as asking:
-                while asking.ready():
-                    time.sleep(0.02)
+                waiting.until(lambda: not asking.ready())
                 # Not ready, and yet it answers.
                 late = asking.recommend(k=1)
                 assert late.bundle_version == 1
+            process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
-        # All that failed found the port closed, or was in its queue when it was.
-        assert load.failures
+            # All that fails finds the port closed, or was in its queue when it was.
+            waiting.until(lambda: load.failures)
         for failure in load.failures:
             assert isinstance(failure, errors.ClientConnectionError), failure
     lines = [json.loads(line) for line in log_path.read_text().splitlines()]

@@ -7,9 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
-import children
 import logs
 import pytest
 from repository import ROOT
@@ -24,6 +22,18 @@ from tfrecords import convert, schema
 log, named, ads, out = map(pathlib.Path, sys.argv[1:5])
 source = convert.Source(log, schema.load_schema(named), ads_path=ads, rows_per_chunk=100)
 convert.convert(source, out, workers=2)
+"""
+# Kills itself when a stage has finished two of its chunks and begins another.
+KILLED = f"""
+import os, signal, sys
+from tfrecords.conversion import workspace
+once = workspace.Workspace.once
+def killed(space, stage, index, work):
+    if stage == sys.argv[5] and len(list(space.path(stage, 0).parent.glob("*.json"))) >= 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return once(space, stage, index, work)
+workspace.Workspace.once = killed
+{CONVERT}
 """
 
 
@@ -56,20 +66,19 @@ def test_the_number_of_workers_changes_no_byte(synthetic_log, unbroken, tmp_path
 
 def test_killed_in_every_stage_it_resumes_to_the_same_bytes(synthetic_log, unbroken, tmp_path):
     log, out = synthetic_log, tmp_path / "data"
-    command = [sys.executable, "-c", CONVERT, *map(str, (log.log, log.schema, log.ads, out))]
+    arguments = list(map(str, (log.log, log.schema, log.ads, out)))
     notes = tmp_path / ".data.partial" / "work"
     for stage in ("parse", "count", "pack", "write"):
-        with children.started(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and len(list((notes / stage).glob("*.json"))) < 2:
-                time.sleep(0.001)
-            process.send_signal(signal.SIGKILL)
-        assert process.returncode in (-signal.SIGKILL, 0)
-        if process.returncode == 0:  # it was faster than the signal
-            break
-        done = len(list((notes / "parse").glob("*.json")))
-        assert done >= 2
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, *arguments, stage], cwd=ROOT, stderr=subprocess.DEVNULL
+        )
+        assert killed.returncode == -signal.SIGKILL
+        assert len(list((notes / "parse").glob("*.json"))) >= 2
         assert not out.exists()
-    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", CONVERT, *arguments],
+        cwd=ROOT, check=True, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     assert files(out) == files(unbroken)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 import saved_models
+import waiting
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import saved_model
@@ -71,12 +72,7 @@ class _Batcher:
     def wait_for_queued(self, rows: int) -> None:
         """Returns when so many rows wait in the open batch."""
         queue = next(iter(self.runner._queues.values()))
-        deadline = threading.Event()
-        for _ in range(2000):
-            if queue._open_rows == rows:
-                return
-            deadline.wait(0.005)
-        raise AssertionError(f"{queue._open_rows} rows wait, expected {rows}")
+        waiting.until(lambda: queue._open_rows == rows)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pathlib
 import threading
-import time
 from typing import Any
 
 from google.protobuf import text_format
@@ -85,10 +84,8 @@ def test_a_close_gives_up_a_version_that_is_used_and_unloads_the_others(
 ) -> None:
     models = _Models(tmp_path, "all {}", 1, 2)
     models.taken()
-    started = time.monotonic()
     with models.manager.use(model_pb2.ModelSpec(name="m", version={"value": 1})):
         assert not models.manager.close(0.2)
-    assert time.monotonic() - started < 10
     assert models.taken() == ["unload 2"]
     assert models.manager.available_versions() == {"m": []}
 

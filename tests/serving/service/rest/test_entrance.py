@@ -3,12 +3,13 @@
 import json
 import logging
 import socket
-import time
+import threading
 from concurrent import futures
 
 import httpx
 import pytest
 import serving_fixtures
+import waiting
 
 from serving.config import OrchestratorConfig
 from serving.service import lifecycle
@@ -18,10 +19,10 @@ TOKEN = "a secret"
 
 @pytest.fixture(scope="module")
 def guarded(tiny_bundle, ranker_address):
-    """URL of a service with a token, little patience for bodies, and few places."""
-    config = OrchestratorConfig(max_in_hand=2, default_deadline_ms=30_000)
-    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, config)
-    with serving_fixtures.serve_app(service, token=TOKEN, max_body_seconds=0.5) as url:
+    """URL of a service with a token."""
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service, token=TOKEN, max_body_seconds=60) as url:
+        serving_fixtures.wait_until_ready(url)
         yield url
 
 
@@ -43,10 +44,10 @@ def test_only_health_and_readiness_and_pages_without_data_come_without_the_token
     assert reply.status_code == 200
 
 
-def raw(url, data, then=b"", seconds=10.0):
+def raw(url, data, then=b""):
     """Sends bytes and returns all that comes back."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(data)
         if then:
             connection.sendall(then)
@@ -64,11 +65,9 @@ def head(length, **headers):
 
 
 def test_a_body_of_100_mb_is_refused_before_it_has_come(guarded):
-    started = time.perf_counter()
     received = raw(guarded, head(100_000_000, expect="100-continue"))
     assert received.startswith(b"HTTP/1.1 413 ")
     assert b"body_too_large" in received
-    assert time.perf_counter() - started < 5.0
 
 
 def test_a_client_that_sends_100_mb_reads_why_it_was_refused(guarded):
@@ -77,22 +76,34 @@ def test_a_client_that_sends_100_mb_reads_why_it_was_refused(guarded):
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
 
 
-def test_a_body_that_does_not_come_is_given_up(guarded):
-    received = raw(guarded, head(1000), b'{"user": ')
+def test_a_body_that_does_not_come_is_given_up(tiny_bundle, ranker_address):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with serving_fixtures.serve_app(service, max_body_seconds=0.5) as url:
+        received = raw(url, head(1000), b'{"user": ')
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b"body_too_slow" in received
 
 
-def test_requests_beyond_the_places_are_told_when_to_come_again(guarded):
-    def post(_):
-        return httpx.post(guarded + "/v1/recommend", json={}, headers=bearer(TOKEN), timeout=60)
+def test_requests_beyond_the_places_are_told_when_to_come_again(tiny_bundle, ranker_address):
+    go_on = threading.Event()
+    config = OrchestratorConfig(max_in_hand=2, default_deadline_ms=60_000)
 
-    with futures.ThreadPoolExecutor(32) as pool:
-        replies = list(pool.map(post, range(200)))
-    statuses = {reply.status_code for reply in replies}
-    assert statuses == {200, 429}
-    refused = next(reply for reply in replies if reply.status_code == 429)
-    assert refused.json()["error"]["code"] == "overloaded"
+    def post(url):
+        return httpx.post(f"{url}/v1/recommend", json={}, timeout=60)
+
+    with (
+        serving_fixtures.altering_server(ranker_address, lambda _: go_on.wait(60)) as address,
+        futures.ThreadPoolExecutor(2) as pool,
+    ):
+        service = serving_fixtures.make_orchestrator(tiny_bundle, address, config)
+        with serving_fixtures.serve_app(service) as url:
+            admitted = [pool.submit(post, url) for _ in range(2)]
+            waiting.until(lambda: service.admission.in_hand == 2)
+            refused = post(url)
+            go_on.set()
+            assert [reply.result().status_code for reply in admitted] == [200, 200]
+            assert post(url).status_code == 200
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
 
 
@@ -146,7 +157,7 @@ def test_while_it_drains_it_answers_but_is_not_ready_and_keeps_no_connection(
     life = lifecycle.Lifecycle()
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, life=life) as url, httpx.Client(base_url=url) as http:
-        assert http.get("/readyz").status_code == 200
+        serving_fixtures.wait_until_ready(url)
         life.draining = True
         reply = http.get("/readyz")
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")

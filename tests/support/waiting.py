@@ -1,0 +1,18 @@
+"""Waiting for what another thread or process does, where it sets no event."""
+
+import threading
+import time
+from collections.abc import Callable
+
+# Guards against hangs; far beyond what a loaded machine takes.
+GUARD_SECONDS = 240
+_POLL_SECONDS = 0.01
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Returns once the condition holds."""
+    end = time.monotonic() + GUARD_SECONDS
+    poll = threading.Event()
+    while not condition():
+        assert time.monotonic() < end, f"it did not happen within {GUARD_SECONDS} s"
+        poll.wait(_POLL_SECONDS)
