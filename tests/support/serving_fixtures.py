@@ -21,6 +21,7 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
+import shared
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
@@ -289,9 +290,7 @@ def publish_trainings(base: pathlib.Path, count: int, **recipe: Any) -> pathlib.
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Base directory with version 1. Read only: copy it to change it."""
-    base = tmp_path_factory.mktemp("tiny") / "bundles"
-    publish(base)
-    return base
+    return shared.directory(tmp_path_factory, "tiny", publish)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,4 @@
-"""The conversion under Beam gives the local one's bytes.
-
-    .venv/bin/python -m pip install -c constraints.txt -e '.[test,beam]'
-    .venv/bin/python -m pytest tests/test_beam.py
-
-Skipped where Beam is not installed, as after `make test` alone.
-"""
+"""The conversion under Beam gives the local one's bytes."""
 
 import collections
 import dataclasses
@@ -18,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import requirements
 import scripts_in_forks
 
-pytest.importorskip("apache_beam")
+pytest.importorskip("apache_beam", reason=requirements.NO_BEAM)
 
 from tfrecords import beam, beam_pieces, conversion, convert, formats, reader, schema
 
