@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scripts_in_forks
 
+pytestmark = pytest.mark.benchmark
+
 SMALL = ("--epochs=1", "--embedding_dim=16", "--hidden_dim=32", "--field_dim=4", "--batch_size=256")
 
 

@@ -19,6 +19,8 @@ pytest.importorskip("apache_beam", reason=requirements.NO_BEAM)
 
 from tfrecords import beam, conversion, convert, formats, reader, schema
 
+pytestmark = pytest.mark.process
+
 NUM_ROWS = 1_200
 SHOP = schema.Schema(
     "shop",

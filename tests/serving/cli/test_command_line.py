@@ -82,6 +82,7 @@ def ran():
     return dict(zip(commands, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", WITH_FLAGS)
 def test_help_explains_with_an_example_and_the_flags(ran, script):
     status, out, err = ran[script, "--help"]
@@ -91,6 +92,7 @@ def test_help_explains_with_an_example_and_the_flags(ran, script):
     assert re.search(r"^  --", out, re.MULTILINE)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", WITH_FLAGS)
 def test_an_unknown_flag_is_refused_in_one_line(ran, script):
     status, out, err = ran[script, "--no_such_flag=1"]
@@ -99,6 +101,7 @@ def test_an_unknown_flag_is_refused_in_one_line(ran, script):
     assert err.count("\n") == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", MISTAKES)
 def test_a_mistake_is_answered_with_what_was_expected(ran, command):
     status, out, err = ran[command]
@@ -136,6 +139,7 @@ def on_a_terminal(code, **environment):
     return text.decode()
 
 
+@pytest.mark.process
 def test_colours_are_for_terminals_and_not_for_those_who_want_none():
     code = "from serving.cli import flag_messages; flag_messages.fail('broken.')"
     assert on_a_terminal(code) == "\x1b[31merror:\x1b[0m broken.\r\n"
@@ -147,6 +151,7 @@ def test_colours_are_for_terminals_and_not_for_those_who_want_none():
     assert done.stderr == "error: broken.\n"
 
 
+@pytest.mark.process
 def test_a_bar_shows_rate_and_time_left_on_a_terminal_alone():
     code = (
         "import time; from tfrecords.terminal import progress\n"

@@ -115,6 +115,7 @@ def versions_of(places):
     return {row["version"] for row in service["releases"]}, available
 
 
+@pytest.mark.process
 def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(base, call):
     releases.promote(base, 1)
     answers, stop = [], threading.Event()
@@ -237,6 +238,7 @@ def test_the_doctor_comes_in_where_a_token_and_tls_guard_the_service(
     assert call("doctor", *trusting)[0] == 0
 
 
+@pytest.mark.trains
 def test_held_out_rows_are_scored_alike_by_training_code_and_server(
     data_set, trained, tmp_path, script
 ):

@@ -23,6 +23,8 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import model_server
 
+pytestmark = pytest.mark.process
+
 
 def _started(*flags: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     return children.started(

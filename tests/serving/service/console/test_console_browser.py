@@ -22,7 +22,10 @@ playwright.expect.set_options(timeout=SECONDS_30)
 def browser():
     with playwright.sync_playwright() as driver:
         # Tests may run as root, where chromium has no sandbox.
-        options = {"executable_path": requirements.BROWSER, "args": ["--no-sandbox", "--disable-gpu"]}
+        options = {
+            "executable_path": requirements.BROWSER,
+            "args": ["--no-sandbox", "--disable-gpu"],
+        }
         chromium = driver.chromium.launch(**options)
         yield chromium
         chromium.close()
