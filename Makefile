@@ -1,5 +1,7 @@
 # make quickstart            from nothing to ten ranked ads (DATA=train.txt for your own log)
-# make test                  the tests
+# make test                  the tests; the last line says what was left out
+# make test-fast             those that train nothing and start no process
+# make test-engines          those that need the servers and clusters which they start
 # make check                 lint, types, import contracts and the wheel
 # make benchmark             click quality beside five other models
 # make tensorboard           the last run (LOGDIR=workdir: all, to compare)
@@ -8,6 +10,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DATA ?=
 ARGS ?=
@@ -15,13 +18,21 @@ LOGDIR ?=
 
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: quickstart test check lint types imports wheel benchmark tensorboard clean
+.PHONY: quickstart test test-fast test-engines check lint types imports wheel benchmark \
+	tensorboard clean
 
 quickstart: $(VENV)/.installed
 	@$(BIN)/tfrec quickstart $(if $(DATA),--data_path="$(DATA)") $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-fast: $(VENV)/.installed-test
+	$(PYTEST) -m "not (trains or process or browser or benchmark or engines)" $(ARGS)
+
+# pytest's status 5: no test has the mark.
+test-engines: $(VENV)/.installed-test
+	$(PYTEST) -m engines --engines $(ARGS) || [ $$? -eq 5 ]
 
 check: lint types imports wheel
 
@@ -72,6 +83,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing the test tools into $(VENV)"
 	@$(INSTALL) --no-build-isolation -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-beam: $(VENV)/.installed
+	@echo "Installing Apache Beam into $(VENV)"
+	@$(INSTALL) --no-build-isolation -e '.[beam]'
 	@touch $@
 
 $(VENV)/.installed-benchmark: $(VENV)/.installed

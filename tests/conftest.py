@@ -10,12 +10,13 @@ import tfrec  # noqa: F401  (first: it selects Keras 2)
 
 import logs  # isort: skip
 import pytest
+import shared
 from absl import flags
 
 from tfrec import config, ranking, retrieval
-from tfrecords import synthetic
+from tfrecords import reader, synthetic
 
-pytest_plugins = ("serving_fixtures",)
+pytest_plugins = ("left_out", "serving_fixtures")
 
 _WITH_FLAGS = [
     SCRIPTS,
@@ -36,19 +37,27 @@ def synthetic_log(tmp_path_factory):
         num_publishers=40,
         num_cities=40,
     )
-    return synthetic.write_log(tmp_path_factory.mktemp("synthetic"), NUM_IMPRESSIONS, world)
+    directory = shared.directory(
+        tmp_path_factory,
+        "synthetic",
+        lambda empty: synthetic.write_log(empty, NUM_IMPRESSIONS, world),
+    )
+    return synthetic.SyntheticLog(directory)
 
 
 @pytest.fixture(scope="session")
 def data_set(synthetic_log, tmp_path_factory):
-    return logs.converted(
-        synthetic_log.log,
-        tmp_path_factory.mktemp("converted") / "data",
-        synthetic.schema(),
-        ads_path=synthetic_log.ads,
-        validation_fraction=0.15,
-        test_fraction=0.15,
-    )
+    def build(empty):
+        logs.converted(
+            synthetic_log.log,
+            empty / "data",
+            synthetic.schema(),
+            ads_path=synthetic_log.ads,
+            validation_fraction=0.15,
+            test_fraction=0.15,
+        )
+
+    return reader.DataSet(shared.directory(tmp_path_factory, "converted", build) / "data")
 
 
 @pytest.fixture(scope="session")
@@ -81,10 +90,12 @@ def retrieval_config():
 @pytest.fixture(scope="session")
 def trained(data_set, ranker_config, retrieval_config, tmp_path_factory):
     """The directory of a tiny trained ranker and two-tower model of `data_set`."""
-    directory = tmp_path_factory.mktemp("trained")
-    ranking.train_ranker(data_set, ranker_config, directory / "ranker")
-    retrieval.train_two_tower(data_set, retrieval_config, directory / "retrieval")
-    return directory
+
+    def build(empty):
+        ranking.train_ranker(data_set, ranker_config, empty / "ranker")
+        retrieval.train_two_tower(data_set, retrieval_config, empty / "retrieval")
+
+    return shared.directory(tmp_path_factory, "trained", build)
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import sys
 import pytest
 from repository import ROOT
 
+pytestmark = pytest.mark.process
+
 
 def run(code, **environment):
     """Runs Python in a process that inherits no setting of Keras or TensorFlow's logging."""

@@ -47,6 +47,7 @@ def test_a_path_of_a_machine_in_an_output_is_found(script):
     assert script("run_tutorial").machine_paths(notebook) == ["/tmp/abc/x.png"]
 
 
+@pytest.mark.process
 def test_it_runs_and_gives_what_is_committed(committed, script):
     fresh = nbformat.read(NOTEBOOK, as_version=4)
     for cell in code_cells(fresh):

@@ -76,6 +76,7 @@ def test_the_same_flags_give_the_same_files(writing, tmp_path):
     assert other.read_bytes() != first[0]
 
 
+@pytest.mark.trains
 def test_a_ranker_learns_what_readers_like_from_a_log_of_clicks_alone(
     script, writing, tmp_path, ranker_config
 ):

@@ -106,6 +106,7 @@ def test_shuffle_quality_counts_neighbours_in_one_batch(script):
     assert measured["adjacent_in_batch_expected_of_full"] == pytest.approx(2 / 5)
 
 
+@pytest.mark.benchmark
 def test_the_conversion_is_measured(tmp_path):
     result, shown = run(
         "benchmarks/convert.py", "--rows=3000", "--baseline_rows=500", f"--workdir={tmp_path}"
@@ -117,6 +118,7 @@ def test_the_conversion_is_measured(tmp_path):
     assert "at this rate" in shown
 
 
+@pytest.mark.benchmark
 def test_reading_and_its_shuffle_are_measured(tmp_path):
     result, _ = run(
         "benchmarks/reader.py",
@@ -159,6 +161,7 @@ def test_a_table_too_small_for_the_fields_is_refused(script, data_set):
         script("workload.wide_tables").open_widened(data_set.directory, 10)
 
 
+@pytest.mark.benchmark
 def test_training_is_measured(tmp_path):
     result, shown = run(
         "benchmarks/training.py",
@@ -177,6 +180,7 @@ def test_training_is_measured(tmp_path):
     assert "retrieval, Adam for everything" in shown
 
 
+@pytest.mark.benchmark
 def test_one_size_of_table_has_no_growth(tmp_path):
     command = [sys.executable, str(SCRIPTS / "benchmarks/training.py")]
     flags = ["--table_rows=20000,20000", f"--workdir={tmp_path}"]
@@ -185,6 +189,7 @@ def test_one_size_of_table_has_no_growth(tmp_path):
     assert "--table_rows takes two different sizes, got '20000 and 20000'" in done.stderr
 
 
+@pytest.mark.benchmark
 def test_the_ranker_is_measured_beside_full_attention(tmp_path):
     result, shown = run(
         "benchmarks/ranker.py",

@@ -8,6 +8,8 @@ import sys
 import pytest
 from repository import ROOT
 
+pytestmark = pytest.mark.process
+
 DEMO = ROOT / "scripts" / "demo.py"
 RECORDING = ROOT / "docs" / "demo_recording.json"
 

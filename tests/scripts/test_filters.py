@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 import scripts_in_forks
+
+pytestmark = pytest.mark.benchmark
 
 SMALL = ("--num_ads=2000", "--dimension=16", "--num_queries=20", "--k=50", "--kind=IVF")
 

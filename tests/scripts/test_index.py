@@ -20,6 +20,7 @@ def files(tmp_path_factory):
     return [f"--embeddings={directory / 'ads.npy'}", f"--queries={directory / 'queries.npy'}"]
 
 
+@pytest.mark.process
 def test_tuning_prints_its_choice_and_writes_what_export_takes(files, tmp_path):
     output, plot = tmp_path / "index.json", tmp_path / "index.png"
     done = scripts_in_forks.run(
@@ -35,6 +36,7 @@ def test_tuning_prints_its_choice_and_writes_what_export_takes(files, tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.process
 def test_a_memory_limit_that_none_keeps_is_said(files):
     done = scripts_in_forks.run(
         "tune_index.py", *files, "--k=20", "--kinds=Flat", "--memory_limit_mb=0.1"
@@ -42,6 +44,7 @@ def test_a_memory_limit_that_none_keeps_is_said(files):
     assert "* no index is within 0.1 MB; this is the smallest" in done.stdout, done.stderr
 
 
+@pytest.mark.process
 def test_bad_flags_of_tuning_are_named(files, tmp_path):
     done = scripts_in_forks.run("tune_index.py", files[0])
     assert "--embeddings and --queries: expected both or neither" in done.stderr
@@ -53,6 +56,7 @@ def test_bad_flags_of_tuning_are_named(files, tmp_path):
     assert done.returncode == 1
 
 
+@pytest.mark.benchmark
 def test_the_index_is_measured_beside_its_peers(files, tmp_path):
     output = tmp_path / "index.json"
     done = scripts_in_forks.run(
@@ -84,6 +88,7 @@ def test_the_index_is_measured_beside_its_peers(files, tmp_path):
     assert set(seconds) <= {row["build_seconds"] for row in result["rows"]}
 
 
+@pytest.mark.benchmark
 def test_an_interpreter_without_scann_is_said(files, tmp_path):
     missing = tmp_path / "python"
     done = scripts_in_forks.run(
@@ -94,6 +99,7 @@ def test_an_interpreter_without_scann_is_said(files, tmp_path):
     assert "--scann_python: expected an interpreter with scann and numpy" in done.stderr
 
 
+@pytest.mark.benchmark
 def test_growth_is_plotted(tmp_path):
     plot = tmp_path / "growth.png"
     done = scripts_in_forks.run(

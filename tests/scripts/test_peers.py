@@ -46,6 +46,7 @@ def planted_data(peer_data):
     return peer_data.Data(fields, *(planted_rows(peer_data, rng, n) for n in (4_000, 800, 1_500)))
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", PEERS)
 def test_each_peer_finds_planted_effects(script, name, monkeypatch):
     data = planted_data(script("peers.peer_data"))
@@ -188,6 +189,7 @@ def test_the_least_and_the_greatest_of_what_was_tried_are_edges(script, chosen, 
     assert models.at_edges(tried, chosen) == edges
 
 
+@pytest.mark.trains
 def test_a_peer_that_is_best_at_an_edge_of_its_grid_is_warned_of(
     script, tmp_path, monkeypatch, capsys
 ):
@@ -205,6 +207,7 @@ def test_a_peer_that_is_best_at_an_edge_of_its_grid_is_warned_of(
         assert f"{name} is best on validation with C=0.01, an edge of what was tried" in warnings()
 
 
+@pytest.mark.trains
 def test_a_peer_is_trained_once_for_the_same_data(script, tmp_path):
     data = planted_data(script("peers.peer_data"))
     models = script("peers.models")
@@ -218,6 +221,7 @@ def test_a_peer_is_trained_once_for_the_same_data(script, tmp_path):
     assert fit({"rows": 2}).seconds != first.seconds
 
 
+@pytest.mark.benchmark
 def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
     shutil.copytree(data_set.directory, tmp_path / "data")
     shutil.copytree(trained / "ranker", tmp_path / "ranker")
@@ -252,6 +256,7 @@ def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
         assert set(result[name]["ours_minus_this"]) == {"auc", "normalized_entropy"}
 
 
+@pytest.mark.benchmark
 def test_an_unknown_peer_is_named(tmp_path):
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "benchmarks/quality.py"), "--peers=xgboost"],

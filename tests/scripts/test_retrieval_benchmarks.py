@@ -9,6 +9,8 @@ import split_logs
 
 from tfrec import config, evaluation, retrieval
 
+pytestmark = pytest.mark.benchmark
+
 SMALL = ("--epochs=1", "--embedding_dim=16", "--hidden_dim=32", "--field_dim=4", "--batch_size=256")
 
 

@@ -7,13 +7,19 @@ import pathlib
 import subprocess
 import sys
 
+from repository import ROOT
+
 _RUNNER = pathlib.Path(__file__).with_name("script_runner.py")
 
 
 @functools.cache
 def _runner():
     process = subprocess.Popen(
-        [sys.executable, str(_RUNNER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(_RUNNER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     atexit.register(process.kill)
     return process

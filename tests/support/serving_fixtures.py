@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
+import shared
 import tensorflow as tf
 import waiting
 from tensorflow_serving.apis import prediction_service_pb2_grpc
@@ -292,9 +293,7 @@ def publish_trainings(base: pathlib.Path, count: int, **recipe: Any) -> pathlib.
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Base directory with version 1. Read only: copy it to change it."""
-    base = tmp_path_factory.mktemp("tiny") / "bundles"
-    publish(base)
-    return base
+    return shared.directory(tmp_path_factory, "tiny", publish)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,4 @@
-"""The conversion under Beam gives the local one's bytes.
-
-    .venv/bin/python -m pip install -c constraints.txt -e '.[test,beam]'
-    .venv/bin/python -m pytest tests/tfrecords/test_beam.py
-
-Skipped where Beam is not installed, as after `make test` alone.
-"""
+"""The conversion under Beam gives the local one's bytes."""
 
 import collections
 import dataclasses
@@ -18,12 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import requirements
 import scripts_in_forks
 
-pytest.importorskip("apache_beam")
+pytest.importorskip("apache_beam", reason=requirements.NO_BEAM)
 
-from tfrecords import beam, beam_pieces, conversion, convert, formats, reader, schema
+from tfrecords import beam, conversion, convert, formats, reader, schema
 from tfrecords.splits import SPLITS
+
+pytestmark = pytest.mark.process
 
 NUM_ROWS = 1_200
 SHOP = schema.Schema(
@@ -188,11 +185,11 @@ def test_plain_text_is_read_by_the_workers_and_other_logs_are_copied(tmp_path):
     for made, in_place in ((plain_log, True), (zipped_log, False)):
         source = made(tmp_path)
         space = conversion.Workspace(tmp_path / made.__name__, {})
-        chunks = list(beam_pieces.cut(source.open(), space))
+        chunks = list(beam._cut(source.open(), space))
         for index, (empty, chunk) in enumerate(zip(chunks, source.open().chunks(), strict=True)):
             piece = pickle.loads(space.path("cut", index, ".piece").read_bytes())
             assert (piece.chunk.payload is None) == in_place
-            assert beam_pieces.load(space, index) == chunk
+            assert beam._load_piece(space, index) == chunk
             assert empty.payload is None
 
 

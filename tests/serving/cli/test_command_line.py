@@ -88,6 +88,7 @@ def test_each_command_has_a_script_of_its_name():
     assert scripts == {*entry.MODULES, "demo"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", entry.MODULES)
 def test_help_explains_with_an_example_and_the_flags(ran, name):
     status, out, err = ran[f"{name}.py", "--help"]
@@ -96,6 +97,7 @@ def test_help_explains_with_an_example_and_the_flags(ran, name):
     assert "\nFlags:\n  --" in out
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", WITH_FLAG_ERRORS)
 def test_an_unknown_flag_is_refused_in_one_line(ran, name):
     status, out, err = ran[f"{name}.py", "--no_such_flag=1"]
@@ -104,6 +106,7 @@ def test_an_unknown_flag_is_refused_in_one_line(ran, name):
     assert err.count("\n") == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", MISTAKES)
 def test_a_mistake_is_answered_with_what_was_expected(ran, command):
     status, out, err = ran[command]
@@ -196,6 +199,7 @@ def on_a_terminal(code, **environment):
     return text.decode()
 
 
+@pytest.mark.process
 def test_colours_are_for_terminals_and_not_for_those_who_want_none():
     code = "from serving.cli import flag_messages; flag_messages.fail('broken.')"
     assert on_a_terminal(code) == "\x1b[31merror:\x1b[0m broken.\r\n"
@@ -207,6 +211,7 @@ def test_colours_are_for_terminals_and_not_for_those_who_want_none():
     assert done.stderr == "error: broken.\n"
 
 
+@pytest.mark.process
 def test_a_bar_shows_rate_and_time_left_on_a_terminal_alone():
     code = (
         "import tqdm.std; from tfrecords.terminal import progress\n"

@@ -113,6 +113,7 @@ def is_answered_by(version, answers):
     return bool(answers) and answers[-1].json().get("bundle_version") == version
 
 
+@pytest.mark.process
 def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(base, call):
     releases.promote(base, 1)
     answers, stop = [], threading.Event()
@@ -234,6 +235,7 @@ def test_the_doctor_comes_in_where_a_token_and_tls_guard_the_service(
     assert call("doctor", *trusting)[0] == 0
 
 
+@pytest.mark.trains
 def test_held_out_rows_are_scored_alike_by_training_code_and_server(
     data_set, trained, tmp_path, script
 ):

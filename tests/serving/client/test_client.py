@@ -16,6 +16,7 @@ def service(service_url):
         yield connected
 
 
+@pytest.mark.process
 def test_the_client_imports_no_tensorflow():
     code = (
         "import sys; import serving.client; "

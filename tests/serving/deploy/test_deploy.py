@@ -209,6 +209,7 @@ def test_a_label_moves_only_to_a_version_that_the_file_had_before() -> None:
     assert releases.next_served(wanted, served((3,), {"stable": 3})).labels == {"stable": 3}
 
 
+@pytest.mark.process
 def test_the_script_writes_what_the_releases_are(
     tmp_path: pathlib.Path, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
 ) -> None:

@@ -18,6 +18,8 @@ from serving.requests import messages
 from tfrec import ranking, retrieval
 from tfrecords import encoding
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def released(data_set, trained, tmp_path_factory):

@@ -11,6 +11,8 @@ from serving.export import gate, release_gate
 from tfrec import retrieval
 from tfrec.ranking import ranker_training
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def released(data_set, trained, tmp_path_factory):

@@ -14,6 +14,8 @@ from serving import client, impressions, orchestrator
 from tfrec import ranking
 from tfrecords import schema
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def shown(tiny_bundle, ranker_address, tmp_path_factory):

@@ -297,6 +297,7 @@ def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
     assert journal_path(release).read_bytes() == content
 
 
+@pytest.mark.process
 def test_what_was_acknowledged_survives_a_kill(release):
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
@@ -350,6 +351,7 @@ def test_an_ad_tower_that_does_not_reproduce_the_catalogue_is_not_used(base):
     assert not (base / "live" / "1" / "journal").exists()
 
 
+@pytest.mark.process
 def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
     (tmp_path / "ads.jsonl").write_text(json.dumps(NEW) + "\n\n" + json.dumps({"ad_id": "ad-3"}))
     (tmp_path / "ids.txt").write_text("ad-5\nad-6\nnobody\n")
@@ -376,6 +378,7 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
     assert view.display(rows) == [{**nothing, "price": 2.5, "tags": ["a", "b"]}, nothing]
 
 
+@pytest.mark.process
 def test_files_as_other_programs_write_them_are_read(release, tmp_path):
     # A byte order mark, ends of lines of Windows, and U+2028 and U+0085, which JSON may hold.
     title = "a\u2028b\u0085c"
@@ -395,6 +398,7 @@ def test_files_as_other_programs_write_them_are_read(release, tmp_path):
     assert view.listed(np.array([302]))[0][1]["price"] == 2.5
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -218,6 +218,7 @@ def _publish_and_die(base: pathlib.Path, where: str) -> None:
         serving_fixtures.publish(base)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("where", "next_version"), [("write", 2), ("manifest", 3), ("rename", 3)])
 def test_what_a_killed_publish_leaves_is_no_bundle_and_is_removed(base, where, next_version):
     context = multiprocessing.get_context("spawn")

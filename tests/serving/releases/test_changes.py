@@ -156,6 +156,7 @@ def hold(base, held, done):
     done.wait(60)
 
 
+@pytest.mark.process
 def test_a_release_is_in_use_until_its_process_ends_however_it_ends(base):
     held, done = killed.processes.Event(), killed.processes.Event()
     process = killed.processes.Process(target=hold, args=(base, held, done))
@@ -188,6 +189,7 @@ def test_the_list_says_what_each_release_is(base):
     assert json.loads(json.dumps(releases.list_releases(base)))[2]["version"] == 1
 
 
+@pytest.mark.process
 def test_a_promotion_killed_anywhere_is_done_or_not_done(base):
     releases.promote(base, 1)
     second = release_pointer.Pointer(2, previous=(1,))
@@ -204,6 +206,7 @@ def test_a_promotion_killed_anywhere_is_done_or_not_done(base):
     assert set(seen) == {1, 2}
 
 
+@pytest.mark.process
 def test_a_publish_killed_anywhere_leaves_a_release_or_none_and_the_next_one_is_whole(base, three):
     published = manifest.versions(base)
     for number in range(0, 200, 7):
@@ -225,6 +228,7 @@ def test_a_publish_killed_anywhere_leaves_a_release_or_none_and_the_next_one_is_
     assert number > 20
 
 
+@pytest.mark.process
 def test_a_prune_killed_anywhere_leaves_whole_releases_and_is_finished_by_the_next(base, three):
     releases.promote(base, 3)
     for number in range(0, 100, 2):
@@ -278,6 +282,7 @@ def publish_on_a_full_disk(base, source):
         publish_copy(base, source)
 
 
+@pytest.mark.process
 def test_a_full_disk_publishes_nothing_and_leaves_the_old_releases(base, three):
     before = sorted(path.relative_to(base) for path in base.rglob("*"))
     assert killed.status_of(publish_on_a_full_disk, base, three) == 0

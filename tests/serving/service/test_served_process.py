@@ -20,6 +20,8 @@ from repository import ROOT, TLS
 from serving import errors
 from serving.client import client
 
+pytestmark = pytest.mark.process
+
 
 @contextlib.contextmanager
 def served(base, *flags, stderr=None, ranker_address=None, **client_options):

@@ -15,6 +15,8 @@ from tfrec.evaluation import ground_truth, logged_quality
 from tfrec.retrieval import retrieval_training
 from tfrecords import convert, reader, records, schema
 
+pytestmark = pytest.mark.trains
+
 PER_CLICK = (*(f"corpus_recall_at_{k}" for k in (10, 50, 100, 500)), "ndcg_at_10")
 
 

@@ -151,6 +151,7 @@ def successions(tmp_path_factory):
     return logs.converted_table(directory / "log.csv", directory / "data", schema)
 
 
+@pytest.mark.trains
 def test_that_the_last_of_a_history_decides_is_learnt(successions, retrieval_config, tmp_path):
     config = dataclasses.replace(
         retrieval_config, field_dim=16, epochs=15, patience=15, learning_rate=0.01, refit=False

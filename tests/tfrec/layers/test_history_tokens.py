@@ -69,6 +69,7 @@ def seen_before(tmp_path_factory):
     return logs.converted_table(directory / "log.csv", directory / "data", schema)
 
 
+@pytest.mark.trains
 def test_that_an_ad_was_seen_before_is_learnt(seen_before, ranker_config, tmp_path):
     config = dataclasses.replace(
         ranker_config, field_dim=16, model_dim=32, epochs=8, patience=8, learning_rate=0.01

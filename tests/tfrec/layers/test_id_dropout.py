@@ -118,6 +118,7 @@ def genres(tmp_path_factory):
     return logs.converted_table(log, directory / "data", schema, ads_path=ads)
 
 
+@pytest.mark.trains
 def test_ads_that_were_never_shown_are_found_by_their_other_fields(
     genres, retrieval_config, tmp_path
 ):

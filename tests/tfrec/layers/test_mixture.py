@@ -37,6 +37,7 @@ def requests(data_set):
     return query, np.asarray(data_set.catalogue().features)[rows]
 
 
+@pytest.mark.trains
 def test_a_candidate_scores_alone_what_it_scores_among_others(model, requests):
     query, ads = requests
     among = model.score(query, ads)
@@ -45,6 +46,7 @@ def test_a_candidate_scores_alone_what_it_scores_among_others(model, requests):
         np.testing.assert_allclose(values, among[head][:, 7:8], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.trains
 def test_the_exported_model_serves_equal_scores(model, data_set, tmp_path):
     module = exported.RankerModule(data_set.fitted, model, calibration.Calibrators())
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
@@ -65,6 +67,7 @@ def test_the_exported_model_serves_equal_scores(model, data_set, tmp_path):
         np.testing.assert_allclose(answer[name], values, rtol=1e-4)
 
 
+@pytest.mark.trains
 def test_training_moves_the_gates_apart(model):
     click, engagement = (model._mixture._gates[h].get_weights()[1] for h in ("click", "engagement"))
     # The biases of both begin at 0.

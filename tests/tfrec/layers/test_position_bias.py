@@ -100,11 +100,13 @@ def served(data_set, trained):
     return {name: values.numpy()[0][order] for name, values in scores.items()}
 
 
+@pytest.mark.trains
 def test_the_planted_effect_is_learnt_though_good_slots_went_to_liked_ads(with_positions):
     learnt = with_positions[0].position_bias.biases.numpy()[:NUM_SLOTS, 0]
     np.testing.assert_allclose(learnt, PLANTED, atol=0.2)
 
 
+@pytest.mark.trains
 def test_ads_are_ranked_and_priced_by_their_own_worth(
     slots, world, with_positions, without_positions
 ):
@@ -120,6 +122,7 @@ def test_ads_are_ranked_and_priced_by_their_own_worth(
     assert repaid["expected_revenue"].sum() / (2 * true.sum()) < 0.7
 
 
+@pytest.mark.trains
 def test_logged_rows_are_predicted_in_the_slots_they_were_logged_in(slots, with_positions):
     model, _ = with_positions
     predicted = ranking.predict_split(model, slots, "test")
@@ -137,6 +140,7 @@ def test_logged_rows_are_predicted_in_the_slots_they_were_logged_in(slots, with_
     )
 
 
+@pytest.mark.trains
 def test_the_exported_model_takes_no_position(slots, with_positions):
     model, calibrators = with_positions
     module = exported.RankerModule(slots.fitted, model, calibrators)
@@ -151,6 +155,7 @@ def test_the_exported_model_takes_no_position(slots, with_positions):
         np.testing.assert_allclose(values, expected[name], rtol=1e-5)
 
 
+@pytest.mark.trains
 def test_the_first_slot_of_the_log_is_found(with_positions):
     assert int(with_positions[0].position_bias.first) == FIRST
 

@@ -135,6 +135,7 @@ def test_what_fills_lists_up_is_in_no_short_list_when_ids_are_hidden(
     np.testing.assert_array_equal(seen[0], batch["mask"])
 
 
+@pytest.mark.trains
 def test_what_neighbours_decide_is_learnt_by_the_second_pass_alone(
     cheapest, ranker_config, tmp_path
 ):

@@ -101,6 +101,7 @@ def agreement(data_set, world, trained):
     return np.corrcoef(predictions.logits["click"], planted)[0, 1]
 
 
+@pytest.mark.trains
 def test_new_users_are_not_taken_for_old_ones_of_their_age(
     users, world, with_levels, without_levels
 ):
@@ -110,6 +111,7 @@ def test_new_users_are_not_taken_for_old_ones_of_their_age(
     assert with_them > without + 0.01
 
 
+@pytest.mark.trains
 def test_the_planted_levels_are_learnt(users, world, with_levels):
     model = with_levels[0]
     names = users.fitted.statistics["user"].vocabulary
@@ -167,6 +169,7 @@ def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies
     assert not gradient[:, 1].any()
 
 
+@pytest.mark.trains
 def test_the_order_of_ads_does_not_depend_on_the_level(users, with_levels):
     model: ranking.Ranker = with_levels[0]
     batch = next(iter(users.batches("test", 8)))
@@ -183,6 +186,7 @@ def test_the_order_of_ads_does_not_depend_on_the_level(users, with_levels):
         )
 
 
+@pytest.mark.trains
 def test_what_is_exported_knows_users_by_their_ids(users, with_levels, tmp_path):
     model, calibrators = with_levels
     module = signatures.RankerModule(users.fitted, model, calibrators)

@@ -95,6 +95,7 @@ def groups(tmp_path_factory):
     return logs.converted_tastes(directory, users=120, tastes=3, ads=40, clicks=12, seed=4)
 
 
+@pytest.mark.trains
 def test_served_queries_know_what_their_users_clicked(groups, retrieval_config, tmp_path):
     config = dataclasses.replace(retrieval_config, field_dim=16, epochs=6)
     retrieval.train_two_tower(groups, config, tmp_path)

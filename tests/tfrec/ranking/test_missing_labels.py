@@ -41,6 +41,7 @@ def partly(tmp_path_factory):
     return logs.converted(directory / "log.csv", directory / "data", SCHEMA, format="tabular")
 
 
+@pytest.mark.trains
 def test_heads_without_held_out_labels_are_trained_and_said_to_be_unmeasured(
     partly, ranker_config, tmp_path
 ):
@@ -62,6 +63,7 @@ def test_heads_without_held_out_labels_are_trained_and_said_to_be_unmeasured(
     assert served["engagement_probability"].mean() == pytest.approx(0.2, abs=0.06)
 
 
+@pytest.mark.trains
 def test_a_label_that_no_training_row_has_is_no_head(partly, ranker_config, tmp_path):
     """The schema names it, and the column is empty."""
     empty = reader.DataSet(partly.directory)

@@ -62,6 +62,7 @@ def reports(data_set, trained, synthetic_log):
     return planted, json.loads(json.dumps(real))
 
 
+@pytest.mark.trains
 def test_the_page_has_every_figure_and_needs_nothing_else(reports):
     planted, _ = reports
     text = report_html.render_report(planted, "synthetic")
@@ -80,6 +81,7 @@ def test_the_page_has_every_figure_and_needs_nothing_else(reports):
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.trains
 def test_a_log_without_truth_has_a_page_too_and_what_it_calls_things_is_escaped(reports):
     _, real = reports
     real["segments"]["click"]["C13"][0]["value"] = '<b>"&'

@@ -43,6 +43,7 @@ def test_validation_clicks_count_as_draws(data_set):
     np.testing.assert_array_equal(counted.impressions, catalogue.impressions)
 
 
+@pytest.mark.trains
 def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config, tmp_path):
     retrieval.train_two_tower(data_set, retrieval_config, tmp_path)
     model, description = retrieval.load_two_tower(data_set, tmp_path)
@@ -59,6 +60,7 @@ def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config
     assert not np.allclose(*weights)
 
 
+@pytest.mark.trains
 def test_without_a_refit_the_best_pass_is_loaded(data_set, retrieval_config, tmp_path):
     config = dataclasses.replace(retrieval_config, refit=False, epochs=1)
     retrieval.train_two_tower(data_set, config, tmp_path)
@@ -74,6 +76,7 @@ class Killed(Exception):
     """Stands for a process that is killed."""
 
 
+@pytest.mark.trains
 def test_a_refit_that_was_killed_goes_on_after_its_last_whole_pass(
     data_set, retrieval_config, tmp_path, monkeypatch
 ):

@@ -73,6 +73,7 @@ def test_the_temperature_is_soft_for_queries_that_find_nothing(model):
     assert found == pytest.approx(0.25, rel=0.01)
 
 
+@pytest.mark.trains
 def test_training_stops_on_held_out_recall_and_learns_the_temperature(
     data_set, retrieval_config, tmp_path
 ):

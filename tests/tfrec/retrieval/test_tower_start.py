@@ -103,6 +103,7 @@ def sparse(tmp_path_factory):
     return logs.converted_tastes(directory, users=500, tastes=50, ads=30, clicks=8, seed=5)
 
 
+@pytest.mark.trains
 def test_a_sparse_log_of_ids_is_learnt_in_a_few_passes(sparse, retrieval_config, tmp_path):
     config = dataclasses.replace(retrieval_config, field_dim=16, epochs=4, refit=False)
     retrieval.train_two_tower(sparse, config, tmp_path)

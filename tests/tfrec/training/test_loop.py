@@ -13,6 +13,8 @@ from tfrec.ranking import ranker_training
 from tfrec.retrieval import retrieval_training
 from tfrec.training import optimization
 
+pytestmark = pytest.mark.trains
+
 
 class Killed(Exception):
     """Stands for a process that is killed."""

@@ -174,6 +174,7 @@ def plan(metric):
     return training.Plan(2, 2, 1e-3, 0.05, 6, metric, True)
 
 
+@pytest.mark.trains
 def test_a_run_of_the_retrieval_stage_shows_every_curve(
     data_set, retrieval_config, tmp_path, often
 ):
@@ -220,6 +221,7 @@ def test_a_run_of_the_retrieval_stage_shows_every_curve(
     assert scalars(events, "learning_rate/dense")[2] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.trains
 def test_a_run_of_the_ranker_counts_and_measures_shown_ads_alone(
     data_set, ranker_config, tmp_path, often
 ):

@@ -63,6 +63,7 @@ def test_options_of_any_type_are_hyper_parameters(tmp_path):
     assert start.hparams["no"].string_value == "None"
 
 
+@pytest.mark.trains
 def test_a_trained_ranker_left_curves_of_each_pass_its_options_and_its_graph(trained):
     events = read(trained / "ranker" / "tensorboard")
     history = json.loads((trained / "ranker" / "history.json").read_text())
@@ -80,6 +81,7 @@ def test_a_trained_ranker_left_curves_of_each_pass_its_options_and_its_graph(tra
     assert len(nodes) > 100
 
 
+@pytest.mark.trains
 def test_a_trained_tower_left_its_options_and_its_graph(trained):
     events = read(trained / "retrieval" / "tensorboard")
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content

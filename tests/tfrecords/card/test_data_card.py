@@ -414,6 +414,7 @@ def test_values_of_the_log_are_escaped(built):
     assert "<b>A</b>" in Page(text).text
 
 
+@pytest.mark.process
 def test_the_script_writes_a_page_and_prints_json(small, tmp_path):
     output = tmp_path / "out" / "card.html"
     done = subprocess.run(

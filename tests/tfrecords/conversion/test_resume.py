@@ -64,6 +64,7 @@ def test_the_number_of_workers_changes_no_byte(synthetic_log, unbroken, tmp_path
     assert files(tmp_path / "data") == files(unbroken)
 
 
+@pytest.mark.process
 def test_killed_in_every_stage_it_resumes_to_the_same_bytes(synthetic_log, unbroken, tmp_path):
     log, out = synthetic_log, tmp_path / "data"
     arguments = list(map(str, (log.log, log.schema, log.ads, out)))
@@ -111,6 +112,7 @@ def test_another_log_or_option_starts_anew(synthetic_log, unbroken, tmp_path, mo
     assert files(tmp_path / "data") == files(unbroken)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("limit", [4_000, 20_000])
 def test_a_full_disk_is_named_and_what_is_done_is_kept(synthetic_log, unbroken, tmp_path, limit):
     log, out = synthetic_log, tmp_path / "data"

@@ -96,6 +96,7 @@ def assert_planted(answer):
     assert answer["expected_revenue"].sum() == pytest.approx(expected.sum(), rel=0.2)
 
 
+@pytest.mark.trains
 def test_training_on_a_tenth_of_the_unclicked_rows_gives_the_planted_rates(whole, config, tmp_path):
     few = dataclasses.replace(config, negative_keep_rate=KEPT)
     answer, predictions, logged = served(whole, few, tmp_path)
@@ -105,6 +106,7 @@ def test_training_on_a_tenth_of_the_unclicked_rows_gives_the_planted_rates(whole
     assert logged["click_probability"].mean() == pytest.approx(PLANTED.mean(), rel=0.15)
 
 
+@pytest.mark.trains
 def test_a_log_that_came_down_sampled_is_served_with_the_planted_rates(thinned, config, tmp_path):
     answer, predictions, logged = served(thinned, config, tmp_path)
     assert_planted(answer)

@@ -13,6 +13,7 @@ import children
 import grpc
 import httpx
 import numpy as np
+import pytest
 import saved_models
 import waiting
 from repository import ROOT as _ROOT
@@ -20,6 +21,8 @@ from serving_fixtures import free_port
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import model_server
+
+pytestmark = pytest.mark.process
 
 
 def _started(*flags: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:

@@ -200,6 +200,7 @@ def test_grpc_is_answered_on_a_unix_socket_too(tmp_path: pathlib.Path) -> None:
             assert bool(server.port) == (port is not None)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
 def test_grpc_is_encrypted_with_the_files_key_and_certificate(tmp_path: pathlib.Path) -> None:
     saved_models.save_lookup(tmp_path / "m" / "7")

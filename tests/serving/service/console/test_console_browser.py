@@ -2,22 +2,16 @@
 
 import dataclasses
 import json
-import shutil
 
 import httpx
 import pytest
+import requirements
 import serving_fixtures
+from playwright import sync_api as playwright
 
 from serving import index, releases, requests
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed.")
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="No browser is installed: no chromium, chromium-browser, google-chrome."
-)
+pytestmark = [pytest.mark.browser, requirements.NEEDS_BROWSER]
 TOKEN = "a-secret"
 SECONDS_30 = 30_000
 # The machine of a test may be busy.
@@ -28,7 +22,10 @@ playwright.expect.set_options(timeout=SECONDS_30)
 def browser():
     with playwright.sync_playwright() as driver:
         # Tests may run as root, where chromium has no sandbox.
-        options = {"executable_path": BROWSER, "args": ["--no-sandbox", "--disable-gpu"]}
+        options = {
+            "executable_path": requirements.BROWSER,
+            "args": ["--no-sandbox", "--disable-gpu"],
+        }
         chromium = driver.chromium.launch(**options)
         yield chromium
         chromium.close()

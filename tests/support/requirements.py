@@ -1,0 +1,16 @@
+"""What some tests need and the extra `test` does not install."""
+
+import importlib.util
+import shutil
+
+import pytest
+
+NO_BEAM = "no apache-beam: pip install -c constraints.txt -e '.[beam]'"
+NEEDS_BEAM = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason=NO_BEAM)
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+NEEDS_BROWSER = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium: apt-get install --no-install-recommends chromium"
+)
