@@ -17,7 +17,6 @@ every worker (--sdk_container_image or --setup_file). Tested with Beam's direct 
 threads and in processes; not tested on Dataflow, Flink or Spark. See `tfrecords.beam`.
 """
 
-import argparse
 import pathlib
 
 from absl import flags
@@ -54,7 +53,9 @@ def _check_beam_flags() -> None:
     """Raises ValueError if an argument is not an option of Beam either."""
     from apache_beam.options import pipeline_options
 
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, conflict_handler="resolve")
+    parser = pipeline_options._BeamArgumentParser(
+        allow_abbrev=False, add_help=False, conflict_handler="resolve"
+    )
     for options in pipeline_options.PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
     unknown = parser.parse_known_args(OTHER_FLAGS)[1]
