@@ -116,6 +116,7 @@ def test_a_mistake_is_answered_with_what_was_expected(ran, command):
     assert err.count("\n") == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", entry.MODULES)
 def test_neither_help_nor_a_flag_error_imports_tensorflow(name):
     done = subprocess.run(
@@ -161,6 +162,7 @@ def test_what_is_not_a_command_is_refused_with_the_close_one(monkeypatch, argume
         tfrec_command(monkeypatch, argument)
 
 
+@pytest.mark.process
 def test_a_command_may_be_written_with_hyphens(ran):
     shown = subprocess.run(
         [sys.executable, "-m", "tfrec", "train-ranker", "--help"],

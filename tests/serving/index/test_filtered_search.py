@@ -1,4 +1,5 @@
 import concurrent.futures
+import functools
 
 import faiss
 import index_fixtures
@@ -14,7 +15,10 @@ NUM_ADS = 3000
 K = 50
 
 
-def build(kind: str, embeddings: np.ndarray) -> ad_index.BuiltIndex:
+@functools.cache
+def built(kind: str) -> ad_index.BuiltIndex:
+    """The index of `index_fixtures.clustered(NUM_ADS)`."""
+    embeddings = index_fixtures.clustered(NUM_ADS)
     return ad_index.build_index(
         embeddings, ad_index.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
     )
@@ -43,7 +47,7 @@ def recall(found: np.ndarray, wanted: np.ndarray) -> float:
 def test_filtered_search_gives_the_best_of_the_eligible_ads(kind, share, always_exact):
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(20)
     rows = eligible_rows(share)
-    searcher = build(kind, embeddings).searcher
+    searcher = built(kind).searcher
     search = filtered_search.FilteredSearch(searcher.index, always_exact=always_exact)
     scores, found = search.search(queries, K, row_set.RowSet.of_rows(rows, NUM_ADS))
     assert found.shape == scores.shape == (20, min(K, len(rows)))
@@ -66,7 +70,7 @@ def test_ads_far_from_the_query_are_found_when_only_they_are_eligible(kind):
     query = embeddings[:1]
     # The 300 worst ads of all: no cell near the query holds one.
     rows = np.sort(np.argsort(embeddings @ query[0])[:300])
-    search = filtered_search.FilteredSearch(build(kind, embeddings).searcher.index, always_exact=0)
+    search = filtered_search.FilteredSearch(built(kind).searcher.index, always_exact=0)
     _, found = search.search(query, K, row_set.RowSet.of_rows(rows, NUM_ADS))
     assert np.isin(found, rows).all()
     assert found.shape == (1, K)
@@ -77,8 +81,8 @@ def test_ads_far_from_the_query_are_found_when_only_they_are_eligible(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_searcher_applies_a_filter_and_the_whole_set_is_none(kind):
-    embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(5)
-    searcher = build(kind, embeddings).searcher
+    queries = index_fixtures.clustered(5)
+    searcher = built(kind).searcher
     everything = row_set.RowSet.full(NUM_ADS)
     for plain, filtered in zip(
         searcher.search(queries, K), searcher.search(queries, K, everything), strict=True
@@ -95,7 +99,7 @@ def test_the_searcher_applies_a_filter_and_the_whole_set_is_none(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_index_is_filtered_by_the_fields_of_its_ads(kind, tmp_path):
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(5)
-    index_fixtures.save(build(kind, embeddings), tmp_path)
+    index_fixtures.save(built(kind), tmp_path)
     index = ad_index.AdIndex.open(tmp_path)
     # Ad r is of advertiser r % 9, its tags are none but for 2, 5, 8, …
     for field, value, rows in (
@@ -112,11 +116,11 @@ def test_a_saved_index_is_filtered_by_the_fields_of_its_ads(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_eligible_ad_comes_when_more_are_wanted_than_there_are(kind):
-    embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(5)
+    queries = index_fixtures.clustered(5)
     rows = eligible_rows(0.1)
     for always_exact in (None, 0):
         search = filtered_search.FilteredSearch(
-            build(kind, embeddings).searcher.index, always_exact=always_exact
+            built(kind).searcher.index, always_exact=always_exact
         )
         _, found = search.search(queries, 500, row_set.RowSet.of_rows(rows, NUM_ADS))
         assert [sorted(row) for row in found.tolist()] == [rows.tolist()] * 5
@@ -124,8 +128,8 @@ def test_every_eligible_ad_comes_when_more_are_wanted_than_there_are(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_finds_what_its_queries_find_alone(kind):
-    embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(6)
-    search = filtered_search.FilteredSearch(build(kind, embeddings).searcher.index, always_exact=0)
+    queries = index_fixtures.clustered(6)
+    search = filtered_search.FilteredSearch(built(kind).searcher.index, always_exact=0)
     eligible = row_set.RowSet.of_rows(eligible_rows(0.3), NUM_ADS)
     _, together = search.search(queries, K, eligible)
     alone = np.concatenate([search.search(query[None], K, eligible)[1] for query in queries])
@@ -172,11 +176,11 @@ def test_a_filter_that_comes_often_is_gathered_for():
 
 @pytest.mark.parametrize(("name", "limit"), [("_MOST_KEPT_BYTES", 84_000), ("_MOST_KEPT", 2)])
 def test_what_was_gathered_for_a_filter_is_kept_within_a_limit(monkeypatch, name, limit):
-    embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(2)
+    queries = index_fixtures.clustered(2)
     # 300 ads of 32 float32 and of a row take 40,800 bytes, with the bitmap that they are found by
     # some more: two filters fit, a third puts the oldest out.
     monkeypatch.setattr(filtered_search, name, limit)
-    search = filtered_search.FilteredSearch(build("Flat", embeddings).searcher.index)
+    search = filtered_search.FilteredSearch(built("Flat").searcher.index)
     filters = [row_set.RowSet.of_rows(eligible_rows(0.1, seed), NUM_ADS) for seed in range(3)]
     first = [search.search(queries, K, eligible)[1] for eligible in filters]
     kept = list(search._kept)
@@ -187,7 +191,7 @@ def test_what_was_gathered_for_a_filter_is_kept_within_a_limit(monkeypatch, name
 
 def test_threads_that_share_a_filtered_search_get_their_own_answers():
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(40)
-    index = build("IVF", embeddings).searcher.index
+    index = built("IVF").searcher.index
     search = filtered_search.FilteredSearch(index)
     rows = [eligible_rows(0.05, seed) for seed in range(8)]
     sets = [row_set.RowSet.of_rows(r, NUM_ADS) for r in rows]
