@@ -14,7 +14,7 @@ from serving.config import OrchestratorConfig
 
 def samples(url):
     """Returns (name, labels as a frozen set) -> value."""
-    page = httpx.get(f"{url}/metrics")
+    page = httpx.get(f"{url}/metrics", timeout=60)
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/plain; version=")
     return {
@@ -39,10 +39,10 @@ def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
         shown = []
         for country in ("CH", "AT", "LI"):
             body = {"user": {"country": country}, "k": 4}
-            shown += httpx.post(f"{url}/v1/recommend", json=body).json()["ads"]
-        httpx.post(f"{url}/v1/recommend", json={"deadline_ms": 1})
-        httpx.post(f"{url}/v1/recommend", json={"k": 0})
-        httpx.get(f"{url}/nothing/here")
+            shown += httpx.post(f"{url}/v1/recommend", json=body, timeout=60).json()["ads"]
+        httpx.post(f"{url}/v1/recommend", json={"deadline_ms": 1}, timeout=60)
+        httpx.post(f"{url}/v1/recommend", json={"k": 0}, timeout=60)
+        httpx.get(f"{url}/nothing/here", timeout=60)
         found = samples(url)
     outcomes = {"full": 3, "retrieval_order": 1, "fewer_candidates": 0}
     for outcome, count in outcomes.items():
@@ -77,7 +77,7 @@ def test_drift_is_what_was_predicted_over_what_the_release_recorded(
     monkeypatch.setitem(tiny_bundle.manifest.metrics, "validation", validation)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service) as url:
-        ads = httpx.post(f"{url}/v1/recommend", json={"k": 2}).json()["ads"]
+        ads = httpx.post(f"{url}/v1/recommend", json={"k": 2}, timeout=60).json()["ads"]
         found = samples(url)
     mean = (ads[0]["click_probability"] + ads[1]["click_probability"]) / 2
     assert value(found, "tfrec_recorded_mean", version="1", head="click") == 0.25

@@ -114,7 +114,7 @@ def is_in_retrieval_order(answer):
 
 
 def counted(url):
-    page = httpx.get(f"{url}/metrics").text
+    page = httpx.get(f"{url}/metrics", timeout=60).text
     return sum(
         sample.value
         for family in parser.text_string_to_metric_families(page)

@@ -18,7 +18,7 @@ TOKEN = "a-secret"
 
 @pytest.mark.parametrize("path", ["console", "docs"])
 def test_the_page_lets_nothing_from_elsewhere_be_loaded_and_no_text_be_run(service_url, path):
-    reply = httpx.get(f"{service_url}/{path}")
+    reply = httpx.get(f"{service_url}/{path}", timeout=60)
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
     policy = dict(
@@ -54,7 +54,9 @@ def test_no_value_can_become_markup(name):
 
 def test_every_file_that_the_page_names_is_served_with_its_type(service_url):
     types = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-    page = "".join(httpx.get(f"{service_url}/{path}").text for path in ("console", "docs"))
+    page = "".join(
+        httpx.get(f"{service_url}/{path}", timeout=60).text for path in ("console", "docs")
+    )
     named = set(re.findall(r'(?:src|href)="(console/[^"]+)"', page))
     for file in FILES:
         named.update(
@@ -62,38 +64,42 @@ def test_every_file_that_the_page_names_is_served_with_its_type(service_url):
         )
     assert {f"console/{file.name}" for file in FILES if file.suffix != ".html"} == named
     for name in named:
-        reply = httpx.get(f"{service_url}/{name}")
+        reply = httpx.get(f"{service_url}/{name}", timeout=60)
         assert reply.status_code == 200
         assert reply.headers["content-type"].startswith(types[pathlib.Path(name).suffix])
         assert "content-security-policy" in reply.headers
 
 
 def test_a_file_that_has_not_changed_is_not_sent_again(service_url):
-    first = httpx.get(f"{service_url}/console/main.js")
+    first = httpx.get(f"{service_url}/console/main.js", timeout=60)
     again = httpx.get(
-        f"{service_url}/console/main.js", headers={"if-none-match": first.headers["etag"]}
+        f"{service_url}/console/main.js",
+        headers={"if-none-match": first.headers["etag"]},
+        timeout=60,
     )
     assert (again.status_code, again.content) == (304, b"")
 
 
 @pytest.mark.parametrize("path", ["nothing.js", "../app.py", "..%2fapp.py", "%2e%2e/app.py"])
 def test_no_other_file_is_served(service_url, path):
-    reply = httpx.get(f"{service_url}/console/{path}")
+    reply = httpx.get(f"{service_url}/console/{path}", timeout=60)
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "not_found")
 
 
 def test_the_page_comes_without_the_token_and_data_does_not(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, token=TOKEN) as url:
-        assert httpx.get(f"{url}/console").status_code == 200
-        assert httpx.get(f"{url}/console/main.js").status_code == 200
-        assert httpx.get(f"{url}/console/", follow_redirects=True).url.path == "/console"
-        assert httpx.get(f"{url}/consoles").status_code == 401
-        assert httpx.get(f"{url}/v1/bundle").status_code == 401
+        assert httpx.get(f"{url}/console", timeout=60).status_code == 200
+        assert httpx.get(f"{url}/console/main.js", timeout=60).status_code == 200
+        assert (
+            httpx.get(f"{url}/console/", follow_redirects=True, timeout=60).url.path == "/console"
+        )
+        assert httpx.get(f"{url}/consoles", timeout=60).status_code == 401
+        assert httpx.get(f"{url}/v1/bundle", timeout=60).status_code == 401
 
 
 def test_the_bundle_tells_limits_and_sample_requests(service_url):
-    document = httpx.get(f"{service_url}/v1/bundle").json()
+    document = httpx.get(f"{service_url}/v1/bundle", timeout=60).json()
     assert document["limits"] == {
         "num_candidates": 500,
         "default_k": 10,
@@ -114,11 +120,13 @@ def test_a_dry_run_is_answered_alike_and_neither_logged_nor_counted(
     service = orchestrator.Orchestrator(tiny_bundle, client, config, impressions=log)
     with serving_fixtures.serve_app(service) as url:
         answers = [
-            httpx.post(f"{url}/v1/recommend", json={"k": 3, "request_id": "r", **more}).json()
+            httpx.post(
+                f"{url}/v1/recommend", json={"k": 3, "request_id": "r", **more}, timeout=60
+            ).json()
             for more in ({}, {"dry_run": True}, {"dry_run": None})
         ]
-        metrics = httpx.get(f"{url}/metrics").text
-        refused = httpx.post(f"{url}/v1/recommend", json={"dry_run": "yes"})
+        metrics = httpx.get(f"{url}/metrics", timeout=60).text
+        refused = httpx.post(f"{url}/v1/recommend", json={"dry_run": "yes"}, timeout=60)
     log.close()
     assert answers[0]["ads"] == answers[1]["ads"] == answers[2]["ads"]
     assert 'tfrec_answers_total{outcome="full",version="1"} 2.0' in metrics

@@ -196,7 +196,7 @@ def test_a_body_above_the_limit_is_refused(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with (
         serving_fixtures.serve_app(service, max_body_bytes=1000) as url,
-        httpx.Client(base_url=url) as http,
+        httpx.Client(base_url=url, timeout=60) as http,
     ):
         large = json.dumps({"user": {"country": "x" * 2000}}).encode()
         status, code, message = error_of(http.post("/v1/recommend", content=large))
@@ -230,7 +230,7 @@ def test_health_and_readiness(http):
 def test_without_a_ranker_it_is_alive_and_answers_but_is_not_ready(tiny_bundle):
     address = f"127.0.0.1:{serving_fixtures.free_port()}"
     service = serving_fixtures.make_orchestrator(tiny_bundle, address)
-    with serving_fixtures.serve_app(service) as url, httpx.Client(base_url=url) as http:
+    with serving_fixtures.serve_app(service) as url, httpx.Client(base_url=url, timeout=60) as http:
         assert http.get("/healthz").status_code == 200
         status, code, message = error_of(http.get("/readyz"))
         assert (status, code) == (503, "not_ready")
@@ -245,7 +245,7 @@ def test_a_ranker_of_another_training_is_not_ready(tiny_bundle, tmp_path):
     with serving_fixtures.serve_ranker(tmp_path) as server:
         service = serving_fixtures.make_orchestrator(tiny_bundle, f"127.0.0.1:{server.port}")
         with serving_fixtures.serve_app(service) as url:
-            status, code, message = error_of(httpx.get(f"{url}/readyz"))
+            status, code, message = error_of(httpx.get(f"{url}/readyz", timeout=60))
     assert (status, code) == (503, "not_ready")
     assert "serves another model" in message
 
@@ -322,8 +322,8 @@ def test_the_openapi_document_says_where_the_token_is_asked_for(tiny_bundle, ran
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     token = {"authorization": "Bearer a-secret"}
     with serving_fixtures.serve_app(service, token="a-secret") as url:
-        assert httpx.get(f"{url}/openapi.json").status_code == 401
-        document = httpx.get(f"{url}/openapi.json", headers=token).json()
+        assert httpx.get(f"{url}/openapi.json", timeout=60).status_code == 401
+        document = httpx.get(f"{url}/openapi.json", headers=token, timeout=60).json()
     (name,) = document["components"]["securitySchemes"]
     assert document["components"]["securitySchemes"][name] == {"type": "http", "scheme": "bearer"}
     asks = {

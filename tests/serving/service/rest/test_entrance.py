@@ -32,15 +32,15 @@ def bearer(token):
 
 def test_only_health_and_readiness_and_pages_without_data_come_without_the_token(guarded):
     for path in ("/healthz", "/readyz", "/docs"):
-        assert httpx.get(guarded + path).status_code == 200
+        assert httpx.get(guarded + path, timeout=60).status_code == 200
     for path in ("/v1/bundle", "/openapi.json", "/redoc", "/nothing"):
-        reply = httpx.get(guarded + path)
+        reply = httpx.get(guarded + path, timeout=60)
         assert (reply.status_code, reply.json()["error"]["code"]) == (401, "unauthorized")
         assert reply.headers["www-authenticate"] == "Bearer"
     for headers in ({}, bearer("a"), bearer("a secre"), {"authorization": TOKEN}):
-        reply = httpx.post(guarded + "/v1/recommend", json={}, headers=headers)
+        reply = httpx.post(guarded + "/v1/recommend", json={}, headers=headers, timeout=60)
         assert reply.status_code == 401
-    reply = httpx.post(guarded + "/v1/recommend", json={}, headers=bearer(TOKEN))
+    reply = httpx.post(guarded + "/v1/recommend", json={}, headers=bearer(TOKEN), timeout=60)
     assert reply.status_code == 200
 
 
@@ -110,7 +110,7 @@ def test_requests_beyond_the_places_are_told_when_to_come_again(tiny_bundle, ran
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", "60001", ""])
 def test_a_deadline_header_that_is_no_time_is_refused(service_url, value):
     headers = {"x-deadline-ms": value}
-    reply = httpx.post(service_url + "/v1/recommend", json={}, headers=headers)
+    reply = httpx.post(service_url + "/v1/recommend", json={}, headers=headers, timeout=60)
     assert reply.status_code == 400
     assert "header x-deadline-ms: expected milliseconds" in reply.json()["error"]["message"]
 
@@ -129,6 +129,7 @@ def test_the_shorter_of_header_and_body_is_the_deadline(service_url):
         service_url + "/v1/recommend/batch",
         json={"requests": [{}, {"deadline_ms": 2}]},
         headers={"x-deadline-ms": "3"},
+        timeout=60,
     )
     reasons = [answer["degraded"] for answer in reply.json()["responses"]]
     assert ["3 ms" in reasons[0], "2 ms" in reasons[1]] == [True, True]
@@ -137,10 +138,15 @@ def test_the_shorter_of_header_and_body_is_the_deadline(service_url):
 def test_a_request_has_one_id_in_header_body_and_log(service_url, caplog):
     with caplog.at_level(logging.INFO, "tfrec.access"):
         named = httpx.post(
-            service_url + "/v1/recommend", json={"k": 1}, headers={"x-request-id": "r-77"}
+            service_url + "/v1/recommend",
+            json={"k": 1},
+            headers={"x-request-id": "r-77"},
+            timeout=60,
         )
-        own = httpx.post(service_url + "/v1/recommend", json={"k": 1})
-        unusable = httpx.get(service_url + "/healthz", headers={"x-request-id": "x" * 500})
+        own = httpx.post(service_url + "/v1/recommend", json={"k": 1}, timeout=60)
+        unusable = httpx.get(
+            service_url + "/healthz", headers={"x-request-id": "x" * 500}, timeout=60
+        )
     assert named.headers["x-request-id"] == named.json()["request_id"] == "r-77"
     assert own.headers["x-request-id"] == own.json()["request_id"] != "r-77"
     assert len(unusable.headers["x-request-id"]) == 32
@@ -156,7 +162,10 @@ def test_while_it_drains_it_answers_but_is_not_ready_and_keeps_no_connection(
 ):
     life = lifecycle.Lifecycle()
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
-    with serving_fixtures.serve_app(service, life=life) as url, httpx.Client(base_url=url) as http:
+    with (
+        serving_fixtures.serve_app(service, life=life) as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+    ):
         serving_fixtures.wait_until_ready(url)
         life.draining = True
         reply = http.get("/readyz")
