@@ -441,14 +441,14 @@ def test_a_server_stopped_and_restarted_during_requests(run, tiny_base, tiny_bun
             lambda service: scenario(service, server, port), address=f"127.0.0.1:{port}"
         )
     assert full.degraded is None
-    assert_retrieval_order(down, tiny_bundle, "The ranker at")
+    assert_retrieval_order(down, tiny_bundle, f"ranker at 127.0.0.1:{port}")
     assert ready_while_down
     assert_same_ads(full, again)
     for answer in during:
         if answer.degraded is None:
             assert_same_ads(full, answer)
         else:
-            assert_retrieval_order(answer, tiny_bundle, "The ranker at")
+            assert_retrieval_order(answer, tiny_bundle, f"ranker at 127.0.0.1:{port}")
 
 
 def test_a_server_with_another_model_is_never_used(run, tiny_bundle, tmp_path):
