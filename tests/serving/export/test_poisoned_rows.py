@@ -78,10 +78,11 @@ def weights_of(model):
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A bundle, and the query embeddings that its index was tuned with."""
+    """A bundle, and the query embeddings that its index was tuned and then measured with."""
 
     base: pathlib.Path
     tuned_with: np.ndarray
+    measured_with: np.ndarray
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +92,21 @@ def exported(data_sets, trained, tmp_path_factory) -> dict[str, Exported]:
     two_tower, _ = retrieval.load_two_tower(data_sets["none"], own / "retrieval")
     ranker, calibrators, _ = ranking.load_ranker(data_sets["none"], own / "ranker")
 
-    def recorded(embeddings, settings, *, tuning_queries):
-        tuned_with.append(tuning_queries)
+    def build(embeddings, settings, *, tuning_queries):
+        recorded.append(tuning_queries)
         return index.build_index(embeddings, settings, tuning_queries=tuning_queries)
 
+    def measure(searcher, embeddings, queries, k):
+        recorded.append(queries)
+        return index.recall_against_exact(searcher, embeddings, queries, k)
+
     for name in ("none", "test"):
-        base, tuned_with = tmp_path_factory.mktemp(name), []
+        base, recorded = tmp_path_factory.mktemp(name), []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(release_export, "build_index", recorded)
+            patch.setattr(release_export, "build_index", build)
+            patch.setattr(release_export, "recall_against_exact", measure)
             export.export_release(base, data_sets[name], two_tower, ranker, calibrators, INDEX, {})
-        result[name] = Exported(base, *tuned_with)
+        result[name] = Exported(base, *recorded)
     return result
 
 
@@ -195,8 +201,12 @@ def test_test_rows_reach_no_part_of_the_index(exported):
 
 
 @pytest.mark.trains
-def test_the_index_is_tuned_with_validation_requests(data_sets, trained, exported):
-    two_tower, _ = retrieval.load_two_tower(data_sets["none"], trained["none"] / "retrieval")
-    requests = [batch["query"].numpy() for batch in data_sets["none"].batches("validation", 64)]
-    embeddings = retrieval.embed_in_batches(two_tower.query_tower, np.concatenate(requests))
-    np.testing.assert_allclose(exported["none"].tuned_with, embeddings, atol=1e-6)
+def test_the_index_is_tuned_with_validation_requests_and_measured_with_test_requests(
+    data_sets, trained, exported
+):
+    data_set, used = data_sets["none"], exported["none"]
+    two_tower, _ = retrieval.load_two_tower(data_set, trained["none"] / "retrieval")
+    for split, found in (("validation", used.tuned_with), ("test", used.measured_with)):
+        queries = [batch["query"].numpy() for batch in data_set.batches(split, 64)]
+        embeddings = retrieval.embed_in_batches(two_tower.query_tower, np.concatenate(queries))
+        np.testing.assert_allclose(found, embeddings, atol=1e-5)
