@@ -135,6 +135,7 @@ def counted(rows, fields, vocabularies):
 
 
 @pytest.mark.trains
+@pytest.mark.benchmark
 def test_every_peer_is_given_the_rows_of_the_log_and_none_learns_of_test_rows(
     measured, whole, poisoned
 ):
