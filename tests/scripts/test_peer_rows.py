@@ -74,6 +74,19 @@ def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, 
     assert (fit(train=relabelled(data.train)).test != fitted.test).any()
 
 
+@pytest.mark.parametrize("is_learnt", [True, False])
+def test_the_settings_of_a_peer_are_those_that_are_best_on_validation(
+    peers, data, monkeypatch, is_learnt
+):
+    # Rows that were learnt are best known with the least regularisation, their opposite with most.
+    monkeypatch.setattr(peers, "STRENGTHS", (0.003, 3.0))
+    learnt, opposite = data.train, relabelled(data.train)
+    rows = (learnt, opposite) if is_learnt else (opposite, learnt)
+    own = dataclasses.replace(data, validation=rows[0], test=rows[1])
+    fitted = peers.fit("hashed_logistic_regression", own, tune=False, seed=1)
+    assert fitted.settings["C"] == (3.0 if is_learnt else 0.003)
+
+
 @dataclasses.dataclass
 class Given:
     """What the benchmark gave a peer, and what it made of what came back."""
@@ -122,6 +135,7 @@ def counted(rows, fields, vocabularies):
 
 
 @pytest.mark.trains
+@pytest.mark.benchmark
 def test_every_peer_is_given_the_rows_of_the_log_and_none_learns_of_test_rows(
     measured, whole, poisoned
 ):

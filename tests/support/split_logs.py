@@ -107,7 +107,12 @@ def with_other_values(row: Row) -> Row:
     }
 
 
-def convert(directory: pathlib.Path, split: str | None = None, *poisons: Poison) -> reader.DataSet:
+def convert(
+    directory: pathlib.Path,
+    split: str | None = None,
+    *poisons: Poison,
+    schema: schema_lib.Schema = SCHEMA,
+) -> reader.DataSet:
     """Writes the log into a new directory, the rows of one split poisoned, and converts it."""
     directory.mkdir(parents=True)
     log, ads = directory / "log.csv", directory / "ads.csv"
@@ -121,7 +126,7 @@ def convert(directory: pathlib.Path, split: str | None = None, *poisons: Poison)
             writer.writerow(row)
     lines = [f"a{ad},c{ad % 7},{ad % 13}" for ad in range(NUM_ADS)]
     ads.write_text("\n".join(["ad,category,price", *lines]) + "\n")
-    return logs.converted_table(log, directory / "data", SCHEMA, ads_path=ads)
+    return logs.converted_table(log, directory / "data", schema, ads_path=ads)
 
 
 def count_clicks(data_set: reader.DataSet, *splits: str) -> collections.Counter[tuple[int, int]]:

@@ -43,64 +43,97 @@ def data_sets(tmp_path_factory) -> dict[str, reader.DataSet]:
     return {name: split_logs.convert(root / name, *how) for name, how in POISONS.items()}
 
 
-@pytest.fixture(scope="module")
-def trained(data_sets, tmp_path_factory) -> dict[str, pathlib.Path]:
-    """The directory of both trained stages, by what is poisoned in their data set."""
-    root = tmp_path_factory.mktemp("trained")
-    for name in ("none", "test", "validation labels"):
-        ranking.train_ranker(data_sets[name], RANKER, root / name / "ranker")
-        retrieval.train_two_tower(data_sets[name], RETRIEVAL, root / name / "retrieval")
-    return {directory.name: directory for directory in root.iterdir()}
+class Runs:
+    """Trains the stages on the data sets, each when it is asked for, and once.
+
+    Args:
+        data_sets: By what is poisoned in them.
+        root: Directory of what is trained.
+    """
+
+    def __init__(self, data_sets: dict[str, reader.DataSet], root: pathlib.Path) -> None:
+        self.data_sets, self._root = data_sets, root
+
+    def directory(self, poison, stage):
+        """Returns the directory of a trained stage, `ranker` or `retrieval`."""
+        path = self._root / poison / stage
+        if not path.is_dir():
+            if stage == "ranker":
+                ranking.train_ranker(self.data_sets[poison], RANKER, path)
+            else:
+                retrieval.train_two_tower(self.data_sets[poison], RETRIEVAL, path)
+        return path
+
+    def ranker(self, poison):
+        """Returns a ranker's weights, and what is written beside them."""
+        return ranker_in(self.directory(poison, "ranker"), self.data_sets[poison])
+
+    def first_towers(self, poison):
+        """Returns the towers' weights before validation clicks were learnt, and temperature."""
+        directory, data_set = self.directory(poison, "retrieval"), self.data_sets[poison]
+        model = retrieval.build_two_tower(data_set, RETRIEVAL, data_set.catalogue())
+        training.restore_best(model, directory)
+        temperature = float(model.temperature)
+        model.temperature.assign(0.0)
+        return weights_of(model), temperature
+
+    def refitted_towers(self, poison):
+        """Returns the weights of the towers that are served."""
+        directory = self.directory(poison, "retrieval")
+        return weights_of(retrieval.load_two_tower(self.data_sets[poison], directory)[0])
+
+    def history(self, poison, stage):
+        """Returns what was measured of the one pass of a stage."""
+        return json.loads((self.directory(poison, stage) / "history.json").read_text())[0]
 
 
-def ranker_of(data_set, directory):
-    """Returns the weights of a trained ranker by their number, and what is written beside them."""
-    model, _, description = ranking.load_ranker(data_set, directory / "ranker")
-    return weights_of(model), {k: description[k] for k in ("calibrators", "validation")}
-
-
-def first_towers_of(data_set, directory):
-    """Returns the weights of the towers before validation clicks were learnt, and temperature."""
-    model = retrieval.build_two_tower(data_set, RETRIEVAL, data_set.catalogue())
-    training.restore_best(model, directory / "retrieval")
-    own = model.temperature.numpy()
-    model.temperature.assign(0.0)
-    return weights_of(model), own
-
-
-def refitted_towers_of(data_set, directory):
-    return weights_of(retrieval.load_two_tower(data_set, directory / "retrieval")[0])
+def ranker_in(directory, data_set):
+    model, _, description = ranking.load_ranker(data_set, directory)
+    return weights_of(model), {key: description[key] for key in ("calibrators", "validation")}
 
 
 def weights_of(model):
     return [variable.numpy().tobytes() for variable in model.variables]
 
 
+@pytest.fixture(scope="module")
+def runs(data_sets, tmp_path_factory):
+    return Runs(data_sets, tmp_path_factory.mktemp("trained"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A bundle, and the query embeddings that its index was tuned with."""
+    """A bundle, and the query embeddings that its index was tuned and then measured with."""
 
     base: pathlib.Path
     tuned_with: np.ndarray
+    measured_with: np.ndarray
 
 
 @pytest.fixture(scope="module")
-def exported(data_sets, trained, tmp_path_factory) -> dict[str, Exported]:
+def exported(runs, tmp_path_factory) -> dict[str, Exported]:
     """The release of the models of the log, exported with a data set, by what is poisoned in it."""
-    own, result = trained["none"], {}
-    two_tower, _ = retrieval.load_two_tower(data_sets["none"], own / "retrieval")
-    ranker, calibrators, _ = ranking.load_ranker(data_sets["none"], own / "ranker")
+    data_set, result = runs.data_sets["none"], {}
+    two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
+    ranker, calibrators, _ = ranking.load_ranker(data_set, runs.directory("none", "ranker"))
 
-    def recorded(embeddings, settings, *, tuning_queries):
-        tuned_with.append(tuning_queries)
+    def build(embeddings, settings, *, tuning_queries):
+        recorded.append(tuning_queries)
         return index.build_index(embeddings, settings, tuning_queries=tuning_queries)
 
+    def measure(searcher, embeddings, queries, k):
+        recorded.append(queries)
+        return index.recall_against_exact(searcher, embeddings, queries, k)
+
     for name in ("none", "test"):
-        base, tuned_with = tmp_path_factory.mktemp(name), []
+        base, recorded = tmp_path_factory.mktemp(name), []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(release_export, "build_index", recorded)
-            export.export_release(base, data_sets[name], two_tower, ranker, calibrators, INDEX, {})
-        result[name] = Exported(base, *tuned_with)
+            patch.setattr(release_export, "build_index", build)
+            patch.setattr(release_export, "recall_against_exact", measure)
+            export.export_release(
+                base, runs.data_sets[name], two_tower, ranker, calibrators, INDEX, {}
+            )
+        result[name] = Exported(base, *recorded)
     return result
 
 
@@ -127,15 +160,20 @@ def test_test_rows_reach_neither_encoder_nor_catalogue(data_sets):
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("read", [ranker_of, first_towers_of, refitted_towers_of])
-def test_test_rows_reach_no_model_and_no_calibrator(data_sets, trained, read):
-    assert read(data_sets["test"], trained["test"]) == read(data_sets["none"], trained["none"])
+def test_test_rows_reach_neither_ranker_nor_calibrators(runs):
+    assert runs.ranker("test") == runs.ranker("none")
 
 
 @pytest.mark.trains
-def test_validation_labels_fit_the_calibrators_and_teach_the_ranker_nothing(data_sets, trained):
-    weights, written = ranker_of(data_sets["none"], trained["none"])
-    same, others = ranker_of(data_sets["validation labels"], trained["validation labels"])
+def test_test_rows_reach_no_tower(runs):
+    assert runs.first_towers("test") == runs.first_towers("none")
+    assert runs.refitted_towers("test") == runs.refitted_towers("none")
+
+
+@pytest.mark.trains
+def test_validation_labels_fit_the_calibrators_and_teach_the_ranker_nothing(runs):
+    weights, written = runs.ranker("none")
+    same, others = runs.ranker("validation labels")
     assert same == weights
     for head in ("click", "engagement", "revenue"):
         assert others["calibrators"][head] != written["calibrators"][head]
@@ -143,41 +181,34 @@ def test_validation_labels_fit_the_calibrators_and_teach_the_ranker_nothing(data
 
 
 @pytest.mark.trains
-def test_validation_labels_choose_the_pass(data_sets, trained):
-    for name, metric in (
-        ("ranker", "validation_click_log_loss"),
-        ("retrieval", "validation_corpus_recall"),
-    ):
-        own, poisoned = (
-            json.loads((trained[which] / name / "history.json").read_text())[0]
-            for which in ("none", "validation labels")
-        )
-        assert own["loss"] == poisoned["loss"]
-        assert own[metric] != poisoned[metric]
-
-
-@pytest.mark.trains
-def test_validation_clicks_teach_the_towers_their_temperature_and_the_rest_when_refitted(
-    data_sets, trained
-):
-    runs = [(data_sets[name], trained[name]) for name in ("none", "validation labels")]
-    (weights, temperature), (same, other) = (first_towers_of(*run) for run in runs)
+def test_validation_clicks_teach_the_towers_their_temperature_and_the_rest_when_refitted(runs):
+    weights, temperature = runs.first_towers("none")
+    same, other = runs.first_towers("validation labels")
     assert same == weights
     assert other != temperature
-    assert refitted_towers_of(*runs[0]) != refitted_towers_of(*runs[1])
+    assert runs.refitted_towers("validation labels") != runs.refitted_towers("none")
 
 
 @pytest.mark.trains
-def test_training_labels_do_not_reach_the_calibrators_of_a_trained_ranker(
-    data_sets, trained, tmp_path
-):
+@pytest.mark.parametrize(
+    ("stage", "metric"),
+    [("ranker", "validation_click_log_loss"), ("retrieval", "validation_corpus_recall")],
+)
+def test_validation_labels_say_which_pass_is_best(runs, stage, metric):
+    own, poisoned = (runs.history(name, stage) for name in ("none", "validation labels"))
+    assert poisoned["loss"] == own["loss"]
+    assert poisoned[metric] != own[metric]
+
+
+@pytest.mark.trains
+def test_training_labels_do_not_reach_the_calibrators_of_a_trained_ranker(runs, tmp_path):
     # All but the last step is done there: training resumes, finds that it has ended, and fits
     # the calibrators of the weights it finds.
-    shutil.copytree(trained["none"] / "ranker", tmp_path / "ranker")
+    shutil.copytree(runs.directory("none", "ranker"), tmp_path / "ranker")
     (tmp_path / "ranker" / "ranker.json").unlink()
-    poisoned = data_sets["training labels"]
+    poisoned = runs.data_sets["training labels"]
     ranking.train_ranker(poisoned, RANKER, tmp_path / "ranker")
-    assert ranker_of(poisoned, tmp_path) == ranker_of(data_sets["none"], trained["none"])
+    assert ranker_in(tmp_path / "ranker", poisoned) == runs.ranker("none")
 
 
 @pytest.mark.trains
@@ -195,8 +226,12 @@ def test_test_rows_reach_no_part_of_the_index(exported):
 
 
 @pytest.mark.trains
-def test_the_index_is_tuned_with_validation_requests(data_sets, trained, exported):
-    two_tower, _ = retrieval.load_two_tower(data_sets["none"], trained["none"] / "retrieval")
-    requests = [batch["query"].numpy() for batch in data_sets["none"].batches("validation", 64)]
-    embeddings = retrieval.embed_in_batches(two_tower.query_tower, np.concatenate(requests))
-    np.testing.assert_allclose(exported["none"].tuned_with, embeddings, atol=1e-6)
+def test_the_index_is_tuned_with_validation_requests_and_measured_with_test_requests(
+    runs, exported
+):
+    data_set, used = runs.data_sets["none"], exported["none"]
+    two_tower, _ = retrieval.load_two_tower(data_set, runs.directory("none", "retrieval"))
+    for split, found in (("validation", used.tuned_with), ("test", used.measured_with)):
+        queries = [batch["query"].numpy() for batch in data_set.batches(split, 64)]
+        embeddings = retrieval.embed_in_batches(two_tower.query_tower, np.concatenate(queries))
+        np.testing.assert_allclose(found, embeddings, atol=1e-5)

@@ -177,3 +177,21 @@ def test_total_weighs_the_heads_that_exist():
     click_only = losses.total(batch, {"click": zeros}, 0.5, 0.25)
     assert click_only.keys() == {"loss", "click_loss"}
     assert float(click_only["loss"]) == pytest.approx(LN2)
+
+
+def test_total_counts_a_kept_unclicked_row_for_those_that_were_left_out():
+    batch = {
+        "mask": ALL,
+        "click": tf.constant([[1.0, 0.0]]),
+        "revenue": tf.constant([[0.0, 0.0]]),
+    }
+    logits = {
+        "click": tf.zeros([1, 2]),
+        "revenue": tf.constant([[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]]),
+    }
+    parts = losses.total(batch, logits, 1.0, 1.0, listwise_weight=1.0, negative_keep_rate=0.25)
+    # The unclicked row stands for four: of revenue the mean is over five rows, and of five equal
+    # ads of the list one was clicked.
+    revenue = (LN2 + 4 * math.log(1 + math.e**2)) / 5
+    assert float(parts["revenue_loss"]) == pytest.approx(revenue, rel=1e-6)
+    assert float(parts["listwise_loss"]) == pytest.approx(math.log(5), rel=1e-6)

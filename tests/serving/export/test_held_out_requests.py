@@ -1,0 +1,49 @@
+"""Held-out requests as training scores them: what a server has to answer for the same fields."""
+
+import dataclasses
+
+import numpy as np
+import split_logs
+import tensorflow as tf
+
+from serving.export import held_out_requests
+from tfrec import calibration, config, evaluation, exported, ranking, retrieval
+from tfrec.calibration import curves
+
+
+def test_the_scores_of_held_out_requests_are_those_that_are_served(tmp_path):
+    """Slots are left out, and calibrators and the log's down-sampling are part of a score."""
+    schema = dataclasses.replace(split_logs.SCHEMA, negative_keep_rate=0.2)
+    data_set = split_logs.convert(tmp_path / "log", schema=schema)
+    sizes = config.RankerConfig(
+        field_dim=4, model_dim=8, num_blocks=1, num_heads=2, feed_forward_dim=8
+    )
+    ranker = ranking.build_ranker(data_set, sizes)
+    rng = np.random.default_rng(0)
+    for variable in ranker.trainable_variables:
+        variable.assign_add(rng.normal(scale=0.2, size=variable.shape).astype(np.float32))
+    calibrators = calibration.Calibrators(
+        click=curves.Platt(0.8, -0.3), revenue=curves.Platt(1.2, 0.1)
+    )
+    two_tower = retrieval.build_two_tower(
+        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalogue()
+    )
+    models = evaluation.Models(two_tower, ranker, calibrators)
+    found = list(held_out_requests._scored(data_set, models, 20))
+    assert len(found) == 20
+    serve = exported.RankerModule(data_set.fitted, ranker, calibrators).serve
+    catalogue = data_set.catalogue()
+    row_of_ad = {ad: row for row, ad in enumerate(catalogue.ad_ids.to_pylist())}
+    for request, fields in zip(found, data_set.sample_requests(), strict=False):
+        assert request.fields == fields
+        served = serve(
+            user=tf.constant([fields["user"]]),
+            hour=tf.constant([float(fields["hour"])]),
+            interests=tf.constant([fields["interests"]]),
+            ad_features=tf.constant(
+                np.asarray(catalogue.features)[None, [row_of_ad[ad] for ad in request.ad_ids]]
+            ),
+        )
+        assert served.keys() == request.scores.keys()
+        for name, values in served.items():
+            np.testing.assert_allclose(request.scores[name], values[0], rtol=1e-4, atol=1e-6)
