@@ -80,17 +80,17 @@ def openapi_document(
     """
     document = copy.deepcopy(app.openapi())
     document["info"]["version"] = str(service.release.version)
-    schemas = document["components"]["schemas"]
+    described = document["components"]["schemas"]
     _, errors = json_schema.models_json_schema(
         [(schemas.ErrorBody, "serialization")], ref_template=_REF
     )
-    schemas.update(errors["$defs"])
+    described.update(errors["$defs"])
     # FastAPI leaves nulls out of examples, and an answer without them is none.
-    schemas["AnswerBody"]["examples"] = schemas.AnswerBody.model_json_schema()["examples"]
+    described["AnswerBody"]["examples"] = schemas.AnswerBody.model_json_schema()["examples"]
     example = example_request(service)
-    schemas["RequestBody"]["examples"] = [example]
+    described["RequestBody"]["examples"] = [example]
     short = {name: example[name] for name in ("user", "context")}
-    schemas["BatchRequestBody"]["examples"] = [{"requests": [{**short, "k": 3}]}]
+    described["BatchRequestBody"]["examples"] = [{"requests": [{**short, "k": 3}]}]
     if open_paths is not None:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         for path, methods in document["paths"].items():
