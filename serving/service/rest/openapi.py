@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import json_schema
 
 from serving import orchestrator, requests
-from serving.service.rest import request_deadline
+from serving.service.rest import request_deadline, schemas
 
 _WHY = {
     400: "The content is refused, or the body is no JSON.",
