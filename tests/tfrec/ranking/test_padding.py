@@ -135,3 +135,29 @@ def test_padding_candidates_changes_no_score_with_and_without_a_second_pass(most
     padded = model(query, tf.pad(shown, [[0, 0], [2, 5], [0, 0]]))
     for head, values in alone.items():
         np.testing.assert_allclose(padded[head][:, 2:5], values, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_candidates_changes_no_loss():
+    sizes = dataclasses.replace(RANKER, dropout=0.0, id_dropout=0.0, listwise_weight=1.0)
+    model = ranking.Ranker(fitted(3), sizes, ("click", "revenue"))
+    rng = np.random.default_rng(3)
+    clicks = rng.integers(0, 2, (len(HISTORIES), NUM_ADS)).astype(np.float32)
+    batch = {
+        "query": queries(3, "right"),
+        "ad": ads(),
+        "mask": tf.ones(clicks.shape, tf.bool),
+        "click": tf.constant(clicks),
+        "revenue": tf.constant(clicks * rng.uniform(1, 3, clicks.shape).astype(np.float32)),
+    }
+    model(batch["query"], batch["ad"])
+    loud(model)
+    padded = {
+        name: values
+        if name == "query"
+        else tf.pad(values, [[0, 0], [0, 4], [0, 0]][: values.shape.rank])
+        for name, values in batch.items()
+    }
+    expected = ranking.batch_losses(model, sizes, batch)
+    assert expected.keys() == {"loss", "click_loss", "revenue_loss", "listwise_loss"}
+    for name, value in ranking.batch_losses(model, sizes, padded).items():
+        assert float(value) == pytest.approx(float(expected[name]), rel=1e-4), name
