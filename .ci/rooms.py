@@ -12,11 +12,9 @@ class RoomsContract(Contract):
 
     Attributes:
         packages: The root packages whose sub-packages are rooms.
-        public: Sub-packages of rooms whose modules anyone above may import.
     """
 
     packages = fields.ListField(subfield=fields.StringField())
-    public = fields.ListField(subfield=fields.StringField(), required=False)
 
     def check(self, graph: grimp.ImportGraph, verbose: bool) -> ContractCheck:
         broken = []
@@ -24,8 +22,6 @@ class RoomsContract(Contract):
             for room in graph.find_children(package):
                 inside = graph.find_descendants(room)
                 for module in inside:
-                    if module.rpartition(".")[0] in (self.public or ()):
-                        continue
                     importers = graph.find_modules_that_directly_import(module)
                     broken += [(one, module) for one in importers - inside - {room}]
         return ContractCheck(kept=not broken, metadata={"broken": sorted(broken)})

@@ -1,4 +1,4 @@
-"""Where the index scripts take the embeddings of ads and of queries from.
+"""Where the commands and benchmarks of the index take the embeddings of ads and of queries from.
 
 Shapes: N ads, Q queries, D embedding size.
 """

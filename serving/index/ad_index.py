@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving import errors, requests
-from serving.index import index_build, kinds, search
+from serving.index import index_build, kinds, search, widening
 from serving.index.filters import eligibility, row_set
-from serving.index.tuning import index_choice, index_recall, widening
+from serving.index.tuning import index_choice, index_recall
 
 IndexConfig = kinds.IndexConfig
 recall_against_exact = index_recall.recall_against_exact

@@ -1,11 +1,19 @@
-"""TensorFlow Serving's protocol for a laptop and for tests; production runs the real one."""
+"""An embedded stand-in for TensorFlow Serving, for development and tests.
 
-from serving.model_server.command.command import prefer_bfloat16
-from serving.model_server.models.model_config import config_from_base_paths
-from serving.model_server.models.servable import Servable, session_config
-from serving.model_server.operations.operations import run_predict
-from serving.model_server.server import ModelServer
-from serving.model_server.tensor_codec import encode_tensor
+The names load on first use, so that `python -m serving.model_server` can set the process up before
+TensorFlow and NumPy are imported.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serving.model_server.command.command import prefer_bfloat16
+    from serving.model_server.models.model_config import config_from_base_paths
+    from serving.model_server.models.servable import Servable, session_config
+    from serving.model_server.operations.operations import run_predict
+    from serving.model_server.server import ModelServer
+    from serving.model_server.tensor_codec import encode_tensor
 
 __all__ = [
     "ModelServer",
@@ -16,3 +24,18 @@ __all__ = [
     "run_predict",
     "session_config",
 ]
+_MODULES = {
+    "ModelServer": "server",
+    "Servable": "models.servable",
+    "config_from_base_paths": "models.model_config",
+    "encode_tensor": "tensor_codec",
+    "prefer_bfloat16": "command.command",
+    "run_predict": "operations.operations",
+    "session_config": "models.servable",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -92,7 +92,7 @@ def read_text(path: str | os.PathLike[str], target: _Message) -> _Message:
 
 def _declare() -> descriptor_pool.DescriptorPool:
     file = descriptor_pb2.FileDescriptorProto(
-        name="serving/embedded/config_messages.proto",
+        name="serving/model_server/config_messages.proto",
         package=_PACKAGE,
         syntax="proto3",
         dependency=[wrappers_pb2.DESCRIPTOR.name],

@@ -9,7 +9,6 @@ from serving.operations.findings import (
 )
 from serving.operations.impression_findings import compare_impressions
 from serving.operations.local_service import (
-    SERVED_MODELS,
     describe_answer,
     open_service,
     requests_from_samples,
@@ -24,7 +23,6 @@ from serving.operations.row_findings import (
 from serving.operations.service_findings import ServiceCheck
 
 __all__ = [
-    "SERVED_MODELS",
     "Finding",
     "ModelServerCheck",
     "ServiceCheck",

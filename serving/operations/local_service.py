@@ -8,8 +8,6 @@ from serving import model_server, orchestrator, ranker, releases, requests
 from serving.config import OrchestratorConfig
 from serving.impressions import ImpressionLog
 
-SERVED_MODELS = ("ranker", "query_tower")
-
 
 @contextlib.asynccontextmanager
 async def open_service(

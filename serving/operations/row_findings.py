@@ -10,16 +10,20 @@ Shapes: C shown ads of a request.
 
 import asyncio
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serving import export, ranker, releases, requests
+from serving import ranker, releases, requests
 from serving.operations import findings, service_findings
+
+if TYPE_CHECKING:
+    from serving import export
 
 
 def read_logged_requests(
     workdir: pathlib.Path, release: releases.Bundle, num_requests: int
-) -> list[export.LoggedRequest]:
+) -> "list[export.LoggedRequest]":
     """Scores held-out requests with the trained ranker of a work directory.
 
     Args:
@@ -32,6 +36,9 @@ def read_logged_requests(
         SkippedError: It holds no requests.
         FileNotFoundError, ValueError: It is not a work directory, or it is damaged.
     """
+    # Training code, which a service that is only operated never loads.
+    from serving import export
+
     training_id, logged = export.logged_requests(workdir, num_requests)
     if training_id != release.manifest.training_id:
         raise findings.WrongError(
@@ -47,7 +54,7 @@ def read_logged_requests(
 
 
 def compare_over_grpc(
-    logged: list[export.LoggedRequest], release: releases.Bundle, address: str
+    logged: "list[export.LoggedRequest]", release: releases.Bundle, address: str
 ) -> str:
     """Compares with what a model server gives, request by request.
 
@@ -84,7 +91,7 @@ def compare_over_grpc(
 
 
 def compare_over_rest(
-    logged: list[export.LoggedRequest],
+    logged: "list[export.LoggedRequest]",
     release: releases.Bundle,
     service: service_findings.ServiceCheck,
 ) -> str:
@@ -113,7 +120,7 @@ def compare_over_rest(
     return _words(logged, np.concatenate(found))
 
 
-def _words(logged: list[export.LoggedRequest], differences: np.ndarray) -> str:
+def _words(logged: "list[export.LoggedRequest]", differences: np.ndarray) -> str:
     return (
         f"{sum(len(one.ad_ids) for one in logged)} rows of {len(logged)} held-out requests; "
         f"scores differ by {differences.max():.2g} at most, {differences.mean():.2g} on average"

@@ -17,7 +17,7 @@ from serving.orchestrator import (
     admission,
     answers,
     candidates,
-    ranking,
+    ranking_stage,
     request_batch,
     retrieval_stage,
     service_metrics,
@@ -67,7 +67,7 @@ class Orchestrator:
         self._client = client
         self.impressions = impressions
         self._ranker = ranker.VerifiedRanker(release, client)
-        self._ranking = ranking.RankingStage(
+        self._ranking = ranking_stage.RankingStage(
             self._ranker, release.manifest.outputs, self.config.ranker, clock
         )
         self.metrics = metrics or service_metrics.ServiceMetrics()
@@ -218,7 +218,7 @@ class Orchestrator:
 
     async def _rank(
         self, found: candidates.Candidates, min_count: int, deadline: Deadline
-    ) -> ranking.Ranking:
+    ) -> ranking_stage.Ranking:
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
         self.metrics.observe_breaker(self.release.version, self._ranking.breaker_state)
@@ -230,7 +230,7 @@ class Orchestrator:
         valid: ValidRequest,
         found: candidates.Candidates,
         row: int,
-        ranked: ranking.Ranking,
+        ranked: ranking_stage.Ranking,
         deadline: Deadline,
     ) -> request_batch.Answered:
         """Applies the rules to the candidates of one request, and says what came of it."""

@@ -1,8 +1,8 @@
 """Scores candidates with a release's ranker, remote or in process."""
 
 from serving.ranker.breaker import CircuitBreaker
-from serving.ranker.latency import Pace
 from serving.ranker.local_ranker import LocalRanker
+from serving.ranker.pace import Pace
 from serving.ranker.ranker_client import RankerClient
 from serving.ranker.verified_ranker import Scorer, VerifiedRanker
 

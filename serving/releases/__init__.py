@@ -13,7 +13,13 @@ from serving.releases.changes import (
     start_canary,
 )
 from serving.releases.in_use import is_in_use
-from serving.releases.model_config import ServedReleases, config_text, next_served, read_served
+from serving.releases.model_config import (
+    SERVED_MODELS,
+    ServedReleases,
+    config_text,
+    next_served,
+    read_served,
+)
 from serving.releases.parts import PARTS, write_identity
 from serving.releases.pointer import Pointer, read_pointer, replace_file
 from serving.releases.probes import (
@@ -32,6 +38,7 @@ from serving.releases.served_versions import ServedVersions
 __all__ = [
     "PARTS",
     "SCORE_TOLERANCE",
+    "SERVED_MODELS",
     "TOLERANCE",
     "AdTower",
     "Bundle",

@@ -14,6 +14,9 @@ from collections.abc import Mapping, Sequence
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+# The parts of a release that a model server serves.
+SERVED_MODELS = ("ranker", "query_tower")
+
 
 @dataclasses.dataclass(frozen=True)
 class ServedReleases:

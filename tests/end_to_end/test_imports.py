@@ -27,13 +27,30 @@ def run(code, **environment):
     )
 
 
-def test_schema_formats_and_options_need_no_tensorflow():
+def test_schema_formats_options_requests_and_rules_need_no_tensorflow():
     result = run(
-        "import sys; from tfrecords import formats, pages, schema, splits;"
+        "import sys; from tfrecords import columns, formats, pages, schema, schema_inference, splits;"
         "import tfrec.config, serving.config;"
+        "from serving import impressions, index, requests, rules;"
         "print('tensorflow' in sys.modules)"
     )
     assert result.stdout.strip() == "False", result.stderr
+
+
+def test_the_model_server_sets_the_process_up_before_numpy_and_tensorflow_are_imported():
+    result = run(
+        "import sys, serving.model_server; from serving import process;"
+        "print([name for name in ('numpy', 'tensorflow') if name in sys.modules])"
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_what_serves_and_checks_a_service_loads_no_training_code():
+    result = run(
+        "import sys; from serving import client, operations, service; client.LocalClient;"
+        "print([m for m in sys.modules if m.startswith(('tfrec.', 'tensorflow_recommenders'))])"
+    )
+    assert result.stdout.strip() == "[]", result.stderr
 
 
 def test_importing_tfrec_selects_keras_2_loads_no_tensorflow_and_prints_nothing():

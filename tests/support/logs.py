@@ -56,7 +56,7 @@ def read(opened: formats.Log, schema: schema_lib.Schema) -> tuple[pa.Table, list
     tables, rejected = [], []
     for chunk in opened.chunks():
         parsed = opened.parse(chunk)
-        _, faults = parsed_rows.normalise(schema, parsed, parsed_rows.is_labelled(schema, chunk))
+        _, faults = parsed_rows.normalize(schema, parsed, parsed_rows.is_labelled(schema, chunk))
         bad = np.isin(parsed.table[formats.LINE_NUMBER].to_numpy(), list(faults))
         tables.append(parsed.table.filter(pa.array(~bad)))
         numbers = sorted(faults)
@@ -143,7 +143,7 @@ def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.Fitte
         table = table.append_column(
             formats.LINE_NUMBER, pa.array(range(table.num_rows), pa.int64())
         )
-        rows, _ = parsed_rows.normalise(schema, formats.Parsed(table), True)
+        rows, _ = parsed_rows.normalize(schema, formats.Parsed(table), True)
         is_train = np.ones(len(rows), bool)
         counts = fitting.count_chunk(schema, rows, is_train, before, total)
         chunks.append(fitting.Chunk(counts.__getitem__, rows.strings.__getitem__))

@@ -49,7 +49,7 @@ class Calibrators:
         return result
 
     def apply(self, logits: heads.Logits) -> dict[str, tf.Tensor]:
-        """Returns the calibrated served values of `heads_lib.probabilities`."""
+        """Returns the calibrated served values of `heads.probabilities`."""
         return heads.probabilities(self.calibrated(logits))
 
     def to_json(self) -> dict[str, Any]:

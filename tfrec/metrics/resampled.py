@@ -1,4 +1,4 @@
-"""Metrics of all resamples at once; with weights of 1 each is that of `metrics`.
+"""Metrics of all resamples at once; with weights of 1 each is that of `definitions`.
 
 Shapes: N rows, S resamples, B bins. A value that a resample does not allow is NaN.
 """

@@ -49,7 +49,7 @@ def undo_down_sampling(served: Mapping[str, tf.Tensor], keep_rate: float) -> dic
     click is the logit plus log r.
 
     Args:
-        served: `click_probability` [B, C], and others of `heads_lib.probabilities`.
+        served: `click_probability` [B, C], and others of `heads.probabilities`.
         keep_rate: r.
     """
     if keep_rate == 1.0:

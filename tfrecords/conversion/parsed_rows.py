@@ -134,7 +134,7 @@ def is_labelled(schema: Schema, chunk: formats.Chunk) -> bool:
     return chunk.part != "test" and schema.click in chunk.columns
 
 
-def normalise(
+def normalize(
     schema: Schema, parsed: formats.Parsed, is_labelled: bool
 ) -> tuple[Rows, Mapping[int, str]]:
     """Checks parsed rows and gives them their one form.

@@ -162,7 +162,7 @@ class Stages:
     def parse_chunk(self, index: int, chunk: formats.Chunk) -> dict[str, Any]:
         """Parses a chunk, and returns its note."""
         is_labelled = parsed_rows.is_labelled(self._schema, chunk)
-        rows, faults = parsed_rows.normalise(self._schema, self._log.parse(chunk), is_labelled)
+        rows, faults = parsed_rows.normalize(self._schema, self._log.parse(chunk), is_labelled)
         if len(rows) + len(faults) != chunk.num_rows:
             raise RuntimeError(
                 f"{chunk.path}, line {chunk.first_line}: {chunk.num_rows} rows gave {len(rows)} "

@@ -174,7 +174,8 @@ def _warn_of_edges(name: str, tried: Sequence[dict[str, Any]], chosen: dict[str,
     for setting in at_edges(tried, chosen):
         print(
             f"warning: {name} is best on validation with {setting}, an edge of what was tried: "
-            "widen its grid in scripts/peer_models.py, or the comparison flatters the others",
+            "widen its grid in scripts/benchmarks/peers/models.py, or the comparison flatters the "
+            "others",
             file=sys.stderr,
             flush=True,
         )

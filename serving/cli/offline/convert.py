@@ -41,10 +41,12 @@ def main() -> None:
 
 
 def _propose() -> None:
-    from tfrecords import inference
+    from tfrecords import schema_inference
 
     if not FLAGS.data_path:
         raise ValueError("--infer_schema needs --data_path=FILE.")
     target = pathlib.Path(FLAGS.schema_path or pathlib.Path(FLAGS.workdir) / "schema.json")
     users, ads = log_flags.optional_path(FLAGS.users_path), log_flags.optional_path(FLAGS.ads_path)
-    print(inference.write_proposal(formats.expand_paths(FLAGS.data_path), users, ads, target))
+    print(
+        schema_inference.write_proposal(formats.expand_paths(FLAGS.data_path), users, ads, target)
+    )

@@ -143,6 +143,6 @@ def _read(path: pathlib.Path) -> releases.ServedReleases:
 
 
 def _text(served: releases.ServedReleases) -> str:
-    from serving import operations, releases
+    from serving import releases
 
-    return releases.config_text(FLAGS.root, operations.SERVED_MODELS, served)
+    return releases.config_text(FLAGS.root, releases.SERVED_MODELS, served)

@@ -99,12 +99,12 @@ def _bound(host: str, port: int) -> Iterator[service.Listening]:
 @contextlib.contextmanager
 def _embedded_server(base: pathlib.Path) -> Iterator[None]:
     """Runs the embedded model server as a child process; it serves what releases are in use."""
-    from serving import operations, releases
+    from serving import releases
 
     with contextlib.ExitStack() as stack:
         path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "models.config"
         stack.enter_context(
-            releases.ServedVersions(base, operations.SERVED_MODELS, path, only=FLAGS.version)
+            releases.ServedVersions(base, releases.SERVED_MODELS, path, only=FLAGS.version)
         )
         command = [
             sys.executable, "-m", "serving.model_server", f"--model_config_file={path}",

@@ -30,7 +30,7 @@ def test_each_resample_draws_as_many_units_as_there_are():
     assert 0.7 < resamples.weights.mean() < 1.3
 
 
-def test_draws_are_kept_as_bytes_and_multiplied_some_resamples_at_a_time(monkeypatch):
+def test_draws_are_kept_as_bytes_and_their_sums_are_those_of_all_resamples(monkeypatch):
     monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", 200_000)  # two of the resamples
     values = np.arange(100_000.0)
     resamples = bootstrap.Resamples(np.arange(100_000), 40, 1)

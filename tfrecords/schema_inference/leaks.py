@@ -8,9 +8,9 @@ import re
 import numpy as np
 
 from tfrecords import columns
-from tfrecords.inference import kinds, known_names, labels, log_sample, times
-from tfrecords.inference.column_roles import Roles
-from tfrecords.inference.log_sample import LOG, USERS, Column, Sample
+from tfrecords.schema_inference import kinds, known_names, labels, log_sample, times
+from tfrecords.schema_inference.column_roles import Roles
+from tfrecords.schema_inference.log_sample import LOG, USERS, Column, Sample
 
 # Words of what is known only after an ad was shown.
 _AFTERWARDS = {

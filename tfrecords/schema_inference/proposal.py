@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfrecords import schema
-from tfrecords.inference import column_roles, kinds, leaks, log_sample, sides
-from tfrecords.inference.column_roles import Roles
-from tfrecords.inference.log_sample import ADS, LOG, USERS, Column, Sample
+from tfrecords.schema_inference import column_roles, kinds, leaks, log_sample, sides
+from tfrecords.schema_inference.column_roles import Roles
+from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
 
 # Arguments of the exported signatures, which no field can be named as.
 _RESERVED = {"self", "ad_features"}

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tfrecords.inference import kinds, known_names, log_sample
-from tfrecords.inference.log_sample import LOG, Column
+from tfrecords.schema_inference import kinds, known_names, log_sample
+from tfrecords.schema_inference.log_sample import LOG, Column
 
 _FEW = 10
 _MOST_EVENTS = 30

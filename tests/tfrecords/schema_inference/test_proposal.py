@@ -10,7 +10,7 @@ import pytest
 
 from tfrecords import convert, reader
 from tfrecords import schema as schema_lib
-from tfrecords.inference import proposal as infer
+from tfrecords.schema_inference import proposal as infer
 
 
 def write(path: pathlib.Path, columns: dict[str, Any], delimiter: str = ",") -> pathlib.Path:

@@ -24,7 +24,7 @@ from tfrecords.columns import (
     number_fault,
     parse_times,
 )
-from tfrecords.inference import known_names
+from tfrecords.schema_inference import known_names
 
 # Of requests with several rows; fewer are slips, such as an hour that ends within one.
 _MOST_SLIPS = 0.01

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords import columns
-from tfrecords.inference.log_sample import Column
+from tfrecords.schema_inference.log_sample import Column
 
 _TEXTS = {"title", "name", "description", "text", "keywords", "words", "headline"}
 _LISTS = {

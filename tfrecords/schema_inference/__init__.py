@@ -1,6 +1,6 @@
 """Proposes a schema for a log from its first rows."""
 
-from tfrecords.inference.proposal import write_proposal
+from tfrecords.schema_inference.proposal import write_proposal
 
 __all__ = [
     "write_proposal",

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tfrecords import schema
-from tfrecords.inference import known_names
-from tfrecords.inference import proposal as infer
+from tfrecords.schema_inference import known_names
+from tfrecords.schema_inference import proposal as infer
 
 ROWS = 120
 

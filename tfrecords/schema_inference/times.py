@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfrecords.columns import parse_times
-from tfrecords.inference import known_names
-from tfrecords.inference.log_sample import Column
+from tfrecords.schema_inference import known_names
+from tfrecords.schema_inference.log_sample import Column
 
 _PROBED = 50
 # Beyond the nanoseconds of any date; a number that is larger is none.

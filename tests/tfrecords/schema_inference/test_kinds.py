@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tfrecords.inference import kinds, log_sample
+from tfrecords.schema_inference import kinds, log_sample
 
 
 def column(name: str, values: list[str]) -> log_sample.Column:

@@ -6,9 +6,9 @@ request cannot be one; the catalogue keeps the ad fields of an ad once.
 
 from collections.abc import Sequence
 
-from tfrecords.inference import known_names, log_sample
-from tfrecords.inference.column_roles import Roles
-from tfrecords.inference.log_sample import ADS, LOG, USERS, Column, Sample
+from tfrecords.schema_inference import known_names, log_sample
+from tfrecords.schema_inference.column_roles import Roles
+from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
 
 _OF_QUERY = {
     "user", "visitor", "customer", "member", "device", "geo", "country", "city", "os", "browser",

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords.columns import TRUTHS, RowFaults, checked_splits
-from tfrecords.inference import known_names, labels, log_sample, times
-from tfrecords.inference.log_sample import Column, Sample
+from tfrecords.schema_inference import known_names, labels, log_sample, times
+from tfrecords.schema_inference.log_sample import Column, Sample
 
 _NEIGHBOURS = 0.1
 _FEW_USERS = 10
