@@ -29,8 +29,8 @@ def run(code, **environment):
 
 def test_schema_formats_options_requests_and_rules_need_no_tensorflow():
     result = run(
-        "import sys; from tfrecords import columns, formats, pages, schema, schema_inference, splits;"
-        "import tfrec.config, serving.config;"
+        "import sys; from tfrecords import columns, formats, pages, schema, splits;"
+        "import tfrecords.schema_inference, tfrec.config, serving.config;"
         "from serving import impressions, index, requests, rules;"
         "print('tensorflow' in sys.modules)"
     )
