@@ -1,4 +1,4 @@
-"""Joins what came of shown ads to the impression log: a log to train on.
+"""Joins feedback (clicks, engagements, revenue) to the impression log: the next training log.
 
 The same as `tfrec join_feedback`.
 """

@@ -1,4 +1,4 @@
-"""Publishes, verifies, promotes, rolls back, tries, lists and prunes releases.
+"""Publishes, verifies, promotes, rolls back, canaries, lists and prunes releases.
 
 The same as `tfrec release`.
 """

@@ -1,4 +1,4 @@
-"""Command-line entry points; the only library room that defines flags.
+"""Command-line entry points; the room that defines the flags of `tfrec`.
 
 The flags that several commands share are in `serving.cli.flags`; importing one of its modules
 defines them.

@@ -7,8 +7,8 @@ Seconds; minutes at a million ads. The index is chosen by measuring kinds and pa
 held-out requests, unless --index names one or --index_config is a file of tfrec tune_index. Writes
 version N into WORKDIR/bundle: query_tower/N, ad_tower/N, ranker/N, ad_index/N and, last,
 manifests/N.json. TensorFlow Serving loads WORKDIR/bundle/ranker as it is. A ranker is refused if it
-does worse on the validation split than the released one, by more than runs differ, or than always
-predicting the rate; --force overrides this.
+is worse on the validation split than the released one by more than run-to-run variation, or worse
+than predicting the mean rate; --force overrides this.
 """
 
 import pathlib

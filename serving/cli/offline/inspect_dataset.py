@@ -4,7 +4,7 @@
     tfrec inspect_dataset --data=workdir/criteo/data --output=card.html
     tfrec inspect_dataset --workdir=workdir/quickstart --json
 
-Seconds for a million rows. Prints a data card (warnings with what to do, splits, labels, fields,
+Seconds for a million rows. Prints a data card (warnings with remedies, splits, labels, fields,
 drift, ads, rejected rows) and writes it with figures as one HTML page, WORKDIR/data_card.html.
 """
 

@@ -6,8 +6,9 @@
 
 About three minutes for 100,000 impressions on two cores. Run again, finished steps are
 skipped; killed, the same command resumes. Watch it with `tensorboard --logdir=WORKDIR`.
-Expect test metrics next to those of the ground truth, and a bundle in WORKDIR/bundle, unless the
-ranker does worse on the validation split than the released one, or than no model (--force).
+Prints test metrics next to those of the ground truth and writes WORKDIR/bundle. No release is
+written if the ranker is worse on the validation split than the released one, or than predicting the
+mean rate; --force overrides this.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ r"""Checks a running model server and service against a release bundle.
 Half a minute. By default it checks what tfrec serve starts; an empty address skips that server. It
 checks every byte and the probes of the bundle; whether the model server can be reached, serves the
 version, has the signatures and reproduces the probes, over gRPC and REST; and whether the service
-is ready, serves the release and answers. With a work directory it compares the scores of logged,
-held-out rows by the training code with those of the servers. With --impression_log it compares the
+is ready, serves the release and answers. With --workdir it also scores held-out rows with the
+training code and compares them with the servers' scores. With --impression_log it compares the
 logged scores of the release's latest answers with those of its ranker.
 
 Each check prints ok, or what was expected, what came and what to do. Exit status 1 if one failed.

@@ -1,4 +1,4 @@
-r"""Joins what came of shown ads to the impression log: a log to train on.
+r"""Joins feedback (clicks, engagements, revenue) to the impression log: the next training log.
 
     tfrec serve --workdir=workdir/quickstart --impression_log=workdir/impressions
     tfrec join_feedback --impressions=workdir/impressions \
@@ -9,7 +9,7 @@ r"""Joins what came of shown ads to the impression log: a log to train on.
 Seconds for a million impressions. Feedback is JSON lines, CSV, TSV or Parquet with request_id,
 ad_id and any of click, engagement (0 or 1) and revenue, several events of one ad or one with all:
 {"request_id": "42", "ad_id": "ad-17", "click": 1}. An ad without an event was not clicked. The
-log keeps the position, which training takes out of clicks, and the propensity of each ad.
+log keeps the position, which training corrects for, and the propensity of each ad.
 """
 
 from __future__ import annotations

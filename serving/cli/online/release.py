@@ -1,4 +1,4 @@
-"""Publishes, verifies, promotes, rolls back, tries, lists and prunes releases.
+"""Publishes, verifies, promotes, rolls back, canaries, lists and prunes releases.
 
     tfrec release --workdir=workdir/quickstart
     tfrec release --bundle=/srv/bundles --action=publish --source=workdir/quickstart
@@ -18,7 +18,7 @@ publish     --source is a work directory, which is exported first, or another ba
             It becomes stable at once if nothing was ever promoted here, and else when promoted.
 verify      every byte, and the probes of query tower, index, ad tower and ranker.
 promote     --version becomes stable.
-rollback    what was stable before is so again; a canary ends.
+rollback    the previous stable release becomes stable again; a canary ends.
 canary      --version answers --share of the requests, and those with "release": "canary".
 end_canary  the stable release answers all requests again.
 prune       removes all but the newest --keep; the stable release, the canary and what a process

@@ -12,7 +12,7 @@ order and say so. SIGTERM and Ctrl-C end it gracefully: /readyz says `draining` 
 --drain_seconds, then the port is closed and requests in flight are answered.
 
 It follows tfrec release (promote, rollback, canary), or the latest release if none was ever
-promoted, without a failed request and without an answer from two releases. --version stays at one
+promoted, without a failed request; no answer mixes two releases. --version stays at one
 release.
 
 In production: --workers processes share the port and the memory-mapped index; --token_file (or

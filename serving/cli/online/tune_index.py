@@ -7,8 +7,8 @@ r"""Chooses the ad index for a recall target, a latency budget and a memory limi
 
 Seconds at 10,000 ads, some ten minutes at a million with all kinds. Builds each kind, measures it
 at k = 500 over its search parameters with half of the queries, one query at a time on one thread,
-and chooses; the other half says what the choice is worth. Prints the trials that none beats in
-recall, p99 and memory at once (--all: every one), the choice marked, and the rule that chose.
+and chooses; the other half evaluates the choice. Prints the trials that are Pareto-optimal in
+recall, p99 and memory (--all: every trial), marks the choice, and names the rule that made it.
 """
 
 import dataclasses
