@@ -113,17 +113,18 @@ def test_in_batch_negatives_count_by_how_often_they_are_drawn(data_set, retrieva
 
 
 def test_what_the_user_clicked_elsewhere_is_no_negative(data_set, retrieval_config, clicks):
-    query, ad_rows = clicks.query[:4], np.array([5, 6, 7, 8])
-    # User 10 clicked ads 5 and 6, user 20 ads 7 and 9; user 30 is unknown to training.
-    clicked = layers.ClickedAds(np.array([10, 20, 10, 20]), np.array([5, 7, 6, 9]))
-    config = sampled(retrieval_config, batch_size=300)
-    model = build(data_set, config)
-    model._clicked_ads = clicked
+    model = build(data_set, sampled(retrieval_config, batch_size=300))
+    query = np.repeat(clicks.query[:1], 4, axis=0)
+    logits = logits_of(model, data_set, query)
+    # The ads that the query is nearest to: what they add to the loss is much of it.
+    a, b, c, d, e = np.argsort(-logits[0])[:5]
+    # User 10 clicked a and b, user 20 c and e; user 30 is unknown to training.
+    model._clicked_ads = layers.ClickedAds(np.array([10, 20, 10, 20]), np.array([a, c, b, e]))
+    ad_rows = np.array([a, b, c, d])
     batch = batch_of(data_set, query, ad_rows)
     batch["user"] = tf.constant([10, 10, 20, 30], tf.int64)
-    logits = logits_of(model, data_set, query)
     losses = []
-    for row, other in enumerate(([6], [5], [9], [])):
+    for row, other in enumerate(([b], [a], [e], [])):
         rest = np.delete(logits[row], [ad_rows[row], *other])
         own = logits[row, ad_rows[row]]
         losses.append(np.log(np.exp(own) + np.exp(rest).sum()) - own)
