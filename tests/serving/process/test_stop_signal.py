@@ -13,6 +13,7 @@ from serving import process
 def _handlers_as_before():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
+    signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -26,6 +27,16 @@ def test_a_signal_ends_the_wait_and_every_later_one(number):
     assert stop.wait(60)
     assert stop.wait(0)
     timer.join()
+
+
+def test_a_signal_that_arrives_in_another_thread_ends_the_wait():
+    stop = process.StopSignal()
+    kill_self = threading.Timer(
+        0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    )
+    kill_self.start()
+    assert stop.wait(60)
+    kill_self.join()
 
 
 def test_a_thread_ends_the_wait():
