@@ -98,6 +98,16 @@ def trained(data_set, ranker_config, retrieval_config, tmp_path_factory):
     return shared.directory(tmp_path_factory, "trained", build)
 
 
+@pytest.fixture(scope="module")
+def deterministic():
+    """Makes TensorFlow add up in one order: threads otherwise decide the last bit of a gradient."""
+    from tensorflow.python.framework import config as framework_config
+
+    framework_config.enable_op_determinism()
+    yield
+    framework_config.disable_op_determinism()
+
+
 @pytest.fixture
 def script(monkeypatch):
     """Imports a benchmark's module or a command by its name; afterwards its flags are free."""

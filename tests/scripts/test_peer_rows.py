@@ -1,6 +1,7 @@
 """Which rows the peers of the ranker's benchmark are given: every one the same, each for its use.
 
-The peers here have one setting and one check of one pass, so that validation chooses nothing.
+The peers here have one setting and one check of one pass, so that validation chooses nothing, and
+their training is deterministic, so that rows alone make a difference.
 """
 
 import collections
@@ -19,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, deterministic):
     """A work directory with a converted log."""
     directory = tmp_path_factory.mktemp("peers") / "whole"
     split_logs.convert(directory)

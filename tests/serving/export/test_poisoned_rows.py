@@ -1,7 +1,8 @@
 """Which split teaches what: a split is poisoned, and what it must not reach stays bit for bit.
 
-Training here is the same in every run: seeds are fixed, and a split is one window of records, so
-that no two threads draw from one generator. A difference comes from the poison.
+Training here is the same in every run: seeds are fixed, ops are deterministic, and a split is one
+window of records, so that no two threads draw from one generator. A difference comes from the
+poison.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ INDEX = index.IndexConfig(kind="IVF", num_lists=16, num_probes=1, num_candidates
 
 
 @pytest.fixture(scope="module")
-def data_sets(tmp_path_factory) -> dict[str, reader.DataSet]:
+def data_sets(tmp_path_factory, deterministic) -> dict[str, reader.DataSet]:
     """The data set by what is poisoned in it."""
     root = tmp_path_factory.mktemp("poisoned")
     return {name: split_logs.convert(root / name, *how) for name, how in POISONS.items()}
