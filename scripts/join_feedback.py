@@ -1,4 +1,4 @@
-"""Joins feedback (clicks, engagements, revenue) to the impression log: the next training log.
+"""Joins feedback to the impression log, which gives the next training log.
 
 The same as `tfrec join_feedback`.
 """

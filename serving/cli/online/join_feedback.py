@@ -1,4 +1,4 @@
-r"""Joins feedback (clicks, engagements, revenue) to the impression log: the next training log.
+r"""Joins feedback to the impression log, which gives the next training log.
 
     tfrec serve --workdir=workdir/quickstart --impression_log=workdir/impressions
     tfrec join_feedback --impressions=workdir/impressions \
