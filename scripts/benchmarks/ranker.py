@@ -34,7 +34,7 @@ from peers import full_attention
 from tensorflow_serving.apis import predict_pb2
 from workload import fresh_process
 
-from serving import cli, export, model_server, ranker, requests
+from serving import cli, export, model_server, ranker, requests, saved_model
 from tfrec import calibration, config, exported, ranking
 from tfrecords import reader
 
@@ -84,7 +84,7 @@ async def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) ->
     if values.bfloat16:
         model_server.prefer_bfloat16()
     loaded = {
-        name: model_server.Servable(name, 1, base / name / "1", model_server.session_config())
+        name: model_server.Servable(name, 1, base / name / "1", saved_model.session_config())
         for name in MODELS
     }
     outputs = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from serving.model_server.command.command import prefer_bfloat16
     from serving.model_server.models.model_config import config_from_base_paths
-    from serving.model_server.models.servable import Servable, session_config
+    from serving.model_server.models.servable import Servable
     from serving.model_server.operations.operations import run_predict
     from serving.model_server.server import ModelServer
     from serving.model_server.tensor_codec import encode_tensor
@@ -22,7 +22,6 @@ __all__ = [
     "encode_tensor",
     "prefer_bfloat16",
     "run_predict",
-    "session_config",
 ]
 _MODULES = {
     "ModelServer": "server",
@@ -31,7 +30,6 @@ _MODULES = {
     "encode_tensor": "tensor_codec",
     "prefer_bfloat16": "command.command",
     "run_predict": "operations.operations",
-    "session_config": "models.servable",
 }
 
 
