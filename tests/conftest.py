@@ -1,8 +1,12 @@
 """A tiny planted world, its log and the data set converted from it, built once a run."""
 
 import importlib
+import os
 import pathlib
 import sys
+
+# Workers share the cores: the threads of OpenMP, which FAISS uses, would spin against each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from repository import ROOT, SCRIPTS
 

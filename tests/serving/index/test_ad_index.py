@@ -65,7 +65,7 @@ def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
 
 
 def test_an_index_chosen_at_many_ads_is_good_where_few_are_wanted():
-    embeddings, queries = np.split(index_fixtures.clustered(20_200, dimension=64), [20_000])
+    embeddings, queries = np.split(index_fixtures.clustered(6_200, dimension=64), [6_000])
     config = ad_index.IndexConfig(kind="IVFPQ", target_recall=0.97)
     index = ad_index.build_index(embeddings, config, tuning_queries=queries[:100]).searcher
     exact = np.argsort(-(queries[100:] @ embeddings.T), axis=1)

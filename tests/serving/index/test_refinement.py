@@ -13,9 +13,9 @@ def unit(num_rows, dimension=32, seed=0):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def refined(kept, num_ads=2000, **options):
+def refined(kept, **options):
     config = kinds.IndexConfig(kind="IVFPQ", refine=kept, num_probes=64, **options)
-    return index_build.build(unit(num_ads), config)[0]
+    return index_build.build(unit(2000), config)[0]
 
 
 @pytest.mark.parametrize("kept", kinds.REFINEMENTS)
@@ -43,8 +43,8 @@ def test_scores_of_kept_floats_are_the_inner_products():
 
 @pytest.mark.parametrize("kept", kinds.REFINEMENTS)
 def test_vectors_of_a_mapped_file_are_not_copied_wherever_they_begin(kept, tmp_path):
-    index = refined(kept, num_ads=20_000, num_lists=64)
-    query, rows = unit(1, seed=3)[0], np.arange(0, 20_000, 7)
+    index = refined(kept)
+    query, rows = unit(1, seed=3)[0], np.arange(0, 2000, 7)
     expected = refinement.Refinement(index).scores(query, rows)
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     scorer = refinement.Refinement(search.read_index(tmp_path / "index.faiss"))

@@ -660,7 +660,7 @@ def test_a_worn_journal_is_written_anew_with_what_holds(release):
     assert reopened.display(rows[0])[0]["price"] == 19
 
 
-def test_searches_during_a_thousand_updates_give_only_valid_answers(release):
+def test_searches_during_updates_give_only_valid_answers(release):
     live = live_index.LiveIndex(release)
     done = threading.Event()
     problems: list[str] = []
@@ -694,7 +694,7 @@ def test_searches_during_a_thousand_updates_give_only_valid_answers(release):
     threads = [threading.Thread(target=search, args=(seed,)) for seed in range(3)]
     for thread in threads:
         thread.start()
-    for number in range(1000):
+    for number in range(300):
         ad_id = f"new-{number % 60}"
         if number % 3 == 2:
             live.update([], [ad_id])

@@ -123,10 +123,10 @@ def test_one_query_cannot_choose_and_be_held_out():
 
 @pytest.mark.parametrize("kind", ["IVF", "IVFPQ", "HNSW"])
 def test_the_same_seed_gives_the_same_bytes(kind):
-    config = index_kinds.IndexConfig(kind=kind, storage="SQ8")
-    first, second = (index_build.build(clustered(25_000), config)[0] for _ in range(2))
+    config, ads = index_kinds.IndexConfig(kind=kind, storage="SQ8"), clustered(4_000)
+    first, second = (index_build.build(ads, config)[0] for _ in range(2))
     assert faiss.serialize_index(first).tobytes() == faiss.serialize_index(second).tobytes()
-    other = index_build.build(clustered(25_000), dataclasses.replace(config, seed=1))[0]
+    other = index_build.build(ads, dataclasses.replace(config, seed=1))[0]
     if kind != "HNSW":
         assert faiss.serialize_index(other).tobytes() != faiss.serialize_index(first).tobytes()
 
