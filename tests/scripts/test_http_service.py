@@ -8,6 +8,8 @@ import serving_fixtures
 
 from serving.config import OrchestratorConfig
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def load(script):

@@ -37,6 +37,8 @@ from serving.releases import bundle
 from serving.requests import messages
 from tfrec import ranking, retrieval
 
+pytestmark = pytest.mark.process
+
 BODY = {"user": {"country": "CH", "age": 33}, "k": 5}
 
 
@@ -113,7 +115,6 @@ def is_answered_by(version, answers):
     return bool(answers) and answers[-1].json().get("bundle_version") == version
 
 
-@pytest.mark.process
 def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(base, call):
     releases.promote(base, 1)
     answers, stop = [], threading.Event()

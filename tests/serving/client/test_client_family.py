@@ -16,6 +16,8 @@ from serving import errors
 from serving.client import async_client, client, http_calls, local_client
 from serving.requests import messages
 
+pytestmark = pytest.mark.process
+
 FIELDS = {
     "user": {"country": "CH", "age": 41},
     "context": {"device": "tv"},

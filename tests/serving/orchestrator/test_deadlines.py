@@ -18,6 +18,8 @@ from serving.model_server import tensor_codec
 from serving.model_server.batching import batching_options
 from serving.model_server.rest import rest_api, rest_messages, rest_server
 
+pytestmark = pytest.mark.process
+
 # Minutes of counting.
 _FOR_EVER = 10**9
 _TIMED_OUT = "Timed out waiting for notification"

@@ -20,6 +20,8 @@ from serving import errors, releases
 from serving.config import HttpConfig
 from serving.service import connections, http_server
 
+pytestmark = pytest.mark.process
+
 
 def connected(url, **options):
     host, port = url.removeprefix("http://").split(":")

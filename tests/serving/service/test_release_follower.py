@@ -20,6 +20,8 @@ from serving.config import FollowConfig
 from serving.releases import in_use, pointer, served_versions
 from serving.service import release_follower, release_router
 
+pytestmark = pytest.mark.process
+
 FAST = FollowConfig(poll_seconds=0.05, ranker_seconds=60, retry_seconds=0.2, most_retry_seconds=0.4)
 BODY = {"user": {"country": "CH", "age": 33, "history": ["ad-3"]}, "k": 5}
 

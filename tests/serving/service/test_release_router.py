@@ -11,6 +11,8 @@ from serving import errors, releases
 from serving.requests import messages
 from serving.service import release_router
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):

@@ -14,6 +14,8 @@ import waiting
 from serving.config import OrchestratorConfig
 from serving.service import lifecycle
 
+pytestmark = pytest.mark.process
+
 TOKEN = "a secret"
 
 
