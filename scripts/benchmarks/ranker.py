@@ -12,7 +12,7 @@ over numbers of candidates from 50 to 5,000; the baseline up to --baseline_candi
 its attention grows with the square.
 
 `overhead_ms` is what the embedded server adds inside its process: from the request's bytes to
-the reply's bytes, less the run of the SavedModel itself. README, Results, has what two cores
+the reply's bytes, less the run of the SavedModel itself. docs/results.md has what two cores
 gave. Prints a table, and as the last line JSON.
 """
 
