@@ -126,3 +126,7 @@ def script(monkeypatch):
         for flag in list(flags.FLAGS.flags_by_module_dict().get(name, [])):
             delattr(flags.FLAGS, flag.name)
         del sys.modules[name]
+        # `from PACKAGE import MODULE` would find the old one, a package without a file stays.
+        package, _, module_name = name.rpartition(".")
+        if package in sys.modules:
+            vars(sys.modules[package]).pop(module_name, None)

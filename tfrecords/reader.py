@@ -6,7 +6,8 @@ Shapes: B requests, C the longest list of the batch, Fq and Fa query- and ad-sid
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,16 @@ _SHARDS_AT_ONCE = 32
 _SHUFFLED_RECORDS = 128
 _READ_BUFFER_BYTES = 1 << 18
 Batch = records.Batch
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _not_rewritten(function: _Function) -> _Function:
+    """Spares what builds a pipeline the rewriting of its steps by AutoGraph.
+
+    No step has control flow of Python that depends on tensors, and the rewriting is most of the
+    time of building one.
+    """
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +183,7 @@ class DataSet:
         parts = [np.empty(0, dtype), *(stored[name].numpy() for stored in windows)]
         return np.concatenate(parts)
 
+    @_not_rewritten
     def windows(self, split: str, seed: int | None = None) -> tf.data.Dataset:
         """Streams a split as runs of many records.
 
@@ -194,6 +206,7 @@ class DataSet:
     def _spec_without_users(self) -> records.Spec:
         return dataclasses.replace(self.spec, has_user=False)
 
+    @_not_rewritten
     def _stored_windows(
         self, split: str, seed: int | None, spec: records.Spec, negative_keep_rate: float = 1.0
     ) -> tf.data.Dataset:
@@ -228,6 +241,7 @@ class DataSet:
             self._verified.add(split)
         return [str(path) for path in paths]
 
+    @_not_rewritten
     def batches(
         self, split: str, requests_per_batch: int, seed: int | None = None
     ) -> tf.data.Dataset:
@@ -241,6 +255,7 @@ class DataSet:
         dataset = dataset.flat_map(lambda window: records.cut_batches(window, requests_per_batch))
         return self._padded(dataset)
 
+    @_not_rewritten
     def batches_of_like_lists(
         self, split: str, rows_per_batch: int, seed: int, negative_keep_rate: float = 1.0
     ) -> tf.data.Dataset:
@@ -262,6 +277,7 @@ class DataSet:
         dataset = dataset.flat_map(lambda window: records.cut_by_length(window, rows_per_batch))
         return self._padded(dataset)
 
+    @_not_rewritten
     def _padded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Turns batches as they are stored into those of models."""
         dataset = dataset.map(
@@ -269,6 +285,7 @@ class DataSet:
         )
         return dataset.prefetch(tf.data.AUTOTUNE)
 
+    @_not_rewritten
     def clicked(self, split: str, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """Streams the clicked pairs.
 

@@ -168,7 +168,7 @@ def _adam_step(
     optimizer = tf.keras.optimizers.Adam(learning_rate)
     optimizer.build(variables)
 
-    @tf.function(input_signature=[element_spec])
+    @tf.function(input_signature=[element_spec], autograph=False)
     def step(batch: reader.Batch) -> tf.Tensor:
         with tf.GradientTape() as tape:
             loss = losses(batch)["loss"]

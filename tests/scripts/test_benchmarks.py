@@ -2,8 +2,6 @@
 
 import collections
 import json
-import subprocess
-import sys
 
 import logs
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 import scripts_in_forks
 import serving_fixtures
 import tensorflow as tf
-from repository import SCRIPTS
 
 from tfrec import config, retrieval
 from tfrecords import formats
@@ -182,9 +179,8 @@ def test_training_is_measured(tmp_path):
 
 @pytest.mark.benchmark
 def test_one_size_of_table_has_no_growth(tmp_path):
-    command = [sys.executable, str(SCRIPTS / "benchmarks/training.py")]
     flags = ["--table_rows=20000,20000", f"--workdir={tmp_path}"]
-    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300)
+    done = scripts_in_forks.run("benchmarks/training.py", *flags)
     assert done.returncode == 1
     assert "--table_rows takes two different sizes, got '20000 and 20000'" in done.stderr
 

@@ -3,12 +3,10 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from repository import SCRIPTS
+import scripts_in_forks
 
 from tfrec import metrics, ranking
 
@@ -226,13 +224,10 @@ def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
     shutil.copytree(data_set.directory, tmp_path / "data")
     shutil.copytree(trained / "ranker", tmp_path / "ranker")
     peers = ("lightgbm", "hashed_logistic_regression")
-    command = [sys.executable, str(SCRIPTS / "benchmarks/quality.py"), f"--workdir={tmp_path}"]
-    done = subprocess.run(
-        [*command, f"--peers={','.join(peers)}", "--bootstrap_samples=20"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = scripts_in_forks.run(
+        "benchmarks/quality.py", f"--workdir={tmp_path}", f"--peers={','.join(peers)}",
+        "--bootstrap_samples=20",
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["rows"]["test"] == data_set.num_rows("test")
@@ -258,13 +253,7 @@ def test_ours_and_peers_are_measured_on_one_split(data_set, trained, tmp_path):
 
 @pytest.mark.benchmark
 def test_an_unknown_peer_is_named(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "benchmarks/quality.py"), "--peers=xgboost"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-    )
+    done = scripts_in_forks.run("benchmarks/quality.py", f"--workdir={tmp_path}", "--peers=xgboost")
     assert done.returncode == 1
     assert "--peers: expected some of lightgbm, hashed_logistic_regression" in done.stderr
     assert "got 'xgboost'" in done.stderr

@@ -26,8 +26,11 @@ def _runner():
 
 
 def run(name, *flags):
-    """Runs scripts/NAME with flags; returns status and output as `subprocess.run` does."""
-    command = [name, *map(str, flags)]
+    """Runs scripts/NAME with flags; returns status and output as `subprocess.run` does.
+
+    A program that is none of the scripts is named by its absolute path.
+    """
+    command = [str(name), *map(str, flags)]
     process = _runner()
     process.stdin.write(json.dumps(command) + "\n")
     process.stdin.flush()

@@ -75,7 +75,7 @@ class Module(tf.Module):
             tf.zeros([1, encoding.width(fitted.schema.query_fields)], tf.int32),
             tf.zeros([1, 1, width], tf.int32),
         )
-        self.serve = tf.function(serve).get_concrete_function(
+        self.serve = tf.function(serve, autograph=False).get_concrete_function(
             ad_features=tf.TensorSpec([None, None, width], tf.int32, name="ad_features"),
             **encoding.input_signature(fitted.schema.query_fields),
         )

@@ -5,14 +5,12 @@ import hashlib
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 
 import logs
 import pytest
-from repository import ROOT
+import scripts_in_forks
 
-from tfrecords import conversion, convert
+from tfrecords import conversion, convert, synthetic
 from tfrecords import schema as schema_lib
 from tfrecords.conversion import splitting, workspace
 
@@ -45,6 +43,13 @@ def files(directory):
     }
 
 
+def run(factory, program, *arguments):
+    """Runs a program in a process of its own, a fork of one that has imported TensorFlow."""
+    path = factory.mktemp("program") / "program.py"
+    path.write_text(program)
+    return scripts_in_forks.run(path, *arguments)
+
+
 def source_of(log, **changes):
     schema = schema_lib.load_schema(log.schema)
     return dataclasses.replace(
@@ -53,38 +58,54 @@ def source_of(log, **changes):
 
 
 @pytest.fixture(scope="module")
-def unbroken(synthetic_log, tmp_path_factory):
+def log(tmp_path_factory):
+    """A log of a few more than twelve chunks."""
+    world = synthetic.WorldConfig(
+        seed=5,
+        num_users=100,
+        num_ads=200,
+        num_campaigns=40,
+        num_advertisers=20,
+        num_categories=10,
+        num_publishers=40,
+        num_cities=40,
+    )
+    directory = tmp_path_factory.mktemp("log")
+    synthetic.write_log(directory, 1_200, world)
+    return synthetic.SyntheticLog(directory)
+
+
+@pytest.fixture(scope="module")
+def unbroken(log, tmp_path_factory):
     directory = tmp_path_factory.mktemp("unbroken") / "data"
-    convert.convert(source_of(synthetic_log), directory, workers=1)
+    convert.convert(source_of(log), directory, workers=1)
     return directory
 
 
-def test_the_number_of_workers_changes_no_byte(synthetic_log, unbroken, tmp_path):
-    convert.convert(source_of(synthetic_log), tmp_path / "data", workers=5)
+def test_the_number_of_workers_changes_no_byte(log, unbroken, tmp_path):
+    convert.convert(source_of(log), tmp_path / "data", workers=5)
     assert files(tmp_path / "data") == files(unbroken)
 
 
 @pytest.mark.process
-def test_killed_in_every_stage_it_resumes_to_the_same_bytes(synthetic_log, unbroken, tmp_path):
-    log, out = synthetic_log, tmp_path / "data"
+def test_killed_in_every_stage_it_resumes_to_the_same_bytes(
+    log, unbroken, tmp_path, tmp_path_factory
+):
+    out = tmp_path / "data"
     arguments = list(map(str, (log.log, log.schema, log.ads, out)))
     notes = tmp_path / ".data.partial" / "work"
     for stage in ("parse", "count", "pack", "write"):
-        killed = subprocess.run(
-            [sys.executable, "-c", KILLED, *arguments, stage], cwd=ROOT, stderr=subprocess.DEVNULL
-        )
+        killed = run(tmp_path_factory, KILLED, *arguments, stage)
         assert killed.returncode == -signal.SIGKILL
         assert len(list((notes / "parse").glob("*.json"))) >= 2
         assert not out.exists()
-    subprocess.run(
-        [sys.executable, "-c", CONVERT, *arguments],
-        cwd=ROOT, check=True, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    done = run(tmp_path_factory, CONVERT, *arguments)
+    assert done.returncode == 0, done.stderr
     assert files(out) == files(unbroken)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_what_was_finished_is_not_done_again(synthetic_log, tmp_path, monkeypatch):
+def test_what_was_finished_is_not_done_again(log, tmp_path, monkeypatch):
     parsed = []
     work = workspace.Workspace.once
 
@@ -95,7 +116,7 @@ def test_what_was_finished_is_not_done_again(synthetic_log, tmp_path, monkeypatc
     monkeypatch.setattr(splitting, "assign", _fail)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="the power went"):
-            convert.convert(source_of(synthetic_log), tmp_path / "data")
+            convert.convert(source_of(log), tmp_path / "data")
     assert len(parsed) == len(set(parsed)) > 10
 
 
@@ -103,38 +124,36 @@ def _fail(*_):
     raise RuntimeError("the power went")
 
 
-def test_another_log_or_option_starts_anew(synthetic_log, unbroken, tmp_path, monkeypatch):
+def test_another_log_or_option_starts_anew(log, unbroken, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(splitting, "assign", _fail)
         with pytest.raises(RuntimeError):
-            convert.convert(source_of(synthetic_log), tmp_path / "data", test_fraction=0.3)
-    convert.convert(source_of(synthetic_log), tmp_path / "data")
+            convert.convert(source_of(log), tmp_path / "data", test_fraction=0.3)
+    convert.convert(source_of(log), tmp_path / "data")
     assert files(tmp_path / "data") == files(unbroken)
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("limit", [4_000, 20_000])
-def test_a_full_disk_is_named_and_what_is_done_is_kept(synthetic_log, unbroken, tmp_path, limit):
-    log, out = synthetic_log, tmp_path / "data"
+def test_a_full_disk_is_named_and_what_is_done_is_kept(
+    log, unbroken, tmp_path, tmp_path_factory, limit
+):
+    out = tmp_path / "data"
     arguments = list(map(str, (log.log, log.schema, log.ads, out)))
     # A limit on the size of a file stands in for a disk that is full.
     limited = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n{CONVERT}"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", limited, *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run(tmp_path_factory, limited, *arguments)
     assert re.search(r"OSError: The disk of .* is full .* it resumes", done.stderr)
     assert not out.exists()
-    convert.convert(source_of(synthetic_log), out)
+    convert.convert(source_of(log), out)
     assert files(out) == files(unbroken)
 
 
 @pytest.mark.parametrize("step", ["rmtree", "rename"])
-def test_a_publication_that_is_cut_short_is_finished(
-    synthetic_log, unbroken, tmp_path, monkeypatch, step
-):
+def test_a_publication_that_is_cut_short_is_finished(log, unbroken, tmp_path, monkeypatch, step):
     (tmp_path / "data").mkdir()  # an older data set, which is replaced
     with monkeypatch.context() as patch:
         if step == "rmtree":
@@ -142,10 +161,10 @@ def test_a_publication_that_is_cut_short_is_finished(
         else:
             patch.setattr(workspace.Workspace, "publish", _fail)
         with pytest.raises(RuntimeError):
-            convert.convert(source_of(synthetic_log), tmp_path / "data")
+            convert.convert(source_of(log), tmp_path / "data")
     with monkeypatch.context() as patch:
         patch.setattr(conversion.Stages, "parse", _fail)  # nothing is done again
-        convert.convert(source_of(synthetic_log), tmp_path / "data")
+        convert.convert(source_of(log), tmp_path / "data")
     assert files(tmp_path / "data") == files(unbroken)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -159,12 +178,12 @@ def _fail_if_there(remove):
     return rmtree
 
 
-def test_a_second_conversion_into_one_directory_is_refused(synthetic_log, tmp_path):
+def test_a_second_conversion_into_one_directory_is_refused(log, tmp_path):
     with (
         workspace.lock_directory(tmp_path / "data"),
         pytest.raises(OSError, match=r"Another conversion is writing .*data; wait"),
     ):
-        convert.convert(source_of(synthetic_log), tmp_path / "data")
+        convert.convert(source_of(log), tmp_path / "data")
 
 
 def test_a_foreign_identity_in_the_workspace_is_replaced(tmp_path):

@@ -15,19 +15,39 @@ import httpx
 import numpy as np
 import pytest
 import saved_models
+import scripts_in_forks
 import waiting
 from repository import ROOT as _ROOT
 from serving_fixtures import free_port
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from serving import model_server
+from serving.model_server.command import command
 
 pytestmark = pytest.mark.process
 
 
-def _started(*flags: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+# As `python -m serving.model_server`, with less patience for requests that go on.
+_DRAIN_SECONDS = 2
+_IMPATIENT = f"""
+from serving import process
+process.share_heaps()
+from serving.model_server.command import command
+command._DRAIN_SECONDS = {_DRAIN_SECONDS}
+command.run()
+"""
+# For a fork of a process that has imported TensorFlow.
+_IN_A_FORK = """
+import runpy
+runpy.run_module("serving.model_server", run_name="__main__", alter_sys=True)
+"""
+
+
+def _started(
+    *flags: str, program: tuple[str, str] = ("-m", "serving.model_server")
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     return children.started(
-        [sys.executable, "-m", "serving.model_server", *flags],
+        [sys.executable, *program, *flags],
         cwd=_ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -66,26 +86,25 @@ def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
         assert "Fatal Python error" not in process.stderr.read()
 
 
-def test_what_is_wrong_at_the_start_is_said_with_exit_code_1() -> None:
+def test_what_is_wrong_at_the_start_is_said_with_exit_code_1(tmp_path: pathlib.Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(_IN_A_FORK)
     wrong = {
         "--model_base_path=/no/such/path": "Could not find base path /no/such/path",
         "--model_name=m": "model_base_path and server_options.model_config_file are empty",
         "--no_such_flag=1": "unknown argument: --no_such_flag",
     }
-    with contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(_started(f"--port={free_port()}", "--rest_api_port=0", flag))
-            for flag in wrong
-        ]
-        for process, message in zip(processes, wrong.values(), strict=True):
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 1
-            assert message in errors
-            assert "Traceback" not in errors
+    for flag, message in wrong.items():
+        done = scripts_in_forks.run(program, f"--port={free_port()}", "--rest_api_port=0", flag)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @contextlib.contextmanager
-def _busy(tmp_path: pathlib.Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def _busy(
+    tmp_path: pathlib.Path, **options: tuple[str, str]
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A server and its port, with a request that runs for minutes, by a client that waits."""
     saved_models.save_loop(tmp_path / "loop" / "1")
     port = free_port()
@@ -93,7 +112,10 @@ def _busy(tmp_path: pathlib.Path) -> Iterator[tuple[subprocess.Popen[str], int]]
     request.model_spec.name = "default"
     request.inputs["steps"].CopyFrom(model_server.encode_tensor(np.array([10**9])))
     flags = f"--port={port}", "--rest_api_port=0", f"--model_base_path={tmp_path}/loop"
-    with _started(*flags) as process, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with (
+        _started(*flags, **options) as process,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
         assert process.stdout is not None
         assert process.stdout.readline().startswith("Serving")
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -108,11 +130,13 @@ def _busy(tmp_path: pathlib.Path) -> Iterator[tuple[subprocess.Popen[str], int]]
 def test_a_request_that_goes_on_does_not_keep_the_process_after_sigterm(
     tmp_path: pathlib.Path,
 ) -> None:
-    with _busy(tmp_path) as (process, _):
+    assert command._DRAIN_SECONDS == 10
+    with _busy(tmp_path, program=("-c", _IMPATIENT)) as (process, _):
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 0
         assert process.stderr is not None
-        assert "Requests or loads still run 10 s after the stop" in process.stderr.read()
+        message = f"Requests or loads still run {_DRAIN_SECONDS} s after the stop"
+        assert message in process.stderr.read()
 
 
 def test_a_second_sigterm_ends_the_process_at_once(tmp_path: pathlib.Path) -> None:
