@@ -27,7 +27,7 @@ class QueryTowerModule(tf.Module):
         super().__init__(name="query_tower")
         self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
         self._tower = tower
-        self.serve = tf.function(self._serve).get_concrete_function(
+        self.serve = tf.function(self._serve, autograph=False).get_concrete_function(
             **encoding.input_signature(fitted.schema.query_fields)
         )
 
@@ -42,7 +42,7 @@ class AdTowerModule(tf.Module):
         super().__init__(name="ad_tower")
         self._encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
         self._tower = tower
-        self.serve = tf.function(self._serve).get_concrete_function(
+        self.serve = tf.function(self._serve, autograph=False).get_concrete_function(
             **encoding.input_signature(fitted.schema.ad_fields)
         )
 
@@ -91,10 +91,10 @@ class RankerModule(tf.Module):
         )
         position = tf.TensorSpec([None, None], tf.int32)
         with constants.as_constants(model, but=self._tables):
-            self.serve = tf.function(serve).get_concrete_function(
+            self.serve = tf.function(serve, autograph=False).get_concrete_function(
                 ad_features=ad_features, **encoding.input_signature(schema.query_fields)
             )
             # No signature: the export gate holds the next ranker against this one with it.
-            self.logged_logits = tf.function(logged_logits).get_concrete_function(
+            self.logged_logits = tf.function(logged_logits, autograph=False).get_concrete_function(
                 query, ad_features, position
             )

@@ -114,6 +114,7 @@ class Ranker(tf.keras.Model):
                 tf.TensorSpec([None, encoding.width(schema.query_fields)], tf.int32),
                 tf.TensorSpec([None, None, encoding.width(schema.ad_fields)], tf.int32),
             ],
+            autograph=False,
         )
 
     @property

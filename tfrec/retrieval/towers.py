@@ -52,7 +52,9 @@ class Tower(tf.keras.Model):
         self._output = tf.keras.layers.Dense(config.embedding_dim)
         self._dropout = tf.keras.layers.Dropout(config.dropout)
         self.embed = tf.function(
-            self.call, input_signature=[tf.TensorSpec([None, encoding.width(fields)], tf.int32)]
+            self.call,
+            input_signature=[tf.TensorSpec([None, encoding.width(fields)], tf.int32)],
+            autograph=False,
         )
 
     @property

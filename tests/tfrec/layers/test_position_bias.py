@@ -72,7 +72,7 @@ def slots(world, tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(ranker_config):
     return dataclasses.replace(
-        ranker_config, num_blocks=1, batch_size=64, epochs=4, patience=4, dropout=0.0
+        ranker_config, num_blocks=1, batch_size=64, epochs=2, patience=2, dropout=0.0
     )
 
 
