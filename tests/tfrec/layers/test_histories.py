@@ -156,8 +156,7 @@ def test_that_the_last_of_a_history_decides_is_learnt(successions, retrieval_con
     config = dataclasses.replace(
         retrieval_config,
         field_dim=16,
-        epochs=6,
-        patience=6,
+        epochs=4,
         batch_size=32,
         learning_rate=0.01,
         refit=False,
