@@ -72,7 +72,7 @@ def seen_before(tmp_path_factory):
 @pytest.mark.trains
 def test_that_an_ad_was_seen_before_is_learnt(seen_before, ranker_config, tmp_path):
     config = dataclasses.replace(
-        ranker_config, num_blocks=1, field_dim=16, model_dim=32, epochs=4, learning_rate=0.02
+        ranker_config, field_dim=16, model_dim=32, epochs=8, patience=8, learning_rate=0.01
     )
     ranking.train_ranker(seen_before, config, tmp_path)
     model, _, _ = ranking.load_ranker(seen_before, tmp_path)
