@@ -50,7 +50,9 @@ def table(count):
 
 @pytest.fixture(scope="module")
 def config(ranker_config):
-    return dataclasses.replace(ranker_config, num_blocks=1, batch_size=64, epochs=5, patience=5, dropout=0.0)
+    return dataclasses.replace(
+        ranker_config, num_blocks=1, batch_size=64, epochs=5, patience=5, dropout=0.0
+    )
 
 
 @pytest.fixture(scope="module")
