@@ -1,6 +1,5 @@
 """Evaluation beside the planted truth, and of a log that holds only clicks, or none."""
 
-import dataclasses
 import json
 
 import logs
@@ -9,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tfrec import calibration, evaluation, ranking, retrieval
 from tfrec import config as config
-from tfrec import evaluation, ranking
 from tfrec.evaluation import ground_truth, logged_quality
 from tfrec.retrieval import retrieval_training
 from tfrecords import convert, reader, records, schema
@@ -109,7 +108,7 @@ TASTES = schema.Schema(
 
 @pytest.fixture(scope="module")
 def tastes(retrieval_config, tmp_path_factory):
-    """Clicks of users who like songs of their own half, and a model of it."""
+    """Clicks of users who like songs of their own half, and an untrained model of it."""
     directory = tmp_path_factory.mktemp("tastes")
     rng = np.random.default_rng(0)
     users = np.repeat(np.arange(60), 20)
@@ -121,10 +120,7 @@ def tastes(retrieval_config, tmp_path_factory):
         source, directory / "data", split="leave_random_fraction_out", test_fraction=0.25
     )
     data_set = reader.DataSet(directory / "data")
-    config = dataclasses.replace(retrieval_config, epochs=1)
-    retrieval_training.train_two_tower(data_set, config, directory / "retrieval")
-    two_tower, _ = retrieval_training.load_two_tower(data_set, directory / "retrieval")
-    return data_set, two_tower
+    return data_set, retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
 
 
 def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
@@ -297,21 +293,15 @@ def test_a_truth_of_another_log_is_refused(synthetic_log, tmp_path, data_set):
 
 @pytest.fixture(scope="module")
 def click_only(ranker_config, retrieval_config, tmp_path_factory):
-    """A data set with clicks alone and none in its test part, and models of it."""
+    """A data set with clicks alone and none in its test part, and untrained models of it."""
     directory = tmp_path_factory.mktemp("click_only")
     rows = logs.rows(400)
     for row in rows[360:]:
         row[0] = "0"
     data_set = logs.converted(logs.write(directory / "log.tsv", rows), directory / "data")
-    ranking.train_ranker(
-        data_set, dataclasses.replace(ranker_config, epochs=1), directory / "ranker"
-    )
-    retrieval_training.train_two_tower(
-        data_set, dataclasses.replace(retrieval_config, epochs=1), directory / "retrieval"
-    )
-    ranker, calibrators, _ = ranking.load_ranker(data_set, directory / "ranker")
-    two_tower, _ = retrieval_training.load_two_tower(data_set, directory / "retrieval")
-    return data_set, evaluation.Models(two_tower, ranker, calibrators)
+    ranker = ranking.build_ranker(data_set, ranker_config)
+    two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
+    return data_set, evaluation.Models(two_tower, ranker, calibration.Calibrators())
 
 
 @pytest.fixture(scope="module")

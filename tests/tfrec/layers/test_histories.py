@@ -154,7 +154,12 @@ def successions(tmp_path_factory):
 @pytest.mark.trains
 def test_that_the_last_of_a_history_decides_is_learnt(successions, retrieval_config, tmp_path):
     config = dataclasses.replace(
-        retrieval_config, field_dim=16, epochs=15, patience=15, learning_rate=0.01, refit=False
+        retrieval_config,
+        field_dim=16,
+        epochs=4,
+        batch_size=32,
+        learning_rate=0.01,
+        refit=False,
     )
     retrieval.train_two_tower(successions, config, tmp_path)
     model, _ = retrieval.load_two_tower(successions, tmp_path)

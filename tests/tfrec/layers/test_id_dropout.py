@@ -123,7 +123,7 @@ def test_ads_that_were_never_shown_are_found_by_their_other_fields(
     genres, retrieval_config, tmp_path
 ):
     config = dataclasses.replace(
-        retrieval_config, field_dim=16, epochs=8, id_dropout=0.1, refit=False
+        retrieval_config, field_dim=16, epochs=3, batch_size=32, id_dropout=0.1, refit=False
     )
     retrieval.train_two_tower(genres, config, tmp_path)
     model, _ = retrieval.load_two_tower(genres, tmp_path)

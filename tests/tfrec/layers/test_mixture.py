@@ -25,7 +25,7 @@ def test_a_head_is_its_gates_mean_of_the_experts_beside_what_went_in():
 @pytest.fixture(scope="module")
 def model(data_set, ranker_config, tmp_path_factory):
     directory = tmp_path_factory.mktemp("mmoe")
-    config = dataclasses.replace(ranker_config, trunk="mmoe", num_experts=3, epochs=1)
+    config = dataclasses.replace(ranker_config, num_blocks=1, trunk="mmoe", num_experts=3, epochs=1)
     ranking.train_ranker(data_set, config, directory)
     return ranking.load_ranker(data_set, directory)[0]
 

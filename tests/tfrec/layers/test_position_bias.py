@@ -71,9 +71,7 @@ def slots(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(ranker_config):
-    return dataclasses.replace(
-        ranker_config, num_blocks=1, batch_size=64, epochs=4, patience=4, dropout=0.0
-    )
+    return dataclasses.replace(ranker_config, num_blocks=1, batch_size=64, epochs=3, dropout=0.0)
 
 
 @pytest.fixture(scope="module")

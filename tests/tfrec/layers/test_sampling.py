@@ -35,10 +35,11 @@ def test_streamed_shares_come_near_the_counted_ones():
     rng = np.random.default_rng(1)
     share = np.array([0.4, 0.3, 0.15, 0.1, 0.04, 0.01, 0.0])
     streamed = sampling.StreamedShare(num_buckets=7)
+    observe = tf.function(streamed.observe)
     batch_size = 4
     estimates = []
     for step in range(3_000):
-        streamed.observe(tf.constant(rng.choice(7, batch_size, p=share), tf.int32))
+        observe(tf.constant(rng.choice(7, batch_size, p=share), tf.int32))
         if step >= 1_000 and step % 20 == 0:
             estimates.append(streamed(tf.range(7), tf.constant(batch_size)).numpy())
     mean = np.mean(estimates, axis=0)

@@ -76,7 +76,7 @@ def users(world, tmp_path_factory):
 
 
 def trained(data_set, config, directory):
-    config = dataclasses.replace(config, batch_size=128, epochs=6, patience=6)
+    config = dataclasses.replace(config, num_blocks=1, epochs=3, patience=3)
     ranking.train_ranker(data_set, config, directory)
     return ranking.load_ranker(data_set, directory)[:2]
 

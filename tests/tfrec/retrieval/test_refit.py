@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -44,10 +45,10 @@ def test_validation_clicks_count_as_draws(data_set):
 
 
 @pytest.mark.trains
-def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config, tmp_path):
-    retrieval.train_two_tower(data_set, retrieval_config, tmp_path)
-    model, description = retrieval.load_two_tower(data_set, tmp_path)
-    history = json.loads((tmp_path / "refit" / "history.json").read_text())
+def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config, trained):
+    directory = trained / "retrieval"
+    model, description = retrieval.load_two_tower(data_set, directory)
+    history = json.loads((directory / "refit" / "history.json").read_text())
     best = loop.best_epoch(description["history"], PLAN)
     # As many passes as were best, each with the temperature that the first training found.
     assert len(history) == best + 1
@@ -55,19 +56,29 @@ def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config
     assert [entry["temperature"] for entry in history] == pytest.approx(temperatures)
     assert float(model.temperature) == pytest.approx(temperatures[-1])
     first = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
-    loop.restore_best(first, tmp_path)
+    loop.restore_best(first, directory)
     weights = [m.query_tower.trainable_variables[0].numpy() for m in (first, model)]
     assert not np.allclose(*weights)
 
 
+@pytest.fixture
+def to_be_refitted(trained, tmp_path):
+    """What a training leaves that was killed before its refit."""
+    directory = tmp_path / "retrieval"
+    shutil.copytree(trained / "retrieval", directory)
+    shutil.rmtree(directory / "refit")
+    (directory / "retrieval.json").unlink()
+    return directory
+
+
 @pytest.mark.trains
-def test_without_a_refit_the_best_pass_is_loaded(data_set, retrieval_config, tmp_path):
-    config = dataclasses.replace(retrieval_config, refit=False, epochs=1)
-    retrieval.train_two_tower(data_set, config, tmp_path)
-    assert not (tmp_path / "refit").exists()
-    model, _ = retrieval.load_two_tower(data_set, tmp_path)
+def test_without_a_refit_the_best_pass_is_loaded(data_set, retrieval_config, to_be_refitted):
+    config = dataclasses.replace(retrieval_config, refit=False)
+    retrieval.train_two_tower(data_set, config, to_be_refitted)
+    assert not (to_be_refitted / "refit").exists()
+    model, _ = retrieval.load_two_tower(data_set, to_be_refitted)
     best = retrieval.build_two_tower(data_set, config, data_set.catalogue())
-    loop.restore_best(best, tmp_path)
+    loop.restore_best(best, to_be_refitted)
     for ours, theirs in zip(model.weights, best.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -78,9 +89,9 @@ class Killed(Exception):
 
 @pytest.mark.trains
 def test_a_refit_that_was_killed_goes_on_after_its_last_whole_pass(
-    data_set, retrieval_config, tmp_path, monkeypatch
+    data_set, retrieval_config, to_be_refitted, monkeypatch
 ):
-    config = dataclasses.replace(retrieval_config, epochs=2, patience=2)
+    config = retrieval_config
     read = refit.refit_batches
     seeds = []
 
@@ -90,15 +101,14 @@ def test_a_refit_that_was_killed_goes_on_after_its_last_whole_pass(
             raise Killed
         return read(data_set, batch_size, seed)
 
-    monkeypatch.setattr(
-        training, "best_epoch", lambda history, plan: len(history) - 1
-    )  # two passes, so that one is whole before the kill
+    # Two passes, so that one is whole before the kill.
+    monkeypatch.setattr(training, "best_epoch", lambda history, plan: 1)
     monkeypatch.setattr(retrieval_training, "refit_batches", killed)
     with pytest.raises(Killed):
-        retrieval.train_two_tower(data_set, config, tmp_path)
+        retrieval.train_two_tower(data_set, config, to_be_refitted)
     monkeypatch.setattr(
         retrieval_training, "refit_batches", lambda *args: seeds.append(args[2]) or read(*args)
     )
-    retrieval.train_two_tower(data_set, config, tmp_path)
+    retrieval.train_two_tower(data_set, config, to_be_refitted)
     # Passes 1 and 2, then pass 2 again.
     assert seeds == [config.seed, config.seed + 1, config.seed + 1]
