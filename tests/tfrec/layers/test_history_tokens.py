@@ -69,6 +69,23 @@ def seen_before(tmp_path_factory):
     return logs.converted_table(directory / "log.csv", directory / "data", schema)
 
 
+def test_the_ranker_attends_to_the_tokens(seen_before, ranker_config, monkeypatch):
+    model = ranking.build_ranker(seen_before, ranker_config)
+    # The blocks' output kernels begin at zero, where nothing that is attended to shows.
+    for weight in model.trainable_variables:
+        weight.assign(tf.random.stateless_normal(weight.shape, seed=[1, 2], stddev=0.3))
+    batch = next(iter(seen_before.batches("test", 8)))
+    logits = model(batch["query"], batch["ad"])["click"]
+    call = history_tokens.HistoryTokens.call
+
+    def moved(self, ids):
+        tokens, absent = call(self, ids)
+        return tokens + tf.random.normal(tf.shape(tokens), seed=1), absent
+
+    monkeypatch.setattr(history_tokens.HistoryTokens, "call", moved)
+    assert np.abs(model(batch["query"], batch["ad"])["click"] - logits).max() > 1e-3
+
+
 @pytest.mark.trains
 def test_that_an_ad_was_seen_before_is_learnt(seen_before, ranker_config, tmp_path):
     config = dataclasses.replace(
