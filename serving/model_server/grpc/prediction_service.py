@@ -1,6 +1,6 @@
 """TensorFlow Serving's gRPC services.
 
-References: TensorFlow Serving, `apis/prediction_service.proto`, `apis/model_service.proto`.
+References: TensorFlow Serving, `apis/prediction_service.proto` and `apis/model_service.proto`.
 """
 
 import time
@@ -22,9 +22,9 @@ from tensorflow_serving.apis import (
 )
 
 from serving import saved_model
-from serving.model_server.metrics import serving_metrics
+from serving.model_server import metrics
 from serving.model_server.models import servable_manager
-from serving.model_server.operations import example_service, operations
+from serving.model_server.operations import operations
 
 _Reply = TypeVar("_Reply")
 
@@ -36,18 +36,18 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self,
         manager: servable_manager.ServableManager,
         as_content: bool,
-        metrics: serving_metrics.ServingMetrics,
+        counts: metrics.ServingMetrics,
     ) -> None:
         """Serves the manager's models.
 
         Args:
-            manager: the models.
-            as_content: whether replies carry `tensor_content` instead of typed fields.
-            metrics: where requests are counted.
+            manager: The models.
+            as_content: Whether replies fill `tensor_content` instead of the typed fields.
+            counts: Metrics of the requests.
         """
         self._manager = manager
         self._as_content = as_content
-        self._metrics = metrics
+        self._metrics = counts
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
@@ -63,7 +63,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def Classify(
         self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext
     ) -> classification_pb2.ClassificationResponse:
-        """Puts the request's examples into classes."""
+        """Classifies the request's examples."""
         return self._count(
             "Classify",
             request.model_spec,
@@ -74,7 +74,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def Regress(
         self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext
     ) -> regression_pb2.RegressionResponse:
-        """Gives each of the request's examples a number."""
+        """Predicts a number for each of the request's examples."""
         return self._count(
             "Regress",
             request.model_spec,
@@ -86,7 +86,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext
     ) -> inference_pb2.MultiInferenceResponse:
         """Classifies and regresses the same examples in one run."""
-        return _answer(context, lambda: self._multi_inference(request))
+        return _answer(
+            context, lambda: operations.multi_inference(self._manager, request, self._metrics)
+        )
 
     def GetModelMetadata(
         self,
@@ -96,15 +98,6 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Describes a model's signatures."""
         return _answer(context, lambda: operations.model_metadata(self._manager, request))
 
-    def _multi_inference(
-        self, request: inference_pb2.MultiInferenceRequest
-    ) -> inference_pb2.MultiInferenceResponse:
-        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-        with self._manager.use(spec) as model:
-            response, count = example_service.multi_inference(model, request)
-        self._metrics.record_examples(spec.name, count)
-        return response
-
     def _count(
         self,
         api: str,
@@ -112,7 +105,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         context: grpc.ServicerContext,
         operation: Callable[[], _Reply],
     ) -> _Reply:
-        """Answers like `_answer`, and counts the request and its time."""
+        """Answers like `_answer`, and records the request and its time."""
         started = time.perf_counter()
 
         def counted() -> _Reply:
@@ -132,13 +125,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest."""
 
     def __init__(
-        self,
-        manager: servable_manager.ServableManager,
-        metrics: serving_metrics.ServingMetrics,
+        self, manager: servable_manager.ServableManager, counts: metrics.ServingMetrics
     ) -> None:
         """Serves the manager's states and takes its new configurations."""
         self._manager = manager
-        self._metrics = metrics
+        self._metrics = counts
 
     def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
@@ -160,6 +151,7 @@ def _answer(
     operation: Callable[[], _Reply],
     on_failure: Callable[[saved_model.StatusError], None] = lambda status: None,
 ) -> _Reply:
+    """Returns the operation's reply, or ends the call with the status of its error."""
     try:
         if not context.is_active():
             # The caller's deadline passed while the request waited for a thread.

@@ -24,10 +24,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import errors, saved_model
+from serving import errors, model_config
 from serving.model_server import server as model_server
 from serving.model_server import tensor_codec
-from serving.model_server.models import model_config
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -611,7 +610,7 @@ def test_a_base_path_may_be_a_file_uri_and_of_two_names_of_a_version_the_last_is
 ) -> None:
     saved_models.save_score(tmp_path / "1", factor=2.0)
     saved_models.save_score(tmp_path / "001", factor=3.0)
-    config = model_config.config_from_base_paths({"m": f"file://{tmp_path}"})
+    config = model_config.build({"m": f"file://{tmp_path}"})
     with model_server.ModelServer(config, poll_seconds=None) as server:
         reply = _Client(server.port).predict(_score_request())
         assert _array(reply, "s").tolist() == [10.0, 22.0]
@@ -716,16 +715,11 @@ def test_start_says_what_is_wrong(tmp_path: pathlib.Path, models: pathlib.Path) 
 
 def test_a_config_file_that_is_missing_or_no_config_is_named(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "models.config"
-    with pytest.raises(
-        saved_model.StatusError,
-        match=f"Cannot read a tensorflow.serving.ModelServerConfig from {path}",
-    ):
-        model_config.read_config(path)
+    with pytest.raises(FileNotFoundError, match=str(path)):
+        model_config.read(path)
     path.write_text("model_config_list { nonsense: 1 }")
-    with pytest.raises(
-        saved_model.StatusError, match=f"Invalid protobuf file: .{path}.. Error parsing"
-    ):
-        model_config.read_config(path)
+    with pytest.raises(ValueError, match=f"{path}: expected a ModelServerConfig in protobuf"):
+        model_config.read(path)
 
 
 def test_a_stopped_server_refuses_connections(models: pathlib.Path) -> None:
