@@ -3,6 +3,7 @@
 References: TensorFlow Serving, `apis/prediction_service.proto` and `apis/model_service.proto`.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,7 +15,6 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
-    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -27,6 +27,12 @@ from serving.model_server.models import servable_manager
 from serving.model_server.operations import operations
 
 _Reply = TypeVar("_Reply")
+_Request = TypeVar(
+    "_Request",
+    predict_pb2.PredictRequest,
+    classification_pb2.ClassificationRequest,
+    regression_pb2.RegressionRequest,
+)
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -46,41 +52,26 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             counts: Metrics of the requests.
         """
         self._manager = manager
-        self._as_content = as_content
+        self._predict = functools.partial(operations.predict, as_content=as_content)
         self._metrics = counts
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Runs a signature on the request's tensors."""
-        return self._count(
-            "Predict",
-            request.model_spec,
-            context,
-            lambda: operations.predict(self._manager, request, self._as_content),
-        )
+        return self._count("Predict", self._predict, request, context)
 
     def Classify(
         self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext
     ) -> classification_pb2.ClassificationResponse:
         """Classifies the request's examples."""
-        return self._count(
-            "Classify",
-            request.model_spec,
-            context,
-            lambda: operations.classify(self._manager, request),
-        )
+        return self._count("Classify", operations.classify, request, context)
 
     def Regress(
         self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext
     ) -> regression_pb2.RegressionResponse:
         """Predicts a number for each of the request's examples."""
-        return self._count(
-            "Regress",
-            request.model_spec,
-            context,
-            lambda: operations.regress(self._manager, request),
-        )
+        return self._count("Regress", operations.regress, request, context)
 
     def MultiInference(
         self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext
@@ -101,22 +92,21 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def _count(
         self,
         api: str,
-        spec: model_pb2.ModelSpec,
+        operation: Callable[[servable_manager.ServableManager, _Request], _Reply],
+        request: _Request,
         context: grpc.ServicerContext,
-        operation: Callable[[], _Reply],
     ) -> _Reply:
         """Answers like `_answer`, and records the request and its time."""
-        started = time.perf_counter()
+        started, name = time.perf_counter(), request.model_spec.name
 
         def counted() -> _Reply:
-            reply = operation()
-            seconds = time.perf_counter() - started
-            self._metrics.record_latency(spec.name, api, "GRPC", seconds)
-            self._metrics.record_request(spec.name, grpc.StatusCode.OK.name)
+            reply = operation(self._manager, request)
+            self._metrics.record_latency(name, api, "GRPC", time.perf_counter() - started)
+            self._metrics.record_request(name, grpc.StatusCode.OK.name)
             return reply
 
         def count_failure(status: saved_model.StatusError) -> None:
-            self._metrics.record_request(spec.name, status.code.name)
+            self._metrics.record_request(name, status.code.name)
 
         return _answer(context, counted, count_failure)
 

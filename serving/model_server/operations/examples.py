@@ -44,13 +44,10 @@ def classify(
         StatusError: INVALID_ARGUMENT if the signature or the examples do not fit, and the errors
             of the model's operations.
     """
-    definition = _definition(model, request.model_spec)
-    source, targets = _tensors(model, definition, _CLASSIFY)
-    batch = _serialized(request.input)
-    values = model.run("Classify", {source: batch}, targets)
+    definition, values, num_examples = _run(model, request, "Classify", _CLASSIFY)
     response = classification_pb2.ClassificationResponse()
     _fill_spec(response.model_spec, request.model_spec, model)
-    response.result.CopyFrom(_classes(definition, values, len(batch)))
+    response.result.CopyFrom(_classes(definition, values, num_examples))
     return response
 
 
@@ -58,13 +55,10 @@ def regress(
     model: servable.Servable, request: regression_pb2.RegressionRequest
 ) -> regression_pb2.RegressionResponse:
     """Answers a Regress request; see `classify`."""
-    definition = _definition(model, request.model_spec)
-    source, targets = _tensors(model, definition, _REGRESS)
-    batch = _serialized(request.input)
-    values = model.run("Regress", {source: batch}, targets)
+    definition, values, num_examples = _run(model, request, "Regress", _REGRESS)
     response = regression_pb2.RegressionResponse()
     _fill_spec(response.model_spec, request.model_spec, model)
-    response.result.CopyFrom(_numbers(definition, values, len(batch)))
+    response.result.CopyFrom(_numbers(definition, values, num_examples))
     return response
 
 
@@ -125,11 +119,20 @@ def _checked_key(
     return key
 
 
-def _definition(model: servable.Servable, spec: model_pb2.ModelSpec) -> meta_graph_pb2.SignatureDef:
-    key = _key(spec)
+def _run(
+    model: servable.Servable,
+    request: classification_pb2.ClassificationRequest | regression_pb2.RegressionRequest,
+    api: str,
+    method: str,
+) -> tuple[meta_graph_pb2.SignatureDef, Mapping[str, np.ndarray], int]:
+    """Returns the signature of a request, its output tensors and the number of examples."""
+    key = _key(request.model_spec)
     if key not in model.signature_defs:
         raise saved_model.invalid_argument(f"No signature was found with the name: {key}")
-    return model.signature_defs[key]
+    definition = model.signature_defs[key]
+    source, targets = _tensors(model, definition, method)
+    batch = _serialized(request.input)
+    return definition, model.run(api, {source: batch}, targets), len(batch)
 
 
 def _key(spec: model_pb2.ModelSpec) -> str:

@@ -5,7 +5,7 @@ References: TensorFlow Serving, `util/json_tensor.cc` (the forms).
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def classifications(result: classification_pb2.ClassificationResult) -> bytes:
     return write(
         {
             "results": [
-                [[item.label, _shortest(item.score)] for item in classification.classes]
+                [[item.label, _shortest(np.float32(item.score))] for item in classification.classes]
                 for classification in result.classifications
             ]
         }
@@ -76,17 +76,12 @@ def classifications(result: classification_pb2.ClassificationResult) -> bytes:
 
 def regressions(result: regression_pb2.RegressionResult) -> bytes:
     """Returns `{"results": ...}`: a number for each example."""
-    return write({"results": [_shortest(item.value) for item in result.regressions]})
+    return write({"results": [_shortest(np.float32(item.value)) for item in result.regressions]})
 
 
 def write(document: Any) -> bytes:
     """Returns a document as JSON; bytes that are not UTF-8 are written as they are."""
     return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogateescape")
-
-
-def _shortest(value: float) -> float:
-    """Returns the double with the shortest decimal form that rounds to this float32."""
-    return float(str(np.float32(value)))
 
 
 def _to_lists(name: str, array: np.ndarray) -> Any:
@@ -96,13 +91,13 @@ def _to_lists(name: str, array: np.ndarray) -> Any:
             + tensor_codec.type_name(tf.dtypes.as_dtype(array.dtype))
         )
     if array.dtype == np.float32:
-        # As in `_shortest`: 0.1 rather than 0.10000000149011612.
-        return array.astype(np.str_).astype(np.float64).tolist()
-    if array.dtype != object:
+        convert: Callable[[Any], Any] = _shortest
+    elif array.dtype == object:
+        convert = _to_base64 if name.endswith(_BYTES_SUFFIX) else _to_text
+    else:
         return array.tolist()
-    convert = _to_base64 if name.endswith(_BYTES_SUFFIX) else _to_text
     values = np.empty(array.size, object)
-    values[:] = [convert(value) for value in array.reshape(-1).tolist()]
+    values[:] = [convert(value) for value in array.reshape(-1)]
     return values.reshape(array.shape).tolist()
 
 
@@ -112,3 +107,8 @@ def _to_base64(value: bytes) -> dict[str, str]:
 
 def _to_text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
+
+
+def _shortest(value: np.float32) -> float:
+    """Returns the number of the fewest digits that rounds to this one: 0.1, not 0.100000001."""
+    return float(str(value))

@@ -1,7 +1,7 @@
 """TensorFlow Serving's REST API as a function from request to reply; `rest_server` carries it.
 
 References: TensorFlow Serving, `model_servers/http_rest_api_handler.cc`, `http_rest_api_util.cc`
-    and `http_server.cc`; libevent 2.1.12, `http.c` (`evhttp_uri_parse`, `evhttp_send_error`).
+    and `http_server.cc`.
 """
 
 import dataclasses
@@ -41,10 +41,7 @@ _STATUS_PATH = re.compile(
 _PATTERNS = {"POST": _PREDICTION_PATH, "GET": _STATUS_PATH}
 _API_PATH = re.compile("/v1/.*", re.IGNORECASE | re.DOTALL)
 _MAX_VERSION = 2**63 - 1
-# libevent, which carries TensorFlow Serving's REST API, answers all else with a page of its own.
-_METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
-_CHARACTERS = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9a-fA-F]{2})*+"
-_URI = re.compile(f"{_CHARACTERS}(?:#{_CHARACTERS})?")
+_NOT_FOUND_PAGE = b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"
 _DEFAULT_CONTENT_TYPE = "text/html; charset=ISO-8859-1"
 _CORS_HEADERS = (
     ("access-control-allow-origin", "*"),
@@ -111,14 +108,10 @@ class RestApi:
 
     def handle(self, request: RestRequest) -> RestReply:
         """Answers one request; never raises."""
-        if request.method not in _METHODS:
-            return _page(http.HTTPStatus.NOT_IMPLEMENTED)
-        if not _URI.fullmatch(request.path):
-            return _page(http.HTTPStatus.BAD_REQUEST)
         if (path := request.path.partition("?")[0]) == self._options.prometheus_path:
             return self._prometheus(request.path, path)
         if not _API_PATH.fullmatch(request.path):
-            return _page(http.HTTPStatus.NOT_FOUND)
+            return RestReply(http.HTTPStatus.NOT_FOUND, _NOT_FOUND_PAGE, "text/html")
         started, call = time.perf_counter(), _Call()
         try:
             with saved_model.deadline_at(request.deadline):
@@ -244,14 +237,6 @@ def _spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelS
     if label is not None:
         spec.version_label = urllib.parse.unquote(label)
     return spec
-
-
-def _page(status: http.HTTPStatus) -> RestReply:
-    text = (
-        f"<HTML><HEAD>\n<TITLE>{status.value} {status.phrase}</TITLE>\n</HEAD><BODY>\n"
-        f"<H1>{status.phrase}</H1>\n</BODY></HTML>\n"
-    )
-    return RestReply(status, text.encode("ascii"), "text/html", (("connection", "close"),))
 
 
 def _to_dict(source: message.Message) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import saved_models
 import sockets
 
+from serving import saved_model
 from serving.model_server import server as model_server
 
 
@@ -271,6 +273,7 @@ def test_base64_is_written_for_outputs_whose_name_ends_in_bytes(http: httpx.Clie
         ("GET", "/v1/models/m:predict", 400, "Malformed request: GET /v1/models/m:predict"),
         ("POST", "/v1/models/m", 400, "Malformed request: POST /v1/models/m"),
         ("DELETE", "/v1/models/m", 400, "Malformed request: DELETE /v1/models/m"),
+        ("TRACE", "/v1/models/m", 400, "Malformed request: TRACE /v1/models/m"),
         ("GET", "/v1/models", 400, "Missing model name in request."),
         ("GET", "/v1/models/nope", 404, "Could not find any versions of model nope"),
         ("GET", "/v1/models/m/versions/9", 404, "Could not find version 9 of model m"),
@@ -337,34 +340,43 @@ def test_an_operations_error_is_400_with_its_message(http: httpx.Client) -> None
     assert "indices[0] = 9 is not in [0, 3)" in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, 400),
+        (grpc.StatusCode.FAILED_PRECONDITION, 400),
+        (grpc.StatusCode.OUT_OF_RANGE, 400),
+        (grpc.StatusCode.NOT_FOUND, 404),
+        (grpc.StatusCode.ALREADY_EXISTS, 409),
+        (grpc.StatusCode.ABORTED, 409),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+        (grpc.StatusCode.CANCELLED, 499),
+        (grpc.StatusCode.INTERNAL, 500),
+        (grpc.StatusCode.UNIMPLEMENTED, 501),
+        (grpc.StatusCode.UNAVAILABLE, 503),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 504),
+    ],
+)
+def test_each_status_has_its_http_code(
+    server: model_server.ModelServer,
+    http: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    code: grpc.StatusCode,
+    status: int,
+) -> None:
+    def fail(*_: object) -> None:
+        raise saved_model.StatusError(code, "é")
+
+    monkeypatch.setattr(server.manager, "status", fail)
+    response = http.get("/v1/models/m")
+    assert (response.status_code, response.json()) == (status, {"error": "é"})
+
+
 def test_outside_v1_is_a_404_page(http: httpx.Client) -> None:
     for path in ("/", "/monitoring/prometheus/metrics", "/v1"):
         response = http.get(path)
         assert (response.status_code, response.headers["content-type"]) == (404, "text/html")
         assert "<H1>Not Found</H1>" in response.text
-
-
-@pytest.mark.parametrize(
-    ("line", "status", "phrase"),
-    [
-        (b"GET /v1/models/{m}", 400, "Bad Request"),
-        (b"GET /v1/models/m%zz", 400, "Bad Request"),
-        (b"TRACE /v1/models/m", 501, "Not Implemented"),
-    ],
-)
-def test_what_is_no_uri_and_no_known_method_is_answered_by_a_page(
-    server: model_server.ModelServer, line: bytes, status: int, phrase: str
-) -> None:
-    # What libevent answers, before TensorFlow Serving's own code is asked.
-    assert server.rest_port is not None
-    with socket.create_connection(("127.0.0.1", server.rest_port), timeout=20) as connection:
-        connection.sendall(line + b" HTTP/1.1\r\nHost: x\r\n\r\n")
-        reply = connection.makefile("rb").read()
-    assert reply.startswith(b"HTTP/1.1 %d " % status)
-    assert reply.endswith(
-        f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n"
-        "</BODY></HTML>\n".encode()
-    )
 
 
 def test_a_name_that_is_not_utf8_is_of_no_model(http: httpx.Client) -> None:
