@@ -117,7 +117,7 @@ def options(values: flags.FlagValues) -> server_options.ServerOptions:
         OSError: A file cannot be read.
         ValueError: A file does not contain the expected message.
     """
-    named = {name: getattr(values, name) for name in command_flags.SAME_AS_OPTIONS}
+    named = {name: getattr(values, name) for name in server_options.FLAGS}
     timeout = values.rest_api_timeout_in_ms
     return server_options.ServerOptions(
         **named,

@@ -43,36 +43,90 @@ _REFUSED: dict[str, tuple[Default, str]] = {
         "options of its sessions",
     ),
 }
-# Flags with the name and the meaning of a server option.
-SAME_AS_OPTIONS = (
-    "enable_serialization_as_tensor_content",
-    "enable_grpc_healthcheck_service",
-    "enable_signature_method_name_check",
-    "enable_model_warmup",
-    "allow_version_labels_for_unavailable_models",
-    "max_num_load_retries",
-    "grpc_max_threads",
-    "grpc_socket_path",
-    "ssl_config_file",
-    "rest_api_num_threads",
-    "rest_api_enable_cors_support",
-    "model_config_file",
-    "model_config_file_poll_wait_seconds",
-)
+# The flags that are not an option of the server as they are: default, help, and limits if any.
+_OTHERS: dict[str, tuple[Any, ...]] = {
+    "port": (8500, "gRPC port; 0 for only --grpc_socket_path.", 0, 65535),
+    "rest_api_port": (8501, "HTTP/REST port; 0 for no REST.", 0, 65535),
+    "host": (
+        "127.0.0.1",
+        "Address to bind; 0.0.0.0 for all. TensorFlow Serving has no such flag and binds all "
+        "addresses.",
+    ),
+    "version": (False, "Print versions and exit."),
+    "model_name": ("default", "Model name; ignored with --model_config_file."),
+    "model_base_path": (
+        "",
+        "Absolute path of the directory with the model's numbered versions; required without "
+        "--model_config_file, ignored with it.",
+    ),
+    "file_system_poll_wait_seconds": (
+        1,
+        "Seconds between two checks for new versions; 0 checks only at the start.",
+        0,
+    ),
+    "saved_model_tags": ("serve", "Comma-separated tags of the graphs to load."),
+    "num_request_iterations_for_warmup": (0, "Number of runs of each warm-up record; 0 for one."),
+    "load_retry_interval_micros": (60_000_000, "Microseconds between two tries to load."),
+    "grpc_channel_arguments": (
+        "",
+        "Comma-separated options of the gRPC server, such as grpc.max_connection_age_ms=2000.",
+    ),
+    "monitoring_config_file": (
+        "",
+        "Text-format MonitoringConfig: metrics for Prometheus on the REST port.",
+    ),
+    "rest_api_timeout_in_ms": (
+        30_000,
+        "Milliseconds after which a REST request is answered by 504; 0 for no limit.",
+    ),
+    "tensorflow_session_parallelism": (
+        0,
+        "Threads of a session, within and between operations. 0 for the defaults of both.",
+        0,
+    ),
+    "tensorflow_intra_op_parallelism": (0, "Threads within an operation. 0 for one.", 0),
+    "tensorflow_inter_op_parallelism": (
+        0,
+        "Operations of a request that run at once. 0 for one a core.",
+        0,
+    ),
+    "tensorflow_session_config_file": ("", "Text-format ConfigProto of the sessions."),
+    "per_process_gpu_memory_fraction": (
+        0.0,
+        "Fraction of the GPU's memory to allocate; 0 allocates as needed.",
+        0.0,
+        1.0,
+    ),
+    "bfloat16": (
+        False,
+        "Multiply float32 matrices in bfloat16 if the processor supports it; scores change by less "
+        "than a hundredth. TensorFlow Serving has no such flag: set "
+        "TF_SET_ONEDNN_FPMATH_MODE=BF16 in its environment.",
+    ),
+    "end_with_input": (
+        False,
+        "Exit when the standard input closes, as a child process's does when its parent exits. "
+        "TensorFlow Serving has no such flag.",
+    ),
+}
+_DEFINE: dict[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags; libraries may import this module without defining them."""
-    defaults = server_options.ServerOptions()
-    define_flag = _Definer(values)
-    _define_addresses(define_flag, defaults)
-    _define_models(define_flag)
-    _define_loading(define_flag, defaults)
-    _define_answers(define_flag, defaults)
-    _define_threads(define_flag, defaults)
+    for name, option in server_options.FLAGS.items():
+        limits = () if option.metadata["minimum"] is None else (option.metadata["minimum"],)
+        _define(values, name, option.default, option.metadata["help"], *limits)
+    for name, arguments in _OTHERS.items():
+        _define(values, name, *arguments)
     for name, (default, reason) in (WITHOUT_EFFECT | _REFUSED).items():
         kind = "Refused" if name in _REFUSED else "Accepted without effect"
-        define_flag.like(name, default, f"{kind}: {reason}.")
+        _define(values, name, default, f"{kind}: {reason}.")
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -102,192 +156,10 @@ def without_effect(values: flags.FlagValues = flags.FLAGS) -> Iterator[str]:
             yield f"--{name} has no effect here: {reason}"
 
 
-class _Definer:
-    """Defines flags in one set of flag values, all of them shown by `--help`."""
-
-    def __init__(self, values: flags.FlagValues) -> None:
-        self._values = values
-        self.integer = self._defining(flags.DEFINE_integer)
-        self.string = self._defining(flags.DEFINE_string)
-        self.boolean = self._defining(flags.DEFINE_boolean)
-        self.float = self._defining(flags.DEFINE_float)
-
-    def like(self, name: str, default: Default, help_text: str) -> None:
-        """Defines a flag of the default's type."""
-        # `bool` is a kind of `int`.
-        kinds = {bool: self.boolean, int: self.integer, str: self.string}
-        kinds[type(default)](name, default, help_text)
-
-    def _defining(self, define_flag: Callable[..., Any]) -> Callable[..., None]:
-        def call(name: str, *arguments: Any) -> None:
-            define_flag(name, *arguments, flag_values=self._values)
-            # --help shows the key flags of the command.
-            self._values.register_key_flag_for_module(sys.argv[0], self._values[name])
-
-        return call
-
-
-def _define_addresses(define_flag: _Definer, defaults: server_options.ServerOptions) -> None:
-    define_flag.integer("port", 8500, "gRPC port; 0 for only --grpc_socket_path.", 0, 65535)
-    define_flag.string(
-        "grpc_socket_path",
-        defaults.grpc_socket_path,
-        "UNIX socket for gRPC, in addition to the port.",
-    )
-    define_flag.integer("rest_api_port", 8501, "HTTP/REST port; 0 for no REST.", 0, 65535)
-    define_flag.string(
-        "host",
-        "127.0.0.1",
-        "Address to bind; 0.0.0.0 for all. TensorFlow Serving has no such flag and binds all "
-        "addresses.",
-    )
-    define_flag.string(
-        "ssl_config_file",
-        defaults.ssl_config_file,
-        "Text-format SSLConfig with the gRPC server's key and certificate; empty for plain text.",
-    )
-    define_flag.string(
-        "grpc_channel_arguments",
-        "",
-        "Comma-separated options of the gRPC server, such as grpc.max_connection_age_ms=2000.",
-    )
-    define_flag.string(
-        "monitoring_config_file",
-        "",
-        "Text-format MonitoringConfig: metrics for Prometheus on the REST port.",
-    )
-
-
-def _define_models(define_flag: _Definer) -> None:
-    define_flag.boolean("version", False, "Print versions and exit.")
-    define_flag.string("model_name", "default", "Model name; ignored with --model_config_file.")
-    define_flag.string(
-        "model_base_path",
-        "",
-        "Absolute path of the directory with the model's numbered versions; required without "
-        "--model_config_file, ignored with it.",
-    )
-    define_flag.string(
-        "model_config_file",
-        "",
-        "Text-format ModelServerConfig: several models, version policies, version labels.",
-    )
-    define_flag.integer(
-        "model_config_file_poll_wait_seconds",
-        0,
-        "Seconds between two reads of --model_config_file; 0 reads it only at the start.",
-        0,
-    )
-    define_flag.integer(
-        "file_system_poll_wait_seconds",
-        1,
-        "Seconds between two checks for new versions; 0 checks only at the start.",
-        0,
-    )
-    define_flag.string("saved_model_tags", "serve", "Comma-separated tags of the graphs to load.")
-
-
-def _define_loading(define_flag: _Definer, defaults: server_options.ServerOptions) -> None:
-    define_flag.boolean(
-        "enable_model_warmup",
-        defaults.enable_model_warmup,
-        "Replay assets.extra/tf_serving_warmup_requests before a version serves.",
-    )
-    define_flag.integer(
-        "num_request_iterations_for_warmup", 0, "Number of runs of each warm-up record; 0 for one."
-    )
-    define_flag.boolean(
-        "allow_version_labels_for_unavailable_models",
-        defaults.allow_version_labels_for_unavailable_models,
-        "Let a new label name a version that is not loaded; labels in --model_config_file need "
-        "it at the start.",
-    )
-    define_flag.integer(
-        "max_num_load_retries",
-        defaults.max_num_load_retries,
-        "Number of retries of a failed load.",
-        0,
-    )
-    define_flag.integer(
-        "load_retry_interval_micros",
-        round(defaults.load_retry_seconds * 1e6),
-        "Microseconds between two tries to load.",
-    )
-
-
-def _define_answers(define_flag: _Definer, defaults: server_options.ServerOptions) -> None:
-    define_flag.boolean(
-        "enable_serialization_as_tensor_content",
-        defaults.enable_serialization_as_tensor_content,
-        "Send tensors as tensor_content instead of typed fields such as float_val.",
-    )
-    define_flag.boolean(
-        "enable_grpc_healthcheck_service",
-        defaults.enable_grpc_healthcheck_service,
-        "Serve grpc.health.v1.Health.",
-    )
-    define_flag.boolean(
-        "enable_signature_method_name_check",
-        defaults.enable_signature_method_name_check,
-        "Classify and regress only with signatures whose method_name fits.",
-    )
-    define_flag.boolean(
-        "rest_api_enable_cors_support",
-        defaults.rest_api_enable_cors_support,
-        "Let pages of other origins read REST replies.",
-    )
-    define_flag.integer(
-        "rest_api_timeout_in_ms",
-        round(defaults.rest_api_timeout_seconds * 1e3),
-        "Milliseconds after which a REST request is answered by 504; 0 for no limit.",
-    )
-    define_flag.boolean(
-        "bfloat16",
-        False,
-        "Multiply float32 matrices in bfloat16 if the processor supports it; scores change by less "
-        "than a hundredth. TensorFlow Serving has no such flag: set "
-        "TF_SET_ONEDNN_FPMATH_MODE=BF16 in its environment.",
-    )
-    define_flag.boolean(
-        "end_with_input",
-        False,
-        "Exit when the standard input closes, as a child process's does when its parent exits. "
-        "TensorFlow Serving has no such flag.",
-    )
-
-
-def _define_threads(define_flag: _Definer, defaults: server_options.ServerOptions) -> None:
-    for name, help_text in (
-        (
-            "tensorflow_session_parallelism",
-            "Threads of a session, within and between operations. 0 for the defaults of both.",
-        ),
-        ("tensorflow_intra_op_parallelism", "Threads within an operation. 0 for one."),
-        (
-            "tensorflow_inter_op_parallelism",
-            "Operations of a request that run at once. 0 for one a core.",
-        ),
-    ):
-        define_flag.integer(name, 0, help_text, 0)
-    define_flag.string(
-        "tensorflow_session_config_file", "", "Text-format ConfigProto of the sessions."
-    )
-    define_flag.float(
-        "per_process_gpu_memory_fraction",
-        0.0,
-        "Fraction of the GPU's memory to allocate; 0 allocates as needed.",
-        0.0,
-        1.0,
-    )
-    define_flag.integer(
-        "grpc_max_threads",
-        defaults.grpc_max_threads,
-        "Maximum number of gRPC requests that run at once.",
-        1,
-    )
-    define_flag.integer(
-        "rest_api_num_threads",
-        defaults.rest_api_num_threads,
-        "Maximum number of REST requests that run at once.",
-        1,
-    )
+def _define(
+    values: flags.FlagValues, name: str, default: Any, help_text: str, *limits: float
+) -> None:
+    """Defines a flag of the default's type."""
+    _DEFINE[type(default)](name, default, help_text, *limits, flag_values=values)
+    # --help shows the key flags of the command.
+    values.register_key_flag_for_module(sys.argv[0], values[name])

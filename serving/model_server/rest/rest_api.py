@@ -41,7 +41,10 @@ _STATUS_PATH = re.compile(
 _PATTERNS = {"POST": _PREDICTION_PATH, "GET": _STATUS_PATH}
 _API_PATH = re.compile("/v1/.*", re.IGNORECASE | re.DOTALL)
 _MAX_VERSION = 2**63 - 1
-_NOT_FOUND_PAGE = b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"
+_NOT_FOUND_PAGE = (
+    b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n"
+    b"<H1>Not Found</H1>\n</BODY></HTML>\n"
+)
 _DEFAULT_CONTENT_TYPE = "text/html; charset=ISO-8859-1"
 _CORS_HEADERS = (
     ("access-control-allow-origin", "*"),

@@ -151,9 +151,7 @@ def test_a_rest_time_out_of_0_or_less_is_none() -> None:
 
 def test_no_flags_are_the_default_options() -> None:
     made = command.options(_parse())
-    defaults = server_options.ServerOptions(
-        session_config=made.session_config, model_config_file=""
-    )
+    defaults = server_options.ServerOptions(session_config=made.session_config)
     assert made == defaults
     session = made.session_config
     assert session is not None
