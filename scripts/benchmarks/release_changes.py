@@ -29,7 +29,7 @@ import httpx
 import numpy as np
 from absl import flags
 
-from serving import cli, releases
+from serving import cli, model_config, releases
 from serving.cli.flags import bundle_flags
 from serving.process import resident_bytes
 
@@ -143,7 +143,7 @@ class Servers:
         rows = httpx.get(f"{self.url}/v1/bundle", timeout=60).json()["releases"]
         if [row["version"] for row in rows] != [version]:
             return False
-        for model in releases.SERVED_MODELS:
+        for model in model_config.SERVED_MODELS:
             status = httpx.get(f"{self.models_url}/v1/models/{model}", timeout=60).json()
             states = {row["version"]: row["state"] for row in status["model_version_status"]}
             if {number for number, state in states.items() if state != "END"} != {str(version)}:

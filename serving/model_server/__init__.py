@@ -1,4 +1,4 @@
-"""An embedded stand-in for TensorFlow Serving, for development and tests.
+"""TensorFlow Serving's protocol in an embedded server, for development and tests.
 
 The names load on first use, so that `python -m serving.model_server` can set the process up before
 TensorFlow and NumPy are imported.
@@ -9,24 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serving.model_server.command.command import prefer_bfloat16
-    from serving.model_server.models.model_config import config_from_base_paths
     from serving.model_server.models.servable import Servable
     from serving.model_server.operations.operations import run_predict
     from serving.model_server.server import ModelServer
     from serving.model_server.tensor_codec import encode_tensor
 
-__all__ = [
-    "ModelServer",
-    "Servable",
-    "config_from_base_paths",
-    "encode_tensor",
-    "prefer_bfloat16",
-    "run_predict",
-]
+__all__ = ["ModelServer", "Servable", "encode_tensor", "prefer_bfloat16", "run_predict"]
 _MODULES = {
     "ModelServer": "server",
     "Servable": "models.servable",
-    "config_from_base_paths": "models.model_config",
     "encode_tensor": "tensor_codec",
     "prefer_bfloat16": "command.command",
     "run_predict": "operations.operations",

@@ -1,7 +1,7 @@
 """A model server in this process that speaks TensorFlow Serving's protocol.
 
-It is what development and tests run instead of TensorFlow Serving; clients cannot tell the two
-apart. `python -m serving.model_server --help` lists its flags.
+Development and tests run it instead of TensorFlow Serving; clients cannot distinguish the two.
+`python -m serving.model_server --help` lists its flags.
 
     with model_server.ModelServer({"ranker": "/bundle/ranker"}) as server:
         channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
@@ -16,24 +16,23 @@ from types import TracebackType
 
 import grpc
 
-from serving import saved_model
+from serving import model_config, saved_model
 from serving.errors import ServerStartError
-from serving.model_server import model_loader, server_options
+from serving.model_server import loading, metrics, server_options
 from serving.model_server.grpc import grpc_health, grpc_server
-from serving.model_server.metrics import serving_metrics
-from serving.model_server.models import model_config, servable_manager
+from serving.model_server.models import servable_manager
 from serving.model_server.rest import rest_api, rest_server
 
 Options = server_options.ServerOptions
 
-# For what ends because its time is over.
+# For requests that end because the grace period is over.
 _SECONDS_AFTER_GRACE = 1.0
 
 _logger = logging.getLogger(__name__)
 
 
 class ModelServer:
-    """Serves SavedModels by gRPC and, on demand, REST, until it is stopped."""
+    """Serves SavedModels over gRPC and optionally REST until it is stopped."""
 
     def __init__(
         self,
@@ -48,19 +47,18 @@ class ModelServer:
         """Prepares a server; nothing is bound or loaded before `start`.
 
         Args:
-            models: the base path of each model by name, or a whole configuration.
-            port: the gRPC port; 0 for any free one, None for the UNIX socket of the options
-                alone.
-            rest_port: the REST port; 0 for any free one, None for no REST.
-            host: the address to bind.
-            poll_seconds: how often the base paths are looked at; None for never but at the start
-                and by `poll`.
-            options: everything else.
+            models: Base path of each model by name, or a whole configuration.
+            port: gRPC port; 0 for any free one, None for only the UNIX socket of the options.
+            rest_port: REST port; 0 for any free one, None for no REST.
+            host: Address to bind.
+            poll_seconds: Time between two checks of the base paths; None checks only at the
+                start and in `poll`.
+            options: All other options; None for the defaults.
         """
         if isinstance(models, model_config.ModelServerConfig):
             self._config = models
         else:
-            self._config = model_config.config_from_base_paths(
+            self._config = model_config.build(
                 {name: os.path.abspath(path) for name, path in models.items()}
             )
         self.port = port
@@ -72,11 +70,10 @@ class ModelServer:
         self._rest: rest_server.RestServer | None = None
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self.metrics = serving_metrics.ServingMetrics()
+        self.metrics = metrics.ServingMetrics()
         self._health = grpc_health.HealthService()
-        self._loader = model_loader.ModelLoader(self._options, self.metrics)
         self.manager = servable_manager.ServableManager(
-            self._loader.load,
+            loading.ModelLoader(self._options, self.metrics).load,
             self._options.max_num_load_retries,
             self._options.load_retry_seconds,
             self._options.allow_version_labels_for_unavailable_models,
@@ -89,13 +86,13 @@ class ModelServer:
             The server.
 
         Raises:
-            ServerStartError: if a port is taken, the configuration is wrong or a model cannot be
+            ServerStartError: A port is taken, the configuration is wrong or a model cannot be
                 loaded. Nothing is left running.
         """
         try:
             self._bind()
             self.manager.reload(self._config)
-        except (OSError, RuntimeError, saved_model.StatusError) as error:
+        except (OSError, RuntimeError, ValueError, saved_model.StatusError) as error:
             self.stop(grace_seconds=0)
             raise ServerStartError(str(error)) from error
         if self._grpc is not None:
@@ -106,15 +103,15 @@ class ModelServer:
         return self
 
     def stop(self, grace_seconds: float = 5.0) -> bool:
-        """Stops taking requests, lets running ones end, and unloads the models.
+        """Stops accepting requests, lets running ones end, and unloads the models.
 
         Args:
-            grace_seconds: after this time, requests that still run are answered by an error.
-                What they run goes on: TensorFlow ends no operation, and a model in use keeps its
-                session.
+            grace_seconds: Time after which requests that still run are answered by an error.
+                Their operations continue, because TensorFlow cannot interrupt them, and a model
+                in use keeps its session.
 
         Returns:
-            Whether all requests and loads ended, at the latest a second after the grace time.
+            Whether all requests and loads ended within the grace period and one more second.
         """
         deadline = time.monotonic() + grace_seconds + _SECONDS_AFTER_GRACE
 
@@ -130,13 +127,10 @@ class ModelServer:
             stopped.wait(left())
         for thread in self._threads:
             thread.join(left())
-        ended = self.manager.close(left())
-        if ended:
-            self._loader.close()
-        return ended
+        return self.manager.close(left())
 
     def poll(self) -> None:
-        """Looks at the base paths now; returns when what changed is loaded and unloaded."""
+        """Checks the base paths now; returns when all changes are loaded and unloaded."""
         self.manager.poll()
 
     def available_versions(self) -> dict[str, list[int]]:
@@ -187,7 +181,7 @@ class ModelServer:
             )
 
     def _reload_file(self) -> None:
-        self.manager.reload(model_config.read_config(str(self._options.model_config_file)))
+        self.manager.reload(model_config.read(str(self._options.model_config_file)))
 
     def _repeat(self, seconds: float, name: str, action: Callable[[], None]) -> None:
         def loop() -> None:
@@ -195,7 +189,7 @@ class ModelServer:
                 try:
                     action()
                 except Exception:
-                    _logger.exception("%s failed; it is tried again in %s s", name, seconds)
+                    _logger.exception("%s failed; the next try is in %s s", name, seconds)
 
         thread = threading.Thread(target=loop, name=name, daemon=True)
         thread.start()

@@ -1,75 +1,82 @@
-"""What may differ from one model server to another; named as TensorFlow Serving's flags."""
+"""Options of a model server, named like TensorFlow Serving's flags."""
 
 import dataclasses
 import os
+from typing import Any
 
 from tensorflow.core.protobuf import config_pb2
 
-from serving.model_server.batching import batching_options
-
-_DEFAULT_THREADS = 4 * (os.cpu_count() or 1)
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
+_DEFAULT_THREADS = 4 * (os.cpu_count() or 1)
+
+
+def _flag(default: Any, help_text: str, minimum: int | None = None) -> Any:
+    """Returns an option that is also a flag of the command, with this default and help."""
+    return dataclasses.field(default=default, metadata={"help": help_text, "minimum": minimum})
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerOptions:
-    """See the module.
+    """Options of a model server.
+
+    The options with a help text are flags of the command as well.
 
     Attributes:
-        enable_serialization_as_tensor_content: whether replies carry `tensor_content`.
-        enable_grpc_healthcheck_service: whether the gRPC health check is answered.
-        enable_profiler: whether TensorFlow's profiler service is answered.
-        enable_signature_method_name_check: whether Classify and Regress take only signatures
-            that name their method.
-        enable_model_warmup: whether recorded requests run before a version serves.
-        num_request_iterations_for_warmup: how often each of them runs.
-        allow_version_labels_for_unavailable_models: whether a label that is new may name a
-            version that is not loaded, as it must in a configuration given at the start.
-        max_num_load_retries: how often a failed load is repeated.
-        load_retry_seconds: the time between two tries.
-        grpc_max_threads: how many gRPC requests run at once.
-        grpc_socket_path: a UNIX socket that gRPC is answered on too; none if empty.
-        grpc_channel_arguments: further options of the gRPC server, by name.
-        ssl_config_file: a text-format SSLConfig for gRPC; plain text if empty.
-        rest_api_num_threads: how many REST requests run at once.
-        rest_api_timeout_seconds: after this time a REST request is answered by 504; infinity for
-            never.
-        rest_api_enable_cors_support: whether REST replies let pages of other sites read them.
-        prometheus_path: the path of the metrics on the REST port; None for no metrics.
-        model_config_file: a text-format ModelServerConfig that is read again every
-            `model_config_file_poll_wait_seconds` (0 = never).
-        model_config_file_poll_wait_seconds: see `model_config_file`.
-        saved_model_tags: which graphs of the SavedModels to load.
-        tflite_interpreters: how many requests run at once on a model's `model.tflite`, which
-            is preferred to its SavedModel; 0 to load SavedModels alone.
-        session_config: threads and devices of each model's session; None is one thread, the
+        num_request_iterations_for_warmup: Number of runs of each recorded request.
+        load_retry_seconds: Time between two tries to load a version.
+        grpc_channel_arguments: Further options of the gRPC server, by name.
+        rest_api_timeout_seconds: Time after which a REST request is answered by 504; infinity
+            for no limit.
+        prometheus_path: Path of the metrics on the REST port; None for no metrics.
+        saved_model_tags: Tags of the graphs to load from the SavedModels.
+        session_config: Threads and devices of each model's session; None is one thread, the
             request's own.
-        batching: how requests are put together into batches; None for each alone.
-        enable_per_model_batching_parameters: whether a model's own `batching_params.pbtxt`
-            replaces `batching` for it, and a model without one runs each request alone.
     """
 
-    enable_serialization_as_tensor_content: bool = False
-    enable_grpc_healthcheck_service: bool = False
-    enable_profiler: bool = True
-    enable_signature_method_name_check: bool = False
-    enable_model_warmup: bool = True
+    enable_serialization_as_tensor_content: bool = _flag(
+        False, "Send tensors as tensor_content instead of typed fields such as float_val."
+    )
+    enable_grpc_healthcheck_service: bool = _flag(False, "Serve grpc.health.v1.Health.")
+    enable_signature_method_name_check: bool = _flag(
+        False, "Classify and regress only with signatures whose method_name fits."
+    )
+    enable_model_warmup: bool = _flag(
+        True, "Replay assets.extra/tf_serving_warmup_requests before a version serves."
+    )
+    allow_version_labels_for_unavailable_models: bool = _flag(
+        False,
+        "Let a new label name a version that is not loaded; labels in --model_config_file need it "
+        "at the start.",
+    )
+    max_num_load_retries: int = _flag(5, "Number of retries of a failed load.", 0)
+    grpc_max_threads: int = _flag(
+        _DEFAULT_THREADS, "Maximum number of gRPC requests that run at once.", 1
+    )
+    grpc_socket_path: str = _flag("", "UNIX socket for gRPC, in addition to the port.")
+    ssl_config_file: str = _flag(
+        "",
+        "Text-format SSLConfig with the gRPC server's key and certificate; empty for plain text.",
+    )
+    rest_api_num_threads: int = _flag(
+        _DEFAULT_THREADS, "Maximum number of REST requests that run at once.", 1
+    )
+    rest_api_enable_cors_support: bool = _flag(
+        False, "Let pages of other origins read REST replies."
+    )
+    model_config_file: str = _flag(
+        "", "Text-format ModelServerConfig: several models, version policies, version labels."
+    )
+    model_config_file_poll_wait_seconds: float = _flag(
+        0, "Seconds between two reads of --model_config_file; 0 reads it only at the start.", 0
+    )
     num_request_iterations_for_warmup: int = 1
-    allow_version_labels_for_unavailable_models: bool = False
-    max_num_load_retries: int = 5
     load_retry_seconds: float = 60.0
-    grpc_max_threads: int = _DEFAULT_THREADS
-    grpc_socket_path: str = ""
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
-    ssl_config_file: str = ""
-    rest_api_num_threads: int = _DEFAULT_THREADS
     rest_api_timeout_seconds: float = 30.0
-    rest_api_enable_cors_support: bool = False
     prometheus_path: str | None = None
-    model_config_file: str | None = None
-    model_config_file_poll_wait_seconds: float = 0.0
     saved_model_tags: tuple[str, ...] = ("serve",)
-    tflite_interpreters: int = 0
     session_config: config_pb2.ConfigProto | None = None
-    batching: batching_options.BatchingOptions | None = None
-    enable_per_model_batching_parameters: bool = False
+
+
+# Options that are flags of the same name and meaning.
+FLAGS = {field.name: field for field in dataclasses.fields(ServerOptions) if field.metadata}

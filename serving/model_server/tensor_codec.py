@@ -1,9 +1,10 @@
-"""Between `TensorProto` and NumPy, by the rules of TensorFlow's C++ `Tensor`.
+"""Converts between `TensorProto` and NumPy as TensorFlow's C++ `Tensor` does.
 
-`tf.make_ndarray` and `tf.make_tensor_proto` differ from what TensorFlow Serving does (missing
-values, strings in `tensor_content`) and take 0.3 ms for 7,000 integers, against 0.01 ms here.
+`tf.make_ndarray` and `tf.make_tensor_proto` differ from it (missing values, strings in
+`tensor_content`, no typed fields) and take 100 times as long for thousands of numbers. What is
+common and large is converted here; TensorFlow's own parser does the rest.
 
-References: tensorflow/core/framework/tensor.cc, `Tensor::FromProto`, `AsProtoField` and
+References: TensorFlow, `core/framework/tensor.cc`: `Tensor::FromProto`, `AsProtoField` and
     `AsProtoTensorContent`.
 """
 
@@ -38,8 +39,10 @@ _BY_ENUM = {
 }
 _BY_NUMPY = {numpy_dtype: (enum, field) for enum, (numpy_dtype, field) in _BY_ENUM.items()}
 _STRING = np.dtype(object)
-# Packed fixed-width values are the array's own bytes behind a tag and a length.
+# Packed fixed-width values are the array's own bytes after a tag and a length.
 _PACKED_TAGS = {"float_val": b"\x2a", "double_val": b"\x32"}
+# Fields whose values are not the tensor's numbers.
+_ENCODED_FIELDS = ("half_val", "scomplex_val", "dcomplex_val")
 # A scalar may stand for a whole tensor; without a limit a 30-byte request could ask for terabytes.
 _MAX_BYTES = 2**31 - 1
 # The names of C++'s `DataTypeString`, where they differ from Python's.
@@ -54,97 +57,107 @@ def type_name(dtype: tf.DType) -> str:
 def decode(tensor: tensor_pb2.TensorProto) -> np.ndarray:
     """Returns the array of a tensor in either form; strings are an object array of bytes.
 
-    As in TensorFlow, no value at all stands for zeros, the last value fills what is missing, and
-    values beyond the shape are ignored.
+    As in TensorFlow, zeros are filled in if there are no values, the last value is repeated if
+    there are too few, and values beyond the shape are ignored.
 
     Raises:
-        ValueError: if it is not a tensor: no or an unsupported type, an unknown shape, a
+        ValueError: The tensor is invalid: no type or an unsupported one, an unknown shape, a
             `tensor_content` of another length, or more than 2 GiB.
     """
     if tensor.dtype not in _BY_ENUM:
-        raise ValueError(f"expected a tensor of a supported type, got type {tensor.dtype}")
+        raise ValueError(f"Tensor type {tensor.dtype} is not supported.")
     dtype, field = _BY_ENUM[tensor.dtype]
+    # Like TensorFlow, without regard to `unknown_rank`.
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    # Like TensorFlow, without a look at `unknown_rank`.
     if any(size < 0 for size in shape):
-        raise ValueError(f"expected a fully known shape, got {shape}")
+        raise ValueError(f"The shape is {shape}; expected a fully known shape.")
     count = math.prod(shape)
     if count * dtype.itemsize > _MAX_BYTES:
-        raise ValueError(f"expected at most {_MAX_BYTES} bytes, got the shape {shape}")
+        raise ValueError(f"The shape is {shape}; expected at most {_MAX_BYTES} bytes.")
     if count == 0:
         return np.zeros(shape, dtype)
     if tensor.tensor_content:
-        values = _decode_content(tensor.tensor_content, dtype, count)
+        is_plain = dtype != _STRING and len(tensor.tensor_content) == count * dtype.itemsize
+        values = np.frombuffer(tensor.tensor_content, dtype) if is_plain else None
     else:
-        values = _fill(_decode_values(getattr(tensor, field), dtype, field), count, dtype)
-    return values.reshape(shape)
+        values = _decode_values(tensor, field, count, dtype)
+    return _parse(tensor) if values is None else values.reshape(shape)
 
 
 def encode_tensor(array: np.ndarray, as_content: bool = False) -> tensor_pb2.TensorProto:
-    """Returns the tensor, its values in the typed field or, on demand, in `tensor_content`.
+    """Returns a tensor with the values in the typed field or, on request, in `tensor_content`.
 
     Raises:
-        ValueError: if the array's type has no tensor type.
+        ValueError: The array's type has no tensor type.
     """
     if array.dtype not in _BY_NUMPY:
-        raise ValueError(f"expected an array of a tensor type, got {array.dtype}")
+        raise ValueError(f"Arrays of type {array.dtype} have no tensor type.")
     enum, field = _BY_NUMPY[array.dtype]
     tensor = tensor_pb2.TensorProto(dtype=enum)
-    # Present also where it is empty, as it is of a scalar.
+    # Present even if it is empty, as for a scalar.
     tensor.tensor_shape.SetInParent()
     for size in array.shape:
         tensor.tensor_shape.dim.add(size=size)
     if as_content:
-        string = array.dtype == _STRING
-        tensor.tensor_content = _encode_strings(array) if string else array.tobytes()
+        is_string = array.dtype == _STRING
+        tensor.tensor_content = _encode_strings(array) if is_string else array.tobytes()
     elif field in _PACKED_TAGS:
         values = array.tobytes()
-        tensor.MergeFromString(_PACKED_TAGS[field] + _varint(len(values)) + values)
+        tensor.MergeFromString(_packed_header(field, len(values)) + values)
     else:
         getattr(tensor, field).extend(_as_values(array, field))
     return tensor
 
 
-def _decode_content(content: bytes, dtype: np.dtype, count: int) -> np.ndarray:
-    if dtype == _STRING:
-        return _decode_strings(content, count)
-    if len(content) != count * dtype.itemsize:
-        raise ValueError(f"expected {count * dtype.itemsize} bytes, got {len(content)}")
-    return np.frombuffer(content, dtype)
-
-
-def _decode_values(values: Any, dtype: np.dtype, field: str) -> np.ndarray:
+def _decode_values(
+    tensor: tensor_pb2.TensorProto, field: str, count: int, dtype: np.dtype
+) -> np.ndarray | None:
+    """Returns the values of a typed field, [count]; None if it takes TensorFlow to read them."""
+    values = getattr(tensor, field)
+    if len(values) != count or field in _ENCODED_FIELDS:
+        return None
     if field == "string_val":
-        array = np.empty(len(values), _STRING)
+        array = np.empty(count, _STRING)
         array[:] = values[:]
         return array
-    if field == "half_val":
-        return np.array(values).astype(np.uint16).view(dtype)
-    if field in ("scomplex_val", "dcomplex_val"):
-        pairs = len(values) // 2 * 2
-        return np.array(values[:pairs], dtype.type(0).real.dtype).view(dtype)
+    if field in _PACKED_TAGS:
+        # The field is last in the message. Reading it there spares an object for each value.
+        serialized = tensor.SerializeToString()
+        start = len(serialized) - count * dtype.itemsize
+        if serialized[:start].endswith(_packed_header(field, count * dtype.itemsize)):
+            return np.frombuffer(serialized, dtype, offset=start)
     if field == "uint64_val":
-        # Of values on both sides of 2^63 NumPy would make floating-point numbers.
+        # NumPy would turn values on both sides of 2^63 into floating-point numbers.
         return np.array(values, np.uint64)
     return np.array(values).astype(dtype, copy=False)
 
 
-def _fill(values: np.ndarray, count: int, dtype: np.dtype) -> np.ndarray:
-    if len(values) >= count:
-        return values[:count]
-    last = values[-1] if len(values) else (b"" if dtype == _STRING else dtype.type(0))
-    filled = np.full(count, last, dtype)
-    filled[: len(values)] = values
-    return filled
+def _parse(tensor: tensor_pb2.TensorProto) -> np.ndarray:
+    try:
+        dtype = tf.dtypes.as_dtype(tensor.dtype)
+        parsed = tf.io.parse_tensor(tensor.SerializeToString(), dtype).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(error.message) from error
+    # A scalar string is bare bytes.
+    return np.array(parsed, object) if isinstance(parsed, bytes) else np.asarray(parsed)
 
 
 def _as_values(array: np.ndarray, field: str) -> list[Any]:
     flat = np.ascontiguousarray(array).reshape(-1)
     if field == "half_val":
         flat = flat.view(np.uint16)
-    elif field in ("scomplex_val", "dcomplex_val"):
+    elif field in _ENCODED_FIELDS:
         flat = flat.view(flat.real.dtype)
     return flat.tolist()
+
+
+def _encode_strings(array: np.ndarray) -> bytes:
+    values = array.reshape(-1).tolist()
+    return b"".join([_varint(len(value)) for value in values] + values)
+
+
+def _packed_header(field: str, num_bytes: int) -> bytes:
+    return _PACKED_TAGS[field] + _varint(num_bytes)
 
 
 def _varint(value: int) -> bytes:
@@ -154,28 +167,3 @@ def _varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
-
-
-def _encode_strings(array: np.ndarray) -> bytes:
-    values = array.reshape(-1).tolist()
-    return b"".join([_varint(len(value)) for value in values] + values)
-
-
-def _decode_strings(content: bytes, count: int) -> np.ndarray:
-    lengths, position = [], 0
-    for _ in range(count):
-        length, shift, more = 0, 0, True
-        while more:
-            if position == len(content) or shift > 28:
-                raise ValueError("expected the length of each string before the strings")
-            byte = content[position]
-            length |= (byte & 0x7F) << shift
-            position, shift, more = position + 1, shift + 7, bool(byte & 0x80)
-        lengths.append(length)
-    if position + sum(lengths) != len(content):
-        raise ValueError(f"expected {position + sum(lengths)} bytes, got {len(content)}")
-    values = np.empty(count, _STRING)
-    for index, length in enumerate(lengths):
-        values[index] = content[position : position + length]
-        position += length
-    return values

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 from collections.abc import AsyncIterator, Sequence
 
-from serving import model_server, orchestrator, ranker, releases, requests
+from serving import model_config, model_server, orchestrator, ranker, releases, requests
 from serving.config import OrchestratorConfig
 from serving.impressions import ImpressionLog
 
@@ -32,12 +32,11 @@ async def open_service(
     release = releases.load(base, version)
     with contextlib.ExitStack() as stack:
         if ranker_address is None:
-            config_of_server = model_server.config_from_base_paths(
-                {"ranker": base.resolve() / "ranker"}
+            served = model_config.build(
+                {"ranker": base.resolve() / "ranker"},
+                model_config.ServedReleases((release.version,), {}),
             )
-            policy = config_of_server.model_config_list.config[0].model_version_policy
-            policy.specific.versions.append(release.version)
-            server = model_server.ModelServer(config_of_server, poll_seconds=None)
+            server = model_server.ModelServer(served, poll_seconds=None)
             stack.enter_context(server)
             ranker_address = f"{server.host}:{server.port}"
         client = ranker.RankerClient(

@@ -13,13 +13,6 @@ from serving.releases.changes import (
     start_canary,
 )
 from serving.releases.in_use import is_in_use
-from serving.releases.model_config import (
-    SERVED_MODELS,
-    ServedReleases,
-    config_text,
-    next_served,
-    read_served,
-)
 from serving.releases.parts import PARTS, write_identity
 from serving.releases.pointer import Pointer, read_pointer, replace_file
 from serving.releases.probes import (
@@ -38,20 +31,17 @@ from serving.releases.served_versions import ServedVersions
 __all__ = [
     "PARTS",
     "SCORE_TOLERANCE",
-    "SERVED_MODELS",
     "TOLERANCE",
     "AdTower",
     "Bundle",
     "Pointer",
     "PrunedReleases",
     "QueryTower",
-    "ServedReleases",
     "ServedVersions",
     "Staged",
     "candidate_rows",
     "check_ad_tower",
     "check_scores",
-    "config_text",
     "copy_release",
     "current_pointer",
     "end_canary",
@@ -59,13 +49,11 @@ __all__ = [
     "latest",
     "list_releases",
     "load",
-    "next_served",
     "promote",
     "prune",
     "publish",
     "query_columns",
     "read_pointer",
-    "read_served",
     "replace_file",
     "roll_back",
     "stable",

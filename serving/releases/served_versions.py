@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from serving import errors, manifest
+from serving import errors, manifest, model_config
 from serving.releases import changes, in_use
 from serving.releases.pointer import replace_file
 
@@ -68,7 +68,9 @@ class ServedVersions:
         """
         wanted = [self._only] if self._only is not None else self._wanted()
         if wanted != self._written:
-            replace_file(self._path, self._text(wanted).encode())
+            served = model_config.ServedReleases(tuple(wanted), {})
+            text = model_config.config_text(str(self._base), self._models, served)
+            replace_file(self._path, text.encode())
             self._written = wanted
 
     def _wanted(self) -> list[int]:
@@ -90,16 +92,6 @@ class ServedVersions:
         except OSError:
             # A file system that cannot tell: what was served may still be in use.
             return version in self._written
-
-    def _text(self, versions: Sequence[int]) -> str:
-        policy = " ".join(f"versions: {version}" for version in versions)
-        models = "".join(
-            f'  config {{ name: "{name}" base_path: "{self._base / name}" '
-            f'model_platform: "tensorflow" '
-            f"model_version_policy {{ specific {{ {policy} }} }} }}\n"
-            for name in self._models
-        )
-        return f"model_config_list {{\n{models}}}\n"
 
     def _keep(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):

@@ -14,7 +14,6 @@ from serving.saved_model.session_runner import (
     IN_CALLER,
     TIMED_OUT,
     Arrays,
-    Runner,
     SessionRunner,
     session_config,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "IN_CALLER",
     "TIMED_OUT",
     "Arrays",
-    "Runner",
     "SessionRunner",
     "StatusError",
     "current_deadline",

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import numpy as np
@@ -26,24 +26,6 @@ TIMED_OUT = "Timed out waiting for notification"
 _MAX_TIMEOUT_MS = 365 * 86_400_000
 
 Arrays = dict[str, np.ndarray]
-
-
-class Runner(Protocol):
-    """Runs a graph, alone or together with other requests."""
-
-    def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> Arrays:
-        """Returns the fetched tensors by name.
-
-        Args:
-            feeds: arrays by tensor name, each of its tensor's type.
-            fetches: tensor names; one that comes twice is fetched once.
-
-        Raises:
-            StatusError, tf.errors.OpError: whatever the graph's operations raise.
-        """
-
-    def close(self) -> None:
-        """Frees the graph; no call may be running or follow."""
 
 
 # For graphs that are a row of short operations: changing threads takes longer than they do.
@@ -108,6 +90,10 @@ class SessionRunner:
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> Arrays:
         """Returns the fetched tensors by name, or ends at the deadline of the request.
+
+        Args:
+            feeds: Arrays by tensor name, each of its tensor's type.
+            fetches: Tensor names.
 
         Raises:
             StatusError: DEADLINE_EXCEEDED if `call_deadline` passed before the run,

@@ -143,15 +143,6 @@ def save_loop(directory: pathlib.Path) -> None:
     )
 
 
-def save_tflite(directory: pathlib.Path) -> None:
-    """Writes `lookup` as TensorFlow Lite's model of the version directory."""
-    module = _Lookup()
-    function = module.lookup.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
-    directory.mkdir(parents=True)
-    (directory / "model.tflite").write_bytes(converter.convert())
-
-
 def set_default_input(directory: pathlib.Path, alias: str, value: tf.Tensor) -> None:
     """Gives an input of the default signature a value for requests that lack it."""
     path = directory / "saved_model.pb"

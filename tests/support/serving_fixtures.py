@@ -27,7 +27,7 @@ import tensorflow as tf
 import waiting
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from serving import index, manifest, model_server, orchestrator, releases
+from serving import index, manifest, model_config, model_server, orchestrator, releases
 from serving.config import HttpConfig, OrchestratorConfig
 from serving.ranker import ranker_client
 from serving.service import http_server, lifecycle, release_router
@@ -307,7 +307,7 @@ def serve_ranker(
     base: pathlib.Path, port: int = 0, all_versions: bool = False
 ) -> Iterator[model_server.ModelServer]:
     """Runs the embedded server on the ranker of a base directory: its latest or all versions."""
-    config = model_server.config_from_base_paths({"ranker": base.resolve() / "ranker"})
+    config = model_config.build({"ranker": base.resolve() / "ranker"})
     if all_versions:
         config.model_config_list.config[0].model_version_policy.all.SetInParent()
     with model_server.ModelServer(config, port=port) as server:

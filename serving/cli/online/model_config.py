@@ -22,15 +22,11 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import errors, manifest, process
+from serving import errors, manifest, model_config, process
 from serving.cli.flags import bundle_flags
-
-if TYPE_CHECKING:
-    from serving import releases
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("root", "/models", "Directory of the bundle as the model server sees it.")
@@ -87,7 +83,7 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
 
     before = _read(path)
     target = wanted(base, before.versions)
-    after = releases.next_served(before, target)
+    after = model_config.next_served(before, target)
     text = _text(after)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         releases.replace_file(path, text.encode())
@@ -96,7 +92,7 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
     return after == target
 
 
-def wanted(base: pathlib.Path, served: Sequence[int]) -> releases.ServedReleases:
+def wanted(base: pathlib.Path, served: Sequence[int]) -> model_config.ServedReleases:
     """Returns the releases to serve: those that are named, and those that a service has loaded.
 
     Args:
@@ -118,7 +114,7 @@ def wanted(base: pathlib.Path, served: Sequence[int]) -> releases.ServedReleases
     labels = {"stable": pointer.stable}
     if pointer.canary is not None:
         labels["canary"] = pointer.canary
-    return releases.ServedReleases(versions, labels)
+    return model_config.ServedReleases(versions, labels)
 
 
 def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
@@ -131,18 +127,14 @@ def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
         return version in served
 
 
-def _read(path: pathlib.Path) -> releases.ServedReleases:
-    from serving import releases
-
+def _read(path: pathlib.Path) -> model_config.ServedReleases:
     if not path.exists():
-        return releases.ServedReleases((), {})
+        return model_config.ServedReleases((), {})
     try:
-        return releases.read_served(path)
+        return model_config.read_served(path)
     except ValueError as error:
         raise ValueError(f"--output: {error}. Remove the file, or name another one.") from error
 
 
-def _text(served: releases.ServedReleases) -> str:
-    from serving import releases
-
-    return releases.config_text(FLAGS.root, releases.SERVED_MODELS, served)
+def _text(served: model_config.ServedReleases) -> str:
+    return model_config.config_text(FLAGS.root, model_config.SERVED_MODELS, served)

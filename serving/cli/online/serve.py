@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import errors
+from serving import errors, model_config
 from serving.cli.flags import bundle_flags, rule_flags, service_flags
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _embedded_server(base: pathlib.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "models.config"
         stack.enter_context(
-            releases.ServedVersions(base, releases.SERVED_MODELS, path, only=FLAGS.version)
+            releases.ServedVersions(base, model_config.SERVED_MODELS, path, only=FLAGS.version)
         )
         command = [
             sys.executable, "-m", "serving.model_server", f"--model_config_file={path}",

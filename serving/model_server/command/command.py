@@ -1,4 +1,4 @@
-"""The model server as a command, with the names of TensorFlow Serving's flags.
+"""The model server as a command, with TensorFlow Serving's flags.
 
 python -m serving.model_server --model_name=ranker --model_base_path=/bundle/ranker
 """
@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from absl import app, flags
 from tensorflow.core.protobuf import config_pb2
 
-from serving import process, saved_model
+from serving import model_config, process, saved_model
 from serving.errors import ServerStartError
 from serving.model_server import config_messages, server_options
-from serving.model_server.batching import batching_options
-from serving.model_server.command import command_flags, flag_definitions
-from serving.model_server.models import model_config, servable
+from serving.model_server.command import command_flags
 from serving.model_server.server import ModelServer
 
 _DRAIN_SECONDS = 10.0
@@ -32,9 +30,9 @@ def run() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serves until SIGTERM or SIGINT, or the end of its input where that is asked for.
+    """Serves until SIGTERM, SIGINT or, with --end_with_input, the end of the standard input.
 
-    Running requests get some seconds to end, or none after a second signal of the same kind.
+    Running requests then get some seconds to end; a second signal ends the process at once.
 
     Returns:
         0 after such a stop, 1 if the server could not start.
@@ -58,15 +56,15 @@ def main(argv: Sequence[str]) -> int:
             poll_seconds=values.file_system_poll_wait_seconds or None,
             options=options(values),
         )
-        stop = process.StopSignal(again=lambda number: _end_at_once(128 + number))
+        stop = process.StopSignal(again=lambda number: _exit_at_once(128 + number))
         if values.end_with_input:
             threading.Thread(target=_await_end_of_input, args=(stop,), daemon=True).start()
         server.start()
-    except (saved_model.StatusError, ServerStartError) as error:
+    except (saved_model.StatusError, ServerStartError, OSError, ValueError) as error:
         print(f"Failed to start server. Error: {error}{_remedy(error)}", file=sys.stderr)
         return 1
-    # TensorFlow's modules are 330,000 objects; each full collection of them stops all requests
-    # for 0.15 s.
+    # TensorFlow's modules are 330,000 objects; each full collection of them would stop all
+    # requests for 0.15 s.
     gc.collect()
     gc.freeze()
     for line in _log_lines(server, values):
@@ -75,22 +73,84 @@ def main(argv: Sequence[str]) -> int:
     stop.wait()
     if not server.stop(_DRAIN_SECONDS):
         print(
-            f"Requests or loads still run {_DRAIN_SECONDS:g} s after the stop; they are given up",
+            f"Some requests or loads still run {_DRAIN_SECONDS:g} s after the stop; exiting "
+            "without them",
             file=sys.stderr,
         )
         # Python would wait for their threads.
-        _end_at_once(0)
+        _exit_at_once(0)
     return 0
 
 
-def _end_at_once(status: int) -> None:
+def models(values: flags.FlagValues) -> model_config.ModelServerConfig:
+    """Returns the models that the flags ask for.
+
+    Raises:
+        StatusError: There are none, or the flags contradict each other.
+        OSError: --model_config_file cannot be read.
+        ValueError: --model_config_file is not a ModelServerConfig.
+    """
+    if not values.port and not values.grpc_socket_path:
+        raise saved_model.invalid_argument(
+            "At least one of server_options.grpc_port or server_options.grpc_socket_path must be "
+            "set. Give --port or --grpc_socket_path"
+        )
+    if values.port == values.rest_api_port:
+        raise saved_model.invalid_argument(
+            f"--port and --rest_api_port are both {values.port}; expected different ports"
+        )
+    if values.model_config_file:
+        return model_config.read(values.model_config_file)
+    if not values.model_base_path:
+        raise saved_model.invalid_argument(
+            "Both server_options.model_base_path and server_options.model_config_file are empty! "
+            "Give --model_name and --model_base_path, or --model_config_file"
+        )
+    return model_config.build({values.model_name: values.model_base_path})
+
+
+def options(values: flags.FlagValues) -> server_options.ServerOptions:
+    """Returns the options that the flags ask for, and reads the files that they name.
+
+    Raises:
+        StatusError: Flags contradict each other.
+        OSError: A file cannot be read.
+        ValueError: A file does not contain the expected message.
+    """
+    named = {name: getattr(values, name) for name in server_options.FLAGS}
+    timeout = values.rest_api_timeout_in_ms
+    return server_options.ServerOptions(
+        **named,
+        num_request_iterations_for_warmup=max(values.num_request_iterations_for_warmup, 1),
+        load_retry_seconds=max(values.load_retry_interval_micros, 0) / 1e6,
+        grpc_channel_arguments=_channel_arguments(values.grpc_channel_arguments),
+        rest_api_timeout_seconds=timeout / 1e3 if timeout > 0 else math.inf,
+        prometheus_path=_prometheus_path(values.monitoring_config_file),
+        saved_model_tags=tuple(values.saved_model_tags.split(",")),
+        session_config=_session_config(values),
+    )
+
+
+def prefer_bfloat16() -> None:
+    """Lets float32 matrix products round their factors to bfloat16 if the processor supports it.
+
+    This holds for the whole process and must precede its first product. The sums stay float32;
+    processors without bfloat16 products compute as before. A value in the environment wins.
+
+    References:
+        oneDNN, Developer Guide, Primitive Attributes: floating-point math mode.
+    """
+    os.environ.setdefault("TF_SET_ONEDNN_FPMATH_MODE", "BF16")
+
+
+def _exit_at_once(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 def _await_end_of_input(stop: process.StopSignal) -> None:
-    # Not through `sys.stdin`, which a thread must not hold when the process ends.
+    # Not `sys.stdin`: no thread may hold it when the process exits.
     while os.read(sys.stdin.fileno(), 4096):
         pass
     stop.set()
@@ -105,80 +165,10 @@ def _remedy(error: Exception) -> str:
     return ""
 
 
-def models(values: flags.FlagValues) -> model_config.ModelServerConfig:
-    """Returns which models the flags ask for.
-
-    Raises:
-        StatusError: if they ask for none, or contradict each other.
-    """
-    if not values.port and not values.grpc_socket_path:
-        raise saved_model.invalid_argument(
-            "At least one of server_options.grpc_port or server_options.grpc_socket_path must be "
-            "set. Give --port or --grpc_socket_path"
-        )
-    if values.port == values.rest_api_port:
-        raise saved_model.invalid_argument(
-            f"Expected --port and --rest_api_port to differ, got {values.port} for both"
-        )
-    if values.model_config_file:
-        return model_config.read_config(values.model_config_file)
-    if not values.model_base_path:
-        raise saved_model.invalid_argument(
-            "Both server_options.model_base_path and server_options.model_config_file are empty! "
-            "Give --model_name and --model_base_path, or --model_config_file"
-        )
-    return model_config.config_from_base_paths({values.model_name: values.model_base_path})
-
-
-def options(values: flags.FlagValues) -> server_options.ServerOptions:
-    """Returns what else the flags ask for; the files that they name are read.
-
-    Raises:
-        StatusError: if a file is missing or wrong, or flags contradict each other.
-    """
-    named = {name: getattr(values, name) for name in flag_definitions.SAME_AS_OPTIONS}
-    return server_options.ServerOptions(
-        **named,
-        num_request_iterations_for_warmup=max(values.num_request_iterations_for_warmup, 1),
-        load_retry_seconds=max(values.load_retry_interval_micros, 0) / 1e6,
-        grpc_channel_arguments=_channel_arguments(values.grpc_channel_arguments),
-        rest_api_timeout_seconds=_rest_api_timeout(values.rest_api_timeout_in_ms),
-        prometheus_path=_prometheus_path(values.monitoring_config_file),
-        saved_model_tags=tuple(values.saved_model_tags.split(",")),
-        tflite_interpreters=_tflite_interpreters(values),
-        session_config=_session_config(values),
-        batching=_batching(values),
-    )
-
-
-def _rest_api_timeout(milliseconds: int) -> float:
-    return milliseconds / 1e3 if milliseconds > 0 else math.inf
-
-
-def _tflite_interpreters(values: flags.FlagValues) -> int:
-    if not values.prefer_tflite_model:
-        return 0
-    return values.num_tflite_pools * values.num_tflite_interpreters_per_pool
-
-
-def _batching(values: flags.FlagValues) -> batching_options.BatchingOptions | None:
-    if values.enable_batching:
-        if values.batching_parameters_file:
-            return batching_options.read(values.batching_parameters_file)
-        return batching_options.BatchingOptions()
-    for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
-        if getattr(values, name):
-            raise saved_model.invalid_argument(
-                f"server_options.{name} is set without setting server_options.enable_batching to "
-                f"true. Give --enable_batching too, or leave out --{name}"
-            )
-    return None
-
-
 def _prometheus_path(path: str) -> str | None:
     if not path:
         return None
-    config = config_messages.read_text(path, config_messages.MonitoringConfig()).prometheus_config
+    config = model_config.read_text(path, config_messages.MonitoringConfig()).prometheus_config
     return (config.path or server_options.PROMETHEUS_PATH) if config.enable else None
 
 
@@ -193,10 +183,10 @@ def _session_config(values: flags.FlagValues) -> config_pb2.ConfigProto:
         )
     config = config_pb2.ConfigProto()
     if values.tensorflow_session_config_file:
-        config_messages.read_text(values.tensorflow_session_config_file, config)
-    # A file's own numbers of threads hold where no flag gives others.
+        model_config.read_text(values.tensorflow_session_config_file, config)
+    # The file's numbers of threads hold if no flag gives others.
     config.MergeFrom(
-        servable.session_config(
+        saved_model.session_config(
             intra or both or config.intra_op_parallelism_threads,
             inter or both or config.inter_op_parallelism_threads,
         )
@@ -212,37 +202,25 @@ def _channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
         key, separator, value = argument.partition("=")
         if not separator:
             raise saved_model.invalid_argument(
-                f"Expected --grpc_channel_arguments as name=value,name=value, got {argument!r}"
+                f"--grpc_channel_arguments has {argument!r}; expected name=value,name=value"
             )
-        number = value.removeprefix("-").isdecimal()
-        arguments.append((key, int(value) if number else value))
+        is_number = value.removeprefix("-").isdecimal()
+        arguments.append((key, int(value) if is_number else value))
     return tuple(arguments)
 
 
-def prefer_bfloat16() -> None:
-    """Lets float32 matrix products round what they multiply, where the processor gains by it.
-
-    For the whole process, and before its first product. The sums stay float32, and processors
-    without bfloat16 products compute as before. An environment that says otherwise stands.
-
-    References:
-        oneDNN, Developer Guide, Primitive Attributes: floating-point math mode.
-    """
-    os.environ.setdefault("TF_SET_ONEDNN_FPMATH_MODE", "BF16")
-
-
 def _ready_line(server: ModelServer) -> str:
-    models = "; ".join(
+    available = "; ".join(
         f"{name} {', '.join(map(str, versions))}"
         for name, versions in sorted(server.available_versions().items())
     )
     rest = f", REST {server.host}:{server.rest_port}" if server.rest_port else ""
     grpc = f"{server.host}:{server.port}" if server.port else "UNIX socket"
-    return f"Serving gRPC {grpc}{rest}: {models or 'no models'}"
+    return f"Serving gRPC {grpc}{rest}: {available or 'no models'}"
 
 
 def _log_lines(server: ModelServer, values: flags.FlagValues) -> list[str]:
-    """What TensorFlow Serving logs when it is ready, for whoever waits for that."""
+    """Returns the lines that TensorFlow Serving logs when it is ready; scripts wait for them."""
     lines = []
     if values.port:
         lines.append(f"Running gRPC ModelServer at {server.host}:{server.port} ...")

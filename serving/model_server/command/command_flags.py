@@ -4,50 +4,136 @@ References: TensorFlow Serving, `model_servers/main.cc` (all flags of mid-2026).
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import flags
 
-from serving.model_server.command import flag_definitions
+from serving.model_server import server_options
 
 Default = bool | int | str
-# What TensorFlow Serving knows and this server has no use for, each with the reason.
+_BATCHING = "each request runs alone; TensorFlow Serving runs concurrent requests together"
+_TFLITE = "only SavedModels are served"
+_XLA = "models run as TensorFlow compiles them by default"
+# Flags of TensorFlow Serving that are accepted and ignored: default and reason.
 WITHOUT_EFFECT: dict[str, tuple[Default, str]] = {
-    "num_load_threads": (0, "models load one after the other, beside the requests"),
-    "num_unload_threads": (0, "models unload one after the other, beside the requests"),
+    "enable_batching": (False, _BATCHING),
+    "batching_parameters_file": ("", _BATCHING),
+    "enable_per_model_batching_parameters": (False, _BATCHING),
+    "prefer_tflite_model": (False, _TFLITE),
+    "num_tflite_pools": (1, _TFLITE),
+    "num_tflite_interpreters_per_pool": (1, _TFLITE),
+    "enable_profiler": (True, "there is no profiler service"),
+    "num_load_threads": (0, "models load one after the other while requests run"),
+    "num_unload_threads": (0, "models unload one after the other while requests run"),
     "flush_filesystem_caches": (True, "the operating system keeps its file cache"),
-    "remove_unused_fields_from_bundle_metagraph": (True, "only signatures are kept anyway"),
-    "xla_cpu_compilation_enabled": (False, "models run as TensorFlow compiles them by default"),
-    "xla_gpu_compilation_enabled": (False, "models run as TensorFlow compiles them by default"),
+    "remove_unused_fields_from_bundle_metagraph": (True, "only signatures are kept"),
+    "xla_cpu_compilation_enabled": (False, _XLA),
+    "xla_gpu_compilation_enabled": (False, _XLA),
     "thread_pool_factory_config_file": ("", "requests run on the session's own threads"),
     "mixed_precision": ("", "see --bfloat16"),
     "skip_initialize_tpu": (False, "there is no TPU support"),
 }
-# What would be unsafe to pass over.
+# Flags that would be unsafe to ignore.
 _REFUSED: dict[str, tuple[Default, str]] = {
-    "use_alts_credentials": (False, "ALTS is not supported; --ssl_config_file is"),
+    "use_alts_credentials": (False, "ALTS is not supported; use --ssl_config_file"),
     "platform_config_file": (
         "",
-        "only the platform tensorflow is served; --batching_parameters_file and "
-        "--tensorflow_session_config_file set what such a file could",
+        "only the platform tensorflow is served; use --tensorflow_session_config_file for the "
+        "options of its sessions",
     ),
+}
+# The flags that are not an option of the server as they are: default, help, and limits if any.
+_OTHERS: dict[str, tuple[Any, ...]] = {
+    "port": (8500, "gRPC port; 0 for only --grpc_socket_path.", 0, 65535),
+    "rest_api_port": (8501, "HTTP/REST port; 0 for no REST.", 0, 65535),
+    "host": (
+        "127.0.0.1",
+        "Address to bind; 0.0.0.0 for all. TensorFlow Serving has no such flag and binds all "
+        "addresses.",
+    ),
+    "version": (False, "Print versions and exit."),
+    "model_name": ("default", "Model name; ignored with --model_config_file."),
+    "model_base_path": (
+        "",
+        "Absolute path of the directory with the model's numbered versions; required without "
+        "--model_config_file, ignored with it.",
+    ),
+    "file_system_poll_wait_seconds": (
+        1,
+        "Seconds between two checks for new versions; 0 checks only at the start.",
+        0,
+    ),
+    "saved_model_tags": ("serve", "Comma-separated tags of the graphs to load."),
+    "num_request_iterations_for_warmup": (0, "Number of runs of each warm-up record; 0 for one."),
+    "load_retry_interval_micros": (60_000_000, "Microseconds between two tries to load."),
+    "grpc_channel_arguments": (
+        "",
+        "Comma-separated options of the gRPC server, such as grpc.max_connection_age_ms=2000.",
+    ),
+    "monitoring_config_file": (
+        "",
+        "Text-format MonitoringConfig: metrics for Prometheus on the REST port.",
+    ),
+    "rest_api_timeout_in_ms": (
+        30_000,
+        "Milliseconds after which a REST request is answered by 504; 0 for no limit.",
+    ),
+    "tensorflow_session_parallelism": (
+        0,
+        "Threads of a session, within and between operations. 0 for the defaults of both.",
+        0,
+    ),
+    "tensorflow_intra_op_parallelism": (0, "Threads within an operation. 0 for one.", 0),
+    "tensorflow_inter_op_parallelism": (
+        0,
+        "Operations of a request that run at once. 0 for one a core.",
+        0,
+    ),
+    "tensorflow_session_config_file": ("", "Text-format ConfigProto of the sessions."),
+    "per_process_gpu_memory_fraction": (
+        0.0,
+        "Fraction of the GPU's memory to allocate; 0 allocates as needed.",
+        0.0,
+        1.0,
+    ),
+    "bfloat16": (
+        False,
+        "Multiply float32 matrices in bfloat16 if the processor supports it; scores change by less "
+        "than a hundredth. TensorFlow Serving has no such flag: set "
+        "TF_SET_ONEDNN_FPMATH_MODE=BF16 in its environment.",
+    ),
+    "end_with_input": (
+        False,
+        "Exit when the standard input closes, as a child process's does when its parent exits. "
+        "TensorFlow Serving has no such flag.",
+    ),
+}
+_DEFINE: dict[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
 }
 
 
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the flags; a call, not the import, so that libraries may import the server."""
-    define = flag_definitions.Definer(values)
-    flag_definitions.define_all(define)
+    """Defines the flags; libraries may import this module without defining them."""
+    for name, option in server_options.FLAGS.items():
+        limits = () if option.metadata["minimum"] is None else (option.metadata["minimum"],)
+        _define(values, name, option.default, option.metadata["help"], *limits)
+    for name, arguments in _OTHERS.items():
+        _define(values, name, *arguments)
     for name, (default, reason) in (WITHOUT_EFFECT | _REFUSED).items():
         kind = "Refused" if name in _REFUSED else "Accepted without effect"
-        _define_like(define, name, default, f"{kind}: {reason}.")
+        _define(values, name, default, f"{kind}: {reason}.")
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses the command line as absl does, and refuses flags in TensorFlow Serving's words.
+    """Parses the command line as absl does; errors have TensorFlow Serving's wording.
 
     Returns:
-        What is left of the command line.
+        The arguments that are not flags.
     """
     try:
         rest = values(list(argv))
@@ -64,18 +150,16 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
 
 
 def without_effect(values: flags.FlagValues = flags.FLAGS) -> Iterator[str]:
-    """Yields a line for each flag given that has no effect."""
+    """Yields a line for each flag that was given and has no effect."""
     for name, (_, reason) in WITHOUT_EFFECT.items():
         if values[name].present:
             yield f"--{name} has no effect here: {reason}"
 
 
-def _define_like(
-    define: flag_definitions.Definer, name: str, default: Default, help_text: str
+def _define(
+    values: flags.FlagValues, name: str, default: Any, help_text: str, *limits: float
 ) -> None:
-    if isinstance(default, bool):
-        define.boolean(name, default, help_text)
-    elif isinstance(default, int):
-        define.integer(name, default, help_text)
-    else:
-        define.string(name, default, help_text)
+    """Defines a flag of the default's type."""
+    _DEFINE[type(default)](name, default, help_text, *limits, flag_values=values)
+    # --help shows the key flags of the command.
+    values.register_key_flag_for_module(sys.argv[0], values[name])

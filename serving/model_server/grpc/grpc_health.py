@@ -1,6 +1,6 @@
 """The standard gRPC health check, without its package.
 
-Its messages have one field each, so the well-known wrappers of the same wire form stand for them.
+Its messages have one field each, so well-known wrappers of the same wire form replace them.
 
 References: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 """
@@ -20,7 +20,7 @@ _Send = Callable[[wrappers_pb2.Int32Value | None], None]
 
 
 class HealthService:
-    """Answers `Check` and `Watch`: a server that answers at all serves its models."""
+    """Answers `Check` and `Watch`: a server that answers is serving."""
 
     def __init__(self) -> None:
         """Starts without watchers."""
@@ -28,14 +28,14 @@ class HealthService:
         self._lock = threading.Lock()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Returns what the gRPC server asks."""
+        """Returns the handler to add to a gRPC server."""
 
         def watch(
             request: wrappers_pb2.StringValue, context: grpc.ServicerContext, send: _Send
         ) -> None:
             self._watch(request, context, send)
 
-        # Or each watcher would keep one of the threads that answer requests.
+        # Otherwise each watcher would occupy one of the threads that answer requests.
         watch.experimental_non_blocking = True  # type: ignore[attr-defined]
         types = {
             "request_deserializer": wrappers_pb2.StringValue.FromString,
@@ -50,7 +50,7 @@ class HealthService:
         )
 
     def close(self) -> None:
-        """Ends the streams of all watchers, which would outlast any grace time."""
+        """Ends the streams of all watchers; they would outlast any grace period."""
         with self._lock:
             watchers = list(self._watchers)
             self._watchers.clear()

@@ -6,15 +6,15 @@ from concurrent import futures
 import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.model_server import config_messages, server_options
-from serving.model_server.grpc import grpc_health, prediction_service, profiler_service
-from serving.model_server.metrics import serving_metrics
+from serving import model_config
+from serving.model_server import config_messages, metrics, server_options
+from serving.model_server.grpc import grpc_health, prediction_service
 from serving.model_server.models import servable_manager
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # Or a second server would share the port, and take half of the requests.
+    # Otherwise a second server would share the port and take half of the requests.
     ("grpc.so_reuseport", 0),
 )
 
@@ -23,42 +23,38 @@ def build(
     manager: servable_manager.ServableManager,
     address: str | None,
     options: server_options.ServerOptions,
-    metrics: serving_metrics.ServingMetrics,
+    counts: metrics.ServingMetrics,
     health: grpc_health.HealthService,
 ) -> tuple[grpc.Server, int]:
-    """Binds a server that `start` has yet to be called on.
+    """Binds a server and does not start it.
 
     Args:
-        manager: the models.
-        address: host and port; port 0 is any free one. None for the UNIX socket alone.
-        options: threads, credentials, the UNIX socket and what is answered.
-        metrics: where requests are counted.
-        health: the health check, which is asked where the options say so.
+        manager: The models.
+        address: Host and port; port 0 is any free one. None for only the UNIX socket.
+        options: Threads, credentials, the UNIX socket and the services.
+        counts: Metrics of the requests.
+        health: The health check, which is served if the options say so.
 
     Returns:
         The server and its port, 0 if there is none.
 
     Raises:
-        OSError: if the port or the socket cannot be bound.
-        StatusError: if the file of the credentials is wrong.
+        OSError: The port or the socket cannot be bound, or `ssl_config_file` cannot be read.
+        ValueError: `ssl_config_file` is not an SSLConfig.
     """
     pool = futures.ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
     server = grpc.server(pool, options=(*_OPTIONS, *options.grpc_channel_arguments))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         prediction_service.PredictionService(
-            manager,
-            options.enable_serialization_as_tensor_content,
-            metrics,
+            manager, options.enable_serialization_as_tensor_content, counts
         ),
         server,
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        prediction_service.ModelService(manager, metrics), server
+        prediction_service.ModelService(manager, counts), server
     )
     if options.enable_grpc_healthcheck_service:
         server.add_generic_rpc_handlers((health.handler(),))
-    if options.enable_profiler:
-        server.add_generic_rpc_handlers((profiler_service.ProfilerService().handler(),))
     credentials = _credentials(options.ssl_config_file) if options.ssl_config_file else None
     port = _bind(server, address, credentials) if address is not None else 0
     if options.grpc_socket_path:
@@ -74,7 +70,7 @@ def _bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials
     except RuntimeError as error:
         question = "is the port in use?"
         if address.startswith("unix:"):
-            question = "does the directory of --grpc_socket_path exist, and may it be written?"
+            question = "does the directory of --grpc_socket_path exist, and is it writable?"
         elif credentials is not None:
             question = (
                 "is the port in use, or is --ssl_config_file without a PEM key and its certificate?"
@@ -83,7 +79,7 @@ def _bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials
 
 
 def _credentials(path: str) -> grpc.ServerCredentials:
-    config = config_messages.read_text(path, config_messages.SSLConfig())
+    config = model_config.read_text(path, config_messages.SSLConfig())
     return grpc.ssl_server_credentials(
         [(config.server_key.encode(), config.server_cert.encode())],
         root_certificates=config.custom_ca.encode() or None,

@@ -1,8 +1,9 @@
 """TensorFlow Serving's gRPC services.
 
-References: TensorFlow Serving, `apis/prediction_service.proto`, `apis/model_service.proto`.
+References: TensorFlow Serving, `apis/prediction_service.proto` and `apis/model_service.proto`.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,7 +15,6 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
-    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
@@ -22,11 +22,17 @@ from tensorflow_serving.apis import (
 )
 
 from serving import saved_model
-from serving.model_server.metrics import serving_metrics
+from serving.model_server import metrics
 from serving.model_server.models import servable_manager
-from serving.model_server.operations import example_service, operations
+from serving.model_server.operations import operations
 
 _Reply = TypeVar("_Reply")
+_Request = TypeVar(
+    "_Request",
+    predict_pb2.PredictRequest,
+    classification_pb2.ClassificationRequest,
+    regression_pb2.RegressionRequest,
+)
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -36,57 +42,44 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self,
         manager: servable_manager.ServableManager,
         as_content: bool,
-        metrics: serving_metrics.ServingMetrics,
+        counts: metrics.ServingMetrics,
     ) -> None:
         """Serves the manager's models.
 
         Args:
-            manager: the models.
-            as_content: whether replies carry `tensor_content` instead of typed fields.
-            metrics: where requests are counted.
+            manager: The models.
+            as_content: Whether replies fill `tensor_content` instead of the typed fields.
+            counts: Metrics of the requests.
         """
         self._manager = manager
-        self._as_content = as_content
-        self._metrics = metrics
+        self._predict = functools.partial(operations.predict, as_content=as_content)
+        self._metrics = counts
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
         """Runs a signature on the request's tensors."""
-        return self._count(
-            "Predict",
-            request.model_spec,
-            context,
-            lambda: operations.predict(self._manager, request, self._as_content),
-        )
+        return self._count("Predict", self._predict, request, context)
 
     def Classify(
         self, request: classification_pb2.ClassificationRequest, context: grpc.ServicerContext
     ) -> classification_pb2.ClassificationResponse:
-        """Puts the request's examples into classes."""
-        return self._count(
-            "Classify",
-            request.model_spec,
-            context,
-            lambda: operations.classify(self._manager, request),
-        )
+        """Classifies the request's examples."""
+        return self._count("Classify", operations.classify, request, context)
 
     def Regress(
         self, request: regression_pb2.RegressionRequest, context: grpc.ServicerContext
     ) -> regression_pb2.RegressionResponse:
-        """Gives each of the request's examples a number."""
-        return self._count(
-            "Regress",
-            request.model_spec,
-            context,
-            lambda: operations.regress(self._manager, request),
-        )
+        """Predicts a number for each of the request's examples."""
+        return self._count("Regress", operations.regress, request, context)
 
     def MultiInference(
         self, request: inference_pb2.MultiInferenceRequest, context: grpc.ServicerContext
     ) -> inference_pb2.MultiInferenceResponse:
         """Classifies and regresses the same examples in one run."""
-        return _answer(context, lambda: self._multi_inference(request))
+        return _answer(
+            context, lambda: operations.multi_inference(self._manager, request, self._metrics)
+        )
 
     def GetModelMetadata(
         self,
@@ -96,34 +89,24 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Describes a model's signatures."""
         return _answer(context, lambda: operations.model_metadata(self._manager, request))
 
-    def _multi_inference(
-        self, request: inference_pb2.MultiInferenceRequest
-    ) -> inference_pb2.MultiInferenceResponse:
-        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
-        with self._manager.use(spec) as model:
-            response, count = example_service.multi_inference(model, request)
-        self._metrics.record_examples(spec.name, count)
-        return response
-
     def _count(
         self,
         api: str,
-        spec: model_pb2.ModelSpec,
+        operation: Callable[[servable_manager.ServableManager, _Request], _Reply],
+        request: _Request,
         context: grpc.ServicerContext,
-        operation: Callable[[], _Reply],
     ) -> _Reply:
-        """Answers like `_answer`, and counts the request and its time."""
-        started = time.perf_counter()
+        """Answers like `_answer`, and records the request and its time."""
+        started, name = time.perf_counter(), request.model_spec.name
 
         def counted() -> _Reply:
-            reply = operation()
-            seconds = time.perf_counter() - started
-            self._metrics.record_latency(spec.name, api, "GRPC", seconds)
-            self._metrics.record_request(spec.name, grpc.StatusCode.OK.name)
+            reply = operation(self._manager, request)
+            self._metrics.record_latency(name, api, "GRPC", time.perf_counter() - started)
+            self._metrics.record_request(name, grpc.StatusCode.OK.name)
             return reply
 
         def count_failure(status: saved_model.StatusError) -> None:
-            self._metrics.record_request(spec.name, status.code.name)
+            self._metrics.record_request(name, status.code.name)
 
         return _answer(context, counted, count_failure)
 
@@ -132,13 +115,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest."""
 
     def __init__(
-        self,
-        manager: servable_manager.ServableManager,
-        metrics: serving_metrics.ServingMetrics,
+        self, manager: servable_manager.ServableManager, counts: metrics.ServingMetrics
     ) -> None:
         """Serves the manager's states and takes its new configurations."""
         self._manager = manager
-        self._metrics = metrics
+        self._metrics = counts
 
     def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
@@ -160,6 +141,7 @@ def _answer(
     operation: Callable[[], _Reply],
     on_failure: Callable[[saved_model.StatusError], None] = lambda status: None,
 ) -> _Reply:
+    """Returns the operation's reply, or ends the call with the status of its error."""
     try:
         if not context.is_active():
             # The caller's deadline passed while the request waited for a thread.

@@ -1,27 +1,32 @@
-"""One loaded version of a model, run by its signatures."""
+"""A loaded version of a model, run by its signatures.
+
+References: TensorFlow Serving, `servables/tensorflow/predict_util.cc`.
+"""
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from serving import saved_model
-from serving.model_server.metrics import serving_metrics
-from serving.model_server.models import signature, tflite_runner
+from serving.model_server import metrics, tensor_codec
 
+DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 _METHODS = (
     tf.saved_model.PREDICT_METHOD_NAME,
     tf.saved_model.CLASSIFY_METHOD_NAME,
     tf.saved_model.REGRESS_METHOD_NAME,
 )
-DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
+# Each set of fetched outputs is a prepared executor; beyond this number, all outputs are run.
+_MAX_PREPARED = 16
 
-Tensor = signature.Tensor
-session_config = saved_model.session_config
+Tensor: TypeAlias = tensor_pb2.TensorProto | np.ndarray
 
 
 class Servable:
@@ -35,45 +40,33 @@ class Servable:
         session_config: config_pb2.ConfigProto | None = None,
         *,
         tags: Sequence[str] = (tf.saved_model.SERVING,),
-        metrics: serving_metrics.ServingMetrics | None = None,
-        tflite_interpreters: int = 0,
+        counts: metrics.ServingMetrics | None = None,
         check_method: bool = False,
     ) -> None:
         """Loads the SavedModel.
 
         Args:
-            name: the model's name.
-            version: its version number.
-            path: the directory that holds `saved_model.pb`.
-            session_config: threads and devices; TensorFlow's defaults if None.
-            tags: which of the SavedModel's graphs to load.
-            metrics: where the time of each run is counted; nowhere if None.
-            tflite_interpreters: how many requests run at once on the directory's
-                `model.tflite`, which is loaded instead if it is there; 0 never to load it.
-            check_method: whether a signature must name the method that it is used for.
+            name: Model name.
+            version: Version number.
+            path: Directory with `saved_model.pb`.
+            session_config: Threads and devices; None for TensorFlow's defaults.
+            tags: Tags of the graph to load.
+            counts: Metrics that record the time of each run; None for none.
+            check_method: Whether a signature must name the method that it is used for.
 
         Raises:
-            StatusError: if the SavedModel cannot be loaded.
+            StatusError: The SavedModel cannot be loaded.
         """
         self.name = name
         self.version = version
         self.path = os.fspath(path)
         self.check_method = check_method
-        self._metrics = metrics
-        runner: saved_model.SessionRunner | tflite_runner.TfliteRunner
-        if tflite_interpreters and tflite_runner.is_present(self.path):
-            runner = tflite_runner.TfliteRunner(self.path, tflite_interpreters)
-        else:
-            runner = saved_model.SessionRunner(self.path, tags, session_config)
-        self._runner: saved_model.Runner = runner
-        self.signature_defs = runner.signature_defs
+        self._metrics = counts
+        self._runner = saved_model.SessionRunner(self.path, tags, session_config)
+        self.signature_defs = self._runner.signature_defs
         self._signatures = {
-            key: signature.Signature(definition) for key, definition in self.signature_defs.items()
+            key: _Signature(definition) for key, definition in self.signature_defs.items()
         }
-
-    def wrap(self, wrap: Callable[[saved_model.Runner], saved_model.Runner]) -> None:
-        """Lets every run go through `wrap(runner)`, such as one that runs requests together."""
-        self._runner = wrap(self._runner)
 
     def predict(
         self, signature_name: str, inputs: Mapping[str, Tensor], output_filter: Sequence[str] = ()
@@ -81,31 +74,34 @@ class Servable:
         """Runs a signature.
 
         Args:
-            signature_name: the signature's key; the serving default if empty.
-            inputs: a tensor, as message or array, for each input without a default.
-            output_filter: names of the outputs wanted; all if empty.
+            signature_name: Key of the signature; empty for the serving default.
+            inputs: Tensors, as messages or arrays, of all inputs without a default.
+            output_filter: Names of the outputs to return; empty for all.
 
         Returns:
             The outputs by name; strings are object arrays of bytes.
 
         Raises:
             StatusError: FAILED_PRECONDITION if there is no such signature, INTERNAL if it names
-                another method, INVALID_ARGUMENT if the inputs do not fit it, and whatever the
-                model's operations raise.
+                another method, INVALID_ARGUMENT if the inputs do not fit it, and the errors of
+                the model's operations.
         """
         key = signature_name or DEFAULT_SIGNATURE
         if key not in self._signatures:
             raise saved_model.failed_precondition(f'Serving signature key "{key}" not found.')
-        self._check_method_of(key)
-        started = time.perf_counter()
-        try:
-            outputs = self._signatures[key].run(
-                self._runner, dict(inputs.items()), list(output_filter)
+        method = self.signature_defs[key].method_name
+        if self.check_method and method not in _METHODS:
+            raise saved_model.StatusError(
+                grpc.StatusCode.INTERNAL,
+                "Expected prediction signature method_name to be one of "
+                f"{{{', '.join(_METHODS)}}}. Was: {method}",
             )
-        except tf.errors.OpError as error:
-            raise saved_model.status_from_exception(error) from error
+        signature, started = self._signatures[key], time.perf_counter()
+        arrays = signature.decode(dict(inputs.items()))
+        outputs = signature.select(list(output_filter))
+        values = self._run(signature.feeds(arrays), signature.prepared(outputs.values()))
         self._record("Predict", started)
-        return outputs
+        return {alias: values[name] for alias, name in outputs.items()}
 
     def run(
         self, api: str | None, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
@@ -113,19 +109,15 @@ class Servable:
         """Runs the graph by the names of its tensors.
 
         Args:
-            api: the name that the run's time is counted under, such as `Classify`; None if it
-                is not counted.
-            feeds: arrays by tensor name.
-            fetches: the tensors wanted.
+            api: Name under which the time is recorded, such as `Classify`; None to skip it.
+            feeds: Arrays by tensor name.
+            fetches: Names of the tensors to return.
 
         Raises:
-            StatusError: whatever the model's operations raise.
+            StatusError: The errors of the model's operations.
         """
         started = time.perf_counter()
-        try:
-            outputs = self._runner.run(feeds, fetches)
-        except tf.errors.OpError as error:
-            raise saved_model.status_from_exception(error) from error
+        outputs = self._run(feeds, fetches)
         if api is not None:
             self._record(api, started)
         return outputs
@@ -135,15 +127,117 @@ class Servable:
         self._signatures.clear()
         self._runner.close()
 
-    def _check_method_of(self, key: str) -> None:
-        method = self.signature_defs[key].method_name
-        if self.check_method and method not in _METHODS:
-            raise saved_model.StatusError(
-                grpc.StatusCode.INTERNAL,
-                "Expected prediction signature method_name to be one of "
-                f"{{{', '.join(_METHODS)}}}. Was: {method}",
-            )
+    def _run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        try:
+            return self._runner.run(feeds, fetches)
+        except tf.errors.OpError as error:
+            raise saved_model.status_from_exception(error) from error
 
     def _record(self, api: str, started: float) -> None:
         if self._metrics is not None:
             self._metrics.record_run(self.name, api, time.perf_counter() - started)
+
+
+class _Signature:
+    """The inputs and outputs of a Predict request: checks and tensor names."""
+
+    def __init__(self, definition: meta_graph_pb2.SignatureDef) -> None:
+        self._feeds = {alias: info.name for alias, info in sorted(definition.inputs.items())}
+        self._fetches = {alias: info.name for alias, info in sorted(definition.outputs.items())}
+        self._dtypes = {
+            alias: tf.dtypes.as_dtype(info.dtype) for alias, info in definition.inputs.items()
+        }
+        self._defaults = dict(definition.defaults.items())
+        # A session numbers its feeds in the order of their names.
+        self._feed_order = sorted(self._feeds, key=self._feeds.__getitem__)
+        self._prepared: set[tuple[str, ...]] = set()
+
+    def decode(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Returns the array of each input by its name.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT if an input is missing, unknown or not a valid tensor.
+        """
+        self._check_number(inputs)
+        arrays = {alias: self._array(alias, inputs) for alias in self._feeds}
+        used = sorted(inputs.keys() & self._feeds.keys())
+        if len(used) != len(inputs):
+            raise saved_model.invalid_argument(
+                f"Inputs contains invalid name. Used request inputs: {','.join(used)}, "
+                f"request input: {','.join(sorted(inputs))}"
+            )
+        return arrays
+
+    def feeds(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the arrays by the name of the tensor to feed.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT if an array has another type than the input.
+        """
+        for position, alias in enumerate(self._feed_order):
+            expected, got = self._dtypes[alias], arrays[alias].dtype
+            if got != expected.as_numpy_dtype:
+                raise saved_model.invalid_argument(
+                    f"Expects arg[{position}] to be {tensor_codec.type_name(expected)} but "
+                    f"{tensor_codec.type_name(tf.dtypes.as_dtype(got))} is provided"
+                )
+        return {self._feeds[alias]: array for alias, array in arrays.items()}
+
+    def select(self, output_filter: Sequence[str]) -> dict[str, str]:
+        """Returns the tensor names of the requested outputs; empty requests all.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT if an output is unknown or repeated.
+        """
+        selected: dict[str, str] = {}
+        for alias in output_filter or self._fetches:
+            if alias not in self._fetches:
+                raise saved_model.invalid_argument(
+                    f"output tensor alias not found in signature: {alias} "
+                    f"Outputs expected to be in the set {_braced(self._fetches)}."
+                )
+            if alias in selected:
+                raise saved_model.invalid_argument(f"duplicate output tensor alias: {alias}")
+            selected[alias] = self._fetches[alias]
+        return selected
+
+    def prepared(self, fetches: Iterable[str]) -> tuple[str, ...]:
+        """Returns what to fetch: these tensors, or all if too many sets are prepared."""
+        targets = tuple(sorted(set(fetches)))
+        if targets not in self._prepared and len(self._prepared) >= _MAX_PREPARED:
+            return tuple(self._fetches.values())
+        self._prepared.add(targets)
+        return targets
+
+    def _check_number(self, inputs: Mapping[str, Tensor]) -> None:
+        too_few = len(inputs) < len(self._feeds) and not self._defaults
+        if len(inputs) <= len(self._feeds) and not too_few:
+            return
+        raise saved_model.invalid_argument(
+            f"input size does not match signature: {len(inputs)}!={len(self._feeds)} "
+            f"len({_braced(inputs)}) != len({_braced(self._feeds)}). "
+            f"Sent extra: {_braced(inputs.keys() - self._feeds.keys())}. "
+            f"Missing but required: {_braced(self._feeds.keys() - inputs.keys())}."
+        )
+
+    def _array(self, alias: str, inputs: Mapping[str, Tensor]) -> np.ndarray:
+        tensor = inputs.get(alias, self._defaults.get(alias))
+        if tensor is None:
+            raise saved_model.invalid_argument(
+                f"Signature input alias: {alias}(feed name: {self._feeds[alias]}) not found in "
+                "request and no default value provided. Inputs expected to be in the request "
+                f"{_braced(inputs)}, or default input alias set: "
+                f"{','.join(sorted(self._defaults))}"
+            )
+        if isinstance(tensor, np.ndarray):
+            return tensor
+        try:
+            return tensor_codec.decode(tensor)
+        except ValueError as error:
+            raise saved_model.invalid_argument(f"tensor parsing error: {alias}") from error
+
+
+def _braced(names: Iterable[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"

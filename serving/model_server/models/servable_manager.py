@@ -1,30 +1,72 @@
-"""Keeps the versions of every model that the configuration asks for loaded, and hands them out.
+"""Keeps the versions of all configured models loaded, and hands them out to requests.
 
 The last version that serves is unloaded only after a new one is loaded, or when no version is
-left on disk; all others that are not wanted are unloaded first, which takes less memory. A version
-that fails to load is tried again later and disturbs nothing that serves.
+left on disk. All other unwanted versions are unloaded first, which takes less memory. A version
+that fails to load is retried later, while the others serve.
 
-References: TensorFlow Serving, `core/availability_preserving_policy.cc`, `model_servers/
+References: TensorFlow Serving, `core/availability_preserving_policy.cc` and `model_servers/
     server_core.cc`.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import threading
 import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
-from serving import process, saved_model
-from serving.model_server.models import model_config, model_versions, servable
+from serving import model_config, process, saved_model
+from serving.model_server.models import config_checks, servable
 
 _logger = logging.getLogger(__name__)
 
+State: typing.TypeAlias = get_model_status_pb2.ModelVersionStatus
 Loader = Callable[[str, int, str | os.PathLike[str]], servable.Servable]
+
+
+@dataclasses.dataclass
+class ModelVersion:
+    """A version of a model in the server.
+
+    Attributes:
+        state: One of `ModelVersionStatus.State`; an unloaded version stays listed as END.
+        model: The loaded version; None while it is not AVAILABLE.
+        error: Error of the last failed load.
+        attempts: Number of failed loads.
+        retry_at: Time of the next load on the monotonic clock, in seconds.
+        users: Number of requests that run on the version.
+        gave_up: Whether the version failed too often to be retried.
+    """
+
+    state: int = State.START
+    model: servable.Servable | None = None
+    error: saved_model.StatusError | None = None
+    attempts: int = 0
+    retry_at: float = 0.0
+    users: int = 0
+    gave_up: bool = False
+
+    def serves(self) -> bool:
+        """Returns whether requests may use the version."""
+        return self.model is not None and self.state == State.AVAILABLE
+
+    def is_due(self) -> bool:
+        """Returns whether the version should be loaded now."""
+        if self.gave_up or self.state == State.AVAILABLE:
+            return False
+        return time.monotonic() >= self.retry_at
+
+    def to_proto(self, number: int) -> get_model_status_pb2.ModelVersionStatus:
+        """Returns the status for GetModelStatus; a version that is retried has no error."""
+        error = self.error if self.state == State.END else None
+        return get_model_status_pb2.ModelVersionStatus(
+            version=number, state=self.state, status=error.to_proto() if error else {}
+        )
 
 
 class ServableManager:
@@ -40,18 +82,18 @@ class ServableManager:
         """Creates a manager without models.
 
         Args:
-            load: loads (name, version, directory), or raises.
-            max_load_retries: how often a failed load is repeated.
-            load_retry_seconds: the time between two tries.
-            allow_labels_for_unavailable: whether a label that is new may name a version that is
-                not loaded.
+            load: Loads a version, given model name, version number and directory.
+            max_load_retries: Number of retries of a failed load.
+            load_retry_seconds: Time between two tries.
+            allow_labels_for_unavailable: Whether a new label may name a version that is not
+                loaded.
         """
         self._load_servable = load
         self._max_load_retries = max_load_retries
         self._load_retry_seconds = load_retry_seconds
         self._allow_labels_for_unavailable = allow_labels_for_unavailable
         self._configs: dict[str, model_config.ModelConfig] = {}
-        self._models: dict[str, dict[int, model_versions.Version]] = {}
+        self._models: dict[str, dict[int, ModelVersion]] = {}
         self._labels: dict[tuple[str, str], int] = {}
         self._is_first = True
         # Loading takes seconds: `_updating` is held throughout, `_changed` only for look-ups.
@@ -59,24 +101,24 @@ class ServableManager:
         self._changed = threading.Condition()
 
     def reload(self, config: model_config.ModelServerConfig) -> None:
-        """Replaces the whole list of models and waits until each new one serves.
+        """Replaces the whole list of models and waits until each new model serves.
 
         Raises:
-            StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION if the configuration is refused
-                and nothing was changed; NOT_FOUND if a new model has no version; UNKNOWN if no
-                version of a new model could be loaded; INVALID_ARGUMENT, when all is loaded, if
-                requests are to be logged.
+            StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION if the configuration is refused,
+                NOT_FOUND if a new model has no version; in both cases nothing was changed.
+                UNKNOWN if no version of a new model could be loaded. INVALID_ARGUMENT, after
+                all is loaded, if a model has a `logging_config`.
         """
         with self._updating:
             if config.WhichOneof("config") is None:
                 return
-            model_config.validate(config, self._configs)
+            config_checks.validate(config, self._configs)
             configs = {model.name: model for model in config.model_config_list.config}
             labels = self._checked_labels(configs)
-            model_config.check_platforms(config)
+            config_checks.check_platforms(config)
             new = configs.keys() - self._configs.keys()
             for name in sorted(new):
-                model_config.check_not_empty(configs[name])
+                config_checks.check_not_empty(configs[name])
             removed = self._configs.keys() - configs.keys()
             self._configs, self._labels = configs, labels
             for name in removed:
@@ -84,18 +126,18 @@ class ServableManager:
             self.poll()
             what, self._is_first = "servable" if self._is_first else "model", False
             self._check_available(new, what)
-            model_config.check_loggers(config)
+            config_checks.check_loggers(config)
 
     def poll(self) -> None:
-        """Compares the disk with what is loaded, then loads and unloads what differs."""
+        """Compares the disk with what is loaded, then loads and unloads the differences."""
         with self._updating:
             for name, config in self._configs.items():
                 try:
-                    aspired = model_config.aspired_versions(config)
+                    aspired = config_checks.aspired_versions(config)
                 except saved_model.StatusError as error:
                     _logger.warning("%s", error.message)
                     continue
-                self._apply(name, {version: os.fspath(path) for version, path in aspired.items()})
+                self._apply(name, aspired)
 
     @contextlib.contextmanager
     def use(self, spec: model_pb2.ModelSpec) -> Iterator[servable.Servable]:
@@ -121,7 +163,7 @@ class ServableManager:
         """Returns the state of one version, or of all versions, the newest first.
 
         Raises:
-            StatusError: NOT_FOUND if the model or version was never seen.
+            StatusError: NOT_FOUND if the model or version is unknown.
         """
         with self._changed:
             versions = self._models.get(spec.name, {})
@@ -148,11 +190,10 @@ class ServableManager:
         """Unloads everything, each version after its last request.
 
         Args:
-            timeout_seconds: how long to wait for a running load and for requests; None for as
-                long as it takes.
+            timeout_seconds: Maximum wait for a running load and for requests; None for no limit.
 
         Returns:
-            Whether all is unloaded. A version that is still used keeps its session.
+            Whether all versions are unloaded. A version in use keeps its session.
         """
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         if not self._updating.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds):
@@ -167,7 +208,7 @@ class ServableManager:
         finally:
             self._updating.release()
 
-    def _resolve(self, spec: model_pb2.ModelSpec) -> model_versions.Version:
+    def _resolve(self, spec: model_pb2.ModelSpec) -> ModelVersion:
         if not spec.name:
             raise saved_model.invalid_argument("ModelSpec has no name specified.")
         versions = self._models.get(spec.name, {})
@@ -226,36 +267,36 @@ class ServableManager:
         with self._changed:
             versions = self._models.setdefault(name, {})
         for number in sorted(aspired, reverse=True):
-            for replaced in model_versions.replaced(versions, aspired):
-                self._unload(name, replaced)
+            for unwanted in _unwanted(versions, aspired):
+                self._unload(name, unwanted)
             self._load(name, number, aspired[number])
-        for replaced in model_versions.replaced(versions, aspired):
-            self._unload(name, replaced)
+        for unwanted in _unwanted(versions, aspired):
+            self._unload(name, unwanted)
 
     def _load(self, name: str, number: int, path: str) -> None:
         version = self._models[name].get(number)
-        if version is None or (version.state == model_versions.State.END and not version.gave_up):
-            version = model_versions.Version()
+        if version is None or (version.state == State.END and not version.gave_up):
+            version = ModelVersion()
             with self._changed:
                 self._models[name][number] = version
         if not version.is_due():
             return
         with self._changed:
-            version.state = model_versions.State.LOADING
+            version.state = State.LOADING
         try:
             model = self._load_servable(name, number, path)
         except Exception as error:
             status = saved_model.status_from_exception(error)
             _logger.error("Cannot load version %d of model %s: %s", number, name, status)
             with self._changed:
-                version.note_failure(status, self._max_load_retries, self._load_retry_seconds)
+                version.error = status
+                version.attempts += 1
+                version.retry_at = time.monotonic() + self._load_retry_seconds
+                if version.attempts > self._max_load_retries:
+                    version.gave_up, version.state = True, State.END
             return
         with self._changed:
-            version.model, version.error, version.state = (
-                model,
-                None,
-                model_versions.State.AVAILABLE,
-            )
+            version.model, version.error, version.state = model, None, State.AVAILABLE
         _logger.info("Loaded version %d of model %s", number, name)
 
     def _unload(self, name: str, number: int, deadline: float | None = None) -> bool:
@@ -263,10 +304,10 @@ class ServableManager:
         version = self._models[name][number]
         with self._changed:
             version.gave_up = False
-            if version.state == model_versions.State.END or version.model is None:
-                version.state = model_versions.State.END
+            if version.state == State.END or version.model is None:
+                version.state = State.END
                 return True
-            version.state = model_versions.State.UNLOADING
+            version.state = State.UNLOADING
             seconds = None if deadline is None else max(deadline - time.monotonic(), 0.0)
             if not self._changed.wait_for(lambda: not version.users, seconds):
                 _logger.warning("Version %d of model %s still runs requests", number, name)
@@ -276,6 +317,18 @@ class ServableManager:
         del model
         process.trim_heap()
         with self._changed:
-            version.state = model_versions.State.END
+            version.state = State.END
         _logger.info("Unloaded version %d of model %s", number, name)
         return True
+
+
+def _unwanted(versions: Mapping[int, ModelVersion], aspired: Collection[int]) -> list[int]:
+    """Returns the versions to unload now, the oldest first.
+
+    These are all that are not aspired, except for one that serves while no aspired one does.
+    """
+    others = sorted(versions.keys() - set(aspired))
+    serving = [number for number in others if versions[number].serves()]
+    serves_aspired = any(number in versions and versions[number].serves() for number in aspired)
+    kept = serving[-1:] if aspired and not serves_aspired else []
+    return [number for number in others if number not in kept]

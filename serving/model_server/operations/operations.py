@@ -1,40 +1,47 @@
 """The operations of TensorFlow Serving that gRPC and REST share.
 
-References: TensorFlow Serving, `apis/prediction_service.proto`, `apis/model_service.proto`.
+All raise `StatusError` with TensorFlow Serving's codes and messages.
+
+References: TensorFlow Serving, `apis/prediction_service.proto` and `apis/model_service.proto`.
 """
 
-from google.protobuf import any_pb2
+import contextlib
+from collections.abc import Iterator
+from typing import TypeAlias
+
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
+    model_pb2,
     predict_pb2,
     regression_pb2,
 )
 
 from serving import saved_model
-from serving.model_server import tensor_codec
-from serving.model_server.metrics import serving_metrics
-from serving.model_server.models import servable, servable_manager
-from serving.model_server.operations import example_service
+from serving.model_server import metrics, tensor_codec
+from serving.model_server.models import config_checks, servable, servable_manager
+from serving.model_server.operations import examples
 
 SIGNATURE_FIELD = "signature_def"
 
+_Manager: TypeAlias = servable_manager.ServableManager
+_Request: TypeAlias = (
+    predict_pb2.PredictRequest
+    | classification_pb2.ClassificationRequest
+    | regression_pb2.RegressionRequest
+    | get_model_metadata_pb2.GetModelMetadataRequest
+    | get_model_status_pb2.GetModelStatusRequest
+)
+
 
 def predict(
-    manager: servable_manager.ServableManager,
-    request: predict_pb2.PredictRequest,
-    as_content: bool,
+    manager: _Manager, request: predict_pb2.PredictRequest, as_content: bool
 ) -> predict_pb2.PredictResponse:
-    """Answers a Predict request.
-
-    Raises:
-        StatusError: with the code and words of TensorFlow Serving.
-    """
-    if not request.HasField("model_spec"):
-        raise saved_model.invalid_argument("Missing ModelSpec")
-    with manager.use(request.model_spec) as model:
+    """Answers a Predict request; see `run_predict`."""
+    with _requested(manager, request) as model:
         return run_predict(model, request, as_content)
 
 
@@ -43,8 +50,10 @@ def run_predict(
 ) -> predict_pb2.PredictResponse:
     """Answers a Predict request of a loaded model.
 
-    Raises:
-        StatusError: as `Servable.predict`.
+    Args:
+        model: The loaded version.
+        request: Signature, inputs and output filter.
+        as_content: Whether the reply fills `tensor_content` instead of the typed fields.
     """
     spec = request.model_spec
     outputs = model.predict(spec.signature_name, request.inputs, request.output_filter)
@@ -58,42 +67,39 @@ def run_predict(
 
 
 def classify(
-    manager: servable_manager.ServableManager,
-    request: classification_pb2.ClassificationRequest,
+    manager: _Manager, request: classification_pb2.ClassificationRequest
 ) -> classification_pb2.ClassificationResponse:
-    """Answers a Classify request.
-
-    Raises:
-        StatusError: with the code and words of TensorFlow Serving.
-    """
-    if not request.HasField("model_spec"):
-        raise saved_model.invalid_argument("Missing ModelSpec")
-    with manager.use(request.model_spec) as model:
-        return example_service.classify(model, request)
+    """Answers a Classify request."""
+    with _requested(manager, request) as model:
+        return examples.classify(model, request)
 
 
 def regress(
-    manager: servable_manager.ServableManager,
-    request: regression_pb2.RegressionRequest,
+    manager: _Manager, request: regression_pb2.RegressionRequest
 ) -> regression_pb2.RegressionResponse:
-    """Answers a Regress request; see `classify`."""
-    if not request.HasField("model_spec"):
-        raise saved_model.invalid_argument("Missing ModelSpec")
-    with manager.use(request.model_spec) as model:
-        return example_service.regress(model, request)
+    """Answers a Regress request."""
+    with _requested(manager, request) as model:
+        return examples.regress(model, request)
+
+
+def multi_inference(
+    manager: _Manager,
+    request: inference_pb2.MultiInferenceRequest,
+    counts: metrics.ServingMetrics,
+) -> inference_pb2.MultiInferenceResponse:
+    """Answers a MultiInference request on the model of its first task."""
+    spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+    with manager.use(spec) as model:
+        response, count = examples.multi_inference(model, request)
+    counts.record_examples(spec.name, count)
+    return response
 
 
 def model_metadata(
-    manager: servable_manager.ServableManager,
-    request: get_model_metadata_pb2.GetModelMetadataRequest,
+    manager: _Manager, request: get_model_metadata_pb2.GetModelMetadataRequest
 ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Answers a GetModelMetadata request.
-
-    Raises:
-        StatusError: with the code and words of TensorFlow Serving.
-    """
-    if not request.HasField("model_spec"):
-        raise saved_model.invalid_argument("Missing ModelSpec")
+    """Answers a GetModelMetadata request."""
+    _check_spec(request)
     if not request.metadata_field:
         raise saved_model.invalid_argument(
             "GetModelMetadataRequest must specify at least one metadata_field"
@@ -108,47 +114,44 @@ def model_metadata(
             signatures.signature_def[key].CopyFrom(definition)
         response.model_spec.name = model.name
         response.model_spec.version.value = model.version
-    packed = any_pb2.Any()
-    packed.Pack(signatures)
-    response.metadata[SIGNATURE_FIELD].CopyFrom(packed)
+    response.metadata[SIGNATURE_FIELD].Pack(signatures)
     return response
 
 
 def model_status(
-    manager: servable_manager.ServableManager,
-    request: get_model_status_pb2.GetModelStatusRequest,
+    manager: _Manager, request: get_model_status_pb2.GetModelStatusRequest
 ) -> get_model_status_pb2.GetModelStatusResponse:
-    """Answers a GetModelStatus request.
-
-    Raises:
-        StatusError: with the code and words of TensorFlow Serving.
-    """
-    if not request.HasField("model_spec"):
-        raise saved_model.invalid_argument("Missing ModelSpec")
+    """Answers a GetModelStatus request."""
+    _check_spec(request)
     return get_model_status_pb2.GetModelStatusResponse(
         model_version_status=manager.status(request.model_spec)
     )
 
 
 def reload_config(
-    manager: servable_manager.ServableManager,
+    manager: _Manager,
     request: model_management_pb2.ReloadConfigRequest,
-    metrics: serving_metrics.ServingMetrics,
+    counts: metrics.ServingMetrics,
 ) -> model_management_pb2.ReloadConfigResponse:
-    """Answers a HandleReloadConfigRequest, after each new model serves.
-
-    Raises:
-        StatusError: if the configuration is refused or a new model cannot be loaded.
-    """
+    """Answers a HandleReloadConfigRequest after each new model serves."""
     if request.config.WhichOneof("config") != "model_config_list":
-        raise saved_model.invalid_argument(
-            "ServerModelConfig type not supported by HandleReloadConfigRequest. "
-            "Only ModelConfigList is currently supported"
-        )
-    before = metrics.first_values(request.metric_names)
+        raise config_checks.unsupported_config()
+    before = counts.first_values(request.metric_names)
     manager.reload(request.config)
     response = model_management_pb2.ReloadConfigResponse()
     response.status.error_code = 0
-    for name, value in metrics.first_values(request.metric_names).items():
+    for name, value in counts.first_values(request.metric_names).items():
         response.metric.add(name=name, int64_value_increase=value - before[name])
     return response
+
+
+@contextlib.contextmanager
+def _requested(manager: _Manager, request: _Request) -> Iterator[servable.Servable]:
+    _check_spec(request)
+    with manager.use(request.model_spec) as model:
+        yield model
+
+
+def _check_spec(request: _Request) -> None:
+    if not request.HasField("model_spec"):
+        raise saved_model.invalid_argument("Missing ModelSpec")

@@ -1,4 +1,4 @@
-"""Carries the REST API over HTTP/1.1: keep-alive, whole bodies, a thread per running request."""
+"""Serves the REST API over HTTP/1.1: keep-alive, whole bodies, a thread per running request."""
 
 import asyncio
 import dataclasses
@@ -13,14 +13,14 @@ from typing import Any
 
 import uvicorn
 
-from serving.model_server.rest import rest_api, rest_messages
+from serving.model_server.rest import rest_api
 
 _logger = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 2**31 - 1
 _BACKLOG = 2048
-# libevent's, which TensorFlow Serving leaves as it is: an idle connection is kept so long.
+# How long an idle connection is kept: libevent's default, which TensorFlow Serving uses.
 _IDLE_SECONDS = 50
-# TensorFlow Serving's limit of what a compressed body may hold.
+# TensorFlow Serving's limit of the content of a compressed body.
 _MAX_UNCOMPRESSED_BYTES = 100 * 1024 * 1024
 
 
@@ -35,17 +35,17 @@ class RestServer:
         num_threads: int,
         timeout_seconds: float = 30.0,
     ) -> None:
-        """Takes the port; answers nothing before `start`.
+        """Binds the port; nothing is answered before `start`.
 
         Args:
-            api: answers the requests.
-            host: the address to bind.
-            port: the port, or 0 for any free one.
-            num_threads: how many requests run at once.
-            timeout_seconds: after this time a request is answered by 504; infinity for never.
+            api: The API.
+            host: Address to bind.
+            port: The port; 0 is any free one.
+            num_threads: Maximum number of requests that run at once.
+            timeout_seconds: Time after which a request is answered by 504; infinity for no limit.
 
         Raises:
-            OSError: if the port cannot be bound.
+            OSError: The port cannot be bound.
         """
         self._api = api
         self._timeout_seconds = timeout_seconds
@@ -72,15 +72,15 @@ class RestServer:
         """Starts answering.
 
         Raises:
-            RuntimeError: if the server's thread ended at once.
+            RuntimeError: The server's thread ended at once.
         """
         self._thread.start()
         self._server.ready.wait()
         if not self._server.started:
-            raise RuntimeError("Expected the REST server to start, but its thread ended")
+            raise RuntimeError("The REST server did not start: its thread ended.")
 
     def stop(self, grace_seconds: float) -> None:
-        """Closes the port, and waits for running requests for at most `grace_seconds`."""
+        """Closes the port and waits at most `grace_seconds` for running requests."""
         if self._thread.is_alive():
             self._server.config.timeout_graceful_shutdown = max(1, round(grace_seconds))
             self._server.should_exit = True
@@ -102,7 +102,7 @@ class RestServer:
         if body is None:
             return
         query = scope["query_string"].decode("latin-1")
-        request = rest_messages.Request(
+        request = rest_api.RestRequest(
             scope["method"],
             scope["raw_path"].decode("latin-1") + (f"?{query}" if query else ""),
             headers,
@@ -114,7 +114,7 @@ class RestServer:
             seconds = None if math.isinf(self._timeout_seconds) else self._timeout_seconds
             reply = await asyncio.wait_for(answer, seconds)
         except TimeoutError:
-            # The run ends at the same deadline, or with the operation that it is in.
+            # The run ends at the same deadline, or after its current operation.
             reply = self._api.time_out(request)
         fields = [
             (b"content-type", reply.content_type.encode("ascii")),
@@ -124,14 +124,14 @@ class RestServer:
         await send({"type": "http.response.start", "status": int(reply.status), "headers": fields})
         await send({"type": "http.response.body", "body": reply.body})
 
-    def _answer(self, request: rest_messages.Request) -> rest_messages.Reply:
+    def _answer(self, request: rest_api.RestRequest) -> rest_api.RestReply:
         if "gzip" in request.headers.get("content-encoding", ""):
             request = dataclasses.replace(request, body=_uncompressed(request.body))
         return self._api.handle(request)
 
 
 class _Server(uvicorn.Server):
-    """Tells when it listens."""
+    """A uvicorn server with an event that says when it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -143,7 +143,7 @@ class _Server(uvicorn.Server):
 
 
 async def _read_body(receive: Any) -> bytes | None:
-    """Returns the whole body, or None if the client left before its end or sends too much."""
+    """Returns the whole body; None if the client disconnects before its end or sends too much."""
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -160,7 +160,7 @@ async def _read_body(receive: Any) -> bytes | None:
 
 
 def _uncompressed(body: bytes) -> bytes:
-    """Returns what a gzip body holds; nothing, as in TensorFlow Serving, if it is bad or large."""
+    """Returns the content of a gzip body; empty, as in TensorFlow Serving, if invalid or large."""
     decompressor = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         content = decompressor.decompress(body, _MAX_UNCOMPRESSED_BYTES + 1)
@@ -178,7 +178,7 @@ def _uncompressed(body: bytes) -> bytes:
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off (40 ms a reply) only where the protocol is spelt out.
+    # asyncio disables Nagle's algorithm (40 ms a reply) only if the protocol is explicit.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -18,12 +18,11 @@ from google.protobuf import text_format
 from repository import ROOT as _ROOT
 from tensorflow_serving.apis import model_management_pb2, model_pb2, model_service_pb2_grpc
 
-from serving import orchestrator, releases, saved_model
+from serving import model_config, orchestrator, releases, saved_model
+from serving.model_server import metrics as server_metrics
 from serving.model_server import server as model_server
-from serving.model_server.batching import batching_options
 from serving.model_server.command import command, command_flags
-from serving.model_server.metrics import serving_metrics
-from serving.model_server.models import model_config
+from serving.model_server.models import config_checks
 
 _DEPLOY = _ROOT / "serving" / "deploy"
 _KUBERNETES = sorted((_DEPLOY / "kubernetes").glob("*.yaml"))
@@ -94,8 +93,8 @@ def _flags_of(*names: str) -> set[str]:
 
 
 def test_the_model_config_names_the_parts_that_are_served() -> None:
-    config = model_config.read_config(_DEPLOY / "models.config")
-    model_config.validate(config)
+    config = model_config.read(_DEPLOY / "models.config")
+    config_checks.validate(config)
     models = {item.name: item.base_path for item in config.model_config_list.config}
     assert models == {"ranker": "/models/ranker", "query_tower": "/models/query_tower"}
     # N and N-1 during a change.
@@ -104,10 +103,13 @@ def test_the_model_config_names_the_parts_that_are_served() -> None:
     } == {2}
 
 
-def test_the_batching_parameters_are_accepted_and_do_not_pad() -> None:
-    options = batching_options.read(_DEPLOY / "batching.config")
-    assert options.allowed_batch_sizes[-1] == options.max_batch_size == 16
-    assert not options.pad_variable_length_inputs
+def test_the_batching_parameters_are_consistent_and_do_not_pad() -> None:
+    text = (_DEPLOY / "batching.config").read_text(encoding="utf-8")
+    sizes = [int(size) for size in re.findall(r"^allowed_batch_sizes: (\d+)$", text, re.MULTILINE)]
+    # TensorFlow Serving requires ascending sizes, the last of them the largest batch.
+    assert sizes == sorted(sizes)
+    assert f"max_batch_size {{ value: {sizes[-1]} }}" in text
+    assert "pad_variable_length_inputs: false" in text
 
 
 @pytest.mark.parametrize("place", ["compose", "kubernetes"])
@@ -169,8 +171,8 @@ def test_the_generated_labels_lead_to_their_versions(
     deployed: model_server.ModelServer, tiny_base: pathlib.Path, tiny_bundle: releases.Bundle
 ) -> None:
     version = tiny_bundle.version
-    served = releases.ServedReleases((version,), {"stable": version})
-    text = releases.config_text(str(tiny_base.resolve()), ["ranker"], served)
+    served = model_config.ServedReleases((version,), {"stable": version})
+    text = model_config.config_text(str(tiny_base.resolve()), ["ranker"], served)
     request = model_management_pb2.ReloadConfigRequest()
     text_format.Parse(text, request.config)
     with grpc.insecure_channel(f"127.0.0.1:{deployed.port}") as channel:
@@ -181,32 +183,34 @@ def test_the_generated_labels_lead_to_their_versions(
 
 
 def test_a_config_serves_what_it_labels(tmp_path: pathlib.Path) -> None:
-    served = releases.ServedReleases((3, 4), {"stable": 4})
-    text = releases.config_text("/models/", ["ranker", "query_tower"], served)
+    served = model_config.ServedReleases((3, 4), {"stable": 4})
+    text = model_config.config_text("/models/", ["ranker", "query_tower"], served)
     config = text_format.Parse(text, model_config.ModelServerConfig())
-    model_config.validate(config)
+    config_checks.validate(config)
     for item in config.model_config_list.config:
         assert item.base_path == f"/models/{item.name}"
         assert list(item.model_version_policy.specific.versions) == [3, 4]
         assert dict(item.version_labels) == {"stable": 4}
     (tmp_path / "models.config").write_text(text)
-    assert releases.read_served(tmp_path / "models.config") == served
-    with pytest.raises(ValueError, match=r"'canary' to name one of the versions \[4\], got 5"):
-        releases.config_text("/models", ["ranker"], releases.ServedReleases((4,), {"canary": 5}))
+    assert model_config.read_served(tmp_path / "models.config") == served
+    with pytest.raises(ValueError, match=r"'canary' names version 5; expected one of .* \[4\]"):
+        model_config.config_text(
+            "/models", ["ranker"], model_config.ServedReleases((4,), {"canary": 5})
+        )
     with pytest.raises(ValueError, match="at least one version"):
-        releases.config_text("/models", ["ranker"], releases.ServedReleases((), {}))
+        model_config.config_text("/models", ["ranker"], model_config.ServedReleases((), {}))
 
 
 def test_a_label_moves_only_to_a_version_that_the_file_had_before() -> None:
-    served = releases.ServedReleases
+    served = model_config.ServedReleases
     wanted = served((2, 3), {"stable": 3, "canary": 2})
     # What is new from the start may name anything.
-    assert releases.next_served(served((), {}), wanted) == wanted
-    first = releases.next_served(served((1, 2), {"stable": 1}), wanted)
+    assert model_config.next_served(served((), {}), wanted) == wanted
+    first = model_config.next_served(served((1, 2), {"stable": 1}), wanted)
     assert first == served((1, 2, 3), {"stable": 1, "canary": 2})
-    assert releases.next_served(first, wanted) == wanted
+    assert model_config.next_served(first, wanted) == wanted
     # A label that is no longer wanted goes at once.
-    assert releases.next_served(wanted, served((3,), {"stable": 3})).labels == {"stable": 3}
+    assert model_config.next_served(wanted, served((3,), {"stable": 3})).labels == {"stable": 3}
 
 
 @pytest.mark.process
@@ -218,8 +222,10 @@ def test_the_script_writes_what_the_releases_are(
     done = subprocess.run([*script, f"--output={path}"], capture_output=True, text=True, timeout=60)
     version = tiny_bundle.version
     assert done.stdout == f"{path}: stable {version}; versions [{version}]\n", done.stderr
-    assert releases.read_served(path) == releases.ServedReleases((version,), {"stable": version})
-    names = {item.base_path for item in model_config.read_config(path).model_config_list.config}
+    assert model_config.read_served(path) == model_config.ServedReleases(
+        (version,), {"stable": version}
+    )
+    names = {item.base_path for item in model_config.read(path).model_config_list.config}
     assert names == {"/models/ranker", "/models/query_tower"}
 
 
@@ -231,18 +237,18 @@ def test_labels_move_on_a_running_server_by_the_files_of_the_script(
         (base / "ranker").mkdir(parents=True, exist_ok=True)
         (base / "ranker" / str(number)).symlink_to((tiny_base / "ranker" / str(version)).resolve())
 
-    def config(served: releases.ServedReleases) -> model_config.ModelServerConfig:
-        text = releases.config_text(str(base), ["ranker"], served)
+    def config(served: model_config.ServedReleases) -> model_config.ModelServerConfig:
+        text = model_config.config_text(str(base), ["ranker"], served)
         return text_format.Parse(text, model_config.ModelServerConfig())
 
-    before = releases.ServedReleases((1,), {"stable": 1})
-    wanted = releases.ServedReleases((1, 2), {"stable": 2})
+    before = model_config.ServedReleases((1,), {"stable": 1})
+    wanted = model_config.ServedReleases((1, 2), {"stable": 2})
     options = model_server.Options(allow_version_labels_for_unavailable_models=True)
     with model_server.ModelServer(config(before), poll_seconds=None, options=options) as server:
         with pytest.raises(saved_model.StatusError, match="not currently available for inference"):
             server.manager.reload(config(wanted))
-        first = releases.next_served(before, wanted)
-        for step in (first, releases.next_served(first, wanted)):
+        first = model_config.next_served(before, wanted)
+        for step in (first, model_config.next_served(first, wanted)):
             server.manager.reload(config(step))
         spec = model_pb2.ModelSpec(name="ranker", version_label="stable")
         with server.manager.use(spec) as model:
@@ -478,7 +484,7 @@ def test_prometheus_reads_the_services_and_the_alert_rules() -> None:
 
 def test_alerts_use_metrics_that_the_server_has() -> None:
     pages = (
-        serving_metrics.ServingMetrics().render(),
+        server_metrics.ServingMetrics().render(),
         orchestrator.ServiceMetrics().render().decode(),
     )
     exported = set(re.findall(r"# TYPE (\S+)", "".join(pages)))

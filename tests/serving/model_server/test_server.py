@@ -5,12 +5,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 import saved_models
 import tensorflow as tf
+import waiting
 from google.protobuf import text_format
 from serving_fixtures import free_port
 from tensorflow.core.protobuf import saved_model_pb2
@@ -24,10 +26,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving import errors, saved_model
+from serving import errors, model_config
 from serving.model_server import server as model_server
 from serving.model_server import tensor_codec
-from serving.model_server.models import model_config
 
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -290,57 +291,85 @@ _NOT_FOUND = grpc.StatusCode.NOT_FOUND
 _SIZES = "input size does not match signature: "
 
 
+# The rows of the table of TensorFlow Serving's answers to Predict, one test id for each case.
 @pytest.mark.parametrize(
     ("request_message", "code", "message"),
     [
-        (_request("nope"), _NOT_FOUND, "Servable not found for request: Latest(nope)"),
-        (_with(version=99), _NOT_FOUND, "Servable not found for request: Specific(m, 99)"),
-        (_without_spec(), _INVALID, "Missing ModelSpec"),
-        (_unnamed(), _INVALID, "ModelSpec has no name specified."),
-        (_with(label="zz"), _INVALID, "Unrecognized servable version label: zz"),
-        (
+        pytest.param(
+            _request("nope"),
+            _NOT_FOUND,
+            "Servable not found for request: Latest(nope)",
+            id="unknown model",
+        ),
+        pytest.param(
+            _with(version=99),
+            _NOT_FOUND,
+            "Servable not found for request: Specific(m, 99)",
+            id="unknown version",
+        ),
+        pytest.param(_without_spec(), _INVALID, "Missing ModelSpec", id="no spec"),
+        pytest.param(_unnamed(), _INVALID, "ModelSpec has no name specified.", id="empty name"),
+        pytest.param(
+            _with(label="zz"),
+            _INVALID,
+            "Unrecognized servable version label: zz",
+            id="unknown label",
+        ),
+        pytest.param(
             _with(signature="zz"),
             grpc.StatusCode.FAILED_PRECONDITION,
             'Serving signature key "zz" not found.',
+            id="unknown signature",
         ),
-        (
+        pytest.param(
             _request(uid=np.array([1])),
             _INVALID,
             _SIZES + "1!=2 len({uid}) != len({uid,x}). Sent extra: {}. Missing but required: {x}.",
+            id="missing input",
         ),
-        (
+        pytest.param(
             _request(uid=np.array([1]), x=_ONE, z=_ONE),
             _INVALID,
             _SIZES
             + "3!=2 len({uid,x,z}) != len({uid,x}). Sent extra: {z}. Missing but required: {}.",
+            id="extra input",
         ),
-        (
+        pytest.param(
             _renamed(),
             _INVALID,
             "Signature input alias: x(feed name: serving_default_x:0) not found in request and no "
             "default value provided. Inputs expected to be in the request {uid,y}, "
             "or default input alias set: ",
+            id="misnamed input",
         ),
-        (
+        pytest.param(
             _request(uid=np.array([1]), x=np.ones([1, 2], np.int64)),
             _INVALID,
             "Expects arg[1] to be float but int64 is provided",
+            id="wrong dtype",
         ),
-        (
+        pytest.param(
             _request(uid=np.array([b"1"], object), x=np.ones([1, 2])),
             _INVALID,
             "Expects arg[0] to be int64 but string is provided",
+            id="wrong dtype of the first of two",
         ),
-        (_truncated(), _INVALID, "tensor parsing error: x"),
-        (_untyped(), _INVALID, "tensor parsing error: x"),
-        (_enormous(), _INVALID, "tensor parsing error: x"),
-        (
+        pytest.param(_truncated(), _INVALID, "tensor parsing error: x", id="truncated tensor"),
+        pytest.param(_untyped(), _INVALID, "tensor parsing error: x", id="tensor without a type"),
+        pytest.param(_enormous(), _INVALID, "tensor parsing error: x", id="enormous tensor"),
+        pytest.param(
             _with(outputs=["zz"]),
             _INVALID,
             "output tensor alias not found in signature: zz "
             "Outputs expected to be in the set {id,s}.",
+            id="unknown output in the filter",
         ),
-        (_with(outputs=["s", "s"]), _INVALID, "duplicate output tensor alias: s"),
+        pytest.param(
+            _with(outputs=["s", "s"]),
+            _INVALID,
+            "duplicate output tensor alias: s",
+            id="repeated output in the filter",
+        ),
     ],
 )
 def test_predict_errors_have_the_codes_and_words_of_tensorflow_serving(
@@ -352,15 +381,27 @@ def test_predict_errors_have_the_codes_and_words_of_tensorflow_serving(
     assert _error(lambda: client.predict(request_message)) == (code, message)
 
 
-def test_a_wrong_shape_and_a_bad_index_carry_the_operations_own_message(client: _Client) -> None:
-    code, message = _error(
-        lambda: client.predict(_request(uid=np.array([1]), x=np.ones([1, 3], np.float32)))
-    )
+@pytest.mark.parametrize(
+    ("request_message", "message"),
+    [
+        pytest.param(
+            _request(uid=np.array([1]), x=np.ones([1, 3], np.float32)),
+            "Matrix size-incompatible: In[0]: [1,3], In[1]: [2,1]",
+            id="wrong shape",
+        ),
+        pytest.param(
+            _request("lookup", rows=np.array([9], np.int32)),
+            "indices[0] = 9 is not in [0, 3)",
+            id="index out of range",
+        ),
+    ],
+)
+def test_an_operations_own_message_is_the_error(
+    client: _Client, request_message: predict_pb2.PredictRequest, message: str
+) -> None:
+    code, details = _error(lambda: client.predict(request_message))
     assert code is _INVALID
-    assert "Matrix size-incompatible: In[0]: [1,3], In[1]: [2,1]" in message
-    code, message = _error(lambda: client.predict(_request("lookup", rows=np.array([9], np.int32))))
-    assert code is _INVALID
-    assert "indices[0] = 9 is not in [0, 3)" in message
+    assert message in details
 
 
 def test_a_body_that_is_no_message_is_an_error_and_the_server_lives(client: _Client) -> None:
@@ -370,20 +411,29 @@ def test_a_body_that_is_no_message_is_an_error_and_the_server_lives(client: _Cli
     assert _array(client.predict(_score_request()), "s").tolist() == [5.0, 11.0]
 
 
-def test_status_of_what_is_unknown_is_not_found(client: _Client) -> None:
-    request = get_model_status_pb2.GetModelStatusRequest()
-    assert _error(lambda: client.models.GetModelStatus(request)) == (_INVALID, "Missing ModelSpec")
-    request.model_spec.name = "nope"
-    assert _error(lambda: client.models.GetModelStatus(request)) == (
-        _NOT_FOUND,
-        "Could not find any versions of model nope",
-    )
-    request.model_spec.name = "m"
-    request.model_spec.version.value = 9
-    assert _error(lambda: client.models.GetModelStatus(request)) == (
-        _NOT_FOUND,
-        "Could not find version 9 of model m",
-    )
+@pytest.mark.parametrize(
+    ("spec", "code", "message"),
+    [
+        pytest.param(
+            {"name": "nope"},
+            _NOT_FOUND,
+            "Could not find any versions of model nope",
+            id="status of an unknown model",
+        ),
+        pytest.param(
+            {"name": "m", "version": {"value": 9}},
+            _NOT_FOUND,
+            "Could not find version 9 of model m",
+            id="status of an unknown version",
+        ),
+        pytest.param(None, _INVALID, "Missing ModelSpec", id="status without a spec"),
+    ],
+)
+def test_the_status_of_an_unknown_model_or_version_is_an_error(
+    client: _Client, spec: dict[str, Any] | None, code: grpc.StatusCode, message: str
+) -> None:
+    request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+    assert _error(lambda: client.models.GetModelStatus(request)) == (code, message)
 
 
 def test_metadata_describes_the_signature(client: _Client) -> None:
@@ -401,8 +451,14 @@ def test_metadata_describes_the_signature(client: _Client) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ([], "GetModelMetadataRequest must specify at least one metadata_field"),
-        (["zz"], "Metadata field zz is not supported"),
+        pytest.param(
+            [],
+            "GetModelMetadataRequest must specify at least one metadata_field",
+            id="metadata without a field",
+        ),
+        pytest.param(
+            ["zz"], "Metadata field zz is not supported", id="metadata with an unknown field"
+        ),
     ],
 )
 def test_metadata_without_or_with_an_unknown_field_is_refused(
@@ -611,7 +667,7 @@ def test_a_base_path_may_be_a_file_uri_and_of_two_names_of_a_version_the_last_is
 ) -> None:
     saved_models.save_score(tmp_path / "1", factor=2.0)
     saved_models.save_score(tmp_path / "001", factor=3.0)
-    config = model_config.config_from_base_paths({"m": f"file://{tmp_path}"})
+    config = model_config.build({"m": f"file://{tmp_path}"})
     with model_server.ModelServer(config, poll_seconds=None) as server:
         reply = _Client(server.port).predict(_score_request())
         assert _array(reply, "s").tolist() == [10.0, 22.0]
@@ -716,16 +772,32 @@ def test_start_says_what_is_wrong(tmp_path: pathlib.Path, models: pathlib.Path) 
 
 def test_a_config_file_that_is_missing_or_no_config_is_named(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "models.config"
-    with pytest.raises(
-        saved_model.StatusError,
-        match=f"Cannot read a tensorflow.serving.ModelServerConfig from {path}",
-    ):
-        model_config.read_config(path)
+    with pytest.raises(FileNotFoundError, match=str(path)):
+        model_config.read(path)
     path.write_text("model_config_list { nonsense: 1 }")
-    with pytest.raises(
-        saved_model.StatusError, match=f"Invalid protobuf file: .{path}.. Error parsing"
-    ):
-        model_config.read_config(path)
+    with pytest.raises(ValueError, match=f"{path}: expected a ModelServerConfig in protobuf"):
+        model_config.read(path)
+
+
+def test_new_versions_and_a_changed_config_file_are_polled(
+    tmp_path: pathlib.Path, models: pathlib.Path
+) -> None:
+    base, path = tmp_path / "m", tmp_path / "models.config"
+    saved_models.save_score(base / "1")
+    config = model_config.build({"m": base})
+    path.write_text(text_format.MessageToString(config))
+    options = model_server.Options(
+        model_config_file=str(path), model_config_file_poll_wait_seconds=0.05
+    )
+    with model_server.ModelServer(config, poll_seconds=0.05, options=options) as server:
+        saved_models.save_score(base / ".staging-2")
+        (base / ".staging-2").rename(base / "2")
+        waiting.until(lambda: server.available_versions() == {"m": [2]})
+        both = model_config.build({"m": base, "lookup": models / "lookup"})
+        staged = tmp_path / "models.config.new"
+        staged.write_text(text_format.MessageToString(both))
+        staged.rename(path)
+        waiting.until(lambda: server.available_versions() == {"m": [2], "lookup": [1]})
 
 
 def test_a_stopped_server_refuses_connections(models: pathlib.Path) -> None:

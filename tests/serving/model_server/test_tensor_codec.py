@@ -93,18 +93,32 @@ def _message(content: bytes, dtype: tf.DType, size: int = 2) -> tensor_pb2.Tenso
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("message", "error"),
     [
-        tensor_pb2.TensorProto(),
-        _message(b"1234567", tf.float32),
-        _message(b"\x01", tf.string),
-        _message(b"\x01\x05ab", tf.string),
-        _message(b"\xff\xff\xff\xff\xff\xff\xff", tf.string),
-        _message(b"", tf.float32, -1),
-        _message(b"", tf.float32, 2**40),
-        tensor_pb2.TensorProto(dtype=tf.variant.as_datatype_enum),
+        (tensor_pb2.TensorProto(), "Tensor type 0 is not supported"),
+        (tensor_pb2.TensorProto(dtype=tf.variant.as_datatype_enum), "type 21 is not supported"),
+        (_message(b"", tf.float32, -1), r"The shape is \[-1\]; expected a fully known shape"),
+        (_message(b"", tf.float32, 2**40), "expected at most 2147483647 bytes"),
+        # The rest is refused by TensorFlow's parser.
+        (_message(b"1234567", tf.float32), "Cannot parse tensor"),
+        (_message(b"\x01", tf.string), "Cannot parse tensor"),
+        (_message(b"\x01\x05ab", tf.string), "Cannot parse tensor"),
+        (_message(b"\xff\xff\xff\xff\xff\xff\xff", tf.string), "Cannot parse tensor"),
     ],
 )
-def test_what_is_not_a_tensor_is_refused(message: tensor_pb2.TensorProto) -> None:
-    with pytest.raises(ValueError, match="expected"):
+def test_an_invalid_tensor_is_refused(message: tensor_pb2.TensorProto, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
         tensor_codec.decode(message)
+
+
+def test_values_are_read_from_their_own_field_if_others_are_filled_too() -> None:
+    for dtype, field in ((tf.float32, "float_val"), (tf.float64, "double_val")):
+        message = tensor_pb2.TensorProto(dtype=dtype.as_datatype_enum, string_val=[b"12345678"])
+        message.tensor_shape.dim.add(size=2)
+        getattr(message, field).extend([1.5, -2.5])
+        assert tensor_codec.decode(message).tolist() == [1.5, -2.5]
+
+
+def test_a_scalar_string_in_tensor_content_is_read() -> None:
+    message = tensor_codec.encode_tensor(np.array(b"ab", object), as_content=True)
+    assert tensor_codec.decode(message).item() == b"ab"

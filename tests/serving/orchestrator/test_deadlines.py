@@ -3,7 +3,6 @@
 import pathlib
 import threading
 from collections.abc import Iterator
-from concurrent import futures
 
 import grpc
 import httpx
@@ -15,8 +14,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from serving import saved_model
 from serving.model_server import server as model_server
 from serving.model_server import tensor_codec
-from serving.model_server.batching import batching_options
-from serving.model_server.rest import rest_api, rest_messages, rest_server
+from serving.model_server.rest import rest_api, rest_server
 
 pytestmark = pytest.mark.process
 
@@ -108,27 +106,6 @@ def test_an_operations_message_that_is_not_utf8_is_the_requests_fault(base: path
     runner.close()
 
 
-def test_a_batch_runs_until_its_last_request_is_late(base: pathlib.Path) -> None:
-    parameters = batching_options.BatchingOptions(
-        max_batch_size=2, max_execution_batch_size=2, batch_timeout_seconds=60.0
-    )
-    options = model_server.Options(batching=parameters)
-    with (
-        model_server.ModelServer({"loop": base}, options=options) as server,
-        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
-        futures.ThreadPoolExecutor(2) as pool,
-    ):
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-        def ask(timeout: float) -> grpc.StatusCode:
-            with pytest.raises(grpc.RpcError) as caught:
-                stub.Predict(_request(_FOR_EVER), timeout=timeout)
-            return caught.value.code()
-
-        codes = list(pool.map(ask, (0.5, 1.0)))
-    assert codes == [grpc.StatusCode.DEADLINE_EXCEEDED] * 2
-
-
 class _Held(rest_api.RestApi):
     """Begins to answer only after it is released."""
 
@@ -137,7 +114,7 @@ class _Held(rest_api.RestApi):
         self.released = threading.Event()
         self.ended = threading.Event()
 
-    def handle(self, request: rest_messages.Request) -> rest_messages.Reply:
+    def handle(self, request: rest_api.RestRequest) -> rest_api.RestReply:
         self.released.wait(20)
         reply = super().handle(request)
         self.ended.set()

@@ -16,7 +16,6 @@ from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 from serving import errors, saved_model
 from serving.model_server import server as model_server
 from serving.model_server import server_options
-from serving.model_server.batching import batching_options
 from serving.model_server.command import command, command_flags
 
 # The flags of tensorflow_model_server in mid-2026.
@@ -80,13 +79,38 @@ def test_unknown_flags_and_wrong_values_end_the_server(capsys: pytest.CaptureFix
         assert message in _refused(capsys, argument)
 
 
-def test_flags_without_effect_are_accepted_and_said() -> None:
-    values = _parse("--num_load_threads=2", "--flush_filesystem_caches=false", "--port=1")
+def test_flags_without_effect_are_accepted_and_named() -> None:
+    values = _parse(
+        "--num_load_threads=2",
+        "--flush_filesystem_caches=false",
+        "--port=1",
+        "--enable_batching",
+        "--batching_parameters_file=/no/file",
+        "--enable_per_model_batching_parameters",
+        "--prefer_tflite_model",
+        "--noenable_profiler",
+    )
     assert [line.split(" here:")[0] for line in command_flags.without_effect(values)] == [
+        "--enable_batching has no effect",
+        "--batching_parameters_file has no effect",
+        "--enable_per_model_batching_parameters has no effect",
+        "--prefer_tflite_model has no effect",
+        "--enable_profiler has no effect",
         "--num_load_threads has no effect",
         "--flush_filesystem_caches has no effect",
     ]
     assert not list(command_flags.without_effect(_parse()))
+
+
+def test_a_file_that_is_missing_or_contains_another_message_is_named(
+    tmp_path: pathlib.Path,
+) -> None:
+    with pytest.raises(FileNotFoundError, match="/no/file"):
+        command.options(_parse("--monitoring_config_file=/no/file"))
+    path = tmp_path / "monitoring.config"
+    path.write_text("nonsense: 1")
+    with pytest.raises(ValueError, match=f"{path}: expected a MonitoringConfig in protobuf text"):
+        command.options(_parse(f"--monitoring_config_file={path}"))
 
 
 def test_the_flags_become_options(tmp_path: pathlib.Path) -> None:
@@ -96,7 +120,6 @@ def test_the_flags_become_options(tmp_path: pathlib.Path) -> None:
     sessions.write_text("inter_op_parallelism_threads: 3 allow_soft_placement: true")
     made = command.options(
         _parse(
-            "--enable_batching",
             f"--monitoring_config_file={monitoring}",
             f"--tensorflow_session_config_file={sessions}",
             "--grpc_channel_arguments=grpc.max_connection_age_ms=2000,grpc.a=b",
@@ -108,7 +131,6 @@ def test_the_flags_become_options(tmp_path: pathlib.Path) -> None:
             "--enable_grpc_healthcheck_service",
         )
     )
-    assert made.batching == batching_options.BatchingOptions()
     assert made.prometheus_path == "/monitoring/prometheus/metrics"
     assert made.grpc_channel_arguments == (("grpc.max_connection_age_ms", 2000), ("grpc.a", "b"))
     assert made.saved_model_tags == ("serve", "gpu")
@@ -129,9 +151,7 @@ def test_a_rest_time_out_of_0_or_less_is_none() -> None:
 
 def test_no_flags_are_the_default_options() -> None:
     made = command.options(_parse())
-    defaults = server_options.ServerOptions(
-        session_config=made.session_config, model_config_file=""
-    )
+    defaults = server_options.ServerOptions(session_config=made.session_config)
     assert made == defaults
     session = made.session_config
     assert session is not None
@@ -143,24 +163,10 @@ def test_no_flags_are_the_default_options() -> None:
     ("arguments", "message"),
     [
         (
-            ["--batching_parameters_file=a"],
-            "server_options.batching_parameters_file is set without setting "
-            "server_options.enable_batching to true. Give --enable_batching too",
-        ),
-        (["--enable_per_model_batching_parameters"], "is set without setting"),
-        (
-            ["--enable_batching", "--batching_parameters_file=/no/file"],
-            "Cannot read a tensorflow.serving.BatchingParameters from /no/file",
-        ),
-        (
-            ["--monitoring_config_file=/no/file"],
-            "Cannot read a tensorflow.serving.MonitoringConfig from /no/file",
-        ),
-        (
             [f"--tensorflow_{name}_parallelism=1" for name in ("session", "intra_op", "inter_op")],
             "Either configure server_options.tensorflow_session_parallelism or",
         ),
-        (["--grpc_channel_arguments=a"], "Expected --grpc_channel_arguments as name=value"),
+        (["--grpc_channel_arguments=a"], "--grpc_channel_arguments has 'a'; expected name=value"),
     ],
 )
 def test_what_contradicts_itself_is_said(arguments: Sequence[str], message: str) -> None:
@@ -173,7 +179,7 @@ def test_what_contradicts_itself_is_said(arguments: Sequence[str], message: str)
     ("arguments", "message"),
     [
         (["--port=0"], "At least one of server_options.grpc_port or"),
-        (["--port=8501"], "Expected --port and --rest_api_port to differ, got 8501 for both"),
+        (["--port=8501"], "--port and --rest_api_port are both 8501; expected different ports"),
         ([], "Both server_options.model_base_path and server_options.model_config_file are empty!"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow_serving.apis import model_pb2
 
-from serving import model_server
+from serving import model_config
 from serving.model_server.models import servable_manager
 
 
@@ -37,7 +37,7 @@ class _Models:
             (self.base / str(version)).mkdir()
 
     def reload(self, policy: str) -> None:
-        config = model_server.config_from_base_paths({"m": self.base})
+        config = model_config.build({"m": self.base})
         text_format.Merge(policy, config.model_config_list.config[0].model_version_policy)
         self.manager.reload(config)
 

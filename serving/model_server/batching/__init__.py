@@ -1,1 +1,0 @@
-"""Runs concurrent requests as one batch."""

@@ -1,0 +1,129 @@
+"""Loads a version of a model and replays its recorded requests before it serves.
+
+The first caller then does not wait for what TensorFlow prepares in a first run.
+
+References: TensorFlow Serving, `servables/tensorflow/saved_model_warmup_util.cc`.
+"""
+
+import os
+import time
+
+import grpc
+import tensorflow as tf
+from google.protobuf import message
+from tensorflow_serving.apis import prediction_log_pb2
+
+from serving import saved_model
+from serving.model_server import metrics, server_options
+from serving.model_server.models import servable
+from serving.model_server.operations import examples
+
+WARM_UP_PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
+_MAX_RECORDS = 1000
+
+
+class ModelLoader:
+    """Loads versions with the options of a server."""
+
+    def __init__(
+        self, options: server_options.ServerOptions, counts: metrics.ServingMetrics
+    ) -> None:
+        """Takes the server's options and metrics."""
+        self._options = options
+        self._metrics = counts
+
+    def load(self, name: str, version: int, path: str | os.PathLike[str]) -> servable.Servable:
+        """Returns the loaded version, warmed up.
+
+        Args:
+            name: Model name.
+            version: Version number.
+            path: Directory of the version.
+
+        Raises:
+            StatusError: The version cannot be loaded, or one of its warm-up records fails.
+        """
+        started = time.perf_counter()
+        try:
+            model = servable.Servable(
+                name,
+                version,
+                path,
+                self._options.session_config or saved_model.session_config(),
+                tags=self._options.saved_model_tags,
+                counts=self._metrics,
+                check_method=self._options.enable_signature_method_name_check,
+            )
+        except Exception:
+            self._metrics.record_load(os.fspath(path), False, 0.0)
+            raise
+        self._metrics.record_load(os.fspath(path), True, time.perf_counter() - started)
+        try:
+            if self._options.enable_model_warmup:
+                self._warm_up(model)
+        except Exception:
+            model.close()
+            raise
+        return model
+
+    def _warm_up(self, model: servable.Servable) -> None:
+        started = time.perf_counter()
+        records = _replay_records(model, self._options.num_request_iterations_for_warmup)
+        if records:
+            self._metrics.record_warm_up(model.path, records, time.perf_counter() - started)
+
+
+def _replay_records(model: servable.Servable, iterations: int) -> int:
+    """Runs the model's warm-up records, a TFRecord file of `PredictionLog`.
+
+    Returns:
+        Number of records; 0 if the model has no such file.
+
+    Raises:
+        StatusError: The file is unreadable or has more than 1,000 records, or a record fails.
+    """
+    path = os.path.join(model.path, WARM_UP_PATH)
+    if not os.path.exists(path):
+        return 0
+    count = 0
+    try:
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            log = _parse(record, path)
+            for _ in range(iterations):
+                _replay(model, log)
+            count += 1
+            if count > _MAX_RECORDS:
+                raise saved_model.invalid_argument(
+                    f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}"
+                )
+    except tf.errors.DataLossError as error:
+        raise saved_model.StatusError(
+            grpc.StatusCode.DATA_LOSS,
+            f"{error.message}. Please verify your warmup data is in TFRecord format.",
+        ) from error
+    return count
+
+
+def _parse(record: bytes, path: str) -> prediction_log_pb2.PredictionLog:
+    try:
+        return prediction_log_pb2.PredictionLog.FromString(record)
+    except message.DecodeError as error:
+        raise saved_model.invalid_argument(
+            f"Failed to parse warmup record: {record!r} from {path}"
+        ) from error
+
+
+def _replay(model: servable.Servable, log: prediction_log_pb2.PredictionLog) -> None:
+    kind = log.WhichOneof("log_type")
+    if kind == "predict_log":
+        request = log.predict_log.request
+        model.predict(request.model_spec.signature_name, request.inputs, request.output_filter)
+    elif kind == "classify_log":
+        examples.classify(model, log.classify_log.request)
+    elif kind == "regress_log":
+        examples.regress(model, log.regress_log.request)
+    elif kind == "multi_inference_log":
+        examples.multi_inference(model, log.multi_inference_log.request)
+    elif kind is not None:
+        number = log.DESCRIPTOR.fields_by_name[kind].number
+        raise saved_model.unimplemented(f"Unsupported log_type for warmup: {number}")

@@ -1,1 +1,0 @@
-"""Counters and histograms under TensorFlow Serving's names."""

@@ -1,0 +1,297 @@
+"""Classify, Regress and MultiInference: a signature runs on the serialized examples of a request.
+
+References: TensorFlow Serving, `servables/tensorflow/classifier.cc`, `regressor.cc` and
+    `multi_inference.cc`.
+"""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    inference_pb2,
+    input_pb2,
+    model_pb2,
+    regression_pb2,
+)
+
+from serving import saved_model
+from serving.model_server.models import servable
+
+_CLASSIFY = tf.saved_model.CLASSIFY_METHOD_NAME
+_REGRESS = tf.saved_model.REGRESS_METHOD_NAME
+_CLASSES = tf.saved_model.CLASSIFY_OUTPUT_CLASSES
+_SCORES = tf.saved_model.CLASSIFY_OUTPUT_SCORES
+_REGRESS_OUTPUTS = tf.saved_model.REGRESS_OUTPUTS
+# Both kinds of signature call their only input so.
+_INPUTS = tf.saved_model.CLASSIFY_INPUTS
+_KINDS = {_CLASSIFY: "classification", _REGRESS: "regression"}
+
+
+def classify(
+    model: servable.Servable, request: classification_pb2.ClassificationRequest
+) -> classification_pb2.ClassificationResponse:
+    """Answers a Classify request.
+
+    Args:
+        model: The loaded version.
+        request: Signature and examples.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if the signature or the examples do not fit, and the errors
+            of the model's operations.
+    """
+    definition, values, num_examples = _run(model, request, "Classify", _CLASSIFY)
+    response = classification_pb2.ClassificationResponse()
+    _fill_spec(response.model_spec, request.model_spec, model)
+    response.result.CopyFrom(_classes(definition, values, num_examples))
+    return response
+
+
+def regress(
+    model: servable.Servable, request: regression_pb2.RegressionRequest
+) -> regression_pb2.RegressionResponse:
+    """Answers a Regress request; see `classify`."""
+    definition, values, num_examples = _run(model, request, "Regress", _REGRESS)
+    response = regression_pb2.RegressionResponse()
+    _fill_spec(response.model_spec, request.model_spec, model)
+    response.result.CopyFrom(_numbers(definition, values, num_examples))
+    return response
+
+
+def multi_inference(
+    model: servable.Servable, request: inference_pb2.MultiInferenceRequest
+) -> tuple[inference_pb2.MultiInferenceResponse, int]:
+    """Answers a MultiInference request with one run for all its tasks.
+
+    Returns:
+        The response, and the number of examples.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if a task or the examples do not fit, UNIMPLEMENTED for a
+            task that neither classifies nor regresses, and the errors of the operations.
+    """
+    definitions: dict[str, meta_graph_pb2.SignatureDef] = {}
+    sources, targets = set(), set()
+    for task in request.tasks:
+        key = _checked_key(model, task, request, definitions)
+        definitions[key] = model.signature_defs[key]
+        source, outputs = _tensors(model, definitions[key], task.method_name)
+        sources.add(source)
+        targets.update(outputs)
+    batch = _serialized(request.input)
+    # TensorFlow Serving counts the examples of such a run, not its time.
+    values = model.run(None, dict.fromkeys(sources, batch), sorted(targets))
+    response = inference_pb2.MultiInferenceResponse()
+    for task, definition in zip(request.tasks, definitions.values(), strict=True):
+        answer = response.results.add()
+        _fill_spec(answer.model_spec, task.model_spec, model)
+        if task.method_name == _CLASSIFY:
+            answer.classification_result.CopyFrom(_classes(definition, values, len(batch)))
+        else:
+            answer.regression_result.CopyFrom(_numbers(definition, values, len(batch)))
+    return response, len(batch)
+
+
+def _checked_key(
+    model: servable.Servable,
+    task: inference_pb2.InferenceTask,
+    request: inference_pb2.MultiInferenceRequest,
+    seen: Collection[str],
+) -> str:
+    """Returns the signature key of a task; `seen` are the keys of the tasks before it."""
+    if not task.model_spec.name:
+        raise saved_model.invalid_argument("Found ModelSpec with an empty model name.")
+    if task.model_spec.name != request.tasks[0].model_spec.name:
+        raise saved_model.invalid_argument(
+            "All ModelSpecs in a MultiInferenceRequest must access the same model name."
+        )
+    key = _key(task.model_spec)
+    if key in seen:
+        raise saved_model.invalid_argument(f"Duplicate evaluation of signature: {key}")
+    if key not in model.signature_defs:
+        raise saved_model.invalid_argument(f"Requested signature not found in model graph: {key}")
+    if task.method_name not in _KINDS:
+        raise saved_model.unimplemented(f"Unsupported signature method_name: {task.method_name}")
+    return key
+
+
+def _run(
+    model: servable.Servable,
+    request: classification_pb2.ClassificationRequest | regression_pb2.RegressionRequest,
+    api: str,
+    method: str,
+) -> tuple[meta_graph_pb2.SignatureDef, Mapping[str, np.ndarray], int]:
+    """Returns the signature of a request, its output tensors and the number of examples."""
+    key = _key(request.model_spec)
+    if key not in model.signature_defs:
+        raise saved_model.invalid_argument(f"No signature was found with the name: {key}")
+    definition = model.signature_defs[key]
+    source, targets = _tensors(model, definition, method)
+    batch = _serialized(request.input)
+    return definition, model.run(api, {source: batch}, targets), len(batch)
+
+
+def _key(spec: model_pb2.ModelSpec) -> str:
+    return spec.signature_name or servable.DEFAULT_SIGNATURE
+
+
+def _fill_spec(
+    answer: model_pb2.ModelSpec, requested: model_pb2.ModelSpec, model: servable.Servable
+) -> None:
+    answer.name = requested.name
+    answer.version.value = model.version
+    answer.signature_name = _key(requested)
+
+
+def _serialized(request_input: input_pb2.Input) -> np.ndarray:
+    """Returns the serialized examples, [num_examples], each merged with the common context.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if there are none.
+    """
+    if request_input.WhichOneof("kind") == "example_list_with_context":
+        both = request_input.example_list_with_context
+        # Concatenated messages are one message, in which the later values hold.
+        context = both.context.SerializeToString()
+        values = [context + example.SerializeToString() for example in both.examples]
+    else:
+        values = [item.SerializeToString() for item in request_input.example_list.examples]
+    if not values:
+        raise saved_model.invalid_argument("Input is empty.")
+    return np.array(values, object)
+
+
+def _tensors(
+    model: servable.Servable, definition: meta_graph_pb2.SignatureDef, method: str
+) -> tuple[str, list[str]]:
+    """Returns the name of the input tensor and the names of the output tensors.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if it is not a signature of this method.
+    """
+    kind, outputs = _KINDS[method], definition.outputs
+    if model.check_method and definition.method_name != method:
+        raise saved_model.invalid_argument(
+            f"Expected {kind} signature method_name to be {method}. Was: {definition.method_name}"
+        )
+    if len(definition.inputs) != 1:
+        raise saved_model.invalid_argument("Expected one input Tensor.")
+    if method == _CLASSIFY and len(outputs) not in (1, 2):
+        raise saved_model.invalid_argument(
+            f"Expected one or two output Tensors, found {len(outputs)}"
+        )
+    if method == _REGRESS and len(outputs) != 1:
+        raise saved_model.invalid_argument("Expected one output Tensor.")
+    if _INPUTS not in definition.inputs:
+        raise saved_model.invalid_argument(f"No {kind} inputs found in SignatureDef: {definition}")
+    wanted = (_CLASSES, _SCORES) if method == _CLASSIFY else (_REGRESS_OUTPUTS,)
+    names = [outputs[key].name for key in wanted if key in outputs]
+    if not names and method == _CLASSIFY:
+        raise saved_model.invalid_argument(
+            "Expected classification signature outputs to contain at least one of "
+            f'"{_CLASSES}" or "{_SCORES}". Signature was: {definition}'
+        )
+    if not names:
+        raise saved_model.invalid_argument(
+            f"No regression outputs found in SignatureDef: {definition}"
+        )
+    return definition.inputs[_INPUTS].name, names
+
+
+def _classes(
+    definition: meta_graph_pb2.SignatureDef, values: Mapping[str, np.ndarray], num_examples: int
+) -> classification_pb2.ClassificationResult:
+    """Returns the classes of each example.
+
+    Args:
+        definition: The signature.
+        values: Output tensors by name, each [num_examples, num_classes]: labels as strings,
+            scores as float32.
+        num_examples: Number of examples.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if a tensor has another shape or type.
+    """
+    outputs = definition.outputs
+    labels = values[outputs[_CLASSES].name] if _CLASSES in outputs else None
+    scores = values[outputs[_SCORES].name] if _SCORES in outputs else None
+    _check_classes("classes", labels, "DT_STRING", num_examples)
+    _check_classes("scores", scores, "DT_FLOAT", num_examples)
+    if labels is not None and scores is not None and labels.shape[1] != scores.shape[1]:
+        raise saved_model.invalid_argument(
+            "Tensors class and score should match in dim_size(1). "
+            f"Got {labels.shape[1]} vs. {scores.shape[1]}"
+        )
+    answer = classification_pb2.ClassificationResult()
+    num_classes = next(array.shape[1] for array in (labels, scores) if array is not None)
+    for row in range(num_examples):
+        classes = answer.classifications.add().classes
+        for column in range(num_classes):
+            added = classes.add()
+            if labels is not None:
+                added.label = labels[row, column].decode("utf-8", "replace")
+            if scores is not None:
+                added.score = scores[row, column]
+    return answer
+
+
+def _check_classes(what: str, array: np.ndarray | None, dtype: str, num_examples: int) -> None:
+    if array is None:
+        return
+    if array.ndim != 2:
+        raise saved_model.invalid_argument(
+            f"Expected Tensor shape: [batch_size num_classes] but got {_shape_text(array)}"
+        )
+    if _type_text(array) != dtype:
+        raise saved_model.invalid_argument(
+            f"Expected {what} Tensor of {dtype}. Got: {_type_text(array)}"
+        )
+    if len(array) != num_examples:
+        raise saved_model.invalid_argument(
+            f"Expected {what} output batch size of {num_examples}. Got: {len(array)}"
+        )
+
+
+def _numbers(
+    definition: meta_graph_pb2.SignatureDef, values: Mapping[str, np.ndarray], num_examples: int
+) -> regression_pb2.RegressionResult:
+    """Returns the number of each example.
+
+    Args:
+        definition: The signature.
+        values: Output tensors by name, the signature's [num_examples] or [num_examples, 1].
+        num_examples: Number of examples.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT if the tensor has another shape or type.
+    """
+    array = values[definition.outputs[_REGRESS_OUTPUTS].name]
+    if array.shape[1:] not in ((), (1,)) or not array.ndim:
+        raise saved_model.invalid_argument(
+            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
+            f"{_shape_text(array)}"
+        )
+    if len(array) != num_examples:
+        raise saved_model.invalid_argument(
+            f"Input batch size did not match output batch size: {num_examples} vs. {len(array)}"
+        )
+    if _type_text(array) != "DT_FLOAT":
+        raise saved_model.invalid_argument(
+            f"Expected output Tensor of DT_FLOAT.  Got: {_type_text(array)}"
+        )
+    answer = regression_pb2.RegressionResult()
+    for value in array.reshape(-1).tolist():
+        answer.regressions.add(value=value)
+    return answer
+
+
+def _shape_text(array: np.ndarray) -> str:
+    return "[" + ",".join(map(str, array.shape)) + "]"
+
+
+def _type_text(array: np.ndarray) -> str:
+    return types_pb2.DataType.Name(tf.dtypes.as_dtype(array.dtype).as_datatype_enum)
