@@ -34,7 +34,7 @@ from tfrec.config import (
     RankerConfig,
     RetrievalConfig,
 )
-from tfrecords import convert, reader, synthetic
+from tfrecords import convert, files, reader, synthetic
 from tfrecords.splits import SPLITS
 
 # What each step writes last: without it the step is not done, whatever its note says.
@@ -165,7 +165,7 @@ class Pipeline:
             report = evaluation.evaluate(data_set, models, truth, config, index)
             path.parent.mkdir(parents=True, exist_ok=True)
             page.unlink(missing_ok=True)
-            path.write_text(json.dumps(report, indent=1) + "\n")
+            files.write_json(path, report)
 
         inputs = {
             **self._models_inputs(),
@@ -176,7 +176,7 @@ class Pipeline:
         self._once("evaluation", "evaluating on the test split", inputs, measure)
         report = json.loads(path.read_text())
         if not page.is_file():
-            page.write_text(reports.render_report(report, data_set.schema.name), encoding="utf-8")
+            files.write(page, reports.render_report(report, data_set.schema.name))
         return report
 
     def export(
@@ -248,8 +248,8 @@ class Pipeline:
 
     def log(self) -> str | None:
         """Returns the first file of the log that was converted here, or None."""
-        files = self._note("data").get("inputs", {}).get("files")
-        return files[0]["path"] if files else None
+        converted = self._note("data").get("inputs", {}).get("files")
+        return converted[0]["path"] if converted else None
 
     def seconds(self) -> dict[str, float]:
         """Returns how long each finished step took."""
@@ -297,9 +297,7 @@ class Pipeline:
     def _write_note(self, step: str, note: dict[str, Any]) -> None:
         path = self.workdir / "steps" / f"{step}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(note, indent=1, default=str) + "\n")
-        partial.rename(path)
+        files.write_json(path, note, default=str)
 
     def _once(
         self,

@@ -21,7 +21,7 @@ from serving.releases.model_config import (
     read_served,
 )
 from serving.releases.parts import PARTS, write_identity
-from serving.releases.pointer import Pointer, read_pointer, replace_file
+from serving.releases.pointer import Pointer, read_pointer
 from serving.releases.probes import (
     SCORE_TOLERANCE,
     TOLERANCE,
@@ -66,7 +66,6 @@ __all__ = [
     "query_columns",
     "read_pointer",
     "read_served",
-    "replace_file",
     "roll_back",
     "stable",
     "start_canary",

@@ -13,7 +13,7 @@ from typing import Self
 
 from serving import errors, manifest
 from serving.releases import changes, in_use
-from serving.releases.pointer import replace_file
+from tfrecords import files
 
 POLL_SECONDS = 0.5
 
@@ -68,7 +68,7 @@ class ServedVersions:
         """
         wanted = [self._only] if self._only is not None else self._wanted()
         if wanted != self._written:
-            replace_file(self._path, self._text(wanted).encode())
+            files.write(self._path, self._text(wanted), durable=True)
             self._written = wanted
 
     def _wanted(self) -> list[int]:

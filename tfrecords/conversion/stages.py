@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import tqdm
 
-from tfrecords import columns, encoding, formats, reader, records, terminal
+from tfrecords import columns, encoding, files, formats, reader, records, terminal
 from tfrecords.conversion import (
     catalogue,
     dataset_json,
@@ -387,7 +387,7 @@ class Stages:
         )
         (output / "sample_requests.json").write_text(json.dumps(samples))
         summary = {"num_distinct": fitted.num_distinct, "time": fitted.time}
-        workspace.write_json(output / "profile.json", summary)
+        files.write_json(output / "profile.json", summary)
         described = {
             "format_version": reader.FORMAT_VERSION,
             "fingerprint": fitted.schema.fingerprint(),
@@ -405,9 +405,9 @@ class Stages:
             "engagement_window_seconds": self._options.engagement_window_seconds,
             "rows_inside_engagement_window": sum(self._notes(split, "pack", "young")),
             "splits": splits,
-            "sha256": {name: records.sha256(output / name) for name in dataset_json.CHECKED_FILES},
+            "sha256": {name: files.sha256(output / name) for name in dataset_json.CHECKED_FILES},
         }
-        workspace.write_json(output / "dataset.json", described)
+        files.write_json(output / "dataset.json", described)
 
     def _rows(self, index: int) -> parsed_rows.Rows:
         return parsed_rows.load_rows(self._space.path("parse", index, ".rows"))

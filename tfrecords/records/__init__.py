@@ -23,7 +23,7 @@ from tfrecords.records.spec import (
     unpack,
     unpack_ids,
 )
-from tfrecords.records.writer import is_per_request, sha256, shuffled, write_shard
+from tfrecords.records.writer import is_per_request, shuffled, write_shard
 
 __all__ = [
     "USER",
@@ -44,7 +44,6 @@ __all__ = [
     "permute",
     "read_arrow",
     "read_json",
-    "sha256",
     "shuffled",
     "spec_from_json",
     "thin_unclicked",
