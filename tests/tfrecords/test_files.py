@@ -20,9 +20,9 @@ def test_a_file_is_replaced_and_nothing_else_stays(tmp_path, durable):
 def test_a_block_that_raises_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "a"
     files.write(path, "old")
-    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
+    with pytest.raises(FileExistsError), files.replacing(path) as temporary:  # noqa: PT012
         temporary.write_text("new")
-        raise RuntimeError
+        temporary.touch(exist_ok=False)
     assert path.read_text() == "old"
     assert [own.name for own in tmp_path.iterdir()] == ["a"]
 
