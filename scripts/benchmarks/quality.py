@@ -200,29 +200,31 @@ def print_table(results: dict[str, Any], estimates: dict[str, np.ndarray]) -> No
         f"{results['data_set']}: click, {rows['train']:,} training, {rows['validation']:,} "
         f"validation and {rows['test']:,} test impressions, {results['test_clicks']:,} clicked"
     )
-    print(
-        f"  {'':28}{'AUC':>8}{'share':>8}{'NE':>8}{'log loss':>10}{'ECE':>8}{'seconds':>9}"
-        f"{'ours − this, 95 %: AUC':>26}{'NE':>20}"
-    )
+    head = ("", "AUC", "share", "NE", "log loss", "ECE", "seconds", "ours − this, 95 %: AUC", "NE")
+    cells = []
     for name in estimates:
         values = results[name]
         gaps = values.get("ours_minus_this", {})
-        print(
-            f"  {name.replace('_', ' '):28}{_number(values['auc'])}"
-            f"{_number(values.get('auc_share'))}{_number(values['normalized_entropy'])}"
-            f"{values['log_loss']:10.4f}{values['ece']:8.4f}{_number(values.get('seconds'), 9, 0)}"
-            f"{_interval(gaps.get('auc')):>26}{_interval(gaps.get('normalized_entropy')):>20}"
+        keys = ("auc", "auc_share", "normalized_entropy", "log_loss", "ece")
+        cells.append(
+            [
+                f"  {name.replace('_', ' ')}",
+                *(_number(values.get(key)) for key in keys),
+                _number(values.get("seconds"), 0),
+                *(_interval(gaps.get(key)) for key in ("auc", "normalized_entropy")),
+            ]
         )
+    print(terminal.text_table(head, cells))
 
 
 def _say(name: str, labels: np.ndarray, estimates: np.ndarray, seconds: float) -> None:
     found = scores.scores(labels, estimates)
-    shown = f"AUC {_number(found['auc'], 6)}, NE {_number(found['normalized_entropy'], 6)}"
+    shown = f"AUC {_number(found['auc'])}, NE {_number(found['normalized_entropy'])}"
     print(f"{name}: {shown}, {seconds:.0f} s", flush=True)
 
 
-def _number(value: float | None, width: int = 8, digits: int = 4) -> str:
-    return f"{'–':>{width}}" if value is None else f"{value:{width}.{digits}f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _interval(bounds: list[float] | None) -> str:

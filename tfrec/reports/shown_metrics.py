@@ -28,19 +28,25 @@ _RETRIEVAL_METRICS = {
     ("excluding_seen", "corpus_recall_at_10"): "recall@10 by user",
     ("excluding_seen", "ndcg_at_10"): "NDCG@10 by user",
 }
-_RECOMMENDERS = ("two_tower", "popularity", "item_knn", "planted")
+# Key of a retrieval report -> name.
+_RECOMMENDERS = {
+    "two_tower": "two-tower",
+    "popularity": "popularity",
+    "item_knn": "item-knn",
+    "planted": "ground truth",
+}
 
 
 def recommenders(retrieval: Mapping[str, Any]) -> list[str]:
-    """Returns the recommenders that were measured."""
-    return [name for name in _RECOMMENDERS if retrieval.get(name)]
+    """Returns the names of the recommenders that were measured."""
+    return [name for key, name in _RECOMMENDERS.items() if retrieval.get(key)]
 
 
 def retrieval_rows(retrieval: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
     """Returns the label of each measured metric and its value for each of `recommenders`."""
-    names = recommenders(retrieval)
+    reports = [retrieval[key] for key in _RECOMMENDERS if retrieval.get(key)]
     rows = [
-        (label, [_at(retrieval[name], path) for name in names])
+        (label, [_at(report, path) for report in reports])
         for path, label in _RETRIEVAL_METRICS.items()
     ]
     return [row for row in rows if any(value is not None for value in row[1])]

@@ -47,13 +47,13 @@ def _retrieval(values: Mapping[str, Any]) -> list[str]:
         [f"  {label}", *map(pages.format_metric, numbers)]
         for label, numbers in shown_metrics.retrieval_rows(values)
     ]
-    parts.append(terminal.text_table(["", *(name.replace("_", "-") for name in names)], rows))
+    parts.append(terminal.text_table(["", *names], rows))
     never = values["num_clicks_on_never_shown_ads"]
     parts.append(f"  {never:,} of the clicks are on ads that training never showed")
     if "num_users" in values:
         parts.append(f"  by user: {values['num_users']:,} users, without ads clicked before")
     for name, reason in values.get("absent", {}).items():
-        parts.append(f"  {name.replace('_', '-')} not measured: {reason}")
+        parts.append(f"  {name.replace('_', ' ')} not measured: {reason}")
     return parts
 
 
