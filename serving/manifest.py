@@ -14,10 +14,10 @@ from typing import Any, Self
 
 from serving import errors
 from tfrecords import files
+from tfrecords.schema import KINDS
 
 FORMAT_VERSION = 3
 HEADS = ("click", "engagement", "revenue")
-KINDS = ("categorical", "numeric", "categorical_list")
 
 
 @dataclasses.dataclass(frozen=True)

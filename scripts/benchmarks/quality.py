@@ -33,12 +33,12 @@ from serving import cli, export
 from serving.cli.flags import log_flags
 from tfrec import calibration, config, evaluation, metrics, ranking
 from tfrecords import reader, terminal
+from tfrecords.splits import SPLITS
 
 with cli.require_extra("benchmark"):
     from peers import models
 
 RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
-SPLITS = ("train", "validation", "test")
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory.")
 flags.DEFINE_list("peers", list(models.PEERS), "The peers to measure.")
@@ -129,9 +129,7 @@ def of_peer(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns a peer's click probabilities of the test rows, and what is told of it."""
     inputs = {
-        "shards": [
-            shard["sha256"] for s in SPLITS for shard in data_set.description["splits"][s]["shards"]
-        ],
+        "shards": [shard.sha256 for s in SPLITS for shard in data_set.description.splits[s].shards],
         "fields": [field.name for field in data.fields],
     }
     fitted = models.fit_once(name, data, FLAGS.tune_peers, FLAGS.model_seed, inputs, directory)

@@ -258,7 +258,7 @@ class Pipeline:
 
     def truth_of(self, data_set: reader.DataSet) -> pathlib.Path | None:
         """Returns the directory of the synthetic log that a data set was converted from."""
-        log = pathlib.Path(data_set.description["source"]["path"])
+        log = pathlib.Path(data_set.description.source.path)
         return log.parent if synthetic.SyntheticLog(log.parent).world.is_file() else None
 
     def _models_inputs(self) -> dict[str, Any]:
@@ -332,40 +332,40 @@ class Pipeline:
 
 
 def _describe(data_set: reader.DataSet) -> str:
-    splits = data_set.description["splits"]
-    source = data_set.description["source"]
+    description = data_set.description
+    source = description.source
     shares = ", ".join(f"{split} {data_set.num_rows(split):,}" for split in SPLITS)
-    sampled = sum(split["sampled"] for split in splits.values())
+    sampled = sum(split.sampled for split in description.splits.values())
     written = sum(data_set.num_rows(split) for split in SPLITS) - sampled
-    rejected = f"{source['rejected']:,} rejected"
-    if source["rejected"]:
+    rejected = f"{source.rejected:,} rejected"
+    if source.rejected:
         rejected += f", see {data_set.directory / 'rejected.tsv'}"
     rate = data_set.label_sum("train", "click") / max(data_set.label_count("train", "click"), 1)
     text = [
-        f"      {source['lines']:,} rows = {written:,} written + {rejected}",
-        f"      {shares} impressions, split by {data_set.description['split']['kind']}",
-        f"      {data_set.description['num_ads']:,} ads, click rate {rate:.1%}",
+        f"      {source.lines:,} rows = {written:,} written + {rejected}",
+        f"      {shares} impressions, split by {description.split.kind}",
+        f"      {description.num_ads:,} ads, click rate {rate:.1%}",
     ]
     if sampled:
         text.append(f"      {sampled:,} of the impressions are sampled negatives")
-    for name, count in data_set.description["rows_of_varying_query_fields"].items():
+    for name, count in description.rows_of_varying_query_fields.items():
         text.append(
             f"      {name} differs within its request in {count / max(written, 1):.1%} of rows; "
             "a request keeps its first value: is it a field of the ad?"
         )
-    if others := data_set.description.get("rows_of_other_users", 0):
+    if others := description.rows_of_other_users:
         text.append(
             f"      {others / max(written, 1):.1%} of rows are of another user than their request: "
             "is its key unique, or does it begin again each day?"
         )
-    young = data_set.description.get("rows_inside_engagement_window", 0)
+    young = description.rows_inside_engagement_window
     if young:
-        window = data_set.description["engagement_window_seconds"]
+        window = description.engagement_window_seconds
         text.append(
             f"      engagement and revenue of {young:,} impressions are not known yet: they are "
             f"less than {window:,.0f} seconds older than the end of the log"
         )
-    changed = data_set.description["impressions_of_changed_ads"]
+    changed = description.impressions_of_changed_ads
     if changed:
         text.append(
             f"      {changed / max(written, 1):.1%} of the impressions showed an ad with other "

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ import tensorflow as tf
 
 from tfrecords import reader
 from tfrecords.conversion import dataset_json
+from tfrecords.records import description, writer
 from tfrecords.records import spec as records
-from tfrecords.records import writer
 from tfrecords.schema import MISSING_LABEL
 
 SPEC = records.Spec(
@@ -52,7 +53,10 @@ def data_set_of(directory, shards):
     """A data set of one split, without encoder and catalogue."""
     data_set = reader.DataSet.__new__(reader.DataSet)
     data_set.directory, data_set.spec, data_set._verified = directory, SPEC, set()
-    data_set.description = {"splits": {"train": dataset_json.split_entry(shards)}}
+    shards = [description.ShardDescription(**shard, sampled=0) for shard in shards]
+    data_set.description = description.DataSetDescription.model_construct(
+        splits={"train": dataset_json.describe_split(shards)}
+    )
     return data_set
 
 
@@ -109,10 +113,26 @@ def test_records_round_trip_one_and_many(tmp_path):
     )
 
 
-def test_a_spec_round_trips_as_json():
-    with_users = dataclasses.replace(SPEC, has_user=True)
-    for spec in (SPEC, with_users):
-        assert records.spec_from_json(spec.to_json()) == spec
+def test_a_description_round_trips_as_json(data_set):
+    path = data_set.directory / "dataset.json"
+    on_disk = json.loads(path.read_text())
+    assert data_set.description.to_json() == on_disk
+    assert data_set.description.spec == data_set.spec
+    assert data_set.description.split.kind == on_disk["split"]["kind"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "has format_version 2; expected 3. Convert the log again."),
+        ({"num_ads": "many"}, "num_ads"),
+    ],
+)
+def test_a_description_of_another_format_is_refused(data_set, tmp_path, change, message):
+    document = {**data_set.description.to_json(), **change}
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=message):
+        reader.DataSet(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tfrec import retrieval
+
 # Key of a head's report -> label.
 HEAD_METRICS = {
     "auc": "AUC",
@@ -17,8 +19,8 @@ HEAD_METRICS = {
     "ndcg_at_10_logged_lists": "NDCG@10, logged lists",
 }
 # Key of a recommender's report, or the path of nested keys -> label.
-_RETRIEVAL_METRICS = {
-    **{(f"corpus_recall_at_{k}",): f"recall@{k}, whole catalogue" for k in (10, 50, 100, 500)},
+_RETRIEVAL_METRICS: dict[tuple[str, ...], str] = {
+    **{(f"corpus_recall_at_{k}",): f"recall@{k}, whole catalogue" for k in retrieval.RECALL_AT},
     ("ndcg_at_10",): "NDCG@10, whole catalogue",
     ("on_never_shown_ads", "corpus_recall_at_500"): "recall@500, never shown ads",
     ("auc_against_uniform_ads",): "AUC against uniform ads",
@@ -37,17 +39,16 @@ _RECOMMENDERS = {
 }
 
 
-def recommenders(retrieval: Mapping[str, Any]) -> list[str]:
+def recommenders(report: Mapping[str, Any]) -> list[str]:
     """Returns the names of the recommenders that were measured."""
-    return [name for key, name in _RECOMMENDERS.items() if retrieval.get(key)]
+    return [name for key, name in _RECOMMENDERS.items() if report.get(key)]
 
 
-def retrieval_rows(retrieval: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
+def retrieval_rows(report: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
     """Returns the label of each measured metric and its value for each of `recommenders`."""
-    reports = [retrieval[key] for key in _RECOMMENDERS if retrieval.get(key)]
+    reports = [report[key] for key in _RECOMMENDERS if report.get(key)]
     rows = [
-        (label, [_at(report, path) for report in reports])
-        for path, label in _RETRIEVAL_METRICS.items()
+        (label, [_at(own, path) for own in reports]) for path, label in _RETRIEVAL_METRICS.items()
     ]
     return [row for row in rows if any(value is not None for value in row[1])]
 

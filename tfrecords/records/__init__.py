@@ -10,6 +10,12 @@ from tfrecords.records.batching import (
     permute,
 )
 from tfrecords.records.checksums import check_file, check_files, read_json
+from tfrecords.records.description import (
+    DataSetDescription,
+    ShardDescription,
+    SourceDescription,
+    SplitDescription,
+)
 from tfrecords.records.negative_downsampling import thin_unclicked
 from tfrecords.records.spec import (
     USER,
@@ -19,7 +25,6 @@ from tfrecords.records.spec import (
     decode,
     narrowest,
     pack,
-    spec_from_json,
     unpack,
     unpack_ids,
 )
@@ -28,8 +33,12 @@ from tfrecords.records.writer import is_per_request, shuffled, write_shard
 __all__ = [
     "USER",
     "Batch",
+    "DataSetDescription",
     "Packed",
+    "ShardDescription",
+    "SourceDescription",
     "Spec",
+    "SplitDescription",
     "check_file",
     "check_files",
     "clicked_pairs",
@@ -45,7 +54,6 @@ __all__ = [
     "read_arrow",
     "read_json",
     "shuffled",
-    "spec_from_json",
     "thin_unclicked",
     "unpack",
     "unpack_ids",

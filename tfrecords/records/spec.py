@@ -62,20 +62,6 @@ class Spec:
         user = {USER: "int64"} if self.has_user else {}
         return {"list_lengths": "int32", **user}
 
-    def to_json(self) -> dict[str, object]:
-        return dataclasses.asdict(self)
-
-
-def spec_from_json(value: Mapping) -> Spec:
-    """The inverse of `Spec.to_json`."""
-    return Spec(
-        tuple(value["query_widths"]),
-        tuple(value["ad_widths"]),
-        tuple(value["labels"]),
-        bool(value["has_position"]),
-        bool(value["has_user"]),
-    )
-
 
 # Requests as the arrays of a record's features, by name.
 Packed = dict[str, np.ndarray]
