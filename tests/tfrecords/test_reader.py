@@ -40,6 +40,10 @@ class Made:
         }
 
 
+def parse(spec, serialized):
+    return records.unpack(spec, records.decode(spec, serialized))
+
+
 def concatenate(parts):
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts])
@@ -53,7 +57,7 @@ def data_set_of(directory, shards):
     """A data set of one split, without encoder and catalogue."""
     data_set = reader.DataSet.__new__(reader.DataSet)
     data_set.directory, data_set.spec, data_set._verified = directory, SPEC, set()
-    shards = [description.ShardDescription(**shard, sampled=0) for shard in shards]
+    shards = [description.ShardDescription(**{"sampled": 0, **shard}) for shard in shards]
     data_set.description = description.DataSetDescription.model_construct(
         splits={"train": dataset_json.describe_split(shards)}
     )
@@ -100,7 +104,7 @@ def test_ids_are_stored_in_the_narrowest_type_that_holds_them(cardinality, width
 def test_records_round_trip_one_and_many(tmp_path):
     parts = [requests(7), requests(1, 1, first=7), requests(20, 2, first=8)]
     serialized = tf.constant([records.serialize(part.pack()) for part in parts])
-    parsed = records.parse(SPEC, serialized)
+    parsed = parse(SPEC, serialized)
     joined = concatenate(parts)
     np.testing.assert_array_equal(parsed["list_lengths"], joined.list_lengths)
     np.testing.assert_array_equal(parsed["query"], joined.query)
@@ -262,7 +266,7 @@ def test_a_request_longer_than_a_record_is_kept_whole(tmp_path, monkeypatch):
     )
     writer.write_shard(tmp_path / "test-00000.tfrecord", made.pack(spec))
     serialized = list(tf.data.TFRecordDataset(str(tmp_path / "test-00000.tfrecord")))
-    parsed = [records.parse(spec, tf.reshape(record, [1])) for record in serialized]
+    parsed = [parse(spec, tf.reshape(record, [1])) for record in serialized]
     assert [p["list_lengths"].numpy().tolist() for p in parsed] == [[1, 9], [2]]
     assert np.concatenate([p["ad_row"] for p in parsed]).tolist() == list(range(12))
 
@@ -279,7 +283,7 @@ def test_a_missing_label_comes_back_as_nan():
     click = np.where(np.arange(len(made.ad)) % 2, MISSING_LABEL, made.per_ad["click"])
     made.per_ad["click"] = click.astype(np.uint8)
     made.per_ad["revenue"][0] = np.nan
-    parsed = records.parse(SPEC, tf.constant([records.serialize(made.pack())]))
+    parsed = parse(SPEC, tf.constant([records.serialize(made.pack())]))
     np.testing.assert_array_equal(np.isnan(parsed["click"]), np.arange(len(made.ad)) % 2 == 1)
     assert np.isnan(parsed["revenue"].numpy()).tolist() == [True] + [False] * (len(made.ad) - 1)
 

@@ -92,11 +92,6 @@ def serialize(requests: Packed) -> bytes:
     )
 
 
-def parse(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parses records [N] into one run of requests; see `unpack`."""
-    return unpack(spec, decode(spec, serialized))
-
-
 def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     """Reads records [N] as they are stored: features by name, those of a side [R or L, F_W]."""
     names = {**spec.per_request(), **spec.per_ad()}
