@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving import requests
+from tfrecords.schema import NUM_CANDIDATES
 
 LOG_FORMATS = ("text", "json")
 # A larger request body is answered with 413.
@@ -68,7 +69,7 @@ class OrchestratorConfig:
         rules: Business rules of requests that name none.
     """
 
-    num_candidates: int = 500
+    num_candidates: int = NUM_CANDIDATES
     default_k: int = 10
     max_k: int = 1000
     default_deadline_ms: float = 2_000.0

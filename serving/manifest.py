@@ -13,10 +13,11 @@ import pathlib
 from typing import Any, Self
 
 from serving import errors
+from tfrecords import files
+from tfrecords.schema import KINDS
 
 FORMAT_VERSION = 3
 HEADS = ("click", "engagement", "revenue")
-KINDS = ("categorical", "numeric", "categorical_list")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,14 +153,8 @@ def write(base: pathlib.Path, version: int, document: bytes) -> None:
     """Writes a manifest in one step; a reader sees all of it or none."""
     path = path_of(base, version)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sync_directory(base)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(document)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_directory(path.parent)
+    files.sync(base)
+    files.write(path, document, durable=True)
 
 
 def read(base: pathlib.Path, version: int) -> Manifest:
@@ -204,15 +199,6 @@ def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
     if manifest.version != version:
         raise _corrupt(name, f"it is the manifest of version {manifest.version}")
     return manifest
-
-
-def sync_directory(path: pathlib.Path) -> None:
-    """Makes renames in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _corrupt(name: str, reason: str) -> errors.ManifestCorruptError:

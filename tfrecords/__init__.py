@@ -1,6 +1,6 @@
 """Logs to data sets: formats, columns, the encoder, conversion, and `tf.data` batches.
 
-Importing the package loads no TensorFlow; it only arranges for TensorFlow to start quietly.
+Importing the package does not load TensorFlow; it only suppresses TensorFlow's start messages.
 """
 
 from tfrecords.terminal import quiet_tensorflow

@@ -35,7 +35,7 @@ from typing import Any
 import apache_beam
 from apache_beam.options import pipeline_options
 
-from tfrecords import conversion, convert, formats
+from tfrecords import conversion, convert, files, formats
 from tfrecords.splits import SplitOptions
 
 _HEADER_BYTES = 1 << 20
@@ -245,10 +245,8 @@ class _Worker:
         except ValueError:
             # The driver meets the same error in its own process, and names it better.
             return False
-        path = self.space.path(step, 0, ".found")
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(pickle.dumps(found, pickle.HIGHEST_PROTOCOL))
-        partial.rename(path)
+        content = pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
+        files.write(self.space.path(step, 0, ".found"), content)
         return True
 
     @functools.cached_property

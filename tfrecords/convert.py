@@ -26,7 +26,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from tfrecords import conversion, formats, reader, schema
+from tfrecords import conversion, formats, reader, records, schema
 from tfrecords.splits import SplitOptions
 
 FORMATS = formats.NAMES
@@ -180,29 +180,25 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
     splits = work.write(split, packer)
     num_rows = sum(chunk["lines"] for chunk in parsed)
     num_rejected = sum(chunk["rejected"] for chunk in parsed)
-    if not splits["train"]["rows"]:
+    if not splits["train"].rows:
         raise ValueError(
             f"{source}: no training rows are left of {num_rows} lines; use a larger log."
         )
-    if not splits["train"]["label_counts"].get("click"):
+    if not splits["train"].label_counts.get("click"):
         raise ValueError(
             f"{source}: no training row has a click label; a file without labels can only be the "
             "test split (--test_path)."
         )
-    written = sum(entry["rows"] - entry["sampled"] for entry in splits.values())
+    written = sum(own.rows - own.sampled for own in splits.values())
     if written + num_rejected != num_rows:
         raise ValueError(
             f"{source}: {num_rows} rows were read but {written} written and "
             f"{num_rejected} rejected; did the file change meanwhile? Convert again."
         )
     paths = [str(path) for path in source.files]
-    described = {
-        "path": paths[0],
-        "paths": paths,
-        "format": source.format,
-        "lines": num_rows,
-        "rejected": num_rejected,
-    }
+    described = records.SourceDescription(
+        path=paths[0], paths=paths, format=source.format, lines=num_rows, rejected=num_rejected
+    )
     work.finish(split, fitted, described, splits)
 
 

@@ -4,15 +4,15 @@ Every field becomes int32 ids, so an example is a row of ids and an ad is a row 
 
     categorical        0 = missing, 1..V = vocabulary by falling count, then the OOV buckets
     numeric            0 = missing, 1..T = quantile bucket
-    categorical_list   as categorical, `max_list_length` columns; 0 fills up after the last value
+    categorical_list   as categorical, `max_list_length` columns; padded with 0
 
-The look-up is written in TensorFlow once. The converter calls it on the distinct
-values of whole column batches; the exported SavedModels call it on raw requests.
-Vocabulary values are looked up by 63-bit fingerprint in a sorted vector, which needs
-neither asset files nor table initialisers in a SavedModel.
+The lookup is implemented once, in TensorFlow. Conversion calls it on the distinct values of
+batches of columns, and exported SavedModels call it on raw requests. Vocabulary values are looked
+up by 63-bit fingerprint in a sorted vector, which needs no asset files and no table initializers
+in a SavedModel.
 
-Shapes: B rows, F columns of ids (the widths of the fields together), V vocabulary size,
-T numeric buckets, L values of a list.
+Shapes: B rows, F columns of ids (the sum of the fields' widths), V vocabulary size, T numeric
+buckets, L values of a list.
 """
 
 import dataclasses
@@ -28,21 +28,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from tfrecords import records
+from tfrecords import files, records
 from tfrecords.schema import Field, Schema, schema_from_json
 
 _FINGERPRINT_RANGE = 2**63 - 1
-# Above every fingerprint, so that a look-up is never out of range.
+# Above all fingerprints, so that a lookup is never out of range.
 _LAST_KEY = np.int64(2**63 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class FieldStatistics:
-    """What fitting learns of one field from the training rows.
+    """Statistics of a field, fitted to the training rows.
 
     Attributes:
         vocabulary: Categorical: kept values, the most frequent first (id = index + 1).
-        boundaries: Numeric: rising float32 bucket boundaries [T - 1].
+        boundaries: Numeric: ascending float32 bucket boundaries [T - 1].
     """
 
     vocabulary: tuple[str, ...] = ()
@@ -66,14 +66,14 @@ class FittedSchema:
             raise ValueError(f"No statistics for the fields {missing}; fit the schema first.")
 
     def cardinality(self, field: Field) -> int:
-        """Returns the number of ids that `field` is encoded into."""
+        """Returns the number of different ids of a field."""
         statistics = self.statistics[field.name]
         if field.kind == "numeric":
             return len(statistics.boundaries) + 2
         return 1 + len(statistics.vocabulary) + field.num_oov_buckets
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits over the schema and everything fitted."""
+        """Returns 16 hex digits that identify the schema and its statistics."""
         digest = hashlib.sha256(self.schema.fingerprint().encode())
         for field in self.schema.fields:
             statistics = self.statistics[field.name]
@@ -104,15 +104,15 @@ class FittedSchema:
                 if f.kind == "numeric"
             },
         }
-        (directory / "encoder.json").write_text(json.dumps(description, indent=1) + "\n")
+        files.write_json(directory / "encoder.json", description)
 
 
 def load(directory: str | os.PathLike[str]) -> FittedSchema:
     """Reads what `FittedSchema.save` wrote.
 
     Raises:
-        FileNotFoundError: There is no encoder in the directory.
-        ValueError: The vocabularies are not those that the fingerprint was taken over.
+        FileNotFoundError: The directory holds no encoder.
+        ValueError: The vocabularies do not match the fingerprint.
     """
     directory = pathlib.Path(directory)
     path = directory / "encoder.json"
@@ -134,8 +134,8 @@ def load(directory: str | os.PathLike[str]) -> FittedSchema:
     fitted = FittedSchema(schema, statistics)
     if fitted.fingerprint() != description["fingerprint"]:
         raise ValueError(
-            f"{directory}: the vocabularies give fingerprint {fitted.fingerprint()}, but "
-            f"encoder.json says {description['fingerprint']}; convert the log again."
+            f"{directory}: the vocabularies have fingerprint {fitted.fingerprint()}; encoder.json "
+            f"expects {description['fingerprint']}. Convert the log again."
         )
     return fitted
 
@@ -145,7 +145,7 @@ class Encoder(tf.Module):
 
     Args:
         fitted: The fitted schema.
-        fields: The fields to encode, in the order of the output's columns.
+        fields: Fields to encode, in the order of the output's columns.
 
     Raises:
         ValueError: Two vocabulary values of a field share a fingerprint.
@@ -162,7 +162,7 @@ class Encoder(tf.Module):
         self._first_oov = np.array([1 + len(v) for v in vocabularies], np.int64)
         self._keys, self._ids = _sorted_keys(self._strings, vocabularies, self._salts)
         boundaries = [fitted.statistics[field.name].boundaries for field in self._numeric]
-        # No number reaches an infinite boundary, so shorter rows are filled up with them.
+        # No number reaches an infinite boundary, so these pad shorter rows.
         longest = max(map(len, boundaries), default=0)
         self._boundaries = np.full((len(boundaries), longest), np.inf, np.float32)
         for row, values in zip(self._boundaries, boundaries, strict=True):
@@ -173,8 +173,8 @@ class Encoder(tf.Module):
         """Encodes raw columns.
 
         Args:
-            columns: Field name to [B] float32 (NaN is missing), string ("" is missing), or for
-                a list [B, L] string ("" fills up).
+            columns: Field name to [B] float32 (NaN is missing), [B] string ("" is missing), or
+                for a list [B, L] string (padded with "").
 
         Returns:
             [B, F] int32 ids, in the order of the fields.
@@ -195,10 +195,10 @@ class Encoder(tf.Module):
         return tf.concat([parts[field] for field in self.fields], axis=1)
 
     def encode_column(self, field: Field, values: tf.Tensor) -> tf.Tensor:
-        """Encodes one column of numbers or of single strings.
+        """Encodes a column of numbers or of strings.
 
         Args:
-            field: One of the encoder's fields.
+            field: Field of the encoder.
             values: [B] float32 (NaN is missing) or string ("" is missing).
 
         Returns:
@@ -210,11 +210,11 @@ class Encoder(tf.Module):
     def encode_fingerprints(
         self, field: Field, fingerprints: tf.Tensor, missing: tf.Tensor
     ) -> tf.Tensor:
-        """Encodes strings of one field whose `fingerprint` [B] is known; `missing` [B] bool."""
+        """Encodes strings of a field, given their fingerprints [B] and which are missing [B]."""
         return self._look_up_fingerprints(fingerprints[:, None], missing[:, None], [field])[:, 0]
 
     def _look_up_strings(self, values: tf.Tensor, fields: Sequence[Field]) -> tf.Tensor:
-        """Encodes strings [B, n] of n fields, or [B, L] of one list field."""
+        """Encodes strings [B, n] of n fields, or [B, L] of a list field."""
         return self._look_up_fingerprints(fingerprint(values), tf.equal(values, ""), fields)
 
     def _look_up_fingerprints(
@@ -234,16 +234,16 @@ class Encoder(tf.Module):
         places = [self._numeric.index(field) for field in fields]
         by_field = tf.transpose(values)
         buckets = 1 + tf.searchsorted(self._boundaries[places], by_field, side="right")
-        # Infinity reaches the infinite boundaries that fill rows up.
+        # An infinite number reaches the boundaries that pad rows.
         buckets = tf.minimum(buckets, self._last_bucket[places, None])
         return tf.transpose(tf.where(tf.math.is_nan(by_field), 0, buckets))
 
     def encode_table(self, table: pa.Table) -> np.ndarray:
-        """Encodes Arrow columns, each distinct string once.
+        """Encodes Arrow columns; each distinct string is encoded once.
 
         Args:
-            table: Has a column per field, by its name: strings, numbers or lists of strings;
-                null is missing.
+            table: A column per field, named after it: strings, numbers or lists of strings; null
+                is missing.
 
         Returns:
             [B, F] int32 ids.
@@ -270,7 +270,7 @@ class Encoder(tf.Module):
 
 
 def fingerprint(values: tf.Tensor) -> tf.Tensor:
-    """Returns the 63-bit fingerprint of strings, which stands for the value ever after."""
+    """Returns 63-bit fingerprints of strings, by which values are identified."""
     return tf.strings.to_hash_bucket_fast(values, _FINGERPRINT_RANGE)
 
 
@@ -281,15 +281,15 @@ def missing_fingerprint() -> int:
 
 
 def pad(ids: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """Lays lists of ids out as rows.
+    """Returns lists of ids as rows.
 
     Args:
-        ids: The lists end to end [sum of lengths].
-        lengths: [B].
-        width: The last values kept of a list.
+        ids: Concatenated lists [sum of lengths].
+        lengths: Lengths of the lists [B].
+        width: Number of values to keep of a list, its last ones.
 
     Returns:
-        [B, width] int32; 0 fills up after the last value.
+        [B, width] int32, padded with 0.
     """
     present = ids != 0
     if not present.all():
@@ -307,7 +307,7 @@ def pad(ids: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
 
 
 def _last_values(ids: tf.Tensor, width: int) -> tf.Tensor:
-    """Keeps the last `width` non-zero ids of each row [B, L], and fills up with 0."""
+    """Keeps the last `width` nonzero ids of each row [B, L], padded with 0."""
     lists = tf.ragged.boolean_mask(ids, ids != 0)
     lengths = lists.row_lengths()
     kept = tf.minimum(lengths, tf.cast(width, lengths.dtype))
@@ -317,14 +317,14 @@ def _last_values(ids: tf.Tensor, width: int) -> tf.Tensor:
 
 
 def _salt(name: str) -> int:
-    """Returns a 63-bit number that keeps a field's keys apart from other fields'."""
+    """Returns a 63-bit number that distinguishes a field's keys from other fields'."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def _sorted_keys(
     fields: Sequence[Field], vocabularies: Sequence[Sequence[str]], salts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rising keys of all vocabulary values [V + 1], and their ids."""
+    """Returns the sorted keys of all vocabulary values [V + 1] and their ids."""
     keys, ids = [np.array([_LAST_KEY])], [np.array([0])]
     for field, vocabulary, salt in zip(fields, vocabularies, salts, strict=True):
         if vocabulary:
@@ -332,8 +332,8 @@ def _sorted_keys(
             fingerprints = fingerprint(values).numpy()
             if len(np.unique(fingerprints)) != len(fingerprints):
                 raise ValueError(
-                    f"Field {field.name!r}: two vocabulary values share a 63-bit fingerprint; "
-                    "drop one of them or lower max_vocabulary_size."
+                    f"Field {field.name!r}: two vocabulary values share a 63-bit fingerprint. "
+                    "Drop one of them or lower max_vocabulary_size."
                 )
             keys.append(fingerprints ^ salt)
             ids.append(np.arange(1, len(vocabulary) + 1))
@@ -356,7 +356,7 @@ def input_signature(fields: Sequence[Field]) -> dict[str, tf.TensorSpec]:
 
 
 def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
-    """Yields the fields of a side in their order, each with its columns of ids."""
+    """Yields fields and their columns of ids, in order."""
     first = 0
     for field in fields:
         yield field, slice(first, first + field.width)
@@ -364,5 +364,5 @@ def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
 
 
 def width(fields: Sequence[Field]) -> int:
-    """Returns the number of columns of ids that fields are encoded as."""
+    """Returns the number of columns of ids of fields."""
     return sum(field.width for field in fields)

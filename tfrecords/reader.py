@@ -1,4 +1,4 @@
-"""Reads converted data sets: the description, the ad catalogue, and `tf.data` batches.
+"""Reads converted data sets: description, ad catalogue and `tf.data` batches.
 
 Shapes: B requests, C the longest list of the batch, Fq and Fa query- and ad-side fields.
 """
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tfrecords import encoding, records
 
-# No field has such a name.
+# Names that no field can have.
 AD_ID = "__ad_id__"
 IMPRESSIONS = "__impressions__"
 CLICKS = "__clicks__"
@@ -39,10 +39,10 @@ def _not_rewritten(function: _Function) -> _Function:
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """Every ad that can be recommended; row i of each part is ad i.
+    """All ads that can be recommended; row i of each attribute is ad i.
 
     Attributes:
-        table: The ads' ids, raw ad-side fields and counts, and `AD_ID`, `IMPRESSIONS`, `CLICKS`.
+        table: Raw ad-side fields, and `AD_ID`, `IMPRESSIONS` and `CLICKS`.
         features: [N, Fa] int32 encoded ad-side fields.
     """
 
@@ -51,22 +51,22 @@ class Catalogue:
 
     @property
     def ad_ids(self) -> pa.ChunkedArray:
-        """[N] string."""
+        """Ids [N], strings."""
         return self.table[AD_ID]
 
     @property
     def fields(self) -> pa.Table:
-        """The raw ad-side fields alone."""
+        """Raw ad-side fields."""
         return self.table.drop_columns([AD_ID, IMPRESSIONS, CLICKS])
 
     @property
     def clicks(self) -> np.ndarray:
-        """[N] clicked training rows."""
+        """Number of clicked training rows of each ad [N]."""
         return self.table[CLICKS].to_numpy()
 
     @property
     def impressions(self) -> np.ndarray:
-        """[N] training rows."""
+        """Number of training rows of each ad [N]."""
         return self.table[IMPRESSIONS].to_numpy()
 
     def __len__(self) -> int:
@@ -77,11 +77,16 @@ class DataSet:
     """A converted data set.
 
     Args:
-        directory: What `convert` wrote.
+        directory: Output of `convert`.
+
+    Attributes:
+        description: Content of `dataset.json`.
+        fitted: The fitted schema.
+        spec: Record format.
 
     Raises:
-        FileNotFoundError: There is no finished data set in the directory.
-        ValueError: The encoder beside it is not the one it was written with.
+        FileNotFoundError: The directory holds no finished data set.
+        ValueError: `dataset.json` has another format, or the encoder is not that of the records.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -89,28 +94,32 @@ class DataSet:
         path = self.directory / "dataset.json"
         if not path.is_file():
             raise FileNotFoundError(f"No data set at {path}; run tfrec convert first.")
-        self.description: dict[str, Any] = records.read_json(path)
-        if self.description.get("format_version") != FORMAT_VERSION:
+        found = records.read_json(path)
+        if found.get("format_version") != FORMAT_VERSION:
             raise ValueError(
-                f"{path} has format {self.description.get('format_version')!r}, this version reads "
-                f"{FORMAT_VERSION}; convert the log again."
+                f"{path} has format_version {found.get('format_version')!r}; expected "
+                f"{FORMAT_VERSION}. Convert the log again."
             )
-        self.fingerprint: str = self.description["fingerprint"]
+        try:
+            self.description = records.DataSetDescription.model_validate(found)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}\nConvert the log again.") from error
+        self.fingerprint = self.description.fingerprint
         self.fitted = self._encoder()
         self.schema = self.fitted.schema
         self._verified: set[str] = set()
-        self.spec = records.spec_from_json(self.description["spec"])
+        self.spec = self.description.spec
 
     def _encoder(self) -> encoding.FittedSchema:
         try:
             fitted = encoding.load(self.directory / "encoder")
         except (ValueError, LookupError, TypeError, OSError):
-            self._check("encoder/")  # names the file that is damaged
+            self._check("encoder/")  # Its error names the damaged file.
             raise
         if fitted.fingerprint() != self.fingerprint:
             raise ValueError(
-                f"{self.directory}: the records were written with encoder {self.fingerprint}, "
-                f"the encoder beside them is {fitted.fingerprint()}; convert again."
+                f"{self.directory}: encoder/ has fingerprint {fitted.fingerprint()}; expected "
+                f"{self.fingerprint}, that of the records. Convert the log again."
             )
         return fitted
 
@@ -118,7 +127,7 @@ class DataSet:
         """Reads the ad catalogue; features are memory-mapped.
 
         Raises:
-            FileNotFoundError, ValueError: A file of it is missing or altered.
+            FileNotFoundError, ValueError: A file is missing or damaged.
         """
         directory = self.directory / "catalogue"
         self._check("catalogue/")
@@ -126,50 +135,50 @@ class DataSet:
         return Catalogue(table, np.load(directory / "ad_features.npy", mmap_mode="r"))
 
     def sample_requests(self) -> list[dict[str, Any]]:
-        """Reads raw query fields of some held-out requests; None is missing.
+        """Reads the raw query fields of some held-out requests; None is missing.
 
         Raises:
-            FileNotFoundError, ValueError: The file is missing or altered.
+            FileNotFoundError, ValueError: The file is missing or damaged.
         """
         self._check("sample_requests.json")
         return records.read_json(self.directory / "sample_requests.json")
 
     def profile(self) -> dict[str, Any]:
-        """Reads distinct values of the fields, and rows and clicks over time."""
+        """Reads the numbers of distinct values, and rows and labels over time."""
         self._check("profile.json")
         return records.read_json(self.directory / "profile.json")
 
     def _check(self, prefix: str) -> None:
-        """Checks the files whose names begin with `prefix`."""
-        for name, checksum in self.description["sha256"].items():
+        """Verifies the files whose names begin with `prefix`."""
+        for name, checksum in self.description.sha256.items():
             if name.startswith(prefix):
                 records.check_file(self.directory / name, checksum)
 
     def verify(self) -> None:
-        """Checks every file; shards are not checked again when they are read.
+        """Verifies all files; shards are not verified again when they are read.
 
         Raises:
-            FileNotFoundError, ValueError: One is missing or altered.
+            FileNotFoundError, ValueError: A file is missing or damaged.
         """
         self._check("")
-        for split in self.description["splits"]:
+        for split in self.description.splits:
             self._verified_shards(split)
 
     def num_rows(self, split: str) -> int:
-        return int(self.description["splits"][split]["rows"])
+        return self.description.splits[split].rows
 
     def num_requests(self, split: str) -> int:
-        return int(self.description["splits"][split]["requests"])
+        return self.description.splits[split].requests
 
     def label_count(self, split: str, label: str) -> int:
         """Returns how many rows of a split have the label."""
-        return int(self.description["splits"][split]["label_counts"].get(label, 0))
+        return self.description.splits[split].label_counts.get(label, 0)
 
     def label_sum(self, split: str, label: str) -> float:
-        return float(self.description["splits"][split]["label_sums"].get(label, 0.0))
+        return self.description.splits[split].label_sums.get(label, 0.0)
 
     def column(self, split: str, name: str) -> np.ndarray:
-        """Reads one stored feature of a split in the log's order.
+        """Reads a stored feature of a split in the log's order.
 
         Args:
             split: `train`, `validation` or `test`.
@@ -185,19 +194,19 @@ class DataSet:
 
     @_not_rewritten
     def windows(self, split: str, seed: int | None = None) -> tf.data.Dataset:
-        """Streams a split as runs of many records.
+        """Streams a split as windows of many records.
 
         Args:
             split: `train`, `validation` or `test`.
-            seed: Shuffles shards, then records, then requests inside a window with one
-                gather, anew each epoch; None keeps the log's order.
+            seed: Seed of the order of shards, records, and requests of a window, which differs
+                in each epoch; None keeps the log's order.
 
         Yields:
             The features of `records.unpack`.
 
         Raises:
             FileNotFoundError: A shard is missing.
-            ValueError: A shard is not what was written.
+            ValueError: A shard is damaged.
         """
         windows = self._stored_windows(split, seed, self._spec_without_users)
         return windows.map(lambda stored: records.unpack(self.spec, stored), tf.data.AUTOTUNE)
@@ -210,13 +219,13 @@ class DataSet:
     def _stored_windows(
         self, split: str, seed: int | None, spec: records.Spec, negative_keep_rate: float = 1.0
     ) -> tf.data.Dataset:
-        """Streams windows as they are stored, which is less to move than what models take."""
+        """Streams windows in the stored types, which are smaller than those of models."""
         paths = self._verified_shards(split)
         dataset = tf.data.Dataset.from_tensor_slices(tf.constant(paths, tf.string))
         if seed is not None:
             dataset = dataset.shuffle(max(len(paths), 1), seed=seed)
-            # Neighbours of the log are in one shard; of many shards read at once, few records
-            # of the same one come into a window.
+            # Neighbors in the log are in one shard; a window holds few records of each shard,
+            # because many are read in turns.
             dataset = dataset.interleave(_records, cycle_length=_SHARDS_AT_ONCE)
             dataset = dataset.shuffle(_SHUFFLED_RECORDS, seed=seed)
         else:
@@ -229,15 +238,15 @@ class DataSet:
                 stored = records.thin_unclicked(stored, negative_keep_rate, of_window)
             return stored if seed is None else records.permute(stored)
 
-        # Records are parsed by the window: raw columns join before they are decoded.
+        # A window is parsed at once: raw columns are joined before they are decoded.
         return dataset.batch(RECORDS_PER_WINDOW).enumerate().map(window, tf.data.AUTOTUNE)
 
     def _verified_shards(self, split: str) -> list[str]:
-        """Returns the paths of a split's shards, each checked once in a process."""
-        shards = self.description["splits"][split]["shards"]
-        paths = [self.directory / shard["file"] for shard in shards]
+        """Returns the paths of a split's shards, which are verified once per process."""
+        shards = self.description.splits[split].shards
+        paths = [self.directory / shard.file for shard in shards]
         if split not in self._verified:
-            records.check_files(paths, [shard["sha256"] for shard in shards])
+            records.check_files(paths, [shard.sha256 for shard in shards])
             self._verified.add(split)
         return [str(path) for path in paths]
 
@@ -247,9 +256,14 @@ class DataSet:
     ) -> tf.data.Dataset:
         """Streams padded batches of whole requests.
 
+        Args:
+            split: `train`, `validation` or `test`.
+            requests_per_batch: Approximate number of requests B; windows are cut evenly.
+            seed: As `windows`.
+
         Yields:
             `query` [B, Fq] int32, `ad` [B, C, Fa] int32, `mask` [B, C] bool, and each
-            per-ad feature [B, C]. B is about `requests_per_batch`: windows are cut evenly.
+            per-ad feature [B, C].
         """
         dataset = self._stored_windows(split, seed, self._spec_without_users)
         dataset = dataset.flat_map(lambda window: records.cut_batches(window, requests_per_batch))
@@ -259,16 +273,16 @@ class DataSet:
     def batches_of_like_lists(
         self, split: str, rows_per_batch: int, seed: int, negative_keep_rate: float = 1.0
     ) -> tf.data.Dataset:
-        """Streams shuffled batches of whole requests whose lists are of about one length.
+        """Streams shuffled batches of whole requests with lists of similar length.
 
-        Next to nothing is padded: batches of mixed lists are half padding where lists have
-        from one to a dozen ads. A batch has about `rows_per_batch` shown ads.
+        They need little padding: if lists have one to twelve ads, half of a batch of mixed lists
+        is padding.
 
         Args:
             split: `train`, `validation` or `test`.
-            rows_per_batch: Shown ads in a batch, about.
-            seed: Of the order, and of the choice of rows.
-            negative_keep_rate: Share of the unclicked rows that is kept, by chance.
+            rows_per_batch: Approximate number of shown ads in a batch.
+            seed: Seed of the order and of the choice of rows.
+            negative_keep_rate: Share of the unclicked rows to keep, at random.
 
         Yields:
             As `batches`.
@@ -279,7 +293,7 @@ class DataSet:
 
     @_not_rewritten
     def _padded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Turns batches as they are stored into those of models."""
+        """Turns stored batches into those of models."""
         dataset = dataset.map(
             lambda stored: records.pad_lists(records.unpack(self.spec, stored)), tf.data.AUTOTUNE
         )
@@ -287,11 +301,16 @@ class DataSet:
 
     @_not_rewritten
     def clicked(self, split: str, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Streams the clicked pairs.
+        """Streams pairs of a request and a clicked ad.
+
+        Args:
+            split: `train`, `validation` or `test`.
+            batch_size: Approximate number of pairs B.
+            seed: As `windows`.
 
         Yields:
-            `query` [B, Fq], `ad` [B, Fa], `ad_row` [B], all int32; where the schema has a
-            `user_key`, `user` [B] int64, the fingerprint of the user's key.
+            `query` [B, Fq], `ad` [B, Fa] and `ad_row` [B], all int32; if the schema has a
+            `user_key`, also `user` [B] int64, the fingerprint of the user's key.
         """
         dataset = self._stored_windows(split, seed, self.spec)
         dataset = dataset.map(records.clicked_pairs, tf.data.AUTOTUNE)

@@ -1,8 +1,8 @@
 """The schema of a data set: what its columns are and how they are encoded.
 
-A schema names the fields, the side of the join each belongs to (`query` for user
-and context, `ad` for the ad), the label columns, and the key columns. It holds no
-data and needs no TensorFlow, so every stage, online and offline, can read it.
+A schema names the fields, their sides (`query` for user and context, `ad` for the ad), the label
+columns and the key columns. It holds no data and needs no TensorFlow, so that every stage, online
+and offline, can read it.
 
 The schema is JSON on disk:
 
@@ -25,12 +25,14 @@ from tfrecords import terminal
 
 KINDS = ("categorical", "numeric", "categorical_list")
 SIDES = ("query", "ad")
+# Default number of candidates, and the k of the recall that indexes are chosen and watched by.
+NUM_CANDIDATES = 500
 LABELS = ("click", "engagement", "revenue")
-# Stands for a missing click or engagement where labels are bytes; a missing revenue is NaN.
+# A missing click or engagement where labels are bytes; a missing revenue is NaN.
 MISSING_LABEL = 255
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RESERVED = ("self", "ad_features")  # arguments of the exported signatures
-_LONGEST_LIST = 10_000
+_MAX_LIST_LENGTH = 10_000
 _COLUMN_KEYS = (*LABELS, "request_key", "time", "position", "user_key", "split")
 _POSITIVE_OPTIONS = (
     "min_count",
@@ -43,19 +45,19 @@ _POSITIVE_OPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One input field.
+    """An input field.
 
     Attributes:
-        name: Key in a request: letters, digits and `_`, the first a letter.
+        name: Key in a request: letters, digits and `_`, starting with a letter.
         kind: `categorical` (a string), `numeric` (a number) or `categorical_list` (strings).
         side: `query` (user and context) or `ad`.
-        column: Column in the log; None: the name.
-        min_count: Categorical: values seen fewer times in training are out of vocabulary.
-        num_oov_buckets: Categorical: out-of-vocabulary values are hashed into this many ids.
-        max_vocabulary_size: Categorical: the most frequent values kept.
-        num_buckets: Numeric: the most quantile buckets a number is sorted into.
-        separator: List: what stands between the values of a list in the log.
-        max_list_length: List: the most values kept of a list, its last ones.
+        column: Column in the log; None: the same as the name.
+        min_count: Categorical: rarer values in training are out of vocabulary.
+        num_oov_buckets: Categorical: number of ids for out-of-vocabulary values, by hash.
+        max_vocabulary_size: Categorical: maximum number of values kept, the most frequent ones.
+        num_buckets: Numeric: maximum number of quantile buckets.
+        separator: List: text between the values of a list in the log.
+        max_list_length: List: maximum number of values kept, the last ones of a list.
     """
 
     name: str
@@ -103,45 +105,45 @@ class Field:
                 raise ValueError(
                     f"Field {self.name!r}: {option} must be a positive integer, got {value!r}."
                 )
-        if self.max_list_length > _LONGEST_LIST:
+        if self.max_list_length > _MAX_LIST_LENGTH:
             raise ValueError(
-                f"Field {self.name!r}: max_list_length must be at most {_LONGEST_LIST}, got "
-                f"{self.max_list_length}: every list takes as many columns."
+                f"Field {self.name!r}: max_list_length must be at most {_MAX_LIST_LENGTH}, got "
+                f"{self.max_list_length}: each list takes that many columns."
             )
 
     @property
     def source(self) -> str:
-        """The column of the log that the field is read from."""
+        """Column of the log with the field's values."""
         return self.name if self.column is None else self.column
 
     @property
     def width(self) -> int:
-        """The number of ids that the field is encoded as."""
+        """Number of ids of an encoded value."""
         return self.max_list_length if self.kind == "categorical_list" else 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """Fields, labels and keys of one data set.
+    """Fields, labels and keys of a data set.
 
-    Every key and label is the name of a column of the log.
+    Each key and label is the name of a column of the log.
 
     Attributes:
-        name: A name for people.
-        fields: Input fields, in a fixed order that encoded matrices follow.
+        name: Name of the data set.
+        fields: Input fields, in the order of the columns of encoded matrices.
         ad_key: Columns that together identify an ad.
         click: Column of the click label (0 or 1); None: every row is a click.
         engagement: Column of the label after the click (0 or 1), or None where not logged.
         revenue: Column of the revenue (non-negative), or None where not logged.
         request_key: Column whose equal values form one request; None: a row is a request.
         time: Column with the time of a row: a number or ISO 8601; None: the log's order.
-        position: Column of the slot an ad was shown in (0 is first), or None.
-        user_key: Column that identifies the user, or None. Where it is empty, or NULL, nobody
-            known asks: each such request has a user of its own.
-        split: Column that says `train`, `validation` or `test` of each row, or None.
-        click_threshold: The click column is a rating: at least this is a click.
-        negative_keep_rate: Share of its unclicked rows that the log was left with, where it was
-            down-sampled; what is served is corrected for it.
+        position: Column of the position at which an ad was shown (0 is the first), or None.
+        user_key: Column that identifies the user, or None. An empty key or NULL is an anonymous
+            visitor: each such request has a user of its own.
+        split: Column with the split of a row, `train`, `validation` or `test`, or None.
+        click_threshold: Minimum rating that counts as a click, if the click column is a rating.
+        negative_keep_rate: Share of the unclicked rows that down-sampling kept in the log; served
+            probabilities are corrected for it.
     """
 
     name: str
@@ -201,8 +203,8 @@ class Schema:
         astray = [column for column in self.ad_key if column in on_query_side]
         if astray:
             raise ValueError(
-                f"Schema {self.name!r}: {astray} is part of ad_key, so it tells of the ad; give "
-                "its field the side 'ad'."
+                f"Schema {self.name!r}: {astray} is part of ad_key, so it describes the ad; "
+                "give its field the side 'ad'."
             )
         sources = {field.source for field in self.fields}
         leaked = sorted(sources & set(self.labels.values()))
@@ -219,7 +221,7 @@ class Schema:
 
         if self.click is None and self.negative_keep_rate < 1:
             raise ValueError(
-                f"Schema {self.name!r}: negative_keep_rate is of unclicked rows, and click is null."
+                f"Schema {self.name!r}: negative_keep_rate needs a click column, and click is null."
             )
 
     def side(self, side: str) -> tuple[Field, ...]:
@@ -236,13 +238,13 @@ class Schema:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Maps each label that the log has a column for (`click`, …) to the column."""
+        """Labels that the log has, and their columns."""
         columns = {label: getattr(self, label) for label in LABELS}
         return {label: column for label, column in columns.items() if column is not None}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column of the log that the schema reads, each once."""
+        """Columns of the log that the schema reads, each once."""
         keys = (self.request_key, self.time, self.position, self.user_key, self.split)
         extra = (*self.ad_key, *self.labels.values(), *keys)
         names = [field.source for field in self.fields] + [name for name in extra if name]
@@ -252,12 +254,12 @@ class Schema:
         """Returns the schema as JSON values; `schema_from_json` is its inverse."""
         value = dataclasses.asdict(self)
         if self.negative_keep_rate == 1:
-            # Nothing to say: data sets from before the key was there keep their fingerprint.
+            # The default is omitted, so that it does not change the fingerprint.
             del value["negative_keep_rate"]
         return value
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits that change whenever the schema does."""
+        """Returns 16 hex digits that identify the schema."""
         canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -23,10 +23,10 @@ class SplitOptions:
     """How a log is split.
 
     Attributes:
-        kind: One of `SPLIT_KINDS`; `auto` is by file, column, time or order, whichever there is
-            first.
-        validation_fraction: Share before the test part.
-        test_fraction: Share at the end.
+        kind: One of `SPLIT_KINDS`; `auto` is the first of file, column, time and order that the
+            log allows.
+        validation_fraction: Share of the validation split, before the test split.
+        test_fraction: Share of the test split, at the end.
         seed: Seed of random choices.
 
     Raises:

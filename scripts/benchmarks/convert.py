@@ -26,7 +26,7 @@ from peers import row_examples
 from workload import criteo_rows, fresh_process
 
 from serving import cli
-from tfrecords import conversion, convert, formats, reader
+from tfrecords import conversion, convert, formats, reader, terminal
 
 STAGES = ("parse", "split", "count", "fit", "pack", "write", "finish")
 Measured = dict[str, Any]
@@ -116,19 +116,19 @@ def print_table(result: Measured) -> None:
         f"{rows:,} rows in Criteo's layout, {result['log_mb']:,.0f} MB, {result['ads']:,} ads; "
         f"{result['workers']} threads, median of {result['runs']}"
     )
-    print(f"  {'':34}{'rows/s':>12}{'seconds':>10}{'bytes/row':>11}")
-    print(
-        f"  {'conversion, everything':34}{result['rows_per_second']:12,.0f}"
-        f"{result['seconds']:10.1f}{result['data_mb'] * 1e6 / rows:11.0f}"
-    )
-    for stage, seconds in result["stage_seconds"].items():
-        print(f"    {stage:32}{rows / max(seconds, 1e-9):12,.0f}{seconds:10.1f}")
-    print(f"    processor time, of all threads{result['cpu_seconds']:26.1f}")
     rate = result["baseline_rows_per_second"]
-    print(
-        f"  {f'row-wise Examples, {subset:,} rows':34}{rate:12,.0f}{subset / rate:10.1f}"
-        f"{result['baseline_mb'] * 1e6 / subset:11.0f}"
-    )
+    cells = [
+        ("  conversion, everything", f"{result['rows_per_second']:,.0f}",
+         f"{result['seconds']:.1f}", f"{result['data_mb'] * 1e6 / rows:.0f}"),
+        *(
+            (f"    {stage}", f"{rows / max(seconds, 1e-9):,.0f}", f"{seconds:.1f}")
+            for stage, seconds in result["stage_seconds"].items()
+        ),
+        ("    processor time, all threads", "", f"{result['cpu_seconds']:.1f}"),
+        (f"  row-wise Examples, {subset:,} rows", f"{rate:,.0f}", f"{subset / rate:.1f}",
+         f"{result['baseline_mb'] * 1e6 / subset:.0f}"),
+    ]  # fmt: skip
+    print(terminal.text_table(["", "rows/s", "seconds", "bytes/row"], cells))
     print(
         f"  {rows:,} rows would take the row-wise writer {rows / rate:,.0f} s at this rate; the "
         f"conversion is {result['rows_per_second'] / rate:.1f} times as fast."

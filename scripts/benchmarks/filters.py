@@ -25,6 +25,7 @@ from absl import flags
 from workload import measured_index
 
 from serving import cli, index, requests
+from tfrecords import terminal
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(measured_index)
@@ -108,16 +109,12 @@ def measure(
 
 def print_table(rows: list[Measured]) -> None:
     """Prints the measurements."""
-    print(
-        f"{'filter':16} {'eligible':>9} {'first ms':>9} {'p50 ms':>7} {'p99 ms':>7} "
-        f"{'recall':>7} {'results':>8} {'left':>6}"
-    )
-    for row in rows:
-        print(
-            f"{row['filter']:16} {row['eligible']:9,} {row['first_ms']:9.2f} {row['p50_ms']:7.2f} "
-            f"{row['p99_ms']:7.2f} {row['recall']:7.4f} {row['results']:8,} "
-            f"{row['left_of_unfiltered']:6.1f}"
-        )
+    formats = {
+        "filter": "", "eligible": ",", "first_ms": ".2f", "p50_ms": ".2f", "p99_ms": ".2f",
+        "recall": ".4f", "results": ",", "left_of_unfiltered": ".1f",
+    }  # fmt: skip
+    cells = [[format(row[key], form) for key, form in formats.items()] for row in rows]
+    print(terminal.text_table([key.replace("_", " ") for key in formats], cells))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from workload import fresh_process, poisson_load, wide_catalogue
 from serving import cli, export, index, releases
 from serving.client import LocalClient
 from tfrec import ranking, retrieval
-from tfrecords import reader
+from tfrecords import reader, terminal
 
 WARM_UP = 50
 STAGES = ("query_tower", "index", "features", "ranker", "total")
@@ -161,7 +161,7 @@ def summary(
 
 def print_table(result: dict[str, Any]) -> None:
     """Prints the result for people."""
-    print(f"\n{result['num_ads']:,} ads, {result['workers']} worker(s); milliseconds p50 / p99")
+    print(f"\n{result['num_ads']:,} ads, {result['workers']} worker(s)")
     rows = {
         "one after another, over HTTP": result,
         **{f"  {name}": values for name, values in result["stages"].items()},
@@ -169,13 +169,18 @@ def print_table(result: dict[str, Any]) -> None:
         "  HTTP": result["http_ms"],
         "in process": result["in_process"],
     }
-    for name, values in rows.items():
-        print(f"{name:34} {values['p50_ms']:8.2f} / {values['p99_ms']:8.2f}")
-    print("requests a second     sent  failed refused degraded      p50 /      p99")
-    for row in result["rates"]:
-        counts = (row[name] for name in ("sent", "failed", "refused", "degraded"))
-        cells = "".join(f"{count:8}" for count in counts)
-        print(f"{row['rate']:17.0f} {cells} {row['p50_ms']:8.1f} / {row['p99_ms']:8.1f}")
+    cells = [[name, f"{own['p50_ms']:.2f}", f"{own['p99_ms']:.2f}"] for name, own in rows.items()]
+    print(terminal.text_table(["", "p50 ms", "p99 ms"], cells))
+    counts = ("sent", "failed", "refused", "degraded")
+    cells = [
+        [
+            f"{row['rate']:.0f}",
+            *(str(row[name]) for name in counts),
+            *(f"{row[name]:.1f}" for name in ("p50_ms", "p99_ms")),
+        ]
+        for row in result["rates"]
+    ]
+    print(terminal.text_table(["requests/s", *counts, "p50 ms", "p99 ms"], cells, left=0))
     times = ", ".join(f"{k} {v:.1f}" for k, v in result["processor_ms_per_request"].items())
     print(f"processor time of a request, ms: {times}")
     memory = ", ".join(f"{name} {size:,.0f}" for name, size in result["peak_memory_mb"].items())

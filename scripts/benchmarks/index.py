@@ -30,6 +30,7 @@ from workload import fresh_process, index_rows, tower_embeddings
 
 from serving import cli, export, index
 from serving.cli.flags import tuning_flags
+from tfrecords import terminal
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(tuning_flags)
@@ -122,18 +123,22 @@ def best(rows: list[Row], target_recall: float) -> list[Row]:
 def table(result: Row) -> str:
     """Renders the rows; the best of each library is marked."""
     heads = ("recall", "p50 ms", "p99 ms", "batch q/s", "build s", "MB", "load s")
-    width = max(len(row["name"]) for row in result["rows"])
-    lines = ["", f"  {'ads':>10}  {'':{width}}" + "".join(f"{head:>10}" for head in heads)]
-    for row in result["rows"]:
-        unknown = float("nan")
-        numbers = (
-            f"{row['recall']:10.4f}{row['p50_ms']:10.2f}{row['p99_ms']:10.2f}"
-            f"{row['batch_queries_per_second']:10,.0f}{row['build_seconds']:10.1f}"
-            f"{row.get('megabytes', unknown):10.1f}{row.get('load_seconds', unknown):10.2f}"
-        )
-        mark = "*" if row in result["best"] else ""
-        lines.append(f"{mark:2}{row['num_ads']:10,}  {row['name']:{width}}{numbers}")
-    lines += [
+    formats = {
+        "recall": ".4f", "p50_ms": ".2f", "p99_ms": ".2f", "batch_queries_per_second": ",.0f",
+        "build_seconds": ".1f", "megabytes": ".1f", "load_seconds": ".2f",
+    }  # fmt: skip
+    rows = [
+        [
+            "*" if row in result["best"] else "",
+            f"{row['num_ads']:,}",
+            row["name"],
+            *(format(row[key], form) if key in row else "–" for key, form in formats.items()),
+        ]
+        for row in result["rows"]
+    ]
+    lines = [
+        "",
+        terminal.text_table(["", "ads", "index", *heads], rows, left=3),
         "",
         f"* least p99 with recall at {result['k']} of at least {result['target_recall']:g}",
         f"ScaNN: {result['scann']}. Most memory resident: {result['peak_rss_mb']:,.0f} MB.",

@@ -25,6 +25,7 @@ from workload import measured_index, tower_embeddings
 
 from serving import cli, index, requests
 from serving.live import LiveState, LiveStore, Update
+from tfrecords import terminal
 
 flags.DEFINE_list("added", ["0", "1000", "5000", "20000", "50000"], "Numbers of added ads.")
 FLAGS = flags.FLAGS
@@ -167,17 +168,13 @@ def measure(
 
 def print_table(rows: list[Measured]) -> None:
     """Prints the measurements."""
-    print(
-        f"{'added':>7} {'removed':>8} {'p50 ms':>7} {'p99 ms':>7} {'recall':>7} "
-        f"{'filtered: first':>15} {'p50 ms':>7} {'p99 ms':>7} {'apply s':>8} {'open s':>7}"
-    )
-    for row in rows:
-        print(
-            f"{row['added']:7,} {row['removed_or_changed']:8,} {row['p50_ms']:7.2f} "
-            f"{row['p99_ms']:7.2f} {row['recall']:7.4f} {row['filtered_first_ms']:15.2f} "
-            f"{row['filtered_p50_ms']:7.2f} {row['filtered_p99_ms']:7.2f} "
-            f"{row['apply_seconds']:8.3f} {row['open_seconds']:7.2f}"
-        )
+    formats = {
+        "added": ",", "removed_or_changed": ",", "p50_ms": ".2f", "p99_ms": ".2f",
+        "recall": ".4f", "filtered_first_ms": ".2f", "filtered_p50_ms": ".2f",
+        "filtered_p99_ms": ".2f", "apply_seconds": ".3f", "open_seconds": ".2f",
+    }  # fmt: skip
+    cells = [[format(row[key], form) for key, form in formats.items()] for row in rows]
+    print(terminal.text_table([key.replace("_", " ") for key in formats], cells, left=0))
 
 
 if __name__ == "__main__":

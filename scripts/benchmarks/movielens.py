@@ -29,7 +29,7 @@ from absl import flags
 
 from serving import cli
 from tfrec import config, evaluation, retrieval
-from tfrecords import convert, reader, schema
+from tfrecords import convert, reader, schema, terminal
 
 TEST_FRACTION = 0.25
 METRICS = ("ndcg_at_10", "corpus_recall_at_10")
@@ -193,12 +193,15 @@ def print_table(result: dict[str, dict[str, float]]) -> None:
         "item_knn": f"item neighbours (shrunk, {evaluation.NUM_NEIGHBOURS})",
         "ease": f"EASE (λ = {evaluation.EASE_L2:.0f})",
     }
-    print(f"{'':34}{'NDCG@10':>17}{'recall@10':>17}")
-    for name, values in result.items():
-        cells = "".join(f"{values[key]:9.4f} ± {values[f'{key}_sd']:.4f}"[-17:] for key in METRICS)
-        print(f"{labels[name]:34}{cells}")
-    for name, figures in PUBLISHED.items():
-        print(f"{name + ', published':34}" + "".join(f"{value:9.3f}{'':8}" for value in figures))
+    rows = [
+        [labels[name], *(f"{values[key]:.4f} ± {values[f'{key}_sd']:.4f}" for key in METRICS)]
+        for name, values in result.items()
+    ]
+    rows += [
+        [f"{name}, published", *(f"{value:.3f}" for value in figures)]
+        for name, figures in PUBLISHED.items()
+    ]
+    print(terminal.text_table(["", "NDCG@10", "recall@10"], rows, left=3))
 
 
 def _line(values: dict[str, float]) -> str:

@@ -33,12 +33,12 @@ from serving import cli, export
 from serving.cli.flags import log_flags
 from tfrec import calibration, config, evaluation, metrics, ranking
 from tfrecords import reader, terminal
+from tfrecords.splits import SPLITS
 
 with cli.require_extra("benchmark"):
     from peers import models
 
 RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
-SPLITS = ("train", "validation", "test")
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory.")
 flags.DEFINE_list("peers", list(models.PEERS), "The peers to measure.")
@@ -129,9 +129,7 @@ def of_peer(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns a peer's click probabilities of the test rows, and what is told of it."""
     inputs = {
-        "shards": [
-            shard["sha256"] for s in SPLITS for shard in data_set.description["splits"][s]["shards"]
-        ],
+        "shards": [shard.sha256 for s in SPLITS for shard in data_set.description.splits[s].shards],
         "fields": [field.name for field in data.fields],
     }
     fitted = models.fit_once(name, data, FLAGS.tune_peers, FLAGS.model_seed, inputs, directory)
@@ -200,29 +198,31 @@ def print_table(results: dict[str, Any], estimates: dict[str, np.ndarray]) -> No
         f"{results['data_set']}: click, {rows['train']:,} training, {rows['validation']:,} "
         f"validation and {rows['test']:,} test impressions, {results['test_clicks']:,} clicked"
     )
-    print(
-        f"  {'':28}{'AUC':>8}{'share':>8}{'NE':>8}{'log loss':>10}{'ECE':>8}{'seconds':>9}"
-        f"{'ours − this, 95 %: AUC':>26}{'NE':>20}"
-    )
+    head = ("", "AUC", "share", "NE", "log loss", "ECE", "seconds", "ours − this, 95 %: AUC", "NE")
+    cells = []
     for name in estimates:
         values = results[name]
         gaps = values.get("ours_minus_this", {})
-        print(
-            f"  {name.replace('_', ' '):28}{_number(values['auc'])}"
-            f"{_number(values.get('auc_share'))}{_number(values['normalized_entropy'])}"
-            f"{values['log_loss']:10.4f}{values['ece']:8.4f}{_number(values.get('seconds'), 9, 0)}"
-            f"{_interval(gaps.get('auc')):>26}{_interval(gaps.get('normalized_entropy')):>20}"
+        keys = ("auc", "auc_share", "normalized_entropy", "log_loss", "ece")
+        cells.append(
+            [
+                f"  {name.replace('_', ' ')}",
+                *(_number(values.get(key)) for key in keys),
+                _number(values.get("seconds"), 0),
+                *(_interval(gaps.get(key)) for key in ("auc", "normalized_entropy")),
+            ]
         )
+    print(terminal.text_table(head, cells))
 
 
 def _say(name: str, labels: np.ndarray, estimates: np.ndarray, seconds: float) -> None:
     found = scores.scores(labels, estimates)
-    shown = f"AUC {_number(found['auc'], 6)}, NE {_number(found['normalized_entropy'], 6)}"
+    shown = f"AUC {_number(found['auc'])}, NE {_number(found['normalized_entropy'])}"
     print(f"{name}: {shown}, {seconds:.0f} s", flush=True)
 
 
-def _number(value: float | None, width: int = 8, digits: int = 4) -> str:
-    return f"{'–':>{width}}" if value is None else f"{value:{width}.{digits}f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _interval(bounds: list[float] | None) -> str:

@@ -33,7 +33,7 @@ from peers import row_examples
 from workload import criteo_rows, fresh_process
 
 from serving import cli
-from tfrecords import convert, formats, reader, schema
+from tfrecords import convert, formats, reader, schema, terminal
 
 BATCH_SIZE = 4_096
 Measured = dict[str, Any]
@@ -161,27 +161,24 @@ def print_table(result: Measured) -> None:
         f"{result['rows']:,} training rows, shuffled, batches of {BATCH_SIZE:,}; median of "
         f"{result['passes']} passes"
     )
-    print(f"  {'':48}{'rows/s':>12}")
-    for name, rate in (
-        ("records of many requests", result["rows_per_second"]),
-        ("  first pass", result["first_pass_rows_per_second"]),
-        (
-            f"row-wise Examples, {result['baseline_rows']:,} rows",
-            result["baseline_rows_per_second"],
-        ),
-    ):
-        print(f"  {name:48}{rate:12,.0f}")
+    rates = {
+        "records of many requests": result["rows_per_second"],
+        "  first pass": result["first_pass_rows_per_second"],
+        f"row-wise Examples, {result['baseline_rows']:,} rows": result["baseline_rows_per_second"],
+    }
+    rows = [[f"  {name}", f"{rate:,.0f}"] for name, rate in rates.items()]
+    print(terminal.text_table(["", "rows/s"], rows))
     print(
         f"  before the first pass: checksums {result['verify_seconds']:.2f} s, building the "
         f"pipeline {result['build_seconds']:.2f} s; most memory {result['peak_rss_mb']:,.0f} MB"
     )
-    print("rows in one batch with the next row of the log")
-    for name, key in (
-        ("this shuffle", "adjacent_in_batch"),
-        ("a full shuffle, measured", "adjacent_in_batch_full_shuffle"),
-        ("a full shuffle, expected", "adjacent_in_batch_expected_of_full"),
-    ):
-        print(f"  {name:48}{result[key]:12.4%}")
+    keys = {
+        "this shuffle": "adjacent_in_batch",
+        "a full shuffle, measured": "adjacent_in_batch_full_shuffle",
+        "a full shuffle, expected": "adjacent_in_batch_expected_of_full",
+    }
+    rows = [[f"  {name}", f"{result[key]:.4%}"] for name, key in keys.items()]
+    print(terminal.text_table(["", "rows in one batch with the next row of the log"], rows))
 
 
 if __name__ == "__main__":

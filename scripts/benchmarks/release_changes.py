@@ -32,6 +32,7 @@ from absl import flags
 from serving import cli, model_config, releases
 from serving.cli.flags import bundle_flags
 from serving.process import resident_bytes
+from tfrecords import terminal
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_integer("changes", 12, "Promotions.", lower_bound=1)
@@ -223,17 +224,15 @@ def serve(base: pathlib.Path) -> Iterator[Servers]:
 def print_table(result: dict[str, Any]) -> None:
     """Prints what `main` measured for people."""
     print(f"{result['num_ads']:,} ads, {result['rate']:g} requests a second")
-    print(
-        f"{'change':>7} {'seconds':>8} {'service MB':>11} {'model server MB':>16} {'p50 ms':>8} "
-        f"{'p99 ms':>8}"
-    )
-    rows = [{"memory_mb": result["before_mb"], "seconds": 0.0, **result["in_between"]}]
-    for number, row in enumerate([*rows, *result["changes"]]):
+    head = ("change", "seconds", "service MB", "model server MB", "p50 ms", "p99 ms")
+    before = {"memory_mb": result["before_mb"], "seconds": 0.0, **result["in_between"]}
+    cells = []
+    for number, row in enumerate([before, *result["changes"]]):
         memory = row["memory_mb"]
-        print(
-            f"{number:7} {row['seconds']:8.1f} {memory['service']:11.1f} "
-            f"{memory['model_server']:16.1f} {row['p50_ms']:8.1f} {row['p99_ms']:8.1f}"
-        )
+        numbers = (row["seconds"], memory["service"], memory["model_server"])
+        numbers = (*numbers, row["p50_ms"], row["p99_ms"])
+        cells.append([str(number), *(f"{value:.1f}" for value in numbers)])
+    print(terminal.text_table(head, cells, left=0))
     print(
         f"{result['requests']:,} requests: {result['failed']} failed, {result['degraded']} degraded"
         "; latency of change 0: that in between the changes"

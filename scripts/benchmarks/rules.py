@@ -24,6 +24,7 @@ import pyarrow as pa
 from absl import flags
 
 from serving import cli, impressions, index, manifest, orchestrator, requests
+from tfrecords import terminal
 
 flags.DEFINE_integer("repetitions", 1000, "Answers of each case.", lower_bound=10)
 flags.DEFINE_integer("num_candidates", 500, "Candidates of a request.", lower_bound=20)
@@ -73,13 +74,15 @@ def main() -> None:
         log.close()
         status = log.status()
     rows = []
-    print(f"{'case':24} {'p50 ms':>8} {'p99 ms':>8} {'p50 of the processor':>22}")
     for name, own in times.items():
         wall, processor = np.array(own).T * 1000
         p50, p99 = np.quantile(wall, [0.5, 0.99]).tolist()
         worked = float(np.median(processor))
         rows.append({"case": name, "p50_ms": p50, "p99_ms": p99, "p50_processor_ms": worked})
-        print(f"{name:24} {p50:8.3f} {p99:8.3f} {worked:22.3f}")
+    cells = [
+        [case, *(f"{value:.3f}" for value in values)] for case, *values in map(dict.values, rows)
+    ]
+    print(terminal.text_table(["case", "p50 ms", "p99 ms", "p50 of the processor, ms"], cells))
     result = {
         "num_candidates": FLAGS.num_candidates,
         "k": FLAGS.k,

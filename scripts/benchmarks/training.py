@@ -32,7 +32,7 @@ from workload import fresh_process, wide_tables
 
 from serving import cli, export
 from tfrec import config, ranking, retrieval, training
-from tfrecords import reader
+from tfrecords import reader, terminal
 
 MODELS = ("retrieval", "ranker")
 OPTIMISERS = {"": "ours", "baseline_": "Adam for everything"}
@@ -209,17 +209,22 @@ def print_table(result: Measured, models: list[str]) -> None:
     """Prints the rates, the growth and the memory."""
     small, large = result["table_rows"]
     print(f"medians of {result['repeats']} blocks of {result['steps']} steps")
-    print(f"  {'':32}{'examples/s':>12}{'ms, ' + _short(small):>12}{'ms, ' + _short(large):>12}"
-          f"{'ratio':>8}{'peak MB':>10}")  # fmt: skip
+    head = ("", "examples/s", f"ms, {_short(small)}", f"ms, {_short(large)}", "ratio", "peak MB")
+    rows = []
     for model in models:
         for prefix, name in OPTIMISERS.items():
             key = f"{prefix}{model}"
             times = result[f"{key}_step_ms"]
-            print(
-                f"  {f'{model}, {name}':32}{result[f'{key}_examples_per_second']:12,.0f}"
-                f"{times[0]:12,.1f}{times[1]:12,.1f}{result[f'{key}_step_time_ratio']:8.2f}"
-                f"{result[f'{key}_peak_rss_mb']:10,.0f}"
+            rows.append(
+                [
+                    f"  {model}, {name}",
+                    f"{result[f'{key}_examples_per_second']:,.0f}",
+                    *(f"{time:,.1f}" for time in times),
+                    f"{result[f'{key}_step_time_ratio']:.2f}",
+                    f"{result[f'{key}_peak_rss_mb']:,.0f}",
+                ]
             )
+    print(terminal.text_table(head, rows))
     print(
         f"  ms: a step with two tables of {small:,} and of {large:,} rows; peak MB: of the process "
         "with both models"

@@ -1,29 +1,33 @@
-"""The releases of a base directory as a table for people."""
+"""The releases of a base directory as a text table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfrecords import terminal
+
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a line for each row of `releases.list_releases`."""
-    lines = [
-        f"{'release':>7}  {'role':12} {'in use':6}  {'created (UTC)':19}  {'ads':>10}  {'MB':>7}  "
-        f"{'click NE':>8}  notes"
-    ]
+    """Returns the table of the rows of `releases.list_releases`."""
+    head = ("release", "role", "in use", "created (UTC)", "ads", "MB", "click NE", "notes")
+    cells = []
     for row in rows:
         role = row["role"] or ""
         if row["share"] is not None:
             role = f"{role} {row['share']:.1%}"
         in_use = {True: "yes", False: "no", None: "?"}[row["in_use"]]
-        start = f"{row['version']:7}  {role:12} {in_use:6}"
+        start = [str(row["version"]), role, in_use]
         if row["problem"] is not None:
-            lines.append(f"{start}  {row['problem']}")
+            cells.append([*start, "", "", "", "", row["problem"]])
             continue
         figures = (row["validation"] or {}).get("click", {}).get("normalized_entropy")
-        entropy = "–" if figures is None else f"{figures:.4f}"
-        notes = "published by force" if row["forced"] else ""
-        lines.append(
-            f"{start}  {row['created'][:19].replace('T', ' '):19}  {row['num_ads']:10,}  "
-            f"{row['bytes'] / 1e6:7,.1f}  {entropy:>8}  {notes}".rstrip()
+        cells.append(
+            [
+                *start,
+                row["created"][:19].replace("T", " "),
+                f"{row['num_ads']:,}",
+                f"{row['bytes'] / 1e6:,.1f}",
+                "–" if figures is None else f"{figures:.4f}",
+                "published by force" if row["forced"] else "",
+            ]
         )
-    return "\n".join(lines)
+    return terminal.text_table(head, cells, left=4)

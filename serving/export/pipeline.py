@@ -34,7 +34,7 @@ from tfrec.config import (
     RankerConfig,
     RetrievalConfig,
 )
-from tfrecords import convert, reader, synthetic
+from tfrecords import convert, files, reader, synthetic
 from tfrecords.splits import SPLITS
 
 # What each step writes last: without it the step is not done, whatever its note says.
@@ -165,7 +165,7 @@ class Pipeline:
             report = evaluation.evaluate(data_set, models, truth, config, index)
             path.parent.mkdir(parents=True, exist_ok=True)
             page.unlink(missing_ok=True)
-            path.write_text(json.dumps(report, indent=1) + "\n")
+            files.write_json(path, report)
 
         inputs = {
             **self._models_inputs(),
@@ -176,7 +176,7 @@ class Pipeline:
         self._once("evaluation", "evaluating on the test split", inputs, measure)
         report = json.loads(path.read_text())
         if not page.is_file():
-            page.write_text(reports.render_report(report, data_set.schema.name), encoding="utf-8")
+            files.write(page, reports.render_report(report, data_set.schema.name))
         return report
 
     def export(
@@ -248,8 +248,8 @@ class Pipeline:
 
     def log(self) -> str | None:
         """Returns the first file of the log that was converted here, or None."""
-        files = self._note("data").get("inputs", {}).get("files")
-        return files[0]["path"] if files else None
+        converted = self._note("data").get("inputs", {}).get("files")
+        return converted[0]["path"] if converted else None
 
     def seconds(self) -> dict[str, float]:
         """Returns how long each finished step took."""
@@ -258,7 +258,7 @@ class Pipeline:
 
     def truth_of(self, data_set: reader.DataSet) -> pathlib.Path | None:
         """Returns the directory of the synthetic log that a data set was converted from."""
-        log = pathlib.Path(data_set.description["source"]["path"])
+        log = pathlib.Path(data_set.description.source.path)
         return log.parent if synthetic.SyntheticLog(log.parent).world.is_file() else None
 
     def _models_inputs(self) -> dict[str, Any]:
@@ -297,9 +297,7 @@ class Pipeline:
     def _write_note(self, step: str, note: dict[str, Any]) -> None:
         path = self.workdir / "steps" / f"{step}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(note, indent=1, default=str) + "\n")
-        partial.rename(path)
+        files.write_json(path, note, default=str)
 
     def _once(
         self,
@@ -334,40 +332,40 @@ class Pipeline:
 
 
 def _describe(data_set: reader.DataSet) -> str:
-    splits = data_set.description["splits"]
-    source = data_set.description["source"]
+    description = data_set.description
+    source = description.source
     shares = ", ".join(f"{split} {data_set.num_rows(split):,}" for split in SPLITS)
-    sampled = sum(split["sampled"] for split in splits.values())
+    sampled = sum(split.sampled for split in description.splits.values())
     written = sum(data_set.num_rows(split) for split in SPLITS) - sampled
-    rejected = f"{source['rejected']:,} rejected"
-    if source["rejected"]:
+    rejected = f"{source.rejected:,} rejected"
+    if source.rejected:
         rejected += f", see {data_set.directory / 'rejected.tsv'}"
     rate = data_set.label_sum("train", "click") / max(data_set.label_count("train", "click"), 1)
     text = [
-        f"      {source['lines']:,} rows = {written:,} written + {rejected}",
-        f"      {shares} impressions, split by {data_set.description['split']['kind']}",
-        f"      {data_set.description['num_ads']:,} ads, click rate {rate:.1%}",
+        f"      {source.lines:,} rows = {written:,} written + {rejected}",
+        f"      {shares} impressions, split by {description.split.kind}",
+        f"      {description.num_ads:,} ads, click rate {rate:.1%}",
     ]
     if sampled:
         text.append(f"      {sampled:,} of the impressions are sampled negatives")
-    for name, count in data_set.description["rows_of_varying_query_fields"].items():
+    for name, count in description.rows_of_varying_query_fields.items():
         text.append(
             f"      {name} differs within its request in {count / max(written, 1):.1%} of rows; "
             "a request keeps its first value: is it a field of the ad?"
         )
-    if others := data_set.description.get("rows_of_other_users", 0):
+    if others := description.rows_of_other_users:
         text.append(
             f"      {others / max(written, 1):.1%} of rows are of another user than their request: "
             "is its key unique, or does it begin again each day?"
         )
-    young = data_set.description.get("rows_inside_engagement_window", 0)
+    young = description.rows_inside_engagement_window
     if young:
-        window = data_set.description["engagement_window_seconds"]
+        window = description.engagement_window_seconds
         text.append(
             f"      engagement and revenue of {young:,} impressions are not known yet: they are "
             f"less than {window:,.0f} seconds older than the end of the log"
         )
-    changed = data_set.description["impressions_of_changed_ads"]
+    changed = description.impressions_of_changed_ads
     if changed:
         text.append(
             f"      {changed / max(written, 1):.1%} of the impressions showed an ad with other "

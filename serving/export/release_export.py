@@ -28,13 +28,14 @@ from serving.requests import QueryFields
 from tfrec import calibration, exported, ranking, retrieval
 from tfrec.config import CANDIDATE_PARTS
 from tfrecords import encoding, reader
+from tfrecords.schema import NUM_CANDIDATES
 
 NUM_PROBES = 8
 CANDIDATES_PER_PROBE = 20
 # Kept with the index, to measure recall after updates.
 NUM_TUNING_QUERIES = 512
 NUM_SAMPLE_QUERIES = 256
-WARM_UP_CANDIDATES = (1, 10, 500)
+WARM_UP_CANDIDATES = (1, 10, NUM_CANDIDATES)
 SIGNATURE = "serving_default"
 
 
@@ -76,7 +77,7 @@ def export_release(
     held_out = _embed(tower_module, columns)
     queries = tuning_queries(data_set, two_tower)
     index = build_index(embeddings, index_config, tuning_queries=queries)
-    k = min(500, len(catalogue))
+    k = min(NUM_CANDIDATES, len(catalogue))
     recall = recall_against_exact(index.searcher, embeddings, held_out, k)
     training_id = training_id_of(data_set, two_tower, model)
     probes = _probes(samples, tower_module, ranker_module, index, features, fitted)

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from serving import errors
 from serving.impressions import feedback_events, logged_schema
+from tfrecords import files
 
 _KEYS = ["_request_id", "_ad_id"]
 
@@ -76,9 +77,8 @@ def join_feedback(
     known = logged_schema.newest_schema(log_files)
     latest, newest, repeated = _latest_answers(log_files, events)
     until = newest - min_age_seconds
-    writer = _Writer(output, labels)
-    try:
-        young = 0
+    young = 0
+    with files.replacing(output) as partial, contextlib.closing(_Writer(partial, labels)) as writer:
         for table in _tables(log_files):
             settled = table.filter(pc.less_equal(table["_time"], until))
             young += table.num_rows - settled.num_rows
@@ -88,9 +88,6 @@ def join_feedback(
                 f"Expected impressions older than {min_age_seconds:g} s before the latest, got "
                 "none. Give a smaller --min_age_seconds."
             )
-        writer.finish()
-    finally:
-        writer.clean()
     matched = int(pc.sum(latest["num_events"]).as_py() or 0)
     total = int(pc.sum(events["num_events"]).as_py() or 0)
     return Joined(
@@ -153,34 +150,25 @@ def _read(path: pathlib.Path, columns: list[str] | None) -> pa.Table:
 
 
 class _Writer:
-    """Writes the output under another name until it is whole."""
+    """Writes the joined rows and counts them."""
 
-    def __init__(self, output: pathlib.Path, labels: Sequence[str]) -> None:
+    def __init__(self, path: pathlib.Path, labels: Sequence[str]) -> None:
         self.rows, self.requests = 0, 0
         self.totals = dict.fromkeys(labels, 0.0)
-        self._output = output
-        self._partial = output.with_name(f".{output.name}.partial")
+        self._path = path
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table) -> None:
         if not table.num_rows:
             return
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._partial, table.schema.remove_metadata())
+            self._writer = pq.ParquetWriter(self._path, table.schema.remove_metadata())
         self._writer.write_table(table.replace_schema_metadata(None))
         self.rows += table.num_rows
         self.requests += pc.count_distinct(table["_answer_id"]).as_py()
         for label in self.totals:
             self.totals[label] += pc.sum(table[logged_schema.LABELS[label]]).as_py()
 
-    def finish(self) -> None:
-        assert self._writer is not None
-        self._writer.close()
-        self._partial.rename(self._output)
-
-    def clean(self) -> None:
-        # After a failure to write, closing fails again.
-        with contextlib.suppress(OSError):
-            if self._writer is not None:
-                self._writer.close()
-        self._partial.unlink(missing_ok=True)
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from serving import errors, manifest, requests
 from serving.config import ImpressionLogConfig
 from serving.impressions import impression_rows
+from tfrecords import files
 
 FILE_PATTERN = "impressions-*.parquet"
 _PARTIAL = ".{}.partial"
@@ -217,13 +218,5 @@ class ImpressionLog:
     def _write_file(self, pending: _Pending) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         name = f"impressions-{stamp}-v{pending.release.version}-{uuid.uuid4().hex[:12]}.parquet"
-        partial = self.directory / _PARTIAL.format(name)
-        try:
-            with partial.open("wb") as file:
-                pq.write_table(pa.Table.from_batches(pending.batches), file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(self.directory / name)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+        with files.replacing(self.directory / name, durable=True) as partial:
+            pq.write_table(pa.Table.from_batches(pending.batches), partial)

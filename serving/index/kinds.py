@@ -15,6 +15,8 @@ import dataclasses
 import math
 from typing import Any
 
+from tfrecords.schema import NUM_CANDIDATES
+
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 AUTO = "auto"
 STORAGES = ("float", "SQ8")
@@ -65,7 +67,7 @@ class IndexConfig:
     refine_factor: float = 2.0
     num_neighbours: int = 32
     search_width: int | None = None
-    num_candidates: int = 500
+    num_candidates: int = NUM_CANDIDATES
     target_recall: float = 0.99
     latency_budget_ms: float | None = 1.4
     memory_limit_mb: float | None = None

@@ -15,7 +15,8 @@ import struct
 import zlib
 from typing import BinaryIO
 
-from serving import errors, manifest
+from serving import errors
+from tfrecords import files
 
 _MAGIC = b"tfj1"
 _HEAD = struct.Struct("<4sQII")
@@ -82,20 +83,9 @@ def create(path: pathlib.Path, records: list[bytes]) -> int:
 
     The caller holds the lock of the writers.
     """
-    # One name for all writers: what a killed one left is written over.
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with open(temporary, "wb") as file:
-            for record in records:
-                file.write(_encode(record))
-            file.flush()
-            os.fsync(file.fileno())
-            end = file.tell()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    manifest.sync_directory(path.parent)
-    return end
+    content = b"".join(map(_encode, records))
+    files.write(path, content, durable=True)
+    return len(content)
 
 
 def _encode(record: bytes) -> bytes:

@@ -23,6 +23,7 @@ from serving import errors, releases
 from serving.config import LiveConfig
 from serving.index import AD_ID, recall_of_rows
 from serving.live import ad_rows, live_state, live_store, live_update, live_view
+from tfrecords.schema import NUM_CANDIDATES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,11 +157,12 @@ class LiveIndex:
                 )
         exported = self._release.manifest.index["recall_at_500_against_exact"]
         if self._recall is not None and self._recall < exported - config.most_recall_loss:
-            return f"Recall at 500 is {self._recall:.4f}; it was {exported:.4f} at export."
+            recall = f"Recall at {NUM_CANDIDATES} is {self._recall:.4f}"
+            return f"{recall}; it was {exported:.4f} at export."
         return None
 
     def measure_recall(self) -> float:
-        """Returns the share of the exact top 500 that searches of the live ads find.
+        """Returns the share of the exact top `NUM_CANDIDATES` that searches of the live ads find.
 
         The queries are those that the export left with the index, or else its probes.
         """
@@ -168,8 +170,8 @@ class LiveIndex:
         probed = self._release.manifest.probes["query_embeddings"]
         queries = np.array(probed if kept is None else kept, np.float32)
         view = self._view
-        _, wanted = view.search_exactly(queries, 500)
-        found = [view.search(query, 500)[1][0] for query in queries[:, None]]
+        _, wanted = view.search_exactly(queries, NUM_CANDIDATES)
+        found = [view.search(query, NUM_CANDIDATES)[1][0] for query in queries[:, None]]
         self._recall = float(recall_of_rows(np.stack(found), wanted).mean())
         return self._recall
 

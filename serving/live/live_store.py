@@ -6,7 +6,6 @@ of the file: a journal that was written anew is another generation, and is read 
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -14,8 +13,9 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from serving import errors, manifest
+from serving import errors
 from serving.live import journal, live_update
+from tfrecords import files
 
 _FORMAT = 1
 
@@ -132,9 +132,7 @@ class LiveStore:
         with contextlib.ExitStack() as until_written:
             try:
                 self._make_directory()
-                file = until_written.enter_context(open(self._directory / "lock", "w"))
-                # The system releases it when the process is killed.
-                fcntl.flock(file, fcntl.LOCK_EX)
+                until_written.enter_context(files.locked(self._directory / "lock", None))
             except OSError as error:
                 raise errors.LiveIndexError(self._not_written(error)) from error
             yield
@@ -144,7 +142,7 @@ class LiveStore:
             self._directory.mkdir(parents=True, exist_ok=True)
             # A directory lives through a crash of the machine when its parent is on the disk.
             for parent in (self._directory.parent, self._directory.parent.parent):
-                manifest.sync_directory(parent)
+                files.sync(parent)
 
     def append(self, update: live_update.Update) -> None:
         """Adds an update; it is on the disk when this returns. The caller holds `writing`.

@@ -14,7 +14,7 @@ from serving.releases.changes import (
 )
 from serving.releases.in_use import is_in_use
 from serving.releases.parts import PARTS, write_identity
-from serving.releases.pointer import Pointer, read_pointer, replace_file
+from serving.releases.pointer import Pointer, read_pointer
 from serving.releases.probes import (
     SCORE_TOLERANCE,
     TOLERANCE,
@@ -54,7 +54,6 @@ __all__ = [
     "publish",
     "query_columns",
     "read_pointer",
-    "replace_file",
     "roll_back",
     "stable",
     "start_canary",

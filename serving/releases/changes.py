@@ -21,6 +21,7 @@ from serving.releases.pointer import (
     read_pointer,
     write_pointer,
 )
+from tfrecords import files
 
 _LOCK_REFUSAL = (
     "Another promotion, rollback or prune of {base} is running. Try again when it has ended, or "
@@ -271,7 +272,7 @@ def _remove(base: pathlib.Path, version: int) -> bool:
             return False
         # Without its manifest it is no release any more, and the rest is a leftover.
         manifest.path_of(base, version).unlink()
-        manifest.sync_directory(base / "manifests")
+        files.sync(base / "manifests")
     for part in reversed(parts.PARTS):
         directory = base / part / str(version)
         if directory.exists():

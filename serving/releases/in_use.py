@@ -5,18 +5,17 @@ system lets go of it when the process ends, however it ends. It needs no right t
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import IO, Any
 
 from serving import errors, manifest
+from tfrecords import files
 
-_ATTEMPTS = 4
-_PAUSE_SECONDS = 0.003
+# Another process may be asking the same question at this moment.
+_PATIENCE_SECONDS = 0.01
 
 
 class Lease:
@@ -43,7 +42,7 @@ def hold(base: pathlib.Path, version: int) -> Lease:
         try:
             file = stack.enter_context(open(path, "rb"))
             # Waits for a prune, which holds it for a rename only.
-            fcntl.flock(file, fcntl.LOCK_SH)
+            files.lock(file, None, shared=True)
             is_there = os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
         except FileNotFoundError:
             is_there = False
@@ -98,13 +97,5 @@ def unused_releases(base: pathlib.Path, version: int) -> Iterator[bool]:
 def _exclusive(base: pathlib.Path, version: int) -> Iterator[None]:
     # Some network file systems want the right to write for an exclusive lock.
     with open(manifest.path_of(base, version), "rb+") as file:
-        for attempts_left in reversed(range(_ATTEMPTS)):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                # Another process may just be asking the same.
-                if not attempts_left:
-                    raise
-                time.sleep(_PAUSE_SECONDS)
+        files.lock(file, _PATIENCE_SECONDS)
         yield

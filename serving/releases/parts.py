@@ -1,7 +1,6 @@
 """The four directories of a release: which training they come from, and their checksums."""
 
 import concurrent.futures
-import hashlib
 import json
 import os
 import pathlib
@@ -9,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serving import errors, manifest
+from tfrecords import files
 
 # In the order in which they are renamed: model servers watch the ranker.
 PARTS = ("query_tower", "ad_tower", "ad_index", "ranker")
@@ -89,7 +89,7 @@ def check_file(root: pathlib.Path, name: str, expected: dict[str, Any]) -> None:
             raise errors.CorruptFileError(
                 f"{name} has {num_bytes} bytes, the manifest expects {expected['bytes']}. {remedy}"
             )
-        checksum = _sha256(root / name)
+        checksum = files.sha256(root / name)
     except FileNotFoundError as error:
         raise errors.MissingFileError(f"{name} is missing. {remedy}") from error
     if checksum != expected["sha256"]:
@@ -99,19 +99,10 @@ def check_file(root: pathlib.Path, name: str, expected: dict[str, Any]) -> None:
         )
 
 
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def describe(path: pathlib.Path) -> dict[str, Any]:
     """Writes a file through to the disk and returns its entry for the manifest."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        return {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
+    files.sync(path)
+    return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
 def in_threads(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:

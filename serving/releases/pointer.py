@@ -8,21 +8,18 @@ Without it the latest published release is stable. Nothing in it depends on a cl
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import pathlib
-import time
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
-from serving import errors, manifest
+from serving import errors
+from tfrecords import files
 
 POINTER_FILE = "releases.json"
 _FORMAT_VERSION = 1
 # A rollback goes back one step; nobody goes back so many.
 _MOST_PREVIOUS = 20
-_RETRY_SECONDS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,22 +73,7 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
         "canary": canary,
         "previous": pointer.previous[:_MOST_PREVIOUS],
     }
-    replace_file(base / POINTER_FILE, json.dumps(document, indent=1).encode() + b"\n")
-
-
-def replace_file(path: pathlib.Path, content: bytes) -> None:
-    """Replaces a file in one step: after a kill or a power cut it is the old or the new one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    manifest.sync_directory(path.parent)
+    files.write_json(base / POINTER_FILE, document, durable=True)
 
 
 @contextlib.contextmanager
@@ -106,23 +88,12 @@ def lock_pointer(path: pathlib.Path, wait_seconds: float, refusal: str) -> Itera
     Raises:
         PublishError: Another process has the lock.
     """
-    # A clock that is set does not lengthen the wait.
-    until = time.monotonic() + wait_seconds
-    # The system lets go of the lock when its holder is killed.
-    with open(path, "w") as file:
-        while not _try_lock(file):
-            if time.monotonic() >= until:
-                raise errors.PublishError(refusal)
-            time.sleep(_RETRY_SECONDS)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(path, wait_seconds))
+        except BlockingIOError as error:
+            raise errors.PublishError(refusal) from error
         yield
-
-
-def _try_lock(file: IO[Any]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _parsed(document: Any) -> Pointer | None:

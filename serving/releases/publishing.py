@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from serving import errors, manifest
 from serving.releases import parts, pointer
+from tfrecords import files
 
 STAGING = ".staging-"
 _LAST_VERSION = ".last_version"
@@ -103,31 +104,31 @@ def _stage(root: pathlib.Path, version: int) -> Staged:
 
 
 def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> manifest.Manifest:
-    files = {}
+    entries = {}
     for part in parts.PARTS:
         directory = getattr(staged, part)
         parts.check_identity(part, directory, staged.version, content)
         paths = parts.files_under(directory)
         for path, entry in zip(paths, parts.in_threads(parts.describe, paths), strict=True):
-            files[f"{part}/{staged.version}/{path.relative_to(directory).as_posix()}"] = entry
+            entries[f"{part}/{staged.version}/{path.relative_to(directory).as_posix()}"] = entry
         if len(paths) < 2:
             raise errors.PublishError(f"Nothing but tfrec.json was written for {part}.")
     release = manifest.Manifest.create(
         content,
         version=staged.version,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        files=files,
+        files=entries,
     )
     document = manifest.encode(release)
     for part in parts.PARTS:
         directory = getattr(staged, part)
         for path in (root, root / part, directory, *directory.rglob("*/")):
-            manifest.sync_directory(path)
+            files.sync(path)
     # From here on a polling model server may load the number, so that it is never used again.
-    pointer.replace_file(root / _LAST_VERSION, f"{staged.version}\n".encode())
+    files.write(root / _LAST_VERSION, f"{staged.version}\n", durable=True)
     for part in parts.PARTS:
         getattr(staged, part).rename(root / part / str(staged.version))
-        manifest.sync_directory(root / part)
+        files.sync(root / part)
     manifest.write(root, staged.version, document)
     return release
 

@@ -13,7 +13,7 @@ from typing import Self
 
 from serving import errors, manifest, model_config
 from serving.releases import changes, in_use
-from serving.releases.pointer import replace_file
+from tfrecords import files
 
 POLL_SECONDS = 0.5
 
@@ -70,7 +70,7 @@ class ServedVersions:
         if wanted != self._written:
             served = model_config.ServedReleases(tuple(wanted), {})
             text = model_config.config_text(str(self._base), self._models, served)
-            replace_file(self._path, text.encode())
+            files.write(self._path, text, durable=True)
             self._written = wanted
 
     def _wanted(self) -> list[int]:

@@ -52,9 +52,9 @@ def test_an_example_converts_by_the_command_of_its_readme(name, script, writing,
     data_set = converted(name, script, writing, tmp_path)
     schema = schema_lib.load_schema(EXAMPLES / name / "schema.json")
     assert data_set.schema == schema
-    source = data_set.description["source"]
-    assert source["rejected"] == 0
-    assert abs(source["lines"] - ROWS) < 0.1 * ROWS
+    source = data_set.description.source
+    assert source.rejected == 0
+    assert abs(source.lines - ROWS) < 0.1 * ROWS
     for split in ("train", "validation", "test"):
         clicks = data_set.label_sum(split, "click") / data_set.num_rows(split)
         assert 0.05 < clicks < 0.6, f"{split}: too few rows of one kind to learn from"

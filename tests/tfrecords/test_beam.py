@@ -95,8 +95,8 @@ def test_a_log_is_converted_to_the_same_bytes(made, tmp_path):
     local, on_beam = converted_both_ways(made(tmp_path), tmp_path)
     assert local == on_beam
     data_set = reader.DataSet(tmp_path / "beam")
-    assert data_set.description["source"]["rejected"] == 2
-    assert sum(len(data_set.description["splits"][s]["shards"]) for s in SPLITS) > 7
+    assert data_set.description.source.rejected == 2
+    assert sum(len(data_set.description.splits[s].shards) for s in SPLITS) > 7
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

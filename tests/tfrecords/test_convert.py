@@ -25,7 +25,7 @@ def low_count_schema(**changes):
 
 
 def source_of(data_set):
-    return data_set.description["source"]
+    return data_set.description.source
 
 
 def num_rows(data_set):
@@ -56,8 +56,8 @@ def test_a_plain_log_is_split_by_line_order(tmp_path):
     data_set = logs.converted(logs.write(tmp_path / "log.tsv", logs.rows(200)), tmp_path / "data")
     assert num_rows(data_set) == [160, 20, 20]
     assert [data_set.num_requests(split) for split in SPLITS] == [160, 20, 20]
-    assert source_of(data_set)["lines"] == 200
-    assert source_of(data_set)["rejected"] == 0
+    assert source_of(data_set).lines == 200
+    assert source_of(data_set).rejected == 0
 
 
 def test_written_ids_and_labels_are_those_of_the_log(tmp_path):
@@ -123,8 +123,8 @@ def test_bad_lines_are_counted_and_quarantined_and_the_good_kept(tmp_path):
     path.write_bytes(text)
     data_set = logs.converted(path, tmp_path / "data")
     assert sum(num_rows(data_set)) == 300
-    assert source_of(data_set)["rejected"] == 5
-    assert source_of(data_set)["lines"] == 305
+    assert source_of(data_set).rejected == 5
+    assert source_of(data_set).lines == 305
     quarantine = (data_set.directory / "rejected.tsv").read_bytes().split(b"\n")[:-1]
     split = [line.split(b"\t", 3) for line in quarantine]
     assert {file for file, _, _, _ in split} == {str(path).encode()}
@@ -148,14 +148,14 @@ def test_a_log_with_a_few_percent_bad_is_refused_and_accepted_when_allowed(tmp_p
     with pytest.raises(ValueError, match=r"20 of 420 lines .* share of 0\.01 \(--max_rejected"):
         logs.converted(path, tmp_path / "data")
     data_set = logs.converted(path, tmp_path / "data", max_rejected_fraction=0.1)
-    assert source_of(data_set)["rejected"] == 20
+    assert source_of(data_set).rejected == 20
 
 
 def test_a_handful_of_bad_lines_in_a_small_log_is_no_sign_of_a_wrong_file(tmp_path):
     path = tmp_path / "log.tsv"
     path.write_bytes(b"\t".join(c.encode() for c in criteo.COLUMNS) + b"\n")
     path.write_bytes(path.read_bytes() + logs.text(logs.rows(30)))
-    assert source_of(logs.converted(path, tmp_path / "data"))["rejected"] == 1
+    assert source_of(logs.converted(path, tmp_path / "data")).rejected == 1
 
 
 @pytest.mark.parametrize("content", [b"bad\nbad\n", b"\n", b"1\t2"])
@@ -302,7 +302,7 @@ def test_a_bad_label_of_the_companion_rejects_its_row_and_a_missing_one_is_kept(
     logs.write(log, rows)
     data_set = logs.converted(log, tmp_path / "data", schema, max_rejected_fraction=0.5,
                               validation_fraction=0.25, test_fraction=0.25)  # fmt: skip
-    assert source_of(data_set)["rejected"] == 1
+    assert source_of(data_set).rejected == 1
     # Rows 1 and 2 train; row 4, without engagement, validates; row 5 tests.
     assert num_rows(data_set) == [2, 1, 1]
     assert np.isnan(next(iter(data_set.windows("validation")))["engagement"].numpy()).all()

@@ -76,7 +76,7 @@ SCATTERED = (
 def test_scattered_rows_become_whole_lists_of_a_given_split(tmp_path, rows_per_chunk):
     schema = dataclasses.replace(SHOP, split="fold")
     data_set = shop(tmp_path, SCATTERED, schema, rows_per_chunk=rows_per_chunk)
-    assert data_set.description["split"]["kind"] == "column"
+    assert data_set.description.split.kind == "column"
     assert lists(data_set, "train") == [
         ("CH", ["a", "b"], ["x", "z"], [0, 1]),
         ("DE", [], ["y", "x"], [1, 0]),
@@ -101,7 +101,7 @@ def test_impressions_of_ads_whose_fields_changed_are_counted(tmp_path):
     text = "".join(f"r{i},CH,,x,{price},{i % 2},\n" for i, price in enumerate([1, 1, 5, 9, 9, 9]))
     text += "".join(f"q{i},CH,,y{i},{i},{i % 2},\n" for i in range(10))
     data_set = shop(tmp_path, text)
-    assert data_set.description["impressions_of_changed_ads"] == 3
+    assert data_set.description.impressions_of_changed_ads == 3
     assert data_set.catalogue().table["price"].to_pylist()[0] == 9
 
 
@@ -113,7 +113,7 @@ def test_query_fields_that_vary_within_a_request_are_counted(tmp_path):
         for j in range(3)
     )
     data_set = shop(tmp_path, text)
-    assert data_set.description["rows_of_varying_query_fields"] == {"country": 20}
+    assert data_set.description.rows_of_varying_query_fields == {"country": 20}
     assert {country for country, _, _, _ in lists(data_set, "train")} == {"CH"}
 
 
@@ -127,9 +127,9 @@ def test_requests_whose_keys_begin_again_are_counted_wherever_they_stand(tmp_pat
     )
     schema = dataclasses.replace(SHOP, user_key="fold")
     data_set = shop(tmp_path, text, schema, rows_per_chunk=rows_per_chunk)
-    assert data_set.description["rows_of_varying_query_fields"] == {"country": 10}
-    assert data_set.description["rows_of_other_users"] == 10
-    assert "varying" not in data_set.description["splits"]["train"]["shards"][0]
+    assert data_set.description.rows_of_varying_query_fields == {"country": 10}
+    assert data_set.description.rows_of_other_users == 10
+    assert not hasattr(data_set.description.splits["train"].shards[0], "varying")
     texts = [warning["text"] for warning in card.build_card(data_set)["warnings"]]
     assert any(text.startswith("50.0 % of the rows are of another user") for text in texts)
 
@@ -156,7 +156,7 @@ def test_fields_may_have_the_names_of_labels_and_counts(tmp_path):
 def test_numbers_beyond_float32_are_rejected(tmp_path):
     text = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(40)) + "r,CH,,x,1e39,1,\n"
     data_set = shop(tmp_path, text)
-    assert data_set.description["source"]["rejected"] == 1
+    assert data_set.description.source.rejected == 1
     reason = (data_set.directory / "rejected.tsv").read_text().split("\t")[2]
     assert reason == "price must be empty or a number between ±3.4e+38, got 1e+39"
 
@@ -166,7 +166,7 @@ def test_a_row_without_its_label_is_rejected_however_the_log_is_cut(tmp_path, ro
     text = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(40))
     text += "".join(f"q{i},CH,,x,1,,\n" for i in range(10))
     data_set = shop(tmp_path, text, rows_per_chunk=rows_per_chunk, max_rejected_fraction=0.5)
-    assert data_set.description["source"]["rejected"] == 10
+    assert data_set.description.source.rejected == 10
 
 
 def test_a_file_given_twice_and_files_beside_another_split_are_refused(tmp_path):
@@ -195,7 +195,7 @@ def test_files_are_splits_and_a_missing_one_is_cut_from_training(tmp_path):
     data_set = converted(tmp_path / "train.csv", tmp_path / "data", SHOP, source=source,
                          validation_fraction=0.2)  # fmt: skip
     assert [data_set.num_rows(split) for split in SPLITS] == [12, 3, 5]
-    assert data_set.description["split"]["kind"] == "file"
+    assert data_set.description.split.kind == "file"
 
 
 def test_a_test_file_without_labels_is_converted_without_them(tmp_path):

@@ -208,7 +208,7 @@ def test_a_changed_encoder_file_is_refused(fitted, tmp_path):
     description = json.loads(path.read_text())
     description["boundaries"]["age"] = [2.0, 4.5]
     path.write_text(json.dumps(description))
-    with pytest.raises(ValueError, match=r"give fingerprint \w+, but encoder.json says \w+"):
+    with pytest.raises(ValueError, match=r"have fingerprint \w+; encoder.json expects \w+"):
         encoding.load(tmp_path)
 
 

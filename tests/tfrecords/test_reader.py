@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ import tensorflow as tf
 
 from tfrecords import reader
 from tfrecords.conversion import dataset_json
+from tfrecords.records import description, writer
 from tfrecords.records import spec as records
-from tfrecords.records import writer
 from tfrecords.schema import MISSING_LABEL
 
 SPEC = records.Spec(
@@ -39,6 +40,10 @@ class Made:
         }
 
 
+def parse(spec, serialized):
+    return records.unpack(spec, records.decode(spec, serialized))
+
+
 def concatenate(parts):
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts])
@@ -52,7 +57,10 @@ def data_set_of(directory, shards):
     """A data set of one split, without encoder and catalogue."""
     data_set = reader.DataSet.__new__(reader.DataSet)
     data_set.directory, data_set.spec, data_set._verified = directory, SPEC, set()
-    data_set.description = {"splits": {"train": dataset_json.split_entry(shards)}}
+    shards = [description.ShardDescription(**{"sampled": 0, **shard}) for shard in shards]
+    data_set.description = description.DataSetDescription.model_construct(
+        splits={"train": dataset_json.describe_split(shards)}
+    )
     return data_set
 
 
@@ -96,7 +104,7 @@ def test_ids_are_stored_in_the_narrowest_type_that_holds_them(cardinality, width
 def test_records_round_trip_one_and_many(tmp_path):
     parts = [requests(7), requests(1, 1, first=7), requests(20, 2, first=8)]
     serialized = tf.constant([records.serialize(part.pack()) for part in parts])
-    parsed = records.parse(SPEC, serialized)
+    parsed = parse(SPEC, serialized)
     joined = concatenate(parts)
     np.testing.assert_array_equal(parsed["list_lengths"], joined.list_lengths)
     np.testing.assert_array_equal(parsed["query"], joined.query)
@@ -109,10 +117,26 @@ def test_records_round_trip_one_and_many(tmp_path):
     )
 
 
-def test_a_spec_round_trips_as_json():
-    with_users = dataclasses.replace(SPEC, has_user=True)
-    for spec in (SPEC, with_users):
-        assert records.spec_from_json(spec.to_json()) == spec
+def test_a_description_round_trips_as_json(data_set):
+    path = data_set.directory / "dataset.json"
+    on_disk = json.loads(path.read_text())
+    assert data_set.description.to_json() == on_disk
+    assert data_set.description.spec == data_set.spec
+    assert data_set.description.split.kind == on_disk["split"]["kind"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "has format_version 2; expected 3. Convert the log again."),
+        ({"num_ads": "many"}, "num_ads"),
+    ],
+)
+def test_a_description_of_another_format_is_refused(data_set, tmp_path, change, message):
+    document = {**data_set.description.to_json(), **change}
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=message):
+        reader.DataSet(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +266,7 @@ def test_a_request_longer_than_a_record_is_kept_whole(tmp_path, monkeypatch):
     )
     writer.write_shard(tmp_path / "test-00000.tfrecord", made.pack(spec))
     serialized = list(tf.data.TFRecordDataset(str(tmp_path / "test-00000.tfrecord")))
-    parsed = [records.parse(spec, tf.reshape(record, [1])) for record in serialized]
+    parsed = [parse(spec, tf.reshape(record, [1])) for record in serialized]
     assert [p["list_lengths"].numpy().tolist() for p in parsed] == [[1, 9], [2]]
     assert np.concatenate([p["ad_row"] for p in parsed]).tolist() == list(range(12))
 
@@ -259,7 +283,7 @@ def test_a_missing_label_comes_back_as_nan():
     click = np.where(np.arange(len(made.ad)) % 2, MISSING_LABEL, made.per_ad["click"])
     made.per_ad["click"] = click.astype(np.uint8)
     made.per_ad["revenue"][0] = np.nan
-    parsed = records.parse(SPEC, tf.constant([records.serialize(made.pack())]))
+    parsed = parse(SPEC, tf.constant([records.serialize(made.pack())]))
     np.testing.assert_array_equal(np.isnan(parsed["click"]), np.arange(len(made.ad)) % 2 == 1)
     assert np.isnan(parsed["revenue"].numpy()).tolist() == [True] + [False] * (len(made.ad) - 1)
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from tfrec import calibration, ranking, retrieval
 from tfrecords import terminal
+from tfrecords.schema import NUM_CANDIDATES
 
-NUM_CANDIDATES = 500
 LIST_LENGTH = 10
 _REQUESTS_AT_ONCE = 8
 # Head -> the name it is served under.

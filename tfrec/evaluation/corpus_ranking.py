@@ -29,10 +29,11 @@ import scipy.sparse
 import tensorflow as tf
 
 from tfrec import metrics, retrieval
+from tfrecords.schema import NUM_CANDIDATES
 
 RECALL_AT = retrieval.RECALL_AT
 NDCG_AT = 10
-COVERAGE_AT = (10, 500)
+COVERAGE_AT = (10, NUM_CANDIDATES)
 NEGATIVES_PER_CLICK = 100
 _SCORES_AT_ONCE = 1 << 25
 _SCORES_PER_RECOMMENDER = 1 << 31

@@ -26,6 +26,7 @@ from tfrec.evaluation import (
 )
 from tfrec.evaluation.system_funnel import measure_whole_system
 from tfrecords import reader
+from tfrecords.schema import NUM_CANDIDATES
 
 SPLIT = retrieval_comparison.SPLIT
 
@@ -123,7 +124,7 @@ def evaluate_whole_system(
             of_clicks = found(clicks.query)
             report["funnel"] = click_funnel.measure(data_set, *both, clicks, of_clicks, config)
     report["funnel"] |= {
-        "candidates": min(candidates.NUM_CANDIDATES, len(ads)),
+        "candidates": min(NUM_CANDIDATES, len(ads)),
         "ads": len(ads),
         "index": "exact search" if index is None else index.name,
         "filters": None if index is None else index.filters,

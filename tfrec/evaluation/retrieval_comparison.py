@@ -11,11 +11,11 @@ import numpy as np
 from tfrec import metrics, retrieval
 from tfrec.evaluation import baselines, corpus_ranking, ground_truth
 from tfrecords import reader
+from tfrecords.schema import NUM_CANDIDATES
 
 SPLIT = "test"
 MAX_CLICKS = 5_000
 MAX_HELD_OUT_CLICKS = 2_000_000
-NUM_CANDIDATES = 500
 
 
 def evaluate_retrieval(

@@ -73,7 +73,7 @@ def knows_positions(data_set: reader.DataSet) -> bool:
 
     Ads that were drawn as not clicked were in no slot: beside them, a slot would tell the click.
     """
-    sampled = any(split["sampled"] for split in data_set.description["splits"].values())
+    sampled = any(split.sampled for split in data_set.description.splits.values())
     return data_set.spec.has_position and not sampled
 
 

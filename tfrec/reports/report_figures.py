@@ -105,18 +105,18 @@ def by_segment(name: str, segments: Sequence[Mapping[str, Any]], overall: Mappin
     return pages.draw_svg(f"segments-{name}", title, paint, height)
 
 
-def waterfall(name: str, stages: Sequence[tuple[str, float]]) -> str:
-    """Draws what is lost from a first bar to the last, one stage a line.
+def waterfall(name: str, stages: Sequence[Sequence[Any]]) -> str:
+    """Draws what is lost between the first and the last bar, one line per stage.
 
     Args:
-        name: Of the figure.
-        stages: Names and values: the first and the last are levels, those between are losses.
+        name: Name of the figure.
+        stages: Labels and values; the first and the last are totals, the others losses.
     """
 
     def paint(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
         left = stages[0][1]
-        for place, (_, value) in enumerate(stages):
+        for place, (_, value, *_) in enumerate(stages):
             if place in (0, len(stages) - 1):
                 panel.barh(place, value, height=0.62, color=pages.TRAIN)
                 end, text = value, _short(value)
@@ -127,7 +127,7 @@ def waterfall(name: str, stages: Sequence[tuple[str, float]]) -> str:
                 left -= value
                 text = f"{'−' if value > 0 else '+'}{_short(abs(value))}" if value else "0"
             panel.text(end, place, f" {text}", va="center", color=pages.INK)
-        panel.set_yticks(range(len(stages)), [stage for stage, _ in stages])
+        panel.set_yticks(range(len(stages)), [stage for stage, *_ in stages])
         panel.set_ylim(len(stages) - 0.5, -0.5)
         panel.set_xlim(0, 1.16 * max(stages[0][1], stages[-1][1], 1e-9))
         panel.grid(visible=False)
@@ -157,7 +157,7 @@ def realised(choosers: Mapping[str, Mapping[str, Any]], outcomes: Sequence[str])
         panels[0].set_ylim(len(names) - 0.5, -0.5)
 
     height = 0.5 + 0.26 * len(choosers)
-    return pages.draw_svg("realised", "What ten ads bring", paint, height)
+    return pages.draw_svg("realised", "Value of ten ads", paint, height)
 
 
 def _interval(

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from tfrec.retrieval import temperature, two_tower
 from tfrecords import reader
+from tfrecords.schema import NUM_CANDIDATES
 
-RECALL_AT = (10, 50, 100, 500)
+RECALL_AT = (10, 50, 100, NUM_CANDIDATES)
 METRIC = "validation_corpus_recall"
 _MAX_REPEATED = 0.01
 _SCORES_AT_ONCE = 1 << 25

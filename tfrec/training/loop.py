@@ -20,7 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrec.training import optimization, summaries, validation_summaries
-from tfrecords import reader, terminal
+from tfrecords import files, reader, terminal
 
 # A pass has so many batches at least, unless they would be smaller than the least.
 _BATCHES_OF_A_PASS, _LEAST_BATCH = 20, 64
@@ -185,9 +185,7 @@ class Trainer:
         return json.loads(self._history_path.read_text())[: int(self._epoch.numpy())]
 
     def _write_history(self, history: list[dict[str, float]]) -> None:
-        partial = self._history_path.with_suffix(".partial")
-        partial.write_text(json.dumps(history, indent=1))
-        partial.rename(self._history_path)
+        files.write_json(self._history_path, history)
 
     def _finished(self, history: list[dict[str, float]]) -> bool:
         if not history:
@@ -273,7 +271,7 @@ def write_description(
 ) -> None:
     """Writes what is known of a trained model; its presence says that training has ended."""
     stamped = {"fingerprint": data_set.fingerprint, **description}
-    path.write_text(json.dumps(stamped, indent=1) + "\n")
+    files.write_json(path, stamped)
 
 
 def read_description(path: pathlib.Path, data_set: reader.DataSet, script: str) -> dict[str, Any]:

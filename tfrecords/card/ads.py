@@ -31,8 +31,8 @@ def describe(data_set: reader.DataSet, counts: Counts) -> dict[str, Any]:
     """
     catalogue = data_set.catalogue()
     impressions, clicks = catalogue.impressions, catalogue.clicks
-    changed = int(data_set.description["impressions_of_changed_ads"])
-    sampled = sum(data_set.description["splits"][split]["sampled"] for split in counts)
+    changed = data_set.description.impressions_of_changed_ads
+    sampled = sum(data_set.description.splits[split].sampled for split in counts)
     logged = sum(of_split.rows for of_split in counts.values()) - sampled
     most_shown = np.argsort(-impressions, kind="stable")[:_TOP_ADS]
     names = catalogue.ad_ids.take(most_shown).to_pylist()

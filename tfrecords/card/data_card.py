@@ -4,16 +4,17 @@
 all rows, unless its place in the card says otherwise.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from tfrecords import reader
 from tfrecords.card import ads, rejects, split_counts, statistics, time, warnings
-from tfrecords.splits import SPLITS
+from tfrecords.splits import SPLITS, SplitOptions
 
 _SHARED_QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99}
-SPLIT_MEANINGS = {
+_SPLIT_MEANINGS = {
     "order": "by the log's order: the last rows are test, those before them validation. Fair "
     "if the log is in the order of time.",
     "time": "by time: the latest requests are test, those before them validation, as in "
@@ -41,19 +42,19 @@ def build_card(data_set: reader.DataSet) -> dict[str, Any]:
     profile = data_set.profile()
     distinct = profile["num_distinct"]
     counts = {split: split_counts.count_split(data_set, split) for split in SPLITS}
-    source = description["source"]
+    source = description.source
     card: dict[str, Any] = {
         "name": data_set.schema.name,
         "directory": str(data_set.directory),
         "fingerprint": data_set.fingerprint,
-        "source": {key: source[key] for key in ("paths", "format", "lines")},
-        "split": _split(description["split"]),
+        "source": source.model_dump(include={"paths", "format", "lines"}),
+        "split": _split(description.split),
         "keys": _keys(data_set),
-        "sampled_negatives": description["sampled_negatives"],
-        "engagement_window_seconds": description.get("engagement_window_seconds", 0.0),
-        "rows_inside_engagement_window": description.get("rows_inside_engagement_window", 0),
+        "sampled_negatives": description.sampled_negatives,
+        "engagement_window_seconds": description.engagement_window_seconds,
+        "rows_inside_engagement_window": description.rows_inside_engagement_window,
         "splits": {
-            split: _of_split(of_split, description["splits"][split]["sampled"])
+            split: _of_split(of_split, description.splits[split].sampled)
             for split, of_split in counts.items()
         },
         "time": time.describe(profile["time"]),
@@ -61,18 +62,17 @@ def build_card(data_set: reader.DataSet) -> dict[str, Any]:
             statistics.field(data_set.fitted, field, counts, distinct.get(field.name))
             for field in data_set.schema.fields
         ],
-        "varying": description["rows_of_varying_query_fields"],
-        "rows_of_other_users": description.get("rows_of_other_users", 0),
+        "varying": description.rows_of_varying_query_fields,
+        "rows_of_other_users": description.rows_of_other_users,
         "ads": ads.describe(data_set, counts),
-        "rejected": rejects.describe(data_set.directory / "rejected.tsv", source["lines"]),
+        "rejected": rejects.describe(data_set.directory / "rejected.tsv", source.lines),
     }
     card["warnings"] = warnings.find(card)
     return card
 
 
-def _split(options: dict[str, Any]) -> dict[str, Any]:
-    kind = options["kind"]
-    return {**options, "meaning": SPLIT_MEANINGS.get(kind, f"by {kind}.")}
+def _split(options: SplitOptions) -> dict[str, Any]:
+    return {**dataclasses.asdict(options), "meaning": _SPLIT_MEANINGS[options.kind]}
 
 
 def _keys(data_set: reader.DataSet) -> dict[str, Any]:

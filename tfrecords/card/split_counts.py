@@ -72,7 +72,7 @@ class SplitCounts:
 def empty_counts(data_set: reader.DataSet) -> SplitCounts:
     """Returns counts of nothing, of the sizes of a data set."""
     fields = data_set.schema.fields
-    num_ads = int(data_set.description["num_ads"])
+    num_ads = data_set.description.num_ads
     return SplitCounts(
         rows=0,
         requests=0,

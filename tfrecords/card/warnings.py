@@ -10,9 +10,9 @@ from typing import Any
 
 from tfrecords import pages
 from tfrecords.card import field_warnings
+from tfrecords.schema import NUM_CANDIDATES
 
 FEW_CLICKS = 1_000
-FEW_ADS = 500
 SHIFTED_RATE = 0.2
 # About one in 1.7 million where nothing changed.
 _SIGMAS = 5.0
@@ -200,11 +200,11 @@ def _lists(card: dict[str, Any]) -> Found:
 
 def _ads(card: dict[str, Any]) -> Found:
     ads = card["ads"]
-    if ads["count"] <= FEW_ADS:
+    if ads["count"] <= NUM_CANDIDATES:
         yield (
             "note",
-            f"There are {ads['count']:,} ads, no more than the {FEW_ADS} candidates of the first "
-            "stage.",
+            f"There are {ads['count']:,} ads, no more than the {NUM_CANDIDATES} candidates "
+            "of the first stage.",
             "Retrieval leaves nothing out; the ranker alone decides.",
         )
     first = ads["most_shown"][0] if ads["most_shown"] else None

@@ -4,16 +4,18 @@ Shapes: R requests.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from tfrecords import records
 from tfrecords.conversion import splitting
 from tfrecords.conversion.parsed_rows import Rows
 from tfrecords.schema import Schema
 from tfrecords.splits import SPLITS
 
+Number = TypeVar("Number", int, float)
 NUM_SAMPLE_REQUESTS = 256
 # Files whose checksums `dataset.json` holds; those of the shards stand with the shards.
 CHECKED_FILES = (
@@ -27,15 +29,20 @@ CHECKED_FILES = (
 )
 
 
-def split_entry(shards: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the entry of a split from those of its shards."""
-    numbers = {key: sum(s[key] for s in shards) for key in ("rows", "requests", "sampled")}
-    totals = {key: add([s[key] for s in shards]) for key in ("label_sums", "label_counts")}
-    return {**numbers, **totals, "shards": list(shards)}
+def describe_split(shards: Sequence[records.ShardDescription]) -> records.SplitDescription:
+    """Returns the description of a split with these shards."""
+    return records.SplitDescription(
+        rows=sum(shard.rows for shard in shards),
+        requests=sum(shard.requests for shard in shards),
+        sampled=sum(shard.sampled for shard in shards),
+        label_sums=add([shard.label_sums for shard in shards]),
+        label_counts=add([shard.label_counts for shard in shards]),
+        shards=list(shards),
+    )
 
 
-def add(counts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Adds up numbers by name."""
+def add(counts: Sequence[dict[str, Number]]) -> dict[str, Number]:
+    """Adds numbers by name."""
     names = dict.fromkeys(name for own in counts for name in own)
     return {name: sum(own.get(name, 0) for own in counts) for name in names}
 

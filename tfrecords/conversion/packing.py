@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from tfrecords import encoding, records
+from tfrecords import encoding, files, records
 from tfrecords.conversion import catalogue
 from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, POSITION, USER, Rows
 from tfrecords.schema import LABELS, SIDES, Field
@@ -156,13 +156,12 @@ class Packer:
 
 def save(packed: records.Packed, directory: pathlib.Path) -> None:
     """Writes packed rows, whole or not at all."""
-    partial = directory.with_suffix(".partial")
-    for leftover in (partial, directory):  # of a conversion that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, values in packed.items():
-        np.save(partial / f"{name}.npy", values)
-    partial.rename(directory)
+    # A conversion that was killed before it noted the chunk leaves the directory.
+    shutil.rmtree(directory, ignore_errors=True)
+    with files.replacing(directory) as partial:
+        partial.mkdir()
+        for name, values in packed.items():
+            np.save(partial / f"{name}.npy", values)
 
 
 def load(directory: pathlib.Path) -> records.Packed:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords import formats
+from tfrecords import files, formats, records
 from tfrecords.columns import (
     RowFaults,
     Strings,
@@ -94,19 +94,16 @@ class Rows:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the rows to a file, whole or not at all."""
-        partial = path.with_suffix(".partial")
-        names = list(self.strings)
-        metadata = {"strings": json.dumps(names)}
-        columns = self.columns.replace_schema_metadata(metadata)
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, columns.schema) as writer:
-            writer.write_table(columns.combine_chunks())
         values_path = path.with_suffix(".values")
         schema = pa.schema([("value", pa.string()), ("fingerprint", pa.int64())])
         with pa.OSFile(str(values_path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for strings in self.strings.values():
                 arrays = [strings.values, pa.array(strings.fingerprints)]
                 writer.write_batch(pa.record_batch(arrays, schema=schema))
-        partial.rename(path)
+        metadata = {"strings": json.dumps(list(self.strings))}
+        columns = self.columns.replace_schema_metadata(metadata)
+        with files.replacing(path) as partial:
+            records.write_arrow(columns.combine_chunks(), partial)
 
 
 def load_rows(path: pathlib.Path) -> Rows:

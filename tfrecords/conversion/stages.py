@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import tqdm
 
-from tfrecords import columns, encoding, formats, reader, records, terminal
+from tfrecords import columns, encoding, files, formats, reader, records, terminal
 from tfrecords.conversion import (
     catalogue,
     dataset_json,
@@ -288,8 +288,8 @@ class Stages:
         packing.save(packed, self._space.path("pack", index))
         return {"changed_ads": packer.num_changed_ads(packed), "young": young}
 
-    def write(self, split: SplitLog, packer: packing.Packer) -> dict[str, Any]:
-        """Writes the shards, and returns the splits' entries for `dataset.json`."""
+    def write(self, split: SplitLog, packer: packing.Packer) -> dict[str, records.SplitDescription]:
+        """Writes the shards, and returns the descriptions of the splits by name."""
         sampler = self.sampler(split, packer)
         notes = self._each(
             "write",
@@ -298,7 +298,9 @@ class Stages:
             "writing records",
         )
         return {
-            name: dataset_json.split_entry([note[name] for note in notes if name in note])
+            name: dataset_json.describe_split(
+                [records.ShardDescription(**note[name]) for note in notes if name in note]
+            )
             for name in SPLITS
         }
 
@@ -368,15 +370,19 @@ class Stages:
         return negatives.NegativeSampler(self._options.sampled_negatives, packer.catalogue, log)
 
     def finish(
-        self, split: SplitLog, fitted: FittedLog, source: dict[str, Any], splits: dict[str, Any]
+        self,
+        split: SplitLog,
+        fitted: FittedLog,
+        source: records.SourceDescription,
+        splits: dict[str, records.SplitDescription],
     ) -> None:
         """Writes what describes the data set, `dataset.json` last.
 
         Args:
             split: The log.
             fitted: What was fitted on it.
-            source: What `dataset.json` says of the log's files.
-            splits: What `write` returned.
+            source: Description of the log.
+            splits: Descriptions of the splits.
         """
         output = self._space.output
         with (output / "rejected.tsv").open("wb") as file:
@@ -387,27 +393,25 @@ class Stages:
         )
         (output / "sample_requests.json").write_text(json.dumps(samples))
         summary = {"num_distinct": fitted.num_distinct, "time": fitted.time}
-        workspace.write_json(output / "profile.json", summary)
-        described = {
-            "format_version": reader.FORMAT_VERSION,
-            "fingerprint": fitted.schema.fingerprint(),
-            "schema": self._schema.to_json(),
-            "source": source,
-            "spec": packing.spec(fitted.schema).to_json(),
-            "num_ads": len(fitted.ads),
-            "impressions_of_changed_ads": sum(self._notes(split, "pack", "changed_ads")),
-            "rows_of_varying_query_fields": dataset_json.add(
-                self._notes(split, "write", "varying")
-            ),
-            "rows_of_other_users": sum(self._notes(split, "write", "other_users")),
-            "split": {**dataclasses.asdict(self._options.split), "kind": split.requests.kind},
-            "sampled_negatives": self._options.sampled_negatives,
-            "engagement_window_seconds": self._options.engagement_window_seconds,
-            "rows_inside_engagement_window": sum(self._notes(split, "pack", "young")),
-            "splits": splits,
-            "sha256": {name: records.sha256(output / name) for name in dataset_json.CHECKED_FILES},
-        }
-        workspace.write_json(output / "dataset.json", described)
+        files.write_json(output / "profile.json", summary)
+        description = records.DataSetDescription(
+            format_version=reader.FORMAT_VERSION,
+            fingerprint=fitted.schema.fingerprint(),
+            schema=self._schema.to_json(),
+            source=source,
+            spec=packing.spec(fitted.schema),
+            num_ads=len(fitted.ads),
+            impressions_of_changed_ads=sum(self._notes(split, "pack", "changed_ads")),
+            rows_of_varying_query_fields=dataset_json.add(self._notes(split, "write", "varying")),
+            rows_of_other_users=sum(self._notes(split, "write", "other_users")),
+            split=dataclasses.replace(self._options.split, kind=split.requests.kind),
+            sampled_negatives=self._options.sampled_negatives,
+            engagement_window_seconds=self._options.engagement_window_seconds,
+            rows_inside_engagement_window=sum(self._notes(split, "pack", "young")),
+            splits=splits,
+            sha256={name: files.sha256(output / name) for name in dataset_json.CHECKED_FILES},
+        )
+        files.write_json(output / "dataset.json", description.to_json())
 
     def _rows(self, index: int) -> parsed_rows.Rows:
         return parsed_rows.load_rows(self._space.path("parse", index, ".rows"))

@@ -7,7 +7,6 @@ and options: another one starts anew.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -15,6 +14,8 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any, TypeVar
+
+from tfrecords import files
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,7 +38,7 @@ class Workspace:
         if _read(path) != identity:
             shutil.rmtree(self.output, ignore_errors=True)
             self.output.mkdir(parents=True)
-            write_json(path, identity)
+            files.write_json(path, identity)
         shutil.rmtree(self._trash, ignore_errors=True)
         self._notes.mkdir(exist_ok=True)
 
@@ -65,7 +66,7 @@ class Workspace:
         note = self.note(stage, index)
         if note is None:
             note = work()
-            write_json(self.path(stage, index, ".json"), note)
+            files.write_json(self.path(stage, index, ".json"), note)
         return note
 
     def publish(self) -> None:
@@ -91,18 +92,16 @@ def lock_directory(directory: pathlib.Path) -> Iterator[None]:
     """
     path = directory.with_name(f".{directory.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(files.locked(path))
         except BlockingIOError as error:
             raise OSError(
-                f"Another conversion is writing {directory}; wait for it, or choose another "
+                f"Another conversion is writing {directory}. Wait for it, or choose another "
                 "directory."
             ) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        stack.callback(path.unlink, missing_ok=True)
+        yield
 
 
 def in_threads(
@@ -124,13 +123,6 @@ def in_threads(
             yield pending.pop(0).result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.rename(path)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -1,14 +1,5 @@
-"""HTML, SVG and number formatting shared by the reports on data and on models."""
+"""HTML pages, SVG figures and number formats of the reports on data and on models."""
 
-from tfrecords.pages.markup import (
-    KEY,
-    escaped,
-    html_bar,
-    html_cells,
-    html_figure,
-    html_page,
-    html_table,
-)
 from tfrecords.pages.number_format import (
     NO_VALUE,
     format_count,
@@ -19,18 +10,17 @@ from tfrecords.pages.number_format import (
     format_metric,
     format_percent,
 )
+from tfrecords.pages.rendering import render_page
 from tfrecords.pages.svg_figure import BAD, INK, RULE, TEST, TRAIN, draw_svg
 
 __all__ = [
     "BAD",
     "INK",
-    "KEY",
     "NO_VALUE",
     "RULE",
     "TEST",
     "TRAIN",
     "draw_svg",
-    "escaped",
     "format_count",
     "format_decimal",
     "format_interval",
@@ -38,9 +28,5 @@ __all__ = [
     "format_mean",
     "format_metric",
     "format_percent",
-    "html_bar",
-    "html_cells",
-    "html_figure",
-    "html_page",
-    "html_table",
+    "render_page",
 ]

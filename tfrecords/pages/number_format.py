@@ -1,12 +1,12 @@
-"""How the pages of data and of models write numbers."""
+"""Number formats of the reports on data and on models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 NO_VALUE = "–"
 
 
 def format_percent(share: float | None) -> str:
-    """Returns a share; what is neither none nor all never rounds to 0 % or 100 %."""
+    """Formats a share in percent; only 0 and 1 are shown as 0 % and 100 %."""
     if share is None:
         return NO_VALUE
     if 0 < share < 0.0005:
@@ -17,37 +17,37 @@ def format_percent(share: float | None) -> str:
 
 
 def format_count(value: int | None) -> str:
-    """Returns a whole number with its thousands apart."""
+    """Formats a whole number with a thousands separator."""
     return NO_VALUE if value is None else f"{value:,}"
 
 
 def format_decimal(value: float | None) -> str:
-    """Returns a number with three significant digits or all of its whole ones."""
+    """Formats a number with three significant digits, or without decimals from 100 on."""
     if value is None:
         return NO_VALUE
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def format_mean(value: float | None) -> str:
+    """Formats a mean with two decimals."""
+    return NO_VALUE if value is None else f"{value:,.2f}"
+
+
 def format_metric(value: float | None) -> str:
-    """Returns a metric with four decimals; large values with two."""
+    """Formats a metric with four decimals, or with two from 10 on."""
     if value is None:
         return NO_VALUE
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}"
 
 
-def format_interval(bounds: Sequence[float] | None) -> str:
-    """Returns the bounds of a metric's interval."""
-    return (
-        NO_VALUE if bounds is None else f"{format_metric(bounds[0])} to {format_metric(bounds[1])}"
-    )
+def format_interval(
+    bounds: Sequence[float] | None, form: Callable[[float | None], str] = format_metric
+) -> str:
+    """Formats the bounds of an interval, each by `form`."""
+    return NO_VALUE if bounds is None else f"{form(bounds[0])} to {form(bounds[1])}"
 
 
-def format_mean(value: float | None) -> str:
-    """Returns a mean with two decimals."""
-    return NO_VALUE if value is None else f"{value:,.2f}"
-
-
-def format_list(items: Sequence[str], most: int = 8) -> str:
-    """Joins items; of many, the first ones and how many more there are."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+def format_list(items: Sequence[str], max_items: int = 8) -> str:
+    """Joins items; of more than `max_items`, the first ones and the number of the others."""
+    more = f" and {len(items) - max_items} more" if len(items) > max_items else ""
+    return ", ".join(items[:max_items]) + more

@@ -1,7 +1,7 @@
-"""Figures as SVG to put into a page.
+"""Matplotlib figures as SVG elements of a page.
 
-They take their colours from the page's CSS variables (`style`), so that they follow its
-light or dark scheme, and its font.
+They take their colors from the page's CSS variables (`templates/style.css`), so that they follow
+its light or dark scheme, and its font.
 """
 
 import html
@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import markupsafe
 import matplotlib as mpl
 from matplotlib import figure
 from matplotlib.backends import backend_svg
 
-# Drawn in these colours, which nothing else uses, and replaced by what the page says.
+# Placeholder colors, which `draw_svg` replaces by CSS variables.
 INK, RULE, TRAIN, TEST, BAD = "#010203", "#020304", "#030405", "#040506", "#050607"
 _CSS = {
     INK: "var(--quiet)",
@@ -26,7 +27,7 @@ _CSS = {
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 8.5,
-    # A value with two dollar signs is no formula.
+    # A value with two dollar signs is not a formula.
     "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -56,22 +57,22 @@ def draw_svg(
     paint: Callable[[figure.Figure], None],
     height_inches: float,
     width_inches: float = _WIDTH_INCHES,
-) -> str:
+) -> markupsafe.Markup:
     """Draws a figure and returns it as SVG.
 
     Args:
-        name: Of the page's figures no other has it; ids begin with it.
-        title: What it shows, for who cannot see it.
-        paint: Draws into an empty canvas, with the colours above and no others.
-        height_inches: Of the figure.
-        width_inches: Of the figure; on the page it is as wide as there is room.
+        name: Name, unique on the page; element ids begin with it.
+        title: Text alternative.
+        paint: Draws into an empty canvas, with the placeholder colors only.
+        height_inches: Height.
+        width_inches: Width; the page scales the figure to the available width.
     """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         canvas = figure.Figure(figsize=(width_inches, height_inches), layout="constrained")
         paint(canvas)
         file = io.StringIO()
         backend_svg.FigureCanvasSVG(canvas).print_svg(file, metadata={"Date": None})
-    return _inline(file.getvalue(), name, title)
+    return markupsafe.Markup(_inline(file.getvalue(), name, title))
 
 
 def _inline(svg: str, name: str, title: str) -> str:
@@ -82,7 +83,7 @@ def _inline(svg: str, name: str, title: str) -> str:
         r'<svg[^>]*(viewBox="[^"]+")[^>]*>', lambda tag: f"<svg {tag[1]} {label}>", body, count=1
     )
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
-    # The background is the page's.
+    # The figure has no background of its own.
     body = re.sub(r'<g id="patch_1">.*?</g>', "", body, count=1, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     # Ids of two figures on one page must differ.
@@ -90,7 +91,7 @@ def _inline(svg: str, name: str, title: str) -> str:
     body = re.sub(r'(href="|url\()#', rf"\1#{name}-", body).replace("xlink:href", "href")
     body = re.sub(r"font: (?:\d+ )?([\d.]+px) [^;\"]*", r"font-size: \1", body)
     body = re.sub(r" font-family: [^;\"]*;", "", body)
-    # Coordinates need two decimals; what is written between tags keeps its own.
+    # Two decimals are enough for coordinates; text between tags is not changed.
     body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), body)
     body = re.sub(r"fill: #ffffff", "fill: none", body)
     for color, variable in _CSS.items():

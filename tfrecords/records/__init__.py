@@ -10,6 +10,12 @@ from tfrecords.records.batching import (
     permute,
 )
 from tfrecords.records.checksums import check_file, check_files, read_json
+from tfrecords.records.description import (
+    DataSetDescription,
+    ShardDescription,
+    SourceDescription,
+    SplitDescription,
+)
 from tfrecords.records.negative_downsampling import thin_unclicked
 from tfrecords.records.spec import (
     USER,
@@ -19,17 +25,20 @@ from tfrecords.records.spec import (
     decode,
     narrowest,
     pack,
-    spec_from_json,
     unpack,
     unpack_ids,
 )
-from tfrecords.records.writer import is_per_request, sha256, shuffled, write_shard
+from tfrecords.records.writer import is_per_request, shuffled, write_shard
 
 __all__ = [
     "USER",
     "Batch",
+    "DataSetDescription",
     "Packed",
+    "ShardDescription",
+    "SourceDescription",
     "Spec",
+    "SplitDescription",
     "check_file",
     "check_files",
     "clicked_pairs",
@@ -44,9 +53,7 @@ __all__ = [
     "permute",
     "read_arrow",
     "read_json",
-    "sha256",
     "shuffled",
-    "spec_from_json",
     "thin_unclicked",
     "unpack",
     "unpack_ids",

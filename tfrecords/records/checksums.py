@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
-from tfrecords.records import writer
+from tfrecords import files
 
 
 def check_file(path: pathlib.Path, sha256: str) -> None:
@@ -18,7 +18,7 @@ def check_file(path: pathlib.Path, sha256: str) -> None:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; convert the log again.")
-    found = writer.sha256(path)
+    found = files.sha256(path)
     if found != sha256:
         raise ValueError(
             f"{path} is not what was written: its checksum is {found[:16]}…, {sha256[:16]}… was "

@@ -62,20 +62,6 @@ class Spec:
         user = {USER: "int64"} if self.has_user else {}
         return {"list_lengths": "int32", **user}
 
-    def to_json(self) -> dict[str, object]:
-        return dataclasses.asdict(self)
-
-
-def spec_from_json(value: Mapping) -> Spec:
-    """The inverse of `Spec.to_json`."""
-    return Spec(
-        tuple(value["query_widths"]),
-        tuple(value["ad_widths"]),
-        tuple(value["labels"]),
-        bool(value["has_position"]),
-        bool(value["has_user"]),
-    )
-
 
 # Requests as the arrays of a record's features, by name.
 Packed = dict[str, np.ndarray]
@@ -104,11 +90,6 @@ def serialize(requests: Packed) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(
         deterministic=True
     )
-
-
-def parse(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Parses records [N] into one run of requests; see `unpack`."""
-    return unpack(spec, decode(spec, serialized))
 
 
 def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:

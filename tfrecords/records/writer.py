@@ -8,13 +8,13 @@ not bring about.
 Shapes: R requests, L shown ads of one shard.
 """
 
-import hashlib
 import pathlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfrecords import files
 from tfrecords.records import spec
 from tfrecords.schema import MISSING_LABEL
 
@@ -41,9 +41,8 @@ def write_shard(path: pathlib.Path, requests: spec.Packed) -> dict[str, Any]:
     """
     lengths = requests["list_lengths"]
     ends = np.cumsum(lengths)
-    partial = path.with_suffix(".partial")
     num_records = first = first_row = 0
-    with tf.io.TFRecordWriter(str(partial)) as file:
+    with files.replacing(path) as partial, tf.io.TFRecordWriter(str(partial)) as file:
         while first < len(lengths):
             last = int(np.searchsorted(ends, first_row + ROWS_PER_RECORD, side="left")) + 1
             last = min(last, len(ends))
@@ -54,28 +53,20 @@ def write_shard(path: pathlib.Path, requests: spec.Packed) -> dict[str, Any]:
             }
             file.write(spec.serialize(part))
             num_records, first, first_row = num_records + 1, last, row
-    entry = {
+    return {
         "file": path.name,
         "records": num_records,
         "requests": len(lengths),
         "rows": int(lengths.sum()),
-        "bytes": partial.stat().st_size,
-        "sha256": sha256(partial),
+        "bytes": path.stat().st_size,
+        "sha256": files.sha256(path),
         **_label_totals(requests),
     }
-    partial.rename(path)
-    return entry
 
 
 def is_per_request(name: str) -> bool:
     """Returns whether a feature has one value a request, not one a shown ad."""
     return name in ("list_lengths", spec.USER) or name.startswith("query_")
-
-
-def sha256(path: pathlib.Path) -> str:
-    """Returns the checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _label_totals(requests: spec.Packed) -> dict[str, dict[str, float]]:

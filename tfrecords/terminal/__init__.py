@@ -1,4 +1,4 @@
-"""What a person sees while a job runs: progress bars, spelling suggestions, a quiet start."""
+"""Terminal output: progress bars, text tables, spelling suggestions, a quiet start."""
 
 from tfrecords.terminal.progress import (
     print_above_bars,
@@ -8,6 +8,7 @@ from tfrecords.terminal.progress import (
 )
 from tfrecords.terminal.quiet_start import quiet_tensorflow
 from tfrecords.terminal.suggest import suggestion_for
+from tfrecords.terminal.text_table import text_table
 
 __all__ = [
     "print_above_bars",
@@ -15,5 +16,6 @@ __all__ = [
     "progress_steps",
     "quiet_tensorflow",
     "suggestion_for",
+    "text_table",
     "with_progress",
 ]

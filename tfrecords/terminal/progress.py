@@ -1,7 +1,7 @@
-"""Progress bars: how far, how fast, how long still.
+"""Progress bars with rate and remaining time.
 
-They go to standard error, where that is a terminal, once something takes two seconds; so neither
-output that a program reads nor a file of logs ever holds one.
+They are written to standard error if it is a terminal, for tasks that take more than two seconds,
+so that neither piped output nor log files contain them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,13 +13,13 @@ _SECONDS_UNTIL_SHOWN = 2
 
 
 def progress_bar(task: str, unit: str, total: float | None = None, shown: bool = True) -> tqdm.tqdm:
-    """Returns a bar to be updated by hand, a context manager.
+    """Returns a bar that the caller updates; it is a context manager.
 
     Args:
-        task: What is being done.
-        unit: What is counted, in the plural.
-        total: How many there are; None is unknown.
-        shown: Whether it is shown at all.
+        task: Title of the bar.
+        unit: Plural of what is counted.
+        total: Number of units; None: unknown.
+        shown: Whether to show the bar.
     """
     return tqdm.tqdm(total=total, **_options(task, unit, shown))
 
@@ -27,12 +27,12 @@ def progress_bar(task: str, unit: str, total: float | None = None, shown: bool =
 def with_progress(
     items: Iterable[Any], task: str, unit: str, total: float | None = None, shown: bool = True
 ) -> tqdm.tqdm:
-    """Returns the items, with a bar that follows them; arguments as `progress_bar`."""
+    """Returns the items with a bar that advances with them; arguments as `progress_bar`."""
     return tqdm.tqdm(items, total=total, **_options(task, unit, shown))
 
 
 def progress_steps(count: int, size: int, task: str, unit: str = "rows") -> Iterator[int]:
-    """Yields 0, size, 2 · size … below `count`, with a bar of how much of it is done."""
+    """Yields 0, size, 2 · size … below `count`, with a bar."""
     with progress_bar(task, unit, count) as shown:
         for first in range(0, count, size):
             yield first

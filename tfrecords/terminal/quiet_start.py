@@ -1,4 +1,4 @@
-"""Lets TensorFlow start without its chatter, whoever imports it first."""
+"""Suppresses the messages of TensorFlow's import, from any module."""
 
 import contextlib
 import importlib.abc
@@ -12,19 +12,19 @@ from types import ModuleType
 
 
 def quiet_tensorflow() -> None:
-    """Captures what the first import of TensorFlow logs; it is shown only if the import fails.
+    """Captures what the first import of TensorFlow logs, and shows it only if the import fails.
 
-    TensorFlow writes some lines to the process's standard error before it reads any logging
-    setting. `TF_CPP_MIN_LOG_LEVEL=0` in the environment shows everything.
+    TensorFlow writes to standard error before it reads any logging setting. Set
+    `TF_CPP_MIN_LOG_LEVEL=0` in the environment to show everything.
     """
-    # The errors that level 3 leaves out are also raised as Python exceptions.
+    # Errors that level 3 suppresses are also raised as Python exceptions.
     level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules and level != "0":
         sys.meta_path.insert(0, _QuietFinder())
 
 
 class _QuietFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds TensorFlow once, and runs its import with standard error captured."""
+    """Runs the first import of TensorFlow with standard error captured."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -50,7 +50,7 @@ class _QuietFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[None]:
-    """Captures what the process writes to standard error; shown only if the block raises."""
+    """Captures standard error of the process, and shows it only if the block raises."""
     sys.stderr.flush()
     saved = os.dup(2)
     try:

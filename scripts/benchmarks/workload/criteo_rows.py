@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from tfrecords import formats
+from tfrecords import files, formats
 
 CARDINALITIES = (
     1_460, 583, 10_131_227, 2_202_608, 305, 24, 12_517, 633, 3, 93_145, 5_683, 8_351_593, 3_194,
@@ -69,15 +69,13 @@ def write(path: pathlib.Path, num_rows: int, seed: int = 1) -> pathlib.Path:
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     options = pa_csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     ads = Ads.drawn(seed)
-    with partial.open("wb") as file:
+    with files.replacing(path) as partial, partial.open("wb") as file:
         for index, first in enumerate(range(0, num_rows, _ROWS_PER_BLOCK)):
             rng = np.random.default_rng((seed, 1, index))
             rows = block(rng, ads, min(_ROWS_PER_BLOCK, num_rows - first))
             pa_csv.write_csv(rows, file, options)
-    partial.rename(path)
     return path
 
 

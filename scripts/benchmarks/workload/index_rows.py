@@ -25,6 +25,7 @@ from serving.index import (
     train_index,
     training_sample_size,
 )
+from tfrecords import files
 
 _LOAD = pathlib.Path(__file__).with_name("index_load.py")
 Row = dict[str, Any]
@@ -135,7 +136,6 @@ def exact(catalogue: Catalogue, queries: np.ndarray, k: int, saved: pathlib.Path
     """Returns the rows [Q, k] of exact search, kept in a .npy file from run to run."""
     if not saved.exists():
         rows = exact_rows(catalogue.chunks(), queries, k)
-        partial = saved.with_suffix(".partial.npy")
-        np.save(partial, rows)
-        partial.rename(saved)
+        with files.replacing(saved) as partial, partial.open("wb") as file:
+            np.save(file, rows)
     return np.load(saved)

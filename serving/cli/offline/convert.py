@@ -37,7 +37,7 @@ def main() -> None:
         export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
     )
     if FLAGS.json:
-        command_line.print_json({"directory": data_set.directory, **data_set.description})
+        command_line.print_json({"directory": data_set.directory, **data_set.description.to_json()})
 
 
 def _propose() -> None:

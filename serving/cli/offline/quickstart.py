@@ -20,7 +20,7 @@ from absl import flags
 
 from serving.cli.offline import train
 from serving.requests import Request
-from tfrecords import formats
+from tfrecords import formats, terminal
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(train)
@@ -79,7 +79,10 @@ async def _recommend(base: pathlib.Path, requests: list[Request]) -> None:
             timed = await service.recommend(requests[index % len(requests)])
             totals.append(1e3 * (time.perf_counter() - started))
             stages.append(timed.stage_ms)
-        print(f"Latency of {_TIMED_REQUESTS} requests one after another, milliseconds (p50 / p99)")
-        for stage in (*stages[0], "measured by the caller"):
-            values = totals if stage not in stages[0] else [s[stage] for s in stages]
-            print(f"  {stage:24}{np.percentile(values, 50):8.2f} /{np.percentile(values, 99):8.2f}")
+        print(f"Latency of {_TIMED_REQUESTS} consecutive requests")
+        times = {stage: [own[stage] for own in stages] for stage in stages[0]}
+        rows = [
+            [f"  {stage}", *(f"{own:.2f}" for own in np.percentile(values, [50, 99]))]
+            for stage, values in {**times, "measured by the caller": totals}.items()
+        ]
+        print(terminal.text_table(["", "p50 ms", "p99 ms"], rows))

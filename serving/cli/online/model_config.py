@@ -79,14 +79,14 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
     Returns:
         Whether it is what is wanted.
     """
-    from serving import releases
+    from tfrecords import files
 
     before = _read(path)
     target = wanted(base, before.versions)
     after = model_config.next_served(before, target)
     text = _text(after)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        releases.replace_file(path, text.encode())
+        files.write(path, text, durable=True)
         labels = ", ".join(f"{label} {version}" for label, version in after.labels.items())
         print(f"{path}: {labels}; versions {list(after.versions)}", flush=True)
     return after == target

@@ -68,20 +68,23 @@ def text(choice: index.Choice, everything: bool) -> str:
     shown = choice.trials if everything else index.pareto_front(choice.trials)
     if choice.chosen not in shown:
         shown = [*shown, choice.chosen]
-    held_out = dataclasses.replace(choice.held_out, name="the choice, queries held out")
-    width = max(len(trial.name) for trial in [*shown, held_out])
-    heads = ("recall", "p50 ms", "p99 ms", "MB", "build s")
-    lines = ["", f"  {'':{width}}" + "".join(f"{head:>9}" for head in heads)]
-    lines += [_row("*" if trial is choice.chosen else "", trial, width) for trial in shown]
-    lines += ["", f"* {choice.verdict}", _row("=", held_out, width)]
-    return "\n".join(lines)
+    held_out = dataclasses.replace(choice.held_out, name="the choice, held-out queries")
+    rows = [_row("*" if trial is choice.chosen else "", trial) for trial in shown]
+    head = ("", "index", "recall", "p50 ms", "p99 ms", "MB", "build s")
+    table = terminal.text_table(head, [*rows, _row("=", held_out)], left=2)
+    return f"\n{table}\n\n* {choice.verdict}"
 
 
-def _row(mark: str, trial: index.Trial, width: int) -> str:
-    return (
-        f"{mark:2}{trial.name:{width}}{trial.recall:9.4f}{trial.p50_ms:9.2f}{trial.p99_ms:9.2f}"
-        f"{trial.megabytes:9.1f}{trial.build_seconds:9.1f}"
-    )
+def _row(mark: str, trial: index.Trial) -> list[str]:
+    return [
+        mark,
+        trial.name,
+        f"{trial.recall:.4f}",
+        f"{trial.p50_ms:.2f}",
+        f"{trial.p99_ms:.2f}",
+        f"{trial.megabytes:.1f}",
+        f"{trial.build_seconds:.1f}",
+    ]
 
 
 def as_json(choice: index.Choice) -> dict[str, object]:

@@ -189,7 +189,7 @@ def test_a_slot_acts_on_the_click_and_on_revenue_and_not_on_engagement_after_a_c
 def test_drawn_negatives_had_no_slot_so_positions_are_not_used(slots, ranker_config):
     assert ranking.knows_positions(slots)
     sampled = reader.DataSet(slots.directory)
-    sampled.description["splits"]["train"]["sampled"] = 5
+    sampled.description.splits["train"].sampled = 5
     assert ranking.build_ranker(sampled, ranker_config).position_bias is None
     unaware = dataclasses.replace(ranker_config, num_positions=0)
     assert ranking.build_ranker(slots, unaware).position_bias is None

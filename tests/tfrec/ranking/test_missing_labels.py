@@ -67,7 +67,7 @@ def test_heads_without_held_out_labels_are_trained_and_said_to_be_unmeasured(
 def test_a_label_that_no_training_row_has_is_no_head(partly, ranker_config, tmp_path):
     """The schema names it, and the column is empty."""
     empty = reader.DataSet(partly.directory)
-    empty.description["splits"]["train"]["label_counts"]["revenue"] = 0
+    empty.description.splits["train"].label_counts["revenue"] = 0
     config = dataclasses.replace(ranker_config, num_blocks=1, epochs=1)
     ranking.train_ranker(empty, config, tmp_path)
     model, _, description = ranking.load_ranker(empty, tmp_path)
@@ -78,13 +78,14 @@ def test_a_label_that_no_training_row_has_is_no_head(partly, ranker_config, tmp_
 
 def test_an_empty_validation_split_is_refused_before_training(partly):
     nothing = reader.DataSet(partly.directory)
-    nothing.description["splits"]["validation"].update(rows=0, requests=0)
+    validation = nothing.description.splits["validation"]
+    validation.rows = validation.requests = 0
     with pytest.raises(ValueError, match=r"The validation split of .* is empty.*--validation_frac"):
         ranking.check_trainable(nothing)
 
 
 def test_held_out_rows_without_click_labels_are_refused_before_training(partly):
     unknown = reader.DataSet(partly.directory)
-    unknown.description["splits"]["validation"]["label_counts"]["click"] = 0
+    unknown.description.splits["validation"].label_counts["click"] = 0
     with pytest.raises(ValueError, match=r"No row of the validation split of .* has a click"):
         ranking.check_trainable(unknown)

@@ -10,7 +10,7 @@ import pytest
 from tfrec import config, ranking, retrieval
 from tfrec.evaluation import curve_points, evaluation
 from tfrec.reports import html as report_html
-from tfrec.reports import html_funnel, report_figures
+from tfrec.reports import report_figures
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -75,7 +75,7 @@ def test_the_page_has_every_figure_and_needs_nothing_else(reports):
         assert f"Calibration of {head}: observed against predicted" in page.titles
         assert f"ROC and precision-recall curves of {head}" in page.titles
         assert f"Predicted scores of {head}" in page.titles
-    assert {"Funnel of utility", "Funnel of click", "What ten ads bring"} <= set(page.titles)
+    assert {"Funnel of utility", "Funnel of click", "Value of ten ads"} <= set(page.titles)
     assert sum(title.startswith("Quality by") for title in page.titles) == 8
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
@@ -96,15 +96,15 @@ def test_the_sentence_above_names_what_is_returned_and_the_worst_stage():
     lost = {"tower": 1.0, "index": 0.0, "filters": 0.0, "ranker": 3.0, "calibration": 1.0}
     own = {"best_possible": 10.0, "lost": lost, "returned": 5.0, "share_returned": 0.5}
     own["intervals"] = {"share_returned": [0.4, 0.6]}
-    text = html_funnel.in_words({"truth": "planted", "utility": own, "click": own})
+    text = report_html.funnel_in_words({"truth": "planted", "utility": own, "click": own})
     assert text.startswith(
-        "Of the value of the best possible ten ads, 50.0 % (40.0 % to 60.0 %) is returned; most "
-        "is lost by the ranker, 30.0 %."
+        "50.0 % (40.0 % to 60.0 %) of the value of the best possible ten ads is returned; the "
+        "ranker loses most, 30.0 %."
     )
     clicks = {"truth": "held-out clicks", "clicks": 40, "returned": 0.25, "lost": {"tower": 0.75}}
-    assert html_funnel.in_words(clicks) == (
-        "Of 40 held-out clicked ads, 25.0 % are in the ten that are returned; most are lost "
-        "by the tower, 75.0 %."
+    assert report_html.funnel_in_words(clicks) == (
+        "25.0 % of 40 held-out clicked ads are among the ten that are returned; the tower loses "
+        "most, 75.0 %."
     )
 
 

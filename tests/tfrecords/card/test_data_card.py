@@ -360,7 +360,7 @@ def test_a_synthetic_log_is_sane_but_for_what_is_known(data_set):
             data_set.label_sum(split, "revenue")
         )
     assert built["ads"]["count"] == 300
-    assert sum(built["time"]["rows"]) == data_set.description["source"]["lines"]
+    assert sum(built["time"]["rows"]) == data_set.description.source.lines
     for own in built["fields"]:
         assert own["drift"]["psi"] >= 0
         if own["kind"] == "numeric":
@@ -430,6 +430,6 @@ def test_the_script_writes_a_page_and_prints_json(small, tmp_path):
 
 def test_shards_that_hold_other_rows_than_described_are_refused(small, tmp_path):
     other = reader.DataSet(small.directory)
-    other.description["splits"]["test"]["rows"] = 4
+    other.description.splits["test"].rows = 4
     with pytest.raises(ValueError, match="says 4 rows in 2 requests of test, the shards hold 3"):
         split_counts.count_split(other, "test")

@@ -88,7 +88,7 @@ def test_rates_are_right_with_the_window_and_low_without(log, tmp_path):
 def test_the_rows_are_counted_and_said(log, planted, tmp_path):
     data_set = convert(log, tmp_path / "data")
     young = int((planted["time"].to_numpy() > planted["time"].to_numpy().max() - WINDOW).sum())
-    assert data_set.description["rows_inside_engagement_window"] == young
+    assert data_set.description.rows_inside_engagement_window == young
     known = sum(data_set.label_count(s, "engagement") for s in ("train", "validation", "test"))
     assert known == NUM_ROWS - young
     texts = [warning["text"] for warning in card.build_card(data_set)["warnings"]]

@@ -133,7 +133,7 @@ def test_a_log_of_clicks_alone_gets_lists_with_negatives(plays, tmp_path):
     assert data_set.num_requests("train") == 480
     assert data_set.label_sum("train", "click") == 480
     assert data_set.num_rows("train") == 480 * 4
-    assert data_set.description["splits"]["train"]["sampled"] == 480 * 3
+    assert data_set.description.splits["train"].sampled == 480 * 3
     # Negatives are no impressions: counts are of the log alone.
     assert data_set.catalogue().impressions.sum() == 480
     ranking.check_trainable(data_set)

@@ -181,7 +181,7 @@ def _fail_if_there(remove):
 def test_a_second_conversion_into_one_directory_is_refused(log, tmp_path):
     with (
         workspace.lock_directory(tmp_path / "data"),
-        pytest.raises(OSError, match=r"Another conversion is writing .*data; wait"),
+        pytest.raises(OSError, match=r"Another conversion is writing .*data. Wait"),
     ):
         convert.convert(source_of(log), tmp_path / "data")
 

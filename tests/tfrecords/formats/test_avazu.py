@@ -167,7 +167,7 @@ def test_a_log_converts_and_splits_by_time(tmp_path):
     data_set = reader.DataSet(tmp_path / "data")
     assert [data_set.num_rows(s) for s in ("train", "validation", "test")] == [160, 20, 20]
     assert data_set.label_sum("test", "click") == 5
-    assert data_set.description["source"]["rejected"] == 1
+    assert data_set.description.source.rejected == 1
     # The last hour is the test part.
     assert {sample["hour_of_day"] for sample in data_set.sample_requests()} == {"9"}
     assert {sample["device_id"] for sample in data_set.sample_requests()} == {None}

@@ -319,5 +319,5 @@ def test_a_log_in_parquet_converts_as_the_same_log_in_text(tmp_path: pathlib.Pat
     for path in (parquet, text):
         convert.convert(convert.Source(path, SCHEMA, "tabular"), tmp_path / path.suffix[1:])
     one, other = reader.DataSet(tmp_path / "parquet"), reader.DataSet(tmp_path / "csv")
-    assert one.description["fingerprint"] == other.description["fingerprint"]
-    assert one.description["splits"] == other.description["splits"]
+    assert one.description.fingerprint == other.description.fingerprint
+    assert one.description.splits == other.description.splits

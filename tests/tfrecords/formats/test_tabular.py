@@ -442,13 +442,13 @@ def test_odd_values_convert(tmp_path: pathlib.Path) -> None:
     convert.convert(source, tmp_path / "out", max_rejected_fraction=0.2)
     description = reader.DataSet(tmp_path / "out").description
     # One of six ages is no number: 10 of 60 rows.
-    assert description["source"]["lines"] == 60
-    assert description["source"]["rejected"] == 10
+    assert description.source.lines == 60
+    assert description.source.rejected == 10
     rejected = (tmp_path / "out" / "rejected.tsv").read_text().splitlines()
     assert len(rejected) == 10
     # Row 5, after the header and five rows of two lines each.
     assert "\t12\tage must be a finite number or empty, got '12x'\tC5,\"12x\"," in rejected[0]
-    clicks = sum(split["label_sums"]["click"] for split in description["splits"].values())
+    clicks = sum(split.label_sums["click"] for split in description.splits.values())
     # The 30 even rows are clicked, and none of them is rejected.
     assert clicks == 30
 
@@ -474,14 +474,14 @@ def test_the_example_of_movielens_converts(tmp_path: pathlib.Path) -> None:
         users_path=write(tmp_path / "a.user", user),
     )
     convert.convert(source, tmp_path / "out")
-    splits = reader.DataSet(tmp_path / "out").description["splits"]
-    assert {name: split["rows"] for name, split in splits.items()} == {
+    splits = reader.DataSet(tmp_path / "out").description.splits
+    assert {name: split.rows for name, split in splits.items()} == {
         "train": 80,
         "validation": 10,
         "test": 10,
     }
     # Ratings rise from 1 to 5 and again: two of five are at least 4.
-    assert splits["train"]["label_sums"] == {"click": 32.0}
+    assert splits["train"].label_sums == {"click": 32.0}
     with pa.memory_map(str(tmp_path / "out" / "catalogue" / "ads.arrow")) as file:
         ads = pa.ipc.open_file(file).read_all().to_pylist()
     # Five films in the log, and one that is in the table alone.

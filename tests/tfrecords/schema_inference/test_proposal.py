@@ -84,8 +84,8 @@ def test_a_proposal_converts_its_own_log_in_text_and_parquet(tmp_path: pathlib.P
         source = convert.Source(path, proposals[-1], "tabular")
         convert.convert(source, tmp_path / "out")
         description = reader.DataSet(tmp_path / "out").description
-        assert description["source"]["rejected"] == 0
-        assert sum(split["requests"] for split in description["splits"].values()) == 200
+        assert description.source.rejected == 0
+        assert sum(split.requests for split in description.splits.values()) == 200
     assert proposals[0] == proposals[1]
 
 
@@ -135,7 +135,7 @@ def test_recbole_files(tmp_path: pathlib.Path) -> None:
     source = convert.Source(paths[0], schema, "tabular", ads_path=paths[2], users_path=paths[1])
     convert.convert(source, tmp_path / "out")
     # The twenty-first film is only in the table of films.
-    assert reader.DataSet(tmp_path / "out").description["num_ads"] == 21
+    assert reader.DataSet(tmp_path / "out").description.num_ads == 21
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""Files are replaced whole or not at all, and locks keep other processes out."""
+
+import multiprocessing
+import os
+
+import pytest
+
+from tfrecords import files
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_is_replaced_and_nothing_else_stays(tmp_path, durable):
+    path = tmp_path / "a.json"
+    for value in ([1], [2, "é"]):
+        files.write_json(path, value, durable)
+    assert path.read_text(encoding="utf-8") == '[\n 2,\n "\\u00e9"\n]\n'
+    assert [own.name for own in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_block_that_raises_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a"
+    files.write(path, "old")
+    with pytest.raises(FileExistsError), files.replacing(path) as temporary:  # noqa: PT012
+        temporary.write_text("new")
+        temporary.touch(exist_ok=False)
+    assert path.read_text() == "old"
+    assert [own.name for own in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path):
+    (tmp_path / ".a.partial").mkdir()
+    (tmp_path / ".a.partial" / "b").touch()
+    files.write(tmp_path / "a", b"new")
+    with files.replacing(tmp_path / "directory") as temporary:
+        temporary.mkdir()
+    assert sorted(own.name for own in tmp_path.iterdir()) == ["a", "directory"]
+
+
+def test_only_a_durable_file_is_flushed_and_before_it_is_renamed(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    files.write(tmp_path / "a", "x")
+    assert calls == ["replace"]
+    files.write(tmp_path / "a", "x", durable=True)
+    # The file, then its name in the directory.
+    assert calls[1:] == ["fsync", "replace", "fsync"]
+
+
+def _hold(path, is_held, release):
+    with files.locked(path):
+        is_held.set()
+        release.wait(30)
+
+
+@pytest.mark.process
+def test_a_lock_is_refused_while_another_process_holds_it(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    is_held, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path / "lock", is_held, release))
+    process.start()
+    assert is_held.wait(30)
+    with pytest.raises(BlockingIOError), files.locked(tmp_path / "lock", 0.01):
+        pass
+    release.set()
+    with files.locked(tmp_path / "lock", None):
+        pass
+    process.join()
+
+
+def test_shared_locks_go_together_and_keep_an_exclusive_one_out(tmp_path):
+    path = tmp_path / "lock"
+    path.touch()
+    # Each open file has its own lock, also in one process.
+    with path.open() as first, path.open() as second, path.open() as third:
+        files.lock(first, shared=True)
+        files.lock(second, shared=True)
+        with pytest.raises(BlockingIOError):
+            files.lock(third)

@@ -1,0 +1,140 @@
+"""Files that are written whole or not at all, and locks between processes.
+
+A file is written under a temporary name in its directory, `.NAME.partial`, and then renamed, so
+that a reader sees the old file or the new one. `durable` files also survive a power cut. Locks
+are `flock` locks: the system releases them when the process that holds them ends.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+_MAX_RETRY_SECONDS = 0.1
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, durable: bool = False) -> Iterator[pathlib.Path]:
+    """Yields a temporary path, and renames it to `path` at the end of the block.
+
+    A block that raises removes the temporary file or directory and leaves `path` as it was.
+    Only one process at a time may write a path.
+
+    Args:
+        path: File to replace, or a directory that does not exist.
+        durable: Whether the file is on the disk when the block ends.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    _remove(temporary)
+    try:
+        yield temporary
+        if durable:
+            sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        _remove(temporary)
+        raise
+    if durable:
+        sync(path.parent)
+
+
+def write(path: pathlib.Path, content: bytes | str, durable: bool = False) -> None:
+    """Writes a file whole or not at all; text is encoded as UTF-8.
+
+    Args:
+        path: File to write.
+        content: Its content.
+        durable: Whether the file is on the disk when this returns.
+
+    Raises:
+        OSError: The file cannot be written; an old one stays.
+    """
+    with replacing(path, durable) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(
+    path: pathlib.Path,
+    value: Any,
+    durable: bool = False,
+    default: Callable[[Any], Any] | None = None,
+) -> None:
+    """Writes JSON whole or not at all.
+
+    Args:
+        path: File to write.
+        value: JSON values.
+        durable: Whether the file is on the disk when this returns.
+        default: Returns JSON values for other ones; None refuses them.
+
+    Raises:
+        OSError: The file cannot be written; an old one stays.
+        TypeError: A value cannot be written as JSON.
+    """
+    write(path, json.dumps(value, indent=1, default=default) + "\n", durable)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Returns the SHA-256 checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: pathlib.Path) -> None:
+    """Flushes a file, or the renames in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock(file: IO[Any], wait_seconds: float | None = 0.0, shared: bool = False) -> None:
+    """Locks an open file until it is closed.
+
+    Args:
+        file: File to lock; some network file systems require an exclusive one to be writable.
+        wait_seconds: How long to wait for other processes; None waits without a limit.
+        shared: Whether other processes can hold a shared lock at the same time.
+
+    Raises:
+        BlockingIOError: Another process still holds the lock.
+        OSError: The file system has no locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if wait_seconds is None:
+        fcntl.flock(file, kind)
+        return
+    until = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(min(_MAX_RETRY_SECONDS, wait_seconds / 4))
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, wait_seconds: float | None = 0.0) -> Iterator[None]:
+    """Holds the exclusive lock of a lock file, which is created if needed; errors as `lock`."""
+    with path.open("w") as file:
+        lock(file, wait_seconds)
+        yield
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

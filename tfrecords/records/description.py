@@ -1,0 +1,105 @@
+"""The description of a data set, `dataset.json`."""
+
+from typing import Any
+
+import pydantic
+
+from tfrecords.records.spec import Spec
+from tfrecords.splits import SplitOptions
+
+
+class ShardDescription(pydantic.BaseModel):
+    """One shard.
+
+    Attributes:
+        file: File name.
+        records: Number of records.
+        requests: Number of requests.
+        rows: Number of impressions, sampled negatives included.
+        bytes: Size of the file.
+        sha256: Checksum of the file.
+        label_sums: Sum of each label.
+        label_counts: Number of rows that have each label.
+        sampled: Number of sampled negatives.
+    """
+
+    file: str
+    records: int
+    requests: int
+    rows: int
+    bytes: int
+    sha256: str
+    label_sums: dict[str, float]
+    label_counts: dict[str, int]
+    sampled: int
+
+
+class SplitDescription(pydantic.BaseModel):
+    """One split: the sums over its shards, and the shards."""
+
+    rows: int
+    requests: int
+    sampled: int
+    label_sums: dict[str, float]
+    label_counts: dict[str, int]
+    shards: list[ShardDescription]
+
+
+class SourceDescription(pydantic.BaseModel):
+    """The log that was converted.
+
+    Attributes:
+        path: First file.
+        paths: All files.
+        format: Name of the format.
+        lines: Number of lines.
+        rejected: Number of rejected lines.
+    """
+
+    path: str
+    paths: list[str]
+    format: str
+    lines: int
+    rejected: int
+
+
+class DataSetDescription(pydantic.BaseModel):
+    """What `dataset.json` holds.
+
+    Attributes:
+        format_version: Version of the data set's format.
+        fingerprint: Fingerprint of the fitted schema.
+        log_schema: The schema as JSON values; `schema` on disk.
+        source: The log.
+        spec: Record format.
+        num_ads: Number of ads in the catalogue.
+        impressions_of_changed_ads: Impressions of ads with other fields than in the catalogue.
+        rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
+        rows_of_other_users: Rows of another user than the first row of their request.
+        split: How the log was split.
+        sampled_negatives: Sampled negatives per click.
+        engagement_window_seconds: Time within which engagements come.
+        rows_inside_engagement_window: Rows whose engagement and revenue are not known yet.
+        splits: Splits by name.
+        sha256: File -> checksum, of the files other than shards.
+    """
+
+    format_version: int
+    fingerprint: str
+    log_schema: dict[str, Any] = pydantic.Field(alias="schema")
+    source: SourceDescription
+    spec: Spec
+    num_ads: int
+    impressions_of_changed_ads: int
+    rows_of_varying_query_fields: dict[str, int]
+    rows_of_other_users: int
+    split: SplitOptions
+    sampled_negatives: int
+    engagement_window_seconds: float
+    rows_inside_engagement_window: int
+    splits: dict[str, SplitDescription]
+    sha256: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON values of `dataset.json`."""
+        return self.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,27 @@
+"""Tables as plain text."""
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich import console, table, text
+
+# Wider than any table: nothing is wrapped or cut.
+_MAX_WIDTH = 1_000
+
+
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Returns aligned columns, two spaces apart.
+
+    Args:
+        head: Titles of the columns.
+        rows: Cells of each row; missing ones at its end are empty.
+        left: Number of left-aligned columns, the first ones.
+    """
+    columns = table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, title in enumerate(head):
+        columns.add_column(text.Text(title), justify="left" if index < left else "right")
+    for row in rows:
+        columns.add_row(*map(text.Text, row))
+    output = io.StringIO()
+    console.Console(file=output, width=_MAX_WIDTH, color_system=None).print(columns)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
