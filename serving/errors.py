@@ -3,6 +3,7 @@
     ServingError
       BundleError           a release cannot be published or loaded
       InvalidRequestError   the caller's request is refused
+        RequestTypeError      a value has a wrong type, or a key is unknown
       InvalidAdError        an ad for a live index is refused
       ImpressionLogError    the log of what was shown cannot be written or joined
       WorkersError          the service's processes do not stay
@@ -105,9 +106,20 @@ class ReleasesFileError(BundleError):
 
 
 class InvalidRequestError(ServingError):
-    """The request is refused; the message names the field, what was expected and what came."""
+    """The request is refused; the message names the field, what was expected and what came.
+
+    Attributes:
+        status: HTTP status of the refusal.
+    """
 
     code = "invalid_request"
+    status = 400
+
+
+class RequestTypeError(InvalidRequestError):
+    """A value of the request has a wrong type, or a key is unknown or missing."""
+
+    status = 422
 
 
 class InvalidAdError(ServingError):

@@ -45,7 +45,7 @@ def main() -> None:
     checker = requests.FilterFields(fields.kinds)
     rows = []
     for name, wanted in {"none": None, **filters}.items():
-        checked = checker.check(wanted)
+        checked = checker.check(None if wanted is None else requests.Filters(**wanted))
         rows.append({"filter": name, **measure(searcher, embeddings, queries, fields, checked)})
     print_table(rows)
     measured_index.write({**state, "filters": rows})

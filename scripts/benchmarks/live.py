@@ -141,7 +141,7 @@ def measure(
     view = live.state.view()
     wanted = {"conditions": [{"field": "group", "any_of": ["2"]}]}
     kinds = {"group": "categorical", "title": "categorical", "price": "numeric"}
-    checked = requests.FilterFields(kinds).check(wanted)
+    checked = requests.FilterFields(kinds).check(requests.Filters(**wanted))
     assert checked is not None
     plain, found = measured_index.time_filtered(view, view, queries, None)
     filtered, _ = measured_index.time_filtered(view, view, queries, checked)

@@ -39,8 +39,8 @@ _KINDS = {
     "tags": "categorical_list",
     "price": "numeric",
 }
-_CAP = {"caps": [{"field": "advertiser", "most": 2}]}
-_TWO_CAPS = {"caps": [{"field": "advertiser", "most": 2}, {"field": "category", "most": 3}]}
+_CAP = {"caps": [{"field": "advertiser", "max": 2}]}
+_TWO_CAPS = {"caps": [{"field": "advertiser", "max": 2}, {"field": "category", "max": 3}]}
 _DIVERSITY = {"diversity": [{"field": "category", "penalty": 0.3}]}
 _EXPLORATION = {"exploration": {"share": 0.1}}
 _ALL = {
@@ -118,7 +118,7 @@ def _cases(log: impressions.ImpressionLog) -> dict[str, Callable[[], requests.An
             deadline_ms=None,
             request_id="r",
             filters=None,
-            rules=requests.RuleFields(_KINDS).check(rules),
+            rules=requests.RuleFields(_KINDS).check(requests.Rules(**rules)),
             at_cap={},
             explain="explained" in name,
             dry_run=False,

@@ -1,7 +1,7 @@
-"""Python clients of the service over HTTP, and the same calls in process.
+"""Python clients of the service, over HTTP and in process.
 
-Importing it loads no TensorFlow; `LocalClient`, which runs both stages in process, does on first
-use.
+Importing it does not load TensorFlow. `LocalClient`, which runs both stages in process, loads it on
+first use.
 """
 
 from typing import TYPE_CHECKING, Any

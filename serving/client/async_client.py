@@ -1,4 +1,4 @@
-"""The client of the REST service for asyncio; it needs no TensorFlow.
+"""Client of the REST service for asyncio; it does not need TensorFlow.
 
 async with AsyncClient("http://127.0.0.1:8080") as client:
     answer = await client.recommend(user={"country": "CH"}, k=10)
@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import httpx
 
@@ -18,7 +18,7 @@ from serving.requests import Answer, Request
 
 
 class AsyncClient:
-    """As `client.Client`, with methods to await. For one event loop."""
+    """As `client.Client`, with async methods. For one event loop."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class AsyncClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Makes a client; arguments and errors as `client.Client`'s."""
+        """Creates a client; arguments and errors as for `client.Client`."""
         options = http_calls.options(base_url, token, verify, timeout_seconds)
         self._timeout_seconds = timeout_seconds
         self._retry = retry or http_calls.Retry()
@@ -55,13 +55,13 @@ class AsyncClient:
         """Closes the connections."""
         await self._http.aclose()
 
-    async def recommend(self, **fields: Unpack[http_calls.RequestFields]) -> Answer:
-        """Asks for the best ads for one request; arguments and errors as `client.Client`'s."""
-        call = http_calls.recommend(http_calls.request_of(fields))
+    async def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
+        """Asks for the best ads for one request; arguments and errors as for `client.Client`."""
+        call = http_calls.recommend(http_calls.request_of(request, fields))
         return client_replies.answer(await self._call(call))
 
     async def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
-        """Asks for the ads of many requests; the answers come in their order."""
+        """Asks for the ads for many requests; returns the answers in the same order."""
         call = http_calls.recommend_batch(requests)
         return client_replies.batch_answers(call.body, await self._call(call))
 
@@ -99,10 +99,10 @@ class AsyncClient:
                 outcome = None
                 continue
             try:
-                # httpx's own time-out is of each read, and an answer may drip.
+                # httpx's time-out is per read, and an answer may arrive in many reads.
                 async with asyncio.timeout(step.arguments["timeout"]):
                     outcome = await self._http.request(**step.arguments)
             except TimeoutError:
-                outcome = httpx.ReadTimeout("The answer was still coming.")
+                outcome = httpx.ReadTimeout("The answer was incomplete.")
             except (httpx.RequestError, ValueError, TypeError) as error:
                 outcome = error

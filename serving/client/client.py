@@ -1,16 +1,16 @@
-"""The Python client of the REST service; it needs no TensorFlow.
+"""Python client of the REST service; it does not need TensorFlow.
 
     with Client("http://127.0.0.1:8080") as client:
         answer = client.recommend(user={"country": "CH"}, k=10)
         for ad in answer.ads:
             print(ad.rank, ad.ad_id, ad.utility)
 
-`client.AsyncClient` has the same methods to await, and `client.LocalClient` the same
-over a bundle in this process, without a service.
+`client.AsyncClient` has the same methods for asyncio. `client.LocalClient` has them over a bundle
+in this process, without a service.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,13 +18,13 @@ import httpx
 
 from serving import errors
 from serving.client import client_replies, http_calls
-from serving.requests import Answer, Filters, Request, Rules, Seen
+from serving.requests import Answer, Request
 
 Retry = http_calls.Retry
 
 
 class Client:
-    """A connection to one service; kept open between calls, safe to share among threads."""
+    """Client of one service. It keeps connections open and is thread-safe."""
 
     def __init__(
         self,
@@ -38,23 +38,22 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Makes a client; nothing is sent yet.
+        """Creates a client; it sends nothing yet.
 
         Args:
-            base_url: Such as `http://127.0.0.1:8080`.
-            timeout_seconds: For a call with all its attempts; the service is told, and answers
-                with fewer candidates ranked, or none, rather than late.
-            token: Bearer token that the service asks for.
-            verify: Whether an https service's certificate is verified, or a PEM file with the
-                authorities to trust.
-            retry: When a call is sent again; None = the defaults.
-            transport: Replaces the network.
-            clock: Returns seconds; timeout_seconds goes by it.
-            sleep: Waits the given seconds before a call is sent again.
+            base_url: URL of the service, such as `http://127.0.0.1:8080`.
+            timeout_seconds: Time-out of a call with all its attempts. The service gets it as a
+                deadline, and ranks fewer candidates, or none, rather than answer late.
+            token: Bearer token of the service.
+            verify: Whether the certificate of an https service is verified, or a PEM file with
+                the authorities to trust.
+            retry: When a call is retried; None: the defaults.
+            transport: Replaces the network, for tests.
+            clock: Returns seconds, for timeout_seconds.
+            sleep: Waits the given seconds between two attempts.
 
         Raises:
-            TfrecClientError: base_url is no URL of a service, timeout_seconds no time, token none
-                that a header can hold, or verify no PEM file.
+            TfrecClientError: An argument is not valid.
         """
         options = http_calls.options(base_url, token, verify, timeout_seconds)
         self._timeout_seconds = timeout_seconds
@@ -78,64 +77,31 @@ class Client:
         """Closes the connections."""
         self._http.close()
 
-    def recommend(
-        self,
-        *,
-        user: Mapping[str, Any] | None = None,
-        context: Mapping[str, Any] | None = None,
-        k: int | None = None,
-        weights: Mapping[str, float] | None = None,
-        deadline_ms: float | None = None,
-        request_id: str | None = None,
-        filters: Filters | Mapping[str, Any] | None = None,
-        rules: Rules | Mapping[str, Any] | None = None,
-        seen: Seen | Mapping[str, Any] | None = None,
-        explain: bool = False,
-        release: str | None = None,
-    ) -> Answer:
+    def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
         """Asks for the best ads for one request.
 
         Args:
-            user: Raw query fields that describe the user.
-            context: Raw query fields that describe the situation.
-            k: Ads wanted; None = the service's default.
-            weights: Utility weight of each head.
-            deadline_ms: Time for the service to answer; None = its default.
-            request_id: Comes back in the answer.
-            filters: Which ads are eligible, or the JSON object of it; None = all.
-            rules: What the answer must keep to, or the JSON object of it; None = the service's.
-            seen: How often the user has seen what, or the JSON object of it.
-            explain: Whether the answer says why it is as it is.
-            release: `stable` or `canary`, to be answered by that release.
+            request: Request; None: one with the given fields only.
+            **fields: Fields of `serving.requests.Request`, such as `user`, `context`, `k`,
+                `weights`, `filters`, `rules`, `seen`, `explain` and `dry_run`; they override those
+                of `request`. Filters, rules and seen are models or their JSON objects.
 
         Raises:
-            ClientRequestError: The service refuses the request.
-            ClientOverloadedError: It has too much in hand.
+            ClientRequestError: The request is refused.
+            ClientOverloadedError: The service has too many requests in flight.
             ClientServiceError: The service fails.
-            ClientTimeoutError: It does not answer in time.
-            ClientConnectionError: It cannot be reached.
-            ClientReplyError: What answers is no tfrec service.
+            ClientTimeoutError: The service does not answer in time.
+            ClientConnectionError: The service cannot be reached.
+            ClientReplyError: The reply is not that of a tfrec service.
         """
-        request = Request(
-            user=user or {},
-            context=context or {},
-            k=k,
-            weights=weights,
-            deadline_ms=deadline_ms,
-            request_id=request_id,
-            filters=filters,
-            rules=rules,
-            seen=seen,
-            explain=explain,
-            release=release,
-        )
-        return client_replies.answer(self._call(http_calls.recommend(request)))
+        asked = http_calls.request_of(request, fields)
+        return client_replies.answer(self._call(http_calls.recommend(asked)))
 
     def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
-        """Asks for the ads of many requests; the answers come in their order.
+        """Asks for the ads for many requests; returns the answers in the same order.
 
         Raises:
-            TfrecClientError: As in `recommend`.
+            TfrecClientError: As `recommend`.
         """
         call = http_calls.recommend_batch(requests)
         return client_replies.batch_answers(call.body, self._call(call))
@@ -144,7 +110,7 @@ class Client:
         """Returns what is served: version, fields, heads, index, metrics, updates.
 
         Raises:
-            TfrecClientError: As in `recommend`.
+            TfrecClientError: As `recommend`.
         """
         return self._call(http_calls.BUNDLE)
 
@@ -152,7 +118,7 @@ class Client:
         """Returns whether the service answers.
 
         Raises:
-            TfrecClientError: It does not.
+            TfrecClientError: The service does not answer.
         """
         return self._call(http_calls.HEALTH).get("status") == "ok"
 
@@ -160,7 +126,7 @@ class Client:
         """Returns whether the service expects to give full answers.
 
         Raises:
-            TfrecClientError: It cannot be asked.
+            TfrecClientError: The service does not answer.
         """
         try:
             return self._call(http_calls.READY).get("status") == "ready"
@@ -191,7 +157,7 @@ class Client:
                 outcome = error
 
     def _send(self, arguments: dict[str, Any]) -> httpx.Response:
-        """Sends a request; httpx's own time-out is of each read, and an answer may drip."""
+        """Sends a request; httpx's time-out is per read, and an answer may arrive in many reads."""
         end = self._clock() + arguments["timeout"]
         request = self._http.build_request(**arguments)
         response = self._http.send(request, stream=True)
@@ -200,7 +166,7 @@ class Client:
             for part in response.iter_raw():
                 parts.append(part)
                 if self._clock() > end:
-                    raise httpx.ReadTimeout("The answer was still coming.", request=request)
+                    raise httpx.ReadTimeout("The answer was incomplete.", request=request)
         finally:
             response.close()
         return httpx.Response(

@@ -1,9 +1,10 @@
-"""Reads what the REST service sends to its clients, and turns what went wrong into errors."""
+"""Reads replies of the REST service and turns failures into errors."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
+import pydantic
 
 from serving import errors, requests
 
@@ -12,21 +13,21 @@ def answer(document: Mapping[str, Any]) -> requests.Answer:
     """Reads an answer.
 
     Raises:
-        ClientReplyError: It is none.
+        ClientReplyError: The document is not an answer.
     """
     try:
-        return requests.Answer.from_json(document)
-    except ValueError as error:
-        raise errors.ClientReplyError(str(error)) from error
+        return requests.Answer.model_validate(document)
+    except pydantic.ValidationError as error:
+        raise errors.ClientReplyError(f"Expected the JSON object of an answer: {error}") from error
 
 
 def batch_answers(
     body: Mapping[str, Any] | None, document: Mapping[str, Any]
 ) -> list[requests.Answer]:
-    """Reads the answers of a batch, given the body that asked for them.
+    """Reads the answers of a batch, given the body of its request.
 
     Raises:
-        ClientReplyError: There are not as many as requests.
+        ClientReplyError: The number of answers is not that of the requests.
     """
     answers = document.get("responses")
     expected = len((body or {})["requests"])
@@ -41,9 +42,9 @@ def document(
     """Returns the JSON object of an outcome: a response, or what httpx raised.
 
     Args:
-        place: Names the call in an error.
-        outcome: What came of it.
-        timeout_seconds: That it was given.
+        place: Method and URL of the call, for error messages.
+        outcome: Response, or what httpx raised.
+        timeout_seconds: Time-out of the call.
 
     Raises:
         TfrecClientError: As `serving.client.Client.recommend` describes.
@@ -64,9 +65,9 @@ def document(
     try:
         found = outcome.json()
     except ValueError as error:
-        raise errors.ClientReplyError(_no_service(place, outcome)) from error
+        raise errors.ClientReplyError(_not_a_service(place, outcome)) from error
     if not isinstance(found, dict):
-        raise errors.ClientReplyError(_no_service(place, outcome))
+        raise errors.ClientReplyError(_not_a_service(place, outcome))
     if not outcome.is_success:
         raise _status_error(place, outcome, found)
     return found
@@ -83,10 +84,10 @@ def _status_error(
             elif reply.status_code >= 500:
                 kind = errors.ClientServiceError
             return kind(reply.status_code, code, message)
-    return errors.ClientReplyError(_no_service(place, reply))
+    return errors.ClientReplyError(_not_a_service(place, reply))
 
 
-def _no_service(place: str, reply: httpx.Response) -> str:
+def _not_a_service(place: str, reply: httpx.Response) -> str:
     return (
         f"{place}: expected a JSON object of a tfrec service, got HTTP {reply.status_code} "
         f"{reply.text[:200]!r}. Is this its address?"

@@ -1,7 +1,7 @@
-"""What both clients of the REST service share: how a call is sent, tried again, and read.
+"""Calls of the REST service, shared by its clients: how they are sent, retried and read.
 
-`exchange` is a generator that says what to do next (send this, wait so long) and is told what
-came of it, so that the sync and the async client differ in nothing but how they wait.
+`exchange` is a generator that yields the next step (send a request, or pause) and receives its
+outcome, so that the sync and the async client differ only in how they wait.
 """
 
 import dataclasses
@@ -10,40 +10,39 @@ import random
 import ssl
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 import httpx
 
-from serving import errors
+from serving import errors, requests
 from serving.client import client_replies
-from serving.requests import Filters, Request, Rules, Seen
+from serving.requests import Request
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
-# Of the time that a caller waits, the share that the service is given as its deadline: its
-# answer in retrieval order is to come before the caller gives up.
+# Share of the caller's time-out that the service gets as its deadline, so that an answer in
+# retrieval order arrives before the caller gives up.
 _DEADLINE_SHARE = 0.9
-_MOST_DEADLINE_MS = 60_000.0
-# Below the 5 s of uvicorn: a connection that the service is about to close is not used again.
+# Below the 5 s of uvicorn, so that no connection is reused that the service is about to close.
 _KEEPALIVE_SECONDS = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-    """When a call is sent again. All of a call's attempts share the client's time-out.
+    """When a call is retried. All attempts of a call share the client's time-out.
 
-    A refused or broken connection, 429 and 503 are tried again: every call of this service only
-    reads. A call that was late is not: its time is over.
+    A refused or broken connection, 429 and 503 are retried: every call of this service only
+    reads. A call that timed out is not retried.
 
     Attributes:
-        attempts: The first included; 1 is no retry.
-        pause_seconds: Before the second; doubles with each, and half of each is drawn at random,
-            so that clients that failed together do not come together again.
-        most_pause_seconds: The longest.
+        attempts: Maximum number of attempts, including the first; 1 disables retries.
+        pause_seconds: Pause before the second attempt. It doubles with each attempt, and half of
+            it is random, so that clients that failed together do not retry together.
+        max_pause_seconds: Maximum pause.
     """
 
     attempts: int = 3
     pause_seconds: float = 0.05
-    most_pause_seconds: float = 2.0
+    max_pause_seconds: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,27 +51,27 @@ class Call:
 
     Attributes:
         method: HTTP method.
-        path: Of the route.
+        path: Path of the route.
         body: JSON object, or None.
-        is_tried_again: Whether a 503 may pass: not where it is the answer.
+        is_retried: Whether a 503 is retried; it is not if it is the answer.
     """
 
     method: str
     path: str
     body: Mapping[str, Any] | None = None
-    is_tried_again: bool = True
+    is_retried: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """Send this: arguments of httpx's `request`."""
+    """A request to send, as arguments of httpx's `request`."""
 
     arguments: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pause:
-    """Wait so long."""
+    """A pause before the next attempt."""
 
     seconds: float
 
@@ -83,24 +82,23 @@ def options(
     """Returns the arguments of httpx's clients.
 
     Args:
-        base_url: Such as `http://127.0.0.1:8080`.
-        token: Bearer token that the service asks for, or None.
+        base_url: URL of the service, such as `http://127.0.0.1:8080`.
+        token: Bearer token of the service, or None.
         verify: Whether the certificate is verified, or a PEM file with the authorities to trust.
-        timeout_seconds: Of a call.
+        timeout_seconds: Time-out of a call.
 
     Raises:
-        TfrecClientError: base_url is no URL of a service, the token cannot go into a header,
-            timeout_seconds is no time, or the PEM file cannot be used.
+        TfrecClientError: base_url, token, timeout_seconds or the PEM file is not valid.
     """
     if not isinstance(timeout_seconds, int | float) or not 0 < timeout_seconds < math.inf:
         raise errors.TfrecClientError(
             f"timeout_seconds: expected a number of seconds above 0, got {timeout_seconds!r}."
         )
     if token and not (token.isascii() and token.isprintable() and " " not in token):
-        # What it is stays secret.
+        # The token stays secret.
         raise errors.TfrecClientError(
             f"token: expected printable ASCII characters without spaces, got {len(token)} "
-            "characters with others. A file ends with a line break: strip() takes it off."
+            "characters with others. A file ends with a line break: remove it with strip()."
         )
     try:
         url = httpx.URL(base_url)
@@ -126,51 +124,44 @@ def options(
 
 
 def recommend(request: Request) -> Call:
-    """Returns the call for one request; it gets an id, so that a second attempt has the same."""
+    """Returns the call for one request; it gets an id, so that all attempts have the same."""
     body = request.to_json()
     body.setdefault("request_id", uuid.uuid4().hex)
     return Call("POST", "/v1/recommend", body)
 
 
-def recommend_batch(requests: Iterable[Request]) -> Call:
+def recommend_batch(batch: Iterable[Request]) -> Call:
     """Returns the call for many requests."""
-    body = {"requests": [recommend(request).body for request in requests]}
+    body = {"requests": [recommend(request).body for request in batch]}
     return Call("POST", "/v1/recommend/batch", body)
 
 
-class RequestFields(TypedDict, total=False):
-    """The arguments of `recommend`, as `client.Client.recommend` describes them."""
+def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
+    """Returns a request with the given fields, which override those of `request`.
 
-    user: Mapping[str, Any] | None
-    context: Mapping[str, Any] | None
-    k: int | None
-    weights: Mapping[str, float] | None
-    deadline_ms: float | None
-    request_id: str | None
-    filters: Filters | Mapping[str, Any] | None
-    rules: Rules | Mapping[str, Any] | None
-    seen: Seen | Mapping[str, Any] | None
-    explain: bool
-    release: str | None
+    Raises:
+        ClientRequestError: A field is unknown, or its value is refused.
+    """
+    try:
+        return requests.parse(Request, {**dict(request or {}), **fields})
+    except errors.InvalidRequestError as error:
+        raise refused(error) from error
 
 
-def request_of(fields: RequestFields) -> Request:
-    """Returns the request of such arguments."""
-    values: dict[str, Any] = dict(fields)
-    for group in ("user", "context"):
-        values[group] = values.get(group) or {}
-    return Request(**values)
+def refused(error: errors.InvalidRequestError) -> errors.ClientRequestError:
+    """Returns the error that a service's refusal of a request raises."""
+    return errors.ClientRequestError(error.status, error.code, str(error))
 
 
 def closed() -> errors.TfrecClientError:
-    """Returns the error of a client that is used after its end."""
-    return errors.TfrecClientError("The client is closed; make another.")
+    """Returns the error of a client that is used after it was closed."""
+    return errors.TfrecClientError("The client is closed. Create another.")
 
 
 BUNDLE = Call("GET", "/v1/bundle")
 HEALTH = Call("GET", "/healthz")
-READY = Call("GET", "/readyz", is_tried_again=False)
-# Codes of a service that is well and yet not ready.
+READY = Call("GET", "/readyz", is_retried=False)
+# Codes of a service that is healthy but not ready.
 NOT_READY = ("not_ready", "draining")
 
 
@@ -181,7 +172,7 @@ def exchange(
     timeout_seconds: float,
     clock: Callable[[], float],
 ) -> Generator[Attempt | Pause, httpx.Response | Exception | None, dict[str, Any]]:
-    """Runs a call: yields what to do, is sent a response or what httpx raised, returns the JSON.
+    """Runs a call: yields steps, receives a response or what httpx raised, returns the JSON object.
 
     Raises:
         TfrecClientError: As `serving.client.Client.recommend` describes.
@@ -191,7 +182,7 @@ def exchange(
     pause = retry.pause_seconds
     for attempt in range(1, retry.attempts + 1):
         remaining = end - clock()
-        deadline_ms = max(1.0, min(remaining * 1000 * _DEADLINE_SHARE, _MOST_DEADLINE_MS))
+        deadline_ms = max(1.0, min(remaining * 1000 * _DEADLINE_SHARE, requests.MAX_DEADLINE_MS))
         arguments = {
             "method": call.method,
             "url": call.path,
@@ -205,10 +196,10 @@ def exchange(
         except errors.TfrecClientError as error:
             wait = _wait(outcome, pause)
             is_last = attempt == retry.attempts or clock() + wait >= end
-            if is_last or not (call.is_tried_again and _may_pass(error)):
+            if is_last or not (call.is_retried and _may_pass(error)):
                 raise
         yield Pause(wait)
-        pause = min(2 * pause, retry.most_pause_seconds)
+        pause = min(2 * pause, retry.max_pause_seconds)
     raise ValueError(f"attempts: expected at least 1, got {retry.attempts}.")
 
 

@@ -1,9 +1,9 @@
-"""Both stages in this process, with the methods of the HTTP client: no service, no server.
+"""Client that runs both stages in this process, with the methods of the HTTP client.
 
     with LocalClient("workdir/quickstart/bundle") as client:
         answer = client.recommend(user={"country": "CH"}, k=10)
 
-For notebooks, batch jobs and tests; it verifies the bundle as a service does. Imports TensorFlow.
+For notebooks, batch jobs and tests. It verifies the bundle as a service does. Imports TensorFlow.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent import futures
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar
 
 from serving import errors, orchestrator, releases
 from serving.client import http_calls
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class LocalClient:
-    """Answers requests from a bundle; safe to share among threads."""
+    """Answers requests from a bundle; thread-safe."""
 
     def __init__(
         self,
@@ -37,17 +37,17 @@ class LocalClient:
 
         Args:
             base: Base directory of the bundles.
-            version: The release; None = the stable one.
-            config: How requests are answered; None = the defaults.
+            version: Release version; None: the stable release.
+            config: Options of the orchestrator; None: the defaults.
 
         Raises:
             BundleError: The release cannot be loaded.
-            RankerError: Its ranker cannot be loaded, or does not reproduce its probes.
+            RankerError: The ranker cannot be loaded, or does not reproduce the probes.
         """
         self._release = releases.load(base, version)
         self._service: orchestrator.Orchestrator | None = None
         self._loop = asyncio.new_event_loop()
-        # A coroutine that comes to the loop after its end would be waited for without end.
+        # A coroutine submitted to a stopped loop would never finish.
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(
@@ -74,7 +74,7 @@ class LocalClient:
         self.close()
 
     def close(self) -> None:
-        """Ends the threads, and what other threads are still asking."""
+        """Stops the threads and cancels the calls in flight."""
         with self._lock:
             if self._closed:
                 return
@@ -88,20 +88,21 @@ class LocalClient:
             self._loop.close()
             self._release.close()
 
-    def recommend(self, **fields: Unpack[http_calls.RequestFields]) -> Answer:
-        """Returns the best ads for one request; arguments as `client.Client.recommend`'s.
+    def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
+        """Returns the best ads for one request; arguments as for `client.Client.recommend`.
 
         Raises:
             ClientRequestError: The request is refused.
-            ClientOverloadedError: Too many requests are in hand.
+            ClientOverloadedError: Too many requests are in flight.
         """
-        return self._call(lambda own: own.recommend(http_calls.request_of(fields)))
+        asked = http_calls.request_of(request, fields)
+        return self._call(lambda own: own.recommend(asked))
 
     def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
-        """Returns the ads of many requests, in their order.
+        """Returns the answers to many requests, in the same order.
 
         Raises:
-            TfrecClientError: As in `recommend`.
+            TfrecClientError: As `recommend`.
         """
         return self._call(lambda own: own.recommend_batch(list(requests)))
 
@@ -110,21 +111,21 @@ class LocalClient:
         return orchestrator.describe_release(self._open())
 
     def health(self) -> bool:
-        """Returns whether it answers."""
+        """Returns whether the client is open."""
         return not self._closed
 
     def ready(self) -> bool:
-        """Returns whether full answers are to be expected."""
+        """Returns whether full answers are expected."""
         return self._open().not_ready is None
 
     def _call(
         self, ask: Callable[[orchestrator.Orchestrator], Coroutine[Any, Any, Result]]
     ) -> Result:
-        """Asks; what a service would answer with a status is raised as the client does."""
+        """Runs a call; raises refusals as the HTTP client does."""
         try:
             return self._wait(ask(self._open()))
         except errors.InvalidRequestError as error:
-            raise errors.ClientRequestError(400, error.code, str(error)) from error
+            raise http_calls.refused(error) from error
         except errors.OverloadedError as error:
             raise errors.ClientOverloadedError(429, error.code, str(error)) from error
         except futures.CancelledError as error:

@@ -46,7 +46,9 @@ def opener(
         found = _published(base, data_set, models)
         index, name = found or _built(embeddings, data_set, models, config)
         kinds = {field.name: field.kind for field in data_set.schema.ad_fields}
-        checked = requests.FilterFields(kinds).check(filters)
+        checked = requests.FilterFields(kinds).check(
+            None if filters is None else requests.parse(requests.Filters, filters, "filters")
+        )
         if checked is None:
             return evaluation.CandidateIndex(name, lambda queries, k: index.search(queries, k)[1])
         eligible = index.eligible(checked)

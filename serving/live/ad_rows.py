@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from serving import errors, index, requests
+from tfrecords import terminal
 
 _MOST_AD_ID_BYTES = 1024
 
@@ -78,9 +79,9 @@ class AdRows:
             raise errors.InvalidAdError(str(error)) from error
 
     def _unknown(self, place: str, name: Any) -> str:
-        hint = requests.suggestion(name, self._kinds) or "."
+        hint = terminal.suggestion_for(str(name), self._kinds)
         return (
-            f"{place}.fields: unknown field {requests.shortened(name)}{hint} Ad fields: "
+            f"{place}.fields: unknown field {requests.shortened(name)}.{hint} Ad fields: "
             f"{', '.join(self._kinds)}."
         )
 

@@ -5,7 +5,7 @@ from serving.orchestrator.answers import ranked_answer
 from serving.orchestrator.candidates import RequestCandidates
 from serving.orchestrator.orchestrator import Orchestrator
 from serving.orchestrator.release_description import describe_release
-from serving.orchestrator.request_batch import Answered, batch_too_long
+from serving.orchestrator.request_batch import Answered
 from serving.orchestrator.service_metrics import (
     METRICS_CONTENT_TYPE,
     METRICS_DIRECTORY_VARIABLE,
@@ -20,7 +20,6 @@ __all__ = [
     "Orchestrator",
     "RequestCandidates",
     "ServiceMetrics",
-    "batch_too_long",
     "describe_release",
     "ranked_answer",
 ]

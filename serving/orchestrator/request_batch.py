@@ -56,7 +56,9 @@ def check(
         InvalidRequestError: A request is refused, and with it the batch; it names which.
     """
     if len(requests) > most:
-        raise batch_too_long(most, len(requests))
+        raise errors.InvalidRequestError(
+            f"requests: expected at most {most} values, got {len(requests)}. Send several batches."
+        )
     groups: dict[tuple[float, int], list[tuple[int, ValidRequest]]] = {}
     for position, request in enumerate(requests):
         try:
@@ -65,10 +67,3 @@ def check(
             raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
         groups.setdefault(group_of(valid), []).append((position, valid))
     return Batch(len(requests), groups)
-
-
-def batch_too_long(most: int, count: int) -> errors.InvalidRequestError:
-    """Returns what is said of a batch of more requests than it may have."""
-    return errors.InvalidRequestError(
-        f"requests: expected at most {most}, got {count}. Send several batches."
-    )

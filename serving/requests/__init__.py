@@ -1,28 +1,35 @@
-"""Requests and answers: their types, and the checks that a request must pass."""
+"""Requests and answers: one definition, and the checks that a request must pass."""
 
-from serving.requests.deadline import Deadline
-from serving.requests.explanations import AdExplanation, AtCap, Explanation, LeftOut, Part
-from serving.requests.filter_fields import FilterFields
-from serving.requests.messages import Answer, Condition, Filters, RankedAd, Request
-from serving.requests.query_fields import (
-    Columns,
-    QueryFields,
-    as_digits,
-    as_finite_float,
-    check_value,
-    shortened,
-    suggestion,
+from serving.requests.answer import (
+    AdExplanation,
+    Answer,
+    AtCap,
+    Explanation,
+    LeftOut,
+    RankedAd,
+    UtilityPart,
 )
-from serving.requests.rule_fields import RuleFields
-from serving.requests.rule_messages import Cap, Diversity, Rules, Seen
-from serving.requests.validation import (
+from serving.requests.deadline import Deadline
+from serving.requests.filter_fields import FilterFields
+from serving.requests.parsing import parse, refusal, shortened
+from serving.requests.query_fields import Columns, QueryFields, as_finite_float, check_value
+from serving.requests.request import (
     MAX_DEADLINE_MS,
     MAX_REQUEST_ID_LENGTH,
     RELEASES,
-    Validator,
-    ValidRequest,
-    check_release,
+    Cap,
+    Condition,
+    Diversity,
+    Exploration,
+    Filters,
+    FrequencyCap,
+    Request,
+    Rules,
+    Seen,
+    as_digits,
 )
+from serving.requests.rule_fields import RuleFields
+from serving.requests.validation import Validator, ValidRequest
 
 __all__ = [
     "MAX_DEADLINE_MS",
@@ -37,22 +44,24 @@ __all__ = [
     "Deadline",
     "Diversity",
     "Explanation",
+    "Exploration",
     "FilterFields",
     "Filters",
+    "FrequencyCap",
     "LeftOut",
-    "Part",
     "QueryFields",
     "RankedAd",
     "Request",
     "RuleFields",
     "Rules",
     "Seen",
+    "UtilityPart",
     "ValidRequest",
     "Validator",
     "as_digits",
     "as_finite_float",
-    "check_release",
     "check_value",
+    "parse",
+    "refusal",
     "shortened",
-    "suggestion",
 ]

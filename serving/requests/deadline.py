@@ -1,4 +1,4 @@
-"""How long a request may take; it travels with the request through every stage."""
+"""The deadline of a request; it travels with the request through every stage."""
 
 import dataclasses
 import time
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class Deadline:
-    """A point in time on a monotonic clock.
+    """A point in time on the monotonic clock.
 
     Attributes:
-        milliseconds: From the request's arrival.
-        started: What the clock said at its arrival.
+        milliseconds: Time from the arrival of the request to the deadline.
+        started: Time of arrival in seconds, by `clock`.
         clock: Returns seconds.
     """
 
@@ -20,5 +20,5 @@ class Deadline:
     clock: Callable[[], float] = time.perf_counter
 
     def remaining_ms(self) -> float:
-        """Returns the milliseconds that are left, below 0 when it is over."""
+        """Returns the milliseconds that are left; negative after the deadline."""
         return self.milliseconds - (self.clock() - self.started) * 1000

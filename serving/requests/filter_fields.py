@@ -1,187 +1,103 @@
-"""Checks the filters of a request against the ad fields, and brings them into one form.
+"""Checks filters against the ad fields of a release, and brings them into one form."""
 
-Like `query_fields`, it takes categorical values as strings or integers (an id's decimal
-digits), and numbers as finite ints or floats.
-"""
-
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pydantic_core
+
 from serving import errors
-from serving.requests import messages, query_fields
+from serving.requests import parsing, request
+from tfrecords import terminal
 
-MAX_CONDITIONS = 64
-MAX_VALUES = 1_000
-MAX_ADS = 50_000
-
-# What a condition may say of a field of each kind.
-_LISTS = {
+# The parts that a condition on a field of each kind may have.
+_PARTS = {
     "categorical": ("any_of", "none_of"),
-    "numeric": ("any_of", "none_of"),
+    "numeric": ("any_of", "none_of", "at_least", "at_most"),
     "categorical_list": ("any_of", "none_of", "all_of"),
 }
-_RANGE = ("at_least", "at_most")
 
 
 class FilterFields:
     """The ad fields of a release, for filters.
 
+    A categorical value is a string, or an integer as its decimal digits; a numeric value is a
+    finite number.
+
     Args:
-        kinds: Ad field -> `categorical`, `numeric` or `categorical_list`.
+        kinds: Ad field to `categorical`, `numeric` or `categorical_list`.
     """
 
     def __init__(self, kinds: Mapping[str, str]) -> None:
         self._kinds = dict(kinds)
 
-    def check(self, filters: Any) -> messages.Filters | None:
-        """Returns the filters with sorted tuples of distinct values: hashable, equal if they ask
-        for the same; None where they ask for nothing.
-
-        Args:
-            filters: `messages.Filters`, its JSON object, or None.
+    def check(self, filters: request.Filters | None) -> request.Filters | None:
+        """Returns the filters with sorted tuples of distinct values, equal if they ask for the
+        same; None if they ask for nothing.
 
         Raises:
             InvalidRequestError: Names the field, what was expected and what came.
         """
         if filters is None:
             return None
-        parts = parts_of("filters", filters, messages.Filters)
-        conditions = parts["conditions"]
-        if conditions is None:
-            conditions = ()
-        if not isinstance(conditions, list | tuple) or len(conditions) > MAX_CONDITIONS:
-            raise errors.InvalidRequestError(
-                f"filters.conditions: expected a list of at most {MAX_CONDITIONS} conditions, got "
-                f"{short_list(conditions)}."
-            )
-        checked = messages.Filters(
-            tuple(
-                self._condition(f"filters.conditions[{place}]", condition)
-                for place, condition in enumerate(conditions)
-            ),
-            _ads("filters.allowed_ads", parts["allowed_ads"]),
-            _ads("filters.excluded_ads", parts["excluded_ads"]),
+        conditions = tuple(
+            self._condition(f"filters.conditions[{position}]", condition)
+            for position, condition in enumerate(filters.conditions or ())
         )
-        return None if checked == messages.Filters() else checked
+        if not conditions and filters.allowed_ads is None and filters.excluded_ads is None:
+            return None
+        return filters.model_copy(update={"conditions": conditions})
 
-    def _condition(self, place: str, condition: Any) -> messages.Condition:
-        parts = parts_of(place, condition, messages.Condition)
-        field = parts.pop("field")
-        kind = self._kinds.get(field) if isinstance(field, str) else None
+    def _condition(self, place: str, condition: request.Condition) -> request.Condition:
+        field = condition.field
+        kind = self._kinds.get(field)
         if kind is None:
-            raise errors.InvalidRequestError(self._unknown(place, field))
-        given = {name: value for name, value in parts.items() if value is not None}
-        allowed = _LISTS[kind] + (_RANGE if kind == "numeric" else ())
-        wrong = [name for name in given if name not in allowed]
-        if wrong or not given:
-            came = f"{', '.join(wrong)}" if wrong else "nothing"
+            hint = terminal.suggestion_for(field, self._kinds)
             raise errors.InvalidRequestError(
-                f"{place}: expected of the {kind} field {field!r} at least one of "
-                f"{', '.join(allowed)}, got {came}."
+                f"{place}.field: expected the name of an ad field, got "
+                f"{parsing.shortened(field)}.{hint} Ad fields: {', '.join(self._kinds)}."
             )
-        checked: dict[str, Any] = {
-            name: _number(f"{place}.{name}", value)
-            if name in _RANGE
-            else _values(f"{place}.{name}", kind, value)
-            for name, value in given.items()
+        given = condition.to_json()
+        del given["field"]
+        wrong = [name for name in given if name not in _PARTS[kind]]
+        if wrong or not given:
+            raise errors.InvalidRequestError(
+                f"{place}: expected at least one of {', '.join(_PARTS[kind])} for the {kind} field "
+                f"{field!r}, got {', '.join(wrong) or 'nothing'}."
+            )
+        checked = {
+            name: _checked_values(f"{place}.{name}", kind, values)
+            for name, values in given.items()
+            if name.endswith("_of")
         }
-        return messages.Condition(field, **checked)
-
-    def _unknown(self, place: str, field: Any) -> str:
-        hint = query_fields.suggestion(field, self._kinds) or "."
-        return (
-            f"{place}.field: expected the name of an ad field, got {query_fields.shortened(field)}"
-            f"{hint} Ad fields: {', '.join(self._kinds)}."
-        )
+        return condition.model_copy(update=checked)
 
 
-def parts_of(place: str, message: Any, kind: type) -> dict[str, Any]:
-    """Returns the attributes of a message, or of its JSON object; absent ones are None.
-
-    Args:
-        place: Names the message in an error.
-        message: A dataclass of `kind`, or its JSON object.
-        kind: The dataclass.
-
-    Raises:
-        InvalidRequestError: It is neither, or has an unknown key.
-    """
-    names = [field.name for field in dataclasses.fields(kind)]
-    if isinstance(message, kind):
-        return {name: getattr(message, name) for name in names}
-    if not isinstance(message, Mapping):
-        raise errors.InvalidRequestError(
-            f"{place}: expected an object with the keys {', '.join(names)}, got "
-            f"{query_fields.shortened(message)}."
-        )
-    unknown = [key for key in message if key not in names]
-    if unknown:
-        raise errors.InvalidRequestError(
-            f"{place}: unknown key {query_fields.shortened(unknown[0])}. Keys: {', '.join(names)}."
-        )
-    return {name: message.get(name) for name in names}
-
-
-def _values(place: str, kind: str, values: Any) -> tuple[Any, ...]:
-    if not isinstance(values, list | tuple) or len(values) > MAX_VALUES:
-        raise errors.InvalidRequestError(
-            f"{place}: expected a list of at most {MAX_VALUES} values, got {short_list(values)}."
-        )
-    if kind != "numeric":
-        return texts(place, values)
-    return tuple(sorted({_number(f"{place}[{i}]", value) for i, value in enumerate(values)}))
-
-
-def _ads(place: str, ads: Any) -> tuple[str, ...] | None:
-    if ads is None:
-        return None
-    if not isinstance(ads, list | tuple) or len(ads) > MAX_ADS:
-        raise errors.InvalidRequestError(
-            f"{place}: expected a list of at most {MAX_ADS} ad ids, got {short_list(ads)}."
-        )
-    return texts(place, ads)
-
-
-def texts(place: str, values: Sequence[Any]) -> tuple[str, ...]:
-    """Returns strings, or integers as their digits, sorted and each once.
-
-    Raises:
-        InvalidRequestError: One is neither.
-    """
-    found = []
-    for position, value in enumerate(values):
-        value = query_fields.as_digits(value)
-        if not isinstance(value, str):
+def _checked_values(place: str, kind: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    if kind == "numeric":
+        return tuple(sorted({_number(f"{place}[{i}]", value) for i, value in enumerate(values)}))
+    texts = tuple(request.as_digits(value) for value in values)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
             raise errors.InvalidRequestError(
                 f"{place}[{position}]: expected a string or an integer, got "
-                f"{query_fields.shortened(value)}. A missing value is in no list."
+                f"{parsing.shortened(text)}. A missing value equals no value."
             )
-        found.append(value)
     try:
-        "".join(found).encode()
-    except UnicodeEncodeError as error:
+        return request.as_text_set(texts)
+    except pydantic_core.PydanticCustomError as error:
         raise errors.InvalidRequestError(
-            f"{place}: expected text, got a string with half a surrogate pair."
+            f"{place}: expected {error.message()}, got {parsing.shortened(values)}."
         ) from error
-    return tuple(sorted(set(found)))
 
 
 def _number(place: str, value: Any) -> float:
-    # Not query_fields.finite: ad fields are shown, and compared, with the precision of float64.
+    # Ad fields are displayed, and compared, with the precision of float64.
     try:
         number = float(value) if isinstance(value, int | float) else float("nan")
     except OverflowError:
         number = float("inf")
     if isinstance(value, bool) or not abs(number) < float("inf"):
         raise errors.InvalidRequestError(
-            f"{place}: expected a finite number, got {query_fields.shortened(value)}."
+            f"{place}: expected a finite number, got {parsing.shortened(value)}."
         )
     return number
-
-
-def short_list(values: Any) -> str:
-    """Returns for an error message how many values there are, or what came in place of a list."""
-    if isinstance(values, list | tuple):
-        return f"{len(values)}"
-    return query_fields.shortened(values)

@@ -3,7 +3,6 @@
 Shapes: B requests, L values of the longest list.
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from serving import errors
+from serving.requests.parsing import shortened
+from serving.requests.request import as_digits
+from tfrecords import terminal
 
-# A column per field: utf-8 bytes [B] of a categorical field, float32 [B] of a numeric one, and
-# bytes (dtype object) [B, L] of a list field, where b"" fills up and L is at least 1.
+# A column per field: UTF-8 bytes [B] of a categorical field, float32 [B] of a numeric field, and
+# bytes (dtype object) [B, L] of a list field, padded with b""; L is at least 1.
 Columns = dict[str, list[bytes] | np.ndarray]
 
 # Models use the last `max_list_length` values of a list; a list beyond this is a mistake.
@@ -25,34 +27,33 @@ class QueryFields:
     """The query fields of a release.
 
     A categorical value is a string; an integer is taken as its decimal digits, because ids
-    are often sent as JSON numbers. A float or a bool is refused there: `1.0` and `1` would
-    become two values of the vocabulary. A numeric value is a finite int or float. None and
-    an absent field are missing.
+    are often sent as JSON numbers. A float or a bool is refused: `1.0` and `1` would become two
+    values of the vocabulary. A numeric value is a finite int or float. None and an absent field
+    are missing values.
 
     A list value is a list of such strings and integers, the latest last. None and "" in it are
-    missing values, left out as they are from the log; a list without values is missing.
+    missing values and are skipped, as in training; a list without values is missing.
+
+    Args:
+        query_fields: Name and kind of each query field.
+        ad_fields: Names of the ad fields, for error messages.
     """
 
     def __init__(self, query_fields: Sequence[Mapping[str, Any]], ad_fields: Iterable[str]) -> None:
         self._kinds: dict[str, str] = {field["name"]: field["kind"] for field in query_fields}
         self._ad_fields = frozenset(ad_fields)
 
-    def merge(self, user: Any, context: Any) -> dict[str, Any]:
-        """Joins and checks the two groups of a request.
+    def merge(self, user: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
+        """Merges and checks the two groups of a request.
 
         Returns:
-            Field name -> bytes, float, list of bytes or None.
+            Field name to bytes, float, list of bytes or None.
 
         Raises:
-            InvalidRequestError: A field is unknown, given twice, or of a wrong type.
+            InvalidRequestError: A field is unknown, given twice, or has a wrong type.
         """
         values: dict[str, Any] = {}
         for group, fields in (("user", user), ("context", context)):
-            if not isinstance(fields, Mapping):
-                raise errors.InvalidRequestError(
-                    f"{group}: expected an object of field names and values, "
-                    f"got {shortened(fields)}."
-                )
             for name, value in fields.items():
                 if name in values:
                     raise errors.InvalidRequestError(
@@ -67,7 +68,7 @@ class QueryFields:
         """Lays out checked rows as the inputs of both models.
 
         Args:
-            rows: B mappings from field name to a value as `merge` gives it.
+            rows: B mappings from field name to value, as `merge` returns them.
         """
         columns: Columns = {}
         for name, kind in self._kinds.items():
@@ -81,64 +82,33 @@ class QueryFields:
                 columns[name] = [b"" if value is None else value for value in values]
         return columns
 
-    def _unknown(self, group: str, name: Any) -> str:
+    def _unknown(self, group: str, name: str) -> str:
         if name in self._ad_fields:
-            hint = "; it is a field of the ad, which the catalogue holds"
+            hint = " It is a field of the ad and comes from the catalog."
         else:
-            hint = suggestion(name, self._kinds)
+            hint = terminal.suggestion_for(name, self._kinds)
         known = ", ".join(self._kinds)
-        return f"{group}: unknown field {shortened(name)}{hint}. Known fields: {known}."
-
-
-def suggestion(name: Any, known: Iterable[str]) -> str:
-    """Returns "; did you mean 'x'?" for an error message, or "" where nothing known is close."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def as_digits(value: Any) -> Any:
-    """Returns an integer as its decimal digits, because ids are often sent as JSON numbers.
-
-    What is no integer, or is one too long for any id, comes back as it is.
-    """
-    is_id = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 256
-    return str(value) if is_id else value
+        return f"{group}: unknown field {shortened(name)}.{hint} Known fields: {known}."
 
 
 def as_finite_float(value: Any) -> float | None:
-    """Returns an int or float as a float that float32 can hold, or None where it is no such."""
+    """Returns an int or float that float32 can hold as a float, or None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # Compared before conversion: an int may be too large for a float.
     return float(value) if -_FLOAT32_MAX <= value <= _FLOAT32_MAX else None
 
 
-def shortened(value: Any) -> str:
-    """Returns a value and its type for an error message, cut to a readable length."""
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
-        return f"an int of {value.bit_length()} bits"  # repr refuses very long ints
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:60] + '…'} ({type(value).__name__})"
-
-
-def _padded(lists: Sequence[Sequence[bytes]]) -> np.ndarray:
-    """Lays lists out as rows [B, L] of bytes."""
-    padded = np.full((len(lists), max([1, *map(len, lists)])), b"", dtype=object)
-    for row, values in zip(padded, lists, strict=True):
-        row[: len(values)] = values
-    return padded
-
-
 def check_value(place: str, kind: str, value: Any) -> bytes | float | list[bytes] | None:
     """Returns a raw value of a field as the models take it.
 
     Args:
-        place: Names the value in an error.
-        kind: Of the field.
-        value: As `QueryFields` describes it.
+        place: Path of the value, for error messages.
+        kind: Kind of the field.
+        value: Raw value, as `QueryFields` describes it.
 
     Raises:
-        InvalidRequestError: It is of a wrong type.
+        InvalidRequestError: The value has a wrong type.
     """
     if value is None:
         return None
@@ -158,7 +128,7 @@ def _check_list(place: str, values: Any) -> list[bytes]:
     if not isinstance(values, list | tuple):
         raise errors.InvalidRequestError(
             f"{place}: expected a list of strings or null, got {shortened(values)}. Send a list, "
-            'even of one value, such as ["a", "b"].'
+            'even for one value, such as ["a", "b"].'
         )
     if len(values) > MAX_LIST_VALUES:
         raise errors.InvalidRequestError(
@@ -176,11 +146,19 @@ def _check_string(place: str, value: Any) -> bytes:
     if not isinstance(value, str):
         raise errors.InvalidRequestError(
             f"{place}: expected a string, an integer or null, got {shortened(value)}. Send a "
-            "number as the string that the log has."
+            "number as the string in the log."
         )
     try:
         return value.encode()
     except UnicodeEncodeError as error:
         raise errors.InvalidRequestError(
-            f"{place}: expected text, got a string with half a surrogate pair: {shortened(value)}."
+            f"{place}: expected text without half surrogate pairs, got {shortened(value)}."
         ) from error
+
+
+def _padded(lists: Sequence[Sequence[bytes]]) -> np.ndarray:
+    """Lays lists out as rows [B, L] of bytes."""
+    padded = np.full((len(lists), max([1, *map(len, lists)])), b"", dtype=object)
+    for row, values in zip(padded, lists, strict=True):
+        row[: len(values)] = values
+    return padded

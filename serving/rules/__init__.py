@@ -1,4 +1,4 @@
-"""Business rules of an answer: caps, diversity, exploration, explanations."""
+"""Business rules of an answer: caps, diversity and exploration, and their explanations."""
 
 from serving.rules.explaining import explain_ads, explain_answer, explain_shortage
 from serving.rules.field_values import FieldValues

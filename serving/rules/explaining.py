@@ -1,4 +1,4 @@
-"""Says why an answer is as it is.
+"""Explains an answer: the parts of each utility, and what the rules did.
 
 Shapes: C candidates.
 """
@@ -8,37 +8,40 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from serving import requests
-from serving.rules import selection
+from serving.rules.selection import Selection
 
-_MOST_NAMED = 10
+_MAX_NAMED_ADS = 10
 
 
 def explain_ads(
     valid: requests.ValidRequest,
-    chosen: selection.Selection,
+    chosen: Selection,
     gains: np.ndarray,
     head_scores: Mapping[str, np.ndarray] | None,
 ) -> list[requests.AdExplanation]:
-    """Explains each ad of an answer.
+    """Explains the position of each ad of an answer.
 
     Args:
-        valid: The request.
-        chosen: The ads.
-        gains: [C] utilities, or retrieval scores.
-        head_scores: Head -> [C] of each present head, or None in a degraded answer.
+        valid: Request.
+        chosen: Chosen ads.
+        gains: [C] utilities or retrieval scores.
+        head_scores: Present head to scores [C]; None in a degraded answer.
     """
     ranks = _ranks(gains)[chosen.places].tolist()
     explained = []
-    for slot, place in enumerate(chosen.places.tolist()):
+    for position, place in enumerate(chosen.places.tolist()):
         parts = None
         if head_scores is not None:
             parts = {
-                head: _part(float(head_scores[head][place]), weight)
+                head: _utility_part(float(head_scores[head][place]), weight)
                 for head, weight in valid.weights.items()
             }
         explained.append(
             requests.AdExplanation(
-                parts, ranks[slot] + 1, float(chosen.factors[slot]), bool(chosen.explored[slot])
+                parts=parts,
+                place_without_rules=ranks[position] + 1,
+                diversity_factor=float(chosen.factors[position]),
+                explored=bool(chosen.explored[position]),
             )
         )
     return explained
@@ -46,17 +49,17 @@ def explain_ads(
 
 def explain_answer(
     valid: requests.ValidRequest,
-    chosen: selection.Selection,
+    chosen: Selection,
     gains: np.ndarray,
     ad_ids: Callable[[np.ndarray], list[str]],
 ) -> requests.Explanation:
-    """Tells what the rules did.
+    """Explains what the rules did to an answer.
 
     Args:
-        valid: The request.
-        chosen: The ads.
-        gains: [C] utilities, or retrieval scores.
-        ad_ids: Gives the ad ids of places.
+        valid: Request.
+        chosen: Chosen ads.
+        gains: [C] utilities or retrieval scores.
+        ad_ids: Returns the ad ids of candidates, given their indices.
     """
     ranks = _ranks(gains)
     passed = ranks < ranks[chosen.places].max(initial=-1)
@@ -71,13 +74,15 @@ def explain_answer(
     left_out = []
     for rule, field, which in causes:
         places = np.flatnonzero(which)
-        best = places[np.argsort(ranks[places])][:_MOST_NAMED]
+        best = places[np.argsort(ranks[places])][:_MAX_NAMED_ADS]
         if len(places):
-            left_out.append(requests.LeftOut(rule, field, len(places), ad_ids(best)))
+            left_out.append(
+                requests.LeftOut(rule=rule, field=field, count=len(places), ads=ad_ids(best))
+            )
     return requests.Explanation(
         candidates=len(gains),
         at_frequency_cap=[
-            requests.AtCap(field, len(values)) for field, values in valid.at_cap.items()
+            requests.AtCap(field=field, count=len(values)) for field, values in valid.at_cap.items()
         ],
         left_out=left_out,
         explored_slots=int(chosen.explored.sum()),
@@ -85,34 +90,34 @@ def explain_answer(
 
 
 def explain_shortage(
-    valid: requests.ValidRequest, chosen: selection.Selection, num_candidates: int
+    valid: requests.ValidRequest, chosen: Selection, num_candidates: int
 ) -> str | None:
-    """Returns why there are fewer ads than were asked for, or None."""
+    """Returns why there are fewer than k ads, or None if there are k."""
     count = len(chosen.places)
     if count == valid.k:
         return None
     start = f"{count} of {valid.k} ads: "
     if count == num_candidates:
         if valid.filters is None:
-            return f"{start}there are no more."
+            return f"{start}the catalog has no more."
         causes = "filters and frequency caps" if valid.at_cap else "filters"
-        return f"{start}no more meet the {causes}."
+        return f"{start}no more ads meet the {causes}."
     others = num_candidates - count
     caps = ", ".join(
-        f"at most {cap.most} with the same {cap.field} ({int(chosen.full[cap.field].sum())} have "
-        "a value that is there so often)"
+        f"at most {cap.max} with the same {cap.field} (reached for "
+        f"{int(chosen.full[cap.field].sum())} candidates)"
         for cap in valid.rules.caps or ()
         if chosen.full[cap.field].any()
     )
     return f"{start}the caps leave out the other {others} candidates: {caps}."
 
 
-def _part(score: float, weight: float) -> requests.Part:
-    return requests.Part(score, weight, weight * score)
+def _utility_part(score: float, weight: float) -> requests.UtilityPart:
+    return requests.UtilityPart(score=score, weight=weight, part=weight * score)
 
 
 def _ranks(gains: np.ndarray) -> np.ndarray:
-    """Returns the places of candidates [C] in the order of their gains; 0 is the best."""
+    """Returns the rank of each candidate [C] by gain; 0 is the best."""
     ranks = np.empty(len(gains), np.int64)
     ranks[np.argsort(-gains, kind="stable")] = np.arange(len(gains))
     return ranks

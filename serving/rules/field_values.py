@@ -1,6 +1,6 @@
-"""The values of one ad field among the candidates, as numbers.
+"""Integer codes for the values of one ad field among the candidates.
 
-Shapes: C candidates, V distinct values, P pairs of a candidate and a value that it has.
+Shapes: C candidates, V distinct values, P pairs of a candidate and one of its values.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 
 @dataclasses.dataclass(frozen=True)
 class FieldValues:
-    """Which candidate has which value; a missing value is none.
+    """The values of each candidate; missing values are left out.
 
     Attributes:
         num_items: C.
         num_values: V.
-        items: [P] int64, rising.
-        codes: [P] int64 in [0, V).
+        items: [P] int64 indices of candidates, ascending.
+        codes: [P] int64 codes of values, in [0, V).
     """
 
     num_items: int
@@ -29,7 +29,7 @@ class FieldValues:
 
     @classmethod
     def of(cls, column: pa.Array) -> "FieldValues":
-        """Numbers the values of a column [C] of strings, or of lists of strings."""
+        """Encodes the values of a column [C] of strings, or of lists of strings."""
         num_items = len(column)
         items = None
         if pa.types.is_list(column.type):
@@ -43,19 +43,19 @@ class FieldValues:
 
     @functools.cached_property
     def is_single(self) -> bool:
-        """Whether no candidate has two values."""
+        """Whether every candidate has at most one value."""
         return not bool((self.items[1:] == self.items[:-1]).any())
 
     @functools.cached_property
     def starts(self) -> np.ndarray:
-        """Where the pairs of each candidate start, [C + 1]."""
+        """[C + 1] offsets of the pairs of each candidate."""
         counts = np.bincount(self.items, minlength=self.num_items)
         return np.append(0, np.cumsum(counts))
 
     def values_of(self, item: int) -> set[int]:
-        """Returns the codes of the values that a candidate has; its list may repeat one."""
+        """Returns the distinct codes of the values of a candidate."""
         return set(self.codes[self.starts[item] : self.starts[item + 1]].tolist())
 
     def items_with(self, code: int) -> np.ndarray:
-        """Returns the candidates that have a value."""
+        """Returns the candidates with a value."""
         return self.items[self.codes == code]

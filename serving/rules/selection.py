@@ -1,19 +1,23 @@
-"""Chooses the ads of an answer under caps, diversity and exploration, slot by slot.
+"""Chooses the ads of an answer under caps, diversity and exploration, position by position.
 
-A slot takes the candidate of the greatest worth that no cap forbids. With diversity a worth is
-the gain, utility or retrieval score, times (1 - penalty)^n, n being the ads above with the same
-value; of a list, the mean of that over its values. That is the greedy algorithm for the gain of
-α-nDCG (Clarke et al. 2008, "Novelty and diversity in information retrieval evaluation", SIGIR),
-which is submodular, so greedy is within 1 - 1/e of the best (Nemhauser et al. 1978). It needs no
-embeddings, of which compressed indices keep approximations only, and says itself what it does.
+Each position takes the candidate with the greatest gain that no cap forbids. With diversity the
+gain, a utility or retrieval score, is multiplied by (1 - penalty)^n, n being the number of ads
+above with the same value; for a list field, by the mean of that over the ad's values. This is the
+greedy algorithm for the gain of α-nDCG (Clarke et al. 2008, "Novelty and diversity in information
+retrieval evaluation", SIGIR), which is submodular, so greedy is within 1 - 1/e of the best
+(Nemhauser et al. 1978). It needs no embeddings, of which compressed indexes keep only
+approximations, and it explains itself.
 
-With exploration each slot is drawn with probability `share`: uniformly from the candidates, or
-the best `among` of them, that are left and that no cap forbids. So the probability of an ad in
-its slot, given the ads above it, is known exactly:
+Caps on several fields can leave the greedy choice short of k although another choice has k ads.
+The answer then says that the caps leave out the other candidates.
+
+With exploration each position is drawn with probability `share`: uniformly from the candidates, or
+the best `among` of them, that are left and that no cap forbids. The probability of an ad at its
+position, given the ads above it, is then known exactly:
 
     (1 - share) [it is the best left] + share [it could be drawn] / number that could be drawn
 
-Shapes: C candidates.
+Shapes: C candidates, S chosen ads.
 """
 
 import dataclasses
@@ -24,9 +28,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from serving import requests
-from serving.rules import field_values, interlocked_caps
-
-FieldValues = field_values.FieldValues
+from serving.rules.field_values import FieldValues
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +36,11 @@ class Selection:
     """The ads of an answer, in their order.
 
     Attributes:
-        places: Of the ads, among the candidates.
-        propensities: Of each, in its slot, given those above it.
-        factors: What diversity left of each one's gain.
-        explored: Whether the slot of each was drawn.
-        full: Cap's field -> [C] bool, the candidates with a value that has reached the cap.
+        places: [S] int64 indices among the candidates.
+        propensities: [S] probability of each ad at its position, given the ads above it.
+        factors: [S] share of each gain that diversity leaves.
+        explored: [S] bool, whether the ad was drawn.
+        full: Field of a cap to [C] bool, the candidates with a value that has reached the cap.
     """
 
     places: np.ndarray
@@ -49,7 +51,7 @@ class Selection:
 
 
 def select_best(places: np.ndarray) -> Selection:
-    """Returns the selection of places that no rule touched."""
+    """Returns the selection of candidates [S] that no rule changes."""
     ones = np.ones(len(places))
     return Selection(places, ones, ones, np.zeros(len(places), bool), {})
 
@@ -61,108 +63,87 @@ def select_with_rules(
     values: Mapping[str, FieldValues],
     rng: random.Random,
 ) -> Selection:
-    """Chooses up to k candidates.
-
-    Where caps interlock so that going by worth ends short of k, a set as large as one can be is
-    looked for (`interlocked_caps`), and it comes. With two caps on fields of one value it is
-    found. Draws may still make an answer short that would not have been without them.
+    """Chooses up to k candidates greedily.
 
     Args:
-        gains: [C] float64, finite; with diversity at least 0. Of equal ones the first is better.
-        k: Ads wanted.
-        rules: Checked ones.
-        values: Of each field that caps and diversity name.
-        rng: Gives the draws.
+        gains: [C] float64, finite; non-negative with diversity. Ties go to the first.
+        k: Number of ads to choose.
+        rules: Checked rules.
+        values: Values of each field that caps and diversity name.
+        rng: Random numbers for exploration.
     """
     available = np.ones(len(gains), bool)
-    caps = [(values[cap.field], cap.most) for cap in rules.caps or ()]
-    plain = dataclasses.replace(rules, exploration=None)
-    if interlocked_caps.may_interlock(caps, len(gains), k):
-        found = _Walk(gains, plain, values, available).run(k, rng)
-        widest = interlocked_caps.widest(caps, found.places.tolist(), gains, k)
-        if len(widest) == len(found.places) and rules.exploration is None:
-            return found
-        if len(widest) > len(found.places):
-            available = np.zeros(len(gains), bool)
-            available[widest] = True
-    return _Walk(gains, rules, values, available).run(k, rng)
-
-
-class _Walk:
-    """Fills slot by slot."""
-
-    def __init__(
-        self,
-        gains: np.ndarray,
-        rules: requests.Rules,
-        values: Mapping[str, FieldValues],
-        available: np.ndarray,
-    ) -> None:
-        self._gains = gains
-        self._available = available.copy()
-        self._caps = [_Cap(cap, values[cap.field]) for cap in rules.caps or ()]
-        self._diversity = [_Discount(rule, values[rule.field]) for rule in rules.diversity or ()]
-        self._share = 0.0
-        if rules.exploration is not None:
-            self._share = rules.exploration.share
-            among = rules.exploration.among or len(gains)
-            self._drawable = np.zeros(len(gains), bool)
-            self._drawable[np.argsort(-gains, kind="stable")[:among]] = True
-
-    def run(self, k: int, rng: random.Random) -> Selection:
-        slots: list[tuple[int, float, float, bool]] = []
-        while len(slots) < min(k, len(self._gains)):
-            worth = np.where(self._available, self._gains, -np.inf)
-            for discount in self._diversity:
-                # Taken ads are marked by -inf, which times a factor of 0 is no number.
-                np.multiply(worth, discount.factors, out=worth, where=self._available)
-            best = int(np.argmax(worth))
-            if not self._available[best]:
-                break
-            place, propensity, explored = best, 1.0, False
-            if self._share:
-                place, propensity, explored = self._draw(best, rng)
-            factor = math.prod(float(discount.factors[place]) for discount in self._diversity)
-            slots.append((place, propensity, factor, explored))
-            self._take(place)
-        places, propensities, left, drawn = zip(*slots, strict=True) if slots else ((),) * 4
-        return Selection(
-            np.array(places, np.int64),
-            np.array(propensities, np.float64),
-            np.array(left, np.float64),
-            np.array(drawn, bool),
-            {cap.field: cap.full for cap in self._caps},
+    caps = [_CapCounts(cap, values[cap.field]) for cap in rules.caps or ()]
+    discounts = [_Discount(rule, values[rule.field]) for rule in rules.diversity or ()]
+    draws = None
+    if rules.exploration is not None:
+        draws = _Draws(rules.exploration, gains, rng)
+    chosen: list[tuple[int, float, float, bool]] = []
+    while len(chosen) < min(k, len(gains)):
+        discounted = np.where(available, gains, -np.inf)
+        for discount in discounts:
+            # Chosen ads are marked by -inf, and -inf times a factor of 0 would be NaN.
+            np.multiply(discounted, discount.factors, out=discounted, where=available)
+        best = int(np.argmax(discounted))
+        if not available[best]:
+            break
+        place, propensity, explored = (
+            (best, 1.0, False) if draws is None else draws.draw(best, available)
         )
+        factor = math.prod(float(discount.factors[place]) for discount in discounts)
+        chosen.append((place, propensity, factor, explored))
+        available[place] = False
+        for cap in caps:
+            for items in cap.take(place):
+                available[items] = False
+        for discount in discounts:
+            discount.take(place)
+    places, propensities, factors, drawn = zip(*chosen, strict=True) if chosen else ((),) * 4
+    return Selection(
+        np.array(places, np.int64),
+        np.array(propensities, np.float64),
+        np.array(factors, np.float64),
+        np.array(drawn, bool),
+        {cap.field: cap.full for cap in caps},
+    )
 
-    def _draw(self, best: int, rng: random.Random) -> tuple[int, float, bool]:
-        pool = np.flatnonzero(self._available & self._drawable)
+
+class _Draws:
+    """Draws some positions at random."""
+
+    def __init__(self, rule: requests.Exploration, gains: np.ndarray, rng: random.Random) -> None:
+        self._share = rule.share
+        self._drawable = np.zeros(len(gains), bool)
+        self._drawable[np.argsort(-gains, kind="stable")[: rule.among or len(gains)]] = True
+        self._rng = rng
+
+    def draw(self, best: int, available: np.ndarray) -> tuple[int, float, bool]:
+        """Returns the candidate of a position, its propensity, and whether it was drawn.
+
+        Args:
+            best: Candidate with the greatest gain.
+            available: [C] bool, the candidates that can be chosen.
+        """
+        pool = np.flatnonzero(available & self._drawable)
         if not len(pool):
             return best, 1.0, False
-        explored = rng.random() < self._share
-        place = int(pool[rng.randrange(len(pool))]) if explored else best
+        explored = self._rng.random() < self._share
+        place = int(pool[self._rng.randrange(len(pool))]) if explored else best
         propensity = self._share / len(pool) if self._drawable[place] else 0.0
         return place, propensity + (1 - self._share) * (place == best), explored
 
-    def _take(self, place: int) -> None:
-        self._available[place] = False
-        for cap in self._caps:
-            for items in cap.take(place):
-                self._available[items] = False
-        for discount in self._diversity:
-            discount.take(place)
 
-
-class _Cap:
-    """Counts the values of one field."""
+class _CapCounts:
+    """Counts the chosen ads by value of one field."""
 
     def __init__(self, rule: requests.Cap, values: FieldValues) -> None:
         self.field = rule.field
         self.full = np.zeros(values.num_items, bool)
-        self._left = [rule.most] * values.num_values
+        self._left = [rule.max] * values.num_values
         self._values = values
 
     def take(self, place: int) -> list[np.ndarray]:
-        """Returns the candidates of the values that are full now."""
+        """Counts a chosen candidate; returns the candidates of values that reached the cap."""
         filled = []
         for code in self._values.values_of(place):
             self._left[code] -= 1
@@ -173,7 +154,7 @@ class _Cap:
 
 
 class _Discount:
-    """What one field's values leave of the gains."""
+    """Share of each gain that diversity over one field leaves."""
 
     def __init__(self, rule: requests.Diversity, values: FieldValues) -> None:
         self.factors = np.ones(values.num_items)
@@ -182,10 +163,11 @@ class _Discount:
         if not values.is_single:
             num_of = np.diff(values.starts)
             self._without = (num_of == 0).astype(np.float64)
-            # What each pair gives to the mean over its candidate's values.
+            # Contribution of each pair to the mean over the values of its candidate.
             self._of_pair = 1 / num_of[values.items]
 
     def take(self, place: int) -> None:
+        """Discounts the candidates that share a value with a chosen one."""
         values = self._values
         if values.is_single:
             for code in values.values_of(place):

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from serving import errors, manifest, orchestrator, process
-from serving.requests import RELEASES, Answer, Request, check_release
+from serving.requests import RELEASES, Answer, Request
 
 STABLE, CANARY = RELEASES
 _HASH_VALUES = 2**64
@@ -174,7 +174,6 @@ class ReleaseRouter:
 
     def _choose(self, request: Request) -> _Entry:
         wanted = request.release
-        check_release(wanted)
         table = self._table
         # A canary that has ended, or was promoted a moment ago, is no reason to refuse a request.
         if table.canary is None or wanted == STABLE:

@@ -245,7 +245,7 @@ def test_serve_answers_and_sigterm_ends_it_with_its_model_server(workdir, tmp_pa
         sys.executable, str(ROOT / "scripts" / "serve.py"), f"--workdir={workdir}",
         f"--port={rest}", f"--model_server_port={grpc_port}",
         f"--model_server_rest_port={model_rest}", f"--impression_log={tmp_path / 'log'}",
-        '--rules={"caps": [{"field": "C7", "most": 1}]}',
+        '--rules={"caps": [{"field": "C7", "max": 1}]}',
     ]  # fmt: skip
     with children.started(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as service:
         for line in service.stdout:

@@ -27,11 +27,17 @@ import tensorflow as tf
 import waiting
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from serving import index, manifest, model_config, model_server, orchestrator, releases
+from serving import index, manifest, model_config, model_server, orchestrator, releases, requests
 from serving.config import HttpConfig, OrchestratorConfig
 from serving.ranker import ranker_client
 from serving.service import http_server, lifecycle, release_router
 from serving.service.rest import app
+
+
+def changed(request: requests.Request, **changes: Any) -> requests.Request:
+    """Returns a request with some fields replaced, checked like a new one."""
+    return requests.parse(requests.Request, {**dict(request), **changes})
+
 
 QUERY_FIELDS = [
     {"name": "country", "kind": "categorical"},

@@ -10,11 +10,11 @@ from serving.cli import command_line
 
 
 def value(name: str) -> dict[str, Any] | None:
-    """Returns the JSON object that a flag gives, or None where it is not set.
+    """Returns the JSON object that a flag gives, or None if it is not set.
 
     Raises:
-        FileNotFoundError: It names a file that is not there.
-        ValueError: It is no JSON object.
+        FileNotFoundError: The file does not exist.
+        ValueError: The value is not a JSON object.
     """
     text = flags.FLAGS[name].value
     if text is None:
@@ -25,7 +25,8 @@ def value(name: str) -> dict[str, Any] | None:
         found = json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"--{name}: expected a JSON object or a file with one, got no JSON ({error})."
+            f"--{name}: expected a JSON object or a file with one, got text that is not valid "
+            f"JSON ({error})."
         ) from error
     if not isinstance(found, dict):
         raise ValueError(f"--{name}: expected a JSON object, got {found!r}.")

@@ -18,7 +18,7 @@ flags.DEFINE_string(
     "rules",
     None,
     "Business rules of requests that name none: a JSON object, or a file with one, "
-    'such as {"caps": [{"field": "advertiser", "most": 2}], "frequency_caps": [{"most": 3}], '
+    'such as {"caps": [{"field": "advertiser", "max": 2}], "frequency_caps": [{"max": 3}], '
     '"diversity": [{"field": "category", "penalty": 0.3}], "exploration": {"share": 0.05}}.',
 )
 flags.DEFINE_string(

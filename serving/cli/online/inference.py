@@ -5,11 +5,11 @@ r"""Asks a release bundle, or a running service, for ranked ads.
     tfrec inference --input=requests.jsonl --output=answers.jsonl
     tfrec inference --server=http://127.0.0.1:8080 --request=request.json
     tfrec inference --workdir=workdir/quickstart --demo --explain \
-        --rules='{"caps": [{"field": "C8", "most": 2}], "exploration": {"share": 0.1}}'
+        --rules='{"caps": [{"field": "C8", "max": 2}], "exploration": {"share": 0.1}}'
 
 A request is JSON: {"user": {…}, "context": {…}, "k": 10, "weights": {"click": 1, "revenue": 2},
 "filters": {"conditions": [{"field": "advertiser", "none_of": ["a3"]}], "excluded_ads": ["ad-8"]},
-"rules": {"caps": [{"field": "advertiser", "most": 2}]}, "seen": {"ads": {"ad-9": 3}}}.
+"rules": {"caps": [{"field": "advertiser", "max": 2}]}, "seen": {"ads": {"ad-9": 3}}}.
 Seconds: the bundle is verified and the embedded model server started, unless
 --ranker_address names a running one. A batch file has one request a line; its answers come
 out in order, a refused request as {"error": …}.
@@ -18,7 +18,6 @@ out in order, a refused request as {"error": …}.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import pathlib
 import sys
@@ -29,8 +28,7 @@ from absl import flags
 from serving import errors
 from serving.cli import command_line
 from serving.cli.flags import bundle_flags, filter_flags, rule_flags
-from serving.requests import Answer, Request
-from tfrecords import terminal
+from serving.requests import Answer, Request, parse
 
 if TYPE_CHECKING:
     from serving import client, orchestrator
@@ -80,7 +78,7 @@ class _Remote:
         self._service = service
 
     async def recommend(self, request: Request) -> Answer:
-        return self._service.recommend(**request.to_json())
+        return self._service.recommend(request)
 
     async def recommend_batch(self, requests: list[Request]) -> list[Answer]:
         return self._service.recommend_batch(requests)
@@ -165,25 +163,21 @@ def _parse(text: str, place: str) -> Request:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{place}: expected a JSON request, got no JSON ({error}).") from error
-    known = Request.__dataclass_fields__
-    if not isinstance(value, dict):
-        raise ValueError(f"{place}: expected a JSON object, got {text.strip()[:60]!r}.")
-    unknown = sorted(set(value) - set(known))
-    if unknown:
         raise ValueError(
-            f"{place}: unknown key {unknown[0]!r}.{terminal.suggestion_for(unknown[0], known)} "
-            f"Known: {', '.join(known)}."
-        )
-    return Request(**value)
+            f"{place}: expected a JSON request, got text that is not valid JSON ({error})."
+        ) from error
+    try:
+        return parse(Request, value)
+    except errors.InvalidRequestError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def _with_flags(request: Request) -> Request:
-    """Fills in what the flags say and the request does not."""
+    """Adds the values of the flags that the request does not set."""
     flagged = {"k": FLAGS.k, "filters": filter_flags.filters(), "rules": rule_flags.rules()}
     missing = {
         name: value
         for name, value in flagged.items()
         if value is not None and getattr(request, name) is None
     }
-    return dataclasses.replace(request, **missing, explain=request.explain or FLAGS.explain)
+    return parse(Request, {**dict(request), **missing, "explain": request.explain or FLAGS.explain})

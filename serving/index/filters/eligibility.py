@@ -72,7 +72,7 @@ class Eligibility:
 
     def _resolve(self, filters: requests.Filters) -> row_set.RowSet:
         result = row_set.RowSet.full(self._ads.num_rows)
-        for condition in filters.conditions:
+        for condition in filters.conditions or ():
             result = self._meet(condition, result)
         if filters.allowed_ads is not None:
             result &= self._ads_of(filters.allowed_ads)

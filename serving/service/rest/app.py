@@ -1,30 +1,31 @@
 """The REST service: the orchestrator behind FastAPI.
 
-    POST /v1/recommend         a request -> an answer
+    POST /v1/recommend         `requests.Request` -> `requests.Answer`
     POST /v1/recommend/batch   {"requests": [...]} -> {"responses": [...]}
     GET  /v1/bundle            what is served
-    GET  /healthz /readyz      liveness; whether full answers are to be expected
-    GET  /metrics              for Prometheus; `service_metrics` has their names
+    GET  /healthz /readyz      liveness; whether the service expects to give full answers
+    GET  /metrics              for Prometheus; `service_metrics` has the names
     GET  /openapi.json         the API, with examples of the release; `openapi`
     GET  /console /docs        pages to try requests and the API; `pages` has their files
 
-Errors are `{"error": {"code", "message"}}` with 400 (the request's content is refused, or it is
-no JSON), 401 (no token), 404, 405, 408 (the body came too slowly), 413 (too large), 415 (not said
-to be JSON, or compressed), 422 (a value of the request has a wrong type), 429 (too many requests
-are in hand; `retry-after`) or 503. HEAD is GET without its body.
+Errors are `{"error": {"code", "message"}}` with status 400 (the request is refused, or the body is
+not valid JSON), 401 (no token), 404, 405, 408 (the body is sent too slowly), 413 (too large), 415
+(the content type is not JSON, or the body is compressed), 422 (a value has a wrong type, or a key
+is unknown), 429 (too many requests are in flight; `retry-after`) or 503. HEAD is GET without a
+body.
 
-Headers: `x-deadline-ms` is the time that the caller has left, where it is less than the
-request's own deadline; `x-request-id` names the request where its body does not, and comes back.
+Headers: `x-deadline-ms` is the time that the caller has left, if it is less than the request's own
+deadline; `x-request-id` is the id of the request if its body has none, and is returned.
 """
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import fastapi
+import pydantic
 from fastapi import responses
 
 from serving import errors, orchestrator
@@ -54,13 +55,13 @@ def create_app(
     """Returns the ASGI application; it closes the orchestrators when it ends.
 
     Args:
-        service: Answers the requests: one release, or what chooses one for each request.
-        follower: Changes the releases of `service` as the disk says; None = they stay.
-        max_body_bytes: Larger bodies get 413.
-        max_body_seconds: Bodies that take longer to come get 408.
-        token: Bearer token that requests must carry, but for health, readiness and the pages;
-            None = none.
-        life: Tells when the service is about to end; None = never.
+        service: Answers the requests: the orchestrator of one release, or a router over several.
+        follower: Keeps the releases of `service` in sync with the disk; None: they do not change.
+        max_body_bytes: Maximum size of a body; larger bodies get 413.
+        max_body_seconds: Maximum time to receive a body; slower bodies get 408.
+        token: Bearer token that is required except for health, readiness and the pages; None: no
+            token is required.
+        life: Tells when the service is draining; None: never.
     """
     life = life or lifecycle.Lifecycle()
 
@@ -69,13 +70,13 @@ def create_app(
         if isinstance(service, release_router.ReleaseRouter)
         else release_router.ReleaseRouter(service)
     )
-    # Releases come and go: no name but the router's may hold one.
+    # Releases come and go: only the router may hold a reference to one.
     metrics = router.stable.metrics
     del service
 
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
-        # Beside the start, so that the first request does not pay for it.
+        # Runs next to the start, so that the first request does not wait for it.
         checking = asyncio.create_task(_verify(router))
         index = router.stable.release.ad_index
         preparing = asyncio.create_task(asyncio.to_thread(index.prepare_filters))
@@ -93,10 +94,10 @@ def create_app(
         title="tfrec",
         summary="Ranked ads for a request",
         lifespan=lifespan,
-        # `openapi` and `pages` have their own, which load nothing from elsewhere.
+        # `openapi` and `pages` have their own, which load nothing from other hosts.
         openapi_url=None,
     )
-    # The last is the outermost.
+    # The middleware added last is the outermost.
     app.add_middleware(body_limit.BodyLimit, max_bytes=max_body_bytes, max_seconds=max_body_seconds)
     app.add_middleware(entrance.Entrance, life=life, metrics=metrics, token=token)
     rest_errors.add_handlers(app)
@@ -119,43 +120,45 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         "openapi_extra": RESPONSE_HEADERS,
     }
 
-    @app.post("/v1/recommend", response_model=schemas.AnswerBody, **described)
-    async def recommend(body: schemas.RequestBody, http: fastapi.Request) -> responses.Response:
+    @app.post("/v1/recommend", response_model=Answer, **described)
+    async def recommend(body: Request, http: fastapi.Request) -> responses.Response:
         """The best ads for one request, best first."""
-        (request,) = _timed([body], http, router.stable.config.default_deadline_ms)
+        (request,) = _with_deadlines([body], http, router.stable.config.default_deadline_ms)
         if request.request_id is None:
-            request = dataclasses.replace(request, request_id=http.scope[entrance.REQUEST_ID])
+            request = request.model_copy(update={"request_id": http.scope[entrance.REQUEST_ID]})
         answer = await router.recommend(request, http.scope[entrance.STARTED])
         _note(http, [answer])
-        return responses.JSONResponse(answer.to_json())
+        return _json(answer)
 
-    @app.post("/v1/recommend/batch", response_model=schemas.BatchAnswerBody, **described)
+    @app.post("/v1/recommend/batch", response_model=schemas.BatchAnswer, **described)
     async def recommend_batch(
-        body: schemas.BatchRequestBody, http: fastapi.Request
+        body: schemas.BatchRequest, http: fastapi.Request
     ) -> responses.Response:
         """The answers to many requests, in their order."""
-        requests = _timed(body.requests, http, router.stable.config.batch_deadline_ms)
+        requests = _with_deadlines(body.requests, http, router.stable.config.batch_deadline_ms)
         answers = await router.recommend_batch(requests, http.scope[entrance.STARTED])
         _note(http, answers)
-        return responses.JSONResponse({"responses": [answer.to_json() for answer in answers]})
+        return _json(schemas.BatchAnswer.model_construct(responses=answers))
 
 
-def _timed(
-    bodies: list[schemas.RequestBody], http: fastapi.Request, default_ms: float
+def _json(answer: pydantic.BaseModel) -> responses.Response:
+    return responses.Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _with_deadlines(
+    requests: list[Request], http: fastapi.Request, default_ms: float
 ) -> list[Request]:
     """Returns the requests, each with the shorter of its deadline and the header's."""
-    milliseconds = request_deadline.of(http.headers)
-    return [
-        request_deadline.applied(body.to_request(), milliseconds, default_ms) for body in bodies
-    ]
+    milliseconds = request_deadline.from_headers(http.headers)
+    return [request_deadline.applied(request, milliseconds, default_ms) for request in requests]
 
 
 def _note(http: fastapi.Request, answers: list[Answer]) -> None:
-    """Gives the access log what is worth knowing of the answers."""
+    """Adds figures of the answers to the access log."""
     notes = http.scope[entrance.NOTES]
     notes["answers"] = len(answers)
     if answers:
-        # That of the request's body, where it has one.
+        # The id in the body of the request, if it has one.
         http.scope[entrance.REQUEST_ID] = answers[0].request_id
         notes["bundle_version"] = answers[0].bundle_version
         notes["degraded"] = next((answer.degraded for answer in answers if answer.degraded), None)
@@ -173,7 +176,7 @@ def _add_state_routes(
 
     @app.get("/v1/bundle", responses=refusals(401, 500))
     async def bundle() -> dict[str, Any]:
-        """The stable release: fields, heads, index, metrics, updates; and every loaded one."""
+        """The stable release: fields, heads, index, metrics, updates; and all loaded releases."""
         stable = orchestrator.describe_release(router.stable)
         return {**stable, "releases": router.status(), "refused": refused()}
 
@@ -184,13 +187,13 @@ def _add_state_routes(
 
     @app.get("/readyz", response_model=schemas.ReadyBody, responses=refusals(503))
     async def readyz() -> responses.Response:
-        """Whether the ranker behind has proven to serve this release.
+        """Whether the ranker has been verified to serve this release.
 
-        It stays ready when a verified ranker goes away: answers in retrieval order are better
-        than none. `degraded` says so.
+        The service stays ready when a verified ranker becomes unavailable: answers in retrieval
+        order are better than none. `degraded` says why.
         """
         if life.draining:
-            return rest_errors.reply(503, "draining", "The service is about to end.")
+            return rest_errors.reply(503, "draining", "The service is shutting down.")
         await _verify(router, timeout_seconds=1.0)
         service = router.stable
         if service.not_ready:
@@ -208,7 +211,7 @@ def _add_metrics_route(app: fastapi.FastAPI, metrics: orchestrator.ServiceMetric
         responses=refusals(401, 500),
     )
     async def page() -> responses.Response:
-        """Counters and histograms in Prometheus' text format."""
+        """Counters and histograms in the text format of Prometheus."""
         text = await asyncio.to_thread(metrics.render)
         return responses.Response(text, media_type=orchestrator.METRICS_CONTENT_TYPE)
 

@@ -1,7 +1,7 @@
-"""The OpenAPI document of the service, with examples that the release that is served answers.
+"""The OpenAPI document of the service, with examples that the served release can answer.
 
-FastAPI writes the document from the routes. What it cannot know is added each time it is asked for:
-the release, requests with its fields and values, and whether a token is asked for.
+FastAPI writes the document from the routes. Each time the document is requested, this module adds
+the release, example requests with its fields and values, and whether a token is required.
 """
 
 import copy
@@ -17,19 +17,19 @@ from serving import orchestrator, requests
 from serving.service.rest import request_deadline, schemas
 
 _WHY = {
-    400: "The content is refused, or the body is no JSON.",
-    401: "No token, or another one.",
-    408: "The body came too slowly.",
+    400: "The request is refused, or the body is not valid JSON.",
+    401: "The token is missing or wrong.",
+    408: "The body was sent too slowly.",
     413: "The body is too large.",
-    415: "The body is not said to be JSON, or is compressed.",
-    422: "A value has a wrong type.",
-    429: "Too many requests are in hand; `retry-after` says when to come again.",
-    500: "The service failed; its log says why.",
-    503: "The service cannot answer now.",
+    415: "The content type is not JSON, or the body is compressed.",
+    422: "A value has a wrong type, or a key is unknown.",
+    429: "Too many requests are in flight; `retry-after` says when to try again.",
+    500: "The service failed; its log has the reason.",
+    503: "The service cannot answer at the moment.",
 }
 _REF = "#/components/schemas/{model}"
-# Of the catalogue, looked through for values.
-_MOST_ADS = 100
+# Number of ads of the catalog that examples take values from.
+_MAX_ADS = 100
 _REQUEST_ID = "x-request-id"
 RESPONSE_HEADERS: dict[str, Any] = {
     "parameters": [
@@ -37,7 +37,7 @@ RESPONSE_HEADERS: dict[str, Any] = {
             "name": request_deadline.HEADER,
             "in": "header",
             "required": False,
-            "description": "Milliseconds that the caller has left, where that is less than the "
+            "description": "Milliseconds that the caller has left, if that is less than the "
             "request's own deadline.",
             "schema": {
                 "type": "number",
@@ -49,7 +49,7 @@ RESPONSE_HEADERS: dict[str, Any] = {
             "name": _REQUEST_ID,
             "in": "header",
             "required": False,
-            "description": "Names the request where its body does not, and comes back.",
+            "description": "Id of the request if its body has none; returned in the reply.",
             "schema": {"type": "string", "maxLength": requests.MAX_REQUEST_ID_LENGTH},
         },
     ]
@@ -57,7 +57,7 @@ RESPONSE_HEADERS: dict[str, Any] = {
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Returns the errors of a route, for FastAPI's `responses`."""
+    """Returns the error responses of a route, for FastAPI's `responses`."""
     schema = {"$ref": _REF.format(model="ErrorBody")}
     return {
         status: {
@@ -75,8 +75,8 @@ def openapi_document(
 
     Args:
         app: The application.
-        service: Its release gives the examples.
-        open_paths: The routes that come without the token; None = the service asks for none.
+        service: Orchestrator whose release provides the examples.
+        open_paths: Routes that need no token; None: no route needs one.
     """
     document = copy.deepcopy(app.openapi())
     document["info"]["version"] = str(service.release.version)
@@ -85,12 +85,12 @@ def openapi_document(
         [(schemas.ErrorBody, "serialization")], ref_template=_REF
     )
     described.update(errors["$defs"])
-    # FastAPI leaves nulls out of examples, and an answer without them is none.
-    described["AnswerBody"]["examples"] = schemas.AnswerBody.model_json_schema()["examples"]
+    # FastAPI leaves nulls out of examples, and an answer without them is not valid.
+    described["Answer"]["examples"] = requests.Answer.model_json_schema()["examples"]
     example = example_request(service)
-    described["RequestBody"]["examples"] = [example]
+    described["Request"]["examples"] = [example]
     short = {name: example[name] for name in ("user", "context")}
-    described["BatchRequestBody"]["examples"] = [{"requests": [{**short, "k": 3}]}]
+    described["BatchRequest"]["examples"] = [{"requests": [{**short, "k": 3}]}]
     if open_paths is not None:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         for path, methods in document["paths"].items():
@@ -100,12 +100,12 @@ def openapi_document(
 
 
 def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:
-    """Returns the JSON object of a request that shows every part, in the release's own values."""
+    """Returns the JSON object of a request with all parts, in values of the release."""
     release = service.release.manifest
     samples = release.probes["requests"]
     known = {name: value for name, value in samples[0].items() if value is not None}
     situation = dict(list(known.items())[:1])
-    ads = service.release.ad_index.listed(np.arange(min(_MOST_ADS, release.index["num_ads"])))
+    ads = service.release.ad_index.listed(np.arange(min(_MAX_ADS, release.index["num_ads"])))
     values = _values(ads, release.ad_kinds)
     conditions: list[dict[str, Any]] = []
     named: list[str] = []
@@ -125,8 +125,8 @@ def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "request_id": "42",
         "filters": {"conditions": conditions, "excluded_ads": [ads[-1][0]]},
         "rules": {
-            "caps": [{"field": name, "most": 2} for name in field],
-            "frequency_caps": [{"most": 3}, *({"field": name, "most": 9} for name in field)],
+            "caps": [{"field": name, "max": 2} for name in field],
+            "frequency_caps": [{"max": 3}, *({"field": name, "max": 9} for name in field)],
             "diversity": [{"field": name, "penalty": 0.2} for name in field],
             "exploration": {"share": 0.05, "among": 100},
         },
@@ -139,9 +139,9 @@ def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:
 
 
 def _values(ads: Sequence[tuple[str, dict[str, Any]]], kinds: dict[str, str]) -> dict[str, Any]:
-    """Returns a value of the first field of each kind, but for the ad's key, where an ad has one.
+    """Returns a value of the first field of each kind, except the ad's key.
 
-    Of a numeric field it is the greatest, so that a bound leaves ads.
+    For a numeric field it is the greatest value, so that ads meet an upper bound.
     """
     found: dict[str, Any] = {}
     seen: set[str] = set()

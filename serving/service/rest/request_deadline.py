@@ -1,6 +1,4 @@
-"""The header that carries a caller's deadline: `x-deadline-ms`, what is left when it is sent."""
-
-import dataclasses
+"""The header of a caller's deadline, `x-deadline-ms`: the time that is left when it is sent."""
 
 import fastapi
 
@@ -9,11 +7,11 @@ from serving import errors, requests
 HEADER = "x-deadline-ms"
 
 
-def of(headers: fastapi.datastructures.Headers) -> float | None:
-    """Returns the milliseconds of the header, or None where there is none.
+def from_headers(headers: fastapi.datastructures.Headers) -> float | None:
+    """Returns the milliseconds in the header, or None if there is no such header.
 
     Raises:
-        InvalidRequestError: It is no number above 0 and up to 60000.
+        InvalidRequestError: It must be a number in (0, 60000].
     """
     text = headers.get(HEADER)
     if text is None:
@@ -24,8 +22,8 @@ def of(headers: fastapi.datastructures.Headers) -> float | None:
         number = 0.0
     if not 0 < number <= requests.MAX_DEADLINE_MS:  # NaN too
         raise errors.InvalidRequestError(
-            f"header {HEADER}: expected milliseconds above 0 and up to "
-            f"{requests.MAX_DEADLINE_MS:g}, got {text[:60]!r}."
+            f"header {HEADER}: expected a number in (0, "
+            f"{requests.MAX_DEADLINE_MS:g}], got {text[:60]!r}."
         )
     return number
 
@@ -36,11 +34,11 @@ def applied(
     """Returns the request with the shorter of its own deadline and the header's.
 
     Args:
-        request: Its `deadline_ms` may be None.
-        milliseconds: Of the header; None = none.
-        default_ms: Of a request without deadline.
+        request: Request; its `deadline_ms` may be None.
+        milliseconds: Deadline in the header; None: no header.
+        default_ms: Deadline of a request that names none.
     """
     own = default_ms if request.deadline_ms is None else request.deadline_ms
     if milliseconds is None or not milliseconds < own:
         return request
-    return dataclasses.replace(request, deadline_ms=milliseconds)
+    return request.model_copy(update={"deadline_ms": milliseconds})

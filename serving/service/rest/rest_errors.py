@@ -1,30 +1,32 @@
-"""What every refusal of the REST service looks like: `{"error": {"code", "message"}}`."""
+"""Turns every error of the REST service into `{"error": {"code", "message"}}`."""
 
 from collections.abc import Mapping
 
 import fastapi
+import pydantic
 import starlette.exceptions
 from fastapi import exceptions, responses
 
 from serving import errors, orchestrator, requests
+from serving.service.rest import schemas
 
 
 def reply(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> responses.Response:
     """Returns an error as a response."""
-    # A message may quote half a surrogate pair from the request; UTF-8 cannot hold it.
+    # A message may quote half a surrogate pair from the request; UTF-8 cannot encode it.
     readable = message.encode("utf-8", "backslashreplace").decode()
     body = {"error": {"code": code, "message": readable}}
     return responses.JSONResponse(body, status, dict(headers or {}))
 
 
 def add_handlers(app: fastapi.FastAPI) -> None:
-    """Lets every error of the application become such a reply."""
+    """Registers the handlers that turn errors of the application into replies."""
 
     @app.exception_handler(errors.InvalidRequestError)
     async def refused(_: fastapi.Request, error: errors.InvalidRequestError) -> responses.Response:
-        return reply(400, error.code, str(error))
+        return _refused(error)
 
     @app.exception_handler(errors.OverloadedError)
     async def overloaded(_: fastapi.Request, error: errors.OverloadedError) -> responses.Response:
@@ -39,22 +41,20 @@ def add_handlers(app: fastapi.FastAPI) -> None:
     async def malformed(
         request: fastapi.Request, error: exceptions.RequestValidationError
     ) -> responses.Response:
-        first = error.errors()[0]
+        details = error.errors()
+        first = details[0]
         if isinstance(first.get("input"), bytes):
-            # FastAPI parses nothing that is not said to be JSON.
+            # FastAPI parses only what is declared as JSON.
             got = repr(request.headers.get("content-type", "none"))
             return _other_type(f"the header 'content-type: application/json', got {got}")
         if first["type"] == "json_invalid":
             reason = first.get("ctx", {}).get("error", "cannot be parsed")
-            return reply(400, "malformed_json", f"The body is no JSON: {reason}.")
-        if first["type"] == "too_long":
-            # A batch: no other list has a length of its own.
-            limits = first["ctx"]
-            refusal = orchestrator.batch_too_long(limits["max_length"], limits["actual_length"])
-            return reply(400, refusal.code, str(refusal))
-        place = ".".join(str(part) for part in first["loc"])
-        got = requests.shortened(first.get("input"))
-        return reply(422, "invalid_body", f"{place}: {first['msg']}, got {got}.")
+            return reply(400, "malformed_json", f"The body is not valid JSON: {reason}.")
+        is_batch = request.url.path.endswith("/batch")
+        model: type[pydantic.BaseModel] = schemas.BatchRequest if is_batch else requests.Request
+        # The first part of a location is "body".
+        own = [{**detail, "loc": detail["loc"][1:]} for detail in details]
+        return _refused(requests.refusal(model, own))
 
     @app.exception_handler(starlette.exceptions.HTTPException)
     async def http_error(
@@ -68,12 +68,16 @@ def add_handlers(app: fastapi.FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(_: fastapi.Request, error: Exception) -> responses.Response:
-        # The server logs the trace; the caller gets none.
-        return reply(500, "internal", "The service failed; its log says why.")
+        # The server logs the stack trace; the caller does not see it.
+        return reply(500, "internal", "The service failed; its log has the reason.")
+
+
+def _refused(error: errors.InvalidRequestError) -> responses.Response:
+    return reply(error.status, error.code, str(error))
 
 
 def _unparsed(request: fastapi.Request, cause: BaseException) -> responses.Response:
-    """Says why FastAPI could make nothing of a body."""
+    """Returns why FastAPI could not parse a body."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         return _other_type(f"a body that is not compressed, got 'content-encoding: {encoding}'")
@@ -82,9 +86,9 @@ def _unparsed(request: fastapi.Request, cause: BaseException) -> responses.Respo
     elif isinstance(cause, UnicodeDecodeError):
         reason = f"it is not UTF-8 text from byte {cause.start} on"
     else:
-        # Of an integer that Python refuses to read; nothing else is left.
+        # Python refuses to read long integers; there is no other cause.
         reason = "a number has too many digits"
-    return reply(400, "malformed_json", f"The body is no JSON that can be read: {reason}.")
+    return reply(400, "malformed_json", f"The body is not valid JSON: {reason}.")
 
 
 def _other_type(expected: str) -> responses.Response:

@@ -34,7 +34,7 @@ from serving.cli import entry
 from serving.config import HttpConfig
 from serving.operations import findings, local_service, release_check, row_findings
 from serving.releases import bundle
-from serving.requests import messages
+from serving.requests import Request
 from tfrec import ranking, retrieval
 
 pytestmark = pytest.mark.process
@@ -275,7 +275,7 @@ def test_held_out_rows_are_scored_alike_by_training_code_and_server(
 
 
 def test_the_doctor_holds_what_was_shown_against_a_release(tiny_base, tiny_bundle, call, tmp_path):
-    requests = [messages.Request(user={"country": "CH", "age": 30 + n}, k=4) for n in range(5)]
+    requests = [Request(user={"country": "CH", "age": 30 + n}, k=4) for n in range(5)]
     log = impressions.ImpressionLog(tmp_path / "shown")
 
     async def answer():
@@ -326,7 +326,7 @@ def test_a_release_that_is_not_the_latest_is_served_with_its_own_ranker(publishe
     async def answer():
         async with local_service.open_service(published, 1, None) as service:
             await service.verify_ranker(60.0)
-            return await service.recommend(messages.Request(k=2, deadline_ms=60_000))
+            return await service.recommend(Request(k=2, deadline_ms=60_000))
 
     found = asyncio.run(answer())
     assert (found.bundle_version, found.degraded) == (1, None)

@@ -7,7 +7,8 @@ import pytest
 import serving_fixtures
 
 from serving import client, errors
-from serving.requests import messages
+from serving.client import client_replies
+from serving.requests import Answer, Condition, Filters, Request
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_recommend_gives_typed_answers(service):
         deadline_ms=20_000,
         request_id="r-9",
     )
-    assert isinstance(answer, messages.Answer)
+    assert isinstance(answer, Answer)
     assert (answer.request_id, answer.bundle_version, answer.degraded) == ("r-9", 1, None)
     assert [ad.rank for ad in answer.ads] == [1, 2, 3, 4]
     for ad in answer.ads:
@@ -47,7 +48,7 @@ def test_recommend_gives_typed_answers(service):
 
 
 def test_a_batch_answers_as_its_requests_alone(service):
-    requests = [messages.Request(user={"age": age}, k=3) for age in range(5)]
+    requests = [Request(user={"age": age}, k=3) for age in range(5)]
     together = service.recommend_batch(requests)
     alone = [service.recommend(user=request.user, k=3) for request in requests]
     assert [[ad.ad_id for ad in answer.ads] for answer in together] == [
@@ -56,8 +57,8 @@ def test_a_batch_answers_as_its_requests_alone(service):
 
 
 def test_filters_go_as_dataclasses_or_as_json(service):
-    condition = messages.Condition("price", at_least=10, at_most=12)
-    filters = messages.Filters([condition], excluded_ads=("ad-22",))
+    condition = Condition(field="price", at_least=10, at_most=12)
+    filters = Filters(conditions=[condition], excluded_ads=("ad-22",))
     as_classes = service.recommend(filters=filters)
     as_json = service.recommend(
         filters={
@@ -66,7 +67,7 @@ def test_filters_go_as_dataclasses_or_as_json(service):
         }
     )
     # Prices are r / 2, but the 21st has none: 20, 22, 23 and 24 are left, less ad-22.
-    (in_a_batch,) = service.recommend_batch([messages.Request(filters=filters)])
+    (in_a_batch,) = service.recommend_batch([Request(filters=filters)])
     for answer in (as_classes, as_json, in_a_batch):
         assert {ad.ad_id for ad in answer.ads} == {"ad-20", "ad-23", "ad-24"}
 
@@ -82,11 +83,18 @@ def test_the_state_of_the_service(service):
 
 
 def test_a_refused_request_carries_the_service_s_message(service):
-    with pytest.raises(errors.ClientRequestError, match="did you mean 'country'") as caught:
+    with pytest.raises(errors.ClientRequestError, match="Did you mean 'country'") as caught:
         service.recommend(user={"contry": "CH"})
     assert (caught.value.status, caught.value.code) == (400, "invalid_request")
-    with pytest.raises(errors.ClientRequestError, match=r"body\.k: Input should be a valid int"):
+    with pytest.raises(
+        errors.ClientRequestError, match=r"k: expected an integer, got 'ten' \(str\)"
+    ) as caught:
         service.recommend(k="ten")
+    assert (caught.value.status, caught.value.code) == (422, "invalid_request")
+    with pytest.raises(
+        errors.ClientRequestError, match=r"unknown key 'usr' \(str\)\. Did you mean 'user'"
+    ):
+        service.recommend(usr={"country": "CH"})
 
 
 def test_what_is_no_json_is_not_sent(service):
@@ -159,7 +167,15 @@ def test_a_service_that_is_not_ready(tiny_bundle):
 
 
 def test_answers_survive_json_and_newer_keys_are_ignored():
-    answer = messages.Answer("r", 1, None, "utility", [], [], {"total": 1.0})
-    assert messages.Answer.from_json({**answer.to_json(), "newer": 1}) == answer
-    with pytest.raises(ValueError, match="JSON object of an answer"):
-        messages.Answer.from_json({"ads": [{}]})
+    answer = Answer(
+        request_id="r",
+        bundle_version=1,
+        degraded=None,
+        order="utility",
+        ads=[],
+        absent_heads=[],
+        stage_ms={"total": 1.0},
+    )
+    assert client_replies.answer({**answer.to_json(), "newer": 1}) == answer
+    with pytest.raises(errors.ClientReplyError, match="JSON object of an answer"):
+        client_replies.answer({"ads": [{}]})

@@ -14,7 +14,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from serving import export, index, model_server, orchestrator, ranker
 from serving.live import live_index
 from serving.releases import bundle
-from serving.requests import messages
+from serving.requests import Answer, Request
 from tfrec import ranking, retrieval
 from tfrecords import encoding
 
@@ -185,14 +185,14 @@ def test_the_whole_road_answers_and_grpc_equals_the_saved_model(released, data_s
         np.testing.assert_allclose(tf.make_ndarray(reply.outputs[name]), values, atol=1e-6)
 
 
-async def _recommend(release: bundle.Bundle, address: str, fields: dict) -> messages.Answer:
+async def _recommend(release: bundle.Bundle, address: str, fields: dict) -> Answer:
     client = ranker.RankerClient(
         address, version=release.version, outputs=release.manifest.outputs.values()
     )
     service = orchestrator.Orchestrator(release, client)
     try:
         await service.verify_ranker()
-        return await service.recommend(messages.Request(context=fields, deadline_ms=5_000))
+        return await service.recommend(Request(context=fields, deadline_ms=5_000))
     finally:
         await service.close()
 

@@ -26,7 +26,17 @@ def answer(request_id="r", ad_ids=("ad-1", "ad-2", "ad-4"), **parts):
     """An answer with given ads, of ascending propensities 0.1, 0.2, …"""
     fields = {"advertiser": "a", "category": None, "price": 1.5, "tags": ["x", "y"]}
     ads = [
-        requests.RankedAd(place + 1, ad, 0.5, 0.25, 0.125, 1.0, 0.75, fields, (place + 1) / 10)
+        requests.RankedAd(
+            rank=place + 1,
+            ad_id=ad,
+            utility=0.5,
+            click_probability=0.25,
+            engagement_probability=0.125,
+            expected_revenue=1.0,
+            retrieval_score=0.75,
+            fields=fields,
+            propensity=(place + 1) / 10,
+        )
         for place, ad in enumerate(ad_ids)
     ]
     whole = {"degraded": None, "order": "utility", "absent_heads": [], "stage_ms": {}, **parts}

@@ -106,7 +106,7 @@ def test_a_saved_index_is_filtered_by_the_fields_of_its_ads(kind, tmp_path):
         ("advertiser", "advertiser-4", np.arange(4, NUM_ADS, 9)),
         ("tags", "new", np.arange(2, NUM_ADS, 3)),
     ):
-        filters = requests.Filters((requests.Condition(field, any_of=(value,)),))
+        filters = requests.Filters(conditions=(requests.Condition(field=field, any_of=(value,)),))
         _, found = index.search(queries, K, index.eligible(filters))
         assert np.isin(found, rows).all()
         assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97

@@ -37,7 +37,7 @@ def release(base, tiny_bundle):
 
 
 def checked(filters):
-    return requests.FilterFields(serving_fixtures.AD_KINDS).check(filters)
+    return requests.FilterFields(serving_fixtures.AD_KINDS).check(requests.Filters(**filters))
 
 
 def embedding_of(view, ad_id):
@@ -181,7 +181,7 @@ def test_k_ads_come_while_there_are_k_among_release_and_added(release):
         ([{"ad_id": "a", "fields": [1]}], r"ads\[0\]\.fields: expected an object of field names"),
         (
             [NEW, {"ad_id": "a", "fields": {"pric": 1}}],
-            r"ads\[1\]\.fields: unknown field 'pric' \(str\); did you mean 'price'\? Ad fields",
+            r"ads\[1\]\.fields: unknown field 'pric' \(str\)\. Did you mean 'price'\? Ad fields",
         ),
         (
             [{"ad_id": "a", "fields": {"price": "cheap"}}],
@@ -742,7 +742,7 @@ def test_recall_is_measured_where_no_ad_of_the_release_is_left(release):
 
 def test_an_orchestrator_takes_updates_up_with_the_next_request(release, ranker_address):
     everything = requests.Request(user={"country": "CH"}, k=400)
-    only_new = dataclasses.replace(everything, filters={"allowed_ads": ["new-1"]})
+    only_new = serving_fixtures.changed(everything, filters={"allowed_ads": ["new-1"]})
 
     async def scenario():
         service = serving_fixtures.make_orchestrator(release, ranker_address)

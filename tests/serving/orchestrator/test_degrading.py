@@ -1,7 +1,6 @@
 """What a request gets when time, ranker or places run short."""
 
 import asyncio
-import dataclasses
 import threading
 
 import clocks
@@ -112,7 +111,7 @@ def slow_address(ranker_address, clock):
 
 def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run, slow_address):
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=60_000)
-    hurried = dataclasses.replace(REQUEST, deadline_ms=18_000)
+    hurried = serving_fixtures.changed(REQUEST, deadline_ms=18_000)
 
     async def scenario(service):
         full = [await service.recommend(REQUEST) for _ in range(3)]
@@ -133,7 +132,7 @@ def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run
         utilities = [ad.utility for ad in answer.ads]
         assert utilities == sorted(utilities, reverse=True)
     retrieved = run(
-        lambda service: service.recommend(dataclasses.replace(REQUEST, k=75)),
+        lambda service: service.recommend(serving_fixtures.changed(REQUEST, k=75)),
         f"127.0.0.1:{serving_fixtures.free_port()}",
         config,
     )
@@ -146,7 +145,7 @@ def test_as_many_are_ranked_as_the_answer_shows(run, slow_address):
     async def scenario(service):
         for _ in range(3):
             await service.recommend(REQUEST)
-        return await service.recommend(dataclasses.replace(REQUEST, k=200, deadline_ms=25_000))
+        return await service.recommend(serving_fixtures.changed(REQUEST, k=200, deadline_ms=25_000))
 
     # 300 take 30 s, the 200 that are asked for 20.
     answer = run(scenario, slow_address, config)
@@ -195,7 +194,7 @@ def test_a_ranker_that_hangs_is_left_alone_and_asked_again_after_a_pause(
     held = _Held()
     pauses = BreakerConfig(failures_to_open=3, pause_seconds=0.3, most_pause_seconds=0.3)
     config = OrchestratorConfig(default_deadline_ms=200, ranker=RankingConfig(pauses=pauses))
-    patient = dataclasses.replace(REQUEST, deadline_ms=60_000)
+    patient = serving_fixtures.changed(REQUEST, deadline_ms=60_000)
 
     async def scenario(service):
         assert (await service.recommend(patient)).degraded is None
@@ -226,7 +225,7 @@ def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ran
         held.go_on.clear()
         first = asyncio.create_task(service.recommend(REQUEST))
         assert await asyncio.to_thread(held.arrived.wait, 60)
-        waiting = await service.recommend(dataclasses.replace(REQUEST, deadline_ms=200))
+        waiting = await service.recommend(serving_fixtures.changed(REQUEST, deadline_ms=200))
         held.go_on.set()
         return waiting, await first
 
@@ -242,7 +241,7 @@ def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address, clo
         default_deadline_ms=60_000,
         ranker=RankingConfig(most_calls=1, least_candidates=25),
     )
-    hurried = dataclasses.replace(REQUEST, deadline_ms=50_000)
+    hurried = serving_fixtures.changed(REQUEST, deadline_ms=50_000)
     held = _Held()
 
     def take_time(reply):
@@ -285,7 +284,9 @@ def test_requests_beyond_the_places_are_refused_and_the_others_answered(run, ran
 def test_time_that_passed_before_the_service_began_counts(run, ranker_address, clock):
     async def scenario(service):
         await service.recommend(REQUEST)
-        return await service.recommend(dataclasses.replace(REQUEST, deadline_ms=400), clock() - 0.5)
+        return await service.recommend(
+            serving_fixtures.changed(REQUEST, deadline_ms=400), clock() - 0.5
+        )
 
     answer = run(scenario, ranker_address)
     assert "No time was left to rank: the deadline is 400 ms." in answer.degraded
@@ -301,10 +302,10 @@ def test_scores_of_fewer_candidates_are_those_of_all(run, ranker_address):
             raise RuntimeError("planted")
 
     async def scenario(service):
-        return await service.recommend(dataclasses.replace(REQUEST, k=300))
+        return await service.recommend(serving_fixtures.changed(REQUEST, k=300))
 
     full = run(scenario, ranker_address, config)
-    some = dataclasses.replace(REQUEST, k=40)
+    some = serving_fixtures.changed(REQUEST, k=40)
     with serving_fixtures.altering_server(ranker_address, fail_large) as address:
         fewer = run(lambda service: service.recommend(some), address, config)
     utilities = {ad.ad_id: ad.utility for ad in full.ads}

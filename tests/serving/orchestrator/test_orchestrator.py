@@ -1,5 +1,4 @@
 import asyncio
-import dataclasses
 import threading
 
 import clocks
@@ -10,9 +9,9 @@ import tensorflow as tf
 
 from serving import errors, orchestrator, ranker, releases
 from serving.config import OrchestratorConfig
-from serving.requests import messages
+from serving.requests import Filters, Request
 
-REQUEST = messages.Request(
+REQUEST = Request(
     user={"country": "CH", "age": 33, "history": ["ad-3", "ad-8"]}, context={"device": "phone"}
 )
 ROW = {"country": "CH", "age": 33, "device": "phone", "history": ["ad-3", "ad-8"]}
@@ -66,7 +65,7 @@ def direct_utilities(base, row, weights):
     ],
 )
 def test_the_ten_ads_are_those_of_greatest_utility(run, tiny_base, weights):
-    request = dataclasses.replace(REQUEST, weights=weights, request_id="r-1")
+    request = serving_fixtures.changed(REQUEST, weights=weights, request_id="r-1")
     answer = run(lambda service: service.recommend(request))
     utilities = direct_utilities(tiny_base, ROW, weights)
     best = np.argsort(-utilities)[:10]
@@ -81,8 +80,8 @@ def test_the_ten_ads_are_those_of_greatest_utility(run, tiny_base, weights):
 
 
 def test_a_head_that_is_not_weighted_counts_once(run):
-    unnamed = dataclasses.replace(REQUEST, weights={"revenue": 2.0})
-    named = dataclasses.replace(REQUEST, weights={"click": 1, "engagement": 1, "revenue": 2})
+    unnamed = serving_fixtures.changed(REQUEST, weights={"revenue": 2.0})
+    named = serving_fixtures.changed(REQUEST, weights={"click": 1, "engagement": 1, "revenue": 2})
 
     async def scenario(service):
         return await service.recommend(unnamed), await service.recommend(named)
@@ -92,16 +91,16 @@ def test_a_head_that_is_not_weighted_counts_once(run):
 
 def test_unknown_categories_and_missing_fields_are_answered(run):
     requests = [
-        messages.Request(),
-        messages.Request(user={"country": "Atlantis"}, context={"device": "abacus"}),
-        messages.Request(user={"country": None, "age": None}),
-        messages.Request(user={"country": ""}),
-        messages.Request(user={"country": 7, "age": 10}),
-        messages.Request(user={"country": "7", "age": 10.0}),
-        messages.Request(user={"history": []}),
-        messages.Request(user={"history": [None, ""]}),
-        messages.Request(user={"history": [7, "ad-3"]}),
-        messages.Request(user={"history": ("7", None, "ad-3", "")}),
+        Request(),
+        Request(user={"country": "Atlantis"}, context={"device": "abacus"}),
+        Request(user={"country": None, "age": None}),
+        Request(user={"country": ""}),
+        Request(user={"country": 7, "age": 10}),
+        Request(user={"country": "7", "age": 10.0}),
+        Request(user={"history": []}),
+        Request(user={"history": [None, ""]}),
+        Request(user={"history": [7, "ad-3"]}),
+        Request(user={"history": ("7", None, "ad-3", "")}),
     ]
     answers = run(lambda service: service.recommend_batch(requests))
     assert all(len(answer.ads) == 10 and answer.degraded is None for answer in answers)
@@ -115,13 +114,13 @@ def test_unknown_categories_and_missing_fields_are_answered(run):
 
 @pytest.mark.parametrize("k", [1, 299, 300, 301, 10**9, 10**400])
 def test_k_beyond_the_catalogue_gives_all_there_is(run, k):
-    answer = run(lambda service: service.recommend(dataclasses.replace(REQUEST, k=k)))
+    answer = run(lambda service: service.recommend(serving_fixtures.changed(REQUEST, k=k)))
     assert len({ad.ad_id for ad in answer.ads}) == min(k, 300)
 
 
 def test_k_beyond_the_candidates_widens_the_search(run):
     config = OrchestratorConfig(num_candidates=5, default_deadline_ms=30_000)
-    request = dataclasses.replace(REQUEST, k=50)
+    request = serving_fixtures.changed(REQUEST, k=50)
     answer = run(lambda service: service.recommend(request), config=config)
     assert len(answer.ads) == 50
 
@@ -129,7 +128,7 @@ def test_k_beyond_the_candidates_widens_the_search(run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"user": {"contry": "CH"}}, "user: unknown field 'contry'.*did you mean 'country'.*Known"),
+        ({"user": {"contry": "CH"}}, "user: unknown field 'contry'.*Did you mean 'country'.*Known"),
         ({"context": {"price": 3}}, "context: unknown field 'price'.*field of the ad"),
         ({"context": {"country": "CH"}}, "context: the field 'country' is in user and in context"),
         ({"user": {"age": "old"}}, r"user\.age: expected a finite number or null, got 'old' \(str"),
@@ -142,7 +141,7 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"user": {"country": {"a": 1}}}, r"user\.country: expected a string.*\(dict"),
         ({"user": {"country": 1.5}}, r"user\.country: expected a string.*got 1\.5 \(float"),
         ({"user": {"country": False}}, r"user\.country: expected a string.*\(bool"),
-        ({"user": {"country": "\ud800"}}, r"user\.country: expected text.*surrogate"),
+        ({"user": {"country": "\ud800"}}, r"user\.country: expected text without half surrogate"),
         (
             {"user": {"history": "ad-3"}},
             r"user\.history: expected a list of strings or null, got 'ad-3' \(str\)\. Send a list",
@@ -152,25 +151,12 @@ def test_k_beyond_the_candidates_widens_the_search(run):
         ({"user": {"history": ["a", 1.5]}}, r"user\.history\[1\]: expected a string.*got 1\.5"),
         ({"user": {"history": ["a", ["b"]]}}, r"user\.history\[1\]: expected a string.*\(list"),
         ({"user": {"history": [True]}}, r"user\.history\[0\]: expected a string.*\(bool"),
-        ({"user": {"history": ["\ud800"]}}, r"user\.history\[0\]: expected text.*surrogate"),
+        (
+            {"user": {"history": ["\ud800"]}},
+            r"user\.history\[0\]: expected text without half surrogate",
+        ),
         ({"user": {"history": ["a"] * 1001}}, r"user\.history: expected at most 1000 .*got 1001"),
-        ({"user": ["CH"]}, "user: expected an object"),
-        ({"k": 0}, "k: expected an integer of at least 1, got 0"),
-        ({"k": -3}, "k: expected an integer of at least 1"),
-        ({"k": 2.0}, "k: expected an integer .*float"),
-        ({"k": True}, "k: expected an integer .*bool"),
-        ({"k": "10"}, "k: expected an integer .*str"),
-        ({"weights": {"clicks": 1}}, "weights: unknown head 'clicks'.*did you mean 'click'"),
-        ({"weights": {"click": "1"}}, r"weights\.click: expected a number"),
-        ({"weights": {"click": float("nan")}}, r"weights\.click: expected a number"),
-        ({"weights": {"click": 1e30}}, r"weights\.click: expected a number between"),
-        ({"weights": [1]}, "weights: expected an object"),
-        ({"deadline_ms": 0}, "deadline_ms: expected a number above 0"),
-        ({"deadline_ms": float("inf")}, "deadline_ms: expected a number above 0 and up to 60000"),
-        ({"request_id": ""}, "request_id: expected 1 to 128 printable"),
-        ({"request_id": "a\nb"}, "request_id: expected 1 to 128 printable"),
-        ({"request_id": 7}, "request_id: expected 1 to 128 printable"),
-        ({"filters": []}, r"filters: expected an object with the keys conditions"),
+        ({"weights": {"clicks": 1}}, "weights: unknown head 'clicks'.*Did you mean 'click'"),
         (
             {"filters": {"conditions": [{"field": "country", "any_of": ["CH"]}]}},
             r"filters\.conditions\[0\]\.field: expected the name of an ad field, got 'country'",
@@ -182,7 +168,7 @@ def test_k_beyond_the_candidates_widens_the_search(run):
     ],
 )
 def test_a_refused_request_names_the_field(run, changes, message):
-    request = dataclasses.replace(REQUEST, **changes)
+    request = serving_fixtures.changed(REQUEST, **changes)
     with pytest.raises(errors.InvalidRequestError, match=message):
         run(lambda service: service.recommend(request))
     with pytest.raises(errors.InvalidRequestError, match=r"requests\[1\]\." + message):
@@ -208,13 +194,13 @@ def condition(field, **parts):
             lambda row: row % 7 and 200 <= row <= 220,
         ),
         (condition("tags", all_of=["new", "t299"]), lambda row: row == 299),
-        (messages.Filters(allowed_ads=["ad-7", "ad-8", "ad-x"]), lambda row: row in (7, 8)),
-        (messages.Filters(excluded_ads=["ad-7", "ad-8"]), lambda row: row not in (7, 8)),
+        (Filters(allowed_ads=["ad-7", "ad-8", "ad-x"]), lambda row: row in (7, 8)),
+        (Filters(excluded_ads=["ad-7", "ad-8"]), lambda row: row not in (7, 8)),
     ],
 )
 def test_only_eligible_ads_answer_and_they_are_the_best_of_them(run, tiny_base, filters, eligible):
     weights = {"click": 1.0, "engagement": 1.0, "revenue": 1.0}
-    request = dataclasses.replace(REQUEST, filters=filters)
+    request = serving_fixtures.changed(REQUEST, filters=filters)
     answer = run(lambda service: service.recommend(request))
     utilities = direct_utilities(tiny_base, ROW, weights)
     rows = [row for row in range(300) if eligible(row)]
@@ -225,7 +211,7 @@ def test_only_eligible_ads_answer_and_they_are_the_best_of_them(run, tiny_base, 
 
 
 def test_no_eligible_ad_is_an_empty_answer_and_the_ranker_is_not_called(run):
-    request = dataclasses.replace(REQUEST, filters={"allowed_ads": ["of another catalogue"]})
+    request = serving_fixtures.changed(REQUEST, filters={"allowed_ads": ["of another catalogue"]})
     answer = run(lambda service: service.recommend(request))
     assert (answer.ads, answer.degraded, answer.order) == ([], None, "utility")
     # Behind this address is no ranker: a call would make the answer a degraded one.
@@ -246,7 +232,7 @@ def test_a_batch_of_different_filters_answers_as_its_requests_alone(run):
         {"allowed_ads": ["ad-3"]},
     ]
     requests = [
-        dataclasses.replace(REQUEST, user={"age": 20 + number}, filters=wanted, k=5)
+        serving_fixtures.changed(REQUEST, user={"age": 20 + number}, filters=wanted, k=5)
         for number, wanted in enumerate(filters)
     ]
 
@@ -262,7 +248,7 @@ def test_a_batch_of_different_filters_answers_as_its_requests_alone(run):
 
 def test_without_a_ranker_the_filters_still_hold(run):
     address = f"127.0.0.1:{serving_fixtures.free_port()}"
-    request = dataclasses.replace(REQUEST, filters=condition("price", at_most=3), k=20)
+    request = serving_fixtures.changed(REQUEST, filters=condition("price", at_most=3), k=20)
     answer = run(lambda service: service.recommend(request), address=address)
     # Prices up to 3 have the rows 0 to 6; row 0 has none.
     assert sorted(ad.ad_id for ad in answer.ads) == [f"ad-{row}" for row in range(1, 7)]
@@ -272,8 +258,8 @@ def test_without_a_ranker_the_filters_still_hold(run):
 def test_more_ads_or_requests_than_allowed_are_refused(run):
     config = OrchestratorConfig(max_k=20, max_batch=2)
     with pytest.raises(errors.InvalidRequestError, match="k: expected at most 20"):
-        run(lambda s: s.recommend(dataclasses.replace(REQUEST, k=21)), config=config)
-    with pytest.raises(errors.InvalidRequestError, match="expected at most 2, got 3"):
+        run(lambda s: s.recommend(serving_fixtures.changed(REQUEST, k=21)), config=config)
+    with pytest.raises(errors.InvalidRequestError, match="expected at most 2 values, got 3"):
         run(lambda service: service.recommend_batch([REQUEST] * 3), config=config)
 
 
@@ -283,7 +269,7 @@ def test_no_requests_give_no_answers(run):
 
 def varied_requests(count):
     return [
-        messages.Request(
+        Request(
             user={
                 "country": f"country-{number}",
                 "age": number,
@@ -300,12 +286,14 @@ def varied_requests(count):
 
 
 def test_a_batch_answers_as_its_requests_alone(run):
-    requests = [*varied_requests(37), dataclasses.replace(REQUEST, k=250)]
+    requests = [*varied_requests(37), serving_fixtures.changed(REQUEST, k=250)]
     config = OrchestratorConfig(num_candidates=100, default_deadline_ms=30_000)
 
     async def scenario(service):
         alone = [await service.recommend(request) for request in requests[:-1]]
-        alone.append(await service.recommend(dataclasses.replace(requests[-1], deadline_ms=30_000)))
+        alone.append(
+            await service.recommend(serving_fixtures.changed(requests[-1], deadline_ms=30_000))
+        )
         return await service.recommend_batch(requests), alone
 
     for together, alone in zip(*run(scenario, config=config), strict=True):
@@ -397,7 +385,7 @@ def test_a_late_ranker_costs_the_order_but_not_the_deadline(run, tiny_bundle, ra
         full = await service.recommend(REQUEST)
         held.clear()
         # It comes although the ranker still holds its reply.
-        late = await service.recommend(dataclasses.replace(REQUEST, deadline_ms=150))
+        late = await service.recommend(serving_fixtures.changed(REQUEST, deadline_ms=150))
         held.set()
         return full, late, await service.recommend(REQUEST)
 
@@ -410,7 +398,7 @@ def test_a_late_ranker_costs_the_order_but_not_the_deadline(run, tiny_bundle, ra
 
 
 def test_a_deadline_too_short_to_rank_is_said_so(run, tiny_bundle):
-    request = dataclasses.replace(REQUEST, deadline_ms=1)
+    request = serving_fixtures.changed(REQUEST, deadline_ms=1)
     answer = run(lambda service: service.recommend(request))
     assert_retrieval_order(answer, tiny_bundle, "the deadline is 1 ms")
 
@@ -548,7 +536,7 @@ def test_absent_heads_are_null_and_their_weights_refused(run, tmp_path):
     with serving_fixtures.serve_ranker(tmp_path) as server:
         address = f"127.0.0.1:{server.port}"
         answer = run(lambda s: s.recommend(REQUEST), address=address, release=release)
-        weighted = dataclasses.replace(REQUEST, weights={"revenue": 1.0})
+        weighted = serving_fixtures.changed(REQUEST, weights={"revenue": 1.0})
         with pytest.raises(errors.InvalidRequestError, match=r"no revenue head.*Heads: click\."):
             run(lambda s: s.recommend(weighted), address=address, release=release)
     assert answer.absent_heads == ["engagement", "revenue"]

@@ -2,16 +2,15 @@
 
 import asyncio
 import collections
-import dataclasses
 
 import pytest
 import serving_fixtures
 
 from serving import client, errors
 from serving.config import OrchestratorConfig
-from serving.requests import messages, rule_messages
+from serving.requests import Answer, Cap, Filters, FrequencyCap, Request, Rules, Seen
 
-REQUEST = messages.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
+REQUEST = Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
 
 
 def recommend(release, address, *requests, rules=None):
@@ -29,7 +28,7 @@ def recommend(release, address, *requests, rules=None):
 
 
 def asking(k=10, **parts):
-    return dataclasses.replace(REQUEST, k=k, **parts)
+    return serving_fixtures.changed(REQUEST, k=k, **parts)
 
 
 def advertisers(answer):
@@ -42,7 +41,7 @@ def nowhere():
 
 
 def test_caps_hold_in_ranked_and_in_degraded_answers(tiny_bundle, ranker_address, nowhere):
-    rules = rule_messages.Rules(caps=[rule_messages.Cap("advertiser", 1)])
+    rules = Rules(caps=[Cap(field="advertiser", max=1)])
     for address in (ranker_address, nowhere):
         everything, capped = recommend(
             tiny_bundle, address, asking(k=300), asking(k=5, rules=rules)
@@ -58,36 +57,36 @@ def test_caps_hold_in_ranked_and_in_degraded_answers(tiny_bundle, ranker_address
 
 
 def test_an_answer_that_the_caps_make_short_says_why(tiny_bundle, ranker_address):
-    rules = {"caps": [{"field": "advertiser", "most": 1}]}
+    rules = {"caps": [{"field": "advertiser", "max": 1}]}
     (answer,) = recommend(tiny_bundle, ranker_address, asking(rules=rules))
     assert advertisers(answer) == {f"advertiser-{n}": 1 for n in range(9)}
     assert answer.shortage == (
         "9 of 10 ads: the caps leave out the other 291 candidates: at most 1 with the same "
-        "advertiser (300 have a value that is there so often)."
+        "advertiser (reached for 300 candidates)."
     )
 
 
 def test_filters_frequency_caps_and_a_small_catalogue_say_why_too(tiny_bundle, ranker_address):
-    allowed = messages.Filters(allowed_ads=["ad-1", "ad-2"])
-    frequency = {"frequency_caps": [{"most": 1}]}
+    allowed = Filters(allowed_ads=["ad-1", "ad-2"])
+    frequency = {"frequency_caps": [{"max": 1}]}
     answers = recommend(
         tiny_bundle,
         ranker_address,
         asking(filters=allowed),
         asking(filters=allowed, rules=frequency, seen={"ads": {"ad-1": 1}}),
         asking(k=301),
-        asking(filters=messages.Filters(allowed_ads=[]), rules={"exploration": {"share": 1}}),
+        asking(filters=Filters(allowed_ads=[]), rules={"exploration": {"share": 1}}),
     )
     assert [answer.shortage for answer in answers] == [
-        "2 of 10 ads: no more meet the filters.",
-        "1 of 10 ads: no more meet the filters and frequency caps.",
-        "300 of 301 ads: there are no more.",
-        "0 of 10 ads: no more meet the filters.",
+        "2 of 10 ads: no more ads meet the filters.",
+        "1 of 10 ads: no more ads meet the filters and frequency caps.",
+        "300 of 301 ads: the catalog has no more.",
+        "0 of 10 ads: no more ads meet the filters.",
     ]
 
 
 def test_what_the_user_has_seen_often_does_not_come(tiny_bundle, ranker_address):
-    caps = {"frequency_caps": [{"most": 3}, {"field": "advertiser", "most": 5}]}
+    caps = {"frequency_caps": [{"max": 3}, {"field": "advertiser", "max": 5}]}
     first, again, other = recommend(
         tiny_bundle,
         ranker_address,
@@ -135,7 +134,7 @@ def test_the_parts_of_an_explanation_sum_to_the_utility(tiny_bundle, ranker_addr
 
 
 def test_an_explanation_names_what_the_rules_left_out(tiny_bundle, ranker_address):
-    rules = {"caps": [{"field": "advertiser", "most": 1}]}
+    rules = {"caps": [{"field": "advertiser", "max": 1}]}
     everything, capped = recommend(
         tiny_bundle, ranker_address, asking(k=300), asking(k=9, rules=rules, explain=True)
     )
@@ -168,8 +167,10 @@ def test_explored_slots_carry_their_propensity(tiny_bundle, ranker_address):
 
 
 def test_default_rules_that_do_not_fit_the_release_are_refused(tiny_bundle, nowhere):
-    with pytest.raises(errors.InvalidRequestError, match=r"rules.caps\[0\]: expected the name"):
-        recommend(tiny_bundle, nowhere, rules={"caps": [{"field": "brand", "most": 1}]})
+    with pytest.raises(
+        errors.InvalidRequestError, match=r"rules.caps\[0\].field: expected the name"
+    ):
+        recommend(tiny_bundle, nowhere, rules={"caps": [{"field": "brand", "max": 1}]})
 
 
 def test_the_client_sends_rules_and_reads_explanations(service_url):
@@ -177,17 +178,19 @@ def test_the_client_sends_rules_and_reads_explanations(service_url):
         answer = service.recommend(
             user={"country": "CH"},
             k=4,
-            rules=rule_messages.Rules(
-                caps=[rule_messages.Cap("advertiser", 1)],
-                frequency_caps=[rule_messages.FrequencyCap(2)],
+            rules=Rules(
+                caps=[Cap(field="advertiser", max=1)],
+                frequency_caps=[FrequencyCap(max=2)],
             ),
-            seen=rule_messages.Seen(ads={"ad-5": 2}),
+            seen=Seen(ads={"ad-5": 2}),
             explain=True,
         )
         assert max(advertisers(answer).values()) == 1
         assert vars(answer.explanation.at_frequency_cap[0]) == {"field": None, "count": 1}
         part = answer.ads[0].explanation.parts["click"]
         assert part.part == part.score == answer.ads[0].click_probability
-        with pytest.raises(errors.ClientRequestError, match=r"rules\.caps\[0\]: expected the"):
-            service.recommend(rules={"caps": [{"field": "x", "most": 1}]})
-        assert messages.Answer.from_json(answer.to_json()) == answer
+        with pytest.raises(
+            errors.ClientRequestError, match=r"rules\.caps\[0\]\.field: expected the"
+        ):
+            service.recommend(rules={"caps": [{"field": "x", "max": 1}]})
+        assert Answer.model_validate(answer.to_json()) == answer

@@ -1,21 +1,20 @@
 import collections
-import itertools
 import random
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from serving.requests import rule_messages
-from serving.rules import field_values, interlocked_caps, selection
+from serving.requests import Cap, Diversity, Exploration, Rules
+from serving.rules import field_values, selection
 
 
 def rules(caps=(), diversity=(), exploration=None):
-    return rule_messages.Rules(
-        tuple(rule_messages.Cap(*cap) for cap in caps),
-        (),
-        tuple(rule_messages.Diversity(*rule) for rule in diversity),
-        exploration,
+    return Rules(
+        caps=[Cap(field=field, max=most) for field, most in caps],
+        frequency_caps=(),
+        diversity=[Diversity(field=field, penalty=penalty) for field, penalty in diversity],
+        exploration=exploration,
     )
 
 
@@ -85,44 +84,35 @@ def test_a_penalty_of_one_leaves_repeated_ads_last_in_their_order():
     assert found.places.tolist() == [0, 2, 1]
 
 
-def test_two_caps_that_interlock_still_give_as_many_ads_as_there_can_be():
-    # The best takes the only places of x and of u, which the other two need.
+def test_caps_of_two_fields_can_leave_the_greedy_choice_short():
+    # The best takes the only positions of x and of u, which the other two need.
     fields = {"a": ["x", "x", "y"], "b": ["u", "v", "u"]}
-    asked = rules([("a", 1), ("b", 1)])
-    assert select([3, 2, 1], 2, fields, asked).places.tolist() == [1, 2]
-    assert select([3, 2, 1], 1, fields, asked).places.tolist() == [0]
+    found = select([3, 2, 1], 2, fields, rules([("a", 1), ("b", 1)]))
+    assert found.places.tolist() == [0]
+    assert {field: full.tolist() for field, full in found.full.items()} == {
+        "a": [True, True, False],
+        "b": [True, False, True],
+    }
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_the_answer_is_as_long_as_every_search_can_make_it(seed):
+@pytest.mark.parametrize("seed", range(20))
+def test_each_ad_is_the_best_that_the_caps_allow_after_those_above_it(seed):
     rng = random.Random(seed)
     count, k = rng.randint(1, 9), rng.randint(1, 7)
     fields = {name: [rng.choice(["u", "v", "w", "x", None]) for _ in range(count)] for name in "ab"}
     most = {name: rng.randint(1, 2) for name in "ab"}
-    found = select(np.array([rng.random() for _ in range(count)]), k, fields, rules(most.items()))
-
-    def meets(places):
-        return all(
-            max(collections.Counter(fields[name][p] for p in places if fields[name][p]).values(),
-                default=0) <= most[name]
+    gains = np.array([rng.random() for _ in range(count)])
+    found = select(gains, k, fields, rules(most.items()))
+    expected = []
+    for place in np.argsort(-gains).tolist():
+        allowed = all(
+            fields[name][place] is None
+            or sum(fields[name][place] == fields[name][other] for other in expected) < most[name]
             for name in "ab"
-        )  # fmt: skip
-
-    longest = max(
-        size
-        for size in range(min(count, k) + 1)
-        if any(meets(places) for places in itertools.combinations(range(count), size))
-    )
-    assert meets(found.places.tolist())
-    assert len(set(found.places.tolist())) == len(found.places) == longest
-
-
-def test_interlocking_is_not_looked_for_where_it_cannot_be():
-    values = field_values.FieldValues.of(column([str(place % 50) for place in range(500)]))
-    # Nine ads fill four values of each cap, 40 ads each: 500 - 80 - 9 are left.
-    assert not interlocked_caps.may_interlock([(values, 2), (values, 2)], 500, 10)
-    assert interlocked_caps.may_interlock([(values, 1), (values, 1)], 100, 10)
-    assert not interlocked_caps.may_interlock([(values, 1)], 500, 10)
+        )
+        if allowed and len(expected) < k:
+            expected.append(place)
+    assert found.places.tolist() == expected
 
 
 def every_answer(gains, k, columns, asked):
@@ -164,7 +154,7 @@ def every_answer(gains, k, columns, asked):
 
 @pytest.mark.parametrize("among", [None, 2])
 def test_logged_propensities_are_those_of_all_draws_enumerated(among):
-    exploration = rule_messages.Exploration(0.3, among)
+    exploration = Exploration(share=0.3, among=among)
     asked = rules([("a", 1)], [("c", 0.5)], exploration)
     columns = {"a": ["x", "x", "y", "z", None], "c": ["u", "v", "u", "v", "u"]}
     answers = every_answer([5, 4, 3, 2, 1], 3, columns, asked)
@@ -185,14 +175,14 @@ def test_logged_propensities_are_those_of_all_draws_enumerated(among):
 
 def test_propensities_of_the_first_slot_by_hand():
     # Four candidates, share 0.2: the best comes with 0.8 + 0.2 / 4, another with 0.2 / 4.
-    exploration = rule_messages.Exploration(0.2)
+    exploration = Exploration(share=0.2)
     for chosen, _ in every_answer([4, 3, 2, 1], 1, {}, rules(exploration=exploration)):
         expected = 0.85 if chosen.places[0] == 0 else 0.05
         assert chosen.propensities.tolist() == pytest.approx([expected])
 
 
 def test_drawn_answers_come_as_often_as_their_propensities_say():
-    exploration = rule_messages.Exploration(0.5)
+    exploration = Exploration(share=0.5)
     columns, asked = {"a": ["x", "x", "y", "z"]}, rules([("a", 1)], exploration=exploration)
     rng, counts, expected = random.Random(1), collections.Counter(), {}
     values = {"a": field_values.FieldValues.of(column(columns["a"]))}
@@ -212,7 +202,7 @@ def test_drawn_answers_come_as_often_as_their_propensities_say():
 
 
 def test_draws_keep_to_the_caps_and_to_the_best_candidates():
-    exploration = rule_messages.Exploration(1.0, among=3)
+    exploration = Exploration(share=1.0, among=3)
     for seed in range(50):
         found = select([4, 3, 2, 1], 3, {"a": ["x", "x", "y", "z"]},
                        rules([("a", 1)], exploration=exploration), seed)  # fmt: skip

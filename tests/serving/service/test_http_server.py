@@ -204,7 +204,7 @@ VALID = (
     b'{"user": {"country": "CH", "age": 41, "history": ["ad-3", "ad-17"]}, "k": 3}',
     b'{"context": {"device": "tv"}, "weights": {"click": 1.5}, "request_id": "r"}',
     b'{"filters": {"conditions": [{"field": "price", "at_most": 20}]}, "deadline_ms": 5}',
-    b'{"rules": {"caps": [{"field": "advertiser", "most": 1}]}, "explain": true}',
+    b'{"rules": {"caps": [{"field": "advertiser", "max": 1}]}, "explain": true}',
 )
 TOKENS = (
     *(b"NaN", b"-Infinity", b"1e999", b"null", b"true", b"[]", b"{}", b'"\\ud800"', b'"\\u0000"'),

@@ -8,7 +8,7 @@ import serving_fixtures
 import waiting
 
 from serving import errors, releases
-from serving.requests import messages
+from serving.requests import Request
 from serving.service import release_router
 
 pytestmark = pytest.mark.process
@@ -48,7 +48,7 @@ def run(base, address):
 
 
 def request(number, **values):
-    return messages.Request(user={"country": "CH"}, request_id=f"r{number}", k=2, **values)
+    return Request(user={"country": "CH"}, request_id=f"r{number}", k=2, **values)
 
 
 def test_a_request_is_answered_whole_by_the_release_that_it_began_with(run, base):
@@ -149,14 +149,13 @@ def test_a_batch_is_answered_in_order_by_both_releases_and_names_the_place_of_a_
         answers = await router.recommend_batch(requests)
         assert [a.request_id for a in answers] == ["r0", "r1", "r2", "r3"]
         assert [a.bundle_version for a in answers] == [2, 1, 1, 2]
-        wrong = messages.Request(k=-1, release="canary")
-        with pytest.raises(errors.InvalidRequestError, match=r"^requests\[4\]\.k: expected"):
-            await router.recommend_batch([*requests, wrong])
+        wrong = Request(user={"contry": "CH"}, release="canary")
         with pytest.raises(
-            errors.InvalidRequestError,
-            match=r"^requests\[1\]\.release: expected stable or canary, got 'newest'",
+            errors.InvalidRequestError, match=r"^requests\[4\]\.user: unknown field"
         ):
-            await router.recommend_batch([requests[0], request(1, release="newest")])
+            await router.recommend_batch([*requests, wrong])
+        with pytest.raises(errors.InvalidRequestError, match=r"^requests\[1\]\.user: unknown"):
+            await router.recommend_batch([requests[0], wrong])
 
     run(scenario)
 
@@ -208,7 +207,7 @@ def test_the_user_of_the_log_decides_before_the_id_of_the_request(run):
         router.route(router.stable, canary, 0.5)
         versions = {}
         for country in ("CH", "DE", "FR", "IT", "AT", "US", "GB", "ES"):
-            asked = [messages.Request(user={"country": country}, k=1) for _ in range(8)]
+            asked = [Request(user={"country": country}, k=1) for _ in range(8)]
             answers = await router.recommend_batch(asked)
             versions[country] = {answer.bundle_version for answer in answers}
         # A country is one user here, whatever the request ids that are made for its requests.

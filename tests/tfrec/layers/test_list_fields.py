@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from serving import errors, export, index, model_server, releases
 from serving.releases import bundle, probes
-from serving.requests import messages
+from serving.requests import Request
 from tfrec import calibration, ranking, retrieval
 from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
@@ -235,7 +235,7 @@ def test_the_whole_road_takes_lists_and_answers_with_lists(base, ranker_model):
         service = serving_fixtures.make_orchestrator(release, address)
         try:
             await service.verify_ranker()
-            requests = [messages.Request(user=fields, k=NUM_ADS) for fields in REQUESTS]
+            requests = [Request(user=fields, k=NUM_ADS) for fields in REQUESTS]
             alone = [await service.recommend(request) for request in requests]
             return await service.recommend_batch(requests), alone
         finally:

@@ -1,4 +1,4 @@
-// Caps, diversity and exploration: the first of each, in controls. More of them fit the JSON.
+// Controls for the first cap, the first diversity rule and exploration. The JSON can have more.
 
 import { byId, el } from "./dom.js";
 import { isObject } from "./store.js";
@@ -16,7 +16,7 @@ export class Rules {
       if (detail.source !== this) this.#draw();
     });
     byId("cap-field").addEventListener("change", () => this.#list("caps", "cap-field", this.#cap()));
-    byId("cap-most").addEventListener("change", () => this.#list("caps", "cap-field", this.#cap()));
+    byId("cap-max").addEventListener("change", () => this.#list("caps", "cap-field", this.#cap()));
     for (const id of ["diversity-field", "diversity-penalty"]) {
       byId(id).addEventListener("change", () =>
         this.#list("diversity", "diversity-field", { penalty: Number(byId("diversity-penalty").value) }),
@@ -35,7 +35,7 @@ export class Rules {
       byId(id).replaceChildren(
         el("option", { value: DEFAULT }, "as the service does"),
         el("option", { value: NONE }, "no field"),
-        // After a mark, so that a field may be called "none".
+        // Prefixed, so that a field may be called "none".
         ...this.#fields.map(({ name }) => el("option", { value: `=${name}` }, name)),
       );
     }
@@ -47,9 +47,9 @@ export class Rules {
   }
 
   #cap() {
-    const text = byId("cap-most").value.trim();
-    const most = Number(text);
-    return { most: text !== "" && Number.isFinite(most) ? most : text };
+    const text = byId("cap-max").value.trim();
+    const number = Number(text);
+    return { max: text !== "" && Number.isFinite(number) ? number : text };
   }
 
   #list(name, id, rest) {
@@ -74,7 +74,7 @@ export class Rules {
       byId(id).value =
         first === undefined ? DEFAULT : isObject(first) ? `=${first.field}` : NONE;
     }
-    if (isObject(caps?.[0])) byId("cap-most").value = caps[0].most;
+    if (isObject(caps?.[0])) byId("cap-max").value = caps[0].max;
     if (isObject(diversity?.[0])) byId("diversity-penalty").value = diversity[0].penalty;
     byId("share").value = isObject(exploration) ? exploration.share : 0;
     this.#values();

@@ -22,7 +22,7 @@ ADS = pa.table(
 def resolve(filters: dict) -> list[int]:
     """The eligible rows of ADS."""
     index = eligibility.Eligibility(ADS, ad_index.AD_ID)
-    checked = requests.FilterFields(index.kinds).check(filters)
+    checked = requests.FilterFields(index.kinds).check(requests.parse(requests.Filters, filters))
     eligible = index.eligible(checked)
     assert eligible.count == len(eligible.rows)
     return eligible.rows.tolist()
@@ -85,13 +85,15 @@ def test_ads_that_are_in_no_catalogue_are_not_there():
     assert resolve({"allowed_ads": []}) == []
 
 
-def test_filters_are_dataclasses_too_and_integers_are_ids():
+def test_equal_filters_are_equal_once_checked_and_integers_are_ids():
     checker = requests.FilterFields({"campaign": "categorical"})
-    condition = requests.Condition("campaign", any_of=[7, "5", "7"])
-    by_class = checker.check(requests.Filters([condition], excluded_ads=[3, "2", 3]))
-    by_json = checker.check(
-        {"conditions": [{"field": "campaign", "any_of": ["7", "5"]}], "excluded_ads": ["3", "2"]}
-    )
+    condition = requests.Condition(field="campaign", any_of=[7, "5", "7"])
+    by_class = checker.check(requests.Filters(conditions=[condition], excluded_ads=[3, "2", 3]))
+    document = {
+        "conditions": [{"field": "campaign", "any_of": ["7", "5"]}],
+        "excluded_ads": ["3", "2"],
+    }
+    by_json = checker.check(requests.parse(requests.Filters, document))
     assert by_class == by_json
     assert hash(by_class) == hash(by_json)
     assert by_class.conditions[0].any_of == ("5", "7")
@@ -100,9 +102,9 @@ def test_filters_are_dataclasses_too_and_integers_are_ids():
 def test_what_asks_for_nothing_is_no_filter():
     checker = requests.FilterFields({"advertiser": "categorical"})
     assert checker.check(None) is None
-    assert checker.check({}) is None
-    assert checker.check({"conditions": [], "allowed_ads": None}) is None
-    assert checker.check({"allowed_ads": []}) == requests.Filters(allowed_ads=())
+    assert checker.check(requests.Filters()) is None
+    assert checker.check(requests.Filters(conditions=[], allowed_ads=None)) is None
+    assert checker.check(requests.Filters(allowed_ads=[])).allowed_ads == ()
 
 
 @pytest.mark.parametrize(
@@ -110,36 +112,48 @@ def test_what_asks_for_nothing_is_no_filter():
     [
         (7, r"filters: expected an object with the keys conditions, allowed_ads, .* got 7 \(int\)"),
         ({"blocked": []}, r"filters: unknown key 'blocked' \(str\)\. Keys: conditions, allowed_"),
-        ({"conditions": {}}, r"filters\.conditions: expected a list of at most 64 .* got \{\}"),
-        ({"conditions": [{}] * 65}, r"filters\.conditions: expected a list of at most 64 .*got 65"),
+        ({"conditions": {}}, r"filters\.conditions: expected a list, got \{\}"),
+        (
+            {"conditions": [{"field": "price"}] * 65},
+            r"filters\.conditions: expected at most 64 values, got 65",
+        ),
         ({"conditions": ["a"]}, r"filters\.conditions\[0\]: expected an object .* got 'a' \(str\)"),
         (
             one("advertisr", any_of=[]),
-            r"conditions\[0\]\.field: expected the name of an ad field, got 'advertisr' \(str\); "
-            r"did you mean 'advertiser'\? Ad fields: advertiser, price, tags\.",
+            r"conditions\[0\]\.field: expected the name of an ad field, got 'advertisr' \(str\)\. "
+            r"Did you mean 'advertiser'\? Ad fields: advertiser, price, tags\.",
         ),
-        ({"conditions": [{"any_of": []}]}, r"\[0\]\.field: expected the name .* got None"),
-        (one("advertiser"), r"\[0\]: expected of the categorical field .* any_of, none_of, got no"),
-        (one("advertiser", at_least=1), r"field 'advertiser' at least one of .*, got at_least\."),
-        (one("price", all_of=[1]), r"numeric field 'price' .* at_least, at_most, got all_of\."),
+        ({"conditions": [{"any_of": []}]}, r"\[0\]\.field: expected a value, got none"),
+        (
+            one("advertiser"),
+            r"\[0\]: expected at least one of any_of, none_of for the categorical field .*, got no",
+        ),
+        (one("advertiser", at_least=1), r"categorical field 'advertiser', got at_least\."),
+        (
+            one("price", all_of=[1]),
+            r"at_least, at_most for the numeric field 'price', got all_of\.",
+        ),
         (one("price", any_of=["1"]), r"any_of\[0\]: expected a finite number, got '1' \(str\)"),
         (one("price", at_least=float("nan")), r"at_least: expected a finite number, got nan"),
-        (one("price", at_most=True), r"at_most: expected a finite number, got True \(bool\)"),
-        (one("price", at_most=10**400), r"at_most: expected a finite number, got an int of"),
-        (one("advertiser", any_of="a"), r"any_of: expected a list of at most 1000 .* got 'a'"),
-        (one("advertiser", any_of=["a"] * 1001), r"any_of: expected .* at most 1000 .* got 1001"),
+        (one("price", at_most=True), r"at_most: expected a number, got True \(bool\)"),
+        (one("price", at_most=10**400), r"at_most: expected a number, got an int of"),
+        (one("advertiser", any_of="a"), r"any_of: expected a list, got 'a'"),
+        (one("advertiser", any_of=["a"] * 1001), r"any_of: expected at most 1000 values, got 1001"),
         (one("advertiser", none_of=["a", None]), r"none_of\[1\]: expected a string or an integer"),
         (one("advertiser", none_of=[1.5]), r"none_of\[0\]: expected a string .* got 1\.5 \(float"),
-        (one("tags", all_of=["\ud800"]), r"all_of: expected text, got .* half a surrogate pair"),
-        ({"allowed_ads": "ad-1"}, r"filters\.allowed_ads: expected a list of at most 50000 ad ids"),
+        (
+            one("tags", all_of=["\ud800"]),
+            r"all_of: expected text without half surrogate pairs, got",
+        ),
+        ({"allowed_ads": "ad-1"}, r"filters\.allowed_ads: expected a list, got 'ad-1'"),
         ({"excluded_ads": ["x"] * 50_001}, r"filters\.excluded_ads: .* at most 50000 .* got 50001"),
-        ({"excluded_ads": [None]}, r"filters\.excluded_ads\[0\]: expected a string or an integer"),
+        ({"excluded_ads": [None]}, r"filters\.excluded_ads\[0\]: expected a string, got None"),
     ],
 )
 def test_a_filter_that_cannot_be_is_refused_with_what_was_expected_and_came(filters, message):
     kinds = {"advertiser": "categorical", "price": "numeric", "tags": "categorical_list"}
     with pytest.raises(errors.InvalidRequestError, match=message):
-        requests.FilterFields(kinds).check(filters)
+        requests.FilterFields(kinds).check(requests.parse(requests.Filters, filters, "filters"))
 
 
 def test_large_catalogues_agree_with_a_scan_of_the_rows():
@@ -167,7 +181,7 @@ def test_large_catalogues_agree_with_a_scan_of_the_rows():
         }
         expected = np.isin(values, wanted) & (prices >= -0.5) & (prices <= 1.0)
         expected[[1, 7]] = False
-        assert index.eligible(checker.check(filters)).rows.tolist() == (
+        assert index.eligible(checker.check(requests.Filters(**filters))).rows.tolist() == (
             np.flatnonzero(expected).tolist()
         )
 
@@ -175,11 +189,16 @@ def test_large_catalogues_agree_with_a_scan_of_the_rows():
 def test_a_resolved_filter_is_kept_and_few_are():
     index = eligibility.Eligibility(ADS, ad_index.AD_ID)
     checker = requests.FilterFields(index.kinds)
-    first = index.eligible(checker.check(one("advertiser", any_of=["a"])))
-    assert index.eligible(checker.check(one("advertiser", any_of=["a"]))) is first
+    first = index.eligible(checker.check(requests.Filters(**one("advertiser", any_of=["a"]))))
+    assert (
+        index.eligible(checker.check(requests.Filters(**one("advertiser", any_of=["a"])))) is first
+    )
     for number in range(200):
-        index.eligible(checker.check({"allowed_ads": [str(number)]}))
-    assert index.eligible(checker.check(one("advertiser", any_of=["a"]))) is not first
+        index.eligible(checker.check(requests.Filters(allowed_ads=[str(number)])))
+    assert (
+        index.eligible(checker.check(requests.Filters(**one("advertiser", any_of=["a"]))))
+        is not first
+    )
 
 
 @pytest.mark.parametrize("num_rows", [1, 63, 64, 65, 1000])

@@ -133,7 +133,7 @@ def test_a_dry_run_is_answered_alike_and_neither_logged_nor_counted(
     rows = [pq.read_table(path) for path in tmp_path.glob(impressions.FILE_PATTERN)]
     assert sum(table.num_rows for table in rows) == 6
     assert refused.status_code == 422
-    assert "body.dry_run: Input should be a valid boolean" in refused.json()["error"]["message"]
+    assert "dry_run: expected true or false, got 'yes' (str)." in refused.json()["error"]["message"]
 
 
 def _colours(block):

@@ -1,0 +1,189 @@
+"""An answer: the one definition for REST, the clients and the orchestrator.
+
+The descriptions are the text of the OpenAPI document. Unknown keys are ignored, so that the
+clients can read the answers of a newer service.
+"""
+
+from typing import Any
+
+import pydantic
+
+
+class AnswerPart(pydantic.BaseModel):
+    """Base of all parts of an answer; immutable."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+
+class UtilityPart(AnswerPart):
+    """Contribution of one head to a utility."""
+
+    score: float = pydantic.Field(description="Score of the head.")
+    weight: float = pydantic.Field(description="Weight of the head in the request.")
+    part: float = pydantic.Field(description="Score times weight.")
+
+
+class AdExplanation(AnswerPart):
+    """Why an ad is at its position."""
+
+    parts: dict[str, UtilityPart] | None = pydantic.Field(
+        description="Head to its contribution; they sum to the utility. Null in a degraded answer."
+    )
+    place_without_rules: int = pydantic.Field(
+        description="Rank among the candidates by utility alone, in a degraded answer by "
+        "retrieval score; 1 is the best."
+    )
+    diversity_factor: float = pydantic.Field(
+        description="Share of the utility that is left after diversity, in [0, 1]."
+    )
+    explored: bool = pydantic.Field(description="Whether the ad was drawn at random.")
+
+
+class LeftOut(AnswerPart):
+    """Candidates that a rule left out although they rank above the last ad of the answer."""
+
+    rule: str = pydantic.Field(
+        description="cap, diversity or exploration. A candidate that several caps leave out is "
+        "counted for each of them, and for the other rules only if no cap leaves it out."
+    )
+    field: str | None = pydantic.Field(description="Field of the cap; null for other rules.")
+    count: int = pydantic.Field(description="Number of candidates.")
+    ads: list[str] = pydantic.Field(description="Ids of the best of them, at most ten.")
+
+
+class AtCap(AnswerPart):
+    """What has reached a frequency cap."""
+
+    field: str | None = pydantic.Field(
+        description="Field of the cap. Null: the ads themselves are counted."
+    )
+    count: int = pydantic.Field(description="Number of values, or ads, that reached the cap.")
+
+
+class Explanation(AnswerPart):
+    """What the rules did to an answer."""
+
+    candidates: int = pydantic.Field(
+        description="Number of eligible ads that the answer was chosen from."
+    )
+    at_frequency_cap: list[AtCap] = pydantic.Field(
+        description="Frequency caps that the user has reached."
+    )
+    left_out: list[LeftOut] = pydantic.Field(description="Rules that left candidates out.")
+    explored_slots: int = pydantic.Field(
+        description="Number of positions that were drawn at random."
+    )
+
+
+class RankedAd(AnswerPart):
+    """One ad of an answer."""
+
+    rank: int = pydantic.Field(description="Position; 1 is the best.")
+    ad_id: str = pydantic.Field(description="Id of the ad in the catalog.")
+    utility: float | None = pydantic.Field(
+        description="Weighted sum of the heads' scores. Null in retrieval order."
+    )
+    click_probability: float | None = pydantic.Field(
+        description="In [0, 1]. Null if the release has no such head, and in retrieval order."
+    )
+    engagement_probability: float | None = pydantic.Field(
+        description="Probability of an engagement after this impression, like click_probability."
+    )
+    expected_revenue: float | None = pydantic.Field(
+        description="In the currency of the log, null like click_probability."
+    )
+    retrieval_score: float = pydantic.Field(
+        description="Inner product of the embeddings of the query and the ad."
+    )
+    fields: dict[str, Any] = pydantic.Field(
+        description="Raw ad fields for display: strings, numbers, lists of strings and null."
+    )
+    propensity: float = pydantic.Field(
+        default=1.0,
+        description="Probability of this ad at this position, given the ads above it; 1 without "
+        "exploration. The product over all positions is the probability of the list.",
+    )
+    explanation: AdExplanation | None = pydantic.Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Why the ad is at its position. Absent unless the request asks for it.",
+    )
+
+
+_EXAMPLE: dict[str, Any] = {
+    "request_id": "42",
+    "bundle_version": 3,
+    "degraded": None,
+    "order": "utility",
+    "ads": [
+        {
+            "rank": 1,
+            "ad_id": "ad-17",
+            "utility": 0.31,
+            "click_probability": 0.21,
+            "engagement_probability": 0.04,
+            "expected_revenue": 0.12,
+            "retrieval_score": 0.83,
+            "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]},
+            "propensity": 0.9505,
+            "explanation": {
+                "parts": {
+                    "click": {"score": 0.21, "weight": 1.0, "part": 0.21},
+                    "engagement": {"score": 0.04, "weight": 1.0, "part": 0.04},
+                    "revenue": {"score": 0.12, "weight": 0.5, "part": 0.06},
+                },
+                "place_without_rules": 2,
+                "diversity_factor": 1.0,
+                "explored": False,
+            },
+        }
+    ],
+    "absent_heads": [],
+    "stage_ms": {"query_tower": 0.9, "index": 0.8, "features": 0.1, "ranker": 5.2, "total": 8.0},
+    "shortage": None,
+    "explanation": {
+        "candidates": 500,
+        "at_frequency_cap": [{"field": None, "count": 1}],
+        "left_out": [{"rule": "cap", "field": "advertiser", "count": 1, "ads": ["ad-3"]}],
+        "explored_slots": 0,
+    },
+}
+
+
+class Answer(AnswerPart):
+    """The ads for one request, best first."""
+
+    model_config = pydantic.ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    request_id: str = pydantic.Field(description="Id of the request; generated by default.")
+    bundle_version: int = pydantic.Field(
+        description="Version of the release that gave every number in this answer."
+    )
+    degraded: str | None = pydantic.Field(
+        description="Why not all candidates were ranked, or none of them. Null: all were."
+    )
+    order: str = pydantic.Field(
+        description="utility, or retrieval if no candidate was ranked; the ads have no scores then."
+    )
+    ads: list[RankedAd] = pydantic.Field(
+        description="At most k ads; fewer if fewer are eligible, none if none is."
+    )
+    absent_heads: list[str] = pydantic.Field(
+        description="Heads that this release was not trained for."
+    )
+    stage_ms: dict[str, float] = pydantic.Field(
+        description="Milliseconds of query_tower, index, features and ranker, and in total. In a "
+        "batch the stages are those of all requests that were computed together."
+    )
+    shortage: str | None = pydantic.Field(
+        default=None, description="Why there are fewer than k ads. Null: there are k."
+    )
+    explanation: Explanation | None = pydantic.Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="What the rules did. Absent unless the request asks for it.",
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object, explanations only if there are any."""
+        return self.model_dump()

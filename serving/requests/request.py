@@ -1,0 +1,295 @@
+"""A request for ads: the one definition for REST, the clients and the orchestrator.
+
+Types and the limits that hold for every release are checked when a model is built; what depends
+on a release, such as the names of its fields, is checked by `validation`. The descriptions are
+the text of the OpenAPI document. Null and absent mean the same everywhere.
+"""
+
+from collections.abc import Hashable
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+import pydantic_core
+
+RELEASES = ("stable", "canary")
+MAX_DEADLINE_MS = 60_000
+MAX_REQUEST_ID_LENGTH = 128
+MAX_CONDITIONS = 64
+MAX_VALUES = 1_000
+MAX_ADS = 50_000
+# Rules of one type in one request.
+MAX_RULES = 8
+MAX_COUNT = 2**31
+# Beyond it the utility of large revenues could leave the range of a float.
+MAX_WEIGHT = 1e9
+
+_Sortable = TypeVar("_Sortable", bound=Hashable)
+
+
+def as_digits(value: Any) -> Any:
+    """Returns an integer as its decimal digits, because ids are often sent as JSON numbers.
+
+    Any other value, and an integer too long for an id, is returned unchanged.
+    """
+    is_id = isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= 256
+    return str(value) if is_id else value
+
+
+def as_text_set(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns distinct values in sorted order, so that equal sets are equal tuples.
+
+    Raises:
+        PydanticCustomError: A value is not valid Unicode.
+    """
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError as error:
+        raise pydantic_core.PydanticCustomError(
+            "invalid_unicode", "text without half surrogate pairs"
+        ) from error
+    return tuple(sorted(set(values)))
+
+
+def _printable(text: str) -> str:
+    # It goes into logs and answers.
+    if not text.isprintable():
+        raise pydantic_core.PydanticCustomError("unprintable", "printable characters")
+    return text
+
+
+def _with_valid_keys(counts: dict[str, int]) -> dict[str, int]:
+    as_text_set(tuple(counts))
+    return counts
+
+
+def _one_for_each_field(rules: tuple[Any, ...]) -> tuple[Any, ...]:
+    fields = [rule.field for rule in rules]
+    for field in fields:
+        if fields.count(field) > 1:
+            subject = "the ads themselves" if field is None else f"the field {field!r}"
+            raise pydantic_core.PydanticCustomError(
+                "repeated_rule", "one rule for {subject}", {"subject": subject}
+            )
+    return rules
+
+
+_String = Annotated[str, pydantic.Strict()]
+_Integer = Annotated[int, pydantic.Strict()]
+_Number = Annotated[float, pydantic.Strict(), pydantic.Field(allow_inf_nan=False)]
+_Boolean = Annotated[bool, pydantic.Strict()]
+_Share = Annotated[_Number, pydantic.Field(ge=0, le=1)]
+_Max = Annotated[_Integer, pydantic.Field(ge=1, le=MAX_COUNT)]
+_Weight = Annotated[_Number, pydantic.Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
+# A value of a categorical field: a string, or an integer as its digits.
+_Text = Annotated[
+    _String, pydantic.BeforeValidator(as_digits, json_schema_input_type=_String | _Integer)
+]
+_AdIds = Annotated[
+    tuple[_Text, ...],
+    pydantic.Field(max_length=MAX_ADS, fail_fast=True),
+    pydantic.AfterValidator(as_text_set),
+]
+# Their types depend on the field.
+_Values = Annotated[
+    tuple[Annotated[Any, pydantic.WithJsonSchema({"type": ["string", "number"]})], ...],
+    pydantic.Field(max_length=MAX_VALUES),
+]
+_Counts = Annotated[
+    dict[_Text, Annotated[_Integer, pydantic.Field(ge=0, le=MAX_COUNT)]],
+    pydantic.AfterValidator(_with_valid_keys),
+]
+_Rule = TypeVar("_Rule")
+_RuleList = Annotated[
+    tuple[_Rule, ...],
+    pydantic.Field(max_length=MAX_RULES),
+    pydantic.AfterValidator(_one_for_each_field),
+]
+
+
+class RequestPart(pydantic.BaseModel):
+    """Base of all parts of a request: immutable; unknown keys are refused."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object, without what is not set."""
+        return self.model_dump(exclude_defaults=True)
+
+
+class Condition(RequestPart):
+    """A condition on one display field of an ad; all given parts must hold.
+
+    A missing value fails every part except `none_of`.
+    """
+
+    field: _String = pydantic.Field(description="Name of an ad field.")
+    any_of: _Values | None = pydantic.Field(
+        default=None, description="The field has at least one of these values."
+    )
+    none_of: _Values | None = pydantic.Field(
+        default=None, description="The field has none of these values."
+    )
+    all_of: _Values | None = pydantic.Field(
+        default=None, description="The field has all of these values. For list fields."
+    )
+    at_least: _Number | None = pydantic.Field(
+        default=None, description="Lower bound, inclusive. For numeric fields."
+    )
+    at_most: _Number | None = pydantic.Field(
+        default=None, description="Upper bound, inclusive. For numeric fields."
+    )
+
+
+class Filters(RequestPart):
+    """Which ads are eligible: those that meet every condition and both lists."""
+
+    conditions: (
+        Annotated[tuple[Condition, ...], pydantic.Field(max_length=MAX_CONDITIONS)] | None
+    ) = pydantic.Field(default=None, description="All of them must hold.")
+    allowed_ads: _AdIds | None = pydantic.Field(
+        default=None,
+        description="Ad ids. Only these ads are eligible. Unknown ids are ignored.",
+    )
+    excluded_ads: _AdIds | None = pydantic.Field(
+        default=None, description="Ad ids. These ads are not eligible. Unknown ids are ignored."
+    )
+
+
+class Cap(RequestPart):
+    """Maximum number of ads in an answer with the same value of a field.
+
+    Ads without a value are not capped; an ad with a list counts for each of its values.
+    """
+
+    field: _String = pydantic.Field(description="Name of a categorical or list field of the ads.")
+    max: _Max = pydantic.Field(description="Maximum number of ads with the same value.")
+
+
+class FrequencyCap(RequestPart):
+    """Makes ads that the user has seen too often ineligible; `seen` has the counts."""
+
+    max: _Max = pydantic.Field(
+        description="Maximum number of impressions; an ad that has reached it is no longer "
+        "eligible."
+    )
+    field: _String | None = pydantic.Field(
+        default=None,
+        description="Categorical or list field whose values are counted: ads with a value that "
+        "has reached the maximum are not eligible. Null: the ads themselves are counted.",
+    )
+
+
+class Diversity(RequestPart):
+    """Lowers the utility of an ad for each ad above it with the same value of a field."""
+
+    field: _String = pydantic.Field(description="Name of a categorical or list field of the ads.")
+    penalty: _Share = pydantic.Field(
+        description="Share of the utility that each such ad above takes away, in [0, 1]."
+    )
+
+
+class Exploration(RequestPart):
+    """Fills a share of the positions with ads drawn uniformly from the candidates."""
+
+    share: _Share = pydantic.Field(description="Probability that a position is drawn, in [0, 1].")
+    among: _Max | None = pydantic.Field(
+        default=None, description="Number of best candidates to draw from. Null: all candidates."
+    )
+
+
+class Rules(RequestPart):
+    """Business rules of an answer.
+
+    A part that is null takes the service's default; an empty list, or a share of 0, turns the
+    default off.
+    """
+
+    caps: _RuleList[Cap] | None = pydantic.Field(
+        default=None, description="Maximum number of ads with the same value of a field."
+    )
+    frequency_caps: _RuleList[FrequencyCap] | None = pydantic.Field(
+        default=None, description="Maximum number of impressions for the user."
+    )
+    diversity: _RuleList[Diversity] | None = pydantic.Field(
+        default=None, description="Penalties for repeated values; those of several fields multiply."
+    )
+    exploration: Exploration | None = pydantic.Field(
+        default=None, description="Share of the positions that are drawn at random."
+    )
+
+
+class Seen(RequestPart):
+    """How often the user has seen ads and values of ad fields."""
+
+    ads: Annotated[_Counts, pydantic.Field(max_length=MAX_ADS)] | None = pydantic.Field(
+        default=None, description="Ad id to number of impressions."
+    )
+    fields: dict[str, Annotated[_Counts, pydantic.Field(max_length=MAX_VALUES)]] | None = (
+        pydantic.Field(
+            default=None,
+            description="Ad field to value to number of impressions.",
+            examples=[{"advertiser": {"a3": 5}}],
+        )
+    )
+
+
+class Request(RequestPart):
+    """One request for ads. All fields are optional; null and absent mean the same."""
+
+    user: dict[str, Any] | None = pydantic.Field(
+        default=None,
+        description="Raw query fields that describe the user: a string or a number; for a list "
+        "field a list of strings, the latest last. Null: missing value.",
+    )
+    context: dict[str, Any] | None = pydantic.Field(
+        default=None,
+        description="Raw query fields that describe the situation; merged with `user`.",
+    )
+    k: Annotated[_Integer, pydantic.Field(ge=1)] | None = pydantic.Field(
+        default=None,
+        description="Number of ads to return; 10 by default. All ads if the catalog has fewer.",
+    )
+    weights: dict[str, _Weight] | None = pydantic.Field(
+        default=None,
+        description="Utility weight of each head (click, engagement, revenue); 1 by default.",
+    )
+    deadline_ms: Annotated[_Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = (
+        pydantic.Field(
+            default=None,
+            description="Time for the answer in milliseconds. If it runs out, the ads come in "
+            "retrieval order.",
+        )
+    )
+    request_id: (
+        Annotated[
+            _String,
+            pydantic.Field(min_length=1, max_length=MAX_REQUEST_ID_LENGTH),
+            pydantic.AfterValidator(_printable),
+        ]
+        | None
+    ) = pydantic.Field(default=None, description="Returned in the answer; generated by default.")
+    filters: Filters | None = pydantic.Field(
+        default=None,
+        description="Which ads are eligible. If fewer than k are, the answer has fewer ads.",
+    )
+    rules: Rules | None = pydantic.Field(
+        default=None,
+        description="Caps, diversity and exploration. A part that is null takes the service's "
+        "default.",
+    )
+    seen: Seen | None = pydantic.Field(
+        default=None, description="How often the user has seen what, for frequency caps."
+    )
+    explain: _Boolean | None = pydantic.Field(
+        default=None, description="Whether the answer contains explanations."
+    )
+    release: Literal["stable", "canary"] | None = pydantic.Field(
+        default=None,
+        description="Release that answers; without a canary both are the stable one. Null: chosen "
+        "by the canary's share.",
+    )
+    dry_run: _Boolean | None = pydantic.Field(
+        default=None,
+        description="Whether the answer is shown to nobody. It is left out of the impression log "
+        "and of the metrics of answers.",
+    )
