@@ -15,7 +15,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 
 from serving import saved_model
-from serving.model_server import metrics, tensor_codec
+from serving.model_server import server_metrics, tensor_codec
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 _METHODS = (
@@ -40,7 +40,7 @@ class Servable:
         session_config: config_pb2.ConfigProto | None = None,
         *,
         tags: Sequence[str] = (tf.saved_model.SERVING,),
-        counts: metrics.ServingMetrics | None = None,
+        metrics: server_metrics.ServerMetrics | None = None,
         check_method: bool = False,
     ) -> None:
         """Loads the SavedModel.
@@ -51,7 +51,7 @@ class Servable:
             path: Directory with `saved_model.pb`.
             session_config: Threads and devices; None for TensorFlow's defaults.
             tags: Tags of the graph to load.
-            counts: Metrics that record the time of each run; None for none.
+            metrics: Metrics that record the time of each run; None for none.
             check_method: Whether a signature must name the method that it is used for.
 
         Raises:
@@ -61,7 +61,7 @@ class Servable:
         self.version = version
         self.path = os.fspath(path)
         self.check_method = check_method
-        self._metrics = counts
+        self._metrics = metrics
         self._runner = saved_model.SessionRunner(self.path, tags, session_config)
         self.signature_defs = self._runner.signature_defs
         self._signatures = {

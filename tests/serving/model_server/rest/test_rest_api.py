@@ -189,11 +189,11 @@ _ROW = {"uid": 1, "x": [1, 2]}
         ),
         (
             {"instances": [[1]]},
-            "'instances' has values without names, but the signature has 2 inputs; expected an "
-            "object with the keys uid, x.",
+            "The values have no names, but the signature has 2 inputs; expected objects with the "
+            "keys uid, x.",
         ),
-        ({"instances": [{"b64": "YQ=="}]}, "'instances' has values without names"),
-        ({"inputs": [1]}, "'inputs' has values without names"),
+        ({"instances": [{"b64": "YQ=="}]}, "The values have no names"),
+        ({"inputs": [1]}, "The values have no names"),
         ({"inputs": {"uid": [1]}}, "Missing named input: x in 'inputs' object."),
         # Shapes.
         (
