@@ -10,7 +10,6 @@ import time
 
 import grpc
 import tensorflow as tf
-from google.protobuf import message
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import saved_model
@@ -84,7 +83,7 @@ def _replay_records(model: servable.Servable, iterations: int) -> int:
     count = 0
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            log = _parse(record, path)
+            log = prediction_log_pb2.PredictionLog.FromString(record)
             for _ in range(iterations):
                 _replay(model, log)
             count += 1
@@ -98,15 +97,6 @@ def _replay_records(model: servable.Servable, iterations: int) -> int:
             f"{error.message}. Please verify your warmup data is in TFRecord format.",
         ) from error
     return count
-
-
-def _parse(record: bytes, path: str) -> prediction_log_pb2.PredictionLog:
-    try:
-        return prediction_log_pb2.PredictionLog.FromString(record)
-    except message.DecodeError as error:
-        raise saved_model.invalid_argument(
-            f"Failed to parse warmup record: {record!r} from {path}"
-        ) from error
 
 
 def _replay(model: servable.Servable, log: prediction_log_pb2.PredictionLog) -> None:

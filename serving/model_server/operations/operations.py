@@ -57,10 +57,7 @@ def run_predict(
     """
     spec = request.model_spec
     outputs = model.predict(spec.signature_name, request.inputs, request.output_filter)
-    response = predict_pb2.PredictResponse()
-    response.model_spec.name = spec.name
-    response.model_spec.version.value = model.version
-    response.model_spec.signature_name = spec.signature_name or servable.DEFAULT_SIGNATURE
+    response = predict_pb2.PredictResponse(model_spec=model.effective_spec(spec))
     for alias, array in outputs.items():
         response.outputs[alias].CopyFrom(tensor_codec.encode_tensor(array, as_content))
     return response
