@@ -9,6 +9,8 @@ References: TensorFlow Serving, `util/json_tensor.cc` (the forms).
 import base64
 import itertools
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +36,8 @@ _JSON_TYPES: dict[tf.DType, set[type]] = {
 }
 _KIND_NAMES = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
+_LARGE_EXPONENTS = (re.compile(r"e\+?\d{3}"), re.compile(r"E\+?\d{3}"))
+
 Dtypes = Mapping[str, tf.DType]
 
 
@@ -45,7 +49,9 @@ def parse(body: bytes) -> dict[str, Any]:
     """
     try:
         text = body.decode("utf-8-sig")
-        document = json.loads(text)
+        # Python reads 1e400 as infinity. The check of each number costs time, so only if needed.
+        has_large = any(pattern.search(text) for pattern in _LARGE_EXPONENTS)
+        document = json.loads(text, parse_float=_finite if has_large else None)
         if "\\ud" in text or "\\uD" in text:
             # An escaped surrogate without its pair has no bytes.
             json.dumps(document, ensure_ascii=False).encode()
@@ -150,6 +156,13 @@ def _columns(rows: Sequence[Any], dtypes: Dtypes) -> dict[str, list[Any]]:
                 f"keys {', '.join(sorted(dtypes))}."
             )
     return {name: [row[name] for row in rows] for name in dtypes}
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large for a floating-point number")
+    return value
 
 
 def _is_named(value: Any) -> bool:

@@ -140,6 +140,7 @@ _ROW = {"uid": 1, "x": [1, 2]}
         (b'{"a": "\xff"}', "The body is not valid JSON: 'utf-8' codec can't decode byte 0xff"),
         (b'{"a": "\\ud800"}', "not valid JSON: 'utf-8' codec can't encode character '\\ud800'"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON: Exceeds the limit (4300 digits)"),
+        (b'{"a": -1E+400}', "not valid JSON: -1E+400 is too large for a floating-point number"),
         (b"[" * 100_000, "The body has too many nested levels."),
         (b"[]", "The body is []; expected a JSON object."),
         (b"[1" + b", 1" * 200 + b"]", "[1" + ", 1" * 84 + ", ...; expected a JSON object."),
