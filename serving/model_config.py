@@ -101,7 +101,8 @@ def read_text(path: str | os.PathLike[str], target: _Message) -> _Message:
         text_format.Parse(pathlib.Path(path).read_text(encoding="utf-8"), target)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path}: expected a {target.DESCRIPTOR.name} in protobuf text format, got: {error}"
+            f"Invalid protobuf file: '{path}'. Expected a {target.DESCRIPTOR.name} in text format, "
+            f"got: {error}"
         ) from error
     return target
 

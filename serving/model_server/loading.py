@@ -10,11 +10,10 @@ import time
 
 import grpc
 import tensorflow as tf
-from google.protobuf import message
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import saved_model
-from serving.model_server import metrics, server_options
+from serving.model_server import server_metrics, server_options
 from serving.model_server.models import servable
 from serving.model_server.operations import examples
 
@@ -22,55 +21,51 @@ WARM_UP_PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
 _MAX_RECORDS = 1000
 
 
-class ModelLoader:
-    """Loads versions with the options of a server."""
+def load(
+    options: server_options.ServerOptions,
+    metrics: server_metrics.ServerMetrics,
+    name: str,
+    version: int,
+    path: str,
+) -> servable.Servable:
+    """Returns the loaded version of a model, warmed up.
 
-    def __init__(
-        self, options: server_options.ServerOptions, counts: metrics.ServingMetrics
-    ) -> None:
-        """Takes the server's options and metrics."""
-        self._options = options
-        self._metrics = counts
+    Args:
+        options: Options of the server.
+        metrics: Metrics of loads, warm-ups and runs.
+        name: Model name.
+        version: Version number.
+        path: Directory of the version.
 
-    def load(self, name: str, version: int, path: str | os.PathLike[str]) -> servable.Servable:
-        """Returns the loaded version, warmed up.
-
-        Args:
-            name: Model name.
-            version: Version number.
-            path: Directory of the version.
-
-        Raises:
-            StatusError: The version cannot be loaded, or one of its warm-up records fails.
-        """
-        started = time.perf_counter()
-        try:
-            model = servable.Servable(
-                name,
-                version,
-                path,
-                self._options.session_config or saved_model.session_config(),
-                tags=self._options.saved_model_tags,
-                counts=self._metrics,
-                check_method=self._options.enable_signature_method_name_check,
-            )
-        except Exception:
-            self._metrics.record_load(os.fspath(path), False, 0.0)
-            raise
-        self._metrics.record_load(os.fspath(path), True, time.perf_counter() - started)
-        try:
-            if self._options.enable_model_warmup:
-                self._warm_up(model)
-        except Exception:
-            model.close()
-            raise
+    Raises:
+        StatusError: The version cannot be loaded, or one of its warm-up records fails.
+    """
+    started = time.perf_counter()
+    try:
+        model = servable.Servable(
+            name,
+            version,
+            path,
+            options.session_config or saved_model.session_config(),
+            tags=options.saved_model_tags,
+            metrics=metrics,
+            check_method=options.enable_signature_method_name_check,
+        )
+    except Exception:
+        metrics.record_load(path, False, 0.0)
+        raise
+    loaded = time.perf_counter()
+    metrics.record_load(path, True, loaded - started)
+    if not options.enable_model_warmup:
         return model
-
-    def _warm_up(self, model: servable.Servable) -> None:
-        started = time.perf_counter()
-        records = _replay_records(model, self._options.num_request_iterations_for_warmup)
-        if records:
-            self._metrics.record_warm_up(model.path, records, time.perf_counter() - started)
+    try:
+        records = _replay_records(model, options.num_request_iterations_for_warmup)
+    except Exception:
+        model.close()
+        raise
+    if records:
+        metrics.record_warm_up(path, records, time.perf_counter() - loaded)
+    return model
 
 
 def _replay_records(model: servable.Servable, iterations: int) -> int:
@@ -88,7 +83,7 @@ def _replay_records(model: servable.Servable, iterations: int) -> int:
     count = 0
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            log = _parse(record, path)
+            log = prediction_log_pb2.PredictionLog.FromString(record)
             for _ in range(iterations):
                 _replay(model, log)
             count += 1
@@ -102,15 +97,6 @@ def _replay_records(model: servable.Servable, iterations: int) -> int:
             f"{error.message}. Please verify your warmup data is in TFRecord format.",
         ) from error
     return count
-
-
-def _parse(record: bytes, path: str) -> prediction_log_pb2.PredictionLog:
-    try:
-        return prediction_log_pb2.PredictionLog.FromString(record)
-    except message.DecodeError as error:
-        raise saved_model.invalid_argument(
-            f"Failed to parse warmup record: {record!r} from {path}"
-        ) from error
 
 
 def _replay(model: servable.Servable, log: prediction_log_pb2.PredictionLog) -> None:

@@ -7,6 +7,7 @@ Development and tests run it instead of TensorFlow Serving; clients cannot disti
         channel = grpc.insecure_channel(f"127.0.0.1:{server.port}")
 """
 
+import functools
 import logging
 import os
 import threading
@@ -18,7 +19,7 @@ import grpc
 
 from serving import model_config, saved_model
 from serving.errors import ServerStartError
-from serving.model_server import loading, metrics, server_options
+from serving.model_server import loading, server_metrics, server_options
 from serving.model_server.grpc import grpc_health, grpc_server
 from serving.model_server.models import servable_manager
 from serving.model_server.rest import rest_api, rest_server
@@ -70,10 +71,10 @@ class ModelServer:
         self._rest: rest_server.RestServer | None = None
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self.metrics = metrics.ServingMetrics()
+        self.metrics = server_metrics.ServerMetrics()
         self._health = grpc_health.HealthService()
         self.manager = servable_manager.ServableManager(
-            loading.ModelLoader(self._options, self.metrics).load,
+            functools.partial(loading.load, self._options, self.metrics),
             self._options.max_num_load_retries,
             self._options.load_retry_seconds,
             self._options.allow_version_labels_for_unavailable_models,

@@ -7,7 +7,7 @@ import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving import model_config
-from serving.model_server import config_messages, metrics, server_options
+from serving.model_server import config_messages, server_metrics, server_options
 from serving.model_server.grpc import grpc_health, prediction_service
 from serving.model_server.models import servable_manager
 
@@ -23,7 +23,7 @@ def build(
     manager: servable_manager.ServableManager,
     address: str | None,
     options: server_options.ServerOptions,
-    counts: metrics.ServingMetrics,
+    metrics: server_metrics.ServerMetrics,
     health: grpc_health.HealthService,
 ) -> tuple[grpc.Server, int]:
     """Binds a server and does not start it.
@@ -32,7 +32,7 @@ def build(
         manager: The models.
         address: Host and port; port 0 is any free one. None for only the UNIX socket.
         options: Threads, credentials, the UNIX socket and the services.
-        counts: Metrics of the requests.
+        metrics: Metrics of the requests.
         health: The health check, which is served if the options say so.
 
     Returns:
@@ -46,12 +46,12 @@ def build(
     server = grpc.server(pool, options=(*_OPTIONS, *options.grpc_channel_arguments))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         prediction_service.PredictionService(
-            manager, options.enable_serialization_as_tensor_content, counts
+            manager, options.enable_serialization_as_tensor_content, metrics
         ),
         server,
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        prediction_service.ModelService(manager, counts), server
+        prediction_service.ModelService(manager, metrics), server
     )
     if options.enable_grpc_healthcheck_service:
         server.add_generic_rpc_handlers((health.handler(),))

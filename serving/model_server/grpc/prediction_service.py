@@ -22,7 +22,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import saved_model
-from serving.model_server import metrics
+from serving.model_server import server_metrics
 from serving.model_server.models import servable_manager
 from serving.model_server.operations import operations
 
@@ -42,18 +42,18 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self,
         manager: servable_manager.ServableManager,
         as_content: bool,
-        counts: metrics.ServingMetrics,
+        metrics: server_metrics.ServerMetrics,
     ) -> None:
         """Serves the manager's models.
 
         Args:
             manager: The models.
             as_content: Whether replies fill `tensor_content` instead of the typed fields.
-            counts: Metrics of the requests.
+            metrics: Metrics of the requests.
         """
         self._manager = manager
         self._predict = functools.partial(operations.predict, as_content=as_content)
-        self._metrics = counts
+        self._metrics = metrics
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
@@ -115,11 +115,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """GetModelStatus and HandleReloadConfigRequest."""
 
     def __init__(
-        self, manager: servable_manager.ServableManager, counts: metrics.ServingMetrics
+        self, manager: servable_manager.ServableManager, metrics: server_metrics.ServerMetrics
     ) -> None:
         """Serves the manager's states and takes its new configurations."""
         self._manager = manager
-        self._metrics = counts
+        self._metrics = metrics
 
     def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext

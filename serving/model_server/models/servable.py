@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow_serving.apis import model_pb2
 
 from serving import saved_model
-from serving.model_server import metrics, tensor_codec
+from serving.model_server import server_metrics, tensor_codec
 
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 _METHODS = (
@@ -23,8 +24,6 @@ _METHODS = (
     tf.saved_model.CLASSIFY_METHOD_NAME,
     tf.saved_model.REGRESS_METHOD_NAME,
 )
-# Each set of fetched outputs is a prepared executor; beyond this number, all outputs are run.
-_MAX_PREPARED = 16
 
 Tensor: TypeAlias = tensor_pb2.TensorProto | np.ndarray
 
@@ -40,7 +39,7 @@ class Servable:
         session_config: config_pb2.ConfigProto | None = None,
         *,
         tags: Sequence[str] = (tf.saved_model.SERVING,),
-        counts: metrics.ServingMetrics | None = None,
+        metrics: server_metrics.ServerMetrics | None = None,
         check_method: bool = False,
     ) -> None:
         """Loads the SavedModel.
@@ -51,7 +50,7 @@ class Servable:
             path: Directory with `saved_model.pb`.
             session_config: Threads and devices; None for TensorFlow's defaults.
             tags: Tags of the graph to load.
-            counts: Metrics that record the time of each run; None for none.
+            metrics: Metrics that record the time of each run; None for none.
             check_method: Whether a signature must name the method that it is used for.
 
         Raises:
@@ -61,7 +60,7 @@ class Servable:
         self.version = version
         self.path = os.fspath(path)
         self.check_method = check_method
-        self._metrics = counts
+        self._metrics = metrics
         self._runner = saved_model.SessionRunner(self.path, tags, session_config)
         self.signature_defs = self._runner.signature_defs
         self._signatures = {
@@ -99,7 +98,7 @@ class Servable:
         signature, started = self._signatures[key], time.perf_counter()
         arrays = signature.decode(dict(inputs.items()))
         outputs = signature.select(list(output_filter))
-        values = self._run(signature.feeds(arrays), signature.prepared(outputs.values()))
+        values = self._run(signature.feeds(arrays), list(outputs.values()))
         self._record("Predict", started)
         return {alias: values[name] for alias, name in outputs.items()}
 
@@ -121,6 +120,14 @@ class Servable:
         if api is not None:
             self._record(api, started)
         return outputs
+
+    def effective_spec(self, requested: model_pb2.ModelSpec) -> model_pb2.ModelSpec:
+        """Returns the spec of a reply: with the version that answered and the signature."""
+        return model_pb2.ModelSpec(
+            name=requested.name,
+            version={"value": self.version},
+            signature_name=requested.signature_name or DEFAULT_SIGNATURE,
+        )
 
     def close(self) -> None:
         """Frees the session; no call may be running or follow."""
@@ -152,7 +159,6 @@ class _Signature:
         self._defaults = dict(definition.defaults.items())
         # A session numbers its feeds in the order of their names.
         self._feed_order = sorted(self._feeds, key=self._feeds.__getitem__)
-        self._prepared: set[tuple[str, ...]] = set()
 
     def decode(self, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Returns the array of each input by its name.
@@ -202,14 +208,6 @@ class _Signature:
                 raise saved_model.invalid_argument(f"duplicate output tensor alias: {alias}")
             selected[alias] = self._fetches[alias]
         return selected
-
-    def prepared(self, fetches: Iterable[str]) -> tuple[str, ...]:
-        """Returns what to fetch: these tensors, or all if too many sets are prepared."""
-        targets = tuple(sorted(set(fetches)))
-        if targets not in self._prepared and len(self._prepared) >= _MAX_PREPARED:
-            return tuple(self._fetches.values())
-        self._prepared.add(targets)
-        return targets
 
     def _check_number(self, inputs: Mapping[str, Tensor]) -> None:
         too_few = len(inputs) < len(self._feeds) and not self._defaults

@@ -11,7 +11,6 @@ References: TensorFlow Serving, `core/availability_preserving_policy.cc` and `mo
 import contextlib
 import dataclasses
 import logging
-import os
 import threading
 import time
 import typing
@@ -26,7 +25,7 @@ from serving.model_server.models import config_checks, servable
 _logger = logging.getLogger(__name__)
 
 State: typing.TypeAlias = get_model_status_pb2.ModelVersionStatus
-Loader = Callable[[str, int, str | os.PathLike[str]], servable.Servable]
+Loader = Callable[[str, int, str], servable.Servable]
 
 
 @dataclasses.dataclass

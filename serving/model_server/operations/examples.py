@@ -45,10 +45,10 @@ def classify(
             of the model's operations.
     """
     definition, values, num_examples = _run(model, request, "Classify", _CLASSIFY)
-    response = classification_pb2.ClassificationResponse()
-    _fill_spec(response.model_spec, request.model_spec, model)
-    response.result.CopyFrom(_classes(definition, values, num_examples))
-    return response
+    return classification_pb2.ClassificationResponse(
+        model_spec=model.effective_spec(request.model_spec),
+        result=_classes(definition, values, num_examples),
+    )
 
 
 def regress(
@@ -56,10 +56,10 @@ def regress(
 ) -> regression_pb2.RegressionResponse:
     """Answers a Regress request; see `classify`."""
     definition, values, num_examples = _run(model, request, "Regress", _REGRESS)
-    response = regression_pb2.RegressionResponse()
-    _fill_spec(response.model_spec, request.model_spec, model)
-    response.result.CopyFrom(_numbers(definition, values, num_examples))
-    return response
+    return regression_pb2.RegressionResponse(
+        model_spec=model.effective_spec(request.model_spec),
+        result=_numbers(definition, values, num_examples),
+    )
 
 
 def multi_inference(
@@ -87,8 +87,7 @@ def multi_inference(
     values = model.run(None, dict.fromkeys(sources, batch), sorted(targets))
     response = inference_pb2.MultiInferenceResponse()
     for task, definition in zip(request.tasks, definitions.values(), strict=True):
-        answer = response.results.add()
-        _fill_spec(answer.model_spec, task.model_spec, model)
+        answer = response.results.add(model_spec=model.effective_spec(task.model_spec))
         if task.method_name == _CLASSIFY:
             answer.classification_result.CopyFrom(_classes(definition, values, len(batch)))
         else:
@@ -137,14 +136,6 @@ def _run(
 
 def _key(spec: model_pb2.ModelSpec) -> str:
     return spec.signature_name or servable.DEFAULT_SIGNATURE
-
-
-def _fill_spec(
-    answer: model_pb2.ModelSpec, requested: model_pb2.ModelSpec, model: servable.Servable
-) -> None:
-    answer.name = requested.name
-    answer.version.value = model.version
-    answer.signature_name = _key(requested)
 
 
 def _serialized(request_input: input_pb2.Input) -> np.ndarray:

@@ -21,7 +21,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import saved_model
-from serving.model_server import metrics, tensor_codec
+from serving.model_server import server_metrics, tensor_codec
 from serving.model_server.models import config_checks, servable, servable_manager
 from serving.model_server.operations import examples
 
@@ -57,10 +57,7 @@ def run_predict(
     """
     spec = request.model_spec
     outputs = model.predict(spec.signature_name, request.inputs, request.output_filter)
-    response = predict_pb2.PredictResponse()
-    response.model_spec.name = spec.name
-    response.model_spec.version.value = model.version
-    response.model_spec.signature_name = spec.signature_name or servable.DEFAULT_SIGNATURE
+    response = predict_pb2.PredictResponse(model_spec=model.effective_spec(spec))
     for alias, array in outputs.items():
         response.outputs[alias].CopyFrom(tensor_codec.encode_tensor(array, as_content))
     return response
@@ -85,13 +82,13 @@ def regress(
 def multi_inference(
     manager: _Manager,
     request: inference_pb2.MultiInferenceRequest,
-    counts: metrics.ServingMetrics,
+    metrics: server_metrics.ServerMetrics,
 ) -> inference_pb2.MultiInferenceResponse:
     """Answers a MultiInference request on the model of its first task."""
     spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
     with manager.use(spec) as model:
         response, count = examples.multi_inference(model, request)
-    counts.record_examples(spec.name, count)
+    metrics.record_examples(spec.name, count)
     return response
 
 
@@ -131,16 +128,16 @@ def model_status(
 def reload_config(
     manager: _Manager,
     request: model_management_pb2.ReloadConfigRequest,
-    counts: metrics.ServingMetrics,
+    metrics: server_metrics.ServerMetrics,
 ) -> model_management_pb2.ReloadConfigResponse:
     """Answers a HandleReloadConfigRequest after each new model serves."""
     if request.config.WhichOneof("config") != "model_config_list":
         raise config_checks.unsupported_config()
-    before = counts.first_values(request.metric_names)
+    before = metrics.first_values(request.metric_names)
     manager.reload(request.config)
     response = model_management_pb2.ReloadConfigResponse()
     response.status.error_code = 0
-    for name, value in counts.first_values(request.metric_names).items():
+    for name, value in metrics.first_values(request.metric_names).items():
         response.metric.add(name=name, int64_value_increase=value - before[name])
     return response
 

@@ -9,6 +9,8 @@ References: TensorFlow Serving, `util/json_tensor.cc` (the forms).
 import base64
 import itertools
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +36,8 @@ _JSON_TYPES: dict[tf.DType, set[type]] = {
 }
 _KIND_NAMES = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
+_LARGE_EXPONENTS = (re.compile(r"e\+?\d{3}"), re.compile(r"E\+?\d{3}"))
+
 Dtypes = Mapping[str, tf.DType]
 
 
@@ -45,7 +49,9 @@ def parse(body: bytes) -> dict[str, Any]:
     """
     try:
         text = body.decode("utf-8-sig")
-        document = json.loads(text)
+        # Python reads 1e400 as infinity. The check of each number costs time, so only if needed.
+        has_large = any(pattern.search(text) for pattern in _LARGE_EXPONENTS)
+        document = json.loads(text, parse_float=_finite if has_large else None)
         if "\\ud" in text or "\\uD" in text:
             # An escaped surrogate without its pair has no bytes.
             json.dumps(document, ensure_ascii=False).encode()
@@ -74,11 +80,23 @@ def signature_name(document: Mapping[str, Any]) -> str:
     return name
 
 
-def is_row_form(document: Mapping[str, Any]) -> bool:
-    """Returns whether a request has `instances` (rows) rather than `inputs` (columns).
+def to_inputs(document: Mapping[str, Any], dtypes: Dtypes) -> tuple[dict[str, np.ndarray], bool]:
+    """Returns the inputs of a Predict request.
+
+    In the row form, `instances` is a list of rows, each an object with all inputs. In the column
+    form, `inputs` is an object with all inputs. In both, the value of the only input needs no
+    object around it.
+
+    Args:
+        document: Body of the request.
+        dtypes: Type of each input of the signature.
+
+    Returns:
+        The inputs by name, in the row form each [number of rows, ...]; and whether it is the row
+        form.
 
     Raises:
-        StatusError: INVALID_ARGUMENT if it has both or neither.
+        StatusError: INVALID_ARGUMENT if names, shapes or types do not fit.
     """
     if "instances" not in document and "inputs" not in document:
         raise saved_model.invalid_argument("Missing 'inputs' or 'instances' key")
@@ -86,52 +104,26 @@ def is_row_form(document: Mapping[str, Any]) -> bool:
         raise saved_model.invalid_argument(
             "The body has both 'inputs' and 'instances'; expected only one of them."
         )
-    return "instances" in document
-
-
-def from_rows(rows: Any, dtypes: Dtypes) -> dict[str, np.ndarray]:
-    """Returns the inputs of the row form, each [number of rows, ...].
-
-    Args:
-        rows: Value of `instances`: objects with all inputs, or values of the only input.
-        dtypes: Type of each input.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if names, shapes or types do not fit.
-    """
-    if not isinstance(rows, list) or not rows:
+    is_row_form = "instances" in document
+    value = document["instances" if is_row_form else "inputs"]
+    if is_row_form and (not isinstance(value, list) or not value):
         raise saved_model.invalid_argument(
-            f"'instances' is {_shown(rows)}; expected a list of at least one row."
+            f"'instances' is {_shown(value)}; expected a list of at least one row."
         )
-    if not _is_named(rows[0]):
-        return _only_input("instances", rows, dtypes)
-    for position, row in enumerate(rows):
-        if not isinstance(row, dict) or row.keys() != dtypes.keys():
+    if not _is_named(value[0] if is_row_form else value):
+        if len(dtypes) > 1:
             raise saved_model.invalid_argument(
-                f"Row {position} of 'instances' is {_shown(row)}; expected an object with the "
-                f"keys {', '.join(sorted(dtypes))}."
+                f"The values have no names, but the signature has {len(dtypes)} inputs; expected "
+                f"objects with the keys {', '.join(sorted(dtypes))}."
             )
-    return {
-        name: _to_array([row[name] for row in rows], name, dtype) for name, dtype in dtypes.items()
-    }
-
-
-def from_columns(inputs: Any, dtypes: Dtypes) -> dict[str, np.ndarray]:
-    """Returns the inputs of the column form.
-
-    Args:
-        inputs: Value of `inputs`: an object with all inputs, or the value of the only input.
-        dtypes: Type of each input.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT if names, shapes or types do not fit.
-    """
-    if not _is_named(inputs):
-        return _only_input("inputs", inputs, dtypes)
+        columns = dict.fromkeys(dtypes, value)
+    else:
+        columns = _columns(value, dtypes) if is_row_form else value
     for name in dtypes:
-        if name not in inputs:
+        if name not in columns:
             raise saved_model.invalid_argument(f"Missing named input: {name} in 'inputs' object.")
-    return {name: _to_array(inputs[name], name, dtype) for name, dtype in dtypes.items()}
+    arrays = {name: _to_array(columns[name], name, dtype) for name, dtype in dtypes.items()}
+    return arrays, is_row_form
 
 
 def to_examples(document: Mapping[str, Any]) -> input_pb2.Input:
@@ -156,13 +148,21 @@ def to_examples(document: Mapping[str, Any]) -> input_pb2.Input:
     return request
 
 
-def _only_input(key: str, value: Any, dtypes: Dtypes) -> dict[str, np.ndarray]:
-    if len(dtypes) > 1:
-        raise saved_model.invalid_argument(
-            f"'{key}' has values without names, but the signature has {len(dtypes)} inputs; "
-            f"expected an object with the keys {', '.join(sorted(dtypes))}."
-        )
-    return {name: _to_array(value, name, dtype) for name, dtype in dtypes.items()}
+def _columns(rows: Sequence[Any], dtypes: Dtypes) -> dict[str, list[Any]]:
+    for position, row in enumerate(rows):
+        if not isinstance(row, dict) or row.keys() != dtypes.keys():
+            raise saved_model.invalid_argument(
+                f"Row {position} of 'instances' is {_shown(row)}; expected an object with the "
+                f"keys {', '.join(sorted(dtypes))}."
+            )
+    return {name: [row[name] for row in rows] for name in dtypes}
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large for a floating-point number")
+    return value
 
 
 def _is_named(value: Any) -> bool:

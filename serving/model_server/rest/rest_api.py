@@ -27,7 +27,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import saved_model
-from serving.model_server import metrics, server_options
+from serving.model_server import server_metrics, server_options
 from serving.model_server.models import servable, servable_manager
 from serving.model_server.operations import operations
 from serving.model_server.rest import json_input, json_output
@@ -46,11 +46,11 @@ _NOT_FOUND_PAGE = (
     b"<H1>Not Found</H1>\n</BODY></HTML>\n"
 )
 _DEFAULT_CONTENT_TYPE = "text/html; charset=ISO-8859-1"
-_CORS_HEADERS = (
-    ("access-control-allow-origin", "*"),
-    ("access-control-allow-methods", "POST, GET"),
-    ("access-control-allow-headers", "Content-Type"),
-)
+_CORS_HEADERS = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "POST, GET",
+    "access-control-allow-headers": "Content-Type",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RestReply:
     status: int
     body: bytes
     content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -102,12 +102,12 @@ class RestApi:
         self,
         manager: servable_manager.ServableManager,
         options: server_options.ServerOptions,
-        counts: metrics.ServingMetrics,
+        metrics: server_metrics.ServerMetrics,
     ) -> None:
         """Serves the manager's models, and the metrics if the options name their path."""
         self._manager = manager
         self._options = options
-        self._metrics = counts
+        self._metrics = metrics
 
     def handle(self, request: RestRequest) -> RestReply:
         """Answers one request; never raises."""
@@ -144,7 +144,7 @@ class RestApi:
         return self._reply(request, status.http_code(), body)
 
     def _reply(self, request: RestRequest, status: int, body: bytes) -> RestReply:
-        headers = _CORS_HEADERS if self._options.rest_api_enable_cors_support else ()
+        headers = _CORS_HEADERS if self._options.rest_api_enable_cors_support else {}
         if request.method == "OPTIONS":
             return RestReply(status, b"", _DEFAULT_CONTENT_TYPE, headers)
         return RestReply(status, body, headers=headers)
@@ -190,11 +190,9 @@ class RestApi:
             if not infos:
                 raise saved_model.invalid_argument(f"Failed to get input map for signature: {key}")
             dtypes = {alias: tf.dtypes.as_dtype(infos[alias].dtype) for alias in sorted(infos)}
-            if json_input.is_row_form(document):
-                inputs = json_input.from_rows(document["instances"], dtypes)
-                return json_output.to_rows(model.predict(key, inputs))
-            inputs = json_input.from_columns(document["inputs"], dtypes)
-            return json_output.to_columns(model.predict(key, inputs))
+            inputs, is_row_form = json_input.to_inputs(document, dtypes)
+            outputs = model.predict(key, inputs)
+        return json_output.to_rows(outputs) if is_row_form else json_output.to_columns(outputs)
 
     def _classify(self, spec: model_pb2.ModelSpec, document: Mapping[str, Any]) -> bytes:
         spec.signature_name = json_input.signature_name(document)

@@ -12,11 +12,11 @@ from concurrent import futures
 from typing import Any
 
 import uvicorn
+from starlette import requests, responses
 
 from serving.model_server.rest import rest_api
 
 _logger = logging.getLogger(__name__)
-_MAX_BODY_BYTES = 2**31 - 1
 _BACKLOG = 2048
 # How long an idle connection is kept: libevent's default, which TensorFlow Serving uses.
 _IDLE_SECONDS = 50
@@ -95,17 +95,16 @@ class RestServer:
             self._server.ready.set()
 
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = {
-            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
-        }
-        body = await _read_body(receive)
-        if body is None:
+        received = requests.Request(scope, receive)
+        try:
+            body = await received.body()
+        except requests.ClientDisconnect:
             return
         query = scope["query_string"].decode("latin-1")
         request = rest_api.RestRequest(
-            scope["method"],
+            received.method,
             scope["raw_path"].decode("latin-1") + (f"?{query}" if query else ""),
-            headers,
+            received.headers,
             body,
             time.monotonic() + self._timeout_seconds,
         )
@@ -116,13 +115,8 @@ class RestServer:
         except TimeoutError:
             # The run ends at the same deadline, or after its current operation.
             reply = self._api.time_out(request)
-        fields = [
-            (b"content-type", reply.content_type.encode("ascii")),
-            (b"content-length", str(len(reply.body)).encode("ascii")),
-            *((name.encode("ascii"), value.encode("ascii")) for name, value in reply.headers),
-        ]
-        await send({"type": "http.response.start", "status": int(reply.status), "headers": fields})
-        await send({"type": "http.response.body", "body": reply.body})
+        headers = {"content-type": reply.content_type, **reply.headers}
+        await responses.Response(reply.body, reply.status, headers)(scope, receive, send)
 
     def _answer(self, request: rest_api.RestRequest) -> rest_api.RestReply:
         if "gzip" in request.headers.get("content-encoding", ""):
@@ -140,23 +134,6 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
-
-
-async def _read_body(receive: Any) -> bytes | None:
-    """Returns the whole body; None if the client disconnects before its end or sends too much."""
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            return None
-        chunks.append(event.get("body", b""))
-        size += len(chunks[-1])
-        if size > _MAX_BODY_BYTES:
-            _logger.warning("Refused a body of more than %d bytes", _MAX_BODY_BYTES)
-            return None
-        if not event.get("more_body", False):
-            return b"".join(chunks)
 
 
 def _uncompressed(body: bytes) -> bytes:

@@ -19,8 +19,8 @@ from repository import ROOT as _ROOT
 from tensorflow_serving.apis import model_management_pb2, model_pb2, model_service_pb2_grpc
 
 from serving import model_config, orchestrator, releases, saved_model
-from serving.model_server import metrics as server_metrics
 from serving.model_server import server as model_server
+from serving.model_server import server_metrics
 from serving.model_server.command import command, command_flags
 from serving.model_server.models import config_checks
 
@@ -484,7 +484,7 @@ def test_prometheus_reads_the_services_and_the_alert_rules() -> None:
 
 def test_alerts_use_metrics_that_the_server_has() -> None:
     pages = (
-        server_metrics.ServingMetrics().render(),
+        server_metrics.ServerMetrics().render(),
         orchestrator.ServiceMetrics().render().decode(),
     )
     exported = set(re.findall(r"# TYPE (\S+)", "".join(pages)))

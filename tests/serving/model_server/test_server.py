@@ -775,7 +775,9 @@ def test_a_config_file_that_is_missing_or_no_config_is_named(tmp_path: pathlib.P
     with pytest.raises(FileNotFoundError, match=str(path)):
         model_config.read(path)
     path.write_text("model_config_list { nonsense: 1 }")
-    with pytest.raises(ValueError, match=f"{path}: expected a ModelServerConfig in protobuf"):
+    with pytest.raises(
+        ValueError, match=f"Invalid protobuf file: '{path}'. Expected a ModelServer"
+    ):
         model_config.read(path)
 
 

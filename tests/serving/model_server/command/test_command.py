@@ -89,16 +89,21 @@ def test_it_says_when_it_is_ready_serves_a_config_file_and_ends_on_sigterm(
 def test_what_is_wrong_at_the_start_is_said_with_exit_code_1(tmp_path: pathlib.Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(_IN_A_FORK)
+    config = tmp_path / "models.config"
+    config.write_text("improper model config")
     wrong = {
         "--model_base_path=/no/such/path": "Could not find base path /no/such/path",
         "--model_name=m": "model_base_path and server_options.model_config_file are empty",
         "--no_such_flag=1": "unknown argument: --no_such_flag",
+        # TensorFlow Serving's own test looks for these words in the last line.
+        f"--model_config_file={config}": f"Invalid protobuf file: '{config}'",
     }
     for flag, message in wrong.items():
         done = scripts_in_forks.run(program, f"--port={free_port()}", "--rest_api_port=0", flag)
         assert done.returncode == 1
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+    assert message in done.stderr.splitlines()[-1]
 
 
 @contextlib.contextmanager

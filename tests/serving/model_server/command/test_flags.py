@@ -109,7 +109,7 @@ def test_a_file_that_is_missing_or_contains_another_message_is_named(
         command.options(_parse("--monitoring_config_file=/no/file"))
     path = tmp_path / "monitoring.config"
     path.write_text("nonsense: 1")
-    with pytest.raises(ValueError, match=f"{path}: expected a MonitoringConfig in protobuf text"):
+    with pytest.raises(ValueError, match=f"Invalid protobuf file: '{path}'. Expected a Monit"):
         command.options(_parse(f"--monitoring_config_file={path}"))
 
 

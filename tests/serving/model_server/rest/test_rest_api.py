@@ -140,6 +140,7 @@ _ROW = {"uid": 1, "x": [1, 2]}
         (b'{"a": "\xff"}', "The body is not valid JSON: 'utf-8' codec can't decode byte 0xff"),
         (b'{"a": "\\ud800"}', "not valid JSON: 'utf-8' codec can't encode character '\\ud800'"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON: Exceeds the limit (4300 digits)"),
+        (b'{"a": -1E+400}', "not valid JSON: -1E+400 is too large for a floating-point number"),
         (b"[" * 100_000, "The body has too many nested levels."),
         (b"[]", "The body is []; expected a JSON object."),
         (b"[1" + b", 1" * 200 + b"]", "[1" + ", 1" * 84 + ", ...; expected a JSON object."),
@@ -189,11 +190,11 @@ _ROW = {"uid": 1, "x": [1, 2]}
         ),
         (
             {"instances": [[1]]},
-            "'instances' has values without names, but the signature has 2 inputs; expected an "
-            "object with the keys uid, x.",
+            "The values have no names, but the signature has 2 inputs; expected objects with the "
+            "keys uid, x.",
         ),
-        ({"instances": [{"b64": "YQ=="}]}, "'instances' has values without names"),
-        ({"inputs": [1]}, "'inputs' has values without names"),
+        ({"instances": [{"b64": "YQ=="}]}, "The values have no names"),
+        ({"inputs": [1]}, "The values have no names"),
         ({"inputs": {"uid": [1]}}, "Missing named input: x in 'inputs' object."),
         # Shapes.
         (

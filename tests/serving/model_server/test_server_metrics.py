@@ -16,8 +16,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.model_server import metrics, tensor_codec
 from serving.model_server import server as model_server
+from serving.model_server import server_metrics, tensor_codec
 
 _PATH = "/monitoring/prometheus/metrics"
 
@@ -55,15 +55,15 @@ def _values(http: httpx.Client) -> dict[str, float]:
 
 
 def test_counters_and_histograms_have_prometheus_text_form() -> None:
-    counter = metrics.Counter("/a/requests", "model_name", "status")
-    histogram = metrics.Histogram("/a/latency", [10, 32.4], "API")
+    counter = server_metrics.Counter("/a/requests", "model_name", "status")
+    histogram = server_metrics.Histogram("/a/latency", [10, 32.4], "API")
     counter.add(("m", 'a"b\\'))
     counter.add(("m", 'a"b\\'), 2)
     for value in (1, 10, 100.5):
         histogram.add(value, ("Predict",))
-    unused = metrics.Counter("/a/none")
+    unused = server_metrics.Counter("/a/none")
     # 10 is above the first bucket, whose limit is not part of it.
-    assert metrics.render([counter, unused, histogram]) == (
+    assert server_metrics.render([counter, unused, histogram]) == (
         "# TYPE :a:latency histogram\n"
         ':a:latency_bucket{API="Predict",le="10"} 1\n'
         ':a:latency_bucket{API="Predict",le="32.4"} 2\n'

@@ -110,7 +110,7 @@ class Histogram:
             yield f"{name}_count{{{pairs}}} {seen}"
 
 
-class ServingMetrics:
+class ServerMetrics:
     """The metrics of one server; all methods may be called from any thread."""
 
     def __init__(self) -> None:
