@@ -236,8 +236,8 @@ def _check_distinct(source: Source) -> None:
     twice = sorted({str(path) for path in paths if paths.count(path) > 1})
     if twice:
         raise ValueError(
-            f"{twice[0]} is given twice. Name it once: its rows would be written twice, possibly in "
-            "two splits."
+            f"{twice[0]} is given twice. Name it once: its rows would be written twice, possibly "
+            "in two splits."
         )
 
 

@@ -146,8 +146,8 @@ def _resolve(keys: Keys, kind: str) -> str:
     has = {"column": keys.split, "file": keys.file, "time": keys.time}
     if keys.file is not None and kind not in ("auto", "file"):
         raise ValueError(
-            f"Validation or test files were given, and split is {kind!r}; expected 'auto' or 'file'. "
-            "Leave out one of them."
+            f"Validation or test files were given, and split is {kind!r}; expected 'auto' or "
+            "'file'. Leave out one of them."
         )
     if kind == "auto":
         return next((k for k in ("file", "column", "time") if has[k] is not None), "order")

@@ -134,8 +134,8 @@ class Stages:
     ) -> None:
         if options.sampled_negatives and schema.user_key is None:
             raise ValueError(
-                "sampled_negatives samples ads that the user has not clicked: name a user_key in the "
-                "schema."
+                "sampled_negatives samples ads that the user has not clicked: name a user_key in "
+                "the schema."
             )
         label_window.check(schema, options.engagement_window_seconds, options.sampled_negatives)
         self._log = opened

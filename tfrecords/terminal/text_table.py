@@ -1,4 +1,4 @@
-"""Tables as plain text."""
+"""Tables and lists as plain text."""
 
 import io
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,12 @@ from rich import console, table, text
 
 # Wider than any table: nothing is wrapped or cut.
 _MAX_WIDTH = 1_000
+
+
+def format_list(items: Sequence[str], max_items: int = 8) -> str:
+    """Joins items; of more than `max_items`, the first ones and the number of the others."""
+    more = f" and {len(items) - max_items} more" if len(items) > max_items else ""
+    return ", ".join(items[:max_items]) + more
 
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
