@@ -1,25 +1,25 @@
-"""The conversion on a cluster, under Apache Beam (extra `beam`); the local run needs no Beam.
+"""Conversion on a cluster, with Apache Beam (extra `beam`); local conversion does not need it.
 
     log = beam.on_beam(source, directory, ["--runner=DirectRunner"])
     convert.convert(log, directory)
 
-`convert.convert` runs as ever, on a log whose chunks have been converted by workers before
-it reads the first: they leave their notes and files in the workspace, where the driver
-finds them. The result is that of a local run byte for byte, and either resumes the other.
+`convert.convert` runs unchanged, on a log whose chunks workers convert before it reads the first
+one: it finds their notes and files in the workspace. The result is byte for byte that of a local
+run, and each of the two resumes the other.
 
-    driver     cut: where each chunk lies; a chunk of plain text is a range of its file, any
-               other (gzip, Parquet, companion files) is copied into the workspace
+    driver     cut: locates each chunk; a chunk of plain text is a range of its file, other chunks
+               (gzip, Parquet, companion files) are copied to the workspace
     workers    parse │ split │ count │ fit │ pack │ write
     driver     checks, catalogue and `dataset.json`, by `convert.convert`
 
-Split and fit are one element each and run on one worker, with the memory of a local run;
-what they find goes to the others through the workspace. Between two stages all chunks meet.
+Split and fit run on one worker each, with the memory of a local run, and share their results in
+the workspace. A stage starts when the previous one is finished for all chunks.
 
-What a cluster needs: the log and the output under the same paths on a file system that the
-driver and all workers share (NFS, Filestore, a mounted bucket) and that renames atomically,
-and this package with its dependencies on every worker (--sdk_container_image or
---setup_file). Tested with Beam's direct runner, with several workers in threads and in
-processes of one machine; not tested on Dataflow, Flink or Spark, nor on a mounted bucket.
+A cluster needs the log and the output under the same paths on a file system that the driver and
+all workers share (NFS, Filestore, a mounted bucket) and that renames atomically, and this package
+with its dependencies on every worker (--sdk_container_image or --setup_file). It is tested with
+Beam's direct runner, with several workers in threads and processes of one machine; it is not
+tested on Dataflow, Flink or Spark, nor on a mounted bucket.
 """
 
 import dataclasses
@@ -44,12 +44,13 @@ _PROBE_BYTES = 1 << 12
 
 @dataclasses.dataclass(frozen=True)
 class BeamSource(convert.Source):
-    """A log that workers convert; `on_beam` makes one.
+    """A log that Beam's workers convert; the result of `on_beam`.
 
     Attributes:
-        directory: The conversion's output.
-        max_rejected_fraction: With more rejected rows the workers stop after parsing.
-        arguments: Beam's options, as on a command line.
+        directory: Output of the conversion.
+        max_rejected_fraction: Maximum share of rejected rows; with more, workers stop after
+            parsing.
+        arguments: Beam's command-line options.
     """
 
     directory: pathlib.Path = pathlib.Path()
@@ -67,13 +68,13 @@ def on_beam(
     arguments: Sequence[str] = (),
     max_rejected_fraction: float = 0.01,
 ) -> convert.Source:
-    """Returns a log that is converted by Beam's workers.
+    """Returns a log that Beam's workers convert.
 
     Args:
         source: The log.
-        directory: Output, the one that is given to `convert.convert`.
-        arguments: Beam's options, as on a command line; none is the direct runner.
-        max_rejected_fraction: As given to `convert.convert`.
+        directory: Output, the same as in `convert.convert`.
+        arguments: Beam's command-line options; by default the direct runner is used.
+        max_rejected_fraction: Maximum share of rejected rows, the same as in `convert.convert`.
     """
     return BeamSource(
         **vars(source),
@@ -84,7 +85,7 @@ def on_beam(
 
 
 class _BeamLog:
-    """A log whose chunks are handed out when they have been converted."""
+    """A log that yields its chunks after workers have converted them."""
 
     def __init__(self, opened: formats.Log, source: BeamSource) -> None:
         self.files = opened.files
@@ -106,10 +107,10 @@ class _BeamLog:
         )
         try:
             _run(job, len(chunks), self._source.arguments)
-        except (RuntimeError, OSError) as error:  # most runners wrap what a worker raised
+        except (RuntimeError, OSError) as error:  # Most runners wrap the error of a worker.
             raise OSError(
-                f"The Beam pipeline failed: {error}. Run the same command again when the cause is "
-                "mended: it resumes."
+                f"The Beam pipeline failed: {error}. Remove the cause and run the same command "
+                "again: it resumes."
             ) from error
         for index, chunk in enumerate(chunks):
             if space.note("parse", index) is None:
@@ -127,13 +128,13 @@ class _BeamLog:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What a worker is told.
+    """Arguments of a worker.
 
     Attributes:
         source: The log.
-        directory: The conversion's output.
-        max_rejected_fraction: As `on_beam`.
-        run: Another one for each pipeline.
+        directory: Output of the conversion.
+        max_rejected_fraction: Maximum share of rejected rows.
+        run: Unique id of the pipeline.
     """
 
     source: convert.Source
@@ -143,7 +144,7 @@ class _Job:
 
 
 def _run(job: _Job, num_chunks: int, arguments: Sequence[str]) -> None:
-    """Runs the pipeline and waits for its end."""
+    """Runs the pipeline to its end."""
     options = pipeline_options.PipelineOptions(list(arguments))
     with apache_beam.Pipeline(options=options) as pipeline:
         chunks = pipeline | "Cut" >> apache_beam.Create(range(num_chunks))
@@ -159,7 +160,7 @@ def _run(job: _Job, num_chunks: int, arguments: Sequence[str]) -> None:
                 | name >> apache_beam.Map(each, job)
             )
             if then is not None:
-                # One element that holds all notes: the next stage begins when all are there.
+                # One element with all notes: the next stage starts when all are finished.
                 notes = done | f"Gather {name}" >> apache_beam.combiners.ToList()
                 chunks = notes | f"After {name}" >> apache_beam.FlatMap(then, job)
 
@@ -191,7 +192,7 @@ def _count(index: int, job: _Job) -> int:
 
 
 def _fit(indices: list[int], job: _Job) -> Iterable[int]:
-    if not indices:  # the log could not be split
+    if not indices:  # The log could not be split.
         return ()
     work = _worker(job)
     more = formats.format_named(job.source.format).read_ads(job.source.files, job.source.schema)
@@ -218,10 +219,10 @@ def _write(index: int, job: _Job) -> None:
 
 
 class _Worker:
-    """The stages as a worker runs them: a chunk at a time, on what other workers found.
+    """Runs the stages for single chunks, with the shared results of other workers.
 
     Attributes:
-        space: The workspace, which all workers see.
+        space: The workspace, which all workers share.
         stages: The stages of the conversion.
     """
 
@@ -239,11 +240,11 @@ class _Worker:
         )
 
     def share(self, step: str, work: Callable[[], Any]) -> bool:
-        """Runs a step and keeps what it found for all workers; returns whether it could be."""
+        """Runs a step and shares its result with all workers; returns whether it succeeded."""
         try:
             found = work()
         except ValueError:
-            # The driver meets the same error in its own process, and names it better.
+            # The driver runs into the same error, and reports it better.
             return False
         content = pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
         files.write(self.space.path(step, 0, ".found"), content)
@@ -251,18 +252,18 @@ class _Worker:
 
     @functools.cached_property
     def split(self) -> conversion.SplitLog:
-        """What the split found."""
+        """Result of the split."""
         return pickle.loads(self.space.path("split", 0, ".found").read_bytes())
 
     @functools.cached_property
     def packer(self) -> conversion.Packer:
-        """What encodes rows, with what was fitted."""
+        """Encoder of rows, with the result of fitting."""
         fitted = pickle.loads(self.space.path("fit", 0, ".found").read_bytes())
         return self.stages.packer(fitted)
 
     @functools.cached_property
     def sampler(self) -> conversion.NegativeSampler | None:
-        """What samples negatives; it reads all packed chunks, so it serves every chunk here."""
+        """Sampler of negatives; it reads all packed chunks, so it is built once per worker."""
         return self.stages.sampler(self.split, self.packer)
 
 
@@ -271,7 +272,7 @@ _workers: dict[str, _Worker] = {}
 
 
 def _worker(job: _Job) -> _Worker:
-    """Returns the worker of a pipeline, kept while this process works on its chunks."""
+    """Returns this process's worker for a pipeline."""
     with _lock:
         if job.run not in _workers:
             _workers.clear()
@@ -280,7 +281,7 @@ def _worker(job: _Job) -> _Worker:
 
 
 def _reopen(directory: pathlib.Path) -> conversion.Workspace:
-    """Opens the workspace of a conversion that has begun."""
+    """Opens the workspace of a running conversion."""
     output = directory.with_name(f".{directory.name}.partial")
     identity = output / "identity.json"
     if not identity.is_file():
@@ -290,19 +291,19 @@ def _reopen(directory: pathlib.Path) -> conversion.Workspace:
 
 def _not_shared(output: pathlib.Path) -> str:
     return (
-        f"The driver and the workers do not see the same {output}: give a --workdir on a file "
-        "system that all of them mount under the same path."
+        f"The driver and the workers do not share {output}. Set --workdir to a directory that all "
+        "of them mount under the same path."
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-    """Where the rows of a chunk lie.
+    """Location of the rows of a chunk.
 
     Attributes:
-        chunk: The chunk; its payload is None where it is read from its file.
-        offset: Where the payload begins in the file, or None.
-        size: Bytes of the payload there.
+        chunk: The chunk; its payload is None if it is read from its file.
+        offset: Offset of the payload in the file, or None.
+        size: Size of the payload in bytes.
     """
 
     chunk: formats.Chunk
@@ -319,7 +320,7 @@ class _Piece:
 
 
 def _cut(opened: formats.Log, space: conversion.Workspace) -> Iterator[formats.Chunk]:
-    """Writes the piece of every chunk, and yields the chunks without their rows."""
+    """Writes the location of each chunk, and yields the chunks without their rows."""
     ends: dict[pathlib.Path, int] = {}
     for index, chunk in enumerate(opened.chunks()):
         empty = dataclasses.replace(chunk, payload=None, companion=None)
@@ -341,13 +342,13 @@ def _load_piece(space: conversion.Workspace, index: int) -> formats.Chunk:
 
 
 def _offset(chunk: formats.Chunk, ends: Mapping[pathlib.Path, int]) -> int | None:
-    """Returns where a chunk's text begins in its file, or None where it is not there as it is."""
+    """Returns the offset of a chunk's text in its file, or None if the file does not hold it."""
     text = chunk.payload
     if not isinstance(text, bytes) or chunk.companion is not None:
         return None
     with chunk.path.open("rb") as file:
         offset = ends.get(chunk.path)
-        if offset is None:  # the first chunk, behind a header or a byte order mark
+        if offset is None:  # The first chunk, after a header or a byte order mark.
             offset = file.read(_HEADER_BYTES).find(text[:_PROBE_BYTES])
         file.seek(max(offset, 0))
         return offset if file.read(len(text)) == text and offset >= 0 else None

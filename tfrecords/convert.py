@@ -1,11 +1,11 @@
-"""Converts a log into a data set: encoder, ad catalogue and sharded TFRecords.
+"""Converts a log to a data set: encoder, ad catalogue and sharded TFRecords.
 
-The log is read once and cut into chunks. Every stage works on chunks, in threads, and its
-result depends on neither their number nor their order:
+The log is read once and cut into chunks. The stages work on chunks in threads, and their results
+do not depend on the number and the order of threads:
 
-    parse    text to checked rows, strings as codes into their chunk's values
-    split    requests, and the split of each
-    count    values, numbers and ads of the training rows; then the encoder and catalogue
+    parse    text to validated rows, strings as codes of their chunk's values
+    split    rows to requests, and requests to splits
+    count    values, numbers and ads of the training rows; then encoder and catalogue are fitted
     pack     rows to ids
     write    a shard of each split from the requests that begin in a chunk
 
@@ -15,9 +15,9 @@ result depends on neither their number nor their order:
     DIRECTORY/train-00000.tfrecord …, validation-…, test-…
     DIRECTORY/rejected.tsv       file, line, reason and raw text of each rejected row
     DIRECTORY/sample_requests.json   raw query fields of held-out requests
-    DIRECTORY/profile.json       distinct values of the fields, rows and clicks over time
+    DIRECTORY/profile.json       numbers of distinct values, rows and labels over time
 
-A killed conversion resumes where it was: see `conversion.Workspace`.
+A killed conversion resumes: see `conversion.Workspace`.
 """
 
 import dataclasses
@@ -30,25 +30,25 @@ from tfrecords import conversion, formats, reader, records, schema
 from tfrecords.splits import SplitOptions
 
 FORMATS = formats.NAMES
-# A handful of bad rows in a small file is no sign of a wrong file.
+# A few bad rows in a small file do not mean that the file is wrong.
 TOLERATED_REJECTS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A log and how it is read.
+    """A log and its format.
 
     Attributes:
         path: The log file, or several, in order.
-        schema: What its columns are.
+        schema: The schema of the log.
         format: One of `FORMATS`.
-        ads_path: A table of ads, whose ads are added to the catalogue, shown or not; the
-            `tabular` format takes the ads' fields from it. None: the log says it all.
-        users_path: A table of users' fields for the `tabular` format, or None.
-        validation_path: Files that are the validation split, or none.
-        test_path: Files that are the test split, or none.
-        rows_per_chunk: About how many rows are worked on at once; the order of training
-            requests depends on it.
+        ads_path: Table of ads, which are added to the catalogue even if they were never shown;
+            the `tabular` format takes the ads' fields from it. None: no such table.
+        users_path: Table of users' fields for the `tabular` format, or None.
+        validation_path: Files of the validation split, or none.
+        test_path: Files of the test split, or none.
+        rows_per_chunk: Approximate number of rows of a chunk; the order of training requests
+            depends on it.
     """
 
     path: pathlib.Path | tuple[pathlib.Path, ...]
@@ -66,7 +66,7 @@ class Source:
 
     @property
     def files(self) -> formats.Files:
-        """The files of the log."""
+        """Files of the log."""
         paths = self.path if isinstance(self.path, tuple) else (self.path,)
         return formats.Files(
             paths, self.validation_path, self.test_path, self.users_path, self.ads_path
@@ -93,27 +93,28 @@ def convert(
     workers: int | None = None,
     progress: bool = False,
 ) -> None:
-    """Converts a log; the directory appears when all is written.
+    """Converts a log; the directory appears when everything is written.
 
     Args:
         source: The log.
         directory: Output; replaced if it exists.
-        validation_fraction: Share of the log, before the test part, held out for validation.
-        test_fraction: Share at the end of the log held out for testing.
-        max_rejected_fraction: The largest share of rejected rows that is accepted.
+        validation_fraction: Share of the validation split, before the test split.
+        test_fraction: Share of the test split, at the end of the log.
+        max_rejected_fraction: Maximum share of rejected rows.
         split: One of `splits.SPLIT_KINDS`.
-        seed: Of random splits, sampled negatives, and the order of training requests.
-        sampled_negatives: Ads drawn as not clicked for each click; 0 is none.
-        engagement_window_seconds: Rows this young at the end of the log have no label of
-            engagement and revenue, as these may still come; 0: all have.
-        workers: Threads; None is as many as there are cores.
+        seed: Seed of random splits, sampled negatives, and the order of training requests.
+        sampled_negatives: Number of sampled negatives per click.
+        engagement_window_seconds: Maximum delay of engagement and revenue: in rows younger than
+            this at the end of the log, these labels are missing. 0: all labels are known.
+        workers: Number of threads; None: the number of cores.
         progress: Whether to show progress bars.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: Too many rows are rejected, nothing is left, or an option is not allowed.
-        OSError: Another conversion writes there, a file cannot be read, or the disk is full:
-            run again, and it resumes.
+        ValueError: Too many rows are rejected, no training rows are left, or an option is not
+            allowed.
+        OSError: Another conversion writes to the directory, a file cannot be read, or the disk is
+            full. Another run resumes.
     """
     directory = pathlib.Path(directory)
     if not 0 <= max_rejected_fraction <= 1:
@@ -149,7 +150,7 @@ def convert(
             raise
         raise OSError(
             f"The disk of {directory} is full ({error}). Free some space, about the size of the "
-            "log unzipped, and run the same command again: it resumes."
+            "uncompressed log, and run the same command again: it resumes."
         ) from error
 
 
@@ -161,7 +162,7 @@ def _run_or_discard(
 ) -> None:
     try:
         _run(work, source, max_rejected_fraction)
-    except ValueError:  # the log or an option is at fault: there is nothing to resume
+    except ValueError:  # The log or an option is at fault: there is nothing to resume.
         space.discard()
         raise
 
@@ -181,19 +182,17 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
     num_rows = sum(chunk["lines"] for chunk in parsed)
     num_rejected = sum(chunk["rejected"] for chunk in parsed)
     if not splits["train"].rows:
-        raise ValueError(
-            f"{source}: no training rows are left of {num_rows} lines; use a larger log."
-        )
+        raise ValueError(f"{source}: {num_rows} lines leave no training rows. Use a larger log.")
     if not splits["train"].label_counts.get("click"):
         raise ValueError(
-            f"{source}: no training row has a click label; a file without labels can only be the "
+            f"{source}: no training row has a click label. Use a file without labels only as the "
             "test split (--test_path)."
         )
     written = sum(own.rows - own.sampled for own in splits.values())
     if written + num_rejected != num_rows:
         raise ValueError(
-            f"{source}: {num_rows} rows were read but {written} written and "
-            f"{num_rejected} rejected; did the file change meanwhile? Convert again."
+            f"{source}: {num_rows} rows were read, but {written} written and {num_rejected} "
+            "rejected. The file may have changed during the conversion; convert it again."
         )
     paths = [str(path) for path in source.files]
     described = records.SourceDescription(
@@ -205,16 +204,17 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
 def check_rejected(
     source: Source, parsed: Sequence[dict[str, Any]], max_fraction: float, final: bool = True
 ) -> None:
-    """Refuses a log of which too much is rejected.
+    """Refuses a log with too many rejected rows.
 
     Args:
         source: The log.
-        parsed: The notes of the parsed chunks.
-        max_fraction: The largest share that is accepted.
-        final: Whether these are all chunks; before, only a hopeless log is refused.
+        parsed: Notes of the parsed chunks.
+        max_fraction: Maximum share of rejected rows.
+        final: Whether these are all chunks; otherwise the log is refused only if all rows are
+            rejected.
 
     Raises:
-        ValueError: Names the first rejected rows.
+        ValueError: Too many rows are rejected; the message has the first ones.
     """
     num_rows = sum(chunk["lines"] for chunk in parsed)
     num_rejected = sum(chunk["rejected"] for chunk in parsed)
@@ -226,8 +226,8 @@ def check_rejected(
         examples = [example for chunk in parsed for example in chunk["examples"]][:3]
         shown = "\n  ".join(examples)
         raise ValueError(
-            f"{source}: {num_rejected} of {num_rows} lines cannot be used, more than the "
-            f"accepted share of {max_fraction:g} (--max_rejected_fraction). The first:\n  {shown}"
+            f"{source}: {num_rejected} of {num_rows} lines are rejected; expected a share of at "
+            f"most {max_fraction:g} (--max_rejected_fraction). The first ones:\n  {shown}"
         )
 
 
@@ -236,15 +236,16 @@ def _check_distinct(source: Source) -> None:
     twice = sorted({str(path) for path in paths if paths.count(path) > 1})
     if twice:
         raise ValueError(
-            f"{twice[0]} is given twice: its rows would be written twice, perhaps in two splits."
+            f"{twice[0]} is given twice. Name it once: its rows would be written twice, possibly "
+            "in two splits."
         )
 
 
 def identity_of(path: pathlib.Path) -> dict[str, Any]:
-    """Returns what changes when a file does.
+    """Returns values that identify the content of a file.
 
     Raises:
-        FileNotFoundError, ValueError: As `formats.open_text`.
+        FileNotFoundError, ValueError: As in `formats.open_text`.
     """
     formats.open_text(path).close()
     stat = path.stat()

@@ -180,7 +180,7 @@ def print_table(result: dict[str, Any]) -> None:
         ]
         for row in result["rates"]
     ]
-    print(terminal.text_table(["requests/s", *counts, "p50 ms", "p99 ms"], cells, left=0))
+    print(terminal.text_table(["requests/s", *counts, "p50 ms", "p99 ms"], cells, left=()))
     times = ", ".join(f"{k} {v:.1f}" for k, v in result["processor_ms_per_request"].items())
     print(f"processor time of a request, ms: {times}")
     memory = ", ".join(f"{name} {size:,.0f}" for name, size in result["peak_memory_mb"].items())

@@ -138,7 +138,7 @@ def table(result: Row) -> str:
     ]
     lines = [
         "",
-        terminal.text_table(["", "ads", "index", *heads], rows, left=3),
+        terminal.text_table(["", "ads", "index", *heads], rows, left=(0, 2)),
         "",
         f"* least p99 with recall at {result['k']} of at least {result['target_recall']:g}",
         f"ScaNN: {result['scann']}. Most memory resident: {result['peak_rss_mb']:,.0f} MB.",

@@ -174,7 +174,7 @@ def print_table(rows: list[Measured]) -> None:
         "filtered_p99_ms": ".2f", "apply_seconds": ".3f", "open_seconds": ".2f",
     }  # fmt: skip
     cells = [[format(row[key], form) for key, form in formats.items()] for row in rows]
-    print(terminal.text_table([key.replace("_", " ") for key in formats], cells, left=0))
+    print(terminal.text_table([key.replace("_", " ") for key in formats], cells, left=()))
 
 
 if __name__ == "__main__":

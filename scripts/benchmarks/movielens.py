@@ -201,7 +201,7 @@ def print_table(result: dict[str, dict[str, float]]) -> None:
         [f"{name}, published", *(f"{value:.3f}" for value in figures)]
         for name, figures in PUBLISHED.items()
     ]
-    print(terminal.text_table(["", "NDCG@10", "recall@10"], rows, left=3))
+    print(terminal.text_table(["", "NDCG@10", "recall@10"], rows, left=(0, 1, 2)))
 
 
 def _line(values: dict[str, float]) -> str:

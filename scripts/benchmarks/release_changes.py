@@ -232,7 +232,7 @@ def print_table(result: dict[str, Any]) -> None:
         numbers = (row["seconds"], memory["service"], memory["model_server"])
         numbers = (*numbers, row["p50_ms"], row["p99_ms"])
         cells.append([str(number), *(f"{value:.1f}" for value in numbers)])
-    print(terminal.text_table(head, cells, left=0))
+    print(terminal.text_table(head, cells, left=()))
     print(
         f"{result['requests']:,} requests: {result['failed']} failed, {result['degraded']} degraded"
         "; latency of change 0: that in between the changes"

@@ -30,4 +30,4 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
                 "published by force" if row["forced"] else "",
             ]
         )
-    return terminal.text_table(head, cells, left=4)
+    return terminal.text_table(head, cells, left=(0, 1, 2, 3, 7))

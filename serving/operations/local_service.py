@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from serving import model_config, model_server, orchestrator, ranker, releases, requests
 from serving.config import OrchestratorConfig
 from serving.impressions import ImpressionLog
+from tfrecords import terminal
 
 
 @contextlib.asynccontextmanager
@@ -50,23 +51,18 @@ async def open_service(
 
 
 def describe_answer(answer: requests.Answer) -> str:
-    """Returns an answer as a table for people."""
+    """Returns an answer as text with a table of its ads."""
     order = "utility" if answer.order == "utility" else "retrieval order"
     why = "" if answer.degraded is None else f": {answer.degraded}"
     lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}{why}"]
-    lines.append(
-        f"  rank  {'ad':24} {'utility':>8} {'click':>7} {'engage':>7} {'revenue':>8}  fields"
-    )
+    head = ("  rank", "ad", "utility", "click", "engagement", "revenue", "fields")
+    rows = []
     for ad in answer.ads:
         scores = (ad.click_probability, ad.engagement_probability, ad.expected_revenue)
-        utility, click, engagement, revenue = (
-            "–" if value is None else f"{value:.4f}" for value in (ad.utility, *scores)
-        )
         fields = ", ".join(f"{k}={_short(v)}" for k, v in ad.fields.items() if v is not None)
-        lines.append(
-            f"  {ad.rank:4}  {ad.ad_id[:24]:24} {utility:>8} {click:>7} {engagement:>7} "
-            f"{revenue:>8}  {fields[:60]}"
-        )
+        shown = ("–" if value is None else f"{value:.4f}" for value in (ad.utility, *scores))
+        rows.append([str(ad.rank), ad.ad_id[:24], *shown, fields[:60]])
+    lines.append(terminal.text_table(head, rows, left=(1, 6)))
     if answer.absent_heads:
         lines.append(f"  not in the log, so not predicted: {', '.join(answer.absent_heads)}")
     if answer.shortage:

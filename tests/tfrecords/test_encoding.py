@@ -131,8 +131,8 @@ def test_online_the_encoder_needs_neither_assets_nor_tables(encoder, tmp_path):
     assert not list((tmp_path / "assets").iterdir())
 
 
-@pytest.mark.parametrize("most_at_once", [1, 3, 1_000])
-def test_max_vocabulary_size_keeps_the_most_frequent(most_at_once):
+@pytest.mark.parametrize("max_at_once", [1, 3, 1_000])
+def test_max_vocabulary_size_keeps_the_most_frequent(max_at_once):
     # a once, b three times, c twice, and the missing value four times.
     chunks = [["a", "b", ""], ["c", "b", ""]]
     counts = [np.array([1, 2, 4]), np.array([2, 1, 0])]
@@ -142,7 +142,7 @@ def test_max_vocabulary_size_keeps_the_most_frequent(most_at_once):
         lambda chunk, places: pa.array(chunks[chunk]).take(pa.array(places)),
         min_count=1,
         max_size=2,
-        most_at_once=most_at_once,
+        max_at_once=max_at_once,
     )
     assert words == ("b", "c")
     assert distinct == 3

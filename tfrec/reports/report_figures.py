@@ -1,4 +1,4 @@
-"""The figures of an evaluation, as SVG to put into a page."""
+"""The figures of an evaluation, as SVG."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,7 +82,7 @@ def scores(head: str, histogram: Mapping[str, Any]) -> str:
 
 
 def by_segment(name: str, segments: Sequence[Mapping[str, Any]], overall: Mapping[str, Any]) -> str:
-    """Draws AUC and predicted over observed of segments, with intervals, one segment a line."""
+    """Draws AUC and predicted / observed of segments with intervals, one line per segment."""
     columns = (("auc", "AUC"), ("calibration_ratio", "predicted / observed"))
 
     def paint(canvas: figure.Figure) -> None:
@@ -138,7 +138,7 @@ def waterfall(name: str, stages: Sequence[Sequence[Any]]) -> str:
 
 
 def realised(choosers: Mapping[str, Mapping[str, Any]], outcomes: Sequence[str]) -> str:
-    """Draws what each chooser's ten ads bring, one panel an outcome, simulated beside expected."""
+    """Draws expected and simulated outcomes of each chooser's ten ads, one panel per outcome."""
 
     def paint(canvas: figure.Figure) -> None:
         panels = canvas.subplots(1, len(outcomes), sharey=True)
@@ -171,7 +171,7 @@ def _interval(
 
 
 def _limit(panel: axes.Axes, segments: Sequence[Mapping[str, Any]], key: str) -> None:
-    """Keeps one segment of few rows from pressing the others together."""
+    """Limits the axis, so that a segment with few rows does not compress the others."""
     values = [own[key] for own in segments if own[key] is not None]
     if values:
         low, high = panel.get_xlim()
@@ -183,6 +183,6 @@ def _short(value: float, _: object = None) -> str:
 
 
 def _cut(text: str) -> str:
-    """Returns a value as one short line."""
+    """Shortens a value to one short line."""
     text = " ".join(text.split())
     return text if len(text) <= 18 else text[:17] + "…"

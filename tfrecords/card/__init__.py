@@ -1,4 +1,4 @@
-"""The data card: what a data set holds, and what is wrong with it."""
+"""The data card: content and problems of a data set."""
 
 from tfrecords.card.data_card import build_card
 from tfrecords.card.html import render_html

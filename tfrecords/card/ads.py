@@ -1,4 +1,4 @@
-"""How impressions and clicks spread over the ads, and which ads are new in test.
+"""The distribution of impressions and clicks over ads, and new ads in held-out splits.
 
 Shapes: N ads.
 """
@@ -20,11 +20,11 @@ Counts = Mapping[str, split_counts.SplitCounts]
 def describe(data_set: reader.DataSet, counts: Counts) -> dict[str, Any]:
     """Describes the ads.
 
-    Popularity is of the training rows of the log, without sampled ads.
+    Popularity is counted in the training rows of the log, without sampled negatives.
 
     Args:
         data_set: The data set.
-        counts: Of each split.
+        counts: Counts of each split.
 
     Returns:
         JSON values.
@@ -63,15 +63,15 @@ def describe(data_set: reader.DataSet, counts: Counts) -> dict[str, Any]:
 
 
 def popularity(impressions: np.ndarray, clicks: np.ndarray) -> dict[str, Any]:
-    """Returns the shares that the most popular ads have together.
+    """Returns the cumulative shares of the most popular ads.
 
     Args:
-        impressions: [N] of each ad.
-        clicks: [N] of each ad.
+        impressions: Impressions of each ad [N].
+        clicks: Clicks of each ad [N].
 
     Returns:
-        `curve`: ranks, and of impressions and clicks the share of the ads up to each rank, the
-        most shown or most clicked first. `top`: the same at round ranks.
+        `curve`: ranks, and the share of impressions and of clicks of the ads up to each rank, by
+        descending impressions or clicks. `top`: the same at round ranks.
     """
     shares = {}
     for name, values in (("impressions", impressions), ("clicks", clicks)):
@@ -90,13 +90,13 @@ def popularity(impressions: np.ndarray, clicks: np.ndarray) -> dict[str, Any]:
 
 
 def new_ads(train: np.ndarray, split: split_counts.SplitCounts, sampled: bool) -> dict[str, Any]:
-    """Counts a split's ads that training never showed.
+    """Counts the ads of a split that training never shows.
 
     Args:
-        train: [N] impressions in training.
-        split: The split's counts.
-        sampled: Whether ads were drawn into the requests: these are no part of the log, so
-            clicked ads alone are counted.
+        train: Impressions in training [N].
+        split: Counts of the split.
+        sampled: Whether requests have sampled negatives, which are not in the log: then only
+            clicked ads are counted.
     """
     new = train == 0
     own = split.ad_clicks if sampled else split.ad_impressions

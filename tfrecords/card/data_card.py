@@ -1,7 +1,7 @@
-"""The data card: what a converted data set holds, and what is wrong with it.
+"""The data card: content and problems of a converted data set.
 
-`build_card` gives JSON values; `text` and `html` render them. Every number is exact, over
-all rows, unless its place in the card says otherwise.
+`build_card` returns JSON values; `text` and `html` render them. All numbers are exact counts over
+all rows, unless the card says otherwise.
 """
 
 import dataclasses
@@ -15,28 +15,27 @@ from tfrecords.splits import SPLITS, SplitOptions
 
 _SHARED_QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99}
 _SPLIT_MEANINGS = {
-    "order": "by the log's order: the last rows are test, those before them validation. Fair "
-    "if the log is in the order of time.",
+    "order": "by the order of the log: the last rows are test, those before them validation. "
+    "Realistic if the log is in order of time.",
     "time": "by time: the latest requests are test, those before them validation, as in "
-    "production, where tomorrow is predicted from the past.",
+    "production, where the future is predicted from the past.",
     "fraction": "at random, by request. Training sees the same days as test, so metrics are "
-    "better than what the future will show.",
-    "column": "by the log's own split column.",
-    "file": "by file, as the files were given.",
-    "leave_last_out": "by user: of each, the last request is test and the one before validation.",
-    "leave_fraction_out": "by user: of each, the last share of requests is held out.",
-    "leave_random_fraction_out": "by user: of each, a random share of requests is held out. "
-    "Training sees later requests of the same user, so metrics are better than what the future "
-    "will show.",
+    "better than in production.",
+    "column": "by the split column of the log.",
+    "file": "by file.",
+    "leave_last_out": "by user: the last request of each user is test, the one before validation.",
+    "leave_fraction_out": "by user: the last share of each user's requests is held out.",
+    "leave_random_fraction_out": "by user: a random share of each user's requests is held out. "
+    "Training sees later requests of the same user, so metrics are better than in production.",
 }
 
 
 def build_card(data_set: reader.DataSet) -> dict[str, Any]:
-    """Builds the card of a data set, in one pass over its shards.
+    """Builds the card of a data set in one pass over its shards.
 
     Raises:
         FileNotFoundError: A file of the data set is missing.
-        ValueError: A file is not what was written.
+        ValueError: A file is damaged.
     """
     description = data_set.description
     profile = data_set.profile()
@@ -76,7 +75,7 @@ def _split(options: SplitOptions) -> dict[str, Any]:
 
 
 def _keys(data_set: reader.DataSet) -> dict[str, Any]:
-    """Returns the columns of the log that are keys and labels; None where it has none."""
+    """Returns the columns of keys and labels; None if the log has no such column."""
     schema = data_set.schema
     names = ("request_key", "time", "user_key", "position", "click", "engagement", "revenue")
     return {
@@ -112,13 +111,14 @@ def _of_split(counts: split_counts.SplitCounts, sampled: int) -> dict[str, Any]:
 
 
 def list_lengths(requests: np.ndarray) -> dict[str, Any]:
-    """Describes how many ads the requests have.
+    """Describes the number of ads of requests.
 
     Args:
-        requests: [T] int64 requests by number of ads.
+        requests: Number of requests by number of ads [T] int64.
 
     Returns:
-        JSON values: mean, quantiles (of the requests) and `counts`, [length, requests] each.
+        JSON values: mean, quantiles over requests, and `counts`, pairs of a length and its number
+        of requests.
     """
     present = np.flatnonzero(requests)
     total = int(requests.sum())

@@ -1,15 +1,15 @@
-"""What a data card warns of in its fields; fields with the same fault share a warning."""
+"""Warnings about the fields of a data set; fields with the same problem share a warning."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tfrecords import pages
+from tfrecords import pages, terminal
 from tfrecords.card import statistics
 
 MUCH_MISSING = 0.95
 MUCH_MORE_MISSING = 0.2
 MUCH_OUT_OF_VOCABULARY = 0.3
-# Distinct values per unit above which a value says who, not what.
+# Distinct values per unit above which a value looks like an id.
 LIKE_AN_ID = 0.5
 _FEW_DISTINCT = 100
 _ALMOST_CONSTANT = 0.999
@@ -37,17 +37,17 @@ def _varying(card: dict[str, Any]) -> Found:
         ]
         yield (
             "warning",
-            "Query fields that differ between the ads of a request, in this share of the rows: "
-            f"{pages.format_list(shares)}.",
-            "A request keeps the values of its first row. Fields of the ad belong on the ad side.",
+            "Query fields differ within a request, in this share of the rows: "
+            f"{terminal.format_list(shares)}.",
+            "A request has the values of its first row. Move fields of the ad to the ad side.",
         )
     if others := card["rows_of_other_users"]:
         yield (
             "warning",
-            f"{pages.format_percent(others / lines)} of the rows are of another user than the "
-            "first row of their request.",
-            "One request key stands for several requests, as if it began again each day: join it "
-            "with the date or the user.",
+            f"{pages.format_percent(others / lines)} of the rows have another user than the first "
+            "row of their request.",
+            "The request key is not unique; for example, it may restart each day. Combine it with "
+            "the date or the user.",
         )
 
 
@@ -73,16 +73,17 @@ def _emptiness(fields: Fields) -> Found:
         shares = [f"{f['name']} ({pages.format_percent(f['missing']['train'])})" for f in empty]
         yield (
             "warning",
-            f"Missing in nearly all of training: {pages.format_list(shares)}.",
-            "Check their columns in the schema; where they are right, these fields are of little "
+            f"Missing in nearly all of training: {terminal.format_list(shares)}.",
+            "Check their columns in the schema. If they are correct, these fields are of little "
             "use.",
         )
     if same:
         shares = [f"{f['name']} ({pages.format_percent(f['largest_share'])})" for f in same]
         yield (
             "note",
-            f"Almost constant, one id having nearly all of training: {pages.format_list(shares)}.",
-            "Of little use, but harmless.",
+            "Almost constant, with one id in nearly all of training: "
+            f"{terminal.format_list(shares)}.",
+            "These fields are of little use, but harmless.",
         )
 
 
@@ -97,8 +98,8 @@ def _changed_missing(fields: Fields) -> Found:
     if changed:
         yield (
             "warning",
-            f"The missing share changes from training to test: {pages.format_list(changed)}.",
-            "Something in what is logged changed: compare the two parts of the log.",
+            f"The missing share changes from training to test: {terminal.format_list(changed)}.",
+            "Logging has changed: compare the two parts of the log.",
         )
 
 
@@ -130,8 +131,8 @@ def _ids(card: dict[str, Any]) -> Found:
         if shares:
             yield (
                 "warning",
-                f"Nearly one value per row, which looks like an id: {pages.format_list(shares)}.",
-                f"A value seldom comes twice, so nothing is learnt from it: {action}",
+                f"Nearly one value per row, like an id: {terminal.format_list(shares)}.",
+                f"Values seldom repeat, so nothing can be learned from them: {action}",
             )
 
 
@@ -152,16 +153,17 @@ def _vocabularies(card: dict[str, Any]) -> Found:
     if new:
         yield (
             "warning",
-            f"Out of vocabulary far more often in test than in training: {pages.format_list(new)}.",
-            "Training never saw these values, or seldom: train often, raise the fields' "
+            "Out of vocabulary far more often in test than in training: "
+            f"{terminal.format_list(new)}.",
+            "These values are new or rare in training: train often, increase the fields' "
             "num_oov_buckets, or use coarser values.",
         )
     if rare:
         yield (
             "warning",
-            f"Often out of vocabulary, in training and in test: {pages.format_list(rare)}.",
-            "Their vocabularies have no room for these values: lower the fields' min_count or "
-            "raise max_vocabulary_size; raise num_oov_buckets so that the rest collides less.",
+            f"Often out of vocabulary, in training and in test: {terminal.format_list(rare)}.",
+            "The vocabularies exclude these values: decrease the fields' min_count or increase "
+            "max_vocabulary_size; increase num_oov_buckets for fewer collisions of the others.",
         )
 
 
@@ -172,12 +174,12 @@ def _drift(fields: Fields) -> Found:
         named = [f"{f['name']} ({f['drift']['psi']:.2f})" for f in drifted]
         yield (
             "warning",
-            "Values differ much between training and test, with a PSI of at least "
-            f"{statistics.DRIFTED:g}: {pages.format_list(named)}.",
-            "Expected of dates, counters and ids of new things; else compare the fields' top "
+            "Values differ strongly between training and test, with a PSI of at least "
+            f"{statistics.DRIFTED:g}: {terminal.format_list(named)}.",
+            "This is expected of dates, counters and new ids. Otherwise compare the fields' top "
             "values in training and test, and train on recent data.",
         )
 
 
 def _names(fields: Fields) -> str:
-    return pages.format_list([field["name"] for field in fields])
+    return terminal.format_list([field["name"] for field in fields])

@@ -1,4 +1,4 @@
-"""The figures of a data card, as SVG to put into a page."""
+"""The figures of a data card, as SVG."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from tfrecords import pages
 
 
 def over_time(time: dict[str, Any]) -> str:
-    """Draws rows and label rates over time, one panel below the other."""
+    """Draws rows and label rates over time in panels below each other."""
     rates = time["rates"]
 
     def draw(canvas: figure.Figure) -> None:
@@ -32,7 +32,7 @@ def over_time(time: dict[str, Any]) -> str:
 
 
 def list_lengths(splits: dict[str, Any]) -> str:
-    """Draws the shares of training and test requests by their number of ads."""
+    """Draws the shares of training and test requests by number of ads."""
     shares = {s: _length_shares(splits[s]["list_lengths"]["counts"]) for s in ("train", "test")}
     names = list(dict.fromkeys([*shares["train"], *shares["test"]]))
     names.sort(key=lambda name: int(name.split("–")[0].rstrip("+")))
@@ -51,7 +51,7 @@ def list_lengths(splits: dict[str, Any]) -> str:
 
 
 def popularity(curve: dict[str, Any]) -> str:
-    """Draws the share of impressions and clicks that the most popular ads have."""
+    """Draws the cumulative share of impressions and clicks of the most popular ads."""
 
     def draw(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
@@ -70,7 +70,7 @@ def popularity(curve: dict[str, Any]) -> str:
 
 
 def buckets(name: str, field: dict[str, Any]) -> str:
-    """Draws the shares of a numeric field's buckets, training as bars and test as a line."""
+    """Draws the shares of a numeric field's buckets: training as bars, test as a line."""
     boundaries, shares = field["boundaries"], field["buckets"]
 
     def draw(canvas: figure.Figure) -> None:
@@ -93,7 +93,7 @@ def _number(value: float) -> str:
 
 
 def _length_shares(counts: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Returns the shares of list lengths, long ones in doubling ranges where there are many."""
+    """Returns the shares of list lengths, in ranges of doubling size if lists are long."""
     total = sum(requests for _, requests in counts)
     single = not counts or counts[-1][0] <= 16
     shares: dict[str, float] = {}

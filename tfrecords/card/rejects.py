@@ -1,4 +1,4 @@
-"""Groups the rejected rows of a conversion by their reason."""
+"""Groups the rejected rows of a conversion by reason."""
 
 import collections
 import pathlib
@@ -8,7 +8,7 @@ from typing import Any
 _EXAMPLES = 5
 _REASONS = 10
 _RAW_CHARACTERS = 160
-# What came, which differs from row to row, ends every reason.
+# A reason ends with the rejected value, which differs between rows.
 _GOT = re.compile(r"\bgot\b.*", re.DOTALL)
 _UNPARSED = "it cannot be parsed"
 _QUOTED_OR_NUMBER = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
@@ -18,15 +18,15 @@ def describe(path: pathlib.Path, lines: int) -> dict[str, Any]:
     """Describes the rejected rows.
 
     Args:
-        path: `rejected.tsv`: file, line, reason and raw text of each.
-        lines: Rows read in all.
+        path: Path of `rejected.tsv`: file, line, reason and raw text of each row.
+        lines: Number of all rows.
 
     Returns:
-        JSON values: how many, their share, the most common reasons and the first examples.
+        JSON values: number and share of rejected rows, most common reasons and first examples.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A line has not these four columns.
+        FileNotFoundError: The file does not exist.
+        ValueError: A line does not have these four columns.
     """
     reasons: collections.Counter[str] = collections.Counter()
     examples: list[dict[str, str]] = []
@@ -35,8 +35,8 @@ def describe(path: pathlib.Path, lines: int) -> dict[str, Any]:
             parts = line.rstrip(b"\n").decode(errors="replace").split("\t", 3)
             if len(parts) != 4:
                 raise ValueError(
-                    f"{path}, line {number}: expected file, line, reason and text, got "
-                    f"{len(parts)} columns; convert the log again."
+                    f"{path}, line {number}: {len(parts)} columns; expected file, line, reason and "
+                    "text. Convert the log again."
                 )
             reasons[blanked(parts[2])] += 1
             if len(examples) < _EXAMPLES:
@@ -55,7 +55,7 @@ def describe(path: pathlib.Path, lines: int) -> dict[str, Any]:
 
 
 def blanked(reason: str) -> str:
-    """Returns a reason without the value that came, so that equal reasons are equal texts."""
+    """Returns a reason without the rejected value, so that equal reasons are equal texts."""
     if reason.startswith(_UNPARSED):
         return _QUOTED_OR_NUMBER.sub("…", reason)
     return _GOT.sub("got …", reason)

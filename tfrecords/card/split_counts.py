@@ -1,7 +1,7 @@
-"""Counts what a split of a data set holds, in one pass over its shards.
+"""Counts the content of a split in one pass over its shards.
 
-Query-side fields are counted once a request and ad-side fields once an impression, as they
-are stored. Memory is bounded by the vocabularies and the catalogue, not by the rows.
+Query-side fields are counted once per request and ad-side fields once per impression, as they are
+stored. Memory depends on the vocabularies and the catalogue, not on the number of rows.
 
 Shapes: R requests and L impressions of a window, F columns of ids, V ids of a field, N ads,
 T list lengths.
@@ -16,18 +16,18 @@ from tfrecords import encoding, reader, terminal
 from tfrecords.schema import SIDES, Field, Schema
 
 Window = dict[str, np.ndarray]
-# Below this many ids per counted value, counting in place beats a fresh array of all ids.
+# With more ids than this per counted value, counting in place is faster than `bincount`.
 _SPARSE = 4
 
 
 @dataclasses.dataclass
 class LabelCounts:
-    """What one label of a split is.
+    """Counts of a label.
 
     Attributes:
         known: Impressions that have the label.
-        positive: Impressions where it is above 0.
-        total: Its sum.
+        positive: Impressions whose label is above 0.
+        total: Sum of the label.
     """
 
     known: int = 0
@@ -37,19 +37,19 @@ class LabelCounts:
 
 @dataclasses.dataclass
 class SplitCounts:
-    """What a split holds.
+    """Counts of a split.
 
     Attributes:
-        rows: Impressions, sampled ones included.
+        rows: Impressions, sampled negatives included.
         requests: Requests.
-        list_lengths: [T] int64 requests by their number of ads.
-        ids: [V] int64 of each field: values by id; of a list field, id 0 is the empty lists.
-        value_lists: [width + 1] int64 of each list field: lists by their number of values.
-        labels: Each label of the log.
+        list_lengths: Requests by number of ads [T] int64.
+        ids: Values of each field by id [V] int64; id 0 of a list field counts empty lists.
+        value_lists: Lists of each list field by number of values [width + 1] int64.
+        labels: Counts of each label of the log.
         clicked_requests: Requests with a click.
-        engaged_without_click: Impressions engaged with and not clicked.
-        ad_impressions: [N] int64.
-        ad_clicks: [N] int64.
+        engaged_without_click: Impressions with an engagement and without a click.
+        ad_impressions: Impressions of each ad [N] int64.
+        ad_clicks: Clicks of each ad [N] int64.
     """
 
     rows: int
@@ -63,14 +63,9 @@ class SplitCounts:
     ad_impressions: np.ndarray
     ad_clicks: np.ndarray
 
-    @property
-    def impressions_of_lists(self) -> int:
-        """The impressions that the list lengths add up to."""
-        return int((np.arange(len(self.list_lengths)) * self.list_lengths).sum())
-
 
 def empty_counts(data_set: reader.DataSet) -> SplitCounts:
-    """Returns counts of nothing, of the sizes of a data set."""
+    """Returns zero counts for a data set."""
     fields = data_set.schema.fields
     num_ads = data_set.description.num_ads
     return SplitCounts(
@@ -97,7 +92,7 @@ def count_split(data_set: reader.DataSet, split: str) -> SplitCounts:
         split: `train`, `validation` or `test`.
 
     Raises:
-        ValueError: The shards hold other numbers of rows than the description says.
+        ValueError: The shards have other numbers of rows than `dataset.json` says.
     """
     counts = empty_counts(data_set)
     with terminal.progress_bar(f"counting {split} rows", "rows", data_set.num_rows(split)) as bar:
@@ -107,8 +102,9 @@ def count_split(data_set: reader.DataSet, split: str) -> SplitCounts:
     wanted = (data_set.num_rows(split), data_set.num_requests(split))
     if (counts.rows, counts.requests) != wanted:
         raise ValueError(
-            f"{data_set.directory}: dataset.json says {wanted[0]} rows in {wanted[1]} requests of "
-            f"{split}, the shards hold {counts.rows} in {counts.requests}; convert the log again."
+            f"{data_set.directory}: the {split} shards have {counts.rows} rows in "
+            f"{counts.requests} requests; dataset.json expects {wanted[0]} in {wanted[1]}. Convert "
+            "the log again."
         )
     return counts
 
@@ -119,7 +115,7 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
     counts.rows += len(window["ad_row"])
     counts.list_lengths = _joined(counts.list_lengths, np.bincount(lengths))
     for side in SIDES:
-        # One column after the other in memory: each is read several times.
+        # Contiguous columns, because each is read several times.
         columns = np.ascontiguousarray(window[side].T)
         for field, of_field in encoding.columns(schema.side(side)):
             _add_field(counts, field, columns[of_field])
@@ -157,7 +153,7 @@ def _add_label(own: LabelCounts, values: np.ndarray) -> None:
 
 
 def add_ids(totals: np.ndarray, ids: np.ndarray) -> None:
-    """Adds to `totals` [V] int64 how often each of `ids` [B] int32 occurs."""
+    """Adds the counts of `ids` [B] int32 to `totals` [V] int64."""
     if len(totals) <= _SPARSE * len(ids):
         totals += np.bincount(ids, minlength=len(totals))
     else:
@@ -165,7 +161,7 @@ def add_ids(totals: np.ndarray, ids: np.ndarray) -> None:
 
 
 def _joined(totals: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """Adds two count arrays, the shorter one filled up with 0."""
+    """Adds two arrays of counts, the shorter one padded with 0."""
     result = np.zeros(max(len(totals), len(more)), np.int64)
     result[: len(totals)] += totals
     result[: len(more)] += more

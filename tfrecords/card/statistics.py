@@ -1,6 +1,6 @@
 """Statistics of the fields of a data set: missing, out of vocabulary, top values, drift.
 
-A field's unit is what it is counted over: a request (query side), an impression (ad side).
+The unit of a field is a request (query side) or an impression (ad side).
 
 Shapes: V ids of a field, G groups of ids.
 """
@@ -16,10 +16,10 @@ from tfrecords.card import split_counts
 
 TOP_VALUES = 10
 MAX_GROUPS = 20
-# What practitioners of credit scoring go by (Siddiqi 2006, Credit Risk Scorecards).
+# Conventional limits of credit scoring (Siddiqi 2006, Credit Risk Scorecards).
 SHIFTED = 0.1
 DRIFTED = 0.25
-# A split of few rows differs by chance alone; less than this many times that says nothing.
+# Differences below this multiple of the difference by chance are not significant.
 _TIMES_CHANCE = 3.0
 _MISSING, _OUT_OF_VOCABULARY, _FIRST_GROUP = 0, 1, 2
 _QUANTILES = (0.1, 0.5, 0.9)
@@ -28,13 +28,13 @@ Counts = Mapping[str, split_counts.SplitCounts]
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """How far a field's values in test are from those in training.
+    """Drift of a field from training to test.
 
     Attributes:
-        psi: Population stability index; 0 is the same, None where a split is empty.
-        by_chance: What it is on average where nothing changed, for rows as few as these.
-        groups: Groups of values compared.
-        level: `stable`, `shifted`, `drifted`, or `unknown` where the rows are too few.
+        psi: Population stability index; 0: no drift, None: a split is empty.
+        by_chance: Expected index for this number of rows without drift.
+        groups: Number of groups of values.
+        level: `stable`, `shifted`, `drifted`, or `unknown` if there are too few rows.
     """
 
     psi: float | None
@@ -46,13 +46,13 @@ class Drift:
 def field(
     fitted: encoding.FittedSchema, own: schema.Field, counts: Counts, num_distinct: int | None
 ) -> dict[str, Any]:
-    """Describes one field.
+    """Describes a field.
 
     Args:
         fitted: The fitted schema.
         own: The field.
-        counts: Of each split.
-        num_distinct: Distinct values in training, or None where unknown.
+        counts: Counts of each split.
+        num_distinct: Number of distinct values in training; None for a numeric field.
 
     Returns:
         JSON values.
@@ -89,16 +89,16 @@ def field(
 def groups(
     fitted: encoding.FittedSchema, own: schema.Field, train: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """Puts ids into at most `MAX_GROUPS` groups of about equal share in training.
+    """Assigns ids to at most `MAX_GROUPS` groups of about equal share in training.
 
-    Missing is a group, so are all values out of vocabulary together. Of the others,
-    neighbours share a group: in order of frequency where values are names, so that the
-    many rare ones are judged together, and in order of size where they are numbers.
+    Missing values are a group, and so are all values out of vocabulary. Other values share a group
+    with their neighbors, by frequency (so that rare values are compared together) or, for numeric
+    fields, by size.
 
     Args:
         fitted: The fitted schema.
         own: The field.
-        train: [V] int64 its counts.
+        train: Counts of its ids in training [V] int64.
 
     Returns:
         The group of each id [V] int64, and the number of groups.
@@ -110,7 +110,7 @@ def groups(
     before = np.cumsum(known) - known
     wanted = MAX_GROUPS - _FIRST_GROUP
     result[1:last] = _FIRST_GROUP + before * wanted // max(int(known.sum()), 1)
-    # An id never seen in training stands behind all that were.
+    # Ids that training never has come after all others.
     result = np.minimum(result, MAX_GROUPS - 1)
     return result, MAX_GROUPS
 
@@ -118,13 +118,13 @@ def groups(
 def drift(grouped: tuple[np.ndarray, int], ids: Mapping[str, np.ndarray]) -> Drift:
     """Compares test with training by groups of ids.
 
-    The population stability index is sum (p - q) ln(p / q) over the shares p in test and q
-    in training, half a row added to each count, so that an empty group does not make it
-    infinite. Where nothing changed it is about (G - 1) (1 / rows + 1 / test rows).
+    The population stability index is the sum of (p - q) ln(p / q) over the shares p in test and q
+    in training. Half a row is added to each count, so that it is finite for empty groups. Without
+    drift its expected value is about (G - 1) (1 / rows + 1 / test rows).
 
     Args:
-        grouped: What `groups` gives.
-        ids: Counts [V] of `train` and `test`.
+        grouped: Result of `groups`.
+        ids: Counts of `train` and `test` [V].
     """
     of_id, num_groups = grouped
     train, test = (
@@ -151,12 +151,12 @@ def _level(psi: float, by_chance: float) -> str:
 def top_values(
     vocabulary: Sequence[str], ids: Mapping[str, np.ndarray], of_lists: bool
 ) -> list[dict[str, Any]]:
-    """Returns the most frequent values in training, each with its share of every split.
+    """Returns the most frequent values in training, with their share in each split.
 
     Args:
-        vocabulary: The field's values.
-        ids: Counts [V] of each split.
-        of_lists: Whether shares are of all values of lists, and not of all units.
+        vocabulary: Values of the field.
+        ids: Counts of each split [V].
+        of_lists: Whether shares are relative to all values of lists, not to all units.
     """
     known = ids["train"][1 : 1 + len(vocabulary)]
     order = np.argsort(-known, kind="stable")[:TOP_VALUES]
@@ -175,17 +175,17 @@ def _missing(own: schema.Field, counts: split_counts.SplitCounts) -> float | Non
 
 
 def _oov(ids: np.ndarray, vocabulary: Sequence[str]) -> float | None:
-    """Returns the share out of vocabulary of the values that are there."""
+    """Returns the share of values out of vocabulary, without missing ones."""
     return _share(int(ids[1 + len(vocabulary) :].sum()), int(ids[1:].sum()))
 
 
 def _distinct(train: np.ndarray, vocabulary: Sequence[str], recorded: int | None) -> int | None:
-    # Without any value out of vocabulary, the vocabulary is all there is.
+    # Without values out of vocabulary, all distinct values are in the vocabulary.
     return recorded if train[1 + len(vocabulary) :].any() else len(vocabulary)
 
 
 def _quantiles(counts: np.ndarray, boundaries: Sequence[float]) -> dict[str, float | None]:
-    """Returns the lowest boundaries with at least a share of the numbers below them."""
+    """Returns the lowest boundaries with at least some shares of the numbers below them."""
     below = np.cumsum(counts)[:-1]
     places = [int(np.searchsorted(below, share * counts.sum())) for share in _QUANTILES]
     return {

@@ -91,7 +91,7 @@ def _fields(fields: Sequence[dict[str, Any]]) -> str:
                 {"stable": "", "unknown": "few rows"}.get(drift["level"], drift["level"]),
             ]
         )
-    return terminal.text_table(head, rows, left=2)
+    return terminal.text_table(head, rows, left=(0, 1))
 
 
 def _ads(ads: dict[str, Any]) -> str:

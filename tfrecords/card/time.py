@@ -1,4 +1,4 @@
-"""The profile of a log over time: which unit its times have, and rates of its bins.
+"""The profile of a log over time: unit of its times, and rates per bin.
 
 Shapes: T bins.
 """
@@ -21,9 +21,9 @@ def describe(profile: Mapping[str, Any]) -> dict[str, Any]:
         profile: The `time` entry of `profile.json`.
 
     Returns:
-        JSON values: `unit` of time since 1970, or None for plain numbers; `low`, `high` and
-        `labels` of where the log begins and ends; and per bin `rows` [T] and of each label its
-        rate [T], None where no row has the label.
+        JSON values: `unit` of times since 1970, or None for plain numbers; `low` and `high`, the
+        first and last time; `edges` of the bins as text; `rows` of each bin [T]; and `rates` of
+        each label [T], None if no row of the bin has the label.
     """
     low, high = float(profile["low"]), float(profile["high"])
     unit = columns.unit_of_times(low, high) if profile["by_time"] else None
@@ -44,7 +44,7 @@ def describe(profile: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def formatted(times: Sequence[float], unit: str | None) -> list[str]:
-    """Returns times as UTC dates, as precise as their span asks for; or as plain numbers."""
+    """Formats times as UTC dates with a precision that fits their span, or as plain numbers."""
     if unit is None:
         return [f"{time:,.6g}" if abs(time) < 1e6 else f"{time:,.0f}" for time in times]
     seconds = [time / columns.UNITS_PER_SECOND[unit] for time in times]

@@ -1,6 +1,6 @@
-"""What a data card warns of, in plain words with what to do.
+"""Warnings of a data card, with remedies.
 
-A `warning` is likely a mistake or makes a metric or a model worthless; a `note` is worth knowing.
+A `warning` is likely a mistake, or makes a metric or a model useless; a `note` is information.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from tfrecords.schema import NUM_CANDIDATES
 
 FEW_CLICKS = 1_000
 SHIFTED_RATE = 0.2
-# About one in 1.7 million where nothing changed.
+# Exceeded by chance in one of 1.7 million data sets.
 _SIGMAS = 5.0
 _MUCH_OF_ONE_AD = 0.5
 _MUCH_NEW = 0.3
@@ -28,8 +28,8 @@ class Finding:
 
     Attributes:
         level: `warning` or `note`.
-        text: What is wrong.
-        action: What to do.
+        text: The problem.
+        action: Its remedy.
     """
 
     level: str
@@ -64,46 +64,46 @@ def _clicks(card: dict[str, Any]) -> Found:
     if click["known"] and click["positive"] == click["known"]:
         yield (
             "warning",
-            "Every training row is a click: the ranker has nothing to learn.",
-            "Give the schema a click column with zeros, or convert with "
-            "--sampled_negatives=4, which draws ads that were not clicked.",
+            "Every training row is a click, so the ranker cannot learn.",
+            "Name a click column with zeros in the schema, or convert with --sampled_negatives=4, "
+            "which samples ads that were not clicked.",
         )
     elif click["known"] and not click["positive"]:
         yield (
             "warning",
-            "No training row is a click: nothing can be learnt.",
-            "Check that the schema's click names the right column, and its click_threshold.",
+            "No training row is a click, so nothing can be learned.",
+            "Check the click column and the click_threshold of the schema.",
         )
     elif 0 < click["positive"] < FEW_CLICKS:
         yield (
             "warning",
-            f"Training has {click['positive']:,} clicks: too few for a model to trust.",
-            f"Use a larger log; a few thousand clicks are little, {FEW_CLICKS:,} too few.",
+            f"Training has {click['positive']:,} clicks, too few for a reliable model.",
+            f"Use a larger log, with many more than {FEW_CLICKS:,} clicks.",
         )
     elif (click["rate"] or 0) > 0.5:
         yield (
             "note",
-            f"{pages.format_percent(click['rate'])} of the training rows are clicks, "
-            "far more than ads get.",
-            "Right for ratings or for logs thinned out of rows without a click; of these say in "
-            "the schema which share was kept (negative_keep_rate), else the predicted "
-            "probabilities are those of this log, not of live traffic.",
+            f"{pages.format_percent(click['rate'])} of the training rows are clicks, which is "
+            "unusual for ads.",
+            "This is expected of ratings and of down-sampled logs. For the latter, set "
+            "negative_keep_rate in the schema; otherwise predicted probabilities are those of this "
+            "log, not of live traffic.",
         )
     if card["sampled_negatives"]:
         yield (
             "note",
-            f"{sum(s['sampled'] for s in card['splits'].values()):,} rows are ads drawn as not "
-            f"clicked, {card['sampled_negatives']} for each click.",
-            "Click rates and probabilities depend on that number: use them to order ads, not "
-            "to price them. Shares of ad-side fields include the drawn ads.",
+            f"{sum(s['sampled'] for s in card['splits'].values()):,} rows are sampled negatives, "
+            f"{card['sampled_negatives']} for each click.",
+            "Click rates and probabilities depend on this number: use them to rank ads, not to "
+            "price them. Shares of ad-side fields include the sampled negatives.",
         )
 
     if card["keys"]["negative_keep_rate"] < 1:
         yield (
             "note",
-            f"The log kept {pages.format_percent(card['keys']['negative_keep_rate'])} of its rows "
-            "without a click.",
-            "Rates here are those of the log; what is served is corrected for it.",
+            f"Down-sampling kept {pages.format_percent(card['keys']['negative_keep_rate'])} of the "
+            "unclicked rows in the log.",
+            "Rates here are those of the log; served probabilities are corrected.",
         )
 
 
@@ -112,9 +112,9 @@ def _labels(card: dict[str, Any]) -> Found:
         yield (
             "note",
             f"{card['rows_inside_engagement_window']:,} rows are younger than the window of "
-            f"{card['engagement_window_seconds']:,.0f} seconds: their engagement and revenue may "
-            "still come, and count as missing.",
-            "Rates over time are those of the log as it is, late engagements left out.",
+            f"{card['engagement_window_seconds']:,.0f} seconds: their engagement and revenue are "
+            "not known yet and count as missing.",
+            "Rates over time are those of the log, without late engagements.",
         )
     for split, of_split in card["splits"].items():
         for label, own in of_split["labels"].items():
@@ -124,28 +124,29 @@ def _labels(card: dict[str, Any]) -> Found:
                 yield (
                     "warning",
                     f"The {split} split has no {label} labels.",
-                    f"Nothing of {label} can be learnt or measured there: use a split of labelled "
-                    "rows, such as --split=time.",
+                    f"{label.capitalize()} can neither be learned nor measured there: use a split "
+                    "of labelled rows, such as --split=time.",
                 )
             elif own["missing"]:
                 yield (
                     "note",
                     f"{pages.format_percent(own['missing'] / of_split['rows'])} of the {split} "
                     f"rows lack {label}.",
-                    "They are left out of its loss and metrics.",
+                    "They are excluded from its loss and metrics.",
                 )
             elif label != "click" and not own["positive"]:
                 yield (
                     "warning",
                     f"{label} is never above 0 in the {split} split.",
-                    f"Check the schema's {label}; without it the release has no such head.",
+                    f"Check the {label} column of the schema, or remove it; the release then has "
+                    "no such head.",
                 )
         engaged = of_split["engaged_without_click"]
         if engaged:
             yield (
                 "warning",
-                f"{engaged:,} {split} rows are engaged with but not clicked.",
-                "Engagement is modelled as following a click: correct the labels, or name "
+                f"{engaged:,} {split} rows have an engagement without a click.",
+                "The model assumes that an engagement follows a click: correct the labels, or name "
                 "another engagement column.",
             )
 
@@ -157,7 +158,7 @@ def _splits(card: dict[str, Any]) -> Found:
             yield (
                 "warning",
                 f"The {split} split is empty.",
-                f"Use a larger log, or a larger --{split}_fraction.",
+                f"Use a larger log or a larger --{split}_fraction.",
             )
     train, test = (splits[split]["labels"]["click"] for split in ("train", "test"))
     if train["known"] and test["known"] and train["rate"]:
@@ -169,21 +170,21 @@ def _splits(card: dict[str, Any]) -> Found:
                 "warning",
                 f"The click rate drifts from {pages.format_percent(train['rate'])} in training to "
                 f"{pages.format_percent(test['rate'])} in test.",
-                "Probabilities learnt there will be off in test: see the rates over time, train "
-                "on recent data, or look for a change in what is logged.",
+                "Predicted probabilities will be biased in test: see the rates over time, train on "
+                "recent data, or look for a change in logging.",
             )
     kind = card["split"]["kind"]
     if card["keys"]["time"] and kind in ("fraction", "leave_random_fraction_out"):
         yield (
             "warning",
-            "The log has times, yet it is split at random: training sees test's future.",
-            "Convert with --split=time for honest metrics.",
+            "The log has times but is split at random, so training sees the future of test.",
+            "Convert with --split=time for realistic metrics.",
         )
     elif not card["keys"]["time"] and kind == "order":
         yield (
             "note",
-            "The schema names no time column, so the log's order is taken for time.",
-            "Name the column in the schema's time if there is one.",
+            "The schema names no time column, so the log is assumed to be in order of time.",
+            "Name the time column in the schema if there is one.",
         )
 
 
@@ -192,9 +193,9 @@ def _lists(card: dict[str, Any]) -> Found:
     if lengths["counts"] and lengths["max"] == 1:
         yield (
             "note",
-            "Each test request has one ad: metrics of lists, such as NDCG, say nothing.",
-            "Name the column of the request in the schema's request_key if the log has one; else "
-            "judge the ranker by AUC and normalised entropy.",
+            "Each test request has one ad, so metrics of lists such as NDCG are meaningless.",
+            "Name the request_key in the schema if the log has one. Otherwise judge the ranker by "
+            "AUC and normalized entropy.",
         )
 
 
@@ -205,7 +206,7 @@ def _ads(card: dict[str, Any]) -> Found:
             "note",
             f"There are {ads['count']:,} ads, no more than the {NUM_CANDIDATES} candidates "
             "of the first stage.",
-            "Retrieval leaves nothing out; the ranker alone decides.",
+            "Retrieval returns all ads, and the ranker alone decides.",
         )
     first = ads["most_shown"][0] if ads["most_shown"] else None
     if first and first["share"] >= _MUCH_OF_ONE_AD and ads["count"] > 1:
@@ -213,24 +214,24 @@ def _ads(card: dict[str, Any]) -> Found:
             "warning",
             f"One ad, {first['ad_id']!r}, has {pages.format_percent(first['share'])} of the "
             "training impressions.",
-            "Check that ad_key identifies ads; a placeholder such as 0 or 'unknown' does not.",
+            "Check that ad_key identifies ads, and has no placeholder such as 0 or 'unknown'.",
         )
     new = ads["new"]["test"]
     if (new["share"] or 0) > _MUCH_NEW:
         yield (
             "warning",
-            f"{pages.format_percent(new['share'])} of the test {new['counted']} are of ads "
-            "that training never showed.",
-            "Ad ids help little there: give the ads fields that new ones share, such as advertiser "
-            "or category, and train often.",
+            f"{pages.format_percent(new['share'])} of the test {new['counted']} are of ads that "
+            "training never shows.",
+            "Ad ids are of little use for them: add ad fields that new ads share with known ones, "
+            "such as advertiser or category, and train often.",
         )
     if (ads["changed_share"] or 0) > _MUCH_CHANGED:
         yield (
             "warning",
-            f"{pages.format_percent(ads['changed_share'])} of the impressions show an ad with "
-            "other fields than the catalogue's, which keeps an ad's latest values.",
-            "Serving sees the catalogue's values, training the log's. Move what differs from "
-            "request to request to the query side, or add it to ad_key.",
+            f"{pages.format_percent(ads['changed_share'])} of the impressions show an ad whose "
+            "fields differ from those in the catalogue, which has its latest values.",
+            "Serving uses the values of the catalogue, training those of the log. Move fields that "
+            "vary between requests to the query side, or add them to ad_key.",
         )
 
 
@@ -241,7 +242,7 @@ def _rejected(rejected: dict[str, Any]) -> Found:
             "warning" if much else "note",
             f"{rejected['count']:,} rows ({pages.format_percent(rejected['share'])}) were "
             f"rejected, most often because: {rejected['reasons'][0]['reason']}.",
-            "See rejected.tsv for each line; correct the log or the schema and convert again.",
+            "See rejected.tsv for all of them. Correct the log or the schema, and convert again.",
         )
 
 
@@ -253,13 +254,14 @@ def _time(card: dict[str, Any]) -> Found:
         yield (
             "warning",
             "All rows have the same time.",
-            "Check the schema's time; a split by time is none here.",
+            "Check the time column of the schema; a split by time is meaningless here.",
         )
         return
     empty = sum(count == 0 for count in time["rows"])
     if empty:
         yield (
             "note",
-            f"{empty} of {len(time['rows'])} equal spans of time hold no row.",
-            "Expected of a log with nights or pauses; else rows are lost, or a time is wrong.",
+            f"{empty} of {len(time['rows'])} equal time spans have no rows.",
+            "This is expected if the log pauses, for example at night. Otherwise rows are lost or "
+            "times are wrong.",
         )

@@ -1,4 +1,4 @@
-"""Arrow columns of a log, checked and typed."""
+"""Validates and converts the Arrow columns of a log."""
 
 from tfrecords.columns.arrow import as_strings, distinct, is_text
 from tfrecords.columns.checks import (

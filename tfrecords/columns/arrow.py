@@ -1,4 +1,4 @@
-"""Arrow columns as the kinds of values that the conversion works on."""
+"""Conversions of Arrow columns."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,11 +6,11 @@ import pyarrow.compute as pc
 
 
 def as_strings(column: pa.ChunkedArray) -> pa.Array:
-    """Returns a column as strings, dictionary-encoded if it was; whole floats as integers."""
+    """Converts a column to strings; a dictionary stays one, whole floats become integers."""
     if column.num_chunks != 1 and pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries()
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # of no chunk
+    if isinstance(array, pa.ChunkedArray):  # without chunks
         array = pa.array([], column.type)
     if pa.types.is_dictionary(array.type):
         if array.type.value_type == pa.string():
@@ -19,7 +19,7 @@ def as_strings(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_floating(array.type):
         is_whole = pc.and_(pc.equal(array, pc.floor(array)), pc.less(pc.abs(array), 2.0**53))
         whole = pc.if_else(is_whole, array, None).cast(pa.int64()).cast(pa.string())
-        # Value by value: how one is written must not depend on the others of its chunk.
+        # The text of a value must not depend on the other values of its chunk.
         is_all = pc.all(is_whole).as_py() is not False
         return whole if is_all else pc.if_else(is_whole, whole, array.cast(pa.string()))
     return array.cast(pa.string())
@@ -34,7 +34,7 @@ def is_text(column: pa.ChunkedArray) -> bool:
 
 
 def distinct(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
-    """Returns the distinct texts of a column, "" for a missing one, and each row's index [B]."""
+    """Returns the distinct texts of a column, "" for missing, and their index for each row [B]."""
     array = as_strings(column)
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values = [value or "" for value in encoded.dictionary.to_pylist()]

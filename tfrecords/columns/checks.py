@@ -1,4 +1,4 @@
-"""What the labels, keys and times of a log may be, and what is said of those that are not.
+"""Validates the labels, numbers, times and positions of a log.
 
 Shapes: B rows of a chunk.
 """
@@ -35,14 +35,14 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class RowFaults:
-    """The rows that cannot be used; the first reason found for a row stands."""
+    """Rows that cannot be used, each with the first reason found."""
 
     def __init__(self, num_rows: int) -> None:
         self.bad = np.zeros(num_rows, bool)
         self._reasons: dict[int, str] = {}
 
     def add(self, bad: np.ndarray, reason: Callable[[int], str]) -> None:
-        """Marks the rows where `bad` [B] is true; `reason` gives a row's."""
+        """Marks the rows where `bad` [B] is true; `reason` returns the reason for a row."""
         if bad.any():
             for row in np.flatnonzero(bad & ~self.bad).tolist():
                 self._reasons[row] = reason(row)
@@ -52,12 +52,12 @@ class RowFaults:
         return bool(self._reasons)
 
     def reasons(self) -> Sequence[str]:
-        """Returns the reasons of the bad rows, in order."""
+        """Returns the reasons of the bad rows, in the order of the rows."""
         return [self._reasons[row] for row in sorted(self._reasons)]
 
 
 def checked_numbers(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Returns a column as float64 [B] that float32 can hold; NaN is missing."""
+    """Returns a column as float64 [B] within the range of float32; NaN is missing."""
     if arrow.is_text(column):
         values, codes = arrow.distinct(column)
         parsed = [_number(value) for value in values]
@@ -91,8 +91,8 @@ def checked_labels(
     Args:
         schema: The schema.
         table: The parsed rows.
-        faults: Takes the rows whose labels are wrong.
-        is_labelled: Whether a row without a click label is one of them.
+        faults: Rows with wrong labels are added to it.
+        is_labelled: Whether a row must have a click label.
 
     Raises:
         ValueError: A label's column holds times.
@@ -109,7 +109,7 @@ def checked_labels(
         faults.add(
             revenue < 0, lambda row: f"{name} must be a number of at least 0, got {revenue[row]:g}"
         )
-        with np.errstate(over="ignore"):  # of rows that are at fault
+        with np.errstate(over="ignore"):  # Rows out of range are faults already.
             result["revenue"] = pa.array(revenue.astype(np.float32))
     return result
 
@@ -158,8 +158,8 @@ def checked_truths(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.
 def _refuse_times(name: str, column: pa.ChunkedArray, expected: str) -> None:
     if pa.types.is_temporal(column.type):
         raise ValueError(
-            f"The column {name!r} holds times; it must be {expected}. Name another column in the "
-            "schema, or write this one so."
+            f"The column {name!r} holds times; expected {expected}. Name another column in the "
+            "schema, or convert this one."
         )
 
 
@@ -168,7 +168,7 @@ def _stored(truth: np.ndarray) -> pa.Array:
 
 
 def checked_times(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Returns times as float64 [B]: numbers as they are, dates in seconds since 1970."""
+    """Returns times as float64 [B]: numbers unchanged, dates as seconds since 1970."""
     if pa.types.is_temporal(column.type):
         stamps = column.cast(pa.timestamp("us")).cast(pa.int64())
         result = stamps.cast(pa.float64()).to_numpy() / 1e6
@@ -189,7 +189,7 @@ def checked_times(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.n
 
 
 def parse_times(values: Sequence[str]) -> np.ndarray:
-    """Returns texts as float64 [V]: numbers as they are, dates as seconds since 1970, else NaN."""
+    """Parses times as float64 [V]: numbers unchanged, dates as seconds since 1970, else NaN."""
     result = np.full(len(values), np.nan)
     rest = []
     for index, value in enumerate(values):
@@ -212,7 +212,7 @@ def _dates(texts: pa.Array) -> np.ndarray:
             continue
     if len(texts) == 1:
         return _patterned(texts)
-    # Not all alike: each half by itself.
+    # The texts have several formats: each half is tried separately.
     half = len(texts) // 2
     return np.concatenate([_dates(texts.slice(0, half)), _dates(texts.slice(half))])
 
@@ -232,7 +232,7 @@ def _seconds(stamps: pa.Array) -> np.ndarray:
 
 
 def checked_splits(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Returns the index in `SPLITS` of each row [B] uint8, from its name."""
+    """Returns the index in `SPLITS` of each row [B] uint8."""
     values, codes = arrow.distinct(column)
     index = np.array([_SPLIT_NAMES.get(v.strip().lower(), 255) for v in values] or [255], np.uint8)
     faults.add(
@@ -243,20 +243,22 @@ def checked_splits(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.
 
 
 def checked_positions(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Returns slots as int32 [B].
+    """Returns positions as int32 [B].
 
     Raises:
         ValueError: The column holds times.
     """
     _refuse_times(name, column, "a whole number")
-    slots = checked_numbers(faults, name, column)
-    bad = ~((slots >= 0) & (slots < 2**31) & (slots == np.floor(slots)))
-    faults.add(bad, lambda row: f"{name} must be a whole number of at least 0, got {slots[row]:g}")
-    return np.where(bad, 0, slots).astype(np.int32)
+    positions = checked_numbers(faults, name, column)
+    bad = ~((positions >= 0) & (positions < 2**31) & (positions == np.floor(positions)))
+    faults.add(
+        bad, lambda row: f"{name} must be a whole number of at least 0, got {positions[row]:g}"
+    )
+    return np.where(bad, 0, positions).astype(np.int32)
 
 
 def _number(text: str) -> float | None:
-    """Returns a number, NaN for a missing one, None for what is neither."""
+    """Returns a number, NaN if it is missing, or None if the text is neither."""
     if placeholders.number_fault("", text) is not None:
         return None
     return float("nan") if placeholders.is_missing_number(text) else float(text)

@@ -1,4 +1,4 @@
-"""String columns as codes into their distinct values, each with its fingerprint.
+"""String columns as codes of their distinct values, which have fingerprints.
 
 Shapes: B rows of a chunk, V distinct values of a column.
 """
@@ -16,11 +16,11 @@ from tfrecords.schema import Field
 
 @dataclasses.dataclass(frozen=True)
 class Strings:
-    """The distinct strings of one field in a chunk.
+    """The distinct strings of a field in a chunk.
 
     Attributes:
-        values: [V] strings; "" is missing.
-        fingerprints: [V] int64.
+        values: Strings [V]; "" is missing.
+        fingerprints: Their fingerprints [V] int64.
     """
 
     values: pa.Array
@@ -31,7 +31,7 @@ class Strings:
 
 
 def ad_ids(parts: Sequence[pa.Array]) -> pa.Array:
-    """Returns ad ids: the values of the ad key, joined by "|" where there are several."""
+    """Returns ad ids: the values of the ad key's columns, joined by "|"."""
     parts = [pc.fill_null(part, "") for part in parts]
     if len(parts) == 1:
         return parts[0]
@@ -45,10 +45,10 @@ def combine_codes(coded: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, 
     """Numbers the combinations of several columns of codes.
 
     Args:
-        coded: Codes [B] and their number of values, of each column.
+        coded: Codes [B] and the number of values of each column.
 
     Returns:
-        Codes of the combinations [B], and of each combination its code in every column.
+        Codes of the combinations [B], and for each column the code of each combination.
     """
     joint, distinct = coded[0][0].astype(np.int64), [np.arange(coded[0][1])]
     for codes, count in coded[1:]:
@@ -60,7 +60,7 @@ def combine_codes(coded: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, 
 
 
 def coded_strings(column: pa.ChunkedArray) -> tuple[pa.Array, Strings]:
-    """Returns codes [B] into the distinct strings of a column; missing is ""."""
+    """Returns codes [B] of the distinct strings of a column; "" is missing."""
     array = as_strings(column)
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values, codes = encoded.dictionary, encoded.indices
@@ -71,7 +71,7 @@ def coded_strings(column: pa.ChunkedArray) -> tuple[pa.Array, Strings]:
 
 
 def coded_lists(field: Field, column: pa.ChunkedArray) -> tuple[pa.Array, Strings]:
-    """Returns lists of codes [B] into the distinct values of a list field."""
+    """Returns lists of codes [B] of the distinct values of a list field."""
     lists = as_lists(field, column)
     encoded = lists.flatten().dictionary_encode()
     codes = smallest_codes(encoded.indices.to_numpy())
@@ -80,9 +80,9 @@ def coded_lists(field: Field, column: pa.ChunkedArray) -> tuple[pa.Array, String
 
 
 def as_lists(field: Field, column: pa.ChunkedArray) -> pa.ListArray:
-    """Returns a column of lists, or of strings joined by the separator, as lists of strings.
+    """Converts a column of lists, or of strings joined by the separator, to lists of strings.
 
-    Values are trimmed; empty ones are left out.
+    Values are trimmed, and empty ones are dropped.
     """
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         array = column.combine_chunks()
@@ -104,7 +104,7 @@ def as_lists(field: Field, column: pa.ChunkedArray) -> pa.ListArray:
 
 def with_fingerprints(values: pa.Array) -> Strings:
     """Returns distinct strings [V] with their fingerprints."""
-    # Here, so that a format is named and a schema checked without TensorFlow's start.
+    # Imported here, so that formats and schemas can be checked without TensorFlow.
     import tensorflow as tf
 
     from tfrecords import encoding
@@ -116,6 +116,7 @@ def with_fingerprints(values: pa.Array) -> Strings:
 
 
 def smallest_codes(codes: np.ndarray) -> pa.Array:
+    """Returns codes [B] in the smallest unsigned type."""
     largest = int(codes.max(initial=0))
     kind = next(k for k in (np.uint8, np.uint16, np.uint32) if largest <= np.iinfo(k).max)
     return pa.array(codes.astype(kind))

@@ -1,7 +1,7 @@
-"""Texts that stand for a missing number or a missing key, and numbers as text.
+"""Placeholders for missing numbers and keys, and numbers as text.
 
-Databases and data frames write what is missing as NULL, None or nan. An ad of that name
-would be the most shown of all, and a user the busiest.
+Databases and data frames write missing values as NULL, None or nan. As the key of an ad or a user,
+such a placeholder would stand for many of them.
 """
 
 import re
@@ -13,26 +13,26 @@ import pyarrow.compute as pc
 from tfrecords.columns import arrow
 from tfrecords.schema import Schema
 
-# What stands for a missing number; a missing string is empty.
+# Placeholders for a missing number; a missing string is empty.
 MISSING_NUMBERS = (
     "", "NA", "N/A", "n/a", "NaN", "nan", "NAN", "NULL", "null", "None", "none", "-", "\\N",
 )  # fmt: skip
-# With blanks, of any width that a column may have.
+# Including blanks of fixed-width columns.
 NULLS = (*MISSING_NUMBERS, *(" " * width for width in range(1, 33)))
-# Besides `MISSING_NUMBERS`; Arrow reads it as a number that is none.
+# Arrow reads these as NaN, in addition to `MISSING_NUMBERS`.
 _NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-# Nor are these keys.
+# Placeholders for a missing key.
 _PLACEHOLDERS = pa.array([text for text in NULLS if text])
 
 
 def is_missing_number(text: str) -> bool:
-    """Returns whether a text stands for a missing number, as Arrow reads it; blanks do."""
+    """Returns whether a text is a placeholder for a missing number or blank, as Arrow reads it."""
     return text in MISSING_NUMBERS or not text.strip(" ") or _NAN.fullmatch(text) is not None
 
 
 def number_fault(name: str, value: str) -> str | None:
-    """Returns what is wrong with a number as text, or None."""
+    """Returns why a text is not a number, or None."""
     # Spaces around a number are allowed, as Arrow allows them.
     text = value.strip(" ")
     if is_missing_number(value) or (_NUMBER.fullmatch(text) and np.isfinite(float(text))):
@@ -41,12 +41,12 @@ def number_fault(name: str, value: str) -> str | None:
 
 
 def without_placeholders(schema: Schema, table: pa.Table) -> pa.Table:
-    """Returns a table with the keys missing that stand for a missing one, as for a number.
+    """Replaces placeholders in key columns by null.
 
-    Of an ad key of several columns each may be so, and the ad is still another.
+    The columns of an ad key of several columns are not changed: each of them may be missing.
 
     Args:
-        schema: Says which columns are keys.
+        schema: The schema, which names the keys.
         table: Parsed rows, or a table of ads.
     """
     ad_key = schema.ad_key if len(schema.ad_key) == 1 else ()

@@ -1,9 +1,9 @@
-"""The ad catalogue: every ad that can be recommended, once.
+"""The ad catalogue: one row per ad that can be recommended.
 
-An ad is identified by the columns of `schema.ad_key`; its id is their values joined by
-"|". Impressions and clicks are counted on training rows, so clicks / total clicks is the
-exact probability with which in-batch sampling draws an ad. An ad whose fields change
-keeps the latest values of the log.
+An ad is identified by the columns of `schema.ad_key`; its id is their values joined by "|".
+Impressions and clicks are counted on training rows, so that clicks / total clicks is the exact
+sampling probability of an ad as an in-batch negative. The catalogue has the latest values of the
+fields of an ad.
 
 Shapes: N ads, V distinct ads of one chunk.
 """
@@ -21,19 +21,19 @@ from tfrecords.columns import with_fingerprints, without_placeholders
 from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, distinct_ads, raw_column
 from tfrecords.schema import Schema
 
-_MOST_PENDING = 4_000_000
+_MAX_PENDING = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Ads of one chunk, or of several together.
+    """Counts of the ads of one chunk, or of several.
 
     Attributes:
-        fingerprints: [V] int64 of the ad ids, rising.
-        impressions: [V] int64 training rows.
-        clicks: [V] int64 clicked training rows.
-        first: [V] int64 the log's first row of each.
-        last: [V] int64 the log's last row of each.
+        fingerprints: Fingerprints of the ad ids, ascending [V] int64.
+        impressions: Training rows of each ad [V] int64.
+        clicks: Clicked training rows of each ad [V] int64.
+        first: First row of each ad in the log [V] int64.
+        last: Last row of each ad in the log [V] int64.
     """
 
     fingerprints: np.ndarray
@@ -48,8 +48,8 @@ def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> Counts:
 
     Args:
         rows: The chunk's rows.
-        is_train: [B] bool, which of them count.
-        first_row: Rows in the chunks before.
+        is_train: Whether a row is a training row [B] bool.
+        first_row: Number of rows in earlier chunks.
     """
     codes = rows.array(AD)
     fingerprints = rows.strings[AD].fingerprints
@@ -75,11 +75,11 @@ def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> Counts:
 
 
 def merge(parts: Iterable[Counts]) -> Counts:
-    """Adds up the ads of several chunks."""
+    """Sums the counts of several chunks."""
     pending: list[Counts] = []
     for part in parts:
         pending.append(part)
-        if sum(len(p.fingerprints) for p in pending) > _MOST_PENDING:
+        if sum(len(p.fingerprints) for p in pending) > _MAX_PENDING:
             pending = [_merge(pending)]
     return _merge(pending)
 
@@ -104,10 +104,10 @@ def _merge(parts: Sequence[Counts]) -> Counts:
 
 
 class CatalogueAds:
-    """The finished catalogue: one row per ad, in order of first appearance.
+    """The catalogue, in order of first appearance.
 
     Args:
-        fingerprints: [N] int64 of the ad ids, in the catalogue's order.
+        fingerprints: Fingerprints of the ad ids [N] int64.
         table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS` and `reader.CLICKS`.
     """
 
@@ -120,7 +120,7 @@ class CatalogueAds:
         return self.table.num_rows
 
     def row_of(self, fingerprints: np.ndarray) -> np.ndarray:
-        """Returns the catalogue row [V] int32 of each ad by fingerprint; -1 where there is none."""
+        """Returns the catalogue row [V] int32 of each fingerprint, or -1."""
         if not len(self._sorted):
             return np.full(len(fingerprints), -1, np.int32)
         places = np.minimum(np.searchsorted(self._sorted, fingerprints), len(self._sorted) - 1)
@@ -146,10 +146,10 @@ def collect(
 
     Args:
         schema: The schema.
-        counts: The ads of all chunks.
-        chunk_ends: Rows of the log up to the end of each chunk.
+        counts: Counts of all chunks.
+        chunk_ends: Number of rows up to the end of each chunk.
         load: Returns the rows of a chunk.
-        more: A table of ads, shown or not, with the ad key and the ad-side columns.
+        more: Table of ads, with the ad key and the ad-side columns, or None.
     """
     parts = []
     chunk_of = np.searchsorted(chunk_ends, counts.last, side="right")
@@ -172,7 +172,7 @@ def collect(
 
 
 def _with_more(schema: Schema, ads: CatalogueAds, more: pa.Table) -> CatalogueAds:
-    """Adds the ads of a table that the log does not show; of a repeated one the last row."""
+    """Adds the ads of a table that the log never shows; the last row of an ad counts."""
     more = without_placeholders(schema, more)
     ids, strings = distinct_ads(schema, more)
     codes = ids.to_numpy()

@@ -1,4 +1,4 @@
-"""What `dataset.json` and the files beside it say of a data set.
+"""The content of `dataset.json` and of `sample_requests.json`.
 
 Shapes: R requests.
 """
@@ -17,7 +17,7 @@ from tfrecords.splits import SPLITS
 
 Number = TypeVar("Number", int, float)
 NUM_SAMPLE_REQUESTS = 256
-# Files whose checksums `dataset.json` holds; those of the shards stand with the shards.
+# Files whose checksums are in `sha256`; those of shards are in their descriptions.
 CHECKED_FILES = (
     "encoder/encoder.json",
     "encoder/vocabularies.arrow",
@@ -53,12 +53,12 @@ def sample_requests(
     chunk_ends: np.ndarray,
     load: Callable[[int], Rows],
 ) -> list[dict[str, Any]]:
-    """Returns raw query fields of the first held-out requests; None is missing.
+    """Returns the raw query fields of the first test requests; None is missing.
 
     Args:
         schema: The schema.
         requests: The requests of the log.
-        chunk_ends: Rows of the log up to the end of each chunk.
+        chunk_ends: Number of rows up to the end of each chunk.
         load: Returns the rows of a chunk.
     """
     first_rows = requests.first_rows()

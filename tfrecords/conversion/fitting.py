@@ -1,9 +1,9 @@
-"""Fits vocabularies and numeric buckets from the counts of the chunks' training rows.
+"""Fits vocabularies and numeric buckets to the counts of the training rows.
 
-Values are counted by fingerprint, the identity that the encoder knows them by, and in
-parts of bounded size, so that memory does not grow with the number of distinct values.
+Values are counted by fingerprint, by which the encoder identifies them, and in ranges of bounded
+size, so that memory does not grow with the number of distinct values.
 
-Shapes: V distinct values of a field in one chunk, or in all.
+Shapes: V distinct values of a field, in one chunk or in all.
 """
 
 import dataclasses
@@ -18,18 +18,18 @@ from tfrecords.columns import Strings
 from tfrecords.conversion import parsed_rows, workspace
 from tfrecords.schema import Field, Schema
 
-_MOST_AT_ONCE = 4_000_000
+_MAX_AT_ONCE = 4_000_000
 _NUMERIC_SAMPLE = 500_000
 Part = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """What fitting needs of a chunk.
+    """The counts of a chunk.
 
     Attributes:
-        counts: Returns what `count_chunk` gave of a field by its name.
-        strings: Returns the distinct values of a field by its name.
+        counts: Returns the result of `count_chunk` for a field name.
+        strings: Returns the distinct values of a field by name.
     """
 
     counts: Callable[[str], np.ndarray]
@@ -38,7 +38,7 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """The fitted schema, and the number of distinct values of each string field."""
+    """The fitted schema and the number of distinct values of each string field."""
 
     schema: encoding.FittedSchema
     num_distinct: Mapping[str, int]
@@ -56,18 +56,18 @@ def count_chunk(
     Args:
         schema: The schema.
         rows: The chunk's rows.
-        is_train: [B] bool.
-        first_train_row: Training rows in the chunks before.
-        num_train_rows: Training rows in all.
+        is_train: Whether a row is a training row [B] bool.
+        first_train_row: Number of training rows in earlier chunks.
+        num_train_rows: Number of training rows of the log.
 
     Returns:
-        Of string fields, the count [V] of each distinct value; of numeric fields, sampled
-        values [N] float32.
+        For string fields, the count [V] of each distinct value; for numeric fields, a sample of
+        the values [N] float32.
     """
     counts = {}
     train = np.flatnonzero(is_train)
     stride = max(1, -(-num_train_rows // _NUMERIC_SAMPLE))
-    # Every n-th row of all, so that the sample does not depend on how the log is cut.
+    # Every n-th training row of the log, so that the sample does not depend on the chunks.
     sampled = train[-first_train_row % stride :: stride]
     for field in schema.fields:
         if field.kind == "numeric":
@@ -84,7 +84,7 @@ def count_chunk(
 
 
 def fit(schema: Schema, chunks: Sequence[Chunk], workers: int = 1) -> Fitted:
-    """Fits every field to the counts of the chunks, some fields at a time."""
+    """Fits all fields to the counts of the chunks, `workers` fields at a time."""
     fitted = workspace.in_threads(lambda field: _fit(field, chunks), schema.fields, workers)
     statistics, num_distinct = {}, {}
     for field, (own, count) in zip(schema.fields, fitted, strict=True):
@@ -111,13 +111,13 @@ def _fit(field: Field, chunks: Sequence[Chunk]) -> tuple[encoding.FieldStatistic
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """Distinct values of a field, in all chunks.
+    """Distinct values of a field in all chunks.
 
     Attributes:
-        fingerprints: [V] int64.
-        counts: [V] int64.
-        chunk: [V] a chunk that has the value.
-        place: [V] its place among that chunk's distinct values.
+        fingerprints: Fingerprints [V] int64.
+        counts: Counts [V] int64.
+        chunk: Index of a chunk with the value [V].
+        place: Index of the value in that chunk's distinct values [V].
     """
 
     fingerprints: np.ndarray
@@ -126,24 +126,24 @@ class Counted:
     place: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Counted":
-        """Returns some of the values."""
+        """Returns the values at some indices."""
         return Counted(
             self.fingerprints[rows], self.counts[rows], self.chunk[rows], self.place[rows]
         )
 
 
-def count(parts: Sequence[Part], most_at_once: int = _MOST_AT_ONCE) -> Iterator[Counted]:
-    """Adds up the counts of the chunks.
+def count(parts: Sequence[Part], max_at_once: int = _MAX_AT_ONCE) -> Iterator[Counted]:
+    """Sums the counts of the chunks.
 
     Args:
-        parts: Fingerprints [V] and counts [V] of each chunk; a count of 0 is left out.
-        most_at_once: About how many entries are held in memory.
+        parts: Fingerprints [V] and counts [V] of each chunk; counts of 0 are skipped.
+        max_at_once: Approximate maximum number of entries in memory.
 
     Yields:
-        Ranges of fingerprints, in rising order.
+        Ranges of fingerprints, in ascending order.
     """
     total = sum(len(fingerprints) for fingerprints, _ in parts)
-    num_ranges = max(1, -(-total // most_at_once))
+    num_ranges = max(1, -(-total // max_at_once))
     edges = [i * (2**63 - 1) // num_ranges for i in range(num_ranges)] + [2**63 - 1]
     for low, high in itertools.pairwise(edges):
         yield _count_range(parts, low, high)
@@ -177,30 +177,30 @@ def vocabulary(
     strings: Callable[[int, np.ndarray], pa.Array],
     min_count: int,
     max_size: int,
-    most_at_once: int = _MOST_AT_ONCE,
+    max_at_once: int = _MAX_AT_ONCE,
 ) -> tuple[tuple[str, ...], int]:
-    """Chooses the values that a field keeps.
+    """Chooses the values of a field's vocabulary.
 
     Args:
-        parts: As `count`.
-        strings: Returns the strings at some places of a chunk.
-        min_count: The fewest times that a kept value was seen.
-        max_size: The most values kept: the most frequent ones.
-        most_at_once: As `count`.
+        parts: As in `count`.
+        strings: Returns the strings at some indices of a chunk's distinct values.
+        min_count: Minimum count of a kept value.
+        max_size: Maximum number of kept values, the most frequent ones.
+        max_at_once: As in `count`.
 
     Returns:
-        The kept values by falling count, equal counts by value; and how many distinct
-        values there are. A missing value is none.
+        The kept values by descending count, equal counts by value; and the number of distinct
+        values other than the missing one.
     """
     missing = encoding.missing_fingerprint()
     kept: list[Counted] = []
     num_distinct = 0
-    for counted in count(parts, most_at_once):
+    for counted in count(parts, max_at_once):
         present = counted.fingerprints != missing
         num_distinct += int(present.sum())
         kept.append(counted.take(np.flatnonzero(present & (counted.counts >= min_count))))
     best = Counted(*(np.concatenate(arrays) for arrays in zip(*map(_fields, kept), strict=True)))
-    # At the cut, equal counts go by fingerprint: their strings need not be looked up.
+    # Ties at the cut are broken by fingerprint, which needs no lookup of strings.
     best = best.take(np.lexsort((best.fingerprints, -best.counts))[:max_size])
     chosen = pa.chunked_array(
         [
@@ -220,14 +220,14 @@ def _fields(counted: Counted) -> tuple[np.ndarray, ...]:
 
 
 def bucket_boundaries(values: np.ndarray, num_buckets: int) -> tuple[float, ...]:
-    """Returns rising boundaries that split values into about equal shares.
+    """Returns ascending boundaries that split values into about equal shares.
 
     Args:
-        values: [N] float32; NaN is ignored.
-        num_buckets: The most buckets.
+        values: Numbers [N] float32; NaN is ignored.
+        num_buckets: Maximum number of buckets.
 
     Returns:
-        At most `num_buckets - 1` boundaries; a boundary opens its bucket.
+        At most `num_buckets - 1` boundaries, each the lower end of its bucket, inclusive.
     """
     values = values[np.isfinite(values)]
     if not values.size or num_buckets == 1:
@@ -235,12 +235,12 @@ def bucket_boundaries(values: np.ndarray, num_buckets: int) -> tuple[float, ...]
     smallest = values.min()
     boundaries = _quantiles(values, num_buckets)
     rest = values[values > smallest]
-    if boundaries[-1] == smallest and rest.size:  # the others are few, but not nothing
+    if boundaries[-1] == smallest and rest.size:  # Few values are larger, but some are.
         boundaries = np.append(_quantiles(rest, num_buckets - 1), rest.min())
     return tuple(float(b) for b in np.unique(boundaries) if b > smallest)
 
 
 def _quantiles(values: np.ndarray, num_buckets: int) -> np.ndarray:
     shares = np.arange(1, num_buckets) / num_buckets
-    # "higher" picks observed values, so that integer counts keep their own buckets.
+    # "higher" selects observed values, so that integers have buckets of their own.
     return np.quantile(values, shares, method="higher").astype(np.float32)

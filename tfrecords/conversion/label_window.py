@@ -1,10 +1,8 @@
-"""Labels that may still come: engagements of the last rows of a log.
+"""Delayed labels: engagements and revenue of the last rows of a log are not known yet.
 
-A conversion can follow its click by days. Of a row that is younger than the window, measured
-from the end of the log, it is not known yet whether one follows, and "not yet" is no "no".
-All rows younger than the window lose their labels, not those without an engagement alone:
-to keep the quick engagements, or the rows without a click, would bend the rates of what is
-left, upwards or downwards.
+A conversion can follow its click by days, so the labels of rows that are younger than a window at
+the end of the log are missing, not negative. All of these rows lose their labels: keeping the
+rows with an early engagement, or those without a click, would bias the rates.
 
 Shapes: B rows of a chunk.
 
@@ -23,10 +21,10 @@ LABELS = ("engagement", "revenue")
 
 
 def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None:
-    """Checks that a log can have a window.
+    """Checks that a log allows the window.
 
     Raises:
-        ValueError: It cannot; the message says why.
+        ValueError: The window is negative, or the schema or another option does not allow it.
     """
     if not window_seconds >= 0:
         raise ValueError(f"engagement_window_seconds must be 0 or more, got {window_seconds}.")
@@ -34,32 +32,32 @@ def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None
         return
     if schema.time is None:
         raise ValueError(
-            "engagement_window_seconds leaves out labels by the time of their rows, so the schema "
-            "must name a time column (time)."
+            "engagement_window_seconds needs the times of rows: name a time column (time) in the "
+            "schema."
         )
     if not any(label in schema.labels for label in LABELS):
         raise ValueError(
-            "engagement_window_seconds is about labels after the click, and the schema names "
-            "neither engagement nor revenue."
+            "engagement_window_seconds needs labels after the click, and the schema names neither "
+            "engagement nor revenue."
         )
     if sampled_negatives:
         raise ValueError(
-            "engagement_window_seconds and sampled_negatives exclude each other: drawn ads have "
-            "no engagement, known or not."
+            "engagement_window_seconds and sampled_negatives exclude each other: sampled negatives "
+            "have no engagement label."
         )
 
 
 def begin(keys: splitting.Keys, is_train: np.ndarray, window_seconds: float) -> float | None:
-    """Returns the time after which labels are not known yet; None: all are.
+    """Returns the time after which labels are not known yet, or None if all are known.
 
     Args:
-        keys: Of the whole log; times since 1970 in milli-, micro- or nanoseconds are
-            recognised, other numbers are taken for seconds.
-        is_train: [rows of the log].
-        window_seconds: How long an engagement can take; 0: no time.
+        keys: Keys of the log; times since 1970 in milli-, micro- or nanoseconds are recognized,
+            other numbers are seconds.
+        is_train: Whether a row is a training row [rows of the log].
+        window_seconds: Maximum delay of an engagement; 0: none.
 
     Raises:
-        ValueError: No training row is older.
+        ValueError: No training row is older than the window.
     """
     if not window_seconds:
         return None
@@ -70,21 +68,21 @@ def begin(keys: splitting.Keys, is_train: np.ndarray, window_seconds: float) -> 
         seconds = (high - low) / columns.units_per_second(low, high)
         raise ValueError(
             f"No training row is older than engagement_window_seconds ({window_seconds:g}): the "
-            f"log spans {seconds:,.0f} seconds. Use a longer log, or a shorter window."
+            f"log spans {seconds:,.0f} seconds. Use a longer log or a shorter window."
         )
     return first
 
 
 def withhold(packed: records.Packed, times: np.ndarray, first: float) -> int:
-    """Makes labels missing, in place.
+    """Replaces labels that are not known yet by missing ones, in place.
 
     Args:
         packed: The rows of a chunk.
-        times: [B].
-        first: Labels of rows after it are not known yet.
+        times: Times of the rows [B].
+        first: Time after which labels are not known yet.
 
     Returns:
-        How many rows are.
+        The number of rows after it.
     """
     young = times > first
     for label in LABELS:

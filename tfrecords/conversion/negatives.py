@@ -1,12 +1,12 @@
-"""Samples ads that a user did not click, for logs that hold clicks only.
+"""Samples negatives, ads that a user did not click, for logs of clicks only.
 
-A training click gets ads drawn uniformly from those clicked in training, without the ads
-that its user clicked in training. What the user clicks later is not left out: leaving it
-out would tell the model of it. A held-out click gets ads of the whole catalogue that its
-user never clicked. No ad is twice in a request.
+A training click gets ads drawn uniformly from those clicked in training, except the ads that its
+user clicked in training. Ads that the user clicks later are not excluded: their absence would leak
+future clicks. A held-out click gets ads of the whole catalogue that its user never clicked. An ad
+is at most once in a request.
 
-Where ads change, a drawn ad has the fields that it had at the time of the click: with its
-latest ones, those of the future would tell it from the clicked.
+If ads change, a sampled ad has the fields that it had at the time of the click: its latest fields
+would distinguish it from the clicked ad.
 
 Shapes: R requests, L their rows, B rows of the log, N ads.
 """
@@ -23,14 +23,14 @@ _ATTEMPTS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-    """What sampling needs of every row of the log.
+    """All rows of the log.
 
     Attributes:
-        users: [B] int64.
-        ad_rows: [B] int32 catalogue rows.
-        clicked: [B] bool.
-        is_train: [B] bool.
-        when: [B] int64 rank in time.
+        users: Fingerprints of users [B] int64.
+        ad_rows: Catalogue rows [B] int32.
+        clicked: Whether the row is clicked [B] bool.
+        is_train: Whether it is a training row [B] bool.
+        when: Rank in time [B] int64.
         ad_features: Encoded ads [B, …] by feature as they were shown; None: ads never change.
     """
 
@@ -46,7 +46,7 @@ class NegativeSampler:
     """Adds sampled ads to requests.
 
     Args:
-        count: Ads drawn for each click.
+        count: Number of ads to sample per click.
         catalogue: Encoded ads [N, …] by feature.
         log: The log.
     """
@@ -75,13 +75,13 @@ class NegativeSampler:
 
         Args:
             requests: R requests with L rows.
-            rows: [L] the log's rows that these are.
+            rows: Their rows in the log [L].
             split: Index of their split; 0 is training.
-            seed: Of the draw.
+            seed: Seed of the sample.
 
         Returns:
-            The requests, and how many rows were added. A user who clicked nearly every ad
-            gets fewer.
+            The requests and the number of added rows, which is smaller for a user who clicked
+            nearly all ads.
         """
         lengths = requests["list_lengths"]
         request_of_row = np.repeat(np.arange(len(lengths)), lengths)
@@ -92,7 +92,7 @@ class NegativeSampler:
         found = drawn >= 0
         owner, drawn, when = owner[found], drawn[found], self._log.when[rows[clicked[found]]]
         features = self._features(drawn, when, split == 0)
-        # Rows of a request stay together, its own before the sampled ones.
+        # The rows of a request stay together, followed by its sampled ones.
         order = np.argsort(np.concatenate([request_of_row, owner]), kind="stable")
         extended = {}
         for name, values in requests.items():
@@ -101,17 +101,17 @@ class NegativeSampler:
                 extended[name] = (lengths + added).astype(values.dtype)
             elif records.is_per_request(name):
                 extended[name] = values
-            else:  # no click, no engagement, no revenue, slot 0
+            else:  # no click, engagement or revenue; position 0
                 more = features.get(name, np.zeros(len(drawn), values.dtype))
                 extended[name] = np.concatenate([values, more])[order]
         return extended, len(drawn)
 
     def _features(self, drawn: np.ndarray, when: np.ndarray, train: bool) -> records.Packed:
-        """Returns what is stored of drawn ads, as they were at the time."""
+        """Returns the stored features of sampled ads at the time."""
         features = {"ad_row": drawn, **{n: v[drawn] for n, v in self._catalogue.items()}}
         if self._log.ad_features is not None:
             rows = self._history[train].rows(drawn, when)
-            shown = rows >= 0  # the others are as the catalogue has them
+            shown = rows >= 0  # The others have the features of the catalogue.
             for name, values in self._log.ad_features.items():
                 features[name][shown] = values[rows[shown]]
         return features
@@ -124,7 +124,7 @@ class NegativeSampler:
         train: bool,
         seed: tuple[int, ...],
     ) -> np.ndarray:
-        """Returns catalogue rows, -1 where none was found in `_ATTEMPTS` draws."""
+        """Returns catalogue rows, or -1 if no ad was found in `_ATTEMPTS` draws."""
         rng = np.random.default_rng((*seed, 1))
         known, pool = self._known[train], self._pool[train]
         drawn = np.full(len(users), -1, np.int32)
@@ -144,12 +144,12 @@ class NegativeSampler:
         return drawn
 
     def _in_request(self, request: np.ndarray, ad_rows: np.ndarray) -> np.ndarray:
-        """Returns one number for each pair of request and ad."""
+        """Returns a number that identifies the request and the ad."""
         return request.astype(np.int64) * self._num_ads + ad_rows
 
 
 class _History:
-    """Which row of the log last showed an ad."""
+    """Finds the last row of the log that showed an ad."""
 
     def __init__(self, log: Log, allowed: np.ndarray) -> None:
         rows = np.flatnonzero(allowed)
@@ -159,7 +159,7 @@ class _History:
         self._sorted, self._rows, self._ads = keys[order], rows[order], log.ad_rows[rows][order]
 
     def rows(self, ad_rows: np.ndarray, when: np.ndarray) -> np.ndarray:
-        """Returns the ads' last rows up to a time, else their first rows, else -1."""
+        """Returns the ads' last rows up to a time, or their first rows, or -1."""
         if not len(self._sorted):
             return np.full(len(ad_rows), -1)
         places = np.searchsorted(self._sorted, self._keys(ad_rows, when), side="right") - 1

@@ -1,4 +1,4 @@
-"""Encodes chunks, and gathers the requests of a shard from the chunks that hold their rows.
+"""Encodes chunks, and gathers the requests of a shard from the chunks of their rows.
 
 Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 """
@@ -38,7 +38,7 @@ class Packer:
     Args:
         fitted: The fitted schema.
         ads: The catalogue.
-        ad_features: [N, F] int32, its encoded ads.
+        ad_features: Its encoded ads [N, F] int32.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Packer:
         self.catalogue = records.pack("ad", self.spec.ad_widths, ad_features)
 
     def pack(self, rows: Rows) -> records.Packed:
-        """Encodes rows: the features of their records, each with one value a row."""
+        """Encodes rows as the features of records, with one value per row."""
         packed: records.Packed = {}
         for side, widths in (("query", self.spec.query_widths), ("ad", self.spec.ad_widths)):
             packed.update(self._pack_side(side, widths, rows))
@@ -68,7 +68,7 @@ class Packer:
         return packed
 
     def num_changed_ads(self, packed: records.Packed) -> int:
-        """Returns how many rows show an ad with other features than the catalogue's."""
+        """Returns the number of rows with other ad features than the catalogue."""
         changed = np.zeros(len(packed["ad_row"]), bool)
         for name, features in self.catalogue.items():
             changed |= (features[packed["ad_row"]] != packed[name]).any(axis=1)
@@ -82,16 +82,16 @@ class Packer:
         lengths: np.ndarray,
         gathered: records.Packed,
     ) -> tuple[dict[str, int], int]:
-        """Counts rows whose query fields or user are not those of their request's first row.
+        """Counts rows whose query fields or user differ from the first row of their request.
 
-        A request keeps those of its first row, so these rows lose theirs.
+        A request has the query fields and the user of its first row.
 
         Args:
-            load_chunk, chunk_ends, rows, lengths: As `gather`.
-            gathered: What it gave.
+            load_chunk, chunk_ends, rows, lengths: As in `gather`.
+            gathered: Result of `gather`.
 
         Returns:
-            The rows by field, of fields that vary, and the rows of another user.
+            The number of rows for each field that varies, and the number of rows of another user.
         """
         if len(rows) == len(lengths):
             return {}, 0
@@ -116,7 +116,7 @@ class Packer:
         return {name: count for name, count in counts.items() if count}, num_users
 
     def _query_columns(self, packed: records.Packed) -> Iterator[tuple[Field, np.ndarray]]:
-        """Yields the query fields with their columns [B, width]."""
+        """Yields the query fields and their columns [B, width]."""
         groups, column = records.columns_of(self.spec.query_widths), 0
         for field in self._schema.query_fields:
             width = self.spec.query_widths[column]
@@ -165,7 +165,7 @@ def save(packed: records.Packed, directory: pathlib.Path) -> None:
 
 
 def load(directory: pathlib.Path) -> records.Packed:
-    """Maps packed rows into memory."""
+    """Memory-maps packed rows."""
     return {path.stem: np.load(path, mmap_mode="r") for path in directory.glob("*.npy")}
 
 
@@ -179,9 +179,9 @@ def gather(
 
     Args:
         load_chunk: Returns the packed rows of a chunk.
-        chunk_ends: Rows of the log up to the end of each chunk.
-        rows: [L] the log's rows of the requests, end to end.
-        lengths: [R] rows of each request.
+        chunk_ends: Number of rows up to the end of each chunk.
+        rows: Rows of the requests in the log, concatenated [L].
+        lengths: Number of rows of each request [R].
     """
     first_rows = rows[np.cumsum(lengths) - lengths]
     chunk_of = np.searchsorted(chunk_ends, rows, side="right")

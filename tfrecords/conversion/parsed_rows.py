@@ -1,8 +1,7 @@
-"""Parsed rows in the one form that the rest of the conversion works on.
+"""Parsed rows in the form that the other stages of the conversion use.
 
-Strings are codes into the distinct values of their chunk, each with its fingerprint, so
-that every later stage handles a value once a chunk and not once a row. Whatever is wrong
-with a label, key or time is found here, for every format alike.
+Strings are codes of the distinct values of their chunk, so that later stages handle a value once
+per chunk instead of once per row. Labels, keys and times of all formats are validated here.
 
 Shapes: B rows of a chunk, V distinct values of a field in a chunk.
 """
@@ -44,7 +43,7 @@ USER = "__user__"
 TIME = "__time__"
 SPLIT = "__split__"
 POSITION = "__position__"
-# Mixes the bits of a number: 2⁶⁴ over the golden ratio.
+# Mixes the bits of a number: 2⁶⁴ divided by the golden ratio.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 LABEL_COLUMNS = {label: f"__{label}__" for label in LABELS}
 
@@ -54,10 +53,10 @@ class Rows:
     """The good rows of a chunk.
 
     Attributes:
-        columns: [B] each: codes of string fields by name (lists of codes of list fields),
-            numbers of numeric fields by name; codes of `AD`; fingerprints of `REQUEST` and
-            `USER`, seconds or the like of `TIME`, indices of `SPLIT` and `POSITION` where the
-            schema has them; the `LABEL_COLUMNS` (`MISSING_LABEL` or NaN is missing).
+        columns: Columns [B]: codes of string fields (lists of codes of list fields) and numbers
+            of numeric fields, by name; codes of `AD`; if the schema has them, fingerprints of
+            `REQUEST` and `USER`, numbers of `TIME`, indices of `SPLIT` and `POSITION`; the
+            `LABEL_COLUMNS` (`MISSING_LABEL` or NaN is missing).
         strings: Distinct values of each string or list field, and of `AD`.
     """
 
@@ -72,12 +71,12 @@ class Rows:
         return self.columns[name].to_numpy()
 
     def lists(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the codes of a list field end to end, and the lists' lengths [B]."""
+        """Returns the concatenated codes of a list field, and the lists' lengths [B]."""
         lists = self.columns[name].combine_chunks()
         return lists.flatten().to_numpy(), pc.list_value_length(lists).to_numpy()
 
     def raw(self, field: Field, rows: np.ndarray) -> pa.Array:
-        """Returns the values of some rows as they stood in the log; null is missing."""
+        """Returns the values of some rows in the log; null is missing."""
         column = self.columns[field.name].take(pa.array(rows)).combine_chunks()
         if field.kind == "numeric":
             return pa.array(column.to_numpy(zero_copy_only=False), pa.float64(), from_pandas=True)
@@ -107,7 +106,7 @@ class Rows:
 
 
 def load_rows(path: pathlib.Path) -> Rows:
-    """Maps into memory what `Rows.save` wrote."""
+    """Memory-maps what `Rows.save` wrote."""
     with pa.memory_map(str(path)) as source:
         columns = pa.ipc.open_file(source).read_all()
     names = json.loads((columns.schema.metadata or {})[b"strings"])
@@ -115,7 +114,7 @@ def load_rows(path: pathlib.Path) -> Rows:
 
 
 def load_strings(path: pathlib.Path, index: int) -> Strings:
-    """Maps the distinct values of the string field at `index` into memory."""
+    """Memory-maps the distinct values of the string field at `index`."""
     with pa.memory_map(str(path.with_suffix(".values"))) as source:
         batch = pa.ipc.open_file(source).get_batch(index)
     return Strings(batch["value"], batch["fingerprint"].to_numpy())
@@ -127,17 +126,17 @@ def string_names(schema: Schema) -> list[str]:
 
 
 def is_labelled(schema: Schema, chunk: formats.Chunk) -> bool:
-    """Returns whether every row must have a click label: not in a test file or one without any."""
+    """Returns whether all rows of a chunk must have a click label."""
     return chunk.part != "test" and schema.click in chunk.columns
 
 
 def normalize(
     schema: Schema, parsed: formats.Parsed, is_labelled: bool
 ) -> tuple[Rows, Mapping[int, str]]:
-    """Checks parsed rows and gives them their one form.
+    """Validates and converts parsed rows.
 
     Args:
-        schema: Says what the columns are.
+        schema: The schema.
         parsed: A parsed chunk.
         is_labelled: Whether a row without a click label is a fault.
 
@@ -157,7 +156,7 @@ def normalize(
         else:
             columns[field.name], strings[field.name] = coded_lists(field, table[field.source])
     columns[AD], strings[AD] = distinct_ads(schema, table)
-    if len(schema.ad_key) == 1:  # of several columns, all empty is an ad like any other
+    if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[columns[AD].to_numpy()], functools.partial(_empty, schema.ad_key[0]))
     columns.update(_roles(schema, table, faults))
@@ -192,7 +191,7 @@ def _roles(schema: Schema, table: pa.Table, faults: RowFaults) -> dict[str, pa.A
 
 
 def _fingerprints(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the fingerprints [B] int64 of a column of keys, and where it is empty [B]."""
+    """Returns the fingerprints [B] int64 of a column of keys, and whether it is empty [B]."""
     codes, strings = coded_strings(column)
     missing = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
     return strings.fingerprints[codes.to_numpy()], missing[codes.to_numpy()]
@@ -203,7 +202,7 @@ def _line_numbers(table: pa.Table) -> np.ndarray:
 
 
 def _anonymous(visits: np.ndarray) -> np.ndarray:
-    """Returns users [B] of visits [B] int64 by nobody known: of each visit another one."""
+    """Returns the users [B] of anonymous visits [B] int64, a different one for each visit."""
     return (visits.astype(np.uint64) * _ODD + _ODD).view(np.int64)
 
 
@@ -212,7 +211,7 @@ def _empty(column: str, row: int) -> str:
 
 
 def distinct_ads(schema: Schema, table: pa.Table) -> tuple[pa.Array, Strings]:
-    """Returns the codes [B] and the distinct ids of the ads of a table with the ad key."""
+    """Returns the codes [B] and the distinct ids of the ads of a table."""
     coded = [coded_strings(table[column]) for column in schema.ad_key]
     if len(coded) == 1:
         return coded[0]
@@ -225,7 +224,7 @@ def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:
     """Returns a column as `Rows.raw` does: numbers, strings or lists; null is missing.
 
     Raises:
-        ValueError: What should be a number is none, or too large.
+        ValueError: A value is not a number in the range of float32.
     """
     if field.kind == "numeric":
         faults = RowFaults(len(column))
@@ -241,7 +240,7 @@ def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:
 
 
 def _narrow(numbers: np.ndarray) -> np.ndarray:
-    """Returns numbers as float32 where it holds them exactly, so that less is written."""
+    """Converts numbers to float32 if it represents all of them exactly."""
     with np.errstate(over="ignore"):
         narrow = numbers.astype(np.float32)
     same = (narrow == numbers) | np.isnan(numbers)

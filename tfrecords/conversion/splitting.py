@@ -1,18 +1,18 @@
 """Groups rows into requests and gives each request its split.
 
-Rows of one request key are one request, wherever they stand; requests are in the order of
-their first rows. A request never spans two splits.
+Rows with equal request keys form a request, adjacent or not; requests are in the order of their
+first rows. A request is in one split.
 
     order               the log's order: train, then validation, then test
     time                the same by the time column
     fraction            a random share of the requests
-    column              the split column says
-    file                the files say
-    leave_last_out      of each user the last request is test, the one before validation
-    leave_fraction_out  of each user the last share
-    leave_random_fraction_out  of each user a random share
+    column              by the split column
+    file                by file
+    leave_last_out      the last request of each user is test, the one before validation
+    leave_fraction_out  the last share of each user's requests
+    leave_random_fraction_out  a random share of each user's requests
 
-A held-out split that a column or the files leave empty is cut from the end of training.
+If the column or the files leave a held-out split empty, it is taken from the end of training.
 
 Shapes: B rows of the log, R requests.
 """
@@ -27,15 +27,15 @@ from tfrecords.splits import SplitOptions
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """What the requests and splits of a log depend on, in the log's order.
+    """Keys of the rows of a log, by which they are grouped and split.
 
     Attributes:
-        num_rows: B.
-        request: [B] int64, or None: a row is a request.
-        time: [B] float64, or None.
-        user: [B] int64, or None.
-        split: [B] uint8 from the split column, or None.
-        file: [B] uint8 from the files, or None.
+        num_rows: Number of rows B.
+        request: Request keys [B] int64; None: a row is a request.
+        time: Times [B] float64, or None.
+        user: User keys [B] int64, or None.
+        split: Splits by the split column [B] uint8, or None.
+        file: Splits by file [B] uint8, or None.
     """
 
     num_rows: int
@@ -51,10 +51,10 @@ class Requests:
     """The requests of a log.
 
     Attributes:
-        order: [B] the rows, request by request; None: the log's order.
-        starts: [R + 1] where each request begins in that order; None: a row is a request.
-        splits: [R] uint8 index in `SPLITS`.
-        kind: How they were split.
+        order: Rows in the order of requests [B]; None: the log's order.
+        starts: Start of each request in that order [R + 1]; None: a row is a request.
+        splits: Index in `SPLITS` [R] uint8.
+        kind: Kind of the split, one of `SPLIT_KINDS`.
     """
 
     order: np.ndarray | None
@@ -66,13 +66,13 @@ class Requests:
         return len(self.splits)
 
     def lengths(self, first: int, last: int) -> np.ndarray:
-        """Returns the rows of each of the requests first..last - 1."""
+        """Returns the number of rows of each of the requests first..last - 1."""
         if self.starts is None:
             return np.ones(last - first, np.int32)
         return np.diff(self.starts[first : last + 1]).astype(np.int32)
 
     def rows(self, first: int, last: int) -> np.ndarray:
-        """Returns the log's rows of the requests first..last - 1, end to end."""
+        """Returns the concatenated rows of the requests first..last - 1."""
         if self.starts is not None:
             first, last = int(self.starts[first]), int(self.starts[last])
         return np.arange(first, last) if self.order is None else self.order[first:last]
@@ -100,7 +100,7 @@ def assign(keys: Keys, options: SplitOptions) -> Requests:
     """Groups rows into requests and splits them.
 
     Raises:
-        ValueError: The log lacks what the split needs, or a request is in two splits.
+        ValueError: The log lacks a column that the split needs, or a request is in two splits.
     """
     order, starts = _group(keys)
     requests = Requests(order, starts, np.zeros(len(starts) - 1 if starts is not None else
@@ -146,7 +146,8 @@ def _resolve(keys: Keys, kind: str) -> str:
     has = {"column": keys.split, "file": keys.file, "time": keys.time}
     if keys.file is not None and kind not in ("auto", "file"):
         raise ValueError(
-            f"Files were given as splits, and the split {kind} was asked for: leave one out."
+            f"Validation or test files were given, and split is {kind!r}; expected 'auto' or "
+            "'file'. Leave out one of them."
         )
     if kind == "auto":
         return next((k for k in ("file", "column", "time") if has[k] is not None), "order")
@@ -170,7 +171,7 @@ def _group(keys: Keys) -> tuple[np.ndarray | None, np.ndarray | None]:
     _, first, of_run = np.unique(runs, return_index=True, return_inverse=True)
     if len(first) == len(runs):
         return None, starts
-    # Some requests come in several runs: rows are put in the order of the first one.
+    # Some requests have several runs of rows; the first determines the order.
     place = np.empty(len(first), np.int64)
     place[np.argsort(first)] = np.arange(len(first))
     of_row = np.repeat(place[of_run], np.diff(starts))
@@ -188,20 +189,20 @@ def _given(keys: Keys, kind: str, requests: Requests, first_rows: np.ndarray) ->
         if mixed.any():
             raise ValueError(
                 f"{int(mixed.sum())} rows are in another split than the first row of their "
-                "request: a request must be in one split. Correct the split column, or the "
+                "request; expected each request in one split. Correct the split column or the "
                 "request key."
             )
     return splits
 
 
 def _boundaries(num_rows: int, options: SplitOptions) -> list[int]:
-    """Returns the rows on which validation and test begin."""
+    """Returns the first rows of validation and test."""
     validation, test = options.validation_fraction, options.test_fraction
     return [int(num_rows * share) for share in (1 - validation - test, 1 - test)]
 
 
 def _cut(num_rows: int, options: SplitOptions) -> np.ndarray:
-    """Splits requests of one row in the log's order: as `_by_order`, in little memory."""
+    """Splits requests of one row in the log's order, with less memory than `_by_order`."""
     splits = np.zeros(num_rows, np.uint8)
     for first in _boundaries(num_rows, options):
         splits[first:] += 1
@@ -209,7 +210,7 @@ def _cut(num_rows: int, options: SplitOptions) -> np.ndarray:
 
 
 def _by_order(rank: np.ndarray | None, lengths: np.ndarray, options: SplitOptions) -> np.ndarray:
-    """Splits requests by the row on which each begins, in the order of `rank` [R]."""
+    """Splits requests by the number of rows before each, in the order of `rank` [R]."""
     order = None if rank is None else np.argsort(rank, kind="stable")
     ordered = lengths if order is None else lengths[order]
     ends = np.cumsum(ordered)
@@ -226,7 +227,7 @@ def _by_order(rank: np.ndarray | None, lengths: np.ndarray, options: SplitOption
 def _fill(
     splits: np.ndarray, time: np.ndarray | None, lengths: np.ndarray, options: SplitOptions
 ) -> np.ndarray:
-    """Cuts held-out splits that nothing was given for from the end of training."""
+    """Takes empty held-out splits from the end of training."""
     empty = [index for index in (1, 2) if not (splits == index).any()]
     if not empty:
         return splits
@@ -261,7 +262,7 @@ def _per_user(
     else:
         test = np.round(counts * options.test_fraction).astype(np.int64)
         validation = np.round(counts * options.validation_fraction).astype(np.int64)
-        # Something of every user stays in training.
+        # At least one request of each user stays in training.
         test = np.minimum(test, counts - 1)
         validation = np.minimum(validation, counts - 1 - test)
     from_end = np.repeat(starts + counts, counts) - np.arange(len(user))  # 1 is the last

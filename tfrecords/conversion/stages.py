@@ -1,11 +1,10 @@
-"""The stages of a conversion, chunk by chunk; `convert` runs them one after another.
+"""The stages of a conversion, which work on chunks; `convert` runs them in order.
 
 Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 """
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,12 +31,12 @@ from tfrecords.splits import SPLITS, SplitOptions
 
 @dataclasses.dataclass(frozen=True)
 class StageOptions:
-    """What the result depends on beside the log and its schema.
+    """Options on which the result depends, in addition to the log and its schema.
 
     Attributes:
         split: How the requests are split.
-        sampled_negatives: Ads drawn as not clicked for each click.
-        engagement_window_seconds: How long an engagement can take; 0: no time.
+        sampled_negatives: Number of sampled negatives per click.
+        engagement_window_seconds: Maximum delay of an engagement; 0: none.
 
     Raises:
         ValueError: An option is not allowed.
@@ -57,14 +56,14 @@ class SplitLog:
     """A parsed log, its rows grouped into requests and split.
 
     Attributes:
-        chunk_ends: [chunks] the log's row past the last of each chunk.
-        request_ends: [chunks] the request past the last that begins in each chunk.
+        chunk_ends: Number of rows up to the end of each chunk [chunks].
+        request_ends: Number of requests that begin up to the end of each chunk [chunks].
         requests: The requests and their splits.
-        is_train: [rows of the log] whether a row is a training row.
-        train_ends: [chunks] the training rows up to the end of each chunk.
-        unknown_after: Rows later than this have no engagement and revenue; None: all have.
-        bins: The bins of the time profile.
-        keys: What the rows were grouped and split by; None where no negatives are sampled.
+        is_train: Whether a row is a training row [rows of the log].
+        train_ends: Number of training rows up to the end of each chunk [chunks].
+        unknown_after: Engagement and revenue of later rows are not known yet; None: all are known.
+        bins: Bins of the time profile.
+        keys: Keys of the rows; None if no negatives are sampled.
     """
 
     chunk_ends: np.ndarray
@@ -81,7 +80,7 @@ class SplitLog:
         return len(self.chunk_ends)
 
     def rows_of(self, index: int) -> slice:
-        """Returns the rows of the log that a chunk holds."""
+        """Returns the rows of a chunk."""
         return _span(self.chunk_ends, index)
 
     def requests_of(self, index: int) -> slice:
@@ -91,12 +90,12 @@ class SplitLog:
 
 @dataclasses.dataclass(frozen=True)
 class FittedLog:
-    """What was fitted on the training rows of a log.
+    """Results of fitting on the training rows of a log.
 
     Attributes:
-        schema: The encoder's.
+        schema: The fitted schema.
         ads: The ad catalogue.
-        num_distinct: Distinct values of each field.
+        num_distinct: Number of distinct values of each field.
         time: The time profile, for `profile.json`.
     """
 
@@ -107,10 +106,21 @@ class FittedLog:
 
 
 class Stages:
-    """The stages of one conversion; each resumes from the notes in the workspace.
+    """The stages of one conversion, which resume from the notes in the workspace.
 
-    What a stage finds is a value that goes into the next; what is as large as the log stays in
-    the files of the workspace.
+    The result of a stage is passed to the next one; data as large as the log stays in files of the
+    workspace.
+
+    Args:
+        opened: The log.
+        schema: Its schema.
+        space: The workspace.
+        options: Options of the conversion.
+        workers: Number of threads.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: The schema does not allow an option.
     """
 
     def __init__(
@@ -124,8 +134,8 @@ class Stages:
     ) -> None:
         if options.sampled_negatives and schema.user_key is None:
             raise ValueError(
-                "sampled_negatives draws ads that the user has not clicked, so the schema must "
-                "name a user_key."
+                "sampled_negatives samples ads that the user has not clicked: name a user_key in "
+                "the schema."
             )
         label_window.check(schema, options.engagement_window_seconds, options.sampled_negatives)
         self._log = opened
@@ -139,7 +149,7 @@ class Stages:
         """Parses the log, and returns the notes of its chunks.
 
         Args:
-            check: Raises ValueError if what was parsed so far is hopeless.
+            check: Raises ValueError if too many of the rows so far are rejected.
         """
         whole = self._space.note("parsed")
         if whole is None:
@@ -151,7 +161,7 @@ class Stages:
                     bar.update(note["lines"])
                     check(notes)
             if not notes:
-                raise ValueError(f"{self._log.files[0]} holds no rows below its header.")
+                raise ValueError(f"{self._log.files[0]} has no rows below its header.")
             whole = self._space.once("parsed", 0, lambda: {"chunks": notes})
         return whole["chunks"]
 
@@ -207,7 +217,7 @@ class Stages:
         )
         requests = splitting.assign(keys, self._options.split)
         is_train = requests.row_splits() == 0
-        # A request belongs to the chunk in which it begins.
+        # A request belongs to the chunk of its first row.
         request_ends = chunk_ends
         if requests.starts is not None:
             request_ends = np.searchsorted(requests.first_rows(), chunk_ends, side="left")
@@ -224,11 +234,11 @@ class Stages:
         )
 
     def count(self, split: SplitLog) -> None:
-        """Counts what the training rows hold."""
+        """Counts values, ads and labels of the training rows."""
         self._each("count", split, lambda index: self.count_chunk(split, index), "counting")
 
     def count_chunk(self, split: SplitLog, index: int) -> dict[str, Any]:
-        """Counts what the training rows of a chunk hold, and returns its note."""
+        """Counts values, ads and labels of a chunk's training rows, and returns its note."""
         rows, span = self._rows(index), split.rows_of(index)
         is_train = split.is_train[span]
         num_before = _span(split.train_ends, index).start
@@ -248,7 +258,7 @@ class Stages:
 
         Args:
             split: The log.
-            more_ads: Ads to add to those of the log, or None.
+            more_ads: Table of ads to add to those of the log, or None.
         """
         indices = range(split.num_chunks)
         chunks = [
@@ -269,7 +279,7 @@ class Stages:
         return FittedLog(fitted.schema, ads, fitted.num_distinct, time)
 
     def packer(self, fitted: FittedLog) -> packing.Packer:
-        """Returns what encodes rows, with the catalogue that `fit` wrote."""
+        """Returns the encoder of rows, with the catalogue that `fit` wrote."""
         features = np.load(self._space.output / "catalogue" / "ad_features.npy")
         return packing.Packer(fitted.schema, fitted.ads, features)
 
@@ -329,7 +339,7 @@ class Stages:
         index: int,
         number: int,
     ) -> dict[str, Any] | None:
-        """Writes the requests of one split that begin in a chunk; None where there are none."""
+        """Writes the requests of a split that begin in a chunk; returns None if there are none."""
         span = split.requests_of(index)
         chosen = split.requests.splits[span] == number
         if not chosen.any():
@@ -352,7 +362,7 @@ class Stages:
         return {**shard, "sampled": sampled, "varying": varying, "other_users": other_users}
 
     def sampler(self, split: SplitLog, packer: packing.Packer) -> negatives.NegativeSampler | None:
-        """Returns what draws ads as not clicked from all packed chunks; None if none are."""
+        """Returns the sampler of negatives over all packed chunks, or None without negatives."""
         if split.keys is None:
             return None
         indices = range(split.num_chunks)
@@ -376,11 +386,11 @@ class Stages:
         source: records.SourceDescription,
         splits: dict[str, records.SplitDescription],
     ) -> None:
-        """Writes what describes the data set, `dataset.json` last.
+        """Writes the files that describe the data set, `dataset.json` last.
 
         Args:
             split: The log.
-            fitted: What was fitted on it.
+            fitted: Results of fitting on it.
             source: Description of the log.
             splits: Descriptions of the splits.
         """
@@ -391,7 +401,7 @@ class Stages:
         samples = dataset_json.sample_requests(
             self._schema, split.requests, split.chunk_ends, self._rows
         )
-        (output / "sample_requests.json").write_text(json.dumps(samples))
+        files.write_json(output / "sample_requests.json", samples)
         summary = {"num_distinct": fitted.num_distinct, "time": fitted.time}
         files.write_json(output / "profile.json", summary)
         description = records.DataSetDescription(
@@ -421,7 +431,7 @@ class Stages:
         return parsed_rows.load_strings(path, parsed_rows.string_names(self._schema).index(name))
 
     def _notes(self, split: SplitLog, stage: str, key: str) -> list[Any]:
-        """Returns what a stage noted of each chunk."""
+        """Returns an entry of the notes of a stage."""
         notes = [self._space.note(stage, index) for index in range(split.num_chunks)]
         return [note[key] for note in notes if note is not None]
 
@@ -429,13 +439,13 @@ class Stages:
         return packing.load(self._space.path("pack", index))
 
     def _counts(self, index: int, kind: str) -> dict[str, np.ndarray]:
-        """Returns what was counted of a chunk: `field`, `ads` or `profile`."""
+        """Returns the counts of a chunk: `field`, `ads` or `profile`."""
         with np.load(self._space.path("count", index, ".npz")) as arrays:
             names = [key for key in arrays.files if key.startswith(f"{kind}/")]
             return {key.split("/", 1)[1]: arrays[key] for key in names}
 
     def _counts_of_field(self, index: int, name: str) -> np.ndarray:
-        # One field at a time: those of all together would grow with the log.
+        # One field at a time, so that memory does not grow with the log.
         with np.load(self._space.path("count", index, ".npz")) as arrays:
             return arrays[f"field/{name}"]
 

@@ -1,4 +1,4 @@
-"""Rows and clicks of a log over time, counted while it is converted.
+"""Counts the rows and labels of a log over time.
 
 Shapes: B rows of a chunk, T bins.
 """
@@ -18,12 +18,12 @@ _LABELS = ("click", "engagement")
 
 @dataclasses.dataclass(frozen=True)
 class Bins:
-    """Equal spans of time, or of the log's order where it has no time.
+    """Bins of equal time spans, or of equal numbers of rows if the log has no time.
 
     Attributes:
-        low: Where the first bin begins.
-        high: Where the last bin ends.
-        by_time: Whether the spans are of time.
+        low: Start of the first bin.
+        high: End of the last bin.
+        by_time: Whether the bins are time spans.
     """
 
     low: float
@@ -38,7 +38,7 @@ class Bins:
         return cls(float(keys.time.min()), float(keys.time.max()), True)
 
     def count(self, rows: parsed_rows.Rows, first_row: int) -> dict[str, np.ndarray]:
-        """Counts a chunk: rows [T], and of each label its known [T] and positive [T] rows."""
+        """Counts the rows [T] of a chunk, and the known [T] and positive [T] rows of each label."""
         if self.by_time:
             at = rows.array(parsed_rows.TIME)
         else:
@@ -56,7 +56,7 @@ class Bins:
         return counts
 
     def add(self, chunks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-        """Adds up the counts of all chunks, as JSON values."""
+        """Sums the counts of all chunks, as JSON values."""
         total: dict[str, np.ndarray] = {}
         for counts in chunks:
             for name, values in counts.items():

@@ -1,8 +1,8 @@
-"""Where a conversion keeps what it has finished, so that a killed one resumes.
+"""The workspace of a conversion, from which a killed conversion resumes.
 
-What a stage makes of a chunk is written under another name and renamed when whole, and
-noted last; a stage that finds its note does nothing. Notes hold for one identity of input
-and options: another one starts anew.
+A stage writes its files for a chunk whole or not at all, then a note; a chunk with a note is
+skipped. Notes are valid for one identity of input and options: another one starts from the
+beginning.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ class Workspace:
     """The unfinished output of one conversion.
 
     Args:
-        directory: The finished output's path; the workspace is `.NAME.partial` beside it.
-        identity: JSON values that the notes depend on.
+        directory: Path of the finished output; the workspace is `.NAME.partial` next to it.
+        identity: JSON values on which the notes depend.
     """
 
     def __init__(self, directory: pathlib.Path, identity: dict[str, Any]) -> None:
@@ -48,21 +48,21 @@ class Workspace:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all is written and only `publish` was cut short."""
+        """Whether everything is written and only `publish` was interrupted."""
         return (self.output / "dataset.json").is_file()
 
     def path(self, stage: str, index: int, suffix: str = "") -> pathlib.Path:
-        """Returns where a stage keeps what it makes of a chunk."""
+        """Returns the path of a stage's file for a chunk."""
         directory = self._notes / stage
         directory.mkdir(exist_ok=True)
         return directory / f"{index:05d}{suffix}"
 
     def note(self, stage: str, index: int = 0) -> dict[str, Any] | None:
-        """Returns the note of a finished stage of a chunk, or None."""
+        """Returns the note of a stage for a chunk, or None if it is not finished."""
         return _read(self.path(stage, index, ".json"))
 
     def once(self, stage: str, index: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Returns the note of a stage of a chunk, which `work` gives if there is none yet."""
+        """Returns the note of a stage for a chunk; `work` returns it if there is none yet."""
         note = self.note(stage, index)
         if note is None:
             note = work()
@@ -70,8 +70,8 @@ class Workspace:
         return note
 
     def publish(self) -> None:
-        """Puts the finished output in its place; what was there is replaced."""
-        self._notes.rename(self._trash)  # notes must not outlive what they note
+        """Moves the finished output to its path, and replaces an older one."""
+        self._notes.rename(self._trash)  # A note must not outlive the files it is about.
         shutil.rmtree(self._trash)
         if self._directory.exists():
             shutil.rmtree(self._directory)
@@ -79,16 +79,16 @@ class Workspace:
         (self._directory / "identity.json").unlink()
 
     def discard(self) -> None:
-        """Removes everything, as after an input that cannot be converted."""
+        """Removes the workspace."""
         shutil.rmtree(self.output, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def lock_directory(directory: pathlib.Path) -> Iterator[None]:
-    """Keeps a second conversion out of a directory; a killed one leaves it free.
+    """Locks the output of a conversion.
 
     Raises:
-        OSError: Another conversion writes there.
+        OSError: Another conversion writes to the directory.
     """
     path = directory.with_name(f".{directory.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,10 +107,9 @@ def lock_directory(directory: pathlib.Path) -> Iterator[None]:
 def in_threads(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int
 ) -> Iterator[Result]:
-    """Yields `work(item)` in the order of the items, `workers` of them at a time.
+    """Yields `work(item)` in the order of the items, computed by `workers` threads.
 
-    Arrow, NumPy and TensorFlow let go of the interpreter while they work on a chunk, so
-    threads use all cores and share what they read.
+    Arrow, NumPy and TensorFlow release the interpreter lock, so that threads use all cores.
     """
     pool = futures.ThreadPoolExecutor(workers)
     pending: list[futures.Future[Result]] = []
@@ -126,9 +125,9 @@ def in_threads(
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Returns whether an error says that the disk is full."""
+    """Returns whether an error means that the disk is full."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    # TensorFlow's errors have no number.
+    # TensorFlow's errors have no errno.
     return full or any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EFBIG))
 
 

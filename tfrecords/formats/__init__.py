@@ -1,4 +1,4 @@
-"""Log formats, one module each, behind one protocol."""
+"""Log formats, one module each, with a common protocol."""
 
 from tfrecords.formats import criteo
 from tfrecords.formats.files.delimited import STRINGS

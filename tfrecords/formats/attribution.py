@@ -1,27 +1,26 @@
 """Reads the Criteo Attribution Modeling for Bidding data set.
 
-The layout: tab-separated with a header, one impression a line, 30 days in order of time;
-plain or gzip. The convention, which a schema file overrides:
+Files are tab-separated with a header, one impression per line, 30 days in order of time; plain or
+gzip. The convention, which a schema file overrides:
 
     user        uid
-    ad          campaign: what a bidder chooses between
+    ad          campaign, which a bidder chooses
     query       uid, cat1–cat9, time_since_last_click
     click       click
     engagement  derived `engagement`: the impression was clicked and its user converted within
-                30 days. An impression without a click has none, whatever `conversion` says:
-                that counts conversions which other impressions led to.
-    revenue     derived `revenue`: cpo of the click that the conversion is attributed to, else 0.
-                `attribution` says that Criteo is paid for the conversion, and stands at every
-                impression before it; the last click (click_pos = click_nb - 1) gets the money,
-                so that the revenues sum to what was paid. cpo missing (-1) is missing revenue.
+                30 days. An impression without a click has none, even if `conversion` is 1: that
+                conversion followed another impression.
+    revenue     derived `revenue`: cpo of the click to which the conversion is attributed, else 0.
+                `attribution` means that Criteo is paid for the conversion, and is 1 for each
+                impression before it; the last click (click_pos = click_nb - 1) gets the revenue,
+                so that revenues sum to the payment. If cpo is missing (-1), so is the revenue.
     time        timestamp, in seconds since the first impression
 
 cat1–cat9 describe the display ("contextual features"). They vary within a campaign, and a
-catalogue holds one value of each ad, so they are on the query side. `time_since_last_click`
-is known when the request comes; -1 (no click before) is missing. Everything else is known
-too late to be an input: conversion, conversion_timestamp, conversion_id, attribution,
-click_pos, click_nb and cpo come after the click, cost after the auction. In every number -1
-is missing.
+catalogue has one value per ad, so they are on the query side. `time_since_last_click` is known at
+the time of the request; -1 (no earlier click) is missing. The other columns are known too late to
+be inputs: conversion, conversion_timestamp, conversion_id, attribution, click_pos, click_nb and
+cpo after the click, cost after the auction. -1 is missing in all numbers.
 
 References:
     Diemert, Meynet, Galland and Lefortier, Attribution Modeling Increases Efficiency of
@@ -47,12 +46,12 @@ COLUMNS = (
     "attribution", "click", "click_pos", "click_nb", "cost", "cpo", "time_since_last_click",
     *CATEGORIES,
 )  # fmt: skip
-# What each derived column is made of.
+# Inputs of each derived column.
 DERIVED = {
     "engagement": ("click", "conversion"),
     "revenue": ("click", "conversion", "attribution", "click_pos", "click_nb", "cpo"),
 }
-# What happened after the request; a file without labels lacks it.
+# Known after the request; a file without labels lacks these columns.
 OUTCOMES = (
     "click", "conversion", "conversion_timestamp", "conversion_id", "attribution", "click_pos",
     "click_nb", "cost", "cpo",
@@ -62,9 +61,9 @@ _WHAT = "The Criteo attribution log"
 
 
 def schema() -> Schema:
-    """Returns the stated convention."""
+    """Returns the convention above."""
     fields = [
-        # Most users are seen a few times: an embedding of their own says nothing of them.
+        # Most users are seen a few times, which is too few to learn an embedding.
         Field("uid", "categorical", "query", min_count=20),
         *(Field(name, "categorical", "query") for name in CATEGORIES),
         Field("time_since_last_click", "numeric", "query"),
@@ -89,8 +88,8 @@ def open_log(
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: The schema asks for what the log has not, or a file has clicks but lacks
-            what the other labels are made of.
+        ValueError: The schema names a column that the log lacks, or a file has clicks but lacks
+            inputs of the other labels.
     """
     named.check_schema(schema, _WHAT, COLUMNS, DERIVED)
     named.check_files(files, _WHAT)
@@ -107,28 +106,28 @@ def open_log(
 
 
 def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads the campaigns that are added to those of the log: tab-separated with a header.
+    """Reads campaigns to add to those of the log, from a tab-separated file with a header.
 
     Raises:
-        FileNotFoundError, ValueError: As `delimited.read_table`.
+        FileNotFoundError, ValueError: As in `delimited.read_table`.
     """
     return named.read_ads(files, schema, "\t")
 
 
 def _check_labels(path: pathlib.Path, layout: delimited.Layout) -> None:
-    """All labels or none: half of them would be missing in silence."""
+    """Checks that a file has all labels or none, so that none is missing silently."""
     _, columns = delimited.open_rows(path, layout)
     wanted = [name for name in OUTCOMES if name in layout.types]
     missing = [name for name in wanted if name not in columns]
     if missing and len(missing) < len(wanted):
         raise ValueError(
-            f"{path}: its header lacks {missing}, which the labels need, but has others of "
-            f"{wanted}; add the columns, or name fewer labels in the schema file."
+            f"{path}: the header has some of {wanted} but lacks {missing}, which the labels need. "
+            "Add the columns, or name fewer labels in the schema file."
         )
 
 
 def _derive(wanted: Sequence[str], click: str | None, parsed: protocol.Parsed) -> protocol.Parsed:
-    """Makes the columns that a schema reads of those of the files."""
+    """Derives the columns of a schema from those of the files."""
     table = parsed.table
     numbers = {n: table[n].to_numpy() for n in table.column_names if n in _NUMERIC}
     faults = RowFaults(table.num_rows)
@@ -140,7 +139,7 @@ def _derive(wanted: Sequence[str], click: str | None, parsed: protocol.Parsed) -
             columns[name] = _nullable(_engagement(known))
         elif name == "revenue":
             columns[name] = _nullable(_revenue(known))
-        # A click of -1 is not missing but wrong.
+        # A click of -1 is a fault, not missing.
         elif name in known and name != click:
             columns[name] = _nullable(known[name])
         else:
@@ -150,7 +149,7 @@ def _derive(wanted: Sequence[str], click: str | None, parsed: protocol.Parsed) -
 
 
 def _check(faults: RowFaults, numbers: dict[str, np.ndarray], derived: list[str]) -> None:
-    """Finds the rows whose labels cannot be made."""
+    """Finds the rows whose labels cannot be derived."""
     inputs = {name for label in derived for name in DERIVED[label]}
     for name in sorted(inputs & {"click", "conversion", "attribution"}):
         value = numbers[name]
@@ -174,7 +173,7 @@ def _engagement(numbers: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _revenue(numbers: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns what was paid for a conversion that goes to the click [B]; NaN is unknown."""
+    """Returns the payment for conversions attributed to the click [B]; NaN is unknown."""
     converted = _engagement(numbers)
     # A click without a position counts as the last one.
     earlier = numbers["click_pos"] < numbers["click_nb"] - 1

@@ -1,24 +1,23 @@
 """Reads the log of Avazu's click-through rate prediction (Kaggle 2014).
 
-The layout: comma-separated with a header, one impression a line, in order of time; plain
-or gzip. A test file lacks `click`. Which columns are the ad's is not told; the convention,
-which a schema file overrides:
+Files are comma-separated with a header, one impression per line, in order of time; plain or gzip.
+A test file lacks `click`. The data description does not say which columns describe the ad; the
+convention, which a schema file overrides:
 
-    ad     C14 is the key: it has thousands of values, as creatives do. C15 and C16 (the
-           banner's width and height), C17, C18, C19 and C21 are its fields.
-    query  where and for whom: C1, banner_pos, the site, the app, the device, C20 (it varies
-           with the place rather than with the ad), and the derived hour_of_day and weekday
+    ad     C14 is the key: it has thousands of values, like creatives. C15 and C16 (the banner's
+           width and height), C17, C18, C19 and C21 are its fields.
+    query  context and user: C1, banner_pos, the site, the app, the device, C20 (it varies with
+           the site rather than with the ad), and the derived hour_of_day and weekday
     click  click
     time   derived `time`
 
-Derived of `hour` (YYMMDDHH, in UTC): `time`, in seconds since 1970; `hour_of_day`, 0–23;
-`weekday`, 0 is Monday. A row whose hour is none is rejected.
+Derived from `hour` (YYMMDDHH, in UTC): `time`, in seconds since 1970; `hour_of_day`, 0–23;
+`weekday`, 0 is Monday. A row with another hour is rejected.
 
-`device_id` a99f214a stands, in most rows, for a device that gave no id: it is missing, so
-that a request without an id need not know the value. Site 85f751fd and app ecad2386 (shown
-in an app, or on a site) do say something and are left. The log names no user; the derived
-`user`, for a schema file that wants a user_key, is the device's id or else its address and
-model.
+`device_id` a99f214a, which most rows have, means that the device has no id. It is treated as
+missing, so that a request without an id need not know the value. Site 85f751fd and app ecad2386
+(shown in an app, or on a site) are informative and kept. The log has no user; the derived `user`,
+for a schema file with a user_key, is the device's id, or else its address and model.
 
 References:
     Avazu, Click-Through Rate Prediction, Kaggle 2014 (data description).
@@ -46,7 +45,7 @@ COLUMNS = (
 )  # fmt: skip
 AD_FIELDS = ("C14", "C15", "C16", "C17", "C18", "C19", "C21")
 OF_HOUR = ("time", "hour_of_day", "weekday")
-# What each derived column is made of.
+# Inputs of each derived column.
 DERIVED = {
     **{name: ("hour",) for name in OF_HOUR},
     "user": ("device_id", "device_ip", "device_model"),
@@ -59,7 +58,7 @@ _MIN_COUNTS = {"device_id": 20, "device_ip": 20}
 
 
 def schema() -> Schema:
-    """Returns the stated convention: clicks only, a row a request."""
+    """Returns the convention above: clicks only, a row is a request."""
     query = ["hour_of_day", "weekday"]
     query += [name for name in COLUMNS if name not in ("id", "click", "hour", *AD_FIELDS)]
     sides = {**dict.fromkeys(query, "query"), **dict.fromkeys(AD_FIELDS, "ad")}
@@ -76,7 +75,7 @@ def open_log(
     """Opens a log.
 
     Raises:
-        ValueError: The schema asks for what the log has not.
+        ValueError: The schema names a column that the log lacks.
     """
     named.check_schema(schema, _WHAT, COLUMNS, DERIVED)
     named.check_files(files, _WHAT)
@@ -87,16 +86,16 @@ def open_log(
 
 
 def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads the ads that are added to those of the log: comma-separated with a header.
+    """Reads ads to add to those of the log, from a comma-separated file with a header.
 
     Raises:
-        FileNotFoundError, ValueError: As `delimited.read_table`.
+        FileNotFoundError, ValueError: As in `delimited.read_table`.
     """
     return named.read_ads(files, schema, ",")
 
 
 def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
-    """Makes the columns that a schema reads of those of the files."""
+    """Derives the columns of a schema from those of the files."""
     columns: dict[str, pa.ChunkedArray] = {
         name: parsed.table[name] for name in parsed.table.column_names
     }
@@ -113,7 +112,7 @@ def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
 
 
 def _times(faults: RowFaults, hour: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
-    """Returns the columns made of the hour [B], each found once for each distinct hour."""
+    """Returns the columns derived from the hour [B], computed once per distinct hour."""
     values, codes = distinct(hour)
     seconds = np.array([_seconds(value) for value in values] or [np.nan])[codes]
     faults.add(
@@ -130,7 +129,7 @@ def _times(faults: RowFaults, hour: pa.ChunkedArray) -> dict[str, pa.ChunkedArra
 
 
 def _seconds(hour: str) -> float:
-    """Returns the seconds since 1970 of YYMMDDHH, NaN for what is none."""
+    """Returns the seconds since 1970 of YYMMDDHH, or NaN for other texts."""
     if not _HOUR.fullmatch(hour):
         return float("nan")
     try:
@@ -141,7 +140,7 @@ def _seconds(hour: str) -> float:
 
 
 def _device_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns the ids of the devices, "" for those that gave none."""
+    """Returns the ids of the devices; "" is missing."""
     if not is_text(column):
         return column
     encoded = as_strings(column)
@@ -158,7 +157,7 @@ def _device_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _users(columns: Mapping[str, pa.ChunkedArray]) -> pa.Array:
-    """Returns the id of each device [B], or else its address and model; null without either."""
+    """Returns the id of each device [B], or its address and model, or null without either."""
     device, address, model = (
         as_strings(columns[name]).cast(pa.string()) for name in DERIVED["user"]
     )

@@ -1,15 +1,15 @@
 """Reads the Criteo Display Advertising log.
 
-The layout (Kaggle 2014, and the 1 TB log): tab-separated, no header, one impression a
-line: the label (0 or 1), thirteen integers I1–I13, twenty-six 32-bit hashes C1–C26 as
-eight hex digits. Empty is missing; integers can be negative. Plain or gzip.
+Files (Kaggle 2014, and the 1 TB log) are tab-separated without a header, one impression per line:
+the label (0 or 1), thirteen integers I1–I13, and twenty-six 32-bit hashes C1–C26 of eight hex
+digits. Empty is missing; integers can be negative. Plain or gzip.
 
-The columns are anonymous, so which describe the ad is a convention: C7, C11, C13 and
-C17 are the ad side and together its key, the rest is the query side. A schema file
-overrides it. A file without the label column, such as the test part of the Kaggle log,
-gives rows without a label. A schema that also names other columns (request, position,
-engagement, revenue, time, …) reads them from a companion file beside each log file,
-`NAME.extra.tsv` for `NAME.tsv`: a header line, then one line for each line of the log.
+The columns are anonymous, so the sides are a convention: C7, C11, C13 and C17 are the ad side and
+together its key, the others are the query side. A schema file overrides it. Rows of a file without
+the label column, such as the test part of the Kaggle log, have no label. If a schema names other
+columns (request, position, engagement, revenue, time, …), they are read from a companion file next
+to each log file, `NAME.extra.tsv` for `NAME.tsv`: a header line, then one line for each line of
+the log.
 
 References:
     Criteo Labs, Display Advertising Challenge, 2014 (data set description).
@@ -34,7 +34,7 @@ LABELLED = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) an
 
 
 def schema() -> Schema:
-    """Returns the stated convention for the bare Criteo log: clicks only, a row a request."""
+    """Returns the convention for the log without companions: clicks only, a row is a request."""
     fields = [Field(name, "numeric", "query") for name in NUMERIC_COLUMNS]
     for name in CATEGORICAL_COLUMNS:
         side = "ad" if name in AD_KEY else "query"
@@ -43,7 +43,7 @@ def schema() -> Schema:
 
 
 def check_schema(schema: Schema) -> None:
-    """Checks that a schema only asks for what this format has.
+    """Checks that a schema fits the format.
 
     Raises:
         ValueError: A field is not a Criteo column or has the wrong kind.
@@ -67,11 +67,11 @@ def check_schema(schema: Schema) -> None:
 def open_log(
     files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
 ) -> protocol.Log:
-    """Opens a log; columns that Criteo's layout lacks come from the companions.
+    """Opens a log; columns that Criteo's log lacks are read from companions.
 
     Raises:
-        FileNotFoundError: A companion that the schema needs does not exist.
-        ValueError: The schema asks for what the log has not.
+        FileNotFoundError: A companion does not exist.
+        ValueError: The schema does not fit the log.
     """
     check_schema(schema)
     types = {
@@ -93,16 +93,16 @@ def open_log(
 
 
 def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads the ads that are added to those of the log, or None.
+    """Reads ads to add to those of the log, or returns None.
 
     Raises:
-        FileNotFoundError, ValueError: As `delimited.read_table`.
+        FileNotFoundError, ValueError: As in `delimited.read_table`.
     """
     return named.read_ads(files, schema, "\t")
 
 
 def companion_path(path: pathlib.Path) -> pathlib.Path:
-    """Returns where the companion of a log lies: `log.tsv` → `log.extra.tsv`."""
+    """Returns the path of a log's companion: `log.tsv` → `log.extra.tsv`."""
     name = path.name.removesuffix(".gz")
     stem = pathlib.PurePath(name).stem
     return path.with_name(f"{stem}.extra.tsv")
@@ -122,7 +122,7 @@ def _fault(values: Mapping[str, str]) -> str | None:
 
 
 class _LogWithCompanions(delimited.DelimitedLog):
-    """A log with a companion file beside each of its files, read in step with it."""
+    """A log with a companion file for each of its files, read in parallel."""
 
     def __init__(
         self,
@@ -137,8 +137,8 @@ class _LogWithCompanions(delimited.DelimitedLog):
         for path, companion in self._companions.items():
             if not companion.is_file():
                 raise FileNotFoundError(
-                    f"The schema names the columns {list(extra)}, which {path} lacks; they are "
-                    f"read from {companion}, which does not exist."
+                    f"The schema names the columns {list(extra)}, which {path} lacks; expected "
+                    f"them in {companion}, which does not exist."
                 )
         self.files = (*self.files, *self._companions.values())
         self._headers: dict[pathlib.Path, tuple[str, ...]] = {}
@@ -149,7 +149,7 @@ class _LogWithCompanions(delimited.DelimitedLog):
         """See `protocol.Log`.
 
         Raises:
-            ValueError: A companion has another number of lines than its log.
+            ValueError: A companion and its log have different numbers of lines.
         """
         reader: lines.RowReader | None = None
         last: pathlib.Path | None = None
@@ -162,7 +162,7 @@ class _LogWithCompanions(delimited.DelimitedLog):
             companion = reader.take(chunk.num_rows)
             if lines.count_rows(companion) != chunk.num_rows:
                 raise ValueError(
-                    f"{reader.path} has fewer lines than its log; write one for each line."
+                    f"{reader.path} has fewer lines than its log; write one for each line of it."
                 )
             yield protocol.Chunk(**{**vars(chunk), "companion": companion})
         _check_ended(reader)
@@ -172,7 +172,7 @@ class _LogWithCompanions(delimited.DelimitedLog):
         parsed = super().parse(chunk)
         path = self._companions[chunk.path]
         assert chunk.companion is not None
-        # Lines of the companion are numbered as the log's, so that they can be joined.
+        # Lines of the companion have the numbers of the log's lines, by which they are joined.
         extra = delimited.parse(
             self._extra, self._headers[path], chunk.companion, chunk.first_line, chunk.num_rows
         )

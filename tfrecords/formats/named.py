@@ -1,4 +1,4 @@
-"""What the formats with a header of known columns share: checks of a schema, and ad tables."""
+"""Shared by the formats with known columns: checks of the schema, and ad tables."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,16 +13,16 @@ from tfrecords.schema import Schema
 def check_schema(
     schema: Schema, what: str, raw: Iterable[str], derived: Iterable[str] = ()
 ) -> None:
-    """Checks that a schema only names columns that there are.
+    """Checks that a schema names existing columns only.
 
     Args:
         schema: The schema.
-        what: The log, for the message.
+        what: Name of the log, for the message.
         raw: Columns of the files.
-        derived: Columns that the format makes of them.
+        derived: Columns that the format derives from them.
 
     Raises:
-        ValueError: Names the columns that there are not, and those that there are.
+        ValueError: A column does not exist; the message names the existing ones.
     """
     raw, derived = list(raw), list(derived)
     known = [*raw, *derived]
@@ -38,15 +38,15 @@ def check_schema(
 
 
 def check_files(files: protocol.Files, what: str) -> None:
-    """Checks that no table is given that the format does not read.
+    """Checks that no table of users is given.
 
     Raises:
-        ValueError: There is a table of users.
+        ValueError: A table of users is given.
     """
     if files.users is not None:
         raise ValueError(
-            f"{what} holds the users' fields itself, but a table of users was given "
-            f"({files.users}); leave it out, or use the tabular format."
+            f"{what} has the users' fields, but a table of users was given ({files.users}). Leave "
+            "it out, or use the tabular format."
         )
 
 
@@ -58,7 +58,7 @@ def columns_read(
     Args:
         schema: The schema.
         raw: Columns of the files.
-        derived: What each derived column is made of.
+        derived: Inputs of each derived column.
     """
     wanted = set(schema.columns)
     inputs = {name for column in wanted for name in derived.get(column, ())}
@@ -66,16 +66,16 @@ def columns_read(
 
 
 def types(schema: Schema, names: Iterable[str]) -> dict[str, pa.DataType]:
-    """Returns the types of columns as the schema's fields need them: numbers or strings."""
+    """Returns the types of columns by the schema's fields: numbers or strings."""
     numeric = {field.source for field in schema.fields if field.kind == "numeric"}
     return {n: delimited.NUMBERS if n in numeric else delimited.STRINGS for n in names}
 
 
 def read_ads(files: protocol.Files, schema: Schema, delimiter: str) -> pa.Table | None:
-    """Reads the table of ads that was given, or returns None.
+    """Reads the table of ads, or returns None if none was given.
 
     Raises:
-        FileNotFoundError, ValueError: As `delimited.read_table`.
+        FileNotFoundError, ValueError: As in `delimited.read_table`.
     """
     if files.ads is None:
         return None

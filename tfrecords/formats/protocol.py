@@ -1,14 +1,14 @@
-"""A log as every format presents it: chunks of rows that are parsed independently.
+"""The protocol of log formats: chunks of rows that are parsed independently.
 
 A format is a module of this package with
 
-    schema() -> Schema | None             its convention; None: the schema file must say
+    schema() -> Schema | None             its convention; None: a schema file is required
     open_log(files, schema) -> Log
+    read_ads(files, schema) -> Table | None
 
-Chunks are cut from the files one after another, and parsed in any order by several
-threads. How a log is cut depends on its bytes alone, so what is made of it does not depend
-on the number of threads. Every row has a line number (from 1, of its first line in its
-file) and ends up either in a table or among the faults.
+Chunks are cut from the files in order, and parsed in any order by several threads. The cuts depend
+on the bytes of the log only, so that the result does not depend on the number of threads. A row
+has the line number of its first line in its file, from 1, and ends up in a table or in the faults.
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-# A chunk's training rows are the records of one shard, so they shuffle well among shards.
+# The training rows of a chunk form a shard, so that rows are shuffled well across shards.
 ROWS_PER_CHUNK = 64 * 4_096
 LINE_NUMBER = "__line__"
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """The files of one log.
+    """The files of a log.
 
     Attributes:
-        log: Rows, in order.
-        validation: Rows that are the validation split, or none.
-        test: Rows that are the test split, or none.
-        users: Table of the users' fields, joined by the user key, or None.
-        ads: Table of the ads' fields, joined by the ad key, or None.
+        log: Files of rows, in order.
+        validation: Files of the validation split, or none.
+        test: Files of the test split, or none.
+        users: Table of users' fields, joined by the user key, or None.
+        ads: Table of ads' fields, joined by the ad key, or None.
     """
 
     log: tuple[pathlib.Path, ...]
@@ -43,7 +43,7 @@ class Files:
     ads: pathlib.Path | None = None
 
     def parts(self) -> Iterator[tuple[pathlib.Path, str | None]]:
-        """Yields each file of rows with the split that it is, or None."""
+        """Yields each file of rows with its split, or None."""
         by_file = bool(self.validation or self.test)
         for part, paths in (
             ("train" if by_file else None, self.log),
@@ -60,15 +60,15 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Whole rows of one file, not yet parsed.
+    """Whole rows of a file, before parsing.
 
     Attributes:
         path: The file.
-        part: The split that the file is, or None.
+        part: Split of the file, or None.
         first_line: Line number of the first row.
-        num_rows: Rows of the chunk.
+        num_rows: Number of rows.
         columns: Names of the columns of the file.
-        payload: The rows as the format reads them; text is bytes.
+        payload: The rows in a form of the format's own; text is bytes.
         companion: Text of the rows' companion lines, or None.
     """
 
@@ -86,17 +86,17 @@ class Parsed:
     """A parsed chunk.
 
     Attributes:
-        table: Good rows: every column that the schema reads, and `LINE_NUMBER`. Numbers may
-            be any numeric type, strings plain or dictionary-encoded, lists of strings plain
+        table: Good rows: the columns that the schema reads, and `LINE_NUMBER`. Numbers have any
+            numeric type, strings are plain or dictionary-encoded, and lists of strings are lists
             or joined by the field's separator; null is missing.
-        faults: Line number to what is wrong with a row that is not in the table.
+        faults: Line number -> fault, of the rows that are not in the table.
     """
 
     table: pa.Table
     faults: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     def without(self, bad: np.ndarray, reasons: Sequence[str]) -> "Parsed":
-        """Moves the rows where `bad` [B] is true to the faults, each with its reason."""
+        """Moves the rows where `bad` [B] is true to the faults, with their reasons."""
         if not bad.any():
             return self
         lines = self.table[LINE_NUMBER].to_numpy()[bad].tolist()
@@ -110,7 +110,7 @@ class Log(Protocol):
     """A log that is read in chunks.
 
     Attributes:
-        files: Every file that it is read from: the log is another if one of them changes.
+        files: All files that the log is read from.
     """
 
     files: Sequence[pathlib.Path]
@@ -120,11 +120,11 @@ class Log(Protocol):
 
         Raises:
             FileNotFoundError: A file does not exist.
-            ValueError: A file is empty, truncated or has not the columns wanted.
+            ValueError: A file is empty, truncated, or lacks a column.
         """
 
     def parse(self, chunk: Chunk) -> Parsed:
         """Parses a chunk; may be called by several threads at once."""
 
     def raw(self, chunk: Chunk, lines: Sequence[int]) -> list[bytes]:
-        """Returns rows of a chunk as they stand in the file, by rising line numbers."""
+        """Returns the rows at some ascending line numbers of a chunk as they are in the file."""

@@ -18,10 +18,10 @@ NAMES = tuple(_MODULES)
 
 
 def format_named(name: str) -> ModuleType:
-    """Returns the module of a format; `protocol` says what it offers.
+    """Returns the module of a format; see `protocol`.
 
     Raises:
-        ValueError: There is no such format.
+        ValueError: The format does not exist.
     """
     if name not in _MODULES:
         hint = terminal.suggestion_for(name, NAMES)

@@ -1,19 +1,18 @@
-"""Reads any table that a schema file describes: CSV, TSV or Parquet files.
+"""Reads tables that a schema file describes: CSV, TSV or Parquet files.
 
-A field whose column the log lacks is taken from the table of users, joined by the user
-key, or of ads, joined by the ad key; a column that both the log and a table have is the
-log's. Keys, labels, times and the like must be in the log; only files of the test split
-may lack labels. Log files may differ in the order of their columns and in their
-delimiters, but not in kind: text or Parquet.
+If the log lacks the column of a field, it is read from the table of users, joined by the user key,
+or of ads, joined by the ad key. Keys, labels, times, positions and splits must be in the log; only
+files of the test split may lack labels. Log files may differ in the order of columns and in the
+delimiter, but must be all text or all Parquet.
 """
 
 import dataclasses
-import difflib
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
+from tfrecords import terminal
 from tfrecords.columns import RowFaults, checked_numbers
 from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, side_tables, table_files
@@ -21,7 +20,7 @@ from tfrecords.schema import KINDS, Schema
 
 
 def schema() -> Schema | None:
-    """Returns None: a table has no convention, so a schema file must say what it holds."""
+    """Returns None: a schema file is required."""
     return None
 
 
@@ -32,19 +31,19 @@ def open_log(
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: Log files differ in kind, a column is nowhere to be found, or a table of
-            users or ads has a bad row or lacks its key.
+        ValueError: Log files are of both kinds, a column is missing, or a table of users or ads
+            has a bad row or lacks its key.
     """
     return TabularLog(files, schema, rows_per_chunk)
 
 
 def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads the ads that are added to those of the log, or None.
+    """Reads ads to add to those of the log, or returns None.
 
-    Columns that only the log has are missing in them.
+    Columns that only the log has are missing in these ads.
 
     Raises:
-        FileNotFoundError, ValueError: As `open_log`.
+        FileNotFoundError, ValueError: As in `open_log`.
     """
     if files.ads is None:
         return None
@@ -62,7 +61,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
 
 
 def column_types(schema: Schema) -> dict[str, pa.DataType]:
-    """Returns `delimited.NUMBERS` for the columns that are only read as numeric fields."""
+    """Returns the types of columns: `delimited.NUMBERS` for those of numeric fields only."""
     kinds: dict[str, set[str]] = {name: set() for name in schema.columns}
     for field in schema.fields:
         kinds[field.source].add(field.kind)
@@ -79,8 +78,8 @@ class TabularLog:
 
     Args:
         files: The files.
-        schema: What their columns are.
-        rows_per_chunk: About how many rows are parsed at once.
+        schema: The schema.
+        rows_per_chunk: Approximate number of rows of a chunk.
     """
 
     def __init__(
@@ -117,10 +116,10 @@ class TabularLog:
         """See `protocol.Log`.
 
         Raises:
-            ValueError: A table has none of the keys at the log's beginning.
+            ValueError: A table has none of the keys of the first chunk.
         """
         parsed = self._logs[chunk.path].parse(chunk)
-        # Below the header of a text; a Parquet file's rows count from 1.
+        # Line 1 of a text is the header; rows of a Parquet file are numbered from 1.
         first_line = 2 if isinstance(chunk.payload, bytes) else 1
         is_first = chunk.path == self._parts[0][0] and chunk.first_line == first_line
         for table in self._tables:
@@ -130,16 +129,16 @@ class TabularLog:
         )
 
     def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
-        """See `protocol.Log`; the rows of a Parquet file are JSON of the columns read."""
+        """See `protocol.Log`; rows of a Parquet file are returned as JSON."""
         return self._logs[chunk.path].raw(chunk, lines)
 
 
 class _Sources:
-    """Where each column comes from.
+    """Sources of the columns.
 
     Attributes:
-        of_log: Columns that the log has.
-        of_tables: Path, key and columns of each table that has some.
+        of_log: Columns of the log.
+        of_tables: Path, key and columns of each joined table.
     """
 
     def __init__(self, files: protocol.Files, schema: Schema) -> None:
@@ -152,7 +151,9 @@ class _Sources:
             optional = schema.labels.values() if part == "test" else ()
             lacking = [n for n in owed if n not in names[path] and n not in optional]
             if lacking:
-                raise ValueError(f"{path} lacks the columns {lacking}, which {first} has.")
+                raise ValueError(
+                    f"{path} lacks the columns {lacking}, which {first} has. Add them."
+                )
         tables: dict[pathlib.Path, tuple[str, ...]] = {}
         if files.users is not None:
             tables[files.users] = () if schema.user_key is None else (schema.user_key,)
@@ -162,7 +163,7 @@ class _Sources:
             _check_key(files.ads, "ad_key", schema.ad_key, names[files.ads])
         own: dict[pathlib.Path, list[str]] = {path: [] for path in tables}
         for name in (name for name in wanted if name not in owed):
-            # The table of the field's own side first.
+            # The table of the field's side comes first.
             ordered = sorted(tables, key=lambda path: (path == files.ads) != _is_ad(schema, name))
             having = [path for path in ordered if name in names[path]]
             if name in _log_columns(schema) or not having:
@@ -173,7 +174,7 @@ class _Sources:
 
 
 def _log_columns(schema: Schema) -> set[str]:
-    """Returns the columns that are not fields, or not only: they must be in the log."""
+    """Returns the columns of keys and labels, which must be in the log."""
     keys = (schema.request_key, schema.time, schema.position, schema.user_key, schema.split)
     return {*schema.ad_key, *schema.labels.values(), *(key for key in keys if key is not None)}
 
@@ -192,19 +193,19 @@ def _check_kinds(paths: Sequence[pathlib.Path]) -> None:
     by_kind = {table_files.is_parquet(path): path for path in paths}
     if len(by_kind) > 1:
         raise ValueError(
-            f"Log files must be of one kind, but {by_kind[True]} is Parquet and "
-            f"{by_kind[False]} is text; convert them one by one, or write them alike."
+            f"{by_kind[True]} is Parquet and {by_kind[False]} is text; expected log files of one "
+            "kind. Convert them separately, or write all of them as text or as Parquet."
         )
 
 
 def _check_key(path: pathlib.Path, role: str, key: Sequence[str], names: Collection[str]) -> None:
     if not key:
-        raise ValueError(f"{path} is joined by the {role}, and the schema names none; add it.")
+        raise ValueError(f"{path} is joined by the {role}; name one in the schema.")
     missing = [name for name in key if name not in names]
     if missing:
         raise ValueError(
             f"{path} is joined by the schema's {role} {list(key)}, but lacks {missing}; it has "
-            f"{list(names)}. Name the key in it as in the log."
+            f"{list(names)}. Use the log's name of the key."
         )
 
 
@@ -225,14 +226,12 @@ def _nowhere(
     log_path: pathlib.Path,
     names: Mapping[pathlib.Path, Sequence[str]],
 ) -> str:
-    """Says where a column was looked for, and what comes near."""
+    """Returns the message about a missing column."""
     must_be_in_log = name in _log_columns(schema)
     searched = {log_path: names[log_path]} if must_be_in_log else names
-    known = {column.lower(): column for columns in searched.values() for column in columns}
-    close = [known[c] for c in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)]
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    hint = terminal.suggestion_for(name, [column for own in searched.values() for column in own])
     places = "; ".join(f"{path} with {list(columns)[:50]}" for path, columns in searched.items())
-    reason = ", which must be in the log (a key, label, time or the like)" if must_be_in_log else ""
+    reason = ", which must be in the log (a key or label)" if must_be_in_log else ""
     return (
         f"Schema {schema.name!r} reads the column {name!r}{reason}; it is not in {places}.{hint} "
         "Correct the schema, or give the table of users or ads that has it."

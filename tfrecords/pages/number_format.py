@@ -45,9 +45,3 @@ def format_interval(
 ) -> str:
     """Formats the bounds of an interval, each by `form`."""
     return NO_VALUE if bounds is None else f"{form(bounds[0])} to {form(bounds[1])}"
-
-
-def format_list(items: Sequence[str], max_items: int = 8) -> str:
-    """Joins items; of more than `max_items`, the first ones and the number of the others."""
-    more = f" and {len(items) - max_items} more" if len(items) > max_items else ""
-    return ", ".join(items[:max_items]) + more

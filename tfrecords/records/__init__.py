@@ -1,4 +1,4 @@
-"""The record on disk: many requests per `tf.train.Example`, written, checked and batched."""
+"""The stored records, many requests per `tf.train.Example`: written, verified and batched."""
 
 from tfrecords.records.arrow_file import read_arrow, write_arrow
 from tfrecords.records.batching import (

@@ -1,9 +1,9 @@
-"""Windows of requests, as they are stored, put into order and cut into batches.
+"""Orders windows of stored requests and cuts them into batches, inside `tf.data`.
 
-A window is a run of requests: `list_lengths` [R], what belongs to a request [R], and what belongs
-to a shown ad [L]. Everything here is TensorFlow, inside `tf.data`.
+A window holds consecutive requests: `list_lengths` [R], features of requests [R] and features of
+shown ads [L].
 
-Shapes: R requests, L shown ads, B requests of a batch, C the longest list of it.
+Shapes: R requests, L shown ads, B requests of a batch, C its longest list.
 """
 
 import tensorflow as tf
@@ -14,13 +14,13 @@ Batch = dict[str, tf.Tensor]
 
 
 def permute(requests: Batch) -> Batch:
-    """Puts the requests of a window, as they are stored, into random order with one gather."""
+    """Shuffles the requests of a stored window."""
     count = tf.shape(requests["list_lengths"])[0]
     return _reorder(requests, tf.random.shuffle(tf.range(count)))
 
 
 def _reorder(requests: Batch, order: tf.Tensor) -> Batch:
-    """Puts the requests [R] of a window, as they are stored, into an order [R]."""
+    """Returns the requests [R] of a stored window in an order [R]."""
     lengths = requests["list_lengths"]
     ends = tf.cumsum(lengths)
 
@@ -35,7 +35,7 @@ def _reorder(requests: Batch, order: tf.Tensor) -> Batch:
 
 
 def pad_lists(requests: Batch) -> Batch:
-    """Pads flat per-ad features to [B, C], with `mask` true where an ad was shown."""
+    """Pads flat per-ad features to [B, C]; `mask` is true at shown ads."""
     lengths = requests["list_lengths"]
     per_ad = {k: v for k, v in requests.items() if k not in ("list_lengths", "query")}
 
@@ -53,7 +53,7 @@ def pad_lists(requests: Batch) -> Batch:
 
 
 def clicked_pairs(stored: Batch) -> Batch:
-    """Returns the ids, as they are stored, of the clicked rows of a window and their requests."""
+    """Returns the stored ids of the clicked rows of a window and of their requests."""
     lengths = stored["list_lengths"]
     rows = tf.reshape(tf.where(stored["click"] == 1), [-1])
     request_of_row = tf.repeat(tf.range(tf.shape(lengths)[0]), lengths)
@@ -66,7 +66,7 @@ def clicked_pairs(stored: Batch) -> Batch:
 
 
 def cut_batches(window: Batch, size: int) -> tf.data.Dataset:
-    """Cuts a window, as it is stored, into batches of about `size`, as even as can be."""
+    """Cuts a stored window into even batches of about `size`."""
     lengths = window.get("list_lengths")
     total = tf.shape(window["ad_row"] if lengths is None else lengths, out_type=tf.int64)[0]
     count = tf.cast(tf.math.ceil(total / size), tf.int64)
@@ -82,12 +82,12 @@ def cut_batches(window: Batch, size: int) -> tf.data.Dataset:
 
 
 def cut_by_length(window: Batch, rows_per_batch: int) -> tf.data.Dataset:
-    """Cuts a window, as it is stored, into batches of like lists, which come in random order."""
+    """Cuts a stored window into batches of lists of similar length, in random order."""
     window = _reorder(window, tf.argsort(window["list_lengths"], stable=True))
     row_ends = _row_ends(window["list_lengths"])
     rows = tf.cast(row_ends[-1], tf.float32)
     count = tf.cast(tf.math.ceil(rows / rows_per_batch), tf.int32)
-    # The first request of each batch: no request is in two, and none is left out.
+    # The first request of each batch, so that each request is in exactly one.
     even = tf.cast(tf.linspace(0.0, rows, count + 1), tf.int32)
     cuts = tf.searchsorted(row_ends, even)
 
@@ -100,7 +100,7 @@ def cut_by_length(window: Batch, rows_per_batch: int) -> tf.data.Dataset:
 
 
 def _row_ends(lengths: tf.Tensor) -> tf.Tensor:
-    """Returns where each list begins, and after them where the last one ends: [R + 1]."""
+    """Returns the first row of each list and the end of the last one [R + 1]."""
     return tf.concat([[0], tf.cumsum(lengths)], axis=0)
 
 

@@ -1,4 +1,4 @@
-"""Checks that files are what was written."""
+"""Verifies files by their checksums."""
 
 import json
 import pathlib
@@ -10,19 +10,19 @@ from tfrecords import files
 
 
 def check_file(path: pathlib.Path, sha256: str) -> None:
-    """Checks a file's checksum.
+    """Verifies a file's checksum.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds something else.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file has another checksum.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; convert the log again.")
     found = files.sha256(path)
     if found != sha256:
         raise ValueError(
-            f"{path} is not what was written: its checksum is {found[:16]}…, {sha256[:16]}… was "
-            "written. Copy it again, or convert the log again."
+            f"{path} is damaged: its checksum is {found[:16]}…; expected {sha256[:16]}…. Copy it "
+            "again, or convert the log again."
         )
 
 
@@ -30,8 +30,8 @@ def read_json(path: pathlib.Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged; the message names it.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; convert the log again.")
@@ -44,6 +44,6 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def check_files(paths: Sequence[pathlib.Path], sha256: Sequence[str]) -> None:
-    """Checks files on all cores; errors as `check_file`."""
+    """Verifies files on all cores; errors as `check_file`."""
     with futures.ThreadPoolExecutor() as pool:
         list(pool.map(check_file, paths, sha256))

@@ -1,4 +1,4 @@
-"""Leaves out a share of the unclicked rows of a window of records, before it is padded.
+"""Down-samples the unclicked rows of a window of records before it is padded.
 
 Shapes: R requests, L shown ads.
 """
@@ -13,15 +13,15 @@ from tfrecords.records import writer
 def thin_unclicked(
     stored: Mapping[str, tf.Tensor], keep_rate: float, seed: tf.Tensor
 ) -> dict[str, tf.Tensor]:
-    """Keeps a share of the unclicked rows, and every row that is clicked or of unknown click.
+    """Keeps a share of the unclicked rows, and all rows whose click is 1 or unknown.
 
     Args:
-        stored: The features of a window, as `records.decode` gives them.
-        keep_rate: Chance of an unclicked row to be kept.
-        seed: [2] integers: the same rows are kept for the same window and seed.
+        stored: Features of a window, the result of `records.decode`.
+        keep_rate: Probability of keeping an unclicked row.
+        seed: [2] integers that determine the choice.
 
     Returns:
-        The features of the rows kept; a request of which no row is kept is left out.
+        The features of the kept rows, without requests of which no row is kept.
     """
     clicks, lengths = stored["click"], stored["list_lengths"]
     drawn = tf.random.stateless_uniform(tf.shape(clicks), seed)

@@ -1,18 +1,18 @@
 """The record format: many requests per `tf.train.Example`, as flat raw columns.
 
-One specification drives writer and reader. A record holds R requests with L shown ads
-in all; every feature is one bytes value, little-endian:
+One specification drives writer and reader. A record holds R requests with L shown ads in total;
+each feature is one bytes value, little-endian:
 
     list_lengths   [R] int32          shown ads of each request
     query_W        [R, F_W]           query-side ids that fit the unsigned width W
     ad_W           [L, F_W]           ad-side ids that fit the unsigned width W
-    user           [R] int64          fingerprint of the user key, where the schema has one
+    user           [R] int64          fingerprint of the user key, if the schema has one
     ad_row         [L] int32          row of the ad in the catalogue
-    click, engagement [L] uint8, revenue [L] float32    the labels that the log has; 255 or
-                                      NaN is missing
-    position       [L] int32          slot the ad was shown in, where the log has it
+    click, engagement [L] uint8, revenue [L] float32    the labels of the log; 255 or NaN is
+                                      missing
+    position       [L] int32          position at which the ad was shown, if logged
 
-Raw bytes concatenate, so reading many records is one join and one decode per feature.
+Raw bytes can be concatenated, so reading many records takes one join and one decode per feature.
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ def narrowest(cardinality: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a record holds.
+    """Content of a record.
 
     Attributes:
         query_widths: Stored type of each query-side column of ids.
         ad_widths: Stored type of each ad-side column of ids.
-        labels: Labels present, of `click`, `engagement`, `revenue`.
-        has_position: Whether the slot is stored.
+        labels: Labels of the log: `click`, `engagement`, `revenue`.
+        has_position: Whether the position is stored.
         has_user: Whether the user is stored.
     """
 
@@ -53,12 +53,12 @@ class Spec:
     has_user: bool = False
 
     def per_ad(self) -> dict[str, str]:
-        """Names and types of the features with one value per shown ad."""
+        """Returns the names and types of the features with one value per shown ad."""
         position = {"position": "int32"} if self.has_position else {}
         return {"ad_row": "int32", **{name: LABEL_TYPES[name] for name in self.labels}, **position}
 
     def per_request(self) -> dict[str, str]:
-        """Names and types of the features with one value per request."""
+        """Returns the names and types of the features with one value per request."""
         user = {USER: "int64"} if self.has_user else {}
         return {"list_lengths": "int32", **user}
 
@@ -68,7 +68,7 @@ Packed = dict[str, np.ndarray]
 
 
 def columns_of(widths: Sequence[str]) -> dict[str, list[int]]:
-    """Returns the columns of ids stored in each width that is used."""
+    """Returns the columns of ids of each stored width."""
     grouped = {w: [i for i, own in enumerate(widths) if own == w] for w in WIDTHS}
     return {width: columns for width, columns in grouped.items() if columns}
 
@@ -82,7 +82,7 @@ def pack(side: str, widths: Sequence[str], ids: np.ndarray) -> Packed:
 
 
 def serialize(requests: Packed) -> bytes:
-    """Serialises requests as one record."""
+    """Serializes requests as one record."""
     feature = {
         name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[values.tobytes()]))
         for name, values in requests.items()
@@ -93,7 +93,7 @@ def serialize(requests: Packed) -> bytes:
 
 
 def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Reads records [N] as they are stored: features by name, those of a side [R or L, F_W]."""
+    """Reads records [N] in the stored types: features by name, those of a side [R or L, F_W]."""
     names = {**spec.per_request(), **spec.per_ad()}
     columns = {}
     for side, widths in (("query", spec.query_widths), ("ad", spec.ad_widths)):
@@ -111,12 +111,11 @@ def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def unpack(spec: Spec, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns stored features in the types that models take.
+    """Converts stored features to the types of models.
 
     Returns:
         `list_lengths` [R] int32, `query` [R, Fq] int32, `ad` [L, Fa] int32, and each per-ad
-        feature [L]; labels are float32, NaN is missing. Users are left out: models do not
-        take them.
+        feature [L]; labels are float32, NaN is missing. Users are omitted.
     """
     unpacked = {"list_lengths": stored["list_lengths"], **unpack_ids(spec, stored)}
     for name, dtype in spec.per_ad().items():
@@ -138,11 +137,11 @@ def unpack_ids(spec: Spec, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tens
 
 
 def _unpack_side(side: str, widths: Sequence[str], stored: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Puts the columns of ids [B, F] of all widths in their order."""
+    """Returns the columns of ids [B, F] of all widths, in order."""
     groups = {w: tf.cast(stored[f"{side}_{w}"], tf.int32) for w in columns_of(widths)}
     taken = dict.fromkeys(groups, 0)
     parts = []
-    # Neighbours of one width are copied together: a gather would go column by column.
+    # Adjacent columns of one width are copied at once: a gather would copy each by itself.
     for width, run in itertools.groupby(widths):
         first, last = taken[width], taken[width] + len(list(run))
         parts.append(groups[width][:, first:last])

@@ -1,9 +1,8 @@
 """Writes encoded requests as TFRecord shards.
 
-The requests that begin in one chunk of the log make one shard of each split, so shards can
-be written in any order and the result is the same. Training requests are shuffled within
-their shard: neighbours of the log then lie in different records, which reading alone could
-not bring about.
+The requests that begin in a chunk of the log form a shard of each split, so that the result does
+not depend on the order of writing. Training requests are shuffled within their shard: neighbors in
+the log are then in different records, which reading alone could not achieve.
 
 Shapes: R requests, L shown ads of one shard.
 """
@@ -24,7 +23,7 @@ ROWS_PER_RECORD = 4_096
 def shuffled(
     rows: np.ndarray, lengths: np.ndarray, seed: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rows [L] and lengths [R] of requests in a random order, the same for a seed."""
+    """Returns rows [L] and lengths [R] of requests in a random order that the seed determines."""
     order = np.random.default_rng(seed).permutation(len(lengths))
     starts = np.cumsum(lengths) - lengths
     ordered = lengths[order]
@@ -34,10 +33,10 @@ def shuffled(
 
 
 def write_shard(path: pathlib.Path, requests: spec.Packed) -> dict[str, Any]:
-    """Writes requests as records of about `ROWS_PER_RECORD` shown ads, whole or not at all.
+    """Writes a shard of records of about `ROWS_PER_RECORD` shown ads, whole or not at all.
 
     Returns:
-        The shard's entry in `dataset.json`.
+        Values of a `ShardDescription`, without `sampled`.
     """
     lengths = requests["list_lengths"]
     ends = np.cumsum(lengths)
@@ -65,7 +64,7 @@ def write_shard(path: pathlib.Path, requests: spec.Packed) -> dict[str, Any]:
 
 
 def is_per_request(name: str) -> bool:
-    """Returns whether a feature has one value a request, not one a shown ad."""
+    """Returns whether a feature has one value per request, not per shown ad."""
     return name in ("list_lengths", spec.USER) or name.startswith("query_")
 
 

@@ -1,7 +1,7 @@
 """Finds the keys and labels of a log by the names and values of its columns.
 
-A column that a row cannot do without (the key of a request, the time) is proposed only if
-nearly every row has it; the click in any case, as all rows would be clicks without it.
+A column whose value a row must have (request key, time) is proposed only if nearly all rows have
+it. The click is always proposed, because without it all rows would count as clicks.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _SECONDS_OF_REQUEST = 5
 
 @dataclasses.dataclass
 class Roles:
-    """The columns that are no fields, or not only; None where there is none."""
+    """The columns of keys and labels; None if the log has no such column."""
 
     ad_key: Column
     click: Column | None = None
@@ -36,11 +36,11 @@ class Roles:
     split: Column | None = None
 
     def names(self) -> set[str]:
-        """Returns the columns in a role."""
+        """Returns the names of the columns with a role."""
         return {value.name for value in vars(self).values() if isinstance(value, Column)}
 
     def clicked(self) -> np.ndarray:
-        """Returns the click [B]: 1, 0, or NaN where it is not known."""
+        """Returns the click [B]: 1, 0, or NaN if it is unknown."""
         if self.click is None:
             return np.ones(len(self.ad_key.codes))
         if self.click_threshold is not None:
@@ -50,10 +50,10 @@ class Roles:
 
 
 def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[str]) -> Roles:
-    """Finds the roles; says in `notes` what was decided.
+    """Finds the roles, and adds the decisions to `notes`.
 
     Raises:
-        ValueError: No column looks like the ad, or a table shares no key with the log.
+        ValueError: No column looks like an ad id, or a table has no key in common with the log.
     """
     columns = list(sample.columns.values())
     roles = Roles(_ad_key(sample, ads, notes))
@@ -75,7 +75,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
     roles.time = take(times.find(free(), notes))
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
-    roles.position = take(labels.named(free(), known_names.POSITIONS, _is_slot))
+    roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position))
     _describe(roles, notes)
     return roles
 
@@ -85,25 +85,26 @@ def _ad_key(sample: Sample, ads: Sample | None, notes: list[str]) -> Column:
     if ads is not None:
         shared = [c for c in columns if c.name in ads.columns]
         columns = [c for c in shared if len(ads.columns[c.name].known) >= 0.9 * ads.num_rows]
-        # Of a repeated ad the last row stands; but a column that repeats must be named as an ad.
+        # The last row of an ad counts, but a column with repeats must be named like an ad id.
         columns = columns or [c for c in shared if _ad_rank(c) is not None]
         if not columns:
             raise ValueError(
-                "The table of ads needs a column that identifies its rows and is in the log under "
-                f"the same name; the log has {list(sample.columns)}, the table {list(ads.columns)}."
+                f"The table of ads has the columns {list(ads.columns)}, the log "
+                f"{list(sample.columns)}; expected a common column that identifies the ads. Rename "
+                "or add it."
             )
     found = {c.name: rank for c in columns if (rank := _ad_rank(c)) is not None}
     key = min(columns, key=lambda c: found.get(c.name, math.inf), default=None)
     if key is None or (ads is None and key.name not in found):
         raise ValueError(
-            "No column looks like the ad: expected a name such as ad_id, item_id or product, got "
-            f"{list(sample.columns)}. Rename the one that identifies the ad, or write a schema; a "
-            "file without a header line needs one."
+            f"No column looks like an ad id in {list(sample.columns)}; expected a name such as "
+            "ad_id, item_id or product. Rename the column that identifies the ad, add a header "
+            "line if the file has none, or write a schema."
         )
     notes.append(f"Ads are identified by {key.name!r} ({len(key.known)} in the sample).")
     if ads is not None and (repeated := _repeated(ads.columns[key.name])):
         notes.append(
-            f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last of each stands."
+            f"{repeated:,} rows of the table of ads repeat a {key.name!r}; the last one counts."
         )
     if (missing := key.missing_share) > 0:
         notes.append(f"{missing:.1%} of the rows have no {key.name!r}; they will be rejected.")
@@ -115,7 +116,7 @@ def _repeated(column: Column) -> int:
 
 
 def _ad_rank(column: Column) -> float | None:
-    """Returns how much a name looks like the ad's, the less the better; None: not at all."""
+    """Returns how well a name fits an ad id, smaller is better; None: not at all."""
     if not column.known:
         return None
     for rank, word in enumerate(known_names.ADS):
@@ -131,27 +132,27 @@ def _user_key(columns: list[Column], users: Sample | None, notes: list[str]) -> 
         columns = [c for c in columns if c.name in users.columns]
         if not columns:
             raise ValueError(
-                "The table of users needs the log's user key under the same name; it has "
-                f"{list(users.columns)}."
+                f"The table of users has the columns {list(users.columns)}; expected the log's "
+                "user key under the same name. Rename it."
             )
         columns = sorted(columns, key=lambda c: -len(users.columns[c.name].known))
     found = [c for c in columns if known_names.USER.fullmatch(c.plain_words)] or (
         columns if users else []
     )
     for column in found:
-        # A few kinds of clients are no users.
+        # A column with few values holds kinds of clients, not users.
         if users is None and len(column.words) == 1 and len(column.known) <= _FEW_USERS:
             continue
-        if column.missing_share > known_names.MOST_ANONYMOUS:
+        if column.missing_share > known_names.MAX_ANONYMOUS:
             notes.append(
-                f"{column.name!r} would be the user key, but {column.missing_share:.1%} of the "
-                "rows lack it."
+                f"{column.name!r} is not used as the user key, because {column.missing_share:.1%} "
+                "of the rows lack it."
             )
             continue
         if column.missing_share > 0:
             notes.append(
-                f"{column.missing_share:.1%} of the rows have no {column.name!r}: those without "
-                "one count as a visitor of their own."
+                f"{column.missing_share:.1%} of the rows have no {column.name!r}; each of them "
+                "counts as a different visitor."
             )
         return column
     return None
@@ -163,23 +164,23 @@ def _request_key(
     for column in columns:
         if (
             not known_names.REQUEST.fullmatch(column.plain_words)
-            or column.missing_share > known_names.MOST_MISSING
+            or column.missing_share > known_names.MAX_MISSING
         ):
             continue
         repeated = float((column.codes[1:] == column.codes[:-1]).mean()) if len(column.codes) else 0
         if len(column.known) < 2 or column.is_truth or repeated < _NEIGHBOURS:
             notes.append(
-                f"{column.name!r} does not repeat on neighbouring rows, so a row is a request."
+                f"{column.name!r} does not repeat in adjacent rows, so each row is a request."
             )
         elif user is not None and log_sample.varies_within(user, column):
             notes.append(
-                f"Rows of one {column.name!r} are of several {user.name!r}, so it is no request; "
-                "a row is one."
+                f"{column.name!r} is not a request, because its rows have several {user.name!r}; "
+                "each row is a request."
             )
         elif time is not None and _seconds_apart(column, time) > _SECONDS_OF_REQUEST:
             notes.append(
-                f"Rows of one {column.name!r} are usually more than {_SECONDS_OF_REQUEST} seconds "
-                "apart, so it is a session and no request; a row is one."
+                f"{column.name!r} is a session, not a request, because its rows are usually more "
+                f"than {_SECONDS_OF_REQUEST} seconds apart; each row is a request."
             )
         else:
             return column
@@ -187,7 +188,7 @@ def _request_key(
 
 
 def _seconds_apart(key: Column, time: Column) -> float:
-    """Returns the median time between neighbouring rows of one key; 0 if it is not known."""
+    """Returns the median time between adjacent rows of a key, or 0 if it is unknown."""
     seconds = times.seconds(time)
     if seconds is None:
         return 0.0
@@ -202,15 +203,15 @@ def _is_split(column: Column) -> bool:
     faults = RowFaults(len(column.known))
     texts = pa.chunked_array([pa.array(column.known, pa.string())])
     found = checked_splits(faults, column.name, texts)
-    # The first rows may all be for training.
+    # The sample may have training rows only.
     named = not {"split", "set", "partition", "subset"}.isdisjoint(column.words)
     return not faults.any() and 0 in found and (named or len(column.known) > 1)
 
 
-def _is_slot(column: Column) -> bool:
+def _is_position(column: Column) -> bool:
     return (
         column.is_whole
-        and column.missing_share <= known_names.MOST_MISSING
+        and column.missing_share <= known_names.MAX_MISSING
         and column.numbers.min() >= 0
         and column.numbers.max() < 10_000
     )
@@ -223,15 +224,15 @@ def _describe(roles: Roles, notes: list[str]) -> None:
         clicked = roles.clicked()
         share = float(np.mean(clicked[~np.isnan(clicked)])) if roles.click.is_truth else 0.0
         shown = f" ({share:.2%} of the rows)" if roles.click.is_truth else ""
-        notes.append(f"{roles.click.name!r} says what was clicked{shown}.")
+        notes.append(f"{roles.click.name!r} is the click{shown}.")
     texts = {
-        "engagement": "{!r} says what happened after the click.",
+        "engagement": "{!r} is the engagement after the click.",
         "revenue": "{!r} is the revenue.",
-        "time": "Rows are in the order of {!r}, which the split follows.",
+        "time": "{!r} is the time, by which the log is split.",
         "user_key": "Users are identified by {!r}.",
-        "request_key": "Rows of one {!r} are one request.",
-        "position": "{!r} is the slot that an ad was shown in.",
-        "split": "{!r} says which rows are for training, validation and testing.",
+        "request_key": "Rows with equal {!r} are a request.",
+        "position": "{!r} is the position at which an ad was shown.",
+        "split": "{!r} is the split: training, validation or test.",
     }
     for role, text in texts.items():
         column = getattr(roles, role)
@@ -240,10 +241,10 @@ def _describe(roles: Roles, notes: list[str]) -> None:
 
 
 def _every_row(engagement: Column | None) -> str:
-    said = "No column looks like a click, so every row counts as one (click: null)."
+    said = "No column looks like a click, so every row counts as a click (click: null)."
     if engagement is None:
         return said
     return (
-        f"{said} If rows are showings and not clicks, make {engagement.name!r} the click and drop "
+        f"{said} If rows are impressions, use {engagement.name!r} as the click and remove "
         "engagement."
     )

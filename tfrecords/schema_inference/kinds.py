@@ -1,4 +1,4 @@
-"""Tells what kind of field a column is: amounts, names of things, or lists of names."""
+"""Infers the kind of a field: numeric, categorical or a list."""
 
 import re
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ _LISTS = {
 _SEPARATORS = ("|", ";", "^", "~", ",")
 _GOOD_EVIDENCE = 0.1
 _PROBED = 5_000
-_LONGEST_VALUE = 30
+_MAX_VALUE_LENGTH = 30
 
 
 def separator(column: Column) -> str | None:
-    """Returns what stands between the values of a list, or None if the column has none."""
+    """Returns the separator of a column's lists, or None if it has no lists."""
     if column.is_list:
         return "|"
     if column.declared in ("token_seq", "float_seq"):
@@ -43,7 +43,7 @@ def separator(column: Column) -> str | None:
 
 
 def has_decimal_comma(column: Column) -> bool:
-    """Returns whether nearly all values are numbers such as `12,95`, and not named as lists."""
+    """Returns whether nearly all values are numbers such as `12,95`, not lists."""
     if not _LISTS.isdisjoint(column.words):
         return False
     matches = [re.fullmatch(r"[+-]?\d+(,\d+)?", value.strip()) for value in _probed(column)]
@@ -58,7 +58,7 @@ def _probed(column: Column) -> list[str]:
 
 
 def _is_separator(values: Sequence[str], separator: str) -> bool:
-    """Returns whether enough values hold it and the parts are short and repeat."""
+    """Returns whether enough values contain it and their parts are short and repeat."""
     holding = [value for value in values if separator in value]
     if len(holding) < max(2, _GOOD_EVIDENCE * len(values)) or any(v[:1] in "[{(" for v in holding):
         return False
@@ -66,20 +66,20 @@ def _is_separator(values: Sequence[str], separator: str) -> bool:
     parts = [part for part in parts if part]
     groups = [value.split(separator)[1:] for value in holding]
     thousands = separator == "," and all(re.fullmatch(r"\d{3}", p) for g in groups for p in g)
-    # Commas and spaces are also what sentences are made of.
+    # Commas and spaces also occur in sentences.
     repeats = 0.5 if separator in ", " else 0.8
     return _are_short(parts) and not thousands and len(set(parts)) <= repeats * len(parts)
 
 
 def _is_spaced(values: Sequence[str], is_named: bool) -> bool:
-    """Returns whether most values are lists with spaces, such as `N26 N132 N2`.
+    """Returns whether most values are lists separated by spaces, such as `N26 N132 N2`.
 
-    The parts must repeat more than the whole values, which are distinct, do. Without a name
-    that says list they must also stand anywhere, not as in `Brand 7` or `iPhone 12 Pro`.
+    The parts must repeat, although the whole values are distinct. If the name does not suggest a
+    list, parts must also occur at any position, unlike in `Brand 7` or `iPhone 12 Pro`.
 
     Args:
         values: Distinct values.
-        is_named: Whether the column is named as lists are.
+        is_named: Whether the name suggests a list.
     """
     lists = [parts for value in values if (parts := value.split())]
     several = [parts for parts in lists if len(parts) > 1]
@@ -101,7 +101,7 @@ def _is_spaced(values: Sequence[str], is_named: bool) -> bool:
 
 
 def _are_short(parts: Sequence[str]) -> bool:
-    return bool(parts) and bool(np.mean([len(part) <= _LONGEST_VALUE for part in parts]) > 0.95)
+    return bool(parts) and bool(np.mean([len(part) <= _MAX_VALUE_LENGTH for part in parts]) > 0.95)
 
 
 _IDENTITIES = {
@@ -117,28 +117,28 @@ _AMOUNTS = {
 }  # fmt: skip
 _FEW = 10
 _MANY = 1_000
-_MOST_LIST_LENGTH = 50
+_MAX_LIST_LENGTH = 50
 
 
 def kind(column: Column, notes: list[str]) -> dict[str, Any]:
-    """Returns the kind of a field and the options of lists, as JSON values."""
+    """Returns the kind of a field and the options of a list, as JSON values."""
     between = separator(column)
     if between is not None:
-        length = min(_longest(column.known, between), _MOST_LIST_LENGTH)
+        length = min(_longest(column.known, between), _MAX_LIST_LENGTH)
         if not column.is_list:
-            notes.append(f"{column.name!r} holds lists with {between!r} between the values.")
+            notes.append(f"{column.name!r} holds lists separated by {between!r}.")
         return {"kind": "categorical_list", "separator": between, "max_list_length": length}
     return {"kind": "numeric" if _is_amount(column, notes) else "categorical"}
 
 
 def _longest(values: Sequence[str], separator: str) -> int:
-    """Returns the most parts of a list, or a little more where some are empty."""
+    """Returns the maximum number of parts of a list, empty ones included."""
     return 1 + int(pc.max(pc.count_substring(pa.array(values, pa.string()), separator)).as_py())
 
 
 def _is_amount(column: Column, notes: list[str]) -> bool:
-    """Returns whether a column's numbers mean how much, and not which."""
-    # Of cat1 and cat2 the word is cat.
+    """Returns whether a column's numbers are amounts, not ids."""
+    # The word of cat1 and cat2 is cat.
     edges = {word.rstrip("0123456789") for word in (*column.words[:1], *column.words[-1:])}
     names_things = not _IDENTITIES.isdisjoint(edges)
     if not column.is_numeric:
@@ -156,7 +156,7 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
         return False
     if not column.is_whole:
         return True
-    # Large whole numbers of many kinds are names of things, such as hashes.
+    # Many different large whole numbers are ids, such as hashes.
     is_hash = len(column.known) > _MANY and column.numbers.max() > 1e7
     return len(column.known) > _FEW and not is_hash
 
@@ -165,7 +165,7 @@ def _note_nearly_numeric(column: Column, notes: list[str]) -> None:
     if has_decimal_comma(column):
         notes.append(
             f"{column.name!r} has decimal commas, such as {column.known[0][:40]!r}, so it is "
-            "categorical; write a point to read it as a number."
+            "categorical. Use decimal points to make it numeric."
         )
         return
     bad = np.isnan(column.numbers)
@@ -173,5 +173,5 @@ def _note_nearly_numeric(column: Column, notes: list[str]) -> None:
         example = column.known[int(np.flatnonzero(bad)[0])]
         notes.append(
             f"{column.name!r} is nearly always a number, but also {example[:40]!r}, so it is "
-            "categorical; mend the file to read it as a number."
+            "categorical. Correct the file to make it numeric."
         )

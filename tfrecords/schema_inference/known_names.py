@@ -1,25 +1,25 @@
-"""The names that the keys and labels of logs go by, words joined by `_`.
+"""Common names of keys and labels, words joined by `_`.
 
-Labels are known by the core of their names: `is_click_bool` and `gross_bookings_usd` are
+Labels are recognized by the core of their names: `is_click_bool` and `gross_bookings_usd` are
 `click` and `gross_bookings`.
 """
 
 import re
 from collections.abc import Sequence
 
-# Of rows that may lack a value, without which a row is rejected.
-MOST_MISSING = 0.005
-# Of those that may lack a click, as many as a conversion rejects unless told.
-MOST_UNLABELLED = 0.01
-# Of those that may lack the user.
-MOST_ANONYMOUS = 0.9
+# Maximum share of rows without a value that a row must have.
+MAX_MISSING = 0.005
+# Maximum share of rows without a click, the default of --max_rejected_fraction.
+MAX_UNLABELLED = 0.01
+# Maximum share of rows without a user.
+MAX_ANONYMOUS = 0.9
 # In order of preference.
 CLICKS = ("click", "clicked", "clk", "isclick", "isclicked", "clicks")
 CLICK_COUNTS = (
     "click_count", "clicks_count", "click_cnt", "num_clicks", "n_clicks", "nb_clicks",
     "number_of_clicks", "total_clicks",
 )  # fmt: skip
-# They say that a column is a label, but not of what.
+# Names of labels in general.
 ANY_LABELS = ("label", "target", "y")
 RATINGS = ("rating", "ratings", "stars", "star_rating", "overall", "review_score", "user_rating")
 ENGAGEMENTS = (
@@ -47,7 +47,7 @@ KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
 _PEOPLE = "user|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|uid|uuid"
 USER = re.compile(f"({_PEOPLE})({KEY})?")
 REQUEST = re.compile(
-    # A bare search or query is what the user typed.
+    # A column named only search or query holds what the user typed.
     f"(request|display|impression|auction|slate|pageview|page_view)({KEY})?|"
     f"(search|srch|query|session|req|bid){KEY}"
 )
@@ -57,10 +57,10 @@ ADS = (
     "film", "article", "news", "book", "song", "track", "video", "game", "app", "recipe",
     "listing", "hotel", "prop", "property", "restaurant", "business", "document", "doc",
     "content", "post", "story", "show", "episode",
-    # A bare job or course may be the user's.
+    # A column named only job or course may describe the user.
     "job_id", "course_id", "vacancy",
 )  # fmt: skip
-# What is written in a column that says of each row what happened.
+# Values of a column of event types.
 EVENTS = {
     "impression", "impressions", "show", "shown", "view", "viewed", "page_view", "pageview",
     "detail_view", "view_item", "pv", "click", "clicked", "clk", "cart", "basket", "add_to_cart",
@@ -76,10 +76,10 @@ _AFTER_LABELS = {
 
 
 def core(words: Sequence[str]) -> str:
-    """Returns a name without what says that it is a flag or an amount of money.
+    """Returns a name without words for flags and currencies: has, purchased, flag → purchased.
 
     Args:
-        words: Of the name, in lower case: has, purchased, flag → purchased.
+        words: Words of the name, in lower case.
     """
     left = list(words)
     while len(left) > 1 and left[0] in _BEFORE_LABELS:

@@ -1,4 +1,4 @@
-"""Finds the labels of a log: the click or what stands for it, engagement and revenue."""
+"""Finds the labels of a log: click or a substitute, engagement and revenue."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,18 +9,18 @@ from tfrecords.schema_inference import kinds, known_names, log_sample
 from tfrecords.schema_inference.log_sample import LOG, Column
 
 _FEW = 10
-_MOST_EVENTS = 30
+_MAX_EVENTS = 30
 
 
 def click(
     columns: Sequence[Column], ad: Column, notes: list[str]
 ) -> tuple[Column | None, float | None]:
-    """Returns the click, and the threshold of what counts as one; None where there is none.
+    """Returns the click and the threshold of a click, or None.
 
     Args:
-        columns: Of the log, those in no role yet.
-        ad: What identifies the ad.
-        notes: Extended by what cannot be a click though it is named so, and by the threshold.
+        columns: Columns of the log without a role.
+        ad: The ad id.
+        notes: Notes are added about unsuitable columns and the threshold.
     """
     names = (*known_names.CLICKS, *known_names.ANY_LABELS)
     if (found := named(columns, names, _is_truth)) is not None:
@@ -33,33 +33,33 @@ def click(
     counts = (*names, *known_names.CLICK_COUNTS)
     if (found := named(columns, counts, lambda c: _is_count(c, ad))) is not None:
         notes.append(
-            f"{found.name!r} goes from {found.numbers.min():g} to {found.numbers.max():g}: one of "
-            f"at least 1 counts as a click ({_share(found, 1):.1%} of the rows); edit "
-            "click_threshold."
+            f"{found.name!r} ranges from {found.numbers.min():g} to {found.numbers.max():g}; "
+            f"values of at least 1 count as clicks ({_share(found, 1):.1%} of the rows). Edit "
+            "click_threshold to change this."
         )
         return found, 1.0
     damaged = named(columns, known_names.CLICKS, lambda c: _fault(c) is not None)
     rating = named(columns, known_names.RATINGS, _is_rating)
     if damaged is not None:
-        instead = "" if rating is None else f" Here {rating.name!r} is taken instead."
-        notes.append(f"{damaged.name!r} would be the click, but {_fault(damaged)}.{instead}")
+        instead = "" if rating is None else f" {rating.name!r} is used instead."
+        notes.append(f"{damaged.name!r} is named like a click, but {_fault(damaged)}.{instead}")
     if rating is not None:
         return rating, _threshold(rating, notes)
     if damaged is None:
         notes += [_split_up(column) for column in columns if is_event(column, ad)]
-    # Without it every row would count as a click.
+    # Without a click column, every row would count as a click.
     is_count = damaged is not None and damaged.is_whole and not damaged.is_truth
     return damaged, 1.0 if is_count else None
 
 
 def is_event(column: Column, ad: Column) -> bool:
-    """Returns whether a column says of each row what happened: view, cart, purchase.
+    """Returns whether a column holds event types, such as view, cart, purchase.
 
     Args:
         column: The column.
-        ad: What identifies the ad; what is always the same for one ad is its property.
+        ad: The ad id; a column that is constant for each ad is a property of it.
     """
-    if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MOST_EVENTS:
+    if column.is_list or column.table != LOG or not 2 <= len(column.known) <= _MAX_EVENTS:
         return False
     texts = {re.sub(r"[\W_]+", "_", value.strip().lower()) for value in column.known}
     known = texts & known_names.EVENTS
@@ -74,18 +74,18 @@ def events_of(column: Column) -> str:
 
 def _split_up(column: Column) -> str:
     return (
-        f"{column.name!r} says what happened ({events_of(column)}): add columns of 0 and 1 made of "
-        "it, one of what counts as a click and perhaps one of what comes after it as the "
-        "engagement, and name them in the schema."
+        f"{column.name!r} holds event types ({events_of(column)}). Add columns of 0 and 1 that are "
+        "derived from it, one for clicks and optionally one for engagements, and name them in the "
+        "schema."
     )
 
 
 def engagement(columns: Sequence[Column], ad: Column) -> Column | None:
-    """Returns what says whether something happened after the click, or None."""
+    """Returns the engagement after the click, or None."""
     return named(
         columns,
         known_names.ENGAGEMENTS,
-        # What is always so for an ad is its property, such as being on sale.
+        # A column that is constant for each ad is a property of it, such as being on sale.
         lambda c: c.is_truth and not log_sample.is_constant_per_ad(c, ad),
     )
 
@@ -102,16 +102,16 @@ def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column |
         notes += _textual(columns, ad)
     if found is not None and found.missing_share > 0:
         notes.append(
-            f"{found.missing_share:.1%} of the rows have no {found.name!r}: their revenue is "
-            "unknown, not 0; write 0 if it was none."
+            f"{found.missing_share:.1%} of the rows have no {found.name!r}; their revenue is "
+            "unknown. Write 0 for no revenue."
         )
     return found
 
 
 def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
     return [
-        f"{column.name!r} would be the revenue, but its values, such as {column.known[0][:40]!r}, "
-        "are no numbers; write them as 12.5."
+        f"{column.name!r} is named like revenue, but values such as {column.known[0][:40]!r} are "
+        "not numbers. Write them as 12.5."
         for column in columns
         if column.core in known_names.REVENUES
         and column.known
@@ -125,7 +125,7 @@ def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
 def named(
     columns: Sequence[Column], names: Sequence[str], fits: Callable[[Column], bool]
 ) -> Column | None:
-    """Returns the fitting column whose name comes first in `names`, by itself or its core."""
+    """Returns the fitting column whose name or core comes first in `names`, or None."""
     found = []
     for column in columns:
         ranks = [names.index(n) for n in (column.plain_words, column.core) if n in names]
@@ -135,33 +135,33 @@ def named(
 
 
 def _is_truth(column: Column) -> bool:
-    return column.is_truth and column.missing_share <= known_names.MOST_UNLABELLED
+    return column.is_truth and column.missing_share <= known_names.MAX_UNLABELLED
 
 
 def _is_count(column: Column, ad: Column) -> bool:
-    """Returns whether whole numbers may count what was clicked in a row."""
-    if not column.is_whole or column.missing_share > known_names.MOST_UNLABELLED:
+    """Returns whether whole numbers may count the clicks of a row."""
+    if not column.is_whole or column.missing_share > known_names.MAX_UNLABELLED:
         return False
     if column.plain_words in known_names.ANY_LABELS:
         return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
-    # Clicks of an ad over the whole log, repeated in each of its rows.
+    # Total clicks of an ad, repeated in each of its rows, are not a label.
     of_ad = column.core != "click" and log_sample.is_constant_per_ad(column, ad)
     return column.numbers.min() >= -1 and column.numbers.max() >= 1 and not of_ad
 
 
 def _fault(column: Column) -> str | None:
-    """Returns why a conversion would reject rows for their click; None also for a list."""
+    """Returns why a conversion would reject rows for their click, or None."""
     if kinds.separator(column) is not None:
         return None
-    if column.missing_share > known_names.MOST_UNLABELLED:
+    if column.missing_share > known_names.MAX_UNLABELLED:
         return (
-            f"{column.missing_share:.1%} of the rows lack it and will be rejected; write 0 where "
-            "nothing was clicked"
+            f"{column.missing_share:.1%} of the rows lack it and will be rejected; write 0 for no "
+            "click"
         )
     if not column.is_whole and not column.is_truth:
         return (
-            f"its values, such as {column.known[0][:40]!r}, are not 0 and 1, so its rows will be "
-            "rejected; write 0 and 1, or rename it if it is no click"
+            f"values such as {column.known[0][:40]!r} are not 0 or 1, so these rows will be "
+            "rejected; write 0 and 1, or rename it if it is not a click"
         )
     return None
 
@@ -169,7 +169,7 @@ def _fault(column: Column) -> str | None:
 def _is_rating(column: Column) -> bool:
     return (
         column.is_numeric
-        and column.missing_share <= known_names.MOST_MISSING
+        and column.missing_share <= known_names.MAX_MISSING
         and 2 <= len(column.known) <= 1000
     )
 

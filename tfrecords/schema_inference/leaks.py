@@ -1,4 +1,4 @@
-"""Finds columns that must not be input fields: they tell nothing, or too much.
+"""Finds columns that must not be input fields: uninformative ones and leaks.
 
 Shapes: B rows of the sample, V distinct values of a column.
 """
@@ -12,23 +12,23 @@ from tfrecords.schema_inference import kinds, known_names, labels, log_sample, t
 from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import LOG, USERS, Column, Sample
 
-# Words of what is known only after an ad was shown.
+# Words for outcomes, which are known only after an ad was shown.
 _AFTERWARDS = {
     "click", "clicks", "clicked", "clk", "isclick", "conversion", "conversions", "converted",
     "purchase", "purchases", "purchased", "bought", "booked", "bookings", "revenue", "gmv",
     "dwell", "attribution", "attributed", "payout", "rating", "watchtime", "playtime",
 }  # fmt: skip
-# Of what is counted for an ad or a user, and leaks if it is counted over the whole log.
+# Words for counts of an ad or a user, which leak if they include the whole log.
 _COUNTED = {
     "click", "clicks", "clicked", "clk", "impressions", "ctr", "cvr", "conversion", "conversions",
     "purchase", "purchases", "purchased", "bookings", "revenue", "gmv",
 }  # fmt: skip
-# Of what may be, but also known from elsewhere.
+# Words for possible counts, which may also have another source.
 _PERHAPS_COUNTED = {
     "impressions", "ctr", "cvr", "popularity", "views", "plays", "likes", "downloads", "sales",
     "sold", "orders", "rating", "ratings", "reviews", "votes",
 }  # fmt: skip
-# Of the past, which is known: clicks_last_week.
+# Words for the past, which is known: clicks_last_week.
 _BEFORE = {
     "last", "past", "prev", "previous", "hist", "history", "historical", "since", "prior",
     "before", "ago",
@@ -36,26 +36,26 @@ _BEFORE = {
 _AVERAGES = {"avg", "mean", "average"}
 _DURATIONS = {"watch", "play", "playing", "stay", "view", "reading", "read"}
 _COUNTED_REASON = (
-    "counts what happened, perhaps over the whole log, and then it tells of the rows tested on; "
-    "add it if it was counted before"
+    "a count of outcomes, which leaks the test rows if it includes the whole log; add it if it was "
+    "counted before"
 )
 _BY_NAME = "known only after the ad was shown, by its name"
 
 
 def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
-    """Returns why a column's name or values say that it is an outcome, or None.
+    """Returns why a column is an outcome by its name or values, or None.
 
     Args:
         column: The column.
-        sample: The table it is in.
+        sample: Its table.
         roles: The keys and labels.
     """
     words = set(column.words)
-    # Lists of what was clicked are of the past; those that are not are found by their values.
+    # Lists of clicks are usually histories; `_list_leak` finds the others.
     if words & _BEFORE or kinds.separator(column) is not None:
         return None
     if labels.is_event(column, roles.ad_key):
-        return f"it says what happened after the ad was shown, {labels.events_of(column)}"
+        return f"event types after the ad was shown, {labels.events_of(column)}"
     is_static = sample.table != LOG or log_sample.is_constant_per_ad(column, roles.ad_key)
     if is_static and column.is_numeric and words & _COUNTED:
         return None if words & _AVERAGES else _COUNTED_REASON
@@ -65,20 +65,20 @@ def outcome_reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return _BY_NAME
     if column.plain_words in known_names.ANY_LABELS[:2]:
         return _BY_NAME
-    # What is always so for an ad is its property, such as being on sale.
+    # A column that is constant for each ad is a property of it, such as being on sale.
     is_label = column.core in (*known_names.ENGAGEMENTS, *known_names.REVENUES)
     return _BY_NAME if is_label and not is_static else None
 
 
 def warnings(column: Column) -> list[str]:
-    """Returns what to check of a column that is proposed, if its name makes one wonder."""
+    """Returns what to check if the name of a proposed column suggests a leak."""
     words = set(column.words)
     suspect = words & _PERHAPS_COUNTED or (words & _AVERAGES and words & _COUNTED)
     if not suspect or words & _BEFORE or not column.is_numeric:
         return []
     return [
-        f"{column.name!r} sounds like a count of what happened: if any of that happened during "
-        "the log it tells of the rows tested on; leave it out then."
+        f"{column.name!r} looks like a count of outcomes. Leave it out if it includes outcomes "
+        "during the log, because it leaks the test rows."
     ]
 
 
@@ -88,16 +88,16 @@ def _is_duration(column: Column) -> bool:
     )
 
 
-# Of the policy that chose the ad.
+# Words for the logging policy.
 _POLICY = {"propensity", "pscore", "propensities"}
 _CONSTANT = "always the same value"
-_SEEN_ONCE = "a user is seen once, so the id tells nothing"
-# Reasons for which a column is useless, and no more.
+_SEEN_ONCE = "each user is seen once, so the id is not informative"
+# Reasons for which a column is only useless.
 HARMLESS = (_CONSTANT, _SEEN_ONCE)
 _ZERO = re.compile(r"0+([.,]0*)?")
 _FEW_ROWS = 20
 _SURE_ROWS = 5
-_MOST_VALUES = 1_000
+_MAX_VALUES = 1_000
 _PROBED_LISTS = 2_000
 
 
@@ -106,7 +106,7 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
 
     Args:
         column: The column.
-        sample: The table it is in.
+        sample: Its table.
         roles: The keys and labels.
     """
     if column.name == roles.ad_key.name:
@@ -121,15 +121,15 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
     if _is_unique(column, sample):
         return "a different value in nearly every row of its table"
     if not _POLICY.isdisjoint(column.words):
-        return "it tells how the ad was chosen"
+        return "a property of the policy that chose the ad"
     if (why := outcome_reason(column, sample, roles)) is not None:
         return why
     if sample.table != LOG:
         return None
     if known_names.REQUEST.fullmatch(column.plain_words) and len(column.known) > _FEW_ROWS:
-        return "an id of requests or sessions, which never come again"
+        return "an id of requests or sessions, which never repeats"
     if _is_clock(column, roles):
-        return "a time, which never comes again"
+        return "a time, which never repeats"
     return _leak(column, roles) or _list_leak(column, roles)
 
 
@@ -144,19 +144,19 @@ def _is_unique(column: Column, sample: Sample) -> bool:
     if column.is_numeric:
         numbers = column.by_row(column.numbers)
         return column.is_whole and bool((np.diff(numbers) > 0).all())
-    # The words of titles repeat, though the titles do not.
+    # Titles are unique, but their words repeat.
     return kinds.separator(column) is None
 
 
 def _is_clock(column: Column, roles: Roles) -> bool:
-    """Returns whether a column is a time of day and date, beside the one that is used."""
+    """Returns whether a column is another time."""
     if len(column.known) < _FEW_ROWS or column.is_list:
         return False
     return times.is_clock(column, column.plain_words in known_names.TIMES)
 
 
 def _leak(column: Column, roles: Roles) -> str | None:
-    """Compares a column with the click."""
+    """Returns a reason if the column determines the click."""
     if roles.click is None:
         return None
     clicked = roles.clicked()
@@ -164,10 +164,10 @@ def _leak(column: Column, roles: Roles) -> str | None:
     if not 0 < num_clicks < num_known or num_clicks < _FEW_ROWS:
         return None
     if 0 < column.missing_share < 1 and np.array_equal(column.present, clicked == 1):
-        return "it is there exactly if the ad was clicked"
+        return "present exactly in the clicked rows"
     if (why := _after_clicks(column, clicked)) is not None:
         return why
-    if len(column.values) > _MOST_VALUES or len(column.known) < 2:
+    if len(column.values) > _MAX_VALUES or len(column.known) < 2:
         return None
     counts = np.maximum(column.counts, 1)
     means = np.bincount(column.codes, np.nan_to_num(clicked), len(column.values)) / counts
@@ -176,12 +176,12 @@ def _leak(column: Column, roles: Roles) -> str | None:
         column.counts[sure].sum() >= 0.99 * len(column.codes)
         and column.counts[sure & (means == 1)].sum()
     ):
-        return "its value says whether the ad was clicked"
+        return "its value determines the click"
     return None
 
 
 def _after_clicks(column: Column, clicked: np.ndarray) -> str | None:
-    """Returns a reason if a column is mostly nothing, and the rows with something were clicked."""
+    """Returns a reason if a column is mostly empty or 0 and all other rows are clicked."""
     usual = int(np.bincount(column.codes, minlength=1).argmax())
     text = column.values[usual].strip().lower()
     is_zero = columns.TRUTHS.get(text) == 0 or _ZERO.fullmatch(text) is not None
@@ -191,12 +191,12 @@ def _after_clicks(column: Column, clicked: np.ndarray) -> str | None:
         return None
     if not (clicked[others] == 1).all():
         return None
-    said = "there" if column.is_missing[usual] else f"other than {column.values[usual]!r}"
-    return f"it is {said} only where the ad was clicked; is it the engagement or the revenue?"
+    said = "present" if column.is_missing[usual] else f"other than {column.values[usual]!r}"
+    return f"{said} only in clicked rows; it may be the engagement or the revenue"
 
 
 def _list_leak(column: Column, roles: Roles) -> str | None:
-    """Compares the lists of a column with the ad of their rows, which it may hold if clicked."""
+    """Returns a reason if the lists of clicked rows contain the ad of the row."""
     separator = kinds.separator(column)
     if separator is None:
         return None
@@ -207,11 +207,11 @@ def _list_leak(column: Column, roles: Roles) -> str | None:
     ]
     if holding[0] < 0.5 or holding[1] > 0.5 * holding[0]:
         return None
-    return "its lists hold the ad of the row if it was clicked"
+    return "its lists contain the ad of the row if it was clicked"
 
 
 def _share_holding(column: Column, separator: str, ad: Column, rows: np.ndarray) -> float:
-    """Returns in which share of the rows the list holds the row's ad."""
+    """Returns the share of rows whose list contains the row's ad."""
     probed = rows[:: -(-len(rows) // _PROBED_LISTS) or 1]
     found = [
         ad.values[ad.codes[row]] in column.values[column.codes[row]].split(separator)

@@ -1,4 +1,4 @@
-"""The first rows of a log, and what they tell of its columns.
+"""The first rows of a log, and properties of their columns.
 
 Shapes: B rows of the sample, V distinct values of a column.
 """
@@ -26,30 +26,30 @@ from tfrecords.columns import (
 )
 from tfrecords.schema_inference import known_names
 
-# Of requests with several rows; fewer are slips, such as an hour that ends within one.
-_MOST_SLIPS = 0.01
+# Maximum share of keys with deviating rows, such as a request in which an hour ends.
+_MAX_DEVIATIONS = 0.01
 ROWS = 100_000
 LOG, USERS, ADS = "log", "users", "ads"
 _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
-# How much a gzip file grows when it is unpacked, about.
+# Approximate compression ratio of gzip.
 _GZIP_FACTOR = 5
 _PROBED = 200
 # 0, 0.0, no, No, NO, false, … and their opposites.
-_MOST_TRUTHS = 20
+_MAX_TRUTHS = 20
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column of a sample.
+    """A column of a sample.
 
     Attributes:
-        name: As in the file.
+        name: Name in the file.
         table: `LOG`, `USERS` or `ADS`.
-        values: [V] distinct texts, "" if missing.
-        codes: [B] each row's place among them.
-        is_list: Whether the file itself has lists; then texts are their values, joined.
-        is_time: Whether the file itself has times.
+        values: Distinct texts, "" if missing [V].
+        codes: Index of each row's value [B].
+        is_list: Whether the file's type is a list; then texts are the joined values.
+        is_time: Whether the file's type is a time.
     """
 
     name: str
@@ -84,22 +84,22 @@ class Column:
 
     @property
     def core(self) -> str:
-        """The name as labels are known by: `is_click_bool` → click."""
+        """The core of the name: `is_click_bool` → click."""
         return known_names.core(self.words)
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
-        """Rows of each distinct value [V]."""
+        """Number of rows of each distinct value [V]."""
         return np.bincount(self.codes, minlength=len(self.values))
 
     @functools.cached_property
     def is_missing(self) -> np.ndarray:
-        """Which distinct values [V] are missing ones."""
+        """Whether each distinct value is a missing one [V]."""
         return np.array([is_missing_number(value) for value in self.values], bool)
 
     @property
     def present(self) -> np.ndarray:
-        """Which rows [B] have a value."""
+        """Whether each row has a value [B]."""
         return ~self.is_missing[self.codes]
 
     @property
@@ -113,7 +113,7 @@ class Column:
 
     @functools.cached_property
     def numbers(self) -> np.ndarray:
-        """The known values as numbers; NaN for those that are none, and for mostly texts."""
+        """The known values as numbers; NaN for texts, and for all values if most are texts."""
         if (parsed := _parsed(self.known)) is not None:
             return parsed
         texts = pa.chunked_array([pa.array(self.known, pa.string())])
@@ -132,8 +132,8 @@ class Column:
 
     @functools.cached_property
     def is_truth(self) -> bool:
-        """Whether the known values are 0 and 1, or false and true, both or one of them."""
-        if len(self.known) > _MOST_TRUTHS:
+        """Whether all known values are 0 or 1, or false or true."""
+        if len(self.known) > _MAX_TRUTHS:
             return False
         faults = RowFaults(len(self.known))
         texts = pa.chunked_array([pa.array(self.known, pa.string())])
@@ -142,13 +142,13 @@ class Column:
 
     @functools.cached_property
     def times(self) -> np.ndarray:
-        """The known values as times; NaN for those that are none."""
+        """The known values as times; NaN for other values."""
         if self.is_numeric:
             return self.numbers
         return parse_times(self.known)
 
     def by_row(self, of_known: np.ndarray) -> np.ndarray:
-        """Spreads what is known of the known values to the rows [B]; NaN where missing."""
+        """Returns values of the known values by row [B]; NaN for missing ones."""
         spread = np.full(len(self.values), np.nan)
         spread[~self.is_missing] = of_known
         return spread[self.codes]
@@ -160,10 +160,10 @@ class Sample:
 
     Attributes:
         table: `LOG`, `USERS` or `ADS`.
-        columns: By name, in the file's order.
-        num_rows: B.
-        total_rows: About how many rows the files have in all.
-        notes: What could not be read.
+        columns: Columns by name, in the order of the file.
+        num_rows: Number of rows B.
+        total_rows: Approximate number of rows of all files.
+        notes: Notes on what could not be read.
     """
 
     table: str
@@ -177,7 +177,7 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     """Reads the first rows of the first file.
 
     Raises:
-        FileNotFoundError, ValueError: The file cannot be read, or has no rows.
+        FileNotFoundError, ValueError: The file cannot be read or has no rows.
     """
     path = paths[0]
     names, notes = _readable(path)
@@ -185,12 +185,12 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
     chunks = opened.chunks()
     chunk = next(chunks, None)
     if chunk is None:
-        raise ValueError(f"{path} holds no rows below its header.")
+        raise ValueError(f"{path} has no rows below its header.")
     parsed = opened.parse(chunk)
     rows = parsed.table.slice(0, ROWS)
     if not rows.num_rows:
         line, reason = min(parsed.faults.items())
-        raise ValueError(f"{path} has no row that can be read; line {line}: {reason}.")
+        raise ValueError(f"{path} has no valid rows; line {line}: {reason}.")
     if parsed.faults:
         line, reason = min(parsed.faults.items())
         notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
@@ -202,7 +202,7 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
 
 
 def _parsed(texts: Sequence[str]) -> np.ndarray | None:
-    """Returns numbers [V], the quick way, or None if they need a closer look."""
+    """Parses numbers [V] the fast way, or returns None if it does not work."""
     probe = texts[:: -(-len(texts) // _PROBED) or 1]
     bad = [number_fault("", text) is not None for text in probe]
     if sum(bad) > 0.5 * len(bad):
@@ -219,9 +219,9 @@ def _readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
     found = formats.column_names(path, ())
     for name in dict.fromkeys(found):
         if not name:
-            notes.append(f"{path} has a column without a name, such as a row number; left out.")
+            notes.append(f"Left out: a column of {path} without a name, such as a row number.")
         elif found.count(name) > 1:
-            notes.append(f"{path} has several columns {name!r}; left out. Rename them.")
+            notes.append(f"Left out: several columns of {path} are named {name!r}. Rename them.")
         elif formats.is_parquet(path) and (fault := _fault(path, name)):
             notes.append(f"Left out: {fault}")
         else:
@@ -246,7 +246,7 @@ def _column(name: str, table: str, column: pa.ChunkedArray) -> Column:
 
 
 def _present(lists: pa.ListArray) -> pa.ListArray:
-    """Returns lists without what is missing in them."""
+    """Returns lists without their missing values."""
     values, rows = lists.flatten(), pc.list_parent_indices(lists)
     kept = pc.is_valid(values)
     counts = np.bincount(rows.filter(kept).to_numpy(), minlength=len(lists))
@@ -263,7 +263,7 @@ def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:
 
 
 def is_constant_per_ad(column: Column, ad: Column) -> bool:
-    """Returns whether ads shown more than once, in most of the rows, have one value each."""
+    """Returns whether repeated ads, if they have most of the rows, have one value each."""
     repeated = ad.counts > 1
     if repeated[ad.codes].mean() < 0.5 or len(ad.known) < 2:
         return False
@@ -271,15 +271,15 @@ def is_constant_per_ad(column: Column, ad: Column) -> bool:
 
 
 def varies_within(column: Column, key: Column) -> bool:
-    """Returns whether rows of one key often have different values."""
+    """Returns whether rows with equal keys often have different values."""
     repeated = key.counts > 1
-    return bool(repeated.any() and _differs(column, key)[repeated].mean() > _MOST_SLIPS)
+    return bool(repeated.any() and _differs(column, key)[repeated].mean() > _MAX_DEVIATIONS)
 
 
 def _differs(column: Column, key: Column) -> np.ndarray:
-    """Returns for which values of the key [K] the column has more than one."""
+    """Returns for each value of the key [K] whether the column has several values."""
     first = np.zeros(len(key.values), np.int64)
-    # Of values assigned to one place the last stays: reversed, the first.
+    # The last assignment to an index counts; in reverse order, this is the first row.
     first[key.codes[::-1]] = column.codes[::-1]
     differs = np.zeros(len(key.values), bool)
     differs[key.codes[column.codes != first[key.codes]]] = True

@@ -1,7 +1,7 @@
 """Proposes a schema for a log from its first rows.
 
-The proposal is a beginning: it loads and converts as it is, and its notes say what was
-decided and why, for a person to edit.
+The proposal is a starting point: it can be used unchanged, and its notes explain the decisions, so
+that a person can edit it.
 """
 
 import collections
@@ -11,24 +11,24 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tfrecords import schema
+from tfrecords import schema, terminal
 from tfrecords.schema_inference import column_roles, kinds, leaks, log_sample, sides
 from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
 
-# Arguments of the exported signatures, which no field can be named as.
+# Arguments of the exported signatures, which fields must not be named like.
 _RESERVED = {"self", "ad_features"}
 
 
 def propose_fields(
     samples: Sequence[Sample], roles: Roles, notes: list[str]
 ) -> list[dict[str, Any]]:
-    """Returns the fields as JSON values; says in `notes` what was decided.
+    """Returns the fields as JSON values.
 
     Args:
-        samples: Of the log first, then of users and ads where there are tables of them.
+        samples: Samples of the log, and then of the tables of users and ads, if any.
         roles: The keys and labels.
-        notes: Extended.
+        notes: Notes on the decisions are added.
     """
     total_rows = samples[0].total_rows
     min_count = _min_count(total_rows)
@@ -45,10 +45,10 @@ def propose_fields(
             if why in leaks.HARMLESS and side == "query":
                 spare.append(column)
     if spare and not any(key.startswith("Query") for key in chosen):
-        chosen["Query side, for want of anything better"] = spare[:1]
+        chosen["Query side, as a fallback"] = spare[:1]
         dropped = {why: [n for n in own if n != spare[0].name] for why, own in dropped.items()}
-    notes += [f"{key}: {shown([c.name for c in own])}." for key, own in chosen.items()]
-    notes += [f"Left out ({why}): {shown(names)}." for why, names in dropped.items() if names]
+    notes += [f"{key}: {_quoted([c.name for c in own])}." for key, own in chosen.items()]
+    notes += [f"Left out ({why}): {_quoted(names)}." for why, names in dropped.items() if names]
     notes += _shared(samples)
     fields: list[dict[str, Any]] = []
     for key, own in chosen.items():
@@ -58,8 +58,8 @@ def propose_fields(
             is_key = column.name in (roles.ad_key.name, getattr(roles.user_key, "name", None))
             kind = {"kind": "categorical"} if is_key else kinds.kind(column, notes)
             fields.append(_field(column, side, kind, min_count, fields))
-    rare = f"a value seen fewer than {min_count} times counts as unknown"
-    rare = rare if min_count > 1 else "every value counts, however rare"
+    rare = f"values seen fewer than {min_count} times are out of vocabulary"
+    rare = rare if min_count > 1 else "all values are in the vocabulary, however rare"
     notes.append(f"About {total_rows:,} rows: {rare} (min_count {min_count}).")
     return fields
 
@@ -81,27 +81,25 @@ def _field(
 
 
 def _shared(samples: Sequence[Sample]) -> list[str]:
-    """Says which columns of the table of ads cannot be read, as that of users has them too."""
+    """Returns a note on columns of both tables, which are read from that of users."""
     of_table = {sample.table: set(sample.columns) for sample in samples}
     shared = of_table.get(USERS, set()) & of_table.get(ADS, set()) - of_table[LOG]
     if not shared:
         return []
     return [
-        f"The tables of users and ads both have {shown(sorted(shared))}, and the users' is read; "
-        "rename the ads'."
+        f"The tables of users and ads both have {_quoted(sorted(shared))}; the users' column is "
+        "read. Rename the ads' to read it."
     ]
 
 
-def shown(names: Sequence[str], most: int = 12) -> str:
-    """Returns the first names and how many there are more."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(repr(name) for name in names[:most]) + more
+def _quoted(names: Sequence[str]) -> str:
+    return terminal.format_list([repr(name) for name in names], 12)
 
 
 def _candidates(samples: Sequence[Sample], roles: Roles) -> Iterator[tuple[Sample, Column]]:
-    """Yields each column that may be a field; the log's comes before a table's."""
+    """Yields the columns that may be fields; the log's come before those of tables."""
     in_roles = roles.names()
-    # The log's own keys are fields too: the user and the ad that are known by their ids.
+    # The ids of users and ads are fields too.
     keys = {key.name for key in (roles.user_key, roles.ad_key) if key is not None}
     seen: set[str] = set()
     for sample in samples:
@@ -119,7 +117,7 @@ def _min_count(total_rows: int) -> int:
 
 
 def _safe_name(name: str, taken: set[str]) -> str:
-    """Returns a name of letters, digits and `_` that no other is, in whatever case."""
+    """Returns a unique name of letters, digits and `_`, independent of case."""
     safe = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
     if not re.match("[A-Za-z]", safe):
         safe = f"field_{safe}".rstrip("_")
@@ -140,17 +138,17 @@ def propose(
     """Proposes a schema.
 
     Args:
-        paths: The log: CSV, TSV or Parquet files; the first rows of the first are looked at.
+        paths: The log: CSV, TSV or Parquet files; the first rows of the first one are read.
         users: Table of users, or None.
         ads: Table of ads, or None.
 
     Returns:
-        The schema as JSON values that `schema.schema_from_json` reads, and notes in plain words.
+        The schema as JSON values for `schema.schema_from_json`, and notes.
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: A file cannot be read, no column looks like the ad, a table shares no key
-            with the log, or no column tells of the user or context.
+        ValueError: A file cannot be read, no column looks like an ad id, a table has no key in
+            common with the log, or no column describes the user or context.
     """
     tables = [(paths, log_sample.LOG)]
     tables += [([users], log_sample.USERS)] if users is not None else []
@@ -164,8 +162,8 @@ def propose(
     fields = propose_fields(samples, roles, notes)
     if not any(field["side"] == "query" for field in fields):
         raise ValueError(
-            f"{paths[0]}: no column tells of the user or context, so there is nothing to "
-            "recommend by; add one, such as a user id, a country or an hour. " + " ".join(notes)
+            f"{paths[0]}: no column describes the user or context; expected at least one, such as "
+            "a user id, a country or an hour. Add it. " + " ".join(notes)
         )
     proposal: dict[str, Any] = {
         "name": _name(paths[0]),
@@ -195,17 +193,17 @@ def write_proposal(
         paths: The log's files.
         users: Table of users, or None.
         ads: Table of ads, or None.
-        target_path: The schema file; it must not exist yet.
+        target_path: The schema file to create.
 
     Returns:
-        What to tell the person who will edit it.
+        A message for the person who will edit it.
 
     Raises:
-        FileExistsError: There is such a file, perhaps edited by hand.
-        FileNotFoundError, ValueError: As `propose`.
+        FileExistsError: The file exists.
+        FileNotFoundError, ValueError: As in `propose`.
     """
     if target_path.exists():
-        raise FileExistsError(f"{target_path} exists; move it away, or name another file.")
+        raise FileExistsError(f"{target_path} exists. Move it, or name another file.")
     proposal, notes = propose(paths, users, ads)
     target_path.parent.mkdir(parents=True, exist_ok=True)
     target_path.write_text(_text(proposal), encoding="utf-8")
@@ -213,13 +211,13 @@ def write_proposal(
     return (
         f"Wrote a proposed schema of {len(proposal['fields'])} fields to {target_path}.\n"
         f"{points}\n"
-        "Look it over, edit the file where this is wrong, then convert with "
+        "Check these decisions, edit the file where they are wrong, then convert with "
         f"--format=tabular --schema_path={target_path}."
     )
 
 
 def _text(proposal: dict[str, Any]) -> str:
-    """Returns a proposal as JSON with a field on each line."""
+    """Returns a proposal as JSON with one field per line."""
     fields = ",\n    ".join(json.dumps(field, ensure_ascii=False) for field in proposal["fields"])
     lines = []
     for key, value in proposal.items():

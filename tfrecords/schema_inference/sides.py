@@ -1,7 +1,7 @@
-"""Tells on which side of the join a column belongs.
+"""Infers the side of a column: query or ad.
 
-A record keeps the query fields of a request once, so what differs between the rows of a
-request cannot be one; the catalogue keeps the ad fields of an ad once.
+A record stores the query fields of a request once, so that a column that differs between the rows
+of a request cannot be a query field. The catalogue stores the ad fields of an ad once.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _OF_QUERY = {
     "hour", "weekday", "session", "context", "ip", "referrer", "locale", "query", "search", "srch",
     "history", "hist", "basket", "cart", "seen", "viewed", "watched", "visited",
 }  # fmt: skip
-# What an ad has beside its names, though it may change with time.
+# Words for properties of an ad that may change over time.
 _OF_AD = {
     "price", "cost", "bid", "discount", "promotion", "promo", "stock", "stars", "star", "fee",
     "brand", "seller", "merchant", "advertiser", "margin", "budget",
@@ -28,14 +28,14 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
 
     Args:
         column: The column.
-        samples: Of the log and the tables.
+        samples: Samples of the log and the tables.
         roles: The keys and labels.
     """
     tables = {s.table for s in samples if column.name in s.columns}
     if column.name == roles.ad_key.name:
-        return "ad", "as it is the ad"
+        return "ad", "the ad id"
     if roles.user_key is not None and column.name == roles.user_key.name:
-        return "query", "as it is the user"
+        return "query", "the user id"
     if ADS in tables and USERS not in tables:
         return "ad", "in the table of ads"
     if USERS in tables:
@@ -48,30 +48,28 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
         is_context = not of_ad and log_sample.varies_within(column, roles.ad_key)
         return _varying_side(column, is_constant, is_context, of_query)
     if of_query:
-        return "query", "of the user or context by its name"
+        return "query", "about the user or context by name"
     if is_constant:
-        return "ad", "always the same for one ad"
+        return "ad", "constant for each ad"
     if roles.request_key is not None:
-        return "query", "the same in all rows of a request"
-    return "query", "differs between showings of one ad"
+        return "query", "constant within each request"
+    return "query", "varies between impressions of an ad"
 
 
 def _varying_side(
     column: Column, is_constant: bool, is_context: bool, of_query: bool
 ) -> tuple[str | None, str]:
-    """Returns the side of what differs between the rows of a request."""
+    """Returns the side of a column that varies within a request."""
     if column.plain_words in known_names.POSITIONS or not _SLOTS.isdisjoint(column.words):
-        return None, "the slot that an ad was shown in, which is not known before it is chosen"
+        return None, "the position of the ad, which is unknown before the ad is chosen"
     if is_constant:
-        return "ad", "always the same for one ad"
+        return "ad", "constant for each ad"
     if of_query:
         return None, (
-            "of the user or context by its name, but different within a request, of which one "
-            "value is kept"
+            "about the user or context by name, but varies within a request, which stores one value"
         )
     if is_context:
         return None, (
-            "different within a request and for one ad, and not named after the ad, of which the "
-            "catalogue keeps one value"
+            "varies within a request and for an ad, of which the catalogue stores one value"
         )
-    return "ad", "differs within a request; the catalogue keeps each ad's latest value"
+    return "ad", "varies within a request; the catalogue stores each ad's latest value"

@@ -1,4 +1,4 @@
-"""Finds the time of the rows of a log."""
+"""Finds the time column of a log."""
 
 from collections.abc import Sequence
 
@@ -9,30 +9,31 @@ from tfrecords.schema_inference import known_names
 from tfrecords.schema_inference.log_sample import Column
 
 _PROBED = 50
-# Beyond the nanoseconds of any date; a number that is larger is none.
+# Larger than the nanoseconds of any date.
 _LATEST = 1e20
 
 
 def find(columns: Sequence[Column], notes: list[str]) -> Column | None:
-    """Returns the column with the time of a row, or None; says in `notes` which is none."""
+    """Returns the time column, or None; adds notes about unsuitable columns."""
     named = [c for c in columns if c.plain_words in known_names.TIMES]
     named.sort(key=lambda c: known_names.TIMES.index(c.plain_words))
     ending = [c for c in columns if c.words and c.words[-1] in ("time", "timestamp", "at", "date")]
     for column in (*named, *ending, *columns):
-        if column.missing_share > known_names.MOST_MISSING or not column.known or column.is_list:
+        if column.missing_share > known_names.MAX_MISSING or not column.known or column.is_list:
             continue
         if is_clock(column, column in named):
             return column
         if column in named and not column.is_numeric and np.isnan(column.times).any():
             bad = column.known[int(np.flatnonzero(np.isnan(column.times))[0])]
             notes.append(
-                f"{column.name!r} is not the time: {bad[:40]!r} is neither a number nor ISO 8601."
+                f"{column.name!r} is not the time, because {bad[:40]!r} is neither a number nor an "
+                "ISO 8601 time."
             )
     return None
 
 
 def is_clock(column: Column, is_named: bool) -> bool:
-    """Returns whether values are dates, epochs, or rising numbers of a column named so."""
+    """Returns whether values are dates or epochs, or numbers of a column named like a time."""
     if column.is_time:
         return True
     if np.isnan(parse_times(column.known[:_PROBED])).any() or np.isnan(column.times).any():
@@ -46,7 +47,7 @@ def is_clock(column: Column, is_named: bool) -> bool:
 
 
 def seconds(column: Column) -> np.ndarray | None:
-    """Returns the known times [V] of a clock in seconds, or None if their unit is not known."""
+    """Returns the known times [V] in seconds, or None if their unit is unknown."""
     if not column.is_numeric:
         return column.times
     unit = _epoch_unit(column)
@@ -54,7 +55,7 @@ def seconds(column: Column) -> np.ndarray | None:
 
 
 def _epoch_unit(column: Column) -> float | None:
-    """Returns how many units a second has: of dates as numbers, of the years 2000 to 2040."""
+    """Returns the units per second if numbers are dates of the years 2000 to 2040, or None."""
     low, high = float(column.numbers.min()), float(column.numbers.max())
     units = (1.0, 1e3, 1e6, 1e9)
     return next((u for u in units if 9.4e8 * u <= low and high <= 2.3e9 * u), None)

@@ -1,4 +1,4 @@
-"""A synthetic world with known ground truth, and logs drawn from it."""
+"""A synthetic world with known ground truth, and logs sampled from it."""
 
 from tfrecords.synthetic.log import (
     AD_COLUMNS,

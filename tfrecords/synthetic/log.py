@@ -1,4 +1,4 @@
-"""A synthetic log in Criteo's layout, with the planted truth beside it.
+"""A synthetic log in Criteo's layout, with its ground truth.
 
     config = synthetic.WorldConfig(seed=7)
     log = synthetic.write_log("work/synthetic", 100_000, config)
@@ -8,10 +8,10 @@ Files, all in the same row order:
     log.tsv            label, I1..I13, C1..C26; tab-separated, no header, "" is missing; rows
                        in time order, the rows of a request adjacent in the order of positions
     log.extra.tsv      header; request_id, position, engagement (0 or 1), revenue
-    ads.tsv            header; ad-side columns of every ad, also of those the log never shows
+    ads.tsv            header; ad-side columns of all ads, including those that are never shown
     schema.json        the schema of the log
     truth/truth.arrow  Arrow IPC; click_probability, engagement_probability and
-                       expected_revenue of each row, per impression, position effect included
+                       expected_revenue of each impression, with the position effect
     truth/world.json   the config, from which `load_world` rebuilds the world
 
 A longer log of the same config starts with the rows of a shorter one.
@@ -44,12 +44,12 @@ EXTRA_COLUMNS = ("request_id", "position", "engagement", "revenue")
 TRUTH_COLUMNS = ("click_probability", "engagement_probability", "expected_revenue")
 
 _REQUESTS_PER_CHUNK = 4_096
-_MIN_COUNT = {"C3": 10, "C21": 10}  # ids seen a few times only teach noise
+_MIN_COUNT = {"C3": 10, "C21": 10}  # The embeddings of rare ids overfit.
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticLog:
-    """Where the files of one synthetic log are."""
+    """The paths of the files of a synthetic log."""
 
     directory: pathlib.Path
 
@@ -79,7 +79,7 @@ class SyntheticLog:
 
 
 def schema() -> Schema:
-    """Returns the schema of a synthetic log: Criteo's columns, four labels beside them."""
+    """Returns the schema of a synthetic log: Criteo's columns, request, position and labels."""
     fields = []
     for name in (*NUMERIC, *CATEGORICAL):
         kind = "numeric" if name in NUMERIC else "categorical"
@@ -100,20 +100,20 @@ def schema() -> Schema:
 def write_log(
     directory: str | os.PathLike[str], n_samples: int, config: WorldConfig | None = None
 ) -> SyntheticLog:
-    """Writes a log of exactly `n_samples` impressions; the last request may be cut.
+    """Writes a log of exactly `n_samples` impressions; the last request may be incomplete.
 
-    Every file is written under a temporary name and renamed, log.tsv last.
+    All files are written under temporary names and renamed, log.tsv last.
 
     Args:
-        directory: Where to write; made if it is not there. Files of an older log are replaced.
-        n_samples: Number of impressions, that is rows.
-        config: The world; None is the default one.
+        directory: Output directory, created if needed. Files of an older log are replaced.
+        n_samples: Number of impressions, that is, rows.
+        config: Configuration of the world; None: the default.
 
     Raises:
-        ValueError: n_samples is not a positive number.
+        ValueError: n_samples is not positive.
     """
     if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1 impression, got {n_samples}.")
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}.")
     log = SyntheticLog(pathlib.Path(directory))
     log.directory.mkdir(parents=True, exist_ok=True)
     staging = SyntheticLog(pathlib.Path(tempfile.mkdtemp(prefix=".synthetic-", dir=log.directory)))
@@ -137,12 +137,12 @@ def load_world(directory: str | os.PathLike[str]) -> World:
     """Rebuilds the world of a log that `write_log` wrote.
 
     Raises:
-        FileNotFoundError: The directory holds no truth/world.json.
+        FileNotFoundError: The directory has no truth/world.json.
         ValueError: The file is not the config of a world.
     """
     path = SyntheticLog(pathlib.Path(directory)).world
     if not path.is_file():
-        raise FileNotFoundError(f"No world at {path}: the directory is not a synthetic log's.")
+        raise FileNotFoundError(f"No world at {path}; expected the directory of a synthetic log.")
     try:
         return World(WorldConfig(**json.loads(path.read_text(encoding="utf-8"))))
     except (TypeError, ValueError) as error:
@@ -150,10 +150,10 @@ def load_world(directory: str | os.PathLike[str]) -> World:
 
 
 def _impressions(world: World, n_samples: int) -> Iterator[synthetic_world.Columns]:
-    """Yields chunks of impressions, n_samples rows in all."""
+    """Yields chunks of impressions, n_samples rows in total."""
     chunk = 0
     while n_samples > 0:
-        # A generator per chunk: what comes later in the log does not change what is before.
+        # A generator per chunk: the start of a log does not depend on its length.
         rng = np.random.default_rng([world.config.seed, 4, chunk])
         rows = world.impressions(rng, _REQUESTS_PER_CHUNK, chunk * _REQUESTS_PER_CHUNK)
         yield {name: values[:n_samples] for name, values in rows.items()}
@@ -164,7 +164,7 @@ def _impressions(world: World, n_samples: int) -> Iterator[synthetic_world.Colum
 def _write_rows(
     paths: SyntheticLog, chunks: Iterator[synthetic_world.Columns], written: Callable[[int], object]
 ) -> None:
-    """Writes log.tsv, log.extra.tsv and truth.arrow of the chunks; `written` is told the rows."""
+    """Writes log.tsv, log.extra.tsv and truth.arrow; calls `written` with the rows of a chunk."""
     truth_schema = pa.schema([(name, pa.float64()) for name in TRUTH_COLUMNS])
     with (
         paths.log.open("wb") as log,
@@ -194,7 +194,7 @@ def _append(sink: BinaryIO, columns: synthetic_world.Columns) -> None:
 
 
 def _printable(name: str, values: np.ndarray) -> pa.Array:
-    """Returns whole numbers, with null for NaN, where the column holds nothing else."""
+    """Converts a column of whole numbers to integers, with null for NaN."""
     if name == "revenue" or values.dtype.kind == "U":
         return pa.array(values)
     missing = np.isnan(values)

@@ -1,8 +1,8 @@
-"""The population of the synthetic world: its constants, users, ads and page views.
+"""The population of the synthetic world: constants, users, ads and page views.
 
-Columns carry Criteo's names and are *codes* here: a categorical column is an int array in
-which 0 is missing and 1..V are its values; a numeric column is a float64 array of whole
-numbers in which NaN is missing.
+Columns have Criteo's names and are *codes* here: a categorical column is an int array in which 0
+is missing and 1..V are its values; a numeric column is a float64 array of whole numbers in which
+NaN is missing.
 
     user     C3 user id, C1 segment, C12 interest, C2 city, C15 country, C23 age band, C24 gender,
              I1 visits, I2 days since the last visit (-1: first seen today), I4 spend,
@@ -26,7 +26,7 @@ QUERY_NUMERIC = tuple(f"I{i}" for i in range(1, 10))
 AD_CATEGORICAL = ("C7", "C8", "C11", "C13", "C17", "C18")
 AD_NUMERIC = ("I10", "I11", "I12", "I13")
 
-# Share of missing values: of users for what describes a user, else of page views or ads.
+# Share of missing values: of users for user fields, otherwise of page views or ads.
 MISSING = {
     "C1": 0.04, "C2": 0.08, "C3": 0.10, "C4": 0.01, "C9": 0.02, "C10": 0.06, "C12": 0.15,
     "C14": 0.03, "C15": 0.08, "C16": 0.12, "C19": 0.40, "C22": 0.35, "C23": 0.20, "C24": 0.30,
@@ -38,9 +38,9 @@ MISSING = {
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """Every constant of the world; the same config gives the same bytes.
+    """The constants of the world; equal configs give equal bytes.
 
-    `*_scale` is the size of a term on the logit (for revenue: on the log).
+    `*_scale` is the size of a term in the logit (of revenue: in the logarithm).
     """
 
     seed: int = 7
@@ -56,15 +56,15 @@ class WorldConfig:
     num_cities: int = 300
     ad_popularity_exponent: float = 0.7  # Zipf
     user_popularity_exponent: float = 0.8  # Zipf
-    unlaunched_fraction: float = 0.03  # ads in the catalogue that the log cannot show
+    unlaunched_fraction: float = 0.03  # ads of the catalogue that are never shown
     requests_per_day: int = 400  # a sampled log: 100,000 impressions are about 50 days
     mean_ads_per_request: float = 5.0
     max_ads_per_request: int = 12
     exposure_relevance: float = 1.2  # how strongly the logging policy follows relevance
-    exposure_noise: float = 0.4  # how wrong its idea of an advertiser's theme is
+    exposure_noise: float = 0.4  # noise of its estimate of an advertiser's theme
     rank: int = 5  # dimensions of the affinity between tastes and themes
     click_rate: float = 0.23  # of the log; the intercept is solved for it
-    position_scale: float = 0.3  # times log(1 + position), taken from the logit
+    position_scale: float = 0.3  # times log(1 + position), subtracted from the logit
     affinity_scale: float = 1.4
     price_scale: float = 2.0
     slot_scale: float = 0.6
@@ -75,7 +75,7 @@ class WorldConfig:
     ad_scale: float = 0.2
     publisher_scale: float = 0.2
     user_scale: float = 0.2
-    engagement_rate: float = 0.15  # of the clicks of the log; likewise
+    engagement_rate: float = 0.15  # of the clicks of the log, likewise
     engagement_affinity_scale: float = 1.2
     engagement_side_scale: float = 0.3
     revenue_bias: float = 0.2
@@ -100,8 +100,8 @@ class Population:
     """Users, ads and the distribution of page views.
 
     Attributes:
-        ads: Codes of every ad, [num_ads] each.
-        popularity: Zipf weight of every ad, [num_ads]; 0 for ads not launched yet.
+        ads: Codes of all ads [num_ads].
+        popularity: Zipf weights of all ads [num_ads]; 0 for ads that are not launched.
     """
 
     def __init__(self, config: WorldConfig) -> None:
@@ -122,13 +122,13 @@ class Population:
         self.popularity[rng.random(config.num_ads) < config.unlaunched_fraction] = 0.0
 
     def page_views(self, rng: np.random.Generator, n: int, start: int | None = None) -> Columns:
-        """Draws query-side codes, [n] each.
+        """Draws query-side codes [n].
 
         Args:
             rng: Source of randomness.
             n: Number of page views.
-            start: Number of the first one in the log, which gives weekday and hour; None
-                draws page views of any time.
+            start: Number of the first one in the log, which determines weekday and hour; None:
+                random times.
         """
         per_day = self.config.requests_per_day
         time = rng.random(n) * 7 if start is None else (start + np.arange(n) + 0.5) / per_day
@@ -218,7 +218,7 @@ def _choice(rng: np.random.Generator, weights: np.ndarray, n: int) -> np.ndarray
 
 
 def _follow(rng: np.random.Generator, codes: np.ndarray, size: int, noise: float) -> np.ndarray:
-    """Returns codes 1..size that are a function of `codes` but for a share of noise."""
+    """Returns codes 1..size that are a function of `codes`, except for a share of noise."""
     own = 1 + (codes - 1) * size // (codes.max(initial=1) + 1)
     return np.where(rng.random(len(codes)) < noise, rng.integers(1, size + 1, len(codes)), own)
 

@@ -1,11 +1,11 @@
-"""The synthetic world: who asks, what is shown, and the planted truth of it.
+"""The synthetic world: requests, shown ads and their ground truth.
 
-Shapes: n aligned rows; Q queries; N ads of the catalogue. A column is an array of strings
-(eight hex digits, "" is missing) or of float64 (NaN is missing), named as in Criteo's log.
+Shapes: n aligned rows; Q queries; N ads of the catalogue. A column is an array of strings (eight
+hex digits, "" is missing) or of float64 (NaN is missing), with the names of Criteo's log.
 
 Ads are shown by successive sampling without replacement with weights
-`popularity[ad] * exp(relevance[query, advertiser of the ad])`, where the relevance is a
-distorted idea of the planted affinity.
+`popularity[ad] * exp(relevance[query, advertiser of the ad])`; the relevance is a noisy estimate of
+the true affinity.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ _REQUESTS_FOR_RATES = 8_192
 
 
 class World:
-    """Users, ads and contexts with planted probabilities; deterministic from its config.
+    """Users, ads and contexts with known probabilities, which the config determines.
 
     Attributes:
         config: The constants.
-        ads: Ad-side columns of the whole catalogue, [N] each, shown in the log or not.
+        ads: Ad-side columns of the whole catalogue [N].
     """
 
     def __init__(self, config: population.WorldConfig | None = None) -> None:
@@ -53,7 +53,7 @@ class World:
         self._set_rates(np.random.default_rng([self.config.seed, 5]))
 
     def sample_requests(self, rng: np.random.Generator, n: int) -> Columns:
-        """Draws query-side columns, [n] each, at any hour of the week."""
+        """Draws query-side columns [n] at random times."""
         return self.decode(self._population.page_views(rng, n))
 
     def click_probability(
@@ -62,9 +62,9 @@ class World:
         """Returns p(click) of aligned rows, float64 [n].
 
         Args:
-            query: Query-side columns, [n] each.
-            ads: Ad-side columns, [n] each.
-            position: Slots the ads are shown in, [n]; None is the first slot, 0, for all.
+            query: Query-side columns [n].
+            ads: Ad-side columns [n].
+            position: Positions of the ads [n]; None: the first position, 0, for all.
         """
         logit = self._truth.click_logit(*self._terms(query, ads), matrix=False)
         return sigmoid(logit - self._position_effect(position))
@@ -80,21 +80,21 @@ class World:
         return np.exp(log_revenue + self.config.revenue_sigma**2 / 2)
 
     def click_probability_matrix(self, query: Columns) -> np.ndarray:
-        """Returns p(click) in the first slot of every query with every ad, float64 [Q, N]."""
+        """Returns p(click) at the first position of all queries and ads, float64 [Q, N]."""
         return self._matrix(
             query,
             lambda terms: sigmoid(self._truth.click_logit(terms, self._ad_terms, matrix=True)),
         )
 
     def engagement_probability_matrix(self, query: Columns) -> np.ndarray:
-        """Returns p(engagement | click) of every query with every ad, float64 [Q, N]."""
+        """Returns p(engagement | click) of all queries and ads, float64 [Q, N]."""
         return self._matrix(
             query,
             lambda terms: sigmoid(self._truth.engagement_logit(terms, self._ad_terms, matrix=True)),
         )
 
     def expected_revenue_given_engagement_matrix(self, query: Columns) -> np.ndarray:
-        """Returns the mean revenue of an engagement, every query and ad, float64 [Q, N]."""
+        """Returns the mean revenue of an engagement of all queries and ads, float64 [Q, N]."""
         variance = self.config.revenue_sigma**2
         return self._matrix(
             query,
@@ -104,10 +104,10 @@ class World:
         )
 
     def exposure_weight_matrix(self, query: Columns) -> np.ndarray:
-        """Returns the logging policy's weight of every ad for every query, float64 [Q, N].
+        """Returns the logging policy's weights of all ads for all queries, float64 [Q, N].
 
-        The first ad of a request is drawn with probability weight / sum of the row, each
-        next one likewise from what is left. Ads that are not launched have weight 0.
+        The first ad of a request is drawn with probability weight / sum of the row, and each
+        further one likewise from the remaining ads. Ads that are not launched have weight 0.
         """
         advertiser, popularity = self._population.ads["C13"], self._population.popularity
         return self._matrix(
@@ -116,7 +116,7 @@ class World:
         )
 
     def encode(self, columns: Columns) -> Columns:
-        """Turns columns into codes; an unknown string counts as missing."""
+        """Converts columns to codes; unknown strings are missing."""
         codes = {}
         for name, values in columns.items():
             if name in self._vocabularies:
@@ -128,14 +128,14 @@ class World:
         return codes
 
     def decode(self, codes: Columns) -> Columns:
-        """Turns codes into columns; the inverse of `encode`."""
+        """Converts codes to columns; the inverse of `encode`."""
         return {
             name: self._vocabularies[name][values] if name in self._vocabularies else values
             for name, values in codes.items()
         }
 
     def impressions(self, rng: np.random.Generator, n: int, start: int) -> Columns:
-        """Draws the impressions of n requests, in order: the columns of a log, [rows] each.
+        """Draws the impressions of n requests, in order: the columns of a log [rows].
 
         Args:
             rng: Source of randomness.
@@ -144,7 +144,7 @@ class World:
 
         Returns:
             Query-side and ad-side columns, `request_id` and `position` (int64), `label` and
-            `engagement` (0 or 1), `revenue`, and the truth as logged, per impression:
+            `engagement` (0 or 1), `revenue`, and the ground truth of each impression:
             `click_probability`, `engagement_probability`, `expected_revenue` (float64).
         """
         page_views = self._population.page_views(rng, n, start)
@@ -203,7 +203,7 @@ class World:
         )
         advertiser = (flat % bounds.shape[1]).astype(np.int64)
         low, high = self._advertiser_bounds[advertiser], self._advertiser_bounds[advertiser + 1]
-        # Drawing with replacement and dropping repeats is successive sampling without it.
+        # Sampling with replacement and dropping repeats is successive sampling without it.
         place = np.searchsorted(
             self._cumulative, low + rng.random(low.shape) * (high - low), side="right"
         )
@@ -239,14 +239,14 @@ class World:
 
 
 def _vocabulary(seed: list[int], size: int) -> np.ndarray:
-    """Returns distinct strings of eight hex digits behind "", [1 + size]."""
+    """Returns "" and distinct strings of eight hex digits [1 + size]."""
     rng = np.random.default_rng(seed)
     values = rng.permutation(np.unique(rng.integers(0, 2**32, 2 * size + 16)))[:size]
     return np.array(["", *(f"{value:08x}" for value in values)])
 
 
 def _first_seen(ad: np.ndarray) -> np.ndarray:
-    """Numbers the distinct values of each row in order of appearance; -1 for repeats."""
+    """Numbers the distinct values of each row by first appearance; -1 for repeats."""
     order = np.argsort(ad, axis=1, kind="stable")
     ordered = np.take_along_axis(ad, order, axis=1)
     repeat = np.zeros(ad.shape, dtype=bool)

@@ -1,11 +1,11 @@
-"""The planted functions of the synthetic world: click, engagement, revenue, exposure.
+"""The ground-truth functions of the synthetic world: click, engagement, revenue, exposure.
 
-Every function takes *codes*, the observed columns as integers and numbers: a categorical
-column is an int array in which 0 is missing and 1..V are its values; a numeric column is a
-float64 array in which NaN is missing. Missing has effects of its own in every function.
+The functions take *codes*, the columns as numbers: a categorical column is an int array in which 0
+is missing and 1..V are its values; a numeric column is a float64 array in which NaN is missing.
+Missing values have effects of their own.
 
-The two sides are turned into terms first and joined afterwards, either row by row
-(aligned, [n]) or every query with every ad (matrix, [Q, N]):
+Each side is first converted to terms; the terms are then joined row by row (aligned, [n]) or for
+all pairs of a query and an ad (matrix, [Q, N]):
 
     click logit = query bias + ad bias
                 + affinity_scale * tanh(<taste of the query, theme of the ad>)   low rank
@@ -26,19 +26,19 @@ Columns = population.Columns
 
 
 class Truth:
-    """Planted tables and the scores computed from them.
+    """Ground-truth tables and the scores computed from them.
 
     Attributes:
-        click_intercept: Added to every click logit; whoever knows the log's traffic sets it.
-        engagement_intercept: Added to every engagement logit; likewise.
+        click_intercept: Added to all click logits; the caller sets it for the log's traffic.
+        engagement_intercept: Added to all engagement logits, likewise.
     """
 
     def __init__(self, config: population.WorldConfig, ads: Columns) -> None:
         """Draws the tables.
 
         Args:
-            config: The world.
-            ads: Codes of the catalogue, [N] each; the logging policy knows its advertisers.
+            config: Configuration of the world.
+            ads: Codes of the catalogue [N]; the logging policy knows its advertisers.
         """
         self.config = config
         self.click_intercept = self.engagement_intercept = 0.0
@@ -77,7 +77,7 @@ class Truth:
         self.liked_price = effects("C1", 0.5)
 
     def _believe(self, rng: np.random.Generator, ads: Columns) -> np.ndarray:
-        """Returns the mean theme of each advertiser's ads, distorted: [1 + advertisers, rank]."""
+        """Returns the mean theme of each advertiser's ads with noise: [1 + advertisers, rank]."""
         size = self.config.num_advertisers + 1
         total = np.zeros((size, self.config.rank))
         np.add.at(total, ads["C13"], _total(self.themes, ads))
@@ -86,7 +86,7 @@ class Truth:
         return total / np.maximum(count, 1) + noise
 
     def query_terms(self, codes: Columns) -> Columns:
-        """Returns the query side of every score: [n] biases and [n, …] vectors."""
+        """Returns the query side of all scores: biases [n] and vectors [n, …]."""
         visits, recency, seen, spend = (codes[name] for name in ("I1", "I2", "I6", "I4"))
         hour = np.where(codes["C5"] == 0, 0, 1 + (codes["C5"] - 1) * HOUR_BANDS // 24)
         curve = _numeric(visits, lambda x: np.cos(1.1 * np.log1p(np.maximum(x, 0))), 0.2)
@@ -108,7 +108,7 @@ class Truth:
         }
 
     def ad_terms(self, codes: Columns) -> Columns:
-        """Returns the ad side of every score: [n] biases and [n, …] vectors."""
+        """Returns the ad side of all scores: biases [n] and vectors [n, …]."""
         price, quality, age, bid = (codes[name] for name in ("I10", "I11", "I12", "I13"))
         bias = _total(self.click_effects, codes)
         bias += 0.3 * _numeric(age, lambda x: np.exp(-x / 60) - 0.5, 0.3)
@@ -128,7 +128,7 @@ class Truth:
         }
 
     def exposure(self, query: Columns) -> np.ndarray:
-        """Returns how much the logging policy favours each advertiser, [n, 1 + advertisers]."""
+        """Returns the logging policy's weight of each advertiser [n, 1 + advertisers]."""
         fit = np.tanh(query["taste"] @ self.believed_themes.T)
         return np.exp(self.config.exposure_relevance * fit)
 

@@ -8,9 +8,10 @@ from tfrecords.terminal.progress import (
 )
 from tfrecords.terminal.quiet_start import quiet_tensorflow
 from tfrecords.terminal.suggest import suggestion_for
-from tfrecords.terminal.text_table import text_table
+from tfrecords.terminal.text_table import format_list, text_table
 
 __all__ = [
+    "format_list",
     "print_above_bars",
     "progress_bar",
     "progress_steps",

@@ -1,7 +1,7 @@
-"""Tables as plain text."""
+"""Tables and lists as plain text."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rich import console, table, text
 
@@ -9,17 +9,25 @@ from rich import console, table, text
 _MAX_WIDTH = 1_000
 
 
-def text_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+def format_list(items: Sequence[str], max_items: int = 8) -> str:
+    """Joins items; of more than `max_items`, the first ones and the number of the others."""
+    more = f" and {len(items) - max_items} more" if len(items) > max_items else ""
+    return ", ".join(items[:max_items]) + more
+
+
+def text_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0,)
+) -> str:
     """Returns aligned columns, two spaces apart.
 
     Args:
         head: Titles of the columns.
         rows: Cells of each row; missing ones at its end are empty.
-        left: Number of left-aligned columns, the first ones.
+        left: Indices of left-aligned columns.
     """
     columns = table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, title in enumerate(head):
-        columns.add_column(text.Text(title), justify="left" if index < left else "right")
+        columns.add_column(text.Text(title), justify="left" if index in left else "right")
     for row in rows:
         columns.add_row(*map(text.Text, row))
     output = io.StringIO()

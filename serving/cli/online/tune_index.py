@@ -71,7 +71,7 @@ def text(choice: index.Choice, everything: bool) -> str:
     held_out = dataclasses.replace(choice.held_out, name="the choice, held-out queries")
     rows = [_row("*" if trial is choice.chosen else "", trial) for trial in shown]
     head = ("", "index", "recall", "p50 ms", "p99 ms", "MB", "build s")
-    table = terminal.text_table(head, [*rows, _row("=", held_out)], left=2)
+    table = terminal.text_table(head, [*rows, _row("=", held_out)], left=(0, 1))
     return f"\n{table}\n\n* {choice.verdict}"
 
 

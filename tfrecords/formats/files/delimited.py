@@ -1,7 +1,7 @@
-"""Delimited text: chunks parsed by Arrow at full speed, faults found row by row.
+"""Delimited text: Arrow parses chunks, and faults are found row by row.
 
-A chunk without a fault is parsed in one go. A chunk that fails is halved again and again,
-so that one bad row costs little and is named with its line and the reason.
+A chunk without faults is parsed at once. A chunk that fails is split into ever smaller parts, so
+that a bad row costs little and is reported with its line and the reason.
 """
 
 import csv
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from tfrecords import terminal
 from tfrecords.columns import NULLS, number_fault
 from tfrecords.formats import protocol
 from tfrecords.formats.files import lines
@@ -30,17 +31,17 @@ _FIRST_ROWS = 100
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the text of a log is laid out.
+    """The layout of a text.
 
     Attributes:
-        types: The columns wanted: `STRINGS` or `NUMBERS` of each.
-        delimiter: What stands between values.
-        quote: Whether a double quote opens a value that may hold delimiters and line ends.
-        columns: Gives the names of the columns of a file without a header, by the number of
+        types: Columns to read and their types, `STRINGS` or `NUMBERS`.
+        delimiter: Text between values.
+        quote: Whether double quotes enclose values with delimiters and line ends.
+        columns: Returns the names of the columns of a file without a header, given the number of
             values in each of its first rows; None: the first row is a header.
         optional: Columns that a file may lack; they are missing in its rows.
-        expected: How a row should look, for messages.
-        check: Says what is wrong with a row's values, beyond their number and numbers.
+        expected: Description of a row, for messages.
+        check: Returns the fault of a row's values, or None; numbers are checked separately.
     """
 
     types: Mapping[str, pa.DataType]
@@ -55,7 +56,7 @@ class Layout:
         """Splits a row into its values.
 
         Raises:
-            UnicodeDecodeError: It is not UTF-8.
+            UnicodeDecodeError: The row is not UTF-8.
         """
         text = row.decode("utf-8").removesuffix("\n").removesuffix("\r")
         if self.quote and '"' in text:
@@ -68,9 +69,9 @@ class DelimitedLog:
 
     Args:
         files: The files.
-        layout: How they are laid out.
-        derive: Makes what the schema reads of what the files hold; None: they hold it.
-        rows_per_chunk: About how many rows are parsed at once.
+        layout: Their layout.
+        derive: Derives the columns of the schema from those of the files; None: they are the same.
+        rows_per_chunk: Approximate number of rows of a chunk.
     """
 
     def __init__(
@@ -106,10 +107,10 @@ class DelimitedLog:
 
 
 def open_rows(path: pathlib.Path, layout: Layout) -> tuple[lines.RowReader, tuple[str, ...]]:
-    """Opens a file behind its header and returns the names of its columns.
+    """Opens a file after its header, and returns the names of its columns.
 
     Raises:
-        FileNotFoundError, ValueError: As `lines.open_text`; or a column wanted is not there.
+        FileNotFoundError, ValueError: As in `lines.open_text`; or a column is missing.
     """
     reader = lines.RowReader(path, layout.quote, layout.delimiter)
     if layout.columns is not None:
@@ -119,12 +120,11 @@ def open_rows(path: pathlib.Path, layout: Layout) -> tuple[lines.RowReader, tupl
     columns = tuple(name.strip() for name in first)
     repeated = sorted({name for name in columns if columns.count(name) > 1 and name})
     if set(repeated) & set(layout.types):
-        raise ValueError(f"{path}: the header names {repeated} more than once.")
+        raise ValueError(f"{path}: the header names {repeated} more than once; rename all but one.")
     missing = [n for n in layout.types if n not in columns and n not in layout.optional]
     if missing:
-        raise ValueError(
-            f"{path}: its header lacks the columns {missing}; it has {_shown(columns)}."
-        )
+        shown = terminal.format_list([repr(name[:40]) for name in columns], 20)
+        raise ValueError(f"{path}: the header lacks the columns {missing}; it has {shown}.")
     reader.skip_first_row()
     return reader, columns
 
@@ -133,26 +133,26 @@ def header(path: pathlib.Path, layout: Layout, row: bytes) -> list[str]:
     """Splits the first row of a file into names.
 
     Raises:
-        ValueError: It is not UTF-8, or opens a quote and does not close it.
+        ValueError: The row is not UTF-8, or a quote is not closed.
     """
     try:
         return layout.split(row)
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: the header is not UTF-8; convert the file.") from None
-    except csv.Error:  # a name longer than any
+        raise ValueError(f"{path}: the header is not UTF-8; convert the file to UTF-8.") from None
+    except csv.Error:  # A name is longer than the limit of the csv module.
         raise open_quote(path) from None
 
 
 def open_quote(path: pathlib.Path) -> ValueError:
-    """Returns what is said of a header that opens a quote and does not close it."""
-    return ValueError(f"{path}: the header opens a quote that it does not close; remove it.")
+    """Returns the error of a header with a quote that is not closed."""
+    return ValueError(f"{path}: the header opens a quote that is not closed; remove it.")
 
 
 def read_table(path: pathlib.Path, layout: Layout) -> pa.Table:
-    """Reads a whole file, in which no row may be bad.
+    """Reads a whole file.
 
     Raises:
-        FileNotFoundError, ValueError: As `open_rows`; or a row is bad, named with its line.
+        FileNotFoundError, ValueError: As in `open_rows`; or a row is bad.
     """
     reader, columns = open_rows(path, layout)
     tables = []
@@ -169,11 +169,11 @@ def read_table(path: pathlib.Path, layout: Layout) -> pa.Table:
 def parse(
     layout: Layout, columns: tuple[str, ...], text: bytes, first_line: int, num_rows: int
 ) -> protocol.Parsed:
-    """Parses whole rows: at full speed if all are good, else by ever smaller parts."""
+    """Parses whole rows, at once if all are good, otherwise in ever smaller parts."""
     try:
         table = _parse_table(layout, columns, text, num_rows)
         if len(columns) > 1 and _may_be_empty(table) and _EMPTY_LINE.search(text):
-            raise ValueError("a line is empty")  # Arrow makes it a row of missing values
+            raise ValueError("a line is empty")  # Arrow reads it as a row of missing values.
     except (pa.ArrowInvalid, ValueError):
         return _parse_parts(layout, columns, text, first_line)
     quoted = layout.quote and b'"' in text
@@ -187,8 +187,8 @@ def parse(
 
 def _parse_table(layout: Layout, columns: tuple[str, ...], text: bytes, count: int) -> pa.Table:
     present = {name: kind for name, kind in layout.types.items() if name in columns}
-    # Blocks that fit the cache are read twice as fast as a chunk in one; but a row of several
-    # lines, or a very long one, needs one block.
+    # Blocks that fit into the cache are read twice as fast as a whole chunk, but rows of several
+    # lines and very long rows need a single block.
     whole = len(text) + 1
     try:
         block = whole if layout.quote and b'"' in text else min(_BLOCK_BYTES, whole)
@@ -214,7 +214,7 @@ def _read(
     text: bytes,
     block_size: int,
 ) -> pa.Table:
-    # Columns need unique names here; those that are not wanted are skipped all the same.
+    # Arrow needs unique names, also for the columns that it skips.
     names = [name if columns.index(name) == i else f"{name}#{i}" for i, name in enumerate(columns)]
     table = pa_csv.read_csv(
         pa.BufferReader(text),
@@ -233,7 +233,7 @@ def _read(
             strings_can_be_null=False,
         ),
     )
-    # Encoded here: the reader would make a dictionary of each block.
+    # Encoded here, because Arrow's reader would make a dictionary for each block.
     encoded = {
         name: table[name].combine_chunks().dictionary_encode() if kind == STRINGS else table[name]
         for name, kind in present.items()
@@ -242,7 +242,7 @@ def _read(
 
 
 def _may_be_empty(table: pa.Table) -> bool:
-    """Returns whether a row is all missing, as that of an empty line is."""
+    """Returns whether all values of some row are missing, as in an empty line."""
     empty = np.ones(table.num_rows, bool)
     for column in table.columns:
         if pa.types.is_dictionary(column.type):
@@ -299,7 +299,7 @@ def _parse_rows(
 
 
 def _fault(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
-    """Returns why a row cannot be parsed by itself, in plain words, or None if it can."""
+    """Returns why a row cannot be parsed, or None if it can."""
     if len(columns) > 1 and not row.strip(b"\r\n"):
         return "the line is empty; remove it"
     try:
@@ -317,7 +317,7 @@ def _reason(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
     except csv.Error as error:
         return f"it cannot be split into values ({error}); check its quotes"
     if b"\r" in row.removesuffix(b"\n").removesuffix(b"\r") and not layout.quote:
-        return "a carriage return stands inside the line; remove it"
+        return "the line contains a carriage return; remove it"
     if len(values) != len(columns):
         expected = layout.expected or f"{len(columns)} columns"
         num_lines = row.rstrip(b"\r\n").count(b"\n") + 1
@@ -334,8 +334,3 @@ def _reason(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
 def _line_numbers(rows: Sequence[bytes], first_line: int) -> list[int]:
     counts = np.array([row.count(b"\n") for row in rows], np.int64)
     return (first_line + np.cumsum(counts) - counts).tolist()
-
-
-def _shown(names: Sequence[str], most: int = 20) -> str:
-    shown = ", ".join(repr(name[:40]) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,6 +1,6 @@
-"""Text files in bounded memory: chunks of whole rows, plain or gzip.
+"""Reads text files, plain or gzip, in chunks of whole rows, with bounded memory.
 
-A row is a line, or more than one where a quoted value holds a line end.
+A row is a line, or several lines if a quoted value contains line ends.
 """
 
 import gzip
@@ -12,21 +12,21 @@ from typing import BinaryIO
 import numpy as np
 
 _SAMPLE_BYTES = 1 << 20
-_MOST_CHUNK_BYTES = 64 << 20
-_MOST_QUOTED_BYTES = 256 << 20
+_MAX_CHUNK_BYTES = 64 << 20
+_MAX_QUOTED_BYTES = 256 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def open_text(path: pathlib.Path) -> BinaryIO:
-    """Opens a plain or gzip file, told apart by content.
+    """Opens a plain or gzip file, which is recognized by its content.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The path is a directory, or the file is empty.
     """
     if path.is_dir():
         raise ValueError(
-            f"{path} is a directory; name its file, or of a log its files: '{path}/*.csv'."
+            f"{path} is a directory; expected a file. Name the files of a log as '{path}/*.csv'."
         )
     if not path.exists():
         raise FileNotFoundError(f"No log at {path}; check the path.")
@@ -43,12 +43,12 @@ class RowReader:
     """Reads a text file in runs of whole rows.
 
     Args:
-        path: The file; gzip is recognised by its content, a byte order mark is dropped.
-        quote: Whether a double quote opens a value that may hold delimiters and line ends.
-        delimiter: What stands between values; tells opening quotes from others.
+        path: The file; a byte order mark is dropped.
+        quote: Whether double quotes enclose values with delimiters and line ends.
+        delimiter: Text between values, which distinguishes opening quotes from others.
 
     Raises:
-        FileNotFoundError, ValueError: As `open_text`.
+        FileNotFoundError, ValueError: As in `open_text`.
     """
 
     def __init__(self, path: pathlib.Path, quote: bool = False, delimiter: str = "\t") -> None:
@@ -59,43 +59,43 @@ class RowReader:
         self._file = open_text(path)
         self._rest = self._read(_SAMPLE_BYTES).removeprefix(_BYTE_ORDER_MARK)
         if not self._rest:
-            raise ValueError(f"{path} holds nothing; expected a log with at least one line.")
+            raise ValueError(f"{path} is empty; expected a log with at least one line.")
         lines = self._rest.count(b"\n")
         self._bytes_per_line = max(1, len(self._rest) // max(lines, 1))
 
     def first_row(self) -> bytes:
-        """Returns the first row without reading past it; only before anything was read."""
+        """Returns the first row; only before any rows are read."""
         if self._quote and b'"' in self._rest[: self._rest.find(b"\n") + 1]:
             return split_rows(self._rest, True, self._delimiter.decode())[0]
         end = self._rest.find(b"\n") + 1 or len(self._rest)
         return self._rest[:end]
 
     def sample(self) -> bytes:
-        """Returns the first lines, about 1 MiB of them; only before anything was read."""
+        """Returns about 1 MiB of the first lines; only before any rows are read."""
         is_all = len(self._rest) < _SAMPLE_BYTES - len(_BYTE_ORDER_MARK)
         return self._rest if is_all else self._rest[: self._rest.rfind(b"\n") + 1] or self._rest
 
     def skip_first_row(self) -> None:
-        """Leaves the first row, a header, out."""
+        """Skips the first row, a header."""
         first = self.first_row()
         self._rest = self._rest[len(first) :]
         self.line += max(first.count(b"\n"), 1)
 
     def chunks(self, rows: int) -> Iterator[tuple[int, bytes, int]]:
-        """Yields first line number, text and number of rows of runs of about `rows` rows.
+        """Yields the first line number, text and number of rows of runs of about `rows` rows.
 
         Raises:
-            ValueError: The file is damaged, a quote is not closed, or one that closes a value of
-                several lines is followed by text: rows would be lost in it.
+            ValueError: The file is damaged, a quote is not closed, or text follows the closing
+                quote of a value of several lines, which means that the value contains rows.
         """
-        size = wanted = min(max(rows * self._bytes_per_line, 1), _MOST_CHUNK_BYTES)
+        size = wanted = min(max(rows * self._bytes_per_line, 1), _MAX_CHUNK_BYTES)
         while self._fill(wanted):
             end = self._last_end(wanted)
-            if not end and len(self._rest) > wanted and wanted <= _MOST_QUOTED_BYTES:
+            if not end and len(self._rest) > wanted and wanted <= _MAX_QUOTED_BYTES:
                 wanted *= 2
                 continue
             if not end or len(self._rest) <= wanted:
-                # The last row needs no line end; but a quote may have swallowed rows below it.
+                # The last row needs no line end, but an open quote may contain later rows.
                 last = self._rest[end:]
                 if b"\n" in last and not len(row_ends(last + b"\n", self._delimiter)):
                     raise self._unclosed(self.line + self._rest.count(b"\n", 0, end))
@@ -111,7 +111,7 @@ class RowReader:
         self._file.close()
 
     def _fill(self, size: int) -> bool:
-        """Reads until more than `size` bytes are at hand, if there are; whether any are."""
+        """Buffers more than `size` bytes if possible; returns whether any are left."""
         parts, have = [self._rest], len(self._rest)
         while have <= size:
             data = self._read(max(size + 1 - have, _SAMPLE_BYTES))
@@ -124,8 +124,8 @@ class RowReader:
 
     def _unclosed(self, line: int) -> ValueError:
         return ValueError(
-            f"{self.path}, line {line}: a quote is opened in this row and not closed; close "
-            "it, or double it if it is meant as text."
+            f"{self.path}, line {line}: the row opens a quote that is not closed. Close it, or "
+            "double it if it is text."
         )
 
     def _count_quoted(self, text: bytes) -> int:
@@ -134,14 +134,14 @@ class RowReader:
         if start is not None:
             line = self.line + text.count(b"\n", 0, start)
             raise ValueError(
-                f"{self.path}, line {line}: text after a closing quote, in a value that goes "
-                "on over line ends; quotes must be doubled, not escaped by a backslash (Spark: "
-                "option escape='\"')."
+                f"{self.path}, line {line}: text follows a closing quote in a value of several "
+                "lines. Double quotes instead of escaping them by a backslash (Spark: option "
+                "escape='\"')."
             )
         return len(ends) + (not len(ends) or int(ends[-1]) < len(text))
 
     def take(self, rows: int) -> bytes:
-        """Returns the next `rows` lines, or as many as are left, each with its line end."""
+        """Returns the next `rows` lines, or all that are left, with their line ends."""
         parts, wanted = [], rows
         while wanted:
             count = self._rest.count(b"\n")
@@ -168,11 +168,11 @@ class RowReader:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(
                 f"{self.path}: the gzip stream is truncated or damaged after line "
-                f"{self.line - 1} ({error}); copy the file again."
+                f"{self.line - 1} ({error}). Copy the file again."
             ) from error
 
     def _last_end(self, limit: int) -> int:
-        """Returns where the last whole row within the next `limit` bytes ends, or 0."""
+        """Returns the end of the last whole row within the next `limit` bytes, or 0."""
         if not (self._quote and self._rest.find(b'"', 0, limit) >= 0):
             return self._rest.rfind(b"\n", 0, limit) + 1
         ends = row_ends(self._rest[:limit], self._delimiter)
@@ -180,11 +180,11 @@ class RowReader:
 
 
 def row_ends(text: bytes, delimiter: bytes) -> np.ndarray:
-    """Returns where rows end, past their line ends; line ends inside quotes are none.
+    """Returns the ends of rows, after their line ends; line ends inside quotes do not count.
 
     Args:
-        text: Starts with a row.
-        delimiter: What stands between values.
+        text: Text that starts with a row.
+        delimiter: Text between values.
     """
     array = np.frombuffer(text, np.uint8)
     newlines = np.flatnonzero(array == 10)
@@ -194,8 +194,8 @@ def row_ends(text: bytes, delimiter: bytes) -> np.ndarray:
 
 
 def _misquoted(text: bytes, delimiter: bytes, ends: np.ndarray) -> int | None:
-    """Returns where a row of several lines begins with text after a closing quote, or None."""
-    if text.count(b"\n") == len(ends):  # no row has several lines
+    """Returns the start of a row of several lines with text after a closing quote, or None."""
+    if text.count(b"\n") == len(ends):  # All rows have one line.
         return None
     array = np.frombuffer(text, np.uint8)
     closing = _quotes(text, array, delimiter)[1::2]
@@ -208,9 +208,9 @@ def _misquoted(text: bytes, delimiter: bytes, ends: np.ndarray) -> int | None:
 
 
 def _quotes(text: bytes, array: np.ndarray, delimiter: bytes) -> np.ndarray:
-    """Returns where quotes stand that open and close values, by turns."""
+    """Returns the positions of alternating opening and closing quotes."""
     quotes = np.flatnonzero(array == 34)
-    # Every other quote opens: it stands at the start of a value, or is half of a doubled one.
+    # Every other quote opens a value: it is at its start, or half of a doubled quote.
     opening = quotes[::2]
     before = np.where(opening > 0, array[opening - 1], 10)
     if not np.isin(before, [10, 34, delimiter[0]]).all():
@@ -219,7 +219,7 @@ def _quotes(text: bytes, array: np.ndarray, delimiter: bytes) -> np.ndarray:
 
 
 def _real_quotes(text: bytes, quotes: np.ndarray, delimiter: bytes) -> np.ndarray:
-    """Leaves out quotes inside unquoted values, which are text."""
+    """Drops quotes inside unquoted values, which are text."""
     starts = (10, delimiter[0])
     real: list[int] = []
     for quote in quotes.tolist():
@@ -230,7 +230,7 @@ def _real_quotes(text: bytes, quotes: np.ndarray, delimiter: bytes) -> np.ndarra
 
 
 def count_rows(text: bytes, quote: bool = False, delimiter: str = "\t") -> int:
-    """Counts rows; the last one needs no line end."""
+    """Counts rows; the last one may lack a line end."""
     if quote and b'"' in text:
         ends = row_ends(text, delimiter.encode())
         return len(ends) + (not len(ends) or int(ends[-1]) < len(text))
@@ -238,7 +238,7 @@ def count_rows(text: bytes, quote: bool = False, delimiter: str = "\t") -> int:
 
 
 def split_rows(text: bytes, quote: bool = False, delimiter: str = "\t") -> list[bytes]:
-    """Splits text into rows, each with its line end but perhaps the last."""
+    """Splits text into rows with their line ends; the last one may lack it."""
     if not text:
         return []
     if quote and b'"' in text:

@@ -1,8 +1,8 @@
-"""Parquet files as a log: runs of rows, numbered from 1.
+"""Reads Parquet files as logs; rows are numbered from 1.
 
-Columns keep their types as far as the conversion reads them: integers, floats, booleans,
-strings, times and lists. Dictionaries are decoded, decimals become floats, but strings where
-they are whole and may be ids, and times microseconds; what is not a number (NaN) is missing.
+Columns are converted to the types that the conversion reads: integers, floats, booleans, strings,
+times and lists. Dictionaries are decoded; decimals become floats, or strings if they are whole
+(they may be ids); times become microseconds; NaN is missing.
 """
 
 import json
@@ -24,12 +24,12 @@ class ParquetLog:
 
     Args:
         path: The file.
-        types: The columns wanted; `delimited.NUMBERS` are read as numbers.
-        lists: Those of them that may hold lists.
-        rows_per_chunk: Rows that are parsed at once.
+        types: Columns to read; those of type `delimited.NUMBERS` are read as numbers.
+        lists: Columns that may hold lists.
+        rows_per_chunk: Number of rows of a chunk.
 
     Raises:
-        ValueError: It is no whole Parquet file, or a column's type cannot be read.
+        ValueError: The file is not a complete Parquet file, or a column has an unsupported type.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ParquetLog:
             first_line += table.num_rows
 
     def _tables(self) -> Iterator[pa.Table]:
-        """Yields runs of `rows_per_chunk` rows, whatever the row groups are."""
+        """Yields runs of `rows_per_chunk` rows, independently of row groups."""
         pending: list[pa.RecordBatch] = []
         count, size = 0, self._rows_per_chunk
         try:
@@ -96,7 +96,7 @@ class ParquetLog:
         return protocol.Parsed(pa.table(columns)).without(bad, why)
 
     def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
-        """Returns rows as JSON of the columns wanted."""
+        """Returns the columns of rows as JSON."""
         rows = chunk.payload.take(pa.array([line - chunk.first_line for line in lines], pa.int64()))
         readable = {
             name: rows[name].cast(pa.binary()) if _is_text(rows[name].type) else rows[name]
@@ -112,7 +112,7 @@ def column_names(path: pathlib.Path) -> tuple[str, ...]:
     """Returns the names of the columns.
 
     Raises:
-        ValueError: It is no whole Parquet file.
+        ValueError: The file is not a complete Parquet file.
     """
     return tuple(_open(path).schema_arrow.names)
 
@@ -120,10 +120,10 @@ def column_names(path: pathlib.Path) -> tuple[str, ...]:
 def read_table(
     path: pathlib.Path, types: Mapping[str, pa.DataType], lists: Collection[str] = ()
 ) -> pa.Table:
-    """Reads the whole of some columns.
+    """Reads all rows of some columns.
 
     Raises:
-        ValueError: As `ParquetLog`, or a row is bad, named by its number.
+        ValueError: As in `ParquetLog`, or a row is bad.
     """
     opened = ParquetLog(path, types, lists)
     tables = []
@@ -138,11 +138,11 @@ def read_table(
 
 
 def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Returns a column [B] as one of the types that the conversion reads.
+    """Converts a column [B] to a type that the conversion reads.
 
     Args:
-        column: As it stands in the file.
-        kind: `delimited.NUMBERS` makes numbers of all but strings.
+        column: Column of the file.
+        kind: Wanted type; `delimited.NUMBERS` converts all types but strings to numbers.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -159,7 +159,7 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         return seconds
     is_decimal = pa.types.is_decimal(column.type)
     if is_decimal and column.type.scale == 0 and kind != delimited.NUMBERS:
-        return column.cast(pa.string())  # ids that floats do not tell apart
+        return column.cast(pa.string())  # Ids may not be distinct as floats.
     if kind == delimited.NUMBERS or is_decimal:
         column = column.cast(pa.float64(), safe=False)
     if pa.types.is_floating(column.type):
@@ -220,9 +220,7 @@ def _open(path: pathlib.Path) -> pq.ParquetFile:
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} cannot be read as Parquet ({error}); copy it again, or write it anew."
-    )
+    return ValueError(f"{path} cannot be read as Parquet ({error}). Copy or write it again.")
 
 
 def _check_type(
@@ -233,16 +231,16 @@ def _check_type(
     kind = schema.field(name).type
     if _is_list(kind) and not may_be_list:
         raise ValueError(
-            f"{path}: the column {name!r} holds lists ({kind}); the schema must read it as a "
-            "field of kind 'categorical_list' only."
+            f"{path}: the column {name!r} holds lists ({kind}). Use it in the schema only as a "
+            "field of kind 'categorical_list'."
         )
     kind = kind.value_type if _is_list(kind) or pa.types.is_dictionary(kind) else kind
     dated = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
     is_other = isinstance(kind, pa.BaseExtensionType)  # such as UUIDs
     if is_other or pa.types.is_nested(kind) or (pa.types.is_temporal(kind) and not dated):
         raise ValueError(
-            f"{path}: the column {name!r} is of type {schema.field(name).type}, which is not "
-            "read; write it as strings or numbers, or leave it out of the schema."
+            f"{path}: the column {name!r} has the unsupported type {schema.field(name).type}. "
+            "Write it as strings or numbers, or leave it out of the schema."
         )
 
 

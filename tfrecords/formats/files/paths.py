@@ -1,4 +1,4 @@
-"""The files that a user names: one, several, a pattern, or a directory of days."""
+"""Expands paths, patterns and directories to files."""
 
 import glob
 import pathlib
@@ -10,15 +10,15 @@ def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
     """Returns the files that a flag names.
 
     Args:
-        text: Paths or patterns (`day_*.gz`), separated by commas; or a directory with the
-            files `day_0`, `day_1`, … of the Criteo 1 TB log. None is no file.
+        text: Paths or patterns (`day_*.gz`), separated by commas, or a directory with the files
+            `day_0`, `day_1`, … of the Criteo 1 TB log. None: no files.
 
     Returns:
-        The files, in the order given; those of one pattern by their names, numbers as numbers.
-        Any other directory is returned as it is: what it holds depends on the format.
+        The files in the given order; those of a pattern by name, with numbers in numeric order.
+        Other directories are returned unchanged, for the format to interpret.
 
     Raises:
-        FileNotFoundError: A pattern matches nothing.
+        FileNotFoundError: No file matches a pattern.
     """
     paths: list[pathlib.Path] = []
     for part in (text or "").split(","):
@@ -38,7 +38,7 @@ def expand_paths(text: str | None) -> tuple[pathlib.Path, ...]:
 
 
 def _naturally(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-    """Sorts paths by name, numbers in it by their value: day_2 before day_10."""
+    """Sorts files by name, with numbers in numeric order: day_2 before day_10."""
     return sorted(
         (p for p in paths if p.is_file() and not p.name.endswith(".extra.tsv")),
         key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", str(p))],

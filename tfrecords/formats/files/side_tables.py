@@ -1,7 +1,7 @@
 """Joins tables of users and ads to the rows of a log.
 
-A row whose key the table lacks gets missing values. Of several rows of a table with one
-key the last stands, as in the ad catalogue.
+A row whose key is not in the table gets missing values. If a table has several rows with one key,
+the last one counts, as in the ad catalogue.
 
 Shapes: B rows of a chunk, V distinct keys among them.
 """
@@ -17,7 +17,7 @@ from tfrecords import columns
 from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, table_files
 
-_FEWEST_KEYS = 10
+_MIN_KEYS = 10
 
 
 class SideTable:
@@ -25,12 +25,12 @@ class SideTable:
 
     Args:
         path: The file.
-        key: The columns that identify its rows, of the same names as in the log.
-        types: The columns joined: `delimited.STRINGS` or `delimited.NUMBERS` of each.
-        lists: Those of them that may hold lists.
+        key: Columns that identify its rows, with the same names in the log.
+        types: Columns to join and their types, `delimited.STRINGS` or `delimited.NUMBERS`.
+        lists: Columns that may hold lists.
 
     Raises:
-        FileNotFoundError, ValueError: As `table_files.read`.
+        FileNotFoundError, ValueError: As in `table_files.read`.
     """
 
     def __init__(
@@ -64,8 +64,7 @@ class SideTable:
 
         Args:
             parsed: Rows with the key.
-            must_match: Whether it is an error if the table has none of the keys, and they
-                are not just a few.
+            must_match: Whether it is an error if the table has none of several keys.
 
         Raises:
             ValueError: The table has none of the keys.
@@ -73,18 +72,18 @@ class SideTable:
         table = parsed.table
         codes, ids = _coded(table, self.key)
         places = self._places(ids)
-        if must_match and len(ids) >= _FEWEST_KEYS and places.null_count == len(ids):
+        if must_match and len(ids) >= _MIN_KEYS and places.null_count == len(ids):
             raise ValueError(
                 f"{self.path} has none of the values of {list(self.key)} in the log, such as "
                 f"{ids[0].as_py()!r}; its own are like {self._ids[:3].to_pylist()}. Give the "
-                "table that belongs to the log, with keys written alike."
+                "table of this log, with keys written in the same way."
             )
         for name, values in self._values.items():
             table = table.append_column(name, _spread(values.take(places), codes))
         return protocol.Parsed(table, parsed.faults)
 
     def _places(self, ids: pa.Array) -> pa.Array:
-        """Returns the table's row of each id [V]; null where it has none."""
+        """Returns the table's row of each id [V], or null."""
         fingerprints = columns.with_fingerprints(ids).fingerprints
         if not len(self._sorted):
             return pa.nulls(len(ids), pa.int64())
@@ -93,7 +92,7 @@ class SideTable:
 
 
 def _coded(table: pa.Table, key: Sequence[str]) -> tuple[np.ndarray, pa.Array]:
-    """Returns each row's place [B] among the distinct ids [V] of its key."""
+    """Returns the index [B] of each row's key in the distinct ids [V], and these ids."""
     coded = []
     for column in key:
         array = columns.as_strings(table[column])
@@ -115,7 +114,7 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _spread(values: pa.Array, codes: np.ndarray) -> pa.Array:
-    """Returns each row's value [B] of the values of the distinct keys [V]."""
+    """Returns the value of each row [B], given the values of the distinct keys [V]."""
     indices = pa.array(codes)
     if pa.types.is_string(values.type):
         encoded = values.dictionary_encode()

@@ -1,9 +1,9 @@
-"""Tables in files, told apart by content: Parquet, or delimited text with a header line.
+"""Reads tables in files: Parquet, or delimited text with a header line, recognized by content.
 
-The delimiter of a text is the one with which its header names the most of the columns
-wanted, and the rows below have as many values as it has names. A double quote quotes, as
-in CSV; in a tab-separated text it does so only if the quotes at its beginning are balanced
-as CSV wants it, else it is text.
+The delimiter of a text is the one with which the header has the most of the wanted columns, and
+the rows have as many values as the header. Double quotes enclose values, as in CSV; in a
+tab-separated text only if the quotes at its beginning are those of valid CSV, otherwise they are
+text.
 """
 
 import csv
@@ -21,23 +21,23 @@ DELIMITERS = ("\t", ",", ";", "|")
 _ROWS_COMPARED = 20
 _PARQUET = b"PAR1"
 _MAGIC_BYTES = 10
-# What other packed files begin with.
+# First bytes of other compressed files.
 _PACKED = {
     b"PK\x03\x04": "a zip or Excel file; unzip it, or save it as CSV",
-    b"\x28\xb5\x2f\xfd": "packed by zstd; unpack it, or use gzip",
-    b"BZh91AY&SY": "packed by bzip2; unpack it, or use gzip",
-    b"\xfd7zXZ": "packed by xz; unpack it, or use gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; decompress it, or use gzip",
+    b"BZh91AY&SY": "compressed by bzip2; decompress it, or use gzip",
+    b"\xfd7zXZ": "compressed by xz; decompress it, or use gzip",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """How a delimited text is written.
+    """The layout of a delimited text.
 
     Attributes:
-        delimiter: What stands between values.
-        quote: Whether double quotes quote.
-        columns: The names in its header.
+        delimiter: Text between values.
+        quote: Whether double quotes enclose values.
+        columns: Names in the header.
     """
 
     delimiter: str
@@ -46,11 +46,11 @@ class Text:
 
 
 def is_parquet(path: pathlib.Path) -> bool:
-    """Returns whether a file is Parquet; else it is text.
+    """Returns whether a file is Parquet, not text.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is a directory, empty, or packed other than by gzip.
+        FileNotFoundError: The file does not exist.
+        ValueError: It is a directory, empty, or compressed by another program than gzip.
     """
     with lines.open_text(path):
         pass
@@ -67,10 +67,10 @@ def column_names(path: pathlib.Path, wanted: Collection[str]) -> tuple[str, ...]
 
     Args:
         path: The file.
-        wanted: Names that tell one delimiter from another.
+        wanted: Expected names, by which the delimiter is chosen.
 
     Raises:
-        FileNotFoundError, ValueError: As `is_parquet`, or the header cannot be read.
+        FileNotFoundError, ValueError: As in `is_parquet`, or the header cannot be read.
     """
     return parquet.column_names(path) if is_parquet(path) else text(path, wanted).columns
 
@@ -86,13 +86,13 @@ def open_table(
 
     Args:
         path: The file.
-        types: The columns wanted: `delimited.STRINGS` or `delimited.NUMBERS` of each.
-        lists: Those of them that may hold lists.
-        optional: Those that are missing in every row if the file lacks them.
-        rows_per_chunk: About how many rows are parsed at once.
+        types: Columns to read and their types, `delimited.STRINGS` or `delimited.NUMBERS`.
+        lists: Columns that may hold lists.
+        optional: Columns that the file may lack; they are missing in its rows.
+        rows_per_chunk: Approximate number of rows of a chunk.
 
     Raises:
-        FileNotFoundError, ValueError: As `column_names`, or a column's type cannot be read.
+        FileNotFoundError, ValueError: As in `column_names`, or a column has an unsupported type.
     """
     if is_parquet(path):
         return parquet.ParquetLog(path, types, lists, rows_per_chunk)
@@ -103,10 +103,10 @@ def open_table(
 def read(
     path: pathlib.Path, types: Mapping[str, pa.DataType], lists: Collection[str] = ()
 ) -> pa.Table:
-    """Reads the whole of a table's wanted columns; no row may be bad.
+    """Reads all rows of some columns of a table.
 
     Raises:
-        FileNotFoundError, ValueError: As `open_table`, or a row is bad, named with its line.
+        FileNotFoundError, ValueError: As in `open_table`, or a row is bad.
     """
     if is_parquet(path):
         return parquet.read_table(path, types, lists)
@@ -114,11 +114,11 @@ def read(
 
 
 def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
-    """Finds out how a delimited text is written.
+    """Detects the layout of a delimited text.
 
     Raises:
-        FileNotFoundError, ValueError: As `is_parquet`, or the header is not UTF-8, or leaves a
-            quote open.
+        FileNotFoundError, ValueError: As in `is_parquet`, or the header is not UTF-8 or has a
+            quote that is not closed.
     """
     sample = lines.RowReader(path).sample()
     found = []
@@ -137,7 +137,7 @@ def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
 
 
 def _fit(text: Text, wanted: Collection[str], sample: bytes) -> tuple[int, bool, int]:
-    """Returns how well a way of reading fits: the larger, the better."""
+    """Returns how well a layout fits; larger is better."""
     layout = delimited.Layout({}, text.delimiter, text.quote)
     rows = lines.split_rows(sample, text.quote, text.delimiter)[1:_ROWS_COMPARED]
     try:
@@ -155,9 +155,9 @@ def _layout(
 
 
 def _balanced(sample: bytes, delimiter: str, num_columns: int) -> bool:
-    """Returns whether there are quotes and they are those of a strict CSV."""
+    """Returns whether the text has quotes, all of them valid in strict CSV."""
     rows = lines.split_rows(sample, True, delimiter)
-    # The last row may be cut.
+    # The last row may be incomplete.
     rows = [row for row in (rows[:-1] if len(rows) > _ROWS_COMPARED else rows) if b'"' in row]
     try:
         for row in rows:

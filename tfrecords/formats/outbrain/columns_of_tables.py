@@ -1,6 +1,6 @@
-"""The columns of Outbrain's log: which there are, and how they are joined to the clicks.
+"""The columns of Outbrain's log, and their join to the clicks.
 
-Shapes: B displays or ads that are looked up.
+Shapes: B displays or ads to look up.
 """
 
 import pathlib
@@ -15,14 +15,14 @@ from tfrecords.formats.files import delimited
 from tfrecords.formats.outbrain import tables
 
 CLICK_COLUMNS = ("display_id", "ad_id", "clicked")
-# Columns of the display, with the columns of events.csv that each is made of.
+# Column of the display -> its source column in events.csv.
 OF_EVENT = {
     "uuid": "uuid", "document_id": "document_id", "platform": "platform",
     "geo_location": "geo_location", "country": "geo_location", "state": "geo_location",
     "dma": "geo_location", "timestamp": "timestamp", "time": "timestamp", "hour": "timestamp",
     "weekday": "timestamp",
 }  # fmt: skip
-# Columns of a document, with the file that each is in.
+# Column of a document -> its file.
 OF_DOCUMENT = {
     "source_id": "documents_meta.csv", "publisher_id": "documents_meta.csv",
     "publish_time": "documents_meta.csv", "age_days": "documents_meta.csv",
@@ -42,17 +42,17 @@ _EVENT_TYPES = {
     "platform": delimited.STRINGS, "geo_location": delimited.STRINGS,
 }  # fmt: skip
 _Read = tables.Table | tables.Lists
-# Tables in use, by what they were read from: a log and its ads are joined to the same ones.
+# Tables in use, by the identity of their files: a log and its ads share them.
 _shared: weakref.WeakValueDictionary[tuple[object, ...], _Read] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
 
 
 class Joiner:
-    """Looks up the columns of displays and ads; the tables are read when first needed.
+    """Looks up the columns of displays and ads; tables are read on first use.
 
     Args:
-        paths: The files that there are, by their names at Kaggle.
-        wanted: Columns that are looked up.
+        paths: Existing files, by their names at Kaggle.
+        wanted: Columns to look up.
     """
 
     def __init__(self, paths: Mapping[str, pathlib.Path], wanted: Sequence[str]) -> None:
@@ -62,18 +62,18 @@ class Joiner:
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
-        """The files that the columns are made of."""
+        """Files of the columns."""
         names = [EVENTS] if self._wanted & set(DISPLAY_COLUMNS) else []
         names += [PROMOTED] if self._wanted & set(AD_COLUMNS) else []
         names += [file for name, file in OF_DOCUMENT.items() if self._wanted & {name, f"ad_{name}"}]
         return tuple(self._paths[n] for n in dict.fromkeys(names) if n in self._paths)
 
     def events(self) -> tables.Table:
-        """The displays."""
+        """Returns the displays."""
         return self._table(EVENTS, self._read_events)
 
     def promoted(self) -> tables.Table:
-        """The ads."""
+        """Returns the ads."""
         return self._table(PROMOTED, self._read_promoted)
 
     def displays(self, names: Sequence[str], rows: np.ndarray) -> dict[str, pa.Array]:
@@ -85,7 +85,7 @@ class Joiner:
         }
 
     def ads(self, names: Sequence[str], ids: np.ndarray) -> dict[str, pa.Array]:
-        """Returns columns of some ads [B]; -1 is no ad."""
+        """Returns columns of some ads [B]; -1 is unknown."""
         promoted = self.promoted()
         rows = promoted.keys.find(ids)
         documents = promoted.numbers("document_id", rows)
@@ -108,7 +108,7 @@ class Joiner:
             return tables.id_texts(self.events().numbers(source, rows))
         texts = self.events().texts(source, rows)
         if name == "uuid":
-            # Few of the uuids of the whole log: those of these rows alone.
+            # A dictionary of the uuids of these rows, which are few of those of the log.
             return texts.cast(pa.string()).dictionary_encode()
         values = texts.dictionary.to_pylist()
         if name == "platform":
@@ -188,7 +188,7 @@ class Joiner:
 
 
 def _time(name: str, timestamps: np.ndarray) -> pa.Array:
-    """Returns a column made of the timestamps [B], in milliseconds since the log's origin."""
+    """Returns a column derived from timestamps [B], milliseconds since the log's origin."""
     missing = timestamps < 0
     milliseconds = timestamps.astype(np.int64) + tables.ORIGIN_MILLISECONDS
     hours = milliseconds // 3_600_000

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tfrecords.formats import protocol
 from tfrecords.formats.outbrain import columns_of_tables
 
-_BESIDE = (
+_OTHERS = (
     columns_of_tables.EVENTS,
     columns_of_tables.PROMOTED,
     *dict.fromkeys(columns_of_tables.OF_DOCUMENT.values()),
@@ -18,14 +18,14 @@ def resolve(files: protocol.Files) -> tuple[protocol.Files, Mapping[str, pathlib
     """Finds the files of a log.
 
     Args:
-        files: The log is the directory or clicks_train.csv; the ads, if given, stand for
+        files: The log is the directory or clicks_train.csv; a table of ads replaces
             promoted_content.csv.
 
     Returns:
-        The files of rows, and of the files beside them those that there are, by name.
+        The files of rows, and the other existing files by name.
 
     Raises:
-        FileNotFoundError: The clicks do not exist.
+        FileNotFoundError: The file of clicks does not exist.
     """
     resolved = dataclasses.replace(
         files,
@@ -33,7 +33,7 @@ def resolve(files: protocol.Files) -> tuple[protocol.Files, Mapping[str, pathlib
         test=tuple(_clicks(path, "clicks_test.csv") for path in files.test),
     )
     directory = resolved.log[0].parent
-    found = {n: _find(directory, n) for n in _BESIDE}
+    found = {n: _find(directory, n) for n in _OTHERS}
     paths = {name: path for name, path in found.items() if path is not None}
     if files.ads is not None:
         paths[columns_of_tables.PROMOTED] = files.ads
@@ -57,7 +57,7 @@ def _find(directory: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def not_there(directory: pathlib.Path, name: str) -> str:
-    """Says that a file is missing and what to do."""
+    """Returns the message about a missing file."""
     zipped = (directory / f"{name}.zip").is_file()
     todo = f"unzip {name}.zip" if zipped else "download it from Kaggle's outbrain-click-prediction"
     return f"{directory} has neither {name} nor {name}.gz; {todo}."

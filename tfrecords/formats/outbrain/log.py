@@ -1,7 +1,7 @@
 """Reads the log of Outbrain's click prediction (Kaggle 2016).
 
-The log is a directory with Kaggle's files, or the path of its clicks_train.csv; each is
-comma-separated with a header, plain or gzip (NAME.csv.gz). A test file has no `clicked`.
+The log is a directory with Kaggle's files, or the path of its clicks_train.csv. Files are
+comma-separated with a header, plain or gzip (NAME.csv.gz). A test file lacks `clicked`.
 
     clicks_train.csv           display_id, ad_id, clicked
     events.csv                 display_id, uuid, document_id, timestamp, platform, geo_location
@@ -10,8 +10,8 @@ comma-separated with a header, plain or gzip (NAME.csv.gz). A test file has no `
     documents_categories.csv   document_id, category_id, confidence_level
     documents_topics.csv       document_id, topic_id, confidence_level
 
-The last four may be missing: so are the values of their columns then, in a schema that
-stays the same. A schema file may name, of the display (query side):
+If one of the last four is missing, the values of its columns are missing; the schema stays the
+same. A schema file may name these columns of the display (query side):
 
     uuid, document_id, platform, geo_location, timestamp    as in events.csv
     country, state, dma          the parts of geo_location, such as "US>CA>803"
@@ -19,19 +19,19 @@ stays the same. A schema file may name, of the display (query side):
     hour, weekday                of that time in UTC: 0–23; 0 is Monday
     source_id, publisher_id      of the document
     publish_time, age_days       seconds since 1970; days from there to the log's origin
-    category_id, topic_id        the most confident one
-    categories, topics           all, the most confident last (a field keeps the last ones)
+    category_id, topic_id        with the highest confidence
+    categories, topics           all, by ascending confidence (a field keeps the last ones)
 
-and of the ad (ad side): ad_id, campaign_id, advertiser_id, ad_document_id, and the columns
-of a document with `ad_` before them. An ad's age is counted to the log's origin, not to the
-request, because a catalogue holds one value; a date after the log's end is a wrong one and
-missing. "", "\\N" and "--" are missing; platform "1.0" is 1 (1 desktop, 2 mobile, 3 tablet).
+and of the ad (ad side): ad_id, campaign_id, advertiser_id, ad_document_id, and the columns of a
+document with the prefix `ad_`. The age of an ad is counted to the log's origin, not to the request,
+because a catalogue has one value per ad; dates after the end of the log are wrong and missing. "",
+"\\N" and "--" are missing; platform "1.0" is 1 (1 desktop, 2 mobile, 3 tablet).
 
-A row whose display is not in events.csv is rejected: without user, time and context it
-would be split and learnt from wrongly, and a truncated events.csv would go unseen. With it
-goes its whole display. An ad that promoted_content.csv lacks keeps missing values, since
-without its row the display would show fewer ads than the user saw. A bad row in any file
-but the clicks is an error that names it: those files are joined to everything.
+Rows whose display is not in events.csv are rejected: without user, time and context they would be
+in the wrong split, and a truncated events.csv would go unnoticed. An ad that is not in
+promoted_content.csv has missing values; without its row, the display would have fewer ads than
+the user saw. A bad row in a file other than the clicks is an error, because these files are joined
+to all rows.
 
 References:
     Outbrain, Click Prediction, Kaggle 2016 (data description).
@@ -56,13 +56,13 @@ _ID = re.compile(r" *-?[0-9]+ *")
 
 
 def schema() -> Schema:
-    """Returns the stated convention: a display with its ads is a request; clicks only."""
+    """Returns the convention: a display with its ads is a request; clicks only."""
     query = ("source_id", "publisher_id", "category_id", "topic_id", "platform", "country",
              "state", "dma", "hour", "weekday")  # fmt: skip
     ad = ("ad_id", "ad_document_id", "campaign_id", "advertiser_id", "ad_source_id",
           "ad_publisher_id")  # fmt: skip
     fields = [
-        # A display is several rows, and a value of one or two displays says nothing.
+        # A display has several rows, and one or two displays are too few to learn from.
         Field("uuid", "categorical", "query", min_count=50),
         Field("document_id", "categorical", "query", min_count=50),
         *(Field(name, "categorical", "query") for name in query),
@@ -83,10 +83,10 @@ def schema() -> Schema:
 
 
 def check_schema(schema: Schema) -> None:
-    """Checks that a schema only asks for what this format has.
+    """Checks that a schema fits the format.
 
     Raises:
-        ValueError: A column is not there, on the wrong side, or of the wrong kind.
+        ValueError: A column does not exist, or a field has the wrong side or kind.
     """
     known = (
         *columns_of_tables.CLICK_COLUMNS,
@@ -111,19 +111,19 @@ def check_schema(schema: Schema) -> None:
     astray = [name for name in schema.ad_key if name not in of_ad]
     if astray:
         raise ValueError(
-            f"Schema {schema.name!r}: ad_key names {astray}, which do not tell of the ad; the "
-            f"columns that do are {', '.join(of_ad)}."
+            f"Schema {schema.name!r}: ad_key names {astray}, which do not describe the ad; use "
+            f"some of {', '.join(of_ad)}."
         )
 
 
 def open_log(
     files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
 ) -> protocol.Log:
-    """Opens a log; the files beside the clicks are read with the first chunk.
+    """Opens a log; files other than the clicks are read with the first chunk.
 
     Raises:
         FileNotFoundError: The clicks or events.csv do not exist.
-        ValueError: The schema asks for what the log has not.
+        ValueError: The schema does not fit the log.
     """
     check_schema(schema)
     named.check_files(files, _WHAT)
@@ -147,10 +147,10 @@ def open_log(
 
 
 def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads the ads of promoted_content.csv, shown or not; None without the file.
+    """Reads all ads of promoted_content.csv; returns None without the file.
 
     Raises:
-        ValueError: A file has a bad row, or the schema asks for what it has not.
+        ValueError: A file has a bad row, or the schema does not fit the log.
     """
     check_schema(schema)
     _, paths = file_names.resolve(files)
@@ -171,11 +171,11 @@ def _fault(values: Mapping[str, str]) -> str | None:
 
 
 class _Join:
-    """Joins what a schema reads to the rows of the clicks.
+    """Joins the columns of a schema to the rows of the clicks.
 
     Args:
         schema: The schema.
-        paths: The files beside the clicks, by name.
+        paths: Files other than the clicks, by name.
     """
 
     def __init__(self, schema: Schema, paths: Mapping[str, pathlib.Path]) -> None:
@@ -193,7 +193,7 @@ class _Join:
         unknown = displays.filter(pa.array(rows < 0)).to_pylist()
         parsed = parsed.without(rows < 0, [self._reason(display) for display in unknown])
         table = parsed.table
-        # Each display and ad of the chunk is looked up once.
+        # Each distinct display and ad of the chunk is looked up once.
         rows, of_row = np.unique(rows[rows >= 0], return_inverse=True)
         ads, of_ad = np.unique(table["ad_id"].fill_null(-1).to_numpy(), return_inverse=True)
         columns = _expanded(self._joiner.displays(self._of_display, rows), of_row)
@@ -216,5 +216,5 @@ class _Join:
 def _expanded(
     columns: Mapping[str, pa.Array], places: np.ndarray
 ) -> dict[str, pa.Array | pa.ChunkedArray]:
-    """Returns columns with the values at some places [B]."""
+    """Returns columns with the values at some indices [B]."""
     return {name: column.take(pa.array(places)) for name, column in columns.items()}

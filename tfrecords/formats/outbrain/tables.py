@@ -1,10 +1,10 @@
-"""The tables beside Outbrain's clicks, as arrays sorted by their keys: small, and searchable.
+"""The tables joined to Outbrain's clicks, as arrays sorted by their keys.
 
-Every table is read once and shared by the threads that parse. Ids are integers (int32 where
-they fit), other strings are dictionary-encoded; the uuids are one Arrow array. Kaggle's 23 M
-events take about 1.1 GB with all columns. A missing number is -1 or NaN.
+A table is read once and shared by the threads that parse. Ids are integers (int32 if they fit),
+other strings are dictionary-encoded; uuids are one Arrow array. Kaggle's 23 M events take about
+1.1 GB with all columns. A missing number is -1 or NaN.
 
-Shapes: B rows that are looked up, N rows of a table, V values of a list table.
+Shapes: B rows to look up, N rows of a table, V values of a list table.
 """
 
 import dataclasses
@@ -23,24 +23,24 @@ ID = pa.int64()
 ORIGIN_MILLISECONDS = 1_465_876_799_998
 NOT_KNOWN = ("", "\\N", "--")
 _DAY_SECONDS = 86_400
-_MOST_PLACES_PER_ID = 4
-# The log spans two weeks from its origin; what is published later has a wrong date.
+_MAX_INDEX_PER_ID = 4
+# The log spans two weeks from its origin; later dates of publication are wrong.
 _LATEST_AGE_DAYS = -15
 _TIME_PATTERNS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d")
 
 
 class Keys:
-    """Finds ids among sorted ones.
+    """Finds ids in sorted ids.
 
     Args:
-        ids: [N] rising, each once.
+        ids: Ascending unique ids [N].
     """
 
     def __init__(self, ids: np.ndarray) -> None:
         self.ids = ids
         self._places: np.ndarray | None = None
-        # Kaggle's ids count from 1 with few gaps: a place for each is the faster search.
-        if len(ids) and ids[0] >= 0 and ids[-1] < _MOST_PLACES_PER_ID * len(ids):
+        # Kaggle's ids count from 1 with few gaps: an array by id is faster than a search.
+        if len(ids) and ids[0] >= 0 and ids[-1] < _MAX_INDEX_PER_ID * len(ids):
             self._places = np.full(int(ids[-1]) + 1, -1, np.int32)
             self._places[ids] = np.arange(len(ids), dtype=np.int32)
 
@@ -48,11 +48,11 @@ class Keys:
         return len(self.ids)
 
     def find(self, ids: np.ndarray) -> np.ndarray:
-        """Returns the place [B] of each of some ids, -1 where there is none."""
+        """Returns the index [B] of some ids, or -1."""
         if not len(self):
             return np.full(len(ids), -1, np.int64)
         known = (ids >= 0) & (ids <= self.ids[-1])
-        # Of one type, lest the search converts the whole table.
+        # With the same type, so that the search does not convert the whole table.
         wanted = np.where(known, ids, 0).astype(self.ids.dtype)
         if self._places is not None:
             return np.where(known, self._places[wanted], -1)
@@ -65,15 +65,15 @@ class Table:
     """Rows found by an integer key.
 
     Attributes:
-        keys: N of them.
-        columns: [N] each.
+        keys: Keys [N].
+        columns: Columns [N].
     """
 
     keys: Keys
     columns: Mapping[str, np.ndarray | pa.Array]
 
     def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Returns a column of numbers at some rows [B]; missing is -1, or NaN of floats."""
+        """Returns a column of numbers at some rows [B]; missing is -1, or NaN for floats."""
         column = self.columns[name]
         missing = np.nan if np.issubdtype(column.dtype, np.floating) else -1
         result = np.full(len(rows), missing, column.dtype)
@@ -90,9 +90,9 @@ class Lists:
     """Lists of ids found by an integer key.
 
     Attributes:
-        keys: N of them.
-        ends: [N + 1] where the list of each begins, and the last one ends.
-        values: [V] the lists end to end, the most confident value last.
+        keys: Keys [N].
+        ends: Start of the list of each key, and the end of the last one [N + 1].
+        values: Concatenated lists, each by ascending confidence [V].
     """
 
     keys: Keys
@@ -100,7 +100,7 @@ class Lists:
     values: np.ndarray
 
     def lists(self, keys: np.ndarray) -> pa.ListArray:
-        """Returns the list [B] of each key, empty where there is none."""
+        """Returns the list [B] of each key, empty for unknown keys."""
         rows = self.keys.find(keys)
         first, last = (np.where(rows < 0, 0, self.ends[rows + i]) for i in (0, 1))
         offsets = np.append(0, np.cumsum(last - first))
@@ -110,7 +110,7 @@ class Lists:
         )
 
     def top(self, keys: np.ndarray) -> np.ndarray:
-        """Returns the most confident value [B] of each key, -1 where there is none."""
+        """Returns the value with the highest confidence [B] of each key, or -1."""
         rows = self.keys.find(keys)
         result = np.full(len(keys), -1, self.values.dtype)
         result[rows >= 0] = self.values[self.ends[rows[rows >= 0] + 1] - 1]
@@ -118,15 +118,16 @@ class Lists:
 
 
 def read_table(path: pathlib.Path | None, key: str, types: Mapping[str, pa.DataType]) -> Table:
-    """Reads a table with one row of each key; None is a table without rows.
+    """Reads a table with one row per key.
 
     Args:
-        path: The file: comma-separated, with a header.
+        path: The file, comma-separated with a header; None: a table without rows.
         key: Column of the key, an id.
-        types: The other columns wanted: `ID`, `delimited.STRINGS` or `pa.string()`.
+        types: Other columns and their types: `ID`, `delimited.STRINGS` or `pa.string()`.
 
     Raises:
-        FileNotFoundError, ValueError: As `delimited.open_rows`; a row is bad or a key repeated.
+        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad or a key
+            repeated.
     """
     parts: dict[str, list[np.ndarray | pa.Array]] = {name: [] for name in (key, *types)}
     for table in () if path is None else _read(path, key, types):
@@ -144,20 +145,20 @@ def read_table(path: pathlib.Path | None, key: str, types: Mapping[str, pa.DataT
         repeated = keys[1:][keys[1:] == keys[:-1]]
         if len(repeated):
             raise ValueError(
-                f"{path}: {key} {repeated[0]} stands in more than one row; remove the others."
+                f"{path}: {key} {repeated[0]} is in more than one row; remove all but one."
             )
     return Table(Keys(keys), columns)
 
 
 def read_lists(path: pathlib.Path | None, value: str) -> Lists:
-    """Reads a table with a row for each value of a document; None is one without rows.
+    """Reads a table with one row per value of a document.
 
     Args:
-        path: The file: document_id, the value, and confidence_level.
+        path: The file with document_id, the value and confidence_level; None: no rows.
         value: Column of the value, an id.
 
     Raises:
-        FileNotFoundError, ValueError: As `read_table`.
+        FileNotFoundError, ValueError: As in `read_table`.
     """
     types = {value: ID, "confidence_level": delimited.NUMBERS}
     parts: list[list[np.ndarray]] = [[], [], []]
@@ -169,7 +170,7 @@ def read_lists(path: pathlib.Path | None, value: str) -> Lists:
         _joined(part, kind) for part, kind in zip(parts, (ID, *types.values()), strict=True)
     )
     keys, places = np.unique(documents, return_inverse=True)
-    # Bits of floats that are not negative sort as the floats; one sort by one number is fast.
+    # The bits of nonnegative floats sort like the floats, and sorting by one integer is fast.
     bits = (np.maximum(np.nan_to_num(confidence), 0) + np.float32(0)).view(np.int32)
     order = np.argsort((places << 32) | bits, kind="stable")
     ends = np.append(0, np.cumsum(np.bincount(places, minlength=len(keys))))
@@ -177,7 +178,7 @@ def read_lists(path: pathlib.Path | None, value: str) -> Lists:
 
 
 def published_seconds(texts: pa.DictionaryArray) -> np.ndarray:
-    """Returns times of publication as seconds since 1970 [B] float64; NaN is missing."""
+    """Parses times of publication as seconds since 1970 [B] float64; NaN is missing."""
     values = texts.dictionary
     stamps = pc.coalesce(
         *(pc.strptime(values, pattern, "s", error_is_null=True) for pattern in _TIME_PATTERNS)
@@ -187,7 +188,7 @@ def published_seconds(texts: pa.DictionaryArray) -> np.ndarray:
 
 
 def age_days(published: np.ndarray) -> np.ndarray:
-    """Returns the days from a publication to the log's origin [B]; NaN after the log's end."""
+    """Returns the days from publication to the log's origin [B]; NaN for wrong dates."""
     days = (ORIGIN_MILLISECONDS / 1_000 - published) / _DAY_SECONDS
     return np.where(days < _LATEST_AGE_DAYS, np.nan, days)
 
