@@ -24,12 +24,12 @@ class BreakerConfig:
     Attributes:
         failures_to_open: Consecutive failures that open it.
         pause_seconds: How long it stays open before one call is let through.
-        most_pause_seconds: The pause doubles with each such call that fails, up to this.
+        max_pause_seconds: The pause doubles with each such call that fails, up to this.
     """
 
     failures_to_open: int = 4
     pause_seconds: float = 0.5
-    most_pause_seconds: float = 4.0
+    max_pause_seconds: float = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +38,15 @@ class RankingConfig:
 
     Attributes:
         reserve_ms: Part of each deadline kept for putting the answer together.
-        most_calls: Concurrent calls; others wait in this process, where the remaining time decides.
-        least_candidates: The ranker is not called for fewer, unless fewer were found.
+        max_calls: Concurrent calls; others wait in this process, where the remaining time decides.
+        min_candidates: The ranker is not called for fewer, unless fewer were found.
         margin: A call is expected to take up to this many times its mean.
         pauses: When the circuit breaker opens.
     """
 
     reserve_ms: float = 5.0
-    most_calls: int = 4
-    least_candidates: int = 50
+    max_calls: int = 4
+    min_candidates: int = 50
     margin: float = 1.25
     pauses: BreakerConfig = dataclasses.field(default_factory=BreakerConfig)
 
@@ -64,7 +64,7 @@ class OrchestratorConfig:
         max_batch: Maximum number of requests in a batch.
         requests_per_call: Requests of a batch that share one call to tower, index and ranker.
         num_threads: Threads for query tower and index; the event loop itself computes little.
-        max_in_hand: Maximum number of requests in flight; others are refused.
+        max_in_flight: Maximum number of requests in flight; others are refused.
         ranker: How the ranker is called.
         rules: Business rules of requests that name none.
     """
@@ -77,7 +77,7 @@ class OrchestratorConfig:
     max_batch: int = MAX_BATCH_SIZE
     requests_per_call: int = 16
     num_threads: int = 2
-    max_in_hand: int = 1024
+    max_in_flight: int = 1024
     ranker: RankingConfig = dataclasses.field(default_factory=RankingConfig)
     rules: requests.Rules | Mapping[str, Any] | None = None
 
@@ -102,19 +102,19 @@ class LiveConfig:
     """When a new release is suggested, and when the journal is rewritten.
 
     Attributes:
-        most_added: Maximum number of added ads; each search compares all of them.
-        most_added_share: Maximum number of added ads, as a share of the release.
-        most_removed_share: Maximum number of removed and changed ads, as a share of the release.
-        most_recall_loss: Maximum loss of recall at 500 since the export.
-        most_dead: Added ads that were changed again or removed; with more of them than this, and
+        max_added: Maximum number of added ads; each search compares all of them.
+        max_added_share: Maximum number of added ads, as a share of the release.
+        max_removed_share: Maximum number of removed and changed ads, as a share of the release.
+        max_recall_loss: Maximum loss of recall at 500 since the export.
+        max_dead: Added ads that were changed again or removed; with more of them than this, and
             than added ads, the journal is rewritten without them.
     """
 
-    most_added: int = 50_000
-    most_added_share: float = 0.1
-    most_removed_share: float = 0.2
-    most_recall_loss: float = 0.01
-    most_dead: int = 10_000
+    max_added: int = 50_000
+    max_added_share: float = 0.1
+    max_removed_share: float = 0.2
+    max_recall_loss: float = 0.01
+    max_dead: int = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +125,13 @@ class FollowConfig:
         poll_seconds: Time between two looks at the disk.
         ranker_seconds: How long the model server may take to serve a new version.
         retry_seconds: Time before a refused release is tried again; doubled each time,
-        most_retry_seconds: up to this.
+        max_retry_seconds: up to this.
     """
 
     poll_seconds: float = 1.0
     ranker_seconds: float = 60.0
     retry_seconds: float = 5.0
-    most_retry_seconds: float = 300.0
+    max_retry_seconds: float = 300.0
 
 
 @dataclasses.dataclass(frozen=True)

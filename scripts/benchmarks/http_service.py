@@ -11,7 +11,7 @@ the trained ones of --workdir; the catalogue of --num_ads is made up from the va
 million ads on two cores, and a few minutes to measure.
 
 Prints a table, and as the last line JSON: `p50_ms` and `p99_ms` of requests one after another,
-`max_sustained_rps` (the highest rate with p99 below --most_p99_ms, nothing failed and at most
+`max_sustained_rps` (the highest rate with p99 below --max_p99_ms, nothing failed and at most
 one request in a hundred degraded), `stages`, `overhead_ms` (the orchestrator's: all but query
 tower, index and ranker), `http_ms` (from the client to the orchestrator and back), `in_process`
 (both stages in one process, without HTTP or gRPC), `processor_ms_per_request` and
@@ -66,7 +66,7 @@ def main() -> None:
     result = {
         "num_ads": values.num_ads,
         "workers": values.workers,
-        **summary(single, rates, values.most_p99_ms),
+        **summary(single, rates, values.max_p99_ms),
         "in_process": in_process,
         "processor_ms_per_request": processor_ms,
         "peak_memory_mb": {**memory, "sum": sum(memory.values())},
@@ -130,7 +130,7 @@ def measure_in_process(
 
 
 def summary(
-    single: dict[str, Any], rates: Sequence[dict[str, Any]], most_p99_ms: float
+    single: dict[str, Any], rates: Sequence[dict[str, Any]], max_p99_ms: float
 ) -> dict[str, Any]:
     """Returns what is reported of the raw times."""
     stages = {stage: [s[stage] for s in single["stage_ms"]] for stage in STAGES}
@@ -143,7 +143,7 @@ def summary(
         row.update(_percentiles(raw["milliseconds"]))
         bad = row["failed"] + row["refused"]
         row["sustained"] = bool(
-            bad == 0 and row["degraded"] <= 0.01 * row["sent"] and row["p99_ms"] < most_p99_ms
+            bad == 0 and row["degraded"] <= 0.01 * row["sent"] and row["p99_ms"] < max_p99_ms
         )
         rows.append(row)
     sustained = [row["rate"] for row in rows if row["sustained"]]
@@ -192,7 +192,7 @@ def _rising(target: poisson_load.Target, rates: Sequence[float]) -> Iterator[dic
         seconds = flags.FLAGS.duration_seconds
         found = fresh_process.call(poisson_load.poisson, target, rate, seconds, number)
         yield found
-        if _percentiles(found["milliseconds"])["p99_ms"] > 20 * flags.FLAGS.most_p99_ms:
+        if _percentiles(found["milliseconds"])["p99_ms"] > 20 * flags.FLAGS.max_p99_ms:
             return
 
 
@@ -258,6 +258,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("singles", 500, "Requests one after another.", lower_bound=10)
     flags.DEFINE_list("rates", ["20", "40", "60", "80", "100", "120"], "Requests a second.")
     flags.DEFINE_float("duration_seconds", 20.0, "Of each rate.", lower_bound=1.0)
-    flags.DEFINE_float("most_p99_ms", 100.0, "Of a rate that counts as sustained.")
+    flags.DEFINE_float("max_p99_ms", 100.0, "Of a rate that counts as sustained.")
     flags.DEFINE_integer("workers", 1, "Processes of the service.", lower_bound=1)
     cli.run(main)

@@ -141,14 +141,14 @@ class LiveIndex:
     def rebuild_suggested(self) -> str | None:
         """Returns why a new release should be exported, or None."""
         view, config, num_ads = self._view, self._config, self._release.ad_index.num_ads
-        if view.num_added > config.most_added:
+        if view.num_added > config.max_added:
             return (
                 f"{view.num_added:,} added ads are compared one by one in each search; up to "
-                f"{config.most_added:,} take little time."
+                f"{config.max_added:,} take little time."
             )
         for count, most, what in (
-            (view.num_added, config.most_added_share, "added"),
-            (view.num_removed, config.most_removed_share, "removed or changed"),
+            (view.num_added, config.max_added_share, "added"),
+            (view.num_removed, config.max_removed_share, "removed or changed"),
         ):
             if count > most * num_ads:
                 return (
@@ -156,7 +156,7 @@ class LiveIndex:
                     f"was tuned without them. Up to {most:.0%} matter little."
                 )
         exported = self._release.manifest.index["recall_at_500_against_exact"]
-        if self._recall is not None and self._recall < exported - config.most_recall_loss:
+        if self._recall is not None and self._recall < exported - config.max_recall_loss:
             recall = f"Recall at {NUM_CANDIDATES} is {self._recall:.4f}"
             return f"{recall}; it was {exported:.4f} at export."
         return None
@@ -221,7 +221,7 @@ class LiveIndex:
 
     def _rewrite_if_worn(self) -> None:
         dead = self._state.num_dead
-        if dead > max(self._config.most_dead, self._view.num_added):
+        if dead > max(self._config.max_dead, self._view.num_added):
             condensed = self._state.condensed()
             try:
                 self._store.rewrite(condensed)

@@ -21,7 +21,7 @@ class Admission:
     def __init__(self, most: int, gauge: prometheus_client.Gauge | None = None) -> None:
         self._most = most
         self._gauge = gauge
-        self.in_hand = 0
+        self.in_flight = 0
 
     @contextlib.contextmanager
     def admitted(self, num_requests: int = 1) -> Iterator[None]:
@@ -32,9 +32,9 @@ class Admission:
         Raises:
             OverloadedError: There are no places.
         """
-        if self.in_hand and self.in_hand + num_requests > self._most:
+        if self.in_flight and self.in_flight + num_requests > self._most:
             raise errors.OverloadedError(
-                f"{self.in_hand} requests are in hand, at most {self._most} may be. Send it again "
+                f"{self.in_flight} requests are in hand, at most {self._most} may be. Send it again "
                 f"in {RETRY_AFTER_SECONDS} s, or more slowly; more workers or replicas take more."
             )
         self._count(num_requests)
@@ -44,6 +44,6 @@ class Admission:
             self._count(-num_requests)
 
     def _count(self, num_requests: int) -> None:
-        self.in_hand += num_requests
+        self.in_flight += num_requests
         if self._gauge is not None:
             self._gauge.inc(num_requests)

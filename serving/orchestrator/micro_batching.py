@@ -22,21 +22,21 @@ class Batcher(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Sequence[Result]],
         executor: futures.Executor,
         *,
-        most_running: int,
-        most_items: int,
+        max_running: int,
+        max_items: int,
     ) -> None:
         """Prepares it.
 
         Args:
             run: Returns the results of items, in their order.
             executor: Where it runs.
-            most_running: Calls at once.
-            most_items: Of one call.
+            max_running: Calls at once.
+            max_items: Of one call.
         """
         self._run = run
         self._executor = executor
-        self._most_running = most_running
-        self._most_items = most_items
+        self._max_running = max_running
+        self._max_items = max_items
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: collections.deque[tuple[Hashable, Item, asyncio.Future[Result]]] = (
@@ -59,7 +59,7 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     def _start(self) -> None:
-        while self._waiting and self._running < self._most_running:
+        while self._waiting and self._running < self._max_running:
             members = self._next()
             if members:
                 self._running += 1
@@ -73,7 +73,7 @@ class Batcher(Generic[Item, Result]):
         key = self._waiting[0][0]
         taken: list[tuple[Item, asyncio.Future[Result]]] = []
         others = []
-        while self._waiting and len(taken) < self._most_items:
+        while self._waiting and len(taken) < self._max_items:
             entry = self._waiting.popleft()
             if entry[2].done():  # Its request was given up.
                 continue

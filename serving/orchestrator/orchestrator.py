@@ -71,7 +71,7 @@ class Orchestrator:
             self._ranker, release.manifest.outputs, self.config.ranker, clock
         )
         self.metrics = metrics or service_metrics.ServiceMetrics()
-        self.admission = admission.Admission(self.config.max_in_hand, self.metrics.in_hand)
+        self.admission = admission.Admission(self.config.max_in_flight, self.metrics.in_flight)
         self._validator = Validator(
             release.manifest, self.config.default_k, self.config.max_k, self.config.rules
         )

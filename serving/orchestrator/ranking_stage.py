@@ -119,7 +119,7 @@ class RankingStage:
             if not self._breaker.admit():
                 return Ranking(None, f"{self._last_error} It is asked again in a moment.")
             # Those that wait are to be ranked before their deadlines too, not only this one.
-            places, waiting = self._config.most_calls, self._waiting
+            places, waiting = self._config.max_calls, self._waiting
             share_ms = remaining_ms * places / (places + waiting)
             count = self._affordable(group.rows.shape[0], most, least, share_ms)
             try:
@@ -170,7 +170,7 @@ class RankingStage:
     def _affordable(self, num_requests: int, most: int, least: int, share_ms: float) -> int:
         """Returns how many candidates of each request there is time for, halving from `most`."""
         count = most
-        floor = min(most, max(least, self._config.least_candidates))
+        floor = min(most, max(least, self._config.min_candidates))
         while count > floor:
             if self._pace.expected_ms(num_requests * count) * self._config.margin <= share_ms:
                 return count
@@ -186,7 +186,7 @@ class RankingStage:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
-            self._semaphore = asyncio.Semaphore(self._config.most_calls)
+            self._semaphore = asyncio.Semaphore(self._config.max_calls)
         return self._semaphore
 
 

@@ -39,7 +39,7 @@ class RetrievalStage:
         self._fields = fields
         self._executor = futures.ThreadPoolExecutor(num_threads, thread_name_prefix="retrieval")
         self._batcher = micro_batching.Batcher(
-            self._each, self._executor, most_running=num_threads, most_items=requests_per_call
+            self._each, self._executor, max_running=num_threads, max_items=requests_per_call
         )
 
     async def find(self, valid: requests.ValidRequest, k: int) -> candidates.Candidates:

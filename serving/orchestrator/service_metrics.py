@@ -110,7 +110,7 @@ class ServiceMetrics:
             multiprocess_mode="mostrecent",
             registry=registry,
         )
-        self.in_hand = gauge(
+        self.in_flight = gauge(
             "tfrec_in_hand",
             "Requests in hand.",
             multiprocess_mode="livesum",

@@ -60,7 +60,7 @@ class CircuitBreaker:
         self._failures += 1
         tried, self._trying = self._trying, False
         if tried:
-            self._pause = min(2 * self._pause, self._config.most_pause_seconds)
+            self._pause = min(2 * self._pause, self._config.max_pause_seconds)
         if tried or (self._failures >= self._config.failures_to_open and self.state == "closed"):
             self._open_until = self._clock() + self._pause
 

@@ -151,7 +151,7 @@ class ReleaseFollower:
             self._opened[version] = await self._verified(version)
         except (errors.ServingError, OSError, MemoryError) as error:
             delay = self._config.retry_seconds if before is None else 2 * before.retry_seconds
-            delay = min(delay, self._config.most_retry_seconds)
+            delay = min(delay, self._config.max_retry_seconds)
             self._refusals[version] = _Refusal(str(error), self._clock() + delay, delay)
             serving = self._router.stable.release.version
             _logger.error(

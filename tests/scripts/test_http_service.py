@@ -31,7 +31,7 @@ def test_requests_one_after_another_keep_their_stages(load, service_url):
 def test_an_open_load_sends_at_random_times_and_counts_what_came_of_it(
     load, tiny_bundle, ranker_address
 ):
-    config = OrchestratorConfig(max_in_hand=1, default_deadline_ms=30_000)
+    config = OrchestratorConfig(max_in_flight=1, default_deadline_ms=30_000)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, config)
     with serving_fixtures.serve_app(service) as url:
         bodies = [{"k": 1}, {"deadline_ms": 1}, {"k": 0}]
@@ -67,7 +67,7 @@ def test_the_summary_takes_the_three_stages_off_and_the_highest_rate_that_was_ke
         rate(90.0, 12.0, failed=1),
         rate(95.0, 12.0, refused=1),
     ]
-    found = benchmark.summary(single, rates, most_p99_ms=100.0)
+    found = benchmark.summary(single, rates, max_p99_ms=100.0)
     assert found["p50_ms"] == found["p99_ms"] == 10.0
     # 9 ms less 1 + 2 + 5, and 10 ms less 9.
     assert found["overhead_ms"]["p50_ms"] == pytest.approx(1.0)

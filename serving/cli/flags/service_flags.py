@@ -40,14 +40,14 @@ flags.DEFINE_float(
     lower_bound=1.0,
 )
 flags.DEFINE_integer(
-    "max_in_hand",
-    _ORCHESTRATOR.max_in_hand,
+    "max_in_flight",
+    _ORCHESTRATOR.max_in_flight,
     "Maximum number of requests in flight in a process; others get 429.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
     "max_ranker_calls",
-    _ORCHESTRATOR.ranker.most_calls,
+    _ORCHESTRATOR.ranker.max_calls,
     "Maximum number of concurrent ranker calls of a process; others wait. A model server with a "
     "GPU takes more.",
     lower_bound=1,
@@ -106,8 +106,8 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         orchestrator=config.OrchestratorConfig(
             num_candidates=FLAGS.num_candidates,
             default_deadline_ms=FLAGS.deadline_ms,
-            max_in_hand=FLAGS.max_in_hand,
-            ranker=config.RankingConfig(most_calls=FLAGS.max_ranker_calls),
+            max_in_flight=FLAGS.max_in_flight,
+            ranker=config.RankingConfig(max_calls=FLAGS.max_ranker_calls),
             rules=rule_flags.rules(),
         ),
         http=http,

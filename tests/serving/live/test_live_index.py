@@ -620,7 +620,7 @@ def test_who_comes_while_an_update_is_taken_up_waits_for_it(release, monkeypatch
 
 
 def test_an_update_counts_though_the_worn_journal_cannot_be_written_anew(release, monkeypatch):
-    live = live_index.LiveIndex(release, LiveConfig(most_dead=0))
+    live = live_index.LiveIndex(release, LiveConfig(max_dead=0))
     live.update([NEW], ["ad-5"])
 
     def full(*_):
@@ -641,7 +641,7 @@ def test_an_update_counts_though_the_worn_journal_cannot_be_written_anew(release
 
 
 def test_a_worn_journal_is_written_anew_with_what_holds(release):
-    config = LiveConfig(most_dead=5)
+    config = LiveConfig(max_dead=5)
     live, follower = live_index.LiveIndex(release, config), live_index.LiveIndex(release)
     live.update([{**NEW, "ad_id": "stays"}], ["ad-5"])
     sizes = []
@@ -709,7 +709,7 @@ def test_searches_during_updates_give_only_valid_answers(release):
 
 
 def test_a_rebuild_is_suggested_with_the_reason(release):
-    live = live_index.LiveIndex(release, LiveConfig(most_added=40))
+    live = live_index.LiveIndex(release, LiveConfig(max_added=40))
     assert live.rebuild_suggested() is None
     live.update([{"ad_id": f"new-{n}"} for n in range(31)])
     assert live.rebuild_suggested().startswith("31 ads were added, 10% of the release")

@@ -40,7 +40,7 @@ def run(tiny_bundle, clock):
 
 
 def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_call_through_after_a_pause(clock):
-    config = BreakerConfig(failures_to_open=3, pause_seconds=1, most_pause_seconds=3)
+    config = BreakerConfig(failures_to_open=3, pause_seconds=1, max_pause_seconds=3)
     circuit = ranker.CircuitBreaker(config, clock)
     for _ in range(2):
         assert circuit.admit()
@@ -87,10 +87,10 @@ def test_places_are_given_back_and_a_batch_larger_than_all_of_them_is_let_in_alo
             places.admitted(),
         ):
             raise KeyError
-        assert places.in_hand == 2
+        assert places.in_flight == 2
     with pytest.raises(KeyError), places.admitted(5):
         raise KeyError
-    assert places.in_hand == 0
+    assert places.in_flight == 0
 
 
 def num_scored(reply):
@@ -192,7 +192,7 @@ def test_a_ranker_that_hangs_is_left_alone_and_asked_again_after_a_pause(
     run, ranker_address, clock
 ):
     held = _Held()
-    pauses = BreakerConfig(failures_to_open=3, pause_seconds=0.3, most_pause_seconds=0.3)
+    pauses = BreakerConfig(failures_to_open=3, pause_seconds=0.3, max_pause_seconds=0.3)
     config = OrchestratorConfig(default_deadline_ms=200, ranker=RankingConfig(pauses=pauses))
     patient = serving_fixtures.changed(REQUEST, deadline_ms=60_000)
 
@@ -217,7 +217,7 @@ def test_a_ranker_that_hangs_is_left_alone_and_asked_again_after_a_pause(
 
 
 def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ranker_address):
-    config = OrchestratorConfig(default_deadline_ms=60_000, ranker=RankingConfig(most_calls=1))
+    config = OrchestratorConfig(default_deadline_ms=60_000, ranker=RankingConfig(max_calls=1))
     held = _Held()
 
     async def scenario(service):
@@ -239,7 +239,7 @@ def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address, clo
     config = OrchestratorConfig(
         num_candidates=300,
         default_deadline_ms=60_000,
-        ranker=RankingConfig(most_calls=1, least_candidates=25),
+        ranker=RankingConfig(max_calls=1, min_candidates=25),
     )
     hurried = serving_fixtures.changed(REQUEST, deadline_ms=50_000)
     held = _Held()
@@ -266,13 +266,13 @@ def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address, clo
 
 
 def test_requests_beyond_the_places_are_refused_and_the_others_answered(run, ranker_address):
-    config = OrchestratorConfig(max_in_hand=8, default_deadline_ms=30_000)
+    config = OrchestratorConfig(max_in_flight=8, default_deadline_ms=30_000)
 
     async def scenario(service):
         results = await asyncio.gather(
             *(service.recommend(REQUEST) for _ in range(20)), return_exceptions=True
         )
-        return results, service.admission.in_hand, await service.recommend(REQUEST)
+        return results, service.admission.in_flight, await service.recommend(REQUEST)
 
     results, in_hand, after = run(scenario, ranker_address, config)
     refused = [result for result in results if isinstance(result, errors.OverloadedError)]

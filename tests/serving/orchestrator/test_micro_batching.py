@@ -9,14 +9,14 @@ import pytest
 from serving.orchestrator import micro_batching
 
 
-def scenario(main, run, *, most_running=1, most_items=4):
+def scenario(main, run, *, max_running=1, max_items=4):
     """Runs `main(batcher)` in an event loop of its own."""
 
     async def with_batcher():
-        with futures.ThreadPoolExecutor(most_running) as executor:
+        with futures.ThreadPoolExecutor(max_running) as executor:
             return await main(
                 micro_batching.Batcher(
-                    run, executor, most_running=most_running, most_items=most_items
+                    run, executor, max_running=max_running, max_items=max_items
                 )
             )
 

@@ -22,7 +22,7 @@ from serving.service import release_follower, release_router
 
 pytestmark = pytest.mark.process
 
-FAST = FollowConfig(poll_seconds=0.05, ranker_seconds=60, retry_seconds=0.2, most_retry_seconds=0.4)
+FAST = FollowConfig(poll_seconds=0.05, ranker_seconds=60, retry_seconds=0.2, max_retry_seconds=0.4)
 BODY = {"user": {"country": "CH", "age": 33, "history": ["ad-3"]}, "k": 5}
 
 
@@ -272,7 +272,7 @@ def test_a_release_that_nobody_serves_in_time_is_refused_and_let_go_where_it_is_
 
 def test_a_refused_release_is_tried_again_less_and_less_often(base, address):
     clock = clocks.Clock()
-    config = release_follower.FollowConfig(retry_seconds=5, most_retry_seconds=15)
+    config = release_follower.FollowConfig(retry_seconds=5, max_retry_seconds=15)
     attempts = []
 
     def connect(release):

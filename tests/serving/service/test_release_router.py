@@ -173,13 +173,13 @@ def test_of_a_batch_that_one_release_refuses_nothing_is_done_or_recorded(run):
         router.stable.impressions = canary.impressions = log
         router.route(router.stable, canary, 0.0)
         requests = [request(0, release="stable"), request(1, release="canary")]
-        canary.admission.in_hand = canary.config.max_in_hand
+        canary.admission.in_flight = canary.config.max_in_flight
         with pytest.raises(errors.OverloadedError):
             await router.recommend_batch(requests)
-        canary.admission.in_hand = 0
+        canary.admission.in_flight = 0
         assert log.answers == []
         assert [row["answered"] for row in router.status()] == [0, 0]
-        assert router.stable.admission.in_hand == 0
+        assert router.stable.admission.in_flight == 0
         await router.recommend_batch(requests)
         assert log.answers == [(1, "r0"), (2, "r1")]
         assert [row["answered"] for row in router.status()] == [1, 1]

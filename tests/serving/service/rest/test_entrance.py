@@ -88,7 +88,7 @@ def test_a_body_that_does_not_come_is_given_up(tiny_bundle, ranker_address):
 
 def test_requests_beyond_the_places_are_told_when_to_come_again(tiny_bundle, ranker_address):
     go_on = threading.Event()
-    config = OrchestratorConfig(max_in_hand=2, default_deadline_ms=60_000)
+    config = OrchestratorConfig(max_in_flight=2, default_deadline_ms=60_000)
 
     def post(url):
         return httpx.post(f"{url}/v1/recommend", json={}, timeout=60)
@@ -100,7 +100,7 @@ def test_requests_beyond_the_places_are_told_when_to_come_again(tiny_bundle, ran
         service = serving_fixtures.make_orchestrator(tiny_bundle, address, config)
         with serving_fixtures.serve_app(service) as url:
             admitted = [pool.submit(post, url) for _ in range(2)]
-            waiting.until(lambda: service.admission.in_hand == 2)
+            waiting.until(lambda: service.admission.in_flight == 2)
             refused = post(url)
             go_on.set()
             assert [reply.result().status_code for reply in admitted] == [200, 200]
