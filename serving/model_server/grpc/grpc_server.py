@@ -4,11 +4,10 @@ import os
 from concurrent import futures
 
 import grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving import model_config
 from serving.model_server import config_messages, server_metrics, server_options
-from serving.model_server.grpc import grpc_health, prediction_service
+from serving.model_server.grpc import grpc_health, grpc_services
 from serving.model_server.models import servable_manager
 
 _OPTIONS = (
@@ -44,14 +43,8 @@ def build(
     """
     pool = futures.ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
     server = grpc.server(pool, options=(*_OPTIONS, *options.grpc_channel_arguments))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        prediction_service.PredictionService(
-            manager, options.enable_serialization_as_tensor_content, metrics
-        ),
-        server,
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        prediction_service.ModelService(manager, metrics), server
+    server.add_generic_rpc_handlers(
+        grpc_services.handlers(manager, options.enable_serialization_as_tensor_content, metrics)
     )
     if options.enable_grpc_healthcheck_service:
         server.add_generic_rpc_handlers((health.handler(),))

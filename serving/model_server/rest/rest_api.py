@@ -46,6 +46,14 @@ _NOT_FOUND_PAGE = (
     b"<H1>Not Found</H1>\n</BODY></HTML>\n"
 )
 _DEFAULT_CONTENT_TYPE = "text/html; charset=ISO-8859-1"
+_EXAMPLE_ACTIONS: dict[str, tuple[Any, Any, Any]] = {
+    "classify": (
+        operations.classify,
+        classification_pb2.ClassificationRequest,
+        json_output.classifications,
+    ),
+    "regress": (operations.regress, regression_pb2.RegressionRequest, json_output.regressions),
+}
 _CORS_HEADERS = {
     "access-control-allow-origin": "*",
     "access-control-allow-methods": "POST, GET",
@@ -169,11 +177,13 @@ class RestApi:
         spec = call.spec = _spec(name or "", version, label)
         if method == "POST":
             call.action = action
-            post = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
-            if action not in post:
+            if action not in ("predict", *_EXAMPLE_ACTIONS):
                 # The case of the last word of the path counts, the case of the rest does not.
                 raise saved_model.invalid_argument(f"Malformed request: {method} {path}")
-            return post[action](spec, json_input.parse(request.body))
+            document = json_input.parse(request.body)
+            if action == "predict":
+                return self._predict(spec, document)
+            return self._examples(action, spec, document)
         if not name:
             raise saved_model.invalid_argument("Missing model name in request.")
         return self._metadata(spec) if action == "metadata" else self._status(spec)
@@ -194,19 +204,11 @@ class RestApi:
             outputs = model.predict(key, inputs)
         return json_output.to_rows(outputs) if is_row_form else json_output.to_columns(outputs)
 
-    def _classify(self, spec: model_pb2.ModelSpec, document: Mapping[str, Any]) -> bytes:
+    def _examples(self, action: str, spec: model_pb2.ModelSpec, document: Any) -> bytes:
+        operation, request_type, to_json = _EXAMPLE_ACTIONS[action]
         spec.signature_name = json_input.signature_name(document)
-        request = classification_pb2.ClassificationRequest(
-            model_spec=spec, input=json_input.to_examples(document)
-        )
-        return json_output.classifications(operations.classify(self._manager, request).result)
-
-    def _regress(self, spec: model_pb2.ModelSpec, document: Mapping[str, Any]) -> bytes:
-        spec.signature_name = json_input.signature_name(document)
-        request = regression_pb2.RegressionRequest(
-            model_spec=spec, input=json_input.to_examples(document)
-        )
-        return json_output.regressions(operations.regress(self._manager, request).result)
+        request = request_type(model_spec=spec, input=json_input.to_examples(document))
+        return to_json(operation(self._manager, request).result)
 
     def _status(self, spec: model_pb2.ModelSpec) -> bytes:
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
