@@ -39,7 +39,7 @@ def batch_answers(
 def document(
     place: str, outcome: httpx.Response | Exception | None, timeout_seconds: float
 ) -> dict[str, Any]:
-    """Returns the JSON object of an outcome: a response, or what httpx raised.
+    """Returns the JSON object of a response.
 
     Args:
         place: Method and URL of the call, for error messages.
