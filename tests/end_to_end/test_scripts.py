@@ -67,7 +67,10 @@ def test_filters_of_the_command_line_hold_where_the_request_has_none(workdir):
     done = run("inference.py", *flags, '--filters={"allowed_ads": ["no such ad"]}')
     assert json.loads(done.stdout)["ads"] == []
     done = run("inference.py", *flags, "--filters={", status=1)
-    assert "--filters: expected a JSON object or a file with one, got text that is not valid JSON" in done.stderr
+    assert (
+        "--filters: expected a JSON object or a file with one, got text that is not valid JSON"
+        in done.stderr
+    )
 
 
 def test_the_demo_shows_ten_ads_with_the_only_head(workdir):
