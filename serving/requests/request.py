@@ -5,7 +5,6 @@ on a release, such as the names of its fields, is checked by `validation`. The d
 the text of the OpenAPI document. Null and absent mean the same everywhere.
 """
 
-from collections.abc import Hashable
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
@@ -22,8 +21,6 @@ MAX_RULES = 8
 MAX_COUNT = 2**31
 # Beyond it the utility of large revenues could leave the range of a float.
 MAX_WEIGHT = 1e9
-
-_Sortable = TypeVar("_Sortable", bound=Hashable)
 
 
 def as_digits(value: Any) -> Any:
