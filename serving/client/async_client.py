@@ -13,7 +13,7 @@ from typing import Any, Self
 import httpx
 
 from serving import errors
-from serving.client import client_replies, http_calls
+from serving.client import http_calls
 from serving.requests import Answer, Request
 
 
@@ -58,12 +58,12 @@ class AsyncClient:
     async def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
         """Asks for the best ads for one request; arguments and errors as for `client.Client`."""
         call = http_calls.recommend(http_calls.request_of(request, fields))
-        return client_replies.answer(await self._call(call))
+        return http_calls.read_answer(await self._call(call))
 
     async def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
         """Asks for the ads for many requests; returns the answers in the same order."""
         call = http_calls.recommend_batch(requests)
-        return client_replies.batch_answers(call.body, await self._call(call))
+        return http_calls.read_batch(call.body, await self._call(call))
 
     async def bundle(self) -> dict[str, Any]:
         """Returns what is served."""

@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 
 from serving import errors
-from serving.client import client_replies, http_calls
+from serving.client import http_calls
 from serving.requests import Answer, Request
 
 Retry = http_calls.Retry
@@ -95,7 +95,7 @@ class Client:
             ClientReplyError: The reply is not that of a tfrec service.
         """
         asked = http_calls.request_of(request, fields)
-        return client_replies.answer(self._call(http_calls.recommend(asked)))
+        return http_calls.read_answer(self._call(http_calls.recommend(asked)))
 
     def recommend_batch(self, requests: Iterable[Request]) -> list[Answer]:
         """Asks for the ads for many requests; returns the answers in the same order.
@@ -104,7 +104,7 @@ class Client:
             TfrecClientError: As `recommend`.
         """
         call = http_calls.recommend_batch(requests)
-        return client_replies.batch_answers(call.body, self._call(call))
+        return http_calls.read_batch(call.body, self._call(call))
 
     def bundle(self) -> dict[str, Any]:
         """Returns what is served: version, fields, heads, index, metrics, updates.

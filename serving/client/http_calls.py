@@ -13,10 +13,10 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import httpx
+import pydantic
 
 from serving import errors, requests
-from serving.client import client_replies
-from serving.requests import Request
+from serving.requests import Answer, Request
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
 # Share of the caller's time-out that the service gets as its deadline, so that an answer in
@@ -136,6 +136,32 @@ def recommend_batch(batch: Iterable[Request]) -> Call:
     return Call("POST", "/v1/recommend/batch", body)
 
 
+def read_answer(document: Mapping[str, Any]) -> Answer:
+    """Reads an answer.
+
+    Raises:
+        ClientReplyError: The document is not an answer.
+    """
+    try:
+        return Answer.model_validate(document)
+    except pydantic.ValidationError as error:
+        reason = requests.refusal(Answer, error.errors(include_url=False), "answer")
+        raise errors.ClientReplyError(f"Expected the JSON object of an answer; {reason}") from error
+
+
+def read_batch(body: Mapping[str, Any] | None, document: Mapping[str, Any]) -> list[Answer]:
+    """Reads the answers of a batch, given the body of its request.
+
+    Raises:
+        ClientReplyError: The number of answers is not that of the requests.
+    """
+    answers = document.get("responses")
+    expected = len((body or {})["requests"])
+    if not isinstance(answers, list) or len(answers) != expected:
+        raise errors.ClientReplyError(f"Expected {expected} responses, got {str(document)[:200]}.")
+    return [read_answer(item) for item in answers]
+
+
 def request_of(request: Request | None, fields: Mapping[str, Any]) -> Request:
     """Returns a request with the given fields, which override those of `request`.
 
@@ -192,7 +218,7 @@ def exchange(
         }
         outcome = yield Attempt(arguments)
         try:
-            return client_replies.document(place, outcome, timeout_seconds)
+            return _document(place, outcome, timeout_seconds)
         except errors.TfrecClientError as error:
             wait = _wait(outcome, pause)
             is_last = attempt == retry.attempts or clock() + wait >= end
@@ -220,4 +246,62 @@ def _wait(outcome: httpx.Response | Exception | None, pause: float) -> float:
 def _bad_url(base_url: str) -> errors.TfrecClientError:
     return errors.TfrecClientError(
         f"base_url: expected a URL such as http://127.0.0.1:8000, got {base_url!r}."
+    )
+
+
+def _document(
+    place: str, outcome: httpx.Response | Exception | None, timeout_seconds: float
+) -> dict[str, Any]:
+    """Returns the JSON object of a response.
+
+    Args:
+        place: Method and URL of the call, for error messages.
+        outcome: Response, or what httpx raised.
+        timeout_seconds: Time-out of the call.
+
+    Raises:
+        TfrecClientError: As `serving.client.Client.recommend` describes.
+    """
+    if isinstance(outcome, httpx.TimeoutException):
+        raise errors.ClientTimeoutError(
+            f"{place}: no answer within {timeout_seconds} s. "
+            "Give the client a longer timeout_seconds, or the request a deadline_ms."
+        ) from outcome
+    if isinstance(outcome, httpx.RequestError):
+        raise errors.ClientConnectionError(
+            f"{place}: {str(outcome).rstrip('.')}. Is the service running at this address?"
+        ) from outcome
+    if not isinstance(outcome, httpx.Response):
+        raise errors.TfrecClientError(
+            f"{place}: the request cannot be sent as JSON: {outcome}."
+        ) from outcome
+    try:
+        found = outcome.json()
+    except ValueError as error:
+        raise errors.ClientReplyError(_not_a_service(place, outcome)) from error
+    if not isinstance(found, dict):
+        raise errors.ClientReplyError(_not_a_service(place, outcome))
+    if not outcome.is_success:
+        raise _status_error(place, outcome, found)
+    return found
+
+
+def _status_error(
+    place: str, reply: httpx.Response, document: Mapping[str, Any]
+) -> errors.TfrecClientError:
+    match document:
+        case {"error": {"code": str(code), "message": str(message)}}:
+            kind: type[errors.ClientStatusError] = errors.ClientRequestError
+            if reply.status_code == 429:
+                kind = errors.ClientOverloadedError
+            elif reply.status_code >= 500:
+                kind = errors.ClientServiceError
+            return kind(reply.status_code, code, message)
+    return errors.ClientReplyError(_not_a_service(place, reply))
+
+
+def _not_a_service(place: str, reply: httpx.Response) -> str:
+    return (
+        f"{place}: expected a JSON object of a tfrec service, got HTTP {reply.status_code} "
+        f"{reply.text[:200]!r}. Is this its address?"
     )

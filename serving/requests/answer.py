@@ -12,102 +12,96 @@ import pydantic
 class AnswerPart(pydantic.BaseModel):
     """Base of all parts of an answer; immutable."""
 
-    model_config = pydantic.ConfigDict(frozen=True)
+    model_config = pydantic.ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
 class UtilityPart(AnswerPart):
     """Contribution of one head to a utility."""
 
-    score: float = pydantic.Field(description="Score of the head.")
-    weight: float = pydantic.Field(description="Weight of the head in the request.")
-    part: float = pydantic.Field(description="Score times weight.")
+    score: float
+    """Score of the head."""
+    weight: float
+    """Weight of the head in the request."""
+    part: float
+    """Score times weight."""
 
 
 class AdExplanation(AnswerPart):
     """Why an ad is at its position."""
 
-    parts: dict[str, UtilityPart] | None = pydantic.Field(
-        description="Head to its contribution; they sum to the utility. Null in a degraded answer."
-    )
-    place_without_rules: int = pydantic.Field(
-        description="Rank among the candidates by utility alone, in a degraded answer by "
-        "retrieval score; 1 is the best."
-    )
-    diversity_factor: float = pydantic.Field(
-        description="Share of the utility that is left after diversity, in [0, 1]."
-    )
-    explored: bool = pydantic.Field(description="Whether the ad was drawn at random.")
+    parts: dict[str, UtilityPart] | None
+    """Head to its contribution; they sum to the utility. Null in a degraded answer."""
+    place_without_rules: int
+    """Rank among the candidates by utility alone, in a degraded answer by retrieval score; 1 is the
+    best."""
+    diversity_factor: float
+    """Share of the utility that is left after diversity, in [0, 1]."""
+    explored: bool
+    """Whether the ad was drawn at random."""
 
 
 class LeftOut(AnswerPart):
     """Candidates that a rule left out although they rank above the last ad of the answer."""
 
-    rule: str = pydantic.Field(
-        description="cap, diversity or exploration. A candidate that several caps leave out is "
-        "counted for each of them, and for the other rules only if no cap leaves it out."
-    )
-    field: str | None = pydantic.Field(description="Field of the cap; null for other rules.")
-    count: int = pydantic.Field(description="Number of candidates.")
-    ads: list[str] = pydantic.Field(description="Ids of the best of them, at most ten.")
+    rule: str
+    """cap, diversity or exploration. A candidate that several caps leave out is counted for each of
+    them, and for the other rules only if no cap leaves it out."""
+    field: str | None
+    """Field of the cap; null for other rules."""
+    count: int
+    """Number of candidates."""
+    ads: list[str]
+    """Ids of the best of them, at most ten."""
 
 
 class AtCap(AnswerPart):
     """What has reached a frequency cap."""
 
-    field: str | None = pydantic.Field(
-        description="Field of the cap. Null: the ads themselves are counted."
-    )
-    count: int = pydantic.Field(description="Number of values, or ads, that reached the cap.")
+    field: str | None
+    """Field of the cap. Null: the ads themselves are counted."""
+    count: int
+    """Number of values, or ads, that reached the cap."""
 
 
 class Explanation(AnswerPart):
     """What the rules did to an answer."""
 
-    candidates: int = pydantic.Field(
-        description="Number of eligible ads that the answer was chosen from."
-    )
-    at_frequency_cap: list[AtCap] = pydantic.Field(
-        description="Frequency caps that the user has reached."
-    )
-    left_out: list[LeftOut] = pydantic.Field(description="Rules that left candidates out.")
-    explored_slots: int = pydantic.Field(
-        description="Number of positions that were drawn at random."
-    )
+    candidates: int
+    """Number of eligible ads that the answer was chosen from."""
+    at_frequency_cap: list[AtCap]
+    """Frequency caps that the user has reached."""
+    left_out: list[LeftOut]
+    """Rules that left candidates out."""
+    explored_slots: int
+    """Number of positions that were drawn at random."""
 
 
 class RankedAd(AnswerPart):
     """One ad of an answer."""
 
-    rank: int = pydantic.Field(description="Position; 1 is the best.")
-    ad_id: str = pydantic.Field(description="Id of the ad in the catalog.")
-    utility: float | None = pydantic.Field(
-        description="Weighted sum of the heads' scores. Null in retrieval order."
-    )
-    click_probability: float | None = pydantic.Field(
-        description="In [0, 1]. Null if the release has no such head, and in retrieval order."
-    )
-    engagement_probability: float | None = pydantic.Field(
-        description="Probability of an engagement after this impression, like click_probability."
-    )
-    expected_revenue: float | None = pydantic.Field(
-        description="In the currency of the log, null like click_probability."
-    )
-    retrieval_score: float = pydantic.Field(
-        description="Inner product of the embeddings of the query and the ad."
-    )
-    fields: dict[str, Any] = pydantic.Field(
-        description="Raw ad fields for display: strings, numbers, lists of strings and null."
-    )
-    propensity: float = pydantic.Field(
-        default=1.0,
-        description="Probability of this ad at this position, given the ads above it; 1 without "
-        "exploration. The product over all positions is the probability of the list.",
-    )
+    rank: int
+    """Position; 1 is the best."""
+    ad_id: str
+    """Id of the ad in the catalog."""
+    utility: float | None
+    """Weighted sum of the heads' scores. Null in retrieval order."""
+    click_probability: float | None
+    """In [0, 1]. Null if the release has no such head, and in retrieval order."""
+    engagement_probability: float | None
+    """Probability of an engagement after this impression, like click_probability."""
+    expected_revenue: float | None
+    """In the currency of the log, null like click_probability."""
+    retrieval_score: float
+    """Inner product of the embeddings of the query and the ad."""
+    fields: dict[str, Any]
+    """Raw ad fields for display: strings, numbers, lists of strings and null."""
+    propensity: float = 1.0
+    """Probability of this ad at this position, given the ads above it; 1 without exploration. The
+    product over all positions is the probability of the list."""
     explanation: AdExplanation | None = pydantic.Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="Why the ad is at its position. Absent unless the request asks for it.",
+        default=None, exclude_if=lambda value: value is None
     )
+    """Why the ad is at its position. Absent unless the request asks for it."""
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -155,34 +149,27 @@ class Answer(AnswerPart):
 
     model_config = pydantic.ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    request_id: str = pydantic.Field(description="Id of the request; generated by default.")
-    bundle_version: int = pydantic.Field(
-        description="Version of the release that gave every number in this answer."
-    )
-    degraded: str | None = pydantic.Field(
-        description="Why not all candidates were ranked, or none of them. Null: all were."
-    )
-    order: str = pydantic.Field(
-        description="utility, or retrieval if no candidate was ranked; the ads have no scores then."
-    )
-    ads: list[RankedAd] = pydantic.Field(
-        description="At most k ads; fewer if fewer are eligible, none if none is."
-    )
-    absent_heads: list[str] = pydantic.Field(
-        description="Heads that this release was not trained for."
-    )
-    stage_ms: dict[str, float] = pydantic.Field(
-        description="Milliseconds of query_tower, index, features and ranker, and in total. In a "
-        "batch the stages are those of all requests that were computed together."
-    )
-    shortage: str | None = pydantic.Field(
-        default=None, description="Why there are fewer than k ads. Null: there are k."
-    )
+    request_id: str
+    """Id of the request; generated by default."""
+    bundle_version: int
+    """Version of the release that gave every number in this answer."""
+    degraded: str | None
+    """Why not all candidates were ranked, or none of them. Null: all were."""
+    order: str
+    """utility, or retrieval if no candidate was ranked; the ads have no scores then."""
+    ads: list[RankedAd]
+    """At most k ads; fewer if fewer are eligible, none if none is."""
+    absent_heads: list[str]
+    """Heads that this release was not trained for."""
+    stage_ms: dict[str, float]
+    """Milliseconds of query_tower, index, features and ranker, and in total. In a batch the stages
+    are those of all requests that were computed together."""
+    shortage: str | None = None
+    """Why there are fewer than k ads. Null: there are k."""
     explanation: Explanation | None = pydantic.Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="What the rules did. Absent unless the request asks for it.",
+        default=None, exclude_if=lambda value: value is None
     )
+    """What the rules did. Absent unless the request asks for it."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, explanations only if there are any."""

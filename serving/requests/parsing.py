@@ -81,11 +81,12 @@ def refusal(
             f"{start or 'request: '}expected an object with the keys {', '.join(keys)}, "
             f"got {shortened(value)}."
         )
-    expected = _EXPECTED.get(kind, detail["msg"]).format_map(detail.get("ctx", {}))
+    # Other errors are those of our own validators, whose messages say what they expect.
+    expected = _EXPECTED[kind].format_map(detail.get("ctx", {})) if kind in _EXPECTED else None
     got = str(len(value)) if kind == "too_long" else shortened(value)
     is_type = kind.endswith("_type") or kind in ("int_from_float", "string_unicode")
     error = errors.RequestTypeError if is_type else errors.InvalidRequestError
-    return error(f"{start}expected {expected}, got {got}.")
+    return error(f"{start}expected {expected or detail['msg']}, got {got}.")
 
 
 def shortened(value: Any) -> str:
@@ -107,7 +108,8 @@ def _path(place: str, location: tuple[str | int, ...]) -> str:
 def _keys_at(model: type[pydantic.BaseModel], location: tuple[str | int, ...]) -> list[str]:
     """Returns the keys of the model at a location inside another."""
     for name in location:
-        if isinstance(name, str):
+        # Other names are keys of a dictionary, and numbers are positions in a list.
+        if name in model.model_fields:
             model = _model_in(model.model_fields[name].annotation) or model
     return list(model.model_fields)
 

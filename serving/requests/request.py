@@ -5,7 +5,6 @@ on a release, such as the names of its fields, is checked by `validation`. The d
 the text of the OpenAPI document. Null and absent mean the same everywhere.
 """
 
-from collections.abc import Hashable
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
@@ -22,8 +21,6 @@ MAX_RULES = 8
 MAX_COUNT = 2**31
 # Beyond it the utility of large revenues could leave the range of a float.
 MAX_WEIGHT = 1e9
-
-_Sortable = TypeVar("_Sortable", bound=Hashable)
 
 
 def as_digits(value: Any) -> Any:
@@ -109,7 +106,7 @@ _RuleList = Annotated[
 class RequestPart(pydantic.BaseModel):
     """Base of all parts of a request: immutable; unknown keys are refused."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, without what is not set."""
@@ -122,22 +119,18 @@ class Condition(RequestPart):
     A missing value fails every part except `none_of`.
     """
 
-    field: _String = pydantic.Field(description="Name of an ad field.")
-    any_of: _Values | None = pydantic.Field(
-        default=None, description="The field has at least one of these values."
-    )
-    none_of: _Values | None = pydantic.Field(
-        default=None, description="The field has none of these values."
-    )
-    all_of: _Values | None = pydantic.Field(
-        default=None, description="The field has all of these values. For list fields."
-    )
-    at_least: _Number | None = pydantic.Field(
-        default=None, description="Lower bound, inclusive. For numeric fields."
-    )
-    at_most: _Number | None = pydantic.Field(
-        default=None, description="Upper bound, inclusive. For numeric fields."
-    )
+    field: _String
+    """Name of an ad field."""
+    any_of: _Values | None = None
+    """The field has at least one of these values."""
+    none_of: _Values | None = None
+    """The field has none of these values."""
+    all_of: _Values | None = None
+    """The field has all of these values. For list fields."""
+    at_least: _Number | None = None
+    """Lower bound, inclusive. For numeric fields."""
+    at_most: _Number | None = None
+    """Upper bound, inclusive. For numeric fields."""
 
 
 class Filters(RequestPart):
@@ -145,14 +138,12 @@ class Filters(RequestPart):
 
     conditions: (
         Annotated[tuple[Condition, ...], pydantic.Field(max_length=MAX_CONDITIONS)] | None
-    ) = pydantic.Field(default=None, description="All of them must hold.")
-    allowed_ads: _AdIds | None = pydantic.Field(
-        default=None,
-        description="Ad ids. Only these ads are eligible. Unknown ids are ignored.",
-    )
-    excluded_ads: _AdIds | None = pydantic.Field(
-        default=None, description="Ad ids. These ads are not eligible. Unknown ids are ignored."
-    )
+    ) = None
+    """All of them must hold."""
+    allowed_ads: _AdIds | None = None
+    """Ad ids. Only these ads are eligible. Unknown ids are ignored."""
+    excluded_ads: _AdIds | None = None
+    """Ad ids. These ads are not eligible. Unknown ids are ignored."""
 
 
 class Cap(RequestPart):
@@ -161,40 +152,38 @@ class Cap(RequestPart):
     Ads without a value are not capped; an ad with a list counts for each of its values.
     """
 
-    field: _String = pydantic.Field(description="Name of a categorical or list field of the ads.")
-    max: _Max = pydantic.Field(description="Maximum number of ads with the same value.")
+    field: _String
+    """Name of a categorical or list field of the ads."""
+    max: _Max
+    """Maximum number of ads with the same value."""
 
 
 class FrequencyCap(RequestPart):
     """Makes ads that the user has seen too often ineligible; `seen` has the counts."""
 
-    max: _Max = pydantic.Field(
-        description="Maximum number of impressions; an ad that has reached it is no longer "
-        "eligible."
-    )
-    field: _String | None = pydantic.Field(
-        default=None,
-        description="Categorical or list field whose values are counted: ads with a value that "
-        "has reached the maximum are not eligible. Null: the ads themselves are counted.",
-    )
+    max: _Max
+    """Maximum number of impressions; an ad that has reached it is no longer eligible."""
+    field: _String | None = None
+    """Categorical or list field whose values are counted: ads with a value that has reached the
+    maximum are not eligible. Null: the ads themselves are counted."""
 
 
 class Diversity(RequestPart):
     """Lowers the utility of an ad for each ad above it with the same value of a field."""
 
-    field: _String = pydantic.Field(description="Name of a categorical or list field of the ads.")
-    penalty: _Share = pydantic.Field(
-        description="Share of the utility that each such ad above takes away, in [0, 1]."
-    )
+    field: _String
+    """Name of a categorical or list field of the ads."""
+    penalty: _Share
+    """Share of the utility that each such ad above takes away, in [0, 1]."""
 
 
 class Exploration(RequestPart):
     """Fills a share of the positions with ads drawn uniformly from the candidates."""
 
-    share: _Share = pydantic.Field(description="Probability that a position is drawn, in [0, 1].")
-    among: _Max | None = pydantic.Field(
-        default=None, description="Number of best candidates to draw from. Null: all candidates."
-    )
+    share: _Share
+    """Probability that a position is drawn, in [0, 1]."""
+    among: _Max | None = None
+    """Number of best candidates to draw from. Null: all candidates."""
 
 
 class Rules(RequestPart):
@@ -204,62 +193,41 @@ class Rules(RequestPart):
     default off.
     """
 
-    caps: _RuleList[Cap] | None = pydantic.Field(
-        default=None, description="Maximum number of ads with the same value of a field."
-    )
-    frequency_caps: _RuleList[FrequencyCap] | None = pydantic.Field(
-        default=None, description="Maximum number of impressions for the user."
-    )
-    diversity: _RuleList[Diversity] | None = pydantic.Field(
-        default=None, description="Penalties for repeated values; those of several fields multiply."
-    )
-    exploration: Exploration | None = pydantic.Field(
-        default=None, description="Share of the positions that are drawn at random."
-    )
+    caps: _RuleList[Cap] | None = None
+    """Maximum number of ads with the same value of a field."""
+    frequency_caps: _RuleList[FrequencyCap] | None = None
+    """Maximum number of impressions for the user."""
+    diversity: _RuleList[Diversity] | None = None
+    """Penalties for repeated values; those of several fields multiply."""
+    exploration: Exploration | None = None
+    """Share of the positions that are drawn at random."""
 
 
 class Seen(RequestPart):
     """How often the user has seen ads and values of ad fields."""
 
-    ads: Annotated[_Counts, pydantic.Field(max_length=MAX_ADS)] | None = pydantic.Field(
-        default=None, description="Ad id to number of impressions."
-    )
+    ads: Annotated[_Counts, pydantic.Field(max_length=MAX_ADS)] | None = None
+    """Ad id to number of impressions."""
     fields: dict[str, Annotated[_Counts, pydantic.Field(max_length=MAX_VALUES)]] | None = (
-        pydantic.Field(
-            default=None,
-            description="Ad field to value to number of impressions.",
-            examples=[{"advertiser": {"a3": 5}}],
-        )
+        pydantic.Field(default=None, examples=[{"advertiser": {"a3": 5}}])
     )
+    """Ad field to value to number of impressions."""
 
 
 class Request(RequestPart):
     """One request for ads. All fields are optional; null and absent mean the same."""
 
-    user: dict[str, Any] | None = pydantic.Field(
-        default=None,
-        description="Raw query fields that describe the user: a string or a number; for a list "
-        "field a list of strings, the latest last. Null: missing value.",
-    )
-    context: dict[str, Any] | None = pydantic.Field(
-        default=None,
-        description="Raw query fields that describe the situation; merged with `user`.",
-    )
-    k: Annotated[_Integer, pydantic.Field(ge=1)] | None = pydantic.Field(
-        default=None,
-        description="Number of ads to return; 10 by default. All ads if the catalog has fewer.",
-    )
-    weights: dict[str, _Weight] | None = pydantic.Field(
-        default=None,
-        description="Utility weight of each head (click, engagement, revenue); 1 by default.",
-    )
-    deadline_ms: Annotated[_Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = (
-        pydantic.Field(
-            default=None,
-            description="Time for the answer in milliseconds. If it runs out, the ads come in "
-            "retrieval order.",
-        )
-    )
+    user: dict[str, Any] | None = None
+    """Raw query fields that describe the user: a string or a number; for a list field a list of
+    strings, the latest last. Null: missing value."""
+    context: dict[str, Any] | None = None
+    """Raw query fields that describe the situation; merged with `user`."""
+    k: Annotated[_Integer, pydantic.Field(ge=1)] | None = None
+    """Number of ads to return; 10 by default. All ads if the catalog has fewer."""
+    weights: dict[str, _Weight] | None = None
+    """Utility weight of each head (click, engagement, revenue); 1 by default."""
+    deadline_ms: Annotated[_Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
+    """Time for the answer in milliseconds. If it runs out, the ads come in retrieval order."""
     request_id: (
         Annotated[
             _String,
@@ -267,29 +235,19 @@ class Request(RequestPart):
             pydantic.AfterValidator(_printable),
         ]
         | None
-    ) = pydantic.Field(default=None, description="Returned in the answer; generated by default.")
-    filters: Filters | None = pydantic.Field(
-        default=None,
-        description="Which ads are eligible. If fewer than k are, the answer has fewer ads.",
-    )
-    rules: Rules | None = pydantic.Field(
-        default=None,
-        description="Caps, diversity and exploration. A part that is null takes the service's "
-        "default.",
-    )
-    seen: Seen | None = pydantic.Field(
-        default=None, description="How often the user has seen what, for frequency caps."
-    )
-    explain: _Boolean | None = pydantic.Field(
-        default=None, description="Whether the answer contains explanations."
-    )
-    release: Literal["stable", "canary"] | None = pydantic.Field(
-        default=None,
-        description="Release that answers; without a canary both are the stable one. Null: chosen "
-        "by the canary's share.",
-    )
-    dry_run: _Boolean | None = pydantic.Field(
-        default=None,
-        description="Whether the answer is shown to nobody. It is left out of the impression log "
-        "and of the metrics of answers.",
-    )
+    ) = None
+    """Returned in the answer; generated by default."""
+    filters: Filters | None = None
+    """Which ads are eligible. If fewer than k are, the answer has fewer ads."""
+    rules: Rules | None = None
+    """Caps, diversity and exploration. A part that is null takes the service's default."""
+    seen: Seen | None = None
+    """How often the user has seen what, for frequency caps."""
+    explain: _Boolean | None = None
+    """Whether the answer contains explanations."""
+    release: Literal["stable", "canary"] | None = None
+    """Release that answers; without a canary both are the stable one. Null: chosen by the canary's
+    share."""
+    dry_run: _Boolean | None = None
+    """Whether the answer is shown to nobody. It is left out of the impression log and of the
+    metrics of answers."""

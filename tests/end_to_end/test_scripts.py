@@ -67,7 +67,10 @@ def test_filters_of_the_command_line_hold_where_the_request_has_none(workdir):
     done = run("inference.py", *flags, '--filters={"allowed_ads": ["no such ad"]}')
     assert json.loads(done.stdout)["ads"] == []
     done = run("inference.py", *flags, "--filters={", status=1)
-    assert "--filters: expected a JSON object or a file with one, got no JSON" in done.stderr
+    assert (
+        "--filters: expected a JSON object or a file with one, got text that is not valid JSON"
+        in done.stderr
+    )
 
 
 def test_the_demo_shows_ten_ads_with_the_only_head(workdir):
@@ -208,7 +211,7 @@ def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_
         ("inference.py", [], "Give one of --demo"),
         ("train_ranker.py", ["--workdir=/no/such"], "run tfrec convert first"),
         ("serve.py", ["--workdir=/no/such"], "holds no published bundle"),
-        ("serve.py", ["--rules={"], "--rules: expected a JSON object or a file with one, got no"),
+        ("serve.py", ["--rules={"], "--rules: expected a JSON object or a file with one, got te"),
         ("serve.py", ["--rules=/no/such"], "/no/such is not there; check the path"),
         (
             "join_feedback.py",

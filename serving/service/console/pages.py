@@ -1,12 +1,11 @@
-"""The pages of the service, served with their files from the package.
+"""The web pages of the service.
 
-    /console          tries requests
-    /docs             describes the API, from /openapi.json, and tries its routes
-    /console/NAME     their styles, modules and icon, all of `static/`
+    /console          to try requests
+    /docs             API reference from /openapi.json, with a form for each route
+    /console/NAME     their styles, modules and icon, the files of `static/`
 
-The pages have no data of their own: they ask the REST routes, with the token that their user gives.
-They load nothing from elsewhere, and their content security policy lets nothing else be loaded or
-run.
+The pages contain no data. They call the REST routes with the token that the user enters. They load
+nothing from other hosts, and their content security policy forbids it.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ import fastapi
 import starlette.exceptions
 from fastapi import responses
 
-# Plain fetches of this service, own files, and no text that becomes markup or code.
+# Only files and calls of this service; text cannot become markup or code.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -29,18 +28,18 @@ _HEADERS = {
     "content-security-policy": _POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    # Asked anew each time, so that an upgrade mixes no old module with new ones.
+    # Revalidated each time, so that old and new modules are not mixed after an upgrade.
     "cache-control": "no-cache",
 }
 PAGES = {"/console": "index.html", "/docs": "docs.html"}
 
 
 class _File:
-    """One file as it is answered."""
+    """A file with its headers."""
 
     def __init__(self, name: str, content: bytes) -> None:
         self.content = content
-        # The system's table of types may know other names for these.
+        # The system's table may have other types for these.
         known = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
         kind = known.get(name.rpartition(".")[2]) or mimetypes.guess_type(name)[0]
         self.media_type = kind or "application/octet-stream"
@@ -73,7 +72,7 @@ def add_routes(app: fastapi.FastAPI) -> None:
     @app.get("/console/{name:path}", include_in_schema=False)
     async def file(name: str, http: fastapi.Request) -> responses.Response:
         if not name:
-            # Relative, for services behind a prefix.
+            # Relative, for services behind a path prefix.
             return responses.RedirectResponse("../console")
         if name not in files:
             raise starlette.exceptions.HTTPException(404, "Not Found")

@@ -1,4 +1,4 @@
-"""Takes in a request's body before anything parses it: not too large, and not too slowly."""
+"""Receives the body of a request before it is parsed, up to a maximum size and time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,13 +9,13 @@ from serving.config import DEFAULT_MAX_BODY_BYTES
 from serving.service.rest import rest_errors
 
 DEFAULT_SECONDS = 10.0
-# Of what comes after a refusal, read and thrown away: a client that is cut off while it sends
-# sees a broken connection in place of the answer.
-_MOST_DISCARDED_BYTES = 256_000_000
+# Maximum number of bytes that are read and discarded after a refusal: a client whose connection is
+# closed while it sends would see a broken connection instead of the reply.
+_MAX_DISCARDED_BYTES = 256_000_000
 
 
 class BodyLimit:
-    """Refuses bodies that are too large (413) or take too long to come (408)."""
+    """Refuses bodies that are too large (413) or sent too slowly (408)."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class BodyLimit:
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._max_bytes:
-            # Who waits for leave to send sends nothing.
+            # A client that sent `Expect: 100-continue` has not sent its body yet.
             waits = headers.get(b"expect", b"").lower() == b"100-continue"
             await self._too_large(scope, receive, send, discard=not waits)
             return
@@ -92,14 +92,14 @@ class BodyLimit:
             async with asyncio.timeout(self._max_seconds):
                 async for chunk in _body(receive):
                     size += len(chunk)
-                    if size > _MOST_DISCARDED_BYTES:
+                    if size > _MAX_DISCARDED_BYTES:
                         return
         except (TimeoutError, _DisconnectedError):
             return
 
 
 class _DisconnectedError(Exception):
-    """The client went away before its body was complete."""
+    """The client disconnected before its body was complete."""
 
 
 async def _body(receive: starlette.types.Receive) -> AsyncIterator[bytes]:

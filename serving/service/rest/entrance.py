@@ -1,7 +1,7 @@
-"""The outermost layer of the REST service: who may come in, and what is noted of each request.
+"""The outermost layer of the REST service: authorization, request ids, metrics and the access log.
 
-Notes the time of arrival (from which deadlines count), checks the bearer token, gives the
-request its id, counts the answer and logs it, and closes connections while the service ends.
+It records the time of arrival, from which deadlines count, and closes connections while the service
+is draining.
 """
 
 import hmac
@@ -20,19 +20,19 @@ from serving.service.rest import rest_errors
 
 STARTED = "tfrec.started"
 REQUEST_ID = "tfrec.request_id"
-# Handlers put here what the log line is to say beside the request's own data.
+# Handlers add entries for the access log here.
 NOTES = "tfrec.notes"
-# The console and the description of the API are pages without data: they ask for the token.
+# The console and the API page contain no data; they ask the user for the token.
 _CONSOLE = "/console"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", *pages.PAGES})
-# Each is a label of the metrics; whatever else is asked for is one more.
+# Values of the metrics' label `path`; all other paths share the value "other".
 _PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *OPEN_PATHS})
 
 access_log = logging.getLogger("tfrec.access")
 
 
 class Entrance:
-    """ASGI middleware around everything else."""
+    """ASGI middleware around the application."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class Entrance:
         """Wraps an application.
 
         Args:
-            app: What answers.
-            life: Says when the service is about to end.
-            metrics: Count the requests.
-            token: Bearer token that every request but for health, readiness and the pages must
-                carry; None = none.
+            app: Application.
+            life: Tells when the service is draining.
+            metrics: Counts the requests.
+            token: Bearer token that is required except for health, readiness and the pages; None:
+                no token is required.
         """
         self._app = app
         self._life = life
@@ -69,7 +69,7 @@ class Entrance:
         scope[REQUEST_ID] = _request_id(headers.get(b"x-request-id"))
         notes: dict[str, Any] = {}
         scope[NOTES] = notes
-        # Nothing was answered: the client has gone.
+        # The status if nothing is sent because the client disconnected.
         status = 499
 
         async def sending(message: starlette.types.Message) -> None:
@@ -84,7 +84,7 @@ class Entrance:
 
         try:
             if self._token is None or _is_open(scope["path"]) or self._is_known(headers):
-                # The server leaves the body out.
+                # The server omits the body.
                 inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
                 await self._app(inner, receive, sending)
             else:

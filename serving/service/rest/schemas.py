@@ -23,13 +23,14 @@ class BatchAnswer(pydantic.BaseModel):
 class ReadyBody(pydantic.BaseModel):
     """A service that is ready."""
 
-    status: str = pydantic.Field(description="ready.")
-    degraded: str | None = pydantic.Field(
-        description="Why answers come in retrieval order at the moment. Null: they do not."
-    )
-    refused: str | None = pydantic.Field(
-        None, description="Why a newer release is not served. Absent if there is none."
-    )
+    model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
+
+    status: str
+    """ready."""
+    degraded: str | None
+    """Why answers come in retrieval order at the moment. Null: they do not."""
+    refused: str | None = None
+    """Why a newer release is not served. Absent if there is none."""
 
 
 class ErrorDetail(pydantic.BaseModel):

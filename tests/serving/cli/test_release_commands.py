@@ -331,7 +331,7 @@ def test_a_release_that_is_not_the_latest_is_served_with_its_own_ranker(publishe
     found = asyncio.run(answer())
     assert (found.bundle_version, found.degraded) == (1, None)
     assert "release 1, 2 ads by utility\n" in local_service.describe_answer(found)
-    partly = dataclasses.replace(found, degraded="Ranked the best 250 of 500.")
+    partly = found.model_copy(update={"degraded": "Ranked the best 250 of 500."})
     assert "2 ads by utility: Ranked the best 250 of 500.\n" in local_service.describe_answer(
         partly
     )

@@ -7,7 +7,7 @@ import pytest
 import serving_fixtures
 
 from serving import client, errors
-from serving.client import client_replies
+from serving.client import http_calls
 from serving.requests import Answer, Condition, Filters, Request
 
 
@@ -176,6 +176,6 @@ def test_answers_survive_json_and_newer_keys_are_ignored():
         absent_heads=[],
         stage_ms={"total": 1.0},
     )
-    assert client_replies.answer({**answer.to_json(), "newer": 1}) == answer
+    assert http_calls.read_answer({**answer.to_json(), "newer": 1}) == answer
     with pytest.raises(errors.ClientReplyError, match="JSON object of an answer"):
-        client_replies.answer({"ads": [{}]})
+        http_calls.read_answer({"ads": [{}]})

@@ -405,3 +405,19 @@ def test_a_file_that_holds_no_certificates_is_refused(tmp_path):
     path.write_text("no certificate")
     with pytest.raises(errors.TfrecClientError, match="verify: expected a PEM file"):
         client.Client("https://127.0.0.1:1", verify=str(path))
+
+
+def test_every_client_takes_a_request_or_its_fields(service_url, local):
+    request = Request(user={"country": "CH"}, k=2, request_id="r", dry_run=True)
+
+    def ads_of(answer):
+        return [ad.ad_id for ad in answer.ads]
+
+    with client.Client(service_url, timeout_seconds=30) as remote:
+        for connected in (remote, local):
+            expected = ads_of(connected.recommend(**request.to_json()))
+            assert len(expected) == 2
+            assert ads_of(connected.recommend(request)) == expected
+            assert ads_of(connected.recommend(request, k=1)) == expected[:1]
+        found = asynchronously(service_url, lambda connected: connected.recommend(request))
+        assert ads_of(found) == expected

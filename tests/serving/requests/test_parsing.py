@@ -1,6 +1,7 @@
 import pytest
 
 from serving import errors, requests
+from serving.client import http_calls
 
 
 def test_an_instance_and_its_json_object_are_the_same_request():
@@ -96,6 +97,10 @@ def test_wrong_types_and_keys_are_refused_as_such(changes, message):
             {"filters": {"allowed_ads": ["\ud800"]}},
             "filters.allowed_ads: expected text without hal",
         ),
+        (
+            {"rules": {"caps": [{"field": "{a}", "max": 1}] * 2}},
+            "rules.caps: expected one rule for the field '{a}', got [",
+        ),
         ({"seen": {"ads": {"\ud800": 1}}}, "seen.ads: expected text without half surrogate pairs"),
     ],
 )
@@ -135,5 +140,11 @@ def test_an_answer_of_a_newer_service_can_be_read_and_absent_explanations_are_le
         "shortage": None,
     }
     (ad,) = document["ads"]
+    parts = {"click": 1}
+    wrong = {"parts": parts, "place_without_rules": 1, "diversity_factor": 1, "explored": False}
+    with pytest.raises(
+        errors.ClientReplyError, match=r"answer\.ads\[0\]\.explanation\.parts\.clic"
+    ):
+        http_calls.read_answer({**document, "ads": [{**ad, "explanation": wrong}]})
     newer = {**document, "newer": 1, "ads": [{**ad, "newer": {"of": "another"}}]}
     assert requests.Answer.model_validate(newer).to_json() == document
