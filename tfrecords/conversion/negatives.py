@@ -57,10 +57,10 @@ class NegativeSampler:
         self._log = log
         self._num_ads = len(next(iter(catalogue.values())))
         keys = _pairs(log.users, log.ad_rows)
-        learnt = log.clicked & log.is_train
-        self._known = {True: np.unique(keys[learnt]), False: np.unique(keys[log.clicked])}
+        learned = log.clicked & log.is_train
+        self._known = {True: np.unique(keys[learned]), False: np.unique(keys[log.clicked])}
         whole = np.arange(self._num_ads, dtype=np.int32)
-        self._pool = {True: np.unique(log.ad_rows[learnt]), False: whole}
+        self._pool = {True: np.unique(log.ad_rows[learned]), False: whole}
         if log.ad_features is not None:
             everything = np.ones(len(log.users), bool)
             self._history = {
