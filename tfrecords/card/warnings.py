@@ -229,8 +229,8 @@ def _ads(card: dict[str, Any]) -> Found:
         yield (
             "warning",
             f"{pages.format_percent(ads['changed_share'])} of the impressions show an ad whose "
-            "fields differ from those in the catalogue, which has its latest values.",
-            "Serving uses the values of the catalogue, training those of the log. Move fields that "
+            "fields differ from those in the catalog, which has its latest values.",
+            "Serving uses the values of the catalog, training those of the log. Move fields that "
             "vary between requests to the query side, or add them to ad_key.",
         )
 

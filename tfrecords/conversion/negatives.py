@@ -2,7 +2,7 @@
 
 A training click gets ads drawn uniformly from those clicked in training, except the ads that its
 user clicked in training. Ads that the user clicks later are not excluded: their absence would leak
-future clicks. A held-out click gets ads of the whole catalogue that its user never clicked. An ad
+future clicks. A held-out click gets ads of the whole catalog that its user never clicked. An ad
 is at most once in a request.
 
 If ads change, a sampled ad has the fields that it had at the time of the click: its latest fields
@@ -111,7 +111,7 @@ class NegativeSampler:
         features = {"ad_row": drawn, **{n: v[drawn] for n, v in self._catalogue.items()}}
         if self._log.ad_features is not None:
             rows = self._history[train].rows(drawn, when)
-            shown = rows >= 0  # The others have the features of the catalogue.
+            shown = rows >= 0  # The others have the features of the catalog.
             for name, values in self._log.ad_features.items():
                 features[name][shown] = values[rows[shown]]
         return features

@@ -114,7 +114,7 @@ GOOD = logs.rows(1, seed=9)[0]
         (logs.text([[GOOD[0], "abc", *GOOD[2:]]]), r"I1 must be a finite number .* got 'abc'"),
         (logs.text([[GOOD[0], "inf", *GOOD[2:]]]), r"I1 must be a finite number .* got 'inf'"),
         (logs.text([[GOOD[0], "1e999", *GOOD[2:]]]), r"I1 must be a finite number"),
-        (logs.text([[*GOOD[:20], "ab\rcd", *GOOD[21:]]]), r"carriage return stands inside"),
+        (logs.text([[*GOOD[:20], "ab\rcd", *GOOD[21:]]]), r"line contains a carriage return"),
         (logs.text([criteo.COLUMNS]), r"looks like a header line .*remove it"),
         (
             logs.text([[*GOOD[:39], "XXXX"]]).replace(b"XXXX", b"\xff\xfe"),

@@ -83,7 +83,7 @@ def test_what_differs_within_a_request_is_not_on_the_query_side(tmp_path: pathli
         "brand": "ad", "item_country": "ad",
     }  # fmt: skip
     assert (
-        "Ad side, varies within a request; the catalogue stores each ad's latest value: "
+        "Ad side, varies within a request; the catalog stores each ad's latest value: "
         "'price_usd', 'stars'."
     ) in notes
     assert "Query side, constant within each request: 'nights'." in notes
@@ -363,7 +363,7 @@ def test_a_session_is_no_request(tmp_path: pathlib.Path, unit: int) -> None:
     # Of the page, and not of the item.
     assert sides(proposal) == {"user": "query", "item": "ad"}
     assert any(
-        "for an ad, of which the catalogue stores one value" in n and "'page_number'" in n
+        "for an ad, of which the catalog stores one value" in n and "'page_number'" in n
         for n in notes
     )
 
