@@ -1,4 +1,4 @@
-"""Converts a log to a data set: encoder, ad catalogue and sharded TFRecords.
+"""Converts a log to a data set: encoder, ad catalog and sharded TFRecords.
 
 The log is read once and cut into chunks. The stages work on chunks in threads, and their results
 do not depend on the number and the order of threads:
@@ -42,7 +42,7 @@ class Source:
         path: The log file, or several, in order.
         schema: The schema of the log.
         format: One of `FORMATS`.
-        ads_path: Table of ads, which are added to the catalogue even if they were never shown;
+        ads_path: Table of ads, which are added to the catalog even if they were never shown;
             the `tabular` format takes the ads' fields from it. None: no such table.
         users_path: Table of users' fields for the `tabular` format, or None.
         validation_path: Files of the validation split, or none.

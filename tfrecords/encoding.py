@@ -222,11 +222,11 @@ class Encoder(tf.Module):
     ) -> tf.Tensor:
         places = [self._strings.index(field) for field in fields]
         keys = tf.bitwise.bitwise_xor(fingerprints, self._salts[places])
-        slots = tf.searchsorted(self._keys, tf.reshape(keys, [-1]), side="left")
-        slots = tf.reshape(slots, tf.shape(keys))
+        found = tf.searchsorted(self._keys, tf.reshape(keys, [-1]), side="left")
+        found = tf.reshape(found, tf.shape(keys))
         oov = tf.cast(self._first_oov[places] + fingerprints % self._num_oov[places], tf.int32)
-        known = tf.equal(tf.gather(self._keys, slots), keys)
-        ids = tf.where(known, tf.gather(self._ids, slots), oov)
+        known = tf.equal(tf.gather(self._keys, found), keys)
+        ids = tf.where(known, tf.gather(self._ids, found), oov)
         return tf.where(missing, 0, ids)
 
     def _look_up_numbers(self, values: tf.Tensor, fields: Sequence[Field]) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Reads converted data sets: description, ad catalogue and `tf.data` batches.
+"""Reads converted data sets: description, ad catalog and `tf.data` batches.
 
 Shapes: B requests, C the longest list of the batch, Fq and Fa query- and ad-side fields.
 """
@@ -124,7 +124,7 @@ class DataSet:
         return fitted
 
     def catalogue(self) -> Catalogue:
-        """Reads the ad catalogue; features are memory-mapped.
+        """Reads the ad catalog; features are memory-mapped.
 
         Raises:
             FileNotFoundError, ValueError: A file is missing or damaged.

@@ -36,7 +36,7 @@ from workload import fresh_process
 
 from serving import cli, export, model_server, ranker, requests, saved_model
 from tfrec import calibration, config, exported, ranking
-from tfrecords import reader
+from tfrecords import reader, terminal
 
 MODELS = ("ranker", "baseline")
 OUTPUTS = ("click_probability", "engagement_probability", "expected_revenue")
@@ -147,17 +147,22 @@ async def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) ->
 def print_table(result: dict[str, Any]) -> None:
     """Prints the measured times for people."""
     print(f"{result['candidates']} candidates, {result['calls']} calls each, in turns")
-    for label, prefix in (
-        ("gRPC", ""),
-        ("in process", "in_process_"),
-        ("full attention, gRPC", "baseline_"),
-    ):
-        p50, p99 = result[f"{prefix}p50_ms"], result[f"{prefix}p99_ms"]
-        print(f"  {label:22} p50 {p50:7.2f} ms   p99 {p99:7.2f} ms")
+    prefixes = {"gRPC": "", "in process": "in_process_", "full attention, gRPC": "baseline_"}
+    rows = [
+        [f"  {label}", *(f"{result[prefix + name]:.2f}" for name in ("p50_ms", "p99_ms"))]
+        for label, prefix in prefixes.items()
+    ]
+    print(terminal.text_table(["", "p50 ms", "p99 ms"], rows))
     print(f"  the server adds {result['overhead_ms']:.2f} ms in its process")
-    for row in result["growth"]:
-        baseline = f"{row['baseline_ms']:9.2f}" if "baseline_ms" in row else "        –"
-        print(f"  {row['candidates']:6,} candidates {row['ms']:9.2f} ms, baseline {baseline} ms")
+    rows = [
+        [
+            f"{row['candidates']:,}",
+            f"{row['ms']:.2f}",
+            f"{row['baseline_ms']:.2f}" if "baseline_ms" in row else "–",
+        ]
+        for row in result["growth"]
+    ]
+    print(terminal.text_table(["  candidates", "ms", "baseline ms"], rows, left=()))
 
 
 def plot(growth: list[dict[str, float]], path: pathlib.Path) -> None:

@@ -238,7 +238,7 @@ def test_a_mostly_bad_log_is_refused_with_its_first_lines(tmp_path):
     bad = tmp_path / "bad.txt"
     bad.write_bytes(logs.text([["label", *row[1:]] for row in logs.rows(50)]))
     done = run("convert.py", f"--data_path={bad}", f"--workdir={tmp_path}", status=1)
-    assert "50 of 50 lines cannot be used" in done.stderr
+    assert "50 of 50 lines are rejected" in done.stderr
     assert f"{bad}, line 1: looks like a header line" in done.stderr
 
 

@@ -197,10 +197,10 @@ def test_a_hopeless_log_is_refused_as_locally(tmp_path):
     rows = logs.rows(300)
     path = logs.write(tmp_path / "log.tsv", [*rows, *[["bad"]] * 300])
     source = convert.Source(path, formats.criteo.schema(), rows_per_chunk=100)
-    with pytest.raises(ValueError, match=r"300 of 600 lines cannot be used") as local:
+    with pytest.raises(ValueError, match=r"300 of 600 lines are rejected") as local:
         convert.convert(source, tmp_path / "local")
     directory = tmp_path / "beam"
-    with pytest.raises(ValueError, match=r"300 of 600 lines cannot be used") as on_beam:
+    with pytest.raises(ValueError, match=r"300 of 600 lines are rejected") as on_beam:
         convert.convert(beam.on_beam(source, directory), directory)
     assert str(on_beam.value) == str(local.value)
     assert not directory.exists()
@@ -210,12 +210,12 @@ def test_a_hopeless_log_is_refused_as_locally(tmp_path):
 def test_a_log_without_rows_is_refused_as_locally(tmp_path):
     (tmp_path / "log.csv").write_text("request,user,country,sku,clicked\n")
     source = convert.Source(tmp_path / "log.csv", SHOP, "tabular")
-    with pytest.raises(ValueError, match=r"log\.csv holds no rows below its header"):
+    with pytest.raises(ValueError, match=r"log\.csv has no rows below its header"):
         convert.convert(beam.on_beam(source, tmp_path / "beam"), tmp_path / "beam")
 
 
 def test_a_worker_without_the_shared_directory_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"do not see the same .*all of them mount"):
+    with pytest.raises(FileNotFoundError, match=r"do not share .* all of them mount"):
         beam._reopen(tmp_path / "elsewhere")
 
 

@@ -131,7 +131,7 @@ def test_requests_whose_keys_begin_again_are_counted_wherever_they_stand(tmp_pat
     assert data_set.description.rows_of_other_users == 10
     assert not hasattr(data_set.description.splits["train"].shards[0], "varying")
     texts = [warning["text"] for warning in card.build_card(data_set)["warnings"]]
-    assert any(text.startswith("50.0 % of the rows are of another user") for text in texts)
+    assert any(text.startswith("50.0 % of the rows have another user") for text in texts)
 
 
 def test_fields_may_have_the_names_of_labels_and_counts(tmp_path):
@@ -176,14 +176,16 @@ def test_a_file_given_twice_and_files_beside_another_split_are_refused(tmp_path)
     with pytest.raises(ValueError, match=r"shop\.csv is given twice"):
         converted(tmp_path / "shop.csv", tmp_path / "data", SHOP, source=source)
     (tmp_path / "test.csv").write_text(HEADER + rows)
-    with pytest.raises(ValueError, match="Files were given as splits, and the split order"):
+    with pytest.raises(ValueError, match="test files were given, and split is 'order'"):
         converted(tmp_path / "shop.csv", tmp_path / "data", SHOP, split="order",
                   source={"test_path": (tmp_path / "test.csv",)})  # fmt: skip
 
 
 def test_a_quote_that_is_not_closed_is_refused_where_it_stands(tmp_path):
     text = "".join(f"r{i},CH,,x{i % 7},{i},{i % 2},\n" for i in range(20))
-    with pytest.raises(ValueError, match=r"shop\.csv, line 22: a quote is opened .* not closed"):
+    with pytest.raises(
+        ValueError, match=r"shop\.csv, line 22: the row opens a quote that is not closed"
+    ):
         shop(tmp_path, text + 'r,"CH,,x,1,1,\n' + "q,CH,,x,1,1,\n" * 3)
 
 
@@ -213,7 +215,7 @@ def test_a_test_file_without_labels_is_converted_without_them(tmp_path):
 
 def test_a_training_file_without_labels_is_refused(tmp_path):
     path = logs.write(tmp_path / "train.txt", [row[1:] for row in logs.rows(60)])
-    with pytest.raises(ValueError, match=r"no training row has a click label; .*\(--test_path\)"):
+    with pytest.raises(ValueError, match=r"no training row has a click label. .*\(--test_path\)"):
         convert.convert(convert.Source(path, formats.criteo.schema()), tmp_path / "data")
 
 

@@ -115,6 +115,7 @@ def waterfall(name: str, stages: Sequence[Sequence[Any]]) -> str:
 
     def paint(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
+        largest = max(stages[0][1], stages[-1][1], 1e-9)
         left = stages[0][1]
         for place, (_, value, *_) in enumerate(stages):
             if place in (0, len(stages) - 1):
@@ -125,11 +126,12 @@ def waterfall(name: str, stages: Sequence[Sequence[Any]]) -> str:
                 panel.barh(place, -value, left=left, height=0.62, color=color)
                 end = max(left, left - value)
                 left -= value
-                text = f"{'−' if value > 0 else '+'}{_short(abs(value))}" if value else "0"
+                is_zero = abs(value) < 1e-9 * largest  # up to rounding
+                text = "0" if is_zero else f"{'−' if value > 0 else '+'}{_short(abs(value))}"
             panel.text(end, place, f" {text}", va="center", color=pages.INK)
         panel.set_yticks(range(len(stages)), [stage for stage, *_ in stages])
         panel.set_ylim(len(stages) - 0.5, -0.5)
-        panel.set_xlim(0, 1.16 * max(stages[0][1], stages[-1][1], 1e-9))
+        panel.set_xlim(0, 1.16 * largest)
         panel.grid(visible=False)
         panel.set_xticks([])
 

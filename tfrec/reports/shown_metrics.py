@@ -20,8 +20,8 @@ HEAD_METRICS = {
 }
 # Key of a recommender's report, or the path of nested keys -> label.
 _RETRIEVAL_METRICS: dict[tuple[str, ...], str] = {
-    **{(f"corpus_recall_at_{k}",): f"recall@{k}, whole catalogue" for k in retrieval.RECALL_AT},
-    ("ndcg_at_10",): "NDCG@10, whole catalogue",
+    **{(f"corpus_recall_at_{k}",): f"recall@{k}, whole catalog" for k in retrieval.RECALL_AT},
+    ("ndcg_at_10",): "NDCG@10, whole catalog",
     ("on_never_shown_ads", "corpus_recall_at_500"): "recall@500, never shown ads",
     ("auc_against_uniform_ads",): "AUC against uniform ads",
     ("auc_against_popular_ads",): "AUC against popular ads",

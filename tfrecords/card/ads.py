@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfrecords import reader
-from tfrecords.card import split_counts
+from tfrecords.card import split_counts, statistics
 
 _CURVE_POINTS = 120
 _RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -104,10 +104,8 @@ def new_ads(train: np.ndarray, split: split_counts.SplitCounts, sampled: bool) -
         "counted": "clicks" if sampled else "impressions",
         "ads": int((new & (own > 0)).sum()),
         "of_ads": int((own > 0).sum()),
-        "share": _share(int(own[new].sum()), int(own.sum())),
-        "share_of_clicks": _share(int(split.ad_clicks[new].sum()), int(split.ad_clicks.sum())),
+        "share": statistics.share(int(own[new].sum()), int(own.sum())),
+        "share_of_clicks": statistics.share(
+            int(split.ad_clicks[new].sum()), int(split.ad_clicks.sum())
+        ),
     }
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

@@ -1,7 +1,7 @@
 """Counts the content of a split in one pass over its shards.
 
 Query-side fields are counted once per request and ad-side fields once per impression, as they are
-stored. Memory depends on the vocabularies and the catalogue, not on the number of rows.
+stored. Memory depends on the vocabularies and the catalog, not on the number of rows.
 
 Shapes: R requests and L impressions of a window, F columns of ids, V ids of a field, N ads,
 T list lengths.

@@ -68,7 +68,7 @@ def field(
         "unit": "request" if own.side == "query" else "impression",
         "missing": {s: _missing(own, counts[s]) for s in counts},
         "constant": int((ids["train"] > 0).sum()) <= 1,
-        "largest_share": _share(int(ids["train"].max()), int(ids["train"].sum())),
+        "largest_share": share(int(ids["train"].max()), int(ids["train"].sum())),
         "drift": dataclasses.asdict(drift(groups(fitted, own, ids["train"]), ids)),
     }
     if is_text:
@@ -163,7 +163,7 @@ def top_values(
     totals = {split: int(counts[1 if of_lists else 0 :].sum()) for split, counts in ids.items()}
     return [
         {"value": vocabulary[place],
-         **{s: _share(int(own[1 + place]), totals[s]) for s, own in ids.items()}}
+         **{s: share(int(own[1 + place]), totals[s]) for s, own in ids.items()}}
         for place in order.tolist()
         if known[place]
     ]  # fmt: skip
@@ -171,12 +171,12 @@ def top_values(
 
 def _missing(own: schema.Field, counts: split_counts.SplitCounts) -> float | None:
     units = counts.requests if own.side == "query" else counts.rows
-    return _share(int(counts.ids[own.name][0]), units)
+    return share(int(counts.ids[own.name][0]), units)
 
 
 def _oov(ids: np.ndarray, vocabulary: Sequence[str]) -> float | None:
     """Returns the share of values out of vocabulary, without missing ones."""
-    return _share(int(ids[1 + len(vocabulary) :].sum()), int(ids[1:].sum()))
+    return share(int(ids[1 + len(vocabulary) :].sum()), int(ids[1:].sum()))
 
 
 def _distinct(train: np.ndarray, vocabulary: Sequence[str], recorded: int | None) -> int | None:
@@ -194,7 +194,8 @@ def _quantiles(counts: np.ndarray, boundaries: Sequence[float]) -> dict[str, flo
     }
 
 
-def _share(part: int, whole: int) -> float | None:
+def share(part: int, whole: int) -> float | None:
+    """Returns a share, or None of nothing."""
     return part / whole if whole else None
 
 

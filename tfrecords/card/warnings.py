@@ -3,7 +3,6 @@
 A `warning` is likely a mistake, or makes a metric or a model useless; a `note` is information.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -22,41 +21,24 @@ _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One warning or note.
-
-    Attributes:
-        level: `warning` or `note`.
-        text: The problem.
-        action: Its remedy.
-    """
-
-    level: str
-    text: str
-    action: str
+# Level, problem and remedy of each warning.
+Found = Iterator[tuple[str, str, str]]
 
 
 def find(card: dict[str, Any]) -> list[dict[str, str]]:
-    """Returns the warnings of a card, then its notes, as JSON values."""
-    found = [
-        Finding(*parts)
-        for parts in itertools.chain(
-            _clicks(card),
-            _labels(card),
-            _splits(card),
-            _lists(card),
-            _ads(card),
-            _rejected(card["rejected"]),
-            _time(card),
-            field_warnings.find(card),
-        )
-    ]
-    found.sort(key=lambda own: own.level == "note")
-    return [dataclasses.asdict(own) for own in found]
-
-
-Found = Iterator[tuple[str, str, str]]
+    """Returns the warnings of a card, then its notes: `level`, `text` and `action` of each."""
+    found = itertools.chain(
+        _clicks(card),
+        _labels(card),
+        _splits(card),
+        _lists(card),
+        _ads(card),
+        _rejected(card["rejected"]),
+        _time(card),
+        field_warnings.find(card),
+    )
+    ordered = sorted(found, key=lambda own: own[0] == "note")
+    return [dict(zip(("level", "text", "action"), own, strict=True)) for own in ordered]
 
 
 def _clicks(card: dict[str, Any]) -> Found:
@@ -229,8 +211,8 @@ def _ads(card: dict[str, Any]) -> Found:
         yield (
             "warning",
             f"{pages.format_percent(ads['changed_share'])} of the impressions show an ad whose "
-            "fields differ from those in the catalogue, which has its latest values.",
-            "Serving uses the values of the catalogue, training those of the log. Move fields that "
+            "fields differ from those in the catalog, which has its latest values.",
+            "Serving uses the values of the catalog, training those of the log. Move fields that "
             "vary between requests to the query side, or add them to ad_key.",
         )
 

@@ -1,4 +1,4 @@
-"""Converts parsed rows to an encoder, an ad catalogue and sharded TFRecords."""
+"""Converts parsed rows to an encoder, an ad catalog and sharded TFRecords."""
 
 from tfrecords.conversion.negatives import NegativeSampler
 from tfrecords.conversion.packing import Packer

@@ -1,8 +1,8 @@
-"""The ad catalogue: one row per ad that can be recommended.
+"""The ad catalog: one row per ad that can be recommended.
 
 An ad is identified by the columns of `schema.ad_key`; its id is their values joined by "|".
 Impressions and clicks are counted on training rows, so that clicks / total clicks is the exact
-sampling probability of an ad as an in-batch negative. The catalogue has the latest values of the
+sampling probability of an ad as an in-batch negative. The catalog has the latest values of the
 fields of an ad.
 
 Shapes: N ads, V distinct ads of one chunk.
@@ -104,7 +104,7 @@ def _merge(parts: Sequence[Counts]) -> Counts:
 
 
 class CatalogueAds:
-    """The catalogue, in order of first appearance.
+    """The catalog, in order of first appearance.
 
     Args:
         fingerprints: Fingerprints of the ad ids [N] int64.
@@ -120,7 +120,7 @@ class CatalogueAds:
         return self.table.num_rows
 
     def row_of(self, fingerprints: np.ndarray) -> np.ndarray:
-        """Returns the catalogue row [V] int32 of each fingerprint, or -1."""
+        """Returns the catalog row [V] int32 of each fingerprint, or -1."""
         if not len(self._sorted):
             return np.full(len(fingerprints), -1, np.int32)
         places = np.minimum(np.searchsorted(self._sorted, fingerprints), len(self._sorted) - 1)
@@ -142,7 +142,7 @@ def collect(
     load: Callable[[int], Rows],
     more: pa.Table | None = None,
 ) -> CatalogueAds:
-    """Builds the catalogue.
+    """Builds the catalog.
 
     Args:
         schema: The schema.

@@ -2,7 +2,7 @@
 
 A training click gets ads drawn uniformly from those clicked in training, except the ads that its
 user clicked in training. Ads that the user clicks later are not excluded: their absence would leak
-future clicks. A held-out click gets ads of the whole catalogue that its user never clicked. An ad
+future clicks. A held-out click gets ads of the whole catalog that its user never clicked. An ad
 is at most once in a request.
 
 If ads change, a sampled ad has the fields that it had at the time of the click: its latest fields
@@ -57,10 +57,10 @@ class NegativeSampler:
         self._log = log
         self._num_ads = len(next(iter(catalogue.values())))
         keys = _pairs(log.users, log.ad_rows)
-        learnt = log.clicked & log.is_train
-        self._known = {True: np.unique(keys[learnt]), False: np.unique(keys[log.clicked])}
+        learned = log.clicked & log.is_train
+        self._known = {True: np.unique(keys[learned]), False: np.unique(keys[log.clicked])}
         whole = np.arange(self._num_ads, dtype=np.int32)
-        self._pool = {True: np.unique(log.ad_rows[learnt]), False: whole}
+        self._pool = {True: np.unique(log.ad_rows[learned]), False: whole}
         if log.ad_features is not None:
             everything = np.ones(len(log.users), bool)
             self._history = {
@@ -111,7 +111,7 @@ class NegativeSampler:
         features = {"ad_row": drawn, **{n: v[drawn] for n, v in self._catalogue.items()}}
         if self._log.ad_features is not None:
             rows = self._history[train].rows(drawn, when)
-            shown = rows >= 0  # The others have the features of the catalogue.
+            shown = rows >= 0  # The others have the features of the catalog.
             for name, values in self._log.ad_features.items():
                 features[name][shown] = values[rows[shown]]
         return features

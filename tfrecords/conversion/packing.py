@@ -37,7 +37,7 @@ class Packer:
 
     Args:
         fitted: The fitted schema.
-        ads: The catalogue.
+        ads: The catalog.
         ad_features: Its encoded ads [N, F] int32.
     """
 
@@ -68,7 +68,7 @@ class Packer:
         return packed
 
     def num_changed_ads(self, packed: records.Packed) -> int:
-        """Returns the number of rows with other ad features than the catalogue."""
+        """Returns the number of rows with other ad features than the catalog."""
         changed = np.zeros(len(packed["ad_row"]), bool)
         for name, features in self.catalogue.items():
             changed |= (features[packed["ad_row"]] != packed[name]).any(axis=1)

@@ -94,7 +94,7 @@ class FittedLog:
 
     Attributes:
         schema: The fitted schema.
-        ads: The ad catalogue.
+        ads: The ad catalog.
         num_distinct: Number of distinct values of each field.
         time: The time profile, for `profile.json`.
     """
@@ -254,7 +254,7 @@ class Stages:
         return {}
 
     def fit(self, split: SplitLog, more_ads: pa.Table | None) -> FittedLog:
-        """Fits the encoder, collects the catalogue, and writes both.
+        """Fits the encoder, collects the catalog, and writes both.
 
         Args:
             split: The log.
@@ -279,7 +279,7 @@ class Stages:
         return FittedLog(fitted.schema, ads, fitted.num_distinct, time)
 
     def packer(self, fitted: FittedLog) -> packing.Packer:
-        """Returns the encoder of rows, with the catalogue that `fit` wrote."""
+        """Returns the encoder of rows, with the catalog that `fit` wrote."""
         features = np.load(self._space.output / "catalogue" / "ad_features.npy")
         return packing.Packer(fitted.schema, fitted.ads, features)
 

@@ -109,7 +109,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     """Reads campaigns to add to those of the log, from a tab-separated file with a header.
 
     Raises:
-        FileNotFoundError, ValueError: As in `delimited.read_table`.
+        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad.
     """
     return named.read_ads(files, schema, "\t")
 

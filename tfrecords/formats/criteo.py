@@ -96,7 +96,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     """Reads ads to add to those of the log, or returns None.
 
     Raises:
-        FileNotFoundError, ValueError: As in `delimited.read_table`.
+        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad.
     """
     return named.read_ads(files, schema, "\t")
 

@@ -75,10 +75,11 @@ def read_ads(files: protocol.Files, schema: Schema, delimiter: str) -> pa.Table 
     """Reads the table of ads, or returns None if none was given.
 
     Raises:
-        FileNotFoundError, ValueError: As in `delimited.read_table`.
+        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad.
     """
     if files.ads is None:
         return None
     wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.ad_fields)])
     layout = delimited.Layout(types(schema, wanted), delimiter, quote=delimiter == ",")
-    return delimited.read_table(files.ads, layout).select(list(wanted))
+    log = delimited.DelimitedLog(protocol.Files((files.ads,)), layout)
+    return protocol.read_all(log, layout.types).select(list(wanted))

@@ -128,3 +128,26 @@ class Log(Protocol):
 
     def raw(self, chunk: Chunk, lines: Sequence[int]) -> list[bytes]:
         """Returns the rows at some ascending line numbers of a chunk as they are in the file."""
+
+
+def good_tables(log: Log) -> Iterator[pa.Table]:
+    """Yields the parsed chunks of a log.
+
+    Raises:
+        ValueError: A row is bad.
+    """
+    for chunk in log.chunks():
+        parsed = log.parse(chunk)
+        if parsed.faults:
+            number, reason = min(parsed.faults.items())
+            unit = "line" if isinstance(chunk.payload, bytes) else "row"
+            raise ValueError(f"{chunk.path}, {unit} {number}: {reason}. Correct or remove the row.")
+        yield parsed.table
+
+
+def read_all(log: Log, types: Mapping[str, pa.DataType]) -> pa.Table:
+    """Reads all rows of a log with columns of some types; errors as `good_tables`."""
+    tables = list(good_tables(log))
+    if not tables:
+        return pa.table({name: pa.array([], kind) for name, kind in types.items()})
+    return pa.concat_tables(tables).unify_dictionaries()

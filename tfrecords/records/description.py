@@ -72,8 +72,8 @@ class DataSetDescription(pydantic.BaseModel):
         log_schema: The schema as JSON values; `schema` on disk.
         source: The log.
         spec: Record format.
-        num_ads: Number of ads in the catalogue.
-        impressions_of_changed_ads: Impressions of ads with other fields than in the catalogue.
+        num_ads: Number of ads in the catalog.
+        impressions_of_changed_ads: Impressions of ads with other fields than in the catalog.
         rows_of_varying_query_fields: Query field -> rows that differ from the first of a request.
         rows_of_other_users: Rows of another user than the first row of their request.
         split: How the log was split.

@@ -7,7 +7,7 @@ each feature is one bytes value, little-endian:
     query_W        [R, F_W]           query-side ids that fit the unsigned width W
     ad_W           [L, F_W]           ad-side ids that fit the unsigned width W
     user           [R] int64          fingerprint of the user key, if the schema has one
-    ad_row         [L] int32          row of the ad in the catalogue
+    ad_row         [L] int32          row of the ad in the catalog
     click, engagement [L] uint8, revenue [L] float32    the labels of the log; 255 or NaN is
                                       missing
     position       [L] int32          position at which the ad was shown, if logged

@@ -176,13 +176,13 @@ def _is_rating(column: Column) -> bool:
 
 def _threshold(rating: Column, notes: list[str]) -> float:
     scale = np.unique(rating.numbers)
-    # Of 1 to 5 this is 4.
+    # Ratings from 1 to 5 have the threshold 4.
     upper = scale[0] + 0.75 * (scale[-1] - scale[0])
     threshold = float(scale[scale >= upper][0])
     notes.append(
-        f"{rating.name!r} is a rating from {scale[0]:g} to {scale[-1]:g}: one of at least "
-        f"{threshold:g} counts as a click ({_share(rating, threshold):.1%} of the rows); edit "
-        "click_threshold."
+        f"{rating.name!r} is a rating from {scale[0]:g} to {scale[-1]:g}; ratings of at least "
+        f"{threshold:g} count as clicks ({_share(rating, threshold):.1%} of the rows). Edit "
+        "click_threshold to change this."
     )
     return threshold
 

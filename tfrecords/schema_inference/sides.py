@@ -1,7 +1,7 @@
 """Infers the side of a column: query or ad.
 
 A record stores the query fields of a request once, so that a column that differs between the rows
-of a request cannot be a query field. The catalogue stores the ad fields of an ad once.
+of a request cannot be a query field. The catalog stores the ad fields of an ad once.
 """
 
 from collections.abc import Sequence
@@ -70,6 +70,6 @@ def _varying_side(
         )
     if is_context:
         return None, (
-            "varies within a request and for an ad, of which the catalogue stores one value"
+            "varies within a request and for an ad, of which the catalog stores one value"
         )
-    return "ad", "varies within a request; the catalogue stores each ad's latest value"
+    return "ad", "varies within a request; the catalog stores each ad's latest value"

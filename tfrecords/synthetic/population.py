@@ -56,7 +56,7 @@ class WorldConfig:
     num_cities: int = 300
     ad_popularity_exponent: float = 0.7  # Zipf
     user_popularity_exponent: float = 0.8  # Zipf
-    unlaunched_fraction: float = 0.03  # ads of the catalogue that are never shown
+    unlaunched_fraction: float = 0.03  # ads of the catalog that are never shown
     requests_per_day: int = 400  # a sampled log: 100,000 impressions are about 50 days
     mean_ads_per_request: float = 5.0
     max_ads_per_request: int = 12

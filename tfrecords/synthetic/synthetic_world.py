@@ -1,6 +1,6 @@
 """The synthetic world: requests, shown ads and their ground truth.
 
-Shapes: n aligned rows; Q queries; N ads of the catalogue. A column is an array of strings (eight
+Shapes: n aligned rows; Q queries; N ads of the catalog. A column is an array of strings (eight
 hex digits, "" is missing) or of float64 (NaN is missing), with the names of Criteo's log.
 
 Ads are shown by successive sampling without replacement with weights
@@ -29,7 +29,7 @@ class World:
 
     Attributes:
         config: The constants.
-        ads: Ad-side columns of the whole catalogue [N].
+        ads: Ad-side columns of the whole catalog [N].
     """
 
     def __init__(self, config: population.WorldConfig | None = None) -> None:

@@ -38,7 +38,7 @@ class Truth:
 
         Args:
             config: Configuration of the world.
-            ads: Codes of the catalogue [N]; the logging policy knows its advertisers.
+            ads: Codes of the catalog [N]; the logging policy knows its advertisers.
         """
         self.config = config
         self.click_intercept = self.engagement_intercept = 0.0

@@ -132,7 +132,7 @@ def test_a_log_that_is_no_longer_than_the_window_is_refused(log, tmp_path):
 
 def test_a_window_needs_a_time_and_a_label_and_no_drawn_ads(log, tmp_path):
     timeless = dataclasses.replace(SCHEMA, time=None)
-    with pytest.raises(ValueError, match=r"the schema must name a time column \(time\)"):
+    with pytest.raises(ValueError, match=r"name a time column \(time\) in the schema"):
         convert(log, tmp_path / "data", schema=timeless)
     unlabelled = dataclasses.replace(SCHEMA, engagement=None, revenue=None)
     with pytest.raises(ValueError, match="names neither engagement nor revenue"):

@@ -147,7 +147,10 @@ def test_a_log_of_clicks_alone_cannot_train_a_ranker_without_negatives(plays, tm
 
 def test_negatives_need_a_user_and_a_count(plays, tmp_path):
     nobody = dataclasses.replace(SCHEMA, user_key=None)
-    for schema, count, message in ((nobody, 2, "must name a user_key"), (SCHEMA, -1, "0 or more")):
+    for schema, count, message in (
+        (nobody, 2, "name a user_key in the schema"),
+        (SCHEMA, -1, "0 or more"),
+    ):
         with pytest.raises(ValueError, match=message):
             convert.convert(
                 convert.Source(plays, schema, format="tabular"),

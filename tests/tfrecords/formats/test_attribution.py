@@ -137,7 +137,7 @@ def test_a_test_file_without_labels_has_missing_labels(tmp_path):
 
 def test_a_file_with_half_of_the_labels_is_refused(tmp_path):
     path = write(tmp_path, [], header=HEADER.replace("attribution", "attributed"))
-    with pytest.raises(ValueError, match=r"log\.tsv: its header lacks \['attribution'\].*labels"):
+    with pytest.raises(ValueError, match=r"lacks \['attribution'\], which the labels need"):
         attribution.open_log(formats.Files((path,)), attribution.schema())
 
 

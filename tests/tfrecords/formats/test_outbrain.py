@@ -309,10 +309,10 @@ def test_missing_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("events", "display_id,uuid\n1,a\n", r"events\.csv: its header lacks the columns"),
+        ("events", "display_id,uuid\n1,a\n", r"events\.csv: the header lacks the columns"),
         ("events", FILES["events.csv"] + "6,a,b,1,1,US\n", r"events\.csv, line 7: .*correct or re"),
         ("events", FILES["events.csv"] + ",a,1,1,1,US\n", r"events\.csv, line 7: display_id is em"),
-        ("events", FILES["events.csv"] + "4,a,1,1,1,US\n", r"events\.csv: display_id 4 stands in"),
+        ("events", FILES["events.csv"] + "4,a,1,1,1,US\n", r"events\.csv: display_id 4 is in more"),
         ("promoted_content", FILES["promoted_content.csv"] + "9,9\n", r"line 7: expected 4 colum"),
     ],
 )
@@ -379,7 +379,7 @@ def test_a_schema_that_asks_for_what_there_is_not_is_refused():
     )
     refused(r"'ad_topic_id' describes the ad", field("ad_topic_id", "categorical", "query"))
     refused(r"'topics' holds lists", field("topics", "categorical", "query"))
-    refused(r"ad_key names \['display_id'\].*columns that do are ad_id, ", ad_key=("display_id",))
+    refused(r"ad_key names \['display_id'\].*use some of ad_id, ", ad_key=("display_id",))
 
 
 def test_displays_convert_to_lists_split_by_time_with_the_ads_never_shown(tmp_path):

@@ -172,7 +172,7 @@ def test_labels_of_any_type(tmp_path: pathlib.Path) -> None:
 def test_a_label_of_times_is_refused(tmp_path: pathlib.Path, role: str, expected: str) -> None:
     schema = dataclasses.replace(SCHEMA, **{role: "sold_at"})
     path = write(tmp_path / "log.parquet", sold_at=pa.array([1, None], pa.timestamp("ms")))
-    with pytest.raises(ValueError, match=f"'sold_at' holds times; it must be {expected}"):
+    with pytest.raises(ValueError, match=f"'sold_at' holds times; expected {expected}"):
         parsed(path, schema)
 
 
@@ -262,14 +262,18 @@ def test_names_with_dots_are_names_of_columns(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"'context' holds lists .*'categorical_list' only"):
+    with pytest.raises(
+        ValueError, match=r"'context' holds lists .*only as a field of kind 'categorical_list'"
+    ):
         parsed(write(tmp_path / "a.parquet", context=[["x"], ["y"]]))
-    with pytest.raises(ValueError, match=r"'context' is of type struct<.*which is not read"):
+    with pytest.raises(ValueError, match=r"'context' has the unsupported type struct<"):
         parsed(write(tmp_path / "b.parquet", context=[{"x": 1}, {"x": 2}]))
-    with pytest.raises(ValueError, match=r"'tags' is of type list<.*which is not read"):
+    with pytest.raises(ValueError, match=r"'tags' has the unsupported type list<"):
         parsed(write(tmp_path / "c.parquet", tags=[[["x"]], [["y"]]]))
     uuids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"x" * 16] * 2, pa.binary(16)))
-    with pytest.raises(ValueError, match=r"'context' is of type extension<arrow.uuid>, .* strings"):
+    with pytest.raises(
+        ValueError, match=r"'context' has the unsupported type extension<arrow.uuid>.* strings"
+    ):
         parsed(write(tmp_path / "e.parquet", context=uuids))
     whole = write(tmp_path / "d.parquet").read_bytes()
     (tmp_path / "d.parquet").write_bytes(whole[: len(whole) // 2])

@@ -83,12 +83,16 @@ def test_what_differs_within_a_request_is_not_on_the_query_side(tmp_path: pathli
         "brand": "ad", "item_country": "ad",
     }  # fmt: skip
     assert (
-        "Ad side, differs within a request; the catalogue keeps each ad's latest value: "
+        "Ad side, varies within a request; the catalog stores each ad's latest value: "
         "'price_usd', 'stars'."
     ) in notes
-    assert "Query side, the same in all rows of a request: 'nights'." in notes
-    assert any("different within a request, of which one" in n and "'browser'" in n for n in notes)
-    assert any("the slot that an ad was shown in" in n and "'second_slot'" in n for n in notes)
+    assert "Query side, constant within each request: 'nights'." in notes
+    assert any(
+        "varies within a request, which stores one value" in n and "'browser'" in n for n in notes
+    )
+    assert any(
+        "the position of the ad, which is unknown" in n and "'second_slot'" in n for n in notes
+    )
 
 
 def test_a_slip_in_one_request_of_many_is_forgiven(tmp_path: pathlib.Path) -> None:
@@ -175,7 +179,7 @@ def test_what_is_there_only_with_a_click_is_left_out(tmp_path: pathlib.Path, not
     umsatz = [f"{1 + n % 8},50" if n % 6 == 0 else nothing for n in range(ROWS)]
     proposal, notes = propose(tmp_path, click=THIRD, umsatz=umsatz)
     assert sides(proposal) == {"user": "query", "item": "ad"}
-    assert any("only where the ad was clicked" in n and "'umsatz'" in n for n in notes)
+    assert any("only in clicked rows" in n and "'umsatz'" in n for n in notes)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_a_column_of_events_is_no_field_and_what_to_make_of_it_is_said(
     proposal, notes = propose(tmp_path, what=[events[n % 3] for n in range(ROWS)])
     assert proposal["click"] is None
     assert sides(proposal) == {"user": "query", "item": "ad"}
-    assert any(n.startswith("'what' says what happened") and "0 and 1" in n for n in notes)
+    assert any(n.startswith("'what' holds event types") and "0 and 1" in n for n in notes)
 
 
 def test_a_column_with_one_word_of_an_event_is_a_field(tmp_path: pathlib.Path) -> None:
@@ -252,7 +256,9 @@ def test_counts_of_clicks_have_a_threshold(
 ) -> None:
     proposal, notes = propose(tmp_path, **{name: values * 40}, rating=[1, 2, 3, 4] * 30)
     assert (proposal["click"], proposal["click_threshold"]) == (name, 1.0)
-    span = f"{name!r} goes from {values[0]} to {max(values)}: one of at least 1 counts as a click"
+    span = (
+        f"{name!r} ranges from {values[0]} to {max(values)}; values of at least 1 count as clicks"
+    )
     assert any(n.startswith(f"{span} ({share} of the rows)") for n in notes)
 
 
@@ -265,7 +271,7 @@ def test_a_flag_is_preferred_to_a_count(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        (["yep", "no", "no"], "its values, such as 'yep', are not 0 and 1"),
+        (["yep", "no", "no"], "values such as 'yep' are not 0 or 1"),
         (["1", "", ""], "66.7% of the rows lack it and will be rejected; write 0"),
     ],
 )
@@ -278,7 +284,7 @@ def test_a_click_that_cannot_be_read_is_said_and_proposed(
     assert any(why in note for note in notes)
     proposal, notes = propose(tmp_path, click=values * 40, rating=[1, 2, 3, 4] * 30)
     assert proposal["click"] == "rating"
-    assert any("Here 'rating' is taken instead." in note for note in notes)
+    assert any("'rating' is used instead." in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +316,7 @@ def test_an_outcome_written_as_text_is_no_field(
     assert sides(proposal) == {"user": "query", "item": "ad"}
     assert any(n.startswith("Left out (known only after") and repr(name) in n for n in notes)
     if name == "order_value":
-        assert any("'order_value' would be the revenue, but its values" in n for n in notes)
+        assert any("'order_value' is named like revenue, but values" in n for n in notes)
 
 
 @pytest.mark.parametrize(("share", "is_key"), [(2, True), (20, False)])
@@ -323,7 +329,7 @@ def test_a_user_key_may_be_missing_in_most_rows(
     country = [f"c{n % 5}" for n in range(ROWS)]
     proposal, notes = infer.propose([write(tmp_path / "log.tsv", {**columns, "country": country})])
     assert proposal.get("user_key") == ("user_id" if is_key else None)
-    assert any("have no 'user_id': those without one count as" in n for n in notes) == is_key
+    assert any("have no 'user_id'; each of them counts as" in n for n in notes) == is_key
 
 
 @pytest.mark.parametrize(
@@ -350,19 +356,22 @@ def test_a_session_is_no_request(tmp_path: pathlib.Path, unit: int) -> None:
     proposal, notes = propose(tmp_path, **more, time=times)
     assert "request_key" not in proposal
     assert sides(proposal) == {"user": "query", "item": "ad", "page_number": "query"}
-    assert any("'request_id' are usually more than 5 seconds apart" in n for n in notes)
+    assert any("'request_id' is a session, not a request" in n for n in notes)
     times = [1_600_000_000 * unit + n * unit for n in range(ROWS)]
     proposal, notes = propose(tmp_path, **more, time=times)
     assert proposal["request_key"] == "request_id"
     # Of the page, and not of the item.
     assert sides(proposal) == {"user": "query", "item": "ad"}
-    assert any("not named after the ad" in n and "'page_number'" in n for n in notes)
+    assert any(
+        "for an ad, of which the catalog stores one value" in n and "'page_number'" in n
+        for n in notes
+    )
 
 
 def test_an_engagement_without_a_click_may_be_one(tmp_path: pathlib.Path) -> None:
     proposal, notes = propose(tmp_path, purchase=SIXTH)
     assert (proposal["click"], proposal["engagement"]) == (None, "purchase")
-    assert any("If rows are showings and not clicks, make 'purchase' the click" in n for n in notes)
+    assert any("If rows are impressions, use 'purchase' as the click" in n for n in notes)
 
 
 def test_counts_of_an_ad_over_the_whole_log_are_left_out(tmp_path: pathlib.Path) -> None:
@@ -372,9 +381,9 @@ def test_counts_of_an_ad_over_the_whole_log_are_left_out(tmp_path: pathlib.Path)
     proposal, notes = propose(tmp_path, ads=ads, clicked=THIRD, clicks=of_item, impressions=of_item)
     assert proposal["click"] == "clicked"
     assert sides(proposal) == {"user": "query", "item": "ad", "views": "ad", "click_url": "ad"}
-    left_out = next(n for n in notes if n.startswith("Left out (counts what happened"))
+    left_out = next(n for n in notes if n.startswith("Left out (a count of outcomes"))
     assert left_out.endswith("add it if it was counted before): 'clicks', 'impressions', 'ctr'.")
-    assert any(n.startswith("'views' sounds like a count of what happened") for n in notes)
+    assert any(n.startswith("'views' looks like a count of outcomes") for n in notes)
 
 
 def test_a_history_is_a_list_though_each_row_has_another(tmp_path: pathlib.Path) -> None:
@@ -391,7 +400,7 @@ def test_a_list_that_holds_the_ad_if_it_was_clicked_is_left_out(tmp_path: pathli
     lists = [" ".join([*clicked[n // 4], f"i{n // 4 + 50}"]) for n in range(ROWS)]
     proposal, notes = propose(tmp_path, click=THIRD, clicked_items=lists)
     assert "clicked_items" not in sides(proposal)
-    assert any("its lists hold the ad of the row if it was clicked" in note for note in notes)
+    assert any("its lists contain the ad of the row if it was clicked" in note for note in notes)
 
 
 def test_keys_are_names_and_numbered_categories_too(tmp_path: pathlib.Path) -> None:

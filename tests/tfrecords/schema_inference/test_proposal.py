@@ -67,7 +67,7 @@ def test_the_roles_of_a_log_of_impressions(tmp_path: pathlib.Path) -> None:
         "price": ("numeric", "ad"),
         "temperature": ("numeric", "query"),
     }
-    assert any("'ad_group', 'price'" in note and "always the same" in note for note in notes)
+    assert any("'ad_group', 'price'" in note and "constant for each ad" in note for note in notes)
     assert {f["min_count"] for f in proposal["fields"] if f["kind"] == "categorical"} == {1}
 
 
@@ -130,7 +130,7 @@ def test_recbole_files(tmp_path: pathlib.Path) -> None:
     assert proposal["click_threshold"] == 4.0
     assert proposal["user_key"] == "user_id:token"
     assert proposal["time"] == "timestamp:float"
-    assert any("a rating from 1 to 5: one of at least 4 counts" in note for note in notes)
+    assert any("a rating from 1 to 5; ratings of at least 4 count" in note for note in notes)
     schema = schema_lib.schema_from_json(proposal)
     source = convert.Source(paths[0], schema, "tabular", ads_path=paths[2], users_path=paths[1])
     convert.convert(source, tmp_path / "out")
@@ -177,7 +177,7 @@ def test_no_label_means_that_every_row_is_a_click(tmp_path: pathlib.Path) -> Non
     columns["user"] = [f"u{n % 13}" for n in range(40)]
     proposal, notes = infer.propose([write(tmp_path / "log.csv", columns)])
     assert proposal["click"] is None
-    assert any("every row counts as one" in note for note in notes)
+    assert any("every row counts as a click" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,18 @@ def test_no_label_means_that_every_row_is_a_click(tmp_path: pathlib.Path) -> Non
         ("nothing", [""] * 120, "always missing"),
         ("row_id", [f"x{n}" for n in range(120)], "a different value in nearly every row"),
         ("row", list(range(120)), "a different value in nearly every row"),
-        ("propensity_score", [0.1, 0.2, 0.3] * 40, "it tells how the ad was chosen"),
+        ("propensity_score", [0.1, 0.2, 0.3] * 40, "a property of the policy that chose the ad"),
         ("dwell_time", [1, 5, 2, 8] * 30, "known only after the ad was shown"),
-        ("answer", [["yes", "no", "nay"][n % 3] for n in range(120)], "says whether the ad was"),
-        ("cookie_after", [["c", "", ""][n % 3] for n in range(120)], "there exactly if the ad"),
+        (
+            "answer",
+            [["yes", "no", "nay"][n % 3] for n in range(120)],
+            "its value determines the click",
+        ),
+        (
+            "cookie_after",
+            [["c", "", ""][n % 3] for n in range(120)],
+            "present exactly in the clicked rows",
+        ),
     ],
 )
 def test_what_is_left_out(tmp_path: pathlib.Path, name: str, values: list[Any], why: str) -> None:
@@ -229,7 +237,9 @@ def test_a_request_key_repeats_on_neighbouring_rows(tmp_path: pathlib.Path) -> N
     users = [f"u{n // 2 % 17}" for n in range(120)]
     proposal, notes = proposed(tmp_path, session_id=[n // 4 for n in range(120)], user=users)
     assert "request_key" not in proposal
-    assert any("'session_id' are of several 'user', so it is no request" in n for n in notes)
+    assert any(
+        "'session_id' is not a request, because its rows have several 'user'" in n for n in notes
+    )
     proposal, notes = proposed(tmp_path, session_id=[n % 30 for n in range(120)])
     assert "request_key" not in proposal
     assert any("'session_id' does not repeat" in note for note in notes)
@@ -257,7 +267,7 @@ def test_the_time_is_known_by_its_values(
 def test_a_date_that_is_not_iso_is_named(tmp_path: pathlib.Path) -> None:
     proposal, notes = proposed(tmp_path, date=[f"{n % 28 + 1}. May" for n in range(120)])
     assert "time" not in proposal
-    assert any("'date' is not the time: '1. May' is neither" in note for note in notes)
+    assert any("'date' is not the time, because '1. May' is neither" in note for note in notes)
 
 
 def test_names_are_made_safe_and_kept_apart(tmp_path: pathlib.Path) -> None:
@@ -286,22 +296,26 @@ def test_lists_and_times_of_parquet(tmp_path: pathlib.Path) -> None:
     assert proposal["time"] == "seen"
     assert fields(proposal)["topics"] == ("categorical_list", "query")
     assert fields(proposal)["read"] == ("categorical_list", "query")
-    assert any("'where' is of type struct" in note for note in notes)
+    assert any("'where' has the unsupported type struct" in note for note in notes)
     convert.convert(
         convert.Source(path, schema_lib.schema_from_json(proposal), "tabular"), tmp_path / "out"
     )
 
 
 def test_what_cannot_be_proposed_is_said(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"No column looks like the ad: .*got \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"No column looks like an ad id in \['a', 'b'\]"):
         infer.propose([write(tmp_path / "a.csv", {"a": [1, 2], "b": [3, 4]})])
     only = {"item": ["x", "y"] * 20, "click": [1, 0] * 20}
-    with pytest.raises(ValueError, match="no column tells of the user or context"):
+    with pytest.raises(ValueError, match="no column describes the user or context"):
         infer.propose([write(tmp_path / "b.csv", only)])
     log = write(tmp_path / "c.csv", impressions())
-    with pytest.raises(ValueError, match="table of ads needs a column that identifies its rows"):
+    with pytest.raises(
+        ValueError, match=r"table of ads has the columns .*expected a common column"
+    ):
         infer.propose([log], None, write(tmp_path / "ads.csv", {"id": [1], "brand": ["x"]}))
-    with pytest.raises(ValueError, match="table of users needs the log's user key"):
+    with pytest.raises(
+        ValueError, match=r"table of users has the columns .*expected the log's user key"
+    ):
         infer.propose([log], write(tmp_path / "users.csv", {"id": [1], "age": [7]}), None)
 
 
@@ -310,5 +324,5 @@ def test_a_schema_that_exists_is_not_overwritten(tmp_path: pathlib.Path) -> None
     target = tmp_path / "schema.json"
     told = infer.write_proposal([log], None, None, target)
     assert f"--schema_path={target}" in told
-    with pytest.raises(FileExistsError, match="move it away, or name another file"):
+    with pytest.raises(FileExistsError, match="Move it, or name another file"):
         infer.write_proposal([log], None, None, target)

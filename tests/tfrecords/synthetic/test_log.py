@@ -154,7 +154,7 @@ def test_writing_leaves_no_temporary_files(log):
 
 
 def test_write_log_refuses_a_log_without_rows(tmp_path):
-    with pytest.raises(ValueError, match="n_samples must be at least 1 impression, got 0"):
+    with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
         synthetic.write_log(tmp_path, 0)
 
 

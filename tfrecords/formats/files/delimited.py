@@ -148,24 +148,6 @@ def open_quote(path: pathlib.Path) -> ValueError:
     return ValueError(f"{path}: the header opens a quote that is not closed; remove it.")
 
 
-def read_table(path: pathlib.Path, layout: Layout) -> pa.Table:
-    """Reads a whole file.
-
-    Raises:
-        FileNotFoundError, ValueError: As in `open_rows`; or a row is bad.
-    """
-    reader, columns = open_rows(path, layout)
-    tables = []
-    for first_line, text, num_rows in reader.chunks(protocol.ROWS_PER_CHUNK):
-        parsed = parse(layout, columns, text, first_line, num_rows)
-        for line, reason in sorted(parsed.faults.items()):
-            raise ValueError(f"{path}, line {line}: {reason}")
-        tables.append(parsed.table)
-    if not tables:
-        return pa.table({name: pa.array([], kind) for name, kind in layout.types.items()})
-    return pa.concat_tables(tables).unify_dictionaries()
-
-
 def parse(
     layout: Layout, columns: tuple[str, ...], text: bytes, first_line: int, num_rows: int
 ) -> protocol.Parsed:

@@ -117,26 +117,6 @@ def column_names(path: pathlib.Path) -> tuple[str, ...]:
     return tuple(_open(path).schema_arrow.names)
 
 
-def read_table(
-    path: pathlib.Path, types: Mapping[str, pa.DataType], lists: Collection[str] = ()
-) -> pa.Table:
-    """Reads all rows of some columns.
-
-    Raises:
-        ValueError: As in `ParquetLog`, or a row is bad.
-    """
-    opened = ParquetLog(path, types, lists)
-    tables = []
-    for chunk in opened.chunks():
-        parsed = opened.parse(chunk)
-        for line, reason in sorted(parsed.faults.items()):
-            raise ValueError(f"{path}, row {line}: {reason}")
-        tables.append(parsed.table)
-    if not tables:
-        return pa.table({name: pa.array([], kind) for name, kind in types.items()})
-    return pa.concat_tables(tables)
-
-
 def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     """Converts a column [B] to a type that the conversion reads.
 

@@ -1,7 +1,7 @@
 """Joins tables of users and ads to the rows of a log.
 
 A row whose key is not in the table gets missing values. If a table has several rows with one key,
-the last one counts, as in the ad catalogue.
+the last one counts, as in the ad catalog.
 
 Shapes: B rows of a chunk, V distinct keys among them.
 """

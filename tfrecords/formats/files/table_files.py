@@ -96,7 +96,8 @@ def open_table(
     """
     if is_parquet(path):
         return parquet.ParquetLog(path, types, lists, rows_per_chunk)
-    layout = _layout(text(path, types), types, optional)
+    found = text(path, types)
+    layout = delimited.Layout(types, found.delimiter, found.quote, optional=frozenset(optional))
     return delimited.DelimitedLog(protocol.Files((path,)), layout, None, rows_per_chunk)
 
 
@@ -108,9 +109,7 @@ def read(
     Raises:
         FileNotFoundError, ValueError: As in `open_table`, or a row is bad.
     """
-    if is_parquet(path):
-        return parquet.read_table(path, types, lists)
-    return delimited.read_table(path, _layout(text(path, types), types))
+    return protocol.read_all(open_table(path, types, lists), types)
 
 
 def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
@@ -146,12 +145,6 @@ def _fit(text: Text, wanted: Collection[str], sample: bytes) -> tuple[int, bool,
         even = False
     num_columns = len(text.columns)
     return len(set(wanted) & set(text.columns)), even and num_columns > 1, num_columns
-
-
-def _layout(
-    found: Text, types: Mapping[str, pa.DataType], optional: Collection[str] = ()
-) -> delimited.Layout:
-    return delimited.Layout(types, found.delimiter, found.quote, optional=frozenset(optional))
 
 
 def _balanced(sample: bytes, delimiter: str, num_columns: int) -> bool:

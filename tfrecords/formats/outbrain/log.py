@@ -24,7 +24,7 @@ same. A schema file may name these columns of the display (query side):
 
 and of the ad (ad side): ad_id, campaign_id, advertiser_id, ad_document_id, and the columns of a
 document with the prefix `ad_`. The age of an ad is counted to the log's origin, not to the request,
-because a catalogue has one value per ad; dates after the end of the log are wrong and missing. "",
+because a catalog has one value per ad; dates after the end of the log are wrong and missing. "",
 "\\N" and "--" are missing; platform "1.0" is 1 (1 desktop, 2 mobile, 3 tablet).
 
 Rows whose display is not in events.csv are rejected: without user, time and context they would be

@@ -207,15 +207,11 @@ def recode(column: pa.DictionaryArray, values: Sequence[str | None]) -> pa.Dicti
 
 def _read(path: pathlib.Path, key: str, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
     layout = delimited.Layout({key: ID, **types}, ",", quote=True)
-    reader, columns = delimited.open_rows(path, layout)
-    for first_line, text, num_rows in reader.chunks(protocol.ROWS_PER_CHUNK):
-        parsed = delimited.parse(layout, columns, text, first_line, num_rows)
-        for line, reason in sorted(parsed.faults.items()):
-            raise ValueError(f"{path}, line {line}: {reason}; correct or remove the row.")
-        empty = parsed.table.filter(pc.is_null(parsed.table[key]))
+    for table in protocol.good_tables(delimited.DelimitedLog(protocol.Files((path,)), layout)):
+        empty = table.filter(pc.is_null(table[key]))
         for line in empty[protocol.LINE_NUMBER].to_pylist():
-            raise ValueError(f"{path}, line {line}: {key} is empty; correct or remove the row.")
-        yield parsed.table
+            raise ValueError(f"{path}, line {line}: {key} is empty. Correct or remove the row.")
+        yield table
 
 
 def _compact(column: pa.ChunkedArray) -> np.ndarray | pa.Array:
