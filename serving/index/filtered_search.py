@@ -32,9 +32,9 @@ _GATHER_COST, _GATHERED_COST, _OPEN_COST = 32, 4, 340
 _USES_TO_GATHER = 3
 # Up to as many ads the gathering is done in milliseconds, whatever the index would take.
 _ALWAYS_EXACT = 20_000
-_MOST_KEPT_BYTES = 128_000_000
+_MAX_KEPT_BYTES = 128_000_000
 # As many sets as an index resolves filters to and remembers: others do not come again.
-_MOST_KEPT = 128
+_MAX_KEPT = 128
 
 
 class FilteredSearch:
@@ -103,7 +103,7 @@ class FilteredSearch:
             self._uses.get(eligible, 0) >= _USES_TO_GATHER
             and eligible.count <= looked_at // _GATHERED_COST
             # A few such filters fit.
-            and 4 * eligible.count * self._index.d <= _MOST_KEPT_BYTES
+            and 4 * eligible.count * self._index.d <= _MAX_KEPT_BYTES
         )
 
     def exhaustive(
@@ -161,10 +161,10 @@ class FilteredSearch:
         subset = self._gather(eligible.rows)
         size = _kept_size(eligible, subset)
         with self._lock:
-            if size <= _MOST_KEPT_BYTES and eligible not in self._kept:
+            if size <= _MAX_KEPT_BYTES and eligible not in self._kept:
                 self._kept[eligible] = subset
                 self._kept_bytes += size
-            while self._kept_bytes > _MOST_KEPT_BYTES or len(self._kept) > _MOST_KEPT:
+            while self._kept_bytes > _MAX_KEPT_BYTES or len(self._kept) > _MAX_KEPT:
                 self._kept_bytes -= _kept_size(*self._kept.popitem(last=False))
         return subset
 

@@ -34,7 +34,7 @@ _BITS = 4
 _ROTATIONS, _ROTATION_SAMPLE = 50, 16_384
 # The trial of the weights: ads, ads wanted of them, the cells, and the share of these searched.
 _TRIAL_ADS, _TRIAL_K, _TRIAL_CELLS, _TRIAL_PROBED = 65_536, 50, 512, 1 / 32
-_LEAST_QUERIES = 32
+_MIN_QUERIES = 32
 
 
 def weights(ads: np.ndarray, queries: np.ndarray | None, clustering: Any) -> np.ndarray | None:
@@ -47,7 +47,7 @@ def weights(ads: np.ndarray, queries: np.ndarray | None, clustering: Any) -> np.
         queries: [Q, D] float32, finite, as they will come; None = none are known.
         clustering: faiss's parameters of k-means.
     """
-    if queries is None or len(queries) < _LEAST_QUERIES:
+    if queries is None or len(queries) < _MIN_QUERIES:
         return None
     ads = ads[:: -(-len(ads) // _TRIAL_ADS)]
     wanted = exact_search.exact_rows([ads], queries[1::2], _TRIAL_K)

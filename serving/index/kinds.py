@@ -24,7 +24,7 @@ REFINEMENTS = ("SQ8", "SQbf16", "SQfp16", "RFlat")
 # Points for each centroid that k-means is given and at least needs (faiss's own rule is 39 to
 # 256); beyond, the cells that a query needs get some per cent smaller and training much longer.
 POINTS_PER_CENTROID = 100
-_LEAST_POINTS_PER_CENTROID = 39
+_MIN_POINTS_PER_CENTROID = 39
 # Below this no code book can be trained.
 MIN_ADS_TO_TRAIN = 1024
 # Exact search takes half a millisecond at as many, and nothing is lost.
@@ -138,5 +138,5 @@ def trains(config: IndexConfig, kind: str) -> bool:
 
 def default_lists(num_ads: int) -> int:
     """Returns the power of two below 4 √N cells, and below what k-means can be trained for."""
-    most = min(4 * math.sqrt(num_ads), num_ads / _LEAST_POINTS_PER_CENTROID)
+    most = min(4 * math.sqrt(num_ads), num_ads / _MIN_POINTS_PER_CENTROID)
     return 2 ** int(math.log2(max(most, 1)))

@@ -27,7 +27,7 @@ _KINDS = {_SQ.QT_8bit: np.uint8, _SQ.QT_bf16: np.uint16, _SQ.QT_fp16: np.float16
 _BLOCK_FLOATS = 2**17
 # A factor that is chosen at hundreds of ads gives too few where ten are wanted: the codes put some
 # of the best ten far behind.
-_LEAST_CANDIDATES = 500
+_MIN_CANDIDATES = 500
 
 
 class Refinement:
@@ -68,7 +68,7 @@ class Refinement:
             Scores [B, k] float32, descending, and rows [B, k] int64; -inf and -1 where the first
             stage finds fewer.
         """
-        num_candidates = max(math.ceil(k * self.index.k_factor), _LEAST_CANDIDATES)
+        num_candidates = max(math.ceil(k * self.index.k_factor), _MIN_CANDIDATES)
         num_candidates = min(num_candidates, self.index.ntotal)
         moved = queries if self._query_matrix is None else queries @ self._query_matrix.T
         _, candidates = self.ivf.search(moved, num_candidates, params=parameters)

@@ -15,7 +15,7 @@ from serving.index.tuning import index_recall
 _faiss: Any = faiss
 
 # Beyond this the codes are the wrong ones; scoring ever more of them again does not pay.
-_MOST_REFINED = 16.0
+_MAX_REFINE_FACTOR = 16.0
 
 
 def widen(
@@ -65,7 +65,7 @@ def _knobs(searcher: search.Searcher) -> list[tuple[Any, str, Any]]:
     probes = (ivf, "nprobe", ivf.nlist)
     if searcher.kind == "IVF":
         return [probes]
-    return [probes, (searcher.index, "k_factor", _MOST_REFINED)]
+    return [probes, (searcher.index, "k_factor", _MAX_REFINE_FACTOR)]
 
 
 def _recall(searcher: search.Searcher, queries: np.ndarray, wanted: np.ndarray) -> float:

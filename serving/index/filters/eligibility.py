@@ -17,8 +17,8 @@ import pyarrow as pa
 from serving import requests
 from serving.index.filters import inverted_index, row_set, string_lookup
 
-_MOST_KEPT = 128
-_MOST_KEPT_BYTES = 64_000_000
+_MAX_KEPT = 128
+_MAX_KEPT_BYTES = 64_000_000
 
 _Postings = inverted_index.StringPostings | inverted_index.NumberPostings
 
@@ -63,7 +63,7 @@ class Eligibility:
                 self._kept.move_to_end(filters)
                 return self._kept[filters]
         resolved = self._resolve(filters)
-        most = min(_MOST_KEPT, _MOST_KEPT_BYTES // max(resolved.nbytes, 1))
+        most = min(_MAX_KEPT, _MAX_KEPT_BYTES // max(resolved.nbytes, 1))
         with self._lock:
             self._kept[filters] = resolved
             while len(self._kept) > most:

@@ -24,7 +24,7 @@ _OPEN = (1, 2, 4, 8, 16)
 # Timed calls of a trial: of fewer, p99 is the greatest but one.
 _MIN_CALLS = 200
 # Scoring more again, or searching more cells, that gains less gains nothing.
-_LEAST_GAIN = 5e-4
+_MIN_GAIN = 5e-4
 # Beyond there is nothing left to gain.
 _ENOUGH = 0.9985
 
@@ -119,10 +119,10 @@ class Structure:
                 trial = self.measure(dataclasses.replace(self.config, **setting), queries, wanted)
                 yield trial
                 surely = max(surely, trial.recall - trial.recall_error)
-                if trial.recall < best + _LEAST_GAIN:
+                if trial.recall < best + _MIN_GAIN:
                     break
                 best = trial.recall
-            if enough or best >= _ENOUGH or best < reached + _LEAST_GAIN:
+            if enough or best >= _ENOUGH or best < reached + _MIN_GAIN:
                 return
             reached, enough = best, surely >= self.config.target_recall
 

@@ -174,7 +174,7 @@ def test_a_filter_that_comes_often_is_gathered_for():
     assert recall(found, exact(embeddings, queries, rows, K)) == 1.0
 
 
-@pytest.mark.parametrize(("name", "limit"), [("_MOST_KEPT_BYTES", 84_000), ("_MOST_KEPT", 2)])
+@pytest.mark.parametrize(("name", "limit"), [("_MAX_KEPT_BYTES", 84_000), ("_MAX_KEPT", 2)])
 def test_what_was_gathered_for_a_filter_is_kept_within_a_limit(monkeypatch, name, limit):
     queries = index_fixtures.clustered(2)
     # 300 ads of 32 float32 and of a row take 40,800 bytes, with the bitmap that they are found by

@@ -283,7 +283,7 @@ def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
     }
     content[positions[place]] ^= 1
     journal_path(release).write_bytes(content)
-    with pytest.raises(errors.LiveIndexError, match=r"journal is (damaged at byte|no journal)"):
+    with pytest.raises(errors.LiveIndexError, match=r"journal is (damaged at byte|not a journal)"):
         live_index.LiveIndex(release)
     if place == "first payload":
         return
@@ -566,7 +566,7 @@ def test_an_update_that_cannot_be_taken_up_is_tried_again(release, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(live_state.LiveState, "apply", fail)
         follower.refresh()
-    assert "could not be taken up (planted)" in follower.status()["problem"]
+    assert "could not be applied (planted)" in follower.status()["problem"]
     assert follower.view().num_added == 0
     follower.refresh()
     assert follower.status()["problem"] is None
@@ -714,7 +714,7 @@ def test_a_rebuild_is_suggested_with_the_reason(release):
     live.update([{"ad_id": f"new-{n}"} for n in range(31)])
     assert live.rebuild_suggested().startswith("31 ads were added, 10% of the release")
     live.update([{"ad_id": f"new-{n}"} for n in range(41)])
-    assert live.rebuild_suggested().startswith("41 added ads are compared one by one")
+    assert live.rebuild_suggested().startswith("Each search compares all 41 added ads")
     live.update([], [f"new-{n}" for n in range(41)])
     assert live.rebuild_suggested() is None
     live.update([], [f"ad-{row}" for row in range(61)])

@@ -360,7 +360,7 @@ def assert_retrieval_order(answer, release, reason):
     assert reason in answer.degraded
     assert answer.order == "retrieval"
     inputs = serving_fixtures.raw_inputs([ROW])
-    tower = serving_fixtures.QueryTower(seed=0)
+    tower = serving_fixtures.QueryTowerModule(seed=0)
     query = tower.serve(inputs)["query_embedding"].numpy()[0]
     best = np.argsort(-(serving_fixtures.ad_embeddings() @ query))[:10]
     assert [ad.ad_id for ad in answer.ads] == [f"ad-{row}" for row in best]

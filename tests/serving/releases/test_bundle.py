@@ -81,7 +81,9 @@ def test_a_manifest_with_other_white_space_is_refused(base):
 
 def test_a_bundle_without_its_manifest_is_refused(base):
     (base / "manifests/1.json").unlink()
-    with pytest.raises(errors.BundleNotFoundError, match=r"no manifests/1\.json: .* holds no"):
+    with pytest.raises(
+        errors.BundleNotFoundError, match=r"holds no .* manifests/1\.json is missing"
+    ):
         bundle.load(base, 1)
     with pytest.raises(errors.BundleNotFoundError, match=r"no manifests/N\.json"):
         bundle.load(base)
@@ -146,7 +148,7 @@ def test_an_unlisted_file_is_named(base):
 def test_an_unknown_format_version_is_refused(base):
     release = dataclasses.replace(bundle.verify(base, 1), format_version=1)
     manifest.write(base, 1, manifest.encode(release))
-    with pytest.raises(errors.ManifestFormatError, match="format_version 1; this code reads 3"):
+    with pytest.raises(errors.ManifestFormatError, match="format_version 1, expected 3"):
         bundle.verify(base, 1)
 
 
@@ -183,7 +185,7 @@ def test_versions_count_up_and_earlier_ones_stay(tmp_path):
     assert [serving_fixtures.publish(tmp_path) for _ in range(2)] == [1, 2]
     assert serving_fixtures.publish(tmp_path, version=7) == 7
     assert bundle.versions(tmp_path) == [1, 2, 7]
-    with pytest.raises(errors.PublishError, match="Give 8 or more"):
+    with pytest.raises(errors.PublishError, match="Use 8 or more"):
         serving_fixtures.publish(tmp_path, version=7)
     bundle.load(tmp_path, 1)
 

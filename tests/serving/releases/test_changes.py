@@ -70,7 +70,7 @@ def test_rollbacks_go_back_step_by_step_over_what_is_gone(base):
     manifest.path_of(base, 3).unlink()
     assert releases.roll_back(base).after.stable == 1
     with pytest.raises(
-        errors.BundleNotFoundError, match=r"was stable before 1.* published are 1, 2\. Name one"
+        errors.BundleNotFoundError, match=r"was stable before 1.* releases: 1, 2\. Promote one"
     ):
         releases.roll_back(base)
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_served_is_not_promoted(base):
             step(base, 2)
     assert not (base / release_pointer.POINTER_FILE).exists()
     with pytest.raises(
-        errors.PublishError, match=r"Release 3 is the stable one already, because it is the latest"
+        errors.PublishError, match=r"Release 3 is already stable, because it is the latest"
     ):
         releases.start_canary(base, 3, 0.1)
     with pytest.raises(ValueError, match=r"share: expected a number from 0 to 1, got 1\.5"):
@@ -123,7 +123,7 @@ def test_what_cannot_be_served_is_not_promoted(base):
 )
 def test_a_damaged_file_is_refused_and_a_promotion_writes_it_anew(base, text):
     (base / "releases.json").write_text(text)
-    with pytest.raises(errors.ReleasesFileError, match=r"releases\.json cannot be used .*promote"):
+    with pytest.raises(errors.ReleasesFileError, match=r"releases\.json is invalid .*promote"):
         bundle.load(base)
     assert releases.promote(base, 2).after == release_pointer.Pointer(2)
     assert bundle.stable(base) == 2
@@ -168,7 +168,7 @@ def test_a_release_is_in_use_until_its_process_ends_however_it_ends(base):
     process.join()
     assert not in_use.is_in_use(base, 1)
     assert releases.prune(base, keep=2).removed == (1,)
-    with pytest.raises(errors.BundleNotFoundError, match=r"no manifests/1\.json"):
+    with pytest.raises(errors.BundleNotFoundError, match=r"manifests/1\.json is missing"):
         in_use.hold(base, 1)
 
 
@@ -185,7 +185,7 @@ def test_the_list_says_what_each_release_is(base):
         for path in (base / part / "2").rglob("*")
         if path.is_file()
     )
-    assert "manifests/1.json is refused" in damaged["problem"]
+    assert "manifests/1.json is corrupt" in damaged["problem"]
     assert json.loads(json.dumps(releases.list_releases(base)))[2]["version"] == 1
 
 
