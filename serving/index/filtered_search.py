@@ -1,10 +1,10 @@
 """Searches a FAISS index for the best of the eligible ads.
 
-Two ways, whichever is cheaper for the number of eligible ads:
+There are two methods. The number of eligible ads decides which is cheaper:
 
-    exact    the vectors of the eligible ads are gathered into an index of their own, which is
-             kept for the next query with the same filter, and searched whole
-    index    the index itself is searched with a selector, more widely the fewer ads are eligible
+    exact    gathers the vectors of the eligible ads into a flat index, which is cached for
+             queries with the same filter, and searches it exhaustively
+    index    searches the index with a selector, and more widely if fewer ads are eligible
 
 Shapes: B queries, N ads, D embedding size, E eligible ads.
 """
@@ -21,29 +21,30 @@ import numpy as np
 from serving.index import refinement
 from serving.index.filters import row_set
 
-# faiss's type stubs know neither its subclasses nor its search parameters.
+# faiss's type stubs lack its subclasses and search parameters.
 _faiss: Any = faiss
 
-# Measured at a million ads of 256 dimensions, in nanoseconds: an IVF index takes 8 for each ad in
-# the probed cells, eligible or not; to gather an eligible ad takes 250, to search it then 30; an
-# ad kept open in an HNSW search takes 2,700.
+# Relative costs, measured with a million ads of 256 dimensions: an IVF index takes 8 ns for each
+# ad in the probed cells, eligible or not. Gathering an eligible ad takes 250 ns, and searching it
+# 30 ns. An HNSW search takes 2,700 ns for each ad of its search width.
 _GATHER_COST, _GATHERED_COST, _OPEN_COST = 32, 4, 340
-# A filter that has come so often is worth gathering more ads for.
+# Number of uses of a filter after which gathering more ads pays off.
 _USES_TO_GATHER = 3
-# Up to as many ads the gathering is done in milliseconds, whatever the index would take.
+# Gathering up to this number of ads takes only milliseconds.
 _ALWAYS_EXACT = 20_000
 _MAX_KEPT_BYTES = 128_000_000
-# As many sets as an index resolves filters to and remembers: others do not come again.
+# `Eligibility` remembers as many filters; a row set of another filter is not used again.
 _MAX_KEPT = 128
 
 
 class FilteredSearch:
-    """Filtered searches of one index. Calls from several threads are safe.
+    """Filtered searches of one index. Thread-safe.
 
     Args:
-        index: Inner product: Flat, IVF, HNSW, or one of them under `IndexRefine`.
-        refined: The second stage of an `IndexRefine`; None = faiss's own.
-        always_exact: Up to as many eligible ads are searched exactly; None = as measured.
+        index: Inner-product index of type Flat, IVF or HNSW, or an `IndexRefine` of one of them.
+        refined: Second stage of an `IndexRefine`. None uses the one of faiss.
+        always_exact: Maximum number of eligible ads that are always searched exactly. None uses
+            a measured default.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class FilteredSearch:
 
         Args:
             queries: [B, D] float32, contiguous and finite.
-            k: Ads wanted, positive.
-            eligible: Of the N ads.
+            k: Number of ads to return, positive.
+            eligible: The E eligible rows of the N ads.
 
         Returns:
-            Scores [B, min(k, E)] float32, descending, and catalogue rows, int64, alike.
+            Scores [B, min(k, E)] float32, descending, and catalog rows of the same shape, int64.
         """
         k = min(k, eligible.count)
         if k == 0 or not len(queries):
@@ -86,35 +87,35 @@ class FilteredSearch:
         scores, rows = self._with_selector(queries, k, eligible, self._num_probes(eligible))
         short = np.flatnonzero((rows < 0).any(axis=1))
         if short.size:
-            # The probed cells, or the part of the graph that was reached, hold fewer than k.
+            # The probed cells, or the part of the graph that was reached, hold fewer than k ads.
             scores[short], rows[short] = self.exhaustive(queries[short], k, eligible)
         return scores, rows
 
     def is_exact(self, eligible: row_set.RowSet, k: int) -> bool:
         """Returns whether the eligible ads are gathered and searched exactly."""
-        looked_at = eligible.num_rows
+        index_cost = eligible.num_rows
         if self._ivf is not None:
-            looked_at = looked_at * self._num_probes(eligible) // self._ivf.nlist
+            index_cost = index_cost * self._num_probes(eligible) // self._ivf.nlist
         elif isinstance(self._index, faiss.IndexHNSW):
-            looked_at = _OPEN_COST * _search_width(self._index, k, eligible)
-        if eligible.count <= max(self._always_exact, looked_at // _GATHER_COST):
+            index_cost = _OPEN_COST * _search_width(self._index, k, eligible)
+        if eligible.count <= max(self._always_exact, index_cost // _GATHER_COST):
             return True
         return (
             self._uses.get(eligible, 0) >= _USES_TO_GATHER
-            and eligible.count <= looked_at // _GATHERED_COST
-            # A few such filters fit.
+            and eligible.count <= index_cost // _GATHERED_COST
+            # The gathered vectors must fit into the cache.
             and 4 * eligible.count * self._index.d <= _MAX_KEPT_BYTES
         )
 
     def exhaustive(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Compares every eligible ad, as the most exact vectors that the index has tell.
+        """Compares every eligible ad, with the most exact vectors that the index stores.
 
         Args:
             queries: [B, D] float32, contiguous and finite.
-            k: Ads wanted, at most E.
-            eligible: Of the N ads.
+            k: Number of ads to return, at most E.
+            eligible: The E eligible rows of the N ads.
         """
         if k == 0:
             return _nothing(len(queries), k)
@@ -125,15 +126,15 @@ class FilteredSearch:
         return self._storage.search(queries, k, params=parameters)
 
     def _num_probes(self, eligible: row_set.RowSet) -> int:
-        """Returns the cells to probe.
+        """Returns the number of cells to probe.
 
-        More by the root of how many times fewer ads are eligible: measured, recall is then at
-        least that of unfiltered searches, at random filters and at whole neighbourhoods.
+        It grows with the square root of N / E. Measured, recall is then at least that of
+        unfiltered searches, for random filters and for filters on whole neighborhoods.
         """
         if self._ivf is None:
             return 0
-        times_fewer = eligible.num_rows / eligible.count
-        return min(math.ceil(self._ivf.nprobe * math.sqrt(times_fewer)), self._ivf.nlist)
+        reduction = eligible.num_rows / eligible.count
+        return min(math.ceil(self._ivf.nprobe * math.sqrt(reduction)), self._ivf.nlist)
 
     def _with_selector(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet, num_probes: int
@@ -148,11 +149,11 @@ class FilteredSearch:
     def _exact(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet
     ) -> tuple[np.ndarray, np.ndarray]:
-        scores, places = self._subset(eligible).search(queries, k)
-        return scores, eligible.rows[places]
+        scores, positions = self._subset(eligible).search(queries, k)
+        return scores, eligible.rows[positions]
 
     def _subset(self, eligible: row_set.RowSet) -> Any:
-        """Returns an index of the eligible ads alone."""
+        """Returns a flat index of the eligible ads, from the cache if possible."""
         with self._lock:
             subset = self._kept.get(eligible)
             if subset is not None:
@@ -173,7 +174,7 @@ class FilteredSearch:
             quantizer = faiss.IndexScalarQuantizer(
                 self._index.d, self._storage.sq.qtype, faiss.METRIC_INNER_PRODUCT
             )
-            # Its codes are those of the storage: copied, not made again.
+            # With the quantizer of the storage, its codes can be copied.
             quantizer.sq = self._storage.sq
             quantizer.is_trained = True
             quantizer.add_sa_codes(refinement.codes(self._storage)[rows])
@@ -189,23 +190,23 @@ class FilteredSearch:
         return subset
 
     def _make_direct_map(self) -> None:
-        # Says in which cell an ad lies, 8 bytes an ad; made when it is first needed.
+        # Maps ads to cells, with 8 bytes an ad; built on first use.
         with self._lock:
             self._ivf.make_direct_map()
 
 
 def _nothing(num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns scores and rows where there are no queries, or none wants an ad."""
+    """Returns empty scores and rows, for no queries or k = 0."""
     return np.empty((num_queries, k), np.float32), np.empty((num_queries, k), np.int64)
 
 
 def _kept_size(eligible: row_set.RowSet, subset: Any) -> int:
-    """Returns the bytes of a subset that is kept, with the set that it is found by."""
+    """Returns the size of a cached subset with its row set, in bytes."""
     return subset.ntotal * subset.code_size + eligible.nbytes + eligible.rows.nbytes
 
 
 def _storage(index: Any) -> Any:
-    """Returns the index that holds a vector for each row, one after the other; None if none."""
+    """Returns the index that stores the vectors in row order, or None."""
     if isinstance(index, faiss.IndexRefine):
         return _faiss.downcast_index(index.refine_index)
     if isinstance(index, faiss.IndexHNSW):
@@ -214,7 +215,7 @@ def _storage(index: Any) -> Any:
 
 
 def _search_width(index: Any, k: int, eligible: row_set.RowSet) -> int:
-    """Returns the ads that an HNSW search keeps open: most that it meets are not eligible."""
+    """Returns the width of an HNSW search, scaled by N / E because few of its ads are eligible."""
     width = max(k, index.hnsw.efSearch) * eligible.num_rows / eligible.count
     return min(math.ceil(width), index.ntotal)
 

@@ -1,4 +1,4 @@
-"""Runs a SavedModel by the names of its tensors, with TensorFlow's status codes."""
+"""Runs SavedModels in sessions, with TensorFlow's status codes and per-call deadlines."""
 
 from serving.saved_model.call_deadline import current_deadline, deadline_at, deadline_within
 from serving.saved_model.rpc_status import (

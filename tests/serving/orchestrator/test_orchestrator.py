@@ -512,10 +512,10 @@ def edit_outputs(reply):
     ("edit", "reason"),
     [
         (edit_version, "version 4, expected the pinned version 1"),
-        (edit_nan, "click_probability holds values that are not finite"),
+        (edit_nan, "click_probability contains NaN or infinity"),
         (edit_shape, "Expected expected_revenue as float32"),
         (edit_length, "Expected 60 values of expected_revenue, got 59"),
-        (edit_outputs, "lacks the output expected_revenue"),
+        (edit_outputs, "output expected_revenue is missing"),
     ],
 )
 def test_an_unusable_reply_is_never_used(run, tiny_bundle, ranker_address, edit, reason):

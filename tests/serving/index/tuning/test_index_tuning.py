@@ -171,7 +171,7 @@ def test_a_gpu_that_is_not_there_is_said():
         ({"latency_budget_ms": 0.0}, "latency_budget_ms: expected a positive number"),
         ({"memory_limit_mb": -1.0}, "memory_limit_mb: expected a positive number"),
         ({"target_recall": 1.5}, "target_recall: expected"),
-        ({"refine_factor": 0.5}, "refine_factor: expected at least 1"),
+        ({"refine_factor": 0.5}, "refine_factor: expected a number of at least 1"),
     ],
 )
 def test_options_out_of_range_are_named(options, message):
