@@ -36,7 +36,7 @@ class Content:
         index: Kind, metric, dimension, num_ads, build and search parameters, recall.
         metrics: Any metrics, for information.
         probes: `requests`, `query_embeddings` [P, D], `candidates` [P, C], `scores`: ranker
-            output -> [P, C], and `ads`: `rows` [A] of the catalogue and their `embeddings` [A, D].
+            output -> [P, C], and `ads`: `rows` [A] of the catalog and their `embeddings` [A, D].
     """
 
     training_id: str

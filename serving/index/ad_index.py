@@ -248,7 +248,7 @@ class AdIndex(search.Searcher):
 
 
 def displayed_fields(ads: pa.Table) -> list[dict[str, Any]]:
-    """Returns the raw fields of a table of ads; NaN and infinity become None, as JSON has neither."""
+    """Returns the raw fields of a table of ads; NaN and infinity become None for JSON."""
     return [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value

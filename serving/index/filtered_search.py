@@ -21,9 +21,6 @@ import numpy as np
 from serving.index import refinement
 from serving.index.filters import row_set
 
-# faiss's type stubs lack its subclasses and search parameters.
-_faiss: Any = faiss
-
 # Relative costs, measured with a million ads of 256 dimensions: an IVF index takes 8 ns for each
 # ad in the probed cells, eligible or not. Gathering an eligible ad takes 250 ns, and searching it
 # 30 ns. An HNSW search takes 2,700 ns for each ad of its search width.
@@ -57,7 +54,7 @@ class FilteredSearch:
         self._index = index
         self._refined = refined
         self._always_exact = _ALWAYS_EXACT if always_exact is None else always_exact
-        self._ivf = _faiss.try_extract_index_ivf(index)
+        self._ivf = faiss.try_extract_index_ivf(index)
         self._storage = _storage(index)
         self._kept: collections.OrderedDict[row_set.RowSet, Any] = collections.OrderedDict()
         self._kept_bytes = 0
@@ -121,8 +118,8 @@ class FilteredSearch:
             return _nothing(len(queries), k)
         if self._storage is None:
             return self._with_selector(queries, k, eligible, self._ivf.nlist)
-        selector = _faiss.IDSelectorBitmap(eligible.bitmap)
-        parameters = _faiss.SearchParameters(sel=selector)
+        selector = faiss.IDSelectorBitmap(eligible.bitmap)
+        parameters = faiss.SearchParameters(sel=selector)
         return self._storage.search(queries, k, params=parameters)
 
     def _num_probes(self, eligible: row_set.RowSet) -> int:
@@ -139,7 +136,7 @@ class FilteredSearch:
     def _with_selector(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet, num_probes: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        selector = _faiss.IDSelectorBitmap(eligible.bitmap)
+        selector = faiss.IDSelectorBitmap(eligible.bitmap)
         if self._refined is not None:
             parameters = _parameters(self._refined.ivf, selector, k, eligible, num_probes)
             return self._refined.search(queries, k, parameters)
@@ -208,10 +205,10 @@ def _kept_size(eligible: row_set.RowSet, subset: Any) -> int:
 def _storage(index: Any) -> Any:
     """Returns the index that stores the vectors in row order, or None."""
     if isinstance(index, faiss.IndexRefine):
-        return _faiss.downcast_index(index.refine_index)
+        return faiss.downcast_index(index.refine_index)
     if isinstance(index, faiss.IndexHNSW):
-        return _faiss.downcast_index(index.storage)
-    return None if _faiss.try_extract_index_ivf(index) else index
+        return faiss.downcast_index(index.storage)
+    return None if faiss.try_extract_index_ivf(index) else index
 
 
 def _search_width(index: Any, k: int, eligible: row_set.RowSet) -> int:
@@ -224,19 +221,19 @@ def _parameters(
     index: Any, selector: Any, k: int, eligible: row_set.RowSet, num_probes: int
 ) -> Any:
     if isinstance(index, faiss.IndexRefine):
-        base = _faiss.downcast_index(index.base_index)
-        return _faiss.IndexRefineSearchParameters(
+        base = faiss.downcast_index(index.base_index)
+        return faiss.IndexRefineSearchParameters(
             k_factor=index.k_factor,
             base_index_params=_parameters(base, selector, k, eligible, num_probes),
         )
     if isinstance(index, faiss.IndexPreTransform):
-        inner = _faiss.downcast_index(index.index)
-        return _faiss.SearchParametersPreTransform(
+        inner = faiss.downcast_index(index.index)
+        return faiss.SearchParametersPreTransform(
             index_params=_parameters(inner, selector, k, eligible, num_probes)
         )
     if isinstance(index, faiss.IndexHNSW):
         width = _search_width(index, k, eligible)
-        return _faiss.SearchParametersHNSW(efSearch=width, sel=selector)
+        return faiss.SearchParametersHNSW(efSearch=width, sel=selector)
     if isinstance(index, faiss.IndexIVF):
-        return _faiss.SearchParametersIVF(nprobe=num_probes, sel=selector)
-    return _faiss.SearchParameters(sel=selector)
+        return faiss.SearchParametersIVF(nprobe=num_probes, sel=selector)
+    return faiss.SearchParameters(sel=selector)

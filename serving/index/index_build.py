@@ -17,9 +17,6 @@ import numpy as np
 from serving import errors
 from serving.index import ivfpq, kinds
 
-# faiss's type stubs lack its subclasses.
-_faiss: Any = faiss
-
 IndexConfig = kinds.IndexConfig
 
 # With fewer ads, threads gain nothing, and are slow on a busy machine.
@@ -91,7 +88,7 @@ def train_index(
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     cells_on = _on_gpu(dimension, kind) if config.use_gpu else None
     with threads(_num_threads(num_ads)):
-        ivf = _faiss.try_extract_index_ivf(index)
+        ivf = faiss.try_extract_index_ivf(index)
         if ivf is not None:
             ivf.cp.seed = config.seed
             ivf.cp.spherical = True
@@ -151,8 +148,8 @@ def megabytes(index: Any) -> float:
         total += len(piece)
         return len(piece)
 
-    writer = _faiss.PyCallbackIOWriter(count, 1 << 20)
-    _faiss.write_index(index, writer)
+    writer = faiss.PyCallbackIOWriter(count, 1 << 20)
+    faiss.write_index(index, writer)
     return total / 1e6
 
 
@@ -180,7 +177,7 @@ def _on_gpu(dimension: int, kind: str) -> Any:
             "machine with a GPU, or do not set use_gpu."
         )
     flat: Any = {"IVF": faiss.IndexFlatIP, "IVFPQ": faiss.IndexFlatL2}.get(kind)
-    return None if flat is None else _faiss.index_cpu_to_all_gpus(flat(dimension))
+    return None if flat is None else faiss.index_cpu_to_all_gpus(flat(dimension))
 
 
 def set_search(index: Any, kind: str, config: IndexConfig, num_ads: int) -> None:
@@ -188,7 +185,7 @@ def set_search(index: Any, kind: str, config: IndexConfig, num_ads: int) -> None
     if kind == "HNSW":
         index.hnsw.efSearch = config.search_width or config.num_candidates
     elif kind != "Flat":
-        ivf = _faiss.extract_index_ivf(index)
+        ivf = faiss.extract_index_ivf(index)
         # Cells differ in size, so this probes four times the cells that hold enough ads on average.
         enough = math.ceil(4 * config.num_candidates * ivf.nlist / num_ads)
         probes = config.num_probes or max(ivf.nlist // 16, enough, 1)

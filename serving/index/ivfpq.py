@@ -21,9 +21,6 @@ import numpy as np
 
 from serving.index import ivfpq_space
 
-# faiss's type stubs lack its subclasses.
-_faiss: Any = faiss
-
 # Number of rows transformed at a time: 0.1 GB with 256 dimensions.
 _BLOCK = 100_000
 
@@ -40,8 +37,8 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any
     Returns:
         Whether the space is weighted by the queries.
     """
-    base = _faiss.downcast_index(index.base_index)
-    ivf = _faiss.downcast_index(base.index)
+    base = faiss.downcast_index(index.base_index)
+    ivf = faiss.downcast_index(base.index)
     # Codes of residuals are more exact. With inner products, all cells share the lookup table of a
     # query, so the search is as fast.
     ivf.by_residual = True
@@ -77,12 +74,12 @@ def first_stage(index: Any) -> tuple[Any, np.ndarray | None]:
 
     The matrix is None in indexes that `train` has not trained, which have no transformation.
     """
-    base: Any = _faiss.downcast_index(index.base_index)
+    base: Any = faiss.downcast_index(index.base_index)
     if not isinstance(base, faiss.IndexPreTransform):
         return base, None
     chain: Any = base.chain
-    matrix = _faiss.downcast_VectorTransform(chain.at(0)).A
-    ivf = _faiss.downcast_index(base.index)
+    matrix = faiss.downcast_VectorTransform(chain.at(0)).A
+    ivf = faiss.downcast_index(base.index)
     return ivf, faiss.vector_to_array(matrix).reshape(index.d, index.d)
 
 
@@ -102,7 +99,7 @@ def _nearest_cells(ivf: Any) -> Iterator[None]:
 
 
 def _set_matrix(base: Any, matrix: np.ndarray) -> None:
-    transform = _faiss.downcast_VectorTransform(base.chain.at(0))
+    transform = faiss.downcast_VectorTransform(base.chain.at(0))
     faiss.copy_array_to_vector(np.ascontiguousarray(matrix).reshape(-1), transform.A)
     transform.is_orthonormal = False
     transform.is_trained = True

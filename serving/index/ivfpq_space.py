@@ -24,9 +24,6 @@ import numpy as np
 
 from serving.index import exact_search, kinds
 
-# faiss's type stubs lack its subclasses.
-_faiss: Any = faiss
-
 # Weight of directions without queries, relative to the mean of all directions.
 _RIDGE = 3.0
 _BITS = 4
@@ -84,7 +81,7 @@ def cells(
         on: Empty index that finds the nearest centroids, such as one on a GPU. None uses the CPU.
     """
     clustering.spherical = matrix is None
-    learner = _faiss.Clustering(ads.shape[1], num_cells, clustering)
+    learner = faiss.Clustering(ads.shape[1], num_cells, clustering)
     learner.train(ads, faiss.IndexFlatL2(ads.shape[1]) if on is None else on)
     return faiss.vector_to_array(learner.centroids).reshape(num_cells, -1)
 
@@ -107,9 +104,9 @@ def rotation(ads: np.ndarray, centroids: np.ndarray, num_codes: int) -> np.ndarr
     ads = ads[:: -(-len(ads) // _ROTATION_SAMPLE)]
     residuals = ads - centroids[nearest(ads, centroids)]
     dimension = ads.shape[1]
-    learner = _faiss.OPQMatrix(dimension, num_codes)
+    learner = faiss.OPQMatrix(dimension, num_codes)
     learner.niter, learner.niter_pq = _ROTATIONS, 1
-    learner.pq = _faiss.ProductQuantizer(dimension, num_codes, _BITS)
+    learner.pq = faiss.ProductQuantizer(dimension, num_codes, _BITS)
     learner.train(residuals)
     return faiss.vector_to_array(learner.A).reshape(dimension, dimension)
 

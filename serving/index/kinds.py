@@ -47,7 +47,7 @@ class IndexConfig:
             (exact), with 1, 2, 2 or 4 bytes per dimension. `SQbf16` is faster than `SQfp16`.
         refine_factor: IVFPQ: number of candidates to rescore, as a multiple of k. Tuning
             increases it.
-        num_neighbours: HNSW: number of links per ad.
+        num_neighbors: HNSW: number of links per ad.
         search_width: HNSW: number of open candidates in a search (efSearch). Default:
             num_candidates. Tuning increases it.
         num_candidates: Typical k of the searches.
@@ -65,7 +65,7 @@ class IndexConfig:
     num_codes: int | None = None
     refine: str = "SQ8"
     refine_factor: float = 2.0
-    num_neighbours: int = 32
+    num_neighbors: int = 32
     search_width: int | None = None
     num_candidates: int = NUM_CANDIDATES
     target_recall: float = 0.99
@@ -120,8 +120,8 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
     stored = "Flat" if config.storage == "float" else config.storage
     if kind == "HNSW":
         return "HNSW", {
-            "factory": f"HNSW{config.num_neighbours},{stored}",
-            "num_neighbours": config.num_neighbours,
+            "factory": f"HNSW{config.num_neighbors},{stored}",
+            "num_neighbors": config.num_neighbors,
             "storage": config.storage,
         }
     num_lists = config.num_lists or default_lists(num_ads)

@@ -18,9 +18,7 @@ import numpy as np
 from serving import errors
 from serving.index import ivfpq
 
-# faiss's type stubs lack its subclasses.
-_faiss: Any = faiss
-_SQ = _faiss.ScalarQuantizer
+_SQ = faiss.ScalarQuantizer
 _KINDS = {_SQ.QT_8bit: np.uint8, _SQ.QT_bf16: np.uint16, _SQ.QT_fp16: np.float16}
 # Blocks of 0.5 MB fit into the L2 cache, and are too small for OpenBLAS to start threads, which
 # would wait for each other for milliseconds if a core is busy.
@@ -117,7 +115,7 @@ def codes(storage: Any) -> np.ndarray:
     wider numbers in each gather.
     """
     size = storage.ntotal * storage.code_size
-    return _faiss.rev_swig_ptr(storage.codes.data(), size).reshape(storage.ntotal, -1)
+    return faiss.rev_swig_ptr(storage.codes.data(), size).reshape(storage.ntotal, -1)
 
 
 def _kind(storage: Any) -> Any:

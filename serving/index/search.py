@@ -14,8 +14,6 @@ from serving import errors
 from serving.index import filtered_search, index_build, refinement
 from serving.index.filters import row_set
 
-# faiss's type stubs lack its subclasses and search parameters.
-_faiss: Any = faiss
 # faiss's fast-scan search cell by cell, 10 % faster than the default for single queries, and
 # slower for batches.
 _CELL_BY_CELL = 11
@@ -34,7 +32,7 @@ class Searcher:
     def __init__(self, index: Any, num_threads: int = 1) -> None:
         self.index = index
         self.num_threads = num_threads
-        self._ivf = _faiss.try_extract_index_ivf(index)
+        self._ivf = faiss.try_extract_index_ivf(index)
         self._refined = isinstance(index, faiss.IndexRefine)
         if isinstance(index, faiss.IndexHNSW):
             self.kind = "HNSW"
@@ -115,7 +113,7 @@ class Searcher:
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if self.kind == "HNSW":
             width = max(k, self.index.hnsw.efSearch)
-            return self.index.search(queries, k, params=_faiss.SearchParametersHNSW(efSearch=width))
+            return self.index.search(queries, k, params=faiss.SearchParametersHNSW(efSearch=width))
         if self._refinement is not None:
             # A race between threads can make a search slower, but not wrong.
             self._refinement.ivf.implem = _CELL_BY_CELL if len(queries) == 1 else 0
@@ -128,7 +126,7 @@ class Searcher:
         num_probes = 0 if self._ivf is None else self._ivf.nprobe
         while num_probes < num_lists:
             num_probes = min(4 * num_probes, num_lists)
-            parameters: Any = _faiss.SearchParametersIVF(nprobe=num_probes)
+            parameters: Any = faiss.SearchParametersIVF(nprobe=num_probes)
             if self._refinement is not None:
                 scores, rows = self._refinement.search(queries, k, parameters)
             else:
@@ -149,4 +147,4 @@ def read_index(path: str | os.PathLike[str]) -> Any:
     Raises:
         RuntimeError: The file cannot be read, or is not a faiss index.
     """
-    return faiss.read_index(os.fspath(path), _faiss.IO_FLAG_MMAP_IFC)
+    return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP_IFC)

@@ -11,9 +11,6 @@ import numpy as np
 from serving.index import exact_search, search
 from serving.index.tuning import index_recall
 
-# faiss's type stubs lack its subclasses.
-_faiss: Any = faiss
-
 # If the codes need more than this, rescoring more candidates does not pay.
 _MAX_REFINE_FACTOR = 16.0
 
@@ -62,7 +59,7 @@ def _parameters(searcher: search.Searcher) -> list[tuple[Any, str, Any]]:
         return [(searcher.index.hnsw, "efSearch", searcher.num_ads)]
     if searcher.kind == "Flat":
         return []
-    ivf = _faiss.extract_index_ivf(searcher.index)
+    ivf = faiss.extract_index_ivf(searcher.index)
     probes = (ivf, "nprobe", ivf.nlist)
     if searcher.kind == "IVF":
         return [probes]

@@ -17,8 +17,6 @@ import pyarrow as pa
 from serving import index, requests
 from serving.live import additions
 
-# faiss's type stubs are incomplete.
-_faiss: Any = faiss
 _MAX_KEPT = 64
 
 
@@ -190,10 +188,10 @@ def _inner_products(query: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
     """
     query = np.ascontiguousarray(query, dtype=np.float32)
     scores = np.empty(len(embeddings), np.float32)
-    _faiss.fvec_inner_products_ny(
-        _faiss.swig_ptr(scores),
-        _faiss.swig_ptr(query),
-        _faiss.swig_ptr(embeddings),
+    faiss.fvec_inner_products_ny(
+        faiss.swig_ptr(scores),
+        faiss.swig_ptr(query),
+        faiss.swig_ptr(embeddings),
         len(query),
         len(embeddings),
     )

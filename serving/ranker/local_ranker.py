@@ -12,6 +12,7 @@ from concurrent import futures
 import numpy as np
 
 from serving import errors, releases, requests, saved_model
+from serving.ranker import ranker_client
 
 _SIGNATURE = "serving_default"
 
@@ -96,13 +97,7 @@ class LocalRanker:
 
     def score(self, columns: requests.Columns, ad_features: np.ndarray) -> dict[str, np.ndarray]:
         """Does the same as `predict`, in the calling thread and without a deadline."""
-        feeds = {
-            self._inputs[name]: column
-            if isinstance(column, np.ndarray)
-            else np.array(column, dtype=object)
-            for name, column in columns.items()
-        }
-        feeds[self._inputs["ad_features"]] = ad_features
+        feeds = saved_model.feeds_of(self._inputs, {**columns, "ad_features": ad_features})
         try:
             found = self._runner.run(feeds, list(self._outputs.values()))
         except Exception as error:
@@ -111,8 +106,5 @@ class LocalRanker:
             ) from error
         scores = {name: found[tensor] for name, tensor in self._outputs.items()}
         for name, values in scores.items():
-            if not np.isfinite(values).all():
-                raise errors.RankerReplyError(
-                    f"The ranker's {name} contains NaN or infinity, expected finite scores."
-                )
+            ranker_client.check_finite(name, values)
         return scores

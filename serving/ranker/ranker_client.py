@@ -185,8 +185,17 @@ def _decode(tensor: tensor_pb2.TensorProto | None, name: str, shape: tuple[int, 
         raise errors.RankerReplyError(
             f"Expected {math.prod(shape)} values of {name}, got {values.size}."
         )
-    if not np.isfinite(values).all():
+    check_finite(name, values)
+    return values.reshape(shape)
+
+
+def check_finite(name: str, scores: np.ndarray) -> None:
+    """Checks the scores of an output.
+
+    Raises:
+        RankerReplyError: A score is NaN or infinite.
+    """
+    if not np.isfinite(scores).all():
         raise errors.RankerReplyError(
             f"The ranker's {name} contains NaN or infinity, expected finite scores."
         )
-    return values.reshape(shape)

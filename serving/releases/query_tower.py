@@ -90,12 +90,7 @@ class QueryTower:
         Args:
             columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
         """
-        feeds = {
-            self._inputs[name]: column
-            if isinstance(column, np.ndarray)
-            else np.array(column, dtype=object)
-            for name, column in columns.items()
-        }
+        feeds = saved_model.feeds_of(self._inputs, columns)
         return self._runner.run(feeds, [self._output])[self._output]
 
 

@@ -15,6 +15,7 @@ from serving.saved_model.session_runner import (
     TIMED_OUT,
     Arrays,
     SessionRunner,
+    feeds_of,
     session_config,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "deadline_at",
     "deadline_within",
     "failed_precondition",
+    "feeds_of",
     "invalid_argument",
     "not_found",
     "session_config",

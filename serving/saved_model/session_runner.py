@@ -154,6 +154,21 @@ class SessionRunner:
         )
 
 
+def feeds_of(
+    inputs: Mapping[str, str], columns: Mapping[str, np.ndarray | Sequence[bytes]]
+) -> Arrays:
+    """Returns the feeds of a signature for `SessionRunner.run`.
+
+    Args:
+        inputs: Input name -> tensor name.
+        columns: Input name -> array, or a list of strings.
+    """
+    return {
+        inputs[name]: column if isinstance(column, np.ndarray) else np.array(column, dtype=object)
+        for name, column in columns.items()
+    }
+
+
 def _run_options(deadline: float) -> Any:
     """Returns the options of a run, which the caller deletes; None without a deadline."""
     if deadline == math.inf:

@@ -14,9 +14,6 @@ import numpy as np
 from serving.index import index_build, kinds, search
 from serving.index.tuning import index_recall
 
-# faiss's type stubs lack its subclasses.
-_faiss: Any = faiss
-
 # Probed shares of the cells; refine factors; search widths as multiples of num_candidates.
 _PROBED = (1 / 64, 1 / 32, 5 / 128, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1)
 _REFINED = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -134,7 +131,7 @@ class Structure:
             widths = {min(m * self.config.num_candidates, num_ads) for m in _OPEN}
             yield [{"search_width": width} for width in sorted(widths)]
         else:
-            num_lists = _faiss.extract_index_ivf(self.searcher.index).nlist
+            num_lists = faiss.extract_index_ivf(self.searcher.index).nlist
             factors = _REFINED if kind == "IVFPQ" else (None,)
             # Fewer cells would not contain enough ads, and the search would widen itself.
             min_share = 2 * self.config.num_candidates / num_ads

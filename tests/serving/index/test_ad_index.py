@@ -56,7 +56,7 @@ def test_tiny_catalogues_give_all_their_ads(kind, num_ads, tmp_path):
 @pytest.mark.parametrize("k", [500, 2000, 10_000])
 def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
     embeddings = index_fixtures.clustered(2000)
-    config = ad_index.IndexConfig(kind=kind, num_probes=1, search_width=1, num_neighbours=2)
+    config = ad_index.IndexConfig(kind=kind, num_probes=1, search_width=1, num_neighbors=2)
     searcher = ad_index.build_index(embeddings, config).searcher
     scores, rows = searcher.search(index_fixtures.clustered(7), k)
     assert rows.shape == (7, min(k, 2000))
