@@ -39,7 +39,7 @@ def test_exact_scores_and_order_by_hand(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_ads", [1, 3, 100])
-def test_tiny_catalogues_give_all_their_ads(kind, num_ads, tmp_path):
+def test_searches_of_tiny_catalogs_return_all_ads(kind, num_ads, tmp_path):
     built = ad_index.build_index(index_fixtures.clustered(num_ads), ad_index.IndexConfig(kind=kind))
     index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
     scores, rows = index.search(index_fixtures.clustered(4), 500)
@@ -54,7 +54,7 @@ def test_tiny_catalogues_give_all_their_ads(kind, num_ads, tmp_path):
 
 @pytest.mark.parametrize("kind", ["IVF", "IVFPQ", "HNSW"])
 @pytest.mark.parametrize("k", [500, 2000, 10_000])
-def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
+def test_narrow_searches_still_return_k_rows(kind, k):
     embeddings = index_fixtures.clustered(2000)
     config = ad_index.IndexConfig(kind=kind, num_probes=1, search_width=1, num_neighbors=2)
     searcher = ad_index.build_index(embeddings, config).searcher
@@ -66,7 +66,7 @@ def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_an_index_chosen_at_many_ads_is_good_where_few_are_wanted():
+def test_an_index_tuned_for_large_k_has_high_recall_for_small_k():
     embeddings, queries = np.split(index_fixtures.clustered(6_200, dimension=64), [6_000])
     config = ad_index.IndexConfig(kind="IVFPQ", target_recall=0.97)
     index = ad_index.build_index(embeddings, config, tuning_queries=queries[:100]).searcher
@@ -77,7 +77,7 @@ def test_an_index_chosen_at_many_ads_is_good_where_few_are_wanted():
         assert np.mean([np.isin(*pair).mean() for pair in pairs]) > 0.9
 
 
-def test_ads_that_codes_do_not_tell_apart_are_all_found():
+def test_ads_with_equal_codes_are_all_found():
     # Fast scan leaves codes of the least score out: of equal ads, all of them.
     same = np.repeat(np.eye(1, 8, dtype=np.float32), 1200, axis=0)
     line = np.random.default_rng(0).normal(size=(1200, 1)).astype(np.float32)
@@ -91,7 +91,7 @@ def test_ads_that_codes_do_not_tell_apart_are_all_found():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_finds_what_its_queries_find_alone(kind):
+def test_a_batch_finds_the_same_ads_as_single_queries(kind):
     searcher = ad_index.build_index(
         index_fixtures.clustered(3000), ad_index.IndexConfig(kind=kind)
     ).searcher
@@ -120,7 +120,7 @@ def test_files_of_different_length_are_refused(tmp_path):
         ad_index.AdIndex.open(tmp_path)
 
 
-def test_an_ad_id_given_twice_is_refused(tmp_path):
+def test_a_duplicate_ad_id_is_refused(tmp_path):
     ads = pa.table({ad_index.AD_ID: ["a", "a", "b"]})
     with pytest.raises(errors.AdIndexError, match="ad_id__ with 3 distinct values"):
         index_fixtures.save(ad_index.build_index(index_fixtures.clustered(3)), tmp_path, ads=ads)
@@ -168,7 +168,7 @@ def test_k_must_be_positive():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_query_that_is_not_finite_is_refused(kind):
+def test_a_non_finite_query_is_refused(kind):
     searcher = ad_index.build_index(
         index_fixtures.clustered(2000), ad_index.IndexConfig(kind=kind)
     ).searcher
@@ -176,7 +176,7 @@ def test_a_query_that_is_not_finite_is_refused(kind):
         searcher.search(np.full((1, 32), np.nan, np.float32), 5)
 
 
-def test_features_and_display_follow_the_catalogue(tiny_bundle):
+def test_features_and_display_are_in_catalog_order(tiny_bundle):
     index = tiny_bundle.ad_index
     rows = np.array([[0, 299], [7, 7]])
     expected = serving_fixtures.ad_features()[rows]
@@ -204,7 +204,7 @@ def test_the_config_is_plain_data():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("storage", ["float", "SQ8"])
-def test_an_opened_index_is_mapped_and_finds_the_same(kind, storage, tmp_path):
+def test_an_opened_index_is_memory_mapped_and_finds_the_same_ads(kind, storage, tmp_path):
     built = ad_index.build_index(
         index_fixtures.clustered(3000), ad_index.IndexConfig(kind=kind, storage=storage)
     )
@@ -219,7 +219,7 @@ def test_an_opened_index_is_mapped_and_finds_the_same(kind, storage, tmp_path):
         assert str(tmp_path / "index.faiss") in maps.read_text()
 
 
-def test_a_cut_index_file_is_refused(tmp_path):
+def test_a_truncated_index_file_is_refused(tmp_path):
     index_fixtures.save(
         ad_index.build_index(index_fixtures.clustered(3000), ad_index.IndexConfig(kind="IVFPQ")),
         tmp_path,

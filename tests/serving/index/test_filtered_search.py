@@ -44,7 +44,7 @@ def recall(found: np.ndarray, wanted: np.ndarray) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.98, 0.5, 0.1, 0.01, 0.001])
 @pytest.mark.parametrize("always_exact", [None, 0], ids=["as measured", "selector preferred"])
-def test_filtered_search_gives_the_best_of_the_eligible_ads(kind, share, always_exact):
+def test_filtered_search_returns_the_best_of_the_eligible_ads(kind, share, always_exact):
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(20)
     rows = eligible_rows(share)
     searcher = built(kind).searcher
@@ -80,7 +80,7 @@ def test_ads_far_from_the_query_are_found_when_only_they_are_eligible(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_searcher_applies_a_filter_and_the_whole_set_is_none(kind):
+def test_the_searcher_applies_a_filter_unless_all_ads_are_eligible(kind):
     queries = index_fixtures.clustered(5)
     searcher = built(kind).searcher
     everything = row_set.RowSet.full(NUM_ADS)
@@ -115,7 +115,7 @@ def test_a_saved_index_is_filtered_by_the_fields_of_its_ads(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_eligible_ad_comes_when_more_are_wanted_than_there_are(kind):
+def test_all_eligible_ads_are_returned_if_there_are_fewer_than_k(kind):
     queries = index_fixtures.clustered(5)
     rows = eligible_rows(0.1)
     for always_exact in (None, 0):
@@ -127,7 +127,7 @@ def test_every_eligible_ad_comes_when_more_are_wanted_than_there_are(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_finds_what_its_queries_find_alone(kind):
+def test_a_batch_finds_the_same_ads_as_single_queries(kind):
     queries = index_fixtures.clustered(6)
     search = filtered_search.FilteredSearch(built(kind).searcher.index, always_exact=0)
     eligible = row_set.RowSet.of_rows(eligible_rows(0.3), NUM_ADS)
@@ -137,7 +137,7 @@ def test_a_batch_finds_what_its_queries_find_alone(kind):
     assert recall(together, alone) >= (0.95 if kind == "IVFPQ" else 1.0)
 
 
-def test_which_way_depends_on_the_number_of_eligible_ads_and_of_ads_looked_at():
+def test_the_method_depends_on_the_number_of_eligible_ads_and_of_ads_searched():
     # 2,048 ads in 32 cells, 2 of them probed.
     embeddings = index_fixtures.clustered(2048)
     config = ad_index.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
@@ -155,7 +155,7 @@ def test_which_way_depends_on_the_number_of_eligible_ads_and_of_ads_looked_at():
     assert filtered_search.FilteredSearch(index).is_exact(of(1024), K)
 
 
-def test_a_filter_that_comes_often_is_gathered_for():
+def test_vectors_are_gathered_for_frequent_filters():
     embeddings, queries = index_fixtures.clustered(2048), index_fixtures.clustered(1)
     config = ad_index.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
     index = ad_index.build_index(embeddings, config).searcher.index
@@ -175,7 +175,7 @@ def test_a_filter_that_comes_often_is_gathered_for():
 
 
 @pytest.mark.parametrize(("name", "limit"), [("_MAX_KEPT_BYTES", 84_000), ("_MAX_KEPT", 2)])
-def test_what_was_gathered_for_a_filter_is_kept_within_a_limit(monkeypatch, name, limit):
+def test_gathered_vectors_are_cached_within_a_limit(monkeypatch, name, limit):
     queries = index_fixtures.clustered(2)
     # 300 ads of 32 float32 and of a row take 40,800 bytes, with the bitmap that they are found by
     # some more: two filters fit, a third puts the oldest out.
@@ -189,7 +189,7 @@ def test_what_was_gathered_for_a_filter_is_kept_within_a_limit(monkeypatch, name
         np.testing.assert_array_equal(search.search(queries, K, eligible)[1], rows)
 
 
-def test_threads_that_share_a_filtered_search_get_their_own_answers():
+def test_filtered_searches_are_thread_safe():
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(40)
     index = built("IVF").searcher.index
     search = filtered_search.FilteredSearch(index)
@@ -209,7 +209,7 @@ def test_threads_that_share_a_filtered_search_get_their_own_answers():
 @pytest.mark.parametrize(
     "factory", ["IVF16,SQ8", "IVF16,PQ16x4fs,RFlat", "HNSW16,SQ8", "SQ8", "PCA16,IVF16,Flat"]
 )
-def test_other_indexes_of_faiss_give_only_eligible_ads_too(factory):
+def test_other_faiss_indexes_return_only_eligible_ads(factory):
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(5)
     index = faiss.index_factory(32, factory, faiss.METRIC_INNER_PRODUCT)
     index.train(embeddings)

@@ -61,7 +61,7 @@ def query():
     return serving_fixtures.ad_embeddings()[5:6]
 
 
-def test_without_updates_the_release_is_searched_as_it_is(release):
+def test_without_updates_searches_equal_those_of_the_release(release):
     live = live_index.LiveIndex(release)
     for mine, own in zip(
         live.view().search(query(), 20), release.ad_index.search(query(), 20), strict=True
@@ -99,7 +99,7 @@ def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features
     np.testing.assert_array_equal(features[0, 0], features[0, 1])
 
 
-def test_a_changed_ad_moves_and_is_there_once(release):
+def test_a_changed_ad_replaces_the_old_one(release):
     live = live_index.LiveIndex(release)
     changed = {"ad_id": "ad-5", "fields": {"advertiser": "somebody else"}}
     assert live.update([changed]).changed == 1
@@ -117,7 +117,7 @@ def test_a_changed_ad_moves_and_is_there_once(release):
     assert sorted(found_ids(live.view(), query())) == sorted(f"ad-{row}" for row in range(300))
 
 
-def test_a_removed_ad_never_comes_back_but_by_adding_it(release):
+def test_a_removed_ad_is_not_found_until_it_is_added_again(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     assert live.update([], ["ad-5", "new-1", "ad-77777"]) == live_index.Applied(0, 0, 2, 1)
@@ -156,7 +156,7 @@ def test_filters_see_added_and_changed_ads(release):
     assert eligible("advertiser", none_of=["nobody"]) == everything
 
 
-def test_k_ads_come_while_there_are_k_among_release_and_added(release):
+def test_k_ads_are_found_among_released_and_added_ads(release):
     live = live_index.LiveIndex(release)
     live.update([{"ad_id": f"new-{n}", "fields": {"price": n}} for n in range(20)])
     live.update([], [f"ad-{row}" for row in range(290)])
@@ -210,7 +210,7 @@ def test_a_bad_ad_is_refused_and_nothing_is_applied(release, ads, message):
     assert live.view().num_ads == 300
 
 
-def test_updates_are_there_after_reopening_and_in_other_processes(release):
+def test_updates_survive_reopening_and_reach_other_processes(release):
     first, second = live_index.LiveIndex(release), live_index.LiveIndex(release)
     first.update([NEW], ["ad-5"])
     assert second.view().num_added == 0
@@ -241,7 +241,7 @@ def journal_path(release):
 
 
 @pytest.mark.parametrize("kept_bytes", [1, 3, 4, 12, 19, 20, 21, 500])
-def test_a_write_that_was_cut_short_is_dropped_and_all_before_it_holds(release, kept_bytes):
+def test_an_interrupted_write_is_dropped_and_earlier_ones_are_kept(release, kept_bytes):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     path = journal_path(release)
@@ -259,7 +259,7 @@ def test_a_write_that_was_cut_short_is_dropped_and_all_before_it_holds(release, 
     assert not {"ad-6"} & set(found_ids(live_index.LiveIndex(release).view(), query()))
 
 
-def test_zeros_where_the_file_had_grown_before_a_crash_are_dropped(release):
+def test_trailing_zeros_after_a_crash_are_dropped(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     with journal_path(release).open("ab") as file:
@@ -268,7 +268,7 @@ def test_zeros_where_the_file_had_grown_before_a_crash_are_dropped(release):
 
 
 @pytest.mark.parametrize("place", ["header", "first payload", "length", "payload", "checksum"])
-def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
+def test_damage_in_acknowledged_updates_is_an_error(release, place):
     writer, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     writer.update([NEW])
     follower.refresh()
@@ -301,7 +301,7 @@ def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
 
 
 @pytest.mark.process
-def test_what_was_acknowledged_survives_a_kill(release):
+def test_acknowledged_updates_survive_a_kill(release):
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     child = context.Process(target=_kill_target, args=(release.base, theirs))
@@ -342,7 +342,7 @@ def test_the_updates_of_another_release_are_refused(release, tmp_path):
         live_index.LiveIndex(bundle.load(foreign))
 
 
-def test_an_ad_tower_that_does_not_reproduce_the_catalogue_is_not_used(base):
+def test_an_ad_tower_that_does_not_reproduce_the_catalog_is_refused(base):
     release = bundle.verify(base, 1)
     ads = {"rows": [0], "embeddings": np.roll(release.probes["ads"]["embeddings"], 1).tolist()}
     changed = dataclasses.replace(release, probes={**release.probes, "ads": ads})
@@ -382,7 +382,7 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
 
 
 @pytest.mark.process
-def test_files_as_other_programs_write_them_are_read(release, tmp_path):
+def test_files_written_by_other_programs_are_read(release, tmp_path):
     # A byte order mark, ends of lines of Windows, and U+2028 and U+0085, which JSON may hold.
     title = "a\u2028b\u0085c"
     ads = [{"ad_id": f"j-{number}", "fields": {"category": title}} for number in range(2)]
@@ -415,7 +415,7 @@ def test_files_as_other_programs_write_them_are_read(release, tmp_path):
         ("ads.txt", "a", "--add: expected a file .jsonl or .csv, got"),
     ],
 )
-def test_a_file_that_cannot_be_read_changes_nothing(release, tmp_path, name, text, message):
+def test_an_unreadable_file_changes_nothing(release, tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     (tmp_path / "ids.txt").write_text("ad-5\n")
     done = scripts_in_forks.run(
@@ -430,7 +430,7 @@ def test_a_file_that_cannot_be_read_changes_nothing(release, tmp_path, name, tex
     assert not (release.base / "live" / "1" / "journal").exists()
 
 
-def test_a_journal_that_is_taken_away_leaves_the_release(release):
+def test_removing_the_journal_restores_the_release(release):
     live = live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
     journal_path(release).unlink()
@@ -441,9 +441,7 @@ def test_a_journal_that_is_taken_away_leaves_the_release(release):
 
 
 @pytest.mark.parametrize("others_write", [False, True])
-def test_a_copy_of_the_journal_that_is_put_back_is_taken_up_and_written_after(
-    release, others_write
-):
+def test_a_restored_copy_of_the_journal_is_read_and_appended_to(release, others_write):
     live, other = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
     copy = journal_path(release).read_bytes()
@@ -466,7 +464,7 @@ def test_a_copy_of_the_journal_that_is_put_back_is_taken_up_and_written_after(
     assert live_index.LiveIndex(release).view().num_removed == 2
 
 
-def test_an_update_that_cannot_be_written_is_taken_up_by_nobody(release, monkeypatch):
+def test_an_update_that_cannot_be_written_is_not_applied(release, monkeypatch):
     live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([NEW])
     whole = journal_path(release).read_bytes()
@@ -486,7 +484,7 @@ def test_an_update_that_cannot_be_written_is_taken_up_by_nobody(release, monkeyp
     assert live_index.LiveIndex(release).view().num_removed == 1
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was(release):
+def test_a_full_disk_does_not_change_the_journal(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     whole = journal_path(release).read_bytes()
@@ -504,14 +502,14 @@ def test_a_full_disk_leaves_the_journal_as_it_was(release):
     assert live.view().num_added == 1
 
 
-def test_a_directory_that_cannot_be_made_is_said(release):
+def test_a_directory_that_cannot_be_created_is_an_error(release):
     live = live_index.LiveIndex(release)
     (release.base / "live").write_text("a file in its place")
     with pytest.raises(errors.LiveIndexError, match=r"cannot be written .* is not applied"):
         live.update([], ["ad-5"])
 
 
-def test_nobody_waits_while_an_ad_is_embedded(release, monkeypatch):
+def test_searches_do_not_wait_while_an_ad_is_embedded(release, monkeypatch):
     live, other = live_index.LiveIndex(release), live_index.LiveIndex(release)
     embedding, go_on = threading.Event(), threading.Event()
     embed = releases.AdTower.embed
@@ -543,7 +541,7 @@ def test_nobody_waits_while_an_ad_is_embedded(release, monkeypatch):
     assert (live.view().num_added, live.view().num_removed) == (1, 1)
 
 
-def test_a_directory_that_cannot_be_looked_at_leaves_the_ads_as_they_were(release):
+def test_an_unreadable_directory_does_not_change_the_ads(release):
     live = live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
     directory = journal_path(release).parent
@@ -559,7 +557,7 @@ def test_a_directory_that_cannot_be_looked_at_leaves_the_ads_as_they_were(releas
     assert live.view().num_removed == 2
 
 
-def test_an_update_that_cannot_be_taken_up_is_tried_again(release, monkeypatch):
+def test_an_update_that_cannot_be_applied_is_retried(release, monkeypatch):
     live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
 
@@ -593,7 +591,7 @@ class Noted:
         return self._lock.__exit__(*error)
 
 
-def test_who_comes_while_an_update_is_taken_up_waits_for_it(release, monkeypatch):
+def test_a_refresh_waits_for_an_update_in_progress(release, monkeypatch):
     live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([], ["ad-5"])
     taking_up, go_on = threading.Event(), threading.Event()
@@ -622,7 +620,7 @@ def test_who_comes_while_an_update_is_taken_up_waits_for_it(release, monkeypatch
     assert seen == [1, 1]
 
 
-def test_an_update_counts_though_the_worn_journal_cannot_be_written_anew(release, monkeypatch):
+def test_an_update_succeeds_even_if_the_journal_cannot_be_rewritten(release, monkeypatch):
     live = live_index.LiveIndex(release, LiveConfig(max_dead=0))
     live.update([NEW], ["ad-5"])
 
@@ -643,7 +641,7 @@ def test_an_update_counts_though_the_worn_journal_cannot_be_written_anew(release
     assert dict(view.listed(rows[0]))["new-1"]["price"] == 3
 
 
-def test_a_worn_journal_is_written_anew_with_what_holds(release):
+def test_a_journal_with_many_dead_ads_is_rewritten(release):
     config = LiveConfig(max_dead=5)
     live, follower = live_index.LiveIndex(release, config), live_index.LiveIndex(release)
     live.update([{**NEW, "ad_id": "stays"}], ["ad-5"])
@@ -663,7 +661,7 @@ def test_a_worn_journal_is_written_anew_with_what_holds(release):
     assert reopened.display(rows[0])[0]["price"] == 19
 
 
-def test_searches_during_updates_give_only_valid_answers(release):
+def test_searches_during_updates_return_valid_results(release):
     live = live_index.LiveIndex(release)
     done = threading.Event()
     problems: list[str] = []
@@ -733,7 +731,7 @@ def test_recall_is_measured_over_the_live_ads(release):
     assert live.rebuild_suggested() is None
 
 
-def test_recall_is_measured_where_no_ad_of_the_release_is_left(release):
+def test_recall_is_measured_if_all_released_ads_were_removed(release):
     live = live_index.LiveIndex(release)
     live.update([NEW], [f"ad-{row}" for row in range(300)])
     assert live.measure_recall() == 1.0
@@ -743,7 +741,7 @@ def test_recall_is_measured_where_no_ad_of_the_release_is_left(release):
     assert live.status()["num_ads"] == 0
 
 
-def test_an_orchestrator_takes_updates_up_with_the_next_request(release, ranker_address):
+def test_an_orchestrator_applies_updates_at_the_next_request(release, ranker_address):
     everything = requests.Request(user={"country": "CH"}, k=400)
     only_new = serving_fixtures.changed(everything, filters={"allowed_ads": ["new-1"]})
 
@@ -778,7 +776,7 @@ def test_the_state_of_the_updates_is_part_of_the_bundle_route(release, ranker_ad
     assert json.dumps(live)
 
 
-def test_a_column_of_released_and_added_ads_is_in_the_order_of_the_rows(release):
+def test_a_column_of_released_and_added_ads_is_in_row_order(release):
     live = live_index.LiveIndex(release)
     live.update([NEW, {"ad_id": "new-2", "fields": {}}])
     view, rows = live.view(), np.array([301, 5, 300, 2])

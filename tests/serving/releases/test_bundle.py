@@ -50,7 +50,7 @@ def test_a_published_bundle_verifies_and_loads(tiny_base, tiny_bundle):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
-def test_a_flipped_byte_in_any_file_is_refused_by_name(base, name, place):
+def test_a_flipped_byte_in_any_file_is_refused(base, name, place):
     size = (base / name).stat().st_size
     flip(base / name, {"first": 0, "middle": size // 2, "last": size - 1}[place])
     with pytest.raises(errors.BundleError, match=name.split("/")[0]) as caught:
@@ -72,7 +72,7 @@ def test_a_flipped_byte_anywhere_in_the_manifest_is_refused(base):
     bundle.verify(base, 1)
 
 
-def test_a_manifest_with_other_white_space_is_refused(base):
+def test_a_manifest_with_different_whitespace_is_refused(base):
     path = base / "manifests/1.json"
     path.write_text(json.dumps(json.loads(path.read_text()), indent=1))
     with pytest.raises(errors.ManifestCorruptError, match="byte for byte"):
@@ -95,7 +95,7 @@ def test_an_empty_or_missing_directory_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["query_tower", "ad_tower"])
-def test_a_tower_of_another_training_is_refused_by_name(base, tmp_path, part):
+def test_a_tower_of_another_training_run_is_refused(base, tmp_path, part):
     foreign = tmp_path / "foreign"
     serving_fixtures.publish(foreign, serving_fixtures.Recipe(seed=7))
     shutil.rmtree(base / f"{part}/1")
@@ -165,7 +165,7 @@ def with_probes(base: pathlib.Path, **changes: object) -> None:
     manifest.write(base, 1, manifest.encode(changed))
 
 
-def test_embeddings_that_do_not_reproduce_are_refused(base):
+def test_embeddings_that_differ_from_the_probes_are_refused(base):
     embeddings = bundle.verify(base, 1).probes["query_embeddings"]
     embeddings[1][3] += 0.001
     with_probes(base, query_embeddings=embeddings)
@@ -173,7 +173,7 @@ def test_embeddings_that_do_not_reproduce_are_refused(base):
         bundle.load(base)
 
 
-def test_candidates_that_do_not_reproduce_are_refused(base):
+def test_candidates_that_differ_from_the_probes_are_refused(base):
     candidates = bundle.verify(base, 1).probes["candidates"]
     candidates[2][0] = next(row for row in range(300) if row not in candidates[2])
     with_probes(base, candidates=candidates)
@@ -181,7 +181,7 @@ def test_candidates_that_do_not_reproduce_are_refused(base):
         bundle.load(base)
 
 
-def test_versions_count_up_and_earlier_ones_stay(tmp_path):
+def test_versions_increase_and_earlier_ones_are_kept(tmp_path):
     assert [serving_fixtures.publish(tmp_path) for _ in range(2)] == [1, 2]
     assert serving_fixtures.publish(tmp_path, version=7) == 7
     assert bundle.versions(tmp_path) == [1, 2, 7]
@@ -222,7 +222,7 @@ def _publish_and_die(base: pathlib.Path, where: str) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize(("where", "next_version"), [("write", 2), ("manifest", 3), ("rename", 3)])
-def test_what_a_killed_publish_leaves_is_no_bundle_and_is_removed(base, where, next_version):
+def test_leftovers_of_a_killed_publish_are_not_a_bundle_and_are_removed(base, where, next_version):
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_publish_and_die, args=(base, where))
     process.start()
@@ -243,7 +243,7 @@ def test_what_a_killed_publish_leaves_is_no_bundle_and_is_removed(base, where, n
     bundle.load(base)
 
 
-def test_a_number_that_a_failed_publish_renamed_to_is_never_used_again(base, monkeypatch):
+def test_the_version_of_a_failed_publish_is_never_reused(base, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -266,7 +266,7 @@ def test_a_second_publisher_is_refused(base):
     assert bundle.publish(base, write).version == 2
 
 
-def test_metrics_that_are_no_json_publish_nothing(tmp_path):
+def test_metrics_that_are_not_json_publish_nothing(tmp_path):
     def write(staged):
         content = serving_fixtures.Recipe().write(staged)
         return dataclasses.replace(content, metrics={"auc": float("nan")})
