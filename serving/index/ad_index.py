@@ -24,10 +24,7 @@ import pyarrow.compute as pc
 from serving import errors, requests
 from serving.index import index_build, kinds, search, widening
 from serving.index.filters import eligibility, row_set
-from serving.index.tuning import index_choice, index_recall
-
-IndexConfig = kinds.IndexConfig
-recall_against_exact = index_recall.recall_against_exact
+from serving.index.tuning import index_choice
 
 INDEX_FILE = "index.faiss"
 FEATURES_FILE = "ad_features.npy"
@@ -102,7 +99,7 @@ class BuiltIndex:
 
 def build_index(
     embeddings: np.ndarray,
-    config: IndexConfig | None = None,
+    config: kinds.IndexConfig | None = None,
     *,
     tuning_queries: np.ndarray | None = None,
 ) -> BuiltIndex:
@@ -118,7 +115,7 @@ def build_index(
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
     """
-    config = config or IndexConfig()
+    config = config or kinds.IndexConfig()
     if tuning_queries is not None and len(tuning_queries) > 1 and config.kind == kinds.AUTO:
         choice = index_choice.tune_index(embeddings, tuning_queries, config)
         parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}

@@ -17,8 +17,6 @@ import numpy as np
 from serving import errors
 from serving.index import ivfpq, kinds
 
-IndexConfig = kinds.IndexConfig
-
 # With fewer ads, threads gain nothing, and are slow on a busy machine.
 _MIN_ADS_FOR_THREADS = 20_000
 _ITERATIONS = 10
@@ -38,7 +36,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def build(
-    embeddings: np.ndarray, config: IndexConfig, queries: np.ndarray | None = None
+    embeddings: np.ndarray, config: kinds.IndexConfig, queries: np.ndarray | None = None
 ) -> tuple[Any, str, dict[str, Any]]:
     """Trains and fills the index, and sets its search parameters.
 
@@ -69,7 +67,10 @@ def build(
 
 
 def train_index(
-    embeddings: np.ndarray, config: IndexConfig, num_ads: int, queries: np.ndarray | None = None
+    embeddings: np.ndarray,
+    config: kinds.IndexConfig,
+    num_ads: int,
+    queries: np.ndarray | None = None,
 ) -> tuple[Any, str, dict[str, Any]]:
     """Creates an empty trained index, to be filled with `add_vectors`.
 
@@ -124,7 +125,7 @@ def add_vectors(index: Any, embeddings: np.ndarray) -> None:
             index.add(embeddings)
 
 
-def training_sample_size(config: IndexConfig, num_ads: int, dimension: int) -> int:
+def training_sample_size(config: kinds.IndexConfig, num_ads: int, dimension: int) -> int:
     """Returns the number of embeddings that training uses, at most N."""
     _, parameters = kinds.resolve(config, num_ads, dimension)
     wanted = kinds.POINTS_PER_CENTROID * parameters.get("num_lists", 0)
@@ -180,7 +181,7 @@ def _on_gpu(dimension: int, kind: str) -> Any:
     return None if flat is None else faiss.index_cpu_to_all_gpus(flat(dimension))
 
 
-def set_search(index: Any, kind: str, config: IndexConfig, num_ads: int) -> None:
+def set_search(index: Any, kind: str, config: kinds.IndexConfig, num_ads: int) -> None:
     """Sets the search parameters from the config, or their defaults for N ads."""
     if kind == "HNSW":
         index.hnsw.efSearch = config.search_width or config.num_candidates

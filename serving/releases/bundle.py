@@ -10,12 +10,8 @@ import pathlib
 
 from serving import errors, manifest
 from serving.index import AdIndex
-from serving.releases import in_use, parts, probes, publishing, query_tower
+from serving.releases import in_use, parts, probes, query_tower
 from serving.releases.pointer import read_pointer
-
-Staged = publishing.Staged
-publish = publishing.publish
-versions = manifest.versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +40,7 @@ def latest(base: str | os.PathLike[str]) -> int:
     Raises:
         BundleNotFoundError: No release is published.
     """
-    published = versions(base)
+    published = manifest.versions(base)
     if not published:
         raise errors.BundleNotFoundError(
             f"{base} holds no published bundle: there is no manifests/N.json. Export one first."

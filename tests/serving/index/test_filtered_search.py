@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from serving import requests
-from serving.index import ad_index, filtered_search
+from serving.index import ad_index, filtered_search, kinds
 from serving.index.filters import row_set
+from serving.index.tuning import index_recall
 
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 NUM_ADS = 3000
@@ -20,7 +21,7 @@ def built(kind: str) -> ad_index.BuiltIndex:
     """The index of `index_fixtures.clustered(NUM_ADS)`."""
     embeddings = index_fixtures.clustered(NUM_ADS)
     return ad_index.build_index(
-        embeddings, ad_index.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
+        embeddings, kinds.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
     )
 
 
@@ -58,7 +59,7 @@ def test_filtered_search_returns_the_best_of_the_eligible_ads(kind, share, alway
         scores, np.einsum("bd,bkd->bk", queries, embeddings[found]), atol=0.02
     )
     # What the codes of the index lose at this k they lose without a filter too.
-    unfiltered = ad_index.recall_against_exact(searcher, embeddings, queries, K)
+    unfiltered = index_recall.recall_against_exact(searcher, embeddings, queries, K)
     assert recall(found, exact(embeddings, queries, rows, K)) >= unfiltered - 0.03
     if search.is_exact(row_set.RowSet.of_rows(rows, NUM_ADS), K):
         assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97
@@ -140,7 +141,7 @@ def test_a_batch_finds_the_same_ads_as_single_queries(kind):
 def test_the_method_depends_on_the_number_of_eligible_ads_and_of_ads_searched():
     # 2,048 ads in 32 cells, 2 of them probed.
     embeddings = index_fixtures.clustered(2048)
-    config = ad_index.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
+    config = kinds.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
     index = ad_index.build_index(embeddings, config).searcher.index
     search = filtered_search.FilteredSearch(index, always_exact=4)
 
@@ -157,7 +158,7 @@ def test_the_method_depends_on_the_number_of_eligible_ads_and_of_ads_searched():
 
 def test_vectors_are_gathered_for_frequent_filters():
     embeddings, queries = index_fixtures.clustered(2048), index_fixtures.clustered(1)
-    config = ad_index.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
+    config = kinds.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
     index = ad_index.build_index(embeddings, config).searcher.index
     search = filtered_search.FilteredSearch(index, always_exact=0)
     # 128 of 2,048: 4 times as many cells, 512 ads; searching a gathered ad costs as much as

@@ -11,7 +11,7 @@ import pytest
 import serving_fixtures
 
 from serving import errors, manifest
-from serving.releases import bundle
+from serving.releases import bundle, publishing
 
 SAVED_MODEL = (
     "saved_model.pb",
@@ -41,7 +41,7 @@ def flip(path: pathlib.Path, position: int) -> None:
 
 
 def test_a_published_bundle_verifies_and_loads(tiny_base, tiny_bundle):
-    assert bundle.versions(tiny_base) == [1]
+    assert manifest.versions(tiny_base) == [1]
     assert bundle.latest(tiny_base) == 1
     assert set(tiny_bundle.manifest.files) == set(FILES)
     assert tiny_bundle.ad_index.num_ads == 300
@@ -115,8 +115,8 @@ def test_a_foreign_query_tower_is_never_published(tmp_path):
         return dataclasses.replace(content, training_id="training-9")
 
     with pytest.raises(errors.ForeignPartError, match="expects training-9"):
-        bundle.publish(tmp_path, write)
-    assert bundle.versions(tmp_path) == []
+        publishing.publish(tmp_path, write)
+    assert manifest.versions(tmp_path) == []
     assert not list((tmp_path / "ranker").iterdir())
 
 
@@ -184,7 +184,7 @@ def test_candidates_that_differ_from_the_probes_are_refused(base):
 def test_versions_increase_and_earlier_ones_are_kept(tmp_path):
     assert [serving_fixtures.publish(tmp_path) for _ in range(2)] == [1, 2]
     assert serving_fixtures.publish(tmp_path, version=7) == 7
-    assert bundle.versions(tmp_path) == [1, 2, 7]
+    assert manifest.versions(tmp_path) == [1, 2, 7]
     with pytest.raises(errors.PublishError, match="Use 8 or more"):
         serving_fixtures.publish(tmp_path, version=7)
     bundle.load(tmp_path, 1)
@@ -198,7 +198,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(errors.PublishError, match=r"disk full.*Nothing was published"):
-        bundle.publish(tmp_path, write)
+        publishing.publish(tmp_path, write)
     assert [path.name for path in (tmp_path / "ranker").iterdir()] == ["1"]
     assert bundle.latest(tmp_path) == 1
 
@@ -208,7 +208,7 @@ def _publish_and_die(base: pathlib.Path, where: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if where == "write":
-        bundle.publish(base, die)
+        publishing.publish(base, die)
     if where == "manifest":
         manifest.write = die
         serving_fixtures.publish(base)
@@ -263,7 +263,7 @@ def test_a_second_publisher_is_refused(base):
             serving_fixtures.publish(base)
         return serving_fixtures.Recipe().write(staged)
 
-    assert bundle.publish(base, write).version == 2
+    assert publishing.publish(base, write).version == 2
 
 
 def test_metrics_that_are_not_json_publish_nothing(tmp_path):
@@ -272,7 +272,7 @@ def test_metrics_that_are_not_json_publish_nothing(tmp_path):
         return dataclasses.replace(content, metrics={"auc": float("nan")})
 
     with pytest.raises(ValueError, match="JSON"):
-        bundle.publish(tmp_path, write)
+        publishing.publish(tmp_path, write)
     assert not list((tmp_path / "ranker").iterdir())
 
 
