@@ -43,7 +43,9 @@ class AdTower:
         """
         model = tf.saved_model.load(os.fspath(directory))
         signature = model.signatures["serving_default"]
-        expected, found = query_tower.inputs_of(signature, fields)
+        expected = query_tower.expected_inputs(fields)
+        inputs = signature.structured_input_signature[1]
+        found = {name: f"{spec.dtype.name} {spec.shape}" for name, spec in inputs.items()}
         outputs = set(signature.structured_outputs)
         if found != expected or outputs != {_EMBEDDING, _FEATURES}:
             raise errors.ManifestFormatError(

@@ -24,18 +24,9 @@ _INPUTS = {
 }
 
 
-def inputs_of(
-    signature: Any, fields: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the expected inputs of a tower and the inputs of its signature.
-
-    Args:
-        signature: Signature of the SavedModel.
-        fields: Query or ad fields from the manifest.
-    """
-    expected = {field["name"]: _INPUTS[field["kind"]] for field in fields}
-    inputs = signature.structured_input_signature[1]
-    return expected, {name: f"{spec.dtype.name} {spec.shape}" for name, spec in inputs.items()}
+def expected_inputs(fields: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Returns input name -> dtype and shape of a tower with these query or ad fields."""
+    return {field["name"]: _INPUTS[field["kind"]] for field in fields}
 
 
 class QueryTower:
@@ -73,7 +64,7 @@ class QueryTower:
                 f"{path}: expected a SavedModel, got: {error}. {remedy}"
             ) from error
         signature = runner.signature_defs.get(_SIGNATURE)
-        expected = {field["name"]: _INPUTS[field["kind"]] for field in fields}
+        expected = expected_inputs(fields)
         found = {} if signature is None else {n: _described(i) for n, i in signature.inputs.items()}
         outputs = [] if signature is None else sorted(signature.outputs)
         if found != expected or _OUTPUT not in outputs:

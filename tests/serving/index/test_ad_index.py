@@ -79,7 +79,7 @@ def test_an_index_tuned_for_large_k_has_high_recall_for_small_k():
 
 
 def test_ads_with_equal_codes_are_all_found():
-    # Fast scan leaves codes of the least score out: of equal ads, all of them.
+    # Fast scan omits codes with the minimum score, which are all codes if ads are equal.
     same = np.repeat(np.eye(1, 8, dtype=np.float32), 1200, axis=0)
     line = np.random.default_rng(0).normal(size=(1200, 1)).astype(np.float32)
     for ads in (same, np.zeros((1200, 8), np.float32), line):
@@ -194,7 +194,7 @@ def test_features_and_display_are_in_catalog_order(tiny_bundle):
 def test_default_parameters_at_a_million_ads():
     kind, build = kinds.resolve(kinds.IndexConfig(), 1_000_000, 256)
     assert kind == "IVFPQ"
-    # The power of two below 4 * sqrt(1e6) = 4000; one code for two dimensions.
+    # The power of two below 4 * sqrt(1e6) = 4000, and one code per two dimensions.
     assert build["factory"] == "OPQ128,IVF2048,PQ128x4fs,Refine(SQ8)"
 
 

@@ -26,14 +26,14 @@ def built(kind: str) -> ad_index.BuiltIndex:
 
 
 def eligible_rows(share: float, seed: int = 1) -> np.ndarray:
-    """A random share of the rows, rising."""
+    """A random share of the rows, in ascending order."""
     rng = np.random.default_rng(seed)
     count = max(1, round(share * NUM_ADS))
     return np.sort(rng.choice(NUM_ADS, count, replace=False))
 
 
 def exact(embeddings: np.ndarray, queries: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """The rows of the k best of some rows, by one matrix product."""
+    """The k best of the given rows, by a matrix product."""
     order = np.argsort(-(queries @ embeddings[rows].T), axis=1, kind="stable")
     return rows[order[:, :k]]
 
@@ -58,7 +58,7 @@ def test_filtered_search_returns_the_best_of_the_eligible_ads(kind, share, alway
     np.testing.assert_allclose(
         scores, np.einsum("bd,bkd->bk", queries, embeddings[found]), atol=0.02
     )
-    # What the codes of the index lose at this k they lose without a filter too.
+    # The codes of the index lose as much recall at this k without a filter.
     unfiltered = index_recall.recall_against_exact(searcher, embeddings, queries, K)
     assert recall(found, exact(embeddings, queries, rows, K)) >= unfiltered - 0.03
     if search.is_exact(row_set.RowSet.of_rows(rows, NUM_ADS), K):
@@ -69,13 +69,13 @@ def test_filtered_search_returns_the_best_of_the_eligible_ads(kind, share, alway
 def test_ads_far_from_the_query_are_found_when_only_they_are_eligible(kind):
     embeddings = index_fixtures.clustered(NUM_ADS)
     query = embeddings[:1]
-    # The 300 worst ads of all: no cell near the query holds one.
+    # The 300 worst ads: no cell near the query contains one.
     rows = np.sort(np.argsort(embeddings @ query[0])[:300])
     search = filtered_search.FilteredSearch(built(kind).searcher.index, always_exact=0)
     _, found = search.search(query, K, row_set.RowSet.of_rows(rows, NUM_ADS))
     assert np.isin(found, rows).all()
     assert found.shape == (1, K)
-    # The coarse codes of IVFPQ tell ads that are all far from each other less well.
+    # The coarse codes of IVFPQ are less exact for ads that are far from the query.
     wanted = exact(embeddings, query, rows, K)
     assert recall(found, wanted) >= (0.7 if kind == "IVFPQ" else 0.95)
 
@@ -102,7 +102,7 @@ def test_a_saved_index_is_filtered_by_the_fields_of_its_ads(kind, tmp_path):
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(5)
     index_fixtures.save(built(kind), tmp_path)
     index = ad_index.AdIndex.open(tmp_path)
-    # Ad r is of advertiser r % 9, its tags are none but for 2, 5, 8, …
+    # Ad r has advertiser r % 9, and tags only if r is 2, 5, 8, …
     for field, value, rows in (
         ("advertiser", "advertiser-4", np.arange(4, NUM_ADS, 9)),
         ("tags", "new", np.arange(2, NUM_ADS, 3)),
@@ -134,7 +134,7 @@ def test_a_batch_finds_the_same_ads_as_single_queries(kind):
     eligible = row_set.RowSet.of_rows(eligible_rows(0.3), NUM_ADS)
     _, together = search.search(queries, K, eligible)
     alone = np.concatenate([search.search(query[None], K, eligible)[1] for query in queries])
-    # Fast scan quantises its look-up tables by batch, so that the last places may swap.
+    # Fast scan quantizes its lookup tables per batch, so the last positions may swap.
     assert recall(together, alone) >= (0.95 if kind == "IVFPQ" else 1.0)
 
 

@@ -1,4 +1,4 @@
-"""The space of an IVFPQ index's cells and codes."""
+"""The transformed space of the cells and codes of an IVFPQ index."""
 
 import faiss
 import numpy as np
@@ -15,7 +15,7 @@ def unit(vectors):
 
 
 def in_a_cone(num_rows, seed):
-    """Ads around one direction whose first 4 of 32 dimensions are all that queries see."""
+    """Ads around one direction. Queries lie in the first 4 of the 32 dimensions."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(num_rows, DIMENSION))
     vectors[:, 0] += 8
@@ -62,7 +62,7 @@ def test_weights_are_used_only_if_they_improve_recall(script):
     space = script("workload.tower_embeddings").Space.drawn(64)
     alike = next(space.chunks(20_000))
     assert ivfpq_space.weights(alike, space.queries(200), parameters()) is None
-    # Too few to say anything, or none.
+    # Too few queries, or none.
     assert ivfpq_space.weights(ads, narrow(31, seed=2), parameters()) is None
     assert ivfpq_space.weights(ads, None, parameters()) is None
 
@@ -74,10 +74,10 @@ def test_zero_queries_do_not_fail():
 
 def test_a_rotation_preserves_lengths_and_reduces_the_error_of_codes():
     rng = np.random.default_rng(3)
-    # Nearly all variance is in 4 of 32 dimensions, whose pairs two of 16 codes would have to tell.
+    # Nearly all variance is in 4 of 32 dimensions, which are covered by 2 of the 16 codes.
     scales = np.where(np.arange(DIMENSION) < 4, 1, 0.05)
     residuals = (rng.normal(size=(20_000, DIMENSION)) * scales).astype(np.float32)
-    # One cell at the origin leaves all over.
+    # With a single cell at the origin, residuals are the ads themselves.
     rotation = ivfpq_space.rotation(residuals, np.zeros((1, DIMENSION), np.float32), 16)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(DIMENSION), atol=1e-4)
 
@@ -114,12 +114,12 @@ def test_weights_reduce_the_number_of_cells_to_probe(index):
 def test_ads_are_assigned_to_the_nearest_centroids(index):
     ads = in_a_cone(8_000, seed=1)
     ivf, matrix = ivfpq.first_stage(index)
-    # The matrix of queries, inverted and transposed, is that of ads.
+    # The inverse transpose of the queries' matrix is the ads' matrix.
     moved = ads @ np.linalg.inv(matrix)
     centroids = ivf.quantizer.reconstruct_n(0, 64)
     nearest = ((moved[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
     sizes = [ivf.invlists.list_size(cell) for cell in range(64)]
-    # Of rounding a few ads between two cells may lie in the other.
+    # Because of rounding, a few ads between two cells may be in the other one.
     assert np.abs(np.bincount(nearest, minlength=64) - sizes).sum() <= 8
 
 

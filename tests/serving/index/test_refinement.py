@@ -29,7 +29,7 @@ def test_the_best_codes_are_ordered_by_the_stored_vectors(kept):
         expected = vectors[found] @ query
         order = np.argsort(-expected)[:200]
         np.testing.assert_allclose(own_scores, expected[order], atol=2e-6)
-        # Sums in another order: a few ads with almost the same score change places.
+        # Sums are in another order, so a few ads with almost the same score swap positions.
         assert (own == found[order]).mean() >= 0.99
 
 
@@ -48,14 +48,14 @@ def test_unaligned_vectors_of_a_mapped_file_are_not_copied(kept, tmp_path):
     expected = refinement.Refinement(index).scores(query, rows)
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     scorer = refinement.Refinement(search.read_index(tmp_path / "index.faiss"))
-    # Bytes of the file itself: NumPy copies an array that is not aligned in each gather.
+    # A view of the file: NumPy would copy an unaligned array in each gather.
     assert not scorer._codes.flags.owndata
     assert scorer._codes.flags.aligned
     np.testing.assert_array_equal(scorer.scores(query, rows), expected)
 
 
 def test_scores_do_not_depend_on_k():
-    # More rows than one block holds: 2**17 / 32 floats = 4,096 rows.
+    # More rows than a block of 2**17 / 32 floats = 4,096 rows.
     scorer = refinement.Refinement(refined("SQ8"))
     query, rows = unit(1, seed=4)[0], np.tile(np.arange(2000), 5)
     together = scorer.scores(query, rows)

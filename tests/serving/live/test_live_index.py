@@ -32,7 +32,7 @@ def base(tiny_base, tmp_path):
 
 @pytest.fixture
 def release(base, tiny_bundle):
-    """The tiny release over a base directory that the test may write to."""
+    """The tiny release in a writable base directory."""
     return dataclasses.replace(tiny_bundle, base=base)
 
 
@@ -41,7 +41,7 @@ def checked(filters):
 
 
 def embedding_of(view, ad_id):
-    """The embedding of an added ad, as the view holds it: a query that finds it first."""
+    """The embedding of an added ad, as a query that finds it first."""
     snapshot = view._added
     for place, (alive, embedding) in enumerate(
         zip(snapshot.alive, snapshot.embeddings, strict=True)
@@ -80,7 +80,7 @@ def test_an_added_ad_is_found_by_a_matching_query_with_its_fields_and_features(r
     assert rows[0, 0] == 300  # the first row after the release's
     assert scores[0, 0] == pytest.approx(1.0, abs=1e-5)
     assert view.display(rows[0])[0] == NEW["fields"]
-    # The ads beside it are the release's own.
+    # The other ads are those of the release.
     own = release.ad_index.search(embedding_of(view, "new-1"), 2)[1]
     np.testing.assert_array_equal(rows[0, 1:], own[0])
     np.testing.assert_array_equal(view.features(rows)[0, 1:], release.ad_index.features(own)[0])
@@ -88,7 +88,7 @@ def test_an_added_ad_is_found_by_a_matching_query_with_its_fields_and_features(r
 
 
 def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features(release):
-    # Ad 5 is an ordinary one of the catalogue: the tower must give for its fields what it gave.
+    # The tower must reproduce the embedding and features of ad 5 in the catalog.
     (fields,) = release.ad_index.display(np.array([5]))
     live = live_index.LiveIndex(release)
     live.update([{"ad_id": "twin", "fields": fields}])
@@ -112,7 +112,7 @@ def test_a_changed_ad_replaces_the_old_one(release):
     assert view.display(rows[0]) == [
         {"advertiser": "somebody else", "category": None, "price": None, "tags": None}
     ]
-    # Changed again: the old place is not found any more.
+    # After another change, the old position is not found.
     assert live.update([{**changed, "fields": {"advertiser": "advertiser-5"}}]).changed == 1
     assert sorted(found_ids(live.view(), query())) == sorted(f"ad-{row}" for row in range(300))
 
@@ -136,7 +136,7 @@ def test_filters_see_added_and_changed_ads(release):
         [
             NEW,
             {"ad_id": "new-2", "fields": {"advertiser": "advertiser-3", "price": 1}},
-            # Ad 3 was of advertiser 3.
+            # Ad 3 had advertiser 3.
             {"ad_id": "ad-3", "fields": {"advertiser": "advertiser-new", "tags": ["y"]}},
         ]
     )
@@ -150,7 +150,7 @@ def test_filters_see_added_and_changed_ads(release):
     assert eligible("advertiser", any_of=["advertiser-3"]) == threes
     assert eligible("tags", all_of=["x", "y"]) == {"new-1"}
     assert "ad-3" in eligible("price", none_of=[1.5])
-    # Prices are r / 2, without every seventh; ad 3 has none any more.
+    # Prices are r / 2, missing for every seventh ad; ad 3 has lost its price.
     assert eligible("price", at_most=1) == {"ad-1", "ad-2", "new-2"}
     everything = {f"ad-{row}" for row in range(300)} | {"new-1", "new-2"}
     assert eligible("advertiser", none_of=["nobody"]) == everything
@@ -161,7 +161,7 @@ def test_k_ads_are_found_among_released_and_added_ads(release):
     live.update([{"ad_id": f"new-{n}", "fields": {"price": n}} for n in range(20)])
     live.update([], [f"ad-{row}" for row in range(290)])
     scores, rows = live.view().search(query(), 50)
-    # Ten of the release and twenty added ones are left.
+    # Ten released and twenty added ads are left.
     assert rows.shape == (1, 30)
     assert len(set(rows[0].tolist())) == 30
     assert (np.diff(scores) <= 0).all()
@@ -231,7 +231,7 @@ def test_updates_survive_reopening_and_reach_other_processes(release):
 def test_a_writer_sees_what_others_wrote_before_it_writes(release):
     first, second = live_index.LiveIndex(release), live_index.LiveIndex(release)
     first.update([NEW])
-    # Without a refresh: it is a change, not an addition.
+    # Without a refresh, it still counts as a change, not as an addition.
     assert second.update([NEW]) == live_index.Applied(0, 1, 0, 0)
     assert live_index.LiveIndex(release).view().num_added == 1
 
@@ -253,7 +253,7 @@ def test_an_interrupted_write_is_dropped_and_earlier_ones_are_kept(release, kept
     reopened = live_index.LiveIndex(release)
     assert reopened.view().num_added == 1
     assert reopened.view().num_removed == 0
-    # The next writer cuts the rest off.
+    # The next writer truncates the rest.
     reopened.update([], ["ad-6"])
     assert live_index.LiveIndex(release).view().num_removed == 1
     assert not {"ad-6"} & set(found_ids(live_index.LiveIndex(release).view(), query()))
@@ -290,7 +290,7 @@ def test_damage_in_acknowledged_updates_is_an_error(release, place):
         live_index.LiveIndex(release)
     if place == "first payload":
         return
-    # What runs goes on as it was, says so, and writes nothing after the damage.
+    # A running process keeps its ads, reports the damage, and writes nothing after it.
     follower.refresh()
     assert "Restore it from a copy" in follower.status()["problem"]
     assert (follower.view().num_added, follower.view().num_removed) == (1, 0)
@@ -383,7 +383,7 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
 
 @pytest.mark.process
 def test_files_written_by_other_programs_are_read(release, tmp_path):
-    # A byte order mark, ends of lines of Windows, and U+2028 and U+0085, which JSON may hold.
+    # A byte order mark, Windows line ends, and U+2028 and U+0085, which are valid in JSON.
     title = "a\u2028b\u0085c"
     ads = [{"ad_id": f"j-{number}", "fields": {"category": title}} for number in range(2)]
     lines = [json.dumps(ad, ensure_ascii=False) for ad in ads]
@@ -449,11 +449,11 @@ def test_a_restored_copy_of_the_journal_is_read_and_appended_to(release, others_
         live.update([], [f"ad-{number}"])
     assert live.view().num_removed == 15
     read = journal_path(release).stat().st_size
-    # In its place, as cp does: the same file, of the same generation.
+    # Overwritten in place, as cp does: the same inode and generation.
     journal_path(release).write_bytes(copy)
     expected = 1
     if others_write:
-        # So much that the copy outgrows what was read.
+        # Enough updates that the copy becomes longer than what was read.
         other.update([{**NEW, "ad_id": f"new-{number}"} for number in range(1, 301)])
         assert journal_path(release).stat().st_size > read
         expected = 300
@@ -488,7 +488,7 @@ def test_a_full_disk_does_not_change_the_journal(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     whole = journal_path(release).read_bytes()
-    # The kernel cuts the write short, as a full disk does, and refuses the rest.
+    # The kernel truncates the write, as on a full disk, and rejects the rest.
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 700, limits[1]))
@@ -520,11 +520,11 @@ def test_searches_do_not_wait_while_an_ad_is_embedded(release, monkeypatch):
         return embed(tower, rows)
 
     monkeypatch.setattr(releases.AdTower, "embed", slowly)
-    # The check of the tower embeds too.
+    # The check of the ad tower also calls `embed`.
     updating = threading.Thread(target=live.update, args=([NEW],))
     updating.start()
     assert embedding.wait(60)
-    # Another process writes, and a search of this one takes it up.
+    # Another process writes, and this one applies the update at its next refresh.
     writing = threading.Thread(target=other.update, args=([], ["ad-5"]))
     writing.start()
     writing.join(30)
@@ -572,13 +572,13 @@ def test_an_update_that_cannot_be_applied_is_retried(release, monkeypatch):
     follower.refresh()
     assert follower.status()["problem"] is None
     assert (follower.view().num_added, follower.view().num_removed) == (1, 1)
-    # What was read before the failure is not read twice.
+    # Updates that were applied before the failure are not applied twice.
     follower.update([], ["ad-6"])
     assert live_index.LiveIndex(release).view().num_removed == 2
 
 
 class Noted:
-    """A lock that sets an event when it is asked for."""
+    """A lock that sets an event when a thread tries to acquire it."""
 
     def __init__(self, lock, asked):
         self._lock, self._asked = lock, asked
@@ -654,7 +654,7 @@ def test_a_journal_with_many_dead_ads_is_rewritten(release):
             assert sorted(view.ad_ids(np.arange(300, 300)) + found_ids(view, query(), 400)) == (
                 sorted({f"ad-{row}" for row in range(300)} - {"ad-5"} | {"stays", "new-1"})
             )
-    # It grows with each update, and is written anew three times.
+    # It grows with each update, and is rewritten three times.
     assert sum(after < before for before, after in itertools.pairwise(sizes)) == 3
     reopened = live_index.LiveIndex(release).view()
     _, rows = reopened.search(embedding_of(reopened, "new-1"), 1)
@@ -736,7 +736,7 @@ def test_recall_is_measured_if_all_released_ads_were_removed(release):
     live.update([NEW], [f"ad-{row}" for row in range(300)])
     assert live.measure_recall() == 1.0
     live.update([], ["new-1"])
-    # Of no ads, none is lost.
+    # Recall of an empty result is 1.
     assert live.measure_recall() == 1.0
     assert live.status()["num_ads"] == 0
 

@@ -1,4 +1,4 @@
-"""Waiting until a process is to stop."""
+"""Waiting for the signal to stop a process."""
 
 import os
 import signal

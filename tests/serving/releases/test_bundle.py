@@ -159,7 +159,7 @@ def test_a_manifest_of_another_version_is_refused(base):
 
 
 def with_probes(base: pathlib.Path, **changes: object) -> None:
-    """Seals a manifest whose probes are other ones; every checksum stays right."""
+    """Writes a manifest with other probes and valid checksums."""
     release = bundle.verify(base, 1)
     changed = dataclasses.replace(release, probes={**release.probes, **changes})
     manifest.write(base, 1, manifest.encode(changed))
@@ -232,7 +232,7 @@ def test_leftovers_of_a_killed_publish_are_not_a_bundle_and_are_removed(base, wh
     assert len(leftovers) == 1
     assert bundle.latest(base) == 1
     bundle.load(base)
-    # The number may already be loaded by a model server: it is not used again.
+    # A model server may already have loaded the version, so it is not reused.
     assert serving_fixtures.publish(base) == next_version
     names = {path.name for part in ("query_tower", "ranker") for path in (base / part).iterdir()}
     assert names == {"1", str(next_version)}

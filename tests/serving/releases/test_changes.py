@@ -1,4 +1,4 @@
-"""Promotion, rollback, canaries, lists and prunes, also where they are killed."""
+"""Promotion, rollback, canaries, lists and prunes, including killed ones."""
 
 import json
 import os
@@ -38,13 +38,13 @@ def base(three, tmp_path):
 
 
 def document(**changes):
-    """The text of a releases.json with some values changed."""
+    """The text of a releases.json with the given values changed."""
     right = {"format_version": 1, "stable": 1, "canary": None, "previous": []}
     return json.dumps({**right, **changes})
 
 
 def state(base):
-    """What a reader sees: every release whole, and which are routed to."""
+    """Checks that every release is complete; returns the versions, the stable one, the canary."""
     for version in manifest.versions(base):
         bundle.verify(base, version)
     pointer = releases.current_pointer(base)
@@ -146,7 +146,7 @@ def test_prune_keeps_the_newest_the_stable_the_canary_and_releases_in_use(base, 
     assert releases.prune(base, keep=1).removed == (4,)
     with pytest.raises(ValueError, match="keep: expected at least 1 release, got 0"):
         releases.prune(base, keep=0)
-    # Numbers are not used again.
+    # Versions are not reused.
     assert publish_copy(base, three) == 7
 
 
@@ -202,7 +202,7 @@ def test_a_promotion_killed_anywhere_is_complete_or_has_no_effect(base):
         assert status == -signal.SIGKILL
         assert releases.promote(base, 1).after.stable == 1
     assert status == 0
-    # Before the file is replaced, and when the directory is flushed.
+    # Killed before the file is replaced, and when the directory is synced.
     assert set(seen) == {1, 2}
 
 
@@ -218,7 +218,7 @@ def test_a_publish_killed_anywhere_is_complete_or_has_no_effect(base, three):
             break
         assert status == -signal.SIGKILL
         before = set((base / "ranker").iterdir())
-        # A number that a model server may have loaded is not used again.
+        # A version that a model server may have loaded is not reused.
         numbers = {int(path.name) for path in before if path.name.isdecimal()}
         assert publish_copy(base, three) > max(numbers)
         names = {path.name for path in (base / "ranker").iterdir()}

@@ -159,7 +159,7 @@ def test_an_invalid_filter_is_refused_with_the_value_and_what_was_expected(filte
 def test_filters_of_large_catalogs_agree_with_a_scan_of_the_rows():
     rng = np.random.default_rng(0)
     num_ads = 20_000
-    # Value 0 holds half of the ads, so that its bitmap is kept; large values are rare.
+    # Half of the ads have value 0, so its bitmap is cached; large values are rare.
     values = np.minimum((rng.pareto(1.0, num_ads)).astype(int), 3000)
     prices = rng.normal(size=num_ads)
     ads = pa.table(
