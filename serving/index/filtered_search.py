@@ -76,7 +76,7 @@ class FilteredSearch:
         """
         k = min(k, eligible.count)
         if k == 0 or not len(queries):
-            return _nothing(len(queries), k)
+            return _empty_result(len(queries), k)
         with self._lock:
             self._uses[eligible] = self._uses.get(eligible, 0) + 1
         if self.is_exact(eligible, k):
@@ -115,7 +115,7 @@ class FilteredSearch:
             eligible: The E eligible rows of the N ads.
         """
         if k == 0:
-            return _nothing(len(queries), k)
+            return _empty_result(len(queries), k)
         if self._storage is None:
             return self._with_selector(queries, k, eligible, self._ivf.nlist)
         selector = faiss.IDSelectorBitmap(eligible.bitmap)
@@ -192,7 +192,7 @@ class FilteredSearch:
             self._ivf.make_direct_map()
 
 
-def _nothing(num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _empty_result(num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns empty scores and rows, for no queries or k = 0."""
     return np.empty((num_queries, k), np.float32), np.empty((num_queries, k), np.int64)
 

@@ -50,7 +50,7 @@ def weights(ads: np.ndarray, queries: np.ndarray | None, clustering: Any) -> np.
     wanted = exact_search.exact_rows([ads], queries[1::2], _TRIAL_K)
     tried = weighted(queries[::2])
     plain, with_weights = (
-        _found(ads, queries[1::2], wanted, matrix, clustering) for matrix in (None, tried)
+        _probed_recall(ads, queries[1::2], wanted, matrix, clustering) for matrix in (None, tried)
     )
     return weighted(queries) if with_weights > plain else None
 
@@ -116,7 +116,7 @@ def counterpart(matrix: np.ndarray) -> np.ndarray:
     return np.linalg.inv(matrix.astype(np.float64)).T.astype(np.float32)
 
 
-def _found(
+def _probed_recall(
     ads: np.ndarray,
     queries: np.ndarray,
     wanted: np.ndarray,

@@ -49,7 +49,7 @@ class Refinement:
         self._kind = _kind(storage)
         self._codes = codes(storage)
         self._dimension = storage.d
-        self._scale, self._offset = _of_8_bits(storage)
+        self._scale, self._offset = _scale_and_offset(storage)
         self._buffers = threading.local()
 
     def search(
@@ -92,7 +92,7 @@ class Refinement:
             np.take(self._codes, block, axis=0, out=vectors, mode="clip")
             vectors = vectors.view(self._kind)
             if vectors.dtype == np.uint16:
-                vectors = _of_bfloat16(vectors, widened[: len(block)])
+                vectors = _widen_bfloat16(vectors, widened[: len(block)])
             elif vectors.dtype != np.float32:
                 np.copyto(widened[: len(block)], vectors)
                 vectors = widened[: len(block)]
@@ -130,7 +130,7 @@ def _kind(storage: Any) -> Any:
     )
 
 
-def _of_8_bits(storage: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _scale_and_offset(storage: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Returns scale and offset [D] of 8-bit codes; None for other kinds."""
     if isinstance(storage, faiss.IndexFlat) or storage.sq.qtype != _SQ.QT_8bit:
         return None, None
@@ -139,7 +139,7 @@ def _of_8_bits(storage: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
     return scale, minimum + scale / 2
 
 
-def _of_bfloat16(bits: np.ndarray, out: np.ndarray) -> np.ndarray:
+def _widen_bfloat16(bits: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Converts bits of bfloat16 [R, D] uint16 to `out` [R, D] float32.
 
     The bits are the upper half of a float32, which takes a tenth of the time of float16 in NumPy.

@@ -116,17 +116,17 @@ class Delta:
         ad_ids = ads[index.AD_ID].to_pylist()
         self.remove(ad_ids)
         start, end = len(self._alive), len(self._alive) + len(ad_ids)
-        self._embeddings = _with_room(self._embeddings, start, end)
-        self._features = _with_room(self._features, start, end)
+        self._embeddings = _grown(self._embeddings, start, end)
+        self._features = _grown(self._features, start, end)
         # These rows are beyond the end of every snapshot, so no reader sees them being written.
         self._embeddings[start:end] = embeddings
         self._features[start:end] = features
         self._alive = np.append(self._alive, np.ones(len(ad_ids), bool))
         self._position_of.update(zip(ad_ids, range(start, end), strict=True))
-        self._segments = _joined((*self._segments, Segment.of(start, ads)))
+        self._segments = _merged((*self._segments, Segment.of(start, ads)))
 
 
-def _with_room(array: np.ndarray, used: int, wanted: int) -> np.ndarray:
+def _grown(array: np.ndarray, used: int, wanted: int) -> np.ndarray:
     if wanted <= len(array):
         return array
     larger = np.empty((max(wanted, 2 * len(array)), array.shape[1]), array.dtype)
@@ -134,7 +134,7 @@ def _with_room(array: np.ndarray, used: int, wanted: int) -> np.ndarray:
     return larger
 
 
-def _joined(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+def _merged(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     """Merges the last segments until each is at most half as large as the one before.
 
     This keeps the number of segments small without indexing each ad again at every update.

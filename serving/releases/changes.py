@@ -84,8 +84,8 @@ def promote(base: pathlib.Path, version: int, wait_seconds: float = 0.0) -> Rele
         BundleError: The release is not published, or is damaged. The stable release is unchanged.
         PublishError: Another change is running.
     """
-    with _changing(base, wait_seconds):
-        before = _before(base, version)
+    with _locked_for_change(base, wait_seconds):
+        before = _pointer_to_replace(base, version)
         bundle.load(base, version).close()
         earlier = [before.stable, *before.previous]
         after = dataclasses.replace(
@@ -111,7 +111,7 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
         BundleError: The previous release is damaged. The stable release is unchanged.
         PublishError: Another change is running.
     """
-    with _changing(base, wait_seconds):
+    with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
         published = manifest.versions(base)
         there = [version for version in before.previous if version in published]
@@ -145,7 +145,7 @@ def start_canary(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected a number from 0 to 1, got {share}.")
-    with _changing(base, wait_seconds):
+    with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
         if version == before.stable:
             raise errors.PublishError(
@@ -168,7 +168,7 @@ def end_canary(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
     Raises:
         PublishError: Another change is running.
     """
-    with _changing(base, wait_seconds):
+    with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
         after = _without_canary(before)
         if before.canary is not None:
@@ -196,7 +196,7 @@ def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedRel
     removed: list[int] = []
     in_use: list[int] = []
     # Always in this order: a publish takes only the first lock, other changes only the second.
-    with publishing.exclusive(base, wait_seconds), _changing(base, wait_seconds):
+    with publishing.exclusive(base, wait_seconds), _locked_for_change(base, wait_seconds):
         pointer = current_pointer(base)
         old = manifest.versions(base)[:-keep]
         for version in old:
@@ -248,7 +248,7 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _changing(base: pathlib.Path, wait_seconds: float) -> Iterator[None]:
+def _locked_for_change(base: pathlib.Path, wait_seconds: float) -> Iterator[None]:
     # Raises if nothing is published: the directory may be misspelled.
     bundle.latest(base)
     refusal = _LOCK_REFUSAL.format(base=base)
@@ -256,7 +256,7 @@ def _changing(base: pathlib.Path, wait_seconds: float) -> Iterator[None]:
         yield
 
 
-def _before(base: pathlib.Path, version: int) -> Pointer:
+def _pointer_to_replace(base: pathlib.Path, version: int) -> Pointer:
     """Returns the current pointer; a promotion also repairs an unreadable `releases.json`."""
     try:
         return current_pointer(base)

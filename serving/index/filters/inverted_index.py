@@ -44,7 +44,7 @@ class StringPostings:
         """Returns the rows that contain at least one of the values."""
         found = self._lookup.find(values)
         codes = found[found >= 0].tolist()
-        rare = [self._of(code) for code in codes if not self._is_frequent(code)]
+        rare = [self._rows_of(code) for code in codes if not self._is_frequent(code)]
         rows = np.concatenate(rare) if rare else np.empty(0, np.int32)
         result = row_set.RowSet.of_rows(rows, self._num_rows)
         for code in codes:
@@ -59,7 +59,7 @@ class StringPostings:
             result &= self.any_of([value])
         return result
 
-    def _of(self, code: int) -> np.ndarray:
+    def _rows_of(self, code: int) -> np.ndarray:
         return self._rows[self._starts[code] : self._starts[code + 1]]
 
     def _is_frequent(self, code: int) -> bool:
@@ -69,7 +69,7 @@ class StringPostings:
     def _bitmap(self, code: int) -> row_set.RowSet:
         # Two threads may build it at the same time, with the same result.
         if code not in self._frequent:
-            self._frequent[code] = row_set.RowSet.of_rows(self._of(code), self._num_rows)
+            self._frequent[code] = row_set.RowSet.of_rows(self._rows_of(code), self._num_rows)
         return self._frequent[code]
 
 
