@@ -1,4 +1,4 @@
-"""Options of the online service with their defaults: the only home of both.
+"""Options of the online service and their defaults.
 
 The flags of `tfrec serve` take their defaults from here. Importing it loads no TensorFlow.
 """
@@ -11,9 +11,9 @@ from serving import requests
 from tfrecords.schema import NUM_CANDIDATES
 
 LOG_FORMATS = ("text", "json")
-# A larger request body is answered with 413.
+# Larger request bodies get 413.
 DEFAULT_MAX_BODY_BYTES = 1_000_000
-# Over REST a longer batch is refused before its requests are looked at.
+# Over REST, larger batches are rejected before their requests are validated.
 MAX_BATCH_SIZE = 1000
 
 
@@ -22,9 +22,9 @@ class BreakerConfig:
     """When the circuit breaker of the ranker opens, and for how long.
 
     Attributes:
-        failures_to_open: Consecutive failures that open it.
-        pause_seconds: How long it stays open before one call is let through.
-        max_pause_seconds: The pause doubles with each such call that fails, up to this.
+        failures_to_open: Number of consecutive failures that open the breaker.
+        pause_seconds: Time the breaker stays open before it lets a trial call through.
+        max_pause_seconds: Maximum pause. The pause doubles after each failed trial call.
     """
 
     failures_to_open: int = 4
@@ -37,11 +37,11 @@ class RankingConfig:
     """How the ranker is called.
 
     Attributes:
-        reserve_ms: Part of each deadline kept for putting the answer together.
-        max_calls: Concurrent calls; others wait in this process, where the remaining time decides.
-        min_candidates: The ranker is not called for fewer, unless fewer were found.
-        margin: A call is expected to take up to this many times its mean.
-        pauses: When the circuit breaker opens.
+        reserve_ms: Part of each deadline reserved for assembling the answer.
+        max_calls: Maximum number of concurrent calls. Others wait in this process.
+        min_candidates: Minimum number of candidates per call, unless fewer were retrieved.
+        margin: Factor on the expected latency of a call when the number of candidates is chosen.
+        pauses: Options of the circuit breaker.
     """
 
     reserve_ms: float = 5.0
@@ -56,17 +56,18 @@ class OrchestratorConfig:
     """How requests are answered.
 
     Attributes:
-        num_candidates: Ads that the index gives to the ranker.
-        default_k: Ads returned to a request that names no k.
-        max_k: Maximum number of ads that one request may ask for.
-        default_deadline_ms: Deadline of a single request that names none.
-        batch_deadline_ms: Deadline of a batch's requests that name none; a batch is for throughput.
+        num_candidates: Number of ads retrieved from the index for the ranker.
+        default_k: Number of ads returned if a request does not set `k`.
+        max_k: Maximum value of `k` in a request.
+        default_deadline_ms: Deadline of a single request that does not set one.
+        batch_deadline_ms: Deadline of requests in a batch that do not set one.
         max_batch: Maximum number of requests in a batch.
-        requests_per_call: Requests of a batch that share one call to tower, index and ranker.
-        num_threads: Threads for query tower and index; the event loop itself computes little.
-        max_in_flight: Maximum number of requests in flight; others are refused.
-        ranker: How the ranker is called.
-        rules: Business rules of requests that name none.
+        requests_per_call: Number of requests of a batch that share a call to the query tower, the
+            index and the ranker.
+        num_threads: Number of threads for the query tower and the index.
+        max_in_flight: Maximum number of requests in flight. Others are rejected.
+        ranker: Options of the calls to the ranker.
+        rules: Business rules of requests that do not set any.
     """
 
     num_candidates: int = NUM_CANDIDATES
@@ -87,9 +88,9 @@ class ImpressionLogConfig:
     """How the impression log is written.
 
     Attributes:
-        rows_per_file: A file is written when it has this many rows,
-        seconds_per_file: or when its first row is this old.
-        max_queued: Maximum number of answers waiting to be laid out; others are dropped.
+        rows_per_file: Number of rows after which a file is written.
+        seconds_per_file: Age of the first row after which a file is written.
+        max_queued: Maximum number of answers waiting to be converted to rows. Others are dropped.
     """
 
     rows_per_file: int = 50_000
@@ -102,12 +103,12 @@ class LiveConfig:
     """When a new release is suggested, and when the journal is rewritten.
 
     Attributes:
-        max_added: Maximum number of added ads; each search compares all of them.
+        max_added: Maximum number of added ads. Each search compares all of them.
         max_added_share: Maximum number of added ads, as a share of the release.
         max_removed_share: Maximum number of removed and changed ads, as a share of the release.
         max_recall_loss: Maximum loss of recall at 500 since the export.
-        max_dead: Added ads that were changed again or removed; with more of them than this, and
-            than added ads, the journal is rewritten without them.
+        max_dead: Maximum number of added ads that were later changed or removed. If there are
+            more, and more than there are added ads, the journal is rewritten without them.
     """
 
     max_added: int = 50_000
@@ -122,10 +123,10 @@ class FollowConfig:
     """How the service follows the releases on disk.
 
     Attributes:
-        poll_seconds: Time between two looks at the disk.
-        ranker_seconds: How long the model server may take to serve a new version.
-        retry_seconds: Time before a refused release is tried again; doubled each time,
-        max_retry_seconds: up to this.
+        poll_seconds: Time between two checks of the disk.
+        ranker_seconds: Time the model server has to start serving a new version.
+        retry_seconds: Time before a refused release is retried. Doubles with each attempt.
+        max_retry_seconds: Maximum time between two attempts.
     """
 
     poll_seconds: float = 1.0
@@ -136,13 +137,13 @@ class FollowConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HttpConfig:
-    """How the HTTP server takes connections and ends.
+    """How the HTTP server accepts connections and shuts down.
 
     Attributes:
-        tls_certificate: PEM file of the certificate and its chain; None: no TLS.
-        tls_key: PEM file of its key; None: in the same file.
-        drain_seconds: Time from the signal to the closing of the port.
-        end_seconds: Time from then on for the requests in flight.
+        tls_certificate: PEM file with the certificate and its chain. None disables TLS.
+        tls_key: PEM file with the private key. None if the certificate file contains it.
+        drain_seconds: Time between the stop signal and closing the port.
+        end_seconds: Time for requests in flight to finish after the port is closed.
     """
 
     tls_certificate: str | None = None

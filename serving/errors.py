@@ -1,17 +1,18 @@
-"""Every error of serving, in one tree; imports no TensorFlow, so that the client can use it.
+"""All errors of serving, in one tree. Imports no TensorFlow, so that the client can use it.
 
     ServingError
       BundleError           a release cannot be published or loaded
-      InvalidRequestError   the caller's request is refused
+      InvalidRequestError   a request is invalid
         RequestTypeError      a value has a wrong type, or a key is unknown
-      InvalidAdError        an ad for a live index is refused
-      ImpressionLogError    the log of what was shown cannot be written or joined
-      WorkersError          the service's processes do not stay
-      OverloadedError       more requests are in hand than can be answered in time
-      RankerError           the ranker gives no usable scores
-      TfrecClientError      what `serving.client` raises
+      InvalidAdError        an ad for a live index is invalid
+      ImpressionLogError    the impression log cannot be written or joined
+      WorkersError          the worker processes of the service keep exiting
+      OverloadedError       too many requests are in flight
+      RankerError           the ranker returned no usable scores
+      ServerStartError      the embedded model server cannot start
+      TfrecClientError      base of the errors of `serving.client`
 
-`code` is the short name that REST errors carry.
+`code` is the short name of the error in REST responses.
 """
 
 
@@ -22,37 +23,37 @@ class ServingError(Exception):
 
 
 class BundleError(ServingError):
-    """A release bundle that cannot be published, verified or loaded."""
+    """A release bundle cannot be published, verified or loaded."""
 
     code = "bundle_error"
 
 
 class BundleNotFoundError(BundleError):
-    """There is no manifest, so there is no published bundle."""
+    """The bundle is not published: it has no manifest."""
 
     code = "bundle_not_found"
 
 
 class ManifestCorruptError(BundleError):
-    """The manifest is not the one that was published."""
+    """The manifest differs from the one that was published."""
 
     code = "manifest_corrupt"
 
 
 class ManifestFormatError(BundleError):
-    """The manifest has a format version or content that this code does not know."""
+    """The manifest has an unknown format version or invalid content."""
 
     code = "manifest_format"
 
 
 class ForeignPartError(BundleError):
-    """A part of the bundle comes from another training or data set."""
+    """A part of the bundle comes from a different training run or data set."""
 
     code = "foreign_part"
 
 
 class MissingFileError(BundleError):
-    """A file that the manifest lists is not there."""
+    """A file listed in the manifest is missing."""
 
     code = "missing_file"
 
@@ -64,13 +65,13 @@ class CorruptFileError(BundleError):
 
 
 class UnlistedFileError(BundleError):
-    """A file lies in a bundle that the manifest does not list."""
+    """The bundle contains a file that the manifest does not list."""
 
     code = "unlisted_file"
 
 
 class ProbeMismatchError(BundleError):
-    """The bundle does not reproduce the answers recorded when it was exported."""
+    """The bundle does not reproduce the results recorded at export."""
 
     code = "probe_mismatch"
 
@@ -88,28 +89,28 @@ class LiveIndexError(BundleError):
 
 
 class PublishError(BundleError):
-    """A version cannot be published: taken, out of order, incomplete, or another publisher runs."""
+    """A version cannot be published: taken, incomplete, or another publish is running."""
 
     code = "publish_error"
 
 
 class ReleaseRefusedError(BundleError):
-    """The export gate refuses a ranker; the message says which head, by what, and what to do."""
+    """The export gate rejected a ranker; the message names the head, the metric and the remedy."""
 
     code = "release_refused"
 
 
 class ReleasesFileError(BundleError):
-    """`releases.json` cannot be read, so that nobody knows which release is stable."""
+    """`releases.json` cannot be read, so the stable release is unknown."""
 
     code = "releases_file"
 
 
 class InvalidRequestError(ServingError):
-    """The request is refused; the message names the field, what was expected and what came.
+    """The request is invalid; the message names the field, the value and what was expected.
 
     Attributes:
-        status: HTTP status of the refusal.
+        status: HTTP status of the response.
     """
 
     code = "invalid_request"
@@ -123,31 +124,31 @@ class RequestTypeError(InvalidRequestError):
 
 
 class InvalidAdError(ServingError):
-    """An ad for a live index is refused; the message names the field and what was expected."""
+    """An ad for a live index is invalid; the message names the field and what was expected."""
 
     code = "invalid_ad"
 
 
 class ImpressionLogError(ServingError):
-    """The log of what was shown cannot be written, or cannot be joined with feedback."""
+    """The impression log cannot be written, or cannot be joined with feedback."""
 
     code = "impression_log"
 
 
 class OverloadedError(ServingError):
-    """The request is not taken, because too many are in hand; nothing of it was done."""
+    """The request was rejected without processing because too many requests are in flight."""
 
     code = "overloaded"
 
 
 class WorkersError(ServingError):
-    """The processes of the service end as soon as they are started."""
+    """The worker processes of the service exit as soon as they start."""
 
     code = "workers"
 
 
 class RankerError(ServingError):
-    """The ranker gave no scores that may be used."""
+    """The ranker returned no usable scores."""
 
     code = "ranker_error"
 
@@ -171,13 +172,13 @@ class RankerVersionError(RankerError):
 
 
 class RankerReplyError(RankerError):
-    """The model server refused the call, or its reply cannot be used."""
+    """The model server rejected the call, or its reply is unusable."""
 
     code = "ranker_reply"
 
 
 class RankerMismatchError(RankerError):
-    """The model server serves another model than the bundle's under the pinned version."""
+    """The model served as the pinned version is not the bundle's ranker."""
 
     code = "ranker_mismatch"
 
@@ -187,7 +188,7 @@ class ServerStartError(ServingError):
 
 
 class TfrecClientError(ServingError):
-    """Base of what `serving.client.Client` raises."""
+    """Base of all errors raised by the clients in `serving.client`."""
 
     code = "client_error"
 
@@ -199,13 +200,13 @@ class ClientConnectionError(TfrecClientError):
 
 
 class ClientTimeoutError(TfrecClientError):
-    """The service did not answer within the client's time-out."""
+    """The service did not answer within the client's timeout."""
 
     code = "timeout"
 
 
 class ClientReplyError(TfrecClientError):
-    """What answers at the address is no tfrec service."""
+    """The server at the address is not a tfrec service."""
 
     code = "reply"
 
@@ -215,7 +216,7 @@ class ClientStatusError(TfrecClientError):
 
     Attributes:
         status: HTTP status.
-        code: The service's short name of the error.
+        code: Short name of the error, from the service.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -225,11 +226,11 @@ class ClientStatusError(TfrecClientError):
 
 
 class ClientRequestError(ClientStatusError):
-    """The service refused the request (4xx); sending it again will not help."""
+    """The service rejected the request (4xx); retrying will not help."""
 
 
 class ClientOverloadedError(ClientStatusError):
-    """The service has too much in hand (429) and did nothing of it; send it again later."""
+    """The service is overloaded (429) and did not process the request; retry later."""
 
 
 class ClientServiceError(ClientStatusError):

@@ -1,8 +1,7 @@
-"""The manifest of a release bundle: what version N holds, with checksums and probes.
+"""The manifest of a release bundle: contents of version N, with checksums and probes.
 
-`manifests/N.json` is the commit point of a release. On disk it is canonical JSON (sorted
-keys, compact separators, one line), and it is read back only if it is byte for byte what
-was written, so that no change to it goes unnoticed.
+`manifests/N.json` is the commit point of a release. It is canonical JSON (sorted keys, compact
+separators, one line), and is accepted only if it is byte for byte the file that was written.
 """
 
 import dataclasses
@@ -22,22 +21,22 @@ HEADS = ("click", "engagement", "revenue")
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What the exporter knows of a release.
+    """The exporter's part of a manifest.
 
     Attributes:
-        training_id: Names the training that gave both models and the index.
-        dataset_fingerprint: Of the schema and the fitted vocabularies.
+        training_id: Id of the training run that produced the models and the index.
+        dataset_fingerprint: Fingerprint of the schema and the fitted vocabularies.
         schema: JSON of `tfrecords.schema.Schema`.
         query_fields: `{"name", "kind"}` of each raw query field.
-        ad_fields: `{"name", "kind"}` of each raw ad field, in the order of `ad_features`, where a
-            list takes several columns.
+        ad_fields: `{"name", "kind"}` of each raw ad field, in the order of `ad_features`. A list
+            field takes several columns.
         heads: Whether each of `HEADS` was trained.
         outputs: Ranker output of each present head.
         signatures: Inputs and outputs of `query_tower`, `ad_tower` and `ranker`.
         index: Kind, metric, dimension, num_ads, build and search parameters, recall.
-        metrics: Free.
+        metrics: Any metrics, for information.
         probes: `requests`, `query_embeddings` [P, D], `candidates` [P, C], `scores`: ranker
-            output -> [P, C], and `ads`: `rows` [A] of the catalogue and their `embeddings` [A, D].
+            output -> [P, C], and `ads`: `rows` [A] of the catalog and their `embeddings` [A, D].
     """
 
     training_id: str
@@ -70,7 +69,7 @@ class Content:
         requests = self.probes["requests"]
         candidates = self.probes["candidates"]
         if not requests or not candidates[0] or len({len(rows) for rows in candidates}) != 1:
-            raise ValueError("probes: expected requests with equally many candidates each.")
+            raise ValueError("probes: expected the same number of candidates for each request.")
         if set(self.probes["scores"]) != set(self.outputs.values()):
             raise ValueError(
                 f"probes.scores: expected {sorted(self.outputs.values())}, "
@@ -78,13 +77,13 @@ class Content:
             )
         ads = self.probes["ads"]
         if len(ads["rows"]) != len(ads["embeddings"]):
-            raise ValueError("probes.ads: expected an embedding for each row.")
+            raise ValueError("probes.ads: expected one embedding for each row.")
         for name in ("query_embeddings", "candidates"):
             if len(self.probes[name]) != len(requests):
-                raise ValueError(f"probes.{name}: expected one for each request.")
+                raise ValueError(f"probes.{name}: expected one row for each request.")
         for name, scores in self.probes["scores"].items():
             if [len(row) for row in scores] != [len(rows) for rows in candidates]:
-                raise ValueError(f"probes.scores.{name}: expected one for each candidate.")
+                raise ValueError(f"probes.scores.{name}: expected one score for each candidate.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +91,10 @@ class Manifest(Content):
     """A published release.
 
     Attributes:
-        version: The integer that TensorFlow Serving sees.
-        created: ISO time in UTC.
+        version: Release version, which is also the version in TensorFlow Serving.
+        created: Time of publication, ISO 8601 in UTC.
         files: Path under the base directory -> `{"bytes", "sha256"}`.
-        format_version: Of this document.
+        format_version: Format version of the manifest.
     """
 
     version: int
@@ -115,7 +114,7 @@ class Manifest(Content):
 
     @property
     def absent_heads(self) -> tuple[str, ...]:
-        """The heads without a label in training, in the order of `HEADS`."""
+        """The heads that had no label in training, in the order of `HEADS`."""
         return tuple(head for head in HEADS if not self.heads[head])
 
     @classmethod
@@ -126,7 +125,7 @@ class Manifest(Content):
 
 
 def versions(base: str | os.PathLike[str]) -> list[int]:
-    """Returns the published versions, ascending. It reads no manifest."""
+    """Returns the published versions, ascending, without reading the manifests."""
     return sorted(
         int(path.stem)
         for path in (pathlib.Path(base) / "manifests").glob("*.json")
@@ -135,22 +134,31 @@ def versions(base: str | os.PathLike[str]) -> list[int]:
 
 
 def path_of(base: pathlib.Path, version: int) -> pathlib.Path:
-    """Returns where the manifest of a version lies."""
+    """Returns the path of the manifest of a version."""
     return base / "manifests" / f"{version}.json"
 
 
+def not_published(base: pathlib.Path, version: int) -> errors.BundleNotFoundError:
+    """Returns the error for a version without a manifest."""
+    return errors.BundleNotFoundError(
+        f"{base} holds no published bundle of version {version}: manifests/{version}.json is "
+        "missing, as after an interrupted publish. List the releases with tfrec release "
+        "--action=list, or export the bundle again."
+    )
+
+
 def encode(manifest: Manifest) -> bytes:
-    """Returns the document that `write` puts on disk.
+    """Returns the file content that `write` expects.
 
     Raises:
-        ValueError: A value is no JSON; NaN and infinity are none.
+        ValueError: A value cannot be represented in JSON, such as NaN or infinity.
     """
     document = {f.name: getattr(manifest, f.name) for f in dataclasses.fields(Manifest)}
     return _canonical({**document, "manifest_sha256": _digest(document)})
 
 
 def write(base: pathlib.Path, version: int, document: bytes) -> None:
-    """Writes a manifest in one step; a reader sees all of it or none."""
+    """Writes a manifest atomically."""
     path = path_of(base, version)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.sync(base)
@@ -161,19 +169,16 @@ def read(base: pathlib.Path, version: int) -> Manifest:
     """Reads and checks the manifest of a version.
 
     Raises:
-        BundleNotFoundError: There is none.
-        ManifestCorruptError: It is not what was written.
-        ManifestFormatError: It was written by another version of this project.
+        BundleNotFoundError: The version has no manifest.
+        ManifestCorruptError: The file differs from what was written.
+        ManifestFormatError: The format is that of another version of tfrec.
     """
     path = path_of(base, version)
     name = f"manifests/{version}.json"
     try:
         raw = path.read_bytes()
     except FileNotFoundError as error:
-        raise errors.BundleNotFoundError(
-            f"no {name}: {base} holds no published bundle of version {version}. "
-            "Export it again; a publish that was cut short leaves no manifest."
-        ) from error
+        raise not_published(base, version) from error
     try:
         document = json.loads(raw)
         checksum = document.pop("manifest_sha256")
@@ -189,8 +194,8 @@ def read(base: pathlib.Path, version: int) -> Manifest:
 def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
     if document.get("format_version") != FORMAT_VERSION:
         raise errors.ManifestFormatError(
-            f"{name} has format_version {document.get('format_version')!r}; this code reads "
-            f"{FORMAT_VERSION}. Export the bundle again, or use the tfrec that wrote it."
+            f"{name} has format_version {document.get('format_version')!r}, expected "
+            f"{FORMAT_VERSION}. Export the bundle again, or use the version of tfrec that wrote it."
         )
     try:
         manifest = Manifest(**document)
@@ -203,7 +208,7 @@ def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
 
 def _corrupt(name: str, reason: str) -> errors.ManifestCorruptError:
     return errors.ManifestCorruptError(
-        f"{name} is refused: {reason}. Restore the file, or export the bundle again."
+        f"{name} is corrupt: {reason}. Restore the file, or export the bundle again."
     )
 
 

@@ -1,4 +1,4 @@
-"""The ad index: FAISS search with filters, built and tuned for a catalogue."""
+"""The ad index: FAISS search with filters, built and tuned for a catalog."""
 
 from serving.index.ad_index import (
     AD_ID,

@@ -1,10 +1,10 @@
 """The ad index of a release: FAISS search, encoded ad features and display fields.
 
-    index.faiss       METRIC_INNER_PRODUCT; the label of an ad is its catalogue row;
-                      memory-mapped (`read_index` says which parts)
-    ad_features.npy   int32 [N, F], memory-mapped: processes share its pages
-    sample_queries.npy  float32 [Q, D], where the export left some: to measure recall later
-    ads.arrow         column __ad_id__ and the raw ad fields, memory-mapped
+    index.faiss         METRIC_INNER_PRODUCT; the label of an ad is its catalog row;
+                        partly memory-mapped (see `read_index`)
+    ad_features.npy     int32 [N, F], memory-mapped and shared between processes
+    sample_queries.npy  float32 [Q, D], optional, to measure recall while serving
+    ads.arrow           column __ad_id__ and the raw ad fields, memory-mapped
 
 Shapes: B queries, N ads, D embedding size, C candidates, F ad fields.
 """
@@ -24,14 +24,11 @@ import pyarrow.compute as pc
 from serving import errors, requests
 from serving.index import index_build, kinds, search, widening
 from serving.index.filters import eligibility, row_set
-from serving.index.tuning import index_choice, index_recall
-
-IndexConfig = kinds.IndexConfig
-recall_against_exact = index_recall.recall_against_exact
+from serving.index.tuning import index_choice
 
 INDEX_FILE = "index.faiss"
 FEATURES_FILE = "ad_features.npy"
-# No field has such a name.
+# Field names never start with two underscores.
 AD_ID = "__ad_id__"
 ADS_FILE = "ads.arrow"
 QUERIES_FILE = "sample_queries.npy"
@@ -39,13 +36,22 @@ QUERIES_FILE = "sample_queries.npy"
 
 @dataclasses.dataclass(frozen=True)
 class BuiltIndex:
-    """A built index and the parameters that the manifest records."""
+    """A built index, with the build parameters for the manifest.
+
+    Attributes:
+        searcher: Searches the index.
+        build_parameters: Parameters of the build, as recorded in the manifest.
+    """
 
     searcher: search.Searcher
     build_parameters: dict[str, Any]
 
     def manifest_index(self, recall: float) -> dict[str, Any]:
-        """Returns the manifest's `index`, given the recall at 500 against exact search."""
+        """Returns the `index` entry of the manifest.
+
+        Args:
+            recall: Recall at 500 against exact search, in [0, 1].
+        """
         return {
             "kind": self.searcher.kind,
             "metric": "inner_product",
@@ -59,30 +65,30 @@ class BuiltIndex:
     def save(
         self, directory: str | os.PathLike[str], ad_features: np.ndarray, ads: pa.Table
     ) -> None:
-        """Writes the three files.
+        """Writes the index, the ad features and the ads.
 
         Args:
-            directory: Exists.
-            ad_features: [N, F] int32, in catalogue order.
-            ads: N rows: `AD_ID` (string, unique) and the raw ad fields.
+            directory: Existing directory.
+            ad_features: [N, F] int32, in catalog order.
+            ads: N rows with `AD_ID` (string, unique) and the raw ad fields.
 
         Raises:
-            AdIndexError: The sizes differ, or ads lacks `AD_ID` or has one twice.
+            AdIndexError: The numbers of ads differ, or `AD_ID` is missing or not unique.
         """
         sizes = (self.searcher.num_ads, len(ad_features), ads.num_rows)
         if len(set(sizes)) != 1:
             raise errors.AdIndexError(
-                f"Expected as many embeddings, features and ads, got {sizes}."
+                f"Expected the same number of embeddings, features and ads, got {sizes}."
             )
         if AD_ID not in ads.column_names or pc.count_distinct(ads[AD_ID]).as_py() != sizes[0]:
             raise errors.AdIndexError(
-                f"Expected a column {AD_ID} with {sizes[0]} different values, got the columns "
+                f"Expected a column {AD_ID} with {sizes[0]} distinct values, got the columns "
                 f"{ads.column_names}."
             )
         path = pathlib.Path(directory)
         faiss.write_index(self.searcher.index, os.fspath(path / INDEX_FILE))
         np.save(path / FEATURES_FILE, np.ascontiguousarray(ad_features, dtype=np.int32))
-        # One chunk, so that a row is found without a search through chunks.
+        # With a single chunk, rows are looked up without a search through chunks.
         table = ads.combine_chunks()
         with (
             pa.OSFile(os.fspath(path / ADS_FILE), "wb") as file,
@@ -93,24 +99,23 @@ class BuiltIndex:
 
 def build_index(
     embeddings: np.ndarray,
-    config: IndexConfig | None = None,
+    config: kinds.IndexConfig | None = None,
     *,
     tuning_queries: np.ndarray | None = None,
 ) -> BuiltIndex:
     """Builds an index in memory.
 
     Args:
-        embeddings: [N, D] float32, row = catalogue row.
-        config: None = the defaults.
-        tuning_queries: [Q, D] float32, query embeddings as they will come; with two or more,
-            kind `auto` is chosen by measuring, and another kind's search is widened step by
-            step until `config.target_recall` is reached. Those at 1, 3, 5 … choose nothing
-            and can tell the recall.
+        embeddings: [N, D] float32, in catalog order.
+        config: Kind and parameters. None uses the defaults.
+        tuning_queries: [Q, D] float32, representative query embeddings. With two or more, kind
+            `auto` chooses by measuring, and the search of other kinds is widened until it reaches
+            `config.target_recall`. Queries at odd positions are held out, to measure recall.
 
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
     """
-    config = config or IndexConfig()
+    config = config or kinds.IndexConfig()
     if tuning_queries is not None and len(tuning_queries) > 1 and config.kind == kinds.AUTO:
         choice = index_choice.tune_index(embeddings, tuning_queries, config)
         parameters = {**choice.structure.build_parameters, "tuning": choice.summary()}
@@ -130,7 +135,7 @@ def build_index(
 
 
 class AdIndex(search.Searcher):
-    """A saved index with the ads' features and display fields."""
+    """A saved index with the encoded features and raw fields of the ads."""
 
     def __init__(
         self,
@@ -168,78 +173,79 @@ class AdIndex(search.Searcher):
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise errors.AdIndexError(
                 f"{path / INDEX_FILE}: expected an inner-product index, got faiss metric "
-                f"{index.metric_type}. Build it with ad_index.build."
+                f"{index.metric_type}. Export the bundle again."
             )
         sizes = (index.ntotal, len(features), ads.num_rows)
         if len(set(sizes)) != 1 or features.dtype != np.int32 or features.ndim != 2:
             raise errors.AdIndexError(
-                f"{path}: expected as many ads in {INDEX_FILE}, {FEATURES_FILE} (int32 [N, F]) and "
-                f"{ADS_FILE}, got {sizes}, {features.dtype} {list(features.shape)}."
+                f"{path}: expected the same number of ads in {INDEX_FILE}, {FEATURES_FILE} "
+                f"(int32 [N, F]) and {ADS_FILE}, got {sizes}, {features.dtype} "
+                f"{list(features.shape)}. Export the bundle again."
             )
         return cls(index, features, ads, num_threads, sample_queries)
 
     @property
     def num_fields(self) -> int:
-        """F."""
+        """Number of columns F of the ad features."""
         return self._features.shape[1]
 
     def eligible(self, filters: requests.Filters) -> row_set.RowSet:
-        """Returns the ads that meet filters, as `FilterFields.check` gives them."""
+        """Returns the ads that match filters returned by `FilterFields.check`."""
         return self._eligibility.eligible(filters)
 
     def prepare_filters(self) -> None:
-        """Builds what filters need, tenths of a second for each field of a million ads."""
+        """Builds the filter indexes, in some 0.1 s for each field of a million ads."""
         self._eligibility.prepare()
 
     def features(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the encoded ad features of catalogue rows [B, C]: int32 [B, C, F]."""
+        """Returns the encoded ad features of catalog rows [B, C]: int32 [B, C, F]."""
         return np.asarray(self._features[rows])
 
     def ad_ids(self, rows: np.ndarray) -> list[str]:
-        """Returns the ad ids of catalogue rows [C]."""
+        """Returns the ad ids of catalog rows [C]."""
         return self._ads[AD_ID].take(pa.array(rows)).to_pylist()
 
     def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Returns the raw fields of catalogue rows [C]; NaN and infinity, no JSON, are None."""
-        # One take: row by row costs four times as much.
+        """Returns the raw fields of catalog rows [C]; NaN and infinity become None."""
+        # A single take: row by row takes four times as long.
         return displayed_fields(self._ads.take(pa.array(rows)))
 
     def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
-        """Returns `ad_ids` and `display` of catalogue rows [C] together, for one look-up."""
+        """Returns `ad_ids` and `display` of catalog rows [C] with a single lookup."""
         table = self._ads.take(pa.array(rows))
         return list(zip(table[AD_ID].to_pylist(), displayed_fields(table), strict=True))
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
-        """Returns the raw values of one field of catalogue rows [C]."""
+        """Returns the raw values of a field of catalog rows [C]."""
         return self._ads[field].take(pa.array(rows)).combine_chunks()
 
     def search_exactly(
         self, query_embeddings: np.ndarray, k: int, eligible: row_set.RowSet
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the best of the eligible ads by comparing each, as `search`, with all threads.
+        """Finds the best of the eligible ads exhaustively, with all threads; see `search`.
 
-        Exact as far as the index keeps exact vectors.
+        The result is as exact as the vectors that the index stores.
         """
         k = min(k, eligible.count)
         return self._filtered.exhaustive(np.ascontiguousarray(query_embeddings), k, eligible)
 
     def find(self, ad_ids: Sequence[str]) -> np.ndarray:
-        """Returns the catalogue rows [M] int64 of ads; -1 where there is no such ad."""
+        """Returns the catalog rows [M] int64 of ad ids; -1 for unknown ids."""
         return self._eligibility.find(ad_ids)
 
     @property
     def table_schema(self) -> pa.Schema:
-        """Of the table of ad ids and raw fields."""
+        """Schema of the table of ad ids and raw fields."""
         return self._ads.schema
 
     @property
     def sample_queries(self) -> np.ndarray | None:
-        """Query embeddings [Q, D] float32 that the export left, or None."""
+        """Sample query embeddings [Q, D] float32 saved at export, or None."""
         return self._sample_queries
 
 
 def displayed_fields(ads: pa.Table) -> list[dict[str, Any]]:
-    """Returns the raw fields of a table of ads; NaN and infinity, no JSON, are None."""
+    """Returns the raw fields of a table of ads; NaN and infinity become None for JSON."""
     return [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value

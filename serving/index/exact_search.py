@@ -1,4 +1,4 @@
-"""Exact search, against which indexes are measured.
+"""Exact search, the reference for the recall of indexes.
 
 Shapes: Q queries, D embedding size.
 """
@@ -13,9 +13,9 @@ def exact_rows(chunks: Iterable[np.ndarray], queries: np.ndarray, k: int) -> np.
     """Returns the rows of the k greatest inner products, descending: int64 [Q, min(k, N)].
 
     Args:
-        chunks: The ads' embeddings [rows, D] float32, piece by piece; one is held at a time.
+        chunks: Ad embeddings in chunks [rows, D] float32, of which one is in memory at a time.
         queries: [Q, D] float32.
-        k: Ads for each query.
+        k: Number of ads for each query.
     """
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     scores: np.ndarray = np.empty((len(queries), 0), np.float32)

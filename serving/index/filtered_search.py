@@ -1,10 +1,10 @@
 """Searches a FAISS index for the best of the eligible ads.
 
-Two ways, whichever is cheaper for the number of eligible ads:
+There are two methods. The number of eligible ads decides which is cheaper:
 
-    exact    the vectors of the eligible ads are gathered into an index of their own, which is
-             kept for the next query with the same filter, and searched whole
-    index    the index itself is searched with a selector, more widely the fewer ads are eligible
+    exact    gathers the vectors of the eligible ads into a flat index, which is cached for
+             queries with the same filter, and searches it exhaustively
+    index    searches the index with a selector, and more widely if fewer ads are eligible
 
 Shapes: B queries, N ads, D embedding size, E eligible ads.
 """
@@ -21,29 +21,27 @@ import numpy as np
 from serving.index import refinement
 from serving.index.filters import row_set
 
-# faiss's type stubs know neither its subclasses nor its search parameters.
-_faiss: Any = faiss
-
-# Measured at a million ads of 256 dimensions, in nanoseconds: an IVF index takes 8 for each ad in
-# the probed cells, eligible or not; to gather an eligible ad takes 250, to search it then 30; an
-# ad kept open in an HNSW search takes 2,700.
+# Relative costs, measured with a million ads of 256 dimensions: an IVF index takes 8 ns for each
+# ad in the probed cells, eligible or not. Gathering an eligible ad takes 250 ns, and searching it
+# 30 ns. An HNSW search takes 2,700 ns for each ad of its search width.
 _GATHER_COST, _GATHERED_COST, _OPEN_COST = 32, 4, 340
-# A filter that has come so often is worth gathering more ads for.
+# Number of uses of a filter after which gathering more ads pays off.
 _USES_TO_GATHER = 3
-# Up to as many ads the gathering is done in milliseconds, whatever the index would take.
+# Gathering up to this number of ads takes only milliseconds.
 _ALWAYS_EXACT = 20_000
-_MOST_KEPT_BYTES = 128_000_000
-# As many sets as an index resolves filters to and remembers: others do not come again.
-_MOST_KEPT = 128
+_MAX_KEPT_BYTES = 128_000_000
+# `Eligibility` remembers as many filters; a row set of another filter is not used again.
+_MAX_KEPT = 128
 
 
 class FilteredSearch:
-    """Filtered searches of one index. Calls from several threads are safe.
+    """Filtered searches of one index. Thread-safe.
 
     Args:
-        index: Inner product: Flat, IVF, HNSW, or one of them under `IndexRefine`.
-        refined: The second stage of an `IndexRefine`; None = faiss's own.
-        always_exact: Up to as many eligible ads are searched exactly; None = as measured.
+        index: Inner-product index of type Flat, IVF or HNSW, or an `IndexRefine` of one of them.
+        refined: Second stage of an `IndexRefine`. None uses the one of faiss.
+        always_exact: Maximum number of eligible ads that are always searched exactly. None uses
+            a measured default.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class FilteredSearch:
         self._index = index
         self._refined = refined
         self._always_exact = _ALWAYS_EXACT if always_exact is None else always_exact
-        self._ivf = _faiss.try_extract_index_ivf(index)
+        self._ivf = faiss.try_extract_index_ivf(index)
         self._storage = _storage(index)
         self._kept: collections.OrderedDict[row_set.RowSet, Any] = collections.OrderedDict()
         self._kept_bytes = 0
@@ -70,15 +68,15 @@ class FilteredSearch:
 
         Args:
             queries: [B, D] float32, contiguous and finite.
-            k: Ads wanted, positive.
-            eligible: Of the N ads.
+            k: Number of ads to return, positive.
+            eligible: The E eligible rows of the N ads.
 
         Returns:
-            Scores [B, min(k, E)] float32, descending, and catalogue rows, int64, alike.
+            Scores [B, min(k, E)] float32, descending, and catalog rows of the same shape, int64.
         """
         k = min(k, eligible.count)
         if k == 0 or not len(queries):
-            return _nothing(len(queries), k)
+            return _empty_result(len(queries), k)
         with self._lock:
             self._uses[eligible] = self._uses.get(eligible, 0) + 1
         if self.is_exact(eligible, k):
@@ -86,59 +84,59 @@ class FilteredSearch:
         scores, rows = self._with_selector(queries, k, eligible, self._num_probes(eligible))
         short = np.flatnonzero((rows < 0).any(axis=1))
         if short.size:
-            # The probed cells, or the part of the graph that was reached, hold fewer than k.
+            # The probed cells, or the part of the graph that was reached, hold fewer than k ads.
             scores[short], rows[short] = self.exhaustive(queries[short], k, eligible)
         return scores, rows
 
     def is_exact(self, eligible: row_set.RowSet, k: int) -> bool:
         """Returns whether the eligible ads are gathered and searched exactly."""
-        looked_at = eligible.num_rows
+        index_cost = eligible.num_rows
         if self._ivf is not None:
-            looked_at = looked_at * self._num_probes(eligible) // self._ivf.nlist
+            index_cost = index_cost * self._num_probes(eligible) // self._ivf.nlist
         elif isinstance(self._index, faiss.IndexHNSW):
-            looked_at = _OPEN_COST * _search_width(self._index, k, eligible)
-        if eligible.count <= max(self._always_exact, looked_at // _GATHER_COST):
+            index_cost = _OPEN_COST * _search_width(self._index, k, eligible)
+        if eligible.count <= max(self._always_exact, index_cost // _GATHER_COST):
             return True
         return (
             self._uses.get(eligible, 0) >= _USES_TO_GATHER
-            and eligible.count <= looked_at // _GATHERED_COST
-            # A few such filters fit.
-            and 4 * eligible.count * self._index.d <= _MOST_KEPT_BYTES
+            and eligible.count <= index_cost // _GATHERED_COST
+            # The gathered vectors must fit into the cache.
+            and 4 * eligible.count * self._index.d <= _MAX_KEPT_BYTES
         )
 
     def exhaustive(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Compares every eligible ad, as the most exact vectors that the index has tell.
+        """Compares every eligible ad, with the most exact vectors that the index stores.
 
         Args:
             queries: [B, D] float32, contiguous and finite.
-            k: Ads wanted, at most E.
-            eligible: Of the N ads.
+            k: Number of ads to return, at most E.
+            eligible: The E eligible rows of the N ads.
         """
         if k == 0:
-            return _nothing(len(queries), k)
+            return _empty_result(len(queries), k)
         if self._storage is None:
             return self._with_selector(queries, k, eligible, self._ivf.nlist)
-        selector = _faiss.IDSelectorBitmap(eligible.bitmap)
-        parameters = _faiss.SearchParameters(sel=selector)
+        selector = faiss.IDSelectorBitmap(eligible.bitmap)
+        parameters = faiss.SearchParameters(sel=selector)
         return self._storage.search(queries, k, params=parameters)
 
     def _num_probes(self, eligible: row_set.RowSet) -> int:
-        """Returns the cells to probe.
+        """Returns the number of cells to probe.
 
-        More by the root of how many times fewer ads are eligible: measured, recall is then at
-        least that of unfiltered searches, at random filters and at whole neighbourhoods.
+        It grows with the square root of N / E. Measured, recall is then at least that of
+        unfiltered searches, for random filters and for filters on whole neighborhoods.
         """
         if self._ivf is None:
             return 0
-        times_fewer = eligible.num_rows / eligible.count
-        return min(math.ceil(self._ivf.nprobe * math.sqrt(times_fewer)), self._ivf.nlist)
+        reduction = eligible.num_rows / eligible.count
+        return min(math.ceil(self._ivf.nprobe * math.sqrt(reduction)), self._ivf.nlist)
 
     def _with_selector(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet, num_probes: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        selector = _faiss.IDSelectorBitmap(eligible.bitmap)
+        selector = faiss.IDSelectorBitmap(eligible.bitmap)
         if self._refined is not None:
             parameters = _parameters(self._refined.ivf, selector, k, eligible, num_probes)
             return self._refined.search(queries, k, parameters)
@@ -148,11 +146,11 @@ class FilteredSearch:
     def _exact(
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet
     ) -> tuple[np.ndarray, np.ndarray]:
-        scores, places = self._subset(eligible).search(queries, k)
-        return scores, eligible.rows[places]
+        scores, positions = self._subset(eligible).search(queries, k)
+        return scores, eligible.rows[positions]
 
     def _subset(self, eligible: row_set.RowSet) -> Any:
-        """Returns an index of the eligible ads alone."""
+        """Returns a flat index of the eligible ads, from the cache if possible."""
         with self._lock:
             subset = self._kept.get(eligible)
             if subset is not None:
@@ -161,10 +159,10 @@ class FilteredSearch:
         subset = self._gather(eligible.rows)
         size = _kept_size(eligible, subset)
         with self._lock:
-            if size <= _MOST_KEPT_BYTES and eligible not in self._kept:
+            if size <= _MAX_KEPT_BYTES and eligible not in self._kept:
                 self._kept[eligible] = subset
                 self._kept_bytes += size
-            while self._kept_bytes > _MOST_KEPT_BYTES or len(self._kept) > _MOST_KEPT:
+            while self._kept_bytes > _MAX_KEPT_BYTES or len(self._kept) > _MAX_KEPT:
                 self._kept_bytes -= _kept_size(*self._kept.popitem(last=False))
         return subset
 
@@ -173,7 +171,7 @@ class FilteredSearch:
             quantizer = faiss.IndexScalarQuantizer(
                 self._index.d, self._storage.sq.qtype, faiss.METRIC_INNER_PRODUCT
             )
-            # Its codes are those of the storage: copied, not made again.
+            # With the quantizer of the storage, its codes can be copied.
             quantizer.sq = self._storage.sq
             quantizer.is_trained = True
             quantizer.add_sa_codes(refinement.codes(self._storage)[rows])
@@ -189,32 +187,32 @@ class FilteredSearch:
         return subset
 
     def _make_direct_map(self) -> None:
-        # Says in which cell an ad lies, 8 bytes an ad; made when it is first needed.
+        # Maps ads to cells, with 8 bytes an ad; built on first use.
         with self._lock:
             self._ivf.make_direct_map()
 
 
-def _nothing(num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns scores and rows where there are no queries, or none wants an ad."""
+def _empty_result(num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns empty scores and rows, for no queries or k = 0."""
     return np.empty((num_queries, k), np.float32), np.empty((num_queries, k), np.int64)
 
 
 def _kept_size(eligible: row_set.RowSet, subset: Any) -> int:
-    """Returns the bytes of a subset that is kept, with the set that it is found by."""
+    """Returns the size of a cached subset with its row set, in bytes."""
     return subset.ntotal * subset.code_size + eligible.nbytes + eligible.rows.nbytes
 
 
 def _storage(index: Any) -> Any:
-    """Returns the index that holds a vector for each row, one after the other; None if none."""
+    """Returns the index that stores the vectors in row order, or None."""
     if isinstance(index, faiss.IndexRefine):
-        return _faiss.downcast_index(index.refine_index)
+        return faiss.downcast_index(index.refine_index)
     if isinstance(index, faiss.IndexHNSW):
-        return _faiss.downcast_index(index.storage)
-    return None if _faiss.try_extract_index_ivf(index) else index
+        return faiss.downcast_index(index.storage)
+    return None if faiss.try_extract_index_ivf(index) else index
 
 
 def _search_width(index: Any, k: int, eligible: row_set.RowSet) -> int:
-    """Returns the ads that an HNSW search keeps open: most that it meets are not eligible."""
+    """Returns the width of an HNSW search, scaled by N / E because few of its ads are eligible."""
     width = max(k, index.hnsw.efSearch) * eligible.num_rows / eligible.count
     return min(math.ceil(width), index.ntotal)
 
@@ -223,19 +221,19 @@ def _parameters(
     index: Any, selector: Any, k: int, eligible: row_set.RowSet, num_probes: int
 ) -> Any:
     if isinstance(index, faiss.IndexRefine):
-        base = _faiss.downcast_index(index.base_index)
-        return _faiss.IndexRefineSearchParameters(
+        base = faiss.downcast_index(index.base_index)
+        return faiss.IndexRefineSearchParameters(
             k_factor=index.k_factor,
             base_index_params=_parameters(base, selector, k, eligible, num_probes),
         )
     if isinstance(index, faiss.IndexPreTransform):
-        inner = _faiss.downcast_index(index.index)
-        return _faiss.SearchParametersPreTransform(
+        inner = faiss.downcast_index(index.index)
+        return faiss.SearchParametersPreTransform(
             index_params=_parameters(inner, selector, k, eligible, num_probes)
         )
     if isinstance(index, faiss.IndexHNSW):
         width = _search_width(index, k, eligible)
-        return _faiss.SearchParametersHNSW(efSearch=width, sel=selector)
+        return faiss.SearchParametersHNSW(efSearch=width, sel=selector)
     if isinstance(index, faiss.IndexIVF):
-        return _faiss.SearchParametersIVF(nprobe=num_probes, sel=selector)
-    return _faiss.SearchParameters(sel=selector)
+        return faiss.SearchParametersIVF(nprobe=num_probes, sel=selector)
+    return faiss.SearchParameters(sel=selector)

@@ -17,21 +17,16 @@ import numpy as np
 from serving import errors
 from serving.index import ivfpq, kinds
 
-# faiss's type stubs do not know its subclasses.
-_faiss: Any = faiss
-
-IndexConfig = kinds.IndexConfig
-
-# Below this threads gain nothing, and on a busy machine they wait for each other at length.
+# With fewer ads, threads gain nothing, and are slow on a busy machine.
 _MIN_ADS_FOR_THREADS = 20_000
 _ITERATIONS = 10
-# Scalar quantisers and code books learn no more from more.
+# Larger samples do not improve scalar quantizers and codebooks.
 _MIN_SAMPLE = 65_536
 
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Sets OpenMP's threads for the calling thread and sets them back."""
+    """Sets the number of OpenMP threads of the calling thread in a `with` block."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count)
     try:
@@ -41,22 +36,22 @@ def threads(count: int) -> Iterator[None]:
 
 
 def build(
-    embeddings: np.ndarray, config: IndexConfig, queries: np.ndarray | None = None
+    embeddings: np.ndarray, config: kinds.IndexConfig, queries: np.ndarray | None = None
 ) -> tuple[Any, str, dict[str, Any]]:
-    """Trains and fills the index, with its search parameters set.
+    """Trains and fills the index, and sets its search parameters.
 
     Args:
         embeddings: [N, D] float32, finite.
         config: Kind and parameters.
-        queries: [Q, D] float32, as they will come, by which IVFPQ tells ads apart where queries
-            do; None = none are known.
+        queries: [Q, D] float32, representative query embeddings, by which IVFPQ weights the
+            directions of its space. None uses no weights.
 
     Returns:
-        The index, its kind, and the parameters it was built with.
+        The index, its kind, and its build parameters.
 
     Raises:
         AdIndexError: There are no ads, or an embedding is not finite.
-        ValueError: A GPU is asked for and there is none.
+        ValueError: `config.use_gpu` is set, but there is no GPU.
     """
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     if embeddings.ndim != 2 or not embeddings.size:
@@ -72,19 +67,21 @@ def build(
 
 
 def train_index(
-    embeddings: np.ndarray, config: IndexConfig, num_ads: int, queries: np.ndarray | None = None
+    embeddings: np.ndarray,
+    config: kinds.IndexConfig,
+    num_ads: int,
+    queries: np.ndarray | None = None,
 ) -> tuple[Any, str, dict[str, Any]]:
-    """Makes an empty trained index, to be filled with `add_vectors`.
+    """Creates an empty trained index, to be filled with `add_vectors`.
 
     Args:
-        embeddings: [sample, D] float32, drawn from those that will be added;
-            `training_sample_size` says how many are of use.
+        embeddings: [sample, D] float32, a sample of the ads; see `training_sample_size`.
         config: Kind and parameters.
-        num_ads: N that will be added.
-        queries: As for `build`.
+        num_ads: Number of ads N that will be added.
+        queries: [Q, D] float32, representative query embeddings, or None; see `build`.
 
     Returns:
-        As `build`; the search parameters are set.
+        The index with its search parameters set, its kind, and its build parameters.
     """
     dimension = embeddings.shape[1]
     kind, parameters = kinds.resolve(config, num_ads, dimension)
@@ -92,7 +89,7 @@ def train_index(
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     cells_on = _on_gpu(dimension, kind) if config.use_gpu else None
     with threads(_num_threads(num_ads)):
-        ivf = _faiss.try_extract_index_ivf(index)
+        ivf = faiss.try_extract_index_ivf(index)
         if ivf is not None:
             ivf.cp.seed = config.seed
             ivf.cp.spherical = True
@@ -112,13 +109,13 @@ def train_index(
 
 
 def add_vectors(index: Any, embeddings: np.ndarray) -> None:
-    """Adds embeddings [rows, D] float32 behind those that the index holds.
+    """Appends embeddings [rows, D] float32 to the index.
 
     Raises:
         AdIndexError: An embedding is not finite.
     """
     _check_finite(embeddings, index.ntotal)
-    # A graph that threads build together is never the same twice.
+    # A graph is deterministic only if a single thread builds it.
     alone = isinstance(index, faiss.IndexHNSW)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     with threads(1 if alone else _num_threads(index.ntotal + len(embeddings))):
@@ -128,15 +125,15 @@ def add_vectors(index: Any, embeddings: np.ndarray) -> None:
             index.add(embeddings)
 
 
-def training_sample_size(config: IndexConfig, num_ads: int, dimension: int) -> int:
-    """Returns how many embeddings training makes use of, at most N."""
+def training_sample_size(config: kinds.IndexConfig, num_ads: int, dimension: int) -> int:
+    """Returns the number of embeddings that training uses, at most N."""
     _, parameters = kinds.resolve(config, num_ads, dimension)
     wanted = kinds.POINTS_PER_CENTROID * parameters.get("num_lists", 0)
     return min(max(wanted, _MIN_SAMPLE), num_ads)
 
 
 def sample_vectors(embeddings: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draws rows without replacement, in their order: [size, D]."""
+    """Draws rows without replacement, in row order: [size, D]."""
     if size >= len(embeddings):
         return embeddings
     chosen = np.random.default_rng(seed).choice(len(embeddings), size, replace=False)
@@ -144,7 +141,7 @@ def sample_vectors(embeddings: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def megabytes(index: Any) -> float:
-    """Returns the size of the index as it is saved, in 10^6 bytes."""
+    """Returns the size of the saved index in MB (10^6 bytes)."""
     total = 0
 
     def count(piece: bytes) -> int:
@@ -152,13 +149,13 @@ def megabytes(index: Any) -> float:
         total += len(piece)
         return len(piece)
 
-    writer = _faiss.PyCallbackIOWriter(count, 1 << 20)
-    _faiss.write_index(index, writer)
+    writer = faiss.PyCallbackIOWriter(count, 1 << 20)
+    faiss.write_index(index, writer)
     return total / 1e6
 
 
 def _check_finite(embeddings: np.ndarray, first_row: int = 0) -> None:
-    # Not isfinite of all: that is a byte a number, and a gigabyte at 4 million ads.
+    # isfinite of the whole array would need a byte per number, 1 GB for 4 million ads.
     if np.isfinite(embeddings.sum(dtype=np.float64)):
         return
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
@@ -173,24 +170,24 @@ def _num_threads(num_ads: int) -> int:
 
 
 def _on_gpu(dimension: int, kind: str) -> Any:
-    """Returns an empty index on the GPU by which k-means finds cells; None for kinds without."""
+    """Returns an empty GPU index for k-means; None for kinds without cells."""
     get_num_gpus = getattr(faiss, "get_num_gpus", None)
     if get_num_gpus is None or get_num_gpus() == 0:
         raise ValueError(
             "use_gpu: expected a faiss-gpu build and a GPU, found none. Install faiss-gpu on a "
-            "machine with one, or leave use_gpu out."
+            "machine with a GPU, or do not set use_gpu."
         )
     flat: Any = {"IVF": faiss.IndexFlatIP, "IVFPQ": faiss.IndexFlatL2}.get(kind)
-    return None if flat is None else _faiss.index_cpu_to_all_gpus(flat(dimension))
+    return None if flat is None else faiss.index_cpu_to_all_gpus(flat(dimension))
 
 
-def set_search(index: Any, kind: str, config: IndexConfig, num_ads: int) -> None:
-    """Sets the search parameters that a config says, or the defaults for N ads."""
+def set_search(index: Any, kind: str, config: kinds.IndexConfig, num_ads: int) -> None:
+    """Sets the search parameters from the config, or their defaults for N ads."""
     if kind == "HNSW":
         index.hnsw.efSearch = config.search_width or config.num_candidates
     elif kind != "Flat":
-        ivf = _faiss.extract_index_ivf(index)
-        # Neighbouring cells are filled unevenly, hence several times what holds the candidates.
+        ivf = faiss.extract_index_ivf(index)
+        # Cells differ in size, so this probes four times the cells that hold enough ads on average.
         enough = math.ceil(4 * config.num_candidates * ivf.nlist / num_ads)
         probes = config.num_probes or max(ivf.nlist // 16, enough, 1)
         ivf.nprobe = min(probes, ivf.nlist)

@@ -1,13 +1,13 @@
-"""The index of kind IVFPQ: cells of 4-bit codes, in a space of their own, and vectors to refine.
+"""The index of kind IVFPQ: cells of 4-bit codes in a transformed space, and vectors to rescore.
 
     IndexRefine
-      base_index    IndexPreTransform: a matrix puts queries into the space of codes (`ivfpq_space`)
+      base_index    IndexPreTransform: a matrix maps queries to the space of `ivfpq_space`
         index       IndexIVFPQFastScan of the ads in that space
-      refine_index  the ads as they are
+      refine_index  the original ads
 
-faiss reads, writes and searches it as it is. To add ads is for `add` alone: faiss would put them
-into the space as if they were queries, and into the cell of the greatest inner product, not of
-the least distance, by which cells were made.
+faiss can read, write and search it. Ads must be added with `add`: faiss would transform them with
+the matrix of queries, and assign them to the cell with the greatest inner product instead of the
+nearest one.
 
 Shapes: N ads, Q queries, D embedding size.
 """
@@ -21,29 +21,26 @@ import numpy as np
 
 from serving.index import ivfpq_space
 
-# faiss's type stubs do not know its subclasses.
-_faiss: Any = faiss
-
-# Rows that are put into the space at once: a tenth of a gigabyte at 256 dimensions.
+# Number of rows transformed at a time: 0.1 GB with 256 dimensions.
 _BLOCK = 100_000
 
 
 def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any = None) -> bool:
-    """Trains an index that the factory made, its clustering parameters set.
+    """Trains an index created by the factory, whose clustering parameters are set.
 
     Args:
-        index: Is trained in place.
+        index: Index to train in place.
         ads: [sample, D] float32, contiguous.
-        queries: [Q, D] float32, as they will come; None = none are known.
-        cells_on: As `ivfpq_space.cells` takes it.
+        queries: [Q, D] float32, representative query embeddings, or None.
+        cells_on: Empty index for k-means, or None; see `ivfpq_space.cells`.
 
     Returns:
-        Whether queries weigh its space.
+        Whether the space is weighted by the queries.
     """
-    base = _faiss.downcast_index(index.base_index)
-    ivf = _faiss.downcast_index(base.index)
-    # Codes of what the cell leaves over: as many bits say it more exactly. With inner products
-    # the table of a query still serves all cells, and no time is lost.
+    base = faiss.downcast_index(index.base_index)
+    ivf = faiss.downcast_index(base.index)
+    # Codes of residuals are more exact. With inner products, all cells share the lookup table of a
+    # query, so the search is as fast.
     ivf.by_residual = True
     weights = ivfpq_space.weights(ads, queries, ivf.cp)
     moved = ads if weights is None else ads @ weights.T
@@ -61,10 +58,10 @@ def train(index: Any, ads: np.ndarray, queries: np.ndarray | None, cells_on: Any
 
 
 def add(index: Any, ads: np.ndarray) -> None:
-    """Adds ads [rows, D] float32, contiguous, behind those that the index holds."""
-    ivf, of_queries = first_stage(index)
-    assert of_queries is not None, "ads are added to what `train` has trained"
-    matrix = ivfpq_space.counterpart(of_queries)
+    """Appends ads [rows, D] float32, contiguous, to a trained index."""
+    ivf, query_matrix = first_stage(index)
+    assert query_matrix is not None, "the index was not trained by `train`"
+    matrix = ivfpq_space.counterpart(query_matrix)
     with _nearest_cells(ivf):
         for start in range(0, len(ads), _BLOCK):
             ivf.add(ads[start : start + _BLOCK] @ matrix.T)
@@ -73,28 +70,27 @@ def add(index: Any, ads: np.ndarray) -> None:
 
 
 def first_stage(index: Any) -> tuple[Any, np.ndarray | None]:
-    """Returns the index of the codes, and what puts queries into its space.
+    """Returns the index of codes, and the matrix [D, D] float32 that maps queries to its space.
 
-    That is a matrix [D, D] float32, or None in an index of an older release, which has no space of
-    its own.
+    The matrix is None in indexes that `train` has not trained, which have no transformation.
     """
-    base: Any = _faiss.downcast_index(index.base_index)
+    base: Any = faiss.downcast_index(index.base_index)
     if not isinstance(base, faiss.IndexPreTransform):
         return base, None
     chain: Any = base.chain
-    matrix = _faiss.downcast_VectorTransform(chain.at(0)).A
-    ivf = _faiss.downcast_index(base.index)
+    matrix = faiss.downcast_VectorTransform(chain.at(0)).A
+    ivf = faiss.downcast_index(base.index)
     return ivf, faiss.vector_to_array(matrix).reshape(index.d, index.d)
 
 
 @contextlib.contextmanager
 def _nearest_cells(ivf: Any) -> Iterator[None]:
-    """Lets vectors go into the cell of the nearest centroid meanwhile."""
+    """Assigns vectors to the cell of the nearest centroid in a `with` block."""
     of_queries = ivf.quantizer
     of_ads: Any = faiss.IndexFlatL2(ivf.d)
     of_ads.add(of_queries.reconstruct_n(0, ivf.nlist))
     ivf.quantizer = of_ads
-    # faiss's wrapper takes it for given away.
+    # faiss's wrapper assumes that the quantizer owns it now.
     of_ads.thisown = True
     try:
         yield
@@ -103,7 +99,7 @@ def _nearest_cells(ivf: Any) -> Iterator[None]:
 
 
 def _set_matrix(base: Any, matrix: np.ndarray) -> None:
-    transform = _faiss.downcast_VectorTransform(base.chain.at(0))
+    transform = faiss.downcast_VectorTransform(base.chain.at(0))
     faiss.copy_array_to_vector(np.ascontiguousarray(matrix).reshape(-1), transform.A)
     transform.is_orthonormal = False
     transform.is_trained = True

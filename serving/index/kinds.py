@@ -1,9 +1,9 @@
-"""The kinds of FAISS index: their options, and what N ads allow.
+"""The kinds of FAISS index: their options, and their parameters for N ads.
 
-    Flat    exact                                                     4·D bytes an ad
-    IVF     cells of vectors, float or of 8 bits                      4·D or D
-    IVFPQ   cells of 4-bit codes (fast scan), the best scored again   num_codes / 2 + D
-    HNSW    graph over vectors, float or of 8 bits                    4·D or D, + 8·links
+    Flat    exact                                                 4·D bytes per ad
+    IVF     cells of float or 8-bit vectors                       4·D or D
+    IVFPQ   cells of 4-bit codes (fast scan), the best rescored   num_codes / 2 + D
+    HNSW    graph over float or 8-bit vectors                     4·D or D, plus 8·links
 
 Shapes: N ads, D embedding size.
 
@@ -21,41 +21,41 @@ KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 AUTO = "auto"
 STORAGES = ("float", "SQ8")
 REFINEMENTS = ("SQ8", "SQbf16", "SQfp16", "RFlat")
-# Points for each centroid that k-means is given and at least needs (faiss's own rule is 39 to
-# 256); beyond, the cells that a query needs get some per cent smaller and training much longer.
+# Number of points per centroid for k-means, and its minimum. faiss recommends 39 to 256. With
+# more than 100, a query needs a few percent fewer cells, but training takes much longer.
 POINTS_PER_CENTROID = 100
-_LEAST_POINTS_PER_CENTROID = 39
-# Below this no code book can be trained.
+_MIN_POINTS_PER_CENTROID = 39
+# Codebooks cannot be trained with fewer ads.
 MIN_ADS_TO_TRAIN = 1024
-# Exact search takes half a millisecond at as many, and nothing is lost.
+# Exact search of up to this number of ads takes 0.5 ms, and recall is 1.
 EXACT_UP_TO = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
 class IndexConfig:
-    """How ads are indexed; None = chosen from the number of ads.
+    """Kind and parameters of an index. None chooses a value from the number of ads.
 
     Attributes:
-        kind: One of KINDS, or `auto`: chosen by measuring the kinds against the targets
-            below with queries (`index_choice`), or without queries by the number of ads.
-        storage: IVF, HNSW: `float` or `SQ8`, 8 bits a dimension.
-        num_lists: IVF kinds: cells; default the power of two below 4 √N.
-        num_probes: IVF kinds: cells searched; default num_lists / 16, and enough cells for
-            `num_candidates`. Tuning widens it.
-        num_codes: IVFPQ: 4-bit codes for each ad; default D / 2.
-        refine: IVFPQ: what the best codes are scored with again: `SQ8`, `SQbf16`, `SQfp16` or
-            `RFlat` (exact), in 1, 2, 2 or 4 bytes a dimension. `SQbf16` is the faster to read.
-        refine_factor: IVFPQ: candidates scored again, in multiples of k; tuning widens it.
-        num_neighbours: HNSW: links of each ad.
-        search_width: HNSW: ads kept open in a search; default num_candidates; tuning
-            widens it.
-        num_candidates: k that the index will mostly be asked for.
-        target_recall: Recall at num_candidates against exact search that tuning stops at.
-        latency_budget_ms: `auto`: the p99 of single queries to stay below; None = any.
-        memory_limit_mb: `auto`: the index's 10^6 bytes to stay below; None = any.
-        seed: Of k-means.
-        use_gpu: Cells are trained on the GPU of a faiss-gpu build; the index itself is a
-            CPU's.
+        kind: One of `KINDS`, or `auto`, which measures the kinds against the targets below if
+            queries are given (`index_choice`), and chooses by the number of ads otherwise.
+        storage: IVF, HNSW: `float`, or `SQ8` with 8 bits per dimension.
+        num_lists: IVF, IVFPQ: number of cells. Default: the power of two below 4 √N.
+        num_probes: IVF, IVFPQ: number of cells to search. Default: num_lists / 16, or enough for
+            `num_candidates`. Tuning increases it.
+        num_codes: IVFPQ: number of 4-bit codes per ad. Default: D / 2.
+        refine: IVFPQ: vectors that rescore the best codes: `SQ8`, `SQbf16`, `SQfp16` or `RFlat`
+            (exact), with 1, 2, 2 or 4 bytes per dimension. `SQbf16` is faster than `SQfp16`.
+        refine_factor: IVFPQ: number of candidates to rescore, as a multiple of k. Tuning
+            increases it.
+        num_neighbors: HNSW: number of links per ad.
+        search_width: HNSW: number of open candidates in a search (efSearch). Default:
+            num_candidates. Tuning increases it.
+        num_candidates: Typical k of the searches.
+        target_recall: Recall at `num_candidates` against exact search at which tuning stops.
+        latency_budget_ms: `auto`: maximum p99 of single queries. None sets no limit.
+        memory_limit_mb: `auto`: maximum size of the index in MB (10^6 bytes). None sets no limit.
+        seed: Seed of k-means.
+        use_gpu: Whether to train cells on a GPU, with a faiss-gpu build. The index runs on CPUs.
     """
 
     kind: str = AUTO
@@ -65,7 +65,7 @@ class IndexConfig:
     num_codes: int | None = None
     refine: str = "SQ8"
     refine_factor: float = 2.0
-    num_neighbours: int = 32
+    num_neighbors: int = 32
     search_width: int | None = None
     num_candidates: int = NUM_CANDIDATES
     target_recall: float = 0.99
@@ -88,31 +88,40 @@ class IndexConfig:
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected a positive number or None, got {value!r}.")
         if not 0 < self.target_recall <= 1:
-            raise ValueError(f"target_recall: expected (0, 1], got {self.target_recall!r}.")
+            raise ValueError(
+                f"target_recall: expected a number in (0, 1], got {self.target_recall!r}."
+            )
         if self.refine_factor < 1:
-            raise ValueError(f"refine_factor: expected at least 1, got {self.refine_factor!r}.")
+            raise ValueError(
+                f"refine_factor: expected a number of at least 1, got {self.refine_factor!r}."
+            )
 
 
 def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dict[str, Any]]:
-    """Chooses the kind and the parameters that N ads allow.
+    """Chooses the kind and its parameters for N ads.
+
+    Args:
+        config: Kind and parameters.
+        num_ads: Number of ads N.
+        dimension: Embedding size D.
 
     Returns:
-        The kind, and the build parameters with the faiss `factory` string; `fallback` says why
-        the kind is not the one wanted.
+        The kind, and the build parameters with the faiss `factory` string. `fallback` is the
+        reason if the kind differs from the configured one.
     """
     kind = config.kind
     if kind == AUTO:
         kind = "Flat" if num_ads <= EXACT_UP_TO else "IVFPQ"
     if kind in ("IVF", "IVFPQ", "HNSW") and num_ads < MIN_ADS_TO_TRAIN and trains(config, kind):
-        reason = f"{kind} needs {MIN_ADS_TO_TRAIN} ads, there are {num_ads}"
+        reason = f"{kind} needs at least {MIN_ADS_TO_TRAIN} ads, got {num_ads}"
         return "Flat", {"factory": "Flat", "fallback": reason}
     if kind == "Flat":
         return "Flat", {"factory": "Flat"}
     stored = "Flat" if config.storage == "float" else config.storage
     if kind == "HNSW":
         return "HNSW", {
-            "factory": f"HNSW{config.num_neighbours},{stored}",
-            "num_neighbours": config.num_neighbours,
+            "factory": f"HNSW{config.num_neighbors},{stored}",
+            "num_neighbors": config.num_neighbors,
             "storage": config.storage,
         }
     num_lists = config.num_lists or default_lists(num_ads)
@@ -126,17 +135,20 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
             f"num_codes: expected a divisor of the dimension {dimension}, got {num_codes}."
         )
     refine = config.refine if config.refine == "RFlat" else f"Refine({config.refine})"
-    # Before the cells a matrix, of the kind that OPQ's is: `ivfpq_space`.
+    # The matrix of OPQ is a placeholder for that of `ivfpq_space`.
     factory = f"OPQ{num_codes},{cells},PQ{num_codes}x4fs,{refine}"
     return "IVFPQ", {**build, "num_codes": num_codes, "refine": config.refine, "factory": factory}
 
 
 def trains(config: IndexConfig, kind: str) -> bool:
-    """Tells whether a kind is trained on the ads before they are added."""
+    """Returns whether a kind is trained on a sample before ads are added."""
     return kind in ("IVF", "IVFPQ") or (kind == "HNSW" and config.storage != "float")
 
 
 def default_lists(num_ads: int) -> int:
-    """Returns the power of two below 4 √N cells, and below what k-means can be trained for."""
-    most = min(4 * math.sqrt(num_ads), num_ads / _LEAST_POINTS_PER_CENTROID)
-    return 2 ** int(math.log2(max(most, 1)))
+    """Returns the default number of cells, the power of two below 4 √N.
+
+    It is smaller if k-means would have too few points per centroid.
+    """
+    max_lists = min(4 * math.sqrt(num_ads), num_ads / _MIN_POINTS_PER_CENTROID)
+    return 2 ** int(math.log2(max(max_lists, 1)))

@@ -1,9 +1,9 @@
-"""Scores the best codes of an index again with the vectors that `faiss.IndexRefine` keeps.
+"""Rescores the best codes of an index with the vectors stored in a `faiss.IndexRefine`.
 
-The same search as `IndexRefine.search`: k·k_factor candidates by 4-bit codes, and never fewer than
-some hundred, then the best k by the kept vectors. faiss decodes these one by one and keeps a heap;
-here they are gathered, widened to float and multiplied at once, a third to a quarter of the time at
-1,500 candidates.
+The search is that of `IndexRefine.search`: it finds k·k_factor candidates by 4-bit codes, and at
+least some hundred, and returns the best k of them by the stored vectors. faiss decodes vectors one
+by one and maintains a heap. Here they are gathered, converted to float and multiplied in blocks,
+which takes a third to a quarter of the time for 1,500 candidates.
 
 Shapes: B queries, N ads, D embedding size, R candidates.
 """
@@ -18,30 +18,28 @@ import numpy as np
 from serving import errors
 from serving.index import ivfpq
 
-# faiss's type stubs do not know its subclasses.
-_faiss: Any = faiss
-_SQ = _faiss.ScalarQuantizer
+_SQ = faiss.ScalarQuantizer
 _KINDS = {_SQ.QT_8bit: np.uint8, _SQ.QT_bf16: np.uint16, _SQ.QT_fp16: np.float16}
-# Half a megabyte stays in the L2 cache, and is too little for OpenBLAS to start threads: these
-# would wait for each other wherever a core is busy, for milliseconds.
+# Blocks of 0.5 MB fit into the L2 cache, and are too small for OpenBLAS to start threads, which
+# would wait for each other for milliseconds if a core is busy.
 _BLOCK_FLOATS = 2**17
-# A factor that is chosen at hundreds of ads gives too few where ten are wanted: the codes put some
-# of the best ten far behind.
-_LEAST_CANDIDATES = 500
+# A k_factor tuned for k of some hundred is too small for k = 10, because codes rank some of the
+# best ten ads far behind.
+_MIN_CANDIDATES = 500
 
 
 class Refinement:
-    """The second stage of an index. Calls from several threads are safe.
+    """The second stage of an index. Thread-safe.
 
     Args:
-        index: An inner-product `faiss.IndexRefine` with vectors in 8 or 16 bits or in floats.
+        index: Inner-product `faiss.IndexRefine` that stores 8-bit, 16-bit or float vectors.
 
     Attributes:
-        index: The same.
+        index: The index.
         ivf: Its first stage, with the codes.
 
     Raises:
-        AdIndexError: The kept vectors are of another kind.
+        AdIndexError: The stored vectors are of another kind.
     """
 
     def __init__(self, index: Any) -> None:
@@ -51,7 +49,7 @@ class Refinement:
         self._kind = _kind(storage)
         self._codes = codes(storage)
         self._dimension = storage.d
-        self._scale, self._offset = _of_8_bits(storage)
+        self._scale, self._offset = _scale_and_offset(storage)
         self._buffers = threading.local()
 
     def search(
@@ -61,14 +59,14 @@ class Refinement:
 
         Args:
             queries: [B, D] float32, contiguous.
-            k: At most N.
-            parameters: faiss's search parameters of the first stage's cells.
+            k: Number of ads to return, at most N.
+            parameters: faiss's search parameters for the first stage.
 
         Returns:
-            Scores [B, k] float32, descending, and rows [B, k] int64; -inf and -1 where the first
-            stage finds fewer.
+            Scores [B, k] float32, descending, and rows [B, k] int64, padded with -inf and -1 if
+            the first stage finds fewer ads.
         """
-        num_candidates = max(math.ceil(k * self.index.k_factor), _LEAST_CANDIDATES)
+        num_candidates = max(math.ceil(k * self.index.k_factor), _MIN_CANDIDATES)
         num_candidates = min(num_candidates, self.index.ntotal)
         moved = queries if self._query_matrix is None else queries @ self._query_matrix.T
         _, candidates = self.ivf.search(moved, num_candidates, params=parameters)
@@ -82,7 +80,7 @@ class Refinement:
         return scores, rows
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Returns the inner products [R] float32 of a query [D] with the kept vectors of rows."""
+        """Returns the inner products [R] float32 of a query [D] with the stored vectors of rows."""
         # q·(offset + scale ∘ code) = q·offset + (q ∘ scale)·code
         weights = query if self._scale is None else query * self._scale
         scores = np.empty(len(rows), np.float32)
@@ -90,11 +88,11 @@ class Refinement:
         for start in range(0, len(rows), len(gathered)):
             block = rows[start : start + len(gathered)]
             vectors = gathered[: len(block)]
-            # Rows come from the index; "clip" spares the check and a copy.
+            # Rows come from the index, and "clip" avoids a range check and a copy.
             np.take(self._codes, block, axis=0, out=vectors, mode="clip")
             vectors = vectors.view(self._kind)
             if vectors.dtype == np.uint16:
-                vectors = _of_bfloat16(vectors, widened[: len(block)])
+                vectors = _widen_bfloat16(vectors, widened[: len(block)])
             elif vectors.dtype != np.float32:
                 np.copyto(widened[: len(block)], vectors)
                 vectors = widened[: len(block)]
@@ -102,7 +100,7 @@ class Refinement:
         return scores if self._offset is None else scores + query @ self._offset
 
     def _block(self) -> tuple[np.ndarray, np.ndarray]:
-        # Kept for each thread: fresh memory costs a page fault every 4 KB.
+        # Reused within a thread, because new memory costs a page fault every 4 KB.
         if not hasattr(self._buffers, "gathered"):
             rows = max(1, _BLOCK_FLOATS // self._dimension)
             self._buffers.gathered = np.empty((rows, self._codes.shape[1]), np.uint8)
@@ -111,39 +109,40 @@ class Refinement:
 
 
 def codes(storage: Any) -> np.ndarray:
-    """Views the vectors of a flat index, or of one of scalar codes, as bytes [N, bytes a vector].
+    """Views the vectors of a flat or scalar-quantized index as bytes [N, bytes per vector].
 
-    As bytes: in a mapped file they may begin anywhere, and NumPy would copy all of an array of
-    wider numbers that is not aligned, in each gather.
+    In a mapped file, vectors may be unaligned, and NumPy would copy a whole unaligned array of
+    wider numbers in each gather.
     """
     size = storage.ntotal * storage.code_size
-    return _faiss.rev_swig_ptr(storage.codes.data(), size).reshape(storage.ntotal, -1)
+    return faiss.rev_swig_ptr(storage.codes.data(), size).reshape(storage.ntotal, -1)
 
 
 def _kind(storage: Any) -> Any:
-    """Returns what the bytes are: uint8, uint16 (the bits of bfloat16), float16 or float32."""
+    """Returns the dtype of the vectors: uint8, uint16 (bits of bfloat16), float16 or float32."""
     if isinstance(storage, faiss.IndexFlat):
         return np.float32
     if isinstance(storage, faiss.IndexScalarQuantizer) and storage.sq.qtype in _KINDS:
         return _KINDS[storage.sq.qtype]
     raise errors.AdIndexError(
         "Expected an index refined with SQ8, SQbf16, SQfp16 or RFlat, got "
-        f"{type(storage).__name__}. Build it with ad_index.build."
+        f"{type(storage).__name__}. Export the bundle again."
     )
 
 
-def _of_8_bits(storage: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Returns the scale and the offset [D] that a code of 8 bits means; None of other kinds."""
+def _scale_and_offset(storage: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns scale and offset [D] of 8-bit codes; None for other kinds."""
     if isinstance(storage, faiss.IndexFlat) or storage.sq.qtype != _SQ.QT_8bit:
         return None, None
-    least, width = faiss.vector_to_array(storage.sq.trained).reshape(2, storage.d)
+    minimum, width = faiss.vector_to_array(storage.sq.trained).reshape(2, storage.d)
     scale = width / np.float32(255)
-    return scale, least + scale / 2
+    return scale, minimum + scale / 2
 
 
-def _of_bfloat16(bits: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Widens the bits [R, D] uint16 of bfloat16 into `out` [R, D] float32, of which they are the
-    upper half; a tenth of the time that NumPy takes for float16.
+def _widen_bfloat16(bits: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Converts bits of bfloat16 [R, D] uint16 to `out` [R, D] float32.
+
+    The bits are the upper half of a float32, which takes a tenth of the time of float16 in NumPy.
     """
     wide = out.view(np.uint32)
     np.copyto(wide, bits)
@@ -152,7 +151,7 @@ def _of_bfloat16(bits: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """Returns the places of the k greatest, in descending order."""
+    """Returns the positions of the k greatest scores, in descending order."""
     negative = -scores
     if len(scores) <= k:
         return np.argsort(negative, kind="stable")

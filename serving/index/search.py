@@ -14,27 +14,25 @@ from serving import errors
 from serving.index import filtered_search, index_build, refinement
 from serving.index.filters import row_set
 
-# faiss's type stubs know neither its subclasses nor its search parameters.
-_faiss: Any = faiss
-# faiss's search of fast-scan codes cell by cell, for one query a tenth faster than its default,
-# which is the faster for many.
+# faiss's fast-scan search cell by cell, 10 % faster than the default for single queries, and
+# slower for batches.
 _CELL_BY_CELL = 11
 
 
 class Searcher:
-    """An inner-product FAISS index that always gives as many ads as asked for.
+    """An inner-product FAISS index whose searches always return as many ads as requested.
 
     Attributes:
         index: The faiss index.
         kind: `Flat`, `IVF`, `IVFPQ` or `HNSW`.
-        num_threads: OpenMP threads of a search. One is best for single queries: starting
-            threads costs more than they save, and requests already run beside each other.
+        num_threads: Number of OpenMP threads per search. One is best for single queries: starting
+            threads costs more than they save, and requests already run in parallel.
     """
 
     def __init__(self, index: Any, num_threads: int = 1) -> None:
         self.index = index
         self.num_threads = num_threads
-        self._ivf = _faiss.try_extract_index_ivf(index)
+        self._ivf = faiss.try_extract_index_ivf(index)
         self._refined = isinstance(index, faiss.IndexRefine)
         if isinstance(index, faiss.IndexHNSW):
             self.kind = "HNSW"
@@ -48,16 +46,16 @@ class Searcher:
 
     @property
     def num_ads(self) -> int:
-        """N."""
+        """Number of ads N."""
         return self.index.ntotal
 
     @property
     def dimension(self) -> int:
-        """D."""
+        """Embedding size D."""
         return self.index.d
 
     def search_parameters(self) -> dict[str, Any]:
-        """Returns the search parameters in force, for the manifest."""
+        """Returns the current search parameters, for the manifest."""
         if self.kind == "HNSW":
             return {"search_width": int(self.index.hnsw.efSearch)}
         if self.kind == "Flat":
@@ -72,12 +70,12 @@ class Searcher:
 
         Args:
             query_embeddings: [B, D] float32.
-            k: Ads wanted for each query.
-            eligible: The ads that may be found; None = all.
+            k: Number of ads to return for each query.
+            eligible: Rows that may be returned. None allows all.
 
         Returns:
-            Scores [B, min(k, N)] float32, descending, and catalogue rows, int64, alike; with
-            E eligible ads [B, min(k, E)].
+            Scores [B, min(k, E)] float32, descending, and catalog rows of the same shape, int64,
+            with E eligible ads.
 
         Raises:
             ValueError: k is not positive.
@@ -89,15 +87,15 @@ class Searcher:
         queries = np.ascontiguousarray(query_embeddings, dtype=np.float32)
         if not np.isfinite(queries).all():
             raise errors.AdIndexError(
-                "Expected finite query embeddings, got NaN or infinity. The query tower fails on "
-                "this request: train and export it again."
+                "Expected finite query embeddings, got NaN or infinity from the query tower. Train "
+                "and export it again."
             )
         if eligible is not None and eligible.count < self.num_ads:
             with index_build.threads(self.num_threads):
                 return self._filtered.search(queries, k, eligible)
         if self._pool is None or len(queries) == 1:
             return self._search_whole(queries, k, self.num_threads)
-        # faiss and numpy leave Python's lock alone while they compute.
+        # faiss and NumPy release the GIL while they compute.
         parts = np.array_split(queries, min(self.num_threads, len(queries)))
         found = list(self._pool.map(lambda part: self._search_whole(part, k, 1), parts))
         return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
@@ -115,39 +113,38 @@ class Searcher:
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if self.kind == "HNSW":
             width = max(k, self.index.hnsw.efSearch)
-            return self.index.search(queries, k, params=_faiss.SearchParametersHNSW(efSearch=width))
+            return self.index.search(queries, k, params=faiss.SearchParametersHNSW(efSearch=width))
         if self._refinement is not None:
-            # Where threads meet here, a search may be slower, never wrong.
+            # A race between threads can make a search slower, but not wrong.
             self._refinement.ivf.implem = _CELL_BY_CELL if len(queries) == 1 else 0
             return self._refinement.search(queries, k)
         return self.index.search(queries, k)
 
     def _search_wider(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        # The probed cells held fewer than k ads, or the graph did not reach as many.
+        # The probed cells contained fewer than k ads, or the graph search reached fewer.
         num_lists = 0 if self._ivf is None else self._ivf.nlist
         num_probes = 0 if self._ivf is None else self._ivf.nprobe
         while num_probes < num_lists:
             num_probes = min(4 * num_probes, num_lists)
-            parameters: Any = _faiss.SearchParametersIVF(nprobe=num_probes)
+            parameters: Any = faiss.SearchParametersIVF(nprobe=num_probes)
             if self._refinement is not None:
                 scores, rows = self._refinement.search(queries, k, parameters)
             else:
                 scores, rows = self.index.search(queries, k, params=parameters)
             if not (rows < 0).any():
                 return scores, rows
-        # Fast scan leaves codes of the least score out, and these are all where all are equal.
+        # Fast scan omits codes with the minimum score, which are all codes if all are equal.
         return self._filtered.exhaustive(queries, k, row_set.RowSet.full(self.num_ads))
 
 
 def read_index(path: str | os.PathLike[str]) -> Any:
-    """Opens an index, memory-mapped; the file must not change while the index is in use.
+    """Opens a memory-mapped index. The file must not change while the index is in use.
 
-    Opening takes no time, pages are read when a search first touches them, and processes share
-    them: the vectors of Flat and HNSW, cells of vectors, and the vectors that a refinement keeps.
-    Centroids, links of a graph, and cells of 4-bit codes, whose blocks faiss aligns in memory of
-    its own, are read at once (0.1 GB at a million ads of 64 bytes).
+    Vectors are mapped: their pages are read on first use, and shared between processes. Centroids,
+    graph links, and cells of 4-bit codes, which faiss aligns in its own memory, are read when the
+    index is opened (0.1 GB for a million ads of 64 bytes).
 
     Raises:
-        RuntimeError: The file cannot be read, or is none of faiss's.
+        RuntimeError: The file cannot be read, or is not a faiss index.
     """
-    return faiss.read_index(os.fspath(path), _faiss.IO_FLAG_MMAP_IFC)
+    return faiss.read_index(os.fspath(path), faiss.IO_FLAG_MMAP_IFC)

@@ -1,4 +1,4 @@
-"""Widens the search of one index until it finds enough.
+"""Widens the search of an index until it reaches a target recall.
 
 Shapes: N ads, D embedding size, Q queries.
 """
@@ -11,11 +11,8 @@ import numpy as np
 from serving.index import exact_search, search
 from serving.index.tuning import index_recall
 
-# faiss's type stubs do not know its subclasses.
-_faiss: Any = faiss
-
-# Beyond this the codes are the wrong ones; scoring ever more of them again does not pay.
-_MOST_REFINED = 16.0
+# If the codes need more than this, rescoring more candidates does not pay.
+_MAX_REFINE_FACTOR = 16.0
 
 
 def widen(
@@ -25,47 +22,48 @@ def widen(
     k: int,
     target_recall: float,
 ) -> None:
-    """Widens the search until it reaches a recall at k, or nothing helps any more.
+    """Widens the search until recall at k reaches the target, or no longer improves.
 
-    Each step doubles the one parameter that gains most.
+    Each step doubles the parameter that increases recall the most.
 
     Args:
-        searcher: Over the same embeddings; its search parameters are changed.
+        searcher: Index of `embeddings`. Its search parameters are changed.
         embeddings: [N, D] float32.
-        queries: [Q, D] float32, as they will come online.
-        k: Ads for each query.
-        target_recall: In [0, 1].
+        queries: [Q, D] float32, representative query embeddings.
+        k: Number of ads for each query.
+        target_recall: Target in [0, 1].
     """
     wanted = exact_search.exact_rows([embeddings], queries, k)
     recall = _recall(searcher, queries, wanted)
     while recall < target_recall:
         trials = []
-        for owner, name, most in _knobs(searcher):
+        for owner, name, maximum in _parameters(searcher):
             before = getattr(owner, name)
-            wider = min(2 * before, most)
+            wider = min(2 * before, maximum)
             if wider > before:
                 setattr(owner, name, wider)
                 trials.append((_recall(searcher, queries, wanted), owner, name, wider))
                 setattr(owner, name, before)
         if not trials:
             return
-        gained, owner, name, value = max(trials, key=lambda trial: trial[0])
-        if gained <= recall:
+        best_recall, owner, name, value = max(trials, key=lambda trial: trial[0])
+        if best_recall <= recall:
             return
         setattr(owner, name, value)
-        recall = gained
+        recall = best_recall
 
 
-def _knobs(searcher: search.Searcher) -> list[tuple[Any, str, Any]]:
+def _parameters(searcher: search.Searcher) -> list[tuple[Any, str, Any]]:
+    """Returns owner, name and maximum of each search parameter."""
     if searcher.kind == "HNSW":
         return [(searcher.index.hnsw, "efSearch", searcher.num_ads)]
     if searcher.kind == "Flat":
         return []
-    ivf = _faiss.extract_index_ivf(searcher.index)
+    ivf = faiss.extract_index_ivf(searcher.index)
     probes = (ivf, "nprobe", ivf.nlist)
     if searcher.kind == "IVF":
         return [probes]
-    return [probes, (searcher.index, "k_factor", _MOST_REFINED)]
+    return [probes, (searcher.index, "k_factor", _MAX_REFINE_FACTOR)]
 
 
 def _recall(searcher: search.Searcher, queries: np.ndarray, wanted: np.ndarray) -> float:

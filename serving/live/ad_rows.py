@@ -1,7 +1,7 @@
-"""Raw ads as they come for a live index: checks them and lays them out.
+"""Validates raw ads for a live index and converts them to a table.
 
 An ad is {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]}}, as
-in an answer. A field that is absent or null is missing.
+in responses. A field that is absent or null is missing.
 
 Shapes: B ads.
 """
@@ -16,15 +16,15 @@ import pyarrow as pa
 from serving import errors, index, requests
 from tfrecords import terminal
 
-_MOST_AD_ID_BYTES = 1024
+_MAX_AD_ID_BYTES = 1024
 
 
 class AdRows:
-    """The ad fields of a release, for ads that are added to it.
+    """Validates ads against the ad fields of a release.
 
     Args:
         kinds: Ad field -> `categorical`, `numeric` or `categorical_list`.
-        schema: Of the catalogue's table: ad ids and raw fields.
+        schema: Schema of the catalog's table: ad ids and raw fields.
     """
 
     def __init__(self, kinds: Mapping[str, str], schema: pa.Schema) -> None:
@@ -32,18 +32,21 @@ class AdRows:
         self._schema = schema
 
     def check(self, ads: Sequence[Any]) -> tuple[list[dict[str, Any]], pa.Table]:
-        """Returns the values as the ad tower takes them, and the table for display.
+        """Returns the values for the ad tower, and the table of ad ids and raw fields.
+
+        Args:
+            ads: B ads in the format of this module's docstring.
 
         Raises:
-            InvalidAdError: An ad is not as described; it names the ad, the field, what was
-                expected and what came.
+            InvalidAdError: An ad is invalid; the message names the ad, the field, the value and
+                what was expected.
         """
-        rows = [self._check_ad(f"ads[{place}]", ad) for place, ad in enumerate(ads)]
+        rows = [self._check_ad(f"ads[{i}]", ad) for i, ad in enumerate(ads)]
         ids = [ad_id for ad_id, _ in rows]
         if len(set(ids)) != len(ids):
             twice = collections.Counter(ids).most_common(1)[0][0]
             raise errors.InvalidAdError(
-                f"ads: expected each ad once, got {twice!r} twice. Send its latest state alone."
+                f"ads: expected each ad once, got {twice!r} twice. Send only its latest state."
             )
         values = [values for _, values in rows]
         columns = {
@@ -87,26 +90,26 @@ class AdRows:
 
 
 def check_ad_id(place: str, ad_id: Any) -> str:
-    """Returns an ad id; an integer is taken as its digits.
+    """Returns an ad id as a string; an integer is converted to its digits.
 
     Raises:
-        InvalidAdError: It is no text, or empty, or too long.
+        InvalidAdError: The id is not a string, or is empty or too long.
     """
     ad_id = requests.as_digits(ad_id)
     try:
-        is_id = isinstance(ad_id, str) and 0 < len(ad_id.encode()) <= _MOST_AD_ID_BYTES
+        is_id = isinstance(ad_id, str) and 0 < len(ad_id.encode()) <= _MAX_AD_ID_BYTES
     except UnicodeEncodeError:
         is_id = False
     if not is_id:
         raise errors.InvalidAdError(
-            f"{place}: expected a string of 1 to {_MOST_AD_ID_BYTES} bytes, got "
+            f"{place}: expected a string of 1 to {_MAX_AD_ID_BYTES} bytes, got "
             f"{requests.shortened(ad_id)}."
         )
     return ad_id
 
 
 def _shown(value: Any) -> Any:
-    """Returns a checked value as the catalogue's table holds it; a missing one is null."""
+    """Returns a validated value as the catalog's table stores it; a missing value is null."""
     if isinstance(value, bytes):
         return value.decode() or None
     if isinstance(value, list):

@@ -1,10 +1,10 @@
-"""The ads that were added to an index, or changed, since it was built.
+"""The ads that were added or changed since the index was built.
 
-Everything here only grows: an ad that changes again gets another place, and what an ad's older
-places hold stays as it was. So a snapshot is a few references and a copy of which places are
-alive; whoever holds one is not disturbed by later updates.
+Storage is append-only: an ad that changes again gets a new position, and older positions keep
+their content. A snapshot is therefore a few references and a mask of the positions that are alive,
+and later updates do not affect it.
 
-Shapes: M places, D embedding size, F columns of ad features.
+Shapes: M positions, D embedding size, F columns of ad features.
 """
 
 import dataclasses
@@ -18,7 +18,13 @@ from serving import index, requests
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """The ads of some places that follow each other, laid out for display and for filters."""
+    """The ads at a range of positions, with their filter index.
+
+    Attributes:
+        start: First position.
+        ads: Ad ids and raw fields.
+        eligibility: Resolves filters over `ads`.
+    """
 
     start: int
     ads: pa.Table
@@ -26,20 +32,20 @@ class Segment:
 
     @classmethod
     def of(cls, start: int, ads: pa.Table) -> "Segment":
-        """Lays out a table of ads."""
-        # An ad that changed is there more than once; which row is alive, the snapshot knows.
+        """Creates a segment from a table of ads."""
+        # An ad that changed is in several rows; the snapshot knows which one is alive.
         return cls(start, ads, index.Eligibility(ads, index.AD_ID, unique_ids=False))
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The added ads at one moment.
+    """An immutable view of the added ads.
 
     Attributes:
         embeddings: [M, D] float32.
         features: [M, F] int32.
-        segments: Cover the M places in order.
-        alive: [M] bool: neither removed nor changed since.
+        segments: Segments that cover the M positions in order.
+        alive: [M] bool, whether the ad was neither removed nor changed later.
     """
 
     embeddings: np.ndarray
@@ -48,79 +54,79 @@ class Snapshot:
     alive: np.ndarray
 
     def eligible(self, filters: requests.Filters) -> np.ndarray:
-        """Returns which places are alive and meet filters: [M] bool."""
+        """Returns which positions are alive and match the filters: [M] bool."""
         mask = np.zeros(len(self.alive), bool)
         for segment in self.segments:
             mask[segment.start + segment.eligibility.eligible(filters).rows] = True
         return mask & self.alive
 
-    def take(self, places: np.ndarray) -> pa.Table:
-        """Returns the ad ids and raw fields of places [C]."""
+    def take(self, positions: np.ndarray) -> pa.Table:
+        """Returns the ad ids and raw fields at positions [C]."""
         starts = [segment.start for segment in self.segments]
-        owners = np.searchsorted(starts, places, side="right") - 1
+        owners = np.searchsorted(starts, positions, side="right") - 1
         order = np.argsort(owners, kind="stable")
         parts = [
-            self.segments[owner].ads.take(pa.array(places[owners == owner] - starts[owner]))
+            self.segments[owner].ads.take(pa.array(positions[owners == owner] - starts[owner]))
             for owner in np.unique(owners)
         ]
-        # Parts are in the order of their segments: the inverse brings them back.
+        # The parts are in segment order; the inverse permutation restores the order of positions.
         return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
 
 
 class Delta:
-    """Takes ads in, and gives snapshots. One thread at a time may change it.
+    """Collects added ads and returns snapshots of them. Changes need external locking.
 
     Args:
-        dimension: D.
-        num_columns: F.
+        dimension: Embedding size D.
+        num_columns: Number of columns F of the ad features.
     """
 
     def __init__(self, dimension: int, num_columns: int) -> None:
         self._embeddings = np.empty((0, dimension), np.float32)
         self._features = np.empty((0, num_columns), np.int32)
         self._segments: tuple[Segment, ...] = ()
-        self._place_of: dict[str, int] = {}
+        self._position_of: dict[str, int] = {}
         self._alive = np.zeros(0, bool)
 
     def snapshot(self) -> Snapshot:
-        """Returns what holds now."""
+        """Returns the current state."""
         count = len(self._alive)
         return Snapshot(
             self._embeddings[:count], self._features[:count], self._segments, self._alive
         )
 
     def holds(self, ad_id: str) -> bool:
-        """Returns whether an ad was added, and not removed since."""
-        return ad_id in self._place_of
+        """Returns whether an ad was added and not removed later."""
+        return ad_id in self._position_of
 
     def remove(self, ad_ids: Sequence[str]) -> None:
-        """Takes ads out; those that were never added are not there."""
-        places = [self._place_of.pop(ad_id) for ad_id in ad_ids if ad_id in self._place_of]
+        """Removes ads; ids that were never added are ignored."""
+        positions = [self._position_of.pop(ad) for ad in ad_ids if ad in self._position_of]
         self._alive = self._alive.copy()
-        self._alive[places] = False
+        self._alive[positions] = False
 
     def add(self, ads: pa.Table, embeddings: np.ndarray, features: np.ndarray) -> None:
-        """Puts ads in, each once, in the place of those that have the same id.
+        """Adds ads, replacing those with the same id.
 
         Args:
-            ads: Ad ids and raw fields.
+            ads: B rows of ad ids and raw fields, each id once.
             embeddings: [B, D] float32.
             features: [B, F] int32.
         """
         ad_ids = ads[index.AD_ID].to_pylist()
         self.remove(ad_ids)
         start, end = len(self._alive), len(self._alive) + len(ad_ids)
-        self._embeddings = _with_room(self._embeddings, start, end)
-        self._features = _with_room(self._features, start, end)
-        # Beyond the end of every snapshot, so that none sees it being written.
+        self._embeddings = _grown(self._embeddings, start, end)
+        self._features = _grown(self._features, start, end)
+        # These rows are beyond the end of every snapshot, so no reader sees them being written.
         self._embeddings[start:end] = embeddings
         self._features[start:end] = features
         self._alive = np.append(self._alive, np.ones(len(ad_ids), bool))
-        self._place_of.update(zip(ad_ids, range(start, end), strict=True))
-        self._segments = _joined((*self._segments, Segment.of(start, ads)))
+        self._position_of.update(zip(ad_ids, range(start, end), strict=True))
+        self._segments = _merged((*self._segments, Segment.of(start, ads)))
 
 
-def _with_room(array: np.ndarray, used: int, wanted: int) -> np.ndarray:
+def _grown(array: np.ndarray, used: int, wanted: int) -> np.ndarray:
     if wanted <= len(array):
         return array
     larger = np.empty((max(wanted, 2 * len(array)), array.shape[1]), array.dtype)
@@ -128,11 +134,10 @@ def _with_room(array: np.ndarray, used: int, wanted: int) -> np.ndarray:
     return larger
 
 
-def _joined(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """Joins the last segments until each is less than half of the one before.
+def _merged(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Merges the last segments until each is at most half as large as the one before.
 
-    So there are few of them, and each ad is laid out for filters a few times and not with every
-    update.
+    This keeps the number of segments small without indexing each ad again at every update.
     """
     parts = list(segments)
     while len(parts) > 1 and parts[-2].ads.num_rows < 2 * parts[-1].ads.num_rows:

@@ -1,12 +1,12 @@
-"""An append-only file of records that survives a kill in the middle of a write.
+"""An append-only file of records that survives a crash in the middle of a write.
 
     record   head, payload
     head     magic (4 bytes), length of the payload (8, little-endian), CRC-32 of the payload (4),
              CRC-32 of the head so far (4)
 
-A record is written with one call and flushed to the disk before it counts. What a kill leaves
-is an incomplete last record: readers ignore it, the next writer cuts it off. Damage anywhere
-else is an error, because what is there was acknowledged.
+A record is flushed to disk before it is acknowledged. A crash can leave an incomplete last record:
+readers ignore it, and the next writer truncates it. Damage anywhere else is an error, because it
+affects records that were acknowledged.
 """
 
 import os
@@ -23,7 +23,7 @@ _HEAD = struct.Struct("<4sQII")
 
 
 def first(file: BinaryIO) -> tuple[bytes | None, int]:
-    """Returns the first record, None where it is damaged, and where it ends."""
+    """Returns the first record (None if it is damaged) and its end offset."""
     file.seek(0)
     head = file.read(_HEAD.size)
     data = head + file.read(_length(head, 0) or 0)
@@ -31,10 +31,10 @@ def first(file: BinaryIO) -> tuple[bytes | None, int]:
 
 
 def read(file: BinaryIO, offset: int) -> tuple[list[bytes], int]:
-    """Returns the complete records from an offset on, and where the last of them ends.
+    """Returns the complete records from an offset on, and the end offset of the last one.
 
     Raises:
-        LiveIndexError: A record is damaged that is not the last.
+        LiveIndexError: A record other than the last is damaged.
     """
     records = []
     file.seek(offset)
@@ -49,20 +49,20 @@ def read(file: BinaryIO, offset: int) -> tuple[list[bytes], int]:
     if not _is_torn(rest, end):
         raise errors.LiveIndexError(
             f"{file.name} is damaged at byte {offset + end}, in updates that were acknowledged. "
-            "Restore it from a copy, or remove it: the release is then served without its updates."
+            "Restore it from a copy, or remove it to serve the release without its updates."
         )
     return records, offset + end
 
 
 def append(path: pathlib.Path, record: bytes, end: int) -> int:
-    """Writes a record after `end`, cutting off what lies there, and returns where it ends.
+    """Truncates the file at `end`, appends a record, and returns its end offset.
 
-    The caller holds the lock of the writers.
+    The caller holds the writers' lock.
 
     Raises:
-        OSError: It is not written, as far as the system still lets it be taken back.
+        OSError: The record was not written. The file is truncated at `end` again if possible.
     """
-    # Without a buffer, which would be written once more when the file is closed.
+    # Unbuffered: closing the file would write a buffer again.
     with open(path, "r+b", buffering=0) as file:
         file.truncate(end)
         file.seek(end)
@@ -72,16 +72,16 @@ def append(path: pathlib.Path, record: bytes, end: int) -> int:
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         except OSError:
-            # A whole record that failed to reach the disk would be taken up by the next reader.
+            # Otherwise readers would apply a complete record that may not be on disk.
             file.truncate(end)
             raise
         return file.tell()
 
 
 def create(path: pathlib.Path, records: list[bytes]) -> int:
-    """Writes a new journal in one step, in the place of an old one; returns where it ends.
+    """Atomically replaces the journal, and returns its end offset.
 
-    The caller holds the lock of the writers.
+    The caller holds the writers' lock.
     """
     content = b"".join(map(_encode, records))
     files.write(path, content, durable=True)
@@ -94,7 +94,7 @@ def _encode(record: bytes) -> bytes:
 
 
 def _length(data: bytes, start: int) -> int | None:
-    """Returns the payload's length that the head at a place tells, or None if it is no head."""
+    """Returns the payload's length from the head at an offset, or None if the head is invalid."""
     head = data[start : start + _HEAD.size]
     if len(head) < _HEAD.size or zlib.crc32(head[:-4]) != int.from_bytes(head[-4:], "little"):
         return None
@@ -103,7 +103,7 @@ def _length(data: bytes, start: int) -> int | None:
 
 
 def _record(data: bytes, start: int) -> bytes | None:
-    """Returns the whole record that starts at a place, or None."""
+    """Returns the record at an offset, or None if it is incomplete or damaged."""
     length = _length(data, start)
     if length is None:
         return None
@@ -113,9 +113,9 @@ def _record(data: bytes, start: int) -> bytes | None:
 
 
 def _is_torn(data: bytes, start: int) -> bool:
-    """Returns whether what starts at a place can be the rest of a write that was cut short."""
+    """Returns whether the data at an offset can be the rest of an interrupted write."""
     rest = data[start:]
-    # A crash of the machine may leave zeros where the file had grown already.
+    # If the machine crashes, the file may have grown already but contain zeros.
     if not any(rest):
         return True
     if len(rest) < _HEAD.size:

@@ -1,12 +1,12 @@
-"""Adds, changes and removes ads of a release while it is served.
+"""Adds, changes and removes ads of a release while it is being served.
 
     live = LiveIndex(releases.load("bundles"))
     live.update([{"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5}}], ["ad-3"])
     scores, rows = live.view().search(query_embeddings, 500)
 
-An update counts when `update` returns: it is on the disk, and every process that serves the
-release takes it up with its next `refresh`, which an orchestrator calls with each request.
-Searches take no lock: each works on the view that was current when it began.
+An update is durable when `update` returns. Every process that serves the release applies it at its
+next `refresh`, which an orchestrator calls with each request. Searches take no lock: each uses the
+view that was current when it started.
 
 Shapes: B ads, D embedding size, F columns of ad features.
 """
@@ -28,13 +28,13 @@ from tfrecords.schema import NUM_CANDIDATES
 
 @dataclasses.dataclass(frozen=True)
 class Applied:
-    """What an update did.
+    """Result of an update.
 
     Attributes:
-        added: Ads that were new.
-        changed: Ads that were there, and have other fields now.
-        removed: Ads that were there.
-        unknown: Ids to remove that no ad has.
+        added: Number of new ads.
+        changed: Number of existing ads that were replaced.
+        removed: Number of ads that were removed.
+        unknown: Number of ids to remove that did not exist.
     """
 
     added: int
@@ -44,14 +44,14 @@ class Applied:
 
 
 class LiveIndex:
-    """The ads of a release with its updates. Calls from several threads are safe.
+    """The ads of a release including live updates. Thread-safe.
 
     Args:
         release: The loaded release.
-        config: None = the defaults.
+        config: Thresholds. None uses the defaults.
 
     Raises:
-        LiveIndexError: There are updates, but of another release, or damaged ones.
+        LiveIndexError: The journal is damaged, or belongs to another release.
     """
 
     def __init__(self, release: releases.Bundle, config: LiveConfig | None = None) -> None:
@@ -68,42 +68,41 @@ class LiveIndex:
         self._tower_lock = threading.Lock()
         self._recall: float | None = None
         self._problem: str | None = None
-        # The state of the journal that the view shows.
+        # State of the journal file at the time of the current view.
         self._shown: tuple[int, ...] | None = None
         self._catch_up()
 
     def view(self) -> live_view.LiveView:
-        """Returns the ads as they are now."""
+        """Returns the current view of the ads."""
         return self._view
 
     def refresh(self) -> None:
-        """Takes up what any process has written; a look at the file where nothing is new.
+        """Applies updates that any process has written since the last call.
 
-        A journal that was damaged meanwhile is reported in `status`, and the ads stay as they
-        were.
+        If the journal has become damaged, `status` reports it, and the view does not change.
         """
         try:
-            # Without the lock, so that nobody waits where nothing is new.
+            # Checked without the lock, so that requests do not wait if nothing is new.
             if self._store.state_of_file() != self._shown:
                 with self._lock:
                     self._catch_up()
             self._problem = None
         except errors.LiveIndexError as error:
             if str(error) != self._problem:
-                logging.error("Updates are not taken up: %s", error)
+                logging.error("Live updates are not applied: %s", error)
             self._problem = str(error)
 
     def update(self, ads: Sequence[Mapping[str, Any]] = (), removed: Sequence[Any] = ()) -> Applied:
-        """Adds or changes ads, and removes others, all at once; on the disk when it returns.
+        """Adds, changes and removes ads in one atomic and durable step.
 
         Args:
-            ads: As `ad_rows` describes them; one that is there already is replaced.
-            removed: Ids of ads that are to go.
+            ads: Ads in the format described in `ad_rows`. Existing ads are replaced.
+            removed: Ids of ads to remove.
 
         Raises:
-            InvalidAdError: An ad or an id is refused, and nothing is changed.
+            InvalidAdError: An ad or an id is invalid. Nothing is changed.
             LiveIndexError: The journal cannot be read or written.
-            ProbeMismatchError: The ad tower is not the release's.
+            ProbeMismatchError: The ad tower does not reproduce the release's embeddings.
         """
         rows, table = self._rows.check(ads)
         added = table[AD_ID].to_pylist()
@@ -111,22 +110,22 @@ class LiveIndex:
         both = set(added) & set(gone)
         if both:
             raise errors.InvalidAdError(
-                f"removed: expected other ads than those that are added, got {min(both)!r} in both."
+                f"removed: expected no ad that is also in ads, got {min(both)!r} in both. Send it "
+                "in one of them."
             )
-        # Before the locks: it takes a second for some thousand ads, and searches and other
-        # processes would wait.
+        # Before taking the locks: embedding takes a second for some thousand ads.
         change = live_update.Update(tuple(gone), table, *self._embed(rows))
         with self._lock, self._store.writing():
             self._catch_up()
-            there, found = self._state.holds(added), self._state.holds(gone)
+            changed, found = self._state.holds(added), self._state.holds(gone)
             self._store.append(change)
-            self._take_up([change])
-            self._rewrite_if_worn()
+            self._apply([change])
+            self._compact_if_needed()
             self._shown = self._store.seen
-        return Applied(len(added) - there, there, found, len(gone) - found)
+        return Applied(len(added) - changed, changed, found, len(gone) - found)
 
     def status(self) -> dict[str, Any]:
-        """Returns what is live, for people and monitoring."""
+        """Returns the state of the live index for monitoring."""
         view = self._view
         return {
             "num_ads": view.num_ads,
@@ -139,32 +138,32 @@ class LiveIndex:
         }
 
     def rebuild_suggested(self) -> str | None:
-        """Returns why a new release should be exported, or None."""
+        """Returns the reason to export a new release, or None."""
         view, config, num_ads = self._view, self._config, self._release.ad_index.num_ads
         if view.num_added > config.max_added:
             return (
-                f"{view.num_added:,} added ads are compared one by one in each search; up to "
-                f"{config.max_added:,} take little time."
+                f"Each search compares all {view.num_added:,} added ads; expected at most "
+                f"{config.max_added:,}."
             )
-        for count, most, what in (
+        for count, max_share, what in (
             (view.num_added, config.max_added_share, "added"),
             (view.num_removed, config.max_removed_share, "removed or changed"),
         ):
-            if count > most * num_ads:
+            if count > max_share * num_ads:
                 return (
-                    f"{count:,} ads were {what}, {count / num_ads:.0%} of the release; the index "
-                    f"was tuned without them. Up to {most:.0%} matter little."
+                    f"{count:,} ads were {what}, {count / num_ads:.0%} of the release; expected at "
+                    f"most {max_share:.0%}, because the index was tuned without these changes."
                 )
         exported = self._release.manifest.index["recall_at_500_against_exact"]
         if self._recall is not None and self._recall < exported - config.max_recall_loss:
-            recall = f"Recall at {NUM_CANDIDATES} is {self._recall:.4f}"
+            recall = f"Recall at {NUM_CANDIDATES} fell to {self._recall:.4f}"
             return f"{recall}; it was {exported:.4f} at export."
         return None
 
     def measure_recall(self) -> float:
-        """Returns the share of the exact top `NUM_CANDIDATES` that searches of the live ads find.
+        """Measures recall at `NUM_CANDIDATES` of searches of the live ads, in [0, 1].
 
-        The queries are those that the export left with the index, or else its probes.
+        The queries are the sample queries saved with the index, or the probes without them.
         """
         kept = self._release.ad_index.sample_queries
         probed = self._release.manifest.probes["query_embeddings"]
@@ -202,12 +201,12 @@ class LiveIndex:
         if news is not None:
             if news.from_start:
                 self._state = live_state.LiveState(self._release.ad_index)
-            self._take_up(news.updates)
+            self._apply(news.updates)
         self._problem = None
         self._shown = self._store.seen
 
-    def _take_up(self, updates: Sequence[live_update.Update]) -> None:
-        """Applies updates that are on the disk; of one that fails, all are read again."""
+    def _apply(self, updates: Sequence[live_update.Update]) -> None:
+        """Applies updates from the journal; if one fails, all are read again the next time."""
         try:
             for update in updates:
                 self._state.apply(update)
@@ -215,19 +214,19 @@ class LiveIndex:
         except Exception as error:
             self._store.forget()
             raise errors.LiveIndexError(
-                f"Updates are on the disk, but could not be taken up ({error}); they are tried "
-                "again with the next request."
+                f"The updates are on disk but could not be applied ({error}). The next request "
+                "tries again."
             ) from error
 
-    def _rewrite_if_worn(self) -> None:
+    def _compact_if_needed(self) -> None:
         dead = self._state.num_dead
         if dead > max(self._config.max_dead, self._view.num_added):
             condensed = self._state.condensed()
             try:
                 self._store.rewrite(condensed)
             except errors.LiveIndexError as error:
-                # A worn journal is read a little more slowly; the update itself is done.
+                # The update itself is complete; a longer journal is only slower to read.
                 logging.error("%s", error)
                 return
             self._state = live_state.LiveState(self._release.ad_index)
-            self._take_up([condensed])
+            self._apply([condensed])

@@ -1,4 +1,4 @@
-"""The updates of a release in memory, applied one after the other.
+"""The in-memory state of a live index: a release with its updates applied.
 
 Shapes: N ads of the release.
 """
@@ -11,10 +11,10 @@ from serving.live import additions, live_update, live_view
 
 
 class LiveState:
-    """What holds after all updates so far. One thread at a time may use it; views are free.
+    """State after all updates so far. Not thread-safe, but its views are.
 
     Args:
-        released: The release's index.
+        released: Index of the release.
     """
 
     def __init__(self, released: index.AdIndex) -> None:
@@ -32,11 +32,11 @@ class LiveState:
             self._added.add(update.ads, update.embeddings, update.features)
 
     def view(self) -> live_view.LiveView:
-        """Returns the ads as they are now."""
+        """Returns a view of the current ads."""
         return live_view.LiveView(self._released, self._removed, self._added.snapshot())
 
     def holds(self, ad_ids: list[str]) -> int:
-        """Returns how many of some ads can be found."""
+        """Returns how many of the given ads exist."""
         rows = self._released.find(ad_ids)
         return sum(
             self._added.holds(ad_id)
@@ -46,17 +46,17 @@ class LiveState:
 
     @property
     def num_dead(self) -> int:
-        """Places of ads that were changed again or removed."""
+        """Number of positions of added ads that were later changed or removed."""
         alive = self._added.snapshot().alive
         return len(alive) - int(alive.sum())
 
     def condensed(self) -> live_update.Update:
-        """Returns one update that leads from the release to what holds now."""
+        """Returns a single update that leads from the release to the current state."""
         added = self._added.snapshot()
-        places = np.flatnonzero(added.alive)
+        alive = np.flatnonzero(added.alive)
         removed = self._released.ad_ids(self._removed.rows)
         schema = self._released.table_schema.remove_metadata()
-        ads = added.take(places) if len(places) else pa.table(schema.empty_table())
+        ads = added.take(alive) if len(alive) else pa.table(schema.empty_table())
         return live_update.Update(
-            tuple(removed), ads, added.embeddings[places], added.features[places]
+            tuple(removed), ads, added.embeddings[alive], added.features[alive]
         )

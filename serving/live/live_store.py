@@ -1,7 +1,7 @@
-"""The updates of a release on the disk: `BASE/live/N/journal`, read by all, written by one.
+"""The updates of a release on disk: `BASE/live/N/journal`, with many readers and one writer.
 
-The first record says which release and training the updates belong to, and names the generation
-of the file: a journal that was written anew is another generation, and is read from its start.
+The first record names the release, its training run, and the generation of the file. A rewritten
+journal has a new generation, and is read from the start.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class News:
-    """What a journal holds that was not read before.
+    """Updates in a journal that have not been read before.
 
     Attributes:
-        from_start: Whether these are all its updates, and those read before count no more.
-        updates: In their order.
+        from_start: Whether these are all updates, which replace those read before.
+        updates: Updates in order.
     """
 
     from_start: bool
@@ -34,16 +34,16 @@ class News:
 
 
 class LiveStore:
-    """A reader and writer of the updates of one release. One thread at a time may use it.
+    """Reads and writes the updates of one release. Not thread-safe.
 
     Args:
         base: Base directory of the bundles.
-        version: Of the release.
-        training_id: Of the release.
+        version: Release version.
+        training_id: Training id of the release.
 
     Attributes:
-        seen: The state of the file that was read last.
-        num_bytes: Of the file that were read.
+        seen: State of the file at the last read, see `state_of_file`.
+        num_bytes: Number of bytes of the file that have been read.
     """
 
     def __init__(self, base: pathlib.Path, version: int, training_id: str) -> None:
@@ -56,15 +56,15 @@ class LiveStore:
         self.num_bytes = 0
 
     def news(self) -> News | None:
-        """Returns what came since the last call, or None where nothing did.
+        """Returns the updates since the last call, or None if there are none.
 
         Raises:
-            LiveIndexError: The journal is of another release, or damaged.
+            LiveIndexError: The journal is damaged, or belongs to another release.
         """
         seen = self.state_of_file()
         if seen == self.seen:
             if self._failure is not None:
-                # Not read again until it changes; but nothing may be written after it either.
+                # A damaged file is not read again until it changes, and must not be appended to.
                 raise errors.LiveIndexError(self._failure)
             return None
         self.seen, self._failure = seen, None
@@ -75,14 +75,14 @@ class LiveStore:
             raise
 
     def forget(self) -> None:
-        """Lets the next `news` begin at the start: what was read was not taken up."""
+        """Makes the next `news` read from the start, because an update could not be applied."""
         self.seen, self._failure, self._generation, self.num_bytes = (), None, None, 0
 
     def state_of_file(self) -> tuple[int, ...] | None:
-        """Returns what changes with the journal; None where there is none.
+        """Returns inode, size and mtime of the journal; None if it does not exist.
 
         Raises:
-            LiveIndexError: It cannot be looked at.
+            LiveIndexError: The file cannot be inspected.
         """
         try:
             state = os.stat(self._path)
@@ -94,7 +94,7 @@ class LiveStore:
 
     def _read(self, is_there: bool) -> News | None:
         if not is_there:
-            # Taken away by hand: the release is served as it was exported.
+            # Removed by an operator: the release is served as it was exported.
             self._generation, self.num_bytes = None, 0
             return News(True, [])
         try:
@@ -110,24 +110,24 @@ class LiveStore:
         return News(news is None, updates) if news is None or updates else None
 
     def _news_in(self, file: BinaryIO) -> tuple[list[bytes], int] | None:
-        """Returns the records after those that were read, and where the last of them ends.
+        """Returns the records after those already read, and the end offset of the last one.
 
-        None where an older copy was put back: the journal is shorter then, or has grown since, and
-        no record ends where reading ended.
+        Returns None if an older copy was restored: the journal is shorter, or no record ends at
+        the offset where reading stopped.
         """
         if os.fstat(file.fileno()).st_size < self.num_bytes:
             return None
         try:
             return journal.read(file, self.num_bytes)
         except errors.LiveIndexError:
-            return None  # Damage is found again from the start.
+            return None  # Reading from the start finds any damage again.
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Keeps other processes from writing; read the news before anything is written.
+        """Locks out other writers in a `with` block. Read `news` before writing.
 
         Raises:
-            LiveIndexError: The directory cannot be made or locked.
+            LiveIndexError: The directory cannot be created or locked.
         """
         with contextlib.ExitStack() as until_written:
             try:
@@ -140,15 +140,15 @@ class LiveStore:
     def _make_directory(self) -> None:
         if not self._directory.is_dir():
             self._directory.mkdir(parents=True, exist_ok=True)
-            # A directory lives through a crash of the machine when its parent is on the disk.
+            # A new directory survives a crash of the machine only if its parent is synced.
             for parent in (self._directory.parent, self._directory.parent.parent):
                 files.sync(parent)
 
     def append(self, update: live_update.Update) -> None:
-        """Adds an update; it is on the disk when this returns. The caller holds `writing`.
+        """Durably appends an update. The caller holds `writing`.
 
         Raises:
-            LiveIndexError: It cannot be written.
+            LiveIndexError: The update cannot be written.
         """
         record = live_update.encode(update)
         try:
@@ -161,27 +161,25 @@ class LiveStore:
         self._note_state()
 
     def rewrite(self, update: live_update.Update) -> None:
-        """Puts one update in the place of all there are. The caller holds `writing`.
+        """Replaces all updates by a single one. The caller holds `writing`.
 
         Raises:
-            LiveIndexError: It cannot be written; the journal is as it was.
+            LiveIndexError: The update cannot be written. The journal is unchanged.
         """
         try:
             self._create([live_update.encode(update)])
         except OSError as error:
-            raise errors.LiveIndexError(
-                f"{self._path} cannot be written anew ({error})."
-            ) from error
+            raise errors.LiveIndexError(f"{self._path} cannot be rewritten ({error}).") from error
         self._note_state()
 
     def _not_written(self, error: OSError) -> str:
-        return f"{self._path} cannot be written ({error}); the update is not applied."
+        return f"{self._path} cannot be written ({error}). The update is not applied."
 
     def _note_state(self) -> None:
         try:
             self.seen = self.state_of_file()
         except errors.LiveIndexError:
-            self.seen = ()  # Then the next `news` looks, from where was written.
+            self.seen = ()  # Makes the next `news` read from the current offset.
 
     def _create(self, records: list[bytes]) -> None:
         generation = uuid.uuid4().hex
@@ -190,23 +188,23 @@ class LiveStore:
         self._generation = generation
 
     def _check(self, header: bytes | None) -> str:
-        """Returns the generation of a journal of this release."""
+        """Checks that the journal belongs to this release, and returns its generation."""
         try:
             found: dict[str, Any] = json.loads(header or b"")
             generation = found.pop("generation")
         except (ValueError, KeyError, AttributeError) as error:
             raise errors.LiveIndexError(
-                f"{self._path} is no journal of updates. Restore it from a copy, or remove it."
+                f"{self._path} is not a journal of updates. Restore it from a copy, or remove it."
             ) from error
         if found != self._identity:
             raise errors.LiveIndexError(
-                f"{self._path} belongs to {_words(found)}, expected {_words(self._identity)}. "
-                "Remove it, and apply its updates to this release."
+                f"{self._path} belongs to {_description(found)}, expected "
+                f"{_description(self._identity)}. Remove it, and apply its updates to this release."
             )
         return generation
 
 
-def _words(identity: dict[str, Any]) -> str:
+def _description(identity: dict[str, Any]) -> str:
     return (
         f"release {identity.get('version')} of training {identity.get('training_id')} "
         f"(format {identity.get('format')})"

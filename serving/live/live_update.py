@@ -1,8 +1,8 @@
-"""One update of a live index as a record of its journal.
+"""An update of a live index, as a record of the journal.
 
-A record is an Arrow stream: the ads that were added or changed, with the embeddings and encoded
-features that the ad tower gave for them, so that whoever reads the journal needs no tower; and,
-in the metadata, the ids of the ads that were removed.
+A record is an Arrow stream. Its rows are the added and changed ads, with their embeddings and
+encoded features, so that readers do not need the ad tower. The ids of removed ads are in the
+metadata.
 
 Shapes: B ads, D embedding size, F columns of ad features.
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from serving import errors
 
-# No field has such a name.
+# Field names never start with two underscores.
 _EMBEDDING, _FEATURES = "__embedding__", "__features__"
 _REMOVED = b"removed"
 
@@ -54,7 +54,7 @@ def decode(record: bytes) -> Update:
     """Returns the update of a record.
 
     Raises:
-        LiveIndexError: It is none.
+        LiveIndexError: The record is not a valid update.
     """
     try:
         table = pa.ipc.open_stream(record).read_all().combine_chunks()
@@ -63,8 +63,8 @@ def decode(record: bytes) -> Update:
         features = _matrix(table[_FEATURES], np.int32)
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise errors.LiveIndexError(
-            f"A record of the live index is no update ({error}). It was written by another version "
-            "of tfrec: remove the journal and apply its updates again."
+            f"A record of the live index is not a valid update ({error}). Another version of tfrec "
+            "may have written it. Remove the journal and apply its updates again."
         ) from error
     ads = table.drop_columns([_EMBEDDING, _FEATURES]).replace_schema_metadata(None)
     return Update(tuple(removed), ads, embeddings, features)

@@ -1,8 +1,7 @@
-"""A live index at one moment: the ads of the release, less those removed, and the added ones.
+"""An immutable view of a live index: the ads of the release without removed ads, and added ads.
 
-Rows 0..N-1 are the release's; the added ads follow, and a row never becomes another ad's. The
-added ads are compared exactly with each query, so that a search takes as much longer as there
-are added ads.
+Rows 0..N-1 are the ads of the release, followed by the added ads. A row always refers to the same
+ad. Each query is compared with all added ads, so the search time grows with their number.
 
 Shapes: B queries, C ads, N ads of the release, M added ads, D embedding size, F ad columns.
 """
@@ -18,9 +17,7 @@ import pyarrow as pa
 from serving import index, requests
 from serving.live import additions
 
-# faiss's type stubs do not know all of it.
-_faiss: Any = faiss
-_MOST_KEPT = 64
+_MAX_KEPT = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,26 +25,26 @@ class LiveSet:
     """Eligible ads of a live index.
 
     Attributes:
-        released: Of the N ads of the release.
-        added: [M] bool, of the added ads.
+        released: Eligible rows of the N ads of the release.
+        added: [M] bool, whether an added ad is eligible.
     """
 
     released: index.RowSet
     added: np.ndarray
 
     @functools.cached_property
-    def places(self) -> np.ndarray:
-        """The added ads in it, rising."""
+    def positions(self) -> np.ndarray:
+        """Ascending positions of the eligible added ads."""
         return np.flatnonzero(self.added)
 
 
 class LiveView:
-    """What is searched and shown; immutable, so that threads share it without locks.
+    """Searches and looks up the current ads. Immutable, and therefore thread-safe.
 
     Args:
-        released: The release's index.
-        removed: Its ads that were removed or changed.
-        added: The ads that came later.
+        released: Index of the release.
+        removed: Rows of the release that were removed or changed.
+        added: Snapshot of the added ads.
     """
 
     def __init__(
@@ -61,25 +58,25 @@ class LiveView:
 
     @property
     def num_ads(self) -> int:
-        """Ads that can be found."""
-        return self._everything.released.count + len(self._everything.places)
+        """Number of ads that can be found."""
+        return self._everything.released.count + len(self._everything.positions)
 
     @property
     def num_added(self) -> int:
-        """Ads that were added or changed, and are compared one by one."""
-        return len(self._everything.places)
+        """Number of added or changed ads, which are compared exactly."""
+        return len(self._everything.positions)
 
     @property
     def num_removed(self) -> int:
-        """Ads of the release that were removed or changed."""
+        """Number of ads of the release that were removed or changed."""
         return self._released.num_ads - self._everything.released.count
 
     def eligible(self, filters: requests.Filters) -> LiveSet:
-        """Returns the ads that meet filters, as `FilterFields.check` gives them."""
+        """Returns the ads that match filters returned by `FilterFields.check`."""
         kept = self._kept.get(filters)
         if kept is None:
             kept = self._resolve(filters)
-            if len(self._kept) >= _MOST_KEPT:
+            if len(self._kept) >= _MAX_KEPT:
                 self._kept.clear()
             self._kept[filters] = kept
         return kept
@@ -97,18 +94,18 @@ class LiveView:
 
         Args:
             query_embeddings: [B, D] float32.
-            k: Ads wanted for each query.
-            eligible: The ads that may be found; None = all.
+            k: Number of ads to return for each query.
+            eligible: Ads that may be returned. None allows all.
 
         Returns:
-            Scores [B, min(k, eligible ads)] float32, descending, and rows, int64, alike.
+            Scores [B, min(k, eligible ads)] float32, descending, and rows of the same shape, int64.
         """
         eligible = self._everything if eligible is None else eligible
         found = self._released.search(query_embeddings, k, eligible.released)
         return self._merge(query_embeddings, k, eligible, found)
 
     def search_exactly(self, query_embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the best of all ads by comparing each, as far as the index keeps exact vectors."""
+        """Finds the best ads exhaustively, with the most exact vectors that the index stores."""
         everything = self._everything
         found = self._released.search_exactly(query_embeddings, k, everything.released)
         return self._merge(query_embeddings, k, everything, found)
@@ -127,7 +124,7 @@ class LiveView:
         return [ad_id for ad_id, _ in self.listed(rows)]
 
     def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Returns the raw fields of rows [C]; NaN and infinity, no JSON, are None."""
+        """Returns the raw fields of rows [C]; NaN and infinity become None."""
         return [fields for _, fields in self.listed(rows)]
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
@@ -142,7 +139,7 @@ class LiveView:
         return joined.take(pa.array(order))
 
     def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
-        """Returns `ad_ids` and `display` of rows [C] together, for one look-up."""
+        """Returns `ad_ids` and `display` of rows [C] with a single lookup."""
         is_added = rows >= self._released.num_ads
         released = self._released.listed(rows[~is_added])
         if not is_added.any():
@@ -161,40 +158,40 @@ class LiveView:
         eligible: LiveSet,
         found: tuple[np.ndarray, np.ndarray],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Puts the added ads in their places among those found in the release."""
-        places = eligible.places
-        if not len(places):
+        """Merges the added ads into the results from the release."""
+        positions = eligible.positions
+        if not len(positions):
             return found
-        total = min(k, eligible.released.count + len(places))
-        embeddings, sparse = self._added.embeddings, 2 * len(places) < len(eligible.added)
+        total = min(k, eligible.released.count + len(positions))
+        embeddings, sparse = self._added.embeddings, 2 * len(positions) < len(eligible.added)
         if sparse:
-            embeddings = embeddings[places]
+            embeddings = embeddings[positions]
         scores = np.empty((len(query_embeddings), total), np.float32)
         rows = np.empty((len(query_embeddings), total), np.int64)
         for b, (own_scores, own_rows) in enumerate(zip(*found, strict=True)):
             added_scores = _inner_products(query_embeddings[b], embeddings)
-            added_scores = added_scores if sparse else added_scores[places]
-            # With k ads found, only what beats the last of them can come in.
-            least = own_scores[-1] if len(own_scores) == k else -np.inf
-            better = np.flatnonzero(added_scores > least)
+            added_scores = added_scores if sparse else added_scores[positions]
+            # With k ads found, only ads that beat the last of them can enter.
+            threshold = own_scores[-1] if len(own_scores) == k else -np.inf
+            better = np.flatnonzero(added_scores > threshold)
             joined = np.concatenate([own_scores, added_scores[better]])
-            joined_rows = np.concatenate([own_rows, places[better] + self._released.num_ads])
+            joined_rows = np.concatenate([own_rows, positions[better] + self._released.num_ads])
             order = np.argsort(-joined, kind="stable")[:total]
             scores[b], rows[b] = joined[order], joined_rows[order]
         return scores, rows
 
 
 def _inner_products(query: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
-    """Returns the inner products [M] of a query [D] with embeddings [M, D], on this thread.
+    """Returns the inner products [M] of a query [D] with embeddings [M, D], in this thread.
 
-    numpy would start threads, which wait for each other wherever a core is busy.
+    NumPy would start threads, which are slow if a core is busy.
     """
     query = np.ascontiguousarray(query, dtype=np.float32)
     scores = np.empty(len(embeddings), np.float32)
-    _faiss.fvec_inner_products_ny(
-        _faiss.swig_ptr(scores),
-        _faiss.swig_ptr(query),
-        _faiss.swig_ptr(embeddings),
+    faiss.fvec_inner_products_ny(
+        faiss.swig_ptr(scores),
+        faiss.swig_ptr(query),
+        faiss.swig_ptr(embeddings),
         len(query),
         len(embeddings),
     )

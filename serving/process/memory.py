@@ -1,4 +1,4 @@
-"""Memory of this process: how much there is, and giving back what a closed release leaves."""
+"""Measures the memory of a process, and returns freed memory to the operating system."""
 
 import ctypes
 import gc
@@ -10,11 +10,11 @@ _M_ARENA_MAX = -8
 
 
 def share_heaps() -> None:
-    """Lets the threads to come share one heap a core, where glibc would make up to eight.
+    """Limits glibc to one heap per core; its default is up to eight.
 
-    Threads come and go with each model, and what is left of a model in every heap is memory that
-    cannot be returned: 3 MB a release change, without an end in sight. To be called before numpy
-    or TensorFlow is imported. The variable MALLOC_ARENA_MAX of the environment goes first.
+    Threads come and go with each model. Each heap keeps memory that cannot be returned, so that
+    memory would grow by 3 MB with each release change. Call this before importing NumPy or
+    TensorFlow. The environment variable MALLOC_ARENA_MAX takes precedence.
     """
     if "MALLOC_ARENA_MAX" in os.environ:
         return
@@ -26,16 +26,16 @@ def share_heaps() -> None:
 
 
 def release_freed_memory() -> None:
-    """Returns what is no longer used to the system; a tenth of a second or less.
+    """Returns unused memory to the operating system, in up to 0.1 s.
 
-    TensorFlow's functions refer to each other, so that it takes a collection to free them.
+    It runs the garbage collector, because TensorFlow functions are reference cycles.
     """
     gc.collect()
     trim_heap()
 
 
 def trim_heap() -> None:
-    """Returns freed memory to the system: glibc keeps it for itself until it is asked."""
+    """Returns freed memory to the operating system, which glibc does only on request."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError):
@@ -44,15 +44,15 @@ def trim_heap() -> None:
 
 
 def resident_bytes(pid: int | None = None) -> int:
-    """Returns the memory that a process holds and that no file backs, in bytes (Linux).
+    """Returns the anonymous resident memory of a process in bytes (Linux).
 
-    Mapped files are left out: the system takes their pages back when it needs them.
+    Mapped files are excluded, because the system can reclaim their pages.
 
     Args:
-        pid: None = this process.
+        pid: Process id. None is this process.
     """
     path = pathlib.Path("/proc") / str(pid or os.getpid()) / "status"
     for line in path.read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"{path} has no line RssAnon: its kernel does not say what memory is mapped.")
+    raise OSError(f"{path} has no line RssAnon, expected one. Use Linux 4.5 or later.")

@@ -1,4 +1,4 @@
-"""Waits until a process is to stop."""
+"""Waits for the signal to stop a process."""
 
 import os
 import select
@@ -7,20 +7,19 @@ from collections.abc import Callable
 
 
 class StopSignal:
-    """Is set by SIGTERM and SIGINT from now on, and by `set`; the main thread waits for it.
+    """An event that SIGTERM, SIGINT and `set` set, and that the main thread waits for.
 
-    Over a pipe that the signal itself writes to, in whichever thread it arrives and whatever the
-    main thread is about to do. A handler in Python runs only once the main thread is back in the
-    interpreter, which a wait that has just begun, or that another thread's signal does not
-    interrupt, may never let it be. (`threading.Event.set` in a handler takes a lock that a main
-    thread which begins to wait holds.)
+    It uses a pipe that the signal itself writes to (`signal.set_wakeup_fd`), in any thread and at
+    any time. A Python handler runs only when the main thread is back in the interpreter, which may
+    never happen if it has just started to wait, or if the signal arrives in another thread.
+    `threading.Event.set` in a handler can deadlock with a main thread that starts to wait.
     """
 
     def __init__(self, again: Callable[[int], None] | None = None) -> None:
-        """Handles the signals; to be made in the main thread.
+        """Installs the signal handlers. Must be called in the main thread.
 
         Args:
-            again: Is called with a signal's number when it comes a second time.
+            again: Called with the number of a signal that arrives a second time.
         """
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -32,11 +31,15 @@ class StopSignal:
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def set(self) -> None:
-        """Lets those who wait go on."""
+        """Sets the event."""
         os.write(self._writer, bytes([signal.SIGTERM]))
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits; returns whether it is set, False after `seconds` without."""
+        """Waits until the event is set; returns False on timeout.
+
+        Args:
+            seconds: Timeout. None waits without a timeout.
+        """
         while not self._is_set and select.select([self._reader], [], [], seconds)[0]:
             # Python writes the number of any signal that it handles.
             self._is_set = not {signal.SIGTERM, signal.SIGINT}.isdisjoint(

@@ -1,8 +1,8 @@
-"""A circuit breaker: a server that fails again and again is left alone for a while.
+"""A circuit breaker, which pauses calls to a server that fails repeatedly.
 
-    closed ── failures in a row ──► open ── pause is over ──► half-open: one call goes through
-       ▲                              ▲                               │
-       └──────────── it succeeds ─────┼───────── it fails ────────────┘
+    closed ── consecutive failures ──► open ── pause elapsed ──► half-open: one trial call
+       ▲                                 ▲                            │
+       └──────────── success ────────────┼───────── failure ──────────┘
 
 References: M. Nygard, Release It!, 2nd edition, 2018, "Circuit Breaker".
 """
@@ -14,11 +14,11 @@ from serving.config import BreakerConfig
 
 
 class CircuitBreaker:
-    """Counts failures and says whether a call may go. For one event loop, no threads.
+    """Counts failures and decides whether a call is allowed. Not thread-safe.
 
     Args:
-        config: None uses the defaults.
-        clock: Returns seconds.
+        config: Thresholds and pauses. None uses the defaults.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class CircuitBreaker:
         return "open" if self._clock() < self._open_until else "half_open"
 
     def admit(self) -> bool:
-        """Returns whether a call may go; then `succeeded`, `failed` or `abandoned` must follow."""
+        """Returns whether a call is allowed. Report its end as succeeded, failed or abandoned."""
         state = self.state
         if state == "closed":
             return True
@@ -49,14 +49,14 @@ class CircuitBreaker:
         return True
 
     def succeeded(self) -> None:
-        """A call gave what was asked for."""
+        """Records a successful call."""
         self._failures = 0
         self._pause = self._config.pause_seconds
         self._open_until = None
         self._trying = False
 
     def failed(self) -> None:
-        """A call failed by the server's fault."""
+        """Records a call that failed because of the server."""
         self._failures += 1
         tried, self._trying = self._trying, False
         if tried:
@@ -65,5 +65,5 @@ class CircuitBreaker:
             self._open_until = self._clock() + self._pause
 
     def abandoned(self) -> None:
-        """A call ended without saying anything about the server."""
+        """Records a call whose end says nothing about the server, such as a cancellation."""
         self._trying = False

@@ -1,4 +1,4 @@
-"""A release's ranker in this process: what `ranker_client` asks a server for, without one.
+"""Runs a release's ranker in this process, with the interface of `RankerClient`.
 
 Shapes: B requests, C candidates, F columns of ad features.
 """
@@ -12,6 +12,7 @@ from concurrent import futures
 import numpy as np
 
 from serving import errors, releases, requests, saved_model
+from serving.ranker import ranker_client
 
 _SIGNATURE = "serving_default"
 
@@ -20,8 +21,8 @@ class LocalRanker:
     """Scores candidates with the SavedModel of a release.
 
     Attributes:
-        address: `this process`.
-        version: Of the release.
+        address: `this process`, for messages.
+        version: Release version.
     """
 
     address = "this process"
@@ -30,11 +31,11 @@ class LocalRanker:
         """Loads the SavedModel.
 
         Args:
-            release: Has the ranker.
-            num_threads: Calls at once; None = one for each core.
+            release: The loaded release.
+            num_threads: Maximum number of concurrent calls. None uses the number of cores.
 
         Raises:
-            RankerUnavailableError: It cannot be loaded.
+            RankerUnavailableError: The SavedModel cannot be loaded.
         """
         self.version = release.version
         path = pathlib.Path(release.base) / "ranker" / str(release.version)
@@ -63,17 +64,17 @@ class LocalRanker:
         self._finalizer = weakref.finalize(self, self._runner.close)
 
     def connection(self) -> int:
-        """Returns 1: it is always the same model."""
+        """Returns 1, because the model never changes."""
         return 1
 
     async def predict(
         self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
     ) -> dict[str, np.ndarray]:
-        """Scores candidates; arguments and results as `RankerClient.predict`.
+        """Scores candidates; see `RankerClient.predict`.
 
         Raises:
-            RankerDeadlineError: The time is over.
-            RankerReplyError: The model refuses the inputs, or gives what is not finite.
+            RankerDeadlineError: The call took longer than `timeout_seconds`.
+            RankerReplyError: The model rejects the inputs, or a score is not finite.
         """
         running = asyncio.get_running_loop().run_in_executor(
             self._executor, self.score, columns, ad_features
@@ -86,33 +87,24 @@ class LocalRanker:
             ) from error
 
     async def close(self) -> None:
-        """Waits for the running calls, and frees the model."""
+        """Waits for running calls, and frees the model."""
         self.free()
 
     def free(self) -> None:
-        """As `close`, where no event loop runs."""
+        """Does the same as `close`, without an event loop."""
         self._executor.shutdown(wait=True)
         self._finalizer()
 
     def score(self, columns: requests.Columns, ad_features: np.ndarray) -> dict[str, np.ndarray]:
-        """As `predict`, in the thread of the caller and without a deadline."""
-        feeds = {
-            self._inputs[name]: column
-            if isinstance(column, np.ndarray)
-            else np.array(column, dtype=object)
-            for name, column in columns.items()
-        }
-        feeds[self._inputs["ad_features"]] = ad_features
+        """Does the same as `predict`, in the calling thread and without a deadline."""
+        feeds = saved_model.feeds_of(self._inputs, {**columns, "ad_features": ad_features})
         try:
             found = self._runner.run(feeds, list(self._outputs.values()))
         except Exception as error:
             raise errors.RankerReplyError(
-                f"The ranker of this process refused the call: {error}"
+                f"The ranker of this process rejected the call: {error}"
             ) from error
         scores = {name: found[tensor] for name, tensor in self._outputs.items()}
         for name, values in scores.items():
-            if not np.isfinite(values).all():
-                raise errors.RankerReplyError(
-                    f"The ranker's {name} holds values that are not finite."
-                )
+            ranker_client.check_finite(name, values)
         return scores

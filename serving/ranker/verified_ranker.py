@@ -1,4 +1,4 @@
-"""The ranker behind its client, used only after it has reproduced the bundle's probes."""
+"""A ranker whose scores are used only after it has reproduced the bundle's probes."""
 
 import asyncio
 import logging
@@ -10,37 +10,37 @@ import numpy as np
 from serving import errors, releases, requests
 
 _PROBE_TIMEOUT_SECONDS = 5.0
-# A server that failed its probes is asked again after this, not with every request.
+# Time before a server that failed its probes is checked again.
 _RECHECK_SECONDS = 1.0
 
 
 class Scorer(Protocol):
-    """What gives a ranker's scores: `ranker_client.RankerClient`, `local_ranker.LocalRanker`.
+    """Interface of `RankerClient` and `LocalRanker`.
 
     Attributes:
-        address: For messages.
-        version: Of the ranker.
+        address: Address of the ranker, for messages.
+        version: Release version.
     """
 
     address: str
     version: int
 
     def connection(self) -> int:
-        """Returns a number that changes when another server may answer."""
+        """Returns a number that changes when another server may answer the next call."""
 
     async def predict(
         self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
     ) -> dict[str, np.ndarray]:
-        """Returns output -> [B, C] float32; as `RankerClient.predict`."""
+        """Returns output -> [B, C] float32; see `RankerClient.predict`."""
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
 
 
 class VerifiedRanker:
-    """Gives scores of a server that has proven to serve this bundle's ranker.
+    """Calls a server after verifying that it serves this bundle's ranker.
 
-    The proof holds as long as the connection: behind a new one may be another server.
+    The server is verified again after each reconnect, because another one may have replaced it.
     """
 
     def __init__(self, release: releases.Bundle, client: Scorer) -> None:
@@ -56,27 +56,30 @@ class VerifiedRanker:
 
     @property
     def problem(self) -> str | None:
-        """Why there are no scores now, as far as is known."""
+        """The reason for the lack of scores at the last call, or None."""
         return str(self._problem) if self._problem else None
 
     @property
     def not_ready(self) -> str | None:
-        """Why this server should get no traffic: unproven so far, or another model.
+        """The reason not to route traffic here (never verified, or another model), or None.
 
-        A ranker that has been verified and then went away does not count: answers in
-        retrieval order are better than none.
+        A ranker that was verified and then became unavailable is no reason: answers in retrieval
+        order are better than none.
         """
         if isinstance(self._problem, errors.RankerMismatchError) or not self._ever_verified:
             return self.problem or "The ranker has not been verified yet."
         return None
 
     async def verify(self, timeout_seconds: float = _PROBE_TIMEOUT_SECONDS) -> None:
-        """Makes sure that the server has reproduced the probes; at once where it has.
+        """Verifies that the server reproduces the probes, once per connection.
+
+        Args:
+            timeout_seconds: Time to wait for the check.
 
         Raises:
-            RankerMismatchError: It serves another model.
-            RankerDeadlineError: The check is not done in time; it goes on.
-            RankerError: It cannot be reached or asked.
+            RankerMismatchError: The server serves another model.
+            RankerDeadlineError: The check did not finish in time. It continues in the background.
+            RankerError: The call failed.
         """
         if self._is_verified():
             return
@@ -104,15 +107,15 @@ class VerifiedRanker:
     async def predict(
         self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
     ) -> dict[str, np.ndarray]:
-        """Returns the scores of a verified server; as `RankerClient.predict`.
+        """Returns the scores of a verified server; see `RankerClient.predict`.
 
         Raises:
-            RankerError: There are none, or they may not be used.
+            RankerError: The call failed, or the server is not verified.
         """
         started = time.monotonic()
         try:
             await self.verify(timeout_seconds)
-            # A new connection since: the call below could reach a server without proof.
+            # After a reconnect, the call below could reach a server that is not verified.
             verified_at = self._verified_at
             remaining = timeout_seconds - (time.monotonic() - started)
             scores = await self._client.predict(columns, ad_features, remaining)
@@ -139,7 +142,7 @@ class VerifiedRanker:
         except errors.RankerError as error:
             self._failed(error)
             return
-        # Read before the call: a connection that broke since then proves nothing.
+        # Read before the call, because a reconnect since then invalidates the check.
         self._verified_at = connection
         self._ever_verified = True
         self._problem = None
@@ -150,9 +153,9 @@ class VerifiedRanker:
     def _failed(self, error: errors.RankerError) -> None:
         if isinstance(error, errors.RankerMismatchError):
             self._next_check = time.monotonic() + _RECHECK_SECONDS
-        # All but a late or refused call may mean that another model is served next time.
+        # After any error but a late or rejected call, another model may answer the next one.
         if not isinstance(error, errors.RankerDeadlineError | errors.RankerReplyError):
             self._verified_at = None
         if type(error) is not type(self._problem):
-            logging.warning("No scores: %s", error)
+            logging.warning("The ranker returned no scores: %s", error)
         self._problem = error

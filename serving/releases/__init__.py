@@ -1,7 +1,8 @@
 """Release bundles: what version N holds, and which version serves."""
 
+from serving.manifest import versions
 from serving.releases.ad_tower import AdTower
-from serving.releases.bundle import Bundle, latest, load, stable, versions
+from serving.releases.bundle import Bundle, latest, load, stable
 from serving.releases.changes import (
     PrunedReleases,
     current_pointer,

@@ -1,6 +1,6 @@
-"""The ad tower's SavedModel: embeds and encodes ads that the index does not hold yet.
+"""The ad tower's SavedModel: embeds and encodes ads that are not in the index yet.
 
-It is loaded only where a live index is updated; answering needs none.
+It is loaded only in processes that update a live index. Serving requests does not need it.
 
 Shapes: B ads, D embedding size, F columns of ad features, L values of the longest list.
 """
@@ -24,7 +24,7 @@ class AdTower:
     """Embeds raw ad fields."""
 
     def __init__(self, model: Any, signature: Any, fields: requests.QueryFields) -> None:
-        # The model is kept because its variables die with it.
+        # Keeps a reference to the model, which owns the variables.
         self._model = model
         self._signature = signature
         self._fields = fields
@@ -34,16 +34,18 @@ class AdTower:
         """Loads the SavedModel.
 
         Args:
-            directory: Of the version.
-            fields: The manifest's ad fields.
+            directory: Directory of the SavedModel.
+            fields: Ad fields from the manifest.
 
         Raises:
-            ManifestFormatError: The model takes other fields than the manifest names, or
-                gives no embedding and features.
+            ManifestFormatError: The inputs are not the manifest's ad fields, or the outputs are
+                not an embedding and features.
         """
         model = tf.saved_model.load(os.fspath(directory))
         signature = model.signatures["serving_default"]
-        expected, found = query_tower.inputs_of(signature, fields)
+        expected = query_tower.expected_inputs(fields)
+        inputs = signature.structured_input_signature[1]
+        found = {name: f"{spec.dtype.name} {spec.shape}" for name, spec in inputs.items()}
         outputs = set(signature.structured_outputs)
         if found != expected or outputs != {_EMBEDDING, _FEATURES}:
             raise errors.ManifestFormatError(
@@ -56,10 +58,10 @@ class AdTower:
         """Embeds and encodes ads.
 
         Args:
-            rows: B mappings from ad field to value, as `requests.check_value` gives them.
+            rows: B mappings from ad field to value, as returned by `requests.check_value`.
 
         Returns:
-            [B, D] float32 embeddings, L2-normalised, and [B, F] int32 features for the ranker.
+            Embeddings [B, D] float32, L2-normalized, and features [B, F] int32 for the ranker.
         """
         starts = range(0, len(rows), _ADS_PER_CALL)
         parts = [

@@ -1,7 +1,7 @@
-"""Release bundles: verify version N, and load it. `publishing` makes them.
+"""Release bundles: verifies and loads version N. `publishing` creates them.
 
 base/query_tower/N/   base/ad_tower/N/   base/ad_index/N/   base/ranker/N/
-base/manifests/N.json, the commit point       base/releases.json, which one is stable
+base/manifests/N.json: commit point           base/releases.json: the stable version
 """
 
 import dataclasses
@@ -10,17 +10,13 @@ import pathlib
 
 from serving import errors, manifest
 from serving.index import AdIndex
-from serving.releases import in_use, parts, probes, publishing, query_tower
+from serving.releases import in_use, parts, probes, query_tower
 from serving.releases.pointer import read_pointer
-
-Staged = publishing.Staged
-publish = publishing.publish
-versions = manifest.versions
 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A verified release, ready to answer; `close` it when it is no longer used."""
+    """A verified release, ready to serve. Close it when it is no longer used."""
 
     base: pathlib.Path
     manifest: manifest.Manifest
@@ -29,12 +25,12 @@ class Bundle:
     lease: in_use.Lease
 
     def close(self) -> None:
-        """Lets the release be pruned; its memory is freed with the last reference to it."""
+        """Allows the release to be pruned. Its memory is freed with the last reference."""
         self.lease.close()
 
     @property
     def version(self) -> int:
-        """The release's version, which requests to the ranker pin."""
+        """Release version, pinned in requests to the ranker."""
         return self.manifest.version
 
 
@@ -42,40 +38,44 @@ def latest(base: str | os.PathLike[str]) -> int:
     """Returns the highest published version.
 
     Raises:
-        BundleNotFoundError: None is published.
+        BundleNotFoundError: No release is published.
     """
-    published = versions(base)
+    published = manifest.versions(base)
     if not published:
         raise errors.BundleNotFoundError(
-            f"no manifests/N.json: {base} holds no published bundle. Export one first."
+            f"{base} holds no published bundle: there is no manifests/N.json. Export one first."
         )
     return published[-1]
 
 
 def stable(base: str | os.PathLike[str]) -> int:
-    """Returns the version that requests are answered by: as `releases.json` says, or the latest.
+    """Returns the stable version: that of `releases.json`, or the latest without the file.
 
     Raises:
-        BundleNotFoundError: None is published.
-        ReleasesFileError: The file cannot be read.
+        BundleNotFoundError: No release is published.
+        ReleasesFileError: `releases.json` cannot be read.
     """
     pointer = read_pointer(pathlib.Path(base))
     return latest(base) if pointer is None else pointer.stable
 
 
 def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
-    """Checks that every byte of a release is the one that was published.
+    """Checks that a release is byte for byte as it was published.
+
+    Args:
+        base: Base directory of the bundles.
+        version: Release version.
 
     Returns:
-        Its manifest.
+        The manifest of the release.
 
     Raises:
-        BundleNotFoundError: No manifest.
+        BundleNotFoundError: The manifest is missing.
         ManifestCorruptError: The manifest was changed.
-        ManifestFormatError: The manifest is of another format version.
-        ForeignPartError: A part comes from another training.
-        MissingFileError: A listed file is gone.
-        CorruptFileError: A file's size or checksum differs.
+        ManifestFormatError: The manifest has another format version.
+        ForeignPartError: A part comes from another training run.
+        MissingFileError: A listed file is missing.
+        CorruptFileError: The size or checksum of a file differs.
         UnlistedFileError: A file was added.
     """
     root = pathlib.Path(base)
@@ -97,17 +97,18 @@ def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
 
 
 def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
-    """Verifies a release, opens its query tower and index, and lets them reproduce the probes.
+    """Verifies a release, loads its query tower and index, and checks them with the probes.
 
-    The ranker is behind a server; `orchestrator.Orchestrator` checks its probes there. The ad
-    tower is loaded, and checked, when a `live.LiveIndex` is first updated.
+    The ranker runs in a model server, where `orchestrator.Orchestrator` checks it. The ad tower
+    is loaded and checked at the first update of a `live.LiveIndex`.
 
     Args:
-        base: Base directory.
-        version: None = the stable one.
+        base: Base directory of the bundles.
+        version: Release version. None loads the stable release.
 
     Raises:
-        BundleError: As in `verify`, or ProbeMismatchError: the probes do not reproduce.
+        BundleError: The release is not published, or is damaged, as for `verify`.
+        ProbeMismatchError: The query tower or the index does not reproduce the probes.
     """
     root = pathlib.Path(base)
     version = stable(root) if version is None else version

@@ -1,7 +1,7 @@
-"""Promote, roll back, try, list and prune the releases of a base directory.
+"""Promotes, rolls back, canaries, lists and prunes the releases of a base directory.
 
-Each step is one replacement of `releases.json` or one unlinked manifest, so that a kill leaves
-the state before or after it. `pointer` describes the file, `publishing` makes releases.
+Each change replaces `releases.json` or unlinks a manifest, so that it is atomic. `pointer`
+describes the file, and `publishing` creates releases.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ from serving.releases.pointer import (
 from tfrecords import files
 
 _LOCK_REFUSAL = (
-    "Another promotion, rollback or prune of {base} is running. Try again when it has ended, or "
-    "wait for it with --wait_seconds."
+    "Another promotion, rollback or prune of {base} is running. Try again later, or set "
+    "--wait_seconds to wait for it."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class ReleaseChange:
-    """What a step did.
+    """Result of a promotion, a rollback or a canary change.
 
     Attributes:
-        before: What requests were answered by.
-        after: What they are answered by now.
+        before: Pointer before the change.
+        after: Pointer after the change.
     """
 
     before: Pointer
@@ -44,11 +44,11 @@ class ReleaseChange:
 
 @dataclasses.dataclass(frozen=True)
 class PrunedReleases:
-    """What a prune did.
+    """Result of a prune.
 
     Attributes:
-        removed: Versions that are gone.
-        in_use: Versions that would have gone, but a process has them loaded.
+        removed: Versions that were removed.
+        in_use: Old versions that were kept because a process has them loaded.
     """
 
     removed: tuple[int, ...]
@@ -56,11 +56,11 @@ class PrunedReleases:
 
 
 def current_pointer(base: pathlib.Path) -> Pointer:
-    """Returns what requests are answered by; without a file, the latest release.
+    """Returns the content of `releases.json`; without the file, the latest release is stable.
 
     Raises:
-        BundleNotFoundError: Nothing is published.
-        ReleasesFileError: The file cannot be read.
+        BundleNotFoundError: No release is published.
+        ReleasesFileError: `releases.json` cannot be read.
     """
     pointer = read_pointer(base)
     if pointer is not None:
@@ -71,16 +71,21 @@ def current_pointer(base: pathlib.Path) -> Pointer:
 
 
 def promote(base: pathlib.Path, version: int, wait_seconds: float = 0.0) -> ReleaseChange:
-    """Makes a release the stable one; a canary of the same version ends.
+    """Makes a release the stable one, and ends a canary of the same version.
 
-    It is loaded first: its bytes, its query tower and its index have to be as they were published.
+    The release is loaded first, which verifies its files, its query tower and its index.
+
+    Args:
+        base: Base directory of the bundles.
+        version: Release version.
+        wait_seconds: Maximum time to wait for another change to end.
 
     Raises:
-        BundleError: It is not published, or refused; what was stable stays.
-        PublishError: Another step is running.
+        BundleError: The release is not published, or is damaged. The stable release is unchanged.
+        PublishError: Another change is running.
     """
-    with _changing(base, wait_seconds):
-        before = _before(base, version)
+    with _locked_for_change(base, wait_seconds):
+        before = _pointer_to_replace(base, version)
         bundle.load(base, version).close()
         earlier = [before.stable, *before.previous]
         after = dataclasses.replace(
@@ -93,23 +98,28 @@ def promote(base: pathlib.Path, version: int, wait_seconds: float = 0.0) -> Rele
 
 
 def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
-    """Makes the release stable that was so before, and ends a canary.
+    """Makes the previous stable release stable again, and ends a canary.
 
-    Releases that have been pruned since are passed over.
+    Skips releases that have been pruned.
+
+    Args:
+        base: Base directory of the bundles.
+        wait_seconds: Maximum time to wait for another change to end.
 
     Raises:
-        BundleNotFoundError: There is no earlier release.
-        BundleError: The earlier release is refused; what was stable stays.
-        PublishError: Another step is running.
+        BundleNotFoundError: There is no previous release.
+        BundleError: The previous release is damaged. The stable release is unchanged.
+        PublishError: Another change is running.
     """
-    with _changing(base, wait_seconds):
+    with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
         published = manifest.versions(base)
         there = [version for version in before.previous if version in published]
         if not there:
             raise errors.BundleNotFoundError(
-                f"No release of {base} was stable before {before.stable}, or it is gone; published "
-                f"are {_words(published)}. Name one with --action=promote --version=N."
+                f"{base} holds no release that was stable before {before.stable}. Published "
+                f"releases: {', '.join(map(str, published))}. Promote one of them with "
+                "--action=promote --version=N."
             )
         bundle.load(base, there[0]).close()
         after = Pointer(there[0], previous=tuple(there[1:]))
@@ -120,21 +130,27 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
 def start_canary(
     base: pathlib.Path, version: int, share: float, wait_seconds: float = 0.0
 ) -> ReleaseChange:
-    """Lets a release answer a share of the requests, and those that ask for the canary.
+    """Routes a share of the requests, and those that ask for the canary, to a release.
+
+    Args:
+        base: Base directory of the bundles.
+        version: Release version of the canary.
+        share: Share of the requests, in [0, 1].
+        wait_seconds: Maximum time to wait for another change to end.
 
     Raises:
-        ValueError: The share is none.
-        BundleError: The release is not published, refused, or the stable one.
-        PublishError: Another step is running.
+        ValueError: The share is not in [0, 1].
+        BundleError: The release is not published, or is damaged.
+        PublishError: The release is the stable one, or another change is running.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected a number from 0 to 1, got {share}.")
-    with _changing(base, wait_seconds):
+    with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
         if version == before.stable:
             raise errors.PublishError(
-                f"Release {version} is the stable one already{_why_stable(base)}: a canary is "
-                "another. Promote the release that is to stay, then name the canary."
+                f"Release {version} is already stable{_why_stable(base)}; expected a different "
+                "release as canary. Promote the release that should be stable first."
             )
         bundle.load(base, version).close()
         after = dataclasses.replace(before, canary=version, share=share)
@@ -143,12 +159,16 @@ def start_canary(
 
 
 def end_canary(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
-    """Sends every request to the stable release again.
+    """Routes all requests to the stable release again.
+
+    Args:
+        base: Base directory of the bundles.
+        wait_seconds: Maximum time to wait for another change to end.
 
     Raises:
-        PublishError: Another step is running.
+        PublishError: Another change is running.
     """
-    with _changing(base, wait_seconds):
+    with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
         after = _without_canary(before)
         if before.canary is not None:
@@ -157,26 +177,26 @@ def end_canary(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
 
 
 def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedReleases:
-    """Removes old releases with their updates; and what steps that were cut short left.
+    """Removes old releases with their live updates, and leftovers of interrupted changes.
 
-    The stable release, the canary and releases that a process has loaded stay.
+    The stable release, the canary and releases that a process has loaded are kept.
 
     Args:
         base: Base directory of the bundles.
-        keep: How many of the newest stay whatever they are.
-        wait_seconds: How long to wait for another step or publish.
+        keep: Number of the newest releases to keep, at least 1.
+        wait_seconds: Maximum time to wait for another change or publish to end.
 
     Raises:
-        ValueError: Nothing is to be kept.
-        PublishError: Another step or a publish is running.
-        OSError: The file system cannot tell which releases are in use.
+        ValueError: `keep` is less than 1.
+        PublishError: Another change or a publish is running.
+        OSError: The file system does not support the locks that mark releases in use.
     """
     if keep < 1:
         raise ValueError(f"keep: expected at least 1 release, got {keep}.")
     removed: list[int] = []
     in_use: list[int] = []
-    # Always in this order; a publish takes the first only, the other steps the second only.
-    with publishing.exclusive(base, wait_seconds), _changing(base, wait_seconds):
+    # Always in this order: a publish takes only the first lock, other changes only the second.
+    with publishing.exclusive(base, wait_seconds), _locked_for_change(base, wait_seconds):
         pointer = current_pointer(base)
         old = manifest.versions(base)[:-keep]
         for version in old:
@@ -188,12 +208,12 @@ def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedRel
 
 
 def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns what there is of each release, the newest first; a damaged one says `problem`.
+    """Returns a description of each release, newest first; `problem` if it is damaged.
 
-    `in_use` is None where it cannot be told: no right to write, or no locks.
+    `in_use` is None if it is unknown: without write access, or without locks.
 
     Raises:
-        BundleNotFoundError: Nothing is published.
+        BundleNotFoundError: No release is published.
         ReleasesFileError: `releases.json` cannot be read.
     """
     pointer = current_pointer(base)
@@ -228,16 +248,16 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _changing(base: pathlib.Path, wait_seconds: float) -> Iterator[None]:
-    # Not in a directory that holds nothing: it may be a slip of the pen.
+def _locked_for_change(base: pathlib.Path, wait_seconds: float) -> Iterator[None]:
+    # Raises if nothing is published: the directory may be misspelled.
     bundle.latest(base)
     refusal = _LOCK_REFUSAL.format(base=base)
     with lock_pointer(base / ".releases.lock", wait_seconds, refusal):
         yield
 
 
-def _before(base: pathlib.Path, version: int) -> Pointer:
-    """Returns the current state; a damaged file is no obstacle to naming a release."""
+def _pointer_to_replace(base: pathlib.Path, version: int) -> Pointer:
+    """Returns the current pointer; a promotion also repairs an unreadable `releases.json`."""
     try:
         return current_pointer(base)
     except errors.ReleasesFileError:
@@ -261,22 +281,18 @@ def _why_stable(base: pathlib.Path) -> str:
     return f", because it is the latest and there is no {POINTER_FILE}"
 
 
-def _words(versions: list[int]) -> str:
-    return ", ".join(map(str, versions))
-
-
 def _remove(base: pathlib.Path, version: int) -> bool:
-    """Removes a release that nobody uses; returns whether nobody did."""
+    """Removes a release unless it is in use; returns whether it was removed."""
     with unused_releases(base, version) as is_unused:
         if not is_unused:
             return False
-        # Without its manifest it is no release any more, and the rest is a leftover.
+        # Without its manifest the release no longer exists, and the rest is a leftover.
         manifest.path_of(base, version).unlink()
         files.sync(base / "manifests")
     for part in reversed(parts.PARTS):
         directory = base / part / str(version)
         if directory.exists():
-            # Under another name first, so that no model server loads what is left of it.
+            # Renamed first, so that no model server loads a partly deleted version.
             leaving = directory.with_name(f"{publishing.STAGING}{version}-pruned")
             directory.rename(leaving)
             shutil.rmtree(leaving)

@@ -1,7 +1,7 @@
-"""Which releases are in use, so that no prune takes one away.
+"""Which releases are in use, so that prune keeps them.
 
-A process that loads a release holds a shared `flock` on `manifests/N.json` for as long; the
-system lets go of it when the process ends, however it ends. It needs no right to write.
+A process that has loaded a release holds a shared `flock` on `manifests/N.json`. The operating
+system releases the lock when the process ends, even if it is killed. Write access is not needed.
 """
 
 import contextlib
@@ -11,21 +11,21 @@ import pathlib
 from collections.abc import Iterator
 from typing import IO, Any
 
-from serving import errors, manifest
+from serving import manifest
 from tfrecords import files
 
-# Another process may be asking the same question at this moment.
-_PATIENCE_SECONDS = 0.01
+# Another process may hold the lock for a moment to run the same check.
+_LOCK_TIMEOUT_SECONDS = 0.01
 
 
 class Lease:
-    """Keeps a release on the disk until it is closed, or nobody refers to it any more."""
+    """Keeps a release from being pruned until the lease is closed or garbage-collected."""
 
     def __init__(self, file: IO[Any] | None) -> None:
         self._file = file
 
     def close(self) -> None:
-        """Ends it; a second call does nothing."""
+        """Releases the lease; further calls do nothing."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -35,29 +35,25 @@ def hold(base: pathlib.Path, version: int) -> Lease:
     """Takes a lease on a published release.
 
     Raises:
-        BundleNotFoundError: There is none of this version, or it is being removed.
+        BundleNotFoundError: The version is not published, or is being removed.
     """
     path = manifest.path_of(base, version)
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(open(path, "rb"))
-            # Waits for a prune, which holds it for a rename only.
+            # Waits for a prune, which holds the lock only while it unlinks the manifest.
             files.lock(file, None, shared=True)
             is_there = os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
         except FileNotFoundError:
             is_there = False
         except OSError as error:
-            # Prune refuses to judge what is in use on such a file system.
+            # Prune raises an error on such a file system.
             logging.warning(
-                "%s cannot be locked (%s); keep releases in use from prune.", path, error
+                "%s cannot be locked (%s). Do not prune releases that are in use.", path, error
             )
             return Lease(None)
         if not is_there:
-            raise errors.BundleNotFoundError(
-                f"no manifests/{version}.json: {base} holds no published bundle of version "
-                f"{version}. Export it again; a publish that was cut short leaves no manifest, and "
-                "tfrec release --action=list shows what there is."
-            )
+            raise manifest.not_published(base, version)
         stack.pop_all()
     return Lease(file)
 
@@ -66,7 +62,7 @@ def is_in_use(base: pathlib.Path, version: int) -> bool:
     """Returns whether a process has the release loaded.
 
     Raises:
-        OSError: The file system cannot tell.
+        OSError: The file system does not support locks, or the manifest is not writable.
     """
     try:
         with _exclusive(base, version):
@@ -79,10 +75,10 @@ def is_in_use(base: pathlib.Path, version: int) -> bool:
 
 @contextlib.contextmanager
 def unused_releases(base: pathlib.Path, version: int) -> Iterator[bool]:
-    """Yields whether nobody has the release loaded; if so, nobody can until the block ends.
+    """Yields whether no process has the release loaded; none can load it until the block ends.
 
     Raises:
-        OSError: The file system cannot tell.
+        OSError: The file system does not support locks, or the manifest is not writable.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -95,7 +91,7 @@ def unused_releases(base: pathlib.Path, version: int) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _exclusive(base: pathlib.Path, version: int) -> Iterator[None]:
-    # Some network file systems want the right to write for an exclusive lock.
+    # Some network file systems require write access for an exclusive lock.
     with open(manifest.path_of(base, version), "rb+") as file:
-        files.lock(file, _PATIENCE_SECONDS)
+        files.lock(file, _LOCK_TIMEOUT_SECONDS)
         yield

@@ -1,4 +1,4 @@
-"""The four directories of a release: which training they come from, and their checksums."""
+"""The four directories of a release: their training run and their checksums."""
 
 import concurrent.futures
 import json
@@ -10,19 +10,26 @@ from typing import Any
 from serving import errors, manifest
 from tfrecords import files
 
-# In the order in which they are renamed: model servers watch the ranker.
+# In the order in which they are renamed. The ranker is last because model servers watch it.
 PARTS = ("query_tower", "ad_tower", "ad_index", "ranker")
 
 
 def identity_path(part: str, directory: pathlib.Path) -> pathlib.Path:
-    """Returns where a part says which training it comes from."""
+    """Returns the path of the file that names the training run of a part."""
     return directory / ("" if part == "ad_index" else "assets.extra") / "tfrec.json"
 
 
 def write_identity(
     part: str, directory: str | os.PathLike[str], *, training_id: str, dataset_fingerprint: str
 ) -> None:
-    """Writes into a part which training it comes from; the exporter calls it with each save."""
+    """Writes the file that names the training run of a part. Exporters call it with each save.
+
+    Args:
+        part: One of `PARTS`.
+        directory: Directory of the part.
+        training_id: Id of the training run.
+        dataset_fingerprint: Fingerprint of the schema and the fitted vocabularies.
+    """
     path = identity_path(part, pathlib.Path(directory))
     path.parent.mkdir(parents=True, exist_ok=True)
     identity = {
@@ -36,12 +43,12 @@ def write_identity(
 def check_identity(
     part: str, directory: pathlib.Path, version: int, content: manifest.Content
 ) -> None:
-    """Checks that a part comes from the training that the manifest names.
+    """Checks that a part comes from the training run that the manifest names.
 
     Raises:
-        MissingFileError: It does not say.
-        CorruptFileError: What it says cannot be read.
-        ForeignPartError: It comes from another one, or is another part.
+        MissingFileError: The part has no identity file.
+        CorruptFileError: The identity file cannot be read.
+        ForeignPartError: The part comes from another training run, or is another part.
     """
     path = identity_path(part, directory)
     name = f"{part}/{version}/{path.relative_to(directory).as_posix()}"
@@ -50,8 +57,8 @@ def check_identity(
         found = {key: identity[key] for key in ("role", "training_id", "dataset_fingerprint")}
     except FileNotFoundError as error:
         raise errors.MissingFileError(
-            f"{name} is missing: it says which training {part}/{version} comes from. "
-            "Restore the file, or export the bundle again."
+            f"{name} is missing. It names the training run of {part}/{version}. Restore the file, "
+            "or export the bundle again."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise errors.CorruptFileError(
@@ -79,8 +86,8 @@ def check_file(root: pathlib.Path, name: str, expected: dict[str, Any]) -> None:
     """Checks size and checksum of a file against its entry in the manifest.
 
     Raises:
-        MissingFileError: It is not there.
-        CorruptFileError: It differs.
+        MissingFileError: The file is missing.
+        CorruptFileError: The size or checksum differs.
     """
     remedy = "Restore the file from the export, or export the bundle again."
     try:
@@ -100,18 +107,18 @@ def check_file(root: pathlib.Path, name: str, expected: dict[str, Any]) -> None:
 
 
 def describe(path: pathlib.Path) -> dict[str, Any]:
-    """Writes a file through to the disk and returns its entry for the manifest."""
+    """Flushes a file to disk and returns its entry for the manifest."""
     files.sync(path)
     return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
 def in_threads(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    """Maps over files in threads; raises the first failure in their order."""
+    """Applies a function to items in threads; raises the first error in item order."""
     # Hashing releases the GIL, so threads use all cores.
     with concurrent.futures.ThreadPoolExecutor() as executor:
         return list(executor.map(function, items))
 
 
 def files_under(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Returns all files below a directory, sorted; none where there is no directory."""
+    """Returns all files below a directory, sorted; empty if it does not exist."""
     return sorted(path for path in directory.rglob("*") if not path.is_dir())

@@ -1,9 +1,9 @@
-"""Which release is stable and which is tried on a share of the requests: `BASE/releases.json`.
+"""The stable release and the canary: `BASE/releases.json`.
 
     {"format_version": 1, "stable": 3, "canary": {"version": 4, "share": 0.1}, "previous": [2, 1]}
 
-The file is replaced as a whole, so that a promotion is one step for everybody who reads it.
-Without it the latest published release is stable. Nothing in it depends on a clock.
+The file is replaced atomically, so that readers see a promotion as one step. Without the file,
+the latest published release is stable. It contains no timestamps.
 """
 
 import contextlib
@@ -18,19 +18,19 @@ from tfrecords import files
 
 POINTER_FILE = "releases.json"
 _FORMAT_VERSION = 1
-# A rollback goes back one step; nobody goes back so many.
-_MOST_PREVIOUS = 20
+# Number of rollbacks in a row that are possible.
+_MAX_PREVIOUS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Pointer:
-    """What requests are answered by.
+    """Content of `releases.json`: the releases that serve requests.
 
     Attributes:
-        stable: Version for all requests but the canary's.
-        canary: Version that is tried, or None.
-        share: Share of the requests that the canary gets, in [0, 1].
-        previous: Versions that were stable before, the last one first.
+        stable: Version that serves all requests but the canary's.
+        canary: Version of the canary, or None.
+        share: Share of the requests that the canary serves, in [0, 1].
+        previous: Versions that were stable before, most recent first.
     """
 
     stable: int
@@ -40,10 +40,10 @@ class Pointer:
 
 
 def read_pointer(base: pathlib.Path) -> Pointer | None:
-    """Returns what the file says, or None where there is none.
+    """Reads `releases.json`; returns None if it does not exist.
 
     Raises:
-        ReleasesFileError: It is not such a file.
+        ReleasesFileError: The content is invalid.
     """
     path = base / POINTER_FILE
     try:
@@ -51,18 +51,18 @@ def read_pointer(base: pathlib.Path) -> Pointer | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise _unreadable(path, str(error)) from error
+        raise _invalid(path, str(error)) from error
     pointer = _parsed(document)
     if pointer is None:
-        raise _unreadable(path, f"it holds {str(document)[:200]}")
+        raise _invalid(path, f"it contains {str(document)[:200]}")
     return pointer
 
 
 def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
-    """Replaces the file in one step; it is on the disk when this returns.
+    """Replaces `releases.json` atomically and durably.
 
     Raises:
-        OSError: It cannot be written; the old one stays.
+        OSError: The file cannot be written. The old one is unchanged.
     """
     canary = None
     if pointer.canary is not None:
@@ -71,22 +71,22 @@ def write_pointer(base: pathlib.Path, pointer: Pointer) -> None:
         "format_version": _FORMAT_VERSION,
         "stable": pointer.stable,
         "canary": canary,
-        "previous": pointer.previous[:_MOST_PREVIOUS],
+        "previous": pointer.previous[:_MAX_PREVIOUS],
     }
     files.write_json(base / POINTER_FILE, document, durable=True)
 
 
 @contextlib.contextmanager
 def lock_pointer(path: pathlib.Path, wait_seconds: float, refusal: str) -> Iterator[None]:
-    """Keeps other processes from what a lock file stands for.
+    """Holds a lock file in a `with` block.
 
     Args:
-        path: Of the lock file.
-        wait_seconds: How long to wait for another process.
-        refusal: What is said when that was too short.
+        path: Path of the lock file.
+        wait_seconds: Maximum time to wait for another process.
+        refusal: Error message if the lock is not free in time.
 
     Raises:
-        PublishError: Another process has the lock.
+        PublishError: Another process holds the lock.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -114,9 +114,9 @@ def _parsed(document: Any) -> Pointer | None:
     return None
 
 
-def _unreadable(path: pathlib.Path, reason: str) -> errors.ReleasesFileError:
+def _invalid(path: pathlib.Path, reason: str) -> errors.ReleasesFileError:
     return errors.ReleasesFileError(
-        f"{path} cannot be used ({reason}); expected format_version {_FORMAT_VERSION}, stable, "
-        "canary and previous. Write it anew with tfrec release --action=promote --version=N, "
-        "or remove it: the latest release is then stable."
+        f"{path} is invalid ({reason}); expected format_version {_FORMAT_VERSION}, stable, canary "
+        "and previous. Rewrite it with tfrec release --action=promote --version=N, or remove it "
+        "to make the latest release stable."
     )

@@ -1,4 +1,4 @@
-"""Probes: requests whose answers were recorded at export and must come out again.
+"""Probes: requests whose results were recorded at export and must be reproduced when serving.
 
 Shapes: P probes, D embedding size, C candidates, L values of the longest list.
 """
@@ -12,48 +12,48 @@ from serving.index import AdIndex
 from serving.releases import ad_tower, query_tower
 
 TOLERANCE = 1e-4
-# Model servers may multiply in bfloat16 or TF32; the scores of another training differ by more.
+# Model servers may multiply in bfloat16 or TF32. Scores of another training run differ by more.
 SCORE_TOLERANCE = 1e-2
-# Approximate indexes sum in another order on another CPU and may swap a candidate.
+# Approximate indexes may swap candidates because CPUs differ in their order of summation.
 _APPROXIMATE_SLACK = 0.05
 
 
 def query_columns(release: manifest.Manifest) -> requests.Columns:
-    """Returns the probes' requests as model inputs, [P] each, lists [P, L]."""
+    """Returns the requests of the probes as model inputs: [P] each, [P, L] for lists."""
     fields = requests.QueryFields(release.query_fields, release.ad_kinds)
     return fields.columns([fields.merge(request, {}) for request in release.probes["requests"]])
 
 
 def candidate_rows(release: manifest.Manifest) -> np.ndarray:
-    """Returns the catalogue rows of the probes' candidates, [P, C] int64."""
+    """Returns the catalog rows of the candidates of the probes: [P, C] int64."""
     return np.array(release.probes["candidates"], dtype=np.int64)
 
 
 def check_retrieval(
     release: manifest.Manifest, tower: query_tower.QueryTower, index: AdIndex
 ) -> None:
-    """Lets query tower and index reproduce the probes.
+    """Checks that the query tower and the index reproduce the probes.
 
     Raises:
-        ProbeMismatchError: They do not; the message says which and by how much.
+        ProbeMismatchError: One of them does not; the message says which, and by how much.
     """
     _check_sizes(release, index)
     expected = np.array(release.probes["query_embeddings"], dtype=np.float32)
     embeddings = tower.embed(query_columns(release))
     _check_embeddings(release, "query_tower", embeddings, expected)
-    # The recorded embeddings, not the new ones: this tests the index alone.
+    # Uses the recorded embeddings, to test the index alone.
     _check_candidates(release, expected, index)
 
 
 def check_scores(release: manifest.Manifest, scores: dict[str, np.ndarray]) -> None:
-    """Compares the ranker's scores of the probes with the recorded ones.
+    """Compares scores of the probes with the recorded ones.
 
     Args:
-        release: The manifest.
-        scores: Ranker output -> [P, C].
+        release: Manifest of the release.
+        scores: Ranker output -> [P, C] float32.
 
     Raises:
-        RankerMismatchError: They differ.
+        RankerMismatchError: A score differs by more than the tolerance.
     """
     for output, recorded in release.probes["scores"].items():
         expected = np.array(recorded, dtype=np.float32)
@@ -61,13 +61,13 @@ def check_scores(release: manifest.Manifest, scores: dict[str, np.ndarray]) -> N
         if not np.all(difference <= TOLERANCE + SCORE_TOLERANCE * np.abs(expected)):
             raise errors.RankerMismatchError(
                 f"The ranker's {output} differs by {difference.max():.2g} from the probes of "
-                f"manifests/{release.version}.json: the server serves another model as version "
-                f"{release.version}. Let it serve this bundle's ranker directory."
+                f"manifests/{release.version}.json: version {release.version} on the server is "
+                "another model. Point the server at the ranker directory of this bundle."
             )
 
 
 def check_ad_tower(release: manifest.Manifest, tower: ad_tower.AdTower, index: AdIndex) -> None:
-    """Lets the ad tower reproduce embeddings and features of ads of the catalogue.
+    """Checks that the ad tower reproduces the embeddings and features of ads in the catalog.
 
     Raises:
         ProbeMismatchError: It does not.
@@ -85,7 +85,7 @@ def check_ad_tower(release: manifest.Manifest, tower: ad_tower.AdTower, index: A
     )
     _check_embeddings(release, "ad_tower", embeddings, expected)
     if not np.array_equal(features, index.features(rows)):
-        raise _mismatch(release, "ad_tower", "it encodes ads of the catalogue otherwise")
+        raise _mismatch(release, "ad_tower", "its features differ from those in ad_index")
 
 
 def _check_embeddings(
@@ -97,32 +97,27 @@ def _check_embeddings(
     # Written so that NaN fails.
     if not difference <= TOLERANCE:
         raise _mismatch(
-            release, part, f"embeddings differ by {difference:.2g}, allowed {TOLERANCE}"
+            release, part, f"embeddings differ by {difference:.2g}, expected at most {TOLERANCE}"
         )
 
 
 def _check_sizes(release: manifest.Manifest, index: AdIndex) -> None:
+    ranker_inputs = release.signatures["ranker"]["inputs"]
     sizes = {
         "num_ads": (index.num_ads, release.index["num_ads"]),
         "dimension": (index.dimension, release.index["dimension"]),
-        "the width of ad_features": (index.num_fields, _ad_columns(release)),
+        "the width of ad_features": (index.num_fields, ranker_inputs["ad_features"]["shape"][-1]),
     }
     for name, (found, expected) in sizes.items():
         if found != expected:
             raise _mismatch(release, "ad_index", f"{name} is {found}, expected {expected}")
 
 
-def _ad_columns(release: manifest.Manifest) -> int:
-    inputs = release.signatures["ranker"]["inputs"]
-    # Bundles from before lists leave ad_features out: a field was a column.
-    return inputs["ad_features"]["shape"][-1] if "ad_features" in inputs else len(release.ad_fields)
-
-
 def _check_candidates(release: manifest.Manifest, embeddings: np.ndarray, index: AdIndex) -> None:
     expected = candidate_rows(release)
     num_candidates = expected.shape[1]
     scores, rows = index.search(embeddings, num_candidates)
-    # Ads that tie with the last candidate may take its place; a wider search gives their scores.
+    # Ads that tie with the last candidate may replace it. A wider search returns their scores.
     wide_scores, wide_rows = index.search(embeddings, 4 * num_candidates)
     slack = 0 if index.kind == "Flat" else max(1, int(_APPROXIMATE_SLACK * num_candidates))
     for probe, wanted in enumerate(expected):

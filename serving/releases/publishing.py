@@ -1,10 +1,9 @@
-"""Publishing: version N becomes a release in one step, or not at all.
+"""Publishes releases atomically.
 
-The parts are written under names that no model server takes for a version, then renamed,
-the ranker last; the manifest follows and makes them a release. Directories without
-a manifest are left by a publish that was cut short: they count as nothing, the next publish
-removes them, and it takes a higher number, because a polling model server may already have
-loaded them under theirs.
+The parts are written to directories that model servers do not recognize as versions, and then
+renamed, the ranker last. Writing the manifest completes the release. Directories without a
+manifest come from an interrupted publish. The next publish removes them and takes a higher
+version, because a polling model server may already have loaded the interrupted one.
 """
 
 import contextlib
@@ -28,14 +27,14 @@ _LAST_VERSION = ".last_version"
 
 @dataclasses.dataclass(frozen=True)
 class Staged:
-    """Empty directories that a `write` callback fills.
+    """Empty directories that the `write` callback of `publish` fills.
 
     Attributes:
-        version: The version that this will be.
-        query_tower: For the query tower's SavedModel.
-        ad_tower: For the ad tower's SavedModel.
-        ad_index: For `index.BuiltIndex.save`.
-        ranker: For the ranker's SavedModel.
+        version: Version of the new release.
+        query_tower: Directory for the query tower's SavedModel.
+        ad_tower: Directory for the ad tower's SavedModel.
+        ad_index: Directory for `index.BuiltIndex.save`.
+        ranker: Directory for the ranker's SavedModel.
     """
 
     version: int
@@ -52,22 +51,22 @@ def publish(
     version: int | None = None,
     wait_seconds: float = 0.0,
 ) -> manifest.Manifest:
-    """Publishes a release; killed at any point, it leaves the earlier ones as they are.
+    """Publishes a release. Earlier releases are unchanged even if the process is killed.
 
     Args:
-        base: Base directory, made where it does not exist.
-        write: Fills the directories, identities included, and returns the content of
-            the manifest.
-        version: Above every number in use; None = the next one.
-        wait_seconds: How long to wait for another publish to end.
+        base: Base directory of the bundles. Created if it does not exist.
+        write: Callback that fills the directories, including `write_identity`, and returns the
+            content of the manifest.
+        version: Version of the release, above all versions in use. None takes the next one.
+        wait_seconds: Maximum time to wait for another publish to end.
 
     Returns:
-        The manifest.
+        The manifest of the release.
 
     Raises:
-        PublishError: The version is taken, another publish is running, a part is empty, or it
-            cannot be written: the disk is full.
-        ForeignPartError: A part's identity disagrees with the content.
+        PublishError: The version is taken, another publish is running, a part is empty, or
+            writing failed, for example because the disk is full.
+        ForeignPartError: The identity of a part differs from the content of the manifest.
     """
     root = pathlib.Path(base)
     root.mkdir(parents=True, exist_ok=True)
@@ -75,8 +74,8 @@ def publish(
         next_version = max(_used_versions(root), default=0) + 1
         if version is not None and version < next_version:
             raise errors.PublishError(
-                f"Version {version} of {root} cannot be published: {next_version - 1} is in use. "
-                f"Give {next_version} or more, or none to take the next."
+                f"Version {version} cannot be published in {root}: version {next_version - 1} is "
+                f"in use. Use {next_version} or more, or omit the version to take the next one."
             )
         remove_leftovers(root)
         staged = _stage(root, version or next_version)
@@ -84,11 +83,11 @@ def publish(
             content = write(staged)
             return _commit(root, staged, content)
         except (OSError, RuntimeError, tf.errors.OpError) as error:
-            # TensorFlow, faiss and Arrow say in their own ways that a disk is full.
+            # TensorFlow, faiss and Arrow raise different exceptions if a disk is full.
             raise errors.PublishError(
                 f"Release {staged.version} cannot be written to {root}: {error}. Nothing was "
-                "published, and the earlier releases are as they were. Make room there "
-                "(tfrec release --action=prune), and try again."
+                "published, and earlier releases are unchanged. Free disk space, for example with "
+                "tfrec release --action=prune, and try again."
             ) from error
         finally:
             for part in parts.PARTS:
@@ -112,7 +111,7 @@ def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> ma
         for path, entry in zip(paths, parts.in_threads(parts.describe, paths), strict=True):
             entries[f"{part}/{staged.version}/{path.relative_to(directory).as_posix()}"] = entry
         if len(paths) < 2:
-            raise errors.PublishError(f"Nothing but tfrec.json was written for {part}.")
+            raise errors.PublishError(f"{part}: expected files besides tfrec.json, got none.")
     release = manifest.Manifest.create(
         content,
         version=staged.version,
@@ -124,7 +123,7 @@ def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> ma
         directory = getattr(staged, part)
         for path in (root, root / part, directory, *directory.rglob("*/")):
             files.sync(path)
-    # From here on a polling model server may load the number, so that it is never used again.
+    # From here on a polling model server may load this version, so it is never reused.
     files.write(root / _LAST_VERSION, f"{staged.version}\n", durable=True)
     for part in parts.PARTS:
         getattr(staged, part).rename(root / part / str(staged.version))
@@ -141,7 +140,7 @@ def _used_versions(root: pathlib.Path) -> set[int]:
 
 
 def remove_leftovers(root: pathlib.Path) -> None:
-    """Removes what publishes and prunes that were cut short left; the caller is `publishing`."""
+    """Removes leftovers of interrupted publishes and prunes. The caller holds `exclusive`."""
     published = {str(version) for version in manifest.versions(root)}
     for part in parts.PARTS:
         for path in (root / part).glob("*"):
@@ -156,14 +155,14 @@ def remove_leftovers(root: pathlib.Path) -> None:
 
 
 def exclusive(root: pathlib.Path, wait_seconds: float) -> contextlib.AbstractContextManager[None]:
-    """Keeps other publishes and prunes away while a block runs.
+    """Locks out other publishes and prunes in a `with` block.
 
     Raises:
-        PublishError: Another one runs, and does not end in time.
+        PublishError: Another publish or prune is running, and does not end in time.
     """
     return pointer.lock_pointer(
         root / ".publish.lock",
         wait_seconds,
-        f"Another publish into {root} is running. Try again when it has ended, or wait for it "
-        "with --wait_seconds.",
+        f"Another publish into {root} is running. Try again later, or set --wait_seconds to wait "
+        "for it.",
     )

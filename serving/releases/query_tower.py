@@ -16,7 +16,7 @@ from serving import errors, requests, saved_model
 
 _OUTPUT = "query_embedding"
 _SIGNATURE = "serving_default"
-# What a raw field of each kind is to the SavedModel: [B], and [B, L] for lists.
+# SavedModel input of a raw field of each kind: [B], or [B, L] for lists.
 _INPUTS = {
     "categorical": "string (None,)",
     "numeric": "float32 (None,)",
@@ -24,18 +24,9 @@ _INPUTS = {
 }
 
 
-def inputs_of(
-    signature: Any, fields: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the inputs that a tower of these raw fields takes, and those of its signature.
-
-    Args:
-        signature: Of the SavedModel.
-        fields: The manifest's query or ad fields.
-    """
-    expected = {field["name"]: _INPUTS[field["kind"]] for field in fields}
-    inputs = signature.structured_input_signature[1]
-    return expected, {name: f"{spec.dtype.name} {spec.shape}" for name, spec in inputs.items()}
+def expected_inputs(fields: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Returns input name -> dtype and shape of a tower with these query or ad fields."""
+    return {field["name"]: _INPUTS[field["kind"]] for field in fields}
 
 
 class QueryTower:
@@ -46,23 +37,22 @@ class QueryTower:
         self._runner = runner
         self._inputs = {name: info.name for name, info in signature.inputs.items()}
         self._output = signature.outputs[_OUTPUT].name
-        # The graph of a release that is replaced would wait for the garbage collector.
+        # Frees the graph of a replaced release without waiting for the garbage collector.
         self._finalizer = weakref.finalize(self, runner.close)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], fields: Sequence[Mapping[str, Any]]) -> Self:
-        """Loads the SavedModel.
+        """Loads the SavedModel into a session, as a model server does.
 
-        In a session, as a model server does: a call takes 0.4 ms where the same function, called
-        eagerly, takes 1.4 ms.
+        A call takes 0.4 ms; calling the same function eagerly takes 1.4 ms.
 
         Args:
-            directory: Of the version.
-            fields: The manifest's query fields.
+            directory: Directory of the SavedModel.
+            fields: Query fields from the manifest.
 
         Raises:
-            ManifestFormatError: It is no SavedModel, takes other fields than the manifest
-                names, or gives no embedding.
+            ManifestFormatError: The directory is not a SavedModel, its inputs are not the
+                manifest's query fields, or it has no embedding output.
         """
         path = os.fspath(directory)
         remedy = "Export the bundle again."
@@ -74,7 +64,7 @@ class QueryTower:
                 f"{path}: expected a SavedModel, got: {error}. {remedy}"
             ) from error
         signature = runner.signature_defs.get(_SIGNATURE)
-        expected = {field["name"]: _INPUTS[field["kind"]] for field in fields}
+        expected = expected_inputs(fields)
         found = {} if signature is None else {n: _described(i) for n, i in signature.inputs.items()}
         outputs = [] if signature is None else sorted(signature.outputs)
         if found != expected or _OUTPUT not in outputs:
@@ -86,17 +76,12 @@ class QueryTower:
         return cls(runner)
 
     def embed(self, columns: requests.Columns) -> np.ndarray:
-        """Returns the query embeddings, [B, D] float32, L2-normalised.
+        """Returns the query embeddings [B, D] float32, L2-normalized.
 
         Args:
-            columns: Query field -> [B] or [B, L], as `QueryFields.columns` gives them.
+            columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
         """
-        feeds = {
-            self._inputs[name]: column
-            if isinstance(column, np.ndarray)
-            else np.array(column, dtype=object)
-            for name, column in columns.items()
-        }
+        feeds = saved_model.feeds_of(self._inputs, columns)
         return self._runner.run(feeds, [self._output])[self._output]
 
 

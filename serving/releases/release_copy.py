@@ -1,4 +1,4 @@
-"""Publishes a release of one base directory of bundles in another one, under its next number."""
+"""Copies a release to another base directory, as the next version there."""
 
 import pathlib
 import shutil
@@ -18,20 +18,20 @@ def copy_release(
     gate: Gate | None = None,
     wait_seconds: float = 0.0,
 ) -> manifest.Manifest:
-    """Copies a release; it is loaded first, and the copies are what its manifest says.
+    """Copies a release, after loading it and with its checksums verified.
 
     Args:
-        source: Base directory that has it.
-        version: Its version there; None = the stable one.
-        base: Base directory that gets it; made where it does not exist.
-        gate: Called with `base` and the release; may refuse it.
-        wait_seconds: How long to wait for another publish to end.
+        source: Base directory of the release.
+        version: Release version in `source`. None copies the stable release.
+        base: Base directory of the copy. Created if it does not exist.
+        gate: Called with `base` and the manifest. Raises an error to reject the release.
+        wait_seconds: Maximum time to wait for another publish to end.
 
     Returns:
         The manifest of the copy.
 
     Raises:
-        BundleError: The release is refused there, by the gate, or cannot be written here.
+        BundleError: The release is damaged, rejected by the gate, or cannot be written.
     """
     release = bundle.load(source, version)
     try:
@@ -50,10 +50,10 @@ def _write(release: bundle.Bundle, staged: publishing.Staged) -> manifest.Conten
         try:
             shutil.copytree(release.base / part / str(release.version), target, dirs_exist_ok=True)
         except shutil.Error as error:
-            # It collects what went wrong with each file; the first says enough.
+            # It lists an error for each file; the first one is enough.
             raise OSError(error.args[0][0][2]) from error
         for path in parts.files_under(target):
             name = f"{part}/{release.version}/{path.relative_to(target).as_posix()}"
             if release.manifest.files[name] != parts.describe(path):
-                raise errors.CorruptFileError(f"{name} was changed while it was copied. Try again.")
+                raise errors.CorruptFileError(f"{name} changed while it was copied. Try again.")
     return release.manifest

@@ -1,7 +1,7 @@
-"""Tells a model server which versions to serve, while releases come and go.
+"""Keeps the list of versions that a model server serves in sync with the releases.
 
-It keeps the file that the server polls (`--model_config_file`): the stable release, the canary, and
-what was so before for as long as a process has it loaded, because its requests pin that version.
+Maintains the file that the server polls (`--model_config_file`). It names the stable release, the
+canary, and their predecessors as long as a process has them loaded, because its requests pin them.
 """
 
 import logging
@@ -19,13 +19,13 @@ POLL_SECONDS = 0.5
 
 
 class ServedVersions:
-    """Writes the file when it is made, and keeps it up to date between `with` and its end.
+    """Writes the model config file, and keeps it up to date in a `with` block.
 
     Args:
         base: Base directory of the bundles.
-        models: Parts of a release that are served, such as `ranker`.
-        path: Of the file, which is replaced as a whole.
-        only: Serve this version alone, whatever the base directory names; None = follow it.
+        models: Parts of a release to serve, such as `ranker`.
+        path: Path of the model config file, which is replaced atomically.
+        only: The only version to serve. None follows the releases of the base directory.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class ServedVersions:
             self._thread.join()
 
     def update(self) -> None:
-        """Writes the file if other versions are wanted.
+        """Writes the file if the versions to serve have changed.
 
         Raises:
-            BundleError: Nothing is published, or `releases.json` cannot be read.
+            BundleError: No release is published, or `releases.json` cannot be read.
             OSError: The file cannot be written.
         """
         wanted = [self._only] if self._only is not None else self._wanted()
@@ -77,8 +77,9 @@ class ServedVersions:
         pointer = changes.current_pointer(self._base)
         named = {pointer.stable, pointer.canary}
         published = manifest.versions(self._base)
-        # Later on, whoever loads another release to look at it does not make the server load it;
-        # but a process whose stable release is refused falls back to the one before.
+        # After the first write, a process that only inspects another release must not make the
+        # server load it. The previous release counts: a process falls back to it if the stable
+        # release is refused.
         served = {*(self._written or published), *pointer.previous[:1]}
         return [
             version
@@ -90,7 +91,7 @@ class ServedVersions:
         try:
             return in_use.is_in_use(self._base, version)
         except OSError:
-            # A file system that cannot tell: what was served may still be in use.
+            # Without locks, a version that was served may still be in use.
             return version in self._written
 
     def _keep(self) -> None:
@@ -98,5 +99,4 @@ class ServedVersions:
             try:
                 self.update()
             except (errors.BundleError, OSError) as error:
-                # What is served is served on.
-                logging.warning("The model server's versions stay as they are: %s", error)
+                logging.warning("The versions of the model server were not updated: %s", error)

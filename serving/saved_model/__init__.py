@@ -1,4 +1,4 @@
-"""Runs a SavedModel by the names of its tensors, with TensorFlow's status codes."""
+"""Runs SavedModels in sessions, with TensorFlow's status codes and per-call deadlines."""
 
 from serving.saved_model.call_deadline import current_deadline, deadline_at, deadline_within
 from serving.saved_model.rpc_status import (
@@ -15,6 +15,7 @@ from serving.saved_model.session_runner import (
     TIMED_OUT,
     Arrays,
     SessionRunner,
+    feeds_of,
     session_config,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "deadline_at",
     "deadline_within",
     "failed_precondition",
+    "feeds_of",
     "invalid_argument",
     "not_found",
     "session_config",

@@ -1,4 +1,4 @@
-"""Until when the caller of the request in this thread waits for its answer."""
+"""The deadline of the request that the current thread or task handles."""
 
 import contextlib
 import contextvars
@@ -11,14 +11,22 @@ _deadline: contextvars.ContextVar[float] = contextvars.ContextVar("deadline", de
 
 @contextlib.contextmanager
 def deadline_within(seconds: float | None) -> Iterator[None]:
-    """Sets the deadline of what runs in the block; None for none."""
+    """Sets the deadline of the calls in the block.
+
+    Args:
+        seconds: Seconds from now. None sets no deadline.
+    """
     with deadline_at(math.inf if seconds is None else time.monotonic() + seconds):
         yield
 
 
 @contextlib.contextmanager
 def deadline_at(deadline: float) -> Iterator[None]:
-    """Sets the deadline of what runs in the block, by `time.monotonic`; infinity for none."""
+    """Sets the deadline of the calls in the block.
+
+    Args:
+        deadline: Time on the clock of `time.monotonic`. Infinity sets no deadline.
+    """
     token = _deadline.set(deadline)
     try:
         yield
@@ -27,5 +35,5 @@ def deadline_at(deadline: float) -> Iterator[None]:
 
 
 def current_deadline() -> float:
-    """Returns the deadline by `time.monotonic`; infinity if there is none."""
+    """Returns the deadline on the clock of `time.monotonic`; infinity without a deadline."""
     return _deadline.get()

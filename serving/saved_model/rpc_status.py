@@ -1,7 +1,6 @@
-"""Errors of the model server, carried by TensorFlow's status codes.
+"""Errors with TensorFlow's status codes.
 
-TensorFlow, gRPC and absl number their codes alike, so one integer serves all three; HTTP has its
-own table.
+TensorFlow, gRPC and absl use the same numbers. HTTP status codes are mapped in a table.
 
 References: TensorFlow Serving, `model_servers/http_server.cc` (the HTTP codes) and
     `model_servers/grpc_status_util.cc` (the length limit of a gRPC message).
@@ -16,7 +15,7 @@ from tensorflow_serving.apis import status_pb2
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _GRPC_MESSAGE_LIMIT = 1024
-# What Python's session puts before an operation's own message.
+# Python's session prepends this to the message of an operation.
 _PYTHON_PREFIX = "Graph execution error:\n\n"
 _HTTP_CODES = {
     grpc.StatusCode.OK: http.HTTPStatus.OK,
@@ -40,8 +39,8 @@ class StatusError(Exception):
     """A request or a load that ends in a status other than OK.
 
     Attributes:
-        code: the gRPC status code.
-        message: the text after the code, as TensorFlow Serving words it.
+        code: gRPC status code.
+        message: Message without the code, worded as in TensorFlow Serving.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
@@ -94,7 +93,7 @@ def unimplemented(message: str) -> StatusError:
 
 
 def status_from_exception(error: BaseException) -> StatusError:
-    """Maps any exception to a status, so that no request ends without one."""
+    """Maps any exception to a status."""
     if isinstance(error, StatusError):
         return error
     if isinstance(error, tf.errors.OpError):

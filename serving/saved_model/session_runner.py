@@ -1,7 +1,7 @@
-"""A SavedModel in a session of its own, run by the names of its tensors.
+"""Runs a SavedModel in its own session, with tensors fed and fetched by name.
 
-The model is loaded as TensorFlow Serving loads it (a graph, a session, tensors fed and fetched by
-name), so shapes, ranks and values are judged by the same operations with the same messages.
+TensorFlow Serving runs models in the same way, so invalid shapes and values cause the same errors
+with the same messages.
 """
 
 import logging
@@ -20,38 +20,38 @@ from tensorflow.python.framework import ops
 
 from serving.saved_model import call_deadline, rpc_status
 
-# The words of TensorFlow's session, also for a request whose time was over before its run.
+# Message of TensorFlow's session, also used for requests whose deadline passed before the run.
 TIMED_OUT = "Timed out waiting for notification"
-# TensorFlow adds the time to its clock, in nanoseconds of 64 bits.
+# TensorFlow adds the timeout to its clock, which has 64-bit nanoseconds.
 _MAX_TIMEOUT_MS = 365 * 86_400_000
 
 Arrays = dict[str, np.ndarray]
 
 
-# For graphs that are a row of short operations: changing threads takes longer than they do.
+# For graphs of short sequential operations, where switching threads takes longer than they do.
 IN_CALLER = -1
 
 
 def session_config(intra_op: int = 0, inter_op: int = 0) -> config_pb2.ConfigProto:
-    """Returns the threads of a session.
+    """Returns a session config with the given numbers of threads.
 
     Args:
-        intra_op: within an operation; 0 for one.
-        inter_op: operations that run at once; 0 for one a core, `IN_CALLER` for all in the
-            thread of the caller.
+        intra_op: Number of threads within an operation. 0 uses one.
+        inter_op: Number of operations that run in parallel. 0 uses the number of cores, and
+            `IN_CALLER` runs all operations in the calling thread.
     """
-    # An operation on some hundred rows is too short to be cut up; what can run beside it, as the
-    # parts of a ranker's candidates, is not.
+    # An operation on some hundred rows is too short to be split. Independent operations, such as
+    # the parts of a ranker's candidates, gain from running in parallel.
     return config_pb2.ConfigProto(
         intra_op_parallelism_threads=intra_op or 1,
         inter_op_parallelism_threads=inter_op,
-        # Those of the process are as its first session wants them, and it may want none.
+        # The first session of a process configures the shared threads, perhaps as none.
         use_per_session_threads=inter_op != IN_CALLER,
     )
 
 
 class SessionRunner:
-    """A loaded SavedModel that many threads may run at once."""
+    """A loaded SavedModel. `run` is thread-safe."""
 
     def __init__(
         self,
@@ -62,12 +62,12 @@ class SessionRunner:
         """Loads the SavedModel.
 
         Args:
-            path: the directory that holds `saved_model.pb`.
-            tags: which of its graphs to load.
-            config: threads and devices; TensorFlow's defaults if None.
+            path: Directory with `saved_model.pb`.
+            tags: Tags of the graph to load.
+            config: Threads and devices. None uses TensorFlow's defaults.
 
         Raises:
-            StatusError: if the SavedModel cannot be loaded.
+            StatusError: The SavedModel cannot be loaded.
         """
         merged = config_pb2.ConfigProto()
         merged.gpu_options.allow_growth = True
@@ -79,7 +79,7 @@ class SessionRunner:
         try:
             with graph.as_default():
                 meta_graph = _load(self._session, path, tags)
-            # What was added after the last run of the load, if anything was.
+            # Adds operations that were created after the last run of the loader.
             self._session._extend_graph()
         except Exception as error:
             self._session.close()
@@ -89,28 +89,28 @@ class SessionRunner:
         )
 
     def run(self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str]) -> Arrays:
-        """Returns the fetched tensors by name, or ends at the deadline of the request.
+        """Returns the fetched tensors by name.
 
         Args:
-            feeds: Arrays by tensor name, each of its tensor's type.
-            fetches: Tensor names.
+            feeds: Tensor name -> array of the tensor's dtype.
+            fetches: Names of the tensors to return.
 
         Raises:
-            StatusError: DEADLINE_EXCEEDED if `call_deadline` passed before the run,
-                INVALID_ARGUMENT or OUT_OF_RANGE if the graph has no such tensor, INVALID_ARGUMENT
-                if an operation's message is not UTF-8.
-            tf.errors.OpError: whatever the graph's operations raise; DEADLINE_EXCEEDED.
+            StatusError: DEADLINE_EXCEEDED if the deadline of `call_deadline` passed before the
+                run, INVALID_ARGUMENT or OUT_OF_RANGE if the graph has no such tensor,
+                INVALID_ARGUMENT if an operation's message is not UTF-8.
+            tf.errors.OpError: An operation failed, or the deadline passed during the run.
         """
         targets = sorted(set(fetches))
         fed = {self._tensor(name): feeds[name] for name in sorted(feeds)}
         wanted = [self._tensor(name) for name in targets]
         options = _run_options(call_deadline.current_deadline())
         try:
-            # `Session.run` around it casts what it is fed, replaces shape errors by its own and
-            # takes 0.1 ms longer; a callable made in advance has one time-out for all its calls.
+            # The public `Session.run` casts its feeds, replaces shape errors and takes 0.1 ms
+            # longer. A callable from `make_callable` has the same timeout for all calls.
             values = self._session._call_tf_sessionrun(options, fed, wanted, [], None)
         except UnicodeDecodeError as error:
-            # TensorFlow's binding cannot raise what the operation said, and hides its code.
+            # TensorFlow's binding cannot decode the message, and loses the error code.
             raise rpc_status.invalid_argument(error.object.decode("utf-8", "replace")) from error
         finally:
             if options is not None:
@@ -118,13 +118,13 @@ class SessionRunner:
         return {name: _as_array(value) for name, value in zip(targets, values, strict=True)}
 
     def close(self) -> None:
-        """Frees the session; no call may be running or follow."""
+        """Frees the session. No call may be running, and none may follow."""
         self._tensors.clear()
         graph = self._session.graph
         self._session.close()
         del self._session
-        # A graph and its operations refer to each other. Left to the garbage collector they pile
-        # up over reloads, and a full collection stops all requests for 0.15 s.
+        # A graph and its operations are a reference cycle. Without this they accumulate over
+        # reloads, and a full garbage collection pauses all requests for 0.15 s.
         ops.dismantle_graph(graph)
 
     def _tensor(self, name: str) -> Any:
@@ -154,8 +154,23 @@ class SessionRunner:
         )
 
 
+def feeds_of(
+    inputs: Mapping[str, str], columns: Mapping[str, np.ndarray | Sequence[bytes]]
+) -> Arrays:
+    """Returns the feeds of a signature for `SessionRunner.run`.
+
+    Args:
+        inputs: Input name -> tensor name.
+        columns: Input name -> array, or a list of strings.
+    """
+    return {
+        inputs[name]: column if isinstance(column, np.ndarray) else np.array(column, dtype=object)
+        for name, column in columns.items()
+    }
+
+
 def _run_options(deadline: float) -> Any:
-    """Returns the buffer of a run's options, to be deleted; None for a run without a deadline."""
+    """Returns the options of a run, which the caller deletes; None without a deadline."""
     if deadline == math.inf:
         return None
     seconds = deadline - time.monotonic()
@@ -173,8 +188,7 @@ def _as_array(value: Any) -> np.ndarray:
 def _load(
     session: tf.compat.v1.Session, path: str, tags: Sequence[str]
 ) -> meta_graph_pb2.MetaGraphDef:
-    # The replacement that its deprecation notice names (`tf.saved_model.load`) runs functions,
-    # not sessions.
+    # `tf.saved_model.load`, which its deprecation notice names, runs functions, not sessions.
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -187,7 +201,7 @@ def _load(
 
 
 def _load_error(error: Exception, path: str, tags: Sequence[str]) -> Exception:
-    """Returns what Python's loader raises with the code and words of the C++ one.
+    """Converts an error of Python's loader to the code and message of the C++ loader.
 
     References: TensorFlow, `cc/saved_model/reader.cc`.
     """

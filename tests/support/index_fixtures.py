@@ -7,7 +7,7 @@ from serving.index import ad_index
 
 
 def clustered(num_ads: int, num_clusters: int = 40, dimension: int = 32) -> np.ndarray:
-    """Returns unit vectors around centres, as trained embeddings lie: [N, D] float32."""
+    """Returns clustered unit vectors, like trained embeddings: [N, D] float32."""
     rng = np.random.default_rng(num_ads)
     centres = rng.normal(size=(num_clusters, dimension))
     points = centres[rng.integers(0, num_clusters, num_ads)]

@@ -107,7 +107,7 @@ class _Embedder(tf.Module):
         return hashed + age[:, None] * self.table[0]
 
 
-class QueryTower(_Embedder):
+class QueryTowerModule(_Embedder):
     """Query fields -> query_embedding [B, D]."""
 
     @tf.function(input_signature=[_FIELD_SPECS])
@@ -115,7 +115,7 @@ class QueryTower(_Embedder):
         return {"query_embedding": tf.math.l2_normalize(self.embed(fields), axis=-1)}
 
 
-class Ranker(_Embedder):
+class RankerModule(_Embedder):
     """Query fields and ad_features [B, C, F] -> the present heads' scores [B, C]."""
 
     def __init__(self, seed: int, heads: tuple[str, ...]) -> None:
@@ -136,7 +136,7 @@ class Ranker(_Embedder):
         return {OUTPUTS[head]: scores[head] for head in self._heads}
 
 
-class AdTower(tf.Module):
+class AdTowerModule(tf.Module):
     """Ad fields -> ad_embedding [B, D] and ad_features [B, F]: hashes of the values."""
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ def _towered(num_ads: int) -> dict[str, np.ndarray]:
     }
     inputs["price"] = tf.constant(ads["price"], tf.float32)
     inputs["tags"] = tf.constant([(value or ["", ""]) for value in ads["tags"]], tf.string)
-    tower = AdTower()
+    tower = AdTowerModule()
     return {name: value.numpy() for name, value in tower.serve(inputs).items()}
 
 
@@ -218,10 +218,10 @@ class Recipe:
 
     def write(self, staged: releases.Staged) -> manifest.Content:
         """Fills the directories and returns the manifest's content."""
-        tower, ranker = QueryTower(self.seed), Ranker(self.seed + 100, self.heads)
+        tower, ranker = QueryTowerModule(self.seed), RankerModule(self.seed + 100, self.heads)
         for model, directory in (
             (tower, staged.query_tower),
-            (AdTower(), staged.ad_tower),
+            (AdTowerModule(), staged.ad_tower),
             (ranker, staged.ranker),
         ):
             tf.saved_model.save(model, str(directory), signatures={"serving_default": model.serve})
@@ -268,7 +268,7 @@ def raw_inputs(rows: list[dict]) -> dict[str, tf.Tensor]:
 
 
 def _probes(
-    tower: QueryTower, ranker: Ranker, built: index.BuiltIndex, features: np.ndarray
+    tower: QueryTowerModule, ranker: RankerModule, built: index.BuiltIndex, features: np.ndarray
 ) -> dict:
     inputs = raw_inputs(PROBE_REQUESTS)
     embeddings = tower.serve(inputs)["query_embedding"].numpy()

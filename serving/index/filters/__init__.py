@@ -1,1 +1,1 @@
-"""Sets of eligible catalogue rows."""
+"""Resolves filters to sets of eligible catalog rows."""

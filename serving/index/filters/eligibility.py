@@ -1,8 +1,8 @@
-"""Which ads may answer a request: resolves filters over the catalogue's display fields.
+"""Resolves the filters of a request over the raw ad fields of the catalog.
 
-Filters come from `requests.FilterFields.check`. Each condition is a set of rows looked up
-in the postings of its field, and the sets are intersected. A resolved filter is kept, the last
-few of them, because requests of one publisher or country ask for the same.
+Filters come from `requests.FilterFields.check`. Each condition is looked up in the inverted index
+of its field, and the row sets are intersected. Recently used filters are cached, because requests
+of a publisher or country often share them.
 
 Shapes: N ads.
 """
@@ -17,19 +17,19 @@ import pyarrow as pa
 from serving import requests
 from serving.index.filters import inverted_index, row_set, string_lookup
 
-_MOST_KEPT = 128
-_MOST_KEPT_BYTES = 64_000_000
+_MAX_KEPT = 128
+_MAX_KEPT_BYTES = 64_000_000
 
 _Postings = inverted_index.StringPostings | inverted_index.NumberPostings
 
 
 class Eligibility:
-    """Resolves filters over one table of ads. Calls from several threads are safe.
+    """Resolves filters over a table of ads. Thread-safe.
 
     Args:
-        ads: [N] rows: the ad ids and the display fields.
-        id_column: Name of the column of the ad ids.
-        unique_ids: Whether each ad id is in one row, which takes less memory.
+        ads: N rows of ad ids and raw fields.
+        id_column: Name of the column of ad ids.
+        unique_ids: Whether each ad id is in a single row, which saves memory.
     """
 
     def __init__(self, ads: pa.Table, id_column: str, *, unique_ids: bool = True) -> None:
@@ -53,20 +53,20 @@ class Eligibility:
         }
 
     def eligible(self, filters: requests.Filters) -> row_set.RowSet:
-        """Returns the rows [N] that meet the filters; the set is shared, and immutable.
+        """Returns the rows that match the filters, as an immutable set that callers share.
 
         Args:
-            filters: As `FilterFields.check` gives them.
+            filters: Filters returned by `FilterFields.check`.
         """
         with self._lock:
             if filters in self._kept:
                 self._kept.move_to_end(filters)
                 return self._kept[filters]
         resolved = self._resolve(filters)
-        most = min(_MOST_KEPT, _MOST_KEPT_BYTES // max(resolved.nbytes, 1))
+        max_kept = min(_MAX_KEPT, _MAX_KEPT_BYTES // max(resolved.nbytes, 1))
         with self._lock:
             self._kept[filters] = resolved
-            while len(self._kept) > most:
+            while len(self._kept) > max_kept:
                 self._kept.popitem(last=False)
         return resolved
 
@@ -81,20 +81,20 @@ class Eligibility:
         return result
 
     def prepare(self) -> None:
-        """Builds what filters need of every field, which the first filter would wait for."""
+        """Builds the inverted index of every field, so that the first filter need not wait."""
         self.find(["any"])
         for name in self.kinds:
             self._postings_of(name)
 
     def find(self, ad_ids: Sequence[str]) -> np.ndarray:
-        """Returns the rows [M] int64 of ads by their unique ids; -1 where there is no such ad."""
+        """Returns the rows [M] int64 of unique ad ids; -1 for unknown ids."""
         if self._ids is None:
-            # Two threads may build it at once, and both are right.
+            # Two threads may build it at the same time, with the same result.
             self._ids = string_lookup.StringLookup(self._ads[self._id_column].combine_chunks())
         return self._ids.find(ad_ids)
 
     def _meet(self, condition: requests.Condition, rows: row_set.RowSet) -> row_set.RowSet:
-        """Returns those of the rows that meet the condition."""
+        """Returns the subset of rows that match the condition."""
         field = self._postings_of(condition.field)
         if condition.any_of is not None:
             rows &= field.any_of(condition.any_of)

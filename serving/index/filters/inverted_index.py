@@ -1,8 +1,8 @@
-"""Which rows hold a value: one field of the catalogue, laid out for filters.
+"""Inverted index of a field: maps values to rows of the catalog.
 
-Built from a column of `ads.arrow` when a filter first names it. At a million ads a field takes
-4 MB, 12 bytes more for each distinct string, and 8 MB more where it is numeric; bitmaps of
-frequent values are kept, and are never larger than the rows that they stand for.
+It is built from a column of `ads.arrow` when a filter first uses the field. With a million ads, a
+field takes 4 MB, plus 12 bytes for each distinct string, or 8 MB for a numeric field. Bitmaps of
+frequent values are cached, and are never larger than the list of rows.
 
 Shapes: N ads, V distinct values.
 """
@@ -17,10 +17,10 @@ from serving.index.filters import row_set, string_lookup
 
 
 class StringPostings:
-    """The rows of each value of a categorical or a list field; missing values are in none.
+    """Rows by value of a categorical or list field. Missing values are not indexed.
 
     Args:
-        column: [N] strings, or lists of strings.
+        column: [N] strings or lists of strings.
     """
 
     def __init__(self, column: pa.ChunkedArray) -> None:
@@ -41,10 +41,10 @@ class StringPostings:
         self._frequent: dict[int, row_set.RowSet] = {}
 
     def any_of(self, values: Sequence[str]) -> row_set.RowSet:
-        """Returns the rows that hold at least one of the values."""
+        """Returns the rows that contain at least one of the values."""
         found = self._lookup.find(values)
         codes = found[found >= 0].tolist()
-        rare = [self._of(code) for code in codes if not self._is_frequent(code)]
+        rare = [self._rows_of(code) for code in codes if not self._is_frequent(code)]
         rows = np.concatenate(rare) if rare else np.empty(0, np.int32)
         result = row_set.RowSet.of_rows(rows, self._num_rows)
         for code in codes:
@@ -53,28 +53,28 @@ class StringPostings:
         return result
 
     def all_of(self, values: Sequence[str]) -> row_set.RowSet:
-        """Returns the rows that hold each of the values."""
+        """Returns the rows that contain all of the values."""
         result = row_set.RowSet.full(self._num_rows)
         for value in values:
             result &= self.any_of([value])
         return result
 
-    def _of(self, code: int) -> np.ndarray:
+    def _rows_of(self, code: int) -> np.ndarray:
         return self._rows[self._starts[code] : self._starts[code + 1]]
 
     def _is_frequent(self, code: int) -> bool:
-        # From here on the bitmap takes less than the rows.
+        # The bitmap of a frequent value is smaller than its list of rows.
         return 32 * int(self._starts[code + 1] - self._starts[code]) >= self._num_rows > 4096
 
     def _bitmap(self, code: int) -> row_set.RowSet:
-        # Two threads may make it at once, and both are right.
+        # Two threads may build it at the same time, with the same result.
         if code not in self._frequent:
-            self._frequent[code] = row_set.RowSet.of_rows(self._of(code), self._num_rows)
+            self._frequent[code] = row_set.RowSet.of_rows(self._rows_of(code), self._num_rows)
         return self._frequent[code]
 
 
 class NumberPostings:
-    """The rows of a numeric field by value; missing values, NaN among them, are in none.
+    """Rows of a numeric field in order of their values. Missing values and NaN are not indexed.
 
     Args:
         column: [N] numbers.
@@ -89,23 +89,23 @@ class NumberPostings:
         self._numbers = numbers[self._rows]
 
     def any_of(self, values: Sequence[float]) -> row_set.RowSet:
-        """Returns the rows whose number is one of the values."""
+        """Returns the rows whose value is one of the given values."""
         result = row_set.RowSet.of_rows(np.empty(0, np.int32), self._num_rows)
         for value in values:
             result |= self.between(value, value)
         return result
 
-    def between(self, least: float | None, most: float | None) -> row_set.RowSet:
-        """Returns the rows with numbers from `least` to `most`; None leaves a side open."""
+    def between(self, minimum: float | None, maximum: float | None) -> row_set.RowSet:
+        """Returns the rows with values in [minimum, maximum]; None leaves a side unbounded."""
         first, last = 0, len(self._rows)
-        if least is not None:
-            first = int(np.searchsorted(self._numbers, least, side="left"))
-        if most is not None:
-            last = int(np.searchsorted(self._numbers, most, side="right"))
+        if minimum is not None:
+            first = int(np.searchsorted(self._numbers, minimum, side="left"))
+        if maximum is not None:
+            last = int(np.searchsorted(self._numbers, maximum, side="right"))
         return row_set.RowSet.of_rows(self._rows[first:last], self._num_rows)
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks()
-    # pyarrow gives back a chunked array of no chunk as it is.
+    # pyarrow returns a chunked array without chunks unchanged.
     return pa.array([], column.type) if isinstance(array, pa.ChunkedArray) else array

@@ -1,6 +1,6 @@
-"""A set of catalogue rows as a bitmap, in the bit order of `faiss.IDSelectorBitmap`.
+"""A set of catalog rows as a bitmap, in the bit order of `faiss.IDSelectorBitmap`.
 
-A bit a row: 125 kB at a million ads, so an intersection takes microseconds.
+One bit per row is 125 kB for a million ads, and an intersection takes microseconds.
 
 Shapes: N rows.
 """
@@ -13,10 +13,10 @@ _ALL = np.uint64(2**64 - 1)
 
 
 class RowSet:
-    """An immutable set of the rows 0..N-1.
+    """An immutable subset of the rows 0..N-1.
 
     Attributes:
-        num_rows: N.
+        num_rows: Number of rows N.
     """
 
     def __init__(self, words: np.ndarray, num_rows: int) -> None:
@@ -33,10 +33,10 @@ class RowSet:
 
     @classmethod
     def of_rows(cls, rows: np.ndarray, num_rows: int) -> "RowSet":
-        """Returns the set of some rows, which may repeat."""
+        """Returns the set of the given rows, which may contain duplicates."""
         words = np.zeros((num_rows + 63) // 64, np.uint64)
         if len(rows) < 64:
-            # A bit at a time, where that is less than passing over all rows.
+            # For a few rows, setting single bits is faster than a mask of all rows.
             for row in rows.tolist():
                 words[row >> 6] |= np.uint64(1 << (row & 63))
             return cls(words, num_rows)
@@ -46,7 +46,7 @@ class RowSet:
 
     @classmethod
     def of_mask(cls, mask: np.ndarray) -> "RowSet":
-        """Returns the rows where a mask [N] bool is true."""
+        """Returns the set of rows where a mask [N] bool is true."""
         packed = np.packbits(mask, bitorder="little")
         words = np.zeros((len(mask) + 63) // 64, np.uint64)
         words.view(np.uint8)[: len(packed)] = packed
@@ -63,17 +63,17 @@ class RowSet:
 
     @functools.cached_property
     def count(self) -> int:
-        """Rows in the set."""
+        """Number of rows in the set."""
         return int(np.bitwise_count(self._words).sum())
 
     @functools.cached_property
     def rows(self) -> np.ndarray:
-        """The rows, rising, int64; made once."""
-        # Only words with a bit are taken apart: most are empty where this is used.
-        places = np.flatnonzero(self._words)
-        bits = np.unpackbits(self._words[places].view(np.uint8), bitorder="little")
+        """The rows in ascending order, int64; computed once."""
+        # Unpacks only nonzero words, because most are zero in typical sets.
+        nonzero = np.flatnonzero(self._words)
+        bits = np.unpackbits(self._words[nonzero].view(np.uint8), bitorder="little")
         word, bit = np.nonzero(bits.reshape(-1, 64))
-        return places[word] * 64 + bit
+        return nonzero[word] * 64 + bit
 
     @property
     def bitmap(self) -> np.ndarray:
@@ -82,9 +82,9 @@ class RowSet:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the bitmap."""
+        """Size of the bitmap in bytes."""
         return self._words.nbytes
 
     def contains(self, rows: np.ndarray) -> np.ndarray:
-        """Returns which of some rows, all of 0..N-1, are in the set: bool, of their shape."""
+        """Returns whether each of the given rows is in the set: bool, of the same shape."""
         return (self.bitmap[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1

@@ -1,10 +1,10 @@
-"""Finds strings among many: the row of an ad id, the code of a value.
+"""Maps strings to their positions in an Arrow array, such as ad ids to rows.
 
-A dict of a million strings takes 150 MB and more; here it is 12 bytes a string beside the
-Arrow array: sorted 64-bit hashes and the places they come from. A hit is compared with the
-string itself, so equal hashes do no harm.
+A dict of a million strings takes over 150 MB. This table of sorted 64-bit hashes and positions
+takes 12 bytes per string in addition to the array. Hits are compared with the string itself, so
+hash collisions are harmless.
 
-Shapes: V strings, M strings looked for.
+Shapes: V strings, M strings to look up.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-# Strings that are Python objects at one time.
+# Number of strings that are Python objects at the same time.
 _CHUNK = 65_536
 
 
 class StringLookup:
-    """Places of distinct strings.
+    """Looks up the positions of distinct strings.
 
     Args:
-        values: [V] distinct strings without null.
-        hash_function: Gives the same 64-bit integer for the same string in this process.
+        values: [V] distinct strings without nulls.
+        hash_function: Maps a string to a 64-bit integer, deterministically in this process.
     """
 
     def __init__(self, values: pa.Array, hash_function: Callable[[str], int] = hash) -> None:
@@ -33,18 +33,18 @@ class StringLookup:
             hashes[first : first + len(chunk)] = self._hashes(chunk.to_pylist(), len(chunk))
         order = np.argsort(hashes, kind="stable")
         self._sorted = hashes[order]
-        self._places = order.astype(np.int32)
+        self._positions = order.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self._values)
 
     @property
     def nbytes(self) -> int:
-        """Memory beside the strings."""
-        return self._sorted.nbytes + self._places.nbytes
+        """Size of the table in bytes, without the strings."""
+        return self._sorted.nbytes + self._positions.nbytes
 
     def find(self, strings: Sequence[str]) -> np.ndarray:
-        """Returns the place [M] int64 of each string; -1 where it is not there."""
+        """Returns the position [M] int64 of each string; -1 for unknown strings."""
         found = np.full(len(strings), -1, np.int64)
         if not len(self) or not len(strings):
             return found
@@ -52,13 +52,13 @@ class StringLookup:
         hashes = self._hashes(strings, len(strings))
         first = np.searchsorted(self._sorted, hashes, side="left")
         last = np.searchsorted(self._sorted, hashes, side="right")
-        # Mostly one round; strings that share their hash with others take as many as these are.
+        # One iteration, unless hashes collide.
         for step in range(int((last - first).max())):
             unsettled = np.flatnonzero((found < 0) & (first + step < last))
-            places = self._places[first[unsettled] + step]
-            stored = self._values.take(pa.array(places)).to_numpy(zero_copy_only=False)
+            positions = self._positions[first[unsettled] + step]
+            stored = self._values.take(pa.array(positions)).to_numpy(zero_copy_only=False)
             same = stored == wanted[unsettled]
-            found[unsettled[same]] = places[same]
+            found[unsettled[same]] = positions[same]
         return found
 
     def _hashes(self, strings: Iterable[str], count: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Chooses the index of a catalogue by measuring kinds and parameters.
+"""Chooses the index of a catalog by measuring kinds and parameters.
 
-Half of the queries choose; the other half, which chose nothing, says what the choice is worth.
-Times are the machine's, so that a choice between equals may differ from run to run; the index
-built from a choice is the same whenever its config is.
+Half of the queries are used to choose, and the held-out half measures the choice. Latencies depend
+on the machine, so the choice between similar indexes may differ between runs. The index built from
+a given config is deterministic.
 
 Shapes: N ads, D embedding size, Q queries.
 """
@@ -19,20 +19,20 @@ from serving.index.kinds import MIN_ADS_TO_TRAIN, IndexConfig
 from serving.index.tuning import index_trials
 from tfrecords import terminal
 
-# Up to as many ads the kinds that need no refinement are tried too.
+# Up to this number of ads, `auto` also tries kinds without rescoring.
 _SMALL = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What tuning chose.
+    """Result of tuning.
 
     Attributes:
-        structure: The chosen index, its search set.
-        chosen: The trial that won.
-        held_out: The same measured with queries that had no part in the choice.
-        trials: All that was tried.
-        verdict: The rule that chose, in words; it names a target that is missed.
+        structure: The chosen index, with its search parameters set.
+        chosen: The chosen trial.
+        held_out: The chosen setting, measured with the held-out queries.
+        trials: All trials.
+        verdict: Reason for the choice, which names any missed target.
     """
 
     structure: index_trials.Structure
@@ -42,14 +42,14 @@ class Choice:
     verdict: str
 
     def summary(self) -> dict[str, Any]:
-        """Returns what the manifest keeps: the verdict and how the choice measures."""
+        """Returns the entry for the manifest: verdict, number of trials and held-out trial."""
         measured = dataclasses.asdict(self.held_out)
         del measured["config"]
         return {"verdict": self.verdict, "trials": len(self.trials), "held_out": measured}
 
 
 def structures(config: kinds.IndexConfig, num_ads: int) -> list[kinds.IndexConfig]:
-    """Returns the indexes that `auto` tries, the exact one first where it may do."""
+    """Returns the configs that `auto` tries, exact search first if it may be fast enough."""
     flat = dataclasses.replace(config, kind="Flat")
     cells = dataclasses.replace(config, kind="IVF", storage="SQ8")
     codes = dataclasses.replace(config, kind="IVFPQ")
@@ -66,21 +66,21 @@ def tune_index(
     tried: Sequence[kinds.IndexConfig] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Choice:
-    """Builds, measures and chooses.
+    """Builds and measures indexes, and chooses one.
 
     Args:
         embeddings: [N, D] float32, finite.
-        queries: [Q, D] float32 with Q ≥ 2, as they will come online.
-        config: The targets, num_candidates and the seed.
-        tried: The indexes; None = `structures`, of which none is built after an exact or a
-            refined one that meets the targets.
-        report: Is given a line for each index built.
+        queries: [Q, D] float32 with Q ≥ 2, representative query embeddings.
+        config: Targets, `num_candidates` and seed.
+        tried: Configs to try. None tries those of `structures`, and stops after an exact or
+            rescored index that meets the targets.
+        report: Called with a line of text for each index built.
 
     Raises:
-        ValueError: There are fewer than two queries.
+        ValueError: There are fewer than two queries, or no configs to try.
     """
     if len(queries) < 2:
-        raise ValueError(f"Tuning expected at least 2 query embeddings, got {len(queries)}.")
+        raise ValueError(f"queries: expected at least 2 query embeddings, got {len(queries)}.")
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     wanted = exact_search.exact_rows([embeddings], queries, config.num_candidates)
     trials: list[index_trials.Trial] = []
@@ -106,7 +106,7 @@ def tune_index(
 def build(
     embeddings: np.ndarray, config: kinds.IndexConfig, queries: np.ndarray | None = None
 ) -> index_trials.Structure:
-    """Builds an index to be measured; its arguments are those of `index_build.build`."""
+    """Builds an index to measure; see `index_build.build` for the arguments."""
     started = time.perf_counter()
     index, _, parameters = index_build.build(embeddings, config, queries)
     seconds = time.perf_counter() - started
@@ -116,21 +116,26 @@ def build(
 
 
 def meets(trial: index_trials.Trial, config: kinds.IndexConfig) -> bool:
-    """Tells whether a trial meets all targets; recall less its standard error must."""
+    """Returns whether a trial meets all targets, with its recall minus one standard error."""
     return _recalls(trial, config) and _fits(trial, config) and _in_time(trial, config)
 
 
 def choose(
     trials: Sequence[index_trials.Trial], config: kinds.IndexConfig
 ) -> tuple[index_trials.Trial, str]:
-    """Chooses among trials.
+    """Chooses a trial.
 
-    Memory is a limit; recall comes before latency: of the trials within memory, those that reach
-    the recall; of these, those in time; of these the exact one, else that of the least p99. Where
-    none reaches the recall, the one of the highest recall.
+    Only trials within the memory limit are considered. Recall takes precedence over latency: of
+    the trials that reach the target recall and the latency budget, exact search is preferred, and
+    then the one with the lowest p99. If none reaches the target recall, the one with the highest
+    recall is chosen.
+
+    Args:
+        trials: At least one trial.
+        config: Targets.
 
     Returns:
-        The trial, and in words why.
+        The chosen trial, and the reason as text.
     """
     fitting = [t for t in trials if _fits(t, config)]
     if not fitting:
@@ -139,13 +144,14 @@ def choose(
     recalling = [t for t in fitting if _recalls(t, config)]
     if not recalling:
         return max(fitting, key=lambda t: (t.recall, -t.p99_ms)), (
-            f"no index reaches recall {config.target_recall:g} surely; this has the highest"
+            f"no index reaches recall {config.target_recall:g} by more than one standard error; "
+            "this one has the highest recall"
         )
     in_time = [t for t in recalling if _in_time(t, config)]
     if not in_time:
         return min(recalling, key=lambda t: t.p99_ms), (
             f"no index reaches recall {config.target_recall:g} within "
-            f"{config.latency_budget_ms:g} ms; this is the fastest that reaches it"
+            f"{config.latency_budget_ms:g} ms; this is the fastest that reaches the recall"
         )
     exact = [t for t in in_time if t.config.kind == "Flat"]
     if exact and config.latency_budget_ms is not None:
@@ -154,7 +160,7 @@ def choose(
 
 
 def pareto_front(trials: Sequence[index_trials.Trial]) -> list[index_trials.Trial]:
-    """Returns the trials that none beats in recall, p99 and memory at once, by recall."""
+    """Returns the Pareto front of recall, p99 and memory, sorted by recall."""
     kept = [t for t in trials if not any(_beats(other, t) for other in trials)]
     return sorted(kept, key=lambda t: (t.recall, -t.p99_ms))
 
@@ -177,7 +183,7 @@ def _in_time(trial: index_trials.Trial, config: kinds.IndexConfig) -> bool:
 
 
 KINDS_TO_TRY = ("Flat", "IVF", "IVFSQ8", "IVFPQ", "IVFPQbf16", "HNSW", "HNSWSQ8")
-# Graphs are built on one thread, so that they are the same every time: an hour at a million.
+# Graphs are built on one thread to be deterministic, which takes an hour for a million ads.
 MAX_GRAPH_ADS = 200_000
 
 
@@ -187,7 +193,13 @@ def structures_to_try(
     kinds: list[str] | None,
     num_lists: list[str | None],
 ) -> list[IndexConfig]:
-    """Returns the indexes to try.
+    """Returns the configs to try, for `tune_index`.
+
+    Args:
+        targets: Targets and other options of all configs.
+        num_ads: Number of ads N.
+        kinds: Names from `KINDS_TO_TRY`. None tries all, graphs only up to `MAX_GRAPH_ADS`.
+        num_lists: Numbers of cells to try for IVF and IVFPQ. None uses the default.
 
     Raises:
         ValueError: A kind is unknown.

@@ -1,4 +1,4 @@
-"""Measures an index: recall against exact search, and the time of single queries.
+"""Measures recall against exact search and the latency of single queries.
 
 Shapes: N ads, D embedding size, Q queries.
 """
@@ -16,17 +16,25 @@ def recall_against_exact(
     """Returns the share of the exact top k that the index finds, in [0, 1].
 
     Args:
-        searcher: Over the same embeddings.
+        searcher: Index of `embeddings`.
         embeddings: [N, D] float32.
         queries: [Q, D] float32.
-        k: Ads for each query.
+        k: Number of ads for each query.
     """
     wanted = exact_search.exact_rows([embeddings], queries, k)
     return float(recall_of_rows(searcher.search(queries, wanted.shape[1])[1], wanted).mean())
 
 
 def recall_of_rows(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Returns the share of each query's wanted rows [Q, k] among found [Q, any]: [Q]; of none 1."""
+    """Returns the share of the wanted rows that were found, for each query.
+
+    Args:
+        found: [Q, any] rows found.
+        wanted: [Q, k] rows to find.
+
+    Returns:
+        Recall [Q], in [0, 1]; 1 if k is 0.
+    """
     if not wanted.shape[1]:
         return np.ones(len(wanted))
     pairs = zip(wanted, found, strict=True)
@@ -36,10 +44,16 @@ def recall_of_rows(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def time_alone(
     searcher: search.Searcher, queries: np.ndarray, k: int, repeat: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Searches for one query after another.
+    """Measures searches for one query at a time.
+
+    Args:
+        searcher: Index to search.
+        queries: [Q, D] float32.
+        k: Number of ads for each query.
+        repeat: Number of passes over the queries.
 
     Returns:
-        Milliseconds [repeat · Q], and the rows found [Q, k].
+        Latencies [repeat · Q] in milliseconds, and the rows found [Q, k].
     """
     for query in queries[:10]:
         searcher.search(query[None], k)

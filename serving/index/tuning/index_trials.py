@@ -1,6 +1,6 @@
-"""Measures one built index at every setting of its search that may be worth having.
+"""Measures a built index with different search parameters.
 
-Shapes: N ads, D embedding size, Q queries, k ads wanted.
+Shapes: N ads, D embedding size, Q queries, k ads per query.
 """
 
 import dataclasses
@@ -14,35 +14,32 @@ import numpy as np
 from serving.index import index_build, kinds, search
 from serving.index.tuning import index_recall
 
-# faiss's type stubs do not know its subclasses.
-_faiss: Any = faiss
-
-# Shares of the cells; multiples of k; ads kept open, in multiples of k.
+# Probed shares of the cells; refine factors; search widths as multiples of num_candidates.
 _PROBED = (1 / 64, 1 / 32, 5 / 128, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1)
 _REFINED = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _OPEN = (1, 2, 4, 8, 16)
-# Timed calls of a trial: of fewer, p99 is the greatest but one.
+# Number of timed calls of a trial. With fewer, p99 is the second largest latency.
 _MIN_CALLS = 200
-# Scoring more again, or searching more cells, that gains less gains nothing.
-_LEAST_GAIN = 5e-4
-# Beyond there is nothing left to gain.
+# Smaller gains of recall do not count.
+_MIN_GAIN = 5e-4
+# Recall at which wider searches are not tried.
 _ENOUGH = 0.9985
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One index with one setting of its search, as measured.
+    """Measurement of an index with one setting of its search parameters.
 
     Attributes:
         name: faiss's factory string and the search parameters.
-        config: Builds and sets it again.
-        recall: At k against exact search, in [0, 1].
-        recall_error: Its standard error, over queries.
-        p50_ms: Half of the single queries take less, one thread.
-        p99_ms: 99 % take less.
-        megabytes: 10^6 bytes of the saved index.
-        build_seconds: Training and adding; the same for all settings of one index.
-        num_queries: That recall comes from.
+        config: Config with the same index and search parameters.
+        recall: Recall at k against exact search, in [0, 1].
+        recall_error: Standard error of `recall` over queries.
+        p50_ms: Median latency of single queries on one thread.
+        p99_ms: 99th percentile of the latency.
+        megabytes: Size of the saved index in MB (10^6 bytes).
+        build_seconds: Time of training and adding, the same for all settings of an index.
+        num_queries: Number of queries that `recall` was measured with.
     """
 
     name: str
@@ -58,14 +55,14 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """A built index.
+    """A built index to measure.
 
     Attributes:
-        searcher: Over it.
-        config: It was built with.
-        build_parameters: As `index_build.build` gives them.
-        megabytes: 10^6 bytes as it is saved.
-        build_seconds: Training and adding.
+        searcher: Searches the index.
+        config: Config of the index.
+        build_parameters: Build parameters returned by `index_build.build`.
+        megabytes: Size of the saved index in MB (10^6 bytes).
+        build_seconds: Time of training and adding.
     """
 
     searcher: search.Searcher
@@ -75,17 +72,17 @@ class Structure:
     build_seconds: float
 
     def set(self, config: kinds.IndexConfig) -> None:
-        """Sets the search as a config of the same index says."""
+        """Sets the search parameters from a config of this index."""
         kind = self.searcher.kind
         index_build.set_search(self.searcher.index, kind, config, self.searcher.num_ads)
 
     def measure(self, config: kinds.IndexConfig, queries: np.ndarray, wanted: np.ndarray) -> Trial:
-        """Sets the search and measures it.
+        """Sets the search parameters and measures the index.
 
         Args:
-            config: A setting of this index.
+            config: Config of this index with the search parameters.
             queries: [Q, D] float32.
-            wanted: [Q, k] rows that exact search finds.
+            wanted: [Q, k] rows found by exact search.
         """
         self.set(config)
         repeat = math.ceil(_MIN_CALLS / len(queries))
@@ -107,24 +104,24 @@ class Structure:
         )
 
     def sweep(self, queries: np.ndarray, wanted: np.ndarray) -> Iterator[Trial]:
-        """Measures the settings, from narrow to wide, until nothing is left to gain.
+        """Measures settings from narrow to wide, until recall no longer improves.
 
-        Of the numbers of cells that reach the target recall two are tried: with more of them
-        fewer codes may need to be scored again.
+        It tries two numbers of cells that reach the target recall, because with more cells fewer
+        codes may have to be rescored.
         """
-        reached, surely, enough = -1.0, -1.0, False
+        reached, lower_bound, enough = -1.0, -1.0, False
         for settings in self._settings():
             best = -1.0
             for setting in settings:
                 trial = self.measure(dataclasses.replace(self.config, **setting), queries, wanted)
                 yield trial
-                surely = max(surely, trial.recall - trial.recall_error)
-                if trial.recall < best + _LEAST_GAIN:
+                lower_bound = max(lower_bound, trial.recall - trial.recall_error)
+                if trial.recall < best + _MIN_GAIN:
                     break
                 best = trial.recall
-            if enough or best >= _ENOUGH or best < reached + _LEAST_GAIN:
+            if enough or best >= _ENOUGH or best < reached + _MIN_GAIN:
                 return
-            reached, enough = best, surely >= self.config.target_recall
+            reached, enough = best, lower_bound >= self.config.target_recall
 
     def _settings(self) -> Iterator[list[dict[str, Any]]]:
         kind, num_ads = self.searcher.kind, self.searcher.num_ads
@@ -134,11 +131,11 @@ class Structure:
             widths = {min(m * self.config.num_candidates, num_ads) for m in _OPEN}
             yield [{"search_width": width} for width in sorted(widths)]
         else:
-            num_lists = _faiss.extract_index_ivf(self.searcher.index).nlist
+            num_lists = faiss.extract_index_ivf(self.searcher.index).nlist
             factors = _REFINED if kind == "IVFPQ" else (None,)
-            # Fewer cells do not hold as many, and the search would widen itself.
-            enough = 2 * self.config.num_candidates / num_ads
-            shares = [share for share in _PROBED if share > enough] or [1.0]
+            # Fewer cells would not contain enough ads, and the search would widen itself.
+            min_share = 2 * self.config.num_candidates / num_ads
+            shares = [share for share in _PROBED if share > min_share] or [1.0]
             for num_probes in sorted({math.ceil(share * num_lists) for share in shares}):
                 probed = {"num_probes": num_probes}
                 yield [probed if f is None else {**probed, "refine_factor": f} for f in factors]

@@ -10,6 +10,7 @@ import serving_fixtures
 
 from serving import errors
 from serving.index import ad_index, kinds
+from serving.index.tuning import index_recall
 
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 
@@ -18,12 +19,12 @@ KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 def test_recall_against_exact_search_is_high_after_saving(kind, tmp_path):
     embeddings = index_fixtures.clustered(3000)
     built = ad_index.build_index(
-        embeddings, ad_index.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
+        embeddings, kinds.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
     )
     index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
     assert index.kind == kind
     assert index.search_parameters() == built.searcher.search_parameters()
-    recall = ad_index.recall_against_exact(index, embeddings, index_fixtures.clustered(60), 500)
+    recall = index_recall.recall_against_exact(index, embeddings, index_fixtures.clustered(60), 500)
     assert recall == 1.0 if kind == "Flat" else recall >= 0.98
 
 
@@ -39,22 +40,24 @@ def test_exact_scores_and_order_by_hand(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_ads", [1, 3, 100])
-def test_tiny_catalogues_give_all_their_ads(kind, num_ads, tmp_path):
-    built = ad_index.build_index(index_fixtures.clustered(num_ads), ad_index.IndexConfig(kind=kind))
+def test_searches_of_tiny_catalogs_return_all_ads(kind, num_ads, tmp_path):
+    built = ad_index.build_index(index_fixtures.clustered(num_ads), kinds.IndexConfig(kind=kind))
     index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
     scores, rows = index.search(index_fixtures.clustered(4), 500)
     assert scores.shape == rows.shape == (4, num_ads)
     assert all(sorted(row) == list(range(num_ads)) for row in rows.tolist())
     if kind in ("IVF", "IVFPQ"):
         assert index.kind == built.manifest_index(1.0)["kind"] == "Flat"
-        assert built.build_parameters["fallback"] == f"{kind} needs 1024 ads, there are {num_ads}"
+        assert (
+            built.build_parameters["fallback"] == f"{kind} needs at least 1024 ads, got {num_ads}"
+        )
 
 
 @pytest.mark.parametrize("kind", ["IVF", "IVFPQ", "HNSW"])
 @pytest.mark.parametrize("k", [500, 2000, 10_000])
-def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
+def test_narrow_searches_still_return_k_rows(kind, k):
     embeddings = index_fixtures.clustered(2000)
-    config = ad_index.IndexConfig(kind=kind, num_probes=1, search_width=1, num_neighbours=2)
+    config = kinds.IndexConfig(kind=kind, num_probes=1, search_width=1, num_neighbors=2)
     searcher = ad_index.build_index(embeddings, config).searcher
     scores, rows = searcher.search(index_fixtures.clustered(7), k)
     assert rows.shape == (7, min(k, 2000))
@@ -64,9 +67,9 @@ def test_no_row_is_ever_missing_however_narrow_the_search(kind, k):
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
-def test_an_index_chosen_at_many_ads_is_good_where_few_are_wanted():
+def test_an_index_tuned_for_large_k_has_high_recall_for_small_k():
     embeddings, queries = np.split(index_fixtures.clustered(6_200, dimension=64), [6_000])
-    config = ad_index.IndexConfig(kind="IVFPQ", target_recall=0.97)
+    config = kinds.IndexConfig(kind="IVFPQ", target_recall=0.97)
     index = ad_index.build_index(embeddings, config, tuning_queries=queries[:100]).searcher
     exact = np.argsort(-(queries[100:] @ embeddings.T), axis=1)
     for k in (500, 50, 10):
@@ -75,12 +78,12 @@ def test_an_index_chosen_at_many_ads_is_good_where_few_are_wanted():
         assert np.mean([np.isin(*pair).mean() for pair in pairs]) > 0.9
 
 
-def test_ads_that_codes_do_not_tell_apart_are_all_found():
-    # Fast scan leaves codes of the least score out: of equal ads, all of them.
+def test_ads_with_equal_codes_are_all_found():
+    # Fast scan omits codes with the minimum score, which are all codes if ads are equal.
     same = np.repeat(np.eye(1, 8, dtype=np.float32), 1200, axis=0)
     line = np.random.default_rng(0).normal(size=(1200, 1)).astype(np.float32)
     for ads in (same, np.zeros((1200, 8), np.float32), line):
-        searcher = ad_index.build_index(ads, ad_index.IndexConfig(kind="IVFPQ")).searcher
+        searcher = ad_index.build_index(ads, kinds.IndexConfig(kind="IVFPQ")).searcher
         for queries, k in [(ads[:1], 500), (ads[:3], 500), (ads[:1], 1200), (ads[:3], 1200)]:
             scores, rows = searcher.search(queries, k)
             assert rows.min() >= 0
@@ -89,9 +92,9 @@ def test_ads_that_codes_do_not_tell_apart_are_all_found():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_finds_what_its_queries_find_alone(kind):
+def test_a_batch_finds_the_same_ads_as_single_queries(kind):
     searcher = ad_index.build_index(
-        index_fixtures.clustered(3000), ad_index.IndexConfig(kind=kind)
+        index_fixtures.clustered(3000), kinds.IndexConfig(kind=kind)
     ).searcher
     queries = index_fixtures.clustered(9)
     _, together = searcher.search(queries, 50)
@@ -110,7 +113,7 @@ def test_an_l2_index_is_refused(tmp_path):
 
 def test_files_of_different_length_are_refused(tmp_path):
     built = ad_index.build_index(index_fixtures.clustered(10))
-    with pytest.raises(errors.AdIndexError, match=r"as many .* got \(10, 9, 10\)"):
+    with pytest.raises(errors.AdIndexError, match=r"same number .* got \(10, 9, 10\)"):
         index_fixtures.save(built, tmp_path, ad_features=serving_fixtures.ad_features(9))
     index_fixtures.save(built, tmp_path)
     np.save(tmp_path / "ad_features.npy", serving_fixtures.ad_features(9))
@@ -118,9 +121,9 @@ def test_files_of_different_length_are_refused(tmp_path):
         ad_index.AdIndex.open(tmp_path)
 
 
-def test_an_ad_id_given_twice_is_refused(tmp_path):
+def test_a_duplicate_ad_id_is_refused(tmp_path):
     ads = pa.table({ad_index.AD_ID: ["a", "a", "b"]})
-    with pytest.raises(errors.AdIndexError, match="ad_id__ with 3 different values"):
+    with pytest.raises(errors.AdIndexError, match="ad_id__ with 3 distinct values"):
         index_fixtures.save(ad_index.build_index(index_fixtures.clustered(3)), tmp_path, ads=ads)
 
 
@@ -149,12 +152,12 @@ def test_bad_embeddings_are_refused():
 
 def test_config_errors_name_the_field():
     with pytest.raises(ValueError, match="kind: expected one of"):
-        ad_index.IndexConfig(kind="LSH")
+        kinds.IndexConfig(kind="LSH")
     with pytest.raises(ValueError, match="num_probes: expected a positive integer"):
-        ad_index.IndexConfig(num_probes=0)
+        kinds.IndexConfig(num_probes=0)
     with pytest.raises(ValueError, match="num_codes: expected a divisor of the dimension 32"):
         ad_index.build_index(
-            index_fixtures.clustered(2000), ad_index.IndexConfig(kind="IVFPQ", num_codes=7)
+            index_fixtures.clustered(2000), kinds.IndexConfig(kind="IVFPQ", num_codes=7)
         )
 
 
@@ -166,15 +169,15 @@ def test_k_must_be_positive():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_query_that_is_not_finite_is_refused(kind):
+def test_a_non_finite_query_is_refused(kind):
     searcher = ad_index.build_index(
-        index_fixtures.clustered(2000), ad_index.IndexConfig(kind=kind)
+        index_fixtures.clustered(2000), kinds.IndexConfig(kind=kind)
     ).searcher
     with pytest.raises(errors.AdIndexError, match="finite query embeddings"):
         searcher.search(np.full((1, 32), np.nan, np.float32), 5)
 
 
-def test_features_and_display_follow_the_catalogue(tiny_bundle):
+def test_features_and_display_are_in_catalog_order(tiny_bundle):
     index = tiny_bundle.ad_index
     rows = np.array([[0, 299], [7, 7]])
     expected = serving_fixtures.ad_features()[rows]
@@ -189,22 +192,22 @@ def test_features_and_display_follow_the_catalogue(tiny_bundle):
 
 
 def test_default_parameters_at_a_million_ads():
-    kind, build = kinds.resolve(ad_index.IndexConfig(), 1_000_000, 256)
+    kind, build = kinds.resolve(kinds.IndexConfig(), 1_000_000, 256)
     assert kind == "IVFPQ"
-    # The power of two below 4 * sqrt(1e6) = 4000; one code for two dimensions.
+    # The power of two below 4 * sqrt(1e6) = 4000, and one code per two dimensions.
     assert build["factory"] == "OPQ128,IVF2048,PQ128x4fs,Refine(SQ8)"
 
 
 def test_the_config_is_plain_data():
-    config = ad_index.IndexConfig(kind="HNSW")
-    assert ad_index.IndexConfig(**dataclasses.asdict(config)) == config
+    config = kinds.IndexConfig(kind="HNSW")
+    assert kinds.IndexConfig(**dataclasses.asdict(config)) == config
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("storage", ["float", "SQ8"])
-def test_an_opened_index_is_mapped_and_finds_the_same(kind, storage, tmp_path):
+def test_an_opened_index_is_memory_mapped_and_finds_the_same_ads(kind, storage, tmp_path):
     built = ad_index.build_index(
-        index_fixtures.clustered(3000), ad_index.IndexConfig(kind=kind, storage=storage)
+        index_fixtures.clustered(3000), kinds.IndexConfig(kind=kind, storage=storage)
     )
     index = ad_index.AdIndex.open(index_fixtures.save(built, tmp_path))
     queries = index_fixtures.clustered(9)
@@ -217,9 +220,9 @@ def test_an_opened_index_is_mapped_and_finds_the_same(kind, storage, tmp_path):
         assert str(tmp_path / "index.faiss") in maps.read_text()
 
 
-def test_a_cut_index_file_is_refused(tmp_path):
+def test_a_truncated_index_file_is_refused(tmp_path):
     index_fixtures.save(
-        ad_index.build_index(index_fixtures.clustered(3000), ad_index.IndexConfig(kind="IVFPQ")),
+        ad_index.build_index(index_fixtures.clustered(3000), kinds.IndexConfig(kind="IVFPQ")),
         tmp_path,
     )
     path = tmp_path / "index.faiss"

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from serving import requests
-from serving.index import ad_index, filtered_search
+from serving.index import ad_index, filtered_search, kinds
 from serving.index.filters import row_set
+from serving.index.tuning import index_recall
 
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
 NUM_ADS = 3000
@@ -20,19 +21,19 @@ def built(kind: str) -> ad_index.BuiltIndex:
     """The index of `index_fixtures.clustered(NUM_ADS)`."""
     embeddings = index_fixtures.clustered(NUM_ADS)
     return ad_index.build_index(
-        embeddings, ad_index.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
+        embeddings, kinds.IndexConfig(kind=kind), tuning_queries=embeddings[::100]
     )
 
 
 def eligible_rows(share: float, seed: int = 1) -> np.ndarray:
-    """A random share of the rows, rising."""
+    """A random share of the rows, in ascending order."""
     rng = np.random.default_rng(seed)
     count = max(1, round(share * NUM_ADS))
     return np.sort(rng.choice(NUM_ADS, count, replace=False))
 
 
 def exact(embeddings: np.ndarray, queries: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """The rows of the k best of some rows, by one matrix product."""
+    """The k best of the given rows, by a matrix product."""
     order = np.argsort(-(queries @ embeddings[rows].T), axis=1, kind="stable")
     return rows[order[:, :k]]
 
@@ -44,7 +45,7 @@ def recall(found: np.ndarray, wanted: np.ndarray) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.98, 0.5, 0.1, 0.01, 0.001])
 @pytest.mark.parametrize("always_exact", [None, 0], ids=["as measured", "selector preferred"])
-def test_filtered_search_gives_the_best_of_the_eligible_ads(kind, share, always_exact):
+def test_filtered_search_returns_the_best_of_the_eligible_ads(kind, share, always_exact):
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(20)
     rows = eligible_rows(share)
     searcher = built(kind).searcher
@@ -57,8 +58,8 @@ def test_filtered_search_gives_the_best_of_the_eligible_ads(kind, share, always_
     np.testing.assert_allclose(
         scores, np.einsum("bd,bkd->bk", queries, embeddings[found]), atol=0.02
     )
-    # What the codes of the index lose at this k they lose without a filter too.
-    unfiltered = ad_index.recall_against_exact(searcher, embeddings, queries, K)
+    # The codes of the index lose as much recall at this k without a filter.
+    unfiltered = index_recall.recall_against_exact(searcher, embeddings, queries, K)
     assert recall(found, exact(embeddings, queries, rows, K)) >= unfiltered - 0.03
     if search.is_exact(row_set.RowSet.of_rows(rows, NUM_ADS), K):
         assert recall(found, exact(embeddings, queries, rows, K)) >= 0.97
@@ -68,19 +69,19 @@ def test_filtered_search_gives_the_best_of_the_eligible_ads(kind, share, always_
 def test_ads_far_from_the_query_are_found_when_only_they_are_eligible(kind):
     embeddings = index_fixtures.clustered(NUM_ADS)
     query = embeddings[:1]
-    # The 300 worst ads of all: no cell near the query holds one.
+    # The 300 worst ads: no cell near the query contains one.
     rows = np.sort(np.argsort(embeddings @ query[0])[:300])
     search = filtered_search.FilteredSearch(built(kind).searcher.index, always_exact=0)
     _, found = search.search(query, K, row_set.RowSet.of_rows(rows, NUM_ADS))
     assert np.isin(found, rows).all()
     assert found.shape == (1, K)
-    # The coarse codes of IVFPQ tell ads that are all far from each other less well.
+    # The coarse codes of IVFPQ are less exact for ads that are far from the query.
     wanted = exact(embeddings, query, rows, K)
     assert recall(found, wanted) >= (0.7 if kind == "IVFPQ" else 0.95)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_searcher_applies_a_filter_and_the_whole_set_is_none(kind):
+def test_the_searcher_applies_a_filter_unless_all_ads_are_eligible(kind):
     queries = index_fixtures.clustered(5)
     searcher = built(kind).searcher
     everything = row_set.RowSet.full(NUM_ADS)
@@ -101,7 +102,7 @@ def test_a_saved_index_is_filtered_by_the_fields_of_its_ads(kind, tmp_path):
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(5)
     index_fixtures.save(built(kind), tmp_path)
     index = ad_index.AdIndex.open(tmp_path)
-    # Ad r is of advertiser r % 9, its tags are none but for 2, 5, 8, …
+    # Ad r has advertiser r % 9, and tags only if r is 2, 5, 8, …
     for field, value, rows in (
         ("advertiser", "advertiser-4", np.arange(4, NUM_ADS, 9)),
         ("tags", "new", np.arange(2, NUM_ADS, 3)),
@@ -115,7 +116,7 @@ def test_a_saved_index_is_filtered_by_the_fields_of_its_ads(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_eligible_ad_comes_when_more_are_wanted_than_there_are(kind):
+def test_all_eligible_ads_are_returned_if_there_are_fewer_than_k(kind):
     queries = index_fixtures.clustered(5)
     rows = eligible_rows(0.1)
     for always_exact in (None, 0):
@@ -127,20 +128,20 @@ def test_every_eligible_ad_comes_when_more_are_wanted_than_there_are(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_finds_what_its_queries_find_alone(kind):
+def test_a_batch_finds_the_same_ads_as_single_queries(kind):
     queries = index_fixtures.clustered(6)
     search = filtered_search.FilteredSearch(built(kind).searcher.index, always_exact=0)
     eligible = row_set.RowSet.of_rows(eligible_rows(0.3), NUM_ADS)
     _, together = search.search(queries, K, eligible)
     alone = np.concatenate([search.search(query[None], K, eligible)[1] for query in queries])
-    # Fast scan quantises its look-up tables by batch, so that the last places may swap.
+    # Fast scan quantizes its lookup tables per batch, so the last positions may swap.
     assert recall(together, alone) >= (0.95 if kind == "IVFPQ" else 1.0)
 
 
-def test_which_way_depends_on_the_number_of_eligible_ads_and_of_ads_looked_at():
+def test_the_method_depends_on_the_number_of_eligible_ads_and_of_ads_searched():
     # 2,048 ads in 32 cells, 2 of them probed.
     embeddings = index_fixtures.clustered(2048)
-    config = ad_index.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
+    config = kinds.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
     index = ad_index.build_index(embeddings, config).searcher.index
     search = filtered_search.FilteredSearch(index, always_exact=4)
 
@@ -155,9 +156,9 @@ def test_which_way_depends_on_the_number_of_eligible_ads_and_of_ads_looked_at():
     assert filtered_search.FilteredSearch(index).is_exact(of(1024), K)
 
 
-def test_a_filter_that_comes_often_is_gathered_for():
+def test_vectors_are_gathered_for_frequent_filters():
     embeddings, queries = index_fixtures.clustered(2048), index_fixtures.clustered(1)
-    config = ad_index.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
+    config = kinds.IndexConfig(kind="IVF", num_lists=32, num_probes=2)
     index = ad_index.build_index(embeddings, config).searcher.index
     search = filtered_search.FilteredSearch(index, always_exact=0)
     # 128 of 2,048: 4 times as many cells, 512 ads; searching a gathered ad costs as much as
@@ -174,8 +175,8 @@ def test_a_filter_that_comes_often_is_gathered_for():
     assert recall(found, exact(embeddings, queries, rows, K)) == 1.0
 
 
-@pytest.mark.parametrize(("name", "limit"), [("_MOST_KEPT_BYTES", 84_000), ("_MOST_KEPT", 2)])
-def test_what_was_gathered_for_a_filter_is_kept_within_a_limit(monkeypatch, name, limit):
+@pytest.mark.parametrize(("name", "limit"), [("_MAX_KEPT_BYTES", 84_000), ("_MAX_KEPT", 2)])
+def test_gathered_vectors_are_cached_within_a_limit(monkeypatch, name, limit):
     queries = index_fixtures.clustered(2)
     # 300 ads of 32 float32 and of a row take 40,800 bytes, with the bitmap that they are found by
     # some more: two filters fit, a third puts the oldest out.
@@ -189,7 +190,7 @@ def test_what_was_gathered_for_a_filter_is_kept_within_a_limit(monkeypatch, name
         np.testing.assert_array_equal(search.search(queries, K, eligible)[1], rows)
 
 
-def test_threads_that_share_a_filtered_search_get_their_own_answers():
+def test_filtered_searches_are_thread_safe():
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(40)
     index = built("IVF").searcher.index
     search = filtered_search.FilteredSearch(index)
@@ -209,7 +210,7 @@ def test_threads_that_share_a_filtered_search_get_their_own_answers():
 @pytest.mark.parametrize(
     "factory", ["IVF16,SQ8", "IVF16,PQ16x4fs,RFlat", "HNSW16,SQ8", "SQ8", "PCA16,IVF16,Flat"]
 )
-def test_other_indexes_of_faiss_give_only_eligible_ads_too(factory):
+def test_other_faiss_indexes_return_only_eligible_ads(factory):
     embeddings, queries = index_fixtures.clustered(NUM_ADS), index_fixtures.clustered(5)
     index = faiss.index_factory(32, factory, faiss.METRIC_INNER_PRODUCT)
     index.train(embeddings)

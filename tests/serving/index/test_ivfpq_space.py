@@ -1,4 +1,4 @@
-"""The space of an IVFPQ index's cells and codes."""
+"""The transformed space of the cells and codes of an IVFPQ index."""
 
 import faiss
 import numpy as np
@@ -15,7 +15,7 @@ def unit(vectors):
 
 
 def in_a_cone(num_rows, seed):
-    """Ads around one direction whose first 4 of 32 dimensions are all that queries see."""
+    """Ads around one direction. Queries lie in the first 4 of the 32 dimensions."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(num_rows, DIMENSION))
     vectors[:, 0] += 8
@@ -47,14 +47,14 @@ def test_weights_by_hand():
     np.testing.assert_allclose(ivfpq_space.weighted(queries), np.diag(expected), atol=1e-6)
 
 
-def test_inner_products_are_what_they_were():
+def test_weights_preserve_inner_products():
     ads, queries = in_a_cone(50, seed=1), narrow(20, seed=2)
     matrix = ivfpq_space.weighted(queries)
     moved = (queries @ ivfpq_space.counterpart(matrix).T) @ (ads @ matrix.T).T
     np.testing.assert_allclose(moved, queries @ ads.T, atol=1e-5)
 
 
-def test_queries_weigh_the_space_where_cells_then_find_more_and_nowhere_else(script):
+def test_weights_are_used_only_if_they_improve_recall(script):
     ads = in_a_cone(20_000, seed=1)
     assert ivfpq_space.weights(ads, narrow(200, seed=2), parameters()) is not None
     # Queries like ads of the same topics and campaigns: what sets these apart is not what
@@ -62,22 +62,22 @@ def test_queries_weigh_the_space_where_cells_then_find_more_and_nowhere_else(scr
     space = script("workload.tower_embeddings").Space.drawn(64)
     alike = next(space.chunks(20_000))
     assert ivfpq_space.weights(alike, space.queries(200), parameters()) is None
-    # Too few to say anything, or none.
+    # Too few queries, or none.
     assert ivfpq_space.weights(ads, narrow(31, seed=2), parameters()) is None
     assert ivfpq_space.weights(ads, None, parameters()) is None
 
 
-def test_queries_that_are_all_zero_are_no_reason_to_fail():
+def test_zero_queries_do_not_fail():
     matrix = ivfpq_space.weighted(np.zeros((40, 4), np.float32))
     assert np.isfinite(ivfpq_space.counterpart(matrix)).all()
 
 
-def test_a_rotation_keeps_lengths_and_leaves_codes_less_to_lose():
+def test_a_rotation_preserves_lengths_and_reduces_the_error_of_codes():
     rng = np.random.default_rng(3)
-    # Nearly all variance is in 4 of 32 dimensions, whose pairs two of 16 codes would have to tell.
+    # Nearly all variance is in 4 of 32 dimensions, which are covered by 2 of the 16 codes.
     scales = np.where(np.arange(DIMENSION) < 4, 1, 0.05)
     residuals = (rng.normal(size=(20_000, DIMENSION)) * scales).astype(np.float32)
-    # One cell at the origin leaves all over.
+    # With a single cell at the origin, residuals are the ads themselves.
     rotation = ivfpq_space.rotation(residuals, np.zeros((1, DIMENSION), np.float32), 16)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(DIMENSION), atol=1e-4)
 
@@ -97,7 +97,7 @@ def index():
     return built
 
 
-def test_fewer_cells_hold_what_is_wanted_with_the_queries_known(index):
+def test_weights_reduce_the_number_of_cells_to_probe(index):
     ads, queries = in_a_cone(8_000, seed=1), narrow(100, seed=9)
     wanted = exact_search.exact_rows([ads], queries, 100)
     config = kinds.IndexConfig(kind="IVFPQ", refine="RFlat", num_lists=64)
@@ -111,19 +111,19 @@ def test_fewer_cells_hold_what_is_wanted_with_the_queries_known(index):
     assert found[0] > found[1] + 0.1
 
 
-def test_ads_lie_in_the_cells_of_the_nearest_centroids(index):
+def test_ads_are_assigned_to_the_nearest_centroids(index):
     ads = in_a_cone(8_000, seed=1)
     ivf, matrix = ivfpq.first_stage(index)
-    # The matrix of queries, inverted and transposed, is that of ads.
+    # The inverse transpose of the queries' matrix is the ads' matrix.
     moved = ads @ np.linalg.inv(matrix)
     centroids = ivf.quantizer.reconstruct_n(0, 64)
     nearest = ((moved[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
     sizes = [ivf.invlists.list_size(cell) for cell in range(64)]
-    # Of rounding a few ads between two cells may lie in the other.
+    # Because of rounding, a few ads between two cells may be in the other one.
     assert np.abs(np.bincount(nearest, minlength=64) - sizes).sum() <= 8
 
 
-def test_faiss_alone_reads_and_searches_it(index, tmp_path):
+def test_plain_faiss_reads_and_searches_the_index(index, tmp_path):
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     again = faiss.read_index(str(tmp_path / "index.faiss"))
     faiss.extract_index_ivf(again).nprobe = 64
@@ -135,7 +135,7 @@ def test_faiss_alone_reads_and_searches_it(index, tmp_path):
     assert index_recall.recall_of_rows(rows, wanted).mean() > 0.95
 
 
-def test_an_index_without_a_matrix_is_searched_as_before():
+def test_an_index_without_a_matrix_is_searched():
     ads, queries = wide(3_000, seed=1), wide(20, seed=2)
     old = faiss.index_factory(DIMENSION, "IVF16,PQ16x4fs,Refine(Flat)", faiss.METRIC_INNER_PRODUCT)
     old.train(ads)

@@ -19,7 +19,7 @@ def refined(kept, **options):
 
 
 @pytest.mark.parametrize("kept", kinds.REFINEMENTS)
-def test_the_best_codes_are_ordered_by_the_vectors_kept(kept):
+def test_the_best_codes_are_ordered_by_the_stored_vectors(kept):
     index = refined(kept, refine_factor=3.0)
     queries = unit(20, seed=1)
     scores, rows = refinement.Refinement(index).search(queries, 200)
@@ -29,11 +29,11 @@ def test_the_best_codes_are_ordered_by_the_vectors_kept(kept):
         expected = vectors[found] @ query
         order = np.argsort(-expected)[:200]
         np.testing.assert_allclose(own_scores, expected[order], atol=2e-6)
-        # Sums in another order: a few ads with almost the same score change places.
+        # Sums are in another order, so a few ads with almost the same score swap positions.
         assert (own == found[order]).mean() >= 0.99
 
 
-def test_scores_of_kept_floats_are_the_inner_products():
+def test_scores_of_stored_floats_are_the_inner_products():
     index = refined("RFlat")
     ads, query = unit(2000), unit(1, seed=3)[0]
     rows = np.array([5, 1999, 5, 0])
@@ -42,20 +42,20 @@ def test_scores_of_kept_floats_are_the_inner_products():
 
 
 @pytest.mark.parametrize("kept", kinds.REFINEMENTS)
-def test_vectors_of_a_mapped_file_are_not_copied_wherever_they_begin(kept, tmp_path):
+def test_unaligned_vectors_of_a_mapped_file_are_not_copied(kept, tmp_path):
     index = refined(kept)
     query, rows = unit(1, seed=3)[0], np.arange(0, 2000, 7)
     expected = refinement.Refinement(index).scores(query, rows)
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     scorer = refinement.Refinement(search.read_index(tmp_path / "index.faiss"))
-    # Bytes of the file itself: NumPy copies an array that is not aligned in each gather.
+    # A view of the file: NumPy would copy an unaligned array in each gather.
     assert not scorer._codes.flags.owndata
     assert scorer._codes.flags.aligned
     np.testing.assert_array_equal(scorer.scores(query, rows), expected)
 
 
-def test_scores_are_the_same_however_many_are_asked_for():
-    # More rows than one block holds: 2**17 / 32 floats = 4,096 rows.
+def test_scores_do_not_depend_on_k():
+    # More rows than a block of 2**17 / 32 floats = 4,096 rows.
     scorer = refinement.Refinement(refined("SQ8"))
     query, rows = unit(1, seed=4)[0], np.tile(np.arange(2000), 5)
     together = scorer.scores(query, rows)
@@ -63,7 +63,7 @@ def test_scores_are_the_same_however_many_are_asked_for():
     np.testing.assert_allclose(together[7], scorer.scores(query, rows[7:8])[0], atol=1e-6)
 
 
-def test_searches_beside_each_other_do_not_mix():
+def test_searches_are_thread_safe():
     scorer = refinement.Refinement(refined("SQ8"))
     queries = unit(200, seed=5)
     alone = [scorer.search(query[None], 50)[1][0].tolist() for query in queries]
@@ -72,7 +72,7 @@ def test_searches_beside_each_other_do_not_mix():
     assert together == alone
 
 
-def test_fewer_ads_in_the_probed_cells_leave_minus_one():
+def test_missing_rows_are_padded_with_minus_one():
     index = refined("SQ8")
     faiss.extract_index_ivf(index).nprobe = 1
     scores, rows = refinement.Refinement(index).search(unit(3, seed=6), 1000)
@@ -81,7 +81,7 @@ def test_fewer_ads_in_the_probed_cells_leave_minus_one():
     assert np.isfinite(scores[rows >= 0]).all()
 
 
-def test_batches_of_several_threads_find_what_one_thread_finds():
+def test_several_threads_find_the_same_ads_as_one():
     index = refined("SQ8")
     queries = unit(31, seed=7)
     one = search.Searcher(index, 1).search(queries, 50)
@@ -89,7 +89,7 @@ def test_batches_of_several_threads_find_what_one_thread_finds():
     assert one[1].tolist() == two[1].tolist()
 
 
-def test_other_kept_vectors_are_refused():
+def test_other_kinds_of_stored_vectors_are_refused():
     index = faiss.index_factory(32, "IVF16,PQ16x4fs,Refine(SQ6)", faiss.METRIC_INNER_PRODUCT)
     index.train(unit(2000))
     with pytest.raises(errors.AdIndexError, match="refined with SQ8, SQbf16, SQfp16 or RFlat"):

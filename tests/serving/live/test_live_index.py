@@ -32,7 +32,7 @@ def base(tiny_base, tmp_path):
 
 @pytest.fixture
 def release(base, tiny_bundle):
-    """The tiny release over a base directory that the test may write to."""
+    """The tiny release in a writable base directory."""
     return dataclasses.replace(tiny_bundle, base=base)
 
 
@@ -41,7 +41,7 @@ def checked(filters):
 
 
 def embedding_of(view, ad_id):
-    """The embedding of an added ad, as the view holds it: a query that finds it first."""
+    """The embedding of an added ad, as a query that finds it first."""
     snapshot = view._added
     for place, (alive, embedding) in enumerate(
         zip(snapshot.alive, snapshot.embeddings, strict=True)
@@ -61,7 +61,7 @@ def query():
     return serving_fixtures.ad_embeddings()[5:6]
 
 
-def test_without_updates_the_release_is_searched_as_it_is(release):
+def test_without_updates_searches_equal_those_of_the_release(release):
     live = live_index.LiveIndex(release)
     for mine, own in zip(
         live.view().search(query(), 20), release.ad_index.search(query(), 20), strict=True
@@ -80,7 +80,7 @@ def test_an_added_ad_is_found_by_a_matching_query_with_its_fields_and_features(r
     assert rows[0, 0] == 300  # the first row after the release's
     assert scores[0, 0] == pytest.approx(1.0, abs=1e-5)
     assert view.display(rows[0])[0] == NEW["fields"]
-    # The ads beside it are the release's own.
+    # The other ads are those of the release.
     own = release.ad_index.search(embedding_of(view, "new-1"), 2)[1]
     np.testing.assert_array_equal(rows[0, 1:], own[0])
     np.testing.assert_array_equal(view.features(rows)[0, 1:], release.ad_index.features(own)[0])
@@ -88,7 +88,7 @@ def test_an_added_ad_is_found_by_a_matching_query_with_its_fields_and_features(r
 
 
 def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features(release):
-    # Ad 5 is an ordinary one of the catalogue: the tower must give for its fields what it gave.
+    # The tower must reproduce the embedding and features of ad 5 in the catalog.
     (fields,) = release.ad_index.display(np.array([5]))
     live = live_index.LiveIndex(release)
     live.update([{"ad_id": "twin", "fields": fields}])
@@ -99,7 +99,7 @@ def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features
     np.testing.assert_array_equal(features[0, 0], features[0, 1])
 
 
-def test_a_changed_ad_moves_and_is_there_once(release):
+def test_a_changed_ad_replaces_the_old_one(release):
     live = live_index.LiveIndex(release)
     changed = {"ad_id": "ad-5", "fields": {"advertiser": "somebody else"}}
     assert live.update([changed]).changed == 1
@@ -112,12 +112,12 @@ def test_a_changed_ad_moves_and_is_there_once(release):
     assert view.display(rows[0]) == [
         {"advertiser": "somebody else", "category": None, "price": None, "tags": None}
     ]
-    # Changed again: the old place is not found any more.
+    # After another change, the old position is not found.
     assert live.update([{**changed, "fields": {"advertiser": "advertiser-5"}}]).changed == 1
     assert sorted(found_ids(live.view(), query())) == sorted(f"ad-{row}" for row in range(300))
 
 
-def test_a_removed_ad_never_comes_back_but_by_adding_it(release):
+def test_a_removed_ad_is_not_found_until_it_is_added_again(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     assert live.update([], ["ad-5", "new-1", "ad-77777"]) == live_index.Applied(0, 0, 2, 1)
@@ -136,7 +136,7 @@ def test_filters_see_added_and_changed_ads(release):
         [
             NEW,
             {"ad_id": "new-2", "fields": {"advertiser": "advertiser-3", "price": 1}},
-            # Ad 3 was of advertiser 3.
+            # Ad 3 had advertiser 3.
             {"ad_id": "ad-3", "fields": {"advertiser": "advertiser-new", "tags": ["y"]}},
         ]
     )
@@ -150,18 +150,18 @@ def test_filters_see_added_and_changed_ads(release):
     assert eligible("advertiser", any_of=["advertiser-3"]) == threes
     assert eligible("tags", all_of=["x", "y"]) == {"new-1"}
     assert "ad-3" in eligible("price", none_of=[1.5])
-    # Prices are r / 2, without every seventh; ad 3 has none any more.
+    # Prices are r / 2, missing for every seventh ad; ad 3 has lost its price.
     assert eligible("price", at_most=1) == {"ad-1", "ad-2", "new-2"}
     everything = {f"ad-{row}" for row in range(300)} | {"new-1", "new-2"}
     assert eligible("advertiser", none_of=["nobody"]) == everything
 
 
-def test_k_ads_come_while_there_are_k_among_release_and_added(release):
+def test_k_ads_are_found_among_released_and_added_ads(release):
     live = live_index.LiveIndex(release)
     live.update([{"ad_id": f"new-{n}", "fields": {"price": n}} for n in range(20)])
     live.update([], [f"ad-{row}" for row in range(290)])
     scores, rows = live.view().search(query(), 50)
-    # Ten of the release and twenty added ones are left.
+    # Ten released and twenty added ads are left.
     assert rows.shape == (1, 30)
     assert len(set(rows[0].tolist())) == 30
     assert (np.diff(scores) <= 0).all()
@@ -193,7 +193,10 @@ def test_k_ads_come_while_there_are_k_among_release_and_added(release):
         ),
         ([{"ad_id": "a", "fields": {"advertiser": 1.5}}], r"fields\.advertiser: expected a string"),
         ([NEW, NEW], r"ads: expected each ad once, got 'new-1' twice"),
-        ([{**NEW, "ad_id": "ad-4"}], r"removed: expected other ads .* got 'ad-4' in both"),
+        (
+            [{**NEW, "ad_id": "ad-4"}],
+            r"removed: expected no ad that is also in ads, got 'ad-4' in both",
+        ),
     ],
 )
 def test_a_bad_ad_is_refused_and_nothing_is_applied(release, ads, message):
@@ -207,7 +210,7 @@ def test_a_bad_ad_is_refused_and_nothing_is_applied(release, ads, message):
     assert live.view().num_ads == 300
 
 
-def test_updates_are_there_after_reopening_and_in_other_processes(release):
+def test_updates_survive_reopening_and_reach_other_processes(release):
     first, second = live_index.LiveIndex(release), live_index.LiveIndex(release)
     first.update([NEW], ["ad-5"])
     assert second.view().num_added == 0
@@ -228,7 +231,7 @@ def test_updates_are_there_after_reopening_and_in_other_processes(release):
 def test_a_writer_sees_what_others_wrote_before_it_writes(release):
     first, second = live_index.LiveIndex(release), live_index.LiveIndex(release)
     first.update([NEW])
-    # Without a refresh: it is a change, not an addition.
+    # Without a refresh, it still counts as a change, not as an addition.
     assert second.update([NEW]) == live_index.Applied(0, 1, 0, 0)
     assert live_index.LiveIndex(release).view().num_added == 1
 
@@ -238,7 +241,7 @@ def journal_path(release):
 
 
 @pytest.mark.parametrize("kept_bytes", [1, 3, 4, 12, 19, 20, 21, 500])
-def test_a_write_that_was_cut_short_is_dropped_and_all_before_it_holds(release, kept_bytes):
+def test_an_interrupted_write_is_dropped_and_earlier_ones_are_kept(release, kept_bytes):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     path = journal_path(release)
@@ -250,13 +253,13 @@ def test_a_write_that_was_cut_short_is_dropped_and_all_before_it_holds(release, 
     reopened = live_index.LiveIndex(release)
     assert reopened.view().num_added == 1
     assert reopened.view().num_removed == 0
-    # The next writer cuts the rest off.
+    # The next writer truncates the rest.
     reopened.update([], ["ad-6"])
     assert live_index.LiveIndex(release).view().num_removed == 1
     assert not {"ad-6"} & set(found_ids(live_index.LiveIndex(release).view(), query()))
 
 
-def test_zeros_where_the_file_had_grown_before_a_crash_are_dropped(release):
+def test_trailing_zeros_after_a_crash_are_dropped(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     with journal_path(release).open("ab") as file:
@@ -265,7 +268,7 @@ def test_zeros_where_the_file_had_grown_before_a_crash_are_dropped(release):
 
 
 @pytest.mark.parametrize("place", ["header", "first payload", "length", "payload", "checksum"])
-def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
+def test_damage_in_acknowledged_updates_is_an_error(release, place):
     writer, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     writer.update([NEW])
     follower.refresh()
@@ -283,11 +286,11 @@ def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
     }
     content[positions[place]] ^= 1
     journal_path(release).write_bytes(content)
-    with pytest.raises(errors.LiveIndexError, match=r"journal is (damaged at byte|no journal)"):
+    with pytest.raises(errors.LiveIndexError, match=r"journal is (damaged at byte|not a journal)"):
         live_index.LiveIndex(release)
     if place == "first payload":
         return
-    # What runs goes on as it was, says so, and writes nothing after the damage.
+    # A running process keeps its ads, reports the damage, and writes nothing after it.
     follower.refresh()
     assert "Restore it from a copy" in follower.status()["problem"]
     assert (follower.view().num_added, follower.view().num_removed) == (1, 0)
@@ -298,7 +301,7 @@ def test_damage_in_acknowledged_updates_is_refused_not_dropped(release, place):
 
 
 @pytest.mark.process
-def test_what_was_acknowledged_survives_a_kill(release):
+def test_acknowledged_updates_survive_a_kill(release):
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     child = context.Process(target=_kill_target, args=(release.base, theirs))
@@ -339,7 +342,7 @@ def test_the_updates_of_another_release_are_refused(release, tmp_path):
         live_index.LiveIndex(bundle.load(foreign))
 
 
-def test_an_ad_tower_that_does_not_reproduce_the_catalogue_is_not_used(base):
+def test_an_ad_tower_that_does_not_reproduce_the_catalog_is_refused(base):
     release = bundle.verify(base, 1)
     ads = {"rows": [0], "embeddings": np.roll(release.probes["ads"]["embeddings"], 1).tolist()}
     changed = dataclasses.replace(release, probes={**release.probes, "ads": ads})
@@ -379,8 +382,8 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
 
 
 @pytest.mark.process
-def test_files_as_other_programs_write_them_are_read(release, tmp_path):
-    # A byte order mark, ends of lines of Windows, and U+2028 and U+0085, which JSON may hold.
+def test_files_written_by_other_programs_are_read(release, tmp_path):
+    # A byte order mark, Windows line ends, and U+2028 and U+0085, which are valid in JSON.
     title = "a\u2028b\u0085c"
     ads = [{"ad_id": f"j-{number}", "fields": {"category": title}} for number in range(2)]
     lines = [json.dumps(ad, ensure_ascii=False) for ad in ads]
@@ -412,7 +415,7 @@ def test_files_as_other_programs_write_them_are_read(release, tmp_path):
         ("ads.txt", "a", "--add: expected a file .jsonl or .csv, got"),
     ],
 )
-def test_a_file_that_cannot_be_read_changes_nothing(release, tmp_path, name, text, message):
+def test_an_unreadable_file_changes_nothing(release, tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     (tmp_path / "ids.txt").write_text("ad-5\n")
     done = scripts_in_forks.run(
@@ -427,7 +430,7 @@ def test_a_file_that_cannot_be_read_changes_nothing(release, tmp_path, name, tex
     assert not (release.base / "live" / "1" / "journal").exists()
 
 
-def test_a_journal_that_is_taken_away_leaves_the_release(release):
+def test_removing_the_journal_restores_the_release(release):
     live = live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
     journal_path(release).unlink()
@@ -438,9 +441,7 @@ def test_a_journal_that_is_taken_away_leaves_the_release(release):
 
 
 @pytest.mark.parametrize("others_write", [False, True])
-def test_a_copy_of_the_journal_that_is_put_back_is_taken_up_and_written_after(
-    release, others_write
-):
+def test_a_restored_copy_of_the_journal_is_read_and_appended_to(release, others_write):
     live, other = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
     copy = journal_path(release).read_bytes()
@@ -448,11 +449,11 @@ def test_a_copy_of_the_journal_that_is_put_back_is_taken_up_and_written_after(
         live.update([], [f"ad-{number}"])
     assert live.view().num_removed == 15
     read = journal_path(release).stat().st_size
-    # In its place, as cp does: the same file, of the same generation.
+    # Overwritten in place, as cp does: the same inode and generation.
     journal_path(release).write_bytes(copy)
     expected = 1
     if others_write:
-        # So much that the copy outgrows what was read.
+        # Enough updates that the copy becomes longer than what was read.
         other.update([{**NEW, "ad_id": f"new-{number}"} for number in range(1, 301)])
         assert journal_path(release).stat().st_size > read
         expected = 300
@@ -463,7 +464,7 @@ def test_a_copy_of_the_journal_that_is_put_back_is_taken_up_and_written_after(
     assert live_index.LiveIndex(release).view().num_removed == 2
 
 
-def test_an_update_that_cannot_be_written_is_taken_up_by_nobody(release, monkeypatch):
+def test_an_update_that_cannot_be_written_is_not_applied(release, monkeypatch):
     live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([NEW])
     whole = journal_path(release).read_bytes()
@@ -473,7 +474,7 @@ def test_an_update_that_cannot_be_written_is_taken_up_by_nobody(release, monkeyp
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fail)
-        with pytest.raises(errors.LiveIndexError, match="the update is not applied"):
+        with pytest.raises(errors.LiveIndexError, match="The update is not applied"):
             live.update([], ["ad-5"])
     assert journal_path(release).read_bytes() == whole
     for index in (live, follower, live_index.LiveIndex(release)):
@@ -483,16 +484,16 @@ def test_an_update_that_cannot_be_written_is_taken_up_by_nobody(release, monkeyp
     assert live_index.LiveIndex(release).view().num_removed == 1
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was(release):
+def test_a_full_disk_does_not_change_the_journal(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     whole = journal_path(release).read_bytes()
-    # The kernel cuts the write short, as a full disk does, and refuses the rest.
+    # The kernel truncates the write, as on a full disk, and rejects the rest.
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 700, limits[1]))
     try:
-        with pytest.raises(errors.LiveIndexError, match="the update is not applied"):
+        with pytest.raises(errors.LiveIndexError, match="The update is not applied"):
             live.update([{**NEW, "ad_id": f"new-{number}"} for number in range(50)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -501,14 +502,14 @@ def test_a_full_disk_leaves_the_journal_as_it_was(release):
     assert live.view().num_added == 1
 
 
-def test_a_directory_that_cannot_be_made_is_said(release):
+def test_a_directory_that_cannot_be_created_is_an_error(release):
     live = live_index.LiveIndex(release)
     (release.base / "live").write_text("a file in its place")
     with pytest.raises(errors.LiveIndexError, match=r"cannot be written .* is not applied"):
         live.update([], ["ad-5"])
 
 
-def test_nobody_waits_while_an_ad_is_embedded(release, monkeypatch):
+def test_searches_do_not_wait_while_an_ad_is_embedded(release, monkeypatch):
     live, other = live_index.LiveIndex(release), live_index.LiveIndex(release)
     embedding, go_on = threading.Event(), threading.Event()
     embed = releases.AdTower.embed
@@ -519,11 +520,11 @@ def test_nobody_waits_while_an_ad_is_embedded(release, monkeypatch):
         return embed(tower, rows)
 
     monkeypatch.setattr(releases.AdTower, "embed", slowly)
-    # The check of the tower embeds too.
+    # The check of the ad tower also calls `embed`.
     updating = threading.Thread(target=live.update, args=([NEW],))
     updating.start()
     assert embedding.wait(60)
-    # Another process writes, and a search of this one takes it up.
+    # Another process writes, and this one applies the update at its next refresh.
     writing = threading.Thread(target=other.update, args=([], ["ad-5"]))
     writing.start()
     writing.join(30)
@@ -540,7 +541,7 @@ def test_nobody_waits_while_an_ad_is_embedded(release, monkeypatch):
     assert (live.view().num_added, live.view().num_removed) == (1, 1)
 
 
-def test_a_directory_that_cannot_be_looked_at_leaves_the_ads_as_they_were(release):
+def test_an_unreadable_directory_does_not_change_the_ads(release):
     live = live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
     directory = journal_path(release).parent
@@ -556,7 +557,7 @@ def test_a_directory_that_cannot_be_looked_at_leaves_the_ads_as_they_were(releas
     assert live.view().num_removed == 2
 
 
-def test_an_update_that_cannot_be_taken_up_is_tried_again(release, monkeypatch):
+def test_an_update_that_cannot_be_applied_is_retried(release, monkeypatch):
     live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([NEW], ["ad-5"])
 
@@ -566,18 +567,18 @@ def test_an_update_that_cannot_be_taken_up_is_tried_again(release, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(live_state.LiveState, "apply", fail)
         follower.refresh()
-    assert "could not be taken up (planted)" in follower.status()["problem"]
+    assert "could not be applied (planted)" in follower.status()["problem"]
     assert follower.view().num_added == 0
     follower.refresh()
     assert follower.status()["problem"] is None
     assert (follower.view().num_added, follower.view().num_removed) == (1, 1)
-    # What was read before the failure is not read twice.
+    # Updates that were applied before the failure are not applied twice.
     follower.update([], ["ad-6"])
     assert live_index.LiveIndex(release).view().num_removed == 2
 
 
 class Noted:
-    """A lock that sets an event when it is asked for."""
+    """A lock that sets an event when a thread tries to acquire it."""
 
     def __init__(self, lock, asked):
         self._lock, self._asked = lock, asked
@@ -590,7 +591,7 @@ class Noted:
         return self._lock.__exit__(*error)
 
 
-def test_who_comes_while_an_update_is_taken_up_waits_for_it(release, monkeypatch):
+def test_a_refresh_waits_for_an_update_in_progress(release, monkeypatch):
     live, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     live.update([], ["ad-5"])
     taking_up, go_on = threading.Event(), threading.Event()
@@ -619,7 +620,7 @@ def test_who_comes_while_an_update_is_taken_up_waits_for_it(release, monkeypatch
     assert seen == [1, 1]
 
 
-def test_an_update_counts_though_the_worn_journal_cannot_be_written_anew(release, monkeypatch):
+def test_an_update_succeeds_even_if_the_journal_cannot_be_rewritten(release, monkeypatch):
     live = live_index.LiveIndex(release, LiveConfig(max_dead=0))
     live.update([NEW], ["ad-5"])
 
@@ -640,7 +641,7 @@ def test_an_update_counts_though_the_worn_journal_cannot_be_written_anew(release
     assert dict(view.listed(rows[0]))["new-1"]["price"] == 3
 
 
-def test_a_worn_journal_is_written_anew_with_what_holds(release):
+def test_a_journal_with_many_dead_ads_is_rewritten(release):
     config = LiveConfig(max_dead=5)
     live, follower = live_index.LiveIndex(release, config), live_index.LiveIndex(release)
     live.update([{**NEW, "ad_id": "stays"}], ["ad-5"])
@@ -653,14 +654,14 @@ def test_a_worn_journal_is_written_anew_with_what_holds(release):
             assert sorted(view.ad_ids(np.arange(300, 300)) + found_ids(view, query(), 400)) == (
                 sorted({f"ad-{row}" for row in range(300)} - {"ad-5"} | {"stays", "new-1"})
             )
-    # It grows with each update, and is written anew three times.
+    # It grows with each update, and is rewritten three times.
     assert sum(after < before for before, after in itertools.pairwise(sizes)) == 3
     reopened = live_index.LiveIndex(release).view()
     _, rows = reopened.search(embedding_of(reopened, "new-1"), 1)
     assert reopened.display(rows[0])[0]["price"] == 19
 
 
-def test_searches_during_updates_give_only_valid_answers(release):
+def test_searches_during_updates_return_valid_results(release):
     live = live_index.LiveIndex(release)
     done = threading.Event()
     problems: list[str] = []
@@ -714,7 +715,7 @@ def test_a_rebuild_is_suggested_with_the_reason(release):
     live.update([{"ad_id": f"new-{n}"} for n in range(31)])
     assert live.rebuild_suggested().startswith("31 ads were added, 10% of the release")
     live.update([{"ad_id": f"new-{n}"} for n in range(41)])
-    assert live.rebuild_suggested().startswith("41 added ads are compared one by one")
+    assert live.rebuild_suggested().startswith("Each search compares all 41 added ads")
     live.update([], [f"new-{n}" for n in range(41)])
     assert live.rebuild_suggested() is None
     live.update([], [f"ad-{row}" for row in range(61)])
@@ -730,17 +731,17 @@ def test_recall_is_measured_over_the_live_ads(release):
     assert live.rebuild_suggested() is None
 
 
-def test_recall_is_measured_where_no_ad_of_the_release_is_left(release):
+def test_recall_is_measured_if_all_released_ads_were_removed(release):
     live = live_index.LiveIndex(release)
     live.update([NEW], [f"ad-{row}" for row in range(300)])
     assert live.measure_recall() == 1.0
     live.update([], ["new-1"])
-    # Of no ads, none is lost.
+    # Recall of an empty result is 1.
     assert live.measure_recall() == 1.0
     assert live.status()["num_ads"] == 0
 
 
-def test_an_orchestrator_takes_updates_up_with_the_next_request(release, ranker_address):
+def test_an_orchestrator_applies_updates_at_the_next_request(release, ranker_address):
     everything = requests.Request(user={"country": "CH"}, k=400)
     only_new = serving_fixtures.changed(everything, filters={"allowed_ads": ["new-1"]})
 
@@ -775,7 +776,7 @@ def test_the_state_of_the_updates_is_part_of_the_bundle_route(release, ranker_ad
     assert json.dumps(live)
 
 
-def test_a_column_of_released_and_added_ads_is_in_the_order_of_the_rows(release):
+def test_a_column_of_released_and_added_ads_is_in_row_order(release):
     live = live_index.LiveIndex(release)
     live.update([NEW, {"ad_id": "new-2", "fields": {}}])
     view, rows = live.view(), np.array([301, 5, 300, 2])

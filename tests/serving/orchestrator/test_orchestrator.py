@@ -360,7 +360,7 @@ def assert_retrieval_order(answer, release, reason):
     assert reason in answer.degraded
     assert answer.order == "retrieval"
     inputs = serving_fixtures.raw_inputs([ROW])
-    tower = serving_fixtures.QueryTower(seed=0)
+    tower = serving_fixtures.QueryTowerModule(seed=0)
     query = tower.serve(inputs)["query_embedding"].numpy()[0]
     best = np.argsort(-(serving_fixtures.ad_embeddings() @ query))[:10]
     assert [ad.ad_id for ad in answer.ads] == [f"ad-{row}" for row in best]
@@ -512,10 +512,10 @@ def edit_outputs(reply):
     ("edit", "reason"),
     [
         (edit_version, "version 4, expected the pinned version 1"),
-        (edit_nan, "click_probability holds values that are not finite"),
+        (edit_nan, "click_probability contains NaN or infinity"),
         (edit_shape, "Expected expected_revenue as float32"),
         (edit_length, "Expected 60 values of expected_revenue, got 59"),
-        (edit_outputs, "lacks the output expected_revenue"),
+        (edit_outputs, "output expected_revenue is missing"),
     ],
 )
 def test_an_unusable_reply_is_never_used(run, tiny_bundle, ranker_address, edit, reason):

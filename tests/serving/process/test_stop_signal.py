@@ -1,4 +1,4 @@
-"""Waiting until a process is to stop."""
+"""Waiting for the signal to stop a process."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ def _handlers_as_before():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_wait_and_every_later_one(number):
+def test_a_signal_ends_the_wait_and_all_later_waits(number):
     stop = process.StopSignal()
     assert not stop.wait(0.01)
     timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
@@ -45,7 +45,7 @@ def test_a_thread_ends_the_wait():
     assert stop.wait(60)
 
 
-def test_the_second_signal_of_a_kind_is_told_apart():
+def test_a_second_signal_of_a_kind_calls_back():
     again = []
     stop = process.StopSignal(again=again.append)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):

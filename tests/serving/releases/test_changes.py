@@ -1,4 +1,4 @@
-"""Promotion, rollback, canaries, lists and prunes, also where they are killed."""
+"""Promotion, rollback, canaries, lists and prunes, including killed ones."""
 
 import json
 import os
@@ -38,20 +38,20 @@ def base(three, tmp_path):
 
 
 def document(**changes):
-    """The text of a releases.json with some values changed."""
+    """The text of a releases.json with the given values changed."""
     right = {"format_version": 1, "stable": 1, "canary": None, "previous": []}
     return json.dumps({**right, **changes})
 
 
 def state(base):
-    """What a reader sees: every release whole, and which are routed to."""
+    """Checks that every release is complete; returns the versions, the stable one, the canary."""
     for version in manifest.versions(base):
         bundle.verify(base, version)
     pointer = releases.current_pointer(base)
     return manifest.versions(base), pointer.stable, pointer.canary
 
 
-def test_without_a_file_the_latest_is_stable_and_a_promotion_pins_it(base, three):
+def test_without_a_pointer_the_latest_is_stable_and_a_promotion_pins_it(base, three):
     assert releases.current_pointer(base) == release_pointer.Pointer(3, previous=(2, 1))
     change = releases.promote(base, 3)
     assert change.before == change.after
@@ -61,7 +61,7 @@ def test_without_a_file_the_latest_is_stable_and_a_promotion_pins_it(base, three
     assert bundle.load(base, 4).version == 4
 
 
-def test_rollbacks_go_back_step_by_step_over_what_is_gone(base):
+def test_rollbacks_skip_pruned_releases(base):
     releases.promote(base, 1)
     releases.promote(base, 3)
     assert releases.promote(base, 2).after.previous == (3, 1)
@@ -70,12 +70,12 @@ def test_rollbacks_go_back_step_by_step_over_what_is_gone(base):
     manifest.path_of(base, 3).unlink()
     assert releases.roll_back(base).after.stable == 1
     with pytest.raises(
-        errors.BundleNotFoundError, match=r"was stable before 1.* published are 1, 2\. Name one"
+        errors.BundleNotFoundError, match=r"was stable before 1.* releases: 1, 2\. Promote one"
     ):
         releases.roll_back(base)
 
 
-def test_a_rollback_without_a_file_goes_to_the_release_before_the_latest(base):
+def test_a_rollback_without_a_pointer_goes_to_the_release_before_the_latest(base):
     assert releases.roll_back(base).after == release_pointer.Pointer(2, previous=(1,))
 
 
@@ -93,7 +93,7 @@ def test_a_canary_is_promoted_ended_or_rolled_back(base):
     assert (rolled_back.stable, rolled_back.canary) == (2, None)
 
 
-def test_what_cannot_be_served_is_not_promoted(base):
+def test_a_release_that_cannot_be_served_is_not_promoted(base):
     with pytest.raises(errors.BundleNotFoundError, match="holds no published bundle of version 9"):
         releases.promote(base, 9)
     path = base / "ranker/2/saved_model.pb"
@@ -103,7 +103,7 @@ def test_what_cannot_be_served_is_not_promoted(base):
             step(base, 2)
     assert not (base / release_pointer.POINTER_FILE).exists()
     with pytest.raises(
-        errors.PublishError, match=r"Release 3 is the stable one already, because it is the latest"
+        errors.PublishError, match=r"Release 3 is already stable, because it is the latest"
     ):
         releases.start_canary(base, 3, 0.1)
     with pytest.raises(ValueError, match=r"share: expected a number from 0 to 1, got 1\.5"):
@@ -121,15 +121,15 @@ def test_what_cannot_be_served_is_not_promoted(base):
         document(previous=["1"]),
     ],
 )
-def test_a_damaged_file_is_refused_and_a_promotion_writes_it_anew(base, text):
+def test_a_damaged_pointer_is_refused_and_a_promotion_repairs_it(base, text):
     (base / "releases.json").write_text(text)
-    with pytest.raises(errors.ReleasesFileError, match=r"releases\.json cannot be used .*promote"):
+    with pytest.raises(errors.ReleasesFileError, match=r"releases\.json is invalid .*promote"):
         bundle.load(base)
     assert releases.promote(base, 2).after == release_pointer.Pointer(2)
     assert bundle.stable(base) == 2
 
 
-def test_prune_keeps_the_newest_the_stable_the_canary_and_what_is_in_use(base, three):
+def test_prune_keeps_the_newest_the_stable_the_canary_and_releases_in_use(base, three):
     for version in (4, 5, 6):
         assert publish_copy(base, three) == version
     releases.promote(base, 2)
@@ -146,7 +146,7 @@ def test_prune_keeps_the_newest_the_stable_the_canary_and_what_is_in_use(base, t
     assert releases.prune(base, keep=1).removed == (4,)
     with pytest.raises(ValueError, match="keep: expected at least 1 release, got 0"):
         releases.prune(base, keep=0)
-    # Numbers are not used again.
+    # Versions are not reused.
     assert publish_copy(base, three) == 7
 
 
@@ -157,7 +157,7 @@ def hold(base, held, done):
 
 
 @pytest.mark.process
-def test_a_release_is_in_use_until_its_process_ends_however_it_ends(base):
+def test_a_release_is_in_use_until_its_process_ends_even_if_killed(base):
     held, done = killed.processes.Event(), killed.processes.Event()
     process = killed.processes.Process(target=hold, args=(base, held, done))
     process.start()
@@ -168,11 +168,11 @@ def test_a_release_is_in_use_until_its_process_ends_however_it_ends(base):
     process.join()
     assert not in_use.is_in_use(base, 1)
     assert releases.prune(base, keep=2).removed == (1,)
-    with pytest.raises(errors.BundleNotFoundError, match=r"no manifests/1\.json"):
+    with pytest.raises(errors.BundleNotFoundError, match=r"manifests/1\.json is missing"):
         in_use.hold(base, 1)
 
 
-def test_the_list_says_what_each_release_is(base):
+def test_the_list_describes_each_release(base):
     releases.promote(base, 2)
     releases.start_canary(base, 3, 0.2)
     manifest.path_of(base, 1).write_text("{}")
@@ -185,12 +185,12 @@ def test_the_list_says_what_each_release_is(base):
         for path in (base / part / "2").rglob("*")
         if path.is_file()
     )
-    assert "manifests/1.json is refused" in damaged["problem"]
+    assert "manifests/1.json is corrupt" in damaged["problem"]
     assert json.loads(json.dumps(releases.list_releases(base)))[2]["version"] == 1
 
 
 @pytest.mark.process
-def test_a_promotion_killed_anywhere_is_done_or_not_done(base):
+def test_a_promotion_killed_anywhere_is_complete_or_has_no_effect(base):
     releases.promote(base, 1)
     second = release_pointer.Pointer(2, previous=(1,))
     seen = []
@@ -202,12 +202,12 @@ def test_a_promotion_killed_anywhere_is_done_or_not_done(base):
         assert status == -signal.SIGKILL
         assert releases.promote(base, 1).after.stable == 1
     assert status == 0
-    # Before the file is replaced, and when the directory is flushed.
+    # Killed before the file is replaced, and when the directory is synced.
     assert set(seen) == {1, 2}
 
 
 @pytest.mark.process
-def test_a_publish_killed_anywhere_leaves_a_release_or_none_and_the_next_one_is_whole(base, three):
+def test_a_publish_killed_anywhere_is_complete_or_has_no_effect(base, three):
     published = manifest.versions(base)
     for number in range(0, 200, 7):
         status = killed.status_of(publish_copy, base, three, at=number)
@@ -218,7 +218,7 @@ def test_a_publish_killed_anywhere_leaves_a_release_or_none_and_the_next_one_is_
             break
         assert status == -signal.SIGKILL
         before = set((base / "ranker").iterdir())
-        # A number that a model server may have loaded is not used again.
+        # A version that a model server may have loaded is not reused.
         numbers = {int(path.name) for path in before if path.name.isdecimal()}
         assert publish_copy(base, three) > max(numbers)
         names = {path.name for path in (base / "ranker").iterdir()}
@@ -229,7 +229,7 @@ def test_a_publish_killed_anywhere_leaves_a_release_or_none_and_the_next_one_is_
 
 
 @pytest.mark.process
-def test_a_prune_killed_anywhere_leaves_whole_releases_and_is_finished_by_the_next(base, three):
+def test_a_prune_killed_anywhere_leaves_complete_releases(base, three):
     releases.promote(base, 3)
     for number in range(0, 100, 2):
         copy = base.with_name(f"copy-{number}")
@@ -249,7 +249,7 @@ def test_a_prune_killed_anywhere_leaves_whole_releases_and_is_finished_by_the_ne
     assert number > 10
 
 
-def test_a_second_publisher_waits_for_the_first_or_is_refused(base, three):
+def test_a_second_publisher_waits_or_is_refused(base, three):
     entered, go_on = threading.Event(), threading.Event()
 
     def write(staged):
@@ -283,7 +283,7 @@ def publish_on_a_full_disk(base, source):
 
 
 @pytest.mark.process
-def test_a_full_disk_publishes_nothing_and_leaves_the_old_releases(base, three):
+def test_a_full_disk_publishes_nothing_and_keeps_old_releases(base, three):
     before = sorted(path.relative_to(base) for path in base.rglob("*"))
     assert killed.status_of(publish_on_a_full_disk, base, three) == 0
     assert state(base) == ([1, 2, 3], 3, None)
@@ -292,7 +292,7 @@ def test_a_full_disk_publishes_nothing_and_leaves_the_old_releases(base, three):
     assert publish_copy(base, three) == 4
 
 
-def test_the_clock_decides_nothing(base, three, monkeypatch):
+def test_changes_do_not_depend_on_the_clock(base, three, monkeypatch):
     releases.promote(base, 1)
     for path in (base / "manifests/3.json", base / "releases.json"):
         os.utime(path, (4e9, 4e9))

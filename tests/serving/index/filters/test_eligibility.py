@@ -50,7 +50,7 @@ def one(field: str, **parts) -> dict:
         (one("price", at_least=3, at_most=2), []),
     ],
 )
-def test_a_condition_finds_the_rows_that_hold_its_values(filters, expected):
+def test_a_condition_matches_the_rows_with_its_values(filters, expected):
     assert resolve(filters) == expected
 
 
@@ -66,11 +66,11 @@ def test_a_condition_finds_the_rows_that_hold_its_values(filters, expected):
         (one("price", at_least=-1e9), [0, 1, 4, 5]),
     ],
 )
-def test_a_missing_value_is_in_no_list_and_is_blocked_by_none(filters, expected):
+def test_a_missing_value_matches_no_list_and_is_excluded_by_none(filters, expected):
     assert resolve(filters) == expected
 
 
-def test_parts_conditions_and_lists_of_ads_are_all_demanded():
+def test_all_conditions_and_ad_lists_must_match():
     assert resolve(one("advertiser", any_of=["a", "b"], none_of=["b"])) == [0, 2]
     two = {"conditions": [{"field": "tags", "any_of": ["x"]}, {"field": "price", "at_least": 2}]}
     assert resolve(two) == [1, 5]
@@ -79,13 +79,13 @@ def test_parts_conditions_and_lists_of_ads_are_all_demanded():
     assert resolve({"allowed_ads": ["ad-1", "ad-2"], "excluded_ads": ["ad-2"]}) == [1]
 
 
-def test_ads_that_are_in_no_catalogue_are_not_there():
+def test_ids_of_unknown_ads_are_ignored():
     assert resolve({"allowed_ads": ["ad-1", "ad-99"]}) == [1]
     assert resolve({"excluded_ads": ["ad-99"]}) == [0, 1, 2, 3, 4, 5]
     assert resolve({"allowed_ads": []}) == []
 
 
-def test_equal_filters_are_equal_once_checked_and_integers_are_ids():
+def test_equal_filters_are_equal_after_validation_and_integers_are_ids():
     checker = requests.FilterFields({"campaign": "categorical"})
     condition = requests.Condition(field="campaign", any_of=[7, "5", "7"])
     by_class = checker.check(requests.Filters(conditions=[condition], excluded_ads=[3, "2", 3]))
@@ -99,7 +99,7 @@ def test_equal_filters_are_equal_once_checked_and_integers_are_ids():
     assert by_class.conditions[0].any_of == ("5", "7")
 
 
-def test_what_asks_for_nothing_is_no_filter():
+def test_an_empty_filter_is_none():
     checker = requests.FilterFields({"advertiser": "categorical"})
     assert checker.check(None) is None
     assert checker.check(requests.Filters()) is None
@@ -150,16 +150,16 @@ def test_what_asks_for_nothing_is_no_filter():
         ({"excluded_ads": [None]}, r"filters\.excluded_ads\[0\]: expected a string, got None"),
     ],
 )
-def test_a_filter_that_cannot_be_is_refused_with_what_was_expected_and_came(filters, message):
+def test_an_invalid_filter_is_refused_with_the_value_and_what_was_expected(filters, message):
     kinds = {"advertiser": "categorical", "price": "numeric", "tags": "categorical_list"}
     with pytest.raises(errors.InvalidRequestError, match=message):
         requests.FilterFields(kinds).check(requests.parse(requests.Filters, filters, "filters"))
 
 
-def test_large_catalogues_agree_with_a_scan_of_the_rows():
+def test_filters_of_large_catalogs_agree_with_a_scan_of_the_rows():
     rng = np.random.default_rng(0)
     num_ads = 20_000
-    # Value 0 holds half of the ads, so that its bitmap is kept; large values are rare.
+    # Half of the ads have value 0, so its bitmap is cached; large values are rare.
     values = np.minimum((rng.pareto(1.0, num_ads)).astype(int), 3000)
     prices = rng.normal(size=num_ads)
     ads = pa.table(
@@ -186,7 +186,7 @@ def test_large_catalogues_agree_with_a_scan_of_the_rows():
         )
 
 
-def test_a_resolved_filter_is_kept_and_few_are():
+def test_resolved_filters_are_cached_within_a_limit():
     index = eligibility.Eligibility(ADS, ad_index.AD_ID)
     checker = requests.FilterFields(index.kinds)
     first = index.eligible(checker.check(requests.Filters(**one("advertiser", any_of=["a"]))))
@@ -202,7 +202,7 @@ def test_a_resolved_filter_is_kept_and_few_are():
 
 
 @pytest.mark.parametrize("num_rows", [1, 63, 64, 65, 1000])
-def test_row_sets_are_sets(num_rows):
+def test_row_sets_behave_like_sets(num_rows):
     everything = row_set.RowSet.full(num_rows)
     assert everything.count == num_rows
     assert everything.rows.tolist() == list(range(num_rows))
@@ -217,7 +217,7 @@ def test_row_sets_are_sets(num_rows):
     assert np.unpackbits(everything.bitmap, bitorder="little").sum() == num_rows
 
 
-def test_strings_with_the_same_hash_are_told_apart():
+def test_strings_with_the_same_hash_are_distinguished():
     strings = pa.array([f"s{number}" for number in range(50)])
     lookup = string_lookup.StringLookup(strings, hash_function=lambda string: len(string))
     assert lookup.find(["s3", "s49", "s9", "t3", "", "s10"]).tolist() == [3, 49, 9, -1, -1, 10]

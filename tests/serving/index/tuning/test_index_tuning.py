@@ -43,27 +43,27 @@ def test_recall_must_be_reached_by_more_than_its_standard_error():
     assert index_choice.choose(trials, targets())[0] is trials[0]
 
 
-def test_exact_search_is_chosen_where_it_is_in_time():
+def test_exact_search_is_chosen_if_it_is_fast_enough():
     trials = [trial(1.0, 3, 10, kind="Flat"), trial(0.95, 1, 10)]
     assert index_choice.choose(trials, targets(latency_budget_ms=3.0))[0] is trials[0]
     assert index_choice.choose(trials, targets(latency_budget_ms=2.0))[0] is trials[1]
 
 
-def test_a_latency_that_none_keeps_is_said_and_the_fastest_chosen():
+def test_the_fastest_is_chosen_if_none_meets_the_latency_budget():
     trials = [trial(0.95, 3, 10), trial(0.92, 2, 10), trial(0.5, 0.1, 10)]
     chosen, verdict = index_choice.choose(trials, targets(latency_budget_ms=1.0))
     assert chosen is trials[1]
     assert verdict.startswith("no index reaches recall 0.9 within 1 ms")
 
 
-def test_a_recall_that_none_reaches_is_said_and_the_highest_chosen():
+def test_the_highest_recall_is_chosen_if_none_reaches_the_target():
     trials = [trial(0.7, 1, 10), trial(0.8, 2, 10)]
     chosen, verdict = index_choice.choose(trials, targets())
     assert chosen is trials[1]
     assert verdict.startswith("no index reaches recall 0.9")
 
 
-def test_the_memory_limit_is_hard():
+def test_the_memory_limit_takes_precedence():
     trials = [trial(0.95, 1, 20), trial(0.8, 2, 10)]
     assert index_choice.choose(trials, targets(memory_limit_mb=15.0))[0] is trials[1]
     chosen, verdict = index_choice.choose(trials, targets(memory_limit_mb=5.0))
@@ -71,12 +71,12 @@ def test_the_memory_limit_is_hard():
     assert verdict.startswith("no index is within 5 MB")
 
 
-def test_the_pareto_table_leaves_out_what_another_beats():
+def test_the_pareto_front_omits_dominated_trials():
     best, beaten, smaller = trial(0.9, 1, 10), trial(0.9, 2, 10), trial(0.8, 2, 5)
     assert index_choice.pareto_front([best, beaten, smaller]) == [smaller, best]
 
 
-def test_the_choice_is_measured_with_queries_that_did_not_choose():
+def test_the_choice_is_measured_with_held_out_queries():
     ads, queries = clustered(3000), clustered(61, seed=1)
     tried = [dataclasses.replace(CONFIG, kind="IVFPQ")]
     choice = index_choice.tune_index(ads, queries, CONFIG, tried)
@@ -89,7 +89,7 @@ def test_the_choice_is_measured_with_queries_that_did_not_choose():
     assert json.loads(json.dumps(choice.summary()))["held_out"]["recall"] == pytest.approx(recall)
 
 
-def test_the_chosen_config_builds_the_same_search_again():
+def test_the_chosen_config_rebuilds_the_same_search():
     ads, queries = clustered(3000), clustered(40, seed=1)
     choice = index_choice.tune_index(
         ads, queries, CONFIG, [dataclasses.replace(CONFIG, kind="IVFPQ")]
@@ -101,7 +101,7 @@ def test_the_chosen_config_builds_the_same_search_again():
     )[1].tolist()  # fmt: skip
 
 
-def test_auto_is_exact_for_small_catalogues_and_the_manifest_says_how_it_was_chosen():
+def test_auto_chooses_exact_search_for_small_catalogs_and_records_the_reason():
     built = ad_index.build_index(clustered(500), tuning_queries=clustered(20, seed=1))
     index = built.manifest_index(1.0)
     assert index["kind"] == "Flat"
@@ -109,14 +109,14 @@ def test_auto_is_exact_for_small_catalogues_and_the_manifest_says_how_it_was_cho
     assert index["build"]["tuning"]["trials"] == 1
 
 
-def test_auto_tries_cells_and_codes_beyond():
+def test_auto_tries_cells_and_codes_for_larger_catalogs():
     kinds = [(c.kind, c.storage) for c in index_choice.structures(CONFIG, 50_000)]
     assert kinds == [("Flat", "float"), ("IVF", "SQ8"), ("IVFPQ", "float")]
     large = [(c.kind, c.refine) for c in index_choice.structures(CONFIG, 1_000_000)]
     assert large == [("IVFPQ", "SQ8"), ("IVFPQ", "SQbf16")]
 
 
-def test_one_query_cannot_choose_and_be_held_out():
+def test_tuning_needs_two_queries():
     with pytest.raises(ValueError, match="at least 2 query embeddings, got 1"):
         index_choice.tune_index(clustered(50), clustered(1), CONFIG)
 
@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_bytes(kind):
         assert faiss.serialize_index(other).tobytes() != faiss.serialize_index(first).tobytes()
 
 
-def test_added_in_chunks_it_is_the_index_built_at_once():
+def test_adding_in_chunks_gives_the_same_index():
     ads = clustered(5000)
     config = index_kinds.IndexConfig(kind="IVFPQ")
     whole = index_build.build(ads, config)[0]
@@ -141,21 +141,21 @@ def test_added_in_chunks_it_is_the_index_built_at_once():
     assert faiss.serialize_index(index).tobytes() == faiss.serialize_index(whole).tobytes()
 
 
-def test_the_size_is_that_of_the_saved_file(tmp_path):
+def test_the_size_is_the_size_of_the_saved_file(tmp_path):
     index = index_build.build(clustered(3000), index_kinds.IndexConfig(kind="IVFPQ"))[0]
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     size = (tmp_path / "index.faiss").stat().st_size
     assert index_build.megabytes(index) == pytest.approx(size / 1e6)
 
 
-def test_exact_rows_in_chunks_are_those_of_one_sort():
+def test_exact_rows_in_chunks_equal_a_full_sort():
     ads, queries = clustered(700), clustered(5, seed=2)
     expected = np.argsort(-(queries @ ads.T), axis=1)[:, :20]
     chunks = (ads[start : start + 64] for start in range(0, 700, 64))
     assert exact_search.exact_rows(chunks, queries, 20).tolist() == expected.tolist()
 
 
-def test_a_gpu_that_is_not_there_is_said():
+def test_a_missing_gpu_is_an_error():
     if getattr(faiss, "get_num_gpus", lambda: 0)():
         pytest.skip("there is a GPU")
     config = index_kinds.IndexConfig(kind="IVF", use_gpu=True)
@@ -171,7 +171,7 @@ def test_a_gpu_that_is_not_there_is_said():
         ({"latency_budget_ms": 0.0}, "latency_budget_ms: expected a positive number"),
         ({"memory_limit_mb": -1.0}, "memory_limit_mb: expected a positive number"),
         ({"target_recall": 1.5}, "target_recall: expected"),
-        ({"refine_factor": 0.5}, "refine_factor: expected at least 1"),
+        ({"refine_factor": 0.5}, "refine_factor: expected a number of at least 1"),
     ],
 )
 def test_options_out_of_range_are_named(options, message):
