@@ -1,4 +1,4 @@
-"""Reads flags whose value is a JSON object, or a file with one."""
+"""Reads flags whose value is a JSON object or a file with one."""
 
 import json
 import pathlib
@@ -10,7 +10,10 @@ from serving.cli import command_line
 
 
 def value(name: str) -> dict[str, Any] | None:
-    """Returns the JSON object that a flag gives, or None if it is not set.
+    """Returns the JSON object of a flag, or None if the flag is not set.
+
+    Args:
+        name: Name of the flag.
 
     Raises:
         FileNotFoundError: The file does not exist.
