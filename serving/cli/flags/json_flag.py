@@ -28,8 +28,7 @@ def value(name: str) -> dict[str, Any] | None:
         found = json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"--{name}: expected a JSON object or a file with one, got text that is not valid "
-            f"JSON ({error})."
+            f"--{name}: expected a JSON object or a file with one, got invalid JSON ({error})."
         ) from error
     if not isinstance(found, dict):
         raise ValueError(f"--{name}: expected a JSON object, got {found!r}.")

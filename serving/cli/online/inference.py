@@ -164,7 +164,7 @@ def _parse(text: str, place: str) -> Request:
         value = json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"{place}: expected a JSON request, got text that is not valid JSON ({error})."
+            f"{place}: expected a JSON request, got invalid JSON ({error})."
         ) from error
     try:
         return parse(Request, value)
