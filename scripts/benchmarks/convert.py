@@ -12,7 +12,6 @@ of Python and TensorFlow. Prints a table, and as the last line JSON.
 """
 
 import functools
-import json
 import os
 import pathlib
 import shutil
@@ -23,7 +22,7 @@ from typing import Any
 
 from absl import flags
 from peers import row_examples
-from workload import criteo_rows, fresh_process
+from workload import criteo_rows, fresh_process, results
 
 from serving import cli
 from tfrecords import conversion, convert, formats, reader, terminal
@@ -62,7 +61,7 @@ def main() -> None:
         "baseline_mb": (workdir / "rows.tfrecord").stat().st_size / 1e6,
     }
     print_table(result)
-    print(json.dumps(result))
+    results.print_json(result)
 
 
 def convert_log(log: pathlib.Path, output: pathlib.Path, workers: int | None) -> Measured:

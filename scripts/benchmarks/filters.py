@@ -22,14 +22,17 @@ import faiss
 import numpy as np
 import pyarrow as pa
 from absl import flags
-from workload import measured_index
+from workload import measured_index, results
 
 from serving import cli, index, requests
-from tfrecords import terminal
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(measured_index)
 SHARES = (0.5, 0.2, 0.05, 0.01, 0.0001)
+_COLUMNS = {
+    "filter": "", "eligible": ",", "first_ms": ".2f", "p50_ms": ".2f", "p99_ms": ".2f",
+    "recall": ".4f", "results": ",", "left_of_unfiltered": ".1f",
+}  # fmt: skip
 _AREAS = 1000
 _LEFT_QUERIES = 50
 Measured = dict[str, Any]
@@ -47,8 +50,8 @@ def main() -> None:
     for name, wanted in {"none": None, **filters}.items():
         checked = checker.check(None if wanted is None else requests.Filters(**wanted))
         rows.append({"filter": name, **measure(searcher, embeddings, queries, fields, checked)})
-    print_table(rows)
-    measured_index.write({**state, "filters": rows})
+    results.print_rows(rows, _COLUMNS)
+    results.print_json({**state, "filters": rows}, FLAGS.json)
 
 
 def catalogue(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:
@@ -105,16 +108,6 @@ def measure(
         "left_of_unfiltered": float(eligible.contains(unfiltered).sum(axis=1).mean()),
         "recall": measured_index.exact_recall(embeddings[own], queries, FLAGS.k, places),
     }
-
-
-def print_table(rows: list[Measured]) -> None:
-    """Prints the measurements."""
-    formats = {
-        "filter": "", "eligible": ",", "first_ms": ".2f", "p50_ms": ".2f", "p99_ms": ".2f",
-        "recall": ".4f", "results": ",", "left_of_unfiltered": ".1f",
-    }  # fmt: skip
-    cells = [[format(row[key], form) for key, form in formats.items()] for row in rows]
-    print(terminal.text_table([key.replace("_", " ") for key in formats], cells))
 
 
 if __name__ == "__main__":

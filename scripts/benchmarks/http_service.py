@@ -18,21 +18,16 @@ tower, index and ranker), `http_ms` (from the client to the orchestrator and bac
 `peak_memory_mb` of each process (memory-mapped files count in each that has read them).
 """
 
-import contextlib
 import json
 import os
 import pathlib
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import httpx
 import numpy as np
 from absl import flags
-from workload import fresh_process, poisson_load, wide_catalogue
+from workload import fresh_process, poisson_load, results, running_service, wide_catalogue
 
 from serving import cli, export, index, releases
 from serving.client import LocalClient
@@ -41,8 +36,6 @@ from tfrecords import reader, terminal
 
 WARM_UP = 50
 STAGES = ("query_tower", "index", "features", "ranker", "total")
-_START_SECONDS = 300
-_SCRIPTS = pathlib.Path(__file__).parents[1]
 
 
 def main() -> None:
@@ -52,7 +45,8 @@ def main() -> None:
         fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, values.index)
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
     bodies = [json.dumps({"context": context, "k": values.k}).encode() for context in fields]
-    with serve(base, values.workers) as (url, process_ids):
+    with running_service.serve(base, f"--workers={values.workers}") as (url, _, service):
+        process_ids = _family(service)
         target = poisson_load.Target(url, bodies)
         before = {name: _cpu_ms(process_id) for name, process_id in process_ids.items()}
         single = fresh_process.call(poisson_load.one_by_one, target, values.singles, WARM_UP)
@@ -72,7 +66,7 @@ def main() -> None:
         "peak_memory_mb": {**memory, "sum": sum(memory.values())},
     }
     print_table(result)
-    print(json.dumps(result))
+    results.print_json(result)
 
 
 def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) -> None:
@@ -95,24 +89,6 @@ def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) ->
     (base / "requests.json").write_text(requests, encoding="utf-8")
 
 
-@contextlib.contextmanager
-def serve(base: pathlib.Path, workers: int) -> Iterator[tuple[str, dict[str, int]]]:
-    """Runs scripts/serve.py; yields its URL, and the ids of its processes by their names."""
-    port, grpc_port, rest_port = (_free_port() for _ in range(3))
-    command = [
-        *(sys.executable, str(_SCRIPTS / "serve.py"), f"--bundle={base}", f"--port={port}"),
-        *(f"--model_server_port={grpc_port}", f"--model_server_rest_port={rest_port}"),
-        f"--workers={workers}",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        url = f"http://127.0.0.1:{port}"
-        try:
-            _wait_until_ready(url, process)
-            yield url, _family(process.pid)
-        finally:
-            process.terminate()
-
-
 def measure_in_process(
     base: pathlib.Path, fields: Sequence[dict[str, Any]], count: int, k: int
 ) -> dict[str, Any]:
@@ -124,7 +100,7 @@ def measure_in_process(
             client.recommend(context=fields[number % len(fields)], k=k)
             milliseconds.append((time.perf_counter() - started) * 1000)
     return {
-        **_percentiles(milliseconds[WARM_UP:]),
+        **results.percentiles(milliseconds[WARM_UP:]),
         "peak_memory_mb": round(fresh_process.peak_rss_mb()),
     }
 
@@ -140,7 +116,7 @@ def summary(
     rows = []
     for raw in rates:
         row = {name: value for name, value in raw.items() if name != "milliseconds"}
-        row.update(_percentiles(raw["milliseconds"]))
+        row.update(results.percentiles(raw["milliseconds"]))
         bad = row["failed"] + row["refused"]
         row["sustained"] = bool(
             bad == 0 and row["degraded"] <= 0.01 * row["sent"] and row["p99_ms"] < max_p99_ms
@@ -148,13 +124,13 @@ def summary(
         rows.append(row)
     sustained = [row["rate"] for row in rows if row["sustained"]]
     return {
-        **_percentiles(single["milliseconds"]),
+        **results.percentiles(single["milliseconds"]),
         "failed": single["failed"],
         "degraded": single["degraded"],
         "max_sustained_rps": max(sustained, default=None),
-        "stages": {name: _percentiles(values) for name, values in stages.items()},
-        "overhead_ms": _percentiles(overhead),
-        "http_ms": _percentiles(http),
+        "stages": {name: results.percentiles(values) for name, values in stages.items()},
+        "overhead_ms": results.percentiles(overhead),
+        "http_ms": results.percentiles(http),
         "rates": rows,
     }
 
@@ -192,33 +168,8 @@ def _rising(target: poisson_load.Target, rates: Sequence[float]) -> Iterator[dic
         seconds = flags.FLAGS.duration_seconds
         found = fresh_process.call(poisson_load.poisson, target, rate, seconds, number)
         yield found
-        if _percentiles(found["milliseconds"])["p99_ms"] > 20 * flags.FLAGS.max_p99_ms:
+        if results.percentiles(found["milliseconds"])["p99_ms"] > 20 * flags.FLAGS.max_p99_ms:
             return
-
-
-def _percentiles(milliseconds: Sequence[float]) -> dict[str, float]:
-    if not len(milliseconds):
-        return {"p50_ms": float("inf"), "p99_ms": float("inf")}
-    p50, p99 = np.percentile(milliseconds, [50, 99])
-    return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + _START_SECONDS
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"serve.py ended with status {process.returncode}; see above.")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        time.sleep(0.2)
-    raise RuntimeError(f"serve.py was not ready within {_START_SECONDS} s.")
 
 
 def _family(process_id: int) -> dict[str, int]:

@@ -17,7 +17,6 @@ The last line is JSON: `rows`, and `best`, for each N the row of least p99 that 
 --target_recall, the library's and the peers'.
 """
 
-import json
 import os
 import pathlib
 from typing import Any
@@ -26,7 +25,7 @@ import matplotlib.figure
 import numpy as np
 from absl import flags
 from peers import index_peers
-from workload import fresh_process, index_rows, tower_embeddings
+from workload import fresh_process, index_rows, results, tower_embeddings
 
 from serving import cli, export, index
 from serving.cli.flags import tuning_flags
@@ -51,7 +50,7 @@ def main() -> None:
     targets = index.IndexConfig(
         num_candidates=FLAGS.k, target_recall=FLAGS.target_recall, latency_budget_ms=None
     )
-    sizes = [int(size) for size in FLAGS.sweep or [FLAGS.num_ads]]
+    sizes = results.flag_numbers("sweep", "10000,100000") if FLAGS.sweep else [FLAGS.num_ads]
     given = _given()
     rows: list[Row] = []
     for size in sizes:
@@ -70,9 +69,7 @@ def main() -> None:
     print(table(result))
     if FLAGS.plot:
         plot(result, FLAGS.plot)
-    if FLAGS.json:
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    results.print_json(result, FLAGS.json)
 
 
 def measure(

@@ -21,6 +21,7 @@ from typing import Any
 
 import matplotlib.figure
 from absl import flags
+from workload import results
 
 from serving import cli
 from tfrec import config, evaluation, metrics, retrieval
@@ -50,8 +51,8 @@ def main() -> None:
     workdir = pathlib.Path(FLAGS.workdir)
     points = []
     print_heading()
-    for num_ads in numbers("num_ads"):
-        for impressions in numbers("impressions"):
+    for num_ads in sorted(results.flag_numbers("num_ads", "10000,100000")):
+        for impressions in sorted(results.flag_numbers("impressions", "10000,100000")):
             directory = workdir / f"ads-{num_ads}-impressions-{impressions}"
             shutil.rmtree(directory, ignore_errors=True)
             world = synthetic.WorldConfig(seed=FLAGS.world_seed, num_ads=num_ads)
@@ -67,19 +68,7 @@ def main() -> None:
     (workdir / "learning_curve.json").write_text(json.dumps(result, indent=1) + "\n")
     draw(points, workdir / "learning_curve.png")
     print(f"written: {workdir / 'learning_curve.json'} and .png")
-    print(json.dumps(result))
-
-
-def numbers(flag: str) -> list[int]:
-    """Returns the numbers of a list flag, rising.
-
-    Raises:
-        ValueError: There is none, or one is not a positive number.
-    """
-    texts = FLAGS[flag].value
-    if not texts or not all(text.strip().isdigit() and int(text) > 0 for text in texts):
-        raise ValueError(f"--{flag} takes numbers like 10000,100000, got {','.join(texts)!r}.")
-    return sorted(int(text) for text in texts)
+    results.print_json(result)
 
 
 def measure(

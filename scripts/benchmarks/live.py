@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from absl import flags
-from workload import measured_index, tower_embeddings
+from workload import measured_index, results, tower_embeddings
 
 from serving import cli, index, requests
 from serving.live import LiveState, LiveStore, Update
-from tfrecords import terminal
 
 flags.DEFINE_list("added", ["0", "1000", "5000", "20000", "50000"], "Numbers of added ads.")
 FLAGS = flags.FLAGS
@@ -35,16 +34,21 @@ _NUM_FIELDS = 8
 _GROUPS = 5
 _ADS_PER_UPDATE = 1000
 _RECALL_QUERIES = 100
+_COLUMNS = {
+    "added": ",", "removed_or_changed": ",", "p50_ms": ".2f", "p99_ms": ".2f",
+    "recall": ".4f", "filtered_first_ms": ".2f", "filtered_p50_ms": ".2f",
+    "filtered_p99_ms": ".2f", "apply_seconds": ".3f", "open_seconds": ".2f",
+}  # fmt: skip
 Measured = dict[str, Any]
 
 
 def main() -> None:
-    counts = [int(count) for count in FLAGS.added]
-    # A fifth of them name a released ad, each another one.
-    most = 5 * FLAGS.num_ads
-    if max(counts) > most:
+    counts = results.flag_numbers("added", "0,1000")
+    # A fifth of the added ads name a released ad, each a different one.
+    max_added = 5 * FLAGS.num_ads
+    if max(counts) > max_added:
         raise ValueError(
-            f"--added: expected at most {most}, five times --num_ads, got {max(counts)}."
+            f"--added: expected at most {max_added}, five times --num_ads, got {max(counts)}."
         )
     searcher, embeddings, queries, state = measured_index.make()
     release = _release(searcher)
@@ -57,8 +61,8 @@ def main() -> None:
         for count in counts:
             live.add_up_to(count)
             rows.append(measure(live, release, embeddings, queries))
-    print_table(rows)
-    measured_index.write({**state, "rows": rows})
+    results.print_rows(rows, _COLUMNS)
+    results.print_json({**state, "rows": rows}, FLAGS.json)
 
 
 def _release(searcher: index.Searcher) -> index.AdIndex:
@@ -164,17 +168,6 @@ def measure(
         **live.last,
         "open_seconds": live.open_seconds(release),
     }
-
-
-def print_table(rows: list[Measured]) -> None:
-    """Prints the measurements."""
-    formats = {
-        "added": ",", "removed_or_changed": ",", "p50_ms": ".2f", "p99_ms": ".2f",
-        "recall": ".4f", "filtered_first_ms": ".2f", "filtered_p50_ms": ".2f",
-        "filtered_p99_ms": ".2f", "apply_seconds": ".3f", "open_seconds": ".2f",
-    }  # fmt: skip
-    cells = [[format(row[key], form) for key, form in formats.items()] for row in rows]
-    print(terminal.text_table([key.replace("_", " ") for key in formats], cells, left=()))
 
 
 if __name__ == "__main__":

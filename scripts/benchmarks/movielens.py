@@ -26,6 +26,7 @@ import time
 from typing import Any
 
 from absl import flags
+from workload import results
 
 from serving import cli
 from tfrec import config, evaluation, retrieval
@@ -59,7 +60,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     source = source_of(FLAGS.data_path)
-    seeds = seeds_of(FLAGS.seeds)
+    seeds = results.flag_numbers("seeds", "1,2,3")
     runs = []
     for seed in seeds:
         directory = pathlib.Path(FLAGS.workdir) / f"seed-{seed}"
@@ -75,7 +76,7 @@ def main() -> None:
         print(f"seed {seed}: " + _line(runs[-1]["two_tower"]), flush=True)
     result = summary(runs)
     print_table(result)
-    print(json.dumps({**result, "seeds": seeds, "runs": runs, "published": PUBLISHED}))
+    results.print_json({**result, "seeds": seeds, "runs": runs, "published": PUBLISHED})
 
 
 def source_of(data_path: str | None) -> convert.Source:
@@ -116,17 +117,6 @@ def attributes_schema() -> schema.Schema:
     example = pathlib.Path(__file__).parents[2] / "examples" / "movielens" / "schema.json"
     described = json.loads(example.read_text())
     return schema.schema_from_json({**described, "click": None, "click_threshold": None})
-
-
-def seeds_of(texts: list[str]) -> list[int]:
-    """Parses the seeds.
-
-    Raises:
-        ValueError: There is none, or one is not a number.
-    """
-    if not texts or not all(text.strip().isdigit() for text in texts):
-        raise ValueError(f"--seeds takes numbers like 1,2,3, got {','.join(texts)!r}.")
-    return [int(text) for text in texts]
 
 
 def convert_log(source: convert.Source, directory: pathlib.Path, seed: int) -> reader.DataSet:

@@ -177,18 +177,22 @@ def score(
         rows: Of the test split.
         unit: [L] what is drawn for the intervals.
     """
-    bootstrap = scores.Bootstrap(rows.labels, unit, FLAGS.bootstrap_samples, seed=FLAGS.model_seed)
+    unit = np.unique(unit, return_inverse=True)[1]
+    resamples = metrics.Resamples(unit, FLAGS.bootstrap_samples, seed=FLAGS.model_seed)
     ceiling = None
     if "planted_truth" in estimates:
         ceiling = metrics.auc(rows.labels, estimates["planted_truth"])
-    ours = bootstrap.of(estimates["tfrec"]) if "tfrec" in estimates else None
+    ours = None
+    if "tfrec" in estimates:
+        ours = scores.resampled(resamples, rows.labels, estimates["tfrec"])
     for name, values in estimates.items():
         found = results.setdefault(name, {})
         found.update(scores.scores(rows.labels, values))
         if ceiling is not None:
             found["auc_share"] = metrics.share_of_achievable(found["auc"], 0.5, ceiling)
         if ours is not None and name != "tfrec":
-            found["ours_minus_this"] = scores.difference(ours, bootstrap.of(values))
+            other = scores.resampled(resamples, rows.labels, values)
+            found["ours_minus_this"] = scores.difference(ours, other)
 
 
 def print_table(results: dict[str, Any], estimates: dict[str, np.ndarray]) -> None:

@@ -17,7 +17,6 @@ Prints a table, and as the last line JSON.
 Shapes: N training rows.
 """
 
-import json
 import pathlib
 import statistics
 import time
@@ -30,7 +29,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 from absl import flags
 from peers import row_examples
-from workload import criteo_rows, fresh_process
+from workload import criteo_rows, fresh_process, results
 
 from serving import cli
 from tfrecords import convert, formats, reader, schema, terminal
@@ -61,7 +60,7 @@ def main() -> None:
         **shuffle_quality(order, BATCH_SIZE),
     }
     print_table(result)
-    print(json.dumps(result))
+    results.print_json(result)
 
 
 def read(directory: pathlib.Path, passes: int) -> Measured:

@@ -13,12 +13,8 @@ and how many failed or came in retrieval order. The last line is JSON.
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import queue
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,8 +22,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import numpy as np
 from absl import flags
+from workload import results, running_service
 
 from serving import cli, model_config, releases
 from serving.cli.flags import bundle_flags
@@ -40,7 +36,7 @@ flags.DEFINE_float("rate", 20.0, "Requests a second.", lower_bound=0.1)
 flags.DEFINE_float("seconds_between", 2.0, "From one change to the next.", lower_bound=0.0)
 FLAGS = flags.FLAGS
 
-_START_SECONDS = 300
+
 _CHANGE_SECONDS = 120
 _THREADS = 8
 
@@ -110,7 +106,7 @@ def main() -> None:
             manifest = releases.copy_release(bundle_flags.bundle_base(), FLAGS.version, base)
         releases.promote(base, 1)
         bodies = [{"context": fields, "k": 10} for fields in manifest.probes["requests"]]
-        with serve(base) as servers, Load(servers.url, bodies, FLAGS.rate) as load:
+        with _serve(base) as servers, Load(servers.url, bodies, FLAGS.rate) as load:
             time.sleep(FLAGS.seconds_between)
             before = servers.memory_mb()
             changes = [change(base, servers, load, number) for number in range(FLAGS.changes)]
@@ -122,7 +118,7 @@ def main() -> None:
             **summary(load, changes),
         }
     print_table(result)
-    print(json.dumps(result))
+    results.print_json(result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,14 +171,14 @@ def change(base: pathlib.Path, servers: Servers, load: Load, number: int) -> dic
         "ended": ended,
         "seconds": ended - started,
         "memory_mb": servers.memory_mb(),
-        **_latency([a for a in load.answers if started <= a[0] <= ended]),
+        **results.percentiles([a[1] for a in load.answers if started <= a[0] <= ended]),
     }
 
 
 def summary(load: Load, changes: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns what holds of all requests."""
     spans = [(one["started"], one["ended"]) for one in changes]
-    quiet = [a for a in load.answers if not any(start <= a[0] <= end for start, end in spans)]
+    quiet = [a[1] for a in load.answers if not any(start <= a[0] <= end for start, end in spans)]
     return {
         "requests": len(load.answers),
         "failed": sum(version is None for _, _, version, _ in load.answers),
@@ -190,35 +186,16 @@ def summary(load: Load, changes: list[dict[str, Any]]) -> dict[str, Any]:
             version is not None and problem is not None for _, _, version, problem in load.answers
         ),
         "problems": sorted({problem for *_, problem in load.answers if problem})[:3],
-        "in_between": _latency(quiet),
+        "in_between": results.percentiles(quiet),
     }
 
 
 @contextlib.contextmanager
-def serve(base: pathlib.Path) -> Iterator[Servers]:
-    """Runs scripts/serve.py until the block ends."""
-    port, model_port, model_rest = _free_ports(3)
-    process = subprocess.Popen(
-        [
-            sys.executable, str(pathlib.Path(__file__).parents[1] / "serve.py"), f"--bundle={base}",
-            f"--port={port}", f"--model_server_port={model_port}",
-            f"--model_server_rest_port={model_rest}", "--deadline_ms=20000",
-        ],
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    try:
-        until = time.perf_counter() + _START_SECONDS
-        while not _is_ready(url):
-            if process.poll() is not None or time.perf_counter() > until:
-                raise OSError("scripts/serve.py did not start; its message is above.")
-            time.sleep(0.2)
-        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        process_ids = {"service": process.pid, "model_server": int(children.split()[0])}
-        yield Servers(url, f"http://127.0.0.1:{model_rest}", process_ids)
-    finally:
-        process.terminate()
-        process.wait(60)
+def _serve(base: pathlib.Path) -> Iterator[Servers]:
+    with running_service.serve(base, "--deadline_ms=20000") as (url, models_url, service):
+        children = pathlib.Path(f"/proc/{service}/task/{service}/children").read_text()
+        process_ids = {"service": service, "model_server": int(children.split()[0])}
+        yield Servers(url, models_url, process_ids)
 
 
 def print_table(result: dict[str, Any]) -> None:
@@ -239,27 +216,6 @@ def print_table(result: dict[str, Any]) -> None:
     )
     for problem in result["problems"]:
         print(f"  {problem}")
-
-
-def _latency(answers: list[tuple[float, float, int | None, str | None]]) -> dict[str, float]:
-    times = [milliseconds for _, milliseconds, _, _ in answers] or [float("nan")]
-    p50, p99 = np.percentile(times, [50, 99])
-    return {"p50_ms": float(p50), "p99_ms": float(p99)}
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=10).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [one.getsockname()[1] for one in sockets]
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ works beside it. The cases take turns in each round. Prints a table, and as the 
 --json=FILE writes it too.
 """
 
-import json
-import pathlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,9 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from absl import flags
+from workload import results
 
 from serving import cli, impressions, index, manifest, orchestrator, requests
-from tfrecords import terminal
 
 flags.DEFINE_integer("repetitions", 1000, "Answers of each case.", lower_bound=10)
 flags.DEFINE_integer("num_candidates", 500, "Candidates of a request.", lower_bound=20)
@@ -76,13 +74,10 @@ def main() -> None:
     rows = []
     for name, own in times.items():
         wall, processor = np.array(own).T * 1000
-        p50, p99 = np.quantile(wall, [0.5, 0.99]).tolist()
-        worked = float(np.median(processor))
-        rows.append({"case": name, "p50_ms": p50, "p99_ms": p99, "p50_processor_ms": worked})
-    cells = [
-        [case, *(f"{value:.3f}" for value in values)] for case, *values in map(dict.values, rows)
-    ]
-    print(terminal.text_table(["case", "p50 ms", "p99 ms", "p50 of the processor, ms"], cells))
+        median = float(np.median(processor))
+        rows.append({"case": name, **results.percentiles(wall), "p50_processor_ms": median})
+    columns = dict.fromkeys(("p50_ms", "p99_ms", "p50_processor_ms"), ".3f")
+    results.print_rows(rows, {"case": "", **columns})
     result = {
         "num_candidates": FLAGS.num_candidates,
         "k": FLAGS.k,
@@ -91,10 +86,7 @@ def main() -> None:
         "logged_rows": status["written_rows"],
         "dropped_answers": status["dropped_answers"],
     }
-    text = json.dumps(result)
-    if FLAGS.json:
-        pathlib.Path(FLAGS.json).write_text(text + "\n", encoding="utf-8")
-    print(text)
+    results.print_json(result, FLAGS.json)
 
 
 def _cases(log: impressions.ImpressionLog) -> dict[str, Callable[[], requests.Answer]]:

@@ -19,7 +19,6 @@ models' own are beside them. Prints a table, and as the last line JSON.
 
 import functools
 import itertools
-import json
 import pathlib
 import statistics
 import time
@@ -28,7 +27,7 @@ from typing import Any
 
 import tensorflow as tf
 from absl import flags
-from workload import fresh_process, wide_tables
+from workload import fresh_process, results, wide_tables
 
 from serving import cli, export
 from tfrec import config, ranking, retrieval, training
@@ -61,7 +60,7 @@ def main() -> None:
         key = f"step_time_ratio_{_short(large)}_to_{_short(small)}"
         result[prefix + key] = worst(result[f"{prefix}{model}_step_time_ratio"] for model in models)
     print_table(result, models)
-    print(json.dumps(result))
+    results.print_json(result)
 
 
 def measure_rates(directory: pathlib.Path, model: str, steps: int, repeats: int) -> Measured:

@@ -1,7 +1,7 @@
-"""Command-line entry points; the room that defines the flags of `tfrec`.
+"""The commands of `tfrec` and their flags.
 
-The flags that several commands share are in `serving.cli.flags`; importing one of its modules
-defines them.
+Flags that several commands share are in `serving.cli.flags`; importing one of its modules defines
+them.
 """
 
 from serving.cli.command_line import run

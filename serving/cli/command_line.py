@@ -1,4 +1,4 @@
-"""Runs a command: parses its flags, and ends with one line where something is wrong."""
+"""Runs a command: parses its flags and reports errors as one line."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start
 from serving import errors
 from serving.cli import flag_messages
 
-flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
+flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _EXPECTED_ERRORS = (
     ValueError,
     OSError,
@@ -30,8 +30,9 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
     """Parses the flags and runs `main`; an expected failure is one line and exit status 1.
 
     Args:
-        main: Function of the command's module, whose docstring and flags --help shows.
-        other_flags: Filled with the arguments that are no flags of the command; None: refused.
+        main: Main function of the command's module, whose docstring and flags --help shows.
+        other_flags: List that receives the arguments that are not flags of the command. None: such
+            arguments are refused.
     """
     command = sys.modules[main.__module__]
 
@@ -44,7 +45,7 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
             main()
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader of the output has enough of it, as `head` does.
+            # The reader of the output has closed it, as `head` does.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except _EXPECTED_ERRORS as error:
@@ -52,7 +53,7 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
                 raise
             flag_messages.fail(_message_of(error))
         except KeyboardInterrupt:
-            sys.exit("interrupted; run the same command again to continue.")
+            sys.exit("Interrupted. Run the same command again to continue.")
 
     parse = functools.partial(
         flag_messages.parse, command=command, known_only=other_flags is not None
@@ -61,29 +62,36 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """Reads a file that a flag names.
+    """Reads a text file given by a flag.
+
+    Args:
+        path: File to read.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not UTF-8.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not UTF-8.
     """
     if not path.is_file():
-        what = "is a directory, not a file" if path.is_dir() else "is not there"
+        what = "is a directory, not a file" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {what}; check the path.")
     try:
-        # Some editors and Excel put a byte order mark first.
+        # Excel and some editors start a file with a byte order mark.
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
-    """Reads the lines of a file that a flag names, stripped, without the empty ones.
+    """Reads the non-empty lines of a text file given by a flag, stripped.
+
+    Args:
+        path: File to read.
 
     Raises:
-        As `read_text`.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not UTF-8.
     """
-    # Not splitlines: JSON may hold U+2028 and other characters at which that ends a line.
+    # `splitlines` would also split at U+2028 and other characters that JSON may contain.
     lines = [line.strip() for line in read_text(path).split("\n")]
     return [line for line in lines if line]
 
@@ -94,7 +102,7 @@ def print_json(value: Any) -> None:
 
 
 def _message_of(error: Exception) -> str:
-    """Returns an error as a sentence; the operating system's errors name the file."""
+    """Returns the message of an error; for operating system errors, with the file name."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}."
     return str(error) or type(error).__name__

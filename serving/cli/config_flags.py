@@ -1,4 +1,4 @@
-"""Flags derived from config dataclasses, where each option has its default and its help."""
+"""Derives flags from config dataclasses, which define the default and help of each option."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _DEFINE: dict[type, Callable[..., Any]] = {
     str: flags.DEFINE_string,
     bool: flags.DEFINE_bool,
 }
-# A flag belongs to the module that calls `define_flags`: its --help shows it.
+# Flags belong to the module that calls `define_flags`, so that its --help shows them.
 flags.disclaim_key_flags()
 
 
@@ -21,8 +21,8 @@ def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
     """Defines a flag for each option of a config dataclass.
 
     Args:
-        config: Config dataclass, its options made by `tfrec.config.option`.
-        names: Options to define flags for; None: all.
+        config: Config dataclass with options defined by `tfrec.config.option`.
+        names: Options to define flags for. None: all.
     """
     for field in dataclasses.fields(config):
         if "help" in field.metadata and (names is None or field.name in names):
@@ -30,11 +30,11 @@ def define_flags(config: type, names: tuple[str, ...] | None = None) -> None:
 
 
 def from_flags(config: type[Config], **overrides: Any) -> Config:
-    """Returns a config with the values of the flags that `define_flags` defined.
+    """Returns a config with the values of the flags defined by `define_flags`.
 
     Args:
         config: Config dataclass.
-        **overrides: Options that take these values instead.
+        **overrides: Values of options that override the flags.
     """
     values = {
         field.name: flags.FLAGS[field.name].value

@@ -1,7 +1,7 @@
-"""The program `tfrec`: finds the module of a command and runs it.
+"""The program `tfrec`, which runs the module of a command.
 
-A command is a module with `main`, its flags, and a docstring that --help shows. Modules of commands
-import what takes long, such as TensorFlow, inside functions: help and flag errors come at once.
+A command is a module with `main`, flags, and a docstring that --help shows. It imports slow modules
+such as TensorFlow inside functions, so that help and flag errors appear immediately.
 """
 
 import ast
@@ -64,7 +64,7 @@ def run_command(name: str) -> None:
     """Runs a command with the flags of the command line.
 
     Args:
-        name: One of `MODULES`.
+        name: Name of the command, a key of `MODULES`.
     """
     command = importlib.import_module(MODULES[name])
     command_line.run(command.main, getattr(command, "OTHER_FLAGS", None))

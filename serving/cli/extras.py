@@ -1,4 +1,4 @@
-"""Says what to install where an optional dependency of a script is not there."""
+"""Checks optional dependencies and says what to install if one is missing."""
 
 import contextlib
 import sys
@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def require_extra(extra: str) -> Iterator[None]:
-    """Imports made inside are of packages that an extra of this distribution brings.
+    """Exits with the command that installs an extra if an import in the block fails.
 
-    A missing one ends the process with exit status 1 and the command that installs it.
+    Args:
+        extra: Name of the extra of this distribution.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         sys.exit(
-            f"error: this needs {error.name}, which is not installed. Install the extra "
+            f"error: This command needs {error.name}, which is not installed. Install the extra "
             f"{extra!r}: {sys.executable} -m pip install -c constraints.txt -e '.[{extra}]'"
         )

@@ -16,25 +16,25 @@ from absl import flags
 from tfrecords import terminal
 
 HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort", "--helpfull", "-helpfull", "-?")
-# How absl reports a value that a flag cannot have.
+# absl's message for an invalid value of a flag.
 _ILLEGAL = re.compile(r"flag --(?P<name>\w+)=(?P<value>.*?): (?P<why>.*)", re.DOTALL)
 
 
 def parse(argv: list[str], command: ModuleType, known_only: bool = False) -> list[str]:
-    """Parses the command line; exits with the help that it asks for, or with an error message.
+    """Parses the command line; exits after printing help or an error message.
 
     Args:
-        argv: Command line, the program first.
+        argv: Command line, including the program.
         command: Module whose docstring and flags --help shows.
-        known_only: Whether to return unknown arguments rather than refuse them.
+        known_only: Whether to return unknown arguments instead of refusing them.
 
     Returns:
-        The program, and the unknown arguments.
+        The program and the unknown arguments.
     """
     if set(HELP) & set(argv[1:]):
         print(help_text(command))
         sys.exit(0)
-    # Flags may follow other arguments.
+    # Allows flags after other arguments.
     flags.FLAGS.set_gnu_getopt()
     try:
         rest = flags.FLAGS(argv, known_only=known_only)
@@ -52,14 +52,14 @@ def fail(message: str) -> NoReturn:
 
 
 def help_text(command: ModuleType) -> str:
-    """Returns the docstring of a command, with its examples, and its flags."""
-    # absl puts the name of the module above the flags.
+    """Returns the docstring and the flags of a command."""
+    # The first line of absl's text is the name of the module.
     shown = flags.FLAGS.module_help(command).lstrip("\n").partition("\n")[2]
     return f"{(command.__doc__ or '').strip()}\n\nFlags:\n{shown}"
 
 
 def message_of(error: flags.Error) -> str:
-    """Returns what is wrong with a flag, what was expected and what may have been meant."""
+    """Returns the message for a flag error: what is wrong, what was expected, and a suggestion."""
     if isinstance(error, flags.UnrecognizedFlagError):
         return f"Unknown flag --{error.flagname}.{_close_flag(error.flagname)} See --help."
     parsed = _ILLEGAL.match(str(error))
@@ -68,7 +68,7 @@ def message_of(error: flags.Error) -> str:
     name, value = parsed["name"], parsed["value"]
     flag = flags.FLAGS[name]
     if flag.value is None and "must have a value" in parsed["why"]:
-        return f"Give --{name}=…: {flag.help}"
+        return f"--{name} is required: {flag.help}"
     known = getattr(flag.parser, "enum_values", None)
     if known:
         hint = terminal.suggestion_for(value, known)
@@ -80,7 +80,7 @@ def message_of(error: flags.Error) -> str:
 
 
 def unexpected_argument(argument: str) -> str:
-    """Returns what is wrong with an argument that is not a flag."""
+    """Returns the message for an argument that is not a flag."""
     name = argument.partition("=")[0]
     hint = f" Did you mean --{argument}?" if name in flags.FLAGS else ""
     return f"Unexpected argument {argument!r}; options start with --.{hint} See --help."

@@ -1,4 +1,4 @@
-"""Finds the files of an impression log that a flag names."""
+"""Finds the files of an impression log given by a flag."""
 
 import pathlib
 
@@ -6,23 +6,23 @@ from serving import impressions
 from tfrecords import formats
 
 
-def find(flag: str, place: str) -> list[pathlib.Path]:
-    """Returns the files, the oldest first.
+def find(flag: str, value: str) -> list[pathlib.Path]:
+    """Returns the files of an impression log, the oldest first.
 
     Args:
-        flag: Its name, for messages.
-        place: The log's directory, or files of it with commas or as a pattern.
+        flag: Name of the flag, for error messages.
+        value: Directory of the log, or its files, comma-separated or as a pattern.
 
     Raises:
-        FileNotFoundError: There are none.
+        FileNotFoundError: There is no such file.
     """
-    directory = pathlib.Path(place)
+    directory = pathlib.Path(value)
     if not directory.is_dir():
-        return list(formats.expand_paths(place))
+        return list(formats.expand_paths(value))
     found = sorted(directory.glob(impressions.FILE_PATTERN))
     if not found:
         raise FileNotFoundError(
-            f"--{flag}: no file {impressions.FILE_PATTERN} in {directory}. "
-            "tfrec serve --impression_log writes them, a minute after the first answer."
+            f"--{flag}: {directory} has no file {impressions.FILE_PATTERN}. "
+            "tfrec serve --impression_log writes the first one a minute after the first answer."
         )
     return found

@@ -1,4 +1,4 @@
-"""The releases of a base directory as a text table."""
+"""Formats the releases of a base directory as a text table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,11 @@ from tfrecords import terminal
 
 
 def text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table of the rows of `releases.list_releases`."""
+    """Returns releases as a text table.
+
+    Args:
+        rows: Rows of `releases.list_releases`.
+    """
     head = ("release", "role", "in use", "created (UTC)", "ads", "MB", "click NE", "notes")
     cells = []
     for row in rows:
@@ -27,7 +31,7 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{row['num_ads']:,}",
                 f"{row['bytes'] / 1e6:,.1f}",
                 "–" if figures is None else f"{figures:.4f}",
-                "published by force" if row["forced"] else "",
+                "published with --force" if row["forced"] else "",
             ]
         )
     return terminal.text_table(head, cells, left=(0, 1, 2, 3, 7))

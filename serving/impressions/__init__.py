@@ -1,4 +1,4 @@
-"""What was shown, joined with what came of it: the next training log."""
+"""Logs shown ads and joins them with feedback, which gives the next training log."""
 
 from serving.impressions.feedback import Joined, join_feedback
 from serving.impressions.impression_log import FILE_PATTERN, ImpressionLog

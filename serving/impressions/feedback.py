@@ -1,11 +1,11 @@
-"""Joins what came of shown ads to the impression log: a log to convert and train on.
+"""Joins feedback events to the impression log, which gives a log to convert and train on.
 
-An event names the `request_id` and the `ad_id` of an answer and says what came of it: `click` and
-`engagement` as 0 or 1, `revenue` as a number from 0. Events of one ad are put together: the
-greatest click and engagement, the sum of the revenue. What has no event was not clicked, and
-earned nothing. A request id that several answers have counts for the latest of them.
+An event has the `request_id` and the `ad_id` of a shown ad, `click` and `engagement` as 0 or 1, and
+`revenue` as a number >= 0. Events of the same ad are combined: the maximum of click and engagement,
+the sum of revenue. An ad without events was not clicked and earned nothing. If several answers have
+the same request id, its events count for the latest one.
 
-Memory is that of the events and of one file of the log at a time.
+Memory holds all events and one file of the log at a time.
 
 Shapes: E events, R rows of the log.
 """
@@ -29,18 +29,18 @@ _KEYS = ["_request_id", "_ad_id"]
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """What a join did.
+    """Result of a join.
 
     Attributes:
-        rows: Impressions written.
-        requests: Answers that they are of.
-        young: Impressions left out, because their feedback may still come.
-        events: Events read.
-        matched: Events of impressions in the log.
-        unmatched: Events of none.
-        repeated: Shown ads whose request id an earlier answer had too.
-        totals: Label -> its sum over the rows.
-        schema: For `tfrec convert`.
+        rows: Number of impressions written.
+        requests: Number of answers that these impressions belong to.
+        young: Number of impressions left out because their feedback may still arrive.
+        events: Number of events read.
+        matched: Number of events that match an impression of the log.
+        unmatched: Number of events that match none.
+        repeated: Number of shown ads whose request id is also that of an earlier answer.
+        totals: Sum of each label over the rows.
+        schema: JSON of the schema for `tfrec convert`.
     """
 
     rows: int
@@ -60,17 +60,18 @@ def join_feedback(
     output: pathlib.Path,
     min_age_seconds: float = 0.0,
 ) -> Joined:
-    """Writes the joined log as one Parquet file, by rename.
+    """Writes the joined log as one Parquet file, atomically.
 
     Args:
-        log_files: Of `impression_log`.
-        event_files: JSON lines, CSV, TSV or Parquet.
-        output: The file.
-        min_age_seconds: Younger impressions, by the latest of the log, are left out.
+        log_files: Files of the impression log.
+        event_files: Feedback events as JSON lines, CSV, TSV or Parquet.
+        output: Parquet file to write.
+        min_age_seconds: Minimum age of an impression, relative to the latest one of the log, in
+            seconds; younger ones are left out.
 
     Raises:
-        ImpressionLogError: A file cannot be read or is of another kind, an event is malformed, or
-            nothing is left to write.
+        ImpressionLogError: A file cannot be read or has another format, an event is malformed, or
+            no impression is left to write.
         OSError: The output cannot be written.
     """
     events, labels = feedback_events.read(event_files)
@@ -85,8 +86,8 @@ def join_feedback(
             writer.write(_labelled(settled.select(known.columns), latest, labels))
         if not writer.rows:
             raise errors.ImpressionLogError(
-                f"Expected impressions older than {min_age_seconds:g} s before the latest, got "
-                "none. Give a smaller --min_age_seconds."
+                f"No impression is older than {min_age_seconds:g} s before the latest; expected "
+                "at least one. Set a smaller --min_age_seconds."
             )
     matched = int(pc.sum(latest["num_events"]).as_py() or 0)
     total = int(pc.sum(events["num_events"]).as_py() or 0)
@@ -106,7 +107,7 @@ def join_feedback(
 def _latest_answers(
     log_files: Sequence[pathlib.Path], events: pa.Table
 ) -> tuple[pa.Table, float, int]:
-    """Returns the events with the answers that they are of, the log's last time, and repeats."""
+    """Returns the events with their answer ids, the latest time, and the number of repeats."""
     found, newest = [], float("-inf")
     for path in log_files:
         keys = _read(path, [*_KEYS, "_answer_id", "_time"])
@@ -116,7 +117,7 @@ def _latest_answers(
     last = shown.group_by(_KEYS).aggregate([("_time", "max"), ("_time", "count")])
     last = last.rename_columns([*_KEYS, "_time", "times"])
     of_last = shown.join(last, [*_KEYS, "_time"], join_type="inner")
-    # Two answers of one moment: one of them.
+    # Of two answers at the same time, one is chosen.
     one = of_last.group_by([*_KEYS, "times"]).aggregate([("_answer_id", "max")])
     repeated = int(pc.sum(pc.greater(one["times"], 1)).as_py() or 0)
     one = one.rename_columns([*_KEYS, "times", "_answer_id"]).drop_columns("times")
@@ -124,11 +125,11 @@ def _latest_answers(
 
 
 def _labelled(table: pa.Table, latest: pa.Table, labels: Sequence[str]) -> pa.Table:
-    """Returns rows [R] with their labels, in their order."""
+    """Returns rows [R] with their labels, in the same order."""
     keys = [*_KEYS, "_answer_id"]
-    places = pa.array(range(table.num_rows), pa.int64())
-    own = table.select(keys).append_column("place", places)
-    joined = own.join(latest, keys, join_type="left outer").sort_by("place")
+    positions = pa.array(range(table.num_rows), pa.int64())
+    own = table.select(keys).append_column("position", positions)
+    joined = own.join(latest, keys, join_type="left outer").sort_by("position")
     for label in labels:
         name = logged_schema.LABELS[label]
         table = table.append_column(name, pc.fill_null(joined[name], 0.0))
@@ -145,12 +146,13 @@ def _read(path: pathlib.Path, columns: list[str] | None) -> pa.Table:
         return pq.ParquetFile(path, memory_map=True).read(columns)
     except (pa.ArrowException, OSError) as error:
         raise errors.ImpressionLogError(
-            f"{path} cannot be read as a file of the impression log ({error})."
+            f"{path} cannot be read as a file of the impression log ({error}); expected a Parquet "
+            "file that tfrec serve --impression_log wrote."
         ) from error
 
 
 class _Writer:
-    """Writes the joined rows and counts them."""
+    """Writes and counts the joined rows."""
 
     def __init__(self, path: pathlib.Path, labels: Sequence[str]) -> None:
         self.rows, self.requests = 0, 0

@@ -1,4 +1,4 @@
-"""Reads events: what came of shown ads. JSON lines, CSV, TSV or Parquet, by the file's ending.
+"""Reads feedback events from JSON lines, CSV, TSV or Parquet, by the file extension.
 
     {"request_id": "42", "ad_id": "ad-17", "click": 1, "revenue": 0.35}
 
@@ -23,14 +23,17 @@ _IDS = {"request_id": "_request_id", "ad_id": "_ad_id"}
 
 
 def read(paths: Sequence[pathlib.Path]) -> tuple[pa.Table, list[str]]:
-    """Reads events, put together by request and ad.
+    """Reads events and combines those of the same request and ad.
+
+    Args:
+        paths: Files of events.
 
     Returns:
-        A table of `_request_id`, `_ad_id`, the columns of the labels (float64) and `num_events`,
-        and the labels that any file tells of.
+        A table with the columns `_request_id`, `_ad_id`, the labels (float64) and `num_events`; and
+        the labels that occur in any file.
 
     Raises:
-        ImpressionLogError: A file cannot be read, or an event is malformed; it names which.
+        ImpressionLogError: A file cannot be read, or an event is malformed; the message names it.
     """
     tables = [_read(path) for path in paths]
     labels = [
@@ -41,7 +44,7 @@ def read(paths: Sequence[pathlib.Path]) -> tuple[pa.Table, list[str]]:
     if "click" not in labels:
         raise errors.ImpressionLogError(
             f"{', '.join(map(str, paths)) or 'No file'}: expected events with a column click, got "
-            f"{labels or 'none of click, engagement and revenue'}."
+            f"{labels or 'none of click, engagement and revenue'}. Add click as 0 or 1."
         )
     names = [logged_schema.LABELS[label] for label in labels]
     complete = []
@@ -59,7 +62,9 @@ def read(paths: Sequence[pathlib.Path]) -> tuple[pa.Table, list[str]]:
 
 def _read(path: pathlib.Path) -> pa.Table:
     if not path.is_file():
-        raise errors.ImpressionLogError(f"{path}: expected a file of events, got none there.")
+        raise errors.ImpressionLogError(
+            f"{path} does not exist; expected a file of events. Check the path."
+        )
     try:
         table = _parsed(path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -93,7 +98,7 @@ def _parsed(path: pathlib.Path) -> pa.Table:
 
 
 def _json_lines(path: pathlib.Path) -> pa.Table:
-    # Not Arrow's reader: it takes a string such as "2024-01-01" for a time.
+    # Arrow's reader would parse a string such as "2024-01-01" as a timestamp.
     columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, *logged_schema.LABELS)}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -103,7 +108,7 @@ def _json_lines(path: pathlib.Path) -> pa.Table:
                 event = json.loads(line)
             except ValueError as error:
                 raise errors.ImpressionLogError(
-                    f"{path}, line {number}: expected a JSON object, got no JSON ({error})."
+                    f"{path}, line {number}: expected a JSON object, got invalid JSON ({error})."
                 ) from error
             if not isinstance(event, dict):
                 raise errors.ImpressionLogError(
@@ -111,7 +116,7 @@ def _json_lines(path: pathlib.Path) -> pa.Table:
                 )
             for name, values in columns.items():
                 values.append(_checked(f"{path}, line {number}", name, event.get(name)))
-    said = {
+    present = {
         name: values
         for name, values in columns.items()
         if name in _IDS or any(value is not None for value in values)
@@ -119,13 +124,13 @@ def _json_lines(path: pathlib.Path) -> pa.Table:
     return pa.table(
         {
             name: pa.array(values, pa.string() if name in _IDS else None)
-            for name, values in said.items()
+            for name, values in present.items()
         }
     )
 
 
 def _checked(place: str, name: str, value: Any) -> Any:
-    """Returns a value of a JSON event as its column takes it."""
+    """Returns a value of a JSON event in the type of its column."""
     if name in _IDS:
         value = requests.as_digits(value)
         if isinstance(value, str):
@@ -135,7 +140,7 @@ def _checked(place: str, name: str, value: Any) -> Any:
         )
     if value is None:
         return None
-    # What float32 cannot hold is no amount of money.
+    # Labels are float32 in the data set, so larger numbers are refused.
     number = float(value) if isinstance(value, bool) else requests.as_finite_float(value)
     if number is None:
         raise errors.ImpressionLogError(
@@ -156,21 +161,21 @@ def _ids(path: pathlib.Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedAr
 
 
 def _numbers(path: pathlib.Path, label: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns a label [E] as float64; what an event does not say is null."""
+    """Returns a label [E] as float64, null where an event does not have it."""
     kind = column.type
     if pa.types.is_boolean(kind):
         column = column.cast(pa.int8())
     elif not (pa.types.is_floating(kind) or _is_integer(kind) or pa.types.is_null(kind)):
         raise errors.ImpressionLogError(f"{path}: expected {label} as a number, got {kind}.")
     column = column.cast(pa.float64())
-    most = math.inf if label == "revenue" else 1.0
-    good = pc.and_(pc.greater_equal(column, 0.0), pc.less_equal(column, most))
+    max_value = math.inf if label == "revenue" else 1.0
+    good = pc.and_(pc.greater_equal(column, 0.0), pc.less_equal(column, max_value))
     good = pc.and_(good, pc.is_finite(column))
     if label != "revenue":
         good = pc.and_(good, pc.equal(column, pc.floor(column)))
     bad = pc.invert(pc.fill_null(good, True))
     if pc.any(bad).as_py():
-        expected = "a number from 0" if label == "revenue" else "0 or 1"
+        expected = "a number >= 0" if label == "revenue" else "0 or 1"
         raise _malformed(path, label, column, bad, expected)
     return column
 
@@ -182,7 +187,7 @@ def _is_integer(kind: pa.DataType) -> bool:
 def _malformed(
     path: pathlib.Path, name: str, column: Any, bad: Any, expected: str
 ) -> errors.ImpressionLogError:
-    place = pc.index(bad, True).as_py()
+    index = pc.index(bad, True).as_py()
     return errors.ImpressionLogError(
-        f"{path}, event {place + 1}: expected {expected} as {name}, got {column[place].as_py()!r}."
+        f"{path}, event {index + 1}: expected {expected} as {name}, got {column[index].as_py()!r}."
     )

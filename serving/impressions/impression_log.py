@@ -1,15 +1,15 @@
-"""Logs what was shown, without ever making an answer wait or fail.
+"""Logs shown ads without ever delaying or failing an answer.
 
     log = ImpressionLog("impressions")
     log.record(release.manifest, valid, answer)
     log.close()
 
-Answers go into a bounded queue; a thread lays them out (`impression_rows`) and writes Parquet
-files under other names first, so that a file that is there is whole. What does not fit the queue,
-or cannot be written, is dropped and counted. A kill loses what was not in a file yet, at most
-`seconds_per_file` of it. Several processes may write into one directory.
+Answers go into a bounded queue. A thread converts them to rows (`impression_rows`) and writes
+Parquet files atomically. Answers that do not fit into the queue, or cannot be written, are dropped
+and counted. A killed process loses the rows that are in no file yet, at most `seconds_per_file` of
+them. Several processes may write to the same directory.
 
-`tfrec join_feedback` joins the files with what came of the ads.
+`tfrec join_feedback` joins the files with feedback.
 """
 
 import collections
@@ -34,33 +34,33 @@ from tfrecords import files
 
 FILE_PATTERN = "impressions-*.parquet"
 _PARTIAL = ".{}.partial"
-# Laid out without a pause, in which answers would wait for the interpreter: some milliseconds.
+# Rows converted at a time: some milliseconds, in which answers wait for Python's lock.
 _ROWS_PER_BATCH = 400
 _POLL_SECONDS = 0.2
-# Of a process that was killed; none takes so long to write one.
+# An older partial file is left over from a killed process.
 _ABANDONED_SECONDS = 3_600
 
 
 @dataclasses.dataclass
 class _Pending:
-    """Rows of one release that are in no file yet."""
+    """Rows of one release that are not in a file yet."""
 
     release: manifest.Manifest
     since: float
-    shown: list[impression_rows.Shown] = dataclasses.field(default_factory=list)
+    shown: list[impression_rows.RecordedAnswer] = dataclasses.field(default_factory=list)
     shown_rows: int = 0
     batches: list[pa.RecordBatch] = dataclasses.field(default_factory=list)
     batched_rows: int = 0
 
-    def add(self, shown: impression_rows.Shown) -> None:
+    def add(self, shown: impression_rows.RecordedAnswer) -> None:
         self.shown.append(shown)
         self.shown_rows += len(shown.answer.ads)
 
     def lay_out(self) -> None:
-        """Makes a batch of what was added.
+        """Converts the added answers to a record batch.
 
         Raises:
-            ArrowException: A value does not fit its column; what was added is gone.
+            ArrowException: A value does not fit its column; the added answers are lost.
         """
         shown, self.shown, self.shown_rows = self.shown, [], 0
         if shown:
@@ -68,22 +68,22 @@ class _Pending:
             self.batched_rows += self.batches[-1].num_rows
 
     def drop_first(self) -> int:
-        """Drops a batch and returns the number of its rows."""
+        """Drops the oldest record batch and returns its number of rows."""
         count = self.batches.pop(0).num_rows
         self.batched_rows -= count
         return count
 
 
 class ImpressionLog:
-    """A log in a directory, and the thread that writes it.
+    """An impression log in a directory, and the thread that writes it.
 
     Args:
-        directory: Is made where it is not there.
-        config: None = the defaults.
-        clock: Returns seconds; the age of rows that are in no file goes by it.
+        directory: Directory for the files; created if it does not exist.
+        config: Options. None: the defaults.
+        clock: Returns the time in seconds, for the age of rows that are not in a file yet.
 
     Raises:
-        ImpressionLogError: The directory cannot be written.
+        ImpressionLogError: The directory is not writable.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ImpressionLog:
         self._config = config or ImpressionLogConfig()
         self._clock = clock
         self._prepare()
-        self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.Shown]] = (
+        self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.RecordedAnswer]] = (
             collections.deque()
         )
         self._pending: dict[int, _Pending] = {}
@@ -115,24 +115,24 @@ class ImpressionLog:
         valid: requests.ValidRequest,
         answer: requests.Answer,
     ) -> None:
-        """Takes an answer; it returns at once, and never fails.
+        """Queues an answer for the log. Returns immediately and never fails.
 
         Args:
-            release: That gave the answer.
-            valid: The request.
-            answer: Is not changed from now on.
+            release: Manifest of the release that gave the answer.
+            valid: Validated request.
+            answer: Answer to the request; must not be modified afterwards.
         """
         if not answer.ads:
             return
         if len(self._queue) >= self._config.max_queued:
             self._dropped_answers += 1
             return
-        shown = impression_rows.Shown(valid.values, valid.weights, answer, time.time())
-        # Wakes nobody: a thread that wakes for each answer takes the interpreter from the next.
+        shown = impression_rows.RecordedAnswer(valid.values, valid.weights, answer, time.time())
+        # The thread polls: waking it for each answer would delay the next one.
         self._queue.append((release, shown))
 
     def status(self) -> dict[str, Any]:
-        """Returns what was written and what was lost, for monitoring."""
+        """Returns the numbers of written, queued and dropped items, for monitoring."""
         return {
             "written_rows": self._written_rows,
             "files": self._num_files,
@@ -143,11 +143,17 @@ class ImpressionLog:
         }
 
     def close(self, timeout_seconds: float = 10.0) -> None:
-        """Writes what is queued, and ends the thread."""
+        """Writes what is queued and stops the thread.
+
+        Args:
+            timeout_seconds: Maximum time to wait for the thread, in seconds.
+        """
         self._closing.set()
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
-            logging.error("The impression log was not written within %g s.", timeout_seconds)
+            logging.error(
+                "The impression log was not completely written within %g s.", timeout_seconds
+            )
 
     def _prepare(self) -> None:
         try:
@@ -156,14 +162,14 @@ class ImpressionLog:
             probe.touch()
             probe.unlink()
             for path in self.directory.glob(_PARTIAL.format("*")):
-                # Another process may have made a file of it just now.
+                # Another process may have renamed it in the meantime.
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                         path.unlink()
         except OSError as error:
             raise errors.ImpressionLogError(
-                f"{self.directory}: expected a directory to write the impression log to, got "
-                f"{error}. Name another, or make it writable."
+                f"{self.directory} is not writable ({error}); expected a directory to write the "
+                "impression log to. Choose another directory, or make it writable."
             ) from error
 
     def _run(self) -> None:
@@ -177,7 +183,7 @@ class ImpressionLog:
                 if is_closing or age >= self._config.seconds_per_file:
                     self._write(pending)
 
-    def _take(self, release: manifest.Manifest, shown: impression_rows.Shown) -> None:
+    def _take(self, release: manifest.Manifest, shown: impression_rows.RecordedAnswer) -> None:
         pending = self._pending.setdefault(release.version, _Pending(release, self._clock()))
         pending.add(shown)
         if pending.shown_rows >= _ROWS_PER_BATCH:
@@ -200,7 +206,7 @@ class ImpressionLog:
                 self._write_file(pending)
             except (OSError, pa.ArrowException) as error:
                 self._note(error)
-                # A file's worth of the latest rows is kept to try again.
+                # The latest rows, one file of them, are kept for the next attempt.
                 while pending.batched_rows > self._config.rows_per_file:
                     self._dropped_rows += pending.drop_first()
                 pending.since = self._clock()

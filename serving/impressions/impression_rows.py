@@ -1,19 +1,19 @@
 """The rows of the impression log: one for each ad of an answer.
 
-Columns of the log itself begin with `_`, which no field's name does; the fields of request and ad
-stand beside them under their names, as `tfrecords.formats.tabular` reads them.
+Names of the log's own columns begin with `_`, which field names never do. The fields of the request
+and the ad are columns under their own names, as `tfrecords.formats.tabular` reads them.
 
-    _answer_id        a fresh id for each answer; its rows are one request
-    _request_id       of the answer, which feedback names
-    _time             seconds since 1970 when the answer was given
-    _position         slot of the ad, 0 is the first
-    _ad_id
-    _bundle_version   release that gave every number
+    _answer_id        unique id of the answer; its rows belong to one request
+    _request_id       request id of the answer, which feedback refers to
+    _time             time of the answer, in seconds since 1970
+    _position         position of the ad; the first is 0
+    _ad_id            ad id
+    _bundle_version   version of the release that gave the answer
     _order            `utility` or `retrieval`
-    _degraded         null, or why there are no scores, or fewer
+    _degraded         why some or all ads were not ranked; null if all were
     _utility, _click_probability, _engagement_probability, _expected_revenue, _retrieval_score
-    _propensity       probability of the ad in its slot, given the ads above it
-    _weight_click, …  of the utility; null where the head is absent
+    _propensity       probability of the ad at its position, given the ads above it
+    _weight_click, …  weight of each head in the utility; null if the head is absent
 
 Shapes: R rows.
 """
@@ -56,14 +56,14 @@ _TYPES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
-    """An answer as it was given.
+class RecordedAnswer:
+    """An answer to be logged.
 
     Attributes:
-        values: Query field -> checked value, of `ValidRequest`.
-        weights: Of the utility.
-        answer: The answer.
-        time: Seconds since 1970.
+        values: Validated value of each query field, from `ValidRequest`.
+        weights: Weight of each head in the utility.
+        answer: Answer that was sent.
+        time: Time of the answer, in seconds since 1970.
     """
 
     values: Mapping[str, Any]
@@ -73,7 +73,7 @@ class Shown:
 
 
 def schema(release: manifest.Manifest) -> pa.Schema:
-    """Returns the columns of a release's log, with what `feedback` needs to know of it."""
+    """Returns the columns of a release's log, with metadata for `logged_schema`."""
     fields = [*release.query_fields, *release.ad_fields]
     columns = {**_OF_ANSWER, **_OF_AD, **_WEIGHTS}
     columns.update({field["name"]: _TYPES[field["kind"]] for field in fields})
@@ -86,12 +86,12 @@ def schema(release: manifest.Manifest) -> pa.Schema:
     return pa.schema(list(columns.items()), {METADATA: json.dumps(known).encode()})
 
 
-def batch(release: manifest.Manifest, shown: Sequence[Shown]) -> pa.RecordBatch:
-    """Lays answers out as rows [R].
+def batch(release: manifest.Manifest, shown: Sequence[RecordedAnswer]) -> pa.RecordBatch:
+    """Converts answers to rows [R].
 
     Args:
-        release: That gave the answers.
-        shown: The answers.
+        release: Manifest of the release that gave the answers.
+        shown: Answers to convert.
     """
     columns = schema(release)
     rows: dict[str, list[Any]] = {name: [] for name in columns.names}
@@ -111,7 +111,7 @@ def batch(release: manifest.Manifest, shown: Sequence[Shown]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
-def _of_answer(one: Shown) -> dict[str, Any]:
+def _of_answer(one: RecordedAnswer) -> dict[str, Any]:
     return {
         "_answer_id": uuid.uuid4().hex,
         "_request_id": one.answer.request_id,
@@ -124,7 +124,7 @@ def _of_answer(one: Shown) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a checked value of a query field as the log holds it."""
+    """Returns a validated value of a query field in the type of its column."""
     if isinstance(value, bytes):
         return value.decode()
     return [item.decode() for item in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""The schema with which an impression log, joined with feedback, is converted.
+"""Derives the schema for converting an impression log that was joined with feedback.
 
-Fields keep their names, kinds and options; the columns of the log itself are its keys. The user
-key stays where it is a field of the request: only then is it in the log.
+Fields keep their names, kinds and options; the log's own columns become the keys. The user key is
+kept only if it is a query field, because otherwise the log does not contain it.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ LABELS = {"click": "_click", "engagement": "_engagement", "revenue": "_revenue"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Logged:
-    """What the newest release of a log says of its columns.
+class LoggedSchema:
+    """Columns of an impression log, from its newest release.
 
     Attributes:
         columns: Names of all columns.
-        fields: Field's JSON, as a schema has it, without its column.
+        fields: JSON of each field as in a schema, without `column`.
         source: JSON of the schema that the release was trained with.
     """
 
@@ -37,7 +37,7 @@ class Logged:
         """Returns the JSON of a schema for `tfrec convert --format=tabular`.
 
         Args:
-            labels: Those that feedback tells of.
+            labels: Labels that the feedback contains.
         """
         users = [
             field["name"]
@@ -57,12 +57,15 @@ class Logged:
         }
 
 
-def newest_schema(log_files: Sequence[pathlib.Path]) -> Logged:
-    """Reads what the files say of themselves; that of the newest release holds.
+def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
+    """Reads the schema of the newest release in an impression log.
+
+    Args:
+        log_files: Files of the impression log.
 
     Raises:
-        ImpressionLogError: A file cannot be read or is none of an impression log, releases differ
-            in a field's kind, or an older one lacks a field.
+        ImpressionLogError: A file cannot be read or is not part of an impression log, or a file of
+            an older release lacks a field or has it with another kind.
     """
     if not log_files:
         raise errors.ImpressionLogError("Expected files of an impression log, got none.")
@@ -72,8 +75,9 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> Logged:
         for field in columns:
             if field.name not in others.names or others.field(field.name).type != field.type:
                 raise errors.ImpressionLogError(
-                    f"{other} was logged by another schema than {path}: expected the column "
-                    f"{field.name!r} of type {field.type}. Join the files of each release alone."
+                    f"{other} was logged with a different schema than {path}: expected the column "
+                    f"{field.name!r} of type {field.type}. Join the files of each release "
+                    "separately."
                 )
     options = {field["name"]: field for field in known["schema"].get("fields", [])}
     fields = []
@@ -81,7 +85,7 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> Logged:
         for field in known[f"{side}_fields"]:
             own = {**options.get(field["name"], {}), **field, "side": side}
             fields.append({key: value for key, value in own.items() if key != "column"})
-    return Logged(columns.names, fields, known["schema"])
+    return LoggedSchema(columns.names, fields, known["schema"])
 
 
 def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:
@@ -89,12 +93,13 @@ def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise errors.ImpressionLogError(
-            f"{path} cannot be read as a file of the impression log ({error})."
+            f"{path} cannot be read as a file of the impression log ({error}); expected a Parquet "
+            "file that tfrec serve --impression_log wrote."
         ) from error
     described = (schema.metadata or {}).get(impression_rows.METADATA)
     if described is None:
         raise errors.ImpressionLogError(
-            f"{path}: expected a file that tfrec serve --impression_log wrote, got another "
-            "Parquet file."
+            f"{path} is not a file of an impression log, but another Parquet file; expected one "
+            "that tfrec serve --impression_log wrote."
         )
     return schema, json.loads(described)

@@ -1,7 +1,7 @@
-"""What an operator runs against a service: health checks, release checks, a local service."""
+"""Tools for operators: checks of releases and running servers, and a local service."""
 
 from serving.operations.findings import (
-    Finding,
+    DoctorFinding,
     any_failed,
     finding_of,
     findings_as_json,
@@ -23,7 +23,7 @@ from serving.operations.row_findings import (
 from serving.operations.service_findings import ServiceCheck
 
 __all__ = [
-    "Finding",
+    "DoctorFinding",
     "ModelServerCheck",
     "ServiceCheck",
     "any_failed",

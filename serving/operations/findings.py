@@ -1,4 +1,4 @@
-"""What tfrec doctor finds: of each check whether it holds, and if not, what to do."""
+"""The results of tfrec doctor: whether each check passed, and otherwise what to do."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,15 +8,15 @@ from serving import errors
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """The outcome of one check.
+class DoctorFinding:
+    """The result of one check.
 
     Attributes:
-        check: What was looked at.
-        status: `ok`, `failed`, or `skipped` where it could not be looked at.
-        found: What came.
-        expected: What should have come, where it failed.
-        remedy: What to do then.
+        check: What was checked.
+        status: `ok`, `failed`, or `skipped` if it could not be checked.
+        found: What was found.
+        expected: What was expected; empty unless the check failed.
+        remedy: What to do; empty unless the check failed.
     """
 
     check: str
@@ -27,7 +27,13 @@ class Finding:
 
 
 class WrongError(Exception):
-    """A check does not hold."""
+    """A check failed.
+
+    Args:
+        expected: What was expected.
+        found: What was found.
+        remedy: What to do.
+    """
 
     def __init__(self, expected: str, found: str, remedy: str) -> None:
         super().__init__(found)
@@ -37,29 +43,29 @@ class WrongError(Exception):
 
 
 class SkippedError(Exception):
-    """A check cannot be made; the message says why."""
+    """A check cannot be run; the message says why."""
 
 
-def finding_of(check: str, look: Callable[[], str]) -> Finding:
-    """Makes a check.
+def finding_of(check: str, look: Callable[[], str]) -> DoctorFinding:
+    """Runs a check.
 
     Args:
-        check: What it looks at.
-        look: Returns what was found right, or raises.
+        check: What is checked.
+        look: Returns what was found, or raises if the check fails.
     """
     try:
-        return Finding(check, "ok", look())
+        return DoctorFinding(check, "ok", look())
     except WrongError as error:
-        return Finding(check, "failed", error.found, error.expected, error.remedy)
+        return DoctorFinding(check, "failed", error.found, error.expected, error.remedy)
     except SkippedError as error:
-        return Finding(check, "skipped", str(error))
+        return DoctorFinding(check, "skipped", str(error))
     except (errors.ServingError, OSError, ValueError) as error:
-        # These say themselves what was expected and what to do.
-        return Finding(check, "failed", str(error))
+        # The message of such an error already says what was expected and what to do.
+        return DoctorFinding(check, "failed", str(error))
 
 
-def findings_as_text(findings: Sequence[Finding]) -> str:
-    """Returns a few lines for people."""
+def findings_as_text(findings: Sequence[DoctorFinding]) -> str:
+    """Returns the findings as lines of text, with a summary at the end."""
     lines = []
     for finding in findings:
         lines.append(f"{finding.status:8}{finding.check}: {finding.found}")
@@ -72,16 +78,16 @@ def findings_as_text(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def findings_as_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Returns the document of --json."""
+def findings_as_json(findings: Sequence[DoctorFinding]) -> dict[str, Any]:
+    """Returns the findings as the JSON that tfrec doctor --json prints."""
     return {
         "ok": not any_failed(findings),
         "checks": [dataclasses.asdict(finding) for finding in findings],
     }
 
 
-def any_failed(findings: Sequence[Finding]) -> bool:
-    """Returns whether a check failed."""
+def any_failed(findings: Sequence[DoctorFinding]) -> bool:
+    """Returns whether any check failed."""
     return any(finding.status == "failed" for finding in findings)
 
 

@@ -1,7 +1,8 @@
-"""Holds the scores that were shown, by an impression log, against those of the bundle's ranker.
+"""Compares the scores in an impression log with those of the bundle's ranker.
 
-Online they are what the service answered and logged; offline the bundle's own ranker scores the
-logged request fields and the bundle's ads again. A difference is a fault of a server, or of a log.
+The log has the scores that the service returned online. Offline, the bundle's ranker scores the
+logged query fields and the bundle's ads again. A difference indicates a fault of a server or of the
+log.
 
 Shapes: C logged ads of an answer.
 """
@@ -22,12 +23,12 @@ from serving.operations import findings, release_check, service_findings
 
 @dataclasses.dataclass(frozen=True)
 class _Answer:
-    """Ads of a logged answer that are in the release as they were shown.
+    """The ads of a logged answer whose fields are the same in the release.
 
     Attributes:
         fields: Raw query fields.
-        rows: [C] of the catalogue.
-        scores: Output -> [C].
+        rows: Catalogue rows [C].
+        scores: Logged scores [C] of each output.
     """
 
     fields: Mapping[str, Any]
@@ -38,17 +39,17 @@ class _Answer:
 def compare_impressions(
     files: Sequence[pathlib.Path], release: releases.Bundle, num_answers: int
 ) -> str:
-    """Scores the latest answers of a release again.
+    """Compares the scores of the latest logged answers of a release with its ranker's.
 
     Args:
-        files: Of the log, the oldest first.
-        release: The loaded release.
-        num_answers: At most.
+        files: Files of the log, the oldest first.
+        release: Loaded release.
+        num_answers: Maximum number of answers to compare.
 
     Raises:
-        WrongError: The logged scores are not those of the release.
-        SkippedError: The log has none that could be compared.
-        ImpressionLogError: A file is none of an impression log.
+        WrongError: The logged scores differ from those of the release.
+        SkippedError: The log has no scores that can be compared.
+        ImpressionLogError: A file is not part of an impression log.
     """
     outputs = list(release.manifest.outputs.values())
     logged, num_ads = [], 0
@@ -58,25 +59,27 @@ def compare_impressions(
     compared = sum(len(answer.rows) for answer in logged)
     if not compared:
         raise findings.SkippedError(
-            f"of release {release.version} it holds {num_ads} scored ads, none as in the bundle"
+            f"it has {num_ads} scored ads of release {release.version}, none with the same fields "
+            "as in the bundle"
         )
     with release_check.ranker_of(release) as score:
         if not release_check.scores_alone(release, score):
             raise findings.SkippedError(
-                "the ranker compares candidates (--rerank_candidates), and a log has those alone "
-                "that were shown"
+                "the ranker compares candidates (--rerank_candidates), but the log has only the "
+                "shown ones"
             )
         differences = [
-            service_findings.held_against(
+            service_findings.score_differences(
                 release, score, one.fields, one.rows, one.scores, f"logged answer {number}"
             )
             for number, one in enumerate(logged)
         ]
     every = np.concatenate(differences, axis=1)
-    left_out = f"; {num_ads - compared} changed since are left out" if num_ads > compared else ""
+    changed = num_ads - compared
+    left_out = f"; {changed} ads that have changed since are left out" if changed else ""
     return (
         f"{compared} ads of {len(logged)} logged answers have the scores of release "
-        f"{release.version}; they differ by {every.max():.2g} at most, {every.mean():.2g} on "
+        f"{release.version}; they differ by at most {every.max():.2g}, by {every.mean():.2g} on "
         f"average{left_out}"
     )
 
@@ -84,7 +87,7 @@ def compare_impressions(
 def _answers(
     files: Sequence[pathlib.Path], release: releases.Bundle, num_answers: int
 ) -> Iterator[pa.Table]:
-    """Yields the scored rows of the latest answers of the release, an answer each."""
+    """Yields the scored rows of each of the latest answers of the release."""
     impressions.newest_schema(files)
     outputs = [f"_{output}" for output in release.manifest.outputs.values()]
     for path in reversed(files):
@@ -105,10 +108,10 @@ def _read(table: pa.Table, release: releases.Bundle, outputs: Sequence[str]) -> 
     known = np.flatnonzero(rows >= 0)
     ad_fields = list(release.manifest.ad_kinds)
     shown = table.select(ad_fields).take(known).to_pylist()
-    # The live index may have other fields of an ad than the bundle had.
+    # An ad may have other fields in the live index than in the bundle.
     same = [
-        place
-        for place, one, now in zip(
+        row
+        for row, one, now in zip(
             known.tolist(), shown, release.ad_index.display(rows[known]), strict=True
         )
         if one == {name: now.get(name) for name in ad_fields}

@@ -1,4 +1,4 @@
-"""A whole recommender in this process: bundle, ranker connection and orchestrator."""
+"""Runs a complete recommender in this process: bundle, ranker client and orchestrator."""
 
 import contextlib
 import pathlib
@@ -18,17 +18,17 @@ async def open_service(
     config: OrchestratorConfig | None = None,
     impressions: ImpressionLog | None = None,
 ) -> AsyncIterator[orchestrator.Orchestrator]:
-    """Opens a bundle and joins it with a ranker.
+    """Loads a release and connects it with a ranker.
 
     Args:
         base: Base directory of the bundles.
-        version: The release; None is the stable one.
-        ranker_address: host:port of a model server; None starts the embedded one here.
-        config: Of the orchestrator; None = the defaults.
-        impressions: Takes every answer; None = no log.
+        version: Release version. None: the stable release.
+        ranker_address: host:port of a model server. None: start the embedded one in this process.
+        config: Options of the orchestrator. None: the defaults.
+        impressions: Impression log to record answers in. None: no log.
 
     Yields:
-        The orchestrator, its ranker verified if it could be reached.
+        The orchestrator.
     """
     release = releases.load(base, version)
     with contextlib.ExitStack() as stack:
@@ -64,7 +64,7 @@ def describe_answer(answer: requests.Answer) -> str:
         rows.append([str(ad.rank), ad.ad_id[:24], *shown, fields[:60]])
     lines.append(terminal.text_table(head, rows, left=(1, 6)))
     if answer.absent_heads:
-        lines.append(f"  not in the log, so not predicted: {', '.join(answer.absent_heads)}")
+        lines.append(f"  not predicted, because not in the log: {', '.join(answer.absent_heads)}")
     if answer.shortage:
         lines.append(f"  {answer.shortage}")
     if answer.explanation is not None:
@@ -96,7 +96,7 @@ def _explained(answer: requests.Answer, effects: requests.Explanation) -> list[s
 
 
 def requests_from_samples(samples: Sequence[dict]) -> list[requests.Request]:
-    """Turns raw query fields into requests."""
+    """Returns a request for each set of raw query fields."""
     return [requests.Request(context=fields) for fields in samples]
 
 

@@ -1,4 +1,4 @@
-"""Holds a running model server, TensorFlow Serving or the embedded one, against a bundle.
+"""Checks a running model server, TensorFlow Serving or the embedded one, against a bundle.
 
 Shapes: P probes, C candidates, D embedding size.
 """
@@ -27,13 +27,13 @@ _AVAILABLE = get_model_status_pb2.ModelVersionStatus.AVAILABLE
 
 
 class ModelServerCheck:
-    """One model server and the release that it should serve.
+    """Checks of a model server and the release that it should serve.
 
     Args:
-        address: host:port of gRPC.
-        rest: host:port of its REST API; None = not looked at.
-        release: The loaded release.
-        timeout_seconds: Of each call.
+        address: host:port of its gRPC API.
+        rest: host:port of its REST API. None: not checked.
+        release: Loaded release.
+        timeout_seconds: Timeout of each call, in seconds.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class ModelServerCheck:
         """Closes the connection."""
         self._channel.close()
 
-    def look(self) -> Iterator[findings.Finding]:
-        """Yields each finding; the first that leaves nothing to look at is the last."""
+    def look(self) -> Iterator[findings.DoctorFinding]:
+        """Yields the result of each check; ends early if the server cannot be reached."""
         place = f"model server {self._address}"
         reachable = findings.finding_of(f"{place}, reachable", self._reachable)
         yield reachable
@@ -82,7 +82,7 @@ class ModelServerCheck:
                 f"no connection within {self._timeout:g} s",
                 "Start it (tfrec serve, or python -m serving.model_server "
                 f"--model_name=ranker --model_base_path={self._release.base.resolve()}/ranker), or "
-                "give its gRPC port, not that of REST.",
+                "set the port of its gRPC API, not of its REST API.",
             ) from error
         return "yes"
 
@@ -109,9 +109,9 @@ class ModelServerCheck:
 
     def _serve_it(self, model: str) -> str:
         return (
-            f"Let it serve version {self._release.version} of "
-            f"{self._release.base.resolve() / model}: model_version_policy latest {{ num_versions: "
-            "2 }, all or specific, and the directory mounted where the server runs."
+            f"Configure it to serve version {self._release.version} of "
+            f"{self._release.base.resolve() / model}: set model_version_policy to latest "
+            "{ num_versions: 2 }, all or specific, and mount the directory where the server runs."
         )
 
     def _signature(self, model: str) -> str:
@@ -127,18 +127,18 @@ class ModelServerCheck:
         served = signatures.signature_def[_SIGNATURE]
         recorded = self._release.manifest.signatures[model]
         for side in ("inputs", "outputs"):
-            # Earlier exports wrote names small.
-            expected = {name.lower(): _words(spec) for name, spec in recorded.get(side, {}).items()}
-            found = {name.lower(): _spec(info) for name, info in getattr(served, side).items()}
+            expected = {name: _words(spec) for name, spec in recorded.get(side, {}).items()}
+            found = {name: _spec(info) for name, info in getattr(served, side).items()}
             wrong = [name for name, words in expected.items() if found.get(name) != words]
             if wrong:
                 name, more = wrong[0], f"; {len(wrong) - 1} more" if wrong[1:] else ""
                 raise findings.WrongError(
                     f"{side}: {name} {expected[name]}{more}",
                     f"{name} {found.get(name, 'missing')}{more}",
-                    f"The server serves another model under this number. {self._serve_it(model)}",
+                    f"The server serves a different model as this version. {self._serve_it(model)}",
                 )
-        return f"{_SIGNATURE} takes {len(served.inputs)} inputs, gives {', '.join(served.outputs)}"
+        outputs = ", ".join(served.outputs)
+        return f"{_SIGNATURE} has {len(served.inputs)} inputs and the outputs {outputs}"
 
     def _ranker_probes(self) -> str:
         release = self._release
@@ -161,14 +161,14 @@ class ModelServerCheck:
         releases.check_scores(release.manifest, scores)
         recorded = release.manifest.probes["scores"]
         worst = max(np.abs(scores[name] - np.array(recorded[name])).max() for name in recorded)
-        return f"{rows.size} scores of {len(recorded)} outputs differ by {worst:.2g} at most"
+        return f"{rows.size} scores of {len(recorded)} outputs differ by at most {worst:.2g}"
 
     def _tower_probes(self) -> str:
         try:
             self._version("query_tower")
         except findings.WrongError as error:
             raise findings.SkippedError(
-                f"not served ({error.found}), and not needed: the orchestrator runs its own"
+                f"not served ({error.found}); not needed, since the orchestrator runs its own"
             ) from error
         request = predict_pb2.PredictRequest()
         request.model_spec.name = "query_tower"
@@ -183,7 +183,7 @@ class ModelServerCheck:
         expected = np.array(self._release.manifest.probes["query_embeddings"], np.float32)
         same_shape = found.shape == expected.shape
         worst = np.abs(found - expected).max() if same_shape else float("inf")
-        # Written so that NaN fails.
+        # The condition is negated so that NaN fails.
         if not worst <= releases.SCORE_TOLERANCE:
             raise findings.WrongError(
                 f"the recorded embeddings {list(expected.shape)}, "
@@ -191,12 +191,12 @@ class ModelServerCheck:
                 f"{list(found.shape)}, which differ by {worst:.2g}",
                 self._serve_it("query_tower"),
             )
-        return f"{len(found)} embeddings differ by {worst:.2g} at most"
+        return f"{len(found)} embeddings differ by at most {worst:.2g}"
 
     def _over_rest(self) -> str:
         url = f"http://{self._rest}/v1/models/ranker/versions/{self._release.version}"
         expected = f"state AVAILABLE from GET {url}"
-        remedy = "Give the REST port (TensorFlow Serving: --rest_api_port)."
+        remedy = "Set the port of the REST API (TensorFlow Serving: --rest_api_port)."
         try:
             reply = httpx.get(url, timeout=self._timeout)
             (status,) = reply.json()["model_version_status"]

@@ -1,4 +1,4 @@
-"""Checks a release whole, without a server: every byte, and the probes of all four parts."""
+"""Checks a release without a server: every file, and the probes of all four parts."""
 
 import contextlib
 import pathlib
@@ -12,10 +12,14 @@ Score = Callable[[requests.Columns, np.ndarray], dict[str, np.ndarray]]
 
 
 def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
-    """Yields what was found right, one after the other.
+    """Checks a release and yields a line for each check that passed.
+
+    Args:
+        base: Base directory of the bundles.
+        version: Release version.
 
     Raises:
-        BundleError: What is wrong, and with which part.
+        BundleError: A part of the release is missing, damaged, or does not reproduce its probes.
         RankerError: The ranker does not reproduce its probes.
     """
     release = releases.load(base, version)
@@ -33,7 +37,7 @@ def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
 
 
 def _scores(release: releases.Bundle) -> dict[str, np.ndarray]:
-    """Returns the scores of the probes' candidates, by output, [P, C]."""
+    """Returns the scores [P, C] of the probes' candidates for each output."""
     features = release.ad_index.features(releases.candidate_rows(release.manifest))
     with ranker_of(release) as score:
         return score(releases.query_columns(release.manifest), features)
@@ -41,10 +45,13 @@ def _scores(release: releases.Bundle) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def ranker_of(release: releases.Bundle) -> Iterator[Score]:
-    """Loads the release's ranker, and yields what scores candidates as a model server does.
+    """Loads the release's ranker and yields a function that scores candidates.
 
-    It takes query field -> [B] or [B, L], as `QueryFields.columns` gives them, and ad_features
-    [B, C, F] int32, and returns output -> [B, C] float32.
+    The function takes the query fields, [B] or [B, L] each, as `QueryFields.columns` returns them,
+    and ad_features [B, C, F] int32; it returns scores [B, C] float32 for each output.
+
+    Args:
+        release: Loaded release.
 
     Raises:
         ProbeMismatchError: The ranker cannot be loaded or run.
@@ -62,11 +69,11 @@ def ranker_of(release: releases.Bundle) -> Iterator[Score]:
 
 
 def scores_alone(release: releases.Bundle, score: Score) -> bool:
-    """Returns whether a candidate's score depends on itself alone, by those of the probes.
+    """Returns whether each candidate's score is independent of the others, for the probes.
 
     Args:
-        release: The loaded release.
-        score: Of its ranker.
+        release: Loaded release.
+        score: Scoring function from `ranker_of`.
     """
     rows = releases.candidate_rows(release.manifest)
     first = np.arange(rows.shape[1]) < max(1, rows.shape[1] // 2)

@@ -1,9 +1,8 @@
-"""Holds served scores of logged rows against those of the training code.
+"""Compares served scores of held-out rows with those of the training code.
 
-The rows are the first held-out requests of a data set, of which it keeps the raw query fields.
-Offline they are what training read, encoded by the converter, scored by the trained ranker and
-its calibrators; online they are raw fields sent to a server. A difference is a fault of an
-encoder, an export or a server.
+The rows are the first held-out requests of a data set, which keeps their raw query fields. Offline,
+the trained ranker and its calibrators score the rows as the converter encoded them. Online, a
+server scores the raw fields. A difference indicates a fault of an encoder, an export or a server.
 
 Shapes: C shown ads of a request.
 """
@@ -27,25 +26,25 @@ def read_logged_requests(
     """Scores held-out requests with the trained ranker of a work directory.
 
     Args:
-        workdir: Holds the data set and both trained stages.
-        release: The loaded release.
+        workdir: Work directory with the data set and both trained stages.
+        release: Loaded release.
         num_requests: Maximum number of requests.
 
     Raises:
-        WrongError: The work directory holds another training than the release.
-        SkippedError: It holds no requests.
+        WrongError: The release comes from a different training.
+        SkippedError: The work directory has no held-out requests.
         FileNotFoundError, ValueError: It is not a work directory, or it is damaged.
     """
-    # Training code, which a service that is only operated never loads.
+    # Loads training code, which the other checks do not need.
     from serving import export
 
     training_id, logged = export.logged_requests(workdir, num_requests)
     if training_id != release.manifest.training_id:
         raise findings.WrongError(
-            f"{workdir} to hold training {release.manifest.training_id}, that of release "
+            f"{workdir} with training {release.manifest.training_id}, that of release "
             f"{release.version}",
             f"training {training_id}",
-            "Give the work directory that the release was exported from, or --rows=0.",
+            "Set --workdir to the one that the release was exported from, or use --norows.",
         )
     scored = list(logged)
     if not scored:
@@ -56,11 +55,16 @@ def read_logged_requests(
 def compare_over_grpc(
     logged: "list[export.LoggedRequest]", release: releases.Bundle, address: str
 ) -> str:
-    """Compares with what a model server gives, request by request.
+    """Compares the scores of held-out requests with those of a model server.
+
+    Args:
+        logged: Held-out requests with their scores.
+        release: Loaded release.
+        address: host:port of the model server's gRPC API.
 
     Raises:
-        WrongError: They differ.
-        RankerError: It gives none.
+        WrongError: The scores differ.
+        RankerError: The model server returned no scores.
     """
     manifest = release.manifest
     client = ranker.RankerClient(
@@ -95,11 +99,18 @@ def compare_over_rest(
     release: releases.Bundle,
     service: service_findings.ServiceCheck,
 ) -> str:
-    """Compares with what the whole service answers when only the shown ads are eligible.
+    """Compares the scores of held-out requests with those of the service.
+
+    Each request allows only the ads that were shown.
+
+    Args:
+        logged: Held-out requests with their scores.
+        release: Loaded release.
+        service: Connection to the service.
 
     Raises:
-        WrongError: They differ, or an answer lacks an ad or its scores.
-        TfrecClientError: The service fails.
+        WrongError: The scores differ, or an answer lacks an ad or its scores.
+        TfrecClientError: The service failed.
     """
     found = []
     for number, one in enumerate(logged):
@@ -112,7 +123,7 @@ def compare_over_rest(
             raise findings.WrongError(
                 f"{place} answered with the {len(one.ad_ids)} ads that are allowed",
                 f"without {', '.join(missing[:3])}",
-                "Ads that were removed from the live index do not come; a new export settles it.",
+                "Ads that were removed from the live index are not returned; export a new release.",
             )
         for output, expected in one.scores.items():
             values = [getattr(by_id[ad_id], output) for ad_id in one.ad_ids]
@@ -123,5 +134,5 @@ def compare_over_rest(
 def _words(logged: "list[export.LoggedRequest]", differences: np.ndarray) -> str:
     return (
         f"{sum(len(one.ad_ids) for one in logged)} rows of {len(logged)} held-out requests; "
-        f"scores differ by {differences.max():.2g} at most, {differences.mean():.2g} on average"
+        f"scores differ by at most {differences.max():.2g}, by {differences.mean():.2g} on average"
     )

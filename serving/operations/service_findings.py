@@ -1,4 +1,4 @@
-"""Holds a running recommendation service (tfrec serve) against a bundle.
+"""Checks a running recommendation service (tfrec serve) against a bundle.
 
 Shapes: C answered ads.
 """
@@ -18,17 +18,17 @@ _SERVE = "tfrec serve"
 
 
 class ServiceCheck:
-    """One REST service and the release that it should serve.
+    """Checks of a REST service and the release that it should serve.
 
     Args:
-        url: Such as http://127.0.0.1:8080.
-        release: The loaded release.
-        timeout_seconds: Of each request.
-        token: Bearer token, where the service asks for one.
-        tls_authorities: PEM file of the certificates to trust; None = the public authorities'.
+        url: URL of the service, such as http://127.0.0.1:8080.
+        release: Loaded release.
+        timeout_seconds: Timeout of each request, in seconds.
+        token: Bearer token. None: the service requires none.
+        tls_authorities: PEM file of certificates to trust. None: the public authorities.
 
     Raises:
-        TfrecClientError: The URL is none, or the PEM file cannot be used.
+        TfrecClientError: The URL is not valid, or the PEM file cannot be used.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class ServiceCheck:
             url, timeout_seconds=timeout_seconds, token=token, verify=tls_authorities or True
         )
 
-    def look(self) -> Iterator[findings.Finding]:
-        """Yields each finding; the first that leaves nothing to look at is the last."""
+    def look(self) -> Iterator[findings.DoctorFinding]:
+        """Yields the result of each check; ends early if later checks are impossible."""
         place = f"service {self._url}"
         reachable = findings.finding_of(f"{place}, reachable", self._reachable)
         yield reachable
@@ -59,7 +59,12 @@ class ServiceCheck:
             yield findings.finding_of(f"{place}, answers to the probes", self._answers)
 
     def recommend(self, fields: Mapping[str, Any], ad_ids: list[str]) -> Answer:
-        """Returns the service's answer to a request for which only these ads are eligible."""
+        """Returns the service's answer to a request that allows only these ads.
+
+        Args:
+            fields: Raw query fields.
+            ad_ids: Ids of the eligible ads.
+        """
         return self._client.recommend(
             context=fields,
             k=len(ad_ids),
@@ -79,14 +84,16 @@ class ServiceCheck:
             if "CERTIFICATE_VERIFY_FAILED" not in str(error):
                 raise
             raise findings.WrongError(
-                "a certificate that an authority has signed",
+                "a certificate signed by a trusted authority",
                 str(error),
-                "Give --tls_authorities=FILE, the PEM file of the certificates to trust, and the "
-                "name in --service that the certificate is for.",
+                "Set --tls_authorities to the PEM file of the certificates to trust, and use the "
+                "host name of the certificate in --service.",
             ) from error
         if not is_healthy:
             raise findings.WrongError(
-                '{"status": "ok"} from GET /healthz', "another document", f"Start {_SERVE} there."
+                '{"status": "ok"} from GET /healthz',
+                "a different document",
+                f"Start {_SERVE} at this address.",
             )
         return "yes"
 
@@ -100,7 +107,7 @@ class ServiceCheck:
         return "yes"
 
     def _role(self) -> str | None:
-        """Returns what a request has to ask for to be answered by the release."""
+        """Returns the value of `release` in requests that the release answers."""
         roles = {row["version"]: row["role"] for row in self._client.bundle().get("releases", ())}
         return roles.get(self._release.version)
 
@@ -113,8 +120,8 @@ class ServiceCheck:
             raise findings.WrongError(
                 f"release {version}",
                 f"{words}; {refused}" if refused else words or f"release {served.get('version')}",
-                f"tfrec release --action=promote --version={version}, where the service "
-                "follows this base directory; --version of this command names another release.",
+                f"Run tfrec release --action=promote --version={version} if the service follows "
+                "this base directory, or check another release with --version.",
             )
         if roles[version] == "stable":
             for name in ("training_id", "dataset_fingerprint"):
@@ -122,19 +129,20 @@ class ServiceCheck:
                     raise findings.WrongError(
                         f"{name} {getattr(manifest, name)}",
                         str(served[name]),
-                        f"It serves another base directory. Start {_SERVE} with this --bundle.",
+                        "The service uses a different base directory. Start "
+                        f"{_SERVE} with this --bundle.",
                     )
         return words
 
     def _answers(self) -> str:
-        """Asks as the probes ask, and lets the bundle's own ranker score the answered ads."""
+        """Sends the probes' requests and compares the answers with the bundle's ranker."""
         requests = self._release.manifest.probes["requests"]
         found = []
         with release_check.ranker_of(self._release) as score:
             if not release_check.scores_alone(self._release, score):
                 raise findings.SkippedError(
-                    "the ranker compares candidates (--rerank_candidates): a score depends on all "
-                    "of a request's"
+                    "the ranker compares candidates (--rerank_candidates), so a score depends on "
+                    "all candidates of the request"
                 )
             for number, request in enumerate(requests):
                 answer = self._client.recommend(
@@ -151,7 +159,7 @@ class ServiceCheck:
             raise findings.SkippedError("every answered ad was added after the export")
         return (
             f"{num_ads} ads of {len(requests)} requests have the scores of the bundle's ranker; "
-            f"they differ by {np.concatenate(found).max():.2g} at most"
+            f"they differ by at most {np.concatenate(found).max():.2g}"
         )
 
 
@@ -162,33 +170,33 @@ def differences(
     answer: Answer,
     place: str,
 ) -> np.ndarray:
-    """Returns by how much an answer's scores differ from those of the release's own ranker.
+    """Returns the differences between an answer's scores and those of the release's ranker.
 
     Args:
-        release: The loaded release.
-        score: As `release_check.ranker_of` yields it.
-        request: The raw query fields.
-        answer: With scores.
-        place: Named where they differ too much.
+        release: Loaded release.
+        score: Scoring function from `release_check.ranker_of`.
+        request: Raw query fields.
+        answer: Answer with scores.
+        place: Name of the request in error messages.
 
     Returns:
-        [C], of each ad that is in the release the greatest over the heads.
+        Maximum absolute difference over the heads [C], for each ad that is in the release.
 
     Raises:
-        WrongError: They differ by more than model servers do.
+        WrongError: The scores differ by more than those of one model on two servers.
     """
     rows = release.ad_index.find([ad.ad_id for ad in answer.ads])
-    # Ads that were added to the live index are in no bundle.
+    # Ads that were added to the live index are not in the bundle.
     ads = [ad for ad, row in zip(answer.ads, rows, strict=True) if row >= 0]
     if not ads:
         return np.empty(0)
     found = {
         output: [getattr(ad, output) for ad in ads] for output in release.manifest.outputs.values()
     }
-    return held_against(release, score, request, rows[rows >= 0], found, place).max(axis=0)
+    return score_differences(release, score, request, rows[rows >= 0], found, place).max(axis=0)
 
 
-def held_against(
+def score_differences(
     release: releases.Bundle,
     score: release_check.Score,
     request: Mapping[str, Any],
@@ -196,18 +204,21 @@ def held_against(
     found: Mapping[str, Sequence[float | None]],
     place: str,
 ) -> np.ndarray:
-    """Returns by how much scores of ads differ from those of the release's own ranker.
+    """Returns the differences between scores of ads and those of the release's ranker.
 
     Args:
-        release, score, request, place: As of `differences`.
-        rows: [C] of the catalogue.
-        found: Output -> [C].
+        release: Loaded release.
+        score: Scoring function from `release_check.ranker_of`.
+        request: Raw query fields.
+        rows: Catalogue rows [C] of the ads.
+        found: Scores [C] of each output.
+        place: Name of the request in error messages.
 
     Returns:
-        [outputs, C].
+        Absolute differences [outputs, C].
 
     Raises:
-        WrongError: They differ by more than model servers do.
+        WrongError: The scores differ by more than those of one model on two servers.
     """
     manifest = release.manifest
     fields = QueryFields(manifest.query_fields, manifest.ad_kinds)
@@ -221,32 +232,48 @@ def held_against(
 def compared(
     output: str, found: Sequence[float | None], expected: np.ndarray, place: str
 ) -> np.ndarray:
-    """Returns by how much served scores [C] differ from those expected [C].
+    """Returns the absolute differences [C] between served scores [C] and expected ones [C].
+
+    Args:
+        output: Name of the output.
+        found: Served scores.
+        expected: Expected scores.
+        place: Name of the request in error messages.
 
     Raises:
-        WrongError: By more than those of one model on two servers.
+        WrongError: The scores differ by more than those of one model on two servers.
     """
     difference = np.abs(np.array(found, np.float32) - expected)
-    # Written so that NaN, a score that is missing, fails.
+    # The condition is negated so that NaN, a missing score, fails.
     if not np.all(difference <= releases.TOLERANCE + releases.SCORE_TOLERANCE * np.abs(expected)):
         raise findings.WrongError(
-            f"the {output} that the release gives, within {releases.SCORE_TOLERANCE:.0%}",
-            f"{place}: they differ by {difference.max():.2g}",
-            "Another model was served than this release's: see the other checks.",
+            f"the {output} of the release, within {releases.SCORE_TOLERANCE:.0%}",
+            f"{place}: the scores differ by {difference.max():.2g}",
+            "A different model was served; see the other checks.",
         )
     return difference
 
 
 def check_answer(answer: Answer, version: int, place: str) -> None:
+    """Checks that an answer comes from a release and has scores.
+
+    Args:
+        answer: Answer of the service.
+        version: Expected release version.
+        place: Name of the request in error messages.
+
+    Raises:
+        WrongError: The answer comes from another release or is degraded.
+    """
     if answer.bundle_version != version:
         raise findings.WrongError(
             f"{place} answered by release {version}",
             f"by release {answer.bundle_version}",
-            "The release changed meanwhile; run this again.",
+            "The release has changed in the meantime; run this again.",
         )
     if answer.degraded is not None:
         raise findings.WrongError(
             f"{place} answered with scores",
             f"degraded: {answer.degraded}",
-            "See the checks of the model server, and its load.",
+            "See the checks of the model server and its load.",
         )

@@ -1,4 +1,4 @@
-"""Answers a request: query tower, index, ranker, rules."""
+"""Turns one request into one answer: query tower, index, ranker, rules."""
 
 from serving.orchestrator.admission import RETRY_AFTER_SECONDS
 from serving.orchestrator.answers import ranked_answer

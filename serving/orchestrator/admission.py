@@ -1,4 +1,4 @@
-"""A bounded queue: what could not be answered in a useful time is refused at the door."""
+"""Admission control: limits the number of requests in flight and refuses the rest."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,31 +11,35 @@ RETRY_AFTER_SECONDS = 1
 
 
 class Admission:
-    """Counts the work that is in hand. For one event loop, no threads.
+    """Counts requests in flight. Not thread-safe: use it from one event loop.
 
     Args:
-        most: Requests in hand, beyond which others are refused.
-        gauge: Follows their number; None = nobody looks.
+        max_in_flight: Maximum number of requests in flight; further requests are refused.
+        gauge: Exports the number of requests in flight. None: not exported.
     """
 
-    def __init__(self, most: int, gauge: prometheus_client.Gauge | None = None) -> None:
-        self._most = most
+    def __init__(self, max_in_flight: int, gauge: prometheus_client.Gauge | None = None) -> None:
+        self._max_in_flight = max_in_flight
         self._gauge = gauge
         self.in_flight = 0
 
     @contextlib.contextmanager
     def admitted(self, num_requests: int = 1) -> Iterator[None]:
-        """Holds places while requests are answered.
+        """Counts requests as in flight until the block ends.
 
-        A batch that is larger than the whole queue is let in when nothing else is in hand.
+        A batch larger than the limit is admitted if nothing else is in flight.
+
+        Args:
+            num_requests: Number of requests to admit.
 
         Raises:
-            OverloadedError: There are no places.
+            OverloadedError: The limit is reached.
         """
-        if self.in_flight and self.in_flight + num_requests > self._most:
+        if self.in_flight and self.in_flight + num_requests > self._max_in_flight:
             raise errors.OverloadedError(
-                f"{self.in_flight} requests are in hand, at most {self._most} may be. Send it again "
-                f"in {RETRY_AFTER_SECONDS} s, or more slowly; more workers or replicas take more."
+                f"{self.in_flight} requests are in flight; the maximum is {self._max_in_flight}. "
+                f"Retry in {RETRY_AFTER_SECONDS} s, send requests at a lower rate, or add workers "
+                "or replicas."
             )
         self._count(num_requests)
         try:

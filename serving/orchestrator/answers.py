@@ -1,4 +1,4 @@
-"""Puts an answer together: utility, the ads that the rules choose, and what is shown of them.
+"""Composes an answer: computes utilities, applies the rules, and lists the chosen ads.
 
 Shapes: C candidates.
 """
@@ -25,7 +25,7 @@ _HEAD_FIELDS = {
     "engagement": "engagement_probability",
     "revenue": "expected_revenue",
 }
-# Has no state that processes made by fork would share.
+# Has no state that forked processes would share.
 _DRAWS = random.SystemRandom()
 
 
@@ -41,13 +41,13 @@ def ranked_answer(
     """Orders the candidates by utility, the weighted sum of the heads' scores, under the rules.
 
     Args:
-        release: The bundle.
-        valid: The request.
-        found: The candidates.
-        head_scores: Head -> [C] float32, for each present head.
-        stage_ms: Of the answer.
-        reason: Why fewer candidates were ranked than were found, or None.
-        rng: Draws the explored slots.
+        release: Release bundle.
+        valid: Validated request.
+        found: Candidates of the request.
+        head_scores: Scores [C] float32 of each present head.
+        stage_ms: Duration of each stage in milliseconds.
+        reason: Why fewer candidates were ranked than were found. None: all were ranked.
+        rng: Random number generator for exploration.
     """
     weighted = [
         weight * head_scores[head].astype(np.float64) for head, weight in valid.weights.items()
@@ -69,41 +69,42 @@ def degraded_answer(
     stage_ms: Mapping[str, float],
     rng: random.Random = _DRAWS,
 ) -> requests.Answer:
-    """Leaves the candidates in retrieval order, under the rules, without scores; says why.
+    """Orders the candidates by retrieval score, under the rules, without ranker scores.
 
     Args:
-        release: The bundle.
-        valid: The request.
-        found: The candidates.
-        reason: Why there are no scores.
-        stage_ms: Of the answer.
-        rng: Draws the explored slots.
+        release: Release bundle.
+        valid: Validated request.
+        found: Candidates of the request.
+        reason: Why there are no ranker scores.
+        stage_ms: Duration of each stage in milliseconds.
+        rng: Random number generator for exploration.
     """
-    gains = found.scores.astype(np.float64)
-    # An inner product has no zero of its own: the last candidate is worth nothing.
-    chosen = _select(valid, found, gains, gains.min(initial=np.inf), rng)
-    reasons = explain_ads(valid, chosen, gains, None) if valid.explain else None
+    utility = found.scores.astype(np.float64)
+    # An inner product has no natural zero, so the last candidate gets utility 0.
+    chosen = _select(valid, found, utility, utility.min(initial=np.inf), rng)
+    reasons = explain_ads(valid, chosen, utility, None) if valid.explain else None
     ads = _ads(found, chosen, {}, reasons)
-    return _answer(release, valid, found, chosen, gains, ads, "retrieval", reason, stage_ms)
+    return _answer(release, valid, found, chosen, utility, ads, "retrieval", reason, stage_ms)
 
 
 def _select(
     valid: requests.ValidRequest,
     found: candidates.RequestCandidates,
-    gains: np.ndarray,
+    utility: np.ndarray,
     zero: float,
     rng: random.Random,
 ) -> Selection:
-    """Chooses by gains [C]; `zero` is the gain of an ad that is worth nothing."""
+    """Chooses ads by utility [C]; `zero` is the utility of a worthless ad."""
     rules = valid.rules
-    if not (rules.caps or rules.diversity or rules.exploration) or not len(gains):
-        # Stable, so that ads of equal utility stay in retrieval order.
-        return select_best(np.argsort(-gains, kind="stable")[: valid.k])
+    if not (rules.caps or rules.diversity or rules.exploration) or not len(utility):
+        # A stable sort keeps ads of equal utility in retrieval order.
+        return select_best(np.argsort(-utility, kind="stable")[: valid.k])
     fields = {cap.field for cap in rules.caps or ()}
     fields.update(rule.field for rule in rules.diversity or ())
     values = {name: FieldValues.of(found.ads.column(found.rows, name)) for name in fields}
-    worth = gains - zero if rules.diversity else gains
-    return select_with_rules(worth, valid.k, rules, values, rng)
+    # Diversity multiplies utilities, so they must not be negative.
+    shifted = utility - zero if rules.diversity else utility
+    return select_with_rules(shifted, valid.k, rules, values, rng)
 
 
 def _ads(
@@ -122,18 +123,18 @@ def _ads(
     }
     return [
         requests.RankedAd(
-            rank=slot + 1,
-            ad_id=listed[slot][0],
-            utility=shown["utility"][slot],
-            click_probability=shown["click_probability"][slot],
-            engagement_probability=shown["engagement_probability"][slot],
-            expected_revenue=shown["expected_revenue"][slot],
-            retrieval_score=retrieval_scores[slot],
-            fields=listed[slot][1],
-            propensity=propensities[slot],
-            explanation=None if reasons is None else reasons[slot],
+            rank=position + 1,
+            ad_id=listed[position][0],
+            utility=shown["utility"][position],
+            click_probability=shown["click_probability"][position],
+            engagement_probability=shown["engagement_probability"][position],
+            expected_revenue=shown["expected_revenue"][position],
+            retrieval_score=retrieval_scores[position],
+            fields=listed[position][1],
+            propensity=propensities[position],
+            explanation=None if reasons is None else reasons[position],
         )
-        for slot in range(len(rows))
+        for position in range(len(rows))
     ]
 
 
@@ -142,7 +143,7 @@ def _answer(
     valid: requests.ValidRequest,
     found: candidates.RequestCandidates,
     chosen: Selection,
-    gains: np.ndarray,
+    utility: np.ndarray,
     ads: list[requests.RankedAd],
     order: str,
     reason: str | None,
@@ -151,7 +152,7 @@ def _answer(
     explanation = None
     if valid.explain:
         ad_ids = found.ads.ad_ids
-        explanation = explain_answer(valid, chosen, gains, lambda p: ad_ids(found.rows[p]))
+        explanation = explain_answer(valid, chosen, utility, lambda p: ad_ids(found.rows[p]))
     return requests.Answer(
         request_id=valid.request_id,
         bundle_version=release.version,

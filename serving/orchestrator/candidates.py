@@ -1,4 +1,4 @@
-"""The first stage of an answer: query tower, index, and the candidates' features.
+"""The retrieval stage: embeds queries, searches the index, and gathers candidate features.
 
 Shapes: B requests, C candidates, F ad fields, D embedding size.
 """
@@ -15,15 +15,15 @@ from serving import releases, requests
 
 
 class CandidateSource(Protocol):
-    """The catalogue at one moment: an `AdIndex`, or a view of a live index."""
+    """A snapshot of the catalogue: an `AdIndex`, or a view of a live index."""
 
     def eligible(self, filters: requests.Filters) -> Any:
-        """Returns the ads that meet checked filters, for `search`."""
+        """Returns the ads that match validated filters, as `search` takes them."""
 
     def search(
         self, query_embeddings: np.ndarray, k: int, eligible: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns scores and rows [B, C] of the best ads, as `Searcher.search`."""
+        """Returns the scores and rows [B, C] of the best ads, like `Searcher.search`."""
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Returns the encoded features [B, C, F] int32 of rows [B, C]."""
@@ -35,7 +35,7 @@ class CandidateSource(Protocol):
         """Returns the raw fields of rows [C]."""
 
     def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
-        """Returns `ad_ids` and `display` of rows [C] together, for one look-up."""
+        """Returns the ad id and raw fields of rows [C] with a single lookup."""
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of one field of rows [C]."""
@@ -46,9 +46,9 @@ class RequestCandidates:
     """The candidates of one request.
 
     Attributes:
-        ads: What the rows belong to.
-        rows: [C] int64, in retrieval order.
-        scores: [C] float32, their retrieval scores.
+        ads: Catalogue snapshot that the rows refer to.
+        rows: Catalogue rows [C] int64 in retrieval order.
+        scores: Retrieval scores [C] float32.
     """
 
     ads: CandidateSource
@@ -57,18 +57,18 @@ class RequestCandidates:
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidates:
-    """Candidates of requests that have equally many of them.
+class CandidateGroup:
+    """Candidates of requests that have the same number of candidates.
 
     Attributes:
-        positions: [B] of the requests, among those that were retrieved together.
-        ads: What the rows belong to.
-        columns: The requests as the models' inputs, [B] each.
-        scores: [B, C] float32 inner products, descending.
-        rows: [B, C] int64.
-        ad_features: [B, C, F] int32.
-        stage_ms: Milliseconds of `query_tower`, `index` and `features`, of all that were
-            retrieved together.
+        positions: Positions [B] of the requests among those retrieved together.
+        ads: Catalogue snapshot that the rows refer to.
+        columns: Model inputs of the requests, [B] each.
+        scores: Inner products [B, C] float32, descending.
+        rows: Catalogue rows [B, C] int64.
+        ad_features: Encoded ad features [B, C, F] int32.
+        stage_ms: Duration of `query_tower`, `index` and `features` in milliseconds, for all
+            requests retrieved together.
     """
 
     positions: list[int]
@@ -80,13 +80,18 @@ class Candidates:
     stage_ms: Mapping[str, float]
 
     def of(self, row: int, count: int | None = None) -> RequestCandidates:
-        """Returns the candidates of one request, at `row` of the B; the first `count`, or all."""
+        """Returns the candidates of one request.
+
+        Args:
+            row: Index of the request in the group.
+            count: Maximum number of candidates. None: all.
+        """
         return RequestCandidates(self.ads, self.rows[row, :count], self.scores[row, :count])
 
-    def alone(self, place: int) -> "Candidates":
-        """Returns those of one request, at `place` of the B."""
-        only = slice(place, place + 1)
-        return Candidates(
+    def single(self, row: int) -> "CandidateGroup":
+        """Returns a group with one request, at index `row` of this group."""
+        only = slice(row, row + 1)
+        return CandidateGroup(
             [0],
             self.ads,
             {name: column[only] for name, column in self.columns.items()},
@@ -103,15 +108,18 @@ def retrieve(
     fields: requests.QueryFields,
     valids: Sequence[requests.ValidRequest],
     k: int,
-) -> list[Candidates]:
-    """Finds the candidates of requests; filters may leave some with fewer than k, or with none.
+) -> list[CandidateGroup]:
+    """Finds the candidates of requests. Filters may leave a request fewer than k, or none.
 
     Args:
-        tower: Embeds the queries.
-        ads: What is searched.
-        fields: Lays the requests out.
-        valids: The requests.
-        k: Candidates wanted for each.
+        tower: Query tower.
+        ads: Catalogue snapshot to search.
+        fields: Converts requests to model inputs.
+        valids: Validated requests.
+        k: Number of candidates to find for each request.
+
+    Returns:
+        Groups of requests with the same number of candidates.
     """
     started = time.perf_counter()
     columns = fields.columns([valid.values for valid in valids])
@@ -133,7 +141,7 @@ def retrieve(
             columns = fields.columns([valids[position].values for position in positions])
         scores, rows = (np.stack([found[p][part] for p in positions]) for part in (0, 1))
         result.append(
-            Candidates(positions, ads, columns, scores, rows, ads.features(rows), stage_ms)
+            CandidateGroup(positions, ads, columns, scores, rows, ads.features(rows), stage_ms)
         )
     stage_ms["features"] = (time.perf_counter() - searched) * 1000
     return result
@@ -142,7 +150,7 @@ def retrieve(
 def _search(
     ads: CandidateSource, valids: Sequence[requests.ValidRequest], embeddings: np.ndarray, k: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns scores and rows of each request; equal filters are searched together."""
+    """Returns scores and rows of each request. Requests with equal filters share a search."""
     groups: dict[requests.Filters | None, list[int]] = {}
     for position, valid in enumerate(valids):
         groups.setdefault(valid.filters, []).append(position)

@@ -1,7 +1,7 @@
-"""Puts what waits into one call: while calls run, others gather, and nobody waits for more.
+"""Micro-batches concurrent requests: those that arrive while a call runs share the next call.
 
-Whoever comes while a place is free is served at once and alone: a lone request is never delayed.
-Only when all places are taken do requests wait, and those that wait share the next call.
+A request that arrives while a thread is free runs at once and alone, so batching never delays it.
+Requests wait only while all threads are busy.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs a blocking function of many items in threads. For one event loop at a time."""
+    """Runs a blocking function on batches of items in threads. Use it from one event loop."""
 
     def __init__(
         self,
@@ -25,13 +25,13 @@ class Batcher(Generic[Item, Result]):
         max_running: int,
         max_items: int,
     ) -> None:
-        """Prepares it.
+        """Creates a batcher.
 
         Args:
-            run: Returns the results of items, in their order.
-            executor: Where it runs.
-            max_running: Calls at once.
-            max_items: Of one call.
+            run: Maps items to results, in the same order.
+            executor: Executor that `run` is called in.
+            max_running: Maximum number of concurrent calls.
+            max_items: Maximum number of items per call.
         """
         self._run = run
         self._executor = executor
@@ -47,11 +47,11 @@ class Batcher(Generic[Item, Result]):
         """Returns the result of an item.
 
         Args:
-            key: Only items of one key share a call.
-            item: What is asked for.
+            key: Only items with equal keys share a call.
+            item: Argument for `run`.
 
         Raises:
-            Exception: What `run` raises of this item alone.
+            Exception: `run` raised it for this item alone.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, item, future))
@@ -64,18 +64,18 @@ class Batcher(Generic[Item, Result]):
             if members:
                 self._running += 1
                 task = asyncio.get_running_loop().create_task(self._serve(members))
-                # The loop itself keeps no more than a weak reference to a task.
+                # The event loop keeps only a weak reference to a task.
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
     def _next(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
-        """Takes the first that waits, and those of its key behind it."""
+        """Removes the first waiting item and the following ones with the same key."""
         key = self._waiting[0][0]
         taken: list[tuple[Item, asyncio.Future[Result]]] = []
         others = []
         while self._waiting and len(taken) < self._max_items:
             entry = self._waiting.popleft()
-            if entry[2].done():  # Its request was given up.
+            if entry[2].done():  # The request was cancelled.
                 continue
             if entry[0] == key:
                 taken.append(entry[1:])
@@ -98,7 +98,7 @@ class Batcher(Generic[Item, Result]):
             results = await loop.run_in_executor(self._executor, self._run, items)
         except Exception as error:
             if len(members) > 1:
-                # One of them may be at fault, and the others are not to suffer for it.
+                # One item may have caused the error; the others must not fail with it.
                 for member in members:
                     await self._resolve([member])
             elif not members[0][1].done():

@@ -1,4 +1,4 @@
-"""The online join: embed the query, search the index, gather ad features, rank, choose.
+"""Answers requests: embeds the query, searches the index, ranks candidates, applies the rules.
 
     orchestrator = Orchestrator(releases.load("bundles"), client)
     answer = await orchestrator.recommend(Request(user={"country": "CH"}, k=10))
@@ -26,7 +26,7 @@ from serving.requests import Answer, Deadline, Request, Validator, ValidRequest
 
 
 class Orchestrator:
-    """Answers requests from one bundle and one ranker server.
+    """Answers requests with one release bundle and one ranker.
 
     `recommend` and `recommend_batch` may run concurrently in one event loop.
     """
@@ -40,25 +40,26 @@ class Orchestrator:
         impressions: ImpressionLog | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Joins them; the ranker is verified before its first scores are used.
+        """Creates an orchestrator. The ranker is verified before its first scores are used.
 
         Args:
-            release: Embeds, searches, and says what the ranker is.
-            client: Of a server that serves the release's ranker.
-            config: None = the defaults.
-            metrics: Count the answers; None = some of its own.
-            impressions: Takes every answer; whoever made it closes it. None = no log.
-            clock: Returns seconds; deadlines, the ranker's pace and its pauses go by it.
+            release: Loaded release bundle.
+            client: Client of a server that serves the release's ranker.
+            config: Options. None: the defaults.
+            metrics: Metrics to update. None: new ones.
+            impressions: Impression log to record answers in; the caller closes it. None: no log.
+            clock: Returns the time in seconds, for deadlines, ranker latency and the circuit
+                breaker.
 
         Raises:
-            RankerMismatchError: The client pins another version than the bundle's.
-            LiveIndexError: The release has updates that cannot be read.
-            InvalidRequestError: The rules do not fit the release.
+            RankerMismatchError: The client requests a different version than the bundle's.
+            LiveIndexError: The live updates of the release cannot be read.
+            InvalidRequestError: The default rules are not valid for the release.
         """
         if client.version != release.version:
             raise errors.RankerMismatchError(
-                f"The ranker client pins version {client.version}, the bundle is version "
-                f"{release.version}. Make the client with version={release.version}."
+                f"The ranker client requests version {client.version}; expected the bundle's "
+                f"version {release.version}. Create the client with version={release.version}."
             )
         self.config = config or OrchestratorConfig()
         self.release = release
@@ -85,37 +86,39 @@ class Orchestrator:
 
     @property
     def not_ready(self) -> str | None:
-        """None, or why full answers are not to be expected from here."""
+        """Why the service cannot give ranked answers, or None if it is ready."""
         return self._ranker.not_ready
 
     @property
     def problem(self) -> str | None:
-        """None, or why the last answers were degraded."""
+        """Why recent answers were degraded, or None."""
         return self._ranker.problem
 
     async def verify_ranker(self, timeout_seconds: float = 5.0) -> None:
-        """Lets the ranker reproduce the bundle's probes, unless it has done so.
+        """Verifies that the ranker reproduces the bundle's probes, if not done yet.
+
+        Args:
+            timeout_seconds: Timeout in seconds.
 
         Raises:
-            RankerMismatchError: It serves another model; its scores are not used.
-            RankerError: It cannot be reached or asked.
+            RankerMismatchError: The server serves a different model; its scores are not used.
+            RankerError: The ranker call failed.
         """
         await self._ranker.verify(timeout_seconds)
 
     async def recommend(self, request: Request, started: float | None = None) -> Answer:
-        """Returns the ads for one request.
+        """Returns ranked ads for one request.
 
-        A ranker that is late, fails or is not verified costs candidates or the order, not the
-        answer: fewer candidates are ranked, or the ads come as the index ranks them, and
-        `degraded` says why.
+        If the ranker is late, fails or is not verified, the request is still answered: with fewer
+        ranked candidates, or with the ads in retrieval order. `Answer.degraded` says why.
 
         Args:
-            request: What is asked for.
-            started: What the clock said when it arrived; None = now.
+            request: Request to answer.
+            started: Clock time at which the request arrived, in seconds. None: now.
 
         Raises:
-            InvalidRequestError: Names the field, what was expected and what came.
-            OverloadedError: Too many requests are in hand.
+            InvalidRequestError: A field is not valid; the message names it.
+            OverloadedError: Too many requests are in flight.
         """
         started = self._clock() if started is None else started
         valid = self._validator.check(request)
@@ -132,17 +135,19 @@ class Orchestrator:
     async def recommend_batch(
         self, requests: Sequence[Request], started: float | None = None
     ) -> list[Answer]:
-        """Returns the answers of many requests, in their order, each as if it came alone.
+        """Returns the answers to many requests, in their order.
 
-        Requests are computed together where they want as many candidates by the same deadline.
+        Requests with the same deadline and number of candidates are computed together; each answer
+        is the same as that of a single request.
 
         Args:
-            requests: What is asked for.
-            started: What the clock said when they arrived; None = now.
+            requests: Requests to answer.
+            started: Clock time at which the requests arrived, in seconds. None: now.
 
         Raises:
-            InvalidRequestError: A request is refused, and with it the batch; it names which.
-            OverloadedError: Too many requests are in hand.
+            InvalidRequestError: A request is not valid, so the whole batch is refused; the message
+                names the request.
+            OverloadedError: Too many requests are in flight.
         """
         started = self._clock() if started is None else started
         batch = self.check_batch(requests)
@@ -151,11 +156,14 @@ class Orchestrator:
         self.record(answered)
         return [one.answer for one in answered]
 
-    def check_batch(self, requests: Sequence[Request]) -> request_batch.Batch:
-        """Checks the requests of a batch.
+    def check_batch(self, requests: Sequence[Request]) -> request_batch.RequestBatch:
+        """Validates the requests of a batch.
+
+        Args:
+            requests: Requests of the batch.
 
         Raises:
-            InvalidRequestError: As `recommend_batch`.
+            InvalidRequestError: A request is not valid, or the batch is too long.
         """
         return request_batch.check(
             requests,
@@ -168,16 +176,16 @@ class Orchestrator:
         )
 
     async def answer_batch(
-        self, batch: request_batch.Batch, started: float
+        self, batch: request_batch.RequestBatch, started: float
     ) -> list[request_batch.Answered]:
-        """Answers a checked batch, for which there is room; nothing is recorded.
+        """Answers a validated and admitted batch, without recording the answers.
 
         Args:
-            batch: Of `check_batch`.
-            started: What the clock said when its requests arrived.
+            batch: Batch returned by `check_batch`.
+            started: Clock time at which the requests arrived, in seconds.
         """
         answered: dict[int, request_batch.Answered] = {}
-        # The most urgent first.
+        # The earliest deadline comes first.
         for (deadline_ms, num_candidates), members in sorted(
             batch.groups.items(), key=lambda group: group[0]
         ):
@@ -187,16 +195,16 @@ class Orchestrator:
                 )
                 deadline = Deadline(deadline_ms, started, self._clock)
                 for found in await self._retrieval.find_together(valids, num_candidates):
-                    max_k = max(valids[place].k for place in found.positions)
+                    max_k = max(valids[index].k for index in found.positions)
                     ranked = await self._rank(found, max_k, deadline)
-                    for row, place in enumerate(found.positions):
-                        answered[positions[place]] = self._compose(
-                            valids[place], found, row, ranked, deadline
+                    for row, index in enumerate(found.positions):
+                        answered[positions[index]] = self._compose(
+                            valids[index], found, row, ranked, deadline
                         )
         return [answered[position] for position in range(batch.size)]
 
     def record(self, answered: Sequence[request_batch.Answered]) -> None:
-        """Counts and logs answers that go out; those of a batch that failed never do."""
+        """Updates metrics and impression log with answers that are sent, except dry runs."""
         for one in answered:
             if one.valid.dry_run:
                 continue
@@ -207,17 +215,17 @@ class Orchestrator:
                 self.impressions.record(self.release.manifest, one.valid, one.answer)
 
     async def close(self) -> None:
-        """Closes the connection to the ranker and the threads."""
+        """Closes the connection to the ranker and stops the threads."""
         await self._client.close()
         self._retrieval.close()
-        # Nobody is left whose ranker could be left alone.
+        # The gauge counts open breakers of live orchestrators only.
         self.metrics.observe_breaker(self.release.version, "closed")
 
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
 
     async def _rank(
-        self, found: candidates.Candidates, min_count: int, deadline: Deadline
+        self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
     ) -> ranking_stage.Ranking:
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
@@ -228,12 +236,12 @@ class Orchestrator:
     def _compose(
         self,
         valid: ValidRequest,
-        found: candidates.Candidates,
+        found: candidates.CandidateGroup,
         row: int,
         ranked: ranking_stage.Ranking,
         deadline: Deadline,
     ) -> request_batch.Answered:
-        """Applies the rules to the candidates of one request, and says what came of it."""
+        """Applies the rules to the candidates of one request and composes its answer."""
         stage_ms = {**found.stage_ms, "ranker": ranked.milliseconds}
         if ranked.scores is None:
             reason = str(ranked.degraded)

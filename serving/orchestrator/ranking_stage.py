@@ -1,12 +1,12 @@
-"""Gets scores for candidates in the time that is left: all of them, fewer, or none, and says so.
+"""The ranking stage: scores as many candidates as the deadline allows.
 
-    time for all             the ranker scores all candidates
-    time for some            it scores the best by retrieval, as many as its latest calls say and
-                             the requests behind leave
-    it fails at once         it is asked once more for half of them, where there is time
-    late, failing, paused    no scores; the caller keeps retrieval order
+    time for all candidates          the ranker scores all of them
+    time for some                    it scores the best by retrieval; how many follows from the
+                                     latency of recent calls and the number of waiting requests
+    the call fails at once           it is retried once with half of the candidates
+    late, failing, or breaker open   no scores; the caller keeps retrieval order
 
-Shapes: B requests, C candidates, R of them that are ranked.
+Shapes: B requests, C candidates, R ranked candidates.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from serving.ranker import CircuitBreaker, Pace, VerifiedRanker
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """What the ranker gave.
+    """Result of the ranking stage.
 
     Attributes:
-        scores: Head -> [B, R] float32, of the first R candidates; None = no scores.
-        degraded: None, or why there are scores of fewer candidates, or none.
-        num_ranked: R.
-        milliseconds: Time that it took, the wait for a turn included.
+        scores: Scores [B, R] float32 of each head for the first R candidates. None: no scores.
+        degraded: Why only some candidates, or none, have scores. None: all have.
+        num_ranked: Number of ranked candidates, R.
+        milliseconds: Duration of the stage including the wait for a free call, in milliseconds.
     """
 
     scores: Mapping[str, np.ndarray] | None
@@ -40,7 +40,7 @@ class Ranking:
 
 
 class RankingStage:
-    """Calls one verified ranker. For one event loop at a time, no threads."""
+    """Calls one verified ranker. Not thread-safe: use it from one event loop."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class RankingStage:
         config: RankingConfig | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Joins them.
+        """Creates the stage.
 
         Args:
-            ranker: Gives the scores.
-            outputs: Head -> the ranker's output.
-            config: None = the defaults.
-            clock: Returns seconds; it times the calls and the breaker's pauses.
+            ranker: Verified ranker.
+            outputs: Output name of the ranker for each head.
+            config: Options. None: the defaults.
+            clock: Returns the time in seconds, for calls and the circuit breaker.
         """
         self._ranker = ranker
         self._outputs = dict(outputs)
@@ -63,7 +63,7 @@ class RankingStage:
         self._clock = clock
         self._breaker = CircuitBreaker(self._config.pauses, clock)
         self._pace = Pace()
-        # Without the calls that were given up: what the ranker can be blamed by.
+        # Excludes calls that ran into their deadline: the latency of a healthy ranker.
         self._healthy_pace = Pace()
         self._last_error = ""
         self._waiting = 0
@@ -71,76 +71,80 @@ class RankingStage:
 
     @property
     def breaker_state(self) -> str:
-        """`closed`, `open` or `half_open`."""
+        """State of the circuit breaker: `closed`, `open` or `half_open`."""
         return self._breaker.state
 
     async def rank(
-        self, group: candidates.Candidates, least: int, until: requests.Deadline
+        self, group: candidates.CandidateGroup, min_count: int, deadline: requests.Deadline
     ) -> Ranking:
-        """Returns the scores that there are by the deadline; it raises nothing.
+        """Returns the scores available by the deadline. Ranker errors are not raised.
 
         Args:
-            group: The candidates.
-            least: Ads that the largest answer shows: as many are ranked, or none.
-            until: Of the requests.
+            group: Candidates to rank.
+            min_count: Minimum number of candidates to rank, the largest k of the requests; if
+                there is no time for as many, none is ranked.
+            deadline: Deadline of the requests.
         """
         found = group.rows.shape[1]
         if not found:
-            # No ad is eligible, so there is nothing to rank.
+            # No ad is eligible.
             nothing = np.empty(group.rows.shape, np.float32)
             return Ranking(dict.fromkeys(self._outputs, nothing), None)
-        if self._time_for_ranking(until) <= 0:
-            return Ranking(None, _no_time(until))
-        places = self._places()
+        if self._time_for_ranking(deadline) <= 0:
+            return Ranking(None, _no_time(deadline))
+        calls = self._free_calls()
         self._waiting += 1
         try:
-            async with asyncio.timeout(self._time_for_ranking(until) / 1000):
-                await places.acquire()
+            async with asyncio.timeout(self._time_for_ranking(deadline) / 1000):
+                await calls.acquire()
         except TimeoutError:
             return Ranking(
-                None, f"The ranker was busy until the deadline of {until.milliseconds:g} ms."
+                None, f"The ranker was busy until the deadline of {deadline.milliseconds:g} ms."
             )
         finally:
             self._waiting -= 1
         try:
-            return await self._with_retry(group, min(found, least), until)
+            return await self._with_retry(group, min(found, min_count), deadline)
         finally:
-            places.release()
+            calls.release()
 
     async def _with_retry(
-        self, group: candidates.Candidates, least: int, until: requests.Deadline
+        self, group: candidates.CandidateGroup, min_count: int, deadline: requests.Deadline
     ) -> Ranking:
         found = group.rows.shape[1]
-        most = found
+        max_count = found
         while True:
-            remaining_ms = self._time_for_ranking(until)
+            remaining_ms = self._time_for_ranking(deadline)
             if remaining_ms <= 0:
-                return Ranking(None, _no_time(until))
+                return Ranking(None, _no_time(deadline))
             if not self._breaker.admit():
-                return Ranking(None, f"{self._last_error} It is asked again in a moment.")
-            # Those that wait are to be ranked before their deadlines too, not only this one.
-            places, waiting = self._config.max_calls, self._waiting
-            share_ms = remaining_ms * places / (places + waiting)
-            count = self._affordable(group.rows.shape[0], most, least, share_ms)
+                return Ranking(None, f"{self._last_error} The ranker will be retried shortly.")
+            # Waiting requests must also be ranked before their deadlines.
+            calls, waiting = self._config.max_calls, self._waiting
+            share_ms = remaining_ms * calls / (calls + waiting)
+            count = self._affordable(group.rows.shape[0], max_count, min_count, share_ms)
             try:
                 outputs = await self._call(group, count, remaining_ms)
             except errors.RankerError as error:
-                # A call is pure, so a second one does no harm; but one that was late has used
-                # the time, and another model stays another model.
-                again = isinstance(error, errors.RankerUnavailableError | errors.RankerReplyError)
-                if most < found or not again or self._breaker.state != "closed":
+                # Calls have no side effects, so a retry is safe. It is of no use after a late
+                # call, which has used up the time, or if the server serves a different model.
+                can_retry = isinstance(
+                    error, errors.RankerUnavailableError | errors.RankerReplyError
+                )
+                if max_count < found or not can_retry or self._breaker.state != "closed":
                     return Ranking(None, str(error))
-                most = max(least, found // 2)
-                if most == found:
+                max_count = max(min_count, found // 2)
+                if max_count == found:
                     return Ranking(None, str(error))
                 continue
             scores = {head: outputs[output] for head, output in self._outputs.items()}
-            return Ranking(scores, _fewer(count, found, most, until, waiting), count)
+            reason = _fewer_reason(count, found, max_count, deadline, waiting)
+            return Ranking(scores, reason, count)
 
     async def _call(
-        self, group: candidates.Candidates, count: int, remaining_ms: float
+        self, group: candidates.CandidateGroup, count: int, remaining_ms: float
     ) -> dict[str, np.ndarray]:
-        """Calls the ranker and lets breaker and pace know."""
+        """Calls the ranker and updates the circuit breaker and the latency estimates."""
         features = group.ad_features[:, :count]
         num_scores = features.shape[0] * count
         started = self._clock()
@@ -153,7 +157,7 @@ class RankingStage:
             is_late = isinstance(error, errors.RankerDeadlineError)
             if is_late:
                 self._pace.observe(num_scores, (self._clock() - started) * 1000)
-            # Too little time from the start is not the ranker's fault.
+            # The ranker is not at fault if the time was too short from the start.
             if is_late and remaining_ms < self._healthy_pace.expected_ms(num_scores):
                 self._breaker.abandoned()
             else:
@@ -163,25 +167,31 @@ class RankingStage:
             self._breaker.abandoned()
             raise
         self._breaker.succeeded()
-        for learning in (self._pace, self._healthy_pace):
-            learning.observe(num_scores, (self._clock() - started) * 1000)
+        for pace in (self._pace, self._healthy_pace):
+            pace.observe(num_scores, (self._clock() - started) * 1000)
         return outputs
 
-    def _affordable(self, num_requests: int, most: int, least: int, share_ms: float) -> int:
-        """Returns how many candidates of each request there is time for, halving from `most`."""
-        count = most
-        floor = min(most, max(least, self._config.min_candidates))
+    def _affordable(
+        self, num_requests: int, max_count: int, min_count: int, share_ms: float
+    ) -> int:
+        """Returns how many candidates of each request can be ranked in time.
+
+        It halves the number from `max_count` until the expected latency fits into `share_ms`.
+        """
+        count = max_count
+        floor = min(max_count, max(min_count, self._config.min_candidates))
         while count > floor:
             if self._pace.expected_ms(num_requests * count) * self._config.margin <= share_ms:
                 return count
             count = max(floor, count // 2)
-        # Even where this seems too many: without a call the pace would never be learnt anew.
+        # The minimum is ranked even if it seems too slow: without calls the estimate would never
+        # be updated.
         return count
 
-    def _time_for_ranking(self, until: requests.Deadline) -> float:
-        return until.remaining_ms() - self._config.reserve_ms
+    def _time_for_ranking(self, deadline: requests.Deadline) -> float:
+        return deadline.remaining_ms() - self._config.reserve_ms
 
-    def _places(self) -> asyncio.Semaphore:
+    def _free_calls(self) -> asyncio.Semaphore:
         # A semaphore belongs to an event loop, and so does the ranker's channel.
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
@@ -190,15 +200,17 @@ class RankingStage:
         return self._semaphore
 
 
-def _no_time(until: requests.Deadline) -> str:
-    return f"No time was left to rank: the deadline is {until.milliseconds:g} ms."
+def _no_time(deadline: requests.Deadline) -> str:
+    return f"No time was left for ranking: the deadline is {deadline.milliseconds:g} ms."
 
 
-def _fewer(count: int, found: int, most: int, until: requests.Deadline, waiting: int) -> str | None:
+def _fewer_reason(
+    count: int, found: int, max_count: int, deadline: requests.Deadline, waiting: int
+) -> str | None:
     if count == found:
         return None
-    why = "a first call failed"
-    if count < most:
-        crowd = f", with {waiting} requests waiting," if waiting else ""
-        why = f"the deadline of {until.milliseconds:g} ms{crowd} left no time for more"
-    return f"Ranked the best {count} of {found} candidates by retrieval: {why}."
+    why = "the first ranker call failed"
+    if count < max_count:
+        queue = f", with {waiting} requests waiting," if waiting else ""
+        why = f"the deadline of {deadline.milliseconds:g} ms{queue} left no time for more"
+    return f"Ranked the best {count} of {found} retrieved candidates: {why}."

@@ -1,4 +1,4 @@
-"""What `GET /v1/bundle` says of a release that is served."""
+"""The release description that `GET /v1/bundle` returns."""
 
 from typing import Any
 
@@ -6,9 +6,15 @@ from serving.orchestrator import orchestrator
 
 
 def describe_release(service: orchestrator.Orchestrator) -> dict[str, Any]:
-    """Returns the release's fields, heads, index and metrics, its updates, the state of the
-    impression log (None where there is none), the limits of requests, and sample requests: the raw
-    query fields of its probes.
+    """Returns what a client needs to know about a release that is being served.
+
+    Args:
+        service: Orchestrator of the release.
+
+    Returns:
+        Fields, heads, index and metrics of the release; the state of its live updates and of the
+        impression log (None if disabled); request limits; and sample requests, which are the raw
+        query fields of the release's probes.
     """
     release, config, impressions = service.release.manifest, service.config, service.impressions
     return {

@@ -1,4 +1,4 @@
-"""Requests that are answered together or not at all, and what is recorded of their answers."""
+"""A batch of requests, which is answered or refused as a whole, and the answers to record."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,13 +8,13 @@ from serving.requests import Answer, Request, Validator, ValidRequest
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
-    """Requests that were checked.
+class RequestBatch:
+    """A batch of validated requests.
 
     Attributes:
-        size: Their number.
-        groups: Requests that are computed together, each with its place in the batch: by deadline
-            in milliseconds and number of candidates.
+        size: Number of requests.
+        groups: Requests that are computed together, each with its position in the batch. The key
+            is the deadline in milliseconds and the number of candidates.
     """
 
     size: int
@@ -23,13 +23,13 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """An answer, and what is recorded of it when it goes out.
+    """An answer with what metrics and impression log record about it.
 
     Attributes:
-        valid: The request.
-        answer: The answer.
-        num_found: Candidates of the index.
-        num_ranked: Of them, those with scores.
+        valid: Validated request.
+        answer: Answer to the request.
+        num_found: Number of candidates that the index found.
+        num_ranked: Number of candidates that the ranker scored.
     """
 
     valid: ValidRequest
@@ -42,22 +42,24 @@ def check(
     requests: Sequence[Request],
     validator: Validator,
     group_of: Callable[[ValidRequest], tuple[float, int]],
-    most: int,
-) -> Batch:
-    """Checks the requests of a batch.
+    max_size: int,
+) -> RequestBatch:
+    """Validates the requests of a batch.
 
     Args:
-        requests: What is asked for.
-        validator: Of the release.
-        group_of: Deadline and number of candidates of a request.
-        most: Requests that a batch may have.
+        requests: Requests of the batch.
+        validator: Validator of the release.
+        group_of: Returns the deadline in milliseconds and the number of candidates of a request.
+        max_size: Maximum number of requests in a batch.
 
     Raises:
-        InvalidRequestError: A request is refused, and with it the batch; it names which.
+        InvalidRequestError: A request is not valid, so the whole batch is refused; the message
+            names the request.
     """
-    if len(requests) > most:
+    if len(requests) > max_size:
         raise errors.InvalidRequestError(
-            f"requests: expected at most {most} values, got {len(requests)}. Send several batches."
+            f"requests: expected at most {max_size} values, got {len(requests)}. Send several "
+            "batches."
         )
     groups: dict[tuple[float, int], list[tuple[int, ValidRequest]]] = {}
     for position, request in enumerate(requests):
@@ -66,4 +68,4 @@ def check(
         except errors.InvalidRequestError as error:
             raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
         groups.setdefault(group_of(valid), []).append((position, valid))
-    return Batch(len(requests), groups)
+    return RequestBatch(len(requests), groups)

@@ -1,8 +1,8 @@
-"""Query tower, index and gather of features, in threads beside the event loop.
+"""Runs the retrieval of candidates in threads, so that it does not block the event loop.
 
-single requests     those that wait share a call: the tower takes 0.4 ms for one and hardly
-                    more for eight. (The ranker takes eight times as long for eight.)
-a batch's groups    a call each
+Single requests that are waiting share a call: the query tower takes 0.4 ms for one request and
+hardly more for eight, whereas the ranker takes eight times as long. Each group of a batch is one
+call.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from serving.orchestrator import candidates, micro_batching
 
 
 class RetrievalStage:
-    """Finds the candidates of requests. For one event loop at a time."""
+    """Finds the candidates of requests. Use it from one event loop."""
 
     def __init__(
         self,
@@ -28,11 +28,11 @@ class RetrievalStage:
         """Starts the threads.
 
         Args:
-            release: Has the query tower.
-            live: The ads.
-            fields: Lay requests out.
-            num_threads: Calls at once.
-            requests_per_call: The most requests of one.
+            release: Release bundle with the query tower.
+            live: Live index of the ads.
+            fields: Converts requests to model inputs.
+            num_threads: Number of threads, one call each.
+            requests_per_call: Maximum number of single requests that share a call.
         """
         self._tower = release.query_tower
         self._live = live
@@ -42,37 +42,37 @@ class RetrievalStage:
             self._each, self._executor, max_running=num_threads, max_items=requests_per_call
         )
 
-    async def find(self, valid: requests.ValidRequest, k: int) -> candidates.Candidates:
-        """Returns the candidates of one request, as many as k."""
+    async def find(self, valid: requests.ValidRequest, k: int) -> candidates.CandidateGroup:
+        """Returns up to k candidates of one request."""
         return await self._batcher.submit(k, (valid, k))
 
     async def find_together(
         self, valids: Sequence[requests.ValidRequest], k: int
-    ) -> list[candidates.Candidates]:
-        """Returns the candidates of requests, those with equally many together."""
+    ) -> list[candidates.CandidateGroup]:
+        """Returns up to k candidates of each request, grouped by their number."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self._together, valids, k)
 
     def close(self) -> None:
-        """Ends the threads when they have done what they do."""
+        """Stops the threads once they have finished their current calls."""
         self._executor.shutdown(wait=False)
 
     def _together(
         self, valids: Sequence[requests.ValidRequest], k: int
-    ) -> list[candidates.Candidates]:
-        # All in one hop to a thread: a hop costs 0.1 ms.
+    ) -> list[candidates.CandidateGroup]:
+        # A switch to a thread costs 0.1 ms, so everything is done in one.
         self._live.refresh()
         return candidates.retrieve(self._tower, self._live.view(), self._fields, valids, k)
 
     def _each(
         self, asked: Sequence[tuple[requests.ValidRequest, int]]
-    ) -> list[candidates.Candidates]:
+    ) -> list[candidates.CandidateGroup]:
         found = self._together([valid for valid, _ in asked], asked[0][1])
         if len(asked) == 1:
             return found
-        alone = {
-            position: group.alone(place)
+        by_position = {
+            position: group.single(row)
             for group in found
-            for place, position in enumerate(group.positions)
+            for row, position in enumerate(group.positions)
         }
-        return [alone[position] for position in range(len(asked))]
+        return [by_position[position] for position in range(len(asked))]

@@ -1,20 +1,21 @@
-"""What the service tells Prometheus, each number of an answer under the version that gave it.
+"""Prometheus metrics of the service, labeled with the release version that gave the answer.
 
     tfrec_stage_seconds{version,stage}         query_tower, index, features, ranker, total
-    tfrec_candidates{version,kind}             found, ranked: ads of a request
+    tfrec_candidates{version,kind}             found, ranked: number of ads of a request
     tfrec_answers_total{version,outcome}       full, fewer_candidates, retrieval_order
-    tfrec_score{version,head}                  scores of shown ads, and their utility
-    tfrec_recorded_mean{version,head}          the label's mean in the release's validation split
-    tfrec_calibration_drift{version,head}      mean of the latest shown scores over that mean
-    tfrec_release_age_seconds{version}         since the export; with it, the index's age
-    tfrec_release_refused                      processes that do not serve what the disk names
+    tfrec_score{version,head}                  scores and utility of shown ads
+    tfrec_recorded_mean{version,head}          mean label of the release's validation split
+    tfrec_calibration_drift{version,head}      mean of recently shown scores, divided by that mean
+    tfrec_release_age_seconds{version}         time since the export of the release and its index
+    tfrec_release_refused                      processes that could not load a published release
     tfrec_requests_total, tfrec_request_seconds, tfrec_in_hand, tfrec_breaker_open{version}
 
-Shown ads are the best of many, so their scores lie above the log's mean from the start: what tells
-of drift is a change of `tfrec_calibration_drift`, and a difference between two versions.
+Shown ads are the best of many, so their scores are above the mean of the log from the start. A
+change of `tfrec_calibration_drift` over time, or a difference between two versions, indicates
+drift.
 
 With several processes, `PROMETHEUS_MULTIPROC_DIR` names a directory that they share, and each
-`/metrics` is the sum of all.
+process's `/metrics` aggregates all of them.
 """
 
 import datetime
@@ -35,7 +36,7 @@ _SECONDS = (
 )
 _COUNTS = (0, 1, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
 _SCORES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 3.0, 10.0, 100.0)
-# Of the mean of the latest scores: about the latest thousand answers.
+# Weight of a new answer in the moving average of scores: about a thousand recent answers.
 _DRIFT_WEIGHT = 0.001
 _HEAD_FIELDS = {
     "click": "click_probability",
@@ -46,16 +47,16 @@ _HEAD_FIELDS = {
 
 
 class ServiceMetrics:
-    """The metrics of one service; `render` gives them as Prometheus reads them.
+    """The metrics of one service; `render` returns them in Prometheus's text format.
 
     Args:
-        clock: Returns seconds since the epoch; the age of a release goes by it.
+        clock: Returns seconds since the epoch, for the age of a release.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._shared = os.environ.get(METRICS_DIRECTORY_VARIABLE)
-        # One of its own, so that two services of a process do not meet.
+        # A separate registry, so that two services in a process do not collide.
         registry = self._registry = prometheus_client.CollectorRegistry()
         counter, gauge = prometheus_client.Counter, prometheus_client.Gauge
         histogram = prometheus_client.Histogram
@@ -64,38 +65,38 @@ class ServiceMetrics:
         )
         self._request_seconds = histogram(
             "tfrec_request_seconds",
-            "From the first byte of a request to the last of its answer.",
+            "Time from the first byte of a request to the last byte of its answer, in seconds.",
             ["path"],
             buckets=_SECONDS,
             registry=registry,
         )
         self._answers = counter(
-            "tfrec_answers_total", "Answers.", ["version", "outcome"], registry=registry
+            "tfrec_answers_total", "Answers by outcome.", ["version", "outcome"], registry=registry
         )
         self._stages = histogram(
             "tfrec_stage_seconds",
-            "Time of the stages of an answer.",
+            "Duration of the stages of an answer, in seconds.",
             ["version", "stage"],
             buckets=_SECONDS,
             registry=registry,
         )
         self._candidates = histogram(
             "tfrec_candidates",
-            "Ads of a request that the index found, and that the ranker scored.",
+            "Number of ads per request that the index found and that the ranker scored.",
             ["version", "kind"],
             buckets=_COUNTS,
             registry=registry,
         )
         self._scores = histogram(
             "tfrec_score",
-            "Scores of the ads that were shown.",
+            "Scores of shown ads.",
             ["version", "head"],
             buckets=_SCORES,
             registry=registry,
         )
         gauges = {
             "tfrec_recorded_mean": "Mean label of the release's validation split.",
-            "tfrec_calibration_drift": "Mean of the latest shown scores over the recorded mean.",
+            "tfrec_calibration_drift": "Mean of recently shown scores over the recorded mean.",
         }
         self._recorded, self._drift = (
             gauge(
@@ -105,47 +106,53 @@ class ServiceMetrics:
         )
         self._age = gauge(
             "tfrec_release_age_seconds",
-            "Since the release, and its index, were exported.",
+            "Time since the release and its index were exported, in seconds.",
             ["version"],
             multiprocess_mode="mostrecent",
             registry=registry,
         )
         self.in_flight = gauge(
             "tfrec_in_hand",
-            "Requests in hand.",
+            "Requests in flight.",
             multiprocess_mode="livesum",
             registry=registry,
         )
         self._breaker = gauge(
             "tfrec_breaker_open",
-            "Processes that leave the ranker alone for a while.",
+            "Processes whose ranker circuit breaker is open.",
             ["version"],
             multiprocess_mode="livesum",
             registry=registry,
         )
         self._refused = gauge(
             "tfrec_release_refused",
-            "Processes that cannot serve a release that is stable or canary.",
+            "Processes that cannot serve the stable or the canary release.",
             multiprocess_mode="livesum",
             registry=registry,
         )
         self._releases: dict[int, _Release] = {}
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
-        """Counts an HTTP request; `path` is a known route, so that there are few."""
+        """Records an HTTP request.
+
+        Args:
+            path: Route, from a small fixed set.
+            status: HTTP status of the response.
+            seconds: Duration in seconds.
+        """
         self._requests.labels(path, status).inc()
         self._request_seconds.labels(path).observe(seconds)
 
     def observe_answer(
         self, release: manifest.Manifest, answer: requests.Answer, num_found: int, num_ranked: int
     ) -> None:
-        """Counts an answer.
+        """Records an answer.
 
         Args:
-            release: That gave it.
-            answer: The answer.
-            num_found: Candidates of the index.
-            num_ranked: Of them, those with scores.
+            release: Manifest of the release that gave the answer.
+            answer: Answer to record.
+            num_found: Number of candidates that the index found.
+            num_ranked: Number of candidates that the ranker scored.
         """
         known = self._releases.get(release.version)
         if known is None:
@@ -153,15 +160,15 @@ class ServiceMetrics:
         known.observe(answer, num_found, num_ranked)
 
     def observe_breaker(self, version: int, state: str) -> None:
-        """Notes whether a version's ranker is left alone."""
+        """Records the state of the circuit breaker of a version's ranker."""
         self._breaker.labels(version).set(state == "open")
 
     def observe_refused(self, refused: bool) -> None:
-        """Notes whether a release that the disk names cannot be served."""
+        """Records whether the stable or the canary release cannot be served."""
         self._refused.set(refused)
 
     def render(self) -> bytes:
-        """Returns the page, with what all processes that share the directory have counted."""
+        """Returns the metrics page, aggregated over all processes that share the directory."""
         now = self._clock()
         for version, known in self._releases.items():
             self._age.labels(version).set(now - known.created)
@@ -173,7 +180,7 @@ class ServiceMetrics:
 
 
 class _Release:
-    """The metrics of one version, looked up once: labels cost a microsecond each."""
+    """The metrics of one version, looked up once because each lookup costs a microsecond."""
 
     def __init__(self, metrics: ServiceMetrics, release: manifest.Manifest) -> None:
         self._metrics = metrics
@@ -195,7 +202,7 @@ class _Release:
         self._means: dict[str, float] = {}
 
     def observe(self, answer: requests.Answer, num_found: int, num_ranked: int) -> None:
-        """Counts an answer."""
+        """Records an answer."""
         if answer.degraded is None:
             outcome = "full"
         else:
@@ -226,7 +233,7 @@ class _Release:
 
 
 def _recorded_means(release: manifest.Manifest) -> dict[str, float]:
-    """Returns the mean label of each head, where the export has measured it."""
+    """Returns the mean label of each head that the export has measured."""
     measured = release.metrics.get("validation") or {}
     return {
         head: float(measured[head]["mean_label"])

@@ -1,4 +1,4 @@
-"""The REST service around the orchestrator: HTTP, releases, worker processes."""
+"""The REST service around the orchestrator: HTTP server, release changes, worker processes."""
 
 from serving.service.http_server import (
     Listening,

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP connections, with an end for clients that stall.
+"""uvicorn's HTTP connections with timeouts for stalled clients.
 
-uvicorn itself waits for ever for the rest of a request's head, and for a client that does not
-read its answer; each such client would hold a connection, and the end of the service with it.
+uvicorn waits indefinitely for the rest of a request's head, and for a client to read its response.
+Each such client would hold a connection and delay the shutdown of the service.
 """
 
 import asyncio
@@ -9,14 +9,14 @@ from typing import Any
 
 from uvicorn.protocols.http import h11_impl
 
-# A head of a few hundred bytes comes in one piece.
+# Maximum time to receive a request's head, which is a few hundred bytes.
 HEAD_SECONDS = 10.0
-# Without a byte that the client has taken.
+# Maximum time in which a client reads no byte of its response.
 WRITE_SECONDS = 10.0
 
 
-class Connection(h11_impl.H11Protocol):
-    """One client."""
+class TimedConnection(h11_impl.H11Protocol):
+    """A connection to a client, aborted if the client stalls."""
 
     head_seconds = HEAD_SECONDS
     write_seconds = WRITE_SECONDS
@@ -25,12 +25,12 @@ class Connection(h11_impl.H11Protocol):
     _unread_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
-        """A client has connected: now its first request must come."""
+        """Starts the timeout for the head of the first request."""
         super().connection_made(transport)
         self._head_timer = self.loop.call_later(self.head_seconds, transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come; where they do not complete a head, the rest must follow."""
+        """Handles received bytes; starts the head timeout if they do not complete a head."""
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._cancel("_head_timer")
@@ -38,33 +38,33 @@ class Connection(h11_impl.H11Protocol):
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than it is written to."""
+        """Starts the write timeout: the client reads more slowly than the service writes."""
         super().pause_writing()
         self._watch_writing()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Cancels the write timeout: the client has caught up."""
         super().resume_writing()
         self._cancel("_write_timer")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
+        """Cancels the timeouts: the connection has ended."""
         self._cancel("_head_timer")
         self._cancel("_write_timer")
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """The service ends: an answer under way is finished, and nothing else is waited for."""
+        """Finishes the current response and closes the connection."""
         super().shutdown()
         if self.transport.is_closing():
-            # An answer may be in the buffer still; who does not read it is not waited for.
+            # A response may still be in the buffer; the client must read it in time.
             self._watch_writing()
 
     def _buffered_bytes(self) -> int:
         try:
             return self.transport.get_write_buffer_size()
         except AttributeError:
-            # asyncio's TLS transport (Python 3.11), once closed, has no buffer to ask.
+            # A closed TLS transport of asyncio (Python 3.11) has no buffer.
             return 0
 
     def _watch_writing(self) -> None:

@@ -1,9 +1,9 @@
-"""Runs the REST service until a signal, and ends it without losing a request.
+"""Runs the REST service until a signal and shuts it down without losing a request.
 
-first signal      /readyz says `draining`; requests are still taken and answered, each answer
-                  ends its connection, so that balancers and clients go elsewhere
-drain_seconds on  the port is closed, requests in hand are answered, then the process ends
-second signal     the wait is skipped
+first signal         /readyz returns `draining`; requests are still answered, but each response
+                     closes its connection, so that load balancers and clients go elsewhere
+after drain_seconds  the port is closed; the process exits once requests in flight are answered
+second signal        skips the wait
 """
 
 import os
@@ -24,7 +24,7 @@ Listening = socket.socket
 
 
 class HttpServer(uvicorn.Server):
-    """Serves an application on sockets that are already bound."""
+    """Serves an application on bound sockets."""
 
     def __init__(
         self,
@@ -34,13 +34,13 @@ class HttpServer(uvicorn.Server):
         *,
         own_logs: bool = True,
     ) -> None:
-        """Prepares a server.
+        """Creates a server.
 
         Args:
-            app: Answers.
-            life: Told when the end begins.
-            config: None = the defaults.
-            own_logs: Whether uvicorn writes its warnings itself; False: the root logger does.
+            app: ASGI application.
+            life: State shared with the application; set to draining on shutdown.
+            config: Options. None: the defaults.
+            own_logs: Whether uvicorn configures its own logging. False: it logs to the root logger.
         """
         self._http = config or HttpConfig()
         self._life = life
@@ -49,7 +49,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=connections.Connection,
+                http=connections.TimedConnection,
                 ws="none",
                 proxy_headers=False,
                 log_level="warning",
@@ -63,7 +63,7 @@ class HttpServer(uvicorn.Server):
         )
 
     def begin_to_end(self) -> None:
-        """Lets the end begin; called a second time, it comes at once."""
+        """Starts to drain. A second call closes the port immediately."""
         if self._close_at is not None:
             self._close_at = 0.0
             return
@@ -71,7 +71,7 @@ class HttpServer(uvicorn.Server):
         self._close_at = time.monotonic() + self._http.drain_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come."""
+        """Handles a signal: the first starts to drain, the second skips the wait."""
         if self._life.draining and self.should_exit:
             super().handle_exit(sig, frame)
             return
@@ -79,21 +79,24 @@ class HttpServer(uvicorn.Server):
         self.begin_to_end()
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; returns whether the port is to be closed."""
+        """Returns whether to close the port; called ten times a second."""
         if self._close_at is not None and time.monotonic() >= self._close_at:
             self.should_exit = True
         return await super().on_tick(counter)
 
 
 def check_tls(config: HttpConfig) -> None:
-    """Fails before anything is started, not after.
+    """Checks certificate and key, so that the service fails before it starts anything.
+
+    Args:
+        config: Options with the files.
 
     Raises:
-        ValueError: The files are no certificate and key that belong together.
+        ValueError: The files are not a matching pair of certificate and key.
     """
     if config.tls_certificate is None:
         if config.tls_key is not None:
-            raise ValueError("A TLS key was given and no certificate; give both.")
+            raise ValueError("A TLS key was given without a certificate; set both.")
         return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
@@ -101,19 +104,23 @@ def check_tls(config: HttpConfig) -> None:
         )
     except (OSError, ssl.SSLError) as error:
         raise ValueError(
-            f"Expected a PEM certificate in {config.tls_certificate} and its key in "
-            f"{config.tls_key or 'the same file'}: {error}."
+            f"TLS cannot be enabled ({error}); expected a PEM certificate in "
+            f"{config.tls_certificate} and its key in {config.tls_key or 'the same file'}."
         ) from error
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound; it listens once a server runs, so that nobody waits before.
+    """Returns a bound socket, which does not listen until a server runs.
+
+    Args:
+        host: Host name or IP address.
+        port: Port.
 
     Raises:
         OSError: The address cannot be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio sets TCP_NODELAY only then: 40 ms for each answer.
+    # asyncio sets TCP_NODELAY only if the protocol is given; otherwise a response takes 40 ms more.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -126,36 +133,45 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def raise_file_limit() -> None:
-    """Lets this process hold as many connections as the system allows it."""
+    """Raises this process's limit of open files, which limits the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    if soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    limit = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def read_token(path: str | None, variable: str = "TFREC_TOKEN") -> str | None:
-    """Returns the bearer token of a file, or else of the environment, or None.
+    """Returns the bearer token from a file or the environment, or None.
+
+    Args:
+        path: File with the token. None: use the environment variable.
+        variable: Environment variable with the token.
 
     Raises:
-        ValueError: It is empty, or cannot go into a header.
+        ValueError: The token is empty or not valid in a header.
         OSError: The file cannot be read.
     """
     if path is not None:
         with open(path, encoding="utf-8", errors="replace") as file:
-            token, place = file.read().strip(), path
+            token, source = file.read().strip(), path
     elif variable in os.environ:
-        token, place = os.environ[variable].strip(), f"the environment variable {variable}"
+        token, source = os.environ[variable].strip(), f"the environment variable {variable}"
     else:
         return None
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
-            f"Expected a token of printable ASCII characters without spaces in {place}, got "
-            f"{len(token)} characters. `openssl rand -hex 32` makes one."
+            f"The token in {source} is not valid ({len(token)} characters); expected printable "
+            "ASCII characters without spaces. Create one with `openssl rand -hex 32`."
         )
     return token
 
 
 def run(server: HttpServer, sockets: Sequence[socket.socket]) -> None:
-    """Serves until a signal has come and the last request is answered."""
+    """Serves until a signal has arrived and the last request is answered.
+
+    Args:
+        server: Server to run.
+        sockets: Bound sockets.
+    """
     raise_file_limit()
     server.run(list(sockets))

@@ -1,12 +1,12 @@
-"""Whether a service takes requests, or is about to end."""
+"""The lifecycle state of a service."""
 
 
 class Lifecycle:
-    """What the HTTP server and the application know of each other.
+    """State shared by the HTTP server and the application.
 
     Attributes:
-        draining: True from the first signal to end: not ready, connections are given up after
-            their answer, and requests are still answered.
+        draining: True after the first signal: the service is not ready, still answers requests,
+            and closes each connection after its response.
     """
 
     def __init__(self) -> None:

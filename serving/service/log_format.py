@@ -1,4 +1,4 @@
-"""Logs as JSON, one object a line: time, level, logger, message, and what a line has besides."""
+"""Writes logs as JSON, one object per line: time, level, logger, and a message or fields."""
 
 import datetime
 import json
@@ -7,10 +7,10 @@ import sys
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as JSON; `extra={"fields": {...}}` adds keys in place of the message."""
+    """Formats a record as JSON; the keys of `extra={"fields": {...}}` replace the message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns one line."""
+        """Returns a record as one line of JSON."""
         moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line = {
             "time": moment.isoformat(timespec="milliseconds"),
@@ -25,12 +25,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def use_json() -> None:
-    """Writes all logs of this process, requests included, as JSON to standard error."""
+    """Writes all logs of this process, including requests, as JSON to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    # Their debug output says nothing of the service.
+    # Their output at lower levels is not about the service.
     for name in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

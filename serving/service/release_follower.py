@@ -1,12 +1,12 @@
-"""Lets a running service follow the releases on the disk, without a failed request.
+"""Loads newly published releases into a running service without failing a request.
 
     router = release_router.ReleaseRouter(connect(load_first(base)))
     asyncio.create_task(ReleaseFollower(base, router, connect).run())
 
-A release that became stable or canary is loaded beside the ones that serve: its bytes, query tower
-and index are verified, then its ranker behind the model server. Only then does the router send
-requests to it. One that is refused changes nothing: who served serves on, `problem` says why, and
-it is tried again, less and less often.
+When a release becomes stable or canary, it is loaded next to those being served. Its files, query
+tower and index are verified, then its ranker on the model server. Only then does the router send
+requests to it. A release that fails verification changes nothing: the current releases remain,
+`problem` says why, and it is retried with increasing delays.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Connect = Callable[[releases.Bundle], orchestrator.Orchestrator]
 
 @dataclasses.dataclass(frozen=True)
 class _Refusal:
-    """Why a release is not served, and when it is tried again."""
+    """Why a release is refused, and when it is retried."""
 
     reason: str
     retry_at: float
@@ -34,14 +34,14 @@ class _Refusal:
 
 
 class ReleaseFollower:
-    """Keeps a router at the releases that a base directory names.
+    """Keeps the router in sync with releases.json.
 
     Args:
         base: Base directory of the bundles.
-        router: Has a release already; the follower adds and replaces.
-        connect: Joins a loaded release with its ranker. Called in a thread.
-        config: None = the defaults.
-        clock: Returns seconds; the waits before another attempt go by it.
+        router: Router with a stable release.
+        connect: Creates the orchestrator of a loaded release. Called in a thread.
+        config: Options. None: the defaults.
+        clock: Returns the time in seconds, for delays before retries.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class ReleaseFollower:
         self._config = config or FollowConfig()
         self._clock = clock
         self._refusals: dict[int, _Refusal] = {}
-        # Loaded and verified, but not routed to as yet.
+        # Loaded and verified, but not yet in the router.
         self._opened: dict[int, orchestrator.Orchestrator] = {}
         self._routed: tuple[int, int | None, float] = (router.stable.release.version, None, 0.0)
         self._unreadable: str | None = None
-        # Those of the page, one for all releases.
+        # All releases share the same metrics.
         self._metrics = router.stable.metrics
 
     @property
     def problem(self) -> str | None:
-        """None, or why what is served is not what the disk names."""
+        """Why the served releases differ from those on disk, or None."""
         refused = [
             f"release {version} is refused: {refusal.reason}"
             for version, refusal in sorted(self._refusals.items())
@@ -75,14 +75,14 @@ class ReleaseFollower:
         return "; ".join([self._unreadable, *refused] if self._unreadable else refused) or None
 
     async def run(self) -> None:
-        """Follows until it is cancelled."""
+        """Follows the releases until cancelled."""
         try:
             while True:
                 try:
                     await self.step()
                 except Exception:
-                    # Whatever it is, the service goes on with what it has.
-                    _logger.exception("Releases cannot be followed; it is tried again.")
+                    # The service continues with the current releases, whatever the error is.
+                    _logger.exception("Releases cannot be followed; retrying.")
                 self._metrics.observe_refused(self.problem is not None)
                 await asyncio.sleep(self._config.poll_seconds)
         finally:
@@ -90,7 +90,7 @@ class ReleaseFollower:
                 await _close(service)
 
     async def step(self) -> None:
-        """Looks at the disk once, and returns when what can be served of it is."""
+        """Reads releases.json once and applies the changes that can be applied."""
         pointer = await self._wanted()
         if pointer is None:
             return
@@ -99,7 +99,7 @@ class ReleaseFollower:
         for version in wanted:
             if self._service(version) is None:
                 await self._open(version)
-        # Loading takes seconds: what was wanted may have gone, or what served may be closed.
+        # Loading takes seconds, in which releases.json may have changed.
         if pointer == await self._wanted():
             self._route(pointer)
         for version in [version for version in self._opened if version not in wanted]:
@@ -109,7 +109,7 @@ class ReleaseFollower:
         return self._router.loaded(version) or self._opened.get(version)
 
     def _route(self, pointer: releases.Pointer) -> None:
-        """Sends requests where the pointer says, as far as these releases are loaded."""
+        """Routes requests to the releases of the pointer that are loaded."""
         stable = self._service(pointer.stable) or self._router.stable
         canary = None if pointer.canary is None else self._service(pointer.canary)
         if canary is stable:
@@ -126,11 +126,11 @@ class ReleaseFollower:
             return
         self._router.route(stable, canary, routes[2])
         self._routed = routes
-        trying = f", canary {routes[1]} for {routes[2]:.1%}" if canary is not None else ""
-        _logger.warning("Requests are answered by release %d%s.", routes[0], trying)
+        share = f", canary {routes[1]} for {routes[2]:.1%}" if canary is not None else ""
+        _logger.warning("Requests are answered by release %d%s.", routes[0], share)
 
     async def _wanted(self) -> releases.Pointer | None:
-        """Returns what the disk names, or None where it cannot be read."""
+        """Returns the pointer on disk, or None if it cannot be read."""
         try:
             pointer = await asyncio.to_thread(releases.current_pointer, self._base)
         except (errors.BundleError, OSError) as error:
@@ -139,11 +139,11 @@ class ReleaseFollower:
             self._unreadable = str(error)
             return None
         self._unreadable = None
-        # What was stable before is of no interest here.
+        # Changes of the previous releases do not matter here.
         return dataclasses.replace(pointer, previous=())
 
     async def _open(self, version: int) -> None:
-        """Loads and verifies a release, or notes why it is refused."""
+        """Loads and verifies a release, or stores why it is refused."""
         before = self._refusals.get(version)
         if before is not None and self._clock() < before.retry_at:
             return
@@ -155,7 +155,7 @@ class ReleaseFollower:
             self._refusals[version] = _Refusal(str(error), self._clock() + delay, delay)
             serving = self._router.stable.release.version
             _logger.error(
-                "Release %d is refused, release %d serves on: %s", version, serving, error
+                "Release %d is refused; release %d remains stable: %s", version, serving, error
             )
         else:
             self._refusals.pop(version, None)
@@ -172,7 +172,7 @@ class ReleaseFollower:
     def _load(self, version: int) -> orchestrator.Orchestrator:
         release = releases.load(self._base, version)
         try:
-            # Before it serves, so that no request pays for it.
+            # Prepared in advance, so that no request has to wait for it.
             release.ad_index.prepare_filters()
             return self._connect(release)
         except BaseException:
@@ -180,11 +180,12 @@ class ReleaseFollower:
             raise
 
     async def _await_ranker(self, service: orchestrator.Orchestrator) -> None:
-        """Waits until the model server has proven to serve the version.
+        """Waits until the model server is verified to serve the version.
 
         Raises:
-            RankerMismatchError: It serves another model under it.
-            RankerError: It does not serve it in time, or nobody wants it any more.
+            RankerMismatchError: The model server serves a different model as this version.
+            RankerError: The model server does not serve the version in time, or the version is no
+                longer stable or canary.
         """
         version = service.release.version
         until = self._clock() + self._config.ranker_seconds
@@ -203,10 +204,13 @@ class ReleaseFollower:
 
 
 def load_first(base: pathlib.Path) -> releases.Bundle:
-    """Loads the stable release for a service that starts; where it is refused, the one before.
+    """Loads the stable release, or the previous one if it is refused, for a service that starts.
+
+    Args:
+        base: Base directory of the bundles.
 
     Raises:
-        BundleError: The stable release is refused, and there is no other.
+        BundleError: The stable release is refused, and no previous release can be loaded.
     """
     pointer = releases.current_pointer(base)
     try:
@@ -218,7 +222,7 @@ def load_first(base: pathlib.Path) -> releases.Bundle:
             except errors.BundleError:
                 continue
             _logger.error(
-                "Release %d is refused, release %d serves: %s", pointer.stable, version, error
+                "Release %d is refused; serving release %d: %s", pointer.stable, version, error
             )
             return release
         raise

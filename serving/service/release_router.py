@@ -1,12 +1,12 @@
-"""Chooses the release that answers a request, while releases change.
+"""Routes each request to a release, while releases change.
 
     router = ReleaseRouter(orchestrator_of_release_3)
     answer = await router.recommend(request)
     router.route(orchestrator_of_release_4)
 
-The change is one assignment in the event loop: requests that came before it are answered by the
-release that they began with, whole, and that one is closed after the last of them. Who follows
-the releases on the disk is `release_follower`.
+A change of releases is one assignment in the event loop. Earlier requests are still answered by the
+release that they started with, which is closed after the last of them. `release_follower` follows
+the releases on disk.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ _HASH_VALUES = 2**64
 
 @dataclasses.dataclass(eq=False)
 class _Entry:
-    """A loaded release and what it has done.
+    """A loaded release and its counters.
 
     Attributes:
-        service: Answers from it.
-        in_flight: Requests that it is answering.
-        answered: Requests that it has answered.
-        degraded: How many of them had fewer candidates ranked, or none.
-        failed: Requests that ended in an error of the service.
+        service: Orchestrator of the release.
+        in_flight: Number of requests in flight.
+        answered: Number of answered requests.
+        degraded: Number of degraded answers: some or all candidates were not ranked.
+        failed: Number of requests that ended in an error of the service.
     """
 
     service: orchestrator.Orchestrator
@@ -47,7 +47,7 @@ class _Entry:
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """Where requests go: replaced as a whole."""
+    """The routing table, replaced as a whole."""
 
     stable: _Entry
     canary: _Entry | None = None
@@ -55,10 +55,10 @@ class _Table:
 
 
 class ReleaseRouter:
-    """The releases that a service answers from. It belongs to one event loop.
+    """The loaded releases of a service. Use it from one event loop.
 
     Args:
-        stable: Answers all requests until `route` is called; closed by the router.
+        stable: Orchestrator for all requests until `route` is called. The router closes it.
     """
 
     def __init__(self, stable: orchestrator.Orchestrator) -> None:
@@ -69,11 +69,11 @@ class ReleaseRouter:
 
     @property
     def stable(self) -> orchestrator.Orchestrator:
-        """The service of the stable release."""
+        """Orchestrator of the stable release."""
         return self._table.stable.service
 
     def loaded(self, version: int) -> orchestrator.Orchestrator | None:
-        """Returns the service of a release that is loaded, be it on its way out, or None."""
+        """Returns the orchestrator of a loaded release (possibly draining), or None."""
         entry = self._entries.get(version)
         return None if entry is None else entry.service
 
@@ -83,14 +83,15 @@ class ReleaseRouter:
         canary: orchestrator.Orchestrator | None = None,
         share: float = 0.0,
     ) -> None:
-        """Sends the requests from now on to these releases.
+        """Routes new requests to these releases.
 
-        Releases that are left out are closed after their last request.
+        Other releases are closed after their last request.
 
         Args:
-            stable: For all requests but the canary's.
-            canary: For a share of the requests, and for those that ask for it.
-            share: In [0, 1].
+            stable: Orchestrator of the stable release.
+            canary: Orchestrator of the canary release. None: no canary.
+            share: Share of requests, in [0, 1], that the canary answers in addition to those that
+                ask for it.
         """
         entries = [self._entry(service) for service in (stable, canary) if service is not None]
         self._table = _Table(entries[0], entries[1] if canary is not None else None, share)
@@ -99,24 +100,34 @@ class ReleaseRouter:
 
     @contextlib.contextmanager
     def use(self, request: Request) -> Iterator[orchestrator.Orchestrator]:
-        """Yields the service for a request; it stays open until the block ends.
+        """Yields the orchestrator for a request, which stays open until the block ends.
+
+        Args:
+            request: Request to route.
 
         Raises:
-            InvalidRequestError: `release` is neither null, `stable` nor `canary`.
+            InvalidRequestError: `release` is not null, `stable` or `canary`.
         """
         with self._held(self._choose(request)) as entry:
             yield entry.service
 
     async def recommend(self, request: Request, *timing: float) -> Answer:
-        """Answers a request, as `Orchestrator.recommend`, which gets `timing` too."""
+        """Answers a request like `Orchestrator.recommend`.
+
+        Args:
+            request: Request to answer.
+            *timing: Further arguments of `Orchestrator.recommend`.
+        """
         with self._held(self._choose(request)) as entry, _counted(entry) as done:
             done.append(await entry.service.recommend(request, *timing))
         return done[0]
 
     async def recommend_batch(self, requests: Sequence[Request], *timing: float) -> list[Answer]:
-        """Answers many requests in their order, as `Orchestrator.recommend_batch`.
+        """Answers many requests like `Orchestrator.recommend_batch`, each with its own release.
 
-        Each answer comes from one release; without a canary all come from the same.
+        Args:
+            requests: Requests to answer.
+            *timing: Further arguments of `Orchestrator.recommend_batch`.
         """
         groups: dict[_Entry, list[int]] = {}
         for position, request in enumerate(requests):
@@ -126,17 +137,17 @@ class ReleaseRouter:
                 raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
         answered: dict[int, Answer] = {}
         with contextlib.ExitStack() as stack:
-            # All are held before the first is asked: none may go meanwhile.
+            # All releases are held first, so that none is closed meanwhile.
             for entry in groups:
                 stack.enter_context(self._held(entry))
-            parts = await _together(groups, requests, timing)
+            parts = await _answer_groups(groups, requests, timing)
             for (entry, positions), part in zip(groups.items(), parts, strict=True):
                 entry.service.record(part)
                 answered.update(zip(positions, (one.answer for one in part), strict=True))
         return [answered[position] for position in range(len(requests))]
 
     def status(self) -> list[dict[str, Any]]:
-        """Returns what each loaded release is for and has done, the oldest first."""
+        """Returns the role and the counters of each loaded release, in order of version."""
         roles = {self._table.canary: CANARY, self._table.stable: STABLE}
         return [
             {
@@ -151,7 +162,7 @@ class ReleaseRouter:
         ]
 
     async def close(self) -> None:
-        """Closes every release; no request may be running or follow."""
+        """Closes every release. No request may be in flight."""
         for entry in list(self._entries.values()):
             await _close(entry)
         self._entries.clear()
@@ -175,7 +186,7 @@ class ReleaseRouter:
     def _choose(self, request: Request) -> _Entry:
         wanted = request.release
         table = self._table
-        # A canary that has ended, or was promoted a moment ago, is no reason to refuse a request.
+        # A request for a canary that has ended or was promoted is answered by the stable release.
         if table.canary is None or wanted == STABLE:
             return table.stable
         if wanted == CANARY:
@@ -190,40 +201,40 @@ class ReleaseRouter:
         if is_routed or entry.in_flight or self._entries.get(version) is not entry:
             return
         del self._entries[version]
-        task = asyncio.get_running_loop().create_task(_close_and_give_back(entry))
+        task = asyncio.get_running_loop().create_task(_close_and_free_memory(entry))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
 
 async def _close(entry: _Entry) -> None:
     service = entry.service
-    # Whoever still holds the entry does not hold the release.
+    # References to the entry must not keep the release in memory.
     del entry.service
     await service.close()
     service.release.close()
 
 
-async def _close_and_give_back(entry: _Entry) -> None:
+async def _close_and_free_memory(entry: _Entry) -> None:
     await _close(entry)
     await asyncio.to_thread(process.release_freed_memory)
 
 
 def draw(canary: int, key: str) -> float:
-    """Returns a number in [0, 1) that a key keeps throughout a canary.
+    """Returns a pseudo-random number in [0, 1) that is fixed for a key and a canary.
 
-    Below the share means canary: who is in at one share is in at every greater one, and another
-    canary gets other keys.
+    A key is routed to the canary if its number is below the canary's share. Keys stay in the canary
+    when the share grows, and each canary gets different keys.
 
     Args:
-        canary: The canary's version.
-        key: Of the user, or of the request.
+        canary: Version of the canary.
+        key: Key of the user or the request.
     """
     digest = hashlib.blake2b(f"{canary}/{key}".encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "big") / _HASH_VALUES
 
 
 def _key(request: Request, release: manifest.Manifest) -> str:
-    """Returns what a request is drawn by: its user, where the log had one, else its id."""
+    """Returns the key for the canary: the user if the log had a user key, else the request id."""
     column = release.schema.get("user_key")
     for field in release.schema.get("fields", ()) if column else ():
         if field["side"] == "query" and column in (field["name"], field.get("column")):
@@ -234,12 +245,12 @@ def _key(request: Request, release: manifest.Manifest) -> str:
     return f"request {request.request_id or uuid.uuid4().hex}"
 
 
-async def _together(
+async def _answer_groups(
     groups: Mapping[_Entry, Sequence[int]],
     requests: Sequence[Request],
     timing: Sequence[float],
 ) -> list[list[orchestrator.Answered]]:
-    """Answers a batch's parts, one release each; where one is refused, none is begun."""
+    """Answers the groups of a batch, one per release; if one is refused, none is started."""
     started = timing[0] if timing else time.perf_counter()
     batches = []
     for entry, positions in groups.items():
@@ -261,7 +272,7 @@ async def _together(
 
 @contextlib.contextmanager
 def _counted(entry: _Entry) -> Iterator[list[Answer]]:
-    """Counts the answers that are put into what is yielded, or the failure."""
+    """Counts the answers appended to the yielded list, or the failure."""
     done: list[Answer] = []
     try:
         yield done
@@ -277,7 +288,7 @@ def _counted(entry: _Entry) -> Iterator[list[Answer]]:
 def _renumbered(
     error: errors.InvalidRequestError, positions: Sequence[int]
 ) -> errors.InvalidRequestError:
-    """Names the place in the whole batch of a request that a part of it was refused for."""
+    """Returns the error with the position of the request in the whole batch."""
     match = re.match(r"requests\[(\d+)\]", str(error))
     if match is None:
         return error

@@ -1,4 +1,4 @@
-"""One process of the service: loads the release, joins it with the ranker, and serves."""
+"""A process of the service: loads the release, connects to the ranker, and serves."""
 
 import dataclasses
 import gc
@@ -28,19 +28,19 @@ from serving.service.rest import app
 
 @dataclasses.dataclass(frozen=True)
 class ServiceSettings:
-    """What a process needs to know.
+    """Settings of a process of the service.
 
     Attributes:
         base: Base directory of the bundles.
-        version: The release, or None: what the base directory names, followed.
+        version: Release version. None: follow the stable release and the canary.
         ranker_address: host:port of the model server.
-        orchestrator: How requests are answered.
-        http: How connections are taken.
-        token: Bearer token that requests must carry, or None.
-        max_body_bytes: Larger bodies get 413.
-        impression_directory: Where what was shown is logged, or None.
-        impressions: How it is logged.
-        json_logs: Whether logs, with a line for each request, are written as JSON.
+        orchestrator: Options of the orchestrator.
+        http: Options of the HTTP server.
+        token: Bearer token that requests must carry. None: no token is required.
+        max_body_bytes: Maximum size of a request body in bytes; larger ones get 413.
+        impression_directory: Directory of the impression log. None: no log.
+        impressions: Options of the impression log.
+        json_logs: Whether to write logs as JSON, including a line for each request.
     """
 
     base: pathlib.Path
@@ -56,11 +56,11 @@ class ServiceSettings:
 
 
 def serve_until_signal(settings: ServiceSettings, listening: socket.socket) -> None:
-    """Serves until a signal; whatever goes wrong before is one line.
+    """Serves until a signal. Exits with one line if the service cannot be started.
 
     Args:
-        settings: What is served, and how.
-        listening: Bound.
+        settings: Settings of the process.
+        listening: Bound socket.
     """
     prepare_logs(settings.json_logs)
     # uvicorn drains and then raises the signal again.
@@ -72,21 +72,28 @@ def serve_until_signal(settings: ServiceSettings, listening: socket.socket) -> N
 
 
 def prepare_logs(json_logs: bool) -> None:
-    """Sets what is logged, and how."""
-    # Changes of release are worth a line, whatever else is quiet.
+    """Configures the logging of this process.
+
+    Args:
+        json_logs: Whether to write logs as JSON.
+    """
+    # Changes of releases are logged even if other messages of this level are not.
     logging.getLogger(release_follower.__name__).setLevel(logging.INFO)
     if json_logs:
         log_format.use_json()
 
 
 def load_stable_release(settings: ServiceSettings) -> releases.Bundle:
-    """Loads and verifies the release to begin with.
+    """Loads and verifies the first release to serve.
+
+    Args:
+        settings: Settings of the process.
 
     Raises:
-        BundleError: It cannot be served.
+        BundleError: The release cannot be served.
     """
-    # Imports are hundreds of thousands of objects; the collection after each change of release
-    # would look at all of them, and stop all requests for as long.
+    # Imports create hundreds of thousands of objects. Without the freeze, the garbage collection
+    # after each change of release would visit all of them and pause all requests.
     gc.collect()
     gc.freeze()
     if settings.version is None:
@@ -97,29 +104,34 @@ def load_stable_release(settings: ServiceSettings) -> releases.Bundle:
 def serve_release(
     settings: ServiceSettings, release: releases.Bundle, listening: socket.socket
 ) -> None:
-    """Serves until a signal, beginning with a loaded release.
+    """Serves until a signal.
+
+    Args:
+        settings: Settings of the process.
+        release: Loaded release to start with.
+        listening: Bound socket.
 
     Raises:
-        ImpressionLogError: The log's directory cannot be written.
+        ImpressionLogError: The directory of the impression log is not writable.
     """
-    # One page and one log for all releases, each under its version.
+    # Releases share metrics and impression log, which record the version.
     metrics = orchestrator.ServiceMetrics()
     impressions = None
     if settings.impression_directory is not None:
         impressions = ImpressionLog(settings.impression_directory, settings.impressions)
 
-    def connect(joined: releases.Bundle) -> orchestrator.Orchestrator:
+    def connect(loaded: releases.Bundle) -> orchestrator.Orchestrator:
         client = ranker.RankerClient(
             settings.ranker_address,
-            version=joined.version,
-            outputs=joined.manifest.outputs.values(),
+            version=loaded.version,
+            outputs=loaded.manifest.outputs.values(),
         )
         return orchestrator.Orchestrator(
-            joined, client, settings.orchestrator, metrics=metrics, impressions=impressions
+            loaded, client, settings.orchestrator, metrics=metrics, impressions=impressions
         )
 
     router = release_router.ReleaseRouter(connect(release))
-    del release  # Releases come and go: no name but the router's may hold one.
+    del release  # Only the router may hold a reference, so that old releases are freed.
     follower = None
     if settings.version is None:
         follower = release_follower.ReleaseFollower(settings.base, router, connect)

@@ -1,7 +1,7 @@
-"""Several processes that take connections from one socket: starts them, restarts them, ends them.
+"""Runs several processes that accept connections from one socket, and restarts those that exit.
 
-A process is started anew, not forked: TensorFlow, FAISS and gRPC have threads. What the
-processes share is what they map: the index, the ads' features and fields, read once from disk.
+Processes are spawned, not forked, because TensorFlow, FAISS and gRPC have threads. They share what
+they memory-map: the index, the ad features and the ad fields.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ import prometheus_client.multiprocess
 from serving import errors, orchestrator
 
 _logger = logging.getLogger(__name__)
-# So many ends of processes in so many seconds are no accident.
-_MOST_ENDS, _ENDS_SECONDS = 5, 30.0
+# With this many exits within this time, processes are no longer restarted.
+_MAX_EXITS, _EXIT_WINDOW_SECONDS = 5, 30.0
 _PAUSE_SECONDS = 1.0
 
 
@@ -31,10 +31,10 @@ class Workers:
     """Runs a function in several processes until a signal.
 
     Args:
-        target: Of a module, so that a fresh process finds it; it returns after SIGTERM.
-        arguments: Of it; picklable, sockets included.
-        count: Processes.
-        end_seconds: After SIGTERM, before a process is killed.
+        target: Module-level function that each process runs; it returns after SIGTERM.
+        arguments: Arguments of `target`. They must be picklable, and may contain sockets.
+        count: Number of processes.
+        end_seconds: Time from SIGTERM until a process is killed, in seconds.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Workers:
         self._end_seconds = end_seconds
         self._context = multiprocessing.get_context("spawn")
         self._processes: list[process.BaseProcess] = []
-        self._ends: list[float] = []
+        self._exits: list[float] = []
         self._ending = False
 
     def run(self) -> None:
-        """Returns when a signal has come and every process has ended.
+        """Runs the processes; returns after a signal, once every process has exited.
 
         Raises:
-            WorkersError: Processes end as often as they are started.
+            WorkersError: Processes exit repeatedly.
         """
         with _shared_metrics(), self._signals():
             try:
@@ -81,14 +81,15 @@ class Workers:
             if self._ending:
                 continue
             now = time.monotonic()
-            self._ends = [*(end for end in self._ends if now - end < _ENDS_SECONDS), now]
-            if len(self._ends) >= _MOST_ENDS:
+            recent = (exit_ for exit_ in self._exits if now - exit_ < _EXIT_WINDOW_SECONDS)
+            self._exits = [*recent, now]
+            if len(self._exits) >= _MAX_EXITS:
                 raise errors.WorkersError(
-                    f"{len(self._ends)} processes have ended within {_ENDS_SECONDS:g} s, the last "
-                    f"with status {ended.exitcode}; what they said is above."
+                    f"{len(self._exits)} processes have exited within {_EXIT_WINDOW_SECONDS:g} s, "
+                    f"the last with status {ended.exitcode}. See their messages above."
                 )
             _logger.error(
-                "Process %s ended with status %s; another is started.", ended.pid, ended.exitcode
+                "Process %s exited with status %s; starting another.", ended.pid, ended.exitcode
             )
             time.sleep(_PAUSE_SECONDS)
             self._start()
@@ -100,7 +101,7 @@ class Workers:
         for running in self._processes:
             running.join(max(0.0, end - time.monotonic()))
             if running.is_alive():
-                _logger.error("Process %s has not ended in time and is killed.", running.pid)
+                _logger.error("Process %s did not exit in time; killing it.", running.pid)
                 running.kill()
                 running.join()
 
@@ -118,10 +119,10 @@ class Workers:
 
 
 def _run(target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """What a fresh process does."""
-    # Ctrl-C goes to every process of the terminal's group; this one is ended by its parent.
+    """Runs `target` in a spawned process."""
+    # Ctrl-C is sent to every process of the terminal's group; the parent ends this one.
     os.setpgid(0, 0)
-    # Until the service has its own handlers.
+    # Used until the service installs its own handlers.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -130,14 +131,14 @@ def _run(target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """Ends this process when its parent is gone, however that came."""
+    """Ends this process when its parent has exited for any reason."""
     multiprocessing.connection.wait([sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def _shared_metrics() -> Iterator[None]:
-    """Lets processes that are started within count together."""
+    """Aggregates the metrics of all processes that are started in the block."""
     with tempfile.TemporaryDirectory(prefix="tfrec-metrics-") as directory:
         os.environ[orchestrator.METRICS_DIRECTORY_VARIABLE] = directory
         try:

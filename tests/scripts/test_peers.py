@@ -115,30 +115,15 @@ def test_trees_see_missing_values_and_the_values_of_a_list(script):
     np.testing.assert_array_equal(matrix, [[np.nan, 2, 1, 0, 1], [5, 0, 0, 0, 0]])
 
 
-def test_a_row_drawn_twice_counts_twice(script):
-    scores = script("peers.scores")
-    labels = np.array([0.0, 1.0, 0.0, 1.0, 0.0])  # in rising order of score
-    ranked = np.array([0.1, 0.3, 0.3, 0.6, 0.7])
-    weights = np.array([1.0, 2.0, 0.0, 1.0, 3.0])
-    repeated = np.repeat(np.arange(5), weights.astype(int))
-    last_of_ties = np.array([0, 2, 3, 4])
-    found = scores._weighted_auc(labels, weights, last_of_ties)
-    assert found == pytest.approx(metrics.auc(labels[repeated], ranked[repeated]))
-    losses = -np.log(np.where(labels == 1, ranked, 1 - ranked))
-    assert scores._weighted_entropy(labels, weights, losses) == pytest.approx(
-        metrics.normalized_entropy(labels[repeated], ranked[repeated])
-    )
-
-
 def test_the_interval_of_a_better_model_is_on_its_side_and_of_itself_is_zero(script):
     scores = script("peers.scores")
     rng = np.random.default_rng(0)
     truth = rng.uniform(0.05, 0.95, 3_000)
     labels = (rng.random(3_000) < truth).astype(np.float32)
     worse = 1 / (1 + np.exp(-np.log(truth / (1 - truth)) - rng.normal(scale=2.0, size=3_000)))
-    bootstrap = scores.Bootstrap(labels, np.repeat(np.arange(1_000), 3), 50, seed=1)
-    better = bootstrap.of(truth)
-    gaps = scores.difference(better, bootstrap.of(worse))
+    resamples = metrics.Resamples(np.repeat(np.arange(1_000), 3), 50, seed=1)
+    better = scores.resampled(resamples, labels, truth)
+    gaps = scores.difference(better, scores.resampled(resamples, labels, worse))
     assert gaps["auc"][0] > 0
     assert gaps["normalized_entropy"][1] < 0
     assert scores.difference(better, better) == {
@@ -157,8 +142,8 @@ def test_users_are_drawn_with_all_their_rows_wherever_these_stand(script):
     shuffled = rng.permutation(2_000)
 
     def samples(unit, order):
-        drawn = scores.Bootstrap(labels[order], unit[order], 200, seed=1)
-        return drawn.of(truth[order])["auc"]
+        resamples = metrics.Resamples(unit[order], 200, seed=1)
+        return scores.resampled(resamples, labels[order], truth[order])["auc"]
 
     by_user = samples(user, np.arange(2_000))
     assert samples(user, shuffled) == pytest.approx(by_user)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
+from workload import results
 
 from serving import (
     cli,  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
@@ -55,8 +56,7 @@ def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row
         "name": "TFRS BruteForce, all cores",
         "library": "tensorflow_recommenders",
         "recall": float(index.recall_of_rows(np.stack(found), wanted[: len(asked)]).mean()),
-        "p50_ms": float(np.percentile(times, 50)),
-        "p99_ms": float(np.percentile(times, 99)),
+        **results.percentiles(times),
         "batch_queries_per_second": len(asked) / (time.perf_counter() - started),
         "build_seconds": build_seconds,
         "megabytes": ads.nbytes / 1e6,

@@ -3,7 +3,6 @@
 Shapes: N ads, Q queries, D embedding size.
 """
 
-import json
 import pathlib
 import time
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import faiss
 import numpy as np
 from absl import flags
-from workload import tower_embeddings
+from workload import results, tower_embeddings
 
 from serving import index, requests
 
@@ -101,13 +100,4 @@ def time_filtered(
         seconds.append(time.perf_counter() - started)
         found.append(rows[0])
     values = 1000 * np.array(seconds)
-    p50, p99 = np.percentile(values[1:], (50, 99))
-    return {"first_ms": float(values[0]), "p50_ms": float(p50), "p99_ms": float(p99)}, found
-
-
-def write(result: dict[str, Any]) -> None:
-    """Prints the result as one line of JSON, and writes it where --json says."""
-    text = json.dumps(result)
-    if flags.FLAGS.json:
-        pathlib.Path(flags.FLAGS.json).write_text(text + "\n")
-    print(text)
+    return {"first_ms": float(values[0]), **results.percentiles(values[1:])}, found

@@ -1,1 +1,1 @@
-"""Groups of flags that several commands share."""
+"""Flags that several commands share."""

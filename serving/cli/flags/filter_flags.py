@@ -1,4 +1,4 @@
-"""The flag that says which ads are eligible."""
+"""The flag for filters of eligible ads."""
 
 from typing import Any
 
@@ -9,16 +9,17 @@ from serving.cli.flags import json_flag
 flags.DEFINE_string(
     "filters",
     None,
-    "Eligible ads of requests that do not say: a JSON object such as "
+    "Filters for requests without any: a JSON object such as "
     '{"conditions": [{"field": "price", "at_most": 9}]}, or a file with one.',
 )
 FLAGS = flags.FLAGS
 
 
 def filters() -> dict[str, Any] | None:
-    """Returns the filters that the flag asks for.
+    """Returns the filters of the flag, or None.
 
     Raises:
-        FileNotFoundError, ValueError: As `json_flag.value`.
+        FileNotFoundError: The file does not exist.
+        ValueError: The value is not a JSON object.
     """
     return json_flag.value("filters")

@@ -1,13 +1,15 @@
-"""The flag that overrules the export gate, shared by the commands that publish a release."""
+"""The flag that overrides the export gate."""
 
 from absl import flags
 
 flags.DEFINE_bool(
-    "force", False, "Publish even if the ranker is worse than the released one or than no model."
+    "force",
+    False,
+    "Publish even if the ranker is worse than the released one, or than predicting the mean rate.",
 )
 FLAGS = flags.FLAGS
 
 
 def force() -> bool:
-    """Returns whether a ranker that the gate refuses is published."""
+    """Returns whether to publish a release that the gate refuses."""
     return bool(FLAGS.force)

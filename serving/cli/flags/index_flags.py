@@ -1,4 +1,4 @@
-"""Flags that say how the ads are indexed."""
+"""Flags that select the ad index."""
 
 import json
 import pathlib
@@ -7,13 +7,15 @@ from absl import flags
 
 from serving import index
 
-flags.DEFINE_enum("index", index.AUTO, [index.AUTO, *index.KINDS], "Kind of the ad index.")
-flags.DEFINE_string("index_config", None, "File of tfrec tune_index --output, in place of --index.")
+flags.DEFINE_enum("index", index.AUTO, [index.AUTO, *index.KINDS], "Kind of ad index.")
+flags.DEFINE_string(
+    "index_config", None, "File written by tfrec tune_index --output; replaces --index."
+)
 FLAGS = flags.FLAGS
 
 
 def config() -> index.IndexConfig:
-    """Returns the config that the flags ask for.
+    """Returns the index config of the flags.
 
     Raises:
         ValueError: The file was not written by `tfrec tune_index`.
@@ -25,5 +27,6 @@ def config() -> index.IndexConfig:
         return index.IndexConfig(**json.loads(path.read_text())["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"--index_config: {path} is not what tfrec tune_index --output writes ({error!r})."
+            f"--index_config: {path} cannot be read ({error!r}); expected a file written by "
+            "tfrec tune_index --output."
         ) from error

@@ -1,4 +1,4 @@
-"""Reads flags whose value is a JSON object, or a file with one."""
+"""Reads flags whose value is a JSON object or a file with one."""
 
 import json
 import pathlib
@@ -10,7 +10,10 @@ from serving.cli import command_line
 
 
 def value(name: str) -> dict[str, Any] | None:
-    """Returns the JSON object that a flag gives, or None if it is not set.
+    """Returns the JSON object of a flag, or None if the flag is not set.
+
+    Args:
+        name: Name of the flag.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -25,8 +28,7 @@ def value(name: str) -> dict[str, Any] | None:
         found = json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"--{name}: expected a JSON object or a file with one, got text that is not valid "
-            f"JSON ({error})."
+            f"--{name}: expected a JSON object or a file with one, got invalid JSON ({error})."
         ) from error
     if not isinstance(found, dict):
         raise ValueError(f"--{name}: expected a JSON object, got {found!r}.")

@@ -1,4 +1,4 @@
-"""Flags that name a log and say how it is converted, shared by the commands that read one."""
+"""Flags that select a log and its conversion."""
 
 from __future__ import annotations
 
@@ -16,40 +16,50 @@ if TYPE_CHECKING:
     from tfrecords import convert, reader
 
 flags.DEFINE_bool("use_synthetic", False, "Use a synthetic log with known ground truth.")
-flags.DEFINE_integer("n_samples", 100_000, "Impressions of the synthetic log.", lower_bound=100)
+flags.DEFINE_integer(
+    "n_samples", 100_000, "Number of impressions in the synthetic log.", lower_bound=100
+)
 flags.DEFINE_string(
-    "data_path", None, "The log, plain or gzip: a file, several with commas, or a pattern."
+    "data_path", None, "The log, plain or gzip: a file, a comma-separated list, or a pattern."
 )
 flags.DEFINE_string("format", "criteo_kaggle", f"Layout of the log: {', '.join(formats.NAMES)}.")
 flags.DEFINE_string("schema_path", None, "Schema file (JSON); default: the format's convention.")
-flags.DEFINE_string("ads_path", None, "Table of ads: their fields, and ads never shown.")
-flags.DEFINE_string("users_path", None, "Table of the users' fields (format tabular).")
-flags.DEFINE_string("validation_path", None, "Files that are the validation split.")
-flags.DEFINE_string("test_path", None, "Files that are the test split.")
-flags.DEFINE_integer("workers", None, "Threads of the conversion; default: all cores.", 1)
+flags.DEFINE_string(
+    "ads_path", None, "Table of ads with their fields; may include ads never shown."
+)
+flags.DEFINE_string("users_path", None, "Table of users with their fields (format tabular).")
+flags.DEFINE_string("validation_path", None, "Files of the validation split.")
+flags.DEFINE_string("test_path", None, "Files of the test split.")
+flags.DEFINE_integer("workers", None, "Number of conversion threads; default: all cores.", 1)
 config_flags.define_flags(config.ConvertConfig)
 FLAGS = flags.FLAGS
 
 
 def converted_data_set(steps: export.Pipeline) -> reader.DataSet:
-    """Converts the log that the flags name.
+    """Converts the log of the flags.
+
+    Args:
+        steps: Pipeline that runs the conversion.
 
     Raises:
-        ValueError: The flags name no log, or two.
+        ValueError: The flags select no log, or two.
     """
     return steps.convert(log_source(steps), conversion_config(), FLAGS.workers)
 
 
 def conversion_config() -> config.ConvertConfig:
-    """Returns how the log is converted."""
+    """Returns the conversion config of the flags."""
     return config_flags.from_flags(config.ConvertConfig)
 
 
 def log_source(steps: export.Pipeline) -> convert.Source:
-    """Returns the log that the flags name; a synthetic one is written first.
+    """Returns the log of the flags; a synthetic log is generated if needed.
+
+    Args:
+        steps: Pipeline that generates the synthetic log.
 
     Raises:
-        ValueError: The flags name no log, or two.
+        ValueError: The flags select no log, or two.
     """
     from tfrecords import convert
 
@@ -76,5 +86,5 @@ def log_source(steps: export.Pipeline) -> convert.Source:
 
 
 def optional_path(text: str | None) -> pathlib.Path | None:
-    """Returns the path that a flag names, or None."""
+    """Returns a flag's value as a path, or None if it is empty."""
     return pathlib.Path(text) if text else None

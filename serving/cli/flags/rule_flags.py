@@ -1,4 +1,4 @@
-"""Flags of business rules and of the impression log, shared by the commands that answer."""
+"""Flags of business rules and of the impression log."""
 
 from __future__ import annotations
 
@@ -17,40 +17,44 @@ if TYPE_CHECKING:
 flags.DEFINE_string(
     "rules",
     None,
-    "Business rules of requests that name none: a JSON object, or a file with one, "
+    "Business rules for requests without any: a JSON object, or a file with one, "
     'such as {"caps": [{"field": "advertiser", "max": 2}], "frequency_caps": [{"max": 3}], '
     '"diversity": [{"field": "category", "penalty": 0.3}], "exploration": {"share": 0.05}}.',
 )
 flags.DEFINE_string(
     "impression_log",
     None,
-    "Directory for the log of what was shown, in Parquet files that tfrec join_feedback joins "
-    "with clicks; default: nothing is logged.",
+    "Directory of the impression log: Parquet files with the shown ads, which tfrec join_feedback "
+    "joins with clicks; default: no log.",
 )
 flags.DEFINE_float(
     "impression_log_seconds",
     config.ImpressionLogConfig().seconds_per_file,
-    "Age of its first row at which a file of the impression log is written.",
+    "Time between the files of the impression log, in seconds.",
     lower_bound=0.1,
 )
 FLAGS = flags.FLAGS
 
 
 def rules() -> dict[str, Any] | None:
-    """Returns the default rules that the flag gives.
+    """Returns the default rules of the flag, or None.
 
     Raises:
-        FileNotFoundError, ValueError: As `json_flag.value`.
+        FileNotFoundError: The file does not exist.
+        ValueError: The value is not a JSON object.
     """
     return json_flag.value("rules")
 
 
 @contextlib.contextmanager
 def open_log() -> Iterator[impressions.ImpressionLog | None]:
-    """Opens the impression log that the flags ask for, and writes the rest of it at the end.
+    """Opens the impression log of the flags and closes it at the end of the block.
+
+    Yields:
+        The log, or None if the flag is not set.
 
     Raises:
-        ImpressionLogError: The directory cannot be written.
+        ImpressionLogError: The directory is not writable.
     """
     if FLAGS.impression_log is None:
         yield None
@@ -65,5 +69,5 @@ def open_log() -> Iterator[impressions.ImpressionLog | None]:
 
 
 def log_config() -> config.ImpressionLogConfig:
-    """Returns how the flags want the impression log written."""
+    """Returns the impression log config of the flags."""
     return config.ImpressionLogConfig(seconds_per_file=FLAGS.impression_log_seconds)

@@ -1,4 +1,4 @@
-"""Flags of `tfrec serve`, and the settings that they make."""
+"""Flags of `tfrec serve`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _ORCHESTRATOR = config.OrchestratorConfig()
 flags.DEFINE_string("host", "127.0.0.1", "Address of the REST service.")
 flags.DEFINE_integer("port", 8080, "Port of the REST service.", 1, 65535)
 flags.DEFINE_integer(
-    "workers", 1, "Processes that share the port, the index and the ranker.", lower_bound=1
+    "workers",
+    1,
+    "Number of processes, which share the port, the index and the ranker.",
+    lower_bound=1,
 )
 flags.DEFINE_string("ranker_address", None, "host:port of a running TensorFlow Serving.")
 flags.DEFINE_integer("model_server_port", 8500, "gRPC port of the embedded model server.", 1, 65535)
@@ -29,48 +32,54 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "num_candidates",
     _ORCHESTRATOR.num_candidates,
-    "Ads that the index gives to the ranker.",
+    "Number of candidates that the index passes to the ranker.",
     lower_bound=1,
 )
 flags.DEFINE_float(
     "deadline_ms",
     _ORCHESTRATOR.default_deadline_ms,
-    "Deadline of a request that names none; ads that there is no time to rank come in retrieval "
-    "order. The default lets a burst through; set what your caller can wait, such as 100.",
+    "Default deadline of a request, in milliseconds. If time runs out, fewer candidates are ranked "
+    "or ads are returned in retrieval order. The default tolerates bursts; set the time that your "
+    "callers can wait, such as 100.",
     lower_bound=1.0,
 )
 flags.DEFINE_integer(
     "max_in_flight",
     _ORCHESTRATOR.max_in_flight,
-    "Maximum number of requests in flight in a process; others get 429.",
+    "Maximum number of requests in flight per process; further requests get 429.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
     "max_ranker_calls",
     _ORCHESTRATOR.ranker.max_calls,
-    "Maximum number of concurrent ranker calls of a process; others wait. A model server with a "
-    "GPU takes more.",
+    "Maximum number of concurrent ranker calls per process; further calls wait. Increase it for a "
+    "model server with a GPU.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
-    "max_body_bytes", config.DEFAULT_MAX_BODY_BYTES, "Larger bodies get 413.", lower_bound=1
+    "max_body_bytes",
+    config.DEFAULT_MAX_BODY_BYTES,
+    "Maximum size of a request body in bytes; larger bodies get 413.",
+    lower_bound=1,
 )
 flags.DEFINE_string(
     "token_file",
     None,
     "File with the bearer token that requests must carry, except for /healthz and /readyz; "
-    "default: the variable TFREC_TOKEN, or none.",
+    "default: the environment variable TFREC_TOKEN, or no token.",
 )
-flags.DEFINE_string("tls_certificate", None, "PEM file of the certificate; enables https.")
-flags.DEFINE_string("tls_key", None, "PEM file of the certificate's key.")
+flags.DEFINE_string(
+    "tls_certificate", None, "PEM file of the certificate and its chain; enables HTTPS."
+)
+flags.DEFINE_string("tls_key", None, "PEM file of the key; default: in the certificate's file.")
 flags.DEFINE_enum(
     "log_format", "text", config.LOG_FORMATS, "Format of logs; json also logs each request."
 )
 flags.DEFINE_float(
     "drain_seconds",
     _HTTP.drain_seconds,
-    "After SIGTERM, how long requests are taken while /readyz says `draining`. Behind a load "
-    "balancer: longer than it takes to notice.",
+    "Time after SIGTERM during which requests are still accepted while /readyz returns `draining`, "
+    "in seconds. Set it to more than a load balancer's health check interval.",
     lower_bound=0.0,
 )
 FLAGS = flags.FLAGS
@@ -78,10 +87,13 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def settings(base: pathlib.Path) -> service.ServiceSettings:
-    """Returns the settings of the flags.
+    """Returns the service settings of the flags.
+
+    Args:
+        base: Base directory of the bundles.
 
     Raises:
-        ValueError: The token, the certificate or the rules cannot be used.
+        ValueError: The token, the certificate or the rules are not valid.
         OSError: A file cannot be read.
     """
     from serving import service

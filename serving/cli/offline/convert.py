@@ -6,10 +6,10 @@ r"""Converts a log into TFRecords, an encoder and an ad catalogue.
     tfrec convert --format=tabular --data_path=log.csv --schema_path=schema.json \
         --workdir=workdir/shop
 
-About 200,000 rows a second on two cores. Writes WORKDIR/data; every row is written, or
-rejected with its file, line and reason in WORKDIR/data/rejected.tsv. Killed, the same
-command resumes. --json prints WORKDIR/data/dataset.json. --infer_schema proposes a schema file
-for a table, to be edited.
+Converts about 200,000 rows a second on two cores. Writes WORKDIR/data. Each row is either written
+or listed in WORKDIR/data/rejected.tsv with its file, line and reason. If the command is killed, run
+it again to resume. --json prints WORKDIR/data/dataset.json. --infer_schema proposes a schema file
+for a table, for you to edit.
 """
 
 import pathlib
@@ -21,8 +21,8 @@ from serving.cli.flags import log_flags
 from tfrecords import formats
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory.")
-flags.DEFINE_bool("infer_schema", False, "Propose a schema file from the data, and stop.")
-flags.DEFINE_bool("json", False, "Print what was converted as JSON and nothing else.")
+flags.DEFINE_bool("infer_schema", False, "Only propose a schema file from the data.")
+flags.DEFINE_bool("json", False, "Print only a description of the data set, as JSON.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
 
@@ -44,7 +44,7 @@ def _propose() -> None:
     from tfrecords import schema_inference
 
     if not FLAGS.data_path:
-        raise ValueError("--infer_schema needs --data_path=FILE.")
+        raise ValueError("--infer_schema requires --data_path=FILE.")
     target = pathlib.Path(FLAGS.schema_path or pathlib.Path(FLAGS.workdir) / "schema.json")
     users, ads = log_flags.optional_path(FLAGS.users_path), log_flags.optional_path(FLAGS.ads_path)
     print(

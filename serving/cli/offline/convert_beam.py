@@ -1,4 +1,4 @@
-r"""Converts a log as tfrec convert does, on a cluster under Apache Beam.
+r"""Converts a log on a cluster with Apache Beam; the result is that of tfrec convert.
 
     pip install '.[beam]'
     tfrec convert_beam --data_path=train.txt --workdir=workdir/criteo
@@ -8,13 +8,13 @@ r"""Converts a log as tfrec convert does, on a cluster under Apache Beam.
         --workdir=/mnt/shared/criteo --runner=DataflowRunner --project=P --region=R \
         --temp_location=gs://BUCKET/tmp --sdk_container_image=IMAGE
 
-Flags that are not among those below are passed to Beam, each as --name=value. WORKDIR/data is byte
-for byte what tfrec convert writes, which is faster on one machine.
+Other flags than those below are passed to Beam as --name=value. WORKDIR/data is byte-identical to
+the output of tfrec convert, which is faster on a single machine.
 
-A cluster needs the log and the work directory on a file system that the driver and all
-workers mount under the same path (NFS, Filestore, a mounted bucket), and this package on
-every worker (--sdk_container_image or --setup_file). Tested with Beam's direct runner, in
-threads and in processes; not tested on Dataflow, Flink or Spark. See `tfrecords.beam`.
+On a cluster, the driver and all workers must mount the log and the work directory at the same path
+(NFS, Filestore, a mounted bucket), and every worker needs this package (--sdk_container_image or
+--setup_file). Tested with Beam's direct runner, with threads and processes; not tested on
+Dataflow, Flink or Spark. See `tfrecords.beam`.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ from tfrecords import terminal
 flags.DEFINE_string("workdir", "workdir/train", "Work directory.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
-# Beam's, from the command line.
+# Beam's flags from the command line.
 OTHER_FLAGS: list[str] = []
 
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _check_beam_flags() -> None:
-    """Raises ValueError if an argument is not an option of Beam either."""
+    """Raises ValueError if an argument is not an option of Beam."""
     from apache_beam.options import pipeline_options
 
     parser = pipeline_options._BeamArgumentParser(
@@ -63,5 +63,5 @@ def _check_beam_flags() -> None:
         name = unknown[0].removeprefix("--").partition("=")[0]
         hint = terminal.suggestion_for(name, FLAGS)
         raise ValueError(
-            f"Neither a flag of this command nor of Beam: {unknown[0]!r}.{hint} See --help."
+            f"{unknown[0]!r} is a flag of neither this command nor Beam.{hint} See --help."
         )

@@ -1,12 +1,12 @@
-"""Measures both trained stages and the funnel from a request to ten ads.
+"""Evaluates both trained stages and the funnel from a request to ten ads.
 
     tfrec evaluate --workdir=workdir/criteo
     tfrec evaluate --workdir=workdir/criteo --json
     tfrec evaluate --workdir=workdir/criteo --filters='{"excluded_ads": ["ad-8"]}'
 
-Half a minute. Prints each metric of the test split with its 95 % interval, next to that of the
-ground truth if the log is synthetic, and where value is lost in the funnel.
-WORKDIR/evaluation/metrics.json has all of it, WORKDIR/evaluation/report.html shows it.
+Takes half a minute. Prints each metric of the test split with its 95 % interval, next to that of
+the ground truth if the log is synthetic, and shows where the funnel loses value. Writes all metrics
+to WORKDIR/evaluation/metrics.json and a report to WORKDIR/evaluation/report.html.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from serving.cli.flags import filter_flags
 from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with both trained stages.")
-flags.DEFINE_bool("json", False, "Print the metrics as JSON and nothing else.")
+flags.DEFINE_bool("json", False, "Print only the metrics, as JSON.")
 flags.adopt_module_key_flags(filter_flags)
 config_flags.define_flags(config.EvaluationConfig)
 FLAGS = flags.FLAGS

@@ -3,12 +3,12 @@
     tfrec export --workdir=workdir/criteo
     tfrec export --workdir=workdir/criteo --index_config=index.json
 
-Seconds; minutes at a million ads. The index is chosen by measuring kinds and parameters with
-held-out requests, unless --index names one or --index_config is a file of tfrec tune_index. Writes
-version N into WORKDIR/bundle: query_tower/N, ad_tower/N, ranker/N, ad_index/N and, last,
-manifests/N.json. TensorFlow Serving loads WORKDIR/bundle/ranker as it is. A ranker is refused if it
-is worse on the validation split than the released one by more than run-to-run variation, or worse
-than predicting the mean rate; --force overrides this.
+Takes seconds; minutes with a million ads. The index is chosen by measuring kinds and parameters
+with held-out requests, unless --index sets the kind or --index_config gives a file of tfrec
+tune_index. Writes version N to WORKDIR/bundle: query_tower/N, ad_tower/N, ranker/N, ad_index/N and,
+last, manifests/N.json. TensorFlow Serving can load WORKDIR/bundle/ranker directly. The export is
+refused if the ranker is worse on the validation split than the released one by more than
+run-to-run variation, or worse than predicting the mean rate; --force overrides this.
 """
 
 import pathlib
@@ -26,11 +26,11 @@ flags.adopt_module_key_flags(index_flags)
 flags.DEFINE_integer(
     "candidate_parts",
     config.CANDIDATE_PARTS,
-    "Parts of a request's candidates that the ranker scores in parallel, one per core; 1 for a "
-    "ranker that runs on a GPU.",
+    "Number of parts of a request's candidates that the ranker scores in parallel, one per core; "
+    "use 1 for a ranker on a GPU.",
     lower_bound=1,
 )
-flags.DEFINE_bool("json", False, "Print the release as JSON and nothing else.")
+flags.DEFINE_bool("json", False, "Print only the release, as JSON.")
 FLAGS = flags.FLAGS
 
 

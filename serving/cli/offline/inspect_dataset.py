@@ -1,11 +1,11 @@
-"""Shows what a converted data set holds and what is wrong with it.
+"""Describes a converted data set and its problems in a data card.
 
     tfrec inspect_dataset --workdir=workdir/quickstart
     tfrec inspect_dataset --data=workdir/criteo/data --output=card.html
     tfrec inspect_dataset --workdir=workdir/quickstart --json
 
-Seconds for a million rows. Prints a data card (warnings with remedies, splits, labels, fields,
-drift, ads, rejected rows) and writes it with figures as one HTML page, WORKDIR/data_card.html.
+Takes seconds for a million rows. Prints a data card (warnings with remedies, splits, labels,
+fields, drift, ads, rejected rows) and writes it with figures to WORKDIR/data_card.html.
 """
 
 import json
@@ -14,9 +14,9 @@ import pathlib
 from absl import flags
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory; its data set is in data/.")
-flags.DEFINE_string("data", None, "A converted data set; default: WORKDIR/data.")
-flags.DEFINE_string("output", None, "The page; default: data_card.html beside the data set.")
-flags.DEFINE_bool("json", False, "Print the card as JSON and nothing else.")
+flags.DEFINE_string("data", None, "Converted data set; default: WORKDIR/data.")
+flags.DEFINE_string("output", None, "HTML file; default: data_card.html next to the data set.")
+flags.DEFINE_bool("json", False, "Print only the data card, as JSON.")
 FLAGS = flags.FLAGS
 
 
@@ -33,4 +33,4 @@ def main() -> None:
         print(json.dumps(built))
     else:
         print(card.render_text(built))
-        print(f"\nThe page with figures: {output}")
+        print(f"\nData card with figures: {output}")

@@ -4,11 +4,11 @@
     tfrec train --data_path=train.txt --workdir=workdir/criteo
     tfrec train --use_synthetic --json
 
-About three minutes for 100,000 impressions on two cores. Run again, finished steps are
-skipped; killed, the same command resumes. Watch it with `tensorboard --logdir=WORKDIR`.
-Prints test metrics next to those of the ground truth and writes WORKDIR/bundle. No release is
-written if the ranker is worse on the validation split than the released one, or than predicting the
-mean rate; --force overrides this.
+Takes about three minutes for 100,000 impressions on two cores. Finished steps are skipped; if the
+command is killed, run it again to resume. Watch it with `tensorboard --logdir=WORKDIR`. Prints test
+metrics, next to those of the ground truth if the log is synthetic, and writes WORKDIR/bundle. The
+export is refused if the ranker is worse on the validation split than the released one, or worse
+than predicting the mean rate; --force overrides this.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tfrec import config
 if TYPE_CHECKING:
     from serving import export
 
-flags.DEFINE_string("workdir", "workdir/train", "Everything is written below it.")
+flags.DEFINE_string("workdir", "workdir/train", "Work directory for all output.")
 flags.DEFINE_integer(
-    "stage1_epochs", None, "Maximum number of passes of the two-tower model.", lower_bound=1
+    "stage1_epochs", None, "Maximum number of epochs of the two-tower model.", lower_bound=1
 )
 flags.DEFINE_integer(
-    "stage2_epochs", None, "Maximum number of passes of the ranker.", lower_bound=1
+    "stage2_epochs", None, "Maximum number of epochs of the ranker.", lower_bound=1
 )
-flags.DEFINE_integer("batch_size", None, "Examples in a batch, in both stages.", lower_bound=1)
-flags.DEFINE_bool("json", False, "Print metrics, release and seconds as JSON and nothing else.")
+flags.DEFINE_integer("batch_size", None, "Batch size of both stages.", lower_bound=1)
+flags.DEFINE_bool("json", False, "Print only metrics, release and durations, as JSON.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
 flags.adopt_module_key_flags(index_flags)
@@ -41,13 +41,17 @@ flags.adopt_module_key_flags(gate_flags)
 
 
 def train(workdir: pathlib.Path) -> export.Pipeline:
-    """Runs every step that the flags ask for and returns the pipeline."""
+    """Runs all steps with the options of the flags and returns the pipeline.
+
+    Args:
+        workdir: Work directory.
+    """
     from serving import export, releases
     from tfrec import ranking, reports
 
     steps = export.Pipeline(workdir, progress=not FLAGS.json)
     data_set = log_flags.converted_data_set(steps)
-    ranking.check_trainable(data_set)  # before the first stage's minutes, not after
+    ranking.check_trainable(data_set)  # fails before the first stage is trained
     batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
     first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}

@@ -2,8 +2,9 @@
 
     tfrec train_ranker --workdir=workdir/criteo
 
-About two minutes for 100,000 impressions on two cores. Reads WORKDIR/data and writes
-WORKDIR/ranker; killed, the same command resumes. Curves: `tensorboard --logdir=WORKDIR/ranker`.
+Takes about two minutes for 100,000 impressions on two cores. Reads WORKDIR/data and writes
+WORKDIR/ranker. If the command is killed, run it again to resume. Training curves:
+`tensorboard --logdir=WORKDIR/ranker`.
 """
 
 import pathlib
@@ -15,7 +16,7 @@ from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
 config_flags.define_flags(config.RankerConfig)
-flags.DEFINE_bool("json", False, "Print the metrics of each pass as JSON and nothing else.")
+flags.DEFINE_bool("json", False, "Print only the metrics of each epoch, as JSON.")
 FLAGS = flags.FLAGS
 
 

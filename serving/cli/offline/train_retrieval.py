@@ -2,8 +2,8 @@
 
     tfrec train_retrieval --workdir=workdir/criteo
 
-About half a minute for 100,000 impressions on two cores. Reads WORKDIR/data and writes
-WORKDIR/retrieval; killed, the same command resumes. Curves:
+Takes about half a minute for 100,000 impressions on two cores. Reads WORKDIR/data and writes
+WORKDIR/retrieval. If the command is killed, run it again to resume. Training curves:
 `tensorboard --logdir=WORKDIR/retrieval`.
 """
 
@@ -16,7 +16,7 @@ from tfrec import config
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
 config_flags.define_flags(config.RetrievalConfig)
-flags.DEFINE_bool("json", False, "Print the metrics of each pass as JSON and nothing else.")
+flags.DEFINE_bool("json", False, "Print only the metrics of each epoch, as JSON.")
 FLAGS = flags.FLAGS
 
 

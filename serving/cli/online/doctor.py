@@ -7,14 +7,16 @@ r"""Checks a running model server and service against a release bundle.
         --tls_authorities=workdir/authorities.pem
     tfrec doctor --workdir=workdir/quickstart --json
 
-Half a minute. By default it checks what tfrec serve starts; an empty address skips that server. It
-checks every byte and the probes of the bundle; whether the model server can be reached, serves the
-version, has the signatures and reproduces the probes, over gRPC and REST; and whether the service
-is ready, serves the release and answers. With --workdir it also scores held-out rows with the
-training code and compares them with the servers' scores. With --impression_log it compares the
-logged scores of the release's latest answers with those of its ranker.
+Takes half a minute. By default it checks the servers that tfrec serve starts; an empty address
+skips a server. The checks are: every file and the probes of the bundle; whether the model server
+is reachable, serves the version, has the right signatures and reproduces the probes, over gRPC and
+REST; and whether the service is ready, serves the release and answers. It also scores held-out rows
+of --workdir with the training code and compares the scores with those of the servers (--norows
+skips this). With --impression_log it compares the latest logged scores of the release with those of
+its ranker.
 
-Each check prints ok, or what was expected, what came and what to do. Exit status 1 if one failed.
+Each check prints ok, or what was found, what was expected and what to do. The exit status is 1 if a
+check failed.
 """
 
 from __future__ import annotations
@@ -34,31 +36,41 @@ if TYPE_CHECKING:
     from serving import export, operations
 
 flags.adopt_module_key_flags(bundle_flags)
-flags.DEFINE_string("model_server", "127.0.0.1:8500", "host:port of the model server's gRPC.")
-flags.DEFINE_string("model_server_rest", "127.0.0.1:8501", "host:port of its REST API.")
+flags.DEFINE_string("model_server", "127.0.0.1:8500", "host:port of the model server's gRPC API.")
+flags.DEFINE_string(
+    "model_server_rest", "127.0.0.1:8501", "host:port of the model server's REST API."
+)
 flags.DEFINE_string("service", "http://127.0.0.1:8080", "URL of the recommendation service.")
 flags.DEFINE_string(
-    "token", None, "Bearer token of the service; every user of the machine can read it here."
+    "token",
+    None,
+    "Bearer token of the service. Other users of the machine can see it; prefer --token_file.",
 )
 flags.DEFINE_string(
-    "token_file", None, "File with the bearer token; default: the variable TFREC_TOKEN, or none."
+    "token_file",
+    None,
+    "File with the bearer token; default: the environment variable TFREC_TOKEN, or no token.",
 )
 flags.DEFINE_string(
     "tls_authorities",
     None,
-    "PEM file of the certificates to trust an https --service by, its own where it signed itself; "
-    "default: those that public authorities signed.",
+    "PEM file of the certificates to trust for an HTTPS --service, such as its self-signed "
+    "certificate; default: the public authorities.",
 )
 flags.DEFINE_bool("rows", True, "Compare scores of held-out rows of --workdir.")
-flags.DEFINE_integer("num_requests", 64, "Held-out requests that are compared.", lower_bound=1)
+flags.DEFINE_integer(
+    "num_requests", 64, "Maximum number of held-out requests to compare.", lower_bound=1
+)
 flags.DEFINE_string(
     "impression_log",
     None,
-    "Compare the scores of this log of tfrec serve: its directory, or files of it.",
+    "Impression log to compare: its directory, or a list or pattern of its files.",
 )
-flags.DEFINE_integer("num_answers", 256, "Latest logged answers that are compared.", lower_bound=1)
-flags.DEFINE_float("timeout_seconds", 10.0, "Timeout of each call.", lower_bound=0.001)
-flags.DEFINE_bool("json", False, "Print the findings as JSON and nothing else.")
+flags.DEFINE_integer(
+    "num_answers", 256, "Maximum number of logged answers to compare.", lower_bound=1
+)
+flags.DEFINE_float("timeout_seconds", 10.0, "Timeout of each call, in seconds.", lower_bound=0.001)
+flags.DEFINE_bool("json", False, "Print only the findings, as JSON.")
 FLAGS = flags.FLAGS
 
 
@@ -78,7 +90,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _look() -> Iterator[operations.Finding]:
+def _look() -> Iterator[operations.DoctorFinding]:
     from serving import operations, releases
     from serving.cli import impression_files
     from serving.service import read_token
@@ -128,7 +140,7 @@ def _look() -> Iterator[operations.Finding]:
                 FLAGS.service, release, FLAGS.timeout_seconds, token, FLAGS.tls_authorities
             )
         except errors.TfrecClientError as error:
-            yield operations.Finding(f"service {FLAGS.service}", "failed", str(error))
+            yield operations.DoctorFinding(f"service {FLAGS.service}", "failed", str(error))
             return
         yield from service.look()
         if logged:

@@ -1,4 +1,4 @@
-r"""Asks a release bundle, or a running service, for ranked ads.
+r"""Requests ranked ads from a release bundle or a running service.
 
     tfrec inference --workdir=workdir/quickstart --demo
     tfrec inference --workdir=workdir/quickstart --request=request.json
@@ -10,9 +10,9 @@ r"""Asks a release bundle, or a running service, for ranked ads.
 A request is JSON: {"user": {…}, "context": {…}, "k": 10, "weights": {"click": 1, "revenue": 2},
 "filters": {"conditions": [{"field": "advertiser", "none_of": ["a3"]}], "excluded_ads": ["ad-8"]},
 "rules": {"caps": [{"field": "advertiser", "max": 2}]}, "seen": {"ads": {"ad-9": 3}}}.
-Seconds: the bundle is verified and the embedded model server started, unless
---ranker_address names a running one. A batch file has one request a line; its answers come
-out in order, a refused request as {"error": …}.
+Takes seconds: it verifies the bundle and starts the embedded model server, unless --ranker_address
+gives a running one. --input is a file with one request per line; --output gets the answers in the
+same order, with {"error": …} for a refused request.
 """
 
 from __future__ import annotations
@@ -37,15 +37,13 @@ flags.adopt_module_key_flags(bundle_flags)
 flags.adopt_module_key_flags(filter_flags)
 flags.adopt_module_key_flags(rule_flags)
 flags.DEFINE_string("ranker_address", None, "host:port of a running model server.")
-flags.DEFINE_string("server", None, "URL of a running tfrec serve to ask over HTTP instead.")
+flags.DEFINE_string("server", None, "URL of a running tfrec serve to use instead of a bundle.")
 flags.DEFINE_bool("demo", False, "Rank ads for a held-out request of the bundle.")
-flags.DEFINE_string("request", None, "A request as a JSON file, or - for standard input.")
-flags.DEFINE_string("input", None, "A batch: one JSON request per line.")
+flags.DEFINE_string("request", None, "JSON file with a request, or - for standard input.")
+flags.DEFINE_string("input", None, "File with one JSON request per line.")
 flags.DEFINE_string("output", None, "File for the answers of --input, one per line.")
-flags.DEFINE_integer(
-    "k", None, "Number of ads to return if the request does not say.", lower_bound=1
-)
-flags.DEFINE_bool("explain", False, "Explain the position of each ad, and what the rules did.")
+flags.DEFINE_integer("k", None, "Number of ads to return for requests without k.", lower_bound=1)
+flags.DEFINE_bool("explain", False, "Explain the position of each ad and the effects of the rules.")
 flags.DEFINE_bool("json", False, "Print answers as JSON.")
 FLAGS = flags.FLAGS
 
@@ -57,14 +55,16 @@ def main() -> None:
     if len(modes) != 1:
         raise ValueError("Give one of --demo, --request=FILE and --input=FILE --output=FILE.")
     if bool(FLAGS.input) != bool(FLAGS.output):
-        raise ValueError("--input=FILE needs --output=FILE, and the other way round.")
+        raise ValueError("--input and --output: expected both or neither.")
     if not FLAGS.server:
         asyncio.run(_with_bundle())
         return
     if FLAGS.impression_log:
-        raise ValueError("--impression_log is written by the service: give it to tfrec serve.")
+        raise ValueError(
+            "--impression_log cannot be combined with --server; set it for tfrec serve."
+        )
     if FLAGS.demo:
-        raise ValueError("--demo needs a bundle here; with --server give --request=FILE.")
+        raise ValueError("--demo requires a bundle; with --server use --request=FILE.")
     from serving import client
 
     with client.Client(FLAGS.server) as service:
@@ -150,7 +150,7 @@ async def _answer_lines(
         for index, answer in zip(places, await service.recommend_batch(requests), strict=True):
             answers[index] = answer.to_json()
     except (errors.InvalidRequestError, errors.TfrecClientError):
-        # One bad request refuses a whole batch; alone, each is answered or says why not.
+        # One invalid request refuses the whole batch, so requests are sent one by one.
         for index, request in zip(places, requests, strict=True):
             try:
                 answers[index] = (await service.recommend(request)).to_json()
@@ -164,7 +164,7 @@ def _parse(text: str, place: str) -> Request:
         value = json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"{place}: expected a JSON request, got text that is not valid JSON ({error})."
+            f"{place}: expected a JSON request, got invalid JSON ({error})."
         ) from error
     try:
         return parse(Request, value)

@@ -6,10 +6,11 @@ r"""Joins feedback to the impression log, which gives the next training log.
     tfrec convert --format=tabular --data_path=workdir/shown.parquet \
         --schema_path=workdir/shown.schema.json --workdir=workdir/next
 
-Seconds for a million impressions. Feedback is JSON lines, CSV, TSV or Parquet with request_id,
-ad_id and any of click, engagement (0 or 1) and revenue, several events of one ad or one with all:
-{"request_id": "42", "ad_id": "ad-17", "click": 1}. An ad without an event was not clicked. The
-log keeps the position, which training corrects for, and the propensity of each ad.
+Takes seconds for a million impressions. Feedback is JSON lines, CSV, TSV or Parquet with
+request_id, ad_id, and click and engagement (0 or 1) or revenue, such as
+{"request_id": "42", "ad_id": "ad-17", "click": 1}. Several events of an ad are combined. An ad
+without events was not clicked. The joined log includes the position of each ad, which training
+corrects for, and its propensity.
 """
 
 from __future__ import annotations
@@ -29,21 +30,24 @@ if TYPE_CHECKING:
 flags.DEFINE_string(
     "impressions",
     None,
-    "The impression log: its directory, or files of it with commas or as a pattern.",
+    "The impression log: its directory, or a comma-separated list or pattern of its files.",
     required=True,
 )
 flags.DEFINE_string(
-    "feedback", None, "Events: a file, several with commas, or a pattern.", required=True
+    "feedback", None, "Events: a file, a comma-separated list, or a pattern.", required=True
 )
-flags.DEFINE_string("output", None, "The joined log (Parquet).", required=True)
-flags.DEFINE_string("schema_path", None, "Its schema; default: beside it, .schema.json.")
+flags.DEFINE_string("output", None, "Parquet file for the joined log.", required=True)
+flags.DEFINE_string(
+    "schema_path", None, "File for its schema; default: OUTPUT with the extension .schema.json."
+)
 flags.DEFINE_float(
     "min_age_seconds",
     0.0,
-    "Leaves out what was shown so shortly before the end of the log: its feedback may still come.",
+    "Minimum age of impressions, relative to the latest one of the log, in seconds; feedback of "
+    "younger ones may still arrive.",
     lower_bound=0.0,
 )
-flags.DEFINE_bool("json", False, "Print what was joined as JSON and nothing else.")
+flags.DEFINE_bool("json", False, "Print only a summary of the join, as JSON.")
 FLAGS = flags.FLAGS
 
 
@@ -65,8 +69,8 @@ def main() -> None:
     target = pathlib.Path(FLAGS.schema_path or output.with_suffix(".schema.json"))
     schema.save_schema(schema.schema_from_json(joined.schema), target)
     if FLAGS.json:
-        said = {"output": output, "schema_path": target, **dataclasses.asdict(joined)}
-        command_line.print_json(said)
+        paths = {"output": output, "schema_path": target}
+        command_line.print_json({**paths, **dataclasses.asdict(joined)})
         return
     _describe(joined, output, target)
 
@@ -74,15 +78,19 @@ def main() -> None:
 def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.Path) -> None:
     totals = ", ".join(f"{label} {total:,.10g}" for label, total in joined.totals.items())
     print(f"{joined.rows:,} impressions of {joined.requests:,} answers in {output}: {totals}")
-    print(f"{joined.events:,} events = {joined.matched:,} matched + {joined.unmatched:,} of no ad")
+    print(
+        f"{joined.events:,} events: {joined.matched:,} matched an impression, "
+        f"{joined.unmatched:,} did not"
+    )
     if joined.young:
-        print(f"{joined.young:,} impressions are younger than --min_age_seconds, and left out")
+        print(f"{joined.young:,} impressions younger than --min_age_seconds were left out")
     if joined.repeated:
         print(
-            f"{joined.repeated:,} ads with events were shown under a request id that came before; "
-            "the events count for the latest answer. Send a request_id once."
+            f"{joined.repeated:,} ads with events have a request id that several answers share; "
+            "their events count for the latest answer. Use each request_id only once."
         )
+    print(f"Fields: {', '.join(field['name'] for field in joined.schema['fields'])}")
     print(
-        f"Convert it with --format=tabular --data_path={output} --schema_path={target}, "
-        f"fields: {', '.join(field['name'] for field in joined.schema['fields'])}"
+        f"Convert it with tfrec convert --format=tabular --data_path={output} "
+        f"--schema_path={target}"
     )

@@ -1,19 +1,20 @@
-"""Writes the models.config of TensorFlow Serving for a bundle: versions and labels.
+"""Writes the models.config of TensorFlow Serving for a bundle.
 
     tfrec model_config --bundle=/srv/bundles --output=workdir/models.config
     tfrec model_config --bundle=/srv/bundles --output=/config/models.config --follow
 
-Seconds. The file serves ranker and query_tower in these releases of tfrec release: the stable one,
-labeled `stable`; the canary, labeled `canary`; the one that was stable before; and those that a
-service has loaded. Without write access to the bundle it cannot see what is loaded: a version stays
-in the file until its release is pruned. A model server started with --model_config_file=FILE,
---model_config_file_poll_wait_seconds and --allow_version_labels_for_unavailable_models reloads the
-file while it runs. A label moves in a second file, --label_delay_seconds later, because a model
-server refuses a label of a version that it has not read of yet. --follow keeps the file up to date
-until SIGTERM or Ctrl-C.
+Takes seconds. The file lists the versions of ranker and query_tower to serve: the stable release,
+labeled `stable`; the canary, labeled `canary`; the previous stable release; and releases that a
+service has loaded. Which ones are loaded can be seen only with write access to the bundle; without
+it, a version stays in the file until its release is pruned.
 
---root is where the model server sees the bundle, such as /models in serving/deploy/compose.yaml.
-Without --output the file is printed.
+A model server started with --model_config_file=FILE, --model_config_file_poll_wait_seconds and
+--allow_version_labels_for_unavailable_models reloads the file while it runs. A label moves
+--label_delay_seconds after its version was added, because a model server refuses labels of
+versions that it does not know yet. --follow keeps the file up to date until SIGTERM or Ctrl-C.
+
+--root is the directory of the bundle on the model server, such as /models in
+serving/deploy/compose.yaml. Without --output the file is printed.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from serving import errors, manifest, model_config, process
 from serving.cli.flags import bundle_flags
 
 flags.adopt_module_key_flags(bundle_flags)
-flags.DEFINE_string("root", "/models", "Directory of the bundle as the model server sees it.")
+flags.DEFINE_string("root", "/models", "Directory of the bundle on the model server.")
 flags.DEFINE_string("output", None, "File to write; default: print it.")
-flags.DEFINE_bool("follow", False, "Keep the file up to date until the end of this process.")
+flags.DEFINE_bool("follow", False, "Keep the file up to date until SIGTERM or Ctrl-C.")
 flags.DEFINE_float(
     "label_delay_seconds",
     30.0,
-    "Time between the file with a new version and the one whose label names it: longer than the "
+    "Time between adding a version and moving a label to it, in seconds; must be longer than the "
     "model server's --model_config_file_poll_wait_seconds.",
     lower_bound=0.0,
 )
@@ -48,13 +49,14 @@ def main() -> None:
     base = bundle_flags.bundle_base()
     if FLAGS.version is not None:
         raise ValueError(
-            "--version: the file serves what tfrec release names; promote the release there."
+            "--version is not supported, because the file follows tfrec release; promote the "
+            "release instead."
         )
     if not os.path.isabs(FLAGS.root):
         raise ValueError(f"--root: expected an absolute path, got {FLAGS.root!r}.")
     if FLAGS.output is None:
         if FLAGS.follow:
-            raise ValueError("--follow: expected --output=FILE too, the file to keep up to date.")
+            raise ValueError("--follow requires --output=FILE, the file to keep up to date.")
         print(_text(wanted(base, ())), end="")
         return
     stop = process.StopSignal()
@@ -65,7 +67,7 @@ def main() -> None:
         except (errors.BundleError, OSError) as error:
             if not FLAGS.follow:
                 raise
-            print(f"{path} stays as it is: {error}", file=sys.stderr, flush=True)
+            print(f"{path} was not updated: {error}", file=sys.stderr, flush=True)
             final = True
         if final and not FLAGS.follow:
             return
@@ -74,10 +76,14 @@ def main() -> None:
 
 
 def update(base: pathlib.Path, path: pathlib.Path) -> bool:
-    """Replaces the file by the next one on the way to what is wanted, if it differs.
+    """Replaces the file by the next one on the way to the wanted one, if they differ.
+
+    Args:
+        base: Base directory of the bundles.
+        path: File to update.
 
     Returns:
-        Whether it is what is wanted.
+        Whether the file is the wanted one.
     """
     from tfrecords import files
 
@@ -93,14 +99,14 @@ def update(base: pathlib.Path, path: pathlib.Path) -> bool:
 
 
 def wanted(base: pathlib.Path, served: Sequence[int]) -> model_config.ServedReleases:
-    """Returns the releases to serve: those that are named, and those that a service has loaded.
+    """Returns the releases to serve: stable, canary, previous, and those that are loaded.
 
     Args:
         base: Base directory of the bundles.
-        served: What is served now.
+        served: Versions that are served now.
 
     Raises:
-        BundleError: Nothing is published, or `releases.json` cannot be read.
+        BundleError: No release is published, or `releases.json` cannot be read.
     """
     from serving import releases
 
@@ -123,7 +129,7 @@ def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:
     try:
         return releases.is_in_use(base, version)
     except OSError:
-        # A file system that cannot tell: what was served may still be in use.
+        # Without locks on the file system, a served version may still be in use.
         return version in served
 
 
@@ -133,7 +139,7 @@ def _read(path: pathlib.Path) -> model_config.ServedReleases:
     try:
         return model_config.read_served(path)
     except ValueError as error:
-        raise ValueError(f"--output: {error}. Remove the file, or name another one.") from error
+        raise ValueError(f"--output: {error}. Remove the file or choose another one.") from error
 
 
 def _text(served: model_config.ServedReleases) -> str:

@@ -8,21 +8,22 @@
     tfrec release --bundle=/srv/bundles --action=rollback
     tfrec release --bundle=/srv/bundles --action=prune --keep=3
 
-Seconds. Running services (tfrec serve) follow within about a second, without a failed request.
-Each step is done or not done, even if it is killed; a concurrent one is refused, or waits for
+Takes seconds. Running services (tfrec serve) follow within about a second, without a failed
+request. Each action is atomic, even if it is killed. A concurrent one is refused, or waits up to
 --wait_seconds.
 
-list        every release, the newest first; --json for programs.
-publish     --source is a work directory, which is exported first, or another base directory of
-            bundles (--source_version; else its stable one). The release gets the next number here.
-            It becomes stable at once if nothing was ever promoted here, and else when promoted.
-verify      every byte, and the probes of query tower, index, ad tower and ranker.
-promote     --version becomes stable.
-rollback    the previous stable release becomes stable again; a canary ends.
-canary      --version answers --share of the requests, and those with "release": "canary".
-end_canary  the stable release answers all requests again.
-prune       removes all but the newest --keep; the stable release, the canary and what a process
-            has loaded stay.
+list        Lists all releases, the newest first; --json for programs.
+publish     Publishes a release of --source with the next version here. --source is a work
+            directory, which is exported first, or another base directory of bundles
+            (--source_version; default: its stable release). The release becomes stable at once if
+            no release was ever promoted here.
+verify      Checks every file, and the probes of query tower, index, ad tower and ranker.
+promote     Makes --version the stable release.
+rollback    Makes the previous stable release stable again, and ends the canary.
+canary      Lets --version answer --share of the requests, and those with "release": "canary".
+end_canary  Lets the stable release answer all requests again.
+prune       Removes all but the newest --keep releases, the stable one, the canary, and those that
+            a process has loaded.
 """
 
 from __future__ import annotations
@@ -45,16 +46,18 @@ flags.DEFINE_enum(
     "action",
     "list",
     ["list", "publish", "verify", "promote", "rollback", "canary", "end_canary", "prune"],
-    "What to do; see above.",
+    "Action; see above.",
 )
 flags.DEFINE_string(
-    "source", None, "publish: a work directory or a base directory of bundles; default: --workdir."
+    "source", None, "publish: work directory or base directory of bundles; default: --workdir."
 )
-flags.DEFINE_integer("source_version", None, "publish: release of --source.", lower_bound=1)
-flags.DEFINE_float("share", 0.1, "canary: share of the requests.", 0.0, 1.0)
-flags.DEFINE_integer("keep", 3, "prune: how many of the newest releases stay.", lower_bound=1)
+flags.DEFINE_integer(
+    "source_version", None, "publish: version of the release in --source.", lower_bound=1
+)
+flags.DEFINE_float("share", 0.1, "canary: share of requests, in [0, 1].", 0.0, 1.0)
+flags.DEFINE_integer("keep", 3, "prune: number of newest releases to keep.", lower_bound=1)
 flags.DEFINE_float(
-    "wait_seconds", 0.0, "How long to wait for another publish or step.", lower_bound=0.0
+    "wait_seconds", 0.0, "Maximum wait for a concurrent action, in seconds.", lower_bound=0.0
 )
 flags.DEFINE_bool("json", False, "list: print JSON.")
 FLAGS = flags.FLAGS
@@ -77,7 +80,7 @@ def main() -> None:
         pruned = releases.prune(base, FLAGS.keep, FLAGS.wait_seconds)
         print(f"removed: {_words(pruned.removed)}")
         if pruned.in_use:
-            print(f"kept, because a process has them loaded: {_words(pruned.in_use)}")
+            print(f"kept because a process has loaded them: {_words(pruned.in_use)}")
     else:
         _change(base)
 
@@ -87,7 +90,9 @@ def _change(base: pathlib.Path) -> None:
 
     wait = FLAGS.wait_seconds
     if FLAGS.action in ("promote", "canary") and FLAGS.version is None:
-        raise ValueError(f"--action={FLAGS.action} needs --version=N; --action=list shows them.")
+        raise ValueError(
+            f"--action={FLAGS.action} requires --version=N; --action=list shows the versions."
+        )
     if FLAGS.action == "promote":
         change = releases.promote(base, FLAGS.version, wait)
     elif FLAGS.action == "canary":
@@ -106,12 +111,12 @@ def _publish(base: pathlib.Path) -> None:
     source = pathlib.Path(FLAGS.source or FLAGS.workdir)
     if (source / "data" / "dataset.json").is_file():
         if FLAGS.source_version is not None:
-            raise ValueError("--source_version needs --source to be a base directory of bundles.")
+            raise ValueError("--source_version requires a base directory of bundles as --source.")
         source = _exported(source)
     elif not (source / "manifests").is_dir() and (source / "bundle" / "manifests").is_dir():
         source = source / "bundle"
     if source.resolve() == base.resolve():
-        # The export has published it here, or it was published before.
+        # The export has already published it here.
         version = releases.latest(base)
     else:
         version = releases.copy_release(
@@ -125,13 +130,13 @@ def _publish(base: pathlib.Path) -> None:
     pointer = releases.read_pointer(base)
     if pointer is not None and pointer.stable != version:
         print(
-            f"release {pointer.stable} stays stable; to change to {version}: "
+            f"release {pointer.stable} remains stable; to switch to release {version}, use "
             f"--action=promote --version={version}, or --action=canary first"
         )
 
 
 def _exported(workdir: pathlib.Path) -> pathlib.Path:
-    """Exports the trained stages of a work directory, unless it is done; returns its bundles."""
+    """Exports a work directory if needed, and returns its base directory of bundles."""
     from serving import export
 
     steps = export.Pipeline(workdir)

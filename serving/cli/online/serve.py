@@ -1,23 +1,24 @@
-r"""Serves a release bundle: REST in front, the model server behind.
+r"""Serves a release bundle with a REST service and a model server.
 
     tfrec serve --workdir=workdir/quickstart
     curl -s localhost:8080/v1/recommend -d '{"k": 3}' -H 'content-type: application/json'
     tfrec serve --workdir=workdir/quickstart --rules=rules.json \
         --impression_log=workdir/impressions
 
-Starts in seconds. The embedded model server runs in its own process and speaks TensorFlow
-Serving's gRPC (--model_server_port) and REST (--model_server_rest_port); --ranker_address uses a
-running TensorFlow Serving instead. While the ranker cannot be reached, answers come in retrieval
-order and say so. SIGTERM and Ctrl-C end it gracefully: /readyz says `draining` for
---drain_seconds, then the port is closed and requests in flight are answered.
+Starts in seconds. The embedded model server runs in its own process and provides TensorFlow
+Serving's gRPC (--model_server_port) and REST (--model_server_rest_port) APIs; --ranker_address uses
+a running TensorFlow Serving instead. While the ranker is unreachable, ads are returned in retrieval
+order and the answers say so. SIGTERM and Ctrl-C shut the service down gracefully: /readyz returns
+`draining` for --drain_seconds, then the port is closed and requests in flight are answered.
 
-It follows tfrec release (promote, rollback, canary), or the latest release if none was ever
-promoted, without a failed request; no answer mixes two releases. --version stays at one
-release.
+The service follows tfrec release (promote, rollback, canary), or the latest release if none was
+ever promoted, without a failed request; no answer mixes two releases. --version serves one release
+and does not follow.
 
-In production: --workers processes share the port and the memory-mapped index; --token_file (or
-the variable TFREC_TOKEN), --tls_certificate and --tls_key secure it; --log_format=json logs each
-request as a line; /metrics is for Prometheus.
+In production, --workers sets the number of processes, which share the port and the memory-mapped
+index. --token_file (or the environment variable TFREC_TOKEN), --tls_certificate and --tls_key
+secure the service. --log_format=json logs each request as a line of JSON. /metrics is for
+Prometheus.
 """
 
 from __future__ import annotations
@@ -50,28 +51,28 @@ _STOP_SECONDS = 15
 def main() -> None:
     from serving import releases, service
 
-    # uvicorn drains on SIGTERM and then raises it again: without a handler that would end this
-    # process before the embedded server is stopped.
+    # uvicorn drains on SIGTERM and then raises it again. Without a handler, this process would end
+    # before the embedded server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     base = bundle_flags.bundle_base()
     settings = service_flags.settings(base)
     service.prepare_logs(settings.json_logs)
     with contextlib.ExitStack() as stack:
-        # Fails before anything is started, not after.
+        # Fails before anything is started.
         listening = stack.enter_context(_bound(FLAGS.host, FLAGS.port))
         releases.current_pointer(base)
-        # A process that only starts others has no use for a release.
+        # With several workers, this process does not need a release.
         first = [service.load_stable_release(settings)] if FLAGS.workers == 1 else []
         for release in first:
             num_ads = release.manifest.index["num_ads"]
             print(f"release {release.version}: {num_ads:,} ads, verified")
-            del release  # Releases come and go: whoever serves them holds them.
+            del release  # Only the router may hold a reference, so that old releases are freed.
         if FLAGS.ranker_address is None:
             stack.enter_context(_embedded_server(base))
         scheme = "https" if FLAGS.tls_certificate else "http"
-        place = f"{scheme}://{FLAGS.host}:{FLAGS.port}"
+        url = f"{scheme}://{FLAGS.host}:{FLAGS.port}"
         print(
-            f"recommendations on {place}/v1/recommend, API at /docs, console at /console",
+            f"recommendations on {url}/v1/recommend, API at /docs, console at /console",
             flush=True,
         )
         if first:
@@ -98,7 +99,7 @@ def _bound(host: str, port: int) -> Iterator[service.Listening]:
 
 @contextlib.contextmanager
 def _embedded_server(base: pathlib.Path) -> Iterator[None]:
-    """Runs the embedded model server as a child process; it serves what releases are in use."""
+    """Runs the embedded model server in a child process; it serves the releases in use."""
     from serving import releases
 
     with contextlib.ExitStack() as stack:
@@ -113,8 +114,8 @@ def _embedded_server(base: pathlib.Path) -> Iterator[None]:
             f"--rest_api_port={FLAGS.model_server_rest_port}",
             "--end_with_input",
         ]  # fmt: skip
-        # Ctrl-C goes to every process of the terminal's group: the ranker is to answer what the
-        # service still has in hand. Its input closes when this process is gone, however that came.
+        # Ctrl-C is sent to every process of the terminal's group, so the server gets its own group
+        # to answer for requests in flight. Its input closes when this process ends for any reason.
         child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
         )
@@ -124,7 +125,7 @@ def _embedded_server(base: pathlib.Path) -> Iterator[None]:
             if not ready:
                 raise errors.ServerStartError(
                     "The embedded model server did not start; its message is above. "
-                    "Choose other ports, or give --ranker_address."
+                    "Choose other ports, or set --ranker_address."
                 )
             print(ready.rstrip(), flush=True)
             yield

@@ -5,10 +5,10 @@ r"""Chooses the ad index for a recall target, a latency budget and a memory limi
         --target_recall=0.99 --latency_budget_ms=1.4 --memory_limit_mb=500 --output=index.json
     tfrec export --workdir=workdir/quickstart --index_config=index.json
 
-Seconds at 10,000 ads, some ten minutes at a million with all kinds. Builds each kind, measures it
-at k = 500 over its search parameters with half of the queries, one query at a time on one thread,
-and chooses; the other half evaluates the choice. Prints the trials that are Pareto-optimal in
-recall, p99 and memory (--all: every trial), marks the choice, and names the rule that made it.
+Takes seconds for 10,000 ads, about ten minutes for a million with all kinds. Builds each kind of
+index and measures it over its search parameters with half of the queries, one query at a time on
+one thread, to choose an index; the other half evaluates the choice. Prints the trials that are
+Pareto-optimal in recall, p99 latency and memory (--all: every trial), the choice and its reason.
 """
 
 import dataclasses
@@ -22,9 +22,11 @@ from serving.cli import command_line
 from serving.cli.flags import tuning_flags
 from tfrecords import terminal
 
-flags.DEFINE_bool("json", False, "Print the choice and all trials as JSON and nothing else.")
+flags.DEFINE_bool("json", False, "Print only the choice and all trials, as JSON.")
 flags.DEFINE_bool("all", False, "Print every trial.")
-flags.DEFINE_string("output", None, "JSON with the choice, for tfrec export --index_config.")
+flags.DEFINE_string(
+    "output", None, "JSON file for the choice, to use with tfrec export --index_config."
+)
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(tuning_flags)
 
@@ -51,8 +53,8 @@ def main() -> None:
             f"--num_lists: expected numbers such as 256,1024, got {','.join(FLAGS.num_lists)!r}."
         )
     tried = index.structures_to_try(targets, len(ads), FLAGS.kinds, FLAGS.num_lists or [None])
-    said = (lambda line: None) if FLAGS.json else terminal.print_above_bars
-    choice = index.tune_index(ads, queries[: FLAGS.num_queries], targets, tried, said)
+    report = (lambda line: None) if FLAGS.json else terminal.print_above_bars
+    choice = index.tune_index(ads, queries[: FLAGS.num_queries], targets, tried, report)
     if FLAGS.json:
         command_line.print_json(as_json(choice))
     else:
@@ -64,11 +66,11 @@ def main() -> None:
 
 
 def text(choice: index.Choice, everything: bool) -> str:
-    """Renders the trials as a table, the choice and its measure on held-out queries."""
+    """Returns a table of the trials, with the choice and its result on held-out queries."""
     shown = choice.trials if everything else index.pareto_front(choice.trials)
     if choice.chosen not in shown:
         shown = [*shown, choice.chosen]
-    held_out = dataclasses.replace(choice.held_out, name="the choice, held-out queries")
+    held_out = dataclasses.replace(choice.held_out, name="chosen, on held-out queries")
     rows = [_row("*" if trial is choice.chosen else "", trial) for trial in shown]
     head = ("", "index", "recall", "p50 ms", "p99 ms", "MB", "build s")
     table = terminal.text_table(head, [*rows, _row("=", held_out)], left=(0, 1))
@@ -88,7 +90,7 @@ def _row(mark: str, trial: index.Trial) -> list[str]:
 
 
 def as_json(choice: index.Choice) -> dict[str, object]:
-    """Returns the choice's config, its measures and all trials."""
+    """Returns the chosen config, its results and all trials."""
     return {
         "config": dataclasses.asdict(choice.chosen.config),
         **choice.summary(),
@@ -97,7 +99,7 @@ def as_json(choice: index.Choice) -> dict[str, object]:
 
 
 def plot(choice: index.Choice, path: str) -> None:
-    """Draws recall against p99, a line for each index."""
+    """Plots recall and p99 latency, with a line for each index."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(8, 5), layout="constrained")

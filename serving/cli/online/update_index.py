@@ -1,19 +1,18 @@
-"""Adds, changes and removes ads of a release that may be in use, without a rebuild.
+"""Adds, changes and removes ads of a release while it is served.
 
     tfrec update_index --workdir=workdir/quickstart --add=ads.jsonl --remove=ids.txt
     tfrec update_index --bundle=bundles --add=ads.csv --measure_recall
 
-Seconds, most of them for loading the release; the ad tower embeds about a thousand new ads a
-second. Running services apply the update with their next request. If an ad is refused, nothing is
-applied.
+Takes seconds, mostly to load the release; the ad tower embeds about a thousand new ads a second.
+Running services apply the update with their next request. If an ad is invalid, nothing is applied.
 
---add    .jsonl: an ad per line, {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5}},
-         as in an answer; .csv: the column ad_id and one per field, lists joined by the schema's
-         separator. An ad that is there already is replaced; a field that is left out is missing.
---remove one ad id per line.
+--add    .jsonl: one ad per line, {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5}},
+         as in an answer. .csv: the column ad_id and one column per field; lists are joined with the
+         schema's separator. An existing ad is replaced; a field that is left out is missing.
+--remove One ad id per line.
 
-Prints what was done, how many ads are live, and whether it is time to export a new release;
---measure_recall searches with the queries that the export left and compares with exact search.
+Prints the changes, the number of live ads, and whether to export a new release. --measure_recall
+compares the live index with exact search, on queries that the export has stored.
 """
 
 import csv
@@ -31,9 +30,9 @@ from serving.cli.flags import bundle_flags
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("add", None, "File of ads to add or change: .jsonl or .csv.")
-flags.DEFINE_string("remove", None, "File of ids of ads to remove, one a line.")
+flags.DEFINE_string("remove", None, "File of ids of ads to remove, one per line.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
-flags.DEFINE_bool("json", False, "Print what was done as JSON and nothing else.")
+flags.DEFINE_bool("json", False, "Print only the changes, as JSON.")
 FLAGS = flags.FLAGS
 
 
@@ -43,7 +42,7 @@ def main() -> None:
 
     base = bundle_flags.bundle_base()
     release = releases.load(base, FLAGS.version)
-    # Read before anything is written: a file that cannot be read changes nothing.
+    # Both files are read first, so that an unreadable file changes nothing.
     ads = _read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else []
     removed = command_line.read_lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
     live = LiveIndex(release)
@@ -55,7 +54,7 @@ def main() -> None:
         command_line.print_json({"applied": done, "recall_at_500": recall, "live": status})
         return
     if applied is not None:
-        unknown = f", {applied.unknown:,} were not there" if applied.unknown else ""
+        unknown = f", {applied.unknown:,} not found" if applied.unknown else ""
         print(
             f"release {release.version}: {applied.added:,} ads added, {applied.changed:,} changed, "
             f"{applied.removed:,} removed{unknown}"
@@ -67,7 +66,7 @@ def main() -> None:
         f"{status['removed_or_changed']:,} of the release removed or changed"
     )
     if status["rebuild_suggested"]:
-        print(f"time to export a new release: {status['rebuild_suggested']}")
+        print(f"a new release should be exported: {status['rebuild_suggested']}")
 
 
 def _read_ads(path: pathlib.Path, release: manifest.Manifest) -> list[dict[str, Any]]:
@@ -80,22 +79,24 @@ def _read_ads(path: pathlib.Path, release: manifest.Manifest) -> list[dict[str, 
         try:
             return list(_read_csv(path, release))
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: expected a CSV in UTF-8, got none ({error}).") from error
-    raise ValueError(f"--add: expected a file .jsonl or .csv, got {path}.")
+            raise ValueError(f"{path}: expected a CSV file in UTF-8 ({error}).") from error
+    raise ValueError(f"--add: expected a .jsonl or .csv file, got {path}.")
 
 
 def _parse(path: pathlib.Path, number: int, line: str) -> dict[str, Any]:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{path}, ad {number}: expected JSON, got none ({error}).") from error
+        raise ValueError(
+            f"{path}, ad {number}: expected JSON, got invalid JSON ({error})."
+        ) from error
 
 
 def _read_csv(path: pathlib.Path, release: manifest.Manifest) -> Iterator[dict[str, Any]]:
     separators = {
         field["name"]: field.get("separator", "|") for field in release.schema.get("fields", ())
     }
-    # Excel puts a byte order mark first.
+    # Excel starts a file with a byte order mark.
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         names = reader.fieldnames or []
@@ -109,8 +110,8 @@ def _read_csv(path: pathlib.Path, release: manifest.Manifest) -> Iterator[dict[s
         for row in reader:
             if None in row or None in row.values():
                 raise ValueError(
-                    f"{path}, line {reader.line_num}: expected {len(names)} values, as the first "
-                    "line has."
+                    f"{path}, line {reader.line_num}: expected {len(names)} values, like the "
+                    "header line."
                 )
             fields = {
                 name: _value(f"{path}, line {reader.line_num}, {name}", kind, row[name], separators)

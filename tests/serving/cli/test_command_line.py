@@ -60,7 +60,7 @@ MISTAKES = {
         "error: LICENSE: expected an array of numpy.save (.npy), got "
     ),
     ("tune_index.py", "--embeddings=nowhere.npy", "--queries=x.npy"): "nowhere.npy: No such file",
-    ("join_feedback.py",): "error: Give --impressions=…: The impression log: its directory",
+    ("join_feedback.py",): "error: --impressions is required: The impression log: its directory",
 }
 
 

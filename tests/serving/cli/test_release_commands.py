@@ -227,8 +227,8 @@ def test_the_doctor_comes_in_where_a_token_and_tls_guard_the_service(
     assert (status, text.splitlines()[-1]) == (0, "5 ok")
     status, text = call("doctor", *named, token)
     assert status == 1
-    assert "expected: a certificate that an authority has signed" in text
-    assert "to do: Give --tls_authorities=FILE" in text
+    assert "expected: a certificate signed by a trusted authority" in text
+    assert "to do: Set --tls_authorities to the PEM file" in text
     status, text = call("doctor", *trusting)
     assert status == 1
     assert "Expected the header 'authorization: Bearer TOKEN'" in text
@@ -266,7 +266,7 @@ def test_held_out_rows_are_scored_alike_by_training_code_and_server(
         assert float(text.split("by ")[1].split(" ")[0]) < 1e-4
         off = {name: values * np.float32(1.05) for name, values in logged[3].scores.items()}
         logged[3] = dataclasses.replace(logged[3], scores=off)
-        with pytest.raises(findings.WrongError, match="request 3: they differ by"):
+        with pytest.raises(findings.WrongError, match="request 3: the scores differ by"):
             row_findings.compare_over_grpc(logged, release, address)
     other = dataclasses.replace(release.manifest, training_id="another")
     with pytest.raises(findings.WrongError) as caught:
@@ -309,8 +309,8 @@ def test_the_doctor_holds_what_was_shown_against_a_release(tiny_base, tiny_bundl
         status, text = call("doctor", *look, f"--impression_log={path}")
         if expected is None:
             assert status == 1
-            assert "expected: the click_probability that the release gives, within 1%" in text
-            assert "logged answer 3: they differ by" in text
+            assert "expected: the click_probability of the release, within 1%" in text
+            assert "logged answer 3: the scores differ by" in text
         else:
             assert status == 0
             assert expected in text
@@ -318,7 +318,7 @@ def test_the_doctor_holds_what_was_shown_against_a_release(tiny_base, tiny_bundl
     empty.mkdir()
     status, text = call("doctor", *look, f"--impression_log={empty}")
     assert status == 1
-    assert "--impression_log: no file impressions-*.parquet" in text
+    assert "empty has no file impressions-*.parquet" in text
 
 
 def test_a_release_that_is_not_the_latest_is_served_with_its_own_ranker(published, script):
@@ -359,8 +359,8 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
     _, text = call("release", flag, "--action=publish", source, "--source_version=2")
     assert text == (
         f"release 2 is published in {target}\n"
-        "release 1 stays stable; to change to 2: --action=promote --version=2, or --action=canary "
-        "first\n"
+        "release 1 remains stable; to switch to release 2, use --action=promote --version=2, or "
+        "--action=canary first\n"
     )
     assert manifest.read(target, 2).training_id == manifest.read(base, 2).training_id
     _, text = call("release", flag, "--action=canary", "--version=2", "--share=0.25")
@@ -388,7 +388,7 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
 
 
 def test_what_release_cannot_do_is_said(base, call, tmp_path):
-    with pytest.raises(ValueError, match="--action=promote needs --version=N"):
+    with pytest.raises(ValueError, match="--action=promote requires --version=N"):
         call("release", f"--bundle={base}", "--action=promote")
     nowhere = tmp_path / "nowhere"
     with pytest.raises(bundle.errors.BundleNotFoundError, match="holds no published bundle"):

@@ -366,7 +366,7 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
         "--measure_recall",
     )
     assert done.stdout.splitlines() == [
-        "release 1: 1 ads added, 1 changed, 2 removed, 1 were not there",
+        "release 1: 1 ads added, 1 changed, 2 removed, 1 not found",
         "recall at 500 of the live index: 1.0000",
         "live: 299 ads; 2 of them added or changed, 3 of the release removed or changed",
     ]
@@ -407,7 +407,7 @@ def test_files_written_by_other_programs_are_read(release, tmp_path):
     [
         ("ads.csv", "ad_id,price,price\n1,2,3\n", "each once, got ['ad_id', 'price', 'price']"),
         ("ads.csv", 'ad_id,category\n1,"' + "x" * 140_000, "ads.csv: expected a CSV in UTF-8, got"),
-        ("ads.jsonl", '{"ad_id": "a"}\n{', "ad 2: expected JSON, got none"),
+        ("ads.jsonl", '{"ad_id": "a"}\n{', "ad 2: expected JSON, got invalid JSON"),
         ("ads.jsonl", '{"ad_id": "a"}\n{"ad_id": 1.5}', "ads[1].ad_id: expected a string of 1 to"),
         ("ads.csv", "id,price\n1,2\n", "expected the column ad_id and columns of ['advertiser',"),
         ("ads.csv", "ad_id,price\n1,2\n3,cheap\n", "line 3, price: expected a number, got 'cheap'"),

@@ -1,4 +1,4 @@
-"""What a request gets when time, ranker or places run short."""
+"""What a request gets when time, ranker or limit run short."""
 
 import asyncio
 import threading
@@ -79,18 +79,20 @@ def test_the_pace_is_a_line_through_what_calls_took():
     assert learnt.expected_ms(0) == pytest.approx(2.5)
 
 
-def test_places_are_given_back_and_a_batch_larger_than_all_of_them_is_let_in_alone():
-    places = admission.Admission(2)
-    with places.admitted(), places.admitted():
+def test_admission_is_released_and_a_batch_above_the_limit_is_admitted_alone():
+    limit = admission.Admission(2)
+    with limit.admitted(), limit.admitted():
         with (
-            pytest.raises(errors.OverloadedError, match="2 requests are in hand, at most 2"),
-            places.admitted(),
+            pytest.raises(
+                errors.OverloadedError, match="2 requests are in flight; the maximum is 2"
+            ),
+            limit.admitted(),
         ):
             raise KeyError
-        assert places.in_flight == 2
-    with pytest.raises(KeyError), places.admitted(5):
+        assert limit.in_flight == 2
+    with pytest.raises(KeyError), limit.admitted(5):
         raise KeyError
-    assert places.in_flight == 0
+    assert limit.in_flight == 0
 
 
 def num_scored(reply):
@@ -124,7 +126,7 @@ def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run
     assert {answer.degraded for answer in [*full, at_ease]} == {None}
     for answer in fewer:
         assert answer.degraded == (
-            "Ranked the best 75 of 300 candidates by retrieval: the deadline of 18000 ms left no "
+            "Ranked the best 75 of 300 retrieved candidates: the deadline of 18000 ms left no "
             "time for more."
         )
         assert answer.order == "utility"
@@ -170,7 +172,7 @@ def test_a_call_that_fails_at_once_is_made_again_for_half_of_the_candidates(run,
         first, second = run(scenario, address, config)
     assert calls == [20, 300, 150, 300]
     assert first.degraded == (
-        "Ranked the best 150 of 300 candidates by retrieval: a first call failed."
+        "Ranked the best 150 of 300 retrieved candidates: the first ranker call failed."
     )
     assert (first.order, second.degraded) == ("utility", None)
 
@@ -188,7 +190,7 @@ class _Held:
         assert self.go_on.wait(60)
 
 
-def test_a_ranker_that_hangs_is_left_alone_and_asked_again_after_a_pause(
+def test_a_hanging_ranker_opens_the_circuit_breaker_and_is_retried_after_a_pause(
     run, ranker_address, clock
 ):
     held = _Held()
@@ -211,9 +213,9 @@ def test_a_ranker_that_hangs_is_left_alone_and_asked_again_after_a_pause(
     for answer in late:
         assert answer.order == "retrieval"
         assert "did not answer within" in answer.degraded
-        assert "asked again" not in answer.degraded
+        assert "will be retried" not in answer.degraded
     assert (paused.order, again.degraded) == ("retrieval", None)
-    assert "It is asked again in a moment" in paused.degraded
+    assert "The ranker will be retried shortly." in paused.degraded
 
 
 def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ranker_address):
@@ -265,7 +267,7 @@ def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address, clo
     assert sum("Ranked the best" in str(answer.degraded) for answer in answers) >= 12
 
 
-def test_requests_beyond_the_places_are_refused_and_the_others_answered(run, ranker_address):
+def test_requests_above_the_limit_are_refused_and_the_others_answered(run, ranker_address):
     config = OrchestratorConfig(max_in_flight=8, default_deadline_ms=30_000)
 
     async def scenario(service):
@@ -274,11 +276,11 @@ def test_requests_beyond_the_places_are_refused_and_the_others_answered(run, ran
         )
         return results, service.admission.in_flight, await service.recommend(REQUEST)
 
-    results, in_hand, after = run(scenario, ranker_address, config)
+    results, in_flight, after = run(scenario, ranker_address, config)
     refused = [result for result in results if isinstance(result, errors.OverloadedError)]
     assert len(refused) == 12
     assert {result.degraded for result in results if result not in refused} == {None}
-    assert (in_hand, after.degraded) == (0, None)
+    assert (in_flight, after.degraded) == (0, None)
 
 
 def test_time_that_passed_before_the_service_began_counts(run, ranker_address, clock):
@@ -289,7 +291,7 @@ def test_time_that_passed_before_the_service_began_counts(run, ranker_address, c
         )
 
     answer = run(scenario, ranker_address)
-    assert "No time was left to rank: the deadline is 400 ms." in answer.degraded
+    assert "No time was left for ranking: the deadline is 400 ms." in answer.degraded
     assert answer.stage_ms["total"] == pytest.approx(500)
 
 

@@ -526,7 +526,9 @@ def test_an_unusable_reply_is_never_used(run, tiny_bundle, ranker_address, edit,
 
 def test_a_client_that_pins_another_version_is_refused(tiny_bundle, ranker_address):
     client = ranker.RankerClient(ranker_address, version=3, outputs=[])
-    with pytest.raises(errors.RankerMismatchError, match="pins version 3, the bundle is version 1"):
+    with pytest.raises(
+        errors.RankerMismatchError, match="requests version 3; expected the bundle's version 1"
+    ):
         orchestrator.Orchestrator(tiny_bundle, client)
 
 

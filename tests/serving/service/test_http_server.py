@@ -38,7 +38,7 @@ def ends_without_a_byte(connection):
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\n"])
 def test_a_head_that_does_not_come_ends_the_connection(service_url, monkeypatch, sent):
-    monkeypatch.setattr(connections.Connection, "head_seconds", 0.3)
+    monkeypatch.setattr(connections.TimedConnection, "head_seconds", 0.3)
     with connected(service_url) as connection:
         connection.sendall(sent)
         assert ends_without_a_byte(connection)
@@ -57,7 +57,7 @@ def test_a_second_head_that_does_not_come_ends_the_connection(service_url, monke
     with connected(service_url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         sockets.receive(connection, lambda reply: reply.endswith(b'{"status":"ok"}'))
-        monkeypatch.setattr(connections.Connection, "head_seconds", 0.3)
+        monkeypatch.setattr(connections.TimedConnection, "head_seconds", 0.3)
         connection.sendall(b"GET /heal")
         assert ends_without_a_byte(connection)
 
@@ -92,20 +92,20 @@ def received_bytes(connection):
 def paused(monkeypatch):
     """Queue of the service's connections whose clients do not read what is written."""
     found = queue.Queue()
-    pause_writing = connections.Connection.pause_writing
+    pause_writing = connections.TimedConnection.pause_writing
 
     def pause(connection):
         pause_writing(connection)
         found.put(connection)
 
-    monkeypatch.setattr(connections.Connection, "pause_writing", pause)
+    monkeypatch.setattr(connections.TimedConnection, "pause_writing", pause)
     return found
 
 
 def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(
     service_url, monkeypatch, paused
 ):
-    monkeypatch.setattr(connections.Connection, "write_seconds", 0.5)
+    monkeypatch.setattr(connections.TimedConnection, "write_seconds", 0.5)
     with ask_for_much(service_url) as connection:
         stalled = paused.get(timeout=60)
         for _ in range(3):
@@ -116,7 +116,7 @@ def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(
 
 def test_a_client_that_reads_slowly_gets_all_of_it(service_url, monkeypatch, paused):
     # The test looks in its place.
-    monkeypatch.setattr(connections.Connection, "write_seconds", 3_600.0)
+    monkeypatch.setattr(connections.TimedConnection, "write_seconds", 3_600.0)
     with ask_for_much(service_url) as connection:
         head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
         lines = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
@@ -133,7 +133,7 @@ def test_a_client_that_reads_slowly_gets_all_of_it(service_url, monkeypatch, pau
 def test_the_end_does_not_wait_for_a_client_that_never_reads(
     tiny_bundle, ranker_address, monkeypatch, paused
 ):
-    monkeypatch.setattr(connections.Connection, "write_seconds", 0.5)
+    monkeypatch.setattr(connections.TimedConnection, "write_seconds", 0.5)
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     patient = http_server.HttpConfig(end_seconds=3_600)
     with contextlib.ExitStack() as running:
@@ -175,10 +175,10 @@ def test_a_certificate_and_its_key_are_accepted_and_others_refused(tmp_path):
     for given in ((None, None), (certificate, key), (str(both), None)):
         http_server.check_tls(HttpConfig(*given))
     for given, message in (
-        ((None, key), "A TLS key was given and no certificate"),
-        ((certificate, None), "Expected a PEM certificate in .* its key in the same file"),
-        ((key, certificate), "Expected a PEM certificate"),
-        (("/no/such", key), "Expected a PEM certificate in /no/such"),
+        ((None, key), "A TLS key was given without a certificate"),
+        ((certificate, None), "expected a PEM certificate in .* its key in the same file"),
+        ((key, certificate), "expected a PEM certificate"),
+        (("/no/such", key), "expected a PEM certificate in /no/such"),
     ):
         with pytest.raises(ValueError, match=message):
             http_server.check_tls(HttpConfig(*given))
@@ -194,7 +194,7 @@ def test_a_token_comes_from_the_file_or_else_the_environment(tmp_path, monkeypat
     assert http_server.read_token(str(path)) == "from-file"
     for bad in ("", "two words", "schlüssel", "line\nbreak"):
         path.write_text(bad)
-        with pytest.raises(ValueError, match="Expected a token of printable ASCII"):
+        with pytest.raises(ValueError, match="expected printable ASCII"):
             http_server.read_token(str(path))
     with pytest.raises(FileNotFoundError):
         http_server.read_token(str(tmp_path / "none"))

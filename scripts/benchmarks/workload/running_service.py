@@ -1,0 +1,63 @@
+"""Runs scripts/serve.py for benchmarks."""
+
+import contextlib
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+
+_SERVE = pathlib.Path(__file__).parents[2] / "serve.py"
+_START_SECONDS = 300
+_STOP_SECONDS = 60
+
+
+@contextlib.contextmanager
+def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, int]]:
+    """Runs scripts/serve.py on free ports until the block ends.
+
+    Args:
+        base: Base directory of the bundles.
+        *options: Further flags of the command.
+
+    Yields:
+        URL of the service, URL of the model server's REST API, and process id of the service.
+
+    Raises:
+        OSError: The service did not start.
+    """
+    port, model_port, model_rest = _free_ports(3)
+    command = [
+        *(sys.executable, str(_SERVE), f"--bundle={base}", f"--port={port}"),
+        *(f"--model_server_port={model_port}", f"--model_server_rest_port={model_rest}", *options),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + _START_SECONDS
+        while not _is_ready(url):
+            if process.poll() is not None or time.monotonic() > end:
+                raise OSError("scripts/serve.py did not start; see its message above.")
+            time.sleep(0.2)
+        yield url, f"http://127.0.0.1:{model_rest}", process.pid
+    finally:
+        process.terminate()
+        process.wait(_STOP_SECONDS)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=10).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [one.getsockname()[1] for one in sockets]
