@@ -9,17 +9,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tfrec import calibration, ranking, retrieval
+from tfrec.heads import HEADS
 from tfrecords import terminal
 from tfrecords.schema import NUM_CANDIDATES
 
 LIST_LENGTH = 10
 _REQUESTS_AT_ONCE = 8
-# Head -> the name it is served under.
-HEADS = {
-    "click": "click_probability",
-    "engagement": "engagement_probability",
-    "revenue": "expected_revenue",
-}
 # Query embeddings [Q, D] and k -> catalogue rows [Q, at most k], best first.
 Search = Callable[[np.ndarray, int], np.ndarray]
 
@@ -88,9 +83,9 @@ def score(
         keep_rate: Share of the unclicked rows that the log was left with.
 
     Returns:
-        Head -> [Q, K] float64, those of the heads built.
+        Head -> [Q, K] float64.
     """
-    parts: dict[str, list[np.ndarray]] = {head: [np.empty((0, rows.shape[1]))] for head in HEADS}
+    parts = {head: [np.empty((0, rows.shape[1]))] for head in model.heads}
     count = len(queries) if rows.shape[1] else 0
     for first in terminal.progress_steps(
         count, _REQUESTS_AT_ONCE, "ranking candidates", "requests"
@@ -98,11 +93,10 @@ def score(
         own = slice(first, first + _REQUESTS_AT_ONCE)
         scored = calibrators.apply(model.score(queries[own], ad_features[rows[own]]))
         served = ranking.undo_down_sampling(scored, keep_rate)
-        for head, name in HEADS.items():
-            if name in served:
-                parts[head].append(served[name].numpy().astype(np.float64))
+        for head, own_parts in parts.items():
+            own_parts.append(served[HEADS[head].output].numpy().astype(np.float64))
     shape = (len(queries), rows.shape[1])
-    return {h: np.concatenate(p).reshape(shape) for h, p in parts.items() if h in model.heads}
+    return {head: np.concatenate(own).reshape(shape) for head, own in parts.items()}
 
 
 def utility(weights: Mapping[str, float], values: Mapping[str, np.ndarray]) -> np.ndarray:

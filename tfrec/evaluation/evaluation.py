@@ -25,6 +25,7 @@ from tfrec.evaluation import (
     segments,
 )
 from tfrec.evaluation.system_funnel import measure_whole_system
+from tfrec.heads import HEADS
 from tfrecords import reader
 from tfrecords.schema import NUM_CANDIDATES
 
@@ -75,7 +76,7 @@ def evaluate(
     report: dict[str, Any] = {
         "split": SPLIT,
         "impressions": data_set.num_rows(SPLIT),
-        "absent_heads": [h for h in logged_quality.SERVED if h not in heads],
+        "absent_heads": [h for h in HEADS if h not in heads],
         "intervals_are": {
             "confidence": metrics.CONFIDENCE,
             "resamples": logged.resamples.count,

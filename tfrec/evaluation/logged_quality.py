@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from tfrec import calibration, metrics, ranking
 from tfrec.config import EvaluationConfig
-from tfrec.evaluation import candidates, curve_points, ground_truth, head_quality, segments
+from tfrec.evaluation import curve_points, ground_truth, head_quality, segments
+from tfrec.heads import HEADS
 from tfrecords import reader
 
-SERVED = candidates.HEADS
 # Seconds a metric; beyond a million rows fewer resamples do, as the intervals are narrow.
 _ROWS_DRAWN, _FEWEST_RESAMPLES = 200_000_000, 20
 # The plain numbers of a head.
@@ -83,11 +83,11 @@ def of_heads(
     report = {}
     for head in heads:
         rows, known = logged.rows(head)
-        own = logged.served[SERVED[head]][known]
+        own = logged.served[HEADS[head].output][known]
         report[head] = _measure(head, rows, own, logged)
         if truth is None or not len(rows.labels):
             continue
-        best = truth.rows[SERVED[head]][known]
+        best = truth.rows[HEADS[head].output][known]
         plain = dataclasses.replace(rows, resamples=metrics.Resamples(rows.resamples.unit, 0, 0))
         ceiling = _measure(head, plain, best, logged, truth.rows["engagement_probability"])
         report[head]["planted"] = {n: v for n, v in ceiling.items() if n in METRICS}
@@ -119,7 +119,7 @@ def by_segment(
     for head in heads:
         if head != "revenue":
             rows, known = logged.rows(head)
-            measured[head] = (rows, logged.served[SERVED[head]][known], known)
+            measured[head] = (rows, logged.served[HEADS[head].output][known], known)
     report: dict[str, Any] = {"by": [cut.name for cut in cuts], **segments.of_heads(cuts, measured)}
     absent = {}
     if position is None:
@@ -135,7 +135,7 @@ def curves_of(logged: Logged, heads: tuple[str, ...]) -> dict[str, Any]:
     for head in heads:
         rows, known = logged.rows(head)
         if len(rows.labels):
-            own = logged.served[SERVED[head]][known]
+            own = logged.served[HEADS[head].output][known]
             report[head] = curve_points.of_scores(rows.labels, own, ratios=head == "revenue")
     return report
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfrec import calibration, ranking, retrieval
 from tfrec.config import CANDIDATE_PARTS
-from tfrec.exported import constants
+from tfrec.exported import candidate_scores, constants
 from tfrecords import encoding
 
 
@@ -74,7 +74,7 @@ class RankerModule(tf.Module):
         self._tables = model.sparse_variables
 
         def serve(ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-            logits = model(encoder(columns), ad_features, many=True, parts=parts)
+            logits = candidate_scores.score_candidates(model, encoder(columns), ad_features, parts)
             scores = calibrators.apply(logits)
             return ranking.undo_down_sampling(scores, fitted.schema.negative_keep_rate)
 

@@ -240,6 +240,18 @@ def flatten(embeddings: tf.Tensor) -> tf.Tensor:
     return tf.reshape(embeddings, tf.concat([leading, [width]], axis=0))
 
 
+def pairwise_products(query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
+    """Multiplies each field of [B, Fq, E] with each of [B, C, Fa, E] to [B C, Fa Fq].
+
+    References:
+        Naumov et al., Deep Learning Recommendation Model, 2019.
+    """
+    num_requests, num_ads, num_ad_fields, dim = tf.unstack(tf.shape(ad_embeddings))
+    fields = tf.reshape(ad_embeddings, [num_requests, num_ads * num_ad_fields, dim])
+    pairs = tf.matmul(fields, query_embeddings, transpose_b=True)  # [B, C Fa, Fq]
+    return tf.reshape(pairs, [-1, ad_embeddings.shape[2] * query_embeddings.shape[1]])
+
+
 class CrossLayer(tf.keras.layers.Layer):
     """x_{l+1} = x_0 * (W x_l + b) + x_l.
 

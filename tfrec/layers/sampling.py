@@ -10,11 +10,9 @@ Shapes: N ads, B clicks, U uniform negatives, C columns of a batch, P clicks of 
 
 References:
     Yi et al., Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
-    Recommendations, 2019 (logQ correction; algorithm 2 for streams).
+    Recommendations, 2019 (logQ correction).
     Yang et al., Mixed Negative Sampling for Learning Two-tower Neural Networks, 2020.
 """
-
-from typing import Protocol
 
 import numpy as np
 import scipy.sparse
@@ -38,18 +36,8 @@ def expected_draws(
     return click_share * tf.cast(num_in_batch, tf.float32) + num_uniform / num_ads
 
 
-class ClickShare(Protocol):
-    """Knows each ad's share of the training clicks."""
-
-    def observe(self, ad_rows: tf.Tensor) -> None:
-        """Takes note of the clicks of a batch: ad_rows [B] int32."""
-
-    def __call__(self, ad_rows: tf.Tensor, batch_size: tf.Tensor) -> tf.Tensor:
-        """Returns the shares [C] float32 of ads [C] int32, for batches of a size."""
-
-
-class CountedShare:
-    """The exact share, from the counts of the catalogue.
+class ClickShares:
+    """Each ad's share of the training clicks, from the counts of the catalogue.
 
     Args:
         clicks: [N] training clicks.
@@ -64,59 +52,11 @@ class CountedShare:
             raise ValueError(
                 "The training split has no clicks; retrieval has nothing to learn from."
             )
-        self._share = tf.constant(clicks / total, tf.float32)
+        self._shares = tf.constant(clicks / total, tf.float32)
 
-    def observe(self, ad_rows: tf.Tensor) -> None:
-        """Does nothing: the clicks are counted already."""
-        del ad_rows
-
-    def __call__(self, ad_rows: tf.Tensor, batch_size: tf.Tensor) -> tf.Tensor:
-        """Returns the shares [C] float32 of ads [C] int32; any batch size gives the same."""
-        del batch_size
-        return tf.gather(self._share, ad_rows)
-
-
-class StreamedShare(tf.Module):
-    """Estimates each ad's share of the clicks from the steps between its clicks.
-
-    For a catalogue whose clicks were not counted, such as one that grows while training goes on.
-
-    Args:
-        num_buckets: Size of the hashed counters; as many as ads = no collisions.
-        rate: Weight of the newest gap in the moving average.
-    """
-
-    def __init__(self, num_buckets: int, rate: float = 0.05) -> None:
-        super().__init__()
-        self._rate = rate
-        self._last_step = tf.Variable(tf.zeros([num_buckets], tf.int64), trainable=False)
-        self._gap = tf.Variable(tf.zeros([num_buckets]), trainable=False)
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-
-    def observe(self, ad_rows: tf.Tensor) -> None:
-        """Counts the clicks of a batch: ad_rows [B] int32."""
-        step = self._step.assign_add(1)
-        rows = tf.unique(self._bucket(ad_rows))[0]
-        gap = tf.cast(step - tf.gather(self._last_step, rows), tf.float32)
-        known = tf.gather(self._gap, rows)
-        average = tf.where(known > 0, (1 - self._rate) * known + self._rate * gap, gap)
-        self._gap.scatter_update(tf.IndexedSlices(average, rows))
-        self._last_step.scatter_update(tf.IndexedSlices(tf.fill(tf.shape(rows), step), rows))
-
-    def __call__(self, ad_rows: tf.Tensor, batch_size: tf.Tensor) -> tf.Tensor:
-        """Returns the estimated shares [C] of ads [C]; 0 where none was seen.
-
-        A click every g steps of B clicks is in a batch with probability 1 / g, so its share s
-        has 1 − (1 − s)^B = 1 / g.
-        """
-        gap = tf.gather(self._gap, self._bucket(ad_rows))
-        # A gap of one step says no more than that the ad is in about every batch.
-        present = tf.minimum(1.0 / tf.maximum(gap, 1.0), 0.99)
-        share = 1.0 - tf.pow(1.0 - present, 1.0 / tf.cast(batch_size, tf.float32))
-        return tf.where(gap > 0, share, 0.0)
-
-    def _bucket(self, ad_rows: tf.Tensor) -> tf.Tensor:
-        return ad_rows % tf.shape(self._gap)[0]
+    def __call__(self, ad_rows: tf.Tensor) -> tf.Tensor:
+        """Returns the shares [C] float32 of ads [C] int32."""
+        return tf.gather(self._shares, ad_rows)
 
 
 class ClickedAds:

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfrec import calibration, layers, metrics, training
 from tfrec.config import RankerConfig, save_config
+from tfrec.heads import CLICK
 from tfrec.ranking import initial_bias, losses, ranker, ranker_validation
 from tfrecords import encoding, reader, terminal
 
@@ -65,7 +66,7 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranker.Ranke
 def _heads(data_set: reader.DataSet) -> list[str]:
     """Returns the labels that some training row has: of the others there is nothing to learn."""
     counts = {label: data_set.label_count("train", label) for label in data_set.spec.labels}
-    return [label for label, count in counts.items() if count or label == "click"]
+    return [label for label, count in counts.items() if count or label == CLICK.label]
 
 
 def knows_positions(data_set: reader.DataSet) -> bool:
@@ -85,7 +86,9 @@ def start(model: ranker.Ranker, data_set: reader.DataSet) -> None:
     from 1.
     """
     window = next(iter(data_set.windows("train")))
-    model.start_at(initial_bias.of({label: window[label].numpy() for label in model.heads}))
+    model.set_head_biases(
+        initial_bias.of_labels({label: window[label].numpy() for label in model.heads})
+    )
     model.id_dropout.expect(layers.oov_rates(data_set))
     if model.position_bias is not None:
         model.position_bias.first.assign(tf.reduce_min(window["position"]))
@@ -260,14 +263,7 @@ def batch_losses(
 ) -> dict[str, tf.Tensor]:
     logits = model(batch["query"], batch["ad"], training=True)
     logits = model.as_logged(logits, batch.get("position"))
-    parts = losses.total(
-        batch,
-        logits,
-        config.engagement_weight,
-        config.revenue_weight,
-        config.listwise_weight,
-        config.negative_keep_rate,
-    )
+    parts = losses.total_loss(batch, logits, config.loss_weights, config.negative_keep_rate)
     penalty = model.embedding_penalty(batch["query"], batch["ad"], batch["mask"])
     return {**parts, "loss": parts["loss"] + config.embedding_l2 * penalty}
 

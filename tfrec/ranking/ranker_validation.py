@@ -21,15 +21,11 @@ import numpy as np
 import scipy.special
 import tensorflow as tf
 
-from tfrec import heads, metrics
+from tfrec import layers, metrics
+from tfrec.heads import HEADS
 from tfrecords import reader, records
 
 NUM_BINS = 15
-_SERVED = {
-    "click": "click_probability",
-    "engagement": "engagement_probability",
-    "revenue": "expected_revenue",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,15 +124,16 @@ def _rows(
     logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], owner: np.ndarray
 ) -> Iterator[tuple[str, ValidationRows]]:
     """Yields the heads of which rows of both kinds are known."""
-    served = heads.probabilities({head: tf.constant(values) for head, values in logits.items()})
+    served = layers.head_outputs({head: tf.constant(values) for head, values in logits.items()})
     for head in logits:
         known = ~np.isnan(labels[head])
         if len(np.unique(labels[head][known] > 0)) < 2:
             continue
-        values = served[_SERVED[head]].numpy()[known].astype(np.float64)
+        values = served[HEADS[head].output].numpy()[known].astype(np.float64)
         probability = values
-        if head == "revenue":
-            probability = scipy.special.expit(logits[head][known, 0].astype(np.float64))
+        if HEADS[head].is_amount:
+            positive = layers.positive_logits(head, logits[head])[known]
+            probability = scipy.special.expit(positive.astype(np.float64))
         yield (
             head,
             ValidationRows(

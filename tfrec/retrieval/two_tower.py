@@ -78,11 +78,7 @@ class TwoTower(tfrs.models.Model):
         self._over_all_ads = self._num_ads <= config.batch_size + config.uniform_negatives
         # The catalogue and its counts are data, not weights: checkpoints leave them out.
         self._ad_features = tf.constant(np.asarray(catalogue.features))
-        self._click_share: layers.ClickShare = (
-            layers.StreamedShare(self._num_ads)
-            if config.click_share == "streamed"
-            else layers.CountedShare(catalogue.clicks)
-        )
+        self._click_shares = layers.ClickShares(catalogue.clicks)
         self._clicked_ads = clicked_ads
 
     def start_alike(self) -> None:
@@ -106,7 +102,6 @@ class TwoTower(tfrs.models.Model):
         rows, ads = self._columns(batch)  # [C], [C, Wa]
         query = batch["query"]
         if training:
-            self._click_share.observe(batch["ad_row"])
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         query_fields = self.query_tower.field_embeddings(query)
         ad_fields = self.ad_tower.field_embeddings(ads)
@@ -177,8 +172,8 @@ class TwoTower(tfrs.models.Model):
 
     def _expected_draws(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
         batch_size = tf.shape(batch["ad_row"])[0]
-        share = self._click_share(rows, batch_size)
-        return layers.expected_draws(share, batch_size - 1, self._num_uniform, self._num_ads)
+        shares = self._click_shares(rows)
+        return layers.expected_draws(shares, batch_size - 1, self._num_uniform, self._num_ads)
 
 
 def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:

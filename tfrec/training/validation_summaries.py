@@ -18,9 +18,9 @@ from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from tfrec import metrics
+from tfrec.heads import HEADS
 
 NUM_THRESHOLDS = 201
-_HEADS = {"click": "click_probability", "engagement": "engagement_probability"}
 
 
 def write_curves(
@@ -29,13 +29,14 @@ def write_curves(
     """Writes the curves of the probabilities of held-out rows.
 
     Args:
-        values: `click_probability`, `engagement_probability` [L]; those of the heads built.
-        labels: `click`, `engagement` [L]; NaN where missing.
-        step: The number of the pass; None is the one that `tf.summary` was told.
+        values: Output of a head -> [L].
+        labels: Head -> [L]; NaN where missing. Amounts have no curves.
+        step: Number of the pass; None: the default step of `tf.summary`.
     """
-    for head, name in _HEADS.items():
-        if name not in values:
+    for head in labels:
+        if HEADS[head].is_amount:
             continue
+        name = HEADS[head].output
         known = ~np.isnan(labels[head])
         positive, probability = labels[head][known] > 0, values[name][known].astype(np.float64)
         if not 0 < positive.sum() < len(positive):
