@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving import errors
+from tfrec.heads import CLICK
 
 # What share of the released ranker's information, 1 − normalised entropy, may be lost: runs of one
 # configuration differ by so much.
@@ -98,7 +99,7 @@ def judge(candidate: Figures, released: Released | None) -> Verdict:
     for head, own in candidate.items():
         if "normalized_entropy" not in own:
             rows = f"{own['positives']:,} of {own['labelled']:,} validation rows are positive"
-            if head == "click":
+            if head == CLICK.label:
                 refusals.append(f"click cannot be judged: {rows}")
             else:
                 notes.append(f"{head} is not judged: {rows}")
@@ -115,7 +116,7 @@ def judge(candidate: Figures, released: Released | None) -> Verdict:
 def _against_the_base_rate(head: str, own: Mapping[str, Any]) -> list[str]:
     # Click is what a model is for: it has to know something. Another head that as yet knows
     # nothing predicts its rate, which does no harm; it is refused where it is known to be worse.
-    slack = 0.0 if head == "click" else NUM_ERRORS * own["normalized_entropy_error"]
+    slack = 0.0 if head == CLICK.label else NUM_ERRORS * own["normalized_entropy_error"]
     if own["normalized_entropy"] < 1 + slack:
         return []
     return [

@@ -27,6 +27,7 @@ from serving.index import (
 from serving.requests import QueryFields
 from tfrec import calibration, exported, ranking, retrieval
 from tfrec.config import CANDIDATE_PARTS
+from tfrec.heads import HEADS
 from tfrecords import encoding, reader
 from tfrecords.schema import NUM_CANDIDATES
 
@@ -82,8 +83,6 @@ def export_release(
     training_id = training_id_of(data_set, two_tower, model)
     probes = _probes(samples, tower_module, ranker_module, index, features, fitted)
     probes["ads"] = _ad_probes(catalogue, embeddings)
-    head_of = {"click_probability": "click", "engagement_probability": "engagement"}
-    outputs = {head_of.get(name, "revenue"): name for name in probes["scores"]}
 
     def write(staged: releases.Staged) -> manifest.Content:
         _save(tower_module, staged.query_tower)
@@ -119,8 +118,12 @@ def export_release(
             schema=data_set.schema.to_json(),
             query_fields=[{"name": f.name, "kind": f.kind} for f in data_set.schema.query_fields],
             ad_fields=[{"name": f.name, "kind": f.kind} for f in data_set.schema.ad_fields],
-            heads={head: head in model.heads for head in manifest.HEADS},
-            outputs=outputs,
+            heads=tuple(
+                manifest.ReleaseHead(
+                    own.label, own.output, own.kind.value, own.utility_weight, head in model.heads
+                )
+                for head, own in HEADS.items()
+            ),
             signatures={
                 "query_tower": _signature(tower_module.serve),
                 "ad_tower": _signature(ad_module.serve),

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from serving import errors
 from serving.impressions import impression_rows
 
-LABELS = {"click": "_click", "engagement": "_engagement", "revenue": "_revenue"}
+AMOUNT = "amount"
+# The labels of files that do not name theirs.
+_LABELS = {"click": "", "engagement": "", "revenue": AMOUNT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +29,13 @@ class Logged:
         columns: Names of all columns.
         fields: Field's JSON, as a schema has it, without its column.
         source: JSON of the schema that the release was trained with.
+        labels: Label -> kind of its head; the label's column is `_LABEL`.
     """
 
     columns: list[str]
     fields: list[dict[str, Any]]
     source: dict[str, Any]
+    labels: dict[str, str]
 
     def to_convert(self, labels: Sequence[str]) -> dict[str, Any]:
         """Returns the JSON of a schema for `tfrec convert --format=tabular`.
@@ -53,7 +57,7 @@ class Logged:
             "time": "_time",
             "position": "_position",
             "user_key": users[0] if users else None,
-            **{label: LABELS[label] if label in labels else None for label in LABELS},
+            **{label: f"_{label}" if label in labels else None for label in self.labels},
         }
 
 
@@ -81,7 +85,7 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> Logged:
         for field in known[f"{side}_fields"]:
             own = {**options.get(field["name"], {}), **field, "side": side}
             fields.append({key: value for key, value in own.items() if key != "column"})
-    return Logged(columns.names, fields, known["schema"])
+    return Logged(columns.names, fields, known["schema"], known.get("labels", _LABELS))
 
 
 def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:

@@ -20,11 +20,6 @@ from serving.rules import (
     select_with_rules,
 )
 
-_HEAD_FIELDS = {
-    "click": "click_probability",
-    "engagement": "engagement_probability",
-    "revenue": "expected_revenue",
-}
 # Has no state that processes made by fork would share.
 _DRAWS = random.SystemRandom()
 
@@ -54,10 +49,11 @@ def ranked_answer(
     ]
     utility = np.sum(weighted, axis=0)
     chosen = _select(valid, found, utility, min(0.0, utility.min(initial=0.0)), rng)
-    scores = {_HEAD_FIELDS[head]: values for head, values in head_scores.items()}
+    outputs = release.manifest.outputs
+    scores = {outputs[head]: values for head, values in head_scores.items()}
     scores["utility"] = utility
     reasons = explain_ads(valid, chosen, utility, head_scores) if valid.explain else None
-    ads = _ads(found, chosen, scores, reasons)
+    ads = _ads(release, found, chosen, scores, reasons)
     return _answer(release, valid, found, chosen, utility, ads, "utility", reason, stage_ms)
 
 
@@ -83,7 +79,7 @@ def degraded_answer(
     # An inner product has no zero of its own: the last candidate is worth nothing.
     chosen = _select(valid, found, gains, gains.min(initial=np.inf), rng)
     reasons = explain_ads(valid, chosen, gains, None) if valid.explain else None
-    ads = _ads(found, chosen, {}, reasons)
+    ads = _ads(release, found, chosen, {}, reasons)
     return _answer(release, valid, found, chosen, gains, ads, "retrieval", reason, stage_ms)
 
 
@@ -107,6 +103,7 @@ def _select(
 
 
 def _ads(
+    release: releases.Bundle,
     found: candidates.RequestCandidates,
     chosen: Selection,
     scores: Mapping[str, np.ndarray],
@@ -118,16 +115,13 @@ def _ads(
     propensities = chosen.propensities.tolist()
     shown = {
         name: scores[name][chosen.places].tolist() if name in scores else [None] * len(rows)
-        for name in ("utility", *_HEAD_FIELDS.values())
+        for name in ("utility", *(head.output for head in release.manifest.heads))
     }
     return [
         requests.RankedAd(
             rank=slot + 1,
             ad_id=listed[slot][0],
-            utility=shown["utility"][slot],
-            click_probability=shown["click_probability"][slot],
-            engagement_probability=shown["engagement_probability"][slot],
-            expected_revenue=shown["expected_revenue"][slot],
+            **{name: values[slot] for name, values in shown.items()},
             retrieval_score=retrieval_scores[slot],
             fields=listed[slot][1],
             propensity=propensities[slot],
