@@ -1,7 +1,7 @@
-"""One calibrator a head, fitted on held-out rows and baked into the ranker's SavedModel.
+"""The calibrators of the heads, fitted on held-out rows and part of the ranker's SavedModel.
 
-Click is calibrated by its logit, engagement by its logit given a click, revenue in its two
-parts: the logit of being positive, and the amount where it is.
+A probability is calibrated by its logit, after a click by its logit given a click, and an amount
+in two parts: the logit of being positive, and the amount if it is.
 
 Shapes: L shown ads with known or missing (NaN) labels; R requests.
 """
@@ -75,19 +75,24 @@ class Calibrators:
             raise ValueError(f"Not the calibrators of a ranker: {error}.") from error
 
 
+def calibrated_logits(logits: Mapping[str, np.ndarray], calibrators: Calibrators) -> layers.Logits:
+    """Returns the calibrated logits of each head."""
+    return calibrators.calibrated({head: tf.constant(own) for head, own in logits.items()})
+
+
 def calibrated_values(
     logits: Mapping[str, np.ndarray], calibrators: Calibrators
 ) -> dict[str, np.ndarray]:
-    """Returns the calibrated probabilities and expected revenue [L] of logits."""
-    tensors = {head: tf.constant(values) for head, values in logits.items()}
-    return {name: value.numpy() for name, value in calibrators.apply(tensors).items()}
+    """Returns the calibrated `layers.head_outputs` [L] of logits."""
+    outputs = layers.head_outputs(calibrated_logits(logits, calibrators))
+    return {name: values.numpy() for name, values in outputs.items()}
 
 
 def fold_of_rows(list_lengths: np.ndarray) -> np.ndarray:
-    """Cuts rows into runs of whole requests, in the log's order, of about equally many rows.
+    """Splits rows into runs of whole requests, in the log's order, with about as many rows each.
 
-    Runs rather than random rows: neighbours are alike, and what changes over time counts as
-    what was not seen.
+    Runs instead of random rows: neighboring rows are similar, and a fold should differ from the
+    others as later rows differ from earlier ones.
 
     Returns:
         [L] the fold of each row, below `NUM_FOLDS`.
@@ -140,15 +145,14 @@ def _amount_line(head: str, logits: np.ndarray, amounts: np.ndarray, curve: Curv
 def cross_fitted_logits(
     logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], folds: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Returns calibrated logits, those of each fold by calibrators fitted on the others."""
+    """Returns calibrated logits, in each fold by calibrators fitted on the other folds."""
     result = {head: np.empty_like(values) for head, values in logits.items()}
     for fold in np.unique(folds):
         held_out = folds == fold
         calibrators = fit_calibrators(
             _taken(logits, ~held_out), _taken(labels, ~held_out), folds[~held_out]
         )
-        tensors = {head: tf.constant(values[held_out]) for head, values in logits.items()}
-        for head, values in calibrators.calibrated(tensors).items():
+        for head, values in calibrated_logits(_taken(logits, held_out), calibrators).items():
             result[head][held_out] = values.numpy()
     return result
 

@@ -14,6 +14,7 @@ from tfrec.layers.head_outputs import (
     amount_scale,
     head_outputs,
     positive_logits,
+    positive_probability,
     raw_amount_scale,
 )
 from tfrec.layers.histories import Ties, find_histories
@@ -50,5 +51,6 @@ __all__ = [
     "oov_rates",
     "pairwise_products",
     "positive_logits",
+    "positive_probability",
     "raw_amount_scale",
 ]

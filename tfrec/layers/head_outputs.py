@@ -35,7 +35,7 @@ def head_outputs(logits: Logits) -> dict[str, tf.Tensor]:
 
 
 def _output(head: str, logits: Logits) -> tf.Tensor:
-    probability = tf.nn.sigmoid(positive_logits(head, logits[head]))
+    probability = positive_probability(head, logits[head])
     match HEADS[head].kind:
         case HeadKind.PROBABILITY_AFTER_CLICK:
             return probability * tf.nn.sigmoid(logits[CLICK.label])
@@ -48,6 +48,11 @@ def _output(head: str, logits: Logits) -> tf.Tensor:
 def positive_logits(head: str, logits: tf.Tensor) -> tf.Tensor:
     """Returns the logits [B, C] of a head's label being above 0."""
     return logits[..., 0] if HEADS[head].is_amount else logits
+
+
+def positive_probability(head: str, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the sigmoid of `positive_logits`."""
+    return tf.nn.sigmoid(positive_logits(head, logits))
 
 
 def add_to_logits(logits: Logits, added: Mapping[str, tf.Tensor]) -> Logits:

@@ -1,10 +1,9 @@
-"""Negatives of the retrieval stage: how often each is drawn, and which are none.
+"""Negatives of the retrieval stage: sampling probabilities and accidental hits.
 
-A batch of B clicks has as negatives of each click the ads of the B − 1 others, drawn by
-their share of clicks, and U ads drawn uniformly. Where an ad's expected number of draws is
-known, each draw stands for 1 / that number, and the sampled sum of a softmax is right in
-expectation (the logQ correction). Ads that the user clicked elsewhere in training are no
-negatives.
+The negatives of a click in a batch of B clicks are the ads of the B − 1 other clicks, sampled by
+their share of clicks, and U ads sampled uniformly. Each draw is weighted by 1 / the expected number
+of draws of its ad, which makes the sampled sum of a softmax unbiased (the logQ correction). Ads
+that the user clicked elsewhere in training are accidental hits and not negatives.
 
 Shapes: N ads, B clicks, U uniform negatives, C columns of a batch, P clicks of a user.
 
@@ -18,18 +17,18 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-# Of a user who clicked more, some clicks are left out of the exclusion.
+# Maximum number of a user's clicks that are excluded from the negatives.
 MAX_CLICKS_OF_USER = 1_000
 
 
 def expected_draws(
     click_share: tf.Tensor, num_in_batch: tf.Tensor, num_uniform: int, num_ads: int
 ) -> tf.Tensor:
-    """Returns how often ads are drawn as negatives of one click, on average.
+    """Returns the expected number of draws of ads as negatives of one click.
 
     Args:
         click_share: [C] float32, each ad's share of the training clicks.
-        num_in_batch: The other clicks of the batch, B − 1.
+        num_in_batch: Number of other clicks in the batch, B − 1.
         num_uniform: U.
         num_ads: N.
     """
@@ -60,19 +59,19 @@ class ClickShares:
 
 
 class ClickedAds:
-    """Which ads each user clicked in training.
+    """The ads that each user clicked in training.
 
     Args:
         users: [H] int64 fingerprints of the users of the training clicks.
-        ad_rows: [H] int32 the ads clicked.
-        seed: Picks the clicks kept of users with more than `MAX_CLICKS_OF_USER`.
+        ad_rows: [H] int32 the clicked ads.
+        seed: Seed of the choice of clicks of users with more than `MAX_CLICKS_OF_USER`.
     """
 
     def __init__(self, users: np.ndarray, ad_rows: np.ndarray, seed: int = 0) -> None:
         shuffled = np.random.default_rng(seed).permutation(len(users))
         order = shuffled[np.argsort(users[shuffled], kind="stable")]
         distinct, starts, counts = np.unique(users[order], return_index=True, return_counts=True)
-        # A user more, without clicks, so that every search ends at one.
+        # An additional user without clicks, so that every search ends at a user.
         self._users = np.append(distinct, np.iinfo(np.int64).max)
         starts, counts = np.append(starts, 0), np.append(counts, 0)
         self._starts = starts.astype(np.int32)
@@ -83,62 +82,62 @@ class ClickedAds:
         """Returns [B, C] bool: whether user b clicked the ad of column c in training.
 
         Args:
-            users: [B] int64; unknown ones clicked nothing.
-            columns: [C] int32 ads, in any order, possibly repeated.
+            users: [B] int64; unknown users have no clicks.
+            columns: [C] int32 ads, in any order, possibly with repetitions.
         """
         starts, counts = self._clicks_of(users)
         clicked = tf.ragged.range(starts, starts + counts)
         ads = tf.gather(self._ad_rows, clicked.flat_values)  # [sum of P]
         row = tf.cast(clicked.value_rowids(), tf.int32)
-        # Columns sorted by ad: an ad's columns are a run, which begins and ends somewhere.
+        # In columns sorted by ad, the columns of an ad are a run.
         order = tf.argsort(columns)
         ordered = tf.gather(columns, order)
         begin = tf.searchsorted(ordered, ads, side="left")
         end = tf.searchsorted(ordered, ads, side="right")
-        places = tf.ragged.range(begin, end)
-        row = tf.gather(row, places.value_rowids())
-        pairs = tf.stack([row, tf.gather(order, places.flat_values)], axis=1)
+        hits = tf.ragged.range(begin, end)
+        row = tf.gather(row, hits.value_rowids())
+        pairs = tf.stack([row, tf.gather(order, hits.flat_values)], axis=1)
         shape = tf.stack([tf.shape(users)[0], tf.shape(columns)[0]])
         return tf.scatter_nd(pairs, tf.ones_like(row), shape) > 0
 
     def others(
-        self, users: tf.Tensor, ad_rows: tf.Tensor, most: int
+        self, users: tf.Tensor, ad_rows: tf.Tensor, max_clicks: int
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns other ads that users clicked, of users with many clicks some of them.
+        """Returns other ads that users clicked, a sample for users with many clicks.
 
         Args:
-            users: [B] int64; unknown ones clicked nothing.
-            ad_rows: [B] int32, the ads that are left out, one a user.
-            most: Ads returned of a user.
+            users: [B] int64; unknown users have no clicks.
+            ad_rows: [B] int32 the ad to leave out for each user.
+            max_clicks: Maximum number of ads per user.
 
         Returns:
-            [P] int32 ads and [P] int32 whose each is, rising; and how many clicks each user has
-            [B] int32.
+            [P] int32 ads, [P] int32 indices of their users, ascending, and [B] int32 numbers of
+            clicks of the users.
         """
         starts, counts = self._clicks_of(users)
-        # The clicks of a user are in random order: a window of them is a random choice.
+        # A user's clicks are in random order, so a window of them is a random sample.
         draw = tf.random.uniform(tf.shape(counts)) * tf.cast(counts, tf.float32)
-        taken = tf.ragged.range(tf.minimum(counts, most))
+        taken = tf.ragged.range(tf.minimum(counts, max_clicks))
         owner = tf.cast(taken.value_rowids(), tf.int32)
-        place = taken.flat_values + tf.gather(tf.cast(draw, tf.int32), owner)
-        place = tf.gather(starts, owner) + place % tf.gather(counts, owner)
-        ads = tf.gather(self._ad_rows, place)
+        index = taken.flat_values + tf.gather(tf.cast(draw, tf.int32), owner)
+        index = tf.gather(starts, owner) + index % tf.gather(counts, owner)
+        ads = tf.gather(self._ad_rows, index)
         kept = ads != tf.gather(ad_rows, owner)
         return tf.boolean_mask(ads, kept), tf.boolean_mask(owner, kept), counts
 
     def matrix(self, users: np.ndarray, num_ads: int) -> scipy.sparse.csr_array:
-        """Returns the clicks [B, N] of users [B], 1.0 each; unknown users have none."""
-        place = np.searchsorted(self._users, users)
-        counts = np.where(self._users[place] == users, self._counts[place], 0)
+        """Returns the clicks [B, N] of users [B] as 1.0; none for unknown users."""
+        index = np.searchsorted(self._users, users)
+        counts = np.where(self._users[index] == users, self._counts[index], 0)
         ends = np.cumsum(counts)
         within = np.arange(counts.sum()) - np.repeat(ends - counts, counts)
-        ads = self._ad_rows[np.repeat(self._starts[place], counts) + within]
+        ads = self._ad_rows[np.repeat(self._starts[index], counts) + within]
         return scipy.sparse.csr_array(
             (np.ones(len(ads), np.float32), ads, np.append(0, ends)), shape=(len(users), num_ads)
         )
 
     def _clicks_of(self, users: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns where the clicks of users [B] begin, and how many there are; 0 of unknown."""
-        place = tf.searchsorted(self._users, users)
-        known = tf.gather(self._users, place) == users
-        return tf.gather(self._starts, place), tf.where(known, tf.gather(self._counts, place), 0)
+        """Returns the starts and numbers [B] of the clicks of users [B]; 0 for unknown users."""
+        index = tf.searchsorted(self._users, users)
+        known = tf.gather(self._users, index) == users
+        return tf.gather(self._starts, index), tf.where(known, tf.gather(self._counts, index), 0)

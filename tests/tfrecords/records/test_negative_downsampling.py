@@ -176,7 +176,7 @@ def test_losses_of_a_sample_are_those_of_all_rows_given_that_a_row_was_kept():
     assert float(parts["engagement_loss"]) == pytest.approx(engagement, rel=1e-6)
     # Revenue logits 0 and 2 of a clicked and an unclicked row: the latter counts four times.
     revenue = tf.constant([[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]])
-    loss = losses.revenue_loss(
+    loss = losses.amount_loss(
         tf.zeros([1, 2]),
         revenue,
         tf.constant([[True, True]]),
