@@ -1,4 +1,4 @@
-"""Every option of every job, with its default and its help: the only home of both.
+"""The options of all jobs, with their defaults and help texts.
 
 Commands derive their command-line flags from these dataclasses, and each run writes its
 resolved configuration as JSON into its work directory.
@@ -12,13 +12,13 @@ from typing import Any
 from tfrec.heads import HEADS
 from tfrecords.splits import SplitOptions
 
-# On two cores a request of 500 candidates takes little more than half the time in two parts; one
-# of a few candidates takes 0.3 ms longer (ADR 22).
+# On two cores, two parts take little more than half the time for a request of 500 candidates, and
+# 0.3 ms longer for a request of a few (ADR 22).
 CANDIDATE_PARTS = 2
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field with the help text that becomes its flag's."""
+    """Returns a dataclass field with the help text of its flag."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
@@ -50,7 +50,7 @@ class ConvertConfig:
     seed: int = option(1, "Seed of random splits, sampled negatives and the order of training.")
 
     def __post_init__(self) -> None:
-        # Refused here, before anything is written or read.
+        # Checks the options before anything is read or written.
         SplitOptions(self.split, self.validation_fraction, self.test_fraction, self.seed)
 
 

@@ -17,8 +17,6 @@ from serving import errors
 from serving.impressions import impression_rows
 
 AMOUNT = "amount"
-# The labels of files that do not name theirs.
-_LABELS = {"click": "", "engagement": "", "revenue": AMOUNT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> Logged:
         for field in known[f"{side}_fields"]:
             own = {**options.get(field["name"], {}), **field, "side": side}
             fields.append({key: value for key, value in own.items() if key != "column"})
-    return Logged(columns.names, fields, known["schema"], known.get("labels", _LABELS))
+    return Logged(columns.names, fields, known["schema"], known["labels"])
 
 
 def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:

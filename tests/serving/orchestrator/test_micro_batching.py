@@ -15,9 +15,7 @@ def scenario(main, run, *, max_running=1, max_items=4):
     async def with_batcher():
         with futures.ThreadPoolExecutor(max_running) as executor:
             return await main(
-                micro_batching.Batcher(
-                    run, executor, max_running=max_running, max_items=max_items
-                )
+                micro_batching.Batcher(run, executor, max_running=max_running, max_items=max_items)
             )
 
     return asyncio.run(with_batcher())

@@ -114,7 +114,7 @@ def test_planted_distortions_of_every_head_are_removed(fitted):
 def test_revenue_is_right_in_total_where_it_was_fitted_and_by_decile_elsewhere(fitted):
     found, logits, labels = fitted
     served = calibration.calibrated_values(logits, found)["expected_revenue"]
-    assert metrics.calibration_ratio(labels["revenue"], served) == pytest.approx(1.0, abs=0.002)
+    assert served.sum() / labels["revenue"].sum() == pytest.approx(1.0, abs=0.002)
     logits, _, expected = planted(40_000, 3)
     served = calibration.calibrated_values(logits, found)["expected_revenue"]
     raw = calibration.calibrated_values(logits, calibration.Calibrators())["expected_revenue"]
