@@ -106,11 +106,7 @@ def check_trainable(data_set: reader.DataSet) -> None:
             "If the log holds clicks only, convert it with --sampled_negatives=N, which samples N "
             "unclicked ads for each click; else check the click column."
         )
-    if not clicks:
-        raise ValueError(
-            f"The training split of {data_set.directory} has no clicks (label 1); expected at "
-            "least one. Check the label column, or use a larger log."
-        )
+    training.check_clicks(data_set, "train")
     if not data_set.num_rows("validation"):
         raise ValueError(
             f"The validation split of {data_set.directory} is empty; expected rows to choose the "

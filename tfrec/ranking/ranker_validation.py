@@ -47,12 +47,13 @@ class ValidationRows:
     @property
     def losses(self) -> np.ndarray:
         """[N] cross-entropy of labels above 0."""
-        return _losses(self.labels, self.probability)
+        return metrics.log_losses(self.labels > 0, self.probability)
 
     @property
     def entropy(self) -> np.ndarray:
         """[N] cross-entropy of always predicting the observed rate."""
-        return _losses(self.labels, np.full(len(self.labels), np.mean(self.labels > 0)))
+        rate = np.mean(self.labels > 0)
+        return metrics.log_losses(self.labels > 0, np.full(len(self.labels), rate))
 
 
 def owner_of_requests(data_set: reader.DataSet, split: str) -> np.ndarray:
@@ -158,11 +159,6 @@ def _figures(rows: ValidationRows) -> dict[str, Any]:
         ),
         "expected_calibration_error_of_chance": _calibration_error_of_chance(rows),
     }
-
-
-def _losses(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    p = np.clip(probability, 1e-12, 1 - 1e-12)
-    return -np.where(labels > 0, np.log(p), np.log1p(-p))
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, owner: np.ndarray) -> tuple[float, float]:

@@ -129,12 +129,9 @@ def train_two_tower(
         ValueError: The training or the validation split has no clicks.
     """
     save_config(config, workdir / "config.json")
+    for split in REFIT_SPLITS:
+        training.check_clicks(data_set, split)
     clicks = data_set.label_sum("train", "click")
-    if not clicks:
-        raise ValueError(
-            f"The training split of {data_set.directory} has no clicks (label 1); expected at "
-            "least one. Check the label column, or use a larger log."
-        )
     config = dataclasses.replace(config, batch_size=training.batch_size(config.batch_size, clicks))
     catalogue = data_set.catalogue()
     pairs = read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
@@ -256,11 +253,6 @@ def _held_out(
 ) -> retrieval_validation.HeldOut:
     """Reads the validation clicks; `pairs` are users and ads of the training clicks."""
     clicks = read_clicks(data_set, "validation", MAX_VALIDATION_CLICKS)
-    if not len(clicks.ad_rows):
-        raise ValueError(
-            f"The validation split of {data_set.directory} has no clicks; expected at least one to "
-            "measure recall. Use a larger log or a larger --validation_fraction."
-        )
     repeated = 1.0
     if pairs is not None and clicks.user is not None:
         hashes = _hashes(clicks.user, clicks.ad_rows)

@@ -79,6 +79,19 @@ def patience(min_passes: int, steps_per_epoch: int) -> int:
     return max(min_passes, math.ceil(_MIN_STEPS_OF_PATIENCE / steps_per_epoch))
 
 
+def check_clicks(data_set: reader.DataSet, split: str) -> None:
+    """Checks that a split has clicks.
+
+    Raises:
+        ValueError: The split has no clicks.
+    """
+    if not data_set.label_sum(split, "click"):
+        raise ValueError(
+            f"The {split} split of {data_set.directory} has no clicks (label 1); expected at least "
+            "one. Check the label column, use a larger log, or convert with other fractions."
+        )
+
+
 class Trainer:
     """Trains one model.
 
