@@ -15,8 +15,26 @@ from serving import errors
 from tfrecords import files
 from tfrecords.schema import KINDS
 
-FORMAT_VERSION = 3
-HEADS = ("click", "engagement", "revenue")
+FORMAT_VERSION = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseHead:
+    """A head of the ranker, from the table in `tfrec.heads`.
+
+    Attributes:
+        label: Name in weights, reports and metrics.
+        output: Name of the ranker's output and of the field in answers.
+        kind: `probability`, `probability_after_click` or `amount`.
+        utility_weight: Weight of the score in the utility if a request gives none.
+        trained: Whether the training log had the label; if not, the ranker has no such output.
+    """
+
+    label: str
+    output: str
+    kind: str
+    utility_weight: float = 1.0
+    trained: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +48,7 @@ class Content:
         query_fields: `{"name", "kind"}` of each raw query field.
         ad_fields: `{"name", "kind"}` of each raw ad field, in the order of `ad_features`. A list
             field takes several columns.
-        heads: Whether each of `HEADS` was trained.
-        outputs: Ranker output of each present head.
+        heads: Heads of the ranker, trained or not.
         signatures: Inputs and outputs of `query_tower`, `ad_tower` and `ranker`.
         index: Kind, metric, dimension, num_ads, build and search parameters, recall.
         metrics: Any metrics, for information.
@@ -44,19 +61,15 @@ class Content:
     schema: dict[str, Any]
     query_fields: list[dict[str, Any]]
     ad_fields: list[dict[str, Any]]
-    heads: dict[str, bool]
-    outputs: dict[str, str]
+    heads: tuple[ReleaseHead, ...]
     signatures: dict[str, Any]
     index: dict[str, Any]
     metrics: dict[str, Any]
     probes: dict[str, Any]
 
     def __post_init__(self) -> None:
-        present = {head for head, is_present in self.heads.items() if is_present}
-        if set(self.heads) != set(HEADS) or not present:
-            raise ValueError(f"heads: expected true or false for {HEADS}, got {self.heads!r}.")
-        if set(self.outputs) != present:
-            raise ValueError(f"outputs: expected one for each of {present}, got {self.outputs!r}.")
+        if not self.outputs:
+            raise ValueError(f"heads: expected at least one trained head, got {self.heads!r}.")
         for name in ("query_fields", "ad_fields"):
             for field in getattr(self, name):
                 if not isinstance(field.get("name"), str) or field.get("kind") not in KINDS:
@@ -64,6 +77,11 @@ class Content:
         if not self.query_fields or not self.ad_fields:
             raise ValueError("query_fields and ad_fields: expected at least one of each.")
         self._check_probes()
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Label -> ranker output of each trained head."""
+        return {head.label: head.output for head in self.heads if head.trained}
 
     def _check_probes(self) -> None:
         requests = self.probes["requests"]
@@ -109,13 +127,18 @@ class Manifest(Content):
 
     @property
     def present_heads(self) -> tuple[str, ...]:
-        """The trained heads, in the order of `HEADS`."""
-        return tuple(head for head in HEADS if self.heads[head])
+        """Labels of the trained heads."""
+        return tuple(self.outputs)
 
     @property
     def absent_heads(self) -> tuple[str, ...]:
-        """The heads that had no label in training, in the order of `HEADS`."""
-        return tuple(head for head in HEADS if not self.heads[head])
+        """Labels of the heads without a label in training."""
+        return tuple(head.label for head in self.heads if not head.trained)
+
+    @property
+    def utility_weights(self) -> dict[str, float]:
+        """Label -> default weight in the utility of each trained head."""
+        return {head.label: head.utility_weight for head in self.heads if head.trained}
 
     @classmethod
     def create(cls, content: Content, **published: Any) -> Self:
@@ -198,7 +221,8 @@ def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
             f"{FORMAT_VERSION}. Export the bundle again, or use the version of tfrec that wrote it."
         )
     try:
-        manifest = Manifest(**document)
+        heads = tuple(ReleaseHead(**head) for head in document.pop("heads"))
+        manifest = Manifest(**document, heads=heads)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise errors.ManifestFormatError(f"{name}: {error} Export the bundle again.") from error
     if manifest.version != version:
@@ -217,4 +241,11 @@ def _digest(document: dict[str, Any]) -> str:
 
 
 def _canonical(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps(
+        document,
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+        default=dataclasses.asdict,
+    )
+    return text.encode()

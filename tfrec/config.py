@@ -1,4 +1,4 @@
-"""Every option of every job, with its default and its help: the only home of both.
+"""The options of all jobs, with their defaults and help texts.
 
 Commands derive their command-line flags from these dataclasses, and each run writes its
 resolved configuration as JSON into its work directory.
@@ -9,16 +9,16 @@ import json
 import pathlib
 from typing import Any
 
-from tfrecords import terminal
+from tfrec.heads import HEADS
 from tfrecords.splits import SplitOptions
 
-# On two cores a request of 500 candidates takes little more than half the time in two parts; one
-# of a few candidates takes 0.3 ms longer (ADR 22).
+# On two cores, two parts take little more than half the time for a request of 500 candidates, and
+# 0.3 ms longer for a request of a few (ADR 22).
 CANDIDATE_PARTS = 2
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field with the help text that becomes its flag's."""
+    """Returns a dataclass field with the help text of its flag."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
@@ -50,7 +50,7 @@ class ConvertConfig:
     seed: int = option(1, "Seed of random splits, sampled negatives and the order of training.")
 
     def __post_init__(self) -> None:
-        # Refused here, before anything is written or read.
+        # Checks the options before anything is read or written.
         SplitOptions(self.split, self.validation_fraction, self.test_fraction, self.seed)
 
 
@@ -92,19 +92,7 @@ class RetrievalConfig:
         "Whether, once the best pass is known, the model is retrained for as many passes on the "
         "training and the validation clicks together.",
     )
-    click_share: str = option(
-        "counted",
-        "How often ads are drawn as negatives: counted (exact, from the catalogue) or streamed "
-        "(estimated while training).",
-    )
     seed: int = option(1, "Seed of initialization and shuffling.")
-
-    def __post_init__(self) -> None:
-        if self.click_share not in ("counted", "streamed"):
-            hint = terminal.suggestion_for(self.click_share, ("counted", "streamed"))
-            raise ValueError(
-                f"click_share: expected counted or streamed, got {self.click_share!r}.{hint}"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,16 +107,6 @@ class RankerConfig:
     feed_forward_dim: int = option(256, "Width of the feed-forward layers.")
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.")
     dropout: float = option(0.1, "Dropout rate.")
-    trunk: str = option(
-        "shared",
-        "Trunk of the heads: shared, or mmoe (experts that each head mixes with its own gate).",
-    )
-    num_experts: int = option(4, "Experts of the mmoe trunk.")
-    rerank_candidates: int = option(
-        0,
-        "Number of best-scoring candidates of a request that a second pass compares with each "
-        "other; 0: every candidate is scored alone.",
-    )
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides; a "
@@ -161,26 +139,22 @@ class RankerConfig:
     )
     average_decay: float = option(0.998, "Decay per step of the average of the dense weights.")
     embedding_l2: float = option(6e-3, "Squared-norm penalty on the field embeddings used.")
-    engagement_weight: float = option(1.0, "Weight of the engagement loss.")
-    revenue_weight: float = option(0.3, "Weight of the revenue loss.")
-    listwise_weight: float = option(
-        0.0, "Weight of the listwise loss, which compares the ads of a list; 0: no listwise loss."
+    engagement_weight: float = option(
+        HEADS["engagement"].loss_weight, "Weight of the engagement loss."
     )
+    revenue_weight: float = option(HEADS["revenue"].loss_weight, "Weight of the revenue loss.")
     seed: int = option(1, "Seed of initialization and shuffling.")
 
     def __post_init__(self) -> None:
-        if self.trunk not in ("shared", "mmoe"):
-            hint = terminal.suggestion_for(self.trunk, ("shared", "mmoe"))
-            raise ValueError(f"trunk: expected shared or mmoe, got {self.trunk!r}.{hint}")
-        if self.rerank_candidates < 0 or self.rerank_candidates == 1:
-            raise ValueError(
-                "rerank_candidates: expected 0, or at least 2 to be compared, got "
-                f"{self.rerank_candidates}."
-            )
         if not 0 < self.negative_keep_rate <= 1:
             raise ValueError(
-                f"negative_keep_rate is a share above 0, at most 1, got {self.negative_keep_rate}."
+                f"negative_keep_rate is {self.negative_keep_rate}; expected a number in (0, 1]."
             )
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each head's loss."""
+        return {h: getattr(self, f"{h}_weight", own.loss_weight) for h, own in HEADS.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,47 +1,71 @@
-"""What the ranker's heads mean: from logits to the probabilities and values that are served.
+"""The heads of the ranker: one table of what each predicts and how it is used.
 
-Shapes: B requests, C candidates.
-
-References:
-    Ma et al., Entire Space Multi-Task Model (ESMM), 2018 (engagement through click).
-    Wang, Liu and Miao, A Deep Probabilistic Model for Customer Lifetime Value
-    Prediction, 2019 (zero-inflated log-normal revenue).
+A head is one entry of `HEADS`. Its kind selects the loss (`ranking.losses`), the served value
+(`layers.head_outputs`), the calibrator (`calibration.Calibrators`) and the metrics
+(`evaluation.head_quality`). A new head of a known kind is one entry; its label has to be in
+`tfrecords.schema.LABELS`. Releases carry the entries in their manifests.
 """
 
-import math
-
-import tensorflow as tf
-
-Logits = dict[str, tf.Tensor]
-# The log-normal's scale is between the smallest and this much more.
-_SMALLEST_SCALE, _SCALES = 0.05, 2.0
+import dataclasses
+import enum
 
 
-def probabilities(logits: Logits) -> dict[str, tf.Tensor]:
-    """Turns logits into what is served.
+class HeadKind(enum.StrEnum):
+    """What a head predicts.
 
-    Returns:
-        `click_probability`; `engagement_probability` of a click that is followed by an
-        engagement; `expected_revenue` of an impression: each [B, C], those of the heads built.
+    Attributes:
+        PROBABILITY: The probability of a positive label.
+        PROBABILITY_AFTER_CLICK: The probability of a click that a positive label follows; the
+            logit is that of the label given a click.
+        AMOUNT: The expected value of a label that is often 0; three logits: of a positive
+            amount, and mean and scale of its logarithm.
     """
-    served = {}
-    click = tf.nn.sigmoid(logits["click"])
-    served["click_probability"] = click
-    if "engagement" in logits:
-        served["engagement_probability"] = click * tf.nn.sigmoid(logits["engagement"])
-    if "revenue" in logits:
-        positive_logit, mean, raw_scale = tf.unstack(logits["revenue"], axis=-1)
-        scale = revenue_scale(raw_scale)
-        served["expected_revenue"] = tf.nn.sigmoid(positive_logit) * tf.exp(mean + scale**2 / 2)
-    return served
+
+    PROBABILITY = "probability"
+    PROBABILITY_AFTER_CLICK = "probability_after_click"
+    AMOUNT = "amount"
 
 
-def revenue_scale(raw_scale: tf.Tensor) -> tf.Tensor:
-    """Returns the log-normal's scale, positive and bounded so that its mean stays finite."""
-    return _SMALLEST_SCALE + _SCALES * tf.nn.sigmoid(raw_scale)
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """An entry of the table.
+
+    Attributes:
+        label: Name of the label column, and of the head in requests, reports and metrics.
+        output: Name of the exported ranker's output, and of the field in answers.
+        kind: What the head predicts, of an impression.
+        loss_weight: Default weight of the loss; `RankerConfig.LABEL_weight` overrides it.
+        utility_weight: Default weight of the score in the utility that orders ads.
+    """
+
+    label: str
+    output: str
+    kind: HeadKind = HeadKind.PROBABILITY
+    loss_weight: float = 1.0
+    utility_weight: float = 1.0
+
+    @property
+    def is_amount(self) -> bool:
+        """Whether the label is an amount, not 0 or 1."""
+        return self.kind == HeadKind.AMOUNT
+
+    @property
+    def num_logits(self) -> int:
+        """Number of logits."""
+        return 3 if self.is_amount else 1
+
+    @property
+    def has_position_bias(self) -> bool:
+        """Whether the logit depends on the position; given a click it does not."""
+        return self.kind != HeadKind.PROBABILITY_AFTER_CLICK
 
 
-def raw_scale(scale: float) -> float:
-    """The inverse of `revenue_scale`, of the nearest scale that it can give well."""
-    share = min(max((scale - _SMALLEST_SCALE) / _SCALES, 0.05), 0.95)
-    return math.log(share / (1 - share))
+CLICK = Head("click", "click_probability")
+HEADS = {
+    head.label: head
+    for head in (
+        CLICK,
+        Head("engagement", "engagement_probability", HeadKind.PROBABILITY_AFTER_CLICK),
+        Head("revenue", "expected_revenue", HeadKind.AMOUNT, loss_weight=0.3),
+    )
+}

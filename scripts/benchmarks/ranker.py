@@ -39,7 +39,6 @@ from tfrec import calibration, config, exported, ranking
 from tfrecords import reader, terminal
 
 MODELS = ("ranker", "baseline")
-OUTPUTS = ("click_probability", "engagement_probability", "expected_revenue")
 WARM_UP_CALLS = 20
 TIMEOUT_SECONDS = 60.0
 Inputs = tuple[requests.Columns, np.ndarray]
@@ -87,9 +86,7 @@ async def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) ->
         name: model_server.Servable(name, 1, base / name / "1", saved_model.session_config())
         for name in MODELS
     }
-    outputs = [
-        name for name in OUTPUTS if name in loaded["ranker"].predict("", _flat(_draw(data_set, 1)))
-    ]
+    outputs = list(loaded["ranker"].predict("", _flat(_draw(data_set, 1))))
     clients = {
         name: ranker.RankerClient(address, version=1, outputs=outputs, model_name=name)
         for name in MODELS

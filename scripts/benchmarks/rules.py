@@ -23,6 +23,7 @@ from absl import flags
 from workload import results
 
 from serving import cli, impressions, index, manifest, orchestrator, requests
+from tfrec.heads import HEADS
 
 flags.DEFINE_integer("repetitions", 1000, "Answers of each case.", lower_bound=10)
 flags.DEFINE_integer("num_candidates", 500, "Candidates of a request.", lower_bound=20)
@@ -99,14 +100,14 @@ def _cases(log: impressions.ImpressionLog) -> dict[str, Callable[[], requests.An
         np.sort(rng.choice(_NUM_ADS, count, replace=False)),
         np.sort(rng.random(count).astype(np.float32))[::-1],
     )
-    scores = {head: rng.random(count).astype(np.float32) for head in manifest.HEADS}
+    scores = {head: rng.random(count).astype(np.float32) for head in HEADS}
     release: Any = SimpleNamespace(version=1, manifest=_manifest())
 
     def case(name: str, rules: dict[str, Any]) -> Callable[[], requests.Answer]:
         valid = requests.ValidRequest(
             values={"country": b"CH"},
             k=FLAGS.k,
-            weights=dict.fromkeys(manifest.HEADS, 1.0),
+            weights=dict.fromkeys(HEADS, 1.0),
             deadline_ms=None,
             request_id="r",
             filters=None,
@@ -150,6 +151,8 @@ def _manifest() -> Any:
     """Returns what answers and the log read of a manifest."""
     return SimpleNamespace(
         version=1,
+        heads=[manifest.ReleaseHead(own.label, own.output, own.kind) for own in HEADS.values()],
+        outputs={own.label: own.output for own in HEADS.values()},
         absent_heads=[],
         schema={"name": "generated"},
         query_fields=[{"name": "country", "kind": "categorical"}],

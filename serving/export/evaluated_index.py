@@ -1,4 +1,4 @@
-"""The index that an evaluation measures: that of the published release, or one like it.
+"""The index that an evaluation measures: that of the published release, or a new one.
 
 Shapes: N ads, Q queries, D embedding size.
 """
@@ -28,18 +28,18 @@ def opener(
     config: IndexConfig,
     filters: dict[str, Any] | None,
 ) -> evaluation.OpenIndex:
-    """Returns what gives `evaluation.evaluate` the index.
+    """Returns the function that opens the index for `evaluation.evaluate`.
 
     Args:
-        base: Base directory of the bundles: the index is that of the latest, where it is of
-            this training. None: it is built.
+        base: Base directory of the bundles, whose latest index is used if it is of this training.
+            None: an index is built.
         data_set: The converted log.
         models: The trained stages.
-        config: How an index is built where none is published.
-        filters: A filter that is measured, as in a request; None is none.
+        config: Configuration of an index that is built.
+        filters: Filters to measure, as in a request; None: no filters.
 
     Raises:
-        InvalidRequestError: When called: the filters are none, and why.
+        InvalidRequestError: When called: the filters are invalid.
     """
 
     def open_index(embeddings: np.ndarray) -> evaluation.CandidateIndex:
@@ -76,7 +76,7 @@ def _published(
             return None
         index = AdIndex.open(base / "ad_index" / str(version), num_threads=2)
     except errors.BundleError:
-        # What cannot be read cannot be served either.
+        # A release that cannot be read cannot be served.
         return None
     return index, f"{index.kind} of release {version}"
 
@@ -87,11 +87,11 @@ def _built(
     models: evaluation.Models,
     config: IndexConfig,
 ) -> tuple[AdIndex, str]:
-    """Builds an index as an export does, tuned with held-out requests."""
+    """Builds an index as in an export, tuned with held-out requests."""
     queries = release_export.tuning_queries(data_set, models.two_tower)
     built = build_index(embeddings, config, tuning_queries=queries)
     catalogue = data_set.catalogue()
     index = AdIndex(
         built.searcher.index, np.asarray(catalogue.features), release_export.display(catalogue), 2
     )
-    return index, f"{index.kind}, built as an export builds it"
+    return index, f"{index.kind}, built as in an export"

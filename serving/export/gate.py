@@ -1,10 +1,10 @@
-"""The export gate: a ranker that is worse than the released one, or than no model, is refused.
+"""The export gate: refuses a ranker that is worse than the released one, or than no model.
 
-It judges by figures of the validation split, `tfrec.ranking.measure_heads`, which the
-manifest of each release keeps. Click has to be better than its rate. Another head is refused
-where it is known to be worse; one of which the split has no rows of both kinds is noted.
+It compares metrics of the validation split, `tfrec.ranking.measure_heads`, which the manifest of
+each release keeps. The click head has to be better than its base rate. Another head is refused if
+it is known to be worse, and noted if the split has no positive or no negative rows for it.
 
-ADR 15 says why the limits are what they are.
+ADR 15 gives the reasons for the limits.
 """
 
 import dataclasses
@@ -13,14 +13,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving import errors
+from tfrec.heads import CLICK
 
-# What share of the released ranker's information, 1 − normalised entropy, may be lost: runs of one
-# configuration differ by so much.
+# Share of the released ranker's information, 1 − normalized entropy, that may be lost: the
+# difference between runs of one configuration.
 SAME_ROWS_TOLERANCE = 0.1
 OTHER_ROWS_TOLERANCE = 0.2
-# Predicted over observed: how far off 1. Calibration error: what share of the mean label.
+# Tolerance of predicted / observed around 1, and of the calibration error as a share of the mean
+# label.
 CALIBRATION_TOLERANCE = 0.1
-# What chance explains: so many standard errors, and so many calibration errors of chance.
+# Standard errors, and calibration errors of a calibrated model, that chance explains.
 NUM_ERRORS = 2.0
 NUM_CHANCE = 1.5
 
@@ -29,14 +31,13 @@ Figures = Mapping[str, Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Released:
-    """What is known of the released ranker.
+    """The metrics of the released ranker.
 
     Attributes:
-        version: Of the release.
-        figures: Of each head, as `tfrec.ranking.measure_heads` gives them.
-        differences: Of each head, by how much the candidate's normalised entropy is above the
-            released one's on the same rows, and the standard error; None where the figures come
-            from other rows.
+        version: Release version.
+        figures: Metrics of each head, from `tfrec.ranking.measure_heads`.
+        differences: Head -> normalized entropy of the candidate minus that of the release on the
+            same rows, and its standard error; None if the metrics are from other rows.
     """
 
     version: int
@@ -46,35 +47,35 @@ class Released:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the gate found.
+    """The gate's verdict.
 
     Attributes:
-        refusals: One sentence a fault; empty = the ranker may be published.
-        notes: What could not be judged, and how it was compared.
+        refusals: One sentence per fault; empty: the ranker may be published.
+        notes: What could not be judged, and how the ranker was compared.
     """
 
     refusals: tuple[str, ...]
     notes: tuple[str, ...]
 
     def check(self, version: int | None) -> None:
-        """Raises what the verdict says.
+        """Raises an error if there are refusals.
 
         Args:
-            version: The release that stays; None = there is none.
+            version: The current release; None: there is none.
 
         Raises:
             ReleaseRefusedError: There are refusals.
         """
         if self.refusals:
-            stays = "nothing is published" if version is None else f"release {version} stays"
+            stays = "there is no release" if version is None else f"release {version} stays"
             raise errors.ReleaseRefusedError(
                 f"Not published, {stays}: {'; '.join(self.refusals)}. More data, fewer passes or "
-                "other fields may help (tfrec inspect_dataset shows what the log has); "
-                "--force publishes it all the same."
+                "other fields may help (tfrec inspect_dataset shows the log's fields); "
+                "--force publishes the release anyway."
             )
 
     def to_json(self, forced: bool) -> dict[str, Any]:
-        """Returns what the manifest says of the verdict."""
+        """Returns the verdict for the manifest."""
         return {"forced": forced, "refusals": list(self.refusals), "notes": list(self.notes)}
 
 
@@ -82,23 +83,23 @@ def judge(candidate: Figures, released: Released | None) -> Verdict:
     """Judges a trained ranker.
 
     Args:
-        candidate: Its figures on the validation split.
-        released: The ranker that it would replace; None = there is none.
+        candidate: Its metrics on the validation split.
+        released: The ranker that it would replace; None: there is none.
     """
     refusals: list[str] = []
     notes: list[str] = []
     if released is not None and not released.figures:
-        notes.append(f"release {released.version} has no figures to be compared with")
+        notes.append(f"release {released.version} has no metrics to compare with")
     elif released is not None and released.differences is None:
         notes.append(
-            f"release {released.version} was measured on other rows: its normalised entropy is "
-            f"compared with a tolerance of {OTHER_ROWS_TOLERANCE:.0%} of its information in place "
+            f"release {released.version} was measured on other rows: its normalized entropy is "
+            f"compared with a tolerance of {OTHER_ROWS_TOLERANCE:.0%} of its information instead "
             f"of {SAME_ROWS_TOLERANCE:.0%}"
         )
     for head, own in candidate.items():
         if "normalized_entropy" not in own:
             rows = f"{own['positives']:,} of {own['labelled']:,} validation rows are positive"
-            if head == "click":
+            if head == CLICK.label:
                 refusals.append(f"click cannot be judged: {rows}")
             else:
                 notes.append(f"{head} is not judged: {rows}")
@@ -113,15 +114,15 @@ def judge(candidate: Figures, released: Released | None) -> Verdict:
 
 
 def _against_the_base_rate(head: str, own: Mapping[str, Any]) -> list[str]:
-    # Click is what a model is for: it has to know something. Another head that as yet knows
-    # nothing predicts its rate, which does no harm; it is refused where it is known to be worse.
-    slack = 0.0 if head == "click" else NUM_ERRORS * own["normalized_entropy_error"]
+    # The click head has to know something. Another head that knows nothing predicts its base rate,
+    # which does no harm; it is refused if it is known to be worse.
+    slack = 0.0 if head == CLICK.label else NUM_ERRORS * own["normalized_entropy_error"]
     if own["normalized_entropy"] < 1 + slack:
         return []
     return [
-        f"{head}: normalised entropy {own['normalized_entropy']:.4f} on {own['labelled']:,} "
-        f"validation rows is not below 1, that of always predicting their rate "
-        f"({own['base_rate']:.4f})"
+        f"{head}: the normalized entropy is {own['normalized_entropy']:.4f} on "
+        f"{own['labelled']:,} validation rows; expected less than 1, that of always predicting "
+        f"their rate ({own['base_rate']:.4f})"
     ]
 
 
@@ -140,9 +141,9 @@ def _against_the_release(
     if above <= limit:
         return []
     return [
-        f"{head}: normalised entropy {own['normalized_entropy']:.4f} is worse than "
-        f"{own['normalized_entropy'] - above:.4f}, that of release {released.version} {where}, by "
-        f"{above:.4f}; {limit:.4f} is allowed"
+        f"{head}: the normalized entropy rose from {own['normalized_entropy'] - above:.4f} of "
+        f"release {released.version} to {own['normalized_entropy']:.4f} {where}, by {above:.4f} "
+        f"(limit {limit:.4f})"
     ]
 
 
@@ -153,8 +154,8 @@ def _calibration(head: str, own: Mapping[str, Any], before: Mapping[str, Any] | 
         allowed = max(allowed, _off(before) + NUM_ERRORS * own["calibration_ratio_error"])
     if _off(own) > allowed:
         refusals.append(
-            f"{head}: predicted / observed is {own['calibration_ratio']:.3f}; "
-            f"{max(0.0, 1 - allowed):.3f} to {1 + allowed:.3f} is allowed"
+            f"{head}: predicted / observed is {own['calibration_ratio']:.3f}; expected "
+            f"{max(0.0, 1 - allowed):.3f} to {1 + allowed:.3f}"
         )
     chance = NUM_CHANCE * own["expected_calibration_error_of_chance"] / own["mean_label"]
     allowed = CALIBRATION_TOLERANCE + chance
@@ -163,7 +164,7 @@ def _calibration(head: str, own: Mapping[str, Any], before: Mapping[str, Any] | 
     if _relative_error(own) > allowed:
         refusals.append(
             f"{head}: the expected calibration error is {_relative_error(own):.3f} of the mean "
-            f"label ({own['mean_label']:.4g}); {allowed:.3f} is allowed"
+            f"label ({own['mean_label']:.4g}; limit {allowed:.3f})"
         )
     return refusals
 

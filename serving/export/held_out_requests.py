@@ -1,7 +1,7 @@
-"""Held-out requests with the scores that the trained ranker gives their shown ads.
+"""Held-out requests and the trained ranker's scores of their shown ads.
 
-They are what training read: encoded by the converter, scored by the trained ranker and its
-calibrators. What a server answers for the same raw fields is compared with them.
+The requests are encoded by the converter and scored by the trained ranker and its calibrators. A
+server's answers for the same raw fields are compared with these scores.
 
 Shapes: C shown ads of a request.
 """
@@ -26,9 +26,9 @@ class LoggedRequest:
     """A held-out request.
 
     Attributes:
-        fields: Its raw query fields.
-        ad_ids: [C] the ads that it showed.
-        scores: Output -> [C] float32, as training would serve them.
+        fields: Raw query fields.
+        ad_ids: [C] shown ads.
+        scores: Output -> [C] float32 served values.
     """
 
     fields: Mapping[str, Any]
@@ -42,11 +42,11 @@ def logged_requests(
     """Returns the training of a work directory, and its first held-out requests, scored.
 
     Args:
-        workdir: Holds the data set and both trained stages.
+        workdir: Work directory with the data set and both trained stages.
         num_requests: Maximum number of requests.
 
     Raises:
-        FileNotFoundError, ValueError: It is not a work directory, or it is damaged.
+        FileNotFoundError, ValueError: The directory is not a work directory, or is damaged.
     """
     steps = Pipeline(workdir)
     data_set = steps.data_set()
@@ -62,7 +62,7 @@ def _scored(
     ids = data_set.catalogue().ad_ids
     samples_left = iter(samples)
     for batch in data_set.batches("test", _REQUESTS_PER_BATCH):
-        # Without the slots: served scores are those of the first.
+        # Without positions: served scores are for the first position.
         logits = models.ranker.score(batch["query"], batch["ad"])
         calibrated = models.calibrators.apply(logits)
         served = ranking.undo_down_sampling(calibrated, data_set.schema.negative_keep_rate)
@@ -72,7 +72,7 @@ def _scored(
             if fields is None:
                 return
             rows = batch["ad_row"].numpy()[number][mask]
-            # An ad that a request shows twice comes once.
+            # Ads that a request shows twice are returned once.
             rows, first = np.unique(rows, return_index=True)
             yield LoggedRequest(
                 fields,

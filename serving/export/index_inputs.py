@@ -1,4 +1,4 @@
-"""Where the commands and benchmarks of the index take the embeddings of ads and of queries from.
+"""Embeddings of ads and queries for the commands and benchmarks of the index.
 
 Shapes: N ads, Q queries, D embedding size.
 """
@@ -15,14 +15,14 @@ def embeddings_from_files(embeddings: str, queries: str) -> tuple[np.ndarray, np
     """Reads [N, D] and [Q, D] from .npy files, memory-mapped.
 
     Raises:
-        ValueError: A file holds no such array.
+        ValueError: A file does not hold such an array.
     """
     ads, asked = (_load(path) for path in (embeddings, queries))
     for path, array in ((embeddings, ads), (queries, asked)):
         if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != ads.shape[-1]:
             raise ValueError(
-                f"{path}: expected floats [rows, {ads.shape[-1]}], got {array.dtype} "
-                f"{list(array.shape)}. Save what the towers give with numpy.save."
+                f"{path} holds {array.dtype} {list(array.shape)}; expected floats "
+                f"[rows, {ads.shape[-1]}]. Save the outputs of the towers with numpy.save."
             )
     return ads, asked
 

@@ -7,9 +7,9 @@
     WORKDIR/evaluation/  metrics of both on the test split, and a page with figures
     WORKDIR/bundle/      release bundles, the base directory of the model server
 
-A step notes what it depends on in WORKDIR/steps/NAME.json. Run again, a finished step whose
-inputs are the same is skipped; one that was killed resumes from its checkpoints; one whose
-inputs changed starts anew.
+A step records its inputs in WORKDIR/steps/NAME.json. In the next run, a finished step with the same
+inputs is skipped, a killed step resumes from its checkpoints, and a step with other inputs starts
+again.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from tfrec.config import (
 from tfrecords import convert, files, reader, synthetic
 from tfrecords.splits import SPLITS
 
-# What each step writes last: without it the step is not done, whatever its note says.
+# The file that each step writes last; without it the step is not finished.
 PRODUCTS = {
     "synthetic": "log.tsv",
     "data": "dataset.json",
@@ -47,7 +47,8 @@ PRODUCTS = {
     "bundle": "manifests/*.json",
 }
 STEPS = tuple(PRODUCTS)
-_TOO_LONG = ("segments", "curves")
+# Parts of the evaluation that are not in the manifest.
+_ONLY_IN_EVALUATION = ("segments", "curves")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Pipeline:
     """The steps of one work directory.
 
     Attributes:
-        workdir: Everything is written below it.
+        workdir: Work directory of all steps.
         progress: Whether to show progress bars and one line per step.
     """
 
@@ -140,13 +141,13 @@ class Pipeline:
         index_config: IndexConfig | None = None,
         filters: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Measures both stages and the way from request to ads on the test split.
+        """Measures both stages and the whole system on the test split.
 
         Args:
             data_set: The converted log.
-            config: Resamples and segments; None is what was asked for last, or the defaults.
-            index_config: How an index is built where none like it is published; None likewise.
-            filters: A filter of requests that is measured too.
+            config: Resamples and segments; None: those of the last evaluation, or the defaults.
+            index_config: Configuration of an index if none like it is published; None: the same.
+            filters: Filters to measure, as in a request.
         """
         before = self._note("evaluation").get("inputs", {})
         last = before.get("config") or {}, before.get("index") or {}
@@ -190,11 +191,11 @@ class Pipeline:
         """Publishes both stages as the next release bundle, if the export gate allows it.
 
         Args:
-            data_set: What both were trained on.
-            metrics: What was measured of them; goes into the manifest.
-            config: How the ads are indexed; None is as in the last export, or the defaults.
-            force: Whether to publish what the gate refuses.
-            candidate_parts: As `export_release`; None likewise.
+            data_set: The data set that both were trained on.
+            metrics: Metrics of both, for the manifest.
+            config: Configuration of the index; None: that of the last export, or the defaults.
+            force: Whether to publish a ranker that the gate refuses.
+            candidate_parts: See `export_release`; None: as in the last export, or the default.
 
         Raises:
             ReleaseRefusedError: The gate refuses the ranker; nothing is published.
@@ -209,8 +210,7 @@ class Pipeline:
             "index": dataclasses.asdict(config),
             "candidate_parts": candidate_parts,
         }
-        # What a release is judged by; the rest stays in the evaluation's own files.
-        metrics = {name: own for name, own in metrics.items() if name not in _TOO_LONG}
+        metrics = {name: own for name, own in metrics.items() if name not in _ONLY_IN_EVALUATION}
 
         def publish() -> None:
             models = self.models(data_set)
@@ -229,7 +229,7 @@ class Pipeline:
                 candidate_parts,
             )
 
-        # Earlier releases stay: a bundle's version is never used twice.
+        # Earlier releases stay, since a version is never used twice.
         self._once("bundle", "exporting a release bundle", inputs, publish, keep=True)
         latest, stable = releases.latest(base), releases.stable(base)
         stays = "" if latest == stable else f"; {stable} stays stable, see tfrec release"
@@ -247,12 +247,12 @@ class Pipeline:
         return reader.DataSet(self.path("data"))
 
     def log(self) -> str | None:
-        """Returns the first file of the log that was converted here, or None."""
+        """Returns the first file of the converted log, or None."""
         converted = self._note("data").get("inputs", {}).get("files")
         return converted[0]["path"] if converted else None
 
     def seconds(self) -> dict[str, float]:
-        """Returns how long each finished step took."""
+        """Returns the duration of each finished step."""
         notes = {step: self._note(step) for step in STEPS}
         return {step: note["seconds"] for step, note in notes.items() if note.get("finished")}
 
@@ -262,7 +262,7 @@ class Pipeline:
         return log.parent if synthetic.SyntheticLog(log.parent).world.is_file() else None
 
     def _models_inputs(self) -> dict[str, Any]:
-        """What depends on both stages depends on them and on the data they are used with."""
+        """Returns the inputs of a step that uses both stages."""
         return {step: self._inputs(step) for step in ("data", "retrieval", "ranker")}
 
     def _inputs(self, step: str) -> str:
@@ -270,7 +270,7 @@ class Pipeline:
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def _whole_data_set(self) -> reader.DataSet | None:
-        """Returns the data set, if there is one; one with a missing or altered file is removed."""
+        """Returns the data set or None; removes one with a missing or altered file."""
         directory = self.path("data")
         if not any(directory.glob(PRODUCTS["data"])):
             return None
@@ -278,7 +278,7 @@ class Pipeline:
             data_set = self.data_set()
             data_set.verify()
         except (FileNotFoundError, ValueError) as error:
-            self._print(f"      the data set there cannot be used, and is removed: {error}")
+            self._print(f"      removing the data set, which cannot be used: {error}")
             shutil.rmtree(directory)
             return None
         return data_set
@@ -291,7 +291,7 @@ class Pipeline:
             return {}
         except ValueError as error:
             raise ValueError(
-                f"{path} cannot be read ({error}); delete it, and run again."
+                f"{path} cannot be read ({error}). Delete it, and run again."
             ) from error
 
     def _write_note(self, step: str, note: dict[str, Any]) -> None:
@@ -307,13 +307,13 @@ class Pipeline:
         work: Callable[[], Any],
         keep: bool = False,
     ) -> bool:
-        """Does a step, unless it is done and its inputs are the same; returns whether it did."""
+        """Runs a step unless it is finished with the same inputs; returns whether it ran."""
         inputs = json.loads(json.dumps(inputs, default=str))
         note = self._note(step)
         number = f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
         same = note.get("inputs") == inputs
         if same and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
-            self._print(f"{number} {title}: done before, unchanged")
+            self._print(f"{number} {title}: finished before, unchanged")
             return False
         self._print(f"{number} {title}")
         if not same and not keep:
@@ -356,19 +356,19 @@ def _describe(data_set: reader.DataSet) -> str:
     if others := description.rows_of_other_users:
         text.append(
             f"      {others / max(written, 1):.1%} of rows are of another user than their request: "
-            "is its key unique, or does it begin again each day?"
+            "is the request key unique, or does it restart each day?"
         )
     young = description.rows_inside_engagement_window
     if young:
         window = description.engagement_window_seconds
         text.append(
-            f"      engagement and revenue of {young:,} impressions are not known yet: they are "
-            f"less than {window:,.0f} seconds older than the end of the log"
+            f"      engagement and revenue of {young:,} impressions are not final: they are less "
+            f"than {window:,.0f} seconds before the end of the log"
         )
     changed = description.impressions_of_changed_ads
     if changed:
         text.append(
-            f"      {changed / max(written, 1):.1%} of the impressions showed an ad with other "
-            "fields than its latest, which the catalogue holds"
+            f"      {changed / max(written, 1):.1%} of the impressions showed an ad with fields "
+            "other than its latest ones, which the catalogue holds"
         )
     return "\n".join(text)

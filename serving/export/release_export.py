@@ -27,6 +27,7 @@ from serving.index import (
 from serving.requests import QueryFields
 from tfrec import calibration, exported, ranking, retrieval
 from tfrec.config import CANDIDATE_PARTS
+from tfrec.heads import HEADS
 from tfrecords import encoding, reader
 from tfrecords.schema import NUM_CANDIDATES
 
@@ -53,13 +54,14 @@ def export_release(
 
     Args:
         base: Base directory of the bundles.
-        data_set: What both models were trained on.
+        data_set: The data set that both models were trained on.
         two_tower: The trained retrieval model.
         model: The trained ranker.
-        calibrators: Its calibrators.
-        index_config: How the ads are indexed.
-        metrics: What was measured of the models; goes into the manifest.
-        candidate_parts: Parts of a request's candidates that the ranker scores beside each other.
+        calibrators: The ranker's calibrators.
+        index_config: Configuration of the index.
+        metrics: Metrics of the models, for the manifest.
+        candidate_parts: Number of parts of a request's candidates that the ranker can score in
+            parallel.
 
     Returns:
         The published manifest.
@@ -72,7 +74,10 @@ def export_release(
     ranker_module = exported.RankerModule(fitted, model, calibrators, candidate_parts)
     samples = data_set.sample_requests()
     if not samples:
-        raise ValueError(f"{data_set.directory} has no held-out requests; use a larger log.")
+        raise ValueError(
+            f"{data_set.directory} has no held-out requests; expected at least one. Use a "
+            "larger log."
+        )
     columns = _columns(fitted, samples)
     held_out = _embed(tower_module, columns)
     queries = tuning_queries(data_set, two_tower)
@@ -82,8 +87,6 @@ def export_release(
     training_id = training_id_of(data_set, two_tower, model)
     probes = _probes(samples, tower_module, ranker_module, index, features, fitted)
     probes["ads"] = _ad_probes(catalogue, embeddings)
-    head_of = {"click_probability": "click", "engagement_probability": "engagement"}
-    outputs = {head_of.get(name, "revenue"): name for name in probes["scores"]}
 
     def write(staged: releases.Staged) -> manifest.Content:
         _save(tower_module, staged.query_tower)
@@ -119,8 +122,12 @@ def export_release(
             schema=data_set.schema.to_json(),
             query_fields=[{"name": f.name, "kind": f.kind} for f in data_set.schema.query_fields],
             ad_fields=[{"name": f.name, "kind": f.kind} for f in data_set.schema.ad_fields],
-            heads={head: head in model.heads for head in manifest.HEADS},
-            outputs=outputs,
+            heads=tuple(
+                manifest.ReleaseHead(
+                    own.label, own.output, own.kind.value, own.utility_weight, head in model.heads
+                )
+                for head, own in HEADS.items()
+            ),
             signatures={
                 "query_tower": _signature(tower_module.serve),
                 "ad_tower": _signature(ad_module.serve),
@@ -135,13 +142,16 @@ def export_release(
 
 
 def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.TwoTower) -> np.ndarray:
-    """Returns embeddings [Q, D] of validation requests, by which an index is chosen.
+    """Returns embeddings [Q, D] of validation requests, to tune an index.
 
-    Of no test requests, on which what an index loses is measured.
+    The loss of an index is measured on the test requests.
     """
     window = next(iter(data_set.windows("validation")), None)
     if window is None:
-        raise ValueError(f"{data_set.directory} has no validation requests; use a larger log.")
+        raise ValueError(
+            f"{data_set.directory} has no validation requests; expected at least one. Use a "
+            "larger log."
+        )
     queries = window["query"].numpy()
     rows = retrieval.evenly_spaced(len(queries), NUM_TUNING_QUERIES)
     return retrieval.embed_in_batches(two_tower.query_tower, queries[rows])
@@ -192,11 +202,11 @@ def _probes(
 
 
 def _ad_probes(catalogue: reader.Catalogue, embeddings: np.ndarray) -> dict[str, Any]:
-    """Returns ads whose embeddings the exported ad tower has to reproduce."""
+    """Returns ads whose embeddings the exported ad tower must reproduce."""
     shown = np.ones(len(catalogue), bool)
     for column in catalogue.fields.columns:
         if pa.types.is_floating(column.type):
-            # Infinity is no JSON, so that such a field is not shown as it is.
+            # JSON has no infinity, so such a field cannot be in a probe.
             shown &= ~np.isinf(column.to_numpy())
     rows = np.flatnonzero(shown)
     rows = rows[np.linspace(0, len(rows), NUM_PROBES, endpoint=False).astype(int)[: len(rows)]]
@@ -226,8 +236,8 @@ def _write_warm_up(
 
 
 def _signature(function: Any) -> dict[str, dict[str, Any]]:
-    # Positional and keyword inputs alike: a signature takes them all by name. TensorFlow writes
-    # the names of keyword inputs small in their specs.
+    # A signature takes positional and keyword inputs by name. The specs of keyword inputs have
+    # lower-case names.
     positional, named = function.structured_input_signature
     inputs = {**{spec.name: spec for spec in positional}, **named}
     outputs = function.structured_outputs
@@ -242,14 +252,14 @@ def _spec(spec: Any) -> dict[str, Any]:
 
 
 def display(catalogue: reader.Catalogue) -> pa.Table:
-    """Returns the table of ad ids and raw fields that an index keeps."""
+    """Returns the table of ad ids and raw fields of the index."""
     return catalogue.fields.append_column(AD_ID, catalogue.ad_ids)
 
 
 def training_id_of(
     data_set: reader.DataSet, two_tower: retrieval.TwoTower, model: ranking.Ranker
 ) -> str:
-    """Names a training: the same models of the same data have the same id."""
+    """Returns the id of a training; the same models of the same data have the same id."""
     digest = hashlib.sha256(data_set.fingerprint.encode())
     for variable in [*two_tower.variables, *model.variables]:
         digest.update(variable.numpy().tobytes())

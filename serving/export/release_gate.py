@@ -1,7 +1,7 @@
-"""Holds a trained ranker against the released one before it is exported.
+"""Compares a trained ranker with the released one before it is exported.
 
-A release of the same data set is scored again on the validation rows of the candidate, so that
-both are judged by the same rows; of any other release there are the figures in its manifest.
+A release of the same data set is scored again on the validation rows of the candidate, so both are
+judged by the same rows. For any other release the metrics in its manifest are used.
 """
 
 import json
@@ -25,29 +25,22 @@ def check(
     directory: pathlib.Path,
     force: bool,
 ) -> dict[str, Any]:
-    """Judges a ranker that is about to be published.
+    """Judges a ranker before it is published.
 
     Args:
         base: Base directory of the bundles.
-        data_set: What the ranker was trained on.
+        data_set: The data set that the ranker was trained on.
         model: The ranker.
-        directory: Where it was trained.
-        force: Whether to go on all the same.
+        directory: Work directory of its training.
+        force: Whether to publish a refused ranker.
 
     Returns:
-        For the manifest: `validation`, the figures, and `gate`, the verdict.
+        For the manifest: `validation`, the metrics, and `gate`, the verdict.
 
     Raises:
         ReleaseRefusedError: The gate refuses it, and `force` is off.
-        ValueError: `ranker.json` has no figures.
     """
-    path = directory / "ranker.json"
-    figures = json.loads(path.read_text()).get("validation")
-    if figures is None:
-        raise ValueError(
-            f"{path} has no figures of the validation split: an earlier version wrote it. Delete "
-            "it, run tfrec train_ranker, and export again."
-        )
+    figures = json.loads((directory / "ranker.json").read_text())["validation"]
     released = _released(base, data_set, model)
     verdict = gate.judge(figures, released)
     if not force:
@@ -56,9 +49,9 @@ def check(
 
 
 def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
-    """Judges a release of another base directory that is about to be published in this one.
+    """Judges a release of another base directory before it is published in this one.
 
-    Its figures and those of the stable release come from their manifests.
+    Its metrics and those of the stable release are from their manifests.
 
     Raises:
         ReleaseRefusedError: The gate refuses it.
@@ -83,7 +76,7 @@ def _released(
     try:
         release = manifest.read(base, version)
     except errors.BundleError:
-        # A release that cannot be read cannot be served either: it is no bar for the next one.
+        # A release that cannot be read cannot be served, so nothing is compared with it.
         return gate.Released(version, {})
     if release.dataset_fingerprint == data_set.fingerprint:
         logits = _logits_of_release(base / "ranker" / str(version), data_set)
@@ -97,10 +90,10 @@ def _logits_of_release(
 ) -> dict[str, np.ndarray] | None:
     """Returns the calibrated logits of the validation rows, in the log's order.
 
-    None if the release cannot give them: an earlier version exported it, or it is damaged.
+    None if the release does not return them or is damaged.
     """
     try:
-        release = tf.saved_model.load(str(directory))  # its variables live as long as it
+        release = tf.saved_model.load(str(directory))  # keeps its variables alive
         score = release.logged_logits
     except (OSError, AttributeError):
         return None

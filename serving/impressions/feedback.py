@@ -74,8 +74,8 @@ def join_feedback(
             no impression is left to write.
         OSError: The output cannot be written.
     """
-    events, labels = feedback_events.read(event_files)
     known = logged_schema.newest_schema(log_files)
+    events, labels = feedback_events.read(event_files, known.labels)
     latest, newest, repeated = _latest_answers(log_files, events)
     until = newest - min_age_seconds
     young = 0
@@ -131,7 +131,7 @@ def _labelled(table: pa.Table, latest: pa.Table, labels: Sequence[str]) -> pa.Ta
     own = table.select(keys).append_column("position", positions)
     joined = own.join(latest, keys, join_type="left outer").sort_by("position")
     for label in labels:
-        name = logged_schema.LABELS[label]
+        name = f"_{label}"
         table = table.append_column(name, pc.fill_null(joined[name], 0.0))
     return table
 
@@ -169,7 +169,7 @@ class _Writer:
         self.rows += table.num_rows
         self.requests += pc.count_distinct(table["_answer_id"]).as_py()
         for label in self.totals:
-            self.totals[label] += pc.sum(table[logged_schema.LABELS[label]]).as_py()
+            self.totals[label] += pc.sum(table[f"_{label}"]).as_py()
 
     def close(self) -> None:
         if self._writer is not None:

@@ -8,7 +8,7 @@ Shapes: E events.
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,11 +22,12 @@ from serving.impressions import logged_schema
 _IDS = {"request_id": "_request_id", "ad_id": "_ad_id"}
 
 
-def read(paths: Sequence[pathlib.Path]) -> tuple[pa.Table, list[str]]:
+def read(paths: Sequence[pathlib.Path], kinds: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
     """Reads events and combines those of the same request and ad.
 
     Args:
-        paths: Files of events.
+        paths: The files.
+        kinds: Label -> kind of its head, of the labels that events can have.
 
     Returns:
         A table with the columns `_request_id`, `_ad_id`, the labels (float64) and `num_events`; and
@@ -35,38 +36,40 @@ def read(paths: Sequence[pathlib.Path]) -> tuple[pa.Table, list[str]]:
     Raises:
         ImpressionLogError: A file cannot be read, or an event is malformed; the message names it.
     """
-    tables = [_read(path) for path in paths]
+    tables = [_read(path, kinds) for path in paths]
     labels = [
-        label
-        for label, name in logged_schema.LABELS.items()
-        if any(name in table.column_names for table in tables)
+        label for label in kinds if any(f"_{label}" in table.column_names for table in tables)
     ]
     if "click" not in labels:
         raise errors.ImpressionLogError(
             f"{', '.join(map(str, paths)) or 'No file'}: expected events with a column click, got "
-            f"{labels or 'none of click, engagement and revenue'}. Add click as 0 or 1."
+            f"{labels or 'none of ' + ', '.join(kinds)}. Add click as 0 or 1."
         )
-    names = [logged_schema.LABELS[label] for label in labels]
+    names = [f"_{label}" for label in labels]
     complete = []
     for table in tables:
         for name in names:
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
         complete.append(table.select([*_IDS.values(), *names]))
-    ways = {name: "sum" if name == logged_schema.LABELS["revenue"] else "max" for name in names}
+    ways = {f"_{label}": "sum" if _is_amount(kinds[label]) else "max" for label in labels}
     together = pa.concat_tables(complete).group_by(list(_IDS.values()))
     summed = together.aggregate([*ways.items(), ([], "count_all")])
     renamed = {f"{name}_{way}": name for name, way in ways.items()} | {"count_all": "num_events"}
     return summed.rename_columns([renamed.get(n, n) for n in summed.column_names]), labels
 
 
-def _read(path: pathlib.Path) -> pa.Table:
+def _is_amount(kind: str) -> bool:
+    return kind == logged_schema.AMOUNT
+
+
+def _read(path: pathlib.Path, kinds: Mapping[str, str]) -> pa.Table:
     if not path.is_file():
         raise errors.ImpressionLogError(
             f"{path} does not exist; expected a file of events. Check the path."
         )
     try:
-        table = _parsed(path)
+        table = _parsed(path, kinds)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise errors.ImpressionLogError(
             f"{path}: expected events as JSON lines (.jsonl), CSV (.csv), TSV (.tsv) or Parquet "
@@ -78,17 +81,17 @@ def _read(path: pathlib.Path) -> pa.Table:
             f"{path}: expected events with request_id and ad_id, got {table.column_names}."
         )
     columns = {own: _ids(path, name, table[name]) for name, own in _IDS.items()}
-    for label, own in logged_schema.LABELS.items():
+    for label, kind in kinds.items():
         if label in table.column_names:
-            columns[own] = _numbers(path, label, table[label])
+            columns[f"_{label}"] = _numbers(path, label, table[label], _is_amount(kind))
     return pa.table(columns)
 
 
-def _parsed(path: pathlib.Path) -> pa.Table:
+def _parsed(path: pathlib.Path, labels: Iterable[str]) -> pa.Table:
     if path.suffix == ".parquet":
         return pq.read_table(path)
     if path.suffix in (".jsonl", ".ndjson", ".json"):
-        return _json_lines(path)
+        return _json_lines(path, labels)
     delimiter = "\t" if path.suffix == ".tsv" else ","
     return pa_csv.read_csv(
         path,
@@ -97,9 +100,9 @@ def _parsed(path: pathlib.Path) -> pa.Table:
     )
 
 
-def _json_lines(path: pathlib.Path) -> pa.Table:
+def _json_lines(path: pathlib.Path, labels: Iterable[str]) -> pa.Table:
     # Arrow's reader would parse a string such as "2024-01-01" as a timestamp.
-    columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, *logged_schema.LABELS)}
+    columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, *labels)}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -160,22 +163,24 @@ def _ids(path: pathlib.Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedAr
     return column.cast(pa.string())
 
 
-def _numbers(path: pathlib.Path, label: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns a label [E] as float64, null where an event does not have it."""
+def _numbers(
+    path: pathlib.Path, label: str, column: pa.ChunkedArray, is_amount: bool
+) -> pa.ChunkedArray:
+    """Returns a label [E] as float64; null where an event does not have it."""
     kind = column.type
     if pa.types.is_boolean(kind):
         column = column.cast(pa.int8())
     elif not (pa.types.is_floating(kind) or _is_integer(kind) or pa.types.is_null(kind)):
         raise errors.ImpressionLogError(f"{path}: expected {label} as a number, got {kind}.")
     column = column.cast(pa.float64())
-    max_value = math.inf if label == "revenue" else 1.0
-    good = pc.and_(pc.greater_equal(column, 0.0), pc.less_equal(column, max_value))
+    maximum = math.inf if is_amount else 1.0
+    good = pc.and_(pc.greater_equal(column, 0.0), pc.less_equal(column, maximum))
     good = pc.and_(good, pc.is_finite(column))
-    if label != "revenue":
+    if not is_amount:
         good = pc.and_(good, pc.equal(column, pc.floor(column)))
     bad = pc.invert(pc.fill_null(good, True))
     if pc.any(bad).as_py():
-        expected = "a number >= 0" if label == "revenue" else "0 or 1"
+        expected = "a number >= 0" if is_amount else "0 or 1"
         raise _malformed(path, label, column, bad, expected)
     return column
 

@@ -11,9 +11,10 @@ and the ad are columns under their own names, as `tfrecords.formats.tabular` rea
     _bundle_version   version of the release that gave the answer
     _order            `utility` or `retrieval`
     _degraded         why some or all ads were not ranked; null if all were
-    _utility, _click_probability, _engagement_probability, _expected_revenue, _retrieval_score
+    _utility          and `_OUTPUT` of each head, such as _click_probability
+    _retrieval_score
     _propensity       probability of the ad at its position, given the ads above it
-    _weight_click, …  weight of each head in the utility; null if the head is absent
+    _weight_LABEL     weight of each head in the utility; null if the head is absent
 
 Shapes: R rows.
 """
@@ -37,17 +38,6 @@ _OF_ANSWER = {
     "_order": pa.string(),
     "_degraded": pa.string(),
 }
-_OF_AD = {
-    "_position": pa.int32(),
-    "_ad_id": pa.string(),
-    "_utility": pa.float64(),
-    "_click_probability": pa.float64(),
-    "_engagement_probability": pa.float64(),
-    "_expected_revenue": pa.float64(),
-    "_retrieval_score": pa.float64(),
-    "_propensity": pa.float64(),
-}
-_WEIGHTS = {f"_weight_{head}": pa.float64() for head in manifest.HEADS}
 _TYPES = {
     "categorical": pa.string(),
     "numeric": pa.float64(),
@@ -75,15 +65,24 @@ class RecordedAnswer:
 def schema(release: manifest.Manifest) -> pa.Schema:
     """Returns the columns of a release's log, with metadata for `logged_schema`."""
     fields = [*release.query_fields, *release.ad_fields]
-    columns = {**_OF_ANSWER, **_OF_AD, **_WEIGHTS}
+    columns = {**_OF_ANSWER, **_of_ad(release)}
+    columns.update({f"_weight_{head.label}": pa.float64() for head in release.heads})
     columns.update({field["name"]: _TYPES[field["kind"]] for field in fields})
     known = {
         "version": release.version,
         "schema": release.schema,
         "query_fields": release.query_fields,
         "ad_fields": release.ad_fields,
+        "labels": {head.label: head.kind for head in release.heads},
     }
     return pa.schema(list(columns.items()), {METADATA: json.dumps(known).encode()})
+
+
+def _of_ad(release: manifest.Manifest) -> dict[str, pa.DataType]:
+    """Returns the columns of an ad: attributes of `RankedAd`, apart from the position."""
+    scores = ["_utility", *(f"_{head.output}" for head in release.heads)]
+    scores += ["_retrieval_score", "_propensity"]
+    return {"_position": pa.int32(), "_ad_id": pa.string(), **dict.fromkeys(scores, pa.float64())}
 
 
 def batch(release: manifest.Manifest, shown: Sequence[RecordedAnswer]) -> pa.RecordBatch:
@@ -93,17 +92,17 @@ def batch(release: manifest.Manifest, shown: Sequence[RecordedAnswer]) -> pa.Rec
         release: Manifest of the release that gave the answers.
         shown: Answers to convert.
     """
-    columns = schema(release)
+    columns, of_ad = schema(release), _of_ad(release)
     rows: dict[str, list[Any]] = {name: [] for name in columns.names}
     query_fields = [field["name"] for field in release.query_fields]
     ad_fields = [field["name"] for field in release.ad_fields]
     for one in shown:
-        of_answer = _of_answer(one)
+        of_answer = _of_answer(release, one)
         of_answer.update({name: _plain(one.values.get(name)) for name in query_fields})
         for ad in one.answer.ads:
             for name, value in of_answer.items():
                 rows[name].append(value)
-            for name in _OF_AD:
+            for name in of_ad:
                 rows[name].append(ad.rank - 1 if name == "_position" else getattr(ad, name[1:]))
             for name in ad_fields:
                 rows[name].append(ad.fields.get(name))
@@ -111,7 +110,7 @@ def batch(release: manifest.Manifest, shown: Sequence[RecordedAnswer]) -> pa.Rec
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
-def _of_answer(one: RecordedAnswer) -> dict[str, Any]:
+def _of_answer(release: manifest.Manifest, one: RecordedAnswer) -> dict[str, Any]:
     return {
         "_answer_id": uuid.uuid4().hex,
         "_request_id": one.answer.request_id,
@@ -119,7 +118,7 @@ def _of_answer(one: RecordedAnswer) -> dict[str, Any]:
         "_bundle_version": one.answer.bundle_version,
         "_order": one.answer.order,
         "_degraded": one.answer.degraded,
-        **{name: one.weights.get(name.removeprefix("_weight_")) for name in _WEIGHTS},
+        **{f"_weight_{head.label}": one.weights.get(head.label) for head in release.heads},
     }
 
 

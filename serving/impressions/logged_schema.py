@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from serving import errors
 from serving.impressions import impression_rows
 
-LABELS = {"click": "_click", "engagement": "_engagement", "revenue": "_revenue"}
+AMOUNT = "amount"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +27,13 @@ class LoggedSchema:
         columns: Names of all columns.
         fields: JSON of each field as in a schema, without `column`.
         source: JSON of the schema that the release was trained with.
+        labels: Label -> kind of its head; the label's column is `_LABEL`.
     """
 
     columns: list[str]
     fields: list[dict[str, Any]]
     source: dict[str, Any]
+    labels: dict[str, str]
 
     def to_convert(self, labels: Sequence[str]) -> dict[str, Any]:
         """Returns the JSON of a schema for `tfrec convert --format=tabular`.
@@ -53,7 +55,7 @@ class LoggedSchema:
             "time": "_time",
             "position": "_position",
             "user_key": users[0] if users else None,
-            **{label: LABELS[label] if label in labels else None for label in LABELS},
+            **{label: f"_{label}" if label in labels else None for label in self.labels},
         }
 
 
@@ -85,7 +87,7 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
         for field in known[f"{side}_fields"]:
             own = {**options.get(field["name"], {}), **field, "side": side}
             fields.append({key: value for key, value in own.items() if key != "column"})
-    return LoggedSchema(columns.names, fields, known["schema"])
+    return LoggedSchema(columns.names, fields, known["schema"], known["labels"])
 
 
 def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:

@@ -66,19 +66,3 @@ def ranker_of(release: releases.Bundle) -> Iterator[Score]:
         raise errors.ProbeMismatchError(
             f"ranker/{release.version} cannot score candidates: {error}"
         ) from error
-
-
-def scores_alone(release: releases.Bundle, score: Score) -> bool:
-    """Returns whether each candidate's score is independent of the others, for the probes.
-
-    Args:
-        release: Loaded release.
-        score: Scoring function from `ranker_of`.
-    """
-    rows = releases.candidate_rows(release.manifest)
-    first = np.arange(rows.shape[1]) < max(1, rows.shape[1] // 2)
-    columns = releases.query_columns(release.manifest)
-    whole = score(columns, release.ad_index.features(rows))
-    part = score(columns, release.ad_index.features(rows[:, first]))
-    rtol, atol = releases.SCORE_TOLERANCE, releases.TOLERANCE
-    return all(np.allclose(part[name], whole[name][:, first], rtol, atol) for name in whole)

@@ -20,11 +20,6 @@ from serving.rules import (
     select_with_rules,
 )
 
-_HEAD_FIELDS = {
-    "click": "click_probability",
-    "engagement": "engagement_probability",
-    "revenue": "expected_revenue",
-}
 # Has no state that forked processes would share.
 _DRAWS = random.SystemRandom()
 
@@ -54,10 +49,11 @@ def ranked_answer(
     ]
     utility = np.sum(weighted, axis=0)
     chosen = _select(valid, found, utility, min(0.0, utility.min(initial=0.0)), rng)
-    scores = {_HEAD_FIELDS[head]: values for head, values in head_scores.items()}
+    outputs = release.manifest.outputs
+    scores = {outputs[head]: values for head, values in head_scores.items()}
     scores["utility"] = utility
     reasons = explain_ads(valid, chosen, utility, head_scores) if valid.explain else None
-    ads = _ads(found, chosen, scores, reasons)
+    ads = _ads(release, found, chosen, scores, reasons)
     return _answer(release, valid, found, chosen, utility, ads, "utility", reason, stage_ms)
 
 
@@ -83,7 +79,7 @@ def degraded_answer(
     # An inner product has no natural zero, so the last candidate gets utility 0.
     chosen = _select(valid, found, utility, utility.min(initial=np.inf), rng)
     reasons = explain_ads(valid, chosen, utility, None) if valid.explain else None
-    ads = _ads(found, chosen, {}, reasons)
+    ads = _ads(release, found, chosen, {}, reasons)
     return _answer(release, valid, found, chosen, utility, ads, "retrieval", reason, stage_ms)
 
 
@@ -108,6 +104,7 @@ def _select(
 
 
 def _ads(
+    release: releases.Bundle,
     found: candidates.RequestCandidates,
     chosen: Selection,
     scores: Mapping[str, np.ndarray],
@@ -119,16 +116,13 @@ def _ads(
     propensities = chosen.propensities.tolist()
     shown = {
         name: scores[name][chosen.places].tolist() if name in scores else [None] * len(rows)
-        for name in ("utility", *_HEAD_FIELDS.values())
+        for name in ("utility", *(head.output for head in release.manifest.heads))
     }
     return [
         requests.RankedAd(
             rank=position + 1,
             ad_id=listed[position][0],
-            utility=shown["utility"][position],
-            click_probability=shown["click_probability"][position],
-            engagement_probability=shown["engagement_probability"][position],
-            expected_revenue=shown["expected_revenue"][position],
+            **{name: values[position] for name, values in shown.items()},
             retrieval_score=retrieval_scores[position],
             fields=listed[position][1],
             propensity=propensities[position],

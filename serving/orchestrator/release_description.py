@@ -24,7 +24,7 @@ def describe_release(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "dataset_fingerprint": release.dataset_fingerprint,
         "query_fields": release.query_fields,
         "ad_fields": release.ad_fields,
-        "heads": release.heads,
+        "heads": {head.label: head.trained for head in release.heads},
         "index": release.index,
         "metrics": release.metrics,
         "live": service.live.status(),

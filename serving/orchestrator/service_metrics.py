@@ -38,12 +38,6 @@ _COUNTS = (0, 1, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
 _SCORES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 3.0, 10.0, 100.0)
 # Weight of a new answer in the moving average of scores: about a thousand recent answers.
 _DRIFT_WEIGHT = 0.001
-_HEAD_FIELDS = {
-    "click": "click_probability",
-    "engagement": "engagement_probability",
-    "revenue": "expected_revenue",
-    "utility": "utility",
-}
 
 
 class ServiceMetrics:
@@ -194,8 +188,8 @@ class _Release:
         self._found, self._ranked = (
             metrics._candidates.labels(self._version, kind) for kind in ("found", "ranked")
         )
-        heads = [*release.present_heads, "utility"]
-        self._scores = {head: metrics._scores.labels(self._version, head) for head in heads}
+        self._fields = {**release.outputs, "utility": "utility"}
+        self._scores = {head: metrics._scores.labels(self._version, head) for head in self._fields}
         self._recorded = _recorded_means(release)
         for head, mean in self._recorded.items():
             metrics._recorded.labels(self._version, head).set(mean)
@@ -221,7 +215,7 @@ class _Release:
 
     def _observe_scores(self, answer: requests.Answer) -> None:
         for head, histogram in self._scores.items():
-            scores = [getattr(ad, _HEAD_FIELDS[head]) for ad in answer.ads]
+            scores = [getattr(ad, self._fields[head]) for ad in answer.ads]
             for score in scores:
                 histogram.observe(score)
             recorded = self._recorded.get(head)

@@ -43,11 +43,13 @@ def workdir(tmp_path_factory):
         "train.py", f"--data_path={directory / 'train.txt'}", f"--workdir={directory}", *TINY
     )  # fmt: skip
     refused = run(*command, status=1)
-    assert "error: Not published, nothing is published: click: normalised entropy" in refused.stderr
-    assert "--force publishes it all the same" in refused.stderr
+    assert (
+        "error: Not published, there is no release: click: the normalized entropy" in refused.stderr
+    )
+    assert "--force publishes the release anyway" in refused.stderr
     assert not list((directory / "bundle").glob("**/*"))
     done = run(*command, "--force")
-    assert "forced: click: normalised entropy" in done.stdout
+    assert "forced: click: the normalized entropy" in done.stdout
     assert "2,001 rows = 2,000 written + 1 rejected, see " in done.stdout
     assert "not in this log, so not trained and not served: engagement, revenue" in done.stdout
     return directory
@@ -57,7 +59,7 @@ def test_a_finished_step_is_not_redone(workdir):
     log = workdir / "train.txt"
     before = (workdir / "bundle" / "manifests" / "1.json").read_bytes()
     done = run("train.py", f"--data_path={log}", f"--workdir={workdir}", *TINY)
-    assert done.stdout.count("done before, unchanged") == 5
+    assert done.stdout.count("finished before, unchanged") == 5
     assert (workdir / "bundle" / "manifests" / "1.json").read_bytes() == before
     assert len(list((workdir / "bundle" / "manifests").glob("*.json"))) == 1
 
@@ -105,7 +107,7 @@ def test_metrics_of_a_real_log_name_what_is_absent(workdir):
     assert metrics["absent_heads"] == ["engagement", "revenue"]
     assert set(metrics["ranker"]) == {"click"}
     assert metrics["funnel"]["truth"] == "held-out clicks"
-    assert metrics["funnel"]["index"] == "Flat, built as an export builds it"
+    assert metrics["funnel"]["index"] == "Flat, built as in an export"
     assert (workdir / "evaluation" / "report.html").is_file()
     manifest = json.loads((workdir / "bundle" / "manifests" / "1.json").read_text())
     assert manifest["metrics"]["funnel"] == metrics["funnel"]
@@ -117,7 +119,7 @@ def test_a_page_of_an_evaluation_that_is_gone_is_written_again(workdir):
     text = page.read_text(encoding="utf-8")
     page.unlink()
     done = run("evaluate.py", f"--workdir={workdir}")
-    assert "done before, unchanged" in done.stdout
+    assert "finished before, unchanged" in done.stdout
     assert f"Report: {page}" in done.stdout
     assert page.read_text(encoding="utf-8") == text
 
@@ -162,7 +164,7 @@ def test_a_damaged_data_set_is_converted_again_and_models_stay(workdir, tmp_path
         damage()
         assert "is removed" in run(*command).stdout
         assert shard.read_bytes() == written
-    assert "done before, unchanged" in run(*command).stdout
+    assert "finished before, unchanged" in run(*command).stdout
     run("evaluate.py", f"--workdir={copy}")
 
 

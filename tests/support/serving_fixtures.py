@@ -59,6 +59,7 @@ OUTPUTS = {
     "engagement": "engagement_probability",
     "revenue": "expected_revenue",
 }
+KINDS = {"click": "probability", "engagement": "probability_after_click", "revenue": "amount"}
 NUM_ADS = 300
 DIMENSION = 16
 _BUCKETS = 64
@@ -240,8 +241,10 @@ class Recipe:
             schema={"name": "tiny"},
             query_fields=QUERY_FIELDS,
             ad_fields=[{"name": name, "kind": kind} for name, kind in AD_KINDS.items()],
-            heads={head: head in self.heads for head in OUTPUTS},
-            outputs={head: OUTPUTS[head] for head in self.heads},
+            heads=tuple(
+                manifest.ReleaseHead(head, output, KINDS[head], trained=head in self.heads)
+                for head, output in OUTPUTS.items()
+            ),
             signatures={
                 "ranker": {
                     "inputs": {"ad_features": {"dtype": "int32", "shape": [-1, -1, NUM_AD_COLUMNS]}}

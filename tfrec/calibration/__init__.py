@@ -2,6 +2,7 @@
 
 from tfrec.calibration.calibrators import (
     Calibrators,
+    calibrated_logits,
     calibrated_values,
     cross_fitted_logits,
     fit_calibrators,
@@ -10,6 +11,7 @@ from tfrec.calibration.calibrators import (
 
 __all__ = [
     "Calibrators",
+    "calibrated_logits",
     "calibrated_values",
     "cross_fitted_logits",
     "fit_calibrators",

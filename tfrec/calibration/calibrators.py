@@ -1,7 +1,7 @@
-"""One calibrator a head, fitted on held-out rows and baked into the ranker's SavedModel.
+"""The calibrators of the heads, fitted on held-out rows and part of the ranker's SavedModel.
 
-Click is calibrated by its logit, engagement by its logit given a click, revenue in its two
-parts: the logit of being positive, and the amount where it is.
+A probability is calibrated by its logit, after a click by its logit given a click, and an amount
+in two parts: the logit of being positive, and the amount if it is.
 
 Shapes: L shown ads with known or missing (NaN) labels; R requests.
 """
@@ -14,9 +14,10 @@ from typing import Any, Self
 import numpy as np
 import tensorflow as tf
 
-from tfrec import heads
+from tfrec import layers
 from tfrec.calibration import choice, fitting
 from tfrec.calibration.curves import IDENTITY, Curve, Platt, curve_from_json
+from tfrec.heads import CLICK, HEADS, HeadKind
 
 NUM_FOLDS = 5
 
@@ -26,66 +27,72 @@ class Calibrators:
     """The calibrators of a ranker.
 
     Attributes:
-        click: Of the click logit.
-        engagement: Of the logit of engaging after a click.
-        revenue: Of the logit of any revenue.
-        amount: Of the log-normal's mean, which is of log revenue.
+        curves: Head -> curve of the logit of a positive label; of the logit given a click for a
+            head after a click. A missing head is not calibrated.
+        amounts: Head -> line of the log-mean of its amount.
     """
 
-    click: Curve = IDENTITY
-    engagement: Curve = IDENTITY
-    revenue: Curve = IDENTITY
-    amount: Platt = IDENTITY
+    curves: Mapping[str, Curve] = dataclasses.field(default_factory=dict)
+    amounts: Mapping[str, Platt] = dataclasses.field(default_factory=dict)
 
-    def calibrated(self, logits: heads.Logits) -> dict[str, tf.Tensor]:
-        """Returns calibrated logits, of the shapes of the ranker's."""
-        result = {"click": self.click.tensor(logits["click"])}
-        if "engagement" in logits:
-            result["engagement"] = self.engagement.tensor(logits["engagement"])
-        if "revenue" in logits:
-            positive, mean, scale = tf.unstack(logits["revenue"], axis=-1)
-            parts = [self.revenue.tensor(positive), self.amount.tensor(mean), scale]
-            result["revenue"] = tf.stack(parts, axis=-1)
-        return result
+    def calibrated(self, logits: layers.Logits) -> layers.Logits:
+        """Returns calibrated logits, in the shapes of the ranker's."""
+        return {head: self._calibrated(head, own) for head, own in logits.items()}
 
-    def apply(self, logits: heads.Logits) -> dict[str, tf.Tensor]:
-        """Returns the calibrated served values of `heads.probabilities`."""
-        return heads.probabilities(self.calibrated(logits))
+    def _calibrated(self, head: str, logits: tf.Tensor) -> tf.Tensor:
+        curve = self.curves.get(head, IDENTITY)
+        if not HEADS[head].is_amount:
+            return curve.tensor(logits)
+        positive, mean, scale = tf.unstack(logits, axis=-1)
+        line = self.amounts.get(head, IDENTITY)
+        return tf.stack([curve.tensor(positive), line.tensor(mean), scale], axis=-1)
+
+    def apply(self, logits: layers.Logits) -> dict[str, tf.Tensor]:
+        """Returns the calibrated `layers.head_outputs`."""
+        return layers.head_outputs(self.calibrated(logits))
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values."""
-        return {f.name: getattr(self, f.name).to_json() for f in dataclasses.fields(self)}
+        return {
+            field.name: {head: own.to_json() for head, own in getattr(self, field.name).items()}
+            for field in dataclasses.fields(self)
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`.
+        """Inverts `to_json`.
 
         Raises:
-            ValueError: It holds no calibrators.
+            ValueError: The value does not hold calibrators.
         """
-        fields = dict(value)
-        if "revenue_factor" in fields:  # as written before revenue had curves
-            fields["amount"] = {"offset": math.log(fields.pop("revenue_factor"))}
-        curves: dict[str, Any] = {n: curve_from_json(curve) for n, curve in fields.items()}
+        parsed: dict[str, Any] = {
+            name: {head: curve_from_json(curve) for head, curve in curves.items()}
+            for name, curves in value.items()
+        }
         try:
-            return cls(**curves)
+            return cls(**parsed)
         except TypeError as error:
             raise ValueError(f"Not the calibrators of a ranker: {error}.") from error
+
+
+def calibrated_logits(logits: Mapping[str, np.ndarray], calibrators: Calibrators) -> layers.Logits:
+    """Returns the calibrated logits of each head."""
+    return calibrators.calibrated({head: tf.constant(own) for head, own in logits.items()})
 
 
 def calibrated_values(
     logits: Mapping[str, np.ndarray], calibrators: Calibrators
 ) -> dict[str, np.ndarray]:
-    """Returns the calibrated probabilities and expected revenue [L] of logits."""
-    tensors = {head: tf.constant(values) for head, values in logits.items()}
-    return {name: value.numpy() for name, value in calibrators.apply(tensors).items()}
+    """Returns the calibrated `layers.head_outputs` [L] of logits."""
+    outputs = layers.head_outputs(calibrated_logits(logits, calibrators))
+    return {name: values.numpy() for name, values in outputs.items()}
 
 
 def fold_of_rows(list_lengths: np.ndarray) -> np.ndarray:
-    """Cuts rows into runs of whole requests, in the log's order, of about equally many rows.
+    """Splits rows into runs of whole requests, in the log's order, with about as many rows each.
 
-    Runs rather than random rows: neighbours are alike, and what changes over time counts as
-    what was not seen.
+    Runs instead of random rows: neighboring rows are similar, and a fold should differ from the
+    others as later rows differ from earlier ones.
 
     Returns:
         [L] the fold of each row, below `NUM_FOLDS`.
@@ -101,50 +108,51 @@ def fit_calibrators(
     """Fits calibrators on held-out rows.
 
     Args:
-        logits: `click` [L], `engagement` [L], `revenue` [L, 3]; those of the heads built.
-        labels: `click`, `engagement`, `revenue` [L]; NaN where missing.
-        folds: [L] to choose the kind of each curve by cross-validation.
+        logits: Head -> [L], or [L, 3] of an amount.
+        labels: Head -> [L]; NaN where missing.
+        folds: [L] folds, to choose the kind of each curve by cross-validation.
 
     Raises:
         ValueError: A logit is not finite.
     """
-
-    def choose(head: str, target: np.ndarray, logit: np.ndarray, rows: np.ndarray) -> Any:
+    clicked = labels[CLICK.label] > 0
+    curves: dict[str, Curve] = {}
+    amounts: dict[str, Platt] = {}
+    for head, own in logits.items():
+        rows = ~np.isnan(labels[head])
+        if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
+            rows &= clicked
+        positive = (labels[head][rows] > 0).astype(float)
         try:
-            return choice.choose(target[rows].astype(float), logit[rows], folds[rows])
+            logit = layers.positive_logits(head, own)[rows]
+            curves[head] = choice.choose(positive, logit, folds[rows])
         except ValueError as error:
             raise ValueError(f"{head}: {error}") from error
+        if HEADS[head].is_amount:
+            amounts[head] = _amount_line(head, own[rows], labels[head][rows], curves[head])
+    return Calibrators(curves, amounts)
 
-    known = {head: ~np.isnan(labels[head]) for head in logits}
-    curves = {"click": choose("click", labels["click"], logits["click"], known["click"])}
-    if "engagement" in logits:
-        clicked = (labels["click"] > 0) & known["engagement"]
-        curves["engagement"] = choose(
-            "engagement", labels["engagement"], logits["engagement"], clicked
-        )
-    if "revenue" not in logits:
-        return Calibrators(**curves)
-    revenue, rows = labels["revenue"], known["revenue"]
-    curves["revenue"] = choose("revenue", revenue > 0, logits["revenue"][:, 0], rows)
-    paid = rows & (np.where(rows, revenue, 0.0) > 0)
-    line = fitting.fit_line(np.log(revenue[paid]), logits["revenue"][paid, 1])
-    before = calibrated_values(logits, Calibrators(**curves, amount=line))["expected_revenue"]
-    factor = fitting.fit_factor(revenue[rows], before[rows])
-    return Calibrators(**curves, amount=Platt(line.scale, line.offset + math.log(factor)))
+
+def _amount_line(head: str, logits: np.ndarray, amounts: np.ndarray, curve: Curve) -> Platt:
+    """Fits the line of the log-mean; then sums of expected amounts match those observed."""
+    paid = amounts > 0
+    line = fitting.fit_line(np.log(amounts[paid]), logits[paid, 1])
+    before = Calibrators({head: curve}, {head: line}).apply({head: tf.constant(logits)})
+    factor = fitting.fit_factor(amounts, before[HEADS[head].output].numpy())
+    return Platt(line.scale, line.offset + math.log(factor))
 
 
 def cross_fitted_logits(
     logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], folds: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Returns calibrated logits, those of each fold by calibrators fitted on the others."""
+    """Returns calibrated logits, in each fold by calibrators fitted on the other folds."""
     result = {head: np.empty_like(values) for head, values in logits.items()}
     for fold in np.unique(folds):
         held_out = folds == fold
         calibrators = fit_calibrators(
             _taken(logits, ~held_out), _taken(labels, ~held_out), folds[~held_out]
         )
-        tensors = {head: tf.constant(values[held_out]) for head, values in logits.items()}
-        for head, values in calibrators.calibrated(tensors).items():
+        for head, values in calibrated_logits(_taken(logits, held_out), calibrators).items():
             result[head][held_out] = values.numpy()
     return result
 

@@ -7,23 +7,23 @@ import numpy as np
 
 from tfrec.calibration import curves, fitting
 
-# The knots that are tried; each wants this much information, the sum of p (1 − p).
+# The numbers of knots to try, and the information, the sum of p (1 − p), that each knot requires.
 NUM_KNOTS = (8, 16, 32)
 _INFORMATION_PER_KNOT = 25.0
-# Rows of one label and fold with nearly one logit count as one: curves are smooth, time is short.
-_GROUPS_PER_FOLD = 1_000
+# Rows of one label and fold with nearly the same logit are grouped, which saves time.
+_MAX_GROUPS = 1_000
 
 
 def choose(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> curves.Curve:
-    """Fits Platt scaling, or an isotonic curve where that is better on rows it has not seen.
+    """Fits Platt scaling, or an isotonic curve if that is better on other rows.
 
-    The isotonic curve is taken if its cross-validated log loss is lower by more than the
+    The isotonic curve is chosen if its cross-validated log loss is lower by more than the
     standard error of the difference.
 
     Args:
         labels: [N] 0 or 1.
         logits: [N] finite.
-        folds: [N] integers; rows that must not be parted share theirs.
+        folds: [N] integers; the same for rows that must stay together.
 
     Raises:
         ValueError: A logit is not finite.
@@ -36,22 +36,22 @@ def choose(labels: np.ndarray, logits: np.ndarray, folds: np.ndarray) -> curves.
         return platt
     losses = {k: _held_out_losses(rows, folds, k) for k in (0, *allowed)}
     best = min(allowed, key=lambda k: float(rows.weights @ losses[k]))
-    gain, total = losses[0] - losses[best], rows.weights.sum()
-    mean = rows.weights @ gain / total
-    error = np.sqrt(rows.weights @ np.square(gain - mean)) / total
+    improvement, total = losses[0] - losses[best], rows.weights.sum()
+    mean = rows.weights @ improvement / total
+    error = np.sqrt(rows.weights @ np.square(improvement - mean)) / total
     return _fit(rows, best) if mean > error else platt
 
 
 def _grouped(
     rows: fitting.HeldOutLogits, folds: np.ndarray
 ) -> tuple[fitting.HeldOutLogits, np.ndarray]:
-    """Returns at most `_GROUPS_PER_FOLD` rows of each fold and label, and their folds."""
+    """Returns at most `_MAX_GROUPS` rows of each fold and label, and their folds."""
     groups, owners = [], []
     for fold in np.unique(folds):
         for label in (0.0, 1.0):
             own = rows.taken((folds == fold) & (rows.labels == label))
             order = np.argsort(own.logits, kind="stable")
-            parts = np.array_split(order, min(max(len(order), 1), _GROUPS_PER_FOLD))
+            parts = np.array_split(order, min(max(len(order), 1), _MAX_GROUPS))
             weights = np.array([own.weights[part].sum() for part in parts])
             sums = np.array([own.weights[part] @ own.logits[part] for part in parts])
             kept = weights > 0
@@ -64,7 +64,7 @@ def _grouped(
 
 
 def _held_out_losses(rows: fitting.HeldOutLogits, folds: np.ndarray, num_knots: int) -> np.ndarray:
-    """Returns each row's log loss [N] under the curve of the other folds; 0 knots is Platt."""
+    """Returns each row's log loss [N] under the curve of the other folds; 0 knots: Platt."""
     losses = np.empty(len(rows.labels))
     for fold in np.unique(folds):
         held_out = folds == fold

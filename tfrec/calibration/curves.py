@@ -1,10 +1,10 @@
-"""Strictly increasing curves from a logit to a calibrated logit, as a SavedModel holds them.
+"""Strictly increasing curves from a logit to a calibrated logit, usable in a SavedModel.
 
 Platt        scale · logit + offset
-Isotonic     piecewise linear between knots, in steps that always rise
+Isotonic     piecewise linear and increasing between knots
 
-A curve never turns two candidates of one head round, nor ties them but for what float32 rounds
-away. It is applied in operations that a stock TensorFlow Serving has.
+A curve never changes the order of two candidates by one head and, up to rounding in float32, never
+ties them. It uses operations of an unmodified TensorFlow Serving.
 
 References:
     Platt, Probabilistic Outputs for Support Vector Machines, 1999.
@@ -22,14 +22,14 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Platt:
-    """Scale, above 0, and offset of a logit."""
+    """Scale (above 0) and offset of a logit."""
 
     scale: float = 1.0
     offset: float = 0.0
 
     def __post_init__(self) -> None:
         if not (np.isfinite([self.scale, self.offset]).all() and self.scale > 0):
-            raise ValueError(f"Expected a finite offset and a finite scale above 0, got {self}.")
+            raise ValueError(f"{self}: expected a finite offset and a finite scale above 0.")
 
     def tensor(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns calibrated logits, of any shape, float32."""
@@ -52,10 +52,10 @@ class Isotonic:
     """A piecewise-linear curve.
 
     Attributes:
-        knots: Two or more logits, strictly rising.
-        values: The calibrated logit at each, strictly rising.
-        lower_slope: Of the curve below the first knot, above 0.
-        upper_slope: Of the curve above the last knot, above 0.
+        knots: Two or more logits, strictly increasing.
+        values: The calibrated logit at each knot, strictly increasing.
+        lower_slope: Slope below the first knot, above 0.
+        upper_slope: Slope above the last knot, above 0.
     """
 
     knots: tuple[float, ...]
@@ -66,18 +66,18 @@ class Isotonic:
     def __post_init__(self) -> None:
         slopes = (self.lower_slope, self.upper_slope)
         if len(self.knots) < 2 or len(self.knots) != len(self.values):
-            raise ValueError(f"Expected two or more knots, each with a value, got {self}.")
+            raise ValueError(f"{self}: expected two or more knots, each with a value.")
         if not np.isfinite([*self.knots, *self.values, *slopes]).all() or min(slopes) <= 0:
-            raise ValueError(f"Expected finite numbers and slopes above 0, got {self}.")
+            raise ValueError(f"{self}: expected finite numbers and slopes above 0.")
         for rising in (self.knots, self.values):
-            # What is served is float32: closer together, two knots would be one.
+            # Serving uses float32, in which closer knots would be equal.
             if np.any(np.diff(np.array(rising, np.float32)) <= 0):
-                raise ValueError(f"Expected strictly rising knots and values, got {rising}.")
+                raise ValueError(f"{rising}: expected strictly increasing knots and values.")
 
     def tensor(self, logits: tf.Tensor) -> tf.Tensor:
         """Returns calibrated logits, of any shape, float32."""
         segment = tf.raw_ops.Bucketize(input=logits, boundaries=list(self.knots))
-        # From the nearest knot on: sums of far-off terms would cost float32 its last digits.
+        # Relative to the nearest knot, since sums of large terms lose precision in float32.
         x, y, slope = tf.unstack(tf.gather(tf.constant(self._table, tf.float32), segment), axis=-1)
         return y + slope * (logits - x)
 
@@ -101,7 +101,7 @@ class Isotonic:
 
     @property
     def _table(self) -> np.ndarray:
-        """[knots + 1, 3]: of each segment, a point on it and its slope."""
+        """[knots + 1, 3]: a point and the slope of each segment."""
         x, y = np.array(self.knots), np.array(self.values)
         slopes = [self.lower_slope, *np.diff(y) / np.diff(x), self.upper_slope]
         return np.stack([np.append(x[0], x), np.append(y[0], y), slopes], axis=1)
@@ -111,13 +111,13 @@ Curve = Platt | Isotonic
 
 
 def curve_from_json(value: Mapping[str, Any]) -> Curve:
-    """The inverse of a curve's `to_json`; without a kind it is Platt.
+    """Inverts a curve's `to_json`.
 
     Raises:
-        ValueError: It is no curve.
+        ValueError: The value is not a curve.
     """
     fields = dict(value)
-    kind = fields.pop("kind", "platt")
+    kind = fields.pop("kind", None)
     try:
         if kind == "platt":
             return Platt(**fields)
@@ -126,4 +126,4 @@ def curve_from_json(value: Mapping[str, Any]) -> Curve:
             return Isotonic(knots, values, **fields)
     except (TypeError, KeyError) as error:
         raise ValueError(f"Not a calibration curve ({error}): {dict(value)}.") from error
-    raise ValueError(f"Expected a curve of kind platt or isotonic, got {kind!r}.")
+    raise ValueError(f"The curve has kind {kind!r}; expected platt or isotonic.")

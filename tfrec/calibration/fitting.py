@@ -1,9 +1,9 @@
 """Fits calibration curves on held-out rows.
 
-Everything is shrunk: Platt scaling towards the identity, the isotonic curve towards Platt
-scaling, the factor of revenue towards 1; a little data moves little.
+All fits are shrunk, so that few rows change little: Platt scaling towards the identity, the
+isotonic curve towards Platt scaling, the factor of amounts towards 1.
 
-Shapes: N rows; K bins, each giving a knot.
+Shapes: N rows; K bins, one per knot.
 
 References:
     Platt, Probabilistic Outputs for Support Vector Machines, 1999.
@@ -20,15 +20,15 @@ import scipy.special
 
 from tfrec.calibration import curves
 
-# Pull towards "already calibrated", worth this many examples: tiny splits stay sane.
+# Weight of the prior, "already calibrated", in examples.
 _PRIOR_STRENGTH = 10.0
-_SMALLEST_SCALE = 0.05
-_SMALLEST_GAP = 1e-3
+_MIN_SCALE = 0.05
+_MIN_GAP = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutLogits:
-    """Labels [N] 0 or 1, logits [N] and weights [N], how many rows each stands for."""
+    """Labels [N] 0 or 1, logits [N], and weights [N]: the number of rows that each represents."""
 
     labels: np.ndarray
     logits: np.ndarray
@@ -44,8 +44,8 @@ class HeldOutLogits:
         finite = np.isfinite(logits)
         if not finite.all():
             raise ValueError(
-                f"{np.sum(~finite):,} of {len(logits):,} logits are not finite: the training "
-                "diverged. Lower the learning rates, and train again."
+                f"{np.sum(~finite):,} of {len(logits):,} logits are not finite; expected none. The "
+                "training diverged: lower the learning rates, and train again."
             )
         return cls(
             np.asarray(labels, np.float64), np.asarray(logits, np.float64), np.ones(len(logits))
@@ -57,7 +57,7 @@ class HeldOutLogits:
 
 
 def information_of(rows: HeldOutLogits, z: np.ndarray) -> np.ndarray:
-    """Returns the weights of rows times p (1 − p) [N] of their calibrated logits z [N]."""
+    """Returns weight · p (1 − p) [N] of rows with calibrated logits z [N]."""
     p = scipy.special.expit(z)
     return rows.weights * p * (1 - p)
 
@@ -66,8 +66,8 @@ def fit_platt(rows: HeldOutLogits, iterations: int = 50) -> curves.Platt:
     """Fits Platt scaling by Newton's method with a weak prior on the identity.
 
     Args:
-        rows: What to fit; of no rows comes the identity.
-        iterations: Most steps.
+        rows: The rows to fit; no rows give the identity.
+        iterations: Maximum number of steps.
     """
     if not len(rows.labels):
         return curves.Platt()
@@ -83,35 +83,35 @@ def fit_platt(rows: HeldOutLogits, iterations: int = 50) -> curves.Platt:
         weights -= np.clip(step, -1.0, 1.0)
         if np.abs(step).max() < 1e-9:
             break
-    if weights[0] < _SMALLEST_SCALE:
-        # A negative scale would turn the ranking round: without signal only the level is fitted.
-        return curves.Platt(_SMALLEST_SCALE, _level(rows))
+    if weights[0] < _MIN_SCALE:
+        # A negative scale would reverse the ranking. Without signal only the offset is fitted.
+        return curves.Platt(_MIN_SCALE, _offset(rows))
     return curves.Platt(float(weights[0]), float(weights[1]))
 
 
-def _level(rows: HeldOutLogits) -> float:
-    """Finds the offset at which the mean probability is the (slightly shrunk) observed rate."""
+def _offset(rows: HeldOutLogits) -> float:
+    """Finds the offset with the (slightly shrunk) observed rate as the mean probability."""
     total = rows.weights.sum()
     wanted = (rows.weights @ rows.labels + 0.5) / (total + 1.0)
 
     def surplus(offset: float) -> float:
-        p = scipy.special.expit(_SMALLEST_SCALE * rows.logits + offset)
+        p = scipy.special.expit(_MIN_SCALE * rows.logits + offset)
         return float(rows.weights @ p / total - wanted)
 
     return float(scipy.optimize.brentq(surplus, -1e3, 1e3))
 
 
 def fit_isotonic(rows: HeldOutLogits, num_knots: int) -> curves.Curve:
-    """Fits a piecewise-linear curve that rises everywhere.
+    """Fits a strictly increasing piecewise-linear curve.
 
-    Rows are cut by their logit into bins of equal information; each bin's knot is its mean
-    logit, moved by the offset that makes the bin's probabilities sum to its labels; isotonic
-    regression then makes the knots rise. The first and the last bin, which are wide, get Platt
-    scaling of their own: its slope leads on beyond the knots.
+    Rows are split by logit into bins of equal information. Each bin gives a knot, its mean logit,
+    whose value is shifted by the offset that makes the bin's probabilities sum to its labels;
+    isotonic regression then makes the values increase. The first and the last bin, which are wide,
+    have their own Platt scaling, whose slope continues beyond the knots.
 
     Args:
-        rows: What to fit.
-        num_knots: Most bins; rows of one logit are never parted.
+        rows: The rows to fit.
+        num_knots: Maximum number of bins; rows with equal logits share a bin.
 
     Returns:
         The curve; Platt scaling if the logits give fewer than two bins.
@@ -122,38 +122,38 @@ def fit_isotonic(rows: HeldOutLogits, num_knots: int) -> curves.Curve:
     bins = _bins(z, information, num_knots)
     count = int(bins.max(initial=0)) + 1
     weight = np.bincount(bins, information, count)
-    centre = np.bincount(bins, information * z, count) / np.maximum(weight, 1e-300)
-    moved = centre + _offsets(rows, z, bins, count)
-    kept = _apart(platt, centre, np.flatnonzero(weight > 0))
+    center = np.bincount(bins, information * z, count) / np.maximum(weight, 1e-300)
+    moved = center + _offsets(rows, z, bins, count)
+    kept = _apart(platt, center, np.flatnonzero(weight > 0))
     if len(kept) < 2:
         return platt
     slopes = []
     for end in (kept[0], kept[-1]):
         own = fit_platt(dataclasses.replace(rows, logits=z).taken(bins == end))
-        moved[end] = own.scale * centre[end] + own.offset
+        moved[end] = own.scale * center[end] + own.offset
         slopes.append(own.scale * platt.scale)
-    centre, moved, weight = centre[kept], moved[kept], weight[kept]
-    # Relative to a small slope, so that what isotonic regression levels still rises.
-    rising = scipy.optimize.isotonic_regression(moved - _SMALLEST_SCALE * centre, weights=weight).x
-    values = rising + _SMALLEST_SCALE * centre
-    knots = tuple(((centre - platt.offset) / platt.scale).tolist())
+    center, moved, weight = center[kept], moved[kept], weight[kept]
+    # Relative to a small slope, so that values that isotonic regression equalizes still increase.
+    rising = scipy.optimize.isotonic_regression(moved - _MIN_SCALE * center, weights=weight).x
+    values = rising + _MIN_SCALE * center
+    knots = tuple(((center - platt.offset) / platt.scale).tolist())
     curve = curves.Isotonic(knots, tuple(values.tolist()), *slopes)
-    level = _offsets(rows, curve.array(rows.logits), np.zeros(len(z), int), 1)
-    return dataclasses.replace(curve, values=tuple((values + level).tolist()))
+    offset = _offsets(rows, curve.array(rows.logits), np.zeros(len(z), int), 1)
+    return dataclasses.replace(curve, values=tuple((values + offset).tolist()))
 
 
-def _apart(platt: curves.Platt, centre: np.ndarray, bins: np.ndarray) -> np.ndarray:
-    """Drops bins whose knots, in float32, lie too close to the one before."""
+def _apart(platt: curves.Platt, center: np.ndarray, bins: np.ndarray) -> np.ndarray:
+    """Drops bins whose knots are too close to the previous one in float32."""
     kept: list[int] = []
     for one in bins:
-        gap = _SMALLEST_GAP * max(1.0, platt.scale, abs(centre[one]))
-        if not kept or centre[one] - centre[kept[-1]] > gap:
+        gap = _MIN_GAP * max(1.0, platt.scale, abs(center[one]))
+        if not kept or center[one] - center[kept[-1]] > gap:
             kept.append(int(one))
     return np.array(kept, int)
 
 
 def _bins(z: np.ndarray, information: np.ndarray, num_bins: int) -> np.ndarray:
-    """Cuts rows by their logit into bins [N] of about equal information."""
+    """Splits rows by logit into bins [N] of about equal information."""
     order = np.argsort(z, kind="stable")
     total = np.cumsum(information[order])
     wanted = total[-1] * np.arange(1, num_bins) / num_bins
@@ -162,7 +162,7 @@ def _bins(z: np.ndarray, information: np.ndarray, num_bins: int) -> np.ndarray:
 
 
 def _offsets(rows: HeldOutLogits, z: np.ndarray, bins: np.ndarray, count: int) -> np.ndarray:
-    """Finds, for each bin, the shrunk offset [K] at which probabilities sum to the labels."""
+    """Finds the shrunk offset [K] of each bin with which probabilities sum to the labels."""
     observed = np.bincount(bins, rows.weights * rows.labels, count)
     offsets = np.zeros(count)
     for _ in range(50):
@@ -186,20 +186,20 @@ def fit_line(targets: np.ndarray, values: np.ndarray) -> curves.Platt:
     """
     if not len(values):
         return curves.Platt()
-    # Around the mean, where slope and level do not pull at each other.
-    centre = float(np.mean(values, dtype=np.float64))
-    x, y = np.asarray(values, np.float64) - centre, np.asarray(targets, np.float64) - centre
+    # Centered, so that slope and offset are independent.
+    center = float(np.mean(values, dtype=np.float64))
+    x, y = np.asarray(values, np.float64) - center, np.asarray(targets, np.float64) - center
     slope = float((x @ y + _PRIOR_STRENGTH) / (x @ x + _PRIOR_STRENGTH))
-    slope = max(slope, _SMALLEST_SCALE)
-    level = float(y.sum() / (len(y) + _PRIOR_STRENGTH))
-    return curves.Platt(slope, centre + level - slope * centre)
+    slope = max(slope, _MIN_SCALE)
+    offset = float(y.sum() / (len(y) + _PRIOR_STRENGTH))
+    return curves.Platt(slope, center + offset - slope * center)
 
 
 def fit_factor(observed: np.ndarray, predicted: np.ndarray) -> float:
     """Returns the factor that makes predicted sums equal observed sums, shrunk towards 1.
 
     Args:
-        observed: [N] non-negative; a few that outweigh all others count as few.
+        observed: [N] non-negative; a few dominant amounts count as few rows.
         predicted: [N] non-negative.
     """
     total, squares = float(observed.sum()), float(np.square(observed, dtype=np.float64).sum())

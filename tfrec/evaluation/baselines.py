@@ -1,7 +1,7 @@
-"""What a retrieval model must beat: popularity, item neighbours, and a linear autoencoder.
+"""Baselines for retrieval: popularity, item neighbors, and a linear autoencoder.
 
-Each is a recommender as `corpus_ranking` measures them: called with queries, it gives
-the scores of all ads. They learn from `History`, the clicks of a data set's splits.
+Each is a recommender as in `corpus_ranking`: called with queries, it returns the scores of all
+ads. They learn from `History`, the clicks of splits of a data set.
 
 Shapes: H clicks of the history, U users, N ads, B queries, K neighbours.
 
@@ -24,20 +24,20 @@ from tfrecords import reader
 
 MAX_CLICKS_PER_USER = 500
 NUM_NEIGHBOURS = 100
-# Of two ads with one click each, by the same user, the plain cosine is 1: chance would come first.
+# Without it, two ads with one click each by the same user have the greatest cosine, 1.
 SHRINKAGE = 20.0
 EASE_L2 = 500.0
-_ADS_AT_ONCE = 512
-# Below any similarity that counts; orders ads that no neighbour speaks for by popularity.
+_CHUNK_OF_ADS = 512
+# Below any relevant similarity; orders ads without neighbors by popularity.
 _POPULARITY_WEIGHT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """Who clicked what, each pair once.
+    """Pairs of users and ads that they clicked, each pair once.
 
     Attributes:
-        users: [U] int64 rising fingerprints.
+        users: [U] int64 fingerprints, ascending.
         matrix: [U, N] float32, 1 where the user clicked the ad.
     """
 
@@ -46,20 +46,20 @@ class History:
 
     @property
     def clicks(self) -> np.ndarray:
-        """[N] float32: how many users clicked each ad."""
+        """[N] float32: number of users who clicked each ad."""
         return self.matrix.sum(axis=0)
 
     def of(self, users: np.ndarray) -> scipy.sparse.csr_array:
-        """Returns the rows [B, N] of users; those of unknown users are empty."""
+        """Returns the rows [B, N] of users; empty for unknown users."""
         if not len(self.users):
             return scipy.sparse.csr_array((len(users), self.matrix.shape[1]), dtype=np.float32)
-        places = np.searchsorted(self.users, users).clip(max=len(self.users) - 1)
-        known = scipy.sparse.diags_array((self.users[places] == users).astype(np.float32))
-        return scipy.sparse.csr_array(known @ self.matrix[places])
+        rows = np.searchsorted(self.users, users).clip(max=len(self.users) - 1)
+        known = scipy.sparse.diags_array((self.users[rows] == users).astype(np.float32))
+        return scipy.sparse.csr_array(known @ self.matrix[rows])
 
 
 def read_history(data_set: reader.DataSet, splits: Sequence[str], num_ads: int) -> History | None:
-    """Reads the clicks of splits; None where the schema has no `user_key`."""
+    """Reads the clicks of splits; None if the schema has no `user_key`."""
     if not data_set.spec.has_user:
         return None
     return history_of(*retrieval.read_pairs(data_set, splits), num_ads)
@@ -75,7 +75,7 @@ def history_of(users: np.ndarray, ad_rows: np.ndarray, num_ads: int) -> History:
 
 
 class Popularity:
-    """Scores ads by how often they were clicked, whoever asks.
+    """Scores ads by their number of clicks, the same for every query.
 
     Args:
         clicks: [N] clicks of each ad.
@@ -92,13 +92,13 @@ class Popularity:
 class ItemNeighbours:
     """Scores an ad by its shrunk cosine similarity to the ads that the user clicked.
 
-    Each ad keeps its `num_neighbours` nearest. Ads without any are in the order of
-    popularity, and so are all ads for a user without clicks.
+    Each ad keeps its `num_neighbours` nearest. Ads without neighbors, and all ads for a user
+    without clicks, are in the order of popularity.
 
     Args:
         history: The clicks to learn from.
         num_neighbours: K.
-        shrinkage: As of `item_similarity`.
+        shrinkage: See `item_similarity`.
     """
 
     def __init__(
@@ -126,9 +126,8 @@ def item_similarity(
     """Returns the similarity [N, N] of each ad (column) to its nearest ads (rows).
 
     The similarity of ads with c users in common, and a and b users of their own, is
-    c / (√(a b) + shrinkage): without shrinkage the cosine. Users with very many clicks count with
-    `MAX_CLICKS_PER_USER` of them, drawn at random: the work grows with the square of a user's
-    clicks.
+    c / (√(a b) + shrinkage), without shrinkage the cosine. Of a user's clicks at most
+    `MAX_CLICKS_PER_USER`, drawn at random, count: the work is quadratic in them.
     """
     draw = np.random.default_rng(0).random(clicks.nnz)
     clicks = _largest_of_each_row(clicks, MAX_CLICKS_PER_USER, draw)
@@ -137,8 +136,8 @@ def item_similarity(
     normed = scipy.sparse.csr_array(clicks @ scale)  # [U, N], columns of length 1
     of_ads = scipy.sparse.csr_array(normed.T)
     kept = []
-    for first in range(0, clicks.shape[1], _ADS_AT_ONCE):
-        part = scipy.sparse.csr_array(of_ads[first : first + _ADS_AT_ONCE] @ normed)
+    for first in range(0, clicks.shape[1], _CHUNK_OF_ADS):
+        part = scipy.sparse.csr_array(of_ads[first : first + _CHUNK_OF_ADS] @ normed)
         rows = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
         part.data[part.indices == rows + first] = 0.0  # not itself
         users = length[rows + first] * length[part.indices]
@@ -148,7 +147,7 @@ def item_similarity(
 
 
 class Ease:
-    """A linear model of all ads at once, in closed form; 8 N² bytes, for small catalogues.
+    """A linear model of all ads in closed form; needs 8 N² bytes, for small catalogues.
 
     Args:
         history: The clicks to learn from.
@@ -171,12 +170,12 @@ class Ease:
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Returns the inverse of a positive definite matrix [N, N], in the matrix's own memory."""
-    # Its transpose, which it equals, is in the order that LAPACK works on without a copy.
+    """Returns the inverse of a positive definite matrix [N, N], computed in place."""
+    # The matrix is symmetric; its transpose has the memory order that LAPACK needs.
     factor, _ = scipy.linalg.lapack.dpotrf(matrix.T, overwrite_a=True, clean=False)
     inverse, _ = scipy.linalg.lapack.dpotri(factor, overwrite_c=True)  # the upper triangle
-    for first in range(0, len(inverse), _ADS_AT_ONCE):
-        last = first + _ADS_AT_ONCE
+    for first in range(0, len(inverse), _CHUNK_OF_ADS):
+        last = first + _CHUNK_OF_ADS
         square = inverse[first:last, first:last]
         square[:] = np.triu(square) + np.triu(square, 1).T
         inverse[last:, first:last] = inverse[first:last, last:].T
@@ -186,12 +185,12 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
 def _largest_of_each_row(
     matrix: scipy.sparse.csr_array, count: int, values: np.ndarray | None = None
 ) -> scipy.sparse.csr_array:
-    """Returns a matrix with the `count` entries of each row that are largest in `values`.
+    """Returns a matrix with the `count` entries of each row with the largest `values`.
 
     Args:
         matrix: The matrix.
-        count: Entries kept of a row that has more.
-        values: What decides, one of each entry; None is the entries themselves.
+        count: Maximum number of entries of a row.
+        values: One value per entry; None: the entries themselves.
     """
     values = matrix.data if values is None else values
     lengths = np.diff(matrix.indptr)

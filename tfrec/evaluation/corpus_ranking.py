@@ -1,12 +1,12 @@
-"""Measures who finds what over the whole catalogue: every ad is ranked, none is sampled.
+"""Measures recommenders over the whole catalogue: all ads are ranked, none is sampled.
 
-A recommender is called with queries and gives the scores of all ads. Two conventions:
+A recommender is called with queries and returns the scores of all ads. Two conventions:
 
     per click             a held-out click is found if its ad is among the first k of its
                           request's list; every ad may be in the list
-    excluding what was    a user's list leaves out the ads that the user has clicked before;
-    seen (`per_user`)     recall is hits / held-out ads of the user, NDCG is binary, both
-                          averaged over the users that have a held-out ad
+    excluding seen ads    a user's list leaves out the ads that the user has clicked before;
+    (`per_user`)          recall is hits / held-out ads of the user, NDCG is binary, both
+                          averaged over the users with a held-out ad
 
 Shapes: B queries of a chunk, C held-out clicks, U users, N ads, K the longest list.
 
@@ -35,19 +35,19 @@ RECALL_AT = retrieval.RECALL_AT
 NDCG_AT = 10
 COVERAGE_AT = (10, NUM_CANDIDATES)
 NEGATIVES_PER_CLICK = 100
-_SCORES_AT_ONCE = 1 << 25
-_SCORES_PER_RECOMMENDER = 1 << 31
+_MAX_SCORES = 1 << 25
+_MAX_SCORES_PER_RECOMMENDER = 1 << 31
 _SEED = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """Requests whose ads are looked for.
+    """Requests to recommend ads for.
 
     Attributes:
         query: [B, Wq] int32 encoded query fields.
-        user: [B] int64 fingerprints, or None where the schema has no `user_key`.
-        number: [B] which of the split's clicks each was, in the log's order.
+        user: [B] int64 fingerprints, or None if the schema has no `user_key`.
+        number: [B] number of each one's click in the split, in the log's order.
     """
 
     query: np.ndarray
@@ -68,7 +68,7 @@ def queries_of(clicks: retrieval.Clicks) -> Queries:
     return Queries(clicks.query, clicks.user, clicks.number)
 
 
-# Gives the scores [B, N] of all ads, or [1, N] where they are those of every query.
+# Returns the scores [B, N] of all ads, or [1, N] if all queries have the same.
 Recommender = Callable[[Queries], np.ndarray]
 
 
@@ -81,20 +81,20 @@ def per_click(
         recommender: Scores the ads.
         queries: [C] requests with a held-out click.
         ad_rows: [C] the ads clicked.
-        ads: What training knew of the ads.
+        ads: Training counts of the ads.
 
     Returns:
-        `corpus_recall_at_K` and `ndcg_at_10`, the same of the clicks `on_seen_ads` (shown in
+        `corpus_recall_at_K` and `ndcg_at_10`, the same for the clicks `on_seen_ads` (shown in
         training) and `on_never_shown_ads` (None without such clicks);
-        `auc_against_uniform_ads` and `auc_against_popular_ads`, the chance that a clicked ad
+        `auc_against_uniform_ads` and `auc_against_popular_ads`, the probability that a clicked ad
         scores above one drawn uniformly, or by training clicks; `catalogue_coverage_at_K`,
-        the share of ads that are in any list; `popularity_percentile_at_10`, the mean
+        the share of ads in at least one list; `popularity_percentile_at_10`, the mean
         percentile by training clicks of the ads in the lists (`clicked_popularity_percentile`
         in the report is that of the clicked ads); `exposure_gini_at_10`, 0 if all ads are in
-        equally many lists, 1 if one ad is in all.
+        the same number of lists, 1 if one ad is in all.
     """
     lists = _Lists(ads)
-    for rows in retrieval.query_chunks(len(queries), len(ads), _SCORES_AT_ONCE):
+    for rows in retrieval.query_chunks(len(queries), len(ads), _MAX_SCORES):
         scores = recommender(queries.take(rows))
         lists.add(_top(scores, max(RECALL_AT), rows), ad_rows[rows])
         lists.add_auc(scores, ad_rows[rows])
@@ -115,7 +115,7 @@ def per_click(
 
 
 def of_positions(position: np.ndarray) -> dict[str, float]:
-    """Returns recall and NDCG of clicks whose ads are at positions [C]; -1 is beyond the list."""
+    """Returns recall and NDCG of clicks with ads at positions [C]; -1: not in the list."""
     found = np.where(position < 0, np.iinfo(np.int64).max, position)
     gain = np.where(found < NDCG_AT, 1.0 / np.log2(2.0 + np.maximum(position, 0)), 0.0)
     recall = {f"corpus_recall_at_{k}": float((found < k).mean()) for k in RECALL_AT}
@@ -124,7 +124,7 @@ def of_positions(position: np.ndarray) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class RankedCorpus:
-    """What training knew of the ads.
+    """Training counts of the ads.
 
     Attributes:
         clicks: [N] clicked training rows.
@@ -149,8 +149,8 @@ class HeldOutUsers:
 
     Attributes:
         queries: [U] one request of each user, the first that is held out.
-        wanted: [U, N] 1 where the user clicked the ad, and had not before.
-        seen: [U, N] 1 where the user had clicked the ad before.
+        wanted: [U, N] 1 for ads that the user clicked and had not clicked before.
+        seen: [U, N] 1 for ads that the user had clicked before.
     """
 
     queries: Queries
@@ -163,7 +163,7 @@ def held_out_users(
     seen_of: Callable[[np.ndarray], scipy.sparse.csr_array],
     num_ads: int,
 ) -> HeldOutUsers:
-    """Gathers held-out clicks by their users; at most as many users as can be measured.
+    """Groups held-out clicks by user; users are sampled if there are too many to measure.
 
     Args:
         clicks: [C] held-out clicks with users.
@@ -179,14 +179,14 @@ def held_out_users(
     wanted = scipy.sparse.csr_array(wanted - wanted.multiply(seen))
     wanted.eliminate_zeros()
     rows = np.flatnonzero(np.diff(wanted.indptr) > 0)
-    most = max(_SCORES_PER_RECOMMENDER // num_ads, 1)
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(_SEED).choice(rows, most, replace=False))
+    max_users = max(_MAX_SCORES_PER_RECOMMENDER // num_ads, 1)
+    if len(rows) > max_users:
+        rows = np.sort(np.random.default_rng(_SEED).choice(rows, max_users, replace=False))
     return HeldOutUsers(queries_of(clicks).take(first[rows]), wanted[rows], seen[rows])
 
 
 def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] | None:
-    """Measures the lists of users, without the ads that they had clicked before.
+    """Measures the lists of users without the ads that they had clicked before.
 
     Returns:
         `corpus_recall_at_K` and `ndcg_at_10`, averaged over users; None without any.
@@ -197,7 +197,7 @@ def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] 
     sums = np.zeros(len(RECALL_AT) + 1)
     discounts = 1.0 / np.log2(np.arange(2, 2 + NDCG_AT))
     ideal = np.cumsum(discounts)
-    for rows in retrieval.query_chunks(num_users, num_ads, _SCORES_AT_ONCE):
+    for rows in retrieval.query_chunks(num_users, num_ads, _MAX_SCORES):
         scores = recommender(users.queries.take(rows))
         scores = np.array(np.broadcast_to(scores, (rows.stop - rows.start, num_ads)))
         scores[users.seen[rows].nonzero()] = -np.inf
@@ -216,7 +216,7 @@ def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] 
 
 
 class _Lists:
-    """What is known of the lists so far."""
+    """Accumulates the lists of recommendations."""
 
     def __init__(self, ads: RankedCorpus) -> None:
         self.position: list[np.ndarray] = []
@@ -227,7 +227,7 @@ class _Lists:
         self._rng = np.random.default_rng(_SEED)
 
     def add(self, top: np.ndarray, wanted: np.ndarray) -> None:
-        """Adds lists [B, K] in which the ads [B] are looked for."""
+        """Adds lists [B, K] and the wanted ads [B]."""
         hit = top == wanted[:, None]
         self.position.append(np.where(hit.any(axis=1), hit.argmax(axis=1), -1))
         for k in COVERAGE_AT:
@@ -235,7 +235,7 @@ class _Lists:
         np.add.at(self.exposure, top[:, :10].ravel(), 1)
 
     def add_auc(self, scores: np.ndarray, wanted: np.ndarray) -> None:
-        """Adds, for each click, the share of sampled other ads that its ad scores above."""
+        """Adds for each click the share of sampled other ads below the clicked ad."""
         shape = (len(wanted), NEGATIVES_PER_CLICK)
         drawn = {"uniform": self._rng.integers(len(self._bounds), size=shape)}
         if self._bounds[-1] > 0:
@@ -250,7 +250,7 @@ class _Lists:
 
 
 def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:
-    """Returns the best ads [B, min(k, N)] of scores [B, N] or [1, N], the first of equals first."""
+    """Returns the best ads [B, min(k, N)] of scores [B, N] or [1, N]; ties in catalogue order."""
     top = tf.math.top_k(scores, min(k, scores.shape[1])).indices.numpy()
     return np.broadcast_to(top, (rows.stop - rows.start, top.shape[1]))
 

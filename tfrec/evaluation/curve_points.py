@@ -1,4 +1,4 @@
-"""Points of the curves that a report draws: ROC, precision and recall, histograms of scores.
+"""Points of the curves of a report: ROC, precision and recall, histograms of scores.
 
 Shapes: N rows.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 _POINTS = 60
 _BINS = 30
-# Shares of the scores that the histogram leaves out at each end.
+# Share of the scores at each end that the histogram leaves out.
 _TAIL = 0.002
 
 
@@ -19,12 +19,11 @@ def of_scores(labels: np.ndarray, scores: np.ndarray, ratios: bool = False) -> d
     Args:
         labels: [N]; above 0 is positive.
         scores: [N].
-        ratios: Whether the histogram's bins are equal ratios of scores, not differences; for
-            amounts.
+        ratios: Whether the histogram's bins are equally wide on a logarithmic scale.
 
     Returns:
         `roc`: [false positive rate, true positive rate] points; `precision_recall`: [recall,
-        precision] points, both None where only one class is present; `scores`: `edges` of
+        precision] points, both None for one class; `scores`: `edges` of
         bins, and the shares of `positive` and `negative` rows in each.
     """
     positive = np.asarray(labels) > 0
@@ -38,9 +37,9 @@ def of_scores(labels: np.ndarray, scores: np.ndarray, ratios: bool = False) -> d
 
 
 def _cut(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how many rows and positives are above thresholds, evenly spread over both."""
+    """Returns the numbers of rows and of positives above evenly spread thresholds."""
     order = np.argsort(-scores, kind="stable")
-    # Equal scores are taken together.
+    # Rows with equal scores are on the same side of every threshold.
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     taken = ends + 1
     found = np.cumsum(positive[order])[ends]

@@ -1,8 +1,8 @@
-"""Measures trained models on the test split, beside what the planted truth reaches.
+"""Measures trained models on the test split, and compares them with the ground truth.
 
-Every figure names its corpus: ranker metrics are over logged impressions and logged lists,
-retrieval metrics over the whole catalogue. With the synthetic world's truth, each stands
-beside its ceiling, the same metric of the true probabilities on the same rows.
+Every metric names its corpus: ranker metrics are over logged impressions and logged lists,
+retrieval metrics over the whole catalogue. With the ground truth of the synthetic world, each has
+a ceiling, the same metric of the true probabilities on the same rows.
 
 Shapes: L impressions of the split, N ads, Q requests, K candidates.
 """
@@ -25,12 +25,11 @@ from tfrec.evaluation import (
     segments,
 )
 from tfrec.evaluation.system_funnel import measure_whole_system
+from tfrec.heads import HEADS
 from tfrecords import reader
 from tfrecords.schema import NUM_CANDIDATES
 
 SPLIT = retrieval_comparison.SPLIT
-
-
 OpenIndex = Callable[[np.ndarray], candidates.CandidateIndex]
 
 
@@ -55,15 +54,14 @@ def evaluate(
     Args:
         data_set: The converted log.
         models: The trained stages.
-        truth_log: Directory of the synthetic log that the data set was converted from.
-        config: Resamples and segments; None is the defaults.
-        open_index: Gives the index of the ad embeddings [N, D] that serves them; None is exact
-            search.
+        truth_log: Directory of the synthetic log that was converted; None: no ground truth.
+        config: Resamples and segments; None: the defaults.
+        open_index: Returns the index that serves ad embeddings [N, D]; None: exact search.
 
     Returns:
-        JSON values: `ranker` (a dict a head), `segments`, `curves`, `retrieval`, `funnel`, and
-        with truth `realised` and `ten_ads`. A metric that the split does not allow, such as AUC
-        without clicks, is None, and `absent` beside it says why.
+        JSON values: `ranker` (a dict per head), `segments`, `curves`, `retrieval`, `funnel`, and
+        with ground truth `realised` and `ten_ads`. A metric that the split does not define, such
+        as AUC without clicks, is None, and `absent` next to it says why.
     """
     config = config or EvaluationConfig()
     segments.check(config.segment_fields, data_set.schema)
@@ -75,7 +73,7 @@ def evaluate(
     report: dict[str, Any] = {
         "split": SPLIT,
         "impressions": data_set.num_rows(SPLIT),
-        "absent_heads": [h for h in logged_quality.SERVED if h not in heads],
+        "absent_heads": [h for h in HEADS if h not in heads],
         "intervals_are": {
             "confidence": metrics.CONFIDENCE,
             "resamples": logged.resamples.count,
@@ -96,14 +94,14 @@ def evaluate_whole_system(
     open_index: OpenIndex | None,
     config: EvaluationConfig,
 ) -> dict[str, Any]:
-    """Measures the way from a request to ten ads, by the truth or else by held-out clicks.
+    """Measures the system from request to ten ads, by ground truth or else by held-out clicks.
 
     Args:
-        data_set, models, open_index, config: As `evaluate`.
-        truth: The planted truth, where there is one.
+        data_set, models, open_index, config: See `evaluate`.
+        truth: The ground truth, if known.
 
     Returns:
-        `funnel`, and with truth `realised` and `ten_ads`.
+        `funnel`, and with ground truth `realised` and `ten_ads`.
     """
     features = np.asarray(data_set.catalogue().features)
     ads = retrieval.embed_in_batches(models.two_tower.ad_tower, features)
@@ -118,7 +116,7 @@ def evaluate_whole_system(
         of_truth = found(truth.encode(data_set, truth.sample_requests))
         report = measure_whole_system(data_set, *both, of_truth, truth, config)
     else:
-        clicks = click_funnel.sample(data_set, SPLIT)
+        clicks = retrieval.read_clicks(data_set, SPLIT, click_funnel.MAX_CLICKS)
         report = {"funnel": dict(click_funnel.NO_CLICKS)}
         if len(clicks.ad_rows):
             of_clicks = found(clicks.query)

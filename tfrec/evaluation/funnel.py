@@ -1,22 +1,21 @@
-"""Where the value of the best possible ten ads is lost, with the planted truth.
+"""Where the value of the best possible ten ads is lost, by the ground truth.
 
-The value of a list is the sum over its ads of the planted utility in the first slot: the
+The value of a list is the sum over its ads of the true utility in the first position: the
 weighted sum of click probability, engagement probability and expected revenue. Each stage is
-charged with what it takes from the best that was still possible:
+charged with the difference to the best that was still possible:
 
     tower        best ten of all ads              − best ten of its exact 500
     index        best ten of the exact 500        − best ten of the index's 500
     filters      best ten of the index's 500      − best ten of those that filters leave
-    ranker       best ten of what is left         − its ten, by recalibrated scores
-    calibration  its ten, by recalibrated scores  − its ten, as they are served
+    ranker       best ten of those                − its ten, by recalibrated scores
+    calibration  its ten, by recalibrated scores  − its ten, by served scores
 
-so that the losses add up to what the system loses. Recalibrated: every head's scores replaced
-by the rising function of them that fits the planted values of the candidates best. It keeps
-each head's own order, and what it changes is only how heads are weighed against each other;
-with one head it changes nothing. A loss may be negative: an index, filters or a badly
-calibrated head can be lucky.
+so the losses add up to the loss of the system. Recalibrated scores are the rising function of
+each head's scores that fits the true values of the candidates best. They keep each head's order
+and change only how heads are weighed; with one head they change nothing. A loss may be negative:
+an index, filters or a badly calibrated head can be lucky.
 
-Shapes: Q requests, N ads, K candidates, H heads.
+Shapes: Q requests, N ads, K candidates, S samples.
 
 References:
     Zadrozny and Elkan, Transforming Classifier Scores into Accurate Multiclass Probability
@@ -24,6 +23,7 @@ References:
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,12 +39,12 @@ Values = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Lists:
-    """What the truth says of requests.
+class TrueValues:
+    """The true values of the ads of requests.
 
     Attributes:
         best: Name of a utility -> [Q] value of the best ten of all ads.
-        tower, index, filtered: Head -> [Q, K] planted values of the candidates.
+        tower, index, filtered: Head -> [Q, K] true values of the candidates.
     """
 
     best: Values
@@ -54,15 +54,15 @@ class Lists:
 
 
 def measure(
-    lists: Lists,
+    truth: TrueValues,
     scores: Values,
     utilities: Mapping[str, Mapping[str, float]],
     config: EvaluationConfig,
 ) -> dict[str, Any]:
-    """Attributes the loss, once for each utility.
+    """Attributes the loss to stages, for each utility.
 
     Args:
-        lists: The planted values.
+        truth: The true values.
         scores: Head -> [Q, K] served values of the candidates that filters leave.
         utilities: Name -> weight of each head.
         config: Resamples and their seed.
@@ -72,28 +72,28 @@ def measure(
         `returned`, `share_returned`, their `intervals` and `weights`; and
         `ndcg_at_10_retrieved_lists` of each head and utility.
     """
-    recalibrated = {head: recalibrate(own, lists.filtered[head]) for head, own in scores.items()}
+    recalibrated = {head: recalibrate(own, truth.filtered[head]) for head, own in scores.items()}
     report = {
-        name: _attribute(name, weights, lists, scores, recalibrated, config)
+        name: _attribute(name, weights, truth, scores, recalibrated, config)
         for name, weights in utilities.items()
     }
-    ndcg = {head: _ndcg(lists.filtered[head], own, config) for head, own in scores.items()}
+    ndcg = {head: _ndcg(truth.filtered[head], own, config) for head, own in scores.items()}
     for name, weights in utilities.items():
         if len(weights) > 1:
-            values, own = (candidates.utility(weights, v) for v in (lists.filtered, scores))
+            values, own = (candidates.utility(weights, v) for v in (truth.filtered, scores))
             ndcg[name] = _ndcg(values, own, config)
     return {**report, "ndcg_at_10_retrieved_lists": ndcg}
 
 
 def recalibrate(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns scores replaced by the rising function of them that fits values best.
+    """Returns the rising function of scores that fits values best.
 
-    The function is the isotonic regression, joined by straight lines between the means of its
-    steps so that the order inside a step is kept.
+    The function is the isotonic regression, interpolated between the means of its steps so that
+    the order inside a step is kept.
 
     Args:
         scores: Any shape.
-        values: Alike.
+        values: The same shape.
     """
     if not scores.size:
         return scores
@@ -101,9 +101,8 @@ def recalibrate(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
     x, y = scores.ravel()[order], values.ravel()[order]
     fitted = scipy.optimize.isotonic_regression(y)
     starts = fitted.blocks[:-1]
-    size = np.diff(fitted.blocks)
-    places = np.add.reduceat(x, starts) / size
-    return np.interp(scores, places, fitted.x[starts])
+    means = np.add.reduceat(x, starts) / np.diff(fitted.blocks)
+    return np.interp(scores, means, fitted.x[starts])
 
 
 def sum_of_ten(values: np.ndarray) -> np.ndarray:
@@ -117,40 +116,35 @@ def sum_of_ten(values: np.ndarray) -> np.ndarray:
 def _attribute(
     name: str,
     weights: Mapping[str, float],
-    lists: Lists,
+    truth: TrueValues,
     scores: Values,
     recalibrated: Values,
     config: EvaluationConfig,
 ) -> dict[str, Any]:
     tower, index, filtered = (
-        candidates.utility(weights, own) for own in (lists.tower, lists.index, lists.filtered)
+        candidates.utility(weights, own) for own in (truth.tower, truth.index, truth.filtered)
     )  # [Q, K]
     served, fair = (candidates.utility(weights, own) for own in (scores, recalibrated))
     by_fair, by_served = (
-        np.take_along_axis(filtered, columns, axis=1).sum(axis=1)
-        for columns in (candidates.first_ten(fair, served), candidates.first_ten(served))
+        candidates.best_ten(filtered, *keys).sum(axis=1) for keys in ((fair, served), (served,))
     )
-    left = [
-        lists.best[name],
-        *(sum_of_ten(v) for v in (tower, index, filtered)),
-        by_fair,
-        by_served,
-    ]
-    lost = {s: left[i] - left[i + 1] for i, s in enumerate(FUNNEL_STAGES)}
+    left = [truth.best[name], *map(sum_of_ten, (tower, index, filtered)), by_fair, by_served]
     best, returned = left[0], left[-1]
-    found = {
-        "best_possible": _interval(best, config),
-        "returned": _interval(returned, config),
-        "share_returned": _share_interval(returned, best, config),
-        **{f"lost_{stage}": _interval(values, config) for stage, values in lost.items()},
-    }
+    lost = dict(zip(FUNNEL_STAGES, (a - b for a, b in itertools.pairwise(left)), strict=True))
+    means = metrics.samples_of_means(config.resamples, config.seed, best, returned, *lost.values())
+    samples = dict(zip(("best_possible", "returned", *lost), means, strict=True))
+    samples["share_returned"] = metrics.resampled_ratio(
+        samples["returned"], samples["best_possible"]
+    )
+    values = {key: metrics.point_estimate(own) for key, own in samples.items()}
+    named = {f"lost_{key}" if key in lost else key: own for key, own in samples.items()}
     return {
         "weights": dict(weights),
-        "best_possible": float(best.mean()),
-        "lost": {stage: float(values.mean()) for stage, values in lost.items()},
-        "returned": float(returned.mean()),
-        "share_returned": float(returned.sum() / best.sum()) if best.any() else None,
-        "intervals": {key: own for key, own in found.items() if own is not None},
+        "best_possible": values["best_possible"],
+        "lost": {stage: values[stage] for stage in FUNNEL_STAGES},
+        "returned": values["returned"],
+        "share_returned": values["share_returned"],
+        "intervals": metrics.intervals(named),
     }
 
 
@@ -160,15 +154,5 @@ def _ndcg(values: np.ndarray, scores: np.ndarray, config: EvaluationConfig) -> d
     own = own[~np.isnan(own)]
     if not len(own):
         return {"value": None, "absent": "no list has two candidates", "interval": None}
-    return {"value": float(own.mean()), "interval": _interval(own, config)}
-
-
-def _interval(values: np.ndarray, config: EvaluationConfig) -> metrics.Interval | None:
-    return metrics.mean_interval(values, config.resamples, config.seed)
-
-
-def _share_interval(
-    returned: np.ndarray, best: np.ndarray, config: EvaluationConfig
-) -> metrics.Interval | None:
-    resamples = metrics.Resamples(np.arange(len(best)), config.resamples, config.seed)
-    return metrics.metric_interval(metrics.resampled_ratio(*resamples.sums(returned, best)))
+    (samples,) = metrics.samples_of_means(config.resamples, config.seed, own)
+    return {"value": metrics.point_estimate(samples), "interval": metrics.interval(samples)}

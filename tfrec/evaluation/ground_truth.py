@@ -1,6 +1,6 @@
-"""The synthetic world's truth, lined up with a converted data set.
+"""The ground truth of the synthetic world, aligned with a converted data set.
 
-Shapes: L impressions of the test split, N ads of the catalogue, Q requests.
+Shapes: L impressions of the test split, N ads of the catalogue, Q requests, P positions.
 """
 
 import dataclasses
@@ -18,16 +18,16 @@ from tfrecords.splits import SPLITS
 
 SPLIT = "test"
 MAX_REQUESTS = 200
-_SCORES_AT_ONCE = 1 << 22
+_MAX_SCORES = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-    """Planted values of the test split.
+    """True values of the test split.
 
     Attributes:
-        world: Gives the planted probability of any request with any ad.
-        rows: Planted values [L] of each impression, by the name they are served under.
+        world: Returns the true probability of any request with any ad.
+        rows: Output of a head -> true values [L] of the impressions.
         log: The raw impressions [L].
         sample_requests: Raw query fields of some requests [Q].
     """
@@ -44,19 +44,19 @@ class GroundTruth:
 
 
 def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> GroundTruth:
-    """Reads the truth of the log that a data set was converted from.
+    """Reads the ground truth of the log that a data set was converted from.
 
     Raises:
-        FileNotFoundError: The directory is not a synthetic log's.
-        ValueError: The log has another number of impressions than the data set.
+        FileNotFoundError: The directory holds no synthetic log.
+        ValueError: The log and the data set have different numbers of impressions.
     """
     log = synthetic.SyntheticLog(directory)
     world = synthetic.load_world(directory)
-    planted = records.read_arrow(log.truth)
+    values = records.read_arrow(log.truth)
     written = sum(data_set.num_rows(split) for split in SPLITS)
-    if planted.num_rows != written:
+    if values.num_rows != written:
         raise ValueError(
-            f"{log.truth} has {planted.num_rows} impressions, but the data set in "
+            f"{log.truth} has {values.num_rows} impressions, but the data set in "
             f"{data_set.directory} has {written}; convert {log.log} again."
         )
     count = data_set.num_rows(SPLIT)
@@ -66,10 +66,10 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
     requests = impressions[data_set.schema.request_key].to_pylist()
     starts = [i for i, key in enumerate(requests) if i == 0 or key != requests[i - 1]]
     starts = starts[:MAX_REQUESTS]
-    values = planted.slice(planted.num_rows - count)
+    values = values.slice(values.num_rows - count)
     return GroundTruth(
         world,
-        {name: values[name].to_numpy() for name in planted.column_names},
+        {name: values[name].to_numpy() for name in values.column_names},
         impressions,
         impressions.take(starts),
     )
@@ -91,7 +91,7 @@ def _last_impressions(path: pathlib.Path, schema: Schema, count: int) -> pa.Tabl
 
 
 def columns(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Turns Arrow columns into the world's: strings with "" and numbers with NaN for missing."""
+    """Converts Arrow columns to those of the world; missing strings are "", numbers NaN."""
     result = {}
     for name in names:
         column = table[name]
@@ -116,16 +116,16 @@ def catalogue_order(truth: GroundTruth, catalogue: reader.Catalogue) -> np.ndarr
 
 
 def click_matrix(truth: GroundTruth, order: np.ndarray, requests: pa.Table) -> np.ndarray:
-    """Returns the planted p(click) [Q, N] in the first slot, ads in `catalogue_order`."""
+    """Returns the true p(click) [Q, N] in the first position, ads in `catalogue_order`."""
     return truth.world.click_probability_matrix(_query_columns(requests))[:, order]
 
 
 def value_matrices(
     truth: GroundTruth, order: np.ndarray, requests: pa.Table
 ) -> dict[str, np.ndarray]:
-    """Returns what an impression in the first slot is worth, for each head [Q, N].
+    """Returns the true values of impressions in the first position: head -> [Q, N].
 
-    `click` and `engagement` are probabilities and `revenue` is expected, each of an impression.
+    `click` and `engagement` are probabilities and `revenue` is an expected value, per impression.
     """
     query, world = _query_columns(requests), truth.world
     click = world.click_probability_matrix(query)
@@ -139,7 +139,7 @@ def value_matrices(
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """The truth of lists of ads, in the slots they stand in: [Q, slots] each.
+    """The true values of lists of ads in their positions: [Q, P] each.
 
     Attributes:
         click: Probability of a click.
@@ -153,13 +153,13 @@ class Shown:
 
 
 def shown(truth: GroundTruth, order: np.ndarray, requests: pa.Table, rows: np.ndarray) -> Shown:
-    """Returns the truth of lists of catalogue rows [Q, slots], the first in slot 0."""
-    num_slots = rows.shape[1]
+    """Returns the true values of lists of catalogue rows [Q, P], the first in position 0."""
+    num_positions = rows.shape[1]
     query = {
-        name: np.repeat(values, num_slots) for name, values in _query_columns(requests).items()
+        name: np.repeat(values, num_positions) for name, values in _query_columns(requests).items()
     }
     ads = {name: values[order[rows.ravel()]] for name, values in truth.world.ads.items()}
-    position = np.tile(np.arange(num_slots), len(rows))
+    position = np.tile(np.arange(num_positions), len(rows))
     world = truth.world
     values = (
         world.click_probability(query, ads, position),
@@ -170,10 +170,10 @@ def shown(truth: GroundTruth, order: np.ndarray, requests: pa.Table, rows: np.nd
 
 
 def recommender(truth: GroundTruth, catalogue: reader.Catalogue) -> corpus_ranking.Recommender:
-    """Returns the recommender that knows the world.
+    """Returns the recommender that knows the ground truth.
 
-    A click on an ad needs that the logging policy shows it and that it is clicked, so the
-    best order of all ads is by exposure times p(click).
+    A logged click requires that the logging policy shows the ad and that the user clicks it, so
+    the best order of all ads is by exposure times p(click).
     """
     clicked = np.flatnonzero(truth.log[formats.criteo.LABEL].to_numpy())
     order = catalogue_order(truth, catalogue)
@@ -181,7 +181,7 @@ def recommender(truth: GroundTruth, catalogue: reader.Catalogue) -> corpus_ranki
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:
         table = _query_columns(truth.log.take(clicked[queries.number]))
         weight = np.empty((len(queries), len(order)), np.float32)
-        for rows in retrieval.query_chunks(len(queries), len(order), _SCORES_AT_ONCE):
+        for rows in retrieval.query_chunks(len(queries), len(order), _MAX_SCORES):
             part = {name: values[rows] for name, values in table.items()}
             clicks = truth.world.click_probability_matrix(part)
             weight[rows] = (clicks * truth.world.exposure_weight_matrix(part))[:, order]

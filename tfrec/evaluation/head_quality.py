@@ -1,9 +1,10 @@
-"""The quality of one head on logged rows: each metric, its interval, and why one is missing.
+"""The quality of one head on logged rows: metrics, intervals, and why a metric is missing.
 
-Shapes: N rows with the head's label, R lists, U bootstrap units.
+Shapes: N rows with the head's label, R lists, S samples (`metrics.Resamples`).
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ PROBABILITY_METRICS = (
     "calibration_ratio",
     NDCG,
 )
-REVENUE_METRICS = (
+AMOUNT_METRICS = (
     "auc",
     "normalized_entropy_of_zero_part",
     "normalized_gini",
@@ -30,16 +31,17 @@ REVENUE_METRICS = (
     NDCG,
 )
 _ONE_CLASS = "the rows are all of one class"
+_UNDEFINED = np.array([np.nan])
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadRows:
-    """Rows whose label is known, in log order.
+    """Rows with a known label, in log order.
 
     Attributes:
-        labels: [N], 0 or 1, or revenue.
-        list_lengths: [R] rows of each request, none of them 0.
-        resamples: Of the rows, by user where users are known, else by request.
+        labels: [N] 0 or 1, or amounts.
+        list_lengths: [R] number of rows of each request, at least 1.
+        resamples: Samples of the rows, by user if users are known, else by request.
         by_user: Whether the units of the resamples are users.
     """
 
@@ -48,87 +50,69 @@ class HeadRows:
     resamples: metrics.Resamples
     by_user: bool
 
-    @property
-    def list_of_row(self) -> np.ndarray:
-        """[N] which list each row is of."""
-        return np.repeat(np.arange(len(self.list_lengths)), self.list_lengths)
-
 
 def of_probability(rows: HeadRows, probabilities: np.ndarray) -> dict[str, Any]:
     """Measures predicted probabilities [N].
 
     Returns:
-        `labelled`; `PROBABILITY_METRICS`, None where the rows do not allow one; `absent`: why
-        not; `intervals`: 95 % of each; `calibration_curve`.
+        `labelled`, the number of rows; `PROBABILITY_METRICS`, None if the rows do not define one;
+        `absent`, why not; `intervals`, 95 % of each; `calibration_curve`.
     """
-    labels = rows.labels
-    report: dict[str, Any] = {"labelled": len(labels)}
-    if not len(labels):
-        return _without_rows(report, PROBABILITY_METRICS)
-    user = rows.resamples.unit if rows.by_user else None
-    report |= {
-        "auc": metrics.auc(labels, probabilities),
-        "per_user_auc": None if user is None else metrics.per_user_auc(labels, probabilities, user),
-        "normalized_entropy": metrics.normalized_entropy(labels, probabilities),
-        "log_loss": metrics.log_loss(labels, probabilities),
-        "expected_calibration_error": metrics.expected_calibration_error(
-            labels, probabilities, NUM_BINS
+    if not len(rows.labels):
+        return _without_rows(PROBABILITY_METRICS)
+    labels, own = rows.labels, rows.resamples
+    loss, entropy = entropy_samples(own, labels, probabilities)
+    bins = metrics.calibration_bins(probabilities, NUM_BINS)
+    per_user = _UNDEFINED
+    reason = "the schema names no user_key"
+    if rows.by_user:
+        per_user = metrics.resampled_per_user_auc(own, labels, probabilities, own.unit)
+        reason = "no user has rows of both classes"
+    samples = {
+        "auc": metrics.resampled_auc(own, labels, probabilities),
+        "per_user_auc": per_user,
+        "normalized_entropy": entropy,
+        "log_loss": loss,
+        "expected_calibration_error": metrics.resampled_calibration_error(
+            own, labels, probabilities, bins
         ),
-        "calibration_ratio": metrics.calibration_ratio(labels, probabilities),
-        NDCG: metrics.ndcg_at_k(labels, probabilities, rows.list_lengths, NDCG_AT),
+        "calibration_ratio": metrics.resampled_ratio(*own.sums(probabilities, labels)),
+        NDCG: _ndcg(rows, probabilities),
     }
-    no_user = "the schema names no user_key" if user is None else "no user has rows of both classes"
-    report["absent"] = _absent(report, {"per_user_auc": no_user})
-    report["intervals"] = _probability_intervals(report, rows, probabilities)
-    report["calibration_curve"] = calibration_curve(rows, probabilities)
+    report = _report(rows, probabilities, samples, {"per_user_auc": reason})
+    error = metrics.biased_interval(samples["expected_calibration_error"])
+    if error is not None:
+        report["intervals"]["expected_calibration_error"] = error
     return report
 
 
-def of_revenue(
+def of_amount(
     rows: HeadRows, expected: np.ndarray, positive_probability: np.ndarray
 ) -> dict[str, Any]:
-    """Measures expected revenue [N] and the probability [N] that it is not zero.
+    """Measures expected amounts [N] and the probability [N] of an amount above 0.
 
     Returns:
-        As `of_probability`, with `REVENUE_METRICS`.
+        The values of `of_probability`, with `AMOUNT_METRICS`.
     """
-    labels = rows.labels
-    report: dict[str, Any] = {"labelled": len(labels)}
-    if not len(labels):
-        return _without_rows(report, REVENUE_METRICS)
-    report |= {
-        "auc": metrics.auc(labels > 0, expected),
-        "normalized_entropy_of_zero_part": metrics.normalized_entropy(
-            labels > 0, positive_probability
-        ),
-        "normalized_gini": metrics.normalized_gini(labels, expected),
-        "calibration_ratio": metrics.calibration_ratio(labels, expected),
-        NDCG: metrics.ndcg_at_k(labels, expected, rows.list_lengths, NDCG_AT),
+    if not len(rows.labels):
+        return _without_rows(AMOUNT_METRICS)
+    labels, own = rows.labels, rows.resamples
+    _, zero_part_entropy = entropy_samples(own, labels > 0, positive_probability)
+    samples = {
+        "auc": metrics.resampled_auc(own, labels, expected),
+        "normalized_entropy_of_zero_part": zero_part_entropy,
+        "normalized_gini": metrics.resampled_normalized_gini(own, labels, expected),
+        "calibration_ratio": metrics.resampled_ratio(*own.sums(expected, labels)),
+        NDCG: _ndcg(rows, expected),
     }
-    same = "all rows have the same revenue"
-    report["absent"] = _absent(report, {"normalized_gini": same})
-    own = rows.resamples
-    ndcg = _ndcg_replicates(rows, expected)
-    report["intervals"] = _kept(
-        report,
-        {
-            "auc": metrics.resampled_auc(own, labels > 0, expected),
-            "normalized_entropy_of_zero_part": _entropy_replicates(
-                own, labels > 0, positive_probability
-            )[1],
-            "normalized_gini": metrics.resampled_normalized_gini(own, labels, expected),
-            "calibration_ratio": metrics.resampled_ratio(*own.sums(expected, labels)),
-            NDCG: ndcg,
-        },
-    )
-    report["calibration_curve"] = calibration_curve(rows, expected)
-    return report
+    reasons = {"normalized_gini": "all rows have the same revenue"}
+    return _report(rows, expected, samples, reasons)
 
 
 def calibration_curve(rows: HeadRows, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Returns mean predicted and observed of the bins of `metrics.calibration_bins`.
+    """Returns the predicted and observed means of `metrics.calibration_bins`.
 
-    The interval is that of the observed mean.
+    `interval` is that of the observed mean.
     """
     bins = metrics.calibration_bins(predicted, NUM_BINS)
     curve = []
@@ -140,104 +124,70 @@ def calibration_curve(rows: HeadRows, predicted: np.ndarray) -> list[dict[str, A
         curve.append(
             {
                 "predicted": float(predicted[own].mean(dtype=np.float64)),
-                "observed": float(rows.labels[own].mean(dtype=np.float64)),
+                "observed": metrics.point_estimate(observed),
                 "rows": int(own.sum()),
-                "interval": metrics.metric_interval(observed),
+                "interval": metrics.interval(observed),
             }
         )
     return curve
 
 
-def share_of_achievable(
-    rows: HeadRows, predicted: np.ndarray, planted: np.ndarray
-) -> tuple[float | None, metrics.Interval | None]:
-    """Returns (AUC − 0.5) / (AUC of the planted values − 0.5) and its interval.
+def share_of_achievable(rows: HeadRows, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Returns samples [S] of (AUC − 0.5) / (AUC of the true values − 0.5).
 
-    Both AUCs of a resample are of the same rows, so that what is hard in them cancels out.
+    Both AUCs of a sample are of the same rows, so the difficulty of the rows cancels out.
     """
-    positive = rows.labels > 0
-    own, best = (metrics.auc(positive, scores) for scores in (predicted, planted))
-    share = metrics.share_of_achievable(own, 0.5, best)
-    if share is None:
-        return None, None
-    replicates = [metrics.resampled_auc(rows.resamples, positive, s) for s in (predicted, planted)]
-    return share, metrics.metric_interval(
-        metrics.resampled_ratio(replicates[0] - 0.5, replicates[1] - 0.5)
+    own, best = (
+        metrics.resampled_auc(rows.resamples, rows.labels, scores) for scores in (predicted, truth)
     )
+    return metrics.resampled_ratio(own - 0.5, best - 0.5)
 
 
-def _probability_intervals(
-    report: dict[str, Any], rows: HeadRows, probabilities: np.ndarray
-) -> dict[str, metrics.Interval]:
-    labels, own = rows.labels, rows.resamples
-    loss, entropy = _entropy_replicates(own, labels, probabilities)
-    replicates = {
-        "auc": metrics.resampled_auc(own, labels, probabilities),
-        "normalized_entropy": entropy,
-        "log_loss": loss,
-        "calibration_ratio": metrics.resampled_ratio(*own.sums(probabilities, labels)),
-        NDCG: _ndcg_replicates(rows, probabilities),
-    }
-    if rows.by_user:
-        replicates["per_user_auc"] = metrics.resampled_per_user_auc(
-            own, labels, probabilities, own.unit
-        )
-    kept = _kept(report, replicates)
-    bins = metrics.calibration_bins(probabilities, NUM_BINS)
-    error = metrics.biased_metric_interval(
-        report["expected_calibration_error"],
-        metrics.resampled_calibration_error(own, labels, probabilities, bins),
-    )
-    return kept if error is None else {**kept, "expected_calibration_error": error}
-
-
-def _entropy_replicates(
+def entropy_samples(
     resamples: metrics.Resamples, labels: np.ndarray, probabilities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns log loss and normalised entropy [S]."""
+    """Returns log loss and normalized entropy [S]."""
     sums = resamples.sums(
         metrics.log_losses(labels, probabilities), labels.astype(np.float64), np.ones(len(labels))
     )
     return metrics.resampled_ratio(sums[0], sums[2]), metrics.resampled_normalized_entropy(*sums)
 
 
-def _ndcg_replicates(rows: HeadRows, scores: np.ndarray) -> np.ndarray:
-    values = metrics.ndcg_of_lists(rows.labels, scores, rows.list_lengths, NDCG_AT)
-    first = np.cumsum(rows.list_lengths) - rows.list_lengths
-    counted = ~np.isnan(values)
-    of_lists = rows.resamples.take(first[counted])  # a list is wholly of one unit
-    return metrics.resampled_ratio(*of_lists.sums(values[counted], np.ones(counted.sum())))
+def _ndcg(rows: HeadRows, scores: np.ndarray) -> np.ndarray:
+    return metrics.resampled_ndcg(rows.resamples, rows.labels, scores, rows.list_lengths, NDCG_AT)
 
 
-def _kept(report: dict[str, Any], replicates: dict[str, np.ndarray]) -> dict[str, metrics.Interval]:
-    """Returns the intervals of the metrics that there are."""
-    found = {
-        name: metrics.metric_interval(values)
-        for name, values in replicates.items()
-        if report[name] is not None
-    }
-    return {name: own for name, own in found.items() if own is not None}
-
-
-def _without_rows(report: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    reason = "no row of the split has the label"
-    return {
-        **report,
-        **dict.fromkeys(names),
-        "absent": dict.fromkeys(names, reason),
-        "intervals": {},
-        "calibration_curve": [],
-    }
-
-
-def _absent(report: dict[str, Any], own: dict[str, str]) -> dict[str, str]:
-    """Says why each metric that is None is."""
+def _report(
+    rows: HeadRows,
+    predicted: np.ndarray,
+    samples: Mapping[str, np.ndarray],
+    reasons: Mapping[str, str],
+) -> dict[str, Any]:
+    """Returns the report of metrics from their samples."""
     reasons = {
         "auc": _ONE_CLASS,
         "normalized_entropy": _ONE_CLASS,
         "normalized_entropy_of_zero_part": _ONE_CLASS,
         "calibration_ratio": "nothing was observed, so there is nothing to divide by",
         NDCG: "no list of at least two ads has a positive",
-        **own,
+        **reasons,
     }
-    return {name: reasons[name] for name, value in report.items() if value is None}
+    values = {name: metrics.point_estimate(own) for name, own in samples.items()}
+    return {
+        "labelled": len(rows.labels),
+        **values,
+        "absent": {name: reasons[name] for name, value in values.items() if value is None},
+        "intervals": metrics.intervals(samples),
+        "calibration_curve": calibration_curve(rows, predicted),
+    }
+
+
+def _without_rows(names: tuple[str, ...]) -> dict[str, Any]:
+    reason = "no row of the split has the label"
+    return {
+        "labelled": 0,
+        **dict.fromkeys(names),
+        "absent": dict.fromkeys(names, reason),
+        "intervals": {},
+        "calibration_curve": [],
+    }

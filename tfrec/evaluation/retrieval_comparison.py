@@ -1,4 +1,4 @@
-"""Measures a two-tower model beside the baselines on the test split, all by the same code.
+"""Measures a two-tower model and the baselines on the test split with the same code.
 
 Shapes: B queries, N ads.
 """
@@ -24,13 +24,12 @@ def evaluate_retrieval(
     truth: ground_truth.GroundTruth | None = None,
     max_clicks: int = MAX_CLICKS,
 ) -> dict[str, Any]:
-    """Measures a two-tower model beside the baselines, and the truth where it is known.
+    """Measures a two-tower model, the baselines and, if known, the ground truth.
 
-    The baselines know the clicks of training and validation, as the model does that was trained
-    on both.
+    The baselines know the clicks of training and validation, as the model does after its refit.
 
     Returns:
-        The values of `compare_recommenders`, with truth also shares of what it reaches.
+        The values of `compare_recommenders`; with ground truth also shares of its values.
     """
     catalogue = data_set.catalogue()
     history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, len(catalogue))
@@ -73,16 +72,16 @@ def compare_recommenders(
 
     Args:
         data_set: The converted log.
-        recommenders: By name; None is one that needs the users of a log that has none.
-        history: What users had clicked in training and validation; None where the log has none.
-        max_clicks: Clicks whose lists are measured one by one; of more, evenly spaced ones.
+        recommenders: Name -> recommender; None: it needs users and the log has none.
+        history: Clicks of users in training and validation; None: the log has no users.
+        max_clicks: Maximum number of clicks measured per click, evenly spaced.
 
     Returns:
-        `num_ads`, `num_clicks` and how many of these are on ads shown in training or never;
-        `num_users` measured without what they had clicked in training and validation;
+        `num_ads`; `num_clicks`, and their numbers on ads that training showed or never showed;
+        `num_users` measured without the ads that they clicked in training and validation;
         `clicked_popularity_percentile`; and for each recommender the values of
-        `corpus_ranking.per_click` and, as `excluding_seen`, of `per_user`. Where the
-        schema has no `user_key`, what needs one is None, and `absent` says so.
+        `corpus_ranking.per_click` and, as `excluding_seen`, of `per_user`. If the schema has no
+        `user_key`, values that need one are None, and `absent` says so.
     """
     catalogue = data_set.catalogue()
     ads = corpus_ranking.RankedCorpus(catalogue.clicks, catalogue.impressions)

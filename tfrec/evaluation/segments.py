@@ -1,10 +1,10 @@
-"""Quality by segment: by value of ad fields, by position, and of new ads against seen ones.
+"""Quality by segment: by value of ad fields, by position, and for new and seen ads.
 
 Shapes: L rows of the split, N ads of the catalogue.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,19 +21,19 @@ NEW, SEEN, OTHER, MISSING = "new", "seen in training", "all others", "(missing)"
 VALUES_PER_FIELD = 8
 MAX_POSITIONS = 10
 NUM_FIELDS = 2
-FEWEST_VALUES = 5
-# With fewer ads a value, the field is nearly the ad itself.
-FEWEST_ADS_PER_VALUE = 4
+MIN_VALUES = 5
+# With fewer ads per value, the field nearly identifies the ad.
+MIN_ADS_PER_VALUE = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """One way of cutting the rows into segments.
+    """One way of splitting the rows into segments.
 
     Attributes:
         name: A field, `position` or `ads`.
-        values: What the segments are called.
-        segment: [L] which of them each row is in.
+        values: Names of the segments.
+        segment: [L] index of the segment of each row.
     """
 
     name: str
@@ -42,18 +42,18 @@ class Segmentation:
 
 
 def check(fields: str, schema: Schema) -> list[str]:
-    """Returns the fields that are named with commas between them.
+    """Returns the fields of a comma-separated list.
 
     Raises:
-        ValueError: One is no categorical field of the ad side.
+        ValueError: A name is not a categorical field of the ad side.
     """
     known = [f.name for f in schema.ad_fields if f.kind == "categorical"]
     names = [name.strip() for name in fields.split(",") if name.strip()]
     for name in names:
         if name not in known:
             raise ValueError(
-                f"segment_fields: expected categorical fields of the ad side, {', '.join(known)}; "
-                f"got {name!r}."
+                f"segment_fields has {name!r}; expected categorical fields of the ad side: "
+                f"{', '.join(known)}."
             )
     return names
 
@@ -65,14 +65,14 @@ def of_split(
     position: np.ndarray | None,
     fields: Sequence[str] = (),
 ) -> list[Segmentation]:
-    """Cuts shown ads into segments.
+    """Splits shown ads into segments.
 
     Args:
         data_set: The converted log.
         catalogue: Its ads.
         ad_rows: [L] catalogue rows.
-        position: [L] where the log has it.
-        fields: Ad fields, as `check` gives them; empty is `advertiser_like`.
+        position: [L] logged positions; None if the log has none.
+        fields: Ad fields, from `check`; empty: those of `advertiser_like`.
     """
     chosen = fields or advertiser_like(data_set.schema, catalogue)
     cuts = [_by_value(name, catalogue.fields[name], ad_rows) for name in chosen]
@@ -84,17 +84,17 @@ def of_split(
 
 
 def advertiser_like(schema: Schema, catalogue: reader.Catalogue) -> list[str]:
-    """Chooses the fields that group ads as advertisers do: several groups of several ads.
+    """Chooses the fields that group ads as an advertiser would: several groups of several ads.
 
-    Of the categorical ad fields with at least `FEWEST_VALUES` values and `FEWEST_ADS_PER_VALUE`
-    ads to a value, those whose number of values is nearest to √N, on a scale of ratios.
+    These are the categorical ad fields with at least `MIN_VALUES` values and `MIN_ADS_PER_VALUE`
+    ads per value whose number of values is closest to √N on a logarithmic scale.
     """
     distance = {}
     for field in schema.ad_fields:
         if field.kind != "categorical" or field.source in schema.ad_key:
             continue
         count = pc.count_distinct(catalogue.fields[field.name]).as_py()
-        if FEWEST_VALUES <= count <= len(catalogue) / FEWEST_ADS_PER_VALUE:
+        if MIN_VALUES <= count <= len(catalogue) / MIN_ADS_PER_VALUE:
             distance[field.name] = abs(np.log(count) - np.log(len(catalogue)) / 2)
     return sorted(distance, key=lambda name: distance[name])[:NUM_FIELDS]
 
@@ -108,15 +108,15 @@ def measure(
     """Measures a head in each segment.
 
     Args:
-        segmentation: Of the L rows of the split.
+        segmentation: Segments of the L rows of the split.
         rows: The head's rows with a label.
-        predicted: [N] of these.
-        known: [L] which rows of the split they are.
+        predicted: [N] served values of these rows.
+        known: [L] bool, their mask.
 
     Returns:
         For each segment `value`, `rows`, `observed` and `predicted` means, `auc`,
-        `normalized_entropy` (against the segment's own rate), `calibration_ratio`, their
-        `intervals`, and `absent`: why one is None.
+        `normalized_entropy` (relative to the segment's own rate), `calibration_ratio`, their
+        `intervals`, and `absent`: why a value is None.
     """
     segment = segmentation.segment[known]
     report = []
@@ -127,43 +127,36 @@ def measure(
 
 
 def _quality(rows: head_quality.HeadRows, predicted: np.ndarray, own: np.ndarray) -> dict[str, Any]:
-    labels, predicted = rows.labels[own], predicted[own]
     names = ("observed", "predicted", "auc", "normalized_entropy", "calibration_ratio")
-    if not len(labels):
+    if not own.any():
         absent = dict.fromkeys(names, "no row of the segment has the label")
         return {**dict.fromkeys(names), "intervals": {}, "absent": absent}
-    report: dict[str, Any] = {
+    labels, predicted, resamples = rows.labels[own], predicted[own], rows.resamples.take(own)
+    samples = {
+        "auc": metrics.resampled_auc(resamples, labels, predicted),
+        "normalized_entropy": head_quality.entropy_samples(resamples, labels, predicted)[1],
+        "calibration_ratio": metrics.resampled_ratio(*resamples.sums(predicted, labels)),
+    }
+    values = {
         "observed": float(labels.mean(dtype=np.float64)),
         "predicted": float(predicted.mean(dtype=np.float64)),
-        "auc": metrics.auc(labels, predicted),
-        "normalized_entropy": metrics.normalized_entropy(labels, predicted),
-        "calibration_ratio": metrics.calibration_ratio(labels, predicted),
+        **{name: metrics.point_estimate(found) for name, found in samples.items()},
     }
-    resamples = rows.resamples.take(own)
-    ones = np.ones(len(labels))
-    sums = resamples.sums(
-        metrics.log_losses(labels, predicted), labels.astype(np.float64), ones, predicted
-    )
-    replicates = {
-        "auc": metrics.resampled_auc(resamples, labels, predicted),
-        "normalized_entropy": metrics.resampled_normalized_entropy(*sums[:3]),
-        "calibration_ratio": metrics.resampled_ratio(sums[3], sums[1]),
+    reason = "the segment's rows are all of one class"
+    return {
+        **values,
+        "intervals": metrics.intervals(samples),
+        "absent": {name: reason for name, value in values.items() if value is None},
     }
-    found = {n: metrics.metric_interval(v) for n, v in replicates.items() if report[n] is not None}
-    report["intervals"] = {name: own for name, own in found.items() if own is not None}
-    report["absent"] = {
-        name: "the segment's rows are all of one class" for name in names if report[name] is None
-    }
-    return report
 
 
 def _by_value(name: str, column: pa.ChunkedArray, ad_rows: np.ndarray) -> Segmentation:
-    """Cuts by the values that are shown most often; the rest is one segment."""
+    """Splits by the most frequently shown values; the others are one segment."""
     coded = pc.fill_null(column.cast(pa.string()), "").combine_chunks().dictionary_encode()
     codes = coded.indices.to_numpy()[ad_rows]
     shown = np.bincount(codes, minlength=len(coded.dictionary))
     num_shown = int((shown > 0).sum())
-    # One more is as short as "all others" of one.
+    # A segment of all others with a single value is replaced by that value.
     kept = num_shown if num_shown <= VALUES_PER_FIELD + 1 else VALUES_PER_FIELD
     frequent = np.argsort(-shown, kind="stable")[:kept]
     number = np.full(len(shown), kept)
@@ -173,23 +166,10 @@ def _by_value(name: str, column: pa.ChunkedArray, ad_rows: np.ndarray) -> Segmen
 
 
 def _by_position(position: np.ndarray) -> Segmentation:
-    """Cuts by the logged slot, counted as the log counts; the last slots are one segment."""
+    """Splits by the logged position; the last positions are one segment."""
     distinct, number = np.unique(position, return_inverse=True)
     values = [str(int(value)) for value in distinct]
     if len(values) > MAX_POSITIONS:
         values = [*values[: MAX_POSITIONS - 1], f"{values[MAX_POSITIONS - 1]} and on"]
         number = np.minimum(number, MAX_POSITIONS - 1)
     return Segmentation(POSITION, values, number)
-
-
-def of_heads(
-    cuts: Sequence[Segmentation],
-    heads: Mapping[str, tuple[head_quality.HeadRows, np.ndarray, np.ndarray]],
-) -> dict[str, dict[str, Any]]:
-    """Measures heads in all segmentations.
-
-    Args:
-        cuts: The segmentations.
-        heads: Head -> its rows, predictions and mask, as `measure` takes them.
-    """
-    return {head: {cut.name: measure(cut, *own) for cut in cuts} for head, own in heads.items()}

@@ -1,7 +1,7 @@
 """Weights as constants of a traced graph, for serving.
 
-TensorFlow folds what depends on constants alone, and lays constant matrices out for the
-processor once, at loading. Read from variables they would be laid out in every call.
+TensorFlow folds expressions of constants and converts constant matrices to the memory layout of the
+CPU once, at loading. Matrices in variables are converted in every call.
 """
 
 import contextlib
@@ -12,13 +12,13 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def as_constants(module: tf.Module, but: Collection[tf.Variable] = ()) -> Iterator[None]:
-    """Lets a module and its parts hold their weights as constants, until the block ends.
+    """Replaces the weights of a module and its parts by constants until the block ends.
 
-    What is traced inside keeps the weights as they are now.
+    Functions traced inside keep the current weights.
 
     Args:
-        module: A model, built.
-        but: Variables that stay variables: a graph holds at most 2 GB.
+        module: A built model.
+        but: Variables that stay variables; a graph holds at most 2 GB.
     """
     kept = {variable.ref() for variable in but}
     held: list[tuple[dict[str, object], str, tf.Variable]] = []

@@ -3,11 +3,11 @@
     query_tower   raw query fields                          -> query_embedding [B, D] float32
     ad_tower      raw ad fields                             -> ad_embedding [B, D] float32,
                                                                ad_features [B, F] int32
-    ranker        raw query fields, ad_features [B, C, F]   -> a score [B, C] float32 of each head
+    ranker        raw query fields, ad_features [B, C, F]   -> [B, C] float32 of each head
 
-A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), or of a list [B, L]
-string ("" fills up). The encoder is the one that made the training data, so serving cannot
-drift from training.
+A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), or for a list [B, L] string
+("" is padding). The encoder is the one that made the training data, so serving and training encode
+in the same way.
 
 Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, L values.
 """
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfrec import calibration, ranking, retrieval
 from tfrec.config import CANDIDATE_PARTS
-from tfrec.exported import constants
+from tfrec.exported import candidate_scores, constants
 from tfrecords import encoding
 
 
@@ -36,7 +36,7 @@ class QueryTowerModule(tf.Module):
 
 
 class AdTowerModule(tf.Module):
-    """Raw ad fields to the ad embedding, and to the features that the ranker takes."""
+    """Raw ad fields to the ad embedding and the ranker's ad features."""
 
     def __init__(self, fitted: encoding.FittedSchema, tower: retrieval.Tower) -> None:
         super().__init__(name="ad_tower")
@@ -52,13 +52,13 @@ class AdTowerModule(tf.Module):
 
 
 class RankerModule(tf.Module):
-    """Raw query fields and encoded ads to calibrated scores, with the weights of now.
+    """Raw query fields and encoded ads to calibrated scores, with the current weights.
 
     Args:
         fitted: The fitted schema.
         model: The trained ranker.
-        calibrators: Its calibrators.
-        parts: Parts of a request's candidates that are scored beside each other.
+        calibrators: The ranker's calibrators.
+        parts: Number of parts of a request's candidates that can be scored in parallel.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class RankerModule(tf.Module):
     ) -> None:
         super().__init__(name="ranker")
         encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
-        # Variables that the function reads have to be found by the SavedModel.
+        # The SavedModel has to find the variables that the function reads.
         self._tables = model.sparse_variables
 
         def serve(ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
-            logits = model(encoder(columns), ad_features, many=True, parts=parts)
+            logits = candidate_scores.score_candidates(model, encoder(columns), ad_features, parts)
             scores = calibrators.apply(logits)
             return ranking.undo_down_sampling(scores, fitted.schema.negative_keep_rate)
 
         def logged_logits(
             query: tf.Tensor, ad_features: tf.Tensor, position: tf.Tensor
         ) -> dict[str, tf.Tensor]:
-            """Returns calibrated logits of encoded rows in the slots [B, C] they were logged in."""
+            """Returns calibrated logits of encoded rows in their logged positions [B, C]."""
             return calibrators.calibrated(model.as_logged(model(query, ad_features), position))
 
         schema = fitted.schema
@@ -94,7 +94,7 @@ class RankerModule(tf.Module):
             self.serve = tf.function(serve, autograph=False).get_concrete_function(
                 ad_features=ad_features, **encoding.input_signature(schema.query_fields)
             )
-            # No signature: the export gate holds the next ranker against this one with it.
+            # Not a signature: the export gate uses it to compare the next ranker with this one.
             self.logged_logits = tf.function(logged_logits, autograph=False).get_concrete_function(
                 query, ad_features, position
             )

@@ -1,8 +1,8 @@
 """Attention in which a candidate sees the query and itself, and no other candidate.
 
-Query tokens and candidates are the rows of one matrix, so that each projection is one product.
-Written for serving, where the weights are constants: what depends on weights alone (the scale
-of a norm times the matrix after it) is then computed once, at loading.
+Query tokens and candidates are rows of one matrix, so each projection is one product. At serving
+the weights are constants, and expressions of weights only (the scale of a norm times the matrix
+after it) are computed once, at loading.
 
 Shapes: B requests, C candidates, T query tokens, N = T + C rows, D model width, H heads.
 
@@ -16,26 +16,25 @@ import tensorflow as tf
 
 from tfrec.config import RankerConfig
 
-# Added to a logit, leaves a weight of zero.
+# Added to a logit, gives a weight of zero.
 _NEVER = -1e9
 
 
 class LayerNorm(tf.keras.layers.LayerNormalization):
-    """Layer normalisation of [N, D].
+    """Layer normalization of [N, D].
 
-    Serving on a processor, TensorFlow replaces Keras's own by a fused one that takes another
-    epsilon.
+    On CPUs, TensorFlow replaces that of Keras with a fused operation that uses another epsilon.
     """
 
-    def standardised(self, x: tf.Tensor) -> tf.Tensor:
+    def standardized(self, x: tf.Tensor) -> tf.Tensor:
         """Returns x with mean 0 and variance 1 in each row."""
-        centred = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-        return centred * tf.math.rsqrt(variance + self.epsilon)
+        centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+        return centered * tf.math.rsqrt(variance + self.epsilon)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Standardises, scales and shifts."""
-        return self.standardised(x) * self.gamma + self.beta
+        """Standardizes, scales and shifts."""
+        return self.standardized(x) * self.gamma + self.beta
 
 
 class IsolatedAttentionBlock(tf.keras.layers.Layer):
@@ -57,12 +56,12 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
         self._num_heads = config.num_heads
         self._num_tokens = num_tokens
         self._head_dim = config.model_dim // config.num_heads
-        # [H, D]: one where a channel belongs to a head.
+        # [H, D]: 1 if the channel belongs to the head.
         self._channels = np.repeat(np.eye(config.num_heads, dtype=np.float32), self._head_dim, 1)
         self._attention_norm = LayerNorm(epsilon=1e-6)
         self._feed_forward_norm = LayerNorm(epsilon=1e-6)
         self._query_key_value = tf.keras.layers.Dense(3 * config.model_dim)
-        # Blocks start as the identity: attention only adds what it is found to be good for.
+        # Blocks start as the identity.
         self._output = tf.keras.layers.Dense(config.model_dim, kernel_initializer="zeros")
         self._widen = tf.keras.layers.Dense(config.feed_forward_dim)
         self._narrow = tf.keras.layers.Dense(config.model_dim, kernel_initializer="zeros")
@@ -84,7 +83,7 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
 
         Args:
             rows: [B, N, D], of which the first T are query tokens.
-            absent: [B, T] bool, tokens that nothing attends to; None = all are there.
+            absent: [B, T] bool, tokens that no row attends to; None: no token is absent.
             training: Whether dropout is on.
         """
         shape = tf.shape(rows)
@@ -96,7 +95,7 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
         return tf.reshape(x, shape)
 
     def _attend(self, x: tf.Tensor, shape: tf.Tensor, absent: tf.Tensor | None) -> tf.Tensor:
-        """Returns the values [B N, D] that rows [B N, D] of shape [B, N, D] attend to."""
+        """Returns the attention outputs [B N, D] of rows [B N, D] of shape [B, N, D]."""
         query, key, value = self._project(x)
         logits = tf.matmul(
             tf.reshape(query, shape), self._of_tokens(key, shape), transpose_b=True
@@ -105,11 +104,11 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
             logits += tf.repeat(tf.where(absent, _NEVER, 0.0), self._num_heads, axis=1)[:, None]
         own_logits = tf.matmul(query * key, self._channels, transpose_b=True)  # [B N, H]
         own_logits = tf.reshape(own_logits, [shape[0], shape[1], self._num_heads])
-        # A query token attends to the tokens, of which it is one.
+        # Query tokens attend to themselves as tokens.
         is_token = tf.range(shape[1])[:, None] < self._num_tokens
         own_logits += tf.where(is_token, _NEVER, 0.0)
         weights = self._softmax(tf.concat([logits, own_logits], axis=-1))  # [B, N, (T + 1) H]
-        # The weights of a row itself meet zeros here, and those of tokens zeros below.
+        # The padding zeroes the weight of the row itself here, and those of tokens below.
         token_values = tf.pad(self._of_tokens(value, shape), [[0, 0], [0, self._num_heads], [0, 0]])
         of_tokens = tf.reshape(tf.matmul(weights, token_values), [-1, self._dim])
         own_channels = np.pad(self._channels, [[self._num_tokens * self._num_heads, 0], [0, 0]])
@@ -117,35 +116,35 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
         return of_tokens + value * own
 
     def _project(self, x: tf.Tensor) -> list[tf.Tensor]:
-        """Returns queries, scaled, keys and values [B N, D] of rows [B N, D]."""
-        x = self._attention_norm.standardised(x)
+        """Returns scaled queries, keys and values [B N, D] of rows [B N, D]."""
+        x = self._attention_norm.standardized(x)
         kernel, bias = _folded(self._attention_norm, self._query_key_value)
         kernels, biases = tf.split(kernel, 3, axis=1), tf.split(bias, 3)
         kernels[0] *= self._head_dim**-0.5
         biases[0] *= self._head_dim**-0.5
-        # Three products: one and a split would copy the result.
+        # Three products; splitting the result of one would copy it.
         return [
             tf.nn.bias_add(tf.matmul(x, kernel), bias)
             for kernel, bias in zip(kernels, biases, strict=True)
         ]
 
     def _of_tokens(self, rows: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
-        """Gives each head its own copy [B, T H, D] of the tokens of [B N, D], zero outside it.
+        """Returns a copy [B, T H, D] of the tokens of [B N, D] per head, zero in other heads.
 
-        With few tokens this makes all heads one plain product of matrices, without transposes.
+        With few tokens this makes all heads one product of matrices, without transposes.
         """
         tokens = tf.reshape(rows, shape)[:, : self._num_tokens, None]
         heads = tokens * self._channels  # [B, T, H, D]
         return tf.reshape(heads, [shape[0], self._num_tokens * self._num_heads, self._dim])
 
     def _softmax(self, logits: tf.Tensor) -> tf.Tensor:
-        """Normalises [B, N, (T + 1) H] over T + 1, for each head.
+        """Applies the softmax over T + 1 to [B, N, (T + 1) H], for each head.
 
-        By hand: `tf.nn.softmax` takes several times as long over so few.
+        `tf.nn.softmax` takes several times as long for so few values.
         """
         by_head = tf.reshape(logits, [-1, self._num_tokens + 1, self._num_heads])
-        largest = tf.stop_gradient(tf.reduce_max(by_head, axis=1, keepdims=True))
-        weights = tf.exp(by_head - largest)
+        maximum = tf.stop_gradient(tf.reduce_max(by_head, axis=1, keepdims=True))
+        weights = tf.exp(by_head - maximum)
         weights /= tf.reduce_sum(weights, axis=1, keepdims=True)
         return tf.reshape(weights, tf.shape(logits))
 
@@ -153,15 +152,15 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
 def _norm_then(norm: LayerNorm, dense: tf.keras.layers.Dense, x: tf.Tensor) -> tf.Tensor:
     """Returns dense(norm(x))."""
     kernel, bias = _folded(norm, dense)
-    return tf.nn.bias_add(tf.matmul(norm.standardised(x), kernel), bias)
+    return tf.nn.bias_add(tf.matmul(norm.standardized(x), kernel), bias)
 
 
 def _folded(norm: LayerNorm, dense: tf.keras.layers.Dense) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the kernel and the bias of a product after a norm's scale and offset."""
+    """Returns kernel and bias of a dense layer with a norm's scale and offset folded in."""
     kernel = norm.gamma[:, None] * dense.kernel
     return kernel, tf.linalg.matvec(dense.kernel, norm.beta, transpose_a=True) + dense.bias
 
 
 def _gelu(x: tf.Tensor) -> tf.Tensor:
-    """Returns the exact GELU, in the form that TensorFlow fuses with the product before it."""
+    """Returns the exact GELU, in a form that TensorFlow fuses with the preceding product."""
     return 0.5 * x * (1.0 + tf.math.erf(x * 2**-0.5))

@@ -1,16 +1,15 @@
 """Field ids to embeddings, shared by towers and ranker.
 
-All categorical fields of a side share one table, so a look-up is one gather. A value's
-embedding is its own row plus one for how frequent it is (ids are ranks by count): what
-rare values have in common is learnt together, and their own rows only add to it. A list is
-the mean of its values' embeddings, whatever their order, unless it is tied to the ad side
-(`histories`); a list without values is id 0, which learns a row of its own.
-Numeric fields are quantile buckets. Both buckets and frequencies are under a thermometer
-code: bucket t is the sum of the learnt steps 1..t, so neighbours share what they learn
-and serving is still a look-up.
+All categorical fields of a side share one table, so a lookup is one gather. A value's embedding is
+its own row plus a row for its frequency (ids are ranks by count): rare values share what they have
+in common. A list is the mean of its values' embeddings, in any order, unless it is tied to the ad
+side (`histories`); an empty list is id 0, which has a row of its own.
+Numeric fields are quantile buckets. Buckets and frequencies use a thermometer code: bucket t is the
+sum of the learned steps 1..t, so neighboring buckets share what they learn, and serving is still
+a lookup.
 
-Shapes: B batch (any leading dimensions), F fields, W columns of ids (one a field, but
-`max_list_length` a list), E field embedding, T buckets, L values of a list.
+Shapes: B batch (any leading dimensions), F fields, W columns of ids (one per field,
+`max_list_length` per list), E field embedding, T buckets, L values of a list.
 
 References:
     Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022
@@ -33,14 +32,13 @@ class FieldEmbeddings(tf.keras.layers.Layer):
     """Embeds the encoded fields of one side.
 
     Args:
-        fitted: The fitted schema; gives each field's number of ids.
+        fitted: The fitted schema, with each field's number of ids.
         fields: The fields, in the order of the ids' columns.
         dim: E.
-        ties: Of `find_histories`; lists among the fields that are tied to the ad side.
-        ads: Embeds the ad side's fields; needed where there are ties.
-        frequency_stddev: What the steps of frequencies begin as. The sum of many such steps is
-            longer than a row: from zero, what values of one frequency share does not hide at the
-            start what tells them apart.
+        ties: Lists among the fields that are tied to the ad side, from `find_histories`.
+        ads: Embeds the ad side's fields; required with ties.
+        frequency_stddev: Initial standard deviation of the frequency steps. The sum of many steps
+            is longer than a row; with 0, values of the same frequency are distinct from the start.
     """
 
     def __init__(
@@ -89,9 +87,9 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self.output_dim = len(fields) * dim
 
     def build(self, input_shape: tf.TensorShape) -> None:
-        """Creates the tables; called by Keras."""
+        """Creates the tables."""
         if self._ads is not None and not self._ads.built:
-            self._ads.build(input_shape)  # does not depend on the shape
+            self._ads.build(input_shape)  # the shape has no effect
         if self._num_strings:
             self.table = self.add_weight(
                 "table",
@@ -132,26 +130,26 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     @property
     def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
-        """Of the tied lists, the place of the field and the map of ads' embeddings into its."""
+        """Index of the field and map from ads' embeddings to its own, of each tied list."""
         return [
-            (place, pooling.map)
-            for place, pooling in zip(self._lists, self._poolings, strict=True)
+            (index, pooling.map)
+            for index, pooling in zip(self._lists, self._poolings, strict=True)
             if isinstance(pooling, histories.HistoryPooling)
         ]
 
     @property
     def list_widths(self) -> list[int]:
-        """The most values of each list field."""
+        """The maximum number of values of each list field."""
         return list(self._list_widths)
 
     def list_ids(self, ids: tf.Tensor, number: int) -> tf.Tensor:
-        """Returns the ids [B, L] of the list field of a number among ids [B, W] int32."""
+        """Returns the ids [B, L] of a list field, by its number, from ids [B, W] int32."""
         first = self._first_of_list(number)
         columns = self._string_columns[first : first + self._list_widths[number]]
         return tf.gather(ids, columns, axis=-1)
 
     def embed_values(self, ids: tf.Tensor, number: int) -> tf.Tensor:
-        """Embeds values [B, L] int32 of the list field of a number one by one: [B, L, E]."""
+        """Embeds the values [B, L] int32 of a list field, by its number, as [B, L, E]."""
         values = self._of_rows(ids + self._offsets[self._first_of_list(number)])
         pooling = self._poolings[number]
         return (
@@ -164,13 +162,13 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         return self._num_strings - len(self._list_widths) + sum(self._list_widths[:number])
 
     def _of_rows(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns what the rows [...] of the table and their frequencies are embedded as."""
+        """Returns the embeddings of rows [...] of the table: their own plus their frequency's."""
         frequency = tf.gather(self._frequency_bucket, rows)
         shared = tf.gather(self._thermometer(self.frequency_steps), frequency)
         return tf.gather(self.table, rows) + shared
 
     def _pool(self, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-        """Makes one embedding of each list; single values, which come first, stay as they are."""
+        """Pools each list into one embedding; single values, which come first, are unchanged."""
         num_single = self._num_strings - len(self._list_widths)
         widths = [num_single, *self._list_widths]
         single, *lists = tf.split(values, widths, axis=-2)
@@ -182,7 +180,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         return tf.concat([single, tf.stack(pooled, axis=-2)], axis=-2)
 
     def _thermometer(self, steps: tf.Tensor) -> tf.Tensor:
-        """Sums steps [F, T, E] up to each bucket; bucket 0, missing, stands alone: [F T, E]."""
+        """Sums steps [F, T, E] up to each bucket as [F T, E]; bucket 0 (missing) is separate."""
         table = tf.concat([steps[:, :1], tf.cumsum(steps[:, 1:], axis=1)], axis=1)
         return tf.reshape(table, [-1, self._dim])
 
@@ -190,7 +188,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 def _pooling(
     ad_features: np.ndarray | None, ads: Optional["FieldEmbeddings"]
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns what makes one embedding [B, E] of a list's values [B, L, E] and ids [B, L]."""
+    """Returns the pooling of a list's values [B, L, E] and ids [B, L] into [B, E]."""
     if ad_features is None or ads is None:
         return mean_of_values
     return histories.HistoryPooling(ad_features, ads)
@@ -199,9 +197,9 @@ def _pooling(
 def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:
     """Returns the frequency bucket [num_ids] int32 of each id of a categorical field.
 
-    0 is missing; then two buckets for each doubling of the rank; after the rarest known values,
-    those out of vocabulary. No bucket is left out: what only rare values reach, all steps up to
-    them would learn at once, and they would be thrown far from the others.
+    Bucket 0 is missing; then two buckets for each doubling of the rank; the last bucket is
+    out-of-vocabulary values. No bucket is empty: otherwise all steps up to the rare values would
+    learn from these at once and move them far from the others.
     """
     ranks = np.arange(1, num_ids - num_oov_buckets)
     doublings = np.minimum((2 * np.log2(ranks)).astype(np.int32), FREQUENCY_BUCKETS - 3)
@@ -211,7 +209,7 @@ def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Concatenates index vectors, of which there may be none, as int32."""
+    """Concatenates any number of index vectors as int32."""
     return np.concatenate([np.empty(0, np.int32), *parts]).astype(np.int32)
 
 
@@ -220,13 +218,13 @@ def mean_of_values(values: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
 
     Args:
         values: [B, L, E] float32 embeddings of the ids.
-        ids: [B, L] int32; 0 fills up.
+        ids: [B, L] int32; 0 is padding.
 
     Returns:
-        [B, E] float32: the mean over ids that are not 0, or the embedding of 0 if all are.
+        [B, E] float32: the mean over ids that are not 0, or the embedding of 0 for an empty list.
     """
     present = tf.not_equal(ids, 0)
-    # A list without values is L times id 0, whose mean is the embedding of id 0.
+    # The mean over an empty list, L times id 0, is the embedding of id 0.
     present |= tf.logical_not(tf.reduce_any(present, axis=-1, keepdims=True))
     weights = tf.cast(present, values.dtype)
     total = tf.reduce_sum(values * weights[..., None], axis=-2)
@@ -240,6 +238,18 @@ def flatten(embeddings: tf.Tensor) -> tf.Tensor:
     return tf.reshape(embeddings, tf.concat([leading, [width]], axis=0))
 
 
+def pairwise_products(query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
+    """Multiplies each field of [B, Fq, E] with each of [B, C, Fa, E] to [B C, Fa Fq].
+
+    References:
+        Naumov et al., Deep Learning Recommendation Model, 2019.
+    """
+    num_requests, num_ads, num_ad_fields, dim = tf.unstack(tf.shape(ad_embeddings))
+    fields = tf.reshape(ad_embeddings, [num_requests, num_ads * num_ad_fields, dim])
+    pairs = tf.matmul(fields, query_embeddings, transpose_b=True)  # [B, C Fa, Fq]
+    return tf.reshape(pairs, [-1, ad_embeddings.shape[2] * query_embeddings.shape[1]])
+
+
 class CrossLayer(tf.keras.layers.Layer):
     """x_{l+1} = x_0 * (W x_l + b) + x_l.
 
@@ -248,7 +258,7 @@ class CrossLayer(tf.keras.layers.Layer):
     """
 
     def build(self, input_shape: tf.TensorShape) -> None:
-        """Creates the projection; called by Keras."""
+        """Creates the projection."""
         self._project = tf.keras.layers.Dense(input_shape[-1])
         super().build(input_shape)
 

@@ -1,12 +1,12 @@
 """Histories: lists on the query side whose values are ads, such as what the user clicked last.
 
 A list whose values are ads of the catalogue, or values of an ad-side field, is tied to the ad
-side: what a value is embedded as is a row of its own and, by a learnt matrix, what the ad side
-makes of it. So a history speaks the ads' language: an ad that is rare in histories is known from
-its clicks, and one that is rare altogether from its other fields.
-Such a list has an order, its last value being the latest, and is pooled by weights of
-the place from its end, which are learnt: several weightings, each of a part of the embedding,
-begin as decays from none (the user's taste) to fast (the last value alone).
+side: a value's embedding is a row of its own plus, through a learned matrix, the ad side's
+embedding of it. So an ad that is rare in histories is known from its clicks, and an ad that is rare
+in the log from its other fields.
+Such a list is in order of time, the latest value last. It is pooled with learned weights by the
+position from its end: several weightings, each for a part of the embedding, start as decays from
+none (the user's taste) to fast (the last value only).
 
 Shapes: B queries (any leading dimensions), L values of a list, V ids of its values, E field
 embedding, Ea that of the ad side, Fa fields of the ad side, Wa their columns of ids, H weightings.
@@ -27,26 +27,24 @@ import tensorflow as tf
 
 from tfrecords import encoding, reader
 
-# A list is tied where so many of its more frequent values are ads, or values of an ad field.
-_LEAST_SHARED = 0.9
-# Of fewer values, such as numbers from 1 to 5, the same may mean something else.
-_LEAST_VALUES = 100
+# Minimum share of the more frequent values of a list that are ads, or values of an ad field.
+_MIN_SHARE = 0.9
+# Fewer values, such as numbers from 1 to 5, may coincide without the same meaning.
+_MIN_VALUES = 100
 _DECAYS = (0.0, 0.1, 0.4, 1.6)
-
-
 Ties = Mapping[str, np.ndarray]
 
 
 def find_histories(fitted: encoding.FittedSchema, catalogue: reader.Catalogue) -> Ties:
     """Finds the query-side lists whose values are ads, or values of an ad-side field.
 
-    A list is tied where nearly all of the more frequent half of its values are ads of the
-    catalogue, else where they are values of one ad-side categorical field that has many. The
-    rarer half does not count: of a field, it may be below the minimum count.
+    A list is tied if nearly all of the more frequent half of its values are ads of the catalogue,
+    or else values of one ad-side categorical field with many values. The rarer half does not count:
+    its values may be below the minimum count of the field.
 
     Returns:
-        By the list's name, what is known of each of its values on the ad side: [V, Wa] int32
-        encoded ad-side fields, 0 (missing) where nothing is.
+        List name -> the encoded ad-side fields [V, Wa] int32 of its values, 0 (missing) for
+        unknown fields.
     """
     ties = {}
     for field in fitted.schema.query_fields:
@@ -57,15 +55,15 @@ def find_histories(fitted: encoding.FittedSchema, catalogue: reader.Catalogue) -
         if known is None:
             known = _of_a_field(fitted, values)
         if known is not None:
-            strangers = np.zeros((field.num_oov_buckets, known.shape[1]), np.int32)
-            ties[field.name] = np.concatenate([np.zeros_like(known[:1]), known, strangers])
+            out_of_vocabulary = np.zeros((field.num_oov_buckets, known.shape[1]), np.int32)
+            ties[field.name] = np.concatenate([np.zeros_like(known[:1]), known, out_of_vocabulary])
     return ties
 
 
 def _of_ads(
     fitted: encoding.FittedSchema, catalogue: reader.Catalogue, values: Sequence[str]
 ) -> np.ndarray | None:
-    """Returns the features of the ads that the values are the ids of, or None."""
+    """Returns the features of the ads with the values as ids, or None."""
     if len(fitted.schema.ad_key) != 1:
         return None
     rows = pc.index_in(pa.array(values), value_set=catalogue.ad_ids.combine_chunks())
@@ -76,12 +74,12 @@ def _of_ads(
 
 
 def _of_a_field(fitted: encoding.FittedSchema, values: Sequence[str]) -> np.ndarray | None:
-    """Returns features of which only the field that the values are of is known, or None."""
+    """Returns features that are missing except for the field with these values, or None."""
     fields = fitted.schema.ad_fields
     column = 0
     for field in fields:
         vocabulary = fitted.statistics[field.name].vocabulary
-        if field.kind == "categorical" and len(vocabulary) >= _LEAST_VALUES:
+        if field.kind == "categorical" and len(vocabulary) >= _MIN_VALUES:
             ids = pc.index_in(pa.array(values), value_set=pa.array(vocabulary))
             ids = ids.fill_null(-1).to_numpy() + 1
             if _nearly_all(ids > 0):
@@ -93,16 +91,16 @@ def _of_a_field(fitted: encoding.FittedSchema, values: Sequence[str]) -> np.ndar
 
 
 def _nearly_all(known: np.ndarray) -> bool:
-    """Whether nearly all of the more frequent half of the values are known."""
-    return known[: math.ceil(len(known) / 2)].mean() >= _LEAST_SHARED
+    """Returns whether nearly all of the more frequent half of the values are known."""
+    return known[: math.ceil(len(known) / 2)].mean() >= _MIN_SHARE
 
 
 class HistoryPooling(tf.keras.layers.Layer):
-    """Makes one embedding of a tied list, by learnt weights of the places from its end.
+    """Pools a tied list into one embedding, with learned weights by position from its end.
 
     Args:
-        ad_features: [V, Wa] int32, of `find_histories`.
-        embed: Maps ad-side fields [V, Wa] to what the ad side makes of them [V, Fa, Ea].
+        ad_features: [V, Wa] int32, from `find_histories`.
+        embed: Maps ad-side fields [V, Wa] to their embeddings [V, Fa, Ea].
     """
 
     def __init__(self, ad_features: np.ndarray, embed: Callable[[tf.Tensor], tf.Tensor]) -> None:
@@ -110,7 +108,7 @@ class HistoryPooling(tf.keras.layers.Layer):
         self._ad_features, self._embed = ad_features, embed
 
     def build(self, input_shape: tf.TensorShape) -> None:
-        """Creates the weights; called by Keras."""
+        """Creates the weights."""
         length, dim = input_shape[-2:]
         decays = np.array(_DECAYS[: math.gcd(dim, len(_DECAYS))], np.float32)
         self.logits = self.add_weight(
@@ -126,10 +124,10 @@ class HistoryPooling(tf.keras.layers.Layer):
 
         Args:
             values: [B, L, E] float32, their own embeddings.
-            ids: [B, L] int32, the latest last; 0 fills up.
+            ids: [B, L] int32, the latest last; 0 is padding.
 
         Returns:
-            [B, E] float32, weighted means over the ids that are not 0; over all if all are.
+            [B, E] float32, weighted means over the ids that are not 0; over all for an empty list.
         """
         values = self.with_ads(values, ids)
         weights = self._weights(ids)
@@ -139,7 +137,7 @@ class HistoryPooling(tf.keras.layers.Layer):
         return tf.reshape(pooled, tf.concat([tf.shape(values)[:-2], [values.shape[-1]]], axis=0))
 
     def with_ads(self, values: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-        """Adds to values [B, L, E] of ids [B, L] what the ad side makes of them."""
+        """Adds the mapped embeddings of the ad side to values [B, L, E] of ids [B, L]."""
         distinct, index = tf.unique(tf.reshape(ids, [-1]))
         of_ads = self._embed(tf.gather(self._ad_features, distinct))
         of_ads = self.map(tf.reshape(of_ads, [-1, of_ads.shape[-2] * of_ads.shape[-1]]))

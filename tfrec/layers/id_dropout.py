@@ -1,15 +1,15 @@
-"""Id dropout: in training some values are made strangers.
+"""Id dropout: training replaces some ids with out-of-vocabulary ids.
 
-What a model has learnt of ids that are out of vocabulary decides what it makes of users and ads
-that training never saw. Rare values alone, which share these ids, teach it little. So a value is
-replaced by one that is out of vocabulary, and the other fields have to tell what it would have:
+For users and ads that training never saw, a model depends on what it has learned about
+out-of-vocabulary (OOV) ids; rare values, which share these ids, teach it little. So training
+replaces with an OOV id
 
-- the id of a user, or of an ad that has other fields, with a small probability;
-- of every categorical field that is out of vocabulary far more often in the held-out rows than in
-  the training rows, with the probability that makes up for it. In a log split by time most users of
-  tomorrow may be new ones; a model trained on old ones alone leans on ids it will not have. Where
-  training rows have rare values enough, these teach it that, and nothing more is hidden: a row
-  whose id is hidden teaches nothing of that id.
+- the id of a user, or of an ad with other fields, with a small probability;
+- the value of every categorical field that is OOV far more often in the held-out rows than in the
+  training rows, with the probability that makes up for the difference. In a log split by time most
+  later users may be new; a model trained on known users only relies on ids that it will not have.
+  If the training rows have enough rare values, nothing more is hidden: a row with a hidden id
+  teaches nothing about that id.
 
 Shapes: B queries or ads, W columns of ids.
 
@@ -26,8 +26,8 @@ from tfrecords import encoding, reader
 from tfrecords.schema import Field, Schema
 
 _SEED = 1
-# So many strangers of the held-out rows are spared by each one of the training rows.
-_SPARED = 4.0
+# Number of held-out OOV rows that one training OOV row offsets.
+_OFFSET = 4.0
 
 
 class IdDropout:
@@ -35,20 +35,20 @@ class IdDropout:
 
     Args:
         fitted: The fitted schema.
-        rate: Probability that the id of a user, or of an ad that has other fields, is replaced;
-            0: nothing is ever replaced.
+        rate: Probability to replace the id of a user, or of an ad with other fields; 0: nothing
+            is replaced.
 
     Attributes:
-        rates: Probability that a field's value is replaced, by the field's name; of others, 0.
+        rates: Field name -> probability to replace its value; 0 for others.
     """
 
     def __init__(self, fitted: encoding.FittedSchema, rate: float) -> None:
         self._fitted, self._is_on = fitted, rate > 0
         self.rates = dict.fromkeys(_ids(fitted.schema), rate)
 
-    def expect(self, strangers: Mapping[str, float]) -> None:
-        """Raises the rates of fields to those of `oov_rates`; before the first training."""
-        for name, rate in strangers.items() if self._is_on else ():
+    def raise_rates(self, oov_rates: Mapping[str, float]) -> None:
+        """Raises the rates of fields to those of `oov_rates`; call before the first training."""
+        for name, rate in oov_rates.items() if self._is_on else ():
             self.rates[name] = max(rate, self.rates.get(name, 0.0))
 
     def query(self, ids: tf.Tensor) -> tf.Tensor:
@@ -69,22 +69,21 @@ class IdDropout:
         if not rates.any():
             return ids
         shape = tf.shape(ids)
-        # One draw a row: a new user comes from a new place, in a new browser.
+        # One draw per row: a new user comes from a new place, with a new browser.
         replaced = tf.random.uniform(shape[:-1])[..., None] < rates
         bucket = tf.cast(tf.random.uniform(shape) * num_oov, tf.int32)
         return tf.where(replaced, first_oov + bucket, ids)
 
 
 def oov_rates(data_set: reader.DataSet) -> dict[str, float]:
-    """Returns how often each field is replaced for what held-out rows have in strangers.
+    """Returns the replacement rates that make up for OOV values in the held-out rows.
 
     Args:
-        data_set: Of its training and its validation rows some hundred thousand are looked at.
+        data_set: The data set; some hundred thousand training and validation rows are read.
 
     Returns:
-        By the field's name, (u - s) / (1 - s) where a share u of the held-out rows is out of
-        vocabulary, and s is four times that of the training rows; without the fields for which u
-        is not above s.
+        Field name -> (u - s) / (1 - s), where u is the OOV share of the held-out rows and s four
+        times that of the training rows; only fields with u above s.
     """
     if not data_set.num_rows("validation"):
         return {}
@@ -95,14 +94,14 @@ def oov_rates(data_set: reader.DataSet) -> dict[str, float]:
         for field, column in _categorical(fields):
             first_oov, _ = _oov(data_set.fitted, field)
             k, u = (np.mean(rows[side][:, column] >= first_oov) for rows in (known, held_out))
-            spared = _SPARED * k
-            if u > spared:
-                rates[field.name] = float((u - spared) / (1.0 - spared))
+            offset = _OFFSET * k
+            if u > offset:
+                rates[field.name] = float((u - offset) / (1.0 - offset))
     return rates
 
 
 def _ids(schema: Schema) -> list[str]:
-    """Returns the fields that are the user's id, and the ad's: if it is one column of several."""
+    """Returns the fields that are the user's id, and the ad's id if the ad has other fields."""
     columns = [(schema.query_fields, schema.user_key)]
     if len(schema.ad_key) == 1 and len(schema.ad_fields) > 1:
         columns.append((schema.ad_fields, schema.ad_key[0]))
@@ -114,9 +113,7 @@ def _ids(schema: Schema) -> list[str]:
     ]
 
 
-def _categorical(
-    fields: Sequence[Field],
-) -> Iterator[tuple[Field, int]]:
+def _categorical(fields: Sequence[Field]) -> Iterator[tuple[Field, int]]:
     """Yields the categorical fields of a side, each with its column."""
     for field, own in encoding.columns(fields):
         if field.kind == "categorical":
@@ -124,5 +121,5 @@ def _categorical(
 
 
 def _oov(fitted: encoding.FittedSchema, field: Field) -> tuple[int, int]:
-    """Returns a field's first id that is out of vocabulary, and the number of them."""
+    """Returns a field's first OOV id, and the number of OOV ids."""
     return fitted.cardinality(field) - field.num_oov_buckets, field.num_oov_buckets

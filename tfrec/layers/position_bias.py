@@ -1,38 +1,38 @@
-"""What a slot adds to the logits of the ad shown in it: known in training, left out at serving.
+"""A per-position bias added to the logits in training and left out at serving.
 
-An ad in a good slot is clicked more, and the logging policy puts ads that it likes into good
-slots. Learnt jointly with the ad's own logit, the slot's part is told apart from the ad's
-wherever like ads were shown in several slots; what is served is the ad's own logit, that of
-the first slot, so that no logged slot is repaid to the ad that had it.
+Ads in good positions are clicked more, and the logging policy puts ads that it prefers there.
+Learned jointly with the ad's own logit, the effect of the position is separated from that of the
+ad wherever similar ads were shown in several positions. The served logit is the ad's own, in the
+first position, so that no ad is credited for its logged positions.
 
-Shapes: B requests, C candidates, P slots told apart, K biased logits.
+Shapes: B requests, C candidates, P positions, K biased logits.
 
 References:
     Ling et al., Model Ensemble for Click Prediction in Bing Search Ads, 2017 (position as an
-    input of training alone).
+    input in training only).
     Zhao et al., Recommending What Video to Watch Next, 2019 (a shallow additive tower).
 """
 
 import tensorflow as tf
 
-# The steps are learnt this much faster than the embedding tables, which have a row's whole
-# history to find its place: what they lag behind goes to the ads, and the other way round.
+# Multiplies the learning rate of the steps. The embedding tables learn faster; what the biases do
+# not explain in time goes to the ads.
 SPEED = 3.0
 
 
 class PositionBias(tf.keras.layers.Layer):
-    """Learns an addition to each of some logits for each slot; the first slot's is 0.
+    """Learns an addition to each of some logits for each position; 0 for the first.
 
-    A slot's bias is the sum of steps from slot to slot, so that a slot that is seldom seen
-    takes that of the slot before it.
+    The bias of a position is the sum of the steps up to it, so a rare position takes the bias of
+    the position before it.
 
     Args:
-        num_positions: P; later slots count as the last.
+        num_positions: P; later positions count as the last.
         num_logits: K.
 
     Attributes:
-        first: The log's number of the first slot, int32; to be assigned before training.
-        steps: [P - 1, K] what a slot adds to that of the slot before it, over `SPEED`.
+        first: The log's number of the first position, int32; to be assigned before training.
+        steps: [P - 1, K] difference to the bias of the previous position, divided by `SPEED`.
     """
 
     def __init__(self, num_positions: int, num_logits: int) -> None:
@@ -43,12 +43,12 @@ class PositionBias(tf.keras.layers.Layer):
 
     @property
     def biases(self) -> tf.Tensor:
-        """[P, K] the bias of each slot, from the first one."""
+        """[P, K] the bias of each position."""
         return tf.pad(SPEED * tf.cumsum(self.steps), [[1, 0], [0, 0]])
 
     def call(self, position: tf.Tensor) -> tf.Tensor:
-        """Returns the biases [B, C, K] of the logged slots [B, C] int32.
+        """Returns the biases [B, C, K] of the logged positions [B, C] int32.
 
-        A slot before the first one, such as a negative number for an unknown slot, has none.
+        Positions before the first, such as a negative number for an unknown one, have bias 0.
         """
         return tf.gather(self.biases, tf.clip_by_value(position - self.first, 0, self._last))

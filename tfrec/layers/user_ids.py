@@ -1,4 +1,4 @@
-"""Users as the query side knows them: by the id of a categorical field.
+"""The user ids of queries, a categorical field.
 
 Shapes: W columns of ids.
 """
@@ -13,12 +13,12 @@ from tfrecords import encoding
 
 @dataclasses.dataclass(frozen=True)
 class UserIds:
-    """Where queries carry the user's id; `find` says whether they do.
+    """Column and vocabulary of the user ids in queries.
 
     Attributes:
-        column: Of the queries' ids.
-        vocabulary: The users known by name: ids 1, 2, ….
-        cardinality: Ids of the field, those out of vocabulary and 0 included.
+        column: Column of the queries' ids.
+        vocabulary: Users in the vocabulary: ids 1, 2, ….
+        cardinality: Number of ids of the field, with out-of-vocabulary ids and 0.
     """
 
     column: int
@@ -27,7 +27,7 @@ class UserIds:
 
     @classmethod
     def find(cls, fitted: encoding.FittedSchema) -> Optional["UserIds"]:
-        """Returns the users' ids; None where no categorical query field is the `user_key`."""
+        """Returns the user ids; None if no categorical query field is the `user_key`."""
         for field, columns in encoding.columns(fitted.schema.query_fields):
             if field.kind == "categorical" and field.source == fitted.schema.user_key:
                 vocabulary = fitted.statistics[field.name].vocabulary

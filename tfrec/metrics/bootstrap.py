@@ -1,36 +1,37 @@
-"""Bootstrap intervals of metrics, by weights in place of copies.
+"""Bootstrap intervals of metrics, computed with weights instead of copied rows.
 
-Rows of one request, or of one user, depend on each other, so whole units are drawn: a resample
-gives each unit the number of times it was drawn, and metrics take these weights. Metrics of sums
-over rows cost one matrix product for all resamples.
+Rows of one request, or of one user, depend on each other, so whole units are drawn. A resample
+gives each unit the number of times that it was drawn, and metrics take these weights. The first
+sample is the data itself, with every weight 1: it gives the metric's value, and the others its
+interval. Metrics of sums over rows cost one matrix product for all samples.
 
-Shapes: N rows, U units, S resamples, M sums.
+Shapes: N rows, U units, S samples (the data and its resamples), M sums.
 
 References:
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, §13 (percentiles), §10 (bias).
     Field and Welsh, Bootstrapping Clustered Data, 2007 (drawing units, not rows).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from tfrecords import terminal
 
 CONFIDENCE = 0.95
-# Of resamples times rows, at once.
-_WEIGHTS_AT_ONCE = 1 << 22
-_FEWEST_UNITS = 2
+# Maximum number of weights of samples and rows in memory.
+_MAX_WEIGHTS = 1 << 22
 Interval = list[float]
 
 
 class Resamples:
-    """Resamples of the units of some rows.
+    """The data and resamples of its units.
 
     Args:
-        unit: [N] int, which unit each row is of; units are numbered from 0.
-        count: S. Rows of one unit have none: whichever were drawn, a metric would be the same.
-        seed: Of the draws; the same units and seed give the same resamples.
+        unit: [N] int, the unit of each row, from 0.
+        count: Number of resamples, S - 1. Rows of a single unit have no resamples: every draw
+            would be the same.
+        seed: Seed of the draws; the same units and seed give the same resamples.
     """
 
     def __init__(self, unit: np.ndarray, count: int, seed: int) -> None:
@@ -42,78 +43,96 @@ class Resamples:
 
     @property
     def weights(self) -> np.ndarray:
-        """[S, U] how often each unit was drawn: bytes, or wider integers where these do not do."""
+        """[S, U] number of times that each unit was drawn, in the smallest integers that do."""
         if self._weights is None:
             self._weights = _drawn(self.num_units, self.count, self._seed)
-        return self._weights
+        return self._weights[: 1 + self.count]
 
     def take(self, rows: np.ndarray) -> "Resamples":
-        """Returns the same resamples, of some of the rows only."""
+        """Returns the same samples of some of the rows."""
         taken = Resamples(self.unit[rows], self.count, self._seed)
         taken.num_units, taken._weights = self.num_units, self.weights
         return taken
 
     def sums(self, *values: np.ndarray) -> list[np.ndarray]:
-        """Returns the sum [S] of each of some values [N] in each resample."""
+        """Returns the sum [S] of each array of values [N] in each sample."""
         by_unit = np.stack(
             [np.bincount(self.unit, weights=v, minlength=self.num_units) for v in values], axis=1
         )  # [U, M]
         return self.sums_of_units(by_unit)
 
     def sums_of_units(self, by_unit: np.ndarray) -> list[np.ndarray]:
-        """Returns the sum [S] of each column of values of units [U, M] in each resample."""
-        size = max(_WEIGHTS_AT_ONCE // max(self.num_units, 1), 1)
-        parts = [np.empty((0, by_unit.shape[1]))]
-        for first in range(0, self.count, size):
-            parts.append(self.weights[first : first + size].astype(np.float64) @ by_unit)
+        """Returns the sum [S] of each column of values of units [U, M] in each sample."""
+        size = max(_MAX_WEIGHTS // max(self.num_units, 1), 1)
+        parts = [
+            self.weights[first : first + size].astype(np.float64) @ by_unit
+            for first in range(0, len(self.weights), size)
+        ]
         return list(np.concatenate(parts).T)
 
     def row_weights(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """Yields the weights [s, N] float32 of rows in an order, some resamples at a time."""
+        """Yields the weights [s, N] float32 of rows in an order, some samples at a time."""
         unit = self.unit[order]
-        size = max(_WEIGHTS_AT_ONCE // max(len(order), 1), 1)
-        for first in terminal.progress_steps(self.count, size, "intervals", "resamples"):
+        size = max(_MAX_WEIGHTS // max(len(order), 1), 1)
+        for first in terminal.progress_steps(len(self.weights), size, "intervals", "resamples"):
             yield self.weights[first : first + size][:, unit].astype(np.float32)
 
 
-def metric_interval(replicates: np.ndarray) -> Interval | None:
-    """Returns the middle 95 % of a metric's values [S]; None where most resamples have none."""
-    known = replicates[np.isfinite(replicates)]
-    if len(known) <= len(replicates) / 2:
+def point_estimate(samples: np.ndarray) -> float | None:
+    """Returns a metric's value of the data, the first of its values [S]; None if undefined."""
+    return float(samples[0]) if np.isfinite(samples[0]) else None
+
+
+def interval(samples: np.ndarray) -> Interval | None:
+    """Returns the central 95 % of the resamples' values, without the data's value.
+
+    None if most resamples have no value.
+    """
+    resampled = samples[1:]
+    known = resampled[np.isfinite(resampled)]
+    if len(known) <= len(resampled) / 2:
         return None
     tail = (1 - CONFIDENCE) / 2
     return [float(bound) for bound in np.quantile(known, (tail, 1 - tail))]
 
 
-def biased_metric_interval(value: float, replicates: np.ndarray) -> Interval | None:
-    """Returns the interval of a metric that noise makes greater, such as a calibration error.
+def biased_interval(samples: np.ndarray) -> Interval | None:
+    """Returns the interval of a metric that noise increases, such as a calibration error.
 
-    A resample is noisier than the data, as the data are noisier than the truth, so that
-    percentiles would lie too high twice; they are mirrored at the value ("basic" bootstrap),
-    and end at 0.
+    A resample is noisier than the data, as the data are noisier than the truth, so percentiles
+    would be too high twice. They are mirrored at the value ("basic" bootstrap), and end at 0.
     """
-    percentiles = metric_interval(replicates)
+    percentiles = interval(samples)
     if percentiles is None:
         return None
     low, high = percentiles
-    return [max(2 * value - high, 0.0), max(2 * value - low, 0.0)]
+    return [max(2 * float(samples[0]) - bound, 0.0) for bound in (high, low)]
 
 
-def mean_interval(values: np.ndarray, count: int, seed: int) -> Interval | None:
-    """Returns the interval of a mean of values [U], one of each unit; None of fewer than two."""
-    if len(values) < _FEWEST_UNITS:
-        return None
-    resamples = Resamples(np.arange(len(values)), count, seed)
-    (total,) = resamples.sums(values)
-    return metric_interval(total / len(values))
+def intervals(samples: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    """Returns the intervals of metrics that have a value and an interval, by name."""
+    found = {name: interval(own) for name, own in samples.items() if np.isfinite(own[0])}
+    return {name: own for name, own in found.items() if own is not None}
+
+
+def samples_of_means(count: int, seed: int, *values: np.ndarray) -> list[np.ndarray]:
+    """Returns the mean [S] in each sample of each array of values [U], one per unit.
+
+    Args:
+        count: Number of resamples.
+        seed: Seed of the draws.
+        *values: The values.
+    """
+    resamples = Resamples(np.arange(len(values[0])), count, seed)
+    return [total / len(values[0]) for total in resamples.sums(*values)]
 
 
 def _drawn(num_units: int, count: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    weights = np.empty((count, num_units), np.uint8)
+    weights = np.ones((1 + count, num_units), np.uint8)
     for resample in range(count if num_units else 0):
         drawn = np.bincount(rng.integers(num_units, size=num_units), minlength=num_units)
         if drawn.max() > np.iinfo(weights.dtype).max:
             weights = weights.astype(np.min_scalar_type(drawn.max()))
-        weights[resample] = drawn
+        weights[1 + resample] = drawn
     return weights

@@ -1,6 +1,9 @@
-"""Metrics of all resamples at once; with weights of 1 each is that of `definitions`.
+"""Metrics of the data and all its resamples at once.
 
-Shapes: N rows, S resamples, B bins. A value that a resample does not allow is NaN.
+Each returns [S] values, the first of the data itself; a value that a sample does not define is
+NaN. `bootstrap` makes a value and an interval of them.
+
+Shapes: N rows, S samples, R lists.
 """
 
 import numpy as np
@@ -11,7 +14,7 @@ from tfrec.metrics import bootstrap, definitions
 def resampled_auc(
     resamples: bootstrap.Resamples, labels: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """Returns the AUC [S], ties counted half."""
+    """Returns the AUC, with ties counted half."""
     order = np.argsort(scores, kind="stable")
     positive = np.asarray(labels)[order] > 0
     starts, _ = definitions.ties(np.asarray(scores)[order])
@@ -24,16 +27,16 @@ def resampled_auc(
             positives = np.add.reduceat(positives, starts, axis=1)
         below = np.cumsum(negatives, axis=1, dtype=np.float64) - negatives / 2
         above = np.einsum("sn,sn->s", positives, below)
-        values.append(resampled_ratio(above, positives.sum(axis=1) * negatives.sum(axis=1)))
+        values.append(resampled_ratio(above, _total(positives) * _total(negatives)))
     return np.concatenate(values)
 
 
 def resampled_normalized_gini(
     resamples: bootstrap.Resamples, values: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """Returns the Gini [S] of values in the order of scores over that in their own order.
+    """Returns the Gini of values in the order of scores, divided by that in their own order.
 
-    Equal scores capture their mean value.
+    Each of equal scores captures their mean value, so a constant has 0; 1 is the best order.
     """
     values = np.asarray(values, np.float64)
 
@@ -49,7 +52,7 @@ def resampled_normalized_gini(
             captured = np.cumsum(taken, axis=1)
             # The curve is a straight line over the copies of a row and over equal scores.
             area = np.einsum("sn,sn->s", weights, captured - taken / 2)
-            parts.append(resampled_ratio(area, captured[:, -1] * weights.sum(axis=1)) - 0.5)
+            parts.append(resampled_ratio(area, captured[:, -1] * _total(weights)) - 0.5)
         return np.concatenate(parts)
 
     return resampled_ratio(ginis(scores), ginis(values))
@@ -58,7 +61,7 @@ def resampled_normalized_gini(
 def resampled_normalized_entropy(
     loss: np.ndarray, positive: np.ndarray, count: np.ndarray
 ) -> np.ndarray:
-    """Returns NE [S] from sums [S] of the log losses, the labels and the rows."""
+    """Returns the normalized entropy from sums [S] of log losses, labels and rows."""
     rate = resampled_ratio(positive, count)
     inside = (rate > 0) & (rate < 1)
     p = np.where(inside, rate, 0.5)
@@ -69,7 +72,7 @@ def resampled_normalized_entropy(
 def resampled_calibration_error(
     resamples: bootstrap.Resamples, labels: np.ndarray, probabilities: np.ndarray, bins: np.ndarray
 ) -> np.ndarray:
-    """Returns the ECE [S] with bins [N] that are those of all rows."""
+    """Returns the calibration error, with the bins [N] of the data in every sample."""
     gap = np.asarray(labels, np.float64) - probabilities
     own = [np.where(bins == b, gap, 0.0) for b in range(int(bins.max()) + 1)]
     total = np.sum(np.abs(resamples.sums(*own)), axis=0)
@@ -79,7 +82,7 @@ def resampled_calibration_error(
 def resampled_per_user_auc(
     resamples: bootstrap.Resamples, labels: np.ndarray, scores: np.ndarray, user: np.ndarray
 ) -> np.ndarray:
-    """Returns the per-user AUC [S]; `user` [N] are the units that were drawn."""
+    """Returns the AUC within users, weighted by examples; users [N] are the units."""
     values, size = definitions.auc_of_groups(labels, scores, user)
     counted = np.flatnonzero(size)
     total, count = np.zeros((2, resamples.num_units))
@@ -87,11 +90,30 @@ def resampled_per_user_auc(
     return resampled_ratio(*resamples.sums_of_units(np.stack([total, count], axis=1)))
 
 
+def resampled_ndcg(
+    resamples: bootstrap.Resamples,
+    gains: np.ndarray,
+    scores: np.ndarray,
+    list_lengths: np.ndarray,
+    k: int,
+) -> np.ndarray:
+    """Returns the mean NDCG@k of lists [R]; all rows of a list are of one unit."""
+    values = definitions.ndcg_of_lists(gains, scores, list_lengths, k)
+    first = np.cumsum(list_lengths) - list_lengths
+    counted = ~np.isnan(values)
+    lists = resamples.take(first[counted])
+    return resampled_ratio(*lists.sums(values[counted], np.ones(counted.sum())))
+
+
 def resampled_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Returns quotients, NaN where the denominator is 0."""
+    """Returns quotients; NaN where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(
         np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     )
     return np.divide(
         numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator != 0
     )
+
+
+def _total(weights: np.ndarray) -> np.ndarray:
+    return weights.sum(axis=1, dtype=np.float64)

@@ -1,7 +1,7 @@
 """Stage two: the multi-head-attention ranker, its losses and its training."""
 
 from tfrec.ranking.down_sampling import undo_down_sampling
-from tfrec.ranking.ranker import Ranker
+from tfrec.ranking.ranker import QuerySide, Ranker
 from tfrec.ranking.ranker_training import (
     REQUESTS_PER_EVALUATION_BATCH,
     Predictions,
@@ -20,6 +20,7 @@ from tfrec.ranking.ranker_validation import differences, measure_heads, owner_of
 __all__ = [
     "REQUESTS_PER_EVALUATION_BATCH",
     "Predictions",
+    "QuerySide",
     "Ranker",
     "batch_losses",
     "build_ranker",

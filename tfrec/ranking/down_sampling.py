@@ -1,13 +1,12 @@
-"""Unclicked rows that were left out by chance, and the exact correction for it.
+"""Down-sampling of unclicked rows, and its exact correction.
 
-With a share r of the unclicked rows kept and every clicked one, the odds of a click are those
-of all rows over r. So a model of all rows, whose click logit is z, predicts rows kept with
-z - log r; and what a model of kept rows predicts is undone with log r.
+If a share r of the unclicked rows and all clicked rows are kept, the odds of a click among kept
+rows are those among all rows divided by r. So a model of all rows with click logit z predicts
+z - log r for kept rows, and the predictions of a model of kept rows are corrected with log r.
 
-Training with `RankerConfig.negative_keep_rate` uses the first: the loss is that of kept rows,
-the model is one of all rows, and there is nothing to undo. A log that was down-sampled before
-it came here, as its schema says, uses the second in what is served, after calibration, so
-that metrics of logged rows are of what was logged.
+Training with `RankerConfig.negative_keep_rate` uses the first: the loss is that of kept rows and
+the model one of all rows. A log that was down-sampled before conversion, according to its schema,
+uses the second at serving, after calibration; metrics of logged rows stay those of the logged rows.
 
 Shapes: B requests, C candidates.
 
@@ -21,13 +20,15 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from tfrec.heads import CLICK
+
 
 def in_sample(click_logits: tf.Tensor, clicks: tf.Tensor, keep_rate: float) -> tf.Tensor:
     """Returns the click logits of rows [B, C] given that they were kept.
 
     Args:
-        click_logits: [B, C] of all rows.
-        clicks: [B, C] labels; rows of an unknown one, NaN, are always kept.
+        click_logits: [B, C] for all rows.
+        clicks: [B, C] labels; rows with an unknown label, NaN, are always kept.
         keep_rate: Share of the unclicked rows that was kept.
     """
     if keep_rate == 1.0:
@@ -36,24 +37,23 @@ def in_sample(click_logits: tf.Tensor, clicks: tf.Tensor, keep_rate: float) -> t
 
 
 def weights(clicks: tf.Tensor, keep_rate: float) -> tf.Tensor:
-    """Returns how many rows each of the kept rows [B, C] stands for."""
+    """Returns the number of rows that each kept row [B, C] represents."""
     return tf.where(tf.equal(clicks, 0.0), 1.0 / keep_rate, 1.0)
 
 
 def undo_down_sampling(served: Mapping[str, tf.Tensor], keep_rate: float) -> dict[str, tf.Tensor]:
-    """Turns what is expected of kept rows into what is expected of all rows.
+    """Converts expectations over kept rows to expectations over all rows.
 
-    A row is kept with a chance that depends on its click alone, K of all its like, and what
-    comes with a click is never left out: each expectation over all rows is K times that over
-    kept rows. With p the click probability of kept rows, K = r / (1 - p + r p), which for the
-    click is the logit plus log r.
+    Only the click decides whether a row is kept, and rows with a click always are. So each
+    expectation over all rows is K = r / (1 - p + r p) times that over kept rows, with p the click
+    probability of kept rows. For the click this adds log r to the logit.
 
     Args:
-        served: `click_probability` [B, C], and others of `heads.probabilities`.
+        served: `layers.head_outputs`, click among them.
         keep_rate: r.
     """
     if keep_rate == 1.0:
         return dict(served)
-    click = served["click_probability"]
+    click = served[CLICK.output]
     kept = keep_rate / (1.0 - click + keep_rate * click)
     return {name: values * kept for name, values in served.items()}

@@ -1,8 +1,8 @@
-"""Where the ranker's heads start: at the rates of the log.
+"""Initial biases of the ranker's heads: the rates of the log.
 
-A head that starts at even odds spends its first steps on finding the level, and what sees the
-same rows, such as the slots' biases and common values of fields, takes a part of it that it
-must give back; a small log ends before.
+A head that starts at even odds spends its first steps on finding the rate. Other parameters that
+see the same rows, such as position biases and common field values, absorb a part of it and must
+unlearn it; training on a small log ends before they do.
 
 Shapes: L rows.
 
@@ -15,29 +15,32 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tfrec import heads
+from tfrec import layers
+from tfrec.heads import CLICK, HEADS, HeadKind
 
 
-def of(labels: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
-    """Returns the biases by which heads without weights predict the means of some rows.
+def of_labels(labels: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """Returns the biases with which heads without weights predict the means of their labels.
 
     Args:
-        labels: `click`, `engagement`, `revenue` [L]; NaN where missing.
+        labels: Head -> [L], click among them; NaN where missing.
     """
-    clicks = labels["click"]
-    levels = {"click": [_logit(clicks)]}
-    if "engagement" in labels:
-        levels["engagement"] = [_logit(labels["engagement"][clicks == 1])]
-    if "revenue" in labels:
-        revenue = labels["revenue"][~np.isnan(labels["revenue"])]
-        amounts = np.log(revenue[revenue > 0].astype(np.float64))
-        mean, deviation = (amounts.mean(), amounts.std()) if len(amounts) else (0.0, 1.0)
-        levels["revenue"] = [_logit(revenue > 0), float(mean), heads.raw_scale(float(deviation))]
-    return levels
+    clicked = labels[CLICK.label] == 1
+    return {head: _biases(head, values, clicked) for head, values in labels.items()}
+
+
+def _biases(head: str, labels: np.ndarray, clicked: np.ndarray) -> list[float]:
+    if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
+        labels = labels[clicked]
+    labels = labels[~np.isnan(labels)]
+    if not HEADS[head].is_amount:
+        return [_logit(labels)]
+    amounts = np.log(labels[labels > 0].astype(np.float64))
+    mean, deviation = (amounts.mean(), amounts.std()) if len(amounts) else (0.0, 1.0)
+    return [_logit(labels > 0), float(mean), layers.raw_amount_scale(float(deviation))]
 
 
 def _logit(labels: np.ndarray) -> float:
-    """Returns the log odds of known labels, shrunk so that they are finite."""
-    known = labels[~np.isnan(labels)] if labels.dtype != bool else labels
-    positive = float(np.sum(known, dtype=np.float64))
-    return math.log((positive + 0.5) / (len(known) - positive + 0.5))
+    """Returns the log odds of labels, shrunk so that they are finite."""
+    positive = float(np.sum(labels, dtype=np.float64))
+    return math.log((positive + 0.5) / (len(labels) - positive + 0.5))

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfrec import calibration, layers, metrics, training
 from tfrec.config import RankerConfig, save_config
+from tfrec.heads import CLICK
 from tfrec.ranking import initial_bias, losses, ranker, ranker_validation
 from tfrecords import encoding, reader, terminal
 
@@ -29,8 +30,8 @@ class Predictions:
     """Logits and labels of a split's shown ads, in log order (L rows, R requests).
 
     Attributes:
-        logits: `click` [L], `engagement` [L], `revenue` [L, 3]; those of the heads built.
-        labels: `click`, `engagement`, `revenue` [L]; those of the log, NaN where missing.
+        logits: Head -> [L], or [L, 3] of an amount.
+        labels: Head -> [L]; NaN where missing.
         list_lengths: [R].
         ad_rows: [L] catalogue rows.
     """
@@ -41,7 +42,7 @@ class Predictions:
     ad_rows: np.ndarray
 
     def labelled(self, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns a head's labels where known, the mask [L] of these rows, and list lengths."""
+        """Returns a head's known labels, the mask [L] of these rows, and their list lengths."""
         known = ~np.isnan(self.labels[head])
         owner = np.repeat(np.arange(len(self.list_lengths)), self.list_lengths)
         lengths = np.bincount(owner[known], minlength=len(self.list_lengths))
@@ -63,30 +64,31 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranker.Ranke
 
 
 def _heads(data_set: reader.DataSet) -> list[str]:
-    """Returns the labels that some training row has: of the others there is nothing to learn."""
+    """Returns the labels that training rows have."""
     counts = {label: data_set.label_count("train", label) for label in data_set.spec.labels}
-    return [label for label, count in counts.items() if count or label == "click"]
+    return [label for label, count in counts.items() if count or label == CLICK.label]
 
 
 def knows_positions(data_set: reader.DataSet) -> bool:
-    """Returns whether the log says in which slots its ads were shown.
+    """Returns whether the log has the positions of its ads.
 
-    Ads that were drawn as not clicked were in no slot: beside them, a slot would tell the click.
+    Sampled negatives have no position, so with them a position would reveal the click.
     """
     sampled = any(split.sampled for split in data_set.description.splits.values())
     return data_set.spec.has_position and not sampled
 
 
 def start(model: ranker.Ranker, data_set: reader.DataSet) -> None:
-    """Prepares an untrained ranker by what a window of records says.
+    """Initializes an untrained ranker from a window of records.
 
-    Its heads start at the rates of the log, it expects as many values out of vocabulary as the
-    held-out rows have, and it learns how the log numbers its first slot: logs count from 0 or
-    from 1.
+    Sets the biases of the heads to the rates of the log, the rates of id dropout, and the number
+    of the first position, which is 0 or 1.
     """
     window = next(iter(data_set.windows("train")))
-    model.start_at(initial_bias.of({label: window[label].numpy() for label in model.heads}))
-    model.id_dropout.expect(layers.oov_rates(data_set))
+    model.set_head_biases(
+        initial_bias.of_labels({label: window[label].numpy() for label in model.heads})
+    )
+    model.id_dropout.raise_rates(layers.oov_rates(data_set))
     if model.position_bias is not None:
         model.position_bias.first.assign(tf.reduce_min(window["position"]))
 
@@ -95,34 +97,30 @@ def check_trainable(data_set: reader.DataSet) -> None:
     """Checks that a ranker can be trained on a data set.
 
     Raises:
-        ValueError: Its training rows are all clicked, or none is; or held-out clicks are unknown.
+        ValueError: All training rows are clicked, or none is; or there are no held-out clicks.
     """
     clicks, rows = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     if clicks == rows:
         raise ValueError(
-            f"Every training row of {data_set.directory} is a click: there is nothing to tell "
-            "apart. If the log holds clicks only, convert it with --sampled_negatives=N, which "
-            "draws N ads that the user did not click for each click; else check the click column."
+            f"Every training row of {data_set.directory} is a click; expected rows without one. "
+            "If the log holds clicks only, convert it with --sampled_negatives=N, which samples N "
+            "unclicked ads for each click; else check the click column."
         )
-    if not clicks:
-        raise ValueError(
-            f"The training split of {data_set.directory} has no clicks (label 1): there is nothing "
-            "to learn from. Check the label column, or use a larger log."
-        )
+    training.check_clicks(data_set, "train")
     if not data_set.num_rows("validation"):
         raise ValueError(
-            f"The validation split of {data_set.directory} is empty: the best pass could not be "
-            "told. Convert with a larger --validation_fraction, or another --split."
+            f"The validation split of {data_set.directory} is empty; expected rows to choose the "
+            "best pass. Convert with a larger --validation_fraction, or another --split."
         )
     if not data_set.label_count("validation", "click"):
         raise ValueError(
-            f"No row of the validation split of {data_set.directory} has a click label: the best "
-            "pass could not be told. Give a validation file with labels, or split by time."
+            f"No row of the validation split of {data_set.directory} has a click label; expected "
+            "some to choose the best pass. Give a validation file with labels, or split by time."
         )
 
 
 def predict_split(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predictions:
-    """Scores every shown ad of a split, in the slot it was logged in."""
+    """Scores every shown ad of a split in its logged position."""
     logits: dict[str, list[np.ndarray]] = {head: [] for head in model.heads}
     labels: dict[str, list[np.ndarray]] = {label: [] for label in model.heads}
     lengths, ad_rows = [], []
@@ -152,7 +150,7 @@ def predict_split(model: ranker.Ranker, data_set: reader.DataSet, split: str) ->
 def served_values(
     predictions: Predictions, calibrators: calibration.Calibrators
 ) -> dict[str, np.ndarray]:
-    """Returns the calibrated probabilities and expected revenue [L] of predictions."""
+    """Returns the calibrated outputs [L] of predictions."""
     return calibration.calibrated_values(predictions.logits, calibrators)
 
 
@@ -163,7 +161,7 @@ def fit_calibrators(predictions: Predictions) -> calibration.Calibrators:
 
 
 def cross_fitted_predictions(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Returns calibrated logits of held-out rows, none of which fitted its own calibrator."""
+    """Returns calibrated logits of held-out rows, by calibrators fitted on other rows."""
     folds = calibration.fold_of_rows(predictions.list_lengths)
     return calibration.cross_fitted_logits(predictions.logits, predictions.labels, folds)
 
@@ -179,11 +177,11 @@ def train_ranker(
     Args:
         data_set: The converted log.
         config: Sizes and schedule.
-        workdir: Work directory; training resumes from what it holds.
+        workdir: Work directory; training resumes from its files.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: As `check_trainable`.
+        ValueError: See `check_trainable`.
     """
     check_trainable(data_set)
     save_config(config, workdir / "config.json")
@@ -199,7 +197,7 @@ def train_ranker(
         embedding_learning_rate=config.embedding_learning_rate,
         steps_per_epoch=steps_per_epoch,
         metric="validation_click_log_loss",
-        maximise=False,
+        maximize=False,
         average_decay=config.average_decay,
     )
     observe = functools.partial(
@@ -250,7 +248,7 @@ def load_ranker(
 
 
 def _rows_of_pass(data_set: reader.DataSet, config: RankerConfig) -> float:
-    """Returns how many rows a pass is expected to hold."""
+    """Returns the expected number of rows of a pass."""
     clicks, labelled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     return data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labelled - clicks)
 
@@ -260,24 +258,17 @@ def batch_losses(
 ) -> dict[str, tf.Tensor]:
     logits = model(batch["query"], batch["ad"], training=True)
     logits = model.as_logged(logits, batch.get("position"))
-    parts = losses.total(
-        batch,
-        logits,
-        config.engagement_weight,
-        config.revenue_weight,
-        config.listwise_weight,
-        config.negative_keep_rate,
-    )
+    parts = losses.total_loss(batch, logits, config.loss_weights, config.negative_keep_rate)
     penalty = model.embedding_penalty(batch["query"], batch["ad"], batch["mask"])
     return {**parts, "loss": parts["loss"] + config.embedding_l2 * penalty}
 
 
 def _validate(model: ranker.Ranker, data_set: reader.DataSet) -> dict[str, float]:
     predictions = predict_split(model, data_set, "validation")
-    labels, known, _ = predictions.labelled("click")
+    labels, known, _ = predictions.labelled(CLICK.label)
     served = served_values(predictions, calibration.Calibrators())
     training.write_curves(served, predictions.labels)
-    probabilities = served["click_probability"][known]
+    probabilities = served[CLICK.output][known]
     auc = metrics.auc(labels, probabilities)
     result = {"validation_click_log_loss": metrics.log_loss(labels, probabilities)}
     return result if auc is None else {**result, "validation_click_auc": auc}

@@ -1,16 +1,16 @@
-"""What is known of a ranker's probabilities before any test: a few figures a head, with errors.
+"""Metrics of a ranker's heads on the validation split, with standard errors.
 
-Measured on the validation split, on logits that were calibrated without the rows in question
-(`calibration.cross_fitted_logits`). The export gate judges by them. An error is a standard error;
-rows of one user, or of one request where users are not known, count as one draw (ADR 11).
+The logits of each row are calibrated without the row (`calibration.cross_fitted_logits`). The
+export gate judges by these metrics. Rows of one user, or of one request if users are not known,
+count as one draw (ADR 11).
 
-Shapes: L shown ads, in the log's order; R requests; N rows of which a label is known.
+Shapes: L shown ads, in the log's order; R requests; N rows with a known label.
 
 References:
     He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, 2014, §3
-    (normalised entropy).
+    (normalized entropy).
     Bröcker, Estimating Reliability and Resolution of Probability Forecasts, 2012 (a calibrated
-    forecast, too, has an expected calibration error above 0).
+    forecast has an expected calibration error above 0, too).
 """
 
 import dataclasses
@@ -21,26 +21,22 @@ import numpy as np
 import scipy.special
 import tensorflow as tf
 
-from tfrec import heads, metrics
+from tfrec import layers, metrics
+from tfrec.heads import HEADS
 from tfrecords import reader, records
 
 NUM_BINS = 15
-_SERVED = {
-    "click": "click_probability",
-    "engagement": "engagement_probability",
-    "revenue": "expected_revenue",
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class ValidationRows:
-    """The rows of a head whose label is known, both kinds among them.
+    """The rows with a known label of a head, some of them positive and some not.
 
     Attributes:
         labels: [N].
-        probability: [N] of a label above 0.
-        expected: [N] in units of the label: the probability, or the expected revenue.
-        owner: [N] the user or request of each row.
+        probability: [N] probability of a label above 0.
+        expected: [N] expected label: the probability, or the expected amount.
+        owner: [N] user or request of each row.
     """
 
     labels: np.ndarray
@@ -50,22 +46,23 @@ class ValidationRows:
 
     @property
     def losses(self) -> np.ndarray:
-        """[N] cross-entropy of the label being above 0."""
-        return _losses(self.labels, self.probability)
+        """[N] cross-entropy of labels above 0."""
+        return metrics.log_losses(self.labels > 0, self.probability)
 
     @property
     def entropy(self) -> np.ndarray:
-        """[N] the same of always predicting the observed rate."""
-        return _losses(self.labels, np.full(len(self.labels), np.mean(self.labels > 0)))
+        """[N] cross-entropy of always predicting the observed rate."""
+        rate = np.mean(self.labels > 0)
+        return metrics.log_losses(self.labels > 0, np.full(len(self.labels), rate))
 
 
 def owner_of_requests(data_set: reader.DataSet, split: str) -> np.ndarray:
-    """Returns [R] what the rows of each request depend on each other by, numbered from 0.
+    """Returns [R] the unit of independence of each request, numbered from 0.
 
-    That is the user, and the request itself where the log names no users.
+    This is the user, or the request itself if the log has no users.
 
     Raises:
-        FileNotFoundError, ValueError: As `reader.DataSet.column`.
+        FileNotFoundError, ValueError: See `reader.DataSet.column`.
     """
     if not data_set.spec.has_user:
         return np.arange(data_set.num_requests(split))
@@ -78,17 +75,17 @@ def measure_heads(
     """Measures each head.
 
     Args:
-        logits: Calibrated logits, `click` [L], `engagement` [L], `revenue` [L, 3].
-        labels: Of each head [L]; NaN where missing.
+        logits: Head -> calibrated logits [L], or [L, 3] of an amount.
+        labels: Head -> [L]; NaN where missing.
         owner: [L] int from 0, the `owner_of_requests` of each row.
 
     Returns:
-        For each head JSON values: `labelled` rows and `positives` among them. Where both kinds
-        of rows are there, also `base_rate`, `auc` and `normalized_entropy`, of a label above 0;
+        For each head JSON values: `labelled` rows and `positives` among them. If some rows are
+        positive and some not, also `base_rate`, `auc` and `normalized_entropy` of labels above 0;
         `calibration_ratio`, the sum predicted over the sum observed, `mean_label`, and
         `expected_calibration_error`, in units of the label, with
-        `expected_calibration_error_of_chance`, what a calibrated model has on as many rows.
-        Of engagement all is in impression space. `*_error` of one of these is its standard error.
+        `expected_calibration_error_of_chance`, that of a calibrated model on as many rows.
+        Probabilities are per impression. `*_error` is the standard error of a metric.
     """
     result: dict[str, dict[str, Any]] = {}
     for head in logits:
@@ -105,16 +102,16 @@ def differences(
     labels: Mapping[str, np.ndarray],
     owner: np.ndarray,
 ) -> dict[str, tuple[float, float]]:
-    """Returns by how much one ranker's normalised entropy is above another's on the same rows.
+    """Returns the differences of two rankers' normalized entropies on the same rows.
 
     Args:
-        logits: Calibrated logits of the one, as in `measure_heads`.
-        others: Of the other.
-        labels, owner: As in `measure_heads`.
+        logits: Calibrated logits of the first ranker, as in `measure_heads`.
+        others: Calibrated logits of the second ranker.
+        labels, owner: See `measure_heads`.
 
     Returns:
-        For each head that both have, and that can be measured, the difference and its
-        standard error, which is far below that of either figure.
+        For each common head that can be measured, the first minus the second entropy and the
+        standard error of the difference, which is far below that of either entropy.
     """
     of_others = dict(_rows(others, labels, owner))
     return {
@@ -127,16 +124,17 @@ def differences(
 def _rows(
     logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], owner: np.ndarray
 ) -> Iterator[tuple[str, ValidationRows]]:
-    """Yields the heads of which rows of both kinds are known."""
-    served = heads.probabilities({head: tf.constant(values) for head, values in logits.items()})
+    """Yields the heads with known rows that are positive and known rows that are not."""
+    served = layers.head_outputs({head: tf.constant(values) for head, values in logits.items()})
     for head in logits:
         known = ~np.isnan(labels[head])
         if len(np.unique(labels[head][known] > 0)) < 2:
             continue
-        values = served[_SERVED[head]].numpy()[known].astype(np.float64)
+        values = served[HEADS[head].output].numpy()[known].astype(np.float64)
         probability = values
-        if head == "revenue":
-            probability = scipy.special.expit(logits[head][known, 0].astype(np.float64))
+        if HEADS[head].is_amount:
+            positive = layers.positive_logits(head, logits[head])[known]
+            probability = scipy.special.expit(positive.astype(np.float64))
         yield (
             head,
             ValidationRows(
@@ -163,13 +161,8 @@ def _figures(rows: ValidationRows) -> dict[str, Any]:
     }
 
 
-def _losses(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    p = np.clip(probability, 1e-12, 1 - 1e-12)
-    return -np.where(labels > 0, np.log(p), np.log1p(-p))
-
-
 def _ratio(above: np.ndarray, below: np.ndarray, owner: np.ndarray) -> tuple[float, float]:
-    """Returns the ratio of two sums over rows [N], and its standard error, linearised."""
+    """Returns the ratio of two sums over rows [N] and its linearized standard error."""
     total = float(np.sum(below))
     ratio = float(np.sum(above)) / total
     of_owner = np.bincount(owner, above - ratio * below)
@@ -177,10 +170,10 @@ def _ratio(above: np.ndarray, below: np.ndarray, owner: np.ndarray) -> tuple[flo
 
 
 def _calibration_error_of_chance(rows: ValidationRows) -> float:
-    """Returns the calibration error to be expected of a calibrated model.
+    """Returns the expected calibration error of a calibrated model.
 
-    The gap of a bin is then about normal around 0, and its mean absolute value is sqrt(2 / pi)
-    standard deviations.
+    Its gap in a bin is about normal around 0, with a mean absolute value of sqrt(2 / pi) standard
+    deviations.
     """
     bins = metrics.calibration_bins(rows.expected, NUM_BINS)
     count = np.bincount(bins)

@@ -1,11 +1,11 @@
-"""Trains the two-tower model anew on the training and the validation clicks together.
+"""Retrains the two-tower model on the training and the validation clicks together.
 
-Validation clicks say how many passes are best, and how soft the softmax is to be after each.
-Known that, they are clicks to learn from like the others, and where the log is split by time
-they are its newest. The same number of passes over more clicks is taken with the same schedule;
-nothing is measured in it.
+The first training chooses the number of passes and the temperature after each by the validation
+clicks. After that these are clicks to learn from, and the newest ones if the log is split by time.
+The refit takes the same number of passes over more clicks with the same schedule, and measures
+nothing.
 
-WORKDIR/refit   as of any training: checkpoints, best/ (the last pass), tensorboard/
+WORKDIR/refit   checkpoints, best/ (the last pass), tensorboard/, as in any training
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _PASS = "pass"
 def with_validation_clicks(
     data_set: reader.DataSet, catalogue: reader.Catalogue
 ) -> reader.Catalogue:
-    """Returns the catalogue with the validation clicks among the clicks that it counts."""
+    """Returns the catalogue with the validation clicks added to its counts."""
     clicks = catalogue.clicks.copy()
     for batch in data_set.clicked("validation", 65_536):
         clicks += np.bincount(batch["ad_row"].numpy(), minlength=len(clicks))
@@ -37,13 +37,13 @@ def with_validation_clicks(
 
 
 def most_clicked(data_set: reader.DataSet, catalogue: reader.Catalogue, count: int) -> np.ndarray:
-    """Returns the rows [at most `count`] of the ads with most clicks in both splits."""
+    """Returns the rows [at most `count`] of the ads with the most clicks in both splits."""
     known = with_validation_clicks(data_set, catalogue)
     return np.argsort(-known.clicks, kind="stable")[:count]
 
 
 def refit_batches(data_set: reader.DataSet, batch_size: int, seed: int) -> tf.data.Dataset:
-    """Streams the clicks of both splits, batches of one among those of the other."""
+    """Streams the clicks of both splits, with their batches mixed."""
     parts = [data_set.clicked(split, batch_size, seed) for split in REFIT_SPLITS]
     counts = np.array([data_set.label_sum(split, "click") for split in REFIT_SPLITS])
     return tf.data.Dataset.sample_from_datasets(
@@ -60,19 +60,19 @@ def refit_two_tower(
     workdir: pathlib.Path,
     progress: bool = False,
 ) -> None:
-    """Trains a model for as many passes as were best.
+    """Trains a model for the best number of passes.
 
     Args:
         model: Untrained.
-        losses: As of `training.Trainer`.
-        plan: That of the first training, but for the steps in a pass.
-        history: Of the first training: the metrics of each pass, `temperature` among them.
+        losses: See `training.Trainer`.
+        plan: Plan of the first training, with the steps per pass of the refit.
+        history: Metrics and `temperature` of each pass of the first training.
         read: Maps the number of a pass to its batches.
-        workdir: Work directory of the first training; resumes from what it holds.
+        workdir: Work directory of the first training; the refit resumes from its files.
         progress: Whether to show progress bars.
     """
     passes = training.best_epoch(history, plan) + 1
-    plan = dataclasses.replace(plan, metric=_PASS, maximise=True, stop_after=passes)
+    plan = dataclasses.replace(plan, metric=_PASS, maximize=True, stop_after=passes)
     trainer = training.Trainer(model, losses, plan, workdir / REFIT_DIRECTORY)
     done = 0
 
@@ -82,7 +82,7 @@ def refit_two_tower(
         return read(number)
 
     def temperature() -> dict[str, float]:
-        model.keep_user_clicks()
+        model.store_user_clicks()
         value = history[done]["temperature"]
         model.temperature.assign(value)
         return {_PASS: float(done + 1), "temperature": value}

@@ -3,8 +3,7 @@
 WORKDIR/config.json           the resolved configuration
 WORKDIR/checkpoints, best/    resumable state; the best pass
 WORKDIR/tensorboard/          curves
-WORKDIR/refit/                the same of the training on validation clicks too; see
-                              `refit`
+WORKDIR/refit/                the same of the refit with validation clicks; see `refit`
 WORKDIR/retrieval.json        written last: fingerprint, validation history
 """
 
@@ -40,8 +39,8 @@ class Clicks:
     Attributes:
         query: [N, Wq] int32 encoded queries.
         ad_rows: [N] int32 catalogue rows.
-        number: [N] which of the split's clicks each is, in the log's order.
-        user: [N] int64 fingerprints of the users, or None where the schema has no `user_key`.
+        number: [N] number of each click in the split, in the log's order.
+        user: [N] int64 fingerprints of the users, or None if the schema has no `user_key`.
     """
 
     query: np.ndarray
@@ -65,16 +64,16 @@ def build_two_tower(
         model.query_tower.user_clicks(nothing, nothing, nothing, model.embed_rows)
     model.query_tower(tf.zeros([1, encoding.width(schema.query_fields)], tf.int32))
     model.ad_tower(tf.zeros([1, encoding.width(schema.ad_fields)], tf.int32))
-    model.start_alike()
+    model.copy_initial_weights()
     return model
 
 
 def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Reads who clicked what, in log order: users [H] int64 and catalogue rows [H] int32.
+    """Reads users [H] int64 and catalogue rows [H] int32 of clicks, in log order.
 
     Args:
-        data_set: Its schema has a `user_key`.
-        splits: Whose clicks are read, one split after the other.
+        data_set: A data set whose schema has a `user_key`.
+        splits: The splits to read, in this order.
     """
     users, rows = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
     for split in splits:
@@ -84,8 +83,8 @@ def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndar
     return np.concatenate(users), np.concatenate(rows)
 
 
-def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) -> Clicks:
-    """Reads the clicks of a split, in log order; of more than `limit`, as many, evenly spaced."""
+def read_clicks(data_set: reader.DataSet, split: str, max_clicks: int | None = None) -> Clicks:
+    """Reads the clicks of a split, in log order; at most `max_clicks`, evenly spaced."""
     width = encoding.width(data_set.schema.query_fields)
     parts: dict[str, list[np.ndarray]] = {
         "query": [np.empty((0, width), np.int32)],
@@ -95,8 +94,8 @@ def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) 
     if not data_set.spec.has_user:
         del parts[records.USER]
     total = round(data_set.label_sum(split, "click"))
-    # The first ones would all be of one hour, or of a few users.
-    numbers = evenly_spaced(total, total if limit is None else limit)
+    # The first clicks could all be from one hour, or a few users.
+    numbers = evenly_spaced(total, total if max_clicks is None else max_clicks)
     count = 0
     for batch in data_set.clicked(split, 4_096):
         first, count = count, count + len(batch["ad_row"])
@@ -107,9 +106,9 @@ def read_clicks(data_set: reader.DataSet, split: str, limit: int | None = None) 
     return Clicks(read["query"], read["ad_row"], numbers, read.get(records.USER))
 
 
-def evenly_spaced(count: int, most: int) -> np.ndarray:
-    """Returns the places [at most `most`] int64 of some of `count` things, spread over them all."""
-    return np.linspace(0, count, min(most, count), endpoint=False).astype(np.int64)
+def evenly_spaced(count: int, max_count: int) -> np.ndarray:
+    """Returns at most `max_count` evenly spaced int64 of range(count)."""
+    return np.linspace(0, count, min(max_count, count), endpoint=False).astype(np.int64)
 
 
 def train_two_tower(
@@ -123,27 +122,24 @@ def train_two_tower(
     Args:
         data_set: The converted log.
         config: Sizes and schedule.
-        workdir: Work directory; training resumes from what it holds.
+        workdir: Work directory; training resumes from its files.
         progress: Whether to show progress bars.
 
     Raises:
         ValueError: The training or the validation split has no clicks.
     """
     save_config(config, workdir / "config.json")
+    for split in REFIT_SPLITS:
+        training.check_clicks(data_set, split)
     clicks = data_set.label_sum("train", "click")
-    if not clicks:
-        raise ValueError(
-            f"The training split of {data_set.directory} has no clicks (label 1): there is nothing "
-            "to learn from. Check the label column, or use a larger log."
-        )
     config = dataclasses.replace(config, batch_size=training.batch_size(config.batch_size, clicks))
     catalogue = data_set.catalogue()
     pairs = read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
     held_out = _held_out(data_set, pairs)
     clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
     model = build_two_tower(data_set, config, catalogue, clicked_ads)
-    strangers = layers.oov_rates(data_set)
-    model.id_dropout.expect(strangers)
+    oov_rates = layers.oov_rates(data_set)
+    model.id_dropout.raise_rates(oov_rates)
     plan = training.Plan(
         epochs=config.epochs,
         patience=config.patience,
@@ -151,7 +147,7 @@ def train_two_tower(
         embedding_learning_rate=config.embedding_learning_rate,
         steps_per_epoch=max(1, round(clicks / config.batch_size)),
         metric=retrieval_validation.METRIC,
-        maximise=True,
+        maximize=True,
         initial_accumulator=config.embedding_accumulator,
     )
     losses = functools.partial(batch_losses, model, config)
@@ -164,7 +160,7 @@ def train_two_tower(
     trainer = training.Trainer(model, losses, plan, workdir, observe)
 
     def validate() -> dict[str, float]:
-        model.keep_user_clicks()
+        model.store_user_clicks()
         ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalogue.features))
         queries = two_tower.embed_in_batches(model.query_tower, held_out.query)
         model.temperature.assign(
@@ -180,7 +176,7 @@ def train_two_tower(
         dataclasses.asdict(config),
     )
     if config.refit:
-        model = _refit(data_set, config, strangers, plan, history, workdir, progress)
+        model = _refit(data_set, config, oov_rates, plan, history, workdir, progress)
     _write_projector(model, catalogue, workdir / "tensorboard")
     description = {"history": history, "refit": config.refit}
     training.write_description(workdir / "retrieval.json", data_set, description)
@@ -189,20 +185,19 @@ def train_two_tower(
 def _refit(
     data_set: reader.DataSet,
     config: RetrievalConfig,
-    strangers: Mapping[str, float],
+    oov_rates: Mapping[str, float],
     plan: training.Plan,
     history: list[dict[str, float]],
     workdir: pathlib.Path,
     progress: bool,
 ) -> two_tower.TwoTower:
-    """Trains anew on the training and the validation clicks; see `refit`."""
-    splits = REFIT_SPLITS
+    """Retrains on the training and the validation clicks; see `refit`."""
     catalogue = with_validation_clicks(data_set, data_set.catalogue())
-    pairs = read_pairs(data_set, splits) if data_set.spec.has_user else None
+    pairs = read_pairs(data_set, REFIT_SPLITS) if data_set.spec.has_user else None
     clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
     model = build_two_tower(data_set, config, catalogue, clicked_ads)
-    model.id_dropout.expect(strangers)
-    clicks = sum(data_set.label_sum(split, "click") for split in splits)
+    model.id_dropout.raise_rates(oov_rates)
+    clicks = sum(data_set.label_sum(split, "click") for split in REFIT_SPLITS)
     refit_two_tower(
         model,
         functools.partial(batch_losses, model, config),
@@ -258,11 +253,6 @@ def _held_out(
 ) -> retrieval_validation.HeldOut:
     """Reads the validation clicks; `pairs` are users and ads of the training clicks."""
     clicks = read_clicks(data_set, "validation", MAX_VALIDATION_CLICKS)
-    if not len(clicks.ad_rows):
-        raise ValueError(
-            f"The validation split of {data_set.directory} has no clicks to measure recall on; "
-            "use a larger log or a larger --validation_fraction."
-        )
     repeated = 1.0
     if pairs is not None and clicks.user is not None:
         hashes = _hashes(clicks.user, clicks.ad_rows)
@@ -271,5 +261,5 @@ def _held_out(
 
 
 def _hashes(users: np.ndarray, ad_rows: np.ndarray) -> np.ndarray:
-    """Returns a hash [N] int64 of who clicked what."""
+    """Returns a hash [N] int64 of each pair of user and ad."""
     return users * np.int64(0x9E3779B97F4A7C15 - (1 << 64)) + ad_rows

@@ -1,4 +1,4 @@
-"""What held-out clicks say after a pass: the recall of their ads, and the temperature.
+"""Validation after a pass: the recall of held-out clicks, and the temperature.
 
 Shapes: Q held-out clicks, N ads, D embedding, C columns.
 """
@@ -15,7 +15,7 @@ from tfrecords.schema import NUM_CANDIDATES
 RECALL_AT = (10, 50, 100, NUM_CANDIDATES)
 METRIC = "validation_corpus_recall"
 _MAX_REPEATED = 0.01
-_SCORES_AT_ONCE = 1 << 25
+_MAX_SCORES = 1 << 25
 _CLICKS_FOR_TEMPERATURE = 1_000
 _ADS_FOR_TEMPERATURE = 16_384
 
@@ -26,10 +26,10 @@ class HeldOut:
 
     Attributes:
         query: [Q, Wq] int32 encoded queries.
-        ad_rows: [Q] int32 the ads clicked.
-        user: [Q] int64 fingerprints, or None where users are not known.
-        repeated: Share of the clicks on ads that the user clicked in training. Where it is
-            next to nothing, users do not click an ad again, and lists leave out what they did.
+        ad_rows: [Q] int32 the clicked ads.
+        user: [Q] int64 fingerprints, or None if users are not known.
+        repeated: Share of the clicks on ads that the user clicked in training. If it is nearly 0,
+            users do not click an ad again, and lists leave out the ads that they clicked.
     """
 
     query: np.ndarray
@@ -39,6 +39,7 @@ class HeldOut:
 
     @property
     def leaves_out_seen(self) -> bool:
+        """Whether lists leave out the ads that the user clicked in training."""
         return self.user is not None and self.repeated < _MAX_REPEATED
 
     def take(self, rows: np.ndarray | slice) -> reader.Batch:
@@ -53,13 +54,12 @@ class HeldOut:
 def measure(
     model: two_tower.TwoTower, held_out: HeldOut, queries: np.ndarray, ads: np.ndarray
 ) -> dict[str, float]:
-    """Returns `validation_corpus_recall_at_K`, K below N, and their mean.
+    """Returns `validation_corpus_recall_at_K` for each K below N, and their mean.
 
-    Of ads with equal scores, as those have that share an id out of vocabulary, each is as likely
-    to be first.
+    Ads with equal scores, such as those with the same OOV id, are in random order.
 
     Args:
-        model: Knows what users clicked in training.
+        model: The model, with the ads that users clicked in training.
         held_out: [Q] clicks.
         queries: [Q, D] their query embeddings.
         ads: [N, D] all ad embeddings.
@@ -68,20 +68,20 @@ def measure(
     rows, all_ads = tf.range(num_ads), tf.constant(ads)
     better_ads: list[np.ndarray] = []
     equal_ads: list[np.ndarray] = []
-    for part in two_tower.query_chunks(len(queries), num_ads, _SCORES_AT_ONCE):
+    for part in two_tower.query_chunks(len(queries), num_ads, _MAX_SCORES):
         batch = held_out.take(part)
         scores = tf.matmul(queries[part], all_ads, transpose_b=True)
         own = tf.gather(scores, batch["ad_row"], batch_dims=1)
-        # Written so that what is not finite is found last.
+        # Written so that ads with scores that are not finite are last.
         others = batch["ad_row"][:, None] != rows
         if held_out.leaves_out_seen:
-            others = ~model.no_negatives(batch, rows)
+            others = ~model.accidental_hits(batch, rows)
         better = others & ~(scores <= own[:, None])
         equal = others & (scores == own[:, None])
         for found, mask in ((better_ads, better), (equal_ads, equal)):
             found.append(tf.reduce_sum(tf.cast(mask, tf.int32), axis=1).numpy())
     num_better, num_equal = np.concatenate(better_ads), np.concatenate(equal_ads)
-    # With few ads only the shorter lists can miss one.
+    # Lists of all ads miss none.
     used = [k for k in RECALL_AT if k < num_ads] or [1]
     recall = {
         f"{METRIC}_at_{k}": float(np.clip((k - num_better) / (num_equal + 1), 0.0, 1.0).mean())
@@ -97,10 +97,10 @@ def best_temperature(
     ads: np.ndarray,
     clicks: np.ndarray,
 ) -> float:
-    """Returns the temperature under which held-out clicks are most likely.
+    """Returns the temperature with the greatest likelihood of held-out clicks.
 
     Args:
-        model, held_out, queries, ads: As of `measure`.
+        model, held_out, queries, ads: See `measure`.
         clicks: [N] training clicks.
     """
     rng = np.random.default_rng(0)
@@ -109,5 +109,5 @@ def best_temperature(
     batch = held_out.take(chosen)
     own = np.sum(queries[chosen] * ads[held_out.ad_rows[chosen]], axis=1)
     scores = tf.matmul(queries[chosen], ads[rows], transpose_b=True)
-    excluded = model.no_negatives(batch, tf.constant(rows))
+    excluded = model.accidental_hits(batch, tf.constant(rows))
     return float(temperature.fit(tf.constant(own), scores, excluded, tf.constant(log_draws)))

@@ -4,9 +4,9 @@ For a click on y, with s the scores of ads over the temperature,
 
     loss = −s_y + log( exp s_y + Σ_j exp s_j ),      j over all ads but y
 
-and a sample estimates the sum: each drawn ad counts exp(s_j) / (its expected number of
-draws). The click's own ad is always there and takes no correction, unlike in the usual form
-that subtracts log Q from every column and so gives ads often clicked more than their share.
+and a sample estimates the sum: each drawn ad counts exp(s_j) / (its expected number of draws). The
+clicked ad is not sampled and takes no correction. The common form subtracts log Q from every
+column, which gives frequently clicked ads more than their share.
 
 Shapes: B clicks, C columns (ads drawn, or all).
 
@@ -18,7 +18,7 @@ References:
 
 import tensorflow as tf
 
-# The logit of a column that is no negative.
+# The logit of a column that is not a negative.
 EXCLUDED = -1e9
 
 
@@ -31,10 +31,10 @@ def loss(
     """Returns the loss [B] of clicks.
 
     Args:
-        own_logits: [B] scores of the ads clicked.
+        own_logits: [B] scores of the clicked ads.
         logits: [B, C] scores of the columns.
-        excluded: [B, C] bool, columns that are no negatives; among them the ad clicked.
-        log_expected_draws: [C]; None = the columns are all ads, each once.
+        excluded: [B, C] bool, columns that are not negatives, such as the clicked ad.
+        log_expected_draws: [C]; None: the columns are all ads, each once.
     """
     return tf.nn.softplus(log_of_rest(logits, excluded, log_expected_draws) - own_logits)
 

@@ -1,9 +1,8 @@
-"""The softmax temperature, learnt on clicks that training does not see.
+"""The softmax temperature, fitted on held-out clicks.
 
-Learnt on the training clicks it falls with every click that the towers know by heart, and
-the softmax sharpens itself into overfitting. On held-out clicks it is what makes them most
-likely: as soft as what the towers do not know asks for. The loss is convex in
-1 / temperature, so a bisection on its slope finds the smallest.
+Learned on the training clicks, it falls as the towers overfit, and a sharper softmax makes them
+overfit more. On held-out clicks, maximum likelihood makes it as soft as the errors of the towers
+require. The loss is convex in 1 / temperature, so bisection on its slope finds the minimum.
 
 Shapes: Q held-out clicks, C columns, N ads.
 
@@ -16,10 +15,10 @@ import tensorflow as tf
 
 from tfrec.retrieval import sampled_softmax
 
-# While next to nothing is learnt, held-out clicks ask for a softmax so soft that its gradients
-# vanish, and nothing is learnt ever after: softer than HIGHEST it never gets.
-LOWEST, HIGHEST = 0.02, 0.25
-# Each halves the interval between the logarithms: to less than a thousandth.
+# The maximum keeps gradients from vanishing: before the towers have learned anything, held-out
+# clicks are most likely under a nearly uniform softmax.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 0.25
+# Each step halves the interval of log temperatures, to less than a thousandth.
 _STEPS = 14
 
 
@@ -27,18 +26,19 @@ _STEPS = 14
 def fit(
     own_scores: tf.Tensor, scores: tf.Tensor, excluded: tf.Tensor, log_expected_draws: tf.Tensor
 ) -> tf.Tensor:
-    """Returns the temperature of the smallest mean softmax loss, in [LOWEST, HIGHEST].
+    """Returns the temperature of the smallest mean softmax loss, in
+    [MIN_TEMPERATURE, MAX_TEMPERATURE].
 
     Args:
-        own_scores: [Q] float32 cosines of queries and the ads clicked.
+        own_scores: [Q] float32 cosines of queries and clicked ads.
         scores: [Q, C] float32 cosines of queries and columns.
-        excluded: [Q, C] bool, columns that are no negatives; among them the ad clicked.
-        log_expected_draws: [C] float32; zeros where the columns are all ads.
+        excluded: [Q, C] bool, columns that are not negatives, such as the clicked ad.
+        log_expected_draws: [C] float32; zeros if the columns are all ads.
     """
     every = tf.concat([own_scores[:, None], scores], axis=1)
     offset = tf.where(excluded, sampled_softmax.EXCLUDED, -log_expected_draws)
     offset = tf.concat([tf.zeros_like(own_scores)[:, None], offset], axis=1)
-    low, high = -tf.math.log(HIGHEST), -tf.math.log(LOWEST)
+    low, high = -tf.math.log(MAX_TEMPERATURE), -tf.math.log(MIN_TEMPERATURE)
     for _ in tf.range(_STEPS):
         middle = (low + high) / 2
         weights = tf.nn.softmax(tf.exp(middle) * every + offset, axis=1)
@@ -48,22 +48,22 @@ def fit(
 
 
 def columns(
-    clicks: np.ndarray, most: int, rng: np.random.Generator
+    clicks: np.ndarray, max_columns: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns ads to hold clicks against, and the logarithm of how often each is drawn.
+    """Samples ads to score clicks against.
 
     Args:
         clicks: [N] training clicks.
-        most: C; with no more ads, all are taken.
-        rng: Draws half of the others by clicks, half uniformly.
+        max_columns: Maximum C; a smaller catalogue is taken whole.
+        rng: Draws one half by clicks and one half uniformly.
 
     Returns:
-        [C] int32 catalogue rows and [C] float32.
+        [C] int32 catalogue rows, and [C] float32 logarithms of the expected number of draws.
     """
     num_ads = len(clicks)
-    if num_ads <= most:
+    if num_ads <= max_columns:
         return np.arange(num_ads, dtype=np.int32), np.zeros(num_ads, np.float32)
-    half, share = most // 2, clicks / clicks.sum()
+    half, share = max_columns // 2, clicks / clicks.sum()
     drawn = [rng.choice(num_ads, half, p=share), rng.integers(0, num_ads, half)]
     rows = np.concatenate(drawn).astype(np.int32)
     return rows, np.log(half * (share[rows] + 1 / num_ads)).astype(np.float32)

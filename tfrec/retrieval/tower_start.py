@@ -1,12 +1,12 @@
-"""Where training of the towers starts: what the query tower reads of ads, it reads as the ad tower.
+"""Initial weights of the query tower: where it reads ads, those of the ad tower.
 
-A history, or the user's clicks, reach the query tower as embeddings of ads. With weights
-drawn apart, the two towers place the same ad in unrelated directions: an inner product of two
-such maps is a saddle, on which sparse logs stay for many passes with every query at the most
-popular ads. With the same weights a query starts near the ads it is made of, and the first
-steps pull together what is clicked together, as in item2vec. From there on each tower learns
-weights of its own. For that the rows of ads have to stand out from the start: what ads of one
-frequency share begins at zero in such models.
+A history, or the user's clicks, reach the query tower as embeddings of ads. With independent
+initial weights the two towers map the same ad to unrelated directions: an inner product of two such
+maps is a saddle, where training on sparse logs stays for many passes with every query at the most
+popular ads. With the same weights a query starts near the ads it is made of, and the first steps
+pull together ads that are clicked together, as in item2vec. After that each tower learns its own
+weights. The rows of ads have to differ from the start, so such models initialize the embeddings of
+frequencies with zeros.
 
 Shapes: E field embedding, H hidden, Fa fields of the ad side.
 
@@ -22,11 +22,11 @@ import tensorflow as tf
 from tfrec.retrieval import towers
 
 
-def alike(query_tower: towers.Tower, ad_tower: towers.Tower) -> None:
-    """Copies weights of a built ad tower to a built query tower that reads ads; else does nothing.
+def copy_initial_weights(query_tower: towers.Tower, ad_tower: towers.Tower) -> None:
+    """Copies weights of a built ad tower to a built query tower that reads ads.
 
-    The map of ads' flat embeddings [Fa E] to the tower's [E] becomes an orthonormal projection,
-    and its share of the first layer what the ad tower's first layer makes of its range.
+    The map from ads' flat embeddings [Fa E] to the tower's [E] becomes an orthonormal projection,
+    and its part of the first layer the ad tower's first layer on the range of the projection.
     """
     readers = query_tower.ad_readers
     if not readers:
@@ -35,16 +35,16 @@ def alike(query_tower: towers.Tower, ad_tower: towers.Tower) -> None:
         own.set_weights(other.get_weights())
     of_ads = ad_tower.input_layer.kernel.numpy()  # [Fa E, H]
     kernel = query_tower.input_layer.kernel.numpy()  # [F E, H]
-    for place, reader in readers:
+    for index, reader in readers:
         projection = _projection(*reader.kernel.shape)
         reader.kernel.assign(projection)
         dim = projection.shape[1]
-        kernel[place * dim : (place + 1) * dim] = projection.T @ of_ads
+        kernel[index * dim : (index + 1) * dim] = projection.T @ of_ads
     query_tower.input_layer.kernel.assign(kernel)
 
 
 def _projection(rows: int, columns: int) -> np.ndarray:
-    """Returns [rows, columns] float32 of orthonormal columns, or rows where these are fewer."""
+    """Returns [rows, columns] float32 with orthonormal columns, or rows if these are fewer."""
     if rows == columns:
         return np.eye(rows, dtype=np.float32)
     return tf.keras.initializers.Orthogonal()((rows, columns)).numpy()

@@ -11,7 +11,7 @@ from tfrec import layers
 from tfrec.config import RetrievalConfig
 from tfrecords import encoding, schema
 
-_FIELDS_WIDTH, _SHORTEST_FIELD, _LONGEST_FIELD = 256, 16, 128
+_FIELDS_WIDTH, _MIN_FIELD_DIM, _MAX_FIELD_DIM = 256, 16, 128
 
 
 class Tower(tf.keras.Model):
@@ -21,9 +21,9 @@ class Tower(tf.keras.Model):
         fitted: The fitted schema.
         fields: The side's fields.
         config: Sizes.
-        frequency_stddev: As of `layers.FieldEmbeddings`.
-        ties: Of `layers.find_histories`, of the query side.
-        ads: The ad side's embeddings, of the query side.
+        frequency_stddev: See `layers.FieldEmbeddings`.
+        ties: From `layers.find_histories`; for the query side.
+        ads: The ad side's embeddings; for the query side.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Tower(tf.keras.Model):
 
     @property
     def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
-        """What maps ads' field embeddings, flat, into one of the tower's own, and which."""
+        """Index of the field and map from flat ads' embeddings to its own, where there is one."""
         readers = self.field_embeddings.ad_readers
         if self.user_clicks is not None:
             readers = [*readers, (self.field_embeddings.num_fields, self.user_clicks.map)]
@@ -67,20 +67,20 @@ class Tower(tf.keras.Model):
 
     @property
     def later_layers(self) -> list[tf.keras.layers.Layer]:
-        """The layers after the first, whose shapes are those of the other tower's."""
+        """The layers after the first, with the same shapes in both towers."""
         return [*self._crosses, self._hidden, self._output]
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Embeds ids [B, W] int32 as [B, D] float32, L2-normalised."""
+        """Embeds ids [B, W] int32 as [B, D] float32, L2-normalized."""
         fields = self.field_embeddings(ids)
         if self.user_clicks is not None:
             fields = with_field(fields, self.user_clicks.of_ids(ids))
         return self.combine(fields, training)
 
     def combine(self, field_embeddings: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Makes the embedding [B, D] of field embeddings [B, F, E].
+        """Returns the embedding [B, D] of field embeddings [B, F, E].
 
-        Where there are `user_clicks`, these are the last of the F.
+        The last of the F is that of `user_clicks`, if any.
         """
         flat = layers.flatten(field_embeddings)
         x0 = self.input_layer(self._dropout(flat, training=training))
@@ -92,14 +92,14 @@ class Tower(tf.keras.Model):
 
 
 def with_field(fields: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
-    """Appends another, [B, E], to field embeddings [B, F, E]."""
+    """Appends an embedding [B, E] to field embeddings [B, F, E]."""
     return tf.concat([fields, more[..., None, :]], axis=-2)
 
 
 def automatic_field_dim(num_fields: int) -> int:
-    """Returns the embedding length of each of a side's fields: the fewer, the longer.
+    """Returns the embedding length of a side's fields: longer for fewer fields.
 
-    A side of one id has only that id's embedding to tell users, or ads, apart; of many fields,
-    long embeddings learn by heart.
+    A side with a single id has only its embedding to distinguish users, or ads; with many fields,
+    long embeddings overfit.
     """
-    return min(max(_FIELDS_WIDTH // num_fields, _SHORTEST_FIELD), _LONGEST_FIELD)
+    return min(max(_FIELDS_WIDTH // num_fields, _MIN_FIELD_DIM), _MAX_FIELD_DIM)

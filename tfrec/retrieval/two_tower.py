@@ -1,12 +1,12 @@
 """Stage one: the two-tower retrieval model.
 
-The query tower and the ad tower map their fields to L2-normalised embeddings; their inner
-product, over a learnt temperature, is the logit of a softmax: over all ads where they are few,
-else over in-batch and uniform negatives with logQ correction. Ads that the user clicked are
-no negatives.
+The query tower and the ad tower map their fields to L2-normalized embeddings; their inner product,
+divided by a learned temperature, is the logit of a softmax: over all ads of a small catalogue, else
+over in-batch and uniform negatives with logQ correction. Ads that the user clicked are not
+negatives.
 
-Shapes: B clicks, C columns (ads that clicks are held against), N ads, D embedding, Wq and Wa
-columns of ids of the query and the ad side.
+Shapes: B clicks, C columns (the candidates each click is scored against), N ads, D embedding,
+Wq and Wa columns of ids of the query and the ad side.
 
 References:
     Yi et al., Sampling-Bias-Corrected Neural Modeling, 2019.
@@ -43,13 +43,13 @@ class Losses(NamedTuple):
 class TwoTower(tfrs.models.Model):
     """The retrieval model.
 
-    Where the catalogue is no larger than a batch's sample of ads, the softmax is over all ads.
+    If the catalogue is no larger than a batch's sample of ads, the softmax is over all ads.
 
     Args:
         fitted: The fitted schema.
         config: Sizes and sampling.
-        catalogue: All ads, with click counts; the uniform negatives come from it.
-        clicked_ads: What users clicked in training, which is no negative of theirs; None where
+        catalogue: All ads, with click counts; the source of the uniform negatives.
+        clicked_ads: Ads that users clicked in training, which are not their negatives; None if
             users are not known.
     """
 
@@ -63,7 +63,7 @@ class TwoTower(tfrs.models.Model):
         super().__init__()
         schema = fitted.schema
         ties = layers.find_histories(fitted, catalogue)
-        # A query made of ads tells ads apart by their rows: see `tower_start`.
+        # A query made of ads distinguishes ads by their rows: see `tower_start`.
         stddev = 0.0 if ties or layers.UserIds.find(fitted) else _FREQUENCY_STDDEV
         self.ad_tower = towers.Tower(fitted, schema.ad_fields, config, stddev)
         self.query_tower = towers.Tower(
@@ -76,18 +76,14 @@ class TwoTower(tfrs.models.Model):
         self._num_uniform = config.uniform_negatives
         self._num_ads = len(catalogue)
         self._over_all_ads = self._num_ads <= config.batch_size + config.uniform_negatives
-        # The catalogue and its counts are data, not weights: checkpoints leave them out.
+        # The catalogue and its counts are data, not weights: they are not in checkpoints.
         self._ad_features = tf.constant(np.asarray(catalogue.features))
-        self._click_share: layers.ClickShare = (
-            layers.StreamedShare(self._num_ads)
-            if config.click_share == "streamed"
-            else layers.CountedShare(catalogue.clicks)
-        )
+        self._click_shares = layers.ClickShares(catalogue.clicks)
         self._clicked_ads = clicked_ads
 
-    def start_alike(self) -> None:
-        """Lets the query tower begin as the ad tower, for what it reads of ads: `tower_start`."""
-        tower_start.alike(self.query_tower, self.ad_tower)
+    def copy_initial_weights(self) -> None:
+        """Copies initial weights from the ad tower to the query tower: see `tower_start`."""
+        tower_start.copy_initial_weights(self.query_tower, self.ad_tower)
 
     @property
     def sparse_variables(self) -> list[tf.Variable]:
@@ -100,13 +96,12 @@ class TwoTower(tfrs.models.Model):
 
         Args:
             batch: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32, and `user` [B] int64
-                where users are known.
-            training: Whether dropout is on, of ids too.
+                if users are known.
+            training: Whether dropout, of ids too, is on.
         """
         rows, ads = self._columns(batch)  # [C], [C, Wa]
         query = batch["query"]
         if training:
-            self._click_share.observe(batch["ad_row"])
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         query_fields = self.query_tower.field_embeddings(query)
         ad_fields = self.ad_tower.field_embeddings(ads)
@@ -116,12 +111,12 @@ class TwoTower(tfrs.models.Model):
             inputs = towers.with_field(query_fields, self._clicks_of_users(layer, batch, query))
         queries = self.query_tower.combine(inputs, training) / self.temperature
         logits = tf.matmul(queries, self.ad_tower.combine(ad_fields, training), transpose_b=True)
-        # Where all ads are columns, a click's own is its row; else it is on the diagonal.
+        # The clicked ad's column is its row if all ads are columns, else it is on the diagonal.
         own = batch["ad_row"] if self._over_all_ads else tf.range(tf.shape(logits)[0])
         softmax = sampled_softmax.loss(
             tf.gather(logits, own, batch_dims=1),
             logits,
-            self.no_negatives(batch, rows),
+            self.accidental_hits(batch, rows),
             None if self._over_all_ads else tf.math.log(self._expected_draws(batch, rows)),
         )
         penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own))
@@ -130,44 +125,44 @@ class TwoTower(tfrs.models.Model):
     def _clicks_of_users(
         self, layer: layers.UserClicks, batch: reader.Batch, query: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the sums [B, E] of the users' other clicks; 0 of strangers, as in serving."""
+        """Returns the sums [B, E] of the users' other clicks; 0 for OOV users, as in serving."""
         if self._clicked_ads is None:
             return layer.of_ids(query)
         ads, owner, counts = self._clicked_ads.others(
-            batch["user"], batch["ad_row"], layer.most_clicks
+            batch["user"], batch["ad_row"], layer.max_clicks
         )
         sums = layer(ads, owner, counts, self.embed_rows)
         return tf.where(layer.is_known(query)[:, None], sums, 0.0)
 
     def embed_rows(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns the field embeddings [P, Fa, E] of ads, by their catalogue rows [P] int32."""
+        """Returns the field embeddings [P, Fa, E] of catalogue rows [P] int32."""
         return self.ad_tower.field_embeddings(tf.gather(self._ad_features, rows))
 
-    def keep_user_clicks(self) -> None:
-        """Computes what the query tower knows of users' clicks, from the weights as they are."""
+    def store_user_clicks(self) -> None:
+        """Stores the users' sums of clicked ads in the query tower, with the current weights."""
         layer = self.query_tower.user_clicks
         if layer is not None and self._clicked_ads is not None:
-            layer.keep(self._clicked_ads, self._num_ads, self.embed_rows)
+            layer.store(self._clicked_ads, self._num_ads, self.embed_rows)
 
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
-        """Returns the mean softmax loss of clicks, as TFRS's models do; see `losses`."""
+        """Returns the mean softmax loss of clicks; see `losses`."""
         return self.losses(inputs, training).softmax
 
     def _columns(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns rows [C] and features [C, Wa] of the ads that clicks are held against."""
+        """Returns rows [C] and features [C, Wa] of the candidates of the clicks."""
         if self._over_all_ads:
             return tf.range(self._num_ads), self._ad_features
         uniform = tf.random.uniform([self._num_uniform], maxval=self._num_ads, dtype=tf.int32)
-        # Of all the latest features, which the index has too: a price that only the end of the log
-        # knows would else tell the uniform ads, which were not clicked.
+        # All have the latest features, as in the index. Otherwise a price from the end of the log
+        # would identify the uniform ads, which were not clicked.
         rows = tf.concat([batch["ad_row"], uniform], axis=0)
         return rows, tf.gather(self._ad_features, rows)
 
-    def no_negatives(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
-        """Returns [B, C] bool: whether the ad of a column [C] is a click of the query's user.
+    def accidental_hits(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
+        """Returns [B, C] bool: whether the query's user clicked the ad of a column [C].
 
         Args:
-            batch: `ad_row` [B] int32 and, where users are known, `user` [B] int64.
+            batch: `ad_row` [B] int32 and, if users are known, `user` [B] int64.
             rows: [C] int32 catalogue rows.
         """
         own = batch["ad_row"][:, None] == rows
@@ -177,8 +172,8 @@ class TwoTower(tfrs.models.Model):
 
     def _expected_draws(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
         batch_size = tf.shape(batch["ad_row"])[0]
-        share = self._click_share(rows, batch_size)
-        return layers.expected_draws(share, batch_size - 1, self._num_uniform, self._num_ads)
+        shares = self._click_shares(rows)
+        return layers.expected_draws(shares, batch_size - 1, self._num_uniform, self._num_ads)
 
 
 def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
@@ -194,9 +189,9 @@ def embed_in_batches(tower: towers.Tower, ids: np.ndarray, batch_size: int = 819
     return np.concatenate(parts)
 
 
-def query_chunks(num_queries: int, num_ads: int, most_scores: int) -> Iterator[slice]:
-    """Yields runs of queries whose scores of all ads are at most `most_scores`, or of one query."""
-    size = max(most_scores // num_ads, 1)
+def query_chunks(num_queries: int, num_ads: int, max_scores: int) -> Iterator[slice]:
+    """Yields slices of queries with at most `max_scores` scores of all ads, or of one query."""
+    size = max(max_scores // num_ads, 1)
     for first in terminal.progress_steps(num_queries, size, "scoring all ads", "queries"):
         yield slice(first, min(first + size, num_queries))
 

@@ -1,6 +1,6 @@
 """The training loop of both stages: passes, checkpoints, TensorBoard.
 
-Each pass over the data is checkpointed: a killed run resumes after its last whole pass.
+Each pass over the data is checkpointed: a killed run resumes after its last complete pass.
 The pass with the best validation result is kept (click models with id embeddings overfit
 early: the one-epoch effect).
 
@@ -22,11 +22,11 @@ import tensorflow as tf
 from tfrec.training import optimization, summaries, validation_summaries
 from tfrecords import files, reader, terminal
 
-# A pass has so many batches at least, unless they would be smaller than the least.
-_BATCHES_OF_A_PASS, _LEAST_BATCH = 20, 64
-# Training that no longer improves goes on for so many steps at least: on a small log a better
-# pass may come after several worse ones, and they cost seconds.
-_STEPS_OF_PATIENCE = 100
+# Minimum number of batches in a pass, and minimum batch size, which takes precedence.
+_MIN_BATCHES, _MIN_BATCH_SIZE = 20, 64
+# Minimum number of steps without improvement before stopping: on a small log a better pass may
+# follow several worse ones, and they cost seconds.
+_MIN_STEPS_OF_PATIENCE = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Plan:
     """How a model is trained.
 
     Attributes:
-        epochs: Most passes over the data.
+        epochs: Maximum number of passes over the data.
         patience: Passes without improvement before stopping.
         learning_rate: Peak rate of the dense layers.
         embedding_learning_rate: Peak rate of the sparse variables.
-        steps_per_epoch: Batches in a pass, about.
+        steps_per_epoch: Approximate number of batches in a pass.
         metric: Name of the validation metric that picks the best pass.
-        maximise: Whether a larger metric is better.
-        average_decay: Of the dense weights' running average, which is what is validated and
-            kept; 0 = the weights themselves.
-        initial_accumulator: Of the sparse variables' Adagrad.
-        stop_after: Passes after which training ends, whatever the schedule; None: `epochs`.
+        maximize: Whether a larger metric is better.
+        average_decay: Decay per step of the running average of the dense weights, which is
+            validated and kept; 0: the weights themselves are.
+        initial_accumulator: Initial accumulator of the sparse variables' Adagrad.
+        stop_after: Number of passes after which training ends; None: `epochs`.
     """
 
     epochs: int
@@ -53,42 +53,55 @@ class Plan:
     embedding_learning_rate: float
     steps_per_epoch: int
     metric: str
-    maximise: bool
+    maximize: bool
     average_decay: float = 0.0
     initial_accumulator: float = 0.1
     stop_after: int | None = None
 
 
-def batch_size(most: int, examples: float) -> int:
-    """Returns the size of a batch: on a small log less than the most, so that passes have steps.
+def batch_size(max_size: int, examples: float) -> int:
+    """Returns the batch size: below the maximum on a small log, so that passes have enough steps.
 
     Args:
-        most: Of an option.
-        examples: In a pass.
+        max_size: Maximum batch size.
+        examples: Number of examples in a pass.
     """
-    return min(most, max(round(examples / _BATCHES_OF_A_PASS), _LEAST_BATCH))
+    return min(max_size, max(round(examples / _MIN_BATCHES), _MIN_BATCH_SIZE))
 
 
-def patience(least: int, steps_per_epoch: int) -> int:
-    """Returns the passes without improvement before stopping: on a small log more than the least.
+def patience(min_passes: int, steps_per_epoch: int) -> int:
+    """Returns the passes without improvement before stopping: above the minimum on a small log.
 
     Args:
-        least: Of an option.
-        steps_per_epoch: Batches in a pass.
+        min_passes: Minimum number of passes.
+        steps_per_epoch: Number of batches in a pass.
     """
-    return max(least, math.ceil(_STEPS_OF_PATIENCE / steps_per_epoch))
+    return max(min_passes, math.ceil(_MIN_STEPS_OF_PATIENCE / steps_per_epoch))
+
+
+def check_clicks(data_set: reader.DataSet, split: str) -> None:
+    """Checks that a split has clicks.
+
+    Raises:
+        ValueError: The split has no clicks.
+    """
+    if not data_set.label_sum(split, "click"):
+        raise ValueError(
+            f"The {split} split of {data_set.directory} has no clicks (label 1); expected at least "
+            "one. Check the label column, use a larger log, or convert with other fractions."
+        )
 
 
 class Trainer:
     """Trains one model.
 
     Args:
-        model: Has `sparse_variables` and built weights.
-        losses: Maps a batch to losses; `loss` is minimised, the others are reported.
+        model: A model with `sparse_variables` and built weights.
+        losses: Maps a batch to losses; `loss` is minimized, the others are reported.
         plan: The schedule.
-        directory: Checkpoints and TensorBoard logs go here.
-        observe: Maps a batch to more scalars for TensorBoard, by name; called on every
-            `summaries.STEPS_PER_SAMPLE`th step, after it.
+        directory: Directory of checkpoints and TensorBoard logs.
+        observe: Maps a batch to additional scalars for TensorBoard; called after every
+            `summaries.STEPS_PER_SAMPLE`th step.
     """
 
     def __init__(
@@ -134,20 +147,19 @@ class Trainer:
         progress: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> list[dict[str, float]]:
-        """Trains until the plan ends or stops improving, then restores the best pass.
+        """Trains until the plan ends or validation stops improving, then restores the best pass.
 
         Args:
             batches: Maps the number of a pass to its batches.
-            evaluate: Returns validation metrics of the model as it is, among them
-                `plan.metric`.
+            evaluate: Returns validation metrics of the current model, including `plan.metric`.
             progress: Whether to show progress bars.
-            options: What TensorBoard shows as the run's hyper-parameters.
+            options: The run's hyperparameters for TensorBoard.
 
         Returns:
             The metrics of each pass.
 
         Raises:
-            FloatingPointError: The loss is no longer finite.
+            FloatingPointError: The loss is not finite.
         """
         history = self._resume()
         writer = tf.summary.create_file_writer(str(self._directory / "tensorboard"))
@@ -158,7 +170,7 @@ class Trainer:
             epoch = int(self._epoch.numpy())
             with writer.as_default():
                 metrics = self._run_epoch(batches(epoch), epoch, progress)
-                # What `evaluate` writes for TensorBoard is of this pass.
+                # The step of what `evaluate` writes for TensorBoard.
                 tf.summary.experimental.set_step(epoch + 1)
                 with self._step.averaged():
                     metrics.update(evaluate())
@@ -170,7 +182,7 @@ class Trainer:
             writer.flush()
             self._write_history(history)
             self._epoch.assign_add(1)
-            # Written last: it is what counts as done, a longer history is cut to it.
+            # Written last: it marks the pass as done; a longer history is cut to it.
             self._checkpoints.save()
             if progress:
                 shown = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k != "loss")
@@ -215,8 +227,8 @@ class Trainer:
         means = {name: float(value) / max(count, 1) for name, value in totals.items()}
         if not math.isfinite(means.get("loss", math.nan)):
             raise FloatingPointError(
-                f"The training loss of pass {epoch + 1} is {means.get('loss')}; lower the learning "
-                "rates, or check the data for a split without rows."
+                f"The training loss of pass {epoch + 1} is {means.get('loss')}; expected a finite "
+                "number. Lower the learning rates, or check the data for a split without rows."
             )
         return {**means, "examples_per_second": int(examples) / (time.perf_counter() - started)}
 
@@ -231,13 +243,13 @@ class Trainer:
 
 
 def best_epoch(history: Sequence[dict[str, float]], plan: Plan) -> int:
-    """Returns the number of the best pass, the first being 0."""
+    """Returns the index of the best pass."""
     values = [entry[plan.metric] for entry in history]
-    return values.index(max(values) if plan.maximise else min(values))
+    return values.index(max(values) if plan.maximize else min(values))
 
 
 def num_examples(batch: reader.Batch) -> tf.Tensor:
-    """Counts the examples of a batch: its ads, without those that only fill lists up."""
+    """Counts the examples of a batch: its ads without padding."""
     rows = batch.get("mask", tf.ones_like(batch["ad_row"], tf.bool))
     return tf.math.count_nonzero(rows)
 
@@ -250,48 +262,48 @@ def restore_best(
     Args:
         model: The model.
         directory: Where it was trained.
-        workdir: What to delete before it is trained again, for the message; None: `directory`.
+        workdir: Directory to delete before training again, for messages; None: `directory`.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: It cannot be read.
+        FileNotFoundError: The directory has no checkpoint.
+        ValueError: The checkpoint cannot be read.
     """
     path = tf.train.latest_checkpoint(str(directory / "best"))
-    anew = f"delete {workdir or directory}, and train the model again."
+    remedy = f"Delete {workdir or directory}, and train the model again."
     if path is None:
-        raise FileNotFoundError(f"No checkpoint in {directory / 'best'}; {anew}")
+        raise FileNotFoundError(f"No checkpoint in {directory / 'best'}. {remedy}")
     try:
         tf.train.Checkpoint(model=model).restore(path).expect_partial()
-    except (tf.errors.OpError, OSError, LookupError) as error:  # LookupError: the file is cut off
-        raise ValueError(f"The checkpoint {path} cannot be read ({error}); {anew}") from error
+    except (tf.errors.OpError, OSError, LookupError) as error:  # LookupError: the file is truncated
+        raise ValueError(f"The checkpoint {path} cannot be read ({error}). {remedy}") from error
 
 
 def write_description(
     path: pathlib.Path, data_set: reader.DataSet, description: dict[str, Any]
 ) -> None:
-    """Writes what is known of a trained model; its presence says that training has ended."""
+    """Writes the description of a trained model; its presence marks the end of training."""
     stamped = {"fingerprint": data_set.fingerprint, **description}
     files.write_json(path, stamped)
 
 
 def read_description(path: pathlib.Path, data_set: reader.DataSet, script: str) -> dict[str, Any]:
-    """Reads what `write_description` wrote.
+    """Reads the description of a trained model.
 
     Args:
         path: The file.
-        data_set: What the model must have been trained on.
-        script: The script that trains it, for the message.
+        data_set: The data set that the model was trained on.
+        script: The command that trains it, for messages.
 
     Raises:
         FileNotFoundError: The model was not trained.
         ValueError: It was trained on another data set.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"No trained model at {path}; run {script} first.")
+        raise FileNotFoundError(f"No trained model at {path}. Run {script} first.")
     description = json.loads(path.read_text())
     if description["fingerprint"] != data_set.fingerprint:
         raise ValueError(
-            f"{path}: the model was trained on data set {description['fingerprint']}, but "
-            f"{data_set.directory} is {data_set.fingerprint}; train it again."
+            f"{path}: the model was trained on data set {description['fingerprint']}; expected "
+            f"{data_set.fingerprint}, that of {data_set.directory}. Train it again."
         )
     return description

@@ -1,10 +1,9 @@
 """One step of training: Adam for dense layers, Adagrad for embedding tables.
 
-Adagrad's update touches only the rows of a batch, so the cost of a step does not grow with
-the tables. Adam's moments decay on every row at every step, whatever the batch holds.
-What is kept of a training run is the running average of the dense layers' weights: the last
-step's are the average and the noise of the last batches. The tables' rows are far apart in time,
-and averaging them gained nothing.
+Adagrad updates only the rows of a batch, so the cost of a step does not grow with the tables.
+Adam's moments decay in every row at every step.
+The trained weights of the dense layers are their running average, without the noise of the last
+batches. The rows of tables are updated rarely, and averaging them gained nothing.
 
 References:
     Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
@@ -46,23 +45,22 @@ Compiled = Callable[[reader.Batch, bool], tuple[Losses, dict[str, tf.Tensor]]]
 
 
 class TrainingStep:
-    """Minimises a loss by two optimisers.
+    """Minimizes a loss with two optimizers.
 
     Args:
-        model: Has `sparse_variables` and built weights.
-        losses: Maps a batch to losses; `loss` is minimised, the others are reported.
+        model: A model with `sparse_variables` and built weights.
+        losses: Maps a batch to losses; `loss` is minimized, the others are reported.
         learning_rate: Peak rate of the dense layers.
         embedding_learning_rate: Peak rate of the sparse variables.
-        steps: Of the whole schedule.
-        average_decay: Weight of the past, a step, in the average of the dense weights; 0 = the
-            average is the last step's.
-        initial_accumulator: What Adagrad's sum of squared gradients starts at; far above them,
-            rows that are seldom seen learn next to nothing.
+        steps: Number of steps of the whole schedule.
+        average_decay: Decay per step of the average of the dense weights; 0: no average.
+        initial_accumulator: Initial sum of squared gradients of Adagrad; if far above the
+            squared gradients, rare rows learn almost nothing.
 
     Attributes:
-        dense_optimizer: Adam; its state is to be checkpointed.
-        sparse_optimizer: Adagrad; its too.
-        averages: Of the dense weights; these too. None are kept where they would be the weights.
+        dense_optimizer: Adam; part of checkpoints.
+        sparse_optimizer: Adagrad; part of checkpoints.
+        averages: Averages of the dense weights, part of checkpoints; empty without averaging.
     """
 
     def __init__(
@@ -82,7 +80,7 @@ class TrainingStep:
         self.dense_optimizer = tf.keras.optimizers.Adam(
             WarmUpThenCosine(learning_rate, steps), clipnorm=5.0
         )
-        # On a GPU, Keras would have XLA compile the update anew for each number of rows.
+        # On a GPU, XLA would compile the update again for each number of rows.
         self.sparse_optimizer = tf.keras.optimizers.Adagrad(
             WarmUpThenCosine(embedding_learning_rate, steps),
             initial_accumulator_value=initial_accumulator,
@@ -95,14 +93,14 @@ class TrainingStep:
         self._compiled: Compiled | None = None
 
     def compiled(self, element_spec: dict[str, tf.TensorSpec]) -> Compiled:
-        """Returns the step as a graph, traced once: passes share their shapes.
+        """Returns the step as a graph, traced once since passes have the same shapes.
 
         Args:
-            element_spec: Of the batches.
+            element_spec: Spec of the batches.
 
         Returns:
-            Maps a batch, and whether the step is sampled, to the losses and, of a sampled
-            step, the `summaries.gradient_norms`; zeros otherwise.
+            A function of a batch, and of whether the step is sampled, that returns the losses and
+            the `summaries.gradient_norms`, which are zeros if it is not sampled.
         """
         if self._compiled is None:
             signature = [element_spec, tf.TensorSpec([], tf.bool)]
@@ -112,7 +110,7 @@ class TrainingStep:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Gives the model the averages as its weights, and takes them back."""
+        """Uses the averages as the model's weights until the block ends."""
         if not self.averages:
             yield
             return
@@ -127,7 +125,7 @@ class TrainingStep:
 
     @property
     def done(self) -> int:
-        """The number of steps taken."""
+        """Number of steps taken."""
         return int(self.dense_optimizer.iterations.numpy())
 
     @property
@@ -155,7 +153,7 @@ class TrainingStep:
         return losses, norms
 
     def _average(self) -> None:
-        # Of the first steps the average forgets faster: the start is far from anything.
+        # The average forgets the first steps faster, which are far from the result.
         step = tf.cast(self.dense_optimizer.iterations, tf.float32)
         decay = tf.minimum(self._average_decay, step / (step + 10.0))
         for average, variable in zip(self.averages, self._dense, strict=True):

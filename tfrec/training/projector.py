@@ -1,12 +1,12 @@
 """Ad embeddings for TensorBoard's projector.
 
     DIRECTORY/projector_config.pbtxt   names the tensor and its metadata
-    DIRECTORY/ads.tsv                  a row an ad: id, clicks, impressions, display fields
+    DIRECTORY/ads.tsv                  a row per ad: id, clicks, impressions, display fields
     DIRECTORY/checkpoint, projector-1  the embeddings
 
 `tensorboard --logdir=DIRECTORY` shows them under "Projector". Paths are relative, so the
-directory can be moved. The projector is slow and unreadable beyond thousands of points: the
-most clicked ads are shown, and a random sample of the others.
+directory can be moved. The projector is slow and unreadable with more than thousands of points, so
+it gets the most clicked ads and a random sample of the others.
 
 Shapes: N ads, n ads shown, D embedding.
 """
@@ -21,7 +21,7 @@ from tensorboard.plugins import projector as plugin
 from tfrecords import reader
 
 MAX_ADS = 10_000
-# What tf.train.Checkpoint calls the variable of its attribute `ads`.
+# Name of the variable of the attribute `ads` in a tf.train.Checkpoint.
 _TENSOR_NAME = "ads/.ATTRIBUTES/VARIABLE_VALUE"
 _METADATA = "ads.tsv"
 
@@ -30,9 +30,9 @@ def choose_rows(clicks: np.ndarray, limit: int = MAX_ADS, seed: int = 1) -> np.n
     """Picks the ads to show: the most clicked, and as many others at random.
 
     Args:
-        clicks: [N].
-        limit: Most ads.
-        seed: Of the sample.
+        clicks: [N] numbers of clicks.
+        limit: Maximum number of ads.
+        seed: Seed of the sample.
 
     Returns:
         [min(N, limit)] rows of the catalogue, the most clicked first.
@@ -46,7 +46,7 @@ def choose_rows(clicks: np.ndarray, limit: int = MAX_ADS, seed: int = 1) -> np.n
 
 
 def metadata_of(catalogue: reader.Catalogue, rows: np.ndarray) -> pa.Table:
-    """Returns what is shown of ads [n]: id, clicks, impressions and their raw fields."""
+    """Returns id, clicks, impressions and raw fields of ads [n]."""
     shown = catalogue.table.take(rows)
     names = {
         reader.AD_ID: "ad_id",
@@ -58,7 +58,7 @@ def metadata_of(catalogue: reader.Catalogue, rows: np.ndarray) -> pa.Table:
 
 
 def write_projector(directory: pathlib.Path, embeddings: np.ndarray, metadata: pa.Table) -> None:
-    """Writes embeddings and what is known of them, replacing earlier ones.
+    """Writes embeddings and their metadata, replacing earlier ones.
 
     Args:
         directory: The run's TensorBoard directory.
@@ -70,13 +70,14 @@ def write_projector(directory: pathlib.Path, embeddings: np.ndarray, metadata: p
     """
     if embeddings.ndim != 2 or len(embeddings) != metadata.num_rows:
         raise ValueError(
-            f"Expected embeddings [{metadata.num_rows}, D], a row for each row of metadata, got "
-            f"shape {list(embeddings.shape)}; embed the rows that the metadata describes."
+            f"The embeddings have shape {list(embeddings.shape)}; expected "
+            f"[{metadata.num_rows}, D], a row for each row of metadata. "
+            "Embed the rows that the metadata describes."
         )
     if metadata.num_columns < 2:
         raise ValueError(
-            f"The metadata has the columns {metadata.column_names}, but TensorBoard takes a single "
-            "column to have no header; give at least two."
+            f"The metadata has the columns {metadata.column_names}; expected at least two, since "
+            "TensorBoard reads a single column without a header. Add a column."
         )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / _METADATA).write_text(_tsv(metadata), encoding="utf-8")
@@ -97,7 +98,7 @@ def _tsv(table: pa.Table) -> str:
 
 
 def _cell(value: object) -> str:
-    """Writes a value without tabs and line ends, which would shift every later ad."""
+    """Formats a value without tabs and line ends, which would shift all following ads."""
     if value is None:
         return ""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,10 +1,9 @@
-"""What TensorBoard shows of a training run beside its losses.
+"""Scalars and histograms of a training run for TensorBoard.
 
-Gradient norms are those of the whole gradient before it is clipped. Embedding norms are
-means by field, of the values that a batch uses and of values drawn from the whole table:
-rows that training does not reach keep the norm they began with. What costs time is taken
-on every `STEPS_PER_SAMPLE`th step, and histograms once a pass, of a bounded number of
-values: nothing grows with the tables.
+Gradient norms are those of the whole gradient before clipping. Embedding norms are means by field,
+over the values of a batch and over values drawn from the whole table: rows that training does not
+reach keep their initial norm. Expensive scalars are computed in every `STEPS_PER_SAMPLE`th step,
+histograms once per pass over a bounded number of values, so no cost grows with the tables.
 
 Shapes: B batch, F fields, W columns of ids, E field embedding.
 """
@@ -29,7 +28,7 @@ Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | None
 
 
 def gradient_norms(dense: Sequence[Gradient], sparse: Sequence[Gradient]) -> dict[str, tf.Tensor]:
-    """Returns the norms of the dense layers' and of the tables' gradients; None counts as zero."""
+    """Returns the gradient norms of the dense layers and of the tables; None counts as zero."""
     return {
         "gradient_norm/dense": _global_norm(dense),
         "gradient_norm/sparse": _global_norm(sparse),
@@ -37,7 +36,7 @@ def gradient_norms(dense: Sequence[Gradient], sparse: Sequence[Gradient]) -> dic
 
 
 def no_gradient_norms() -> dict[str, tf.Tensor]:
-    """Returns what `gradient_norms` returns, as zeros: for the steps that are not sampled."""
+    """Returns zeros in place of `gradient_norms`, for steps that are not sampled."""
     return {"gradient_norm/dense": tf.zeros([]), "gradient_norm/sparse": tf.zeros([])}
 
 
@@ -47,11 +46,11 @@ def _global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:
 
 
 def _values(gradient: Gradient) -> tf.Tensor:
-    """Returns the values of a gradient, those of one row of a table summed."""
+    """Returns the values of a gradient, summed by row of a table."""
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
-    rows, places = tf.unique(gradient.indices)
-    return tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+    rows, index = tf.unique(gradient.indices)
+    return tf.math.unsorted_segment_sum(gradient.values, index, tf.size(rows))
 
 
 def embedding_norms(
@@ -64,13 +63,13 @@ def embedding_norms(
 
     Args:
         layer: The side's embeddings.
-        fields: Its fields, in the order of the ids' columns.
+        fields: The side's fields, in the order of the ids' columns.
         fitted: The fitted schema.
-        ids: [B, W] int32, those of a batch.
+        ids: [B, W] int32 ids of a batch.
 
     Returns:
-        For each field the mean norm over the batch, and over values drawn uniformly from
-        all that it has; the same ones at every call.
+        For each field the mean norm over the batch, and over values drawn uniformly from all its
+        values; the same ones in every call.
     """
     drawn = _drawn_ids(fields, fitted)
     norms = tf.norm(layer(tf.concat([ids, drawn], axis=0)), axis=-1).numpy()  # [B + drawn, F]
@@ -92,10 +91,10 @@ def norms_of_sides(
 
     Args:
         query: The query side's embeddings.
-        ad: The ad side's.
+        ad: The ad side's embeddings.
         fitted: The fitted schema.
         batch: `query` [B, Wq] and `ad` [B, Wa], int32, or lists `ad` [B, C, Wa] with `mask`
-            [B, C], true of the ads shown.
+            [B, C], true for shown ads.
     """
     schema = fitted.schema
     ads = tf.boolean_mask(batch["ad"], batch["mask"]) if "mask" in batch else batch["ad"]
@@ -106,7 +105,7 @@ def norms_of_sides(
 
 
 def _drawn_ids(fields: Sequence[Field], fitted: encoding.FittedSchema) -> np.ndarray:
-    """Draws ids [_VALUES_PER_FIELD, W]; a list holds one value, whose embedding is its own."""
+    """Draws ids [_VALUES_PER_FIELD, W]; each list holds one value."""
     generator = np.random.default_rng(0)
     ids = np.zeros((_VALUES_PER_FIELD, encoding.width(fields)), np.int32)
     for field, own in encoding.columns(fields):
@@ -118,7 +117,7 @@ class Meter:
     """Measures the speed between readings.
 
     Args:
-        clock: Seconds.
+        clock: Returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -128,7 +127,7 @@ class Meter:
         """Returns the speed since the last reading.
 
         Args:
-            examples: Those since the start.
+            examples: Number of examples since the start.
         """
         now = self._clock()
         speed = (examples - self._examples) / (now - self._at)
@@ -137,7 +136,7 @@ class Meter:
 
 
 def write_scalars(values: dict[str, tf.Tensor], step: int) -> None:
-    """Writes scalars to the summary writer in use, together: one by one costs a step's time."""
+    """Writes scalars to the current summary writer at once, which is faster than one by one."""
     summary = summary_pb2.Summary()
     for name, value in values.items():
         summary.MergeFrom(scalar.scalar_pb(name, float(value)))
@@ -145,11 +144,11 @@ def write_scalars(values: dict[str, tf.Tensor], step: int) -> None:
 
 
 def write_histograms(model: tf.keras.Model, step: int) -> None:
-    """Writes histograms of matrices' values, and of the norms of rows of the tables.
+    """Writes histograms of the values of matrices and of the row norms of tables.
 
     Args:
-        model: Has `sparse_variables`.
-        step: The number of the pass.
+        model: A model with `sparse_variables`.
+        step: Number of the pass.
     """
     tables = {variable.ref() for variable in model.sparse_variables}
     for variable in model.trainable_variables:

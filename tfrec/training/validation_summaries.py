@@ -1,8 +1,7 @@
-"""What TensorBoard shows of a run as a whole: curves of each validation, options, the graph.
+"""Validation curves, options and the graph of a run for TensorBoard.
 
 PR curves are for the PR curves plugin, calibration curves are images, options are for the HParams
-plugin, which compares the runs below a directory. All is written once a pass or once a run, so
-that no step waits for it.
+plugin, which compares the runs below a directory. All are written once per pass or once per run.
 
 Shapes: N rows, L shown ads.
 """
@@ -18,9 +17,9 @@ from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from tfrec import metrics
+from tfrec.heads import HEADS
 
 NUM_THRESHOLDS = 201
-_HEADS = {"click": "click_probability", "engagement": "engagement_probability"}
 
 
 def write_curves(
@@ -29,13 +28,14 @@ def write_curves(
     """Writes the curves of the probabilities of held-out rows.
 
     Args:
-        values: `click_probability`, `engagement_probability` [L]; those of the heads built.
-        labels: `click`, `engagement` [L]; NaN where missing.
-        step: The number of the pass; None is the one that `tf.summary` was told.
+        values: Output of a head -> [L].
+        labels: Head -> [L]; NaN where missing. Amounts have no curves.
+        step: Number of the pass; None: the default step of `tf.summary`.
     """
-    for head, name in _HEADS.items():
-        if name not in values:
+    for head in labels:
+        if HEADS[head].is_amount:
             continue
+        name = HEADS[head].output
         known = ~np.isnan(labels[head])
         positive, probability = labels[head][known] > 0, values[name][known].astype(np.float64)
         if not 0 < positive.sum() < len(positive):
@@ -61,11 +61,11 @@ def calibration_curve(
 def calibration_figure(
     head: str, predicted: np.ndarray, observed: np.ndarray
 ) -> matplotlib.figure.Figure:
-    """Draws a calibration curve beside the diagonal of a calibrated model."""
+    """Draws a calibration curve and the diagonal of a calibrated model."""
     figure = matplotlib.figure.Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
-    most = max(predicted.max(), observed.max())
-    axes.plot([0, most], [0, most], color="grey", linestyle=":", label="calibrated")
+    end = max(predicted.max(), observed.max())
+    axes.plot([0, end], [0, end], color="grey", linestyle=":", label="calibrated")
     axes.plot(predicted, observed, "o-", label=head)
     axes.set(xlabel="mean predicted probability of a bin", ylabel="observed rate")
     axes.legend()
@@ -73,7 +73,7 @@ def calibration_figure(
 
 
 def write_options(options: Mapping[str, Any]) -> None:
-    """Writes a run's options for the HParams plugin, which also reads the run's scalars."""
+    """Writes a run's options for the HParams plugin."""
     known = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
         for name, value in options.items()
@@ -82,7 +82,7 @@ def write_options(options: Mapping[str, Any]) -> None:
 
 
 def write_graph(step: Any) -> None:
-    """Writes the graph of a compiled step with an input signature; it is traced by then."""
+    """Writes the graph of a traced step with an input signature."""
     tf.summary.graph(step.get_concrete_function().graph)
 
 

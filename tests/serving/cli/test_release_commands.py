@@ -32,7 +32,7 @@ from serving import (
 )
 from serving.cli import entry
 from serving.config import HttpConfig
-from serving.operations import findings, local_service, release_check, row_findings
+from serving.operations import findings, local_service, row_findings
 from serving.releases import bundle
 from serving.requests import Request
 from tfrec import ranking, retrieval
@@ -335,17 +335,6 @@ def test_a_release_that_is_not_the_latest_is_served_with_its_own_ranker(publishe
     assert "2 ads by utility: Ranked the best 250 of 500.\n" in local_service.describe_answer(
         partly
     )
-
-
-def test_a_ranker_that_compares_candidates_is_told_apart(tiny_bundle):
-    with release_check.ranker_of(tiny_bundle) as score:
-        assert release_check.scores_alone(tiny_bundle, score)
-
-        def compared(columns, ad_features):
-            scores = score(columns, ad_features)
-            return {name: v / v.sum(axis=1, keepdims=True) for name, v in scores.items()}
-
-        assert not release_check.scores_alone(tiny_bundle, compared)
 
 
 def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, call, tmp_path):

@@ -41,8 +41,9 @@ def test_clicks_predicted_no_better_than_their_rate_are_refused(entropy):
     verdict = judge(figures(normalized_entropy=entropy))
     with pytest.raises(
         errors.ReleaseRefusedError,
-        match=rf"Not published, nothing is published: click: normalised entropy {entropy:.4f} on "
-        r"10,000 validation rows is not below 1, .* rate \(0\.2000\).*; --force publishes it",
+        match=r"Not published, there is no release: click: the normalized entropy is "
+        rf"{entropy:.4f} on 10,000 validation rows; expected less than 1, .* rate \(0\.2000\).*; "
+        r"--force publishes the release",
     ):
         verdict.check(None)
 
@@ -82,8 +83,8 @@ def test_the_message_names_release_value_difference_and_limit():
     with pytest.raises(errors.ReleaseRefusedError) as caught:
         verdict.check(3)
     assert str(caught.value).startswith(
-        "Not published, release 3 stays: click: normalised entropy 0.9300 is worse than 0.9000, "
-        "that of release 3 on the same rows, by 0.0300; 0.0120 is allowed. "
+        "Not published, release 3 stays: click: the normalized entropy rose from 0.9000 of "
+        "release 3 to 0.9300 on the same rows, by 0.0300 (limit 0.0120). "
     )
 
 
@@ -93,13 +94,15 @@ def test_on_other_rows_the_tolerance_is_wider_and_said():
     assert close.refusals == ()
     assert "release 3 was measured on other rows" in close.notes[0]
     far = judge(figures(normalized_entropy=0.935), figures())
-    assert "0.9000, that of release 3 on its own rows, by 0.0350; 0.0341 is" in far.refusals[0]
+    assert (
+        "0.9000 of release 3 to 0.9350 on its own rows, by 0.0350 (limit 0.0341)" in far.refusals[0]
+    )
 
 
 def test_a_release_without_figures_is_no_bar():
     verdict = gate.judge({"click": figures()}, gate.Released(3, {}))
     assert verdict.refusals == ()
-    assert verdict.notes == ("release 3 has no figures to be compared with",)
+    assert verdict.notes == ("release 3 has no metrics to compare with",)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ def test_predicted_over_observed_has_bounds(ratio, refused):
     verdict = judge(figures(calibration_ratio=ratio))
     assert len(verdict.refusals) == refused
     if refused:
-        expected = f"click: predicted / observed is {ratio:.3f}; 0.860 to 1.140 is allowed"
+        expected = f"click: predicted / observed is {ratio:.3f}; expected 0.860 to 1.140"
         assert verdict.refusals == (expected,)
 
 
@@ -128,7 +131,7 @@ def test_the_calibration_error_is_held_against_chance_and_the_mean_label():
     assert judge(figures(expected_calibration_error=0.0375)).refusals == ()
     verdict = judge(figures(expected_calibration_error=0.039))
     assert verdict.refusals == (
-        "click: the expected calibration error is 0.195 of the mean label (0.2); 0.190 is allowed",
+        "click: the expected calibration error is 0.195 of the mean label (0.2; limit 0.190)",
     )
 
 

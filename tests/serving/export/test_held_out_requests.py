@@ -23,7 +23,7 @@ def test_the_scores_of_held_out_requests_are_those_that_are_served(tmp_path):
     for variable in ranker.trainable_variables:
         variable.assign_add(rng.normal(scale=0.2, size=variable.shape).astype(np.float32))
     calibrators = calibration.Calibrators(
-        click=curves.Platt(0.8, -0.3), revenue=curves.Platt(1.2, 0.1)
+        {"click": curves.Platt(0.8, -0.3), "revenue": curves.Platt(1.2, 0.1)}
     )
     two_tower = retrieval.build_two_tower(
         data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalogue()

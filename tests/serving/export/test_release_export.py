@@ -153,10 +153,15 @@ def test_a_bundle_of_clicks_alone_has_one_head_and_says_so(data_set, trained, tm
     two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
     model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
     model.heads = ("click",)
-    model._heads = {"click": model._heads["click"]}
+    model.head_layers = {"click": model.head_layers["click"]}
     flat = index.IndexConfig(kind="Flat")
     release = export.export_release(tmp_path, data_set, two_tower, model, calibrators, flat, {})
-    assert release.heads == {"click": True, "engagement": False, "revenue": False}
+    assert (release.present_heads, release.absent_heads) == (("click",), ("engagement", "revenue"))
+    assert [head.output for head in release.heads] == [
+        "click_probability",
+        "engagement_probability",
+        "expected_revenue",
+    ]
     assert set(load(tmp_path, "ranker").structured_outputs) == {"click_probability"}
 
 

@@ -148,7 +148,7 @@ def test_an_unlisted_file_is_named(base):
 def test_an_unknown_format_version_is_refused(base):
     release = dataclasses.replace(bundle.verify(base, 1), format_version=1)
     manifest.write(base, 1, manifest.encode(release))
-    with pytest.raises(errors.ManifestFormatError, match="format_version 1, expected 3"):
+    with pytest.raises(errors.ManifestFormatError, match="format_version 1, expected 4"):
         bundle.verify(base, 1)
 
 

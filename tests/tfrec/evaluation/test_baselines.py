@@ -48,7 +48,7 @@ def test_without_neighbours_ads_are_in_the_order_of_popularity(history):
 
 
 def test_an_ad_keeps_its_nearest_neighbours_alone(history, monkeypatch):
-    monkeypatch.setattr(baselines, "_ADS_AT_ONCE", 2)
+    monkeypatch.setattr(baselines, "_CHUNK_OF_ADS", 2)
     similarity = baselines.item_similarity(history.matrix, 1).toarray()
     # Ad 1 is nearer to ad 0 (0.816) than to ad 2 (0.577); columns are the ads that are scored.
     expected = np.zeros((4, 4))
@@ -58,7 +58,7 @@ def test_an_ad_keeps_its_nearest_neighbours_alone(history, monkeypatch):
 
 
 def test_similarities_are_those_of_dense_algebra(monkeypatch):
-    monkeypatch.setattr(baselines, "_ADS_AT_ONCE", 7)
+    monkeypatch.setattr(baselines, "_CHUNK_OF_ADS", 7)
     clicks = (np.random.default_rng(0).random((30, 20)) < 0.3).astype(np.float32)
     user, ad = clicks.nonzero()
     history = baselines.history_of(user, ad, 20)
@@ -90,7 +90,7 @@ def test_a_user_with_very_many_clicks_counts_with_some_of_them(monkeypatch):
 
 
 def test_the_inverse_of_many_ads_is_exact(monkeypatch):
-    monkeypatch.setattr(baselines, "_ADS_AT_ONCE", 7)
+    monkeypatch.setattr(baselines, "_CHUNK_OF_ADS", 7)
     half = np.random.default_rng(0).random((40, 20))
     matrix = half.T @ half + 2.0 * np.eye(20)
     np.testing.assert_allclose(baselines._inverse(matrix.copy()) @ matrix, np.eye(20), atol=1e-9)

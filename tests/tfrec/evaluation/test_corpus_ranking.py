@@ -38,7 +38,7 @@ def test_recall_and_ndcg_of_clicks_follow_from_the_positions_of_their_ads():
 @pytest.mark.parametrize("rows", [1, 3])
 def test_clicks_on_seen_and_never_shown_ads_are_measured_apart(rows, monkeypatch):
     # Chunks of two queries, whether all share their scores or not.
-    monkeypatch.setattr(corpus_ranking, "_SCORES_AT_ONCE", 10)
+    monkeypatch.setattr(corpus_ranking, "_MAX_SCORES", 10)
     monkeypatch.setattr(corpus_ranking, "RECALL_AT", (2, 4))
     scores = np.repeat(SCORES, rows, axis=0)
     measured = corpus_ranking.per_click(fixed(scores), queries(3), np.array([1, 2, 4]), ADS)
@@ -99,7 +99,7 @@ def users_of(users, ad_rows, seen_users, seen_rows, num_ads=5):
 
 def test_a_users_list_leaves_out_what_was_clicked_before(monkeypatch):
     monkeypatch.setattr(corpus_ranking, "RECALL_AT", (1, 2, 10))
-    monkeypatch.setattr(corpus_ranking, "_SCORES_AT_ONCE", 5)  # a user at a time
+    monkeypatch.setattr(corpus_ranking, "_MAX_SCORES", 5)  # a user at a time
     users = users_of([70, 8, 70, 70], [0, 3, 2, 2], [70, 70, 9], [3, 4, 1])
     assert users.queries.user.tolist() == [8, 70]
     assert users.queries.query[:, 0].tolist() == [1, 0]  # each user's first request
@@ -130,7 +130,7 @@ def test_the_ideal_of_a_user_with_many_ads_is_a_full_list():
 
 
 def test_too_many_users_are_sampled(monkeypatch):
-    monkeypatch.setattr(corpus_ranking, "_SCORES_PER_RECOMMENDER", 15)
+    monkeypatch.setattr(corpus_ranking, "_MAX_SCORES_PER_RECOMMENDER", 15)
     users = users_of(range(8), [1] * 8, [], [])
     assert len(users.queries) == users.wanted.shape[0] == users.seen.shape[0] == 3
     assert isinstance(users.wanted, scipy.sparse.csr_array)

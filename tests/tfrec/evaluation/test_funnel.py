@@ -8,6 +8,7 @@ from tfrec.evaluation import candidates, funnel
 
 CONFIG = config.EvaluationConfig(resamples=20)
 CLICK = {"click": {"click": 1.0}}
+COLUMNS = np.arange(5)[None]
 
 
 def stages(measured):
@@ -19,7 +20,7 @@ def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
     tower = np.arange(20.0, 0.0, -1)[None, 1:]  # lost the best: 19 … 10 sum to 145
     index = tower[:, 1:]  # lost the next: 18 … 9 sum to 135
     filtered = index[:, ::2]  # 18, 16, …, 2 are nine: 90
-    lists = funnel.Lists(
+    lists = funnel.TrueValues(
         {"click": np.array([155.0])}, {"click": tower}, {"click": index}, {"click": filtered}
     )
     measured = funnel.measure(lists, {"click": filtered}, CLICK, CONFIG)["click"]
@@ -30,7 +31,7 @@ def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
 
 def test_a_ranker_that_orders_wrongly_loses_and_one_head_has_no_calibration_to_lose():
     values = np.arange(12.0)[None]  # the best ten sum to 65, the worst ten to 45
-    lists = funnel.Lists({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
+    lists = funnel.TrueValues({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
     for scores, lost in ((values, 0.0), (-values, 20.0)):
         measured = funnel.measure(lists, {"click": scores}, CLICK, CONFIG)["click"]
         assert stages(measured) == [0.0, 0.0, 0.0, lost, 0.0]
@@ -42,7 +43,7 @@ def test_a_head_on_the_wrong_scale_is_charged_to_calibration():
     values = {"click": click, "revenue": revenue}
     weights = {"both": {"click": 1.0, "revenue": 1.0}}
     best = funnel.sum_of_ten(click + revenue)
-    lists = funnel.Lists({"both": best}, values, values, values)
+    lists = funnel.TrueValues({"both": best}, values, values, values)
     # Each head is a rising function of the truth, so that no order is lost within a head.
     measured = funnel.measure(lists, {"click": click, "revenue": 50 * revenue}, weights, CONFIG)
     tower, index, filters, ranker, calibration = stages(measured["both"])
@@ -63,7 +64,7 @@ def test_the_losses_add_up():
 
     weights = {"both": {"click": 1.0, "revenue": 2.0}, "click": {"click": 1.0}}
     best = {n: funnel.sum_of_ten(candidates.utility(w, values)) for n, w in weights.items()}
-    lists = funnel.Lists(best, part(0, 55), part(5, 55), part(10, 50))
+    lists = funnel.TrueValues(best, part(0, 55), part(5, 55), part(10, 50))
     measured = funnel.measure(lists, scores, weights, CONFIG)
     for name in weights:
         own = measured[name]
@@ -82,18 +83,18 @@ def test_recalibration_joins_the_means_of_isotonic_steps():
 
 def test_no_candidates_are_worth_nothing():
     none = {"click": np.empty((2, 0))}
-    lists = funnel.Lists({"click": np.array([3.0, 5.0])}, none, none, none)
+    lists = funnel.TrueValues({"click": np.array([3.0, 5.0])}, none, none, none)
     measured = funnel.measure(lists, none, CLICK, CONFIG)
     assert measured["click"]["lost"]["tower"] == 4.0
     assert measured["click"]["returned"] == 0.0
     assert measured["ndcg_at_10_retrieved_lists"]["click"]["value"] is None
 
 
-def test_first_ten_orders_by_score_then_by_the_second_score_then_as_they_stand():
+def test_best_ten_orders_by_score_then_by_the_second_score_then_as_they_stand():
     scores = np.array([[1.0, 3.0, 3.0, 2.0, 2.0]])
-    assert candidates.first_ten(scores).tolist() == [[1, 2, 3, 4, 0]]
+    assert candidates.best_ten(COLUMNS, scores).tolist() == [[1, 2, 3, 4, 0]]
     then = np.array([[0.0, 1.0, 2.0, 5.0, 5.0]])
-    assert candidates.first_ten(scores, then).tolist() == [[2, 1, 3, 4, 0]]
+    assert candidates.best_ten(COLUMNS, scores, then).tolist() == [[2, 1, 3, 4, 0]]
 
 
 def test_stages_without_filters_or_index_are_those_before():

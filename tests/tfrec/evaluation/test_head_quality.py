@@ -22,7 +22,7 @@ def test_every_metric_that_is_none_has_its_reason():
         rows = rows_of(labels)
         for report in (
             head_quality.of_probability(rows, np.full(len(labels), 0.2)),
-            head_quality.of_revenue(rows, np.full(len(labels), 0.2), np.full(len(labels), 0.2)),
+            head_quality.of_amount(rows, np.full(len(labels), 0.2), np.full(len(labels), 0.2)),
         ):
             missing = {name for name, value in report.items() if value is None}
             assert missing == set(report["absent"])
@@ -76,9 +76,9 @@ def test_the_calibration_curve_has_observed_beside_predicted():
     assert curve[-1]["interval"] == [1.0, 1.0]
 
 
-def test_zero_part_and_amount_of_revenue_are_measured_apart():
+def test_zero_part_and_amount_of_amount_are_measured_apart():
     revenue = np.array([0.0, 0.0, 3.0, 1.0])
-    report = head_quality.of_revenue(
+    report = head_quality.of_amount(
         rows_of(revenue), np.array([0.1, 0.2, 1.5, 0.2]), np.array([0.5, 0.5, 0.5, 0.5])
     )
     assert report["calibration_ratio"] == pytest.approx(2.0 / 4.0)

@@ -11,7 +11,9 @@ from tfrec.calibration import curves
 from tfrec.exported import constants
 from tfrecords import encoding
 
-CALIBRATORS = calibration.Calibrators(curves.Platt(0.9, -0.3), curves.Platt(1.1, 0.2))
+CALIBRATORS = calibration.Calibrators(
+    {"click": curves.Platt(0.9, -0.3), "engagement": curves.Platt(1.1, 0.2)}
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_the_weights_exported_are_those_of_then(data_set, model, served):
     raw = columns(data_set, data_set.sample_requests()[:1])
     inputs = {**raw, "ad_features": ads(data_set, 1, 5)}
     before = served.predict("", inputs)["click_probability"]
-    bias = model._heads["click"].bias
+    bias = model.head_layers["click"].bias
     bias.assign_add([3.0])
     np.testing.assert_array_equal(served.predict("", inputs)["click_probability"], before)
     bias.assign_sub([3.0])

@@ -22,7 +22,7 @@ def test_lists_are_turned_round_wherever_they_are_filled_up():
 
 
 def test_tokens_are_the_latest_values_and_what_fills_up_is_absent(monkeypatch):
-    monkeypatch.setattr(history_tokens, "MOST_VALUES", 2)
+    monkeypatch.setattr(history_tokens, "MAX_VALUES", 2)
     fields = (
         schema_lib.Field("seen", "categorical_list", "query", max_list_length=4),
         schema_lib.Field("age", "numeric", "query"),

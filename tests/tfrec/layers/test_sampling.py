@@ -9,7 +9,7 @@ from tfrec.layers import sampling
 
 def test_expected_draws_add_in_batch_and_uniform_draws():
     # 4 · 3/4 + 4/4 = 4; 4 · 1/4 + 4/4 = 2; 4/4 = 1 for the ads never clicked.
-    share = sampling.CountedShare(np.array([3, 1, 0, 0]))(tf.range(4), tf.constant(5))
+    share = sampling.ClickShares(np.array([3, 1, 0, 0]))(tf.range(4))
     draws = sampling.expected_draws(share, tf.constant(4), num_uniform=4, num_ads=4)
     np.testing.assert_allclose(draws, [4.0, 2.0, 1.0, 1.0])
 
@@ -21,39 +21,14 @@ def test_expected_draws_are_what_is_drawn():
     for _ in range(4_000):
         in_batch = rng.choice(5, 8, p=clicks / 100)
         drawn += np.bincount(np.append(in_batch, rng.integers(0, 5, 4)), minlength=5)
-    share = sampling.CountedShare(clicks)(tf.range(5), tf.constant(9))
+    share = sampling.ClickShares(clicks)(tf.range(5))
     expected = sampling.expected_draws(share, tf.constant(8), num_uniform=4, num_ads=5)
     np.testing.assert_allclose(drawn / 4_000, expected, atol=0.07)
 
 
 def test_no_clicks_are_refused():
     with pytest.raises(ValueError, match=r"training split has no clicks"):
-        sampling.CountedShare(np.zeros(5))
-
-
-def test_streamed_shares_come_near_the_counted_ones():
-    rng = np.random.default_rng(1)
-    share = np.array([0.4, 0.3, 0.15, 0.1, 0.04, 0.01, 0.0])
-    streamed = sampling.StreamedShare(num_buckets=7)
-    observe = tf.function(streamed.observe)
-    batch_size = 4
-    estimates = []
-    for step in range(3_000):
-        observe(tf.constant(rng.choice(7, batch_size, p=share), tf.int32))
-        if step >= 1_000 and step % 20 == 0:
-            estimates.append(streamed(tf.range(7), tf.constant(batch_size)).numpy())
-    mean = np.mean(estimates, axis=0)
-    np.testing.assert_allclose(mean[:5], share[:5], rtol=0.25)
-    assert mean[5] < 0.02
-    assert mean[6] == 0.0
-
-
-def test_an_ad_of_every_batch_has_a_finite_share():
-    streamed = sampling.StreamedShare(num_buckets=2)
-    for _ in range(5):
-        streamed.observe(tf.constant([0, 0, 0], tf.int32))
-    # 1 − (1 − 0.99)^(1/3) = 0.785.
-    np.testing.assert_allclose(streamed(tf.constant([0]), tf.constant(3)), [0.7846], atol=1e-3)
+        sampling.ClickShares(np.zeros(5))
 
 
 def test_clicked_ads_are_found_among_columns_in_any_order_and_repeated():

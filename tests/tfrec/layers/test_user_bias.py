@@ -82,15 +82,15 @@ def trained(data_set, config, directory):
 
 
 @pytest.fixture(scope="module")
-def with_levels(users, ranker_config, tmp_path_factory):
-    return trained(users, ranker_config, tmp_path_factory.mktemp("with_levels"))
+def with_biases(users, ranker_config, tmp_path_factory):
+    return trained(users, ranker_config, tmp_path_factory.mktemp("with_biases"))
 
 
 @pytest.fixture(scope="module")
-def without_levels(users, ranker_config, tmp_path_factory):
+def without_biases(users, ranker_config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layers.UserIds, "find", lambda fitted: None)
-        return trained(users, ranker_config, tmp_path_factory.mktemp("without_levels"))
+        return trained(users, ranker_config, tmp_path_factory.mktemp("without_biases"))
 
 
 def agreement(data_set, world, trained):
@@ -103,19 +103,19 @@ def agreement(data_set, world, trained):
 
 @pytest.mark.trains
 def test_new_users_are_not_taken_for_old_ones_of_their_age(
-    users, world, with_levels, without_levels
+    users, world, with_biases, without_biases
 ):
-    assert without_levels[0].user_levels is None
-    with_them, without = (agreement(users, world, m) for m in (with_levels, without_levels))
+    assert without_biases[0].user_bias is None
+    with_them, without = (agreement(users, world, m) for m in (with_biases, without_biases))
     assert with_them > 0.95
     assert with_them > without + 0.01
 
 
 @pytest.mark.trains
-def test_the_planted_levels_are_learnt(users, world, with_levels):
-    model = with_levels[0]
+def test_the_planted_levels_are_learnt(users, world, with_biases):
+    model = with_biases[0]
     names = users.fitted.statistics["user"].vocabulary
-    levels = model.user_levels.table.numpy()[1 : 1 + len(names)]  # of clicks and of revenue
+    levels = model.user_bias.table.numpy()[1 : 1 + len(names)]  # of clicks and of revenue
     planted = np.array([world.levels[int(name[1:])] for name in names])
     for learnt in levels.T:
         assert np.corrcoef(learnt, planted)[0, 1] > 0.9
@@ -145,7 +145,7 @@ def test_levels_are_counted_from_their_mean_over_rows_which_is_that_of_strangers
     in_training = layer(QUERY, SHOWN, training=True)
     expected = [[-0.5, -0.25], [1.5, 0.75], [0.0, 0.0], [0.0, 0.0]]  # the mean: 1.5, -0.75
     np.testing.assert_allclose(in_training, expected, atol=1e-6)
-    np.testing.assert_allclose(layer.centre, [0.075, -0.0375], atol=1e-6)
+    np.testing.assert_allclose(layer.mean, [0.075, -0.0375], atol=1e-6)
     for _ in range(300):
         layer(QUERY, SHOWN, training=True)
     np.testing.assert_allclose(layer(QUERY, SHOWN), expected, atol=1e-5)
@@ -163,22 +163,22 @@ def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies
         loss = tf.reduce_sum(residuals * levels) / tf.reduce_sum(tf.cast(shown, tf.float32))
     gradient = tf.convert_to_tensor(tape.gradient(loss, layer.table)).numpy()
     # Of u: three rows of +1, less three quarters of what rows of users sum to, 3 - 1.
-    per_row = user_bias.GAIN_A_ROW * copies
+    per_row = user_bias.STEP_PER_ROW * copies
     np.testing.assert_allclose(gradient[1:3, 0], [1.5 * per_row, -1.5 * per_row], rtol=1e-4)
     assert not gradient[[0, 3, 4]].any()
     assert not gradient[:, 1].any()
 
 
 @pytest.mark.trains
-def test_the_order_of_ads_does_not_depend_on_the_level(users, with_levels):
-    model: ranking.Ranker = with_levels[0]
+def test_the_order_of_ads_does_not_depend_on_the_level(users, with_biases):
+    model: ranking.Ranker = with_biases[0]
     batch = next(iter(users.batches("test", 8)))
     ads = np.repeat(np.asarray(users.catalogue().features)[None], len(batch["query"]), axis=0)
     before = {head: values.numpy() for head, values in model.score(batch["query"], ads).items()}
-    table = model.user_levels.table.numpy()
-    model.user_levels.table.assign_add(np.ones_like(table))
+    table = model.user_bias.table.numpy()
+    model.user_bias.table.assign_add(np.ones_like(table))
     after = model.score(batch["query"], ads)
-    model.user_levels.table.assign(table)
+    model.user_bias.table.assign(table)
     for head, values in after.items():
         difference = (values.numpy() - before[head]).reshape(*ads.shape[:2], -1)
         np.testing.assert_allclose(
@@ -187,13 +187,13 @@ def test_the_order_of_ads_does_not_depend_on_the_level(users, with_levels):
 
 
 @pytest.mark.trains
-def test_what_is_exported_knows_users_by_their_ids(users, with_levels, tmp_path):
-    model, calibrators = with_levels
+def test_what_is_exported_knows_users_by_their_ids(users, with_biases, tmp_path):
+    model, calibrators = with_biases
     module = signatures.RankerModule(users.fitted, model, calibrators)
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
     exported = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     names = users.fitted.statistics["user"].vocabulary
-    levels = model.user_levels.table.numpy()[1 : 1 + len(names), 0]
+    levels = model.user_bias.table.numpy()[1 : 1 + len(names), 0]
     least, most = (names[int(place)] for place in (levels.argmin(), levels.argmax()))
     columns = {"user": tf.constant([least, "nobody", "", most]), "age": tf.constant(["7"] * 4)}
     ads = np.repeat(np.asarray(users.catalogue().features)[None], 4, axis=0)

@@ -51,7 +51,7 @@ CLICKED = layers.ClickedAds(
 
 
 def test_the_sums_kept_are_over_the_root_of_the_number_of_clicks(layer):
-    layer.keep(CLICKED, 4, embed)
+    layer.store(CLICKED, 4, embed)
     # Ids: missing, u, v, w, out of vocabulary.
     sums = layer.of_ids(tf.constant([[0], [1], [2], [3], [4]]))
     root = np.sqrt(3)

@@ -9,7 +9,7 @@ from tfrec.metrics import bootstrap
 
 def copied(resamples, values, resample):
     """The rows of one resample, each as often as its unit was drawn."""
-    times = resamples.weights[resample][resamples.unit].astype(int)
+    times = resamples.weights[1 + resample][resamples.unit].astype(int)
     return np.repeat(values, times)
 
 
@@ -25,16 +25,24 @@ def rows():
 
 def test_each_resample_draws_as_many_units_as_there_are():
     resamples = bootstrap.Resamples(np.array([0, 0, 1, 2, 2, 2]), 50, 1)
-    assert resamples.weights.shape == (50, 3)
+    assert resamples.weights.shape == (51, 3)
     assert (resamples.weights.sum(axis=1) == 3).all()
-    assert 0.7 < resamples.weights.mean() < 1.3
+    assert 0.7 < resamples.weights[1:].mean() < 1.3
+
+
+def test_the_first_sample_is_the_data(rows):
+    resamples, labels, scores = rows
+    assert (resamples.weights[0] == 1).all()
+    value = metrics.point_estimate(metrics.resampled_auc(resamples, labels, scores))
+    assert value == pytest.approx(metrics.auc(labels, scores), rel=1e-12)
 
 
 def test_draws_are_kept_as_bytes_and_their_sums_are_those_of_all_resamples(monkeypatch):
-    monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", 200_000)  # two of the resamples
+    monkeypatch.setattr(bootstrap, "_MAX_WEIGHTS", 200_000)  # two of the resamples
     values = np.arange(100_000.0)
     resamples = bootstrap.Resamples(np.arange(100_000), 40, 1)
-    (sums,) = resamples.sums(values)
+    data, *sums = resamples.sums(values)[0]
+    assert data == values.sum()
     assert resamples.weights.dtype == np.uint8
     rng = np.random.default_rng(1)
     for total in sums[:3]:
@@ -47,7 +55,7 @@ def test_draws_that_are_no_bytes_are_kept_in_wider_integers(monkeypatch):
             return np.zeros(size, int)
 
     monkeypatch.setattr(np.random, "default_rng", lambda seed: Stuck())
-    weights = bootstrap.Resamples(np.arange(300), 2, 1).weights
+    weights = bootstrap.Resamples(np.arange(300), 2, 1).weights[1:]
     assert weights[:, :2].tolist() == [[300, 0], [300, 0]]
     assert weights.dtype == np.uint16
 
@@ -70,10 +78,10 @@ def test_the_same_seed_gives_the_same_resamples_and_part_of_the_rows_the_same_dr
 
 @pytest.mark.parametrize("at_once", [1 << 22, 300])
 def test_auc_of_a_resample_is_that_of_its_copied_rows(rows, at_once, monkeypatch):
-    monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", at_once)  # 300: one resample at a time
+    monkeypatch.setattr(bootstrap, "_MAX_WEIGHTS", at_once)  # 300: one resample at a time
     resamples, labels, scores = rows
-    replicates = metrics.resampled_auc(resamples, labels, scores)
-    assert replicates.shape == (20,)
+    _, *replicates = metrics.resampled_auc(resamples, labels, scores)
+    assert len(replicates) == 20
     for i in range(20):
         expected = metrics.auc(copied(resamples, labels, i), copied(resamples, scores, i))
         assert replicates[i] == pytest.approx(expected)
@@ -84,13 +92,14 @@ def test_the_other_metrics_of_a_resample_are_those_of_its_copied_rows(rows):
     loss, positive, count = resamples.sums(
         metrics.log_losses(labels, scores), labels, np.ones(len(labels))
     )
-    entropy = metrics.resampled_normalized_entropy(loss, positive, count)
+    entropy = metrics.resampled_normalized_entropy(loss, positive, count)[1:]
     values = labels * np.arange(200)
-    gini = metrics.resampled_normalized_gini(resamples, values, scores)
+    gini = metrics.resampled_normalized_gini(resamples, values, scores)[1:]
     for i in range(20):
         own_labels, own_scores = (copied(resamples, v, i) for v in (labels, scores))
         assert entropy[i] == pytest.approx(metrics.normalized_entropy(own_labels, own_scores))
-        own = metrics.normalized_gini(copied(resamples, values, i), own_scores)
+        one = bootstrap.Resamples(np.arange(len(own_scores)), 0, 0)
+        (own,) = metrics.resampled_normalized_gini(one, copied(resamples, values, i), own_scores)
         assert gini[i] == pytest.approx(own, abs=1e-9)
 
 
@@ -99,7 +108,7 @@ def test_constant_scores_have_no_gini_in_any_resample(rows):
     # As if the rows were sorted by what they brought.
     revenue = np.sort(labels)[::-1]
     gini = metrics.resampled_normalized_gini(resamples, revenue, np.full(200, 0.5))
-    assert gini == pytest.approx(np.zeros(20), abs=1e-9)
+    assert gini == pytest.approx(np.zeros(21), abs=1e-9)
 
 
 def test_calibration_error_of_weights_of_one_is_that_of_the_rows(rows):
@@ -108,7 +117,7 @@ def test_calibration_error_of_weights_of_one_is_that_of_the_rows(rows):
     bins = metrics.calibration_bins(scores, 15)
     error = metrics.resampled_calibration_error(resamples, labels, scores, bins)
     expected = metrics.expected_calibration_error(labels, scores, 15)
-    assert error == pytest.approx(np.full(20, expected))
+    assert error == pytest.approx(np.full(21, expected))
 
 
 def test_per_user_auc_of_a_resample_weighs_users_by_how_often_they_were_drawn():
@@ -116,7 +125,7 @@ def test_per_user_auc_of_a_resample_weighs_users_by_how_often_they_were_drawn():
     user = np.array([0, 0, 1, 1, 1, 1, 2])
     labels = np.array([1, 0, 1, 0, 0, 0, 1])
     scores = np.array([0.9, 0.1, 0.1, 0.5, 0.6, 0.7, 0.3])
-    resamples = bootstrap.Resamples(user, 3, 0)
+    resamples = bootstrap.Resamples(user, 2, 0)
     resamples.weights[:] = [[1, 1, 1], [2, 1, 0], [0, 0, 3]]
     replicates = metrics.resampled_per_user_auc(resamples, labels, scores, user)
     # (1·2 + 0·4) / 6; (2·2 + 0) / (4 + 4); no user with both classes.
@@ -128,7 +137,8 @@ def test_the_interval_of_a_mean_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(5)
     covered = 0
     for draw in range(200):
-        low, high = bootstrap.mean_interval(rng.normal(3.0, 2.0, 50), 200, draw)
+        (samples,) = bootstrap.samples_of_means(200, draw, rng.normal(3.0, 2.0, 50))
+        low, high = bootstrap.interval(samples)
         covered += low <= 3.0 <= high
     # Percentiles of 50 values cover a little less than 95 %; 3 standard errors are 0.05.
     assert 0.88 <= covered / 200 <= 0.99
@@ -139,7 +149,7 @@ def test_requests_of_equal_rows_give_wider_intervals_than_rows_on_their_own():
 
     def width(unit):
         (total,) = bootstrap.Resamples(unit, 400, 1).sums(labels)
-        low, high = bootstrap.metric_interval(total / len(labels))
+        low, high = bootstrap.interval(total / len(labels))
         return high - low
 
     # Eight equal rows are worth one: the interval is √8 = 2.8 times as wide.
@@ -148,27 +158,27 @@ def test_requests_of_equal_rows_give_wider_intervals_than_rows_on_their_own():
 
 
 def test_an_interval_needs_resamples_that_have_the_metric():
-    assert bootstrap.metric_interval(np.array([np.nan, np.nan, 1.0])) is None
-    assert bootstrap.metric_interval(np.empty(0)) is None
-    assert bootstrap.metric_interval(np.array([np.nan, 2.0, 2.0])) == [2.0, 2.0]
-    assert bootstrap.mean_interval(np.array([1.0]), 10, 0) is None
+    assert bootstrap.interval(np.array([1.0, np.nan, np.nan, 1.0])) is None
+    assert bootstrap.interval(np.array([1.0])) is None
+    assert bootstrap.interval(np.array([np.nan, np.nan, 2.0, 2.0])) == [2.0, 2.0]
+    assert bootstrap.interval(*bootstrap.samples_of_means(10, 0, np.array([1.0]))) is None
+    assert bootstrap.intervals({"a": np.array([np.nan, 1.0, 1.0])}) == {}
 
 
 def test_rows_of_one_unit_have_no_interval():
     # However often the one user is drawn, the mean of the rows is 2 / 3: no width would be a lie.
     labels = np.array([1.0, 0.0, 1.0])
     (total,) = bootstrap.Resamples(np.zeros(3, np.int64), 50, 1).sums(labels)
-    assert bootstrap.metric_interval(total) is None
+    assert bootstrap.interval(total) is None
     # The same where several users were resampled, and a segment has the rows of one.
     several = bootstrap.Resamples(np.array([0, 1, 1]), 50, 1)
     (total,) = several.take(np.array([1, 2])).sums(labels[1:])
-    assert bootstrap.metric_interval(total) is None
+    assert bootstrap.interval(total) is None
     (total,) = several.sums(labels)
-    assert bootstrap.metric_interval(total) is not None
+    assert bootstrap.interval(total) is not None
 
 
 def test_the_interval_of_a_biased_metric_is_mirrored_and_ends_at_zero():
     # Percentiles 2.5 % and 97.5 % of 0.3 and 0.5 are these; mirrored at 0.2: 2·0.2 − 0.5 < 0.
-    assert bootstrap.biased_metric_interval(
-        0.2, np.array([0.3] * 50 + [0.5] * 50)
-    ) == pytest.approx([0.0, 0.1])
+    samples = np.array([0.2] + [0.3] * 50 + [0.5] * 50)
+    assert bootstrap.biased_interval(samples) == pytest.approx([0.0, 0.1])

@@ -3,7 +3,28 @@
 import numpy as np
 import pytest
 
+from tfrec import metrics
 from tfrec.metrics import definitions
+
+
+def of_the_data(metric, num_rows, *args, unit=None):
+    """A metric of samples, of the data alone."""
+    unit = np.arange(num_rows) if unit is None else unit
+    return metrics.point_estimate(metric(metrics.Resamples(unit, 0, 0), *args))
+
+
+def normalized_gini(values, scores):
+    return of_the_data(metrics.resampled_normalized_gini, len(values), values, scores)
+
+
+def ndcg_at_k(gains, scores, list_lengths, k):
+    return of_the_data(metrics.resampled_ndcg, len(gains), gains, scores, list_lengths, k)
+
+
+def per_user_auc(labels, scores, user):
+    unit = np.unique(user, return_inverse=True)[1]
+    args = (labels, scores, unit)
+    return of_the_data(metrics.resampled_per_user_auc, len(user), *args, unit=unit)
 
 
 def test_auc_counts_pairs_in_the_right_order():
@@ -88,23 +109,16 @@ def test_the_observed_rate_as_a_constant_has_no_calibration_error():
     assert definitions.expected_calibration_error(labels, constant) == pytest.approx(0, abs=1e-12)
 
 
-def test_calibration_ratio_is_predicted_over_observed():
-    assert definitions.calibration_ratio(np.array([1, 0, 1]), np.array([0.8, 0.4, 0.6])) == (
-        pytest.approx(0.9)
-    )
-    assert definitions.calibration_ratio(np.zeros(2), np.ones(2)) is None
-
-
 def test_normalized_gini():
     values = np.array([3.0, 1.0, 0.0])
     # Captured shares .75, 1, 1 in the best order: mean 11/12 − 2/3 = 1/4.
-    assert definitions.normalized_gini(values, np.array([3, 2, 1])) == pytest.approx(1.0)
+    assert normalized_gini(values, np.array([3, 2, 1])) == pytest.approx(1.0)
     # Order 1, 3, 0: captured 1/4, 1, 1: 3/4 − 2/3 = 1/12, a third of 1/4.
-    assert definitions.normalized_gini(values, np.array([2, 3, 1])) == pytest.approx(1 / 3)
+    assert normalized_gini(values, np.array([2, 3, 1])) == pytest.approx(1 / 3)
     # The worst order: captured 0, 1/4, 1: 5/12 − 2/3 = −1/4.
-    assert definitions.normalized_gini(values, np.array([1, 2, 3])) == pytest.approx(-1.0)
-    assert definitions.normalized_gini(np.zeros(3), np.arange(3)) is None
-    assert definitions.normalized_gini(np.ones(3), np.arange(3)) is None
+    assert normalized_gini(values, np.array([1, 2, 3])) == pytest.approx(-1.0)
+    assert normalized_gini(np.zeros(3), np.arange(3)) is None
+    assert normalized_gini(np.ones(3), np.arange(3)) is None
 
 
 def test_equal_scores_capture_their_mean_value():
@@ -112,10 +126,8 @@ def test_equal_scores_capture_their_mean_value():
     # Each of the first two captures 2: shares 1/2, 1, 1, that is 5/6 − 2/3 = 1/6 of 1/4.
     for order in ([0, 1, 2], [1, 0, 2], [2, 1, 0]):
         own = np.array([1, 1, 0])[order]
-        assert definitions.normalized_gini(values[order], own) == pytest.approx(2 / 3)
-        assert definitions.normalized_gini(values[order], np.zeros(3)) == pytest.approx(
-            0, abs=1e-12
-        )
+        assert normalized_gini(values[order], own) == pytest.approx(2 / 3)
+        assert normalized_gini(values[order], np.zeros(3)) == pytest.approx(0, abs=1e-12)
 
 
 def test_gini_of_counts():
@@ -137,10 +149,10 @@ def test_ndcg_discounts_by_rank_and_divides_by_the_ideal():
     gains, scores = np.array([0, 1, 1]), np.array([3, 2, 1])
     # DCG 1/log2 3 + 1/log2 4 = 0.63093 + 0.5; ideal 1 + 0.63093.
     expected = 1.1309298 / 1.6309298
-    assert definitions.ndcg_at_k(gains, scores, np.array([3]), 10) == pytest.approx(expected)
+    assert ndcg_at_k(gains, scores, np.array([3]), 10) == pytest.approx(expected)
     # Cut at 1, the one ad shown has no gain; at 2, 0.63093 of 1.63093.
-    assert definitions.ndcg_at_k(gains, scores, np.array([3]), 1) == 0.0
-    assert definitions.ndcg_at_k(gains, scores, np.array([3]), 2) == pytest.approx(0.3868528)
+    assert ndcg_at_k(gains, scores, np.array([3]), 1) == 0.0
+    assert ndcg_at_k(gains, scores, np.array([3]), 2) == pytest.approx(0.3868528)
 
 
 def test_ndcg_leaves_out_lists_that_cannot_be_ordered_better_or_worse():
@@ -148,13 +160,8 @@ def test_ndcg_leaves_out_lists_that_cannot_be_ordered_better_or_worse():
     scores = np.array([5.0, 1.0, 2.0, 1.0, 2.0])
     # Lists: one ad; two without gain; two with the gain second: 1/log2 3.
     lengths = np.array([1, 2, 2])
-    assert definitions.ndcg_at_k(gains, scores, lengths, 10) == pytest.approx(0.6309298)
-    assert definitions.ndcg_at_k(gains[:3], scores[:3], lengths[:2], 10) is None
-
-
-def test_recall_at_k():
-    found = np.array([[1, 2], [3, 4], [5, 6], [7, 8]])
-    assert definitions.recall_at_k(found, np.array([2, 9, 5, 0])) == 0.5
+    assert ndcg_at_k(gains, scores, lengths, 10) == pytest.approx(0.6309298)
+    assert ndcg_at_k(gains[:3], scores[:3], lengths[:2], 10) is None
 
 
 def test_share_of_achievable():
@@ -175,8 +182,8 @@ def test_auc_of_groups_is_the_auc_within_each():
     assert np.isnan(values[2])
     assert size.tolist() == [2, 3, 0]
     # Weighted by impressions: (0·2 + 0.75·3) / 5.
-    assert definitions.per_user_auc(labels, scores, group) == pytest.approx(0.45)
-    assert definitions.per_user_auc(labels[5:], scores[5:], group[5:]) is None
+    assert per_user_auc(labels, scores, group) == pytest.approx(0.45)
+    assert per_user_auc(labels[5:], scores[5:], group[5:]) is None
 
 
 def test_auc_of_groups_agrees_with_auc_on_each_group():
@@ -216,7 +223,7 @@ def test_no_metric_depends_on_the_order_of_the_rows():
             definitions.auc,
             definitions.log_loss,
             definitions.expected_calibration_error,
-            definitions.normalized_gini,
-            lambda own, s: definitions.ndcg_at_k(own, s, np.array([300]), 10),
+            normalized_gini,
+            lambda own, s: ndcg_at_k(own, s, np.array([300]), 10),
         ):
             assert metric(labels[order], scores[order]) == pytest.approx(metric(labels, scores))

@@ -22,10 +22,12 @@ from tfrecords import schema as schema_lib
 TOLERANCE = 1e-5
 CASES = 12
 CALIBRATORS = calibration.Calibrators(
-    click=curves.Isotonic((-2.0, -0.5, 1.0), (-2.5, -0.4, 1.5), 0.8, 1.2),
-    engagement=curves.Platt(0.8, -0.3),
-    revenue=curves.Platt(1.2, 0.1),
-    amount=curves.Platt(0.9, 0.2),
+    {
+        "click": curves.Isotonic((-2.0, -0.5, 1.0), (-2.5, -0.4, 1.5), 0.8, 1.2),
+        "engagement": curves.Platt(0.8, -0.3),
+        "revenue": curves.Platt(1.2, 0.1),
+    },
+    amounts={"revenue": curves.Platt(0.9, 0.2)},
 )
 
 
@@ -248,9 +250,9 @@ def test_an_empty_list_has_no_scores(world, form):
 def test_the_parts_that_candidates_are_scored_in_change_no_score(world, num_ads):
     queries = tf.constant(world.queries[:3])
     ads = tf.constant(np.stack([np.roll(world.ads, i, axis=0)[:num_ads] for i in range(3)]))
-    whole = world.keras(queries, ads, many=True)
+    whole = exported.score_candidates(world.keras, queries, ads)
     for parts in (2, 3):
-        cut = world.keras(queries, ads, many=True, parts=parts)
+        cut = exported.score_candidates(world.keras, queries, ads, parts)
         for head, values in whole.items():
             assert cut[head].shape == values.shape
             np.testing.assert_allclose(cut[head], values, rtol=TOLERANCE, atol=TOLERANCE)

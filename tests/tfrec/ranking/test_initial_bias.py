@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import heads
+from tfrec import layers
 from tfrec.ranking import initial_bias, ranker_training
 
 
-def test_levels_are_log_odds_of_known_labels_and_the_log_normals_mean_and_scale():
+def test_biases_are_log_odds_of_known_labels_and_the_log_normals_mean_and_scale():
     nan = math.nan
-    found = initial_bias.of(
+    found = initial_bias.of_labels(
         {
             "click": np.array([1, 1, 0, 0, 0, nan], np.float32),
             "engagement": np.array([1, nan, 0, 0, 0, nan], np.float32),
@@ -28,25 +28,30 @@ def test_levels_are_log_odds_of_known_labels_and_the_log_normals_mean_and_scale(
 
 
 def test_no_labels_give_even_odds_and_equal_revenues_a_finite_scale():
-    nothing = initial_bias.of({"click": np.full(3, math.nan), "revenue": np.full(3, math.nan)})
-    assert nothing == {"click": [0.0], "revenue": [0.0, 0.0, pytest.approx(heads.raw_scale(1.0))]}
-    equal = initial_bias.of({"click": np.ones(3), "revenue": np.full(3, 2.0)})
+    nothing = initial_bias.of_labels(
+        {"click": np.full(3, math.nan), "revenue": np.full(3, math.nan)}
+    )
+    assert nothing == {
+        "click": [0.0],
+        "revenue": [0.0, 0.0, pytest.approx(layers.raw_amount_scale(1.0))],
+    }
+    equal = initial_bias.of_labels({"click": np.ones(3), "revenue": np.full(3, 2.0)})
     assert np.isfinite(equal["revenue"]).all()
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 1.9])
 def test_a_scale_comes_back(scale):
-    found = heads.revenue_scale(tf.constant(heads.raw_scale(scale)))
+    found = layers.amount_scale(tf.constant(layers.raw_amount_scale(scale)))
     assert float(found) == pytest.approx(scale, rel=1e-5)
 
 
 def test_heads_without_weights_predict_the_rates_of_the_log(data_set, ranker_config):
     model = ranker_training.build_ranker(data_set, ranker_config)
     ranker_training.start(model, data_set)
-    for head in model._heads.values():
+    for head in model.head_layers.values():
         head.kernel.assign(tf.zeros_like(head.kernel))
     batch = next(iter(data_set.batches("train", 64)))
-    served = heads.probabilities(model(batch["query"], batch["ad"]))
+    served = layers.head_outputs(model(batch["query"], batch["ad"]))
     rows, clicks, engagements = (
         data_set.num_rows("train"),
         data_set.label_sum("train", "click"),

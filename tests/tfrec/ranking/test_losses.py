@@ -6,25 +6,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import heads
+from tfrec import layers
 from tfrec.ranking import losses
 
 LN2 = math.log(2.0)
 ALL = tf.constant([[True, True]])
 # One cell of revenue logits: p(positive) = 1/2, log-mean 0, scale 0.05 + 2 · 1/2 = 1.05.
 REVENUE_LOGITS = [0.0, 0.0, 0.0]
+WEIGHTS = {"click": 1.0, "engagement": 0.5, "revenue": 0.25}
 
 
 def test_click_loss_is_mean_cross_entropy():
     # p = 1/2 and label 1: ln 2; logit ln 3 is p = 3/4, label 0: ln 4.
-    loss = losses.click_loss(tf.constant([[1.0, 0.0]]), tf.constant([[0.0, math.log(3)]]), ALL)
+    loss = losses.probability_loss(
+        tf.constant([[1.0, 0.0]]), tf.constant([[0.0, math.log(3)]]), ALL
+    )
     assert float(loss) == pytest.approx(1.5 * LN2)
 
 
 def test_masked_and_unlabelled_ads_count_for_nothing():
     labels, logits = tf.constant([[1.0, 0.0]]), tf.constant([[0.0, 50.0]])
-    masked = losses.click_loss(labels, logits, tf.constant([[True, False]]))
-    unlabelled = losses.click_loss(tf.constant([[1.0, math.nan]]), logits, ALL)
+    masked = losses.probability_loss(labels, logits, tf.constant([[True, False]]))
+    unlabelled = losses.probability_loss(tf.constant([[1.0, math.nan]]), logits, ALL)
     assert float(masked) == float(unlabelled) == pytest.approx(LN2)
 
 
@@ -34,72 +37,19 @@ def test_a_batch_without_labels_has_loss_zero_and_gradient_zero():
     missing = tf.constant([[math.nan, math.nan]])
     with tf.GradientTape(persistent=True) as tape:
         parts = [
-            losses.click_loss(missing, click, ALL),
-            losses.engagement_loss(missing, click, engagement, ALL),
-            losses.revenue_loss(missing, revenue, ALL),
+            losses.probability_loss(missing, click, ALL),
+            losses.after_click_loss(missing, click, engagement, ALL),
+            losses.amount_loss(missing, revenue, ALL),
         ]
     assert [float(part) for part in parts] == [0.0, 0.0, 0.0]
     for part, variable in zip(parts, (click, engagement, revenue), strict=True):
         assert not tape.gradient(part, variable).numpy().any()
 
 
-def test_listwise_loss_is_the_cross_entropy_of_which_ad_of_a_list_was_clicked():
-    nan = math.nan
-    labels = tf.constant([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, nan], [1.0, 1.0, nan]])
-    logits = tf.constant([[math.log(2), 0.0, 0.0], [0.0] * 3, [5.0] * 3, [5.0] * 3])
-    mask = tf.constant([[True, True, False], [True] * 3, [True] * 3, [True] * 3])
-    # 2 of 2 + 1; two clicks of three equals. A list without a click, and one without an
-    # unclicked ad that is known, say nothing.
-    expected = (math.log(3 / 2) + math.log(3)) / 2
-    assert float(losses.listwise_loss(labels, logits, mask)) == pytest.approx(expected)
-    # One unclicked ad that stands for four: 2 of 2 + 4.
-    weights = tf.constant([[1.0, 4.0, 1.0]])
-    heavy = losses.listwise_loss(labels[:1], logits[:1], mask[:1], weights)
-    assert float(heavy) == pytest.approx(math.log(3))
-
-
-def test_listwise_loss_depends_on_no_level_and_is_zero_without_lists():
-    rng = np.random.default_rng(0)
-    labels = tf.constant(rng.random((6, 4)) < 0.4, tf.float32)
-    logits = tf.Variable(rng.normal(size=(6, 4)), dtype=tf.float32)
-    mask = tf.ones([6, 4], tf.bool)
-    level = tf.constant(rng.normal(size=(6, 1)) * 9, tf.float32)
-    loss = losses.listwise_loss(labels, logits, mask)
-    moved = losses.listwise_loss(labels, logits + level, mask)
-    assert float(loss) == pytest.approx(float(moved), rel=1e-4)
-    with tf.GradientTape() as tape:
-        alone = losses.listwise_loss(labels[:, :1], logits[:, :1], mask[:, :1])
-    assert float(alone) == 0.0
-    assert not tape.gradient(alone, logits).numpy().any()
-
-
-def test_the_listwise_loss_recovers_planted_scores_that_moods_of_requests_hide():
-    # Two ads a list, and a mood that moves both. Of lists with one click, it is the first
-    # ad's with sigmoid(difference), whatever the mood; clicks by themselves tell half of it.
-    rng = np.random.default_rng(1)
-    planted = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
-    ads = np.argsort(rng.random((20_000, 5)), axis=1)[:, :2]
-    logit = planted[ads] + rng.normal(scale=3.0, size=(20_000, 1))
-    labels = tf.constant(rng.random(ads.shape) < 1 / (1 + np.exp(-logit)), tf.float32)
-    learnt = {}
-    for loss in (losses.listwise_loss, losses.click_loss):
-        scores = tf.Variable(tf.zeros([5]))
-        optimizer = tf.keras.optimizers.Adam(0.1)
-        for _ in range(100):
-            with tf.GradientTape() as tape:
-                value = loss(labels, tf.gather(scores, ads), tf.ones(ads.shape, tf.bool))
-            optimizer.apply_gradients(
-                [(tf.convert_to_tensor(tape.gradient(value, scores)), scores)]
-            )
-        learnt[loss] = scores.numpy() - scores.numpy().mean()
-    np.testing.assert_allclose(learnt[losses.listwise_loss], planted, atol=0.12)
-    assert np.abs(learnt[losses.click_loss]).max() < 0.7
-
-
 def test_engagement_loss_is_cross_entropy_of_click_times_engagement():
     # p = 1/2 · 3/4 = 3/8: −ln 3/8 for label 1, −ln 5/8 for label 0.
     click, engagement = tf.constant([[0.0, 0.0]]), tf.constant([[math.log(3)] * 2])
-    loss = losses.engagement_loss(tf.constant([[1.0, 0.0]]), click, engagement, ALL)
+    loss = losses.after_click_loss(tf.constant([[1.0, 0.0]]), click, engagement, ALL)
     assert float(loss) == pytest.approx((0.9808293 + 0.4700036) / 2, abs=1e-6)
 
 
@@ -108,10 +58,10 @@ def test_engagement_loss_agrees_with_the_served_probability():
     click, engagement = (tf.constant(rng.normal(size=(8, 5)), tf.float32) for _ in range(2))
     labels = tf.constant(rng.random((8, 5)) < 0.4, tf.float32)
     mask = tf.constant(rng.random((8, 5)) < 0.7)
-    served = heads.probabilities({"click": click, "engagement": engagement})
+    served = layers.head_outputs({"click": click, "engagement": engagement})
     p = served["engagement_probability"].numpy()
     cross_entropy = -np.where(labels.numpy() > 0, np.log(p), np.log1p(-p))
-    loss = losses.engagement_loss(labels, click, engagement, mask)
+    loss = losses.after_click_loss(labels, click, engagement, mask)
     assert float(loss) == pytest.approx(cross_entropy[mask.numpy()].mean(), rel=1e-5)
 
 
@@ -122,8 +72,10 @@ def test_extreme_logits_give_finite_losses_and_gradients(label, logit):
     revenue = tf.Variable([[[logit, logit / 10, logit]]])
     one, labels = tf.constant([[True]]), tf.constant([[label]])
     with tf.GradientTape() as tape:
-        loss = losses.engagement_loss(labels, click, engagement, one)
-        loss += losses.click_loss(labels, click, one) + losses.revenue_loss(labels, revenue, one)
+        loss = losses.after_click_loss(labels, click, engagement, one)
+        loss += losses.probability_loss(labels, click, one) + losses.amount_loss(
+            labels, revenue, one
+        )
     gradients = tape.gradient(loss, [click, engagement, revenue])
     assert np.isfinite(float(loss))
     assert all(np.isfinite(gradient.numpy()).all() for gradient in gradients)
@@ -134,15 +86,15 @@ def test_revenue_loss_is_a_zero_inflated_log_normal():
     # Zero: −ln 1/2. Revenue e, so log 1 and deviation 1 / 1.05:
     # −ln 1/2 + 1 + ln 1.05 + (ln 2π + 1 / 1.1025) / 2
     #   = 0.6931472 + 1 + 0.0487902 + 0.9189385 + 0.4535147 = 3.1143906
-    both = losses.revenue_loss(tf.constant([[0.0, math.e]]), logits, ALL)
-    only_zero = losses.revenue_loss(tf.constant([[0.0, math.nan]]), logits, ALL)
+    both = losses.amount_loss(tf.constant([[0.0, math.e]]), logits, ALL)
+    only_zero = losses.amount_loss(tf.constant([[0.0, math.nan]]), logits, ALL)
     assert float(only_zero) == pytest.approx(LN2)
     assert float(both) == pytest.approx((0.6931472 + 3.1143906) / 2, abs=1e-6)
 
 
 def test_expected_revenue_is_the_mean_of_that_distribution():
     # 1/2 · exp(0 + 1.05² / 2) = 1/2 · exp(0.55125)
-    served = heads.probabilities(
+    served = layers.head_outputs(
         {"click": tf.constant([[0.0]]), "revenue": tf.constant([[REVENUE_LOGITS]])}
     )
     expected_revenue = served["expected_revenue"].numpy().item()
@@ -153,7 +105,7 @@ def test_expected_revenue_is_the_mean_of_that_distribution():
 
 
 def test_served_values_are_those_of_the_heads_built():
-    served = heads.probabilities({"click": tf.constant([[0.0]])})
+    served = layers.head_outputs({"click": tf.constant([[0.0]])})
     assert list(served) == ["click_probability"]
 
 
@@ -168,13 +120,9 @@ def test_total_weighs_the_heads_that_exist():
     logits = {"click": zeros, "engagement": zeros, "revenue": tf.zeros([1, 2, 3])}
     # Click and revenue ln 2 each; engagement p = 1/4: (ln 4 + ln 4/3) / 2.
     engagement = (math.log(4) + math.log(4 / 3)) / 2
-    parts = losses.total(batch, logits, engagement_weight=0.5, revenue_weight=0.25)
+    parts = losses.total_loss(batch, logits, WEIGHTS)
     assert float(parts["loss"]) == pytest.approx(LN2 + 0.5 * engagement + 0.25 * LN2)
-    # One click of two equals: ln 2.
-    listwise = losses.total(batch, {"click": zeros}, 0.5, 0.25, listwise_weight=2.0)
-    assert float(listwise["listwise_loss"]) == pytest.approx(LN2)
-    assert float(listwise["loss"]) == pytest.approx(LN2 + 2.0 * LN2)
-    click_only = losses.total(batch, {"click": zeros}, 0.5, 0.25)
+    click_only = losses.total_loss(batch, {"click": zeros}, WEIGHTS)
     assert click_only.keys() == {"loss", "click_loss"}
     assert float(click_only["loss"]) == pytest.approx(LN2)
 
@@ -189,9 +137,7 @@ def test_total_counts_a_kept_unclicked_row_for_those_that_were_left_out():
         "click": tf.zeros([1, 2]),
         "revenue": tf.constant([[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]]),
     }
-    parts = losses.total(batch, logits, 1.0, 1.0, listwise_weight=1.0, negative_keep_rate=0.25)
-    # The unclicked row stands for four: of revenue the mean is over five rows, and of five equal
-    # ads of the list one was clicked.
+    parts = losses.total_loss(batch, logits, WEIGHTS, negative_keep_rate=0.25)
+    # The unclicked row stands for four: the mean of revenue is over five rows.
     revenue = (LN2 + 4 * math.log(1 + math.e**2)) / 5
     assert float(parts["revenue_loss"]) == pytest.approx(revenue, rel=1e-6)
-    assert float(parts["listwise_loss"]) == pytest.approx(math.log(5), rel=1e-6)

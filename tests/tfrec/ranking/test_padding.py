@@ -1,12 +1,13 @@
 """What only fills up changes no score: in short histories, and in short lists of candidates."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import config, ranking, retrieval
+from tfrec import config, exported, ranking, retrieval
 from tfrecords import encoding, schema
 
 NUM_ADS, NUM_FILMS = 6, 5
@@ -88,8 +89,8 @@ def test_a_ranker_s_scores_do_not_change_with_the_width_of_short_histories(is_ti
     narrow = loud(ranker(3, is_tied))
     wide = widened(ranker(9, is_tied), narrow)
     expected = narrow(queries(3, "right"), ads())
-    for many in (False, True):
-        found = wide(queries(9, side), ads(), many=many)
+    for score in (wide, functools.partial(exported.score_candidates, wide)):
+        found = score(queries(9, side), ads())
         for head, values in found.items():
             np.testing.assert_allclose(values, expected[head], rtol=1e-4, atol=1e-4)
     # The places that only the wide one has would have a say.
@@ -124,10 +125,8 @@ def test_a_tower_s_embeddings_do_not_change_with_the_width_of_short_histories(is
     )
 
 
-@pytest.mark.parametrize("most", [0, 4])
-def test_padding_candidates_changes_no_score_with_and_without_a_second_pass(most):
-    sizes = dataclasses.replace(RANKER, rerank_candidates=most)
-    model = ranking.Ranker(fitted(3), sizes, ("click", "revenue"))
+def test_padding_candidates_changes_no_score():
+    model = ranking.Ranker(fitted(3), RANKER, ("click", "revenue"))
     query, shown = queries(3, "right"), ads()[:, :3]
     model(query, shown)
     loud(model)
@@ -138,7 +137,7 @@ def test_padding_candidates_changes_no_score_with_and_without_a_second_pass(most
 
 
 def test_padding_candidates_changes_no_loss():
-    sizes = dataclasses.replace(RANKER, dropout=0.0, id_dropout=0.0, listwise_weight=1.0)
+    sizes = dataclasses.replace(RANKER, dropout=0.0, id_dropout=0.0)
     model = ranking.Ranker(fitted(3), sizes, ("click", "revenue"))
     rng = np.random.default_rng(3)
     clicks = rng.integers(0, 2, (len(HISTORIES), NUM_ADS)).astype(np.float32)
@@ -158,6 +157,6 @@ def test_padding_candidates_changes_no_loss():
         for name, values in batch.items()
     }
     expected = ranking.batch_losses(model, sizes, batch)
-    assert expected.keys() == {"loss", "click_loss", "revenue_loss", "listwise_loss"}
+    assert expected.keys() == {"loss", "click_loss", "revenue_loss"}
     for name, value in ranking.batch_losses(model, sizes, padded).items():
         assert float(value) == pytest.approx(float(expected[name]), rel=1e-4), name

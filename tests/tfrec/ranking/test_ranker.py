@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrec import heads as heads_lib
-from tfrec import ranking
+from tfrec import layers, ranking
 from tfrec.ranking import losses
 
 B, NUM_CANDIDATES = 3, 500
 TOLERANCE = 1e-5
+WEIGHTS = {"click": 1.0, "engagement": 1.0, "revenue": 1.0}
 
 
 def loud(model):
@@ -114,14 +114,14 @@ def test_an_absent_head_is_absent(data_set, ranker_config, query, ads, heads):
     model = ranking.Ranker(data_set.fitted, ranker_config, heads)
     logits = model(query, ads[:, :4])
     assert tuple(logits) == heads
-    served = heads_lib.probabilities(logits)
+    served = layers.head_outputs(logits)
     assert len(served) == len(heads)
     assert ("expected_revenue" in served) == ("revenue" in heads)
     assert ("engagement_probability" in served) == ("engagement" in heads)
 
 
 def test_served_values_are_probabilities_and_engagement_needs_a_click(among_500):
-    served = heads_lib.probabilities({h: tf.constant(v) for h, v in among_500.items()})
+    served = layers.head_outputs({h: tf.constant(v) for h, v in among_500.items()})
     click = served["click_probability"].numpy()
     engagement = served["engagement_probability"].numpy()
     assert (click > 0).all()
@@ -137,7 +137,7 @@ def test_the_gradient_reaches_every_trainable_variable(data_set, ranker_config):
     with tf.GradientTape() as tape:
         logits = model(batch["query"], batch["ad"], training=True)
         logits = model.as_logged(logits, batch["position"])
-        loss = losses.total(batch, logits, 1.0, 1.0)["loss"]
+        loss = losses.total_loss(batch, logits, WEIGHTS)["loss"]
     gradients = tape.gradient(loss, model.trainable_variables)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert gradient is not None, variable.name
@@ -153,7 +153,7 @@ def test_padding_has_no_part_in_loss_or_penalty(data_set, model):
             padded[name] = tf.pad(values, padding)
     results = []
     for b in (batch, padded):
-        loss = losses.total(b, model(b["query"], b["ad"]), 1.0, 1.0)["loss"]
+        loss = losses.total_loss(b, model(b["query"], b["ad"]), WEIGHTS)["loss"]
         results.append(
             [float(loss), float(model.embedding_penalty(b["query"], b["ad"], b["mask"]))]
         )

@@ -18,7 +18,7 @@ PLAN = loop.Plan(
     embedding_learning_rate=0.1,
     steps_per_epoch=1,
     metric="validation_corpus_recall",
-    maximise=True,
+    maximize=True,
 )
 
 

@@ -50,7 +50,7 @@ def test_scores_that_say_nothing_get_the_softest_softmax():
     rng = np.random.default_rng(0)
     scores = rng.uniform(-1, 1, size=(500, 50)).astype(np.float32)
     found = fit(scores, rng.integers(0, 50, 500), np.arange(50), np.zeros(50))
-    assert found > 0.9 * temperature.HIGHEST
+    assert found > 0.9 * temperature.MAX_TEMPERATURE
 
 
 def test_few_ads_are_all_columns_and_each_counts_once():

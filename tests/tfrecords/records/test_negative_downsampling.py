@@ -168,7 +168,7 @@ def test_losses_of_a_sample_are_those_of_all_rows_given_that_a_row_was_kept():
     }
     zeros = tf.zeros([1, 3])
     logits = {"click": zeros, "engagement": zeros, "revenue": tf.zeros([1, 3, 3])}
-    parts = losses.total(batch, logits, 1.0, 1.0, negative_keep_rate=0.25)
+    parts = losses.total_loss(batch, logits, dict.fromkeys(batch, 1.0), negative_keep_rate=0.25)
     # Odds 1 among all rows are odds 4 among those kept: p = 4/5 of a click, 2/5 of both.
     click = -(math.log(4 / 5) + math.log(1 / 5)) / 2
     engagement = -(math.log(2 / 5) + math.log(3 / 5)) / 2
@@ -176,7 +176,7 @@ def test_losses_of_a_sample_are_those_of_all_rows_given_that_a_row_was_kept():
     assert float(parts["engagement_loss"]) == pytest.approx(engagement, rel=1e-6)
     # Revenue logits 0 and 2 of a clicked and an unclicked row: the latter counts four times.
     revenue = tf.constant([[[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]])
-    loss = losses.revenue_loss(
+    loss = losses.amount_loss(
         tf.zeros([1, 2]),
         revenue,
         tf.constant([[True, True]]),

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec import layers
+from tfrec.exported import candidate_scores
 
 
 def test_products_are_of_each_ad_field_with_each_query_field():
@@ -15,7 +16,9 @@ def test_products_are_of_each_ad_field_with_each_query_field():
 
 def test_the_query_folded_into_weights_gives_the_weighted_products():
     # One query field [1, 2], two ad fields; weights 10 and 100 of their products.
-    folded = layers.folded_products(tf.constant([[[1.0, 2.0]]]), tf.constant([[10.0], [100.0]]))
+    folded = candidate_scores.folded_products(
+        tf.constant([[[1.0, 2.0]]]), tf.constant([[10.0], [100.0]])
+    )
     np.testing.assert_allclose(folded, [[[10.0], [20.0], [100.0], [200.0]]])
 
 
@@ -26,5 +29,5 @@ def test_both_orders_agree_over_batches():
     kernel = tf.constant(rng.normal(size=(8, 6)), tf.float32)
     wanted = tf.matmul(layers.pairwise_products(query, ads), kernel)
     flat = tf.reshape(ads, [3, 7, 10])
-    found = tf.reshape(tf.matmul(flat, layers.folded_products(query, kernel)), [-1, 6])
+    found = tf.reshape(tf.matmul(flat, candidate_scores.folded_products(query, kernel)), [-1, 6])
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
