@@ -5,12 +5,13 @@ on a release, such as the names of its fields, is checked by `validation`. The d
 the text of the OpenAPI document. Null and absent mean the same everywhere.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import pydantic_core
 
-RELEASES = ("stable", "canary")
+_ReleaseName = Literal["stable", "canary"]
+RELEASES: tuple[str, ...] = get_args(_ReleaseName)
 MAX_DEADLINE_MS = 60_000
 MAX_REQUEST_ID_LENGTH = 128
 MAX_CONDITIONS = 64
@@ -245,7 +246,7 @@ class Request(RequestPart):
     """How often the user has seen what, for frequency caps."""
     explain: _Boolean | None = None
     """Whether the answer contains explanations."""
-    release: Literal["stable", "canary"] | None = None
+    release: _ReleaseName | None = None
     """Release that answers; without a canary both are the stable one. Null: chosen by the canary's
     share."""
     dry_run: _Boolean | None = None
