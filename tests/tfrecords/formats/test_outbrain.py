@@ -310,7 +310,7 @@ def test_missing_files_are_named(tmp_path):
     ("name", "text", "message"),
     [
         ("events", "display_id,uuid\n1,a\n", r"events\.csv: the header lacks the columns"),
-        ("events", FILES["events.csv"] + "6,a,b,1,1,US\n", r"events\.csv, line 7: .*correct or re"),
+        ("events", FILES["events.csv"] + "6,a,b,1,1,US\n", r"events\.csv, line 7: .*Correct or re"),
         ("events", FILES["events.csv"] + ",a,1,1,1,US\n", r"events\.csv, line 7: display_id is em"),
         ("events", FILES["events.csv"] + "4,a,1,1,1,US\n", r"events\.csv: display_id 4 is in more"),
         ("promoted_content", FILES["promoted_content.csv"] + "9,9\n", r"line 7: expected 4 colum"),
