@@ -444,14 +444,14 @@ def test_a_server_with_another_model_is_never_used(run, tiny_bundle, tmp_path):
 
     async def scenario(service):
         answers = [await service.recommend(REQUEST) for _ in range(3)]
-        with pytest.raises(errors.RankerMismatchError, match="version 1 on the server is another model"):
+        with pytest.raises(errors.RankerMismatchError, match="serves another model as version 1"):
             await service.verify_ranker()
         return answers, service.not_ready
 
     with serving_fixtures.serve_ranker(tmp_path) as server:
         answers, not_ready = run(scenario, address=f"127.0.0.1:{server.port}")
     for answer in answers:
-        assert_retrieval_order(answer, tiny_bundle, "version 1 on the server is another model")
+        assert_retrieval_order(answer, tiny_bundle, "serves another model as version 1")
     assert "serves another model" in not_ready
 
 
