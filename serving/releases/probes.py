@@ -61,8 +61,8 @@ def check_scores(release: manifest.Manifest, scores: dict[str, np.ndarray]) -> N
         if not np.all(difference <= TOLERANCE + SCORE_TOLERANCE * np.abs(expected)):
             raise errors.RankerMismatchError(
                 f"The ranker's {output} differs by {difference.max():.2g} from the probes of "
-                f"manifests/{release.version}.json: version {release.version} on the server is "
-                "another model. Point the server at the ranker directory of this bundle."
+                f"manifests/{release.version}.json: the server serves another model as "
+                f"version {release.version}. Point it at the ranker directory of this bundle."
             )
 
 

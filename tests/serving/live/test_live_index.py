@@ -406,13 +406,13 @@ def test_files_written_by_other_programs_are_read(release, tmp_path):
     ("name", "text", "message"),
     [
         ("ads.csv", "ad_id,price,price\n1,2,3\n", "each once, got ['ad_id', 'price', 'price']"),
-        ("ads.csv", 'ad_id,category\n1,"' + "x" * 140_000, "ads.csv: expected a CSV in UTF-8, got"),
+        ("ads.csv", 'ad_id,category\n1,"' + "x" * 140_000, "ads.csv: expected a CSV file in UTF-8"),
         ("ads.jsonl", '{"ad_id": "a"}\n{', "ad 2: expected JSON, got invalid JSON"),
         ("ads.jsonl", '{"ad_id": "a"}\n{"ad_id": 1.5}', "ads[1].ad_id: expected a string of 1 to"),
         ("ads.csv", "id,price\n1,2\n", "expected the column ad_id and columns of ['advertiser',"),
         ("ads.csv", "ad_id,price\n1,2\n3,cheap\n", "line 3, price: expected a number, got 'cheap'"),
-        ("ads.csv", "ad_id,price\n1\n", "line 2: expected 2 values, as the first line has."),
-        ("ads.txt", "a", "--add: expected a file .jsonl or .csv, got"),
+        ("ads.csv", "ad_id,price\n1\n", "line 2: expected 2 values, like the header line."),
+        ("ads.txt", "a", "--add: expected a .jsonl or .csv file, got"),
     ],
 )
 def test_an_unreadable_file_changes_nothing(release, tmp_path, name, text, message):
