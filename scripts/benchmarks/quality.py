@@ -99,7 +99,9 @@ def open_data_set(steps: export.Pipeline) -> reader.DataSet:
     return log_flags.converted_data_set(steps)
 
 
-def of_ours(steps: export.Pipeline, data_set: reader.DataSet, data: peer_data.Data) -> np.ndarray:
+def of_ours(
+    steps: export.Pipeline, data_set: reader.DataSet, data: peer_data.PeerData
+) -> np.ndarray:
     """Returns the ranker's click probabilities of the test rows, training it if needed.
 
     Raises:
@@ -124,7 +126,7 @@ def of_ours(steps: export.Pipeline, data_set: reader.DataSet, data: peer_data.Da
 
 
 def of_peer(
-    name: str, data: peer_data.Data, data_set: reader.DataSet, directory: pathlib.Path
+    name: str, data: peer_data.PeerData, data_set: reader.DataSet, directory: pathlib.Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns a peer's click probabilities of the test rows, and its results."""
     inputs = {
@@ -165,7 +167,7 @@ def of_truth(steps: export.Pipeline, data_set: reader.DataSet) -> np.ndarray | N
 def score(
     estimates: dict[str, np.ndarray],
     results: dict[str, Any],
-    rows: peer_data.Rows,
+    rows: peer_data.PeerRows,
     unit: np.ndarray,
 ) -> None:
     """Adds scores of the estimates, and differences to the ranker, to the results.
