@@ -1,14 +1,14 @@
-"""Speed and memory of the conversion, beside a row-at-a-time writer of Examples.
+"""Measures speed and memory of the conversion, next to a row-at-a-time writer of Examples.
 
     python scripts/benchmarks/convert.py
     python scripts/benchmarks/convert.py --rows=20000000 --repeat=3 --workdir=/data/benchmark
 
-About a minute at 2,000,000 rows. Writes a log in Criteo's layout with the Kaggle log's
-cardinalities (`criteo_rows`; not timed), converts it in a fresh process and times all of
-`convert.convert`: parsing, splits, vocabularies, catalogue, encoding, shards and checksums.
-The row-wise writer (`row_examples`) converts the log's first --baseline_rows rows in a
-process of its own; its rate is taken to hold for the rest. Neither time includes the start
-of Python and TensorFlow. Prints a table, and as the last line JSON.
+Takes about a minute for 2,000,000 rows. Generates a log in Criteo's layout with the cardinalities
+of the Kaggle log (`criteo_rows`; not timed), converts it in a fresh process and times the whole
+`convert.convert`: parsing, splits, vocabularies, catalogue, encoding, shards and checksums. The
+row-wise writer (`row_examples`) converts the first --baseline_rows rows in a separate process; its
+rate is assumed to be constant. Neither time includes the start of Python and TensorFlow. Prints a
+table, and JSON as the last line.
 """
 
 import functools
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def convert_log(log: pathlib.Path, output: pathlib.Path, workers: int | None) -> Measured:
-    """Converts a log from nothing and measures it; call it in a fresh process."""
+    """Converts a log from scratch and measures it; call it in a fresh process."""
     shutil.rmtree(output, ignore_errors=True)
     shutil.rmtree(output.with_name(f".{output.name}.partial"), ignore_errors=True)
     seconds = dict.fromkeys(STAGES, 0.0)
@@ -82,7 +82,7 @@ def convert_log(log: pathlib.Path, output: pathlib.Path, workers: int | None) ->
 
 
 def write_row_by_row(log: pathlib.Path, output: pathlib.Path, num_rows: int) -> Measured:
-    """Converts the first rows of a log one by one and measures it."""
+    """Converts the first rows of a log one by one and measures the time."""
     started = time.perf_counter()
     row_examples.write(log, output, num_rows)
     return {"seconds": time.perf_counter() - started}
@@ -109,7 +109,7 @@ def _size(directory: pathlib.Path) -> int:
 
 
 def print_table(result: Measured) -> None:
-    """Prints the rates, the stages and the sizes."""
+    """Prints rates, stages and sizes."""
     rows, subset = result["rows"], result["baseline_rows"]
     print(
         f"{rows:,} rows in Criteo's layout, {result['log_mb']:,.0f} MB, {result['ads']:,} ads; "
@@ -129,19 +129,19 @@ def print_table(result: Measured) -> None:
     ]  # fmt: skip
     print(terminal.text_table(["", "rows/s", "seconds", "bytes/row"], cells))
     print(
-        f"  {rows:,} rows would take the row-wise writer {rows / rate:,.0f} s at this rate; the "
-        f"conversion is {result['rows_per_second'] / rate:.1f} times as fast."
+        f"  At this rate, the row-wise writer would take {rows / rate:,.0f} s for {rows:,} rows; "
+        f"the conversion is {result['rows_per_second'] / rate:.1f} times as fast."
     )
-    print(f"  most memory resident: {result['peak_rss_mb']:,.0f} MB, mapped files included")
+    print(f"  peak memory: {result['peak_rss_mb']:,.0f} MB, including mapped files")
 
 
 if __name__ == "__main__":
-    # Not above: the processes that are measured import this file too, and parse no flags.
-    flags.DEFINE_integer("rows", 2_000_000, "Rows of the log.", lower_bound=1_000)
+    # Defined here because the measured processes import this file too and parse no flags.
+    flags.DEFINE_integer("rows", 2_000_000, "Number of rows of the log.", lower_bound=1_000)
     flags.DEFINE_integer(
-        "baseline_rows", 50_000, "Rows of it that the row-wise writer converts.", lower_bound=1
+        "baseline_rows", 50_000, "Number of rows that the row-wise writer converts.", lower_bound=1
     )
-    flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; the log is kept in it.")
-    flags.DEFINE_integer("repeat", 1, "Runs of each; times are medians.", lower_bound=1)
-    flags.DEFINE_integer("workers", None, "Threads of the conversion; default: all cores.", 1)
+    flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; keeps the log.")
+    flags.DEFINE_integer("repeat", 1, "Number of runs; times are medians.", lower_bound=1)
+    flags.DEFINE_integer("workers", None, "Number of conversion threads; default: all cores.", 1)
     cli.run(main)

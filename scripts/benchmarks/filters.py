@@ -1,18 +1,18 @@
-"""Speed and recall of filtered searches of the ad index, beside unfiltered ones.
+"""Measures speed and recall of filtered searches of the ad index, next to unfiltered ones.
 
     python scripts/benchmarks/filters.py
     python scripts/benchmarks/filters.py --num_ads=20000 --num_queries=50
 
-Five minutes at 1,000,000 ads of 256 dimensions, most of them for building and tuning the index;
-3 GB of memory. Embeddings are those of `tower_embeddings`. Filters leave 50 % to 0.01 % of the
-ads: drawn at random, or (`areas`) whole neighbourhoods, which mostly lie far from the query; others
-leave nearly all. Single queries, k = 500, one thread: the filter is resolved over the
-display fields and the index searched.
+Takes five minutes for 1,000,000 ads of 256 dimensions, mostly to build and tune the index, and 3 GB
+of memory. Embeddings come from `tower_embeddings`. Filters keep 50 % to 0.01 % of the ads, drawn at
+random or (`areas`) as whole neighborhoods, which are mostly far from the query; other filters keep
+nearly all. Each query is searched alone, with k = 500 and one thread; the time includes evaluating
+the filter.
 
-`first` is the first query with a filter, which resolves it and may gather the eligible ads; p50
-and p99 are of the queries after it. Recall is against exact search among the eligible ads.
-`left` is what dropping the ineligible ads of an unfiltered top 500 would leave of it. Prints a
-table, and as the last line JSON; --json=FILE writes it too.
+`first_ms` is the time of the first query with a filter, which evaluates it and may collect the
+eligible ads; p50 and p99 are of the following queries. Recall is relative to exact search among the
+eligible ads. `left_of_unfiltered` is the number of eligible ads in an unfiltered top 500. Prints a
+table, and JSON as the last line; --json=FILE also writes it to a file.
 """
 
 import time
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def catalogue(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:
-    """Returns the ads' ids and fields, and filters over them by name."""
+    """Returns ids and fields of the ads, and named filters on them."""
     num_ads = len(embeddings)
     rng = np.random.default_rng(3)
     pivots = embeddings[np.sort(rng.choice(num_ads, min(_AREAS, num_ads), replace=False))]
@@ -66,11 +66,11 @@ def catalogue(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:
     counts = np.bincount(areas, minlength=len(pivots))
     filters: dict[str, Any] = {}
     for share in SHARES:
-        # Value "0" of the field holds the wanted share.
+        # Value "0" of the field has this share of the ads.
         name = f"group_{round(1 / share)}"
         columns[name] = rng.integers(0, round(1 / share), num_ads).astype(str)
         filters[f"random {share:.2%}"] = {"conditions": [{"field": name, "any_of": ["0"]}]}
-        # Areas in random order; where one is too much already, the smallest.
+        # Areas in random order; for a small share, the smallest ones.
         order = rng.permutation(len(pivots)) if share > 0.001 else np.argsort(counts)
         enough = int(np.searchsorted(np.cumsum(counts[order]), share * num_ads)) + 1
         chosen = [str(area) for area in order[:enough]]
@@ -87,7 +87,7 @@ def measure(
     fields: index.Eligibility,
     filters: requests.Filters | None,
 ) -> Measured:
-    """Searches with every query alone; returns a row of the table."""
+    """Searches with each query alone and returns a row of the table."""
     times, found = measured_index.time_filtered(searcher, fields, queries, filters)
     measured: Measured = {
         "eligible": len(embeddings),
@@ -100,13 +100,13 @@ def measure(
         return {**measured, "recall": recall}
     eligible = fields.eligible(filters)
     own = eligible.rows
-    places = [np.searchsorted(own, rows) for rows in found]
+    positions = [np.searchsorted(own, rows) for rows in found]
     _, unfiltered = searcher.search(queries[:_LEFT_QUERIES], FLAGS.k)
     return {
         **measured,
         "eligible": eligible.count,
         "left_of_unfiltered": float(eligible.contains(unfiltered).sum(axis=1).mean()),
-        "recall": measured_index.exact_recall(embeddings[own], queries, FLAGS.k, places),
+        "recall": measured_index.exact_recall(embeddings[own], queries, FLAGS.k, positions),
     }
 
 

@@ -1,21 +1,21 @@
-"""A whole request over HTTP: query tower, index, ranker by gRPC; its time, and how many a second.
+"""Measures latency and throughput of requests over HTTP, through all stages.
 
     make quickstart
     python scripts/benchmarks/http_service.py
     python scripts/benchmarks/http_service.py --num_ads=10000 --rates=40,60 --duration_seconds=5
 
-In the shape of production, all on this machine: `scripts/serve.py` with --workers processes, the
-embedded model server in its own, and the load from a third (`poisson_load.py`). The models are
-the trained ones of --workdir; the catalogue of --num_ads is made up from the values of its ads
-(`wide_catalogue.py`) and indexed once, in WORKDIR/benchmark_serving: some ten minutes for a
-million ads on two cores, and a few minutes to measure.
+The setup is that of production on a single machine: `scripts/serve.py` with --workers processes,
+the embedded model server in another process, and the load generator in a third (`poisson_load.py`).
+The models are those of --workdir. A catalogue of --num_ads ads is generated from the values of its
+ads (`wide_catalogue.py`) and indexed once, in WORKDIR/benchmark_serving. This takes about ten
+minutes for a million ads on two cores; the measurement takes a few minutes.
 
-Prints a table, and as the last line JSON: `p50_ms` and `p99_ms` of requests one after another,
-`max_sustained_rps` (the highest rate with p99 below --max_p99_ms, nothing failed and at most
-one request in a hundred degraded), `stages`, `overhead_ms` (the orchestrator's: all but query
-tower, index and ranker), `http_ms` (from the client to the orchestrator and back), `in_process`
-(both stages in one process, without HTTP or gRPC), `processor_ms_per_request` and
-`peak_memory_mb` of each process (memory-mapped files count in each that has read them).
+Prints a table, and JSON as the last line: `p50_ms` and `p99_ms` of consecutive requests;
+`max_sustained_rps` (the highest rate with p99 below --max_p99_ms, no failure and at most 1 % of
+the requests degraded); `stages`; `overhead_ms` (the orchestrator's time without query tower, index
+and ranker); `http_ms` (between client and orchestrator); `in_process` (both stages in one process,
+without HTTP or gRPC); `processor_ms_per_request` and `peak_memory_mb` of each process
+(memory-mapped files count in each process that has read them).
 """
 
 import json
@@ -70,20 +70,20 @@ def main() -> None:
 
 
 def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) -> None:
-    """Exports the trained models with a made-up catalogue; call it in a fresh process."""
+    """Exports the trained models with a generated catalogue; call it in a fresh process."""
     for part in ("data/dataset.json", "retrieval/retrieval.json", "ranker/ranker.json"):
         if not (workdir / part).is_file():
             raise FileNotFoundError(
-                f"No {workdir / part}: the benchmark takes trained models. Run `make quickstart`, "
-                "or give a --workdir that scripts/train.py has finished."
+                f"{workdir / part} does not exist; the benchmark needs trained models. Run `make "
+                "quickstart`, or set --workdir to that of a finished scripts/train.py."
             )
     trained_on = reader.DataSet(workdir / "data")
     two_tower, _ = retrieval.load_two_tower(trained_on, workdir / "retrieval")
     model, calibrators, _ = ranking.load_ranker(trained_on, workdir / "ranker")
     data_set = wide_catalogue.WideDataSet(workdir / "data", num_ads)
     config = index.IndexConfig(kind=kind, refine="SQbf16")
-    print(f"indexing {num_ads:,} made-up ads in {base}", flush=True)
-    metrics = {"note": "made-up catalogue, for benchmarks alone"}
+    print(f"indexing {num_ads:,} generated ads in {base}", flush=True)
+    metrics = {"note": "generated catalogue, for benchmarks only"}
     export.export_release(base, data_set, two_tower, model, calibrators, config, metrics)
     requests = json.dumps(data_set.sample_requests())
     (base / "requests.json").write_text(requests, encoding="utf-8")
@@ -92,7 +92,7 @@ def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) ->
 def measure_in_process(
     base: pathlib.Path, fields: Sequence[dict[str, Any]], count: int, k: int
 ) -> dict[str, Any]:
-    """Times both stages in this process; call it in a fresh one."""
+    """Times both stages in this process; call it in a fresh process."""
     milliseconds = []
     with LocalClient(base) as client:
         for number in range(-WARM_UP, count):
@@ -108,7 +108,7 @@ def measure_in_process(
 def summary(
     single: dict[str, Any], rates: Sequence[dict[str, Any]], max_p99_ms: float
 ) -> dict[str, Any]:
-    """Returns what is reported of the raw times."""
+    """Returns a summary of the raw times."""
     stages = {stage: [s[stage] for s in single["stage_ms"]] for stage in STAGES}
     total = np.array(stages["total"])
     overhead = total - sum(np.array(stages[name]) for name in ("query_tower", "index", "ranker"))
@@ -136,10 +136,10 @@ def summary(
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Prints the result for people."""
+    """Prints the result as tables."""
     print(f"\n{result['num_ads']:,} ads, {result['workers']} worker(s)")
     rows = {
-        "one after another, over HTTP": result,
+        "consecutive requests, over HTTP": result,
         **{f"  {name}": values for name, values in result["stages"].items()},
         "  overhead of the orchestrator": result["overhead_ms"],
         "  HTTP": result["http_ms"],
@@ -173,7 +173,7 @@ def _rising(target: poisson_load.Target, rates: Sequence[float]) -> Iterator[dic
 
 
 def _family(process_id: int) -> dict[str, int]:
-    """Returns the ids of a process and all below it, named by what they are."""
+    """Returns the ids of a process and all its descendants, by name."""
     names = {"service": process_id}
     waiting = [process_id]
     while waiting:
@@ -203,12 +203,16 @@ def _peak_mb(process_id: int) -> float:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with trained models.")
-    flags.DEFINE_integer("num_ads", 1_000_000, "Ads of the made-up catalogue.", lower_bound=1024)
-    flags.DEFINE_enum("index", "IVFPQ", ["IVFPQ", "IVF", "HNSW", "Flat"], "Kind of the index.")
-    flags.DEFINE_integer("k", 10, "Ads of an answer.", lower_bound=1)
-    flags.DEFINE_integer("singles", 500, "Requests one after another.", lower_bound=10)
-    flags.DEFINE_list("rates", ["20", "40", "60", "80", "100", "120"], "Requests a second.")
-    flags.DEFINE_float("duration_seconds", 20.0, "Of each rate.", lower_bound=1.0)
-    flags.DEFINE_float("max_p99_ms", 100.0, "Of a rate that counts as sustained.")
-    flags.DEFINE_integer("workers", 1, "Processes of the service.", lower_bound=1)
+    flags.DEFINE_integer(
+        "num_ads", 1_000_000, "Number of ads of the generated catalogue.", lower_bound=1024
+    )
+    flags.DEFINE_enum("index", "IVFPQ", ["IVFPQ", "IVF", "HNSW", "Flat"], "Kind of index.")
+    flags.DEFINE_integer("k", 10, "Number of ads per answer.", lower_bound=1)
+    flags.DEFINE_integer("singles", 500, "Number of consecutive requests.", lower_bound=10)
+    flags.DEFINE_list(
+        "rates", ["20", "40", "60", "80", "100", "120"], "Rates to measure, in requests per second."
+    )
+    flags.DEFINE_float("duration_seconds", 20.0, "Duration of each rate.", lower_bound=1.0)
+    flags.DEFINE_float("max_p99_ms", 100.0, "Maximum p99 of a sustained rate, in milliseconds.")
+    flags.DEFINE_integer("workers", 1, "Number of processes of the service.", lower_bound=1)
     cli.run(main)

@@ -6,15 +6,16 @@
     python scripts/benchmarks/index.py --num_ads=10000000 --kinds=IVFPQ --num_queries=200
     python scripts/benchmarks/index.py --sweep=10000,100000,1000000 --plot=growth.png
 
-Ten minutes at a million ads on two cores, twenty at ten million, which are never held: they are
-made, added and searched exactly chunk by chunk. Embeddings are `tower_embeddings`'s, a trained
-tower's (--workdir), or files'. Each row is an index at one setting of its search, at k = 500:
-single queries on one thread (p50, p99, recall), and one batch on all cores. TFRS `BruteForce` is
-measured beside it, and ScaNN where --scann_python is an interpreter of an environment of its own,
-which it needs beside TensorFlow 2.21 (python3 -m venv workdir/scann-venv; its pip install scann).
+Takes ten minutes for a million ads on two cores, and twenty for ten million, which are never in
+memory at once: they are generated, added and searched exactly in chunks. Embeddings come from
+`tower_embeddings`, from a trained tower (--workdir), or from files. Each row is an index with one
+setting of its search parameters, at k = 500: single queries on one thread (p50, p99, recall), and
+one batch on all cores. TFRS `BruteForce` is measured too, and ScaNN if --scann_python is the
+interpreter of a separate environment, because it cannot be loaded with TensorFlow 2.21
+(python3 -m venv workdir/scann-venv; workdir/scann-venv/bin/pip install scann).
 
-The last line is JSON: `rows`, and `best`, for each N the row of least p99 that reaches
---target_recall, the library's and the peers'.
+The last line is JSON: `rows`, and `best`, the row with the lowest p99 that reaches --target_recall,
+for each number of ads and library.
 """
 
 import os
@@ -34,11 +35,11 @@ from tfrecords import terminal
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(tuning_flags)
 Row = dict[str, Any]
-# Beyond, the peers, which keep floats, and exact search are left out.
-_MOST_HELD = 2_000_000
-_MOST_EXACT_QUERIES = 100
-# Queries that an index of generated ads may learn from; an export has about as many.
-_LEARNT_FROM = 500
+# With more ads, exact search and the peers, which keep floats, are skipped.
+_MAX_ADS_IN_MEMORY = 2_000_000
+_MAX_EXACT_QUERIES = 100
+# Queries for training an index of generated ads; an export has about as many.
+_TRAINING_QUERIES = 500
 
 
 def main() -> None:
@@ -73,12 +74,12 @@ def main() -> None:
 
 
 def measure(
-    catalogue: index_rows.Catalogue,
+    catalogue: index_rows.EmbeddedAds,
     queries: np.ndarray,
     targets: index.IndexConfig,
     workdir: pathlib.Path,
 ) -> list[Row]:
-    """Measures every kind, and the peers, on one catalogue."""
+    """Measures all kinds of index and the peers on one catalogue."""
     num_ads = catalogue.num_ads
     print(f"{num_ads:,} ads: exact search of {len(queries)} queries", flush=True)
     k = min(FLAGS.k, num_ads)
@@ -87,17 +88,17 @@ def measure(
     )
     rows = []
     for config in index.structures_to_try(targets, num_ads, FLAGS.kinds, FLAGS.num_lists or [None]):
-        if config.kind == "Flat" and num_ads > _MOST_HELD:
+        if config.kind == "Flat" and num_ads > _MAX_ADS_IN_MEMORY:
             continue
         print(f"{num_ads:,} ads: {config.kind} {config.storage} {config.refine}", flush=True)
-        asked = slice(None, _MOST_EXACT_QUERIES if config.kind == "Flat" else None)
+        asked = slice(None, _MAX_EXACT_QUERIES if config.kind == "Flat" else None)
         built = [num_ads, config.kind, config.storage, config.refine, config.num_lists]
         name = "-".join(map(str, built))
         saved = workdir / f"{name}.faiss"
         structure = index_rows.build(catalogue, config, queries.shape[1], saved)
         rows += index_rows.measure(structure, queries[asked], wanted[asked], saved)
         del structure
-    if num_ads <= _MOST_HELD and FLAGS.peers:
+    if num_ads <= _MAX_ADS_IN_MEMORY and FLAGS.peers:
         ads = np.concatenate(list(catalogue.chunks()))
         print(f"{num_ads:,} ads: peers", flush=True)
         rows.append(index_peers.brute_force(ads, queries, wanted))
@@ -107,7 +108,7 @@ def measure(
 
 
 def best(rows: list[Row], target_recall: float) -> list[Row]:
-    """Returns for each N and library the row of least p99 that reaches the recall."""
+    """Returns the row with the lowest p99 that reaches the recall, for each N and library."""
     chosen: dict[tuple[int, str], Row] = {}
     for row in rows:
         key = row["num_ads"], row["library"]
@@ -118,7 +119,7 @@ def best(rows: list[Row], target_recall: float) -> list[Row]:
 
 
 def table(result: Row) -> str:
-    """Renders the rows; the best of each library is marked."""
+    """Returns a table of the rows, in which the best of each library is marked."""
     heads = ("recall", "p50 ms", "p99 ms", "batch q/s", "build s", "MB", "load s")
     formats = {
         "recall": ".4f", "p50_ms": ".2f", "p99_ms": ".2f", "batch_queries_per_second": ",.0f",
@@ -137,14 +138,14 @@ def table(result: Row) -> str:
         "",
         terminal.text_table(["", "ads", "index", *heads], rows, left=(0, 2)),
         "",
-        f"* least p99 with recall at {result['k']} of at least {result['target_recall']:g}",
-        f"ScaNN: {result['scann']}. Most memory resident: {result['peak_rss_mb']:,.0f} MB.",
+        f"* lowest p99 with recall at {result['k']} of at least {result['target_recall']:g}",
+        f"ScaNN: {result['scann']}. Peak memory: {result['peak_rss_mb']:,.0f} MB.",
     ]
     return "\n".join(lines)
 
 
 def plot(result: Row, path: str) -> None:
-    """Draws how latency, memory and build time of the best rows grow with N."""
+    """Plots latency, memory and build time of the best rows over N."""
     figure = matplotlib.figure.Figure(figsize=(12, 4), layout="constrained")
     shown = {"p99_ms": "p99 ms", "megabytes": "index, MB", "build_seconds": "build, s"}
     for axes, (key, label) in zip(figure.subplots(1, 3), shown.items(), strict=True):
@@ -154,11 +155,11 @@ def plot(result: Row, path: str) -> None:
         axes.set(xscale="log", yscale="log", xlabel="ads", ylabel=label)
         axes.grid(alpha=0.3)
     axes.legend()
-    figure.suptitle(f"Least p99 at recall@{result['k']} ≥ {result['target_recall']:g}")
+    figure.suptitle(f"Lowest p99 at recall@{result['k']} ≥ {result['target_recall']:g}")
     figure.savefig(path)
 
 
-def _given() -> tuple[index_rows.Catalogue, np.ndarray] | None:
+def _given() -> tuple[index_rows.EmbeddedAds, np.ndarray] | None:
     if bool(FLAGS.embeddings) != bool(FLAGS.queries):
         raise ValueError("--embeddings and --queries: expected both or neither.")
     if not FLAGS.embeddings and not FLAGS.workdir:
@@ -167,45 +168,47 @@ def _given() -> tuple[index_rows.Catalogue, np.ndarray] | None:
         raise ValueError("--sweep: expected generated embeddings, not --embeddings or --workdir.")
     if FLAGS.embeddings:
         ads, queries = export.embeddings_from_files(FLAGS.embeddings, FLAGS.queries)
-        learnt_from, queries = queries[1::2], queries[::2]
+        training_queries, queries = queries[1::2], queries[::2]
     else:
         tower = export.trained_tower(pathlib.Path(FLAGS.workdir))
         ads, queries = export.embeddings_from_tower(*tower, FLAGS.num_queries)
-        learnt_from = export.tuning_queries(*tower)
+        training_queries = export.tuning_queries(*tower)
     rows = tower_embeddings.CHUNK
-    catalogue = index_rows.Catalogue(
+    catalogue = index_rows.EmbeddedAds(
         len(ads),
         lambda: (
             ads[first : first + rows].astype(np.float32) for first in range(0, len(ads), rows)
         ),
         lambda size: index.sample_vectors(ads, size, seed=0).astype(np.float32),
-        learnt_from.astype(np.float32),
+        training_queries.astype(np.float32),
     )
     return catalogue, queries[: FLAGS.num_queries].astype(np.float32)
 
 
-def _generated(num_ads: int) -> tuple[index_rows.Catalogue, np.ndarray]:
+def _generated(num_ads: int) -> tuple[index_rows.EmbeddedAds, np.ndarray]:
     space = tower_embeddings.Space.drawn(FLAGS.dimension)
 
-    # Ads are drawn independently of each other: the first are a sample.
+    # Ads are drawn independently of each other, so the first ones are a sample.
     def sample(size: int) -> np.ndarray:
         return np.concatenate(list(space.chunks(size)))
 
-    queries = space.queries(FLAGS.num_queries + _LEARNT_FROM)
-    measured, learnt_from = np.split(queries, [FLAGS.num_queries])
-    catalogue = index_rows.Catalogue(num_ads, lambda: space.chunks(num_ads), sample, learnt_from)
+    queries = space.queries(FLAGS.num_queries + _TRAINING_QUERIES)
+    measured, training_queries = np.split(queries, [FLAGS.num_queries])
+    catalogue = index_rows.EmbeddedAds(
+        num_ads, lambda: space.chunks(num_ads), sample, training_queries
+    )
     return catalogue, measured
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("num_ads", 1_000_000, "Ads generated.", lower_bound=1)
-    flags.DEFINE_list("sweep", None, "Numbers of ads, for growth, in place of --num_ads.")
+    flags.DEFINE_integer("num_ads", 1_000_000, "Number of generated ads.", lower_bound=1)
+    flags.DEFINE_list("sweep", None, "Several numbers of generated ads; replaces --num_ads.")
     flags.DEFINE_integer("dimension", 256, "Embedding size of generated ads.", lower_bound=1)
-    flags.DEFINE_string("output_dir", "workdir/benchmark_index", "Indexes are saved there.")
-    flags.DEFINE_bool("keep", False, "Use the indexes that a run of the same flags saved.")
-    flags.DEFINE_bool("peers", True, "Measure TFRS BruteForce and ScaNN too.")
-    flags.DEFINE_string("scann_python", None, "An interpreter with scann and numpy.")
-    flags.DEFINE_string("json", None, "File for the JSON.")
+    flags.DEFINE_string("output_dir", "workdir/benchmark_index", "Directory for the indexes.")
+    flags.DEFINE_bool("keep", False, "Use the indexes that a run with the same flags saved.")
+    flags.DEFINE_bool("peers", True, "Also measure TFRS BruteForce and ScaNN.")
+    flags.DEFINE_string("scann_python", None, "Python interpreter with scann and numpy.")
+    flags.DEFINE_string("json", None, "File for the result as JSON.")
     FLAGS.set_default("workdir", None)
     FLAGS.set_default("kinds", "Flat,IVFPQ,IVFPQbf16")
     cli.run(main)

@@ -1,15 +1,15 @@
-"""How much of what can be known the two-tower model learns from logs of growing size.
+"""Measures how close the two-tower model comes to the ground truth, for logs of growing size.
 
     python scripts/benchmarks/learning_curve.py --impressions=10000,100000 --num_ads=10000
     python scripts/benchmarks/learning_curve.py
 
-The first takes about four minutes on two cores, the second, up to 1,000,000 impressions and
-1,000,000 ads, an hour or two. Writes synthetic logs whose clicks follow a planted truth: each has
---impressions for training and validation and, after them, --test_impressions for testing.
-Measures the recall and NDCG of test clicks over the whole catalogue as a share of what
-knowing the truth reaches on the same clicks, beside popularity. A log names no users, so
-there is no item-based baseline. Prints a table, writes WORKDIR/learning_curve.json and .png,
-and prints the JSON as the last line.
+The first command takes about four minutes on two cores; the second, with up to 1,000,000
+impressions and 1,000,000 ads, an hour or two. Generates synthetic logs with known ground truth:
+each has --impressions for training and validation, followed by --test_impressions for testing.
+Measures recall and NDCG of test clicks over the whole catalogue as a share of what the ground truth
+reaches on the same clicks, next to popularity. The logs have no user ids, so there is no item-based
+baseline. Prints a table, writes WORKDIR/learning_curve.json and .png, and prints the JSON as the
+last line.
 """
 
 import dataclasses
@@ -36,13 +36,19 @@ LEARNT = ("two_tower", "popularity")
 VALIDATION_SHARE = 0.1
 
 flags.DEFINE_list(
-    "impressions", ["10000", "100000", "1000000"], "Impressions for training and validation."
+    "impressions",
+    ["10000", "100000", "1000000"],
+    "Numbers of impressions for training and validation.",
 )
-flags.DEFINE_list("num_ads", ["10000", "1000000"], "Ads of the catalogue.")
-flags.DEFINE_integer("test_impressions", 20_000, "Impressions to test on.", lower_bound=100)
-flags.DEFINE_integer("max_clicks", 2_000, "Test clicks that are measured.", lower_bound=1)
+flags.DEFINE_list("num_ads", ["10000", "1000000"], "Numbers of ads of the catalogue.")
+flags.DEFINE_integer(
+    "test_impressions", 20_000, "Number of impressions for testing.", lower_bound=100
+)
+flags.DEFINE_integer("max_clicks", 2_000, "Maximum number of test clicks to use.", lower_bound=1)
 flags.DEFINE_integer("world_seed", 7, "Seed of the synthetic world.", lower_bound=0)
-flags.DEFINE_string("workdir", "workdir/benchmark_learning_curve", "Logs and models go here.")
+flags.DEFINE_string(
+    "workdir", "workdir/benchmark_learning_curve", "Work directory for logs and models."
+)
 cli.define_flags(config.RetrievalConfig)
 FLAGS = flags.FLAGS
 
@@ -74,7 +80,7 @@ def main() -> None:
 def measure(
     world: synthetic.WorldConfig, impressions: int, directory: pathlib.Path
 ) -> dict[str, Any]:
-    """Writes a log, converts it, trains on it and measures the model."""
+    """Generates and converts a log, trains a model and measures it."""
     data_set = convert_log(world, impressions, directory)
     started = time.perf_counter()
     options = cli.from_flags(config.RetrievalConfig)
@@ -85,7 +91,7 @@ def measure(
     truth = evaluation.load_ground_truth(directory / "log", data_set)
     report = evaluation.evaluate_retrieval(data_set, model, truth, FLAGS.max_clicks)
     if not report["num_clicks"]:
-        raise ValueError("The test part has no clicks; use more --test_impressions.")
+        raise ValueError("The test split has no clicks; increase --test_impressions.")
     return {
         "num_ads": report["num_ads"],
         "impressions": impressions,
@@ -103,7 +109,7 @@ def measure(
 def convert_log(
     world: synthetic.WorldConfig, impressions: int, directory: pathlib.Path
 ) -> reader.DataSet:
-    """Writes and converts a log whose last `--test_impressions` are for testing."""
+    """Generates and converts a log whose last `--test_impressions` are for testing."""
     rows = impressions + FLAGS.test_impressions
     log = synthetic.write_log(directory / "log", rows, world)
     convert.convert(
@@ -116,19 +122,19 @@ def convert_log(
 
 
 def shares(values: dict[str, Any], ceiling: dict[str, Any]) -> dict[str, float | None]:
-    """Returns each metric as a share of what the truth reaches."""
+    """Returns each metric as a share of what the ground truth reaches."""
     return {key: metrics.share_of_achievable(values[key], 0.0, ceiling[key]) for key in KEYS}
 
 
 def print_heading() -> None:
-    """Prints the titles of the table."""
-    print("share of what the planted truth reaches; in brackets what that is")
+    """Prints the head of the table."""
+    print("share of what the ground truth reaches (in brackets)")
     titles = "".join(f"{label:>26}" for label in KEYS.values())
     print(f"{'ads':>10}{'impressions':>13}{'':>12}{titles}{'training':>11}")
 
 
 def print_point(point: dict[str, Any]) -> None:
-    """Prints the lines of one size."""
+    """Prints the rows of one size."""
     for name in LEARNT:
         share = point["share_of_planted"][name]
         cells = "".join(f"{share[k] or 0:15.3f} of ({point['planted'][k]:.4f})"[-26:] for k in KEYS)
@@ -138,7 +144,7 @@ def print_point(point: dict[str, Any]) -> None:
 
 
 def draw(points: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws the shares over the impressions, a panel a metric."""
+    """Plots the shares over the number of impressions, one panel per metric."""
     figure = matplotlib.figure.Figure(figsize=(12, 3.8), layout="constrained")
     panels = figure.subplots(1, len(KEYS), sharey=True)
     for panel, (key, label) in zip(panels, KEYS.items(), strict=True):
@@ -151,7 +157,7 @@ def draw(points: list[dict[str, Any]], path: pathlib.Path) -> None:
                 panel.plot(sizes, values, style, color=f"C{colour}", label=title)
         panel.set(xscale="log", xlabel="impressions", title=label, ylim=(0, 1.05))
         panel.axhline(1.0, color="grey", linewidth=0.8)
-    panels[0].set_ylabel("share of what the planted truth reaches")
+    panels[0].set_ylabel("share of what the ground truth reaches")
     panels[0].legend(fontsize="small")
     figure.savefig(path, dpi=120)
 

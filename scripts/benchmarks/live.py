@@ -1,15 +1,15 @@
-"""How searches slow down as ads are added to, changed in and removed from a live index.
+"""Measures searches of a live index as ads are added, changed and removed.
 
     python scripts/benchmarks/live.py
     python scripts/benchmarks/live.py --num_ads=20000 --added=0,100,1000
 
-Five minutes at 1,000,000 ads of 256 dimensions; --index=FILE keeps the index for another run.
-For each number of added ads: single queries, k = 500, one thread, without and with a filter that
-a fifth of the ads meet; recall against exact search over the live ads; the seconds to apply the
-last update, its bytes in the journal, and the seconds to read a journal of all of them. A tenth
-of the added ads replace ads of the release, and as many ads of the release are removed.
-The embeddings of added ads are given, not computed by an ad tower. Prints a table, and as the
-last line JSON; --json=FILE writes it too.
+Takes five minutes for 1,000,000 ads of 256 dimensions; --index=FILE keeps the index for another
+run. Measures for each number of added ads: single queries with k = 500 and one thread, without and
+with a filter that a fifth of the ads match; recall relative to exact search over the live ads; the
+time to apply the last update and its size in the journal; and the time to read a journal of all
+updates. A tenth of the added ads replace ads of the release, and as many ads of the release are
+removed. The embeddings of added ads are given, not computed by an ad tower. Prints a table, and
+JSON as the last line; --json=FILE also writes it to a file.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ def main() -> None:
         )
     searcher, embeddings, queries, state = measured_index.make()
     release = _release(searcher)
-    # Other ads of the same space than those of the release.
+    # Ads of the same space that are not in the release.
     space = dataclasses.replace(tower_embeddings.Space.drawn(FLAGS.dimension), seed=1)
     extra = np.concatenate(list(space.chunks(max(*counts, 1))))
     rows = []
@@ -84,7 +84,7 @@ def _ads(start: int, count: int, rng: np.random.Generator) -> pa.Table:
 
 
 class _Live:
-    """A live index without a bundle: the store, and what is in memory."""
+    """A live index without a bundle: the journal and the state in memory."""
 
     def __init__(self, release: index.AdIndex, directory: pathlib.Path, extra: np.ndarray) -> None:
         self.state = LiveState(release)
@@ -98,11 +98,12 @@ class _Live:
         self._rng = np.random.default_rng(6)
 
     def add_up_to(self, count: int) -> None:
-        """Adds ads in updates of a thousand until there are as many."""
+        """Adds ads in updates of a thousand until their number is `count`."""
         while self.count < count:
             size = min(_ADS_PER_UPDATE, count - self.count)
             changed = size // 10
-            # Released ads that no update named before: the first are changed, the last removed.
+            # Released ads that no earlier update contains: the first ones are changed, the last
+            # ones removed.
             ads = pa.concat_tables(
                 [
                     _ads(self._num_changed, changed, self._rng),
@@ -128,7 +129,7 @@ class _Live:
             self.count += size
 
     def open_seconds(self, release: index.AdIndex) -> float:
-        """Returns how long a process takes that starts now."""
+        """Returns the time that a new process needs to open the live index."""
         started = time.perf_counter()
         state = LiveState(release)
         news = LiveStore(self.directory, 1, "benchmark").news()
@@ -141,7 +142,7 @@ class _Live:
 def measure(
     live: _Live, release: index.AdIndex, embeddings: np.ndarray, queries: np.ndarray
 ) -> Measured:
-    """Searches the live index as it is; returns a row of the table."""
+    """Searches the current live index and returns a row of the table."""
     view = live.state.view()
     wanted = {"conditions": [{"field": "group", "any_of": ["2"]}]}
     kinds = {"group": "categorical", "title": "categorical", "price": "numeric"}
@@ -149,16 +150,16 @@ def measure(
     assert checked is not None
     plain, found = measured_index.time_filtered(view, view, queries, None)
     filtered, _ = measured_index.time_filtered(view, view, queries, checked)
-    # Exactly, over the live ads: rows of the release that are alive, then the added ones.
+    # Exact search over the live ads: those of the release that remain, then the added ones.
     added = live.state.condensed()
     gone = release.find([*added.removed])
     alive = np.setdiff1d(np.arange(len(embeddings)), gone)
     everything = np.concatenate([embeddings[alive], live.extra[: live.count]])
-    place_of = np.full(len(embeddings) + live.count, -1)
-    place_of[alive] = np.arange(len(alive))
-    place_of[len(embeddings) :] = len(alive) + np.arange(live.count)
-    places = [place_of[rows] for rows in found[:_RECALL_QUERIES]]
-    recall = measured_index.exact_recall(everything, queries[:_RECALL_QUERIES], FLAGS.k, places)
+    position_of = np.full(len(embeddings) + live.count, -1)
+    position_of[alive] = np.arange(len(alive))
+    position_of[len(embeddings) :] = len(alive) + np.arange(live.count)
+    positions = [position_of[rows] for rows in found[:_RECALL_QUERIES]]
+    recall = measured_index.exact_recall(everything, queries[:_RECALL_QUERIES], FLAGS.k, positions)
     return {
         "added": view.num_added,
         "removed_or_changed": view.num_removed,

@@ -1,21 +1,21 @@
-r"""Retrieval on MovieLens-100K by the public protocol, beside baselines on the same splits.
+r"""Measures retrieval on MovieLens-100K with the public protocol, next to baselines.
 
     pip download --no-deps recbole==1.2.1 --dest /tmp/recbole
     python -m zipfile -e /tmp/recbole/recbole-1.2.1-py3-none-any.whl /tmp/recbole
     python scripts/benchmarks/movielens.py \
         --data_path=/tmp/recbole/recbole/dataset_example/ml-100k/ml-100k.inter
 
-A few minutes a seed on two cores. Every rating is a click; of each user a random 75 % is
-for training and 25 % for testing; all films that the user has not rated in the 75 % are
-ranked, and the first ten count (recall: hits / held-out films; NDCG: binary; means over
-users). The two-tower model has the default configuration unless a flag says otherwise, and
-takes a share of the 75 % (--validation_fraction of all) to choose its best pass by. The
-baselines learn from the whole 75 %. Prints mean and standard deviation over the seeds, each
-a split and a model of its own, beside published figures, and as the last line JSON.
+Takes a few minutes per seed on two cores. Every rating is a click. A random 75 % of each user's
+ratings is for training and 25 % for testing. All films that the user has not rated in the 75 % are
+ranked, and the first ten count (recall: hits / held-out films; NDCG: binary; means over users). The
+two-tower model has the default configuration unless flags change it, and uses part of the 75 %
+(--validation_fraction of all ratings) to choose its best epoch. The baselines use the whole 75 %.
+Prints mean and standard deviation over the seeds, each with its own split and model, next to
+published figures, and JSON as the last line.
 
-The published figures were measured by others on splits of their own, with the definitions of
-github.com/recommenders-team/recommenders (whose examples/06_benchmarks says that its 75 % are
-of each user, though its notebook takes them of each film).
+The published figures were measured by others on their own splits, with the definitions of
+github.com/recommenders-team/recommenders (its examples/06_benchmarks describes 75 % of each user,
+but its notebook takes 75 % of each film).
 """
 
 import json
@@ -43,15 +43,19 @@ PUBLISHED = {  # NDCG@10, recall@10
 }
 IDS = (("user_id", "query"), ("item_id", "ad"))
 
-flags.DEFINE_string("data_path", None, "MovieLens-100K's ml-100k.inter, see above.")
-flags.DEFINE_string("workdir", "workdir/benchmark_movielens", "Data sets and models go here.")
-flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the splits and the models.")
-flags.DEFINE_float("validation_fraction", 0.02, "Share of all ratings that chooses the pass.")
+flags.DEFINE_string("data_path", None, "MovieLens-100K's ml-100k.inter; see above.")
+flags.DEFINE_string(
+    "workdir", "workdir/benchmark_movielens", "Work directory for data sets and models."
+)
+flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of splits and models.")
+flags.DEFINE_float(
+    "validation_fraction", 0.02, "Share of all ratings that is used to choose the epoch."
+)
 flags.DEFINE_bool(
     "attributes",
     False,
-    "Also learn from the fields of users and films, ml-100k.user and ml-100k.item beside "
-    "--data_path; without it from ids alone.",
+    "Also use the fields of users and films, from ml-100k.user and ml-100k.item next to "
+    "--data_path; default: ids only.",
 )
 OPTIONS = tuple(name for name in config.RetrievalConfig.__dataclass_fields__ if name != "seed")
 cli.define_flags(config.RetrievalConfig, names=OPTIONS)
@@ -86,7 +90,7 @@ def source_of(data_path: str | None) -> convert.Source:
         ValueError: No path was given.
         FileNotFoundError: A file is missing.
     """
-    how = "the opening lines of this script (--help) say how to get it"
+    how = "the opening lines of --help say how to get it"
     if data_path is None:
         raise ValueError(f"Give --data_path, MovieLens-100K's ml-100k.inter: {how}.")
     path = pathlib.Path(data_path)
@@ -102,7 +106,7 @@ def source_of(data_path: str | None) -> convert.Source:
 
 
 def ids_schema() -> schema.Schema:
-    """Returns the schema of a log of clicks of which only user and film are known."""
+    """Returns the schema of a log of clicks with the ids of users and films only."""
     fields = [
         schema.Field(name, "categorical", side, column=f"{name}:token", min_count=1)
         for name, side in IDS
@@ -120,7 +124,7 @@ def attributes_schema() -> schema.Schema:
 
 
 def convert_log(source: convert.Source, directory: pathlib.Path, seed: int) -> reader.DataSet:
-    """Converts the log with a split of its own."""
+    """Converts the log with the split of a seed."""
     convert.convert(
         source,
         directory,
@@ -135,7 +139,7 @@ def convert_log(source: convert.Source, directory: pathlib.Path, seed: int) -> r
 def train(
     data_set: reader.DataSet, options: config.RetrievalConfig, workdir: pathlib.Path
 ) -> retrieval.TwoTower:
-    """Trains a two-tower model as any other log's."""
+    """Trains a two-tower model."""
     retrieval.train_two_tower(data_set, options, workdir)
     model, _ = retrieval.load_two_tower(data_set, workdir)
     return model
@@ -144,7 +148,7 @@ def train(
 def measure(
     data_set: reader.DataSet, model: retrieval.TwoTower, seconds: float
 ) -> dict[str, dict[str, Any]]:
-    """Measures the model and the baselines; returns the metrics by user of each."""
+    """Returns the per-user metrics of the model and the baselines."""
     catalogue = data_set.catalogue()
     history = evaluation.read_history(data_set, ("train", "validation"), len(catalogue))
     assert history is not None
@@ -165,7 +169,7 @@ def measure(
 
 
 def summary(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Returns mean and standard deviation over the runs; 0.0 of one run."""
+    """Returns mean and standard deviation over the runs; 0.0 for a single run."""
     result: dict[str, dict[str, float]] = {}
     for name in runs[0]:
         for key in METRICS:
@@ -176,7 +180,7 @@ def summary(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]
 
 
 def print_table(result: dict[str, dict[str, float]]) -> None:
-    """Prints ours beside the baselines and what was published."""
+    """Prints our results next to the baselines and published figures."""
     labels = {
         "two_tower": "two-tower, this project",
         "popularity": "popularity",

@@ -1,4 +1,4 @@
-r"""Click quality of the ranker beside other models, on the same rows and features.
+r"""Measures the click quality of the ranker and other models on the same rows and features.
 
     make benchmark
     python scripts/benchmarks/quality.py --use_synthetic --n_samples=1000000 --workdir=workdir/1m
@@ -7,18 +7,17 @@ r"""Click quality of the ranker beside other models, on the same rows and featur
         --ads_path=$M.item
     python scripts/benchmarks/quality.py --workdir=workdir/train --peers=lightgbm,dcn_v2
 
-Minutes at 100,000 impressions on two cores. Takes the data set that WORKDIR holds, or converts
-the log that the flags name, as scripts/train.py does (README says where $M is; a rating of at
-least 4 is a click, the splits follow each other in time); with neither, a synthetic log of
---n_samples impressions. Trains the ranker first where WORKDIR holds none, or where flags of
-its own are given.
+Takes minutes for 100,000 impressions on two cores. Uses the data set of WORKDIR, or converts the
+log of the flags like scripts/train.py (README says where $M is; a rating of at least 4 is a click,
+and the splits are in time order); without either, generates a synthetic log of --n_samples
+impressions. Trains the ranker if WORKDIR has none, or if flags of the ranker are set.
 
-The peers are logistic regression on hashed values, LightGBM, and a DNN, DCN-V2 and DeepFM in
-Keras. They read the encoded fields of the same splits as the ranker, one row a shown ad, and
-the logged position where there is one; they are stopped, and their settings chosen
-(--tune_peers: from a grid), on the validation split, and calibrated on it as the ranker is.
-All are measured on the test split. Intervals are of ours minus the peer, from resampled
-users, or requests where users are not known. Prints a table, and as the last line JSON.
+The peers are logistic regression on hashed values, LightGBM, and a DNN, DCN-V2 and DeepFM in Keras.
+They use the same encoded fields and splits as the ranker, one row per shown ad, and the logged
+position if there is one. The validation split is used for early stopping, for the choice of their
+settings (--tune_peers: from a grid), and for calibration as for the ranker. All models are measured
+on the test split. Intervals are of the ranker minus the peer, from resampled users, or from
+requests if users are unknown. Prints a table, and JSON as the last line.
 """
 
 import json
@@ -41,13 +40,13 @@ with cli.require_extra("benchmark"):
 RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory.")
-flags.DEFINE_list("peers", list(models.PEERS), "The peers to measure.")
-flags.DEFINE_bool("tune_peers", False, "Choose the peers' settings from a grid; takes long.")
-flags.DEFINE_bool("calibrate_peers", True, "Calibrate peers on the validation split, as ours.")
+flags.DEFINE_list("peers", list(models.PEERS), "Peers to measure.")
+flags.DEFINE_bool("tune_peers", False, "Choose the peers' settings from a grid; slow.")
+flags.DEFINE_bool("calibrate_peers", True, "Calibrate the peers on the validation split.")
 flags.DEFINE_bool("peers_see_position", True, "Give the peers the logged position, if any.")
-flags.DEFINE_bool("ours", True, "Measure the ranker too, not the peers alone.")
-flags.DEFINE_integer("model_seed", 1, "Seed of the models' initialisation and order of rows.")
-flags.DEFINE_integer("bootstrap_samples", 200, "Resampled test splits of the intervals.", 1)
+flags.DEFINE_bool("ours", True, "Also measure the ranker.")
+flags.DEFINE_integer("model_seed", 1, "Seed of initialization and order of rows.")
+flags.DEFINE_integer("bootstrap_samples", 200, "Number of resamples for the intervals.", 1)
 cli.define_flags(config.RankerConfig, names=RANKER_OPTIONS)
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
@@ -91,7 +90,7 @@ def main() -> None:
 
 
 def open_data_set(steps: export.Pipeline) -> reader.DataSet:
-    """Returns the data set that the flags, or else the work directory, name."""
+    """Returns the data set of the flags, or else that of the work directory."""
     named = FLAGS.use_synthetic or FLAGS.data_path or FLAGS["n_samples"].present
     if not named and (steps.path("data") / "dataset.json").is_file():
         return steps.data_set()
@@ -100,11 +99,13 @@ def open_data_set(steps: export.Pipeline) -> reader.DataSet:
     return log_flags.converted_data_set(steps)
 
 
-def of_ours(steps: export.Pipeline, data_set: reader.DataSet, data: peer_data.Data) -> np.ndarray:
-    """Returns the served click probabilities of the test rows, training a ranker if needed.
+def of_ours(
+    steps: export.Pipeline, data_set: reader.DataSet, data: peer_data.PeerData
+) -> np.ndarray:
+    """Returns the ranker's click probabilities of the test rows, training it if needed.
 
     Raises:
-        ValueError: The rows are not those of the peers.
+        ValueError: The ranker's test rows differ from those of the peers.
     """
     directory = steps.path("ranker")
     asked = [name for name in (*RANKER_OPTIONS, "model_seed") if FLAGS[name].present]
@@ -112,22 +113,22 @@ def of_ours(steps: export.Pipeline, data_set: reader.DataSet, data: peer_data.Da
         options = cli.from_flags(config.RankerConfig, seed=FLAGS.model_seed)
         steps.train_ranker(data_set, options)
     else:
-        print(f"the ranker in {directory} is measured as it is: no flag of it was given")
+        print(f"measuring the existing ranker in {directory}, since no flag of the ranker is set")
     model, own, _ = ranking.load_ranker(data_set, directory)
     predictions = ranking.predict_split(model, data_set, "test")
     labels, known, _ = predictions.labelled("click")
     if not np.array_equal(labels, data.test.labels):
         raise ValueError(
-            f"The ranker's test rows of {data_set.directory} are not those of the peers: "
-            f"{len(labels)} and {len(data.test)} labels differ. Convert the log again."
+            f"The ranker's test rows of {data_set.directory} differ from those of the peers: "
+            f"{len(labels)} and {len(data.test)} labels. Convert the log again."
         )
     return ranking.served_values(predictions, own)["click_probability"][known]
 
 
 def of_peer(
-    name: str, data: peer_data.Data, data_set: reader.DataSet, directory: pathlib.Path
+    name: str, data: peer_data.PeerData, data_set: reader.DataSet, directory: pathlib.Path
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns a peer's click probabilities of the test rows, and what is told of it."""
+    """Returns a peer's click probabilities of the test rows, and its results."""
     inputs = {
         "shards": [shard.sha256 for s in SPLITS for shard in data_set.description.splits[s].shards],
         "fields": [field.name for field in data.fields],
@@ -154,7 +155,7 @@ def of_peer(
 
 
 def of_truth(steps: export.Pipeline, data_set: reader.DataSet) -> np.ndarray | None:
-    """Returns the planted click probabilities of all test rows, of a synthetic log."""
+    """Returns the true click probabilities of all test rows; None unless the log is synthetic."""
     directory = steps.truth_of(data_set)
     return (
         None
@@ -166,16 +167,16 @@ def of_truth(steps: export.Pipeline, data_set: reader.DataSet) -> np.ndarray | N
 def score(
     estimates: dict[str, np.ndarray],
     results: dict[str, Any],
-    rows: peer_data.Rows,
+    rows: peer_data.PeerRows,
     unit: np.ndarray,
 ) -> None:
-    """Adds the scores of the estimates [L] and their differences to ours to the results.
+    """Adds scores of the estimates, and differences to the ranker, to the results.
 
     Args:
-        estimates: Click probabilities [L] by name.
-        results: What is told of each name; changed.
-        rows: Of the test split.
-        unit: [L] what is drawn for the intervals.
+        estimates: Click probabilities [L] by name of the model.
+        results: Results by name of the model; updated.
+        rows: Rows of the test split.
+        unit: Unit [L] of each row that is resampled for the intervals.
     """
     unit = np.unique(unit, return_inverse=True)[1]
     resamples = metrics.Resamples(unit, FLAGS.bootstrap_samples, seed=FLAGS.model_seed)
@@ -196,7 +197,7 @@ def score(
 
 
 def print_table(results: dict[str, Any], estimates: dict[str, np.ndarray]) -> None:
-    """Prints one line a model."""
+    """Prints a row for each model."""
     rows = results["rows"]
     print(
         f"{results['data_set']}: click, {rows['train']:,} training, {rows['validation']:,} "

@@ -1,19 +1,18 @@
-"""Speed of the ranker: raw query fields and 500 candidates in, scores out, through gRPC.
+"""Measures the latency of the ranker over gRPC, for 500 candidates and for other numbers.
 
     python scripts/benchmarks/ranker.py
     python scripts/benchmarks/ranker.py --workdir=workdir/quickstart --plot=growth.png
 
-About three minutes on two cores. Exports the default ranker (the trained one of --workdir where
-there is one, else an untrained one: speed does not depend on the weights) and, beside it, a
-plain Keras model of the same width with full attention (`full_attention.py`). Starts the
-embedded model server in a process of its own, and calls both through `serving.ranker`,
-one request at a time, in turns with the same SavedModel loaded in this process. Then the same
-over numbers of candidates from 50 to 5,000; the baseline up to --baseline_candidates, because
-its attention grows with the square.
+Takes about three minutes on two cores. Exports the ranker (that of --workdir if it is trained,
+otherwise an untrained one, since speed does not depend on the weights) and, as the baseline, a
+plain Keras model of the same width with full attention (`full_attention.py`). Starts the embedded
+model server in a separate process and calls both models through `serving.ranker`, one request at a
+time, alternating with the same SavedModels in this process. Then measures 50 to 5,000 candidates;
+the baseline only up to --baseline_candidates, because its cost is quadratic.
 
-`overhead_ms` is what the embedded server adds inside its process: from the request's bytes to
-the reply's bytes, less the run of the SavedModel itself. docs/results.md has what two cores
-gave. Prints a table, and as the last line JSON.
+`overhead_ms` is the time that the embedded server adds in its process: from the bytes of the
+request to those of the reply, without the SavedModel itself. docs/results.md has results for two
+cores. Prints a table, and JSON as the last line.
 """
 
 import asyncio
@@ -142,8 +141,8 @@ async def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) ->
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Prints the measured times for people."""
-    print(f"{result['candidates']} candidates, {result['calls']} calls each, in turns")
+    """Prints the result as tables."""
+    print(f"{result['candidates']} candidates, {result['calls']} calls each, alternating")
     prefixes = {"gRPC": "", "in process": "in_process_", "full attention, gRPC": "baseline_"}
     rows = [
         [f"  {label}", *(f"{result[prefix + name]:.2f}" for name in ("p50_ms", "p99_ms"))]
@@ -163,7 +162,7 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def plot(growth: list[dict[str, float]], path: pathlib.Path) -> None:
-    """Draws the median time over the number of candidates."""
+    """Plots the median time over the number of candidates."""
     from matplotlib import figure
 
     drawing = figure.Figure(figsize=(6, 4), layout="constrained")
@@ -182,7 +181,7 @@ def plot(growth: list[dict[str, float]], path: pathlib.Path) -> None:
 async def _time(
     calls: dict[str, Callable[[], Awaitable[Any]]], count: int
 ) -> dict[str, list[float]]:
-    """Returns the seconds of `count` calls of each, in turns, after a warm-up."""
+    """Returns the seconds of `count` calls of each, alternating, after a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(min(WARM_UP_CALLS, count) + count):
         for name, call in calls.items():
@@ -216,7 +215,7 @@ def _flat(inputs: Inputs) -> dict[str, np.ndarray]:
 
 
 def _from_bytes(model: model_server.Servable, inputs: Inputs) -> Callable[[], Awaitable[Any]]:
-    """Returns what the server does between a request's bytes and the reply's."""
+    """Returns a function that does the server's work from request bytes to reply bytes."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model.name
     for name, array in _flat(inputs).items():
@@ -233,7 +232,7 @@ def _from_bytes(model: model_server.Servable, inputs: Inputs) -> Callable[[], Aw
 
 @contextlib.contextmanager
 def _server(base: pathlib.Path) -> Iterator[str]:
-    """Serves both models in a process of their own; yields host:port."""
+    """Serves both models in a separate process; yields host:port."""
     models = "".join(
         f'config {{ name: "{name}" base_path: "{(base / name).resolve()}" '
         'model_platform: "tensorflow" }\n'
@@ -251,7 +250,7 @@ def _server(base: pathlib.Path) -> Iterator[str]:
         assert child.stdout is not None
         try:
             if not child.stdout.readline():
-                raise OSError("The model server did not start; its message is above.")
+                raise OSError("The model server did not start; see its message above.")
             yield f"127.0.0.1:{flags.FLAGS.model_server_port}"
         finally:
             child.terminate()
@@ -259,14 +258,16 @@ def _server(base: pathlib.Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "workdir/benchmark_ranker", "Directory of data and models.")
-    flags.DEFINE_integer("n_samples", 20_000, "Impressions of the synthetic log, without data.", 1)
-    flags.DEFINE_integer("calls", 300, "Calls of each kind.", 1)
-    flags.DEFINE_list(
-        "candidates", ["50", "100", "250", "500", "1000", "2500", "5000"], "Sizes of the growth."
+    flags.DEFINE_string("workdir", "workdir/benchmark_ranker", "Work directory.")
+    flags.DEFINE_integer(
+        "n_samples", 20_000, "Number of impressions of a synthetic log, if there is no data.", 1
     )
-    flags.DEFINE_integer("baseline_candidates", 1_000, "Most candidates of the baseline.", 1)
+    flags.DEFINE_integer("calls", 300, "Number of calls of each kind.", 1)
+    flags.DEFINE_list(
+        "candidates", ["50", "100", "250", "500", "1000", "2500", "5000"], "Numbers of candidates."
+    )
+    flags.DEFINE_integer("baseline_candidates", 1_000, "Maximum number for the baseline.", 1)
     flags.DEFINE_integer("model_server_port", 8510, "gRPC port of the model server.", 1, 65535)
     flags.DEFINE_bool("bfloat16", False, "Serve with the model server's --bfloat16.")
-    flags.DEFINE_string("plot", None, "PNG to draw the growth into.")
+    flags.DEFINE_string("plot", None, "PNG file for a plot of time over candidates.")
     cli.run(main)

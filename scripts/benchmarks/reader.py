@@ -1,18 +1,17 @@
-"""Speed of reading for training with a shuffle, and how good the shuffle is.
+"""Measures the speed of shuffled reading for training, and the quality of the shuffle.
 
     python scripts/benchmarks/reader.py
     python scripts/benchmarks/reader.py --data=workdir/quickstart/data
 
-A minute or two at 2,000,000 rows. Reads the training split of a data set, which is converted
-from a log in Criteo's layout where none is given, shuffled and in batches of 4,096 requests,
-in a fresh process: several passes over one `tf.data` pipeline. Checking the shards' checksums
-and building the pipeline happen once before them and are timed apart, as is the first pass.
-Beside it, a part of the same rows as row-wise Examples through `tf.io.parse_example`, shuffled
-in a buffer of 100,000 rows.
+Takes one or two minutes for 2,000,000 rows. Reads the training split of a data set (by default
+converted from a log in Criteo's layout), shuffled and in batches of 4,096 requests, in a fresh
+process: several passes over one `tf.data` pipeline. Verifying the checksums, building the pipeline
+and the first pass are timed separately. The baseline reads some of the same rows as row-wise
+Examples with `tf.io.parse_example` and a shuffle buffer of 100,000 rows.
 
-The shuffle is measured on another log of --rows rows, whose rows carry their number: how
-often two rows that follow each other in the log come in one batch, beside a full shuffle.
-Prints a table, and as the last line JSON.
+The shuffle is measured on another log of --rows rows that contain their number: the share of
+adjacent rows of the log that are in the same batch, next to that of a full shuffle. Prints a
+table, and JSON as the last line.
 
 Shapes: N training rows.
 """
@@ -64,7 +63,7 @@ def main() -> None:
 
 
 def read(directory: pathlib.Path, passes: int) -> Measured:
-    """Reads a data set for training and measures it; call it in a fresh process."""
+    """Measures reading a data set for training; call it in a fresh process."""
     data_set = reader.DataSet(directory)
     started = time.perf_counter()
     data_set.windows("train")
@@ -96,7 +95,7 @@ def read_row_wise(
 
 
 def convert_numbered(workdir: pathlib.Path, num_rows: int) -> pathlib.Path:
-    """Converts a log whose rows carry their number as the slot, and returns the data set."""
+    """Converts a log whose rows have their number as position, and returns the data set."""
     directory = workdir / f"numbered-{num_rows}"
     if (directory / "dataset.json").is_file():
         return directory
@@ -115,12 +114,12 @@ def convert_numbered(workdir: pathlib.Path, num_rows: int) -> pathlib.Path:
 
 
 def batch_of_rows(directory: pathlib.Path, seed: int) -> np.ndarray:
-    """Returns the batch [N] in which a shuffled pass brings each training row of the log."""
+    """Returns the batch number [N] of each training row of the log in a shuffled pass."""
     data_set = reader.DataSet(directory)
     batch_of = np.full(data_set.num_rows("train"), -1)
     batches = data_set.batches("train", BATCH_SIZE, seed=seed)
     for index, batch in enumerate(batches.as_numpy_iterator()):
-        # The slot is the row's number; training rows are the first ones of the log.
+        # The position is the row's number; training rows are the first ones of the log.
         batch_of[batch["position"][batch["mask"]]] = index
     return batch_of
 
@@ -129,11 +128,11 @@ def shuffle_quality(batch_of: np.ndarray, batch_size: int) -> Measured:
     """Compares a pass with a full shuffle.
 
     Args:
-        batch_of: [N] batch of each row, in the log's order.
-        batch_size: The size of the batches.
+        batch_of: Batch number [N] of each row, in the order of the log.
+        batch_size: Number of rows per batch.
 
     Returns:
-        Shares of rows that are in one batch with the next row of the log.
+        Shares of rows that are in the same batch as the next row of the log.
     """
     full = np.random.default_rng(1).permutation(len(batch_of)) // batch_size
     return {
@@ -155,7 +154,7 @@ def _exhaust(batches: Iterable[Any]) -> None:
 
 
 def print_table(result: Measured) -> None:
-    """Prints the rates and the shuffle."""
+    """Prints the rates and the quality of the shuffle."""
     print(
         f"{result['rows']:,} training rows, shuffled, batches of {BATCH_SIZE:,}; median of "
         f"{result['passes']} passes"
@@ -169,7 +168,7 @@ def print_table(result: Measured) -> None:
     print(terminal.text_table(["", "rows/s"], rows))
     print(
         f"  before the first pass: checksums {result['verify_seconds']:.2f} s, building the "
-        f"pipeline {result['build_seconds']:.2f} s; most memory {result['peak_rss_mb']:,.0f} MB"
+        f"pipeline {result['build_seconds']:.2f} s; peak memory {result['peak_rss_mb']:,.0f} MB"
     )
     keys = {
         "this shuffle": "adjacent_in_batch",
@@ -177,16 +176,21 @@ def print_table(result: Measured) -> None:
         "a full shuffle, expected": "adjacent_in_batch_expected_of_full",
     }
     rows = [[f"  {name}", f"{result[key]:.4%}"] for name, key in keys.items()]
-    print(terminal.text_table(["", "rows in one batch with the next row of the log"], rows))
+    print(terminal.text_table(["", "rows in the same batch as the next row of the log"], rows))
 
 
 if __name__ == "__main__":
-    # Not above: the processes that are measured import this file too, and parse no flags.
-    flags.DEFINE_integer("rows", 2_000_000, "Rows of the logs that are made.", lower_bound=1_000)
-    flags.DEFINE_string("data", None, "A data set to read; default: a log that is made.")
+    # Defined here because the measured processes import this file too and parse no flags.
+    flags.DEFINE_integer("rows", 2_000_000, "Number of rows of generated logs.", lower_bound=1_000)
+    flags.DEFINE_string("data", None, "Data set to read; default: that of a generated log.")
     flags.DEFINE_integer(
-        "baseline_rows", 200_000, "Training rows read as row-wise Examples.", lower_bound=1
+        "baseline_rows",
+        200_000,
+        "Number of training rows to read as row-wise Examples.",
+        lower_bound=1,
     )
-    flags.DEFINE_integer("passes", 5, "Passes after the first; rates are medians.", lower_bound=1)
-    flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; what is made is kept.")
+    flags.DEFINE_integer(
+        "passes", 5, "Number of passes after the first; rates are medians.", lower_bound=1
+    )
+    flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; keeps logs and data sets.")
     cli.run(main)

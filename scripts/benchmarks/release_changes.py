@@ -1,14 +1,14 @@
-"""A service that changes its release under load: what fails, what it costs, what stays in memory.
+"""Measures failures, latency and memory of a service that changes releases under load.
 
     make quickstart
     python scripts/benchmarks/release_changes.py
     python scripts/benchmarks/release_changes.py --changes=3 --rate=5
 
-Two minutes. Copies the stable release of --bundle twice into a directory of its own, serves it
-by scripts/serve.py, and asks at a steady rate while one copy and the other are promoted in turn.
-Prints after each change the memory of the service and of its model server (without mapped files),
-and the latency of the requests that were asked during the change; then of those asked in between,
-and how many failed or came in retrieval order. The last line is JSON.
+Takes two minutes. Copies the stable release of --bundle twice to a temporary directory, serves it
+with scripts/serve.py, and sends requests at a steady rate while the two copies are promoted in
+turn. Prints, for each change, the memory of the service and of its model server (without mapped
+files) and the latency of the requests during the change; then the latency of the other requests,
+and how many failed or were degraded. The last line is JSON.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ from serving.process import resident_bytes
 from tfrecords import terminal
 
 flags.adopt_module_key_flags(bundle_flags)
-flags.DEFINE_integer("changes", 12, "Promotions.", lower_bound=1)
-flags.DEFINE_float("rate", 20.0, "Requests a second.", lower_bound=0.1)
-flags.DEFINE_float("seconds_between", 2.0, "From one change to the next.", lower_bound=0.0)
+flags.DEFINE_integer("changes", 12, "Number of promotions.", lower_bound=1)
+flags.DEFINE_float("rate", 20.0, "Requests per second.", lower_bound=0.1)
+flags.DEFINE_float("seconds_between", 2.0, "Time between changes, in seconds.", lower_bound=0.0)
 FLAGS = flags.FLAGS
 
 
@@ -42,12 +42,12 @@ _THREADS = 8
 
 
 class Load:
-    """Asks at a steady rate from a few threads, whatever the answers take.
+    """Sends requests at a steady rate from several threads, independent of response times.
 
     Args:
-        url: Of the service.
-        bodies: JSON objects, asked in turn.
-        rate: Requests a second.
+        url: URL of the service.
+        bodies: JSON objects of the requests, sent in turn.
+        rate: Requests per second.
     """
 
     def __init__(self, url: str, bodies: list[dict[str, Any]], rate: float) -> None:
@@ -56,7 +56,7 @@ class Load:
         self._rate = rate
         self._due: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self._stop = threading.Event()
-        # (when it was due, milliseconds, version or None, why it is degraded or the failure)
+        # (due time, milliseconds, version or None, reason of a degraded answer or a failure)
         self.answers: list[tuple[float, float, int | None, str | None]] = []
         self._threads = [threading.Thread(target=self._ask) for _ in range(_THREADS)]
         self._pace = threading.Thread(target=self._keep_pace)
@@ -123,12 +123,12 @@ def main() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Servers:
-    """What scripts/serve.py runs.
+    """The servers that scripts/serve.py runs.
 
     Attributes:
-        url: Of the service.
-        models_url: Of the model server's REST API.
-        process_ids: Of both, by name.
+        url: URL of the service.
+        models_url: URL of the model server's REST API.
+        process_ids: Process ids of both, by name.
     """
 
     url: str
@@ -136,7 +136,7 @@ class Servers:
     process_ids: dict[str, int]
 
     def serve_only(self, version: int) -> bool:
-        """Returns whether nothing of another release is loaded in either."""
+        """Returns whether both servers have loaded this release only."""
         rows = httpx.get(f"{self.url}/v1/bundle", timeout=60).json()["releases"]
         if [row["version"] for row in rows] != [version]:
             return False
@@ -155,13 +155,13 @@ class Servers:
 
 
 def change(base: pathlib.Path, servers: Servers, load: Load, number: int) -> dict[str, Any]:
-    """Promotes the other release, and waits until the old one is gone everywhere."""
+    """Promotes the other release and waits until the old one is unloaded."""
     version = 2 - number % 2
     started = time.perf_counter()
     releases.promote(base, version)
     while not servers.serve_only(version):
         if time.perf_counter() - started > _CHANGE_SECONDS:
-            raise TimeoutError(f"Release {version} is not served alone after {_CHANGE_SECONDS} s.")
+            raise TimeoutError(f"The old release was still loaded after {_CHANGE_SECONDS} s.")
         time.sleep(0.2)
     ended = time.perf_counter()
     time.sleep(FLAGS.seconds_between)
@@ -176,7 +176,7 @@ def change(base: pathlib.Path, servers: Servers, load: Load, number: int) -> dic
 
 
 def summary(load: Load, changes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns what holds of all requests."""
+    """Returns counts and latency of all requests."""
     spans = [(one["started"], one["ended"]) for one in changes]
     quiet = [a[1] for a in load.answers if not any(start <= a[0] <= end for start, end in spans)]
     return {
@@ -199,8 +199,8 @@ def _serve(base: pathlib.Path) -> Iterator[Servers]:
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """Prints what `main` measured for people."""
-    print(f"{result['num_ads']:,} ads, {result['rate']:g} requests a second")
+    """Prints the result as a table."""
+    print(f"{result['num_ads']:,} ads, {result['rate']:g} requests per second")
     head = ("change", "seconds", "service MB", "model server MB", "p50 ms", "p99 ms")
     before = {"memory_mb": result["before_mb"], "seconds": 0.0, **result["in_between"]}
     cells = []
@@ -212,7 +212,7 @@ def print_table(result: dict[str, Any]) -> None:
     print(terminal.text_table(head, cells, left=()))
     print(
         f"{result['requests']:,} requests: {result['failed']} failed, {result['degraded']} degraded"
-        "; latency of change 0: that in between the changes"
+        "; row 0 has the latency between changes"
     )
     for problem in result["problems"]:
         print(f"  {problem}")

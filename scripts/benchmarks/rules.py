@@ -1,14 +1,14 @@
-"""Time to put an answer together from scored candidates, without and with business rules.
+"""Measures the time to compose an answer from scored candidates, with and without business rules.
 
     python scripts/benchmarks/rules.py
     python scripts/benchmarks/rules.py --repetitions=50
 
-Half a minute, and needs no bundle: 500 candidates of 20,000 generated ads of 2,000 advertisers
-(the most frequent has a twelfth of the ads), 40 categories and three of 300 tags each, ten ads
-wanted, utilities drawn evenly. What is timed is all between the ranker's scores and the answer:
-order, rules, display fields, explanations, and the hand-over to the impression log, whose thread
-works beside it. The cases take turns in each round. Prints a table, and as the last line JSON;
---json=FILE writes it too.
+Takes half a minute and needs no bundle. A request has 500 candidates out of 20,000 generated ads,
+with 2,000 advertisers (the most frequent one has a twelfth of the ads), 40 categories and three of
+300 tags each; utilities are uniform, and an answer has ten ads. The time covers everything between
+the ranker's scores and the answer: order, rules, display fields, explanations, and queueing for the
+impression log, whose thread runs concurrently. Each round runs all cases. Prints a table, and JSON
+as the last line; --json=FILE also writes it to a file.
 """
 
 import tempfile
@@ -25,10 +25,10 @@ from workload import results
 from serving import cli, impressions, index, manifest, orchestrator, requests
 from tfrec.heads import HEADS
 
-flags.DEFINE_integer("repetitions", 1000, "Answers of each case.", lower_bound=10)
-flags.DEFINE_integer("num_candidates", 500, "Candidates of a request.", lower_bound=20)
-flags.DEFINE_integer("k", 10, "Ads wanted.", lower_bound=1)
-flags.DEFINE_string("json", None, "File for the results.")
+flags.DEFINE_integer("repetitions", 1000, "Number of answers per case.", lower_bound=10)
+flags.DEFINE_integer("num_candidates", 500, "Number of candidates per request.", lower_bound=20)
+flags.DEFINE_integer("k", 10, "Number of ads per answer.", lower_bound=1)
+flags.DEFINE_string("json", None, "File for the result as JSON.")
 FLAGS = flags.FLAGS
 
 _NUM_ADS = 20_000
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def _cases(log: impressions.ImpressionLog) -> dict[str, Callable[[], requests.Answer]]:
-    """Returns what is timed."""
+    """Returns the functions to time."""
     rng = np.random.default_rng(0)
     ads = _index(rng)
     count = FLAGS.num_candidates
@@ -129,11 +129,11 @@ def _cases(log: impressions.ImpressionLog) -> dict[str, Callable[[], requests.An
 
 
 def _index(rng: np.random.Generator) -> index.AdIndex:
-    """Returns an index whose fields are looked up; it is not searched here."""
+    """Returns an index for looking up fields; it is not searched."""
     table = pa.table(
         {
             index.AD_ID: [f"ad-{row}" for row in range(_NUM_ADS)],
-            # The power makes the first values frequent: a0 has 0.0005^(1/3.5) of the ads.
+            # The exponent makes the first values frequent: a0 has 0.0005^(1/3.5) of the ads.
             "advertiser": [f"a{int(2000 * x**3.5)}" for x in rng.random(_NUM_ADS)],
             "category": [f"c{x}" for x in rng.integers(0, 40, _NUM_ADS)],
             "tags": [[f"t{x}" for x in row] for row in rng.integers(0, 300, (_NUM_ADS, 3))],
@@ -148,7 +148,7 @@ def _index(rng: np.random.Generator) -> index.AdIndex:
 
 
 def _manifest() -> Any:
-    """Returns what answers and the log read of a manifest."""
+    """Returns the part of a manifest that answers and the log read."""
     return SimpleNamespace(
         version=1,
         heads=[manifest.ReleaseHead(own.label, own.output, own.kind) for own in HEADS.values()],

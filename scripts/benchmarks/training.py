@@ -1,20 +1,20 @@
-"""Speed of training of both stages, and how a step's time grows with the embedding tables.
+"""Measures the training speed of both stages, and how it depends on the embedding tables.
 
     python scripts/benchmarks/training.py
     python scripts/benchmarks/training.py --table_rows=10000,1000000 --steps=10 --repeats=3
 
-About six minutes on two cores, and at 10,000,000 rows up to 6 GB of memory, Adam's 13 GB.
-Converts a synthetic log, and trains both models at their default sizes with the step of
-`training.Trainer`: Adam for dense layers, Adagrad for the tables. Beside it the same models,
-losses and batches with one `tf.keras.optimizers.Adam` for everything, as plain Keras would
-train them.
+Takes about six minutes on two cores. With 10,000,000 rows it needs up to 6 GB of memory, and 13 GB
+for the baseline. Converts a synthetic log and trains both models at their default sizes with the
+step of `training.Trainer`: Adam for dense layers, Adagrad for the tables. The baseline trains the
+same models, losses and batches with one `tf.keras.optimizers.Adam` for all variables, as plain
+Keras does.
 
-Examples/s (clicks of the two-tower model, impressions of the ranker) are those of steps fed
-from the data set, the two optimisers in turns. The growth is that of steps of models with a
-small and a large table a side (`wide_tables`), in turns and on batches in memory; one process
-for each model and optimiser. The initialisation, the tracing and the first steps are not
-timed. `step_time_ratio_…` is the larger of both models', of the baseline the smaller; the
-models' own are beside them. Prints a table, and as the last line JSON.
+Examples/s (clicks for the two-tower model, impressions for the ranker) are measured with batches
+read from the data set, alternating the two optimizers. The dependence on table size is measured
+with a small and a large table per side (`wide_tables`), alternating, with batches in memory, in one
+process per model and optimizer. Initialization, tracing and the first steps are not timed.
+`step_time_ratio_…` is the larger ratio of the two models, and the smaller one for the baseline; the
+ratios of the models are reported too. Prints a table, and JSON as the last line.
 """
 
 import functools
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def measure_rates(directory: pathlib.Path, model: str, steps: int, repeats: int) -> Measured:
-    """Measures examples/s of both optimisers; call it in a fresh process."""
+    """Measures examples/s of both optimizers; call it in a fresh process."""
     data_set = reader.DataSet(directory)
     rates: dict[str, list[float]] = {prefix: [] for prefix in OPTIMISERS}
     runs: dict[str, tuple[Step, Iterator[reader.Batch]]] = {}
@@ -91,7 +91,7 @@ def measure_growth(
     steps: int,
     repeats: int,
 ) -> Measured:
-    """Measures a step with small and with large tables; call it in a fresh process."""
+    """Measures steps with small and large tables; call it in a fresh process."""
     runs: dict[int, tuple[Step, Iterator[reader.Batch]]] = {}
     for num_rows in table_rows:
         data_set = wide_tables.open_widened(directory, num_rows)
@@ -105,7 +105,7 @@ def measure_growth(
     seconds: dict[int, list[float]] = {num_rows: [] for num_rows in table_rows}
     for _ in range(repeats):
         for num_rows, run in runs.items():
-            # Adam takes seconds a step on large tables.
+            # Adam takes seconds per step on large tables.
             count = 1 if prefix and num_rows == max(table_rows) else steps
             for _ in range(count):
                 started = time.perf_counter()
@@ -124,7 +124,7 @@ def _sizes(values: list[str]) -> tuple[int, int]:
     """Reads --table_rows.
 
     Raises:
-        ValueError: It is not two different numbers.
+        ValueError: The flag does not have two different numbers.
     """
     if len(set(values)) != 2 or not all(map(str.isdecimal, values)):
         raise ValueError(
@@ -162,7 +162,7 @@ def _adam_step(
     learning_rate: float,
     element_spec: dict[str, tf.TensorSpec],
 ) -> Step:
-    """Returns a step of plain Keras: one Adam for every variable."""
+    """Returns a training step of plain Keras, with one Adam for all variables."""
     variables = model.trainable_variables
     optimizer = tf.keras.optimizers.Adam(learning_rate)
     optimizer.build(variables)
@@ -179,15 +179,16 @@ def _adam_step(
 
 
 def _warm_up(runs: Iterable[tuple[Step, Iterator[reader.Batch]]]) -> None:
-    """Takes first steps. Every model is built by then: a build sets the seed, and that empties
-    TensorFlow's caches of compiled functions.
+    """Runs the first steps, after all models are built.
+
+    Building a model sets the seed, which clears TensorFlow's caches of compiled functions.
     """
     for run in runs:
         _take_steps(*run, WARM_UP_STEPS)
 
 
 def _take_steps(step: Step, batches: Iterator[reader.Batch], count: int) -> int:
-    """Trains on some batches, to the end, and returns how many examples they hold."""
+    """Trains on `count` batches and returns their number of examples."""
     examples = 0
     for _ in range(count):
         batch = next(batches)
@@ -205,7 +206,7 @@ def _short(number: int) -> str:
 
 
 def print_table(result: Measured, models: list[str]) -> None:
-    """Prints the rates, the growth and the memory."""
+    """Prints rates, step times and memory."""
     small, large = result["table_rows"]
     print(f"medians of {result['repeats']} blocks of {result['steps']} steps")
     head = ("", "examples/s", f"ms, {_short(small)}", f"ms, {_short(large)}", "ratio", "peak MB")
@@ -225,17 +226,21 @@ def print_table(result: Measured, models: list[str]) -> None:
             )
     print(terminal.text_table(head, rows))
     print(
-        f"  ms: a step with two tables of {small:,} and of {large:,} rows; peak MB: of the process "
-        "with both models"
+        f"  ms: time of a step with two tables of {small:,} or {large:,} rows; peak MB: memory of "
+        "the process, with both sizes"
     )
 
 
 if __name__ == "__main__":
-    # Not above: the processes that are measured import this file too, and parse no flags.
-    flags.DEFINE_multi_enum("models", list(MODELS), MODELS, "The models; give it twice for both.")
-    flags.DEFINE_list("table_rows", ["10000", "10000000"], "Rows of a small and of a large table.")
-    flags.DEFINE_integer("steps", 10, "Steps of a block.", lower_bound=1)
-    flags.DEFINE_integer("repeats", 9, "Blocks of each; numbers are medians.", lower_bound=1)
-    flags.DEFINE_integer("n_samples", 100_000, "Impressions of the log.", lower_bound=1_000)
-    flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; the log is kept in it.")
+    # Defined here because the measured processes import this file too and parse no flags.
+    flags.DEFINE_multi_enum("models", list(MODELS), MODELS, "Model to measure; may be repeated.")
+    flags.DEFINE_list(
+        "table_rows", ["10000", "10000000"], "Numbers of rows of a small and a large table."
+    )
+    flags.DEFINE_integer("steps", 10, "Number of steps per block.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 9, "Number of blocks; results are medians.", lower_bound=1)
+    flags.DEFINE_integer(
+        "n_samples", 100_000, "Number of impressions of the log.", lower_bound=1_000
+    )
+    flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; keeps the log.")
     cli.run(main)

@@ -63,10 +63,10 @@ def test_an_index_of_other_ads_is_not_measured(tmp_path):
     for flag in ("--num_ads=2000", "--dimension=16", "--kind=HNSW"):
         done = scripts_in_forks.run("benchmarks/live.py", *small, "--added=0", "--kind=Flat", flag)
         assert done.returncode == 1
-        assert "got Flat, 1024, 8. Remove it, or name another file." in done.stderr
+        assert "got Flat, 1024, 8. Remove it or choose another file." in done.stderr
     path.write_bytes(b"no index")
     done = scripts_in_forks.run("benchmarks/live.py", *small, "--added=0", "--kind=Flat")
-    assert f"--index: {path} is no index" in done.stderr
+    assert f"--index: {path} is not an index" in done.stderr
 
 
 def test_more_added_ads_than_a_benchmark_can_name_are_refused():

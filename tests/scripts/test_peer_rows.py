@@ -45,7 +45,7 @@ def peers(script, monkeypatch):
         monkeypatch.setitem(models.NETWORKS, name, once)
     monkeypatch.setattr(models, "STRENGTHS", (1.0,))
     monkeypatch.setattr(trees, "TREATMENTS", ("ordinal",))
-    once = trees.Options(rounds=1, min_data_in_leaf=20)
+    once = trees.TreeOptions(rounds=1, min_data_in_leaf=20)
     monkeypatch.setattr(trees, "Options", lambda: once)
     return models
 

@@ -30,18 +30,20 @@ def planted_rows(peer_data, rng, count):
     )
     labels = (rng.random(count) < 1 / (1 + np.exp(-logits))).astype(np.float32)
     ids = np.column_stack([string, number, lists, slot]).astype(np.int32)
-    return peer_data.Rows(ids, labels, np.arange(count), np.ones(count, bool))
+    return peer_data.PeerRows(ids, labels, np.arange(count), np.ones(count, bool))
 
 
 def planted_data(peer_data):
     fields = (
-        peer_data.Field("string", "categorical", slice(0, 1), NUM_VALUES),
-        peer_data.Field("number", "numeric", slice(1, 2), NUM_BUCKETS + 1),
-        peer_data.Field("list", "categorical_list", slice(2, 5), 6),
-        peer_data.Field("(position)", "numeric", slice(5, 6), 5),
+        peer_data.PeerField("string", "categorical", slice(0, 1), NUM_VALUES),
+        peer_data.PeerField("number", "numeric", slice(1, 2), NUM_BUCKETS + 1),
+        peer_data.PeerField("list", "categorical_list", slice(2, 5), 6),
+        peer_data.PeerField("(position)", "numeric", slice(5, 6), 5),
     )
     rng = np.random.default_rng(3)
-    return peer_data.Data(fields, *(planted_rows(peer_data, rng, n) for n in (4_000, 800, 1_500)))
+    return peer_data.PeerData(
+        fields, *(planted_rows(peer_data, rng, n) for n in (4_000, 800, 1_500))
+    )
 
 
 @pytest.mark.trains
@@ -91,8 +93,8 @@ def test_without_positions_peers_read_the_schema_s_fields_alone(script, data_set
 def test_values_of_a_list_share_its_weight_and_missing_is_a_value(script):
     peer_data = script("peers.peer_data")
     fields = (
-        peer_data.Field("a", "categorical", slice(0, 1), 9),
-        peer_data.Field("b", "categorical_list", slice(1, 4), 9),
+        peer_data.PeerField("a", "categorical", slice(0, 1), 9),
+        peer_data.PeerField("b", "categorical_list", slice(1, 4), 9),
     )
     matrix = script("peers.logistic").hashed(fields, np.array([[0, 4, 7, 0], [3, 0, 0, 0]]))
     # One value weighs 1, each of two weighs 1/2; a list without values is one value, missing.
@@ -104,8 +106,8 @@ def test_values_of_a_list_share_its_weight_and_missing_is_a_value(script):
 def test_trees_see_missing_values_and_the_values_of_a_list(script):
     peer_data = script("peers.peer_data")
     fields = (
-        peer_data.Field("a", "categorical", slice(0, 1), 9),
-        peer_data.Field("b", "categorical_list", slice(1, 4), 4),
+        peer_data.PeerField("a", "categorical", slice(0, 1), 9),
+        peer_data.PeerField("b", "categorical_list", slice(1, 4), 4),
     )
     matrix, categorical = script("peers.trees").inputs(
         fields, np.array([[0, 3, 1, 0], [5, 0, 0, 0]])

@@ -1,7 +1,7 @@
-"""The ranker as plain Keras would have it: full attention over query tokens and candidates.
+"""A plain Keras ranker with full attention over query tokens and candidates.
 
-The baseline of `scripts/benchmarks/ranker.py`: our embeddings and encoder of raw fields, then
-pre-norm layers of full attention at our width. No score of it is used.
+It is the baseline of `scripts/benchmarks/ranker.py`: our embeddings and encoder, followed by
+pre-norm layers of full attention of the same width. Its scores are not used.
 
 Shapes: B requests, C candidates, T query tokens, D model width.
 """
@@ -14,7 +14,7 @@ from tfrecords import encoding
 
 
 class FullAttentionRanker(tf.keras.Model):
-    """Scores candidates that all see each other."""
+    """Scores candidates that attend to each other."""
 
     def __init__(self, fitted: encoding.FittedSchema, config: RankerConfig, num_heads: int) -> None:
         super().__init__()
@@ -44,15 +44,15 @@ class FullAttentionRanker(tf.keras.Model):
         tokens = tf.reshape(tokens, [-1, self._num_tokens, candidates.shape[-1]])
         x = tf.concat([tokens, candidates], axis=1)
         for attention_norm, attention, norm, widen, narrow in self._blocks:
-            normalised = attention_norm(x)
-            x += attention(normalised, normalised)
+            normalized = attention_norm(x)
+            x += attention(normalized, normalized)
             x += narrow(widen(norm(x)))
         x = x[:, self._num_tokens :]
         return [tf.squeeze(head(x), -1) for head in self._heads]
 
 
 class Module(tf.Module):
-    """Raw query fields and encoded ads to scores, with the ranker's signature."""
+    """Maps raw query fields and encoded ads to scores, with the ranker's signature."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The libraries that the benchmark of the index measures beside it.
+"""Measures other libraries for the benchmark of the index.
 
 Shapes: N ads, Q queries, D embedding size.
 """
@@ -16,13 +16,13 @@ import tensorflow_recommenders as tfrs
 from workload import results
 
 from serving import (
-    cli,  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+    cli,  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
     index,
 )
 
 _SCRIPT = pathlib.Path(__file__).with_name("index_scann.py")
-# Exact search of a million takes tens of milliseconds a query.
-_MOST_QUERIES_OF_BRUTE_FORCE = 100
+# Exact search of a million ads takes tens of milliseconds per query.
+_MAX_BRUTE_FORCE_QUERIES = 100
 Row = dict[str, Any]
 
 
@@ -30,9 +30,9 @@ def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row
     """Measures TFRS `BruteForce`; TensorFlow uses all cores.
 
     Args:
-        ads: [N, D] float32.
-        queries: [Q, D] float32; the first are used.
-        wanted: [Q, k] rows that exact search finds.
+        ads: Ad embeddings [N, D] float32.
+        queries: Query embeddings [Q, D] float32; only the first ones are used.
+        wanted: Rows [Q, k] that exact search finds.
     """
     k = wanted.shape[1]
     started = time.perf_counter()
@@ -41,7 +41,7 @@ def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row
     build_seconds = time.perf_counter() - started
     search = tf.function(lambda query: layer(query))
     times, found = [], []
-    asked = queries[:_MOST_QUERIES_OF_BRUTE_FORCE]
+    asked = queries[:_MAX_BRUTE_FORCE_QUERIES]
     search(tf.constant(asked[:1]))
     for query in asked:
         started = time.perf_counter()
@@ -64,16 +64,16 @@ def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row
 
 
 def scann(python: str, ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> list[Row]:
-    """Measures ScaNN in an interpreter that has it.
+    """Measures ScaNN in another Python environment.
 
     Args:
-        python: The interpreter.
-        ads: [N, D] float32.
-        queries: [Q, D] float32.
-        wanted: [Q, k] rows that exact search finds.
+        python: Interpreter of the environment.
+        ads: Ad embeddings [N, D] float32.
+        queries: Query embeddings [Q, D] float32.
+        wanted: Rows [Q, k] that exact search finds.
 
     Raises:
-        ValueError: It fails there.
+        ValueError: The measurement failed.
     """
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
@@ -86,8 +86,8 @@ def scann(python: str, ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray)
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", None) or str(error)
             raise ValueError(
-                f"--scann_python: expected an interpreter with scann and numpy, {python} fails: "
-                f"{said.strip().splitlines()[-1]}"
+                f"--scann_python: expected an interpreter with scann and numpy, but {python} "
+                f"fails: {said.strip().splitlines()[-1]}"
             ) from error
         rows = json.loads((directory / "rows.json").read_text())
         for number, row in enumerate(rows):

@@ -1,13 +1,12 @@
-"""Measures ScaNN; run by `scripts/benchmarks/index.py` with an interpreter that has it.
+"""Measures ScaNN; run by `scripts/benchmarks/index.py` in an environment with ScaNN.
 
     SCANN_PYTHON scripts/benchmarks/peers/index_scann.py ads.npy queries.npy 500 results/
 
-ScaNN 1.4.2's TensorFlow op does not load beside TensorFlow 2.21, and TFRS imports it where it is
-installed: it needs an environment of its own (scann and numpy). The search is one thread's, as
-that of the indexes beside it; batches use all cores. Writes results/rows.json, and the rows that
-were found as results/NUMBER.npy.
+ScaNN 1.4.2 cannot be loaded with TensorFlow 2.21, and TFRS imports it if it is installed, so it
+needs a separate environment (scann and numpy). Single queries use one thread, like those of our
+indexes; batches use all cores. Writes results/rows.json, and the rows found as results/NUMBER.npy.
 
-The tree has √N leaves and the codes two dimensions each, as ScaNN's guide has it
+The tree has about 2√N leaves, and a code covers two dimensions, as ScaNN's guide recommends
 (https://github.com/google-research/google-research/blob/master/scann/docs/algorithms.md).
 """
 
@@ -26,7 +25,7 @@ _TRAINED_ON = 250_000
 
 
 def main(ads_path: str, queries_path: str, k: int, results: pathlib.Path) -> None:
-    """Builds once, measures each setting."""
+    """Builds an index and measures it with each search setting."""
     from scann.scann_ops.py import scann_ops_pybind
 
     ads, queries = np.load(ads_path), np.load(queries_path)
@@ -56,7 +55,7 @@ def main(ads_path: str, queries_path: str, k: int, results: pathlib.Path) -> Non
                     "p99_ms": float(np.percentile(times, 99)),
                     "batch_queries_per_second": len(queries) / batch_seconds,
                     "build_seconds": build_seconds,
-                    # Floats for reordering stay in memory: 4·D bytes an ad.
+                    # Includes the floats for reordering, 4·D bytes per ad.
                     "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
                 }
             )
@@ -81,9 +80,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("ads", help="The ads' embeddings, .npy [N, D].")
+    parser.add_argument("ads", help="Ad embeddings, .npy [N, D].")
     parser.add_argument("queries", help="Query embeddings, .npy [Q, D].")
-    parser.add_argument("k", type=int, help="Ads wanted.")
+    parser.add_argument("k", type=int, help="Number of ads per query.")
     parser.add_argument("results", type=pathlib.Path, help="Directory for the results.")
     arguments = parser.parse_args()
     main(arguments.ads, arguments.queries, arguments.k, arguments.results)

@@ -1,7 +1,7 @@
-"""The peers by name: each is trained, tuned on the validation split, and kept for the next run.
+"""Trains the peers, tunes them on the validation split, and caches their results.
 
     WORKDIR/peers/NAME.npz     click logits of the validation and test rows
-    WORKDIR/peers/NAME.json    what they were made from, seconds, chosen settings
+    WORKDIR/peers/NAME.json    inputs, duration in seconds, chosen settings
 
 Shapes: V and L rows of the validation and the test split.
 """
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from peers import logistic, networks, peer_data, training, trees
 
-from serving import cli  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
 from tfrec import metrics
 
 PEERS = ("lightgbm", "hashed_logistic_regression", *networks.KINDS)
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-# What --tune_peers tries, beside what is used without it.
+# Settings that --tune_peers tries in addition to the defaults.
 NETWORK_GRID = {
     "learning_rate": (3e-4, 1e-3),
     "field_dim": (8, 16),
@@ -41,7 +41,7 @@ _MODULES = {
     "hashed_logistic_regression": (logistic,),
     **dict.fromkeys(networks.KINDS, (networks, training)),
 }
-NETWORKS = {kind: training.Options(networks.Sizes()) for kind in networks.KINDS}
+NETWORKS = {kind: training.NetworkOptions(networks.Sizes()) for kind in networks.KINDS}
 
 
 def _checksum(modules: tuple[types.ModuleType, ...]) -> str:
@@ -49,19 +49,19 @@ def _checksum(modules: tuple[types.ModuleType, ...]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
-# Taken now, as the modules are: what they are when a peer is done may be edited.
+# Computed on import, because files may be edited while a peer is trained.
 _CODE = {name: _checksum(modules) for name, modules in _MODULES.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
-    """What a peer says.
+class FittedPeer:
+    """Predictions of a peer.
 
     Attributes:
-        validation: [V] click logits.
-        test: [L] click logits.
-        seconds: Of training with all that was tried, and predicting.
-        settings: The settings that were best on the validation split.
+        validation: Click logits [V] of the validation rows.
+        test: Click logits [L] of the test rows.
+        seconds: Time to train with all settings and to predict, in seconds.
+        settings: Settings that were best on the validation split.
     """
 
     validation: np.ndarray
@@ -70,23 +70,23 @@ class Fitted:
     settings: dict[str, Any]
 
 
-# A setting that can be tried: its description, and what trains a model with it and returns how
-# to get the logits of rows.
-_Predict = Callable[[peer_data.Rows], np.ndarray]
+# Settings to try, and a function that trains a model with them and returns its predict function and
+# its results.
+_Predict = Callable[[peer_data.PeerRows], np.ndarray]
 _Try = tuple[dict[str, Any], Callable[[], tuple[_Predict, dict[str, Any]]]]
 
 
-def fit(name: str, data: peer_data.Data, tune: bool, seed: int) -> Fitted:
-    """Trains a peer with each of its settings and keeps the one best on validation.
+def fit(name: str, data: peer_data.PeerData, tune: bool, seed: int) -> FittedPeer:
+    """Trains a peer with each of its settings and returns the best one on the validation split.
 
     Args:
-        name: One of `PEERS`.
-        data: What it learns from.
-        tune: Whether it is also tried with the settings of its grid.
-        seed: Of its initialisation and the order of rows.
+        name: Name of the peer, one of `PEERS`.
+        data: Rows of all splits.
+        tune: Whether to also try the settings of its grid.
+        seed: Seed of the initialization and the order of rows.
 
     Raises:
-        ValueError: There is no peer of the name.
+        ValueError: There is no peer of this name.
     """
     started = time.perf_counter()
     best: tuple[float, np.ndarray, np.ndarray, dict[str, Any]] | None = None
@@ -94,41 +94,44 @@ def fit(name: str, data: peer_data.Data, tune: bool, seed: int) -> Fitted:
         predict, found = train()
         validation = predict(data.validation)
         loss = metrics.log_loss(data.validation.labels, 1 / (1 + np.exp(-validation)))
-        loss = np.inf if np.isnan(loss) else loss  # of a network that diverged
+        loss = np.inf if np.isnan(loss) else loss  # the network diverged
         if best is None or loss < best[0]:
             best = (loss, validation, predict(data.test), {**settings, **found})
     assert best is not None
-    return Fitted(best[1], best[2], time.perf_counter() - started, best[3])
+    return FittedPeer(best[1], best[2], time.perf_counter() - started, best[3])
 
 
 def fit_once(
     name: str,
-    data: peer_data.Data,
+    data: peer_data.PeerData,
     tune: bool,
     seed: int,
     inputs: dict[str, Any],
     path: pathlib.Path,
-) -> Fitted:
-    """As `fit`, but reads what an earlier run with the same inputs and the same code wrote.
+) -> FittedPeer:
+    """Like `fit`, but reads the result of an earlier run with the same inputs and code.
 
-    Says on stderr which settings were best at an edge of what was tried: the peer might be better
+    Warns on stderr if a chosen setting is at an edge of its grid, because the peer might be better
     beyond it.
 
     Args:
-        name, data, tune, seed: As of `fit`.
-        inputs: JSON values that tell the data apart from other data.
-        path: Directory of the files.
+        name: Name of the peer, one of `PEERS`.
+        data: Rows of all splits.
+        tune: Whether to also try the settings of its grid.
+        seed: Seed of the initialization and the order of rows.
+        inputs: JSON values that identify the data.
+        path: Directory of the cached files.
     """
     tried = [settings for settings, _ in _tries(name, data, tune, seed)]
     inputs = {**inputs, "tried": tried, "seed": seed, "code": _CODE[name]}
-    inputs = json.loads(json.dumps(inputs))  # as they are read back: tuples are lists
+    inputs = json.loads(json.dumps(inputs))  # JSON turns tuples into lists
     note, arrays = path / f"{name}.json", path / f"{name}.npz"
     if note.is_file() and arrays.is_file():
         stored = json.loads(note.read_text())
         if stored["inputs"] == inputs:
             _warn_of_edges(name, tried, stored["settings"])
             with np.load(arrays) as logits:
-                return Fitted(
+                return FittedPeer(
                     logits["validation"], logits["test"], stored["seconds"], stored["settings"]
                 )
     fitted = fit(name, data, tune, seed)
@@ -142,14 +145,14 @@ def fit_once(
 
 
 def at_edges(tried: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> list[str]:
-    """Returns the numbers among settings that are the least or greatest of those tried.
+    """Returns the chosen numbers that are the minimum or maximum of those tried.
 
     Args:
-        tried: Settings, in which a dict holds settings of its own.
-        chosen: The best of them; may tell more than was set.
+        tried: Settings that were tried; a dict may contain nested settings.
+        chosen: Best settings; may contain further results.
 
     Returns:
-        `NAME=VALUE` of each of which at least three values were tried; of two, each is an edge.
+        `NAME=VALUE` for numbers with at least three tried values; with two, each is an edge.
     """
     values: dict[str, set[float]] = {}
     for settings in tried:
@@ -173,15 +176,14 @@ def _numbers(settings: dict[str, Any]) -> Iterator[tuple[str, float]]:
 def _warn_of_edges(name: str, tried: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> None:
     for setting in at_edges(tried, chosen):
         print(
-            f"warning: {name} is best on validation with {setting}, an edge of what was tried: "
-            "widen its grid in scripts/benchmarks/peers/models.py, or the comparison flatters the "
-            "others",
+            f"warning: {name} is best on the validation split with {setting}, an edge of its grid; "
+            "extend the grid in scripts/benchmarks/peers/models.py for a fair comparison.",
             file=sys.stderr,
             flush=True,
         )
 
 
-def _tries(name: str, data: peer_data.Data, tune: bool, seed: int) -> Iterator[_Try]:
+def _tries(name: str, data: peer_data.PeerData, tune: bool, seed: int) -> Iterator[_Try]:
     if name == "lightgbm":
         yield from _tree_tries(data, tune, seed)
     elif name == "hashed_logistic_regression":
@@ -197,8 +199,8 @@ def _tries(name: str, data: peer_data.Data, tune: bool, seed: int) -> Iterator[_
         raise ValueError(f"Expected peers among {', '.join(PEERS)}, got {name!r}.")
 
 
-def _tree_tries(data: peer_data.Data, tune: bool, seed: int) -> Iterator[_Try]:
-    options = trees.Options()
+def _tree_tries(data: peer_data.PeerData, tune: bool, seed: int) -> Iterator[_Try]:
+    options = trees.TreeOptions()
     tried = [options, *(trees.grid(options, TREE_GRID) if tune else [])]
     for own in dict.fromkeys(tried):
         for treatment in trees.TREATMENTS:
@@ -210,19 +212,21 @@ def _tree_tries(data: peer_data.Data, tune: bool, seed: int) -> Iterator[_Try]:
 
 
 def _trees(
-    data: peer_data.Data, treatment: str, options: trees.Options, seed: int
+    data: peer_data.PeerData, treatment: str, options: trees.TreeOptions, seed: int
 ) -> tuple[_Predict, dict[str, Any]]:
     model, found = trees.train(data, treatment, options, seed)
     return lambda rows: trees.predict(model, data, rows), found
 
 
-def _logistic(data: peer_data.Data, strength: float, seed: int) -> tuple[_Predict, dict[str, Any]]:
+def _logistic(
+    data: peer_data.PeerData, strength: float, seed: int
+) -> tuple[_Predict, dict[str, Any]]:
     model, found = logistic.train(data, strength, seed)
     return lambda rows: logistic.predict(model, data, rows), found
 
 
 def _network(
-    kind: str, data: peer_data.Data, options: training.Options, seed: int
+    kind: str, data: peer_data.PeerData, options: training.NetworkOptions, seed: int
 ) -> tuple[_Predict, dict[str, Any]]:
     model, found = training.train(kind, data, options, seed)
     return lambda rows: training.predict(model, rows), found

@@ -1,7 +1,8 @@
-"""Plain Keras models that estimate the click: a DNN, DCN-V2 and DeepFM.
+"""Plain Keras models of the click probability: a DNN, DCN-V2 and DeepFM.
 
-Each field has an embedding, a list the mean of its values'; numbers are embedded by their
-quantile bucket, and the bucket's rank is an input of its own. They see one row a shown ad.
+Each field has an embedding; that of a list is the mean over its values. Numbers are embedded by
+their quantile bucket, and the rank of the bucket is an additional input. There is one row per shown
+ad.
 
 Shapes: B rows, W columns of ids, F fields, E field embedding, D = F E + numeric inputs.
 
@@ -16,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from peers import peer_data
 
-from serving import cli  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
 from tfrec import layers
 
 KINDS = ("dnn", "dcn_v2", "deepfm")
@@ -24,17 +25,17 @@ KINDS = ("dnn", "dcn_v2", "deepfm")
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Sizes and regularisation of a network.
+    """Sizes and regularization of a network.
 
     Attributes:
-        field_dim: E.
+        field_dim: Size of a field embedding, E.
         hidden: Widths of the dense layers.
-        num_cross_layers: Cross layers of DCN-V2.
+        num_cross_layers: Number of cross layers of DCN-V2.
         dropout: Dropout rate after each dense layer.
-        embedding_l2: Penalty on the squared norm of the whole table beside the summed loss of the
-            training rows. Weighing all rows of the table alike keeps rare ids small; a penalty
-            on the ids of each batch does not, and these models then overfit within a pass.
-        linear_l2: The same of DeepFM's weights, one an id.
+        embedding_l2: L2 penalty on the whole table, relative to the summed loss of the training
+            rows. A penalty on all rows keeps the embeddings of rare ids small; with a penalty on
+            the ids of each batch only, these models overfit within an epoch.
+        linear_l2: L2 penalty on DeepFM's linear weights, one per id.
     """
 
     field_dim: int = 16
@@ -46,15 +47,15 @@ class Sizes:
 
 
 class Fields(tf.keras.layers.Layer):
-    """Embeds the fields of rows of ids; all fields share one table.
+    """Embeds the fields of rows of ids with one shared table.
 
     Args:
-        fields: The fields.
-        dim: E.
-        l2: Weight of the table's squared norm.
+        fields: Fields to embed.
+        dim: Size of a field embedding, E.
+        l2: L2 penalty on the table.
     """
 
-    def __init__(self, fields: tuple[peer_data.Field, ...], dim: int, l2: float) -> None:
+    def __init__(self, fields: tuple[peer_data.PeerField, ...], dim: int, l2: float) -> None:
         super().__init__()
         sizes = [field.cardinality for field in fields]
         widths = [field.columns.stop - field.columns.start for field in fields]
@@ -83,13 +84,13 @@ class Fields(tf.keras.layers.Layer):
 
 
 class Ranks(tf.keras.layers.Layer):
-    """Numeric fields as numbers: the quantile bucket's rank in -1..1, and 0 where missing.
+    """Numeric fields as the rank of the quantile bucket in [-1, 1], and 0 if missing.
 
     Args:
-        fields: The fields.
+        fields: All fields; only numeric ones are used.
     """
 
-    def __init__(self, fields: tuple[peer_data.Field, ...]) -> None:
+    def __init__(self, fields: tuple[peer_data.PeerField, ...]) -> None:
         super().__init__()
         numeric = [field for field in fields if field.kind == "numeric"]
         self._columns = np.array([field.columns.start for field in numeric], np.int32)
@@ -101,11 +102,16 @@ class Ranks(tf.keras.layers.Layer):
         return tf.where(rank > 0, 2 * (rank - 1) / (self._largest - 1) - 1, 0.0)
 
 
-def build(kind: str, data: peer_data.Data, sizes: Sizes) -> tf.keras.Model:
+def build(kind: str, data: peer_data.PeerData, sizes: Sizes) -> tf.keras.Model:
     """Builds a network that maps ids [B, W] int32 to click logits [B, 1].
 
+    Args:
+        kind: Kind of network, one of `KINDS`.
+        data: Rows of all splits.
+        sizes: Sizes and regularization.
+
     Raises:
-        ValueError: There is no network of the kind.
+        ValueError: The kind is not known.
     """
     if kind not in KINDS:
         raise ValueError(f"Expected one of {', '.join(KINDS)}, got {kind!r}.")
@@ -139,7 +145,7 @@ def _dense(x: tf.Tensor, sizes: Sizes) -> tf.Tensor:
 
 
 def _pairs(embedded: tf.Tensor) -> tf.Tensor:
-    """Sums the inner products of all pairs of fields [B, F, E]: [B, 1]."""
+    """Returns the sum [B, 1] of the inner products of all pairs of fields [B, F, E]."""
     of_sums = tf.reduce_sum(embedded, axis=1) ** 2
     sums_of = tf.reduce_sum(embedded**2, axis=1)
     return 0.5 * tf.reduce_sum(of_sums - sums_of, axis=1, keepdims=True)

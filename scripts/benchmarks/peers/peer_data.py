@@ -1,33 +1,33 @@
-"""The rows and features that every peer of the ranker's benchmark learns from.
+"""The rows and features that the peers of the ranker are trained on.
 
-They are the encoded ids that the ranker reads, of the same splits, one row a shown ad: a
-request's query-side ids are repeated for each of its ads. Where the log holds positions, the
-slot an ad was shown in is one more field.
+They are the encoded ids of the ranker's splits, with one row per shown ad: the query ids of a
+request are repeated for each of its ads. If the log has positions, the position of the ad is
+another field.
 
-Shapes: L shown ads of a split, W columns of ids (one a field, `max_list_length` a list).
+Shapes: L shown ads of a split, W columns of ids (one per field, `max_list_length` per list).
 """
 
 import dataclasses
 
 import numpy as np
 
-from serving import cli  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
 from tfrecords import encoding, reader
 from tfrecords.splits import SPLITS
 
 POSITION = "position"
-MOST_POSITIONS = 64
+MAX_POSITIONS = 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Field:
-    """Where a field's ids stand.
+class PeerField:
+    """A field and its columns of ids.
 
     Attributes:
-        name: Its name in the schema.
-        kind: As in the schema; the position is `numeric`.
-        columns: Its columns of the ids.
-        cardinality: Its ids are below this; 0 is missing.
+        name: Name in the schema.
+        kind: Kind in the schema; the position is `numeric`.
+        columns: Columns of the field's ids.
+        cardinality: Number of ids, including 0 for missing.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Field:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """The shown ads of a split whose click label is known, in log order.
+class PeerRows:
+    """The shown ads of a split with a known click label, in the order of the log.
 
     Attributes:
-        ids: [L, W] int32.
-        labels: [L] float32, 0 or 1.
-        requests: [L] int64, the number of each ad's request; rises.
-        known: [all shown ads of the split] bool, which of them these are.
+        ids: Encoded ids [L, W] int32.
+        labels: Click labels [L] float32, 0 or 1.
+        requests: Request number [L] int64 of each ad, ascending.
+        known: Mask over all shown ads of the split of those with a known label.
     """
 
     ids: np.ndarray
@@ -57,51 +57,51 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """What peers learn from."""
+class PeerData:
+    """Fields and rows of all splits."""
 
-    fields: tuple[Field, ...]
-    train: Rows
-    validation: Rows
-    test: Rows
+    fields: tuple[PeerField, ...]
+    train: PeerRows
+    validation: PeerRows
+    test: PeerRows
 
     @property
     def click_rate(self) -> float:
-        """Share of clicks in training."""
+        """Click rate of the training rows."""
         return float(self.train.labels.mean())
 
 
-def read(data_set: reader.DataSet, with_position: bool) -> Data:
+def read(data_set: reader.DataSet, with_position: bool) -> PeerData:
     """Reads the splits of a data set.
 
     Args:
-        data_set: The converted log.
-        with_position: Whether the logged position is a field; the log must hold it.
+        data_set: Converted data set.
+        with_position: Whether to include the logged position; the log must have it.
 
     Raises:
-        ValueError: A split has no labelled rows.
+        ValueError: A split has no labeled rows.
     """
-    return Data(
+    return PeerData(
         _fields(data_set, with_position),
         *(_rows(data_set, split, with_position) for split in SPLITS),
     )
 
 
-def _fields(data_set: reader.DataSet, with_position: bool) -> tuple[Field, ...]:
+def _fields(data_set: reader.DataSet, with_position: bool) -> tuple[PeerField, ...]:
     both = (*data_set.schema.query_fields, *data_set.schema.ad_fields)
     fields = [
-        Field(field.name, field.kind, own, data_set.fitted.cardinality(field))
+        PeerField(field.name, field.kind, own, data_set.fitted.cardinality(field))
         for field, own in encoding.columns(both)
     ]
     if with_position:
         first = encoding.width(both)
-        # Of a name that no schema's field can have.
+        # No field of a schema can have this name.
         name, columns = f"({POSITION})", slice(first, first + 1)
-        fields.append(Field(name, "numeric", columns, MOST_POSITIONS + 1))
+        fields.append(PeerField(name, "numeric", columns, MAX_POSITIONS + 1))
     return tuple(fields)
 
 
-def _rows(data_set: reader.DataSet, split: str, with_position: bool) -> Rows:
+def _rows(data_set: reader.DataSet, split: str, with_position: bool) -> PeerRows:
     ids, labels, requests, first = [], [], [], 0
     for window in data_set.windows(split).as_numpy_iterator():
         lengths = window["list_lengths"]
@@ -109,8 +109,8 @@ def _rows(data_set: reader.DataSet, split: str, with_position: bool) -> Rows:
         parts = [window["query"][request], window["ad"]]
         if with_position:
             # 0 is missing, as in every field.
-            slots = np.clip(window[POSITION] + 1, 0, MOST_POSITIONS)
-            parts.append(slots[:, None].astype(np.int32))
+            positions = np.clip(window[POSITION] + 1, 0, MAX_POSITIONS)
+            parts.append(positions[:, None].astype(np.int32))
         ids.append(np.concatenate(parts, axis=1))
         labels.append(window["click"])
         requests.append(request + first)
@@ -118,10 +118,10 @@ def _rows(data_set: reader.DataSet, split: str, with_position: bool) -> Rows:
     known = ~np.isnan(np.concatenate(labels)) if labels else np.zeros(0, bool)
     if not known.any():
         raise ValueError(
-            f"The {split} split of {data_set.directory} has no rows with a click label: peers "
-            "cannot be compared; use a larger log, or larger fractions."
+            f"The {split} split of {data_set.directory} has no rows with a click label; expected "
+            "some to compare models. Use a larger log or larger split fractions."
         )
-    return Rows(
+    return PeerRows(
         np.concatenate(ids)[known],
         np.concatenate(labels)[known],
         np.concatenate(requests)[known],

@@ -1,8 +1,8 @@
-"""The usual way with such a log, to compare with: one row is one `tf.train.Example`.
+"""The common way to convert such a log, as a baseline: one `tf.train.Example` per row.
 
-Written as most published Criteo preparations are: a pass that counts values into a
-dictionary for each column, then a pass that looks each value up and writes a row's numbers
-and ids, in the log's order, to one file.
+Like most published Criteo preparations, a first pass counts the values of each column in a
+dictionary; a second pass looks each value up and writes the numbers and ids of each row, in the
+order of the log, to one file.
 
 Shapes: B rows of a batch.
 """
@@ -24,7 +24,7 @@ Vocabularies = list[dict[str, int]]
 
 
 def write(log: pathlib.Path, output: pathlib.Path, num_rows: int) -> None:
-    """Writes the first rows of a log, one Example each."""
+    """Writes the first rows of a log as Examples."""
     known = vocabularies(log, num_rows)
     with tf.io.TFRecordWriter(str(output)) as file:
         for values in _rows(log, num_rows):
@@ -48,15 +48,15 @@ def vocabularies(log: pathlib.Path, num_rows: int) -> Vocabularies:
 
 
 def write_encoded(data_set: reader.DataSet, output: pathlib.Path, num_rows: int) -> int:
-    """Writes rows of a data set's training split, one Example each.
+    """Writes rows of a data set's training split as Examples.
 
     Args:
-        data_set: The data set; a row is a shown ad with its request's query fields.
-        output: The file.
-        num_rows: The most rows written.
+        data_set: Data set; a row is a shown ad with the query fields of its request.
+        output: File to write.
+        num_rows: Maximum number of rows.
 
     Returns:
-        Rows written.
+        Number of rows written.
     """
     written = 0
     with tf.io.TFRecordWriter(str(output)) as file:
@@ -77,7 +77,7 @@ def write_encoded(data_set: reader.DataSet, output: pathlib.Path, num_rows: int)
 def batches(
     data_set: reader.DataSet, path: pathlib.Path, batch_size: int, seed: int
 ) -> tf.data.Dataset:
-    """Streams shuffled batches of what `write_encoded` wrote.
+    """Streams shuffled batches of a file written by `write_encoded`.
 
     Yields:
         `query` [B, Fq], `ad` [B, Fa] and `ad_row` [B] int64, and each label [B] float32.
@@ -88,7 +88,7 @@ def batches(
     features |= {name: tf.io.FixedLenFeature([], tf.float32) for name in data_set.spec.labels}
     dataset = tf.data.TFRecordDataset(str(path), buffer_size=1 << 20)
     dataset = dataset.shuffle(_SHUFFLE_ROWS, seed=seed).batch(batch_size)
-    # Parsed by the batch, which is several times as fast as row by row.
+    # Parsing batches is several times as fast as parsing rows.
     dataset = dataset.map(lambda rows: tf.io.parse_example(rows, features), tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE)
 

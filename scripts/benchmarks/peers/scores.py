@@ -1,6 +1,6 @@
 """Scores of click probabilities, and intervals of the difference between two models.
 
-Shapes: L rows in log order, S resamples.
+Shapes: L rows in log order, S samples: the data and its resamples.
 """
 
 import numpy as np
@@ -37,5 +37,5 @@ def resampled(
 def difference(
     ours: dict[str, np.ndarray], other: dict[str, np.ndarray]
 ) -> dict[str, metrics.Interval | None]:
-    """Returns the interval of ours minus the other for each metric of [S] resamples."""
-    return {name: metrics.metric_interval(values - other[name]) for name, values in ours.items()}
+    """Returns the interval of ours minus the other for each metric of [S] samples."""
+    return {name: metrics.interval(values - other[name]) for name, values in ours.items()}

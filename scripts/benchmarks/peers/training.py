@@ -1,8 +1,7 @@
-"""Trains the networks among the peers: Adam, early stopping on validation log loss.
+"""Trains the peers that are networks, with Adam and early stopping on the validation log loss.
 
-The model is checked several times a pass and the best check is kept, because models with id
-embeddings are at their best after one or two passes. With a grid, the settings whose best
-check is best are kept.
+The model is evaluated several times per epoch and the best evaluation is kept, because models with
+id embeddings are best after one or two epochs.
 
 Shapes: L rows of a split.
 """
@@ -15,25 +14,25 @@ import numpy as np
 import tensorflow as tf
 from peers import networks, peer_data
 
-from serving import cli  # noqa: F401  (first: it settles Keras and quiets TensorFlow)
+from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
 
 _ROWS_AT_ONCE = 8_192
-_LEAST_BATCHES = 80
+_MIN_BATCHES = 80
 _METRIC = "log_loss"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """How a network is trained.
+class NetworkOptions:
+    """Training options of a network.
 
     Attributes:
-        sizes: The network's.
-        learning_rate: Of Adam.
-        batch_size: Most rows in a batch; of a small split an eightieth.
-        epochs: Most passes over the training rows.
-        checks: Checks on validation a pass.
-        patience: Checks without improvement before the rate is divided, and twice as many
-            before stopping.
+        sizes: Sizes and regularization of the network.
+        learning_rate: Learning rate of Adam.
+        batch_size: Maximum batch size; reduced for small splits to get at least 80 batches.
+        epochs: Maximum number of epochs.
+        checks: Number of evaluations per epoch.
+        patience: Number of evaluations without improvement before the learning rate is reduced;
+            training stops after twice as many.
     """
 
     sizes: networks.Sizes
@@ -45,20 +44,20 @@ class Options:
 
 
 def train(
-    kind: str, data: peer_data.Data, options: Options, seed: int
+    kind: str, data: peer_data.PeerData, options: NetworkOptions, seed: int
 ) -> tuple[tf.keras.Model, dict[str, Any]]:
-    """Trains one network.
+    """Trains a network.
 
     Returns:
-        The network at its best check, and its settings with `validation_log_loss` and
-        `passes` made until then.
+        The network at its best evaluation; and its `validation_log_loss` and number of `passes` at
+        that point.
     """
     tf.keras.utils.set_random_seed(seed)
     model = networks.build(kind, data, options.sizes)
     loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
     own = tf.keras.metrics.BinaryCrossentropy(from_logits=True, name=_METRIC)  # no penalties
     model.compile(tf.keras.optimizers.Adam(options.learning_rate), loss, metrics=[own])
-    batch_size = min(options.batch_size, max(1, len(data.train) // _LEAST_BATCHES))
+    batch_size = min(options.batch_size, max(1, len(data.train) // _MIN_BATCHES))
     steps = max(1, len(data.train) // batch_size // options.checks)
     monitor = {"monitor": f"val_{_METRIC}", "mode": "min"}
     history = model.fit(
@@ -79,12 +78,12 @@ def train(
     return model, {"validation_log_loss": history[best], "passes": round(passes, 2)}
 
 
-def predict(model: tf.keras.Model, rows: peer_data.Rows) -> np.ndarray:
+def predict(model: tf.keras.Model, rows: peer_data.PeerRows) -> np.ndarray:
     """Returns the click logits [L] float64."""
     return model.predict(rows.ids, batch_size=_ROWS_AT_ONCE, verbose=0)[:, 0].astype(np.float64)
 
 
-def grid(options: Options, values: dict[str, tuple[Any, ...]]) -> list[Options]:
+def grid(options: NetworkOptions, values: dict[str, tuple[Any, ...]]) -> list[NetworkOptions]:
     """Returns options with every combination of values, by name of an option or a size."""
     result = []
     for chosen in itertools.product(*values.values()):
@@ -96,9 +95,9 @@ def grid(options: Options, values: dict[str, tuple[Any, ...]]) -> list[Options]:
     return result
 
 
-def _batches(rows: peer_data.Rows, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-    """Streams (ids, labels); with a seed without end and in a new order each pass."""
-    # Row numbers are shuffled, not rows: a shuffle of all rows costs no memory.
+def _batches(rows: peer_data.PeerRows, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+    """Streams (ids, labels); with a seed, endlessly and reshuffled in each epoch."""
+    # Shuffles row numbers instead of rows to save memory.
     ids, labels = tf.constant(rows.ids), tf.constant(rows.labels[:, None])
     numbers = tf.data.Dataset.range(len(rows))
     if seed is not None:

@@ -1,9 +1,9 @@
-"""LightGBM on the encoded ids: the better of two treatments of the fields.
+"""LightGBM on the encoded ids, with the better of two treatments of the fields.
 
-`ordinal`: every id is a number. Ids of strings are ranks by frequency and ids of numbers are
-quantile buckets, so both have a meaning as an order; missing is missing. `categorical`: ids of
-strings are categories, those of numbers as before. Of a list, its most frequent values are
-inputs of their own, present or not, and so is its length.
+`ordinal`: every id is a number. Ids of strings are frequency ranks and ids of numbers are quantile
+buckets, so their order is meaningful; missing values remain missing. `categorical`: ids of strings
+are categories, ids of numbers as before. A list has an indicator for each of its most frequent
+values and its length as inputs.
 
 Shapes: L rows, W columns of ids, X inputs.
 """
@@ -13,7 +13,7 @@ import itertools
 import os
 from typing import Any
 
-# Threads that spin while they wait for each other starve when other processes run.
+# Threads that spin while waiting for each other are slow when other processes run.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import lightgbm
@@ -27,12 +27,13 @@ _PARAMETERS = {"objective": "binary", "metric": "binary_logloss", "verbose": -1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """How trees are grown; the names are LightGBM's.
+class TreeOptions:
+    """Training options, with LightGBM's names.
 
     Attributes:
-        cat_smooth, cat_l2, min_data_per_group: Regularisation of splits on categories.
-        patience: Rounds without a better validation loss before stopping.
+        cat_smooth, cat_l2, min_data_per_group: Regularization of splits on categories.
+        rounds: Maximum number of rounds.
+        patience: Number of rounds without a better validation loss before training stops.
     """
 
     num_leaves: int = 15
@@ -48,9 +49,9 @@ class Options:
 
 
 def train(
-    data: peer_data.Data, treatment: str, options: Options, seed: int
+    data: peer_data.PeerData, treatment: str, options: TreeOptions, seed: int
 ) -> tuple[lightgbm.Booster, dict[str, Any]]:
-    """Trains one model and returns it with its validation loss and rounds."""
+    """Trains a model and returns it with its validation loss and number of rounds."""
     matrix, categorical = inputs(data.fields, data.train.ids)
     held_out, _ = inputs(data.fields, data.validation.ids)
     chosen = categorical if treatment == "categorical" else []
@@ -68,13 +69,17 @@ def train(
     return model, {"validation_log_loss": loss, "rounds": model.best_iteration}
 
 
-def predict(model: lightgbm.Booster, data: peer_data.Data, rows: peer_data.Rows) -> np.ndarray:
+def predict(
+    model: lightgbm.Booster, data: peer_data.PeerData, rows: peer_data.PeerRows
+) -> np.ndarray:
     """Returns the click logits [L]."""
     return np.asarray(model.predict(inputs(data.fields, rows.ids)[0], raw_score=True))
 
 
-def inputs(fields: tuple[peer_data.Field, ...], ids: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Returns the inputs [L, X] float32 of ids [L, W], and which of them are categories."""
+def inputs(
+    fields: tuple[peer_data.PeerField, ...], ids: np.ndarray
+) -> tuple[np.ndarray, list[int]]:
+    """Returns the inputs [L, X] float32 for ids [L, W], and the indices of categorical ones."""
     columns, categorical = [], []
     for field in fields:
         own = ids[:, field.columns]
@@ -89,7 +94,7 @@ def inputs(fields: tuple[peer_data.Field, ...], ids: np.ndarray) -> tuple[np.nda
     return np.stack([c.astype(np.float32) for c in columns], axis=1), categorical
 
 
-def grid(options: Options, values: dict[str, tuple[Any, ...]]) -> list[Options]:
+def grid(options: TreeOptions, values: dict[str, tuple[Any, ...]]) -> list[TreeOptions]:
     """Returns options with every combination of values, by name."""
     combinations = itertools.product(*values.values())
     return [

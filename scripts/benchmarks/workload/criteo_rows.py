@@ -1,15 +1,14 @@
-"""Rows in Criteo's layout with the Kaggle log's cardinalities, for benchmarks of speed.
+"""Generates rows in Criteo's layout with the Kaggle log's cardinalities, for speed benchmarks.
 
-Nothing can be learnt from them: labels are drawn without regard to the fields. What costs
-time is as in the real log: the number of distinct values of each column, how unevenly they
-occur, how many are missing, and the length of a line (about 240 bytes).
+Labels are independent of the fields, so nothing can be learned. What determines the speed is as in
+the real log: the number of distinct values of each column and their frequencies, the share of
+missing values, and the length of a line (about 240 bytes).
 
 Shapes: B rows of a block, A ads.
 
 References:
-    Criteo Labs, Display Advertising Challenge, 2014. Cardinalities are those that
-    recommenders trained on it report (Naumov et al., DLRM, 2019); shares of missing values
-    are rounded.
+    Criteo Labs, Display Advertising Challenge, 2014. Cardinalities are those reported for
+    recommenders trained on it (Naumov et al., DLRM, 2019); shares of missing values are rounded.
 """
 
 import dataclasses
@@ -34,43 +33,43 @@ _MISSING = {
     "C12": 0.03, "C16": 0.03, "C19": 0.44, "C20": 0.44, "C21": 0.03, "C22": 0.76, "C24": 0.03,
     "C25": 0.44, "C26": 0.44,
 }  # fmt: skip
-# Medians of I1–I13; I2 begins at -2.
+# Medians of I1–I13; I2 starts at -2.
 _MEDIANS = (1, 4, 6, 4, 3_000, 30, 3, 7, 40, 0.6, 1, 0.4, 4)
 _SPREAD = 1.7
 _ROWS_PER_BLOCK = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Ads:
-    """The ads behind the rows.
+class CriteoAds:
+    """The ads of the rows.
 
     Attributes:
-        ranks: Rank of the value [A] of each column of the ad key.
+        ranks: Frequency rank [A] of the value of each column of the ad key.
     """
 
     ranks: dict[str, np.ndarray]
 
     @classmethod
-    def drawn(cls, seed: int) -> "Ads":
-        """Draws ads, many of which share the values of their key's columns."""
+    def drawn(cls, seed: int) -> "CriteoAds":
+        """Draws ads, many of which share values of their key columns."""
         rng = np.random.default_rng((seed, 0))
         columns = zip(formats.criteo.CATEGORICAL_COLUMNS, CARDINALITIES, strict=True)
         return cls({n: _ranks(rng, c, NUM_ADS) for n, c in columns if n in formats.criteo.AD_KEY})
 
 
 def write(path: pathlib.Path, num_rows: int, seed: int = 1) -> pathlib.Path:
-    """Writes a log block by block and returns its path; a finished one is kept.
+    """Writes a log block by block and returns its path; an existing file is kept.
 
     Args:
-        path: The file; its name should tell `num_rows` and `seed`.
-        num_rows: Lines to write.
-        seed: Equal seeds give equal bytes.
+        path: File to write; its name should contain `num_rows` and `seed`.
+        num_rows: Number of lines.
+        seed: Random seed; equal seeds give equal bytes.
     """
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     options = pa_csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    ads = Ads.drawn(seed)
+    ads = CriteoAds.drawn(seed)
     with files.replacing(path) as partial, partial.open("wb") as file:
         for index, first in enumerate(range(0, num_rows, _ROWS_PER_BLOCK)):
             rng = np.random.default_rng((seed, 1, index))
@@ -79,8 +78,8 @@ def write(path: pathlib.Path, num_rows: int, seed: int = 1) -> pathlib.Path:
     return path
 
 
-def block(rng: np.random.Generator, ads: Ads, num_rows: int) -> pa.Table:
-    """Returns rows [B] as a table of the log's columns; null is missing."""
+def block(rng: np.random.Generator, ads: CriteoAds, num_rows: int) -> pa.Table:
+    """Returns rows [B] as a table of the log's columns; missing values are null."""
     ad = _ranks(rng, NUM_ADS, num_rows)
     columns: dict[str, pa.Array] = {
         formats.criteo.LABEL: pa.array((rng.random(num_rows) < CLICK_RATE).astype(np.int8))

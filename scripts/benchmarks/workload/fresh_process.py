@@ -1,7 +1,7 @@
-"""Runs a function in a process of its own, so that its time and memory are its own.
+"""Runs a function in a separate process, so that its time and memory are measured separately.
 
-Where it is safe, the processes are forks of a server that has imported what the benchmark imports
-and has done nothing else: TensorFlow is imported once, not for each of them.
+On Linux, the processes are forks of a server that has only imported the benchmark's modules, so
+that TensorFlow is imported once.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def call(function: Callable[..., Result], *arguments: object) -> Result:
-    """Returns what a module's function gives in a freshly started process."""
+    """Calls a module-level function in a fresh process and returns its result."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([name for name in sys.modules if _is_preloaded(name)])
     with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -28,13 +28,13 @@ def _is_preloaded(module: str) -> bool:
 
 
 def peak_rss_mb() -> float:
-    """Returns the most memory that this process has had resident, in 10^6 bytes.
+    """Returns the peak resident memory of this process, in 10^6 bytes.
 
-    Mapped files count as far as they were resident.
+    Resident pages of mapped files are included.
     """
     status = pathlib.Path("/proc/self/status")
     if status.is_file():
-        # ru_maxrss would count the parent's memory too: Linux keeps it over fork and exec.
+        # ru_maxrss would include the parent's memory, which Linux keeps over fork and exec.
         lines = status.read_text().splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
         return kilobytes * 1024 / 1e6

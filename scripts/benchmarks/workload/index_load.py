@@ -1,10 +1,10 @@
-"""Opens a saved index in this fresh process, searches it and prints what that took, as JSON.
+"""Opens and searches a saved index in this process and prints time and memory as JSON.
 
     python scripts/benchmarks/workload/index_load.py ad_index/1/index.faiss queries.npy 500
 
-`load_seconds` is until the index is open, `first_queries_seconds` of the 100 searches after it,
-which read what is not yet in memory. `private_mb` is memory of this process alone,
-`resident_mb` with the mapped pages that other processes on the same index share.
+`load_seconds` is the time to open the index, `first_queries_seconds` that of the following 100
+searches, which read pages that are not in memory yet. `private_mb` is the memory of this process
+alone; `resident_mb` includes mapped pages, which processes with the same index share.
 """
 
 import argparse
@@ -18,7 +18,13 @@ from serving import index
 
 
 def main(path: str, queries_path: str, k: int) -> None:
-    """Measures."""
+    """Measures an index.
+
+    Args:
+        path: Index file.
+        queries_path: File of query embeddings, .npy [Q, D].
+        k: Number of ads per query.
+    """
     queries = np.load(queries_path)[:100]
     before = memory_mb()
     started = time.perf_counter()
@@ -38,7 +44,7 @@ def main(path: str, queries_path: str, k: int) -> None:
 
 
 def memory_mb() -> dict[str, float]:
-    """Returns Linux's count of this process's pages, in 10^6 bytes."""
+    """Returns the memory of this process by kind as Linux reports it, in 10^6 bytes."""
     lines = pathlib.Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     return {line.split(":")[0]: int(line.split()[1]) * 1024 / 1e6 for line in lines}
 
@@ -47,8 +53,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("index", help="The index file.")
+    parser.add_argument("index", help="Index file.")
     parser.add_argument("queries", help="Query embeddings, .npy [Q, D].")
-    parser.add_argument("k", type=int, help="Ads wanted.")
+    parser.add_argument("k", type=int, help="Number of ads per query.")
     arguments = parser.parse_args()
     main(arguments.index, arguments.queries, arguments.k)

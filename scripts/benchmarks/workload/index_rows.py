@@ -1,6 +1,6 @@
-"""Measures our indexes for the benchmark, a row a configuration.
+"""Measures our indexes for the benchmark, with a row per configuration.
 
-Shapes: N ads, Q queries, D embedding size, k ads wanted.
+Shapes: N ads, Q queries, D embedding size, k ads per query.
 """
 
 import dataclasses
@@ -32,15 +32,14 @@ Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Catalogue:
-    """Ads' embeddings that need not fit into memory.
+class EmbeddedAds:
+    """Ad embeddings that need not fit into memory.
 
     Attributes:
-        num_ads: N.
-        chunks: Starts another pass over them, [rows, D] float32.
-        sample: Draws so many of them, for training.
-        queries: [Q, D] float32, as they come, that an index may learn from; it is measured with
-            others.
+        num_ads: Number of ads, N.
+        chunks: Starts a pass over the embeddings, [rows, D] float32.
+        sample: Draws a number of embeddings for training.
+        queries: Query embeddings [Q, D] float32 for training; others are used to measure.
     """
 
     num_ads: int
@@ -50,17 +49,17 @@ class Catalogue:
 
 
 def build(
-    catalogue: Catalogue, config: IndexConfig, dimension: int, saved: pathlib.Path
+    catalogue: EmbeddedAds, config: IndexConfig, dimension: int, saved: pathlib.Path
 ) -> Structure:
-    """Builds an index chunk by chunk and saves it, or opens what an earlier run has saved.
+    """Builds an index chunk by chunk and saves it, or opens one that an earlier run has saved.
 
-    The time to make the chunks is not counted.
+    The time to generate the chunks is not counted.
 
     Args:
-        catalogue: The ads.
-        config: How to index them.
-        dimension: D.
-        saved: File for the index; what it was built with and how long goes beside it.
+        catalogue: Ads to index.
+        config: Index config.
+        dimension: Embedding size, D.
+        saved: File for the index; its build parameters and time are written next to it.
     """
     note = saved.with_suffix(".faiss.json")
     if not note.exists():
@@ -71,7 +70,7 @@ def build(
 
 
 def _build_and_save(
-    catalogue: Catalogue,
+    catalogue: EmbeddedAds,
     config: IndexConfig,
     dimension: int,
     saved: pathlib.Path,
@@ -102,7 +101,7 @@ def measure(
     wanted: np.ndarray,
     saved: pathlib.Path,
 ) -> list[Row]:
-    """Measures a built index at all settings, and opens it in a fresh process."""
+    """Measures a built index at all search settings, and opens it in a fresh process."""
     loaded = load(saved, queries, wanted.shape[1])
     rows = []
     for trial in structure.sweep(queries, wanted):
@@ -114,7 +113,7 @@ def measure(
 
 
 def throughput(searcher: Searcher, queries: np.ndarray, k: int) -> float:
-    """Returns queries a second of one batch on all cores."""
+    """Returns the queries per second of one batch on all cores."""
     together = Searcher(searcher.index, faiss.omp_get_max_threads())
     together.search(queries[:32], k)
     started = time.perf_counter()
@@ -123,7 +122,7 @@ def throughput(searcher: Searcher, queries: np.ndarray, k: int) -> float:
 
 
 def load(path: pathlib.Path, queries: np.ndarray, k: int) -> Row:
-    """Opens a saved index in a fresh process and returns what that takes."""
+    """Opens a saved index in a fresh process and returns time and memory."""
     asked = path.with_suffix(".queries.npy")
     np.save(asked, queries[:100])
     command = [sys.executable, str(_LOAD), str(path), str(asked), str(k)]
@@ -132,8 +131,8 @@ def load(path: pathlib.Path, queries: np.ndarray, k: int) -> Row:
     return json.loads(done.stdout)
 
 
-def exact(catalogue: Catalogue, queries: np.ndarray, k: int, saved: pathlib.Path) -> np.ndarray:
-    """Returns the rows [Q, k] of exact search, kept in a .npy file from run to run."""
+def exact(catalogue: EmbeddedAds, queries: np.ndarray, k: int, saved: pathlib.Path) -> np.ndarray:
+    """Returns the rows [Q, k] of exact search, cached in a .npy file."""
     if not saved.exists():
         rows = exact_rows(catalogue.chunks(), queries, k)
         with files.replacing(saved) as partial, partial.open("wb") as file:

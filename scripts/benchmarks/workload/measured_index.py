@@ -1,4 +1,4 @@
-"""An index over generated embeddings, for the benchmarks of filters and of updates.
+"""Builds an index over generated embeddings, for the benchmarks of filters and updates.
 
 Shapes: N ads, Q queries, D embedding size.
 """
@@ -16,17 +16,17 @@ from serving import index, requests
 
 _TUNING_QUERIES = 100
 
-flags.DEFINE_integer("num_ads", 1_000_000, "Ads of the release.", lower_bound=1024)
-flags.DEFINE_integer("dimension", 256, "Size of an embedding.", lower_bound=2)
-flags.DEFINE_integer("num_queries", 300, "Queries measured for each row.", lower_bound=10)
-flags.DEFINE_integer("k", 500, "Ads for each query.", lower_bound=1)
-flags.DEFINE_enum("kind", "IVFPQ", ("Flat", "IVF", "IVFPQ", "HNSW"), "Kind of the index.")
-flags.DEFINE_string("index", None, "Keep the built index in this file, and use it if it is there.")
-flags.DEFINE_string("json", None, "File for the JSON.")
+flags.DEFINE_integer("num_ads", 1_000_000, "Number of ads of the release.", lower_bound=1024)
+flags.DEFINE_integer("dimension", 256, "Embedding size.", lower_bound=2)
+flags.DEFINE_integer("num_queries", 300, "Number of queries per row.", lower_bound=10)
+flags.DEFINE_integer("k", 500, "Number of ads per query.", lower_bound=1)
+flags.DEFINE_enum("kind", "IVFPQ", ("Flat", "IVF", "IVFPQ", "HNSW"), "Kind of index.")
+flags.DEFINE_string("index", None, "File for the index; used if it exists, otherwise written.")
+flags.DEFINE_string("json", None, "File for the result as JSON.")
 
 
 def make() -> tuple[index.Searcher, np.ndarray, np.ndarray, dict[str, Any]]:
-    """Returns an index as the flags say, the embeddings [N, D], queries [Q, D] and its state."""
+    """Returns the index of the flags, embeddings [N, D], queries [Q, D] and a description."""
     chosen = flags.FLAGS
     space = tower_embeddings.Space.drawn(chosen.dimension)
     embeddings = np.concatenate(list(space.chunks(chosen.num_ads)))
@@ -57,12 +57,12 @@ def _opened(path: pathlib.Path, shape: tuple[int, ...], kind: str) -> index.Sear
     try:
         searcher = index.Searcher(faiss.read_index(str(path)))
     except RuntimeError as error:
-        raise ValueError(f"--index: {path} is no index ({error}). Remove it.") from error
+        raise ValueError(f"--index: {path} is not an index ({error}). Remove it.") from error
     found = searcher.kind, searcher.num_ads, searcher.dimension
     if found != (kind, *shape):
         raise ValueError(
-            f"--index: expected in {path} an index {kind} of {shape[0]} ads of {shape[1]} "
-            f"dimensions, got {found[0]}, {found[1]}, {found[2]}. Remove it, or name another file."
+            f"--index: expected a {kind} index of {shape[0]} ads with {shape[1]} dimensions in "
+            f"{path}, got {found[0]}, {found[1]}, {found[2]}. Remove it or choose another file."
         )
     return searcher
 
@@ -70,7 +70,7 @@ def _opened(path: pathlib.Path, shape: tuple[int, ...], kind: str) -> index.Sear
 def exact_recall(
     embeddings: np.ndarray, queries: np.ndarray, k: int, found: list[np.ndarray]
 ) -> float:
-    """Returns the share of the exact top k of some embeddings among the found places; of none 1."""
+    """Returns the recall of found positions against exact search; 1 if there are no embeddings."""
     if not len(embeddings):
         return 1.0
     wanted = index.exact_rows([embeddings], queries, k)
@@ -80,17 +80,17 @@ def exact_recall(
 def time_filtered(
     ads: Any, eligibility: Any, queries: np.ndarray, filters: requests.Filters | None
 ) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Searches with every query [Q, D] alone, resolving the filters each time.
+    """Searches with each query alone, evaluating the filters each time.
 
     Args:
-        ads: Is searched, by `search`.
-        eligibility: Resolves filters, by `eligible`.
-        queries: [Q, D] float32.
-        filters: Checked; None = every ad is eligible.
+        ads: Index to search, with a method `search`.
+        eligibility: Evaluates filters, with a method `eligible`.
+        queries: Query embeddings [Q, D] float32.
+        filters: Validated filters. None: every ad is eligible.
 
     Returns:
         Milliseconds of the first query, and the median and the 99th percentile of the others;
-        and the rows that each found.
+        and the rows that each query found.
     """
     seconds, found = [], []
     for query in queries[:, None]:

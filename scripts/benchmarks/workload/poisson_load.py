@@ -1,8 +1,8 @@
-"""Sends HTTP requests, one after another or at random times, from a process of its own.
+"""Sends HTTP requests, one after another or as a Poisson process.
 
-Open loop: requests come at the times of a Poisson process whether or not the ones before are
-answered, and a request's time counts from when it was due. A client that waits for each answer
-would send less just when the service is slow, and would not see it.
+The load is an open loop: requests are sent at the times of a Poisson process whether or not earlier
+ones are answered, and the latency of a request counts from its due time. A client that waits for
+each answer would send fewer requests when the service is slow, and would not measure the delay.
 
 References: G. Tene, How NOT to Measure Latency, 2015 ("coordinated omission").
 """
@@ -23,12 +23,12 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is asked.
+    """A service and the requests to send.
 
     Attributes:
-        url: Of the service, http.
-        bodies: JSON of the requests, in turn.
-        headers: Sent with each.
+        url: URL of the service (http).
+        bodies: JSON bodies of the requests, sent in turn.
+        headers: Headers of each request.
     """
 
     url: str
@@ -37,7 +37,7 @@ class Target:
 
 
 class _Client:
-    """A pool of connections with as little code as will do: the load shares its processors."""
+    """A minimal pool of connections, because the load shares its CPUs with the service."""
 
     def __init__(self, target: Target) -> None:
         parts = urllib.parse.urlsplit(target.url)
@@ -56,7 +56,7 @@ class _Client:
         self._idle: list[_Connection] = []
 
     async def ask(self, number: int) -> tuple[int, bytes]:
-        """Returns status and body."""
+        """Sends a request and returns status and body of the response."""
         reader, writer = await self._connection()
         writer.write(self._requests[number % len(self._requests)])
         head = await reader.readuntil(b"\r\n\r\n")
@@ -70,7 +70,7 @@ class _Client:
         return int(head[9:12]), body
 
     async def _connection(self) -> _Connection:
-        """Returns an idle connection, or a new one; the service closes those long idle."""
+        """Returns an idle connection that the service has not closed, or a new one."""
         while self._idle:
             reader, writer = self._idle.pop()
             if not reader.at_eof():
@@ -87,12 +87,12 @@ def one_by_one(target: Target, count: int, warm_up: int) -> dict[str, Any]:
     """Sends requests one after another.
 
     Args:
-        target: What is asked.
-        count: Requests that are measured.
-        warm_up: Requests before those.
+        target: Service and requests.
+        count: Number of requests to measure.
+        warm_up: Number of requests before those.
 
     Returns:
-        `milliseconds` of each and its answer's `stage_ms`.
+        `milliseconds` and `stage_ms` of each request, and the numbers of `failed` and `degraded`.
     """
 
     async def run() -> list[tuple[float, int, bytes]]:
@@ -116,17 +116,17 @@ def one_by_one(target: Target, count: int, warm_up: int) -> dict[str, Any]:
 
 
 def poisson(target: Target, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """Sends requests at random times.
+    """Sends requests as a Poisson process.
 
     Args:
-        target: What is asked.
-        rate: Requests a second, on average.
-        seconds: How long.
-        seed: Of the times.
+        target: Service and requests.
+        rate: Average number of requests per second.
+        seconds: Duration in seconds.
+        seed: Random seed of the times.
 
     Returns:
-        `milliseconds` of the answered from when they were due, and how many were `sent`,
-        `failed` (no answer or an error), `refused` (429) and `degraded`.
+        `milliseconds` of the answered requests from their due time, and the numbers of requests
+        that were `sent`, `failed` (no answer or an error), `refused` (429) and `degraded`.
     """
     gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds * 2) + 50)
     due = np.cumsum(gaps)

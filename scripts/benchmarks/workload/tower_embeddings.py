@@ -1,18 +1,19 @@
-"""Embeddings of ads and queries with the structure that a trained two-tower model gives.
+"""Generates embeddings of ads and queries with the structure of a trained two-tower model.
 
-What benchmarks of the index use where no trained tower is at hand, at any N, chunk by chunk:
+Benchmarks of the index use them for any number of ads, in chunks, if there is no trained tower:
 
-    hierarchy     an ad = its topic (of 64) + its campaign (of 2,000, of power-law sizes) + itself
-                  in shares 0.30 : 0.35 : 0.35 of the variance
-    anisotropy    variance of principal direction j falls as 1 / (1 + j); the directions are a
-                  random rotation of the axes. Participation ratio (Σλ)²/Σλ² about 28 of 256
-    length        unit, as the towers normalise
-    queries       the weighted mean of one to four ads (a user's tastes), and a quarter of
-                  variance of the same spectrum beside it: cosines of about 0.7 to the best ad,
+    hierarchy     an ad is the sum of its topic (of 64), its campaign (of 2,000 with power-law
+                  sizes) and its own part, with shares 0.30 : 0.35 : 0.35 of the variance
+    anisotropy    the variance of principal direction j is proportional to 1 / (1 + j); the
+                  directions are a random rotation of the axes. The participation ratio
+                  (Σλ)²/Σλ² is about 28 of 256
+    length        unit length, as the towers normalize
+    queries       the weighted mean of one to four ads (a user's tastes), plus noise of the same
+                  spectrum with a quarter of the variance: cosines of about 0.7 to the best ad,
                   0.5 to the 500th of a million, 0 on average
 
-Real towers differ; the structure is stated so that a number can be judged, and the benchmark
-takes a trained tower's embeddings too.
+Real towers differ. The structure is documented to help judge the results; the benchmark also
+accepts embeddings of a trained tower.
 
 Shapes: N ads, Q queries, D embedding size.
 """
@@ -25,21 +26,21 @@ import numpy as np
 _TOPICS, _CAMPAIGNS = 64, 2_000
 _TOPIC, _CAMPAIGN, _OWN = 0.30, 0.35, 0.35
 _SIZE_EXPONENT, _SIZE_OFFSET = 0.7, 10.0
-_MOST_TASTES = 4
+_MAX_TASTES = 4
 _NOISE = 0.5
 CHUNK = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """Where ads and queries lie.
+    """The distribution of ads and queries.
 
     Attributes:
-        campaigns: [campaigns, D] float32, before rotation.
-        sizes: [campaigns], the share of ads of each.
-        scales: [D] float32, deviation along each principal direction.
-        rotation: [D, D] float32.
-        seed: Of everything drawn.
+        campaigns: Centers of the campaigns [campaigns, D] float32, before rotation.
+        sizes: Share of ads [campaigns] of each campaign.
+        scales: Standard deviation [D] float32 along each principal direction.
+        rotation: Rotation [D, D] float32.
+        seed: Random seed.
     """
 
     campaigns: np.ndarray
@@ -69,18 +70,18 @@ class Space:
         )
 
     def chunks(self, num_ads: int) -> Iterator[np.ndarray]:
-        """Yields the ads' embeddings [rows, D] float32; more ads begin with the same ones."""
+        """Yields ad embeddings [rows, D] float32; more ads start with the same ones."""
         for start in range(0, num_ads, CHUNK):
             rng = np.random.default_rng([self.seed, 1, start])
             yield self._ads(rng, CHUNK)[: num_ads - start]
 
     def queries(self, num_queries: int, first: int = 0) -> np.ndarray:
-        """Draws query embeddings [Q, D] float32; another `first` gives other ones."""
+        """Draws query embeddings [Q, D] float32; a different `first` gives different ones."""
         rng = np.random.default_rng([self.seed, 2, first])
-        ads = self._ads(rng, num_queries * _MOST_TASTES).reshape(num_queries, _MOST_TASTES, -1)
-        tastes = rng.integers(1, _MOST_TASTES + 1, num_queries)
-        weights = rng.exponential(size=(num_queries, _MOST_TASTES))
-        weights *= np.arange(_MOST_TASTES) < tastes[:, None]
+        ads = self._ads(rng, num_queries * _MAX_TASTES).reshape(num_queries, _MAX_TASTES, -1)
+        tastes = rng.integers(1, _MAX_TASTES + 1, num_queries)
+        weights = rng.exponential(size=(num_queries, _MAX_TASTES))
+        weights *= np.arange(_MAX_TASTES) < tastes[:, None]
         wanted = _unit((ads * weights[:, :, None]).sum(axis=1))
         noise = rng.standard_normal(wanted.shape) * self.scales
         return _unit(wanted + _NOISE * (noise @ self.rotation)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Gives a data set a catalogue of any size: the values of its ads' fields, put together anew.
+"""Gives a data set a generated catalogue of any size, which recombines the values of its ads.
 
-Each field of a made-up ad is that of an ad drawn for that field alone, so that what the towers
-and the ranker see is what they were trained on, in combinations that no log has shown.
+Each field of a generated ad is that of a random ad, drawn independently for each field. Towers and
+ranker thus get values that they were trained on, in new combinations.
 
 Shapes: N ads, F columns of ad features.
 """
@@ -15,12 +15,12 @@ from tfrecords import encoding, reader
 
 
 class WideDataSet(reader.DataSet):
-    """A data set whose catalogue has other ads.
+    """A data set with a generated catalogue.
 
     Args:
-        directory: What `convert` wrote.
-        num_ads: N.
-        seed: Of the drawing.
+        directory: Directory of the converted data set.
+        num_ads: Number of ads, N.
+        seed: Random seed.
     """
 
     def __init__(self, directory: pathlib.Path, num_ads: int, seed: int = 0) -> None:
@@ -29,15 +29,15 @@ class WideDataSet(reader.DataSet):
         self._seed = seed
 
     def catalogue(self) -> reader.Catalogue:
-        """Makes the catalogue up; the same seed gives the same one."""
+        """Generates the catalogue; equal seeds give equal catalogues."""
         known = super().catalogue()
         rng = np.random.default_rng(self._seed)
         fields = self.schema.ad_fields
         features = np.empty((self._num_ads, known.features.shape[1]), known.features.dtype)
         columns = {}
-        for place, field in enumerate(fields):
+        for index, field in enumerate(fields):
             drawn = rng.integers(0, len(known), self._num_ads)
-            own = slice(encoding.width(fields[:place]), encoding.width(fields[: place + 1]))
+            own = slice(encoding.width(fields[:index]), encoding.width(fields[: index + 1]))
             features[:, own] = known.features[drawn, own]
             columns[field.name] = known.table[field.name].take(pa.array(drawn))
         counts = pa.array(np.ones(self._num_ads, np.int64))

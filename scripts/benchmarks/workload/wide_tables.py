@@ -1,8 +1,8 @@
-"""Gives a data set's models embedding tables of any size, with ids from all over them.
+"""Gives a data set's models embedding tables of any size, with ids from all of their rows.
 
-The categorical field of each side that has the most ids gets so many buckets for values out
-of vocabulary that the side's table has the rows asked for; a batch's ids of these fields are
-drawn anew, uniformly. So the model is that of the data set but for its tables.
+The categorical field of each side with the most ids gets additional out-of-vocabulary buckets until
+the side's table has the requested number of rows. The ids of these fields in a batch are redrawn
+uniformly. Apart from its tables, the model is that of the data set.
 
 Shapes: W columns of ids of a side.
 """
@@ -17,10 +17,14 @@ from tfrecords import encoding, reader, schema
 
 
 def open_widened(directory: pathlib.Path, num_rows: int) -> reader.DataSet:
-    """Opens a data set whose models will have one table of `num_rows` rows a side.
+    """Opens a data set whose models will have a table of `num_rows` rows per side.
+
+    Args:
+        directory: Directory of the data set.
+        num_rows: Number of rows of each table.
 
     Raises:
-        ValueError: The fields of a side alone have more ids.
+        ValueError: The fields of a side have more ids than `num_rows`.
     """
     data_set = reader.DataSet(directory)
     fitted = data_set.fitted
@@ -42,8 +46,8 @@ def _widened(fitted: encoding.FittedSchema, side: str, num_rows: int) -> schema.
     present = sum(map(fitted.cardinality, tables))
     if num_rows < present:
         raise ValueError(
-            f"A table of {num_rows:,} rows cannot hold the {present:,} ids of the {side} side's "
-            "fields; ask for more rows in --table_rows, or make a smaller log."
+            f"A table of {num_rows:,} rows cannot hold the {present:,} ids of the {side} fields; "
+            "ask for more rows with --table_rows, or use a smaller log."
         )
     field = _widest(fitted, side)
     return dataclasses.replace(field, num_oov_buckets=field.num_oov_buckets + num_rows - present)

@@ -1,4 +1,4 @@
-r"""Converts a log on a cluster with Apache Beam; the result is that of tfrec convert.
+r"""Converts a log on a cluster with Apache Beam, like tfrec convert.
 
     pip install '.[beam]'
     tfrec convert_beam --data_path=train.txt --workdir=workdir/criteo

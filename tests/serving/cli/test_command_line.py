@@ -139,7 +139,7 @@ def test_tfrec_lists_its_commands_with_what_they_do(monkeypatch, capsys, argumen
     lines = capsys.readouterr().out.splitlines()
     commands = [line.split(maxsplit=1) for line in lines if re.match("  [a-z]", line)]
     assert [name for name, _ in commands] == list(entry.MODULES)
-    assert ["quickstart", "From a log to ten ranked ads in one command."] in commands
+    assert ["quickstart", "Runs all steps from a log to ten ranked ads."] in commands
     assert max(map(len, lines)) <= 100
 
 

@@ -149,7 +149,7 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(ba
         assert status == 1
         assert "expected: ranker version 2 AVAILABLE" in text
         assert "release: 1 stable" in text
-        assert "to do: tfrec release --action=promote --version=2" in text
+        assert "to do: Run tfrec release --action=promote --version=2" in text
     for reply in answers:
         assert reply.status_code == 200
         assert reply.json()["degraded"] is None
@@ -301,7 +301,7 @@ def test_the_doctor_holds_what_was_shown_against_a_release(tiny_base, tiny_bundl
     for column, change, expected in (
         ("price", lambda values: [values[0] + 1, *values[1:]], "19 ads of 5 logged answers"),
         ("_click_probability", lambda values: [*values[:6], values[6] * 1.05, *values[7:]], None),
-        ("_bundle_version", lambda values: [7] * len(values), "it holds 0 scored ads"),
+        ("_bundle_version", lambda values: [7] * len(values), "it has 0 scored ads"),
     ):
         place = table.column_names.index(column)
         values = pa.array(change(table[column].to_pylist()), table[column].type)
