@@ -1,4 +1,4 @@
-"""Evaluation beside the planted truth, and of a log that holds only clicks, or none."""
+"""Evaluation with ground truth, and of a log that holds only clicks, or none."""
 
 import json
 
