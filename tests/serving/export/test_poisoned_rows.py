@@ -70,7 +70,7 @@ class Runs:
         return ranker_in(self.directory(poison, "ranker"), self.data_sets[poison])
 
     def first_towers(self, poison):
-        """Returns the towers' weights before validation clicks were learnt, and temperature."""
+        """Returns the towers' weights before validation clicks were learned, and temperature."""
         directory, data_set = self.directory(poison, "retrieval"), self.data_sets[poison]
         model = retrieval.build_two_tower(data_set, RETRIEVAL, data_set.catalogue())
         training.restore_best(model, directory)

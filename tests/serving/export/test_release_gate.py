@@ -46,7 +46,7 @@ def change(directory, **values):
 def test_figures_of_validation_are_written_beside_the_ranker(data_set, trained):
     figures = ranker_training.load_ranker(data_set, trained / "ranker")[2]["validation"]
     assert set(figures) == {"click", "engagement", "revenue"}
-    # 600 rows; the planted structure is learnt, see test_training.
+    # 600 rows; the planted structure is learned, see test_training.
     assert figures["click"]["labelled"] == data_set.num_rows("validation")
     assert 0.5 < figures["click"]["auc"] < 1
     assert figures["click"]["normalized_entropy"] < 1.02

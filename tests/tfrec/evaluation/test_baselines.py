@@ -22,7 +22,7 @@ def asked(*users):
     return corpus_ranking.Queries(np.zeros((count, 1), np.int32), np.array(users), np.arange(count))
 
 
-def test_a_history_holds_each_pair_once_and_nothing_of_strangers(history):
+def test_a_history_holds_each_pair_once_and_nothing_of_unknown_users(history):
     expected = [[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
     assert history.of(np.array([7, 99, 5])).toarray().tolist() == expected
     empty = baselines.history_of(np.empty(0, np.int64), np.empty(0, np.int32), 4)
@@ -43,8 +43,8 @@ def test_item_neighbours_add_cosines(history):
 
 
 def test_without_neighbours_ads_are_in_the_order_of_popularity(history):
-    stranger = baselines.ItemNeighbours(history)(asked(99))[0]
-    assert np.argsort(-stranger, kind="stable").tolist() == [1, 0, 2, 3]
+    unknown = baselines.ItemNeighbours(history)(asked(99))[0]
+    assert np.argsort(-unknown, kind="stable").tolist() == [1, 0, 2, 3]
 
 
 def test_an_ad_keeps_its_nearest_neighbours_alone(history, monkeypatch):

@@ -1,4 +1,4 @@
-"""Evaluation beside the planted truth, and of a log that holds only clicks, or none."""
+"""Evaluation with ground truth, and of a log that holds only clicks, or none."""
 
 import json
 
@@ -222,7 +222,7 @@ def test_quality_is_told_apart_by_advertiser_position_and_new_ads(report, data_s
 
 def test_segments_by_fields_that_are_none_are_refused(data_set, models):
     wrong = config.EvaluationConfig(segment_fields="C8,I10", resamples=0)
-    with pytest.raises(ValueError, match=r"categorical fields of the ad side, .*; got 'I10'"):
+    with pytest.raises(ValueError, match=r"'I10'; expected categorical fields of the ad side: "):
         evaluation.evaluate(data_set, models, config=wrong)
 
 

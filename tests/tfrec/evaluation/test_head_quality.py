@@ -96,7 +96,7 @@ def test_segments_by_value_name_the_frequent_ones_and_gather_the_rest():
     assert np.bincount(cut.segment).tolist() == [30, 20, 19, 18, 17, 16, 15, 14, 55]
 
 
-def test_segments_by_position_gather_the_last_slots():
+def test_segments_by_position_gather_the_last_positions():
     cut = segments._by_position(np.array([2, 0, 0, 25, 11]))
     assert list(cut.values) == ["0", "2", "11", "25"]
     assert cut.segment.tolist() == [1, 0, 0, 3, 2]

@@ -151,7 +151,7 @@ def test_neither_order_nor_padding_of_a_list_matters(list_layer):
     np.testing.assert_allclose(twice[0, 0], [17 / 3, -17 / 3], rtol=1e-6)
 
 
-def test_values_of_a_list_share_what_their_frequency_has_learnt(list_layer):
+def test_values_of_a_list_share_what_their_frequency_has_learned(list_layer):
     # String fields are country, genres, tags. Genres: step t adds (1, 0), missing is (100, 0).
     steps = np.zeros((3, features.FREQUENCY_BUCKETS, 2))
     steps[1, 1:, 0], steps[1, 0, 0] = 1.0, 100.0

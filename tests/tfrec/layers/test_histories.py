@@ -152,7 +152,7 @@ def successions(tmp_path_factory):
 
 
 @pytest.mark.trains
-def test_that_the_last_of_a_history_decides_is_learnt(successions, retrieval_config, tmp_path):
+def test_that_the_last_of_a_history_decides_is_learned(successions, retrieval_config, tmp_path):
     config = dataclasses.replace(
         retrieval_config,
         field_dim=16,

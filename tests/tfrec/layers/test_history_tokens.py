@@ -87,7 +87,7 @@ def test_the_ranker_attends_to_the_tokens(seen_before, ranker_config, monkeypatc
 
 
 @pytest.mark.trains
-def test_that_an_ad_was_seen_before_is_learnt(seen_before, ranker_config, tmp_path):
+def test_that_an_ad_was_seen_before_is_learned(seen_before, ranker_config, tmp_path):
     config = dataclasses.replace(
         ranker_config, field_dim=16, model_dim=32, epochs=8, patience=8, learning_rate=0.01
     )

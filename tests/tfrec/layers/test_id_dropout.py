@@ -22,8 +22,8 @@ FIELDS = (
 )
 STATISTICS = {
     "seen": encoding.FieldStatistics(vocabulary=("a",)),
-    "user": encoding.FieldStatistics(vocabulary=("u", "v")),  # ids 1, 2; strangers 3, 4, 5
-    "film": encoding.FieldStatistics(vocabulary=("a", "b")),  # ids 1, 2; strangers 3
+    "user": encoding.FieldStatistics(vocabulary=("u", "v")),  # ids 1, 2; out-of-vocabulary 3, 4, 5
+    "film": encoding.FieldStatistics(vocabulary=("a", "b")),  # ids 1, 2; out-of-vocabulary 3
     "year": encoding.FieldStatistics(boundaries=(1990.0,)),
 }
 
@@ -33,20 +33,20 @@ def fitted(fields=FIELDS, ad_key=("film",), user_key="uid"):
     return encoding.FittedSchema(schema, STATISTICS)
 
 
-def hidden(rate, data=None, **strangers):
+def hidden(rate, data=None, **oov_rates):
     dropout = layers.IdDropout(data or fitted(), rate)
-    dropout.expect(strangers)
+    dropout.raise_rates(oov_rates)
     return dropout
 
 
-def test_a_share_of_users_become_any_of_the_strangers_and_nothing_else_changes():
+def test_a_share_of_users_become_any_out_of_vocabulary_id_and_nothing_else_changes():
     tf.random.set_seed(1)
     ids = np.tile(np.array([[1, 0, 2]], np.int32), (8_000, 1))
     replaced = hidden(0.25).query(tf.constant(ids)).numpy()
     assert (replaced[:, :2] == [1, 0]).all()
     values, counts = np.unique(replaced[:, 2], return_counts=True)
     assert values.tolist() == [2, 3, 4, 5]
-    # Three quarters stay, a twelfth becomes each stranger; five standard errors of 0.005.
+    # Three quarters stay, a twelfth becomes each OOV id; five standard errors of 0.005.
     np.testing.assert_allclose(counts / 8_000, [0.75, 1 / 12, 1 / 12, 1 / 12], atol=0.025)
 
 
@@ -164,7 +164,7 @@ def new_users(request, tmp_path_factory):
     return logs.converted_table(log, directory / "data", schema)
 
 
-def test_rates_make_up_for_strangers_that_training_rows_lack(new_users, ranker_config):
+def test_rates_make_up_for_oov_values_that_training_rows_lack(new_users, ranker_config):
     rates = layers.oov_rates(new_users)
     known = next(iter(new_users.windows("train")))["query"].numpy()[:, 0]
     spared = 4 * np.mean(known > 60)

@@ -1,4 +1,4 @@
-"""Position bias: learnt from logs whose policy gives good slots to ads it likes, served nowhere."""
+"""Position bias: learned from a log whose policy prefers some ads, and not served."""
 
 import dataclasses
 
@@ -15,9 +15,9 @@ from tfrecords import encoding, reader, schema
 
 NUM_REQUESTS, NUM_ADS, NUM_SLOTS = 3_000, 40, 5
 PLANTED = np.array([0.0, -0.6, -1.0, -1.3, -1.5])
-FIRST = 1  # this log counts its slots from one
+FIRST = 1  # this log counts its positions from one
 SCHEMA = schema.Schema(
-    "slots",
+    "logged",
     (
         schema.Field("country", "categorical", "query"),
         schema.Field("ad", "categorical", "ad"),
@@ -46,12 +46,12 @@ def world():
 
 
 @pytest.fixture(scope="module")
-def slots(world, tmp_path_factory):
+def logged(world, tmp_path_factory):
     """The log, converted: each request shows any five ads in the order of the policy's taste."""
     rng = np.random.default_rng(1)
     shown = np.argsort(rng.random((NUM_REQUESTS, NUM_ADS)), axis=1)[:, :NUM_SLOTS]
     taste = world.liked[shown] + rng.gumbel(size=shown.shape)
-    shown = np.take_along_axis(shown, np.argsort(-taste, axis=1), axis=1)  # [requests, slots]
+    shown = np.take_along_axis(shown, np.argsort(-taste, axis=1), axis=1)  # [requests, positions]
     logit = -1.0 + world.relevance[shown] + PLANTED
     click = rng.random(shown.shape) < 1 / (1 + np.exp(-logit))
     table = pa.table(
@@ -64,7 +64,7 @@ def slots(world, tmp_path_factory):
             "revenue": np.where(click.ravel(), 2.0, 0.0),
         }
     )
-    directory = tmp_path_factory.mktemp("slots")
+    directory = tmp_path_factory.mktemp("logged")
     pa.csv.write_csv(table, directory / "log.csv")
     return logs.converted(directory / "log.csv", directory / "data", SCHEMA, format="tabular")
 
@@ -75,17 +75,17 @@ def config(ranker_config):
 
 
 @pytest.fixture(scope="module")
-def with_positions(slots, config, tmp_path_factory):
+def with_positions(logged, config, tmp_path_factory):
     directory = tmp_path_factory.mktemp("with_positions")
-    ranking.train_ranker(slots, config, directory)
-    return ranking.load_ranker(slots, directory)[:2]
+    ranking.train_ranker(logged, config, directory)
+    return ranking.load_ranker(logged, directory)[:2]
 
 
 @pytest.fixture(scope="module")
-def without_positions(slots, config, tmp_path_factory):
+def without_positions(logged, config, tmp_path_factory):
     directory = tmp_path_factory.mktemp("without_positions")
-    ranking.train_ranker(slots, dataclasses.replace(config, num_positions=0), directory)
-    return ranking.load_ranker(slots, directory)[:2]
+    ranking.train_ranker(logged, dataclasses.replace(config, num_positions=0), directory)
+    return ranking.load_ranker(logged, directory)[:2]
 
 
 def served(data_set, trained):
@@ -100,19 +100,19 @@ def served(data_set, trained):
 
 @pytest.mark.trains
 def test_the_planted_effect_is_learnt_though_good_slots_went_to_liked_ads(with_positions):
-    learnt = with_positions[0].position_bias.biases.numpy()[:NUM_SLOTS, 0]
-    np.testing.assert_allclose(learnt, PLANTED, atol=0.2)
+    learned = with_positions[0].position_bias.biases.numpy()[:NUM_SLOTS, 0]
+    np.testing.assert_allclose(learned, PLANTED, atol=0.2)
 
 
 @pytest.mark.trains
 def test_ads_are_ranked_and_priced_by_their_own_worth(
-    slots, world, with_positions, without_positions
+    logged, world, with_positions, without_positions
 ):
-    true = 1 / (1 + np.exp(1.0 - world.relevance))  # in the first slot
-    own, repaid = served(slots, with_positions), served(slots, without_positions)
+    true = 1 / (1 + np.exp(1.0 - world.relevance))  # in the first position
+    own, repaid = served(logged, with_positions), served(logged, without_positions)
     click, confounded = own["click_probability"], repaid["click_probability"]
     assert np.corrcoef(click, true)[0, 1] > np.corrcoef(confounded, true)[0, 1] + 0.03
-    # Without positions an ad is priced for the mean slot, which is clicked far less.
+    # Without positions an ad is priced for the mean position, which is clicked far less.
     assert click.sum() / true.sum() == pytest.approx(1.0, abs=0.12)
     assert confounded.sum() / true.sum() < 0.75
     # A click earns 2.
@@ -121,12 +121,12 @@ def test_ads_are_ranked_and_priced_by_their_own_worth(
 
 
 @pytest.mark.trains
-def test_logged_rows_are_predicted_in_the_slots_they_were_logged_in(slots, with_positions):
+def test_logged_rows_are_predicted_in_their_logged_positions(logged, with_positions):
     model, _ = with_positions
-    predicted = ranking.predict_split(model, slots, "test")
-    slot = np.concatenate([b["position"].numpy()[b["mask"]] for b in slots.batches("test", 512)])
+    predicted = ranking.predict_split(model, logged, "test")
+    slot = np.concatenate([b["position"].numpy()[b["mask"]] for b in logged.batches("test", 512)])
     ads, query = (
-        np.concatenate([b[name].numpy() for b in slots.batches("test", 512)])
+        np.concatenate([b[name].numpy() for b in logged.batches("test", 512)])
         for name in ("ad", "query")
     )
     own = model.score(query, ads)["click"].numpy().ravel()
@@ -139,14 +139,14 @@ def test_logged_rows_are_predicted_in_the_slots_they_were_logged_in(slots, with_
 
 
 @pytest.mark.trains
-def test_the_exported_model_takes_no_position(slots, with_positions):
+def test_the_exported_model_takes_no_position(logged, with_positions):
     model, calibrators = with_positions
-    module = exported.RankerModule(slots.fitted, model, calibrators)
+    module = exported.RankerModule(logged.fitted, model, calibrators)
     inputs = tf.nest.flatten(module.serve.structured_input_signature)
     assert sorted(spec.name for spec in inputs) == ["ad_features", "country"]
-    ads = np.asarray(slots.catalogue().features)[None]
+    ads = np.asarray(logged.catalogue().features)[None]
     answer = module.serve(country=tf.constant(["CH"]), ad_features=tf.constant(ads))
-    query = encoding.Encoder(slots.fitted, SCHEMA.query_fields)({"country": tf.constant(["CH"])})
+    query = encoding.Encoder(logged.fitted, SCHEMA.query_fields)({"country": tf.constant(["CH"])})
     expected = calibrators.apply(model(query, tf.constant(ads)))
     assert answer.keys() == expected.keys()
     for name, values in answer.items():
@@ -186,10 +186,10 @@ def test_a_slot_acts_on_the_click_and_on_revenue_and_not_on_engagement_after_a_c
     assert model.as_logged(logits, None) is logits
 
 
-def test_drawn_negatives_had_no_slot_so_positions_are_not_used(slots, ranker_config):
-    assert ranking.knows_positions(slots)
-    sampled = reader.DataSet(slots.directory)
+def test_drawn_negatives_had_no_position_so_positions_are_not_used(logged, ranker_config):
+    assert ranking.knows_positions(logged)
+    sampled = reader.DataSet(logged.directory)
     sampled.description.splits["train"].sampled = 5
     assert ranking.build_ranker(sampled, ranker_config).position_bias is None
     unaware = dataclasses.replace(ranker_config, num_positions=0)
-    assert ranking.build_ranker(slots, unaware).position_bias is None
+    assert ranking.build_ranker(logged, unaware).position_bias is None

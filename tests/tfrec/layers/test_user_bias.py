@@ -1,4 +1,4 @@
-"""Users' levels: told apart from what users who are alike have in common."""
+"""User biases: separated from what similar users have in common."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ from tfrecords import schema as schema_lib
 NUM_USERS, OLD_USERS, ROWS_OF_USER, NUM_ADS = 300, 200, 40, 30
 AGES = 20  # ten users of the training rows, and five later ones, are of each age
 SCHEMA = schema_lib.Schema(
-    "levels",
+    "biases",
     (
         schema_lib.Field("user", "categorical", "query", min_count=1),
         schema_lib.Field("age", "categorical", "query", min_count=1),
@@ -36,7 +36,7 @@ SCHEMA = schema_lib.Schema(
 class World:
     """Users click more or less, whatever their age; ads are clicked more or less."""
 
-    levels: np.ndarray
+    biases: np.ndarray
     ads: np.ndarray
 
 
@@ -53,7 +53,7 @@ def users(world, tmp_path_factory):
     old = rng.permutation(np.repeat(np.arange(OLD_USERS), ROWS_OF_USER))
     user = np.append(old, rng.permutation(np.repeat(np.arange(OLD_USERS, NUM_USERS), ROWS_OF_USER)))
     ad = rng.integers(NUM_ADS, size=len(user))
-    click = rng.random(len(user)) < 1 / (1 + np.exp(-world.levels[user] - world.ads[ad]))
+    click = rng.random(len(user)) < 1 / (1 + np.exp(-world.biases[user] - world.ads[ad]))
     table = pa.table(
         {
             "user": [f"u{u}" for u in user],
@@ -97,8 +97,8 @@ def agreement(data_set, world, trained):
     """Returns the correlation of new users' click logits with what ads alone make of them."""
     predictions = ranking.predict_split(trained[0], data_set, "test")
     names = data_set.catalogue().ad_ids.to_pylist()
-    planted = world.ads[[int(names[row][1:]) for row in predictions.ad_rows]]
-    return np.corrcoef(predictions.logits["click"], planted)[0, 1]
+    true = world.ads[[int(names[row][1:]) for row in predictions.ad_rows]]
+    return np.corrcoef(predictions.logits["click"], true)[0, 1]
 
 
 @pytest.mark.trains
@@ -112,13 +112,13 @@ def test_new_users_are_not_taken_for_old_ones_of_their_age(
 
 
 @pytest.mark.trains
-def test_the_planted_levels_are_learnt(users, world, with_biases):
+def test_the_true_biases_are_learned(users, world, with_biases):
     model = with_biases[0]
     names = users.fitted.statistics["user"].vocabulary
-    levels = model.user_bias.table.numpy()[1 : 1 + len(names)]  # of clicks and of revenue
-    planted = np.array([world.levels[int(name[1:])] for name in names])
-    for learnt in levels.T:
-        assert np.corrcoef(learnt, planted)[0, 1] > 0.9
+    biases = model.user_bias.table.numpy()[1 : 1 + len(names)]  # of clicks and of revenue
+    true = np.array([world.biases[int(name[1:])] for name in names])
+    for learned in biases.T:
+        assert np.corrcoef(learned, true)[0, 1] > 0.9
 
 
 @pytest.fixture
@@ -136,12 +136,12 @@ def layer():
     return layer
 
 
-# Of u three rows, of v one, one each of a stranger and of a request without a user.
+# Of u three rows, of v one, one each of an unknown user and of a request without a user.
 QUERY = tf.constant([[1], [2], [3], [0]])
 SHOWN = tf.sequence_mask([3, 1, 1, 1], 3)
 
 
-def test_levels_are_counted_from_their_mean_over_rows_which_is_that_of_strangers(layer):
+def test_biases_are_counted_from_their_mean_over_rows_which_is_that_of_unknown_users(layer):
     in_training = layer(QUERY, SHOWN, training=True)
     expected = [[-0.5, -0.25], [1.5, 0.75], [0.0, 0.0], [0.0, 0.0]]  # the mean: 1.5, -0.75
     np.testing.assert_allclose(in_training, expected, atol=1e-6)
@@ -159,8 +159,8 @@ def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies
     residuals = tf.where(shown, 1.0, 0.0)[..., None] * [1.0, 0.0]
     residuals *= tf.where(query == 1, 1.0, -1.0)[..., None]
     with tf.GradientTape() as tape:
-        levels = layer(query, shown, training=True)[:, None]
-        loss = tf.reduce_sum(residuals * levels) / tf.reduce_sum(tf.cast(shown, tf.float32))
+        biases = layer(query, shown, training=True)[:, None]
+        loss = tf.reduce_sum(residuals * biases) / tf.reduce_sum(tf.cast(shown, tf.float32))
     gradient = tf.convert_to_tensor(tape.gradient(loss, layer.table)).numpy()
     # Of u: three rows of +1, less three quarters of what rows of users sum to, 3 - 1.
     per_row = user_bias.STEP_PER_ROW * copies
@@ -193,8 +193,8 @@ def test_what_is_exported_knows_users_by_their_ids(users, with_biases, tmp_path)
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
     exported = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
     names = users.fitted.statistics["user"].vocabulary
-    levels = model.user_bias.table.numpy()[1 : 1 + len(names), 0]
-    least, most = (names[int(place)] for place in (levels.argmin(), levels.argmax()))
+    biases = model.user_bias.table.numpy()[1 : 1 + len(names), 0]
+    least, most = (names[int(place)] for place in (biases.argmin(), biases.argmax()))
     columns = {"user": tf.constant([least, "nobody", "", most]), "age": tf.constant(["7"] * 4)}
     ads = np.repeat(np.asarray(users.catalogue().features)[None], 4, axis=0)
     scores = exported(ad_features=tf.constant(ads), **columns)

@@ -14,7 +14,7 @@ FIELDS = (
 )
 STATISTICS = {
     "seen": encoding.FieldStatistics(vocabulary=("a",)),
-    "user": encoding.FieldStatistics(vocabulary=("u", "v")),  # ids 1, 2; strangers 3, 4
+    "user": encoding.FieldStatistics(vocabulary=("u", "v")),  # ids 1, 2; out-of-vocabulary 3, 4
     "ad": encoding.FieldStatistics(vocabulary=("a", "b")),
 }
 
@@ -32,7 +32,7 @@ def test_users_are_found_where_a_query_field_reads_the_user_key():
     assert find("ad") is None
 
 
-def test_ids_and_strangers():
+def test_ids_in_and_out_of_vocabulary():
     users = find("uid")
     query = tf.constant([[1, 0, 0], [1, 1, 1], [0, 0, 2], [0, 0, 3], [0, 0, 4]])
     assert users.of(query).numpy().tolist() == [0, 1, 2, 3, 4]

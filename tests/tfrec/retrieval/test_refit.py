@@ -1,4 +1,4 @@
-"""Once the best pass is known, validation clicks are learnt from too."""
+"""Once the best pass is known, validation clicks are learned from too."""
 
 import dataclasses
 import json

@@ -97,7 +97,7 @@ def test_a_tower_that_reads_no_ads_keeps_its_own_start():
 def sparse(tmp_path_factory):
     """500 users, each of one of fifty places, who clicked eight of the thirty ads of theirs.
 
-    An ad has 2.7 clicks: next to nothing of it is learnt but by who else clicked it.
+    An ad has 2.7 clicks: next to nothing of it is learned but by who else clicked it.
     """
     directory = tmp_path_factory.mktemp("sparse")
     return logs.converted_tastes(directory, users=500, tastes=50, ads=30, clicks=8, seed=5)

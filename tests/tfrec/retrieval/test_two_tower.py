@@ -1,4 +1,4 @@
-"""The two-tower model: normalised embeddings and a softmax corrected for its sampling."""
+"""The two-tower model: normalized embeddings and a softmax corrected for its sampling."""
 
 import dataclasses
 

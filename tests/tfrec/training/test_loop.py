@@ -1,4 +1,4 @@
-"""Training: planted structure is learnt, a killed run resumes, the best pass is kept."""
+"""Training: planted structure is learned, a killed run resumes, the best pass is kept."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ class Killed(Exception):
 
 
 class Lookup(tf.keras.Model):
-    """A table and a dense layer, so that both optimisers have work."""
+    """A table and a dense layer, so that both optimizers have work."""
 
     def __init__(self):
         super().__init__()
