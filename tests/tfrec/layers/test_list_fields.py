@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import json
 import pathlib
+import types
 import typing
 import urllib.request
 
@@ -78,7 +79,7 @@ class DataSet:
 
     fitted, schema = FITTED, SCHEMA
     fingerprint, spec = FITTED.fingerprint(), packing.spec(FITTED)
-    description: typing.ClassVar = {"splits": {}}
+    description: typing.ClassVar = types.SimpleNamespace(splits={})
     directory = pathlib.Path("nowhere")
 
     def catalogue(self):
