@@ -162,7 +162,7 @@ def test_a_damaged_data_set_is_converted_again_and_models_stay(workdir, tmp_path
     written = shard.read_bytes()
     for damage in (shard.unlink, lambda: shard.write_bytes(written[:-1])):
         damage()
-        assert "is removed" in run(*command).stdout
+        assert "removing the data set, which cannot be used" in run(*command).stdout
         assert shard.read_bytes() == written
     assert "finished before, unchanged" in run(*command).stdout
     run("evaluate.py", f"--workdir={copy}")

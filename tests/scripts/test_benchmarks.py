@@ -112,7 +112,7 @@ def test_the_conversion_is_measured(tmp_path):
     for key in ("rows_per_second", "baseline_rows_per_second", "peak_rss_mb", "workers"):
         assert result[key] > 0
     assert result["seconds"] >= sum(result["stage_seconds"].values())
-    assert "at this rate" in shown
+    assert "At this rate" in shown
 
 
 @pytest.mark.benchmark

@@ -52,7 +52,7 @@ def test_bad_flags_of_tuning_are_named(files, tmp_path):
     assert "--kinds: expected some of" in done.stderr
     np.save(tmp_path / "bad.npy", np.zeros((3, 7), np.float32))
     done = scripts_in_forks.run("tune_index.py", files[0], f"--queries={tmp_path / 'bad.npy'}")
-    assert "expected floats [rows, 32], got float32 [3, 7]" in done.stderr
+    assert "bad.npy holds float32 [3, 7]; expected floats [rows, 32]" in done.stderr
     assert done.returncode == 1
 
 

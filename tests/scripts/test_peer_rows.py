@@ -46,7 +46,7 @@ def peers(script, monkeypatch):
     monkeypatch.setattr(models, "STRENGTHS", (1.0,))
     monkeypatch.setattr(trees, "TREATMENTS", ("ordinal",))
     once = trees.TreeOptions(rounds=1, min_data_in_leaf=20)
-    monkeypatch.setattr(trees, "Options", lambda: once)
+    monkeypatch.setattr(trees, "TreeOptions", lambda: once)
     return models
 
 

@@ -189,7 +189,9 @@ def test_a_peer_that_is_best_at_an_edge_of_its_grid_is_warned_of(
     assert warnings() == ""  # 0.3 to 1.0 are best of 4,000 rows
     monkeypatch.setattr(models, "STRENGTHS", (0.001, 0.003, 0.01))
     for _ in ("trained", "read"):
-        assert f"{name} is best on validation with C=0.01, an edge of what was tried" in warnings()
+        assert (
+            f"{name} is best on the validation split with C=0.01, an edge of its grid" in warnings()
+        )
 
 
 @pytest.mark.trains

@@ -263,7 +263,7 @@ def test_held_out_rows_are_scored_alike_by_training_code_and_server(
         address = f"127.0.0.1:{server.port}"
         text = row_findings.compare_over_grpc(logged, release, address)
         assert text.startswith(f"{sum(len(ads) for ads in shown[:12])} rows of 12 held-out")
-        assert float(text.split("by ")[1].split(" ")[0]) < 1e-4
+        assert float(text.split("by at most ")[1].split(",")[0]) < 1e-4
         off = {name: values * np.float32(1.05) for name, values in logged[3].scores.items()}
         logged[3] = dataclasses.replace(logged[3], scores=off)
         with pytest.raises(findings.WrongError, match="request 3: the scores differ by"):
@@ -271,7 +271,7 @@ def test_held_out_rows_are_scored_alike_by_training_code_and_server(
     other = dataclasses.replace(release.manifest, training_id="another")
     with pytest.raises(findings.WrongError) as caught:
         row_findings.read_logged_requests(tmp_path, dataclasses.replace(release, manifest=other), 1)
-    assert "to hold training another, that of release 1" in caught.value.expected
+    assert "with training another, that of release 1" in caught.value.expected
 
 
 def test_the_doctor_holds_what_was_shown_against_a_release(tiny_base, tiny_bundle, call, tmp_path):

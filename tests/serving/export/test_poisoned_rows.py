@@ -177,7 +177,7 @@ def test_validation_labels_fit_the_calibrators_and_teach_the_ranker_nothing(runs
     same, others = runs.ranker("validation labels")
     assert same == weights
     for head in ("click", "engagement", "revenue"):
-        assert others["calibrators"][head] != written["calibrators"][head]
+        assert others["calibrators"]["curves"][head] != written["calibrators"]["curves"][head]
         assert others["validation"][head] != written["validation"][head]
 
 

@@ -14,6 +14,8 @@ import httpx
 import pytest
 import serving_fixtures
 import waiting
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
 
 from serving import errors, manifest, releases, requests
 from serving.config import FollowConfig
@@ -325,38 +327,40 @@ def test_a_model_server_is_told_the_stable_release_the_canary_and_what_is_in_use
     released = served_versions.ServedVersions(base, ("ranker", "query_tower"), path)
 
     def told():
-        return [line for line in path.read_text().splitlines() if "ranker" in line]
+        return text_format.Parse(
+            path.read_text(), model_server_config_pb2.ModelServerConfig()
+        ).model_config_list.config
 
-    assert path.read_text() == (
-        "model_config_list {\n"
-        f'  config {{ name: "ranker" base_path: "{base}/ranker" model_platform: "tensorflow" '
-        "model_version_policy { specific { versions: 1 } } }\n"
-        f'  config {{ name: "query_tower" base_path: "{base}/query_tower" model_platform: '
-        '"tensorflow" model_version_policy { specific { versions: 1 } } }\n}\n'
-    )
+    def versions():
+        return list(told()[0].model_version_policy.specific.versions)
+
+    for name, model in zip(("ranker", "query_tower"), told(), strict=True):
+        assert (model.name, model.base_path) == (name, str(base / name))
+        assert model.model_platform == "tensorflow"
+        assert model.model_version_policy.specific.versions == [1]
     releases.start_canary(base, 3, 0.1)
     released.update()
-    assert "{ versions: 1 versions: 3 }" in told()[0]
+    assert versions() == [1, 3]
     with contextlib.closing(in_use.hold(base, 1)), contextlib.closing(in_use.hold(base, 2)):
         releases.promote(base, 3)
         released.update()
         # Release 1 serves its last requests; who has loaded 2 only looks at it.
-        assert "{ versions: 1 versions: 3 }" in told()[0]
+        assert versions() == [1, 3]
     with released:
-        waiting.until(lambda: "{ versions: 3 }" in told()[0])
+        waiting.until(lambda: versions() == [3])
         (base / "releases.json").write_text("{")
         manifest.path_of(base, 2).touch()
         waiting.until(lambda: "The versions of the model server were not updated" in caplog.text)
-        assert "{ versions: 3 }" in told()[0]
+        assert versions() == [3]
     # A process that finds the stable release damaged falls back to the one before, which is asked
     # for only then.
     releases.promote(base, 1)
     releases.promote(base, 3)
     falling_back = served_versions.ServedVersions(base, ("ranker",), path)
-    assert "{ versions: 3 }" in told()[0]
+    assert versions() == [3]
     with contextlib.closing(in_use.hold(base, 1)):
         falling_back.update()
-        assert "{ versions: 1 versions: 3 }" in told()[0]
+        assert versions() == [1, 3]
     fixed = served_versions.ServedVersions(base, ("ranker",), pathlib.Path(path), only=2)
     with fixed:
-        assert "{ versions: 2 }" in told()[0]
+        assert versions() == [2]

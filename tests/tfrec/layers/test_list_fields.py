@@ -222,11 +222,11 @@ def test_a_query_tower_that_takes_no_list_where_one_is_declared_is_refused(base)
 
 def test_an_index_with_ad_features_of_another_width_is_refused(base):
     release = bundle.load(base)
-    # Bundles from before lists do not name ad_features: there, three fields are three columns.
-    older = dataclasses.replace(release.manifest, signatures={"ranker": {"inputs": {}}})
+    narrow = {"ranker": {"inputs": {"ad_features": {"shape": [None, None, 3]}}}}
+    other = dataclasses.replace(release.manifest, signatures=narrow)
     message = "ad_index/1 does not reproduce .*: the width of ad_features is 4, expected 3"
     with pytest.raises(errors.ProbeMismatchError, match=message):
-        probes.check_retrieval(older, release.query_tower, release.ad_index)
+        probes.check_retrieval(other, release.query_tower, release.ad_index)
 
 
 def test_the_whole_road_takes_lists_and_answers_with_lists(base, ranker_model):

@@ -202,14 +202,16 @@ def test_what_is_expected_of_kept_rows_is_undone():
 
 @pytest.mark.parametrize("rate", [0.0, -0.5, 1.5, math.nan])
 def test_a_rate_that_is_no_share_is_refused(rate):
-    with pytest.raises(ValueError, match=r"negative_keep_rate .* share above 0, at most 1"):
+    with pytest.raises(
+        ValueError, match=r"negative_keep_rate is .*; expected a number in \(0, 1\]"
+    ):
         config_lib.RankerConfig(negative_keep_rate=rate)
     with pytest.raises(ValueError, match=r"negative_keep_rate must be a share above 0, at most 1"):
         dataclasses.replace(SCHEMA, negative_keep_rate=rate)
 
 
 def test_a_log_of_clicks_alone_has_no_unclicked_rows_to_have_left_out():
-    with pytest.raises(ValueError, match="negative_keep_rate is of unclicked rows"):
+    with pytest.raises(ValueError, match="negative_keep_rate needs a click column"):
         dataclasses.replace(SCHEMA, click=None, negative_keep_rate=0.5)
 
 
