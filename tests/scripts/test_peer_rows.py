@@ -55,6 +55,11 @@ def data(script, whole):
     return script("peers.peer_data").read(reader.DataSet(whole / "data"), with_position=True)
 
 
+def assert_same(logits, expected):
+    """Fails where logits differ by more than float32 sums do, which depend on how memory lies."""
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
+
+
 def relabelled(rows):
     return dataclasses.replace(rows, labels=1 - rows.labels)
 
@@ -68,11 +73,11 @@ def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, 
     fitted = fit()
     # The same model predicts what stands in the place of validation and test.
     turned = fit(validation=data.test, test=data.validation)
-    np.testing.assert_array_equal(turned.validation, fitted.test)
-    np.testing.assert_array_equal(turned.test, fitted.validation)
+    assert_same(turned.validation, fitted.test)
+    assert_same(turned.test, fitted.validation)
     others = fit(validation=relabelled(data.validation), test=relabelled(data.test))
-    np.testing.assert_array_equal(others.test, fitted.test)
-    assert (fit(train=relabelled(data.train)).test != fitted.test).any()
+    assert_same(others.test, fitted.test)
+    assert np.abs(fit(train=relabelled(data.train)).test - fitted.test).max() > 1e-3
 
 
 @pytest.mark.parametrize("is_learnt", [True, False])
@@ -126,6 +131,11 @@ def measured(script, peers, monkeypatch):
     flags.FLAGS.unparse_flags()
 
 
+def calibrated(calibrators, given):
+    """Returns a peer's validation logits as calibrators change them."""
+    return calibrators.calibrated({"click": given.fitted.validation.astype(np.float32)})["click"]
+
+
 def counted(rows, fields, vocabularies):
     """Counts the users, ads, slots and clicks of a peer's rows, as the log writes them."""
     columns = {field.name: rows.ids[:, field.columns.start].tolist() for field in fields}
@@ -155,8 +165,8 @@ def test_every_peer_is_given_the_rows_of_the_log_and_none_learns_of_test_rows(
         # What is poisoned are the test rows, and they reach nothing but the test logits.
         np.testing.assert_array_equal(other[name].data.test.labels, 1 - one.data.test.labels)
         assert other[name].fitted.settings == one.fitted.settings
-        np.testing.assert_array_equal(other[name].fitted.validation, one.fitted.validation)
-        assert other[name].calibrators == one.calibrators
+        assert_same(other[name].fitted.validation, one.fitted.validation)
+        assert_same(calibrated(other[name].calibrators, one), calibrated(one.calibrators, one))
         # The calibrators are those of the validation rows.
         held_out = one.data.validation
         expected = calibration.fit_calibrators(
