@@ -57,8 +57,8 @@ def main() -> None:
     workdir = pathlib.Path(FLAGS.workdir)
     points = []
     print_heading()
-    for num_ads in sorted(results.flag_numbers("num_ads", "10000,100000")):
-        for impressions in sorted(results.flag_numbers("impressions", "10000,100000")):
+    for num_ads in sorted(results.flag_numbers("num_ads", "10000,100000", 1)):
+        for impressions in sorted(results.flag_numbers("impressions", "10000,100000", 1)):
             directory = workdir / f"ads-{num_ads}-impressions-{impressions}"
             shutil.rmtree(directory, ignore_errors=True)
             world = synthetic.WorldConfig(seed=FLAGS.world_seed, num_ads=num_ads)

@@ -110,6 +110,7 @@ def test_the_learning_curve_is_a_share_of_what_the_truth_reaches(tmp_path):
             )
 
 
-def test_a_learning_curve_of_no_size_is_refused():
-    done = run("benchmarks/learning_curve.py", "--num_ads=many", status=1)
-    assert "--num_ads takes numbers like 10000,100000, got 'many'" in done.stderr
+@pytest.mark.parametrize("sizes", ["many", "0"])
+def test_a_learning_curve_of_no_size_is_refused(sizes):
+    done = run("benchmarks/learning_curve.py", f"--num_ads={sizes}", status=1)
+    assert f"--num_ads takes numbers like 10000,100000, got '{sizes}'" in done.stderr

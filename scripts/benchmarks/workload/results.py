@@ -11,18 +11,19 @@ from absl import flags
 from tfrecords import terminal
 
 
-def flag_numbers(flag: str, example: str) -> list[int]:
+def flag_numbers(flag: str, example: str, minimum: int = 0) -> list[int]:
     """Returns the numbers of a list flag.
 
     Args:
         flag: Name of the flag.
         example: Valid value, for the error message.
+        minimum: Smallest number allowed.
 
     Raises:
-        ValueError: The list is empty, or a value is not a number >= 0.
+        ValueError: The list is empty, or a value is not a number >= `minimum`.
     """
     texts = flags.FLAGS[flag].value
-    if not texts or not all(text.strip().isdigit() for text in texts):
+    if not texts or not all(text.strip().isdigit() and int(text) >= minimum for text in texts):
         raise ValueError(f"--{flag} takes numbers like {example}, got {','.join(texts)!r}.")
     return [int(text) for text in texts]
 
