@@ -13,7 +13,8 @@ run, and each of the two resumes the other.
     driver     checks, catalogue and `dataset.json`, by `convert.convert`
 
 Split and fit run on one worker each, with the memory of a local run, and share their results in
-the workspace. A stage starts when the previous one is finished for all chunks.
+the workspace. A stage starts when the previous one is finished for all chunks. All shared files are
+JSON, Arrow or NumPy arrays without pickled objects, so that reading them executes no code.
 
 A cluster needs the log and the output under the same paths on a file system that the driver and
 all workers share (NFS, Filestore, a mounted bucket) and that renames atomically, and this package
@@ -26,16 +27,16 @@ import dataclasses
 import functools
 import json
 import pathlib
-import pickle
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam
+import pyarrow as pa
 from apache_beam.options import pipeline_options
 
-from tfrecords import conversion, convert, files, formats
+from tfrecords import conversion, convert, formats, records
 from tfrecords.splits import SplitOptions
 
 _HEADER_BYTES = 1 << 20
@@ -169,7 +170,7 @@ def _parse(index: int, job: _Job) -> tuple[int, dict[str, Any]]:
     work = _worker(job)
 
     def parse() -> dict[str, Any]:
-        return work.stages.parse_chunk(index, _load_piece(work.space, index))
+        return work.stages.parse_chunk(index, _load_chunk(work.space.path("cut", index, ".arrow")))
 
     return index, work.space.once("parse", index, parse)
 
@@ -177,12 +178,13 @@ def _parse(index: int, job: _Job) -> tuple[int, dict[str, Any]]:
 def _split(notes: list[tuple[int, dict[str, Any]]], job: _Job) -> Iterable[int]:
     parsed = [note for _, note in sorted(notes, key=lambda numbered: numbered[0])]
     work = _worker(job)
-
-    def split() -> conversion.SplitLog:
+    try:
         convert.check_rejected(job.source, parsed, job.max_rejected_fraction)
-        return work.stages.split(parsed)
-
-    return range(len(parsed)) if work.share("split", split) else ()
+        split = work.stages.split(parsed)
+    except ValueError:  # The driver runs into the same error, and reports it better.
+        return ()
+    conversion.save_split(split, work.split_path)
+    return range(len(parsed))
 
 
 def _count(index: int, job: _Job) -> int:
@@ -195,8 +197,12 @@ def _fit(indices: list[int], job: _Job) -> Iterable[int]:
     if not indices:  # The log could not be split.
         return ()
     work = _worker(job)
-    more = formats.format_named(job.source.format).read_ads(job.source.files, job.source.schema)
-    return indices if work.share("fit", lambda: work.stages.fit(work.split, more)) else ()
+    try:
+        more = formats.format_named(job.source.format).read_ads(job.source.files, job.source.schema)
+        work.stages.fit(work.split, more)
+    except ValueError:  # As in `_split`.
+        return ()
+    return indices
 
 
 def _pack(index: int, job: _Job) -> int:
@@ -239,27 +245,20 @@ class _Worker:
             progress=False,
         )
 
-    def share(self, step: str, work: Callable[[], Any]) -> bool:
-        """Runs a step and shares its result with all workers; returns whether it succeeded."""
-        try:
-            found = work()
-        except ValueError:
-            # The driver runs into the same error, and reports it better.
-            return False
-        content = pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
-        files.write(self.space.path(step, 0, ".found"), content)
-        return True
+    @property
+    def split_path(self) -> pathlib.Path:
+        """Path of the split that the workers share."""
+        return self.space.path("split", 0, ".npz")
 
     @functools.cached_property
     def split(self) -> conversion.SplitLog:
         """Result of the split."""
-        return pickle.loads(self.space.path("split", 0, ".found").read_bytes())
+        return conversion.load_split(self.split_path)
 
     @functools.cached_property
     def packer(self) -> conversion.Packer:
-        """Encoder of rows, with the result of fitting."""
-        fitted = pickle.loads(self.space.path("fit", 0, ".found").read_bytes())
-        return self.stages.packer(fitted)
+        """Encoder of rows, with the encoder and the catalog that `_fit` wrote."""
+        return self.stages.packer(None)
 
     @functools.cached_property
     def sampler(self) -> conversion.NegativeSampler | None:
@@ -296,49 +295,50 @@ def _not_shared(output: pathlib.Path) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Piece:
-    """Location of the rows of a chunk.
-
-    Attributes:
-        chunk: The chunk; its payload is None if it is read from its file.
-        offset: Offset of the payload in the file, or None.
-        size: Size of the payload in bytes.
-    """
-
-    chunk: formats.Chunk
-    offset: int | None
-    size: int = 0
-
-    def read(self) -> formats.Chunk:
-        """Returns the chunk with its payload."""
-        if self.offset is None:
-            return self.chunk
-        with self.chunk.path.open("rb") as file:
-            file.seek(self.offset)
-            return dataclasses.replace(self.chunk, payload=file.read(self.size))
-
-
 def _cut(opened: formats.Log, space: conversion.Workspace) -> Iterator[formats.Chunk]:
-    """Writes the location of each chunk, and yields the chunks without their rows."""
+    """Writes the location or the rows of each chunk, and yields the chunks without their rows."""
     ends: dict[pathlib.Path, int] = {}
     for index, chunk in enumerate(opened.chunks()):
-        empty = dataclasses.replace(chunk, payload=None, companion=None)
         offset = _offset(chunk, ends)
-        if offset is None:
-            piece = _Piece(chunk, None)
-        else:
-            piece = _Piece(empty, offset, len(chunk.payload))
+        if offset is not None:
             ends[chunk.path] = offset + len(chunk.payload)
         if space.note("parse", index) is None:
-            space.path("cut", index, ".piece").write_bytes(pickle.dumps(piece))
-        yield empty
+            _save_chunk(space.path("cut", index, ".arrow"), chunk, offset)
+        yield dataclasses.replace(chunk, payload=None, companion=None)
 
 
-def _load_piece(space: conversion.Workspace, index: int) -> formats.Chunk:
+def _save_chunk(path: pathlib.Path, chunk: formats.Chunk, offset: int | None) -> None:
+    """Writes a chunk that `_load_chunk` reads back.
+
+    Args:
+        path: File to write: a table of the rows, with the other attributes as metadata.
+        chunk: The chunk.
+        offset: Offset of its text in its file, which is then not copied, or None.
+    """
+    rows, size = chunk.payload, None
+    if isinstance(rows, bytes):
+        size = len(rows)
+        texts = [b"" if offset is not None else rows, chunk.companion]
+        rows = pa.table({"text": pa.array(texts, pa.large_binary())})
+    plain = {**vars(chunk), "path": str(chunk.path), "offset": offset, "size": size}
+    del plain["payload"], plain["companion"]
+    records.write_arrow(rows.replace_schema_metadata({"chunk": json.dumps(plain)}), path)
+
+
+def _load_chunk(path: pathlib.Path) -> formats.Chunk:
     """Returns a chunk with its rows."""
-    piece: _Piece = pickle.loads(space.path("cut", index, ".piece").read_bytes())
-    return piece.read()
+    rows = records.read_arrow(path)
+    plain = json.loads(rows.schema.metadata[b"chunk"])
+    offset, size = plain.pop("offset"), plain.pop("size")
+    plain.update(path=pathlib.Path(plain["path"]), columns=tuple(plain["columns"]))
+    if size is None:
+        return formats.Chunk(**plain, payload=rows.replace_schema_metadata(None))
+    text, companion = rows["text"].to_pylist()
+    if offset is not None:
+        with plain["path"].open("rb") as file:
+            file.seek(offset)
+            text = file.read(size)
+    return formats.Chunk(**plain, payload=text, companion=companion)
 
 
 def _offset(chunk: formats.Chunk, ends: Mapping[pathlib.Path, int]) -> int | None:

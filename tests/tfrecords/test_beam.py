@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import pathlib
 import pickle
 
 import logs
@@ -181,16 +182,56 @@ def test_a_failed_pipeline_is_named_and_resumed(tmp_path, monkeypatch):
     assert files(directory) == files(tmp_path / "local")
 
 
-def test_plain_text_is_read_by_the_workers_and_other_logs_are_copied(tmp_path):
-    for made, in_place in ((plain_log, True), (zipped_log, False)):
-        source = made(tmp_path)
-        space = conversion.Workspace(tmp_path / made.__name__, {})
-        chunks = list(beam._cut(source.open(), space))
-        for index, (empty, chunk) in enumerate(zip(chunks, source.open().chunks(), strict=True)):
-            piece = pickle.loads(space.path("cut", index, ".piece").read_bytes())
-            assert (piece.chunk.payload is None) == in_place
-            assert beam._load_piece(space, index) == chunk
-            assert empty.payload is None
+@pytest.mark.parametrize(
+    ("made", "copied"),
+    [(plain_log, False), (zipped_log, True), (lambda path: shop(path, "parquet"), True)],
+    ids=["plain", "gzip", "parquet"],
+)
+def test_plain_text_is_read_by_the_workers_and_other_logs_are_copied(made, copied, tmp_path):
+    source = made(tmp_path)
+    space = conversion.Workspace(tmp_path / "data", {})
+    chunks = list(beam._cut(source.open(), space))
+    for index, (empty, chunk) in enumerate(zip(chunks, source.open().chunks(), strict=True)):
+        path = space.path("cut", index, ".arrow")
+        assert beam._load_chunk(path) == chunk
+        assert empty.payload is None
+    # The first of several chunks has a seventh of the log's bytes.
+    assert (space.path("cut", 0, ".arrow").stat().st_size > 2_000) == copied
+
+
+def test_companions_of_rows_are_copied(tmp_path):
+    path = tmp_path / "log.tsv"
+    chunk = formats.Chunk(path, "test", 7, 2, ("a", "b"), b"1\t2\n3\t4\n", b"5\n6\n")
+    beam._save_chunk(tmp_path / "chunk.arrow", chunk, None)
+    assert beam._load_chunk(tmp_path / "chunk.arrow") == chunk
+
+
+class Payload:
+    """Code that runs when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_no_file_of_the_shared_workspace_can_execute_code(tmp_path, monkeypatch):
+    """Whoever can write to the workspace replaces every file by a pickle of their own."""
+    source, directory = plain_log(tmp_path), tmp_path / "beam"
+
+    def attacked(notes, job):
+        reached = split(notes, job)
+        space = beam._reopen(directory)
+        for path in space.path("split", 0).parent.iterdir():
+            path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+        return reached
+
+    split = beam._split
+    monkeypatch.setattr(beam, "_split", attacked)
+    with pytest.raises(ValueError, match="pickled"):
+        convert.convert(beam.on_beam(source, directory), directory)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_hopeless_log_is_refused_as_locally(tmp_path):

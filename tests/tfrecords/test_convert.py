@@ -314,6 +314,15 @@ def test_a_bad_label_of_the_companion_rejects_its_row_and_a_missing_one_is_kept(
     assert reason == "bought must be 0 or 1, got '2'"
 
 
+def test_a_revenue_that_no_model_can_learn_is_rejected(tmp_path):
+    log, schema = companion_source(tmp_path, "0\t0\n" * 8 + "1\t1e12\n" + "1\t3e38\n")
+    logs.write(log, [["1", *row[1:]] for row in logs.rows(10)])
+    data_set = logs.converted(log, tmp_path / "data", schema, max_rejected_fraction=0.5)
+    assert source_of(data_set).rejected == 1
+    reason = (data_set.directory / "rejected.tsv").read_text().split("\t")[2]
+    assert reason == "paid must be at most 1e+12 (use a larger unit of currency), got 3e+38"
+
+
 def test_a_companion_of_another_length_is_refused(tmp_path):
     for count, what in ((4, "fewer"), (6, "more")):
         log, schema = companion_source(tmp_path, "0\t0\n" * count)

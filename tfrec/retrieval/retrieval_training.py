@@ -111,6 +111,16 @@ def evenly_spaced(count: int, max_count: int) -> np.ndarray:
     return np.linspace(0, count, min(max_count, count), endpoint=False).astype(np.int64)
 
 
+def check_trainable(data_set: reader.DataSet) -> None:
+    """Checks that a two-tower model can be trained on a data set.
+
+    Raises:
+        ValueError: The training or the validation split has no clicks.
+    """
+    for split in REFIT_SPLITS:
+        training.check_clicks(data_set, split)
+
+
 def train_two_tower(
     data_set: reader.DataSet,
     config: RetrievalConfig,
@@ -126,11 +136,10 @@ def train_two_tower(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: The training or the validation split has no clicks.
+        ValueError: See `check_trainable`.
     """
     save_config(config, workdir / "config.json")
-    for split in REFIT_SPLITS:
-        training.check_clicks(data_set, split)
+    check_trainable(data_set)
     clicks = data_set.label_sum("train", "click")
     config = dataclasses.replace(config, batch_size=training.batch_size(config.batch_size, clicks))
     catalogue = data_set.catalogue()

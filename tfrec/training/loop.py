@@ -87,8 +87,9 @@ def check_clicks(data_set: reader.DataSet, split: str) -> None:
     """
     if not data_set.label_sum(split, "click"):
         raise ValueError(
-            f"The {split} split of {data_set.directory} has no clicks (label 1); expected at least "
-            "one. Check the label column, use a larger log, or convert with other fractions."
+            f"The {split} split of {data_set.directory} has no clicks (column "
+            f"{data_set.schema.click!r}); expected at least one. Check the column, use a larger "
+            "log, or convert with other fractions."
         )
 
 

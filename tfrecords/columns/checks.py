@@ -32,6 +32,8 @@ _TIME_TYPES = (
 )
 _TIME_PATTERNS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%dT%H%M%S")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+# Sums of squares of revenues, by which models are fitted, stay within the range of float32.
+MAX_REVENUE = 1e12
 
 
 class RowFaults:
@@ -108,6 +110,13 @@ def checked_labels(
         revenue = checked_numbers(faults, name, table[name])
         faults.add(
             revenue < 0, lambda row: f"{name} must be a number of at least 0, got {revenue[row]:g}"
+        )
+        faults.add(
+            revenue > MAX_REVENUE,
+            lambda row: (
+                f"{name} must be at most {MAX_REVENUE:g} (use a larger unit of currency), got "
+                f"{revenue[row]:g}"
+            ),
         )
         with np.errstate(over="ignore"):  # Rows out of range are faults already.
             result["revenue"] = pa.array(revenue.astype(np.float32))

@@ -2,7 +2,13 @@
 
 from tfrecords.conversion.negatives import NegativeSampler
 from tfrecords.conversion.packing import Packer
-from tfrecords.conversion.stages import SplitLog, StageOptions, Stages
+from tfrecords.conversion.stages import (
+    SplitLog,
+    StageOptions,
+    Stages,
+    load_split,
+    save_split,
+)
 from tfrecords.conversion.workspace import Workspace, is_disk_full, lock_directory
 
 __all__ = [
@@ -13,5 +19,7 @@ __all__ = [
     "Stages",
     "Workspace",
     "is_disk_full",
+    "load_split",
     "lock_directory",
+    "save_split",
 ]

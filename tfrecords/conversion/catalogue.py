@@ -135,6 +135,16 @@ class CatalogueAds:
         np.save(directory / "ad_features.npy", encoder.encode_table(self.table))
 
 
+def load(directory: pathlib.Path) -> CatalogueAds:
+    """Reads the catalog that `CatalogueAds.save` wrote."""
+    table = records.read_arrow(directory / "ads.arrow")
+    return CatalogueAds(_fingerprints(table), table)
+
+
+def _fingerprints(table: pa.Table) -> np.ndarray:
+    return with_fingerprints(table[reader.AD_ID].combine_chunks()).fingerprints
+
+
 def collect(
     schema: Schema,
     counts: Counts,
@@ -187,8 +197,7 @@ def _with_more(schema: Schema, ads: CatalogueAds, more: pa.Table) -> CatalogueAd
         columns[field.name] = raw_column(field, column)
     zeros = pa.array(np.zeros(len(places), np.int64))
     added = pa.table({**columns, reader.IMPRESSIONS: zeros, reader.CLICKS: zeros})
-    own = with_fingerprints(ads.table[reader.AD_ID].combine_chunks()).fingerprints
     return CatalogueAds(
-        np.concatenate([own, strings.fingerprints[codes[places]]]),
+        np.concatenate([_fingerprints(ads.table), strings.fingerprints[codes[places]]]),
         pa.concat_tables([ads.table, added]).combine_chunks(),
     )

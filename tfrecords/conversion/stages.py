@@ -5,6 +5,7 @@ Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +87,36 @@ class SplitLog:
     def requests_of(self, index: int) -> slice:
         """Returns the requests that begin in a chunk."""
         return _span(self.request_ends, index)
+
+
+def save_split(split: SplitLog, path: pathlib.Path) -> None:
+    """Writes a split log as NumPy arrays, whole or not at all; `load_split` reads it back."""
+    parts = {"log": split, "requests": split.requests, "bins": split.bins, "keys": split.keys}
+    arrays = {
+        f"{part}/{name}": value
+        for part, own in parts.items()
+        if own is not None
+        for name, value in vars(own).items()
+        if value is not None and name not in parts
+    }
+    with files.replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_split(path: pathlib.Path) -> SplitLog:
+    """Reads what `save_split` wrote; refuses pickled objects, which could execute code."""
+    parts: dict[str, dict[str, Any]] = {"log": {}, "requests": {}, "bins": {}, "keys": {}}
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            part, name = key.split("/")
+            parts[part][name] = arrays[key] if arrays[key].ndim else arrays[key].item()
+    requests = {"order": None, "starts": None, **parts["requests"]}
+    return SplitLog(
+        **{"unknown_after": None, **parts["log"]},
+        requests=splitting.Requests(**requests),
+        bins=time_profile.Bins(**parts["bins"]),
+        keys=splitting.Keys(**parts["keys"]) if parts["keys"] else None,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,10 +309,19 @@ class Stages:
         ads.save(self._space.output / "catalogue", fitted.schema)
         return FittedLog(fitted.schema, ads, fitted.num_distinct, time)
 
-    def packer(self, fitted: FittedLog) -> packing.Packer:
-        """Returns the encoder of rows, with the catalog that `fit` wrote."""
-        features = np.load(self._space.output / "catalogue" / "ad_features.npy")
-        return packing.Packer(fitted.schema, fitted.ads, features)
+    def packer(self, fitted: FittedLog | None) -> packing.Packer:
+        """Returns the encoder of rows.
+
+        Args:
+            fitted: Result of `fit`; None: read the files that another worker's `fit` wrote.
+        """
+        directory = self._space.output / "catalogue"
+        if fitted is None:
+            schema = encoding.load(self._space.output / "encoder")
+            ads = catalogue.load(directory)
+        else:
+            schema, ads = fitted.schema, fitted.ads
+        return packing.Packer(schema, ads, np.load(directory / "ad_features.npy"))
 
     def pack(self, split: SplitLog, packer: packing.Packer) -> None:
         """Encodes the rows."""

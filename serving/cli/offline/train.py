@@ -47,11 +47,12 @@ def train(workdir: pathlib.Path) -> export.Pipeline:
         workdir: Work directory.
     """
     from serving import export, releases
-    from tfrec import ranking, reports
+    from tfrec import ranking, reports, retrieval
 
     steps = export.Pipeline(workdir, progress=not FLAGS.json)
     data_set = log_flags.converted_data_set(steps)
-    ranking.check_trainable(data_set)  # fails before the first stage is trained
+    for stage in (retrieval, ranking):  # Fails before the first stage is trained.
+        stage.check_trainable(data_set)
     batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
     first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
