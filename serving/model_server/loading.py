@@ -50,6 +50,8 @@ def load(
             tags=options.saved_model_tags,
             metrics=metrics,
             check_method=options.enable_signature_method_name_check,
+            max_elements=options.max_input_elements,
+            max_rows=options.max_input_rows,
         )
     except Exception:
         metrics.record_load(path, False, 0.0)

@@ -165,6 +165,7 @@ class ModelServer:
                 self.rest_port,
                 options.rest_api_num_threads,
                 options.rest_api_timeout_seconds,
+                options.max_request_bytes,
             )
         except OSError as error:
             raise OSError(

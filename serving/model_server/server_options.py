@@ -50,7 +50,10 @@ class ServerOptions:
     )
     max_num_load_retries: int = _flag(5, "Number of retries of a failed load.", 0)
     grpc_max_threads: int = _flag(
-        _DEFAULT_THREADS, "Maximum number of gRPC requests that run at once.", 1
+        _DEFAULT_THREADS,
+        "Maximum number of gRPC requests that run at once; others are refused "
+        "(RESOURCE_EXHAUSTED).",
+        1,
     )
     grpc_socket_path: str = _flag("", "UNIX socket for gRPC, in addition to the port.")
     ssl_config_file: str = _flag(
@@ -68,6 +71,22 @@ class ServerOptions:
     )
     model_config_file_poll_wait_seconds: float = _flag(
         0, "Seconds between two reads of --model_config_file; 0 reads it only at the start.", 0
+    )
+    max_request_bytes: int = _flag(
+        32 * 2**20,
+        "Maximum size of a request in bytes, uncompressed. TensorFlow Serving has no such flag.",
+        1,
+    )
+    max_input_elements: int = _flag(
+        2**23,
+        "Maximum number of elements of an input. TensorFlow Serving has no such flag.",
+        1,
+    )
+    max_input_rows: int = _flag(
+        2**17,
+        "Maximum number of rows of an input: the product of the dimensions that its signature "
+        "leaves open, such as requests and candidates. TensorFlow Serving has no such flag.",
+        1,
     )
     num_request_iterations_for_warmup: int = 1
     load_retry_seconds: float = 60.0

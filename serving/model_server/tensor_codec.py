@@ -43,10 +43,14 @@ _STRING = np.dtype(object)
 _PACKED_TAGS = {"float_val": b"\x2a", "double_val": b"\x32"}
 # Fields whose values are not the tensor's numbers.
 _ENCODED_FIELDS = ("half_val", "scomplex_val", "dcomplex_val")
-# A scalar may stand for a whole tensor; without a limit a 30-byte request could ask for terabytes.
-_MAX_BYTES = 2**31 - 1
+# Of a tensor of doubles of 2 GiB, the most that a message can hold.
+MAX_ELEMENTS = 2**28 - 1
 # The names of C++'s `DataTypeString`, where they differ from Python's.
 _CPP_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
+
+
+class TooManyElementsError(ValueError):
+    """A tensor claims more elements than allowed."""
 
 
 def type_name(dtype: tf.DType) -> str:
@@ -54,15 +58,21 @@ def type_name(dtype: tf.DType) -> str:
     return _CPP_NAMES.get(dtype.name, dtype.name)
 
 
-def decode(tensor: tensor_pb2.TensorProto) -> np.ndarray:
+def decode(tensor: tensor_pb2.TensorProto, max_elements: int = MAX_ELEMENTS) -> np.ndarray:
     """Returns the array of a tensor in either form; strings are an object array of bytes.
 
     As in TensorFlow, zeros are filled in if there are no values, the last value is repeated if
     there are too few, and values beyond the shape are ignored.
 
+    Args:
+        tensor: The message.
+        max_elements: Maximum number of elements. A scalar may stand for a whole tensor, so that 30
+            bytes could ask for terabytes.
+
     Raises:
-        ValueError: The tensor is invalid: no type or an unsupported one, an unknown shape, a
-            `tensor_content` of another length, or more than 2 GiB.
+        TooManyElementsError: The shape has more than `max_elements` elements.
+        ValueError: The tensor is invalid: no type or an unsupported one, an unknown shape, or a
+            `tensor_content` of another length.
     """
     if tensor.dtype not in _BY_ENUM:
         raise ValueError(f"Tensor type {tensor.dtype} is not supported.")
@@ -72,8 +82,10 @@ def decode(tensor: tensor_pb2.TensorProto) -> np.ndarray:
     if any(size < 0 for size in shape):
         raise ValueError(f"The shape is {shape}; expected a fully known shape.")
     count = math.prod(shape)
-    if count * dtype.itemsize > _MAX_BYTES:
-        raise ValueError(f"The shape is {shape}; expected at most {_MAX_BYTES} bytes.")
+    if count > max_elements:
+        raise TooManyElementsError(
+            f"The shape {shape} has {count} elements; expected at most {max_elements}."
+        )
     if count == 0:
         return np.zeros(shape, dtype)
     if tensor.tensor_content:

@@ -11,7 +11,6 @@ from serving.model_server.grpc import grpc_health, grpc_services
 from serving.model_server.models import servable_manager
 
 _OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # Otherwise a second server would share the port and take half of the requests.
     ("grpc.so_reuseport", 0),
@@ -41,11 +40,11 @@ def build(
         OSError: The port or the socket cannot be bound, or `ssl_config_file` cannot be read.
         ValueError: `ssl_config_file` is not an SSLConfig.
     """
-    pool = futures.ThreadPoolExecutor(options.grpc_max_threads, thread_name_prefix="grpc")
-    server = grpc.server(pool, options=(*_OPTIONS, *options.grpc_channel_arguments))
-    server.add_generic_rpc_handlers(
-        grpc_services.handlers(manager, options.enable_serialization_as_tensor_content, metrics)
-    )
+    # One thread more than requests, which refuses those beyond them.
+    pool = futures.ThreadPoolExecutor(options.grpc_max_threads + 1, thread_name_prefix="grpc")
+    limit = ("grpc.max_receive_message_length", options.max_request_bytes)
+    server = grpc.server(pool, options=(*_OPTIONS, limit, *options.grpc_channel_arguments))
+    server.add_generic_rpc_handlers(grpc_services.handlers(manager, options, metrics))
     if options.enable_grpc_healthcheck_service:
         server.add_generic_rpc_handlers((health.handler(),))
     credentials = _credentials(options.ssl_config_file) if options.ssl_config_file else None

@@ -3,8 +3,10 @@
 References: TensorFlow Serving, `apis/prediction_service.proto` and `apis/model_service.proto`.
 """
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -20,7 +22,7 @@ from tensorflow_serving.apis import (
 )
 
 from serving import saved_model
-from serving.model_server import server_metrics
+from serving.model_server import server_metrics, server_options
 from serving.model_server.models import servable_manager
 from serving.model_server.operations import operations
 
@@ -30,19 +32,21 @@ _Operation: TypeAlias = Callable[[Any], Any]
 
 def handlers(
     manager: servable_manager.ServableManager,
-    as_content: bool,
+    options: server_options.ServerOptions,
     metrics: server_metrics.ServerMetrics,
 ) -> tuple[grpc.GenericRpcHandler, grpc.GenericRpcHandler]:
     """Returns the handlers of both services, to be added to a gRPC server.
 
     Args:
         manager: The models.
-        as_content: Whether Predict replies fill `tensor_content` instead of the typed fields.
+        options: Form of the replies, and maximum number of requests that run at once.
         metrics: Metrics of the requests.
     """
+    as_content = options.enable_serialization_as_tensor_content
+    method = partial(_method, _Running(options.grpc_max_threads))
 
     def counted(api: str, request_type: type, operation: _Operation) -> grpc.RpcMethodHandler:
-        return _method(request_type, operation, partial(_record, metrics, api))
+        return method(request_type, operation, partial(_record, metrics, api))
 
     prediction_service = {
         "Predict": counted(
@@ -58,20 +62,20 @@ def handlers(
         "Regress": counted(
             "Regress", regression_pb2.RegressionRequest, partial(operations.regress, manager)
         ),
-        "MultiInference": _method(
+        "MultiInference": method(
             inference_pb2.MultiInferenceRequest,
             partial(operations.multi_inference, manager, metrics=metrics),
         ),
-        "GetModelMetadata": _method(
+        "GetModelMetadata": method(
             get_model_metadata_pb2.GetModelMetadataRequest,
             partial(operations.model_metadata, manager),
         ),
     }
     model_service = {
-        "GetModelStatus": _method(
+        "GetModelStatus": method(
             get_model_status_pb2.GetModelStatusRequest, partial(operations.model_status, manager)
         ),
-        "HandleReloadConfigRequest": _method(
+        "HandleReloadConfigRequest": method(
             model_management_pb2.ReloadConfigRequest,
             partial(operations.reload_config, manager, metrics=metrics),
         ),
@@ -93,7 +97,40 @@ def _record(
     metrics.record_request(name, status)
 
 
+class _Running:
+    """The requests that run; as in TensorFlow Serving, none waits for a thread.
+
+    Args:
+        maximum: Maximum number of requests that run at once.
+    """
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self._count = 0
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Counts a request while the block runs.
+
+        Raises:
+            StatusError: RESOURCE_EXHAUSTED if the maximum is running.
+        """
+        with self._lock:
+            if self._count >= self._maximum:
+                raise saved_model.StatusError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"
+                )
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+
+
 def _method(
+    running: _Running,
     request_type: Any,
     operation: _Operation,
     record: Callable[[Any, str, float], None] = lambda request, status, seconds: None,
@@ -101,6 +138,7 @@ def _method(
     """Returns the handler of a method.
 
     Args:
+        running: The running requests of all methods.
         request_type: Message class of the request.
         operation: Returns the reply.
         record: Records request, name of its status code and time in seconds.
@@ -114,7 +152,10 @@ def _method(
                 raise saved_model.StatusError(
                     grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded before the run"
                 )
-            with saved_model.deadline_within(context.time_remaining()):
+            with (
+                running.one_more(),
+                saved_model.deadline_within(context.time_remaining()),
+            ):
                 reply = operation(request)
         except Exception as error:
             status = saved_model.status_from_exception(error)

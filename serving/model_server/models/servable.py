@@ -3,6 +3,7 @@
 References: TensorFlow Serving, `servables/tensorflow/predict_util.cc`.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,8 @@ class Servable:
         tags: Sequence[str] = (tf.saved_model.SERVING,),
         metrics: server_metrics.ServerMetrics | None = None,
         check_method: bool = False,
+        max_elements: int = tensor_codec.MAX_ELEMENTS,
+        max_rows: int = tensor_codec.MAX_ELEMENTS,
     ) -> None:
         """Loads the SavedModel.
 
@@ -52,6 +55,9 @@ class Servable:
             tags: Tags of the graph to load.
             metrics: Metrics that record the time of each run; None for none.
             check_method: Whether a signature must name the method that it is used for.
+            max_elements: Maximum number of elements of an input.
+            max_rows: Maximum number of rows of an input: the product of the dimensions that its
+                signature leaves open, such as requests and candidates.
 
         Raises:
             StatusError: The SavedModel cannot be loaded.
@@ -61,10 +67,12 @@ class Servable:
         self.path = os.fspath(path)
         self.check_method = check_method
         self._metrics = metrics
+        self._max_rows = max_rows
         self._runner = saved_model.SessionRunner(self.path, tags, session_config)
         self.signature_defs = self._runner.signature_defs
         self._signatures = {
-            key: _Signature(definition) for key, definition in self.signature_defs.items()
+            key: _Signature(definition, max_elements, max_rows)
+            for key, definition in self.signature_defs.items()
         }
 
     def predict(
@@ -121,6 +129,14 @@ class Servable:
             self._record(api, started)
         return outputs
 
+    def check_rows(self, name: str, count: int) -> None:
+        """Checks the number of rows of an input.
+
+        Raises:
+            StatusError: INVALID_ARGUMENT if there are more than `max_rows`.
+        """
+        _check_rows(name, count, self._max_rows)
+
     def effective_spec(self, requested: model_pb2.ModelSpec) -> model_pb2.ModelSpec:
         """Returns the spec of a reply: with the version that answered and the signature."""
         return model_pb2.ModelSpec(
@@ -150,7 +166,15 @@ class Servable:
 class _Signature:
     """The inputs and outputs of a Predict request: checks and tensor names."""
 
-    def __init__(self, definition: meta_graph_pb2.SignatureDef) -> None:
+    def __init__(
+        self, definition: meta_graph_pb2.SignatureDef, max_elements: int, max_rows: int
+    ) -> None:
+        self._max_elements = max_elements
+        self._max_rows = max_rows
+        self._open_axes = {
+            alias: [axis for axis, dim in enumerate(info.tensor_shape.dim) if dim.size < 0]
+            for alias, info in definition.inputs.items()
+        }
         self._feeds = {alias: info.name for alias, info in sorted(definition.inputs.items())}
         self._fetches = {alias: info.name for alias, info in sorted(definition.outputs.items())}
         self._dtypes = {
@@ -229,12 +253,30 @@ class _Signature:
                 f"{_braced(inputs)}, or default input alias set: "
                 f"{','.join(sorted(self._defaults))}"
             )
-        if isinstance(tensor, np.ndarray):
-            return tensor
+        array = tensor if isinstance(tensor, np.ndarray) else self._decoded(alias, tensor)
+        # The number of rows is at most that of elements, which is quick to compare.
+        if array.size > self._max_rows:
+            axes = [axis for axis in self._open_axes[alias] if axis < array.ndim]
+            _check_rows(alias, math.prod(array.shape[axis] for axis in axes), self._max_rows)
+        return array
+
+    def _decoded(self, alias: str, tensor: tensor_pb2.TensorProto) -> np.ndarray:
         try:
-            return tensor_codec.decode(tensor)
+            return tensor_codec.decode(tensor, self._max_elements)
+        except tensor_codec.TooManyElementsError as error:
+            raise saved_model.invalid_argument(
+                f"Input {alias}: {error} Send less, or raise --max_input_elements"
+            ) from error
         except ValueError as error:
             raise saved_model.invalid_argument(f"tensor parsing error: {alias}") from error
+
+
+def _check_rows(name: str, count: int, maximum: int) -> None:
+    if count > maximum:
+        raise saved_model.invalid_argument(
+            f"Input {name} has {count} rows; expected at most {maximum}. Send several requests, or "
+            "raise --max_input_rows"
+        )
 
 
 def _braced(names: Iterable[str]) -> str:

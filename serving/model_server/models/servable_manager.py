@@ -104,7 +104,7 @@ class ServableManager:
 
         Raises:
             StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION if the configuration is refused,
-                NOT_FOUND if a new model has no version; in both cases nothing was changed.
+                NOT_FOUND if a model has no version; in both cases nothing was changed.
                 UNKNOWN if no version of a new model could be loaded. INVALID_ARGUMENT, after
                 all is loaded, if a model has a `logging_config`.
         """
@@ -116,7 +116,7 @@ class ServableManager:
             labels = self._checked_labels(configs)
             config_checks.check_platforms(config)
             new = configs.keys() - self._configs.keys()
-            for name in sorted(new):
+            for name in sorted(configs):
                 config_checks.check_not_empty(configs[name])
             removed = self._configs.keys() - configs.keys()
             self._configs, self._labels = configs, labels

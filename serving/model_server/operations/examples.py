@@ -28,6 +28,8 @@ _SCORES = tf.saved_model.CLASSIFY_OUTPUT_SCORES
 _REGRESS_OUTPUTS = tf.saved_model.REGRESS_OUTPUTS
 # Both kinds of signature call their only input so.
 _INPUTS = tf.saved_model.CLASSIFY_INPUTS
+# Of the copies of a common context, one for each example.
+_MAX_CONTEXT_BYTES = 2**26
 _KINDS = {_CLASSIFY: "classification", _REGRESS: "regression"}
 
 
@@ -82,7 +84,7 @@ def multi_inference(
         source, outputs = _tensors(model, definitions[key], task.method_name)
         sources.add(source)
         targets.update(outputs)
-    batch = _serialized(request.input)
+    batch = _serialized(model, request.input)
     # TensorFlow Serving counts the examples of such a run, not its time.
     values = model.run(None, dict.fromkeys(sources, batch), sorted(targets))
     response = inference_pb2.MultiInferenceResponse()
@@ -130,7 +132,7 @@ def _run(
         raise saved_model.invalid_argument(f"No signature was found with the name: {key}")
     definition = model.signature_defs[key]
     source, targets = _tensors(model, definition, method)
-    batch = _serialized(request.input)
+    batch = _serialized(model, request.input)
     return definition, model.run(api, {source: batch}, targets), len(batch)
 
 
@@ -138,18 +140,26 @@ def _key(spec: model_pb2.ModelSpec) -> str:
     return spec.signature_name or servable.DEFAULT_SIGNATURE
 
 
-def _serialized(request_input: input_pb2.Input) -> np.ndarray:
+def _serialized(model: servable.Servable, request_input: input_pb2.Input) -> np.ndarray:
     """Returns the serialized examples, [num_examples], each merged with the common context.
 
     Raises:
-        StatusError: INVALID_ARGUMENT if there are none.
+        StatusError: INVALID_ARGUMENT if there are none or too many, or if the copies of the context
+            take too much memory.
     """
     if request_input.WhichOneof("kind") == "example_list_with_context":
         both = request_input.example_list_with_context
+        model.check_rows(_INPUTS, len(both.examples))
         # Concatenated messages are one message, in which the later values hold.
         context = both.context.SerializeToString()
+        if len(context) * len(both.examples) > _MAX_CONTEXT_BYTES:
+            raise saved_model.invalid_argument(
+                f"The context has {len(context)} bytes for each of {len(both.examples)} examples; "
+                f"expected at most {_MAX_CONTEXT_BYTES} bytes in all. Send several requests"
+            )
         values = [context + example.SerializeToString() for example in both.examples]
     else:
+        model.check_rows(_INPUTS, len(request_input.example_list.examples))
         values = [item.SerializeToString() for item in request_input.example_list.examples]
     if not values:
         raise saved_model.invalid_argument("Input is empty.")

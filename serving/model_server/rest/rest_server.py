@@ -20,8 +20,6 @@ _logger = logging.getLogger(__name__)
 _BACKLOG = 2048
 # How long an idle connection is kept: libevent's default, which TensorFlow Serving uses.
 _IDLE_SECONDS = 50
-# TensorFlow Serving's limit of the content of a compressed body.
-_MAX_UNCOMPRESSED_BYTES = 100 * 1024 * 1024
 
 
 class RestServer:
@@ -33,7 +31,8 @@ class RestServer:
         host: str,
         port: int,
         num_threads: int,
-        timeout_seconds: float = 30.0,
+        timeout_seconds: float,
+        max_request_bytes: int,
     ) -> None:
         """Binds the port; nothing is answered before `start`.
 
@@ -43,12 +42,14 @@ class RestServer:
             port: The port; 0 is any free one.
             num_threads: Maximum number of requests that run at once.
             timeout_seconds: Time after which a request is answered by 504; infinity for no limit.
+            max_request_bytes: Maximum size of a body and of a compressed body's content in bytes.
 
         Raises:
             OSError: The port cannot be bound.
         """
         self._api = api
         self._timeout_seconds = timeout_seconds
+        self._max_bytes = max_request_bytes
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix="rest")
@@ -97,8 +98,12 @@ class RestServer:
     async def _application(self, scope: Any, receive: Any, send: Any) -> None:
         received = requests.Request(scope, receive)
         try:
-            body = await received.body()
+            body = await self._body(received)
         except requests.ClientDisconnect:
+            return
+        if body is None:
+            text = f"The body is larger than --max_request_bytes={self._max_bytes}."
+            await responses.JSONResponse({"error": text}, 413)(scope, receive, send)
             return
         query = scope["query_string"].decode("latin-1")
         request = rest_api.RestRequest(
@@ -118,9 +123,19 @@ class RestServer:
         headers = {"content-type": reply.content_type, **reply.headers}
         await responses.Response(reply.body, reply.status, headers)(scope, receive, send)
 
+    async def _body(self, received: requests.Request) -> bytes | None:
+        """Returns the body, or None if it is too large."""
+        body = bytearray()
+        async for chunk in received.stream():
+            body += chunk
+            if len(body) > self._max_bytes:
+                return None
+        return bytes(body)
+
     def _answer(self, request: rest_api.RestRequest) -> rest_api.RestReply:
         if "gzip" in request.headers.get("content-encoding", ""):
-            request = dataclasses.replace(request, body=_uncompressed(request.body))
+            body = _uncompressed(request.body, self._max_bytes)
+            request = dataclasses.replace(request, body=body)
         return self._api.handle(request)
 
 
@@ -136,18 +151,17 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
-def _uncompressed(body: bytes) -> bytes:
+def _uncompressed(body: bytes, max_bytes: int) -> bytes:
     """Returns the content of a gzip body; empty, as in TensorFlow Serving, if invalid or large."""
     decompressor = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
-        content = decompressor.decompress(body, _MAX_UNCOMPRESSED_BYTES + 1)
+        content = decompressor.decompress(body, max_bytes + 1)
     except zlib.error as error:
         _logger.warning("Failed to uncompress the gzipped body: %s", error)
         return b""
-    if len(content) > _MAX_UNCOMPRESSED_BYTES or not decompressor.eof:
+    if len(content) > max_bytes or not decompressor.eof:
         _logger.warning(
-            "Refused a gzipped body that is cut off or holds more than %d bytes",
-            _MAX_UNCOMPRESSED_BYTES,
+            "Refused a gzipped body that is cut off or holds more than %d bytes", max_bytes
         )
         return b""
     return content

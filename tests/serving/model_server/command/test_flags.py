@@ -54,10 +54,11 @@ def _refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-def test_each_flag_of_tensorflow_serving_is_known_and_no_other_but_three() -> None:
+def test_each_flag_of_tensorflow_serving_is_known_and_no_other_but_six() -> None:
     values = flags.FlagValues()
     command_flags.define(values)
     own = {"host", "bfloat16", "end_with_input"}
+    own |= {"max_request_bytes", "max_input_elements", "max_input_rows"}
     assert set(values) == {*_TENSORFLOW_SERVING.split(), *own}
 
 

@@ -117,6 +117,26 @@ def test_the_context_is_part_of_each_example_and_yields_to_it(stub: Stub) -> Non
     assert [item.value for item in reply.result.regressions] == [13.0, 15.0]
 
 
+def test_a_small_request_of_many_examples_is_refused(stub: Stub) -> None:
+    request = _regression("regress", 2.0)
+    # Two bytes each.
+    for _ in range(2**17):
+        request.input.example_list.examples.add()
+    assert _error(lambda: stub.Regress(request, timeout=20)) == (
+        _INVALID,
+        "Input inputs has 131073 rows; expected at most 131072. Send several requests, or raise "
+        "--max_input_rows",
+    )
+    request = _regression("regress", 2.0, 6.0, bias=10.0)
+    both = request.input.example_list_with_context
+    both.context.features.feature["page"].bytes_list.value.append(b"p" * 1_000_000)
+    for _ in range(98):
+        both.examples.add()
+    code, message = _error(lambda: stub.Regress(request, timeout=20))
+    assert code is _INVALID
+    assert "for each of 100 examples; expected at most 67108864 bytes in all" in message
+
+
 def test_classify_gives_labels_and_scores_or_one_of_them(stub: Stub) -> None:
     def classes(signature: str) -> list[tuple[str, float]]:
         reply = stub.Classify(_classification(signature, 0.0, 2.0), timeout=20)

@@ -407,10 +407,35 @@ def test_a_connection_is_kept_and_a_body_in_pieces_or_compressed_is_read(
         assert response.json() == {"predictions": [30.0]}
 
 
+def test_a_body_that_is_too_large_is_refused(http: httpx.Client) -> None:
+    body = b'{"instances": [2]}' + b" " * (32 * 2**20 - 17)
+    response = http.post("/v1/models/lookup:predict", content=body)
+    assert (response.status_code, response.json()) == (
+        413,
+        {"error": "The body is larger than --max_request_bytes=33554432."},
+    )
+    assert _predict(http, {"instances": [2]}, "/v1/models/lookup:predict").is_success
+
+
+def test_more_rows_than_allowed_are_refused(tmp_path: pathlib.Path) -> None:
+    saved_models.save_lookup(tmp_path / "lookup" / "1")
+    options = model_server.Options(max_input_rows=3)
+    models = {"lookup": tmp_path / "lookup"}
+    with (
+        model_server.ModelServer(models, rest_port=0, options=options) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{server.rest_port}", timeout=20) as http,
+    ):
+        path = "/v1/models/lookup:predict"
+        assert _predict(http, {"instances": [2, 1, 0]}, path).is_success
+        refused = _predict(http, {"instances": [2, 1, 0, 1]}, path)
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("Input rows has 4 rows; expected at most 3.")
+
+
 def test_a_compressed_body_that_is_bad_or_too_large_counts_as_none(http: httpx.Client) -> None:
     whole = gzip.compress(b'{"instances": [2]}')
-    # 100 MiB and one byte, in 100 KB.
-    large = gzip.compress(b'{"instances": [2]}' + b" " * (100 * 2**20 - 17))
+    # 32 MiB and one byte, in 32 KB.
+    large = gzip.compress(b'{"instances": [2]}' + b" " * (32 * 2**20 - 17))
     for content in (b"not gzip", whole[:-1], large):
         response = http.post(
             "/v1/models/lookup:predict", content=content, headers={"content-encoding": "gzip"}
