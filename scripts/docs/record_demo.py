@@ -73,8 +73,7 @@ async def _record(base: pathlib.Path) -> dict[str, Any]:
 
 def _weights(release: manifest.Manifest, **wanted: float) -> dict[str, Any]:
     """Returns a request of these weights and 0 of other heads; a head not named would weigh 1."""
-    heads = [head for head, there in release.heads.items() if there]
-    return {"weights": {head: wanted.get(head, 0.0) for head in heads}}
+    return {"weights": {head: wanted.get(head, 0.0) for head in release.present_heads}}
 
 
 def _without_a_group(release: manifest.Manifest, answer: Answer) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _explained(answer: requests.Answer, effects: requests.Explanation) -> list[s
         parts = " + ".join(
             f"{part.weight:g}·{part.score:.4f} {head}" for head, part in (why.parts or {}).items()
         )
-        place = f"place {why.place_without_rules} of {effects.candidates} without rules"
+        place = f"rank {why.rank_without_rules} of {effects.candidates} without rules"
         drawn = f", {'drawn, ' if why.explored else ''}propensity {ad.propensity:.4g}"
         spread = f", ×{why.diversity_factor:.4g} for diversity" if why.diversity_factor < 1 else ""
         lines.append(f"  {ad.rank:4}  {parts or 'no scores'}; {place}{drawn}{spread}")

@@ -8,7 +8,7 @@
     tfrec_calibration_drift{version,head}      mean of recently shown scores, divided by that mean
     tfrec_release_age_seconds{version}         time since the export of the release and its index
     tfrec_release_refused                      processes that could not load a published release
-    tfrec_requests_total, tfrec_request_seconds, tfrec_in_hand, tfrec_breaker_open{version}
+    tfrec_requests_total, tfrec_request_seconds, tfrec_in_flight, tfrec_breaker_open{version}
 
 Shown ads are the best of many, so their scores are above the mean of the log from the start. A
 change of `tfrec_calibration_drift` over time, or a difference between two versions, indicates
@@ -106,7 +106,7 @@ class ServiceMetrics:
             registry=registry,
         )
         self.in_flight = gauge(
-            "tfrec_in_hand",
+            "tfrec_in_flight",
             "Requests in flight.",
             multiprocess_mode="livesum",
             registry=registry,

@@ -31,7 +31,7 @@ class AdExplanation(AnswerPart):
 
     parts: dict[str, UtilityPart] | None
     """Head to its contribution; they sum to the utility. Null in a degraded answer."""
-    place_without_rules: int
+    rank_without_rules: int
     """Rank among the candidates by utility alone, in a degraded answer by retrieval score; 1 is the
     best."""
     diversity_factor: float
@@ -126,7 +126,7 @@ _EXAMPLE: dict[str, Any] = {
                     "engagement": {"score": 0.04, "weight": 1.0, "part": 0.04},
                     "revenue": {"score": 0.12, "weight": 0.5, "part": 0.06},
                 },
-                "place_without_rules": 2,
+                "rank_without_rules": 2,
                 "diversity_factor": 1.0,
                 "explored": False,
             },

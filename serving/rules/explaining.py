@@ -39,7 +39,7 @@ def explain_ads(
         explained.append(
             requests.AdExplanation(
                 parts=parts,
-                place_without_rules=ranks[position] + 1,
+                rank_without_rules=ranks[position] + 1,
                 diversity_factor=float(chosen.factors[position]),
                 explored=bool(chosen.explored[position]),
             )

@@ -141,7 +141,7 @@ def test_an_answer_of_a_newer_service_can_be_read_and_absent_explanations_are_le
     }
     (ad,) = document["ads"]
     parts = {"click": 1}
-    wrong = {"parts": parts, "place_without_rules": 1, "diversity_factor": 1, "explored": False}
+    wrong = {"parts": parts, "rank_without_rules": 1, "diversity_factor": 1, "explored": False}
     with pytest.raises(
         errors.ClientReplyError, match=r"answer\.ads\[0\]\.explanation\.parts\.clic"
     ):

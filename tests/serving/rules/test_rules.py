@@ -123,7 +123,7 @@ def test_the_parts_of_an_explanation_sum_to_the_utility(tiny_bundle, ranker_addr
         assert {head: part.weight for head, part in parts.items()} == weights
         assert all(part.part == part.score * part.weight for part in parts.values())
         assert sum(part.part for part in parts.values()) == pytest.approx(ad.utility, abs=1e-12)
-        assert ad.explanation.place_without_rules == place + 1
+        assert ad.explanation.rank_without_rules == place + 1
         assert not ad.explanation.explored
     assert vars(answer.explanation) == {
         "candidates": 300,
@@ -144,7 +144,7 @@ def test_an_explanation_names_what_the_rules_left_out(tiny_bundle, ranker_addres
     (left_out,) = capped.explanation.left_out
     assert (left_out.rule, left_out.field, left_out.count) == ("cap", "advertiser", len(above))
     assert left_out.ads == above[:10]
-    places = [ad.explanation.place_without_rules for ad in capped.ads]
+    places = [ad.explanation.rank_without_rules for ad in capped.ads]
     assert places == [order.index(ad) + 1 for ad in shown]
 
 

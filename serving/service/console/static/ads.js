@@ -203,8 +203,8 @@ function why(ad, weights) {
   }
   const reason = ad.explanation;
   if (reason) {
-    if (reason.place_without_rules !== ad.rank) {
-      parts.push(`Without rules it would be at ${reason.place_without_rules}.`);
+    if (reason.rank_without_rules !== ad.rank) {
+      parts.push(`Without rules it would be at ${reason.rank_without_rules}.`);
     }
     if (reason.diversity_factor !== 1) {
       parts.push(`Diversity left ${number(reason.diversity_factor)} of its worth.`);
