@@ -202,12 +202,15 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
 
 
 def check_rejected(
-    source: Source, parsed: Sequence[dict[str, Any]], max_fraction: float, final: bool = True
+    source: Source | str,
+    parsed: Sequence[dict[str, Any]],
+    max_fraction: float,
+    final: bool = True,
 ) -> None:
     """Refuses a log with too many rejected rows.
 
     Args:
-        source: The log.
+        source: The log, or its name.
         parsed: Notes of the parsed chunks.
         max_fraction: Maximum share of rejected rows.
         final: Whether these are all chunks; otherwise the log is refused only if all rows are

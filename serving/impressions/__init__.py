@@ -2,7 +2,7 @@
 
 from serving.impressions.feedback import Joined, join_feedback
 from serving.impressions.impression_log import FILE_PATTERN, ImpressionLog
-from serving.impressions.logged_schema import newest_schema
+from serving.impressions.logged_schema import newest_schema, read_file
 
 __all__ = [
     "FILE_PATTERN",
@@ -10,4 +10,5 @@ __all__ = [
     "Joined",
     "join_feedback",
     "newest_schema",
+    "read_file",
 ]

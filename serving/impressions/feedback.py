@@ -1,11 +1,14 @@
 """Joins feedback events to the impression log, which gives a log to convert and train on.
 
 An event has the `request_id` and the `ad_id` of a shown ad, `click` and `engagement` as 0 or 1, and
-`revenue` as a number >= 0. Events of the same ad are combined: the maximum of click and engagement,
-the sum of revenue. An ad without events was not clicked and earned nothing. If several answers have
-the same request id, its events count for the latest one.
+`revenue`, which is negative for a refund. Events of the same ad are combined: the maximum of click
+and engagement, the sum of revenue, which is at least 0. An ad without events was not clicked and
+earned nothing. If several answers have the same request id, its events count for the latest one.
 
-Memory holds all events and one file of the log at a time.
+Impressions and events that were delivered more than once count once (`feedback_events`).
+
+Memory holds all events, one file of the log, and the ids of impressions in files whose times
+overlap.
 
 Shapes: E events, R rows of the log.
 """
@@ -13,7 +16,8 @@ Shapes: E events, R rows of the log.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,10 +25,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from serving import errors
-from serving.impressions import feedback_events, logged_schema
+from serving.impressions import feedback_events, log_times, logged_schema
 from tfrecords import files
 
 _KEYS = ["_request_id", "_ad_id"]
+_IMPRESSION = "impression"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,23 +40,33 @@ class Joined:
         rows: Number of impressions written.
         requests: Number of answers that these impressions belong to.
         young: Number of impressions left out because their feedback may still arrive.
-        events: Number of events read.
+        duplicate_rows: Number of impressions left out because they were in the log before.
+        events: Number of events, without duplicates.
         matched: Number of events that match an impression of the log.
         unmatched: Number of events that match none.
+        duplicate_events: Number of events that were delivered again.
+        rejected_events: Number of malformed events, which are in OUTPUT.rejected.tsv.
+        refunded: Number of ads whose refunds exceed their revenue, which is 0.
         repeated: Number of shown ads whose request id is also that of an earlier answer.
         totals: Sum of each label over the rows.
         schema: JSON of the schema for `tfrec convert`.
+        warning: What is wrong with the times of the log, or None.
     """
 
     rows: int
     requests: int
     young: int
+    duplicate_rows: int
     events: int
     matched: int
     unmatched: int
+    duplicate_events: int
+    rejected_events: int
+    refunded: int
     repeated: int
     totals: dict[str, float]
     schema: dict[str, Any]
+    warning: str | None
 
 
 def join_feedback(
@@ -59,61 +74,91 @@ def join_feedback(
     event_files: Sequence[pathlib.Path],
     output: pathlib.Path,
     min_age_seconds: float = 0.0,
+    max_rejected_fraction: float = 0.01,
+    clock: Callable[[], float] = time.time,
 ) -> Joined:
     """Writes the joined log as one Parquet file, atomically.
+
+    Rejected events are written next to it, to OUTPUT.rejected.tsv, with file, line and reason.
 
     Args:
         log_files: Files of the impression log.
         event_files: Feedback events as JSON lines, CSV, TSV or Parquet.
         output: Parquet file to write.
         min_age_seconds: Minimum age of an impression, relative to the latest one of the log, in
-            seconds; younger ones are left out.
+            seconds; younger ones are left out. See `log_times.latest_time`.
+        max_rejected_fraction: Maximum share of malformed events, as in `convert.convert`.
+        clock: Returns the time in seconds since 1970, which no impression can be later than.
 
     Raises:
-        ImpressionLogError: A file cannot be read or has another format, an event is malformed, or
-            no impression is left to write.
+        ImpressionLogError: A file cannot be read or has another format, too many events are
+            malformed, or no impression is left to write.
         OSError: The output cannot be written.
     """
     known = logged_schema.newest_schema(log_files)
-    events, labels = feedback_events.read(event_files, known.labels)
-    latest, newest, repeated = _latest_answers(log_files, events)
-    until = newest - min_age_seconds
-    young = 0
-    with files.replacing(output) as partial, contextlib.closing(_Writer(partial, labels)) as writer:
-        for table in _tables(log_files):
+    events = feedback_events.read(event_files, known.labels, max_rejected_fraction)
+    log, latest, repeated = _scan(log_files, events.table)
+    latest_time, warning = log_times.latest_time([file.span for file in log], clock())
+    until = latest_time - min_age_seconds
+    duplicate_rows, young = 0, 0
+    with (
+        files.replacing(output) as partial,
+        contextlib.closing(_Writer(partial, events.labels)) as writer,
+    ):
+        for table, num_duplicates in _distinct_tables(log):
+            duplicate_rows += num_duplicates
             settled = table.filter(pc.less_equal(table["_time"], until))
             young += table.num_rows - settled.num_rows
-            writer.write(_labelled(settled.select(known.columns), latest, labels))
+            writer.write(_labelled(settled.select(known.columns), latest, events.labels))
         if not writer.rows:
             raise errors.ImpressionLogError(
                 f"No impression is older than {min_age_seconds:g} s before the latest; expected "
                 "at least one. Set a smaller --min_age_seconds."
             )
+        _write_rejected(output.with_suffix(".rejected.tsv"), events.rejected)
     matched = int(pc.sum(latest["num_events"]).as_py() or 0)
-    total = int(pc.sum(events["num_events"]).as_py() or 0)
+    total = int(pc.sum(events.table["num_events"]).as_py() or 0)
     return Joined(
         rows=writer.rows,
         requests=writer.requests,
         young=young,
+        duplicate_rows=duplicate_rows,
         events=total,
         matched=matched,
         unmatched=total - matched,
+        duplicate_events=events.duplicates,
+        rejected_events=len(events.rejected),
+        refunded=events.refunded,
         repeated=repeated,
         totals=writer.totals,
-        schema=known.to_convert(labels),
+        schema=known.to_convert(events.labels),
+        warning=warning,
     )
 
 
-def _latest_answers(
+@dataclasses.dataclass(frozen=True)
+class _LogFile:
+    """A file of the log that has rows."""
+
+    path: pathlib.Path
+    span: log_times.Span
+
+
+def _scan(
     log_files: Sequence[pathlib.Path], events: pa.Table
-) -> tuple[pa.Table, float, int]:
-    """Returns the events with their answer ids, the latest time, and the number of repeats."""
-    found, newest = [], float("-inf")
+) -> tuple[list[_LogFile], pa.Table, int]:
+    """Returns the files, the events with their answer ids, and the number of repeats."""
+    log, found = [], []
     for path in log_files:
-        keys = _read(path, [*_KEYS, "_answer_id", "_time"])
-        newest = max(newest, pc.max(keys["_time"]).as_py() or float("-inf"))
+        keys = logged_schema.read_file(path, [*_KEYS, "_answer_id", "_time"])
         found.append(keys.join(events.select(_KEYS), _KEYS, join_type="inner"))
-    shown = pa.concat_tables(found)
+        if keys.num_rows:
+            times = pc.min_max(keys["_time"]).as_py()
+            host = logged_schema.host_of(keys.schema)
+            log.append(_LogFile(path, log_times.Span(host, times["min"], times["max"])))
+    # An impression may be in several files.
+    shown = pa.concat_tables(found).group_by([*_KEYS, "_answer_id"]).aggregate([("_time", "max")])
+    shown = shown.rename_columns([*_KEYS, "_answer_id", "_time"])
     last = shown.group_by(_KEYS).aggregate([("_time", "max"), ("_time", "count")])
     last = last.rename_columns([*_KEYS, "_time", "times"])
     of_last = shown.join(last, [*_KEYS, "_time"], join_type="inner")
@@ -121,7 +166,34 @@ def _latest_answers(
     one = of_last.group_by([*_KEYS, "times"]).aggregate([("_answer_id", "max")])
     repeated = int(pc.sum(pc.greater(one["times"], 1)).as_py() or 0)
     one = one.rename_columns([*_KEYS, "times", "_answer_id"]).drop_columns("times")
-    return events.join(one, _KEYS, join_type="inner"), newest, repeated
+    return log, events.join(one, _KEYS, join_type="inner"), repeated
+
+
+def _distinct_tables(log: Sequence[_LogFile]) -> Iterator[tuple[pa.Table, int]]:
+    """Yields the rows of each file that were not in a file before, and the number of others."""
+    seen: pa.Table | None = None
+    for file in sorted(log, key=lambda file: file.span.first):
+        table = logged_schema.read_file(file.path)
+        num_rows = table.num_rows
+        impressions = pc.binary_join_element_wise(table["_answer_id"], table["_ad_id"], "\0")
+        table = table.append_column(_IMPRESSION, impressions)
+        if pc.count_distinct(impressions).as_py() < num_rows:
+            table = _first_of_each(table)
+        if seen is not None:
+            # A repeated impression has the same time, so earlier ones are not needed any more.
+            seen = seen.filter(pc.greater_equal(seen["_time"], file.span.first))
+            is_known = pc.is_in(table[_IMPRESSION], seen[_IMPRESSION].combine_chunks())
+            table = table.filter(pc.invert(is_known))
+        own = table.select([_IMPRESSION, "_time"])
+        seen = own if seen is None else pa.concat_tables([seen, own])
+        yield table.drop_columns(_IMPRESSION), num_rows - table.num_rows
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    positions = pa.array(range(table.num_rows), pa.int64())
+    numbered = table.select([_IMPRESSION]).append_column("position", positions)
+    first = numbered.group_by(_IMPRESSION).aggregate([("position", "min")])
+    return table.take(first["position_min"].combine_chunks().sort())
 
 
 def _labelled(table: pa.Table, latest: pa.Table, labels: Sequence[str]) -> pa.Table:
@@ -136,19 +208,13 @@ def _labelled(table: pa.Table, latest: pa.Table, labels: Sequence[str]) -> pa.Ta
     return table
 
 
-def _tables(log_files: Sequence[pathlib.Path]) -> Iterator[pa.Table]:
-    for path in sorted(log_files, key=lambda path: path.name):
-        yield _read(path, None)
-
-
-def _read(path: pathlib.Path, columns: list[str] | None) -> pa.Table:
-    try:
-        return pq.ParquetFile(path, memory_map=True).read(columns)
-    except (pa.ArrowException, OSError) as error:
-        raise errors.ImpressionLogError(
-            f"{path} cannot be read as a file of the impression log ({error}); expected a Parquet "
-            "file that tfrec serve --impression_log wrote."
-        ) from error
+def _write_rejected(path: pathlib.Path, rejected: Sequence[feedback_events.Rejected]) -> None:
+    if not rejected:
+        path.unlink(missing_ok=True)
+        return
+    lines = ("\t".join((str(one.path), str(one.line), one.reason, one.text)) for one in rejected)
+    content = "".join(line.replace("\n", "\\n") + "\n" for line in lines)
+    files.write(path, content.encode(errors="surrogateescape"))
 
 
 class _Writer:
@@ -164,7 +230,8 @@ class _Writer:
         if not table.num_rows:
             return
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema.remove_metadata())
+            schema = table.schema.remove_metadata()
+            self._writer = pq.ParquetWriter(self._path, schema, write_page_checksum=True)
         self._writer.write_table(table.replace_schema_metadata(None))
         self.rows += table.num_rows
         self.requests += pc.count_distinct(table["_answer_id"]).as_py()

@@ -1,198 +1,274 @@
 """Reads feedback events from JSON lines, CSV, TSV or Parquet, by the file extension.
 
-    {"request_id": "42", "ad_id": "ad-17", "click": 1, "revenue": 0.35}
+    {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "click": 1, "revenue": 0.35}
 
-Shapes: E events.
+Events may be delivered more than once. Those of a request and ad with the same `event_id` are one
+event; so are those without `event_id` that are equal in all fields. Bad events are rejected with
+their line and a reason.
+
+Shapes: E distinct pairs of request and ad.
 """
 
+import csv
+import dataclasses
+import functools
+import itertools
 import json
-import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from serving import errors, requests
 from serving.impressions import logged_schema
+from tfrecords import convert, terminal
 
 _IDS = {"request_id": "_request_id", "ad_id": "_ad_id"}
+_EVENT_ID = "event_id"
+_JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+_BYTE_ORDER_MARK = "\ufeff"
+_Parse = Callable[[Any], Any]
 
 
-def read(paths: Sequence[pathlib.Path], kinds: Mapping[str, str]) -> tuple[pa.Table, list[str]]:
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A malformed event.
+
+    Attributes:
+        path: File of events.
+        line: Number of the line or row, from 1.
+        reason: What is wrong.
+        text: The event as it is in the file.
+    """
+
+    path: pathlib.Path
+    line: int
+    reason: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FeedbackEvents:
+    """Events, combined for each request and ad.
+
+    Attributes:
+        table: [E] `_request_id`, `_ad_id`, the labels (float64), and the number of events.
+        labels: Labels that occur in any file.
+        duplicates: Number of events that were delivered again.
+        refunded: Number of ads whose refunds exceed their revenue, which is 0.
+        rejected: Malformed events.
+    """
+
+    table: pa.Table
+    labels: list[str]
+    duplicates: int
+    refunded: int
+    rejected: list[Rejected]
+
+
+def read(
+    paths: Sequence[pathlib.Path], kinds: Mapping[str, str], max_rejected_fraction: float
+) -> FeedbackEvents:
     """Reads events and combines those of the same request and ad.
 
     Args:
         paths: The files.
         kinds: Label -> kind of its head, of the labels that events can have.
-
-    Returns:
-        A table with the columns `_request_id`, `_ad_id`, the labels (float64) and `num_events`; and
-        the labels that occur in any file.
+        max_rejected_fraction: Maximum share of rejected events, as in `convert.convert`.
 
     Raises:
-        ImpressionLogError: A file cannot be read, or an event is malformed; the message names it.
+        ImpressionLogError: A file cannot be read, or too many events are rejected; the message
+            names the first ones.
     """
-    tables = [_read(path, kinds) for path in paths]
-    labels = [
-        label for label in kinds if any(f"_{label}" in table.column_names for table in tables)
-    ]
+    columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, _EVENT_ID, *kinds)}
+    rejected = []
+    for path in paths:
+        for line, raw, parse in _lines(path, kinds):
+            try:
+                values = _checked(parse(raw), kinds)
+            except (ValueError, RecursionError) as error:
+                text = raw if isinstance(raw, str) else json.dumps(raw, default=str)
+                rejected.append(Rejected(path, line, str(error), text))
+                continue
+            for name, column in columns.items():
+                column.append(values[name])
+    _check_rejected(paths, len(columns[_EVENT_ID]), rejected, max_rejected_fraction)
+    labels = [name for name in kinds if any(value is not None for value in columns[name])]
     if "click" not in labels:
         raise errors.ImpressionLogError(
             f"{', '.join(map(str, paths)) or 'No file'}: expected events with a column click, got "
             f"{labels or 'none of ' + ', '.join(kinds)}. Add click as 0 or 1."
         )
-    names = [f"_{label}" for label in labels]
-    complete = []
-    for table in tables:
-        for name in names:
-            if name not in table.column_names:
-                table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
-        complete.append(table.select([*_IDS.values(), *names]))
-    ways = {f"_{label}": "sum" if _is_amount(kinds[label]) else "max" for label in labels}
-    together = pa.concat_tables(complete).group_by(list(_IDS.values()))
-    summed = together.aggregate([*ways.items(), ([], "count_all")])
-    renamed = {f"{name}_{way}": name for name, way in ways.items()} | {"count_all": "num_events"}
-    return summed.rename_columns([renamed.get(n, n) for n in summed.column_names]), labels
+    types = {name: pa.float64() if name in kinds else pa.string() for name in columns}
+    table = pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()})
+    combined, num_distinct = _combined(table, labels, kinds)
+    refunded = 0
+    for label in labels:
+        place = combined.column_names.index(f"_{label}")
+        column = combined.column(place)
+        refunded += pc.sum(pc.less(column, 0.0)).as_py() or 0
+        combined = combined.set_column(
+            place, f"_{label}", pc.max_element_wise(column, 0.0, skip_nulls=False)
+        )
+    return FeedbackEvents(combined, labels, table.num_rows - num_distinct, refunded, rejected)
 
 
-def _is_amount(kind: str) -> bool:
-    return kind == logged_schema.AMOUNT
+def _combined(
+    table: pa.Table, labels: Sequence[str], kinds: Mapping[str, str]
+) -> tuple[pa.Table, int]:
+    """Returns a row for each request and ad, and the number of distinct events."""
+    distinct = table.group_by([*_IDS, _EVENT_ID]).aggregate([(label, "max") for label in labels])
+    distinct = distinct.rename_columns([*_IDS, _EVENT_ID, *labels])
+    ways = ["sum" if kinds[label] == logged_schema.AMOUNT else "max" for label in labels]
+    found = distinct.group_by(list(_IDS)).aggregate(
+        [*zip(labels, ways, strict=True), ([], "count_all")]
+    )
+    names = [*_IDS.values(), *(f"_{label}" for label in labels), "num_events"]
+    return found.rename_columns(names), distinct.num_rows
 
 
-def _read(path: pathlib.Path, kinds: Mapping[str, str]) -> pa.Table:
+def _check_rejected(
+    paths: Sequence[pathlib.Path],
+    num_good: int,
+    rejected: Sequence[Rejected],
+    max_fraction: float,
+) -> None:
+    if not rejected:
+        return
+    note = {
+        "lines": num_good + len(rejected),
+        "rejected": len(rejected),
+        "examples": [f"{one.path}, line {one.line}: {one.reason}" for one in rejected[:3]],
+    }
+    try:
+        convert.check_rejected(
+            terminal.format_list([str(path) for path in paths], 3), [note], max_fraction
+        )
+    except ValueError as error:
+        raise errors.ImpressionLogError(str(error)) from error
+
+
+def _lines(path: pathlib.Path, labels: Mapping[str, str]) -> Iterator[tuple[int, Any, _Parse]]:
+    """Yields the number and content of each line or row, and the function that parses it."""
     if not path.is_file():
         raise errors.ImpressionLogError(
             f"{path} does not exist; expected a file of events. Check the path."
         )
     try:
-        table = _parsed(path, kinds)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if path.suffix == ".parquet":
+            yield from _parquet_rows(path)
+        else:
+            yield from _text_lines(path, labels)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise errors.ImpressionLogError(
             f"{path}: expected events as JSON lines (.jsonl), CSV (.csv), TSV (.tsv) or Parquet "
             f"(.parquet), got {error}."
         ) from error
-    missing = [name for name in _IDS if name not in table.column_names]
-    if missing:
-        raise errors.ImpressionLogError(
-            f"{path}: expected events with request_id and ad_id, got {table.column_names}."
-        )
-    columns = {own: _ids(path, name, table[name]) for name, own in _IDS.items()}
-    for label, kind in kinds.items():
-        if label in table.column_names:
-            columns[f"_{label}"] = _numbers(path, label, table[label], _is_amount(kind))
-    return pa.table(columns)
 
 
-def _parsed(path: pathlib.Path, labels: Iterable[str]) -> pa.Table:
-    if path.suffix == ".parquet":
-        return pq.read_table(path)
-    if path.suffix in (".jsonl", ".ndjson", ".json"):
-        return _json_lines(path, labels)
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    return pa_csv.read_csv(
-        path,
-        parse_options=pa_csv.ParseOptions(delimiter=delimiter),
-        convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(_IDS, pa.string())),
-    )
+def _parquet_rows(path: pathlib.Path) -> Iterator[tuple[int, Any, _Parse]]:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        _check_columns(path, file.schema_arrow.names)
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
+        for number, row in enumerate(rows, 1):
+            yield number, row, lambda event: event
 
 
-def _json_lines(path: pathlib.Path, labels: Iterable[str]) -> pa.Table:
-    # Arrow's reader would parse a string such as "2024-01-01" as a timestamp.
-    columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, *labels)}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
+def _text_lines(path: pathlib.Path, labels: Mapping[str, str]) -> Iterator[tuple[int, Any, _Parse]]:
+    parse: _Parse | None = json.loads if path.suffix in _JSON_ENDINGS else None
+    # Bad bytes reject their line only.
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            text = line.removeprefix(_BYTE_ORDER_MARK).strip("\r\n")
+            if not text.strip():
                 continue
-            try:
-                event = json.loads(line)
-            except ValueError as error:
-                raise errors.ImpressionLogError(
-                    f"{path}, line {number}: expected a JSON object, got invalid JSON ({error})."
-                ) from error
-            if not isinstance(event, dict):
-                raise errors.ImpressionLogError(
-                    f"{path}, line {number}: expected a JSON object, got {line.strip()[:60]!r}."
-                )
-            for name, values in columns.items():
-                values.append(_checked(f"{path}, line {number}", name, event.get(name)))
-    present = {
-        name: values
-        for name, values in columns.items()
-        if name in _IDS or any(value is not None for value in values)
-    }
-    return pa.table(
-        {
-            name: pa.array(values, pa.string() if name in _IDS else None)
-            for name, values in present.items()
-        }
-    )
+            if parse is None:
+                delimiter = "\t" if path.suffix == ".tsv" else ","
+                names = _split(delimiter, text)
+                _check_columns(path, names)
+                parse = functools.partial(_parse_row, names, labels, delimiter)
+                continue
+            yield number, text, parse
+    if parse is None:
+        raise errors.ImpressionLogError(f"{path} is empty; expected a header line and events.")
 
 
-def _checked(place: str, name: str, value: Any) -> Any:
-    """Returns a value of a JSON event in the type of its column."""
-    if name in _IDS:
-        value = requests.as_digits(value)
-        if isinstance(value, str):
-            return value
+def _check_columns(path: pathlib.Path, names: Sequence[str]) -> None:
+    if not set(_IDS) <= set(names):
         raise errors.ImpressionLogError(
-            f"{place}: expected {name} as a string or an integer, got {requests.shortened(value)}."
+            f"{path}: expected events with request_id and ad_id, got {list(names)}."
         )
+
+
+def _parse_row(
+    names: Sequence[str], labels: Mapping[str, str], delimiter: str, text: str
+) -> dict[str, Any]:
+    values = _split(delimiter, text)
+    if len(values) != len(names):
+        raise ValueError(f"it has {len(values)} values, the header {len(names)}")
+    event: dict[str, Any] = dict(zip(names, values, strict=True))
+    for label in labels:
+        if label in event:
+            event[label] = _number_of(event[label])
+    return event
+
+
+def _split(delimiter: str, text: str) -> list[str]:
+    try:
+        return next(csv.reader([text], delimiter=delimiter))
+    except csv.Error as error:
+        raise ValueError(f"it is not valid CSV ({error})") from error
+
+
+def _number_of(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
+def _checked(event: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the ids and labels of an event.
+
+    Raises:
+        ValueError: The event is malformed.
+    """
+    if not isinstance(event, Mapping):
+        raise ValueError(f"expected a JSON object, got {requests.shortened(event)}")
+    values: dict[str, Any] = {name: _id(name, event.get(name)) for name in _IDS}
+    given = event.get(_EVENT_ID)
+    if given is None or given == "":
+        # All fields, with those that are not read here, such as a time.
+        values[_EVENT_ID] = json.dumps(event, sort_keys=True, default=str)
+    else:
+        values[_EVENT_ID] = _id(_EVENT_ID, given)
+    for label, kind in kinds.items():
+        values[label] = _label(label, event.get(label), kind == logged_schema.AMOUNT)
+    return values
+
+
+def _id(name: str, value: Any) -> str:
+    value = requests.as_digits(value)
+    try:
+        is_id = isinstance(value, str) and value.encode() and "\0" not in value
+    except UnicodeEncodeError:
+        is_id = False
+    if not is_id:
+        raise ValueError(
+            f"expected {name} as a string or an integer, got {requests.shortened(value)}"
+        )
+    return value
+
+
+def _label(name: str, value: Any, is_amount: bool) -> float | None:
     if value is None:
         return None
     # Labels are float32 in the data set, so larger numbers are refused.
     number = float(value) if isinstance(value, bool) else requests.as_finite_float(value)
-    if number is None:
-        raise errors.ImpressionLogError(
-            f"{place}: expected {name} as a finite number, got {requests.shortened(value)}."
-        )
+    if number is None or not (is_amount or number in (0.0, 1.0)):
+        expected = "a finite number" if is_amount else "0 or 1"
+        raise ValueError(f"expected {expected} as {name}, got {requests.shortened(value)}")
     return number
-
-
-def _ids(path: pathlib.Path, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_integer(kind)):
-        raise errors.ImpressionLogError(
-            f"{path}: expected {name} as a string or an integer, got {kind}."
-        )
-    if column.null_count:
-        raise _malformed(path, name, column, pc.is_null(column), "a value")
-    return column.cast(pa.string())
-
-
-def _numbers(
-    path: pathlib.Path, label: str, column: pa.ChunkedArray, is_amount: bool
-) -> pa.ChunkedArray:
-    """Returns a label [E] as float64; null where an event does not have it."""
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    elif not (pa.types.is_floating(kind) or _is_integer(kind) or pa.types.is_null(kind)):
-        raise errors.ImpressionLogError(f"{path}: expected {label} as a number, got {kind}.")
-    column = column.cast(pa.float64())
-    maximum = math.inf if is_amount else 1.0
-    good = pc.and_(pc.greater_equal(column, 0.0), pc.less_equal(column, maximum))
-    good = pc.and_(good, pc.is_finite(column))
-    if not is_amount:
-        good = pc.and_(good, pc.equal(column, pc.floor(column)))
-    bad = pc.invert(pc.fill_null(good, True))
-    if pc.any(bad).as_py():
-        expected = "a number >= 0" if is_amount else "0 or 1"
-        raise _malformed(path, label, column, bad, expected)
-    return column
-
-
-def _is_integer(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind)
-
-
-def _malformed(
-    path: pathlib.Path, name: str, column: Any, bad: Any, expected: str
-) -> errors.ImpressionLogError:
-    index = pc.index(bad, True).as_py()
-    return errors.ImpressionLogError(
-        f"{path}, event {index + 1}: expected {expected} as {name}, got {column[index].as_py()!r}."
-    )

@@ -5,9 +5,10 @@
     log.close()
 
 Answers go into a bounded queue. A thread converts them to rows (`impression_rows`) and writes
-Parquet files atomically. Answers that do not fit into the queue, or cannot be written, are dropped
-and counted. A killed process loses the rows that are in no file yet, at most `seconds_per_file` of
-them. Several processes may write to the same directory.
+Parquet files atomically, with checksums. Answers that do not fit into the queue, or cannot be
+written, are dropped and counted. A killed process loses the rows that are in no file yet, at most
+`seconds_per_file` of them. Rows may be in two files if the disk reported an error for the first
+one; `_answer_id` tells. Several processes may write to the same directory.
 
 `tfrec join_feedback` joins the files with feedback.
 """
@@ -57,11 +58,7 @@ class _Pending:
         self.shown_rows += len(shown.answer.ads)
 
     def lay_out(self) -> None:
-        """Converts the added answers to a record batch.
-
-        Raises:
-            ArrowException: A value does not fit its column; the added answers are lost.
-        """
+        """Converts the added answers to a record batch; if a value does not fit, they are lost."""
         shown, self.shown, self.shown_rows = self.shown, [], 0
         if shown:
             self.batches.append(impression_rows.batch(self.release, shown))
@@ -81,6 +78,7 @@ class ImpressionLog:
         directory: Directory for the files; created if it does not exist.
         config: Options. None: the defaults.
         clock: Returns the time in seconds, for the age of rows that are not in a file yet.
+        observe: Called with `written` or `dropped` and a number of rows.
 
     Raises:
         ImpressionLogError: The directory is not writable.
@@ -91,10 +89,12 @@ class ImpressionLog:
         directory: str | os.PathLike[str],
         config: ImpressionLogConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
+        observe: Callable[[str, int], None] = lambda outcome, rows: None,
     ) -> None:
         self.directory = pathlib.Path(directory)
         self._config = config or ImpressionLogConfig()
         self._clock = clock
+        self._observe = observe
         self._prepare()
         self._queue: collections.deque[tuple[manifest.Manifest, impression_rows.RecordedAnswer]] = (
             collections.deque()
@@ -126,6 +126,7 @@ class ImpressionLog:
             return
         if len(self._queue) >= self._config.max_queued:
             self._dropped_answers += 1
+            self._observe("dropped", len(answer.ads))
             return
         shown = impression_rows.RecordedAnswer(valid.values, valid.weights, answer, time.time())
         # The thread polls: waking it for each answer would delay the next one.
@@ -195,9 +196,14 @@ class ImpressionLog:
         rows = pending.shown_rows
         try:
             pending.lay_out()
-        except pa.ArrowException as error:
-            self._dropped_rows += rows
+        except Exception as error:
+            # Whatever is wrong with an answer, the thread must go on.
+            self._drop(rows)
             self._note(error)
+
+    def _drop(self, rows: int) -> None:
+        self._dropped_rows += rows
+        self._observe("dropped", rows)
 
     def _write(self, pending: _Pending) -> None:
         self._lay_out(pending)
@@ -206,12 +212,14 @@ class ImpressionLog:
                 self._write_file(pending)
             except (OSError, pa.ArrowException) as error:
                 self._note(error)
-                # The latest rows, one file of them, are kept for the next attempt.
-                while pending.batched_rows > self._config.rows_per_file:
-                    self._dropped_rows += pending.drop_first()
+                # The latest rows, one file of them, are kept for the next attempt if there is one.
+                keep = 0 if self._closing.is_set() else self._config.rows_per_file
+                while pending.batched_rows > keep:
+                    self._drop(pending.drop_first())
                 pending.since = self._clock()
                 return
             self._written_rows += pending.batched_rows
+            self._observe("written", pending.batched_rows)
             self._num_files += 1
             self._problem = None
         del self._pending[pending.release.version]
@@ -225,4 +233,5 @@ class ImpressionLog:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         name = f"impressions-{stamp}-v{pending.release.version}-{uuid.uuid4().hex[:12]}.parquet"
         with files.replacing(self.directory / name, durable=True) as partial:
-            pq.write_table(pa.Table.from_batches(pending.batches), partial)
+            table = pa.Table.from_batches(pending.batches)
+            pq.write_table(table, partial, write_page_checksum=True)

@@ -21,6 +21,7 @@ Shapes: R rows.
 
 import dataclasses
 import json
+import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,6 +71,7 @@ def schema(release: manifest.Manifest) -> pa.Schema:
     columns.update({field["name"]: _TYPES[field["kind"]] for field in fields})
     known = {
         "version": release.version,
+        "host": socket.gethostname(),
         "schema": release.schema,
         "query_fields": release.query_fields,
         "ad_fields": release.ad_fields,

@@ -90,14 +90,46 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
     return LoggedSchema(columns.names, fields, known["schema"], known["labels"])
 
 
-def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:
+def open_file(path: pathlib.Path) -> pq.ParquetFile:
+    """Opens a file of the impression log; reading it verifies its checksums.
+
+    Raises:
+        ImpressionLogError: The file cannot be read.
+    """
     try:
-        schema = pq.read_schema(path)
+        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise errors.ImpressionLogError(
-            f"{path} cannot be read as a file of the impression log ({error}); expected a Parquet "
-            "file that tfrec serve --impression_log wrote."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def read_file(path: pathlib.Path, columns: list[str] | None = None) -> pa.Table:
+    """Reads columns of a file of the impression log; None reads all.
+
+    Raises:
+        ImpressionLogError: The file cannot be read, or is damaged.
+    """
+    with open_file(path) as file:
+        try:
+            return file.read(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, error) from error
+
+
+def host_of(schema: pa.Schema) -> str:
+    """Returns the name of the host that wrote a file; empty if it is unknown."""
+    return json.loads(schema.metadata[impression_rows.METADATA]).get("host", "")
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> errors.ImpressionLogError:
+    return errors.ImpressionLogError(
+        f"{path} cannot be read as a file of the impression log ({error}); expected a Parquet "
+        "file that tfrec serve --impression_log wrote. Restore it, or leave it out."
+    )
+
+
+def _described(path: pathlib.Path) -> tuple[pa.Schema, dict[str, Any]]:
+    with open_file(path) as file:
+        schema = file.schema_arrow
     described = (schema.metadata or {}).get(impression_rows.METADATA)
     if described is None:
         raise errors.ImpressionLogError(

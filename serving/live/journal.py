@@ -1,14 +1,20 @@
-"""An append-only file of records that survives a crash in the middle of a write.
+"""An append-only file of records that tells a write that was interrupted from damage.
 
-    record   head, payload
-    head     magic (4 bytes), length of the payload (8, little-endian), CRC-32 of the payload (4),
-             CRC-32 of the head so far (4)
+    file     two commits (at 0 and 4096, so that one bad sector spares the other), then records
+    commit   magic (4 bytes), sequence number (8, little-endian), generation (8), end offset of the
+             committed records (8), their checksum (4), CRC-32 of the commit so far (4)
+    record   length of the payload (8), checksum (4), payload
 
-A record is flushed to disk before it is acknowledged. A crash can leave an incomplete last record:
-readers ignore it, and the next writer truncates it. Damage anywhere else is an error, because it
-affects records that were acknowledged.
+The checksum of a record is the CRC-32 of all payloads up to it, so it also fixes their order.
+
+A record is synced to disk, then the commit that includes it, and only then is it acknowledged.
+Commits alternate between the two places, so the one before survives an interrupted write. What lies
+beyond the latest commit was never acknowledged; the next writer moves it to a file next to the
+journal. Anything else that does not match the commit is damage, and is never cut off.
 """
 
+import dataclasses
+import logging
 import os
 import pathlib
 import struct
@@ -18,107 +24,183 @@ from typing import BinaryIO
 from serving import errors
 from tfrecords import files
 
-_MAGIC = b"tfj1"
-_HEAD = struct.Struct("<4sQII")
+_MAGIC = b"tfj2"
+_COMMIT = struct.Struct("<4sQ8sQII")
+_RECORD = struct.Struct("<QI")
+_COMMIT_OFFSETS = (0, 4096)
+_FIRST_RECORD = 8192
+# What an interrupted write has left is moved to files of this pattern.
+CUT_PATTERN = "cut-*"
 
 
-def first(file: BinaryIO) -> tuple[bytes | None, int]:
-    """Returns the first record (None if it is damaged) and its end offset."""
-    file.seek(0)
-    head = file.read(_HEAD.size)
-    data = head + file.read(_length(head, 0) or 0)
-    return _record(data, 0), len(data)
+@dataclasses.dataclass(frozen=True)
+class Commit:
+    """What a journal contains, as known apart from its records.
+
+    Attributes:
+        generation: Random value of the file, which is new if the journal is rewritten.
+        end: End offset of the committed records.
+        checksum: Checksum of the last committed record.
+        sequence: Number of commits before this one.
+        is_certain: Whether both commits are readable. Otherwise a later one may have been damaged,
+            and complete records beyond `end` are taken as committed.
+    """
+
+    generation: bytes
+    end: int
+    checksum: int
+    sequence: int = 0
+    is_certain: bool = True
 
 
-def read(file: BinaryIO, offset: int) -> tuple[list[bytes], int]:
-    """Returns the complete records from an offset on, and the end offset of the last one.
+START = Commit(b"", _FIRST_RECORD, 0)
+
+
+def read_commit(file: BinaryIO) -> Commit:
+    """Returns the latest commit.
 
     Raises:
-        LiveIndexError: A record other than the last is damaged.
+        LiveIndexError: Neither commit is readable.
     """
-    records = []
-    file.seek(offset)
-    rest = file.read()
-    end = 0
-    while True:
-        record = _record(rest, end)
-        if record is None:
-            break
-        records.append(record)
-        end += _HEAD.size + len(record)
-    if not _is_torn(rest, end):
+    found = [_parse_commit(os.pread(file.fileno(), _COMMIT.size, at)) for at in _COMMIT_OFFSETS]
+    readable = [commit for commit in found if commit is not None]
+    if not readable:
         raise errors.LiveIndexError(
-            f"{file.name} is damaged at byte {offset + end}, in updates that were acknowledged. "
-            "Restore it from a copy, or remove it to serve the release without its updates."
+            f"{file.name} is not a journal of updates, or its start is damaged. Restore it from a "
+            "copy, or remove it to serve the release without its updates."
         )
-    return records, offset + end
+    latest = max(readable, key=lambda commit: commit.sequence)
+    return dataclasses.replace(latest, is_certain=len(readable) == len(found))
 
 
-def append(path: pathlib.Path, record: bytes, end: int) -> int:
-    """Truncates the file at `end`, appends a record, and returns its end offset.
+def read(file: BinaryIO, commit: Commit, known: Commit = START) -> tuple[list[bytes], Commit]:
+    """Returns the payloads of the records between two commits, and the commit after them.
 
-    The caller holds the writers' lock.
+    Args:
+        file: Journal.
+        commit: Latest commit of the file.
+        known: Commit to read from.
 
     Raises:
-        OSError: The record was not written. The file is truncated at `end` again if possible.
+        LiveIndexError: A committed record is damaged or missing.
     """
+    file.seek(known.end)
+    data = file.read(-1 if not commit.is_certain else max(commit.end - known.end, 0))
+    payloads, end, checksum = [], 0, known.checksum
+    while end < len(data):
+        length, expected = _RECORD.unpack(data[end : end + _RECORD.size].ljust(_RECORD.size, b"\0"))
+        payload = data[end + _RECORD.size : end + _RECORD.size + length]
+        checksum_after = zlib.crc32(payload, checksum)
+        if len(payload) < length or checksum_after != expected or not length:
+            break
+        payloads.append(payload)
+        end, checksum = end + _RECORD.size + length, checksum_after
+    found = dataclasses.replace(commit, end=known.end + end, checksum=checksum)
+    if end == len(data) and (found == commit or (found.end > commit.end and not commit.is_certain)):
+        return payloads, found
+    raise errors.LiveIndexError(
+        f"{file.name} is damaged at byte {found.end}, in updates that were acknowledged. Restore "
+        "it from a copy, or remove it to serve the release without its updates."
+    )
+
+
+def append(path: pathlib.Path, payload: bytes, last: Commit) -> Commit:
+    """Appends a record after a commit, and returns the next commit, which is on disk.
+
+    What lies beyond the commit is first moved to a file next to the journal. The caller holds the
+    writers' lock.
+
+    Args:
+        path: Journal.
+        payload: Content of the record, not empty.
+        last: Latest commit of the file.
+
+    Raises:
+        OSError: The record was not committed. The file is as before if possible.
+    """
+    record, following = _encode(payload, last)
     # Unbuffered: closing the file would write a buffer again.
     with open(path, "r+b", buffering=0) as file:
-        file.truncate(end)
-        file.seek(end)
-        rest = memoryview(_encode(record))
+        _set_aside(path, file, last.end)
+        file.seek(last.end)
+        committing = False
         try:
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
+            _write(file, record)
+            os.fdatasync(file.fileno())
+            committing = True
+            _write_commit(file, following)
         except OSError:
-            # Otherwise readers would apply a complete record that may not be on disk.
-            file.truncate(end)
+            if committing:
+                # Its own place is overwritten, so that the last good one stays.
+                _write_commit(file, dataclasses.replace(last, sequence=following.sequence))
+            file.truncate(last.end)
             raise
-        return file.tell()
+    return following
 
 
-def create(path: pathlib.Path, records: list[bytes]) -> int:
-    """Atomically replaces the journal, and returns its end offset.
+def create(path: pathlib.Path, payloads: list[bytes]) -> Commit:
+    """Atomically replaces the journal, and returns its commit.
 
     The caller holds the writers' lock.
     """
-    content = b"".join(map(_encode, records))
-    files.write(path, content, durable=True)
-    return len(content)
+    commit = dataclasses.replace(START, generation=os.urandom(8))
+    parts = []
+    for payload in payloads:
+        record, commit = _encode(payload, commit)
+        parts.append(record)
+    start = b"".join(
+        _encode_commit(commit).ljust(_FIRST_RECORD // len(_COMMIT_OFFSETS), b"\0")
+        for _ in _COMMIT_OFFSETS
+    )
+    files.write(path, start + b"".join(parts), durable=True)
+    return commit
 
 
-def _encode(record: bytes) -> bytes:
-    start = _HEAD.pack(_MAGIC, len(record), zlib.crc32(record), 0)[:-4]
-    return start + zlib.crc32(start).to_bytes(4, "little") + record
+def _encode(payload: bytes, last: Commit) -> tuple[bytes, Commit]:
+    """Returns the record of a payload, and the commit that includes it."""
+    checksum = zlib.crc32(payload, last.checksum)
+    end = last.end + _RECORD.size + len(payload)
+    return (
+        _RECORD.pack(len(payload), checksum) + payload,
+        Commit(last.generation, end, checksum, last.sequence + 1),
+    )
 
 
-def _length(data: bytes, start: int) -> int | None:
-    """Returns the payload's length from the head at an offset, or None if the head is invalid."""
-    head = data[start : start + _HEAD.size]
-    if len(head) < _HEAD.size or zlib.crc32(head[:-4]) != int.from_bytes(head[-4:], "little"):
+def _set_aside(path: pathlib.Path, file: BinaryIO, end: int) -> None:
+    """Moves what lies beyond an offset to a file of its own."""
+    rest = os.pread(file.fileno(), os.fstat(file.fileno()).st_size - end, end)
+    if rest:
+        name = f"cut-{end}-{zlib.crc32(rest):08x}"
+        files.write(path.with_name(name), rest, durable=True)
+        file.truncate(end)
+        logging.warning(
+            "%s: an interrupted update of %d bytes was never acknowledged; it is kept in %s.",
+            path,
+            len(rest),
+            name,
+        )
+
+
+def _write_commit(file: BinaryIO, commit: Commit) -> None:
+    file.seek(_COMMIT_OFFSETS[commit.sequence % len(_COMMIT_OFFSETS)])
+    _write(file, _encode_commit(commit))
+    os.fdatasync(file.fileno())
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _encode_commit(commit: Commit) -> bytes:
+    values = (_MAGIC, commit.sequence, commit.generation, commit.end, commit.checksum)
+    unchecked = _COMMIT.pack(*values, 0)[:-4]
+    return unchecked + zlib.crc32(unchecked).to_bytes(4, "little")
+
+
+def _parse_commit(data: bytes) -> Commit | None:
+    if len(data) < _COMMIT.size or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         return None
-    magic, length, _, _ = _HEAD.unpack(head)
-    return length if magic == _MAGIC else None
-
-
-def _record(data: bytes, start: int) -> bytes | None:
-    """Returns the record at an offset, or None if it is incomplete or damaged."""
-    length = _length(data, start)
-    if length is None:
-        return None
-    record = data[start + _HEAD.size : start + _HEAD.size + length]
-    checksum = _HEAD.unpack_from(data, start)[2]
-    return record if len(record) == length and zlib.crc32(record) == checksum else None
-
-
-def _is_torn(data: bytes, start: int) -> bool:
-    """Returns whether the data at an offset can be the rest of an interrupted write."""
-    rest = data[start:]
-    # If the machine crashes, the file may have grown already but contain zeros.
-    if not any(rest):
-        return True
-    if len(rest) < _HEAD.size:
-        return _MAGIC.startswith(rest[:4])
-    length = _length(rest, 0)
-    return length is not None and _HEAD.size + length >= len(rest)
+    magic, sequence, generation, end, checksum, _ = _COMMIT.unpack(data)
+    return Commit(generation, end, checksum, sequence) if magic == _MAGIC else None

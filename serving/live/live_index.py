@@ -50,6 +50,9 @@ class LiveIndex:
         release: The loaded release.
         config: Thresholds. None uses the defaults.
 
+    Attributes:
+        problem: Why updates are not applied, or None.
+
     Raises:
         LiveIndexError: The journal is damaged, or belongs to another release.
     """
@@ -67,7 +70,7 @@ class LiveIndex:
         self._tower: releases.AdTower | None = None
         self._tower_lock = threading.Lock()
         self._recall: float | None = None
-        self._problem: str | None = None
+        self.problem: str | None = None
         # State of the journal file at the time of the current view.
         self._shown: tuple[int, ...] | None = None
         self._catch_up()
@@ -86,11 +89,11 @@ class LiveIndex:
             if self._store.state_of_file() != self._shown:
                 with self._lock:
                     self._catch_up()
-            self._problem = None
+            self.problem = None
         except errors.LiveIndexError as error:
-            if str(error) != self._problem:
+            if str(error) != self.problem:
                 logging.error("Live updates are not applied: %s", error)
-            self._problem = str(error)
+            self.problem = str(error)
 
     def update(self, ads: Sequence[Mapping[str, Any]] = (), removed: Sequence[Any] = ()) -> Applied:
         """Adds, changes and removes ads in one atomic and durable step.
@@ -132,10 +135,16 @@ class LiveIndex:
             "added": view.num_added,
             "removed_or_changed": view.num_removed,
             "journal_bytes": self._store.num_bytes,
+            "cut_bytes": self._store.cut_bytes,
             "recall_at_500": self._recall,
             "rebuild_suggested": self.rebuild_suggested(),
-            "problem": self._problem,
+            "problem": self.problem,
         }
+
+    @property
+    def cut_bytes(self) -> int:
+        """Size of what interrupted updates have left, in bytes."""
+        return self._store.cut_bytes
 
     def rebuild_suggested(self) -> str | None:
         """Returns the reason to export a new release, or None."""
@@ -202,7 +211,7 @@ class LiveIndex:
             if news.from_start:
                 self._state = live_state.LiveState(self._release.ad_index)
             self._apply(news.updates)
-        self._problem = None
+        self.problem = None
         self._shown = self._store.seen
 
     def _apply(self, updates: Sequence[live_update.Update]) -> None:

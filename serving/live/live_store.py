@@ -1,7 +1,7 @@
 """The updates of a release on disk: `BASE/live/N/journal`, with many readers and one writer.
 
-The first record names the release, its training run, and the generation of the file. A rewritten
-journal has a new generation, and is read from the start.
+The first record names the release and its training run. A rewritten journal has a new generation,
+and is read from the start.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -17,7 +16,7 @@ from serving import errors
 from serving.live import journal, live_update
 from tfrecords import files
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class LiveStore:
 
     Attributes:
         seen: State of the file at the last read, see `state_of_file`.
-        num_bytes: Number of bytes of the file that have been read.
+        cut_bytes: Size of what interrupted updates have left, which is kept next to the journal.
     """
 
     def __init__(self, base: pathlib.Path, version: int, training_id: str) -> None:
@@ -51,9 +50,14 @@ class LiveStore:
         self._path = self._directory / "journal"
         self._identity = {"format": _FORMAT, "version": version, "training_id": training_id}
         self.seen: tuple[int, ...] | None = None
+        self.cut_bytes = 0
         self._failure: str | None = None
-        self._generation: str | None = None
-        self.num_bytes = 0
+        self._known: journal.Commit | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Number of bytes of the file that have been read."""
+        return 0 if self._known is None else self._known.end
 
     def news(self) -> News | None:
         """Returns the updates since the last call, or None if there are none.
@@ -69,14 +73,19 @@ class LiveStore:
             return None
         self.seen, self._failure = seen, None
         try:
-            return self._read(seen is not None)
+            news = self._read(seen is not None)
         except errors.LiveIndexError as error:
             self._failure = str(error)
             raise
+        if seen is not None and self.num_bytes != seen[1]:
+            # An update is being written, and its commit does not change the size of the file.
+            self.seen = ()
+        self._count_cut()
+        return news
 
     def forget(self) -> None:
         """Makes the next `news` read from the start, because an update could not be applied."""
-        self.seen, self._failure, self._generation, self.num_bytes = (), None, None, 0
+        self.seen, self._failure, self._known = (), None, None
 
     def state_of_file(self) -> tuple[int, ...] | None:
         """Returns inode, size and mtime of the journal; None if it does not exist.
@@ -95,30 +104,33 @@ class LiveStore:
     def _read(self, is_there: bool) -> News | None:
         if not is_there:
             # Removed by an operator: the release is served as it was exported.
-            self._generation, self.num_bytes = None, 0
+            self._known = None
             return News(True, [])
         try:
             with open(self._path, "rb") as file:
-                header, end = journal.first(file)
-                generation = self._check(header)
-                news = self._news_in(file) if generation == self._generation else None
-                records, end = journal.read(file, end) if news is None else news
+                commit = journal.read_commit(file)
+                news = self._news_in(file, commit)
+                payloads, known = journal.read(file, commit) if news is None else news
         except OSError as error:
             raise errors.LiveIndexError(f"{self._path} cannot be read: {error}.") from error
-        updates = [live_update.decode(record) for record in records]
-        self._generation, self.num_bytes = generation, end
+        if news is None:
+            self._check(payloads.pop(0) if payloads else b"{}")
+        updates = [live_update.decode(payload) for payload in payloads]
+        self._known = known
         return News(news is None, updates) if news is None or updates else None
 
-    def _news_in(self, file: BinaryIO) -> tuple[list[bytes], int] | None:
-        """Returns the records after those already read, and the end offset of the last one.
+    def _news_in(
+        self, file: BinaryIO, commit: journal.Commit
+    ) -> tuple[list[bytes], journal.Commit] | None:
+        """Returns the records after those already read, and the commit after them.
 
-        Returns None if an older copy was restored: the journal is shorter, or no record ends at
-        the offset where reading stopped.
+        Returns None if the journal was rewritten, or an older copy was restored.
         """
-        if os.fstat(file.fileno()).st_size < self.num_bytes:
+        known = self._known
+        if known is None or known.generation != commit.generation or known.end > commit.end:
             return None
         try:
-            return journal.read(file, self.num_bytes)
+            return journal.read(file, commit, known)
         except errors.LiveIndexError:
             return None  # Reading from the start finds any damage again.
 
@@ -152,10 +164,10 @@ class LiveStore:
         """
         record = live_update.encode(update)
         try:
-            if self._generation is None:
-                self._create([record])
+            if self._known is None:
+                self._create(record)
             else:
-                self.num_bytes = journal.append(self._path, record, self.num_bytes)
+                self._known = journal.append(self._path, record, self._known)
         except OSError as error:
             raise errors.LiveIndexError(self._not_written(error)) from error
         self._note_state()
@@ -167,7 +179,7 @@ class LiveStore:
             LiveIndexError: The update cannot be written. The journal is unchanged.
         """
         try:
-            self._create([live_update.encode(update)])
+            self._create(live_update.encode(update))
         except OSError as error:
             raise errors.LiveIndexError(f"{self._path} cannot be rewritten ({error}).") from error
         self._note_state()
@@ -175,33 +187,29 @@ class LiveStore:
     def _not_written(self, error: OSError) -> str:
         return f"{self._path} cannot be written ({error}). The update is not applied."
 
+    def _count_cut(self) -> None:
+        cut = self._directory.glob(journal.CUT_PATTERN)
+        self.cut_bytes = sum(path.stat().st_size for path in cut)
+
     def _note_state(self) -> None:
+        self._count_cut()
         try:
             self.seen = self.state_of_file()
         except errors.LiveIndexError:
             self.seen = ()  # Makes the next `news` read from the current offset.
 
-    def _create(self, records: list[bytes]) -> None:
-        generation = uuid.uuid4().hex
-        header = json.dumps({**self._identity, "generation": generation}).encode()
-        self.num_bytes = journal.create(self._path, [header, *records])
-        self._generation = generation
+    def _create(self, record: bytes) -> None:
+        header = json.dumps(self._identity).encode()
+        self._known = journal.create(self._path, [header, record])
 
-    def _check(self, header: bytes | None) -> str:
-        """Checks that the journal belongs to this release, and returns its generation."""
-        try:
-            found: dict[str, Any] = json.loads(header or b"")
-            generation = found.pop("generation")
-        except (ValueError, KeyError, AttributeError) as error:
-            raise errors.LiveIndexError(
-                f"{self._path} is not a journal of updates. Restore it from a copy, or remove it."
-            ) from error
+    def _check(self, header: bytes) -> None:
+        """Checks that the journal belongs to this release."""
+        found: dict[str, Any] = json.loads(header)
         if found != self._identity:
             raise errors.LiveIndexError(
                 f"{self._path} belongs to {_description(found)}, expected "
                 f"{_description(self._identity)}. Remove it, and apply its updates to this release."
             )
-        return generation
 
 
 def _description(identity: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from serving import impressions, releases
 from serving.operations import findings, release_check, service_findings
@@ -86,7 +85,7 @@ def _answers(
     impressions.newest_schema(files)
     outputs = [f"_{output}" for output in release.manifest.outputs.values()]
     for path in reversed(files):
-        table = pq.read_table(path)
+        table = impressions.read_file(path)
         keep = pc.equal(table["_bundle_version"], release.version)
         for output in outputs:
             keep = pc.and_(keep, pc.is_valid(table[output]))

@@ -83,6 +83,8 @@ class Orchestrator:
             self.config.num_threads,
             self.config.requests_per_call,
         )
+        self._observed_live: tuple[bool, int] | None = None
+        self._observe_live()
 
     @property
     def not_ready(self) -> str | None:
@@ -218,8 +220,9 @@ class Orchestrator:
         """Closes the connection to the ranker and stops the threads."""
         await self._client.close()
         self._retrieval.close()
-        # The gauge counts open breakers of live orchestrators only.
+        # These gauges count open orchestrators only.
         self.metrics.observe_breaker(self.release.version, "closed")
+        self.metrics.observe_live(self.release.version, False, self.live.cut_bytes)
 
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
@@ -227,11 +230,18 @@ class Orchestrator:
     async def _rank(
         self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
     ) -> ranking_stage.Ranking:
+        self._observe_live()
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
         self.metrics.observe_breaker(self.release.version, self._ranking.breaker_state)
         milliseconds = (self._clock() - started) * 1000
         return dataclasses.replace(ranked, milliseconds=milliseconds)
+
+    def _observe_live(self) -> None:
+        state = (self.live.problem is not None, self.live.cut_bytes)
+        if state != self._observed_live:
+            self._observed_live = state
+            self.metrics.observe_live(self.release.version, *state)
 
     def _compose(
         self,

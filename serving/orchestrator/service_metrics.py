@@ -8,6 +8,9 @@
     tfrec_calibration_drift{version,head}      mean of recently shown scores, divided by that mean
     tfrec_release_age_seconds{version}         time since the export of the release and its index
     tfrec_release_refused                      processes that could not load a published release
+    tfrec_live_problem{version}                processes that cannot apply live updates
+    tfrec_live_cut_bytes{version}              kept from interrupted updates, next to the journal
+    tfrec_impression_rows_total{outcome}       written, dropped: rows of the impression log
     tfrec_requests_total, tfrec_request_seconds, tfrec_in_flight, tfrec_breaker_open{version}
 
 Shown ads are the best of many, so their scores are above the mean of the log from the start. A
@@ -124,6 +127,27 @@ class ServiceMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._live_problem = gauge(
+            "tfrec_live_problem",
+            "Processes that cannot apply live updates.",
+            ["version"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._live_cut = gauge(
+            "tfrec_live_cut_bytes",
+            "Size of what interrupted live updates have left, in bytes.",
+            ["version"],
+            multiprocess_mode="mostrecent",
+            registry=registry,
+        )
+        rows = counter(
+            "tfrec_impression_rows_total",
+            "Rows of the impression log.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._impressions = {outcome: rows.labels(outcome) for outcome in ("written", "dropped")}
         self._releases: dict[int, _Release] = {}
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
@@ -160,6 +184,15 @@ class ServiceMetrics:
     def observe_refused(self, refused: bool) -> None:
         """Records whether the stable or the canary release cannot be served."""
         self._refused.set(refused)
+
+    def observe_live(self, version: int, has_problem: bool, cut_bytes: int) -> None:
+        """Records the state of the live updates of a release; see `LiveIndex.status`."""
+        self._live_problem.labels(version).set(has_problem)
+        self._live_cut.labels(version).set(cut_bytes)
+
+    def observe_impressions(self, outcome: str, rows: int) -> None:
+        """Counts rows of the impression log, `written` or `dropped`."""
+        self._impressions[outcome].inc(rows)
 
     def render(self) -> bytes:
         """Returns the metrics page, aggregated over all processes that share the directory."""

@@ -118,7 +118,11 @@ def serve_release(
     metrics = orchestrator.ServiceMetrics()
     impressions = None
     if settings.impression_directory is not None:
-        impressions = ImpressionLog(settings.impression_directory, settings.impressions)
+        impressions = ImpressionLog(
+            settings.impression_directory,
+            settings.impressions,
+            observe=metrics.observe_impressions,
+        )
 
     def connect(loaded: releases.Bundle) -> orchestrator.Orchestrator:
         client = ranker.RankerClient(

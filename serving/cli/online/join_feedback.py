@@ -7,10 +7,12 @@ r"""Joins feedback to the impression log, which gives the next training log.
         --schema_path=workdir/shown.schema.json --workdir=workdir/next
 
 Takes seconds for a million impressions. Feedback is JSON lines, CSV, TSV or Parquet with
-request_id, ad_id, and click and engagement (0 or 1) or revenue, such as
-{"request_id": "42", "ad_id": "ad-17", "click": 1}. Several events of an ad are combined. An ad
-without events was not clicked. The joined log includes the position of each ad, which training
-corrects for, and its propensity.
+request_id, ad_id, and click and engagement (0 or 1) or revenue (negative: a refund), such as
+{"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "click": 1}. Several events of an ad are
+combined. Files and events may be delivered more than once: events with the same event_id, or
+without one and equal in all fields, count once. Malformed events are written to
+OUTPUT.rejected.tsv. An ad without events was not clicked. The joined log includes the position of
+each ad, which training corrects for, and its propensity.
 """
 
 from __future__ import annotations
@@ -47,6 +49,13 @@ flags.DEFINE_float(
     "younger ones may still arrive.",
     lower_bound=0.0,
 )
+flags.DEFINE_float(
+    "max_rejected_fraction",
+    0.01,
+    "Maximum share of malformed events; with more, nothing is written.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 flags.DEFINE_bool("json", False, "Print only a summary of the join, as JSON.")
 FLAGS = flags.FLAGS
 
@@ -65,6 +74,7 @@ def main() -> None:
         formats.expand_paths(FLAGS.feedback),
         output,
         FLAGS.min_age_seconds,
+        FLAGS.max_rejected_fraction,
     )
     target = pathlib.Path(FLAGS.schema_path or output.with_suffix(".schema.json"))
     schema.save_schema(schema.schema_from_json(joined.schema), target)
@@ -82,6 +92,20 @@ def _describe(joined: impressions.Joined, output: pathlib.Path, target: pathlib.
         f"{joined.events:,} events: {joined.matched:,} matched an impression, "
         f"{joined.unmatched:,} did not"
     )
+    if joined.duplicate_rows or joined.duplicate_events:
+        print(
+            f"{joined.duplicate_rows:,} impressions and {joined.duplicate_events:,} events that "
+            "were delivered again were left out"
+        )
+    if joined.rejected_events:
+        print(
+            f"{joined.rejected_events:,} malformed events are in "
+            f"{output.with_suffix('.rejected.tsv')}"
+        )
+    if joined.refunded:
+        print(f"{joined.refunded:,} ads have more refunds than revenue; their revenue is 0")
+    if joined.warning:
+        print(f"Warning: {joined.warning}")
     if joined.young:
         print(f"{joined.young:,} impressions younger than --min_age_seconds were left out")
     if joined.repeated:

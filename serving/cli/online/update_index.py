@@ -65,6 +65,11 @@ def main() -> None:
         f"live: {status['num_ads']:,} ads; {status['added']:,} of them added or changed, "
         f"{status['removed_or_changed']:,} of the release removed or changed"
     )
+    if status["cut_bytes"]:
+        print(
+            f"interrupted updates left {status['cut_bytes']:,} bytes, which were never "
+            f"acknowledged; they are kept in {base}/live/{release.version}/cut-*"
+        )
     if status["rebuild_suggested"]:
         print(f"a new release should be exported: {status['rebuild_suggested']}")
 

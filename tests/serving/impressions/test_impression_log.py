@@ -1,6 +1,8 @@
 """The impression log: what it holds, that it never harms an answer, and its join with feedback."""
 
 import asyncio
+import collections
+import contextlib
 import json
 import pathlib
 
@@ -13,7 +15,7 @@ import waiting
 
 from serving import errors, impressions, orchestrator, requests
 from serving.config import ImpressionLogConfig
-from serving.impressions import impression_log, impression_rows
+from serving.impressions import impression_log, impression_rows, log_times
 
 REQUEST = requests.Request(user={"country": "CH", "age": 33, "history": ["ad-3"]}, k=3)
 
@@ -164,6 +166,34 @@ def test_a_directory_that_cannot_be_written_costs_rows_not_answers(tiny_bundle, 
         impression_log.ImpressionLog("/proc/nothing")
 
 
+def test_an_answer_that_is_no_row_costs_its_rows_not_the_log(tiny_bundle, tmp_path):
+    counted = collections.Counter()
+
+    def observe(outcome, rows):
+        counted[outcome] += rows
+
+    log = impression_log.ImpressionLog(tmp_path, observe=observe)
+    # A string that is not Unicode text.
+    log.record(tiny_bundle.manifest, valid(tiny_bundle), answer("\ud800"))
+    log.close()
+    log = impression_log.ImpressionLog(tmp_path, observe=observe)
+    log.record(tiny_bundle.manifest, valid(tiny_bundle), answer("r"))
+    log.close()
+    assert counted == {"dropped": 3, "written": 3}
+    assert written(tmp_path)["_request_id"].to_pylist() == ["r"] * 3
+
+
+def test_rows_that_cannot_be_written_at_the_end_are_counted(tiny_bundle, tmp_path):
+    counted = collections.Counter()
+    log = impression_log.ImpressionLog(
+        tmp_path / "log", observe=lambda outcome, rows: counted.update({outcome: rows})
+    )
+    (tmp_path / "log").rmdir()
+    log.record(tiny_bundle.manifest, valid(tiny_bundle), answer())
+    log.close()
+    assert log.status()["dropped_rows"] == counted["dropped"] == 3
+
+
 def test_a_file_that_another_process_renames_meanwhile_is_no_fault(tmp_path, monkeypatch):
     (tmp_path / ".gone.partial").touch()
     monkeypatch.setattr(impression_log, "_ABANDONED_SECONDS", -1.0)
@@ -200,7 +230,8 @@ def log_files(tiny_bundle, tmp_path):
             for name in group
         ]
         table = pa.Table.from_batches([impression_rows.batch(tiny_bundle.manifest, shown)])
-        pq.write_table(table, tmp_path / f"impressions-{group[0]}-{len(group)}.parquet")
+        path = tmp_path / f"impressions-{group[0]}-{len(group)}.parquet"
+        pq.write_table(table, path, write_page_checksum=True)
     return sorted(tmp_path.glob("impressions-*"))
 
 
@@ -217,7 +248,7 @@ def test_feedback_meets_the_ad_that_it_names(log_files, tmp_path):
     events = [
         {"request_id": "r2", "ad_id": "ad-1", "click": 1},
         {"request_id": "r2", "ad_id": "ad-1", "revenue": 2.5},
-        {"request_id": "r2", "ad_id": "ad-1", "revenue": 0.5, "click": False},
+        {"request_id": "r2", "ad_id": "ad-1", "revenue": 0.5, "click": False, "event_id": 7},
         {"request_id": "r1", "ad_id": "ad-4", "click": 1},
         {"request_id": "r9", "ad_id": "ad-4", "click": 1},
     ]
@@ -260,24 +291,129 @@ def test_events_come_in_other_files_too(log_files, tmp_path, ending):
     assert (joined.matched, joined.totals) == (2, {"click": 1.0})
 
 
+def test_impressions_and_events_that_are_delivered_again_count_once(log_files, tmp_path):
+    purchase = {"request_id": "r2", "ad_id": "ad-1", "revenue": 2.5, "click": 1}
+    events = [
+        purchase,
+        {**purchase, "event_id": "e-1"},
+        {**purchase, "event_id": "e-2"},
+        # Of another ad, so another event.
+        {**purchase, "event_id": "e-1", "ad_id": "ad-2"},
+        # Without an id, a field that is not read tells events apart.
+        {**purchase, "at": 5},
+    ]
+    # A copy of a file, and a file that also has rows of another, as of a job that merges them.
+    copy = tmp_path / "impressions-copy.parquet"
+    copy.write_bytes(log_files[0].read_bytes())
+    merged = tmp_path / "impressions-merged.parquet"
+    both = pa.concat_tables([pq.read_table(log_files[1]), pq.read_table(log_files[0])])
+    pq.write_table(pa.concat_tables([both, both]), merged)
+    once, table = join(log_files, events, tmp_path)
+    twice, again = join([*log_files, copy, merged], [*events, *events], tmp_path)
+    assert table.equals(again)
+    assert table["_revenue"].to_pylist() == [0, 0, 0, 10, 2.5, 0, 0, 0, 0]
+    assert (once.duplicate_rows, once.duplicate_events, once.events) == (0, 0, 5)
+    # 3 rows of the copy, and two times 9 rows of the merged file.
+    assert (twice.duplicate_rows, twice.duplicate_events, twice.events) == (3 + 18, 5, 5)
+    assert (twice.rows, twice.requests, twice.repeated) == (9, 3, once.repeated)
+
+
+def test_refunds_are_events(log_files, tmp_path):
+    events = [
+        {"request_id": "r2", "ad_id": "ad-1", "click": 1, "revenue": 5},
+        {"request_id": "r2", "ad_id": "ad-1", "revenue": -2},
+        # Its purchase is not in the log.
+        {"request_id": "r2", "ad_id": "ad-2", "click": 1, "revenue": -4},
+    ]
+    joined, table = join(log_files, events, tmp_path)
+    assert table["_revenue"].to_pylist()[3:6] == [3, 0, 0]
+    assert table["_click"].to_pylist()[3:6] == [1, 1, 0]
+    assert (joined.refunded, joined.totals["revenue"]) == (1, 3.0)
+
+
+GOOD = (
+    '{"request_id": "r2", "ad_id": "ad-1", "click": 1}\n'
+    '{"request_id": "r2", "ad_id": "ad-2", "click": 0}'
+)
+GOOD_CSV = "request_id,ad_id,click,revenue\nr2,ad-1,1,\nr2,ad-2,0,"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "reason"),
+    [
+        ("e.jsonl", f'{GOOD}\n{{"request_id": "r2", "ad', 3, "Unterminated string"),
+        ("e.jsonl", f"{GOOD}\n\0\0\0\0", 3, "Expecting value"),
+        ("e.jsonl", f'{GOOD}\n{{"request_id": "r\0", "ad_id": 1}}', 3, "Invalid control character"),
+        ("e.jsonl", f"\n[1]\n{GOOD}", 2, "expected a JSON object, got [1] (list)"),
+        (
+            "e.jsonl",
+            f'{GOOD}\n{{"ad_id": "a", "click": 1}}',
+            3,
+            "expected request_id as a string or",
+        ),
+        (
+            "e.jsonl",
+            f'{GOOD}\n{{"request_id": "\\ud800", "ad_id": 1}}',
+            3,
+            "expected request_id as",
+        ),
+        (
+            "e.jsonl",
+            GOOD.encode() + b'\n{"request_id": "r\xff", "ad_id": 1}',
+            3,
+            "expected request_id",
+        ),
+        (
+            "e.jsonl",
+            f'{GOOD}\n{{"request_id": "r", "ad_id": 1, "click": "1"}}',
+            3,
+            "expected 0 or 1",
+        ),
+        ("e.jsonl", f"{GOOD}\n{'[' * 100_000}", 3, "recursion"),
+        ("e.csv", f"{GOOD_CSV}\nr2,ad-", 4, "it has 2 values, the header 4"),
+        ("e.csv", f"{GOOD_CSV}\n\0,\0,1,", 4, "expected request_id as a string or an integer"),
+        ("e.csv", f"{GOOD_CSV}\nr2,a,2,", 4, "expected 0 or 1 as click, got 2.0"),
+        ("e.csv", f"{GOOD_CSV}\nr2,a,0.5,", 4, "expected 0 or 1 as click, got 0.5"),
+        ("e.csv", f"{GOOD_CSV}\nr2,a,yes,", 4, "expected 0 or 1 as click, got 'yes'"),
+        ("e.csv", f"{GOOD_CSV}\nr2,a,1,nan", 4, "expected a finite number as revenue, got nan"),
+        (
+            "e.csv",
+            f'{GOOD_CSV}\nr2,a,"{"x" * 140_000}',
+            4,
+            "it is not valid CSV (field larger than",
+        ),
+    ],
+)
+def test_malformed_events_are_set_aside(log_files, tmp_path, name, content, line, reason):
+    path, rejected = tmp_path / name, tmp_path / "shown.rejected.tsv"
+    content = content if isinstance(content, bytes) else content.encode()
+    # Windows starts a file with a byte order mark.
+    path.write_bytes(b"\xef\xbb\xbf" + content)
+    joined = impressions.join_feedback(log_files, [path], tmp_path / "shown.parquet")
+    assert (joined.events, joined.rejected_events, joined.totals["click"]) == (2, 1, 1.0)
+    (found,) = rejected.read_bytes().split(b"\n")[:-1]
+    file, number, why, text = found.decode(errors="surrogateescape").split("\t")
+    assert (file, number) == (str(path), str(line))
+    assert reason in why
+    assert text.encode(errors="surrogateescape") == content.split(b"\n")[line - 1]
+    path.write_text(GOOD if name == "e.jsonl" else GOOD_CSV)
+    impressions.join_feedback(log_files, [path], tmp_path / "shown.parquet")
+    assert not rejected.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("e.jsonl", "{", "e.jsonl, line 1: expected a JSON object, got invalid JSON"),
-        ("e.jsonl", "\n[1]", "e.jsonl, line 2: expected a JSON object, got '[1]'"),
-        ("e.jsonl", '{"ad_id": "a", "click": 1}', "line 1: expected request_id as a string or"),
-        ("e.jsonl", '{"request_id": "r", "ad_id": 1, "click": "1"}', "expected click as a finite"),
+        ("e.jsonl", "{", "e.jsonl: 1 of 1 lines are rejected; expected a share of at most 0.01"),
+        ("e.jsonl", f"{GOOD}\n" * 10 + "{\n" * 11, "11 of 31 lines are rejected"),
         ("e.jsonl", '{"request_id": "r", "ad_id": "a"}', "expected events with a column click"),
         ("e.csv", "request_id,click\nr,1", "expected events with request_id and ad_id, got"),
-        ("e.csv", "request_id,ad_id,click\nr,a,1\nr,a,2", "event 2: expected 0 or 1 as click, got"),
-        ("e.csv", "request_id,ad_id,click\nr,a,0.5", "expected 0 or 1 as click, got 0.5"),
-        ("e.csv", "request_id,ad_id,click,revenue\nr,a,1,-1", "a number >= 0 as revenue, got -1"),
-        ("e.csv", "request_id,ad_id,click\nr,a,yes", "expected click as a number, got string"),
-        ("e.csv", "", "expected events as JSON lines"),
+        ("e.csv", '"' + "x" * 140_000, "expected events as JSON lines"),
+        ("e.csv", "", "e.csv is empty; expected a header line and events"),
         ("e.parquet", "text", "expected events as JSON lines"),
     ],
 )
-def test_malformed_events_are_refused(log_files, tmp_path, name, text, message):
+def test_files_without_events_are_refused(log_files, tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(errors.ImpressionLogError) as refused:
         impressions.join_feedback(log_files, [tmp_path / name], tmp_path / "shown.parquet")
@@ -287,6 +423,75 @@ def test_malformed_events_are_refused(log_files, tmp_path, name, text, message):
     ):
         impressions.join_feedback(log_files, [tmp_path / "none.csv"], tmp_path / "shown.parquet")
     assert not (tmp_path / "shown.parquet").exists()
+
+
+HOUR, DAY = 3_600.0, 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("spans", "now", "latest", "warned"),
+    [
+        ([("a", 0, 7 * DAY)], 8 * DAY, 7 * DAY, None),
+        # One clock of three is a day ahead, in a log of a day and of a week.
+        ([("a", 0, DAY), ("b", 0, DAY), ("c", DAY, 2 * DAY)], 3 * DAY, DAY, "host c "),
+        ([("a", 0, 7 * DAY), ("b", 0, 7 * DAY), ("c", DAY, 8 * DAY)], 9 * DAY, 7 * DAY, "host c "),
+        # Two of eight.
+        (
+            [*((f"{n}", 0, 7 * DAY) for n in range(6)), *((f"x{n}", DAY, 8 * DAY) for n in (1, 2))],
+            *(9 * DAY, 8 * DAY, None),
+        ),
+        # A host that replaces another, and one after the other with a short overlap.
+        ([("a", 0, DAY), ("b", DAY + 60, 2 * DAY)], 9 * DAY, 2 * DAY, None),
+        ([("a", 0, DAY), ("b", DAY - 60, 2 * DAY)], 9 * DAY, 2 * DAY, None),
+        # Files of one host, and hosts that end some seconds apart.
+        ([("a", 0, HOUR), ("a", HOUR, DAY), ("b", 0, DAY - 40)], 9 * DAY, DAY - 40, None),
+        # The only host is a day ahead of this one.
+        ([("", 0, 2 * DAY)], DAY, DAY, "host unknown has impressions up to 86,400 s later"),
+        ([("a", 5, 5), ("b", 5, 5)], 9, 5, None),
+    ],
+)
+def test_the_latest_time_is_not_that_of_a_clock_that_is_ahead(spans, now, latest, warned):
+    found, warning = log_times.latest_time([log_times.Span(*span) for span in spans], now)
+    assert found == latest
+    assert (warning is None) if warned is None else (warned in warning)
+
+
+def test_a_clock_that_is_ahead_does_not_void_the_minimum_age(tiny_bundle, log_files, tmp_path):
+    events = [{"request_id": "r1", "ad_id": "ad-1", "click": 1}]
+    # The log is of 100 to 300. The clock of the joining host says 250.
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    joined = impressions.join_feedback(
+        log_files, [path], tmp_path / "shown.parquet", min_age_seconds=100, clock=lambda: 250.0
+    )
+    # Only the answer of 100 is a hundred seconds old.
+    assert (joined.rows, joined.young) == (3, 6)
+    assert joined.warning is None
+    assert impressions.join_feedback(
+        log_files,
+        [path],
+        tmp_path / "shown.parquet",
+        clock=lambda: -100.0 * HOUR,
+        min_age_seconds=-HOUR * 200,
+    ).warning
+
+
+def test_a_flipped_bit_is_found(log_files, tmp_path):
+    events = tmp_path / "events.csv"
+    events.write_text("request_id,ad_id,click\nr1,ad-1,1")
+    content = log_files[0].read_bytes()
+    output = tmp_path / "shown.parquet"
+    impressions.join_feedback(log_files, [events], output)
+    expected = output.read_bytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    for position in range(4, end, end // 60):
+        flipped = bytearray(content)
+        flipped[position] ^= 4
+        log_files[0].write_bytes(flipped)
+        with contextlib.suppress(errors.ImpressionLogError):
+            impressions.join_feedback(log_files, [events], output)
+        # What is not found is a part of a page's description that is not read.
+        assert output.read_bytes() == expected
 
 
 def test_files_that_are_no_impression_log_are_refused(log_files, tmp_path):

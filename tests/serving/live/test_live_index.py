@@ -240,26 +240,39 @@ def journal_path(release):
     return release.base / "live" / "1" / "journal"
 
 
-@pytest.mark.parametrize("kept_bytes", [1, 3, 4, 12, 19, 20, 21, 500])
-def test_an_interrupted_write_is_dropped_and_earlier_ones_are_kept(release, kept_bytes):
+def keeping_commits(path, before, content):
+    """Writes a journal whose records are changed and whose commits are those of `before`."""
+    path.write_bytes(before[: journal._FIRST_RECORD] + content[journal._FIRST_RECORD :])
+
+
+@pytest.mark.parametrize("kept_bytes", [1, 3, 8, 11, 12, 13, 500, None])
+def test_an_interrupted_write_is_kept_aside_and_earlier_ones_are_kept(release, kept_bytes):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     path = journal_path(release)
-    whole = path.stat().st_size
+    before = path.read_bytes()
     live.update([], ["ad-5"])
-    content = path.read_bytes()
-    assert len(content) > whole + kept_bytes
-    path.write_bytes(content[: whole + kept_bytes])
+    whole = path.read_bytes()
+    # The process was killed before the commit; None: the record is complete, but not committed.
+    torn = whole[len(before) :][:kept_bytes]
+    keeping_commits(path, before, before + torn)
     reopened = live_index.LiveIndex(release)
-    assert reopened.view().num_added == 1
-    assert reopened.view().num_removed == 0
-    # The next writer truncates the rest.
+    assert (reopened.view().num_added, reopened.view().num_removed) == (1, 0)
+    assert reopened.status()["cut_bytes"] == 0
+    # The next writer cuts it off. Readers see it, and read what follows.
+    follower = live_index.LiveIndex(release)
     reopened.update([], ["ad-6"])
-    assert live_index.LiveIndex(release).view().num_removed == 1
-    assert not {"ad-6"} & set(found_ids(live_index.LiveIndex(release).view(), query()))
+    follower.refresh()
+    (cut,) = path.parent.glob(journal.CUT_PATTERN)
+    assert cut.read_bytes() == torn
+    for index in (reopened, follower, live_index.LiveIndex(release)):
+        assert index.status()["cut_bytes"] == len(torn)
+        assert index.view().num_removed == 1
+        assert "ad-6" not in found_ids(index.view(), query())
+        assert "ad-5" in found_ids(index.view(), query())
 
 
-def test_trailing_zeros_after_a_crash_are_dropped(release):
+def test_trailing_zeros_after_a_crash_are_not_applied(release):
     live = live_index.LiveIndex(release)
     live.update([NEW])
     with journal_path(release).open("ab") as file:
@@ -267,30 +280,63 @@ def test_trailing_zeros_after_a_crash_are_dropped(release):
     assert live_index.LiveIndex(release).view().num_added == 1
 
 
-@pytest.mark.parametrize("place", ["header", "first payload", "length", "payload", "checksum"])
-def test_damage_in_acknowledged_updates_is_an_error(release, place):
+def damaged(content, rng):
+    """Copies of a journal with acknowledged updates lost: flipped bits, cut and zeroed tails."""
+    first = journal._FIRST_RECORD
+    for position in rng.integers(first, len(content), 60):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << int(rng.integers(8))
+        yield flipped
+    for position in rng.integers(0, len(content), 40):
+        yield content[:position]
+        zeroed = content[:position] + bytes(len(content) - position)
+        if zeroed != content:
+            yield zeroed
+
+
+@pytest.mark.parametrize("num_updates", [1, 2])
+def test_damage_in_acknowledged_updates_is_never_taken_for_an_interrupted_write(
+    release, num_updates
+):
+    live = live_index.LiveIndex(release)
+    for number in range(num_updates):
+        live.update([{**NEW, "ad_id": f"new-{number}"}])
+    content = journal_path(release).read_bytes()
+    for bad in damaged(content, np.random.default_rng(1)):
+        journal_path(release).write_bytes(bad)
+        with pytest.raises(errors.LiveIndexError, match=r"is (damaged at byte|not a journal)"):
+            live_index.LiveIndex(release)
+
+
+@pytest.mark.parametrize("place", journal._COMMIT_OFFSETS)
+def test_a_damaged_commit_loses_no_update_and_is_repaired(release, place):
+    live, path = live_index.LiveIndex(release), journal_path(release)
+    for number in range(4):
+        live.update([{**NEW, "ad_id": f"new-{number}"}])
+    content = bytearray(path.read_bytes())
+    content[place + 13] ^= 1
+    path.write_bytes(content)
+    reopened = live_index.LiveIndex(release)
+    assert reopened.view().num_added == 4
+    reopened.update([], ["ad-5"])
+    assert reopened.status()["cut_bytes"] == 0
+    with path.open("rb") as file:
+        assert journal.read_commit(file).is_certain
+    # With one commit, a damaged record cannot be told from an interrupted one, and is refused.
+    content[-40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(errors.LiveIndexError, match="is damaged at byte"):
+        live_index.LiveIndex(release)
+
+
+def test_damage_is_reported_by_running_processes_and_nothing_is_written_after_it(release):
     writer, follower = live_index.LiveIndex(release), live_index.LiveIndex(release)
     writer.update([NEW])
     follower.refresh()
-    end = journal_path(release).stat().st_size
     writer.update([], ["ad-5"])
-    writer.update([], ["ad-6"])
     content = bytearray(journal_path(release).read_bytes())
-    # A record is 4 bytes of magic, 8 of length, 4 and 4 of checksums, then the payload.
-    positions = {
-        "header": 20,
-        "first payload": end - 40,
-        "length": end + 9,
-        "payload": end + 100,
-        "checksum": end + 13,
-    }
-    content[positions[place]] ^= 1
+    content[-40] ^= 1
     journal_path(release).write_bytes(content)
-    with pytest.raises(errors.LiveIndexError, match=r"journal is (damaged at byte|not a journal)"):
-        live_index.LiveIndex(release)
-    if place == "first payload":
-        return
-    # A running process keeps its ads, reports the damage, and writes nothing after it.
     follower.refresh()
     assert "Restore it from a copy" in follower.status()["problem"]
     assert (follower.view().num_added, follower.view().num_removed) == (1, 0)
@@ -298,6 +344,30 @@ def test_damage_in_acknowledged_updates_is_an_error(release, place):
         with pytest.raises(errors.LiveIndexError, match="Restore it from a copy"):
             follower.update([], ["ad-7"])
     assert journal_path(release).read_bytes() == content
+
+
+def test_readers_see_an_update_once_it_is_committed_whatever_the_clock_says(release, monkeypatch):
+    writer, reader = live_index.LiveIndex(release), live_index.LiveIndex(release)
+    writer.update([NEW])
+    reader.refresh()
+    write_commit = journal._write_commit
+
+    def read_and_commit(file, commit):
+        # The size of the file does not change after this, and the clock may stand still.
+        os.utime(journal_path(release), (1, 1))
+        reader.refresh()
+        seen.append(reader.view().num_removed)
+        write_commit(file, commit)
+        os.utime(journal_path(release), (1, 1))
+
+    monkeypatch.setattr(journal, "_write_commit", read_and_commit)
+    seen = []
+    for number in (5, 6):
+        writer.update([], [f"ad-{number}"])
+        reader.refresh()
+        seen.append(reader.view().num_removed)
+    # Before and after each commit.
+    assert seen == [0, 1, 1, 2]
 
 
 @pytest.mark.process
@@ -313,19 +383,17 @@ def test_acknowledged_updates_survive_a_kill(release):
     child.join()
     while ours.poll():
         acknowledged = ours.recv()
-    journal_records = journal_path(release)
-    with journal_records.open("rb") as file:
-        _, end = journal.first(file)
-        records, _ = journal.read(file, end)
-    assert len(records) >= acknowledged + 1
+    with journal_path(release).open("rb") as file:
+        records, _ = journal.read(file, journal.read_commit(file))
+    assert len(records) >= acknowledged + 2
 
 
 def _kill_target(base, pipe):
     path = base / "live" / "1" / "journal"
     path.parent.mkdir(parents=True)
-    end = journal.create(path, [b"header"])
+    commit = journal.create(path, [b"header"])
     for number in range(1_000_000):
-        end = journal.append(path, os.urandom(20_000), end)
+        commit = journal.append(path, os.urandom(20_000), commit)
         pipe.send(number)
 
 
@@ -473,7 +541,7 @@ def test_an_update_that_cannot_be_written_is_not_applied(release, monkeypatch):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", fail)
+        patched.setattr(os, "fdatasync", fail)
         with pytest.raises(errors.LiveIndexError, match="The update is not applied"):
             live.update([], ["ad-5"])
     assert journal_path(release).read_bytes() == whole
