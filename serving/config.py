@@ -144,9 +144,12 @@ class HttpConfig:
         tls_key: PEM file with the private key. None if the certificate file contains it.
         drain_seconds: Time between the stop signal and closing the port.
         end_seconds: Time for requests in flight to finish after the port is closed.
+        max_connections: Maximum number of open connections of a process. At the limit, the
+            connection that has waited longest for its client is closed.
     """
 
     tls_certificate: str | None = None
     tls_key: str | None = None
     drain_seconds: float = 1.0
     end_seconds: int = 20
+    max_connections: int = 4096

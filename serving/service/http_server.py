@@ -2,25 +2,35 @@
 
 first signal         /readyz returns `draining`; requests are still answered, but each response
                      closes its connection, so that load balancers and clients go elsewhere
-after drain_seconds  the port is closed; the process exits once requests in flight are answered
+after drain_seconds  the port is closed, and connections that wait in its queue are accepted; the
+                     process exits once requests in flight are answered
 second signal        skips the wait
 """
 
+import asyncio
+import logging
 import os
 import resource
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
+import uvicorn.config
 from starlette import types
 
 from serving.config import HttpConfig
-from serving.service import connections, lifecycle
+from serving.service import connections, lifecycle, listener, log_format
 
 Listening = socket.socket
+# Files of a process that are not connections: libraries, the index, the ranker, logs.
+_OTHER_FILES = 200
+# Clients cause records of these loggers, so they must not fill the disk.
+_LOUD_LOGGERS = ("uvicorn.error", "asyncio", listener.__name__)
+_limited = log_format.OncePerSecond()
 
 
 class HttpServer(uvicorn.Server):
@@ -45,11 +55,16 @@ class HttpServer(uvicorn.Server):
         self._http = config or HttpConfig()
         self._life = life
         self._close_at: float | None = None
+        self._listeners: list[listener.Listener] = []
+        self._idle = connections.Idle()
+        for name in _LOUD_LOGGERS:
+            logging.getLogger(name).addFilter(_limited)
         options = {} if own_logs else {"log_config": None}
         super().__init__(
             uvicorn.Config(
                 app,
                 http=connections.TimedConnection,
+                h11_max_incomplete_event_size=connections.MAX_HEAD_BYTES,
                 ws="none",
                 proxy_headers=False,
                 log_level="warning",
@@ -61,6 +76,41 @@ class HttpServer(uvicorn.Server):
                 **options,  # type: ignore[arg-type]
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts the application, and then accepts connections.
+
+        Args:
+            sockets: Bound sockets.
+        """
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(uvicorn.config.STARTUP_FAILURE)
+        # uvicorn closes its own servers; the listeners replace them.
+        self.servers = []
+        for bound in sockets or []:
+            self._listeners.append(
+                listener.Listener(
+                    bound,
+                    self._new_connection,
+                    self._has_room,
+                    self._idle.close_oldest,
+                    self.config.ssl,
+                    connections.HEAD_SECONDS,
+                )
+            )
+            self._listeners[-1].start()
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the port, answers what has been accepted, and stops the application.
+
+        Args:
+            sockets: Bound sockets.
+        """
+        self._life.draining = True
+        await asyncio.gather(*(one.close() for one in self._listeners))
+        await super().shutdown(sockets)
 
     def begin_to_end(self) -> None:
         """Starts to drain. A second call closes the port immediately."""
@@ -83,6 +133,17 @@ class HttpServer(uvicorn.Server):
         if self._close_at is not None and time.monotonic() >= self._close_at:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    def _new_connection(self) -> connections.TimedConnection:
+        return connections.TimedConnection(
+            self.config, self.server_state, self.lifespan.state, self._idle
+        )
+
+    def _has_room(self, num_connecting: int) -> bool:
+        """Returns whether another connection may be opened."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = min(self._http.max_connections, max(1, files - _OTHER_FILES))
+        return len(self.server_state.connections) + num_connecting < limit
 
 
 def check_tls(config: HttpConfig) -> None:

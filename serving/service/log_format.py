@@ -1,9 +1,14 @@
-"""Writes logs as JSON, one object per line: time, level, logger, and a message or fields."""
+"""Log records: as JSON, one object per line with time, level, logger, and a message or fields; and
+limited to one a second where clients can cause any number of them.
+"""
 
 import datetime
 import json
 import logging
+import math
 import sys
+import time
+from collections.abc import Callable
 
 
 class JsonFormatter(logging.Formatter):
@@ -22,6 +27,34 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+class OncePerSecond(logging.Filter):
+    """Passes one record a second of each place in the code, with the number of those left out.
+
+    Args:
+        clock: Returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        # Place -> time of the last record, and number of records since.
+        self._passed: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Returns whether to log a record."""
+        place = (record.pathname, record.lineno)
+        now = self._clock()
+        last, left_out = self._passed.get(place, (-math.inf, 0))
+        if now - last < 1:
+            self._passed[place] = (last, left_out + 1)
+            return False
+        self._passed[place] = (now, 0)
+        if left_out:
+            record.msg = f"{record.getMessage()} ({left_out} more since the last such message)"
+            record.args = None
+        return True
 
 
 def use_json() -> None:

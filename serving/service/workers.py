@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -31,21 +32,26 @@ class Workers:
     """Runs a function in several processes until a signal.
 
     Args:
-        target: Module-level function that each process runs; it returns after SIGTERM.
-        arguments: Arguments of `target`. They must be picklable, and may contain sockets.
+        target: Module-level function that each process runs with `argument` and `listening`; it
+            closes the socket and returns after SIGTERM, at once after a second one.
+        argument: Picklable argument of `target`.
+        listening: Bound socket of all processes. It is closed at the first signal, so that the port
+            is closed once the processes have closed it.
         count: Number of processes.
         end_seconds: Time from SIGTERM until a process is killed, in seconds.
     """
 
     def __init__(
         self,
-        target: Callable[..., None],
-        arguments: tuple[Any, ...],
+        target: Callable[[Any, socket.socket], None],
+        argument: Any,
+        listening: socket.socket,
         count: int,
         end_seconds: float,
     ) -> None:
         self._target = target
-        self._arguments = arguments
+        self._argument = argument
+        self._listening = listening
         self._count = count
         self._end_seconds = end_seconds
         self._context = multiprocessing.get_context("spawn")
@@ -69,7 +75,9 @@ class Workers:
                 self._end_all()
 
     def _start(self) -> None:
-        started = self._context.Process(target=_run, args=(self._target, self._arguments))
+        started = self._context.Process(
+            target=_run, args=(self._target, self._argument, self._listening)
+        )
         started.start()
         self._processes.append(started)
 
@@ -96,6 +104,7 @@ class Workers:
 
     def _end_all(self) -> None:
         end = time.monotonic() + self._end_seconds
+        self._listening.close()
         for running in self._processes:
             running.terminate()
         for running in self._processes:
@@ -108,6 +117,10 @@ class Workers:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         def end(*_: object) -> None:
+            if self._ending:
+                # A second signal skips the wait of each process, too.
+                for running in self._processes:
+                    running.terminate()
             self._ending = True
 
         before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -118,7 +131,9 @@ class Workers:
                 signal.signal(number, handler)
 
 
-def _run(target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _run(
+    target: Callable[[Any, socket.socket], None], argument: Any, listening: socket.socket
+) -> None:
     """Runs `target` in a spawned process."""
     # Ctrl-C is sent to every process of the terminal's group; the parent ends this one.
     os.setpgid(0, 0)
@@ -127,7 +142,7 @@ def _run(target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    target(*arguments)
+    target(argument, listening)
 
 
 def _end_with(sentinel: int) -> None:

@@ -62,6 +62,13 @@ flags.DEFINE_integer(
     "Maximum size of a request body in bytes; larger bodies get 413.",
     lower_bound=1,
 )
+flags.DEFINE_integer(
+    "max_connections",
+    _HTTP.max_connections,
+    "Maximum number of open connections per process, less if the system allows fewer open files. "
+    "At the limit, the connection that has waited longest for its client is closed.",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "token_file",
     None,
@@ -102,6 +109,7 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
         tls_certificate=FLAGS.tls_certificate,
         tls_key=FLAGS.tls_key,
         drain_seconds=FLAGS.drain_seconds,
+        max_connections=FLAGS.max_connections,
     )
     service.check_tls(http)
     token = service.read_token(FLAGS.token_file)

@@ -79,8 +79,9 @@ def main() -> None:
             service.serve_release(settings, first.pop(), listening)
             return
         end_seconds = settings.http.drain_seconds + settings.http.end_seconds + _STOP_SECONDS
-        arguments = (settings, listening)
-        service.Workers(service.serve_until_signal, arguments, FLAGS.workers, end_seconds).run()
+        service.Workers(
+            service.serve_until_signal, settings, listening, FLAGS.workers, end_seconds
+        ).run()
 
 
 @contextlib.contextmanager

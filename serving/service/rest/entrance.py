@@ -1,27 +1,33 @@
 """The outermost layer of the REST service: authorization, request ids, metrics and the access log.
 
-It records the time of arrival, from which deadlines count, and closes connections while the service
-is draining.
+It records the time of arrival, from which deadlines count, refuses heads that other servers could
+read differently, and closes connections while the service is draining.
 """
 
 import hmac
 import json
 import logging
 import time
+import urllib.parse
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import starlette.types
+from fastapi import responses
 
 from serving import orchestrator, requests
 from serving.service import lifecycle
 from serving.service.console import pages
 from serving.service.rest import rest_errors
 
+# The server may set it; the time that a request has waited in the kernel counts, too.
 STARTED = "tfrec.started"
 REQUEST_ID = "tfrec.request_id"
 # Handlers add entries for the access log here.
 NOTES = "tfrec.notes"
+# Requests with more headers get 431.
+MAX_HEADERS = 100
 # The console and the API page contain no data; they ask the user for the token.
 _CONSOLE = "/console"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", *pages.PAGES})
@@ -64,7 +70,7 @@ class Entrance:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = scope[STARTED] = time.perf_counter()
+        started = scope.setdefault(STARTED, time.perf_counter())
         headers = dict(scope["headers"])
         scope[REQUEST_ID] = _request_id(headers.get(b"x-request-id"))
         notes: dict[str, Any] = {}
@@ -76,25 +82,20 @@ class Entrance:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(b"x-request-id", scope[REQUEST_ID].encode("latin-1", "replace"))]
+                own = [(b"x-request-id", _as_header(scope[REQUEST_ID]))]
                 if self._life.draining:
                     own.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", ()), *own]
             await send(message)
 
         try:
-            if self._token is None or _is_open(scope["path"]) or self._is_known(headers):
+            refusal = self._refusal(scope, headers)
+            if refusal is not None:
+                await refusal(scope, receive, sending)
+            else:
                 # The server omits the body.
                 inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
                 await self._app(inner, receive, sending)
-            else:
-                text = (
-                    "Expected the header 'authorization: Bearer TOKEN' with this service's token."
-                )
-                refusal = rest_errors.reply(
-                    401, "unauthorized", text, {"www-authenticate": "Bearer", "connection": "close"}
-                )
-                await refusal(scope, receive, sending)
         except Exception:
             status = 500
             raise
@@ -106,7 +107,30 @@ class Entrance:
             if access_log.isEnabledFor(logging.INFO):
                 _log(scope, status, seconds * 1000, notes)
 
-    def _is_known(self, headers: dict[bytes, bytes]) -> bool:
+    def _refusal(
+        self, scope: starlette.types.Scope, headers: Mapping[bytes, bytes]
+    ) -> responses.Response | None:
+        """Returns why a request is refused before its body is read, or None."""
+        if len(scope["headers"]) > MAX_HEADERS:
+            text = f"Expected at most {MAX_HEADERS} headers, got {len(scope['headers'])}."
+            return rest_errors.reply(431, "too_many_headers", text, {"connection": "close"})
+        # RFC 9112, section 6.1: a proxy in front may take the other length (request smuggling).
+        if b"transfer-encoding" in headers and (
+            b"content-length" in headers or scope["http_version"] == "1.0"
+        ):
+            text = (
+                "Expected the header content-length or, in HTTP/1.1, transfer-encoding; got "
+                f"transfer-encoding{' and content-length' if b'content-length' in headers else ''} "
+                f"in HTTP/{scope['http_version']}."
+            )
+            return rest_errors.reply(400, "malformed_http", text, {"connection": "close"})
+        if not (self._token is None or _is_open(scope["path"]) or self._is_known(headers)):
+            text = "Expected the header 'authorization: Bearer TOKEN' with this service's token."
+            challenge = {"www-authenticate": "Bearer", "connection": "close"}
+            return rest_errors.reply(401, "unauthorized", text, challenge)
+        return None
+
+    def _is_known(self, headers: Mapping[bytes, bytes]) -> bool:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(
             given.strip(), self._token or b""
@@ -131,6 +155,13 @@ def _request_id(given: bytes | None) -> str:
     ):
         return text
     return uuid.uuid4().hex
+
+
+def _as_header(request_id: str) -> bytes:
+    """Returns an id as the value of a header, percent-encoded where it would not be one."""
+    if request_id.isascii() and request_id.strip() == request_id:
+        return request_id.encode()
+    return urllib.parse.quote(request_id, safe="").encode()
 
 
 def _log(

@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import threading
+from concurrent import futures
 
 import httpx
 import pytest
@@ -114,6 +115,18 @@ def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(
         assert received_bytes(connection) < 5_000_000
 
 
+def test_a_client_that_reads_a_few_bytes_now_and_then_is_given_up(service_url, monkeypatch, paused):
+    # The test looks in its place.
+    monkeypatch.setattr(connections.TimedConnection, "write_seconds", 3_600.0)
+    with ask_for_much(service_url) as connection:
+        slow = paused.get(timeout=60)
+        # Since the timer was started, it has read one byte.
+        slow._unread_bytes = slow._buffered_bytes() + 1
+        slow.loop.call_soon_threadsafe(slow._check_writing)
+        waiting.until(slow.transport.is_closing)
+        assert received_bytes(connection) < 5_000_000
+
+
 def test_a_client_that_reads_slowly_gets_all_of_it(service_url, monkeypatch, paused):
     # The test looks in its place.
     monkeypatch.setattr(connections.TimedConnection, "write_seconds", 3_600.0)
@@ -123,7 +136,7 @@ def test_a_client_that_reads_slowly_gets_all_of_it(service_url, monkeypatch, pau
         missing = int(lines[b"content-length"]) - len(body)
         slow = paused.get(timeout=60)
         while unread := slow._unread_bytes:
-            while slow._buffered_bytes() >= unread:
+            while slow._buffered_bytes() > max(0, unread - connections.WRITE_BYTES):
                 missing -= len(connection.recv(65536))
             slow.loop.call_soon_threadsafe(slow._check_writing)
             waiting.until(lambda unread=unread: slow._unread_bytes < unread)
@@ -144,6 +157,55 @@ def test_the_end_does_not_wait_for_a_client_that_never_reads(
             ending.start()
             ending.join(60)
             assert not ending.is_alive()
+
+
+def test_at_the_limit_the_connection_that_is_idle_longest_makes_room(tiny_bundle, ranker_address):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with (
+        serving_fixtures.serve_app(service, http=HttpConfig(max_connections=2)) as url,
+        connected(url) as first,
+        connected(url) as second,
+    ):
+        second.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        sockets.receive(second, lambda reply: reply.endswith(b'{"status":"ok"}'))
+        assert httpx.get(f"{url}/healthz", timeout=60).is_success
+        assert ends_without_a_byte(first)
+        second.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        sockets.receive(second, lambda reply: reply.endswith(b'{"status":"ok"}'))
+
+
+def test_at_the_limit_a_request_in_progress_is_finished_and_others_wait(
+    tiny_bundle, ranker_address
+):
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(reply):
+        arrived.set()
+        assert go_on.wait(60)
+
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(serving_fixtures.altering_server(ranker_address, hold))
+        service = serving_fixtures.make_orchestrator(tiny_bundle, address)
+        one = HttpConfig(max_connections=1)
+        url = stack.enter_context(serving_fixtures.serve_app(service, http=one))
+        pool = stack.enter_context(futures.ThreadPoolExecutor(1))
+        once = {"connection": "close"}
+        held = pool.submit(httpx.post, f"{url}/v1/recommend", json={}, headers=once, timeout=60)
+        assert arrived.wait(60)
+        with connected(url) as other:
+            other.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            go_on.set()
+            assert held.result().is_success
+            sockets.receive(other, lambda reply: reply.endswith(b'{"status":"ok"}'))
+
+
+def test_the_time_that_a_request_waits_in_the_kernel_counts(service_url, monkeypatch, caplog):
+    # What the kernel would say after the process was stopped for 2 seconds.
+    last_received = connections._LAST_RECEIVED.pack(2_000)
+    monkeypatch.setattr(connections.trsock.TransportSocket, "getsockopt", lambda *_: last_received)
+    reply = httpx.post(f"{service_url}/v1/recommend", json={"deadline_ms": 1_500}, timeout=60)
+    assert "No time was left for ranking" in reply.json()["degraded"]
+    assert reply.json()["stage_ms"]["total"] > 2_000
 
 
 def test_a_replaced_index_changes_no_answer_and_is_refused_when_it_is_loaded(

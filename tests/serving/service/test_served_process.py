@@ -5,9 +5,11 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from concurrent import futures
 
 import children
 import httpx
@@ -160,6 +162,39 @@ def test_two_processes_outlive_the_model_server_and_each_other(tiny_base):
             waiting.until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in left))
             again.stdin.close()
             assert again.wait(60) == 0
+
+
+def connections_until_the_end(process, url):
+    """Asks in connections of its own until a process ends; returns what became of each."""
+    host, port = url.removeprefix("http://").split(":")
+    outcomes = []
+    while process.poll() is None:
+        try:
+            connection = socket.create_connection((host, int(port)), timeout=60)
+        except ConnectionRefusedError:
+            outcomes.append("refused")
+            continue
+        with connection:
+            try:
+                connection.sendall(b"GET /v1/bundle HTTP/1.1\r\nhost: x\r\n\r\n")
+                outcomes.append(connection.recv(12).decode() or "closed")
+            except ConnectionError:
+                outcomes.append("reset")
+    return outcomes
+
+
+def test_no_connection_is_reset_while_two_processes_end(tiny_base, ranker_address):
+    with (
+        served(tiny_base, "--workers=2", ranker_address=ranker_address) as (process, url),
+        futures.ThreadPoolExecutor(4) as pool,
+    ):
+        waiting.until(lambda: len(workers_of(process)) == 2)
+        waiting.until(lambda: all(maps_the_index(pid) for pid in workers_of(process)))
+        asking = [pool.submit(connections_until_the_end, process, url) for _ in range(4)]
+        process.terminate()
+        outcomes = {outcome for one in asking for outcome in one.result()}
+        assert process.returncode == 0
+    assert outcomes == {"HTTP/1.1 200", "refused"}
 
 
 def maps_the_index(process_id):

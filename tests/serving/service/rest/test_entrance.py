@@ -161,6 +161,61 @@ def test_a_request_has_one_id_in_header_body_and_log(service_url, caplog):
     assert line["milliseconds"] >= line["stage_ms"]["total"]
 
 
+@pytest.mark.parametrize(
+    ("given", "header"), [(" r", "%20r"), ("r ", "r%20"), ("é", "%C3%A9"), ("a b", "a b")]
+)
+def test_an_id_that_is_no_header_is_answered_and_encoded_in_the_header(service_url, given, header):
+    reply = httpx.post(f"{service_url}/v1/recommend", json={"request_id": given}, timeout=60)
+    assert (reply.status_code, reply.json()["request_id"]) == (200, given)
+    assert reply.headers["x-request-id"] == header
+    batch = {"requests": [{"request_id": given}]}
+    reply = httpx.post(f"{service_url}/v1/recommend/batch", json=batch, timeout=60)
+    assert (reply.status_code, reply.headers["x-request-id"]) == (200, header)
+
+
+SMUGGLED = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "code"),
+    [
+        # A proxy that goes by the length would take what follows for the next request.
+        (["content-length: 5", "transfer-encoding: chunked", "", "0", "", ""], 400, "malformed"),
+        (["transfer-encoding: chunked", "content-length: 0", "", "0", "", ""], 400, "malformed"),
+        (["content-length: 1", "content-length: 2", "", "{}"], 400, "malformed_http"),
+        (["no colon", "", ""], 400, "malformed_http"),
+        ([f"x-{number}: y" for number in range(200)] + ["", ""], 431, "too_many_headers"),
+        (["a:b"] * 10_000 + ["", ""], 431, "head_too_large"),
+        ([f"x: {'y' * 20_000}", "", ""], 431, "head_too_large"),
+    ],
+)
+def test_a_head_that_is_ambiguous_or_large_is_refused_and_ends_the_connection(
+    service_url, lines, status, code
+):
+    start = ["POST /v1/recommend HTTP/1.1", "host: x", "content-type: application/json"]
+    received = raw(service_url, "\r\n".join([*start, *lines, SMUGGLED]).encode())
+    assert received.count(b"HTTP/1.1 ") == 1
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"connection: close" in head.lower()
+    assert json.loads(body)["error"]["code"].startswith(code)
+
+
+def test_chunks_in_http_1_0_are_refused(service_url):
+    lines = ["POST /v1/recommend HTTP/1.0", "transfer-encoding: chunked", "", "0", "", ""]
+    received = raw(service_url, "\r\n".join(lines).encode())
+    assert received.split()[1] == b"400"
+    assert b"in HTTP/1.0" in received
+
+
+@pytest.mark.parametrize("path", ["/healthz/", "/v1/recommend/", "/console/", "//evil/healthz"])
+def test_no_header_of_a_client_comes_back_in_a_redirect(service_url, path):
+    for headers in ({"host": "evil.example"}, {"x-forwarded-host": "evil.example"}):
+        reply = httpx.get(service_url + path, headers=headers, timeout=60)
+        assert "evil.example" not in f"{reply.headers}"
+        assert "evil.example" not in reply.text
+
+
 def test_while_it_drains_it_answers_but_is_not_ready_and_keeps_no_connection(
     tiny_bundle, ranker_address
 ):

@@ -1,0 +1,123 @@
+"""A port that closes loses no connection, and one that cannot accept does not fill the log."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import socket
+
+import clocks
+import pytest
+
+from serving.service import http_server, listener, log_format
+
+
+class Greeting(asyncio.Protocol):
+    """Says hello and hangs up."""
+
+    def connection_made(self, transport):
+        transport.write(b"hello")
+        transport.close()
+
+
+@pytest.fixture
+def bound():
+    with http_server.bound_socket("127.0.0.1", 0) as sock:
+        yield sock
+
+
+def greeting(sock):
+    return listener.Listener(sock, Greeting, lambda _: True, lambda: None, None, 10.0)
+
+
+async def read_all(connection):
+    connection.setblocking(False)
+    received = b""
+    while chunk := await asyncio.get_running_loop().sock_recv(connection, 100):
+        received += chunk
+    return received
+
+
+def test_what_is_in_the_queue_of_a_port_is_answered_and_later_connections_find_it_closed(bound):
+    async def main():
+        with contextlib.ExitStack() as stack:
+            # As another process does, which does not accept anything.
+            other = stack.enter_context(socket.socket(fileno=os.dup(bound.fileno())))
+            listening = greeting(bound)
+            listening.start()
+            # More than one turn of the loop accepts. They are connected before the loop runs.
+            queued = [
+                stack.enter_context(socket.create_connection(bound.getsockname(), 30))
+                for _ in range(20)
+            ]
+            address = bound.getsockname()
+            closing = asyncio.create_task(listening.close())
+            await asyncio.sleep(0)
+            late = stack.enter_context(socket.socket())
+            late.setblocking(False)
+            connecting = asyncio.create_task(asyncio.get_running_loop().sock_connect(late, address))
+            await closing
+            replies = await asyncio.gather(*map(read_all, queued))
+            # The other process still has the port open, and yet nothing can get lost in its queue.
+            assert not connecting.done()
+            other.close()
+            with pytest.raises(ConnectionRefusedError):
+                await connecting
+            return replies
+
+    assert asyncio.run(main()) == [b"hello"] * 20
+
+
+@contextlib.contextmanager
+def no_file_descriptor():
+    """Lets nothing be opened in this process."""
+    free = os.dup(0)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_file_descriptors_it_says_so_and_accepts_when_there_are_some(bound, caplog):
+    async def main():
+        listening = greeting(bound)
+        listening.start()
+        with socket.create_connection(bound.getsockname(), 30) as connection:
+            connection.setblocking(False)
+            with no_file_descriptor():
+                while not caplog.records:
+                    await asyncio.sleep(0)
+            reply = await read_all(connection)
+        await listening.close()
+        return reply
+
+    with caplog.at_level(logging.WARNING):
+        assert asyncio.run(main()) == b"hello"
+    messages = {record.getMessage() for record in caplog.records}
+    assert messages == {
+        "No connection can be accepted ([Errno 24] Too many open files). Others wait in the queue "
+        "of the port."
+    }
+    # asyncio logs it 2,048 times for each attempt.
+    assert len(caplog.records) < 20
+
+
+def test_a_place_in_the_code_logs_once_a_second_and_says_how_often_it_did_not():
+    clock = clocks.Clock()
+    limited = log_format.OncePerSecond(clock)
+
+    def passed(place, *arguments):
+        record = logging.LogRecord("n", logging.WARNING, "file.py", place, "%s", arguments, None)
+        return record.getMessage() if limited.filter(record) else None
+
+    assert [passed(1, "a"), passed(1, "b"), passed(2, "c"), passed(1, "d")] == [
+        *("a", None, "c", None)
+    ]
+    clock.advance(1)
+    assert passed(1, "e") == "e (2 more since the last such message)"
+    clock.advance(1)
+    assert passed(1, "f") == "f"
