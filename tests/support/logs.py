@@ -146,6 +146,8 @@ def fit(schema: schema_lib.Schema, tables: Sequence[pa.Table]) -> encoding.Fitte
         rows, _ = parsed_rows.normalize(schema, formats.Parsed(table), True)
         is_train = np.ones(len(rows), bool)
         counts = fitting.count_chunk(schema, rows, is_train, before, total)
-        chunks.append(fitting.Chunk(counts.__getitem__, rows.strings.__getitem__))
+        chunks.append((counts, rows.strings))
         before += len(rows)
-    return fitting.fit(schema, chunks).schema
+    return fitting.fit(
+        schema, len(chunks), lambda i, name: chunks[i][0][name], lambda i, name: chunks[i][1][name]
+    ).schema

@@ -139,7 +139,7 @@ def test_max_vocabulary_size_keeps_the_most_frequent(max_at_once):
     prints = [encoding.fingerprint(tf.constant(chunk)).numpy() for chunk in chunks]
     words, distinct = fitting.vocabulary(
         list(zip(prints, counts, strict=True)),
-        lambda chunk, places: pa.array(chunks[chunk]).take(pa.array(places)),
+        lambda chunk, places: pa.array(chunks[chunk]).take(places),
         min_count=1,
         max_size=2,
         max_at_once=max_at_once,

@@ -4,20 +4,20 @@ Shapes: N ads.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from tfrecords import reader
-from tfrecords.card import split_counts, statistics
+from tfrecords.card import model, split_counts, statistics
 
 _CURVE_POINTS = 120
 _RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
 _TOP_ADS = 10
-Counts = Mapping[str, split_counts.SplitCounts]
 
 
-def describe(data_set: reader.DataSet, counts: Counts) -> dict[str, Any]:
+def describe(
+    data_set: reader.DataSet, counts: Mapping[str, split_counts.SplitCounts]
+) -> model.AdsSummary:
     """Describes the ads.
 
     Popularity is counted in the training rows of the log, without sampled negatives.
@@ -25,9 +25,6 @@ def describe(data_set: reader.DataSet, counts: Counts) -> dict[str, Any]:
     Args:
         data_set: The data set.
         counts: Counts of each split.
-
-    Returns:
-        JSON values.
     """
     catalogue = data_set.catalogue()
     impressions, clicks = catalogue.impressions, catalogue.clicks
@@ -37,59 +34,49 @@ def describe(data_set: reader.DataSet, counts: Counts) -> dict[str, Any]:
     most_shown = np.argsort(-impressions, kind="stable")[:_TOP_ADS]
     names = catalogue.ad_ids.take(most_shown).to_pylist()
     total = int(impressions.sum())
-    return {
-        "count": len(catalogue),
-        "shown_in_training": int((impressions > 0).sum()),
-        "clicked_in_training": int((clicks > 0).sum()),
-        "impressions_of_changed_ads": changed,
-        "changed_share": changed / logged if logged else None,
-        "most_shown": [
-            {
-                "ad_id": name,
-                "impressions": int(impressions[place]),
-                "share": int(impressions[place]) / max(total, 1),
-                "click_rate": int(clicks[place]) / max(int(impressions[place]), 1),
-            }
+    ranks = np.geomspace(1, max(len(catalogue), 1), _CURVE_POINTS).round().astype(int)
+    round_ranks = np.array([rank for rank in _RANKS if rank < len(catalogue)], int)
+    return model.AdsSummary(
+        count=len(catalogue),
+        shown_in_training=int((impressions > 0).sum()),
+        clicked_in_training=int((clicks > 0).sum()),
+        impressions_of_changed_ads=changed,
+        changed_share=statistics.share(changed, logged),
+        most_shown=[
+            model.ShownAd(
+                ad_id=name,
+                impressions=int(impressions[place]),
+                share=int(impressions[place]) / total,
+                click_rate=int(clicks[place]) / int(impressions[place]),
+            )
             for name, place in zip(names, most_shown.tolist(), strict=True)
             if impressions[place]
         ],
-        "popularity": popularity(impressions, clicks),
-        "new": {
-            split: new_ads(impressions, counts[split], bool(sampled))
-            for split in counts
+        curve=_popularity(impressions, clicks, np.unique(ranks)),
+        top=_popularity(impressions, clicks, round_ranks),
+        new={
+            split: _new_ads(impressions, of_split, bool(sampled))
+            for split, of_split in counts.items()
             if split != "train"
         },
-    }
+    )
 
 
-def popularity(impressions: np.ndarray, clicks: np.ndarray) -> dict[str, Any]:
-    """Returns the cumulative shares of the most popular ads.
+def _popularity(
+    impressions: np.ndarray, clicks: np.ndarray, ranks: np.ndarray
+) -> model.PopularityCurve:
+    """Returns the popularity at some ranks, by descending impressions [N] or clicks [N]."""
 
-    Args:
-        impressions: Impressions of each ad [N].
-        clicks: Clicks of each ad [N].
-
-    Returns:
-        `curve`: ranks, and the share of impressions and of clicks of the ads up to each rank, by
-        descending impressions or clicks. `top`: the same at round ranks.
-    """
-    shares = {}
-    for name, values in (("impressions", impressions), ("clicks", clicks)):
+    def shares(values: np.ndarray) -> list[float]:
         falling = np.cumsum(np.sort(values)[::-1])
-        shares[name] = falling / max(int(values.sum()), 1)
-    num_ads = len(impressions)
-    ranks = np.unique(np.geomspace(1, max(num_ads, 1), _CURVE_POINTS).round().astype(int))
-    round_ranks = [rank for rank in _RANKS if rank < num_ads]
-    return {
-        "curve": {"rank": ranks.tolist(), **{n: s[ranks - 1].tolist() for n, s in shares.items()}},
-        "top": [
-            {"rank": rank, **{n: float(s[rank - 1]) for n, s in shares.items()}}
-            for rank in round_ranks
-        ],
-    }
+        return (falling[ranks - 1] / max(int(values.sum()), 1)).tolist()
+
+    return model.PopularityCurve(
+        rank=ranks.tolist(), impressions=shares(impressions), clicks=shares(clicks)
+    )
 
 
-def new_ads(train: np.ndarray, split: split_counts.SplitCounts, sampled: bool) -> dict[str, Any]:
+def _new_ads(train: np.ndarray, split: split_counts.SplitCounts, sampled: bool) -> model.NewAds:
     """Counts the ads of a split that training never shows.
 
     Args:
@@ -100,12 +87,12 @@ def new_ads(train: np.ndarray, split: split_counts.SplitCounts, sampled: bool) -
     """
     new = train == 0
     own = split.ad_clicks if sampled else split.ad_impressions
-    return {
-        "counted": "clicks" if sampled else "impressions",
-        "ads": int((new & (own > 0)).sum()),
-        "of_ads": int((own > 0).sum()),
-        "share": statistics.share(int(own[new].sum()), int(own.sum())),
-        "share_of_clicks": statistics.share(
+    return model.NewAds(
+        counted="clicks" if sampled else "impressions",
+        ads=int((new & (own > 0)).sum()),
+        of_ads=int((own > 0).sum()),
+        share=statistics.share(int(own[new].sum()), int(own.sum())),
+        share_of_clicks=statistics.share(
             int(split.ad_clicks[new].sum()), int(split.ad_clicks.sum())
         ),
-    }
+    )

@@ -1,19 +1,15 @@
 """The data card: content and problems of a converted data set.
 
-`build_card` returns JSON values; `text` and `html` render them. All numbers are exact counts over
-all rows, unless the card says otherwise.
+All numbers are exact counts over all rows, unless the card says otherwise.
 """
-
-import dataclasses
-from typing import Any
 
 import numpy as np
 
 from tfrecords import reader
-from tfrecords.card import ads, rejects, split_counts, statistics, time, warnings
-from tfrecords.splits import SPLITS, SplitOptions
+from tfrecords.card import ads, model, rejects, split_counts, statistics, time, warnings
+from tfrecords.splits import SPLITS
 
-_SHARED_QUANTILES = {"p10": 0.1, "median": 0.5, "p90": 0.9, "p99": 0.99}
+_QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 _SPLIT_MEANINGS = {
     "order": "by the order of the log: the last rows are test, those before them validation. "
     "Realistic if the log is in order of time.",
@@ -30,7 +26,7 @@ _SPLIT_MEANINGS = {
 }
 
 
-def build_card(data_set: reader.DataSet) -> dict[str, Any]:
+def build_card(data_set: reader.DataSet) -> model.DataCard:
     """Builds the card of a data set in one pass over its shards.
 
     Raises:
@@ -41,99 +37,74 @@ def build_card(data_set: reader.DataSet) -> dict[str, Any]:
     profile = data_set.profile()
     distinct = profile["num_distinct"]
     counts = {split: split_counts.count_split(data_set, split) for split in SPLITS}
-    source = description.source
-    card: dict[str, Any] = {
-        "name": data_set.schema.name,
-        "directory": str(data_set.directory),
-        "fingerprint": data_set.fingerprint,
-        "source": source.model_dump(include={"paths", "format", "lines"}),
-        "split": _split(description.split),
-        "keys": _keys(data_set),
-        "sampled_negatives": description.sampled_negatives,
-        "engagement_window_seconds": description.engagement_window_seconds,
-        "rows_inside_engagement_window": description.rows_inside_engagement_window,
-        "splits": {
+    card = model.DataCard(
+        directory=str(data_set.directory),
+        fingerprint=data_set.fingerprint,
+        source=description.source,
+        log_schema=data_set.schema,
+        split=description.split,
+        split_meaning=_SPLIT_MEANINGS[description.split.kind],
+        sampled_negatives=description.sampled_negatives,
+        engagement_window_seconds=description.engagement_window_seconds,
+        rows_inside_engagement_window=description.rows_inside_engagement_window,
+        varying=description.rows_of_varying_query_fields,
+        rows_of_other_users=description.rows_of_other_users,
+        splits={
             split: _of_split(of_split, description.splits[split].sampled)
             for split, of_split in counts.items()
         },
-        "time": time.describe(profile["time"]),
-        "fields": [
-            statistics.field(data_set.fitted, field, counts, distinct.get(field.name))
+        time=time.describe(profile["time"]),
+        fields=[
+            statistics.summarize(data_set.fitted, field, counts, distinct.get(field.name))
             for field in data_set.schema.fields
         ],
-        "varying": description.rows_of_varying_query_fields,
-        "rows_of_other_users": description.rows_of_other_users,
-        "ads": ads.describe(data_set, counts),
-        "rejected": rejects.describe(data_set.directory / "rejected.tsv", source.lines),
-    }
-    card["warnings"] = warnings.find(card)
+        ads=ads.describe(data_set, counts),
+        rejected=rejects.describe(data_set.directory / "rejected.tsv", description.source.lines),
+    )
+    card.warnings = warnings.find(card)
     return card
 
 
-def _split(options: SplitOptions) -> dict[str, Any]:
-    return {**dataclasses.asdict(options), "meaning": _SPLIT_MEANINGS[options.kind]}
-
-
-def _keys(data_set: reader.DataSet) -> dict[str, Any]:
-    """Returns the columns of keys and labels; None if the log has no such column."""
-    schema = data_set.schema
-    names = ("request_key", "time", "user_key", "position", "click", "engagement", "revenue")
-    return {
-        "ad_key": list(schema.ad_key),
-        **{name: getattr(schema, name) for name in names},
-        "click_threshold": schema.click_threshold,
-        "negative_keep_rate": schema.negative_keep_rate,
-    }
-
-
-def _of_split(counts: split_counts.SplitCounts, sampled: int) -> dict[str, Any]:
-    return {
-        "rows": counts.rows,
-        "requests": counts.requests,
-        "sampled": sampled,
-        "requests_with_click": counts.clicked_requests,
-        "share_with_click": (
-            counts.clicked_requests / counts.requests if counts.labels["click"].known else None
-        ),
-        "engaged_without_click": counts.engaged_without_click,
-        "labels": {
-            label: {
-                "known": own.known,
-                "missing": counts.rows - own.known,
-                "positive": own.positive,
-                "rate": own.positive / own.known if own.known else None,
-                "mean": own.total / own.known if own.known else None,
-            }
+def _of_split(counts: split_counts.SplitCounts, sampled: int) -> model.SplitSummary:
+    share = statistics.share
+    has_clicks = bool(counts.labels["click"].known)
+    return model.SplitSummary(
+        rows=counts.rows,
+        requests=counts.requests,
+        sampled=sampled,
+        requests_with_click=counts.clicked_requests,
+        share_with_click=share(counts.clicked_requests, counts.requests) if has_clicks else None,
+        engaged_without_click=counts.engaged_without_click,
+        labels={
+            label: model.LabelSummary(
+                known=own.known,
+                missing=counts.rows - own.known,
+                positive=own.positive,
+                rate=share(own.positive, own.known),
+                mean=share(own.total, own.known),
+            )
             for label, own in counts.labels.items()
         },
-        "list_lengths": list_lengths(counts.list_lengths),
-    }
+        list_lengths=_list_lengths(counts.list_lengths),
+    )
 
 
-def list_lengths(requests: np.ndarray) -> dict[str, Any]:
-    """Describes the number of ads of requests.
-
-    Args:
-        requests: Number of requests by number of ads [T] int64.
-
-    Returns:
-        JSON values: mean, quantiles over requests, and `counts`, pairs of a length and its number
-        of requests.
-    """
+def _list_lengths(requests: np.ndarray) -> model.ListLengths:
+    """Describes the number of ads of requests, given the number of requests by it [T] int64."""
     present = np.flatnonzero(requests)
     total = int(requests.sum())
     if not total:
-        return {"mean": None, "counts": []}
+        return model.ListLengths(counts=[])
     up_to = np.cumsum(requests[present])
     quantiles = {
         name: int(present[np.searchsorted(up_to, share * total)])
-        for name, share in _SHARED_QUANTILES.items()
+        for name, share in _QUANTILES.items()
     }
-    return {
-        "mean": float((present * requests[present]).sum() / total),
-        "min": int(present[0]),
+    return model.ListLengths(
+        counts=[(int(length), int(requests[length])) for length in present],
+        mean=float((present * requests[present]).sum() / total),
+        min=int(present[0]),
+        max=int(present[-1]),
+        one_ad=float(requests[1] / total),
         **quantiles,
-        "max": int(present[-1]),
-        "one_ad": float(requests[1] / total),
-        "counts": [[int(length), int(requests[length])] for length in present],
-    }
+    )

@@ -1,21 +1,21 @@
 """The figures of a data card, as SVG."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib import axes, figure, ticker
 
 from tfrecords import pages
+from tfrecords.card import model
 
 
-def over_time(time: dict[str, Any]) -> str:
+def over_time(time: model.TimeSummary) -> str:
     """Draws rows and label rates over time in panels below each other."""
-    rates = time["rates"]
+    rates = time.rates
 
     def draw(canvas: figure.Figure) -> None:
         panels = canvas.subplots(1 + len(rates), 1, sharex=True, squeeze=False)[:, 0]
-        places = range(len(time["rows"]))
-        panels[0].bar(places, time["rows"], width=0.85, color=pages.TRAIN)
+        places = range(len(time.rows))
+        panels[0].bar(places, time.rows, width=0.85, color=pages.TRAIN)
         panels[0].set_title("rows")
         panels[0].yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
         for panel, (label, values) in zip(panels[1:], rates.items(), strict=True):
@@ -26,14 +26,14 @@ def over_time(time: dict[str, Any]) -> str:
             panel.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=None))
         for panel in panels:
             panel.yaxis.set_major_locator(ticker.MaxNLocator(3, integer=panel is panels[0]))
-        _name_ends(panels[-1], time["edges"], len(places))
+        _name_ends(panels[-1], time.edges, len(places))
 
     return pages.draw_svg("time", "Rows and label rates over time", draw, 1.0 + 1.1 * len(rates))
 
 
-def list_lengths(splits: dict[str, Any]) -> str:
+def list_lengths(splits: dict[str, model.SplitSummary]) -> str:
     """Draws the shares of training and test requests by number of ads."""
-    shares = {s: _length_shares(splits[s]["list_lengths"]["counts"]) for s in ("train", "test")}
+    shares = {s: _length_shares(splits[s].list_lengths.counts) for s in ("train", "test")}
     names = list(dict.fromkeys([*shares["train"], *shares["test"]]))
     names.sort(key=lambda name: int(name.split("–")[0].rstrip("+")))
 
@@ -50,14 +50,14 @@ def list_lengths(splits: dict[str, Any]) -> str:
     return pages.draw_svg("lengths", "Requests by number of ads", draw, 1.9)
 
 
-def popularity(curve: dict[str, Any]) -> str:
+def popularity(curve: model.PopularityCurve) -> str:
     """Draws the cumulative share of impressions and clicks of the most popular ads."""
 
     def draw(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
-        ranks = curve["rank"]
-        panel.semilogx(ranks, curve["impressions"], color=pages.TRAIN, linewidth=1.5)
-        panel.semilogx(ranks, curve["clicks"], color=pages.TEST, linewidth=1.5)
+        ranks = curve.rank
+        panel.semilogx(ranks, curve.impressions, color=pages.TRAIN, linewidth=1.5)
+        panel.semilogx(ranks, curve.clicks, color=pages.TEST, linewidth=1.5)
         panel.set_xlim(1, max(ranks[-1], 2))
         panel.set_ylim(0, 1.02)
         panel.set_title("share of the ads up to a rank")
@@ -69,9 +69,9 @@ def popularity(curve: dict[str, Any]) -> str:
     return pages.draw_svg("popularity", "Popularity of the ads", draw, 2.1)
 
 
-def buckets(name: str, field: dict[str, Any]) -> str:
+def buckets(name: str, field: model.FieldSummary) -> str:
     """Draws the shares of a numeric field's buckets: training as bars, test as a line."""
-    boundaries, shares = field["boundaries"], field["buckets"]
+    boundaries, shares = field.boundaries, field.buckets
 
     def draw(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
@@ -85,7 +85,12 @@ def buckets(name: str, field: dict[str, Any]) -> str:
         marked = sorted({0, last // 3, 2 * last // 3, last}) if boundaries else []
         panel.set_xticks([i + 0.5 for i in marked], [_number(boundaries[i]) for i in marked])
 
-    return pages.draw_svg(name, f"Buckets of {field['name']}", draw, 1.25, 3.4)
+    return pages.draw_svg(name, f"Buckets of {field.name}", draw, 1.25, 3.4)
+
+
+def mean_list_length(lists: Sequence[int]) -> float:
+    """Returns the mean length of lists, given their counts [width + 1] by length."""
+    return sum(length * count for length, count in enumerate(lists)) / max(sum(lists), 1)
 
 
 def _number(value: float) -> str:

@@ -3,7 +3,8 @@
 import collections
 import pathlib
 import re
-from typing import Any
+
+from tfrecords.card import model, statistics
 
 _EXAMPLES = 5
 _REASONS = 10
@@ -14,22 +15,19 @@ _UNPARSED = "it cannot be parsed"
 _QUOTED_OR_NUMBER = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
 
 
-def describe(path: pathlib.Path, lines: int) -> dict[str, Any]:
+def describe(path: pathlib.Path, lines: int) -> model.RejectedRows:
     """Describes the rejected rows.
 
     Args:
         path: Path of `rejected.tsv`: file, line, reason and raw text of each row.
         lines: Number of all rows.
 
-    Returns:
-        JSON values: number and share of rejected rows, most common reasons and first examples.
-
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: A line does not have these four columns.
     """
     reasons: collections.Counter[str] = collections.Counter()
-    examples: list[dict[str, str]] = []
+    examples: list[model.RejectedRow] = []
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             parts = line.rstrip(b"\n").decode(errors="replace").split("\t", 3)
@@ -40,18 +38,23 @@ def describe(path: pathlib.Path, lines: int) -> dict[str, Any]:
                 )
             reasons[blanked(parts[2])] += 1
             if len(examples) < _EXAMPLES:
-                names = ("file", "line", "reason", "text")
-                examples.append(dict(zip(names, parts, strict=True)))
-                examples[-1]["text"] = _shortened(parts[3])
+                place, line_number, reason, text = parts
+                text = text if len(text) <= _RAW_CHARACTERS else f"{text[:_RAW_CHARACTERS]} …"
+                examples.append(
+                    model.RejectedRow(file=place, line=line_number, reason=reason, text=text)
+                )
     count = sum(reasons.values())
-    return {
-        "lines": lines,
-        "count": count,
-        "share": count / lines if lines else None,
-        "distinct_reasons": len(reasons),
-        "reasons": [{"reason": r, "count": c} for r, c in reasons.most_common(_REASONS)],
-        "examples": examples,
-    }
+    return model.RejectedRows(
+        lines=lines,
+        count=count,
+        share=statistics.share(count, lines),
+        distinct_reasons=len(reasons),
+        reasons=[
+            model.RejectedReason(reason=reason, count=own)
+            for reason, own in reasons.most_common(_REASONS)
+        ],
+        examples=examples,
+    )
 
 
 def blanked(reason: str) -> str:
@@ -59,7 +62,3 @@ def blanked(reason: str) -> str:
     if reason.startswith(_UNPARSED):
         return _QUOTED_OR_NUMBER.sub("…", reason)
     return _GOT.sub("got …", reason)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _RAW_CHARACTERS else text[:_RAW_CHARACTERS] + " …"

@@ -5,14 +5,12 @@ The unit of a field is a request (query side) or an impression (ad side).
 Shapes: V ids of a field, G groups of ids.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from tfrecords import encoding, schema
-from tfrecords.card import split_counts
+from tfrecords.card import model, split_counts
 
 TOP_VALUES = 10
 MAX_GROUPS = 20
@@ -23,71 +21,61 @@ DRIFTED = 0.25
 _TIMES_CHANCE = 3.0
 _MISSING, _OUT_OF_VOCABULARY, _FIRST_GROUP = 0, 1, 2
 _QUANTILES = (0.1, 0.5, 0.9)
-Counts = Mapping[str, split_counts.SplitCounts]
 
 
-@dataclasses.dataclass(frozen=True)
-class Drift:
-    """Drift of a field from training to test.
-
-    Attributes:
-        psi: Population stability index; 0: no drift, None: a split is empty.
-        by_chance: Expected index for this number of rows without drift.
-        groups: Number of groups of values.
-        level: `stable`, `shifted`, `drifted`, or `unknown` if there are too few rows.
-    """
-
-    psi: float | None
-    by_chance: float
-    groups: int
-    level: str
-
-
-def field(
-    fitted: encoding.FittedSchema, own: schema.Field, counts: Counts, num_distinct: int | None
-) -> dict[str, Any]:
+def summarize(
+    fitted: encoding.FittedSchema,
+    field: schema.Field,
+    counts: Mapping[str, split_counts.SplitCounts],
+    num_distinct: int | None,
+) -> model.FieldSummary:
     """Describes a field.
 
     Args:
         fitted: The fitted schema.
-        own: The field.
+        field: The field.
         counts: Counts of each split.
         num_distinct: Number of distinct values in training; None for a numeric field.
-
-    Returns:
-        JSON values.
     """
-    ids = {split: of_split.ids[own.name] for split, of_split in counts.items()}
-    vocabulary = fitted.statistics[own.name].vocabulary
-    is_text = own.kind != "numeric"
-    result: dict[str, Any] = {
-        "name": own.name,
-        "column": own.source,
-        "side": own.side,
-        "kind": own.kind,
-        "unit": "request" if own.side == "query" else "impression",
-        "missing": {s: _missing(own, counts[s]) for s in counts},
-        "constant": int((ids["train"] > 0).sum()) <= 1,
-        "largest_share": share(int(ids["train"].max()), int(ids["train"].sum())),
-        "drift": dataclasses.asdict(drift(groups(fitted, own, ids["train"]), ids)),
+    ids = {split: of_split.ids[field.name] for split, of_split in counts.items()}
+    train, of_query = ids["train"], field.side == "query"
+    units = {split: own.requests if of_query else own.rows for split, own in counts.items()}
+    summary = model.FieldSummary(
+        name=field.name,
+        column=field.source,
+        side=field.side,
+        kind=field.kind,
+        unit="request" if of_query else "impression",
+        missing={split: share(int(own[0]), units[split]) for split, own in ids.items()},
+        constant=int((train > 0).sum()) <= 1,
+        largest_share=share(int(train.max()), int(train.sum())),
+        drift=drift(groups(fitted, field, train), ids),
+    )
+    if field.kind == "numeric":
+        summary.boundaries = list(fitted.statistics[field.name].boundaries)
+        summary.buckets = {
+            split: (own[1:] / max(int(own[1:].sum()), 1)).tolist() for split, own in ids.items()
+        }
+        summary.quantiles = _quantiles(train[1:], summary.boundaries)
+        return summary
+    vocabulary = fitted.statistics[field.name].vocabulary
+    summary.vocabulary = len(vocabulary)
+    # Without values out of vocabulary, all distinct values are in the vocabulary.
+    has_others = bool(train[1 + len(vocabulary) :].any())
+    summary.distinct = num_distinct if has_others else len(vocabulary)
+    summary.out_of_vocabulary = {
+        split: share(int(own[1 + len(vocabulary) :].sum()), int(own[1:].sum()))
+        for split, own in ids.items()
     }
-    if is_text:
-        result["vocabulary"] = len(vocabulary)
-        result["distinct"] = _distinct(ids["train"], vocabulary, num_distinct)
-        result["out_of_vocabulary"] = {s: _oov(of_split, vocabulary) for s, of_split in ids.items()}
-        result["top"] = top_values(vocabulary, ids, own.kind == "categorical_list")
-    else:
-        boundaries = fitted.statistics[own.name].boundaries
-        result["boundaries"] = list(boundaries)
-        result["buckets"] = {s: _shares(of_split[1:]) for s, of_split in ids.items()}
-        result["quantiles"] = _quantiles(ids["train"][1:], boundaries)
-    if own.kind == "categorical_list":
-        result["value_lists"] = {s: counts[s].value_lists[own.name].tolist() for s in counts}
-    return result
+    is_list = field.kind == "categorical_list"
+    summary.top = top_values(vocabulary, ids, is_list)
+    if is_list:
+        summary.value_lists = {s: own.value_lists[field.name].tolist() for s, own in counts.items()}
+    return summary
 
 
 def groups(
-    fitted: encoding.FittedSchema, own: schema.Field, train: np.ndarray
+    fitted: encoding.FittedSchema, field: schema.Field, train: np.ndarray
 ) -> tuple[np.ndarray, int]:
     """Assigns ids to at most `MAX_GROUPS` groups of about equal share in training.
 
@@ -97,13 +85,14 @@ def groups(
 
     Args:
         fitted: The fitted schema.
-        own: The field.
+        field: The field.
         train: Counts of its ids in training [V] int64.
 
     Returns:
         The group of each id [V] int64, and the number of groups.
     """
-    last = len(train) if own.kind == "numeric" else 1 + len(fitted.statistics[own.name].vocabulary)
+    vocabulary = fitted.statistics[field.name].vocabulary
+    last = len(train) if field.kind == "numeric" else 1 + len(vocabulary)
     result = np.full(len(train), _OUT_OF_VOCABULARY, np.int64)
     result[0] = _MISSING
     known = train[1:last]
@@ -115,7 +104,7 @@ def groups(
     return result, MAX_GROUPS
 
 
-def drift(grouped: tuple[np.ndarray, int], ids: Mapping[str, np.ndarray]) -> Drift:
+def drift(grouped: tuple[np.ndarray, int], ids: Mapping[str, np.ndarray]) -> model.Drift:
     """Compares test with training by groups of ids.
 
     The population stability index is the sum of (p - q) ln(p / q) over the shares p in test and q
@@ -133,11 +122,12 @@ def drift(grouped: tuple[np.ndarray, int], ids: Mapping[str, np.ndarray]) -> Dri
     used = (train > 0) | (test > 0)
     train, test, num_used = train[used], test[used], int(used.sum())
     if not train.sum() or not test.sum():
-        return Drift(None, 0.0, num_used, "unknown")
-    by_chance = (num_used - 1) * (1 / train.sum() + 1 / test.sum())
+        return model.Drift(psi=None, by_chance=0.0, groups=num_used, level="unknown")
+    by_chance = float((num_used - 1) * (1 / train.sum() + 1 / test.sum()))
     q, p = ((c + 0.5) / (c.sum() + 0.5 * num_used) for c in (train, test))
     psi = float(((p - q) * np.log(p / q)).sum())
-    return Drift(psi, float(by_chance), num_used, _level(psi, float(by_chance)))
+    level = _level(psi, by_chance)
+    return model.Drift(psi=psi, by_chance=by_chance, groups=num_used, level=level)
 
 
 def _level(psi: float, by_chance: float) -> str:
@@ -150,7 +140,7 @@ def _level(psi: float, by_chance: float) -> str:
 
 def top_values(
     vocabulary: Sequence[str], ids: Mapping[str, np.ndarray], of_lists: bool
-) -> list[dict[str, Any]]:
+) -> list[model.TopValue]:
     """Returns the most frequent values in training, with their share in each split.
 
     Args:
@@ -162,26 +152,13 @@ def top_values(
     order = np.argsort(-known, kind="stable")[:TOP_VALUES]
     totals = {split: int(counts[1 if of_lists else 0 :].sum()) for split, counts in ids.items()}
     return [
-        {"value": vocabulary[place],
-         **{s: share(int(own[1 + place]), totals[s]) for s, own in ids.items()}}
+        model.TopValue(
+            value=vocabulary[place],
+            **{split: share(int(own[1 + place]), totals[split]) for split, own in ids.items()},
+        )
         for place in order.tolist()
         if known[place]
-    ]  # fmt: skip
-
-
-def _missing(own: schema.Field, counts: split_counts.SplitCounts) -> float | None:
-    units = counts.requests if own.side == "query" else counts.rows
-    return share(int(counts.ids[own.name][0]), units)
-
-
-def _oov(ids: np.ndarray, vocabulary: Sequence[str]) -> float | None:
-    """Returns the share of values out of vocabulary, without missing ones."""
-    return share(int(ids[1 + len(vocabulary) :].sum()), int(ids[1:].sum()))
-
-
-def _distinct(train: np.ndarray, vocabulary: Sequence[str], recorded: int | None) -> int | None:
-    # Without values out of vocabulary, all distinct values are in the vocabulary.
-    return recorded if train[1 + len(vocabulary) :].any() else len(vocabulary)
+    ]
 
 
 def _quantiles(counts: np.ndarray, boundaries: Sequence[float]) -> dict[str, float | None]:
@@ -194,10 +171,6 @@ def _quantiles(counts: np.ndarray, boundaries: Sequence[float]) -> dict[str, flo
     }
 
 
-def share(part: int, whole: int) -> float | None:
+def share(part: float, whole: int) -> model.Share:
     """Returns a share, or None of nothing."""
     return part / whole if whole else None
-
-
-def _shares(counts: np.ndarray) -> list[float]:
-    return (counts / max(int(counts.sum()), 1)).tolist()

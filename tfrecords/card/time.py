@@ -1,7 +1,4 @@
-"""The profile of a log over time: unit of its times, and rates per bin.
-
-Shapes: T bins.
-"""
+"""The profile of a log over time: unit of its times, and rates per bin."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -10,37 +7,34 @@ from typing import Any
 import numpy as np
 
 from tfrecords import columns
+from tfrecords.card import model, statistics
 
 _DAY_SECONDS = 86_400.0
 
 
-def describe(profile: Mapping[str, Any]) -> dict[str, Any]:
+def describe(profile: Mapping[str, Any]) -> model.TimeSummary:
     """Describes rows and label rates over time.
 
     Args:
         profile: The `time` entry of `profile.json`.
-
-    Returns:
-        JSON values: `unit` of times since 1970, or None for plain numbers; `low` and `high`, the
-        first and last time; `edges` of the bins as text; `rows` of each bin [T]; and `rates` of
-        each label [T], None if no row of the bin has the label.
     """
     low, high = float(profile["low"]), float(profile["high"])
     unit = columns.unit_of_times(low, high) if profile["by_time"] else None
     edges = np.linspace(low, high, len(profile["rows"]) + 1).tolist()
-    return {
-        "by_time": profile["by_time"],
-        "unit": unit,
-        "low": low,
-        "high": high,
-        "edges": formatted(edges, unit),
-        "rows": profile["rows"],
-        "rates": {
-            label: _rates(profile[f"{label}_positive"], profile[f"{label}_known"])
-            for label in ("click", "engagement")
-            if f"{label}_known" in profile
-        },
-    }
+    rates = {}
+    for label in ("click", "engagement"):
+        if f"{label}_known" in profile:
+            counts = zip(profile[f"{label}_positive"], profile[f"{label}_known"], strict=True)
+            rates[label] = [statistics.share(positive, known) for positive, known in counts]
+    return model.TimeSummary(
+        by_time=profile["by_time"],
+        unit=unit,
+        low=low,
+        high=high,
+        edges=formatted(edges, unit),
+        rows=profile["rows"],
+        rates=rates,
+    )
 
 
 def formatted(times: Sequence[float], unit: str | None) -> list[str]:
@@ -52,7 +46,3 @@ def formatted(times: Sequence[float], unit: str | None) -> list[str]:
     pattern = "%Y-%m-%d" if span > 5 * _DAY_SECONDS else "%Y-%m-%d %H:%M"
     pattern = pattern if span > 600 else "%Y-%m-%d %H:%M:%S"
     return [datetime.datetime.fromtimestamp(s, datetime.UTC).strftime(pattern) for s in seconds]
-
-
-def _rates(positive: Sequence[int], known: Sequence[int]) -> list[float | None]:
-    return [p / k if k else None for p, k in zip(positive, known, strict=True)]

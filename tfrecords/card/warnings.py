@@ -5,10 +5,9 @@ A `warning` is likely a mistake, or makes a metric or a model useless; a `note` 
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 from tfrecords import pages
-from tfrecords.card import field_warnings
+from tfrecords.card import field_warnings, model
 from tfrecords.schema import NUM_CANDIDATES
 
 FEW_CLICKS = 1_000
@@ -25,105 +24,105 @@ _MUCH_REJECTED = 0.01
 Found = Iterator[tuple[str, str, str]]
 
 
-def find(card: dict[str, Any]) -> list[dict[str, str]]:
-    """Returns the warnings of a card, then its notes: `level`, `text` and `action` of each."""
+def find(card: model.DataCard) -> list[model.CardWarning]:
+    """Returns the warnings of a card, then its notes."""
     found = itertools.chain(
         _clicks(card),
         _labels(card),
         _splits(card),
         _lists(card),
         _ads(card),
-        _rejected(card["rejected"]),
+        _rejected(card.rejected),
         _time(card),
         field_warnings.find(card),
     )
     ordered = sorted(found, key=lambda own: own[0] == "note")
-    return [dict(zip(("level", "text", "action"), own, strict=True)) for own in ordered]
+    return [model.CardWarning(level=own[0], text=own[1], action=own[2]) for own in ordered]
 
 
-def _clicks(card: dict[str, Any]) -> Found:
-    click = card["splits"]["train"]["labels"]["click"]
-    if click["known"] and click["positive"] == click["known"]:
+def _clicks(card: model.DataCard) -> Found:
+    click = card.splits["train"].labels["click"]
+    if click.known and click.positive == click.known:
         yield (
             "warning",
             "Every training row is a click, so the ranker cannot learn.",
             "Name a click column with zeros in the schema, or convert with --sampled_negatives=4, "
             "which samples ads that were not clicked.",
         )
-    elif click["known"] and not click["positive"]:
+    elif click.known and not click.positive:
         yield (
             "warning",
             "No training row is a click, so nothing can be learned.",
             "Check the click column and the click_threshold of the schema.",
         )
-    elif 0 < click["positive"] < FEW_CLICKS:
+    elif 0 < click.positive < FEW_CLICKS:
         yield (
             "warning",
-            f"Training has {click['positive']:,} clicks, too few for a reliable model.",
+            f"Training has {click.positive:,} clicks, too few for a reliable model.",
             f"Use a larger log, with many more than {FEW_CLICKS:,} clicks.",
         )
-    elif (click["rate"] or 0) > 0.5:
+    elif (click.rate or 0) > 0.5:
         yield (
             "note",
-            f"{pages.format_percent(click['rate'])} of the training rows are clicks, which is "
+            f"{pages.format_percent(click.rate)} of the training rows are clicks, which is "
             "unusual for ads.",
             "This is expected of ratings and of down-sampled logs. For the latter, set "
             "negative_keep_rate in the schema; otherwise predicted probabilities are those of this "
             "log, not of live traffic.",
         )
-    if card["sampled_negatives"]:
+    if card.sampled_negatives:
         yield (
             "note",
-            f"{sum(s['sampled'] for s in card['splits'].values()):,} rows are sampled negatives, "
-            f"{card['sampled_negatives']} for each click.",
+            f"{sum(s.sampled for s in card.splits.values()):,} rows are sampled negatives, "
+            f"{card.sampled_negatives} for each click.",
             "Click rates and probabilities depend on this number: use them to rank ads, not to "
             "price them. Shares of ad-side fields include the sampled negatives.",
         )
 
-    if card["keys"]["negative_keep_rate"] < 1:
+    if card.log_schema.negative_keep_rate < 1:
         yield (
             "note",
-            f"Down-sampling kept {pages.format_percent(card['keys']['negative_keep_rate'])} of the "
+            f"Down-sampling kept {pages.format_percent(card.log_schema.negative_keep_rate)} of the "
             "unclicked rows in the log.",
             "Rates here are those of the log; served probabilities are corrected.",
         )
 
 
-def _labels(card: dict[str, Any]) -> Found:
-    if card["rows_inside_engagement_window"]:
+def _labels(card: model.DataCard) -> Found:
+    if card.rows_inside_engagement_window:
         yield (
             "note",
-            f"{card['rows_inside_engagement_window']:,} rows are younger than the window of "
-            f"{card['engagement_window_seconds']:,.0f} seconds: their engagement and revenue are "
+            f"{card.rows_inside_engagement_window:,} rows are younger than the window of "
+            f"{card.engagement_window_seconds:,.0f} seconds: their engagement and revenue are "
             "not known yet and count as missing.",
             "Rates over time are those of the log, without late engagements.",
         )
-    for split, of_split in card["splits"].items():
-        for label, own in of_split["labels"].items():
-            if not of_split["rows"]:
+    for split, of_split in card.splits.items():
+        for label, own in of_split.labels.items():
+            if not of_split.rows:
                 continue
-            if not own["known"]:
+            if not own.known:
                 yield (
                     "warning",
                     f"The {split} split has no {label} labels.",
                     f"{label.capitalize()} can neither be learned nor measured there: use a split "
                     "of labelled rows, such as --split=time.",
                 )
-            elif own["missing"]:
+            elif own.missing:
                 yield (
                     "note",
-                    f"{pages.format_percent(own['missing'] / of_split['rows'])} of the {split} "
+                    f"{pages.format_percent(own.missing / of_split.rows)} of the {split} "
                     f"rows lack {label}.",
                     "They are excluded from its loss and metrics.",
                 )
-            elif label != "click" and not own["positive"]:
+            elif label != "click" and not own.positive:
                 yield (
                     "warning",
                     f"{label} is never above 0 in the {split} split.",
                     f"Check the {label} column of the schema, or remove it; the release then has "
                     "no such head.",
                 )
-        engaged = of_split["engaged_without_click"]
+        engaged = of_split.engaged_without_click
         if engaged:
             yield (
                 "warning",
@@ -133,36 +132,36 @@ def _labels(card: dict[str, Any]) -> Found:
             )
 
 
-def _splits(card: dict[str, Any]) -> Found:
-    splits = card["splits"]
+def _splits(card: model.DataCard) -> Found:
+    splits = card.splits
     for split in ("validation", "test"):
-        if not splits[split]["rows"]:
+        if not splits[split].rows:
             yield (
                 "warning",
                 f"The {split} split is empty.",
                 f"Use a larger log or a larger --{split}_fraction.",
             )
-    train, test = (splits[split]["labels"]["click"] for split in ("train", "test"))
-    if train["known"] and test["known"] and train["rate"]:
-        pooled = (train["positive"] + test["positive"]) / (train["known"] + test["known"])
-        chance = (pooled * (1 - pooled) * (1 / train["known"] + 1 / test["known"])) ** 0.5
-        change = abs(test["rate"] - train["rate"])
-        if change > SHIFTED_RATE * train["rate"] and change > _SIGMAS * chance:
+    train, test = (splits[split].labels["click"] for split in ("train", "test"))
+    if train.known and test.known and train.rate:
+        pooled = (train.positive + test.positive) / (train.known + test.known)
+        chance = (pooled * (1 - pooled) * (1 / train.known + 1 / test.known)) ** 0.5
+        change = abs((test.rate or 0) - train.rate)
+        if change > SHIFTED_RATE * train.rate and change > _SIGMAS * chance:
             yield (
                 "warning",
-                f"The click rate drifts from {pages.format_percent(train['rate'])} in training to "
-                f"{pages.format_percent(test['rate'])} in test.",
+                f"The click rate drifts from {pages.format_percent(train.rate)} in training to "
+                f"{pages.format_percent(test.rate)} in test.",
                 "Predicted probabilities will be biased in test: see the rates over time, train on "
                 "recent data, or look for a change in logging.",
             )
-    kind = card["split"]["kind"]
-    if card["keys"]["time"] and kind in ("fraction", "leave_random_fraction_out"):
+    kind = card.split.kind
+    if card.log_schema.time and kind in ("fraction", "leave_random_fraction_out"):
         yield (
             "warning",
             "The log has times but is split at random, so training sees the future of test.",
             "Convert with --split=time for realistic metrics.",
         )
-    elif not card["keys"]["time"] and kind == "order":
+    elif not card.log_schema.time and kind == "order":
         yield (
             "note",
             "The schema names no time column, so the log is assumed to be in order of time.",
@@ -170,9 +169,9 @@ def _splits(card: dict[str, Any]) -> Found:
         )
 
 
-def _lists(card: dict[str, Any]) -> Found:
-    lengths = card["splits"]["test"]["list_lengths"]
-    if lengths["counts"] and lengths["max"] == 1:
+def _lists(card: model.DataCard) -> Found:
+    lengths = card.splits["test"].list_lengths
+    if lengths.max == 1:
         yield (
             "note",
             "Each test request has one ad, so metrics of lists such as NDCG are meaningless.",
@@ -181,69 +180,69 @@ def _lists(card: dict[str, Any]) -> Found:
         )
 
 
-def _ads(card: dict[str, Any]) -> Found:
-    ads = card["ads"]
-    if ads["count"] <= NUM_CANDIDATES:
+def _ads(card: model.DataCard) -> Found:
+    ads = card.ads
+    if ads.count <= NUM_CANDIDATES:
         yield (
             "note",
-            f"There are {ads['count']:,} ads, no more than the {NUM_CANDIDATES} candidates "
+            f"There are {ads.count:,} ads, no more than the {NUM_CANDIDATES} candidates "
             "of the first stage.",
             "Retrieval returns all ads, and the ranker alone decides.",
         )
-    first = ads["most_shown"][0] if ads["most_shown"] else None
-    if first and first["share"] >= _MUCH_OF_ONE_AD and ads["count"] > 1:
+    first = ads.most_shown[0] if ads.most_shown else None
+    if first and first.share >= _MUCH_OF_ONE_AD and ads.count > 1:
         yield (
             "warning",
-            f"One ad, {first['ad_id']!r}, has {pages.format_percent(first['share'])} of the "
+            f"One ad, {first.ad_id!r}, has {pages.format_percent(first.share)} of the "
             "training impressions.",
             "Check that ad_key identifies ads, and has no placeholder such as 0 or 'unknown'.",
         )
-    new = ads["new"]["test"]
-    if (new["share"] or 0) > _MUCH_NEW:
+    new = ads.new["test"]
+    if (new.share or 0) > _MUCH_NEW:
         yield (
             "warning",
-            f"{pages.format_percent(new['share'])} of the test {new['counted']} are of ads that "
+            f"{pages.format_percent(new.share)} of the test {new.counted} are of ads that "
             "training never shows.",
             "Ad ids are of little use for them: add ad fields that new ads share with known ones, "
             "such as advertiser or category, and train often.",
         )
-    if (ads["changed_share"] or 0) > _MUCH_CHANGED:
+    if (ads.changed_share or 0) > _MUCH_CHANGED:
         yield (
             "warning",
-            f"{pages.format_percent(ads['changed_share'])} of the impressions show an ad whose "
+            f"{pages.format_percent(ads.changed_share)} of the impressions show an ad whose "
             "fields differ from those in the catalog, which has its latest values.",
             "Serving uses the values of the catalog, training those of the log. Move fields that "
             "vary between requests to the query side, or add them to ad_key.",
         )
 
 
-def _rejected(rejected: dict[str, Any]) -> Found:
-    if rejected["count"]:
-        much = (rejected["share"] or 0) > _MUCH_REJECTED
+def _rejected(rejected: model.RejectedRows) -> Found:
+    if rejected.count:
+        much = (rejected.share or 0) > _MUCH_REJECTED
         yield (
             "warning" if much else "note",
-            f"{rejected['count']:,} rows ({pages.format_percent(rejected['share'])}) were "
-            f"rejected, most often because: {rejected['reasons'][0]['reason']}.",
+            f"{rejected.count:,} rows ({pages.format_percent(rejected.share)}) were "
+            f"rejected, most often because: {rejected.reasons[0].reason}.",
             "See rejected.tsv for all of them. Correct the log or the schema, and convert again.",
         )
 
 
-def _time(card: dict[str, Any]) -> Found:
-    time = card["time"]
-    if not time["by_time"]:
+def _time(card: model.DataCard) -> Found:
+    time = card.time
+    if not time.by_time:
         return
-    if time["low"] == time["high"]:
+    if time.low == time.high:
         yield (
             "warning",
             "All rows have the same time.",
             "Check the time column of the schema; a split by time is meaningless here.",
         )
         return
-    empty = sum(count == 0 for count in time["rows"])
+    empty = sum(count == 0 for count in time.rows)
     if empty:
         yield (
             "note",
-            f"{empty} of {len(time['rows'])} equal time spans have no rows.",
+            f"{empty} of {len(time.rows)} equal time spans have no rows.",
             "This is expected if the log pauses, for example at night. Otherwise rows are lost or "
             "times are wrong.",
         )

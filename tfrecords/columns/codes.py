@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from tfrecords.columns.arrow import as_strings
 from tfrecords.schema import Field
 
+_MAX_INDEX_PER_KEY = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Strings:
@@ -30,18 +32,60 @@ class Strings:
         return len(self.fingerprints)
 
 
-def ad_ids(parts: Sequence[pa.Array]) -> pa.Array:
-    """Returns ad ids: the values of the ad key's columns, joined by "|"."""
-    parts = [pc.fill_null(part, "") for part in parts]
-    if len(parts) == 1:
-        return parts[0]
-    escaped = [
-        pc.replace_substring(pc.replace_substring(part, "\\", "\\\\"), "|", "\\|") for part in parts
+class KeyIndex:
+    """Finds unique integer keys; negative ones are not found.
+
+    Args:
+        keys: Keys [N]; ascending ones are not copied.
+    """
+
+    def __init__(self, keys: np.ndarray) -> None:
+        self.keys = keys
+        is_ascending = bool((keys[1:] > keys[:-1]).all())
+        self._order = None if is_ascending else np.argsort(keys, kind="stable")
+        self._sorted = keys if self._order is None else keys[self._order]
+        self._places: np.ndarray | None = None
+        # Ids that count from 1 with few gaps: an array by id is faster than a search.
+        if len(keys) and self._sorted[0] >= 0 and self._sorted[-1] < _MAX_INDEX_PER_KEY * len(keys):
+            self._places = np.full(int(self._sorted[-1]) + 1, -1, np.int32)
+            self._places[self._sorted] = np.arange(len(keys), dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """Returns the index [B] of some keys, or -1."""
+        if not len(self):
+            return np.full(len(keys), -1, np.int64)
+        known = (keys >= 0) & (keys <= self._sorted[-1])
+        # With the same type, so that the search does not convert all keys.
+        wanted = np.where(known, keys, 0).astype(self._sorted.dtype)
+        if self._places is not None:
+            places = self._places[wanted]
+        else:
+            places = np.searchsorted(self._sorted, wanted)
+            known &= self._sorted[places] == wanted
+        found = places if self._order is None else self._order[places]
+        return np.where(known, found, -1)
+
+
+def coded_keys(table: pa.Table, names: Sequence[str]) -> tuple[np.ndarray, Strings]:
+    """Returns codes [B] of the distinct keys of a table: the values of columns, joined by "|"."""
+    coded = [coded_strings(table[name]) for name in names]
+    codes, strings = coded[0][0].to_numpy(), coded[0][1]
+    if len(coded) == 1:
+        return codes, strings
+    columns = [(own.to_numpy(), len(values)) for own, values in coded]
+    codes, distinct = _combined(columns)
+    parts = [
+        values.values.take(pa.array(own)) for own, (_, values) in zip(distinct, coded, strict=True)
     ]
-    return pc.binary_join_element_wise(*escaped, "|")
+    for special in ("\\", "|"):
+        parts = [pc.replace_substring(part, special, f"\\{special}") for part in parts]
+    return codes, with_fingerprints(pc.binary_join_element_wise(*parts, "|"))
 
 
-def combine_codes(coded: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
+def _combined(coded: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Numbers the combinations of several columns of codes.
 
     Args:
@@ -113,6 +157,13 @@ def with_fingerprints(values: pa.Array) -> Strings:
         return Strings(values.cast(pa.string()), np.empty(0, np.int64))
     strings = tf.constant(values.to_numpy(zero_copy_only=False).astype(object), tf.string)
     return Strings(values, encoding.fingerprint(strings).numpy())
+
+
+def last_rows(codes: np.ndarray, count: int) -> np.ndarray:
+    """Returns the last row [V] int64 of each of the codes 0..count - 1 in `codes` [B], or -1."""
+    last = np.full(count, -1, np.int64)
+    last[codes] = np.arange(len(codes))  # The last assignment to an index counts.
+    return last
 
 
 def smallest_codes(codes: np.ndarray) -> pa.Array:

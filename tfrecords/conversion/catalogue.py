@@ -8,99 +8,69 @@ fields of an ad.
 Shapes: N ads, V distinct ads of one chunk.
 """
 
-import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrecords import encoding, reader, records
-from tfrecords.columns import with_fingerprints, without_placeholders
-from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, distinct_ads, raw_column
+from tfrecords.columns import (
+    KeyIndex,
+    coded_keys,
+    last_rows,
+    with_fingerprints,
+    without_placeholders,
+)
+from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, raw_column
 from tfrecords.schema import Schema
 
 _MAX_PENDING = 4_000_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """Counts of the ads of one chunk, or of several.
-
-    Attributes:
-        fingerprints: Fingerprints of the ad ids, ascending [V] int64.
-        impressions: Training rows of each ad [V] int64.
-        clicks: Clicked training rows of each ad [V] int64.
-        first: First row of each ad in the log [V] int64.
-        last: Last row of each ad in the log [V] int64.
-    """
-
-    fingerprints: np.ndarray
-    impressions: np.ndarray
-    clicks: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
-
-
-def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> Counts:
+def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> dict[str, np.ndarray]:
     """Counts the ads of a chunk.
 
     Args:
         rows: The chunk's rows.
         is_train: Whether a row is a training row [B] bool.
         first_row: Number of rows in earlier chunks.
+
+    Returns:
+        The `fingerprint` of each ad id [V], its `impressions` and `clicks` in training rows, and
+        its `first` and `last` row in the log, all int64.
     """
     codes = rows.array(AD)
     fingerprints = rows.strings[AD].fingerprints
     clicked = is_train & (rows.array(LABEL_COLUMNS["click"]) == 1)
-    places = np.arange(len(codes))
-    first = np.full(len(fingerprints), -1, np.int64)
-    last = first.copy()
-    first[codes[::-1]] = places[::-1]
-    last[codes] = places
-    shown = np.flatnonzero(first >= 0)
-    order = shown[np.argsort(fingerprints[shown], kind="stable")]
+    last = last_rows(codes, len(fingerprints))
+    shown = last >= 0
+    first = len(codes) - 1 - last_rows(codes[::-1], len(fingerprints))
     impressions, clicks = (
         np.bincount(codes[mask], minlength=len(fingerprints)).astype(np.int64)
         for mask in (is_train, clicked)
     )
-    return Counts(
-        fingerprints[order],
-        impressions[order],
-        clicks[order],
-        first[order] + first_row,
-        last[order] + first_row,
-    )
+    counts = {"fingerprint": fingerprints, "impressions": impressions, "clicks": clicks}
+    counts |= {"first": first + first_row, "last": last + first_row}
+    return {name: values[shown] for name, values in counts.items()}
 
 
-def merge(parts: Iterable[Counts]) -> Counts:
-    """Sums the counts of several chunks."""
-    pending: list[Counts] = []
+def merge(parts: Iterable[Mapping[str, np.ndarray]]) -> pa.Table:
+    """Merges the results of `count_chunk` of several chunks."""
+    pending: list[pa.Table] = []
     for part in parts:
-        pending.append(part)
-        if sum(len(p.fingerprints) for p in pending) > _MAX_PENDING:
+        pending.append(pa.table(dict(part)))
+        if sum(p.num_rows for p in pending) > _MAX_PENDING:
             pending = [_merge(pending)]
     return _merge(pending)
 
 
-def _merge(parts: Sequence[Counts]) -> Counts:
-    fingerprints = np.concatenate([p.fingerprints for p in parts])
-    order = np.argsort(fingerprints, kind="stable")
-    ordered = fingerprints[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))[: len(ordered)]
-
-    def reduced(name: str, reduce: np.ufunc) -> np.ndarray:
-        values = np.concatenate([getattr(p, name) for p in parts])[order]
-        return reduce.reduceat(values, starts) if len(values) else values
-
-    return Counts(
-        ordered[starts],
-        reduced("impressions", np.add),
-        reduced("clicks", np.add),
-        reduced("first", np.minimum),
-        reduced("last", np.maximum),
-    )
+def _merge(parts: Sequence[pa.Table]) -> pa.Table:
+    grouped = pa.concat_tables(parts).group_by("fingerprint", use_threads=False)
+    functions = {"impressions": "sum", "clicks": "sum", "first": "min", "last": "max"}
+    merged = grouped.aggregate(list(functions.items()))
+    return merged.rename_columns(["fingerprint", *functions])
 
 
 class CatalogueAds:
@@ -109,23 +79,17 @@ class CatalogueAds:
     Args:
         fingerprints: Fingerprints of the ad ids [N] int64.
         table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS` and `reader.CLICKS`.
+
+    Attributes:
+        rows: Finds the row of an ad id by its fingerprint.
     """
 
     def __init__(self, fingerprints: np.ndarray, table: pa.Table) -> None:
         self.table = table
-        self._order = np.argsort(fingerprints, kind="stable")
-        self._sorted = fingerprints[self._order]
+        self.rows = KeyIndex(fingerprints)
 
     def __len__(self) -> int:
         return self.table.num_rows
-
-    def row_of(self, fingerprints: np.ndarray) -> np.ndarray:
-        """Returns the catalog row [V] int32 of each fingerprint, or -1."""
-        if not len(self._sorted):
-            return np.full(len(fingerprints), -1, np.int32)
-        places = np.minimum(np.searchsorted(self._sorted, fingerprints), len(self._sorted) - 1)
-        found = self._sorted[places] == fingerprints
-        return np.where(found, self._order[places], -1).astype(np.int32)
 
     def save(self, directory: pathlib.Path, fitted: encoding.FittedSchema) -> None:
         """Writes `ads.arrow` (raw fields and counts) and `ad_features.npy` [N, F] int32."""
@@ -147,7 +111,7 @@ def _fingerprints(table: pa.Table) -> np.ndarray:
 
 def collect(
     schema: Schema,
-    counts: Counts,
+    counts: pa.Table,
     chunk_ends: np.ndarray,
     load: Callable[[int], Rows],
     more: pa.Table | None = None,
@@ -156,39 +120,37 @@ def collect(
 
     Args:
         schema: The schema.
-        counts: Counts of all chunks.
+        counts: Result of `merge` of all chunks.
         chunk_ends: Number of rows up to the end of each chunk.
         load: Returns the rows of a chunk.
         more: Table of ads, with the ad key and the ad-side columns, or None.
     """
+    counts = counts.sort_by("last")
+    last = counts["last"].to_numpy()
+    chunk_of = np.searchsorted(chunk_ends, last, side="right")
     parts = []
-    chunk_of = np.searchsorted(chunk_ends, counts.last, side="right")
-    by_chunk = np.argsort(chunk_of, kind="stable")
     for chunk in np.unique(chunk_of).tolist():
-        first = int(chunk_ends[chunk - 1]) if chunk else 0
-        rows = load(chunk)
-        places = counts.last[by_chunk[chunk_of[by_chunk] == chunk]] - first
+        rows, first = load(chunk), int(chunk_ends[chunk - 1]) if chunk else 0
+        places = last[chunk_of == chunk] - first
         codes = rows.array(AD)[places]
         columns = {reader.AD_ID: rows.strings[AD].values.take(pa.array(codes))}
         columns.update({f.name: rows.raw(f, places) for f in schema.ad_fields})
         parts.append(pa.table(columns))
     table = pa.concat_tables(parts)
-    table = table.append_column(reader.IMPRESSIONS, pa.array(counts.impressions[by_chunk]))
-    table = table.append_column(reader.CLICKS, pa.array(counts.clicks[by_chunk]))
-    order = np.argsort(counts.first[by_chunk], kind="stable")
-    table = table.take(pa.array(order)).combine_chunks()
-    ads = CatalogueAds(counts.fingerprints[by_chunk][order], table)
+    table = table.append_column(reader.IMPRESSIONS, counts["impressions"])
+    table = table.append_column(reader.CLICKS, counts["clicks"])
+    order = pc.sort_indices(counts["first"])
+    fingerprints = counts["fingerprint"].take(order).to_numpy()
+    ads = CatalogueAds(fingerprints, table.take(order).combine_chunks())
     return ads if more is None else _with_more(schema, ads, more)
 
 
 def _with_more(schema: Schema, ads: CatalogueAds, more: pa.Table) -> CatalogueAds:
     """Adds the ads of a table that the log never shows; the last row of an ad counts."""
     more = without_placeholders(schema, more)
-    ids, strings = distinct_ads(schema, more)
-    codes = ids.to_numpy()
-    last = np.full(len(strings), -1, np.int64)
-    last[codes] = np.arange(len(codes))
-    known = ads.row_of(strings.fingerprints) >= 0
+    codes, strings = coded_keys(more, schema.ad_key)
+    last = last_rows(codes, len(strings))
+    known = ads.rows.find(strings.fingerprints) >= 0
     empty = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
     places = np.sort(last[(last >= 0) & ~known & ~empty])
     columns = {reader.AD_ID: strings.values.take(pa.array(codes[places]))}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tfrecords import encoding
 from tfrecords.columns import Strings
@@ -20,20 +21,8 @@ from tfrecords.schema import Field, Schema
 
 _MAX_AT_ONCE = 4_000_000
 _NUMERIC_SAMPLE = 500_000
-Part = tuple[np.ndarray, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """The counts of a chunk.
-
-    Attributes:
-        counts: Returns the result of `count_chunk` for a field name.
-        strings: Returns the distinct values of a field by name.
-    """
-
-    counts: Callable[[str], np.ndarray]
-    strings: Callable[[str], Strings]
+# The fingerprints [V] of a field's distinct values in a chunk, and their counts [V].
+ValueCounts = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,98 +72,74 @@ def count_chunk(
     return counts
 
 
-def fit(schema: Schema, chunks: Sequence[Chunk], workers: int = 1) -> Fitted:
-    """Fits all fields to the counts of the chunks, `workers` fields at a time."""
-    fitted = workspace.in_threads(lambda field: _fit(field, chunks), schema.fields, workers)
-    statistics, num_distinct = {}, {}
-    for field, (own, count) in zip(schema.fields, fitted, strict=True):
-        statistics[field.name] = own
-        if field.kind != "numeric":
-            num_distinct[field.name] = count
+def fit(
+    schema: Schema,
+    num_chunks: int,
+    counts: Callable[[int, str], np.ndarray],
+    strings: Callable[[int, str], Strings],
+    workers: int = 1,
+) -> Fitted:
+    """Fits all fields to the counts of the chunks.
+
+    Args:
+        schema: The schema.
+        num_chunks: Number of chunks.
+        counts: Returns the result of `count_chunk` for a chunk and a field name.
+        strings: Returns the distinct values of a field in a chunk.
+        workers: Number of fields that are fitted at a time.
+    """
+    chunks = range(num_chunks)
+
+    def fit_field(field: Field) -> tuple[encoding.FieldStatistics, int]:
+        own = [counts(chunk, field.name) for chunk in chunks]
+        if field.kind == "numeric":
+            values = np.concatenate([*own, np.empty(0, np.float32)])
+            boundaries = bucket_boundaries(values, field.num_buckets)
+            return encoding.FieldStatistics(boundaries=boundaries), 0
+        distinct = [strings(chunk, field.name) for chunk in chunks]
+        words, num_distinct = vocabulary(
+            [(values.fingerprints, c) for values, c in zip(distinct, own, strict=True)],
+            lambda chunk, places: distinct[chunk].values.take(places),
+            field.min_count,
+            field.max_vocabulary_size,
+        )
+        return encoding.FieldStatistics(vocabulary=words), num_distinct
+
+    fitted = list(workspace.in_threads(fit_field, schema.fields, workers))
+    names = [field.name for field in schema.fields]
+    statistics = {name: own for name, (own, _) in zip(names, fitted, strict=True)}
+    num_distinct = {
+        field.name: count
+        for field, (_, count) in zip(schema.fields, fitted, strict=True)
+        if field.kind != "numeric"
+    }
     return Fitted(encoding.FittedSchema(schema, statistics), num_distinct)
 
 
-def _fit(field: Field, chunks: Sequence[Chunk]) -> tuple[encoding.FieldStatistics, int]:
-    own = [chunk.counts(field.name) for chunk in chunks]
-    if field.kind == "numeric":
-        values = np.concatenate([*own, np.empty(0, np.float32)])
-        return encoding.FieldStatistics(boundaries=bucket_boundaries(values, field.num_buckets)), 0
-    strings = [chunk.strings(field.name) for chunk in chunks]
-    words, num_distinct = vocabulary(
-        [(s.fingerprints, counts) for s, counts in zip(strings, own, strict=True)],
-        lambda chunk, places: strings[chunk].values.take(pa.array(places)),
-        field.min_count,
-        field.max_vocabulary_size,
-    )
-    return encoding.FieldStatistics(vocabulary=words), num_distinct
-
-
-@dataclasses.dataclass(frozen=True)
-class Counted:
-    """Distinct values of a field in all chunks.
-
-    Attributes:
-        fingerprints: Fingerprints [V] int64.
-        counts: Counts [V] int64.
-        chunk: Index of a chunk with the value [V].
-        place: Index of the value in that chunk's distinct values [V].
-    """
-
-    fingerprints: np.ndarray
-    counts: np.ndarray
-    chunk: np.ndarray
-    place: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "Counted":
-        """Returns the values at some indices."""
-        return Counted(
-            self.fingerprints[rows], self.counts[rows], self.chunk[rows], self.place[rows]
-        )
-
-
-def count(parts: Sequence[Part], max_at_once: int = _MAX_AT_ONCE) -> Iterator[Counted]:
-    """Sums the counts of the chunks.
-
-    Args:
-        parts: Fingerprints [V] and counts [V] of each chunk; counts of 0 are skipped.
-        max_at_once: Approximate maximum number of entries in memory.
+def count_values(parts: Sequence[ValueCounts], max_at_once: int) -> Iterator[pa.Table]:
+    """Sums the counts of the chunks; counts of 0 are skipped.
 
     Yields:
-        Ranges of fingerprints, in ascending order.
+        Tables of ranges of fingerprints with `fingerprint`, `count` and the first `chunk` with the
+        value, all int64 [V].
     """
     total = sum(len(fingerprints) for fingerprints, _ in parts)
     num_ranges = max(1, -(-total // max_at_once))
     edges = [i * (2**63 - 1) // num_ranges for i in range(num_ranges)] + [2**63 - 1]
     for low, high in itertools.pairwise(edges):
-        yield _count_range(parts, low, high)
-
-
-def _count_range(parts: Sequence[Part], low: int, high: int) -> Counted:
-    fingerprints, counts, chunk, place = [], [], [], []
-    for index, (values, own_counts) in enumerate(parts):
-        rows = np.flatnonzero((own_counts > 0) & (values >= low) & (values < high))
-        fingerprints.append(values[rows])
-        counts.append(own_counts[rows].astype(np.int64))
-        chunk.append(np.full(len(rows), index, np.int32))
-        place.append(rows.astype(np.int32))
-    joined = np.concatenate(fingerprints)
-    if not len(joined):
-        return Counted(joined, np.concatenate(counts), np.concatenate(chunk), np.concatenate(place))
-    order = np.argsort(joined, kind="stable")
-    ordered = joined[order]
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    first = order[starts]
-    return Counted(
-        joined[first],
-        np.add.reduceat(np.concatenate(counts)[order], starts),
-        np.concatenate(chunk)[first],
-        np.concatenate(place)[first],
-    )
+        tables = []
+        for chunk, (values, counts) in enumerate(parts):
+            rows = np.flatnonzero((counts > 0) & (values >= low) & (values < high))
+            own = {"fingerprint": values[rows], "count": counts[rows].astype(np.int64)}
+            tables.append(pa.table({**own, "chunk": np.full(len(rows), chunk)}))
+        grouped = pa.concat_tables(tables).group_by("fingerprint", use_threads=False)
+        summed = grouped.aggregate([("count", "sum"), ("chunk", "min")])
+        yield summed.rename_columns({"count_sum": "count", "chunk_min": "chunk"})
 
 
 def vocabulary(
-    parts: Sequence[Part],
-    strings: Callable[[int, np.ndarray], pa.Array],
+    parts: Sequence[ValueCounts],
+    strings: Callable[[int, pa.Array], pa.Array],
     min_count: int,
     max_size: int,
     max_at_once: int = _MAX_AT_ONCE,
@@ -182,41 +147,33 @@ def vocabulary(
     """Chooses the values of a field's vocabulary.
 
     Args:
-        parts: As in `count`.
+        parts: The counts of each chunk.
         strings: Returns the strings at some indices of a chunk's distinct values.
         min_count: Minimum count of a kept value.
         max_size: Maximum number of kept values, the most frequent ones.
-        max_at_once: As in `count`.
+        max_at_once: Approximate maximum number of counts in memory.
 
     Returns:
         The kept values by descending count, equal counts by value; and the number of distinct
         values other than the missing one.
     """
-    missing = encoding.missing_fingerprint()
-    kept: list[Counted] = []
-    num_distinct = 0
-    for counted in count(parts, max_at_once):
-        present = counted.fingerprints != missing
-        num_distinct += int(present.sum())
-        kept.append(counted.take(np.flatnonzero(present & (counted.counts >= min_count))))
-    best = Counted(*(np.concatenate(arrays) for arrays in zip(*map(_fields, kept), strict=True)))
+    kept, num_distinct = [], 0
+    for counted in count_values(parts, max_at_once):
+        present = counted.filter(pc.field("fingerprint") != encoding.missing_fingerprint())
+        num_distinct += present.num_rows
+        kept.append(present.filter(pc.field("count") >= min_count))
     # Ties at the cut are broken by fingerprint, which needs no lookup of strings.
-    best = best.take(np.lexsort((best.fingerprints, -best.counts))[:max_size])
-    chosen = pa.chunked_array(
-        [
-            strings(chunk, best.place[best.chunk == chunk])
-            for chunk in np.unique(best.chunk).tolist()
-        ],
-        pa.string(),
-    )
-    by_chunk = np.argsort(best.chunk, kind="stable")
-    table = pa.table({"value": chosen, "count": best.counts[by_chunk]})
-    table = table.sort_by([("count", "descending"), ("value", "ascending")])
+    order = [("count", "descending"), ("fingerprint", "ascending")]
+    best = pa.concat_tables(kept).sort_by(order).slice(0, max_size)
+    chosen = []
+    for chunk in pc.unique(best["chunk"]).to_pylist():
+        own = best.filter(pc.field("chunk") == chunk)
+        places = pc.index_in(own["fingerprint"], pa.array(parts[chunk][0])).combine_chunks()
+        chosen.append(pa.table({"value": strings(chunk, places), "count": own["count"]}))
+    if not chosen:
+        return (), num_distinct
+    table = pa.concat_tables(chosen).sort_by([("count", "descending"), ("value", "ascending")])
     return tuple(table["value"].to_pylist()), num_distinct
-
-
-def _fields(counted: Counted) -> tuple[np.ndarray, ...]:
-    return counted.fingerprints, counted.counts, counted.chunk, counted.place
 
 
 def bucket_boundaries(values: np.ndarray, num_buckets: int) -> tuple[float, ...]:

@@ -47,7 +47,7 @@ def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None
         )
 
 
-def begin(keys: splitting.Keys, is_train: np.ndarray, window_seconds: float) -> float | None:
+def begin(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -> float | None:
     """Returns the time after which labels are not known yet, or None if all are known.
 
     Args:

@@ -22,7 +22,7 @@ _ATTEMPTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Log:
+class LoggedRows:
     """All rows of the log.
 
     Attributes:
@@ -51,7 +51,7 @@ class NegativeSampler:
         log: The log.
     """
 
-    def __init__(self, count: int, catalogue: Mapping[str, np.ndarray], log: Log) -> None:
+    def __init__(self, count: int, catalogue: Mapping[str, np.ndarray], log: LoggedRows) -> None:
         self._count = count
         self._catalogue = catalogue
         self._log = log
@@ -151,7 +151,7 @@ class NegativeSampler:
 class _History:
     """Finds the last row of the log that showed an ad."""
 
-    def __init__(self, log: Log, allowed: np.ndarray) -> None:
+    def __init__(self, log: LoggedRows, allowed: np.ndarray) -> None:
         rows = np.flatnonzero(allowed)
         self._span = len(log.users) + 1
         keys = self._keys(log.ad_rows[rows], log.when[rows])

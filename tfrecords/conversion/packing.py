@@ -59,7 +59,7 @@ class Packer:
             packed.update(self._pack_side(side, widths, rows))
         if self.spec.has_user:
             packed[records.USER] = rows.array(USER)
-        of_distinct = self._ads.row_of(rows.strings[AD].fingerprints)
+        of_distinct = self._ads.rows.find(rows.strings[AD].fingerprints).astype(np.int32)
         packed["ad_row"] = of_distinct[rows.array(AD)]
         for name, dtype in self.spec.per_ad().items():
             if name != "ad_row":

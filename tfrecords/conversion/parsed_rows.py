@@ -20,7 +20,6 @@ from tfrecords import files, formats, records
 from tfrecords.columns import (
     RowFaults,
     Strings,
-    ad_ids,
     as_lists,
     as_strings,
     checked_labels,
@@ -28,11 +27,10 @@ from tfrecords.columns import (
     checked_positions,
     checked_splits,
     checked_times,
+    coded_keys,
     coded_lists,
     coded_strings,
-    combine_codes,
     smallest_codes,
-    with_fingerprints,
     without_placeholders,
 )
 from tfrecords.schema import LABELS, Field, Schema
@@ -155,10 +153,11 @@ def normalize(
             columns[field.name], strings[field.name] = coded_strings(table[field.source])
         else:
             columns[field.name], strings[field.name] = coded_lists(field, table[field.source])
-    columns[AD], strings[AD] = distinct_ads(schema, table)
+    ads, strings[AD] = coded_keys(table, schema.ad_key)
+    columns[AD] = smallest_codes(ads)
     if len(schema.ad_key) == 1:  # With several columns, all of them may be empty.
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
-        faults.add(empty[columns[AD].to_numpy()], functools.partial(_empty, schema.ad_key[0]))
+        faults.add(empty[ads], functools.partial(_empty, schema.ad_key[0]))
     columns.update(_roles(schema, table, faults))
     labels = checked_labels(schema, table, faults, is_labelled)
     columns.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
@@ -208,16 +207,6 @@ def _anonymous(visits: np.ndarray) -> np.ndarray:
 
 def _empty(column: str, row: int) -> str:
     return f"{column} is empty"
-
-
-def distinct_ads(schema: Schema, table: pa.Table) -> tuple[pa.Array, Strings]:
-    """Returns the codes [B] and the distinct ids of the ads of a table."""
-    coded = [coded_strings(table[column]) for column in schema.ad_key]
-    if len(coded) == 1:
-        return coded[0]
-    joint, distinct = combine_codes([(codes.to_numpy(), len(strings)) for codes, strings in coded])
-    parts = [s.values.take(pa.array(d)) for d, (_, s) in zip(distinct, coded, strict=True)]
-    return smallest_codes(joint), with_fingerprints(ad_ids(parts))
 
 
 def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:

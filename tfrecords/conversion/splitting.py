@@ -26,7 +26,7 @@ from tfrecords.splits import SplitOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class Keys:
+class RowKeys:
     """Keys of the rows of a log, by which they are grouped and split.
 
     Attributes:
@@ -96,7 +96,7 @@ class Requests:
         return in_log_order
 
 
-def assign(keys: Keys, options: SplitOptions) -> Requests:
+def assign(keys: RowKeys, options: SplitOptions) -> Requests:
     """Groups rows into requests and splits them.
 
     Raises:
@@ -132,7 +132,7 @@ def assign(keys: Keys, options: SplitOptions) -> Requests:
     return dataclasses.replace(requests, splits=splits, kind=kind)
 
 
-def ranks(keys: Keys) -> np.ndarray:
+def ranks(keys: RowKeys) -> np.ndarray:
     """Returns the rank [B] of each row in time, or in the log's order."""
     in_order = np.arange(keys.num_rows)
     if keys.time is None:
@@ -142,7 +142,7 @@ def ranks(keys: Keys) -> np.ndarray:
     return rank
 
 
-def _resolve(keys: Keys, kind: str) -> str:
+def _resolve(keys: RowKeys, kind: str) -> str:
     has = {"column": keys.split, "file": keys.file, "time": keys.time}
     if keys.file is not None and kind not in ("auto", "file"):
         raise ValueError(
@@ -161,7 +161,7 @@ def _resolve(keys: Keys, kind: str) -> str:
     return kind
 
 
-def _group(keys: Keys) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _group(keys: RowKeys) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Returns the order and starts of the requests."""
     if keys.request is None or not keys.num_rows:
         return None, None
@@ -179,7 +179,7 @@ def _group(keys: Keys) -> tuple[np.ndarray | None, np.ndarray | None]:
     return np.argsort(of_row, kind="stable"), np.append(0, np.cumsum(counts))
 
 
-def _given(keys: Keys, kind: str, requests: Requests, first_rows: np.ndarray) -> np.ndarray:
+def _given(keys: RowKeys, kind: str, requests: Requests, first_rows: np.ndarray) -> np.ndarray:
     given = keys.split if kind == "column" else keys.file
     assert given is not None
     splits = given[first_rows]

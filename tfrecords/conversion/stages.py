@@ -4,7 +4,6 @@ Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -74,7 +73,7 @@ class SplitLog:
     train_ends: np.ndarray
     unknown_after: float | None
     bins: time_profile.Bins
-    keys: splitting.Keys | None
+    keys: splitting.RowKeys | None
 
     @property
     def num_chunks(self) -> int:
@@ -115,7 +114,7 @@ def load_split(path: pathlib.Path) -> SplitLog:
         **{"unknown_after": None, **parts["log"]},
         requests=splitting.Requests(**requests),
         bins=time_profile.Bins(**parts["bins"]),
-        keys=splitting.Keys(**parts["keys"]) if parts["keys"] else None,
+        keys=splitting.RowKeys(**parts["keys"]) if parts["keys"] else None,
     )
 
 
@@ -236,7 +235,7 @@ class Stages:
         schema = self._schema
         parts = [SPLITS.index(chunk["part"] or "train") for chunk in parsed]
         by_file = any(chunk["part"] for chunk in parsed)
-        keys = splitting.Keys(
+        keys = splitting.RowKeys(
             num_rows=int(chunk_ends[-1]),
             request=column(parsed_rows.REQUEST, schema.request_key is not None),
             time=column(parsed_rows.TIME, schema.time is not None),
@@ -278,7 +277,7 @@ class Stages:
         )
         ads = catalogue.count_chunk(rows, is_train, span.start)
         arrays = {f"field/{name}": values for name, values in counts.items()}
-        arrays.update({f"ads/{name}": values for name, values in vars(ads).items()})
+        arrays.update({f"ads/{name}": values for name, values in ads.items()})
         profile = split.bins.count(rows, span.start)
         arrays.update({f"profile/{name}": values for name, values in profile.items()})
         np.savez(self._space.path("count", index, ".npz"), **arrays)  # type: ignore[arg-type]
@@ -291,20 +290,13 @@ class Stages:
             split: The log.
             more_ads: Table of ads to add to those of the log, or None.
         """
-        indices = range(split.num_chunks)
-        chunks = [
-            fitting.Chunk(
-                functools.partial(self._counts_of_field, index),
-                functools.partial(self._strings, index),
-            )
-            for index in indices
-        ]
-        fitted = fitting.fit(self._schema, chunks, self._workers)
-        ad_counts = catalogue.merge(
-            catalogue.Counts(**self._counts(index, "ads")) for index in indices
+        chunks = range(split.num_chunks)
+        fitted = fitting.fit(
+            self._schema, split.num_chunks, self._counts_of_field, self._strings, self._workers
         )
+        ad_counts = catalogue.merge(self._counts(index, "ads") for index in chunks)
         ads = catalogue.collect(self._schema, ad_counts, split.chunk_ends, self._rows, more_ads)
-        time = split.bins.add(self._counts(index, "profile") for index in indices)
+        time = split.bins.add(self._counts(index, "profile") for index in chunks)
         fitted.schema.save(self._space.output / "encoder")
         ads.save(self._space.output / "catalogue", fitted.schema)
         return FittedLog(fitted.schema, ads, fitted.num_distinct, time)
@@ -409,7 +401,7 @@ class Stages:
         packed = [self._packed(index) for index in indices]
         users = [self._rows(index).array(parsed_rows.USER) for index in indices]
         shown = {name: np.concatenate([p[name] for p in packed]) for name in packer.catalogue}
-        log = negatives.Log(
+        log = negatives.LoggedRows(
             np.concatenate(users),
             np.concatenate([p["ad_row"] for p in packed]),
             np.concatenate([p["click"] for p in packed]) == 1,

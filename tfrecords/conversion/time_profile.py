@@ -31,7 +31,7 @@ class Bins:
     by_time: bool
 
     @classmethod
-    def of(cls, keys: splitting.Keys) -> "Bins":
+    def of(cls, keys: splitting.RowKeys) -> "Bins":
         """Returns bins over all rows of a log."""
         if keys.time is None or not len(keys.time):
             return cls(0.0, float(max(keys.num_rows, 1)), False)

@@ -8,7 +8,6 @@ Takes seconds for a million rows. Prints a data card (warnings with remedies, sp
 fields, drift, ads, rejected rows) and writes it with figures to WORKDIR/data_card.html.
 """
 
-import json
 import pathlib
 
 from absl import flags
@@ -30,7 +29,7 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(card.render_html(built), encoding="utf-8")
     if FLAGS.json:
-        print(json.dumps(built))
+        print(built.model_dump_json())
     else:
         print(card.render_text(built))
         print(f"\nData card with figures: {output}")

@@ -13,7 +13,7 @@ from repository import SCRIPTS
 
 from tfrecords import card, convert, formats, pages, reader
 from tfrecords import schema as schema_lib
-from tfrecords.card import rejects, split_counts, statistics, time
+from tfrecords.card import model, rejects, split_counts, statistics, time
 from tfrecords.columns import time_units
 
 SCRIPT = SCRIPTS / "inspect_dataset.py"
@@ -65,92 +65,90 @@ def built(small):
 
 
 def field(built, name):
-    return next(own for own in built["fields"] if own["name"] == name)
+    return next(own for own in built.fields if own.name == name)
 
 
 def texts(built):
-    return " ".join(own["text"] for own in built["warnings"])
+    return " ".join(own.text for own in built.warnings)
 
 
 def test_rows_requests_and_list_lengths(built):
-    train = built["splits"]["train"]
-    assert (train["rows"], train["requests"], train["requests_with_click"]) == (7, 4, 3)
-    assert train["list_lengths"]["counts"] == [[1, 2], [2, 1], [3, 1]]
-    assert train["list_lengths"]["mean"] == 7 / 4
-    assert (train["list_lengths"]["median"], train["list_lengths"]["max"]) == (1, 3)
-    assert train["list_lengths"]["one_ad"] == 0.5
-    assert built["splits"]["test"]["list_lengths"]["counts"] == [[1, 1], [2, 1]]
-    assert built["split"]["kind"] == "column"
-    assert train["share_with_click"] == 3 / 4
+    train = built.splits["train"]
+    assert (train.rows, train.requests, train.requests_with_click) == (7, 4, 3)
+    assert train.list_lengths.counts == [(1, 2), (2, 1), (3, 1)]
+    assert train.list_lengths.mean == 7 / 4
+    assert (train.list_lengths.median, train.list_lengths.max) == (1, 3)
+    assert train.list_lengths.one_ad == 0.5
+    assert built.splits["test"].list_lengths.counts == [(1, 1), (2, 1)]
+    assert built.split.kind == "column"
+    assert train.share_with_click == 3 / 4
 
 
 def test_label_rates_and_missing_labels(built):
-    labels = built["splits"]["train"]["labels"]
-    assert labels["click"] == {
-        "known": 7, "missing": 0, "positive": 3, "rate": 3 / 7, "mean": 3 / 7,
-    }  # fmt: skip
+    labels = built.splits["train"].labels
+    assert labels["click"] == model.LabelSummary(
+        known=7, missing=0, positive=3, rate=3 / 7, mean=3 / 7
+    )
     # One of seven is empty; 2.5 and 0.5 are paid.
-    assert labels["revenue"] == {
-        "known": 6, "missing": 1, "positive": 2, "rate": 2 / 6, "mean": 3 / 6,
-    }  # fmt: skip
+    assert labels["revenue"] == model.LabelSummary(
+        known=6, missing=1, positive=2, rate=2 / 6, mean=3 / 6
+    )
 
 
 def test_missing_and_out_of_vocabulary_shares_are_per_request_of_a_query_field(built):
     city = field(built, "city")
-    assert city["unit"] == "request"
-    assert city["missing"] == {"train": 1 / 4, "validation": 0, "test": 0}
+    assert city.unit == "request"
+    assert city.missing == {"train": 1 / 4, "validation": 0, "test": 0}
     # Of A, A and B only A occurs twice in training; C is new in test.
-    assert city["out_of_vocabulary"] == {"train": 1 / 3, "validation": 0, "test": 1 / 2}
-    assert (city["distinct"], city["vocabulary"]) == (2, 1)
-    assert city["top"] == [{"value": "<b>A</b>", "train": 2 / 4, "validation": 1, "test": 1 / 2}]
-    assert field(built, "age")["missing"] == {"train": 1 / 4, "validation": 0, "test": 1 / 2}
+    assert city.out_of_vocabulary == {"train": 1 / 3, "validation": 0, "test": 1 / 2}
+    assert (city.distinct, city.vocabulary) == (2, 1)
+    assert city.top == [model.TopValue(value="<b>A</b>", train=2 / 4, validation=1, test=1 / 2)]
+    assert field(built, "age").missing == {"train": 1 / 4, "validation": 0, "test": 1 / 2}
 
 
 def test_a_list_field_counts_values_and_empty_lists(built):
     tags = field(built, "tags")
-    assert tags["missing"] == {"train": 1 / 4, "validation": 0, "test": 1 / 2}
+    assert tags.missing == {"train": 1 / 4, "validation": 0, "test": 1 / 2}
     # Lists x y, none, x, x y z: six values.
-    assert tags["value_lists"]["train"] == [1, 1, 1, 1]
-    assert [(own["value"], own["train"], own["test"]) for own in tags["top"]] == [
+    assert tags.value_lists["train"] == [1, 1, 1, 1]
+    assert [(own.value, own.train, own.test) for own in tags.top] == [
         ("x", 3 / 6, 0), ("y", 2 / 6, 0), ("z", 1 / 6, 0),
     ]  # fmt: skip
-    assert tags["out_of_vocabulary"] == {"train": 0, "validation": 0, "test": 1}
+    assert tags.out_of_vocabulary == {"train": 0, "validation": 0, "test": 1}
 
 
 def test_an_ad_field_is_counted_per_impression(built):
     ad = field(built, "ad")
-    assert ad["unit"] == "impression"
-    assert [(own["value"], own["train"], own["test"]) for own in ad["top"]] == [
+    assert ad.unit == "impression"
+    assert [(own.value, own.train, own.test) for own in ad.top] == [
         ("a", 4 / 7, 1 / 3), ("b", 2 / 7, 0), ("c", 1 / 7, 0),
     ]  # fmt: skip
-    assert ad["out_of_vocabulary"]["test"] == 2 / 3
+    assert ad.out_of_vocabulary["test"] == 2 / 3
 
 
 def test_popularity_and_new_ads(built):
-    ads = built["ads"]
-    assert (ads["count"], ads["shown_in_training"], ads["clicked_in_training"]) == (4, 3, 2)
-    assert ads["popularity"]["top"] == [
-        {"rank": 1, "impressions": 4 / 7, "clicks": pytest.approx(2 / 3)}
-    ]
-    assert ads["popularity"]["curve"]["rank"] == [1, 2, 3, 4]
-    assert ads["popularity"]["curve"]["impressions"] == pytest.approx([4 / 7, 6 / 7, 1, 1])
-    assert ads["popularity"]["curve"]["clicks"] == pytest.approx([2 / 3, 1, 1, 1])
-    assert ads["most_shown"][0]["ad_id"] == "a"
-    assert ads["new"]["test"] == {
-        "counted": "impressions", "ads": 1, "of_ads": 2, "share": 2 / 3, "share_of_clicks": 1,
-    }  # fmt: skip
-    assert ads["changed_share"] == 0
+    ads = built.ads
+    assert (ads.count, ads.shown_in_training, ads.clicked_in_training) == (4, 3, 2)
+    assert ads.top == model.PopularityCurve(rank=[1], impressions=[4 / 7], clicks=[2 / 3])
+    assert ads.curve.rank == [1, 2, 3, 4]
+    assert ads.curve.impressions == pytest.approx([4 / 7, 6 / 7, 1, 1])
+    assert ads.curve.clicks == pytest.approx([2 / 3, 1, 1, 1])
+    assert ads.most_shown[0].ad_id == "a"
+    assert ads.new["test"] == model.NewAds(
+        counted="impressions", ads=1, of_ads=2, share=2 / 3, share_of_clicks=1
+    )
+    assert ads.changed_share == 0
 
 
 def test_rejected_rows_are_grouped_by_reason(built):
-    rejected = built["rejected"]
-    assert (rejected["count"], rejected["lines"], rejected["share"]) == (3, 14, 3 / 14)
-    assert rejected["reasons"] == [
-        {"reason": "clicked must be 0 or 1, got …", "count": 2},
-        {"reason": "ad is empty", "count": 1},
+    rejected = built.rejected
+    assert (rejected.count, rejected.lines, rejected.share) == (3, 14, 3 / 14)
+    assert rejected.reasons == [
+        model.RejectedReason(reason="clicked must be 0 or 1, got …", count=2),
+        model.RejectedReason(reason="ad is empty", count=1),
     ]
-    first = rejected["examples"][0]
-    assert (first["line"], first["text"]) == ("9", "train,5,B,x,1,a,maybe,0")
+    first = rejected.examples[0]
+    assert (first.line, first.text) == ("9", "train,5,B,x,1,a,maybe,0")
 
 
 @pytest.mark.parametrize(
@@ -206,9 +204,9 @@ def test_rare_values_are_grouped_so_that_they_do_not_drift(tmp_path):
     )
     text = "id,city,ad,clicked\n" + "\n".join(lines) + "\n"
     data_set = converted(tmp_path, text, schema, validation_fraction=0.2, test_fraction=0.2)
-    drift = field(card.build_card(data_set), "city")["drift"]
-    assert drift["groups"] == 18
-    assert drift["psi"] < 0.01
+    drift = field(card.build_card(data_set), "city").drift
+    assert drift.groups == 18
+    assert drift.psi < 0.01
     groups, _ = statistics.groups(
         data_set.fitted, data_set.schema.fields[0], np.array([0, *[3] * 400, *[0] * 8])
     )
@@ -287,7 +285,7 @@ def test_faults_are_warned_of_with_what_to_do(tmp_path):
         "PSI of at least 0.25",
     ):
         assert text in found
-    levels = [own["level"] for own in built["warnings"]]
+    levels = [own.level for own in built.warnings]
     assert levels == sorted(levels, reverse=True)
 
 
@@ -297,11 +295,11 @@ def test_faults_are_warned_of_with_what_to_do(tmp_path):
 )
 def test_the_advice_for_an_id_knows_the_keys(tmp_path, user_key, action):
     built = card.build_card(bad_log(tmp_path, user_key=user_key))
-    (own,) = (own for own in built["warnings"] if "like an id" in own["text"])
-    assert action in own["action"]
-    assert all(own["action"] for own in built["warnings"])
-    assert built["time"]["unit"] == "seconds"
-    assert "--sampled_negatives" in built["warnings"][0]["action"]
+    (own,) = (own for own in built.warnings if "like an id" in own.text)
+    assert action in own.action
+    assert all(own.action for own in built.warnings)
+    assert built.time.unit == "seconds"
+    assert "--sampled_negatives" in built.warnings[0].action
 
 
 def test_a_drifting_click_rate_and_unlabelled_revenue_are_warned_of(tmp_path):
@@ -328,9 +326,9 @@ def test_an_unlabelled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):
     convert.convert(source, tmp_path / "data")
     built = card.build_card(reader.DataSet(tmp_path / "data"))
     assert "The test split has no click labels." in texts(built)
-    test = built["splits"]["test"]
-    assert (test["labels"]["click"]["missing"], test["labels"]["click"]["rate"]) == (50, None)
-    assert test["share_with_click"] is None
+    test = built.splits["test"]
+    assert (test.labels["click"].missing, test.labels["click"].rate) == (50, None)
+    assert test.share_with_click is None
     assert not Page(card.render_html(built)).open
 
 
@@ -343,30 +341,30 @@ def test_sampled_negatives_are_counted_apart(tmp_path):
     schema = schema_lib.Schema("likes", fields, ("ad",), None, user_key="user")
     text = "user,q,ad\n" + "\n".join(rows)
     built = card.build_card(converted(tmp_path, text, schema, sampled_negatives=3))
-    train = built["splits"]["train"]
+    train = built.splits["train"]
     # 320 clicks, each with 3 drawn ads.
-    assert (train["rows"], train["sampled"]) == (1_280, 960)
-    assert train["labels"]["click"]["rate"] == 0.25
-    assert built["ads"]["new"]["test"]["counted"] == "clicks"
-    assert sum(own["impressions"] for own in built["ads"]["most_shown"]) == 80
+    assert (train.rows, train.sampled) == (1_280, 960)
+    assert train.labels["click"].rate == 0.25
+    assert built.ads.new["test"].counted == "clicks"
+    assert sum(own.impressions for own in built.ads.most_shown) == 80
     assert "rows are sampled negatives, 3 for each click" in texts(built)
 
 
 def test_a_synthetic_log_is_sane_but_for_what_is_known(data_set):
     built = card.build_card(data_set)
-    for split, own in built["splits"].items():
-        assert own["labels"]["click"]["positive"] == data_set.label_sum(split, "click")
-        assert own["labels"]["revenue"]["mean"] * own["rows"] == pytest.approx(
+    for split, own in built.splits.items():
+        assert own.labels["click"].positive == data_set.label_sum(split, "click")
+        assert own.labels["revenue"].mean * own.rows == pytest.approx(
             data_set.label_sum(split, "revenue")
         )
-    assert built["ads"]["count"] == 300
-    assert sum(built["time"]["rows"]) == data_set.description.source.lines
-    for own in built["fields"]:
-        assert own["drift"]["psi"] >= 0
-        if own["kind"] == "numeric":
-            assert sum(own["buckets"]["train"]) == pytest.approx(1)
-    json.dumps(built, allow_nan=False)
-    assert "Rejected: 0 of" in card.render_text(built)
+    assert built.ads.count == 300
+    assert sum(built.time.rows) == data_set.description.source.lines
+    for own in built.fields:
+        assert own.drift.psi >= 0
+        if own.kind == "numeric":
+            assert sum(own.buckets["train"]) == pytest.approx(1)
+    json.dumps(built.model_dump(mode="json"), allow_nan=False)
+    assert "0 of 4,000 lines were rejected" in card.render_text(built)
 
 
 class Page(html.parser.HTMLParser):

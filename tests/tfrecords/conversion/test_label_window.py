@@ -91,7 +91,7 @@ def test_the_rows_are_counted_and_said(log, planted, tmp_path):
     assert data_set.description.rows_inside_engagement_window == young
     known = sum(data_set.label_count(s, "engagement") for s in ("train", "validation", "test"))
     assert known == NUM_ROWS - young
-    texts = [warning["text"] for warning in card.build_card(data_set)["warnings"]]
+    texts = [warning.text for warning in card.build_card(data_set).warnings]
     said = f"{young:,} rows are younger than the window of 259,200 seconds"
     assert any(text.startswith(said) for text in texts)
 

@@ -19,7 +19,7 @@ NUM_ADS = 12
 
 def sampler(count, users, ad_rows, is_train, num_ads=NUM_ADS, shown=None):
     catalogue = {"ad_uint8": np.arange(num_ads, dtype=np.uint8)[:, None]}
-    log = negatives.Log(
+    log = negatives.LoggedRows(
         np.array(users),
         np.array(ad_rows, np.int32),
         np.ones(len(users), bool),

@@ -13,11 +13,11 @@ def assign(kind="auto", validation=0.2, test=0.2, seed=1, **keys):
     num_rows = len(next(iter(keys.values())))
     arrays = {name: np.asarray(values) for name, values in keys.items()}
     options = SplitOptions(kind, validation, test, seed)
-    return splitting.assign(splitting.Keys(num_rows, **arrays), options)
+    return splitting.assign(splitting.RowKeys(num_rows, **arrays), options)
 
 
 def test_by_order_the_last_rows_are_test_and_those_before_validation():
-    requests = splitting.assign(splitting.Keys(10), SplitOptions("order", 0.2, 0.2))
+    requests = splitting.assign(splitting.RowKeys(10), SplitOptions("order", 0.2, 0.2))
     assert requests.splits.tolist() == [0] * 6 + [1] * 2 + [2] * 2
     assert requests.row_splits().tolist() == requests.splits.tolist()
     assert requests.kind == "order"

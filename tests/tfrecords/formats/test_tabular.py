@@ -545,7 +545,7 @@ def test_a_key_of_null_is_a_missing_one(tmp_path: pathlib.Path, suffix: str, nul
         assert good.array(parsed_rows.USER).tolist() == ordered.array(parsed_rows.USER).tolist()
     more = catalogue.collect(
         schema,
-        catalogue.count_chunk(good, np.ones(2, bool), 0),
+        catalogue.merge([catalogue.count_chunk(good, np.ones(2, bool), 0)]),
         np.array([2]),
         lambda chunk: good,
         pa.table({"film": ["new", null]}),

@@ -45,15 +45,12 @@ class SideTable:
         self.columns = tuple(types)
         read = {**dict.fromkeys(key, delimited.STRINGS), **types}
         table = table_files.read(path, read, lists)
-        codes, ids = _coded(table, self.key)
-        last = np.full(len(ids), -1, np.int64)
-        last[codes] = np.arange(len(codes))
-        nothing = pc.equal(ids, "|" * (len(self.key) - 1)).to_numpy(zero_copy_only=False)
+        codes, ids = columns.coded_keys(table, self.key)
+        last = columns.last_rows(codes, len(ids))
+        nothing = pc.equal(ids.values, "|" * (len(self.key) - 1)).to_numpy(zero_copy_only=False)
         kept = np.flatnonzero((last >= 0) & ~nothing)
-        self._ids = ids.take(pa.array(kept))
-        fingerprints = columns.with_fingerprints(self._ids).fingerprints
-        self._order = np.argsort(fingerprints)
-        self._sorted = fingerprints[self._order]
+        self._examples = ids.values.take(pa.array(kept[:3])).to_pylist()
+        self._rows = columns.KeyIndex(ids.fingerprints[kept])
         rows_kept = pa.array(last[kept])
         self._values = {
             name: _decoded(table[name]).take(rows_kept).combine_chunks() for name in types
@@ -70,43 +67,18 @@ class SideTable:
             ValueError: The table has none of the keys.
         """
         table = parsed.table
-        codes, ids = _coded(table, self.key)
-        places = self._places(ids)
+        codes, ids = columns.coded_keys(table, self.key)
+        rows = self._rows.find(ids.fingerprints)
+        places = pa.array(rows, mask=rows < 0)
         if must_match and len(ids) >= _MIN_KEYS and places.null_count == len(ids):
             raise ValueError(
                 f"{self.path} has none of the values of {list(self.key)} in the log, such as "
-                f"{ids[0].as_py()!r}; its own are like {self._ids[:3].to_pylist()}. Give the "
+                f"{ids.values[0].as_py()!r}; its own are like {self._examples}. Give the "
                 "table of this log, with keys written in the same way."
             )
         for name, values in self._values.items():
             table = table.append_column(name, _spread(values.take(places), codes))
         return protocol.Parsed(table, parsed.faults)
-
-    def _places(self, ids: pa.Array) -> pa.Array:
-        """Returns the table's row of each id [V], or null."""
-        fingerprints = columns.with_fingerprints(ids).fingerprints
-        if not len(self._sorted):
-            return pa.nulls(len(ids), pa.int64())
-        at = np.minimum(np.searchsorted(self._sorted, fingerprints), len(self._sorted) - 1)
-        return pa.array(self._order[at], mask=self._sorted[at] != fingerprints)
-
-
-def _coded(table: pa.Table, key: Sequence[str]) -> tuple[np.ndarray, pa.Array]:
-    """Returns the index [B] of each row's key in the distinct ids [V], and these ids."""
-    coded = []
-    for column in key:
-        array = columns.as_strings(table[column])
-        encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-        values, indices = encoded.dictionary, encoded.indices
-        if indices.null_count:
-            indices = pc.fill_null(indices.cast(pa.int32()), len(values))
-            values = pa.concat_arrays([values, pa.array([""], values.type)])
-        coded.append((indices.to_numpy(), values))
-    if len(coded) == 1:
-        return coded[0]
-    joint, distinct = columns.combine_codes([(codes, len(values)) for codes, values in coded])
-    parts = [v.take(pa.array(d)) for d, (_, v) in zip(distinct, coded, strict=True)]
-    return joint, columns.ad_ids(parts)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:

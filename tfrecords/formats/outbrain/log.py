@@ -158,7 +158,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
         return None
     wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.ad_fields)])
     joiner = columns_of_tables.Joiner(paths, list(wanted))
-    ids = joiner.promoted().keys.ids
+    ids = np.sort(joiner.promoted().keys.keys)
     return pa.table(joiner.ads(list(wanted), ids))
 
 
@@ -199,7 +199,7 @@ class _Join:
         columns = _expanded(self._joiner.displays(self._of_display, rows), of_row)
         columns.update(_expanded(self._joiner.ads(self._of_ad, ads), of_ad))
         if "display_id" in self._wanted:
-            ids = self._joiner.events().keys.ids[rows]
+            ids = self._joiner.events().keys.keys[rows]
             columns.update(_expanded({"display_id": tables.id_texts(ids)}, of_row))
         if "clicked" in self._wanted:
             columns["clicked"] = table["clicked"]

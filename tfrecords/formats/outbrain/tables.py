@@ -1,4 +1,4 @@
-"""The tables joined to Outbrain's clicks, as arrays sorted by their keys.
+"""The tables joined to Outbrain's clicks, as arrays that are found by their keys.
 
 A table is read once and shared by the threads that parse. Ids are integers (int32 if they fit),
 other strings are dictionary-encoded; uuids are one Arrow array. Kaggle's 23 M events take about
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfrecords.columns import KeyIndex
 from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited
 
@@ -23,41 +24,9 @@ ID = pa.int64()
 ORIGIN_MILLISECONDS = 1_465_876_799_998
 NOT_KNOWN = ("", "\\N", "--")
 _DAY_SECONDS = 86_400
-_MAX_INDEX_PER_ID = 4
 # The log spans two weeks from its origin; later dates of publication are wrong.
 _LATEST_AGE_DAYS = -15
 _TIME_PATTERNS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d")
-
-
-class Keys:
-    """Finds ids in sorted ids.
-
-    Args:
-        ids: Ascending unique ids [N].
-    """
-
-    def __init__(self, ids: np.ndarray) -> None:
-        self.ids = ids
-        self._places: np.ndarray | None = None
-        # Kaggle's ids count from 1 with few gaps: an array by id is faster than a search.
-        if len(ids) and ids[0] >= 0 and ids[-1] < _MAX_INDEX_PER_ID * len(ids):
-            self._places = np.full(int(ids[-1]) + 1, -1, np.int32)
-            self._places[ids] = np.arange(len(ids), dtype=np.int32)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def find(self, ids: np.ndarray) -> np.ndarray:
-        """Returns the index [B] of some ids, or -1."""
-        if not len(self):
-            return np.full(len(ids), -1, np.int64)
-        known = (ids >= 0) & (ids <= self.ids[-1])
-        # With the same type, so that the search does not convert the whole table.
-        wanted = np.where(known, ids, 0).astype(self.ids.dtype)
-        if self._places is not None:
-            return np.where(known, self._places[wanted], -1)
-        places = np.searchsorted(self.ids, wanted)
-        return np.where(known & (self.ids[places] == wanted), places, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +38,7 @@ class Table:
         columns: Columns [N].
     """
 
-    keys: Keys
+    keys: KeyIndex
     columns: Mapping[str, np.ndarray | pa.Array]
 
     def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
@@ -95,7 +64,7 @@ class Lists:
         values: Concatenated lists, each by ascending confidence [V].
     """
 
-    keys: Keys
+    keys: KeyIndex
     ends: np.ndarray
     values: np.ndarray
 
@@ -135,19 +104,14 @@ def read_table(path: pathlib.Path | None, key: str, types: Mapping[str, pa.DataT
             column.append(_compact(table[name]))
     keys = _joined(parts.pop(key), ID)
     columns = {name: _joined(parts.pop(name), kind) for name, kind in types.items()}
-    if len(keys) and not (keys[1:] > keys[:-1]).all():
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        columns = {
-            n: c[order] if isinstance(c, np.ndarray) else c.take(pa.array(order))
-            for n, c in columns.items()
-        }
-        repeated = keys[1:][keys[1:] == keys[:-1]]
+    if not (keys[1:] > keys[:-1]).all():
+        ordered = np.sort(keys)
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(repeated):
             raise ValueError(
                 f"{path}: {key} {repeated[0]} is in more than one row; remove all but one."
             )
-    return Table(Keys(keys), columns)
+    return Table(KeyIndex(keys), columns)
 
 
 def read_lists(path: pathlib.Path | None, value: str) -> Lists:
@@ -174,7 +138,7 @@ def read_lists(path: pathlib.Path | None, value: str) -> Lists:
     bits = (np.maximum(np.nan_to_num(confidence), 0) + np.float32(0)).view(np.int32)
     order = np.argsort((places << 32) | bits, kind="stable")
     ends = np.append(0, np.cumsum(np.bincount(places, minlength=len(keys))))
-    return Lists(Keys(keys), ends, values[order])
+    return Lists(KeyIndex(keys), ends, values[order])
 
 
 def published_seconds(texts: pa.DictionaryArray) -> np.ndarray:

@@ -1,0 +1,200 @@
+"""What a data card holds. A share, rate or mean is None if there is nothing to take it of.
+
+Shapes: T bins of time, K ranks of ads.
+"""
+
+import pydantic
+
+from tfrecords import records
+from tfrecords.schema import Schema
+from tfrecords.splits import SplitOptions
+
+Share = float | None
+
+
+class LabelSummary(pydantic.BaseModel):
+    """A label in a split."""
+
+    known: int  # rows that have the label
+    missing: int
+    positive: int  # rows whose label is above 0
+    rate: Share  # of the known rows
+    mean: Share
+
+
+class ListLengths(pydantic.BaseModel):
+    """Numbers of ads of requests, with their mean and quantiles over requests."""
+
+    counts: list[tuple[int, int]]  # a number of ads and the number of its requests
+    mean: Share = None
+    min: int | None = None
+    median: int | None = None
+    p90: int | None = None
+    p99: int | None = None
+    max: int | None = None
+    one_ad: Share = None  # of the requests
+
+
+class SplitSummary(pydantic.BaseModel):
+    """A split."""
+
+    rows: int  # impressions, sampled negatives included
+    requests: int
+    sampled: int  # sampled negatives
+    requests_with_click: int
+    share_with_click: Share
+    engaged_without_click: int  # impressions with an engagement and without a click
+    labels: dict[str, LabelSummary]
+    list_lengths: ListLengths
+
+
+class Drift(pydantic.BaseModel):
+    """Drift of a field from training to test."""
+
+    psi: float | None  # population stability index: 0 is no drift, None an empty split
+    by_chance: float  # expected index for this number of rows without drift
+    groups: int  # of values
+    level: str  # stable, shifted, drifted, or unknown if there are too few rows
+
+
+class TopValue(pydantic.BaseModel):
+    """A frequent value, with its share in each split."""
+
+    value: str
+    train: Share
+    validation: Share
+    test: Share
+
+
+class FieldSummary(pydantic.BaseModel):
+    """A field. Shares are by split, of requests (query side) or impressions (ad side)."""
+
+    name: str
+    column: str
+    side: str
+    kind: str
+    unit: str  # request or impression
+    missing: dict[str, Share]
+    constant: bool  # in training
+    largest_share: Share  # of one id in training
+    drift: Drift
+    # Strings:
+    vocabulary: int | None = None  # number of values in the vocabulary
+    distinct: int | None = None  # number of values in training
+    out_of_vocabulary: dict[str, Share] = {}  # of the values that are not missing
+    top: list[TopValue] = []
+    value_lists: dict[str, list[int]] = {}  # number of lists by number of values
+    # Numbers:
+    boundaries: list[float] = []
+    buckets: dict[str, list[float]] = {}  # share of each bucket
+    quantiles: dict[str, float | None] = {}  # boundary above a share of the training values
+
+
+class ShownAd(pydantic.BaseModel):
+    """An ad in training."""
+
+    ad_id: str
+    impressions: int
+    share: float  # of all impressions
+    click_rate: float
+
+
+class PopularityCurve(pydantic.BaseModel):
+    """Cumulative shares [K] of the most popular ads in training, up to each rank."""
+
+    rank: list[int]
+    impressions: list[float]
+    clicks: list[float]
+
+
+class NewAds(pydantic.BaseModel):
+    """The ads of a split that training never shows."""
+
+    counted: str  # impressions or clicks
+    ads: int
+    of_ads: int  # ads of the split
+    share: Share  # of what is counted
+    share_of_clicks: Share
+
+
+class AdsSummary(pydantic.BaseModel):
+    """The ads of the catalog."""
+
+    count: int
+    shown_in_training: int
+    clicked_in_training: int
+    impressions_of_changed_ads: int  # shown with other fields than in the catalog
+    changed_share: Share  # of the log's impressions
+    most_shown: list[ShownAd]
+    curve: PopularityCurve
+    top: PopularityCurve  # at round ranks
+    new: dict[str, NewAds]
+
+
+class RejectedReason(pydantic.BaseModel):
+    """A reason without the rejected values."""
+
+    reason: str
+    count: int
+
+
+class RejectedRow(pydantic.BaseModel):
+    """A row of `rejected.tsv`, its text shortened."""
+
+    file: str
+    line: str
+    reason: str
+    text: str
+
+
+class RejectedRows(pydantic.BaseModel):
+    """The rejected rows."""
+
+    lines: int  # of the log
+    count: int
+    share: Share
+    distinct_reasons: int
+    reasons: list[RejectedReason]  # the most common ones
+    examples: list[RejectedRow]  # the first ones
+
+
+class TimeSummary(pydantic.BaseModel):
+    """Rows and label rates over time."""
+
+    by_time: bool  # otherwise bins are numbers of rows
+    unit: str | None  # of times since 1970; None for plain numbers
+    low: float
+    high: float
+    edges: list[str]  # of the bins [T + 1]
+    rows: list[int]  # of each bin [T]
+    rates: dict[str, list[Share]]  # of each label [T]
+
+
+class CardWarning(pydantic.BaseModel):
+    """A problem of the data set and its remedy."""
+
+    level: str  # warning: likely a mistake, or a metric or model is useless; note: information
+    text: str
+    action: str
+
+
+class DataCard(pydantic.BaseModel):
+    """The content and the problems of a data set."""
+
+    directory: str
+    fingerprint: str
+    source: records.SourceDescription
+    log_schema: Schema
+    split: SplitOptions
+    split_meaning: str
+    sampled_negatives: int  # for each click
+    engagement_window_seconds: float
+    rows_inside_engagement_window: int
+    varying: dict[str, int]  # query field -> rows that differ from the first of their request
+    rows_of_other_users: int  # than the first row of their request
+    splits: dict[str, SplitSummary]
+    time: TimeSummary
+    fields: list[FieldSummary]
+    ads: AdsSummary
+    rejected: RejectedRows
+    warnings: list[CardWarning] = []  # warnings before notes

@@ -1,0 +1,135 @@
+"""The tables of a data card, which the page and the terminal show alike."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from tfrecords import pages
+from tfrecords.card import model
+
+_SPLITS = ("train", "validation", "test")
+# Levels of drift in words; the others are shown as they are.
+LEVELS = {"stable": "", "unknown": "few rows"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CardTable:
+    """A table of a data card.
+
+    Attributes:
+        head: Titles of the columns.
+        rows: Cells of each row.
+        left: Indices of left-aligned columns other than the first one.
+        wide: Indices of columns that may wrap.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: tuple[int, ...] = ()
+    wide: tuple[int, ...] = ()
+
+
+def of_splits(card: model.DataCard) -> CardTable:
+    """Returns the sizes of the splits and their lists."""
+    head = ["", "rows", "requests", "mean ads", "median", "90 %", "99 %", "maximum", "one ad",
+            "with a click", "sampled rows"]  # fmt: skip
+    rows = []
+    for split, own in card.splits.items():
+        ads = own.list_lengths
+        sizes = [own.rows, own.requests]
+        quantiles = [ads.median, ads.p90, ads.p99, ads.max]
+        rows.append(
+            [
+                split,
+                *map(pages.format_count, sizes),
+                pages.format_mean(ads.mean),
+                *map(pages.format_count, quantiles),
+                *map(pages.format_percent, [ads.one_ad, own.share_with_click]),
+                pages.format_count(own.sampled),
+            ]
+        )
+    return CardTable(head, rows)
+
+
+def of_labels(card: model.DataCard) -> CardTable:
+    """Returns the rates of the labels in each split."""
+    head = ["", "share above 0", "mean", "rows above 0", "rows with the label", "missing"]
+    rows = []
+    for label in card.splits["train"].labels:
+        for split, of_split in card.splits.items():
+            own = of_split.labels[label]
+            counts = [own.positive, own.known, own.missing]
+            shares = [pages.format_percent(own.rate), pages.format_decimal(own.mean)]
+            rows.append([f"{label}, {split}", *shares, *map(pages.format_count, counts)])
+    return CardTable(head, rows)
+
+
+def of_fields(card: model.DataCard) -> CardTable:
+    """Returns the missing and out-of-vocabulary shares of the fields, and their drift."""
+    head = ["field", "kind", "distinct", "vocabulary", "missing: train", "validation", "test",
+            "OOV: train", "validation", "test", "PSI", "drift"]  # fmt: skip
+    rows = []
+    for field in card.fields:
+        shares = [own.get(s) for own in (field.missing, field.out_of_vocabulary) for s in _SPLITS]
+        psi, level = field.drift.psi, field.drift.level
+        rows.append(
+            [
+                field.name,
+                f"{field.side} {field.kind.replace('categorical_list', 'list')}",
+                *map(pages.format_count, [field.distinct, field.vocabulary]),
+                *map(pages.format_percent, shares),
+                pages.NO_VALUE if psi is None else f"{psi:.3f}",
+                LEVELS.get(level, level),
+            ]
+        )
+    return CardTable(head, rows, left=(1, 11))
+
+
+def of_popularity(card: model.DataCard) -> CardTable:
+    """Returns the shares of the most popular ads."""
+    top = card.ads.top
+    rows = [
+        [f"the first {rank:,}", pages.format_percent(shown), pages.format_percent(clicked)]
+        for rank, shown, clicked in zip(top.rank, top.impressions, top.clicks, strict=True)
+    ]
+    return CardTable(["most popular", "impressions", "clicks"], rows)
+
+
+def of_new_ads(card: model.DataCard) -> CardTable:
+    """Returns the shares of ads that training never shows."""
+    rows = [
+        [
+            split,
+            f"{own.ads:,} of {own.of_ads:,}",
+            f"{pages.format_percent(own.share)} of {own.counted}",
+            pages.format_percent(own.share_of_clicks),
+        ]
+        for split, own in card.ads.new.items()
+    ]
+    return CardTable(["never shown in training", "ads", "their share", "share of clicks"], rows)
+
+
+def of_shown_ads(card: model.DataCard) -> CardTable:
+    """Returns the ads with the most impressions."""
+    rows = [
+        [own.ad_id, f"{own.impressions:,}", *map(pages.format_percent, [own.share, own.click_rate])]
+        for own in card.ads.most_shown
+    ]
+    return CardTable(["most shown in training", "impressions", "share", "click rate"], rows)
+
+
+def of_reasons(card: model.DataCard) -> CardTable:
+    """Returns the most common reasons for which rows were rejected."""
+    rejected = card.rejected
+    rows = [
+        [f"{own.count:,}", pages.format_percent(own.count / rejected.count), own.reason]
+        for own in rejected.reasons
+    ]
+    return CardTable(["rejected rows", "share", "reason"], rows, left=(2,))
+
+
+def of_rejected_rows(card: model.DataCard) -> CardTable:
+    """Returns the first rejected rows."""
+    rows = [
+        [f"{own.file}, line {own.line}", own.reason, own.text] for own in card.rejected.examples
+    ]
+    return CardTable(["line", "reason", "text"], rows, left=(1, 2), wide=(0, 1, 2))
