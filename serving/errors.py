@@ -165,6 +165,12 @@ class RankerDeadlineError(RankerError):
     code = "ranker_deadline"
 
 
+class RankerBusyError(RankerDeadlineError):
+    """The model server refused the call until the deadline: all of its threads were busy."""
+
+    code = "ranker_busy"
+
+
 class RankerVersionError(RankerError):
     """The model server does not serve the pinned version."""
 

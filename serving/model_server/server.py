@@ -163,9 +163,7 @@ class ModelServer:
                 rest_api.RestApi(self.manager, options, self.metrics),
                 self.host,
                 self.rest_port,
-                options.rest_api_num_threads,
-                options.rest_api_timeout_seconds,
-                options.max_request_bytes,
+                options,
             )
         except OSError as error:
             raise OSError(

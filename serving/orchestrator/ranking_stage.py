@@ -3,7 +3,9 @@
     time for all candidates          the ranker scores all of them
     time for some                    it scores the best by retrieval; how many follows from the
                                      latency of recent calls and the number of waiting requests
-    the call fails at once           it is retried once with half of the candidates
+    the ranker has no free thread    it is called again until the deadline
+    the ranker ends during a call    the next server behind its address is called
+    the call fails otherwise         it is retried once with half of the candidates
     late, failing, or breaker open   no scores; the caller keeps retrieval order
 
 Shapes: B requests, C candidates, R ranked candidates.
@@ -157,8 +159,10 @@ class RankingStage:
             is_late = isinstance(error, errors.RankerDeadlineError)
             if is_late:
                 self._pace.observe(num_scores, (self._clock() - started) * 1000)
-            # The ranker is not at fault if the time was too short from the start.
-            if is_late and remaining_ms < self._healthy_pace.expected_ms(num_scores):
+            # A ranker that is busy is healthy, and it is not at fault if the time was too short
+            # from the start.
+            too_short = remaining_ms < self._healthy_pace.expected_ms(num_scores)
+            if isinstance(error, errors.RankerBusyError) or (is_late and too_short):
                 self._breaker.abandoned()
             else:
                 self._breaker.failed()

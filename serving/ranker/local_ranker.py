@@ -86,6 +86,9 @@ class LocalRanker:
                 f"The ranker of this process did not answer within {timeout_seconds * 1000:.0f} ms."
             ) from error
 
+    async def connected(self, timeout_seconds: float) -> None:
+        """Returns at once."""
+
     async def close(self) -> None:
         """Waits for running calls, and frees the model."""
         self.free()

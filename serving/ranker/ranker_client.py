@@ -5,7 +5,8 @@ Shapes: B requests, C candidates, F columns of ad features, L values of the long
 
 import asyncio
 import math
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
 
 import grpc
 import numpy as np
@@ -29,6 +30,10 @@ _OPTIONS = (
     # Each client in a process has its own connection and backoff.
     ("grpc.use_local_subchannel_pool", 1),
 )
+# RESOURCE_EXHAUSTED for the size of a call rather than for the number of calls: a gRPC message or
+# the memory of a GPU. The status has no other field that tells them apart.
+_TOO_LARGE = ("larger than max", "OOM", "Out of memory")
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.002, 0.05
 
 
 class RankerClient:
@@ -37,7 +42,8 @@ class RankerClient:
     The channel belongs to the event loop that created it. Another loop gets a new channel.
 
     Attributes:
-        address: `host:port` of the gRPC server.
+        address: `host:port` of the gRPC server, or another target of gRPC, such as
+            `ipv4:10.0.0.1:8500,10.0.0.2:8500`: the next server is called when one ends.
         version: Release version, sent with each request and checked in each reply.
     """
 
@@ -64,6 +70,8 @@ class RankerClient:
     ) -> dict[str, np.ndarray]:
         """Scores candidates.
 
+        A server without a free thread refuses a call at once; it is called again until the timeout.
+
         Args:
             columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
             ad_features: [B, C, F] int32.
@@ -75,22 +83,38 @@ class RankerClient:
         Raises:
             RankerUnavailableError: The server cannot be reached.
             RankerDeadlineError: The call timed out.
+            RankerBusyError: The server had no free thread until the timeout.
             RankerVersionError: The server does not serve the version.
             RankerMismatchError: The reply comes from another version.
             RankerReplyError: The server rejected the call, or the reply is invalid.
         """
-        stub = self._connect()
-        try:
-            reply = await stub.Predict(self._request(columns, ad_features), timeout=timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise self._mapped(error, timeout_seconds) from error
+        shape = ad_features.shape[:2]
+        if 0 in shape:
+            # TensorFlow Serving with batching never answers an empty batch.
+            return {name: np.empty(shape, np.float32) for name in self._outputs}
+        reply = await self._reply(self._request(columns, ad_features), timeout_seconds)
         if reply.model_spec.version.value != self.version:
             raise errors.RankerMismatchError(
                 f"The server at {self.address} answered with {self._model_name} version "
                 f"{reply.model_spec.version.value}, expected the pinned version {self.version}."
             )
-        shape = ad_features.shape[:2]
         return {name: _decode(reply.outputs.get(name), name, shape) for name in self._outputs}
+
+    async def connected(self, timeout_seconds: float) -> None:
+        """Waits for a connection.
+
+        Raises:
+            RankerUnavailableError: There is none within the timeout.
+        """
+        self._connect()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._channel.channel_ready()
+        except TimeoutError as error:
+            raise errors.RankerUnavailableError(
+                f"The ranker at {self.address} is not available: no connection within "
+                f"{timeout_seconds * 1000:.0f} ms."
+            ) from error
 
     async def close(self) -> None:
         """Closes the channel; the next call opens a new one."""
@@ -116,6 +140,34 @@ class RankerClient:
             if state is grpc.ChannelConnectivity.READY:
                 self._connection += 1
             state = channel.get_state()
+
+    async def _reply(
+        self, request: predict_pb2.PredictRequest, timeout_seconds: float
+    ) -> predict_pb2.PredictResponse:
+        """Calls the server, and again after a pause while it has no free thread."""
+        stub = self._connect()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_seconds
+        refused = False
+        waits = pauses()
+        while True:
+            pause = next(waits)
+            try:
+                return await stub.Predict(request, timeout=end - loop.time())
+            except grpc.aio.AioRpcError as error:
+                is_late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                is_busy = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not any(
+                    words in str(error.details()) for words in _TOO_LARGE
+                )
+                if (is_busy and loop.time() + pause >= end) or (is_late and refused):
+                    raise errors.RankerBusyError(
+                        f"The ranker at {self.address} had no free thread within "
+                        f"{timeout_seconds * 1000:.0f} ms. Raise its --grpc_max_threads."
+                    ) from error
+                if not is_busy:
+                    raise self._mapped(error, timeout_seconds) from error
+            refused = True
+            await asyncio.sleep(pause)
 
     def _request(
         self, columns: requests.Columns, ad_features: np.ndarray
@@ -149,6 +201,17 @@ class RankerClient:
                 f"{server} does not serve {self._model_name} version {self.version}: {details}"
             )
         return errors.RankerReplyError(f"{server} rejected the call: {status.name}: {details}")
+
+
+def pauses() -> Iterator[float]:
+    """Yields increasing pauses before a call is repeated, in seconds, at random around 2 to 50 ms.
+
+    References: M. Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015.
+    """
+    longest = _FIRST_PAUSE_SECONDS
+    while True:
+        yield longest * random.uniform(0.5, 1.0)
+        longest = min(2 * longest, _MAX_PAUSE_SECONDS)
 
 
 def _encode(tensor: tensor_pb2.TensorProto, dtype: int, values: np.ndarray) -> None:

@@ -8,10 +8,14 @@ from typing import Protocol
 import numpy as np
 
 from serving import errors, releases, requests
+from serving.ranker import ranker_client
 
 _PROBE_TIMEOUT_SECONDS = 5.0
 # Time before a server that failed its probes is checked again.
 _RECHECK_SECONDS = 1.0
+# Time in which a call whose server ended may reach another one. It is short, because a call that
+# waits keeps others from failing fast.
+_RECONNECT_SECONDS = 0.25
 
 
 class Scorer(Protocol):
@@ -32,6 +36,9 @@ class Scorer(Protocol):
         self, columns: requests.Columns, ad_features: np.ndarray, timeout_seconds: float
     ) -> dict[str, np.ndarray]:
         """Returns output -> [B, C] float32; see `RankerClient.predict`."""
+
+    async def connected(self, timeout_seconds: float) -> None:
+        """Waits for a connection; see `RankerClient.connected`."""
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -109,16 +116,45 @@ class VerifiedRanker:
     ) -> dict[str, np.ndarray]:
         """Returns the scores of a verified server; see `RankerClient.predict`.
 
+        If the server ends during the call, the next server behind the address is verified and
+        called. TensorFlow Serving drops the calls in flight when it ends.
+
         Raises:
             RankerError: The call failed, or the server is not verified.
         """
-        started = time.monotonic()
+        end = time.monotonic() + timeout_seconds
+        was_verified = self._is_verified()
         try:
-            await self.verify(timeout_seconds)
+            return await self._predict(columns, ad_features, end)
+        except errors.RankerUnavailableError:
+            # A server that was unreachable before the call is not waited for.
+            if not was_verified:
+                raise
+        await self._verify_next(min(end, time.monotonic() + _RECONNECT_SECONDS))
+        return await self._predict(columns, ad_features, end)
+
+    async def _verify_next(self, end: float) -> None:
+        """Verifies the server behind the next connection."""
+        waits = ranker_client.pauses()
+        while True:
+            pause = next(waits)
+            try:
+                await self._client.connected(end - time.monotonic())
+                await self.verify(end - time.monotonic())
+                return
+            except errors.RankerUnavailableError:
+                if time.monotonic() + pause >= end:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _predict(
+        self, columns: requests.Columns, ad_features: np.ndarray, end: float
+    ) -> dict[str, np.ndarray]:
+        try:
+            await self.verify(end - time.monotonic())
             # After a reconnect, the call below could reach a server that is not verified.
             verified_at = self._verified_at
-            remaining = timeout_seconds - (time.monotonic() - started)
-            scores = await self._client.predict(columns, ad_features, remaining)
+            scores = await self._client.predict(columns, ad_features, end - time.monotonic())
         except errors.RankerError as error:
             self._failed(error)
             raise

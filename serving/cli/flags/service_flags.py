@@ -24,7 +24,11 @@ flags.DEFINE_integer(
     "Number of processes, which share the port, the index and the ranker.",
     lower_bound=1,
 )
-flags.DEFINE_string("ranker_address", None, "host:port of a running TensorFlow Serving.")
+flags.DEFINE_string(
+    "ranker_address",
+    None,
+    "host:port of a running TensorFlow Serving, or several as ipv4:IP:PORT,IP:PORT.",
+)
 flags.DEFINE_integer("model_server_port", 8500, "gRPC port of the embedded model server.", 1, 65535)
 flags.DEFINE_integer(
     "model_server_rest_port", 8501, "REST port of the embedded model server.", 1, 65535

@@ -24,6 +24,7 @@ Prometheus.
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import signal
 import subprocess
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving import errors, model_config
+from serving import errors, model_config, process
 from serving.cli.flags import bundle_flags, rule_flags, service_flags
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ flags.adopt_module_key_flags(rule_flags)
 FLAGS = flags.FLAGS
 
 _STOP_SECONDS = 15
+# Calls to the model server beside those of the orchestrators, such as the doctor's.
+_OTHER_CALLS = 16
 
 
 def main() -> None:
@@ -98,9 +101,17 @@ def _bound(host: str, port: int) -> Iterator[service.Listening]:
         yield listening
 
 
+def _max_calls() -> int:
+    """Returns how many calls the processes make at once to the stable and the canary release."""
+    return 2 * FLAGS.workers * FLAGS.max_ranker_calls
+
+
 @contextlib.contextmanager
 def _embedded_server(base: pathlib.Path) -> Iterator[None]:
-    """Runs the embedded model server in a child process; it serves the releases in use."""
+    """Runs the embedded model server in a child process; it serves the releases in use.
+
+    It is started again when it exits.
+    """
     from serving import releases
 
     with contextlib.ExitStack() as stack:
@@ -112,27 +123,27 @@ def _embedded_server(base: pathlib.Path) -> Iterator[None]:
             sys.executable, "-m", "serving.model_server", f"--model_config_file={path}",
             "--model_config_file_poll_wait_seconds=1",
             f"--port={FLAGS.model_server_port}",
+            f"--grpc_max_threads={_max_calls() + _OTHER_CALLS}",
             f"--rest_api_port={FLAGS.model_server_rest_port}",
             "--end_with_input",
         ]  # fmt: skip
         # Ctrl-C is sent to every process of the terminal's group, so the server gets its own group
         # to answer for requests in flight. Its input closes when this process ends for any reason.
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+        start = functools.partial(
+            subprocess.Popen,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
         )
-        assert child.stdout is not None
-        try:
-            ready = child.stdout.readline()
-            if not ready:
-                raise errors.ServerStartError(
-                    "The embedded model server did not start; its message is above. "
-                    "Choose other ports, or set --ranker_address."
-                )
-            print(ready.rstrip(), flush=True)
-            yield
-        finally:
-            child.terminate()
-            try:
-                child.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
+        server = process.SupervisedProcess("embedded model server", start, _STOP_SECONDS)
+        stack.callback(server.stop)
+        ready = server.start()
+        if ready is None:
+            raise errors.ServerStartError(
+                "The embedded model server did not start; its message is above. "
+                "Choose other ports, or set --ranker_address."
+            )
+        print(ready, flush=True)
+        yield

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from starlette import requests, responses
 
+from serving.model_server import server_options
 from serving.model_server.rest import rest_api
 
 _logger = logging.getLogger(__name__)
@@ -30,9 +31,7 @@ class RestServer:
         api: rest_api.RestApi,
         host: str,
         port: int,
-        num_threads: int,
-        timeout_seconds: float,
-        max_request_bytes: int,
+        options: server_options.ServerOptions,
     ) -> None:
         """Binds the port; nothing is answered before `start`.
 
@@ -40,19 +39,19 @@ class RestServer:
             api: The API.
             host: Address to bind.
             port: The port; 0 is any free one.
-            num_threads: Maximum number of requests that run at once.
-            timeout_seconds: Time after which a request is answered by 504; infinity for no limit.
-            max_request_bytes: Maximum size of a body and of a compressed body's content in bytes.
+            options: Number of threads, and limits of time and size.
 
         Raises:
             OSError: The port cannot be bound.
         """
         self._api = api
-        self._timeout_seconds = timeout_seconds
-        self._max_bytes = max_request_bytes
+        self._timeout_seconds = options.rest_api_timeout_seconds
+        self._max_bytes = options.max_request_bytes
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
-        self._pool = futures.ThreadPoolExecutor(num_threads, thread_name_prefix="rest")
+        self._pool = futures.ThreadPoolExecutor(
+            options.rest_api_num_threads, thread_name_prefix="rest"
+        )
         config = uvicorn.Config(
             self._application,
             http="h11",

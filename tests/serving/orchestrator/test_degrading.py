@@ -1,16 +1,21 @@
 """What a request gets when time, ranker or limit run short."""
 
 import asyncio
+import contextlib
+import re
 import threading
 
 import clocks
+import grpc
 import numpy as np
 import pytest
 import serving_fixtures
 import waiting
+from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
 from serving import errors, ranker, requests
 from serving.config import BreakerConfig, OrchestratorConfig, RankingConfig
+from serving.model_server import server
 from serving.orchestrator import admission
 
 REQUEST = requests.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
@@ -216,6 +221,62 @@ def test_a_hanging_ranker_opens_the_circuit_breaker_and_is_retried_after_a_pause
         assert "will be retried" not in answer.degraded
     assert (paused.order, again.degraded) == ("retrieval", None)
     assert "The ranker will be retried shortly." in paused.degraded
+
+
+def test_a_call_in_flight_is_answered_by_the_next_server_when_its_own_ends(run, ranker_address):
+    held = _Held()
+    config = OrchestratorConfig(num_candidates=300, default_deadline_ms=60_000)
+
+    async def scenario(service, ending):
+        full = await service.recommend(REQUEST)
+        held.go_on.clear()
+        asked = asyncio.create_task(service.recommend(REQUEST))
+        assert await asyncio.to_thread(held.arrived.wait, 60)
+        # Drops the call, as TensorFlow Serving does on SIGTERM.
+        await asyncio.to_thread(ending.close)
+        return full, await asked, await service.recommend(REQUEST)
+
+    with contextlib.ExitStack() as ending:
+        first = ending.enter_context(serving_fixtures.altering_server(ranker_address, held))
+        answers = run(
+            lambda service: scenario(service, ending), f"ipv4:{first},{ranker_address}", config
+        )
+        held.go_on.set()
+    assert [answer.degraded for answer in answers] == [None] * 3
+    assert len({tuple(ad.ad_id for ad in answer.ads) for answer in answers}) == 1
+
+
+def test_a_ranker_without_a_free_thread_is_called_again_until_the_deadline(run, tiny_base):
+    options = server.Options(grpc_max_threads=1)
+    models = {"ranker": tiny_base / "ranker"}
+    status = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "ranker"})
+
+    def refusals(running):
+        return sum(map(int, re.findall(r'"RESOURCE_EXHAUSTED"} (\d+)', running.metrics.render())))
+
+    async def scenario(service, running, stub):
+        full = await service.recommend(REQUEST)
+        with running.manager._changed:
+            # It takes the only thread, and waits for the lock.
+            taking = stub.GetModelStatus.future(status)
+            late = await service.recommend(serving_fixtures.changed(REQUEST, deadline_ms=500))
+            before = refusals(running)
+            asked = asyncio.create_task(service.recommend(REQUEST))
+            await asyncio.to_thread(waiting.until, lambda: refusals(running) > before)
+        assert taking.result(60)
+        return full, late, await asked, service._ranking.breaker_state
+
+    with (
+        server.ModelServer(models, options=options) as running,
+        grpc.insecure_channel(f"127.0.0.1:{running.port}") as channel,
+    ):
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        full, late, asked, state = run(
+            lambda service: scenario(service, running, stub), f"127.0.0.1:{running.port}"
+        )
+    assert (full.degraded, asked.degraded, state) == (None, None, "closed")
+    assert late.order == "retrieval"
+    assert "had no free thread within" in late.degraded
 
 
 def test_a_ranker_that_is_busy_until_the_deadline_gives_retrieval_order(run, ranker_address):

@@ -6,6 +6,7 @@ import httpx
 import jsonschema
 import pytest
 import serving_fixtures
+import waiting
 
 
 @pytest.fixture
@@ -253,6 +254,21 @@ def test_without_a_ranker_it_is_alive_and_answers_but_is_not_ready(tiny_bundle):
         answer = http.post("/v1/recommend", json={}).json()
         assert answer["order"] == "retrieval"
         assert address in answer["degraded"]
+
+
+def test_readiness_names_a_ranker_that_has_gone(tiny_base, tiny_bundle):
+    with serving_fixtures.serve_ranker(tiny_base) as server:
+        address = f"127.0.0.1:{server.port}"
+        service = serving_fixtures.make_orchestrator(tiny_bundle, address)
+        with serving_fixtures.serve_app(service) as url:
+            serving_fixtures.wait_until_ready(url)
+            server.stop(grace_seconds=0)
+            # Nobody asks for ads meanwhile.
+            waiting.until(lambda: httpx.get(f"{url}/readyz", timeout=60).json()["degraded"])
+            reply = httpx.get(f"{url}/readyz", timeout=60)
+    # Answers in retrieval order are better than none.
+    assert (reply.status_code, reply.json()["status"]) == (200, "ready")
+    assert f"The ranker at {address} is not available" in reply.json()["degraded"]
 
 
 def test_a_ranker_of_another_training_is_not_ready(tiny_bundle, tmp_path):
