@@ -114,6 +114,7 @@ def _cases(log: impressions.ImpressionLog) -> dict[str, Callable[[], requests.An
             rules=requests.RuleFields(_KINDS).check(requests.Rules(**rules)),
             at_cap={},
             explain="explained" in name,
+            candidates=False,
             dry_run=False,
         )
 

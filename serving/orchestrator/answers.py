@@ -54,7 +54,8 @@ def ranked_answer(
     scores["utility"] = utility
     reasons = explain_ads(valid, chosen, utility, head_scores) if valid.explain else None
     ads = _ads(release, found, chosen, scores, reasons)
-    return _answer(release, valid, found, chosen, utility, ads, "utility", reason, stage_ms)
+    pool = _pool(release, valid, found, scores)
+    return _answer(release, valid, found, chosen, utility, ads, pool, "utility", reason, stage_ms)
 
 
 def degraded_answer(
@@ -80,7 +81,8 @@ def degraded_answer(
     chosen = _select(valid, found, utility, utility.min(initial=np.inf), rng)
     reasons = explain_ads(valid, chosen, utility, None) if valid.explain else None
     ads = _ads(release, found, chosen, {}, reasons)
-    return _answer(release, valid, found, chosen, utility, ads, "retrieval", reason, stage_ms)
+    pool = _pool(release, valid, found, {})
+    return _answer(release, valid, found, chosen, utility, ads, pool, "retrieval", reason, stage_ms)
 
 
 def _select(
@@ -132,6 +134,18 @@ def _ads(
     ]
 
 
+def _pool(
+    release: releases.Bundle,
+    valid: requests.ValidRequest,
+    found: candidates.RequestCandidates,
+    scores: Mapping[str, np.ndarray],
+) -> list[requests.RankedAd] | None:
+    """Returns all candidates in retrieval order, if the request asks for them."""
+    if not valid.candidates:
+        return None
+    return _ads(release, found, select_best(np.arange(len(found.rows))), scores, None)
+
+
 def _answer(
     release: releases.Bundle,
     valid: requests.ValidRequest,
@@ -139,6 +153,7 @@ def _answer(
     chosen: Selection,
     utility: np.ndarray,
     ads: list[requests.RankedAd],
+    pool: list[requests.RankedAd] | None,
     order: str,
     reason: str | None,
     stage_ms: Mapping[str, float],
@@ -157,4 +172,5 @@ def _answer(
         stage_ms=dict(stage_ms),
         shortage=explain_shortage(valid, chosen, len(found.rows)),
         explanation=explanation,
+        candidates=pool,
     )

@@ -25,6 +25,7 @@ def describe_release(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "query_fields": release.query_fields,
         "ad_fields": release.ad_fields,
         "heads": {head.label: head.trained for head in release.heads},
+        "outputs": {head.label: head.output for head in release.heads},
         "index": release.index,
         "metrics": release.metrics,
         "live": service.live.status(),

@@ -170,6 +170,11 @@ class Answer(AnswerPart):
         default=None, exclude_if=lambda value: value is None
     )
     """What the rules did. Absent unless the request asks for it."""
+    candidates: list[RankedAd] | None = pydantic.Field(
+        default=None, exclude_if=lambda value: value is None
+    )
+    """All candidates that were ranked, in retrieval order, which `rank` numbers. Absent unless the
+    request asks for them."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, explanations only if there are any."""

@@ -1,5 +1,6 @@
 """Checks filters against the ad fields of a release, and brings them into one form."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,8 +41,10 @@ class FilterFields:
         if filters is None:
             return None
         conditions = tuple(
-            self._condition(f"filters.conditions[{position}]", condition)
-            for position, condition in enumerate(filters.conditions or ())
+            parsing.check_all(
+                functools.partial(self._condition, f"filters.conditions[{position}]", condition)
+                for position, condition in enumerate(filters.conditions or ())
+            )
         )
         if not conditions and filters.allowed_ads is None and filters.excluded_ads is None:
             return None

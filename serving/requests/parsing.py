@@ -1,7 +1,7 @@
 """Builds the models of `request`, and turns what pydantic refuses into our error."""
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
@@ -10,6 +10,8 @@ from serving import errors
 from tfrecords import terminal
 
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
+# Faults that one message lists.
+_MAX_FAULTS = 20
 
 # What pydantic's errors expect; the values in braces come from the error's context.
 _EXPECTED = {
@@ -55,14 +57,53 @@ def refusal(
 ) -> errors.InvalidRequestError:
     """Returns the error for what pydantic refuses: path, what was expected, and what came.
 
+    Its message has a line for each fault.
+
     Args:
         model: Class that could not be built.
         details: pydantic's `errors()`.
         place: Path of the model in the request.
     """
+    unknown = {detail["loc"][:-1] for detail in details if detail["type"] == "extra_forbidden"}
     # A misspelled key is also reported as a missing one.
-    unknown = (detail for detail in details if detail["type"] == "extra_forbidden")
-    detail = next(unknown, details[0])
+    faults = [
+        _refusal_of_one(model, detail, place)
+        for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden")
+        if detail["type"] != "missing" or detail["loc"][:-1] not in unknown
+    ]
+    return _joined(faults)
+
+
+def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Runs checks and returns their results.
+
+    Raises:
+        InvalidRequestError: Some checks failed; the message has a line for each fault.
+    """
+    results, faults = [], []
+    for check in checks:
+        try:
+            results.append(check())
+        except errors.InvalidRequestError as error:
+            faults.append(error)
+    if faults:
+        raise _joined(faults) from faults[0]
+    return results
+
+
+def _joined(faults: Sequence[errors.InvalidRequestError]) -> errors.InvalidRequestError:
+    """Returns one error for all faults, of the type of the first."""
+    if len(faults) == 1:
+        return faults[0]
+    lines = [line for fault in faults for line in str(fault).split("\n")]
+    if len(lines) > _MAX_FAULTS:
+        lines[_MAX_FAULTS:] = [f"There are {len(lines) - _MAX_FAULTS} more faults."]
+    return type(faults[0])("\n".join(lines))
+
+
+def _refusal_of_one(
+    model: type[pydantic.BaseModel], detail: Mapping[str, Any], place: str
+) -> errors.InvalidRequestError:
     kind, location, value = detail["type"], detail["loc"], detail["input"]
     path = _path(place, location)
     start = f"{path}: " if path else ""

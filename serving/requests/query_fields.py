@@ -3,6 +3,7 @@
 Shapes: B requests, L values of the longest list.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from serving import errors
-from serving.requests.parsing import shortened
+from serving.requests.parsing import check_all, shortened
 from serving.requests.request import as_digits
 from tfrecords import terminal
 
@@ -52,17 +53,22 @@ class QueryFields:
         Raises:
             InvalidRequestError: A field is unknown, given twice, or has a wrong type.
         """
-        values: dict[str, Any] = {}
-        for group, fields in (("user", user), ("context", context)):
-            for name, value in fields.items():
-                if name in values:
-                    raise errors.InvalidRequestError(
-                        f"{group}: the field {name!r} is in user and in context. Give it once."
-                    )
-                if name not in self._kinds:
-                    raise errors.InvalidRequestError(self._unknown(group, name))
-                values[name] = check_value(f"{group}.{name}", self._kinds[name], value)
-        return values
+        both = [name for name in user if name in context]
+        checks = [
+            functools.partial(self._check, group, name, value, name in both and group == "context")
+            for group, fields in (("user", user), ("context", context))
+            for name, value in fields.items()
+        ]
+        return dict(zip((*user, *context), check_all(checks), strict=True))
+
+    def _check(self, group: str, name: str, value: Any, is_repeated: bool) -> Any:
+        if is_repeated:
+            raise errors.InvalidRequestError(
+                f"{group}: the field {name!r} is in user and in context. Give it once."
+            )
+        if name not in self._kinds:
+            raise errors.InvalidRequestError(self._unknown(group, name))
+        return check_value(f"{group}.{name}", self._kinds[name], value)
 
     def columns(self, rows: Sequence[Mapping[str, Any]]) -> Columns:
         """Lays out checked rows as the inputs of both models.

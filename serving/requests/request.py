@@ -246,6 +246,8 @@ class Request(RequestPart):
     """How often the user has seen what, for frequency caps."""
     explain: _Boolean | None = None
     """Whether the answer contains explanations."""
+    candidates: _Boolean | None = None
+    """Whether the answer lists all ranked candidates, such as to preview other weights."""
     release: _ReleaseName | None = None
     """Release that answers; without a canary both are the stable one. Null: chosen by the canary's
     share."""

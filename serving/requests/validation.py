@@ -26,6 +26,7 @@ class ValidRequest:
         rules: Rules in force.
         at_cap: What has reached a frequency cap: ad field to values, None to ad ids.
         explain: Whether the answer contains explanations.
+        candidates: Whether the answer lists all ranked candidates.
         dry_run: Whether the answer is shown to nobody.
     """
 
@@ -38,6 +39,7 @@ class ValidRequest:
     rules: Rules
     at_cap: Mapping[str | None, tuple[str, ...]]
     explain: bool
+    candidates: bool
     dry_run: bool
 
 
@@ -74,20 +76,29 @@ class Validator:
         """Returns the checked request.
 
         Raises:
-            InvalidRequestError: Names the field, what was expected and what came.
+            InvalidRequestError: Each line names a field, what was expected and what came.
         """
-        rules = self._rules.check(request.rules)
+        rules, values, k, weights, filters = parsing.check_all(
+            (
+                lambda: self._rules.check(request.rules),
+                lambda: self.fields.merge(request.user or {}, request.context or {}),
+                lambda: self._check_k(request.k or self._default_k),
+                lambda: self._check_weights(request.weights or {}),
+                lambda: self._filters.check(request.filters),
+            )
+        )
         at_cap = self._rules.at_cap(rules.frequency_caps or (), request.seen)
         return ValidRequest(
-            values=self.fields.merge(request.user or {}, request.context or {}),
-            k=self._check_k(request.k or self._default_k),
-            weights=self._check_weights(request.weights or {}),
+            values=values,
+            k=k,
+            weights=weights,
             deadline_ms=request.deadline_ms,
             request_id=request.request_id or uuid.uuid4().hex,
-            filters=rule_fields.merged(self._filters.check(request.filters), at_cap),
+            filters=rule_fields.merged(filters, at_cap),
             rules=rules,
             at_cap=at_cap,
             explain=bool(request.explain),
+            candidates=bool(request.candidates),
             dry_run=bool(request.dry_run),
         )
 

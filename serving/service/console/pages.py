@@ -1,8 +1,10 @@
 """The web pages of the service.
 
+    /                 redirects to /console
     /console          to try requests
     /docs             API reference from /openapi.json, with a form for each route
-    /console/NAME     their styles, modules and icon, the files of `static/`
+    /console/NAME     their styles, modules and icon: the files of `static/`, and the style sheet
+                      that they share with the reports
 
 The pages contain no data. They call the REST routes with the token that the user enters. They load
 nothing from other hosts, and their content security policy forbids it.
@@ -64,7 +66,15 @@ def _replying(
 def add_routes(app: fastapi.FastAPI) -> None:
     """Adds the pages and their files to an application."""
     directory = importlib.resources.files("serving.service.console") / "static"
-    files = {file.name: _File(file.name, file.read_bytes()) for file in directory.iterdir()}
+    shared = importlib.resources.files("tfrecords") / "pages" / "templates" / "base.css"
+    files = {
+        file.name: _File(file.name, file.read_bytes()) for file in (*directory.iterdir(), shared)
+    }
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> responses.Response:
+        # Relative, for services behind a path prefix.
+        return responses.RedirectResponse("console")
 
     for path, page in PAGES.items():
         app.get(path, include_in_schema=False)(_replying(files[page]))
@@ -72,7 +82,6 @@ def add_routes(app: fastapi.FastAPI) -> None:
     @app.get("/console/{name:path}", include_in_schema=False)
     async def file(name: str, http: fastapi.Request) -> responses.Response:
         if not name:
-            # Relative, for services behind a path prefix.
             return responses.RedirectResponse("../console")
         if name not in files:
             raise starlette.exceptions.HTTPException(404, "Not Found")

@@ -6,7 +6,7 @@
     GET  /healthz /readyz      liveness; whether the service expects to give full answers
     GET  /metrics              for Prometheus; `service_metrics` has the names
     GET  /openapi.json         the API, with examples of the release; `openapi`
-    GET  /console /docs        pages to try requests and the API; `pages` has their files
+    GET  / /console /docs      pages to try requests and the API; `pages` has their files
 
 Errors are `{"error": {"code", "message"}}` with status 400 (the request is refused, or the body is
 not valid JSON), 401 (no token), 404, 405, 408 (the body is sent too slowly), 413 (too large), 415

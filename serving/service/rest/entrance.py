@@ -30,7 +30,7 @@ NOTES = "tfrec.notes"
 MAX_HEADERS = 100
 # The console and the API page contain no data; they ask the user for the token.
 _CONSOLE = "/console"
-OPEN_PATHS = frozenset({"/healthz", "/readyz", *pages.PAGES})
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", *pages.PAGES})
 # Values of the metrics' label `path`; all other paths share the value "other".
 _PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/bundle", "/metrics", *OPEN_PATHS})
 

@@ -210,6 +210,44 @@ def test_only_eligible_ads_answer_and_they_are_the_best_of_them(run, tiny_base, 
     assert answer.degraded is None
 
 
+def test_an_answer_lists_the_candidates_it_was_chosen_from_and_rules_change_only_the_ads(run):
+    rules = {"caps": [{"field": "advertiser", "max": 1}]}
+    request = serving_fixtures.changed(REQUEST, candidates=True, rules=rules)
+
+    async def scenario(service):
+        return await service.recommend(request), await service.recommend(REQUEST)
+
+    answer, plain = run(scenario)
+    assert plain.candidates is None
+    assert "candidates" not in plain.to_json()
+    pool = answer.candidates
+    assert [ad.rank for ad in pool] == list(range(1, serving_fixtures.NUM_ADS + 1))
+    scores = [ad.retrieval_score for ad in pool]
+    assert scores == sorted(scores, reverse=True)
+    by_utility = sorted(pool, key=lambda ad: -ad.utility)
+    assert [ad.ad_id for ad in by_utility[:10]] == [ad.ad_id for ad in plain.ads]
+    # There are nine advertisers.
+    assert len(answer.ads) == 9
+
+
+def test_a_refused_request_names_all_its_faults_each_on_a_line(run):
+    request = Request(
+        context={"contry": "CH", "age": "old"},
+        weights={"clik": 1.0},
+        filters={
+            "conditions": [{"field": "price", "at_most": 1}, {"field": "prize", "at_most": 1}]
+        },
+        rules={"caps": [{"field": "price", "max": 1}]},
+    )
+    with pytest.raises(errors.InvalidRequestError) as refused:
+        run(lambda service: service.recommend(request))
+    lines = str(refused.value).split("\n")
+    assert [line.partition(":")[0] for line in lines] == [
+        *("rules.caps[0].field", "context", "context.age", "weights"),
+        "filters.conditions[1].field",
+    ]
+
+
 def test_no_eligible_ad_is_an_empty_answer_and_the_ranker_is_not_called(run):
     request = serving_fixtures.changed(REQUEST, filters={"allowed_ads": ["of another catalogue"]})
     answer = run(lambda service: service.recommend(request))

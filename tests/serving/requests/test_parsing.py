@@ -148,3 +148,19 @@ def test_an_answer_of_a_newer_service_can_be_read_and_absent_explanations_are_le
         http_calls.read_answer({**document, "ads": [{**ad, "explanation": wrong}]})
     newer = {**document, "newer": 1, "ads": [{**ad, "newer": {"of": "another"}}]}
     assert requests.Answer.model_validate(newer).to_json() == document
+
+
+def test_all_faults_of_types_are_named_up_to_a_maximum():
+    with pytest.raises(errors.RequestTypeError) as refused:
+        requests.parse(requests.Request, {"k": "3", "explain": 1, "kk": 4})
+    lines = str(refused.value).split("\n")
+    assert lines[0].startswith("request: unknown key 'kk' (str). Did you mean 'k'?")
+    assert lines[1:] == [
+        "k: expected an integer, got '3' (str).",
+        "explain: expected true or false, got 1 (int).",
+    ]
+    conditions = [{"field": 1}] * 30
+    with pytest.raises(errors.RequestTypeError) as refused:
+        requests.parse(requests.Request, {"filters": {"conditions": conditions}})
+    lines = str(refused.value).split("\n")
+    assert (len(lines), lines[-1]) == (21, "There are 10 more faults.")

@@ -1,228 +1,140 @@
-// The ads of an answer: scores, what their utility is made of, and where they were before.
+// The ranked ads: their scores, and in the details what the utility is made of and the fields.
 
-import { byId, count, el, isCalm, number, shown } from "./dom.js";
-import { HEADS, hasScores, partsOf } from "./ranking.js";
+import { bar, count, html, number, render, shown } from "./html.js";
+import { exclude, restrict } from "./filters.js";
 
-const MOST_SUMMARY = 5;
+const MAX_FIELDS_IN_SUMMARY = 5;
+const open = new Set();
 
-export class Ads {
-  #filters;
-  #scatter;
-  #open = new Set();
+const sum = (values) => values.reduce((total, value) => total + value, 0);
+const partsOf = (ad, weights, heads) => heads.map(({ name, output }) => weights[name] * ad[output]);
 
-  constructor(filters, scatter) {
-    this.#filters = filters;
-    this.#scatter = scatter;
-  }
+/** Returns the utility of an ad, the sum of weight times score, or null if it has no scores. */
+export const utilityOf = (ad, weights, heads) =>
+  ad.utility === null ? null : sum(partsOf(ad, weights, heads));
 
-  /**
-   * Draws ads, best first.
-   *
-   * `before` is ad id -> rank to compare with, or null; `most` is head -> the pool's greatest
-   * score; `heads` are those of the release.
-   */
-  draw(ads, { weights, heads, before, most, kinds }) {
-    const list = byId("ads");
-    const old = new Map(
-      [...list.children].map((item) => [item.dataset.ad, item.getBoundingClientRect().top]),
-    );
-    const greatest = Math.max(1e-12, ...ads.map((ad) => reach(ad, weights)));
-    const held = document.activeElement?.closest?.("#ads > li");
-    const place = [...list.children].indexOf(held);
-    const { action } = document.activeElement?.dataset ?? {};
-    list.replaceChildren(
-      ...ads.map((ad) => this.#item(ad, { weights, heads, before, most, kinds, greatest })),
-    );
-    if (held) {
-      // Where the ad has gone, the one that took its place: who leaves out many by keyboard stays.
-      const items = [...list.children];
-      const item = items.find((one) => one.dataset.ad === held.dataset.ad) ?? items[place] ?? items.at(-1);
-      const same = [...(item?.querySelectorAll("[data-action]") ?? [])].find(
-        (one) => one.dataset.action === action,
-      );
-      (same ?? item?.querySelector("[data-action]"))?.focus();
-    }
-    if (!isCalm()) for (const item of list.children) slide(item, old.get(item.dataset.ad));
-  }
+/** Returns candidates by utility, each with its `utility` and `rank`. */
+export const rankedBy = (weights, heads, candidates) =>
+  // Ties, and candidates without scores, stay in retrieval order.
+  candidates
+    .map((ad) => ({ ...ad, utility: utilityOf(ad, weights, heads) }))
+    .sort((one, other) => other.utility - one.utility)
+    .map((ad, index) => ({ ...ad, rank: index + 1 }));
 
-  #item(ad, view) {
-    const item = el(
-      "li",
-      {
-        class: "ad",
-        "data-ad": ad.ad_id,
-        onpointerenter: () => this.#scatter.highlight(ad.ad_id),
-        onpointerleave: () => this.#scatter.highlight(null),
-      },
-      el("div", { class: "rank" }, el("b", {}, ad.rank), moved(ad, view.before)),
-      el(
-        "div",
-        { class: "name" },
-        el("h3", { title: ad.ad_id }, ad.ad_id, ad.explanation?.explored ? el("em", {}, "drawn") : null),
-        summary(ad),
-      ),
-      el("div", { class: "scores" }, ...(hasScores(ad) ? this.#scores(ad, view) : [retrieval(ad)])),
-    );
-    const details = this.#details(ad, view);
-    item.append(this.#buttons(ad, details), details);
-    return item;
-  }
-
-  #scores(ad, { heads, most, weights, greatest }) {
-    const scores = heads.map((head) => {
-      const value = ad[HEADS[head].field];
-      const bar = el("span", { class: `fill ${head}` });
-      bar.style.width = `${Math.min(100, Math.max(0, (100 * value) / (most[head] || 1)))}%`;
-      return score(HEADS[head].label, number(value), [bar], "");
-    });
-    const parts = Object.entries(partsOf(ad, weights)).map(([head, part]) => {
-      const bar = el("span", { class: `fill ${head}${part < 0 ? " below" : ""}` });
-      bar.style.width = `${(100 * Math.abs(part)) / greatest}%`;
-      return bar;
-    });
-    return [...scores, score("Utility", number(ad.utility), parts, "utility")];
-  }
-
-  #buttons(ad, details) {
-    const toggle = el(
-      "button",
-      {
-        type: "button",
-        class: "quiet",
-        "data-action": "details",
-        "aria-expanded": String(this.#open.has(ad.ad_id)),
-        "aria-label": `Details of ${ad.ad_id}`,
-        onclick: () => {
-          details.hidden = !details.hidden;
-          toggle.setAttribute("aria-expanded", String(!details.hidden));
-          if (details.hidden) this.#open.delete(ad.ad_id);
-          else this.#open.add(ad.ad_id);
-        },
-      },
-      "Details",
-    );
-    const out = el(
-      "button",
-      {
-        type: "button",
-        class: "quiet",
-        "data-action": "out",
-        "aria-label": `Leave ${ad.ad_id} out`,
-        title: "Leave this ad out",
-        onclick: () => this.#filters.leaveOut(ad.ad_id),
-      },
-      el("span", { class: "narrow" }, "Leave out"),
-      el("span", { class: "broad" }, "✕"),
-    );
-    return el("div", { class: "actions" }, toggle, out);
-  }
-
-  #details(ad, { weights, kinds }) {
-    const rows = Object.entries(ad.fields).map(([name, value]) =>
-      el("div", {}, el("dt", {}, name), el("dd", {}, shown(value), this.#choices(name, value, kinds))),
-    );
-    return el(
-      "div",
-      { class: "details", hidden: !this.#open.has(ad.ad_id) },
-      el("p", { class: "why" }, why(ad, weights)),
-      el("dl", {}, rows),
-    );
-  }
-
-  #choices(name, value, kinds) {
-    if (kinds[name] === undefined || value === null || Array.isArray(value)) return null;
-    const choice = (text, operator) =>
-      el(
-        "button",
-        {
-          type: "button",
-          class: "quiet",
-          "data-action": `${operator} ${name}`,
-          "aria-label": `${text} ${name} ${shown(value)}`,
-          onclick: () => this.#filters.require(name, operator, value),
-        },
-        text,
-      );
-    return el("span", { class: "choices" }, choice("Only", "any_of"), choice("Without", "none_of"));
-  }
-}
-
-/** Returns how far the bar of a utility's parts reaches. */
-const reach = (ad, weights) =>
-  hasScores(ad)
-    ? Object.values(partsOf(ad, weights)).reduce((sum, part) => sum + Math.abs(part), 0)
-    : 0;
-
-function score(label, value, bars, kind) {
-  return el(
-    "div",
-    { class: `score ${kind}` },
-    el("span", { class: "label" }, label),
-    el("span", { class: "number" }, value),
-    el("span", { class: "meter", "aria-hidden": "true" }, bars),
+/**
+ * Draws ads, best first.
+ *
+ * `view` has heads, weights and `adFields` of the release, all `candidates` in retrieval order, and
+ * `before`, ad id -> rank to compare with, or null.
+ */
+export function drawAds(ads, view) {
+  const { heads, candidates, weights } = view;
+  const isRanked = ads.length > 0 && ads[0].utility !== null;
+  const max = Object.fromEntries(
+    heads.map(({ output }) => [output, Math.max(0, ...candidates.map((ad) => ad[output]))]),
+  );
+  const reach = Math.max(...ads.map((ad) => sum(partsOf(ad, weights, heads).map(Math.abs))));
+  const maxima = heads.map(({ name, output }) => `${name} ${number(max[output])}`).join(", ");
+  render(
+    "scales",
+    isRanked &&
+      `A full bar is the highest score among the ${count(candidates.length)} candidates: ${maxima}. ` +
+        `The parts of a utility have one scale, up to ${number(reach)}; negative parts are pale.`,
+  );
+  render(
+    "ads",
+    ads.map((ad) => adItem(ad, { ...view, max, reach })),
   );
 }
 
-const retrieval = (ad) => score("Retrieval score", number(ad.retrieval_score), [], "");
+function adItem(ad, view) {
+  const fold = ({ target }) => (target.open ? open.add(ad.ad_id) : open.delete(ad.ad_id));
+  return html`
+    <li data-ad="${ad.ad_id}">
+      <div class="rank"><b>${ad.rank}</b>${moved(ad, view.before)}</div>
+      <div class="name">
+        <h3>${ad.ad_id}${ad.explanation?.explored && html`<small> drawn by exploration</small>`}</h3>
+        <p class="quiet">${summary(ad)}</p>
+      </div>
+      <div class="scores">${scores(ad, view)}</div>
+      <button type="button" id="exclude-${ad.ad_id}" aria-label="Exclude ${ad.ad_id}" title="Exclude this ad"
+        onclick="${() => exclude(ad.ad_id)}">✕</button>
+      <details open="${open.has(ad.ad_id)}" ontoggle="${fold}">
+        <summary aria-label="Details of ${ad.ad_id}">Details</summary>
+        <div class="tables">${utilityTable(ad, view)}${fieldTable(ad, view)}</div>
+      </details>
+    </li>`;
+}
 
-/** The first fields that say something; the ad's key is said already. */
+const score = (label, value, drawn = null) => html`
+  <div class="score"><span class="quiet">${label}</span><span>${number(value)}</span>${drawn}</div>`;
+
+function scores(ad, { heads, weights, max, reach }) {
+  if (ad.utility === null) return score("retrieval score", ad.retrieval_score);
+  let end = 0;
+  const parts = partsOf(ad, weights, heads).map((part, index) => {
+    const length = Math.abs(part) / (reach || 1);
+    end += length;
+    return [end - length, length, `${heads[index].kind}${part < 0 ? " negative" : ""}`];
+  });
+  const own = heads.map(({ name, output, kind }) =>
+    score(name, ad[output], bar([0, ad[output] / (max[output] || 1), kind])),
+  );
+  return [...own, score("utility", ad.utility, bar(...parts))];
+}
+
+/** The first fields with a value; the ad's id is shown above. */
 function summary({ fields, ad_id: adId }) {
-  const known = Object.entries(fields).filter(
-    ([, value]) =>
-      value !== null && String(value) !== adId && !(Array.isArray(value) && !value.length),
-  );
-  const parts = known.slice(0, MOST_SUMMARY).map(([name, value]) =>
-    el("span", { class: "tag", title: `${name}: ${shown(value)}` }, el("i", {}, name), shown(value)),
-  );
-  return el("p", { class: "summary" }, parts);
+  return Object.entries(fields)
+    .filter(([, value]) => value !== null && String(value) !== adId && String(value) !== "")
+    .slice(0, MAX_FIELDS_IN_SUMMARY)
+    .map(([name, value]) => html`<span>${name} <b>${shown(value)}</b></span>`);
 }
 
 function moved(ad, before) {
   if (!before) return null;
   const was = before.get(ad.ad_id);
-  if (was === undefined) return el("span", { class: "move up" }, "new");
-  if (was === ad.rank) return el("span", { class: "move" }, "=");
-  const up = was > ad.rank;
-  return el(
-    "span",
-    { class: up ? "move up" : "move down", title: `was ${was}` },
-    el("span", { "aria-hidden": "true" }, `${up ? "▲" : "▼"}${Math.abs(was - ad.rank)}`),
-    el("span", { class: "unseen" }, `was ${was}`),
+  if (was === ad.rank) return html`<small>=</small>`;
+  const isUp = was > ad.rank;
+  const text = `${isUp ? "▲" : "▼"}${Math.abs(was - ad.rank)}`;
+  return html`<small class="${isUp ? "good" : "bad"}" title="was ${was}">${text}</small>`;
+}
+
+const row = (...cells) => html`<tr>${cells.map((cell) => html`<td>${cell}</td>`)}</tr>`;
+
+const table = (titles, rows) => html`
+  <table>
+    <thead><tr>${titles.map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
+    <tbody>${rows}</tbody>
+  </table>`;
+
+function utilityTable(ad, { heads, weights, candidates }) {
+  const parts = ad.utility === null ? [] : partsOf(ad, weights, heads);
+  const rows = heads
+    .slice(0, parts.length)
+    .map(({ name, output }, index) => row(name, number(ad[output]), weights[name], number(parts[index])));
+  const place = candidates.findIndex((other) => other.ad_id === ad.ad_id) + 1;
+  const reason = ad.explanation;
+  const facts = [
+    ["utility", "", "", number(ad.utility)],
+    ["retrieval", number(ad.retrieval_score), "", place > 0 && `place ${place}`],
+    reason && ["without rules", "", "", `place ${reason.rank_without_rules}`],
+    reason && reason.diversity_factor !== 1 && ["left by diversity", "", "", number(reason.diversity_factor)],
+    ad.propensity !== 1 && ["propensity", "", "", number(ad.propensity)],
+  ];
+  return table(
+    ["", "Score", "Weight", "Part"],
+    [...rows, ...facts.filter(Boolean).map((fact) => row(...fact))],
   );
 }
 
-function why(ad, weights) {
-  const found = `Place ${count(ad.place ?? 0)} by retrieval (score ${number(ad.retrieval_score)}).`;
-  const place = ad.place ? found : `Retrieval score ${number(ad.retrieval_score)}.`;
-  const parts = [place];
-  if (hasScores(ad)) {
-    const terms = Object.entries(weights).map(
-      ([head, weight]) => `${weight} × ${head} ${number(ad[HEADS[head].field])}`,
-    );
-    parts.push(`Utility ${number(ad.utility)} = ${terms.join(" + ")}.`);
-  }
-  const reason = ad.explanation;
-  if (reason) {
-    if (reason.rank_without_rules !== ad.rank) {
-      parts.push(`Without rules it would be at ${reason.rank_without_rules}.`);
-    }
-    if (reason.diversity_factor !== 1) {
-      parts.push(`Diversity left ${number(reason.diversity_factor)} of its worth.`);
-    }
-    if (reason.explored) parts.push("Its slot was drawn by exploration.");
-  }
-  if (ad.propensity !== undefined && ad.propensity !== 1) {
-    parts.push(`Propensity ${number(ad.propensity)}.`);
-  }
-  return parts.join(" ");
-}
-
-function slide(item, from) {
-  const to = item.getBoundingClientRect().top;
-  if (from === undefined) {
-    item.animate([{ opacity: 0 }, { opacity: 1 }], { duration: 250 });
-  } else if (Math.abs(from - to) > 1) {
-    const frames = [{ transform: `translateY(${from - to}px)` }, { transform: "none" }];
-    item.animate(frames, { duration: 320, easing: "cubic-bezier(.2,.7,.2,1)" });
-  }
+function fieldTable(ad, { adFields }) {
+  const rows = Object.entries(ad.fields).map(([name, value], index) => {
+    const isKnown = adFields.some((field) => field.name === name) && value !== null && !Array.isArray(value);
+    const choice = (text, operator) => html`
+      <button type="button" id="${operator}-${index}-${ad.ad_id}" aria-label="${text} ${name} ${shown(value)}"
+        onclick="${() => restrict(name, operator, value)}">${text}</button>`;
+    return row(name, shown(value), isKnown && [choice("Only", "any_of"), choice("Without", "none_of")]);
+  });
+  return table(["Field", "Value", ""], rows);
 }

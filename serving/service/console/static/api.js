@@ -1,78 +1,103 @@
-// Asks the service's own REST routes, with the token where one is needed.
+// Calls the REST routes of the service, with the token if it requires one; shows what it refuses.
+
+import { byId, html } from "./html.js";
 
 const TOKEN = "tfrec-token";
 
-/** A refusal of the service, or why it could not be asked. */
+/** A refusal of the service, or the reason why it could not be asked (status 0). */
 export class ApiError extends Error {
-  constructor(status, code, message) {
+  constructor(status, message) {
     super(message);
     this.status = status;
-    this.code = code;
   }
 }
 
-export const token = {
-  get: () => sessionStorage.getItem(TOKEN) ?? "",
-  set: (text) => (text ? sessionStorage.setItem(TOKEN, text) : sessionStorage.removeItem(TOKEN)),
-};
+export const token = () => sessionStorage.getItem(TOKEN) ?? "";
 
 /**
- * Returns the parsed JSON of a route, such as "v1/bundle"; a body makes it a POST.
+ * Returns the JSON of a route, such as "v1/bundle"; a body makes it a POST.
  *
- * Throws an ApiError where the service refuses or does not answer, as when the time of `signal` is
- * over, and the AbortError of `signal`.
+ * Throws an ApiError if the service refuses or does not answer, and the AbortError of `signal`.
  */
 export async function ask(route, body, signal) {
-  const isPost = body !== undefined;
-  const reply = await sent(route, isPost ? "POST" : "GET", isPost ? JSON.stringify(body) : undefined, signal);
-  const document = await parsed(reply, signal);
-  if (!reply.ok) throw refusal(reply, document?.error ?? {});
-  return document;
+  const reply = await send(route, body === undefined ? "GET" : "POST", body && JSON.stringify(body), signal);
+  const answer = await reply.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(reply.status, `The answer (status ${reply.status}) is not valid JSON.`);
+  });
+  if (reply.ok) return answer;
+  const wait = reply.status === 429 ? ` Try again in ${reply.headers.get("retry-after")} s.` : "";
+  throw new ApiError(reply.status, `${answer.error?.message ?? `Status ${reply.status}.`}${wait}`);
 }
 
-/** Returns the reply of a route to a body, a text of JSON, or to none; throws as `ask`. */
-export async function sent(route, method, text, signal) {
-  const headers = {};
-  if (token.get() && route !== "readyz") headers.authorization = bearer();
-  if (text !== undefined) headers["content-type"] = "application/json";
-  const options = { method, body: text, headers, signal, cache: "no-store", credentials: "same-origin" };
-  return fetched(route, options);
-}
-
-function bearer() {
-  if (!/^[\x21-\x7e]+$/.test(token.get())) {
-    const why = "Expected a token of printable ASCII characters without spaces.";
-    throw new ApiError(401, "no_token", why);
-  }
-  return `Bearer ${token.get()}`;
-}
-
-async function fetched(route, options) {
+/** Returns the reply of a route to a text of JSON, or to none. */
+export async function send(route, method, text, signal) {
+  const headers = text === undefined ? {} : { "content-type": "application/json" };
+  if (token() && route !== "readyz") headers.authorization = `Bearer ${token()}`;
   try {
-    return await fetch(route, options);
-  } catch (error) {
-    throw error.name === "AbortError" ? error : unreachable();
-  }
-}
-
-function unreachable() {
-  const why = `The service does not answer at ${location.origin}. Is it running?`;
-  return new ApiError(0, "unreachable", why);
-}
-
-async function parsed(reply, signal) {
-  try {
-    return await reply.json();
+    return await fetch(route, { method, body: text, headers, signal, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    if (signal?.aborted) throw unreachable();
-    throw new ApiError(reply.status, "no_json", `The answer (status ${reply.status}) is no JSON.`);
+    throw new ApiError(0, `The service does not answer at ${location.origin}. Is it running?`);
   }
 }
 
-function refusal(reply, error) {
-  let message = error.message ?? `The service refused with status ${reply.status}.`;
-  const wait = reply.headers.get("retry-after");
-  if (reply.status === 429 && wait) message += ` Try again in ${wait} s.`;
-  return new ApiError(reply.status, error.code ?? "unknown", message);
+/** Shows `error` in the page; a missing or wrong token opens the dialog that asks for one. */
+export function showFailure(error) {
+  clearFailure();
+  if (!(error instanceof ApiError)) {
+    byId("failure").replaceChildren(`This page failed: ${error.message}`);
+    throw error;
+  }
+  if (error.status === 401) {
+    mark(byId("token"), token() ? "The service refused this token." : "This service requires a token.");
+    if (!byId("token-dialog").open) byId("token-dialog").showModal();
+    return;
+  }
+  const lines = error.message.split("\n");
+  byId("failure").replaceChildren(html`<ul>${lines.map((line) => html`<li>${line}</li>`)}</ul>`);
+  for (const line of lines) {
+    const control = controlOf(line);
+    if (control) mark(control, line);
+  }
+}
+
+/** Removes all error messages. */
+export function clearFailure() {
+  byId("failure")?.replaceChildren();
+  for (const text of document.querySelectorAll(".problem")) text.remove();
+  for (const control of document.querySelectorAll("[aria-invalid]")) {
+    control.removeAttribute("aria-invalid");
+    control.removeAttribute("aria-describedby");
+  }
+}
+
+/** Returns the control whose data-place, a path such as "context.age", begins a message. */
+function controlOf(message) {
+  // The name of a field can contain a colon, a dot or a bracket: the longest path wins.
+  const found = [...document.querySelectorAll("[data-place]")].filter(({ dataset: { place } }) =>
+    [": ", ".", "["].some((end) => message.startsWith(place + end)),
+  );
+  return found.sort((one, other) => other.dataset.place.length - one.dataset.place.length)[0];
+}
+
+let marks = 0;
+
+/** Shows a message next to a control. */
+export function mark(control, message) {
+  const id = `problem-${++marks}`;
+  control.setAttribute("aria-invalid", "true");
+  control.setAttribute("aria-describedby", id);
+  (control.closest(".row") ?? control).after(html`<p class="problem" id="${id}">${message}</p>`);
+  const fold = control.closest("details");
+  if (fold) fold.open = true;
+}
+
+/** Calls `use` each time a token is entered. */
+export function onToken(use) {
+  byId("token-button").addEventListener("click", () => byId("token-dialog").showModal());
+  byId("token-form").addEventListener("submit", () => {
+    sessionStorage.setItem(TOKEN, byId("token").value);
+    use();
+  });
 }

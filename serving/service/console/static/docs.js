@@ -1,114 +1,110 @@
-// Describes the API from its OpenAPI document, and tries its routes.
+// Describes the API from its OpenAPI document, with a form to try each route.
 
-import { ask, sent, token } from "./api.js";
-import { byId, el, milliseconds } from "./dom.js";
-import { clear } from "./problems.js";
-import { askForToken, onToken } from "./token_form.js";
+import { ask, clearFailure, onToken, send, showFailure, token } from "./api.js";
+import { byId, html, milliseconds, render } from "./html.js";
 
 let schemas = {};
 
-/** Returns a schema itself where there is the name of one. */
-const found = (schema) => (schema.$ref ? schemas[schema.$ref.split("/").pop()] : schema);
+const resolved = (schema) => (schema.$ref ? schemas[schema.$ref.split("/").pop()] : schema);
 
-/** Returns the type of a schema in words, such as "list of text or null". */
+/** Returns the type of a schema in words, such as "list of string or null". */
 function typeOf(schema) {
-  if (schema.$ref) return typeOf(found(schema));
+  if (schema.$ref) return typeOf(resolved(schema));
   if (schema.anyOf) return schema.anyOf.map(typeOf).join(" or ");
   if (schema.type === "array") return `list of ${typeOf(schema.items ?? {})}`;
   if (schema.type === "object" && typeof schema.additionalProperties === "object") {
     return `object of ${typeOf(schema.additionalProperties)}`;
   }
-  return { string: "text", boolean: "true or false" }[schema.type] ?? schema.type ?? "any value";
+  return schema.type ?? "any value";
 }
 
-/** Returns the object schema that a schema holds, be it in a list or beside null, or null. */
+/** Returns the object schema in a schema, possibly in a list or next to null, or null. */
 function objectIn(schema) {
-  const one = found(schema);
-  if (one.properties) return one;
-  const inner = [...(one.anyOf ?? []), one.items, one.additionalProperties];
-  for (const part of inner) {
-    const object = part && typeof part === "object" ? objectIn(part) : null;
-    if (object) return object;
-  }
-  return null;
+  if (!schema || typeof schema !== "object") return null;
+  const own = resolved(schema);
+  if (own.properties) return own;
+  return [...(own.anyOf ?? []), own.items, own.additionalProperties].map(objectIn).find(Boolean) ?? null;
 }
 
-function line(name, type, text, inner) {
-  return el("li", {}, el("code", {}, name), el("i", {}, type), text ? el("p", {}, text) : null, inner);
-}
+const item = (name, type, text, inner) => html`
+  <li>
+    <code>${name}</code> <span class="quiet">${type}</span>
+    ${text && html`<p class="quiet">${text}</p>`}
+    ${inner}
+  </li>`;
 
-/** Returns what an object schema has, as nested lists. */
-function properties(schema) {
-  const { properties: parts, required = [] } = schema;
-  const items = Object.entries(parts).map(([name, part]) => {
+/** Returns the properties of an object schema, as nested lists. */
+function properties({ properties: parts, required = [] }) {
+  return html`<ul>${Object.entries(parts).map(([name, part]) => {
     const inner = objectIn(part);
     const type = `${typeOf(part)}${required.includes(name) ? ", required" : ""}`;
-    const fold = inner
-      ? el("details", {}, el("summary", {}, `What ${name} has`), properties(inner))
-      : null;
-    return line(name, type, part.description ?? inner?.description, fold);
+    return item(name, type, part.description ?? inner?.description, inner && fold(`Keys of ${name}`, inner));
+  })}</ul>`;
+}
+
+const fold = (title, schema) => html`<details><summary>${title}</summary>${properties(schema)}</details>`;
+
+const bodyIn = (content) => objectIn(Object.values(content ?? {})[0]?.schema);
+
+function route(path, name, operation) {
+  const method = name.toUpperCase();
+  const headers = (operation.parameters ?? []).map((header) =>
+    item(header.name, typeOf(header.schema), header.description),
+  );
+  const body = bodyIn(operation.requestBody?.content);
+  const answers = Object.entries(operation.responses).map(([status, { description, content }]) => {
+    const answer = bodyIn(content);
+    return item(status, description, null, answer && fold("Body", answer));
   });
-  return el("ul", { class: "lines" }, items);
+  return html`
+    <section class="card" aria-label="${method} ${path}">
+      <h2>${method} ${path}</h2>
+      <p>${operation.description}</p>
+      ${operation.security?.length > 0 && html`<p class="quiet">Requires the token.</p>`}
+      ${headers.length > 0 && html`<h3>Headers</h3><ul>${headers}</ul>`}
+      ${body && html`<h3>Body</h3>${properties(body)}`}
+      <h3>Answers</h3><ul>${answers}</ul>
+      ${trial(method, path, body?.examples?.[0])}
+    </section>`;
 }
 
-function titled(title, content) {
-  return content ? [el("h3", {}, title), content] : [];
-}
-
-function bodyOf(content) {
-  const schema = content && Object.values(content)[0]?.schema;
-  const object = schema && objectIn(schema);
-  return object ? properties(object) : null;
-}
-
-function answers(responses) {
-  const items = Object.entries(responses).map(([status, { description, content }]) => {
-    const body = bodyOf(content);
-    const fold = body ? el("details", {}, el("summary", {}, "Its body"), body) : null;
-    const said = status === "200" ? Object.keys(content ?? {}).join(", ") : description;
-    return line(status, said, null, fold);
-  });
-  return el("ul", { class: "lines" }, items);
-}
-
-/** Tried requests are shown to nobody, so they stay out of the log of what was shown. */
+/** Requests that are tried are shown to nobody, so they stay out of the impression log. */
 const tried = (example) =>
-  example.requests
-    ? { requests: example.requests.map(tried) }
-    : { ...example, dry_run: true };
+  example.requests ? { requests: example.requests.map(tried) } : { ...example, dry_run: true };
 
-function trial(method, path, operation) {
-  const schema = operation.requestBody?.content["application/json"].schema;
-  const example = schema && found(schema).examples?.[0];
+function trial(method, path, example) {
   const id = `body-${path}`;
-  const text = example ? el("textarea", { id, rows: 14, spellcheck: "false" }) : null;
-  if (text) text.value = JSON.stringify(tried(example), null, 2);
-  const status = el("p", { class: "status", role: "status" });
-  const reply = el("pre", { tabindex: 0, "aria-label": `Answer of ${path}`, hidden: true });
-  const send = async () => {
+  const text = example && JSON.stringify(tried(example), null, 2);
+  const status = html`<span class="quiet" role="status"></span>`;
+  const reply = html`<pre tabindex="0" aria-label="Answer of ${path}" hidden></pre>`;
+  const run = async () => {
     const started = performance.now();
     status.textContent = "Waiting for the service…";
+    reply.hidden = false;
     try {
-      const answer = await sent(path.slice(1), method, text?.value);
+      const answer = await send(path.slice(1), method, byId(id)?.value);
+      reply.textContent = indented(await answer.text());
       status.textContent = `${answer.status} in ${milliseconds(performance.now() - started)}`;
-      reply.textContent = pretty(await answer.text());
     } catch (error) {
       status.textContent = "";
       reply.textContent = error.message;
     }
-    reply.hidden = false;
   };
-  const button = el("button", { type: "button", class: "primary", onclick: send }, "Send");
-  button.setAttribute("aria-label", `Send ${method} ${path}`);
-  return [
-    text ? el("label", { for: id }, "Body; an example of this release") : null,
-    text,
-    el("div", { class: "row" }, button, status),
-    reply,
-  ];
+  return html`
+    <h3>Try it</h3>
+    ${
+      example &&
+      html`<label for="${id}">Body, an example of this release</label>
+      <textarea id="${id}" class="code" rows="14" spellcheck="false">${text}</textarea>`
+    }
+    <div class="row">
+      <button type="button" class="primary" aria-label="Send ${method} ${path}" onclick="${run}">Send</button>
+      ${status}
+    </div>
+    ${reply}`;
 }
 
-function pretty(text) {
+function indented(text) {
   try {
     return JSON.stringify(JSON.parse(text), null, 2);
   } catch {
@@ -116,52 +112,52 @@ function pretty(text) {
   }
 }
 
-function route(path, name, operation) {
-  const method = name.toUpperCase();
-  const headers = (operation.parameters ?? []).map(({ name: header, description, schema }) =>
-    line(header, typeOf(schema), description, null),
-  );
-  return el(
-    "section",
-    { class: "card route", "aria-label": `${method} ${path}` },
-    el("h2", {}, el("span", {}, method), ` ${path}`),
-    el("p", {}, operation.description),
-    operation.security?.length ? el("small", {}, "Asks for the token.") : null,
-    titled("Headers", headers.length ? el("ul", { class: "lines" }, headers) : null),
-    titled("Body", bodyOf(operation.requestBody?.content)),
-    titled("Answers", answers(operation.responses)),
-    titled("Try it", el("div", {}, trial(method, path, operation))),
-  );
+/** Says what the API is, and how a first call looks. */
+function introduction(api) {
+  const address = new URL(".", location.href).href.slice(0, -1);
+  const isSecured = Boolean(api.components.securitySchemes);
+  const { context } = schemas.Request.examples[0];
+  const call = [
+    `curl -s '${address}/v1/recommend'`,
+    "  -H 'content-type: application/json'",
+    ...(isSecured ? ['  -H "authorization: Bearer $TFREC_TOKEN"'] : []),
+    `  -d '${JSON.stringify({ context, k: 3 }).replaceAll("'", "'\\''")}'`,
+  ].join(" \\\n");
+  const answer = JSON.stringify(schemas.Answer.examples[0], null, 2);
+  return html`
+    <section class="card">
+      <h2>${api.info.summary}</h2>
+      <p>
+        A request describes a user and a situation; the answer is a list of ads, best first, with their
+        scores. This service serves release ${api.info.version}.
+      </p>
+      <dl>
+        <dt>Base address</dt><dd><code>${address}</code></dd>
+        <dt>Token</dt>
+        <dd>${isSecured ? "Required, in the header authorization: Bearer TOKEN." : "Not required."}</dd>
+        <dt>Errors</dt>
+        <dd><code>{"error": {"code", "message"}}</code>; the message has a line for each fault.</dd>
+      </dl>
+      <h3>A first request</h3><pre>${call}</pre>
+      <h3>An answer, with explanations</h3><pre>${answer}</pre>
+    </section>`;
 }
 
 async function start() {
-  let api;
   try {
-    api = await ask("openapi.json");
+    const api = await ask("openapi.json");
+    clearFailure();
+    // A link sends no token.
+    byId("document").hidden = token() !== "";
+    ({ schemas } = api.components);
+    document.title = `tfrec API · release ${api.info.version}`;
+    const routes = Object.entries(api.paths).flatMap(([path, methods]) =>
+      Object.entries(methods).map(([name, operation]) => route(path, name, operation)),
+    );
+    render("routes", [introduction(api), ...routes]);
   } catch (error) {
-    refused(error);
-    return;
+    showFailure(error);
   }
-  clear();
-  byId("token-panel").hidden = true;
-  byId("failure").hidden = true;
-  // A link sends no token.
-  byId("document").hidden = token.get() !== "";
-  ({ schemas } = api.components);
-  document.title = `tfrec API · release ${api.info.version}`;
-  const routes = Object.entries(api.paths).flatMap(([path, methods]) =>
-    Object.entries(methods).map(([name, operation]) => route(path, name, operation)),
-  );
-  byId("routes").replaceChildren(...routes);
-}
-
-function refused(error) {
-  clear();
-  const isToken = error.status === 401;
-  byId("failure").hidden = isToken;
-  byId("failure").textContent = error.message;
-  if (isToken) askForToken(error);
-  else byId("token-panel").hidden = true;
 }
 
 onToken(start);

@@ -1,84 +1,74 @@
-// What is served, and how it does.
+// What is served, and whether the service is ready.
 
 import { ask } from "./api.js";
-import { byId, count, el, number, say } from "./dom.js";
-import { HEADS } from "./ranking.js";
+import { byId, count, html, number, render, say } from "./html.js";
 
-const EVERY_MS = 5_000;
-const MOST_MS = 4_500;
+const PERIOD_MS = 5_000;
+const TIMEOUT_MS = 4_500;
 
-/** Shows what the service says of its release. */
+/** Shows the service's description of its release. */
 export function drawRelease(bundle) {
-  const ads = bundle.live?.num_ads ?? bundle.index?.num_ads;
-  byId("release").textContent = `Release ${bundle.version} · ${count(ads)} ads`;
+  const { index = {}, live } = bundle;
+  byId("release").textContent = `Release ${bundle.version} · ${count(numAds(bundle))} ads`;
   document.title = `tfrec console · release ${bundle.version}`;
-  const heads = Object.keys(HEADS).map(
-    (head) => `${head}${bundle.heads?.[head] ? "" : " (absent: no such label)"}`,
-  );
-  const rows = [
-    ["Version", bundle.version],
-    ["Exported", bundle.created ? new Date(bundle.created).toLocaleString() : null],
-    ["Ads", count(ads)],
-    ["Heads", heads.join(", ")],
-    ["Index", indexOf(bundle.index ?? {})],
-    ["Query fields", bundle.query_fields.length],
-    ["Ad fields", bundle.ad_fields.map(({ name }) => name).join(", ")],
-    ["Training", bundle.training_id],
-    ["Data set", bundle.dataset_fingerprint],
-    ["Live updates", liveOf(bundle.live)],
-    ["Refused", bundle.refused],
-  ];
-  const list = rows
-    .filter(([, value]) => value != null && value !== "")
-    .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value))));
-  for (const one of bundle.releases ?? []) {
-    const text = Object.entries(one)
-      .filter(([name]) => name !== "version")
-      .map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`);
-    list.push(el("div", {}, el("dt", {}, `Release ${one.version}`), el("dd", {}, text.join(", "))));
-  }
-  byId("about").replaceChildren(...list);
-}
-
-function indexOf(index) {
   const recall = index.recall_at_500_against_exact;
-  return [index.kind, recall == null ? null : `recall@500 ${number(recall)} of exact search`]
-    .filter((part) => part != null)
+  const facts = {
+    version: bundle.version,
+    exported: bundle.created && new Date(bundle.created).toLocaleString(),
+    ads: count(numAds(bundle)),
+    heads: Object.entries(bundle.heads)
+      .map(([head, isTrained]) => head + (isTrained ? "" : " (absent)"))
+      .join(", "),
+    index: [index.kind, recall != null && `recall@500 ${number(recall)} of exact search`]
+      .filter(Boolean)
+      .join(", "),
+    "ad fields": bundle.ad_fields.map(({ name }) => name).join(", "),
+    training: bundle.training_id,
+    "data set": bundle.dataset_fingerprint,
+    "live updates": live && textOf(live),
+    refused: bundle.refused,
+  };
+  for (const { version, ...rest } of bundle.releases ?? []) facts[`release ${version}`] = textOf(rest);
+  const known = Object.entries(facts).filter(([, value]) => value);
+  render(
+    "about",
+    known.map(([name, value]) => html`<tr><td>${name}</td><td>${value}</td></tr>`),
+  );
+}
+
+export const numAds = (bundle) => bundle.live?.num_ads ?? bundle.index?.num_ads ?? 0;
+
+const textOf = (facts) =>
+  Object.entries(facts)
+    .filter(([, value]) => value != null)
+    .map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`)
     .join(", ");
+
+/** Asks for the readiness of the service, again and again while the page is visible. */
+export function watchHealth() {
+  document.addEventListener("visibilitychange", look);
+  setInterval(look, PERIOD_MS);
+  look();
 }
 
-function liveOf(live) {
-  if (!live) return null;
-  const parts = [`${count(live.added ?? 0)} added`, `${count(live.removed_or_changed ?? 0)} removed or changed`];
-  return [...parts, live.rebuild_suggested, live.problem].filter(Boolean).join(". ");
+async function look() {
+  if (document.hidden) return;
+  // A service that hangs is not ready: its time is over before the next look.
+  const abort = new AbortController();
+  const timer = setTimeout(() => abort.abort(), TIMEOUT_MS);
+  try {
+    const { degraded } = await ask("readyz", undefined, abort.signal);
+    show(degraded ? "degraded" : "ready", degraded ?? "");
+  } catch (error) {
+    if (error.status) show("not ready", error.message);
+    else show("no answer", error.status === 0 ? error.message : `No answer within ${TIMEOUT_MS / 1000} s.`);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
-/** Asks for health and readiness, again and again while the page is looked at. */
-export class Health {
-  constructor() {
-    document.addEventListener("visibilitychange", () => this.#look());
-    this.#look();
-    setInterval(() => this.#look(), EVERY_MS);
-  }
-
-  async #look() {
-    if (document.hidden) return;
-    try {
-      // Sooner than the next look: a service that hangs is none that is ready.
-      const { degraded } = await ask("readyz", undefined, AbortSignal.timeout(MOST_MS));
-      if (degraded) this.#show("degraded", "Degraded", degraded);
-      else this.#show("ready", "Ready", "");
-    } catch (error) {
-      const isGone = error.status === 0;
-      this.#show(isGone ? "gone" : "unready", isGone ? "No answer" : "Not ready", error.message);
-    }
-  }
-
-  #show(state, label, reason) {
-    const pill = byId("health");
-    pill.className = `pill ${state}`;
-    pill.title = reason;
-    say(byId("health-text"), label);
-    say(byId("health-reason"), reason);
-  }
+function show(state, reason) {
+  byId("health").dataset.state = state;
+  say("health", state);
+  say("health-reason", reason);
 }

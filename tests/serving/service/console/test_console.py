@@ -12,7 +12,8 @@ from repository import ROOT
 from serving import impressions, orchestrator, ranker
 from serving.config import OrchestratorConfig
 
-FILES = sorted((ROOT / "serving" / "service" / "console" / "static").iterdir())
+BASE_CSS = ROOT / "tfrecords" / "pages" / "templates" / "base.css"
+FILES = [*sorted((ROOT / "serving" / "service" / "console" / "static").iterdir()), BASE_CSS]
 TOKEN = "a-secret"
 
 
@@ -89,7 +90,8 @@ def test_no_other_file_is_served(service_url, path):
 def test_the_page_comes_without_the_token_and_data_does_not(tiny_bundle, ranker_address):
     service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
     with serving_fixtures.serve_app(service, token=TOKEN) as url:
-        assert httpx.get(f"{url}/console", timeout=60).status_code == 200
+        start = httpx.get(f"{url}/", follow_redirects=True, timeout=60)
+        assert (start.status_code, start.url.path) == (200, "/console")
         assert httpx.get(f"{url}/console/main.js", timeout=60).status_code == 200
         assert (
             httpx.get(f"{url}/console/", follow_redirects=True, timeout=60).url.path == "/console"
@@ -106,6 +108,7 @@ def test_the_bundle_tells_limits_and_sample_requests(service_url):
         "max_k": 1000,
         "default_deadline_ms": 30_000,
     }
+    assert document["outputs"] == serving_fixtures.OUTPUTS
     assert document["sample_requests"] == serving_fixtures.PROBE_REQUESTS
 
 
@@ -136,13 +139,13 @@ def test_a_dry_run_is_answered_alike_and_neither_logged_nor_counted(
     assert "dry_run: expected true or false, got 'yes' (str)." in refused.json()["error"]["message"]
 
 
-def _colours(block):
+def _colors(block):
     return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block))
 
 
-def _luminance(colour):
+def _luminance(color):
     """Relative luminance, as WCAG 2 defines it."""
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
     ]
@@ -150,19 +153,18 @@ def _luminance(colour):
 
 
 def test_text_stands_out_from_what_is_behind_it_in_light_and_dark():
-    style = next(file for file in FILES if file.name == "base.css").read_text(encoding="utf-8")
-    light, dark = style.split("@media (prefers-color-scheme: dark)")
-    pairs = [("on-accent", "accent"), ("text", "warn-back"), ("text", "bad-back")]
+    light, dark = BASE_CSS.read_text(encoding="utf-8").split("@media (prefers-color-scheme: dark)")
+    pairs = [("on-accent", "accent"), ("ink", "warn-page"), ("ink", "bad-page")]
     pairs += [
         (front, back)
-        for front in ("text", "soft", "accent", "good", "bad", "warn")
-        for back in ("card", "sunk")
+        for front in ("ink", "quiet", "accent", "good", "bad", "warn")
+        for back in ("panel", "sunk")
     ]
-    for colours in (_colours(light), {**_colours(light), **_colours(dark)}):
+    for colors in (_colors(light), {**_colors(light), **_colors(dark)}):
         for front, back in pairs:
-            lighter, darker = sorted(map(_luminance, (colours[front], colours[back])))[::-1]
-            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (front, back, colours[front])
+            lighter, darker = sorted(map(_luminance, (colors[front], colors[back])))[::-1]
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (front, back, colors[front])
         # What is drawn, and the edges of inputs, need 3.
-        for front in ("click", "engagement", "revenue", "edge", "focus"):
-            lighter, darker = sorted(map(_luminance, (colours[front], colours["card"])))[::-1]
+        for front in ("train", "test", "third", "edge"):
+            lighter, darker = sorted(map(_luminance, (colors[front], colors["panel"])))[::-1]
             assert (lighter + 0.05) / (darker + 0.05) >= 3, front

@@ -1,0 +1,91 @@
+// The funnel, all candidates as dots, and the time of an answer.
+
+import { bar, byId, count, html, milliseconds, number, render } from "./html.js";
+
+const HEIGHT = 200;
+const [LEFT, RIGHT, TOP, BOTTOM] = [56, 12, 12, 24];
+
+/** Draws how many ads are left after each stage: [label, number] each. The bars are logarithmic. */
+export function drawFunnel(steps) {
+  const share = (value) => Math.log(Math.max(1.2, value)) / Math.log(Math.max(2, steps[0][1]));
+  render(
+    "funnel",
+    steps.map(
+      ([label, value]) => html`
+    <li><strong>${count(value)}</strong> ${label}${bar([0, share(value), "fill"])}</li>`,
+    ),
+  );
+}
+
+/** Draws candidates: across, their place by retrieval; up, their utility. Those of the answer are lit. */
+export function drawScatter(candidates, ads) {
+  const isRanked = candidates.length > 0 && candidates[0].utility !== null;
+  const axis = isRanked ? "utility" : "retrieval score";
+  const value = (ad) => (isRanked ? ad.utility : ad.retrieval_score);
+  const places = new Map(candidates.map((ad, index) => [ad.ad_id, index]));
+  const shown = new Set(ads.map((ad) => ad.ad_id));
+  const width = Math.max(260, byId("scatter").clientWidth);
+  const [low, high] = [Math.min(...candidates.map(value)), Math.max(...candidates.map(value))];
+  const ground = HEIGHT - BOTTOM;
+  const across = (ad) =>
+    LEFT + ((width - LEFT - RIGHT) * places.get(ad.ad_id)) / Math.max(1, candidates.length - 1);
+  const up = (ad) => ground - ((ground - TOP) * (value(ad) - low)) / (high - low || 1);
+  const dot = (ad) => {
+    const isShown = shown.has(ad.ad_id);
+    return html`
+      <circle class="${isShown && "shown"}" cx="${across(ad)}" cy="${up(ad)}" r="${isShown ? 5 : 2.5}">
+        <title>
+          ${ad.ad_id}: place ${places.get(ad.ad_id) + 1} by retrieval, ${axis} ${number(value(ad))}
+        </title>
+      </circle>`;
+  };
+  // The ads of the answer are drawn last, on top.
+  const others = candidates.filter((ad) => !shown.has(ad.ad_id));
+  const lit = candidates.filter((ad) => shown.has(ad.ad_id));
+  const label = (x, y, anchor, text) => html`<text x="${x}" y="${y}" text-anchor="${anchor}">${text}</text>`;
+  render(
+    "scatter",
+    candidates.length > 0 &&
+      html`
+    <svg role="img" width="${width}" height="${HEIGHT}"
+      aria-label="${candidates.length} candidates by place and ${axis}; ${lit.length} are in the answer.">
+      <line x1="${LEFT}" x2="${width - RIGHT}" y1="${ground}" y2="${ground}"></line>
+      ${label(LEFT - 8, TOP + 4, "end", number(high))}
+      ${label(LEFT - 8, ground, "end", number(low))}
+      ${label(LEFT, HEIGHT - 4, "start", "1")}
+      ${label(width / 2, HEIGHT - 4, "middle", "place by retrieval")}
+      ${label(width - RIGHT, HEIGHT - 4, "end", count(candidates.length))}
+      ${[...others, ...lit].map(dot)}
+    </svg>`,
+  );
+  render(
+    "legend",
+    `Each dot is a candidate: across, its place by retrieval; up, its ${axis}. Point at one to see which.`,
+  );
+}
+
+/** Draws the stages of an answer, one after another on one time line. */
+export function drawTime({ stage_ms: stageMs }, roundTripMs) {
+  const { total, ...stages } = stageMs;
+  const known = Object.entries(stages).filter(([, value]) => Number.isFinite(value));
+  const inStages = known.reduce((time, [, value]) => time + value, 0);
+  const whole = Math.max(roundTripMs, total, inStages);
+  known.push(
+    ["validation and selection", Math.max(0, total - inStages)],
+    ["HTTP and browser", whole - Math.max(total, inStages)],
+  );
+  let end = 0;
+  render(
+    "stages",
+    known.map(([name, value], index) => {
+      end += value;
+      const drawn = bar([(end - value) / whole, value / whole, index < known.length - 2 ? "fill" : "rest"]);
+      const label = name.replaceAll("_", " ");
+      return html`<tr><td>${label}</td><td>${drawn}</td><td>${milliseconds(value)}</td></tr>`;
+    }),
+  );
+  render(
+    "stage-total",
+    `${milliseconds(total)} in the service, ${milliseconds(whole)} as seen by this page.`,
+  );
+}

@@ -1,0 +1,66 @@
+// The request as JSON, to read and to write, and as a call from curl and Python.
+
+import { clearFailure, mark, token } from "./api.js";
+import { byId, isObject } from "./html.js";
+import { current, replace } from "./request.js";
+
+const asJson = (indent) => JSON.stringify(current(), null, indent);
+
+export const isJsonOpen = () => !byId("json-view").hidden;
+
+export function startJsonView() {
+  byId("json").addEventListener("change", readJson);
+  for (const button of document.querySelectorAll("[data-copies]")) {
+    // Browsers give pages the clipboard on https and localhost only.
+    button.hidden = !navigator.clipboard;
+    button.addEventListener("click", () =>
+      navigator.clipboard.writeText(byId(button.dataset.copies).textContent),
+    );
+  }
+  for (const choice of document.querySelectorAll("input[name=view]")) {
+    choice.addEventListener("change", () => {
+      // The form cannot show a text that is not a request yet.
+      const view = choice.value === "form" && !readJson() ? "json" : choice.value;
+      document.querySelector(`input[name=view][value=${view}]`).checked = true;
+      byId("form-view").hidden = view !== "form";
+      byId("json-view").hidden = view !== "json";
+    });
+  }
+}
+
+/** Takes the text as the request; returns whether it is one, and marks why not. */
+export function readJson() {
+  clearFailure();
+  try {
+    const request = JSON.parse(byId("json").value || "{}");
+    if (!isObject(request)) throw new SyntaxError('Expected a JSON object, such as {"k": 10}.');
+    if (JSON.stringify(request) !== asJson()) replace(request);
+    return true;
+  } catch (error) {
+    mark(byId("json"), `This is not valid JSON: ${error.message} Nothing was sent.`);
+    return false;
+  }
+}
+
+export function drawJson() {
+  byId("json").value = asJson(2);
+  const address = new URL(".", location.href).href.slice(0, -1);
+  const quoted = asJson().replaceAll("'", "'\\''");
+  const curl = [
+    `curl -s '${address}/v1/recommend'`,
+    "  -H 'content-type: application/json'",
+    ...(token() ? ['  -H "authorization: Bearer $TFREC_TOKEN"'] : []),
+    `  -d '${quoted}'`,
+  ].join(" \\\n");
+  const python = [
+    "import json",
+    ...(token() ? ["import os"] : []),
+    "from serving import client",
+    "",
+    `request = json.loads(${JSON.stringify(asJson())})`,
+    `with client.Client("${address}"${token() && ', token=os.environ["TFREC_TOKEN"]'}) as tfrec:`,
+    "    answer = tfrec.recommend(**request)",
+  ].join("\n");
+  byId("curl").textContent = curl;
+  byId("python").textContent = python;
+}
