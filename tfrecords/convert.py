@@ -220,11 +220,11 @@ def check_rejected(
     """
     num_rows = sum(chunk["lines"] for chunk in parsed)
     num_rejected = sum(chunk["rejected"] for chunk in parsed)
-    hopeless = num_rejected == num_rows
+    nothing_left = num_rejected == num_rows
     too_many = num_rejected > max_fraction * num_rows and (
         num_rejected > TOLERATED_REJECTS or 2 * num_rejected >= num_rows
     )
-    if hopeless or (final and too_many):
+    if nothing_left or (final and too_many):
         examples = [example for chunk in parsed for example in chunk["examples"]][:3]
         shown = "\n  ".join(examples)
         raise ValueError(

@@ -141,10 +141,10 @@ def _sources(
     names = {path: table_files.column_names(path, wanted) for path in files}
     logs = list(files.parts())
     first = logs[0][0]
-    owed = [name for name in wanted if name in names[first]]
+    in_log = [name for name in wanted if name in names[first]]
     for path, part in logs[1:]:
         optional = schema.labels.values() if part == "test" else ()
-        lacking = [n for n in owed if n not in names[path] and n not in optional]
+        lacking = [n for n in in_log if n not in names[path] and n not in optional]
         if lacking:
             raise ValueError(f"{path} lacks the columns {lacking}, which {first} has. Add them.")
     tables: dict[pathlib.Path, tuple[str, ...]] = {}
@@ -155,14 +155,14 @@ def _sources(
         tables[files.ads] = schema.ad_key
         _check_key(files.ads, "ad_key", schema.ad_key, names[files.ads])
     own: dict[pathlib.Path, list[str]] = {path: [] for path in tables}
-    for name in (name for name in wanted if name not in owed):
+    for name in (name for name in wanted if name not in in_log):
         # The table of the field's side comes first.
         ordered = sorted(tables, key=lambda path: (path == files.ads) != _is_ad(schema, name))
         having = [path for path in ordered if name in names[path]]
         if name in _log_columns(schema) or not having:
             raise ValueError(_nowhere(name, schema, first, names))
         own[having[0]].append(name)
-    return owed, [(path, tables[path], own[path]) for path in tables if own[path]]
+    return in_log, [(path, tables[path], own[path]) for path in tables if own[path]]
 
 
 def _log_columns(schema: Schema) -> set[str]:

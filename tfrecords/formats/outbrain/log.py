@@ -114,10 +114,10 @@ def check_schema(schema: Schema) -> None:
                 f"Schema {schema.name!r}: {field.source!r} holds lists, so field {field.name!r} "
                 f"must be a categorical_list, not {field.kind}."
             )
-    astray = [name for name in schema.ad_key if name not in of_ad]
-    if astray:
+    misplaced = [name for name in schema.ad_key if name not in of_ad]
+    if misplaced:
         raise ValueError(
-            f"Schema {schema.name!r}: ad_key names {astray}, which do not describe the ad; use "
+            f"Schema {schema.name!r}: ad_key names {misplaced}, which do not describe the ad; use "
             f"some of {', '.join(of_ad)}."
         )
 
