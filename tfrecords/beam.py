@@ -52,11 +52,13 @@ class BeamSource(convert.Source):
         max_rejected_fraction: Maximum share of rejected rows; with more, workers stop after
             parsing.
         arguments: Beam's command-line options.
+        run: Unique id of the pipeline.
     """
 
     directory: pathlib.Path = pathlib.Path()
     max_rejected_fraction: float = 0.01
     arguments: tuple[str, ...] = ()
+    run: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
     def open(self) -> formats.Log:
         """Opens the log."""
@@ -99,15 +101,8 @@ class _BeamLog:
         chunks = list(_cut(self._opened, space))
         if not chunks:
             return
-        plain = {f.name: getattr(self._source, f.name) for f in dataclasses.fields(convert.Source)}
-        job = _Job(
-            convert.Source(**plain),
-            self._source.directory,
-            self._source.max_rejected_fraction,
-            uuid.uuid4().hex,
-        )
         try:
-            _run(job, len(chunks), self._source.arguments)
+            _run(self._source, len(chunks))
         except (RuntimeError, OSError) as error:  # Most runners wrap the error of a worker.
             raise OSError(
                 f"The Beam pipeline failed: {error}. Remove the cause and run the same command "
@@ -127,26 +122,9 @@ class _BeamLog:
         return self._opened.raw(chunk, lines)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """Arguments of a worker.
-
-    Attributes:
-        source: The log.
-        directory: Output of the conversion.
-        max_rejected_fraction: Maximum share of rejected rows.
-        run: Unique id of the pipeline.
-    """
-
-    source: convert.Source
-    directory: pathlib.Path
-    max_rejected_fraction: float
-    run: str
-
-
-def _run(job: _Job, num_chunks: int, arguments: Sequence[str]) -> None:
+def _run(job: BeamSource, num_chunks: int) -> None:
     """Runs the pipeline to its end."""
-    options = pipeline_options.PipelineOptions(list(arguments))
+    options = pipeline_options.PipelineOptions(list(job.arguments))
     with apache_beam.Pipeline(options=options) as pipeline:
         chunks = pipeline | "Cut" >> apache_beam.Create(range(num_chunks))
         for name, each, then in (
@@ -166,7 +144,7 @@ def _run(job: _Job, num_chunks: int, arguments: Sequence[str]) -> None:
                 chunks = notes | f"After {name}" >> apache_beam.FlatMap(then, job)
 
 
-def _parse(index: int, job: _Job) -> tuple[int, dict[str, Any]]:
+def _parse(index: int, job: BeamSource) -> tuple[int, dict[str, Any]]:
     work = _worker(job)
 
     def parse() -> dict[str, Any]:
@@ -175,11 +153,11 @@ def _parse(index: int, job: _Job) -> tuple[int, dict[str, Any]]:
     return index, work.space.once("parse", index, parse)
 
 
-def _split(notes: list[tuple[int, dict[str, Any]]], job: _Job) -> Iterable[int]:
+def _split(notes: list[tuple[int, dict[str, Any]]], job: BeamSource) -> Iterable[int]:
     parsed = [note for _, note in sorted(notes, key=lambda numbered: numbered[0])]
     work = _worker(job)
     try:
-        convert.check_rejected(job.source, parsed, job.max_rejected_fraction)
+        convert.check_rejected(job, parsed, job.max_rejected_fraction)
         split = work.stages.split(parsed)
     except ValueError:  # The driver runs into the same error, and reports it better.
         return ()
@@ -187,35 +165,35 @@ def _split(notes: list[tuple[int, dict[str, Any]]], job: _Job) -> Iterable[int]:
     return range(len(parsed))
 
 
-def _count(index: int, job: _Job) -> int:
+def _count(index: int, job: BeamSource) -> int:
     work = _worker(job)
     work.space.once("count", index, lambda: work.stages.count_chunk(work.split, index))
     return index
 
 
-def _fit(indices: list[int], job: _Job) -> Iterable[int]:
+def _fit(indices: list[int], job: BeamSource) -> Iterable[int]:
     if not indices:  # The log could not be split.
         return ()
     work = _worker(job)
     try:
-        more = formats.format_named(job.source.format).read_ads(job.source.files, job.source.schema)
+        more = formats.format_named(job.format).read_ads(job.files, job.schema)
         work.stages.fit(work.split, more)
     except ValueError:  # As in `_split`.
         return ()
     return indices
 
 
-def _pack(index: int, job: _Job) -> int:
+def _pack(index: int, job: BeamSource) -> int:
     work = _worker(job)
     work.space.once("pack", index, lambda: work.stages.pack_chunk(work.split, work.packer, index))
     return index
 
 
-def _all(indices: list[int], job: _Job) -> Iterable[int]:
+def _all(indices: list[int], job: BeamSource) -> Iterable[int]:
     return indices
 
 
-def _write(index: int, job: _Job) -> None:
+def _write(index: int, job: BeamSource) -> None:
     work = _worker(job)
     work.space.once(
         "write",
@@ -232,13 +210,13 @@ class _Worker:
         stages: The stages of the conversion.
     """
 
-    def __init__(self, job: _Job) -> None:
+    def __init__(self, job: BeamSource) -> None:
         self.space = _reopen(job.directory)
         options = json.loads((self.space.output / "identity.json").read_text())["options"]
         split = SplitOptions(**options.pop("split"))
         self.stages = conversion.Stages(
-            job.source.open(),
-            job.source.schema,
+            convert.Source.open(job),
+            job.schema,
             self.space,
             conversion.StageOptions(split, **options),
             workers=1,
@@ -270,7 +248,7 @@ _lock = threading.Lock()
 _workers: dict[str, _Worker] = {}
 
 
-def _worker(job: _Job) -> _Worker:
+def _worker(job: BeamSource) -> _Worker:
     """Returns this process's worker for a pipeline."""
     with _lock:
         if job.run not in _workers:

@@ -29,7 +29,6 @@ from typing import Any
 from tfrecords import conversion, formats, reader, records, schema
 from tfrecords.splits import SplitOptions
 
-FORMATS = formats.NAMES
 # A few bad rows in a small file do not mean that the file is wrong.
 TOLERATED_REJECTS = 10
 
@@ -41,7 +40,7 @@ class Source:
     Attributes:
         path: The log file, or several, in order.
         schema: The schema of the log.
-        format: One of `FORMATS`.
+        format: One of `formats.NAMES`.
         ads_path: Table of ads, which are added to the catalog even if they were never shown;
             the `tabular` format takes the ads' fields from it. None: no such table.
         users_path: Table of users' fields for the `tabular` format, or None.
@@ -221,11 +220,11 @@ def check_rejected(
     """
     num_rows = sum(chunk["lines"] for chunk in parsed)
     num_rejected = sum(chunk["rejected"] for chunk in parsed)
-    hopeless = num_rejected == num_rows
+    nothing_left = num_rejected == num_rows
     too_many = num_rejected > max_fraction * num_rows and (
         num_rejected > TOLERATED_REJECTS or 2 * num_rejected >= num_rows
     )
-    if hopeless or (final and too_many):
+    if nothing_left or (final and too_many):
         examples = [example for chunk in parsed for example in chunk["examples"]][:3]
         shown = "\n  ".join(examples)
         raise ValueError(

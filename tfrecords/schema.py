@@ -200,10 +200,10 @@ class Schema:
         if not self.ad_key:
             raise ValueError(f"Schema {self.name!r}: ad_key must name at least one column.")
         on_query_side = {field.source for field in self.query_fields}
-        astray = [column for column in self.ad_key if column in on_query_side]
-        if astray:
+        misplaced = [column for column in self.ad_key if column in on_query_side]
+        if misplaced:
             raise ValueError(
-                f"Schema {self.name!r}: {astray} is part of ad_key, so it describes the ad; "
+                f"Schema {self.name!r}: {misplaced} is part of ad_key, so it describes the ad; "
                 "give its field the side 'ad'."
             )
         sources = {field.source for field in self.fields}
@@ -218,7 +218,6 @@ class Schema:
             raise ValueError(
                 f"Schema {self.name!r}: click_threshold needs a click column, and click is null."
             )
-
         if self.click is None and self.negative_keep_rate < 1:
             raise ValueError(
                 f"Schema {self.name!r}: negative_keep_rate needs a click column, and click is null."

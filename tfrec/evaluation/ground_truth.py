@@ -117,7 +117,7 @@ def catalogue_order(truth: GroundTruth, catalogue: reader.Catalogue) -> np.ndarr
 
 def click_matrix(truth: GroundTruth, order: np.ndarray, requests: pa.Table) -> np.ndarray:
     """Returns the true p(click) [Q, N] in the first position, ads in `catalogue_order`."""
-    return truth.world.click_probability_matrix(_query_columns(requests))[:, order]
+    return truth.world.click_probability(_query_columns(requests))[:, order]
 
 
 def value_matrices(
@@ -128,9 +128,9 @@ def value_matrices(
     `click` and `engagement` are probabilities and `revenue` is an expected value, per impression.
     """
     query, world = _query_columns(requests), truth.world
-    click = world.click_probability_matrix(query)
-    engagement = click * world.engagement_probability_matrix(query)
-    revenue = engagement * world.expected_revenue_given_engagement_matrix(query)
+    click = world.click_probability(query)
+    engagement = click * world.engagement_probability(query)
+    revenue = engagement * world.expected_revenue_given_engagement(query)
     return {
         head: values[:, order]
         for head, values in (("click", click), ("engagement", engagement), ("revenue", revenue))
@@ -183,7 +183,7 @@ def recommender(truth: GroundTruth, catalogue: reader.Catalogue) -> corpus_ranki
         weight = np.empty((len(queries), len(order)), np.float32)
         for rows in retrieval.query_chunks(len(queries), len(order), _MAX_SCORES):
             part = {name: values[rows] for name, values in table.items()}
-            clicks = truth.world.click_probability_matrix(part)
+            clicks = truth.world.click_probability(part)
             weight[rows] = (clicks * truth.world.exposure_weight_matrix(part))[:, order]
         return weight
 

@@ -1,4 +1,4 @@
-"""What a data card holds. A share, rate or mean is None if there is nothing to take it of.
+"""The content of a data card. A share, rate or mean is None if its denominator is 0.
 
 Shapes: T bins of time, K ranks of ads.
 """

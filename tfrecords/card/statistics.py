@@ -172,5 +172,5 @@ def _quantiles(counts: np.ndarray, boundaries: Sequence[float]) -> dict[str, flo
 
 
 def share(part: float, whole: int) -> model.Share:
-    """Returns a share, or None of nothing."""
+    """Returns a share, or None if the whole is 0."""
     return part / whole if whole else None

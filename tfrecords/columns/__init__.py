@@ -1,6 +1,12 @@
 """Validates and converts the Arrow columns of a log."""
 
-from tfrecords.columns.arrow import as_strings, distinct, is_text
+from tfrecords.columns.arrow import (
+    as_strings,
+    distinct,
+    filtered_lists,
+    is_text,
+    recode,
+)
 from tfrecords.columns.checks import (
     TRUTHS,
     RowFaults,
@@ -52,11 +58,13 @@ __all__ = [
     "coded_lists",
     "coded_strings",
     "distinct",
+    "filtered_lists",
     "is_missing_number",
     "is_text",
     "last_rows",
     "number_fault",
     "parse_times",
+    "recode",
     "smallest_codes",
     "unit_of_times",
     "units_per_second",

@@ -1,5 +1,7 @@
 """Conversions of Arrow columns."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,3 +45,25 @@ def distinct(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
         values.append("")
         indices = indices.fill_null(len(values) - 1)
     return values, indices.to_numpy()
+
+
+def recode(column: pa.DictionaryArray, change: Callable[[str], str | None]) -> pa.DictionaryArray:
+    """Changes the distinct values of a column [B]; None is missing."""
+    changed = pa.array(map(change, column.dictionary.to_pylist()), pa.string())
+    encoded = changed.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(encoded.indices.take(column.indices), encoded.dictionary)
+
+
+def filtered_lists(lists: pa.ListArray, values: pa.Array, kept: pa.Array) -> pa.ListArray:
+    """Returns lists [B] with some of their values.
+
+    Args:
+        lists: Lists, whose lengths count; null is empty.
+        values: Their concatenated values.
+        kept: Whether to keep each value.
+    """
+    # `pc.list_parent_indices` also counts what null lists hide.
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    rows = np.repeat(np.arange(len(lists)), lengths)[kept.to_numpy(zero_copy_only=False)]
+    offsets = np.append(0, np.cumsum(np.bincount(rows, minlength=len(lists)))).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values.filter(kept))

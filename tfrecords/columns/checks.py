@@ -61,15 +61,9 @@ class RowFaults:
 def checked_numbers(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
     """Returns a column as float64 [B] within the range of float32; NaN is missing."""
     if arrow.is_text(column):
-        values, codes = arrow.distinct(column)
-        parsed = [_number(value) for value in values]
-        bad = np.array([p is None for p in parsed] or [False])
-        good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
-        faults.add(
-            bad[codes],
-            lambda row: str(placeholders.number_fault(name, values[codes[row]])),
+        result = _parsed(
+            faults, column, _number, lambda value: str(placeholders.number_fault(name, value))
         )
-        result = good[codes]
     elif pa.types.is_temporal(column.type):
         result = _seconds(column.combine_chunks())
     else:
@@ -148,20 +142,38 @@ def checked_truths(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.
             lambda row: f"{name} must be 0 or 1, got {truth[row]:g}",
         )
         return truth
-    values, codes = arrow.distinct(column)
-    missing = [placeholders.is_missing_number(value.strip()) for value in values]
-    parsed = [TRUTHS.get(value.strip().lower()) for value in values]
-    bad = np.array([p is None and not m for p, m in zip(parsed, missing, strict=True)] or [False])
-    good = np.array([np.nan if p is None else p for p in parsed] or [np.nan])
 
-    def reason(row: int) -> str:
-        value = values[codes[row]]
+    def parse(value: str) -> float | None:
+        is_missing = placeholders.is_missing_number(value.strip())
+        return float("nan") if is_missing else TRUTHS.get(value.strip().lower())
+
+    def reason(value: str) -> str:
         if value == name:
             return f"looks like a header line (its {name} is {value!r}); remove it"
         return f"{name} must be 0 or 1, got {value[:40]!r}"
 
-    faults.add(bad[codes], reason)
-    return good[codes]
+    return _parsed(faults, column, parse, reason)
+
+
+def _parsed(
+    faults: RowFaults,
+    column: pa.ChunkedArray,
+    parse: Callable[[str], float | None],
+    reason: Callable[[str], str],
+) -> np.ndarray:
+    """Parses texts [B], each distinct one once.
+
+    Args:
+        faults: Rows with bad texts are added to it.
+        column: Texts; "" is missing.
+        parse: Returns the number of a text, NaN if it is missing, or None if it is bad.
+        reason: Returns why a text is bad.
+    """
+    values, codes = arrow.distinct(column)
+    parsed = [parse(value) for value in values] or [None]  # An empty column has no values.
+    bad = np.array([number is None for number in parsed])
+    faults.add(bad[codes], lambda row: reason(values[codes[row]]))
+    return np.array([np.nan if number is None else number for number in parsed])[codes]
 
 
 def _refuse_times(name: str, column: pa.ChunkedArray, expected: str) -> None:
@@ -242,13 +254,13 @@ def _seconds(stamps: pa.Array) -> np.ndarray:
 
 def checked_splits(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
     """Returns the index in `SPLITS` of each row [B] uint8."""
-    values, codes = arrow.distinct(column)
-    index = np.array([_SPLIT_NAMES.get(v.strip().lower(), 255) for v in values] or [255], np.uint8)
-    faults.add(
-        index[codes] == 255,
-        lambda row: f"{name} must be one of {list(SPLITS)}, got {values[codes[row]][:40]!r}",
+    index = _parsed(
+        faults,
+        column,
+        lambda value: _SPLIT_NAMES.get(value.strip().lower()),
+        lambda value: f"{name} must be one of {list(SPLITS)}, got {value[:40]!r}",
     )
-    return index[codes]
+    return np.where(np.isnan(index), 255, index).astype(np.uint8)
 
 
 def checked_positions(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.columns.arrow import as_strings
+from tfrecords.columns.arrow import as_strings, filtered_lists
 from tfrecords.schema import Field
 
 _MAX_INDEX_PER_KEY = 4
@@ -137,13 +137,8 @@ def as_lists(field: Field, column: pa.ChunkedArray) -> pa.ListArray:
             split = pc.split_pattern(array.dictionary, field.separator).take(array.indices)
         else:
             split = pc.split_pattern(array, field.separator)
-    lengths = pc.fill_null(pc.list_value_length(split), 0).to_numpy(zero_copy_only=False)
     values = pc.utf8_trim_whitespace(pc.fill_null(split.flatten(), ""))
-    present = pc.not_equal(values, "").to_numpy(zero_copy_only=False)
-    rows = np.repeat(np.arange(len(lengths)), lengths)[present]
-    kept = np.bincount(rows, minlength=len(lengths))
-    offsets = pa.array(np.append(0, np.cumsum(kept)).astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, values.filter(pa.array(present)))
+    return filtered_lists(split, values, pc.not_equal(values, ""))
 
 
 def with_fingerprints(values: pa.Array) -> Strings:

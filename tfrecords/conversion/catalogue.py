@@ -23,7 +23,7 @@ from tfrecords.columns import (
     with_fingerprints,
     without_placeholders,
 )
-from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, raw_column
+from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, by_chunk, raw_column
 from tfrecords.schema import Schema
 
 _MAX_PENDING = 4_000_000
@@ -126,12 +126,9 @@ def collect(
         more: Table of ads, with the ad key and the ad-side columns, or None.
     """
     counts = counts.sort_by("last")
-    last = counts["last"].to_numpy()
-    chunk_of = np.searchsorted(chunk_ends, last, side="right")
     parts = []
-    for chunk in np.unique(chunk_of).tolist():
-        rows, first = load(chunk), int(chunk_ends[chunk - 1]) if chunk else 0
-        places = last[chunk_of == chunk] - first
+    for chunk, _, places in by_chunk(counts["last"].to_numpy(), chunk_ends):
+        rows = load(chunk)
         codes = rows.array(AD)[places]
         columns = {reader.AD_ID: rows.strings[AD].values.take(pa.array(codes))}
         columns.update({f.name: rows.raw(f, places) for f in schema.ad_fields})

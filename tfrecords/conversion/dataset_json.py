@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tfrecords import records
-from tfrecords.conversion import splitting
-from tfrecords.conversion.parsed_rows import Rows
+from tfrecords.conversion import parsed_rows, splitting
 from tfrecords.schema import Schema
 from tfrecords.splits import SPLITS
 
@@ -51,7 +50,7 @@ def sample_requests(
     schema: Schema,
     requests: splitting.Requests,
     chunk_ends: np.ndarray,
-    load: Callable[[int], Rows],
+    load: Callable[[int], parsed_rows.Rows],
 ) -> list[dict[str, Any]]:
     """Returns the raw query fields of the first test requests; None is missing.
 
@@ -64,10 +63,8 @@ def sample_requests(
     first_rows = requests.first_rows()
     held_out = first_rows[requests.splits == SPLITS.index("test")][:NUM_SAMPLE_REQUESTS]
     samples: list[dict[str, Any]] = []
-    chunk_of = np.searchsorted(chunk_ends, held_out, side="right")
-    for chunk in np.unique(chunk_of).tolist():
-        rows, first = load(chunk), int(chunk_ends[chunk - 1]) if chunk else 0
-        own = held_out[chunk_of == chunk] - first
+    for chunk, _, own in parsed_rows.by_chunk(held_out, chunk_ends):
+        rows = load(chunk)
         columns = {field.name: rows.raw(field, own) for field in schema.query_fields}
         samples += pa.table(columns).to_pylist()
     return [{k: _plain(v) for k, v in sample.items()} for sample in samples]

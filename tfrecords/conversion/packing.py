@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tfrecords import encoding, files, records
 from tfrecords.conversion import catalogue
-from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, POSITION, USER, Rows
-from tfrecords.schema import LABELS, SIDES, Field
+from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, POSITION, USER, Rows, by_chunk
+from tfrecords.schema import LABELS, SIDES, Field, Schema
 
 
 def spec(fitted: encoding.FittedSchema) -> records.Spec:
@@ -98,45 +98,27 @@ class Packer:
         is_later = np.ones(len(rows), bool)
         is_later[np.cumsum(lengths) - lengths] = False
         request, rows = np.repeat(np.arange(len(lengths)), lengths)[is_later], rows[is_later]
-        chunk_of = np.searchsorted(chunk_ends, rows, side="right")
         counts = {field.name: 0 for field in self._schema.query_fields}
         num_users = 0
-        for chunk in np.unique(chunk_of).tolist():
-            own = np.flatnonzero(chunk_of == chunk)
-            packed, begin = load_chunk(chunk), int(chunk_ends[chunk - 1]) if chunk else 0
+        for chunk, own, places in by_chunk(rows, chunk_ends):
             differs = {
-                name: values[rows[own] - begin] != gathered[name][request[own]]
-                for name, values in packed.items()
+                name: values[places] != gathered[name][request[own]]
+                for name, values in load_chunk(chunk).items()
                 if records.is_per_request(name)
             }
-            for field, columns in self._query_columns(differs):
-                counts[field.name] += int(columns.any(axis=1).sum())
+            for field, name, columns in _columns(self._schema, "query", self.spec.query_widths):
+                counts[field.name] += int(differs[name][:, columns].any(axis=1).sum())
             if self.spec.has_user:
                 num_users += int(differs[records.USER].sum())
         return {name: count for name, count in counts.items() if count}, num_users
 
-    def _query_columns(self, packed: records.Packed) -> Iterator[tuple[Field, np.ndarray]]:
-        """Yields the query fields and their columns [B, width]."""
-        groups, column = records.columns_of(self.spec.query_widths), 0
-        for field in self._schema.query_fields:
-            width = self.spec.query_widths[column]
-            place = groups[width].index(column)
-            yield field, packed[f"query_{width}"][:, place : place + field.width]
-            column += field.width
-
     def _pack_side(self, side: str, widths: tuple[str, ...], rows: Rows) -> records.Packed:
-        groups = records.columns_of(widths)
         packed = {
             f"{side}_{width}": np.empty((len(rows), len(columns)), width)
-            for width, columns in groups.items()
+            for width, columns in records.columns_of(widths).items()
         }
-        column = 0
-        for field in self._schema.side(side):
-            width = widths[column]
-            place = groups[width].index(column)
-            ids = self._encode(self._encoders[side], field, rows)
-            packed[f"{side}_{width}"][:, place : place + field.width] = ids
-            column += field.width
+        for field, name, columns in _columns(self._schema, side, widths):
+            packed[name][:, columns] = self._encode(self._encoders[side], field, rows)
         return packed
 
     def _encode(self, encoder: encoding.Encoder, field: Field, rows: Rows) -> np.ndarray:
@@ -152,6 +134,17 @@ class Packer:
             return ids.astype(width)[rows.array(field.name)][:, None]
         codes, lengths = rows.lists(field.name)
         return encoding.pad(ids[codes], lengths, field.width)
+
+
+def _columns(
+    schema: Schema, side: str, widths: tuple[str, ...]
+) -> Iterator[tuple[Field, str, slice]]:
+    """Yields the fields of a side, the feature that stores each, and its columns of it."""
+    groups = records.columns_of(widths)
+    for field, columns in encoding.columns(schema.side(side)):
+        width = widths[columns.start]
+        place = groups[width].index(columns.start)
+        yield field, f"{side}_{width}", slice(place, place + field.width)
 
 
 def save(packed: records.Packed, directory: pathlib.Path) -> None:

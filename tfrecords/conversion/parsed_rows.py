@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -116,6 +116,24 @@ def load_strings(path: pathlib.Path, index: int) -> Strings:
     with pa.memory_map(str(path.with_suffix(".values"))) as source:
         batch = pa.ipc.open_file(source).get_batch(index)
     return Strings(batch["value"], batch["fingerprint"].to_numpy())
+
+
+def by_chunk(
+    rows: np.ndarray, chunk_ends: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Groups rows of the log by their chunk.
+
+    Args:
+        rows: Rows of the log [L].
+        chunk_ends: Number of rows up to the end of each chunk.
+
+    Yields:
+        The index of a chunk, the indices of its rows in `rows`, and these rows in the chunk.
+    """
+    chunk_of = np.searchsorted(chunk_ends, rows, side="right")
+    for chunk in np.unique(chunk_of).tolist():
+        own = np.flatnonzero(chunk_of == chunk)
+        yield chunk, own, rows[own] - (chunk_ends[chunk - 1] if chunk else 0)
 
 
 def string_names(schema: Schema) -> list[str]:

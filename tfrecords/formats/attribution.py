@@ -91,9 +91,7 @@ def open_log(
         ValueError: The schema names a column that the log lacks, or a file has clicks but lacks
             inputs of the other labels.
     """
-    named.check_schema(schema, _WHAT, COLUMNS, DERIVED)
-    named.check_files(files, _WHAT)
-    read = named.columns_read(schema, COLUMNS, DERIVED)
+    read = named.columns_read(files, schema, _WHAT, COLUMNS, DERIVED)
     layout = delimited.Layout(
         {n: delimited.NUMBERS if n in _NUMERIC else delimited.STRINGS for n in read},
         quote=True,
@@ -105,13 +103,8 @@ def open_log(
     return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
 
 
-def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads campaigns to add to those of the log, from a tab-separated file with a header.
-
-    Raises:
-        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad.
-    """
-    return named.read_ads(files, schema, "\t")
+# Reads campaigns to add to those of the log, from a tab-separated file with a header.
+read_ads = functools.partial(named.read_ads, delimiter="\t")
 
 
 def _check_labels(path: pathlib.Path, layout: delimited.Layout) -> None:

@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.columns import RowFaults, as_strings, distinct, is_text
+from tfrecords.columns import RowFaults, as_strings, distinct, is_text, recode
 from tfrecords.formats import named, protocol
 from tfrecords.formats.files import delimited
 from tfrecords.schema import Field, Schema
@@ -77,21 +77,15 @@ def open_log(
     Raises:
         ValueError: The schema names a column that the log lacks.
     """
-    named.check_schema(schema, _WHAT, COLUMNS, DERIVED)
-    named.check_files(files, _WHAT)
-    types = named.types(schema, named.columns_read(schema, COLUMNS, DERIVED))
+    read = named.columns_read(files, schema, _WHAT, COLUMNS, DERIVED)
+    types = named.types(schema, read)
     layout = delimited.Layout(types, ",", quote=True, optional=frozenset(["click"]))
     derive = functools.partial(_derive, schema.columns)
     return delimited.DelimitedLog(files, layout, derive, rows_per_chunk)
 
 
-def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads ads to add to those of the log, from a comma-separated file with a header.
-
-    Raises:
-        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad.
-    """
-    return named.read_ads(files, schema, ",")
+# Reads ads to add to those of the log, from a comma-separated file with a header.
+read_ads = functools.partial(named.read_ads, delimiter=",")
 
 
 def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
@@ -100,8 +94,11 @@ def _derive(wanted: Sequence[str], parsed: protocol.Parsed) -> protocol.Parsed:
         name: parsed.table[name] for name in parsed.table.column_names
     }
     faults = RowFaults(parsed.table.num_rows)
-    if "device_id" in columns:
-        columns["device_id"] = _device_ids(columns["device_id"])
+    if "device_id" in columns and is_text(columns["device_id"]):
+        ids = recode(
+            as_strings(columns["device_id"]), lambda id_: "" if id_ == NO_DEVICE_ID else id_
+        )
+        columns["device_id"] = pa.chunked_array([ids])
     if set(wanted) & set(OF_HOUR):
         columns.update(_times(faults, columns["hour"]))
     if "user" in wanted:
@@ -137,23 +134,6 @@ def _seconds(hour: str) -> float:
     except ValueError:
         return float("nan")
     return moment.replace(tzinfo=datetime.UTC).timestamp()
-
-
-def _device_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns the ids of the devices; "" is missing."""
-    if not is_text(column):
-        return column
-    encoded = as_strings(column)
-    values = encoded.dictionary.to_pylist()
-    if NO_DEVICE_ID not in values:
-        return column
-    place, codes = values.index(NO_DEVICE_ID), encoded.indices.to_numpy()
-    if "" in values:
-        codes = np.where(codes == place, values.index(""), codes)
-    else:
-        values[place] = ""
-    ids = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(values, pa.string()))
-    return pa.chunked_array([ids])
 
 
 def _users(columns: Mapping[str, pa.ChunkedArray]) -> pa.Array:

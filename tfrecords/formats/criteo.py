@@ -15,6 +15,7 @@ References:
     Criteo Labs, Display Advertising Challenge, 2014 (data set description).
 """
 
+import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -92,13 +93,8 @@ def open_log(
     return _LogWithCompanions(files, layout, extra, rows_per_chunk)
 
 
-def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
-    """Reads ads to add to those of the log, or returns None.
-
-    Raises:
-        FileNotFoundError, ValueError: As in `delimited.open_rows`; or a row is bad.
-    """
-    return named.read_ads(files, schema, "\t")
+# Reads ads to add to those of the log, from a tab-separated file with a header.
+read_ads = functools.partial(named.read_ads, delimiter="\t")
 
 
 def companion_path(path: pathlib.Path) -> pathlib.Path:
@@ -160,7 +156,7 @@ class _LogWithCompanions(delimited.DelimitedLog):
                 reader, _ = delimited.open_rows(self._companions[chunk.path], self._extra)
             assert reader is not None
             companion = reader.take(chunk.num_rows)
-            if lines.count_rows(companion) != chunk.num_rows:
+            if companion.count(b"\n") != chunk.num_rows:
                 raise ValueError(
                     f"{reader.path} has fewer lines than its log; write one for each line of it."
                 )

@@ -27,14 +27,13 @@ def check_schema(
     raw, derived = list(raw), list(derived)
     known = [*raw, *derived]
     unknown = [name for name in schema.columns if name not in known]
-    if not unknown:
-        return
-    hint = terminal.suggestion_for(unknown[0], known)
-    more = f", and derived from them {', '.join(derived)}" if derived else ""
-    raise ValueError(
-        f"Schema {schema.name!r}: {what} has no column {', '.join(map(repr, unknown))}.{hint} It "
-        f"has {', '.join(raw)}{more}."
-    )
+    if unknown:
+        hint = terminal.suggestion_for(unknown[0], known)
+        more = f", and derived from them {', '.join(derived)}" if derived else ""
+        raise ValueError(
+            f"Schema {schema.name!r}: {what} has no column {', '.join(map(repr, unknown))}.{hint} "
+            f"It has {', '.join(raw)}{more}."
+        )
 
 
 def check_files(files: protocol.Files, what: str) -> None:
@@ -51,15 +50,26 @@ def check_files(files: protocol.Files, what: str) -> None:
 
 
 def columns_read(
-    schema: Schema, raw: Iterable[str], derived: Mapping[str, Iterable[str]]
+    files: protocol.Files,
+    schema: Schema,
+    what: str,
+    raw: Iterable[str],
+    derived: Mapping[str, Iterable[str]],
 ) -> tuple[str, ...]:
     """Returns the columns of the files that are read, in the order of `raw`.
 
     Args:
+        files: The files of the log.
         schema: The schema.
+        what: Name of the log, for messages.
         raw: Columns of the files.
         derived: Inputs of each derived column.
+
+    Raises:
+        ValueError: As in `check_schema` and `check_files`.
     """
+    check_schema(schema, what, raw, derived)
+    check_files(files, what)
     wanted = set(schema.columns)
     inputs = {name for column in wanted for name in derived.get(column, ())}
     return tuple(name for name in raw if name in wanted | inputs)

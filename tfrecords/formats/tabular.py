@@ -90,11 +90,11 @@ class TabularLog:
         self._columns = schema.columns
         _check_kinds([path for path, _ in self._parts])
         types, lists = column_types(schema), _lists(schema)
-        sources = _Sources(files, schema)
+        of_log, of_tables = _sources(files, schema)
         self._logs = {
             path: table_files.open_table(
                 path,
-                {name: types[name] for name in sources.of_log},
+                {name: types[name] for name in of_log},
                 lists,
                 schema.labels.values() if part == "test" else (),
                 rows_per_chunk,
@@ -103,7 +103,7 @@ class TabularLog:
         }
         self._tables = [
             side_tables.SideTable(path, key, {name: types[name] for name in names}, lists)
-            for path, key, names in sources.of_tables
+            for path, key, names in of_tables
         ]
 
     def chunks(self) -> Iterator[protocol.Chunk]:
@@ -133,44 +133,36 @@ class TabularLog:
         return self._logs[chunk.path].raw(chunk, lines)
 
 
-class _Sources:
-    """Sources of the columns.
-
-    Attributes:
-        of_log: Columns of the log.
-        of_tables: Path, key and columns of each joined table.
-    """
-
-    def __init__(self, files: protocol.Files, schema: Schema) -> None:
-        wanted = schema.columns
-        names = {path: table_files.column_names(path, wanted) for path in files}
-        logs = list(files.parts())
-        first = logs[0][0]
-        owed = [name for name in wanted if name in names[first]]
-        for path, part in logs[1:]:
-            optional = schema.labels.values() if part == "test" else ()
-            lacking = [n for n in owed if n not in names[path] and n not in optional]
-            if lacking:
-                raise ValueError(
-                    f"{path} lacks the columns {lacking}, which {first} has. Add them."
-                )
-        tables: dict[pathlib.Path, tuple[str, ...]] = {}
-        if files.users is not None:
-            tables[files.users] = () if schema.user_key is None else (schema.user_key,)
-            _check_key(files.users, "user_key", tables[files.users], names[files.users])
-        if files.ads is not None:
-            tables[files.ads] = schema.ad_key
-            _check_key(files.ads, "ad_key", schema.ad_key, names[files.ads])
-        own: dict[pathlib.Path, list[str]] = {path: [] for path in tables}
-        for name in (name for name in wanted if name not in owed):
-            # The table of the field's side comes first.
-            ordered = sorted(tables, key=lambda path: (path == files.ads) != _is_ad(schema, name))
-            having = [path for path in ordered if name in names[path]]
-            if name in _log_columns(schema) or not having:
-                raise ValueError(_nowhere(name, schema, first, names))
-            own[having[0]].append(name)
-        self.of_log = owed
-        self.of_tables = [(path, tables[path], own[path]) for path in tables if own[path]]
+def _sources(
+    files: protocol.Files, schema: Schema
+) -> tuple[list[str], list[tuple[pathlib.Path, tuple[str, ...], list[str]]]]:
+    """Returns the columns of the log, and path, key and columns of each joined table."""
+    wanted = schema.columns
+    names = {path: table_files.column_names(path, wanted) for path in files}
+    logs = list(files.parts())
+    first = logs[0][0]
+    in_log = [name for name in wanted if name in names[first]]
+    for path, part in logs[1:]:
+        optional = schema.labels.values() if part == "test" else ()
+        lacking = [n for n in in_log if n not in names[path] and n not in optional]
+        if lacking:
+            raise ValueError(f"{path} lacks the columns {lacking}, which {first} has. Add them.")
+    tables: dict[pathlib.Path, tuple[str, ...]] = {}
+    if files.users is not None:
+        tables[files.users] = () if schema.user_key is None else (schema.user_key,)
+        _check_key(files.users, "user_key", tables[files.users], names[files.users])
+    if files.ads is not None:
+        tables[files.ads] = schema.ad_key
+        _check_key(files.ads, "ad_key", schema.ad_key, names[files.ads])
+    own: dict[pathlib.Path, list[str]] = {path: [] for path in tables}
+    for name in (name for name in wanted if name not in in_log):
+        # The table of the field's side comes first.
+        ordered = sorted(tables, key=lambda path: (path == files.ads) != _is_ad(schema, name))
+        having = [path for path in ordered if name in names[path]]
+        if name in _log_columns(schema) or not having:
+            raise ValueError(_nowhere(name, schema, first, names))
+        own[having[0]].append(name)
+    return in_log, [(path, tables[path], own[path]) for path in tables if own[path]]
 
 
 def _log_columns(schema: Schema) -> set[str]:

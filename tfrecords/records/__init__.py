@@ -1,6 +1,5 @@
 """The stored records, many requests per `tf.train.Example`: written, verified and batched."""
 
-from tfrecords.records.arrow_file import read_arrow, write_arrow
 from tfrecords.records.batching import (
     Batch,
     clicked_pairs,
@@ -8,15 +7,14 @@ from tfrecords.records.batching import (
     cut_by_length,
     pad_lists,
     permute,
+    thin_unclicked,
 )
-from tfrecords.records.checksums import check_file, check_files, read_json
 from tfrecords.records.description import (
     DataSetDescription,
     ShardDescription,
     SourceDescription,
     SplitDescription,
 )
-from tfrecords.records.negative_downsampling import thin_unclicked
 from tfrecords.records.spec import (
     USER,
     Packed,
@@ -27,6 +25,13 @@ from tfrecords.records.spec import (
     pack,
     unpack,
     unpack_ids,
+)
+from tfrecords.records.stored_files import (
+    check_file,
+    check_files,
+    read_arrow,
+    read_json,
+    write_arrow,
 )
 from tfrecords.records.writer import is_per_request, shuffled, write_shard
 

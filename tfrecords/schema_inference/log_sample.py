@@ -20,6 +20,7 @@ from tfrecords.columns import (
     checked_numbers,
     checked_truths,
     distinct,
+    filtered_lists,
     is_missing_number,
     number_fault,
     parse_times,
@@ -240,18 +241,12 @@ def _fault(path: pathlib.Path, name: str) -> str | None:
 def _column(name: str, table: str, column: pa.ChunkedArray) -> Column:
     is_list, is_time = pa.types.is_list(column.type), pa.types.is_temporal(column.type)
     if is_list:
-        column = pa.chunked_array([pc.binary_join(_present(column.combine_chunks()), "|")])
+        lists = column.combine_chunks()
+        values = lists.flatten()
+        known = filtered_lists(lists, values, pc.is_valid(values))
+        column = pa.chunked_array([pc.binary_join(known, "|")])
     values, codes = distinct(column)
     return Column(name, table, values, codes, is_list, is_time)
-
-
-def _present(lists: pa.ListArray) -> pa.ListArray:
-    """Returns lists without their missing values."""
-    values, rows = lists.flatten(), pc.list_parent_indices(lists)
-    kept = pc.is_valid(values)
-    counts = np.bincount(rows.filter(kept).to_numpy(), minlength=len(lists))
-    offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), values.filter(kept))
 
 
 def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:

@@ -47,35 +47,17 @@ _REQUESTS_PER_CHUNK = 4_096
 _MIN_COUNT = {"C3": 10, "C21": 10}  # The embeddings of rare ids overfit.
 
 
-@dataclasses.dataclass(frozen=True)
 class SyntheticLog:
     """The paths of the files of a synthetic log."""
 
-    directory: pathlib.Path
-
-    @property
-    def log(self) -> pathlib.Path:
-        return self.directory / "log.tsv"
-
-    @property
-    def extra(self) -> pathlib.Path:
-        return self.directory / "log.extra.tsv"
-
-    @property
-    def ads(self) -> pathlib.Path:
-        return self.directory / "ads.tsv"
-
-    @property
-    def schema(self) -> pathlib.Path:
-        return self.directory / "schema.json"
-
-    @property
-    def truth(self) -> pathlib.Path:
-        return self.directory / "truth" / "truth.arrow"
-
-    @property
-    def world(self) -> pathlib.Path:
-        return self.directory / "truth" / "world.json"
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+        self.log = directory / "log.tsv"
+        self.extra = directory / "log.extra.tsv"
+        self.ads = directory / "ads.tsv"
+        self.schema = directory / "schema.json"
+        self.truth = directory / "truth" / "truth.arrow"
+        self.world = directory / "truth" / "world.json"
 
 
 def schema() -> Schema:

@@ -75,7 +75,7 @@ class WorldConfig:
     ad_scale: float = 0.2
     publisher_scale: float = 0.2
     user_scale: float = 0.2
-    engagement_rate: float = 0.15  # of the clicks of the log, likewise
+    engagement_rate: float = 0.15  # of the clicks of the log; solved for in the same way
     engagement_affinity_scale: float = 1.2
     engagement_side_scale: float = 0.3
     revenue_bias: float = 0.2

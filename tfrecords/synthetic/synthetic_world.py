@@ -57,62 +57,52 @@ class World:
         return self.decode(self._population.page_views(rng, n))
 
     def click_probability(
-        self, query: Columns, ads: Columns, position: np.ndarray | None = None
+        self, query: Columns, ads: Columns | None = None, position: np.ndarray | None = None
     ) -> np.ndarray:
-        """Returns p(click) of aligned rows, float64 [n].
+        """Returns p(click), float64 [n]; without `ads`, of all queries and ads [Q, N].
 
         Args:
-            query: Query-side columns [n].
-            ads: Ad-side columns [n].
+            query: Query-side columns [n], or [Q].
+            ads: Ad-side columns [n]; None: all ads.
             position: Positions of the ads [n]; None: the first position, 0, for all.
         """
-        logit = self._truth.click_logit(*self._terms(query, ads), matrix=False)
-        return sigmoid(logit - self._position_effect(position))
+        effect = self._position_effect(position)
 
-    def engagement_probability(self, query: Columns, ads: Columns) -> np.ndarray:
-        """Returns p(engagement | click) of aligned rows, float64 [n]."""
-        logit = self._truth.engagement_logit(*self._terms(query, ads), matrix=False)
-        return sigmoid(logit)
+        def score(users: Columns, shown: Columns, matrix: bool) -> np.ndarray:
+            return sigmoid(self._truth.click_logit(users, shown, matrix) - effect)
 
-    def expected_revenue_given_engagement(self, query: Columns, ads: Columns) -> np.ndarray:
-        """Returns the mean revenue of an engagement of aligned rows, float64 [n]."""
-        log_revenue = self._truth.log_revenue(*self._terms(query, ads), matrix=False)
-        return np.exp(log_revenue + self.config.revenue_sigma**2 / 2)
+        return self._joined(query, ads, score)
 
-    def click_probability_matrix(self, query: Columns) -> np.ndarray:
-        """Returns p(click) at the first position of all queries and ads, float64 [Q, N]."""
-        return self._matrix(
-            query,
-            lambda terms: sigmoid(self._truth.click_logit(terms, self._ad_terms, matrix=True)),
-        )
+    def engagement_probability(self, query: Columns, ads: Columns | None = None) -> np.ndarray:
+        """Returns p(engagement | click); arguments and shapes as `click_probability`."""
 
-    def engagement_probability_matrix(self, query: Columns) -> np.ndarray:
-        """Returns p(engagement | click) of all queries and ads, float64 [Q, N]."""
-        return self._matrix(
-            query,
-            lambda terms: sigmoid(self._truth.engagement_logit(terms, self._ad_terms, matrix=True)),
-        )
+        def score(users: Columns, shown: Columns, matrix: bool) -> np.ndarray:
+            return sigmoid(self._truth.engagement_logit(users, shown, matrix))
 
-    def expected_revenue_given_engagement_matrix(self, query: Columns) -> np.ndarray:
-        """Returns the mean revenue of an engagement of all queries and ads, float64 [Q, N]."""
-        variance = self.config.revenue_sigma**2
-        return self._matrix(
-            query,
-            lambda terms: np.exp(
-                self._truth.log_revenue(terms, self._ad_terms, matrix=True) + variance / 2
-            ),
-        )
+        return self._joined(query, ads, score)
+
+    def expected_revenue_given_engagement(
+        self, query: Columns, ads: Columns | None = None
+    ) -> np.ndarray:
+        """Returns the mean revenue of an engagement; arguments as `click_probability`."""
+
+        def score(users: Columns, shown: Columns, matrix: bool) -> np.ndarray:
+            log_revenue = self._truth.log_revenue(users, shown, matrix)
+            return np.exp(log_revenue + self.config.revenue_sigma**2 / 2)
+
+        return self._joined(query, ads, score)
 
     def exposure_weight_matrix(self, query: Columns) -> np.ndarray:
         """Returns the logging policy's weights of all ads for all queries, float64 [Q, N].
 
         The first ad of a request is drawn with probability weight / sum of the row, and each
-        further one likewise from the remaining ads. Ads that are not launched have weight 0.
+        further one in the same way from the remaining ads. Ads that are not launched have weight 0.
         """
         advertiser, popularity = self._population.ads["C13"], self._population.popularity
-        return self._matrix(
+        return self._joined(
             query,
-            lambda terms: self._truth.exposure(terms)[:, advertiser] * popularity,
+            None,
+            lambda users, _, matrix: self._truth.exposure(users)[:, advertiser] * popularity,
         )
 
     def encode(self, columns: Columns) -> Columns:
@@ -225,16 +215,19 @@ class World:
             return 0.0
         return self.config.position_scale * np.log1p(np.asarray(position, dtype=np.float64))
 
-    def _terms(self, query: Columns, ads: Columns) -> tuple[Columns, Columns]:
-        return self._truth.query_terms(self.encode(query)), self._truth.ad_terms(self.encode(ads))
-
-    def _matrix(self, query: Columns, score: Callable[[Columns], np.ndarray]) -> np.ndarray:
+    def _joined(
+        self, query: Columns, ads: Columns | None, score: Callable[..., np.ndarray]
+    ) -> np.ndarray:
+        """Scores aligned rows [n], or all pairs [Q, N] without `ads`, in blocks of queries."""
         terms = self._truth.query_terms(self.encode(query))
+        if ads is not None:
+            return score(terms, self._truth.ad_terms(self.encode(ads)), matrix=False)
         num_queries = len(terms["click_bias"])
         out = np.empty((num_queries, len(self._by_advertiser)))
         for start in range(0, num_queries, _QUERIES_AT_ONCE):
             rows = slice(start, start + _QUERIES_AT_ONCE)
-            out[rows] = score({name: values[rows] for name, values in terms.items()})
+            block = {name: values[rows] for name, values in terms.items()}
+            out[rows] = score(block, self._ad_terms, matrix=True)
         return out
 
 

@@ -30,7 +30,7 @@ class Truth:
 
     Attributes:
         click_intercept: Added to all click logits; the caller sets it for the log's traffic.
-        engagement_intercept: Added to all engagement logits, likewise.
+        engagement_intercept: Added to all engagement logits; set in the same way.
     """
 
     def __init__(self, config: population.WorldConfig, ads: Columns) -> None:

@@ -7,8 +7,7 @@ from tfrecords.terminal.progress import (
     with_progress,
 )
 from tfrecords.terminal.quiet_start import quiet_tensorflow
-from tfrecords.terminal.suggest import suggestion_for
-from tfrecords.terminal.text_table import format_list, text_table
+from tfrecords.terminal.text import format_list, suggestion_for, text_table
 
 __all__ = [
     "format_list",

@@ -230,7 +230,7 @@ def test_truth_follows_from_the_columns_of_the_log(world, rows, truth, sides):
 def test_matrix_equals_aligned_rows(world, name):
     # 150 queries: more than one internal block.
     query = world.sample_requests(np.random.default_rng(0), 150)
-    matrix = getattr(world, f"{name}_matrix")(query)
+    matrix = getattr(world, name)(query)
     num_ads = len(world.ads["C7"])
     assert matrix.shape == (150, num_ads)
     tiled = {column: np.tile(values, 150) for column, values in world.ads.items()}
@@ -303,7 +303,7 @@ def test_an_unknown_value_counts_as_missing(world, sides):
 def test_queries_and_ads_interact(world):
     # An additive logit leaves nothing after row and column means are taken away.
     query = world.sample_requests(np.random.default_rng(1), 200)
-    probability = world.click_probability_matrix(query)
+    probability = world.click_probability(query)
     logit = np.log(probability / (1 - probability))
     additive = logit.mean(axis=0) + logit.mean(axis=1, keepdims=True) - logit.mean()
     assert np.var(logit - additive) > 0.5 * np.var(logit)

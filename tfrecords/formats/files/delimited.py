@@ -156,8 +156,13 @@ def parse(
         table = _parse_table(layout, columns, text, num_rows)
         if len(columns) > 1 and _may_be_empty(table) and _EMPTY_LINE.search(text):
             raise ValueError("a line is empty")  # Arrow reads it as a row of missing values.
-    except (pa.ArrowInvalid, ValueError):
-        return _parse_parts(layout, columns, text, first_line)
+    except (pa.ArrowInvalid, ValueError) as error:
+        if num_rows > 1:
+            return _parse_parts(layout, columns, text, first_line)
+        reason = _fault(layout, columns, text) or f"it cannot be parsed: {error}"
+        types = {**layout.types, protocol.LINE_NUMBER: pa.int64()}
+        nothing = pa.table({name: pa.array([], kind) for name, kind in types.items()})
+        return protocol.Parsed(nothing, {first_line: reason})
     quoted = layout.quote and b'"' in text
     if not quoted or text.count(b"\n") + (not text.endswith(b"\n")) == num_rows:
         numbers = np.arange(first_line, first_line + num_rows)
@@ -243,8 +248,6 @@ def _parse_parts(
     layout: Layout, columns: tuple[str, ...], text: bytes, first_line: int
 ) -> protocol.Parsed:
     rows = lines.split_rows(text, layout.quote, layout.delimiter)
-    if len(rows) <= 2 * _PARTS:
-        return _parse_rows(layout, columns, rows, first_line)
     size = -(-len(rows) // _PARTS)
     parts, line = [], first_line
     for first in range(0, len(rows), size):
@@ -258,40 +261,10 @@ def _parse_parts(
     )
 
 
-def _parse_rows(
-    layout: Layout, columns: tuple[str, ...], rows: Sequence[bytes], first_line: int
-) -> protocol.Parsed:
-    good: list[bytes] = []
-    numbers: list[int] = []
-    faults: dict[int, str] = {}
-    for line, row in zip(_line_numbers(rows, first_line), rows, strict=True):
-        reason = _fault(layout, columns, row)
-        if reason is None:
-            good.append(row if row.endswith(b"\n") else row + b"\n")
-            numbers.append(line)
-        else:
-            faults[line] = reason
-    if good:
-        table = _parse_table(layout, columns, b"".join(good), len(good))
-    else:
-        table = pa.table({name: pa.array([], kind) for name, kind in layout.types.items()})
-    return protocol.Parsed(
-        table.append_column(protocol.LINE_NUMBER, pa.array(numbers, pa.int64())), faults
-    )
-
-
 def _fault(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
-    """Returns why a row cannot be parsed, or None if it can."""
+    """Returns why a row cannot be parsed, or None if it is not known."""
     if len(columns) > 1 and not row.strip(b"\r\n"):
         return "the line is empty; remove it"
-    try:
-        _parse_table(layout, columns, row if row.endswith(b"\n") else row + b"\n", 1)
-    except (pa.ArrowInvalid, ValueError) as error:
-        return _reason(layout, columns, row) or f"it cannot be parsed: {error}"
-    return None
-
-
-def _reason(layout: Layout, columns: tuple[str, ...], row: bytes) -> str | None:
     try:
         values = layout.split(row)
     except UnicodeDecodeError as error:

@@ -229,14 +229,6 @@ def _real_quotes(text: bytes, quotes: np.ndarray, delimiter: bytes) -> np.ndarra
     return np.array(real, np.int64)
 
 
-def count_rows(text: bytes, quote: bool = False, delimiter: str = "\t") -> int:
-    """Counts rows; the last one may lack a line end."""
-    if quote and b'"' in text:
-        ends = row_ends(text, delimiter.encode())
-        return len(ends) + (not len(ends) or int(ends[-1]) < len(text))
-    return text.count(b"\n") + (not text.endswith(b"\n") and bool(text))
-
-
 def split_rows(text: bytes, quote: bool = False, delimiter: str = "\t") -> list[bytes]:
     """Splits text into rows with their line ends; the last one may lack it."""
     if not text:

@@ -6,11 +6,12 @@ Shapes: B displays or ads to look up.
 import pathlib
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from tfrecords.columns import recode
 from tfrecords.formats.files import delimited
 from tfrecords.formats.outbrain import tables
 
@@ -36,6 +37,9 @@ LIST_COLUMNS = ("categories", "topics", "ad_categories", "ad_topics")
 
 EVENTS = "events.csv"
 PROMOTED = "promoted_content.csv"
+META = "documents_meta.csv"
+# Column of the list's values in each file of lists.
+_LISTED = {"documents_categories.csv": "category_id", "documents_topics.csv": "topic_id"}
 _GEO = {"country": 0, "state": 1, "dma": 2}
 _EVENT_TYPES = {
     "uuid": pa.string(), "document_id": tables.ID, "timestamp": tables.ID,
@@ -70,11 +74,11 @@ class Joiner:
 
     def events(self) -> tables.Table:
         """Returns the displays."""
-        return self._table(EVENTS, self._read_events)
+        return self._table(EVENTS)
 
     def promoted(self) -> tables.Table:
         """Returns the ads."""
-        return self._table(PROMOTED, self._read_promoted)
+        return self._table(PROMOTED)
 
     def displays(self, names: Sequence[str], rows: np.ndarray) -> dict[str, pa.Array]:
         """Returns columns of the displays at some rows [B] of the events."""
@@ -110,47 +114,54 @@ class Joiner:
         if name == "uuid":
             # A dictionary of the uuids of these rows, which are few of those of the log.
             return texts.cast(pa.string()).dictionary_encode()
-        values = texts.dictionary.to_pylist()
         if name == "platform":
-            return tables.recode(texts, [_platform(value) for value in values])
+            return recode(texts, _platform)
         if name in _GEO:
-            return tables.recode(texts, [_part(value, _GEO[name]) for value in values])
-        return tables.recode(texts, [_known(value) for value in values])
+            return recode(texts, lambda value: _part(value, _GEO[name]))
+        return recode(texts, _known)
 
     def _document(self, name: str, documents: np.ndarray) -> pa.Array:
         file = OF_DOCUMENT[name]
-        if file == "documents_meta.csv":
-            meta = self._table(file, self._read_meta)
+        if file == META:
+            meta = self._table(file)
             rows = meta.keys.find(documents)
             if name in ("source_id", "publisher_id"):
                 return tables.id_texts(meta.numbers(name, rows))
             seconds = meta.numbers("publish_time", rows)
             numbers = seconds if name == "publish_time" else tables.age_days(seconds)
             return pa.array(numbers, from_pandas=True)
-        value = "category_id" if file == "documents_categories.csv" else "topic_id"
-        lists = self._lists(file, value)
-        if name == value:
+        lists = self._once(file)
+        assert isinstance(lists, tables.Lists)
+        if name == _LISTED[file]:
             return tables.id_texts(lists.top(documents))
         return lists.lists(documents)
 
-    def _table(self, file: str, read: Callable[[], tables.Table]) -> tables.Table:
-        table = self._once(file, read)
+    def _table(self, file: str) -> tables.Table:
+        table = self._once(file)
         assert isinstance(table, tables.Table)
         return table
 
-    def _lists(self, file: str, value: str) -> tables.Lists:
-        path = self._paths.get(file)
-        lists = self._once(file, lambda: tables.read_lists(path, value))
-        assert isinstance(lists, tables.Lists)
-        return lists
-
-    def _once(self, file: str, read: Callable[[], _Read]) -> _Read:
+    def _once(self, file: str) -> _Read:
         with _lock:
             if file not in self._read:
                 key = self._identity(file)
                 kept = _shared.get(key)
-                self._read[file] = _shared[key] = read() if kept is None else kept
+                self._read[file] = _shared[key] = self._load(file) if kept is None else kept
             return self._read[file]
+
+    def _load(self, file: str) -> _Read:
+        path = self._paths.get(file)
+        if file == EVENTS:
+            return tables.read_table(path, "display_id", self._event_types())
+        if file == PROMOTED:
+            names = ("document_id", "campaign_id", "advertiser_id")
+            return tables.read_table(path, "ad_id", dict.fromkeys(names, tables.ID))
+        if file != META:
+            return tables.read_lists(path, _LISTED[file])
+        ids = dict.fromkeys(("source_id", "publisher_id"), tables.ID)
+        meta = tables.read_table(path, "document_id", {**ids, "publish_time": delimited.STRINGS})
+        seconds = tables.published_seconds(meta.columns["publish_time"])
+        return tables.Table(meta.keys, {**meta.columns, "publish_time": seconds})
 
     def _identity(self, file: str) -> tuple[object, ...]:
         path = self._paths.get(file)
@@ -165,26 +176,6 @@ class Joiner:
         if self._wanted & set(OF_DOCUMENT):
             sources.add("document_id")
         return {name: kind for name, kind in _EVENT_TYPES.items() if name in sources}
-
-    def _read_events(self) -> tables.Table:
-        return tables.read_table(self._paths[EVENTS], "display_id", self._event_types())
-
-    def _read_promoted(self) -> tables.Table:
-        names = ("document_id", "campaign_id", "advertiser_id")
-        return tables.read_table(
-            self._paths.get(PROMOTED), "ad_id", dict.fromkeys(names, tables.ID)
-        )
-
-    def _read_meta(self) -> tables.Table:
-        types = {
-            "source_id": tables.ID,
-            "publisher_id": tables.ID,
-            "publish_time": delimited.STRINGS,
-        }
-        path = self._paths.get("documents_meta.csv")
-        meta = tables.read_table(path, "document_id", types)
-        seconds = tables.published_seconds(meta.columns["publish_time"])
-        return tables.Table(meta.keys, {**meta.columns, "publish_time": seconds})
 
 
 def _time(name: str, timestamps: np.ndarray) -> pa.Array:

@@ -48,11 +48,17 @@ import pyarrow as pa
 from tfrecords.columns import MISSING_NUMBERS
 from tfrecords.formats import named, protocol
 from tfrecords.formats.files import delimited
-from tfrecords.formats.outbrain import columns_of_tables, file_names, tables
+from tfrecords.formats.outbrain import columns_of_tables, tables
 from tfrecords.schema import Field, Schema
 
 _WHAT = "The Outbrain log"
 _ID = re.compile(r" *-?[0-9]+ *")
+# Files other than the clicks.
+_OTHERS = (
+    columns_of_tables.EVENTS,
+    columns_of_tables.PROMOTED,
+    *dict.fromkeys(columns_of_tables.OF_DOCUMENT.values()),
+)
 
 
 def schema() -> Schema:
@@ -108,10 +114,10 @@ def check_schema(schema: Schema) -> None:
                 f"Schema {schema.name!r}: {field.source!r} holds lists, so field {field.name!r} "
                 f"must be a categorical_list, not {field.kind}."
             )
-    astray = [name for name in schema.ad_key if name not in of_ad]
-    if astray:
+    misplaced = [name for name in schema.ad_key if name not in of_ad]
+    if misplaced:
         raise ValueError(
-            f"Schema {schema.name!r}: ad_key names {astray}, which do not describe the ad; use "
+            f"Schema {schema.name!r}: ad_key names {misplaced}, which do not describe the ad; use "
             f"some of {', '.join(of_ad)}."
         )
 
@@ -127,10 +133,10 @@ def open_log(
     """
     check_schema(schema)
     named.check_files(files, _WHAT)
-    files, paths = file_names.resolve(files)
+    files, paths = _resolve(files)
     if columns_of_tables.EVENTS not in paths:
         directory = files.log[0].parent
-        raise FileNotFoundError(file_names.not_there(directory, columns_of_tables.EVENTS))
+        raise FileNotFoundError(_not_there(directory, columns_of_tables.EVENTS))
     join = _Join(schema, paths)
     layout = delimited.Layout(
         {"display_id": tables.ID, "ad_id": tables.ID}
@@ -153,7 +159,7 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
         ValueError: A file has a bad row, or the schema does not fit the log.
     """
     check_schema(schema)
-    _, paths = file_names.resolve(files)
+    _, paths = _resolve(files)
     if columns_of_tables.PROMOTED not in paths:
         return None
     wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.ad_fields)])
@@ -168,6 +174,55 @@ def _fault(values: Mapping[str, str]) -> str | None:
         if value not in MISSING_NUMBERS and not _ID.fullmatch(value):
             return f"{name} must be a whole number, got {value[:40]!r}"
     return None
+
+
+def _resolve(files: protocol.Files) -> tuple[protocol.Files, Mapping[str, pathlib.Path]]:
+    """Finds the files of a log.
+
+    Args:
+        files: The log is the directory or clicks_train.csv; a table of ads replaces
+            promoted_content.csv.
+
+    Returns:
+        The files of rows, and the other existing files by name.
+
+    Raises:
+        FileNotFoundError: The file of clicks does not exist.
+    """
+    resolved = dataclasses.replace(
+        files,
+        log=tuple(_clicks(path, "clicks_train.csv") for path in files.log),
+        test=tuple(_clicks(path, "clicks_test.csv") for path in files.test),
+    )
+    directory = resolved.log[0].parent
+    found = {n: _find(directory, n) for n in _OTHERS}
+    paths = {name: path for name, path in found.items() if path is not None}
+    if files.ads is not None:
+        paths[columns_of_tables.PROMOTED] = files.ads
+    return resolved, paths
+
+
+def _clicks(path: pathlib.Path, name: str) -> pathlib.Path:
+    if not path.is_dir():
+        if not path.exists():
+            raise FileNotFoundError(f"No log at {path}; check the path.")
+        return path
+    found = _find(path, name)
+    if found is None:
+        raise FileNotFoundError(_not_there(path, name))
+    return found
+
+
+def _find(directory: pathlib.Path, name: str) -> pathlib.Path | None:
+    candidates = (directory / name, directory / f"{name}.gz")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _not_there(directory: pathlib.Path, name: str) -> str:
+    """Returns the message about a missing file."""
+    zipped = (directory / f"{name}.zip").is_file()
+    todo = f"unzip {name}.zip" if zipped else "download it from Kaggle's outbrain-click-prediction"
+    return f"{directory} has neither {name} nor {name}.gz; {todo}."
 
 
 class _Join:

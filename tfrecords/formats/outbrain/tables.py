@@ -9,7 +9,7 @@ Shapes: B rows to look up, N rows of a table, V values of a list table.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -161,12 +161,6 @@ def id_texts(ids: np.ndarray) -> pa.DictionaryArray:
     """Returns ids [B] as strings; -1 is null."""
     encoded = pa.array(ids, mask=ids < 0).dictionary_encode()
     return pa.DictionaryArray.from_arrays(encoded.indices, encoded.dictionary.cast(pa.string()))
-
-
-def recode(column: pa.DictionaryArray, values: Sequence[str | None]) -> pa.DictionaryArray:
-    """Replaces the distinct values of a column [B]; None is missing."""
-    encoded = pa.array(values, pa.string()).dictionary_encode()
-    return pa.DictionaryArray.from_arrays(encoded.indices.take(column.indices), encoded.dictionary)
 
 
 def _read(path: pathlib.Path, key: str, types: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:

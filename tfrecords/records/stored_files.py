@@ -1,10 +1,12 @@
-"""Verifies files by their checksums."""
+"""Files of a data set: checksums, JSON, and Arrow tables, which are memory-mapped."""
 
 import json
 import pathlib
 from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
+
+import pyarrow as pa
 
 from tfrecords import files
 
@@ -47,3 +49,19 @@ def check_files(paths: Sequence[pathlib.Path], sha256: Sequence[str]) -> None:
     """Verifies files on all cores; errors as `check_file`."""
     with futures.ThreadPoolExecutor() as pool:
         list(pool.map(check_file, paths, sha256))
+
+
+def write_arrow(table: pa.Table, path: pathlib.Path) -> None:
+    """Writes a table without compression, so that it can be memory-mapped."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def read_arrow(path: pathlib.Path) -> pa.Table:
+    """Reads a table without copying it.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+    """
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()

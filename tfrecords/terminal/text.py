@@ -1,5 +1,6 @@
-"""Tables and lists as plain text."""
+"""Tables, lists and spelling suggestions as plain text."""
 
+import difflib
 import io
 from collections.abc import Collection, Iterable, Sequence
 
@@ -33,3 +34,10 @@ def text_table(
     output = io.StringIO()
     console.Console(file=output, width=_MAX_WIDTH, color_system=None).print(columns)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+
+
+def suggestion_for(value: str, known: Iterable[str]) -> str:
+    """Returns ` Did you mean 'x'?` for the known name closest to `value`, or ""."""
+    by_lower = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(value.lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[found[0]]!r}?" if found else ""
