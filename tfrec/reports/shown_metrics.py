@@ -1,12 +1,12 @@
-"""Labels of the metrics that the page and the text show."""
+"""Labels of the metrics that the page and the text show, and the rows of their tables."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from tfrec import retrieval
+from tfrec import evaluation, retrieval
+from tfrec.evaluation import Estimate
 
-# Key of a head's report -> label.
-HEAD_METRICS = {
+# Metric of a head -> label.
+_HEAD_METRICS = {
     "auc": "AUC",
     "auc_share_of_achievable": "share of achievable AUC",
     "per_user_auc": "per-user AUC",
@@ -18,43 +18,69 @@ HEAD_METRICS = {
     "calibration_ratio": "predicted / observed",
     "ndcg_at_10_logged_lists": "NDCG@10, logged lists",
 }
-# Key of a recommender's report, or the path of nested keys -> label.
-_RETRIEVAL_METRICS: dict[tuple[str, ...], str] = {
-    **{(f"corpus_recall_at_{k}",): f"recall@{k}, whole catalog" for k in retrieval.RECALL_AT},
-    ("ndcg_at_10",): "NDCG@10, whole catalog",
-    ("on_never_shown_ads", "corpus_recall_at_500"): "recall@500, never shown ads",
-    ("auc_against_uniform_ads",): "AUC against uniform ads",
-    ("auc_against_popular_ads",): "AUC against popular ads",
-    ("catalogue_coverage_at_10",): "share of ads in lists of 10",
-    ("popularity_percentile_at_10",): "popularity percentile of 10",
+# Part of a recommender's quality and metric -> label.
+_RETRIEVAL_METRICS = {
+    **{("metrics", f"corpus_recall_at_{k}"): f"recall@{k}, all ads" for k in retrieval.RECALL_AT},
+    ("metrics", "ndcg_at_10"): "NDCG@10, all ads",
+    ("on_unseen_ads", "corpus_recall_at_500"): "recall@500, unseen ads",
+    ("metrics", "auc_against_uniform_ads"): "AUC against uniform ads",
+    ("metrics", "auc_against_popular_ads"): "AUC against popular ads",
+    ("metrics", "catalogue_coverage_at_10"): "share of ads in lists of 10",
+    ("metrics", "popularity_percentile_at_10"): "popularity percentile of 10",
     ("excluding_seen", "corpus_recall_at_10"): "recall@10 by user",
     ("excluding_seen", "ndcg_at_10"): "NDCG@10 by user",
 }
-# Key of a retrieval report -> name.
-_RECOMMENDERS = {
+NAMES = {
     "two_tower": "two-tower",
-    "popularity": "popularity",
     "item_knn": "item-knn",
-    "planted": "ground truth",
+    "ground_truth": "ground truth",
 }
 
 
-def recommenders(report: Mapping[str, Any]) -> list[str]:
-    """Returns the names of the recommenders that were measured."""
-    return [name for key, name in _RECOMMENDERS.items() if report.get(key)]
-
-
-def retrieval_rows(report: Mapping[str, Any]) -> list[tuple[str, list[float | None]]]:
-    """Returns the label of each measured metric and its value for each of `recommenders`."""
-    reports = [report[key] for key in _RECOMMENDERS if report.get(key)]
-    rows = [
-        (label, [_at(own, path) for own in reports]) for path, label in _RETRIEVAL_METRICS.items()
+def head_rows(quality: evaluation.HeadQuality) -> list[tuple[str, Estimate]]:
+    """Returns the label and the value of each metric of a head that has a value."""
+    return [
+        (label, quality.metrics[name])
+        for name, label in _HEAD_METRICS.items()
+        if name in quality.metrics and quality.metrics[name].value is not None
     ]
-    return [row for row in rows if any(value is not None for value in row[1])]
 
 
-def _at(values: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
-    found: Any = values
-    for key in path:
-        found = None if found is None else found[key]
-    return found
+def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
+    """Yields what has no value, and why."""
+    for head in report.absent_heads:
+        yield f"{head}: the log has no such label, so the head is neither trained nor served"
+    for head, quality in report.ranker.items():
+        if not quality.labelled:
+            yield f"{head}: no row of the split has the label"
+        for name, estimate in quality.metrics.items():
+            if estimate.absent is not None:
+                yield f"{head}, {_HEAD_METRICS[name]}: {estimate.absent}"
+    for name, reason in report.retrieval.absent.items():
+        yield f"retrieval, {NAMES.get(name, name.replace('_', ' '))}: {reason}"
+
+
+def retrieval_rows(
+    quality: evaluation.RetrievalQuality,
+) -> list[tuple[str, list[float | None]]]:
+    """Returns the label of each metric that was measured and its value for each recommender."""
+    rows = []
+    for (part, metric), label in _RETRIEVAL_METRICS.items():
+        parts = [getattr(own, part) or {} for own in quality.recommenders.values()]
+        values = [own.get(metric) for own in parts]
+        if any(value is not None for value in values):
+            rows.append((label, values))
+    return rows
+
+
+def funnel_lines(
+    measured: evaluation.UtilityFunnel | evaluation.ClickFunnel,
+) -> list[tuple[str, Estimate]]:
+    """Returns what is possible, what each stage loses, and what is returned."""
+    if isinstance(measured, evaluation.UtilityFunnel):
+        first, last = ("best possible", measured.best_possible), ("returned", measured.returned)
+    else:
+        first = ("clicked ads", Estimate(value=1.0))
+        last = ("in the ten", measured.survived["ranker"])
+    lost = ((f"lost by {stage}", value) for stage, value in measured.lost.items())
+    return [first, *lost, last]

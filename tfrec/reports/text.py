@@ -1,111 +1,112 @@
 """Renders evaluation results and step times as text."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from tfrec import evaluation
 from tfrec.reports import shown_metrics
-from tfrec.reports.html import stages
 from tfrecords import pages, terminal
 
 
-def report_as_text(metrics: Mapping[str, Any]) -> str:
+def report_as_text(report: evaluation.EvaluationReport) -> str:
     """Returns the tables of one evaluation."""
-    parts = [*_ranker(metrics), *_retrieval(metrics["retrieval"])]
-    parts += _value_funnel(metrics) if "realised" in metrics else _click_funnel(metrics["funnel"])
+    funnel = report.funnel
+    parts = [*_ranker(report), *_retrieval(report.retrieval)]
+    if isinstance(funnel, evaluation.ValueFunnel):
+        parts += _value_funnel(funnel)
+    else:
+        parts += _click_funnel(funnel)
+    if report.realized is not None:
+        parts += _realized(report.realized)
+    parts += [f"Not measured: {line}" for line in shown_metrics.not_measured(report)]
     return "\n".join(parts)
 
 
-def _ranker(metrics: Mapping[str, Any]) -> list[str]:
+def _ranker(report: evaluation.EvaluationReport) -> Iterator[str]:
     rows = [
         [
             f"  {head}: {label}",
-            pages.format_metric(values[key]),
-            _interval(values["intervals"].get(key)),
-            pages.format_metric(values.get("planted", {}).get(key)),
+            pages.format_metric(own.value),
+            _interval(own),
+            pages.format_metric(own.ground_truth),
         ]
-        for head, values in metrics["ranker"].items()
-        for key, label in shown_metrics.HEAD_METRICS.items()
-        if values.get(key) is not None or (key in values and key != "per_user_auc")
+        for head, quality in report.ranker.items()
+        for label, own in shown_metrics.head_rows(quality)
     ]
-    parts = [
-        f"Ranker, {metrics['impressions']:,} {metrics['split']} impressions",
-        terminal.text_table(["", "model", "95 % interval", "achievable"], rows),
-    ]
-    if metrics["absent_heads"]:
-        absent = ", ".join(metrics["absent_heads"])
-        parts.append(f"  not in this log, so not trained and not served: {absent}")
-    return parts
+    yield f"Ranker, {report.impressions:,} {report.split} impressions"
+    yield terminal.text_table(["", "model", "95 % interval", "achievable"], rows)
 
 
-def _retrieval(values: Mapping[str, Any]) -> list[str]:
-    parts = [f"Retrieval, {values['num_clicks']:,} test clicks among {values['num_ads']:,} ads"]
-    names = shown_metrics.recommenders(values)
-    if not names:
-        return parts
+def _retrieval(quality: evaluation.RetrievalQuality) -> Iterator[str]:
+    yield f"Retrieval, {quality.num_clicks:,} test clicks among {quality.num_ads:,} ads"
+    if not quality.recommenders:
+        return
+    names = [shown_metrics.NAMES.get(name, name) for name in quality.recommenders]
     rows = [
-        [f"  {label}", *map(pages.format_metric, numbers)]
-        for label, numbers in shown_metrics.retrieval_rows(values)
+        [f"  {label}", *map(pages.format_metric, values)]
+        for label, values in shown_metrics.retrieval_rows(quality)
     ]
-    parts.append(terminal.text_table(["", *names], rows))
-    never = values["num_clicks_on_never_shown_ads"]
-    parts.append(f"  {never:,} of the clicks are on ads that training never showed")
-    if "num_users" in values:
-        parts.append(f"  by user: {values['num_users']:,} users, without ads clicked before")
-    for name, reason in values.get("absent", {}).items():
-        parts.append(f"  {name.replace('_', ' ')} not measured: {reason}")
-    return parts
+    yield terminal.text_table(["", *names], rows)
+    yield (
+        f"  {quality.num_clicks_on_unseen_ads:,} of the clicks are on unseen ads: not shown in "
+        "training, not clicked in validation"
+    )
+    if quality.num_users is not None:
+        yield f"  by user: {quality.num_users:,} users, without ads clicked before"
 
 
-def _value_funnel(metrics: Mapping[str, Any]) -> list[str]:
-    funnel = metrics["funnel"]
-    head, rows = [""], [[f"  {label}"] for label, _, _ in stages(funnel["utility"])]
-    for name in ("utility", "click"):
-        head += [name, "95 % interval"]
-        for row, (_, value, interval) in zip(rows, stages(funnel[name]), strict=True):
-            row += [pages.format_mean(value), _interval(interval, 2)]
-    ten = metrics["realised"]["choosers"]
-    outcomes = evaluation.REALIZED_OUTCOMES
-    values = [
+def _value_funnel(funnel: evaluation.ValueFunnel) -> Iterator[str]:
+    names = list(funnel.utilities)
+    lines = zip(*map(shown_metrics.funnel_lines, funnel.utilities.values()), strict=True)
+    rows = [
         [
-            f"  {name.replace('_', ' ')}",
-            *(f"{own[o]:.3f} ({own['simulated'][o]:.2f})" for o in outcomes),
+            f"  {line[0][0]}",
+            *(
+                cell
+                for _, own in line
+                for cell in (pages.format_mean(own.value), _interval(own, 2))
+            ),
         ]
-        for name, own in ten.items()
+        for line in lines
     ]
-    return [
-        f"Funnel, {funnel['requests']} requests: true value of ten ads "
-        f"(index: {funnel['index']}; {_filters(funnel)})",
-        terminal.text_table(head, rows),
-        "Ten ads at their positions, expected value per request (one simulated draw)",
-        terminal.text_table(["", *outcomes], values),
-    ]
+    yield (
+        f"Funnel, {funnel.requests} requests: true value of ten ads "
+        f"(index: {funnel.index}; {_filters(funnel)})"
+    )
+    yield terminal.text_table(["", *(c for name in names for c in (name, "95 % interval"))], rows)
 
 
-def _click_funnel(funnel: Mapping[str, Any]) -> list[str]:
-    if not funnel["clicks"]:
-        return [f"Funnel not measured: {funnel['absent']}"]
+def _realized(value: evaluation.RealizedValue) -> Iterator[str]:
+    rows = []
+    for name, outcomes in value.choosers.items():
+        cells = [
+            f"{pages.format_metric(own.value)} ({own.simulated:.2f})" for own in outcomes.values()
+        ]
+        rows.append([f"  {name.replace('_', ' ')}", *cells])
+    yield "Ten ads at their positions, expected value per request (one simulated draw)"
+    yield terminal.text_table(["", *evaluation.REALIZED_OUTCOMES], rows)
+
+
+def _click_funnel(funnel: evaluation.ClickFunnel) -> Iterator[str]:
+    if not funnel.clicks:
+        yield f"Funnel not measured: {funnel.absent}"
+        return
     names = {
-        "tower": f"tower, {funnel['candidates']} of {funnel['ads']:,}",
+        "tower": f"tower, {funnel.candidates} of {funnel.ads:,}",
         "ranker": "ranker, ten ads",
     }
     rows = [
-        [
-            f"  {names.get(stage, stage)}",
-            pages.format_metric(value),
-            _interval(funnel["intervals"].get(f"survived_{stage}")),
-        ]
-        for stage, value in funnel["survived"].items()
+        [f"  {names.get(stage, stage)}", pages.format_metric(own.value), _interval(own)]
+        for stage, own in funnel.survived.items()
     ]
     rows += [
         [f"  for comparison: {name.replace('_', ' ')}", pages.format_metric(value)]
-        for name, value in funnel["beside"].items()
+        for name, value in funnel.baselines.items()
     ]
-    return [
-        f"Funnel, {funnel['clicks']} held-out clicks: share of clicked ads that remain "
-        f"(index: {funnel['index']}; {_filters(funnel)})",
-        terminal.text_table(["  after", "share", "95 % interval"], rows),
-    ]
+    yield (
+        f"Funnel, {funnel.clicks} held-out clicks: share of clicked ads that remain "
+        f"(index: {funnel.index}; {_filters(funnel)})"
+    )
+    yield terminal.text_table(["  after", "share", "95 % interval"], rows)
 
 
 def step_times(seconds: Mapping[str, float]) -> str:
@@ -114,9 +115,12 @@ def step_times(seconds: Mapping[str, float]) -> str:
     return f"Steps: {parts}; total {sum(seconds.values()):.0f} s."
 
 
-def _filters(funnel: Mapping[str, Any]) -> str:
-    return f"filters: {funnel['filters']}" if funnel["filters"] else "no filters"
+def _filters(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> str:
+    return f"filters: {funnel.filters}" if funnel.filters else "no filters"
 
 
-def _interval(interval: Sequence[float] | None, decimals: int = 4) -> str:
-    return f"{interval[0]:.{decimals}f}–{interval[1]:.{decimals}f}" if interval else ""
+def _interval(own: evaluation.Estimate, decimals: int = 4) -> str:
+    if own.interval is None:
+        return ""
+    low, high = own.interval
+    return f"{low:.{decimals}f}–{high:.{decimals}f}"
