@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tfrec import evaluation
 from tfrec.heads import HEADS
-from tfrec.reports import report_figures, shown_metrics
+from tfrec.reports import report_figures, tables
 from tfrecords import pages
 
 
@@ -30,7 +30,7 @@ def render_report(report: evaluation.EvaluationReport, name: str) -> str:
         report=report,
         heads=HEADS,
         figures=report_figures,
-        shown=shown_metrics,
+        tables=tables,
         funnel_in_words=funnel_in_words(report.funnel),
         outcomes=evaluation.REALIZED_OUTCOMES,
     )
