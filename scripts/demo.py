@@ -1,12 +1,11 @@
-"""Tells in five seconds how tfrec answers a request, with a recording of a real release.
+"""Shows in five seconds how tfrec answers a request, with a recording of a real release.
 
     python3 scripts/demo.py
     python3 scripts/demo.py --fast
     python3 scripts/demo.py --recording=mine.json
 
-Needs no installation: Python 3.8 or newer and its standard library. Nothing is computed here:
-the answers were recorded by scripts/docs/record_demo.py from a release bundle. To compute your own:
-make quickstart.
+Needs Python 3.8 or newer and nothing else. Nothing is computed: scripts/docs/record_demo.py
+recorded the answers from a release bundle. `make quickstart` computes your own.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--fast", action="store_true", help="without the pauses of a terminal")
-    parser.add_argument("--recording", default=str(RECORDING), help="what to replay")
+    parser.add_argument("--fast", action="store_true", help="do not pause between the parts")
+    parser.add_argument("--recording", default=str(RECORDING), help="recording to replay")
     arguments = parser.parse_args()
     parts = list(story(read(arguments.recording)))
     pause = 0.0 if arguments.fast or not sys.stdout.isatty() else SECONDS / len(parts)
@@ -52,24 +51,24 @@ def main() -> None:
 
 
 def read(path: str) -> dict:
-    """Reads a recording; leaves with a message where it is none."""
+    """Reads a recording; exits with a message if the file is not one."""
     try:
         with open(path, encoding="utf-8") as file:
             recording = json.load(file)
         return {name: recording[name] for name in ("recorded", "release", "acts", "latency")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(
-            f"error: {path}: expected a recording of scripts/docs/record_demo.py ({error!r}); "
-            "leave --recording out to replay the one that comes with tfrec."
+            f"error: {path}: expected a recording of scripts/docs/record_demo.py ({error!r}). "
+            "Without --recording, the one that comes with tfrec is replayed."
         )
 
 
 def story(recording: dict):
-    """Yields the parts, each a title and lines."""
+    """Yields the parts of the story: a title and lines each."""
     release, acts = recording["release"], recording["acts"]
     yield "tfrec: from a log of shown ads to ten ranked ads", ARCHITECTURE.splitlines()[1:]
     yield (
-        f"What follows is a RECORDING of {recording['recorded']}, not a computation",
+        f"This is a RECORDING of {recording['recorded']}, not a computation",
         about(release),
     )
     first = acts[0]
@@ -79,12 +78,11 @@ def story(recording: dict):
         "A held-out request",
         [f"  {shown}, ... ({len(fields)} fields)"],
     )
-    yield "Its way through the stages", waterfall(first["answer"]["stage_ms"])
-    before = {}
+    yield "Time of each stage", waterfall(first["answer"]["stage_ms"])
+    first_ranks = {}
     for act in acts:
-        title = "Ten ads, " + act["title"]
-        yield title, table(act["answer"], before)
-        before = before or places(act["answer"])
+        yield "Ten ads, " + act["title"], table(act["answer"], release["heads"], first_ranks)
+        first_ranks = first_ranks or ranks(act["answer"])
     latency = recording["latency"]
     yield (
         "Speed, as recorded",
@@ -97,25 +95,25 @@ def story(recording: dict):
 
 
 def about(release: dict) -> list:
-    """Returns what was measured of the release that was recorded."""
+    """Returns the metrics of the recorded release."""
     lines = [
         f"  release {release['version']} (training {release['training_id']}) of the log "
         f"{release['log']!r}: {release['ads']:,} ads, index {release['index']}"
     ]
-    truth = release["click_auc_of_the_truth"]
-    beside = "" if truth is None else f" (the planted truth reaches {truth:.4f})"
+    best = release["click_auc_of_the_ground_truth"]
+    ceiling = "" if best is None else f" (the ground truth reaches {best:.4f})"
     lines.append(
-        f"  click AUC {release['click_auc']:.4f}{beside} on "
+        f"  click AUC {release['click_auc']:.4f}{ceiling} on "
         f"{release['impressions_tested']:,} held-out impressions"
     )
     recall = ", ".join(
         f"{name.replace('_', '-')} {value:.3f}" for name, value in release["recall_at_500"].items()
     )
-    return [*lines, "  recall@500 of held-out clicks, whole catalogue: " + recall]
+    return [*lines, "  recall@500 of held-out clicks, among all ads: " + recall]
 
 
 def waterfall(stages: dict) -> list:
-    """Draws the stages' times one after another."""
+    """Draws the times of the stages as consecutive bars."""
     total = stages.get("total", sum(stages.values()))
     lines, begun = [], 0.0
     for name, value in stages.items():
@@ -129,32 +127,37 @@ def waterfall(stages: dict) -> list:
     return lines
 
 
-def places(answer: dict) -> dict:
+def ranks(answer: dict) -> dict:
     """Returns the rank of each ad."""
     return {ad["ad_id"]: ad["rank"] for ad in answer["ads"]}
 
 
-def table(answer: dict, before: dict) -> list:
-    """Returns an answer as a table; `before` are the ranks of the first one."""
+def table(answer: dict, heads: dict, first_ranks: dict) -> list:
+    """Returns an answer as a table, with the rank of each ad in the first answer.
+
+    Args:
+        answer: The answer.
+        heads: Head -> field with its score.
+        first_ranks: Ad id -> rank in the first answer; empty: this is the first answer.
+    """
     lines = []
     if answer["degraded"]:
-        lines.append(f"  degraded, and the answer says so: {answer['degraded']}")
-    lines.append("  rank  ad              utility    click   engage  revenue  similarity")
+        lines.append(f"  degraded: {answer['degraded']}")
+    titles = "".join(f"{title:>12}" for title in ("utility", *heads, "similarity"))
+    lines.append(f"  rank  {'ad':14}{titles}")
     for ad in answer["ads"]:
-        scores = (ad["utility"], ad["click_probability"], ad["engagement_probability"])
-        scores = (*scores, ad["expected_revenue"])
-        cells = "".join(f"{number(score):>9}" for score in scores)
-        came = ""
-        if before:
-            was = before.get(ad["ad_id"])
-            came = "  new" if was is None else "" if was == ad["rank"] else f"  was {was}"
-        ad_id, similarity = ad["ad_id"][:14], ad["retrieval_score"]
-        lines.append(f"  {ad['rank']:4}  {ad_id:14}{cells}{similarity:12.3f}{came}")
+        scores = (ad["utility"], *(ad[field] for field in heads.values()), ad["retrieval_score"])
+        cells = "".join(f"{number(score):>12}" for score in scores)
+        moved = ""
+        if first_ranks:
+            first = first_ranks.get(ad["ad_id"])
+            moved = "  new" if first is None else "" if first == ad["rank"] else f"  was {first}"
+        lines.append(f"  {ad['rank']:4}  {ad['ad_id'][:14]:14}{cells}{moved}")
     return lines
 
 
 def number(value) -> str:
-    """Returns a score, or a dash where there is none."""
+    """Formats a score; a dash if there is none."""
     return "-" if value is None else f"{value:.4f}"
 
 

@@ -61,11 +61,12 @@ class Head:
 
 
 CLICK = Head("click", "click_probability")
+ENGAGEMENT = Head("engagement", "engagement_probability", HeadKind.PROBABILITY_AFTER_CLICK)
 HEADS = {
     head.label: head
     for head in (
         CLICK,
-        Head("engagement", "engagement_probability", HeadKind.PROBABILITY_AFTER_CLICK),
+        ENGAGEMENT,
         Head("revenue", "expected_revenue", HeadKind.AMOUNT, loss_weight=0.3),
     )
 }

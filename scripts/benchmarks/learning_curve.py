@@ -32,7 +32,7 @@ KEYS = {
     "corpus_recall_at_10": "recall@10",
     "ndcg_at_10": "NDCG@10",
 }
-LEARNT = ("two_tower", "popularity")
+LEARNT, TRUTH = ("two_tower", "popularity"), "ground_truth"
 VALIDATION_SHARE = 0.1
 
 flags.DEFINE_list(
@@ -90,19 +90,22 @@ def measure(
     started = time.perf_counter()
     truth = evaluation.load_ground_truth(directory / "log", data_set)
     report = evaluation.evaluate_retrieval(data_set, model, truth, FLAGS.max_clicks)
-    if not report["num_clicks"]:
+    if not report.num_clicks:
         raise ValueError("The test split has no clicks; increase --test_impressions.")
     return {
-        "num_ads": report["num_ads"],
+        "num_ads": report.num_ads,
         "impressions": impressions,
         "train_clicks": int(data_set.label_sum("train", "click")),
-        "test_clicks": report["num_clicks"],
-        "test_clicks_on_never_shown_ads": report["num_clicks_on_never_shown_ads"],
+        "test_clicks": report.num_clicks,
+        "test_clicks_on_unseen_ads": report.num_clicks_on_unseen_ads,
         "passes": len(description["history"]),
         "train_seconds": seconds,
         "evaluation_seconds": time.perf_counter() - started,
-        **{name: report[name] for name in (*LEARNT, "planted")},
-        "share_of_planted": {name: shares(report[name], report["planted"]) for name in LEARNT},
+        **{name: report.recommenders[name].to_json() for name in (*LEARNT, TRUTH)},
+        "share_of_achievable": {
+            name: shares(report.recommenders[name].metrics, report.recommenders[TRUTH].metrics)
+            for name in LEARNT
+        },
     }
 
 
@@ -121,7 +124,7 @@ def convert_log(
     return reader.DataSet(directory / "data")
 
 
-def shares(values: dict[str, Any], ceiling: dict[str, Any]) -> dict[str, float | None]:
+def shares(values: dict[str, float], ceiling: dict[str, float]) -> dict[str, float | None]:
     """Returns each metric as a share of what the ground truth reaches."""
     return {key: metrics.share_of_achievable(values[key], 0.0, ceiling[key]) for key in KEYS}
 
@@ -136,8 +139,9 @@ def print_heading() -> None:
 def print_point(point: dict[str, Any]) -> None:
     """Prints the rows of one size."""
     for name in LEARNT:
-        share = point["share_of_planted"][name]
-        cells = "".join(f"{share[k] or 0:15.3f} of ({point['planted'][k]:.4f})"[-26:] for k in KEYS)
+        share = point["share_of_achievable"][name]
+        best = point[TRUTH]["metrics"]
+        cells = "".join(f"{share[k] or 0:15.3f} of ({best[k]:.4f})"[-26:] for k in KEYS)
         seconds = f"{point['train_seconds']:9.0f} s" if name == "two_tower" else ""
         sizes = f"{point['num_ads']:>10,}{point['impressions']:>13,}"
         print(f"{sizes}{name.replace('_', '-'):>12}{cells}{seconds}", flush=True)
@@ -152,7 +156,7 @@ def draw(points: list[dict[str, Any]], path: pathlib.Path) -> None:
             own = [point for point in points if point["num_ads"] == num_ads]
             sizes = [point["impressions"] for point in own]
             for name, style in zip(LEARNT, ("o-", "x--"), strict=True):
-                values = [point["share_of_planted"][name][key] for point in own]
+                values = [point["share_of_achievable"][name][key] for point in own]
                 title = f"{name.replace('_', '-')}, {num_ads:,} ads"
                 panel.plot(sizes, values, style, color=f"C{colour}", label=title)
         panel.set(xscale="log", xlabel="impressions", title=label, ylim=(0, 1.05))

@@ -163,7 +163,7 @@ def measure(
         history,
     )
     names = ("two_tower", "popularity", "item_knn", "ease")
-    measured = {name: report[name]["excluding_seen"] for name in names}
+    measured = {name: dict(report.recommenders[name].excluding_seen or {}) for name in names}
     measured["two_tower"]["train_seconds"] = seconds
     return measured
 

@@ -10,7 +10,7 @@ from playwright import sync_api as playwright
 
 flags.DEFINE_string("url", "http://127.0.0.1:8080", "URL of the service.")
 flags.DEFINE_string("chromium", "/usr/bin/chromium", "Path of Chromium.")
-flags.DEFINE_string("output", "docs/images/console.png", "The picture.")
+flags.DEFINE_string("output", "docs/images/console.png", "File for the picture.")
 FLAGS = flags.FLAGS
 
 

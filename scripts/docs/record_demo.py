@@ -1,12 +1,12 @@
-"""Records what a release answers, for scripts/demo.py to replay.
+"""Records the answers of a release, for scripts/demo.py to replay.
 
     python scripts/docs/record_demo.py --workdir=workdir/quickstart
     python scripts/docs/record_demo.py --bundle=bundles --version=3 --output=recording.json
 
-Half a minute. Verifies the release, starts the embedded model server, asks for ten ads for a
-held-out request: by the default utility, by clicks alone, by revenue above all, without the first
-ad's commonest group, and with the ranker out of reach. Times 200 requests one after another. The
-file holds the answers as they came, and what the manifest says was measured of the release.
+Takes half a minute. Verifies the release, starts the embedded model server and requests ten ads for
+a held-out request: by the default utility, by clicks alone, mostly by revenue, without the value
+that most of the ads share, and while the ranker is unreachable. Times 200 consecutive requests. The
+file holds the answers and the metrics of the release.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from serving.cli.flags import bundle_flags
 from serving.requests import Answer, Request
 
 flags.adopt_module_key_flags(bundle_flags)
-flags.DEFINE_string("output", "docs/demo_recording.json", "The recording.")
+flags.DEFINE_string("output", "docs/demo_recording.json", "File for the recording.")
 FLAGS = flags.FLAGS
 _TIMED_REQUESTS = 200
-# Nothing listens there: the way to a ranker that is away.
+# No server listens on port 1.
 _NO_RANKER = "127.0.0.1:1"
 
 
@@ -48,9 +48,9 @@ async def _record(base: pathlib.Path) -> dict[str, Any]:
         context = {name: v for name, v in samples[0].items() if v not in (None, [])}
         whole = await service.recommend(Request(context=context, k=10))
         requests = {
-            "as the service weighs it: click + engagement + revenue": {},
-            "for clicks alone": _weights(release, click=1.0),
-            "for revenue above all": _weights(release, click=0.2, revenue=3.0),
+            f"by default: {' + '.join(release.present_heads)}": {},
+            "by clicks alone": _weights(release, click=1.0),
+            "mostly by revenue": _weights(release, click=0.2, revenue=3.0),
             **_without_a_group(release, whole),
         }
         acts = [
@@ -60,7 +60,7 @@ async def _record(base: pathlib.Path) -> dict[str, Any]:
         latency = await _latency(service, samples)
     async with operations.open_service(base, FLAGS.version, _NO_RANKER) as service:
         request = Request(context=context, k=10)
-        acts.append(await _act(service, "while the ranker is out of reach", request))
+        acts.append(await _act(service, "while the ranker is unreachable", request))
     return {
         "made_by": "scripts/docs/record_demo.py",
         "recorded": datetime.date.today().isoformat(),
@@ -72,12 +72,12 @@ async def _record(base: pathlib.Path) -> dict[str, Any]:
 
 
 def _weights(release: manifest.Manifest, **wanted: float) -> dict[str, Any]:
-    """Returns a request of these weights and 0 of other heads; a head not named would weigh 1."""
+    """Returns a request with these weights; other heads get 0 instead of their default."""
     return {"weights": {head: wanted.get(head, 0.0) for head in release.present_heads}}
 
 
 def _without_a_group(release: manifest.Manifest, answer: Answer) -> dict[str, Any]:
-    """Returns a request that leaves out the value that most of the ten ads share."""
+    """Returns a request that excludes the value that most of the ten ads share."""
     kinds = {field["name"]: field["kind"] for field in release.ad_fields}
     shared: dict[tuple[str, Any], int] = {}
     for ad in answer.ads:
@@ -93,7 +93,7 @@ def _without_a_group(release: manifest.Manifest, answer: Answer) -> dict[str, An
 
 
 async def _act(service: orchestrator.Orchestrator, title: str, request: Request) -> dict[str, Any]:
-    await service.recommend(request)  # what a first request compiles is not timed
+    await service.recommend(request)  # the first request compiles
     answer = await service.recommend(request)
     return {"title": title, "request": request.to_json(), "answer": answer.to_json()}
 
@@ -113,13 +113,11 @@ async def _latency(
 
 def _release(release: manifest.Manifest) -> dict[str, Any]:
     measured = release.metrics
-    retrieval = measured["retrieval"]
     recall = {
-        name: retrieval[name]["corpus_recall_at_500"]
-        for name in ("two_tower", "popularity")
-        if retrieval.get(name)
+        name: own["metrics"]["corpus_recall_at_500"]
+        for name, own in measured["retrieval"]["recommenders"].items()
     }
-    click = measured["ranker"]["click"]
+    auc = measured["ranker"]["click"]["metrics"]["auc"]
     return {
         "version": release.version,
         "training_id": release.training_id,
@@ -127,9 +125,10 @@ def _release(release: manifest.Manifest) -> dict[str, Any]:
         "ads": release.index["num_ads"],
         "index": release.index["build"]["factory"],
         "impressions_tested": measured["impressions"],
-        "click_auc": click["auc"],
-        "click_auc_of_the_truth": click.get("planted", {}).get("auc"),
+        "click_auc": auc["value"],
+        "click_auc_of_the_ground_truth": auc.get("ground_truth"),
         "recall_at_500": recall,
+        "heads": release.outputs,
     }
 
 

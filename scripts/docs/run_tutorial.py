@@ -1,11 +1,10 @@
-"""Runs docs/tutorial.ipynb from its first cell and keeps the outputs of this run.
+"""Runs all cells of docs/tutorial.ipynb and stores their outputs.
 
     python scripts/docs/run_tutorial.py
     python scripts/docs/run_tutorial.py --output=/tmp/tutorial.ipynb
 
-A minute or two on two cores. A cell that fails is an error. What names the machine is left out:
-times of execution, and outputs may hold no path of it, which is checked. Needs the extra `test`
-(nbclient, nbformat, ipykernel).
+Takes a minute or two on two cores. Fails if a cell fails or if an output contains a path of the
+machine. Execution times are not stored. Needs the extra `test` (nbclient, nbformat, ipykernel).
 """
 
 import os
@@ -22,8 +21,10 @@ with cli.require_extra("test"):
     import traitlets.config
 
 flags.DEFINE_string("notebook", "docs/tutorial.ipynb", "The notebook.")
-flags.DEFINE_string("output", None, "Where it goes with its outputs; default: the notebook.")
-flags.DEFINE_integer("timeout_seconds", 600, "Most time for one cell.", lower_bound=1)
+flags.DEFINE_string(
+    "output", None, "File for the notebook with its outputs; default: the notebook."
+)
+flags.DEFINE_integer("timeout_seconds", 600, "Maximum time of a cell, in seconds.", lower_bound=1)
 FLAGS = flags.FLAGS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -36,7 +37,9 @@ def main() -> None:
     done = run(nbformat.read(path, as_version=4), FLAGS.timeout_seconds)
     found = machine_paths(done)
     if found:
-        raise ValueError(f"{path}: an output names the path {found[0]}; print no paths.")
+        raise ValueError(
+            f"{path}: an output contains the path {found[0]}; expected none. Do not print paths."
+        )
     target = pathlib.Path(FLAGS.output or path)
     nbformat.write(done, target)
     print(f"{sum(cell.cell_type == 'code' for cell in done.cells)} code cells run: {target}")
@@ -48,7 +51,7 @@ def run(notebook: nbformat.NotebookNode, timeout_seconds: int) -> nbformat.Noteb
     Raises:
         ValueError: A cell fails.
     """
-    # The kernel imports this tree, whatever is installed, and says nothing on its way.
+    # The kernel imports this tree even if tfrec is installed, and TensorFlow logs only errors.
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
@@ -56,7 +59,7 @@ def run(notebook: nbformat.NotebookNode, timeout_seconds: int) -> nbformat.Noteb
         "TF_USE_LEGACY_KERAS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    # Over sockets of the file system: the kernel is heard by nobody else.
+    # Unix sockets, so that other users of the machine cannot connect to the kernel.
     private = traitlets.config.Config({"KernelManager": {"transport": "ipc"}})
     client = nbclient.NotebookClient(
         notebook,
@@ -68,12 +71,12 @@ def run(notebook: nbformat.NotebookNode, timeout_seconds: int) -> nbformat.Noteb
     try:
         client.execute(env=environment)
     except nbclient.exceptions.CellExecutionError as error:
-        raise ValueError(f"A cell of the notebook fails: {error}") from error
+        raise ValueError(f"A cell of the notebook failed: {error}") from error
     return notebook
 
 
 def machine_paths(notebook: nbformat.NotebookNode) -> list[str]:
-    """Returns the paths of a machine that outputs name."""
+    """Returns the absolute paths that outputs contain."""
     texts = [
         str(text)
         for cell in notebook.cells

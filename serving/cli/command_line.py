@@ -96,6 +96,32 @@ def read_lines(path: pathlib.Path) -> list[str]:
     return [line for line in lines if line]
 
 
+def json_of_flag(name: str) -> dict[str, Any] | None:
+    """Returns the JSON object of a flag, given as text or as a file; None if the flag is not set.
+
+    Args:
+        name: Name of the flag.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The value is not a JSON object.
+    """
+    text = flags.FLAGS[name].value
+    if text is None:
+        return None
+    if not text.lstrip().startswith("{"):
+        text = read_text(pathlib.Path(text))
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"--{name}: expected a JSON object or a file with one, got invalid JSON ({error})."
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"--{name}: expected a JSON object, got {found!r}.")
+    return found
+
+
 def print_json(value: Any) -> None:
     """Prints a value as one line of JSON."""
     print(json.dumps(value, default=str))

@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from serving import (
-    releases,
-)
+import pydantic
+
+from serving import releases
 from serving.export import evaluated_index, release_export, release_gate
 from serving.index import IndexConfig
 from tfrec import evaluation, ranking, reports, retrieval
@@ -47,8 +47,6 @@ PRODUCTS = {
     "bundle": "manifests/*.json",
 }
 STEPS = tuple(PRODUCTS)
-# Parts of the evaluation that are not in the manifest.
-_ONLY_IN_EVALUATION = ("segments", "curves")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +138,7 @@ class Pipeline:
         config: EvaluationConfig | None = None,
         index_config: IndexConfig | None = None,
         filters: dict[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> evaluation.EvaluationReport:
         """Measures both stages and the whole system on the test split.
 
         Args:
@@ -166,7 +164,7 @@ class Pipeline:
             report = evaluation.evaluate(data_set, models, truth, config, index)
             path.parent.mkdir(parents=True, exist_ok=True)
             page.unlink(missing_ok=True)
-            files.write_json(path, report)
+            files.write_json(path, report.to_json())
 
         inputs = {
             **self._models_inputs(),
@@ -175,7 +173,13 @@ class Pipeline:
             "filters": filters,
         }
         self._once("evaluation", "evaluating on the test split", inputs, measure)
-        report = json.loads(path.read_text())
+        try:
+            report = evaluation.EvaluationReport.model_validate_json(path.read_bytes())
+        except pydantic.ValidationError as error:
+            raise ValueError(
+                f"{path}: expected the report of an evaluation, got JSON with "
+                f"{error.error_count()} errors. Delete the file, and run again."
+            ) from error
         if not page.is_file():
             files.write(page, reports.render_report(report, data_set.schema.name))
         return report
@@ -183,7 +187,7 @@ class Pipeline:
     def export(
         self,
         data_set: reader.DataSet,
-        metrics: dict[str, Any],
+        report: evaluation.EvaluationReport,
         config: IndexConfig | None = None,
         force: bool = False,
         candidate_parts: int | None = None,
@@ -192,7 +196,7 @@ class Pipeline:
 
         Args:
             data_set: The data set that both were trained on.
-            metrics: Metrics of both, for the manifest.
+            report: Evaluation of both, for the manifest.
             config: Configuration of the index; None: that of the last export, or the defaults.
             force: Whether to publish a ranker that the gate refuses.
             candidate_parts: See `export_release`; None: as in the last export, or the default.
@@ -210,7 +214,6 @@ class Pipeline:
             "index": dataclasses.asdict(config),
             "candidate_parts": candidate_parts,
         }
-        metrics = {name: own for name, own in metrics.items() if name not in _ONLY_IN_EVALUATION}
 
         def publish() -> None:
             models = self.models(data_set)
@@ -225,7 +228,7 @@ class Pipeline:
                 models.ranker,
                 models.calibrators,
                 config,
-                {**metrics, **judged},
+                {**report.summary(), **judged},
                 candidate_parts,
             )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from serving import model_config, model_server, orchestrator, ranker, releases, requests
 from serving.config import OrchestratorConfig
@@ -50,19 +50,25 @@ async def open_service(
             await service.close()
 
 
-def describe_answer(answer: requests.Answer) -> str:
-    """Returns an answer as text with a table of its ads."""
+def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
+    """Returns an answer as text with a table of its ads.
+
+    Args:
+        answer: The answer.
+        heads: Head -> field of an ad that holds its score. Heads without scores are left out.
+    """
+    heads = {head: name for head, name in heads.items() if head not in answer.absent_heads}
     order = "utility" if answer.order == "utility" else "retrieval order"
     why = "" if answer.degraded is None else f": {answer.degraded}"
     lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}{why}"]
-    head = ("  rank", "ad", "utility", "click", "engagement", "revenue", "fields")
+    titles = ("  rank", "ad", "utility", *heads, "fields")
     rows = []
     for ad in answer.ads:
-        scores = (ad.click_probability, ad.engagement_probability, ad.expected_revenue)
+        scores = (ad.utility, *(getattr(ad, name) for name in heads.values()))
         fields = ", ".join(f"{k}={_short(v)}" for k, v in ad.fields.items() if v is not None)
-        shown = ("–" if value is None else f"{value:.4f}" for value in (ad.utility, *scores))
+        shown = ("–" if value is None else f"{value:.4f}" for value in scores)
         rows.append([str(ad.rank), ad.ad_id[:24], *shown, fields[:60]])
-    lines.append(terminal.text_table(head, rows, left=(1, 6)))
+    lines.append(terminal.text_table(titles, rows, left=(1, len(titles) - 1)))
     if answer.absent_heads:
         lines.append(f"  not predicted, because not in the log: {', '.join(answer.absent_heads)}")
     if answer.shortage:

@@ -135,8 +135,8 @@ def test_an_evaluation_with_a_filter_measures_what_it_costs_in_the_published_ind
     assert "which 0 of " in done.stdout
     assert f"Report: {copy / 'evaluation' / 'report.html'}" in done.stdout
     funnel = json.loads((copy / "evaluation" / "metrics.json").read_text())["funnel"]
-    assert funnel["returned"] == 0.0
-    assert funnel["lost"]["filters"] == funnel["survived"]["index"] > 0.0
+    assert funnel["survived"]["ranker"]["value"] == 0.0
+    assert funnel["lost"]["filters"]["value"] == funnel["survived"]["index"]["value"] > 0.0
 
 
 def test_two_logs_of_one_name_get_work_directories_of_their_own(tmp_path, monkeypatch, script):

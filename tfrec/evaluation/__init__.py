@@ -10,9 +10,23 @@ from tfrec.evaluation.baselines import (
 )
 from tfrec.evaluation.candidates import CandidateIndex
 from tfrec.evaluation.evaluation import Models, OpenIndex, evaluate, evaluate_whole_system
-from tfrec.evaluation.funnel import FUNNEL_STAGES
 from tfrec.evaluation.ground_truth import load_ground_truth
 from tfrec.evaluation.realized import REALIZED_OUTCOMES
+from tfrec.evaluation.report import (
+    CalibrationBin,
+    ClickFunnel,
+    Estimate,
+    EvaluationReport,
+    HeadQuality,
+    Histogram,
+    Outcome,
+    RealizedValue,
+    RetrievalQuality,
+    ScoreCurves,
+    Segment,
+    UtilityFunnel,
+    ValueFunnel,
+)
 from tfrec.evaluation.retrieval_comparison import (
     compare_recommenders,
     evaluate_retrieval,
@@ -21,15 +35,27 @@ from tfrec.evaluation.retrieval_comparison import (
 
 __all__ = [
     "EASE_L2",
-    "FUNNEL_STAGES",
     "NUM_NEIGHBOURS",
     "REALIZED_OUTCOMES",
+    "CalibrationBin",
     "CandidateIndex",
+    "ClickFunnel",
     "Ease",
+    "Estimate",
+    "EvaluationReport",
+    "HeadQuality",
+    "Histogram",
     "ItemNeighbours",
     "Models",
     "OpenIndex",
+    "Outcome",
     "Popularity",
+    "RealizedValue",
+    "RetrievalQuality",
+    "ScoreCurves",
+    "Segment",
+    "UtilityFunnel",
+    "ValueFunnel",
     "compare_recommenders",
     "evaluate",
     "evaluate_retrieval",

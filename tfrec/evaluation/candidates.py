@@ -1,6 +1,6 @@
 """The candidates of requests, stage by stage, and the scores that order them.
 
-Shapes: Q requests, N ads, D embedding, K candidates, Fq and Fa columns of ids.
+Shapes: Q requests, N ads, D embedding, K candidates, Fq columns of ids.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import numpy as np
 
 from tfrec import calibration, ranking, retrieval
 from tfrec.heads import HEADS
-from tfrecords import terminal
+from tfrecords import reader, terminal
 from tfrecords.schema import NUM_CANDIDATES
 
 LIST_LENGTH = 10
@@ -64,27 +64,43 @@ def find(
     return Candidates(tower, found, index.search_eligible(query_embeddings, NUM_CANDIDATES))
 
 
+@dataclasses.dataclass(frozen=True)
+class ScoredCandidates:
+    """Candidates and their served scores.
+
+    Attributes:
+        found: The candidates.
+        scores: Head -> [Q, K] float64 served values of `found.filtered`.
+        weights: Head -> default weight in the utility.
+    """
+
+    found: Candidates
+    scores: dict[str, np.ndarray]
+    weights: dict[str, float]
+
+    @property
+    def utility(self) -> np.ndarray:
+        """[Q, K] utility with the default weights."""
+        return utility(self.weights, self.scores)
+
+
 def score(
+    data_set: reader.DataSet,
     model: ranking.Ranker,
     calibrators: calibration.Calibrators,
     queries: np.ndarray,
-    ad_features: np.ndarray,
-    rows: np.ndarray,
-    keep_rate: float,
-) -> dict[str, np.ndarray]:
+    found: Candidates,
+) -> ScoredCandidates:
     """Scores candidates as in serving.
 
     Args:
+        data_set: The converted log.
         model: The ranker.
         calibrators: The ranker's calibrators.
         queries: [Q, Fq] int32.
-        ad_features: [N, Fa] int32.
-        rows: [Q, K] catalogue rows.
-        keep_rate: Share of the unclicked rows that the log kept.
-
-    Returns:
-        Head -> [Q, K] float64.
+        found: The candidates of the queries.
     """
+    rows, ad_features = found.filtered, np.asarray(data_set.catalogue().features)
     parts = {head: [np.empty((0, rows.shape[1]))] for head in model.heads}
     count = len(queries) if rows.shape[1] else 0
     for first in terminal.progress_steps(
@@ -92,21 +108,17 @@ def score(
     ):
         own = slice(first, first + _REQUESTS_AT_ONCE)
         scored = calibrators.apply(model.score(queries[own], ad_features[rows[own]]))
-        served = ranking.undo_down_sampling(scored, keep_rate)
+        served = ranking.undo_down_sampling(scored, data_set.schema.negative_keep_rate)
         for head, own_parts in parts.items():
             own_parts.append(served[HEADS[head].output].numpy().astype(np.float64))
-    shape = (len(queries), rows.shape[1])
-    return {head: np.concatenate(own).reshape(shape) for head, own in parts.items()}
+    scores = {head: np.concatenate(own).reshape(rows.shape) for head, own in parts.items()}
+    weights = {head: HEADS[head].utility_weight for head in model.heads}
+    return ScoredCandidates(found, scores, weights)
 
 
 def utility(weights: Mapping[str, float], values: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the weighted sum of the values of heads."""
     return np.sum([weight * values[head] for head, weight in weights.items()], axis=0)
-
-
-def default_weights(model: ranking.Ranker) -> dict[str, float]:
-    """Returns the weight of each head in the utility of a request that gives none."""
-    return {head: HEADS[head].utility_weight for head in model.heads}
 
 
 def best_ten(values: np.ndarray, scores: np.ndarray, then: np.ndarray | None = None) -> np.ndarray:

@@ -22,13 +22,13 @@ References:
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
 from tfrec import metrics, retrieval
+from tfrec.evaluation import report
 from tfrecords.schema import NUM_CANDIDATES
 
 RECALL_AT = retrieval.RECALL_AT
@@ -74,24 +74,20 @@ Recommender = Callable[[Queries], np.ndarray]
 
 def per_click(
     recommender: Recommender, queries: Queries, ad_rows: np.ndarray, ads: "RankedCorpus"
-) -> dict[str, Any]:
+) -> report.RecommenderQuality:
     """Measures the lists of single requests.
+
+    Besides recall and NDCG, the metrics are `auc_against_uniform_ads` and
+    `auc_against_popular_ads`, the probability that a clicked ad scores above one drawn uniformly,
+    or by training clicks; `catalogue_coverage_at_K`, the share of ads in at least one list;
+    `popularity_percentile_at_10`, the mean percentile by training clicks of the ads in the lists;
+    and `exposure_gini_at_10`, 0 if all ads are in the same number of lists, 1 if one ad is in all.
 
     Args:
         recommender: Scores the ads.
         queries: [C] requests with a held-out click.
         ad_rows: [C] the ads clicked.
-        ads: Training counts of the ads.
-
-    Returns:
-        `corpus_recall_at_K` and `ndcg_at_10`, the same for the clicks `on_seen_ads` (shown in
-        training) and `on_never_shown_ads` (None without such clicks);
-        `auc_against_uniform_ads` and `auc_against_popular_ads`, the probability that a clicked ad
-        scores above one drawn uniformly, or by training clicks; `catalogue_coverage_at_K`,
-        the share of ads in at least one list; `popularity_percentile_at_10`, the mean
-        percentile by training clicks of the ads in the lists (`clicked_popularity_percentile`
-        in the report is that of the clicked ads); `exposure_gini_at_10`, 0 if all ads are in
-        the same number of lists, 1 if one ad is in all.
+        ads: What is known of the ads.
     """
     lists = _Lists(ads)
     for rows in retrieval.query_chunks(len(queries), len(ads), _MAX_SCORES):
@@ -99,19 +95,23 @@ def per_click(
         lists.add(_top(scores, max(RECALL_AT), rows), ad_rows[rows])
         lists.add_auc(scores, ad_rows[rows])
     position = np.concatenate(lists.position)
-    seen = ads.impressions[ad_rows] > 0
-    return {
-        **of_positions(position),
-        "on_seen_ads": of_positions(position[seen]) if seen.any() else None,
-        "on_never_shown_ads": of_positions(position[~seen]) if not seen.all() else None,
+    seen = ads.seen[ad_rows]
+    percentile = np.average(ads.popularity_percentile, weights=lists.exposure)
+    values = {
         "auc_against_uniform_ads": _mean(lists.auc["uniform"]),
         "auc_against_popular_ads": _mean(lists.auc["popular"]),
         **{f"catalogue_coverage_at_{k}": float(lists.listed[k].mean()) for k in COVERAGE_AT},
-        "popularity_percentile_at_10": float(
-            np.average(ads.popularity_percentile, weights=lists.exposure)
-        ),
+        "popularity_percentile_at_10": float(percentile),
         "exposure_gini_at_10": metrics.gini(lists.exposure),
     }
+    return report.RecommenderQuality(
+        metrics={
+            **of_positions(position),
+            **{name: value for name, value in values.items() if value is not None},
+        },
+        on_seen_ads=of_positions(position[seen]) if seen.any() else None,
+        on_unseen_ads=of_positions(position[~seen]) if not seen.all() else None,
+    )
 
 
 def of_positions(position: np.ndarray) -> dict[str, float]:
@@ -124,15 +124,16 @@ def of_positions(position: np.ndarray) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class RankedCorpus:
-    """Training counts of the ads.
+    """What is known of the ads before the test split.
 
     Attributes:
         clicks: [N] clicked training rows.
-        impressions: [N] training rows.
+        seen: [N] bool, whether the ad was shown in training or clicked in validation. The refit
+            learns validation clicks, so an ad with one is not new to the two-tower model.
     """
 
     clicks: np.ndarray
-    impressions: np.ndarray
+    seen: np.ndarray
 
     def __len__(self) -> int:
         return len(self.clicks)

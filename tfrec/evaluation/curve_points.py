@@ -3,9 +3,9 @@
 Shapes: N rows.
 """
 
-from typing import Any
-
 import numpy as np
+
+from tfrec.evaluation import report
 
 _POINTS = 60
 _BINS = 30
@@ -13,27 +13,26 @@ _BINS = 30
 _TAIL = 0.002
 
 
-def of_scores(labels: np.ndarray, scores: np.ndarray, ratios: bool = False) -> dict[str, Any]:
+def of_scores(labels: np.ndarray, scores: np.ndarray, ratios: bool = False) -> report.ScoreCurves:
     """Returns the curves of a head.
 
     Args:
-        labels: [N]; above 0 is positive.
+        labels: [N]; above 0 is positive; at least one row.
         scores: [N].
         ratios: Whether the histogram's bins are equally wide on a logarithmic scale.
-
-    Returns:
-        `roc`: [false positive rate, true positive rate] points; `precision_recall`: [recall,
-        precision] points, both None for one class; `scores`: `edges` of
-        bins, and the shares of `positive` and `negative` rows in each.
     """
-    positive = np.asarray(labels) > 0
+    positive, scores = np.asarray(labels) > 0, np.asarray(scores, np.float64)
     num_positive = int(positive.sum())
-    one_class = num_positive in (0, len(positive))
-    return {
-        "roc": None if one_class else _roc(positive, scores),
-        "precision_recall": None if one_class else _precision_recall(positive, scores),
-        "scores": _histogram(positive, np.asarray(scores, np.float64), ratios),
-    }
+    roc = precision_recall = None
+    if 0 < num_positive < len(positive):
+        taken, found = _cut(positive, scores)
+        recall = found / num_positive
+        false_positives = (taken - found) / (len(positive) - num_positive)
+        roc = [(0.0, 0.0), *_points(false_positives, recall)]
+        precision_recall = _points(recall, found / taken)
+    return report.ScoreCurves(
+        roc=roc, precision_recall=precision_recall, scores=_histogram(positive, scores, ratios)
+    )
 
 
 def _cut(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,30 +53,25 @@ def _cut(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return taken[wanted], found[wanted]
 
 
-def _roc(positive: np.ndarray, scores: np.ndarray) -> list[list[float]]:
-    taken, found = _cut(positive, scores)
-    total = int(positive.sum())
-    points = zip((taken - found) / (len(positive) - total), found / total, strict=True)
-    return [[0.0, 0.0], *([round(float(x), 5), round(float(y), 5)] for x, y in points)]
+def _points(x: np.ndarray, y: np.ndarray) -> list[report.Point]:
+    return list(zip(x.round(5).tolist(), y.round(5).tolist(), strict=True))
 
 
-def _precision_recall(positive: np.ndarray, scores: np.ndarray) -> list[list[float]]:
-    taken, found = _cut(positive, scores)
-    points = zip(found / int(positive.sum()), found / taken, strict=True)
-    return [[round(float(x), 5), round(float(y), 5)] for x, y in points]
-
-
-def _histogram(positive: np.ndarray, scores: np.ndarray, ratios: bool) -> dict[str, Any] | None:
-    if not len(scores):
-        return None
+def _histogram(positive: np.ndarray, scores: np.ndarray, ratios: bool) -> report.Histogram:
     low, high = np.quantile(scores, (_TAIL, 1 - _TAIL))
     if ratios:
         low, high = max(low, high / 1e4, 1e-9), max(high, 1e-9)
     if high <= low:
         high = low + max(abs(low), 1.0) * 1e-6
     edges = np.geomspace(low, high, _BINS + 1) if ratios else np.linspace(low, high, _BINS + 1)
-    shares = {}
-    for name, own in (("positive", positive), ("negative", ~positive)):
+
+    def shares(own: np.ndarray) -> list[float]:
         counts = np.histogram(scores[own].clip(edges[0], edges[-1]), edges)[0]
-        shares[name] = (counts / max(int(own.sum()), 1)).round(5).tolist()
-    return {"edges": [float(f"{edge:.4g}") for edge in edges], "ratios": ratios, **shares}
+        return (counts / max(int(own.sum()), 1)).round(5).tolist()
+
+    return report.Histogram(
+        edges=[float(f"{edge:.4g}") for edge in edges],
+        ratios=ratios,
+        positive=shares(positive),
+        negative=shares(~positive),
+    )

@@ -18,18 +18,20 @@ from tfrec import calibration, metrics, ranking, retrieval
 from tfrec.config import EvaluationConfig
 from tfrec.evaluation import (
     candidates,
-    click_funnel,
+    funnel,
     ground_truth,
     logged_quality,
+    realized,
+    report,
     retrieval_comparison,
     segments,
 )
-from tfrec.evaluation.system_funnel import measure_whole_system
-from tfrec.heads import HEADS
+from tfrec.heads import CLICK, HEADS
 from tfrecords import reader
 from tfrecords.schema import NUM_CANDIDATES
 
 SPLIT = retrieval_comparison.SPLIT
+UTILITY = "utility"
 OpenIndex = Callable[[np.ndarray], candidates.CandidateIndex]
 
 
@@ -48,7 +50,7 @@ def evaluate(
     truth_log: pathlib.Path | None = None,
     config: EvaluationConfig | None = None,
     open_index: OpenIndex | None = None,
-) -> dict[str, Any]:
+) -> report.EvaluationReport:
     """Measures both stages.
 
     Args:
@@ -58,33 +60,34 @@ def evaluate(
         config: Resamples and segments; None: the defaults.
         open_index: Returns the index that serves ad embeddings [N, D]; None: exact search.
 
-    Returns:
-        JSON values: `ranker` (a dict per head), `segments`, `curves`, `retrieval`, `funnel`, and
-        with ground truth `realised` and `ten_ads`. A metric that the split does not define, such
-        as AUC without clicks, is None, and `absent` next to it says why.
+    Raises:
+        FileNotFoundError, ValueError: The ground truth is missing or is that of another log, or
+            the config names segments that the log does not have.
     """
     config = config or EvaluationConfig()
     segments.check(config.segment_fields, data_set.schema)
     truth = ground_truth.load_ground_truth(truth_log, data_set) if truth_log is not None else None
-    heads = models.ranker.heads
-    both = (models.ranker, models.calibrators)
-    logged = logged_quality.predict(data_set, *both, SPLIT, config)
-    catalogue = data_set.catalogue()
-    report: dict[str, Any] = {
-        "split": SPLIT,
-        "impressions": data_set.num_rows(SPLIT),
-        "absent_heads": [h for h in HEADS if h not in heads],
-        "intervals_are": {
-            "confidence": metrics.CONFIDENCE,
-            "resamples": logged.resamples.count,
-            "of": "users" if logged.by_user else "requests",
-        },
-        "ranker": logged_quality.of_heads(logged, heads, truth),
-        "segments": logged_quality.by_segment(logged, heads, data_set, catalogue, SPLIT, config),
-        "curves": logged_quality.curves_of(logged, heads),
-        "retrieval": retrieval_comparison.evaluate_retrieval(data_set, models.two_tower, truth),
-    }
-    return {**report, **evaluate_whole_system(data_set, models, truth, open_index, config)}
+    logged = logged_quality.predict(data_set, models.ranker, models.calibrators, SPLIT, config)
+    ranker = logged_quality.of_heads(logged, truth)
+    by_segment = logged_quality.by_segment(logged, data_set, data_set.catalogue(), SPLIT, config)
+    retrieved = retrieval_comparison.evaluate_retrieval(data_set, models.two_tower, truth)
+    lost, value = evaluate_whole_system(data_set, models, truth, open_index, config)
+    return report.EvaluationReport(
+        split=SPLIT,
+        impressions=data_set.num_rows(SPLIT),
+        absent_heads=[head for head in HEADS if head not in models.ranker.heads],
+        intervals=report.IntervalMethod(
+            confidence=metrics.CONFIDENCE,
+            resamples=logged.resamples.count,
+            units="users" if logged.by_user else "requests",
+        ),
+        ranker=ranker,
+        segments=by_segment,
+        curves=logged_quality.curves_of(logged),
+        retrieval=retrieved,
+        funnel=lost,
+        realized=value,
+    )
 
 
 def evaluate_whole_system(
@@ -93,7 +96,7 @@ def evaluate_whole_system(
     truth: ground_truth.GroundTruth | None,
     open_index: OpenIndex | None,
     config: EvaluationConfig,
-) -> dict[str, Any]:
+) -> tuple[report.ValueFunnel | report.ClickFunnel, report.RealizedValue | None]:
     """Measures the system from request to ten ads, by ground truth or else by held-out clicks.
 
     Args:
@@ -101,30 +104,62 @@ def evaluate_whole_system(
         truth: The ground truth, if known.
 
     Returns:
-        `funnel`, and with ground truth `realised` and `ten_ads`.
+        The funnel and, with ground truth, what the ten ads bring.
     """
-    features = np.asarray(data_set.catalogue().features)
-    ads = retrieval.embed_in_batches(models.two_tower.ad_tower, features)
+    ads = retrieval.embed_in_batches(
+        models.two_tower.ad_tower, np.asarray(data_set.catalogue().features)
+    )
     index = None if open_index is None else open_index(ads)
-
-    def found(queries: np.ndarray) -> candidates.Candidates:
-        embedded = retrieval.embed_in_batches(models.two_tower.query_tower, queries)
-        return candidates.find(embedded, ads, index)
-
-    both = (models.ranker, models.calibrators)
-    if truth is not None:
-        of_truth = found(truth.encode(data_set, truth.sample_requests))
-        report = measure_whole_system(data_set, *both, of_truth, truth, config)
-    else:
-        clicks = retrieval.read_clicks(data_set, SPLIT, click_funnel.MAX_CLICKS)
-        report = {"funnel": dict(click_funnel.NO_CLICKS)}
-        if len(clicks.ad_rows):
-            of_clicks = found(clicks.query)
-            report["funnel"] = click_funnel.measure(data_set, *both, clicks, of_clicks, config)
-    report["funnel"] |= {
+    setting: dict[str, Any] = {
         "candidates": min(NUM_CANDIDATES, len(ads)),
         "ads": len(ads),
         "index": "exact search" if index is None else index.name,
         "filters": None if index is None else index.filters,
     }
-    return report
+
+    def scored(queries: np.ndarray) -> candidates.ScoredCandidates:
+        embedded = retrieval.embed_in_batches(models.two_tower.query_tower, queries)
+        found = candidates.find(embedded, ads, index)
+        return candidates.score(data_set, models.ranker, models.calibrators, queries, found)
+
+    if truth is not None:
+        of_requests = scored(truth.encode(data_set, truth.sample_requests))
+        return _by_ground_truth(data_set, of_requests, truth, config, setting)
+    clicks = retrieval.read_clicks(data_set, SPLIT, funnel.MAX_CLICKS)
+    if not len(clicks.ad_rows):
+        return report.ClickFunnel(clicks=0, absent="the split has no clicks", **setting), None
+    return (
+        funnel.measure_clicks(data_set, scored(clicks.query), clicks, config, **setting),
+        None,
+    )
+
+
+def _by_ground_truth(
+    data_set: reader.DataSet,
+    scored: candidates.ScoredCandidates,
+    truth: ground_truth.GroundTruth,
+    config: EvaluationConfig,
+    setting: dict[str, Any],
+) -> tuple[report.ValueFunnel, report.RealizedValue]:
+    """Measures the system on `truth.sample_requests`, next to other choosers of ten ads."""
+    catalogue = data_set.catalogue()
+    order = ground_truth.catalogue_order(truth, catalogue)
+    utilities = {UTILITY: scored.weights, CLICK.label: {CLICK.label: 1.0}}
+    values, best = funnel.true_values(truth, order, scored.found, utilities)
+    found = scored.found.filtered
+    num_requests, count = len(found), min(candidates.LIST_LENGTH, len(catalogue))
+    popular = retrieval.most_clicked(data_set, catalogue, count)
+    rng = np.random.default_rng(config.seed)
+    lists = {
+        "system": candidates.best_ten(found, scored.utility),
+        "optimum": best[UTILITY],
+        "retrieval_alone": found[:, : candidates.LIST_LENGTH],
+        "popularity": np.broadcast_to(popular, (num_requests, count)),
+        "random": np.array(
+            [rng.choice(len(catalogue), count, replace=False) for _ in range(num_requests)]
+        ),
+    }
+    return (
+        funnel.measure_value(values, scored.scores, utilities, config, **setting),
+        realized.measure(truth, order, lists, config),
+    )

@@ -1,8 +1,8 @@
-"""Where the value of the best possible ten ads is lost, by the ground truth.
+"""Where ads are lost on the way from a request to ten ads.
 
-The value of a list is the sum over its ads of the true utility in the first position: the
-weighted sum of click probability, engagement probability and expected revenue. Each stage is
-charged with the difference to the best that was still possible:
+With ground truth, the value of a list is the sum over its ads of the true utility in the first
+position: the weighted sum of click probability, engagement probability and expected revenue. Each
+stage is charged with the difference to the best that was still possible:
 
     tower        best ten of all ads              − best ten of its exact 500
     index        best ten of the exact 500        − best ten of the index's 500
@@ -15,13 +15,18 @@ each head's scores that fits the true values of the candidates best. They keep e
 and change only how heads are weighed; with one head they change nothing. A loss may be negative:
 an index, filters or a badly calibrated head can be lucky.
 
-Shapes: Q requests, N ads, K candidates, S samples.
+A log does not say the value of ads that it did not show, but it says whether an ad that was shown
+and clicked is still there after each stage. The logging policy chose the shown ads, so a stage
+that finds better ads loses too: shares are lower bounds for comparing systems, not values.
+
+Shapes: Q requests or clicks, N ads, K candidates, S samples.
 
 References:
     Zadrozny and Elkan, Transforming Classifier Scores into Accurate Multiclass Probability
     Estimates, 2002 (isotonic recalibration).
 """
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -30,12 +35,16 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from tfrec import metrics
+from tfrec import metrics, retrieval
 from tfrec.config import EvaluationConfig
-from tfrec.evaluation import candidates
+from tfrec.evaluation import candidates, ground_truth, report
+from tfrecords import reader
 
 FUNNEL_STAGES = ("tower", "index", "filters", "ranker", "calibration")
+MAX_CLICKS = 500
+_MAX_SCORES = 1 << 22
 Values = Mapping[str, np.ndarray]
+Utilities = Mapping[str, Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,36 +62,132 @@ class TrueValues:
     filtered: Values
 
 
-def measure(
+def true_values(
+    truth: ground_truth.GroundTruth,
+    order: np.ndarray,
+    found: candidates.Candidates,
+    utilities: Utilities,
+) -> tuple[TrueValues, dict[str, np.ndarray]]:
+    """Computes the true values of all ads for `truth.sample_requests`, some requests at a time.
+
+    Args:
+        truth: The ground truth.
+        order: [N] from `ground_truth.catalogue_order`.
+        found: The candidates of the requests.
+        utilities: Name -> weight of each head.
+
+    Returns:
+        The values that the funnel needs, and name of a utility -> [Q, 10] rows of the best ads.
+    """
+    parts: dict[str, dict[str, list[np.ndarray]]] = collections.defaultdict(
+        lambda: collections.defaultdict(list)
+    )
+    requests = truth.sample_requests
+    for rows in retrieval.query_chunks(len(requests), len(order), _MAX_SCORES):
+        chunk = requests.slice(rows.start, rows.stop - rows.start)
+        values = ground_truth.value_matrices(truth, order, chunk)  # [q, N]
+        for name, weights in utilities.items():
+            utility = candidates.utility(weights, values)
+            best = _best_rows(utility)
+            parts["rows"][name].append(best)
+            parts["best"][name].append(np.take_along_axis(utility, best, axis=1).sum(axis=1))
+        for stage in ("tower", "index", "filtered"):
+            own = getattr(found, stage)[rows]
+            for head, matrix in values.items():
+                parts[stage][head].append(np.take_along_axis(matrix, own, axis=1))
+    joined = {
+        kind: {name: np.concatenate(arrays) for name, arrays in own.items()}
+        for kind, own in parts.items()
+    }
+    best_rows = joined.pop("rows")
+    return TrueValues(**joined), best_rows
+
+
+def measure_value(
     truth: TrueValues,
     scores: Values,
-    utilities: Mapping[str, Mapping[str, float]],
+    utilities: Utilities,
     config: EvaluationConfig,
-) -> dict[str, Any]:
-    """Attributes the loss to stages, for each utility.
+    **setting: Any,
+) -> report.ValueFunnel:
+    """Attributes the loss of true value to stages, for each utility.
 
     Args:
         truth: The true values.
         scores: Head -> [Q, K] served values of the candidates that filters leave.
         utilities: Name -> weight of each head.
         config: Resamples and their seed.
-
-    Returns:
-        For each utility, means over requests: `best_possible`, `lost` by `FUNNEL_STAGES`,
-        `returned`, `share_returned`, their `intervals` and `weights`; and
-        `ndcg_at_10_retrieved_lists` of each head and utility.
+        **setting: The fields of `report.Funnel`.
     """
     recalibrated = {head: recalibrate(own, truth.filtered[head]) for head, own in scores.items()}
-    report = {
-        name: _attribute(name, weights, truth, scores, recalibrated, config)
-        for name, weights in utilities.items()
-    }
     ndcg = {head: _ndcg(truth.filtered[head], own, config) for head, own in scores.items()}
     for name, weights in utilities.items():
         if len(weights) > 1:
             values, own = (candidates.utility(weights, v) for v in (truth.filtered, scores))
             ndcg[name] = _ndcg(values, own, config)
-    return {**report, "ndcg_at_10_retrieved_lists": ndcg}
+    return report.ValueFunnel(
+        requests=len(next(iter(truth.best.values()))),
+        utilities={
+            name: _attribute(name, weights, truth, scores, recalibrated, config)
+            for name, weights in utilities.items()
+        },
+        ndcg_at_10_retrieved_lists=ndcg,
+        **setting,
+    )
+
+
+def measure_clicks(
+    data_set: reader.DataSet,
+    scored: candidates.ScoredCandidates,
+    clicks: retrieval.Clicks,
+    config: EvaluationConfig,
+    **setting: Any,
+) -> report.ClickFunnel:
+    """Measures which clicked ads survive the tower, the index, filters and the ranker's ten.
+
+    Args:
+        data_set: The converted log.
+        scored: The candidates of the clicks' requests.
+        clicks: [Q] held-out clicks, at least one.
+        config: Resamples and their seed.
+        **setting: The fields of `report.Funnel`.
+    """
+    found, ads = scored.found, data_set.catalogue()
+    wanted = clicks.ad_rows[:, None]
+
+    def among(rows: np.ndarray) -> np.ndarray:
+        return (rows == wanted).any(axis=1).astype(float)
+
+    ranked = candidates.best_ten(found.filtered, scored.utility)
+    lists = (found.tower, found.index, found.filtered, ranked)
+    survived = dict(zip(FUNNEL_STAGES, map(among, lists), strict=False))
+    before = [np.ones(len(wanted)), *survived.values()]
+    lost = {stage: before[i] - own for i, (stage, own) in enumerate(survived.items())}
+    unit = np.arange(len(wanted))
+    if clicks.user is not None:
+        unit = np.unique(clicks.user, return_inverse=True)[1]
+    resamples = metrics.Resamples(unit, config.resamples, config.seed)
+    (total,) = resamples.sums(np.ones(len(wanted)))
+
+    def shares(values: Values) -> dict[str, report.Estimate]:
+        sums = resamples.sums(*values.values())
+        return {
+            stage: report.Estimate.of(own / total) for stage, own in zip(values, sums, strict=True)
+        }
+
+    popular = retrieval.most_clicked(data_set, ads, candidates.LIST_LENGTH)
+    return report.ClickFunnel(
+        clicks=len(wanted),
+        weights=scored.weights,
+        survived=shares(survived),
+        lost=shares(lost),
+        baselines={
+            "retrieval_top_10": float(among(found.filtered[:, : candidates.LIST_LENGTH]).mean()),
+            "popularity_top_10": float(among(popular[None]).mean()),
+            "random_10": min(candidates.LIST_LENGTH / len(ads), 1.0),
+        },
+        **setting,
+    )
 
 
 def recalibrate(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -107,10 +212,7 @@ def recalibrate(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def sum_of_ten(values: np.ndarray) -> np.ndarray:
     """Returns the sum [Q] of the ten greatest of values [Q, K]."""
-    count = min(candidates.LIST_LENGTH, values.shape[1])
-    if not count:
-        return np.zeros(len(values))
-    return np.partition(values, -count, axis=1)[:, -count:].sum(axis=1)
+    return np.sort(values, axis=1)[:, -candidates.LIST_LENGTH :].sum(axis=1)
 
 
 def _attribute(
@@ -120,7 +222,7 @@ def _attribute(
     scores: Values,
     recalibrated: Values,
     config: EvaluationConfig,
-) -> dict[str, Any]:
+) -> report.UtilityFunnel:
     tower, index, filtered = (
         candidates.utility(weights, own) for own in (truth.tower, truth.index, truth.filtered)
     )  # [Q, K]
@@ -129,30 +231,32 @@ def _attribute(
         candidates.best_ten(filtered, *keys).sum(axis=1) for keys in ((fair, served), (served,))
     )
     left = [truth.best[name], *map(sum_of_ten, (tower, index, filtered)), by_fair, by_served]
-    best, returned = left[0], left[-1]
-    lost = dict(zip(FUNNEL_STAGES, (a - b for a, b in itertools.pairwise(left)), strict=True))
-    means = metrics.samples_of_means(config.resamples, config.seed, best, returned, *lost.values())
-    samples = dict(zip(("best_possible", "returned", *lost), means, strict=True))
-    samples["share_returned"] = metrics.resampled_ratio(
-        samples["returned"], samples["best_possible"]
+    lost = (a - b for a, b in itertools.pairwise(left))
+    best, returned, *losses = metrics.samples_of_means(
+        config.resamples, config.seed, left[0], left[-1], *lost
     )
-    values = {key: metrics.point_estimate(own) for key, own in samples.items()}
-    named = {f"lost_{key}" if key in lost else key: own for key, own in samples.items()}
-    return {
-        "weights": dict(weights),
-        "best_possible": values["best_possible"],
-        "lost": {stage: values[stage] for stage in FUNNEL_STAGES},
-        "returned": values["returned"],
-        "share_returned": values["share_returned"],
-        "intervals": metrics.intervals(named),
-    }
+    estimates = map(report.Estimate.of, losses)
+    return report.UtilityFunnel(
+        weights=dict(weights),
+        best_possible=report.Estimate.of(best),
+        lost=dict(zip(FUNNEL_STAGES, estimates, strict=True)),
+        returned=report.Estimate.of(returned),
+        share_returned=report.Estimate.of(metrics.resampled_ratio(returned, best)),
+    )
 
 
-def _ndcg(values: np.ndarray, scores: np.ndarray, config: EvaluationConfig) -> dict[str, Any]:
+def _ndcg(values: np.ndarray, scores: np.ndarray, config: EvaluationConfig) -> report.Estimate:
     lengths = np.full(len(values), values.shape[1])
     own = metrics.ndcg_of_lists(values.ravel(), scores.ravel(), lengths, candidates.LIST_LENGTH)
     own = own[~np.isnan(own)]
     if not len(own):
-        return {"value": None, "absent": "no list has two candidates", "interval": None}
+        return report.Estimate(absent="no list has two candidates")
     (samples,) = metrics.samples_of_means(config.resamples, config.seed, own)
-    return {"value": metrics.point_estimate(samples), "interval": metrics.interval(samples)}
+    return report.Estimate.of(samples)
+
+
+def _best_rows(values: np.ndarray) -> np.ndarray:
+    """Returns the rows [q, at most 10] of the greatest values [q, N], greatest first."""
+    count = min(candidates.LIST_LENGTH, values.shape[1])
+    rows = np.argpartition(-values, count - 1, axis=1)[:, :count]
+    return np.take_along_axis(rows, np.argsort(-np.take_along_axis(values, rows, 1), axis=1), 1)

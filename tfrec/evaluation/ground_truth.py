@@ -5,7 +5,6 @@ Shapes: L impressions of the test split, N ads of the catalogue, Q requests, P p
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -90,11 +89,13 @@ def _last_impressions(path: pathlib.Path, schema: Schema, count: int) -> pa.Tabl
     )
 
 
-def columns(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Converts Arrow columns to those of the world; missing strings are "", numbers NaN."""
+def query_columns(requests: pa.Table) -> dict[str, np.ndarray]:
+    """Converts raw query fields to columns of the world; missing strings are "", numbers NaN."""
     result = {}
-    for name in names:
-        column = table[name]
+    for name in (*synthetic.NUMERIC, *synthetic.CATEGORICAL):
+        if name in synthetic.AD_COLUMNS:
+            continue
+        column = requests[name]
         if pa.types.is_floating(column.type):
             result[name] = column.to_numpy()
         else:
@@ -102,22 +103,10 @@ def columns(table: pa.Table, names: Sequence[str]) -> dict[str, np.ndarray]:
     return result
 
 
-def _query_columns(table: pa.Table) -> dict[str, np.ndarray]:
-    names = [
-        n for n in (*synthetic.NUMERIC, *synthetic.CATEGORICAL) if n not in synthetic.AD_COLUMNS
-    ]
-    return columns(table, names)
-
-
 def catalogue_order(truth: GroundTruth, catalogue: reader.Catalogue) -> np.ndarray:
     """Returns the world's number of each catalogue ad [N]."""
     number = {ad_id: i for i, ad_id in enumerate(truth.world.ads["C7"].tolist())}
     return np.array([number[ad_id] for ad_id in catalogue.ad_ids.to_pylist()])
-
-
-def click_matrix(truth: GroundTruth, order: np.ndarray, requests: pa.Table) -> np.ndarray:
-    """Returns the true p(click) [Q, N] in the first position, ads in `catalogue_order`."""
-    return truth.world.click_probability(_query_columns(requests))[:, order]
 
 
 def value_matrices(
@@ -127,7 +116,7 @@ def value_matrices(
 
     `click` and `engagement` are probabilities and `revenue` is an expected value, per impression.
     """
-    query, world = _query_columns(requests), truth.world
+    query, world = query_columns(requests), truth.world
     click = world.click_probability(query)
     engagement = click * world.engagement_probability(query)
     revenue = engagement * world.expected_revenue_given_engagement(query)
@@ -135,38 +124,6 @@ def value_matrices(
         head: values[:, order]
         for head, values in (("click", click), ("engagement", engagement), ("revenue", revenue))
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """The true values of lists of ads in their positions: [Q, P] each.
-
-    Attributes:
-        click: Probability of a click.
-        engagement_given_click: Probability of an engagement after one.
-        revenue_given_engagement: Mean revenue of one.
-    """
-
-    click: np.ndarray
-    engagement_given_click: np.ndarray
-    revenue_given_engagement: np.ndarray
-
-
-def shown(truth: GroundTruth, order: np.ndarray, requests: pa.Table, rows: np.ndarray) -> Shown:
-    """Returns the true values of lists of catalogue rows [Q, P], the first in position 0."""
-    num_positions = rows.shape[1]
-    query = {
-        name: np.repeat(values, num_positions) for name, values in _query_columns(requests).items()
-    }
-    ads = {name: values[order[rows.ravel()]] for name, values in truth.world.ads.items()}
-    position = np.tile(np.arange(num_positions), len(rows))
-    world = truth.world
-    values = (
-        world.click_probability(query, ads, position),
-        world.engagement_probability(query, ads),
-        world.expected_revenue_given_engagement(query, ads),
-    )
-    return Shown(*(own.reshape(rows.shape) for own in values))
 
 
 def recommender(truth: GroundTruth, catalogue: reader.Catalogue) -> corpus_ranking.Recommender:
@@ -179,7 +136,7 @@ def recommender(truth: GroundTruth, catalogue: reader.Catalogue) -> corpus_ranki
     order = catalogue_order(truth, catalogue)
 
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:
-        table = _query_columns(truth.log.take(clicked[queries.number]))
+        table = query_columns(truth.log.take(clicked[queries.number]))
         weight = np.empty((len(queries), len(order)), np.float32)
         for rows in retrieval.query_chunks(len(queries), len(order), _MAX_SCORES):
             part = {name: values[rows] for name, values in table.items()}

@@ -1,37 +1,35 @@
 """The quality of one head on logged rows: metrics, intervals, and why a metric is missing.
 
+A probability has `auc`, `per_user_auc`, `normalized_entropy`, `log_loss`,
+`expected_calibration_error`, `calibration_ratio` (predicted / observed) and
+`ndcg_at_10_logged_lists`. An amount has `auc` (of the rows above 0),
+`normalized_entropy_of_zero_part`, `normalized_gini`, `calibration_ratio` and
+`ndcg_at_10_logged_lists`. With ground truth, each also has `auc_share_of_achievable`.
+
 Shapes: N rows with the head's label, R lists, S samples (`metrics.Resamples`).
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from tfrec import metrics
+from tfrec.evaluation import report
+from tfrec.heads import Head
 
 NDCG_AT = 10
 NUM_BINS = 15
 NDCG = f"ndcg_at_{NDCG_AT}_logged_lists"
-PROBABILITY_METRICS = (
-    "auc",
-    "per_user_auc",
-    "normalized_entropy",
-    "log_loss",
-    "expected_calibration_error",
-    "calibration_ratio",
-    NDCG,
-)
-AMOUNT_METRICS = (
-    "auc",
-    "normalized_entropy_of_zero_part",
-    "normalized_gini",
-    "calibration_ratio",
-    NDCG,
-)
 _ONE_CLASS = "the rows are all of one class"
-_UNDEFINED = np.array([np.nan])
+_REASONS = {
+    "auc": _ONE_CLASS,
+    "normalized_entropy": _ONE_CLASS,
+    "normalized_entropy_of_zero_part": _ONE_CLASS,
+    "auc_share_of_achievable": "the AUC of the ground truth is undefined or 0.5",
+    "calibration_ratio": "nothing was observed, so there is nothing to divide by",
+    "normalized_gini": "all rows have the same revenue",
+    NDCG: "no list of at least two ads has a positive",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,69 +49,69 @@ class HeadRows:
     by_user: bool
 
 
-def of_probability(rows: HeadRows, probabilities: np.ndarray) -> dict[str, Any]:
-    """Measures predicted probabilities [N].
+@dataclasses.dataclass(frozen=True)
+class HeadScores:
+    """Predicted or true values of rows.
+
+    Attributes:
+        values: [N] probabilities of a positive label, or expected amounts.
+        positive: [N] probabilities of a label above 0.
+    """
+
+    values: np.ndarray
+    positive: np.ndarray
+
+
+def measure(
+    head: Head, rows: HeadRows, predicted: HeadScores, truth: HeadScores | None = None
+) -> report.HeadQuality:
+    """Measures the predictions of a head.
+
+    Args:
+        head: The head.
+        rows: Rows with its label.
+        predicted: Served values.
+        truth: True values, whose metrics are the ceilings. None: no ground truth.
 
     Returns:
-        `labelled`, the number of rows; `PROBABILITY_METRICS`, None if the rows do not define one;
-        `absent`, why not; `intervals`, 95 % of each; `calibration_curve`.
+        The metrics; none if there are no rows.
     """
     if not len(rows.labels):
-        return _without_rows(PROBABILITY_METRICS)
-    labels, own = rows.labels, rows.resamples
-    loss, entropy = entropy_samples(own, labels, probabilities)
-    bins = metrics.calibration_bins(probabilities, NUM_BINS)
-    per_user = _UNDEFINED
-    reason = "the schema names no user_key"
-    if rows.by_user:
-        per_user = metrics.resampled_per_user_auc(own, labels, probabilities, own.unit)
-        reason = "no user has rows of both classes"
-    samples = {
-        "auc": metrics.resampled_auc(own, labels, probabilities),
-        "per_user_auc": per_user,
-        "normalized_entropy": entropy,
-        "log_loss": loss,
-        "expected_calibration_error": metrics.resampled_calibration_error(
-            own, labels, probabilities, bins
-        ),
-        "calibration_ratio": metrics.resampled_ratio(*own.sums(probabilities, labels)),
-        NDCG: _ndcg(rows, probabilities),
-    }
-    report = _report(rows, probabilities, samples, {"per_user_auc": reason})
-    error = metrics.biased_interval(samples["expected_calibration_error"])
-    if error is not None:
-        report["intervals"]["expected_calibration_error"] = error
-    return report
+        return report.HeadQuality(labelled=0, metrics={}, calibration_curve=[])
+    samples = _samples(head, rows, predicted)
+    ceilings: dict[str, float | None] = {}
+    if truth is not None:
+        plain = dataclasses.replace(rows, resamples=metrics.Resamples(rows.resamples.unit, 0, 0))
+        ceilings = {
+            name: metrics.point_estimate(own) for name, own in _samples(head, plain, truth).items()
+        }
+        # The best order of the rows above 0 is by the probability of being above 0. Both AUCs of a
+        # sample are of the same rows, so the difficulty of the rows cancels out.
+        best = metrics.resampled_auc(rows.resamples, rows.labels, truth.positive)
+        ceilings["auc"] = metrics.point_estimate(best)
+        samples["auc_share_of_achievable"] = metrics.resampled_ratio(
+            samples["auc"] - 0.5, best - 0.5
+        )
+    return report.HeadQuality(
+        labelled=len(rows.labels),
+        metrics={
+            name: report.Estimate.of(
+                own,
+                # Noise increases a calibration error.
+                metrics.biased_interval
+                if name == "expected_calibration_error"
+                else metrics.interval,
+                absent=_reason(name, rows),
+                ground_truth=ceilings.get(name),
+            )
+            for name, own in samples.items()
+        },
+        calibration_curve=calibration_curve(rows, predicted.values),
+    )
 
 
-def of_amount(
-    rows: HeadRows, expected: np.ndarray, positive_probability: np.ndarray
-) -> dict[str, Any]:
-    """Measures expected amounts [N] and the probability [N] of an amount above 0.
-
-    Returns:
-        The values of `of_probability`, with `AMOUNT_METRICS`.
-    """
-    if not len(rows.labels):
-        return _without_rows(AMOUNT_METRICS)
-    labels, own = rows.labels, rows.resamples
-    _, zero_part_entropy = entropy_samples(own, labels > 0, positive_probability)
-    samples = {
-        "auc": metrics.resampled_auc(own, labels, expected),
-        "normalized_entropy_of_zero_part": zero_part_entropy,
-        "normalized_gini": metrics.resampled_normalized_gini(own, labels, expected),
-        "calibration_ratio": metrics.resampled_ratio(*own.sums(expected, labels)),
-        NDCG: _ndcg(rows, expected),
-    }
-    reasons = {"normalized_gini": "all rows have the same revenue"}
-    return _report(rows, expected, samples, reasons)
-
-
-def calibration_curve(rows: HeadRows, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """Returns the predicted and observed means of `metrics.calibration_bins`.
-
-    `interval` is that of the observed mean.
-    """
+def calibration_curve(rows: HeadRows, predicted: np.ndarray) -> list[report.CalibrationBin]:
+    """Returns the predicted and observed means of `metrics.calibration_bins`."""
     bins = metrics.calibration_bins(predicted, NUM_BINS)
     curve = []
     for number in range(int(bins.max()) + 1):
@@ -122,25 +120,13 @@ def calibration_curve(rows: HeadRows, predicted: np.ndarray) -> list[dict[str, A
             *rows.resamples.take(own).sums(rows.labels[own], np.ones(own.sum()))
         )
         curve.append(
-            {
-                "predicted": float(predicted[own].mean(dtype=np.float64)),
-                "observed": metrics.point_estimate(observed),
-                "rows": int(own.sum()),
-                "interval": metrics.interval(observed),
-            }
+            report.CalibrationBin(
+                predicted=float(predicted[own].mean(dtype=np.float64)),
+                observed=report.Estimate.of(observed),
+                rows=int(own.sum()),
+            )
         )
     return curve
-
-
-def share_of_achievable(rows: HeadRows, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Returns samples [S] of (AUC − 0.5) / (AUC of the true values − 0.5).
-
-    Both AUCs of a sample are of the same rows, so the difficulty of the rows cancels out.
-    """
-    own, best = (
-        metrics.resampled_auc(rows.resamples, rows.labels, scores) for scores in (predicted, truth)
-    )
-    return metrics.resampled_ratio(own - 0.5, best - 0.5)
 
 
 def entropy_samples(
@@ -153,41 +139,43 @@ def entropy_samples(
     return metrics.resampled_ratio(sums[0], sums[2]), metrics.resampled_normalized_entropy(*sums)
 
 
-def _ndcg(rows: HeadRows, scores: np.ndarray) -> np.ndarray:
-    return metrics.resampled_ndcg(rows.resamples, rows.labels, scores, rows.list_lengths, NDCG_AT)
-
-
-def _report(
-    rows: HeadRows,
-    predicted: np.ndarray,
-    samples: Mapping[str, np.ndarray],
-    reasons: Mapping[str, str],
-) -> dict[str, Any]:
-    """Returns the report of metrics from their samples."""
-    reasons = {
-        "auc": _ONE_CLASS,
-        "normalized_entropy": _ONE_CLASS,
-        "normalized_entropy_of_zero_part": _ONE_CLASS,
-        "calibration_ratio": "nothing was observed, so there is nothing to divide by",
-        NDCG: "no list of at least two ads has a positive",
-        **reasons,
+def _samples(head: Head, rows: HeadRows, scores: HeadScores) -> dict[str, np.ndarray]:
+    """Returns the values [S] of each metric in each sample; NaN where it is undefined."""
+    labels, own, values = rows.labels, rows.resamples, scores.values
+    common = {
+        "calibration_ratio": metrics.resampled_ratio(*own.sums(values, labels)),
+        NDCG: metrics.resampled_ndcg(own, labels, values, rows.list_lengths, NDCG_AT),
     }
-    values = {name: metrics.point_estimate(own) for name, own in samples.items()}
+    loss, entropy = entropy_samples(own, labels > 0, scores.positive)
+    auc = metrics.resampled_auc(own, labels, values)
+    if head.is_amount:
+        gini = metrics.resampled_normalized_gini(own, labels, values)
+        return {
+            "auc": auc,
+            "normalized_entropy_of_zero_part": entropy,
+            "normalized_gini": gini,
+            **common,
+        }
+    per_user = np.array([np.nan])
+    if rows.by_user:
+        per_user = metrics.resampled_per_user_auc(own, labels, values, own.unit)
+    bins = metrics.calibration_bins(values, NUM_BINS)
     return {
-        "labelled": len(rows.labels),
-        **values,
-        "absent": {name: reasons[name] for name, value in values.items() if value is None},
-        "intervals": metrics.intervals(samples),
-        "calibration_curve": calibration_curve(rows, predicted),
+        "auc": auc,
+        "per_user_auc": per_user,
+        "normalized_entropy": entropy,
+        "log_loss": loss,
+        "expected_calibration_error": metrics.resampled_calibration_error(
+            own, labels, values, bins
+        ),
+        **common,
     }
 
 
-def _without_rows(names: tuple[str, ...]) -> dict[str, Any]:
-    reason = "no row of the split has the label"
-    return {
-        "labelled": 0,
-        **dict.fromkeys(names),
-        "absent": dict.fromkeys(names, reason),
-        "intervals": {},
-        "calibration_curve": [],
-    }
+def _reason(name: str, rows: HeadRows) -> str | None:
+    """Returns why a metric is missing if it is."""
+    if name == "per_user_auc":
+        return (
+            "no user has rows of both classes" if rows.by_user else "the schema names no user_key"
+        )
+    return _REASONS.get(name)

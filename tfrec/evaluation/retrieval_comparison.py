@@ -4,12 +4,11 @@ Shapes: B queries, N ads.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from tfrec import metrics, retrieval
-from tfrec.evaluation import baselines, corpus_ranking, ground_truth
+from tfrec.evaluation import baselines, corpus_ranking, ground_truth, report
 from tfrecords import reader
 from tfrecords.schema import NUM_CANDIDATES
 
@@ -23,13 +22,10 @@ def evaluate_retrieval(
     two_tower: retrieval.TwoTower,
     truth: ground_truth.GroundTruth | None = None,
     max_clicks: int = MAX_CLICKS,
-) -> dict[str, Any]:
+) -> report.RetrievalQuality:
     """Measures a two-tower model, the baselines and, if known, the ground truth.
 
     The baselines know the clicks of training and validation, as the model does after its refit.
-
-    Returns:
-        The values of `compare_recommenders`; with ground truth also shares of its values.
     """
     catalogue = data_set.catalogue()
     history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, len(catalogue))
@@ -40,14 +36,17 @@ def evaluate_retrieval(
         "item_knn": None if history is None else baselines.ItemNeighbours(history),
     }
     if truth is not None:
-        recommenders["planted"] = ground_truth.recommender(truth, catalogue)
-    report = compare_recommenders(data_set, recommenders, history, max_clicks)
-    if truth is not None and report["num_clicks"]:
-        for key in (f"corpus_recall_at_{NUM_CANDIDATES}", "ndcg_at_10"):
-            report[f"{key.removeprefix('corpus_')}_share_of_achievable"] = (
-                metrics.share_of_achievable(report["two_tower"][key], 0.0, report["planted"][key])
-            )
-    return report
+        recommenders["ground_truth"] = ground_truth.recommender(truth, catalogue)
+    measured = compare_recommenders(data_set, recommenders, history, max_clicks)
+    if truth is None or not measured.num_clicks:
+        return measured
+    own, best = (measured.recommenders[name].metrics for name in ("two_tower", "ground_truth"))
+    shares = {
+        key: metrics.share_of_achievable(own[key], 0.0, best[key])
+        for key in (f"corpus_recall_at_{NUM_CANDIDATES}", "ndcg_at_10")
+    }
+    known_shares = {key: value for key, value in shares.items() if value is not None}
+    return measured.model_copy(update={"share_of_achievable": known_shares})
 
 
 def recommender_of(
@@ -67,7 +66,7 @@ def compare_recommenders(
     recommenders: Mapping[str, corpus_ranking.Recommender | None],
     history: baselines.History | None,
     max_clicks: int = MAX_CLICKS,
-) -> dict[str, Any]:
+) -> report.RetrievalQuality:
     """Measures recommenders on the same clicks of the test split, among all ads.
 
     Args:
@@ -75,43 +74,36 @@ def compare_recommenders(
         recommenders: Name -> recommender; None: it needs users and the log has none.
         history: Clicks of users in training and validation; None: the log has no users.
         max_clicks: Maximum number of clicks measured per click, evenly spaced.
-
-    Returns:
-        `num_ads`; `num_clicks`, and their numbers on ads that training showed or never showed;
-        `num_users` measured without the ads that they clicked in training and validation;
-        `clicked_popularity_percentile`; and for each recommender the values of
-        `corpus_ranking.per_click` and, as `excluding_seen`, of `per_user`. If the schema has no
-        `user_key`, values that need one are None, and `absent` says so.
     """
     catalogue = data_set.catalogue()
-    ads = corpus_ranking.RankedCorpus(catalogue.clicks, catalogue.impressions)
+    known = retrieval.with_validation_clicks(data_set, catalogue)
+    ads = corpus_ranking.RankedCorpus(
+        catalogue.clicks, (catalogue.impressions > 0) | (known.clicks > catalogue.clicks)
+    )
     clicks = retrieval.read_clicks(data_set, SPLIT, MAX_HELD_OUT_CLICKS)
     measured = retrieval.evenly_spaced(len(clicks.ad_rows), max_clicks)
     wanted = clicks.ad_rows[measured]
-    report: dict[str, Any] = {"num_ads": len(ads), "num_clicks": len(wanted)}
     if not len(wanted):
-        return report
-    report["num_clicks_on_seen_ads"] = int((ads.impressions[wanted] > 0).sum())
-    report["num_clicks_on_never_shown_ads"] = int((ads.impressions[wanted] == 0).sum())
-    report["clicked_popularity_percentile"] = float(ads.popularity_percentile[wanted].mean())
+        return report.RetrievalQuality(num_ads=len(ads), num_clicks=0)
     users = None
+    absent = [name for name, recommender in recommenders.items() if recommender is None]
     if history is None:
-        report["absent"] = {
-            name: "the schema names no user_key"
-            for name in ("excluding_seen", *(n for n, r in recommenders.items() if r is None))
-        }
+        absent = ["excluding_seen", *absent]
     else:
         users = corpus_ranking.held_out_users(clicks, history.of, len(ads))
-        report["num_users"] = len(users.queries)
     queries = corpus_ranking.queries_of(clicks).take(measured)
+    qualities = {}
     for name, recommender in recommenders.items():
-        if recommender is None:
-            report[name] = None
-            continue
-        report[name] = {
-            **corpus_ranking.per_click(recommender, queries, wanted, ads),
-            "excluding_seen": None
-            if users is None
-            else corpus_ranking.per_user(recommender, users),
-        }
-    return report
+        if recommender is not None:
+            quality = corpus_ranking.per_click(recommender, queries, wanted, ads)
+            by_user = None if users is None else corpus_ranking.per_user(recommender, users)
+            qualities[name] = quality.model_copy(update={"excluding_seen": by_user})
+    return report.RetrievalQuality(
+        num_ads=len(ads),
+        num_clicks=len(wanted),
+        num_clicks_on_unseen_ads=int((~ads.seen[wanted]).sum()),
+        num_users=None if users is None else len(users.queries),
+        clicked_popularity_percentile=float(ads.popularity_percentile[wanted].mean()),
+        recommenders=qualities,
+        absent=dict.fromkeys(absent, "the schema names no user_key"),
+    )

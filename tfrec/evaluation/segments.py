@@ -5,14 +5,13 @@ Shapes: L rows of the split, N ads of the catalogue.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfrec import metrics
-from tfrec.evaluation import head_quality
+from tfrec.evaluation import head_quality, report
 from tfrecords import reader
 from tfrecords.schema import Schema
 
@@ -24,6 +23,7 @@ NUM_FIELDS = 2
 MIN_VALUES = 5
 # With fewer ads per value, the field nearly identifies the ad.
 MIN_ADS_PER_VALUE = 4
+_METRICS = ("observed", "predicted", "auc", "normalized_entropy", "calibration_ratio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def measure(
     rows: head_quality.HeadRows,
     predicted: np.ndarray,
     known: np.ndarray,
-) -> list[dict[str, Any]]:
+) -> list[report.Segment]:
     """Measures a head in each segment.
 
     Args:
@@ -112,41 +112,37 @@ def measure(
         rows: The head's rows with a label.
         predicted: [N] served values of these rows.
         known: [L] bool, their mask.
-
-    Returns:
-        For each segment `value`, `rows`, `observed` and `predicted` means, `auc`,
-        `normalized_entropy` (relative to the segment's own rate), `calibration_ratio`, their
-        `intervals`, and `absent`: why a value is None.
     """
     segment = segmentation.segment[known]
-    report = []
-    for number, value in enumerate(segmentation.values):
-        own = segment == number
-        report.append({"value": value, "rows": int(own.sum()), **_quality(rows, predicted, own)})
-    return report
+    return [
+        report.Segment(
+            value=value,
+            rows=int((segment == number).sum()),
+            metrics=_quality(rows, predicted, segment == number),
+        )
+        for number, value in enumerate(segmentation.values)
+    ]
 
 
-def _quality(rows: head_quality.HeadRows, predicted: np.ndarray, own: np.ndarray) -> dict[str, Any]:
-    names = ("observed", "predicted", "auc", "normalized_entropy", "calibration_ratio")
+def _quality(
+    rows: head_quality.HeadRows, predicted: np.ndarray, own: np.ndarray
+) -> dict[str, report.Estimate]:
     if not own.any():
-        absent = dict.fromkeys(names, "no row of the segment has the label")
-        return {**dict.fromkeys(names), "intervals": {}, "absent": absent}
+        absent = report.Estimate(absent="no row of the segment has the label")
+        return dict.fromkeys(_METRICS, absent)
     labels, predicted, resamples = rows.labels[own], predicted[own], rows.resamples.take(own)
-    samples = {
-        "auc": metrics.resampled_auc(resamples, labels, predicted),
-        "normalized_entropy": head_quality.entropy_samples(resamples, labels, predicted)[1],
-        "calibration_ratio": metrics.resampled_ratio(*resamples.sums(predicted, labels)),
-    }
-    values = {
-        "observed": float(labels.mean(dtype=np.float64)),
-        "predicted": float(predicted.mean(dtype=np.float64)),
-        **{name: metrics.point_estimate(found) for name, found in samples.items()},
-    }
+    total, shown, count = resamples.sums(labels, predicted, np.ones(len(labels)))
+    samples = (
+        metrics.resampled_ratio(total, count),
+        metrics.resampled_ratio(shown, count),
+        metrics.resampled_auc(resamples, labels, predicted),
+        head_quality.entropy_samples(resamples, labels, predicted)[1],
+        metrics.resampled_ratio(shown, total),
+    )
     reason = "the segment's rows are all of one class"
     return {
-        **values,
-        "intervals": metrics.intervals(samples),
-        "absent": {name: reason for name, value in values.items() if value is None},
+        name: report.Estimate.of(own, absent=reason)
+        for name, own in zip(_METRICS, samples, strict=True)
     }
 
 

@@ -100,13 +100,15 @@ def biased_interval(samples: np.ndarray) -> Interval | None:
     """Returns the interval of a metric that noise increases, such as a calibration error.
 
     A resample is noisier than the data, as the data are noisier than the truth, so percentiles
-    would be too high twice. They are mirrored at the value ("basic" bootstrap), and end at 0.
+    would be too high twice. They are mirrored at the value ("basic" bootstrap) and end at 0. If
+    nearly all resamples are above the value, the interval would not contain it; it then ends at
+    the value.
     """
     percentiles = interval(samples)
     if percentiles is None:
         return None
-    low, high = percentiles
-    return [max(2 * float(samples[0]) - bound, 0.0) for bound in (high, low)]
+    value, (low, high) = float(samples[0]), percentiles
+    return [min(max(2 * value - high, 0.0), value), max(2 * value - low, value)]
 
 
 def intervals(samples: Mapping[str, np.ndarray]) -> dict[str, Interval]:

@@ -1,29 +1,33 @@
 """The figures of an evaluation, as SVG."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib import axes, figure, ticker
 
+from tfrec.evaluation import (
+    CalibrationBin,
+    Estimate,
+    Histogram,
+    Outcome,
+    ScoreCurves,
+    Segment,
+)
 from tfrecords import pages
 
 _LINE = 1.5
 _ROW_INCHES = 0.21
 
 
-def calibration(head: str, curve: Sequence[Mapping[str, Any]]) -> str:
+def calibration(head: str, curve: Sequence[CalibrationBin]) -> str:
     """Draws observed against predicted means of bins, with intervals."""
 
     def paint(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
-        x = [point["predicted"] for point in curve]
-        y = [point["observed"] for point in curve]
-        bounds = [point["interval"] or [point["observed"]] * 2 for point in curve]
-        top = 1.05 * max(*x, *y, *(high for _, high in bounds), 1e-9)
+        highest = [own.observed.interval or (0.0, own.observed.value or 0.0) for own in curve]
+        top = 1.05 * max(*(own.predicted for own in curve), *(high for _, high in highest), 1e-9)
         panel.plot([0, top], [0, top], color=pages.RULE, linewidth=1)
-        for place, (low, high) in zip(x, bounds, strict=True):
-            panel.plot([place, place], [low, high], color=pages.TRAIN, linewidth=0.9)
-        panel.plot(x, y, color=pages.TRAIN, linewidth=0, marker="o", markersize=3.5)
+        for own in curve:
+            _point(panel, own.observed, at=own.predicted, vertical=True)
         panel.set_xlim(0, top)
         panel.set_ylim(0, top)
         panel.set_title("observed")
@@ -36,17 +40,20 @@ def calibration(head: str, curve: Sequence[Mapping[str, Any]]) -> str:
     return pages.draw_svg(f"calibration-{head}", title, paint, 2.7)
 
 
-def separation(head: str, curves: Mapping[str, Any], rate: float) -> str:
+def separation(head: str, curves: ScoreCurves) -> str:
     """Draws the ROC curve and precision against recall, side by side."""
 
     def paint(canvas: figure.Figure) -> None:
+        assert curves.roc is not None
+        assert curves.precision_recall is not None
+        rate = curves.precision_recall[-1][1]
         roc, precision = canvas.subplots(1, 2)
         roc.plot([0, 1], [0, 1], color=pages.RULE, linewidth=1)
-        roc.plot(*zip(*curves["roc"], strict=True), color=pages.TRAIN, linewidth=_LINE)
+        roc.plot(*zip(*curves.roc, strict=True), color=pages.TRAIN, linewidth=_LINE)
         roc.set_title("true positive rate")
         roc.set_xlabel("false positive rate")
         precision.plot([0, 1], [rate, rate], color=pages.RULE, linewidth=1)
-        points = list(zip(*curves["precision_recall"], strict=True))
+        points = zip(*curves.precision_recall, strict=True)
         precision.plot(*points, color=pages.TRAIN, linewidth=_LINE)
         precision.set_title("precision")
         precision.set_xlabel("recall")
@@ -61,15 +68,15 @@ def separation(head: str, curves: Mapping[str, Any], rate: float) -> str:
     )
 
 
-def scores(head: str, histogram: Mapping[str, Any]) -> str:
+def scores(head: str, histogram: Histogram) -> str:
     """Draws the shares of positive and negative rows by predicted score."""
 
     def paint(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
-        edges = histogram["edges"]
-        panel.stairs(histogram["negative"], edges, color=pages.TRAIN, linewidth=_LINE)
-        panel.stairs(histogram["positive"], edges, color=pages.TEST, linewidth=_LINE)
-        if histogram["ratios"]:
+        edges = histogram.edges
+        panel.stairs(histogram.negative, edges, color=pages.TRAIN, linewidth=_LINE)
+        panel.stairs(histogram.positive, edges, color=pages.TEST, linewidth=_LINE)
+        if histogram.ratios:
             panel.set_xscale("log")
             panel.xaxis.set_minor_formatter(ticker.NullFormatter())
         panel.xaxis.set_major_formatter(ticker.FuncFormatter(_short))
@@ -81,22 +88,22 @@ def scores(head: str, histogram: Mapping[str, Any]) -> str:
     return pages.draw_svg(f"scores-{head}", f"Predicted scores of {head}", paint, 1.9)
 
 
-def by_segment(name: str, segments: Sequence[Mapping[str, Any]], overall: Mapping[str, Any]) -> str:
+def by_segment(name: str, segments: Sequence[Segment], overall: Mapping[str, Estimate]) -> str:
     """Draws AUC and predicted / observed of segments with intervals, one line per segment."""
     columns = (("auc", "AUC"), ("calibration_ratio", "predicted / observed"))
 
     def paint(canvas: figure.Figure) -> None:
         panels = canvas.subplots(1, 2, sharey=True)
         for panel, (key, title) in zip(panels, columns, strict=True):
-            if overall[key] is not None:
-                panel.axvline(overall[key], color=pages.TEST, linewidth=1)
+            if overall[key].value is not None:
+                panel.axvline(overall[key].value, color=pages.TEST, linewidth=1)
             for place, own in enumerate(segments):
-                _interval(panel, place, own[key], own["intervals"].get(key))
+                _point(panel, own.metrics[key], at=place)
             panel.set_title(title)
             panel.grid(axis="x", color=pages.RULE, linewidth=0.5)
             panel.grid(visible=False, axis="y")
             panel.xaxis.set_major_locator(ticker.MaxNLocator(4))
-        panels[0].set_yticks(range(len(segments)), [_cut(own["value"]) for own in segments])
+        panels[0].set_yticks(range(len(segments)), [_cut(own.value) for own in segments])
         panels[0].set_ylim(len(segments) - 0.5, -0.5)
         _limit(panels[1], segments, "calibration_ratio")
 
@@ -105,7 +112,7 @@ def by_segment(name: str, segments: Sequence[Mapping[str, Any]], overall: Mappin
     return pages.draw_svg(f"segments-{name}", title, paint, height)
 
 
-def waterfall(name: str, stages: Sequence[Sequence[Any]]) -> str:
+def waterfall(name: str, stages: Sequence[tuple[str, Estimate]]) -> str:
     """Draws what is lost between the first and the last bar, one line per stage.
 
     Args:
@@ -115,9 +122,9 @@ def waterfall(name: str, stages: Sequence[Sequence[Any]]) -> str:
 
     def paint(canvas: figure.Figure) -> None:
         panel = canvas.subplots()
-        largest = max(stages[0][1], stages[-1][1], 1e-9)
-        left = stages[0][1]
-        for place, (_, value, *_) in enumerate(stages):
+        values = [own.value or 0.0 for _, own in stages]
+        largest, left = max(values[0], values[-1], 1e-9), values[0]
+        for place, value in enumerate(values):
             if place in (0, len(stages) - 1):
                 panel.barh(place, value, height=0.62, color=pages.TRAIN)
                 end, text = value, _short(value)
@@ -129,7 +136,7 @@ def waterfall(name: str, stages: Sequence[Sequence[Any]]) -> str:
                 is_zero = abs(value) < 1e-9 * largest  # up to rounding
                 text = "0" if is_zero else f"{'−' if value > 0 else '+'}{_short(abs(value))}"
             panel.text(end, place, f" {text}", va="center", color=pages.INK)
-        panel.set_yticks(range(len(stages)), [stage for stage, *_ in stages])
+        panel.set_yticks(range(len(stages)), [stage for stage, _ in stages])
         panel.set_ylim(len(stages) - 0.5, -0.5)
         panel.set_xlim(0, 1.16 * largest)
         panel.grid(visible=False)
@@ -139,17 +146,17 @@ def waterfall(name: str, stages: Sequence[Sequence[Any]]) -> str:
     return pages.draw_svg(f"funnel-{name}", f"Funnel of {name}", paint, height)
 
 
-def realised(choosers: Mapping[str, Mapping[str, Any]], outcomes: Sequence[str]) -> str:
+def realized(choosers: Mapping[str, Mapping[str, Outcome]], outcomes: Sequence[str]) -> str:
     """Draws expected and simulated outcomes of each chooser's ten ads, one panel per outcome."""
 
     def paint(canvas: figure.Figure) -> None:
         panels = canvas.subplots(1, len(outcomes), sharey=True)
         for panel, outcome in zip(panels, outcomes, strict=True):
-            for place, (name, own) in enumerate(choosers.items()):
+            for place, (name, measured) in enumerate(choosers.items()):
+                own = measured[outcome]
                 color = pages.TRAIN if name == "system" else pages.RULE
-                panel.barh(place, own[outcome], height=0.62, color=color)
-                simulated = own["simulated"][outcome]
-                panel.plot(simulated, place, color=pages.TEST, marker="o", markersize=3.5)
+                panel.barh(place, own.value, height=0.62, color=color)
+                panel.plot(own.simulated, place, color=pages.TEST, marker="o", markersize=3.5)
             panel.set_title(outcome)
             panel.grid(visible=False)
             panel.set_xlim(left=0)
@@ -159,25 +166,27 @@ def realised(choosers: Mapping[str, Mapping[str, Any]], outcomes: Sequence[str])
         panels[0].set_ylim(len(names) - 0.5, -0.5)
 
     height = 0.5 + 0.26 * len(choosers)
-    return pages.draw_svg("realised", "Value of ten ads", paint, height)
+    return pages.draw_svg("realized", "Value of ten ads", paint, height)
 
 
-def _interval(
-    panel: axes.Axes, place: int, value: float | None, interval: Sequence[float] | None
-) -> None:
-    if value is None:
+def _point(panel: axes.Axes, own: Estimate, at: float, vertical: bool = False) -> None:
+    """Draws a value and its interval, `at` on the other axis."""
+    if own.value is None:
         return
-    if interval is not None:
-        panel.plot(interval, [place, place], color=pages.TRAIN, linewidth=1)
-    panel.plot(value, place, color=pages.TRAIN, marker="o", markersize=3.5)
+    interval, across = own.interval or (own.value, own.value), (at, at)
+    line = (across, interval) if vertical else (interval, across)
+    panel.plot(*line, color=pages.TRAIN, linewidth=1)
+    point = (at, own.value) if vertical else (own.value, at)
+    panel.plot(*point, color=pages.TRAIN, marker="o", markersize=3.5)
 
 
-def _limit(panel: axes.Axes, segments: Sequence[Mapping[str, Any]], key: str) -> None:
+def _limit(panel: axes.Axes, segments: Sequence[Segment], key: str) -> None:
     """Limits the axis, so that a segment with few rows does not compress the others."""
-    values = [own[key] for own in segments if own[key] is not None]
-    if values:
+    values = [own.metrics[key].value for own in segments]
+    known = [value for value in values if value is not None]
+    if known:
         low, high = panel.get_xlim()
-        panel.set_xlim(max(low, min(values) - 0.6), min(high, max(*values, 1.0) + 0.6))
+        panel.set_xlim(max(low, min(known) - 0.6), min(high, max(*known, 1.0) + 0.6))
 
 
 def _short(value: float, _: object = None) -> str:

@@ -34,7 +34,7 @@ def render_text(card: model.DataCard) -> str:
         )
         for own in card.warnings
     ]
-    parts: list[str | tables.CardTable] = [
+    parts: list[str | pages.PageTable] = [
         f"Data card of {card.log_schema.name}: {source.lines:,} lines of {source.paths[0]}{more} "
         f"({source.format})",
         "\n".join(warnings) or "No warnings.",
@@ -52,7 +52,7 @@ def render_text(card: model.DataCard) -> str:
     ]
     return "\n\n".join(
         terminal.text_table(part.head, part.rows, (0, *part.left))
-        if isinstance(part, tables.CardTable)
+        if isinstance(part, pages.PageTable)
         else part
         for part in parts
         if part

@@ -1,8 +1,5 @@
 """The tables of a data card, which the page and the terminal show alike."""
 
-import dataclasses
-from collections.abc import Sequence
-
 from tfrecords import pages
 from tfrecords.card import model
 
@@ -11,24 +8,7 @@ _SPLITS = ("train", "validation", "test")
 LEVELS = {"stable": "", "unknown": "few rows"}
 
 
-@dataclasses.dataclass(frozen=True)
-class CardTable:
-    """A table of a data card.
-
-    Attributes:
-        head: Titles of the columns.
-        rows: Cells of each row.
-        left: Indices of left-aligned columns other than the first one.
-        wide: Indices of columns that may wrap.
-    """
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: tuple[int, ...] = ()
-    wide: tuple[int, ...] = ()
-
-
-def of_splits(card: model.DataCard) -> CardTable:
+def of_splits(card: model.DataCard) -> pages.PageTable:
     """Returns the sizes of the splits and their lists."""
     head = ["", "rows", "requests", "mean ads", "median", "90 %", "99 %", "maximum", "one ad",
             "with a click", "sampled rows"]  # fmt: skip
@@ -47,10 +27,10 @@ def of_splits(card: model.DataCard) -> CardTable:
                 pages.format_count(own.sampled),
             ]
         )
-    return CardTable(head, rows)
+    return pages.PageTable(head, rows)
 
 
-def of_labels(card: model.DataCard) -> CardTable:
+def of_labels(card: model.DataCard) -> pages.PageTable:
     """Returns the rates of the labels in each split."""
     head = ["", "share above 0", "mean", "rows above 0", "rows with the label", "missing"]
     rows = []
@@ -60,10 +40,10 @@ def of_labels(card: model.DataCard) -> CardTable:
             counts = [own.positive, own.known, own.missing]
             shares = [pages.format_percent(own.rate), pages.format_decimal(own.mean)]
             rows.append([f"{label}, {split}", *shares, *map(pages.format_count, counts)])
-    return CardTable(head, rows)
+    return pages.PageTable(head, rows)
 
 
-def of_fields(card: model.DataCard) -> CardTable:
+def of_fields(card: model.DataCard) -> pages.PageTable:
     """Returns the missing and out-of-vocabulary shares of the fields, and their drift."""
     head = ["field", "kind", "distinct", "vocabulary", "missing: train", "validation", "test",
             "OOV: train", "validation", "test", "PSI", "drift"]  # fmt: skip
@@ -81,20 +61,20 @@ def of_fields(card: model.DataCard) -> CardTable:
                 LEVELS.get(level, level),
             ]
         )
-    return CardTable(head, rows, left=(1, 11))
+    return pages.PageTable(head, rows, left=(1, 11))
 
 
-def of_popularity(card: model.DataCard) -> CardTable:
+def of_popularity(card: model.DataCard) -> pages.PageTable:
     """Returns the shares of the most popular ads."""
     top = card.ads.top
     rows = [
         [f"the first {rank:,}", pages.format_percent(shown), pages.format_percent(clicked)]
         for rank, shown, clicked in zip(top.rank, top.impressions, top.clicks, strict=True)
     ]
-    return CardTable(["most popular", "impressions", "clicks"], rows)
+    return pages.PageTable(["most popular", "impressions", "clicks"], rows)
 
 
-def of_new_ads(card: model.DataCard) -> CardTable:
+def of_new_ads(card: model.DataCard) -> pages.PageTable:
     """Returns the shares of ads that training never shows."""
     rows = [
         [
@@ -105,31 +85,33 @@ def of_new_ads(card: model.DataCard) -> CardTable:
         ]
         for split, own in card.ads.new.items()
     ]
-    return CardTable(["never shown in training", "ads", "their share", "share of clicks"], rows)
+    return pages.PageTable(
+        ["never shown in training", "ads", "their share", "share of clicks"], rows
+    )
 
 
-def of_shown_ads(card: model.DataCard) -> CardTable:
+def of_shown_ads(card: model.DataCard) -> pages.PageTable:
     """Returns the ads with the most impressions."""
     rows = [
         [own.ad_id, f"{own.impressions:,}", *map(pages.format_percent, [own.share, own.click_rate])]
         for own in card.ads.most_shown
     ]
-    return CardTable(["most shown in training", "impressions", "share", "click rate"], rows)
+    return pages.PageTable(["most shown in training", "impressions", "share", "click rate"], rows)
 
 
-def of_reasons(card: model.DataCard) -> CardTable:
+def of_reasons(card: model.DataCard) -> pages.PageTable:
     """Returns the most common reasons for which rows were rejected."""
     rejected = card.rejected
     rows = [
         [f"{own.count:,}", pages.format_percent(own.count / rejected.count), own.reason]
         for own in rejected.reasons
     ]
-    return CardTable(["rejected rows", "share", "reason"], rows, left=(2,))
+    return pages.PageTable(["rejected rows", "share", "reason"], rows, left=(2,))
 
 
-def of_rejected_rows(card: model.DataCard) -> CardTable:
+def of_rejected_rows(card: model.DataCard) -> pages.PageTable:
     """Returns the first rejected rows."""
     rows = [
         [f"{own.file}, line {own.line}", own.reason, own.text] for own in card.rejected.examples
     ]
-    return CardTable(["line", "reason", "text"], rows, left=(1, 2), wide=(0, 1, 2))
+    return pages.PageTable(["line", "reason", "text"], rows, left=(1, 2), wide=(0, 1, 2))

@@ -4,7 +4,7 @@ from typing import Any
 
 from absl import flags
 
-from serving.cli.flags import json_flag
+from serving.cli import command_line
 
 flags.DEFINE_string(
     "filters",
@@ -22,4 +22,4 @@ def filters() -> dict[str, Any] | None:
         FileNotFoundError: The file does not exist.
         ValueError: The value is not a JSON object.
     """
-    return json_flag.value("filters")
+    return command_line.json_of_flag("filters")

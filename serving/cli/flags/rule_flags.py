@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from serving import config
-from serving.cli.flags import json_flag
+from serving.cli import command_line
 
 if TYPE_CHECKING:
     from serving import impressions
@@ -43,7 +43,7 @@ def rules() -> dict[str, Any] | None:
         FileNotFoundError: The file does not exist.
         ValueError: The value is not a JSON object.
     """
-    return json_flag.value("rules")
+    return command_line.json_of_flag("rules")
 
 
 @contextlib.contextmanager

@@ -29,13 +29,13 @@ def main() -> None:
     from tfrec import reports
 
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    metrics = steps.evaluate(
+    report = steps.evaluate(
         steps.data_set(),
         config_flags.from_flags(config.EvaluationConfig),
         filters=filter_flags.filters(),
     )
     if FLAGS.json:
-        command_line.print_json(metrics)
+        command_line.print_json(report.to_json())
         return
-    print(reports.report_as_text(metrics))
+    print(reports.report_as_text(report))
     print(f"Report: {steps.path('evaluation') / 'report.html'}")

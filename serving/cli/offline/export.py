@@ -39,9 +39,9 @@ def main() -> None:
 
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
     data_set = steps.data_set()
-    metrics = steps.evaluate(data_set, index_config=index_flags.config())
+    report = steps.evaluate(data_set, index_config=index_flags.config())
     base = steps.export(
-        data_set, metrics, index_flags.config(), gate_flags.force(), FLAGS.candidate_parts
+        data_set, report, index_flags.config(), gate_flags.force(), FLAGS.candidate_parts
     )
     if FLAGS.json:
         version = releases.latest(base)

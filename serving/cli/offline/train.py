@@ -58,15 +58,17 @@ def train(workdir: pathlib.Path) -> export.Pipeline:
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
     steps.train_retrieval(data_set, config.RetrievalConfig(**batch, **first))
     steps.train_ranker(data_set, config.RankerConfig(**batch, **second))
-    metrics = steps.evaluate(data_set, index_config=index_flags.config())
+    report = steps.evaluate(data_set, index_config=index_flags.config())
     page = steps.path("evaluation") / "report.html"
     if not FLAGS.json:
-        print(reports.report_as_text(metrics))
+        print(reports.report_as_text(report))
         print(f"Report: {page}")
-    base = steps.export(data_set, metrics, index_flags.config(), gate_flags.force())
+    base = steps.export(data_set, report, index_flags.config(), gate_flags.force())
     if FLAGS.json:
         release = {"bundle": base, "version": releases.latest(base), "report": page}
-        command_line.print_json({"metrics": metrics, **release, "seconds": steps.seconds()})
+        command_line.print_json(
+            {"metrics": report.to_json(), **release, "seconds": steps.seconds()}
+        )
     return steps
 
 

@@ -29,6 +29,7 @@ from serving import errors
 from serving.cli import command_line
 from serving.cli.flags import bundle_flags, filter_flags, rule_flags
 from serving.requests import Answer, Request, parse
+from tfrec.heads import HEADS
 
 if TYPE_CHECKING:
     from serving import client, orchestrator
@@ -115,7 +116,8 @@ async def _answer(service: orchestrator.Orchestrator | _Remote, request: Request
     from serving import operations
 
     answer = await service.recommend(_with_flags(request))
-    print(json.dumps(answer.to_json()) if FLAGS.json else operations.describe_answer(answer))
+    heads = {head.label: head.output for head in HEADS.values()}
+    print(json.dumps(answer.to_json()) if FLAGS.json else operations.describe_answer(answer, heads))
 
 
 async def _answer_file(

@@ -58,3 +58,19 @@ def test_baselines_know_training_and_validation_clicks(data_set, clicks, monkeyp
     for known in (history, recommenders["item_knn"]._history):
         users, ads = known.matrix.nonzero()
         assert set(zip(known.users[users].tolist(), ads.tolist(), strict=True)) == set(clicks)
+
+
+def test_ads_that_the_refit_learned_from_validation_clicks_are_not_unseen(tmp_path):
+    # Training shows ad 0 only. Of the ads that are clicked in the test split, validation has
+    # clicks on some and not on others.
+    data_set = split_logs.convert(tmp_path / "log", "train", lambda row: {**row, "ad": "a0"})
+    clicked = split_logs.count_clicks(data_set, "validation")
+    ad_0 = data_set.catalogue().ad_ids.to_pylist().index("a0")
+    seen = {ad_0, *(ad for _, ad in clicked)}
+    tested = split_logs.count_clicks(data_set, "test")
+    unseen = sum(count for (_, ad), count in tested.items() if ad not in seen)
+    not_in_training = sum(count for (_, ad), count in tested.items() if ad != ad_0)
+    assert 0 < unseen < not_in_training
+    measured = evaluation.compare_recommenders(data_set, {}, None)
+    assert measured.num_clicks == tested.total()
+    assert measured.num_clicks_on_unseen_ads == unseen

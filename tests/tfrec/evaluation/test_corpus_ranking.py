@@ -12,7 +12,7 @@ from tfrec.evaluation import baselines, corpus_ranking
 # Five ads, scored the same for everybody: the order is 3, 1, 0, 2, 4.
 SCORES = np.array([[3.0, 4.0, 2.0, 5.0, 1.0]], np.float32)
 ADS = corpus_ranking.RankedCorpus(
-    clicks=np.array([0, 6, 2, 2, 0]), impressions=np.array([4, 9, 3, 2, 0])
+    clicks=np.array([0, 6, 2, 2, 0]), seen=np.array([True, True, True, True, False])
 )
 SECOND = 1 / math.log2(3)
 
@@ -36,25 +36,25 @@ def test_recall_and_ndcg_of_clicks_follow_from_the_positions_of_their_ads():
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_clicks_on_seen_and_never_shown_ads_are_measured_apart(rows, monkeypatch):
+def test_clicks_on_seen_and_unseen_ads_are_measured_apart(rows, monkeypatch):
     # Chunks of two queries, whether all share their scores or not.
     monkeypatch.setattr(corpus_ranking, "_MAX_SCORES", 10)
     monkeypatch.setattr(corpus_ranking, "RECALL_AT", (2, 4))
     scores = np.repeat(SCORES, rows, axis=0)
     measured = corpus_ranking.per_click(fixed(scores), queries(3), np.array([1, 2, 4]), ADS)
-    # Positions 1 and 3 of the seen ads; the never shown ad is last, beyond the four.
-    assert measured["corpus_recall_at_2"] == pytest.approx(1 / 3)
-    assert measured["on_seen_ads"]["corpus_recall_at_2"] == 0.5
-    assert measured["on_seen_ads"]["corpus_recall_at_4"] == 1.0
-    assert measured["on_seen_ads"]["ndcg_at_10"] == pytest.approx((SECOND + 1 / math.log2(5)) / 2)
-    assert measured["on_never_shown_ads"]["corpus_recall_at_4"] == 0.0
+    # Positions 1 and 3 of the seen ads; the unseen ad is last, beyond the four.
+    assert measured.metrics["corpus_recall_at_2"] == pytest.approx(1 / 3)
+    assert measured.on_seen_ads["corpus_recall_at_2"] == 0.5
+    assert measured.on_seen_ads["corpus_recall_at_4"] == 1.0
+    assert measured.on_seen_ads["ndcg_at_10"] == pytest.approx((SECOND + 1 / math.log2(5)) / 2)
+    assert measured.on_unseen_ads["corpus_recall_at_4"] == 0.0
 
 
-def test_without_clicks_on_never_shown_ads_there_is_nothing_to_say_of_them():
+def test_without_clicks_on_unseen_ads_they_are_not_measured():
     measured = corpus_ranking.per_click(fixed(SCORES), queries(1), np.array([1]), ADS)
-    assert measured["on_never_shown_ads"] is None
+    assert measured.on_unseen_ads is None
     measured = corpus_ranking.per_click(fixed(SCORES), queries(1), np.array([4]), ADS)
-    assert measured["on_seen_ads"] is None
+    assert measured.on_seen_ads is None
 
 
 def test_auc_names_the_ads_that_clicked_ones_are_compared_with(monkeypatch):
@@ -62,15 +62,15 @@ def test_auc_names_the_ads_that_clicked_ones_are_compared_with(monkeypatch):
     measured = corpus_ranking.per_click(fixed(SCORES), queries(1), np.array([1]), ADS)
     # Ad 1 beats ads 0, 2 and 4 of the four others, and loses to ad 3. Drawn by training
     # clicks the others are ads 2 and 3, two clicks each. Four standard deviations are 0.014.
-    assert measured["auc_against_uniform_ads"] == pytest.approx(0.75, abs=0.014)
-    assert measured["auc_against_popular_ads"] == pytest.approx(0.5, abs=0.02)
+    assert measured.metrics["auc_against_uniform_ads"] == pytest.approx(0.75, abs=0.014)
+    assert measured.metrics["auc_against_popular_ads"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_equal_scores_count_half():
     measured = corpus_ranking.per_click(
         fixed(np.zeros((1, 5), np.float32)), queries(2), np.array([1, 0]), ADS
     )
-    assert measured["auc_against_uniform_ads"] == 0.5
+    assert measured.metrics["auc_against_uniform_ads"] == 0.5
 
 
 def test_coverage_and_popularity_bias_tell_what_the_lists_hold(monkeypatch):
@@ -78,14 +78,14 @@ def test_coverage_and_popularity_bias_tell_what_the_lists_hold(monkeypatch):
     monkeypatch.setattr(corpus_ranking, "COVERAGE_AT", (1, 3))
     scores = np.array([[9, 8, 7, 0, 0], [9, 8, 0, 7, 0]], np.float32)
     measured = corpus_ranking.per_click(fixed(scores), queries(2), np.array([1, 3]), ADS)
-    assert measured["catalogue_coverage_at_1"] == 0.2  # ad 0
-    assert measured["catalogue_coverage_at_3"] == 0.8  # ads 0, 1, 2, 3
+    assert measured.metrics["catalogue_coverage_at_1"] == 0.2  # ad 0
+    assert measured.metrics["catalogue_coverage_at_3"] == 0.8  # ads 0, 1, 2, 3
     # Lists 0 1 2 and 0 1 3. Clicks 0 6 2 2 0 have percentiles .2 .9 .6 .6 .2.
-    assert measured["popularity_percentile_at_10"] == pytest.approx(
+    assert measured.metrics["popularity_percentile_at_10"] == pytest.approx(
         (0.2 + 0.9 + 0.6 + 0.2 + 0.9 + 0.6) / 6
     )
     # Exposures 0 1 1 2 2: 2 (1·0 + 2·1 + 3·1 + 4·2 + 5·2) / (5 · 6) − 6/5 = 46/30 − 36/30.
-    assert measured["exposure_gini_at_10"] == pytest.approx(1 / 3)
+    assert measured.metrics["exposure_gini_at_10"] == pytest.approx(1 / 3)
 
 
 def users_of(users, ad_rows, seen_users, seen_rows, num_ads=5):

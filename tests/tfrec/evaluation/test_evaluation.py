@@ -8,9 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tfrec import calibration, evaluation, ranking, retrieval
-from tfrec import config as config
-from tfrec.evaluation import ground_truth, logged_quality
+from tfrec import calibration, config, evaluation, metrics, ranking, retrieval
+from tfrec.evaluation import ground_truth, realized
 from tfrec.retrieval import retrieval_training
 from tfrecords import convert, reader, records, schema
 
@@ -31,64 +30,80 @@ def report(data_set, models, synthetic_log):
     return evaluation.evaluate(data_set, models, synthetic_log.directory)
 
 
-def test_the_report_is_json_and_covers_every_head(report, data_set):
-    assert json.loads(json.dumps(report)) == report
-    assert report["absent_heads"] == []
-    assert report["impressions"] == data_set.num_rows("test")
-    assert list(report["ranker"]) == ["click", "engagement", "revenue"]
+def test_the_report_is_read_as_it_was_written_and_covers_every_head(report, data_set):
+    text = json.dumps(report.to_json())
+    assert evaluation.EvaluationReport.model_validate_json(text) == report
+    assert report.absent_heads == []
+    assert report.impressions == data_set.num_rows("test")
+    assert list(report.ranker) == ["click", "engagement", "revenue"]
 
 
-def test_every_ranker_metric_stands_beside_its_ceiling(report):
-    for metrics in report["ranker"].values():
-        assert metrics["planted"].keys() == metrics.keys() & logged_quality.METRICS
-        low, high = metrics["intervals"]["auc_share_of_achievable"]
-        assert low < metrics["auc_share_of_achievable"] < high
-    click = report["ranker"]["click"]
-    assert 0.5 < click["auc"] < click["planted"]["auc"] < 1.0
-    assert click["normalized_entropy"] > click["planted"]["normalized_entropy"]
-    assert click["auc_share_of_achievable"] == pytest.approx(
-        (click["auc"] - 0.5) / (click["planted"]["auc"] - 0.5)
+def test_a_report_for_a_manifest_leaves_out_segments_and_curves(report):
+    assert report.to_json().keys() - report.summary().keys() == {"segments", "curves"}
+
+
+def test_every_ranker_metric_has_a_ceiling(report):
+    for quality in report.ranker.values():
+        share = quality.metrics["auc_share_of_achievable"]
+        low, high = share.interval
+        assert low < share.value < high
+        for name, own in quality.metrics.items():
+            if name != "auc_share_of_achievable":
+                assert (own.ground_truth is None) == (own.value is None)
+    click = report.ranker["click"].metrics
+    auc = click["auc"]
+    assert 0.5 < auc.value < auc.ground_truth < 1.0
+    assert click["normalized_entropy"].value > click["normalized_entropy"].ground_truth
+    assert click["auc_share_of_achievable"].value == pytest.approx(
+        (auc.value - 0.5) / (auc.ground_truth - 0.5)
     )
 
 
-def test_retrieval_stands_beside_popularity_and_the_planted_optimum(report):
-    retrieval = report["retrieval"]
-    assert retrieval["num_ads"] == 300
-    for name in ("two_tower", "popularity", "planted"):
-        recall = [retrieval[name][f"corpus_recall_at_{k}"] for k in (10, 50, 100, 500)]
+def test_the_ceiling_of_revenues_auc_is_that_of_the_probability_of_revenue(
+    report, data_set, synthetic_log
+):
+    """Expected revenue is a poorer order of the rows with revenue, so its AUC is no ceiling."""
+    truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
+    revenue = np.concatenate([w["revenue"] for w in data_set.windows("test")])
+    ceiling = metrics.auc(revenue, truth.rows["engagement_probability"])
+    auc = report.ranker["revenue"].metrics["auc"]
+    assert auc.ground_truth == pytest.approx(ceiling)
+    assert ceiling > metrics.auc(revenue, truth.rows["expected_revenue"])
+    share = report.ranker["revenue"].metrics["auc_share_of_achievable"].value
+    assert share == pytest.approx((auc.value - 0.5) / (ceiling - 0.5))
+
+
+def test_retrieval_is_compared_with_popularity_and_the_ground_truth(report):
+    retrieval = report.retrieval
+    assert retrieval.num_ads == 300
+    assert list(retrieval.recommenders) == ["two_tower", "popularity", "ground_truth"]
+    for quality in retrieval.recommenders.values():
+        own = quality.metrics
+        recall = [own[f"corpus_recall_at_{k}"] for k in (10, 50, 100, 500)]
         assert recall == sorted(recall)
         assert recall[-1] == 1.0  # 500 of 300 ads
-        assert recall[0] > retrieval[name]["ndcg_at_10"] > 0
-        assert retrieval[name]["catalogue_coverage_at_500"] == 1.0
-        assert 0 < retrieval[name]["catalogue_coverage_at_10"] <= 1.0
-        assert retrieval[name]["on_never_shown_ads"] is None  # 4,000 impressions show them all
-        assert retrieval[name]["on_seen_ads"] == {k: retrieval[name][k] for k in PER_CLICK}
-    assert retrieval["num_clicks_on_seen_ads"] == retrieval["num_clicks"]
-    assert retrieval["num_clicks_on_never_shown_ads"] == 0
-    planted = retrieval["planted"]
+        assert recall[0] > own["ndcg_at_10"] > 0
+        assert own["catalogue_coverage_at_500"] == 1.0
+        assert 0 < own["catalogue_coverage_at_10"] <= 1.0
+        assert quality.on_unseen_ads is None  # 4,000 impressions show them all
+        assert quality.on_seen_ads == {k: own[k] for k in PER_CLICK}
+    assert retrieval.num_clicks_on_unseen_ads == 0
+    two_tower, popularity, best = (own.metrics for own in retrieval.recommenders.values())
     for key in ("corpus_recall_at_50", "ndcg_at_10", "auc_against_uniform_ads"):
-        assert planted[key] > retrieval["two_tower"][key]
-    assert planted["auc_against_popular_ads"] > 0.5
-    assert retrieval["popularity"]["catalogue_coverage_at_10"] == pytest.approx(10 / 300)
-    assert retrieval["popularity"]["popularity_percentile_at_10"] > 0.95
-    assert 0.5 < retrieval["clicked_popularity_percentile"] < 0.95
+        assert best[key] > two_tower[key]
+    assert best["auc_against_popular_ads"] > 0.5
+    assert popularity["catalogue_coverage_at_10"] == pytest.approx(10 / 300)
+    assert popularity["popularity_percentile_at_10"] > 0.95
+    assert 0.5 < retrieval.clicked_popularity_percentile < 0.95
+    assert retrieval.share_of_achievable == pytest.approx(
+        {key: two_tower[key] / best[key] for key in ("corpus_recall_at_500", "ndcg_at_10")}
+    )
 
 
-def test_the_shares_of_the_achievable_are_those_of_the_planted_truth(report):
-    retrieval = report["retrieval"]
-    for key, share in (
-        ("ndcg_at_10", "ndcg_at_10_share_of_achievable"),
-        ("corpus_recall_at_500", "recall_at_500_share_of_achievable"),
-    ):
-        expected = retrieval["two_tower"][key] / retrieval["planted"][key]
-        assert retrieval[share] == pytest.approx(expected)
-
-
-def test_without_a_user_key_what_needs_users_is_none_and_named(report):
-    retrieval = report["retrieval"]
-    assert retrieval["item_knn"] is None
-    assert retrieval["two_tower"]["excluding_seen"] is None
-    assert retrieval["absent"] == {
+def test_without_a_user_key_what_needs_users_is_absent_and_named(report):
+    assert "item_knn" not in report.retrieval.recommenders
+    assert report.retrieval.recommenders["two_tower"].excluding_seen is None
+    assert report.retrieval.absent == {
         "excluding_seen": "the schema names no user_key",
         "item_knn": "the schema names no user_key",
     }
@@ -125,67 +140,57 @@ def tastes(retrieval_config, tmp_path_factory):
 
 def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
     report = evaluation.evaluate_retrieval(*tastes)
-    assert "absent" not in report
-    assert report["num_users"] == 60
-    assert report["num_clicks"] == 60 * 5
-    for name in ("two_tower", "popularity", "item_knn"):
-        per_user = report[name]["excluding_seen"]
+    assert report.absent == {}
+    assert report.num_users == 60
+    assert report.num_clicks == 60 * 5
+    assert list(report.recommenders) == ["two_tower", "popularity", "item_knn"]
+    for quality in report.recommenders.values():
         # All of a user's five held-out songs are among the 80, and none was clicked before.
-        assert per_user["corpus_recall_at_100"] == pytest.approx(1.0)
+        assert quality.excluding_seen["corpus_recall_at_100"] == pytest.approx(1.0)
         # Leaving out what the user knows makes room for what is held out.
-        assert per_user["corpus_recall_at_50"] >= report[name]["corpus_recall_at_50"]
+        by_user = quality.excluding_seen["corpus_recall_at_50"]
+        assert by_user >= quality.metrics["corpus_recall_at_50"]
     # Of the 20 to 27 songs of the user's half that are left, 10 hold about 10/27 to 10/20 of
     # the five; of both halves' about 65, popularity finds 10/65.
-    assert report["item_knn"]["excluding_seen"]["corpus_recall_at_10"] > 0.3
-    assert report["popularity"]["excluding_seen"]["corpus_recall_at_10"] < 0.25
+    assert report.recommenders["item_knn"].excluding_seen["corpus_recall_at_10"] > 0.3
+    assert report.recommenders["popularity"].excluding_seen["corpus_recall_at_10"] < 0.25
 
 
 def test_fewer_clicks_can_be_measured_one_by_one(tastes):
     report = evaluation.evaluate_retrieval(*tastes, max_clicks=7)
-    assert report["num_clicks"] == 7
-    assert report["num_users"] == 60
+    assert report.num_clicks == 7
+    assert report.num_users == 60
 
 
-def test_no_choice_of_ten_ads_beats_the_best_possible(report):
-    ten = report["ten_ads"]
-    best = ten["best_possible"]
-    assert best == pytest.approx(ten["best_of_the_candidates"])  # every ad is a candidate here
-    for chooser in ("retrieval_then_ranker", "retrieval_alone", "popularity", "random"):
-        assert ten[chooser] < best
-    assert ten["retrieval_then_ranker"] > ten["random"]
-
-
-def test_the_funnel_adds_up_and_stands_on_the_truth(report):
-    funnel = report["funnel"]
-    assert (funnel["truth"], funnel["ads"], funnel["candidates"]) == ("planted", 300, 300)
-    assert (funnel["index"], funnel["filters"]) == ("exact search", None)
-    for name in ("utility", "click"):
-        own = funnel[name]
-        assert sum(own["lost"].values()) == pytest.approx(own["best_possible"] - own["returned"])
-        assert own["lost"]["tower"] == pytest.approx(0.0)  # every ad is a candidate here
-        assert own["lost"]["index"] == own["lost"]["filters"] == 0.0
-        assert own["lost"]["ranker"] > 0.0
-    assert funnel["click"]["lost"]["calibration"] == pytest.approx(0.0)
-    ten = report["ten_ads"]
-    assert funnel["click"]["returned"] == pytest.approx(10 * ten["retrieval_then_ranker"])
-    assert funnel["click"]["best_possible"] == pytest.approx(10 * ten["best_possible"])
-    ndcg = funnel["ndcg_at_10_retrieved_lists"]
+def test_the_losses_of_the_funnel_add_up(report):
+    funnel = report.funnel
+    assert (funnel.truth, funnel.ads, funnel.candidates) == ("ground truth", 300, 300)
+    assert (funnel.index, funnel.filters) == ("exact search", None)
+    for own in funnel.utilities.values():
+        lost = {stage: loss.value for stage, loss in own.lost.items()}
+        assert sum(lost.values()) == pytest.approx(own.best_possible.value - own.returned.value)
+        assert lost["tower"] == pytest.approx(0.0)  # every ad is a candidate here
+        assert lost["index"] == lost["filters"] == 0.0
+        assert lost["ranker"] > 0.0
+    assert funnel.utilities["click"].lost["calibration"].value == pytest.approx(0.0)
+    ndcg = funnel.ndcg_at_10_retrieved_lists
     assert set(ndcg) == {"click", "engagement", "revenue", "utility"}
-    assert all(0 < own["value"] < 1 for own in ndcg.values())
+    assert all(0 < own.value < 1 for own in ndcg.values())
 
 
-def test_what_ten_ads_bring_stands_between_random_and_the_optimum(report):
-    choosers = report["realised"]["choosers"]
+def test_what_ten_ads_bring_is_between_random_and_the_optimum(report):
+    choosers = report.realized.choosers
     assert list(choosers) == ["system", "optimum", "retrieval_alone", "popularity", "random"]
 
     def value(name):
-        return sum(choosers[name][outcome] for outcome in ("clicks", "engagements", "revenue"))
+        return sum(own.value for own in choosers[name].values())
 
     assert value("random") < value("system") < value("optimum")
     for own in choosers.values():
-        assert own["engagements"] < own["clicks"] < 10
+        assert list(own) == ["clicks", "engagements", "revenue"]
+        assert own["engagements"].value < own["clicks"].value < 10
         # 2,000 ads: one draw of the clicks is within a few standard errors of what is expected.
-        assert own["simulated"]["clicks"] == pytest.approx(own["clicks"], rel=0.25)
+        assert own["clicks"].simulated == pytest.approx(own["clicks"].value, rel=0.25)
 
 
 def test_ads_in_their_slots_are_clicked_less_the_further_down(data_set, synthetic_log):
@@ -193,7 +198,7 @@ def test_ads_in_their_slots_are_clicked_less_the_further_down(data_set, syntheti
     order = ground_truth.catalogue_order(truth, data_set.catalogue())
     requests = truth.sample_requests.slice(0, 5)
     rows = np.tile([7, 3, 7], (5, 1))
-    shown = ground_truth.shown(truth, order, requests, rows)
+    shown = realized.shown(truth, order, requests, rows)
     values = ground_truth.value_matrices(truth, order, requests)
     np.testing.assert_allclose(shown.click[:, 0], values["click"][:, 7], rtol=1e-9)
     # Position 2 takes 0.3·ln 3 = 0.32958 from the logit.
@@ -206,18 +211,19 @@ def test_ads_in_their_slots_are_clicked_less_the_further_down(data_set, syntheti
     )
 
 
-def test_quality_is_told_apart_by_advertiser_position_and_new_ads(report, data_set):
-    segments = report["segments"]
+def test_quality_is_measured_by_advertiser_position_and_new_ads(report, data_set):
+    segments = report.segments
     # Of 300 ads: C13 has 20 advertisers, C17 10 categories, nearest to √300 = 17.3.
-    assert segments["by"] == ["C13", "C17", "ads", "position"]
-    assert segments["absent"] == {}
-    for head in ("click", "engagement"):
-        for name in segments["by"]:
-            rows = sum(own["rows"] for own in segments[head][name])
-            assert rows == data_set.num_rows("test")
-    first = segments["click"]["position"][0]
-    assert first["value"] == "0"
-    assert first["rows"] == data_set.num_requests("test")
+    assert segments.by == ["C13", "C17", "ads", "position"]
+    assert segments.absent == {}
+    assert list(segments.heads) == ["click", "engagement"]
+    for cuts in segments.heads.values():
+        assert list(cuts) == segments.by
+        for own in cuts.values():
+            assert sum(segment.rows for segment in own) == data_set.num_rows("test")
+    first = segments.heads["click"]["position"][0]
+    assert first.value == "0"
+    assert first.rows == data_set.num_requests("test")
 
 
 def test_segments_by_fields_that_are_none_are_refused(data_set, models):
@@ -238,23 +244,23 @@ def test_a_worse_index_and_filters_are_charged_with_their_losses(data_set, model
 
     plain = config.EvaluationConfig(resamples=0)
     truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
-    funnel = evaluation.evaluate_whole_system(data_set, models, truth, open_index, plain)
-    own = funnel["funnel"]["click"]
-    assert own["lost"]["index"] > 0
-    assert own["lost"]["filters"] > own["lost"]["index"]
-    assert sum(own["lost"].values()) == pytest.approx(own["best_possible"] - own["returned"])
-    assert (funnel["funnel"]["index"], funnel["funnel"]["filters"]) == (
-        "every second ad",
-        "the first 20 ads",
-    )
-    clicks = evaluation.evaluate_whole_system(data_set, models, None, open_index, plain)["funnel"]
-    assert clicks["truth"] == "held-out clicks"
-    assert clicks["clicks"] == data_set.label_sum("test", "click")
-    survived = clicks["survived"]
-    assert survived["tower"] == 1.0
-    assert 1.0 > survived["index"] > survived["filters"] >= survived["ranker"] > 0.0
-    assert sum(clicks["lost"].values()) == pytest.approx(1.0 - clicks["returned"])
-    assert clicks["beside"]["random_10"] == pytest.approx(10 / 300)
+    funnel, _ = evaluation.evaluate_whole_system(data_set, models, truth, open_index, plain)
+    own = funnel.utilities["click"]
+    lost = {stage: loss.value for stage, loss in own.lost.items()}
+    assert lost["index"] > 0
+    assert lost["filters"] > lost["index"]
+    assert sum(lost.values()) == pytest.approx(own.best_possible.value - own.returned.value)
+    assert (funnel.index, funnel.filters) == ("every second ad", "the first 20 ads")
+    clicks, value = evaluation.evaluate_whole_system(data_set, models, None, open_index, plain)
+    assert value is None
+    assert clicks.truth == "held-out clicks"
+    assert clicks.clicks == data_set.label_sum("test", "click")
+    survived = [share.value for share in clicks.survived.values()]
+    assert list(clicks.survived) == ["tower", "index", "filters", "ranker"]
+    assert survived[0] == 1.0
+    assert 1.0 > survived[1] > survived[2] >= survived[3] > 0.0
+    assert sum(loss.value for loss in clicks.lost.values()) == pytest.approx(1.0 - survived[3])
+    assert clicks.baselines["random_10"] == pytest.approx(10 / 300)
 
 
 def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
@@ -268,15 +274,15 @@ def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
     encoded = truth.encode(data_set, truth.sample_requests)
     query = np.concatenate([w["query"] for w in windows])
     np.testing.assert_array_equal(encoded, query[: len(encoded)])
-    planted_rows = records.read_arrow(synthetic_log.truth)["click_probability"].to_numpy()
-    np.testing.assert_array_equal(truth.rows["click_probability"], planted_rows[-len(clicks) :])
+    true_rows = records.read_arrow(synthetic_log.truth)["click_probability"].to_numpy()
+    np.testing.assert_array_equal(truth.rows["click_probability"], true_rows[-len(clicks) :])
 
 
-def test_the_planted_click_matrix_agrees_with_the_planted_rows(data_set, synthetic_log):
+def test_the_true_values_of_all_ads_agree_with_those_of_the_log(data_set, synthetic_log):
     truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
     first = np.flatnonzero(truth.log["position"].to_numpy() == 0)[:50]
     order = ground_truth.catalogue_order(truth, data_set.catalogue())
-    matrix = ground_truth.click_matrix(truth, order, truth.log.take(first))
+    matrix = ground_truth.value_matrices(truth, order, truth.log.take(first))["click"]
     ad_rows = np.concatenate([w["ad_row"] for w in data_set.windows("test")])[first]
     np.testing.assert_allclose(
         matrix[np.arange(len(first)), ad_rows], truth.rows["click_probability"][first], rtol=1e-5
@@ -311,30 +317,30 @@ def click_only_report(click_only):
 
 def test_a_test_part_without_clicks_gives_none_where_a_metric_is_undefined(click_only_report):
     report = click_only_report
-    click = report["ranker"]["click"]
-    assert click["auc"] is None
-    assert click["normalized_entropy"] is None
-    assert click["calibration_ratio"] is None
-    assert click["ndcg_at_10_logged_lists"] is None
-    assert click["absent"].keys() == {
+    click = report.ranker["click"].metrics
+    assert {name for name, own in click.items() if own.absent is not None} == {
         "auc", "per_user_auc", "normalized_entropy", "calibration_ratio",
         "ndcg_at_10_logged_lists",
     }  # fmt: skip
-    assert report["funnel"]["absent"] == "the split has no clicks"
-    assert report["segments"]["absent"]["position"] == "the schema names no position"
-    assert np.isfinite(click["log_loss"])
-    assert report["retrieval"] == {
-        "num_ads": report["retrieval"]["num_ads"],
-        "num_clicks": 0,
+    assert {name for name, own in click.items() if own.value is None} == {
+        name for name, own in click.items() if own.absent is not None
     }
-    assert json.loads(json.dumps(report)) == report
+    assert report.funnel.absent == "the split has no clicks"
+    assert report.segments.absent["position"] == "the schema names no position"
+    assert np.isfinite(click["log_loss"].value)
+    assert (
+        report.retrieval.to_json().keys()
+        == evaluation.RetrievalQuality(num_ads=1, num_clicks=0).to_json().keys()
+    )
+    text = json.dumps(report.to_json())
+    assert evaluation.EvaluationReport.model_validate_json(text) == report
 
 
-def test_a_log_with_clicks_alone_says_which_heads_are_absent(click_only_report):
+def test_a_log_with_clicks_alone_names_the_absent_heads(click_only_report):
     report = click_only_report
-    assert report["absent_heads"] == ["engagement", "revenue"]
-    assert list(report["ranker"]) == ["click"]
-    assert "ten_ads" not in report
+    assert report.absent_heads == ["engagement", "revenue"]
+    assert list(report.ranker) == ["click"]
+    assert report.realized is None
 
 
 def test_a_log_without_training_or_validation_clicks_cannot_train_retrieval(

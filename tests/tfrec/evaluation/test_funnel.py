@@ -12,7 +12,13 @@ COLUMNS = np.arange(5)[None]
 
 
 def stages(measured):
-    return list(measured["lost"].values())
+    return [loss.value for loss in measured.lost.values()]
+
+
+def measure(lists, scores, weights):
+    return funnel.measure_value(
+        lists, scores, weights, CONFIG, candidates=500, ads=1_000, index="exact search"
+    )
 
 
 def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
@@ -23,17 +29,17 @@ def test_each_stage_is_charged_with_what_it_takes_from_the_best_that_is_left():
     lists = funnel.TrueValues(
         {"click": np.array([155.0])}, {"click": tower}, {"click": index}, {"click": filtered}
     )
-    measured = funnel.measure(lists, {"click": filtered}, CLICK, CONFIG)["click"]
+    measured = measure(lists, {"click": filtered}, CLICK).utilities["click"]
     assert stages(measured) == [10.0, 10.0, 45.0, 0.0, 0.0]
-    assert measured["returned"] == 90.0
-    assert measured["share_returned"] == pytest.approx(90 / 155)
+    assert measured.returned.value == 90.0
+    assert measured.share_returned.value == pytest.approx(90 / 155)
 
 
 def test_a_ranker_that_orders_wrongly_loses_and_one_head_has_no_calibration_to_lose():
     values = np.arange(12.0)[None]  # the best ten sum to 65, the worst ten to 45
     lists = funnel.TrueValues({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
     for scores, lost in ((values, 0.0), (-values, 20.0)):
-        measured = funnel.measure(lists, {"click": scores}, CLICK, CONFIG)["click"]
+        measured = measure(lists, {"click": scores}, CLICK).utilities["click"]
         assert stages(measured) == [0.0, 0.0, 0.0, lost, 0.0]
 
 
@@ -45,13 +51,13 @@ def test_a_head_on_the_wrong_scale_is_charged_to_calibration():
     best = funnel.sum_of_ten(click + revenue)
     lists = funnel.TrueValues({"both": best}, values, values, values)
     # Each head is a rising function of the truth, so that no order is lost within a head.
-    measured = funnel.measure(lists, {"click": click, "revenue": 50 * revenue}, weights, CONFIG)
-    tower, index, filters, ranker, calibration = stages(measured["both"])
+    measured = measure(lists, {"click": click, "revenue": 50 * revenue}, weights)
+    tower, index, filters, ranker, calibration = stages(measured.utilities["both"])
     assert tower == index == filters == 0.0
     assert ranker == pytest.approx(0.0, abs=1e-6)
     assert calibration > 0.5
-    assert measured["ndcg_at_10_retrieved_lists"]["revenue"]["value"] == pytest.approx(1.0)
-    assert measured["ndcg_at_10_retrieved_lists"]["both"]["value"] < 1.0
+    assert measured.ndcg_at_10_retrieved_lists["revenue"].value == pytest.approx(1.0)
+    assert measured.ndcg_at_10_retrieved_lists["both"].value < 1.0
 
 
 def test_the_losses_add_up():
@@ -65,12 +71,12 @@ def test_the_losses_add_up():
     weights = {"both": {"click": 1.0, "revenue": 2.0}, "click": {"click": 1.0}}
     best = {n: funnel.sum_of_ten(candidates.utility(w, values)) for n, w in weights.items()}
     lists = funnel.TrueValues(best, part(0, 55), part(5, 55), part(10, 50))
-    measured = funnel.measure(lists, scores, weights, CONFIG)
-    for name in weights:
-        own = measured[name]
-        assert sum(own["lost"].values()) == pytest.approx(own["best_possible"] - own["returned"])
-        low, high = own["intervals"]["share_returned"]
-        assert low <= own["share_returned"] <= high
+    measured = measure(lists, scores, weights)
+    assert list(measured.utilities) == list(weights)
+    for own in measured.utilities.values():
+        assert sum(stages(own)) == pytest.approx(own.best_possible.value - own.returned.value)
+        low, high = own.share_returned.interval
+        assert low <= own.share_returned.value <= high
 
 
 def test_recalibration_joins_the_means_of_isotonic_steps():
@@ -84,10 +90,10 @@ def test_recalibration_joins_the_means_of_isotonic_steps():
 def test_no_candidates_are_worth_nothing():
     none = {"click": np.empty((2, 0))}
     lists = funnel.TrueValues({"click": np.array([3.0, 5.0])}, none, none, none)
-    measured = funnel.measure(lists, none, CLICK, CONFIG)
-    assert measured["click"]["lost"]["tower"] == 4.0
-    assert measured["click"]["returned"] == 0.0
-    assert measured["ndcg_at_10_retrieved_lists"]["click"]["value"] is None
+    measured = measure(lists, none, CLICK)
+    assert measured.utilities["click"].lost["tower"].value == 4.0
+    assert measured.utilities["click"].returned.value == 0.0
+    assert measured.ndcg_at_10_retrieved_lists["click"].value is None
 
 
 def test_best_ten_orders_by_score_then_by_the_second_score_then_as_they_stand():

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tfrec import metrics
+from tfrec import heads, metrics
 from tfrec.evaluation import head_quality, segments
 
 
@@ -17,25 +17,37 @@ def rows_of(labels, list_lengths=None, unit=None, count=20):
     )
 
 
-def test_every_metric_that_is_none_has_its_reason():
-    for labels in ([0, 0, 0], [1, 1, 1], []):
-        rows = rows_of(labels)
-        for report in (
-            head_quality.of_probability(rows, np.full(len(labels), 0.2)),
-            head_quality.of_amount(rows, np.full(len(labels), 0.2), np.full(len(labels), 0.2)),
-        ):
-            missing = {name for name, value in report.items() if value is None}
-            assert missing == set(report["absent"])
-            assert "auc" in missing
-            assert not missing & set(report["intervals"])
+def of_probability(rows, probabilities):
+    scores = head_quality.HeadScores(np.asarray(probabilities), np.asarray(probabilities))
+    return head_quality.measure(heads.CLICK, rows, scores)
+
+
+def of_amount(rows, expected, positive):
+    scores = head_quality.HeadScores(np.asarray(expected), np.asarray(positive))
+    return head_quality.measure(heads.HEADS["revenue"], rows, scores)
+
+
+def test_every_metric_without_a_value_has_its_reason():
+    for labels in ([0, 0, 0], [1, 1, 1]):
+        rows, scores = rows_of(labels), np.full(3, 0.2)
+        for quality in (of_probability(rows, scores), of_amount(rows, scores, scores)):
+            assert quality.metrics["auc"].value is None
+            for own in quality.metrics.values():
+                assert (own.value is None) == (own.absent is not None)
+                assert own.value is not None or own.interval is None
+
+
+def test_without_rows_nothing_is_measured():
+    quality = of_probability(rows_of([]), [])
+    assert (quality.labelled, quality.metrics, quality.calibration_curve) == (0, {}, [])
 
 
 def test_one_row_has_no_intervals_but_is_measured():
-    report = head_quality.of_probability(rows_of([1]), np.array([0.5]))
-    assert report["log_loss"] == pytest.approx(0.693147, abs=1e-6)
-    assert report["calibration_ratio"] == 0.5
-    assert report["absent"]["auc"] == "the rows are all of one class"
-    assert "auc" not in report["intervals"]
+    found = of_probability(rows_of([1]), [0.5]).metrics
+    assert found["log_loss"].value == pytest.approx(0.693147, abs=1e-6)
+    assert found["calibration_ratio"].value == 0.5
+    assert found["auc"].absent == "the rows are all of one class"
+    assert found["log_loss"].interval is None
 
 
 def test_intervals_hold_their_values_and_shrink_with_rows():
@@ -44,11 +56,11 @@ def test_intervals_hold_their_values_and_shrink_with_rows():
     for count in (200, 3_200):
         p = rng.uniform(0.05, 0.6, count)
         rows = rows_of(rng.random(count) < p, [4] * (count // 4), count=100)
-        report = head_quality.of_probability(rows, p)
-        for name, (low, high) in report["intervals"].items():
-            if name != "expected_calibration_error":
-                assert low <= report[name] <= high
-        low, high = report["intervals"]["auc"]
+        found = of_probability(rows, p).metrics
+        for own in found.values():
+            if own.interval is not None:
+                assert own.interval[0] <= own.value <= own.interval[1]
+        low, high = found["auc"].interval
         widths.append(high - low)
     assert 2.5 < widths[0] / widths[1] < 6.5  # sixteen times the rows: about a quarter
 
@@ -56,36 +68,46 @@ def test_intervals_hold_their_values_and_shrink_with_rows():
 def test_per_user_auc_is_measured_where_users_are_known():
     # Two users, each ordered rightly, whose scores are on different levels.
     labels, scores = np.array([1, 0, 1, 0]), np.array([0.2, 0.1, 0.9, 0.8])
-    report = head_quality.of_probability(rows_of(labels, unit=[0, 0, 1, 1]), scores)
-    assert report["per_user_auc"] == 1.0
-    assert report["auc"] == 0.75
-    without = head_quality.of_probability(rows_of(labels), scores)
-    assert without["absent"] == {
+    found = of_probability(rows_of(labels, unit=[0, 0, 1, 1]), scores).metrics
+    assert found["per_user_auc"].value == 1.0
+    assert found["auc"].value == 0.75
+    without = of_probability(rows_of(labels), scores).metrics
+    absent = {name: own.absent for name, own in without.items() if own.absent is not None}
+    assert absent == {
         "per_user_auc": "the schema names no user_key",
         "ndcg_at_10_logged_lists": "no list of at least two ads has a positive",
     }
 
 
-def test_the_calibration_curve_has_observed_beside_predicted():
+def test_the_calibration_curve_has_predicted_and_observed_means():
     labels = np.repeat([0.0, 1.0], 30)
     curve = head_quality.calibration_curve(rows_of(labels), np.repeat([0.25, 0.75], 30))
-    assert [point["rows"] for point in curve] == [30, 30]  # equal predictions share a bin
-    assert curve[0]["predicted"] == 0.25
-    assert curve[0]["observed"] == 0.0
-    assert curve[-1]["predicted"] == 0.75
-    assert curve[-1]["interval"] == [1.0, 1.0]
+    assert [own.rows for own in curve] == [30, 30]  # equal predictions share a bin
+    assert [own.predicted for own in curve] == [0.25, 0.75]
+    assert [own.observed.value for own in curve] == [0.0, 1.0]
+    assert curve[-1].observed.interval == (1.0, 1.0)
 
 
-def test_zero_part_and_amount_of_amount_are_measured_apart():
+def test_the_zero_part_of_an_amount_has_metrics_of_its_own():
     revenue = np.array([0.0, 0.0, 3.0, 1.0])
-    report = head_quality.of_amount(
-        rows_of(revenue), np.array([0.1, 0.2, 1.5, 0.2]), np.array([0.5, 0.5, 0.5, 0.5])
-    )
-    assert report["calibration_ratio"] == pytest.approx(2.0 / 4.0)
-    assert report["normalized_entropy_of_zero_part"] == pytest.approx(1.0)  # the rate is 1/2
+    found = of_amount(rows_of(revenue), [0.1, 0.2, 1.5, 0.2], [0.5, 0.5, 0.5, 0.5]).metrics
+    assert found["calibration_ratio"].value == pytest.approx(2.0 / 4.0)
+    assert found["normalized_entropy_of_zero_part"].value == pytest.approx(1.0)  # the rate is 1/2
 
 
-def test_segments_by_value_name_the_frequent_ones_and_gather_the_rest():
+def test_ceilings_are_the_metrics_of_the_truth_and_that_of_the_auc_of_its_positive_part():
+    revenue = np.array([0.0, 0.0, 3.0, 1.0])
+    predicted = head_quality.HeadScores(np.array([0.1, 0.2, 1.5, 0.2]), np.full(4, 0.5))
+    # The true probabilities of revenue order the rows perfectly; their expected revenues do not.
+    truth = head_quality.HeadScores(np.array([0.9, 0.1, 2.0, 0.5]), np.array([0.1, 0.2, 0.8, 0.9]))
+    found = head_quality.measure(heads.HEADS["revenue"], rows_of(revenue), predicted, truth).metrics
+    assert found["auc"].value == 3.5 / 4  # 1.5 is above both; 0.2 above 0.1 and equal to 0.2
+    assert found["auc"].ground_truth == 1.0
+    assert found["auc_share_of_achievable"].value == pytest.approx(0.375 / 0.5)
+    assert found["calibration_ratio"].ground_truth == pytest.approx(3.5 / 4.0)
+
+
+def test_segments_by_value_are_the_frequent_values_and_all_others():
     column = pa.chunked_array([pa.array([*(f"a{i}" for i in range(12)), None])])
     # Ad i is shown 20 − i times; the ad without a value is shown most.
     shown = np.repeat(np.arange(13), [*(20 - i for i in range(12)), 30])
@@ -96,7 +118,7 @@ def test_segments_by_value_name_the_frequent_ones_and_gather_the_rest():
     assert np.bincount(cut.segment).tolist() == [30, 20, 19, 18, 17, 16, 15, 14, 55]
 
 
-def test_segments_by_position_gather_the_last_positions():
+def test_the_last_positions_are_one_segment():
     cut = segments._by_position(np.array([2, 0, 0, 25, 11]))
     assert list(cut.values) == ["0", "2", "11", "25"]
     assert cut.segment.tolist() == [1, 0, 0, 3, 2]
@@ -109,9 +131,9 @@ def test_a_segment_is_measured_against_its_own_rate():
     labels = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
     cut = segments.Segmentation("field", ("a", "b", "c"), np.array([0, 0, 1, 1, 9, 9]))
     known = np.array([True, True, True, True, True, False])
-    report = segments.measure(cut, rows_of(labels), np.full(5, 0.5), known)
-    assert [own["rows"] for own in report] == [2, 2, 0]
-    assert report[0]["normalized_entropy"] == pytest.approx(1.0)
-    assert report[0]["calibration_ratio"] == pytest.approx(1.0)
-    assert report[1]["absent"]["auc"] == "the segment's rows are all of one class"
-    assert report[2]["absent"]["observed"] == "no row of the segment has the label"
+    found = segments.measure(cut, rows_of(labels), np.full(5, 0.5), known)
+    assert [own.rows for own in found] == [2, 2, 0]
+    assert found[0].metrics["normalized_entropy"].value == pytest.approx(1.0)
+    assert found[0].metrics["calibration_ratio"].value == pytest.approx(1.0)
+    assert found[1].metrics["auc"].absent == "the segment's rows are all of one class"
+    assert found[2].metrics["observed"].absent == "no row of the segment has the label"

@@ -180,5 +180,11 @@ def test_rows_of_one_unit_have_no_interval():
 
 def test_the_interval_of_a_biased_metric_is_mirrored_and_ends_at_zero():
     # Percentiles 2.5 % and 97.5 % of 0.3 and 0.5 are these; mirrored at 0.2: 2·0.2 − 0.5 < 0.
-    samples = np.array([0.2] + [0.3] * 50 + [0.5] * 50)
-    assert bootstrap.biased_interval(samples) == pytest.approx([0.0, 0.1])
+    samples = np.array([0.2] + [0.1] * 50 + [0.5] * 50)
+    assert bootstrap.biased_interval(samples) == pytest.approx([0.0, 0.3])
+
+
+def test_the_interval_of_a_biased_metric_contains_its_value():
+    # Every resample is above the value: mirrored, 0.1 to 0.3 would leave out 0.4.
+    samples = np.array([0.4] + [0.5] * 50 + [0.7] * 50)
+    assert bootstrap.biased_interval(samples) == pytest.approx([0.1, 0.4])

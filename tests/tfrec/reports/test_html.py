@@ -1,16 +1,16 @@
 """The page of an evaluation: whole, without outside assets, and for every kind of log."""
 
 import html.parser
-import json
 import re
 
 import numpy as np
 import pytest
 
-from tfrec import config, ranking, retrieval
-from tfrec.evaluation import curve_points, evaluation
+from tfrec import config, evaluation, ranking, retrieval
+from tfrec.evaluation import curve_points
 from tfrec.reports import html as report_html
-from tfrec.reports import report_figures
+from tfrec.reports import report_figures, tables
+from tfrec.reports import text as report_text
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -56,19 +56,18 @@ def reports(data_set, trained, synthetic_log):
     two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
     models = evaluation.Models(two_tower, ranker, calibrators)
     few = config.EvaluationConfig(resamples=20)
-    planted = evaluation.evaluate(data_set, models, synthetic_log.directory, few)
-    real = {**planted, **evaluation.evaluate_whole_system(data_set, models, None, None, few)}
-    del real["realised"], real["ten_ads"]
-    return planted, json.loads(json.dumps(real))
+    with_truth = evaluation.evaluate(data_set, models, synthetic_log.directory, few)
+    funnel, _ = evaluation.evaluate_whole_system(data_set, models, None, None, few)
+    return with_truth, with_truth.model_copy(update={"funnel": funnel, "realized": None})
 
 
 @pytest.mark.trains
 def test_the_page_has_every_figure_and_needs_nothing_else(reports):
-    planted, _ = reports
-    text = report_html.render_report(planted, "synthetic")
+    with_truth, _ = reports
+    text = report_html.render_report(with_truth, "synthetic")
     page = Page(text)
     assert page.sections == [
-        "summary", "funnel", "realised", "click", "engagement", "revenue", "segments",
+        "summary", "funnel", "realized", "click", "engagement", "revenue", "segments",
         "retrieval", "reading",
     ]  # fmt: skip
     for head in ("click", "engagement", "revenue"):
@@ -82,36 +81,64 @@ def test_the_page_has_every_figure_and_needs_nothing_else(reports):
 
 
 @pytest.mark.trains
-def test_a_log_without_truth_has_a_page_too_and_what_it_calls_things_is_escaped(reports):
+def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(reports):
     _, real = reports
-    real["segments"]["click"]["C13"][0]["value"] = '<b>"&'
     text = report_html.render_report(real, "<script>alert(1)</script>")
     page = Page(text)
-    assert "realised" not in page.sections
+    assert "realized" not in page.sections
     assert "Funnel of clicks" in page.titles
     assert "&lt;script&gt;" in text
 
 
-def test_the_sentence_above_names_what_is_returned_and_the_worst_stage():
+@pytest.mark.trains
+def test_the_text_has_every_metric_of_the_heads_and_the_funnel(reports):
+    for report in reports:
+        text = report_text.report_as_text(report)
+        for label, value, *_ in tables.of_heads(report).rows:
+            assert re.search(rf"^{re.escape(label)} +{value} ", text, re.MULTILINE)
+        assert f"(index: {report.funnel.index}; filters: none)" in text
+        assert "Not measured: retrieval, item knn: the schema names no user_key" in text
+
+
+def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
     lost = {"tower": 1.0, "index": 0.0, "filters": 0.0, "ranker": 3.0, "calibration": 1.0}
-    own = {"best_possible": 10.0, "lost": lost, "returned": 5.0, "share_returned": 0.5}
-    own["intervals"] = {"share_returned": [0.4, 0.6]}
-    text = report_html.funnel_in_words({"truth": "planted", "utility": own, "click": own})
-    assert text.startswith(
+    own = evaluation.UtilityFunnel(
+        weights={"click": 1.0},
+        best_possible=evaluation.Estimate(value=10.0),
+        lost={stage: evaluation.Estimate(value=value) for stage, value in lost.items()},
+        returned=evaluation.Estimate(value=5.0),
+        share_returned=evaluation.Estimate(value=0.5, interval=(0.4, 0.6)),
+    )
+    setting = {"candidates": 500, "ads": 1_000, "index": "exact search"}
+    funnel = evaluation.ValueFunnel(
+        requests=9,
+        utilities={"utility": own, "click": own},
+        ndcg_at_10_retrieved_lists={},
+        **setting,
+    )
+    assert report_html.funnel_in_words(funnel).startswith(
         "50.0 % (40.0 % to 60.0 %) of the value of the best possible ten ads is returned; the "
         "ranker loses most, 30.0 %."
     )
-    clicks = {"truth": "held-out clicks", "clicks": 40, "returned": 0.25, "lost": {"tower": 0.75}}
+    clicks = evaluation.ClickFunnel(
+        clicks=40,
+        survived={"ranker": evaluation.Estimate(value=0.25)},
+        lost={"tower": evaluation.Estimate(value=0.75)},
+        **setting,
+    )
     assert report_html.funnel_in_words(clicks) == (
         "25.0 % of 40 held-out clicked ads are among the ten that are returned; the tower loses "
         "most, 75.0 %."
     )
 
 
-def test_a_waterfall_with_gains_and_without_value_is_drawn():
-    for stages in ([("a", 2.0), ("b", -0.5), ("c", 2.5)], [("a", 0.0), ("b", 0.0), ("c", 0.0)]):
-        svg = report_figures.waterfall("x", stages)
-        assert svg.startswith("<svg")
+@pytest.mark.parametrize("values", [(2.0, -0.5, 2.5), (0.0, 0.0, 0.0)])
+def test_a_waterfall_with_gains_and_without_value_is_drawn(values):
+    stages = [
+        (name, evaluation.Estimate(value=own)) for name, own in zip("abc", values, strict=True)
+    ]
+    page = Page(f"<p>{report_figures.waterfall('x', stages)}</p>")
+    assert {"a", "b", "c"} <= set(page.words)
 
 
 def test_curves_end_where_they_must_and_their_area_is_the_auc():
@@ -119,29 +146,33 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc():
     labels = rng.random(2_000) < 0.3
     scores = labels + rng.normal(size=2_000)
     own = curve_points.of_scores(labels, scores)
-    points = np.array(own["roc"])
+    points = np.array(own.roc)
     assert points[0].tolist() == [0.0, 0.0]
     assert points[-1].tolist() == [1.0, 1.0]
     assert len(points) < 200
     # AUC of two unit normals a distance of 1 apart: Φ(1/√2) = 0.7602.
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(0.76, abs=0.02)
-    recall, precision = own["precision_recall"][-1]
+    recall, precision = own.precision_recall[-1]
     assert (recall, precision) == (1.0, pytest.approx(labels.mean(), abs=1e-4))
 
 
 def test_curves_of_equal_scores_or_one_class_are_no_crash():
     same = curve_points.of_scores(np.array([0, 1, 0]), np.full(3, 0.2))
-    assert same["roc"] == [[0.0, 0.0], [1.0, 1.0]]
-    assert sum(same["scores"]["negative"]) == pytest.approx(1.0)
+    assert same.roc == [(0.0, 0.0), (1.0, 1.0)]
+    assert sum(same.scores.negative) == pytest.approx(1.0)
     one = curve_points.of_scores(np.zeros(3), np.array([0.0, 0.0, 1.0]), ratios=True)
-    assert one["roc"] is None
-    assert sum(one["scores"]["negative"]) == pytest.approx(1.0, abs=1e-4)
-    assert sum(one["scores"]["positive"]) == 0.0
+    assert one.roc is None
+    assert sum(one.scores.negative) == pytest.approx(1.0, abs=1e-4)
+    assert sum(one.scores.positive) == 0.0
 
 
 def test_labels_keep_their_decimals():
     curve = [
-        {"predicted": p, "observed": p, "rows": 9, "interval": [0.8 * p, 1.2 * p]}
+        evaluation.CalibrationBin(
+            predicted=p,
+            observed=evaluation.Estimate(value=p, interval=(0.8 * p, 1.2 * p)),
+            rows=9,
+        )
         for p in (0.001, 0.002, 0.004)
     ]
     words = Page(f"<p>{report_figures.calibration('click', curve)}</p>").words
@@ -161,5 +192,9 @@ def test_labels_keep_their_decimals():
     ],
 )
 def test_a_segment_is_named_as_it_is_whatever_its_value(value, shown):
-    own = {"value": value, "auc": 0.6, "calibration_ratio": 1.0, "intervals": {}}
-    assert f">{shown}</text>" in report_figures.by_segment("name", [own], own)
+    metrics = {
+        "auc": evaluation.Estimate(value=0.6),
+        "calibration_ratio": evaluation.Estimate(value=1.0),
+    }
+    own = evaluation.Segment(value=value, rows=9, metrics=metrics)
+    assert f">{shown}</text>" in report_figures.by_segment("name", [own], metrics)

@@ -1,0 +1,41 @@
+"""Answers as text."""
+
+from serving import requests
+from serving.operations import local_service
+
+AD = requests.RankedAd(
+    rank=1,
+    ad_id="ad-17",
+    utility=0.31,
+    click_probability=0.21,
+    engagement_probability=None,
+    expected_revenue=None,
+    retrieval_score=0.83,
+    fields={"price": 12.5},
+)
+ANSWER = requests.Answer(
+    request_id="42",
+    bundle_version=3,
+    degraded=None,
+    order="utility",
+    ads=[AD],
+    absent_heads=["revenue"],
+    stage_ms={"total": 8.0},
+)
+
+
+def test_an_answer_shows_the_given_heads_that_the_release_has():
+    heads = {"click": "click_probability", "revenue": "expected_revenue"}
+    lines = local_service.describe_answer(ANSWER, heads).splitlines()
+    assert lines[0] == "release 3, 1 ads by utility"
+    assert lines[1].split() == ["rank", "ad", "utility", "click", "fields"]
+    assert lines[2].split() == ["1", "ad-17", "0.3100", "0.2100", "price=12.5"]
+    assert lines[3] == "  not predicted, because not in the log: revenue"
+
+
+def test_a_degraded_answer_has_no_scores():
+    ad = AD.model_copy(update={"utility": None, "click_probability": None})
+    answer = ANSWER.model_copy(update={"ads": [ad], "order": "retrieval", "degraded": "No ranker."})
+    lines = local_service.describe_answer(answer, {"click": "click_probability"}).splitlines()
+    assert lines[0] == "release 3, 1 ads by retrieval order: No ranker."
+    assert lines[2].split() == ["1", "ad-17", "–", "–", "price=12.5"]

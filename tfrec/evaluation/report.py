@@ -1,0 +1,256 @@
+"""The report of an evaluation: the one definition of `metrics.json` and its parts.
+
+A metric is an `Estimate`: its value with its interval, its ceiling, and why a value is missing.
+Keys without a value are left out of the JSON.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import pydantic
+
+from tfrec import metrics as resampling
+
+Interval = tuple[float, float]
+Point = tuple[float, float]
+
+
+class ReportPart(pydantic.BaseModel):
+    """Base of all parts of a report; immutable, and strict about its keys."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    def to_json(self, exclude: set[str] | None = None) -> dict[str, Any]:
+        """Returns the JSON object, without the fields in `exclude`."""
+        return self.model_dump(mode="json", exclude_none=True, exclude=exclude)
+
+
+class Estimate(ReportPart):
+    """A metric of the rows of a split."""
+
+    value: float | None = None
+    """None if the rows do not define the metric."""
+    interval: Interval | None = None
+    """Its 95 % interval. None: there are too few units to resample."""
+    absent: str | None = None
+    """Why there is no value."""
+    ground_truth: float | None = None
+    """The same metric of the true values on the same rows. None: no ground truth."""
+
+    @classmethod
+    def of(
+        cls,
+        samples: np.ndarray,
+        interval: Callable[[np.ndarray], list[float] | None] = resampling.interval,
+        **fields: Any,
+    ) -> Self:
+        """Makes an estimate from the metric's values [S] of the data and its resamples.
+
+        Args:
+            samples: The values, as the functions `tfrec.metrics.resampled_*` return them.
+            interval: Computes the interval from the samples.
+            **fields: Other fields; `absent` is left out if there is a value.
+        """
+        value = resampling.point_estimate(samples)
+        if value is None:
+            return cls(**fields)
+        bounds = interval(samples)
+        fields["absent"] = None
+        return cls(
+            value=value, interval=None if bounds is None else (bounds[0], bounds[1]), **fields
+        )
+
+
+class CalibrationBin(ReportPart):
+    """A bin of a calibration curve."""
+
+    predicted: float
+    """Mean prediction."""
+    observed: Estimate
+    """Mean label."""
+    rows: int
+
+
+class HeadQuality(ReportPart):
+    """The quality of a head on logged impressions."""
+
+    labelled: int
+    """Number of rows with the label."""
+    metrics: dict[str, Estimate]
+    """By name, see `head_quality`; empty if no row has the label."""
+    calibration_curve: list[CalibrationBin]
+
+
+class Histogram(ReportPart):
+    """Shares of the positive and of the negative rows in bins of scores."""
+
+    edges: list[float]
+    ratios: bool
+    """Whether the bins are equally wide on a logarithmic scale."""
+    positive: list[float]
+    negative: list[float]
+
+
+class ScoreCurves(ReportPart):
+    """Curves of the scores of a head; the first two are None if all rows are of one class."""
+
+    roc: list[Point] | None = None
+    """Points of false positive rate and true positive rate."""
+    precision_recall: list[Point] | None = None
+    """Points of recall and precision."""
+    scores: Histogram
+
+
+class Segment(ReportPart):
+    """The quality of a head on the rows of a segment."""
+
+    value: str
+    """Name of the segment."""
+    rows: int
+    metrics: dict[str, Estimate]
+    """`observed` and `predicted` means, `auc`, `normalized_entropy` (relative to the segment's own
+    rate) and `calibration_ratio`."""
+
+
+class SegmentQuality(ReportPart):
+    """The quality of the probability heads by segment."""
+
+    by: list[str]
+    """Names of the segmentations: ad fields, `ads` and `position`."""
+    heads: dict[str, dict[str, list[Segment]]]
+    """Head -> segmentation -> segments."""
+    absent: dict[str, str]
+    """Segmentation that is missing -> why."""
+
+
+class RecommenderQuality(ReportPart):
+    """The lists of a recommender, see `corpus_ranking`."""
+
+    metrics: dict[str, float]
+    """`corpus_recall_at_K`, `ndcg_at_10` and measures of the lists; one that is undefined is left
+    out."""
+    on_seen_ads: dict[str, float] | None = None
+    """Recall and NDCG of the clicks on ads that were shown in training or clicked in validation."""
+    on_unseen_ads: dict[str, float] | None = None
+    """Recall and NDCG of the clicks on all other ads."""
+    excluding_seen: dict[str, float] | None = None
+    """Recall and NDCG by user, without the ads that the user clicked before. None: no users."""
+
+
+class RetrievalQuality(ReportPart):
+    """Recommenders on the same held-out clicks, among all ads."""
+
+    num_ads: int
+    num_clicks: int
+    num_clicks_on_unseen_ads: int = 0
+    """Clicks on ads that were neither shown in training nor clicked in validation."""
+    num_users: int | None = None
+    """Users measured without the ads that they clicked before. None: no users."""
+    clicked_popularity_percentile: float | None = None
+    """Mean percentile by training clicks of the clicked ads."""
+    recommenders: dict[str, RecommenderQuality] = {}
+    """`two_tower`, baselines, and `ground_truth`."""
+    share_of_achievable: dict[str, float] = {}
+    """Metric -> that of the two-tower model divided by that of the ground truth."""
+    absent: dict[str, str] = {}
+    """Measure or recommender that is missing -> why."""
+
+
+class Funnel(ReportPart):
+    """The setting of a funnel."""
+
+    candidates: int
+    """Number of candidates of a request."""
+    ads: int
+    index: str
+    filters: str | None = None
+
+
+class UtilityFunnel(ReportPart):
+    """Means over requests of the true utility of ten ads."""
+
+    weights: dict[str, float]
+    """Weight of each head in the utility."""
+    best_possible: Estimate
+    lost: dict[str, Estimate]
+    """Loss of each stage; they add up to `best_possible` - `returned`."""
+    returned: Estimate
+    share_returned: Estimate
+
+
+class ValueFunnel(Funnel):
+    """Where the true value of the best possible ten ads is lost, see `funnel`."""
+
+    truth: Literal["ground truth"] = "ground truth"
+    requests: int
+    utilities: dict[str, UtilityFunnel]
+    """`utility` with the default weights, and `click`."""
+    ndcg_at_10_retrieved_lists: dict[str, Estimate]
+    """NDCG of the ranker's order of the candidates, of each head and utility."""
+
+
+class ClickFunnel(Funnel):
+    """The share of held-out clicked ads that is still there after each stage, see `funnel`."""
+
+    truth: Literal["held-out clicks"] = "held-out clicks"
+    clicks: int
+    absent: str | None = None
+    """Why nothing was measured."""
+    weights: dict[str, float] = {}
+    """Weight of each head in the ranker's utility."""
+    survived: dict[str, Estimate] = {}
+    lost: dict[str, Estimate] = {}
+    """Loss of each stage; they add up to 1 - the share that survived the last one."""
+    baselines: dict[str, float] = {}
+    """Share of the clicked ads in the ten ads of simpler systems."""
+
+
+class Outcome(Estimate):
+    """Mean over requests of an outcome of ten ads."""
+
+    simulated: float
+    """The mean in one draw of the world's outcomes."""
+
+
+class RealizedValue(ReportPart):
+    """What ten ads at positions 0 to 9 bring, see `realized`."""
+
+    requests: int
+    slots: int
+    """Number of ads of a request, ten if there are as many."""
+    choosers: dict[str, dict[str, Outcome]]
+    """Who chose the ads -> `clicks`, `engagements` and `revenue`."""
+
+
+class IntervalMethod(ReportPart):
+    """How intervals were computed."""
+
+    confidence: float
+    resamples: int
+    units: str
+    """What is drawn: users or requests."""
+
+
+class EvaluationReport(ReportPart):
+    """Both stages and the funnel between them, measured on a split."""
+
+    split: str
+    impressions: int
+    absent_heads: list[str]
+    """Heads whose label the log does not have."""
+    intervals: IntervalMethod
+    ranker: dict[str, HeadQuality]
+    segments: SegmentQuality
+    curves: dict[str, ScoreCurves]
+    """Of each head that has labels."""
+    retrieval: RetrievalQuality
+    funnel: Annotated[ValueFunnel | ClickFunnel, pydantic.Field(discriminator="truth")]
+    realized: RealizedValue | None = None
+    """None: no ground truth."""
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the JSON object for manifests, which leave out segments and curves."""
+        return self.to_json(exclude={"segments", "curves"})

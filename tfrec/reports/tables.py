@@ -1,0 +1,164 @@
+"""The tables of an evaluation, which the page and the terminal show alike."""
+
+from collections.abc import Iterator, Sequence
+
+from tfrec import evaluation, retrieval
+from tfrec.evaluation import Estimate
+from tfrecords import pages
+
+_INTERVAL = "95 % interval"
+# Metric of a head -> label.
+_HEAD_METRICS = {
+    "auc": "AUC",
+    "auc_share_of_achievable": "share of achievable AUC",
+    "per_user_auc": "per-user AUC",
+    "normalized_entropy": "normalized entropy",
+    "normalized_entropy_of_zero_part": "normalized entropy of zero",
+    "log_loss": "log loss",
+    "normalized_gini": "normalized Gini",
+    "expected_calibration_error": "calibration error (ECE)",
+    "calibration_ratio": "predicted / observed",
+    "ndcg_at_10_logged_lists": "NDCG@10, logged lists",
+}
+# Part of a recommender's quality and metric -> label.
+_RETRIEVAL_METRICS = {
+    **{("metrics", f"corpus_recall_at_{k}"): f"recall@{k}, all ads" for k in retrieval.RECALL_AT},
+    ("metrics", "ndcg_at_10"): "NDCG@10, all ads",
+    ("on_unseen_ads", "corpus_recall_at_500"): "recall@500, unseen ads",
+    ("metrics", "auc_against_uniform_ads"): "AUC against uniform ads",
+    ("metrics", "auc_against_popular_ads"): "AUC against popular ads",
+    ("metrics", "catalogue_coverage_at_10"): "share of ads in lists of 10",
+    ("metrics", "popularity_percentile_at_10"): "popularity percentile of 10",
+    ("excluding_seen", "corpus_recall_at_10"): "recall@10 by user",
+    ("excluding_seen", "ndcg_at_10"): "NDCG@10 by user",
+}
+
+
+def of_heads(report: evaluation.EvaluationReport) -> pages.PageTable:
+    """Returns the metrics of the heads, with ground truth next to their ceilings."""
+    head = ["", "value", _INTERVAL, *(["achievable"] if report.realized else [])]
+    rows = []
+    for name, quality in report.ranker.items():
+        for metric, label in _HEAD_METRICS.items():
+            own = quality.metrics.get(metric)
+            if own is not None and own.value is not None:
+                ceiling = [pages.format_metric(own.ground_truth)] if report.realized else []
+                rows.append([f"{name}: {label}", *_cells(own), *ceiling])
+    return pages.PageTable(head, rows)
+
+
+def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
+    """Yields what has no value, and why."""
+    for head in report.absent_heads:
+        yield f"{head}: the log has no such label, so the head is neither trained nor served"
+    for head, quality in report.ranker.items():
+        if not quality.labelled:
+            yield f"{head}: no row of the split has the label"
+        for name, own in quality.metrics.items():
+            if own.absent is not None:
+                yield f"{head}, {_HEAD_METRICS[name]}: {own.absent}"
+    for name, reason in report.retrieval.absent.items():
+        yield f"retrieval, {_words(name)}: {reason}"
+
+
+def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
+    """Returns the metrics of the recommenders that at least one of them has."""
+    rows = []
+    for (part, metric), label in _RETRIEVAL_METRICS.items():
+        parts = [getattr(own, part) or {} for own in quality.recommenders.values()]
+        if any(metric in own for own in parts):
+            rows.append([label, *(pages.format_metric(own.get(metric)) for own in parts)])
+    return pages.PageTable(["", *map(_words, quality.recommenders)], rows)
+
+
+def funnel_lines(
+    measured: evaluation.UtilityFunnel | evaluation.ClickFunnel,
+) -> list[tuple[str, Estimate]]:
+    """Returns what is possible, what each stage loses, and what is returned."""
+    if isinstance(measured, evaluation.UtilityFunnel):
+        first, last = ("best possible", measured.best_possible), ("returned", measured.returned)
+    else:
+        first = ("clicked ads", Estimate(value=1.0))
+        last = ("in the ten", measured.survived["ranker"])
+    lost = ((f"lost by {stage}", value) for stage, value in measured.lost.items())
+    return [first, *lost, last]
+
+
+def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
+    """Returns the value that each stage loses."""
+    best = measured.best_possible.value
+    rows = [
+        [
+            label,
+            pages.format_mean(own.value),
+            pages.format_interval(own.interval, pages.format_mean),
+            pages.format_percent(own.value / best if best and own.value is not None else None),
+        ]
+        for label, own in funnel_lines(measured)
+    ]
+    return pages.PageTable(["", "value", _INTERVAL, "of the best"], rows)
+
+
+def of_retrieved_lists(funnel: evaluation.ValueFunnel) -> pages.PageTable:
+    """Returns the NDCG of the ranker's order of the candidates."""
+    ndcg = funnel.ndcg_at_10_retrieved_lists
+    return pages.PageTable(
+        ["", "NDCG@10", _INTERVAL], [[name, *_cells(own)] for name, own in ndcg.items()]
+    )
+
+
+def of_clicks(funnel: evaluation.ClickFunnel) -> pages.PageTable:
+    """Returns the shares of clicked ads that remain after each stage, and in simpler systems."""
+    rows = [
+        [
+            f"after {stage}",
+            pages.format_percent(own.value),
+            pages.format_interval(own.interval, pages.format_percent),
+        ]
+        for stage, own in funnel.survived.items()
+    ]
+    rows += [
+        [f"for comparison: {_words(name)}", pages.format_percent(value), ""]
+        for name, value in funnel.baselines.items()
+    ]
+    return pages.PageTable(["", "share", _INTERVAL], rows)
+
+
+def of_realized(value: evaluation.RealizedValue) -> pages.PageTable:
+    """Returns the outcomes of ten ads by who chose them."""
+    titles = (c for name in evaluation.REALIZED_OUTCOMES for c in (name, _INTERVAL, "simulated"))
+    rows = []
+    for name, outcomes in value.choosers.items():
+        cells = [[*_cells(own), pages.format_metric(own.simulated)] for own in outcomes.values()]
+        rows.append([_words(name), *(cell for own in cells for cell in own)])
+    return pages.PageTable(["", *titles], rows)
+
+
+def of_segments(cuts: dict[str, Sequence[evaluation.Segment]]) -> pages.PageTable:
+    """Returns the quality of a head in each segment."""
+    head = ["", "rows", "observed", "predicted", "AUC", _INTERVAL, "normalized entropy",
+            "predicted / observed", _INTERVAL]  # fmt: skip
+    rows = []
+    for name, segments in cuts.items():
+        for segment in segments:
+            own = segment.metrics
+            rows.append(
+                [
+                    f"{name}: {segment.value}",
+                    pages.format_count(segment.rows),
+                    pages.format_percent(own["observed"].value),
+                    pages.format_percent(own["predicted"].value),
+                    *_cells(own["auc"]),
+                    pages.format_metric(own["normalized_entropy"].value),
+                    *_cells(own["calibration_ratio"]),
+                ]
+            )
+    return pages.PageTable(head, rows)
+
+
+def _cells(own: Estimate) -> tuple[str, str]:
+    return pages.format_metric(own.value), pages.format_interval(own.interval)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
