@@ -64,6 +64,12 @@ class CorruptFileError(BundleError):
     code = "corrupt_file"
 
 
+class UnreadableReleaseError(BundleError):
+    """The operating system cannot read a file of the release."""
+
+    code = "unreadable_release"
+
+
 class UnlistedFileError(BundleError):
     """The bundle contains a file that the manifest does not list."""
 

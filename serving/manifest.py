@@ -4,11 +4,13 @@
 separators, one line), and is accepted only if it is byte for byte the file that was written.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any, Self
 
 from serving import errors
@@ -171,7 +173,7 @@ def not_published(base: pathlib.Path, version: int) -> errors.BundleNotFoundErro
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Returns the file content that `write` expects.
+    """Returns the file content that `writing` expects.
 
     Raises:
         ValueError: A value cannot be represented in JSON, such as NaN or infinity.
@@ -180,12 +182,20 @@ def encode(manifest: Manifest) -> bytes:
     return _canonical({**document, "manifest_sha256": _digest(document)})
 
 
-def write(base: pathlib.Path, version: int, document: bytes) -> None:
-    """Writes a manifest atomically."""
+@contextlib.contextmanager
+def writing(base: pathlib.Path, version: int, document: bytes) -> Iterator[None]:
+    """Writes a manifest to disk, and renames it at the end of the `with` block.
+
+    Raises:
+        OSError: The manifest cannot be written.
+    """
     path = path_of(base, version)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.sync(base)
-    files.write(path, document, durable=True)
+    with files.replacing(path, durable=True) as partial:
+        partial.write_bytes(document)
+        files.sync(partial)
+        yield
 
 
 def read(base: pathlib.Path, version: int) -> Manifest:
@@ -193,6 +203,7 @@ def read(base: pathlib.Path, version: int) -> Manifest:
 
     Raises:
         BundleNotFoundError: The version has no manifest.
+        UnreadableReleaseError: The operating system cannot read the file.
         ManifestCorruptError: The file differs from what was written.
         ManifestFormatError: The format is that of another version of tfrec.
     """
@@ -202,6 +213,10 @@ def read(base: pathlib.Path, version: int) -> Manifest:
         raw = path.read_bytes()
     except FileNotFoundError as error:
         raise not_published(base, version) from error
+    except OSError as error:
+        raise errors.UnreadableReleaseError(
+            f"{name} of {base} cannot be read: {error}. Check the disk and the permissions."
+        ) from error
     try:
         document = json.loads(raw)
         checksum = document.pop("manifest_sha256")

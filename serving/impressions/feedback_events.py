@@ -24,12 +24,13 @@ import pyarrow.parquet as pq
 
 from serving import errors, requests
 from serving.impressions import logged_schema
-from tfrecords import convert, terminal
 
 _IDS = {"request_id": "_request_id", "ad_id": "_ad_id"}
 _EVENT_ID = "event_id"
 _JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 _BYTE_ORDER_MARK = "\ufeff"
+# So few malformed events are never too many, unless they are half of all.
+_TOLERATED_REJECTS = 10
 _Parse = Callable[[Any], Any]
 
 
@@ -95,7 +96,7 @@ def read(
                 continue
             for name, column in columns.items():
                 column.append(values[name])
-    _check_rejected(paths, len(columns[_EVENT_ID]), rejected, max_rejected_fraction)
+    _check_rejected(len(columns[_EVENT_ID]), rejected, max_rejected_fraction)
     labels = [name for name in kinds if any(value is not None for value in columns[name])]
     if "click" not in labels:
         raise errors.ImpressionLogError(
@@ -130,25 +131,19 @@ def _combined(
     return found.rename_columns(names), distinct.num_rows
 
 
-def _check_rejected(
-    paths: Sequence[pathlib.Path],
-    num_good: int,
-    rejected: Sequence[Rejected],
-    max_fraction: float,
-) -> None:
-    if not rejected:
+def _check_rejected(num_good: int, rejected: Sequence[Rejected], max_fraction: float) -> None:
+    """Refuses files with too many malformed events, by the rule of `tfrec convert`."""
+    num_bad = len(rejected)
+    num_events = num_good + num_bad
+    if not num_bad or num_bad <= max_fraction * num_events:
         return
-    note = {
-        "lines": num_good + len(rejected),
-        "rejected": len(rejected),
-        "examples": [f"{one.path}, line {one.line}: {one.reason}" for one in rejected[:3]],
-    }
-    try:
-        convert.check_rejected(
-            terminal.format_list([str(path) for path in paths], 3), [note], max_fraction
-        )
-    except ValueError as error:
-        raise errors.ImpressionLogError(str(error)) from error
+    if num_bad <= _TOLERATED_REJECTS and 2 * num_bad < num_events:
+        return
+    shown = "\n  ".join(f"{one.path}, line {one.line}: {one.reason}" for one in rejected[:3])
+    raise errors.ImpressionLogError(
+        f"{num_bad} of {num_events} events are malformed; expected a share of at most "
+        f"{max_fraction:g} (--max_rejected_fraction). The first ones:\n  {shown}"
+    )
 
 
 def _lines(path: pathlib.Path, labels: Mapping[str, str]) -> Iterator[tuple[int, Any, _Parse]]:

@@ -107,7 +107,7 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
         version: Release version. None loads the stable release.
 
     Raises:
-        BundleError: The release is not published, or is damaged, as for `verify`.
+        BundleError: The release is not published, is damaged, as for `verify`, or cannot be read.
         ProbeMismatchError: The query tower or the index does not reproduce the probes.
     """
     root = pathlib.Path(base)
@@ -120,7 +120,12 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
         )
         index = AdIndex.open(root / "ad_index" / str(version))
         probes.check_retrieval(release, tower, index)
-    except BaseException:
+    except BaseException as error:
         held.close()
+        if isinstance(error, OSError):
+            raise errors.UnreadableReleaseError(
+                f"Release {version} of {root} cannot be read: {error}. Check the disk and the "
+                "permissions, or restore the file."
+            ) from error
         raise
     return Bundle(base=root, manifest=release, query_tower=tower, ad_index=index, lease=held)

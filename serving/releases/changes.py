@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from serving import errors, manifest
@@ -114,7 +114,7 @@ def roll_back(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
     with _locked_for_change(base, wait_seconds):
         before = current_pointer(base)
         published = manifest.versions(base)
-        there = [version for version in before.previous if version in published]
+        there = _earlier(before, published)
         if not there:
             raise errors.BundleNotFoundError(
                 f"{base} holds no release that was stable before {before.stable}. Published "
@@ -179,7 +179,8 @@ def end_canary(base: pathlib.Path, wait_seconds: float = 0.0) -> ReleaseChange:
 def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedReleases:
     """Removes old releases with their live updates, and leftovers of interrupted changes.
 
-    The stable release, the canary and releases that a process has loaded are kept.
+    The stable release, the one that a rollback goes to, the canary and releases that a process has
+    loaded are kept.
 
     Args:
         base: Base directory of the bundles.
@@ -198,11 +199,11 @@ def prune(base: pathlib.Path, keep: int, wait_seconds: float = 0.0) -> PrunedRel
     # Always in this order: a publish takes only the first lock, other changes only the second.
     with publishing.exclusive(base, wait_seconds), _locked_for_change(base, wait_seconds):
         pointer = current_pointer(base)
-        old = manifest.versions(base)[:-keep]
-        for version in old:
-            if version in (pointer.stable, pointer.canary):
-                continue
-            (removed if _remove(base, version) else in_use).append(version)
+        published = manifest.versions(base)
+        named = {pointer.stable, pointer.canary, *_earlier(pointer, published)[:1]}
+        for version in published[:-keep]:
+            if version not in named:
+                (removed if _remove(base, version) else in_use).append(version)
         publishing.remove_leftovers(base)
     return PrunedReleases(tuple(removed), tuple(in_use))
 
@@ -262,6 +263,11 @@ def _pointer_to_replace(base: pathlib.Path, version: int) -> Pointer:
         return current_pointer(base)
     except errors.ReleasesFileError:
         return Pointer(version)
+
+
+def _earlier(pointer: Pointer, published: Sequence[int]) -> list[int]:
+    """Returns the releases that were stable before, the one that a rollback goes to first."""
+    return [version for version in pointer.previous if version in published]
 
 
 def _is_in_use(base: pathlib.Path, version: int) -> bool | None:

@@ -1,9 +1,10 @@
 """Publishes releases atomically.
 
 The parts are written to directories that model servers do not recognize as versions, and then
-renamed, the ranker last. Writing the manifest completes the release. Directories without a
-manifest come from an interrupted publish. The next publish removes them and takes a higher
-version, because a polling model server may already have loaded the interrupted one.
+renamed, the ranker last. Renaming the manifest completes the release. All content is on disk before
+the first rename, and a publish that fails later takes the directories back. Directories without a
+manifest come from a killed publish. The next publish removes them and takes a higher version,
+because a polling model server may already have loaded the interrupted one.
 """
 
 import contextlib
@@ -77,21 +78,27 @@ def publish(
                 f"Version {version} cannot be published in {root}: version {next_version - 1} is "
                 f"in use. Use {next_version} or more, or omit the version to take the next one."
             )
-        remove_leftovers(root)
-        staged = _stage(root, version or next_version)
         try:
-            content = write(staged)
-            return _commit(root, staged, content)
+            remove_leftovers(root)
+            return _publish(root, version or next_version, write)
         except (OSError, RuntimeError, tf.errors.OpError) as error:
             # TensorFlow, faiss and Arrow raise different exceptions if a disk is full.
             raise errors.PublishError(
-                f"Release {staged.version} cannot be written to {root}: {error}. Nothing was "
-                "published, and earlier releases are unchanged. Free disk space, for example with "
-                "tfrec release --action=prune, and try again."
+                f"Release {version or next_version} cannot be written to {root}: {error}. Nothing "
+                "was published, and earlier releases are unchanged. Free disk space, for example "
+                "with tfrec release --action=prune, and try again."
             ) from error
-        finally:
-            for part in parts.PARTS:
-                shutil.rmtree(getattr(staged, part), ignore_errors=True)
+
+
+def _publish(
+    root: pathlib.Path, version: int, write: Callable[[Staged], manifest.Content]
+) -> manifest.Manifest:
+    staged = _stage(root, version)
+    try:
+        return _commit(root, staged, write(staged))
+    finally:
+        for part in parts.PARTS:
+            shutil.rmtree(getattr(staged, part), ignore_errors=True)
 
 
 def _stage(root: pathlib.Path, version: int) -> Staged:
@@ -123,20 +130,63 @@ def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> ma
         directory = getattr(staged, part)
         for path in (root, root / part, directory, *directory.rglob("*/")):
             files.sync(path)
-    # From here on a polling model server may load this version, so it is never reused.
-    files.write(root / _LAST_VERSION, f"{staged.version}\n", durable=True)
-    for part in parts.PARTS:
-        getattr(staged, part).rename(root / part / str(staged.version))
-        files.sync(root / part)
-    manifest.write(root, staged.version, document)
+    try:
+        with manifest.writing(root, staged.version, document):
+            # From here on a polling model server may load this version, so it is never reused.
+            files.write(root / _LAST_VERSION, f"{staged.version}\n", durable=True)
+            for part in parts.PARTS:
+                getattr(staged, part).rename(root / part / str(staged.version))
+                files.sync(root / part)
+    except BaseException:
+        _take_back(root, staged)
+        raise
     return release
+
+
+def _take_back(root: pathlib.Path, staged: Staged) -> None:
+    """Undoes the renames of a publish that failed, the manifest's first.
+
+    Raises:
+        PublishError: It cannot be undone.
+    """
+    try:
+        manifest.path_of(root, staged.version).unlink(missing_ok=True)
+        for part in reversed(parts.PARTS):
+            directory = root / part / str(staged.version)
+            if directory.exists():
+                directory.rename(getattr(staged, part))
+    except OSError as error:
+        raise errors.PublishError(
+            f"Release {staged.version} of {root} was not published completely, and cannot be "
+            f"removed ({error}). Remove it, so that no model server loads it."
+        ) from error
 
 
 def _used_versions(root: pathlib.Path) -> set[int]:
     names = [path.name for part in parts.PARTS for path in (root / part).glob("*")]
-    with contextlib.suppress(FileNotFoundError):
-        names.append((root / _LAST_VERSION).read_text().strip())
-    return {int(name) for name in names if name.isdecimal()} | set(manifest.versions(root))
+    return {
+        *(int(name) for name in names if name.isdecimal()),
+        *manifest.versions(root),
+        _last_version(root),
+    }
+
+
+def _last_version(root: pathlib.Path) -> int:
+    """Returns the last version that a publish may have made visible; 0 if there is none.
+
+    Raises:
+        PublishError: The file cannot be read.
+    """
+    path = root / _LAST_VERSION
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError) as error:
+        raise errors.PublishError(
+            f"{path} cannot be read ({error}); expected the last version that was published into "
+            f"{root}, which is not used again. Write that number into it."
+        ) from error
 
 
 def remove_leftovers(root: pathlib.Path) -> None:

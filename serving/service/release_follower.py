@@ -11,6 +11,7 @@ requests to it. A release that fails verification changes nothing: the current r
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 import pathlib
 import time
@@ -100,10 +101,23 @@ class ReleaseFollower:
             if self._service(version) is None:
                 await self._open(version)
         # Loading takes seconds, in which releases.json may have changed.
-        if pointer == await self._wanted():
+        now = await self._wanted()
+        if now is not None and _routes(now) == _routes(pointer):
             self._route(pointer)
+        elif now is not None and self._is_progress(pointer.stable, now):
+            # Otherwise a service would never change if promotions come faster than it loads.
+            self._route(dataclasses.replace(now, stable=pointer.stable))
         for version in [version for version in self._opened if version not in wanted]:
             await _close(self._opened.pop(version))
+
+    def _is_progress(self, version: int, pointer: releases.Pointer) -> bool:
+        """Returns whether a release was replaced by a promotion later than the one that serves.
+
+        A release that was rolled back is not among the previous ones.
+        """
+        serving = self._router.stable.release.version
+        later = itertools.takewhile(lambda previous: previous != serving, pointer.previous)
+        return serving != pointer.stable and version in later and version in self._opened
 
     def _service(self, version: int) -> orchestrator.Orchestrator | None:
         return self._router.loaded(version) or self._opened.get(version)
@@ -139,8 +153,7 @@ class ReleaseFollower:
             self._unreadable = str(error)
             return None
         self._unreadable = None
-        # Changes of the previous releases do not matter here.
-        return dataclasses.replace(pointer, previous=())
+        return pointer
 
     async def _open(self, version: int) -> None:
         """Loads and verifies a release, or stores why it is refused."""
@@ -226,6 +239,11 @@ def load_first(base: pathlib.Path) -> releases.Bundle:
             )
             return release
         raise
+
+
+def _routes(pointer: releases.Pointer) -> tuple[int, int | None, float]:
+    """Returns what requests depend on, which is not the previous releases."""
+    return pointer.stable, pointer.canary, pointer.share
 
 
 async def _close(service: orchestrator.Orchestrator) -> None:

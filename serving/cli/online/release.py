@@ -22,8 +22,8 @@ promote     Makes --version the stable release.
 rollback    Makes the previous stable release stable again, and ends the canary.
 canary      Lets --version answer --share of the requests, and those with "release": "canary".
 end_canary  Lets the stable release answer all requests again.
-prune       Removes all but the newest --keep releases, the stable one, the canary, and those that
-            a process has loaded.
+prune       Removes all but the newest --keep releases, the stable one, the one that a rollback
+            goes to, the canary, and those that a process has loaded.
 """
 
 from __future__ import annotations

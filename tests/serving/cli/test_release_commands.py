@@ -375,8 +375,12 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
         "release 2: the ranker reproduces its probes",
     ]
     call("release", flag, "--action=promote", "--version=2")
+    # A rollback goes to release 1.
+    assert call("release", flag, "--action=prune", "--keep=1") == (0, "removed: none\n")
+    call("release", flag, "--action=publish", source, "--source_version=2")
+    call("release", flag, "--action=promote", "--version=3")
     assert call("release", flag, "--action=prune", "--keep=1") == (0, "removed: 1\n")
-    assert manifest.versions(target) == [2]
+    assert manifest.versions(target) == [2, 3]
 
 
 def test_what_release_cannot_do_is_said(base, call, tmp_path):
@@ -390,7 +394,8 @@ def test_what_release_cannot_do_is_said(base, call, tmp_path):
     assert not nowhere.exists()
     metrics = {"validation": {"click": {"positives": 0, "labelled": 9}}}
     worse = dataclasses.replace(manifest.read(base, 2), metrics=metrics)
-    manifest.write(base, 2, manifest.encode(worse))
+    with manifest.writing(base, 2, manifest.encode(worse)):
+        pass
     target = tmp_path / "target"
     call("release", f"--bundle={target}", "--action=publish", f"--source={base}")
     with pytest.raises(bundle.errors.ReleaseRefusedError, match="click cannot be judged"):

@@ -404,8 +404,8 @@ def test_malformed_events_are_set_aside(log_files, tmp_path, name, content, line
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("e.jsonl", "{", "e.jsonl: 1 of 1 lines are rejected; expected a share of at most 0.01"),
-        ("e.jsonl", f"{GOOD}\n" * 10 + "{\n" * 11, "11 of 31 lines are rejected"),
+        ("e.jsonl", "{", "1 of 1 events are malformed; expected a share of at most 0.01"),
+        ("e.jsonl", f"{GOOD}\n" * 10 + "{\n" * 11, "11 of 31 events are malformed"),
         ("e.jsonl", '{"request_id": "r", "ad_id": "a"}', "expected events with a column click"),
         ("e.csv", "request_id,click\nr,1", "expected events with request_id and ad_id, got"),
         ("e.csv", '"' + "x" * 140_000, "expected events as JSON lines"),

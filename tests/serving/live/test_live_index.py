@@ -414,7 +414,8 @@ def test_an_ad_tower_that_does_not_reproduce_the_catalog_is_refused(base):
     release = bundle.verify(base, 1)
     ads = {"rows": [0], "embeddings": np.roll(release.probes["ads"]["embeddings"], 1).tolist()}
     changed = dataclasses.replace(release, probes={**release.probes, "ads": ads})
-    manifest.write(base, 1, manifest.encode(changed))
+    with manifest.writing(base, 1, manifest.encode(changed)):
+        pass
     live = live_index.LiveIndex(bundle.load(base))
     with pytest.raises(errors.ProbeMismatchError, match=r"ad_tower/1 does not reproduce .* differ"):
         live.update([NEW])

@@ -298,8 +298,45 @@ def test_a_refused_release_is_tried_again_less_and_less_often(base, address):
     assert [attempt - attempts[0] for attempt in attempts] == [0, 5, 15, 30, 45]
 
 
-def test_a_service_that_starts_on_a_refused_release_serves_the_one_before(base):
+@pytest.mark.parametrize("change", ["promotions", "rollback"])
+def test_promotions_that_come_faster_than_a_release_loads_do_not_starve_the_service(
+    base, address, change
+):
+    async def scenario():
+        upcoming = [3, 1, 2, 3, 1] if change == "promotions" else []
+
+        def connect(release):
+            # While this release is loading, the next one is promoted, or it is rolled back.
+            if upcoming:
+                releases.promote(base, upcoming.pop(0))
+            elif change == "rollback" and release.version == 2:
+                releases.roll_back(base)
+            return serving_fixtures.make_orchestrator(release, address)
+
+        first = serving_fixtures.make_orchestrator(releases.load(base, 1), address)
+        router = release_router.ReleaseRouter(first)
+        follower = release_follower.ReleaseFollower(base, router, connect, FAST)
+        releases.promote(base, 2)
+        served = []
+        for _ in range(3):
+            await follower.step()
+            served.append(router.stable.release.version)
+        await router.close()
+        return served
+
+    # A release that was rolled back while it was loading is never served.
+    assert asyncio.run(scenario()) == ([2, 3, 1] if change == "promotions" else [1, 1, 1])
+
+
+@pytest.mark.parametrize("missing", ["ads", "permission"])
+def test_a_service_that_starts_on_a_refused_release_serves_the_one_before(base, missing):
     releases.promote(base, 3)
+    if missing == "permission":
+        # `open` raises ELOOP, as it would raise EIO.
+        (base / "manifests/3.json").unlink()
+        (base / "manifests/3.json").symlink_to(base / "manifests/3.json")
+        assert release_follower.load_first(base).version == 1
+        return
     (base / "ad_index/3/ads.arrow").unlink()
     assert release_follower.load_first(base).version == 1
     with pytest.raises(errors.MissingFileError, match=r"ad_index/3/ads\.arrow is missing"):
