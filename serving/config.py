@@ -62,10 +62,14 @@ class OrchestratorConfig:
         default_deadline_ms: Deadline of a single request that does not set one.
         batch_deadline_ms: Deadline of requests in a batch that do not set one.
         max_batch: Maximum number of requests in a batch.
+        max_ads_per_call: Maximum number of ads that the requests of a batch ask for, the sum of
+            their `k`.
         requests_per_call: Number of requests of a batch that share a call to the query tower, the
             index and the ranker.
         num_threads: Number of threads for the query tower and the index.
-        max_in_flight: Maximum number of requests in flight. Others are rejected.
+        max_in_flight: Maximum number of requests in flight. Others are rejected, and so are those
+            that cannot be answered before their deadline.
+        max_ads_in_flight: Maximum number of ads that the requests in flight ask for.
         ranker: Options of the calls to the ranker.
         rules: Business rules of requests that do not set any.
     """
@@ -76,9 +80,11 @@ class OrchestratorConfig:
     default_deadline_ms: float = 2_000.0
     batch_deadline_ms: float = 10_000.0
     max_batch: int = MAX_BATCH_SIZE
+    max_ads_per_call: int = 10_000
     requests_per_call: int = 16
     num_threads: int = 2
     max_in_flight: int = 1024
+    max_ads_in_flight: int = 20_000
     ranker: RankingConfig = dataclasses.field(default_factory=RankingConfig)
     rules: requests.Rules | Mapping[str, Any] | None = None
 

@@ -4,10 +4,11 @@
       BundleError           a release cannot be published or loaded
       InvalidRequestError   a request is invalid
         RequestTypeError      a value has a wrong type, or a key is unknown
+        RequestTooLargeError  a call asks for too many ads
       InvalidAdError        an ad for a live index is invalid
       ImpressionLogError    the impression log cannot be written or joined
       WorkersError          the worker processes of the service keep exiting
-      OverloadedError       too many requests are in flight
+      OverloadedError       a request cannot be answered in time
       RankerError           the ranker returned no usable scores
       ServerStartError      the embedded model server cannot start
       TfrecClientError      base of the errors of `serving.client`
@@ -129,6 +130,13 @@ class RequestTypeError(InvalidRequestError):
     status = 422
 
 
+class RequestTooLargeError(InvalidRequestError):
+    """A call asks for more ads than the service allows."""
+
+    code = "request_too_large"
+    status = 413
+
+
 class InvalidAdError(ServingError):
     """An ad for a live index is invalid; the message names the field and what was expected."""
 
@@ -142,7 +150,7 @@ class ImpressionLogError(ServingError):
 
 
 class OverloadedError(ServingError):
-    """The request was rejected without processing because too many requests are in flight."""
+    """The request cannot be answered in time, because too many others are in flight."""
 
     code = "overloaded"
 

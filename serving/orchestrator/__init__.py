@@ -1,11 +1,11 @@
 """Turns one request into one answer: query tower, index, ranker, rules."""
 
-from serving.orchestrator.admission import RETRY_AFTER_SECONDS
+from serving.orchestrator.admission import RETRY_AFTER_SECONDS, Admission
 from serving.orchestrator.answers import ranked_answer
 from serving.orchestrator.candidates import RequestCandidates
 from serving.orchestrator.orchestrator import Orchestrator
 from serving.orchestrator.release_description import describe_release
-from serving.orchestrator.request_batch import Answered
+from serving.orchestrator.request_batch import Answered, check_num_ads, in_turns
 from serving.orchestrator.service_metrics import (
     METRICS_CONTENT_TYPE,
     METRICS_DIRECTORY_VARIABLE,
@@ -16,10 +16,13 @@ __all__ = [
     "METRICS_CONTENT_TYPE",
     "METRICS_DIRECTORY_VARIABLE",
     "RETRY_AFTER_SECONDS",
+    "Admission",
     "Answered",
     "Orchestrator",
     "RequestCandidates",
     "ServiceMetrics",
+    "check_num_ads",
     "describe_release",
+    "in_turns",
     "ranked_answer",
 ]

@@ -1,53 +1,146 @@
-"""Admission control: limits the number of requests in flight and refuses the rest."""
+"""Admission control: refuses what cannot be answered in time, and bounds the work in a process.
+
+A request waits for those ahead of it. By Little's law, the last of n requests in flight is answered
+after n times the mean time between two answers, so requests whose deadline is earlier are refused
+before any work is done for them. The limit on concurrency that follows adapts to the machine, the
+release and the load: a slower ranker, or another process on the same cores, lowers it within some
+ten answers. Requests with longer deadlines may queue longer.
+
+References: J. D. C. Little, A Proof for the Queuing Formula L = λW, Operations Research 9(3), 1961.
+B. Maurer, Fail at Scale, ACM Queue 13(8), 2015, "Controlled delay".
+"""
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import prometheus_client
 
-from serving import errors
+from serving import errors, requests
 
 RETRY_AFTER_SECONDS = 1
+# Time between answers before the first ones are known.
+_FIRST_INTERVAL_SECONDS = 0.01
+# Weight of the latest answer in the mean time between answers.
+_WEIGHT = 0.1
+# Share of its deadline that a request may be expected to take. The rest is for what the mean does
+# not foresee: a request that takes longer than others, and cores that others take away.
+_SHARE = 0.75
 
 
 class Admission:
-    """Counts requests in flight. Not thread-safe: use it from one event loop.
+    """Counts what is in flight in a process. Not thread-safe: use it from one event loop.
 
     Args:
-        max_in_flight: Maximum number of requests in flight; further requests are refused.
+        max_in_flight: Maximum number of requests in flight.
+        max_ads: Maximum number of ads that the requests in flight ask for.
         gauge: Exports the number of requests in flight. None: not exported.
+        clock: Returns seconds.
+
+    Attributes:
+        in_flight: Number of requests in flight.
     """
 
-    def __init__(self, max_in_flight: int, gauge: prometheus_client.Gauge | None = None) -> None:
+    def __init__(
+        self,
+        max_in_flight: int,
+        max_ads: int,
+        gauge: prometheus_client.Gauge | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._max_in_flight = max_in_flight
+        self._max_ads = max_ads
         self._gauge = gauge
+        self._clock = clock
         self.in_flight = 0
+        self._ads = 0
+        # Requests that others wait for: few of a batch are computed at a time.
+        self._ahead = 0
+        self._interval = _FIRST_INTERVAL_SECONDS
+        self._last_answer = -float("inf")
 
-    @contextlib.contextmanager
-    def admitted(self, num_requests: int = 1) -> Iterator[None]:
-        """Counts requests as in flight until the block ends.
+    def refusal(
+        self, deadline: requests.Deadline, num_requests: int = 1, num_ads: int = 0
+    ) -> errors.OverloadedError | None:
+        """Returns why requests are refused at the moment, or None.
 
-        A batch larger than the limit is admitted if nothing else is in flight.
+        They are admitted if nothing is in flight, even a batch above the limits.
 
         Args:
+            deadline: Deadline of the requests.
+            num_requests: Number of requests.
+            num_ads: Number of ads that they ask for.
+        """
+        if not self.in_flight:
+            return None
+        if self.in_flight + num_requests > self._max_in_flight:
+            return _overloaded(
+                f"{self.in_flight} requests are in flight; the maximum is {self._max_in_flight}."
+            )
+        if self._ads + num_ads > self._max_ads:
+            return _overloaded(
+                f"The requests in flight ask for {self._ads} ads, and {num_ads} more are above the "
+                f"maximum of {self._max_ads}."
+            )
+        expected_ms = (self._ahead + num_requests) * self._interval * 1000
+        if expected_ms > _SHARE * deadline.remaining_ms():
+            return _overloaded(
+                f"With {self.in_flight} requests in flight, an answer is expected to take "
+                f"{expected_ms:.0f} ms, which is too long for the deadline of "
+                f"{deadline.milliseconds:g} ms."
+            )
+        return None
+
+    @contextlib.contextmanager
+    def admitted(
+        self,
+        deadline: requests.Deadline,
+        num_requests: int = 1,
+        num_ads: int = 0,
+        num_together: int = 1,
+    ) -> Iterator[None]:
+        """Counts requests as in flight until the block ends.
+
+        Args:
+            deadline: Deadline of the requests.
             num_requests: Number of requests to admit.
+            num_ads: Number of ads that they ask for.
+            num_together: Number of the requests that are computed at a time.
 
         Raises:
-            OverloadedError: The limit is reached.
+            OverloadedError: They are refused.
         """
-        if self.in_flight and self.in_flight + num_requests > self._max_in_flight:
-            raise errors.OverloadedError(
-                f"{self.in_flight} requests are in flight; the maximum is {self._max_in_flight}. "
-                f"Retry in {RETRY_AFTER_SECONDS} s, send requests at a lower rate, or add workers "
-                "or replicas."
-            )
-        self._count(num_requests)
+        refusal = self.refusal(deadline, num_requests, num_ads)
+        if refusal is not None:
+            raise refusal
+        started = self._clock()
+        self._count(num_requests, num_ads, num_together)
         try:
             yield
+            self._note_answers(num_requests, started)
         finally:
-            self._count(-num_requests)
+            self._count(-num_requests, -num_ads, -num_together)
 
-    def _count(self, num_requests: int) -> None:
+    def _note_answers(self, num_requests: int, started: float) -> None:
+        """Updates the mean time between answers; idle time does not count."""
+        now = self._clock()
+        since = max(started, self._last_answer)
+        # Of a batch, only the last answer is seen.
+        if num_requests == 1 or (num_requests and since == started):
+            elapsed = (now - since) / num_requests
+            self._interval += _WEIGHT * (elapsed - self._interval)
+        self._last_answer = now
+
+    def _count(self, num_requests: int, num_ads: int, num_together: int) -> None:
         self.in_flight += num_requests
+        self._ads += num_ads
+        self._ahead += num_together
         if self._gauge is not None:
             self._gauge.inc(num_requests)
+
+
+def _overloaded(reason: str) -> errors.OverloadedError:
+    return errors.OverloadedError(
+        f"{reason} Retry in {RETRY_AFTER_SECONDS} s, send requests at a lower rate, or add workers "
+        "or replicas."
+    )

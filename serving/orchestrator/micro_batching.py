@@ -6,12 +6,30 @@ Requests wait only while all threads are busy.
 
 import asyncio
 import collections
+import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from concurrent import futures
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(eq=False)
+class _Waiting(Generic[Item, Result]):
+    """An item that waits for a call.
+
+    Attributes:
+        key: Only items with equal keys share a call.
+        item: The item.
+        future: Receives the result.
+        is_late: Returns whether the result is of no use any more.
+    """
+
+    key: Hashable
+    item: Item
+    future: "asyncio.Future[Result]"
+    is_late: Callable[[], bool] | None = None
 
 
 class Batcher(Generic[Item, Result]):
@@ -39,23 +57,26 @@ class Batcher(Generic[Item, Result]):
         self._max_items = max_items
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: collections.deque[tuple[Hashable, Item, asyncio.Future[Result]]] = (
-            collections.deque()
-        )
+        self._waiting: collections.deque[_Waiting[Item, Result]] = collections.deque()
 
-    async def submit(self, key: Hashable, item: Item) -> Result:
+    async def submit(self, key: Hashable, item: Item, is_late: Callable[[], bool]) -> Result:
         """Returns the result of an item.
 
         Args:
             key: Only items with equal keys share a call.
             item: Argument for `run`.
+            is_late: Returns whether the result is of no use any more.
 
         Raises:
+            TimeoutError: The item had to wait, and was late when its turn came.
             Exception: `run` raised it for this item alone.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, item, future))
+        waiting = _Waiting(key, item, future)
+        self._waiting.append(waiting)
         self._start()
+        # An item that is started at once is never late.
+        waiting.is_late = is_late
         return await future
 
     def _start(self) -> None:
@@ -70,15 +91,17 @@ class Batcher(Generic[Item, Result]):
 
     def _next(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
         """Removes the first waiting item and the following ones with the same key."""
-        key = self._waiting[0][0]
+        key = self._waiting[0].key
         taken: list[tuple[Item, asyncio.Future[Result]]] = []
         others = []
         while self._waiting and len(taken) < self._max_items:
             entry = self._waiting.popleft()
-            if entry[2].done():  # The request was cancelled.
+            if entry.future.done():  # The request was cancelled.
                 continue
-            if entry[0] == key:
-                taken.append(entry[1:])
+            if entry.is_late is not None and entry.is_late():
+                entry.future.set_exception(TimeoutError("The item waited too long."))
+            elif entry.key == key:
+                taken.append((entry.item, entry.future))
             else:
                 others.append(entry)
         self._waiting.extendleft(reversed(others))

@@ -6,9 +6,12 @@
 Shapes: B requests, C candidates.
 """
 
+import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 
 from serving import errors, live, ranker, releases
 from serving.config import OrchestratorConfig
@@ -24,6 +27,10 @@ from serving.orchestrator import (
 )
 from serving.requests import Answer, Deadline, Request, Validator, ValidRequest
 
+# Answers with more ads, 2 ms of work, and those of batches are composed in a thread, because the
+# event loop has other requests to answer.
+_MAX_INLINE_ADS = 100
+
 
 class Orchestrator:
     """Answers requests with one release bundle and one ranker.
@@ -38,6 +45,7 @@ class Orchestrator:
         config: OrchestratorConfig | None = None,
         metrics: service_metrics.ServiceMetrics | None = None,
         impressions: ImpressionLog | None = None,
+        admitting: admission.Admission | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Creates an orchestrator. The ranker is verified before its first scores are used.
@@ -48,6 +56,7 @@ class Orchestrator:
             config: Options. None: the defaults.
             metrics: Metrics to update. None: new ones.
             impressions: Impression log to record answers in; the caller closes it. None: no log.
+            admitting: Admission control, which releases in a process share. None: a new one.
             clock: Returns the time in seconds, for deadlines, ranker latency and the circuit
                 breaker.
 
@@ -72,7 +81,12 @@ class Orchestrator:
             self._ranker, release.manifest.outputs, self.config.ranker, clock
         )
         self.metrics = metrics or service_metrics.ServiceMetrics()
-        self.admission = admission.Admission(self.config.max_in_flight, self.metrics.in_flight)
+        self.admission = admitting or admission.Admission(
+            self.config.max_in_flight,
+            self.config.max_ads_in_flight,
+            self.metrics.in_flight,
+            clock,
+        )
         self._validator = Validator(
             release.manifest, self.config.default_k, self.config.max_k, self.config.rules
         )
@@ -83,6 +97,7 @@ class Orchestrator:
             self.config.num_threads,
             self.config.requests_per_call,
         )
+        self._composing = futures.ThreadPoolExecutor(1, thread_name_prefix="composing")
         self._observed_live: tuple[bool, int] | None = None
         self._observe_live()
 
@@ -120,18 +135,18 @@ class Orchestrator:
 
         Raises:
             InvalidRequestError: A field is not valid; the message names it.
-            OverloadedError: Too many requests are in flight.
+            OverloadedError: The request cannot be answered in time.
         """
         started = self._clock() if started is None else started
         valid = self._validator.check(request)
-        with self.admission.admitted():
-            deadline = Deadline(
-                valid.deadline_ms or self.config.default_deadline_ms, started, self._clock
-            )
-            found = await self._retrieval.find(valid, self._num_candidates(valid))
+        deadline = Deadline(
+            valid.deadline_ms or self.config.default_deadline_ms, started, self._clock
+        )
+        with self.admission.admitted(deadline, 1, valid.k):
+            found = await self._retrieval.find(valid, self._num_candidates(valid), deadline)
             ranked = await self._rank(found, valid.k, deadline)
-            answered = self._compose(valid, found, 0, ranked, deadline)
-        self.record([answered])
+            (answered,) = await self._compose([valid], found, ranked, deadline)
+        self._record(answered)
         return answered.answer
 
     async def recommend_batch(
@@ -149,13 +164,15 @@ class Orchestrator:
         Raises:
             InvalidRequestError: A request is not valid, so the whole batch is refused; the message
                 names the request.
-            OverloadedError: Too many requests are in flight.
+            RequestTooLargeError: The requests ask for too many ads.
+            OverloadedError: The batch cannot be answered in time.
         """
         started = self._clock() if started is None else started
         batch = self.check_batch(requests)
-        with self.admission.admitted(batch.size):
+        request_batch.check_num_ads(batch.size, batch.num_ads, self.config.max_ads_per_call)
+        with self.admitted_batch(batch, started):
             answered = await self.answer_batch(batch, started)
-        self.record(answered)
+        await self.record(answered)
         return [one.answer for one in answered]
 
     def check_batch(self, requests: Sequence[Request]) -> request_batch.RequestBatch:
@@ -177,6 +194,26 @@ class Orchestrator:
             self.config.max_batch,
         )
 
+    def admitted_batch(
+        self, batch: request_batch.RequestBatch, started: float
+    ) -> contextlib.AbstractContextManager[None]:
+        """Returns the context in which a batch is answered.
+
+        Args:
+            batch: Batch returned by `check_batch`.
+            started: Clock time at which the requests arrived, in seconds.
+
+        Raises:
+            OverloadedError: On entry: the batch cannot be answered in time.
+        """
+        longest_ms = max((key[0] for key in batch.groups), default=self.config.batch_deadline_ms)
+        return self.admission.admitted(
+            Deadline(longest_ms, started, self._clock),
+            batch.size,
+            batch.num_ads,
+            min(batch.size, self.config.requests_per_call),
+        )
+
     async def answer_batch(
         self, batch: request_batch.RequestBatch, started: float
     ) -> list[request_batch.Answered]:
@@ -185,6 +222,9 @@ class Orchestrator:
         Args:
             batch: Batch returned by `check_batch`.
             started: Clock time at which the requests arrived, in seconds.
+
+        Raises:
+            OverloadedError: The deadline has passed, and most requests of a group are left.
         """
         answered: dict[int, request_batch.Answered] = {}
         # The earliest deadline comes first.
@@ -196,30 +236,30 @@ class Orchestrator:
                     *members[start : start + self.config.requests_per_call], strict=True
                 )
                 deadline = Deadline(deadline_ms, started, self._clock)
+                if start and deadline.remaining_ms() <= 0:
+                    raise errors.OverloadedError(
+                        f"{len(answered)} of {batch.size} requests were answered by the deadline "
+                        f"of {deadline_ms:g} ms. Send smaller batches, or a longer deadline."
+                    )
                 for found in await self._retrieval.find_together(valids, num_candidates):
                     max_k = max(valids[index].k for index in found.positions)
                     ranked = await self._rank(found, max_k, deadline)
-                    for row, index in enumerate(found.positions):
-                        answered[positions[index]] = self._compose(
-                            valids[index], found, row, ranked, deadline
-                        )
+                    members_found = [valids[index] for index in found.positions]
+                    composed = await self._compose(members_found, found, ranked, deadline)
+                    for index, one in zip(found.positions, composed, strict=True):
+                        answered[positions[index]] = one
         return [answered[position] for position in range(batch.size)]
 
-    def record(self, answered: Sequence[request_batch.Answered]) -> None:
+    async def record(self, answered: Sequence[request_batch.Answered]) -> None:
         """Updates metrics and impression log with answers that are sent, except dry runs."""
-        for one in answered:
-            if one.valid.dry_run:
-                continue
-            self.metrics.observe_answer(
-                self.release.manifest, one.answer, one.num_found, one.num_ranked
-            )
-            if self.impressions is not None:
-                self.impressions.record(self.release.manifest, one.valid, one.answer)
+        async for position in request_batch.in_turns([one.answer for one in answered]):
+            self._record(answered[position])
 
     async def close(self) -> None:
         """Closes the connection to the ranker and stops the threads."""
         await self._client.close()
         self._retrieval.close()
+        self._composing.shutdown(wait=False)
         # These gauges count open orchestrators only.
         self.metrics.observe_breaker(self.release.version, "closed")
         self.metrics.observe_live(self.release.version, False, self.live.cut_bytes)
@@ -243,7 +283,35 @@ class Orchestrator:
             self._observed_live = state
             self.metrics.observe_live(self.release.version, *state)
 
-    def _compose(
+    def _record(self, one: request_batch.Answered) -> None:
+        if one.valid.dry_run:
+            return
+        self.metrics.observe_answer(
+            self.release.manifest, one.answer, one.num_found, one.num_ranked
+        )
+        if self.impressions is not None:
+            self.impressions.record(self.release.manifest, one.valid, one.answer)
+
+    async def _compose(
+        self,
+        valids: Sequence[ValidRequest],
+        found: candidates.CandidateGroup,
+        ranked: ranking_stage.Ranking,
+        deadline: Deadline,
+    ) -> list[request_batch.Answered]:
+        """Composes the answers to the requests of a group."""
+
+        def compose() -> list[request_batch.Answered]:
+            return [
+                self._compose_one(valid, found, row, ranked, deadline)
+                for row, valid in enumerate(valids)
+            ]
+
+        if sum(valid.k for valid in valids) <= _MAX_INLINE_ADS:
+            return compose()
+        return await asyncio.get_running_loop().run_in_executor(self._composing, compose)
+
+    def _compose_one(
         self,
         valid: ValidRequest,
         found: candidates.CandidateGroup,

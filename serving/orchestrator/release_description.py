@@ -34,6 +34,7 @@ def describe_release(service: orchestrator.Orchestrator) -> dict[str, Any]:
             "num_candidates": config.num_candidates,
             "default_k": config.default_k,
             "max_k": config.max_k,
+            "max_ads_per_call": config.max_ads_per_call,
             "default_deadline_ms": config.default_deadline_ms,
         },
         "sample_requests": release.probes["requests"],

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent import futures
 
-from serving import releases, requests
+from serving import errors, releases, requests
 from serving.live import LiveIndex
 from serving.orchestrator import candidates, micro_batching
 
@@ -42,9 +42,21 @@ class RetrievalStage:
             self._each, self._executor, max_running=num_threads, max_items=requests_per_call
         )
 
-    async def find(self, valid: requests.ValidRequest, k: int) -> candidates.CandidateGroup:
-        """Returns up to k candidates of one request."""
-        return await self._batcher.submit(k, (valid, k))
+    async def find(
+        self, valid: requests.ValidRequest, k: int, deadline: requests.Deadline
+    ) -> candidates.CandidateGroup:
+        """Returns up to k candidates of one request.
+
+        Raises:
+            OverloadedError: The request had to wait for a thread until its deadline.
+        """
+        try:
+            return await self._batcher.submit(k, (valid, k), lambda: deadline.remaining_ms() <= 0)
+        except TimeoutError as error:
+            raise errors.OverloadedError(
+                f"The request waited until its deadline of {deadline.milliseconds:g} ms. Send "
+                "requests at a lower rate, or add workers or replicas."
+            ) from error
 
     async def find_together(
         self, valids: Sequence[requests.ValidRequest], k: int

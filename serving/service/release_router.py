@@ -142,7 +142,7 @@ class ReleaseRouter:
                 stack.enter_context(self._held(entry))
             parts = await _answer_groups(groups, requests, timing)
             for (entry, positions), part in zip(groups.items(), parts, strict=True):
-                entry.service.record(part)
+                await entry.service.record(part)
                 answered.update(zip(positions, (one.answer for one in part), strict=True))
         return [answered[position] for position in range(len(requests))]
 
@@ -259,9 +259,11 @@ async def _answer_groups(
             batches.append(entry.service.check_batch(members))
         except errors.InvalidRequestError as error:
             raise _renumbered(error, positions) from error
+    max_ads = min((entry.service.config.max_ads_per_call for entry in groups), default=0)
+    orchestrator.check_num_ads(len(requests), sum(batch.num_ads for batch in batches), max_ads)
     with contextlib.ExitStack() as stack:
         for entry, batch in zip(groups, batches, strict=True):
-            stack.enter_context(entry.service.admission.admitted(batch.size))
+            stack.enter_context(entry.service.admitted_batch(batch, started))
         parts = []
         for entry, batch in zip(groups, batches, strict=True):
             with _counted(entry) as done:

@@ -114,8 +114,13 @@ def serve_release(
     Raises:
         ImpressionLogError: The directory of the impression log is not writable.
     """
-    # Releases share metrics and impression log, which record the version.
+    # Releases share metrics and impression log, which record the version, and admission control.
     metrics = orchestrator.ServiceMetrics()
+    admitting = orchestrator.Admission(
+        settings.orchestrator.max_in_flight,
+        settings.orchestrator.max_ads_in_flight,
+        metrics.in_flight,
+    )
     impressions = None
     if settings.impression_directory is not None:
         impressions = ImpressionLog(
@@ -131,7 +136,12 @@ def serve_release(
             outputs=loaded.manifest.outputs.values(),
         )
         return orchestrator.Orchestrator(
-            loaded, client, settings.orchestrator, metrics=metrics, impressions=impressions
+            loaded,
+            client,
+            settings.orchestrator,
+            metrics=metrics,
+            impressions=impressions,
+            admitting=admitting,
         )
 
     router = release_router.ReleaseRouter(connect(release))

@@ -50,7 +50,22 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
     "max_in_flight",
     _ORCHESTRATOR.max_in_flight,
-    "Maximum number of requests in flight per process; further requests get 429.",
+    "Maximum number of requests in flight per process; further requests get 429, and so do those "
+    "that cannot be answered before their deadline.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "max_ads_per_call",
+    _ORCHESTRATOR.max_ads_per_call,
+    "Maximum number of ads that the requests of a batch ask for, the sum of k; larger batches get "
+    "413.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "max_ads_in_flight",
+    _ORCHESTRATOR.max_ads_in_flight,
+    "Maximum number of ads that the requests in flight ask for, per process; further requests get "
+    "429.",
     lower_bound=1,
 )
 flags.DEFINE_integer(
@@ -131,6 +146,8 @@ def settings(base: pathlib.Path) -> service.ServiceSettings:
             num_candidates=FLAGS.num_candidates,
             default_deadline_ms=FLAGS.deadline_ms,
             max_in_flight=FLAGS.max_in_flight,
+            max_ads_per_call=FLAGS.max_ads_per_call,
+            max_ads_in_flight=FLAGS.max_ads_in_flight,
             ranker=config.RankingConfig(max_calls=FLAGS.max_ranker_calls),
             rules=rule_flags.rules(),
         ),

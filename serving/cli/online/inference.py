@@ -151,8 +151,9 @@ async def _answer_lines(
     try:
         for index, answer in zip(places, await service.recommend_batch(requests), strict=True):
             answers[index] = answer.to_json()
-    except (errors.InvalidRequestError, errors.TfrecClientError):
-        # One invalid request refuses the whole batch, so requests are sent one by one.
+    except (errors.InvalidRequestError, errors.OverloadedError, errors.TfrecClientError):
+        # One invalid request refuses the whole batch, and so does a lack of time for all of them,
+        # so requests are sent one by one.
         for index, request in zip(places, requests, strict=True):
             try:
                 answers[index] = (await service.recommend(request)).to_json()

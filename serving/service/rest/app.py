@@ -21,16 +21,15 @@ deadline; `x-request-id` is the id of the request if its body has none, and is r
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import fastapi
-import pydantic
 from fastapi import responses
 
 from serving import errors, orchestrator
 from serving.config import DEFAULT_MAX_BODY_BYTES
-from serving.requests import Answer, Request
+from serving.requests import Answer, Deadline, Request
 from serving.service import lifecycle, release_follower, release_router
 from serving.service.console import pages
 from serving.service.rest import (
@@ -101,7 +100,13 @@ def create_app(
     )
     # The middleware added last is the outermost.
     app.add_middleware(body_limit.BodyLimit, max_bytes=max_body_bytes, max_seconds=max_body_seconds)
-    app.add_middleware(entrance.Entrance, life=life, metrics=metrics, token=token)
+    app.add_middleware(
+        entrance.Entrance,
+        life=life,
+        metrics=metrics,
+        overloaded=_early_refusal(router),
+        token=token,
+    )
     rest_errors.add_handlers(app)
     _add_recommend_routes(app, router)
     _add_state_routes(app, router, follower, life)
@@ -130,7 +135,7 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
             request = request.model_copy(update={"request_id": http.scope[entrance.REQUEST_ID]})
         answer = await router.recommend(request, http.scope[entrance.STARTED])
         _note(http, [answer])
-        return _json(answer)
+        return _json_text(answer.model_dump_json())
 
     @app.post("/v1/recommend/batch", response_model=schemas.BatchAnswer, **described)
     async def recommend_batch(
@@ -140,11 +145,32 @@ def _add_recommend_routes(app: fastapi.FastAPI, router: release_router.ReleaseRo
         requests = _with_deadlines(body.requests, http, router.stable.config.batch_deadline_ms)
         answers = await router.recommend_batch(requests, http.scope[entrance.STARTED])
         _note(http, answers)
-        return _json(schemas.BatchAnswer.model_construct(responses=answers))
+        parts = [answers[at].model_dump_json() async for at in orchestrator.in_turns(answers)]
+        return _json_text(f'{{"responses":[{",".join(parts)}]}}')
 
 
-def _json(answer: pydantic.BaseModel) -> responses.Response:
-    return responses.Response(answer.model_dump_json(), media_type="application/json")
+def _json_text(text: str) -> responses.Response:
+    return responses.Response(text, media_type="application/json")
+
+
+def _early_refusal(
+    router: release_router.ReleaseRouter,
+) -> Callable[[str, float | None, float], errors.OverloadedError | None]:
+    admission, config = router.stable.admission, router.stable.config
+    defaults_ms = {
+        "/v1/recommend": config.default_deadline_ms,
+        "/v1/recommend/batch": config.batch_deadline_ms,
+    }
+
+    def refusal(
+        path: str, milliseconds: float | None, started: float
+    ) -> errors.OverloadedError | None:
+        default_ms = defaults_ms.get(path)
+        if default_ms is None:
+            return None
+        return admission.refusal(Deadline(min(milliseconds or default_ms, default_ms), started))
+
+    return refusal
 
 
 def _with_deadlines(

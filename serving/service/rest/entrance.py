@@ -10,16 +10,16 @@ import logging
 import time
 import urllib.parse
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import starlette.types
 from fastapi import responses
 
-from serving import orchestrator, requests
+from serving import errors, orchestrator, requests
 from serving.service import lifecycle
 from serving.service.console import pages
-from serving.service.rest import rest_errors
+from serving.service.rest import request_deadline, rest_errors
 
 # The server may set it; the time that a request has waited in the kernel counts, too.
 STARTED = "tfrec.started"
@@ -45,6 +45,7 @@ class Entrance:
         app: starlette.types.ASGIApp,
         life: lifecycle.Lifecycle,
         metrics: orchestrator.ServiceMetrics,
+        overloaded: Callable[[str, float | None, float], errors.OverloadedError | None],
         token: str | None = None,
     ) -> None:
         """Wraps an application.
@@ -53,12 +54,16 @@ class Entrance:
             app: Application.
             life: Tells when the service is draining.
             metrics: Counts the requests.
+            overloaded: Returns why a request cannot be answered in time, or None, given its path,
+                the milliseconds that the caller has left (None: unknown), and the time at which it
+                arrived. It is asked before the body is read, which costs more than a refusal.
             token: Bearer token that is required except for health, readiness and the pages; None:
                 no token is required.
         """
         self._app = app
         self._life = life
         self._metrics = metrics
+        self._overloaded = overloaded
         self._token = token.encode() if token else None
 
     async def __call__(
@@ -128,6 +133,11 @@ class Entrance:
             text = "Expected the header 'authorization: Bearer TOKEN' with this service's token."
             challenge = {"www-authenticate": "Bearer", "connection": "close"}
             return rest_errors.reply(401, "unauthorized", text, challenge)
+        if scope["method"] == "POST":
+            milliseconds = request_deadline.parsed(headers.get(request_deadline.HEADER_BYTES))
+            overload = self._overloaded(scope["path"], milliseconds, scope[STARTED])
+            if overload is not None:
+                return rest_errors.overload(overload)
         return None
 
     def _is_known(self, headers: Mapping[bytes, bytes]) -> bool:

@@ -5,6 +5,7 @@ import fastapi
 from serving import errors, requests
 
 HEADER = "x-deadline-ms"
+HEADER_BYTES = HEADER.encode()
 
 
 def from_headers(headers: fastapi.datastructures.Headers) -> float | None:
@@ -16,16 +17,23 @@ def from_headers(headers: fastapi.datastructures.Headers) -> float | None:
     text = headers.get(HEADER)
     if text is None:
         return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= requests.MAX_DEADLINE_MS:  # NaN too
+    number = parsed(text)
+    if number is None:
         raise errors.InvalidRequestError(
             f"header {HEADER}: expected a number in (0, "
             f"{requests.MAX_DEADLINE_MS:g}], got {text[:60]!r}."
         )
     return number
+
+
+def parsed(text: str | bytes | None) -> float | None:
+    """Returns the milliseconds of a header's value, or None if it is not valid or absent."""
+    try:
+        number = float(text or 0)
+    except ValueError:
+        return None
+    # The comparison is false for NaN.
+    return number if 0 < number <= requests.MAX_DEADLINE_MS else None
 
 
 def applied(

@@ -21,6 +21,12 @@ def reply(
     return responses.JSONResponse(body, status, dict(headers or {}))
 
 
+def overload(error: errors.OverloadedError) -> responses.Response:
+    """Returns the response to a request that cannot be answered in time."""
+    wait = {"retry-after": str(orchestrator.RETRY_AFTER_SECONDS)}
+    return reply(429, error.code, str(error), wait)
+
+
 def add_handlers(app: fastapi.FastAPI) -> None:
     """Registers the handlers that turn errors of the application into replies."""
 
@@ -29,9 +35,8 @@ def add_handlers(app: fastapi.FastAPI) -> None:
         return _refused(error)
 
     @app.exception_handler(errors.OverloadedError)
-    async def overloaded(_: fastapi.Request, error: errors.OverloadedError) -> responses.Response:
-        wait = {"retry-after": str(orchestrator.RETRY_AFTER_SECONDS)}
-        return reply(429, error.code, str(error), wait)
+    async def late(_: fastapi.Request, error: errors.OverloadedError) -> responses.Response:
+        return overload(error)
 
     @app.exception_handler(errors.ServingError)
     async def unable(_: fastapi.Request, error: errors.ServingError) -> responses.Response:

@@ -16,7 +16,6 @@ from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 from serving import errors, ranker, requests
 from serving.config import BreakerConfig, OrchestratorConfig, RankingConfig
 from serving.model_server import server
-from serving.orchestrator import admission
 
 REQUEST = requests.Request(user={"country": "CH", "age": 33}, context={"device": "phone"})
 
@@ -82,22 +81,6 @@ def test_the_pace_is_a_line_through_what_calls_took():
     # 2.5 ms, and 0.015 for each score.
     assert learnt.expected_ms(300) == pytest.approx(7.0)
     assert learnt.expected_ms(0) == pytest.approx(2.5)
-
-
-def test_admission_is_released_and_a_batch_above_the_limit_is_admitted_alone():
-    limit = admission.Admission(2)
-    with limit.admitted(), limit.admitted():
-        with (
-            pytest.raises(
-                errors.OverloadedError, match="2 requests are in flight; the maximum is 2"
-            ),
-            limit.admitted(),
-        ):
-            raise KeyError
-        assert limit.in_flight == 2
-    with pytest.raises(KeyError), limit.admitted(5):
-        raise KeyError
-    assert limit.in_flight == 0
 
 
 def num_scored(reply):

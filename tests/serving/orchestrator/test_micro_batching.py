@@ -9,6 +9,10 @@ import pytest
 from serving.orchestrator import micro_batching
 
 
+def never():
+    return False
+
+
 def scenario(main, run, *, max_running=1, max_items=4):
     """Runs `main(batcher)` in an event loop of its own."""
 
@@ -31,11 +35,11 @@ def test_one_that_comes_while_a_place_is_free_is_served_alone_and_those_that_wai
         return [item * 10 for item in items]
 
     async def main(batches):
-        first = asyncio.create_task(batches.submit("a", 1))
+        first = asyncio.create_task(batches.submit("a", 1, never))
         assert await asyncio.to_thread(began.wait, 30)
         assert calls == [[1]]  # At once, and alone.
         keys = "aabaaaa"
-        others = [asyncio.create_task(batches.submit(k, n)) for n, k in enumerate(keys, 2)]
+        others = [asyncio.create_task(batches.submit(k, n, never)) for n, k in enumerate(keys, 2)]
         # After the first step of each task.
         asyncio.get_running_loop().call_soon(go.set)
         return await asyncio.gather(first, *others)
@@ -55,7 +59,7 @@ def test_an_error_is_that_of_the_item_at_fault_alone():
         return list(items)
 
     async def main(batches):
-        tasks = [asyncio.create_task(batches.submit("a", n)) for n in (1, 2, 3, 4)]
+        tasks = [asyncio.create_task(batches.submit("a", n, never)) for n in (1, 2, 3, 4)]
         # After the first step of each task.
         asyncio.get_running_loop().call_soon(go.set)
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -76,7 +80,7 @@ def test_what_was_given_up_while_it_waited_is_not_computed():
         return list(items)
 
     async def main(batches):
-        tasks = [asyncio.create_task(batches.submit("a", n)) for n in (1, 2, 3)]
+        tasks = [asyncio.create_task(batches.submit("a", n, never)) for n in (1, 2, 3)]
         assert await asyncio.to_thread(began.wait, 30)
         tasks[1].cancel()
         # After the task has ended.
@@ -86,3 +90,26 @@ def test_what_was_given_up_while_it_waited_is_not_computed():
     found = scenario(main, run)
     assert (found[0], found[2], calls) == (1, 3, [[1], [3]])
     assert isinstance(found[1], asyncio.CancelledError)
+
+
+def test_what_is_late_when_its_turn_comes_is_not_computed_unless_it_never_waited():
+    calls, began, go = [], threading.Event(), threading.Event()
+
+    def run(items):
+        calls.append(list(items))
+        began.set()
+        assert go.wait(30)
+        return list(items)
+
+    async def main(batches):
+        tasks = [
+            asyncio.create_task(batches.submit("a", n, lambda n=n: n in (1, 3))) for n in (1, 2, 3)
+        ]
+        assert await asyncio.to_thread(began.wait, 30)
+        # After the first step of each task.
+        asyncio.get_running_loop().call_soon(go.set)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    found = scenario(main, run)
+    assert (found[:2], calls) == ([1, 2], [[1], [2]])
+    assert isinstance(found[2], TimeoutError)

@@ -18,7 +18,7 @@ import waiting
 from repository import TLS
 
 from serving import errors, releases
-from serving.config import HttpConfig
+from serving.config import HttpConfig, OrchestratorConfig
 from serving.service import connections, http_server
 
 pytestmark = pytest.mark.process
@@ -63,9 +63,20 @@ def test_a_second_head_that_does_not_come_ends_the_connection(service_url, monke
         assert ends_without_a_byte(connection)
 
 
+# The batch of `ask_for_much` is above the default limit.
+ROOMY = OrchestratorConfig(max_ads_per_call=30_000, max_ads_in_flight=30_000)
+
+
+@pytest.fixture(scope="module")
+def roomy_url(tiny_bundle, ranker_address):
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, ROOMY)
+    with serving_fixtures.serve_app(service) as url:
+        yield url
+
+
 def ask_for_much(url):
     """Asks for 8 MB and reads none of it; returns when they have begun to come."""
-    body = json.dumps({"requests": [{"k": 300, "deadline_ms": 1}] * 100}).encode()
+    body = json.dumps({"requests": [{"k": 300, "deadline_ms": 60_000}] * 100}).encode()
     head = "POST /v1/recommend/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     host, port = url.removeprefix("http://").split(":")
     connection = socket.socket()
@@ -103,22 +114,20 @@ def paused(monkeypatch):
     return found
 
 
-def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(
-    service_url, monkeypatch, paused
-):
+def test_a_client_that_never_reads_is_given_up_and_holds_up_nobody(roomy_url, monkeypatch, paused):
     monkeypatch.setattr(connections.TimedConnection, "write_seconds", 0.5)
-    with ask_for_much(service_url) as connection:
+    with ask_for_much(roomy_url) as connection:
         stalled = paused.get(timeout=60)
         for _ in range(3):
-            assert httpx.post(f"{service_url}/v1/recommend", json={}, timeout=60).is_success
+            assert httpx.post(f"{roomy_url}/v1/recommend", json={}, timeout=60).is_success
         waiting.until(stalled.transport.is_closing)
         assert received_bytes(connection) < 5_000_000
 
 
-def test_a_client_that_reads_a_few_bytes_now_and_then_is_given_up(service_url, monkeypatch, paused):
+def test_a_client_that_reads_a_few_bytes_now_and_then_is_given_up(roomy_url, monkeypatch, paused):
     # The test looks in its place.
     monkeypatch.setattr(connections.TimedConnection, "write_seconds", 3_600.0)
-    with ask_for_much(service_url) as connection:
+    with ask_for_much(roomy_url) as connection:
         slow = paused.get(timeout=60)
         # Since the timer was started, it has read one byte.
         slow._unread_bytes = slow._buffered_bytes() + 1
@@ -127,10 +136,10 @@ def test_a_client_that_reads_a_few_bytes_now_and_then_is_given_up(service_url, m
         assert received_bytes(connection) < 5_000_000
 
 
-def test_a_client_that_reads_slowly_gets_all_of_it(service_url, monkeypatch, paused):
+def test_a_client_that_reads_slowly_gets_all_of_it(roomy_url, monkeypatch, paused):
     # The test looks in its place.
     monkeypatch.setattr(connections.TimedConnection, "write_seconds", 3_600.0)
-    with ask_for_much(service_url) as connection:
+    with ask_for_much(roomy_url) as connection:
         head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
         lines = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
         missing = int(lines[b"content-length"]) - len(body)
@@ -147,7 +156,7 @@ def test_the_end_does_not_wait_for_a_client_that_never_reads(
     tiny_bundle, ranker_address, monkeypatch, paused
 ):
     monkeypatch.setattr(connections.TimedConnection, "write_seconds", 0.5)
-    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, ROOMY)
     patient = http_server.HttpConfig(end_seconds=3_600)
     with contextlib.ExitStack() as running:
         url = running.enter_context(serving_fixtures.serve_app(service, http=patient))

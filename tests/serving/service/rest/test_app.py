@@ -1,12 +1,16 @@
 import asyncio
 import gzip
 import json
+import threading
+from concurrent import futures
 
 import httpx
 import jsonschema
 import pytest
 import serving_fixtures
 import waiting
+
+from serving.orchestrator import answers
 
 
 @pytest.fixture
@@ -105,6 +109,50 @@ def test_a_batch_that_is_too_long_is_refused_before_its_requests_are_looked_at(h
     status, code, message = error_of(http.post("/v1/recommend/batch", json={"requests": requests}))
     assert (status, code) == (400, "invalid_request")
     assert message == "requests: expected at most 1000 values, got 50000."
+
+
+def test_a_batch_that_asks_for_too_many_ads_is_refused(http):
+    requests = [{"k": 1000}] * 128
+    status, code, message = error_of(http.post("/v1/recommend/batch", json={"requests": requests}))
+    assert (status, code) == (413, "request_too_large")
+    assert message == (
+        "requests: expected at most 10000 ads in a call, the sum of k; got 128000 in 128 requests. "
+        "Send several batches, or a smaller k."
+    )
+    # As many as the longest batch asks for by default.
+    assert http.post("/v1/recommend", json={"k": 1000}).is_success
+
+
+def test_others_are_answered_while_a_large_answer_is_composed(
+    tiny_bundle, ranker_address, monkeypatch
+):
+    composing, go_on = threading.Event(), threading.Event()
+    composed = answers.ranked_answer
+
+    def compose(*arguments, **options):
+        composing.set()
+        assert go_on.wait(60)
+        return composed(*arguments, **options)
+
+    monkeypatch.setattr(answers, "ranked_answer", compose)
+    service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)
+    with (
+        serving_fixtures.serve_app(service) as url,
+        httpx.Client(base_url=url, timeout=60) as http,
+        futures.ThreadPoolExecutor(2) as pool,
+    ):
+        batch = {"requests": [{"k": 60}] * 2}
+        pending = [
+            pool.submit(http.post, "/v1/recommend", json={"k": 150}),
+            pool.submit(http.post, "/v1/recommend/batch", json=batch),
+        ]
+        assert composing.wait(60)
+        waiting.until(lambda: service.admission.in_flight == 3)
+        assert http.get("/healthz").is_success
+        go_on.set()
+        single, several = (one.result().json() for one in pending)
+    assert len(single["ads"]) == 150
+    assert [len(answer["ads"]) for answer in several["responses"]] == [60, 60]
 
 
 def test_a_batch_of_none_is_answered_with_none(http):

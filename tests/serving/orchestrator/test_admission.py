@@ -1,0 +1,161 @@
+"""What is refused: more than the limits, and what cannot be answered in time."""
+
+import asyncio
+import contextlib
+
+import clocks
+import pytest
+import serving_fixtures
+
+from serving import errors, requests
+from serving.config import OrchestratorConfig
+from serving.orchestrator import admission
+
+
+@pytest.fixture
+def clock():
+    return clocks.Clock()
+
+
+def within(clock, milliseconds):
+    return requests.Deadline(milliseconds, clock(), clock)
+
+
+def answer_in(limit, clock, seconds, num_requests=1, **counts):
+    with limit.admitted(within(clock, 60_000), num_requests, **counts):
+        clock.advance(seconds)
+
+
+def test_admission_is_released_and_a_batch_above_the_limits_is_admitted_alone(clock):
+    limit = admission.Admission(2, 100, clock=clock)
+    ample = within(clock, 60_000)
+    with limit.admitted(ample), limit.admitted(ample):
+        with (
+            pytest.raises(
+                errors.OverloadedError, match="2 requests are in flight; the maximum is 2"
+            ),
+            limit.admitted(ample),
+        ):
+            raise KeyError
+        assert limit.in_flight == 2
+    with pytest.raises(KeyError), limit.admitted(ample, 5, 1_000):
+        raise KeyError
+    assert limit.in_flight == 0
+    with limit.admitted(ample, 1, 60):
+        assert limit.refusal(ample, 1, 40) is None
+        assert "ask for 60 ads, and 41 more are above the maximum of 100" in str(
+            limit.refusal(ample, 1, 41)
+        )
+
+
+def test_what_would_be_late_behind_those_in_flight_is_refused(clock):
+    limit = admission.Admission(100, 1_000, clock=clock)
+    for _ in range(100):
+        answer_in(limit, clock, 0.1)
+        # Idle time says nothing about the time of an answer.
+        clock.advance(50.0)
+    with contextlib.ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(limit.admitted(within(clock, 60_000)))
+        # The fifth takes 5 * 100 ms, and a quarter of its time is reserved: 500 / 0.75 = 666.7.
+        assert limit.refusal(within(clock, 667)) is None
+        refusal = str(limit.refusal(within(clock, 666)))
+        assert "With 4 requests in flight, an answer is expected to take 500 ms" in refusal
+        # The time that it has waited counts.
+        waited = within(clock, 1_000)
+        assert limit.refusal(waited) is None
+        clock.advance(0.4)
+        assert limit.refusal(waited) is not None
+    # Nothing is ahead of it: it is answered as well as the time allows.
+    assert limit.refusal(within(clock, 1)) is None
+
+
+def test_others_wait_for_the_part_of_a_batch_that_is_computed_at_a_time(clock):
+    limit = admission.Admission(2_000, 100_000, clock=clock)
+    # 1000 requests in 10 s, as 1000 alone in 10 ms each.
+    for _ in range(50):
+        answer_in(limit, clock, 10.0, 1_000, num_together=16)
+    with limit.admitted(within(clock, 60_000), 1_000, num_together=16):
+        # Behind 16: 170 ms, of which 0.75 * 227 are allowed.
+        assert limit.refusal(within(clock, 227)) is None
+        assert limit.refusal(within(clock, 226)) is not None
+
+
+def overload(service_seconds, per_second, deadline_ms, seconds=20.0):
+    """Simulates a server that answers one request after another.
+
+    Args:
+        service_seconds: Returns the duration of an answer, given the time.
+        per_second: Requests per second, at equal distances.
+        deadline_ms: Deadline of each request.
+        seconds: Duration.
+
+    Returns:
+        Latency of each answer in milliseconds.
+    """
+    clock = clocks.Clock()
+    begin = clock()
+    limit = admission.Admission(100_000, 10**9, clock=clock)
+    # End and arrival of each admitted request, and the block that ends with it.
+    served, latencies = [], []
+
+    def answer_until(now):
+        while served and served[0][0] <= now:
+            end, arrival, block = served.pop(0)
+            clock.advance(end - clock())
+            block.close()
+            latencies.append((end - arrival) * 1000)
+        clock.advance(now - clock())
+
+    free_at = begin
+    for number in range(int(seconds * per_second)):
+        arrival = begin + number / per_second
+        answer_until(arrival)
+        block = contextlib.ExitStack()
+        with contextlib.suppress(errors.OverloadedError):
+            block.enter_context(limit.admitted(within(clock, deadline_ms)))
+            free_at = max(free_at, arrival) + service_seconds(arrival - begin)
+            served.append((free_at, arrival, block))
+    answer_until(free_at)
+    return latencies
+
+
+@pytest.mark.parametrize("deadline_ms", [100, 2_000])
+@pytest.mark.parametrize("load", [1, 2, 3, 10])
+def test_an_overloaded_server_answers_at_its_capacity_and_in_time(load, deadline_ms):
+    # 100 answers a second for 20 seconds.
+    latencies = overload(lambda _: 0.01, 100 * load, deadline_ms)
+    in_time = sum(latency <= deadline_ms for latency in latencies)
+    assert in_time >= 0.99 * len(latencies)
+    assert in_time >= 0.9 * 100 * 20
+
+
+def test_a_server_that_becomes_slower_and_faster_again_is_followed():
+    # 100 answers a second, 25 in the seconds from 8 to 12, at 150 requests a second.
+    latencies = overload(lambda at: 0.04 if 8 <= at < 12 else 0.01, 150, 2_000)
+    in_time = sum(latency <= 2_000 for latency in latencies)
+    # Late are those that were admitted at the faster pace, of which 75 % of 2 s * 100 = 150 are
+    # in flight when it changes.
+    assert len(latencies) - in_time <= 150
+    # 16 s * 100 + 4 s * 25.
+    assert in_time >= 0.9 * 1_700 - 150
+
+
+def test_a_call_that_asks_for_too_many_ads_is_refused(tiny_bundle, ranker_address):
+    config = OrchestratorConfig(max_ads_per_call=25, default_deadline_ms=30_000)
+
+    async def main():
+        service = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address, config)
+        try:
+            small = [requests.Request(k=12), requests.Request(k=13)]
+            answers = await service.recommend_batch(small)
+            with pytest.raises(
+                errors.RequestTooLargeError,
+                match="at most 25 ads in a call, the sum of k; got 26 in 3 requests",
+            ):
+                await service.recommend_batch([*small, requests.Request(k=1)])
+            return answers
+        finally:
+            await service.close()
+
+    assert [len(answer.ads) for answer in asyncio.run(main())] == [12, 13]
