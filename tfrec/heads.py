@@ -1,6 +1,6 @@
 """The heads of the ranker: one table of what each predicts and how it is used.
 
-A head is one entry of `HEADS`. Its kind selects the loss (`ranking.losses`), the served value
+A head is one entry of `HEADS`. Its kind selects the loss (`ranking.tasks`), the served value
 (`layers.head_outputs`), the calibrator (`calibration.Calibrators`) and the metrics
 (`evaluation.head_quality`). A new head of a known kind is one entry; its label has to be in
 `tfrecords.schema.LABELS`. Releases carry the entries in their manifests.

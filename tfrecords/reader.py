@@ -7,7 +7,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,8 @@ _SHARDS_AT_ONCE = 32
 _SHUFFLED_RECORDS = 128
 _READ_BUFFER_BYTES = 1 << 18
 Batch = records.Batch
+# A number, or a scalar tensor in a function of a dataset.
+Seed: TypeAlias = int | tf.Tensor
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -193,13 +195,13 @@ class DataSet:
         return np.concatenate(parts)
 
     @_not_rewritten
-    def windows(self, split: str, seed: int | None = None) -> tf.data.Dataset:
+    def windows(self, split: str, seed: Seed | None = None) -> tf.data.Dataset:
         """Streams a split as windows of many records.
 
         Args:
             split: `train`, `validation` or `test`.
-            seed: Seed of the order of shards, records, and requests of a window, which differs
-                in each epoch; None keeps the log's order.
+            seed: Determines the order of shards, records, and requests of a window; None keeps
+                the log's order. A dataset that is iterated again has another order of records.
 
         Yields:
             The features of `records.unpack`.
@@ -217,7 +219,7 @@ class DataSet:
 
     @_not_rewritten
     def _stored_windows(
-        self, split: str, seed: int | None, spec: records.Spec, negative_keep_rate: float = 1.0
+        self, split: str, seed: Seed | None, spec: records.Spec, negative_keep_rate: float = 1.0
     ) -> tf.data.Dataset:
         """Streams windows in the stored types, which are smaller than those of models."""
         paths = self._verified_shards(split)
@@ -234,9 +236,10 @@ class DataSet:
         def window(index: tf.Tensor, serialized: tf.Tensor) -> Batch:
             stored = records.decode(spec, serialized)
             if negative_keep_rate < 1.0:
-                of_window = tf.stack([tf.constant(seed or 0, tf.int64), index])
-                stored = records.thin_unclicked(stored, negative_keep_rate, of_window)
-            return stored if seed is None else records.permute(stored)
+                stored = records.thin_unclicked(
+                    stored, negative_keep_rate, _of_window(0 if seed is None else seed, index)
+                )
+            return stored if seed is None else records.permute(stored, _of_window(seed, index))
 
         # A window is parsed at once: raw columns are joined before they are decoded.
         return dataset.batch(RECORDS_PER_WINDOW).enumerate().map(window, tf.data.AUTOTUNE)
@@ -252,7 +255,7 @@ class DataSet:
 
     @_not_rewritten
     def batches(
-        self, split: str, requests_per_batch: int, seed: int | None = None
+        self, split: str, requests_per_batch: int, seed: Seed | None = None
     ) -> tf.data.Dataset:
         """Streams padded batches of whole requests.
 
@@ -271,7 +274,7 @@ class DataSet:
 
     @_not_rewritten
     def batches_of_like_lists(
-        self, split: str, rows_per_batch: int, seed: int, negative_keep_rate: float = 1.0
+        self, split: str, rows_per_batch: int, seed: Seed, negative_keep_rate: float = 1.0
     ) -> tf.data.Dataset:
         """Streams shuffled batches of whole requests with lists of similar length.
 
@@ -288,7 +291,11 @@ class DataSet:
             As `batches`.
         """
         dataset = self._stored_windows(split, seed, self._spec_without_users, negative_keep_rate)
-        dataset = dataset.flat_map(lambda window: records.cut_by_length(window, rows_per_batch))
+        dataset = dataset.enumerate().flat_map(
+            lambda index, window: records.cut_by_length(
+                window, rows_per_batch, _of_window(seed, index)
+            )
+        )
         return self._padded(dataset)
 
     @_not_rewritten
@@ -300,7 +307,7 @@ class DataSet:
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     @_not_rewritten
-    def clicked(self, split: str, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+    def clicked(self, split: str, batch_size: int, seed: Seed | None = None) -> tf.data.Dataset:
         """Streams pairs of a request and a clicked ad.
 
         Args:
@@ -321,6 +328,11 @@ class DataSet:
             return {**records.unpack_ids(self.spec, pairs), **{n: pairs[n] for n in kept}}
 
         return dataset.map(unpack, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _of_window(seed: Seed, index: tf.Tensor) -> tf.Tensor:
+    """Returns the seed [2] int64 of a window, from that of the data and the window's number."""
+    return tf.stack([tf.cast(seed, tf.int64), index])
 
 
 def _records(path: tf.Tensor) -> tf.data.Dataset:

@@ -5,9 +5,8 @@
 
 Takes about six minutes on two cores. With 10,000,000 rows it needs up to 6 GB of memory, and 13 GB
 for the baseline. Converts a synthetic log and trains both models at their default sizes with the
-step of `training.Trainer`: Adam for dense layers, Adagrad for the tables. The baseline trains the
-same models, losses and batches with one `tf.keras.optimizers.Adam` for all variables, as plain
-Keras does.
+`train_step` of the models: Adam for dense layers, Adagrad for the tables. The baseline trains the
+same models and batches with one `tf.keras.optimizers.Adam` for all variables, as plain Keras does.
 
 Examples/s (clicks for the two-tower model, impressions for the ranker) are measured with batches
 read from the data set, alternating the two optimizers. The dependence on table size is measured
@@ -17,7 +16,6 @@ process per model and optimizer. Initialization, tracing and the first steps are
 ratios of the models are reported too. Prints a table, and JSON as the last line.
 """
 
-import functools
 import itertools
 import pathlib
 import statistics
@@ -137,45 +135,23 @@ def _sizes(values: list[str]) -> tuple[int, int]:
 
 def _prepare(data_set: reader.DataSet, model: str, prefix: str) -> tuple[tf.data.Dataset, Step]:
     """Returns the batches of a stage and the step of an untrained model."""
+    built: training.StageModel
     if model == "retrieval":
         options = config.RetrievalConfig()
         built = retrieval.build_two_tower(data_set, options, data_set.catalogue())
-        losses = functools.partial(retrieval.batch_losses, built, options)
         dataset = data_set.clicked("train", options.batch_size, seed=1)
     else:
         options = config.RankerConfig()
         built = ranking.build_ranker(data_set, options)
-        losses = functools.partial(ranking.batch_losses, built, options)
         dataset = data_set.batches_of_like_lists("train", options.batch_size, seed=1)
-    if prefix:
-        return dataset, _adam_step(built, losses, options.learning_rate, dataset.element_spec)
     rates = options.learning_rate, options.embedding_learning_rate
-    compiled = training.TrainingStep(built, losses, *rates, steps=1_000).compiled(
-        dataset.element_spec
+    built.compile(
+        tf.keras.optimizers.Adam(options.learning_rate)
+        if prefix
+        else training.dense_and_sparse(built, *rates, steps=1_000)
     )
-    return dataset, lambda batch: compiled(batch, False)[0]["loss"]
-
-
-def _adam_step(
-    model: tf.keras.Model,
-    losses: Callable[[reader.Batch], training.Losses],
-    learning_rate: float,
-    element_spec: dict[str, tf.TensorSpec],
-) -> Step:
-    """Returns a training step of plain Keras, with one Adam for all variables."""
-    variables = model.trainable_variables
-    optimizer = tf.keras.optimizers.Adam(learning_rate)
-    optimizer.build(variables)
-
-    @tf.function(input_signature=[element_spec], autograph=False)
-    def step(batch: reader.Batch) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            loss = losses(batch)["loss"]
-        gradients = tape.gradient(loss, variables)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return loss
-
-    return step
+    step = tf.function(built.train_step, input_signature=[dataset.element_spec], autograph=False)
+    return dataset, lambda batch: step(batch)["loss"]
 
 
 def _warm_up(runs: Iterable[tuple[Step, Iterator[reader.Batch]]]) -> None:
@@ -193,7 +169,9 @@ def _take_steps(step: Step, batches: Iterator[reader.Batch], count: int) -> int:
     for _ in range(count):
         batch = next(batches)
         step(batch).numpy()
-        examples += int(training.num_examples(batch))
+        examples += (
+            int(tf.math.count_nonzero(batch["mask"])) if "mask" in batch else len(batch["ad"])
+        )
     return examples
 
 

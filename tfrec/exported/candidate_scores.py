@@ -20,7 +20,9 @@ from tfrec import layers, ranking
 def score_candidates(
     model: ranking.Ranker, query: tf.Tensor, ad: tf.Tensor, parts: int = 1
 ) -> layers.Logits:
-    """Returns what `model(query, ad)` returns, apart from rounding.
+    """Returns what the model returns, apart from rounding.
+
+    The scores of a subclass with a `call` of its own are those of `call`.
 
     Args:
         model: The ranker, built.
@@ -28,6 +30,8 @@ def score_candidates(
         ad: [B, C, Wa] int32 encoded ad fields.
         parts: Number of parts of the candidates that can be scored in parallel.
     """
+    if type(model).call is not ranking.Ranker.call:
+        return model({"query": query, "ad": ad})
     side = model.encode_query(query)
     scored = [_score_part(model, side, part) for part in _split(ad, parts)]
     logits = {head: tf.concat([own[head] for own in scored], axis=1) for head in model.heads}

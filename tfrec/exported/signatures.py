@@ -14,7 +14,7 @@ Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, 
 
 import tensorflow as tf
 
-from tfrec import calibration, ranking, retrieval
+from tfrec import calibration, layers, ranking, retrieval
 from tfrec.config import CANDIDATE_PARTS
 from tfrec.exported import candidate_scores, constants
 from tfrecords import encoding
@@ -27,9 +27,9 @@ class QueryTowerModule(tf.Module):
         super().__init__(name="query_tower")
         self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
         self._tower = tower
-        self.serve = tf.function(self._serve, autograph=False).get_concrete_function(
-            **encoding.input_signature(fitted.schema.query_fields)
-        )
+        self.serve = tf.function(
+            self._serve, autograph=layers.needs_autograph(tower)
+        ).get_concrete_function(**encoding.input_signature(fitted.schema.query_fields))
 
     def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"query_embedding": self._tower(self._encoder(columns))}
@@ -42,9 +42,9 @@ class AdTowerModule(tf.Module):
         super().__init__(name="ad_tower")
         self._encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
         self._tower = tower
-        self.serve = tf.function(self._serve, autograph=False).get_concrete_function(
-            **encoding.input_signature(fitted.schema.ad_fields)
-        )
+        self.serve = tf.function(
+            self._serve, autograph=layers.needs_autograph(tower)
+        ).get_concrete_function(**encoding.input_signature(fitted.schema.ad_fields))
 
     def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         ids = self._encoder(columns)
@@ -82,7 +82,9 @@ class RankerModule(tf.Module):
             query: tf.Tensor, ad_features: tf.Tensor, position: tf.Tensor
         ) -> dict[str, tf.Tensor]:
             """Returns calibrated logits of encoded rows in their logged positions [B, C]."""
-            return calibrators.calibrated(model.as_logged(model(query, ad_features), position))
+            return calibrators.calibrated(
+                model.as_logged(model({"query": query, "ad": ad_features}), position)
+            )
 
         schema = fitted.schema
         query = tf.TensorSpec([None, encoding.width(schema.query_fields)], tf.int32)
@@ -91,10 +93,12 @@ class RankerModule(tf.Module):
         )
         position = tf.TensorSpec([None, None], tf.int32)
         with constants.as_constants(model, but=self._tables):
-            self.serve = tf.function(serve, autograph=False).get_concrete_function(
+            self.serve = tf.function(
+                serve, autograph=layers.needs_autograph(model)
+            ).get_concrete_function(
                 ad_features=ad_features, **encoding.input_signature(schema.query_fields)
             )
             # Not a signature: the export gate uses it to compare the next ranker with this one.
-            self.logged_logits = tf.function(logged_logits, autograph=False).get_concrete_function(
-                query, ad_features, position
-            )
+            self.logged_logits = tf.function(
+                logged_logits, autograph=layers.needs_autograph(model)
+            ).get_concrete_function(query, ad_features, position)

@@ -1,6 +1,8 @@
 """Keras layers shared by the two-tower model and the ranker."""
 
 from tfrec.layers.attention import IsolatedAttentionBlock, LayerNorm
+from tfrec.layers.custom_code import needs_autograph
+from tfrec.layers.dropout import Dropout, new_generator
 from tfrec.layers.features import (
     CrossLayer,
     FieldEmbeddings,
@@ -30,6 +32,7 @@ __all__ = [
     "ClickShares",
     "ClickedAds",
     "CrossLayer",
+    "Dropout",
     "FieldEmbeddings",
     "HistoryTokens",
     "IdDropout",
@@ -48,6 +51,8 @@ __all__ = [
     "flatten",
     "head_outputs",
     "mean_of_values",
+    "needs_autograph",
+    "new_generator",
     "oov_rates",
     "pairwise_products",
     "positive_logits",

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.config import RankerConfig
+from tfrec.layers import dropout
 
 # Added to a logit, gives a weight of zero.
 _NEVER = -1e9
@@ -65,7 +66,7 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
         self._output = tf.keras.layers.Dense(config.model_dim, kernel_initializer="zeros")
         self._widen = tf.keras.layers.Dense(config.feed_forward_dim)
         self._narrow = tf.keras.layers.Dense(config.model_dim, kernel_initializer="zeros")
-        self._dropout = tf.keras.layers.Dropout(config.dropout)
+        self._dropout = dropout.Dropout(config.dropout)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the weights; called by Keras."""

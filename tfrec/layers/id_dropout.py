@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfrec.layers import dropout
 from tfrecords import encoding, reader
 from tfrecords.schema import Field, Schema
 
@@ -30,7 +31,7 @@ _SEED = 1
 _OFFSET = 4.0
 
 
-class IdDropout:
+class IdDropout(tf.Module):
     """Replaces ids of both sides.
 
     Args:
@@ -43,7 +44,9 @@ class IdDropout:
     """
 
     def __init__(self, fitted: encoding.FittedSchema, rate: float) -> None:
+        super().__init__()
         self._fitted, self._is_on = fitted, rate > 0
+        self._generator = dropout.new_generator()
         self.rates = dict.fromkeys(_ids(fitted.schema), rate)
 
     def raise_rates(self, oov_rates: Mapping[str, float]) -> None:
@@ -70,8 +73,8 @@ class IdDropout:
             return ids
         shape = tf.shape(ids)
         # One draw per row: a new user comes from a new place, with a new browser.
-        replaced = tf.random.uniform(shape[:-1])[..., None] < rates
-        bucket = tf.cast(tf.random.uniform(shape) * num_oov, tf.int32)
+        replaced = self._generator.uniform(shape[:-1])[..., None] < rates
+        bucket = tf.cast(self._generator.uniform(shape) * num_oov, tf.int32)
         return tf.where(replaced, first_oov + bucket, ids)
 
 

@@ -44,7 +44,13 @@ class UserBias(tf.keras.layers.Layer):
         super().__init__(name="user_bias")
         self._users = users
         self.table = self.add_weight("table", (users.cardinality, num_logits), initializer="zeros")
-        self.mean = self.add_weight("mean", (num_logits,), initializer="zeros", trainable=False)
+        self.mean = self.add_weight(
+            "mean",
+            (num_logits,),
+            initializer="zeros",
+            trainable=False,
+            aggregation=tf.VariableAggregation.MEAN,
+        )
 
     def call(self, query: tf.Tensor, shown: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the biases [B, K] of the users of queries.

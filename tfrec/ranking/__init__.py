@@ -1,11 +1,10 @@
-"""Stage two: the multi-head-attention ranker, its losses and its training."""
+"""Stage two: the multi-head-attention ranker, its tasks and its training."""
 
 from tfrec.ranking.down_sampling import undo_down_sampling
 from tfrec.ranking.ranker import QuerySide, Ranker
 from tfrec.ranking.ranker_training import (
     REQUESTS_PER_EVALUATION_BATCH,
     Predictions,
-    batch_losses,
     build_ranker,
     check_trainable,
     cross_fitted_predictions,
@@ -22,7 +21,6 @@ __all__ = [
     "Predictions",
     "QuerySide",
     "Ranker",
-    "batch_losses",
     "build_ranker",
     "check_trainable",
     "cross_fitted_predictions",

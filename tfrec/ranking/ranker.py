@@ -16,16 +16,18 @@ References:
     (crosses and pairwise inner products in the candidate encoder).
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfrec import layers
+from tfrec import layers, training
 from tfrec.config import RankerConfig
 from tfrec.heads import HEADS
 from tfrec.layers import Logits
-from tfrecords import encoding
+from tfrec.ranking import tasks
+from tfrecords import encoding, reader
 
 
 class QuerySide(NamedTuple):
@@ -44,19 +46,25 @@ class QuerySide(NamedTuple):
     absent: tf.Tensor | None
 
 
-class Ranker(tf.keras.Model):
+class Ranker(training.StageModel):
     """Scores the candidates of requests.
 
     Args:
         fitted: The fitted schema.
-        config: Sizes.
+        config: Sizes, and weights of the losses.
         heads: Heads to build: the labels of the log.
         num_positions: Number of positions whose bias is learned and left out at serving; 0: none.
         ties: Query-side lists whose values are ads, from `layers.find_histories`.
 
     Attributes:
-        ad_input, pair_input: First layers, of ad fields and of products of fields.
+        query_embeddings, ad_embeddings: Embeddings of the fields.
+        query_input, ad_input, pair_input: First layers, of query fields, ad fields and products of
+            fields.
+        crosses, deep, crossed: Layers of the candidate encoder.
+        summaries, history_tokens: Layers that make the query tokens; None without lists.
+        blocks: Attention blocks.
         head_layers: Head -> the layer from [B C, ...] to its logits.
+        tasks: Head -> its objective; another `tfrs.tasks.Ranking` can take its place.
     """
 
     def __init__(
@@ -74,42 +82,49 @@ class Ranker(tf.keras.Model):
         self.query_embeddings = layers.FieldEmbeddings(
             fitted, schema.query_fields, config.field_dim, ties, self.ad_embeddings
         )
-        self._history = None
+        self.history_tokens = None
         if self.query_embeddings.list_widths:
-            self._history = layers.HistoryTokens(self.query_embeddings, width)
+            self.history_tokens = layers.HistoryTokens(self.query_embeddings, width)
         self._num_summaries = config.num_query_tokens
-        history_tokens = self._history.num_tokens if self._history else 0
-        self._num_tokens = self._num_summaries + history_tokens
+        num_history_tokens = self.history_tokens.num_tokens if self.history_tokens else 0
+        self._num_tokens = self._num_summaries + num_history_tokens
         self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
-        self._query_input = tf.keras.layers.Dense(hidden)
+        self.query_input = tf.keras.layers.Dense(hidden)
         self.ad_input = tf.keras.layers.Dense(hidden, use_bias=False)
         self.pair_input = tf.keras.layers.Dense(hidden, use_bias=False)
-        self._summaries = tf.keras.layers.Dense(config.num_query_tokens * width)
-        self._crosses = [layers.CrossLayer() for _ in range(config.num_cross_layers)]
-        self._deep = tf.keras.layers.Dense(width, activation="relu")
-        self._crossed = tf.keras.layers.Dense(width)
-        self._dropout = tf.keras.layers.Dropout(config.dropout)
-        self._blocks = [
+        self.summaries = tf.keras.layers.Dense(config.num_query_tokens * width)
+        self.crosses = [layers.CrossLayer() for _ in range(config.num_cross_layers)]
+        self.deep = tf.keras.layers.Dense(width, activation="relu")
+        self.crossed = tf.keras.layers.Dense(width)
+        self.dropout = layers.Dropout(config.dropout)
+        self.blocks = [
             layers.IsolatedAttentionBlock(config, self._num_tokens)
             for _ in range(config.num_blocks)
         ]
-        self._final_norm = layers.LayerNorm(epsilon=1e-6)
+        self.final_norm = layers.LayerNorm(epsilon=1e-6)
         self.head_layers = {
             head: tf.keras.layers.Dense(HEADS[head].num_logits) for head in self.heads
         }
+        self.tasks = {head: tasks.task_of(head) for head in self.heads}
+        self._config, self._fitted = config, fitted
         users = layers.UserIds.find(fitted)
         self.user_bias = layers.UserBias(users, len(heads)) if users else None
         self._biased_heads = tuple(h for h in self.heads if HEADS[h].has_position_bias)
         self.position_bias = None
         if num_positions > 1:
             self.position_bias = layers.PositionBias(num_positions, len(self._biased_heads))
-        self.score = tf.function(
-            self.call,
+
+    @functools.cached_property
+    def score(self) -> Callable[[tf.Tensor, tf.Tensor], Logits]:
+        """`call` as a graph, of `query` and `ad`."""
+        schema = self._fitted.schema
+        return tf.function(
+            lambda query, ad: self({"query": query, "ad": ad}),
             input_signature=[
                 tf.TensorSpec([None, encoding.width(schema.query_fields)], tf.int32),
                 tf.TensorSpec([None, None, encoding.width(schema.ad_fields)], tf.int32),
             ],
-            autograph=False,
+            autograph=layers.needs_autograph(self),
         )
 
     @property
@@ -120,20 +135,43 @@ class Ranker(tf.keras.Model):
             tables.append(self.user_bias.table)
         return tables if self.position_bias is None else [*tables, self.position_bias.steps]
 
-    def call(self, query: tf.Tensor, ad: tf.Tensor, training: bool = False) -> Logits:
+    def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
+        """Returns the weighted losses of the heads; in training with the penalty on embeddings.
+
+        Each is a mean over the impressions with a known label.
+
+        Args:
+            inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32; `mask` [B, C] bool, true for shown
+                ads; labels [B, C], NaN where missing; `position` [B, C] int32 if the log has it.
+            training: Whether dropout, of ids too, is on, and the batch lacks unclicked rows
+                according to `negative_keep_rate`.
+        """
+        query, ad, mask = inputs["query"], inputs["ad"], inputs["mask"]
+        logits = self.as_logged(self(inputs, training=training), inputs.get("position"))
+        keep_rate = self._config.negative_keep_rate if training else 1.0
+        losses = []
+        for head, task in self.tasks.items():
+            labels, predictions, weights = tasks.labelled_rows(head, inputs, logits, keep_rate)
+            loss = tasks.mean(task(labels, predictions, sample_weight=weights))
+            losses.append(self._config.loss_weights[head] * loss)
+        if training:
+            losses.append(self._config.embedding_l2 * self.embedding_penalty(query, ad, mask))
+        return tf.add_n(losses)
+
+    def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
         """Scores candidates, as in the first position.
 
         `exported.score_candidates` computes the same scores in an order that is faster for many
         candidates.
 
         Args:
-            query: [B, Wq] int32 encoded query fields.
-            ad: [B, C, Wa] int32 encoded ad fields.
+            inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32 encoded fields.
             training: Whether dropout, of ids too, is on.
 
         Returns:
             The logits of each head.
         """
+        query, ad = inputs["query"], inputs["ad"]
         query_ids, ad_ids = query, ad
         if training:
             query_ids, ad_ids = self.id_dropout.query(query), self.id_dropout.ad(ad)
@@ -142,7 +180,7 @@ class Ranker(tf.keras.Model):
         # Products with weights are products of matrices with a row per candidate: with more
         # dimensions TensorFlow does not fuse them with the operations that follow.
         ad_flat = tf.reshape(ad_embeddings, [-1, self.ad_embeddings.output_dim])
-        ad_flat = self._dropout(ad_flat, training=training)
+        ad_flat = self.dropout(ad_flat, training=training)
         # Dense(concat(query, ad, products)) in parts: the query's part is computed once.
         products = layers.pairwise_products(side.embeddings, ad_embeddings)
         hidden = self.ad_input(ad_flat) + self.pair_input(products)  # [B C, W]
@@ -160,13 +198,13 @@ class Ranker(tf.keras.Model):
             training: Whether dropout is on.
         """
         embeddings = self.query_embeddings(query)  # [B, Fq, E]
-        flat = self._dropout(layers.flatten(embeddings), training=training)
-        tokens = self._summaries(flat)
+        flat = self.dropout(layers.flatten(embeddings), training=training)
+        tokens = self.summaries(flat)
         width = tokens.shape[-1] // self._num_summaries
         tokens = tf.reshape(tokens, [-1, self._num_summaries, width])
-        if self._history is None:
+        if self.history_tokens is None:
             return QuerySide(embeddings, flat, tokens, None)
-        values, absent = self._history(query)
+        values, absent = self.history_tokens(query)
         tokens = tf.concat([tokens, values], axis=1)
         absent = tf.pad(absent, [[0, 0], [self._num_summaries, 0]])
         return QuerySide(embeddings, flat, tokens, absent)
@@ -185,22 +223,22 @@ class Ranker(tf.keras.Model):
             [B C, 2 D]: what the heads read apart from the products of fields.
         """
         num_requests, num_ads = tf.shape(hidden)[0], tf.shape(hidden)[1]
-        x0 = hidden + self._query_input(side.flat)[:, None]
+        x0 = hidden + self.query_input(side.flat)[:, None]
         x0 = tf.reshape(x0, [-1, x0.shape[-1]])
-        encoded = self._deep(self._dropout(tf.nn.relu(x0), training=training))
-        if self._crosses:
+        encoded = self.deep(self.dropout(tf.nn.relu(x0), training=training))
+        if self.crosses:
             x = x0
-            for cross in self._crosses:
+            for cross in self.crosses:
                 x = cross(x0, x)
-            encoded += self._crossed(x)
+            encoded += self.crossed(x)
         width = encoded.shape[-1]
         candidates = tf.reshape(encoded, [num_requests, num_ads, width])
         rows = tf.concat([side.tokens, candidates], axis=1)
-        for block in self._blocks:
+        for block in self.blocks:
             rows = block(rows, side.absent, training=training)
         attended = tf.reshape(rows[:, self._num_tokens :], [-1, width])
         # The heads also read the input of attention: on little data the short path is better.
-        return tf.concat([self._final_norm(attended), encoded], axis=-1)
+        return tf.concat([self.final_norm(attended), encoded], axis=-1)
 
     def finish(
         self, logits: Logits, query: tf.Tensor, ad: tf.Tensor, training: bool = False

@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import tensorflow as tf
 from tfrec import calibration, layers, metrics, training
 from tfrec.config import RankerConfig, save_config
 from tfrec.heads import CLICK
-from tfrec.ranking import initial_bias, losses, ranker, ranker_validation
+from tfrec.ranking import initial_bias, ranker, ranker_validation
 from tfrecords import encoding, reader, terminal
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
@@ -57,8 +58,10 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranker.Ranke
     ties = layers.find_histories(data_set.fitted, data_set.catalogue())
     model = ranker.Ranker(data_set.fitted, config, _heads(data_set), num_positions, ties)
     model(
-        tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
-        tf.zeros([1, 1, encoding.width(schema.ad_fields)], tf.int32),
+        {
+            "query": tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
+            "ad": tf.zeros([1, 1, encoding.width(schema.ad_fields)], tf.int32),
+        }
     )
     return model
 
@@ -171,6 +174,7 @@ def train_ranker(
     config: RankerConfig,
     workdir: pathlib.Path,
     progress: bool = False,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
     """Trains a ranker, keeps its best pass, and fits its calibrators.
 
@@ -179,6 +183,7 @@ def train_ranker(
         config: Sizes and schedule.
         workdir: Work directory; training resumes from its files.
         progress: Whether to show progress bars.
+        callbacks: Additional callbacks for `Model.fit`.
 
     Raises:
         ValueError: See `check_trainable`.
@@ -189,30 +194,40 @@ def train_ranker(
     start(model, data_set)
     rows = _rows_of_pass(data_set, config)
     batch_size = training.batch_size(config.batch_size, rows)
-    steps_per_epoch = max(1, round(rows / batch_size))
+    steps_per_epoch = math.ceil(rows / batch_size)
     plan = training.Plan(
         epochs=config.epochs,
         patience=training.patience(config.patience, steps_per_epoch),
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,
         steps_per_epoch=steps_per_epoch,
+        examples_per_epoch=rows,
         metric="validation_click_log_loss",
         maximize=False,
         average_decay=config.average_decay,
     )
-    observe = functools.partial(
-        training.norms_of_sides, model.query_embeddings, model.ad_embeddings, data_set.fitted
-    )
-    trainer = training.Trainer(
-        model, functools.partial(batch_losses, model, config), plan, workdir, observe
-    )
-    history = trainer.fit(
-        lambda epoch: data_set.batches_of_like_lists(
-            "train", batch_size, config.seed + epoch, config.negative_keep_rate
-        ),
+
+    def read(number: reader.Seed) -> tf.data.Dataset:
+        return data_set.batches_of_like_lists(
+            "train", batch_size, config.seed + number, config.negative_keep_rate
+        )
+
+    history = training.fit(
+        model,
+        read,
         lambda: _validate(model, data_set),
-        progress,
-        dataclasses.asdict(config),
+        plan,
+        workdir,
+        observe=functools.partial(
+            training.norms_of_sides,
+            model.query_embeddings,
+            model.ad_embeddings,
+            data_set.fitted,
+            next(iter(read(0))),
+        ),
+        progress=progress,
+        options=dataclasses.asdict(config),
+        extra_callbacks=callbacks,
     )
     held_out = predict_split(model, data_set, "validation")
     calibrators = fit_calibrators(held_out)
@@ -251,16 +266,6 @@ def _rows_of_pass(data_set: reader.DataSet, config: RankerConfig) -> float:
     """Returns the expected number of rows of a pass."""
     clicks, labelled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
     return data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labelled - clicks)
-
-
-def batch_losses(
-    model: ranker.Ranker, config: RankerConfig, batch: reader.Batch
-) -> dict[str, tf.Tensor]:
-    logits = model(batch["query"], batch["ad"], training=True)
-    logits = model.as_logged(logits, batch.get("position"))
-    parts = losses.total_loss(batch, logits, config.loss_weights, config.negative_keep_rate)
-    penalty = model.embedding_penalty(batch["query"], batch["ad"], batch["mask"])
-    return {**parts, "loss": parts["loss"] + config.embedding_l2 * penalty}
 
 
 def _validate(model: ranker.Ranker, data_set: reader.DataSet) -> dict[str, float]:

@@ -1,9 +1,8 @@
-"""Stage one: the two-tower retrieval model, its loss and its training."""
+"""Stage one: the two-tower retrieval model, its task and its training."""
 
 from tfrec.retrieval.refit import REFIT_SPLITS, most_clicked, with_validation_clicks
 from tfrec.retrieval.retrieval_training import (
     Clicks,
-    batch_losses,
     build_two_tower,
     check_trainable,
     evenly_spaced,
@@ -13,6 +12,7 @@ from tfrec.retrieval.retrieval_training import (
     train_two_tower,
 )
 from tfrec.retrieval.retrieval_validation import RECALL_AT
+from tfrec.retrieval.task import SampledSoftmax
 from tfrec.retrieval.towers import Tower
 from tfrec.retrieval.two_tower import TwoTower, embed_in_batches, exact_top_k, query_chunks
 
@@ -20,9 +20,9 @@ __all__ = [
     "RECALL_AT",
     "REFIT_SPLITS",
     "Clicks",
+    "SampledSoftmax",
     "Tower",
     "TwoTower",
-    "batch_losses",
     "build_two_tower",
     "check_trainable",
     "embed_in_batches",

@@ -42,7 +42,7 @@ def most_clicked(data_set: reader.DataSet, catalogue: reader.Catalogue, count: i
     return np.argsort(-known.clicks, kind="stable")[:count]
 
 
-def refit_batches(data_set: reader.DataSet, batch_size: int, seed: int) -> tf.data.Dataset:
+def refit_batches(data_set: reader.DataSet, batch_size: int, seed: reader.Seed) -> tf.data.Dataset:
     """Streams the clicks of both splits, with their batches mixed."""
     parts = [data_set.clicked(split, batch_size, seed) for split in REFIT_SPLITS]
     counts = np.array([data_set.label_sum(split, "click") for split in REFIT_SPLITS])
@@ -53,38 +53,34 @@ def refit_batches(data_set: reader.DataSet, batch_size: int, seed: int) -> tf.da
 
 def refit_two_tower(
     model: two_tower.TwoTower,
-    losses: Callable[[reader.Batch], dict[str, tf.Tensor]],
     plan: training.Plan,
     history: Sequence[dict[str, float]],
-    read: Callable[[int], tf.data.Dataset],
+    read: Callable[[reader.Seed], tf.data.Dataset],
     workdir: pathlib.Path,
     progress: bool = False,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
     """Trains a model for the best number of passes.
 
     Args:
         model: Untrained.
-        losses: See `training.Trainer`.
-        plan: Plan of the first training, with the steps per pass of the refit.
+        plan: Plan of the first training, with the passes of the refit.
         history: Metrics and `temperature` of each pass of the first training.
         read: Maps the number of a pass to its batches.
         workdir: Work directory of the first training; the refit resumes from its files.
         progress: Whether to show progress bars.
+        callbacks: Additional callbacks.
     """
     passes = training.best_epoch(history, plan) + 1
     plan = dataclasses.replace(plan, metric=_PASS, maximize=True, stop_after=passes)
-    trainer = training.Trainer(model, losses, plan, workdir / REFIT_DIRECTORY)
-    done = 0
-
-    def note(number: int) -> tf.data.Dataset:
-        nonlocal done
-        done = number
-        return read(number)
 
     def temperature() -> dict[str, float]:
+        number = int(model.optimizer.iterations) // plan.steps_per_epoch
         model.store_user_clicks()
-        value = history[done]["temperature"]
-        model.temperature.assign(value)
-        return {_PASS: float(done + 1), "temperature": value}
+        model.temperature.assign(history[number - 1]["temperature"])
+        return {_PASS: float(number), "temperature": float(model.temperature)}
 
-    trainer.fit(note, temperature, progress)
+    directory = workdir / REFIT_DIRECTORY
+    training.fit(
+        model, read, temperature, plan, directory, progress=progress, extra_callbacks=callbacks
+    )

@@ -10,6 +10,7 @@ WORKDIR/retrieval.json        written last: fingerprint, validation history
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -64,6 +65,7 @@ def build_two_tower(
         model.query_tower.user_clicks(nothing, nothing, nothing, model.embed_rows)
     model.query_tower(tf.zeros([1, encoding.width(schema.query_fields)], tf.int32))
     model.ad_tower(tf.zeros([1, encoding.width(schema.ad_fields)], tf.int32))
+    model.built = True
     model.copy_initial_weights()
     return model
 
@@ -126,6 +128,7 @@ def train_two_tower(
     config: RetrievalConfig,
     workdir: pathlib.Path,
     progress: bool = False,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
 ) -> None:
     """Trains a two-tower model and keeps its best pass.
 
@@ -134,6 +137,7 @@ def train_two_tower(
         config: Sizes and schedule.
         workdir: Work directory; training resumes from its files.
         progress: Whether to show progress bars.
+        callbacks: Additional callbacks for `Model.fit`, of the refit too.
 
     Raises:
         ValueError: See `check_trainable`.
@@ -154,19 +158,12 @@ def train_two_tower(
         patience=config.patience,
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,
-        steps_per_epoch=max(1, round(clicks / config.batch_size)),
+        steps_per_epoch=math.ceil(clicks / config.batch_size),
+        examples_per_epoch=clicks,
         metric=retrieval_validation.METRIC,
         maximize=True,
         initial_accumulator=config.embedding_accumulator,
     )
-    losses = functools.partial(batch_losses, model, config)
-    observe = functools.partial(
-        training.norms_of_sides,
-        model.query_tower.field_embeddings,
-        model.ad_tower.field_embeddings,
-        data_set.fitted,
-    )
-    trainer = training.Trainer(model, losses, plan, workdir, observe)
 
     def validate() -> dict[str, float]:
         model.store_user_clicks()
@@ -178,14 +175,25 @@ def train_two_tower(
         measured = retrieval_validation.measure(model, held_out, queries, ads)
         return {**measured, "temperature": float(model.temperature)}
 
-    history = trainer.fit(
-        lambda epoch: data_set.clicked("train", config.batch_size, seed=config.seed + epoch),
+    history = training.fit(
+        model,
+        lambda number: data_set.clicked("train", config.batch_size, seed=config.seed + number),
         validate,
-        progress,
-        dataclasses.asdict(config),
+        plan,
+        workdir,
+        observe=functools.partial(
+            training.norms_of_sides,
+            model.query_tower.field_embeddings,
+            model.ad_tower.field_embeddings,
+            data_set.fitted,
+            next(iter(data_set.clicked("train", config.batch_size, seed=config.seed))),
+        ),
+        progress=progress,
+        options=dataclasses.asdict(config),
+        extra_callbacks=callbacks,
     )
     if config.refit:
-        model = _refit(data_set, config, oov_rates, plan, history, workdir, progress)
+        model = _refit(data_set, config, oov_rates, plan, history, workdir, progress, callbacks)
     _write_projector(model, catalogue, workdir / "tensorboard")
     description = {"history": history, "refit": config.refit}
     training.write_description(workdir / "retrieval.json", data_set, description)
@@ -199,6 +207,7 @@ def _refit(
     history: list[dict[str, float]],
     workdir: pathlib.Path,
     progress: bool,
+    callbacks: Sequence[tf.keras.callbacks.Callback],
 ) -> two_tower.TwoTower:
     """Retrains on the training and the validation clicks; see `refit`."""
     catalogue = with_validation_clicks(data_set, data_set.catalogue())
@@ -206,15 +215,16 @@ def _refit(
     clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
     model = build_two_tower(data_set, config, catalogue, clicked_ads)
     model.id_dropout.raise_rates(oov_rates)
-    clicks = sum(data_set.label_sum(split, "click") for split in REFIT_SPLITS)
+    clicks = [data_set.label_sum(split, "click") for split in REFIT_SPLITS]
+    steps = sum(math.ceil(count / config.batch_size) for count in clicks)
     refit_two_tower(
         model,
-        functools.partial(batch_losses, model, config),
-        dataclasses.replace(plan, steps_per_epoch=max(1, round(clicks / config.batch_size))),
+        dataclasses.replace(plan, steps_per_epoch=steps, examples_per_epoch=sum(clicks)),
         history,
-        lambda epoch: refit_batches(data_set, config.batch_size, config.seed + epoch),
+        lambda number: refit_batches(data_set, config.batch_size, config.seed + number),
         workdir,
         progress,
+        callbacks,
     )
     return model
 
@@ -237,16 +247,6 @@ def load_two_tower(
     trained = workdir / REFIT_DIRECTORY if refit else workdir
     training.restore_best(model, trained, workdir)
     return model, description
-
-
-def batch_losses(
-    model: two_tower.TwoTower, config: RetrievalConfig, batch: reader.Batch
-) -> dict[str, tf.Tensor]:
-    losses = model.losses(batch)
-    return {
-        "loss": losses.softmax + config.embedding_l2 * losses.penalty,
-        "softmax_loss": losses.softmax,
-    }
 
 
 def _write_projector(

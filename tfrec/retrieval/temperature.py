@@ -13,7 +13,7 @@ References:
 import numpy as np
 import tensorflow as tf
 
-from tfrec.retrieval import sampled_softmax
+from tfrec.retrieval import task
 
 # The maximum keeps gradients from vanishing: before the towers have learned anything, held-out
 # clicks are most likely under a nearly uniform softmax.
@@ -36,7 +36,7 @@ def fit(
         log_expected_draws: [C] float32; zeros if the columns are all ads.
     """
     every = tf.concat([own_scores[:, None], scores], axis=1)
-    offset = tf.where(excluded, sampled_softmax.EXCLUDED, -log_expected_draws)
+    offset = tf.where(excluded, task.EXCLUDED, -log_expected_draws)
     offset = tf.concat([tf.zeros_like(own_scores)[:, None], offset], axis=1)
     low, high = -tf.math.log(MAX_TEMPERATURE), -tf.math.log(MIN_TEMPERATURE)
     for _ in tf.range(_STEPS):

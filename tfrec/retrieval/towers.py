@@ -3,7 +3,8 @@
 Shapes: B rows, W columns of ids, F fields, E field embedding, D embedding.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -47,14 +48,19 @@ class Tower(tf.keras.Model):
             else None
         )
         self.input_layer = tf.keras.layers.Dense(config.hidden_dim)
-        self._crosses = [layers.CrossLayer() for _ in range(config.num_cross_layers)]
-        self._hidden = tf.keras.layers.Dense(config.hidden_dim, activation="relu")
-        self._output = tf.keras.layers.Dense(config.embedding_dim)
-        self._dropout = tf.keras.layers.Dropout(config.dropout)
-        self.embed = tf.function(
-            self.call,
-            input_signature=[tf.TensorSpec([None, encoding.width(fields)], tf.int32)],
-            autograph=False,
+        self.crosses = [layers.CrossLayer() for _ in range(config.num_cross_layers)]
+        self.hidden_layer = tf.keras.layers.Dense(config.hidden_dim, activation="relu")
+        self.output_layer = tf.keras.layers.Dense(config.embedding_dim)
+        self.dropout = layers.Dropout(config.dropout)
+        self._width = encoding.width(fields)
+
+    @functools.cached_property
+    def embed(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """`call` as a graph, without dropout."""
+        return tf.function(
+            lambda ids: self(ids),
+            input_signature=[tf.TensorSpec([None, self._width], tf.int32)],
+            autograph=layers.needs_autograph(self),
         )
 
     @property
@@ -68,7 +74,7 @@ class Tower(tf.keras.Model):
     @property
     def later_layers(self) -> list[tf.keras.layers.Layer]:
         """The layers after the first, with the same shapes in both towers."""
-        return [*self._crosses, self._hidden, self._output]
+        return [*self.crosses, self.hidden_layer, self.output_layer]
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Embeds ids [B, W] int32 as [B, D] float32, L2-normalized."""
@@ -83,12 +89,12 @@ class Tower(tf.keras.Model):
         The last of the F is that of `user_clicks`, if any.
         """
         flat = layers.flatten(field_embeddings)
-        x0 = self.input_layer(self._dropout(flat, training=training))
+        x0 = self.input_layer(self.dropout(flat, training=training))
         x = x0
-        for cross in self._crosses:
+        for cross in self.crosses:
             x = cross(x0, x)
-        x += self._dropout(self._hidden(x), training=training)
-        return tf.math.l2_normalize(self._output(x), axis=-1)
+        x += self.dropout(self.hidden_layer(x), training=training)
+        return tf.math.l2_normalize(self.output_layer(x), axis=-1)
 
 
 def with_field(fields: tf.Tensor, more: tf.Tensor) -> tf.Tensor:

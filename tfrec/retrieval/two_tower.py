@@ -14,33 +14,19 @@ References:
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
-from tfrec import layers
+from tfrec import layers, training
 from tfrec.config import RetrievalConfig
-from tfrec.retrieval import sampled_softmax, tower_start, towers
+from tfrec.retrieval import task, tower_start, towers
 from tfrecords import encoding, reader, terminal
 
 _FREQUENCY_STDDEV = 0.01
 
 
-class Losses(NamedTuple):
-    """Losses of a batch, scalars.
-
-    Attributes:
-        softmax: Mean softmax loss of the clicks, in nats.
-        penalty: Mean squared norm of the field embeddings of the clicks.
-    """
-
-    softmax: tf.Tensor
-    penalty: tf.Tensor
-
-
-class TwoTower(tfrs.models.Model):
+class TwoTower(training.StageModel):
     """The retrieval model.
 
     If the catalogue is no larger than a batch's sample of ads, the softmax is over all ads.
@@ -51,6 +37,11 @@ class TwoTower(tfrs.models.Model):
         catalogue: All ads, with click counts; the source of the uniform negatives.
         clicked_ads: Ads that users clicked in training, which are not their negatives; None if
             users are not known.
+
+    Attributes:
+        query_tower, ad_tower: The towers.
+        temperature: Temperature of the softmax.
+        task: The objective; another `tfrs.tasks.Retrieval` can take its place.
     """
 
     def __init__(
@@ -72,10 +63,16 @@ class TwoTower(tfrs.models.Model):
         self.temperature = tf.Variable(
             config.initial_temperature, name="temperature", dtype=tf.float32, trainable=False
         )
+        self.task = task.SampledSoftmax(
+            temperature=self.temperature,
+            loss_metrics=[tf.keras.metrics.Mean(name="softmax_loss")],
+        )
         self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
+        self._generator = layers.new_generator()
+        self._embedding_l2 = config.embedding_l2
         self._num_uniform = config.uniform_negatives
         self._num_ads = len(catalogue)
-        self._over_all_ads = self._num_ads <= config.batch_size + config.uniform_negatives
+        self._has_few_ads = self._num_ads <= config.batch_size + config.uniform_negatives
         # The catalogue and its counts are data, not weights: they are not in checkpoints.
         self._ad_features = tf.constant(np.asarray(catalogue.features))
         self._click_shares = layers.ClickShares(catalogue.clicks)
@@ -91,36 +88,42 @@ class TwoTower(tfrs.models.Model):
         both = (self.query_tower, self.ad_tower)
         return [v for tower in both for v in tower.field_embeddings.sparse_variables]
 
-    def losses(self, batch: reader.Batch, training: bool = True) -> Losses:
-        """Returns the losses of clicks.
+    def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
+        """Returns the loss of clicks; in training with the penalty on the embeddings used.
 
         Args:
-            batch: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32, and `user` [B] int64
-                if users are known.
+            inputs: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32; `user` [B] int64 if
+                users are known; optionally `sample_weight` [B].
             training: Whether dropout, of ids too, is on.
         """
-        rows, ads = self._columns(batch)  # [C], [C, Wa]
-        query = batch["query"]
+        rows, ads = self._candidates(inputs)  # [C], [C, Wa]
+        query = inputs["query"]
         if training:
             query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
         query_fields = self.query_tower.field_embeddings(query)
         ad_fields = self.ad_tower.field_embeddings(ads)
-        inputs = query_fields
+        query_inputs = query_fields
         layer = self.query_tower.user_clicks
         if layer is not None:
-            inputs = towers.with_field(query_fields, self._clicks_of_users(layer, batch, query))
-        queries = self.query_tower.combine(inputs, training) / self.temperature
-        logits = tf.matmul(queries, self.ad_tower.combine(ad_fields, training), transpose_b=True)
-        # The clicked ad's column is its row if all ads are columns, else it is on the diagonal.
-        own = batch["ad_row"] if self._over_all_ads else tf.range(tf.shape(logits)[0])
-        softmax = sampled_softmax.loss(
-            tf.gather(logits, own, batch_dims=1),
-            logits,
-            self.accidental_hits(batch, rows),
-            None if self._over_all_ads else tf.math.log(self._expected_draws(batch, rows)),
+            of_users = self._clicks_of_users(layer, inputs, query)
+            query_inputs = towers.with_field(query_fields, of_users)
+        # The column of the clicked ad is its row if all ads are candidates.
+        own = {"own_columns": inputs["ad_row"]} if self._over_all_ads else {}
+        loss = self.task(
+            self.query_tower.combine(query_inputs, training),
+            self.ad_tower.combine(ad_fields, training),
+            sample_weight=inputs.get("sample_weight"),
+            candidate_sampling_probability=self._sampling_probability(inputs, rows),
+            candidate_ids=rows,
+            compute_metrics=not training,
+            score_mask=self._not_clicked(inputs, rows),
+            **own,
         )
-        penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own))
-        return Losses(tf.reduce_mean(softmax), penalty)
+        if not training:
+            return loss
+        own_columns = own.get("own_columns", tf.range(tf.shape(query)[0]))
+        penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own_columns))
+        return loss + self._embedding_l2 * penalty
 
     def _clicks_of_users(
         self, layer: layers.UserClicks, batch: reader.Batch, query: tf.Tensor
@@ -129,7 +132,7 @@ class TwoTower(tfrs.models.Model):
         if self._clicked_ads is None:
             return layer.of_ids(query)
         ads, owner, counts = self._clicked_ads.others(
-            batch["user"], batch["ad_row"], layer.max_clicks
+            batch["user"], batch["ad_row"], layer.max_clicks, self._generator
         )
         sums = layer(ads, owner, counts, self.embed_rows)
         return tf.where(layer.is_known(query)[:, None], sums, 0.0)
@@ -144,19 +147,29 @@ class TwoTower(tfrs.models.Model):
         if layer is not None and self._clicked_ads is not None:
             layer.store(self._clicked_ads, self._num_ads, self.embed_rows)
 
-    def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
-        """Returns the mean softmax loss of clicks; see `losses`."""
-        return self.losses(inputs, training).softmax
+    @property
+    def _over_all_ads(self) -> bool:
+        """Whether all ads are candidates; a stock task takes those of the batch first."""
+        return self._has_few_ads and isinstance(self.task, task.SampledSoftmax)
 
-    def _columns(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns rows [C] and features [C, Wa] of the candidates of the clicks."""
+    def _candidates(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns rows [C] and features [C, Wa] of the candidates that clicks are scored against.
+
+        These are the clicked ads and uniform negatives, or all ads.
+        """
         if self._over_all_ads:
             return tf.range(self._num_ads), self._ad_features
-        uniform = tf.random.uniform([self._num_uniform], maxval=self._num_ads, dtype=tf.int32)
+        uniform = self._generator.uniform([self._num_uniform], 0, self._num_ads, tf.int32)
         # All have the latest features, as in the index. Otherwise a price from the end of the log
         # would identify the uniform ads, which were not clicked.
         rows = tf.concat([batch["ad_row"], uniform], axis=0)
         return rows, tf.gather(self._ad_features, rows)
+
+    def _not_clicked(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
+        """Returns [B, C] bool, false for ads [C] that the user clicked; None: nobody is known."""
+        if self._clicked_ads is None:
+            return None
+        return ~self._clicked_ads.among(batch["user"], rows)
 
     def accidental_hits(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
         """Returns [B, C] bool: whether the query's user clicked the ad of a column [C].
@@ -166,14 +179,18 @@ class TwoTower(tfrs.models.Model):
             rows: [C] int32 catalogue rows.
         """
         own = batch["ad_row"][:, None] == rows
-        if self._clicked_ads is None:
-            return own
-        return own | self._clicked_ads.among(batch["user"], rows)
+        not_clicked = self._not_clicked(batch, rows)
+        return own if not_clicked is None else own | ~not_clicked
 
-    def _expected_draws(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
-        batch_size = tf.shape(batch["ad_row"])[0]
-        shares = self._click_shares(rows)
-        return layers.expected_draws(shares, batch_size - 1, self._num_uniform, self._num_ads)
+    def _sampling_probability(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
+        """Returns the probability [C] of candidates in a draw of a negative; None for all ads."""
+        if self._over_all_ads:
+            return None
+        num_in_batch = tf.shape(batch["ad_row"])[0] - 1
+        draws = layers.expected_draws(
+            self._click_shares(rows), num_in_batch, self._num_uniform, self._num_ads
+        )
+        return draws / tf.cast(num_in_batch + self._num_uniform, tf.float32)
 
 
 def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:

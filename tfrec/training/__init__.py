@@ -1,34 +1,35 @@
-"""The training loop of both stages: optimizers, checkpoints, TensorBoard summaries."""
+"""Training of both stages by `compile` and `fit`: callbacks, optimizers, TensorBoard summaries."""
 
-from tfrec.training.loop import (
+from tfrec.training.fitting import (
     Plan,
-    Trainer,
     batch_size,
     best_epoch,
     check_clicks,
-    num_examples,
+    fit,
+    passes,
     patience,
     read_description,
     restore_best,
     write_description,
 )
-from tfrec.training.optimization import Losses, TrainingStep
+from tfrec.training.optimizers import dense_and_sparse
 from tfrec.training.projector import choose_rows, metadata_of, write_projector
+from tfrec.training.stage_model import StageModel
 from tfrec.training.summaries import norms_of_sides
 from tfrec.training.validation_summaries import write_curves
 
 __all__ = [
-    "Losses",
     "Plan",
-    "Trainer",
-    "TrainingStep",
+    "StageModel",
     "batch_size",
     "best_epoch",
     "check_clicks",
     "choose_rows",
+    "dense_and_sparse",
+    "fit",
     "metadata_of",
     "norms_of_sides",
-    "num_examples",
+    "passes",
     "patience",
     "read_description",
     "restore_best",

@@ -27,17 +27,37 @@ _VALUES_PER_HISTOGRAM = 10_000
 Gradient: TypeAlias = tf.Tensor | tf.IndexedSlices | None
 
 
-def gradient_norms(dense: Sequence[Gradient], sparse: Sequence[Gradient]) -> dict[str, tf.Tensor]:
-    """Returns the gradient norms of the dense layers and of the tables; None counts as zero."""
-    return {
-        "gradient_norm/dense": _global_norm(dense),
-        "gradient_norm/sparse": _global_norm(sparse),
-    }
+class GradientNorms:
+    """The gradient norms of the dense layers and of the tables in the latest sampled step."""
 
+    def __init__(self) -> None:
+        self._dense, self._sparse = (
+            tf.Variable(
+                0.0,
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.MEAN,
+            )
+            for _ in range(2)
+        )
 
-def no_gradient_norms() -> dict[str, tf.Tensor]:
-    """Returns zeros in place of `gradient_norms`, for steps that are not sampled."""
-    return {"gradient_norm/dense": tf.zeros([]), "gradient_norm/sparse": tf.zeros([])}
+    def update(
+        self, step: tf.Tensor, dense: Sequence[Gradient], sparse: Sequence[Gradient]
+    ) -> None:
+        """Measures the gradients if the step is sampled; None counts as zero."""
+
+        def measure() -> None:
+            self._dense.assign(_global_norm(dense))
+            self._sparse.assign(_global_norm(sparse))
+
+        tf.cond(step % STEPS_PER_SAMPLE == 0, measure, lambda: None)
+
+    def read(self) -> dict[str, tf.Tensor]:
+        """Returns the norms; zeros before the first sampled step."""
+        return {
+            "gradient_norm/dense": self._dense.read_value(),
+            "gradient_norm/sparse": self._sparse.read_value(),
+        }
 
 
 def _global_norm(gradients: Sequence[Gradient]) -> tf.Tensor:

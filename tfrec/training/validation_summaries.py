@@ -81,11 +81,6 @@ def write_options(options: Mapping[str, Any]) -> None:
     hparams.hparams(known)
 
 
-def write_graph(step: Any) -> None:
-    """Writes the graph of a traced step with an input signature."""
-    tf.summary.graph(step.get_concrete_function().graph)
-
-
 def _image(figure: matplotlib.figure.Figure) -> np.ndarray:
     """Returns a figure as [height, width, 4] uint8."""
     canvas = agg.FigureCanvasAgg(figure)

@@ -15,10 +15,14 @@ from tfrecords.records import spec, writer
 Batch = dict[str, tf.Tensor]
 
 
-def permute(requests: Batch) -> Batch:
-    """Shuffles the requests of a stored window."""
-    count = tf.shape(requests["list_lengths"])[0]
-    return _reorder(requests, tf.random.shuffle(tf.range(count)))
+def permute(requests: Batch, seed: tf.Tensor) -> Batch:
+    """Shuffles the requests of a stored window; `seed` [2] determines the order."""
+    return _reorder(requests, _permutation(tf.shape(requests["list_lengths"])[0], seed))
+
+
+def _permutation(count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns range(count) in an order that depends on nothing but the seed [2]."""
+    return tf.random.experimental.stateless_shuffle(tf.range(count), seed)
 
 
 def _reorder(requests: Batch, order: tf.Tensor) -> Batch:
@@ -83,8 +87,14 @@ def cut_batches(window: Batch, size: int) -> tf.data.Dataset:
     return tf.data.Dataset.range(count).map(batch)
 
 
-def cut_by_length(window: Batch, rows_per_batch: int) -> tf.data.Dataset:
-    """Cuts a stored window into batches of lists of similar length, in random order."""
+def cut_by_length(window: Batch, rows_per_batch: int, seed: tf.Tensor) -> tf.data.Dataset:
+    """Cuts a stored window into batches of lists of similar length, in random order.
+
+    Args:
+        window: A stored window.
+        rows_per_batch: Approximate number of rows in a batch.
+        seed: [2] integers that determine the order of the batches.
+    """
     window = _reorder(window, tf.argsort(window["list_lengths"], stable=True))
     row_ends = _row_ends(window["list_lengths"])
     rows = tf.cast(row_ends[-1], tf.float32)
@@ -96,7 +106,7 @@ def cut_by_length(window: Batch, rows_per_batch: int) -> tf.data.Dataset:
     def batch(index: tf.Tensor) -> Batch:
         return _requests(window, row_ends, cuts[index], cuts[index + 1])
 
-    dataset = tf.data.Dataset.from_tensor_slices(tf.random.shuffle(tf.range(count)))
+    dataset = tf.data.Dataset.from_tensor_slices(_permutation(count, seed))
     # A list longer than a batch leaves the next one empty.
     return dataset.filter(lambda index: cuts[index] < cuts[index + 1]).map(batch)
 

@@ -63,7 +63,7 @@ def test_the_exported_ranker_scores_as_the_model(
     ad_features = ads(data_set, num_requests, num_candidates)
     encoder = encoding.Encoder(data_set.fitted, data_set.schema.query_fields)
     query = encoder({name: tf.constant(values) for name, values in raw.items()})
-    expected = CALIBRATORS.apply(model(query, ad_features))
+    expected = CALIBRATORS.apply(model({"query": query, "ad": ad_features}))
     found = served.predict("", {**raw, "ad_features": ad_features})
     assert found.keys() == expected.keys()
     for name, values in found.items():

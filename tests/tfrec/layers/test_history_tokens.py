@@ -75,7 +75,7 @@ def test_the_ranker_attends_to_the_tokens(seen_before, ranker_config, monkeypatc
     for weight in model.trainable_variables:
         weight.assign(tf.random.stateless_normal(weight.shape, seed=[1, 2], stddev=0.3))
     batch = next(iter(seen_before.batches("test", 8)))
-    logits = model(batch["query"], batch["ad"])["click"]
+    logits = model(batch)["click"]
     call = history_tokens.HistoryTokens.call
 
     def moved(self, ids):
@@ -83,7 +83,7 @@ def test_the_ranker_attends_to_the_tokens(seen_before, ranker_config, monkeypatc
         return tokens + tf.random.normal(tf.shape(tokens), seed=1), absent
 
     monkeypatch.setattr(history_tokens.HistoryTokens, "call", moved)
-    assert np.abs(model(batch["query"], batch["ad"])["click"] - logits).max() > 1e-3
+    assert np.abs(model(batch)["click"] - logits).max() > 1e-3
 
 
 @pytest.mark.trains

@@ -191,8 +191,8 @@ def test_loss_and_penalty_of_both_models_learn_from_lists(two_tower, ranker_mode
     batch = {"query": query, "ad": ads, "ad_row": tf.range(5)}
     mask = tf.ones([5, 1], tf.bool)
     with tf.GradientTape(persistent=True) as tape:
-        retrieval_loss = sum(two_tower.losses(batch))
-        click = ranker_model(query, ads[:, None])["click"]
+        retrieval_loss = two_tower.compute_loss(batch, training=True)
+        click = ranker_model({"query": query, "ad": ads[:, None]})["click"]
         penalty = ranker_model.embedding_penalty(query, ads[:, None], mask)
         ranker_loss = tf.reduce_sum(click) + penalty
     for model, loss in ((two_tower, retrieval_loss), (ranker_model, ranker_loss)):

@@ -147,7 +147,7 @@ def test_the_exported_model_takes_no_position(logged, with_positions):
     ads = np.asarray(logged.catalogue().features)[None]
     answer = module.serve(country=tf.constant(["CH"]), ad_features=tf.constant(ads))
     query = encoding.Encoder(logged.fitted, SCHEMA.query_fields)({"country": tf.constant(["CH"])})
-    expected = calibrators.apply(model(query, tf.constant(ads)))
+    expected = calibrators.apply(model({"query": query, "ad": tf.constant(ads)}))
     assert answer.keys() == expected.keys()
     for name, values in answer.items():
         np.testing.assert_allclose(values, expected[name], rtol=1e-5)

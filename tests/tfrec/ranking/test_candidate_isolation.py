@@ -130,7 +130,7 @@ def world(request, tmp_path_factory):
     queries = encoding.Encoder(fitted, schema.query_fields)(tensors(columns)).numpy()
     ads = raw_columns(schema.ad_fields, 1_000, rng)
     ads = encoding.Encoder(fitted, schema.ad_fields)(tensors(ads)).numpy()
-    model(queries[:1], ads[None, :1])
+    model({"query": queries[:1], "ad": ads[None, :1]})
     for variable in model.trainable_variables:
         variable.assign_add(rng.normal(scale=0.15, size=variable.shape).astype(np.float32))
     module = exported.RankerModule(fitted, model, CALIBRATORS)

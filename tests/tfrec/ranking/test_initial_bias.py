@@ -51,7 +51,7 @@ def test_heads_without_weights_predict_the_rates_of_the_log(data_set, ranker_con
     for head in model.head_layers.values():
         head.kernel.assign(tf.zeros_like(head.kernel))
     batch = next(iter(data_set.batches("train", 64)))
-    served = layers.head_outputs(model(batch["query"], batch["ad"]))
+    served = layers.head_outputs(model(batch))
     rows, clicks, engagements = (
         data_set.num_rows("train"),
         data_set.label_sum("train", "click"),

@@ -7,11 +7,9 @@ import pytest
 import tensorflow as tf
 
 from tfrec import layers, ranking
-from tfrec.ranking import losses
 
 B, NUM_CANDIDATES = 3, 500
 TOLERANCE = 1e-5
-WEIGHTS = {"click": 1.0, "engagement": 1.0, "revenue": 1.0}
 
 
 def loud(model):
@@ -112,7 +110,7 @@ def test_the_query_matters(model, query, ads, among_500):
 )
 def test_an_absent_head_is_absent(data_set, ranker_config, query, ads, heads):
     model = ranking.Ranker(data_set.fitted, ranker_config, heads)
-    logits = model(query, ads[:, :4])
+    logits = model({"query": query, "ad": ads[:, :4]})
     assert tuple(logits) == heads
     served = layers.head_outputs(logits)
     assert len(served) == len(heads)
@@ -135,9 +133,7 @@ def test_the_gradient_reaches_every_trainable_variable(data_set, ranker_config):
     model = loud(ranking.build_ranker(data_set, ranker_config))
     batch = next(iter(data_set.batches("train", 64)))
     with tf.GradientTape() as tape:
-        logits = model(batch["query"], batch["ad"], training=True)
-        logits = model.as_logged(logits, batch["position"])
-        loss = losses.total_loss(batch, logits, WEIGHTS)["loss"]
+        loss = model.compute_loss(batch, training=True)
     gradients = tape.gradient(loss, model.trainable_variables)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert gradient is not None, variable.name
@@ -153,10 +149,8 @@ def test_padding_has_no_part_in_loss_or_penalty(data_set, model):
             padded[name] = tf.pad(values, padding)
     results = []
     for b in (batch, padded):
-        loss = losses.total_loss(b, model(b["query"], b["ad"]), WEIGHTS)["loss"]
-        results.append(
-            [float(loss), float(model.embedding_penalty(b["query"], b["ad"], b["mask"]))]
-        )
+        penalty = model.embedding_penalty(b["query"], b["ad"], b["mask"])
+        results.append([float(model.compute_loss(b)), float(penalty)])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
 
 

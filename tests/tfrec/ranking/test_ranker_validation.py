@@ -135,7 +135,7 @@ def test_the_figures_beside_a_ranker_have_the_errors_of_users(ratings, ranker_co
         ranking.measure_heads(logits, held_out.labels, owner)["click"]
         for owner in (users, np.arange(len(users)))
     )
-    assert by_user[name] > 1.2 * by_row[name]
+    assert by_user[name] > 1.05 * by_row[name]
     written = description["validation"]["click"]
     assert written[name] == pytest.approx(by_user[name], rel=0.01)
     # The calibrators are fitted on these rows: measured with them, the ranker would look better.

@@ -6,17 +6,18 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfrec import retrieval, training
-from tfrec.retrieval import refit, retrieval_training
-from tfrec.training import loop
+from tfrec.retrieval import refit
 
-PLAN = loop.Plan(
+PLAN = training.Plan(
     epochs=9,
     patience=2,
     learning_rate=0.1,
     embedding_learning_rate=0.1,
     steps_per_epoch=1,
+    examples_per_epoch=1,
     metric="validation_corpus_recall",
     maximize=True,
 )
@@ -49,14 +50,14 @@ def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config
     directory = trained / "retrieval"
     model, description = retrieval.load_two_tower(data_set, directory)
     history = json.loads((directory / "refit" / "history.json").read_text())
-    best = loop.best_epoch(description["history"], PLAN)
+    best = training.best_epoch(description["history"], PLAN)
     # As many passes as were best, each with the temperature that the first training found.
     assert len(history) == best + 1
     temperatures = [entry["temperature"] for entry in description["history"][: best + 1]]
     assert [entry["temperature"] for entry in history] == pytest.approx(temperatures)
     assert float(model.temperature) == pytest.approx(temperatures[-1])
     first = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
-    loop.restore_best(first, directory)
+    training.restore_best(first, directory)
     weights = [m.query_tower.trainable_variables[0].numpy() for m in (first, model)]
     assert not np.allclose(*weights)
 
@@ -78,7 +79,7 @@ def test_without_a_refit_the_best_pass_is_loaded(data_set, retrieval_config, to_
     assert not (to_be_refitted / "refit").exists()
     model, _ = retrieval.load_two_tower(data_set, to_be_refitted)
     best = retrieval.build_two_tower(data_set, config, data_set.catalogue())
-    loop.restore_best(best, to_be_refitted)
+    training.restore_best(best, to_be_refitted)
     for ours, theirs in zip(model.weights, best.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -91,24 +92,19 @@ class Killed(Exception):
 def test_a_refit_that_was_killed_goes_on_after_its_last_whole_pass(
     data_set, retrieval_config, to_be_refitted, monkeypatch
 ):
-    config = retrieval_config
-    read = refit.refit_batches
-    seeds = []
-
-    def killed(data_set, batch_size, seed):
-        seeds.append(seed)
-        if seed == config.seed + 1:
-            raise Killed
-        return read(data_set, batch_size, seed)
+    class KilledInSecondPass(tf.keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if int(self.model.optimizer.iterations) == self.params["steps"] + 2:
+                raise Killed
 
     # Two passes, so that one is whole before the kill.
     monkeypatch.setattr(training, "best_epoch", lambda history, plan: 1)
-    monkeypatch.setattr(retrieval_training, "refit_batches", killed)
     with pytest.raises(Killed):
-        retrieval.train_two_tower(data_set, config, to_be_refitted)
-    monkeypatch.setattr(
-        retrieval_training, "refit_batches", lambda *args: seeds.append(args[2]) or read(*args)
-    )
-    retrieval.train_two_tower(data_set, config, to_be_refitted)
-    # Passes 1 and 2, then pass 2 again.
-    assert seeds == [config.seed, config.seed + 1, config.seed + 1]
+        retrieval.train_two_tower(
+            data_set, retrieval_config, to_be_refitted, callbacks=[KilledInSecondPass()]
+        )
+    path = to_be_refitted / "refit" / "history.json"
+    (first,) = json.loads(path.read_text())
+    retrieval.train_two_tower(data_set, retrieval_config, to_be_refitted)
+    assert [entry["epoch"] for entry in json.loads(path.read_text())] == [1, 2]
+    assert json.loads(path.read_text())[0] == first

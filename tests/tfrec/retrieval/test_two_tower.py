@@ -140,7 +140,7 @@ def gradient_of(model, training):
     def gradient(batch):
         with tf.GradientTape() as tape:
             loss = model.compute_loss(batch, training)
-        return tf.reshape(tape.gradient(loss, model.ad_tower._output.kernel), [-1])
+        return tf.reshape(tape.gradient(loss, model.ad_tower.output_layer.kernel), [-1])
 
     return gradient
 
@@ -157,7 +157,7 @@ def test_the_sampled_gradient_is_that_of_the_softmax_over_all_ads(
         ours.assign(theirs)
     of_sample, of_all = gradient_of(model, True), gradient_of(everything, False)
     rng = np.random.default_rng(3)
-    sums = np.zeros((2, model.ad_tower._output.kernel.shape.num_elements()))
+    sums = np.zeros((2, model.ad_tower.output_layer.kernel.shape.num_elements()))
     for _ in range(300):
         chosen = rng.choice(len(clicks.ad_rows), 64, replace=False)
         batch = batch_of(data_set, clicks.query[chosen], clicks.ad_rows[chosen])
@@ -194,7 +194,7 @@ def test_the_ads_that_clicks_are_held_against_have_the_latest_features(data_set,
     model = build(data_set, sampled(retrieval_config, uniform_negatives=8))
     batch = next(iter(data_set.clicked("train", 16)))
     # As if every ad had changed since it was clicked.
-    rows, features = model._columns({**batch, "ad": batch["ad"] + 1})
+    rows, features = model._candidates({**batch, "ad": batch["ad"] + 1})
     assert len(rows) == len(batch["ad_row"]) + 8
     np.testing.assert_array_equal(features, np.asarray(data_set.catalogue().features)[rows.numpy()])
 

@@ -110,69 +110,22 @@ def test_histograms_hold_matrices_and_the_row_norms_of_a_part_of_the_tables(tmp_
     assert of_tag["weights/matrix"][:, 2].sum() == 6
 
 
-class Regression(tf.keras.Model):
-    """y = w · table[id], whose gradients are known."""
-
-    def __init__(self):
-        super().__init__()
-        self.table = self.add_weight("table", (4, 1), initializer="ones")
-        self.weight = self.add_weight("weight", (1,), initializer="ones")
-        self.built = True
-
-    @property
-    def sparse_variables(self):
-        return [self.table]
-
-    def losses(self, batch):
-        y = self.weight * tf.gather(self.table, batch["ad_row"])[:, 0]
-        return {"loss": tf.reduce_sum(y) * 3.0}
-
-
-def test_a_sampled_step_returns_its_gradients_norms_and_another_zeros():
-    model = Regression()
-    step = training.TrainingStep(model, model.losses, 0.0, 0.0, 10)
-    batch = {"ad_row": tf.constant([1, 1])}
-    run = step.compiled({"ad_row": tf.TensorSpec([None], tf.int32)})
-    losses, norms = run(batch, True)
-    # y = 1 of two examples, thrice: the loss is 6, its gradient 6 by the weight, and 3 + 3 by
-    # the one row.
-    assert float(losses["loss"]) == 6.0
-    assert {k: float(v) for k, v in norms.items()} == {
-        "gradient_norm/dense": 6.0,
-        "gradient_norm/sparse": 6.0,
-    }
-    _, norms = run(batch, False)
-    assert [float(v) for v in norms.values()] == [0.0, 0.0]
-    assert step.done == 2
-
-
-def test_no_operation_of_a_step_makes_a_tensor_as_large_as_a_table():
-    """The cost of a step does not grow with the tables: no part of its graph has their size."""
-    num_rows = 1_234_577
-    model = Model(num_rows)
-
-    def losses(batch):
-        rows = tf.gather(model.table, batch["ad_row"])
-        return {"loss": tf.reduce_sum(tf.matmul(rows[:, :2], model.matrix) * model.vector)}
-
-    step = training.TrainingStep(model, losses, 0.1, 0.1, 10)
-    spec = {"ad_row": tf.TensorSpec([None], tf.int32)}
-    graph = step.compiled(spec).get_concrete_function(spec, tf.TensorSpec([], tf.bool)).graph
-    shapes = [
-        output.shape for op in graph.get_operations() for output in op.outputs if output.shape.rank
-    ]
-    assert shapes
-    assert not [shape for shape in shapes if num_rows in shape.as_list()]
-
-
 @pytest.fixture
 def often(monkeypatch):
     """Samples every second step."""
     monkeypatch.setattr(summaries, "STEPS_PER_SAMPLE", 2)
 
 
-def plan(metric):
-    return training.Plan(2, 2, 1e-3, 0.05, 6, metric, True)
+PLAN = training.Plan(
+    epochs=2,
+    patience=2,
+    learning_rate=1e-3,
+    embedding_learning_rate=0.05,
+    steps_per_epoch=6,
+    examples_per_epoch=384,
+    metric="score",
+    maximize=True,
+)
 
 
 @pytest.mark.trains
@@ -181,22 +134,21 @@ def test_a_run_of_the_retrieval_stage_shows_every_curve(
 ):
     model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
     side = data_set.schema.ad_fields
+    batch = next(iter(data_set.clicked("train", 64, seed=1)))
 
-    def observe(batch):
+    def observe():
         norms = summaries.embedding_norms(
             model.ad_tower.field_embeddings, side, data_set.fitted, batch["ad"]
         )
         return {"temperature": model.temperature, **norms}
 
-    trainer = training.Trainer(
+    training.fit(
         model,
-        functools.partial(retrieval.batch_losses, model, retrieval_config),
-        plan("score"),
+        lambda number: data_set.clicked("train", 64, seed=number),
+        lambda: {"score": 1.0},
+        PLAN,
         tmp_path,
-        observe,
-    )
-    trainer.fit(
-        lambda epoch: data_set.clicked("train", 64, seed=epoch).take(6), lambda: {"score": 1.0}
+        observe=observe,
     )
     events = read(tmp_path / "tensorboard")
     tags = events.Tags()["tensors"]
@@ -223,30 +175,35 @@ def test_a_run_of_the_retrieval_stage_shows_every_curve(
 
 
 @pytest.mark.trains
-def test_a_run_of_the_ranker_counts_and_measures_shown_ads_alone(
-    data_set, ranker_config, tmp_path, often
-):
+def test_a_run_of_the_ranker_measures_shown_ads_alone(data_set, ranker_config, tmp_path, often):
     ranker_config = dataclasses.replace(ranker_config, num_blocks=1)
     model = ranking.build_ranker(data_set, ranker_config)
 
+    # The lists are filled up with ads of zeros, which are not measured.
+    batch = next(b for b in data_set.batches("train", 64) if not b["mask"].numpy().all())
     observe = functools.partial(
-        summaries.norms_of_sides, model.query_embeddings, model.ad_embeddings, data_set.fitted
+        summaries.norms_of_sides,
+        model.query_embeddings,
+        model.ad_embeddings,
+        data_set.fitted,
+        batch,
     )
-    losses = functools.partial(ranking.batch_losses, model, ranker_config)
-    trainer = training.Trainer(model, losses, plan("score"), tmp_path, observe)
-    history = trainer.fit(
-        lambda epoch: data_set.batches("train", 64).take(6), lambda: {"score": 1.0}
+    history = training.fit(
+        model,
+        lambda number: data_set.batches("train", 64, seed=number),
+        lambda: {"score": 1.0},
+        PLAN,
+        tmp_path,
+        observe=observe,
     )
     events = read(pathlib.Path(tmp_path) / "tensorboard")
     assert len(scalars(events, "epoch/examples_per_second")) == len(history) == 2
     for field in (*data_set.schema.query_fields, *data_set.schema.ad_fields):
         assert scalars(events, f"embedding_norm_of_batch/{field.side}/{field.name}")
-    # The lists are filled up with ads of zeros, which are not measured.
-    batch = next(b for b in data_set.batches("train", 64) if not b["mask"].numpy().all())
     shown = batch["ad"].numpy()[batch["mask"].numpy()]
     alone = summaries.embedding_norms(
         model.ad_embeddings, data_set.schema.ad_fields, data_set.fitted, tf.constant(shown)
     )
-    measured = observe(batch)
+    measured = observe()
     for name, value in alone.items():
         assert measured[name] == pytest.approx(value)

@@ -1,0 +1,99 @@
+"""The task of retrieval, called as that of TFRS."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfrec import retrieval
+
+B, C, D = 3, 5, 4
+
+
+@pytest.fixture
+def embeddings():
+    rng = np.random.default_rng(0)
+    return [tf.constant(rng.normal(size=(rows, D)), tf.float32) for rows in (B, C)]
+
+
+def task(**options):
+    return retrieval.SampledSoftmax(remove_accidental_hits=False, **options)
+
+
+def test_without_sampling_it_is_the_mean_of_the_loss_of_tfrs(embeddings):
+    stock = tfrs.tasks.Retrieval(temperature=0.5)
+    expected = float(stock(*embeddings)) / B
+    assert float(task(temperature=0.5)(*embeddings)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_masks_and_ids_leave_out_what_they_do_in_tfrs(embeddings):
+    mask = np.ones((B, C), bool)
+    mask[0, 3] = mask[2, 1] = False
+    # Candidate 4 is the own candidate of query 0 once more, and candidate 2 that of query 1.
+    ids = tf.constant([7, 8, 8, 9, 7])
+    stock = tfrs.tasks.Retrieval(remove_accidental_hits=True)
+    ours = retrieval.SampledSoftmax()
+    options = {"candidate_ids": ids, "score_mask": tf.constant(mask)}
+    expected = float(stock(*embeddings, **options)) / B
+    assert float(ours(*embeddings, **options)) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match=r"candidate_ids is None; .* remove_accidental_hits=False"):
+        ours(*embeddings)
+
+
+def test_negatives_count_by_their_expected_number_of_draws(embeddings):
+    probability = np.array([0.1, 0.3, 0.2, 0.3, 0.1], np.float32)
+    scores = (embeddings[0].numpy() @ embeddings[1].numpy().T).astype(np.float64)
+    losses = []
+    for row in range(B):
+        # Four draws: a candidate is drawn 4 p times. The own candidate is not sampled.
+        negatives = np.exp(scores[row]) / (4 * probability)
+        negatives[row] = np.exp(scores[row, row])
+        losses.append(np.log(negatives.sum()) - scores[row, row])
+    sampled = task()(*embeddings, candidate_sampling_probability=tf.constant(probability))
+    assert float(sampled) == pytest.approx(np.mean(losses), rel=1e-5)
+    weighted = task()(
+        *embeddings,
+        sample_weight=tf.constant([1.0, 0.0, 2.0]),
+        candidate_sampling_probability=tf.constant(probability),
+    )
+    assert float(weighted) == pytest.approx((losses[0] + 2 * losses[2]) / B, rel=1e-5)
+
+
+def test_own_candidates_can_be_in_any_column(embeddings):
+    query, candidates = embeddings
+    order = [4, 2, 0, 1, 3]
+    moved = tf.gather(candidates, order)
+    # Column of the candidates 0, 1 and 2.
+    own = tf.constant([2, 3, 1])
+    assert float(task()(query, moved, own_columns=own)) == pytest.approx(
+        float(task()(query, candidates)), rel=1e-5
+    )
+
+
+def test_metrics_are_updated_as_in_tfrs(embeddings):
+    def metrics():
+        corpus = tf.data.Dataset.from_tensor_slices(embeddings[1]).batch(2)
+        return {
+            "metrics": tfrs.metrics.FactorizedTopK(corpus, ks=(1, 2)),
+            "batch_metrics": [tf.keras.metrics.TopKCategoricalAccuracy(2, name="in_batch")],
+        }
+
+    ours, stock = task(**metrics()), tfrs.tasks.Retrieval(**metrics())
+    for own in (ours, stock):
+        own(*embeddings)
+    found, expected = (
+        [float(m.result()) for m in own._batch_metrics]
+        + [float(m.result()) for m in own.factorized_metrics[0]._top_k_metrics]
+        for own in (ours, stock)
+    )
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.trains
+def test_the_stock_task_drops_in_and_trains(data_set, retrieval_config):
+    model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
+    model.task = tfrs.tasks.Retrieval(temperature=0.1)
+    model.compile(tf.keras.optimizers.Adagrad(0.1))
+    batches = data_set.clicked("train", 64, seed=1)
+    losses = model.fit(batches, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]

@@ -1,0 +1,98 @@
+"""The ranker's tasks: a `tfrs.tasks.Ranking` for each head, of the losses of Keras and one more.
+
+Shapes: B requests, C candidates; L shown ads with a known label.
+
+References:
+    Ma et al., Entire Space Multi-Task Model, 2018.
+    Wang, Liu and Miao, A Deep Probabilistic Model for Customer Lifetime Value
+    Prediction, 2019.
+"""
+
+import math
+from collections.abc import Mapping
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfrec import layers
+from tfrec.heads import CLICK, HEADS, HeadKind
+from tfrec.ranking import down_sampling
+
+_MIN_LOG = -30.0
+
+
+class ZeroInflatedLogNormal(tf.keras.losses.Loss):
+    """Negative log-likelihood of amounts that are often 0.
+
+    `y_true` [L, 1] are amounts; `y_pred` [L, 3] the logits of a positive amount, and of mean and
+    scale of its logarithm.
+    """
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """Returns the losses [L]."""
+        amounts = y_true[..., 0]
+        positive_logit, mean, raw_scale = tf.unstack(y_pred, axis=-1)
+        positive = amounts > 0
+        zero_part = tf.nn.sigmoid_cross_entropy_with_logits(
+            labels=tf.cast(positive, tf.float32), logits=positive_logit
+        )
+        scale = layers.amount_scale(raw_scale)
+        log_amount = tf.math.log(tf.where(positive, amounts, 1.0))
+        deviation = (log_amount - mean) / scale
+        log_normal = log_amount + tf.math.log(scale) + 0.5 * (math.log(2 * math.pi) + deviation**2)
+        return zero_part + tf.where(positive, log_normal, 0.0)
+
+
+def task_of(head: str) -> tfrs.tasks.Ranking:
+    """Returns the task of a head, for the `labelled_rows`."""
+    # Not averaged by Keras, which does not know how many replicas share a batch.
+    each = tf.keras.losses.Reduction.NONE
+    loss = (
+        ZeroInflatedLogNormal(each)
+        if HEADS[head].is_amount
+        else tf.keras.losses.BinaryCrossentropy(from_logits=True, reduction=each)
+    )
+    return tfrs.tasks.Ranking(loss, loss_metrics=[tf.keras.metrics.Mean(name=f"{head}_loss")])
+
+
+def mean(losses: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of losses of any shape; 0 if there are none."""
+    return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(tf.size(losses), losses.dtype))
+
+
+def labelled_rows(
+    head: str, batch: Mapping[str, tf.Tensor], logits: layers.Logits, negative_keep_rate: float
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    """Returns labels, predictions and weights for the task of a head.
+
+    Args:
+        head: The head.
+        batch: Labels [B, C], NaN where missing, and `mask` [B, C] bool, true for shown ads.
+        logits: Logits of all heads for all rows, not for the kept ones only.
+        negative_keep_rate: Share of the unclicked rows that the batch kept.
+
+    Returns:
+        Labels [L, 1]. Predictions [L, 3] of an amount; else [L, 1] logits of a positive label of
+        an impression, with ESMM for a head after the click. Weights [L] with mean 1, or None.
+    """
+    known = batch["mask"] & ~tf.math.is_nan(batch[head])
+    clicks = tf.boolean_mask(batch[CLICK.label], known)
+    own, click_logits = (tf.boolean_mask(logits[name], known) for name in (head, CLICK.label))
+    click_logits = down_sampling.in_sample(click_logits, clicks, negative_keep_rate)
+    labels, weights = tf.boolean_mask(batch[head], known)[:, None], None
+    if head == CLICK.label:
+        return labels, click_logits[:, None], None
+    if HEADS[head].kind == HeadKind.PROBABILITY_AFTER_CLICK:
+        return labels, _after_click(click_logits, own)[:, None], None
+    # Above, the correction of the click logits takes the place of weights.
+    if negative_keep_rate < 1.0:
+        weights = down_sampling.weights(clicks, negative_keep_rate)
+        weights /= tf.reduce_mean(weights)
+    return labels, own if HEADS[head].is_amount else own[:, None], weights
+
+
+def _after_click(click_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the logits of a click and a positive label after it (ESMM)."""
+    log_p = tf.math.log_sigmoid(click_logits) + tf.math.log_sigmoid(logits)
+    log_p = tf.maximum(log_p, _MIN_LOG)
+    return log_p - tf.math.log(-tf.math.expm1(tf.minimum(log_p, -1e-6)))

@@ -1,0 +1,200 @@
+"""Keras callbacks of both stages, used beside those of Keras.
+
+Their order matters: `Validation` adds to the logs what later callbacks read, and the averaged
+weights are in the model from `SwapEMAWeights` until it is swapped back.
+"""
+
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfrec.training import summaries
+from tfrecords import files, terminal
+
+Logs = dict[str, Any]
+History = Sequence[Mapping[str, float]]
+
+
+class SwapEMAWeights(tf.keras.callbacks.Callback):
+    """Swaps weights and their averages (`use_ema`) at the end of a pass, as the one of Keras 3."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.swap()
+
+    def swap(self) -> None:
+        """Exchanges the averaged variables of the model with their averages."""
+        optimizer, *_ = self.model.optimizer.optimizers
+        if not optimizer.use_ema:
+            return
+        averages = optimizer._model_variables_moving_average
+        for variable, average in zip(self.model.dense_variables, averages, strict=True):
+            value = variable.numpy()
+            variable.assign(average)
+            average.assign(value)
+
+
+class Validation(tf.keras.callbacks.Callback):
+    """Adds validation metrics and the training speed to the logs of a pass.
+
+    Args:
+        measure: Returns the validation metrics of the current model.
+        examples_per_step: Mean number of examples in a batch.
+    """
+
+    def __init__(self, measure: Callable[[], dict[str, float]], examples_per_step: float) -> None:
+        super().__init__()
+        self._measure, self._examples_per_step = measure, examples_per_step
+        self._supports_tf_logs = True
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._steps, self._started = 0, time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        self._steps += 1
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Measures the model.
+
+        Raises:
+            FloatingPointError: The loss is not finite.
+        """
+        assert logs is not None
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"The training loss of pass {epoch + 1} is {logs['loss']}; expected a finite "
+                "number. Lower the learning rates, or check the data for a split without rows."
+            )
+        seconds = time.perf_counter() - self._started
+        logs["examples_per_second"] = self._steps * self._examples_per_step / seconds
+        # The step of what `measure` writes for TensorBoard.
+        tf.summary.experimental.set_step(epoch + 1)
+        logs.update(self._measure())
+
+
+class EarlyStopping(tf.keras.callbacks.EarlyStopping):
+    """The one of Keras, which counts the passes before an interruption too.
+
+    Args:
+        history: Logs of the passes before this run.
+        **options: See `tf.keras.callbacks.EarlyStopping`.
+    """
+
+    def __init__(self, history: History, **options: Any) -> None:
+        super().__init__(**options)
+        self._history = list(history)
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        super().on_train_begin(logs)
+        for epoch, entry in enumerate(self._history):
+            self.on_epoch_end(epoch, entry)
+
+
+class HistoryFile(tf.keras.callbacks.Callback):
+    """Writes the logs of each pass as JSON.
+
+    Args:
+        path: The file.
+        history: Logs of earlier passes; those of each pass are appended.
+    """
+
+    def __init__(self, path: pathlib.Path, history: list[dict[str, float]]) -> None:
+        super().__init__()
+        self._path, self._history = path, history
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        self._history.append({"epoch": epoch + 1, **values})
+        files.write_json(self._path, self._history)
+
+
+class BackupAndRestore(tf.keras.callbacks.BackupAndRestore):
+    """The one of Keras, at the end of each pass and every `save_freq` steps.
+
+    After the last step a pass is not complete: it is not validated yet.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        if batch + 1 < self.params["steps"]:
+            super().on_train_batch_end(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self._backup(epoch)
+
+
+class Progress(tf.keras.callbacks.Callback):
+    """Shows a bar for each pass, and a line with its metrics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._supports_tf_logs = True
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        title = f"pass {epoch + 1}/{self.params['epochs']}"
+        self._bar = terminal.progress_bar(title, "steps", self.params["steps"])
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        self._bar.update(1)
+        if logs and (batch + 1) % summaries.STEPS_PER_SAMPLE == 0:
+            self._bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self._bar.close()
+        shown = ", ".join(f"{k} {v:.4f}" for k, v in (logs or {}).items() if k != "loss")
+        terminal.print_above_bars(f"  pass {epoch + 1}: {shown}")
+
+
+class Summaries(tf.keras.callbacks.Callback):
+    """Writes curves of a run to the default summary writer, some in every 20th step.
+
+    Args:
+        examples_per_step: Mean number of examples in a batch.
+        observe: Returns additional scalars.
+    """
+
+    def __init__(
+        self, examples_per_step: float, observe: Callable[[], dict[str, tf.Tensor]] | None = None
+    ) -> None:
+        super().__init__()
+        self._examples_per_step, self._observe = examples_per_step, observe
+        self._supports_tf_logs = True
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._first_step = epoch * self.params["steps"]
+        self._meter, self._steps, self._sampled = summaries.Meter(), 0, 0
+        self._totals: dict[str, float] = {}
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        self._steps += 1
+        step = self._first_step + batch + 1
+        if step % summaries.STEPS_PER_SAMPLE:
+            return
+        # The logs are means over the pass so far.
+        totals = {name: float(value) * self._steps for name, value in (logs or {}).items()}
+        count = self._steps - self._sampled
+        recent = {
+            f"train/{name}": (total - self._totals.get(name, 0.0)) / count
+            for name, total in totals.items()
+        }
+        self._totals, self._sampled = totals, self._steps
+        dense, sparse = self.model.optimizer.optimizers
+        scalars = {
+            **recent,
+            "learning_rate/dense": dense.learning_rate,
+            "learning_rate/sparse": sparse.learning_rate,
+            **self.model.gradient_norms.read(),
+            **self._meter.read(round(self._steps * self._examples_per_step)),
+            **(self._observe() if self._observe else {}),
+        }
+        summaries.write_scalars(scalars, step)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        scalars = {f"epoch/{name}": value for name, value in (logs or {}).items()}
+        summaries.write_scalars(scalars, epoch + 1)
+        summaries.write_histograms(self.model, epoch + 1)
+        if not epoch:
+            tf.summary.graph(self.model.train_tf_function._concrete_variable_creation_fn.graph)
+        tf.summary.flush()

@@ -1,0 +1,307 @@
+"""Trains a stage by `compile` and `fit` with the callbacks of both stages.
+
+The run is backed up at the end of each pass, and every `_STEPS_PER_BACKUP` steps. Backups hold the
+weights, the optimizers, the step and the state of the random generators; the data of a step depend
+on nothing but the seed, the pass and the number of the step in it. So a killed run ends with the
+weights of an uninterrupted one.
+The pass with the best validation result is kept (click models with id embeddings overfit
+early: the one-epoch effect).
+
+DIRECTORY/checkpoints/   the latest backup
+DIRECTORY/best/          weights of the best pass
+DIRECTORY/history.json   logs of the passes
+DIRECTORY/tensorboard/   curves
+
+References:
+    Zhang et al., Towards Understanding the Overfitting Phenomenon of Deep Click-Through
+    Rate Prediction Models, 2022.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfrec.training import callbacks, optimizers, stage_model, validation_summaries
+from tfrecords import files, reader
+
+# Minimum number of batches in a pass, and minimum batch size, which takes precedence.
+_MIN_BATCHES, _MIN_BATCH_SIZE = 20, 64
+# Minimum number of steps without improvement before stopping: on a small log a better pass may
+# follow several worse ones, and they cost seconds.
+_MIN_STEPS_OF_PATIENCE = 100
+_STEPS_PER_BACKUP = 1_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a model is trained.
+
+    Attributes:
+        epochs: Maximum number of passes over the data.
+        patience: Passes without improvement before stopping.
+        learning_rate: Peak rate of the dense layers.
+        embedding_learning_rate: Peak rate of the sparse variables.
+        steps_per_epoch: Number of batches in a pass.
+        examples_per_epoch: Number of examples in a pass.
+        metric: Name of the validation metric that picks the best pass.
+        maximize: Whether a larger metric is better.
+        average_decay: Decay per step of the running average of the dense weights, which is
+            validated and kept; 0: the weights themselves are.
+        initial_accumulator: Initial accumulator of the sparse variables' Adagrad.
+        stop_after: Number of passes after which training ends; None: `epochs`.
+    """
+
+    epochs: int
+    patience: int
+    learning_rate: float
+    embedding_learning_rate: float
+    steps_per_epoch: int
+    examples_per_epoch: float
+    metric: str
+    maximize: bool
+    average_decay: float = 0.0
+    initial_accumulator: float = 0.1
+    stop_after: int | None = None
+
+    @property
+    def passes(self) -> int:
+        """Maximum number of passes that are trained."""
+        return self.stop_after or self.epochs
+
+
+def batch_size(max_size: int, examples: float) -> int:
+    """Returns the batch size: below the maximum on a small log, so that passes have enough steps.
+
+    Args:
+        max_size: Maximum batch size.
+        examples: Number of examples in a pass.
+    """
+    return min(max_size, max(round(examples / _MIN_BATCHES), _MIN_BATCH_SIZE))
+
+
+def patience(min_passes: int, steps_per_epoch: int) -> int:
+    """Returns the passes without improvement before stopping: above the minimum on a small log.
+
+    Args:
+        min_passes: Minimum number of passes.
+        steps_per_epoch: Number of batches in a pass.
+    """
+    return max(min_passes, math.ceil(_MIN_STEPS_OF_PATIENCE / steps_per_epoch))
+
+
+def check_clicks(data_set: reader.DataSet, split: str) -> None:
+    """Checks that a split has clicks.
+
+    Raises:
+        ValueError: The split has no clicks.
+    """
+    if not data_set.label_sum(split, "click"):
+        raise ValueError(
+            f"The {split} split of {data_set.directory} has no clicks (column "
+            f"{data_set.schema.click!r}); expected at least one. Check the column, use a larger "
+            "log, or convert with other fractions."
+        )
+
+
+def fit(
+    model: stage_model.StageModel,
+    read: Callable[[reader.Seed], tf.data.Dataset],
+    validate: Callable[[], dict[str, float]],
+    plan: Plan,
+    directory: pathlib.Path,
+    *,
+    observe: Callable[[], dict[str, tf.Tensor]] | None = None,
+    progress: bool = False,
+    options: Mapping[str, Any] | None = None,
+    extra_callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+) -> list[dict[str, float]]:
+    """Trains until the plan ends or validation stops improving, then restores the best pass.
+
+    Args:
+        model: The model, with built weights.
+        read: Maps the number of a pass, from 0, to its batches.
+        validate: Returns validation metrics of the current model, including `plan.metric`.
+        plan: The schedule.
+        directory: Where the run is kept; training resumes from its files.
+        observe: Returns additional scalars for TensorBoard in every
+            `summaries.STEPS_PER_SAMPLE`th step.
+        progress: Whether to show progress bars.
+        options: The run's hyperparameters for TensorBoard.
+        extra_callbacks: Callbacks that see the metrics of `validate` and, at the end of a pass,
+            the weights that are validated.
+
+    Returns:
+        The logs of each pass, with its number `epoch` from 1.
+
+    Raises:
+        FloatingPointError: The loss is not finite.
+    """
+    history_path, backups = directory / "history.json", directory / "checkpoints"
+    history = json.loads(history_path.read_text()) if history_path.is_file() else []
+    if not _is_finished(history, plan):
+        if not history:
+            shutil.rmtree(backups, ignore_errors=True)
+        first = _first_step(backups, plan.steps_per_epoch)
+        # A pass is written before it is backed up.
+        del history[first // plan.steps_per_epoch :]
+        model.compile(
+            optimizers.dense_and_sparse(
+                model,
+                plan.learning_rate,
+                plan.embedding_learning_rate,
+                plan.epochs * plan.steps_per_epoch,
+                plan.average_decay,
+                plan.initial_accumulator,
+            )
+        )
+        writer = tf.summary.create_file_writer(str(directory / "tensorboard"))
+        with writer.as_default(step=0):
+            if options is not None and not first:
+                validation_summaries.write_options(options)
+            examples_per_step = plan.examples_per_epoch / plan.steps_per_epoch
+            average = callbacks.SwapEMAWeights()
+            best = {"monitor": plan.metric, "mode": "max" if plan.maximize else "min"}
+            model.fit(
+                passes(read, plan.steps_per_epoch, plan.passes, first),
+                epochs=plan.passes,
+                steps_per_epoch=plan.steps_per_epoch,
+                verbose=0,
+                callbacks=[
+                    average,
+                    callbacks.Validation(validate, examples_per_step),
+                    tf.keras.callbacks.ModelCheckpoint(
+                        str(directory / "best" / "weights"),
+                        save_best_only=True,
+                        save_weights_only=True,
+                        initial_value_threshold=_best_value(history, plan),
+                        **best,
+                    ),
+                    callbacks.EarlyStopping(history, patience=plan.patience, **best),
+                    callbacks.Summaries(examples_per_step, observe),
+                    *([callbacks.Progress()] if progress else []),
+                    *extra_callbacks,
+                    callbacks.HistoryFile(history_path, history),
+                    tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average.swap()),
+                    callbacks.BackupAndRestore(
+                        str(backups), save_freq=_STEPS_PER_BACKUP, delete_checkpoint=False
+                    ),
+                ],
+            )
+    restore_best(model, directory)
+    return history
+
+
+def passes(
+    read: Callable[[reader.Seed], tf.data.Dataset],
+    steps_per_epoch: int,
+    epochs: int,
+    first_step: int = 0,
+) -> tf.data.Dataset:
+    """Streams the batches of all passes, each of exactly `steps_per_epoch`, for `Model.fit`.
+
+    Args:
+        read: Maps the number of a pass, from 0, to its batches.
+        steps_per_epoch: Number of batches in a pass.
+        epochs: Number of passes.
+        first_step: Number of batches, over all passes, that were trained on before.
+    """
+    first_pass, skipped = divmod(first_step, steps_per_epoch)
+    numbers = tf.data.Dataset.range(first_pass, epochs)
+    batches = numbers.flat_map(
+        # Sampling and the cut into batches leave some passes a few batches short.
+        tf.autograph.experimental.do_not_convert(
+            lambda number: read(number).repeat().take(steps_per_epoch)
+        )
+    )
+    return batches.skip(skipped).prefetch(tf.data.AUTOTUNE)
+
+
+def _first_step(backups: pathlib.Path, steps_per_epoch: int) -> int:
+    """Returns the number of steps, over all passes, that the latest backup holds."""
+    path = tf.train.latest_checkpoint(str(backups / "chief"))
+    if path is None:
+        return 0
+    epoch, batch = (
+        int(tf.train.load_variable(path, f"ckpt_saved_{name}/.ATTRIBUTES/VARIABLE_VALUE"))
+        for name in ("epoch", "batch")
+    )
+    return epoch * steps_per_epoch + batch + 1
+
+
+def _is_finished(history: Sequence[Mapping[str, float]], plan: Plan) -> bool:
+    if not history:
+        return False
+    stale = len(history) - 1 - best_epoch(history, plan)
+    return len(history) >= plan.passes or stale >= plan.patience
+
+
+def _best_value(history: Sequence[Mapping[str, float]], plan: Plan) -> float | None:
+    return history[best_epoch(history, plan)][plan.metric] if history else None
+
+
+def best_epoch(history: Sequence[Mapping[str, float]], plan: Plan) -> int:
+    """Returns the index of the best pass."""
+    values = [entry[plan.metric] for entry in history]
+    return values.index(max(values) if plan.maximize else min(values))
+
+
+def restore_best(
+    model: tf.keras.Model, directory: pathlib.Path, workdir: pathlib.Path | None = None
+) -> None:
+    """Restores the best pass that `fit` kept in a directory.
+
+    Args:
+        model: The model.
+        directory: Where it was trained.
+        workdir: Directory to delete before training again, for messages; None: `directory`.
+
+    Raises:
+        FileNotFoundError: The directory has no checkpoint.
+        ValueError: The checkpoint cannot be read.
+    """
+    path = tf.train.latest_checkpoint(str(directory / "best"))
+    remedy = f"Delete {workdir or directory}, and train the model again."
+    if path is None:
+        raise FileNotFoundError(f"No checkpoint in {directory / 'best'}. {remedy}")
+    try:
+        model.load_weights(path).expect_partial()
+    # LookupError: the file is truncated. AssertionError: it holds no weights of the model.
+    except (tf.errors.OpError, OSError, LookupError, AssertionError) as error:
+        raise ValueError(f"The checkpoint {path} cannot be read ({error}). {remedy}") from error
+
+
+def write_description(
+    path: pathlib.Path, data_set: reader.DataSet, description: dict[str, Any]
+) -> None:
+    """Writes the description of a trained model; its presence marks the end of training."""
+    stamped = {"fingerprint": data_set.fingerprint, **description}
+    files.write_json(path, stamped)
+
+
+def read_description(path: pathlib.Path, data_set: reader.DataSet, script: str) -> dict[str, Any]:
+    """Reads the description of a trained model.
+
+    Args:
+        path: The file.
+        data_set: The data set that the model was trained on.
+        script: The command that trains it, for messages.
+
+    Raises:
+        FileNotFoundError: The model was not trained.
+        ValueError: It was trained on another data set.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"No trained model at {path}. Run {script} first.")
+    description = json.loads(path.read_text())
+    if description["fingerprint"] != data_set.fingerprint:
+        raise ValueError(
+            f"{path}: the model was trained on data set {description['fingerprint']}; expected "
+            f"{data_set.fingerprint}, that of {data_set.directory}. Train it again."
+        )
+    return description

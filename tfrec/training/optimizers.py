@@ -1,0 +1,94 @@
+"""The optimizers of both stages: Adam for dense layers, Adagrad for embedding tables.
+
+Adagrad updates only the rows of a batch, so the cost of a step does not grow with the tables.
+Adam's moments decay in every row at every step.
+The trained weights of the dense layers are their running average, without the noise of the last
+batches. The rows of tables are updated rarely, and averaging them gained nothing.
+
+References:
+    Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
+    Duchi, Hazan and Singer, Adaptive Subgradient Methods, 2011.
+    Kingma and Ba, Adam, 2015.
+"""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfrec.training import stage_model
+
+_WARM_UP_SHARE = 0.05
+
+
+class WarmUpThenCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly over the first share of the steps, then falls to a tenth."""
+
+    def __init__(self, peak: float, steps: int) -> None:
+        self._peak, self._steps = peak, max(steps, 1)
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        progress = tf.cast(step, tf.float32) / self._steps
+        rise = tf.minimum(1.0, (progress + 1.0 / self._steps) / _WARM_UP_SHARE)
+        fall = 0.55 + 0.45 * tf.cos(math.pi * tf.minimum(progress, 1.0))
+        return self._peak * rise * fall
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self._peak, "steps": self._steps}
+
+
+class AveragedAdam(tf.keras.optimizers.Adam):
+    """Adam whose `use_ema` average forgets the first steps faster, which are far from the result.
+
+    The momentum of the average is `ema_momentum`, but at most n / (n + 10) in step n.
+    """
+
+    @property
+    def ema_momentum(self) -> tf.Tensor:
+        """Momentum of the average in the current step."""
+        step = tf.cast(self.iterations + 1, tf.float32)
+        return tf.minimum(self._ema_momentum, step / (step + 10.0))
+
+    @ema_momentum.setter
+    def ema_momentum(self, value: float) -> None:
+        self._ema_momentum = value
+
+
+def dense_and_sparse(
+    model: stage_model.StageModel,
+    learning_rate: float,
+    embedding_learning_rate: float,
+    steps: int,
+    average_decay: float = 0.0,
+    initial_accumulator: float = 0.1,
+) -> tfrs.experimental.optimizers.CompositeOptimizer:
+    """Returns Adam for the dense layers and Adagrad for the tables, for `Model.compile`.
+
+    Args:
+        model: A model with built weights.
+        learning_rate: Peak rate of the dense layers.
+        embedding_learning_rate: Peak rate of `model.sparse_variables`.
+        steps: Number of steps of the whole schedule.
+        average_decay: Decay per step of the average of the dense weights; 0: no average.
+        initial_accumulator: Initial sum of squared gradients of Adagrad; if far above the
+            squared gradients, rare rows learn almost nothing.
+    """
+    dense = AveragedAdam(
+        WarmUpThenCosine(learning_rate, steps),
+        clipnorm=5.0,
+        use_ema=average_decay > 0,
+        ema_momentum=average_decay,
+    )
+    # On a GPU, XLA would compile the update again for each number of rows.
+    sparse = tf.keras.optimizers.Adagrad(
+        WarmUpThenCosine(embedding_learning_rate, steps),
+        initial_accumulator_value=initial_accumulator,
+        jit_compile=False,
+    )
+    # Built, so that a backup is restored into them.
+    dense.build(model.dense_variables)
+    sparse.build(model.sparse_variables)
+    return tfrs.experimental.optimizers.CompositeOptimizer(
+        [(dense, lambda: model.dense_variables), (sparse, lambda: model.sparse_variables)]
+    )
