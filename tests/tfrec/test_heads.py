@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfrec import calibration, config, layers, ranking
 from tfrec.calibration import curves
 from tfrec.heads import CLICK, HEADS, Head, HeadKind
-from tfrec.ranking import initial_bias, losses
+from tfrec.ranking import initial_bias, tasks
 
 SUBSCRIPTION = Head(
     "subscription", "subscription_probability", HeadKind.PROBABILITY_AFTER_CLICK, loss_weight=0.5
@@ -44,10 +44,12 @@ def test_its_loss_has_the_weight_of_the_entry():
         "subscription": tf.constant([[1.0]]),
     }
     zeros = tf.zeros([1, 1])
-    parts = losses.total_loss(batch, {"click": zeros, "subscription": zeros}, weights)
-    # Click ln 2; click and subscription with p = 1/4: 2 ln 2.
-    assert float(parts["subscription_loss"]) == pytest.approx(2 * LN2)
-    assert float(parts["loss"]) == pytest.approx(LN2 + 0.5 * 2 * LN2)
+    labels, predictions, sample_weight = tasks.labelled_rows(
+        "subscription", batch, {"click": zeros, "subscription": zeros}, 1.0
+    )
+    losses = tasks.task_of("subscription")(labels, predictions, sample_weight=sample_weight)
+    # Click and subscription with p = 1/4: 2 ln 2.
+    assert float(tasks.mean(losses)) == pytest.approx(2 * LN2)
 
 
 def test_its_bias_calibrator_and_metrics_are_those_of_its_kind():
