@@ -14,6 +14,8 @@ from tfrecords.records import description, writer
 from tfrecords.records import spec as records
 from tfrecords.schema import MISSING_LABEL
 
+NUM_SHARDS, REQUESTS_OF_SHARD = 8, 150
+NUM_REQUESTS = NUM_SHARDS * REQUESTS_OF_SHARD
 SPEC = records.Spec(
     query_widths=("uint16", "uint8", "int32"),
     ad_widths=("uint8", "uint8"),
@@ -139,39 +141,45 @@ def test_a_description_of_another_format_is_refused(data_set, tmp_path, change, 
         reader.DataSet(tmp_path)
 
 
+def parts():
+    """The requests of each shard."""
+    return [
+        requests(REQUESTS_OF_SHARD, shard, REQUESTS_OF_SHARD * shard) for shard in range(NUM_SHARDS)
+    ]
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A data set of 3,000 requests in records of about 64 rows and eight shards."""
+    """A data set of 1,200 requests in records of about 64 rows and eight shards."""
     directory = tmp_path_factory.mktemp("records")
     shards = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "ROWS_PER_RECORD", 64)
-        for index in range(8):
-            part = requests(375, index, 375 * index).pack()
+        for index, part in enumerate(parts()):
             path = directory / f"train-{index:05d}.tfrecord"
-            shards.append({**writer.write_shard(path, part), "sampled": 0})
+            shards.append({**writer.write_shard(path, part.pack()), "sampled": 0})
     return data_set_of(directory, shards)
 
 
 def test_the_writer_counts_what_it_wrote_over_many_shards(written):
-    parts = concatenate([requests(375, i, 375 * i) for i in range(8)])
-    assert written.num_requests("train") == 3_000
-    assert written.num_rows("train") == len(parts.ad)
-    assert written.label_sum("train", "click") == parts.per_ad["click"].sum()
-    assert written.label_sum("train", "revenue") == pytest.approx(parts.per_ad["revenue"].sum())
-    assert written.label_count("train", "click") == len(parts.ad)
+    whole = concatenate(parts())
+    assert written.num_requests("train") == NUM_REQUESTS
+    assert written.num_rows("train") == len(whole.ad)
+    assert written.label_sum("train", "click") == whole.per_ad["click"].sum()
+    assert written.label_sum("train", "revenue") == pytest.approx(whole.per_ad["revenue"].sum())
+    assert written.label_count("train", "click") == len(whole.ad)
 
 
 def test_unshuffled_windows_keep_the_order_of_the_log(written):
     numbers = np.concatenate([w["query"][:, 2] for w in written.windows("train")])
-    np.testing.assert_array_equal(numbers, np.arange(3_000))
+    np.testing.assert_array_equal(numbers, np.arange(NUM_REQUESTS))
 
 
 @pytest.mark.parametrize("size", [7, 100, 10_000])
 def test_shuffling_loses_and_duplicates_nothing_and_keeps_lists_whole(written, size):
     in_order = [x for batch in written.batches("train", size) for x in lists_of(batch)]
     shuffled = [x for batch in written.batches("train", size, seed=3) for x in lists_of(batch)]
-    assert len(in_order) == 3_000
+    assert len(in_order) == NUM_REQUESTS
     assert collections.Counter(shuffled) == collections.Counter(in_order)
     assert shuffled != in_order
 
@@ -188,7 +196,7 @@ def test_the_rows_of_a_request_stay_together_and_in_order_when_shuffled(written)
 
 def test_a_shuffled_pass_mixes_distant_parts_of_the_log(written):
     first = next(iter(written.batches("train", 200, seed=1)))["query"].numpy()[:, 2]
-    assert first.max() - first.min() > 1_000
+    assert first.max() - first.min() > NUM_REQUESTS / 3
 
 
 def test_two_seeds_give_two_orders(written):
@@ -210,7 +218,7 @@ def test_padding_is_masked_and_zero(written):
 
 def test_batches_are_near_even_and_at_most_of_the_size_asked_for(written):
     sizes = [len(batch["query"]) for batch in written.batches("train", 100)]
-    assert sum(sizes) == 3_000
+    assert sum(sizes) == NUM_REQUESTS
     assert 50 < min(sizes) <= max(sizes) <= 100
 
 
@@ -234,11 +242,11 @@ def test_batches_of_like_lists_hold_every_request_once_and_little_padding(writte
 
 @pytest.mark.parametrize("seed", [None, 4])
 def test_clicked_pairs_are_exactly_the_clicks_with_their_queries(written, seed):
-    parts = concatenate([requests(375, i, 375 * i) for i in range(8)])
-    owner = np.repeat(np.arange(3_000), parts.list_lengths)
-    clicked = parts.per_ad["click"] > 0
+    whole = concatenate(parts())
+    owner = np.repeat(np.arange(NUM_REQUESTS), whole.list_lengths)
+    clicked = whole.per_ad["click"] > 0
     expected = collections.Counter(
-        zip(owner[clicked], parts.per_ad["ad_row"][clicked], parts.ad[clicked, 1], strict=True)
+        zip(owner[clicked], whole.per_ad["ad_row"][clicked], whole.ad[clicked, 1], strict=True)
     )
     found = collections.Counter()
     for batch in written.clicked("train", 64, seed):

@@ -89,7 +89,13 @@ def test_the_ranker_attends_to_the_tokens(seen_before, ranker_config, monkeypatc
 @pytest.mark.trains
 def test_that_an_ad_was_seen_before_is_learned(seen_before, ranker_config, tmp_path):
     config = dataclasses.replace(
-        ranker_config, field_dim=16, model_dim=32, epochs=8, patience=8, learning_rate=0.01
+        ranker_config,
+        field_dim=16,
+        model_dim=32,
+        epochs=6,
+        patience=6,
+        learning_rate=0.01,
+        batch_size=128,
     )
     ranking.train_ranker(seen_before, config, tmp_path)
     model, _, _ = ranking.load_ranker(seen_before, tmp_path)

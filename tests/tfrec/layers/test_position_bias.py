@@ -81,13 +81,6 @@ def with_positions(logged, config, tmp_path_factory):
     return ranking.load_ranker(logged, directory)[:2]
 
 
-@pytest.fixture(scope="module")
-def without_positions(logged, config, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("without_positions")
-    ranking.train_ranker(logged, dataclasses.replace(config, num_positions=0), directory)
-    return ranking.load_ranker(logged, directory)[:2]
-
-
 def served(data_set, trained):
     """Returns what is served of each ad, by name, ads in the world's order."""
     model, calibrators = trained
@@ -105,19 +98,15 @@ def test_the_planted_effect_is_learnt_though_good_slots_went_to_liked_ads(with_p
 
 
 @pytest.mark.trains
-def test_ads_are_ranked_and_priced_by_their_own_worth(
-    logged, world, with_positions, without_positions
-):
+def test_ads_are_ranked_and_priced_by_their_own_worth(logged, world, with_positions):
     true = 1 / (1 + np.exp(1.0 - world.relevance))  # in the first position
-    own, repaid = served(logged, with_positions), served(logged, without_positions)
-    click, confounded = own["click_probability"], repaid["click_probability"]
-    assert np.corrcoef(click, true)[0, 1] > np.corrcoef(confounded, true)[0, 1] + 0.03
-    # Without positions an ad is priced for the mean position, which is clicked far less.
-    assert click.sum() / true.sum() == pytest.approx(1.0, abs=0.12)
-    assert confounded.sum() / true.sum() < 0.75
+    own = served(logged, with_positions)
+    # With `num_positions=0`, ads that the policy likes look better than they are (0.79), and an ad
+    # is priced for the mean position, which is clicked far less (0.56).
+    assert np.corrcoef(own["click_probability"], true)[0, 1] > 0.83
+    assert own["click_probability"].sum() / true.sum() == pytest.approx(1.0, abs=0.12)
     # A click earns 2.
     assert own["expected_revenue"].sum() / (2 * true.sum()) == pytest.approx(1.0, abs=0.25)
-    assert repaid["expected_revenue"].sum() / (2 * true.sum()) < 0.7
 
 
 @pytest.mark.trains

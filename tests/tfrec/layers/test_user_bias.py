@@ -86,13 +86,6 @@ def with_biases(users, ranker_config, tmp_path_factory):
     return trained(users, ranker_config, tmp_path_factory.mktemp("with_biases"))
 
 
-@pytest.fixture(scope="module")
-def without_biases(users, ranker_config, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers.UserIds, "find", lambda fitted: None)
-        return trained(users, ranker_config, tmp_path_factory.mktemp("without_biases"))
-
-
 def agreement(data_set, world, trained):
     """Returns the correlation of new users' click logits with what ads alone make of them."""
     predictions = ranking.predict_split(trained[0], data_set, "test")
@@ -102,13 +95,9 @@ def agreement(data_set, world, trained):
 
 
 @pytest.mark.trains
-def test_new_users_are_not_taken_for_old_ones_of_their_age(
-    users, world, with_biases, without_biases
-):
-    assert without_biases[0].user_bias is None
-    with_them, without = (agreement(users, world, m) for m in (with_biases, without_biases))
-    assert with_them > 0.95
-    assert with_them > without + 0.01
+def test_new_users_are_not_taken_for_old_ones_of_their_age(users, world, with_biases):
+    # A ranker without biases reaches 0.945.
+    assert agreement(users, world, with_biases) > 0.96
 
 
 @pytest.mark.trains

@@ -21,6 +21,7 @@ from tfrecords import schema as schema_lib
 
 TOLERANCE = 1e-5
 CASES = 12
+NUM_REQUESTS, NUM_ADS = 32, 1_000
 CALIBRATORS = calibration.Calibrators(
     {
         "click": curves.Isotonic((-2.0, -0.5, 1.0), (-2.5, -0.4, 1.5), 0.8, 1.2),
@@ -126,9 +127,9 @@ def world(request, tmp_path_factory):
         feed_forward_dim=16,
     )  # fmt: skip
     model = ranking.Ranker(fitted, sizes, ("click", "engagement", "revenue"))
-    columns = raw_columns(schema.query_fields, 64, rng)
+    columns = raw_columns(schema.query_fields, NUM_REQUESTS, rng)
     queries = encoding.Encoder(fitted, schema.query_fields)(tensors(columns)).numpy()
-    ads = raw_columns(schema.ad_fields, 1_000, rng)
+    ads = raw_columns(schema.ad_fields, NUM_ADS, rng)
     ads = encoding.Encoder(fitted, schema.ad_fields)(tensors(ads)).numpy()
     model({"query": queries[:1], "ad": ads[None, :1]})
     for variable in model.trainable_variables:
@@ -156,7 +157,8 @@ def pool(world, form):
     if not hasattr(world, key):
         every = np.tile(np.arange(len(world.ads)), (len(world.queries), 1))
         parts = [
-            world.scores(form, np.arange(i, i + 16), every[i : i + 16]) for i in range(0, 64, 16)
+            world.scores(form, np.arange(i, i + 16), every[i : i + 16])
+            for i in range(0, NUM_REQUESTS, 16)
         ]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         setattr(world, key, joined)
@@ -210,7 +212,7 @@ def test_permuting_candidates_permutes_scores(world, form, pool, seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_batch_equals_its_single_rows(world, form, seed):
     rng = np.random.default_rng(seed)
-    requests, ads = rng.integers(0, 64, 5), rng.integers(0, 1_000, (5, 30))
+    requests, ads = rng.integers(0, NUM_REQUESTS, 5), rng.integers(0, NUM_ADS, (5, 30))
     together = world.scores(form, requests, ads)
     for b in range(5):
         alone = world.scores(form, requests[b : b + 1], ads[b : b + 1])
@@ -228,8 +230,8 @@ def test_padding_and_missing_neighbours_change_no_score(world, form, pool):
     )
     filler = len(world.ads)
     rng = np.random.default_rng(1)
-    requests = rng.integers(0, 64, 4)
-    ads = rng.integers(0, 1_000, (4, 50))
+    requests = rng.integers(0, NUM_REQUESTS, 4)
+    ads = rng.integers(0, NUM_ADS, (4, 50))
     places = np.sort(rng.choice(300, 50, replace=False))
     spread = np.full((4, 300), filler)
     spread[:, places] = ads
