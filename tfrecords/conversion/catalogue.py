@@ -38,8 +38,8 @@ def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> dict[str, n
         first_row: Number of rows in earlier chunks.
 
     Returns:
-        The `fingerprints` of the ad ids [V], its `impressions` and `clicks` in training rows, and
-        its `first` and `last` row in the log, all int64.
+        The `fingerprints` of the ad ids [V], their `impressions` and `clicks` in training rows, and
+        their `first` and `last` row in the log, all int64.
     """
     codes = rows.array(AD)
     fingerprints = rows.strings[AD].fingerprints
