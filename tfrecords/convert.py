@@ -201,7 +201,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
 
 
 def check_rejected(
-    source: Source | str,
+    source: Source,
     parsed: Sequence[dict[str, Any]],
     max_fraction: float,
     final: bool = True,
@@ -209,7 +209,7 @@ def check_rejected(
     """Refuses a log with too many rejected rows.
 
     Args:
-        source: The log, or its name.
+        source: The log.
         parsed: Notes of the parsed chunks.
         max_fraction: Maximum share of rejected rows.
         final: Whether these are all chunks; otherwise the log is refused only if all rows are

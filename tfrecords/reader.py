@@ -145,10 +145,10 @@ class DataSet:
         self._check("sample_requests.json")
         return records.read_json(self.directory / "sample_requests.json")
 
-    def profile(self) -> dict[str, Any]:
+    def profile(self) -> records.Profile:
         """Reads the numbers of distinct values, and rows and labels over time."""
         self._check("profile.json")
-        return records.read_json(self.directory / "profile.json")
+        return records.Profile(**records.read_json(self.directory / "profile.json"))
 
     def _check(self, prefix: str) -> None:
         """Verifies the files whose names begin with `prefix`."""

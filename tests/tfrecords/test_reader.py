@@ -157,7 +157,7 @@ def written(tmp_path_factory):
         patch.setattr(writer, "ROWS_PER_RECORD", 64)
         for index, part in enumerate(parts()):
             path = directory / f"train-{index:05d}.tfrecord"
-            shards.append({**writer.write_shard(path, part.pack()), "sampled": 0})
+            shards.append(writer.write_shard(path, part.pack()).model_dump())
     return data_set_of(directory, shards)
 
 
@@ -299,7 +299,7 @@ def test_a_missing_label_comes_back_as_nan():
 @pytest.mark.parametrize("change", ["missing", "shorter", "one byte"])
 def test_a_shard_that_is_not_what_was_written_is_named(tmp_path, change):
     path = tmp_path / "train-00000.tfrecord"
-    shards = [{**writer.write_shard(path, requests(50).pack()), "sampled": 0}]
+    shards = [writer.write_shard(path, requests(50).pack()).model_dump()]
     content = bytearray(path.read_bytes())
     if change == "missing":
         path.unlink()
@@ -318,7 +318,7 @@ def test_clicked_pairs_carry_the_user_of_their_request(tmp_path):
     users = 2**62 + np.arange(300) // 3  # more than int32 and float64 hold exactly
     path = tmp_path / "train-00000.tfrecord"
     shard = writer.write_shard(path, {**made.pack(), "user": users})
-    data_set = data_set_of(tmp_path, [{**shard, "sampled": 0}])
+    data_set = data_set_of(tmp_path, [shard.model_dump()])
     data_set.spec = dataclasses.replace(SPEC, has_user=True)
     owner = np.repeat(np.arange(300), made.list_lengths)[made.per_ad["click"] == 1]
     for seed in (None, 3):

@@ -35,7 +35,7 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
     """
     description = data_set.description
     profile = data_set.profile()
-    distinct = profile["num_distinct"]
+    distinct = profile.num_distinct
     counts = {split: split_counts.count_split(data_set, split) for split in SPLITS}
     card = model.DataCard(
         directory=str(data_set.directory),
@@ -53,7 +53,7 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
             split: _of_split(of_split, description.splits[split].sampled)
             for split, of_split in counts.items()
         },
-        time=time.describe(profile["time"]),
+        time=time.describe(profile.time),
         fields=[
             statistics.summarize(data_set.fitted, field, counts, distinct.get(field.name))
             for field in data_set.schema.fields

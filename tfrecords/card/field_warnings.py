@@ -1,6 +1,6 @@
 """Warnings about the fields of a data set; fields with the same problem share a warning."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tfrecords import pages, terminal
 from tfrecords.card import model, statistics
@@ -12,32 +12,30 @@ MUCH_OUT_OF_VOCABULARY = 0.3
 LIKE_AN_ID = 0.5
 _FEW_DISTINCT = 100
 _ALMOST_CONSTANT = 0.999
-Found = Iterator[tuple[str, str, str]]
-_CHECK_OR_REMOVE = "Check their columns in the schema, or remove the fields."
+Found = Iterator[model.CardWarning]
 
 
 def find(card: model.DataCard) -> Found:
-    """Yields level, text and action of each warning."""
+    """Yields the warnings and notes about the fields of a card."""
     yield from _varying(card)
-    for level, text, named, action in (
-        *_emptiness(card.fields),
-        _changed_missing(card.fields),
-        *_ids(card),
-        *_vocabularies(card),
-        _drift(card.fields),
-    ):
-        if named:
-            yield level, f"{text}: {terminal.format_list(named)}.", action
+    yield from _emptiness(card.fields)
+    yield from _changed_missing(card.fields)
+    yield from _ids(card)
+    yield from _vocabularies(card)
+    yield from _drift(card.fields)
 
 
-# Level, text, fields with their figures, and action of a warning, which is void without fields.
-_Candidate = tuple[str, str, list[str], str]
-
-
-def _named(
-    fields: Iterable[model.FieldSummary], figure: Callable[[model.FieldSummary], str]
-) -> list[str]:
-    return [f"{field.name} ({figure(field)})" for field in fields]
+def _about(
+    fields: Iterable[model.FieldSummary],
+    figure: Callable[[model.FieldSummary], str] | None,
+    text: str,
+    action: str,
+    tell: Callable[[str, str], model.CardWarning] = model.warning,
+) -> Found:
+    """Yields a warning that lists fields, each with a figure, or nothing without fields."""
+    named = [f.name if figure is None else f"{f.name} ({figure(f)})" for f in fields]
+    if named:
+        yield tell(f"{text}: {terminal.format_list(named)}.", action)
 
 
 def _varying(card: model.DataCard) -> Found:
@@ -46,15 +44,13 @@ def _varying(card: model.DataCard) -> Found:
         shares = [
             f"{n} ({pages.format_percent(count / lines)})" for n, count in card.varying.items()
         ]
-        yield (
-            "warning",
+        yield model.warning(
             "Query fields differ within a request, in this share of the rows: "
             f"{terminal.format_list(shares)}.",
             "A request has the values of its first row. Move fields of the ad to the ad side.",
         )
     if others := card.rows_of_other_users:
-        yield (
-            "warning",
+        yield model.warning(
             f"{pages.format_percent(others / lines)} of the rows have another user than the first "
             "row of their request.",
             "The request key is not unique; for example, it may restart each day. Combine it with "
@@ -66,52 +62,48 @@ def _missing(field: model.FieldSummary, split: str = "train") -> float:
     return field.missing[split] or 0.0
 
 
-def _emptiness(fields: list[model.FieldSummary]) -> Iterator[_Candidate]:
+def _emptiness(fields: list[model.FieldSummary]) -> Found:
     gone = [f for f in fields if _missing(f) == 1]
     constant = [f for f in fields if f.constant and f not in gone]
     rest = [f for f in fields if f not in gone and f not in constant]
     empty = [f for f in rest if _missing(f) >= MUCH_MISSING]
     same = [f for f in rest if f not in empty and (f.largest_share or 0) >= _ALMOST_CONSTANT]
-    yield "warning", "Missing in every training row", [f.name for f in gone], _CHECK_OR_REMOVE
-    yield (
-        "warning",
-        "Constant, with the same id in every training row",
-        [f.name for f in constant],
-        _CHECK_OR_REMOVE,
-    )
-    yield (
-        "warning",
+    check = "Check their columns in the schema, or remove the fields."
+    yield from _about(gone, None, "Missing in every training row", check)
+    text = "Constant, with the same id in every training row"
+    yield from _about(constant, None, text, check)
+    yield from _about(
+        empty,
+        lambda f: pages.format_percent(_missing(f)),
         "Missing in nearly all of training",
-        _named(empty, lambda f: pages.format_percent(_missing(f))),
         "Check their columns in the schema. If they are correct, these fields are of little use.",
     )
-    yield (
-        "note",
+    yield from _about(
+        same,
+        lambda f: pages.format_percent(f.largest_share),
         "Almost constant, with one id in nearly all of training",
-        _named(same, lambda f: pages.format_percent(f.largest_share)),
         "These fields are of little use, but harmless.",
+        model.note,
     )
 
 
-def _changed_missing(fields: list[model.FieldSummary]) -> _Candidate:
+def _changed_missing(fields: list[model.FieldSummary]) -> Found:
     changed = [
         f
         for f in fields
         if f.missing["test"] is not None
         and abs(_missing(f, "test") - _missing(f)) >= MUCH_MORE_MISSING
     ]
-    return (
-        "warning",
+    return _about(
+        changed,
+        lambda f: _change(f.missing),
         "The missing share changes from training to test",
-        _named(
-            changed,
-            lambda f: (
-                f"{pages.format_percent(f.missing['train'])} to "
-                f"{pages.format_percent(f.missing['test'])}"
-            ),
-        ),
         "Logging has changed: compare the two parts of the log.",
     )
+
+
+def _change(shares: Mapping[str, model.Share]) -> str:
+    return " to ".join(pages.format_percent(shares[split]) for split in ("train", "test"))
 
 
 def _units(card: model.DataCard, field: model.FieldSummary) -> int:
@@ -125,7 +117,7 @@ def _is_like_an_id(card: model.DataCard, field: model.FieldSummary) -> bool:
     return field.kind == "categorical" and is_large
 
 
-def _ids(card: model.DataCard) -> Iterator[_Candidate]:
+def _ids(card: model.DataCard) -> Found:
     schema = card.log_schema
     keys = {schema.user_key, schema.request_key, *schema.ad_key}
     like_ids = [f for f in card.fields if _is_like_an_id(card, f)]
@@ -133,53 +125,48 @@ def _ids(card: model.DataCard) -> Iterator[_Candidate]:
         (False, "remove the field, or name its column as request_key or user_key."),
         (True, "remove the field; its column stays the key."),
     ):
-        yield (
-            "warning",
+        yield from _about(
+            (f for f in like_ids if (f.column in keys) == is_key),
+            lambda f: f"{f.distinct:,} values in {_units(card, f):,} {f.unit}s",
             "Nearly one value per row, like an id",
-            _named(
-                (f for f in like_ids if (f.column in keys) == is_key),
-                lambda f: f"{f.distinct:,} values in {_units(card, f):,} {f.unit}s",
-            ),
             f"Values seldom repeat, so nothing can be learned from them: {action}",
         )
 
 
-def _vocabularies(card: model.DataCard) -> Iterator[_Candidate]:
+def _vocabularies(card: model.DataCard) -> Found:
     """Tells values that are new in test from those that the vocabulary has no room for."""
-    new: list[str] = []
-    rare: list[str] = []
+    new: list[model.FieldSummary] = []
+    rare: list[model.FieldSummary] = []
     for field in card.fields:
         if field.kind == "numeric" or _is_like_an_id(card, field):
             continue
         train, test = (field.out_of_vocabulary[split] or 0 for split in ("train", "test"))
         if max(train, test) >= MUCH_OUT_OF_VOCABULARY:
-            shares = f"{pages.format_percent(train)} to {pages.format_percent(test)}"
-            is_new = test - train >= MUCH_OUT_OF_VOCABULARY / 2
-            (new if is_new else rare).append(f"{field.name} ({shares})")
-    yield (
-        "warning",
-        "Out of vocabulary far more often in test than in training",
+            (new if test - train >= MUCH_OUT_OF_VOCABULARY / 2 else rare).append(field)
+    yield from _about(
         new,
+        lambda f: _change(f.out_of_vocabulary),
+        "Out of vocabulary far more often in test than in training",
         "These values are new or rare in training: train often, increase the fields' "
         "num_oov_buckets, or use coarser values.",
     )
-    yield (
-        "warning",
-        "Often out of vocabulary, in training and in test",
+    yield from _about(
         rare,
+        lambda f: _change(f.out_of_vocabulary),
+        "Often out of vocabulary, in training and in test",
         "The vocabularies exclude these values: decrease the fields' min_count or increase "
         "max_vocabulary_size; increase num_oov_buckets for fewer collisions of the others.",
     )
 
 
-def _drift(fields: list[model.FieldSummary]) -> _Candidate:
+def _drift(fields: list[model.FieldSummary]) -> Found:
     drifted = [f for f in fields if f.drift.level == "drifted"]
     drifted.sort(key=lambda f: f.drift.psi or 0, reverse=True)
-    return (
-        "warning",
+    return _about(
+        drifted,
+        lambda f: f"{f.drift.psi:.2f}",
         "Values differ strongly between training and test, with a PSI of at least "
         f"{statistics.DRIFTED:g}",
-        _named(drifted, lambda f: f"{f.drift.psi:.2f}"),
         "This is expected of dates, counters and new ids. Otherwise compare the fields' top "
         "values in training and test, and train on recent data.",
     )

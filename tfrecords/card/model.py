@@ -178,6 +178,16 @@ class CardWarning(pydantic.BaseModel):
     action: str
 
 
+def warning(text: str, action: str) -> CardWarning:
+    """Returns a warning."""
+    return CardWarning(level="warning", text=text, action=action)
+
+
+def note(text: str, action: str) -> CardWarning:
+    """Returns a note."""
+    return CardWarning(level="note", text=text, action=action)
+
+
 class DataCard(pydantic.BaseModel):
     """The content and the problems of a data set."""
 

@@ -1,38 +1,41 @@
 """The profile of a log over time: unit of its times, and rates per bin."""
 
 import datetime
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from tfrecords import columns
+from tfrecords import columns, records
 from tfrecords.card import model, statistics
 
 _DAY_SECONDS = 86_400.0
 
 
-def describe(profile: Mapping[str, Any]) -> model.TimeSummary:
+def describe(profile: records.TimeProfile) -> model.TimeSummary:
     """Describes rows and label rates over time.
 
     Args:
-        profile: The `time` entry of `profile.json`.
+        profile: Its counts.
     """
-    low, high = float(profile["low"]), float(profile["high"])
-    unit = columns.unit_of_times(low, high) if profile["by_time"] else None
-    edges = np.linspace(low, high, len(profile["rows"]) + 1).tolist()
-    rates = {}
-    for label in ("click", "engagement"):
-        if f"{label}_known" in profile:
-            counts = zip(profile[f"{label}_positive"], profile[f"{label}_known"], strict=True)
-            rates[label] = [statistics.share(positive, known) for positive, known in counts]
+    low, high = profile.low, profile.high
+    unit = columns.unit_of_times(low, high) if profile.by_time else None
+    edges = np.linspace(low, high, len(profile.rows) + 1).tolist()
+    counts = {
+        "click": (profile.click_positive, profile.click_known),
+        "engagement": (profile.engagement_positive, profile.engagement_known),
+    }
+    rates = {
+        label: [statistics.share(*counted) for counted in zip(positive, known, strict=True)]
+        for label, (positive, known) in counts.items()
+        if positive is not None and known is not None
+    }
     return model.TimeSummary(
-        by_time=profile["by_time"],
+        by_time=profile.by_time,
         unit=unit,
         low=low,
         high=high,
         edges=formatted(edges, unit),
-        rows=profile["rows"],
+        rows=profile.rows,
         rates=rates,
     )
 

@@ -20,8 +20,7 @@ _MUCH_CHANGED = 0.05
 _MUCH_REJECTED = 0.01
 
 
-# Level, problem and remedy of each warning.
-Found = Iterator[tuple[str, str, str]]
+Found = Iterator[model.CardWarning]
 
 
 def find(card: model.DataCard) -> list[model.CardWarning]:
@@ -36,34 +35,29 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
         _time(card),
         field_warnings.find(card),
     )
-    ordered = sorted(found, key=lambda own: own[0] == "note")
-    return [model.CardWarning(level=own[0], text=own[1], action=own[2]) for own in ordered]
+    return sorted(found, key=lambda own: own.level == "note")
 
 
 def _clicks(card: model.DataCard) -> Found:
     click = card.splits["train"].labels["click"]
     if click.known and click.positive == click.known:
-        yield (
-            "warning",
+        yield model.warning(
             "Every training row is a click, so the ranker cannot learn.",
             "Name a click column with zeros in the schema, or convert with --sampled_negatives=4, "
             "which samples ads that were not clicked.",
         )
     elif click.known and not click.positive:
-        yield (
-            "warning",
+        yield model.warning(
             "No training row is a click, so nothing can be learned.",
             "Check the click column and the click_threshold of the schema.",
         )
     elif 0 < click.positive < FEW_CLICKS:
-        yield (
-            "warning",
+        yield model.warning(
             f"Training has {click.positive:,} clicks, too few for a reliable model.",
             f"Use a larger log, with many more than {FEW_CLICKS:,} clicks.",
         )
     elif (click.rate or 0) > 0.5:
-        yield (
-            "note",
+        yield model.note(
             f"{pages.format_percent(click.rate)} of the training rows are clicks, which is "
             "unusual for ads.",
             "This is expected of ratings and of down-sampled logs. For the latter, set "
@@ -71,8 +65,7 @@ def _clicks(card: model.DataCard) -> Found:
             "log, not of live traffic.",
         )
     if card.sampled_negatives:
-        yield (
-            "note",
+        yield model.note(
             f"{sum(s.sampled for s in card.splits.values()):,} rows are sampled negatives, "
             f"{card.sampled_negatives} for each click.",
             "Click rates and probabilities depend on this number: use them to rank ads, not to "
@@ -80,8 +73,7 @@ def _clicks(card: model.DataCard) -> Found:
         )
 
     if card.log_schema.negative_keep_rate < 1:
-        yield (
-            "note",
+        yield model.note(
             f"Down-sampling kept {pages.format_percent(card.log_schema.negative_keep_rate)} of the "
             "unclicked rows in the log.",
             "Rates here are those of the log; served probabilities are corrected.",
@@ -90,8 +82,7 @@ def _clicks(card: model.DataCard) -> Found:
 
 def _labels(card: model.DataCard) -> Found:
     if card.rows_inside_engagement_window:
-        yield (
-            "note",
+        yield model.note(
             f"{card.rows_inside_engagement_window:,} rows are younger than the window of "
             f"{card.engagement_window_seconds:,.0f} seconds: their engagement and revenue are "
             "not known yet and count as missing.",
@@ -102,30 +93,26 @@ def _labels(card: model.DataCard) -> Found:
             if not of_split.rows:
                 continue
             if not own.known:
-                yield (
-                    "warning",
+                yield model.warning(
                     f"The {split} split has no {label} labels.",
                     f"{label.capitalize()} can neither be learned nor measured there: use a split "
                     "of labelled rows, such as --split=time.",
                 )
             elif own.missing:
-                yield (
-                    "note",
+                yield model.note(
                     f"{pages.format_percent(own.missing / of_split.rows)} of the {split} "
                     f"rows lack {label}.",
                     "They are excluded from its loss and metrics.",
                 )
             elif label != "click" and not own.positive:
-                yield (
-                    "warning",
+                yield model.warning(
                     f"{label} is never above 0 in the {split} split.",
                     f"Check the {label} column of the schema, or remove it; the release then has "
                     "no such head.",
                 )
         engaged = of_split.engaged_without_click
         if engaged:
-            yield (
-                "warning",
+            yield model.warning(
                 f"{engaged:,} {split} rows have an engagement without a click.",
                 "The model assumes that an engagement follows a click: correct the labels, or name "
                 "another engagement column.",
@@ -136,8 +123,7 @@ def _splits(card: model.DataCard) -> Found:
     splits = card.splits
     for split in ("validation", "test"):
         if not splits[split].rows:
-            yield (
-                "warning",
+            yield model.warning(
                 f"The {split} split is empty.",
                 f"Use a larger log or a larger --{split}_fraction.",
             )
@@ -147,8 +133,7 @@ def _splits(card: model.DataCard) -> Found:
         chance = (pooled * (1 - pooled) * (1 / train.known + 1 / test.known)) ** 0.5
         change = abs((test.rate or 0) - train.rate)
         if change > SHIFTED_RATE * train.rate and change > _SIGMAS * chance:
-            yield (
-                "warning",
+            yield model.warning(
                 f"The click rate drifts from {pages.format_percent(train.rate)} in training to "
                 f"{pages.format_percent(test.rate)} in test.",
                 "Predicted probabilities will be biased in test: see the rates over time, train on "
@@ -156,14 +141,12 @@ def _splits(card: model.DataCard) -> Found:
             )
     kind = card.split.kind
     if card.log_schema.time and kind in ("fraction", "leave_random_fraction_out"):
-        yield (
-            "warning",
+        yield model.warning(
             "The log has times but is split at random, so training sees the future of test.",
             "Convert with --split=time for realistic metrics.",
         )
     elif not card.log_schema.time and kind == "order":
-        yield (
-            "note",
+        yield model.note(
             "The schema names no time column, so the log is assumed to be in order of time.",
             "Name the time column in the schema if there is one.",
         )
@@ -172,8 +155,7 @@ def _splits(card: model.DataCard) -> Found:
 def _lists(card: model.DataCard) -> Found:
     lengths = card.splits["test"].list_lengths
     if lengths.max == 1:
-        yield (
-            "note",
+        yield model.note(
             "Each test request has one ad, so metrics of lists such as NDCG are meaningless.",
             "Name the request_key in the schema if the log has one. Otherwise judge the ranker by "
             "AUC and normalized entropy.",
@@ -183,32 +165,28 @@ def _lists(card: model.DataCard) -> Found:
 def _ads(card: model.DataCard) -> Found:
     ads = card.ads
     if ads.count <= NUM_CANDIDATES:
-        yield (
-            "note",
+        yield model.note(
             f"There are {ads.count:,} ads, no more than the {NUM_CANDIDATES} candidates "
             "of the first stage.",
             "Retrieval returns all ads, and the ranker alone decides.",
         )
     first = ads.most_shown[0] if ads.most_shown else None
     if first and first.share >= _MUCH_OF_ONE_AD and ads.count > 1:
-        yield (
-            "warning",
+        yield model.warning(
             f"One ad, {first.ad_id!r}, has {pages.format_percent(first.share)} of the "
             "training impressions.",
             "Check that ad_key identifies ads, and has no placeholder such as 0 or 'unknown'.",
         )
     new = ads.new["test"]
     if (new.share or 0) > _MUCH_NEW:
-        yield (
-            "warning",
+        yield model.warning(
             f"{pages.format_percent(new.share)} of the test {new.counted} are of ads that "
             "training never shows.",
             "Ad ids are of little use for them: add ad fields that new ads share with known ones, "
             "such as advertiser or category, and train often.",
         )
     if (ads.changed_share or 0) > _MUCH_CHANGED:
-        yield (
-            "warning",
+        yield model.warning(
             f"{pages.format_percent(ads.changed_share)} of the impressions show an ad whose "
             "fields differ from those in the catalog, which has its latest values.",
             "Serving uses the values of the catalog, training those of the log. Move fields that "
@@ -219,8 +197,8 @@ def _ads(card: model.DataCard) -> Found:
 def _rejected(rejected: model.RejectedRows) -> Found:
     if rejected.count:
         much = (rejected.share or 0) > _MUCH_REJECTED
-        yield (
-            "warning" if much else "note",
+        tell = model.warning if much else model.note
+        yield tell(
             f"{rejected.count:,} rows ({pages.format_percent(rejected.share)}) were "
             f"rejected, most often because: {rejected.reasons[0].reason}.",
             "See rejected.tsv for all of them. Correct the log or the schema, and convert again.",
@@ -232,16 +210,14 @@ def _time(card: model.DataCard) -> Found:
     if not time.by_time:
         return
     if time.low == time.high:
-        yield (
-            "warning",
+        yield model.warning(
             "All rows have the same time.",
             "Check the time column of the schema; a split by time is meaningless here.",
         )
         return
     empty = sum(count == 0 for count in time.rows)
     if empty:
-        yield (
-            "note",
+        yield model.note(
             f"{empty} of {len(time.rows)} equal time spans have no rows.",
             "This is expected if the log pauses, for example at night. Otherwise rows are lost or "
             "times are wrong.",

@@ -38,8 +38,8 @@ def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> dict[str, n
         first_row: Number of rows in earlier chunks.
 
     Returns:
-        The `fingerprint` of each ad id [V], its `impressions` and `clicks` in training rows, and
-        its `first` and `last` row in the log, all int64.
+        The `fingerprints` of the ad ids [V], their `impressions` and `clicks` in training rows, and
+        their `first` and `last` row in the log, all int64.
     """
     codes = rows.array(AD)
     fingerprints = rows.strings[AD].fingerprints
@@ -51,7 +51,7 @@ def count_chunk(rows: Rows, is_train: np.ndarray, first_row: int) -> dict[str, n
         np.bincount(codes[mask], minlength=len(fingerprints)).astype(np.int64)
         for mask in (is_train, clicked)
     )
-    counts = {"fingerprint": fingerprints, "impressions": impressions, "clicks": clicks}
+    counts = {"fingerprints": fingerprints, "impressions": impressions, "clicks": clicks}
     counts |= {"first": first + first_row, "last": last + first_row}
     return {name: values[shown] for name, values in counts.items()}
 
@@ -67,10 +67,10 @@ def merge(parts: Iterable[Mapping[str, np.ndarray]]) -> pa.Table:
 
 
 def _merge(parts: Sequence[pa.Table]) -> pa.Table:
-    grouped = pa.concat_tables(parts).group_by("fingerprint", use_threads=False)
+    grouped = pa.concat_tables(parts).group_by("fingerprints", use_threads=False)
     functions = {"impressions": "sum", "clicks": "sum", "first": "min", "last": "max"}
     merged = grouped.aggregate(list(functions.items()))
-    return merged.rename_columns(["fingerprint", *functions])
+    return merged.rename_columns(["fingerprints", *functions])
 
 
 class CatalogueAds:
@@ -137,7 +137,7 @@ def collect(
     table = table.append_column(reader.IMPRESSIONS, counts["impressions"])
     table = table.append_column(reader.CLICKS, counts["clicks"])
     order = pc.sort_indices(counts["first"])
-    fingerprints = counts["fingerprint"].take(order).to_numpy()
+    fingerprints = counts["fingerprints"].take(order).to_numpy()
     ads = CatalogueAds(fingerprints, table.take(order).combine_chunks())
     return ads if more is None else _with_more(schema, ads, more)
 

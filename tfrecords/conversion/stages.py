@@ -126,13 +126,13 @@ class FittedLog:
         schema: The fitted schema.
         ads: The ad catalog.
         num_distinct: Number of distinct values of each field.
-        time: The time profile, for `profile.json`.
+        time: Rows and labels over time.
     """
 
     schema: encoding.FittedSchema
     ads: catalogue.CatalogueAds
     num_distinct: Mapping[str, int]
-    time: dict[str, Any]
+    time: records.TimeProfile
 
 
 class Stages:
@@ -359,9 +359,11 @@ class Stages:
             for number, name in enumerate(SPLITS)
             if (entry := self._write_shard(split, packer, sampler, index, number)) is not None
         }
-        varying = dataset_json.add([entry.pop("varying") for entry in entries.values()])
-        users = sum(entry.pop("other_users") for entry in entries.values())
-        return {**entries, "varying": varying, "other_users": users}
+        return {
+            **{name: shard.model_dump() for name, (shard, _, _) in entries.items()},
+            "varying": dataset_json.add([varying for _, varying, _ in entries.values()]),
+            "other_users": sum(users for _, _, users in entries.values()),
+        }
 
     def _write_shard(
         self,
@@ -370,8 +372,12 @@ class Stages:
         sampler: negatives.NegativeSampler | None,
         index: int,
         number: int,
-    ) -> dict[str, Any] | None:
-        """Writes the requests of a split that begin in a chunk; returns None if there are none."""
+    ) -> tuple[records.ShardDescription, dict[str, int], int] | None:
+        """Writes the requests of a split that begin in a chunk.
+
+        Returns:
+            The shard and the results of `Packer.num_varying`, or None without requests.
+        """
         span = split.requests_of(index)
         chosen = split.requests.splits[span] == number
         if not chosen.any():
@@ -390,8 +396,8 @@ class Stages:
         if sampler is not None:
             packed, sampled = sampler.extend(packed, rows, number, seed)
         name = f"{SPLITS[number]}-{index:05d}.tfrecord"
-        shard = records.write_shard(self._space.output / name, packed)
-        return {**shard, "sampled": sampled, "varying": varying, "other_users": other_users}
+        shard = records.write_shard(self._space.output / name, packed, sampled)
+        return shard, varying, other_users
 
     def sampler(self, split: SplitLog, packer: packing.Packer) -> negatives.NegativeSampler | None:
         """Returns the sampler of negatives over all packed chunks, or None without negatives."""
@@ -434,8 +440,8 @@ class Stages:
             self._schema, split.requests, split.chunk_ends, self._rows
         )
         files.write_json(output / "sample_requests.json", samples)
-        summary = {"num_distinct": fitted.num_distinct, "time": fitted.time}
-        files.write_json(output / "profile.json", summary)
+        profile = records.Profile(num_distinct=dict(fitted.num_distinct), time=fitted.time)
+        files.write_json(output / "profile.json", profile.model_dump(exclude_none=True))
         description = records.DataSetDescription(
             format_version=reader.FORMAT_VERSION,
             fingerprint=fitted.schema.fingerprint(),

@@ -5,10 +5,10 @@ Shapes: B rows of a chunk, T bins.
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
+from tfrecords import records
 from tfrecords.conversion import parsed_rows, splitting
 from tfrecords.schema import MISSING_LABEL
 
@@ -55,10 +55,11 @@ class Bins:
                 counts[f"{label}_positive"] = np.bincount(bins[values == 1], minlength=NUM_BINS)
         return counts
 
-    def add(self, chunks: Iterable[Mapping[str, np.ndarray]]) -> dict[str, Any]:
-        """Sums the counts of all chunks, as JSON values."""
+    def add(self, chunks: Iterable[Mapping[str, np.ndarray]]) -> records.TimeProfile:
+        """Sums the counts of all chunks."""
         total: dict[str, np.ndarray] = {}
         for counts in chunks:
             for name, values in counts.items():
                 total[name] = total.get(name, 0) + values
-        return {**dataclasses.asdict(self), **{name: v.tolist() for name, v in total.items()}}
+        counted = {name: values.tolist() for name, values in total.items()}
+        return records.TimeProfile(**dataclasses.asdict(self), **counted)

@@ -11,9 +11,11 @@ from tfrecords.records.batching import (
 )
 from tfrecords.records.description import (
     DataSetDescription,
+    Profile,
     ShardDescription,
     SourceDescription,
     SplitDescription,
+    TimeProfile,
 )
 from tfrecords.records.spec import (
     USER,
@@ -40,10 +42,12 @@ __all__ = [
     "Batch",
     "DataSetDescription",
     "Packed",
+    "Profile",
     "ShardDescription",
     "SourceDescription",
     "Spec",
     "SplitDescription",
+    "TimeProfile",
     "check_file",
     "check_files",
     "clicked_pairs",

@@ -1,4 +1,4 @@
-"""The description of a data set, `dataset.json`."""
+"""The description of a data set, `dataset.json`, and its profile, `profile.json`."""
 
 from typing import Any
 
@@ -103,3 +103,32 @@ class DataSetDescription(pydantic.BaseModel):
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON values of `dataset.json`."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+class TimeProfile(pydantic.BaseModel):
+    """Rows and labels in bins of equal time spans, or of equal numbers of rows without times.
+
+    Attributes:
+        low: Start of the first bin.
+        high: End of the last bin.
+        by_time: Whether the bins are time spans.
+        rows: Rows of each bin [T].
+        click_known, engagement_known: Rows that have the label [T]; None: the log lacks it.
+        click_positive, engagement_positive: Rows whose label is 1 [T].
+    """
+
+    low: float
+    high: float
+    by_time: bool
+    rows: list[int]
+    click_known: list[int] | None = None
+    click_positive: list[int] | None = None
+    engagement_known: list[int] | None = None
+    engagement_positive: list[int] | None = None
+
+
+class Profile(pydantic.BaseModel):
+    """What `profile.json` holds: the number of distinct values of each string field, and times."""
+
+    num_distinct: dict[str, int]
+    time: TimeProfile

@@ -8,13 +8,12 @@ Shapes: R requests, L shown ads of one shard.
 """
 
 import pathlib
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfrecords import files
-from tfrecords.records import spec
+from tfrecords.records import description, spec
 from tfrecords.schema import MISSING_LABEL
 
 ROWS_PER_RECORD = 4_096
@@ -32,11 +31,15 @@ def shuffled(
     return rows[places], ordered
 
 
-def write_shard(path: pathlib.Path, requests: spec.Packed) -> dict[str, Any]:
+def write_shard(
+    path: pathlib.Path, requests: spec.Packed, sampled: int = 0
+) -> description.ShardDescription:
     """Writes a shard of records of about `ROWS_PER_RECORD` shown ads, whole or not at all.
 
-    Returns:
-        Values of a `ShardDescription`, without `sampled`.
+    Args:
+        path: The shard.
+        requests: Its requests.
+        sampled: Number of sampled negatives among their ads.
     """
     lengths = requests["list_lengths"]
     ends = np.cumsum(lengths)
@@ -52,15 +55,18 @@ def write_shard(path: pathlib.Path, requests: spec.Packed) -> dict[str, Any]:
             }
             file.write(spec.serialize(part))
             num_records, first, first_row = num_records + 1, last, row
-    return {
-        "file": path.name,
-        "records": num_records,
-        "requests": len(lengths),
-        "rows": int(lengths.sum()),
-        "bytes": path.stat().st_size,
-        "sha256": files.sha256(path),
-        **_label_totals(requests),
-    }
+    sums, counts = _label_totals(requests)
+    return description.ShardDescription(
+        file=path.name,
+        records=num_records,
+        requests=len(lengths),
+        rows=int(lengths.sum()),
+        bytes=path.stat().st_size,
+        sha256=files.sha256(path),
+        label_sums=sums,
+        label_counts=counts,
+        sampled=sampled,
+    )
 
 
 def is_per_request(name: str) -> bool:
@@ -68,13 +74,14 @@ def is_per_request(name: str) -> bool:
     return name in ("list_lengths", spec.USER) or name.startswith("query_")
 
 
-def _label_totals(requests: spec.Packed) -> dict[str, dict[str, float]]:
+def _label_totals(requests: spec.Packed) -> tuple[dict[str, float], dict[str, int]]:
+    """Returns the sum of each label and the number of its known values."""
     sums: dict[str, float] = {}
-    counts: dict[str, float] = {}
+    counts: dict[str, int] = {}
     for name, dtype in spec.LABEL_TYPES.items():
         if name in requests:
             values = requests[name]
             known = values != MISSING_LABEL if dtype == "uint8" else ~np.isnan(values)
             sums[name] = float(values[known].sum(dtype=np.float64))
             counts[name] = int(known.sum())
-    return {"label_sums": sums, "label_counts": counts}
+    return sums, counts
