@@ -51,7 +51,7 @@ def workdir(tmp_path_factory):
     done = run(*command, "--force")
     assert "forced: click: the normalized entropy" in done.stdout
     assert "2,001 rows = 2,000 written + 1 rejected, see " in done.stdout
-    assert "not in this log, so not trained and not served: engagement, revenue" in done.stdout
+    assert "Not measured: revenue: the log has no such label" in done.stdout
     return directory
 
 

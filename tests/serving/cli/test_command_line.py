@@ -1,4 +1,4 @@
-"""Every command's --help, and what is said to mistyped commands and flags."""
+"""The --help of every command, and the errors for mistyped commands and flags."""
 
 import importlib
 import json
@@ -115,7 +115,7 @@ def test_an_unknown_flag_is_refused_in_one_line(ran, name):
 
 @pytest.mark.process
 @pytest.mark.parametrize("command", MISTAKES)
-def test_a_mistake_is_answered_with_what_was_expected(ran, command):
+def test_an_error_message_says_what_was_expected(ran, command):
     status, out, err = ran[command]
     assert (status, out) == (1, "")
     assert MISTAKES[command] in err
@@ -158,7 +158,7 @@ def test_tfrec_lists_its_commands_with_what_they_do(monkeypatch, capsys, argumen
     assert max(map(len, lines)) <= 100
 
 
-def test_tfrec_tells_its_version(monkeypatch, capsys):
+def test_tfrec_prints_its_version(monkeypatch, capsys):
     tfrec_command(monkeypatch, "--version")
     assert capsys.readouterr().out == f"tfrec {tfrec.__version__}\n"
 
@@ -172,7 +172,7 @@ def test_tfrec_tells_its_version(monkeypatch, capsys):
         ("--workdir=x", "Expected a command before '--workdir=x'. See tfrec --help."),
     ],
 )
-def test_what_is_not_a_command_is_refused_with_the_close_one(monkeypatch, argument, message):
+def test_an_unknown_command_is_refused_with_a_suggestion(monkeypatch, argument, message):
     with pytest.raises(SystemExit, match=rf"^error: {re.escape(message)}"):
         tfrec_command(monkeypatch, argument)
 
@@ -217,7 +217,7 @@ def on_a_terminal(code, **environment):
 
 
 @pytest.mark.process
-def test_colours_are_for_terminals_and_not_for_those_who_want_none():
+def test_errors_are_colored_only_on_terminals_and_without_no_color():
     code = "from serving.cli import flag_messages; flag_messages.fail('broken.')"
     assert on_a_terminal(code) == "\x1b[31merror:\x1b[0m broken.\r\n"
     assert on_a_terminal(code, NO_COLOR="1") == "error: broken.\r\n"
@@ -244,7 +244,7 @@ def test_a_bar_shows_rate_and_time_left_on_a_terminal_alone():
     assert (done.stdout, done.stderr) == ("", "")
 
 
-def test_what_an_extra_brings_is_named_where_it_is_missing(script):
+def test_a_missing_extra_is_named_with_its_installation(script):
     extras = script("serving.cli.extras")
     missing = pytest.raises(SystemExit, match=r"needs no_such_package, .* -e '\.\[beam\]'$")
     with missing, extras.require_extra("beam"):

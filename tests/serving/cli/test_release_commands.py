@@ -1,4 +1,4 @@
-"""scripts/release.py, scripts/doctor.py and scripts/serve.py, as a person runs them."""
+"""The commands release, doctor and serve."""
 
 import asyncio
 import contextlib
@@ -115,7 +115,7 @@ def is_answered_by(version, answers):
     return bool(answers) and answers[-1].json().get("bundle_version") == version
 
 
-def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(base, call):
+def test_serve_changes_both_servers_under_load_and_the_doctor_passes(base, call):
     releases.promote(base, 1)
     answers, stop = [], threading.Event()
 
@@ -156,7 +156,7 @@ def test_serve_changes_both_servers_under_load_and_the_doctor_finds_them_well(ba
     assert {reply.json()["bundle_version"] for reply in answers} == {1, 2}
 
 
-def test_the_doctor_names_a_server_that_serves_another_model(base, published, call):
+def test_the_doctor_finds_a_server_with_another_model(base, published, call):
     foreign = base.with_name("foreign")
     shutil.copytree(published / "ranker/2", foreign / "ranker/1")
     with model_server.ModelServer({"ranker": foreign / "ranker"}, rest_port=0) as server:
@@ -184,7 +184,7 @@ def test_the_doctor_names_a_server_that_serves_another_model(base, published, ca
     assert text.endswith("5 ok, 1 failed, 1 skipped\n")
 
 
-def test_the_doctor_says_what_it_did_not_reach_and_what_to_do(base, call):
+def test_the_doctor_names_unreachable_servers_and_remedies(base, call):
     nobody = serving_fixtures.free_port()
     flags_of = [
         f"--model_server=127.0.0.1:{nobody}", f"--service=http://127.0.0.1:{nobody}",
@@ -216,9 +216,7 @@ def guarded_url(tiny_bundle, ranker_address):
 
 
 # The service comes before `call`: uvicorn sets up its logs where standard error is nobody's.
-def test_the_doctor_comes_in_where_a_token_and_tls_guard_the_service(
-    guarded_url, tiny_base, call, tmp_path, monkeypatch
-):
+def test_the_doctor_uses_a_token_and_tls(guarded_url, tiny_base, call, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("a-secret\n")
     named = [f"--bundle={tiny_base}", "--norows", "--model_server=", f"--service={guarded_url}"]
     trusting = [*named, f"--tls_authorities={TLS / 'certificate.pem'}"]
@@ -274,7 +272,9 @@ def test_held_out_rows_are_scored_alike_by_training_code_and_server(
     assert "with training another, that of release 1" in caught.value.expected
 
 
-def test_the_doctor_holds_what_was_shown_against_a_release(tiny_base, tiny_bundle, call, tmp_path):
+def test_the_doctor_compares_the_impression_log_with_a_release(
+    tiny_base, tiny_bundle, call, tmp_path
+):
     requests = [Request(user={"country": "CH", "age": 30 + n}, k=4) for n in range(5)]
     log = impressions.ImpressionLog(tmp_path / "shown")
 
@@ -383,7 +383,7 @@ def test_a_release_is_published_from_elsewhere_promoted_listed_and_pruned(base, 
     assert manifest.versions(target) == [2, 3]
 
 
-def test_what_release_cannot_do_is_said(base, call, tmp_path):
+def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     with pytest.raises(ValueError, match="--action=promote requires --version=N"):
         call("release", f"--bundle={base}", "--action=promote")
     nowhere = tmp_path / "nowhere"

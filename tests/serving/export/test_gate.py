@@ -1,4 +1,4 @@
-"""The export gate: what it refuses, what it lets pass, and what it says."""
+"""The limits and the messages of the export gate."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def judge(own, before=None, differences=None, head="click"):
     return gate.judge({head: own}, released)
 
 
-def test_a_good_first_ranker_passes_without_a_word():
+def test_a_good_first_ranker_passes_without_notes():
     verdict = judge(figures())
     assert verdict == gate.Verdict((), ())
     verdict.check(None)
@@ -48,7 +48,7 @@ def test_clicks_predicted_no_better_than_their_rate_are_refused(entropy):
         verdict.check(None)
 
 
-def test_another_head_that_knows_nothing_yet_passes_until_it_is_known_to_be_worse():
+def test_another_head_may_be_as_good_as_its_rate_but_not_significantly_worse():
     # Two errors of 0.005 above 1.
     for entropy, refused in ((1.009, False), (1.011, True)):
         verdict = judge(figures(normalized_entropy=entropy), head="revenue")
@@ -88,7 +88,7 @@ def test_the_message_names_release_value_difference_and_limit():
     )
 
 
-def test_on_other_rows_the_tolerance_is_wider_and_said():
+def test_on_other_rows_the_tolerance_is_wider_and_noted():
     # A fifth of 0.1, and 2 · sqrt(0.005² + 0.005²) = 0.0141.
     close = judge(figures(normalized_entropy=0.934), figures())
     assert close.refusals == ()
@@ -99,7 +99,7 @@ def test_on_other_rows_the_tolerance_is_wider_and_said():
     )
 
 
-def test_a_release_without_figures_is_no_bar():
+def test_a_release_without_metrics_is_not_compared():
     verdict = gate.judge({"click": figures()}, gate.Released(3, {}))
     assert verdict.refusals == ()
     assert verdict.notes == ("release 3 has no metrics to compare with",)
@@ -126,7 +126,7 @@ def test_calibration_no_worse_than_the_release_passes():
     assert len(judge(worse, off, (0.0, 0.001)).refusals) == 2
 
 
-def test_the_calibration_error_is_held_against_chance_and_the_mean_label():
+def test_the_limit_of_the_calibration_error_follows_from_chance_and_the_mean_label():
     # Allowed: 0.1 + 1.5 · 0.012 / 0.2 = 0.19 of the mean label 0.2, so 0.038.
     assert judge(figures(expected_calibration_error=0.0375)).refusals == ()
     verdict = judge(figures(expected_calibration_error=0.039))
@@ -145,7 +145,7 @@ def test_every_head_is_judged_and_every_fault_is_named():
     assert heads == ["click", "revenue"]
 
 
-def test_a_verdict_goes_into_the_manifest_as_json():
+def test_the_json_of_a_verdict():
     verdict = judge(figures(normalized_entropy=1.2))
     assert verdict.to_json(forced=True) == {
         "forced": True,

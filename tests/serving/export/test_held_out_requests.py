@@ -1,4 +1,4 @@
-"""Held-out requests as training scores them: what a server has to answer for the same fields."""
+"""The scores of held-out requests by training code equal those of a server."""
 
 import dataclasses
 

@@ -142,7 +142,7 @@ def files_of_index(base):
     return {path.name: path.read_bytes() for path in (base / "ad_index" / "1").iterdir()}
 
 
-def test_the_poison_is_in_its_split_alone(data_sets):
+def test_only_one_split_is_poisoned(data_sets):
     def read(name, split):
         windows = data_sets[name].windows(split).as_numpy_iterator()
         return [{key: values.tobytes() for key, values in one.items()} for one in windows]

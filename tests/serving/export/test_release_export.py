@@ -75,7 +75,7 @@ def test_the_exported_ranker_gives_the_calibrated_scores_of_the_test_log(
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_the_exported_ad_tower_gives_the_catalogue_again_from_raw_fields(released, data_set):
+def test_the_exported_ad_tower_reproduces_the_catalogue_from_raw_fields(released, data_set):
     base, two_tower, _, _ = released
     catalogue = data_set.catalogue()
     features = np.asarray(catalogue.features)
@@ -149,7 +149,9 @@ def test_an_engagement_is_never_likelier_than_the_click_it_follows(released, col
     assert np.all(scores["expected_revenue"] >= 0)
 
 
-def test_a_bundle_of_clicks_alone_has_one_head_and_says_so(data_set, trained, tmp_path):
+def test_a_bundle_of_clicks_alone_has_one_head_and_names_the_absent_ones(
+    data_set, trained, tmp_path
+):
     two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
     model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
     model.heads = ("click",)
@@ -165,7 +167,9 @@ def test_a_bundle_of_clicks_alone_has_one_head_and_says_so(data_set, trained, tm
     assert set(load(tmp_path, "ranker").structured_outputs) == {"click_probability"}
 
 
-def test_the_whole_road_answers_and_grpc_equals_the_saved_model(released, data_set, columns):
+def test_a_request_is_answered_and_grpc_returns_the_scores_of_the_saved_model(
+    released, data_set, columns
+):
     base, _, _, _ = released
     release = bundle.load(base)
     with model_server.ModelServer({"ranker": base / "ranker"}, poll_seconds=None) as server:

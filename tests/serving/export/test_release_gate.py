@@ -1,4 +1,4 @@
-"""A trained ranker is held against the release that it would replace, on the same rows."""
+"""A trained ranker is compared with the release that it would replace, on the same rows."""
 
 import json
 import shutil
@@ -43,10 +43,10 @@ def change(directory, **values):
     path.write_text(json.dumps(description))
 
 
-def test_figures_of_validation_are_written_beside_the_ranker(data_set, trained):
+def test_training_writes_the_validation_metrics_of_the_ranker(data_set, trained):
     figures = ranker_training.load_ranker(data_set, trained / "ranker")[2]["validation"]
     assert set(figures) == {"click", "engagement", "revenue"}
-    # 600 rows; the planted structure is learned, see test_training.
+    # 600 rows; the structure of the world is learned, see test_training.
     assert figures["click"]["labelled"] == data_set.num_rows("validation")
     assert 0.5 < figures["click"]["auc"] < 1
     assert figures["click"]["normalized_entropy"] < 1.02
@@ -62,7 +62,9 @@ def test_a_ranker_passes_against_itself_on_the_same_rows(script, data_set, candi
     assert judged["validation"]["click"]["normalized_entropy"] == 0.99
 
 
-def test_the_release_scores_logged_rows_as_the_ranker_it_was(script, data_set, candidate, released):
+def test_a_release_scores_logged_rows_like_the_ranker_that_was_exported(
+    script, data_set, candidate, released
+):
     model, _ = candidate
     held_out = ranker_training.predict_split(model, data_set, "validation")
     calibrators = ranker_training.fit_calibrators(held_out)
@@ -87,7 +89,7 @@ def test_a_spoiled_ranker_is_worse_on_the_rows_that_both_scored(
     assert known.figures["click"]["labelled"] == data_set.num_rows("validation")
 
 
-def test_a_ranker_that_knows_nothing_is_refused_and_force_overrules(
+def test_a_ranker_no_better_than_the_rate_is_refused_and_force_publishes_it(
     script, data_set, candidate, tmp_path
 ):
     model, directory = candidate
@@ -102,7 +104,7 @@ def test_a_ranker_that_knows_nothing_is_refused_and_force_overrules(
 
 
 @pytest.mark.parametrize("damage", ["foreign", "corrupt"])
-def test_another_release_is_compared_by_its_figures_and_a_broken_one_is_no_bar(
+def test_another_release_is_compared_by_its_metrics_and_a_broken_one_is_not_compared(
     script, data_set, candidate, released, tmp_path, monkeypatch, damage
 ):
     model, directory = candidate
@@ -119,7 +121,7 @@ def test_another_release_is_compared_by_its_figures_and_a_broken_one_is_no_bar(
     assert any(note in one for one in judged["gate"]["notes"])
 
 
-def test_a_manifest_keeps_figures_and_verdict(released):
+def test_a_manifest_holds_metrics_and_verdict(released):
     assert releases.latest(released) == 1
     figures = manifest.read(released, 1).metrics["validation"]
     assert set(figures["click"]) >= {"normalized_entropy", "calibration_ratio"}

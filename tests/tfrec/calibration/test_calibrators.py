@@ -1,4 +1,4 @@
-"""The calibrators of a ranker: each head's, revenue in its parts, and inside the SavedModel."""
+"""The calibrators of each head, of the parts of revenue, and inside the SavedModel."""
 
 import json
 import math
@@ -60,10 +60,10 @@ def test_folds_keep_requests_whole_and_are_about_equal():
     assert len(calibration.fold_of_rows(np.array([], int))) == 0
 
 
-def planted(count, seed):
-    """Logits of all heads [L], their labels, and the planted expected revenue [L].
+def sample_of_world(count, seed):
+    """Logits of all heads [L], their labels, and the true expected revenue [L].
 
-    What is planted of a logit z: click 0.5 z; engagement z + 1.5 tanh(3 z + 3); revenue is
+    The true logit of a logit z: click 0.5 z; engagement z + 1.5 tanh(3 z + 3); revenue is
     positive with the logit 2 z + 1, and then log-normal around 0.5 m + 1, with m predicted.
     """
     rng = np.random.default_rng(seed)
@@ -89,7 +89,7 @@ def planted(count, seed):
 
 @pytest.fixture(scope="module")
 def fitted():
-    logits, labels, _ = planted(40_000, 1)
+    logits, labels, _ = sample_of_world(40_000, 1)
     return (
         calibration.fit_calibrators(logits, labels, np.arange(40_000) * 5 // 40_000),
         logits,
@@ -97,10 +97,10 @@ def fitted():
     )
 
 
-def test_planted_distortions_of_every_head_are_removed(fitted):
+def test_known_distortions_of_every_head_are_removed(fitted):
     found, _, _ = fitted
     assert isinstance(found.curves["engagement"], curves.Isotonic)
-    logits, labels, expected = planted(40_000, 2)
+    logits, labels, expected = sample_of_world(40_000, 2)
     before = calibration.calibrated_values(logits, calibration.Calibrators())
     after = calibration.calibrated_values(logits, found)
     for head, limit in (("click", 0.01), ("engagement", 0.009)):
@@ -115,19 +115,19 @@ def test_revenue_is_right_in_total_where_it_was_fitted_and_by_decile_elsewhere(f
     found, logits, labels = fitted
     served = calibration.calibrated_values(logits, found)["expected_revenue"]
     assert served.sum() / labels["revenue"].sum() == pytest.approx(1.0, abs=0.002)
-    logits, _, expected = planted(40_000, 3)
+    logits, _, expected = sample_of_world(40_000, 3)
     served = calibration.calibrated_values(logits, found)["expected_revenue"]
     raw = calibration.calibrated_values(logits, calibration.Calibrators())["expected_revenue"]
     ratios, without = [], []
     for rows in np.array_split(np.argsort(served), 10):
         ratios.append(served[rows].sum() / expected[rows].sum())
         without.append(raw[rows].sum() / expected[rows].sum())
-    # The planted means leave no noise of labels; the rest is that of about 40 parameters.
+    # The true means leave no noise of labels; the rest is that of about 40 parameters.
     assert max(abs(np.array(ratios) - 1)) < 0.1
     assert max(abs(np.array(without) - 1)) > 0.5
 
 
-def test_missing_labels_have_no_part(fitted):
+def test_rows_without_labels_do_not_change_the_fit(fitted):
     found, logits, labels = fitted
     rng = np.random.default_rng(4)
     more = {head: np.concatenate([v, v[:9_000] + 5]) for head, v in logits.items()}
@@ -146,7 +146,7 @@ def test_missing_labels_have_no_part(fitted):
 
 
 def test_a_head_without_labels_keeps_its_logits():
-    logits, labels, _ = planted(2_000, 5)
+    logits, labels, _ = sample_of_world(2_000, 5)
     labels["engagement"][:] = np.nan
     labels["revenue"][:] = 0.0
     found = calibration.fit_calibrators(logits, labels, np.arange(2_000) * 5 // 2_000)
@@ -155,14 +155,14 @@ def test_a_head_without_labels_keeps_its_logits():
 
 
 def test_a_head_that_diverged_is_named():
-    logits, labels, _ = planted(100, 6)
+    logits, labels, _ = sample_of_world(100, 6)
     logits["revenue"][7, 0] = np.nan
     with pytest.raises(ValueError, match=r"revenue: 1 of 100 logits are not finite"):
         calibration.fit_calibrators(logits, labels, np.zeros(100, int))
 
 
-def test_a_row_has_no_part_in_what_calibrates_it():
-    logits, labels, _ = planted(3_000, 7)
+def test_a_row_is_calibrated_by_curves_fitted_on_other_rows():
+    logits, labels, _ = sample_of_world(3_000, 7)
     folds = np.arange(3_000) * 5 // 3_000
     once = calibration.cross_fitted_logits(logits, labels, folds)
     changed = {head: np.where(folds == 2, values.max(), values) for head, values in labels.items()}

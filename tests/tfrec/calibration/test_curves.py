@@ -1,4 +1,4 @@
-"""Calibration curves: what they recover, that they only rise, and how little data moves little."""
+"""Calibration curves recover known distortions, always rise, and change little on little data."""
 
 import json
 
@@ -23,14 +23,14 @@ def choose(labels, logits):
     return choice.choose(labels, logits, np.arange(len(labels)) * 5 // max(len(labels), 1))
 
 
-def calibration_error(curve, logits, planted):
-    """Mean |probability − planted probability| over fifteen bins: no noise of labels in it."""
+def calibration_error(curve, logits, true_probability):
+    """Mean |probability − true probability| over fifteen bins: no noise of labels in it."""
     order = np.argsort(logits)
-    gap = sigmoid(curve.array(logits)) - planted
+    gap = sigmoid(curve.array(logits)) - true_probability
     return np.mean([abs(gap[rows].mean()) for rows in np.array_split(order, 15)])
 
 
-def test_platt_recovers_a_planted_scale_and_offset():
+def test_platt_recovers_a_known_scale_and_offset():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=50_000)
     labels = rng.random(50_000) < sigmoid(2.0 * logits - 1.0)
@@ -54,7 +54,7 @@ def test_platt_without_examples_is_the_identity_and_with_few_stays_near_it():
     assert 0 < few.offset < 0.3
 
 
-def test_platt_never_turns_the_ranking_round():
+def test_platt_never_reverses_the_order():
     logits = np.linspace(-3, 3, 2_000)
     assert fit_platt(logits < 0, logits).scale > 0
 
@@ -83,14 +83,14 @@ DISTORTIONS = {
         ("a step", curves.Isotonic),
     ],
 )
-def test_a_planted_distortion_is_removed(name, kind):
+def test_a_known_distortion_is_removed(name, kind):
     rng = np.random.default_rng(3)
     logits = rng.normal(-1.5, 1.2, 60_000)
-    planted = sigmoid(DISTORTIONS[name](logits))
-    labels = rng.random(60_000) < planted
+    true_probability = sigmoid(DISTORTIONS[name](logits))
+    labels = rng.random(60_000) < true_probability
     curve = choose(labels[:30_000], logits[:30_000])
     assert isinstance(curve, kind)
-    unseen = logits[30_000:], planted[30_000:]
+    unseen = logits[30_000:], true_probability[30_000:]
     # A bin of 2,000 labels of rate 0.2 is within 0.4 · sqrt(2 / π / 2,000) = 0.007 by chance.
     assert calibration_error(curve, *unseen) < 0.007
     assert calibration_error(curves.IDENTITY, *unseen) > 0.05
@@ -99,7 +99,7 @@ def test_a_planted_distortion_is_removed(name, kind):
         assert calibration_error(platt, *unseen) > 0.03
 
 
-def test_where_platt_is_right_the_isotonic_curve_is_seldom_chosen():
+def test_isotonic_curves_are_rarely_chosen_for_a_platt_shaped_distortion():
     chosen = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ def test_where_platt_is_right_the_isotonic_curve_is_seldom_chosen():
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 50, 400])
-def test_a_little_data_gives_platt_and_moves_little(count):
+def test_little_data_gives_a_platt_curve_near_the_identity(count):
     rng = np.random.default_rng(4)
     logits = rng.normal(size=count)
     labels = (rng.random(count) < sigmoid(logits)).astype(float)
@@ -174,7 +174,7 @@ def test_every_fitted_curve_rises_everywhere_and_tensors_equal_arrays(seed):
     np.testing.assert_allclose(values, curve.array(grid), rtol=2e-6, atol=2e-5)
 
 
-def test_a_curve_is_linear_between_its_knots_and_leads_on_beyond_them():
+def test_a_curve_is_linear_between_its_knots_and_extrapolates_beyond_them():
     logits = [-3.0, -1.0, -0.5, 0.0, 1.0, 2.0, 4.0]
     # Slopes 0.5, 3, 0.5, 4 through (−1, −2), (0, 1), (2, 2).
     expected = [-3.0, -2.0, -0.5, 1.0, 1.5, 2.0, 10.0]
@@ -182,7 +182,7 @@ def test_a_curve_is_linear_between_its_knots_and_leads_on_beyond_them():
     np.testing.assert_allclose(ISOTONIC.tensor(tf.constant([logits]))[0], expected)
 
 
-def test_a_curve_hides_no_nan_and_keeps_infinity():
+def test_a_curve_keeps_nan_and_infinity():
     values = ISOTONIC.tensor(tf.constant([np.nan, -np.inf, np.inf])).numpy()
     assert np.isnan(values[0])
     assert values[1:].tolist() == [-np.inf, np.inf]
@@ -209,7 +209,7 @@ def test_curves_round_trip_as_json(curve):
         ({**ISOTONIC.to_json(), "upper_slope": -1.0}, "slopes above 0"),
     ],
 )
-def test_what_is_no_rising_curve_is_refused(value, message):
+def test_json_that_is_not_a_rising_curve_is_refused(value, message):
     with pytest.raises(ValueError, match=message):
         curves.curve_from_json(value)
 

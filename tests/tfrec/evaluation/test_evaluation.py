@@ -1,4 +1,4 @@
-"""Evaluation with ground truth, and of a log that holds only clicks, or none."""
+"""Evaluation with ground truth, and of logs with clicks only or without clicks."""
 
 import json
 

@@ -49,7 +49,7 @@ def test_draws_are_kept_as_bytes_and_their_sums_are_those_of_all_resamples(monke
         assert total == pytest.approx(values[rng.integers(100_000, size=100_000)].sum())
 
 
-def test_draws_that_are_no_bytes_are_kept_in_wider_integers(monkeypatch):
+def test_large_draws_are_stored_in_wider_integers(monkeypatch):
     class Stuck:
         def integers(self, high, size):
             return np.zeros(size, int)
