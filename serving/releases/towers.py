@@ -32,7 +32,7 @@ class _Tower:
     """A SavedModel in a session, as a model server runs it. Calls from several threads are safe."""
 
     outputs: ClassVar[tuple[str, ...]]
-    threads: ClassVar[config_pb2.ConfigProto | None] = None
+    threads: ClassVar[config_pb2.ConfigProto]
 
     def __init__(
         self, runner: saved_model.SessionRunner, fields: Sequence[Mapping[str, Any]]
@@ -101,6 +101,7 @@ class AdTower(_Tower):
     """Embeds and encodes raw ad fields."""
 
     outputs = ("ad_embedding", "ad_features")
+    threads = saved_model.session_config(intra_op=os.cpu_count() or 1, inter_op=1)
 
     def embed(self, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
         """Embeds and encodes ads.
