@@ -84,10 +84,34 @@ def read(
         ImpressionLogError: A file cannot be read, or too many events are rejected; the message
             names the first ones.
     """
+    columns, rejected, named = _collected(paths, kinds)
+    _check_rejected(len(columns[_EVENT_ID]), rejected, max_rejected_fraction)
+    labels = [
+        name for name in kinds if name in named or any(value is not None for value in columns[name])
+    ]
+    if "click" not in labels:
+        raise errors.ImpressionLogError(
+            f"{', '.join(map(str, paths)) or 'No file'}: expected events with a column click, got "
+            f"{labels or 'none of ' + ', '.join(kinds)}. Add click as 0 or 1."
+        )
+    types = {name: pa.float64() if name in kinds else pa.string() for name in columns}
+    table = pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()})
+    distinct = table.group_by([*_IDS, _EVENT_ID]).aggregate([(label, "max") for label in labels])
+    distinct = distinct.rename_columns([*_IDS, _EVENT_ID, *labels])
+    combined, refunded = _combined(distinct, labels, kinds)
+    duplicates = table.num_rows - distinct.num_rows
+    return FeedbackEvents(combined, labels, duplicates, refunded, rejected)
+
+
+def _collected(
+    paths: Sequence[pathlib.Path], kinds: Mapping[str, str]
+) -> tuple[dict[str, list[Any]], list[Rejected], set[str]]:
+    """Returns the columns of all events, the malformed events, and the names of files' columns."""
     columns: dict[str, list[Any]] = {name: [] for name in (*_IDS, _EVENT_ID, *kinds)}
-    rejected = []
+    rejected: list[Rejected] = []
+    named: set[str] = set()
     for path in paths:
-        for line, raw, parse in _lines(path, kinds):
+        for line, raw, parse in _lines(path, kinds, named):
             try:
                 values = _checked(parse(raw), kinds)
             except (ValueError, RecursionError) as error:
@@ -96,39 +120,24 @@ def read(
                 continue
             for name, column in columns.items():
                 column.append(values[name])
-    _check_rejected(len(columns[_EVENT_ID]), rejected, max_rejected_fraction)
-    labels = [name for name in kinds if any(value is not None for value in columns[name])]
-    if "click" not in labels:
-        raise errors.ImpressionLogError(
-            f"{', '.join(map(str, paths)) or 'No file'}: expected events with a column click, got "
-            f"{labels or 'none of ' + ', '.join(kinds)}. Add click as 0 or 1."
-        )
-    types = {name: pa.float64() if name in kinds else pa.string() for name in columns}
-    table = pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()})
-    combined, num_distinct = _combined(table, labels, kinds)
-    refunded = 0
-    for label in labels:
-        place = combined.column_names.index(f"_{label}")
-        column = combined.column(place)
-        refunded += pc.sum(pc.less(column, 0.0)).as_py() or 0
-        combined = combined.set_column(
-            place, f"_{label}", pc.max_element_wise(column, 0.0, skip_nulls=False)
-        )
-    return FeedbackEvents(combined, labels, table.num_rows - num_distinct, refunded, rejected)
+    return columns, rejected, named
 
 
 def _combined(
-    table: pa.Table, labels: Sequence[str], kinds: Mapping[str, str]
+    events: pa.Table, labels: Sequence[str], kinds: Mapping[str, str]
 ) -> tuple[pa.Table, int]:
-    """Returns a row for each request and ad, and the number of distinct events."""
-    distinct = table.group_by([*_IDS, _EVENT_ID]).aggregate([(label, "max") for label in labels])
-    distinct = distinct.rename_columns([*_IDS, _EVENT_ID, *labels])
+    """Returns a row for each request and ad, and the number of those with too many refunds."""
     ways = ["sum" if kinds[label] == logged_schema.AMOUNT else "max" for label in labels]
-    found = distinct.group_by(list(_IDS)).aggregate(
+    found = events.group_by(list(_IDS)).aggregate(
         [*zip(labels, ways, strict=True), ([], "count_all")]
     )
-    names = [*_IDS.values(), *(f"_{label}" for label in labels), "num_events"]
-    return found.rename_columns(names), distinct.num_rows
+    columns = dict(zip((*_IDS.values(), *labels, "num_events"), found.columns, strict=True))
+    refunded = 0
+    for label in labels:
+        values = columns.pop(label)
+        refunded += pc.sum(pc.less(values, 0.0)).as_py() or 0
+        columns[f"_{label}"] = pc.max_element_wise(values, 0.0, skip_nulls=False)
+    return pa.table(columns), refunded
 
 
 def _check_rejected(num_good: int, rejected: Sequence[Rejected], max_fraction: float) -> None:
@@ -146,17 +155,22 @@ def _check_rejected(num_good: int, rejected: Sequence[Rejected], max_fraction: f
     )
 
 
-def _lines(path: pathlib.Path, labels: Mapping[str, str]) -> Iterator[tuple[int, Any, _Parse]]:
-    """Yields the number and content of each line or row, and the function that parses it."""
+def _lines(
+    path: pathlib.Path, labels: Mapping[str, str], named: set[str]
+) -> Iterator[tuple[int, Any, _Parse]]:
+    """Yields the number and content of each line or row, and the function that parses it.
+
+    Adds the names of the file's columns to `named`, if it has a header.
+    """
     if not path.is_file():
         raise errors.ImpressionLogError(
             f"{path} does not exist; expected a file of events. Check the path."
         )
     try:
         if path.suffix == ".parquet":
-            yield from _parquet_rows(path)
+            yield from _parquet_rows(path, named)
         else:
-            yield from _text_lines(path, labels)
+            yield from _text_lines(path, labels, named)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise errors.ImpressionLogError(
             f"{path}: expected events as JSON lines (.jsonl), CSV (.csv), TSV (.tsv) or Parquet "
@@ -164,9 +178,9 @@ def _lines(path: pathlib.Path, labels: Mapping[str, str]) -> Iterator[tuple[int,
         ) from error
 
 
-def _parquet_rows(path: pathlib.Path) -> Iterator[tuple[int, Any, _Parse]]:
+def _parquet_rows(path: pathlib.Path, named: set[str]) -> Iterator[tuple[int, Any, _Parse]]:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        _check_columns(path, file.schema_arrow.names)
+        named.update(_checked_columns(path, file.schema_arrow.names))
         rows = itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches())
         for number, row in enumerate(rows, 1):
             yield number, row, lambda event: event
@@ -182,8 +196,8 @@ def _text_lines(path: pathlib.Path, labels: Mapping[str, str]) -> Iterator[tuple
                 continue
             if parse is None:
                 delimiter = "\t" if path.suffix == ".tsv" else ","
-                names = _split(delimiter, text)
-                _check_columns(path, names)
+                names = _checked_columns(path, _split(delimiter, text))
+                named.update(names)
                 parse = functools.partial(_parse_row, names, labels, delimiter)
                 continue
             yield number, text, parse
@@ -191,11 +205,12 @@ def _text_lines(path: pathlib.Path, labels: Mapping[str, str]) -> Iterator[tuple
         raise errors.ImpressionLogError(f"{path} is empty; expected a header line and events.")
 
 
-def _check_columns(path: pathlib.Path, names: Sequence[str]) -> None:
+def _checked_columns(path: pathlib.Path, names: list[str]) -> list[str]:
     if not set(_IDS) <= set(names):
         raise errors.ImpressionLogError(
-            f"{path}: expected events with request_id and ad_id, got {list(names)}."
+            f"{path}: expected events with request_id and ad_id, got {names}."
         )
+    return names
 
 
 def _parse_row(

@@ -39,7 +39,7 @@ class FilteredSearch:
 
     Args:
         index: Inner-product index of type Flat, IVF or HNSW, or an `IndexRefine` of one of them.
-        refined: Second stage of an `IndexRefine`. None uses the one of faiss.
+        refined: Second stage of an `IndexRefine`. None creates one.
         always_exact: Maximum number of eligible ads that are always searched exactly. None uses
             a measured default.
     """
@@ -52,6 +52,8 @@ class FilteredSearch:
         always_exact: int | None = None,
     ) -> None:
         self._index = index
+        if refined is None and isinstance(index, faiss.IndexRefine):
+            refined = refinement.Refinement(index)
         self._refined = refined
         self._always_exact = _ALWAYS_EXACT if always_exact is None else always_exact
         self._ivf = faiss.try_extract_index_ivf(index)
@@ -137,10 +139,15 @@ class FilteredSearch:
         self, queries: np.ndarray, k: int, eligible: row_set.RowSet, num_probes: int
     ) -> tuple[np.ndarray, np.ndarray]:
         selector = faiss.IDSelectorBitmap(eligible.bitmap)
+        if isinstance(self._index, faiss.IndexHNSW):
+            width = _search_width(self._index, k, eligible)
+            parameters: Any = faiss.SearchParametersHNSW(efSearch=width, sel=selector)
+        elif self._ivf is not None:
+            parameters = faiss.SearchParametersIVF(nprobe=num_probes, sel=selector)
+        else:
+            parameters = faiss.SearchParameters(sel=selector)
         if self._refined is not None:
-            parameters = _parameters(self._refined.ivf, selector, k, eligible, num_probes)
             return self._refined.search(queries, k, parameters)
-        parameters = _parameters(self._index, selector, k, eligible, num_probes)
         return self._index.search(queries, k, params=parameters)
 
     def _exact(
@@ -215,25 +222,3 @@ def _search_width(index: Any, k: int, eligible: row_set.RowSet) -> int:
     """Returns the width of an HNSW search, scaled by N / E because few of its ads are eligible."""
     width = max(k, index.hnsw.efSearch) * eligible.num_rows / eligible.count
     return min(math.ceil(width), index.ntotal)
-
-
-def _parameters(
-    index: Any, selector: Any, k: int, eligible: row_set.RowSet, num_probes: int
-) -> Any:
-    if isinstance(index, faiss.IndexRefine):
-        base = faiss.downcast_index(index.base_index)
-        return faiss.IndexRefineSearchParameters(
-            k_factor=index.k_factor,
-            base_index_params=_parameters(base, selector, k, eligible, num_probes),
-        )
-    if isinstance(index, faiss.IndexPreTransform):
-        inner = faiss.downcast_index(index.index)
-        return faiss.SearchParametersPreTransform(
-            index_params=_parameters(inner, selector, k, eligible, num_probes)
-        )
-    if isinstance(index, faiss.IndexHNSW):
-        width = _search_width(index, k, eligible)
-        return faiss.SearchParametersHNSW(efSearch=width, sel=selector)
-    if isinstance(index, faiss.IndexIVF):
-        return faiss.SearchParametersIVF(nprobe=num_probes, sel=selector)
-    return faiss.SearchParameters(sel=selector)

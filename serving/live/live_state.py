@@ -1,6 +1,8 @@
 """The in-memory state of a live index: a release with its updates applied.
 
-Shapes: N ads of the release.
+Added ads are appended, and never overwritten, because snapshots share the arrays.
+
+Shapes: N ads of the release, M positions of added ads, D embedding size, F ad columns.
 """
 
 import numpy as np
@@ -20,39 +22,61 @@ class LiveState:
     def __init__(self, released: index.AdIndex) -> None:
         self._released = released
         self._removed = index.RowSet.of_rows(np.empty(0, np.int64), released.num_ads)
-        self._added = additions.Delta(released.dimension, released.num_fields)
+        self._embeddings = np.empty((0, released.dimension), np.float32)
+        self._features = np.empty((0, released.num_fields), np.int32)
+        self._segments: tuple[additions.Segment, ...] = ()
+        self._position_of: dict[str, int] = {}
+        self._alive = np.zeros(0, bool)
 
     def apply(self, update: live_update.Update) -> None:
         """Applies one update."""
-        gone = [*update.removed, *update.ads[index.AD_ID].to_pylist()]
-        rows = self._released.find(gone)
+        added = update.ads[index.AD_ID].to_pylist()
+        self._remove([*update.removed, *added])
+        if not added:
+            return
+        start, end = len(self._alive), len(self._alive) + len(added)
+        self._embeddings = _grown(self._embeddings, start, end)
+        self._features = _grown(self._features, start, end)
+        # These rows are beyond the end of every snapshot, so no reader sees them being written.
+        self._embeddings[start:end] = update.embeddings
+        self._features[start:end] = update.features
+        self._alive = np.append(self._alive, np.ones(len(added), bool))
+        self._position_of.update(zip(added, range(start, end), strict=True))
+        segment = additions.Segment.of(start, update.ads)
+        self._segments = additions.merged((*self._segments, segment))
+
+    def _remove(self, ad_ids: list[str]) -> None:
+        rows = self._released.find(ad_ids)
         self._removed |= index.RowSet.of_rows(rows[rows >= 0], self._released.num_ads)
-        self._added.remove(update.removed)
-        if update.ads.num_rows:
-            self._added.add(update.ads, update.embeddings, update.features)
+        positions = [self._position_of.pop(ad) for ad in ad_ids if ad in self._position_of]
+        self._alive = self._alive.copy()
+        self._alive[positions] = False
 
     def view(self) -> live_view.LiveView:
         """Returns a view of the current ads."""
-        return live_view.LiveView(self._released, self._removed, self._added.snapshot())
+        return live_view.LiveView(self._released, self._removed, self._snapshot())
+
+    def _snapshot(self) -> additions.Snapshot:
+        count = len(self._alive)
+        return additions.Snapshot(
+            self._embeddings[:count], self._features[:count], self._segments, self._alive
+        )
 
     def holds(self, ad_ids: list[str]) -> int:
         """Returns how many of the given ads exist."""
         rows = self._released.find(ad_ids)
-        return sum(
-            self._added.holds(ad_id)
-            or bool(row >= 0 and not self._removed.contains(np.array([row]))[0])
-            for ad_id, row in zip(ad_ids, rows.tolist(), strict=True)
-        )
+        in_release = (rows >= 0) & ~self._removed.contains(np.maximum(rows, 0))
+        added = np.array([ad_id in self._position_of for ad_id in ad_ids], bool)
+        return int((added | in_release).sum())
 
     @property
     def num_dead(self) -> int:
         """Number of positions of added ads that were later changed or removed."""
-        alive = self._added.snapshot().alive
-        return len(alive) - int(alive.sum())
+        return len(self._alive) - len(self._position_of)
 
     def condensed(self) -> live_update.Update:
         """Returns a single update that leads from the release to the current state."""
-        added = self._added.snapshot()
+        added = self._snapshot()
         alive = np.flatnonzero(added.alive)
         removed = self._released.ad_ids(self._removed.rows)
         schema = self._released.table_schema.remove_metadata()
@@ -60,3 +84,11 @@ class LiveState:
         return live_update.Update(
             tuple(removed), ads, added.embeddings[alive], added.features[alive]
         )
+
+
+def _grown(array: np.ndarray, used: int, wanted: int) -> np.ndarray:
+    if wanted <= len(array):
+        return array
+    larger = np.empty((max(wanted, 2 * len(array)), array.shape[1]), array.dtype)
+    larger[:used] = array[:used]
+    return larger

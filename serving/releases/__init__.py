@@ -1,7 +1,6 @@
 """Release bundles: what version N holds, and which version serves."""
 
 from serving.manifest import versions
-from serving.releases.ad_tower import AdTower
 from serving.releases.bundle import Bundle, latest, load, stable
 from serving.releases.changes import (
     PrunedReleases,
@@ -25,9 +24,9 @@ from serving.releases.probes import (
     query_columns,
 )
 from serving.releases.publishing import Staged, publish
-from serving.releases.query_tower import QueryTower
 from serving.releases.release_copy import copy_release
 from serving.releases.served_versions import ServedVersions
+from serving.releases.towers import AdTower, QueryTower
 
 __all__ = [
     "PARTS",

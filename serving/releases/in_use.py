@@ -65,10 +65,8 @@ def is_in_use(base: pathlib.Path, version: int) -> bool:
         OSError: The file system does not support locks, or the manifest is not writable.
     """
     try:
-        with _exclusive(base, version):
-            return False
-    except BlockingIOError:
-        return True
+        with unused_releases(base, version) as is_unused:
+            return not is_unused
     except FileNotFoundError:
         return False
 
@@ -80,18 +78,11 @@ def unused_releases(base: pathlib.Path, version: int) -> Iterator[bool]:
     Raises:
         OSError: The file system does not support locks, or the manifest is not writable.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(_exclusive(base, version))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-@contextlib.contextmanager
-def _exclusive(base: pathlib.Path, version: int) -> Iterator[None]:
     # Some network file systems require write access for an exclusive lock.
     with open(manifest.path_of(base, version), "rb+") as file:
-        files.lock(file, _LOCK_TIMEOUT_SECONDS)
-        yield
+        try:
+            files.lock(file, _LOCK_TIMEOUT_SECONDS)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -9,7 +9,7 @@ import numpy as np
 
 from serving import errors, manifest, requests
 from serving.index import AdIndex
-from serving.releases import ad_tower, query_tower
+from serving.releases import towers
 
 TOLERANCE = 1e-4
 # Model servers may multiply in bfloat16 or TF32. Scores of another training run differ by more.
@@ -29,9 +29,7 @@ def candidate_rows(release: manifest.Manifest) -> np.ndarray:
     return np.array(release.probes["candidates"], dtype=np.int64)
 
 
-def check_retrieval(
-    release: manifest.Manifest, tower: query_tower.QueryTower, index: AdIndex
-) -> None:
+def check_retrieval(release: manifest.Manifest, tower: towers.QueryTower, index: AdIndex) -> None:
     """Checks that the query tower and the index reproduce the probes.
 
     Raises:
@@ -66,7 +64,7 @@ def check_scores(release: manifest.Manifest, scores: dict[str, np.ndarray]) -> N
             )
 
 
-def check_ad_tower(release: manifest.Manifest, tower: ad_tower.AdTower, index: AdIndex) -> None:
+def check_ad_tower(release: manifest.Manifest, tower: towers.AdTower, index: AdIndex) -> None:
     """Checks that the ad tower reproduces the embeddings and features of ads in the catalog.
 
     Raises:

@@ -401,6 +401,13 @@ def test_malformed_events_are_set_aside(log_files, tmp_path, name, content, line
     assert not rejected.exists()
 
 
+def test_a_file_without_events_yet_is_a_log_without_clicks(log_files, tmp_path):
+    events = tmp_path / "events.csv"
+    events.write_text("request_id,ad_id,click\n")
+    joined = impressions.join_feedback(log_files, [events], tmp_path / "shown.parquet")
+    assert (joined.rows, joined.events, joined.totals) == (9, 0, {"click": 0.0})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

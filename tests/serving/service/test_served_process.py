@@ -1,9 +1,11 @@
 """scripts/serve.py as it runs in production: in processes of its own, under load, with faults."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ from repository import ROOT, TLS
 
 from serving import errors
 from serving.client import client
+from serving.live import LiveIndex
 
 pytestmark = pytest.mark.process
 
@@ -177,13 +180,31 @@ def connections_until_the_end(process, url):
     return outcomes
 
 
-def test_no_connection_is_reset_while_two_processes_end(tiny_base, ranker_address):
+def ads_of_every_process(url, ad_ids, count=6):
+    """Asks for ads in connections of their own, which any process may accept."""
+    body = {"k": len(ad_ids), "filters": {"allowed_ads": ad_ids}, "deadline_ms": 30_000}
+    for _ in range(count):
+        answer = httpx.post(f"{url}/v1/recommend", json=body, timeout=60).json()
+        yield {ad["ad_id"] for ad in answer["ads"]}
+
+
+def test_two_processes_see_each_update_and_reset_no_connection_while_they_end(
+    tiny_base, tiny_bundle, ranker_address, tmp_path
+):
+    base = shutil.copytree(tiny_base, tmp_path / "bundles")
+    live = LiveIndex(dataclasses.replace(tiny_bundle, base=base))
     with (
-        served(tiny_base, "--workers=2", ranker_address=ranker_address) as (process, url),
+        served(base, "--workers=2", ranker_address=ranker_address) as (process, url),
         futures.ThreadPoolExecutor(4) as pool,
     ):
         waiting.until(lambda: len(workers_of(process)) == 2)
         waiting.until(lambda: all(maps_the_index(pid) for pid in workers_of(process)))
+        for number in range(10):
+            # The next request sees it, whoever answers, even if the clock of the disk stands still.
+            live.update([{"ad_id": f"new-{number}"}], [f"new-{number - 1}"])
+            os.utime(base / "live/1/journal", (1, 1))
+            asked = [f"new-{number - 1}", f"new-{number}"]
+            assert all(found == {asked[1]} for found in ads_of_every_process(url, asked))
         asking = [pool.submit(connections_until_the_end, process, url) for _ in range(4)]
         process.terminate()
         outcomes = {outcome for one in asking for outcome in one.result()}
