@@ -8,6 +8,7 @@
     tfrec_calibration_drift{version,head}      mean of recently shown scores, divided by that mean
     tfrec_release_age_seconds{version}         time since the export of the release and its index
     tfrec_release_refused                      processes that could not load a published release
+    tfrec_resident_bytes                       anonymous memory of the processes
     tfrec_live_problem{version}                processes that cannot apply live updates
     tfrec_live_cut_bytes{version}              kept from interrupted updates, next to the journal
     tfrec_impression_rows_total{outcome}       written, dropped: rows of the impression log
@@ -29,7 +30,7 @@ from collections.abc import Callable
 import prometheus_client
 from prometheus_client import multiprocess
 
-from serving import manifest, requests
+from serving import manifest, process, requests
 
 METRICS_CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 METRICS_DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -127,6 +128,12 @@ class ServiceMetrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._memory = gauge(
+            "tfrec_resident_bytes",
+            "Anonymous memory of the processes, without mapped files, in bytes.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self._live_problem = gauge(
             "tfrec_live_problem",
             "Processes that cannot apply live updates.",
@@ -199,6 +206,8 @@ class ServiceMetrics:
         now = self._clock()
         for version, known in self._releases.items():
             self._age.labels(version).set(now - known.created)
+        # Each process of a service measures itself when it is asked.
+        self._memory.set(process.resident_bytes())
         if self._shared is None:
             return prometheus_client.generate_latest(self._registry)
         together = prometheus_client.CollectorRegistry()

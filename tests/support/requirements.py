@@ -8,6 +8,12 @@ import pytest
 NO_BEAM = "no apache-beam: pip install -c constraints.txt -e '.[beam]'"
 NEEDS_BEAM = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason=NO_BEAM)
 
+KUSTOMIZE = shutil.which("kustomize")
+NEEDS_KUSTOMIZE = pytest.mark.skipif(
+    KUSTOMIZE is None,
+    reason="no kustomize: apt-get install kustomize, or see https://kustomize.io",
+)
+
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )

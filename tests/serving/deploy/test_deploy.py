@@ -1,9 +1,10 @@
 """The deployment files, as far as they can be checked without a container engine."""
 
 import ast
+import importlib.metadata
+import os
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,14 +12,18 @@ from typing import Any
 
 import grpc
 import httpx
+import kubernetes_validate
 import pytest
 import yaml
 from absl import flags
 from google.protobuf import text_format
+from packaging import requirements as package_requirements
 from repository import ROOT as _ROOT
+from requirements import KUSTOMIZE, NEEDS_KUSTOMIZE
 from tensorflow_serving.apis import model_management_pb2, model_pb2, model_service_pb2_grpc
 
-from serving import model_config, orchestrator, releases, saved_model
+import tfrec
+from serving import config, model_config, orchestrator, releases, saved_model
 from serving.model_server import server as model_server
 from serving.model_server import server_metrics
 from serving.model_server.command import command, command_flags
@@ -257,12 +262,13 @@ def test_labels_move_on_a_running_server_by_the_files_of_the_script(
 
 def test_compose_services_are_whole() -> None:
     document = _yaml("compose.yaml")
-    assert set(document) == {"name", "services", "volumes"}
+    assert set(document) == {"name", "services", "volumes", "secrets", "x-restricted"}
     services = document["services"]
     assert set(services) == {*_WORKLOADS, "first-model-config", "model-config", "prometheus"}
     known = {
         *("image", "build", "entrypoint", "command", "volumes", "ports", "healthcheck"),
-        *("depends_on", "deploy", "stop_grace_period", "restart"),
+        *("depends_on", "deploy", "stop_grace_period", "restart", "environment", "secrets"),
+        *document["x-restricted"],
     }
     for name, service in services.items():
         assert set(service) <= known, name
@@ -294,17 +300,24 @@ def test_no_file_of_an_earlier_run_starts_the_model_server() -> None:
         assert condition == "service_completed_successfully"
 
 
-def test_images_name_no_registry_host() -> None:
+def test_images_name_no_registry_host_and_one_version() -> None:
     compose = (_DEPLOY / "compose.yaml").read_text(encoding="utf-8")
     images = re.findall(r"image: (\S+)", compose)
     images = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", image) for image in images]
     images += [item["image"] for item in _all_containers()]
     images += re.findall(r"^FROM (\S+)", (_DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    tags = {item["name"]: item["newTag"] for item in _yaml("kustomization.yaml")["images"]}
+    assert tags["tfrec-orchestrator"] == tfrec.__version__
+    # The version that exports the models, whose API the client uses.
+    assert tags["tensorflow/serving"] == f"{importlib.metadata.version('tensorflow')}-gpu"
+    images = [f"{image}:{tags[image]}" if image in tags else image for image in images]
     assert len(images) == 7
     for image in images:
         # The part before the first slash is a host if it has a dot or a port.
         parts = image.split("/")
         assert len(parts) == 1 or not set(".:") & set(parts[0]), image
+        assert re.search(r":v?\d+\.\d+\.\d+", image), image
+    assert "latest" not in compose
 
 
 def test_the_orchestrator_starts_with_flags_of_its_command() -> None:
@@ -323,7 +336,8 @@ def test_the_orchestrator_starts_with_flags_of_its_command() -> None:
     for source in sources:
         assert (_ROOT / source).exists(), source
     ignored = (_DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
-    assert {line[1:] for line in ignored if line.startswith("!")} == sources
+    tops = {source.split("/")[0] for source in sources}
+    assert {line[1:] for line in ignored if line.startswith("!")} == tops
     build = _yaml("compose.yaml")["services"]["orchestrator"]["build"]
     assert (_DEPLOY / build["context"]).resolve() == _ROOT
     assert (_ROOT / build["dockerfile"]).is_file()
@@ -391,6 +405,191 @@ def test_kustomization_lists_what_is_there() -> None:
     assert images == {item["image"] for item in _all_containers()}
 
 
+@NEEDS_KUSTOMIZE
+def test_all_objects_of_the_kustomization_have_the_fields_that_kubernetes_knows() -> None:
+    command = [str(KUSTOMIZE), "build", str(_DEPLOY)]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    objects = list(yaml.safe_load_all(built.stdout))
+    kinds = {item["kind"] for item in objects}
+    assert kinds == {item["kind"] for item in _objects()} | {"ConfigMap"}
+    for item in objects:
+        assert item["kind"] == "Namespace" or item["metadata"]["namespace"] == "tfrec"
+        kubernetes_validate.validate(item, "1.37", strict=True)
+    misspelled = next(item for item in objects if item["kind"] == "Deployment")
+    misspelled["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError, match="livenesProbe"):
+        kubernetes_validate.validate(misspelled, "1.37", strict=True)
+
+
+@pytest.mark.parametrize("name", _WORKLOADS)
+def test_pods_have_no_privileges_and_are_spread(name: str) -> None:
+    pod = _object("Deployment", name)["spec"]["template"]["spec"]
+    assert (
+        pod["securityContext"].items()
+        >= {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }.items()
+    )
+    assert pod["automountServiceAccountToken"] is False
+    for container in [*pod.get("initContainers", []), *pod["containers"]]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        # TensorFlow and Python write temporary files.
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+    for constraint in pod["topologySpreadConstraints"]:
+        assert constraint["labelSelector"]["matchLabels"] == {"app": name}
+    enforced = _object("Namespace", "tfrec")["metadata"]["labels"]
+    assert enforced["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_services_of_compose_have_no_privileges() -> None:
+    for name, service in _yaml("compose.yaml")["services"].items():
+        assert not service["user"].startswith("0"), name
+        assert (service["read_only"], service["tmpfs"]) == (True, ["/tmp"]), name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_connections_that_no_policy_allows_are_refused() -> None:
+    policies = {
+        item["metadata"]["name"]: item["spec"]
+        for item in _objects()
+        if item["kind"] == "NetworkPolicy"
+    }
+    assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for name in _WORKLOADS:
+        assert policies[name]["podSelector"] == {"matchLabels": {"app": name}}
+        ports = {item["name"] for item in _container(name)["ports"]}
+        for rule in policies[name]["ingress"]:
+            assert {item["port"] for item in rule["ports"]} <= ports
+    assert "egress" not in policies["tensorflow-serving"]
+    (from_orchestrators, _) = policies["tensorflow-serving"]["ingress"]
+    assert from_orchestrators["from"] == [{"podSelector": {"matchLabels": {"app": "orchestrator"}}}]
+    (to_servers, _) = policies["orchestrator"]["egress"]
+    assert to_servers["to"] == [{"podSelector": {"matchLabels": {"app": "tensorflow-serving"}}}]
+    assert to_servers["ports"] == [{"port": 8500}]
+
+
+def test_the_service_has_a_token_and_a_certificate() -> None:
+    container = _container("orchestrator")
+    mounts = {item["name"]: item["mountPath"] for item in container["volumeMounts"]}
+    pod = _object("Deployment", "orchestrator")["spec"]["template"]["spec"]
+    secrets = {
+        mounts[item["name"]]: item["secret"]["secretName"]
+        for item in pod["volumes"]
+        if "secret" in item
+    }
+    assert secrets == {"/secrets/token": "tfrec-token", "/secrets/tls": "tfrec-tls"}
+    assert {
+        "--token_file=/secrets/token/token",
+        "--tls_certificate=/secrets/tls/tls.crt",
+        "--tls_key=/secrets/tls/tls.key",
+    } <= set(container["args"])
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
+    compose = _yaml("compose.yaml")
+    for name in ("orchestrator", "prometheus"):
+        assert compose["services"][name]["secrets"] == list(compose["secrets"]) == ["token"]
+    assert "--token_file=/run/secrets/token" in compose["services"]["orchestrator"]["command"]
+    jobs = {item["job_name"]: item for item in _yaml("prometheus.yml")["scrape_configs"]}
+    assert jobs["orchestrator"]["authorization"] == {"credentials_file": "/run/secrets/token"}
+
+
+def test_the_model_server_has_a_thread_for_each_call_of_all_orchestrators() -> None:
+    # The stable and the canary release each make as many calls at once.
+    calls = 2 * config.RankingConfig().max_calls
+    spec = _object("Deployment", "orchestrator")["spec"]
+    surge = spec["strategy"]["rollingUpdate"]["maxSurge"]
+    pods = _object("HorizontalPodAutoscaler", "orchestrator")["spec"]["maxReplicas"] + surge
+    replicas = _yaml("compose.yaml")["services"]["orchestrator"]["deploy"]["replicas"]
+    for place, count in (("kubernetes", pods), ("compose", replicas)):
+        # 16 for probes, and for the threads with which the server waits for calls.
+        assert _values(_commands()[place]).grpc_max_threads >= count * calls + 16
+    arguments = [*_container("orchestrator")["args"]]
+    arguments += _yaml("compose.yaml")["services"]["orchestrator"]["command"]
+    assert not [item for item in arguments if re.match("--(workers|max_ranker_calls)", item)]
+
+
+# Answers a request, which is refused and counted, during each of the first pauses.
+_SLEEP = """#!/usr/bin/env bash
+echo "$1" >> "$PAUSES"
+if (( $(wc -l < "$PAUSES") <= REQUESTS )); then
+	exec 3<>"/dev/tcp/127.0.0.1/$PORT"
+	printf 'POST /v1/models/ranker:predict HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}' >&3
+	cat <&3 > /dev/null
+fi
+"""
+
+
+@pytest.mark.parametrize(("requests", "pauses"), [(0, 1), (3, 3), (1000, 32)])
+def test_a_model_server_is_drained_before_it_is_stopped(
+    deployed: model_server.ModelServer, tmp_path: pathlib.Path, requests: int, pauses: int
+) -> None:
+    (tmp_path / "sleep").write_text(_SLEEP)
+    (tmp_path / "sleep").chmod(0o755)
+    log = tmp_path / "pauses"
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PAUSES": str(log),
+        "REQUESTS": str(requests),
+        "PORT": str(deployed.rest_port),
+    }
+    command = ["bash", str(_DEPLOY / "drain.sh"), str(deployed.rest_port)]
+    subprocess.run(command, env=environment, timeout=120, check=True)
+    found = [int(line) for line in log.read_text().split()]
+    # Until a pause without a request, or for so long.
+    assert found == [5, *[3] * pauses]
+    spec = _object("Deployment", "tensorflow-serving")["spec"]["template"]["spec"]
+    assert sum(found) < spec["terminationGracePeriodSeconds"]
+    stop = _container("tensorflow-serving")["lifecycle"]["preStop"]["exec"]["command"]
+    assert stop == ["bash", "/deploy/drain.sh"]
+    # By then, the server has closed every connection that the pod had.
+    arguments = " ".join(_commands()["kubernetes"])
+    age, grace = re.findall(r"grpc\.max_connection_age(?:_grace)?_ms=(\d+)", arguments)
+    assert 1.1 * int(age) + int(grace) < 1000 * (5 + 32 * 3)
+
+
+def _pins(path: pathlib.Path) -> dict[str, str]:
+    lines = re.findall(r"^([\w.-]+)==(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub("[-_.]+", "-", name).lower(): version for name, version in lines}
+
+
+def _installed(name: str, found: set[str]) -> set[str]:
+    """The packages that a package needs, below it too."""
+    for text in importlib.metadata.requires(name) or []:
+        needed = package_requirements.Requirement(text)
+        key = re.sub("[-_.]+", "-", needed.name).lower()
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        if key not in found:
+            found.add(key)
+            _installed(needed.name, found)
+    return found
+
+
+def test_the_image_installs_the_pinned_packages_by_their_hashes() -> None:
+    text = (_DEPLOY / "requirements.txt").read_text(encoding="utf-8")
+    pins, known = _pins(_DEPLOY / "requirements.txt"), _pins(_ROOT / "constraints.txt")
+    update = "the comment at its top says how to update it"
+    assert pins.items() <= known.items(), update
+    assert pins.keys() >= _installed("tfrec", set()), update
+    entries = re.split(r"\n(?=\S)", text[text.index("absl-py==") :].strip())
+    assert len(entries) == len(pins)
+    for entry in entries:
+        assert "--hash=sha256:" in entry, entry
+    dockerfile = (_DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    installs = re.findall("pip install .*", dockerfile)
+    assert [("--require-hashes" in line, "--no-deps" in line) for line in installs] == [
+        (True, False),
+        (False, True),
+    ]
+
+
 def test_kubernetes_objects_are_named_and_known() -> None:
     versions = {
         "Namespace": "v1",
@@ -398,6 +597,7 @@ def test_kubernetes_objects_are_named_and_known() -> None:
         "Deployment": "apps/v1",
         "PodDisruptionBudget": "policy/v1",
         "HorizontalPodAutoscaler": "autoscaling/v2",
+        "NetworkPolicy": "networking.k8s.io/v1",
     }
     names = set()
     for item in _objects():
@@ -435,8 +635,7 @@ def test_deployments_select_probe_limit_and_mount_what_they_have(name: str) -> N
         assert {mount["name"] for mount in item["volumeMounts"]} <= volumes
         assert "memory" in item["resources"]["limits"]
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
-    stop = shlex.join(container["lifecycle"]["preStop"]["exec"]["command"])
-    assert int(stop.split()[-1]) < pod["terminationGracePeriodSeconds"]
+    assert "preStop" in container["lifecycle"]
 
 
 def test_probes_ask_for_what_the_servers_answer() -> None:
@@ -498,7 +697,9 @@ def test_alerts_use_metrics_that_the_server_has() -> None:
         for opening, closing in ("()", "{}", "[]"):
             assert expression.count(opening) == expression.count(closing)
         metrics = re.findall(r":tensorflow[\w:]+|tfrec_\w+", expression)
-        assert {name.removesuffix("_bucket") for name in metrics} <= exported
+        for name in metrics:
+            # The parts of a histogram have its name and a suffix.
+            assert {name, re.sub("_(bucket|count)$", "", name)} & exported, name
         assert metrics or "up{" in expression
         assert set(re.findall(r'job="([^"]+)"', expression)) <= jobs
         # A counter's first value is an increase from nothing, of which `increase` knows nothing.

@@ -58,6 +58,7 @@ def test_answers_are_counted_under_their_version(tiny_bundle, ranker_address):
     assert value(found, "tfrec_requests_total", path="/v1/recommend", status="200") == 4
     assert value(found, "tfrec_requests_total", path="/v1/recommend", status="400") == 1
     assert value(found, "tfrec_requests_total", path="other", status="404") == 1
+    assert value(found, "tfrec_resident_bytes") > 0
     assert value(found, "tfrec_in_flight") == 0
     assert value(found, "tfrec_breaker_open", version="1") == 0
     assert value(found, "tfrec_release_age_seconds", version="1") == pytest.approx(60)
