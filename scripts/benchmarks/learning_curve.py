@@ -142,7 +142,9 @@ def print_table(points: list[dict[str, Any]]) -> None:
         for name in LEARNT
     ]
     columns = {
-        **{"num_ads": ",", "impressions": ",", "model": ""},
+        "num_ads": ",",
+        "impressions": ",",
+        "model": "",
         **dict.fromkeys(KEYS.values(), ".3f"),
         **{f"truth {label}": ".4f" for label in KEYS.values()},
         "train_seconds": ".0f",
