@@ -22,10 +22,10 @@ from typing import Any
 
 from absl import flags
 from peers import row_examples
-from workload import criteo_rows, fresh_process, results
+from workload import criteo_rows, fresh_process, harness
 
 from serving import cli
-from tfrecords import conversion, convert, formats, reader, terminal
+from tfrecords import conversion, convert, formats, reader
 
 STAGES = ("parse", "split", "count", "fit", "pack", "write", "finish")
 Measured = dict[str, Any]
@@ -61,7 +61,7 @@ def main() -> None:
         "baseline_mb": (workdir / "rows.tfrecord").stat().st_size / 1e6,
     }
     print_table(result)
-    results.print_json(result)
+    harness.print_json(result)
 
 
 def convert_log(log: pathlib.Path, output: pathlib.Path, workers: int | None) -> Measured:
@@ -116,18 +116,23 @@ def print_table(result: Measured) -> None:
         f"{result['workers']} threads, median of {result['runs']}"
     )
     rate = result["baseline_rows_per_second"]
-    cells = [
-        ("  conversion, everything", f"{result['rows_per_second']:,.0f}",
-         f"{result['seconds']:.1f}", f"{result['data_mb'] * 1e6 / rows:.0f}"),
-        *(
-            (f"    {stage}", f"{rows / max(seconds, 1e-9):,.0f}", f"{seconds:.1f}")
-            for stage, seconds in result["stage_seconds"].items()
-        ),
-        ("    processor time, all threads", "", f"{result['cpu_seconds']:.1f}"),
-        (f"  row-wise Examples, {subset:,} rows", f"{rate:,.0f}", f"{subset / rate:.1f}",
-         f"{result['baseline_mb'] * 1e6 / subset:.0f}"),
-    ]  # fmt: skip
-    print(terminal.text_table(["", "rows/s", "seconds", "bytes/row"], cells))
+    times = {"conversion": result["seconds"], **result["stage_seconds"]}
+    times["processor time, all threads"] = result["cpu_seconds"]
+    table = [
+        {"part": name, "rows_per_second": rows / max(seconds, 1e-9), "seconds": seconds}
+        for name, seconds in times.items()
+    ]
+    table[0]["bytes_per_row"] = result["data_mb"] * 1e6 / rows
+    table.append(
+        {
+            "part": f"row-wise Examples, {subset:,} rows",
+            "rows_per_second": rate,
+            "seconds": subset / rate,
+            "bytes_per_row": result["baseline_mb"] * 1e6 / subset,
+        }
+    )
+    columns = {"rows_per_second": ",.0f", "seconds": ".1f", "bytes_per_row": ".0f"}
+    harness.print_rows(table, {"part": "", **columns})
     print(
         f"  At this rate, the row-wise writer would take {rows / rate:,.0f} s for {rows:,} rows; "
         f"the conversion is {result['rows_per_second'] / rate:.1f} times as fast."

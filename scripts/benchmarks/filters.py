@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 from absl import flags
-from workload import measured_index, results
+from workload import harness, measured_index
 
 from serving import cli, index, requests
 
@@ -50,8 +50,8 @@ def main() -> None:
     for name, wanted in {"none": None, **filters}.items():
         checked = checker.check(None if wanted is None else requests.Filters(**wanted))
         rows.append({"filter": name, **measure(searcher, embeddings, queries, fields, checked)})
-    results.print_rows(rows, _COLUMNS)
-    results.print_json({**state, "filters": rows}, FLAGS.json)
+    harness.print_rows(rows, _COLUMNS)
+    harness.print_json({**state, "filters": rows}, FLAGS.json)
 
 
 def catalogue(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:

@@ -27,12 +27,12 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from workload import fresh_process, poisson_load, results, running_service, wide_catalogue
+from workload import fresh_process, harness, poisson_load, running_service, wide_catalogue
 
 from serving import cli, export, index, releases
 from serving.client import LocalClient
 from tfrec import ranking, retrieval
-from tfrecords import reader, terminal
+from tfrecords import reader
 
 WARM_UP = 50
 STAGES = ("query_tower", "index", "features", "ranker", "total")
@@ -45,8 +45,7 @@ def main() -> None:
         fresh_process.call(build, pathlib.Path(values.workdir), base, values.num_ads, values.index)
     fields = json.loads((base / "requests.json").read_text(encoding="utf-8"))
     bodies = [json.dumps({"context": context, "k": values.k}).encode() for context in fields]
-    with running_service.serve(base, f"--workers={values.workers}") as (url, _, service):
-        process_ids = _family(service)
+    with running_service.serve(base, f"--workers={values.workers}") as (url, _, process_ids):
         target = poisson_load.Target(url, bodies)
         before = {name: _cpu_ms(process_id) for name, process_id in process_ids.items()}
         single = fresh_process.call(poisson_load.one_by_one, target, values.singles, WARM_UP)
@@ -55,7 +54,10 @@ def main() -> None:
             for name, ms in before.items()
         }
         rates = list(_rising(target, [float(rate) for rate in values.rates]))
-        memory = {name: _peak_mb(process_id) for name, process_id in process_ids.items()}
+        memory = {
+            name: round(fresh_process.peak_rss_mb(process_id))
+            for name, process_id in process_ids.items()
+        }
     in_process = fresh_process.call(measure_in_process, base, fields, values.singles, values.k)
     result = {
         "num_ads": values.num_ads,
@@ -66,7 +68,7 @@ def main() -> None:
         "peak_memory_mb": {**memory, "sum": sum(memory.values())},
     }
     print_table(result)
-    results.print_json(result)
+    harness.print_json(result)
 
 
 def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) -> None:
@@ -100,7 +102,7 @@ def measure_in_process(
             client.recommend(context=fields[number % len(fields)], k=k)
             milliseconds.append((time.perf_counter() - started) * 1000)
     return {
-        **results.percentiles(milliseconds[WARM_UP:]),
+        **harness.percentiles(milliseconds[WARM_UP:]),
         "peak_memory_mb": round(fresh_process.peak_rss_mb()),
     }
 
@@ -116,7 +118,7 @@ def summary(
     rows = []
     for raw in rates:
         row = {name: value for name, value in raw.items() if name != "milliseconds"}
-        row.update(results.percentiles(raw["milliseconds"]))
+        row.update(harness.percentiles(raw["milliseconds"]))
         bad = row["failed"] + row["refused"]
         row["sustained"] = bool(
             bad == 0 and row["degraded"] <= 0.01 * row["sent"] and row["p99_ms"] < max_p99_ms
@@ -124,13 +126,13 @@ def summary(
         rows.append(row)
     sustained = [row["rate"] for row in rows if row["sustained"]]
     return {
-        **results.percentiles(single["milliseconds"]),
+        **harness.percentiles(single["milliseconds"]),
         "failed": single["failed"],
         "degraded": single["degraded"],
         "max_sustained_rps": max(sustained, default=None),
-        "stages": {name: results.percentiles(values) for name, values in stages.items()},
-        "overhead_ms": results.percentiles(overhead),
-        "http_ms": results.percentiles(http),
+        "stages": {name: harness.percentiles(values) for name, values in stages.items()},
+        "overhead_ms": harness.percentiles(overhead),
+        "http_ms": harness.percentiles(http),
         "rates": rows,
     }
 
@@ -145,18 +147,10 @@ def print_table(result: dict[str, Any]) -> None:
         "  HTTP": result["http_ms"],
         "in process": result["in_process"],
     }
-    cells = [[name, f"{own['p50_ms']:.2f}", f"{own['p99_ms']:.2f}"] for name, own in rows.items()]
-    print(terminal.text_table(["", "p50 ms", "p99 ms"], cells))
-    counts = ("sent", "failed", "refused", "degraded")
-    cells = [
-        [
-            f"{row['rate']:.0f}",
-            *(str(row[name]) for name in counts),
-            *(f"{row[name]:.1f}" for name in ("p50_ms", "p99_ms")),
-        ]
-        for row in result["rates"]
-    ]
-    print(terminal.text_table(["requests/s", *counts, "p50 ms", "p99 ms"], cells, left=()))
+    timed = [{"part": name, **own} for name, own in rows.items()]
+    harness.print_rows(timed, {"part": "", "p50_ms": ".2f", "p99_ms": ".2f"})
+    counts = dict.fromkeys(("sent", "failed", "refused", "degraded"), "")
+    harness.print_rows(result["rates"], {"rate": ".0f", **counts, "p50_ms": ".1f", "p99_ms": ".1f"})
     times = ", ".join(f"{k} {v:.1f}" for k, v in result["processor_ms_per_request"].items())
     print(f"processor time of a request, ms: {times}")
     memory = ", ".join(f"{name} {size:,.0f}" for name, size in result["peak_memory_mb"].items())
@@ -168,37 +162,13 @@ def _rising(target: poisson_load.Target, rates: Sequence[float]) -> Iterator[dic
         seconds = flags.FLAGS.duration_seconds
         found = fresh_process.call(poisson_load.poisson, target, rate, seconds, number)
         yield found
-        if results.percentiles(found["milliseconds"])["p99_ms"] > 20 * flags.FLAGS.max_p99_ms:
+        if harness.percentiles(found["milliseconds"])["p99_ms"] > 20 * flags.FLAGS.max_p99_ms:
             return
-
-
-def _family(process_id: int) -> dict[str, int]:
-    """Returns the ids of a process and all its descendants, by name."""
-    names = {"service": process_id}
-    waiting = [process_id]
-    while waiting:
-        parent = waiting.pop()
-        for thread in os.listdir(f"/proc/{parent}/task"):
-            path = pathlib.Path(f"/proc/{parent}/task/{thread}/children")
-            for child in path.read_text().split():
-                command = pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
-                kind = "model_server" if b"serving.model_server" in command else "worker"
-                if b"resource_tracker" not in command:
-                    number = sum(name.startswith(kind) for name in names)
-                    names[f"{kind}_{number}" if number else kind] = int(child)
-                waiting.append(int(child))
-    return names
 
 
 def _cpu_ms(process_id: int) -> float:
     stat = pathlib.Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     return (int(stat[11]) + int(stat[12])) * 1000 / os.sysconf("SC_CLK_TCK")
-
-
-def _peak_mb(process_id: int) -> float:
-    status = pathlib.Path(f"/proc/{process_id}/status").read_text().splitlines()
-    kilobytes = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-    return round(kilobytes * 1024 / 1e6)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,10 @@ import matplotlib.figure
 import numpy as np
 from absl import flags
 from peers import index_peers
-from workload import fresh_process, index_rows, results, tower_embeddings
+from workload import fresh_process, harness, index_rows, tower_embeddings
 
 from serving import cli, export, index
 from serving.cli.flags import tuning_flags
-from tfrecords import terminal
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(tuning_flags)
@@ -45,13 +44,10 @@ _TRAINING_QUERIES = 500
 def main() -> None:
     workdir = pathlib.Path(FLAGS.output_dir)
     workdir.mkdir(parents=True, exist_ok=True)
-    if not FLAGS.keep:
-        for saved in (*workdir.glob("exact-*.npy"), *workdir.glob("*.faiss.json")):
-            saved.unlink()
     targets = index.IndexConfig(
         num_candidates=FLAGS.k, target_recall=FLAGS.target_recall, latency_budget_ms=None
     )
-    sizes = results.flag_numbers("sweep", "10000,100000") if FLAGS.sweep else [FLAGS.num_ads]
+    sizes = harness.flag_numbers("sweep", "10000,100000") if FLAGS.sweep else [FLAGS.num_ads]
     given = _given()
     rows: list[Row] = []
     for size in sizes:
@@ -67,10 +63,10 @@ def main() -> None:
         "scann": "measured" if FLAGS.scann_python else "not measured, for lack of --scann_python",
         "peak_rss_mb": fresh_process.peak_rss_mb(),
     }
-    print(table(result))
+    print_table(result)
     if FLAGS.plot:
         plot(result, FLAGS.plot)
-    results.print_json(result, FLAGS.json)
+    harness.print_json(result, FLAGS.json)
 
 
 def measure(
@@ -83,9 +79,7 @@ def measure(
     num_ads = catalogue.num_ads
     print(f"{num_ads:,} ads: exact search of {len(queries)} queries", flush=True)
     k = min(FLAGS.k, num_ads)
-    wanted = index_rows.exact(
-        catalogue, queries, k, workdir / f"exact-{num_ads}-{len(queries)}-{k}.npy"
-    )
+    wanted = index.exact_rows(catalogue.chunks(), queries, k)
     rows = []
     for config in index.structures_to_try(targets, num_ads, FLAGS.kinds, FLAGS.num_lists or [None]):
         if config.kind == "Flat" and num_ads > _MAX_ADS_IN_MEMORY:
@@ -118,30 +112,17 @@ def best(rows: list[Row], target_recall: float) -> list[Row]:
     return list(chosen.values())
 
 
-def table(result: Row) -> str:
-    """Returns a table of the rows, in which the best of each library is marked."""
-    heads = ("recall", "p50 ms", "p99 ms", "batch q/s", "build s", "MB", "load s")
-    formats = {
-        "recall": ".4f", "p50_ms": ".2f", "p99_ms": ".2f", "batch_queries_per_second": ",.0f",
-        "build_seconds": ".1f", "megabytes": ".1f", "load_seconds": ".2f",
+def print_table(result: Row) -> None:
+    """Prints the rows; the best of each library is marked."""
+    columns = {
+        "best": "", "num_ads": ",", "name": "", "recall": ".4f", "p50_ms": ".2f", "p99_ms": ".2f",
+        "batch_queries_per_second": ",.0f", "build_seconds": ".1f", "megabytes": ".1f",
+        "load_seconds": ".2f",
     }  # fmt: skip
-    rows = [
-        [
-            "*" if row in result["best"] else "",
-            f"{row['num_ads']:,}",
-            row["name"],
-            *(format(row[key], form) if key in row else "–" for key, form in formats.items()),
-        ]
-        for row in result["rows"]
-    ]
-    lines = [
-        "",
-        terminal.text_table(["", "ads", "index", *heads], rows, left=(0, 2)),
-        "",
-        f"* lowest p99 with recall at {result['k']} of at least {result['target_recall']:g}",
-        f"ScaNN: {result['scann']}. Peak memory: {result['peak_rss_mb']:,.0f} MB.",
-    ]
-    return "\n".join(lines)
+    rows = [{"best": "*" if row in result["best"] else "", **row} for row in result["rows"]]
+    harness.print_rows(rows, columns)
+    print(f"* lowest p99 with recall at {result['k']} of at least {result['target_recall']:g}")
+    print(f"ScaNN: {result['scann']}. Peak memory: {result['peak_rss_mb']:,.0f} MB.")
 
 
 def plot(result: Row, path: str) -> None:
@@ -205,7 +186,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("sweep", None, "Several numbers of generated ads; replaces --num_ads.")
     flags.DEFINE_integer("dimension", 256, "Embedding size of generated ads.", lower_bound=1)
     flags.DEFINE_string("output_dir", "workdir/benchmark_index", "Directory for the indexes.")
-    flags.DEFINE_bool("keep", False, "Use the indexes that a run with the same flags saved.")
     flags.DEFINE_bool("peers", True, "Also measure TFRS BruteForce and ScaNN.")
     flags.DEFINE_string("scann_python", None, "Python interpreter with scann and numpy.")
     flags.DEFINE_string("json", None, "File for the result as JSON.")

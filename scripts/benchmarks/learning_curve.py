@@ -21,7 +21,7 @@ from typing import Any
 
 import matplotlib.figure
 from absl import flags
-from workload import results
+from workload import harness
 
 from serving import cli
 from tfrec import config, evaluation, metrics, retrieval
@@ -56,14 +56,13 @@ FLAGS = flags.FLAGS
 def main() -> None:
     workdir = pathlib.Path(FLAGS.workdir)
     points = []
-    print_heading()
-    for num_ads in sorted(results.flag_numbers("num_ads", "10000,100000", 1)):
-        for impressions in sorted(results.flag_numbers("impressions", "10000,100000", 1)):
+    for num_ads in sorted(harness.flag_numbers("num_ads", "10000,100000", 1)):
+        for impressions in sorted(harness.flag_numbers("impressions", "10000,100000", 1)):
             directory = workdir / f"ads-{num_ads}-impressions-{impressions}"
             shutil.rmtree(directory, ignore_errors=True)
             world = synthetic.WorldConfig(seed=FLAGS.world_seed, num_ads=num_ads)
             points.append(measure(world, impressions, directory))
-            print_point(points[-1])
+            print_table(points[-1:])
     result = {
         "config": dataclasses.asdict(cli.from_flags(config.RetrievalConfig)),
         "test_impressions": FLAGS.test_impressions,
@@ -74,7 +73,7 @@ def main() -> None:
     (workdir / "learning_curve.json").write_text(json.dumps(result, indent=1) + "\n")
     draw(points, workdir / "learning_curve.png")
     print(f"written: {workdir / 'learning_curve.json'} and .png")
-    results.print_json(result)
+    harness.print_json(result)
 
 
 def measure(
@@ -129,22 +128,28 @@ def shares(values: dict[str, float], ceiling: dict[str, float]) -> dict[str, flo
     return {key: metrics.share_of_achievable(values[key], 0.0, ceiling[key]) for key in KEYS}
 
 
-def print_heading() -> None:
-    """Prints the head of the table."""
-    print("share of what the ground truth reaches (in brackets)")
-    titles = "".join(f"{label:>26}" for label in KEYS.values())
-    print(f"{'ads':>10}{'impressions':>13}{'':>12}{titles}{'training':>11}")
-
-
-def print_point(point: dict[str, Any]) -> None:
-    """Prints the rows of one size."""
-    for name in LEARNT:
-        share = point["share_of_achievable"][name]
-        best = point[TRUTH]["metrics"]
-        cells = "".join(f"{share[k] or 0:15.3f} of ({best[k]:.4f})"[-26:] for k in KEYS)
-        seconds = f"{point['train_seconds']:9.0f} s" if name == "two_tower" else ""
-        sizes = f"{point['num_ads']:>10,}{point['impressions']:>13,}"
-        print(f"{sizes}{name.replace('_', '-'):>12}{cells}{seconds}", flush=True)
+def print_table(points: list[dict[str, Any]]) -> None:
+    """Prints two rows for each size: shares, and in the columns of the truth what it reaches."""
+    print("share of what the ground truth reaches (truth: its metric)")
+    rows = [
+        {
+            **point,
+            "model": name.replace("_", "-"),
+            **{label: point["share_of_achievable"][name][key] for key, label in KEYS.items()},
+            **{f"truth {label}": point[TRUTH]["metrics"][key] for key, label in KEYS.items()},
+        }
+        for point in points
+        for name in LEARNT
+    ]
+    columns = {
+        "num_ads": ",",
+        "impressions": ",",
+        "model": "",
+        **dict.fromkeys(KEYS.values(), ".3f"),
+        **{f"truth {label}": ".4f" for label in KEYS.values()},
+        "train_seconds": ".0f",
+    }
+    harness.print_rows(rows, columns)
 
 
 def draw(points: list[dict[str, Any]], path: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from absl import flags
-from workload import measured_index, results, tower_embeddings
+from workload import harness, measured_index, tower_embeddings
 
 from serving import cli, index, requests
 from serving.live import LiveState, LiveStore, Update
@@ -43,7 +43,7 @@ Measured = dict[str, Any]
 
 
 def main() -> None:
-    counts = results.flag_numbers("added", "0,1000")
+    counts = harness.flag_numbers("added", "0,1000")
     # A fifth of the added ads name a released ad, each a different one.
     max_added = 5 * FLAGS.num_ads
     if max(counts) > max_added:
@@ -61,8 +61,8 @@ def main() -> None:
         for count in counts:
             live.add_up_to(count)
             rows.append(measure(live, release, embeddings, queries))
-    results.print_rows(rows, _COLUMNS)
-    results.print_json({**state, "rows": rows}, FLAGS.json)
+    harness.print_rows(rows, _COLUMNS)
+    harness.print_json({**state, "rows": rows}, FLAGS.json)
 
 
 def _release(searcher: index.Searcher) -> index.AdIndex:

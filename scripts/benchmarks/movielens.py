@@ -18,7 +18,6 @@ github.com/recommenders-team/recommenders (its examples/06_benchmarks describes 
 but its notebook takes 75 % of each film).
 """
 
-import json
 import pathlib
 import shutil
 import statistics
@@ -26,7 +25,7 @@ import time
 from typing import Any
 
 from absl import flags
-from workload import results
+from workload import harness
 
 from serving import cli
 from tfrec import config, evaluation, retrieval
@@ -51,12 +50,6 @@ flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of splits and models.")
 flags.DEFINE_float(
     "validation_fraction", 0.02, "Share of all ratings that is used to choose the epoch."
 )
-flags.DEFINE_bool(
-    "attributes",
-    False,
-    "Also use the fields of users and films, from ml-100k.user and ml-100k.item next to "
-    "--data_path; default: ids only.",
-)
 OPTIONS = tuple(name for name in config.RetrievalConfig.__dataclass_fields__ if name != "seed")
 cli.define_flags(config.RetrievalConfig, names=OPTIONS)
 FLAGS = flags.FLAGS
@@ -64,7 +57,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     source = source_of(FLAGS.data_path)
-    seeds = results.flag_numbers("seeds", "1,2,3")
+    seeds = harness.flag_numbers("seeds", "1,2,3")
     runs = []
     for seed in seeds:
         directory = pathlib.Path(FLAGS.workdir) / f"seed-{seed}"
@@ -80,7 +73,7 @@ def main() -> None:
         print(f"seed {seed}: " + _line(runs[-1]["two_tower"]), flush=True)
     result = summary(runs)
     print_table(result)
-    results.print_json({**result, "seeds": seeds, "runs": runs, "published": PUBLISHED})
+    harness.print_json({**result, "seeds": seeds, "runs": runs, "published": PUBLISHED})
 
 
 def source_of(data_path: str | None) -> convert.Source:
@@ -88,39 +81,22 @@ def source_of(data_path: str | None) -> convert.Source:
 
     Raises:
         ValueError: No path was given.
-        FileNotFoundError: A file is missing.
+        FileNotFoundError: The file is missing.
     """
     how = "the opening lines of --help say how to get it"
     if data_path is None:
         raise ValueError(f"Give --data_path, MovieLens-100K's ml-100k.inter: {how}.")
     path = pathlib.Path(data_path)
-    users, films = path.with_suffix(".user"), path.with_suffix(".item")
-    for needed in (path, users, films) if FLAGS.attributes else (path,):
-        if not needed.is_file():
-            raise FileNotFoundError(f"No file {needed}: {how}.")
-    if not FLAGS.attributes:
-        return convert.Source(path, ids_schema(), format="tabular")
-    return convert.Source(
-        path, attributes_schema(), format="tabular", users_path=users, ads_path=films
-    )
-
-
-def ids_schema() -> schema.Schema:
-    """Returns the schema of a log of clicks with the ids of users and films only."""
+    if not path.is_file():
+        raise FileNotFoundError(f"No file {path}: {how}.")
     fields = [
         schema.Field(name, "categorical", side, column=f"{name}:token", min_count=1)
         for name, side in IDS
     ]
-    return schema.Schema(
+    ids = schema.Schema(
         "movielens_100k_ids", tuple(fields), ("item_id:token",), None, user_key="user_id:token"
     )
-
-
-def attributes_schema() -> schema.Schema:
-    """Returns the schema of the example in examples/movielens, with every rating a click."""
-    example = pathlib.Path(__file__).parents[2] / "examples" / "movielens" / "schema.json"
-    described = json.loads(example.read_text())
-    return schema.schema_from_json({**described, "click": None, "click_threshold": None})
+    return convert.Source(path, ids, format="tabular")
 
 
 def convert_log(source: convert.Source, directory: pathlib.Path, seed: int) -> reader.DataSet:

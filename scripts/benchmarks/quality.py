@@ -20,13 +20,13 @@ on the test split. Intervals are of the ranker minus the peer, from resampled us
 requests if users are unknown. Prints a table, and JSON as the last line.
 """
 
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 from absl import flags
 from peers import peer_data, scores
+from workload import harness
 
 from serving import cli, export
 from serving.cli.flags import log_flags
@@ -37,13 +37,12 @@ from tfrecords.splits import SPLITS
 with cli.require_extra("benchmark"):
     from peers import models
 
+_METRICS = ("auc", "normalized_entropy")
 RANKER_OPTIONS = tuple(name for name in config.RankerConfig.__dataclass_fields__ if name != "seed")
 
 flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory.")
 flags.DEFINE_list("peers", list(models.PEERS), "Peers to measure.")
 flags.DEFINE_bool("tune_peers", False, "Choose the peers' settings from a grid; slow.")
-flags.DEFINE_bool("calibrate_peers", True, "Calibrate the peers on the validation split.")
-flags.DEFINE_bool("peers_see_position", True, "Give the peers the logged position, if any.")
 flags.DEFINE_bool("ours", True, "Also measure the ranker.")
 flags.DEFINE_integer("model_seed", 1, "Seed of initialization and order of rows.")
 flags.DEFINE_integer("bootstrap_samples", 200, "Number of resamples for the intervals.", 1)
@@ -62,16 +61,15 @@ def main() -> None:
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir))
     data_set = open_data_set(steps)
     ranking.check_trainable(data_set)
-    with_position = FLAGS.peers_see_position and ranking.knows_positions(data_set)
-    data = peer_data.read(data_set, with_position)
+    data = peer_data.read(data_set, ranking.knows_positions(data_set))
     estimates: dict[str, np.ndarray] = {}
     results: dict[str, Any] = {}
     if FLAGS.ours:
         estimates["tfrec"] = of_ours(steps, data_set, data)
         results["tfrec"] = {"seconds": steps.seconds().get("ranker")}
     for name in FLAGS.peers:
-        estimates[name], results[name] = of_peer(name, data, data_set, steps.path("peers"))
-        _say(name, data.test.labels, estimates[name], results[name]["seconds"])
+        estimates[name], results[name] = of_peer(name, data)
+        print(f"{name}: trained in {results[name]['seconds']:.0f} s", flush=True)
     estimates["click_rate"] = np.full(len(data.test), data.click_rate)
     truth = of_truth(steps, data_set)
     if truth is not None:
@@ -86,7 +84,7 @@ def main() -> None:
     }
     results = {**results, **described, "rows": rows, "test_clicks": int(data.test.labels.sum())}
     print_table(results, estimates)
-    print(json.dumps(results))
+    harness.print_json(results)
 
 
 def open_data_set(steps: export.Pipeline) -> reader.DataSet:
@@ -125,25 +123,16 @@ def of_ours(
     return ranking.served_values(predictions, own)["click_probability"][known]
 
 
-def of_peer(
-    name: str, data: peer_data.PeerData, data_set: reader.DataSet, directory: pathlib.Path
-) -> tuple[np.ndarray, dict[str, Any]]:
+def of_peer(name: str, data: peer_data.PeerData) -> tuple[np.ndarray, dict[str, Any]]:
     """Returns a peer's click probabilities of the test rows, and its results."""
-    inputs = {
-        "shards": [shard.sha256 for s in SPLITS for shard in data_set.description.splits[s].shards],
-        "fields": [field.name for field in data.fields],
-    }
-    fitted = models.fit_once(name, data, FLAGS.tune_peers, FLAGS.model_seed, inputs, directory)
+    fitted = models.fit(name, data, FLAGS.tune_peers, FLAGS.model_seed)
     test = {"click": fitted.test.astype(np.float32)}
     raw = calibration.calibrated_values(test, calibration.Calibrators())
-    served = raw
-    if FLAGS.calibrate_peers:
-        held_out = data.validation
-        folds = calibration.fold_of_rows(np.bincount(held_out.requests))
-        own = calibration.fit_calibrators(
-            {"click": fitted.validation.astype(np.float32)}, {"click": held_out.labels}, folds
-        )
-        served = calibration.calibrated_values(test, own)
+    held_out = data.validation
+    folds = calibration.fold_of_rows(np.bincount(held_out.requests))
+    own = calibration.fit_calibrators(
+        {"click": fitted.validation.astype(np.float32)}, {"click": held_out.labels}, folds
+    )
     told = {
         "seconds": fitted.seconds,
         "normalized_entropy_uncalibrated": metrics.normalized_entropy(
@@ -151,7 +140,7 @@ def of_peer(
         ),
         "settings": fitted.settings,
     }
-    return served["click_probability"], told
+    return calibration.calibrated_values(test, own)["click_probability"], told
 
 
 def of_truth(steps: export.Pipeline, data_set: reader.DataSet) -> np.ndarray | None:
@@ -203,31 +192,16 @@ def print_table(results: dict[str, Any], estimates: dict[str, np.ndarray]) -> No
         f"{results['data_set']}: click, {rows['train']:,} training, {rows['validation']:,} "
         f"validation and {rows['test']:,} test impressions, {results['test_clicks']:,} clicked"
     )
-    head = ("", "AUC", "share", "NE", "log loss", "ECE", "seconds", "ours − this, 95 %: AUC", "NE")
-    cells = []
+    table = []
     for name in estimates:
-        values = results[name]
-        gaps = values.get("ours_minus_this", {})
-        keys = ("auc", "auc_share", "normalized_entropy", "log_loss", "ece")
-        cells.append(
-            [
-                f"  {name.replace('_', ' ')}",
-                *(_number(values.get(key)) for key in keys),
-                _number(values.get("seconds"), 0),
-                *(_interval(gaps.get(key)) for key in ("auc", "normalized_entropy")),
-            ]
-        )
-    print(terminal.text_table(head, cells))
-
-
-def _say(name: str, labels: np.ndarray, estimates: np.ndarray, seconds: float) -> None:
-    found = scores.scores(labels, estimates)
-    shown = f"AUC {_number(found['auc'])}, NE {_number(found['normalized_entropy'])}"
-    print(f"{name}: {shown}, {seconds:.0f} s", flush=True)
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+        gaps = results[name].get("ours_minus_this", {})
+        intervals = {f"ours − this, {key}": _interval(gaps.get(key)) for key in _METRICS}
+        table.append({**results[name], "model": name.replace("_", " "), **intervals})
+    keys = ("auc", "auc_share", "normalized_entropy", "log_loss", "ece")
+    intervals = dict.fromkeys((f"ours − this, {key}" for key in _METRICS), "")
+    columns = {"model": "", **dict.fromkeys(keys, ".4f"), "seconds": ".0f", **intervals}
+    harness.print_rows(table, columns)
+    print("ours − this: 95 % intervals")
 
 
 def _interval(bounds: list[float] | None) -> str:

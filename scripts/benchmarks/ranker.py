@@ -1,7 +1,7 @@
 """Measures the latency of the ranker over gRPC, for 500 candidates and for other numbers.
 
     python scripts/benchmarks/ranker.py
-    python scripts/benchmarks/ranker.py --workdir=workdir/quickstart --plot=growth.png
+    python scripts/benchmarks/ranker.py --workdir=workdir/quickstart
 
 Takes about three minutes on two cores. Exports the ranker (that of --workdir if it is trained,
 otherwise an untrained one, since speed does not depend on the weights) and, as the baseline, a
@@ -17,13 +17,11 @@ cores. Prints a table, and JSON as the last line.
 
 import asyncio
 import contextlib
-import json
 import pathlib
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,11 +29,11 @@ import tensorflow as tf
 from absl import flags
 from peers import full_attention
 from tensorflow_serving.apis import predict_pb2
-from workload import fresh_process
+from workload import fresh_process, harness
 
 from serving import cli, export, model_server, ranker, requests, saved_model
 from tfrec import calibration, config, exported, ranking
-from tfrecords import reader, terminal
+from tfrecords import reader
 
 MODELS = ("ranker", "baseline")
 WARM_UP_CALLS = 20
@@ -50,11 +48,9 @@ def main() -> None:
     data_set = reader.DataSet(workdir / "data")
     base = workdir / "benchmark_ranker"
     with _server(base) as address:
-        result = asyncio.run(measure(data_set, base, address))
+        result = measure(data_set, base, address)
     print_table(result)
-    if values.plot:
-        plot(result["growth"], pathlib.Path(values.plot))
-    print(json.dumps(result))
+    harness.print_json(result)
 
 
 def write_models(workdir: pathlib.Path, n_samples: int) -> None:
@@ -76,11 +72,9 @@ def write_models(workdir: pathlib.Path, n_samples: int) -> None:
         tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serve})
 
 
-async def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[str, Any]:
+def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) -> dict[str, Any]:
     """Times all calls in turns."""
     values = flags.FLAGS
-    if values.bfloat16:
-        model_server.prefer_bfloat16()
     loaded = {
         name: model_server.Servable(name, 1, base / name / "1", saved_model.session_config())
         for name in MODELS
@@ -91,28 +85,21 @@ async def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) ->
         for name in MODELS
     }
 
-    def grpc(name: str, inputs: Inputs) -> Callable[[], Awaitable[Any]]:
-        return lambda: clients[name].predict(*inputs, TIMEOUT_SECONDS)
+    loop = asyncio.new_event_loop()
 
-    def in_process(name: str, inputs: Inputs) -> Callable[[], Awaitable[Any]]:
-        arrays = _flat(inputs)
-
-        async def call() -> Any:
-            return loaded[name].predict("", arrays)
-
-        return call
+    def grpc(name: str, inputs: Inputs) -> Callable[[], Any]:
+        return lambda: loop.run_until_complete(clients[name].predict(*inputs, TIMEOUT_SECONDS))
 
     inputs = _draw(data_set, 500)
-    seconds = await _time(
-        {
-            "grpc": grpc("ranker", inputs),
-            "baseline": grpc("baseline", inputs),
-            "in_process": in_process("ranker", inputs),
-            "baseline_in_process": in_process("baseline", inputs),
-            "bytes": _from_bytes(loaded["ranker"], inputs),
-        },
-        values.calls,
-    )
+    arrays = _flat(inputs)
+    calls = {
+        "grpc": grpc("ranker", inputs),
+        "baseline": grpc("baseline", inputs),
+        "in_process": lambda: loaded["ranker"].predict("", arrays),
+        "baseline_in_process": lambda: loaded["baseline"].predict("", arrays),
+        "bytes": _from_bytes(loaded["ranker"], inputs),
+    }
+    seconds = harness.timed(calls, values.calls, min(WARM_UP_CALLS, values.calls))
     ms = {name: np.quantile(1e3 * np.array(v), [0.5, 0.99]) for name, v in seconds.items()}
     growth = []
     for size in map(int, values.candidates):
@@ -120,11 +107,13 @@ async def measure(data_set: reader.DataSet, base: pathlib.Path, address: str) ->
         calls = {"ms": grpc("ranker", inputs)}
         if size <= values.baseline_candidates:
             calls["baseline_ms"] = grpc("baseline", inputs)
-        times = await _time(calls, max(10, values.calls // 6))
+        count = max(10, values.calls // 6)
+        times = harness.timed(calls, count, min(WARM_UP_CALLS, count))
         medians = {name: 1e3 * float(np.median(v)) for name, v in times.items()}
         growth.append({"candidates": size, **medians})
     for client in clients.values():
-        await client.close()
+        loop.run_until_complete(client.close())
+    loop.close()
     return {
         "candidates": 500,
         "calls": values.calls,
@@ -144,52 +133,14 @@ def print_table(result: dict[str, Any]) -> None:
     """Prints the result as tables."""
     print(f"{result['candidates']} candidates, {result['calls']} calls each, alternating")
     prefixes = {"gRPC": "", "in process": "in_process_", "full attention, gRPC": "baseline_"}
+    keys = ("p50_ms", "p99_ms")
     rows = [
-        [f"  {label}", *(f"{result[prefix + name]:.2f}" for name in ("p50_ms", "p99_ms"))]
+        {"call": label, **{key: result[prefix + key] for key in keys}}
         for label, prefix in prefixes.items()
     ]
-    print(terminal.text_table(["", "p50 ms", "p99 ms"], rows))
+    harness.print_rows(rows, {"call": "", "p50_ms": ".2f", "p99_ms": ".2f"})
     print(f"  the server adds {result['overhead_ms']:.2f} ms in its process")
-    rows = [
-        [
-            f"{row['candidates']:,}",
-            f"{row['ms']:.2f}",
-            f"{row['baseline_ms']:.2f}" if "baseline_ms" in row else "–",
-        ]
-        for row in result["growth"]
-    ]
-    print(terminal.text_table(["  candidates", "ms", "baseline ms"], rows, left=()))
-
-
-def plot(growth: list[dict[str, float]], path: pathlib.Path) -> None:
-    """Plots the median time over the number of candidates."""
-    from matplotlib import figure
-
-    drawing = figure.Figure(figsize=(6, 4), layout="constrained")
-    axes = drawing.subplots()
-    for key, label in (("ms", "isolated"), ("baseline_ms", "full attention")):
-        rows = [row for row in growth if key in row]
-        axes.loglog(
-            [row["candidates"] for row in rows], [row[key] for row in rows], "o-", label=label
-        )
-    axes.set(xlabel="candidates", ylabel="median ms through gRPC")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend()
-    drawing.savefig(path)
-
-
-async def _time(
-    calls: dict[str, Callable[[], Awaitable[Any]]], count: int
-) -> dict[str, list[float]]:
-    """Returns the seconds of `count` calls of each, alternating, after a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(min(WARM_UP_CALLS, count) + count):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            await call()
-            if number >= min(WARM_UP_CALLS, count):
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+    harness.print_rows(result["growth"], {"candidates": ",", "ms": ".2f", "baseline_ms": ".2f"})
 
 
 def _draw(data_set: reader.DataSet, num_candidates: int) -> Inputs:
@@ -214,20 +165,16 @@ def _flat(inputs: Inputs) -> dict[str, np.ndarray]:
     return {**arrays, "ad_features": ad_features}
 
 
-def _from_bytes(model: model_server.Servable, inputs: Inputs) -> Callable[[], Awaitable[Any]]:
+def _from_bytes(model: model_server.Servable, inputs: Inputs) -> Callable[[], bytes]:
     """Returns a function that does the server's work from request bytes to reply bytes."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model.name
     for name, array in _flat(inputs).items():
         request.inputs[name].CopyFrom(model_server.encode_tensor(array, array.dtype != object))
     data = request.SerializeToString()
-
-    async def call() -> Any:
-        return model_server.run_predict(
-            model, predict_pb2.PredictRequest.FromString(data), False
-        ).SerializeToString()
-
-    return call
+    return lambda: model_server.run_predict(
+        model, predict_pb2.PredictRequest.FromString(data), False
+    ).SerializeToString()
 
 
 @contextlib.contextmanager
@@ -244,7 +191,6 @@ def _server(base: pathlib.Path) -> Iterator[str]:
         arguments = [
             sys.executable, "-m", "serving.model_server", f"--model_config_file={file.name}",
             f"--port={flags.FLAGS.model_server_port}", "--rest_api_port=0",
-            f"--bfloat16={flags.FLAGS.bfloat16}",
         ]  # fmt: skip
         child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
@@ -268,6 +214,4 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("baseline_candidates", 1_000, "Maximum number for the baseline.", 1)
     flags.DEFINE_integer("model_server_port", 8510, "gRPC port of the model server.", 1, 65535)
-    flags.DEFINE_bool("bfloat16", False, "Serve with the model server's --bfloat16.")
-    flags.DEFINE_string("plot", None, "PNG file for a plot of time over candidates.")
     cli.run(main)

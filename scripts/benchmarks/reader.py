@@ -16,10 +16,10 @@ table, and JSON as the last line.
 Shapes: N training rows.
 """
 
+import collections
 import pathlib
 import statistics
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,10 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 from absl import flags
 from peers import row_examples
-from workload import criteo_rows, fresh_process, results
+from workload import criteo_rows, fresh_process, harness
 
 from serving import cli
-from tfrecords import convert, formats, reader, schema, terminal
+from tfrecords import convert, formats, reader, schema
 
 BATCH_SIZE = 4_096
 Measured = dict[str, Any]
@@ -59,7 +59,7 @@ def main() -> None:
         **shuffle_quality(order, BATCH_SIZE),
     }
     print_table(result)
-    results.print_json(result)
+    harness.print_json(result)
 
 
 def read(directory: pathlib.Path, passes: int) -> Measured:
@@ -70,7 +70,7 @@ def read(directory: pathlib.Path, passes: int) -> Measured:
     verified = time.perf_counter()
     batches = data_set.batches("train", BATCH_SIZE, seed=1)
     built = time.perf_counter()
-    seconds = [_pass_seconds(batches) for _ in range(1 + passes)]
+    seconds = _pass_seconds(batches, 1 + passes)
     rows = data_set.num_rows("train")
     return {
         "rows": rows,
@@ -90,7 +90,7 @@ def read_row_wise(
     examples.parent.mkdir(parents=True, exist_ok=True)
     rows = row_examples.write_encoded(data_set, examples, num_rows)
     batches = row_examples.batches(data_set, examples, BATCH_SIZE, seed=1)
-    seconds = [_pass_seconds(batches) for _ in range(1 + passes)]
+    seconds = _pass_seconds(batches, 1 + passes)
     return {"rows": rows, "rows_per_second": rows / statistics.median(seconds[1:])}
 
 
@@ -142,15 +142,9 @@ def shuffle_quality(batch_of: np.ndarray, batch_size: int) -> Measured:
     }
 
 
-def _pass_seconds(batches: tf.data.Dataset) -> float:
-    started = time.perf_counter()
-    _exhaust(batches)
-    return time.perf_counter() - started
-
-
-def _exhaust(batches: Iterable[Any]) -> None:
-    for _ in batches:
-        continue
+def _pass_seconds(batches: tf.data.Dataset, passes: int) -> list[float]:
+    """Returns the seconds of passes over all batches."""
+    return harness.timed({"pass": lambda: collections.deque(batches, 0)}, passes)["pass"]
 
 
 def print_table(result: Measured) -> None:
@@ -164,19 +158,15 @@ def print_table(result: Measured) -> None:
         "  first pass": result["first_pass_rows_per_second"],
         f"row-wise Examples, {result['baseline_rows']:,} rows": result["baseline_rows_per_second"],
     }
-    rows = [[f"  {name}", f"{rate:,.0f}"] for name, rate in rates.items()]
-    print(terminal.text_table(["", "rows/s"], rows))
+    rows = [{"read": name, "rows_per_second": rate} for name, rate in rates.items()]
+    harness.print_rows(rows, {"read": "", "rows_per_second": ",.0f"})
     print(
-        f"  before the first pass: checksums {result['verify_seconds']:.2f} s, building the "
+        f"before the first pass: checksums {result['verify_seconds']:.2f} s, building the "
         f"pipeline {result['build_seconds']:.2f} s; peak memory {result['peak_rss_mb']:,.0f} MB"
     )
-    keys = {
-        "this shuffle": "adjacent_in_batch",
-        "a full shuffle, measured": "adjacent_in_batch_full_shuffle",
-        "a full shuffle, expected": "adjacent_in_batch_expected_of_full",
-    }
-    rows = [[f"  {name}", f"{result[key]:.4%}"] for name, key in keys.items()]
-    print(terminal.text_table(["", "rows in the same batch as the next row of the log"], rows))
+    print("rows in the same batch as the next row of the log:")
+    shares = {name: value for name, value in result.items() if name.startswith("adjacent")}
+    harness.print_rows([shares], dict.fromkeys(shares, ".4%"))
 
 
 if __name__ == "__main__":

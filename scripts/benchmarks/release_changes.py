@@ -11,24 +11,21 @@ files) and the latency of the requests during the change; then the latency of th
 and how many failed or were degraded. The last line is JSON.
 """
 
-import contextlib
 import dataclasses
 import pathlib
-import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import httpx
 from absl import flags
-from workload import results, running_service
+from workload import harness, running_service
 
 from serving import cli, model_config, releases
 from serving.cli.flags import bundle_flags
 from serving.process import resident_bytes
-from tfrecords import terminal
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_integer("changes", 12, "Number of promotions.", lower_bound=1)
@@ -51,52 +48,44 @@ class Load:
     """
 
     def __init__(self, url: str, bodies: list[dict[str, Any]], rate: float) -> None:
-        self._url = url
+        self._client = httpx.Client(base_url=url, timeout=60)
         self._bodies = bodies
         self._rate = rate
-        self._due: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         # (due time, milliseconds, version or None, reason of a degraded answer or a failure)
         self.answers: list[tuple[float, float, int | None, str | None]] = []
-        self._threads = [threading.Thread(target=self._ask) for _ in range(_THREADS)]
         self._pace = threading.Thread(target=self._keep_pace)
 
     def __enter__(self) -> "Load":
-        for thread in (*self._threads, self._pace):
-            thread.start()
+        self._pace.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._pace.join()
-        for _ in self._threads:
-            self._due.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._client.close()
 
     def _keep_pace(self) -> None:
         due = time.perf_counter()
-        while not self._stop.is_set():
-            due += 1 / self._rate
-            time.sleep(max(0.0, due - time.perf_counter()))
-            self._due.put(due)
+        with futures.ThreadPoolExecutor(_THREADS) as pool:
+            while not self._stop.is_set():
+                due += 1 / self._rate
+                time.sleep(max(0.0, due - time.perf_counter()))
+                pool.submit(self._ask, due)
 
-    def _ask(self) -> None:
-        with httpx.Client(base_url=self._url, timeout=60) as client:
-            while (due := self._due.get()) is not None:
-                body = self._bodies[len(self.answers) % len(self._bodies)]
-                version, problem = None, None
-                try:
-                    reply = client.post("/v1/recommend", json=body)
-                    answer = reply.json()
-                    if reply.is_success:
-                        version, problem = answer["bundle_version"], answer["degraded"]
-                    else:
-                        problem = answer["error"]["message"]
-                except (httpx.HTTPError, ValueError, KeyError) as error:
-                    problem = repr(error)
-                milliseconds = (time.perf_counter() - due) * 1000
-                self.answers.append((due, milliseconds, version, problem))
+    def _ask(self, due: float) -> None:
+        body = self._bodies[len(self.answers) % len(self._bodies)]
+        version, problem = None, None
+        try:
+            reply = self._client.post("/v1/recommend", json=body)
+            answer = reply.json()
+            if reply.is_success:
+                version, problem = answer["bundle_version"], answer["degraded"]
+            else:
+                problem = answer["error"]["message"]
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            problem = repr(error)
+        self.answers.append((due, (time.perf_counter() - due) * 1000, version, problem))
 
 
 def main() -> None:
@@ -106,10 +95,12 @@ def main() -> None:
             manifest = releases.copy_release(bundle_flags.bundle_base(), FLAGS.version, base)
         releases.promote(base, 1)
         bodies = [{"context": fields, "k": 10} for fields in manifest.probes["requests"]]
-        with _serve(base) as servers, Load(servers.url, bodies, FLAGS.rate) as load:
-            time.sleep(FLAGS.seconds_between)
-            before = servers.memory_mb()
-            changes = [change(base, servers, load, number) for number in range(FLAGS.changes)]
+        with running_service.serve(base, "--deadline_ms=20000") as running:
+            servers = Servers(*running)
+            with Load(servers.url, bodies, FLAGS.rate) as load:
+                time.sleep(FLAGS.seconds_between)
+                before = servers.memory_mb()
+                changes = [change(base, servers, load, number) for number in range(FLAGS.changes)]
         result = {
             "num_ads": manifest.index["num_ads"],
             "rate": FLAGS.rate,
@@ -118,7 +109,7 @@ def main() -> None:
             **summary(load, changes),
         }
     print_table(result)
-    results.print_json(result)
+    harness.print_json(result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +162,7 @@ def change(base: pathlib.Path, servers: Servers, load: Load, number: int) -> dic
         "ended": ended,
         "seconds": ended - started,
         "memory_mb": servers.memory_mb(),
-        **results.percentiles([a[1] for a in load.answers if started <= a[0] <= ended]),
+        **harness.percentiles([a[1] for a in load.answers if started <= a[0] <= ended]),
     }
 
 
@@ -186,30 +177,24 @@ def summary(load: Load, changes: list[dict[str, Any]]) -> dict[str, Any]:
             version is not None and problem is not None for _, _, version, problem in load.answers
         ),
         "problems": sorted({problem for *_, problem in load.answers if problem})[:3],
-        "in_between": results.percentiles(quiet),
+        "in_between": harness.percentiles(quiet),
     }
-
-
-@contextlib.contextmanager
-def _serve(base: pathlib.Path) -> Iterator[Servers]:
-    with running_service.serve(base, "--deadline_ms=20000") as (url, models_url, service):
-        children = pathlib.Path(f"/proc/{service}/task/{service}/children").read_text()
-        process_ids = {"service": service, "model_server": int(children.split()[0])}
-        yield Servers(url, models_url, process_ids)
 
 
 def print_table(result: dict[str, Any]) -> None:
     """Prints the result as a table."""
     print(f"{result['num_ads']:,} ads, {result['rate']:g} requests per second")
-    head = ("change", "seconds", "service MB", "model server MB", "p50 ms", "p99 ms")
-    before = {"memory_mb": result["before_mb"], "seconds": 0.0, **result["in_between"]}
-    cells = []
-    for number, row in enumerate([before, *result["changes"]]):
-        memory = row["memory_mb"]
-        numbers = (row["seconds"], memory["service"], memory["model_server"])
-        numbers = (*numbers, row["p50_ms"], row["p99_ms"])
-        cells.append([str(number), *(f"{value:.1f}" for value in numbers)])
-    print(terminal.text_table(head, cells, left=()))
+    before = {"memory_mb": result["before_mb"], **result["in_between"]}
+    rows = [
+        {
+            "change": number,
+            **row,
+            **{f"{name}_mb": memory for name, memory in row["memory_mb"].items()},
+        }
+        for number, row in enumerate([before, *result["changes"]])
+    ]
+    columns = ("seconds", "service_mb", "model_server_mb", "p50_ms", "p99_ms")
+    harness.print_rows(rows, {"change": "", **dict.fromkeys(columns, ".1f")})
     print(
         f"{result['requests']:,} requests: {result['failed']} failed, {result['degraded']} degraded"
         "; row 0 has the latency between changes"

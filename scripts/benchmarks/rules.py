@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from absl import flags
-from workload import results
+from workload import harness
 
 from serving import cli, impressions, index, manifest, orchestrator, requests
 from tfrec.heads import HEADS
@@ -76,9 +76,9 @@ def main() -> None:
     for name, own in times.items():
         wall, processor = np.array(own).T * 1000
         median = float(np.median(processor))
-        rows.append({"case": name, **results.percentiles(wall), "p50_processor_ms": median})
+        rows.append({"case": name, **harness.percentiles(wall), "p50_processor_ms": median})
     columns = dict.fromkeys(("p50_ms", "p99_ms", "p50_processor_ms"), ".3f")
-    results.print_rows(rows, {"case": "", **columns})
+    harness.print_rows(rows, {"case": "", **columns})
     result = {
         "num_candidates": FLAGS.num_candidates,
         "k": FLAGS.k,
@@ -87,7 +87,7 @@ def main() -> None:
         "logged_rows": status["written_rows"],
         "dropped_answers": status["dropped_answers"],
     }
-    results.print_json(result, FLAGS.json)
+    harness.print_json(result, FLAGS.json)
 
 
 def _cases(log: impressions.ImpressionLog) -> dict[str, Callable[[], requests.Answer]]:

@@ -25,11 +25,11 @@ from typing import Any
 
 import tensorflow as tf
 from absl import flags
-from workload import fresh_process, results, wide_tables
+from workload import fresh_process, harness, wide_tables
 
 from serving import cli, export
 from tfrec import config, ranking, retrieval, training
-from tfrecords import reader, terminal
+from tfrecords import reader
 
 MODELS = ("retrieval", "ranker")
 OPTIMISERS = {"": "ours", "baseline_": "Adam for everything"}
@@ -58,7 +58,7 @@ def main() -> None:
         key = f"step_time_ratio_{_short(large)}_to_{_short(small)}"
         result[prefix + key] = worst(result[f"{prefix}{model}_step_time_ratio"] for model in models)
     print_table(result, models)
-    results.print_json(result)
+    harness.print_json(result)
 
 
 def measure_rates(directory: pathlib.Path, model: str, steps: int, repeats: int) -> Measured:
@@ -187,26 +187,21 @@ def print_table(result: Measured, models: list[str]) -> None:
     """Prints rates, step times and memory."""
     small, large = result["table_rows"]
     print(f"medians of {result['repeats']} blocks of {result['steps']} steps")
-    head = ("", "examples/s", f"ms, {_short(small)}", f"ms, {_short(large)}", "ratio", "peak MB")
-    rows = []
-    for model in models:
-        for prefix, name in OPTIMISERS.items():
-            key = f"{prefix}{model}"
-            times = result[f"{key}_step_ms"]
-            rows.append(
-                [
-                    f"  {model}, {name}",
-                    f"{result[f'{key}_examples_per_second']:,.0f}",
-                    *(f"{time:,.1f}" for time in times),
-                    f"{result[f'{key}_step_time_ratio']:.2f}",
-                    f"{result[f'{key}_peak_rss_mb']:,.0f}",
-                ]
-            )
-    print(terminal.text_table(head, rows))
-    print(
-        f"  ms: time of a step with two tables of {small:,} or {large:,} rows; peak MB: memory of "
-        "the process, with both sizes"
-    )
+    sizes = _short(small), _short(large)
+    rows = [
+        {
+            "model": f"{model}, {name}",
+            "examples_per_second": result[f"{prefix}{model}_examples_per_second"],
+            **dict(zip(sizes, result[f"{prefix}{model}_step_ms"], strict=True)),
+            "ratio": result[f"{prefix}{model}_step_time_ratio"],
+            "peak_mb": result[f"{prefix}{model}_peak_rss_mb"],
+        }
+        for model in models
+        for prefix, name in OPTIMISERS.items()
+    ]
+    columns = {"examples_per_second": ",.0f", **dict.fromkeys(sizes, ",.1f"), "ratio": ".2f"}
+    harness.print_rows(rows, {"model": "", **columns, "peak_mb": ",.0f"})
+    print(f"{' and '.join(sizes)}: ms of a step with two tables of so many rows")
 
 
 if __name__ == "__main__":

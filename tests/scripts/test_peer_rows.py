@@ -38,16 +38,23 @@ def poisoned(tmp_path_factory):
 
 @pytest.fixture
 def peers(script, monkeypatch):
-    models, trees = script("peers.models"), script("peers.trees")
-    for name, options in models.NETWORKS.items():
-        sizes = dataclasses.replace(options.sizes, hidden=(8,), field_dim=4)
-        once = dataclasses.replace(options, sizes=sizes, epochs=1, checks=1)
-        monkeypatch.setitem(models.NETWORKS, name, once)
-    monkeypatch.setattr(models, "STRENGTHS", (1.0,))
-    monkeypatch.setattr(trees, "TREATMENTS", ("ordinal",))
-    once = trees.TreeOptions(rounds=1, min_data_in_leaf=20)
-    monkeypatch.setattr(trees, "TreeOptions", lambda: once)
+    models = script("peers.models")
+    small = {"hidden": (8,), "field_dim": 4, "epochs": 1, "checks": 1}
+    for name in ("dnn", "dcn_v2", "deepfm"):
+        once = dataclasses.replace(models.DEFAULTS[name][0], **small)
+        monkeypatch.setitem(models.DEFAULTS, name, [once])
+    trees = models.DEFAULTS["lightgbm"][0]
+    once = dataclasses.replace(trees, treatment="ordinal", rounds=1, min_data_in_leaf=20)
+    monkeypatch.setitem(models.DEFAULTS, "lightgbm", [once])
+    set_strengths(models, monkeypatch, 1.0)
     return models
+
+
+def set_strengths(models, monkeypatch, *strengths):
+    name = "hashed_logistic_regression"
+    options = models.DEFAULTS[name][0]
+    own = [dataclasses.replace(options, C=strength) for strength in strengths]
+    monkeypatch.setitem(models.DEFAULTS, name, own)
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def test_the_settings_of_a_peer_are_those_that_are_best_on_validation(
     peers, data, monkeypatch, is_learnt
 ):
     # Rows that were learnt are best known with the least regularisation, their opposite with most.
-    monkeypatch.setattr(peers, "STRENGTHS", (0.003, 3.0))
+    set_strengths(peers, monkeypatch, 0.003, 3.0)
     learnt, opposite = data.train, relabelled(data.train)
     rows = (learnt, opposite) if is_learnt else (opposite, learnt)
     own = dataclasses.replace(data, validation=rows[0], test=rows[1])
@@ -106,13 +113,13 @@ class Given:
 def measured(script, peers, monkeypatch):
     """Runs the benchmark of all peers in a work directory and says what each was given."""
     quality = script("quality")
-    fit_once, fit_calibrators = peers.fit_once, calibration.fit_calibrators
+    fit, fit_calibrators = peers.fit, calibration.fit_calibrators
 
     def run(workdir):
         fitted, calibrators = {}, []
 
         def record_fit(name, data, *others):
-            fitted[name] = data, fit_once(name, data, *others)
+            fitted[name] = data, fit(name, data, *others)
             return fitted[name][1]
 
         def record_calibrators(*rows):
@@ -120,7 +127,7 @@ def measured(script, peers, monkeypatch):
             return calibrators[-1]
 
         with monkeypatch.context() as patch:
-            patch.setattr(peers, "fit_once", record_fit)
+            patch.setattr(peers, "fit", record_fit)
             patch.setattr(calibration, "fit_calibrators", record_calibrators)
             flags.FLAGS(["quality", f"--workdir={workdir}", "--noours", "--bootstrap_samples=1"])
             quality.main()

@@ -51,9 +51,9 @@ def planted_data(peer_data):
 def test_each_peer_finds_planted_effects(script, name, monkeypatch):
     data = planted_data(script("peers.peer_data"))
     models = script("peers.models")
-    if name in models.NETWORKS:
-        few_passes = dataclasses.replace(models.NETWORKS[name], epochs=5)
-        monkeypatch.setitem(models.NETWORKS, name, few_passes)
+    if hasattr(models.DEFAULTS[name][0], "epochs"):
+        few_passes = dataclasses.replace(models.DEFAULTS[name][0], epochs=5)
+        monkeypatch.setitem(models.DEFAULTS, name, [few_passes])
     fitted = models.fit(name, data, tune=False, seed=1)
     assert fitted.validation.shape == (800,)
     probabilities = 1 / (1 + np.exp(-fitted.test))
@@ -160,14 +160,14 @@ def test_users_are_drawn_with_all_their_rows_wherever_these_stand(script):
         ({"C": 0.003}, ["C=0.003"]),
         ({"C": 1.0}, []),
         # Of rates two were tried, and of treatments none is the greatest.
-        ({"rate": 0.1, "treatment": "categorical", "sizes": {"width": 4}}, ["width=4"]),
+        ({"rate": 0.1, "treatment": "categorical", "width": 4}, ["width=4"]),
     ],
 )
 def test_the_least_and_the_greatest_of_what_was_tried_are_edges(script, chosen, edges):
     models = script("peers.models")
     tried = [{"C": c} for c in models.STRENGTHS]
     tried += [
-        {"rate": rate, "treatment": "categorical", "sizes": {"width": width}}
+        {"rate": rate, "treatment": "categorical", "width": width}
         for rate in (0.1, 0.01)
         for width in (4, 8, 16)
     ]
@@ -175,37 +175,19 @@ def test_the_least_and_the_greatest_of_what_was_tried_are_edges(script, chosen, 
 
 
 @pytest.mark.trains
-def test_a_peer_that_is_best_at_an_edge_of_its_grid_is_warned_of(
-    script, tmp_path, monkeypatch, capsys
-):
+def test_a_peer_that_is_best_at_an_edge_of_its_grid_is_warned_of(script, monkeypatch, capsys):
     models = script("peers.models")
     data = planted_data(script("peers.peer_data"))
     name = "hashed_logistic_regression"
 
     def warnings():
-        models.fit_once(name, data, False, 1, {}, tmp_path)
+        models.fit(name, data, False, 1)
         return capsys.readouterr().err
 
     assert warnings() == ""  # 0.3 to 1.0 are best of 4,000 rows
-    monkeypatch.setattr(models, "STRENGTHS", (0.001, 0.003, 0.01))
-    for _ in ("trained", "read"):
-        assert (
-            f"{name} is best on the validation split with C=0.01, an edge of its grid" in warnings()
-        )
-
-
-@pytest.mark.trains
-def test_a_peer_is_trained_once_for_the_same_data(script, tmp_path):
-    data = planted_data(script("peers.peer_data"))
-    models = script("peers.models")
-
-    def fit(inputs):
-        return models.fit_once("hashed_logistic_regression", data, False, 1, inputs, tmp_path)
-
-    first, again = fit({"rows": 1}), fit({"rows": 1})
-    assert again.seconds == first.seconds  # read, not measured anew
-    np.testing.assert_array_equal(again.test, first.test)
-    assert fit({"rows": 2}).seconds != first.seconds
+    weak = [dataclasses.replace(models.DEFAULTS[name][0], C=c) for c in (0.001, 0.003, 0.01)]
+    monkeypatch.setitem(models.DEFAULTS, name, weak)
+    assert f"{name} is best on the validation split with C=0.01, an edge of its grid" in warnings()
 
 
 @pytest.mark.benchmark

@@ -80,7 +80,6 @@ def test_movielens_baselines_know_training_and_validation_clicks(script, tmp_pat
     [
         ((), "Give --data_path, MovieLens-100K's ml-100k.inter"),
         (("--data_path=/no/ml-100k.inter",), "No file /no/ml-100k.inter: the opening lines"),
-        (("--data_path={ratings}", "--attributes"), "ml-100k.user: the opening lines"),
         (("--data_path={ratings}", "--seeds=a"), "--seeds takes numbers like 1,2,3, got 'a'"),
     ],
 )

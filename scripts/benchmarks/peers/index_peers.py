@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
-from workload import results
+from workload import harness
 
 from serving import (
     cli,  # noqa: F401  (imported first: it selects Keras 2 and quiets TensorFlow)
@@ -56,7 +56,7 @@ def brute_force(ads: np.ndarray, queries: np.ndarray, wanted: np.ndarray) -> Row
         "name": "TFRS BruteForce, all cores",
         "library": "tensorflow_recommenders",
         "recall": float(index.recall_of_rows(np.stack(found), wanted[: len(asked)]).mean()),
-        **results.percentiles(times),
+        **harness.percentiles(times),
         "batch_queries_per_second": len(asked) / (time.perf_counter() - started),
         "build_seconds": build_seconds,
         "megabytes": ads.nbytes / 1e6,

@@ -10,11 +10,11 @@ The tree has about 2√N leaves, and a code covers two dimensions, as ScaNN's gu
 (https://github.com/google-research/google-research/blob/master/scann/docs/algorithms.md).
 """
 
-import argparse
 import json
 import math
 import pathlib
 import resource
+import sys
 import time
 
 import numpy as np
@@ -77,12 +77,4 @@ def _alone(
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("ads", help="Ad embeddings, .npy [N, D].")
-    parser.add_argument("queries", help="Query embeddings, .npy [Q, D].")
-    parser.add_argument("k", type=int, help="Number of ads per query.")
-    parser.add_argument("results", type=pathlib.Path, help="Directory for the results.")
-    arguments = parser.parse_args()
-    main(arguments.ads, arguments.queries, arguments.k, arguments.results)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), pathlib.Path(sys.argv[4]))

@@ -1,6 +1,6 @@
 """Logistic regression on hashed field values, without feature crosses.
 
-Shapes: L rows, W columns of ids, U hashed values that occur in training.
+Shapes: L rows, W columns of ids.
 """
 
 import dataclasses
@@ -15,34 +15,29 @@ HASH_BITS = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class HashedRegression:
-    """A trained regression.
+class LogisticOptions:
+    """Training options, with scikit-learn's name.
 
     Attributes:
-        regression: Regression on the used columns.
-        used: Columns [U] that occur in training; the weights of all others would remain 0.
+        C: Inverse regularization strength.
     """
 
-    regression: linear_model.LogisticRegression
-    used: np.ndarray
+    C: float
 
 
-def train(
-    data: peer_data.PeerData, strength: float, seed: int
-) -> tuple[HashedRegression, dict[str, Any]]:
-    """Trains a model with an inverse regularization strength, scikit-learn's C."""
+def fit(
+    data: peer_data.PeerData, options: LogisticOptions, seed: int
+) -> tuple[peer_data.Predict, dict[str, Any]]:
+    """Trains a model and returns its click logits, and the number of iterations."""
     matrix = hashed(data.fields, data.train.ids)
-    used = np.unique(matrix.indices)
-    regression = linear_model.LogisticRegression(C=strength, max_iter=1_000, random_state=seed)
-    regression.fit(matrix[:, used], data.train.labels)
-    return HashedRegression(regression, used), {"iterations": int(regression.n_iter_[0])}
+    used = np.unique(matrix.indices)  # the weights of all other columns would remain 0
+    model = linear_model.LogisticRegression(C=options.C, max_iter=1_000, random_state=seed)
+    model.fit(matrix[:, used], data.train.labels)
 
+    def predict(rows: peer_data.PeerRows) -> np.ndarray:
+        return model.decision_function(hashed(data.fields, rows.ids)[:, used])
 
-def predict(
-    model: HashedRegression, data: peer_data.PeerData, rows: peer_data.PeerRows
-) -> np.ndarray:
-    """Returns the click logits [L]."""
-    return model.regression.decision_function(hashed(data.fields, rows.ids)[:, model.used])
+    return predict, {"iterations": int(model.n_iter_[0])}
 
 
 def hashed(fields: tuple[peer_data.PeerField, ...], ids: np.ndarray) -> scipy.sparse.csr_matrix:

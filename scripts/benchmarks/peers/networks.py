@@ -12,6 +12,7 @@ References:
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,13 +22,17 @@ from serving import cli  # noqa: F401  (imported first: it selects Keras 2 and q
 from tfrec import layers
 
 KINDS = ("dnn", "dcn_v2", "deepfm")
+_ROWS_AT_ONCE = 8_192
+_MIN_BATCHES = 80
+_METRIC = "log_loss"
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Sizes and regularization of a network.
+class NetworkOptions:
+    """Sizes, regularization and training of a network.
 
     Attributes:
+        kind: Kind of network, one of `KINDS`.
         field_dim: Size of a field embedding, E.
         hidden: Widths of the dense layers.
         num_cross_layers: Number of cross layers of DCN-V2.
@@ -36,14 +41,83 @@ class Sizes:
             rows. A penalty on all rows keeps the embeddings of rare ids small; with a penalty on
             the ids of each batch only, these models overfit within an epoch.
         linear_l2: L2 penalty on DeepFM's linear weights, one per id.
+        learning_rate: Learning rate of Adam.
+        batch_size: Maximum batch size; reduced for small splits to get at least 80 batches.
+        epochs: Maximum number of epochs.
+        checks: Number of evaluations per epoch.
+        patience: Number of evaluations without improvement before the learning rate is reduced;
+            training stops after twice as many.
     """
 
+    kind: str
     field_dim: int = 16
     hidden: tuple[int, ...] = (256, 128)
     num_cross_layers: int = 2
     dropout: float = 0.1
     embedding_l2: float = 600.0
     linear_l2: float = 15.0
+    learning_rate: float = 1e-3
+    batch_size: int = 4_096
+    epochs: int = 15
+    checks: int = 4
+    patience: int = 4
+
+
+def fit(
+    data: peer_data.PeerData, options: NetworkOptions, seed: int
+) -> tuple[peer_data.Predict, dict[str, Any]]:
+    """Trains a network with Adam and early stopping on the validation log loss.
+
+    The model is evaluated several times per epoch and the best evaluation is kept, because models
+    with id embeddings are best after one or two epochs.
+
+    Returns:
+        The network's click logits at its best evaluation; and its `validation_log_loss` and number
+        of `passes` at that point.
+    """
+    tf.keras.utils.set_random_seed(seed)
+    model = build(data, options)
+    loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
+    own = tf.keras.metrics.BinaryCrossentropy(from_logits=True, name=_METRIC)  # no penalties
+    model.compile(tf.keras.optimizers.Adam(options.learning_rate), loss, metrics=[own])
+    batch_size = min(options.batch_size, max(1, len(data.train) // _MIN_BATCHES))
+    steps = max(1, len(data.train) // batch_size // options.checks)
+    monitor = {"monitor": f"val_{_METRIC}", "mode": "min"}
+    history = model.fit(
+        _batches(data.train, batch_size, seed),
+        steps_per_epoch=steps,
+        epochs=options.epochs * options.checks,
+        validation_data=_batches(data.validation, _ROWS_AT_ONCE),
+        callbacks=[
+            tf.keras.callbacks.EarlyStopping(
+                patience=2 * options.patience, restore_best_weights=True, **monitor
+            ),
+            tf.keras.callbacks.ReduceLROnPlateau(factor=0.2, patience=options.patience, **monitor),
+        ],
+        verbose=0,
+    ).history[f"val_{_METRIC}"]
+    best = int(np.argmin(history))
+    passes = (best + 1) * steps * batch_size / len(data.train)
+
+    def predict(rows: peer_data.PeerRows) -> np.ndarray:
+        logits = model.predict(rows.ids, batch_size=_ROWS_AT_ONCE, verbose=0)
+        return logits[:, 0].astype(np.float64)
+
+    return predict, {"validation_log_loss": history[best], "passes": round(passes, 2)}
+
+
+def _batches(rows: peer_data.PeerRows, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+    """Streams (ids, labels); with a seed, endlessly and reshuffled in each epoch."""
+    # Shuffles row numbers instead of rows to save memory.
+    ids, labels = tf.constant(rows.ids), tf.constant(rows.labels[:, None])
+    numbers = tf.data.Dataset.range(len(rows))
+    if seed is not None:
+        numbers = numbers.shuffle(len(rows), seed=seed).repeat()
+    return (
+        numbers.batch(batch_size)
+        .map(lambda chosen: (tf.gather(ids, chosen), tf.gather(labels, chosen)))
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 class Fields(tf.keras.layers.Layer):
@@ -102,45 +176,34 @@ class Ranks(tf.keras.layers.Layer):
         return tf.where(rank > 0, 2 * (rank - 1) / (self._largest - 1) - 1, 0.0)
 
 
-def build(kind: str, data: peer_data.PeerData, sizes: Sizes) -> tf.keras.Model:
-    """Builds a network that maps ids [B, W] int32 to click logits [B, 1].
-
-    Args:
-        kind: Kind of network, one of `KINDS`.
-        data: Rows of all splits.
-        sizes: Sizes and regularization.
-
-    Raises:
-        ValueError: The kind is not known.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"Expected one of {', '.join(KINDS)}, got {kind!r}.")
+def build(data: peer_data.PeerData, options: NetworkOptions) -> tf.keras.Model:
+    """Builds a network that maps ids [B, W] int32 to click logits [B, 1]."""
     width = data.train.ids.shape[1]
     ids = tf.keras.Input([width], dtype=tf.int32)
-    embedded = Fields(data.fields, sizes.field_dim, sizes.embedding_l2 / len(data.train))(ids)
+    embedded = Fields(data.fields, options.field_dim, options.embedding_l2 / len(data.train))(ids)
     x = tf.keras.layers.Flatten()(embedded)
     if any(field.kind == "numeric" for field in data.fields):
         x = tf.keras.layers.Concatenate()([x, Ranks(data.fields)(ids)])
     rate = np.clip(data.click_rate, 1e-6, 1 - 1e-6)
     base = tf.keras.initializers.Constant(np.log(rate / (1 - rate)))
-    if kind == "dcn_v2":
+    if options.kind == "dcn_v2":
         crossed = x
-        for _ in range(sizes.num_cross_layers):
+        for _ in range(options.num_cross_layers):
             crossed = layers.CrossLayer()(x, crossed)
-        joined = tf.keras.layers.Concatenate()([crossed, _dense(x, sizes)])
+        joined = tf.keras.layers.Concatenate()([crossed, _dense(x, options)])
         logits = tf.keras.layers.Dense(1, bias_initializer=base)(joined)
     else:
-        logits = tf.keras.layers.Dense(1, bias_initializer=base)(_dense(x, sizes))
-    if kind == "deepfm":
-        first_order = Fields(data.fields, 1, sizes.linear_l2 / len(data.train))(ids)
+        logits = tf.keras.layers.Dense(1, bias_initializer=base)(_dense(x, options))
+    if options.kind == "deepfm":
+        first_order = Fields(data.fields, 1, options.linear_l2 / len(data.train))(ids)
         logits += tf.reduce_sum(first_order, axis=1) + _pairs(embedded)
     return tf.keras.Model(ids, logits)
 
 
-def _dense(x: tf.Tensor, sizes: Sizes) -> tf.Tensor:
-    for width in sizes.hidden:
+def _dense(x: tf.Tensor, options: NetworkOptions) -> tf.Tensor:
+    for width in options.hidden:
         x = tf.keras.layers.Dense(width, activation="relu")(x)
-        x = tf.keras.layers.Dropout(sizes.dropout)(x)
+        x = tf.keras.layers.Dropout(options.dropout)(x)
     return x
 
 

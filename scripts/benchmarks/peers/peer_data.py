@@ -8,6 +8,7 @@ Shapes: L shown ads of a split, W columns of ids (one per field, `max_list_lengt
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -69,6 +70,10 @@ class PeerData:
     def click_rate(self) -> float:
         """Click rate of the training rows."""
         return float(self.train.labels.mean())
+
+
+# Returns the click logits [L] float64 of rows.
+Predict = Callable[[PeerRows], np.ndarray]
 
 
 def read(data_set: reader.DataSet, with_position: bool) -> PeerData:

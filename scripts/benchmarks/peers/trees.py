@@ -9,7 +9,6 @@ Shapes: L rows, W columns of ids, X inputs.
 """
 
 import dataclasses
-import itertools
 import os
 from typing import Any
 
@@ -31,11 +30,13 @@ class TreeOptions:
     """Training options, with LightGBM's names.
 
     Attributes:
+        treatment: Treatment of the fields, one of `TREATMENTS`.
         cat_smooth, cat_l2, min_data_per_group: Regularization of splits on categories.
         rounds: Maximum number of rounds.
         patience: Number of rounds without a better validation loss before training stops.
     """
 
+    treatment: str
     num_leaves: int = 15
     learning_rate: float = 0.1
     min_data_in_leaf: int = 100
@@ -48,16 +49,16 @@ class TreeOptions:
     patience: int = 40
 
 
-def train(
-    data: peer_data.PeerData, treatment: str, options: TreeOptions, seed: int
-) -> tuple[lightgbm.Booster, dict[str, Any]]:
-    """Trains a model and returns it with its validation loss and number of rounds."""
+def fit(
+    data: peer_data.PeerData, options: TreeOptions, seed: int
+) -> tuple[peer_data.Predict, dict[str, Any]]:
+    """Trains a model and returns its click logits, its validation loss and number of rounds."""
+    settings = dataclasses.asdict(options)
+    treatment, rounds, patience = (settings.pop(k) for k in ("treatment", "rounds", "patience"))
     matrix, categorical = inputs(data.fields, data.train.ids)
     held_out, _ = inputs(data.fields, data.validation.ids)
     chosen = categorical if treatment == "categorical" else []
     train_set = lightgbm.Dataset(matrix, data.train.labels, categorical_feature=chosen)
-    settings = dataclasses.asdict(options)
-    rounds, patience = settings.pop("rounds"), settings.pop("patience")
     model = lightgbm.train(
         {**_PARAMETERS, **settings, "seed": seed},
         train_set,
@@ -65,15 +66,12 @@ def train(
         valid_sets=[train_set.create_valid(held_out, data.validation.labels)],
         callbacks=[lightgbm.early_stopping(patience, verbose=False)],
     )
+
+    def predict(rows: peer_data.PeerRows) -> np.ndarray:
+        return np.asarray(model.predict(inputs(data.fields, rows.ids)[0], raw_score=True))
+
     loss = model.best_score["valid_0"]["binary_logloss"]
-    return model, {"validation_log_loss": loss, "rounds": model.best_iteration}
-
-
-def predict(
-    model: lightgbm.Booster, data: peer_data.PeerData, rows: peer_data.PeerRows
-) -> np.ndarray:
-    """Returns the click logits [L]."""
-    return np.asarray(model.predict(inputs(data.fields, rows.ids)[0], raw_score=True))
+    return predict, {"validation_log_loss": loss, "rounds": model.best_iteration}
 
 
 def inputs(
@@ -92,12 +90,3 @@ def inputs(
             categorical.append(len(columns))
         columns.append(np.where(own[:, 0] == 0, np.nan, own[:, 0]))
     return np.stack([c.astype(np.float32) for c in columns], axis=1), categorical
-
-
-def grid(options: TreeOptions, values: dict[str, tuple[Any, ...]]) -> list[TreeOptions]:
-    """Returns options with every combination of values, by name."""
-    combinations = itertools.product(*values.values())
-    return [
-        dataclasses.replace(options, **dict(zip(values, chosen, strict=True)))
-        for chosen in combinations
-    ]

@@ -27,12 +27,12 @@ def _is_preloaded(module: str) -> bool:
     return module.partition(".")[0] in ("tfrec", "tfrecords", "serving")
 
 
-def peak_rss_mb() -> float:
-    """Returns the peak resident memory of this process, in 10^6 bytes.
+def peak_rss_mb(process_id: int | str = "self") -> float:
+    """Returns the peak resident memory of a process, in 10^6 bytes.
 
     Resident pages of mapped files are included.
     """
-    status = pathlib.Path("/proc/self/status")
+    status = pathlib.Path(f"/proc/{process_id}/status")
     if status.is_file():
         # ru_maxrss would include the parent's memory, which Linux keeps over fork and exec.
         lines = status.read_text().splitlines()

@@ -7,9 +7,9 @@ searches, which read pages that are not in memory yet. `private_mb` is the memor
 alone; `resident_mb` includes mapped pages, which processes with the same index share.
 """
 
-import argparse
 import json
 import pathlib
+import sys
 import time
 
 import numpy as np
@@ -50,11 +50,4 @@ def memory_mb() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("index", help="Index file.")
-    parser.add_argument("queries", help="Query embeddings, .npy [Q, D].")
-    parser.add_argument("k", type=int, help="Number of ads per query.")
-    arguments = parser.parse_args()
-    main(arguments.index, arguments.queries, arguments.k)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

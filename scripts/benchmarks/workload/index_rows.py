@@ -20,12 +20,10 @@ from serving.index import (
     Searcher,
     Structure,
     add_vectors,
-    exact_rows,
     read_index,
     train_index,
     training_sample_size,
 )
-from tfrecords import files
 
 _LOAD = pathlib.Path(__file__).with_name("index_load.py")
 Row = dict[str, Any]
@@ -51,7 +49,7 @@ class EmbeddedAds:
 def build(
     catalogue: EmbeddedAds, config: IndexConfig, dimension: int, saved: pathlib.Path
 ) -> Structure:
-    """Builds an index chunk by chunk and saves it, or opens one that an earlier run has saved.
+    """Builds an index chunk by chunk, saves it and opens it.
 
     The time to generate the chunks is not counted.
 
@@ -59,25 +57,9 @@ def build(
         catalogue: Ads to index.
         config: Index config.
         dimension: Embedding size, D.
-        saved: File for the index; its build parameters and time are written next to it.
+        saved: File for the index.
     """
-    note = saved.with_suffix(".faiss.json")
-    if not note.exists():
-        _build_and_save(catalogue, config, dimension, saved, note)
-    kept = json.loads(note.read_text())
-    searcher = Searcher(read_index(saved))
-    return Structure(searcher, config, **kept)
-
-
-def _build_and_save(
-    catalogue: EmbeddedAds,
-    config: IndexConfig,
-    dimension: int,
-    saved: pathlib.Path,
-    note: pathlib.Path,
-) -> None:
-    size = training_sample_size(config, catalogue.num_ads, dimension)
-    sample = catalogue.sample(size)
+    sample = catalogue.sample(training_sample_size(config, catalogue.num_ads, dimension))
     started = time.perf_counter()
     index, _, parameters = train_index(sample, config, catalogue.num_ads, catalogue.queries)
     seconds = time.perf_counter() - started
@@ -87,12 +69,14 @@ def _build_and_save(
         add_vectors(index, chunk)
         seconds += time.perf_counter() - started
     faiss.write_index(index, str(saved))
-    kept = {
-        "build_parameters": parameters,
-        "megabytes": saved.stat().st_size / 1e6,
-        "build_seconds": seconds,
-    }
-    note.write_text(json.dumps(kept))
+    del index
+    return Structure(
+        Searcher(read_index(saved)),
+        config,
+        build_parameters=parameters,
+        megabytes=saved.stat().st_size / 1e6,
+        build_seconds=seconds,
+    )
 
 
 def measure(
@@ -129,12 +113,3 @@ def load(path: pathlib.Path, queries: np.ndarray, k: int) -> Row:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     asked.unlink()
     return json.loads(done.stdout)
-
-
-def exact(catalogue: EmbeddedAds, queries: np.ndarray, k: int, saved: pathlib.Path) -> np.ndarray:
-    """Returns the rows [Q, k] of exact search, cached in a .npy file."""
-    if not saved.exists():
-        rows = exact_rows(catalogue.chunks(), queries, k)
-        with files.replacing(saved) as partial, partial.open("wb") as file:
-            np.save(file, rows)
-    return np.load(saved)

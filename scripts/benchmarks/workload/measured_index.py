@@ -10,7 +10,7 @@ from typing import Any
 import faiss
 import numpy as np
 from absl import flags
-from workload import results, tower_embeddings
+from workload import harness, tower_embeddings
 
 from serving import index, requests
 
@@ -100,4 +100,4 @@ def time_filtered(
         seconds.append(time.perf_counter() - started)
         found.append(rows[0])
     values = 1000 * np.array(seconds)
-    return {"first_ms": float(values[0]), **results.percentiles(values[1:])}, found
+    return {"first_ms": float(values[0]), **harness.percentiles(values[1:])}, found

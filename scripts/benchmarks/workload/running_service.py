@@ -1,6 +1,7 @@
 """Runs scripts/serve.py for benchmarks."""
 
 import contextlib
+import os
 import pathlib
 import socket
 import subprocess
@@ -16,7 +17,7 @@ _STOP_SECONDS = 60
 
 
 @contextlib.contextmanager
-def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, int]]:
+def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, dict[str, int]]]:
     """Runs scripts/serve.py on free ports until the block ends.
 
     Args:
@@ -24,7 +25,8 @@ def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, int]]:
         *options: Further flags of the command.
 
     Yields:
-        URL of the service, URL of the model server's REST API, and process id of the service.
+        URL of the service, URL of the model server's REST API, and process ids by name: `service`,
+        `model_server` and `worker…`.
 
     Raises:
         OSError: The service did not start.
@@ -42,10 +44,28 @@ def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, int]]:
             if process.poll() is not None or time.monotonic() > end:
                 raise OSError("scripts/serve.py did not start; see its message above.")
             time.sleep(0.2)
-        yield url, f"http://127.0.0.1:{model_rest}", process.pid
+        yield url, f"http://127.0.0.1:{model_rest}", _family(process.pid)
     finally:
         process.terminate()
         process.wait(_STOP_SECONDS)
+
+
+def _family(process_id: int) -> dict[str, int]:
+    """Returns the ids of a process and all its descendants, by name."""
+    names = {"service": process_id}
+    waiting = [process_id]
+    while waiting:
+        parent = waiting.pop()
+        for thread in os.listdir(f"/proc/{parent}/task"):
+            path = pathlib.Path(f"/proc/{parent}/task/{thread}/children")
+            for child in path.read_text().split():
+                command = pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
+                kind = "model_server" if b"serving.model_server" in command else "worker"
+                if b"resource_tracker" not in command:
+                    number = sum(name.startswith(kind) for name in names)
+                    names[f"{kind}_{number}" if number else kind] = int(child)
+                waiting.append(int(child))
+    return names
 
 
 def _is_ready(url: str) -> bool:

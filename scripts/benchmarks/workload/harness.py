@@ -1,8 +1,9 @@
-"""What benchmarks share: numbers in flags, percentiles of times, tables, and JSON results."""
+"""What benchmarks share: numbers in flags, timed repeats, tables, and the result as JSON."""
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,20 @@ def flag_numbers(flag: str, example: str, minimum: int = 0) -> list[int]:
     return [int(text) for text in texts]
 
 
+def timed(
+    calls: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 0
+) -> dict[str, list[float]]:
+    """Returns the seconds of `repeats` calls of each function, in turns, after a warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(-warm_up, repeats):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
 def percentiles(milliseconds: Sequence[float] | np.ndarray) -> dict[str, float]:
     """Returns the median and the 99th percentile of times; infinity if there are none."""
     if not len(milliseconds):
@@ -40,10 +55,16 @@ def print_rows(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str]) ->
     """Prints rows as a table.
 
     Args:
-        rows: Measurements.
+        rows: Measurements; a row may lack some.
         formats: Format of each column, in the order of the columns.
     """
-    cells = [[format(row[key], form) for key, form in formats.items()] for row in rows]
+    cells = [
+        [
+            format(row[key], form) if row.get(key) is not None else "–"
+            for key, form in formats.items()
+        ]
+        for row in rows
+    ]
     print(terminal.text_table([key.replace("_", " ") for key in formats], cells))
 
 
