@@ -10,7 +10,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One worker more than cores: tests that wait for servers leave a core idle.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST := $(BIN)/python -m pytest --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DATA ?=
 ARGS ?=
@@ -25,14 +27,14 @@ quickstart: $(VENV)/.installed
 	@$(BIN)/tfrec quickstart $(if $(DATA),--data_path="$(DATA)") $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(PYTEST) $(ARGS)
+	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.installed-test
-	$(PYTEST) -m "not (trains or process or browser or benchmark or engines)" $(ARGS)
+	$(PYTEST) -n auto -m "not (trains or process or browser or benchmark or engines)" $(ARGS)
 
 # pytest's status 5: no test has the mark.
 test-engines: $(VENV)/.installed-test
-	$(PYTEST) -m engines --engines $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n auto -m engines --engines $(ARGS) || [ $$? -eq 5 ]
 
 check: lint types imports wheel
 

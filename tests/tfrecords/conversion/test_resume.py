@@ -65,7 +65,7 @@ def source_of(log, **changes):
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
-    """A log of five chunks."""
+    """A log of nine chunks."""
     world = synthetic.WorldConfig(
         seed=5,
         num_users=100,
@@ -114,19 +114,28 @@ def test_killed_in_every_stage_it_resumes_to_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_what_was_finished_is_not_done_again(log, tmp_path, monkeypatch):
-    parsed = []
-    work = workspace.Workspace.once
+def test_what_was_finished_is_not_done_again(log, unbroken, tmp_path, monkeypatch):
+    made = []
+    breaks = [(stage, 3) for stage in ("parse", "count", "pack", "write")]
+    once = workspace.Workspace.once
 
-    def once(self, stage, index, make):
-        return work(self, stage, index, lambda: parsed.append((stage, index)) or make())
+    def breaking_once(self, stage, index, make):
+        def make_or_break():
+            if (stage, index) in breaks:
+                breaks.remove((stage, index))
+                _fail()
+            made.append((stage, index))
+            return make()
 
-    monkeypatch.setattr(workspace.Workspace, "once", once)
-    monkeypatch.setattr(splitting, "assign", _fail)
-    for _ in range(2):
+        return once(self, stage, index, make_or_break)
+
+    monkeypatch.setattr(workspace.Workspace, "once", breaking_once)
+    for _ in range(len(breaks)):
         with pytest.raises(RuntimeError, match="the power went"):
-            convert.convert(source_of(log), tmp_path / "data")
-    assert len(parsed) == len(set(parsed)) == 10
+            convert.convert(source_of(log), tmp_path / "data", workers=1)
+    convert.convert(source_of(log), tmp_path / "data", workers=1)
+    assert len(made) == len(set(made))
+    assert files(tmp_path / "data") == files(unbroken)
 
 
 def _fail(*_):
