@@ -30,12 +30,13 @@ from __future__ import annotations
 
 import json
 import pathlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving.cli import release_table
 from serving.cli.flags import bundle_flags, gate_flags
+from tfrecords import terminal
 
 if TYPE_CHECKING:
     from serving import releases
@@ -69,7 +70,7 @@ def main() -> None:
     base = bundle_flags.bundle_base()
     if FLAGS.action == "list":
         rows = releases.list_releases(base)
-        print(json.dumps(rows, indent=1) if FLAGS.json else release_table.text(rows))
+        print(json.dumps(rows, indent=1) if FLAGS.json else _table(rows))
     elif FLAGS.action == "publish":
         _publish(base)
     elif FLAGS.action == "verify":
@@ -143,6 +144,33 @@ def _exported(workdir: pathlib.Path) -> pathlib.Path:
     data_set = steps.data_set()
     metrics = steps.evaluate(data_set)
     return steps.export(data_set, metrics, force=FLAGS.force)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the rows of `releases.list_releases` as a text table."""
+    head = ("release", "role", "in use", "created (UTC)", "ads", "MB", "click NE", "notes")
+    cells = []
+    for row in rows:
+        role = row["role"] or ""
+        if row["share"] is not None:
+            role = f"{role} {row['share']:.1%}"
+        in_use = {True: "yes", False: "no", None: "?"}[row["in_use"]]
+        start = [str(row["version"]), role, in_use]
+        if row["problem"] is not None:
+            cells.append([*start, "", "", "", "", row["problem"]])
+            continue
+        figures = (row["validation"] or {}).get("click", {}).get("normalized_entropy")
+        cells.append(
+            [
+                *start,
+                row["created"][:19].replace("T", " "),
+                f"{row['num_ads']:,}",
+                f"{row['bytes'] / 1e6:,.1f}",
+                "–" if figures is None else f"{figures:.4f}",
+                "published with --force" if row["forced"] else "",
+            ]
+        )
+    return terminal.text_table(head, cells, left=(0, 1, 2, 3, 7))
 
 
 def _describe(pointer: releases.Pointer) -> str:
