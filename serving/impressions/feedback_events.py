@@ -186,7 +186,9 @@ def _parquet_rows(path: pathlib.Path, named: set[str]) -> Iterator[tuple[int, An
             yield number, row, lambda event: event
 
 
-def _text_lines(path: pathlib.Path, labels: Mapping[str, str]) -> Iterator[tuple[int, Any, _Parse]]:
+def _text_lines(
+    path: pathlib.Path, labels: Mapping[str, str], named: set[str]
+) -> Iterator[tuple[int, Any, _Parse]]:
     parse: _Parse | None = json.loads if path.suffix in _JSON_ENDINGS else None
     # Bad bytes reject their line only.
     with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:

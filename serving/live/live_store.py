@@ -188,8 +188,10 @@ class LiveStore:
         return f"{self._path} cannot be written ({error}). The update is not applied."
 
     def _count_cut(self) -> None:
-        cut = self._directory.glob(journal.CUT_PATTERN)
-        self.cut_bytes = sum(path.stat().st_size for path in cut)
+        # An operator may remove a file meanwhile; the next update counts again.
+        with contextlib.suppress(OSError):
+            cut = self._directory.glob(journal.CUT_PATTERN)
+            self.cut_bytes = sum(path.stat().st_size for path in cut)
 
     def _note_state(self) -> None:
         self._count_cut()

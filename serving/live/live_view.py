@@ -123,10 +123,6 @@ class LiveView:
         """Returns the ad ids of rows [C]."""
         return [ad_id for ad_id, _ in self.listed(rows)]
 
-    def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Returns the raw fields of rows [C]; NaN and infinity become None."""
-        return [fields for _, fields in self.listed(rows)]
-
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of one field of rows [C]."""
         is_added = rows >= self._released.num_ads
@@ -139,7 +135,7 @@ class LiveView:
         return joined.take(pa.array(order))
 
     def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
-        """Returns `ad_ids` and `display` of rows [C] with a single lookup."""
+        """Returns the ad id and raw fields of rows [C]; NaN and infinity become None."""
         is_added = rows >= self._released.num_ads
         released = self._released.listed(rows[~is_added])
         if not is_added.any():

@@ -31,9 +31,6 @@ class CandidateSource(Protocol):
     def ad_ids(self, rows: np.ndarray) -> list[str]:
         """Returns the ad ids of rows [C]."""
 
-    def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Returns the raw fields of rows [C]."""
-
     def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
         """Returns the ad id and raw fields of rows [C] with a single lookup."""
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 
+import httpx
 import numpy as np
 import pytest
 import scripts_in_forks
@@ -57,6 +58,10 @@ def found_ids(view, query, k=400, filters=None):
     return view.ad_ids(rows[0])
 
 
+def fields_of(view, rows):
+    return [fields for _, fields in view.listed(rows)]
+
+
 def query():
     return serving_fixtures.ad_embeddings()[5:6]
 
@@ -79,12 +84,12 @@ def test_an_added_ad_is_found_by_a_matching_query_with_its_fields_and_features(r
     assert view.ad_ids(rows[0])[0] == "new-1"
     assert rows[0, 0] == 300  # the first row after the release's
     assert scores[0, 0] == pytest.approx(1.0, abs=1e-5)
-    assert view.display(rows[0])[0] == NEW["fields"]
+    assert fields_of(view, rows[0])[0] == NEW["fields"]
     # The other ads are those of the release.
     own = release.ad_index.search(embedding_of(view, "new-1"), 2)[1]
     np.testing.assert_array_equal(rows[0, 1:], own[0])
     np.testing.assert_array_equal(view.features(rows)[0, 1:], release.ad_index.features(own)[0])
-    assert view.display(rows[0])[1:] == release.ad_index.display(own[0])
+    assert fields_of(view, rows[0])[1:] == release.ad_index.display(own[0])
 
 
 def test_an_ad_with_the_fields_of_a_released_one_gets_its_embedding_and_features(release):
@@ -109,7 +114,7 @@ def test_a_changed_ad_replaces_the_old_one(release):
     assert ids[0] != "ad-5"
     _, rows = view.search(embedding_of(view, "ad-5"), 1)
     assert view.ad_ids(rows[0]) == ["ad-5"]
-    assert view.display(rows[0]) == [
+    assert fields_of(view, rows[0]) == [
         {"advertiser": "somebody else", "category": None, "price": None, "tags": None}
     ]
     # After another change, the old position is not found.
@@ -447,7 +452,7 @@ def test_the_script_applies_files_of_ads_and_of_ids(release, tmp_path):
     rows = np.array([302, 303])
     assert view.ad_ids(rows) == ["c-1", "c-2"]
     nothing = {"advertiser": None, "category": None, "price": None, "tags": None}
-    assert view.display(rows) == [{**nothing, "price": 2.5, "tags": ["a", "b"]}, nothing]
+    assert fields_of(view, rows) == [{**nothing, "price": 2.5, "tags": ["a", "b"]}, nothing]
 
 
 @pytest.mark.process
@@ -727,7 +732,7 @@ def test_a_journal_with_many_dead_ads_is_rewritten(release):
     assert sum(after < before for before, after in itertools.pairwise(sizes)) == 3
     reopened = live_index.LiveIndex(release).view()
     _, rows = reopened.search(embedding_of(reopened, "new-1"), 1)
-    assert reopened.display(rows[0])[0]["price"] == 19
+    assert fields_of(reopened, rows[0])[0]["price"] == 19
 
 
 def test_searches_during_updates_return_valid_results(release):
@@ -743,7 +748,7 @@ def test_searches_during_updates_return_valid_results(release):
             view = live.view()
             _, rows = view.search(queries[rng.integers(0, 300, 1)], 400)
             ids = view.ad_ids(rows[0])
-            shown = view.display(rows[0])
+            shown = fields_of(view, rows[0])
             if len(ids) != view.num_ads or len(set(ids)) != len(ids):
                 problems.append("an ad is missing or twice")
             if view.features(rows).shape != (1, len(ids), 5):
@@ -845,11 +850,38 @@ def test_the_state_of_the_updates_is_part_of_the_bundle_route(release, ranker_ad
     assert json.dumps(live)
 
 
+def test_metrics_tell_interrupted_updates_and_damage(release, ranker_address):
+    live = live_index.LiveIndex(release)
+    live.update([NEW])
+    path = journal_path(release)
+    service = serving_fixtures.make_orchestrator(release, ranker_address)
+
+    def observed():
+        """The metrics after another request."""
+        httpx.post(f"{url}/v1/recommend", json={"k": 2}, timeout=60).raise_for_status()
+        page = httpx.get(f"{url}/metrics", timeout=60).text
+        values = dict(line.rsplit(" ", 1) for line in page.splitlines() if line[0] != "#")
+        names = ("tfrec_live_problem", "tfrec_live_cut_bytes")
+        return [float(values[f'{name}{{version="1"}}']) for name in names]
+
+    with serving_fixtures.serve_app(service) as url:
+        assert observed() == [0, 0]
+        with path.open("ab") as file:
+            file.write(b"torn")
+        live.update([], ["ad-5"])
+        assert observed() == [0, 4]
+        live.update([], ["ad-6"])
+        content = bytearray(path.read_bytes())
+        content[-40] ^= 1
+        path.write_bytes(content)
+        assert observed() == [1, 4]
+
+
 def test_a_column_of_released_and_added_ads_is_in_row_order(release):
     live = live_index.LiveIndex(release)
     live.update([NEW, {"ad_id": "new-2", "fields": {}}])
     view, rows = live.view(), np.array([301, 5, 300, 2])
-    shown = view.display(rows)
+    shown = fields_of(view, rows)
     for name in ("advertiser", "tags"):
         column = view.column(rows, name).to_pylist()
         assert [value or None for value in column] == [fields[name] or None for fields in shown]
