@@ -8,6 +8,7 @@ References: TensorFlow Serving, `servables/tensorflow/util.cc`, `saved_model_war
 """
 
 import bisect
+import itertools
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,90 +25,60 @@ def exponential_buckets(scale: float, growth: float, count: int) -> list[float]:
     return [scale * growth**power for power in range(count)]
 
 
-class Counter:
-    """Sums that only grow, one for each combination of label values."""
+class Metric:
+    """Sums that only grow, or counts of values by size, for each combination of label values."""
 
-    kind = "counter"
-
-    def __init__(self, name: str, *labels: str) -> None:
-        """Creates a counter without values.
+    def __init__(self, name: str, *labels: str, limits: Sequence[float] | None = None) -> None:
+        """Creates a metric without values.
 
         Args:
             name: Name in TensorFlow, with slashes.
             *labels: Label names.
+            limits: Upper limits of a histogram's buckets, ascending; a last bucket has no limit.
+                None: a counter.
         """
         self.name = name
+        self.kind = "counter" if limits is None else "histogram"
+        self._limits = list(limits or ())
         self._label_names = labels
-        self._values: dict[LabelValues, int] = {}
+        # The sum, and the number of values in each bucket.
+        self._cells: dict[LabelValues, tuple[list[float], list[int]]] = {}
         self._lock = threading.Lock()
 
-    def add(self, labels: LabelValues, by: int = 1) -> None:
-        """Adds to the sum of these label values."""
-        with self._lock:
-            self._values[labels] = self._values.get(labels, 0) + by
-
-    def first(self) -> int:
-        """Returns the sum of the first label values in sorted order, 0 if there are none."""
-        with self._lock:
-            return self._values[min(self._values)] if self._values else 0
-
-    def lines(self) -> Iterator[str]:
-        """Yields a line of text for each sum."""
-        with self._lock:
-            values = sorted(self._values.items())
-        for labels, value in values:
-            yield f"{_metric_name(self.name)}{{{_pairs(self._label_names, labels)}}} {value}"
-
-
-class Histogram:
-    """Counts of values by size, for each combination of label values."""
-
-    kind = "histogram"
-
-    def __init__(self, name: str, limits: Sequence[float], *labels: str) -> None:
-        """Creates a histogram without values.
-
-        Args:
-            name: Name in TensorFlow, with slashes.
-            limits: Upper limits of the buckets, ascending; a last bucket has no limit.
-            *labels: Label names.
-        """
-        self.name = name
-        self._limits = list(limits)
-        self._label_names = labels
-        self._cells: dict[LabelValues, tuple[list[int], list[float]]] = {}
-        self._lock = threading.Lock()
-
-    def add(self, value: float, labels: LabelValues) -> None:
-        """Counts a value."""
+    def add(self, labels: LabelValues, value: float = 1) -> None:
+        """Adds to the sum of these label values, and counts the value in its bucket."""
         bucket = bisect.bisect_right(self._limits, value)
         with self._lock:
             cell = self._cells.get(labels)
             if cell is None:
-                cell = self._cells[labels] = ([0] * (len(self._limits) + 1), [0.0])
-            cell[0][bucket] += 1
-            cell[1][0] += value
+                cell = self._cells[labels] = ([0], [0] * (len(self._limits) + 1))
+            cell[0][0] += value
+            cell[1][bucket] += 1
 
     def first(self) -> int:
-        """Returns 0: a distribution has no single value."""
-        return 0
+        """Returns a counter's sum of the first label values in sorted order, 0 if there is none."""
+        with self._lock:
+            if self.kind == "histogram" or not self._cells:
+                return 0
+            return int(self._cells[min(self._cells)][0][0])
 
     def lines(self) -> Iterator[str]:
-        """Yields the lines of text of the buckets, the sums and the counts."""
+        """Yields the lines of text of the sums or of the buckets, the sums and the counts."""
         with self._lock:
             cells = sorted(
-                (labels, list(counts), total[0]) for labels, (counts, total) in self._cells.items()
+                (key, total[0], list(counts)) for key, (total, counts) in self._cells.items()
             )
         name = _metric_name(self.name)
         ends = [f"{limit:g}" for limit in self._limits] + ["+Inf"]
-        for labels, counts, total in cells:
+        for labels, total, counts in cells:
             pairs = _pairs(self._label_names, labels)
-            seen = 0
-            for end, count in zip(ends, counts, strict=True):
-                seen += count
+            if self.kind == "counter":
+                yield f"{name}{{{pairs}}} {total}"
+                continue
+            for end, seen in zip(ends, itertools.accumulate(counts), strict=True):
                 yield f'{name}_bucket{{{pairs},le="{end}"}} {seen}'
             yield f"{name}_sum{{{pairs}}} {total:g}"
-            yield f"{name}_count{{{pairs}}} {seen}"
+            yield f"{name}_count{{{pairs}}} {sum(counts)}"
 
 
 class ServerMetrics:
@@ -116,27 +87,26 @@ class ServerMetrics:
     def __init__(self) -> None:
         """Starts without values."""
         latency = exponential_buckets(10, 1.8, 33)
-        self._requests = Counter(_SERVING + "request_count", "model_name", "status")
-        self._request_latency = Histogram(
-            _SERVING + "request_latency", latency, "model_name", "API", "entrypoint"
+        self._requests = Metric(_SERVING + "request_count", "model_name", "status")
+        self._request_latency = Metric(
+            _SERVING + "request_latency", "model_name", "API", "entrypoint", limits=latency
         )
-        self._run_latency = Histogram(
-            _SERVING + "runtime_latency", latency, "model_name", "API", "runtime"
+        self._run_latency = Metric(
+            _SERVING + "runtime_latency", "model_name", "API", "runtime", limits=latency
         )
-        self._examples = Histogram(
-            _SERVING + "request_example_counts", exponential_buckets(1, 2, 15), "model"
+        self._examples = Metric(
+            _SERVING + "request_example_counts", "model", limits=exponential_buckets(1, 2, 15)
         )
-        self._example_total = Counter(_SERVING + "request_example_count_total", "model")
-        self._loads = Counter(_LOADING + "load_attempt_count", "model_path", "status")
-        self._load_latency = Counter(_LOADING + "load_latency", "model_path")
-        self._warm_up_latency = Histogram(
-            _SERVING + "model_warmup_latency", latency, "model_path", "status"
+        self._example_total = Metric(_SERVING + "request_example_count_total", "model")
+        self._loads = Metric(_LOADING + "load_attempt_count", "model_path", "status")
+        self._load_latency = Metric(_LOADING + "load_latency", "model_path")
+        self._warm_up_latency = Metric(
+            _SERVING + "model_warmup_latency", "model_path", "status", limits=latency
         )
-        self._warm_up_records = Counter(
+        self._warm_up_records = Metric(
             _SERVING + "model_warmup_records_read", "model_path", "status"
         )
-        metrics = [item for item in vars(self).values() if isinstance(item, Counter | Histogram)]
-        self._by_name = {metric.name: metric for metric in metrics}
+        self._by_name = {item.name: item for item in vars(self).values()}
 
     def record_request(self, model: str, status: str) -> None:
         """Counts an answered request by the name of its status code."""
@@ -151,15 +121,15 @@ class ServerMetrics:
             entrypoint: `GRPC` or `REST`.
             seconds: The time.
         """
-        self._request_latency.add(seconds * _MICROSECONDS, (model, api, entrypoint))
+        self._request_latency.add((model, api, entrypoint), seconds * _MICROSECONDS)
 
     def record_run(self, model: str, api: str, seconds: float) -> None:
         """Records the time of a run of the graph."""
-        self._run_latency.add(seconds * _MICROSECONDS, (model, api, "TF1"))
+        self._run_latency.add((model, api, "TF1"), seconds * _MICROSECONDS)
 
     def record_examples(self, model: str, count: int) -> None:
         """Counts the examples of a MultiInference request."""
-        self._examples.add(count, (model,))
+        self._examples.add((model,), count)
         self._example_total.add((model,), count)
 
     def record_load(self, path: str, ok: bool, seconds: float) -> None:
@@ -170,7 +140,7 @@ class ServerMetrics:
 
     def record_warm_up(self, path: str, records: int, seconds: float) -> None:
         """Records the warm-up of a version: its time and its number of records."""
-        self._warm_up_latency.add(seconds * _MICROSECONDS, (path, "OK"))
+        self._warm_up_latency.add((path, "OK"), seconds * _MICROSECONDS)
         self._warm_up_records.add((path, "OK"), records)
 
     def first_values(self, names: list[str]) -> Mapping[str, int]:
@@ -186,7 +156,7 @@ class ServerMetrics:
         return render(list(self._by_name.values()))
 
 
-def render(metrics: Sequence[Counter | Histogram]) -> str:
+def render(metrics: Sequence[Metric]) -> str:
     """Returns the text of some metrics for Prometheus, in the order of their names."""
     lines = []
     for metric in sorted(metrics, key=lambda metric: metric.name):

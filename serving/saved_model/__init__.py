@@ -7,7 +7,6 @@ from serving.saved_model.rpc_status import (
     invalid_argument,
     not_found,
     status_from_exception,
-    unavailable,
     unimplemented,
 )
 from serving.saved_model.session_runner import (
@@ -34,6 +33,5 @@ __all__ = [
     "not_found",
     "session_config",
     "status_from_exception",
-    "unavailable",
     "unimplemented",
 ]

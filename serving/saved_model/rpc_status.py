@@ -82,11 +82,6 @@ def failed_precondition(message: str) -> StatusError:
     return StatusError(grpc.StatusCode.FAILED_PRECONDITION, message)
 
 
-def unavailable(message: str) -> StatusError:
-    """Returns an UNAVAILABLE error."""
-    return StatusError(grpc.StatusCode.UNAVAILABLE, message)
-
-
 def unimplemented(message: str) -> StatusError:
     """Returns an UNIMPLEMENTED error."""
     return StatusError(grpc.StatusCode.UNIMPLEMENTED, message)

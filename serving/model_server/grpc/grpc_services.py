@@ -24,10 +24,10 @@ from tensorflow_serving.apis import (
 from serving import saved_model
 from serving.model_server import server_metrics, server_options
 from serving.model_server.models import servable_manager
-from serving.model_server.operations import operations
+from serving.model_server.operations import examples, operations
 
-# From a request message to its reply.
-_Operation: TypeAlias = Callable[[Any], Any]
+# From a request message, with the model before it where it names one, to its reply.
+_Operation: TypeAlias = Callable[..., Any]
 
 
 def handlers(
@@ -46,22 +46,19 @@ def handlers(
     method = partial(_method, _Running(options.grpc_max_threads))
 
     def counted(api: str, request_type: type, operation: _Operation) -> grpc.RpcMethodHandler:
-        return method(request_type, operation, partial(_record, metrics, api))
+        on_model = partial(operations.on_model, operation, manager)
+        return method(request_type, on_model, partial(_record, metrics, api))
 
     prediction_service = {
         "Predict": counted(
             "Predict",
             predict_pb2.PredictRequest,
-            partial(operations.predict, manager, as_content=as_content),
+            partial(operations.run_predict, as_content=as_content),
         ),
         "Classify": counted(
-            "Classify",
-            classification_pb2.ClassificationRequest,
-            partial(operations.classify, manager),
+            "Classify", classification_pb2.ClassificationRequest, examples.classify
         ),
-        "Regress": counted(
-            "Regress", regression_pb2.RegressionRequest, partial(operations.regress, manager)
-        ),
+        "Regress": counted("Regress", regression_pb2.RegressionRequest, examples.regress),
         "MultiInference": method(
             inference_pb2.MultiInferenceRequest,
             partial(operations.multi_inference, manager, metrics=metrics),

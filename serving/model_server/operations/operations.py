@@ -5,19 +5,16 @@ All raise `StatusError` with TensorFlow Serving's codes and messages.
 References: TensorFlow Serving, `apis/prediction_service.proto` and `apis/model_service.proto`.
 """
 
-import contextlib
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
     model_pb2,
     predict_pb2,
-    regression_pb2,
 )
 
 from serving import saved_model
@@ -28,21 +25,22 @@ from serving.model_server.operations import examples
 SIGNATURE_FIELD = "signature_def"
 
 _Manager: TypeAlias = servable_manager.ServableManager
-_Request: TypeAlias = (
-    predict_pb2.PredictRequest
-    | classification_pb2.ClassificationRequest
-    | regression_pb2.RegressionRequest
-    | get_model_metadata_pb2.GetModelMetadataRequest
-    | get_model_status_pb2.GetModelStatusRequest
-)
+_Reply = TypeVar("_Reply")
 
 
-def predict(
-    manager: _Manager, request: predict_pb2.PredictRequest, as_content: bool
-) -> predict_pb2.PredictResponse:
-    """Answers a Predict request; see `run_predict`."""
-    with _requested(manager, request) as model:
-        return run_predict(model, request, as_content)
+def on_model(
+    operation: Callable[[servable.Servable, Any], _Reply], manager: _Manager, request: Any
+) -> _Reply:
+    """Returns the answer of an operation on the model that a request names.
+
+    Args:
+        operation: `run_predict`, or `classify` or `regress` of `examples`.
+        manager: The models.
+        request: Request with a `model_spec`.
+    """
+    _check_spec(request)
+    with manager.use(request.model_spec) as model:
+        return operation(model, request)
 
 
 def run_predict(
@@ -61,22 +59,6 @@ def run_predict(
     for alias, array in outputs.items():
         response.outputs[alias].CopyFrom(tensor_codec.encode_tensor(array, as_content))
     return response
-
-
-def classify(
-    manager: _Manager, request: classification_pb2.ClassificationRequest
-) -> classification_pb2.ClassificationResponse:
-    """Answers a Classify request."""
-    with _requested(manager, request) as model:
-        return examples.classify(model, request)
-
-
-def regress(
-    manager: _Manager, request: regression_pb2.RegressionRequest
-) -> regression_pb2.RegressionResponse:
-    """Answers a Regress request."""
-    with _requested(manager, request) as model:
-        return examples.regress(model, request)
 
 
 def multi_inference(
@@ -142,13 +124,6 @@ def reload_config(
     return response
 
 
-@contextlib.contextmanager
-def _requested(manager: _Manager, request: _Request) -> Iterator[servable.Servable]:
-    _check_spec(request)
-    with manager.use(request.model_spec) as model:
-        yield model
-
-
-def _check_spec(request: _Request) -> None:
+def _check_spec(request: Any) -> None:
     if not request.HasField("model_spec"):
         raise saved_model.invalid_argument("Missing ModelSpec")

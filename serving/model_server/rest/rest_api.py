@@ -29,7 +29,7 @@ from tensorflow_serving.apis import (
 from serving import saved_model
 from serving.model_server import server_metrics, server_options
 from serving.model_server.models import servable, servable_manager
-from serving.model_server.operations import operations
+from serving.model_server.operations import examples, operations
 from serving.model_server.rest import json_input, json_output
 
 _MODEL = r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
@@ -48,11 +48,11 @@ _NOT_FOUND_PAGE = (
 _DEFAULT_CONTENT_TYPE = "text/html; charset=ISO-8859-1"
 _EXAMPLE_ACTIONS: dict[str, tuple[Any, Any, Any]] = {
     "classify": (
-        operations.classify,
+        examples.classify,
         classification_pb2.ClassificationRequest,
         json_output.classifications,
     ),
-    "regress": (operations.regress, regression_pb2.RegressionRequest, json_output.regressions),
+    "regress": (examples.regress, regression_pb2.RegressionRequest, json_output.regressions),
 }
 _CORS_HEADERS = {
     "access-control-allow-origin": "*",
@@ -208,7 +208,7 @@ class RestApi:
         operation, request_type, to_json = _EXAMPLE_ACTIONS[action]
         spec.signature_name = json_input.signature_name(document)
         request = request_type(model_spec=spec, input=json_input.to_examples(document))
-        return to_json(operation(self._manager, request).result)
+        return to_json(operations.on_model(operation, self._manager, request).result)
 
     def _status(self, spec: model_pb2.ModelSpec) -> bytes:
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)

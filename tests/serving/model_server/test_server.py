@@ -56,7 +56,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def server(models: pathlib.Path) -> Iterator[model_server.ModelServer]:
     names = ("m", "text", "lookup")
-    with model_server.ModelServer({name: models / name for name in names}) as running:
+    # A thread for each of the clients of a test.
+    options = model_server.Options(grpc_max_threads=32)
+    with model_server.ModelServer(
+        {name: models / name for name in names}, options=options
+    ) as running:
         yield running
 
 

@@ -55,13 +55,13 @@ def _values(http: httpx.Client) -> dict[str, float]:
 
 
 def test_counters_and_histograms_have_prometheus_text_form() -> None:
-    counter = server_metrics.Counter("/a/requests", "model_name", "status")
-    histogram = server_metrics.Histogram("/a/latency", [10, 32.4], "API")
+    counter = server_metrics.Metric("/a/requests", "model_name", "status")
+    histogram = server_metrics.Metric("/a/latency", "API", limits=[10, 32.4])
     counter.add(("m", 'a"b\\'))
     counter.add(("m", 'a"b\\'), 2)
     for value in (1, 10, 100.5):
-        histogram.add(value, ("Predict",))
-    unused = server_metrics.Counter("/a/none")
+        histogram.add(("Predict",), value)
+    unused = server_metrics.Metric("/a/none")
     # 10 is above the first bucket, whose limit is not part of it.
     assert server_metrics.render([counter, unused, histogram]) == (
         "# TYPE :a:latency histogram\n"
