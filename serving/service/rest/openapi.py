@@ -20,10 +20,10 @@ _WHY = {
     400: "The request is refused, or the body is not valid JSON.",
     401: "The token is missing or wrong.",
     408: "The body was sent too slowly.",
-    413: "The body is too large.",
+    413: "The body is too large, or the requests ask for too many ads.",
     415: "The content type is not JSON, or the body is compressed.",
     422: "A value has a wrong type, or a key is unknown.",
-    429: "Too many requests are in flight; `retry-after` says when to try again.",
+    429: "The request cannot be answered in time; `retry-after` says when to try again.",
     500: "The service failed; its log has the reason.",
     503: "The service cannot answer at the moment.",
 }
