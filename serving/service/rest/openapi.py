@@ -120,7 +120,7 @@ def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "user": {name: value for name, value in known.items() if name not in situation},
         "context": situation,
         "k": service.config.default_k,
-        "weights": dict.fromkeys(release.present_heads, 1.0),
+        "weights": release.utility_weights,
         "deadline_ms": service.config.default_deadline_ms,
         "request_id": "42",
         "filters": {"conditions": conditions, "excluded_ads": [ads[-1][0]]},
