@@ -62,8 +62,8 @@ class OrchestratorConfig:
         default_deadline_ms: Deadline of a single request that does not set one.
         batch_deadline_ms: Deadline of requests in a batch that do not set one.
         max_batch: Maximum number of requests in a batch.
-        max_ads_per_call: Maximum number of ads that the requests of a batch ask for, the sum of
-            their `k`.
+        max_ads_per_call: Maximum number of ads that the requests of a batch ask for: the sum of
+            their `k`, and of the candidates if they ask for them.
         requests_per_call: Number of requests of a batch that share a call to the query tower, the
             index and the ranker.
         num_threads: Number of threads for the query tower and the index.

@@ -13,11 +13,14 @@ minutes for a million ads on two cores; the measurement takes a few minutes.
 Prints a table, and JSON as the last line: `p50_ms` and `p99_ms` of consecutive requests;
 `max_sustained_rps` (the highest rate with p99 below --max_p99_ms, no failure and at most 1 % of
 the requests degraded); `stages`; `overhead_ms` (the orchestrator's time without query tower, index
-and ranker); `http_ms` (between client and orchestrator); `in_process` (both stages in one process,
-without HTTP or gRPC); `processor_ms_per_request` and `peak_memory_mb` of each process
-(memory-mapped files count in each process that has read them).
+and ranker); `http_ms` (between client and orchestrator); `capacity_rps` (answers per second to
+clients that keep the service busy); `overload` (at multiples of the capacity: `goodput_rps`, the
+answers per second within --deadline_ms, and `late_share`, the share of the answers that come
+later); `in_process` (both stages in one process, without HTTP or gRPC); `processor_ms_per_request`
+and `peak_memory_mb` of each process (memory-mapped files count in each process that has read them).
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -35,6 +38,8 @@ from tfrec import ranking, retrieval
 from tfrecords import reader
 
 WARM_UP = 50
+# Twice the number of requests that a process computes at a time: 2 in the index, 4 in the ranker.
+NUM_CLIENTS = 12
 STAGES = ("query_tower", "index", "features", "ranker", "total")
 
 
@@ -54,6 +59,12 @@ def main() -> None:
             for name, ms in before.items()
         }
         rates = list(_rising(target, [float(rate) for rate in values.rates]))
+        hurried = dataclasses.replace(
+            target, headers=(("x-deadline-ms", f"{values.deadline_ms:g}"),)
+        )
+        overloads = measure_overload(
+            hurried, [float(load) for load in values.loads], values.duration_seconds
+        )
         memory = {
             name: round(fresh_process.peak_rss_mb(process_id))
             for name, process_id in process_ids.items()
@@ -63,6 +74,7 @@ def main() -> None:
         "num_ads": values.num_ads,
         "workers": values.workers,
         **summary(single, rates, values.max_p99_ms),
+        **overload_summary(*overloads, values.deadline_ms, values.duration_seconds),
         "in_process": in_process,
         "processor_ms_per_request": processor_ms,
         "peak_memory_mb": {**memory, "sum": sum(memory.values())},
@@ -105,6 +117,46 @@ def measure_in_process(
         **harness.percentiles(milliseconds[WARM_UP:]),
         "peak_memory_mb": round(fresh_process.peak_rss_mb()),
     }
+
+
+def measure_overload(
+    target: poisson_load.Target, loads: Sequence[float], seconds: float
+) -> tuple[float, list[dict[str, Any]]]:
+    """Measures the capacity, and what comes of multiples of it.
+
+    Args:
+        target: Service and requests.
+        loads: Multiples of the capacity.
+        seconds: Duration of each load in seconds.
+
+    Returns:
+        Answers per second at capacity, and the raw result of each load.
+    """
+    capacity = fresh_process.call(poisson_load.saturate, target, NUM_CLIENTS, seconds)
+    return capacity, [
+        fresh_process.call(poisson_load.poisson, target, load * capacity, seconds, number)
+        for number, load in enumerate(loads)
+    ]
+
+
+def overload_summary(
+    capacity: float, loads: Sequence[dict[str, Any]], deadline_ms: float, seconds: float
+) -> dict[str, Any]:
+    """Returns a summary of the raw results of loads around the capacity."""
+    rows = []
+    for raw in loads:
+        milliseconds = np.array(raw["milliseconds"])
+        in_time = int((milliseconds <= deadline_ms).sum())
+        rows.append(
+            {
+                **{name: value for name, value in raw.items() if name != "milliseconds"},
+                **harness.percentiles(raw["milliseconds"]),
+                "load": round(raw["rate"] / capacity, 2),
+                "goodput_rps": round(in_time / seconds, 1),
+                "late_share": round(1 - in_time / max(1, len(milliseconds)), 4),
+            }
+        )
+    return {"capacity_rps": round(capacity, 1), "deadline_ms": deadline_ms, "overload": rows}
 
 
 def summary(
@@ -151,6 +203,12 @@ def print_table(result: dict[str, Any]) -> None:
     harness.print_rows(timed, {"part": "", "p50_ms": ".2f", "p99_ms": ".2f"})
     counts = dict.fromkeys(("sent", "failed", "refused", "degraded"), "")
     harness.print_rows(result["rates"], {"rate": ".0f", **counts, "p50_ms": ".1f", "p99_ms": ".1f"})
+    print(
+        f"capacity: {result['capacity_rps']:.0f} answers a second; deadline: "
+        f"{result['deadline_ms']:g} ms"
+    )
+    overload = {"load": "g", **counts, "goodput_rps": ".1f", "late_share": ".1%"}
+    harness.print_rows(result["overload"], {**overload, "p50_ms": ".0f", "p99_ms": ".0f"})
     times = ", ".join(f"{k} {v:.1f}" for k, v in result["processor_ms_per_request"].items())
     print(f"processor time of a request, ms: {times}")
     memory = ", ".join(f"{name} {size:,.0f}" for name, size in result["peak_memory_mb"].items())
@@ -183,6 +241,10 @@ if __name__ == "__main__":
         "rates", ["20", "40", "60", "80", "100", "120"], "Rates to measure, in requests per second."
     )
     flags.DEFINE_float("duration_seconds", 20.0, "Duration of each rate.", lower_bound=1.0)
+    flags.DEFINE_list("loads", ["1", "2", "3"], "Loads to measure, as multiples of the capacity.")
+    flags.DEFINE_float(
+        "deadline_ms", 500.0, "Deadline of the requests of these loads.", lower_bound=1.0
+    )
     flags.DEFINE_float("max_p99_ms", 100.0, "Maximum p99 of a sustained rate, in milliseconds.")
     flags.DEFINE_integer("workers", 1, "Number of processes of the service.", lower_bound=1)
     cli.run(main)

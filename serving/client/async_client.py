@@ -8,13 +8,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import httpx
 
 from serving import errors
 from serving.client import http_calls
-from serving.requests import Answer, Request
+from serving.requests import Answer, Request, RequestFields
 
 
 class AsyncClient:
@@ -55,7 +55,9 @@ class AsyncClient:
         """Closes the connections."""
         await self._http.aclose()
 
-    async def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
+    async def recommend(
+        self, request: Request | None = None, **fields: Unpack[RequestFields]
+    ) -> Answer:
         """Asks for the best ads for one request; arguments and errors as for `client.Client`."""
         call = http_calls.recommend(http_calls.request_of(request, fields))
         return http_calls.read_answer(await self._call(call))
@@ -83,26 +85,20 @@ class AsyncClient:
             raise
 
     async def _call(self, call: http_calls.Call) -> dict[str, Any]:
-        if self._http.is_closed:
-            raise http_calls.closed()
-        steps = http_calls.exchange(
-            call, self._http.base_url, self._retry, self._timeout_seconds, self._clock
+        return await http_calls.exchange(
+            call,
+            self._http,
+            self._send,
+            self._sleep,
+            self._retry,
+            self._timeout_seconds,
+            self._clock,
         )
-        outcome: httpx.Response | Exception | None = None
-        while True:
-            try:
-                step = steps.send(outcome)
-            except StopIteration as done:
-                return done.value
-            if isinstance(step, http_calls.Pause):
-                await self._sleep(step.seconds)
-                outcome = None
-                continue
-            try:
-                # httpx's time-out is per read, and an answer may arrive in many reads.
-                async with asyncio.timeout(step.arguments["timeout"]):
-                    outcome = await self._http.request(**step.arguments)
-            except TimeoutError:
-                outcome = httpx.ReadTimeout("The answer was incomplete.")
-            except (httpx.RequestError, ValueError, TypeError) as error:
-                outcome = error
+
+    async def _send(self, arguments: dict[str, Any]) -> httpx.Response:
+        """Sends a request; httpx's time-out is per read, and an answer may arrive in many reads."""
+        try:
+            async with asyncio.timeout(arguments["timeout"]):
+                return await self._http.request(**arguments)
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("The answer was incomplete.") from error

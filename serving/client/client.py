@@ -12,13 +12,13 @@ in this process, without a service.
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import httpx
 
 from serving import errors
 from serving.client import http_calls
-from serving.requests import Answer, Request
+from serving.requests import Answer, Request, RequestFields
 
 Retry = http_calls.Retry
 
@@ -77,7 +77,7 @@ class Client:
         """Closes the connections."""
         self._http.close()
 
-    def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
+    def recommend(self, request: Request | None = None, **fields: Unpack[RequestFields]) -> Answer:
         """Asks for the best ads for one request.
 
         Args:
@@ -88,7 +88,7 @@ class Client:
 
         Raises:
             ClientRequestError: The request is refused.
-            ClientOverloadedError: The service has too many requests in flight.
+            ClientOverloadedError: The service cannot answer in time.
             ClientServiceError: The service fails.
             ClientTimeoutError: The service does not answer in time.
             ClientConnectionError: The service cannot be reached.
@@ -136,27 +136,22 @@ class Client:
             raise
 
     def _call(self, call: http_calls.Call) -> dict[str, Any]:
-        if self._http.is_closed:
-            raise http_calls.closed()
-        steps = http_calls.exchange(
-            call, self._http.base_url, self._retry, self._timeout_seconds, self._clock
+        return http_calls.run_at_once(
+            http_calls.exchange(
+                call,
+                self._http,
+                self._send,
+                self._pause,
+                self._retry,
+                self._timeout_seconds,
+                self._clock,
+            )
         )
-        outcome: httpx.Response | Exception | None = None
-        while True:
-            try:
-                step = steps.send(outcome)
-            except StopIteration as done:
-                return done.value
-            if isinstance(step, http_calls.Pause):
-                self._sleep(step.seconds)
-                outcome = None
-                continue
-            try:
-                outcome = self._send(step.arguments)
-            except (httpx.RequestError, ValueError, TypeError) as error:
-                outcome = error
 
-    def _send(self, arguments: dict[str, Any]) -> httpx.Response:
+    async def _pause(self, seconds: float) -> None:
+        self._sleep(seconds)
+
+    async def _send(self, arguments: dict[str, Any]) -> httpx.Response:
         """Sends a request; httpx's time-out is per read, and an answer may arrive in many reads."""
         end = self._clock() + arguments["timeout"]
         request = self._http.build_request(**arguments)

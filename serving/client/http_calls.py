@@ -1,7 +1,7 @@
 """Calls of the REST service, shared by its clients: how they are sent, retried and read.
 
-`exchange` is a generator that yields the next step (send a request, or pause) and receives its
-outcome, so that the sync and the async client differ only in how they wait.
+`exchange` is a coroutine, and the clients give it the functions that send and pause. Those of the
+sync client never suspend, so `run_at_once` runs it without an event loop.
 """
 
 import dataclasses
@@ -9,14 +9,16 @@ import math
 import random
 import ssl
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 import httpx
 import pydantic
 
 from serving import errors, requests
 from serving.requests import Answer, Request
+
+_Result = TypeVar("_Result")
 
 DEFAULT_TIMEOUT_SECONDS = 10.0
 # Share of the caller's time-out that the service gets as its deadline, so that an answer in
@@ -60,20 +62,6 @@ class Call:
     path: str
     body: Mapping[str, Any] | None = None
     is_retried: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Attempt:
-    """A request to send, as arguments of httpx's `request`."""
-
-    arguments: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Pause:
-    """A pause before the next attempt."""
-
-    seconds: float
 
 
 def options(
@@ -191,21 +179,35 @@ READY = Call("GET", "/readyz", is_retried=False)
 NOT_READY = ("not_ready", "draining")
 
 
-def exchange(
+async def exchange(
     call: Call,
-    base_url: httpx.URL,
+    http: httpx.Client | httpx.AsyncClient,
+    send: Callable[[dict[str, Any]], Awaitable[httpx.Response]],
+    pause: Callable[[float], Awaitable[None]],
     retry: Retry,
     timeout_seconds: float,
     clock: Callable[[], float],
-) -> Generator[Attempt | Pause, httpx.Response | Exception | None, dict[str, Any]]:
-    """Runs a call: yields steps, receives a response or what httpx raised, returns the JSON object.
+) -> dict[str, Any]:
+    """Runs a call with all its attempts and returns the JSON object of the response.
+
+    Args:
+        call: Call to run.
+        http: Client of httpx.
+        send: Sends a request, given the arguments of httpx's `request`.
+        pause: Waits the given seconds.
+        retry: When the call is retried.
+        timeout_seconds: Time-out of the call.
+        clock: Returns seconds.
 
     Raises:
         TfrecClientError: As `serving.client.Client.recommend` describes.
     """
+    if http.is_closed:
+        raise closed()
+    base_url = http.base_url
     place = f"{call.method} {str(base_url).rstrip('/')}{call.path}"
     end = clock() + timeout_seconds
-    pause = retry.pause_seconds
+    pause_seconds = retry.pause_seconds
     for attempt in range(1, retry.attempts + 1):
         remaining = end - clock()
         deadline_ms = max(1.0, min(remaining * 1000 * _DEADLINE_SHARE, requests.MAX_DEADLINE_MS))
@@ -216,17 +218,31 @@ def exchange(
             "timeout": max(remaining, 0.001),
             "headers": {"x-deadline-ms": f"{deadline_ms:.0f}"},
         }
-        outcome = yield Attempt(arguments)
+        outcome: httpx.Response | Exception
+        try:
+            outcome = await send(arguments)
+        except (httpx.RequestError, ValueError, TypeError) as error:
+            outcome = error
         try:
             return _document(place, outcome, timeout_seconds)
         except errors.TfrecClientError as error:
-            wait = _wait(outcome, pause)
+            wait = _wait(outcome, pause_seconds)
             is_last = attempt == retry.attempts or clock() + wait >= end
             if is_last or not (call.is_retried and _may_pass(error)):
                 raise
-        yield Pause(wait)
-        pause = min(2 * pause, retry.max_pause_seconds)
+        await pause(wait)
+        pause_seconds = min(2 * pause_seconds, retry.max_pause_seconds)
     raise ValueError(f"attempts: expected at least 1, got {retry.attempts}.")
+
+
+def run_at_once(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+    """Returns the result of a coroutine that never suspends."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    raise RuntimeError("The coroutine suspended, expected one that runs to its end at once.")
 
 
 def _may_pass(error: errors.TfrecClientError) -> bool:
@@ -235,7 +251,7 @@ def _may_pass(error: errors.TfrecClientError) -> bool:
     return isinstance(error, errors.ClientConnectionError)
 
 
-def _wait(outcome: httpx.Response | Exception | None, pause: float) -> float:
+def _wait(outcome: httpx.Response | Exception, pause: float) -> float:
     wait = pause * random.uniform(0.5, 1.0)
     if isinstance(outcome, httpx.Response):
         asked = outcome.headers.get("retry-after", "")
@@ -250,7 +266,7 @@ def _bad_url(base_url: str) -> errors.TfrecClientError:
 
 
 def _document(
-    place: str, outcome: httpx.Response | Exception | None, timeout_seconds: float
+    place: str, outcome: httpx.Response | Exception, timeout_seconds: float
 ) -> dict[str, Any]:
     """Returns the JSON object of a response.
 

@@ -12,13 +12,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent import futures
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from serving import errors, orchestrator, releases
 from serving.client import http_calls
 from serving.config import OrchestratorConfig
 from serving.ranker import LocalRanker
-from serving.requests import Answer, Request
+from serving.requests import Answer, Request, RequestFields
 
 Result = TypeVar("Result")
 
@@ -88,12 +88,12 @@ class LocalClient:
             self._loop.close()
             self._release.close()
 
-    def recommend(self, request: Request | None = None, **fields: Any) -> Answer:
+    def recommend(self, request: Request | None = None, **fields: Unpack[RequestFields]) -> Answer:
         """Returns the best ads for one request; arguments as for `client.Client.recommend`.
 
         Raises:
             ClientRequestError: The request is refused.
-            ClientOverloadedError: Too many requests are in flight.
+            ClientOverloadedError: The request cannot be answered in time.
         """
         asked = http_calls.request_of(request, fields)
         return self._call(lambda own: own.recommend(asked))

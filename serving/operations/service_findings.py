@@ -4,7 +4,7 @@ Shapes: C answered ads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -106,10 +106,15 @@ class ServiceCheck:
             )
         return "yes"
 
-    def _role(self) -> str | None:
+    def _role(self) -> Literal["stable", "canary"] | None:
         """Returns the value of `release` in requests that the release answers."""
         roles = {row["version"]: row["role"] for row in self._client.bundle().get("releases", ())}
-        return roles.get(self._release.version)
+        match roles.get(self._release.version):
+            case "stable":
+                return "stable"
+            case "canary":
+                return "canary"
+        return None
 
     def _release_served(self) -> str:
         served, manifest = self._client.bundle(), self._release.manifest

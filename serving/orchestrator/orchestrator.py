@@ -142,7 +142,7 @@ class Orchestrator:
         deadline = Deadline(
             valid.deadline_ms or self.config.default_deadline_ms, started, self._clock
         )
-        with self.admission.admitted(deadline, 1, valid.k):
+        with self.admission.admitted(deadline, 1, self._num_ads(valid)):
             found = await self._retrieval.find(valid, self._num_candidates(valid), deadline)
             ranked = await self._rank(found, valid.k, deadline)
             (answered,) = await self._compose([valid], found, ranked, deadline)
@@ -191,6 +191,7 @@ class Orchestrator:
                 valid.deadline_ms or self.config.batch_deadline_ms,
                 self._num_candidates(valid),
             ),
+            self._num_ads,
             self.config.max_batch,
         )
 
@@ -267,6 +268,10 @@ class Orchestrator:
     def _num_candidates(self, valid: ValidRequest) -> int:
         return max(self.config.num_candidates, valid.k)
 
+    def _num_ads(self, valid: ValidRequest) -> int:
+        """Returns the number of ads that an answer lists at most."""
+        return valid.k + (self._num_candidates(valid) if valid.candidates else 0)
+
     async def _rank(
         self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
     ) -> ranking_stage.Ranking:
@@ -307,7 +312,7 @@ class Orchestrator:
                 for row, valid in enumerate(valids)
             ]
 
-        if sum(valid.k for valid in valids) <= _MAX_INLINE_ADS:
+        if sum(map(self._num_ads, valids)) <= _MAX_INLINE_ADS:
             return compose()
         return await asyncio.get_running_loop().run_in_executor(self._composing, compose)
 

@@ -48,6 +48,7 @@ def check(
     requests: Sequence[Request],
     validator: Validator,
     group_of: Callable[[ValidRequest], tuple[float, int]],
+    num_ads_of: Callable[[ValidRequest], int],
     max_size: int,
 ) -> RequestBatch:
     """Validates the requests of a batch.
@@ -56,6 +57,7 @@ def check(
         requests: Requests of the batch.
         validator: Validator of the release.
         group_of: Returns the deadline in milliseconds and the number of candidates of a request.
+        num_ads_of: Returns the number of ads that the answer to a request lists.
         max_size: Maximum number of requests in a batch.
 
     Raises:
@@ -74,7 +76,7 @@ def check(
             valid = validator.check(request)
         except errors.InvalidRequestError as error:
             raise errors.InvalidRequestError(f"requests[{position}].{error}") from error
-        num_ads += valid.k
+        num_ads += num_ads_of(valid)
         groups.setdefault(group_of(valid), []).append((position, valid))
     return RequestBatch(len(requests), num_ads, groups)
 
@@ -84,7 +86,7 @@ def check_num_ads(num_requests: int, num_ads: int, max_ads: int) -> None:
 
     Args:
         num_requests: Number of requests of the call.
-        num_ads: Sum of their `k`.
+        num_ads: Number of ads that their answers list.
         max_ads: Maximum number of ads.
 
     Raises:
@@ -92,8 +94,9 @@ def check_num_ads(num_requests: int, num_ads: int, max_ads: int) -> None:
     """
     if num_ads > max_ads:
         raise errors.RequestTooLargeError(
-            f"requests: expected at most {max_ads} ads in a call, the sum of k; got {num_ads} in "
-            f"{num_requests} requests. Send several batches, or a smaller k."
+            f"requests: expected at most {max_ads} ads in a call, the sum of k and of candidates "
+            f"that are asked for; got {num_ads} in {num_requests} requests. Send several batches, "
+            "or a smaller k."
         )
 
 
@@ -105,8 +108,9 @@ async def in_turns(answers: Sequence[Answer]) -> AsyncIterator[int]:
     """
     num_ads = 0
     for position, answer in enumerate(answers):
-        num_ads += len(answer.ads)
+        own = len(answer.ads) + len(answer.candidates or ())
+        num_ads += own
         if num_ads > _ADS_PER_TURN and position:
-            num_ads = len(answer.ads)
+            num_ads = own
             await asyncio.sleep(0)
         yield position

@@ -5,7 +5,8 @@ on a release, such as the names of its fields, is checked by `validation`. The d
 the text of the OpenAPI document. Null and absent mean the same everywhere.
 """
 
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args
 
 import pydantic
 import pydantic_core
@@ -226,7 +227,7 @@ class Request(RequestPart):
     k: Annotated[_Integer, pydantic.Field(ge=1)] | None = None
     """Number of ads to return; 10 by default. All ads if the catalog has fewer."""
     weights: dict[str, _Weight] | None = None
-    """Utility weight of each head (click, engagement, revenue); 1 by default."""
+    """Utility weight of each head, such as click; by default the weight in the release."""
     deadline_ms: Annotated[_Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
     """Time for the answer in milliseconds. If it runs out, the ads come in retrieval order."""
     request_id: (
@@ -254,3 +255,24 @@ class Request(RequestPart):
     dry_run: _Boolean | None = None
     """Whether the answer is shown to nobody. It is left out of the impression log and of the
     metrics of answers."""
+
+
+class RequestFields(TypedDict, total=False):
+    """The fields of a `Request` as keyword arguments of the clients.
+
+    Parts of a request are models or their JSON objects.
+    """
+
+    user: Mapping[str, Any] | None
+    context: Mapping[str, Any] | None
+    k: int | None
+    weights: Mapping[str, float] | None
+    deadline_ms: float | None
+    request_id: str | None
+    filters: Filters | Mapping[str, Any] | None
+    rules: Rules | Mapping[str, Any] | None
+    seen: Seen | Mapping[str, Any] | None
+    explain: bool | None
+    candidates: bool | None
+    release: _ReleaseName | None
+    dry_run: bool | None

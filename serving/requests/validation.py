@@ -18,7 +18,7 @@ class ValidRequest:
     Attributes:
         values: Query field to bytes, float, list of bytes or None.
         k: Number of ads to return, if there are as many.
-        weights: Weight of each present head.
+        weights: Weight of each present head; the release's default if the request has none.
         deadline_ms: Deadline in milliseconds; None: the default.
         request_id: Id of the request; generated if the request has none.
         filters: Hashable, and equal if they ask for the same; None: every ad is eligible. They
@@ -111,7 +111,7 @@ class Validator:
         return min(k, max(self._num_ads, self._max_k))
 
     def _check_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
-        checked = dict.fromkeys(self._release.present_heads, 1.0)
+        checked = self._release.utility_weights
         for head, weight in weights.items():
             if head not in checked:
                 raise errors.InvalidRequestError(self._unknown_head(head))

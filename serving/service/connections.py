@@ -31,6 +31,8 @@ WRITE_BYTES = 1_000_000
 LAST_HEAD_SECONDS = 1.0
 # Offset of `tcpi_last_data_recv`, in milliseconds, in `struct tcp_info` of <linux/tcp.h>.
 _LAST_RECEIVED = struct.Struct("52xI")
+# The kernel counts in ticks of up to 10 ms, so that it may say too much by one.
+_TICK_MS = 10
 
 
 class Idle:
@@ -177,7 +179,8 @@ class TimedConnection(h11_impl.H11Protocol):
         connection: trsock.TransportSocket = self.transport.get_extra_info("socket")
         try:
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED.size)
-            return now - _LAST_RECEIVED.unpack(info)[0] / 1000
+            (waited_ms,) = _LAST_RECEIVED.unpack(info)
+            return now - max(0, waited_ms - _TICK_MS) / 1000
         except (OSError, struct.error):
             # The connection has ended, or is not of TCP.
             return now

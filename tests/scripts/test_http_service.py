@@ -76,6 +76,22 @@ def test_the_summary_takes_the_three_stages_off_and_the_highest_rate_that_was_ke
     assert found["max_sustained_rps"] == 40.0
 
 
+def test_clients_that_wait_for_answers_measure_the_capacity(load, service_url):
+    assert load.saturate(target_of(load, service_url, {"k": 1}), num_clients=3, seconds=0.3) > 0
+
+
+def test_the_summary_of_overload_counts_what_came_in_time(script):
+    benchmark = script("http_service")
+    counts = {"sent": 400, "failed": 0, "refused": 200, "degraded": 0}
+    # In 2 s, 190 of 200 answers within 100 ms.
+    raw = {"rate": 200.0, **counts, "milliseconds": [100.0] * 190 + [101.0] * 10}
+    found = benchmark.overload_summary(100.0, [raw], deadline_ms=100.0, seconds=2.0)
+    assert found["capacity_rps"] == 100.0
+    (row,) = found["overload"]
+    assert (row["load"], row["goodput_rps"], row["late_share"]) == (2.0, 95.0, 0.05)
+    assert (row["refused"], row["p50_ms"]) == (200, 100.0)
+
+
 def test_a_wide_catalogue_has_the_values_of_known_ads_in_new_combinations(script, data_set):
     wide = script("workload.wide_catalogue").WideDataSet(data_set.directory, 5_000)
     made_up, known = wide.catalogue(), data_set.catalogue()

@@ -1,8 +1,9 @@
-"""Sends HTTP requests, one after another or as a Poisson process.
+"""Sends HTTP requests: one after another, as many as are answered, or as a Poisson process.
 
-The load is an open loop: requests are sent at the times of a Poisson process whether or not earlier
-ones are answered, and the latency of a request counts from its due time. A client that waits for
-each answer would send fewer requests when the service is slow, and would not measure the delay.
+The Poisson load is an open loop: requests are sent at the times of a Poisson process whether or not
+earlier ones are answered, and the latency of a request counts from its due time. A client that
+waits for each answer would send fewer requests when the service is slow, and would not measure the
+delay.
 
 References: G. Tene, How NOT to Measure Latency, 2015 ("coordinated omission").
 """
@@ -113,6 +114,33 @@ def one_by_one(target: Target, count: int, warm_up: int) -> dict[str, Any]:
         "failed": len(replies) - len(answers),
         "degraded": sum(answer["degraded"] is not None for answer in answers),
     }
+
+
+def saturate(target: Target, num_clients: int, seconds: float) -> float:
+    """Returns the answers per second to clients that send a request as soon as they have an answer.
+
+    Args:
+        target: Service and requests.
+        num_clients: Number of clients.
+        seconds: Duration in seconds.
+    """
+
+    async def run() -> int:
+        client = _Client(target)
+        end = time.perf_counter() + seconds
+
+        async def ask_until_end(number: int) -> int:
+            answered = 0
+            while time.perf_counter() < end:
+                status, _ = await client.ask(number + num_clients * answered)
+                answered += status == 200
+            return answered
+
+        counts = await asyncio.gather(*(ask_until_end(number) for number in range(num_clients)))
+        client.close()
+        return sum(counts)
+
+    return asyncio.run(run()) / seconds
 
 
 def poisson(target: Target, rate: float, seconds: float, seed: int) -> dict[str, Any]:

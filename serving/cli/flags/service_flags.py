@@ -57,8 +57,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "max_ads_per_call",
     _ORCHESTRATOR.max_ads_per_call,
-    "Maximum number of ads that the requests of a batch ask for, the sum of k; larger batches get "
-    "413.",
+    "Maximum number of ads that the requests of a batch ask for: the sum of k, and of candidates; "
+    "larger batches get 413.",
     lower_bound=1,
 )
 flags.DEFINE_integer(

@@ -11,7 +11,7 @@
 Errors are `{"error": {"code", "message"}}` with status 400 (the request is refused, or the body is
 not valid JSON), 401 (no token), 404, 405, 408 (the body is sent too slowly), 413 (too large), 415
 (the content type is not JSON, or the body is compressed), 422 (a value has a wrong type, or a key
-is unknown), 429 (too many requests are in flight; `retry-after`), 431 (too many headers) or 503.
+is unknown), 429 (it cannot be answered in time; `retry-after`), 431 (too many headers) or 503.
 HEAD is GET without a body.
 
 Headers: `x-deadline-ms` is the time that the caller has left, if it is less than the request's own

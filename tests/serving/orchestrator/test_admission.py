@@ -151,9 +151,12 @@ def test_a_call_that_asks_for_too_many_ads_is_refused(tiny_bundle, ranker_addres
             answers = await service.recommend_batch(small)
             with pytest.raises(
                 errors.RequestTooLargeError,
-                match="at most 25 ads in a call, the sum of k; got 26 in 3 requests",
+                match="got 26 in 3 requests",
             ):
                 await service.recommend_batch([*small, requests.Request(k=1)])
+            # Its answer has one ad and up to 500 candidates.
+            with pytest.raises(errors.RequestTooLargeError, match="got 501 in 1 requests"):
+                await service.recommend_batch([requests.Request(k=1, candidates=True)])
             return answers
         finally:
             await service.close()

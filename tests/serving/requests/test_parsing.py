@@ -28,6 +28,10 @@ def test_an_instance_and_its_json_object_are_the_same_request():
     )
 
 
+def test_keyword_arguments_of_the_clients_are_the_fields_of_a_request():
+    assert list(requests.RequestFields.__annotations__) == list(requests.Request.model_fields)
+
+
 def test_null_is_the_same_as_absent():
     nulls = dict.fromkeys(requests.Request.model_fields)
     assert requests.parse(requests.Request, nulls) == requests.Request()

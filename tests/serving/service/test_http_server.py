@@ -210,7 +210,7 @@ def test_at_the_limit_a_request_in_progress_is_finished_and_others_wait(
 
 def test_the_time_that_a_request_waits_in_the_kernel_counts(service_url, monkeypatch, caplog):
     # What the kernel would say after the process was stopped for 2 seconds.
-    last_received = connections._LAST_RECEIVED.pack(2_000)
+    last_received = connections._LAST_RECEIVED.pack(2_010)
     monkeypatch.setattr(connections.trsock.TransportSocket, "getsockopt", lambda *_: last_received)
     reply = httpx.post(f"{service_url}/v1/recommend", json={"deadline_ms": 1_500}, timeout=60)
     assert "No time was left for ranking" in reply.json()["degraded"]

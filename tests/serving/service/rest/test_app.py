@@ -116,8 +116,8 @@ def test_a_batch_that_asks_for_too_many_ads_is_refused(http):
     status, code, message = error_of(http.post("/v1/recommend/batch", json={"requests": requests}))
     assert (status, code) == (413, "request_too_large")
     assert message == (
-        "requests: expected at most 10000 ads in a call, the sum of k; got 128000 in 128 requests. "
-        "Send several batches, or a smaller k."
+        "requests: expected at most 10000 ads in a call, the sum of k and of candidates that are "
+        "asked for; got 128000 in 128 requests. Send several batches, or a smaller k."
     )
     # As many as the longest batch asks for by default.
     assert http.post("/v1/recommend", json={"k": 1000}).is_success
