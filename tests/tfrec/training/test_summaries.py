@@ -40,17 +40,24 @@ def scalars(events, tag):
     return {e.step: float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)}
 
 
+def norms_of(dense, sparse):
+    """The norms of gradients of a sampled step."""
+    norms = summaries.GradientNorms()
+    norms.update(tf.constant(summaries.STEPS_PER_SAMPLE), dense, sparse)
+    return norms.read()
+
+
 def test_the_gradient_of_a_row_is_summed_before_its_norm():
     dense = [tf.constant([[3.0]]), None]
     # Row 7 has gradients 1 + 2 in its first column, row 5 has 4: the norm is 5, not √21.
     sparse = [tf.IndexedSlices(tf.constant([[1.0], [4.0], [2.0]]), tf.constant([7, 5, 7]))]
-    norms = summaries.gradient_norms(dense, sparse)
+    norms = norms_of(dense, sparse)
     assert float(norms["gradient_norm/dense"]) == pytest.approx(3.0)
     assert float(norms["gradient_norm/sparse"]) == pytest.approx(5.0)
 
 
 def test_a_model_without_tables_has_a_sparse_gradient_of_zero():
-    norms = summaries.gradient_norms([tf.constant([2.0])], [])
+    norms = norms_of([tf.constant([2.0])], [])
     assert float(norms["gradient_norm/sparse"]) == 0.0
 
 
