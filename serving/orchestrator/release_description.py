@@ -26,6 +26,7 @@ def describe_release(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "ad_fields": release.ad_fields,
         "heads": {head.label: head.trained for head in release.heads},
         "outputs": {head.label: head.output for head in release.heads},
+        "weights": release.utility_weights,
         "index": release.index,
         "metrics": release.metrics,
         "live": service.live.status(),

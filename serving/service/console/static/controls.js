@@ -79,7 +79,7 @@ export function drawWeights(bundle) {
       const exact = input(["weights", name], {
         id: `exact-${name}`,
         label: `Weight of ${name}, any number`,
-        placeholder: 1,
+        placeholder: bundle.weights[name],
       });
       const drag = ({ target }) => {
         byId(`exact-${name}`).value = target.value;

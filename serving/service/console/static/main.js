@@ -171,7 +171,7 @@ byId("request").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!isJsonOpen() || readJson()) recommend();
 });
-byId("all-1").addEventListener("click", () => change(["weights"], undefined));
+byId("default-weights").addEventListener("click", () => change(["weights"], undefined));
 new ResizeObserver(() => answer && drawOrder(answer.ads)).observe(byId("scatter"));
 start();
 watchHealth();

@@ -40,9 +40,9 @@ export const headsOf = (bundle) =>
     .map(([name, output], index) => ({ name, output, kind: `head${index % 3}` }))
     .filter(({ name }) => bundle.heads[name]);
 
-/** Returns head -> weight; 1 where the request has no number. */
+/** Returns head -> weight; the default of the release where the request has no number. */
 export function weightsOf(bundle) {
   const given = asObject(request.weights);
-  const weight = (name) => (Number.isFinite(given[name]) ? given[name] : 1);
+  const weight = (name) => (Number.isFinite(given[name]) ? given[name] : bundle.weights[name]);
   return Object.fromEntries(headsOf(bundle).map(({ name }) => [name, weight(name)]));
 }

@@ -106,9 +106,11 @@ def test_the_bundle_tells_limits_and_sample_requests(service_url):
         "num_candidates": 500,
         "default_k": 10,
         "max_k": 1000,
+        "max_ads_per_call": 10_000,
         "default_deadline_ms": 30_000,
     }
     assert document["outputs"] == serving_fixtures.OUTPUTS
+    assert document["weights"] == dict.fromkeys(serving_fixtures.OUTPUTS, 1.0)
     assert document["sample_requests"] == serving_fixtures.PROBE_REQUESTS
 
 

@@ -157,7 +157,7 @@ def test_a_slider_changes_the_order_at_once_and_the_service_confirms_it(service_
     moves = page.locator("#ads .rank small").all_inner_texts()
     assert len(moves) == 10
     assert any(text.startswith("▲") for text in moves)
-    page.click("#all-1")
+    page.click("#default-weights")
     expect(page.locator("#ads > li").first).to_have_attribute("data-ad", before[0])
 
 
