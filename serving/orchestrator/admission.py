@@ -25,7 +25,7 @@ _FIRST_INTERVAL_SECONDS = 0.01
 _WEIGHT = 0.1
 # Share of its deadline that a request may be expected to take. The rest is for what the mean does
 # not foresee: a request that takes longer than others, and cores that others take away.
-_SHARE = 0.75
+_SHARE = 0.5
 
 
 class Admission:
