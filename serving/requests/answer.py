@@ -1,10 +1,10 @@
 """An answer: the one definition for REST, the clients and the orchestrator.
 
 The descriptions are the text of the OpenAPI document. Unknown keys are ignored, so that the
-clients can read the answers of a newer service.
+clients can read the answers of a newer service; those of an ad are kept, as scores of its heads.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
@@ -77,7 +77,14 @@ class Explanation(AnswerPart):
 
 
 class RankedAd(AnswerPart):
-    """One ad of an answer."""
+    """One ad of an answer.
+
+    The scores of the heads are further attributes: a number under the name of each head's output in
+    the manifest, such as `click_probability`. A score is null if the release was not trained for
+    the head, and in retrieval order.
+    """
+
+    model_config = pydantic.ConfigDict(extra="allow")
 
     rank: int
     """Position; 1 is the best."""
@@ -85,12 +92,6 @@ class RankedAd(AnswerPart):
     """Id of the ad in the catalog."""
     utility: float | None
     """Weighted sum of the heads' scores. Null in retrieval order."""
-    click_probability: float | None
-    """In [0, 1]. Null if the release has no such head, and in retrieval order."""
-    engagement_probability: float | None
-    """Probability of an engagement after this impression, like click_probability."""
-    expected_revenue: float | None
-    """In the currency of the log, null like click_probability."""
     retrieval_score: float
     """Inner product of the embeddings of the query and the ad."""
     fields: dict[str, Any]
@@ -102,6 +103,11 @@ class RankedAd(AnswerPart):
         default=None, exclude_if=lambda value: value is None
     )
     """Why the ad is at its position. Absent unless the request asks for it."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Returns the score of a head."""
 
 
 _EXAMPLE: dict[str, Any] = {

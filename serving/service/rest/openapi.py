@@ -13,7 +13,7 @@ import fastapi
 import numpy as np
 from pydantic import json_schema
 
-from serving import orchestrator, requests
+from serving import manifest, orchestrator, requests
 from serving.service.rest import request_deadline, schemas
 
 _WHY = {
@@ -26,6 +26,12 @@ _WHY = {
     429: "The request cannot be answered in time; `retry-after` says when to try again.",
     500: "The service failed; its log has the reason.",
     503: "The service cannot answer at the moment.",
+}
+# Descriptions of scores by the kind of the head.
+_SCORES = {
+    "probability": "Probability of {label}, in [0, 1].",
+    "probability_after_click": "Probability of a click with {label} after it, in [0, 1].",
+    "amount": "Expected {label}, in the unit of the log.",
 }
 _REF = "#/components/schemas/{model}"
 # Number of ads of the catalog that examples take values from.
@@ -87,6 +93,9 @@ def openapi_document(
     described.update(errors["$defs"])
     # FastAPI leaves nulls out of examples, and an answer without them is not valid.
     described["Answer"]["examples"] = requests.Answer.model_json_schema()["examples"]
+    scores = {head.output: _score_schema(head) for head in service.release.manifest.heads}
+    described["RankedAd"]["properties"].update(scores)
+    described["RankedAd"]["required"] += scores
     example = example_request(service)
     described["Request"]["examples"] = [example]
     short = {name: example[name] for name in ("user", "context")}
@@ -97,6 +106,16 @@ def openapi_document(
             for operation in methods.values():
                 operation["security"] = [] if path in open_paths else [{"token": []}]
     return document
+
+
+def _score_schema(head: manifest.ReleaseHead) -> dict[str, Any]:
+    """Returns the schema of a head's score in an answer."""
+    return {
+        "anyOf": [{"type": "number"}, {"type": "null"}],
+        "title": head.output,
+        "description": f"{_SCORES[head.kind].format(label=head.label)} Null if the release was not "
+        "trained for it, and in retrieval order.",
+    }
 
 
 def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:

@@ -295,7 +295,7 @@ def test_a_crowd_shares_the_time_so_that_all_are_ranked(run, ranker_address, clo
         clock.advance(0.02 * num_scored(reply))
 
     async def scenario(service):
-        for _ in range(3):
+        for _ in range(2):
             assert (await service.recommend(REQUEST)).degraded is None
         held.go_on.clear()
         crowd = asyncio.gather(*(service.recommend(hurried) for _ in range(20)))

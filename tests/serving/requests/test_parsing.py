@@ -150,8 +150,11 @@ def test_an_answer_of_a_newer_service_can_be_read_and_absent_explanations_are_le
         errors.ClientReplyError, match=r"answer\.ads\[0\]\.explanation\.parts\.clic"
     ):
         http_calls.read_answer({**document, "ads": [{**ad, "explanation": wrong}]})
-    newer = {**document, "newer": 1, "ads": [{**ad, "newer": {"of": "another"}}]}
-    assert requests.Answer.model_validate(newer).to_json() == document
+    newer = requests.Answer.model_validate({**document, "newer": 1})
+    assert newer.to_json() == document
+    # A head that this version does not know.
+    newer = requests.Answer.model_validate({**document, "ads": [{**ad, "install": 0.5}]})
+    assert (newer.ads[0].install, newer.ads[0].click_probability) == (0.5, 0.5)
 
 
 def test_all_faults_of_types_are_named_up_to_a_maximum():
