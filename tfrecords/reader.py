@@ -316,13 +316,14 @@ class DataSet:
             seed: As `windows`.
 
         Yields:
-            `query` [B, Fq], `ad` [B, Fa] and `ad_row` [B], all int32; if the schema has a
-            `user_key`, also `user` [B] int64, the fingerprint of the user's key.
+            `query` [B, Fq], `ad` [B, Fa], `ad_row` [B] and `request` [B], all int32; pairs of a
+            batch with the same `request` are of one request. If the schema has a `user_key`, also
+            `user` [B] int64, the fingerprint of the user's key.
         """
         dataset = self._stored_windows(split, seed, self.spec)
         dataset = dataset.map(records.clicked_pairs, tf.data.AUTOTUNE)
         dataset = dataset.flat_map(lambda pairs: records.cut_batches(pairs, batch_size))
-        kept = ("ad_row", records.USER) if self.spec.has_user else ("ad_row",)
+        kept = ["ad_row", "request", *([records.USER] if self.spec.has_user else [])]
 
         def unpack(pairs: Batch) -> Batch:
             return {**records.unpack_ids(self.spec, pairs), **{n: pairs[n] for n in kept}}

@@ -251,6 +251,9 @@ def test_clicked_pairs_are_exactly_the_clicks_with_their_queries(written, seed):
     found = collections.Counter()
     for batch in written.clicked("train", 64, seed):
         assert 0 < len(batch["query"]) <= 64
+        # The third field of a query is the number of its request.
+        number, request = batch["query"].numpy()[:, 2], batch["request"].numpy()
+        np.testing.assert_array_equal(number[:, None] == number, request[:, None] == request)
         found.update(
             zip(
                 batch["query"].numpy()[:, 2],
@@ -333,4 +336,4 @@ def test_clicked_pairs_carry_the_user_of_their_request(tmp_path):
 
 
 def test_without_users_clicked_pairs_have_none(written):
-    assert set(next(iter(written.clicked("train", 8)))) == {"query", "ad", "ad_row"}
+    assert set(next(iter(written.clicked("train", 8)))) == {"query", "ad", "ad_row", "request"}

@@ -23,7 +23,7 @@ from tfrec.layers.histories import Ties, find_histories
 from tfrec.layers.history_tokens import HistoryTokens
 from tfrec.layers.id_dropout import IdDropout, oov_rates
 from tfrec.layers.position_bias import PositionBias
-from tfrec.layers.sampling import ClickedAds, ClickShares, expected_draws
+from tfrec.layers.sampling import ClickedAds, ClickShares, clicked_in_request, expected_draws
 from tfrec.layers.user_bias import UserBias
 from tfrec.layers.user_clicks import UserClicks
 from tfrec.layers.user_ids import UserIds
@@ -46,6 +46,7 @@ __all__ = [
     "UserIds",
     "add_to_logits",
     "amount_scale",
+    "clicked_in_request",
     "expected_draws",
     "find_histories",
     "flatten",

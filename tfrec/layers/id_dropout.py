@@ -75,7 +75,8 @@ class IdDropout(tf.Module):
         # One draw per row: a new user comes from a new place, with a new browser.
         replaced = self._generator.uniform(shape[:-1])[..., None] < rates
         bucket = tf.cast(self._generator.uniform(shape) * num_oov, tf.int32)
-        return tf.where(replaced, first_oov + bucket, ids)
+        # A missing value stays missing: it is not an unknown one.
+        return tf.where(replaced & (ids != 0), first_oov + bucket, ids)
 
 
 def oov_rates(data_set: reader.DataSet) -> dict[str, float]:
@@ -85,22 +86,26 @@ def oov_rates(data_set: reader.DataSet) -> dict[str, float]:
         data_set: The data set; some hundred thousand training and validation rows are read.
 
     Returns:
-        Field name -> (u - s) / (1 - s), where u is the OOV share of the held-out rows and s four
-        times that of the training rows; only fields with u above s.
+        Field name -> (u - s) / (1 - s), where u is the OOV share of the held-out values and s four
+        times that of the training values, without missing ones; only fields with u above s.
     """
     if not data_set.num_rows("validation"):
         return {}
-    known = next(iter(data_set.windows("train", _SEED)))
-    held_out = next(iter(data_set.windows("validation", _SEED)))
+    splits = [next(iter(data_set.windows(split, _SEED))) for split in ("train", "validation")]
     schema, rates = data_set.schema, {}
     for side, fields in (("query", schema.query_fields), ("ad", schema.ad_fields)):
         for field, column in _categorical(fields):
             first_oov, _ = _oov(data_set.fitted, field)
-            k, u = (np.mean(rows[side][:, column] >= first_oov) for rows in (known, held_out))
+            k, u = (_oov_share(rows[side].numpy()[:, column], first_oov) for rows in splits)
             offset = _OFFSET * k
             if u > offset:
                 rates[field.name] = float((u - offset) / (1.0 - offset))
     return rates
+
+
+def _oov_share(ids: np.ndarray, first_oov: int) -> float:
+    """Returns the OOV share of the ids [L] that are not missing."""
+    return np.count_nonzero(ids >= first_oov) / max(np.count_nonzero(ids), 1)
 
 
 def _ids(schema: Schema) -> list[str]:

@@ -88,17 +88,7 @@ class ClickedAds:
         starts, counts = self._clicks_of(users)
         clicked = tf.ragged.range(starts, starts + counts)
         ads = tf.gather(self._ad_rows, clicked.flat_values)  # [sum of P]
-        row = tf.cast(clicked.value_rowids(), tf.int32)
-        # In columns sorted by ad, the columns of an ad are a run.
-        order = tf.argsort(columns)
-        ordered = tf.gather(columns, order)
-        begin = tf.searchsorted(ordered, ads, side="left")
-        end = tf.searchsorted(ordered, ads, side="right")
-        hits = tf.ragged.range(begin, end)
-        row = tf.gather(row, hits.value_rowids())
-        pairs = tf.stack([row, tf.gather(order, hits.flat_values)], axis=1)
-        shape = tf.stack([tf.shape(users)[0], tf.shape(columns)[0]])
-        return tf.scatter_nd(pairs, tf.ones_like(row), shape) > 0
+        return _columns_of(ads, clicked.value_rowids(), columns, tf.shape(users)[0])
 
     def others(
         self,
@@ -146,3 +136,31 @@ class ClickedAds:
         index = tf.searchsorted(self._users, users)
         known = tf.gather(self._users, index) == users
         return tf.gather(self._starts, index), tf.where(known, tf.gather(self._counts, index), 0)
+
+
+def clicked_in_request(request: tf.Tensor, ad_rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Returns [B, C] bool: whether the ad of column c was clicked in the request of click b.
+
+    Args:
+        request: [B] int32 the requests of clicks.
+        ad_rows: [B] int32 the clicked ads.
+        columns: [C] int32 ads, in any order, possibly with repetitions.
+    """
+    click, other = tf.unstack(tf.where(request[:, None] == request), axis=1)
+    return _columns_of(tf.gather(ad_rows, other), click, columns, tf.size(request))
+
+
+def _columns_of(
+    ads: tf.Tensor, row: tf.Tensor, columns: tf.Tensor, num_rows: tf.Tensor
+) -> tf.Tensor:
+    """Returns [B, C] bool: the columns of the ads [P] int32 of rows [P]."""
+    # In columns sorted by ad, the columns of an ad are a run.
+    order = tf.argsort(columns)
+    ordered = tf.gather(columns, order)
+    begin = tf.searchsorted(ordered, ads, side="left")
+    end = tf.searchsorted(ordered, ads, side="right")
+    hits = tf.ragged.range(begin, end)
+    row = tf.cast(tf.gather(row, hits.value_rowids()), tf.int32)
+    pairs = tf.stack([row, tf.gather(order, hits.flat_values)], axis=1)
+    shape = tf.stack([num_rows, tf.size(columns)])
+    return tf.scatter_nd(pairs, tf.ones_like(row), shape) > 0

@@ -93,7 +93,8 @@ class TwoTower(training.StageModel):
 
         Args:
             inputs: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32; `user` [B] int64 if
-                users are known; optionally `sample_weight` [B].
+                users are known, else `request` [B] int32, whose clicks are not negatives of each
+                other; optionally `sample_weight` [B].
             training: Whether dropout, of ids too, is on.
         """
         rows, ads = self._candidates(inputs)  # [C], [C, Wa]
@@ -166,10 +167,12 @@ class TwoTower(training.StageModel):
         return rows, tf.gather(self._ad_features, rows)
 
     def _not_clicked(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
-        """Returns [B, C] bool, false for ads [C] that the user clicked; None: nobody is known."""
-        if self._clicked_ads is None:
-            return None
-        return ~self._clicked_ads.among(batch["user"], rows)
+        """Returns [B, C] bool, false for ads [C] that the user clicked, as far as it is known."""
+        if self._clicked_ads is not None:
+            return ~self._clicked_ads.among(batch["user"], rows)
+        if "request" in batch:
+            return ~layers.clicked_in_request(batch["request"], batch["ad_row"], rows)
+        return None
 
     def accidental_hits(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
         """Returns [B, C] bool: whether the query's user clicked the ad of a column [C].

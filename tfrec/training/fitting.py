@@ -270,9 +270,15 @@ def restore_best(
     if path is None:
         raise FileNotFoundError(f"No checkpoint in {directory / 'best'}. {remedy}")
     try:
-        model.load_weights(path).expect_partial()
-    # LookupError: the file is truncated. AssertionError: it holds no weights of the model.
-    except (tf.errors.OpError, OSError, LookupError, AssertionError) as error:
+        status = model.load_weights(path)
+        status.assert_existing_objects_matched()
+        status.expect_partial()  # The optimizers are not needed.
+    except AssertionError as error:
+        raise ValueError(
+            f"The checkpoint {path} lacks weights of the model; expected one of this version and "
+            f"of the same sizes. {remedy}"
+        ) from error
+    except (tf.errors.OpError, OSError, LookupError) as error:  # LookupError: the file is truncated
         raise ValueError(f"The checkpoint {path} cannot be read ({error}). {remedy}") from error
 
 

@@ -59,16 +59,20 @@ def pad_lists(requests: Batch) -> Batch:
 
 
 def clicked_pairs(stored: Batch) -> Batch:
-    """Returns the stored ids of the clicked rows of a window and of their requests."""
+    """Returns the stored ids of the clicked rows of a window and of their requests.
+
+    `request` is the number of each row's request in the window.
+    """
     lengths = stored["list_lengths"]
     rows = tf.reshape(tf.where(stored["click"] == 1), [-1])
     request_of_row = tf.repeat(tf.range(tf.shape(lengths)[0]), lengths)
     requests = tf.gather(request_of_row, rows)
-    return {
+    ids = {
         name: tf.gather(values, requests if writer.is_per_request(name) else rows)
         for name, values in stored.items()
         if name in ("ad_row", spec.USER) or name.startswith(("query_", "ad_"))
     }
+    return {**ids, "request": requests}
 
 
 def cut_batches(window: Batch, size: int) -> tf.data.Dataset:

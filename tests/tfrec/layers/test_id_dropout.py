@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec import layers, retrieval
+from tfrec.layers import id_dropout
 from tfrec.ranking import ranker_training
 from tfrecords import encoding
 from tfrecords import schema as schema_lib
@@ -39,7 +40,7 @@ def hidden(rate, data=None, **oov_rates):
 
 
 def test_a_share_of_users_become_any_out_of_vocabulary_id_and_nothing_else_changes():
-    tf.random.set_seed(1)
+    tf.keras.utils.set_random_seed(1)
     ids = np.tile(np.array([[1, 0, 2]], np.int32), (8_000, 1))
     replaced = hidden(0.25).query(tf.constant(ids)).numpy()
     assert (replaced[:, :2] == [1, 0]).all()
@@ -47,6 +48,16 @@ def test_a_share_of_users_become_any_out_of_vocabulary_id_and_nothing_else_chang
     assert values.tolist() == [2, 3, 4, 5]
     # Three quarters stay, a twelfth becomes each OOV id; five standard errors of 0.005.
     np.testing.assert_allclose(counts / 8_000, [0.75, 1 / 12, 1 / 12, 1 / 12], atol=0.025)
+
+
+def test_a_missing_value_stays_missing():
+    assert hidden(1.0).query(tf.constant([[1, 0, 0]])).numpy().tolist() == [[1, 0, 0]]
+
+
+def test_missing_values_count_in_no_share():
+    # Two of three values are unknown, whatever is missing.
+    assert id_dropout._oov_share(np.array([0, 5, 0, 7, 1]), 5) == pytest.approx(2 / 3)
+    assert id_dropout._oov_share(np.zeros(4, np.int32), 5) == 0.0
 
 
 def test_ads_with_other_fields_are_hidden():
@@ -65,7 +76,7 @@ def test_where_nothing_else_tells_ads_apart_or_no_one_field_is_the_id_none_is_hi
 
 def test_what_held_out_rows_do_not_know_is_hidden_as_often_unless_nothing_is():
     ids, ads = tf.constant([[1, 0, 2]] * 4_000), tf.constant([[1, 2]] * 4_000)
-    tf.random.set_seed(2)
+    tf.keras.utils.set_random_seed(2)
     strange = hidden(0.05, user=0.6, film=0.01)
     assert strange.rates == {"user": 0.6, "film": 0.05}
     assert np.mean(strange.query(ids).numpy()[:, 2] != 2) == pytest.approx(0.6, abs=0.04)

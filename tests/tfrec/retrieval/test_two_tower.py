@@ -133,6 +133,29 @@ def test_what_the_user_clicked_elsewhere_is_no_negative(data_set, retrieval_conf
     )
 
 
+def test_clicks_of_one_request_are_no_negatives_of_each_other(data_set, retrieval_config, clicks):
+    query = np.repeat(clicks.query[:1], 4, axis=0)
+    for changes in ({"batch_size": 300}, {"batch_size": 32, "uniform_negatives": 0}):
+        model = build(data_set, sampled(retrieval_config, **changes))
+        logits = logits_of(model, data_set, query)[0]
+        # Ads without clicks are never drawn from a batch.
+        logits[data_set.catalogue().clicks == 0] = -np.inf
+        a, b, c = np.argsort(-logits)[:3]
+        batch = batch_of(data_set, query, np.array([a, b, c, b]))
+        alone = float(model.compute_loss({**batch, "request": tf.constant([1, 2, 3, 4])}))
+        assert float(model.compute_loss(batch)) == pytest.approx(alone, rel=1e-5)
+        # Ad b, clicked in request 1 too, is not a negative of its first click in any column.
+        found = model._not_clicked({**batch, "request": tf.constant([1, 1, 3, 4])}, batch["ad_row"])
+        assert (~found.numpy()).tolist() == [
+            [True, True, False, True],
+            [True, True, False, True],
+            [False, False, True, False],
+            [False, True, False, True],
+        ]
+        together = float(model.compute_loss({**batch, "request": tf.constant([1, 1, 3, 4])}))
+        assert together < alone - 0.01
+
+
 def gradient_of(model, training):
     """A function from a batch to the loss's gradient by the ad tower's output layer, flat."""
 

@@ -226,6 +226,14 @@ def test_a_directory_without_a_best_pass_is_refused(tmp_path):
         training.restore_best(Lookup(), tmp_path)
 
 
+def test_weights_of_another_model_are_refused(tmp_path):
+    other = tf.keras.Sequential([tf.keras.layers.Dense(1)])
+    other(tf.zeros([1, 4]))
+    other.save_weights(str(tmp_path / "best" / "weights"))
+    with pytest.raises(ValueError, match=r"checkpoint .* lacks weights of the model; .*Delete"):
+        training.restore_best(Lookup(), tmp_path)
+
+
 @pytest.mark.parametrize("damage", [lambda data: data.unlink(), lambda data: data.write_bytes(b"")])
 def test_a_best_pass_that_cannot_be_read_says_what_to_delete(tmp_path, damage):
     Run(tmp_path / "refit", [4, 3, 2, 1]).fit()
