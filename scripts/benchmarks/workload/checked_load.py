@@ -1,0 +1,210 @@
+"""Sends requests at a steady rate and checks every answer.
+
+Each second request asks for the ads that live updates added, and so reads the writes back; the
+others are ordinary requests. An answer must be about one release, in the order that it claims, and
+must come before the deadline of its request.
+"""
+
+import dataclasses
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+from workload.live_writer import Acknowledged
+
+from serving import client, errors, requests
+
+_THREADS = 16
+_MAX_READ_BACK = 40
+_MAX_PROBLEMS = 20
+
+
+@dataclasses.dataclass
+class Counts:
+    """What came of the requests.
+
+    Attributes:
+        requests: Requests sent.
+        answered: Answers within the deadline.
+        failed: Requests without an answer after all attempts of the client, other than the next
+            two.
+        refused: Requests that the service shed (429).
+        late: Answers after the deadline, and requests whose client gave up at the deadline.
+        degraded: Answers in which not all candidates were ranked.
+        mixed: Answers that mix releases, or are not in the order that they claim.
+        lost: Ads whose acknowledged state an answer contradicts.
+        problems: The first failures, in words.
+    """
+
+    requests: int = 0
+    answered: int = 0
+    failed: int = 0
+    refused: int = 0
+    late: int = 0
+    degraded: int = 0
+    mixed: int = 0
+    lost: set[str] = dataclasses.field(default_factory=set)
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+    def note(self, problem: str) -> None:
+        """Keeps the first problems."""
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(problem)
+
+
+class CheckedLoad:
+    """Sends requests from several threads until the `with` block ends.
+
+    Args:
+        url: URL of the service.
+        contexts: Raw query fields of the ordinary requests, sent in turn.
+        acknowledged: Release version -> function that returns the acknowledged ads.
+        rate: Requests per second.
+        deadline_seconds: Deadline of a request, over all attempts of the client.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        contexts: Sequence[dict[str, Any]],
+        acknowledged: Mapping[int, Callable[[], Acknowledged]],
+        rate: float,
+        deadline_seconds: float,
+    ) -> None:
+        self._url = url
+        self._contexts = contexts
+        self._acknowledged = acknowledged
+        self._rate = rate
+        self._deadline_seconds = deadline_seconds
+        self._due: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.counts = Counts()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(_THREADS)]
+        self._pace = threading.Thread(target=self._keep_pace)
+
+    def __enter__(self) -> "CheckedLoad":
+        for thread in (*self._threads, self._pace):
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pace.join()
+        for _ in self._threads:
+            self._due.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def read_back(self) -> None:
+        """Reads all acknowledged ads of the release that answers, in pieces."""
+        with client.Client(self._url, timeout_seconds=30.0) as service:
+            ids = sorted({ad for read in self._acknowledged.values() for ad in _ads(read())})
+            for start in range(0, len(ids), _MAX_READ_BACK):
+                self._read_back(service, ids[start : start + _MAX_READ_BACK])
+
+    def _keep_pace(self) -> None:
+        number, due = 0, time.monotonic()
+        while not self._stop.is_set():
+            due += 1 / self._rate
+            self._stop.wait(max(0.0, due - time.monotonic()))
+            self._due.put(number)
+            number += 1
+
+    def _ask(self) -> None:
+        with client.Client(self._url, timeout_seconds=self._deadline_seconds) as service:
+            while (number := self._due.get()) is not None:
+                started = time.monotonic()
+                outcome = "answered"
+                try:
+                    if number % 2:
+                        self._read_newest_back(service)
+                    else:
+                        context = self._contexts[number // 2 % len(self._contexts)]
+                        self._check(service.recommend(context=context, k=10))
+                    if time.monotonic() - started > self._deadline_seconds:
+                        outcome = "late"
+                except errors.ClientOverloadedError:
+                    outcome = "refused"
+                except errors.ClientTimeoutError:
+                    outcome = "late"
+                except errors.TfrecClientError as error:
+                    outcome = "failed"
+                    self._note(f"failed: {error}")
+                self._count("requests", outcome)
+
+    def _read_newest_back(self, service: client.Client) -> None:
+        each = _MAX_READ_BACK // len(self._acknowledged)
+        ids = [ad for read in self._acknowledged.values() for ad in _ads(read())[-each:]]
+        self._read_back(service, ids)
+
+    def _read_back(self, service: client.Client, ids: list[str]) -> None:
+        # Read before the request: what is acknowledged later need not be in its answer.
+        known = {version: read() for version, read in self._acknowledged.items()}
+        answer = service.recommend(
+            context=self._contexts[0], k=_MAX_READ_BACK, filters={"allowed_ads": ids}
+        )
+        self._check(answer)
+        found = {ad.ad_id for ad in answer.ads}
+        state = known.get(answer.bundle_version, Acknowledged())
+        others = {
+            ad
+            for version, other in known.items()
+            if version != answer.bundle_version
+            for ad in other.present | other.absent
+        }
+        lost = (state.present & set(ids)) - found | state.absent & found
+        with self._lock:
+            if found & others:
+                self.counts.mixed += 1
+                self.counts.note(f"mixed: release {answer.bundle_version} has {found & others}")
+            if lost:
+                self.counts.lost |= lost
+                self.counts.note(f"lost: {sorted(lost)[:3]} of release {answer.bundle_version}")
+
+    def _check(self, answer: requests.Answer) -> None:
+        scores = [
+            ad.utility if answer.order == "utility" else ad.retrieval_score for ad in answer.ads
+        ]
+        pairs = itertools.pairwise(scores)
+        is_sorted = all(a is not None and b is not None and a >= b for a, b in pairs)
+        if not is_sorted or answer.bundle_version not in self._acknowledged:
+            self._count("mixed")
+            self._note(f"mixed: release {answer.bundle_version}, {answer.order}: {scores}")
+        if answer.degraded is not None:
+            self._count("degraded")
+
+    def _count(self, *names: str) -> None:
+        with self._lock:
+            for name in names:
+                setattr(self.counts, name, getattr(self.counts, name) + 1)
+
+    def _note(self, problem: str) -> None:
+        with self._lock:
+            self.counts.note(problem)
+
+
+def wait_until_ready(url: str, seconds: float) -> None:
+    """Waits until the service says that it is ready.
+
+    Raises:
+        TimeoutError: It did not within this time.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5).is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.1)
+    raise TimeoutError(f"The service was not ready within {seconds:g} s.")
+
+
+def _ads(state: Acknowledged) -> list[str]:
+    """Returns ids, the latest last."""
+    return sorted(state.present | state.absent, key=lambda ad: int(ad.rsplit("-", 1)[1]))

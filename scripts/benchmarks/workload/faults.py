@@ -1,0 +1,294 @@
+"""The faults that scripts/benchmarks/chaos.py injects into a running service.
+
+Each is a function of the running system. It injects the fault, lets it last, and removes it; an
+assertion about what the system must refuse meanwhile is raised as `Violation`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+
+import httpx
+from workload import live_writer, poisson_load
+
+from serving import errors, manifest, releases
+
+_DAY_SECONDS = 86_400
+_FOLLOW_SECONDS = 90.0
+_RESTART_SECONDS = 60.0
+
+
+class Violation(AssertionError):
+    """The system accepted what it had to refuse, or did not do what it promises."""
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A service under test.
+
+    Attributes:
+        url: URL of the service.
+        process_id: Process id of the service.
+        base: Base directory of the bundles; releases 1 and 2 are published.
+        writers: Release version -> writer of its live updates.
+        random: Source of all random choices.
+        pause_seconds: How long a fault lasts that lasts.
+        overload_rate: Requests per second of an overload.
+        deadline_seconds: Deadline of a request.
+    """
+
+    url: str
+    process_id: int
+    base: pathlib.Path
+    writers: dict[int, live_writer.LiveWriter]
+    random: random.Random
+    pause_seconds: float
+    overload_rate: float
+    deadline_seconds: float
+
+    def stable(self) -> int:
+        """Returns the version that is stable on disk."""
+        return releases.current_pointer(self.base).stable
+
+    def worker(self) -> int:
+        """Returns the process id of a worker of the service."""
+        return self._child(b"spawn_main")
+
+    def model_server(self) -> int:
+        """Returns the process id of the embedded model server."""
+        return self._child(b"serving.model_server")
+
+    def _child(self, command: bytes) -> int:
+        # Each thread has the children that it has started.
+        threads = pathlib.Path(f"/proc/{self.process_id}/task")
+        end = time.monotonic() + _RESTART_SECONDS
+        while time.monotonic() < end:
+            found = []
+            lists = [path.read_text() for path in threads.glob("*/children")]
+            for child in " ".join(lists).split():
+                with contextlib.suppress(OSError):
+                    if command in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
+                        found.append(int(child))
+            if found:
+                return self.random.choice(sorted(found))
+            time.sleep(0.2)
+        raise Violation(f"No process of {command.decode()} runs after {_RESTART_SECONDS:g} s.")
+
+    def journal(self) -> pathlib.Path:
+        """Returns the journal of the stable release."""
+        return self.base / "live" / str(self.stable()) / "journal"
+
+
+def kill_worker(system: System) -> str:
+    """kill -9 of a worker process."""
+    os.kill(system.worker(), signal.SIGKILL)
+    time.sleep(system.pause_seconds)
+    return "a worker"
+
+
+def kill_model_server(system: System) -> str:
+    """kill -9 of the embedded model server."""
+    os.kill(system.model_server(), signal.SIGKILL)
+    time.sleep(system.pause_seconds)
+    return "the model server"
+
+
+def stop_worker(system: System) -> str:
+    """A worker that hangs."""
+    with _stopped(system.worker()):
+        time.sleep(system.pause_seconds)
+    return "a worker"
+
+
+def stop_model_server(system: System) -> str:
+    """A model server that hangs."""
+    with _stopped(system.model_server()):
+        time.sleep(system.pause_seconds)
+    return "the model server"
+
+
+def kill_writer(system: System) -> str:
+    """kill -9 of the process that writes live updates, in the middle of one."""
+    seconds = system.random.uniform(0, 0.2)
+    system.writers[system.stable()].kill_during_write(seconds)
+    return f"{seconds * 1000:.0f} ms into an update"
+
+
+def full_disk(system: System) -> str:
+    """A live update for which there is no space."""
+    writer = system.writers[system.stable()]
+    journal = system.journal()
+    size = journal.stat().st_size if journal.exists() else 0
+    room = system.random.randrange(300)
+    with writer.file_size_limit(size + room):
+        if writer.write() is None:
+            raise Violation(f"An update of more than {room} bytes was confirmed on a full disk.")
+    return f"room for {room} bytes"
+
+
+def bit_rot_in_journal(system: System) -> str:
+    """A flipped bit in acknowledged updates: nothing may be cut, and nothing appended."""
+    journal = system.journal()
+    writer = system.writers[system.stable()]
+    if not journal.exists():
+        writer.write()
+    size = journal.stat().st_size
+    offset = system.random.randrange(size)
+    with _flipped_bit(journal, offset, system.random):
+        # A writer that starts reads all of the journal; the service keeps the view that it has.
+        writer.kill()
+        writer.write()
+        writer.kill()
+        time.sleep(system.pause_seconds)
+        if journal.stat().st_size < size:
+            raise Violation(f"The journal was cut from {size} to {journal.stat().st_size} bytes.")
+    return f"byte {offset:,} of {size:,}"
+
+
+def bit_rot_in_release(system: System) -> str:
+    """A flipped bit in a release: it may not become stable."""
+    other = 3 - system.stable()
+    listed = manifest.read(system.base, other).files
+    name = system.random.choice(sorted(name for name, file in listed.items() if file["bytes"]))
+    path = system.base / name
+    with _flipped_bit(path, system.random.randrange(path.stat().st_size), system.random):
+        try:
+            releases.promote(system.base, other)
+        except errors.BundleError:
+            return name
+    raise Violation(f"Release {other} was promoted with a damaged {name}.")
+
+
+def clock(system: System) -> str:
+    """Files written by a host whose clock is a day ahead or behind."""
+    seconds = system.random.choice([-_DAY_SECONDS, _DAY_SECONDS])
+    for path in [*system.base.glob("*.json"), *system.base.glob("live/*/*")]:
+        moved = path.stat().st_mtime + seconds
+        os.utime(path, (moved, moved))
+    system.writers[system.stable()].write()
+    return f"{seconds / 3600:+.0f} h"
+
+
+def promote(system: System) -> str:
+    """Another release becomes stable."""
+    other = 3 - system.stable()
+    releases.promote(system.base, other)
+    _wait_for_stable(system, other)
+    return f"release {other}"
+
+
+def canary(system: System) -> str:
+    """Half of the requests go to another release for a while."""
+    releases.start_canary(system.base, 3 - system.stable(), 0.5)
+    time.sleep(2 * system.pause_seconds)
+    releases.end_canary(system.base)
+    return "half of the requests"
+
+
+def roll_back(system: System) -> str:
+    """The previous release becomes stable again."""
+    releases.promote(system.base, 3 - system.stable())
+    change = releases.roll_back(system.base)
+    _wait_for_stable(system, change.after.stable)
+    return f"to release {change.after.stable}"
+
+
+def overload(system: System) -> str:
+    """More requests than the service can answer."""
+    body = json.dumps({"k": 10}).encode()
+    deadline = ("x-deadline-ms", f"{system.deadline_seconds * 1000:.0f}")
+    target = poisson_load.Target(system.url, [body], (deadline,))
+    seed = system.random.randrange(2**31)
+    found = poisson_load.poisson(target, system.overload_rate, 2 * system.pause_seconds, seed)
+    late = sum(ms > system.deadline_seconds * 1000 for ms in found["milliseconds"])
+    return (
+        f"{found['sent']} requests: {len(found['milliseconds'])} answered, {late} of them late, "
+        f"{found['refused']} refused, {found['failed']} failed"
+    )
+
+
+def silent_clients(system: System) -> str:
+    """Clients that send half a request, or do not read their answer."""
+    parts = urllib.parse.urlsplit(system.url)
+    address = (str(parts.hostname), int(parts.port or 80))
+    body = json.dumps({"k": 1000}).encode()
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    request = head + b"content-length: %d\r\n\r\n" % len(body) + body
+    with contextlib.ExitStack() as stack:
+        for number in range(50):
+            connection = stack.enter_context(socket.create_connection(address, timeout=5))
+            connection.sendall(request * 3 if number % 2 else request[:-5])
+        time.sleep(system.pause_seconds)
+    return "50 connections"
+
+
+FAULTS: dict[str, Callable[[System], str]] = {
+    fault.__name__: fault
+    for fault in (
+        kill_worker,
+        kill_model_server,
+        stop_worker,
+        stop_model_server,
+        kill_writer,
+        full_disk,
+        bit_rot_in_journal,
+        bit_rot_in_release,
+        clock,
+        promote,
+        canary,
+        roll_back,
+        overload,
+        silent_clients,
+    )
+}
+
+
+@contextlib.contextmanager
+def _stopped(process_id: int) -> Iterator[None]:
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def _flipped_bit(path: pathlib.Path, offset: int, chance: random.Random) -> Iterator[None]:
+    """Flips a bit of a file, and flips it back unless the file was replaced."""
+    mask = 1 << chance.randrange(8)
+
+    def flip() -> None:
+        with path.open("r+b") as file:
+            file.seek(offset)
+            (byte,) = file.read(1)
+            file.seek(offset)
+            file.write(bytes([byte ^ mask]))
+
+    flip()
+    inode = path.stat().st_ino
+    try:
+        yield
+    finally:
+        if path.stat().st_ino == inode:
+            flip()
+
+
+def _wait_for_stable(system: System, version: int) -> None:
+    """Waits until the service has switched to a release."""
+    end = time.monotonic() + _FOLLOW_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
+            bundle = httpx.get(f"{system.url}/v1/bundle", timeout=10).json()
+            if bundle["version"] == version:
+                return
+        time.sleep(0.2)
+    raise Violation(f"Release {version} was not served {_FOLLOW_SECONDS:g} s after its promotion.")
