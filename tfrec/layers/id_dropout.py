@@ -105,7 +105,8 @@ def oov_rates(data_set: reader.DataSet) -> dict[str, float]:
 
 def _oov_share(ids: np.ndarray, first_oov: int) -> float:
     """Returns the OOV share of the ids [L] that are not missing."""
-    return np.count_nonzero(ids >= first_oov) / max(np.count_nonzero(ids), 1)
+    present = ids[ids > 0]
+    return float(np.mean(present >= first_oov)) if len(present) else 0.0
 
 
 def _ids(schema: Schema) -> list[str]:

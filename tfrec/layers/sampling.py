@@ -163,4 +163,4 @@ def _columns_of(
     row = tf.cast(tf.gather(row, hits.value_rowids()), tf.int32)
     pairs = tf.stack([row, tf.gather(order, hits.flat_values)], axis=1)
     shape = tf.stack([num_rows, tf.size(columns)])
-    return tf.scatter_nd(pairs, tf.ones_like(row), shape) > 0
+    return tf.tensor_scatter_nd_update(tf.zeros(shape, tf.bool), pairs, tf.ones_like(row, tf.bool))

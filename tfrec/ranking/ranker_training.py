@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfrec import calibration, layers, metrics, training
 from tfrec.config import RankerConfig, save_config
 from tfrec.heads import CLICK
-from tfrec.ranking import initial_bias, ranker, ranker_validation
+from tfrec.ranking import initial_bias, ranker, ranker_validation, tasks
 from tfrecords import encoding, reader, terminal
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
@@ -202,7 +202,7 @@ def train_ranker(
         embedding_learning_rate=config.embedding_learning_rate,
         steps_per_epoch=steps_per_epoch,
         examples_per_epoch=rows,
-        metric="validation_click_log_loss",
+        metric="validation_loss",
         maximize=False,
         average_decay=config.average_decay,
     )
@@ -215,7 +215,7 @@ def train_ranker(
     history = training.fit(
         model,
         read,
-        lambda: _validate(model, data_set),
+        lambda: _validate(model, data_set, config),
         plan,
         workdir,
         observe=functools.partial(
@@ -268,12 +268,33 @@ def _rows_of_pass(data_set: reader.DataSet, config: RankerConfig) -> float:
     return data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labelled - clicks)
 
 
-def _validate(model: ranker.Ranker, data_set: reader.DataSet) -> dict[str, float]:
+def validation_loss(
+    model: ranker.Ranker, predictions: Predictions, loss_weights: Mapping[str, float]
+) -> float:
+    """Returns the weighted losses of all heads, as in training; 0 of a head without labels."""
+    logits = {head: tf.constant(values) for head, values in predictions.logits.items()}
+    batch = {head: tf.constant(values) for head, values in predictions.labels.items()}
+    batch["mask"] = tf.ones(len(predictions.ad_rows), tf.bool)
+    losses = {
+        head: tasks.mean(
+            task(*tasks.labelled_rows(head, batch, logits, 1.0), compute_metrics=False)
+        )
+        for head, task in model.tasks.items()
+    }
+    return sum(loss_weights[head] * float(loss) for head, loss in losses.items())
+
+
+def _validate(
+    model: ranker.Ranker, data_set: reader.DataSet, config: RankerConfig
+) -> dict[str, float]:
     predictions = predict_split(model, data_set, "validation")
     labels, known, _ = predictions.labelled(CLICK.label)
     served = served_values(predictions, calibration.Calibrators())
     training.write_curves(served, predictions.labels)
     probabilities = served[CLICK.output][known]
     auc = metrics.auc(labels, probabilities)
-    result = {"validation_click_log_loss": metrics.log_loss(labels, probabilities)}
+    result = {
+        "validation_loss": validation_loss(model, predictions, config.loss_weights),
+        "validation_click_log_loss": metrics.log_loss(labels, probabilities),
+    }
     return result if auc is None else {**result, "validation_click_auc": auc}

@@ -193,7 +193,7 @@ def test_validation_clicks_teach_the_towers_their_temperature_and_the_rest_when_
 @pytest.mark.trains
 @pytest.mark.parametrize(
     ("stage", "metric"),
-    [("ranker", "validation_click_log_loss"), ("retrieval", "validation_corpus_recall")],
+    [("ranker", "validation_loss"), ("retrieval", "validation_corpus_recall")],
 )
 def test_validation_labels_say_which_pass_is_best(runs, stage, metric):
     own, poisoned = (runs.history(name, stage) for name in ("none", "validation labels"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfrec import layers, ranking
-from tfrec.ranking import tasks
+from tfrec.ranking import ranker_training, tasks
 
 LN2 = math.log(2.0)
 ALL = tf.constant([[True, True]])
@@ -152,3 +153,25 @@ def test_stock_tasks_drop_in_and_train(data_set, ranker_config):
     ).history
     assert history["loss"][-1] < history["loss"][0]
     assert history["click_auc"][-1] > 0.55
+
+
+def test_the_pass_is_chosen_by_the_losses_of_all_heads():
+    """As in training: a pass that is better for engagement alone is better."""
+
+    model = types.SimpleNamespace(
+        tasks={head: tasks.task_of(head) for head in ("click", "engagement")}
+    )
+
+    def predictions(engagement):
+        logits = {"click": np.zeros(2, np.float32), "engagement": np.float32(engagement)}
+        labels = {"click": np.float32([1, 0]), "engagement": np.float32([1, math.nan])}
+        return ranking.Predictions(logits, labels, np.array([2]), np.array([0, 1]))
+
+    weights = {"click": 1.0, "engagement": 0.5}
+    even, better = (
+        ranker_training.validation_loss(model, predictions(logits), weights)
+        for logits in ([0.0, 9.0], [math.log(3), -9.0])
+    )
+    # Clicks ln 2; of the one row with a label 1 the engagement has p = 1/4, and then 3/8.
+    assert even == pytest.approx(LN2 + 0.5 * math.log(4), rel=1e-6)
+    assert better == pytest.approx(LN2 + 0.5 * math.log(8 / 3), rel=1e-6)

@@ -174,6 +174,29 @@ def whole(tmp_path_factory, deterministic):
     return [variable.numpy() for variable in run.model.trainable_variables]
 
 
+@pytest.mark.parametrize("stage", ["ranker", "retrieval"])
+def test_both_stages_resume_exactly(
+    data_set, ranker_config, retrieval_config, tmp_path, monkeypatch, deterministic, stage
+):
+    monkeypatch.setattr(fitting, "_STEPS_PER_BACKUP", 2)
+
+    def train(directory, *callbacks):
+        if stage == "ranker":
+            config = dataclasses.replace(ranker_config, num_blocks=1, epochs=2)
+            ranker_training.train_ranker(data_set, config, directory, callbacks=callbacks)
+            return ranker_training.load_ranker(data_set, directory)[0]
+        config = dataclasses.replace(retrieval_config, epochs=2, refit=False)
+        retrieval.train_two_tower(data_set, config, directory, callbacks=callbacks)
+        return retrieval.load_two_tower(data_set, directory)[0]
+
+    expected = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", KilledAt(1, 4))
+    resumed = train(tmp_path / "killed")
+    for ours, theirs in zip(resumed.trainable_variables, expected.trainable_variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_run_killed_in_a_validation_repeats_its_pass(tmp_path):
     with pytest.raises(Killed):
         Run(tmp_path, [4, 3, Killed(), 1]).fit()
