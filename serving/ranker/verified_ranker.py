@@ -10,6 +10,7 @@ import numpy as np
 from serving import errors, releases, requests
 from serving.ranker import ranker_client
 
+_logger = logging.getLogger(__name__)
 _PROBE_TIMEOUT_SECONDS = 5.0
 # Time before a server that failed its probes is checked again.
 _RECHECK_SECONDS = 1.0
@@ -182,7 +183,7 @@ class VerifiedRanker:
         self._verified_at = connection
         self._ever_verified = True
         self._problem = None
-        logging.info(
+        _logger.info(
             "Ranker version %d at %s verified.", self._client.version, self._client.address
         )
 
@@ -193,5 +194,5 @@ class VerifiedRanker:
         if not isinstance(error, errors.RankerDeadlineError | errors.RankerReplyError):
             self._verified_at = None
         if type(error) is not type(self._problem):
-            logging.warning("The ranker returned no scores: %s", error)
+            _logger.warning("The ranker returned no scores: %s", error)
         self._problem = error

@@ -28,8 +28,14 @@ from serving.service import connections, lifecycle, listener, log_format
 Listening = socket.socket
 # Files of a process that are not connections: libraries, the index, the ranker, logs.
 _OTHER_FILES = 200
-# Clients cause records of these loggers, so they must not fill the disk.
-_LOUD_LOGGERS = ("uvicorn.error", "asyncio", listener.__name__)
+# Clients cause records of these loggers, a late ranker call one per request, so they must not fill
+# the disk.
+_LOUD_LOGGERS = (
+    "uvicorn.error",
+    "asyncio",
+    listener.__name__,
+    "serving.ranker.verified_ranker",
+)
 _limited = log_format.OncePerSecond()
 
 

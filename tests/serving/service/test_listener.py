@@ -10,6 +10,7 @@ import socket
 import clocks
 import pytest
 
+from serving.ranker import verified_ranker
 from serving.service import http_server, listener, log_format
 
 
@@ -121,3 +122,7 @@ def test_a_place_in_the_code_logs_once_a_second_and_says_how_often_it_did_not():
     assert passed(1, "e") == "e (2 more since the last such message)"
     clock.advance(1)
     assert passed(1, "f") == "f"
+
+
+def test_late_calls_of_the_ranker_are_among_what_is_limited():
+    assert verified_ranker.__name__ in http_server._LOUD_LOGGERS
