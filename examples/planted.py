@@ -48,7 +48,7 @@ class World:
     spend: np.ndarray
 
     @property
-    def favourite(self) -> np.ndarray:
+    def favorite(self) -> np.ndarray:
         """[U] the topic that each user likes most."""
         return self.taste.argmax(axis=1)
 

@@ -87,7 +87,7 @@ def shop(rng: np.random.Generator, rows: int) -> Tables:
         "at": iso(of.seconds),
         "customer": names("k", of.user),
         "query": [
-            topics[of.favourite[user]] if searched[request] else ""
+            topics[of.favorite[user]] if searched[request] else ""
             for user, request in zip(of.user, of.request, strict=True)
         ],
         "recently_viewed": ["|".join(values) for values in seen],

@@ -1,4 +1,4 @@
-"""Converts a log into TFRecords, an encoder and an ad catalogue.
+"""Converts a log into TFRecords, an encoder and an ad catalog.
 
 The same as `tfrec convert`.
 """

@@ -21,7 +21,7 @@ RECORDING = pathlib.Path(__file__).resolve().parent.parent / "docs" / "demo_reco
 SECONDS = 5.0
 WIDTH = 40
 ARCHITECTURE = """
-  raw log --> encoder --> TFRecords + ad catalogue
+  raw log --> encoder --> TFRecords + ad catalog
                               |
               +---------------+----------------+
               v                                v

@@ -77,7 +77,7 @@ class RetrievalConfig:
     patience: int = option(4, "Passes without a better validation recall before stopping.")
     batch_size: int = option(1024, "Maximum number of clicks in a batch; fewer for a small log.")
     uniform_negatives: int = option(
-        1024, "Ads drawn uniformly from the catalogue as extra negatives of each batch."
+        1024, "Ads drawn uniformly from the catalog as extra negatives of each batch."
     )
     learning_rate: float = option(1e-3, "Peak learning rate of the dense layers (Adam).")
     embedding_learning_rate: float = option(

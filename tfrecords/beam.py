@@ -10,7 +10,7 @@ run, and each of the two resumes the other.
     driver     cut: locates each chunk; a chunk of plain text is a range of its file, other chunks
                (gzip, Parquet, companion files) are copied to the workspace
     workers    parse │ split │ count │ fit │ pack │ write
-    driver     checks, catalogue and `dataset.json`, by `convert.convert`
+    driver     checks, catalog and `dataset.json`, by `convert.convert`
 
 Split and fit run on one worker each, with the memory of a local run, and share their results in
 the workspace. A stage starts when the previous one is finished for all chunks. All shared files are

@@ -5,13 +5,13 @@ do not depend on the number and the order of threads:
 
     parse    text to validated rows, strings as codes of their chunk's values
     split    rows to requests, and requests to splits
-    count    values, numbers and ads of the training rows; then encoder and catalogue are fitted
+    count    values, numbers and ads of the training rows; then encoder and catalog are fitted
     pack     rows to ids
     write    a shard of each split from the requests that begin in a chunk
 
     DIRECTORY/dataset.json       written last: splits, shards, counts, fingerprint
     DIRECTORY/encoder/           the fitted schema
-    DIRECTORY/catalogue/         ads.arrow and ad_features.npy
+    DIRECTORY/catalog/         ads.arrow and ad_features.npy
     DIRECTORY/train-00000.tfrecord …, validation-…, test-…
     DIRECTORY/rejected.tsv       file, line, reason and raw text of each rejected row
     DIRECTORY/sample_requests.json   raw query fields of held-out requests

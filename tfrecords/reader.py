@@ -40,7 +40,7 @@ def _not_rewritten(function: _Function) -> _Function:
 
 
 @dataclasses.dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """All ads that can be recommended; row i of each attribute is ad i.
 
     Attributes:
@@ -125,16 +125,16 @@ class DataSet:
             )
         return fitted
 
-    def catalogue(self) -> Catalogue:
+    def catalog(self) -> Catalog:
         """Reads the ad catalog; features are memory-mapped.
 
         Raises:
             FileNotFoundError, ValueError: A file is missing or damaged.
         """
-        directory = self.directory / "catalogue"
-        self._check("catalogue/")
+        directory = self.directory / "catalog"
+        self._check("catalog/")
         table = records.read_arrow(directory / "ads.arrow")
-        return Catalogue(table, np.load(directory / "ad_features.npy", mmap_mode="r"))
+        return Catalog(table, np.load(directory / "ad_features.npy", mmap_mode="r"))
 
     def sample_requests(self) -> list[dict[str, Any]]:
         """Reads the raw query fields of some held-out requests; None is missing.

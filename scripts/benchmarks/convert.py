@@ -5,7 +5,7 @@
 
 Takes about a minute for 2,000,000 rows. Generates a log in Criteo's layout with the cardinalities
 of the Kaggle log (`criteo_rows`; not timed), converts it in a fresh process and times the whole
-`convert.convert`: parsing, splits, vocabularies, catalogue, encoding, shards and checksums. The
+`convert.convert`: parsing, splits, vocabularies, catalog, encoding, shards and checksums. The
 row-wise writer (`row_examples`) converts the first --baseline_rows rows in a separate process; its
 rate is assumed to be constant. Neither time includes the start of Python and TensorFlow. Prints a
 table, and JSON as the last line.
@@ -48,7 +48,7 @@ def main() -> None:
         "rows": rows,
         "workers": flags.FLAGS.workers or os.cpu_count(),
         "runs": flags.FLAGS.repeat,
-        "ads": len(reader.DataSet(workdir / "data").catalogue()),
+        "ads": len(reader.DataSet(workdir / "data").catalog()),
         "log_mb": log.stat().st_size / 1e6,
         "data_mb": _size(workdir / "data") / 1e6,
         "seconds": _median(ours, "seconds"),

@@ -40,7 +40,7 @@ Measured = dict[str, Any]
 
 def main() -> None:
     searcher, embeddings, queries, state = measured_index.make()
-    ads, filters = catalogue(embeddings)
+    ads, filters = catalog(embeddings)
     fields = index.Eligibility(ads, index.AD_ID)
     started = time.perf_counter()
     fields.prepare()
@@ -54,7 +54,7 @@ def main() -> None:
     harness.print_json({**state, "filters": rows}, FLAGS.json)
 
 
-def catalogue(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:
+def catalog(embeddings: np.ndarray) -> tuple[pa.Table, dict[str, Any]]:
     """Returns ids and fields of the ads, and named filters on them."""
     num_ads = len(embeddings)
     rng = np.random.default_rng(3)

@@ -6,8 +6,8 @@
 
 The setup is that of production on a single machine: `scripts/serve.py` with --workers processes,
 the embedded model server in another process, and the load generator in a third (`poisson_load.py`).
-The models are those of --workdir. A catalogue of --num_ads ads is generated from the values of its
-ads (`wide_catalogue.py`) and indexed once, in WORKDIR/benchmark_serving. This takes about ten
+The models are those of --workdir. A catalog of --num_ads ads is generated from the values of its
+ads (`wide_catalog.py`) and indexed once, in WORKDIR/benchmark_serving. This takes about ten
 minutes for a million ads on two cores; the measurement takes a few minutes.
 
 Prints a table, and JSON as the last line: `p50_ms` and `p99_ms` of consecutive requests;
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from workload import fresh_process, harness, poisson_load, running_service, wide_catalogue
+from workload import fresh_process, harness, poisson_load, running_service, wide_catalog
 
 from serving import cli, export, index, releases
 from serving.client import LocalClient
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) -> None:
-    """Exports the trained models with a generated catalogue; call it in a fresh process."""
+    """Exports the trained models with a generated catalog; call it in a fresh process."""
     for part in ("data/dataset.json", "retrieval/retrieval.json", "ranker/ranker.json"):
         if not (workdir / part).is_file():
             raise FileNotFoundError(
@@ -94,10 +94,10 @@ def build(workdir: pathlib.Path, base: pathlib.Path, num_ads: int, kind: str) ->
     trained_on = reader.DataSet(workdir / "data")
     two_tower, _ = retrieval.load_two_tower(trained_on, workdir / "retrieval")
     model, calibrators, _ = ranking.load_ranker(trained_on, workdir / "ranker")
-    data_set = wide_catalogue.WideDataSet(workdir / "data", num_ads)
+    data_set = wide_catalog.WideDataSet(workdir / "data", num_ads)
     config = index.IndexConfig(kind=kind, refine="SQbf16")
     print(f"indexing {num_ads:,} generated ads in {base}", flush=True)
-    metrics = {"note": "generated catalogue, for benchmarks only"}
+    metrics = {"note": "generated catalog, for benchmarks only"}
     export.export_release(base, data_set, two_tower, model, calibrators, config, metrics)
     requests = json.dumps(data_set.sample_requests())
     (base / "requests.json").write_text(requests, encoding="utf-8")
@@ -232,7 +232,7 @@ def _cpu_ms(process_id: int) -> float:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", "workdir/quickstart", "Work directory with trained models.")
     flags.DEFINE_integer(
-        "num_ads", 1_000_000, "Number of ads of the generated catalogue.", lower_bound=1024
+        "num_ads", 1_000_000, "Number of ads of the generated catalog.", lower_bound=1024
     )
     flags.DEFINE_enum("index", "IVFPQ", ["IVFPQ", "IVF", "HNSW", "Flat"], "Kind of index.")
     flags.DEFINE_integer("k", 10, "Number of ads per answer.", lower_bound=1)

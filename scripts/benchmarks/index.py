@@ -51,8 +51,8 @@ def main() -> None:
     given = _given()
     rows: list[Row] = []
     for size in sizes:
-        catalogue, queries = _generated(size) if given is None else given
-        rows += measure(catalogue, queries, targets, workdir)
+        catalog, queries = _generated(size) if given is None else given
+        rows += measure(catalog, queries, targets, workdir)
     result = {
         "k": FLAGS.k,
         "target_recall": FLAGS.target_recall,
@@ -70,16 +70,16 @@ def main() -> None:
 
 
 def measure(
-    catalogue: index_rows.EmbeddedAds,
+    catalog: index_rows.EmbeddedAds,
     queries: np.ndarray,
     targets: index.IndexConfig,
     workdir: pathlib.Path,
 ) -> list[Row]:
-    """Measures all kinds of index and the peers on one catalogue."""
-    num_ads = catalogue.num_ads
+    """Measures all kinds of index and the peers on one catalog."""
+    num_ads = catalog.num_ads
     print(f"{num_ads:,} ads: exact search of {len(queries)} queries", flush=True)
     k = min(FLAGS.k, num_ads)
-    wanted = index.exact_rows(catalogue.chunks(), queries, k)
+    wanted = index.exact_rows(catalog.chunks(), queries, k)
     rows = []
     for config in index.structures_to_try(targets, num_ads, FLAGS.kinds, FLAGS.num_lists or [None]):
         if config.kind == "Flat" and num_ads > _MAX_ADS_IN_MEMORY:
@@ -89,11 +89,11 @@ def measure(
         built = [num_ads, config.kind, config.storage, config.refine, config.num_lists]
         name = "-".join(map(str, built))
         saved = workdir / f"{name}.faiss"
-        structure = index_rows.build(catalogue, config, queries.shape[1], saved)
+        structure = index_rows.build(catalog, config, queries.shape[1], saved)
         rows += index_rows.measure(structure, queries[asked], wanted[asked], saved)
         del structure
     if num_ads <= _MAX_ADS_IN_MEMORY and FLAGS.peers:
-        ads = np.concatenate(list(catalogue.chunks()))
+        ads = np.concatenate(list(catalog.chunks()))
         print(f"{num_ads:,} ads: peers", flush=True)
         rows.append(index_peers.brute_force(ads, queries, wanted))
         if FLAGS.scann_python:
@@ -155,7 +155,7 @@ def _given() -> tuple[index_rows.EmbeddedAds, np.ndarray] | None:
         ads, queries = export.embeddings_from_tower(*tower, FLAGS.num_queries)
         training_queries = export.tuning_queries(*tower)
     rows = tower_embeddings.CHUNK
-    catalogue = index_rows.EmbeddedAds(
+    catalog = index_rows.EmbeddedAds(
         len(ads),
         lambda: (
             ads[first : first + rows].astype(np.float32) for first in range(0, len(ads), rows)
@@ -163,7 +163,7 @@ def _given() -> tuple[index_rows.EmbeddedAds, np.ndarray] | None:
         lambda size: index.sample_vectors(ads, size, seed=0).astype(np.float32),
         training_queries.astype(np.float32),
     )
-    return catalogue, queries[: FLAGS.num_queries].astype(np.float32)
+    return catalog, queries[: FLAGS.num_queries].astype(np.float32)
 
 
 def _generated(num_ads: int) -> tuple[index_rows.EmbeddedAds, np.ndarray]:
@@ -175,10 +175,10 @@ def _generated(num_ads: int) -> tuple[index_rows.EmbeddedAds, np.ndarray]:
 
     queries = space.queries(FLAGS.num_queries + _TRAINING_QUERIES)
     measured, training_queries = np.split(queries, [FLAGS.num_queries])
-    catalogue = index_rows.EmbeddedAds(
+    catalog = index_rows.EmbeddedAds(
         num_ads, lambda: space.chunks(num_ads), sample, training_queries
     )
-    return catalogue, measured
+    return catalog, measured
 
 
 if __name__ == "__main__":

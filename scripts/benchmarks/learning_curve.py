@@ -6,7 +6,7 @@
 The first command takes about four minutes on two cores; the second, with up to 1,000,000
 impressions and 1,000,000 ads, an hour or two. Generates synthetic logs with known ground truth:
 each has --impressions for training and validation, followed by --test_impressions for testing.
-Measures recall and NDCG of test clicks over the whole catalogue as a share of what the ground truth
+Measures recall and NDCG of test clicks over the whole catalog as a share of what the ground truth
 reaches on the same clicks, next to popularity. The logs have no user ids, so there is no item-based
 baseline. Prints a table, writes WORKDIR/learning_curve.json and .png, and prints the JSON as the
 last line.
@@ -32,7 +32,7 @@ KEYS = {
     "corpus_recall_at_10": "recall@10",
     "ndcg_at_10": "NDCG@10",
 }
-LEARNT, TRUTH = ("two_tower", "popularity"), "ground_truth"
+LEARNED, TRUTH = ("two_tower", "popularity"), "ground_truth"
 VALIDATION_SHARE = 0.1
 
 flags.DEFINE_list(
@@ -40,7 +40,7 @@ flags.DEFINE_list(
     ["10000", "100000", "1000000"],
     "Numbers of impressions for training and validation.",
 )
-flags.DEFINE_list("num_ads", ["10000", "1000000"], "Numbers of ads of the catalogue.")
+flags.DEFINE_list("num_ads", ["10000", "1000000"], "Numbers of ads of the catalog.")
 flags.DEFINE_integer(
     "test_impressions", 20_000, "Number of impressions for testing.", lower_bound=100
 )
@@ -100,10 +100,10 @@ def measure(
         "passes": len(description["history"]),
         "train_seconds": seconds,
         "evaluation_seconds": time.perf_counter() - started,
-        **{name: report.recommenders[name].to_json() for name in (*LEARNT, TRUTH)},
+        **{name: report.recommenders[name].to_json() for name in (*LEARNED, TRUTH)},
         "share_of_achievable": {
             name: shares(report.recommenders[name].metrics, report.recommenders[TRUTH].metrics)
-            for name in LEARNT
+            for name in LEARNED
         },
     }
 
@@ -139,7 +139,7 @@ def print_table(points: list[dict[str, Any]]) -> None:
             **{f"truth {label}": point[TRUTH]["metrics"][key] for key, label in KEYS.items()},
         }
         for point in points
-        for name in LEARNT
+        for name in LEARNED
     ]
     columns = {
         "num_ads": ",",
@@ -157,15 +157,15 @@ def draw(points: list[dict[str, Any]], path: pathlib.Path) -> None:
     figure = matplotlib.figure.Figure(figsize=(12, 3.8), layout="constrained")
     panels = figure.subplots(1, len(KEYS), sharey=True)
     for panel, (key, label) in zip(panels, KEYS.items(), strict=True):
-        for colour, num_ads in enumerate(sorted({point["num_ads"] for point in points})):
+        for color, num_ads in enumerate(sorted({point["num_ads"] for point in points})):
             own = [point for point in points if point["num_ads"] == num_ads]
             sizes = [point["impressions"] for point in own]
-            for name, style in zip(LEARNT, ("o-", "x--"), strict=True):
+            for name, style in zip(LEARNED, ("o-", "x--"), strict=True):
                 values = [point["share_of_achievable"][name][key] for point in own]
                 title = f"{name.replace('_', '-')}, {num_ads:,} ads"
-                panel.plot(sizes, values, style, color=f"C{colour}", label=title)
+                panel.plot(sizes, values, style, color=f"C{color}", label=title)
         panel.set(xscale="log", xlabel="impressions", title=label, ylim=(0, 1.05))
-        panel.axhline(1.0, color="grey", linewidth=0.8)
+        panel.axhline(1.0, color="gray", linewidth=0.8)
     panels[0].set_ylabel("share of what the ground truth reaches")
     panels[0].legend(fontsize="small")
     figure.savefig(path, dpi=120)

@@ -125,15 +125,15 @@ def measure(
     data_set: reader.DataSet, model: retrieval.TwoTower, seconds: float
 ) -> dict[str, dict[str, Any]]:
     """Returns the per-user metrics of the model and the baselines."""
-    catalogue = data_set.catalogue()
-    history = evaluation.read_history(data_set, ("train", "validation"), len(catalogue))
+    catalog = data_set.catalog()
+    history = evaluation.read_history(data_set, ("train", "validation"), len(catalog))
     assert history is not None
     report = evaluation.compare_recommenders(
         data_set,
         {
-            "two_tower": evaluation.recommender_of(model, catalogue),
+            "two_tower": evaluation.recommender_of(model, catalog),
             "popularity": evaluation.Popularity(history.clicks),
-            "item_knn": evaluation.ItemNeighbours(history),
+            "item_knn": evaluation.ItemNeighbors(history),
             "ease": evaluation.Ease(history),
         },
         history,
@@ -160,7 +160,7 @@ def print_table(result: dict[str, dict[str, float]]) -> None:
     labels = {
         "two_tower": "two-tower, this project",
         "popularity": "popularity",
-        "item_knn": f"item neighbours (shrunk, {evaluation.NUM_NEIGHBOURS})",
+        "item_knn": f"item neighbors (shrunk, {evaluation.NUM_NEIGHBORS})",
         "ease": f"EASE (λ = {evaluation.EASE_L2:.0f})",
     }
     rows = [

@@ -114,7 +114,7 @@ def of_ours(
         print(f"measuring the existing ranker in {directory}, since no flag of the ranker is set")
     model, own, _ = ranking.load_ranker(data_set, directory)
     predictions = ranking.predict_split(model, data_set, "test")
-    labels, known, _ = predictions.labelled("click")
+    labels, known, _ = predictions.labeled("click")
     if not np.array_equal(labels, data.test.labels):
         raise ValueError(
             f"The ranker's test rows of {data_set.directory} differ from those of the peers: "

@@ -151,7 +151,7 @@ def _draw(data_set: reader.DataSet, num_candidates: int) -> Inputs:
         [f.name for f in schema.ad_fields],
     )
     columns = fields.columns([fields.merge({}, data_set.sample_requests()[0])])
-    features = np.asarray(data_set.catalogue().features)
+    features = np.asarray(data_set.catalog().features)
     rows = np.random.default_rng(1).integers(0, len(features), (1, num_candidates))
     return columns, features[rows]
 

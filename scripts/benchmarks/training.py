@@ -32,7 +32,7 @@ from tfrec import config, ranking, retrieval, training
 from tfrecords import reader
 
 MODELS = ("retrieval", "ranker")
-OPTIMISERS = {"": "ours", "baseline_": "Adam for everything"}
+OPTIMIZERS = {"": "ours", "baseline_": "Adam for everything"}
 WARM_UP_STEPS = 3
 BATCHES_IN_MEMORY = 20
 Measured = dict[str, Any]
@@ -49,7 +49,7 @@ def main() -> None:
     result: Measured = {"table_rows": [small, large], "steps": steps, "repeats": repeats}
     for model in models:
         result.update(fresh_process.call(measure_rates, directory, model, steps, repeats))
-    for prefix in OPTIMISERS:
+    for prefix in OPTIMIZERS:
         for model in models:
             sizes = (small, large)
             arguments = (directory, model, prefix, sizes, steps, repeats)
@@ -64,9 +64,9 @@ def main() -> None:
 def measure_rates(directory: pathlib.Path, model: str, steps: int, repeats: int) -> Measured:
     """Measures examples/s of both optimizers; call it in a fresh process."""
     data_set = reader.DataSet(directory)
-    rates: dict[str, list[float]] = {prefix: [] for prefix in OPTIMISERS}
+    rates: dict[str, list[float]] = {prefix: [] for prefix in OPTIMIZERS}
     runs: dict[str, tuple[Step, Iterator[reader.Batch]]] = {}
-    for prefix in OPTIMISERS:
+    for prefix in OPTIMIZERS:
         dataset, step = _prepare(data_set, model, prefix)
         runs[prefix] = step, iter(dataset.repeat())
     _warm_up(runs.values())
@@ -138,7 +138,7 @@ def _prepare(data_set: reader.DataSet, model: str, prefix: str) -> tuple[tf.data
     built: training.StageModel
     if model == "retrieval":
         options = config.RetrievalConfig()
-        built = retrieval.build_two_tower(data_set, options, data_set.catalogue())
+        built = retrieval.build_two_tower(data_set, options, data_set.catalog())
         dataset = data_set.clicked("train", options.batch_size, seed=1)
     else:
         options = config.RankerConfig()
@@ -197,7 +197,7 @@ def print_table(result: Measured, models: list[str]) -> None:
             "peak_mb": result[f"{prefix}{model}_peak_rss_mb"],
         }
         for model in models
-        for prefix, name in OPTIMISERS.items()
+        for prefix, name in OPTIMIZERS.items()
     ]
     columns = {"examples_per_second": ",.0f", **dict.fromkeys(sizes, ",.1f"), "ratio": ".2f"}
     harness.print_rows(rows, {"model": "", **columns, "peak_mb": ",.0f"})

@@ -90,8 +90,8 @@ def _built(
     """Builds an index as in an export, tuned with held-out requests."""
     queries = release_export.tuning_queries(data_set, models.two_tower)
     built = build_index(embeddings, config, tuning_queries=queries)
-    catalogue = data_set.catalogue()
+    catalog = data_set.catalog()
     index = AdIndex(
-        built.searcher.index, np.asarray(catalogue.features), release_export.display(catalogue), 2
+        built.searcher.index, np.asarray(catalog.features), release_export.display(catalog), 2
     )
     return index, f"{index.kind}, built as in an export"

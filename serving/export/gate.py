@@ -98,7 +98,7 @@ def judge(candidate: Figures, released: Released | None) -> Verdict:
         )
     for head, own in candidate.items():
         if "normalized_entropy" not in own:
-            rows = f"{own['positives']:,} of {own['labelled']:,} validation rows are positive"
+            rows = f"{own['positives']:,} of {own['labeled']:,} validation rows are positive"
             if head == CLICK.label:
                 refusals.append(f"click cannot be judged: {rows}")
             else:
@@ -121,7 +121,7 @@ def _against_the_base_rate(head: str, own: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"{head}: the normalized entropy is {own['normalized_entropy']:.4f} on "
-        f"{own['labelled']:,} validation rows; expected less than 1, that of always predicting "
+        f"{own['labeled']:,} validation rows; expected less than 1, that of always predicting "
         f"their rate ({own['base_rate']:.4f})"
     ]
 

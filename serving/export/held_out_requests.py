@@ -59,7 +59,7 @@ def _scored(
     data_set: reader.DataSet, models: evaluation.Models, num_requests: int
 ) -> Iterator[LoggedRequest]:
     samples = data_set.sample_requests()[:num_requests]
-    ids = data_set.catalogue().ad_ids
+    ids = data_set.catalog().ad_ids
     samples_left = iter(samples)
     for batch in data_set.batches("test", _REQUESTS_PER_BATCH):
         # Without positions: served scores are for the first position.

@@ -47,7 +47,7 @@ def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.TwoT
 def embeddings_from_tower(
     data_set: reader.DataSet, two_tower: retrieval.TwoTower, num_queries: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the catalogue, and the queries of clicks of the test split, with a trained tower.
+    """Embeds the catalog, and the queries of clicks of the test split, with a trained tower.
 
     Raises:
         ValueError: There is no held-out click.
@@ -55,7 +55,7 @@ def embeddings_from_tower(
     clicks = retrieval.read_clicks(data_set, "test", num_queries)
     if not len(clicks.query):
         raise ValueError(f"{data_set.directory} has no held-out click; use a larger log.")
-    ads = np.asarray(data_set.catalogue().features)
+    ads = np.asarray(data_set.catalog().features)
     return (
         retrieval.embed_in_batches(two_tower.ad_tower, ads),
         retrieval.embed_in_batches(two_tower.query_tower, clicks.query),

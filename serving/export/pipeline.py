@@ -372,6 +372,6 @@ def _describe(data_set: reader.DataSet) -> str:
     if changed:
         text.append(
             f"      {changed / max(written, 1):.1%} of the impressions showed an ad with fields "
-            "other than its latest ones, which the catalogue holds"
+            "other than its latest ones, which the catalog holds"
         )
     return "\n".join(text)

@@ -66,8 +66,8 @@ def export_release(
     Returns:
         The published manifest.
     """
-    fitted, catalogue = data_set.fitted, data_set.catalogue()
-    features = np.asarray(catalogue.features)
+    fitted, catalog = data_set.fitted, data_set.catalog()
+    features = np.asarray(catalog.features)
     embeddings = retrieval.embed_in_batches(two_tower.ad_tower, features)
     tower_module = exported.QueryTowerModule(fitted, two_tower.query_tower)
     ad_module = exported.AdTowerModule(fitted, two_tower.ad_tower)
@@ -82,11 +82,11 @@ def export_release(
     held_out = _embed(tower_module, columns)
     queries = tuning_queries(data_set, two_tower)
     index = build_index(embeddings, index_config, tuning_queries=queries)
-    k = min(NUM_CANDIDATES, len(catalogue))
+    k = min(NUM_CANDIDATES, len(catalog))
     recall = recall_against_exact(index.searcher, embeddings, held_out, k)
     training_id = training_id_of(data_set, two_tower, model)
     probes = _probes(samples, tower_module, ranker_module, index, features, fitted)
-    probes["ads"] = _ad_probes(catalogue, embeddings)
+    probes["ads"] = _ad_probes(catalog, embeddings)
 
     def write(staged: releases.Staged) -> manifest.Content:
         _save(tower_module, staged.query_tower)
@@ -107,7 +107,7 @@ def export_release(
                 if count <= len(features)
             ],
         )
-        index.save(staged.ad_index, features, display(catalogue))
+        index.save(staged.ad_index, features, display(catalog))
         np.save(staged.ad_index / QUERIES_FILE, queries[:NUM_SAMPLE_QUERIES])
         for part in releases.PARTS:
             releases.write_identity(
@@ -201,10 +201,10 @@ def _probes(
     }
 
 
-def _ad_probes(catalogue: reader.Catalogue, embeddings: np.ndarray) -> dict[str, Any]:
+def _ad_probes(catalog: reader.Catalog, embeddings: np.ndarray) -> dict[str, Any]:
     """Returns ads whose embeddings the exported ad tower must reproduce."""
-    shown = np.ones(len(catalogue), bool)
-    for column in catalogue.fields.columns:
+    shown = np.ones(len(catalog), bool)
+    for column in catalog.fields.columns:
         if pa.types.is_floating(column.type):
             # JSON has no infinity, so such a field cannot be in a probe.
             shown &= ~np.isinf(column.to_numpy())
@@ -251,9 +251,9 @@ def _spec(spec: Any) -> dict[str, Any]:
     return {"dtype": spec.dtype.name, "shape": [-1 if d is None else d for d in spec.shape]}
 
 
-def display(catalogue: reader.Catalogue) -> pa.Table:
+def display(catalog: reader.Catalog) -> pa.Table:
     """Returns the table of ad ids and raw fields of the index."""
-    return catalogue.fields.append_column(AD_ID, catalogue.ad_ids)
+    return catalog.fields.append_column(AD_ID, catalog.ad_ids)
 
 
 def training_id_of(

@@ -109,7 +109,7 @@ def join_feedback(
             duplicate_rows += num_duplicates
             settled = table.filter(pc.less_equal(table["_time"], until))
             young += table.num_rows - settled.num_rows
-            writer.write(_labelled(settled.select(known.columns), latest, events.labels))
+            writer.write(_labeled(settled.select(known.columns), latest, events.labels))
         if not writer.rows:
             raise errors.ImpressionLogError(
                 f"No impression is older than {min_age_seconds:g} s before the latest; expected "
@@ -196,7 +196,7 @@ def _first_of_each(table: pa.Table) -> pa.Table:
     return table.take(first["position_min"].combine_chunks().sort())
 
 
-def _labelled(table: pa.Table, latest: pa.Table, labels: Sequence[str]) -> pa.Table:
+def _labeled(table: pa.Table, latest: pa.Table, labels: Sequence[str]) -> pa.Table:
     """Returns rows [R] with their labels, in the same order."""
     keys = [*_KEYS, "_answer_id"]
     positions = pa.array(range(table.num_rows), pa.int64())

@@ -26,7 +26,7 @@ class _Answer:
 
     Attributes:
         fields: Raw query fields.
-        rows: Catalogue rows [C].
+        rows: Catalog rows [C].
         scores: Logged scores [C] of each output.
     """
 

@@ -210,7 +210,7 @@ def score_differences(
         release: Loaded release.
         score: Scoring function from `release_check.ranker_of`.
         request: Raw query fields.
-        rows: Catalogue rows [C] of the ads.
+        rows: Catalog rows [C] of the ads.
         found: Scores [C] of each output.
         place: Name of the request in error messages.
 

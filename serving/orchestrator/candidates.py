@@ -15,7 +15,7 @@ from serving import releases, requests
 
 
 class CandidateSource(Protocol):
-    """A snapshot of the catalogue: an `AdIndex`, or a view of a live index."""
+    """A snapshot of the catalog: an `AdIndex`, or a view of a live index."""
 
     def eligible(self, filters: requests.Filters) -> Any:
         """Returns the ads that match validated filters, as `search` takes them."""
@@ -43,8 +43,8 @@ class RequestCandidates:
     """The candidates of one request.
 
     Attributes:
-        ads: Catalogue snapshot that the rows refer to.
-        rows: Catalogue rows [C] int64 in retrieval order.
+        ads: Catalog snapshot that the rows refer to.
+        rows: Catalog rows [C] int64 in retrieval order.
         scores: Retrieval scores [C] float32.
     """
 
@@ -59,10 +59,10 @@ class CandidateGroup:
 
     Attributes:
         positions: Positions [B] of the requests among those retrieved together.
-        ads: Catalogue snapshot that the rows refer to.
+        ads: Catalog snapshot that the rows refer to.
         columns: Model inputs of the requests, [B] each.
         scores: Inner products [B, C] float32, descending.
-        rows: Catalogue rows [B, C] int64.
+        rows: Catalog rows [B, C] int64.
         ad_features: Encoded ad features [B, C, F] int32.
         stage_ms: Duration of `query_tower`, `index` and `features` in milliseconds, for all
             requests retrieved together.
@@ -110,7 +110,7 @@ def retrieve(
 
     Args:
         tower: Query tower.
-        ads: Catalogue snapshot to search.
+        ads: Catalog snapshot to search.
         fields: Converts requests to model inputs.
         valids: Validated requests.
         k: Number of candidates to find for each request.

@@ -94,9 +94,9 @@ def test_row_wise_examples_of_a_data_set_hold_its_training_rows(script, data_set
     assert found == expected
 
 
-def test_shuffle_quality_counts_neighbours_in_one_batch(script):
+def test_shuffle_quality_counts_neighbors_in_one_batch(script):
     quality = script("reader").shuffle_quality
-    # Of the five pairs of neighbours, those of rows 0–1 and 4–5 share a batch.
+    # Of the five pairs of neighbors, those of rows 0–1 and 4–5 share a batch.
     measured = quality(np.array([0, 0, 1, 0, 1, 1]), 3)
     assert measured["adjacent_in_batch"] == pytest.approx(2 / 5)
     # Beside a row, 2 of the other 5 rows are in its batch.
@@ -127,7 +127,7 @@ def test_reading_and_its_shuffle_are_measured(tmp_path):
     assert result["rows"] == 8_000
     assert result["baseline_rows"] == 300
     assert result["rows_per_second"] > 0 < result["baseline_rows_per_second"]
-    # 8,000 rows are two batches: about half of all neighbours share one.
+    # 8,000 rows are two batches: about half of all neighbors share one.
     assert 0.4 < result["adjacent_in_batch"] < 0.6
     assert 0.4 < result["adjacent_in_batch_full_shuffle"] < 0.6
 
@@ -135,7 +135,7 @@ def test_reading_and_its_shuffle_are_measured(tmp_path):
 def test_a_widened_data_set_has_tables_of_the_rows_asked_for(script, data_set):
     wide = script("workload.wide_tables")
     opened = wide.open_widened(data_set.directory, 50_000)
-    model = retrieval.build_two_tower(opened, config.RetrievalConfig(), data_set.catalogue())
+    model = retrieval.build_two_tower(opened, config.RetrievalConfig(), data_set.catalog())
     assert [v.shape[0] for v in model.sparse_variables] == [50_000, 50_000]
     batch = next(iter(data_set.clicked("train", 4_096)))
     drawn = wide.draw_ids(opened, batch, 0)

@@ -1,4 +1,4 @@
-"""The benchmark of serving: its load, its sums, and the catalogue that it makes up."""
+"""The benchmark of serving: its load, its sums, and the catalog that it makes up."""
 
 import json
 
@@ -92,9 +92,9 @@ def test_the_summary_of_overload_counts_what_came_in_time(script):
     assert (row["refused"], row["p50_ms"]) == (200, 100.0)
 
 
-def test_a_wide_catalogue_has_the_values_of_known_ads_in_new_combinations(script, data_set):
-    wide = script("workload.wide_catalogue").WideDataSet(data_set.directory, 5_000)
-    made_up, known = wide.catalogue(), data_set.catalogue()
+def test_a_wide_catalog_has_the_values_of_known_ads_in_new_combinations(script, data_set):
+    wide = script("workload.wide_catalog").WideDataSet(data_set.directory, 5_000)
+    made_up, known = wide.catalog(), data_set.catalog()
     assert len(made_up) == made_up.table.num_rows == 5_000
     assert len(set(made_up.ad_ids.to_pylist())) == 5_000
     assert made_up.features.dtype == known.features.dtype
@@ -108,5 +108,5 @@ def test_a_wide_catalogue_has_the_values_of_known_ads_in_new_combinations(script
         made_up.features[:, place]
     )
     assert len(np.unique(made_up.features, axis=0)) > len(known)
-    again = script("workload.wide_catalogue").WideDataSet(data_set.directory, 5_000).catalogue()
+    again = script("workload.wide_catalog").WideDataSet(data_set.directory, 5_000).catalog()
     np.testing.assert_array_equal(made_up.features, again.features)

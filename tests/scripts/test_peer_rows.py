@@ -67,7 +67,7 @@ def assert_same(logits, expected):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
-def relabelled(rows):
+def relabeled(rows):
     return dataclasses.replace(rows, labels=1 - rows.labels)
 
 
@@ -82,22 +82,22 @@ def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, 
     turned = fit(validation=data.test, test=data.validation)
     assert_same(turned.validation, fitted.test)
     assert_same(turned.test, fitted.validation)
-    others = fit(validation=relabelled(data.validation), test=relabelled(data.test))
+    others = fit(validation=relabeled(data.validation), test=relabeled(data.test))
     assert_same(others.test, fitted.test)
-    assert np.abs(fit(train=relabelled(data.train)).test - fitted.test).max() > 1e-3
+    assert np.abs(fit(train=relabeled(data.train)).test - fitted.test).max() > 1e-3
 
 
-@pytest.mark.parametrize("is_learnt", [True, False])
+@pytest.mark.parametrize("is_learned", [True, False])
 def test_the_settings_of_a_peer_are_those_that_are_best_on_validation(
-    peers, data, monkeypatch, is_learnt
+    peers, data, monkeypatch, is_learned
 ):
-    # Rows that were learnt are best known with the least regularisation, their opposite with most.
+    # Rows that were learned are best known with the least regularisation, their opposite with most.
     set_strengths(peers, monkeypatch, 0.003, 3.0)
-    learnt, opposite = data.train, relabelled(data.train)
-    rows = (learnt, opposite) if is_learnt else (opposite, learnt)
+    learned, opposite = data.train, relabeled(data.train)
+    rows = (learned, opposite) if is_learned else (opposite, learned)
     own = dataclasses.replace(data, validation=rows[0], test=rows[1])
     fitted = peers.fit("hashed_logistic_regression", own, tune=False, seed=1)
-    assert fitted.settings["C"] == (3.0 if is_learnt else 0.003)
+    assert fitted.settings["C"] == (3.0 if is_learned else 0.003)
 
 
 @dataclasses.dataclass

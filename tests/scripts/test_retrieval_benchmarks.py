@@ -46,7 +46,7 @@ def test_movielens_is_measured_beside_baselines_and_published_figures(ratings, t
         # The standard deviation of two values is their distance over √2.
         assert result[name]["ndcg_at_10_sd"] == pytest.approx(abs(first - second) / 2**0.5)
         assert result["runs"][0][name]["corpus_recall_at_500"] == pytest.approx(1.0)
-    # What users of the same half like is found by neighbours, not by popularity.
+    # What users of the same half like is found by neighbors, not by popularity.
     for name in ("item_knn", "ease"):
         assert result[name]["corpus_recall_at_10"] > result["popularity"]["corpus_recall_at_10"]
     assert "BPR, published" in done.stdout
@@ -58,7 +58,7 @@ def test_movielens_is_measured_beside_baselines_and_published_figures(ratings, t
 def test_movielens_baselines_know_training_and_validation_clicks(script, tmp_path, monkeypatch):
     data_set = split_logs.convert(tmp_path / "log")
     two_tower = retrieval.build_two_tower(
-        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalogue()
+        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalog()
     )
     compare, handed = evaluation.compare_recommenders, []
     monkeypatch.setattr(

@@ -9,8 +9,8 @@ from serving.index import ad_index
 def clustered(num_ads: int, num_clusters: int = 40, dimension: int = 32) -> np.ndarray:
     """Returns clustered unit vectors, like trained embeddings: [N, D] float32."""
     rng = np.random.default_rng(num_ads)
-    centres = rng.normal(size=(num_clusters, dimension))
-    points = centres[rng.integers(0, num_clusters, num_ads)]
+    centers = rng.normal(size=(num_clusters, dimension))
+    points = centers[rng.integers(0, num_clusters, num_ads)]
     points = points + 0.4 * rng.normal(size=(num_ads, dimension))
     return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
 

@@ -56,7 +56,7 @@ def read(opened: formats.Log, schema: schema_lib.Schema) -> tuple[pa.Table, list
     tables, rejected = [], []
     for chunk in opened.chunks():
         parsed = opened.parse(chunk)
-        _, faults = parsed_rows.normalize(schema, parsed, parsed_rows.is_labelled(schema, chunk))
+        _, faults = parsed_rows.normalize(schema, parsed, parsed_rows.is_labeled(schema, chunk))
         bad = np.isin(parsed.table[formats.LINE_NUMBER].to_numpy(), list(faults))
         tables.append(parsed.table.filter(pa.array(~bad)))
         numbers = sorted(faults)

@@ -281,7 +281,7 @@ def _probes(
         "requests": PROBE_REQUESTS,
         "query_embeddings": embeddings.tolist(),
         "candidates": rows.tolist(),
-        # Rows 0 and 7 have no price; a catalogue may be of one ad.
+        # Rows 0 and 7 have no price; a catalog may be of one ad.
         "ads": {"rows": [0], "embeddings": ad_embeddings(1).tolist()},
         "scores": {name: values.numpy().tolist() for name, values in scores.items()},
     }

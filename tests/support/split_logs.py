@@ -1,7 +1,7 @@
 """A small log that names the split of each row, and the same log with one split poisoned.
 
 Requests show one to four ads in slots 0, 1, …; users, numbers, lists, all three labels and a
-catalogue of which most ads are never shown, so that every part of both models is trained and an
+catalog of which most ads are never shown, so that every part of both models is trained and an
 index has cells. What does not come from the poisoned split is the same byte for byte.
 """
 
@@ -95,7 +95,7 @@ def with_other_labels(row: Row) -> Row:
 def with_other_values(row: Row) -> Row:
     """Returns a row of a user and values that no other split has, and of another ad.
 
-    The ad is one of those shown: the catalogue holds every ad of the log, of whatever split.
+    The ad is one of those shown: the catalog holds every ad of the log, of whatever split.
     """
     return {
         **row,
@@ -133,9 +133,9 @@ def count_clicks(data_set: reader.DataSet, *splits: str) -> collections.Counter[
     """Counts the clicks of splits by user and ad, as the rows of the log say.
 
     Returns:
-        By the user's fingerprint and the ad's row in the catalogue.
+        By the user's fingerprint and the ad's row in the catalog.
     """
-    row_of_ad = {ad: row for row, ad in enumerate(data_set.catalogue().ad_ids.to_pylist())}
+    row_of_ad = {ad: row for row, ad in enumerate(data_set.catalog().ad_ids.to_pylist())}
     return collections.Counter(
         (int(encoding.fingerprint(row["user"])), row_of_ad[row["ad"]])
         for row in rows()

@@ -44,7 +44,7 @@ def test_its_loss_has_the_weight_of_the_entry():
         "subscription": tf.constant([[1.0]]),
     }
     zeros = tf.zeros([1, 1])
-    labels, predictions, sample_weight = tasks.labelled_rows(
+    labels, predictions, sample_weight = tasks.labeled_rows(
         "subscription", batch, {"click": zeros, "subscription": zeros}, 1.0
     )
     losses = tasks.task_of("subscription")(labels, predictions, sample_weight=sample_weight)

@@ -111,7 +111,7 @@ def test_the_same_input_gives_the_same_bytes_and_replaces_what_was_there(tmp_pat
     first = run()
     (tmp_path / "data" / "stale.tfrecord").write_bytes(b"old")
     assert run() == first
-    assert {"dataset.json", "encoder/encoder.json", "catalogue/ads.arrow"} <= first.keys()
+    assert {"dataset.json", "encoder/encoder.json", "catalog/ads.arrow"} <= first.keys()
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
@@ -224,9 +224,9 @@ def test_only_training_rows_enter_vocabularies_counts_and_numeric_statistics(tmp
         statistics = data_set.fitted.statistics[field.name]
         assert "feedbeef" not in statistics.vocabulary
         assert max(statistics.boundaries, default=0) < 99999
-    catalogue = data_set.catalogue()
-    assert catalogue.impressions.sum() == 80
-    assert catalogue.clicks.sum() == sum(row[0] == "1" for row in rows[:80])
+    catalog = data_set.catalog()
+    assert catalog.impressions.sum() == 80
+    assert catalog.clicks.sum() == sum(row[0] == "1" for row in rows[:80])
     # The same encoder as from a log whose held-out rows hold what the training rows hold.
     other = logs.write(tmp_path / "other.tsv", [*rows[:80], *rows[:20]])
     assert logs.converted(other, tmp_path / "other", low_count_schema()).fingerprint == (
@@ -234,33 +234,33 @@ def test_only_training_rows_enter_vocabularies_counts_and_numeric_statistics(tmp
     )
 
 
-def test_the_catalogue_holds_each_ad_once_with_its_training_counts(tmp_path):
+def test_the_catalog_holds_each_ad_once_with_its_training_counts(tmp_path):
     rows = logs.rows(100)
     data_set = logs.converted(logs.write(tmp_path / "log.tsv", rows), tmp_path / "data")
     key_columns = [criteo.COLUMNS.index(name) for name in ("C7", "C11", "C13", "C17")]
     keys = ["|".join(row[i] for i in key_columns) for row in rows]
-    catalogue = data_set.catalogue()
-    ids = catalogue.ad_ids.to_pylist()
+    catalog = data_set.catalog()
+    ids = catalog.ad_ids.to_pylist()
     assert ids == list(dict.fromkeys(keys))
     train = list(zip(keys, rows, strict=True))[:80]
-    assert catalogue.impressions.tolist() == [sum(k == i for k, _ in train) for i in ids]
-    assert catalogue.clicks.tolist() == [sum(k == i and r[0] == "1" for k, r in train) for i in ids]
+    assert catalog.impressions.tolist() == [sum(k == i for k, _ in train) for i in ids]
+    assert catalog.clicks.tolist() == [sum(k == i and r[0] == "1" for k, r in train) for i in ids]
     ad_rows = np.concatenate([w["ad_row"] for s in SPLITS[1:] for w in data_set.windows(s)])
     assert [ids[row] for row in ad_rows] == keys[80:]
 
 
-def test_the_catalogue_holds_ads_never_shown_encoded_like_the_others(data_set, synthetic_log):
-    catalogue = data_set.catalogue()
+def test_the_catalog_holds_ads_never_shown_encoded_like_the_others(data_set, synthetic_log):
+    catalog = data_set.catalog()
     lines = synthetic_log.ads.read_text().splitlines()[1:]
-    assert len(catalogue) == len(lines) == 300
+    assert len(catalog) == len(lines) == 300
     shown = np.unique(
         np.concatenate([w["ad_row"] for split in SPLITS for w in data_set.windows(split)])
     )
     never = np.setdiff1d(np.arange(300), shown)
     assert len(never)
-    assert catalogue.impressions[never].sum() == 0
+    assert catalog.impressions[never].sum() == 0
     encoder = encoding.Encoder(data_set.fitted, data_set.schema.ad_fields)
-    np.testing.assert_array_equal(catalogue.features, encoder.encode_table(catalogue.table))
+    np.testing.assert_array_equal(catalog.features, encoder.encode_table(catalog.table))
 
 
 def test_an_ad_table_without_a_column_or_missing_is_refused(tmp_path, synthetic_log):

@@ -43,7 +43,7 @@ def lists(data_set, split):
         name: ["", *statistics.vocabulary]
         for name, statistics in data_set.fitted.statistics.items()
     }
-    ids = data_set.catalogue().ad_ids.to_pylist()
+    ids = data_set.catalog().ad_ids.to_pylist()
     found = []
     for window in data_set.windows(split):
         start = 0
@@ -97,12 +97,12 @@ def test_sample_requests_hold_lists_as_lists(tmp_path):
 
 
 def test_impressions_of_ads_whose_fields_changed_are_counted(tmp_path):
-    # The price of x is 1 in two rows and 9 in the last, which the catalogue keeps.
+    # The price of x is 1 in two rows and 9 in the last, which the catalog keeps.
     text = "".join(f"r{i},CH,,x,{price},{i % 2},\n" for i, price in enumerate([1, 1, 5, 9, 9, 9]))
     text += "".join(f"q{i},CH,,y{i},{i},{i % 2},\n" for i in range(10))
     data_set = shop(tmp_path, text)
     assert data_set.description.impressions_of_changed_ads == 3
-    assert data_set.catalogue().table["price"].to_pylist()[0] == 9
+    assert data_set.catalog().table["price"].to_pylist()[0] == 9
 
 
 def test_query_fields_that_vary_within_a_request_are_counted(tmp_path):
@@ -144,10 +144,10 @@ def test_fields_may_have_the_names_of_labels_and_counts(tmp_path):
     schema = schema_lib.Schema("names", fields, ("sku",), "clicked")
     text = "".join(f"r{i},C{i % 3},s{i % 5},k{i % 10},{i},{i % 2},\n" for i in range(40))
     data_set = shop(tmp_path, text, schema)
-    catalogue = data_set.catalogue()
-    assert catalogue.ad_ids.to_pylist() == [f"k{i}" for i in range(10)]
-    assert catalogue.fields["ad_id"].to_pylist() == [f"s{i % 5}" for i in range(10)]
-    assert catalogue.impressions.sum() == 32
+    catalog = data_set.catalog()
+    assert catalog.ad_ids.to_pylist() == [f"k{i}" for i in range(10)]
+    assert catalog.fields["ad_id"].to_pylist() == [f"s{i % 5}" for i in range(10)]
+    assert catalog.impressions.sum() == 32
     window = next(iter(data_set.windows("test")))
     assert window["click"].numpy().tolist() == [0, 1, 0, 1]
     assert data_set.sample_requests()[0] == {"click": 36, "position": "C0"}

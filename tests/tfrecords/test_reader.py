@@ -56,7 +56,7 @@ def concatenate(parts):
 
 
 def data_set_of(directory, shards):
-    """A data set of one split, without encoder and catalogue."""
+    """A data set of one split, without encoder and catalog."""
     data_set = reader.DataSet.__new__(reader.DataSet)
     data_set.directory, data_set.spec, data_set._verified = directory, SPEC, set()
     shards = [description.ShardDescription(**{"sampled": 0, **shard}) for shard in shards]

@@ -1,7 +1,7 @@
 """Fits calibration curves on held-out rows.
 
-All fits are shrunk, so that few rows change little: Platt scaling towards the identity, the
-isotonic curve towards Platt scaling, the factor of amounts towards 1.
+All fits are shrunk, so that few rows change little: Platt scaling toward the identity, the
+isotonic curve toward Platt scaling, the factor of amounts toward 1.
 
 Shapes: N rows; K bins, one per knot.
 
@@ -178,7 +178,7 @@ def _offsets(rows: HeldOutLogits, z: np.ndarray, bins: np.ndarray, count: int) -
 
 
 def fit_line(targets: np.ndarray, values: np.ndarray) -> curves.Platt:
-    """Fits targets = scale · values + offset by least squares, shrunk towards the identity.
+    """Fits targets = scale · values + offset by least squares, shrunk toward the identity.
 
     Args:
         targets: [N] finite.
@@ -196,7 +196,7 @@ def fit_line(targets: np.ndarray, values: np.ndarray) -> curves.Platt:
 
 
 def fit_factor(observed: np.ndarray, predicted: np.ndarray) -> float:
-    """Returns the factor that makes predicted sums equal observed sums, shrunk towards 1.
+    """Returns the factor that makes predicted sums equal observed sums, shrunk toward 1.
 
     Args:
         observed: [N] non-negative; a few dominant amounts count as few rows.

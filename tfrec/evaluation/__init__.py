@@ -2,9 +2,9 @@
 
 from tfrec.evaluation.baselines import (
     EASE_L2,
-    NUM_NEIGHBOURS,
+    NUM_NEIGHBORS,
     Ease,
-    ItemNeighbours,
+    ItemNeighbors,
     Popularity,
     read_history,
 )
@@ -35,7 +35,7 @@ from tfrec.evaluation.retrieval_comparison import (
 
 __all__ = [
     "EASE_L2",
-    "NUM_NEIGHBOURS",
+    "NUM_NEIGHBORS",
     "REALIZED_OUTCOMES",
     "CalibrationBin",
     "CandidateIndex",
@@ -45,7 +45,7 @@ __all__ = [
     "EvaluationReport",
     "HeadQuality",
     "Histogram",
-    "ItemNeighbours",
+    "ItemNeighbors",
     "Models",
     "OpenIndex",
     "Outcome",

@@ -3,7 +3,7 @@
 Each is a recommender as in `corpus_ranking`: called with queries, it returns the scores of all
 ads. They learn from `History`, the clicks of splits of a data set.
 
-Shapes: H clicks of the history, U users, N ads, B queries, K neighbours.
+Shapes: H clicks of the history, U users, N ads, B queries, K neighbors.
 
 References:
     Deshpande and Karypis, Item-Based Top-N Recommendation Algorithms, 2004 (cosine).
@@ -23,7 +23,7 @@ from tfrec.evaluation import corpus_ranking
 from tfrecords import reader
 
 MAX_CLICKS_PER_USER = 500
-NUM_NEIGHBOURS = 100
+NUM_NEIGHBORS = 100
 # Without it, two ads with one click each by the same user have the greatest cosine, 1.
 SHRINKAGE = 20.0
 EASE_L2 = 500.0
@@ -89,26 +89,26 @@ class Popularity:
         return self._scores
 
 
-class ItemNeighbours:
+class ItemNeighbors:
     """Scores an ad by its shrunk cosine similarity to the ads that the user clicked.
 
-    Each ad keeps its `num_neighbours` nearest. Ads without neighbors, and all ads for a user
+    Each ad keeps its `num_neighbors` nearest. Ads without neighbors, and all ads for a user
     without clicks, are in the order of popularity.
 
     Args:
         history: The clicks to learn from.
-        num_neighbours: K.
+        num_neighbors: K.
         shrinkage: See `item_similarity`.
     """
 
     def __init__(
         self,
         history: History,
-        num_neighbours: int = NUM_NEIGHBOURS,
+        num_neighbors: int = NUM_NEIGHBORS,
         shrinkage: float = SHRINKAGE,
     ) -> None:
         self._history = history
-        self._similarity = item_similarity(history.matrix, num_neighbours, shrinkage)
+        self._similarity = item_similarity(history.matrix, num_neighbors, shrinkage)
         clicks = history.clicks
         self._fallback = (_POPULARITY_WEIGHT * clicks / max(clicks.max(), 1.0)).astype(np.float32)
 
@@ -121,7 +121,7 @@ class ItemNeighbours:
 
 
 def item_similarity(
-    clicks: scipy.sparse.csr_array, num_neighbours: int, shrinkage: float = 0.0
+    clicks: scipy.sparse.csr_array, num_neighbors: int, shrinkage: float = 0.0
 ) -> scipy.sparse.csr_array:
     """Returns the similarity [N, N] of each ad (column) to its nearest ads (rows).
 
@@ -142,12 +142,12 @@ def item_similarity(
         part.data[part.indices == rows + first] = 0.0  # not itself
         users = length[rows + first] * length[part.indices]
         part.data *= users / np.maximum(users + shrinkage, 1.0)
-        kept.append(_largest_of_each_row(part, num_neighbours))
+        kept.append(_largest_of_each_row(part, num_neighbors))
     return scipy.sparse.csr_array(scipy.sparse.vstack(kept).T)
 
 
 class Ease:
-    """A linear model of all ads in closed form; needs 8 N² bytes, for small catalogues.
+    """A linear model of all ads in closed form; needs 8 N² bytes, for small catalogs.
 
     Args:
         history: The clicks to learn from.

@@ -15,7 +15,7 @@ from tfrecords.schema import NUM_CANDIDATES
 
 LIST_LENGTH = 10
 _REQUESTS_AT_ONCE = 8
-# Query embeddings [Q, D] and k -> catalogue rows [Q, at most k], best first.
+# Query embeddings [Q, D] and k -> catalog rows [Q, at most k], best first.
 Search = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -38,7 +38,7 @@ class CandidateIndex:
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Catalogue rows of requests, best first, after each stage.
+    """Catalog rows of requests, best first, after each stage.
 
     Attributes:
         tower: [Q, K] from exact search with the tower's embeddings.
@@ -100,7 +100,7 @@ def score(
         queries: [Q, Fq] int32.
         found: The candidates of the queries.
     """
-    rows, ad_features = found.filtered, np.asarray(data_set.catalogue().features)
+    rows, ad_features = found.filtered, np.asarray(data_set.catalog().features)
     parts = {head: [np.empty((0, rows.shape[1]))] for head in model.heads}
     count = len(queries) if rows.shape[1] else 0
     for first in terminal.progress_steps(

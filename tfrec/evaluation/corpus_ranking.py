@@ -1,4 +1,4 @@
-"""Measures recommenders over the whole catalogue: all ads are ranked, none is sampled.
+"""Measures recommenders over the whole catalog: all ads are ranked, none is sampled.
 
 A recommender is called with queries and returns the scores of all ads. Two conventions:
 
@@ -79,7 +79,7 @@ def per_click(
 
     Besides recall and NDCG, the metrics are `auc_against_uniform_ads` and
     `auc_against_popular_ads`, the probability that a clicked ad scores above one drawn uniformly,
-    or by training clicks; `catalogue_coverage_at_K`, the share of ads in at least one list;
+    or by training clicks; `catalog_coverage_at_K`, the share of ads in at least one list;
     `popularity_percentile_at_10`, the mean percentile by training clicks of the ads in the lists;
     and `exposure_gini_at_10`, 0 if all ads are in the same number of lists, 1 if one ad is in all.
 
@@ -100,7 +100,7 @@ def per_click(
     values = {
         "auc_against_uniform_ads": _mean(lists.auc["uniform"]),
         "auc_against_popular_ads": _mean(lists.auc["popular"]),
-        **{f"catalogue_coverage_at_{k}": float(lists.listed[k].mean()) for k in COVERAGE_AT},
+        **{f"catalog_coverage_at_{k}": float(lists.listed[k].mean()) for k in COVERAGE_AT},
         "popularity_percentile_at_10": float(percentile),
         "exposure_gini_at_10": metrics.gini(lists.exposure),
     }
@@ -251,7 +251,7 @@ class _Lists:
 
 
 def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:
-    """Returns the best ads [B, min(k, N)] of scores [B, N] or [1, N]; ties in catalogue order."""
+    """Returns the best ads [B, min(k, N)] of scores [B, N] or [1, N]; ties in catalog order."""
     top = tf.math.top_k(scores, min(k, scores.shape[1])).indices.numpy()
     return np.broadcast_to(top, (rows.stop - rows.start, top.shape[1]))
 

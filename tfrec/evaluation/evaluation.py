@@ -1,7 +1,7 @@
 """Measures trained models on the test split, and compares them with the ground truth.
 
 Every metric names its corpus: ranker metrics are over logged impressions and logged lists,
-retrieval metrics over the whole catalogue. With the ground truth of the synthetic world, each has
+retrieval metrics over the whole catalog. With the ground truth of the synthetic world, each has
 a ceiling, the same metric of the true probabilities on the same rows.
 
 Shapes: L impressions of the split, N ads, Q requests, K candidates.
@@ -69,7 +69,7 @@ def evaluate(
     truth = ground_truth.load_ground_truth(truth_log, data_set) if truth_log is not None else None
     logged = logged_quality.predict(data_set, models.ranker, models.calibrators, SPLIT, config)
     ranker = logged_quality.of_heads(logged, truth)
-    by_segment = logged_quality.by_segment(logged, data_set, data_set.catalogue(), SPLIT, config)
+    by_segment = logged_quality.by_segment(logged, data_set, data_set.catalog(), SPLIT, config)
     retrieved = retrieval_comparison.evaluate_retrieval(data_set, models.two_tower, truth)
     lost, value = evaluate_whole_system(data_set, models, truth, open_index, config)
     return report.EvaluationReport(
@@ -107,7 +107,7 @@ def evaluate_whole_system(
         The funnel and, with ground truth, what the ten ads bring.
     """
     ads = retrieval.embed_in_batches(
-        models.two_tower.ad_tower, np.asarray(data_set.catalogue().features)
+        models.two_tower.ad_tower, np.asarray(data_set.catalog().features)
     )
     index = None if open_index is None else open_index(ads)
     setting: dict[str, Any] = {
@@ -142,13 +142,13 @@ def _by_ground_truth(
     setting: dict[str, Any],
 ) -> tuple[report.ValueFunnel, report.RealizedValue]:
     """Measures the system on `truth.sample_requests`, next to other choosers of ten ads."""
-    catalogue = data_set.catalogue()
-    order = ground_truth.catalogue_order(truth, catalogue)
+    catalog = data_set.catalog()
+    order = ground_truth.catalog_order(truth, catalog)
     utilities = {UTILITY: scored.weights, CLICK.label: {CLICK.label: 1.0}}
     values, best = funnel.true_values(truth, order, scored.found, utilities)
     found = scored.found.filtered
-    num_requests, count = len(found), min(candidates.LIST_LENGTH, len(catalogue))
-    popular = retrieval.most_clicked(data_set, catalogue, count)
+    num_requests, count = len(found), min(candidates.LIST_LENGTH, len(catalog))
+    popular = retrieval.most_clicked(data_set, catalog, count)
     rng = np.random.default_rng(config.seed)
     lists = {
         "system": candidates.best_ten(found, scored.utility),
@@ -156,7 +156,7 @@ def _by_ground_truth(
         "retrieval_alone": found[:, : candidates.LIST_LENGTH],
         "popularity": np.broadcast_to(popular, (num_requests, count)),
         "random": np.array(
-            [rng.choice(len(catalogue), count, replace=False) for _ in range(num_requests)]
+            [rng.choice(len(catalog), count, replace=False) for _ in range(num_requests)]
         ),
     }
     return (

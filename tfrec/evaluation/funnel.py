@@ -72,7 +72,7 @@ def true_values(
 
     Args:
         truth: The ground truth.
-        order: [N] from `ground_truth.catalogue_order`.
+        order: [N] from `ground_truth.catalog_order`.
         found: The candidates of the requests.
         utilities: Name -> weight of each head.
 
@@ -152,7 +152,7 @@ def measure_clicks(
         config: Resamples and their seed.
         **setting: The fields of `report.Funnel`.
     """
-    found, ads = scored.found, data_set.catalogue()
+    found, ads = scored.found, data_set.catalog()
     wanted = clicks.ad_rows[:, None]
 
     def among(rows: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The ground truth of the synthetic world, aligned with a converted data set.
 
-Shapes: L impressions of the test split, N ads of the catalogue, Q requests, P positions.
+Shapes: L impressions of the test split, N ads of the catalog, Q requests, P positions.
 """
 
 import dataclasses
@@ -103,10 +103,10 @@ def query_columns(requests: pa.Table) -> dict[str, np.ndarray]:
     return result
 
 
-def catalogue_order(truth: GroundTruth, catalogue: reader.Catalogue) -> np.ndarray:
-    """Returns the world's number of each catalogue ad [N]."""
+def catalog_order(truth: GroundTruth, catalog: reader.Catalog) -> np.ndarray:
+    """Returns the world's number of each catalog ad [N]."""
     number = {ad_id: i for i, ad_id in enumerate(truth.world.ads["C7"].tolist())}
-    return np.array([number[ad_id] for ad_id in catalogue.ad_ids.to_pylist()])
+    return np.array([number[ad_id] for ad_id in catalog.ad_ids.to_pylist()])
 
 
 def value_matrices(
@@ -126,14 +126,14 @@ def value_matrices(
     }
 
 
-def recommender(truth: GroundTruth, catalogue: reader.Catalogue) -> corpus_ranking.Recommender:
+def recommender(truth: GroundTruth, catalog: reader.Catalog) -> corpus_ranking.Recommender:
     """Returns the recommender that knows the ground truth.
 
     A logged click requires that the logging policy shows the ad and that the user clicks it, so
     the best order of all ads is by exposure times p(click).
     """
     clicked = np.flatnonzero(truth.log[formats.criteo.LABEL].to_numpy())
-    order = catalogue_order(truth, catalogue)
+    order = catalog_order(truth, catalog)
 
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:
         table = query_columns(truth.log.take(clicked[queries.number]))

@@ -77,7 +77,7 @@ def measure(
         The metrics; none if there are no rows.
     """
     if not len(rows.labels):
-        return report.HeadQuality(labelled=0, metrics={}, calibration_curve=[])
+        return report.HeadQuality(labeled=0, metrics={}, calibration_curve=[])
     samples = _samples(head, rows, predicted)
     ceilings: dict[str, float | None] = {}
     if truth is not None:
@@ -93,7 +93,7 @@ def measure(
             samples["auc"] - 0.5, best - 0.5
         )
     return report.HeadQuality(
-        labelled=len(rows.labels),
+        labeled=len(rows.labels),
         metrics={
             name: report.Estimate.of(
                 own,

@@ -36,7 +36,7 @@ class LoggedScores:
 
     def rows(self, head: str) -> tuple[head_quality.HeadRows, head_quality.HeadScores, np.ndarray]:
         """Returns the rows with a head's label, their served values [N] and their mask [L]."""
-        labels, known, list_lengths = self.predictions.labelled(head)
+        labels, known, list_lengths = self.predictions.labeled(head)
         rows = head_quality.HeadRows(labels, list_lengths, self.resamples.take(known), self.by_user)
         return rows, _take(self.served[head], known), known
 
@@ -85,14 +85,14 @@ def of_heads(
 def by_segment(
     logged: LoggedScores,
     data_set: reader.DataSet,
-    catalogue: reader.Catalogue,
+    catalog: reader.Catalog,
     split: str,
     config: EvaluationConfig,
 ) -> report.SegmentQuality:
     """Measures the probability heads by segment."""
     position = data_set.column(split, "position") if data_set.spec.has_position else None
     fields = segments.check(config.segment_fields, data_set.schema)
-    cuts = segments.of_split(data_set, catalogue, logged.predictions.ad_rows, position, fields)
+    cuts = segments.of_split(data_set, catalog, logged.predictions.ad_rows, position, fields)
     heads = {}
     for head in logged.served:
         if not HEADS[head].is_amount:

@@ -39,7 +39,7 @@ class Shown:
 def shown(
     truth: ground_truth.GroundTruth, order: np.ndarray, requests: pa.Table, rows: np.ndarray
 ) -> Shown:
-    """Returns the true values of lists of catalogue rows [Q, P], the first in position 0."""
+    """Returns the true values of lists of catalog rows [Q, P], the first in position 0."""
     num_positions = rows.shape[1]
     columns = ground_truth.query_columns(requests)
     query = {name: np.repeat(values, num_positions) for name, values in columns.items()}
@@ -64,8 +64,8 @@ def measure(
 
     Args:
         truth: The ground truth.
-        order: [N] from `ground_truth.catalogue_order`.
-        lists: Name of the chooser -> catalogue rows [Q, P], the first in position 0.
+        order: [N] from `ground_truth.catalog_order`.
+        lists: Name of the chooser -> catalog rows [Q, P], the first in position 0.
         config: Resamples and the seed.
     """
     requests = truth.sample_requests

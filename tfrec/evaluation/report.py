@@ -77,7 +77,7 @@ class CalibrationBin(ReportPart):
 class HeadQuality(ReportPart):
     """The quality of a head on logged impressions."""
 
-    labelled: int
+    labeled: int
     """Number of rows with the label."""
     metrics: dict[str, Estimate]
     """By name, see `head_quality`; empty if no row has the label."""

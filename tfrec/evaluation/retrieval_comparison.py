@@ -27,16 +27,16 @@ def evaluate_retrieval(
 
     The baselines know the clicks of training and validation, as the model does after its refit.
     """
-    catalogue = data_set.catalogue()
-    history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, len(catalogue))
-    known = retrieval.with_validation_clicks(data_set, catalogue)
+    catalog = data_set.catalog()
+    history = baselines.read_history(data_set, retrieval.REFIT_SPLITS, len(catalog))
+    known = retrieval.with_validation_clicks(data_set, catalog)
     recommenders: dict[str, corpus_ranking.Recommender | None] = {
-        "two_tower": recommender_of(two_tower, catalogue),
+        "two_tower": recommender_of(two_tower, catalog),
         "popularity": baselines.Popularity(known.clicks),
-        "item_knn": None if history is None else baselines.ItemNeighbours(history),
+        "item_knn": None if history is None else baselines.ItemNeighbors(history),
     }
     if truth is not None:
-        recommenders["ground_truth"] = ground_truth.recommender(truth, catalogue)
+        recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)
     measured = compare_recommenders(data_set, recommenders, history, max_clicks)
     if truth is None or not measured.num_clicks:
         return measured
@@ -50,10 +50,10 @@ def evaluate_retrieval(
 
 
 def recommender_of(
-    two_tower: retrieval.TwoTower, catalogue: reader.Catalogue
+    two_tower: retrieval.TwoTower, catalog: reader.Catalog
 ) -> corpus_ranking.Recommender:
     """Returns a two-tower model as a recommender, with all ads embedded."""
-    ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalogue.features)).T
+    ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features)).T
 
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:
         return retrieval.embed_in_batches(two_tower.query_tower, queries.query) @ ads
@@ -75,10 +75,10 @@ def compare_recommenders(
         history: Clicks of users in training and validation; None: the log has no users.
         max_clicks: Maximum number of clicks measured per click, evenly spaced.
     """
-    catalogue = data_set.catalogue()
-    known = retrieval.with_validation_clicks(data_set, catalogue)
+    catalog = data_set.catalog()
+    known = retrieval.with_validation_clicks(data_set, catalog)
     ads = corpus_ranking.RankedCorpus(
-        catalogue.clicks, (catalogue.impressions > 0) | (known.clicks > catalogue.clicks)
+        catalog.clicks, (catalog.impressions > 0) | (known.clicks > catalog.clicks)
     )
     clicks = retrieval.read_clicks(data_set, SPLIT, MAX_HELD_OUT_CLICKS)
     measured = retrieval.evenly_spaced(len(clicks.ad_rows), max_clicks)

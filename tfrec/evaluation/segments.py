@@ -1,6 +1,6 @@
 """Quality by segment: by value of ad fields, by position, and for new and seen ads.
 
-Shapes: L rows of the split, N ads of the catalogue.
+Shapes: L rows of the split, N ads of the catalog.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ def check(fields: str, schema: Schema) -> list[str]:
 
 def of_split(
     data_set: reader.DataSet,
-    catalogue: reader.Catalogue,
+    catalog: reader.Catalog,
     ad_rows: np.ndarray,
     position: np.ndarray | None,
     fields: Sequence[str] = (),
@@ -69,21 +69,21 @@ def of_split(
 
     Args:
         data_set: The converted log.
-        catalogue: Its ads.
-        ad_rows: [L] catalogue rows.
+        catalog: Its ads.
+        ad_rows: [L] catalog rows.
         position: [L] logged positions; None if the log has none.
         fields: Ad fields, from `check`; empty: those of `advertiser_like`.
     """
-    chosen = fields or advertiser_like(data_set.schema, catalogue)
-    cuts = [_by_value(name, catalogue.fields[name], ad_rows) for name in chosen]
-    is_new = (catalogue.impressions[ad_rows] == 0).astype(np.int64)
+    chosen = fields or advertiser_like(data_set.schema, catalog)
+    cuts = [_by_value(name, catalog.fields[name], ad_rows) for name in chosen]
+    is_new = (catalog.impressions[ad_rows] == 0).astype(np.int64)
     cuts.append(Segmentation(ADS, (SEEN, NEW), is_new))
     if position is not None:
         cuts.append(_by_position(position))
     return cuts
 
 
-def advertiser_like(schema: Schema, catalogue: reader.Catalogue) -> list[str]:
+def advertiser_like(schema: Schema, catalog: reader.Catalog) -> list[str]:
     """Chooses the fields that group ads as an advertiser would: several groups of several ads.
 
     These are the categorical ad fields with at least `MIN_VALUES` values and `MIN_ADS_PER_VALUE`
@@ -93,9 +93,9 @@ def advertiser_like(schema: Schema, catalogue: reader.Catalogue) -> list[str]:
     for field in schema.ad_fields:
         if field.kind != "categorical" or field.source in schema.ad_key:
             continue
-        count = pc.count_distinct(catalogue.fields[field.name]).as_py()
-        if MIN_VALUES <= count <= len(catalogue) / MIN_ADS_PER_VALUE:
-            distance[field.name] = abs(np.log(count) - np.log(len(catalogue)) / 2)
+        count = pc.count_distinct(catalog.fields[field.name]).as_py()
+        if MIN_VALUES <= count <= len(catalog) / MIN_ADS_PER_VALUE:
+            distance[field.name] = abs(np.log(count) - np.log(len(catalog)) / 2)
     return sorted(distance, key=lambda name: distance[name])[:NUM_FIELDS]
 
 

@@ -1,6 +1,6 @@
 """Histories: lists on the query side whose values are ads, such as what the user clicked last.
 
-A list whose values are ads of the catalogue, or values of an ad-side field, is tied to the ad
+A list whose values are ads of the catalog, or values of an ad-side field, is tied to the ad
 side: a value's embedding is a row of its own plus, through a learned matrix, the ad side's
 embedding of it. So an ad that is rare in histories is known from its clicks, and an ad that is rare
 in the log from its other fields.
@@ -35,10 +35,10 @@ _DECAYS = (0.0, 0.1, 0.4, 1.6)
 Ties = Mapping[str, np.ndarray]
 
 
-def find_histories(fitted: encoding.FittedSchema, catalogue: reader.Catalogue) -> Ties:
+def find_histories(fitted: encoding.FittedSchema, catalog: reader.Catalog) -> Ties:
     """Finds the query-side lists whose values are ads, or values of an ad-side field.
 
-    A list is tied if nearly all of the more frequent half of its values are ads of the catalogue,
+    A list is tied if nearly all of the more frequent half of its values are ads of the catalog,
     or else values of one ad-side categorical field with many values. The rarer half does not count:
     its values may be below the minimum count of the field.
 
@@ -51,7 +51,7 @@ def find_histories(fitted: encoding.FittedSchema, catalogue: reader.Catalogue) -
         values = fitted.statistics[field.name].vocabulary
         if field.kind != "categorical_list" or not values:
             continue
-        known = _of_ads(fitted, catalogue, values)
+        known = _of_ads(fitted, catalog, values)
         if known is None:
             known = _of_a_field(fitted, values)
         if known is not None:
@@ -61,16 +61,16 @@ def find_histories(fitted: encoding.FittedSchema, catalogue: reader.Catalogue) -
 
 
 def _of_ads(
-    fitted: encoding.FittedSchema, catalogue: reader.Catalogue, values: Sequence[str]
+    fitted: encoding.FittedSchema, catalog: reader.Catalog, values: Sequence[str]
 ) -> np.ndarray | None:
     """Returns the features of the ads with the values as ids, or None."""
     if len(fitted.schema.ad_key) != 1:
         return None
-    rows = pc.index_in(pa.array(values), value_set=catalogue.ad_ids.combine_chunks())
+    rows = pc.index_in(pa.array(values), value_set=catalog.ad_ids.combine_chunks())
     rows = rows.fill_null(-1).to_numpy()
     if not _nearly_all(rows >= 0):
         return None
-    return np.where(rows[:, None] < 0, 0, np.asarray(catalogue.features)[rows])
+    return np.where(rows[:, None] < 0, 0, np.asarray(catalog.features)[rows])
 
 
 def _of_a_field(fitted: encoding.FittedSchema, values: Sequence[str]) -> np.ndarray | None:

@@ -36,7 +36,7 @@ def expected_draws(
 
 
 class ClickShares:
-    """Each ad's share of the training clicks, from the counts of the catalogue.
+    """Each ad's share of the training clicks, from the counts of the catalog.
 
     Args:
         clicks: [N] training clicks.

@@ -66,10 +66,10 @@ class UserClicks(tf.keras.layers.Layer):
         """Sums the ads of each query.
 
         Args:
-            ads: [P] int32 catalogue rows.
+            ads: [P] int32 catalog rows.
             owner: [P] int32 indices of their queries, ascending.
             counts: [B] int32 numbers of clicks of the queries' users.
-            embed: Maps catalogue rows [P] to field embeddings [P, Fa, E].
+            embed: Maps catalog rows [P] to field embeddings [P, Fa, E].
 
         Returns:
             [B, E] float32: the mean of a query's ads times the square root of its user's number of

@@ -151,7 +151,7 @@ class Ranker(training.StageModel):
         keep_rate = self._config.negative_keep_rate if training else 1.0
         losses = []
         for head, task in self.tasks.items():
-            labels, predictions, weights = tasks.labelled_rows(head, inputs, logits, keep_rate)
+            labels, predictions, weights = tasks.labeled_rows(head, inputs, logits, keep_rate)
             loss = tasks.mean(task(labels, predictions, sample_weight=weights))
             losses.append(self._config.loss_weights[head] * loss)
         if training:

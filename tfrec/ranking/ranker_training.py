@@ -34,7 +34,7 @@ class Predictions:
         logits: Head -> [L], or [L, 3] of an amount.
         labels: Head -> [L]; NaN where missing.
         list_lengths: [R].
-        ad_rows: [L] catalogue rows.
+        ad_rows: [L] catalog rows.
     """
 
     logits: dict[str, np.ndarray]
@@ -42,7 +42,7 @@ class Predictions:
     list_lengths: np.ndarray
     ad_rows: np.ndarray
 
-    def labelled(self, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def labeled(self, head: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns a head's known labels, the mask [L] of these rows, and their list lengths."""
         known = ~np.isnan(self.labels[head])
         owner = np.repeat(np.arange(len(self.list_lengths)), self.list_lengths)
@@ -55,7 +55,7 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranker.Ranke
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
     num_positions = config.num_positions if knows_positions(data_set) else 0
-    ties = layers.find_histories(data_set.fitted, data_set.catalogue())
+    ties = layers.find_histories(data_set.fitted, data_set.catalog())
     model = ranker.Ranker(data_set.fitted, config, _heads(data_set), num_positions, ties)
     model(
         {
@@ -264,8 +264,8 @@ def load_ranker(
 
 def _rows_of_pass(data_set: reader.DataSet, config: RankerConfig) -> float:
     """Returns the expected number of rows of a pass."""
-    clicks, labelled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
-    return data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labelled - clicks)
+    clicks, labeled = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
+    return data_set.num_rows("train") - (1 - config.negative_keep_rate) * (labeled - clicks)
 
 
 def validation_loss(
@@ -276,9 +276,7 @@ def validation_loss(
     batch = {head: tf.constant(values) for head, values in predictions.labels.items()}
     batch["mask"] = tf.ones(len(predictions.ad_rows), tf.bool)
     losses = {
-        head: tasks.mean(
-            task(*tasks.labelled_rows(head, batch, logits, 1.0), compute_metrics=False)
-        )
+        head: tasks.mean(task(*tasks.labeled_rows(head, batch, logits, 1.0), compute_metrics=False))
         for head, task in model.tasks.items()
     }
     return sum(loss_weights[head] * float(loss) for head, loss in losses.items())
@@ -288,7 +286,7 @@ def _validate(
     model: ranker.Ranker, data_set: reader.DataSet, config: RankerConfig
 ) -> dict[str, float]:
     predictions = predict_split(model, data_set, "validation")
-    labels, known, _ = predictions.labelled(CLICK.label)
+    labels, known, _ = predictions.labeled(CLICK.label)
     served = served_values(predictions, calibration.Calibrators())
     training.write_curves(served, predictions.labels)
     probabilities = served[CLICK.output][known]

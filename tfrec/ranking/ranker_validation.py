@@ -80,7 +80,7 @@ def measure_heads(
         owner: [L] int from 0, the `owner_of_requests` of each row.
 
     Returns:
-        For each head JSON values: `labelled` rows and `positives` among them. If some rows are
+        For each head JSON values: `labeled` rows and `positives` among them. If some rows are
         positive and some not, also `base_rate`, `auc` and `normalized_entropy` of labels above 0;
         `calibration_ratio`, the sum predicted over the sum observed, `mean_label`, and
         `expected_calibration_error`, in units of the label, with
@@ -90,7 +90,7 @@ def measure_heads(
     result: dict[str, dict[str, Any]] = {}
     for head in logits:
         known = labels[head][~np.isnan(labels[head])]
-        result[head] = {"labelled": len(known), "positives": int(np.sum(known > 0))}
+        result[head] = {"labeled": len(known), "positives": int(np.sum(known > 0))}
     for head, rows in _rows(logits, labels, owner):
         result[head] |= _figures(rows)
     return result

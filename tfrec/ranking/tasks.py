@@ -44,7 +44,7 @@ class ZeroInflatedLogNormal(tf.keras.losses.Loss):
 
 
 def task_of(head: str) -> tfrs.tasks.Ranking:
-    """Returns the task of a head, for the `labelled_rows`."""
+    """Returns the task of a head, for the `labeled_rows`."""
     # Not averaged by Keras, which does not know how many replicas share a batch.
     each = tf.keras.losses.Reduction.NONE
     loss = (
@@ -60,7 +60,7 @@ def mean(losses: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(losses), tf.cast(tf.size(losses), losses.dtype))
 
 
-def labelled_rows(
+def labeled_rows(
     head: str, batch: Mapping[str, tf.Tensor], logits: layers.Logits, negative_keep_rate: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
     """Returns labels, predictions and weights for the task of a head.

@@ -27,7 +27,7 @@ _RETRIEVAL_METRICS = {
     ("on_unseen_ads", "corpus_recall_at_500"): "recall@500, unseen ads",
     ("metrics", "auc_against_uniform_ads"): "AUC against uniform ads",
     ("metrics", "auc_against_popular_ads"): "AUC against popular ads",
-    ("metrics", "catalogue_coverage_at_10"): "share of ads in lists of 10",
+    ("metrics", "catalog_coverage_at_10"): "share of ads in lists of 10",
     ("metrics", "popularity_percentile_at_10"): "popularity percentile of 10",
     ("excluding_seen", "corpus_recall_at_10"): "recall@10 by user",
     ("excluding_seen", "ndcg_at_10"): "NDCG@10 by user",
@@ -52,7 +52,7 @@ def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
     for head in report.absent_heads:
         yield f"{head}: the log has no such label, so the head is neither trained nor served"
     for head, quality in report.ranker.items():
-        if not quality.labelled:
+        if not quality.labeled:
             yield f"{head}: no row of the split has the label"
         for name, own in quality.metrics.items():
             if own.absent is not None:

@@ -24,21 +24,19 @@ REFIT_DIRECTORY = "refit"
 _PASS = "pass"
 
 
-def with_validation_clicks(
-    data_set: reader.DataSet, catalogue: reader.Catalogue
-) -> reader.Catalogue:
-    """Returns the catalogue with the validation clicks added to its counts."""
-    clicks = catalogue.clicks.copy()
+def with_validation_clicks(data_set: reader.DataSet, catalog: reader.Catalog) -> reader.Catalog:
+    """Returns the catalog with the validation clicks added to its counts."""
+    clicks = catalog.clicks.copy()
     for batch in data_set.clicked("validation", 65_536):
         clicks += np.bincount(batch["ad_row"].numpy(), minlength=len(clicks))
-    column = catalogue.table.schema.get_field_index(reader.CLICKS)
-    table = catalogue.table.set_column(column, reader.CLICKS, [clicks])
-    return dataclasses.replace(catalogue, table=table)
+    column = catalog.table.schema.get_field_index(reader.CLICKS)
+    table = catalog.table.set_column(column, reader.CLICKS, [clicks])
+    return dataclasses.replace(catalog, table=table)
 
 
-def most_clicked(data_set: reader.DataSet, catalogue: reader.Catalogue, count: int) -> np.ndarray:
+def most_clicked(data_set: reader.DataSet, catalog: reader.Catalog, count: int) -> np.ndarray:
     """Returns the rows [at most `count`] of the ads with the most clicks in both splits."""
-    known = with_validation_clicks(data_set, catalogue)
+    known = with_validation_clicks(data_set, catalog)
     return np.argsort(-known.clicks, kind="stable")[:count]
 
 

@@ -39,7 +39,7 @@ class Clicks:
 
     Attributes:
         query: [N, Wq] int32 encoded queries.
-        ad_rows: [N] int32 catalogue rows.
+        ad_rows: [N] int32 catalog rows.
         number: [N] number of each click in the split, in the log's order.
         user: [N] int64 fingerprints of the users, or None if the schema has no `user_key`.
     """
@@ -53,12 +53,12 @@ class Clicks:
 def build_two_tower(
     data_set: reader.DataSet,
     config: RetrievalConfig,
-    catalogue: reader.Catalogue,
+    catalog: reader.Catalog,
     clicked_ads: layers.ClickedAds | None = None,
 ) -> two_tower.TwoTower:
     """Builds an untrained two-tower model, with its weights created."""
     tf.keras.utils.set_random_seed(config.seed)
-    model = two_tower.TwoTower(data_set.fitted, config, catalogue, clicked_ads)
+    model = two_tower.TwoTower(data_set.fitted, config, catalog, clicked_ads)
     schema = data_set.schema
     if model.query_tower.user_clicks is not None:
         nothing = tf.zeros([1], tf.int32)
@@ -71,7 +71,7 @@ def build_two_tower(
 
 
 def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Reads users [H] int64 and catalogue rows [H] int32 of clicks, in log order.
+    """Reads users [H] int64 and catalog rows [H] int32 of clicks, in log order.
 
     Args:
         data_set: A data set whose schema has a `user_key`.
@@ -146,11 +146,11 @@ def train_two_tower(
     check_trainable(data_set)
     clicks = data_set.label_sum("train", "click")
     config = dataclasses.replace(config, batch_size=training.batch_size(config.batch_size, clicks))
-    catalogue = data_set.catalogue()
+    catalog = data_set.catalog()
     pairs = read_pairs(data_set, ("train",)) if data_set.spec.has_user else None
     held_out = _held_out(data_set, pairs)
     clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
-    model = build_two_tower(data_set, config, catalogue, clicked_ads)
+    model = build_two_tower(data_set, config, catalog, clicked_ads)
     oov_rates = layers.oov_rates(data_set)
     model.id_dropout.raise_rates(oov_rates)
     plan = training.Plan(
@@ -167,10 +167,10 @@ def train_two_tower(
 
     def validate() -> dict[str, float]:
         model.store_user_clicks()
-        ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalogue.features))
+        ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalog.features))
         queries = two_tower.embed_in_batches(model.query_tower, held_out.query)
         model.temperature.assign(
-            retrieval_validation.best_temperature(model, held_out, queries, ads, catalogue.clicks)
+            retrieval_validation.best_temperature(model, held_out, queries, ads, catalog.clicks)
         )
         measured = retrieval_validation.measure(model, held_out, queries, ads)
         return {**measured, "temperature": float(model.temperature)}
@@ -194,7 +194,7 @@ def train_two_tower(
     )
     if config.refit:
         model = _refit(data_set, config, oov_rates, plan, history, workdir, progress, callbacks)
-    _write_projector(model, catalogue, workdir / "tensorboard")
+    _write_projector(model, catalog, workdir / "tensorboard")
     description = {"history": history, "refit": config.refit}
     training.write_description(workdir / "retrieval.json", data_set, description)
 
@@ -210,10 +210,10 @@ def _refit(
     callbacks: Sequence[tf.keras.callbacks.Callback],
 ) -> two_tower.TwoTower:
     """Retrains on the training and the validation clicks; see `refit`."""
-    catalogue = with_validation_clicks(data_set, data_set.catalogue())
+    catalog = with_validation_clicks(data_set, data_set.catalog())
     pairs = read_pairs(data_set, REFIT_SPLITS) if data_set.spec.has_user else None
     clicked_ads = None if pairs is None else layers.ClickedAds(*pairs)
-    model = build_two_tower(data_set, config, catalogue, clicked_ads)
+    model = build_two_tower(data_set, config, catalog, clicked_ads)
     model.id_dropout.raise_rates(oov_rates)
     clicks = [data_set.label_sum(split, "click") for split in REFIT_SPLITS]
     steps = sum(math.ceil(count / config.batch_size) for count in clicks)
@@ -242,7 +242,7 @@ def load_two_tower(
         workdir / "retrieval.json", data_set, "tfrec train_retrieval"
     )
     config = RetrievalConfig(**json.loads((workdir / "config.json").read_text()))
-    model = build_two_tower(data_set, config, data_set.catalogue())
+    model = build_two_tower(data_set, config, data_set.catalog())
     refit = description.get("refit", False)
     trained = workdir / REFIT_DIRECTORY if refit else workdir
     training.restore_best(model, trained, workdir)
@@ -250,11 +250,11 @@ def load_two_tower(
 
 
 def _write_projector(
-    model: two_tower.TwoTower, catalogue: reader.Catalogue, directory: pathlib.Path
+    model: two_tower.TwoTower, catalog: reader.Catalog, directory: pathlib.Path
 ) -> None:
-    rows = training.choose_rows(catalogue.clicks)
-    ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalogue.features[rows]))
-    training.write_projector(directory, ads, training.metadata_of(catalogue, rows))
+    rows = training.choose_rows(catalog.clicks)
+    ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalog.features[rows]))
+    training.write_projector(directory, ads, training.metadata_of(catalog, rows))
 
 
 def _held_out(

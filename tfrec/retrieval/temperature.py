@@ -54,11 +54,11 @@ def columns(
 
     Args:
         clicks: [N] training clicks.
-        max_columns: Maximum C; a smaller catalogue is taken whole.
+        max_columns: Maximum C; a smaller catalog is taken whole.
         rng: Draws one half by clicks and one half uniformly.
 
     Returns:
-        [C] int32 catalogue rows, and [C] float32 logarithms of the expected number of draws.
+        [C] int32 catalog rows, and [C] float32 logarithms of the expected number of draws.
     """
     num_ads = len(clicks)
     if num_ads <= max_columns:

@@ -1,7 +1,7 @@
 """Stage one: the two-tower retrieval model.
 
 The query tower and the ad tower map their fields to L2-normalized embeddings; their inner product,
-divided by a learned temperature, is the logit of a softmax: over all ads of a small catalogue, else
+divided by a learned temperature, is the logit of a softmax: over all ads of a small catalog, else
 over in-batch and uniform negatives with logQ correction. Ads that the user clicked are not
 negatives.
 
@@ -29,12 +29,12 @@ _FREQUENCY_STDDEV = 0.01
 class TwoTower(training.StageModel):
     """The retrieval model.
 
-    If the catalogue is no larger than a batch's sample of ads, the softmax is over all ads.
+    If the catalog is no larger than a batch's sample of ads, the softmax is over all ads.
 
     Args:
         fitted: The fitted schema.
         config: Sizes and sampling.
-        catalogue: All ads, with click counts; the source of the uniform negatives.
+        catalog: All ads, with click counts; the source of the uniform negatives.
         clicked_ads: Ads that users clicked in training, which are not their negatives; None if
             users are not known.
 
@@ -48,12 +48,12 @@ class TwoTower(training.StageModel):
         self,
         fitted: encoding.FittedSchema,
         config: RetrievalConfig,
-        catalogue: reader.Catalogue,
+        catalog: reader.Catalog,
         clicked_ads: layers.ClickedAds | None = None,
     ) -> None:
         super().__init__()
         schema = fitted.schema
-        ties = layers.find_histories(fitted, catalogue)
+        ties = layers.find_histories(fitted, catalog)
         # A query made of ads distinguishes ads by their rows: see `tower_start`.
         stddev = 0.0 if ties or layers.UserIds.find(fitted) else _FREQUENCY_STDDEV
         self.ad_tower = towers.Tower(fitted, schema.ad_fields, config, stddev)
@@ -71,11 +71,11 @@ class TwoTower(training.StageModel):
         self._generator = layers.new_generator()
         self._embedding_l2 = config.embedding_l2
         self._num_uniform = config.uniform_negatives
-        self._num_ads = len(catalogue)
+        self._num_ads = len(catalog)
         self._has_few_ads = self._num_ads <= config.batch_size + config.uniform_negatives
-        # The catalogue and its counts are data, not weights: they are not in checkpoints.
-        self._ad_features = tf.constant(np.asarray(catalogue.features))
-        self._click_shares = layers.ClickShares(catalogue.clicks)
+        # The catalog and its counts are data, not weights: they are not in checkpoints.
+        self._ad_features = tf.constant(np.asarray(catalog.features))
+        self._click_shares = layers.ClickShares(catalog.clicks)
         self._clicked_ads = clicked_ads
 
     def copy_initial_weights(self) -> None:
@@ -139,7 +139,7 @@ class TwoTower(training.StageModel):
         return tf.where(layer.is_known(query)[:, None], sums, 0.0)
 
     def embed_rows(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns the field embeddings [P, Fa, E] of catalogue rows [P] int32."""
+        """Returns the field embeddings [P, Fa, E] of catalog rows [P] int32."""
         return self.ad_tower.field_embeddings(tf.gather(self._ad_features, rows))
 
     def store_user_clicks(self) -> None:
@@ -179,7 +179,7 @@ class TwoTower(training.StageModel):
 
         Args:
             batch: `ad_row` [B] int32 and, if users are known, `user` [B] int64.
-            rows: [C] int32 catalogue rows.
+            rows: [C] int32 catalog rows.
         """
         own = batch["ad_row"][:, None] == rows
         not_clicked = self._not_clicked(batch, rows)

@@ -13,7 +13,7 @@ DIRECTORY/history.json   logs of the passes
 DIRECTORY/tensorboard/   curves
 
 References:
-    Zhang et al., Towards Understanding the Overfitting Phenomenon of Deep Click-Through
+    Zhang et al., Toward Understanding the Overfitting Phenomenon of Deep Click-Through
     Rate Prediction Models, 2022.
 """
 

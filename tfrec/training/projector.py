@@ -35,7 +35,7 @@ def choose_rows(clicks: np.ndarray, limit: int = MAX_ADS, seed: int = 1) -> np.n
         seed: Seed of the sample.
 
     Returns:
-        [min(N, limit)] rows of the catalogue, the most clicked first.
+        [min(N, limit)] rows of the catalog, the most clicked first.
     """
     order = np.argsort(-clicks, kind="stable")
     if len(order) <= limit:
@@ -45,9 +45,9 @@ def choose_rows(clicks: np.ndarray, limit: int = MAX_ADS, seed: int = 1) -> np.n
     return np.concatenate([order[:top], others])
 
 
-def metadata_of(catalogue: reader.Catalogue, rows: np.ndarray) -> pa.Table:
+def metadata_of(catalog: reader.Catalog, rows: np.ndarray) -> pa.Table:
     """Returns id, clicks, impressions and raw fields of ads [n]."""
-    shown = catalogue.table.take(rows)
+    shown = catalog.table.take(rows)
     names = {
         reader.AD_ID: "ad_id",
         reader.CLICKS: "training_clicks",

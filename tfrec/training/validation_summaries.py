@@ -65,7 +65,7 @@ def calibration_figure(
     figure = matplotlib.figure.Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
     end = max(predicted.max(), observed.max())
-    axes.plot([0, end], [0, end], color="grey", linestyle=":", label="calibrated")
+    axes.plot([0, end], [0, end], color="gray", linestyle=":", label="calibrated")
     axes.plot(predicted, observed, "o-", label=head)
     axes.set(xlabel="mean predicted probability of a bin", ylabel="observed rate")
     axes.legend()

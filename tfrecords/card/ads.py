@@ -26,18 +26,18 @@ def describe(
         data_set: The data set.
         counts: Counts of each split.
     """
-    catalogue = data_set.catalogue()
-    impressions, clicks = catalogue.impressions, catalogue.clicks
+    catalog = data_set.catalog()
+    impressions, clicks = catalog.impressions, catalog.clicks
     changed = data_set.description.impressions_of_changed_ads
     sampled = sum(data_set.description.splits[split].sampled for split in counts)
     logged = sum(of_split.rows for of_split in counts.values()) - sampled
     most_shown = np.argsort(-impressions, kind="stable")[:_TOP_ADS]
-    names = catalogue.ad_ids.take(most_shown).to_pylist()
+    names = catalog.ad_ids.take(most_shown).to_pylist()
     total = int(impressions.sum())
-    ranks = np.geomspace(1, max(len(catalogue), 1), _CURVE_POINTS).round().astype(int)
-    round_ranks = np.array([rank for rank in _RANKS if rank < len(catalogue)], int)
+    ranks = np.geomspace(1, max(len(catalog), 1), _CURVE_POINTS).round().astype(int)
+    round_ranks = np.array([rank for rank in _RANKS if rank < len(catalog)], int)
     return model.AdsSummary(
-        count=len(catalogue),
+        count=len(catalog),
         shown_in_training=int((impressions > 0).sum()),
         clicked_in_training=int((clicks > 0).sum()),
         impressions_of_changed_ads=changed,

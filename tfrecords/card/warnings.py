@@ -96,7 +96,7 @@ def _labels(card: model.DataCard) -> Found:
                 yield model.warning(
                     f"The {split} split has no {label} labels.",
                     f"{label.capitalize()} can neither be learned nor measured there: use a split "
-                    "of labelled rows, such as --split=time.",
+                    "of labeled rows, such as --split=time.",
                 )
             elif own.missing:
                 yield model.note(

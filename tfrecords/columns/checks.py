@@ -80,7 +80,7 @@ def checked_numbers(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np
 
 
 def checked_labels(
-    schema: Schema, table: pa.Table, faults: RowFaults, is_labelled: bool
+    schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool
 ) -> dict[str, pa.Array]:
     """Returns the labels [B] by name: click and engagement uint8, revenue float32.
 
@@ -88,14 +88,14 @@ def checked_labels(
         schema: The schema.
         table: The parsed rows.
         faults: Rows with wrong labels are added to it.
-        is_labelled: Whether a row must have a click label.
+        is_labeled: Whether a row must have a click label.
 
     Raises:
         ValueError: A label's column holds times.
     """
     for label, name in schema.labels.items():
         _refuse_times(name, table[name], "a number" if label == "revenue" else "0 or 1")
-    result = {"click": _stored(_clicks(schema, table, faults, is_labelled))}
+    result = {"click": _stored(_clicks(schema, table, faults, is_labeled))}
     if schema.engagement is not None:
         name = schema.engagement
         result["engagement"] = _stored(checked_truths(faults, name, table[name]))
@@ -117,7 +117,7 @@ def checked_labels(
     return result
 
 
-def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labelled: bool) -> np.ndarray:
+def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool) -> np.ndarray:
     name = schema.click
     if name is None:
         return np.ones(table.num_rows)
@@ -126,7 +126,7 @@ def _clicks(schema: Schema, table: pa.Table, faults: RowFaults, is_labelled: boo
     else:
         rating, expected = checked_numbers(faults, name, table[name]), "a number"
         clicked = np.where(np.isnan(rating), np.nan, rating >= schema.click_threshold)
-    if is_labelled:
+    if is_labeled:
         faults.add(np.isnan(clicked), lambda row: f"{name} must be {expected}, got nothing")
     return clicked
 

@@ -20,8 +20,8 @@ NUM_SAMPLE_REQUESTS = 256
 CHECKED_FILES = (
     "encoder/encoder.json",
     "encoder/vocabularies.arrow",
-    "catalogue/ads.arrow",
-    "catalogue/ad_features.npy",
+    "catalog/ads.arrow",
+    "catalog/ad_features.npy",
     "sample_requests.json",
     "profile.json",
     "rejected.tsv",

@@ -27,7 +27,7 @@ class LoggedRows:
 
     Attributes:
         users: Fingerprints of users [B] int64.
-        ad_rows: Catalogue rows [B] int32.
+        ad_rows: Catalog rows [B] int32.
         clicked: Whether the row is clicked [B] bool.
         is_train: Whether it is a training row [B] bool.
         when: Rank in time [B] int64.
@@ -47,15 +47,15 @@ class NegativeSampler:
 
     Args:
         count: Number of ads to sample per click.
-        catalogue: Encoded ads [N, …] by feature.
+        catalog: Encoded ads [N, …] by feature.
         log: The log.
     """
 
-    def __init__(self, count: int, catalogue: Mapping[str, np.ndarray], log: LoggedRows) -> None:
+    def __init__(self, count: int, catalog: Mapping[str, np.ndarray], log: LoggedRows) -> None:
         self._count = count
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._log = log
-        self._num_ads = len(next(iter(catalogue.values())))
+        self._num_ads = len(next(iter(catalog.values())))
         keys = _pairs(log.users, log.ad_rows)
         learned = log.clicked & log.is_train
         self._known = {True: np.unique(keys[learned]), False: np.unique(keys[log.clicked])}
@@ -108,7 +108,7 @@ class NegativeSampler:
 
     def _features(self, drawn: np.ndarray, when: np.ndarray, train: bool) -> records.Packed:
         """Returns the stored features of sampled ads at the time."""
-        features = {"ad_row": drawn, **{n: v[drawn] for n, v in self._catalogue.items()}}
+        features = {"ad_row": drawn, **{n: v[drawn] for n, v in self._catalog.items()}}
         if self._log.ad_features is not None:
             rows = self._history[train].rows(drawn, when)
             shown = rows >= 0  # The others have the features of the catalog.
@@ -124,7 +124,7 @@ class NegativeSampler:
         train: bool,
         seed: tuple[int, ...],
     ) -> np.ndarray:
-        """Returns catalogue rows, or -1 if no ad was found in `_ATTEMPTS` draws."""
+        """Returns catalog rows, or -1 if no ad was found in `_ATTEMPTS` draws."""
         rng = np.random.default_rng((*seed, 1))
         known, pool = self._known[train], self._pool[train]
         drawn = np.full(len(users), -1, np.int32)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecords import encoding, files, records
-from tfrecords.conversion import catalogue
+from tfrecords.conversion import catalog
 from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, POSITION, USER, Rows, by_chunk
 from tfrecords.schema import LABELS, SIDES, Field, Schema
 
@@ -42,7 +42,7 @@ class Packer:
     """
 
     def __init__(
-        self, fitted: encoding.FittedSchema, ads: catalogue.CatalogueAds, ad_features: np.ndarray
+        self, fitted: encoding.FittedSchema, ads: catalog.CatalogAds, ad_features: np.ndarray
     ) -> None:
         self.spec = spec(fitted)
         self._ads = ads
@@ -50,7 +50,7 @@ class Packer:
         self._encoders = {
             s: encoding.Encoder(fitted, fitted.schema.side(s)) for s in ("query", "ad")
         }
-        self.catalogue = records.pack("ad", self.spec.ad_widths, ad_features)
+        self.catalog = records.pack("ad", self.spec.ad_widths, ad_features)
 
     def pack(self, rows: Rows) -> records.Packed:
         """Encodes rows as the features of records, with one value per row."""
@@ -70,7 +70,7 @@ class Packer:
     def num_changed_ads(self, packed: records.Packed) -> int:
         """Returns the number of rows with other ad features than the catalog."""
         changed = np.zeros(len(packed["ad_row"]), bool)
-        for name, features in self.catalogue.items():
+        for name, features in self.catalog.items():
             changed |= (features[packed["ad_row"]] != packed[name]).any(axis=1)
         return int(changed.sum())
 

@@ -141,20 +141,20 @@ def string_names(schema: Schema) -> list[str]:
     return [field.name for field in schema.fields if field.kind != "numeric"] + [AD]
 
 
-def is_labelled(schema: Schema, chunk: formats.Chunk) -> bool:
+def is_labeled(schema: Schema, chunk: formats.Chunk) -> bool:
     """Returns whether all rows of a chunk must have a click label."""
     return chunk.part != "test" and schema.click in chunk.columns
 
 
 def normalize(
-    schema: Schema, parsed: formats.Parsed, is_labelled: bool
+    schema: Schema, parsed: formats.Parsed, is_labeled: bool
 ) -> tuple[Rows, Mapping[int, str]]:
     """Validates and converts parsed rows.
 
     Args:
         schema: The schema.
         parsed: A parsed chunk.
-        is_labelled: Whether a row without a click label is a fault.
+        is_labeled: Whether a row without a click label is a fault.
 
     Returns:
         The good rows, and the faults of the others by line number.
@@ -177,7 +177,7 @@ def normalize(
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[ads], functools.partial(_empty, schema.ad_key[0]))
     columns.update(_roles(schema, table, faults))
-    labels = checked_labels(schema, table, faults, is_labelled)
+    labels = checked_labels(schema, table, faults, is_labeled)
     columns.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
     rows = pa.table(columns)
     if faults.any():

@@ -14,7 +14,7 @@ import tqdm
 
 from tfrecords import columns, encoding, files, formats, reader, records, terminal
 from tfrecords.conversion import (
-    catalogue,
+    catalog,
     dataset_json,
     fitting,
     label_window,
@@ -130,7 +130,7 @@ class FittedLog:
     """
 
     schema: encoding.FittedSchema
-    ads: catalogue.CatalogueAds
+    ads: catalog.CatalogAds
     num_distinct: Mapping[str, int]
     time: records.TimeProfile
 
@@ -201,8 +201,8 @@ class Stages:
 
     def parse_chunk(self, index: int, chunk: formats.Chunk) -> dict[str, Any]:
         """Parses a chunk, and returns its note."""
-        is_labelled = parsed_rows.is_labelled(self._schema, chunk)
-        rows, faults = parsed_rows.normalize(self._schema, self._log.parse(chunk), is_labelled)
+        is_labeled = parsed_rows.is_labeled(self._schema, chunk)
+        rows, faults = parsed_rows.normalize(self._schema, self._log.parse(chunk), is_labeled)
         if len(rows) + len(faults) != chunk.num_rows:
             raise RuntimeError(
                 f"{chunk.path}, line {chunk.first_line}: {chunk.num_rows} rows gave {len(rows)} "
@@ -275,7 +275,7 @@ class Stages:
         counts = fitting.count_chunk(
             self._schema, rows, is_train, num_before, int(split.train_ends[-1])
         )
-        ads = catalogue.count_chunk(rows, is_train, span.start)
+        ads = catalog.count_chunk(rows, is_train, span.start)
         arrays = {f"field/{name}": values for name, values in counts.items()}
         arrays.update({f"ads/{name}": values for name, values in ads.items()})
         profile = split.bins.count(rows, span.start)
@@ -294,11 +294,11 @@ class Stages:
         fitted = fitting.fit(
             self._schema, split.num_chunks, self._counts_of_field, self._strings, self._workers
         )
-        ad_counts = catalogue.merge(self._counts(index, "ads") for index in chunks)
-        ads = catalogue.collect(self._schema, ad_counts, split.chunk_ends, self._rows, more_ads)
+        ad_counts = catalog.merge(self._counts(index, "ads") for index in chunks)
+        ads = catalog.collect(self._schema, ad_counts, split.chunk_ends, self._rows, more_ads)
         time = split.bins.add(self._counts(index, "profile") for index in chunks)
         fitted.schema.save(self._space.output / "encoder")
-        ads.save(self._space.output / "catalogue", fitted.schema)
+        ads.save(self._space.output / "catalog", fitted.schema)
         return FittedLog(fitted.schema, ads, fitted.num_distinct, time)
 
     def packer(self, fitted: FittedLog | None) -> packing.Packer:
@@ -307,10 +307,10 @@ class Stages:
         Args:
             fitted: Result of `fit`; None: read the files that another worker's `fit` wrote.
         """
-        directory = self._space.output / "catalogue"
+        directory = self._space.output / "catalog"
         if fitted is None:
             schema = encoding.load(self._space.output / "encoder")
-            ads = catalogue.load(directory)
+            ads = catalog.load(directory)
         else:
             schema, ads = fitted.schema, fitted.ads
         return packing.Packer(schema, ads, np.load(directory / "ad_features.npy"))
@@ -406,7 +406,7 @@ class Stages:
         indices = range(split.num_chunks)
         packed = [self._packed(index) for index in indices]
         users = [self._rows(index).array(parsed_rows.USER) for index in indices]
-        shown = {name: np.concatenate([p[name] for p in packed]) for name in packer.catalogue}
+        shown = {name: np.concatenate([p[name] for p in packed]) for name in packer.catalog}
         log = negatives.LoggedRows(
             np.concatenate(users),
             np.concatenate([p["ad_row"] for p in packed]),
@@ -415,7 +415,7 @@ class Stages:
             splitting.ranks(split.keys),
             shown if any(self._notes(split, "pack", "changed_ads")) else None,
         )
-        return negatives.NegativeSampler(self._options.sampled_negatives, packer.catalogue, log)
+        return negatives.NegativeSampler(self._options.sampled_negatives, packer.catalog, log)
 
     def finish(
         self,

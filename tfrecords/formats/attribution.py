@@ -17,7 +17,7 @@ gzip. The convention, which a schema file overrides:
     time        timestamp, in seconds since the first impression
 
 cat1–cat9 describe the display ("contextual features"). They vary within a campaign, and a
-catalogue has one value per ad, so they are on the query side. `time_since_last_click` is known at
+catalog has one value per ad, so they are on the query side. `time_since_last_click` is known at
 the time of the request; -1 (no earlier click) is missing. The other columns are known too late to
 be inputs: conversion, conversion_timestamp, conversion_id, attribution, click_pos, click_nb and
 cpo after the click, cost after the auction. -1 is missing in all numbers.

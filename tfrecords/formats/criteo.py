@@ -31,7 +31,7 @@ NUMERIC_COLUMNS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORICAL_COLUMNS = tuple(f"C{i}" for i in range(1, 27))
 COLUMNS = (LABEL, *NUMERIC_COLUMNS, *CATEGORICAL_COLUMNS)
 AD_KEY = ("C7", "C11", "C13", "C17")
-LABELLED = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
+LABELED = f"{len(COLUMNS)} tab-separated columns (label, I1–I13, C1–C26) and no header"
 
 
 def schema() -> Schema:
@@ -84,7 +84,7 @@ def open_log(
         types,
         columns=_columns,
         optional=frozenset([LABEL]),
-        expected=LABELLED,
+        expected=LABELED,
         check=_fault,
     )
     extra = [name for name in schema.columns if name not in COLUMNS]
@@ -105,9 +105,9 @@ def companion_path(path: pathlib.Path) -> pathlib.Path:
 
 
 def _columns(num_values: Sequence[int]) -> tuple[str, ...]:
-    labelled = sum(count == len(COLUMNS) for count in num_values)
-    unlabelled = sum(count == len(COLUMNS) - 1 for count in num_values)
-    return COLUMNS[1:] if unlabelled > labelled else COLUMNS
+    labeled = sum(count == len(COLUMNS) for count in num_values)
+    unlabeled = sum(count == len(COLUMNS) - 1 for count in num_values)
+    return COLUMNS[1:] if unlabeled > labeled else COLUMNS
 
 
 def _fault(values: Mapping[str, str]) -> str | None:

@@ -15,7 +15,7 @@ from tfrecords.columns import TRUTHS, RowFaults, checked_splits
 from tfrecords.schema_inference import known_names, labels, log_sample, times
 from tfrecords.schema_inference.log_sample import Column, Sample
 
-_NEIGHBOURS = 0.1
+_NEIGHBORS = 0.1
 _FEW_USERS = 10
 _SECONDS_OF_REQUEST = 5
 
@@ -168,7 +168,7 @@ def _request_key(
         ):
             continue
         repeated = float((column.codes[1:] == column.codes[:-1]).mean()) if len(column.codes) else 0
-        if len(column.known) < 2 or column.is_truth or repeated < _NEIGHBOURS:
+        if len(column.known) < 2 or column.is_truth or repeated < _NEIGHBORS:
             notes.append(
                 f"{column.name!r} does not repeat in adjacent rows, so each row is a request."
             )

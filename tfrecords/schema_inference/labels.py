@@ -135,12 +135,12 @@ def named(
 
 
 def _is_truth(column: Column) -> bool:
-    return column.is_truth and column.missing_share <= known_names.MAX_UNLABELLED
+    return column.is_truth and column.missing_share <= known_names.MAX_UNLABELED
 
 
 def _is_count(column: Column, ad: Column) -> bool:
     """Returns whether whole numbers may count the clicks of a row."""
-    if not column.is_whole or column.missing_share > known_names.MAX_UNLABELLED:
+    if not column.is_whole or column.missing_share > known_names.MAX_UNLABELED:
         return False
     if column.plain_words in known_names.ANY_LABELS:
         return len(column.known) <= _FEW and -1 <= column.numbers.min() <= 0
@@ -153,7 +153,7 @@ def _fault(column: Column) -> str | None:
     """Returns why a conversion would reject rows for their click, or None."""
     if kinds.separator(column) is not None:
         return None
-    if column.missing_share > known_names.MAX_UNLABELLED:
+    if column.missing_share > known_names.MAX_UNLABELED:
         return (
             f"{column.missing_share:.1%} of the rows lack it and will be rejected; write 0 for no "
             "click"

@@ -104,7 +104,7 @@ def write_log(
         world = World(config)
         with terminal.progress_bar("writing impressions", "rows", n_samples) as bar:
             _write_rows(staging, _impressions(world, n_samples), bar.update)
-        _write_catalogue(staging, world)
+        _write_catalog(staging, world)
         save_schema(schema(), staging.schema)
         staging.world.write_text(json.dumps(dataclasses.asdict(world.config), indent=2) + "\n")
         log.truth.parent.mkdir(exist_ok=True)
@@ -163,7 +163,7 @@ def _write_rows(
             written(len(rows["label"]))
 
 
-def _write_catalogue(paths: SyntheticLog, world: World) -> None:
+def _write_catalog(paths: SyntheticLog, world: World) -> None:
     with paths.ads.open("wb") as ads:
         ads.write("\t".join(AD_COLUMNS).encode() + b"\n")
         _append(ads, {name: world.ads[name] for name in AD_COLUMNS})

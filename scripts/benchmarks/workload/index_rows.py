@@ -47,24 +47,24 @@ class EmbeddedAds:
 
 
 def build(
-    catalogue: EmbeddedAds, config: IndexConfig, dimension: int, saved: pathlib.Path
+    catalog: EmbeddedAds, config: IndexConfig, dimension: int, saved: pathlib.Path
 ) -> Structure:
     """Builds an index chunk by chunk, saves it and opens it.
 
     The time to generate the chunks is not counted.
 
     Args:
-        catalogue: Ads to index.
+        catalog: Ads to index.
         config: Index config.
         dimension: Embedding size, D.
         saved: File for the index.
     """
-    sample = catalogue.sample(training_sample_size(config, catalogue.num_ads, dimension))
+    sample = catalog.sample(training_sample_size(config, catalog.num_ads, dimension))
     started = time.perf_counter()
-    index, _, parameters = train_index(sample, config, catalogue.num_ads, catalogue.queries)
+    index, _, parameters = train_index(sample, config, catalog.num_ads, catalog.queries)
     seconds = time.perf_counter() - started
     del sample
-    for chunk in catalogue.chunks():
+    for chunk in catalog.chunks():
         started = time.perf_counter()
         add_vectors(index, chunk)
         seconds += time.perf_counter() - started

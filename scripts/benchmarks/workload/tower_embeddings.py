@@ -59,10 +59,10 @@ class Space:
         topics = rng.standard_normal((_TOPICS, dimension)) * scales
         campaigns = rng.standard_normal((_CAMPAIGNS, dimension)) * scales
         parents = topics[rng.integers(0, _TOPICS, _CAMPAIGNS)]
-        centres = np.sqrt(_TOPIC) * parents + np.sqrt(_CAMPAIGN) * campaigns
+        centers = np.sqrt(_TOPIC) * parents + np.sqrt(_CAMPAIGN) * campaigns
         sizes = (np.arange(_CAMPAIGNS) + _SIZE_OFFSET) ** -_SIZE_EXPONENT
         return cls(
-            centres.astype(np.float32),
+            centers.astype(np.float32),
             sizes / sizes.sum(),
             scales,
             rotation.astype(np.float32),

@@ -1,4 +1,4 @@
-r"""Converts a log into TFRecords, an encoder and an ad catalogue.
+r"""Converts a log into TFRecords, an encoder and an ad catalog.
 
     tfrec convert --data_path=train.txt --workdir=workdir/criteo
     tfrec convert --format=outbrain --data_path=outbrain/ --workdir=workdir/outbrain

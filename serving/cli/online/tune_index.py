@@ -114,8 +114,8 @@ def plot(choice: index.Choice, path: str) -> None:
     chosen = choice.chosen
     axes.plot([chosen.recall], [chosen.p99_ms], "k*", markersize=16, label="chosen")
     if chosen.config.latency_budget_ms is not None:
-        axes.axhline(chosen.config.latency_budget_ms, color="grey", linestyle=":")
-    axes.axvline(chosen.config.target_recall, color="grey", linestyle=":")
+        axes.axhline(chosen.config.latency_budget_ms, color="gray", linestyle=":")
+    axes.axvline(chosen.config.target_recall, color="gray", linestyle=":")
     axes.set(
         xlabel=f"recall at {chosen.config.num_candidates}",
         ylabel="p99 ms, single queries",

@@ -392,7 +392,7 @@ def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     with pytest.raises(bundle.errors.BundleNotFoundError, match="holds no published bundle"):
         call("release", f"--bundle={nowhere}", "--action=rollback")
     assert not nowhere.exists()
-    metrics = {"validation": {"click": {"positives": 0, "labelled": 9}}}
+    metrics = {"validation": {"click": {"positives": 0, "labeled": 9}}}
     worse = dataclasses.replace(manifest.read(base, 2), metrics=metrics)
     with manifest.writing(base, 2, manifest.encode(worse)):
         pass

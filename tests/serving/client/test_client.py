@@ -133,7 +133,7 @@ def test_a_service_that_does_not_answer_in_time():
             service.recommend()
 
 
-def test_another_kind_of_server_is_recognised():
+def test_another_kind_of_server_is_recognized():
     def serve_page(listening: socket.socket) -> None:
         connection, _ = listening.accept()
         with connection:

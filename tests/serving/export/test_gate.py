@@ -9,7 +9,7 @@ from serving.export import gate
 def figures(**changed):
     """A head with 10,000 rows, a rate of 0.2, and ordinary figures."""
     return {
-        "labelled": 10_000,
+        "labeled": 10_000,
         "positives": 2_000,
         "base_rate": 0.2,
         "mean_label": 0.2,
@@ -56,13 +56,13 @@ def test_another_head_may_be_as_good_as_its_rate_but_not_significantly_worse():
 
 
 def test_a_head_without_rows_of_both_kinds_is_noted_and_not_refused():
-    verdict = judge({"labelled": 40, "positives": 0}, head="engagement")
+    verdict = judge({"labeled": 40, "positives": 0}, head="engagement")
     assert verdict.refusals == ()
     assert verdict.notes == ("engagement is not judged: 0 of 40 validation rows are positive",)
 
 
 def test_clicks_that_cannot_be_judged_are_refused():
-    verdict = judge({"labelled": 40, "positives": 0})
+    verdict = judge({"labeled": 40, "positives": 0})
     assert "click cannot be judged: 0 of 40 validation rows are positive" in verdict.refusals[0]
 
 

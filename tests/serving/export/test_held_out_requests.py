@@ -26,14 +26,14 @@ def test_the_scores_of_held_out_requests_are_those_that_are_served(tmp_path):
         {"click": curves.Platt(0.8, -0.3), "revenue": curves.Platt(1.2, 0.1)}
     )
     two_tower = retrieval.build_two_tower(
-        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalogue()
+        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalog()
     )
     models = evaluation.Models(two_tower, ranker, calibrators)
     found = list(held_out_requests._scored(data_set, models, 20))
     assert len(found) == 20
     serve = exported.RankerModule(data_set.fitted, ranker, calibrators).serve
-    catalogue = data_set.catalogue()
-    row_of_ad = {ad: row for row, ad in enumerate(catalogue.ad_ids.to_pylist())}
+    catalog = data_set.catalog()
+    row_of_ad = {ad: row for row, ad in enumerate(catalog.ad_ids.to_pylist())}
     for request, fields in zip(found, data_set.sample_requests(), strict=False):
         assert request.fields == fields
         served = serve(
@@ -41,7 +41,7 @@ def test_the_scores_of_held_out_requests_are_those_that_are_served(tmp_path):
             hour=tf.constant([float(fields["hour"])]),
             interests=tf.constant([fields["interests"]]),
             ad_features=tf.constant(
-                np.asarray(catalogue.features)[None, [row_of_ad[ad] for ad in request.ad_ids]]
+                np.asarray(catalog.features)[None, [row_of_ad[ad] for ad in request.ad_ids]]
             ),
         )
         assert served.keys() == request.scores.keys()

@@ -72,7 +72,7 @@ class Runs:
     def first_towers(self, poison):
         """Returns the towers' weights before validation clicks were learned, and temperature."""
         directory, data_set = self.directory(poison, "retrieval"), self.data_sets[poison]
-        model = retrieval.build_two_tower(data_set, RETRIEVAL, data_set.catalogue())
+        model = retrieval.build_two_tower(data_set, RETRIEVAL, data_set.catalog())
         training.restore_best(model, directory)
         temperature = float(model.temperature)
         model.temperature.assign(0.0)
@@ -153,11 +153,11 @@ def test_only_one_split_is_poisoned(data_sets):
             assert same == (split != poisoned), (name, split)
 
 
-def test_test_rows_reach_neither_encoder_nor_catalogue(data_sets):
+def test_test_rows_reach_neither_encoder_nor_catalog(data_sets):
     whole, poisoned = data_sets["none"], data_sets["test"]
     assert poisoned.fingerprint == whole.fingerprint
-    assert poisoned.catalogue().table.equals(whole.catalogue().table)
-    np.testing.assert_array_equal(poisoned.catalogue().features, whole.catalogue().features)
+    assert poisoned.catalog().table.equals(whole.catalog().table)
+    np.testing.assert_array_equal(poisoned.catalog().features, whole.catalog().features)
 
 
 @pytest.mark.trains

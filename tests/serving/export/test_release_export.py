@@ -75,13 +75,13 @@ def test_the_exported_ranker_gives_the_calibrated_scores_of_the_test_log(
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_the_exported_ad_tower_reproduces_the_catalogue_from_raw_fields(released, data_set):
+def test_the_exported_ad_tower_reproduces_the_catalog_from_raw_fields(released, data_set):
     base, two_tower, _, _ = released
-    catalogue = data_set.catalogue()
-    features = np.asarray(catalogue.features)
+    catalog = data_set.catalog()
+    features = np.asarray(catalog.features)
     raw = {}
     for field in data_set.schema.ad_fields:
-        values = catalogue.fields[field.name].to_pylist()
+        values = catalog.fields[field.name].to_pylist()
         if field.kind == "numeric":
             raw[field.name] = tf.constant([np.nan if v is None else v for v in values], tf.float32)
         else:
@@ -119,7 +119,7 @@ def test_ads_added_to_an_exported_release_are_searched_as_if_it_had_held_them(
 @pytest.mark.parametrize("others", [0, 9, 299])
 def test_a_served_score_depends_on_no_other_candidate(released, columns, data_set, others):
     base, _, _, _ = released
-    features = np.asarray(data_set.catalogue().features)
+    features = np.asarray(data_set.catalog().features)
     serve, query = load(base, "ranker"), first(columns, 1)
     alone = serve(ad_features=tf.constant(features[None, :1]), **query)
     rows = np.random.default_rng(0).permutation(np.arange(1, len(features)))[:others]
@@ -131,7 +131,7 @@ def test_a_served_score_depends_on_no_other_candidate(released, columns, data_se
 
 def test_a_batch_gives_what_its_single_requests_give(released, columns, data_set):
     base, _, _, _ = released
-    features = np.asarray(data_set.catalogue().features)[:20]
+    features = np.asarray(data_set.catalog().features)[:20]
     serve = load(base, "ranker")
     batch = serve(ad_features=tf.constant(np.stack([features] * 5)), **first(columns, 5))
     for i in range(5):
@@ -143,7 +143,7 @@ def test_a_batch_gives_what_its_single_requests_give(released, columns, data_set
 
 def test_an_engagement_is_never_likelier_than_the_click_it_follows(released, columns, data_set):
     base, _, _, _ = released
-    features = np.asarray(data_set.catalogue().features)[None]
+    features = np.asarray(data_set.catalog().features)[None]
     scores = load(base, "ranker")(ad_features=tf.constant(features), **first(columns, 1))
     assert np.all(scores["engagement_probability"] <= scores["click_probability"])
     assert np.all(scores["expected_revenue"] >= 0)
@@ -180,7 +180,7 @@ def test_a_request_is_answered_and_grpc_returns_the_scores_of_the_saved_model(
         utilities = [ad.utility for ad in answer.ads]
         assert len(utilities) == 10
         assert utilities == sorted(utilities, reverse=True)
-        features = np.asarray(data_set.catalogue().features)[None, :50]
+        features = np.asarray(data_set.catalog().features)[None, :50]
         request = predict_pb2.PredictRequest()
         request.model_spec.name = "ranker"
         request.inputs["ad_features"].CopyFrom(tf.make_tensor_proto(features))

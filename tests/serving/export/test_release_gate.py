@@ -47,7 +47,7 @@ def test_training_writes_the_validation_metrics_of_the_ranker(data_set, trained)
     figures = ranker_training.load_ranker(data_set, trained / "ranker")[2]["validation"]
     assert set(figures) == {"click", "engagement", "revenue"}
     # 600 rows; the structure of the world is learned, see test_training.
-    assert figures["click"]["labelled"] == data_set.num_rows("validation")
+    assert figures["click"]["labeled"] == data_set.num_rows("validation")
     assert 0.5 < figures["click"]["auc"] < 1
     assert figures["click"]["normalized_entropy"] < 1.02
     assert figures["click"]["calibration_ratio"] == pytest.approx(1, abs=0.1)
@@ -86,7 +86,7 @@ def test_a_spoiled_ranker_is_worse_on_the_rows_that_both_scored(
     assert set(known.differences) == {"click", "engagement", "revenue"}
     difference, error = known.differences["click"]
     assert difference > error > 0
-    assert known.figures["click"]["labelled"] == data_set.num_rows("validation")
+    assert known.figures["click"]["labeled"] == data_set.num_rows("validation")
 
 
 def test_a_ranker_no_better_than_the_rate_is_refused_and_force_publishes_it(

@@ -70,17 +70,17 @@ def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_call_through_after
 
 
 def test_the_pace_is_a_line_through_what_calls_took():
-    learnt = ranker.Pace()
-    assert learnt.expected_ms(500) == 0.0
-    learnt.observe(500, 10.0)
+    learned = ranker.Pace()
+    assert learned.expected_ms(500) == 0.0
+    learned.observe(500, 10.0)
     # All calls alike: a quarter is taken to be fixed, so half the scores take 10 - 0.75 * 5.
-    assert learnt.expected_ms(250) == pytest.approx(6.25)
+    assert learned.expected_ms(250) == pytest.approx(6.25)
     for _ in range(100):
-        learnt.observe(500, 10.0)
-        learnt.observe(100, 4.0)
+        learned.observe(500, 10.0)
+        learned.observe(100, 4.0)
     # 2.5 ms, and 0.015 for each score.
-    assert learnt.expected_ms(300) == pytest.approx(7.0)
-    assert learnt.expected_ms(0) == pytest.approx(2.5)
+    assert learned.expected_ms(300) == pytest.approx(7.0)
+    assert learned.expected_ms(0) == pytest.approx(2.5)
 
 
 def num_scored(reply):
@@ -109,7 +109,7 @@ def test_with_less_time_than_all_candidates_take_the_best_of_them_are_ranked(run
         return full, fewer, await service.recommend(REQUEST)
 
     # 300 candidates take 30 s. A call may take 1.25 times what is expected, and 18 s are less than
-    # that for 150: at first 1.25 * (30 - 0.75 * 15) = 23.4 s, then 18.75 s as learnt from 75.
+    # that for 150: at first 1.25 * (30 - 0.75 * 15) = 23.4 s, then 18.75 s as learned from 75.
     full, fewer, at_ease = run(scenario, slow_address, config)
     assert {answer.degraded for answer in [*full, at_ease]} == {None}
     for answer in fewer:
@@ -340,7 +340,7 @@ def test_time_that_passed_before_the_service_began_counts(run, ranker_address, c
 
 
 def test_scores_of_fewer_candidates_are_those_of_all(run, ranker_address):
-    """A candidate's score does not depend on its neighbours, so fewer give the same scores."""
+    """A candidate's score does not depend on its neighbors, so fewer give the same scores."""
     config = OrchestratorConfig(num_candidates=300, default_deadline_ms=30_000)
 
     def fail_large(reply):

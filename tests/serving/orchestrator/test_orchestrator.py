@@ -46,7 +46,7 @@ def assert_same_ads(one, other):
 
 
 def direct_utilities(base, row, weights):
-    """Scores the whole catalogue with the SavedModel itself, [N]."""
+    """Scores the whole catalog with the SavedModel itself, [N]."""
     model = tf.saved_model.load(str(base / "ranker/1")).signatures["serving_default"]
     features = tf.constant(serving_fixtures.ad_features()[None])
     outputs = model(**serving_fixtures.raw_inputs([row]), ad_features=features)
@@ -113,7 +113,7 @@ def test_unknown_categories_and_missing_fields_are_answered(run):
 
 
 @pytest.mark.parametrize("k", [1, 299, 300, 301, 10**9, 10**400])
-def test_k_beyond_the_catalogue_gives_all_there_is(run, k):
+def test_k_beyond_the_catalog_gives_all_there_is(run, k):
     answer = run(lambda service: service.recommend(serving_fixtures.changed(REQUEST, k=k)))
     assert len({ad.ad_id for ad in answer.ads}) == min(k, 300)
 
@@ -249,7 +249,7 @@ def test_a_refused_request_names_all_its_faults_each_on_a_line(run):
 
 
 def test_no_eligible_ad_is_an_empty_answer_and_the_ranker_is_not_called(run):
-    request = serving_fixtures.changed(REQUEST, filters={"allowed_ads": ["of another catalogue"]})
+    request = serving_fixtures.changed(REQUEST, filters={"allowed_ads": ["of another catalog"]})
     answer = run(lambda service: service.recommend(request))
     assert (answer.ads, answer.degraded, answer.order) == ([], None, "utility")
     # Behind this address is no ranker: a call would make the answer a degraded one.
@@ -586,7 +586,7 @@ def test_absent_heads_are_null_and_their_weights_refused(run, tmp_path):
         assert ad.engagement_probability is ad.expected_revenue is None
 
 
-def test_a_catalogue_of_one_ad(run, tmp_path):
+def test_a_catalog_of_one_ad(run, tmp_path):
     serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(num_ads=1))
     with serving_fixtures.serve_ranker(tmp_path) as server:
         answer = run(

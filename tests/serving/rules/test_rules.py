@@ -66,7 +66,7 @@ def test_an_answer_that_the_caps_make_short_says_why(tiny_bundle, ranker_address
     )
 
 
-def test_filters_frequency_caps_and_a_small_catalogue_say_why_too(tiny_bundle, ranker_address):
+def test_filters_frequency_caps_and_a_small_catalog_say_why_too(tiny_bundle, ranker_address):
     allowed = Filters(allowed_ads=["ad-1", "ad-2"])
     frequency = {"frequency_caps": [{"max": 1}]}
     answers = recommend(

@@ -41,7 +41,7 @@ def test_the_refit_reads_training_and_validation_clicks(data_set, clicks):
 def test_baselines_know_training_and_validation_clicks(data_set, clicks, monkeypatch):
     """Checked on what `evaluate_retrieval` hands to the comparison."""
     two_tower = retrieval.build_two_tower(
-        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalogue()
+        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalog()
     )
     compare, handed = retrieval_comparison.compare_recommenders, []
     monkeypatch.setattr(
@@ -65,7 +65,7 @@ def test_ads_that_the_refit_learned_from_validation_clicks_are_not_unseen(tmp_pa
     # clicks on some and not on others.
     data_set = split_logs.convert(tmp_path / "log", "train", lambda row: {**row, "ad": "a0"})
     clicked = split_logs.count_clicks(data_set, "validation")
-    ad_0 = data_set.catalogue().ad_ids.to_pylist().index("a0")
+    ad_0 = data_set.catalog().ad_ids.to_pylist().index("a0")
     seen = {ad_0, *(ad for _, ad in clicked)}
     tested = split_logs.count_clicks(data_set, "test")
     unseen = sum(count for (_, ad), count in tested.items() if ad not in seen)

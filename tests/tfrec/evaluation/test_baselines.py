@@ -34,20 +34,20 @@ def test_popularity_is_one_row_of_counts_for_everybody():
     assert scores.tolist() == [[3.0, 0.0, 5.0]]
 
 
-def test_item_neighbours_add_cosines(history):
-    scores = baselines.ItemNeighbours(history, shrinkage=0.0)(asked(6, 7))
+def test_item_neighbors_add_cosines(history):
+    scores = baselines.ItemNeighbors(history, shrinkage=0.0)(asked(6, 7))
     # Clicked by {5, 6}, {5, 6, 7}, {7}: cosines 2/√6 between 0 and 1, 1/√3 between 1 and 2.
     near, far = 2 / math.sqrt(6), 1 / math.sqrt(3)
     assert scores[0] == pytest.approx([near, near, far, 0], abs=1e-5)
     assert scores[1] == pytest.approx([near, far, far, 0], abs=1e-5)
 
 
-def test_without_neighbours_ads_are_in_the_order_of_popularity(history):
-    unknown = baselines.ItemNeighbours(history)(asked(99))[0]
+def test_without_neighbors_ads_are_in_the_order_of_popularity(history):
+    unknown = baselines.ItemNeighbors(history)(asked(99))[0]
     assert np.argsort(-unknown, kind="stable").tolist() == [1, 0, 2, 3]
 
 
-def test_an_ad_keeps_its_nearest_neighbours_alone(history, monkeypatch):
+def test_an_ad_keeps_its_nearest_neighbors_alone(history, monkeypatch):
     monkeypatch.setattr(baselines, "_CHUNK_OF_ADS", 2)
     similarity = baselines.item_similarity(history.matrix, 1).toarray()
     # Ad 1 is nearer to ad 0 (0.816) than to ad 2 (0.577); columns are the ads that are scored.
@@ -86,7 +86,7 @@ def test_a_user_with_very_many_clicks_counts_with_some_of_them(monkeypatch):
     monkeypatch.setattr(baselines, "MAX_CLICKS_PER_USER", 3)
     history = baselines.history_of(np.zeros(10, np.int64), np.arange(10), 10)
     similarity = baselines.item_similarity(history.matrix, 100)
-    assert similarity.nnz == 6  # three ads with two neighbours each
+    assert similarity.nnz == 6  # three ads with two neighbors each
 
 
 def test_the_inverse_of_many_ads_is_exact(monkeypatch):

@@ -1,4 +1,4 @@
-"""Retrieval metrics over the whole catalogue against values derived by hand."""
+"""Retrieval metrics over the whole catalog against values derived by hand."""
 
 import math
 
@@ -78,8 +78,8 @@ def test_coverage_and_popularity_bias_tell_what_the_lists_hold(monkeypatch):
     monkeypatch.setattr(corpus_ranking, "COVERAGE_AT", (1, 3))
     scores = np.array([[9, 8, 7, 0, 0], [9, 8, 0, 7, 0]], np.float32)
     measured = corpus_ranking.per_click(fixed(scores), queries(2), np.array([1, 3]), ADS)
-    assert measured.metrics["catalogue_coverage_at_1"] == 0.2  # ad 0
-    assert measured.metrics["catalogue_coverage_at_3"] == 0.8  # ads 0, 1, 2, 3
+    assert measured.metrics["catalog_coverage_at_1"] == 0.2  # ad 0
+    assert measured.metrics["catalog_coverage_at_3"] == 0.8  # ads 0, 1, 2, 3
     # Lists 0 1 2 and 0 1 3. Clicks 0 6 2 2 0 have percentiles .2 .9 .6 .6 .2.
     assert measured.metrics["popularity_percentile_at_10"] == pytest.approx(
         (0.2 + 0.9 + 0.6 + 0.2 + 0.9 + 0.6) / 6

@@ -83,8 +83,8 @@ def test_retrieval_is_compared_with_popularity_and_the_ground_truth(report):
         assert recall == sorted(recall)
         assert recall[-1] == 1.0  # 500 of 300 ads
         assert recall[0] > own["ndcg_at_10"] > 0
-        assert own["catalogue_coverage_at_500"] == 1.0
-        assert 0 < own["catalogue_coverage_at_10"] <= 1.0
+        assert own["catalog_coverage_at_500"] == 1.0
+        assert 0 < own["catalog_coverage_at_10"] <= 1.0
         assert quality.on_unseen_ads is None  # 4,000 impressions show them all
         assert quality.on_seen_ads == {k: own[k] for k in PER_CLICK}
     assert retrieval.num_clicks_on_unseen_ads == 0
@@ -92,7 +92,7 @@ def test_retrieval_is_compared_with_popularity_and_the_ground_truth(report):
     for key in ("corpus_recall_at_50", "ndcg_at_10", "auc_against_uniform_ads"):
         assert best[key] > two_tower[key]
     assert best["auc_against_popular_ads"] > 0.5
-    assert popularity["catalogue_coverage_at_10"] == pytest.approx(10 / 300)
+    assert popularity["catalog_coverage_at_10"] == pytest.approx(10 / 300)
     assert popularity["popularity_percentile_at_10"] > 0.95
     assert 0.5 < retrieval.clicked_popularity_percentile < 0.95
     assert retrieval.share_of_achievable == pytest.approx(
@@ -135,7 +135,7 @@ def tastes(retrieval_config, tmp_path_factory):
         source, directory / "data", split="leave_random_fraction_out", test_fraction=0.25
     )
     data_set = reader.DataSet(directory / "data")
-    return data_set, retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
+    return data_set, retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
 
 
 def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
@@ -195,7 +195,7 @@ def test_what_ten_ads_bring_is_between_random_and_the_optimum(report):
 
 def test_ads_in_their_slots_are_clicked_less_the_further_down(data_set, synthetic_log):
     truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
-    order = ground_truth.catalogue_order(truth, data_set.catalogue())
+    order = ground_truth.catalog_order(truth, data_set.catalog())
     requests = truth.sample_requests.slice(0, 5)
     rows = np.tile([7, 3, 7], (5, 1))
     shown = realized.shown(truth, order, requests, rows)
@@ -268,7 +268,7 @@ def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
     windows = list(data_set.windows("test"))
     clicks = np.concatenate([w["click"] for w in windows])
     np.testing.assert_array_equal(truth.log["label"].to_numpy(), clicks)
-    ids = data_set.catalogue().ad_ids.to_pylist()
+    ids = data_set.catalog().ad_ids.to_pylist()
     rows = np.concatenate([w["ad_row"] for w in windows])
     assert truth.log["C7"].to_pylist() == [ids[row] for row in rows]
     encoded = truth.encode(data_set, truth.sample_requests)
@@ -281,7 +281,7 @@ def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
 def test_the_true_values_of_all_ads_agree_with_those_of_the_log(data_set, synthetic_log):
     truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
     first = np.flatnonzero(truth.log["position"].to_numpy() == 0)[:50]
-    order = ground_truth.catalogue_order(truth, data_set.catalogue())
+    order = ground_truth.catalog_order(truth, data_set.catalog())
     matrix = ground_truth.value_matrices(truth, order, truth.log.take(first))["click"]
     ad_rows = np.concatenate([w["ad_row"] for w in data_set.windows("test")])[first]
     np.testing.assert_allclose(
@@ -306,7 +306,7 @@ def click_only(ranker_config, retrieval_config, tmp_path_factory):
         row[0] = "0"
     data_set = logs.converted(logs.write(directory / "log.tsv", rows), directory / "data")
     ranker = ranking.build_ranker(data_set, ranker_config)
-    two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
+    two_tower = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
     return data_set, evaluation.Models(two_tower, ranker, calibration.Calibrators())
 
 

@@ -39,7 +39,7 @@ def test_every_metric_without_a_value_has_its_reason():
 
 def test_without_rows_nothing_is_measured():
     quality = of_probability(rows_of([]), [])
-    assert (quality.labelled, quality.metrics, quality.calibration_curve) == (0, {}, [])
+    assert (quality.labeled, quality.metrics, quality.calibration_curve) == (0, {}, [])
 
 
 def test_one_row_has_no_intervals_but_is_measured():

@@ -50,7 +50,7 @@ def columns(data_set, requests):
 
 
 def ads(data_set, num_requests, num_candidates):
-    features = np.asarray(data_set.catalogue().features)
+    features = np.asarray(data_set.catalog().features)
     rows = np.random.default_rng(1).integers(0, len(features), (num_requests, num_candidates))
     return features[rows]
 

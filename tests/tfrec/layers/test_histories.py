@@ -38,16 +38,16 @@ def fitted(ad_key=("film",), **vocabularies):
     )
 
 
-def catalogue_of(*films):
+def catalog_of(*films):
     """Film number i, from 0, has id i + 1 and the genre with id i + 1."""
     features = np.array([[i + 1, i + 1] for i in range(len(films))], np.int32)
-    return reader.Catalogue(pa.table({reader.AD_ID: list(films)}), features)
+    return reader.Catalog(pa.table({reader.AD_ID: list(films)}), features)
 
 
-def test_a_list_of_ads_is_tied_to_what_the_catalogue_knows_of_them():
+def test_a_list_of_ads_is_tied_to_what_the_catalog_knows_of_them():
     # The more frequent half of the values of `seen` is b and a; x is none of the films.
     # `tags` are all among the genres, but these are too few.
-    ties = layers.find_histories(fitted(), catalogue_of("a", "b"))
+    ties = layers.find_histories(fitted(), catalog_of("a", "b"))
     assert list(ties) == ["seen"]
     # Missing, b, a, x, out of vocabulary.
     assert ties["seen"].tolist() == [[0, 0], [2, 2], [1, 1], [0, 0], [0, 0]]
@@ -55,7 +55,7 @@ def test_a_list_of_ads_is_tied_to_what_the_catalogue_knows_of_them():
 
 def test_a_list_of_values_of_a_field_with_many_is_tied_to_this_field():
     many = tuple(f"v{i}" for i in range(100))
-    nothing = catalogue_of("y")
+    nothing = catalog_of("y")
     ties = layers.find_histories(fitted(tags=("v7", "z"), genre=many), nothing)
     assert list(ties) == ["tags"]
     # Missing, v7, z, out of vocabulary; columns film and genre.
@@ -66,10 +66,10 @@ def test_a_list_of_values_of_a_field_with_many_is_tied_to_this_field():
 def test_a_list_whose_frequent_values_are_no_ads_is_not_tied():
     films = tuple(f"v{i}" for i in range(20))
     # Of the ten more frequent values, nine are films, then eight.
-    assert layers.find_histories(fitted(seen=("x", *films[:9], *films[10:])), catalogue_of(*films))
-    assert not layers.find_histories(fitted(seen=("x", "y", *films[:18])), catalogue_of(*films))
+    assert layers.find_histories(fitted(seen=("x", *films[:9], *films[10:])), catalog_of(*films))
+    assert not layers.find_histories(fitted(seen=("x", "y", *films[:18])), catalog_of(*films))
     # An ad that several columns identify is no value.
-    assert not layers.find_histories(fitted(("film", "genre")), catalogue_of("a", "b"))
+    assert not layers.find_histories(fitted(("film", "genre")), catalog_of("a", "b"))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def layer():
     ads = layers.FieldEmbeddings(data, data.schema.ad_fields, 2)
     ads(tf.zeros([1, 2], tf.int32))
     queries = layers.FieldEmbeddings(
-        data, data.schema.query_fields, 2, layers.find_histories(data, catalogue_of("a", "b")), ads
+        data, data.schema.query_fields, 2, layers.find_histories(data, catalog_of("a", "b")), ads
     )
     queries(tf.zeros([1, 6], tf.int32))
     for variable in queries.trainable_variables:
@@ -163,7 +163,7 @@ def test_that_the_last_of_a_history_decides_is_learned(successions, retrieval_co
     retrieval.train_two_tower(successions, config, tmp_path)
     model, _ = retrieval.load_two_tower(successions, tmp_path)
     clicks = retrieval.read_clicks(successions, "test")
-    features = np.asarray(successions.catalogue().features)
+    features = np.asarray(successions.catalog().features)
     found = retrieval.exact_top_k(
         retrieval.embed_in_batches(model.query_tower, clicks.query),
         retrieval.embed_in_batches(model.ad_tower, features),

@@ -100,6 +100,6 @@ def test_that_an_ad_was_seen_before_is_learned(seen_before, ranker_config, tmp_p
     ranking.train_ranker(seen_before, config, tmp_path)
     model, _, _ = ranking.load_ranker(seen_before, tmp_path)
     predictions = ranking.predict_split(model, seen_before, "test")
-    labels, known, _ = predictions.labelled("click")
+    labels, known, _ = predictions.labeled("click")
     # Who knows the rule reaches 0.9: the click rates 0.9 and 0.1 tell nine of ten apart.
     assert metrics.auc(labels, predictions.logits["click"][known]) > 0.8

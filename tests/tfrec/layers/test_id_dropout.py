@@ -117,10 +117,10 @@ def genres(tmp_path_factory):
     log.write_text("\n".join(["user,ad,split", *shown, *held_out, *never_shown]) + "\n")
     ads = directory / "ads.csv"
     lines = [f"a{ad},g{ad // 50},c{rng.integers(20)}" for ad in range(150)]
-    ads.write_text("\n".join(["ad,genre,colour", *lines]) + "\n")
+    ads.write_text("\n".join(["ad,genre,color", *lines]) + "\n")
     fields = (
         schema_lib.Field("user", "categorical", "query", min_count=1),
-        *(schema_lib.Field(n, "categorical", "ad", min_count=1) for n in ("ad", "genre", "colour")),
+        *(schema_lib.Field(n, "categorical", "ad", min_count=1) for n in ("ad", "genre", "color")),
     )
     schema = schema_lib.Schema(
         "genres", fields, ("ad",), click=None, user_key="user", split="split"
@@ -140,7 +140,7 @@ def test_ads_that_were_never_shown_are_found_by_their_other_fields(
     clicks = retrieval.read_clicks(genres, "test")
     found = retrieval.exact_top_k(
         retrieval.embed_in_batches(model.query_tower, clicks.query),
-        retrieval.embed_in_batches(model.ad_tower, np.asarray(genres.catalogue().features)),
+        retrieval.embed_in_batches(model.ad_tower, np.asarray(genres.catalog().features)),
         50,
     )
     # A genre has 50 of the 150 ads: at random, a third would be found.

@@ -82,8 +82,8 @@ class DataSet:
     description: typing.ClassVar = types.SimpleNamespace(splits={})
     directory = pathlib.Path("nowhere")
 
-    def catalogue(self):
-        return reader.Catalogue(ADS, encode("ad", ADS))
+    def catalog(self):
+        return reader.Catalog(ADS, encode("ad", ADS))
 
     def sample_requests(self):
         return REQUESTS
@@ -126,7 +126,7 @@ def loud(model):
 @pytest.fixture(scope="module")
 def two_tower(retrieval_config):
     data_set = DataSet()
-    return loud(retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue()))
+    return loud(retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog()))
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_the_exported_ranker_equals_the_offline_encoder_and_the_model(base, rank
         np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_of_a_history_the_order_counts_and_neither_padding_nor_neighbours_do(base):
+def test_of_a_history_the_order_counts_and_neither_padding_nor_neighbors_do(base):
     serve = load(base, "query_tower")
 
     def embed(*lists):
@@ -178,7 +178,7 @@ def test_of_a_history_the_order_counts_and_neither_padding_nor_neighbours_do(bas
     first, second, other = embed(*lists)
     np.testing.assert_allclose([first, second], embed(*[["film-1", "film-2"]] * 2), atol=1e-6)
     assert np.abs(first - other).max() > 1e-3
-    # The history's values are ads of the catalogue: the latest of them counts for more.
+    # The history's values are ads of the catalog: the latest of them counts for more.
     assert np.abs(first - embed(["film-2", "film-1"])).max() > 1e-3
     # The last three values count.
     longer = embed(["film-5", "film-1", "film-2", "film-1"])

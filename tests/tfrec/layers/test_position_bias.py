@@ -84,15 +84,15 @@ def with_positions(logged, config, tmp_path_factory):
 def served(data_set, trained):
     """Returns what is served of each ad, by name, ads in the world's order."""
     model, calibrators = trained
-    catalogue = data_set.catalogue()
+    catalog = data_set.catalog()
     query = next(iter(data_set.batches("test", 64)))["query"][:1]
-    scores = calibrators.apply(model.score(query, np.asarray(catalogue.features)[None]))
-    order = np.argsort([int(ad_id[1:]) for ad_id in catalogue.ad_ids.to_pylist()])
+    scores = calibrators.apply(model.score(query, np.asarray(catalog.features)[None]))
+    order = np.argsort([int(ad_id[1:]) for ad_id in catalog.ad_ids.to_pylist()])
     return {name: values.numpy()[0][order] for name, values in scores.items()}
 
 
 @pytest.mark.trains
-def test_the_planted_effect_is_learnt_though_good_slots_went_to_liked_ads(with_positions):
+def test_the_planted_effect_is_learned_though_good_slots_went_to_liked_ads(with_positions):
     learned = with_positions[0].position_bias.biases.numpy()[:NUM_SLOTS, 0]
     np.testing.assert_allclose(learned, PLANTED, atol=0.2)
 
@@ -133,7 +133,7 @@ def test_the_exported_model_takes_no_position(logged, with_positions):
     module = exported.RankerModule(logged.fitted, model, calibrators)
     inputs = tf.nest.flatten(module.serve.structured_input_signature)
     assert sorted(spec.name for spec in inputs) == ["ad_features", "country"]
-    ads = np.asarray(logged.catalogue().features)[None]
+    ads = np.asarray(logged.catalog().features)[None]
     answer = module.serve(country=tf.constant(["CH"]), ad_features=tf.constant(ads))
     query = encoding.Encoder(logged.fitted, SCHEMA.query_fields)({"country": tf.constant(["CH"])})
     expected = calibrators.apply(model({"query": query, "ad": tf.constant(ads)}))

@@ -89,7 +89,7 @@ def with_biases(users, ranker_config, tmp_path_factory):
 def agreement(data_set, world, trained):
     """Returns the correlation of new users' click logits with what ads alone make of them."""
     predictions = ranking.predict_split(trained[0], data_set, "test")
-    names = data_set.catalogue().ad_ids.to_pylist()
+    names = data_set.catalog().ad_ids.to_pylist()
     true = world.ads[[int(names[row][1:]) for row in predictions.ad_rows]]
     return np.corrcoef(predictions.logits["click"], true)[0, 1]
 
@@ -162,7 +162,7 @@ def test_what_a_row_moves_does_not_depend_on_the_size_of_the_batch(layer, copies
 def test_the_order_of_ads_does_not_depend_on_the_level(users, with_biases):
     model: ranking.Ranker = with_biases[0]
     batch = next(iter(users.batches("test", 8)))
-    ads = np.repeat(np.asarray(users.catalogue().features)[None], len(batch["query"]), axis=0)
+    ads = np.repeat(np.asarray(users.catalog().features)[None], len(batch["query"]), axis=0)
     before = {head: values.numpy() for head, values in model.score(batch["query"], ads).items()}
     table = model.user_bias.table.numpy()
     model.user_bias.table.assign_add(np.ones_like(table))
@@ -185,7 +185,7 @@ def test_what_is_exported_knows_users_by_their_ids(users, with_biases, tmp_path)
     biases = model.user_bias.table.numpy()[1 : 1 + len(names), 0]
     least, most = (names[int(place)] for place in (biases.argmin(), biases.argmax()))
     columns = {"user": tf.constant([least, "nobody", "", most]), "age": tf.constant(["7"] * 4)}
-    ads = np.repeat(np.asarray(users.catalogue().features)[None], 4, axis=0)
+    ads = np.repeat(np.asarray(users.catalog().features)[None], 4, axis=0)
     scores = exported(ad_features=tf.constant(ads), **columns)
     query = encoding.Encoder(users.fitted, users.schema.query_fields)(columns)
     for name, expected in calibrators.apply(model({"query": query, "ad": ads})).items():

@@ -103,10 +103,10 @@ def test_served_queries_know_what_their_users_clicked(groups, retrieval_config, 
     table = model.query_tower.user_clicks.table.numpy()
     assert np.abs(table[1:121]).max(axis=1).all()
     clicks = retrieval.read_clicks(groups, "test")
-    ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(groups.catalogue().features))
+    ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(groups.catalog().features))
     found = retrieval.exact_top_k(
         retrieval.embed_in_batches(model.query_tower, clicks.query), ads, 40
     )
     # Ads of a user's taste are a third of all.
-    taste = np.array([int(str(a)[1:]) // 40 for a in groups.catalogue().ad_ids.to_pylist()])
+    taste = np.array([int(str(a)[1:]) // 40 for a in groups.catalog().ad_ids.to_pylist()])
     assert (taste[found] == taste[clicks.ad_rows][:, None]).mean() > 0.8

@@ -222,7 +222,7 @@ def test_a_batch_equals_its_single_rows(world, form, seed):
             )
 
 
-def test_padding_and_missing_neighbours_change_no_score(world, form, pool):
+def test_padding_and_missing_neighbors_change_no_score(world, form, pool):
     """Row 0 of ids is what lists are filled up with: every field missing."""
     width = world.ads.shape[1]
     padded = dataclasses.replace(

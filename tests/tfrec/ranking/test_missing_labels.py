@@ -54,8 +54,8 @@ def test_heads_without_held_out_labels_are_trained_and_said_to_be_unmeasured(
     # Batches of eight rows: of some no row has an engagement label, and none gives a NaN.
     assert np.isfinite(description["history"][0]["engagement_loss"])
     assert all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables)
-    assert description["validation"]["engagement"] == {"labelled": 0, "positives": 0}
-    assert description["validation"]["revenue"] == {"labelled": 0, "positives": 0}
+    assert description["validation"]["engagement"] == {"labeled": 0, "positives": 0}
+    assert description["validation"]["revenue"] == {"labeled": 0, "positives": 0}
     predictions = ranking.predict_split(model, partly, "test")
     served = ranking.served_values(predictions, calibrators)
     assert all(np.isfinite(values).all() for values in served.values())

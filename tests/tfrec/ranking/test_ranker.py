@@ -33,8 +33,8 @@ def query(data_set):
 @pytest.fixture(scope="module")
 def ads(data_set):
     """[B, 500, Fa], another random choice of ads for each request."""
-    rows = np.random.default_rng(1).integers(0, len(data_set.catalogue()), (B, NUM_CANDIDATES))
-    return np.asarray(data_set.catalogue().features)[rows]
+    rows = np.random.default_rng(1).integers(0, len(data_set.catalog()), (B, NUM_CANDIDATES))
+    return np.asarray(data_set.catalog().features)[rows]
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def click_only(probability, labels):
 def test_figures_of_four_rows():
     found = ranking.measure_heads(*click_only([0.5, 0.5, 0.75, 0.25], [0, 1, 1, np.nan]))
     click = found["click"]
-    assert (click["labelled"], click["positives"]) == (3, 2)
+    assert (click["labeled"], click["positives"]) == (3, 2)
     assert click["base_rate"] == click["mean_label"] == pytest.approx(2 / 3)
     # Log loss (2 log 2 − log 0.75) / 3; entropy of 2/3: log 3 − (2/3) log 2.
     losses = (2 * math.log(2) - math.log(0.75)) / 3
@@ -49,8 +49,8 @@ def test_figures_of_four_rows():
 @pytest.mark.parametrize("labels", [[0, 0, np.nan], [1, 1, 1], [np.nan] * 3])
 def test_rows_of_one_kind_are_counted_and_not_judged(labels):
     found = ranking.measure_heads(*click_only([0.2, 0.3, 0.4], labels))["click"]
-    assert set(found) == {"labelled", "positives"}
-    assert found["labelled"] == 3 - sum(map(math.isnan, labels))
+    assert set(found) == {"labeled", "positives"}
+    assert found["labeled"] == 3 - sum(map(math.isnan, labels))
 
 
 def test_engagement_is_measured_in_impression_space_and_revenue_by_its_amount():

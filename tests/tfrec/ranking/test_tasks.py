@@ -21,7 +21,7 @@ REVENUE_LOGITS = [0.0, 0.0, 0.0]
 def loss(head, labels, logits, mask=ALL, clicks=None, keep_rate=1.0):
     """The mean loss of a head, of labels [B, C] and logits of heads."""
     batch = {"mask": mask, "click": labels if clicks is None else clicks, head: labels}
-    rows = tasks.labelled_rows(head, batch, logits, keep_rate)
+    rows = tasks.labeled_rows(head, batch, logits, keep_rate)
     return tasks.mean(tasks.task_of(head)(*rows))
 
 
@@ -31,11 +31,11 @@ def test_click_loss_is_mean_cross_entropy():
     assert float(found) == pytest.approx(1.5 * LN2)
 
 
-def test_masked_and_unlabelled_ads_count_for_nothing():
+def test_masked_and_unlabeled_ads_count_for_nothing():
     labels, logits = tf.constant([[1.0, 0.0]]), {"click": tf.constant([[0.0, 50.0]])}
     masked = loss("click", labels, logits, tf.constant([[True, False]]))
-    unlabelled = loss("click", tf.constant([[1.0, math.nan]]), logits)
-    assert float(masked) == float(unlabelled) == pytest.approx(LN2)
+    unlabeled = loss("click", tf.constant([[1.0, math.nan]]), logits)
+    assert float(masked) == float(unlabeled) == pytest.approx(LN2)
 
 
 def test_a_batch_without_labels_has_loss_zero_and_gradient_zero():

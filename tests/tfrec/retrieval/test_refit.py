@@ -37,12 +37,12 @@ def test_the_clicks_of_both_splits_are_read_once_and_mixed(data_set):
 
 
 def test_validation_clicks_count_as_draws(data_set):
-    catalogue = data_set.catalogue()
+    catalog = data_set.catalog()
     clicks = retrieval.read_clicks(data_set, "validation").ad_rows
-    counted = refit.with_validation_clicks(data_set, catalogue)
-    added = np.bincount(clicks, minlength=len(catalogue))
-    np.testing.assert_array_equal(counted.clicks, catalogue.clicks + added)
-    np.testing.assert_array_equal(counted.impressions, catalogue.impressions)
+    counted = refit.with_validation_clicks(data_set, catalog)
+    added = np.bincount(clicks, minlength=len(catalog))
+    np.testing.assert_array_equal(counted.clicks, catalog.clicks + added)
+    np.testing.assert_array_equal(counted.impressions, catalog.impressions)
 
 
 @pytest.mark.trains
@@ -56,7 +56,7 @@ def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config
     temperatures = [entry["temperature"] for entry in description["history"][: best + 1]]
     assert [entry["temperature"] for entry in history] == pytest.approx(temperatures)
     assert float(model.temperature) == pytest.approx(temperatures[-1])
-    first = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
+    first = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
     training.restore_best(first, directory)
     weights = [m.query_tower.trainable_variables[0].numpy() for m in (first, model)]
     assert not np.allclose(*weights)
@@ -78,7 +78,7 @@ def test_without_a_refit_the_best_pass_is_loaded(data_set, retrieval_config, to_
     retrieval.train_two_tower(data_set, config, to_be_refitted)
     assert not (to_be_refitted / "refit").exists()
     model, _ = retrieval.load_two_tower(data_set, to_be_refitted)
-    best = retrieval.build_two_tower(data_set, config, data_set.catalogue())
+    best = retrieval.build_two_tower(data_set, config, data_set.catalog())
     training.restore_best(best, to_be_refitted)
     for ours, theirs in zip(model.weights, best.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -15,7 +15,7 @@ def model(data_set, retrieval_config):
     config = dataclasses.replace(retrieval_config, batch_size=300)
     # User 1 clicked ads 0 and 1 in training.
     clicked = layers.ClickedAds(np.array([1, 1]), np.array([0, 1]))
-    return retrieval.build_two_tower(data_set, config, data_set.catalogue(), clicked)
+    return retrieval.build_two_tower(data_set, config, data_set.catalog(), clicked)
 
 
 # Twelve ads on a half circle, and queries that look at ad 0: ads rank by number.
@@ -59,7 +59,7 @@ def test_of_ads_that_score_alike_each_is_as_likely_to_be_first(model):
     assert measured["validation_corpus_recall"] == 0.0
 
 
-def test_a_catalogue_of_a_few_ads_has_a_measure(model):
+def test_a_catalog_of_a_few_ads_has_a_measure(model):
     few = retrieval_validation.HeldOut(np.zeros((1, 1), np.int32), np.array([1]))
     measured = retrieval_validation.measure(model, few, QUERIES[:1], ADS[:3])
     assert measured["validation_corpus_recall"] == 0.0

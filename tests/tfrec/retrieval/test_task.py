@@ -91,7 +91,7 @@ def test_metrics_are_updated_as_in_tfrs(embeddings):
 
 @pytest.mark.trains
 def test_the_stock_task_drops_in_and_trains(data_set, retrieval_config):
-    model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
+    model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
     model.task = tfrs.tasks.Retrieval(temperature=0.1)
     model.compile(tf.keras.optimizers.Adagrad(0.1))
     batches = data_set.clicked("train", 64, seed=1)

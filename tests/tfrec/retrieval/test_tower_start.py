@@ -22,8 +22,8 @@ STATISTICS = {
 }
 
 
-class Catalogue:
-    """Four ads, as much of a catalogue as a model needs."""
+class Catalog:
+    """Four ads, as much of a catalog as a model needs."""
 
     def __init__(self, features):
         self.features = np.array(features, np.int32)
@@ -39,7 +39,7 @@ def towers(*ad_fields, features):
     tf.keras.utils.set_random_seed(1)
     clicked = layers.ClickedAds(np.array([1]), np.array([0]))
     options = config_lib.RetrievalConfig(embedding_dim=16, hidden_dim=32, field_dim=8)
-    model = retrieval.TwoTower(fitted, options, Catalogue(features), clicked)
+    model = retrieval.TwoTower(fitted, options, Catalog(features), clicked)
     nothing = tf.zeros([1], tf.int32)
     model.query_tower.user_clicks(nothing, nothing, nothing, model.embed_rows)
     model.query_tower(tf.zeros([1, 1], tf.int32))
@@ -84,7 +84,7 @@ def test_a_tower_that_reads_no_ads_keeps_its_own_start():
     schema = schema_lib.Schema("s", (USER, AD), ("ad",), None)
     fitted = encoding.FittedSchema(schema, STATISTICS)
     options = config_lib.RetrievalConfig(embedding_dim=16, hidden_dim=32, field_dim=8)
-    model = retrieval.TwoTower(fitted, options, Catalogue([[1], [2], [3], [4]]))
+    model = retrieval.TwoTower(fitted, options, Catalog([[1], [2], [3], [4]]))
     model.query_tower(tf.zeros([1, 1], tf.int32))
     model.ad_tower(tf.zeros([1, 1], tf.int32))
     before = model.query_tower.get_weights()
@@ -104,13 +104,13 @@ def sparse(tmp_path_factory):
 
 
 @pytest.mark.trains
-def test_a_sparse_log_of_ids_is_learnt_in_a_few_passes(sparse, retrieval_config, tmp_path):
+def test_a_sparse_log_of_ids_is_learned_in_a_few_passes(sparse, retrieval_config, tmp_path):
     config = dataclasses.replace(retrieval_config, field_dim=16, epochs=4, refit=False)
     retrieval.train_two_tower(sparse, config, tmp_path)
     model, _ = retrieval.load_two_tower(sparse, tmp_path)
     clicks = retrieval.read_clicks(sparse, "test")
-    ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(sparse.catalogue().features))
+    ads = retrieval.embed_in_batches(model.ad_tower, np.asarray(sparse.catalog().features))
     top = retrieval.exact_top_k(model.query_tower(clicks.query).numpy(), ads, 30)
-    place = np.array([int(ad[1:]) // 30 for ad in sparse.catalogue().ad_ids.to_pylist()])
+    place = np.array([int(ad[1:]) // 30 for ad in sparse.catalog().ad_ids.to_pylist()])
     # By chance a fiftieth of the first thirty are of the place.
     assert (place[top] == place[clicks.ad_rows][:, None]).mean() > 0.5

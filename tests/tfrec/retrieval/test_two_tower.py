@@ -13,7 +13,7 @@ from tfrec.retrieval import towers
 def build(data_set, config, **changes):
     """A two-tower model whose embeddings differ visibly."""
     config = dataclasses.replace(config, **changes)
-    model = retrieval.build_two_tower(data_set, config, data_set.catalogue())
+    model = retrieval.build_two_tower(data_set, config, data_set.catalog())
     rng = np.random.default_rng(0)
     for variable in model.sparse_variables:
         variable.assign(rng.normal(scale=0.5, size=variable.shape).astype(np.float32))
@@ -26,7 +26,7 @@ def clicks(data_set):
 
 
 def batch_of(data_set, query, ad_rows):
-    features = np.asarray(data_set.catalogue().features)
+    features = np.asarray(data_set.catalog().features)
     return {
         "query": tf.constant(query),
         "ad": tf.constant(features[ad_rows]),
@@ -37,14 +37,14 @@ def batch_of(data_set, query, ad_rows):
 def logits_of(model, data_set, query):
     """Inner products over temperature [Q, N]."""
     ads = retrieval.embed_in_batches(
-        model.ad_tower, np.asarray(data_set.catalogue().features)
+        model.ad_tower, np.asarray(data_set.catalog().features)
     ).astype(np.float64)
     return retrieval.embed_in_batches(model.query_tower, query) @ ads.T / float(model.temperature)
 
 
 def test_embeddings_have_length_one_and_do_not_depend_on_the_batch(data_set, retrieval_config):
     model = build(data_set, retrieval_config)
-    features = np.asarray(data_set.catalogue().features)
+    features = np.asarray(data_set.catalog().features)
     embedded = retrieval.embed_in_batches(model.ad_tower, features)
     assert embedded.shape == (300, 16)
     assert embedded.dtype == np.float32
@@ -84,7 +84,7 @@ def test_accidental_hits_are_no_negatives(data_set, retrieval_config, clicks):
     assert float(loss) > 0.1
 
 
-def test_a_small_catalogue_is_learnt_by_the_softmax_over_all_of_it(
+def test_a_small_catalog_is_learned_by_the_softmax_over_all_of_it(
     data_set, retrieval_config, clicks
 ):
     model = build(data_set, retrieval_config, batch_size=200, uniform_negatives=100)
@@ -100,7 +100,7 @@ def test_in_batch_negatives_count_by_how_often_they_are_drawn(data_set, retrieva
     model = build(data_set, sampled(retrieval_config, uniform_negatives=0))
     _, first = np.unique(clicks.ad_rows, return_index=True)  # distinct ads: no accidental hits
     query, ad_rows = clicks.query[first[:20]], clicks.ad_rows[first[:20]]
-    counts = data_set.catalogue().clicks
+    counts = data_set.catalog().clicks
     # Each of the 19 others of a batch is ad j with probability share(j).
     draws = 19 * counts[ad_rows] / counts.sum()
     logits = logits_of(model, data_set, query)[:, ad_rows]
@@ -139,7 +139,7 @@ def test_clicks_of_one_request_are_no_negatives_of_each_other(data_set, retrieva
         model = build(data_set, sampled(retrieval_config, **changes))
         logits = logits_of(model, data_set, query)[0]
         # Ads without clicks are never drawn from a batch.
-        logits[data_set.catalogue().clicks == 0] = -np.inf
+        logits[data_set.catalog().clicks == 0] = -np.inf
         a, b, c = np.argsort(-logits)[:3]
         batch = batch_of(data_set, query, np.array([a, b, c, b]))
         alone = float(model.compute_loss({**batch, "request": tf.constant([1, 2, 3, 4])}))
@@ -219,7 +219,7 @@ def test_the_ads_that_clicks_are_held_against_have_the_latest_features(data_set,
     # As if every ad had changed since it was clicked.
     rows, features = model._candidates({**batch, "ad": batch["ad"] + 1})
     assert len(rows) == len(batch["ad_row"]) + 8
-    np.testing.assert_array_equal(features, np.asarray(data_set.catalogue().features)[rows.numpy()])
+    np.testing.assert_array_equal(features, np.asarray(data_set.catalog().features)[rows.numpy()])
 
 
 @pytest.mark.parametrize(("num_fields", "dim"), [(1, 128), (2, 128), (4, 64), (16, 16), (39, 16)])

@@ -282,7 +282,7 @@ def test_the_two_tower_model_learns_planted_structure(data_set, trained):
     model, description = retrieval_training.load_two_tower(data_set, trained / "retrieval")
     assert description["history"][-1]["softmax_loss"] < description["history"][0]["softmax_loss"]
     clicks = retrieval_training.read_clicks(data_set, "test")
-    features = np.asarray(data_set.catalogue().features)
+    features = np.asarray(data_set.catalog().features)
     found = retrieval.exact_top_k(
         retrieval.embed_in_batches(model.query_tower, clicks.query),
         retrieval.embed_in_batches(model.ad_tower, features),

@@ -92,12 +92,12 @@ def test_the_most_clicked_ads_and_a_sample_of_the_others_are_chosen():
 
 
 def test_the_metadata_is_that_of_the_rows(data_set):
-    catalogue = data_set.catalogue()
-    shown = training.metadata_of(catalogue, np.array([4, 1]))
+    catalog = data_set.catalog()
+    shown = training.metadata_of(catalog, np.array([4, 1]))
     assert shown.column_names[:3] == ["ad_id", "training_clicks", "training_impressions"]
-    assert shown["ad_id"].to_pylist() == [catalogue.ad_ids[4].as_py(), catalogue.ad_ids[1].as_py()]
-    assert shown["training_clicks"].to_pylist() == catalogue.clicks[[4, 1]].tolist()
-    assert set(catalogue.fields.column_names) <= set(shown.column_names)
+    assert shown["ad_id"].to_pylist() == [catalog.ad_ids[4].as_py(), catalog.ad_ids[1].as_py()]
+    assert shown["training_clicks"].to_pylist() == catalog.clicks[[4, 1]].tolist()
+    assert set(catalog.fields.column_names) <= set(shown.column_names)
 
 
 def test_metadata_that_does_not_match_is_refused(tmp_path):

@@ -83,7 +83,7 @@ def trained(strategy, stage):
             model = ranking.build_ranker(data_set, ranker)
             read = lambda seed: data_set.batches("train", 64, seed)
         else:
-            model = retrieval.build_two_tower(data_set, towers, data_set.catalogue())
+            model = retrieval.build_two_tower(data_set, towers, data_set.catalog())
             read = lambda seed: data_set.clicked("train", 64, seed)
         model.compile(training.dense_and_sparse(model, 0.01, 0.1, 20, 0.9))
     history = model.fit(training.passes(read, 5, 2), steps_per_epoch=5, epochs=2, verbose=0)
@@ -147,7 +147,7 @@ def test_a_two_tower_model_with_another_layer_trains(data_set, retrieval_config)
                 retrieval_config.hidden_dim, activation="relu"
             )
 
-    model = MyTwoTower(data_set.fitted, retrieval_config, data_set.catalogue())
+    model = MyTwoTower(data_set.fitted, retrieval_config, data_set.catalog())
     model.compile(tf.keras.optimizers.Adagrad(0.1))
     batches = data_set.clicked("train", 64, seed=1)
     losses = model.fit(batches, epochs=3, verbose=0).history["softmax_loss"]

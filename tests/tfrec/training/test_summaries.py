@@ -139,7 +139,7 @@ PLAN = training.Plan(
 def test_a_run_of_the_retrieval_stage_shows_every_curve(
     data_set, retrieval_config, tmp_path, often
 ):
-    model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalogue())
+    model = retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog())
     side = data_set.schema.ad_fields
     batch = next(iter(data_set.clicked("train", 64, seed=1)))
 

@@ -302,7 +302,7 @@ def test_the_advice_for_an_id_knows_the_keys(tmp_path, user_key, action):
     assert "--sampled_negatives" in built.warnings[0].action
 
 
-def test_a_drifting_click_rate_and_unlabelled_revenue_are_warned_of(tmp_path):
+def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     # Half of the first 1,800 rows are clicks, a tenth of the last 200.
     rows = [f"q,a{i % 5},{int(i % 2 == 0 if i < 1_800 else i % 10 == 0)},0" for i in range(2_000)]
     fields = (
@@ -317,12 +317,10 @@ def test_a_drifting_click_rate_and_unlabelled_revenue_are_warned_of(tmp_path):
     assert "There are 5 ads, no more than the 500 candidates" in found
 
 
-def test_an_unlabelled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):
+def test_an_unlabeled_test_split_is_warned_of_and_has_no_click_rate(tmp_path):
     log = logs.write(tmp_path / "log.tsv", logs.rows(300))
-    unlabelled = logs.write(
-        tmp_path / "test.tsv", [["", *row[1:]] for row in logs.rows(50, seed=1)]
-    )
-    source = convert.Source(log, formats.criteo.schema(), test_path=(unlabelled,))
+    unlabeled = logs.write(tmp_path / "test.tsv", [["", *row[1:]] for row in logs.rows(50, seed=1)])
+    source = convert.Source(log, formats.criteo.schema(), test_path=(unlabeled,))
     convert.convert(source, tmp_path / "data")
     built = card.build_card(reader.DataSet(tmp_path / "data"))
     assert "The test split has no click labels." in texts(built)

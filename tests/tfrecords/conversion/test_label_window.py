@@ -117,7 +117,7 @@ def test_the_bytes_are_the_same_for_any_threads_and_after_a_break(log, tmp_path,
     assert files(tmp_path / "broken") == files(whole.directory)
 
 
-def test_times_in_milliseconds_are_recognised(planted, tmp_path):
+def test_times_in_milliseconds_are_recognized(planted, tmp_path):
     milliseconds = pa.array(planted["time"].to_numpy() * 1_000)
     path = tmp_path / "log.csv"
     pa.csv.write_csv(planted.set_column(0, "time", milliseconds), path)
@@ -134,9 +134,9 @@ def test_a_window_needs_a_time_and_a_label_and_no_drawn_ads(log, tmp_path):
     timeless = dataclasses.replace(SCHEMA, time=None)
     with pytest.raises(ValueError, match=r"name a time column \(time\) in the schema"):
         convert(log, tmp_path / "data", schema=timeless)
-    unlabelled = dataclasses.replace(SCHEMA, engagement=None, revenue=None)
+    unlabeled = dataclasses.replace(SCHEMA, engagement=None, revenue=None)
     with pytest.raises(ValueError, match="names neither engagement nor revenue"):
-        convert(log, tmp_path / "data", schema=unlabelled)
+        convert(log, tmp_path / "data", schema=unlabeled)
     with_users = dataclasses.replace(SCHEMA, user_key="country")
     with pytest.raises(ValueError, match="sampled_negatives exclude each other"):
         convert(log, tmp_path / "data", schema=with_users, sampled_negatives=1)

@@ -18,7 +18,7 @@ NUM_ADS = 12
 
 
 def sampler(count, users, ad_rows, is_train, num_ads=NUM_ADS, shown=None):
-    catalogue = {"ad_uint8": np.arange(num_ads, dtype=np.uint8)[:, None]}
+    catalog = {"ad_uint8": np.arange(num_ads, dtype=np.uint8)[:, None]}
     log = negatives.LoggedRows(
         np.array(users),
         np.array(ad_rows, np.int32),
@@ -27,7 +27,7 @@ def sampler(count, users, ad_rows, is_train, num_ads=NUM_ADS, shown=None):
         np.arange(len(users)),
         shown,
     )
-    return negatives.NegativeSampler(count, catalogue, log)
+    return negatives.NegativeSampler(count, catalog, log)
 
 
 def requests_of(ad_rows):
@@ -71,7 +71,7 @@ def test_training_draws_what_others_clicked_in_training_and_may_draw_what_is_hel
     assert second == {0, 1, 2, 3}
 
 
-def test_held_out_draws_what_the_user_never_clicked_from_the_whole_catalogue():
+def test_held_out_draws_what_the_user_never_clicked_from_the_whole_catalog():
     first, second = drawn(2, np.array([4, 11]))
     assert first == {6, 7, 8, 9, 10, 11}
     assert second == {0, 1, 2, 3, 10, 11}
@@ -98,7 +98,7 @@ def test_drawn_ads_have_the_fields_of_the_time():
     # Row 0 draws ad 1, not shown yet: as it first was. The others: as they last were.
     assert train["ad_row"].tolist() == [0, 1, 1, 0, 0, 1, 1, 0]
     assert train["ad_uint8"][1::2, 0].tolist() == [20, 10, 20, 11]
-    # Held out, ad 2 was never shown: as the catalogue has it.
+    # Held out, ad 2 was never shown: as the catalog has it.
     held_out = {made.extend(requests_of([0]), np.array([4]), 2, (s,))[0]["ad_uint8"][1, 0]
                 for s in range(30)}  # fmt: skip
     assert held_out == {21, 2}
@@ -135,7 +135,7 @@ def test_a_log_of_clicks_alone_gets_lists_with_negatives(plays, tmp_path):
     assert data_set.num_rows("train") == 480 * 4
     assert data_set.description.splits["train"].sampled == 480 * 3
     # Negatives are no impressions: counts are of the log alone.
-    assert data_set.catalogue().impressions.sum() == 480
+    assert data_set.catalog().impressions.sum() == 480
     ranking.check_trainable(data_set)
 
 

@@ -34,7 +34,7 @@ def test_rows_of_equal_time_keep_the_order_of_the_log():
     assert assign(time=[1.0] * 5).splits.tolist() == [0, 0, 0, 1, 2]
 
 
-def test_neighbours_of_one_key_are_one_request_and_keep_the_order():
+def test_neighbors_of_one_key_are_one_request_and_keep_the_order():
     requests = assign(request=[7, 7, 3, 9, 9, 9])
     assert requests.order is None
     assert requests.lengths(0, 3).tolist() == [2, 1, 3]

@@ -214,4 +214,4 @@ def test_a_log_converts_and_splits_by_time(tmp_path):
     assert [data_set.label_sum(s, "click") for s in ("validation", "test")] == [5, 5]
     assert data_set.label_sum("validation", "engagement") == 3  # 160, 168, 176
     assert data_set.label_sum("test", "revenue") == pytest.approx(1.0)  # 184 and 192
-    assert len(data_set.catalogue()) == 5
+    assert len(data_set.catalog()) == 5

@@ -1,4 +1,4 @@
-"""The Avazu log: times, device ids, faults, unlabelled files."""
+"""The Avazu log: times, device ids, faults, unlabeled files."""
 
 import dataclasses
 import gzip
@@ -171,4 +171,4 @@ def test_a_log_converts_and_splits_by_time(tmp_path):
     # The last hour is the test part.
     assert {sample["hour_of_day"] for sample in data_set.sample_requests()} == {"9"}
     assert {sample["device_id"] for sample in data_set.sample_requests()} == {None}
-    assert len(data_set.catalogue()) == 5
+    assert len(data_set.catalog()) == 5

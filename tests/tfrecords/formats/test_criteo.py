@@ -27,15 +27,15 @@ def values(table):
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def bad_line(tmp_path, line, neighbours=2):
+def bad_line(tmp_path, line, neighbors=2):
     """Reads a log with one bad line between good ones; returns table and the reject."""
-    good = logs.rows(2 * neighbours)
+    good = logs.rows(2 * neighbors)
     path = tmp_path / "log.tsv"
-    path.write_bytes(logs.text(good[:neighbours]) + line + logs.text(good[neighbours:]))
+    path.write_bytes(logs.text(good[:neighbors]) + line + logs.text(good[neighbors:]))
     table, rejected = read(path)
     assert values(table) == good
     (only,) = rejected
-    assert (only.path, only.line) == (str(path), neighbours + 1)
+    assert (only.path, only.line) == (str(path), neighbors + 1)
     assert only.raw == line.rstrip(b"\r\n")
     return table, only
 
@@ -71,7 +71,7 @@ def test_the_chunk_size_changes_nothing(tmp_path, rows_per_chunk):
     assert [r.line for r in rejected] == [21]
 
 
-def test_gzip_is_recognised_by_content_and_gives_the_same_rows(tmp_path):
+def test_gzip_is_recognized_by_content_and_gives_the_same_rows(tmp_path):
     rows = logs.rows(20)
     path = tmp_path / "log.tsv"  # no .gz: the content decides
     path.write_bytes(gzip.compress(logs.text(rows)))
@@ -126,7 +126,7 @@ GOOD = logs.rows(1, seed=9)[0]
         "overflow", "carriage return", "header inside", "not UTF-8",
     ],
 )  # fmt: skip
-def test_a_bad_line_is_rejected_with_its_reason_and_its_neighbours_kept(tmp_path, line, reason):
+def test_a_bad_line_is_rejected_with_its_reason_and_its_neighbors_kept(tmp_path, line, reason):
     _, rejected = bad_line(tmp_path, line)
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(rejected.reason)
@@ -151,7 +151,7 @@ def test_no_number_is_rejected_with_and_without_a_bad_line_beside_it(tmp_path, v
 
 
 def test_a_header_on_the_first_line_is_rejected_and_the_rest_kept(tmp_path):
-    _, rejected = bad_line(tmp_path, logs.text([criteo.COLUMNS]), neighbours=0)
+    _, rejected = bad_line(tmp_path, logs.text([criteo.COLUMNS]), neighbors=0)
     assert "looks like a header line" in rejected.reason
 
 
@@ -256,7 +256,7 @@ def test_a_bad_line_of_the_companion_rejects_its_row(tmp_path, line, reason):
         raise AssertionError(rejected[0].reason)
 
 
-def test_a_first_line_that_lacks_a_value_does_not_make_the_file_unlabelled(tmp_path):
+def test_a_first_line_that_lacks_a_value_does_not_make_the_file_unlabeled(tmp_path):
     rows = logs.rows(6)
     table, rejected = read(logs.write(tmp_path / "log.tsv", [rows[0][:-1], *rows[1:]]))
     assert values(table) == rows[1:]

@@ -387,9 +387,9 @@ def test_displays_convert_to_lists_split_by_time_with_the_ads_never_shown(tmp_pa
     assert [data_set.num_requests(s) for s in ("train", "validation", "test")] == [80, 10, 10]
     assert [data_set.num_rows(s) for s in ("train", "validation", "test")] == [240, 30, 30]
     assert data_set.label_sum("train", "click") == 80
-    catalogue = data_set.catalogue()
-    assert len(catalogue) == 12  # 10 shown
-    ads = {row["__ad_id__"]: row for row in catalogue.table.to_pylist()}
+    catalog = data_set.catalog()
+    assert len(catalog) == 12  # 10 shown
+    ads = {row["__ad_id__"]: row for row in catalog.table.to_pylist()}
     assert ads["11"]["__impressions__"] == 0
     assert ads["11"]["campaign_id"] == "1"
     assert ads["3"]["ad_topics"] == ["3", "103"]
@@ -403,8 +403,8 @@ def test_a_log_without_the_optional_files_converts(tmp_path):
     directory = write_many(tmp_path / "log", optional=False)
     data_set = converted(tmp_path, directory)
     assert data_set.num_rows("train") == 240
-    assert len(data_set.catalogue()) == 10
-    assert set(data_set.catalogue().table["campaign_id"].to_pylist()) == {None}
+    assert len(data_set.catalog()) == 10
+    assert set(data_set.catalog().table["campaign_id"].to_pylist()) == {None}
 
 
 def converted(tmp_path, directory):

@@ -48,7 +48,7 @@ def parsed(
     opened = tabular.open_log(formats.Files((path,)), schema)
     (chunk,) = opened.chunks()
     good, faults = parsed_rows.normalize(
-        schema, opened.parse(chunk), parsed_rows.is_labelled(schema, chunk)
+        schema, opened.parse(chunk), parsed_rows.is_labeled(schema, chunk)
     )
     assert chunk.num_rows == len(good) + len(faults)
     return good, dict(faults)

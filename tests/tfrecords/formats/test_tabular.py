@@ -15,7 +15,7 @@ from repository import EXAMPLES
 
 from tfrecords import convert, formats, reader
 from tfrecords import schema as schema_lib
-from tfrecords.conversion import catalogue, parsed_rows
+from tfrecords.conversion import catalog, parsed_rows
 from tfrecords.formats import tabular
 from tfrecords.schema import MISSING_LABEL
 
@@ -45,7 +45,7 @@ def parsed(
     opened = tabular.open_log(formats.Files((path,), **files), schema)  # type: ignore[arg-type]
     (chunk,) = opened.chunks()
     good, faults = parsed_rows.normalize(
-        schema, opened.parse(chunk), parsed_rows.is_labelled(schema, chunk)
+        schema, opened.parse(chunk), parsed_rows.is_labeled(schema, chunk)
     )
     assert chunk.num_rows == len(good) + len(faults)
     return good, dict(faults)
@@ -182,7 +182,7 @@ def test_how_numbers_are_written(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "CH,zz,a,n,1,z\n", "CH\n"])
-def test_whether_a_row_is_taken_does_not_depend_on_its_neighbours(
+def test_whether_a_row_is_taken_does_not_depend_on_its_neighbors(
     tmp_path: pathlib.Path, bad: str
 ) -> None:
     # `note` is not read: neither its bytes nor its length matter.
@@ -280,11 +280,11 @@ def test_of_a_repeated_key_the_last_row_stands(tmp_path: pathlib.Path) -> None:
 def test_a_key_of_two_columns_is_joined_as_a_whole(tmp_path: pathlib.Path) -> None:
     fields = (
         schema_lib.Field("c", "categorical", "query"),
-        schema_lib.Field("colour", "categorical", "ad"),
+        schema_lib.Field("color", "categorical", "ad"),
     )
     pair = schema_lib.Schema("pair", fields, ("shop", "sku"), "click")
     text = "c,shop,sku,click\nCH,1,23,1\nCH,12,3,0\nCH,1,,1\n"
-    ads = "sku,colour,shop\n3,red,12\n23,blue,1\n,green,1\n"
+    ads = "sku,color,shop\n3,red,12\n23,blue,1\n,green,1\n"
     good, _ = parsed(write(tmp_path / "log.csv", text), pair, ads=write(tmp_path / "ads.csv", ads))
     assert good.raw(fields[1], np.arange(3)).to_pylist() == ["blue", "red", "green"]
 
@@ -484,7 +484,7 @@ def test_the_example_of_movielens_converts(tmp_path: pathlib.Path) -> None:
     }
     # Ratings rise from 1 to 5 and again: two of five are at least 4.
     assert splits["train"].label_sums == {"click": 32.0}
-    with pa.memory_map(str(tmp_path / "out" / "catalogue" / "ads.arrow")) as file:
+    with pa.memory_map(str(tmp_path / "out" / "catalog" / "ads.arrow")) as file:
         ads = pa.ipc.open_file(file).read_all().to_pylist()
     # Five films in the log, and one that is in the table alone.
     assert [ad["__ad_id__"] for ad in ads] == ["0", "1", "2", "3", "4", "9"]
@@ -543,9 +543,9 @@ def test_a_key_of_null_is_a_missing_one(tmp_path: pathlib.Path, suffix: str, nul
     ordered, _ = parsed(none, schema)
     if suffix == "csv":
         assert good.array(parsed_rows.USER).tolist() == ordered.array(parsed_rows.USER).tolist()
-    more = catalogue.collect(
+    more = catalog.collect(
         schema,
-        catalogue.merge([catalogue.count_chunk(good, np.ones(2, bool), 0)]),
+        catalog.merge([catalog.count_chunk(good, np.ones(2, bool), 0)]),
         np.array([2]),
         lambda chunk: good,
         pa.table({"film": ["new", null]}),

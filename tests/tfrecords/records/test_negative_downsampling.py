@@ -77,9 +77,9 @@ def served(data_set, config, directory):
     """Trains, and returns what the exported model serves of each ad."""
     ranking.train_ranker(data_set, config, directory)
     model, calibrators, _ = ranking.load_ranker(data_set, directory)
-    catalogue = data_set.catalogue()
-    order = [catalogue.ad_ids.to_pylist().index(ad) for ad in ADS]
-    ads = np.asarray(catalogue.features)[order][None]
+    catalog = data_set.catalog()
+    order = [catalog.ad_ids.to_pylist().index(ad) for ad in ADS]
+    ads = np.asarray(catalog.features)[order][None]
     module = exported.RankerModule(data_set.fitted, model, calibrators)
     answer = module.serve(country=tf.constant(["CH"]), ad_features=tf.constant(ads))
     predictions = ranking.predict_split(model, data_set, "test")
@@ -129,7 +129,7 @@ def requests():
     }
 
 
-def test_clicked_and_unlabelled_rows_stay_and_requests_without_rows_go():
+def test_clicked_and_unlabeled_rows_stay_and_requests_without_rows_go():
     left = records.thin_unclicked(requests(), 1e-9, tf.constant([1, 0]))
     assert left["list_lengths"].numpy().tolist() == [2]
     assert left["query_uint8"].numpy().tolist() == [[1]]
@@ -171,7 +171,7 @@ def test_losses_of_a_sample_are_those_of_all_rows_given_that_a_row_was_kept():
     logits = {"click": zeros, "engagement": zeros, "revenue": tf.zeros([1, 3, 3])}
 
     def loss(head):
-        return tasks.mean(tasks.task_of(head)(*tasks.labelled_rows(head, batch, logits, 0.25)))
+        return tasks.mean(tasks.task_of(head)(*tasks.labeled_rows(head, batch, logits, 0.25)))
 
     # Odds 1 among all rows are odds 4 among those kept: p = 4/5 of a click, 2/5 of both.
     click = -(math.log(4 / 5) + math.log(1 / 5)) / 2

@@ -229,7 +229,7 @@ def test_kinds(tmp_path: pathlib.Path, name: str, values: list[Any], kind: str) 
     assert fields(proposal)[name][0] == kind
 
 
-def test_a_request_key_repeats_on_neighbouring_rows(tmp_path: pathlib.Path) -> None:
+def test_a_request_key_repeats_on_neighboring_rows(tmp_path: pathlib.Path) -> None:
     users = [f"u{n // 4 % 17}" for n in range(120)]
     proposal, _ = proposed(tmp_path, session_id=[n // 4 for n in range(120)], user=users)
     assert proposal["request_key"] == "session_id"

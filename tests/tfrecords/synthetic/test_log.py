@@ -165,8 +165,8 @@ def test_load_world_names_the_missing_file(tmp_path):
 
 def test_load_world_refuses_a_file_that_is_no_config(tmp_path):
     (tmp_path / "truth").mkdir()
-    (tmp_path / "truth" / "world.json").write_text('{"colour": "red"}')
-    with pytest.raises(ValueError, match=r"world\.json: .*colour"):
+    (tmp_path / "truth" / "world.json").write_text('{"color": "red"}')
+    with pytest.raises(ValueError, match=r"world\.json: .*color"):
         synthetic.load_world(tmp_path)
 
 
@@ -253,7 +253,7 @@ def test_first_slots_are_filled_as_the_exposure_weights_say(world, rows, sides):
     assert shown[expected == 0].sum() == 0
 
 
-def test_catalogue_holds_ads_that_are_never_shown(log, world, rows):
+def test_catalog_holds_ads_that_are_never_shown(log, world, rows):
     lines = log.ads.read_text().splitlines()
     header = lines[0].split("\t")
     ads = {line.split("\t")[header.index("C7")] for line in lines[1:]}
@@ -262,7 +262,7 @@ def test_catalogue_holds_ads_that_are_never_shown(log, world, rows):
     assert set(rows["C7"]) < ads
 
 
-def test_catalogue_agrees_with_the_log(world, rows, sides):
+def test_catalog_agrees_with_the_log(world, rows, sides):
     index = {ad: number for number, ad in enumerate(world.ads["C7"])}
     place = np.array([index[ad] for ad in rows["C7"]])
     for name, values in sides[1].items():

@@ -14,8 +14,8 @@ CONFIG = index_kinds.IndexConfig(num_candidates=20, latency_budget_ms=None)
 
 def clustered(num_rows, seed=0, dimension=16):
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(30, dimension))
-    points = centres[rng.integers(0, 30, num_rows)] + 0.5 * rng.normal(size=(num_rows, dimension))
+    centers = np.random.default_rng(99).normal(size=(30, dimension))
+    points = centers[rng.integers(0, 30, num_rows)] + 0.5 * rng.normal(size=(num_rows, dimension))
     return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -73,7 +73,7 @@ def _merge(parts: Sequence[pa.Table]) -> pa.Table:
     return merged.rename_columns(["fingerprints", *functions])
 
 
-class CatalogueAds:
+class CatalogAds:
     """The catalog, in order of first appearance.
 
     Args:
@@ -99,10 +99,10 @@ class CatalogueAds:
         np.save(directory / "ad_features.npy", encoder.encode_table(self.table))
 
 
-def load(directory: pathlib.Path) -> CatalogueAds:
-    """Reads the catalog that `CatalogueAds.save` wrote."""
+def load(directory: pathlib.Path) -> CatalogAds:
+    """Reads the catalog that `CatalogAds.save` wrote."""
     table = records.read_arrow(directory / "ads.arrow")
-    return CatalogueAds(_fingerprints(table), table)
+    return CatalogAds(_fingerprints(table), table)
 
 
 def _fingerprints(table: pa.Table) -> np.ndarray:
@@ -115,7 +115,7 @@ def collect(
     chunk_ends: np.ndarray,
     load: Callable[[int], Rows],
     more: pa.Table | None = None,
-) -> CatalogueAds:
+) -> CatalogAds:
     """Builds the catalog.
 
     Args:
@@ -138,11 +138,11 @@ def collect(
     table = table.append_column(reader.CLICKS, counts["clicks"])
     order = pc.sort_indices(counts["first"])
     fingerprints = counts["fingerprints"].take(order).to_numpy()
-    ads = CatalogueAds(fingerprints, table.take(order).combine_chunks())
+    ads = CatalogAds(fingerprints, table.take(order).combine_chunks())
     return ads if more is None else _with_more(schema, ads, more)
 
 
-def _with_more(schema: Schema, ads: CatalogueAds, more: pa.Table) -> CatalogueAds:
+def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
     """Adds the ads of a table that the log never shows; the last row of an ad counts."""
     more = without_placeholders(schema, more)
     codes, strings = coded_keys(more, schema.ad_key)
@@ -156,7 +156,7 @@ def _with_more(schema: Schema, ads: CatalogueAds, more: pa.Table) -> CatalogueAd
         columns[field.name] = raw_column(field, column)
     zeros = pa.array(np.zeros(len(places), np.int64))
     added = pa.table({**columns, reader.IMPRESSIONS: zeros, reader.CLICKS: zeros})
-    return CatalogueAds(
+    return CatalogAds(
         np.concatenate([_fingerprints(ads.table), strings.fingerprints[codes[places]]]),
         pa.concat_tables([ads.table, added]).combine_chunks(),
     )

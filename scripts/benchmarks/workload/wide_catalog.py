@@ -1,4 +1,4 @@
-"""Gives a data set a generated catalogue of any size, which recombines the values of its ads.
+"""Gives a data set a generated catalog of any size, which recombines the values of its ads.
 
 Each field of a generated ad is that of a random ad, drawn independently for each field. Towers and
 ranker thus get values that they were trained on, in new combinations.
@@ -15,7 +15,7 @@ from tfrecords import encoding, reader
 
 
 class WideDataSet(reader.DataSet):
-    """A data set with a generated catalogue.
+    """A data set with a generated catalog.
 
     Args:
         directory: Directory of the converted data set.
@@ -28,9 +28,9 @@ class WideDataSet(reader.DataSet):
         self._num_ads = num_ads
         self._seed = seed
 
-    def catalogue(self) -> reader.Catalogue:
-        """Generates the catalogue; equal seeds give equal catalogues."""
-        known = super().catalogue()
+    def catalog(self) -> reader.Catalog:
+        """Generates the catalog; equal seeds give equal catalogs."""
+        known = super().catalog()
         rng = np.random.default_rng(self._seed)
         fields = self.schema.ad_fields
         features = np.empty((self._num_ads, known.features.shape[1]), known.features.dtype)
@@ -43,4 +43,4 @@ class WideDataSet(reader.DataSet):
         counts = pa.array(np.ones(self._num_ads, np.int64))
         columns[reader.AD_ID] = pa.array([f"made-up-{row}" for row in range(self._num_ads)])
         columns[reader.IMPRESSIONS] = columns[reader.CLICKS] = counts
-        return reader.Catalogue(pa.table(columns), features)
+        return reader.Catalog(pa.table(columns), features)
