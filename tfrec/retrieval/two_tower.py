@@ -110,6 +110,10 @@ class TwoTower(training.StageModel):
             query_inputs = towers.with_field(query_fields, of_users)
         # The column of the clicked ad is its row if all ads are candidates.
         own = {"own_columns": inputs["ad_row"]} if self._over_all_ads else {}
+        score_mask = self._not_clicked(inputs, rows)
+        if score_mask is not None and not self._over_all_ads:
+            # The clicked ad itself, which a stock task would mask too.
+            score_mask = tf.linalg.set_diag(score_mask, tf.ones_like(inputs["ad_row"], tf.bool))
         loss = self.task(
             self.query_tower.combine(query_inputs, training),
             self.ad_tower.combine(ad_fields, training),
@@ -117,7 +121,7 @@ class TwoTower(training.StageModel):
             candidate_sampling_probability=self._sampling_probability(inputs, rows),
             candidate_ids=rows,
             compute_metrics=not training,
-            score_mask=self._not_clicked(inputs, rows),
+            score_mask=score_mask,
             **own,
         )
         if not training:
