@@ -60,10 +60,10 @@ def main() -> None:
         try:
             with running_service.serve(
                 base, f"--workers={_WORKERS}", f"--impression_log={log}"
-            ) as (url, _, process_id):
+            ) as (url, _, process_ids):
                 system = faults.System(
                     url=url,
-                    process_id=process_id,
+                    process_id=process_ids["service"],
                     base=base,
                     writers=writers,
                     random=random.Random(FLAGS.seed),

@@ -17,7 +17,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 
 import httpx
-from workload import live_writer, poisson_load
+from workload import live_writer, poisson_load, running_service
 
 from serving import errors, manifest, releases
 
@@ -58,29 +58,17 @@ class System:
         """Returns the version that is stable on disk."""
         return releases.current_pointer(self.base).stable
 
-    def worker(self) -> int:
-        """Returns the process id of a worker of the service."""
-        return self._child(b"spawn_main")
-
-    def model_server(self) -> int:
-        """Returns the process id of the embedded model server."""
-        return self._child(b"serving.model_server")
-
-    def _child(self, command: bytes) -> int:
-        # Each thread has the children that it has started.
-        threads = pathlib.Path(f"/proc/{self.process_id}/task")
+    def process(self, kind: str) -> int:
+        """Returns the process id of a `worker` or of the `model_server`, once there is one."""
         end = time.monotonic() + _RESTART_SECONDS
         while time.monotonic() < end:
-            found = []
-            lists = [path.read_text() for path in threads.glob("*/children")]
-            for child in " ".join(lists).split():
-                with contextlib.suppress(OSError):
-                    if command in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
-                        found.append(int(child))
-            if found:
-                return self.random.choice(sorted(found))
+            with contextlib.suppress(OSError):  # A process that ends is no longer there.
+                family = running_service.family(self.process_id)
+                found = [family[name] for name in sorted(family) if name.startswith(kind)]
+                if found:
+                    return self.random.choice(found)
             time.sleep(0.2)
-        raise Violation(f"No process of {command.decode()} runs after {_RESTART_SECONDS:g} s.")
+        raise Violation(f"No {kind} runs after {_RESTART_SECONDS:g} s.")
 
     def journal(self) -> pathlib.Path:
         """Returns the journal of the stable release."""
@@ -89,28 +77,28 @@ class System:
 
 def kill_worker(system: System) -> str:
     """kill -9 of a worker process."""
-    os.kill(system.worker(), signal.SIGKILL)
+    os.kill(system.process("worker"), signal.SIGKILL)
     time.sleep(system.pause_seconds)
     return "a worker"
 
 
 def kill_model_server(system: System) -> str:
     """kill -9 of the embedded model server."""
-    os.kill(system.model_server(), signal.SIGKILL)
+    os.kill(system.process("model_server"), signal.SIGKILL)
     time.sleep(system.pause_seconds)
     return "the model server"
 
 
 def stop_worker(system: System) -> str:
     """A worker that hangs."""
-    with _stopped(system.worker()):
+    with _stopped(system.process("worker")):
         time.sleep(system.pause_seconds)
     return "a worker"
 
 
 def stop_model_server(system: System) -> str:
     """A model server that hangs."""
-    with _stopped(system.model_server()):
+    with _stopped(system.process("model_server")):
         time.sleep(system.pause_seconds)
     return "the model server"
 

@@ -44,14 +44,18 @@ def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, dict[st
             if process.poll() is not None or time.monotonic() > end:
                 raise OSError("scripts/serve.py did not start; see its message above.")
             time.sleep(0.2)
-        yield url, f"http://127.0.0.1:{model_rest}", _family(process.pid)
+        yield url, f"http://127.0.0.1:{model_rest}", family(process.pid)
     finally:
         process.terminate()
         process.wait(_STOP_SECONDS)
 
 
-def _family(process_id: int) -> dict[str, int]:
-    """Returns the ids of a process and all its descendants, by name."""
+def family(process_id: int) -> dict[str, int]:
+    """Returns the ids of a service and all its descendants, by name.
+
+    Raises:
+        OSError: A process ended meanwhile.
+    """
     names = {"service": process_id}
     waiting = [process_id]
     while waiting:
