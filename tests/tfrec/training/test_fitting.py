@@ -178,14 +178,14 @@ def whole(tmp_path_factory, deterministic):
 def test_both_stages_resume_exactly(
     data_set, ranker_config, retrieval_config, tmp_path, monkeypatch, deterministic, stage
 ):
-    monkeypatch.setattr(fitting, "_STEPS_PER_BACKUP", 2)
+    monkeypatch.setattr(fitting, "_STEPS_PER_BACKUP", 3)
 
     def train(directory, *callbacks):
         if stage == "ranker":
-            config = dataclasses.replace(ranker_config, num_blocks=1, epochs=2)
+            config = dataclasses.replace(ranker_config, num_blocks=1, epochs=2, batch_size=1_024)
             ranker_training.train_ranker(data_set, config, directory, callbacks=callbacks)
             return ranker_training.load_ranker(data_set, directory)[0]
-        config = dataclasses.replace(retrieval_config, epochs=2, refit=False)
+        config = dataclasses.replace(retrieval_config, epochs=2, batch_size=1_024, refit=False)
         retrieval.train_two_tower(data_set, config, directory, callbacks=callbacks)
         return retrieval.load_two_tower(data_set, directory)[0]
 
