@@ -95,7 +95,7 @@ def with_other_labels(row: Row) -> Row:
 def with_other_values(row: Row) -> Row:
     """Returns a row of a user and values that no other split has, and of another ad.
 
-    The ad is one of those shown: the catalog holds every ad of the log, of whatever split.
+    The ad is one of those shown: the catalog holds every ad of the log, of any split.
     """
     return {
         **row,

@@ -217,7 +217,7 @@ class Payload:
 
 
 def test_no_file_of_the_shared_workspace_can_execute_code(tmp_path, monkeypatch):
-    """Whoever can write to the workspace replaces every file by a pickle of their own."""
+    """An attacker who can write to the workspace replaces every file by a pickle."""
     source, directory = plain_log(tmp_path), tmp_path / "beam"
 
     def attacked(notes, job):

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import httpx
 from workload.live_writer import Acknowledged
 
 from serving import client, errors, requests
@@ -186,23 +185,6 @@ class CheckedLoad:
     def _note(self, problem: str) -> None:
         with self._lock:
             self.counts.note(problem)
-
-
-def wait_until_ready(url: str, seconds: float) -> None:
-    """Waits until the service says that it is ready.
-
-    Raises:
-        TimeoutError: It did not within this time.
-    """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5).is_success:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise TimeoutError(f"The service was not ready within {seconds:g} s.")
 
 
 def _ads(state: Acknowledged) -> list[str]:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 
@@ -39,11 +39,8 @@ def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, dict[st
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + _START_SECONDS
-        while not _is_ready(url):
-            if process.poll() is not None or time.monotonic() > end:
-                raise OSError("scripts/serve.py did not start; see its message above.")
-            time.sleep(0.2)
+        if not becomes_ready(url, _START_SECONDS, lambda: process.poll() is None):
+            raise OSError("scripts/serve.py did not start; see its message above.")
         yield url, f"http://127.0.0.1:{model_rest}", family(process.pid)
     finally:
         process.terminate()
@@ -70,6 +67,22 @@ def family(process_id: int) -> dict[str, int]:
                     names[f"{kind}_{number}" if number else kind] = int(child)
                 waiting.append(int(child))
     return names
+
+
+def becomes_ready(url: str, seconds: float, is_running: Callable[[], bool] = lambda: True) -> bool:
+    """Waits until a service is ready; returns whether it is.
+
+    Args:
+        url: URL of the service.
+        seconds: Maximum time to wait.
+        is_running: Returns whether waiting makes sense.
+    """
+    end = time.monotonic() + seconds
+    while not _is_ready(url):
+        if not is_running() or time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def _is_ready(url: str) -> bool:

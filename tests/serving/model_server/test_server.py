@@ -243,7 +243,7 @@ def test_a_request_beyond_the_threads_is_refused_at_once(models: pathlib.Path) -
     options = model_server.Options(grpc_max_threads=1)
     with model_server.ModelServer({"m": models / "m"}, options=options) as server:
         client = _Client(server.port)
-        # Whoever looks up a model waits for this lock.
+        # Each lookup of a model waits for this lock.
         with server.manager._changed:
             calls = [client.predictions.Predict.future(_score_request()) for _ in range(2)]
             waiting.until(lambda: any(call.done() for call in calls))

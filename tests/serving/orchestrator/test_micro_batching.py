@@ -70,46 +70,47 @@ def test_an_error_is_that_of_the_item_at_fault_alone():
         raise found[2]
 
 
-def test_what_was_given_up_while_it_waited_is_not_computed():
-    calls, began, go = [], threading.Event(), threading.Event()
+class HeldRun:
+    """A computation that waits until it may go on."""
 
-    def run(items):
-        calls.append(list(items))
-        began.set()
-        assert go.wait(30)
+    def __init__(self):
+        self.calls, self.began, self.go = [], threading.Event(), threading.Event()
+
+    def __call__(self, items):
+        self.calls.append(list(items))
+        self.began.set()
+        assert self.go.wait(30)
         return list(items)
+
+
+def test_what_was_given_up_while_it_waited_is_not_computed():
+    held = HeldRun()
 
     async def main(batches):
         tasks = [asyncio.create_task(batches.submit("a", n, never)) for n in (1, 2, 3)]
-        assert await asyncio.to_thread(began.wait, 30)
+        assert await asyncio.to_thread(held.began.wait, 30)
         tasks[1].cancel()
         # After the task has ended.
-        asyncio.get_running_loop().call_soon(go.set)
+        asyncio.get_running_loop().call_soon(held.go.set)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    found = scenario(main, run)
-    assert (found[0], found[2], calls) == (1, 3, [[1], [3]])
+    found = scenario(main, held)
+    assert (found[0], found[2], held.calls) == (1, 3, [[1], [3]])
     assert isinstance(found[1], asyncio.CancelledError)
 
 
 def test_what_is_late_when_its_turn_comes_is_not_computed_unless_it_never_waited():
-    calls, began, go = [], threading.Event(), threading.Event()
-
-    def run(items):
-        calls.append(list(items))
-        began.set()
-        assert go.wait(30)
-        return list(items)
+    held = HeldRun()
 
     async def main(batches):
         tasks = [
             asyncio.create_task(batches.submit("a", n, lambda n=n: n in (1, 3))) for n in (1, 2, 3)
         ]
-        assert await asyncio.to_thread(began.wait, 30)
+        assert await asyncio.to_thread(held.began.wait, 30)
         # After the first step of each task.
-        asyncio.get_running_loop().call_soon(go.set)
+        asyncio.get_running_loop().call_soon(held.go.set)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    found = scenario(main, run)
-    assert (found[:2], calls) == ([1, 2], [[1], [2]])
+    found = scenario(main, held)
+    assert (found[:2], held.calls) == ([1, 2], [[1], [2]])
     assert isinstance(found[2], TimeoutError)

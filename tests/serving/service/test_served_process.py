@@ -200,7 +200,7 @@ def test_two_processes_see_each_update_and_reset_no_connection_while_they_end(
         waiting.until(lambda: len(workers_of(process)) == 2)
         waiting.until(lambda: all(maps_the_index(pid) for pid in workers_of(process)))
         for number in range(10):
-            # The next request sees it, whoever answers, even if the clock of the disk stands still.
+            # The next request of a process sees it, even if the clock of the disk stands still.
             live.update([{"ad_id": f"new-{number}"}], [f"new-{number - 1}"])
             os.utime(base / "live/1/journal", (1, 1))
             asked = [f"new-{number - 1}", f"new-{number}"]
