@@ -187,17 +187,21 @@ def _largest_of_each_row(
 ) -> scipy.sparse.csr_array:
     """Returns a matrix with the `count` entries of each row with the largest `values`.
 
+    Ties at the last place are broken at random, the same in every call.
+
     Args:
         matrix: The matrix.
         count: Maximum number of entries of a row.
         values: One value per entry; None: the entries themselves.
     """
     values = matrix.data if values is None else values
+    rng = np.random.default_rng(0)
     lengths = np.diff(matrix.indptr)
     kept = np.ones(matrix.nnz, bool)
     for row in np.flatnonzero(lengths > count).tolist():
         first, last = matrix.indptr[row], matrix.indptr[row + 1]
-        kept[first + np.argpartition(values[first:last], -count)[:-count]] = False
+        order = first + rng.permutation(last - first)
+        kept[order[np.argpartition(values[order], -count)[:-count]]] = False
     rows = np.repeat(np.arange(matrix.shape[0]), lengths)[kept]
     entries = (matrix.data[kept], (rows, matrix.indices[kept]))
     result = scipy.sparse.csr_array(entries, shape=matrix.shape)

@@ -251,8 +251,14 @@ class _Lists:
 
 
 def _top(scores: np.ndarray, k: int, rows: slice) -> np.ndarray:
-    """Returns the best ads [B, min(k, N)] of scores [B, N] or [1, N]; ties in catalog order."""
-    top = tf.math.top_k(scores, min(k, scores.shape[1])).indices.numpy()
+    """Returns the best ads [B, min(k, N)] of scores [B, N] or [1, N].
+
+    Ties are in one random order of the ads, the same in every call. That of the catalog would
+    prefer ads that have been shown for longer.
+    """
+    order = np.random.default_rng(_SEED).permutation(scores.shape[1])
+    found = tf.math.top_k(tf.gather(scores, order, axis=1), min(k, len(order))).indices
+    top = order[found.numpy()]
     return np.broadcast_to(top, (rows.stop - rows.start, top.shape[1]))
 
 

@@ -35,9 +35,13 @@ def with_validation_clicks(data_set: reader.DataSet, catalog: reader.Catalog) ->
 
 
 def most_clicked(data_set: reader.DataSet, catalog: reader.Catalog, count: int) -> np.ndarray:
-    """Returns the rows [at most `count`] of the ads with the most clicks in both splits."""
-    known = with_validation_clicks(data_set, catalog)
-    return np.argsort(-known.clicks, kind="stable")[:count]
+    """Returns the rows [at most `count`] of the ads with the most clicks in both splits.
+
+    Ads with equal clicks are in random order, the same in every call.
+    """
+    clicks = with_validation_clicks(data_set, catalog).clicks
+    order = np.random.default_rng(0).permutation(len(clicks))
+    return order[np.argsort(-clicks[order], kind="stable")[:count]]
 
 
 def refit_batches(data_set: reader.DataSet, batch_size: int, seed: reader.Seed) -> tf.data.Dataset:

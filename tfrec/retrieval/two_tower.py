@@ -223,9 +223,13 @@ def query_chunks(num_queries: int, num_ads: int, max_scores: int) -> Iterator[sl
 def exact_top_k(
     query_embeddings: np.ndarray, ad_embeddings: np.ndarray, k: int, batch_size: int = 256
 ) -> np.ndarray:
-    """Returns the rows [N, min(k, ads)] of the largest inner products, best first."""
-    ads = tf.constant(ad_embeddings)
-    k = min(k, len(ad_embeddings))
+    """Returns the rows [N, min(k, ads)] of the largest inner products, best first.
+
+    Ties, as of ads with the same OOV id, are in random order, the same in every call.
+    """
+    order = np.random.default_rng(0).permutation(len(ad_embeddings))
+    ads = tf.constant(ad_embeddings[order])
+    k = min(k, len(order))
     rows = [
         tf.math.top_k(
             tf.matmul(query_embeddings[first : first + batch_size], ads, transpose_b=True), k
@@ -234,4 +238,4 @@ def exact_top_k(
             len(query_embeddings), batch_size, "exact search", "queries"
         )
     ]
-    return np.concatenate(rows)
+    return order[np.concatenate(rows)]

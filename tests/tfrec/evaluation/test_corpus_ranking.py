@@ -88,6 +88,20 @@ def test_coverage_and_popularity_bias_tell_what_the_lists_hold(monkeypatch):
     assert measured.metrics["exposure_gini_at_10"] == pytest.approx(1 / 3)
 
 
+def test_ties_do_not_prefer_ads_that_are_early_in_the_catalog(monkeypatch):
+    monkeypatch.setattr(corpus_ranking, "RECALL_AT", (100,))
+    clicks = np.zeros(1_000, np.int64)
+    ads = corpus_ranking.RankedCorpus(clicks=clicks, seen=np.ones(1_000, bool))
+    nothing = baselines.Popularity(clicks)
+    # One ad in ten is in the list: 50 of 500 with a standard deviation of 6.4.
+    for half in (np.arange(500), np.arange(500, 1_000)):
+        measured = corpus_ranking.per_click(nothing, queries(500), half, ads)
+        assert measured.metrics["corpus_recall_at_100"] == pytest.approx(0.1, abs=4 * 0.0128)
+        users = users_of(half, half, [], [], num_ads=1_000)
+        by_user = corpus_ranking.per_user(nothing, users)
+        assert by_user["corpus_recall_at_100"] == pytest.approx(0.1, abs=4 * 0.0128)
+
+
 def users_of(users, ad_rows, seen_users, seen_rows, num_ads=5):
     number = np.arange(len(users))
     clicks = retrieval.Clicks(

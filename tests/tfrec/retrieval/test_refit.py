@@ -45,6 +45,18 @@ def test_validation_clicks_count_as_draws(data_set):
     np.testing.assert_array_equal(counted.impressions, catalog.impressions)
 
 
+def test_the_most_clicked_ads_do_not_prefer_early_ones(data_set):
+    catalog = data_set.catalog()
+    clicks = refit.with_validation_clicks(data_set, catalog).clicks
+    rows = refit.most_clicked(data_set, catalog, len(catalog))
+    assert (np.diff(clicks[rows]) <= 0).all()
+    assert sorted(rows) == list(range(len(catalog)))
+    without = rows[clicks[rows] == 0]
+    # In the order of the catalog each is above the one before; in random order half are.
+    rising = np.mean(np.diff(without) > 0)
+    assert rising == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(len(without)))
+
+
 @pytest.mark.trains
 def test_the_model_that_is_loaded_is_the_refitted_one(data_set, retrieval_config, trained):
     directory = trained / "retrieval"

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfrec import layers, retrieval
-from tfrec.retrieval import towers
+from tfrec.retrieval import towers, two_tower
 
 
 def build(data_set, config, **changes):
@@ -225,3 +225,13 @@ def test_the_ads_that_clicks_are_held_against_have_the_latest_features(data_set,
 @pytest.mark.parametrize(("num_fields", "dim"), [(1, 128), (2, 128), (4, 64), (16, 16), (39, 16)])
 def test_the_fewer_fields_the_longer_their_embeddings(num_fields, dim):
     assert towers.automatic_field_dim(num_fields) == dim
+
+
+def test_exact_search_does_not_prefer_early_ads_among_equal_ones():
+    # A better ad, and 1,000 ads of one embedding: five hundred of them in a list of 501.
+    ads = np.concatenate([np.full((500, 2), 0.5), [[1.0, 1.0]], np.full((500, 2), 0.5)])
+    (found,) = two_tower.exact_top_k(np.ones((1, 2), np.float32), ads.astype(np.float32), 501)
+    assert found[0] == 500
+    assert len(set(found)) == 501
+    # 250 of the first half, with a standard deviation of 8 (hypergeometric).
+    assert np.count_nonzero(found < 500) == pytest.approx(250, abs=32)
