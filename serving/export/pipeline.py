@@ -368,6 +368,11 @@ def _describe(data_set: reader.DataSet) -> str:
             f"      engagement and revenue of {young:,} impressions are not final: they are less "
             f"than {window:,.0f} seconds before the end of the log"
         )
+    if late := description.rows_after_end_of_log:
+        text.append(
+            f"      the end of the log is before {late:,} of them: their times are more than "
+            f"{window:,.0f} seconds after those of all others"
+        )
     changed = description.impressions_of_changed_ads
     if changed:
         text.append(

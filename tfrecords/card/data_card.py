@@ -47,6 +47,7 @@ def build_card(data_set: reader.DataSet) -> model.DataCard:
         sampled_negatives=description.sampled_negatives,
         engagement_window_seconds=description.engagement_window_seconds,
         rows_inside_engagement_window=description.rows_inside_engagement_window,
+        rows_after_end_of_log=description.rows_after_end_of_log,
         varying=description.rows_of_varying_query_fields,
         rows_of_other_users=description.rows_of_other_users,
         splits={

@@ -200,6 +200,7 @@ class DataCard(pydantic.BaseModel):
     sampled_negatives: int  # for each click
     engagement_window_seconds: float
     rows_inside_engagement_window: int
+    rows_after_end_of_log: int
     varying: dict[str, int]  # query field -> rows that differ from the first of their request
     rows_of_other_users: int  # than the first row of their request
     splits: dict[str, SplitSummary]

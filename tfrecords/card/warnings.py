@@ -81,6 +81,13 @@ def _clicks(card: model.DataCard) -> Found:
 
 
 def _labels(card: model.DataCard) -> Found:
+    if card.rows_after_end_of_log:
+        yield model.warning(
+            f"{card.rows_after_end_of_log:,} rows are more than "
+            f"{card.engagement_window_seconds:,.0f} seconds after all but a thousandth of the log.",
+            "Their engagement and revenue count as missing, and the log ends before them. Correct "
+            "the times of these rows.",
+        )
     if card.rows_inside_engagement_window:
         yield model.note(
             f"{card.rows_inside_engagement_window:,} rows are younger than the window of "

@@ -4,12 +4,18 @@ A conversion can follow its click by days, so the labels of rows that are younge
 the end of the log are missing, not negative. All of these rows lose their labels: keeping the
 rows with an early engagement, or those without a click, would bias the rates.
 
+The log ends where all but the last thousandth of its rows are: a row with a date in the future must
+not make all others old. Some rows lose their labels that need not; no label is taken as final that
+is not.
+
 Shapes: B rows of a chunk.
 
 References:
     Chapelle, Modeling Delayed Feedback in Display Advertising, 2014, §1 and §5 (a matching
     window, and what is lost with it).
 """
+
+import dataclasses
 
 import numpy as np
 
@@ -18,6 +24,22 @@ from tfrecords.conversion import splitting
 from tfrecords.schema import MISSING_LABEL, Schema
 
 LABELS = ("engagement", "revenue")
+# Share of the rows whose times may be wrong, at either end of the log.
+_OUTLYING_SHARE = 0.001
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutoff:
+    """The end of the known labels.
+
+    Attributes:
+        unknown_after: Time after which labels are not known yet; None: all are known.
+        rows_after_end: Number of rows that are more than a window younger than the log's end, so
+            that their time must be wrong.
+    """
+
+    unknown_after: float | None = None
+    rows_after_end: int = 0
 
 
 def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None:
@@ -47,8 +69,8 @@ def check(schema: Schema, window_seconds: float, sampled_negatives: int) -> None
         )
 
 
-def begin(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -> float | None:
-    """Returns the time after which labels are not known yet, or None if all are known.
+def find(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -> Cutoff:
+    """Finds the time after which labels are not known yet.
 
     Args:
         keys: Keys of the log; times since 1970 in milli-, micro- or nanoseconds are recognized,
@@ -60,17 +82,21 @@ def begin(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) 
         ValueError: No training row is older than the window.
     """
     if not window_seconds:
-        return None
+        return Cutoff()
     assert keys.time is not None
-    low, high = float(keys.time.min()), float(keys.time.max())
-    first = high - window_seconds * columns.units_per_second(low, high)
-    if not (keys.time[is_train] <= first).any():
-        seconds = (high - low) / columns.units_per_second(low, high)
+    low, end = (
+        float(np.quantile(keys.time, share, method=method))
+        for share, method in ((_OUTLYING_SHARE, "higher"), (1 - _OUTLYING_SHARE, "lower"))
+    )
+    per_second = columns.units_per_second(low, end)
+    window = window_seconds * per_second
+    if not (keys.time[is_train] <= end - window).any():
+        seconds = (end - low) / per_second
         raise ValueError(
             f"No training row is older than engagement_window_seconds ({window_seconds:g}): the "
             f"log spans {seconds:,.0f} seconds. Use a longer log or a shorter window."
         )
-    return first
+    return Cutoff(end - window, int((keys.time > end + window).sum()))
 
 
 def withhold(packed: records.Packed, times: np.ndarray, first: float) -> int:

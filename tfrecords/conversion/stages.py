@@ -62,6 +62,7 @@ class SplitLog:
         is_train: Whether a row is a training row [rows of the log].
         train_ends: Number of training rows up to the end of each chunk [chunks].
         unknown_after: Engagement and revenue of later rows are not known yet; None: all are known.
+        rows_after_end: Number of rows whose time is after the end of the log, see `label_window`.
         bins: Bins of the time profile.
         keys: Keys of the rows; None if no negatives are sampled.
     """
@@ -72,6 +73,7 @@ class SplitLog:
     is_train: np.ndarray
     train_ends: np.ndarray
     unknown_after: float | None
+    rows_after_end: int
     bins: time_profile.Bins
     keys: splitting.RowKeys | None
 
@@ -252,13 +254,15 @@ class Stages:
         if requests.starts is not None:
             request_ends = np.searchsorted(requests.first_rows(), chunk_ends, side="left")
         spans = (_span(chunk_ends, index) for index in range(len(parsed)))
+        cutoff = label_window.find(keys, is_train, self._options.engagement_window_seconds)
         return SplitLog(
             chunk_ends,
             request_ends,
             requests,
             is_train,
             np.cumsum([is_train[span].sum() for span in spans]),
-            label_window.begin(keys, is_train, self._options.engagement_window_seconds),
+            cutoff.unknown_after,
+            cutoff.rows_after_end,
             time_profile.Bins.of(keys),
             keys if self._options.sampled_negatives else None,
         )
@@ -456,6 +460,7 @@ class Stages:
             sampled_negatives=self._options.sampled_negatives,
             engagement_window_seconds=self._options.engagement_window_seconds,
             rows_inside_engagement_window=sum(self._notes(split, "pack", "young")),
+            rows_after_end_of_log=split.rows_after_end,
             splits=splits,
             sha256={name: files.sha256(output / name) for name in dataset_json.CHECKED_FILES},
         )

@@ -80,6 +80,7 @@ class DataSetDescription(pydantic.BaseModel):
         sampled_negatives: Sampled negatives per click.
         engagement_window_seconds: Time within which engagements come.
         rows_inside_engagement_window: Rows whose engagement and revenue are not known yet.
+        rows_after_end_of_log: Those of them whose time must be wrong.
         splits: Splits by name.
         sha256: File -> checksum, of the files other than shards.
     """
@@ -97,6 +98,7 @@ class DataSetDescription(pydantic.BaseModel):
     sampled_negatives: int
     engagement_window_seconds: float
     rows_inside_engagement_window: int
+    rows_after_end_of_log: int
     splits: dict[str, SplitDescription]
     sha256: dict[str, str]
 

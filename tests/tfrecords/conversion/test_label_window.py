@@ -87,8 +87,11 @@ def test_rates_are_right_with_the_window_and_low_without(log, tmp_path):
 
 def test_the_rows_are_counted_and_said(log, planted, tmp_path):
     data_set = convert(log, tmp_path / "data")
-    young = int((planted["time"].to_numpy() > planted["time"].to_numpy().max() - WINDOW).sum())
+    # Rows 19,980 to 19,999 are the last thousandth.
+    end = np.sort(planted["time"].to_numpy())[19_979]
+    young = int((planted["time"].to_numpy() > end - WINDOW).sum())
     assert data_set.description.rows_inside_engagement_window == young
+    assert data_set.description.rows_after_end_of_log == 0
     known = sum(data_set.label_count(s, "engagement") for s in ("train", "validation", "test"))
     assert known == NUM_ROWS - young
     texts = [warning.text for warning in card.build_card(data_set).warnings]
@@ -121,6 +124,32 @@ def test_times_in_milliseconds_are_recognized(planted, tmp_path):
     milliseconds = pa.array(planted["time"].to_numpy() * 1_000)
     path = tmp_path / "log.csv"
     pa.csv.write_csv(planted.set_column(0, "time", milliseconds), path)
+    assert rates(convert(path, tmp_path / "data"))[0] == pytest.approx(ENGAGED, abs=0.014)
+
+
+def with_time(planted, row, time, path):
+    times = planted["time"].to_numpy().copy()
+    times[row] = time
+    pa.csv.write_csv(planted.set_column(0, "time", pa.array(times)), path)
+    return path
+
+
+def test_a_row_with_a_date_in_the_future_does_not_make_all_others_old(planted, tmp_path):
+    # 2038 among times of 2020, at the log's beginning.
+    path = with_time(planted, 0, 2_147_483_647, tmp_path / "log.csv")
+    data_set = convert(path, tmp_path / "data")
+    assert rates(data_set)[0] == pytest.approx(ENGAGED, abs=0.014)
+    young = int((planted["time"].to_numpy() > planted["time"].to_numpy().max() - WINDOW).sum())
+    # The last thousandth of ten days is 864 s long: 20 more rows, and the one in the future.
+    assert 0 < data_set.description.rows_inside_engagement_window - young <= 2 * 21
+    assert data_set.description.rows_after_end_of_log == 1
+    texts = [warning.text for warning in card.build_card(data_set).warnings]
+    assert any(text.startswith("1 rows are more than 259,200 seconds after all") for text in texts)
+
+
+def test_a_wrong_time_does_not_change_the_unit_of_the_others(planted, tmp_path):
+    milliseconds = planted.set_column(0, "time", pa.array(planted["time"].to_numpy() * 1_000))
+    path = with_time(milliseconds, 5, 0, tmp_path / "log.csv")
     assert rates(convert(path, tmp_path / "data"))[0] == pytest.approx(ENGAGED, abs=0.014)
 
 
