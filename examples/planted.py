@@ -18,7 +18,7 @@ START = 1_767_225_600  # 1 January 2026, UTC
 
 
 @dataclasses.dataclass(frozen=True)
-class World:
+class PlantedLog:
     """Users, ads, and what was shown.
 
     Attributes:
@@ -52,7 +52,7 @@ class World:
         """[U] the topic that each user likes most."""
         return self.taste.argmax(axis=1)
 
-    def rows(self, keep: np.ndarray) -> "World":
+    def rows(self, keep: np.ndarray) -> "PlantedLog":
         """Returns the world with the rows [B] alone that are true."""
         shown = ("request", "user", "ad", "position", "seconds", "clicked", "engaged", "spend")
         return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in shown})
@@ -60,7 +60,7 @@ class World:
 
 def world(
     rng: np.random.Generator, rows: int, num_users: int, num_ads: int, num_topics: int, length: int
-) -> World:
+) -> PlantedLog:
     """Makes a world in which at least `rows` ads are shown, in lists of `length`."""
     taste = rng.dirichlet(np.full(num_topics, 0.3), num_users)
     topic = rng.integers(num_topics, size=num_ads)
@@ -77,12 +77,12 @@ def world(
     engaged = clicked * _drawn(rng, -1.6 + 0.3 * np.minimum(liked, 5) + 0.5 * appeal[ad])
     # Topics differ in what is spent on them.
     spend = engaged * np.exp(1.5 + 0.3 * topic[ad] + 0.4 * rng.normal(size=len(ad))).round(2)
-    return World(
+    return PlantedLog(
         taste, topic, appeal, request, user, ad, position, seconds[request], clicked, engaged, spend
     )
 
 
-def likes(rng: np.random.Generator, of: World, most: int) -> list[list[int]]:
+def likes(rng: np.random.Generator, of: PlantedLog, most: int) -> list[list[int]]:
     """Draws up to `most` different topics of each user [U], by taste."""
     counts = rng.integers(1, most + 1, size=len(of.taste))
     return [
@@ -91,7 +91,9 @@ def likes(rng: np.random.Generator, of: World, most: int) -> list[list[int]]:
     ]
 
 
-def histories(of: World, events: np.ndarray, values: Sequence[str], length: int) -> list[list[str]]:
+def histories(
+    of: PlantedLog, events: np.ndarray, values: Sequence[str], length: int
+) -> list[list[str]]:
     """Returns for each row [B] the values of its user's ads before, latest last.
 
     Args:

@@ -16,7 +16,7 @@ from serving import index, requests
 
 
 @dataclasses.dataclass(frozen=True)
-class Segment:
+class AddedSegment:
     """The ads at a range of positions, with their filter index.
 
     Attributes:
@@ -30,7 +30,7 @@ class Segment:
     eligibility: index.Eligibility
 
     @classmethod
-    def of(cls, start: int, ads: pa.Table) -> "Segment":
+    def of(cls, start: int, ads: pa.Table) -> "AddedSegment":
         """Creates a segment from a table of ads."""
         # An ad that changed is in several rows; the snapshot knows which one is alive.
         return cls(start, ads, index.Eligibility(ads, index.AD_ID, unique_ids=False))
@@ -49,7 +49,7 @@ class Snapshot:
 
     embeddings: np.ndarray
     features: np.ndarray
-    segments: tuple[Segment, ...]
+    segments: tuple[AddedSegment, ...]
     alive: np.ndarray
 
     def eligible(self, filters: requests.Filters) -> np.ndarray:
@@ -64,7 +64,7 @@ class Snapshot:
         return pa.concat_tables(segment.ads for segment in self.segments).take(pa.array(positions))
 
 
-def merged(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+def merged(segments: tuple[AddedSegment, ...]) -> tuple[AddedSegment, ...]:
     """Merges the last segments until each is at most half as large as the one before.
 
     This keeps the number of segments small without indexing each ad again at every update.
@@ -74,5 +74,5 @@ def merged(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
         last = parts.pop()
         first = parts.pop()
         ads = pa.concat_tables([first.ads, last.ads]).combine_chunks()
-        parts.append(Segment.of(first.start, ads))
+        parts.append(AddedSegment.of(first.start, ads))
     return tuple(parts)

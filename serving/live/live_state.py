@@ -24,7 +24,7 @@ class LiveState:
         self._removed = index.RowSet.of_rows(np.empty(0, np.int64), released.num_ads)
         self._embeddings = np.empty((0, released.dimension), np.float32)
         self._features = np.empty((0, released.num_fields), np.int32)
-        self._segments: tuple[additions.Segment, ...] = ()
+        self._segments: tuple[additions.AddedSegment, ...] = ()
         self._position_of: dict[str, int] = {}
         self._alive = np.zeros(0, bool)
 
@@ -42,7 +42,7 @@ class LiveState:
         self._features[start:end] = update.features
         self._alive = np.append(self._alive, np.ones(len(added), bool))
         self._position_of.update(zip(added, range(start, end), strict=True))
-        segment = additions.Segment.of(start, update.ads)
+        segment = additions.AddedSegment.of(start, update.ads)
         self._segments = additions.merged((*self._segments, segment))
 
     def _remove(self, ad_ids: list[str]) -> None:

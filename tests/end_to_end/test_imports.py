@@ -1,5 +1,7 @@
 """What an import does to the process; who may import whom, `make check` tells."""
 
+import ast
+import collections
 import os
 import subprocess
 import sys
@@ -81,3 +83,12 @@ def test_keras_3_is_refused_with_the_remedy(code, environment):
     assert result.returncode == 1
     assert "ImportError: tfrec needs Keras 2 (tf_keras) behind tf.keras" in result.stderr
     assert "Import tfrec before TensorFlow, or set TF_USE_LEGACY_KERAS=1" in result.stderr
+
+
+def test_class_names_are_unique_in_the_project():
+    found = collections.Counter()
+    for folder in ("tfrecords", "tfrec", "serving", "scripts", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text()))
+            found.update(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    assert [name for name, count in found.items() if count > 1] == []

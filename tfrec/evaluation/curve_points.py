@@ -57,7 +57,7 @@ def _points(x: np.ndarray, y: np.ndarray) -> list[report.Point]:
     return list(zip(x.round(5).tolist(), y.round(5).tolist(), strict=True))
 
 
-def _histogram(positive: np.ndarray, scores: np.ndarray, ratios: bool) -> report.Histogram:
+def _histogram(positive: np.ndarray, scores: np.ndarray, ratios: bool) -> report.ScoreHistogram:
     low, high = np.quantile(scores, (_TAIL, 1 - _TAIL))
     if ratios:
         low, high = max(low, high / 1e4, 1e-9), max(high, 1e-9)
@@ -69,7 +69,7 @@ def _histogram(positive: np.ndarray, scores: np.ndarray, ratios: bool) -> report
         counts = np.histogram(scores[own].clip(edges[0], edges[-1]), edges)[0]
         return (counts / max(int(own.sum()), 1)).round(5).tolist()
 
-    return report.Histogram(
+    return report.ScoreHistogram(
         edges=[float(f"{edge:.4g}") for edge in edges],
         ratios=ratios,
         positive=shares(positive),

@@ -84,7 +84,7 @@ class HeadQuality(ReportPart):
     calibration_curve: list[CalibrationBin]
 
 
-class Histogram(ReportPart):
+class ScoreHistogram(ReportPart):
     """Shares of the positive and of the negative rows in bins of scores."""
 
     edges: list[float]
@@ -101,7 +101,7 @@ class ScoreCurves(ReportPart):
     """Points of false positive rate and true positive rate."""
     precision_recall: list[Point] | None = None
     """Points of recall and precision."""
-    scores: Histogram
+    scores: ScoreHistogram
 
 
 class Segment(ReportPart):

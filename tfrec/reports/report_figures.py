@@ -7,9 +7,9 @@ from matplotlib import axes, figure, ticker
 from tfrec.evaluation import (
     CalibrationBin,
     Estimate,
-    Histogram,
     Outcome,
     ScoreCurves,
+    ScoreHistogram,
     Segment,
 )
 from tfrecords import pages
@@ -68,7 +68,7 @@ def separation(head: str, curves: ScoreCurves) -> str:
     )
 
 
-def scores(head: str, histogram: Histogram) -> str:
+def scores(head: str, histogram: ScoreHistogram) -> str:
     """Draws the shares of positive and negative rows by predicted score."""
 
     def paint(canvas: figure.Figure) -> None:
