@@ -148,6 +148,14 @@ def test_max_vocabulary_size_keeps_the_most_frequent(max_at_once):
     assert distinct == 3
 
 
+def test_buckets_are_finer_at_both_ends():
+    boundaries = fitting.bucket_boundaries(np.arange(32_000, dtype=np.float32), 40)
+    shares = np.diff([0, *boundaries, 32_000]) / 1_000
+    # Thirty equal shares of 1,000, and at each end one that is halved four times.
+    tail = [0.0625, 0.0625, 0.125, 0.25, 0.5]
+    np.testing.assert_allclose(shares, [*tail, *[1.0] * 30, *tail[::-1]], atol=0.002)
+
+
 def test_fitting_does_not_depend_on_how_the_rows_are_cut(fitted):
     parts = [LOG.slice(first, 3) for first in range(0, LOG.num_rows, 3)]
     assert logs.fit(SCHEMA, parts) == fitted
