@@ -15,6 +15,10 @@ each head's scores that fits the true values of the candidates best. They keep e
 and change only how heads are weighed; with one head they change nothing. A loss may be negative:
 an index, filters or a badly calibrated head can be lucky.
 
+The ten ads have the greatest served values, so errors in their favor are among the reasons why they
+are there, and they are worth less than their served values say: the winner's curse. `promised`
+compares both, and for contrast the values of all candidates, which the ranker did not choose.
+
 A log does not say the value of ads that it did not show, but it says whether an ad that was shown
 and clicked is still there after each stage. The logging policy chose the shown ads, so a stage
 that finds better ads loses too: shares are lower bounds for comparing systems, not values.
@@ -24,6 +28,7 @@ Shapes: Q requests or clicks, N ads, K candidates, S samples.
 References:
     Zadrozny and Elkan, Transforming Classifier Scores into Accurate Multiclass Probability
     Estimates, 2002 (isotonic recalibration).
+    Smith and Winkler, The Optimizer's Curse, 2006.
 """
 
 import collections
@@ -242,6 +247,32 @@ def _attribute(
         lost=dict(zip(FUNNEL_STAGES, estimates, strict=True)),
         returned=report.Estimate.of(returned),
         share_returned=report.Estimate.of(metrics.resampled_ratio(returned, best)),
+        promised={
+            head: _promise(truth.filtered[head], scores[head], served, config) for head in weights
+        },
+    )
+
+
+def _promise(
+    values: np.ndarray, scores: np.ndarray, utility: np.ndarray, config: EvaluationConfig
+) -> report.Promise:
+    """Compares the served with the true values of the ten ads of the greatest utility.
+
+    Args:
+        values: [Q, K] true values of a head.
+        scores: [Q, K] its served values.
+        utility: [Q, K] served utility.
+        config: Resamples and their seed.
+    """
+    ten = (candidates.best_ten(own, utility).sum(axis=1) for own in (scores, values))
+    everything = (own.sum(axis=1) for own in (scores, values))
+    expected, true, of_all, true_of_all = metrics.samples_of_means(
+        config.resamples, config.seed, *ten, *everything
+    )
+    return report.Promise(
+        expected=report.Estimate.of(expected, ground_truth=metrics.point_estimate(true)),
+        ratio=report.Estimate.of(metrics.resampled_ratio(expected, true)),
+        ratio_of_candidates=report.Estimate.of(metrics.resampled_ratio(of_all, true_of_all)),
     )
 
 

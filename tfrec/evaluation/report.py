@@ -169,6 +169,17 @@ class Funnel(ReportPart):
     filters: str | None = None
 
 
+class Promise(ReportPart):
+    """What the served values of a head promise, against the true values: means over requests."""
+
+    expected: Estimate
+    """Sum of the served values of the ten ads; `ground_truth` is that of their true values."""
+    ratio: Estimate
+    """Expected over true. Above 1: the ten are chosen for errors in their favor, too."""
+    ratio_of_candidates: Estimate
+    """The same of all candidates, which the ranker did not choose."""
+
+
 class UtilityFunnel(ReportPart):
     """Means over requests of the true utility of ten ads."""
 
@@ -179,6 +190,8 @@ class UtilityFunnel(ReportPart):
     """Loss of each stage; they add up to `best_possible` - `returned`."""
     returned: Estimate
     share_returned: Estimate
+    promised: dict[str, Promise]
+    """Of each head in the utility."""
 
 
 class ValueFunnel(Funnel):

@@ -107,6 +107,22 @@ def of_retrieved_lists(funnel: evaluation.ValueFunnel) -> pages.PageTable:
     )
 
 
+def of_promises(measured: evaluation.UtilityFunnel) -> pages.PageTable:
+    """Returns what the ten ads are expected to bring, and what they truly bring."""
+    rows = [
+        [
+            head,
+            pages.format_mean(own.expected.value),
+            pages.format_mean(own.expected.ground_truth),
+            *_cells(own.ratio),
+            *_cells(own.ratio_of_candidates),
+        ]
+        for head, own in measured.promised.items()
+    ]
+    head = ["", "expected", "true", "expected / true", _INTERVAL, "of all candidates", _INTERVAL]
+    return pages.PageTable(head, rows)
+
+
 def of_clicks(funnel: evaluation.ClickFunnel) -> pages.PageTable:
     """Returns the shares of clicked ads that remain after each stage, and in simpler systems."""
     rows = [

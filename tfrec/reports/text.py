@@ -27,7 +27,7 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
     if isinstance(funnel, evaluation.ValueFunnel):
         parts.append(f"Funnel, {funnel.requests} requests: true value of ten ads ({index})")
         for name, measured in funnel.utilities.items():
-            parts += [f"by {name}", tables.of_utility(measured)]
+            parts += [f"by {name}", tables.of_utility(measured), tables.of_promises(measured)]
     elif funnel.clicks:
         parts += [
             f"Funnel, {funnel.clicks} held-out clicks: share of clicked ads that remain ({index})",

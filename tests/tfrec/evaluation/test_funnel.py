@@ -87,6 +87,32 @@ def test_recalibration_joins_the_means_of_isotonic_steps():
     assert funnel.recalibrate(scores, values) == pytest.approx(np.array(expected))
 
 
+def test_what_is_promised_is_compared_with_what_is_true():
+    # Values 0 … 11, and the ad worth 0 is taken for 30: the ten are it and 11 … 3, truly 63.
+    values = np.arange(12.0)[None]
+    scores = values.copy()
+    scores[0, 0] = 30.0
+    lists = funnel.TrueValues({"click": np.array([65.0])}, *({"click": values} for _ in range(3)))
+    promised = measure(lists, {"click": scores}, CLICK).utilities["click"].promised["click"]
+    assert promised.expected.value == 93.0
+    assert promised.expected.ground_truth == 63.0
+    assert promised.ratio.value == pytest.approx(93 / 63)
+    # All twelve: 66 truly, 96 by the scores.
+    assert promised.ratio_of_candidates.value == pytest.approx(96 / 66)
+
+
+def test_the_winners_curse_is_seen_although_the_scores_are_right_on_average():
+    rng = np.random.default_rng(0)
+    # Two lists of 20,000 ads of value 1 with independent errors of a standard deviation of 0.1.
+    values = np.ones((2, 20_000))
+    scores = values + 0.1 * rng.standard_normal(values.shape)
+    lists = funnel.TrueValues({"click": np.full(2, 10.0)}, *({"click": values} for _ in range(3)))
+    promised = measure(lists, {"click": scores}, CLICK).utilities["click"].promised["click"]
+    assert promised.ratio_of_candidates.value == pytest.approx(1.0, abs=0.003)
+    # The ten greatest of 20,000 normal errors are about 3.5 deviations above their mean.
+    assert promised.ratio.value == pytest.approx(1.35, abs=0.03)
+
+
 def test_no_candidates_are_worth_nothing():
     none = {"click": np.empty((2, 0))}
     lists = funnel.TrueValues({"click": np.array([3.0, 5.0])}, none, none, none)

@@ -108,6 +108,7 @@ def test_the_sentence_at_the_top_names_what_is_returned_and_the_worst_stage():
         lost={stage: evaluation.Estimate(value=value) for stage, value in lost.items()},
         returned=evaluation.Estimate(value=5.0),
         share_returned=evaluation.Estimate(value=0.5, interval=(0.4, 0.6)),
+        promised={},
     )
     setting = {"candidates": 500, "ads": 1_000, "index": "exact search"}
     funnel = evaluation.ValueFunnel(
