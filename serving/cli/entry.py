@@ -22,6 +22,7 @@ _OFFLINE = (
     "train",
     "train_retrieval",
     "train_ranker",
+    "tune",
     "evaluate",
     "export",
 )

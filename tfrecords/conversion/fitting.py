@@ -21,7 +21,7 @@ from tfrecords.schema import Field, Schema
 
 _MAX_AT_ONCE = 4_000_000
 _NUMERIC_SAMPLE = 500_000
-# With 40 buckets, four at each end hold 1/2, 1/4, 1/8 and 1/16 of a share of 1/32, and one the rest.
+# With 40 buckets, a share of 1/32 at each end is cut into 1/2, 1/4, 1/8, and two times 1/16.
 _BUCKETS_PER_HALVING = 10
 # The fingerprints [V] of a field's distinct values in a chunk, and their counts [V].
 ValueCounts = tuple[np.ndarray, np.ndarray]

@@ -1,0 +1,101 @@
+"""Searches better hyperparameters of a stage on the validation split.
+
+    tfrec tune --workdir=workdir/criteo --stage=ranker --minutes=120
+    tfrec tune --workdir=workdir/criteo --stage=retrieval --minutes=60
+    tfrec tune --workdir=workdir/criteo --minutes=60 --json
+
+Reads WORKDIR/data, but no test row, and writes WORKDIR/tuning/STAGE. The first trial has the
+default options. Unpromising trials end early. Run the same command again to continue a study, also
+after it was killed. Prints all trials and the command that trains with the best options; they are
+also in WORKDIR/tuning/STAGE/best.json. Needs the extra `tune`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from serving.cli import command_line, extras
+from tfrecords import terminal
+
+if TYPE_CHECKING:
+    from tfrec import tuning
+
+_STAGES = ("ranker", "retrieval")
+
+flags.DEFINE_string("workdir", "workdir/train", "Work directory with a converted data set.")
+flags.DEFINE_enum("stage", "ranker", _STAGES, "Stage to tune.")
+flags.DEFINE_float(
+    "minutes", 60.0, "Time of this run in minutes; the pass in training is finished.", lower_bound=0
+)
+flags.DEFINE_integer(
+    "max_trials", None, "Maximum number of trials of the study. Default: no limit.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "epochs", None, "Maximum number of passes of a trial. Default: the stage's.", lower_bound=1
+)
+flags.DEFINE_integer("seed", 1, "Seed of the proposals.")
+flags.DEFINE_bool("json", False, "Print only the best options, as JSON.")
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    with extras.require_extra("tune"):
+        from tfrec import tuning
+    from serving import export
+
+    workdir = pathlib.Path(FLAGS.workdir)
+    stage = tuning.RANKER if FLAGS.stage == "ranker" else tuning.RETRIEVAL
+    if FLAGS.epochs:
+        defaults = dataclasses.replace(stage.defaults, epochs=FLAGS.epochs)
+        stage = dataclasses.replace(stage, defaults=defaults)
+    directory = workdir / "tuning" / stage.name
+    tuned = tuning.tune(
+        stage,
+        export.Pipeline(workdir).data_set(),
+        directory,
+        60 * FLAGS.minutes,
+        FLAGS.seed,
+        FLAGS.max_trials,
+        progress=not FLAGS.json,
+    )
+    if FLAGS.json:
+        command_line.print_json(tuned.to_json())
+        return
+    print(_table(tuned))
+    print(f"\nBest options, in {directory / 'best.json'}; to train with them:\n")
+    print(f"  {_command(tuned, workdir)}")
+
+
+def _table(tuned: tuning.Tuned) -> str:
+    """Returns the trials as a text table, the best first."""
+    sign = -1 if tuned.stage.maximize else 1
+    ranked = sorted(
+        enumerate(tuned.trials),
+        key=lambda item: (item[1].value is None, sign * (item[1].value or 0.0)),
+    )
+    names = list(tuned.stage.space)
+    rows = [
+        [
+            "defaults" if not number else str(number),
+            trial.state,
+            str(trial.passes),
+            "–" if trial.value is None else f"{trial.value:.5f}",
+            *(f"{trial.options[name]:g}" for name in names),
+        ]
+        for number, trial in ranked
+    ]
+    return terminal.text_table(
+        ("trial", "state", "passes", tuned.stage.metric, *names), rows, (0, 1)
+    )
+
+
+def _command(tuned: tuning.Tuned, workdir: pathlib.Path) -> str:
+    options = dict(tuned.best.options)
+    if FLAGS.epochs:
+        options["epochs"] = FLAGS.epochs
+    given = " ".join(f"--{name}={value}" for name, value in options.items())
+    return f"tfrec train_{tuned.stage.name} --workdir={workdir} {given}"

@@ -1,0 +1,169 @@
+"""A study finds better options, ends early what is worse, and survives a kill."""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+
+import killed
+import pytest
+from optuna import distributions
+
+from tfrec import config, tuning
+from tfrec.tuning import study
+from tfrecords import reader
+
+BEST_RATE = 0.01
+
+
+def train_parabola(data_set, options, place, progress, callbacks):
+    """Stands for a training whose loss after a pass is known: least at `BEST_RATE`."""
+    (watch,) = callbacks
+    for epoch in range(options.epochs):
+        watch.on_epoch_begin(epoch)
+        distance = math.log(options.learning_rate / BEST_RATE)
+        watch.on_epoch_end(epoch, {"loss": distance**2 + 1 / (epoch + 1)})
+
+
+PARABOLA = tuning.Stage(
+    "parabola",
+    config.RankerConfig(epochs=4),
+    train_parabola,
+    "loss",
+    False,
+    {"learning_rate": distributions.FloatDistribution(1e-5, 10.0, log=True)},
+)
+FOREVER = 1e9
+
+
+def tiny_ranker(ranker_config):
+    space = {
+        "learning_rate": distributions.FloatDistribution(1e-3, 1e-2, log=True),
+        "num_blocks": distributions.CategoricalDistribution((1, 2)),
+    }
+    defaults = dataclasses.replace(ranker_config, epochs=2)
+    return dataclasses.replace(tuning.RANKER, defaults=defaults, space=space)
+
+
+def tune_and_die(stage, data_directory, directory, calls):
+    """Tunes in a process that is killed at a call of the clock, as a pass begins."""
+    count = itertools.count()
+
+    def clock():
+        if next(count) == calls:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0.0
+
+    study.tune(stage, reader.DataSet(data_directory), directory, FOREVER, clock=clock, max_trials=2)
+
+
+def test_a_study_begins_with_the_defaults_and_approaches_the_best(data_set, tmp_path):
+    tuned = tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=40)
+    assert len(tuned.trials) == 40
+    assert tuned.trials[0].options == {"learning_rate": PARABOLA.defaults.learning_rate}
+    # The defaults are ln 5 away, which is a loss of 2.59 above 1/4.
+    assert tuned.trials[0].value == pytest.approx(math.log(5) ** 2 + 0.25)
+    # Forty random rates of 14 in the logarithm would come within 0.35 / 2 on average.
+    assert abs(math.log(tuned.best.options["learning_rate"] / BEST_RATE)) < 0.15
+    written = json.loads((tmp_path / "best.json").read_text())
+    assert written["options"] == tuned.best.options
+    assert written["value_of_defaults"] == tuned.trials[0].value
+    assert len({trial.options["learning_rate"] for trial in tuned.trials}) > 30
+
+
+def test_trials_that_are_worse_than_the_median_end_early(data_set, tmp_path):
+    tuned = tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=20)
+    # Until five trials are complete none is pruned; the later ones end after their first pass.
+    assert {trial.passes for trial in tuned.trials[:5]} == {4}
+    assert {(trial.state, trial.passes) for trial in tuned.trials[5:]} == {
+        ("complete", 4),
+        ("pruned", 1),
+    }
+    assert tuned.best.value == min(t.value for t in tuned.trials if t.state == "complete")
+
+
+def test_a_study_ends_in_time_and_continues_where_it_was(data_set, tmp_path):
+    seconds = itertools.count()
+    tuned = tuning.tune(PARABOLA, data_set, tmp_path, 9, clock=lambda: next(seconds))
+    # Began at 0. Looks at 1, passes at 2 to 5; looks at 6, passes at 7 and 8, and ends at 9.
+    assert [(trial.state, trial.passes) for trial in tuned.trials] == [
+        ("complete", 4),
+        ("interrupted", 2),
+    ]
+    whole = tuning.tune(PARABOLA, data_set, tmp_path / "whole", FOREVER, max_trials=6)
+    tuned = tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=6)
+    assert tuned.trials == whole.trials
+
+
+def test_a_study_without_a_complete_trial_says_so(data_set, tmp_path):
+    with pytest.raises(ValueError, match=r"No trial of the study in .* is complete\. Run the same"):
+        tuning.tune(PARABOLA, data_set, tmp_path, 0)
+
+
+def test_a_study_of_other_options_is_not_continued(data_set, tmp_path):
+    tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=1)
+    with pytest.raises(ValueError, match=r"has other seed\. Delete the directory to begin"):
+        tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, seed=2, max_trials=1)
+    other = dataclasses.replace(PARABOLA, defaults=config.RankerConfig(epochs=3))
+    with pytest.raises(ValueError, match="has other defaults"):
+        tuning.tune(other, data_set, tmp_path, FOREVER, max_trials=1)
+
+
+@pytest.mark.parametrize("stage", [tuning.RANKER, tuning.RETRIEVAL])
+def test_the_defaults_are_in_the_space(stage):
+    for name, values in stage.space.items():
+        assert values._contains(values.to_internal_repr(getattr(stage.defaults, name))), name
+
+
+@pytest.fixture(scope="module")
+def whole(data_set, ranker_config, tmp_path_factory, deterministic):
+    """An uninterrupted study of two trials."""
+    directory = tmp_path_factory.mktemp("whole")
+    return tuning.tune(tiny_ranker(ranker_config), data_set, directory, FOREVER, max_trials=2)
+
+
+@pytest.mark.trains
+@pytest.mark.process
+def test_a_killed_study_is_that_of_an_uninterrupted_one(data_set, ranker_config, whole, tmp_path):
+    stage = tiny_ranker(ranker_config)
+    # The clock is read at the beginning, before the trial, and before each of its two passes.
+    process = killed.processes.Process(
+        target=tune_and_die, args=(stage, data_set.directory, tmp_path, 3)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    history = json.loads((tmp_path / "trial_0" / "history.json").read_text())
+    assert len(history) == 1
+    resumed = tuning.tune(stage, data_set, tmp_path, FOREVER, max_trials=2)
+    assert [t.options for t in resumed.trials] == [t.options for t in whole.trials]
+    for one, other in zip(resumed.trials, whole.trials, strict=True):
+        assert (one.state, one.passes) == (other.state, other.passes) == ("complete", 2)
+        # The process that was killed did not add up in one order.
+        assert one.value == pytest.approx(other.value, rel=1e-3)
+    assert not list(tmp_path.glob("trial_*"))
+
+
+@pytest.mark.trains
+def test_test_rows_cannot_change_the_outcome(
+    data_set, ranker_config, retrieval_config, whole, tmp_path
+):
+    directory = shutil.copytree(data_set.directory, tmp_path / "data")
+    for shard in directory.glob("test-*"):
+        shard.unlink()
+    without = reader.DataSet(directory)
+    stage = tiny_ranker(ranker_config)
+    assert tuning.tune(stage, without, tmp_path / "ranker", FOREVER, max_trials=2) == whole
+    towers = dataclasses.replace(
+        tuning.RETRIEVAL,
+        defaults=dataclasses.replace(retrieval_config, epochs=1, refit=False),
+        space={"learning_rate": distributions.FloatDistribution(1e-3, 1e-2, log=True)},
+    )
+    first, second = (
+        tuning.tune(towers, own, tmp_path / name, FOREVER, max_trials=1)
+        for name, own in (("with", data_set), ("without", without))
+    )
+    assert first == second

@@ -1,0 +1,85 @@
+"""What is searched for each stage: its options, their ranges and the metric to improve."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from optuna import distributions
+
+from tfrec import ranking, retrieval
+from tfrec.config import RankerConfig, RetrievalConfig
+
+
+def _log(low: float, high: float) -> distributions.BaseDistribution:
+    return distributions.FloatDistribution(low, high, log=True)
+
+
+def _uniform(low: float, high: float) -> distributions.BaseDistribution:
+    return distributions.FloatDistribution(low, high)
+
+
+def _one_of(*values: int) -> distributions.BaseDistribution:
+    return distributions.CategoricalDistribution(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage to tune.
+
+    Attributes:
+        name: `retrieval` or `ranker`.
+        defaults: The configuration of the first trial; the others change the options in `space`.
+        train: Trains the stage: data set, configuration, directory, progress, callbacks.
+        metric: Validation metric of each pass.
+        maximize: Whether a larger metric is better.
+        space: Option -> its range, which contains the default.
+    """
+
+    name: str
+    defaults: RankerConfig | RetrievalConfig
+    train: Callable[..., None]
+    metric: str
+    maximize: bool
+    space: Mapping[str, distributions.BaseDistribution]
+
+
+RANKER = Stage(
+    "ranker",
+    RankerConfig(),
+    ranking.train_ranker,
+    "validation_loss",
+    False,
+    {
+        "learning_rate": _log(3e-4, 1e-2),
+        "embedding_learning_rate": _log(0.05, 1.5),
+        "embedding_l2": _log(3e-4, 5e-2),
+        "dropout": _uniform(0.0, 0.4),
+        "id_dropout": _uniform(0.0, 0.3),
+        "batch_size": _one_of(256, 512, 1024, 2048),
+        "field_dim": _one_of(8, 16, 32),
+        "model_dim": _one_of(64, 128, 192),
+        "num_blocks": _one_of(1, 2, 3, 4),
+        "feed_forward_dim": _one_of(128, 256, 512),
+    },
+)
+
+# The refit measures nothing. The length of the embeddings is not searched: it decides the size and
+# the speed of the index.
+RETRIEVAL = Stage(
+    "retrieval",
+    RetrievalConfig(refit=False),
+    retrieval.train_two_tower,
+    "validation_corpus_recall",
+    True,
+    {
+        "learning_rate": _log(2e-4, 5e-3),
+        "embedding_learning_rate": _log(0.05, 1.5),
+        "embedding_l2": _log(3e-5, 3e-3),
+        "dropout": _uniform(0.0, 0.4),
+        "id_dropout": _uniform(0.0, 0.3),
+        "batch_size": _one_of(256, 512, 1024, 2048),
+        "uniform_negatives": _one_of(256, 1024, 4096),
+        "field_dim": _one_of(0, 16, 32, 64, 128),
+        "hidden_dim": _one_of(128, 256, 512),
+        "num_cross_layers": _one_of(0, 1, 2, 3),
+    },
+)

@@ -1,0 +1,262 @@
+"""A study of a stage's hyperparameters by Optuna, which a killed process continues.
+
+A trial trains the stage as its command does, and its value is the validation metric of its best
+pass. No test row is read. The first trial has the defaults; a tree-structured Parzen estimator
+proposes the others. A trial that is worse than the median of the earlier ones after the same pass
+is pruned. An interrupted trial resumes from its last backup. A proposal depends on the seed and
+the trials before it, so a study is the same whether it was interrupted or not.
+
+    DIRECTORY/journal.log   the trials
+    DIRECTORY/trial_N/      the training of an unfinished trial
+    DIRECTORY/best.json     the options of the best trial
+
+References:
+    Bergstra et al., Algorithms for Hyper-Parameter Optimization, 2011 (the estimator).
+    Akiba et al., Optuna: A Next-generation Hyperparameter Optimization Framework, 2019.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import tensorflow as tf
+from optuna import storages
+from optuna.storages import journal
+from optuna.trial import TrialState
+
+from tfrec.tuning import stages
+from tfrecords import files, reader
+
+_BEFORE_PRUNING = 5
+_RANDOM_TRIALS = 10
+_DIRECTORY = "directory"
+_INPUTS = "inputs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A trial of a study.
+
+    Attributes:
+        state: `complete`, `pruned` or `interrupted`.
+        value: Best validation metric of its passes; None before the first pass.
+        passes: Number of passes.
+        options: The options that it changes.
+    """
+
+    state: str
+    value: float | None
+    passes: int
+    options: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """The result of a study.
+
+    Attributes:
+        stage: What was tuned.
+        trials: All trials, the defaults first.
+        best: The best complete trial.
+    """
+
+    stage: stages.Stage
+    trials: list[Trial]
+    best: Trial
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of `best.json`."""
+        return {
+            "stage": self.stage.name,
+            "metric": self.stage.metric,
+            "value": self.best.value,
+            "value_of_defaults": self.trials[0].value,
+            "trials": len(self.trials),
+            "options": self.best.options,
+        }
+
+
+def tune(
+    stage: stages.Stage,
+    data_set: reader.DataSet,
+    directory: pathlib.Path,
+    seconds: float,
+    seed: int = 1,
+    max_trials: int | None = None,
+    progress: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Tuned:
+    """Continues a study, or begins one, and writes `best.json`.
+
+    Args:
+        stage: What is tuned.
+        data_set: The converted log.
+        directory: Where the study is kept.
+        seconds: Time of this call; the pass that is being trained is finished.
+        seed: Seed of the proposals.
+        max_trials: Maximum number of trials of the study; None: as many as the time allows.
+        progress: Whether to show progress bars and a line for each trial.
+        clock: Returns seconds.
+
+    Raises:
+        ValueError: The study in the directory is of other data or options, or no trial was
+            completed.
+    """
+    end = clock() + seconds
+    study = _open(stage, data_set, directory, seed)
+    while clock() < end and (max_trials is None or len(_started(study)) < max_trials):
+        # With its own seed, a proposal does not depend on how many this process has made.
+        study.sampler = optuna.samplers.TPESampler(
+            seed=seed + len(_started(study)), n_startup_trials=_RANDOM_TRIALS
+        )
+        trial = study.ask(dict(stage.space))
+        place = directory / trial.user_attrs.get(_DIRECTORY, f"trial_{trial.number}")
+        trial.set_user_attr(_DIRECTORY, place.name)
+        watch = _Watch(study, trial, stage, place / "history.json", end, clock)
+        try:
+            stage.train(data_set, _config(stage, trial), place, progress, callbacks=[watch])
+        except _OutOfTimeError:
+            break  # The trial is continued next time.
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except FloatingPointError:  # The loss is not finite: worse than any trial.
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, _best(stage, watch.values))
+        shutil.rmtree(place, ignore_errors=True)
+        tf.keras.backend.clear_session()
+        if progress:
+            print(_line(stage, study.trials[trial.number]), flush=True)
+    return _result(stage, study, directory)
+
+
+def _open(
+    stage: stages.Stage, data_set: reader.DataSet, directory: pathlib.Path, seed: int
+) -> optuna.Study:
+    directory.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        storage=storages.JournalStorage(journal.JournalFileBackend(str(directory / "journal.log"))),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_BEFORE_PRUNING),
+        study_name=stage.name,
+        direction="maximize" if stage.maximize else "minimize",
+        load_if_exists=True,
+    )
+    inputs = {
+        "data": data_set.fingerprint,
+        "defaults": dataclasses.asdict(stage.defaults),
+        "space": {name: repr(values) for name, values in stage.space.items()},
+        "seed": seed,
+    }
+    before = study.user_attrs.get(_INPUTS)
+    if before is None:
+        study.set_user_attr(_INPUTS, inputs)
+        study.enqueue_trial({name: getattr(stage.defaults, name) for name in stage.space})
+    elif before != inputs:
+        changed = [name for name, value in inputs.items() if before[name] != value]
+        raise ValueError(
+            f"The study in {directory} has other {' and '.join(changed)}. Delete the directory to "
+            "begin a new study, or tune in another one."
+        )
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        # Its process ended; the training resumes in the same directory.
+        study.enqueue_trial(trial.params, {_DIRECTORY: trial.user_attrs.get(_DIRECTORY)})
+        study.tell(trial.number, state=TrialState.FAIL)
+    return study
+
+
+def _started(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Returns the trials, without those that were interrupted and begun again."""
+    again = (TrialState.WAITING, TrialState.FAIL)
+    return [trial for trial in study.trials if trial.state not in again]
+
+
+def _config(stage: stages.Stage, trial: optuna.Trial | optuna.trial.FrozenTrial) -> Any:
+    return dataclasses.replace(stage.defaults, **_options(trial))
+
+
+def _options(trial: optuna.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """Returns the options of a trial; numbers with three digits, which flags can repeat."""
+    return {
+        name: float(f"{value:.3g}") if isinstance(value, float) else value
+        for name, value in trial.params.items()
+    }
+
+
+class _OutOfTimeError(Exception):
+    """The time of the study is over."""
+
+
+class _Watch(tf.keras.callbacks.Callback):
+    """Reports the passes of a trial, and ends it when it is pruned or the time is over."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        trial: optuna.Trial,
+        stage: stages.Stage,
+        history: pathlib.Path,
+        end: float,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__()
+        self._trial, self._stage = trial, stage
+        self._end, self._clock = end, clock
+        before = json.loads(history.read_text()) if history.is_file() else []
+        self.values: dict[int, float] = {}
+        for entry in before:
+            self._report(entry["epoch"] - 1, entry)
+
+    def _report(self, epoch: int, logs: dict[str, Any]) -> None:
+        self.values[epoch] = float(logs[self._stage.metric])
+        self._trial.report(self.values[epoch], epoch)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._clock() >= self._end:
+            raise _OutOfTimeError
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._report(epoch, logs or {})
+        if self._trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def _best(stage: stages.Stage, values: dict[int, float]) -> float:
+    return max(values.values()) if stage.maximize else min(values.values())
+
+
+def _result(stage: stages.Stage, study: optuna.Study, directory: pathlib.Path) -> Tuned:
+    started = _started(study)
+    complete = [trial for trial in started if trial.state == TrialState.COMPLETE]
+    if not complete:
+        raise ValueError(
+            f"No trial of the study in {directory} is complete. Run the same command again to "
+            "continue it, or with more minutes."
+        )
+    trials = [_trial(stage, trial) for trial in started]
+    best = _trial(stage, study.best_trial)
+    tuned = Tuned(stage, trials, best)
+    files.write_json(directory / "best.json", tuned.to_json())
+    return tuned
+
+
+def _trial(stage: stages.Stage, trial: optuna.trial.FrozenTrial) -> Trial:
+    values = trial.intermediate_values
+    states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+    return Trial(
+        states.get(trial.state, "interrupted"),
+        _best(stage, values) if values else None,
+        len(values),
+        _options(trial),
+    )
+
+
+def _line(stage: stages.Stage, frozen: optuna.trial.FrozenTrial) -> str:
+    trial = _trial(stage, frozen)
+    value = "no pass" if trial.value is None else f"{trial.value:.5f}"
+    return f"trial: {stage.metric} {value} after {trial.passes} passes, {trial.state}"
