@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shlex
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -65,9 +66,13 @@ def main() -> None:
     if FLAGS.json:
         command_line.print_json(tuned.to_json())
         return
-    print(_table(tuned))
-    print(f"\nBest options, in {directory / 'best.json'}; to train with them:\n")
-    print(f"  {_command(tuned, workdir)}")
+    print(as_text(tuned, workdir))
+    print(f"The options are also in {directory / 'best.json'}.")
+
+
+def as_text(tuned: tuning.Tuned, workdir: pathlib.Path) -> str:
+    """Returns the trials, and the command that trains with the best options."""
+    return f"{_table(tuned)}\n\nTo train with the best options:\n\n  {_command(tuned, workdir)}\n"
 
 
 def _table(tuned: tuning.Tuned) -> str:
@@ -94,8 +99,8 @@ def _table(tuned: tuning.Tuned) -> str:
 
 
 def _command(tuned: tuning.Tuned, workdir: pathlib.Path) -> str:
-    options = dict(tuned.best.options)
+    options = {"workdir": workdir, **tuned.best.options}
     if FLAGS.epochs:
         options["epochs"] = FLAGS.epochs
-    given = " ".join(f"--{name}={value}" for name, value in options.items())
-    return f"tfrec train_{tuned.stage.name} --workdir={workdir} {given}"
+    given = [f"--{name}={value}" for name, value in options.items()]
+    return shlex.join(["tfrec", f"train_{tuned.stage.name}", *given])
