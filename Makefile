@@ -56,7 +56,7 @@ wheel: $(VENV)/.installed-test
 
 # The variable silences advertising for other tools.
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/python scripts/benchmarks/quality.py $(ARGS)

@@ -38,6 +38,9 @@ def _default(flag: flags.Flag) -> str:
 
 
 def _meaning(flag: flags.Flag) -> str:
+    text = " ".join(flag.help.split())
     known = getattr(flag.parser, "enum_values", None)
-    choices = f" One of {', '.join(f'`{one}`' for one in known)}." if known else ""
-    return html.escape(" ".join(flag.help.split()), quote=False).replace("|", "\\|") + choices
+    if known:
+        # absl puts the values before the help of an enum flag.
+        text = f"{text.partition('>: ')[2]} One of {', '.join(known)}."
+    return html.escape(text, quote=False).replace("|", "\\|")
