@@ -59,8 +59,8 @@ def on_config(config: MkDocsConfig) -> None:
             return _examples()
         if f"docs/{folder}" not in _FOLDERS:
             return None
-        pages = sorted((ROOT / "docs" / folder).glob("*.md"))
-        return [f"{folder}/index.md", *(f"{folder}/{page.name}" for page in pages)]
+        pages = [f"{folder}/{page.name}" for page in _pages_in(f"docs/{folder}")]
+        return [f"{folder}/index.md", *pages] if pages else []
 
     config.nav = expand_navigation(config.nav, pages_of)
 
@@ -73,7 +73,9 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
             text = _notebook_as_markdown(text)
         files.append(File.generated(config, _page_of(path), content=text))
     for folder, title in _FOLDERS.items():
-        files.append(File.generated(config, _page_of(folder), content=_contents(folder, title)))
+        if _pages_in(folder):
+            text = _contents(folder, title)
+            files.append(File.generated(config, _page_of(folder), content=text))
     for file in list(files.documentation_pages()):
         for path in _linked(file, file.content_string).values():
             page = _page_of(path)
@@ -161,10 +163,14 @@ def _outside_code(markdown: str, change: Callable[[str], str]) -> str:
     return "".join(parts())
 
 
+def _pages_in(folder: str) -> list[pathlib.Path]:
+    return sorted((ROOT / folder).glob("*.md"))
+
+
 def _contents(folder: str, title: str) -> str:
     """Returns a page that lists the pages of a folder."""
     lines = [f"# {title}", ""]
-    for page in sorted((ROOT / folder).glob("*.md")):
+    for page in _pages_in(folder):
         heading = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
         lines.append(f"- [{heading}]({page.name})")
     return "\n".join(lines)
