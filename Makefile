@@ -2,7 +2,8 @@
 # make test                  the tests; the last line says what was left out
 # make test-fast             those that train nothing and start no process
 # make test-engines          those that need the servers and clusters which they start
-# make check                 lint, types, import contracts and the wheel
+# make check                 lint, types, import contracts, the wheel and the documentation
+# make docs                  the documentation as a site in site/, which needs no network
 # make benchmark             click quality beside five other models
 # make tensorboard           the last run (LOGDIR=workdir: all, to compare)
 # make clean                 removes what the commands above made
@@ -20,7 +21,7 @@ LOGDIR ?=
 
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: quickstart test test-fast test-engines check lint types imports wheel benchmark \
+.PHONY: quickstart test test-fast test-engines check lint types imports wheel docs benchmark \
 	tensorboard clean
 
 quickstart: $(VENV)/.installed
@@ -36,7 +37,7 @@ test-fast: $(VENV)/.installed-test
 test-engines: $(VENV)/.installed-test
 	$(PYTEST) -n auto -m engines --engines $(ARGS) || [ $$? -eq 5 ]
 
-check: lint types imports wheel
+check: lint types imports wheel docs
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -52,6 +53,10 @@ wheel: $(VENV)/.installed-test
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
 	$(BIN)/python .ci/wheel.py dist/*.whl
+
+# The variable silences advertising for other tools.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/python scripts/benchmarks/quality.py $(ARGS)
@@ -69,7 +74,7 @@ tensorboard: $(VENV)/.installed
 	exec $(BIN)/tensorboard --logdir="$$run" $(ARGS)
 
 clean:
-	rm -rf $(VENV) workdir build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) workdir build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -85,6 +90,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing the test tools into $(VENV)"
 	@$(INSTALL) --no-build-isolation -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "Installing the documentation tools into $(VENV)"
+	@$(INSTALL) --no-build-isolation -e '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-beam: $(VENV)/.installed

@@ -60,7 +60,7 @@ class RetrievalConfig:
 
     embedding_dim: int = option(256, "Length of the query and ad embeddings.")
     field_dim: int = option(
-        0, "Length of a field's embedding inside a tower; 0 = 256 over the side's fields, 16-128."
+        0, "Length of a field's embedding inside a tower; 0: 256 / number of fields, in [16, 128]."
     )
     hidden_dim: int = option(256, "Width of the towers' hidden layers.")
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) in each tower.")
@@ -84,7 +84,7 @@ class RetrievalConfig:
         0.3, "Peak learning rate of the embedding tables (Adagrad)."
     )
     embedding_accumulator: float = option(
-        0.01, "First value of the embedding tables' sums of squared gradients (Adagrad)."
+        0.01, "Initial value of the embedding tables' sums of squared gradients (Adagrad)."
     )
     embedding_l2: float = option(3e-4, "Squared-norm penalty on the field embeddings used.")
     refit: bool = option(
@@ -130,7 +130,7 @@ class RankerConfig:
     )
     batch_size: int = option(
         512,
-        "About the maximum number of impressions in a batch; fewer for a small log. Lists are "
+        "Approximate maximum number of impressions in a batch; fewer for a small log. Lists are "
         "kept whole.",
     )
     learning_rate: float = option(2e-3, "Peak learning rate of the dense layers (Adam).")

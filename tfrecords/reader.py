@@ -17,9 +17,13 @@ from tfrecords import encoding, records
 
 # Names that no field can have.
 AD_ID = "__ad_id__"
+"""Column of the catalog: ad ids, strings."""
 IMPRESSIONS = "__impressions__"
+"""Column of the catalog: number of training rows of each ad."""
 CLICKS = "__clicks__"
+"""Column of the catalog: number of clicked training rows of each ad."""
 FORMAT_VERSION = 3
+"""Format of data sets that this version reads and writes."""
 RECORDS_PER_WINDOW = 32
 _SHARDS_AT_ONCE = 32
 _SHUFFLED_RECORDS = 128
@@ -84,7 +88,7 @@ class DataSet:
     Attributes:
         description: Content of `dataset.json`.
         fitted: The fitted schema.
-        spec: Record format.
+        spec: Columns and types of the records.
 
     Raises:
         FileNotFoundError: The directory holds no finished data set.
@@ -167,16 +171,19 @@ class DataSet:
             self._verified_shards(split)
 
     def num_rows(self, split: str) -> int:
+        """Returns the number of shown ads L of a split."""
         return self.description.splits[split].rows
 
     def num_requests(self, split: str) -> int:
+        """Returns the number of requests R of a split."""
         return self.description.splits[split].requests
 
     def label_count(self, split: str, label: str) -> int:
-        """Returns how many rows of a split have the label."""
+        """Returns the number of rows of a split whose label is known; 0 for an absent label."""
         return self.description.splits[split].label_counts.get(label, 0)
 
     def label_sum(self, split: str, label: str) -> float:
+        """Returns the sum of a split's labels, such as its number of clicks."""
         return self.description.splits[split].label_sums.get(label, 0.0)
 
     def column(self, split: str, name: str) -> np.ndarray:
@@ -262,7 +269,7 @@ class DataSet:
         Args:
             split: `train`, `validation` or `test`.
             requests_per_batch: Approximate number of requests B; windows are cut evenly.
-            seed: As `windows`.
+            seed: Determines the order, as in `windows`; None keeps the log's order.
 
         Yields:
             `query` [B, Fq] int32, `ad` [B, C, Fa] int32, `mask` [B, C] bool, and each
@@ -313,7 +320,7 @@ class DataSet:
         Args:
             split: `train`, `validation` or `test`.
             batch_size: Approximate number of pairs B.
-            seed: As `windows`.
+            seed: Determines the order, as in `windows`; None keeps the log's order.
 
         Yields:
             `query` [B, Fq], `ad` [B, Fa], `ad_row` [B] and `request` [B], all int32; pairs of a

@@ -18,7 +18,10 @@ from serving.requests import Answer, Request, RequestFields
 
 
 class AsyncClient:
-    """As `client.Client`, with async methods. For one event loop."""
+    """Client of one service for one event loop, with the methods of `client.Client` as coroutines.
+
+    It keeps connections open. Arguments and errors are those of `client.Client`.
+    """
 
     def __init__(
         self,

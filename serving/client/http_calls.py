@@ -30,7 +30,7 @@ _KEEPALIVE_SECONDS = 4.0
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-    """When a call is retried. All attempts of a call share the client's time-out.
+    """When a call is retried. All attempts of a call share the client's timeout.
 
     A refused or broken connection, 429 and 503 are retried: every call of this service only
     reads. A call that timed out is not retried.
@@ -39,7 +39,7 @@ class Retry:
         attempts: Maximum number of attempts, including the first; 1 disables retries.
         pause_seconds: Pause before the second attempt. It doubles with each attempt, and half of
             it is random, so that clients that failed together do not retry together.
-        max_pause_seconds: Maximum pause.
+        max_pause_seconds: Maximum pause between two attempts.
     """
 
     attempts: int = 3

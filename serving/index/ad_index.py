@@ -153,7 +153,11 @@ class AdIndex(search.Searcher):
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], *, num_threads: int = 1) -> Self:
-        """Opens a saved index.
+        """Opens a saved index; features and ads are memory-mapped.
+
+        Args:
+            directory: `ad_index/N` of a bundle.
+            num_threads: Threads of a search.
 
         Raises:
             AdIndexError: A file cannot be read, the metric is not the inner product, or the
@@ -222,9 +226,17 @@ class AdIndex(search.Searcher):
     def search_exactly(
         self, query_embeddings: np.ndarray, k: int, eligible: row_set.RowSet
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the best of the eligible ads exhaustively, with all threads; see `search`.
+        """Finds the best of the eligible ads exhaustively, with all threads.
 
         The result is as exact as the vectors that the index stores.
+
+        Args:
+            query_embeddings: [B, D] float32.
+            k: Number of ads for each query.
+            eligible: The eligible catalog rows.
+
+        Returns:
+            Inner products and catalog rows, as from `search`.
         """
         k = min(k, eligible.count)
         return self._filtered.exhaustive(np.ascontiguousarray(query_embeddings), k, eligible)

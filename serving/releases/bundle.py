@@ -43,7 +43,8 @@ def latest(base: str | os.PathLike[str]) -> int:
     published = manifest.versions(base)
     if not published:
         raise errors.BundleNotFoundError(
-            f"{base} holds no published bundle: there is no manifests/N.json. Export one first."
+            f"{base} holds no published bundle: there is no manifests/N.json. Check the path, "
+            "or run tfrec export first."
         )
     return published[-1]
 

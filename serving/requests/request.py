@@ -229,7 +229,8 @@ class Request(RequestPart):
     weights: dict[str, _Weight] | None = None
     """Utility weight of each head, such as click; by default the weight in the release."""
     deadline_ms: Annotated[_Number, pydantic.Field(gt=0, le=MAX_DEADLINE_MS)] | None = None
-    """Time for the answer in milliseconds. If it runs out, the ads come in retrieval order."""
+    """Time for the answer in milliseconds. If it runs short, fewer candidates are ranked; if it
+    runs out, the ads come in retrieval order."""
     request_id: (
         Annotated[
             _String,
@@ -248,7 +249,7 @@ class Request(RequestPart):
     explain: _Boolean | None = None
     """Whether the answer contains explanations."""
     candidates: _Boolean | None = None
-    """Whether the answer lists all ranked candidates, such as to preview other weights."""
+    """Whether the answer lists all ranked candidates, for example to preview other weights."""
     release: _ReleaseName | None = None
     """Release that answers; without a canary both are the stable one. Null: chosen by the canary's
     share."""

@@ -100,8 +100,11 @@ def evaluate_whole_system(
     """Measures the system from request to ten ads, by ground truth or else by held-out clicks.
 
     Args:
-        data_set, models, open_index, config: See `evaluate`.
+        data_set: The converted log.
+        models: The trained stages.
         truth: The ground truth, if known.
+        open_index: Returns the index that serves ad embeddings [N, D]; None: exact search.
+        config: Resamples and segments.
 
     Returns:
         The funnel and, with ground truth, what the ten ads bring.

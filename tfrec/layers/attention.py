@@ -28,13 +28,13 @@ class LayerNorm(tf.keras.layers.LayerNormalization):
     """
 
     def standardized(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns x with mean 0 and variance 1 in each row."""
+        """Returns x [N, D] with mean 0 and variance 1 in each row."""
         centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
         return centered * tf.math.rsqrt(variance + self.epsilon)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Standardizes, scales and shifts."""
+        """Standardizes, scales and shifts x [N, D]."""
         return self.standardized(x) * self.gamma + self.beta
 
 
@@ -42,8 +42,11 @@ class IsolatedAttentionBlock(tf.keras.layers.Layer):
     """A pre-norm transformer block over query tokens and mutually isolated candidates.
 
     Args:
-        config: Sizes.
-        num_tokens: T.
+        config: Width D, number of heads, feed-forward width and dropout rate.
+        num_tokens: Number T of query tokens.
+
+    Raises:
+        ValueError: The width is not a multiple of the number of heads.
     """
 
     def __init__(self, config: RankerConfig, num_tokens: int) -> None:

@@ -34,7 +34,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
     Args:
         fitted: The fitted schema, with each field's number of ids.
         fields: The fields, in the order of the ids' columns.
-        dim: E.
+        dim: Dimension E of a field's embedding.
         ties: Lists among the fields that are tied to the ad side, from `find_histories`.
         ads: Embeds the ad side's fields; required with ties.
         frequency_stddev: Initial standard deviation of the frequency steps. The sum of many steps
@@ -239,7 +239,11 @@ def flatten(embeddings: tf.Tensor) -> tf.Tensor:
 
 
 def pairwise_products(query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
-    """Multiplies each field of [B, Fq, E] with each of [B, C, Fa, E] to [B C, Fa Fq].
+    """Returns the inner products [B C, Fa Fq] of each ad-side with each query-side field.
+
+    Args:
+        query_embeddings: [B, Fq, E].
+        ad_embeddings: [B, C, Fa, E].
 
     References:
         Naumov et al., Deep Learning Recommendation Model, 2019.
@@ -251,7 +255,7 @@ def pairwise_products(query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> 
 
 
 class CrossLayer(tf.keras.layers.Layer):
-    """x_{l+1} = x_0 * (W x_l + b) + x_l.
+    """A cross layer: x_{l+1} = x_0 * (W x_l + b) + x_l.
 
     References:
         Wang et al., DCN V2: Improved Deep & Cross Network, 2021, eq. 1.
@@ -263,5 +267,10 @@ class CrossLayer(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, x0: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-        """Crosses [B, D] with [B, D] and returns [B, D]."""
+        """Returns the crossed input [B, D].
+
+        Args:
+            x0: [B, D] the input of the first cross layer.
+            x: [B, D] the output of the previous one.
+        """
         return x0 * self._project(x) + x

@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from tfrec.heads import CLICK, HEADS, HeadKind
 
-# Head -> logits [B, C], or [B, C, K] of an amount.
 Logits = dict[str, tf.Tensor]
+"""Head -> logits [B, C], or [B, C, K] of an amount."""
 # The scale of the log-normal is in (_MIN_SCALE, _MIN_SCALE + _SCALE_RANGE).
 _MIN_SCALE, _SCALE_RANGE = 0.05, 2.0
 
@@ -51,12 +51,17 @@ def positive_logits(head: str, logits: tf.Tensor) -> tf.Tensor:
 
 
 def positive_probability(head: str, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the sigmoid of `positive_logits`."""
+    """Returns the probability [B, C] of a head's label being above 0."""
     return tf.nn.sigmoid(positive_logits(head, logits))
 
 
 def add_to_logits(logits: Logits, added: Mapping[str, tf.Tensor]) -> Logits:
-    """Adds [B, C] or [B, 1] to the `positive_logits` of heads."""
+    """Adds to the `positive_logits` of heads.
+
+    Args:
+        logits: Logits of all heads.
+        added: Head -> [B, C] or [B, 1], for the heads to change.
+    """
     result = dict(logits)
     for head, values in added.items():
         if HEADS[head].is_amount:
@@ -68,7 +73,10 @@ def add_to_logits(logits: Logits, added: Mapping[str, tf.Tensor]) -> Logits:
 
 
 def amount_scale(raw_scale: tf.Tensor) -> tf.Tensor:
-    """Returns the scale of the log-normal: positive, and bounded so that its mean is finite."""
+    """Returns the scale of the log-normal, in the shape of `raw_scale`.
+
+    It is positive, and bounded so that the mean is finite.
+    """
     return _MIN_SCALE + _SCALE_RANGE * tf.nn.sigmoid(raw_scale)
 
 

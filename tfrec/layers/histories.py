@@ -33,6 +33,7 @@ _MIN_SHARE = 0.9
 _MIN_VALUES = 100
 _DECAYS = (0.0, 0.1, 0.4, 1.6)
 Ties = Mapping[str, np.ndarray]
+"""List name -> the encoded ad-side fields [V, Wa] int32 of its values."""
 
 
 def find_histories(fitted: encoding.FittedSchema, catalog: reader.Catalog) -> Ties:
@@ -41,6 +42,10 @@ def find_histories(fitted: encoding.FittedSchema, catalog: reader.Catalog) -> Ti
     A list is tied if nearly all of the more frequent half of its values are ads of the catalog,
     or else values of one ad-side categorical field with many values. The rarer half does not count:
     its values may be below the minimum count of the field.
+
+    Args:
+        fitted: The fitted schema, with the vocabularies of the lists.
+        catalog: The ads.
 
     Returns:
         List name -> the encoded ad-side fields [V, Wa] int32 of its values, 0 (missing) for

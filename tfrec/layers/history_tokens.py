@@ -24,10 +24,10 @@ class HistoryTokens(tf.keras.layers.Layer):
 
     Args:
         embeddings: Embeddings of the query side, with lists.
-        width: D.
+        width: Width D of a token.
 
     Attributes:
-        num_tokens: L.
+        num_tokens: Number L of tokens of a request.
     """
 
     def __init__(self, embeddings: features.FieldEmbeddings, width: int) -> None:

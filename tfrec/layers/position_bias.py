@@ -27,8 +27,8 @@ class PositionBias(tf.keras.layers.Layer):
     the position before it.
 
     Args:
-        num_positions: P; later positions count as the last.
-        num_logits: K.
+        num_positions: Number P of positions; later ones count as the last.
+        num_logits: Number K of biased logits.
 
     Attributes:
         first: The log's number of the first position, int32; to be assigned before training.

@@ -29,8 +29,11 @@ def expected_draws(
     Args:
         click_share: [C] float32, each ad's share of the training clicks.
         num_in_batch: Number of other clicks in the batch, B − 1.
-        num_uniform: U.
-        num_ads: N.
+        num_uniform: Number U of uniformly drawn negatives.
+        num_ads: Number N of ads in the catalog.
+
+    Returns:
+        [C] float32.
     """
     return click_share * tf.cast(num_in_batch, tf.float32) + num_uniform / num_ads
 
@@ -121,7 +124,12 @@ class ClickedAds:
         return tf.boolean_mask(ads, kept), tf.boolean_mask(owner, kept), counts
 
     def matrix(self, users: np.ndarray, num_ads: int) -> scipy.sparse.csr_array:
-        """Returns the clicks [B, N] of users [B] as 1.0; none for unknown users."""
+        """Returns the clicks [B, N] of users as 1.0.
+
+        Args:
+            users: [B] int64 fingerprints; unknown users have no clicks.
+            num_ads: Number N of ads in the catalog.
+        """
         index = np.searchsorted(self._users, users)
         counts = np.where(self._users[index] == users, self._counts[index], 0)
         ends = np.cumsum(counts)

@@ -33,7 +33,7 @@ class UserBias(tf.keras.layers.Layer):
 
     Args:
         users: Column and vocabulary of the user ids.
-        num_logits: K.
+        num_logits: Number K of biased logits.
 
     Attributes:
         table: [V, K] the biases.

@@ -36,7 +36,7 @@ class UserClicks(tf.keras.layers.Layer):
     Args:
         users: Column and vocabulary of the user ids.
         fitted: The fitted schema.
-        dim: E.
+        dim: Dimension E of the embedding.
 
     Attributes:
         max_clicks: Maximum number of a user's clicks in a step.
@@ -87,9 +87,9 @@ class UserClicks(tf.keras.layers.Layer):
         """Computes and stores the sums of all users in the vocabulary.
 
         Args:
-            clicked: The clicks.
-            num_ads: N.
-            embed: See `call`.
+            clicked: The training clicks of all users.
+            num_ads: Number N of ads in the catalog.
+            embed: Maps catalog rows [P] to field embeddings [P, Fa, E].
         """
         values = np.concatenate(
             [

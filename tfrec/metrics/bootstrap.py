@@ -84,7 +84,7 @@ def point_estimate(samples: np.ndarray) -> float | None:
 
 
 def interval(samples: np.ndarray) -> Interval | None:
-    """Returns the central 95 % of the resamples' values, without the data's value.
+    """Returns the central 95 % of a metric's values [S], without the first, the data's value.
 
     None if most resamples have no value.
     """
@@ -97,7 +97,7 @@ def interval(samples: np.ndarray) -> Interval | None:
 
 
 def biased_interval(samples: np.ndarray) -> Interval | None:
-    """Returns the interval of a metric that noise increases, such as a calibration error.
+    """Returns the interval of a metric [S] that noise increases, such as a calibration error.
 
     A resample is noisier than the data, as the data are noisier than the truth, so percentiles
     would be too high twice. They are mirrored at the value ("basic" bootstrap) and end at 0. If
@@ -112,7 +112,7 @@ def biased_interval(samples: np.ndarray) -> Interval | None:
 
 
 def intervals(samples: Mapping[str, np.ndarray]) -> dict[str, Interval]:
-    """Returns the intervals of metrics that have a value and an interval, by name."""
+    """Returns the intervals of metrics [S] that have a value and an interval, by name."""
     found = {name: interval(own) for name, own in samples.items() if np.isfinite(own[0])}
     return {name: own for name, own in found.items() if own is not None}
 

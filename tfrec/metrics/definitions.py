@@ -21,7 +21,12 @@ _MIN_PROBABILITY = 1e-12
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """Area under the ROC curve, ties counted half; None if only one class is present."""
+    """Returns the area under the ROC curve; None if only one class is present.
+
+    Args:
+        labels: [N]; above 0 is positive.
+        scores: [N]; ties count half.
+    """
     positive = np.asarray(labels) > 0
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     if not num_positive or not num_negative:
@@ -64,19 +69,29 @@ def auc_of_groups(
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Returns the binary cross-entropy [N] of each example, in nats."""
+    """Returns the binary cross-entropy [N] of each example, in nats.
+
+    Args:
+        labels: [N] in [0, 1].
+        probabilities: [N] in [0, 1].
+    """
     p = np.clip(np.asarray(probabilities, np.float64), _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     labels = np.asarray(labels, np.float64)
     return -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean binary cross-entropy in nats."""
+    """Returns the mean of `log_losses`, in nats."""
     return float(np.mean(log_losses(labels, probabilities)))
 
 
 def normalized_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Log loss divided by that of always predicting the observed rate; None for one class."""
+    """Returns the log loss divided by that of always predicting the observed rate.
+
+    Args:
+        labels: [N] 0 or 1; None is returned if all are equal.
+        probabilities: [N] in [0, 1].
+    """
     rate = float(np.mean(labels))
     if rate in (0.0, 1.0):
         return None
@@ -105,7 +120,7 @@ def calibration_bins(probabilities: np.ndarray, num_bins: int = 15) -> np.ndarra
     of rows.
 
     Args:
-        probabilities: [N].
+        probabilities: [N] in [0, 1].
         num_bins: Maximum number of bins; few distinct probabilities give fewer.
 
     Returns:
@@ -128,7 +143,15 @@ def calibration_bins(probabilities: np.ndarray, num_bins: int = 15) -> np.ndarra
 def expected_calibration_error(
     labels: np.ndarray, probabilities: np.ndarray, num_bins: int = 15
 ) -> float:
-    """Mean |observed − predicted| over the bins of `calibration_bins`, weighted by examples."""
+    """Returns the mean |observed − predicted| over the bins of `calibration_bins`.
+
+    Bins are weighted by their numbers of examples.
+
+    Args:
+        labels: [N], in the unit of the prediction.
+        probabilities: [N] predictions.
+        num_bins: Maximum number of bins.
+    """
     bins = calibration_bins(probabilities, num_bins)
     gap = np.asarray(labels, np.float64) - probabilities
     return float(np.abs(np.bincount(bins, weights=gap)).sum() / len(gap))
@@ -158,7 +181,7 @@ def ndcg_of_lists(
         gains: [N] non-negative relevance.
         scores: [N]; equal scores of a list share the mean discount of their ranks.
         list_lengths: Lengths of the consecutive lists.
-        k: Cut-off.
+        k: Number of ranks that count.
 
     Returns:
         One value per list; NaN for lists without a gain or with fewer than two examples.
@@ -184,7 +207,13 @@ def ndcg_of_lists(
 
 
 def share_of_achievable(value: float | None, floor: float, ceiling: float | None) -> float | None:
-    """(value − floor) / (ceiling − floor): 1 is as good as the ground truth."""
+    """Returns (value − floor) / (ceiling − floor); None if one is missing or there is no gain.
+
+    Args:
+        value: A metric of a model.
+        floor: The metric of a model without information.
+        ceiling: The metric of the ground truth, at which the share is 1.
+    """
     if value is None or ceiling is None or ceiling == floor:
         return None
     return (value - floor) / (ceiling - floor)

@@ -14,7 +14,13 @@ from tfrec.metrics import bootstrap, definitions
 def resampled_auc(
     resamples: bootstrap.Resamples, labels: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """Returns the AUC, with ties counted half."""
+    """Returns the AUC [S] in each sample, with ties counted half.
+
+    Args:
+        resamples: Weights of the rows in each sample.
+        labels: [N]; above 0 is positive.
+        scores: [N].
+    """
     order = np.argsort(scores, kind="stable")
     positive = np.asarray(labels)[order] > 0
     starts, _ = definitions.ties(np.asarray(scores)[order])
@@ -34,9 +40,14 @@ def resampled_auc(
 def resampled_normalized_gini(
     resamples: bootstrap.Resamples, values: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """Returns the Gini of values in the order of scores, divided by that in their own order.
+    """Returns the Gini [S] of values in the order of scores, divided by that in their own order.
 
     Each of equal scores captures their mean value, so a constant has 0; 1 is the best order.
+
+    Args:
+        resamples: Weights of the rows in each sample.
+        values: [N] non-negative amounts.
+        scores: [N].
     """
     values = np.asarray(values, np.float64)
 
@@ -72,7 +83,7 @@ def resampled_normalized_entropy(
 def resampled_calibration_error(
     resamples: bootstrap.Resamples, labels: np.ndarray, probabilities: np.ndarray, bins: np.ndarray
 ) -> np.ndarray:
-    """Returns the calibration error, with the bins [N] of the data in every sample."""
+    """Returns the calibration error [S], with the bins [N] of the data in every sample."""
     gap = np.asarray(labels, np.float64) - probabilities
     own = [np.where(bins == b, gap, 0.0) for b in range(int(bins.max()) + 1)]
     total = np.sum(np.abs(resamples.sums(*own)), axis=0)
@@ -82,7 +93,7 @@ def resampled_calibration_error(
 def resampled_per_user_auc(
     resamples: bootstrap.Resamples, labels: np.ndarray, scores: np.ndarray, user: np.ndarray
 ) -> np.ndarray:
-    """Returns the AUC within users, weighted by examples; users [N] are the units."""
+    """Returns the AUC [S] within users, weighted by examples; users [N] are the units."""
     values, size = definitions.auc_of_groups(labels, scores, user)
     counted = np.flatnonzero(size)
     total, count = np.zeros((2, resamples.num_units))
@@ -97,7 +108,7 @@ def resampled_ndcg(
     list_lengths: np.ndarray,
     k: int,
 ) -> np.ndarray:
-    """Returns the mean NDCG@k of lists [R]; all rows of a list are of one unit."""
+    """Returns the mean NDCG@k [S] of lists [R]; all rows of a list are of one unit."""
     values = definitions.ndcg_of_lists(gains, scores, list_lengths, k)
     first = np.cumsum(list_lengths) - list_lengths
     counted = ~np.isnan(values)
@@ -106,7 +117,7 @@ def resampled_ndcg(
 
 
 def resampled_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Returns quotients; NaN where the denominator is 0."""
+    """Returns quotients, of the broadcast shape; NaN where the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(
         np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     )

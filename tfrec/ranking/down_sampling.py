@@ -49,8 +49,11 @@ def undo_down_sampling(served: Mapping[str, tf.Tensor], keep_rate: float) -> dic
     probability of kept rows. For the click this adds log r to the logit.
 
     Args:
-        served: `layers.head_outputs`, click among them.
-        keep_rate: r.
+        served: `layers.head_outputs` [B, C], click among them.
+        keep_rate: Share r of the unclicked rows that was kept, in (0, 1].
+
+    Returns:
+        Output name -> [B, C].
     """
     if keep_rate == 1.0:
         return dict(served)

@@ -33,7 +33,7 @@ class Predictions:
     Attributes:
         logits: Head -> [L], or [L, 3] of an amount.
         labels: Head -> [L]; NaN where missing.
-        list_lengths: [R].
+        list_lengths: [R] numbers of shown ads of the requests.
         ad_rows: [L] catalog rows.
     """
 
@@ -51,7 +51,15 @@ class Predictions:
 
 
 def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranker.Ranker:
-    """Builds an untrained ranker for a data set, with its weights created."""
+    """Builds an untrained ranker for a data set, with its weights created.
+
+    Args:
+        data_set: The converted log; its training labels determine the heads.
+        config: Sizes and options.
+
+    Raises:
+        FileNotFoundError, ValueError: See `reader.DataSet.catalog`.
+    """
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
     num_positions = config.num_positions if knows_positions(data_set) else 0
@@ -123,7 +131,11 @@ def check_trainable(data_set: reader.DataSet) -> None:
 
 
 def predict_split(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predictions:
-    """Scores every shown ad of a split in its logged position."""
+    """Scores every shown ad of a split in its logged position.
+
+    Raises:
+        ValueError: The split is empty.
+    """
     logits: dict[str, list[np.ndarray]] = {head: [] for head in model.heads}
     labels: dict[str, list[np.ndarray]] = {label: [] for label in model.heads}
     lengths, ad_rows = [], []
@@ -153,7 +165,7 @@ def predict_split(model: ranker.Ranker, data_set: reader.DataSet, split: str) ->
 def served_values(
     predictions: Predictions, calibrators: calibration.Calibrators
 ) -> dict[str, np.ndarray]:
-    """Returns the calibrated outputs [L] of predictions."""
+    """Returns the calibrated outputs of predictions: output name -> [L]."""
     return calibration.calibrated_values(predictions.logits, calibrators)
 
 
@@ -164,7 +176,11 @@ def fit_calibrators(predictions: Predictions) -> calibration.Calibrators:
 
 
 def cross_fitted_predictions(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Returns calibrated logits of held-out rows, by calibrators fitted on other rows."""
+    """Returns calibrated logits of held-out rows, by calibrators fitted on other rows.
+
+    Returns:
+        Head -> [L], or [L, 3] of an amount.
+    """
     folds = calibration.fold_of_rows(predictions.list_lengths)
     return calibration.cross_fitted_logits(predictions.logits, predictions.labels, folds)
 
@@ -250,6 +266,13 @@ def load_ranker(
     data_set: reader.DataSet, workdir: pathlib.Path
 ) -> tuple[ranker.Ranker, calibration.Calibrators, dict[str, Any]]:
     """Restores a trained ranker.
+
+    Args:
+        data_set: The data set that it was trained on.
+        workdir: Directory of the training, with `ranker.json`.
+
+    Returns:
+        The ranker, its calibrators, and the content of `ranker.json`.
 
     Raises:
         FileNotFoundError: No ranker was trained in the work directory.

@@ -107,7 +107,8 @@ def differences(
     Args:
         logits: Calibrated logits of the first ranker, as in `measure_heads`.
         others: Calibrated logits of the second ranker.
-        labels, owner: See `measure_heads`.
+        labels: Head -> [L]; NaN where missing.
+        owner: [L] int from 0, the `owner_of_requests` of each row.
 
     Returns:
         For each common head that can be measured, the first minus the second entropy and the

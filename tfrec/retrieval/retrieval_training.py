@@ -56,7 +56,15 @@ def build_two_tower(
     catalog: reader.Catalog,
     clicked_ads: layers.ClickedAds | None = None,
 ) -> two_tower.TwoTower:
-    """Builds an untrained two-tower model, with its weights created."""
+    """Builds an untrained two-tower model, with its weights created.
+
+    Args:
+        data_set: The converted log.
+        config: Sizes and options.
+        catalog: The ads, with their training clicks.
+        clicked_ads: The training clicks of each user, which are not negatives for them; None: not
+            known, or the model is not trained.
+    """
     tf.keras.utils.set_random_seed(config.seed)
     model = two_tower.TwoTower(data_set.fitted, config, catalog, clicked_ads)
     schema = data_set.schema
@@ -86,7 +94,13 @@ def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndar
 
 
 def read_clicks(data_set: reader.DataSet, split: str, max_clicks: int | None = None) -> Clicks:
-    """Reads the clicks of a split, in log order; at most `max_clicks`, evenly spaced."""
+    """Reads the clicks of a split, in log order.
+
+    Args:
+        data_set: The converted log.
+        split: `train`, `validation` or `test`.
+        max_clicks: Maximum number of clicks, evenly spaced in the log; None: all.
+    """
     width = encoding.width(data_set.schema.query_fields)
     parts: dict[str, list[np.ndarray]] = {
         "query": [np.empty((0, width), np.int32)],
@@ -109,7 +123,7 @@ def read_clicks(data_set: reader.DataSet, split: str, max_clicks: int | None = N
 
 
 def evenly_spaced(count: int, max_count: int) -> np.ndarray:
-    """Returns at most `max_count` evenly spaced int64 of range(count)."""
+    """Returns at most `max_count` evenly spaced numbers [n] int64 of range(count)."""
     return np.linspace(0, count, min(max_count, count), endpoint=False).astype(np.int64)
 
 
@@ -233,6 +247,13 @@ def load_two_tower(
     data_set: reader.DataSet, workdir: pathlib.Path
 ) -> tuple[two_tower.TwoTower, dict[str, Any]]:
     """Restores a trained two-tower model.
+
+    Args:
+        data_set: The data set that it was trained on.
+        workdir: Directory of the training, with `retrieval.json`.
+
+    Returns:
+        The model, and the content of `retrieval.json`.
 
     Raises:
         FileNotFoundError: No model was trained in the work directory.

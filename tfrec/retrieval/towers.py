@@ -21,7 +21,7 @@ class Tower(tf.keras.Model):
     Args:
         fitted: The fitted schema.
         fields: The side's fields.
-        config: Sizes.
+        config: Sizes, dropout and number of cross layers.
         frequency_stddev: See `layers.FieldEmbeddings`.
         ties: From `layers.find_histories`; for the query side.
         ads: The ad side's embeddings; for the query side.

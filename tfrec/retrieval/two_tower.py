@@ -205,7 +205,16 @@ def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
 
 
 def embed_in_batches(tower: towers.Tower, ids: np.ndarray, batch_size: int = 8192) -> np.ndarray:
-    """Embeds ids [N, W] int32 as [N, D] float32."""
+    """Embeds ids in batches.
+
+    Args:
+        tower: The tower of the ids' side.
+        ids: [N, W] int32.
+        batch_size: Rows embedded at once.
+
+    Returns:
+        [N, D] float32, L2-normalized.
+    """
     parts = [
         tower.embed(tf.constant(ids[first : first + batch_size])).numpy()
         for first in terminal.progress_steps(len(ids), batch_size, "embedding")
@@ -223,9 +232,18 @@ def query_chunks(num_queries: int, num_ads: int, max_scores: int) -> Iterator[sl
 def exact_top_k(
     query_embeddings: np.ndarray, ad_embeddings: np.ndarray, k: int, batch_size: int = 256
 ) -> np.ndarray:
-    """Returns the rows [N, min(k, ads)] of the largest inner products, best first.
+    """Returns the rows of the largest inner products, best first.
 
     Ties, as of ads with the same OOV id, are in random order, the same in every call.
+
+    Args:
+        query_embeddings: [N, D] float32.
+        ad_embeddings: [A, D] float32.
+        k: Number of ads for each query.
+        batch_size: Queries scored at once.
+
+    Returns:
+        [N, min(k, A)] int32.
     """
     order = np.random.default_rng(0).permutation(len(ad_embeddings))
     ads = tf.constant(ad_embeddings[order])

@@ -98,6 +98,10 @@ def patience(min_passes: int, steps_per_epoch: int) -> int:
 def check_clicks(data_set: reader.DataSet, split: str) -> None:
     """Checks that a split has clicks.
 
+    Args:
+        data_set: The converted log.
+        split: `train`, `validation` or `test`.
+
     Raises:
         ValueError: The split has no clicks.
     """
@@ -127,7 +131,7 @@ def fit(
         model: The model, with built weights.
         read: Maps the number of a pass, from 0, to its batches.
         validate: Returns validation metrics of the current model, including `plan.metric`.
-        plan: The schedule.
+        plan: Number of passes, steps per pass, patience, and the metric that chooses the best pass.
         directory: Where the run is kept; training resumes from its files.
         observe: Returns additional scalars for TensorBoard in every
             `summaries.STEPS_PER_SAMPLE`th step.
@@ -246,7 +250,12 @@ def _best_value(history: Sequence[Mapping[str, float]], plan: Plan) -> float | N
 
 
 def best_epoch(history: Sequence[Mapping[str, float]], plan: Plan) -> int:
-    """Returns the index of the best pass."""
+    """Returns the index of the best pass, from 0.
+
+    Args:
+        history: Logs of each pass.
+        plan: Names the metric, and whether more is better.
+    """
     values = [entry[plan.metric] for entry in history]
     return values.index(max(values) if plan.maximize else min(values))
 
@@ -257,7 +266,7 @@ def restore_best(
     """Restores the best pass that `fit` kept in a directory.
 
     Args:
-        model: The model.
+        model: A model of the same sizes, with built weights.
         directory: Where it was trained.
         workdir: Directory to delete before training again, for messages; None: `directory`.
 
@@ -294,7 +303,7 @@ def read_description(path: pathlib.Path, data_set: reader.DataSet, script: str) 
     """Reads the description of a trained model.
 
     Args:
-        path: The file.
+        path: Description that `write_description` wrote.
         data_set: The data set that the model was trained on.
         script: The command that trains it, for messages.
 

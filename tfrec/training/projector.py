@@ -46,7 +46,12 @@ def choose_rows(clicks: np.ndarray, limit: int = MAX_ADS, seed: int = 1) -> np.n
 
 
 def metadata_of(catalog: reader.Catalog, rows: np.ndarray) -> pa.Table:
-    """Returns id, clicks, impressions and raw fields of ads [n]."""
+    """Returns id, clicks, impressions and raw fields of ads.
+
+    Args:
+        catalog: The ads.
+        rows: [n] catalog rows.
+    """
     shown = catalog.table.take(rows)
     names = {
         reader.AD_ID: "ad_id",

@@ -45,7 +45,7 @@ class StageModel(tfrs.Model):
         return [v for v in self.trainable_variables if v.ref() not in sparse]
 
     def train_step(self, inputs: reader.Batch) -> dict[str, tf.Tensor]:
-        """Takes a step of the optimizer, and returns the metrics."""
+        """Takes a step of the optimizer, and returns the metrics, scalars by name."""
         with tf.GradientTape() as tape:
             loss = self._total_loss(inputs, training=True)
             # The optimizer sums the gradients of all replicas.
@@ -63,7 +63,7 @@ class StageModel(tfrs.Model):
         return self._updated_metrics(loss)
 
     def test_step(self, inputs: reader.Batch) -> dict[str, tf.Tensor]:
-        """Returns the metrics of a batch, without training."""
+        """Returns the metrics of a batch, scalars by name, without training."""
         return self._updated_metrics(self._total_loss(inputs, training=False))
 
     def _total_loss(self, inputs: reader.Batch, training: bool) -> tf.Tensor:

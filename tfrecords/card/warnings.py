@@ -188,7 +188,7 @@ def _ads(card: model.DataCard) -> Found:
     if (new.share or 0) > _MUCH_NEW:
         yield model.warning(
             f"{pages.format_percent(new.share)} of the test {new.counted} are of ads that "
-            "training never shows.",
+            "were never shown in training.",
             "Ad ids are of little use for them: add ad fields that new ads share with known ones, "
             "such as advertiser or category, and train often.",
         )

@@ -87,7 +87,10 @@ class Packer:
         A request has the query fields and the user of its first row.
 
         Args:
-            load_chunk, chunk_ends, rows, lengths: As in `gather`.
+            load_chunk: Returns the packed rows of a chunk.
+            chunk_ends: Number of rows up to the end of each chunk.
+            rows: Rows of the requests in the log, concatenated [L].
+            lengths: Number of rows of each request [R].
             gathered: Result of `gather`.
 
         Returns:

@@ -28,6 +28,8 @@ flags.DEFINE_list(
     f"Kinds of index to try: {', '.join(index.KINDS_TO_TRY)}; default: all, but HNSW only up to "
     f"{index.MAX_GRAPH_ADS:,} ads.",
 )
-flags.DEFINE_list("num_lists", None, "Numbers of cells to try; default: by the number of ads.")
+flags.DEFINE_list(
+    "num_lists", None, "Numbers of cells to try; default: depends on the number of ads."
+)
 flags.DEFINE_bool("use_gpu", False, "Train the cells on a GPU (requires faiss-gpu).")
 flags.DEFINE_string("plot", None, "PNG file to write, with recall and p99 of each index.")

@@ -64,7 +64,7 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "impression_log",
     None,
-    "Impression log to compare: its directory, or a list or pattern of its files.",
+    "Impression log to compare: its directory, or a comma-separated list or pattern of its files.",
 )
 flags.DEFINE_integer(
     "num_answers", 256, "Maximum number of logged answers to compare.", lower_bound=1

@@ -11,8 +11,8 @@ request_id, ad_id, and click and engagement (0 or 1) or revenue (negative: a ref
 {"request_id": "42", "ad_id": "ad-17", "event_id": "e-9", "click": 1}. Several events of an ad are
 combined. Files and events may be delivered more than once: events with the same event_id, or
 without one and equal in all fields, count once. Malformed events are written to
-OUTPUT.rejected.tsv. An ad without events was not clicked. The joined log includes the position of
-each ad, which training corrects for, and its propensity.
+OUTPUT.rejected.tsv. An ad without events counts as not clicked. The joined log includes the
+position of each ad, which training corrects for, and its propensity.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ publish     Publishes a release of --source with the next version here. --source
 verify      Checks every file, and the probes of query tower, index, ad tower and ranker.
 promote     Makes --version the stable release.
 rollback    Makes the previous stable release stable again, and ends the canary.
-canary      Lets --version answer --share of the requests, and those with "release": "canary".
+canary      Gives --version a --share of the users, and all requests with "release": "canary".
 end_canary  Lets the stable release answer all requests again.
 prune       Removes all but the newest --keep releases, the stable one, the one that a rollback
             goes to, the canary, and those that a process has loaded.
@@ -55,7 +55,7 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "source_version", None, "publish: version of the release in --source.", lower_bound=1
 )
-flags.DEFINE_float("share", 0.1, "canary: share of requests, in [0, 1].", 0.0, 1.0)
+flags.DEFINE_float("share", 0.1, "canary: share of users, in [0, 1].", 0.0, 1.0)
 flags.DEFINE_integer("keep", 3, "prune: number of newest releases to keep.", lower_bound=1)
 flags.DEFINE_float(
     "wait_seconds", 0.0, "Maximum wait for a concurrent action, in seconds.", lower_bound=0.0
