@@ -24,6 +24,7 @@ _OFFLINE = (
     "train_ranker",
     "evaluate",
     "export",
+    "publish",
 )
 _ONLINE = (
     "inference",

@@ -217,7 +217,7 @@ def test_a_query_tower_that_takes_no_list_where_one_is_declared_is_refused(base)
     single = [{**fields[0], "kind": "categorical"}, *fields[1:]]
     message = r"'history': 'string \(None,\)'.* got .*'history': 'string \(None, None\)'"
     with pytest.raises(errors.ManifestFormatError, match=message):
-        releases.QueryTower.load(base / "query_tower" / "1", single)
+        releases.QueryTower(base / "query_tower" / "1", single)
 
 
 def test_an_index_with_ad_features_of_another_width_is_refused(base):
