@@ -76,47 +76,28 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
         InvalidRequestError: There is no sample request, or one is invalid.
         AdIndexError: The index cannot be built.
     """
-    schema, ads = inputs.schema, inputs.ads
-    query_fields, ad_fields = _described(schema.query_fields), _described(schema.ad_fields)
+    query_fields = _described(inputs.schema.query_fields)
+    ad_fields = _described(inputs.schema.ad_fields)
     rows = _checked_requests(query_fields, ad_fields, inputs.sample_requests)
     tower = models.QueryTower(staged.query_tower, query_fields)
     ad_tower = models.AdTower(staged.ad_tower, ad_fields)
-    fields = requests.QueryFields(query_fields, ())
-    with _running(tower):
-        queries = tower.embed(fields.columns(rows))
-    _check_embeddings(tower, queries, len(rows), "sample request {}".format)
-    with _running(ad_tower):
-        embeddings, features = ad_tower.embed_table(ads)
-    _check_embeddings(ad_tower, embeddings, len(ads), lambda row: f"ad {ads[AD_ID][row].as_py()!r}")
-    _check_sizes(ad_tower, queries, embeddings, features, len(ads))
-    outputs = [head.output for head in inputs.heads or () if head.trained]
-    ranker = models.RankerModel(staged.ranker, query_fields, features.shape[1], outputs)
+    queries, embeddings, features = _embedded(tower, ad_tower, rows, inputs.ads)
+    wanted = [head.output for head in inputs.heads or () if head.trained]
+    ranker = models.RankerModel(staged.ranker, query_fields, features.shape[1], wanted)
     heads = inputs.heads or heads_of(list(ranker.signature["outputs"]))
-    tuning = queries[::2] if inputs.tuning_queries is None else inputs.tuning_queries
-    held_out = queries if len(rows) == 1 or inputs.tuning_queries is not None else queries[1::2]
-    built = build_index(embeddings, inputs.index_config, tuning_queries=tuning)
-    recall = recall_against_exact(
-        built.searcher, embeddings, held_out, min(NUM_CANDIDATES, len(ads))
-    )
-    probed = [fields.columns([row]) for row in rows[: probes.NUM_PROBES]]
-    outputs = [head.output for head in heads if head.trained]
-
-    def score(columns: requests.Columns, candidates: np.ndarray) -> dict[str, np.ndarray]:
-        with _running(ranker):
-            scores = ranker.score(columns, features[candidates][None], outputs)
-        _check_scores(heads, scores, ads[AD_ID].take(pa.array(candidates)))
-        return scores
-
-    # Probes have only ads with good scores.
-    some = np.linspace(0, len(ads), min(NUM_CANDIDATES, len(ads)), endpoint=False).astype(int)
+    scorer = _Scorer(ranker, heads, features, inputs.ads[AD_ID])
+    built, recall, tuning = _index(embeddings, queries, inputs)
+    probed = [tower.columns([row]) for row in rows[: probes.NUM_PROBES]]
+    # The probes have only the best ads.
+    some = np.linspace(0, len(features), min(NUM_CANDIDATES, len(features)), endpoint=False)
     for columns in probed:
-        score(columns, some)
-    recorded = probes.record(probed, tower, built.searcher, score)
+        scorer.score(columns, some.astype(int))
+    recorded = probes.record(probed, tower, built.searcher, scorer.score)
     saved = (staged.query_tower, staged.ad_tower, staged.ranker)
     content = manifest.Content(
         training_id=inputs.training_id or parts.checksum_of(saved),
         dataset_fingerprint=inputs.dataset_fingerprint,
-        schema=schema.to_json(),
+        schema=inputs.schema.to_json(),
         query_fields=query_fields,
         ad_fields=ad_fields,
         heads=heads,
@@ -126,11 +107,13 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
         probes={
             "requests": list(inputs.sample_requests[: probes.NUM_PROBES]),
             **recorded,
-            "ads": probes.record_ads(ads, embeddings),
+            "ads": probes.record_ads(inputs.ads, embeddings),
         },
     )
-    _write(staged, content, built, features, ads, tuning[:_NUM_SAMPLE_QUERIES], probed[0])
-    _check_reproduces(staged, content, tower, ad_tower, ranker, outputs)
+    _write(staged, content, probed[0], features)
+    built.save(staged.ad_index, features, inputs.ads)
+    np.save(staged.ad_index / QUERIES_FILE, tuning[:_NUM_SAMPLE_QUERIES])
+    _check_reproduces(staged, content, tower, ad_tower, scorer)
     for model in (tower, ad_tower, ranker):
         model.free()
     return content
@@ -186,6 +169,98 @@ def _checked_requests(
     return checked
 
 
+def _embedded(
+    tower: models.QueryTower,
+    ad_tower: models.AdTower,
+    rows: Sequence[Mapping[str, Any]],
+    ads: pa.Table,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns embeddings [Q, D] of requests and [N, D] of ads, and ad features [N, F]."""
+    with _running(tower):
+        queries = tower.embed(tower.columns(rows))
+    _check_embeddings(tower, queries, len(rows), "sample request {}".format)
+    with _running(ad_tower):
+        embeddings, features = ad_tower.embed_table(ads)
+    _check_embeddings(ad_tower, embeddings, len(ads), lambda row: f"ad {ads[AD_ID][row].as_py()!r}")
+    if queries.shape[1] != embeddings.shape[1]:
+        raise errors.InvalidModelError(
+            f"query_tower and ad_tower: expected embeddings of the same size, got "
+            f"{queries.shape[1]} of queries and {embeddings.shape[1]} of ads. Use two towers that "
+            "were trained together."
+        )
+    if features.ndim != 2 or len(features) != len(ads) or not features.shape[1]:
+        raise errors.InvalidModelError(
+            f"ad_tower: expected ad_features [{len(ads)}, F], got {list(features.shape)}. Return "
+            "one row of features for each ad."
+        )
+    return queries, embeddings, features
+
+
+def _index(
+    embeddings: np.ndarray, queries: np.ndarray, inputs: ReleaseInputs
+) -> tuple[BuiltIndex, float, np.ndarray]:
+    """Returns the index, its recall on held-out queries, and the queries that tuned it."""
+    tuning, held_out = inputs.tuning_queries, queries
+    if tuning is None:
+        tuning = queries[::2]
+        held_out = queries[1::2] if len(queries) > 1 else queries
+    built = build_index(embeddings, inputs.index_config, tuning_queries=tuning)
+    k = min(NUM_CANDIDATES, len(embeddings))
+    return built, recall_against_exact(built.searcher, embeddings, held_out, k), tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scorer:
+    """A ranker whose scores are checked.
+
+    Attributes:
+        ranker: The ranker.
+        heads: Its heads.
+        features: Ad features [N, F] int32.
+        ad_ids: Ad ids [N].
+    """
+
+    ranker: models.RankerModel
+    heads: Sequence[manifest.ReleaseHead]
+    features: np.ndarray
+    ad_ids: pa.ChunkedArray
+
+    def run(self, columns: requests.Columns, candidates: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns output -> scores [B, C] of catalog rows [B, C]."""
+        outputs = [head.output for head in self.heads if head.trained]
+        with _running(self.ranker):
+            return self.ranker.score(columns, self.features[candidates], outputs)
+
+    def score(self, columns: requests.Columns, candidates: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns output -> scores [1, C] of a request for catalog rows [C].
+
+        Raises:
+            InvalidModelError: The scores have another shape or dtype, are not finite, or are
+                probabilities outside of [0, 1].
+        """
+        scores = self.run(columns, candidates[None])
+        kinds = {head.output: head.kind for head in self.heads}
+        for output, values in scores.items():
+            if values.shape != (1, len(candidates)) or values.dtype != np.float32:
+                raise errors.InvalidModelError(
+                    f"ranker: expected {output} as float32 [1, {len(candidates)}] for one request "
+                    f"and {len(candidates)} ads, got {values.dtype} {list(values.shape)}. Return "
+                    "scores [B, C] for ad_features [B, C, F]."
+                )
+            is_amount = kinds[output] == manifest.AMOUNT
+            good = np.isfinite(values[0]) if is_amount else (values[0] >= 0) & (values[0] <= 1)
+            bad = np.flatnonzero(~good)
+            if len(bad):
+                expected = "a finite number" if is_amount else "a probability in [0, 1]"
+                ad_id = self.ad_ids[int(candidates[bad[0]])].as_py()
+                raise errors.InvalidModelError(
+                    f"ranker: expected {expected} as {output}, got {values[0, bad[0]]:g} for the "
+                    f"ad {ad_id!r}. Return what is served, such as the sigmoid of a logit, and "
+                    "replace missing values in the model."
+                )
+        return scores
+
+
 @contextlib.contextmanager
 def _running(model: models.QueryTower | models.AdTower | models.RankerModel) -> Iterator[None]:
     """Converts errors of a run."""
@@ -218,67 +293,20 @@ def _check_embeddings(
         )
 
 
-def _check_sizes(
-    ad_tower: models.AdTower,
-    queries: np.ndarray,
-    embeddings: np.ndarray,
-    features: np.ndarray,
-    num_ads: int,
-) -> None:
-    if queries.shape[1] != embeddings.shape[1]:
-        raise errors.InvalidModelError(
-            f"query_tower and ad_tower: expected embeddings of the same size, got "
-            f"{queries.shape[1]} of queries and {embeddings.shape[1]} of ads. Use two towers that "
-            "were trained together."
-        )
-    if features.ndim != 2 or len(features) != num_ads or not features.shape[1]:
-        raise errors.InvalidModelError(
-            f"{ad_tower.part}: expected ad_features of shape [{num_ads}, F], got "
-            f"{list(features.shape)}. Return one row of features for each ad."
-        )
-
-
-def _check_scores(
-    heads: Sequence[manifest.ReleaseHead], scores: Mapping[str, np.ndarray], ad_ids: pa.ChunkedArray
-) -> None:
-    """Checks the scores of one request for C ads."""
-    kinds = {head.output: head.kind for head in heads}
-    for output, values in scores.items():
-        if values.shape != (1, len(ad_ids)) or values.dtype != np.float32:
-            raise errors.InvalidModelError(
-                f"ranker: expected {output} as float32 [1, {len(ad_ids)}] for one request and "
-                f"{len(ad_ids)} ads, got {values.dtype} {list(values.shape)}. Return scores [B, C] "
-                "for ad_features [B, C, F]."
-            )
-        is_amount = kinds[output] == manifest.AMOUNT
-        expected = "a finite number" if is_amount else "a probability in [0, 1]"
-        good = np.isfinite(values[0]) if is_amount else (values[0] >= 0) & (values[0] <= 1)
-        bad = np.flatnonzero(~good)
-        if len(bad):
-            raise errors.InvalidModelError(
-                f"ranker: expected {expected} as {output}, got {values[0, bad[0]]:g} for the ad "
-                f"{ad_ids[int(bad[0])].as_py()!r}. Return what is served, such as the sigmoid of a "
-                "logit, and replace missing values in the model."
-            )
-
-
 def _check_reproduces(
     staged: publishing.Staged,
     content: manifest.Content,
     tower: models.QueryTower,
     ad_tower: models.AdTower,
-    ranker: models.RankerModel,
-    outputs: Sequence[str],
+    scorer: _Scorer,
 ) -> None:
     """Checks the probes as a service will."""
     release = manifest.Manifest.create(content, version=staged.version, created="", files={})
     index = AdIndex.open(staged.ad_index)
-    candidates = index.features(probes.candidate_rows(release))
     try:
         probes.check_retrieval(release, tower, index)
         probes.check_ad_tower(release, ad_tower, index)
-        with _running(ranker):
-            scores = ranker.score(probes.query_columns(release), candidates, outputs)
+        scores = scorer.run(probes.query_columns(release), probes.candidate_rows(release))
         probes.check_scores(release, scores)
     except (errors.ProbeMismatchError, errors.RankerMismatchError) as error:
         raise errors.InvalidModelError(
@@ -291,19 +319,14 @@ def _check_reproduces(
 def _write(
     staged: publishing.Staged,
     content: manifest.Content,
-    built: BuiltIndex,
-    features: np.ndarray,
-    ads: pa.Table,
-    queries: np.ndarray,
     request: requests.Columns,
+    features: np.ndarray,
 ) -> None:
-    """Writes the index, the warm-up requests and the identities of the parts."""
+    """Writes the warm-up requests and the identities of the parts."""
     counts = [count for count in _WARM_UP_CANDIDATES if count <= len(features)]
     candidates = [{**request, models.FEATURES: features[None, :count]} for count in counts]
     _write_warm_up(staged.query_tower, "query_tower", [request])
     _write_warm_up(staged.ranker, "ranker", candidates)
-    built.save(staged.ad_index, features, ads)
-    np.save(staged.ad_index / QUERIES_FILE, queries)
     for part in parts.PARTS:
         parts.write_identity(
             part,

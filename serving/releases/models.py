@@ -138,6 +138,11 @@ class QueryTower(_Model):
             query_fields: Name and kind of each query field.
         """
         super().__init__(directory, _inputs_of(query_fields), {"query_embedding": "float32"})
+        self._fields = requests.QueryFields(query_fields, ())
+
+    def columns(self, rows: Sequence[Mapping[str, Any]]) -> requests.Columns:
+        """Lays out checked requests; see `QueryFields.columns`."""
+        return self._fields.columns(rows)
 
     def embed(self, columns: requests.Columns) -> np.ndarray:
         """Returns the query embeddings [B, D] float32.
