@@ -8,11 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from serving import errors
-from serving.index import AD_ID
+from serving.index import AD_ID, MAX_AD_ID_BYTES
 from tfrecords import terminal
 from tfrecords.schema import Field, Schema
 
-MAX_AD_ID_BYTES = 1024
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
