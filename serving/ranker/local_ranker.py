@@ -36,15 +36,16 @@ class LocalRanker:
         """
         self.version = release.version
         self._outputs = list(release.manifest.outputs.values())
+        path = pathlib.Path(release.base) / "ranker" / str(release.version)
         try:
             self._model = releases.RankerModel(
-                pathlib.Path(release.base) / "ranker" / str(release.version),
+                path,
                 release.manifest.query_fields,
                 release.ad_index.num_fields,
                 self._outputs,
             )
         except errors.InvalidModelError as error:
-            raise errors.RankerUnavailableError(str(error)) from error
+            raise errors.RankerUnavailableError(f"{path}: {error}") from error
         self._executor = futures.ThreadPoolExecutor(
             num_threads or os.cpu_count() or 1, thread_name_prefix="ranker"
         )

@@ -70,13 +70,12 @@ class _Model:
         outputs: Mapping[str, str],
         optional: Mapping[str, str] | None = None,
     ) -> None:
-        self._path = os.fspath(path)
         try:
-            self._runner = saved_model.SessionRunner(self._path, config=self.threads)
+            self._runner = saved_model.SessionRunner(os.fspath(path), config=self.threads)
         except saved_model.StatusError as error:
             raise errors.InvalidModelError(
-                f"{self._path}: expected a SavedModel of the {self.part}, got: {error}. Save it "
-                "again with tf.saved_model.save."
+                f"{self.part}: expected a SavedModel, got: {error}. Save the model again with "
+                "tf.saved_model.save."
             ) from error
         # Frees the graph of a replaced release without waiting for the garbage collector.
         self._finalizer = weakref.finalize(self, self._runner.close)
@@ -113,9 +112,9 @@ class _Model:
             self.free()
             lines = "\n  ".join(faults)
             raise errors.InvalidModelError(
-                f"{self._path}: the signature {SIGNATURE} of the {self.part} does not fit the "
-                f"fields and the other models.\n  {lines}\nSave the model again with this "
-                "signature, or correct the schema."
+                f"{self.part}: the signature {SIGNATURE} does not fit the schema and the other "
+                f"models.\n  {lines}\nSave the model again with this signature, or correct the "
+                "schema."
             )
 
     def _run(self, columns: Mapping[str, Any], outputs: Sequence[str]) -> list[np.ndarray]:
