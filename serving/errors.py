@@ -83,6 +83,12 @@ class ProbeMismatchError(BundleError):
     code = "probe_mismatch"
 
 
+class InvalidModelError(BundleError):
+    """A SavedModel cannot be a part of a release; the message says what was expected."""
+
+    code = "invalid_model"
+
+
 class AdIndexError(BundleError):
     """The ad index cannot be built or opened."""
 

@@ -18,6 +18,8 @@ from tfrecords import files
 from tfrecords.schema import KINDS
 
 FORMAT_VERSION = 4
+# Kinds of heads, besides `probability_after_click`.
+PROBABILITY, AMOUNT = "probability", "amount"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Content:
 
     Attributes:
         training_id: Id of the training run that produced the models and the index.
-        dataset_fingerprint: Fingerprint of the schema and the fitted vocabularies.
+        dataset_fingerprint: Fingerprint of the schema and the fitted vocabularies; empty if the
+            models were published without a data set.
         schema: JSON of `tfrecords.schema.Schema`.
         query_fields: `{"name", "kind"}` of each raw query field.
         ad_fields: `{"name", "kind"}` of each raw ad field, in the order of `ad_features`. A list

@@ -8,7 +8,7 @@ import sys
 # Workers share the cores: the threads of OpenMP, which FAISS uses, would spin against each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from repository import ROOT, SCRIPTS
+from repository import EXAMPLES, ROOT, SCRIPTS
 
 import tfrec  # noqa: F401  (first: it selects Keras 2)
 
@@ -24,6 +24,7 @@ pytest_plugins = ("left_out", "serving_fixtures")
 
 _WITH_FLAGS = [
     SCRIPTS,
+    EXAMPLES,
     *(ROOT / "serving" / "cli" / part for part in ("flags", "offline", "online")),
 ]
 NUM_IMPRESSIONS = 4_000

@@ -25,6 +25,7 @@ _OFFLINE = (
     "tune",
     "evaluate",
     "export",
+    "publish",
 )
 _ONLINE = (
     "inference",

@@ -22,8 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from serving import errors, requests
-from serving.impressions import logged_schema
+from serving import errors, manifest, requests
 
 _IDS = {"request_id": "_request_id", "ad_id": "_ad_id"}
 _EVENT_ID = "event_id"
@@ -127,7 +126,7 @@ def _combined(
     events: pa.Table, labels: Sequence[str], kinds: Mapping[str, str]
 ) -> tuple[pa.Table, int]:
     """Returns a row for each request and ad, and the number of those with too many refunds."""
-    ways = ["sum" if kinds[label] == logged_schema.AMOUNT else "max" for label in labels]
+    ways = ["sum" if kinds[label] == manifest.AMOUNT else "max" for label in labels]
     found = events.group_by(list(_IDS)).aggregate(
         [*zip(labels, ways, strict=True), ([], "count_all")]
     )
@@ -258,7 +257,7 @@ def _checked(event: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
     else:
         values[_EVENT_ID] = _id(_EVENT_ID, given)
     for label, kind in kinds.items():
-        values[label] = _label(label, event.get(label), kind == logged_schema.AMOUNT)
+        values[label] = _label(label, event.get(label), kind == manifest.AMOUNT)
     return values
 
 

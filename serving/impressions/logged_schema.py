@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from serving import errors
 from serving.impressions import impression_rows
-
-AMOUNT = "amount"
+from tfrecords.schema import LABELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +54,12 @@ class LoggedSchema:
             "time": "_time",
             "position": "_position",
             "user_key": users[0] if users else None,
-            **{label: f"_{label}" if label in labels else None for label in self.labels},
+            # Models of other frameworks may have other heads.
+            **{
+                label: f"_{label}" if label in labels else None
+                for label in LABELS
+                if label in self.labels
+            },
         }
 
 

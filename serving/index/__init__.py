@@ -2,6 +2,7 @@
 
 from serving.index.ad_index import (
     AD_ID,
+    MAX_AD_ID_BYTES,
     QUERIES_FILE,
     AdIndex,
     BuiltIndex,
@@ -35,6 +36,7 @@ __all__ = [
     "AUTO",
     "KINDS",
     "KINDS_TO_TRY",
+    "MAX_AD_ID_BYTES",
     "MAX_GRAPH_ADS",
     "QUERIES_FILE",
     "AdIndex",

@@ -201,7 +201,7 @@ class LiveIndex:
     def _load_tower(self) -> releases.AdTower:
         manifest = self._release.manifest
         directory = self._release.base / "ad_tower" / str(self._release.version)
-        tower = releases.AdTower.load(directory, manifest.ad_fields)
+        tower = releases.AdTower(directory, manifest.ad_fields)
         releases.check_ad_tower(manifest, tower, self._release.ad_index)
         return tower
 

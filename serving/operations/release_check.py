@@ -27,7 +27,7 @@ def check_release(base: pathlib.Path, version: int) -> Iterator[str]:
         num_bytes = sum(entry["bytes"] for entry in release.manifest.files.values())
         yield f"{len(release.manifest.files)} files, {num_bytes / 1e6:,.1f} MB, are as published"
         yield "query tower and index reproduce the probes"
-        tower = releases.AdTower.load(base / "ad_tower" / str(version), release.manifest.ad_fields)
+        tower = releases.AdTower(base / "ad_tower" / str(version), release.manifest.ad_fields)
         releases.check_ad_tower(release.manifest, tower, release.ad_index)
         yield "the ad tower reproduces its probes"
         releases.check_scores(release.manifest, _scores(release))

@@ -32,9 +32,15 @@ def read_logged_requests(
 
     Raises:
         WrongError: The release comes from a different training.
-        SkippedError: The work directory has no held-out requests.
+        SkippedError: The release has no training data set, or the work directory has no held-out
+            requests.
         FileNotFoundError, ValueError: It is not a work directory, or it is damaged.
     """
+    if not release.manifest.dataset_fingerprint:
+        raise findings.SkippedError(
+            f"release {release.version} was published from models without a training data set, so "
+            "there are no held-out rows to compare; --norows leaves this check out"
+        )
     # Loads training code, which the other checks do not need.
     from serving import export
 

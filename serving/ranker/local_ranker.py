@@ -6,15 +6,12 @@ Shapes: B requests, C candidates, F columns of ad features.
 import asyncio
 import os
 import pathlib
-import weakref
 from concurrent import futures
 
 import numpy as np
 
-from serving import errors, releases, requests, saved_model
+from serving import errors, releases, requests
 from serving.ranker import ranker_client
-
-_SIGNATURE = "serving_default"
 
 
 class LocalRanker:
@@ -38,30 +35,20 @@ class LocalRanker:
             RankerUnavailableError: The SavedModel cannot be loaded.
         """
         self.version = release.version
+        self._outputs = list(release.manifest.outputs.values())
         path = pathlib.Path(release.base) / "ranker" / str(release.version)
         try:
-            self._runner = saved_model.SessionRunner(
-                os.fspath(path), config=saved_model.session_config()
+            self._model = releases.RankerModel(
+                path,
+                release.manifest.query_fields,
+                release.ad_index.num_fields,
+                self._outputs,
             )
-        except saved_model.StatusError as error:
-            raise errors.RankerUnavailableError(
-                f"{path}: the ranker cannot be loaded: {error}. Export the bundle again."
-            ) from error
-        signature = self._runner.signature_defs.get(_SIGNATURE)
-        outputs = list(release.manifest.outputs.values())
-        found = [] if signature is None else sorted(signature.outputs)
-        if signature is None or set(outputs) - set(found):
-            self._runner.close()
-            raise errors.RankerUnavailableError(
-                f"{path}: expected a signature {_SIGNATURE!r} with the outputs {outputs}, got "
-                f"outputs {found}. Export the bundle again."
-            )
-        self._inputs = {name: info.name for name, info in signature.inputs.items()}
-        self._outputs = {name: signature.outputs[name].name for name in outputs}
+        except errors.InvalidModelError as error:
+            raise errors.RankerUnavailableError(f"{path}: {error}") from error
         self._executor = futures.ThreadPoolExecutor(
             num_threads or os.cpu_count() or 1, thread_name_prefix="ranker"
         )
-        self._finalizer = weakref.finalize(self, self._runner.close)
 
     def connection(self) -> int:
         """Returns 1, because the model never changes."""
@@ -96,18 +83,16 @@ class LocalRanker:
     def free(self) -> None:
         """Does the same as `close`, without an event loop."""
         self._executor.shutdown(wait=True)
-        self._finalizer()
+        self._model.free()
 
     def score(self, columns: requests.Columns, ad_features: np.ndarray) -> dict[str, np.ndarray]:
         """Does the same as `predict`, in the calling thread and without a deadline."""
-        feeds = saved_model.feeds_of(self._inputs, {**columns, "ad_features": ad_features})
         try:
-            found = self._runner.run(feeds, list(self._outputs.values()))
+            scores = self._model.score(columns, ad_features, self._outputs)
         except Exception as error:
             raise errors.RankerReplyError(
                 f"The ranker of this process rejected the call: {error}"
             ) from error
-        scores = {name: found[tensor] for name, tensor in self._outputs.items()}
         for name, values in scores.items():
             ranker_client.check_finite(name, values)
         return scores

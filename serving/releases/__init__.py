@@ -1,6 +1,7 @@
 """Release bundles: what version N holds, and which version serves."""
 
 from serving.manifest import versions
+from serving.releases.assembly import ReleaseInputs, assemble
 from serving.releases.bundle import Bundle, latest, load, stable
 from serving.releases.changes import (
     PrunedReleases,
@@ -13,6 +14,8 @@ from serving.releases.changes import (
     start_canary,
 )
 from serving.releases.in_use import is_in_use
+from serving.releases.model_publishing import publish_models
+from serving.releases.models import AdTower, QueryTower, RankerModel
 from serving.releases.parts import PARTS, write_identity
 from serving.releases.pointer import Pointer, read_pointer
 from serving.releases.probes import (
@@ -26,7 +29,6 @@ from serving.releases.probes import (
 from serving.releases.publishing import Staged, publish
 from serving.releases.release_copy import copy_release
 from serving.releases.served_versions import ServedVersions
-from serving.releases.towers import AdTower, QueryTower
 
 __all__ = [
     "PARTS",
@@ -37,8 +39,11 @@ __all__ = [
     "Pointer",
     "PrunedReleases",
     "QueryTower",
+    "RankerModel",
+    "ReleaseInputs",
     "ServedVersions",
     "Staged",
+    "assemble",
     "candidate_rows",
     "check_ad_tower",
     "check_scores",
@@ -52,6 +57,7 @@ __all__ = [
     "promote",
     "prune",
     "publish",
+    "publish_models",
     "query_columns",
     "read_pointer",
     "roll_back",

@@ -10,7 +10,7 @@ import pathlib
 
 from serving import errors, manifest
 from serving.index import AdIndex
-from serving.releases import in_use, parts, probes, towers
+from serving.releases import in_use, models, parts, probes
 from serving.releases.pointer import read_pointer
 
 
@@ -20,7 +20,7 @@ class Bundle:
 
     base: pathlib.Path
     manifest: manifest.Manifest
-    query_tower: towers.QueryTower
+    query_tower: models.QueryTower
     ad_index: AdIndex
     lease: in_use.Lease
 
@@ -116,7 +116,7 @@ def load(base: str | os.PathLike[str], version: int | None = None) -> Bundle:
     held = in_use.hold(root, version)
     try:
         release = verify(root, version)
-        tower = towers.QueryTower.load(root / "query_tower" / str(version), release.query_fields)
+        tower = models.QueryTower(root / "query_tower" / str(version), release.query_fields)
         index = AdIndex.open(root / "ad_index" / str(version))
         probes.check_retrieval(release, tower, index)
     except BaseException as error:

@@ -1,10 +1,11 @@
 """The four directories of a release: their training run and their checksums."""
 
 import concurrent.futures
+import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from serving import errors, manifest
@@ -38,6 +39,16 @@ def write_identity(
         "dataset_fingerprint": dataset_fingerprint,
     }
     path.write_text(json.dumps(identity, sort_keys=True), encoding="utf-8")
+
+
+def checksum_of(directories: Iterable[pathlib.Path]) -> str:
+    """Returns 16 hex digits that identify the files of directories and their names."""
+    digest = hashlib.sha256()
+    for directory in directories:
+        for path in files_under(directory):
+            line = f"{path.relative_to(directory).as_posix()} {files.sha256(path)}\n"
+            digest.update(line.encode())
+    return digest.hexdigest()[:16]
 
 
 def check_identity(

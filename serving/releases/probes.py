@@ -3,19 +3,73 @@
 Shapes: P probes, D embedding size, C candidates, L values of the longest list.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from serving import errors, manifest, requests
-from serving.index import AdIndex
-from serving.releases import towers
+from serving.index import AdIndex, Searcher
+from serving.releases import models
 
+NUM_PROBES = 8
+_CANDIDATES_PER_PROBE = 20
+# For embeddings of unit length; it grows with longer ones.
 TOLERANCE = 1e-4
 # Model servers may multiply in bfloat16 or TF32. Scores of another training run differ by more.
 SCORE_TOLERANCE = 1e-2
 # Approximate indexes may swap candidates because CPUs differ in their order of summation.
 _APPROXIMATE_SLACK = 0.05
+
+
+def record(
+    rows: Sequence[requests.Columns],
+    tower: models.QueryTower,
+    searcher: Searcher,
+    score: Callable[[requests.Columns, np.ndarray], Mapping[str, np.ndarray]],
+) -> dict[str, Any]:
+    """Records the candidates and scores of requests, each computed alone.
+
+    Services check them in a batch, so the check also finds models whose outputs depend on it.
+
+    Args:
+        rows: Inputs of each request, [1] or [1, L].
+        tower: The query tower.
+        searcher: Searches the index.
+        score: Returns the outputs [1, C] of the ranker for a request and catalog rows [C].
+
+    Returns:
+        `query_embeddings`, `candidates` and `scores`, as in `manifest.Content`.
+    """
+    embeddings = np.concatenate([tower.embed(columns) for columns in rows])
+    _, candidates = searcher.search(embeddings, min(_CANDIDATES_PER_PROBE, searcher.num_ads))
+    scores = [score(columns, own) for columns, own in zip(rows, candidates, strict=True)]
+    return {
+        "query_embeddings": embeddings.tolist(),
+        "candidates": candidates.tolist(),
+        "scores": {name: [own[name][0].tolist() for own in scores] for name in scores[0]},
+    }
+
+
+def record_ads(ads: pa.Table, embeddings: np.ndarray) -> dict[str, Any]:
+    """Records ads whose embeddings the ad tower must reproduce.
+
+    Args:
+        ads: N ads with their raw fields.
+        embeddings: [N, D] float32.
+
+    Returns:
+        `rows` and `embeddings`, as in `manifest.Content`.
+    """
+    shown = np.ones(len(embeddings), bool)
+    for column in ads.columns:
+        if pa.types.is_floating(column.type):
+            # JSON has no infinity, so such a field cannot be in a probe.
+            shown &= ~np.isinf(column.to_numpy())
+    rows = np.flatnonzero(shown)
+    rows = rows[np.linspace(0, len(rows), NUM_PROBES, endpoint=False).astype(int)[: len(rows)]]
+    return {"rows": rows.tolist(), "embeddings": embeddings[rows].tolist()}
 
 
 def query_columns(release: manifest.Manifest) -> requests.Columns:
@@ -29,7 +83,7 @@ def candidate_rows(release: manifest.Manifest) -> np.ndarray:
     return np.array(release.probes["candidates"], dtype=np.int64)
 
 
-def check_retrieval(release: manifest.Manifest, tower: towers.QueryTower, index: AdIndex) -> None:
+def check_retrieval(release: manifest.Manifest, tower: models.QueryTower, index: AdIndex) -> None:
     """Checks that the query tower and the index reproduce the probes.
 
     Raises:
@@ -64,7 +118,7 @@ def check_scores(release: manifest.Manifest, scores: dict[str, np.ndarray]) -> N
             )
 
 
-def check_ad_tower(release: manifest.Manifest, tower: towers.AdTower, index: AdIndex) -> None:
+def check_ad_tower(release: manifest.Manifest, tower: models.AdTower, index: AdIndex) -> None:
     """Checks that the ad tower reproduces the embeddings and features of ads in the catalog.
 
     Raises:
@@ -82,7 +136,7 @@ def check_ad_tower(release: manifest.Manifest, tower: towers.AdTower, index: AdI
         ]
     )
     _check_embeddings(release, "ad_tower", embeddings, expected)
-    if not np.array_equal(features, index.features(rows)):
+    if tower.encodes and not np.array_equal(features, index.features(rows)):
         raise _mismatch(release, "ad_tower", "its features differ from those in ad_index")
 
 
@@ -91,12 +145,16 @@ def _check_embeddings(
 ) -> None:
     if embeddings.shape != expected.shape:
         raise _mismatch(release, part, f"its shape is {list(embeddings.shape)}")
-    difference = np.abs(embeddings - expected).max()
+    difference, allowed = np.abs(embeddings - expected).max(), _tolerance(expected)
     # Written so that NaN fails.
-    if not difference <= TOLERANCE:
+    if not difference <= allowed:
         raise _mismatch(
-            release, part, f"embeddings differ by {difference:.2g}, expected at most {TOLERANCE}"
+            release, part, f"embeddings differ by {difference:.2g}, expected at most {allowed:.2g}"
         )
+
+
+def _tolerance(values: np.ndarray) -> float:
+    return TOLERANCE * max(1.0, float(np.abs(values).max()))
 
 
 def _check_sizes(release: manifest.Manifest, index: AdIndex) -> None:
@@ -121,7 +179,7 @@ def _check_candidates(release: manifest.Manifest, embeddings: np.ndarray, index:
     for probe, wanted in enumerate(expected):
         missing = set(wanted.tolist()) - set(rows[probe].tolist())
         known: dict[Any, float] = dict(zip(wide_rows[probe], wide_scores[probe], strict=True))
-        worst = scores[probe, -1] - TOLERANCE
+        worst = scores[probe, -1] - _tolerance(scores[probe])
         lost = [row for row in missing if known.get(row, -np.inf) < worst]
         if len(lost) > slack or rows.shape[1] != num_candidates:
             raise _mismatch(

@@ -15,7 +15,7 @@ import pytest
 import split_logs
 
 from serving import export, index, manifest
-from serving.export import release_export
+from serving.releases import assembly
 from tfrec import config, ranking, retrieval, training
 from tfrecords import reader
 
@@ -129,8 +129,8 @@ def exported(runs, tmp_path_factory) -> dict[str, Exported]:
     for name in ("none", "test"):
         base, recorded = tmp_path_factory.mktemp(name), []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(release_export, "build_index", build)
-            patch.setattr(release_export, "recall_against_exact", measure)
+            patch.setattr(assembly, "build_index", build)
+            patch.setattr(assembly, "recall_against_exact", measure)
             export.export_release(
                 base, runs.data_sets[name], two_tower, ranker, calibrators, INDEX, {}
             )

@@ -215,9 +215,9 @@ def test_the_manifest_says_lists(base):
 def test_a_query_tower_that_takes_no_list_where_one_is_declared_is_refused(base):
     fields = bundle.verify(base, 1).query_fields
     single = [{**fields[0], "kind": "categorical"}, *fields[1:]]
-    message = r"'history': 'string \(None,\)'.* got .*'history': 'string \(None, None\)'"
-    with pytest.raises(errors.ManifestFormatError, match=message):
-        releases.QueryTower.load(base / "query_tower" / "1", single)
+    message = r"input 'history': expected string \(None,\), got string \(None, None\)\."
+    with pytest.raises(errors.InvalidModelError, match=message):
+        releases.QueryTower(base / "query_tower" / "1", single)
 
 
 def test_an_index_with_ad_features_of_another_width_is_refused(base):

@@ -1,0 +1,136 @@
+r"""Publishes models of any framework, and a table of ads, as the next release.
+
+    tfrec publish --query_tower=models/query_tower --ad_tower=models/ad_tower \
+        --ranker=models/ranker --ads_path=ads.parquet --schema_path=schema.json \
+        --requests=requests.jsonl --bundle=bundles
+    tfrec serve --bundle=bundles
+
+The models are SavedModels with the signature serving_default:
+
+query_tower  raw query fields -> query_embedding [B, D]
+ad_tower     raw ad fields -> ad_embedding [B, D] and, if wanted, ad_features [B, F] int32
+ranker       raw query fields and ad_features [B, C, F] -> [B, C] of each head, such as
+             click_probability, engagement_probability and expected_revenue
+
+docs/howto/publish_models.md describes them. Takes seconds; minutes with a million ads: every ad is
+embedded, and the index is chosen by measuring kinds and parameters with --requests, unless --index
+sets the kind. If a model, an ad or a request is invalid, nothing is published. No training data is
+needed, so commands that compare with it say that the release has none.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from serving.cli import command_line
+from serving.cli.flags import index_flags
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tfrecords.schema import Schema
+
+flags.DEFINE_string("query_tower", None, "SavedModel of the query tower.", required=True)
+flags.DEFINE_string("ad_tower", None, "SavedModel of the ad tower.", required=True)
+flags.DEFINE_string("ranker", None, "SavedModel of the ranker.", required=True)
+flags.DEFINE_string(
+    "ads_path",
+    None,
+    "Table of ads, Parquet, Arrow or CSV: the columns of the schema's ad_key and ad fields.",
+    required=True,
+)
+flags.DEFINE_string("schema_path", None, "Schema file (JSON) of the fields.", required=True)
+flags.DEFINE_string(
+    "requests",
+    None,
+    "File with one JSON request per line, as clients will send them.",
+    required=True,
+)
+flags.DEFINE_string("bundle", None, "Base directory of bundles to publish into.", required=True)
+flags.adopt_module_key_flags(index_flags)
+flags.DEFINE_float(
+    "wait_seconds", 0.0, "Maximum wait for another publish, in seconds.", lower_bound=0.0
+)
+flags.DEFINE_bool("json", False, "Print only the release, as JSON.")
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    from serving import releases
+    from tfrecords.schema import load_schema
+
+    schema = load_schema(FLAGS.schema_path)
+    release = releases.publish_models(
+        FLAGS.bundle,
+        query_tower=FLAGS.query_tower,
+        ad_tower=FLAGS.ad_tower,
+        ranker=FLAGS.ranker,
+        ads=_read_ads(pathlib.Path(FLAGS.ads_path), schema),
+        schema=schema,
+        sample_requests=_read_requests(pathlib.Path(FLAGS.requests)),
+        index_config=index_flags.config(),
+        wait_seconds=FLAGS.wait_seconds,
+    )
+    if FLAGS.json:
+        found = {"bundle": FLAGS.bundle, "version": release.version, "index": release.index}
+        command_line.print_json({**found, "heads": release.present_heads})
+        return
+    print(
+        f"release {release.version} is published in {FLAGS.bundle}: {release.index['num_ads']:,} "
+        f"ads, index {release.index['kind']}, heads {', '.join(release.present_heads)}"
+    )
+    stable = releases.stable(FLAGS.bundle)
+    if stable != release.version:
+        print(
+            f"release {stable} remains stable; to switch, use tfrec release --action=promote "
+            f"--version={release.version}, or --action=canary first"
+        )
+
+
+def _read_ads(path: pathlib.Path, schema: Schema) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import csv, feather, parquet
+
+    if not path.is_file():
+        raise FileNotFoundError(f"--ads_path: {path} does not exist; check the path.")
+    try:
+        if path.suffix == ".parquet":
+            return parquet.read_table(path)
+        if path.suffix in (".arrow", ".feather"):
+            return feather.read_table(path)
+        if path.suffix == ".csv":
+            # Otherwise the id 007 would become the number 7.
+            types: dict[str, Any] = dict.fromkeys(schema.ad_key, pa.string())
+            for field in schema.ad_fields:
+                is_number = field.kind == "numeric" and field.source not in schema.ad_key
+                types[field.source] = pa.float64() if is_number else pa.string()
+            return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types))
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"--ads_path: {path} cannot be read ({error}). Expected a table of ads; correct the "
+            "file or the schema."
+        ) from error
+    raise ValueError(
+        f"--ads_path: expected a .parquet, .arrow, .feather or .csv file, got {path}. Convert it."
+    )
+
+
+def _read_requests(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the raw query fields of each request."""
+    from serving import requests
+
+    found = []
+    for number, line in enumerate(command_line.read_lines(path), 1):
+        place = f"{path}, request {number}"
+        try:
+            request = requests.parse(requests.Request, json.loads(line), place)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{place}: expected a JSON request, got invalid JSON ({error})."
+            ) from error
+        found.append({**(request.user or {}), **(request.context or {})})
+    return found

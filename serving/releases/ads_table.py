@@ -1,0 +1,123 @@
+"""The table of ads that a release is published with, checked and typed.
+
+Shapes: N ads.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from serving import errors
+from serving.index import AD_ID, MAX_AD_ID_BYTES
+from tfrecords import terminal
+from tfrecords.schema import Field, Schema
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
+    """Returns ad ids and raw ad fields as an index stores them.
+
+    Args:
+        ads: N ads with the columns of the schema's `ad_key`, joined by "|" if there are several,
+            and the columns of its ad fields. A table with the column `index.AD_ID`, such as the
+            `ads.arrow` of a release, has the ad id there, and its columns are named as the fields.
+            Null is missing.
+        schema: The schema.
+
+    Returns:
+        `index.AD_ID` and a column for each ad field: strings, float64, or lists of strings.
+
+    Raises:
+        InvalidAdError: There is no ad, a column is missing or has another type, an ad id is
+            missing, too long, or there twice, or a number is not finite.
+    """
+    if not ads.num_rows:
+        raise errors.InvalidAdError("The table of ads has no rows; expected at least one ad.")
+    is_stored = AD_ID in ads.column_names
+    sources = {f.name: f.name if is_stored else f.source for f in schema.ad_fields}
+    key = [AD_ID] if is_stored else list(schema.ad_key)
+    for column in (*key, *sources.values()):
+        if column not in ads.column_names:
+            hint = terminal.suggestion_for(column, ads.column_names)
+            raise errors.InvalidAdError(
+                f"The table of ads has no column {column!r}, which the schema names.{hint} "
+                f"Columns: {', '.join(ads.column_names)}. Add the column, or correct the schema."
+            )
+    columns = {f.name: _field(f, _whole(ads[sources[f.name]])) for f in schema.ad_fields}
+    return pa.table({AD_ID: _ids([_whole(ads[name]) for name in key], key), **columns})
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks()
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _ids(columns: list[pa.Array], names: list[str]) -> pa.Array:
+    texts = [_strings(n, c, "an ad id") for n, c in zip(names, columns, strict=True)]
+    if len(texts) > 1:
+        # As in conversion.
+        for special in ("\\", "|"):
+            texts = [pc.replace_substring(text, special, f"\\{special}") for text in texts]
+    ids = pc.binary_join_element_wise(*texts, "|") if len(texts) > 1 else texts[0]
+    lengths = pc.fill_null(pc.binary_length(ids), 0).to_numpy()
+    bad = np.flatnonzero((lengths == 0) | (lengths > MAX_AD_ID_BYTES))
+    if len(bad):
+        raise errors.InvalidAdError(
+            f"{', '.join(names)}: expected an ad id of 1 to {MAX_AD_ID_BYTES} bytes, got "
+            f"{lengths[bad[0]]} bytes in row {bad[0]}. Remove the row, or give the ad an id."
+        )
+    if pc.count_distinct(ids).as_py() < len(ids):
+        counted = ids.value_counts()
+        twice = counted.filter(pc.greater(counted.field("counts"), 1))[0].as_py()
+        raise errors.InvalidAdError(
+            f"{', '.join(names)}: expected each ad id once, got {twice['values']!r} "
+            f"{twice['counts']} times. Keep only the latest row of each ad."
+        )
+    return ids
+
+
+def _field(field: Field, column: pa.Array) -> pa.Array:
+    if field.kind == "numeric":
+        return _numbers(field.name, column)
+    if field.kind == "categorical":
+        texts = _strings(field.name, column, "a categorical field")
+        return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+    if _is_list(column.type):
+        values = _strings(field.name, column.values, "a list")
+        return column.cast(pa.list_(values.type)) if values is not column.values else column
+    return pc.split_pattern(_strings(field.name, column, "a list"), field.separator)
+
+
+def _is_list(type_: pa.DataType) -> bool:
+    return pa.types.is_list(type_) or pa.types.is_large_list(type_)
+
+
+def _strings(name: str, column: pa.Array, what: str) -> pa.Array:
+    type_ = column.type
+    is_text = pa.types.is_string(type_) or pa.types.is_large_string(type_)
+    if not (is_text or pa.types.is_integer(type_) or pa.types.is_null(type_)):
+        raise errors.InvalidAdError(
+            f"{name}: expected strings or integers for {what}, got the type {type_}. Convert the "
+            "column, or correct the schema."
+        )
+    return column.cast(pa.string())
+
+
+def _numbers(name: str, column: pa.Array) -> pa.Array:
+    type_ = column.type
+    is_number = pa.types.is_integer(type_) or pa.types.is_floating(type_)
+    if not (is_number or pa.types.is_decimal(type_) or pa.types.is_null(type_)):
+        raise errors.InvalidAdError(
+            f"{name}: expected numbers for a numeric field, got the type {type_}. Convert the "
+            "column, or correct the schema."
+        )
+    numbers = column.cast(pa.float64(), safe=False)
+    values = numbers.to_numpy(zero_copy_only=False)
+    bad = np.flatnonzero(np.abs(values) > _FLOAT32_MAX)
+    if len(bad):
+        raise errors.InvalidAdError(
+            f"{name}: expected finite numbers in the range of float32, got {values[bad[0]]:g} in "
+            f"row {bad[0]}. Correct it, or leave it null."
+        )
+    return numbers

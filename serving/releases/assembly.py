@@ -1,0 +1,354 @@
+"""Completes a release whose models are in their directories.
+
+`assemble` checks the SavedModels, embeds the ads, builds and tunes the index, and records the
+probes. It needs no training code, so the models may come from any framework.
+
+Shapes: N ads, Q queries, B requests, C candidates, D embedding size, F columns of ad features.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from serving import errors, manifest, requests, saved_model
+from serving.index import (
+    AD_ID,
+    QUERIES_FILE,
+    AdIndex,
+    BuiltIndex,
+    IndexConfig,
+    build_index,
+    recall_against_exact,
+)
+from serving.releases import models, parts, probes, publishing
+from tfrecords.schema import NUM_CANDIDATES, Field, Schema
+
+# Kept with the index, to measure recall after updates.
+_NUM_SAMPLE_QUERIES = 256
+_WARM_UP_CANDIDATES = (1, 10, NUM_CANDIDATES)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseInputs:
+    """What a release is made of, besides its models.
+
+    Attributes:
+        ads: `index.AD_ID` and the raw ad fields, named as in the schema.
+        schema: Schema of the fields.
+        sample_requests: Raw query fields of requests, as clients will send them; None is missing.
+        index_config: Configuration of the index. None uses the defaults.
+        metrics: Metrics of the models, for the manifest.
+        tuning_queries: Query embeddings [Q, D] to tune the index. None: those of every other sample
+            request.
+        heads: Heads of the ranker. None: one for each of its outputs, see `heads_of`.
+        training_id: Id of the training. None: a checksum of the models.
+        dataset_fingerprint: Fingerprint of the data set; empty if there is none.
+    """
+
+    ads: pa.Table
+    schema: Schema
+    sample_requests: Sequence[Mapping[str, Any]]
+    index_config: IndexConfig | None = None
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tuning_queries: np.ndarray | None = None
+    heads: tuple[manifest.ReleaseHead, ...] | None = None
+    training_id: str | None = None
+    dataset_fingerprint: str = ""
+
+
+def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Content:
+    """Fills the index's directory, and returns the content of the manifest.
+
+    Args:
+        staged: Directories of the release, with the SavedModels of the three models.
+        inputs: The other inputs.
+
+    Raises:
+        InvalidModelError: A SavedModel does not fit the schema or the others, fails, or returns
+            values that cannot be served.
+        InvalidRequestError: There is no sample request, or one is invalid.
+        AdIndexError: The index cannot be built.
+    """
+    query_fields = _described(inputs.schema.query_fields)
+    ad_fields = _described(inputs.schema.ad_fields)
+    rows = _checked_requests(query_fields, ad_fields, inputs.sample_requests)
+    tower = models.QueryTower(staged.query_tower, query_fields)
+    ad_tower = models.AdTower(staged.ad_tower, ad_fields)
+    queries, embeddings, features = _embedded(tower, ad_tower, rows, inputs.ads)
+    wanted = [head.output for head in inputs.heads or () if head.trained]
+    ranker = models.RankerModel(staged.ranker, query_fields, features.shape[1], wanted)
+    heads = inputs.heads or heads_of(list(ranker.signature["outputs"]))
+    scorer = _Scorer(ranker, heads, features, inputs.ads[AD_ID])
+    built, recall, tuning = _index(embeddings, queries, inputs)
+    probed = [tower.columns([row]) for row in rows[: probes.NUM_PROBES]]
+    # The probes have only the best ads.
+    some = np.linspace(0, len(features), min(NUM_CANDIDATES, len(features)), endpoint=False)
+    for columns in probed:
+        scorer.score(columns, some.astype(int))
+    recorded = probes.record(probed, tower, built.searcher, scorer.score)
+    saved = (staged.query_tower, staged.ad_tower, staged.ranker)
+    content = manifest.Content(
+        training_id=inputs.training_id or parts.checksum_of(saved),
+        dataset_fingerprint=inputs.dataset_fingerprint,
+        schema=inputs.schema.to_json(),
+        query_fields=query_fields,
+        ad_fields=ad_fields,
+        heads=heads,
+        signatures={model.part: model.signature for model in (tower, ad_tower, ranker)},
+        index=built.manifest_index(recall),
+        metrics=dict(inputs.metrics),
+        probes={
+            "requests": list(inputs.sample_requests[: probes.NUM_PROBES]),
+            **recorded,
+            "ads": probes.record_ads(inputs.ads, embeddings),
+        },
+    )
+    _write(staged, content, probed[0], features)
+    built.save(staged.ad_index, features, inputs.ads)
+    np.save(staged.ad_index / QUERIES_FILE, tuning[:_NUM_SAMPLE_QUERIES])
+    _check_reproduces(staged, content, tower, ad_tower, scorer)
+    for model in (tower, ad_tower, ranker):
+        model.free()
+    return content
+
+
+def heads_of(outputs: Sequence[str]) -> tuple[manifest.ReleaseHead, ...]:
+    """Returns the heads of a ranker by the names of its outputs.
+
+    `LABEL_probability` is a probability, and `expected_LABEL` an amount.
+
+    Raises:
+        InvalidModelError: There is no output, or one has another name.
+    """
+    heads = []
+    for output in sorted(outputs):
+        if output.endswith("_probability"):
+            head = manifest.ReleaseHead(
+                output.removesuffix("_probability"), output, manifest.PROBABILITY
+            )
+        elif output.startswith("expected_"):
+            head = manifest.ReleaseHead(output.removeprefix("expected_"), output, manifest.AMOUNT)
+        else:
+            break
+        heads.append(head)
+    if len(heads) < len(outputs) or not heads:
+        raise errors.InvalidModelError(
+            f"ranker: expected outputs such as click_probability, engagement_probability and "
+            f"expected_revenue, got {sorted(outputs)}. Name each output LABEL_probability, or "
+            "expected_LABEL for an amount."
+        )
+    return tuple(heads)
+
+
+def _described(fields: Sequence[Field]) -> list[dict[str, Any]]:
+    return [{"name": field.name, "kind": field.kind} for field in fields]
+
+
+def _checked_requests(
+    query_fields: models.Fields, ad_fields: models.Fields, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    if not rows:
+        raise errors.InvalidRequestError(
+            "sample_requests: expected at least one request, got none. Give some requests as "
+            "clients will send them; they tune the index and verify the release."
+        )
+    fields = requests.QueryFields(query_fields, [field["name"] for field in ad_fields])
+    checked = []
+    for number, row in enumerate(rows):
+        try:
+            checked.append(fields.merge({}, row))
+        except errors.InvalidRequestError as error:
+            raise errors.InvalidRequestError(f"sample_requests[{number}]: {error}") from error
+    return checked
+
+
+def _embedded(
+    tower: models.QueryTower,
+    ad_tower: models.AdTower,
+    rows: Sequence[Mapping[str, Any]],
+    ads: pa.Table,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns embeddings [Q, D] of requests and [N, D] of ads, and ad features [N, F]."""
+    with _running(tower):
+        queries = tower.embed(tower.columns(rows))
+    _check_embeddings(tower, queries, len(rows), "sample request {}".format)
+    with _running(ad_tower):
+        embeddings, features = ad_tower.embed_table(ads)
+    _check_embeddings(ad_tower, embeddings, len(ads), lambda row: f"ad {ads[AD_ID][row].as_py()!r}")
+    if queries.shape[1] != embeddings.shape[1]:
+        raise errors.InvalidModelError(
+            f"query_tower and ad_tower: expected embeddings of the same size, got "
+            f"{queries.shape[1]} of queries and {embeddings.shape[1]} of ads. Use two towers that "
+            "were trained together."
+        )
+    if features.ndim != 2 or len(features) != len(ads) or not features.shape[1]:
+        raise errors.InvalidModelError(
+            f"ad_tower: expected ad_features [{len(ads)}, F], got {list(features.shape)}. Return "
+            "one row of features for each ad."
+        )
+    return queries, embeddings, features
+
+
+def _index(
+    embeddings: np.ndarray, queries: np.ndarray, inputs: ReleaseInputs
+) -> tuple[BuiltIndex, float, np.ndarray]:
+    """Returns the index, its recall on held-out queries, and the queries that tuned it."""
+    tuning, held_out = inputs.tuning_queries, queries
+    if tuning is None:
+        tuning = queries[::2]
+        held_out = queries[1::2] if len(queries) > 1 else queries
+    built = build_index(embeddings, inputs.index_config, tuning_queries=tuning)
+    k = min(NUM_CANDIDATES, len(embeddings))
+    return built, recall_against_exact(built.searcher, embeddings, held_out, k), tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scorer:
+    """A ranker whose scores are checked.
+
+    Attributes:
+        ranker: The ranker.
+        heads: Its heads.
+        features: Ad features [N, F] int32.
+        ad_ids: Ad ids [N].
+    """
+
+    ranker: models.RankerModel
+    heads: Sequence[manifest.ReleaseHead]
+    features: np.ndarray
+    ad_ids: pa.ChunkedArray
+
+    def run(self, columns: requests.Columns, candidates: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns output -> scores [B, C] of catalog rows [B, C]."""
+        outputs = [head.output for head in self.heads if head.trained]
+        with _running(self.ranker):
+            return self.ranker.score(columns, self.features[candidates], outputs)
+
+    def score(self, columns: requests.Columns, candidates: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns output -> scores [1, C] of a request for catalog rows [C].
+
+        Raises:
+            InvalidModelError: The scores have another shape or dtype, are not finite, or are
+                probabilities outside of [0, 1].
+        """
+        scores = self.run(columns, candidates[None])
+        kinds = {head.output: head.kind for head in self.heads}
+        for output, values in scores.items():
+            if values.shape != (1, len(candidates)) or values.dtype != np.float32:
+                raise errors.InvalidModelError(
+                    f"ranker: expected {output} as float32 [1, {len(candidates)}] for one request "
+                    f"and {len(candidates)} ads, got {values.dtype} {list(values.shape)}. Return "
+                    "scores [B, C] for ad_features [B, C, F]."
+                )
+            is_amount = kinds[output] == manifest.AMOUNT
+            good = np.isfinite(values[0]) if is_amount else (values[0] >= 0) & (values[0] <= 1)
+            bad = np.flatnonzero(~good)
+            if len(bad):
+                expected = "a finite number" if is_amount else "a probability in [0, 1]"
+                ad_id = self.ad_ids[int(candidates[bad[0]])].as_py()
+                raise errors.InvalidModelError(
+                    f"ranker: expected {expected} as {output}, got {values[0, bad[0]]:g} for the "
+                    f"ad {ad_id!r}. Return what is served, such as the sigmoid of a logit, and "
+                    "replace missing values in the model."
+                )
+        return scores
+
+
+@contextlib.contextmanager
+def _running(model: models.QueryTower | models.AdTower | models.RankerModel) -> Iterator[None]:
+    """Converts errors of a run."""
+    try:
+        yield
+    except (tf.errors.OpError, saved_model.StatusError) as error:
+        raise errors.InvalidModelError(
+            f"{model.part}: expected outputs for every ad and sample request, got the error: "
+            f"{error}. Make the model accept all values of its fields."
+        ) from error
+
+
+def _check_embeddings(
+    model: models.QueryTower | models.AdTower,
+    values: np.ndarray,
+    num_rows: int,
+    name_of: Callable[[int], str],
+) -> None:
+    if values.ndim != 2 or len(values) != num_rows or not values.shape[1]:
+        raise errors.InvalidModelError(
+            f"{model.part}: expected embeddings [{num_rows}, D] for {num_rows} rows, got "
+            f"{list(values.shape)}. Return one vector for each row."
+        )
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise errors.InvalidModelError(
+            f"{model.part}: expected finite embeddings, got NaN or infinity for "
+            f"{name_of(int(bad[0]))} and {len(bad) - 1} more. A missing number is NaN, a missing "
+            "string is empty: replace them in the model."
+        )
+
+
+def _check_reproduces(
+    staged: publishing.Staged,
+    content: manifest.Content,
+    tower: models.QueryTower,
+    ad_tower: models.AdTower,
+    scorer: _Scorer,
+) -> None:
+    """Checks the probes as a service will."""
+    release = manifest.Manifest.create(content, version=staged.version, created="", files={})
+    index = AdIndex.open(staged.ad_index)
+    try:
+        probes.check_retrieval(release, tower, index)
+        probes.check_ad_tower(release, ad_tower, index)
+        scores = scorer.run(probes.query_columns(release), probes.candidate_rows(release))
+        probes.check_scores(release, scores)
+    except (errors.ProbeMismatchError, errors.RankerMismatchError) as error:
+        raise errors.InvalidModelError(
+            "The models: expected the same outputs for a request in a batch and alone, got "
+            "others, so no service could verify the release. Save them for inference: without "
+            f"dropout, and without statistics over the batch. In detail: {error}"
+        ) from error
+
+
+def _write(
+    staged: publishing.Staged,
+    content: manifest.Content,
+    request: requests.Columns,
+    features: np.ndarray,
+) -> None:
+    """Writes the warm-up requests and the identities of the parts."""
+    counts = [count for count in _WARM_UP_CANDIDATES if count <= len(features)]
+    candidates = [{**request, models.FEATURES: features[None, :count]} for count in counts]
+    _write_warm_up(staged.query_tower, "query_tower", [request])
+    _write_warm_up(staged.ranker, "ranker", candidates)
+    for part in parts.PARTS:
+        parts.write_identity(
+            part,
+            getattr(staged, part),
+            training_id=content.training_id,
+            dataset_fingerprint=content.dataset_fingerprint,
+        )
+
+
+def _write_warm_up(
+    directory: pathlib.Path, model_name: str, inputs: Sequence[Mapping[str, Any]]
+) -> None:
+    path = directory / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for tensors in inputs:
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = model_name
+            request.model_spec.signature_name = models.SIGNATURE
+            for name, values in tensors.items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            writer.write(log.SerializeToString())

@@ -1,0 +1,90 @@
+"""Publishes SavedModels of any framework as a release."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import tensorflow as tf
+
+from serving import errors, manifest
+from serving.index import IndexConfig
+from serving.releases import ads_table, assembly, publishing
+from tfrecords.schema import Schema
+
+_Path = str | os.PathLike[str]
+
+
+def publish_models(
+    base: _Path,
+    *,
+    query_tower: _Path,
+    ad_tower: _Path,
+    ranker: _Path,
+    ads: pa.Table,
+    schema: Schema,
+    sample_requests: Sequence[Mapping[str, Any]],
+    index_config: IndexConfig | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    wait_seconds: float = 0.0,
+) -> manifest.Manifest:
+    """Publishes SavedModels and a table of ads as the next release.
+
+    Embeds the ads, builds and tunes the index, and records the probes. If anything is invalid,
+    nothing is published. docs/howto/publish_models.md describes the signatures.
+
+    Args:
+        base: Base directory of the bundles. Created if it does not exist.
+        query_tower: SavedModel from raw query fields to `query_embedding` [B, D].
+        ad_tower: SavedModel from raw ad fields to `ad_embedding` [B, D] and, optionally,
+            `ad_features` [B, F] int32.
+        ranker: SavedModel from raw query fields and `ad_features` [B, C, F] to [B, C] of each head.
+        ads: The ads; see `ads_table.checked_ads`.
+        schema: Names, kinds and sides of the fields, and the key of an ad.
+        sample_requests: Raw query fields of requests, as clients will send them. The first are the
+            probes, and all together tune the index.
+        index_config: Configuration of the index. None uses the defaults.
+        metrics: Metrics of the models, for the manifest.
+        wait_seconds: Maximum time to wait for another publish to end.
+
+    Returns:
+        The manifest of the release.
+
+    Raises:
+        InvalidModelError: A SavedModel does not fit the schema or the others, fails, or returns
+            values that cannot be served.
+        InvalidAdError: The table of ads does not fit the schema.
+        InvalidRequestError: A sample request does not fit the schema.
+        AdIndexError: The index cannot be built.
+        PublishError: The release cannot be written, or another publish is running.
+    """
+    sources = {"query_tower": query_tower, "ad_tower": ad_tower, "ranker": ranker}
+    directories = {part: _checked(part, pathlib.Path(path)) for part, path in sources.items()}
+    inputs = assembly.ReleaseInputs(
+        ads=ads_table.checked_ads(ads, schema),
+        schema=schema,
+        sample_requests=sample_requests,
+        index_config=index_config,
+        metrics=metrics or {},
+    )
+
+    def write(staged: publishing.Staged) -> manifest.Content:
+        for part, directory in directories.items():
+            shutil.copytree(directory, getattr(staged, part), dirs_exist_ok=True)
+        return assembly.assemble(staged, inputs)
+
+    return publishing.publish(base, write, wait_seconds=wait_seconds)
+
+
+def _checked(part: str, directory: pathlib.Path) -> pathlib.Path:
+    """Checks that a directory is a SavedModel before it is copied."""
+    if tf.saved_model.contains_saved_model(str(directory)):
+        return directory
+    inside = sorted(path.parent.name for path in directory.glob("*/saved_model.pb"))
+    hint = f" Did you mean {directory / inside[-1]}?" if inside else ""
+    raise errors.InvalidModelError(
+        f"{part}: expected the directory of a SavedModel, got {directory}, which has no "
+        f"saved_model.pb.{hint} Save the model with tf.saved_model.save."
+    )

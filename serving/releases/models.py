@@ -1,0 +1,282 @@
+"""The SavedModels of a release, run in process.
+
+    query_tower   raw query fields                         -> query_embedding [B, D] float32
+    ad_tower      raw ad fields                            -> ad_embedding [B, D] float32,
+                                                              ad_features [B, F] int32 (optional)
+    ranker        raw query fields, ad_features [B, C, F]  -> [B, C] float32 of each head
+
+A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), or for a list [B, L] string
+("" is padding). The ad features of an ad tower without `ad_features` are the bits of the
+embedding, which the ranker reads with `tf.bitcast(ad_features, tf.float32)`.
+
+Every service has the query tower. The ad tower is loaded only in processes that update a live
+index: it embeds and encodes ads that are not in the index yet.
+
+Shapes: B requests or ads, C candidates, D embedding size, F columns of ad features, L values of the
+longest list.
+"""
+
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+
+from serving import errors, requests, saved_model
+from tfrecords import terminal
+
+SIGNATURE = "serving_default"
+FEATURES = "ad_features"
+_ADS_PER_CALL = 4096
+# SavedModel input of a raw field of each kind: [B], or [B, L] for lists.
+_INPUTS = {
+    "categorical": "string (None,)",
+    "numeric": "float32 (None,)",
+    "categorical_list": "string (None, None)",
+}
+
+Fields = Sequence[Mapping[str, Any]]
+
+
+class _Model:
+    """A SavedModel in a session, as a model server runs it. Calls from several threads are safe.
+
+    Args:
+        path: Directory of the SavedModel.
+        inputs: Input -> dtype and shape.
+        outputs: Output -> dtype. The model may have more outputs.
+        optional: Output that the model may lack -> dtype.
+
+    Attributes:
+        part: Part of a release.
+        signature: `inputs` and `outputs`, each name -> `{"dtype", "shape"}`, for the manifest.
+
+    Raises:
+        InvalidModelError: The directory is not a SavedModel, or its signature is another one.
+    """
+
+    part: ClassVar[str]
+    threads: ClassVar[config_pb2.ConfigProto]
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        inputs: Mapping[str, str],
+        outputs: Mapping[str, str],
+        optional: Mapping[str, str] | None = None,
+    ) -> None:
+        try:
+            self._runner = saved_model.SessionRunner(os.fspath(path), config=self.threads)
+        except saved_model.StatusError as error:
+            raise errors.InvalidModelError(
+                f"{self.part}: expected a SavedModel, got: {error}. Save the model again with "
+                "tf.saved_model.save."
+            ) from error
+        # Frees the graph of a replaced release without waiting for the garbage collector.
+        self._finalizer = weakref.finalize(self, self._runner.close)
+        found = self._runner.signature_defs.get(SIGNATURE, meta_graph_pb2.SignatureDef())
+        self.signature: dict[str, dict[str, Any]] = {
+            side: {name: _spec(info) for name, info in tensors.items()}
+            for side, tensors in (("inputs", found.inputs), ("outputs", found.outputs))
+        }
+        present = {n: d for n, d in (optional or {}).items() if n in found.outputs}
+        self._check(inputs, {**outputs, **present})
+        self._inputs = {name: info.name for name, info in found.inputs.items()}
+        self._outputs = {name: info.name for name, info in found.outputs.items()}
+
+    def free(self) -> None:
+        """Frees the model. No call may be running, and none may follow."""
+        self._finalizer()
+
+    def _check(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        given = {name: _words(spec) for name, spec in self.signature["inputs"].items()}
+        produced = {name: spec["dtype"] for name, spec in self.signature["outputs"].items()}
+        faults = [
+            f"input {name!r}: expected {inputs.get(name, 'no such input')}, got "
+            f"{given.get(name, 'no such input')}."
+            for name in {**inputs, **given}
+            if inputs.get(name) != given.get(name)
+        ]
+        faults += [
+            f"output {name!r}: expected {dtype}, got "
+            f"{produced.get(name) or f'the outputs {sorted(produced)}'}."
+            for name, dtype in outputs.items()
+            if produced.get(name) != dtype
+        ]
+        if faults:
+            self.free()
+            lines = "\n  ".join(faults)
+            raise errors.InvalidModelError(
+                f"{self.part}: the signature {SIGNATURE} does not fit the schema and the other "
+                f"models.\n  {lines}\nSave the model again with this signature, or correct the "
+                "schema."
+            )
+
+    def _run(self, columns: Mapping[str, Any], outputs: Sequence[str]) -> list[np.ndarray]:
+        names = [self._outputs[output] for output in outputs]
+        found = self._runner.run(saved_model.feeds_of(self._inputs, columns), names)
+        return [found[name] for name in names]
+
+
+class QueryTower(_Model):
+    """Embeds raw query fields, in 0.4 ms; calling the same function eagerly takes 1.4 ms."""
+
+    part = "query_tower"
+    threads = saved_model.session_config(inter_op=saved_model.IN_CALLER)
+
+    def __init__(self, directory: str | os.PathLike[str], query_fields: Fields) -> None:
+        """Loads the SavedModel.
+
+        Args:
+            directory: Directory of the SavedModel.
+            query_fields: Name and kind of each query field.
+        """
+        super().__init__(directory, _inputs_of(query_fields), {"query_embedding": "float32"})
+        self._fields = requests.QueryFields(query_fields, ())
+
+    def columns(self, rows: Sequence[Mapping[str, Any]]) -> requests.Columns:
+        """Lays out checked requests; see `QueryFields.columns`."""
+        return self._fields.columns(rows)
+
+    def embed(self, columns: requests.Columns) -> np.ndarray:
+        """Returns the query embeddings [B, D] float32.
+
+        Args:
+            columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
+        """
+        return self._run(columns, ["query_embedding"])[0]
+
+
+class AdTower(_Model):
+    """Embeds and encodes raw ad fields."""
+
+    part = "ad_tower"
+    threads = saved_model.session_config(intra_op=os.cpu_count() or 1, inter_op=1)
+
+    def __init__(self, directory: str | os.PathLike[str], ad_fields: Fields) -> None:
+        """Loads the SavedModel.
+
+        Args:
+            directory: Directory of the SavedModel.
+            ad_fields: Name and kind of each ad field.
+        """
+        outputs = {"ad_embedding": "float32"}
+        super().__init__(directory, _inputs_of(ad_fields), outputs, {FEATURES: "int32"})
+        self._fields = ad_fields
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the model has ad features of its own."""
+        return FEATURES in self._outputs
+
+    def embed(self, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+        """Embeds and encodes ads.
+
+        Args:
+            rows: B mappings from ad field to value, as returned by `requests.check_value`.
+
+        Returns:
+            Embeddings [B, D] float32 and features [B, F] int32 for the ranker.
+        """
+        fields = requests.QueryFields(self._fields, ())
+        return self._in_calls(len(rows), lambda part: fields.columns(rows[part]))
+
+    def embed_table(self, ads: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Does the same as `embed` for a table with a column for each ad field."""
+        return self._in_calls(ads.num_rows, lambda part: _columns(ads[part], self._fields))
+
+    def _in_calls(
+        self, num_ads: int, columns: Callable[[slice], requests.Columns]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        starts = range(0, num_ads, _ADS_PER_CALL)
+        parts = [
+            self._embed(columns(slice(first, first + _ADS_PER_CALL)))
+            for first in terminal.with_progress(starts, "embedding ads", "calls")
+        ]
+        embeddings, features = zip(*parts, strict=True)
+        return np.concatenate(embeddings), np.concatenate(features)
+
+    def _embed(self, columns: requests.Columns) -> tuple[np.ndarray, np.ndarray]:
+        if self.encodes:
+            embeddings, features = self._run(columns, ["ad_embedding", FEATURES])
+            return embeddings, features
+        (embeddings,) = self._run(columns, ["ad_embedding"])
+        return embeddings, np.ascontiguousarray(embeddings).view(np.int32)
+
+
+class RankerModel(_Model):
+    """Scores candidates."""
+
+    part = "ranker"
+    threads = saved_model.session_config()
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        query_fields: Fields,
+        num_columns: int,
+        outputs: Sequence[str] = (),
+    ) -> None:
+        """Loads the SavedModel.
+
+        Args:
+            directory: Directory of the SavedModel.
+            query_fields: Name and kind of each query field.
+            num_columns: Number of columns of ad features, F.
+            outputs: Outputs that the model must have.
+        """
+        inputs = {**_inputs_of(query_fields), FEATURES: f"int32 (None, None, {num_columns})"}
+        super().__init__(directory, inputs, dict.fromkeys(outputs, "float32"))
+
+    def score(
+        self, columns: requests.Columns, ad_features: np.ndarray, outputs: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Returns output -> scores [B, C] float32.
+
+        Args:
+            columns: Query field -> [B] or [B, L], as returned by `QueryFields.columns`.
+            ad_features: [B, C, F] int32.
+            outputs: Outputs to compute.
+        """
+        found = self._run({**columns, FEATURES: ad_features}, outputs)
+        return dict(zip(outputs, found, strict=True))
+
+
+def _inputs_of(fields: Fields) -> dict[str, str]:
+    return {field["name"]: _INPUTS[field["kind"]] for field in fields}
+
+
+def _columns(ads: pa.Table, fields: Fields) -> requests.Columns:
+    """Returns the columns of a table as the inputs of the ad tower."""
+    columns: requests.Columns = {}
+    for name, kind in ((field["name"], field["kind"]) for field in fields):
+        column = ads[name].combine_chunks()
+        if kind == "numeric":
+            columns[name] = column.cast(pa.float32()).to_numpy(zero_copy_only=False)
+        elif kind == "categorical_list":
+            lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+            padded = np.full((len(column), max(1, lengths.max())), b"", object)
+            padded[np.arange(padded.shape[1]) < lengths[:, None]] = _bytes(column.flatten())
+            columns[name] = padded
+        else:
+            columns[name] = _bytes(column)
+    return columns
+
+
+def _bytes(strings: pa.Array) -> np.ndarray:
+    return pc.fill_null(strings, "").cast(pa.binary()).to_numpy(zero_copy_only=False)
+
+
+def _spec(info: meta_graph_pb2.TensorInfo) -> dict[str, Any]:
+    shape = [dim.size for dim in info.tensor_shape.dim]
+    return {"dtype": tf.as_dtype(info.dtype).name, "shape": shape}
+
+
+def _words(spec: Mapping[str, Any]) -> str:
+    sizes = [None if size < 0 else size for size in spec["shape"]]
+    return f"{spec['dtype']} {tuple(sizes)}"

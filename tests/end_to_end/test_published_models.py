@@ -1,0 +1,150 @@
+"""Models that tfrec did not train, published by the commands and examples of the documents."""
+
+import contextlib
+import pathlib
+import re
+import shlex
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from pyarrow import feather
+from repository import EXAMPLES, ROOT
+
+from serving import client, errors, export, releases
+from serving.cli import entry
+from serving.index import IndexConfig
+from tfrec import ranking, retrieval
+
+PAGE = (ROOT / "docs" / "howto" / "publish_models.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def call(script, capsys):
+    """Runs a command's main in this process and returns what it printed."""
+
+    def run(words):
+        module = script(entry.MODULES[words[0]])
+        with flagsaver.flagsaver():
+            flags.FLAGS(words)
+            module.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A directory with the models, ads, schema and requests of the page. Read only."""
+    directory = tmp_path_factory.mktemp("page")
+    with contextlib.chdir(directory):
+        exec(blocks("python")[0], {})
+    return directory
+
+
+@pytest.fixture
+def here(page, tmp_path, monkeypatch):
+    """The current directory, with a copy of the page's files."""
+    shutil.copytree(page, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+
+PUBLISH = next(line for line in blocks("")[0].splitlines() if " publish " in line)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_page_publishes_keras_models_by_command_and_in_python(call):
+    printed = call(shlex.split(PUBLISH)[1:])
+    assert printed == "release 1 is published in bundles: 1,000 ads, index Flat, heads click\n"
+    with client.LocalClient("bundles") as both_stages:
+        ads = both_stages.recommend(user={"country": "CH", "age": 33}, k=3).ads
+    assert 1 > ads[0].click_probability > ads[2].click_probability > 0
+    exec(blocks("python")[1], {})
+    releases.promote("bundles", 2)
+    assert releases.roll_back("bundles").after.stable == 1
+
+
+@pytest.mark.usefixtures("here")
+def test_doctor_says_that_the_release_has_no_training_data(call):
+    call(shlex.split(PUBLISH)[1:])
+    printed = call(["doctor", "--bundle=bundles", "--model_server=", "--service="])
+    assert "the ranker reproduces its probes" in printed
+    assert "skipped work directory" in printed
+    assert "release 1 was published from models without a training data set" in printed
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("suffix", ["csv", "arrow"])
+def test_ids_keep_their_zeros_and_empty_values_are_missing(call, suffix):
+    path = pathlib.Path(f"ads.{suffix}")
+    if suffix == "csv":
+        path.write_text("sku,brand,price,note\n007,b,1.5,x\n08,,,\n")
+    else:
+        ads = {"sku": ["007", "08"], "brand": ["b", None], "price": [1.5, None]}
+        feather.write_feather(pa.table(ads), path)
+    words = shlex.split(PUBLISH)[1:]
+    call([*(w for w in words if "--ads_path" not in w), f"--ads_path={path}", "--json"])
+    index = releases.load("bundles").ad_index
+    assert index.listed(np.arange(2)) == [
+        ("007", {"brand": "b", "price": 1.5}),
+        ("08", {"brand": None, "price": None}),
+    ]
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("flag", "content", "message"),
+    [
+        ("ads_path=ads.xlsx", "", "expected a .parquet, .arrow, .feather or .csv file"),
+        ("ads_path=broken.csv", "sku,brand,price\na,b,dear\n", "broken.csv cannot be read"),
+        ("requests=bad.jsonl", '{"user": {}}\n{', "request 2: expected a JSON request"),
+        ("requests=bad.jsonl", '{"usr": {}}', "bad.jsonl, request 1.usr: unknown key"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(call, flag, content, message):
+    pathlib.Path(flag.partition("=")[2]).write_text(content)
+    words = [w for w in shlex.split(PUBLISH)[1:] if not w.startswith(f"--{flag.partition('=')[0]}")]
+    with pytest.raises((ValueError, errors.InvalidRequestError), match=message):
+        call([*words, f"--{flag}"])
+    assert not pathlib.Path("bundles").exists()
+
+
+@pytest.fixture
+def workdir(data_set, trained, tmp_path):
+    """A work directory with a data set and a release of the trained models."""
+    two_tower, _ = retrieval.load_two_tower(data_set, trained / "retrieval")
+    model, calibrators, _ = ranking.load_ranker(data_set, trained / "ranker")
+    flat = IndexConfig(kind="Flat")
+    export.export_release(tmp_path / "bundle", data_set, two_tower, model, calibrators, flat, {})
+    (tmp_path / "data").symlink_to(data_set.directory)
+    return tmp_path
+
+
+@pytest.mark.trains
+def test_trees_of_lightgbm_are_served_behind_the_towers(workdir, data_set, script, monkeypatch):
+    pytest.importorskip("lightgbm")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = script("lightgbm_ranker")
+    base = workdir / "lightgbm"
+    with flagsaver.flagsaver():
+        flags.FLAGS(["example", f"--workdir={workdir}", f"--bundle={base}"])
+        example.main([])
+    features = np.asarray(data_set.catalog().features)
+    window = next(iter(data_set.windows("test")))
+    ads = data_set.catalog().ad_ids.to_pylist()
+    booster = example.train(data_set)
+    with client.LocalClient(base) as both_stages:
+        for row, fields in enumerate(data_set.sample_requests()[:5]):
+            answer = both_stages.recommend(context=fields, k=len(ads))
+            served = {ad.ad_id: ad.click_probability for ad in answer.ads}
+            query = np.repeat(window["query"][row : row + 1], len(ads), axis=0)
+            expected = booster.predict(np.hstack([query, features]))
+            np.testing.assert_allclose([served[ad] for ad in ads], expected, atol=1e-6)
+            assert answer.absent_heads == []

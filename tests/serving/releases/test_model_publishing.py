@@ -1,0 +1,415 @@
+"""Models of any framework, published with a table of ads: what is served, and what is refused."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import serving_fixtures
+import tensorflow as tf
+
+from serving import client, errors, manifest, operations, releases
+from serving.index import AD_ID
+from serving.live import LiveIndex
+from serving.releases import ads_table
+from tfrecords.schema import Field, Schema
+
+SCHEMA = Schema(
+    "tiny",
+    (
+        *(Field(field["name"], field["kind"], "query") for field in serving_fixtures.QUERY_FIELDS),
+        *(Field(name, kind, "ad") for name, kind in serving_fixtures.AD_KINDS.items()),
+    ),
+    ad_key=("sku",),
+    click=None,
+)
+REQUESTS = serving_fixtures.PROBE_REQUESTS
+ADS = serving_fixtures.ads_table().rename_columns({AD_ID: "sku"})
+NUM_ADS = serving_fixtures.NUM_ADS
+
+
+def save(module, directory):
+    tf.saved_model.save(module, str(directory), signatures={"serving_default": module.serve})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The SavedModels of both towers and of a ranker of clicks and revenue."""
+    base = tmp_path_factory.mktemp("models")
+    ranker = serving_fixtures.RankerModule(0, ("click", "revenue"))
+    return {
+        "query_tower": save(serving_fixtures.QueryTowerModule(0), base / "query_tower"),
+        "ad_tower": save(serving_fixtures.AdTowerModule(), base / "ad_tower"),
+        "ranker": save(ranker, base / "ranker"),
+    }
+
+
+def published(base, models, **changes):
+    inputs = {"ads": ADS, "schema": SCHEMA, "sample_requests": REQUESTS, **models, **changes}
+    return releases.publish_models(base, **inputs)
+
+
+@pytest.fixture(scope="module")
+def base(models, tmp_path_factory):
+    base = tmp_path_factory.mktemp("foreign")
+    published(base, models, metrics={"auc": 0.75})
+    return base
+
+
+@pytest.fixture
+def refused(models, tmp_path):
+    """Publishes with changes, and returns the message of the error; nothing is published."""
+
+    def publish(error, **changes):
+        with pytest.raises(error) as caught:
+            published(tmp_path / "refused", models, **changes)
+        assert manifest.versions(tmp_path / "refused") == []
+        assert not list((tmp_path / "refused").glob("*/[0-9.]*"))
+        return str(caught.value)
+
+    return publish
+
+
+class Function(tf.Module):
+    """A model with a signature from specs to what a function returns."""
+
+    def __init__(self, specs, serve):
+        super().__init__()
+        self.serve = tf.function(
+            lambda **inputs: serve(inputs), autograph=False
+        ).get_concrete_function(
+            **{name: tf.TensorSpec(*spec, name=name) for name, spec in specs.items()}
+        )
+
+
+QUERY_SPECS = {
+    "country": ([None], tf.string),
+    "device": ([None], tf.string),
+    "age": ([None], tf.float32),
+    "history": ([None, None], tf.string),
+}
+AD_SPECS = {
+    "advertiser": ([None], tf.string),
+    "category": ([None], tf.string),
+    "price": ([None], tf.float32),
+    "tags": ([None, None], tf.string),
+}
+RANKER_SPECS = {**QUERY_SPECS, "ad_features": ([None, None, 5], tf.int32)}
+
+
+def ones(inputs):
+    return tf.ones_like(inputs["ad_features"][:, :, 0], tf.float32)
+
+
+def test_a_release_of_foreign_models_loads_and_reproduces_its_probes(base):
+    lines = list(operations.check_release(base, 1))
+    assert "the ad tower reproduces its probes" in lines
+    release = releases.load(base)
+    described = release.manifest
+    assert described.outputs == {"click": "click_probability", "revenue": "expected_revenue"}
+    assert {head.label: head.kind for head in described.heads} == {
+        "click": "probability",
+        "revenue": "amount",
+    }
+    assert described.dataset_fingerprint == ""
+    assert described.metrics == {"auc": 0.75}
+    np.testing.assert_array_equal(
+        release.ad_index.features(np.arange(NUM_ADS)), serving_fixtures.ad_features()
+    )
+    assert release.ad_index.ad_ids(np.array([3])) == ["ad-3"]
+    assert release.ad_index.display(np.array([2]))[0]["tags"] == ["new", "t2"]
+
+
+def test_scores_over_http_are_those_of_the_saved_model(base, models):
+    release = releases.load(base)
+    with (
+        serving_fixtures.serve_ranker(base) as server,
+        serving_fixtures.serve_app(
+            serving_fixtures.make_orchestrator(release, f"127.0.0.1:{server.port}")
+        ) as url,
+        client.Client(url) as service,
+    ):
+        serving_fixtures.wait_until_ready(url)
+        answer = service.recommend(context=REQUESTS[0], k=5)
+    assert answer.degraded is None
+    rows = release.ad_index.find([ad.ad_id for ad in answer.ads])
+    direct = tf.saved_model.load(str(models["ranker"])).signatures["serving_default"](
+        ad_features=tf.constant(release.ad_index.features(rows)[None]),
+        **serving_fixtures.raw_inputs(REQUESTS[:1]),
+    )
+    served = [ad.click_probability for ad in answer.ads]
+    np.testing.assert_allclose(served, direct["click_probability"][0], atol=1e-6)
+
+
+def test_ads_are_added_and_removed_by_the_foreign_ad_tower(models, tmp_path):
+    published(tmp_path, models)
+    live = LiveIndex(releases.load(tmp_path))
+    fields = {"advertiser": "advertiser-3", "category": "c1", "price": 1.5}
+    live.update([{"ad_id": "new", "fields": fields}], ["ad-1"])
+    view = LiveIndex(releases.load(tmp_path)).view()
+    assert view.num_ads == NUM_ADS
+    assert live.measure_recall() == 1.0
+    with client.LocalClient(tmp_path) as both_stages:
+        ads = both_stages.recommend(context=REQUESTS[0], k=NUM_ADS).ads
+    assert {ad.ad_id for ad in ads} == {"new", *(f"ad-{i}" for i in range(NUM_ADS) if i != 1)}
+
+
+def test_a_second_release_is_promoted_as_canary_and_rolled_back(models, tmp_path):
+    assert published(tmp_path, models).version == 1
+    releases.promote(tmp_path, 1)
+    assert published(tmp_path, models).version == 2
+    assert releases.stable(tmp_path) == 1
+    releases.start_canary(tmp_path, 2, 0.5)
+    releases.promote(tmp_path, 2)
+    assert releases.stable(tmp_path) == 2
+    releases.roll_back(tmp_path)
+    assert releases.load(tmp_path).version == 1
+
+
+def test_the_same_models_have_the_same_training_id(base, models, tmp_path):
+    first = manifest.read(base, 1)
+    assert published(tmp_path, models).training_id == first.training_id
+    ranker = save(serving_fixtures.RankerModule(1, ("click",)), tmp_path / "other")
+    other = published(tmp_path, {**models, "ranker": ranker})
+    assert other.training_id != first.training_id
+
+
+def test_the_ads_of_a_release_can_be_published_with_another_ranker(base, models, tmp_path):
+    with pa.ipc.open_file(base / "ad_index" / "1" / "ads.arrow") as file:
+        ads = file.read_all()
+    published(tmp_path, models, ads=ads)
+    again = releases.load(tmp_path).ad_index
+    assert again.display(np.arange(9)) == releases.load(base).ad_index.display(np.arange(9))
+
+
+def test_without_ad_features_the_ranker_reads_the_embedding(models, tmp_path):
+    module = serving_fixtures.AdTowerModule()
+    tower = Function(AD_SPECS, lambda ads: {"ad_embedding": module.serve(ads)["ad_embedding"]})
+    tower.module = module
+
+    def first_dimension(inputs):
+        embeddings = tf.bitcast(inputs["ad_features"], tf.float32)  # [B, C, D]
+        return {"expected_revenue": embeddings[:, :, 0]}
+
+    specs = {**QUERY_SPECS, "ad_features": ([None, None, serving_fixtures.DIMENSION], tf.int32)}
+    ranker = save(Function(specs, first_dimension), tmp_path / "ranker")
+    changed = {"ad_tower": save(tower, tmp_path / "ad_tower"), "ranker": ranker}
+    published(tmp_path / "base", {**models, **changed})
+    LiveIndex(releases.load(tmp_path / "base")).update(
+        [{"ad_id": "new", "fields": {"advertiser": "advertiser-3"}}]
+    )
+    expected = dict(zip(ADS["sku"].to_pylist(), serving_fixtures.ad_embeddings(), strict=True))
+    with client.LocalClient(tmp_path / "base") as both_stages:
+        ads = both_stages.recommend(context=REQUESTS[0], k=20).ads
+    known = [ad for ad in ads if ad.ad_id != "new"]
+    assert len(known) >= 19
+    for ad in known:
+        assert ad.expected_revenue == pytest.approx(expected[ad.ad_id][0], abs=1e-6)
+
+
+def test_a_directory_that_is_no_saved_model_is_refused(refused, models, tmp_path):
+    message = refused(errors.InvalidModelError, ranker=tmp_path / "nothing")
+    assert message.startswith("ranker: expected the directory of a SavedModel, got ")
+    parent = models["ranker"].parent
+    assert f"Did you mean {parent / 'ranker'}?" in refused(errors.InvalidModelError, ranker=parent)
+
+
+def test_a_damaged_saved_model_is_refused(refused, tmp_path):
+    (tmp_path / "ranker").mkdir()
+    (tmp_path / "ranker" / "saved_model.pb").write_bytes(b"\xff" * 20)
+    message = refused(errors.InvalidModelError, ranker=tmp_path / "ranker")
+    assert message.startswith("ranker: expected a SavedModel, got: DATA_LOSS")
+
+
+def test_each_wrong_input_of_a_signature_is_named(refused, tmp_path):
+    specs = {
+        "device": ([None, 1], tf.string),
+        "age": ([None], tf.int64),
+        "history": ([None, None], tf.string),
+        "hour": ([None], tf.float32),
+    }
+    tower = Function(specs, lambda inputs: {"query": tf.zeros([tf.size(inputs["age"]), 16])})
+    lines = refused(
+        errors.InvalidModelError, query_tower=save(tower, tmp_path / "tower")
+    ).splitlines()
+    assert lines[1:-1] == [
+        "  input 'country': expected string (None,), got no such input.",
+        "  input 'device': expected string (None,), got string (None, 1).",
+        "  input 'age': expected float32 (None,), got int64 (None,).",
+        "  input 'hour': expected no such input, got float32 (None,).",
+        "  output 'query_embedding': expected float32, got the outputs ['query'].",
+    ]
+    assert lines[-1].startswith("Save the model again")
+
+
+@pytest.mark.parametrize(
+    ("part", "specs", "serve", "message"),
+    [
+        (
+            "query_tower",
+            QUERY_SPECS,
+            lambda inputs: {"query_embedding": tf.zeros([tf.size(inputs["age"]), 7])},
+            "same size, got 7 of queries and 16 of ads",
+        ),
+        (
+            "query_tower",
+            QUERY_SPECS,
+            lambda inputs: {"query_embedding": inputs["age"]},
+            r"query_tower: expected embeddings \[3, D\] for 3 rows, got \[3\]",
+        ),
+        (
+            # The second request has no age.
+            "query_tower",
+            QUERY_SPECS,
+            lambda inputs: {"query_embedding": tf.tile(inputs["age"][:, None], [1, 16])},
+            "got NaN or infinity for sample request 1 and 0 more. A missing number is NaN",
+        ),
+        (
+            # Every seventh of 300 ads, from the first, has no price.
+            "ad_tower",
+            AD_SPECS,
+            lambda ads: {"ad_embedding": tf.tile(ads["price"][:, None], [1, 16])},
+            "ad_tower: .* got NaN or infinity for ad 'ad-0' and 42 more",
+        ),
+        (
+            "ad_tower",
+            AD_SPECS,
+            lambda ads: {
+                "ad_embedding": tf.ones([tf.size(ads["price"]), 16]),
+                "ad_features": tf.ones([tf.size(ads["price"]), 5]),
+            },
+            "output 'ad_features': expected int32, got float32",
+        ),
+        (
+            "ranker",
+            {**QUERY_SPECS, "ad_features": ([None, None, 4], tf.int32)},
+            lambda inputs: {"click_probability": ones(inputs)},
+            r"expected int32 \(None, None, 5\), got int32 \(None, None, 4\)",
+        ),
+        (
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {"click_probability": 3 * ones(inputs)},
+            r"a probability in \[0, 1\] as click_probability, got 3 for the ad 'ad-0'",
+        ),
+        (
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {"expected_revenue": ones(inputs) / 0},
+            "a finite number as expected_revenue, got inf",
+        ),
+        (
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {"click_probability": ones(inputs)[:, :, None]},
+            r"expected click_probability as float32 \[1, 300\] .*, got float32 \[1, 300, 1\]",
+        ),
+        (
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {"score": ones(inputs)},
+            r"got \['score'\]. Name each output LABEL_probability, or expected_LABEL",
+        ),
+        (
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {"click_probability": tf.cast(ones(inputs), tf.float64)},
+            "expected click_probability as float32 .*, got float64",
+        ),
+        (
+            # Normalized over the requests of the batch.
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {"click_probability": ones(inputs) / tf.reduce_sum(ones(inputs)[:, 0])},
+            "expected the same outputs for a request in a batch and alone",
+        ),
+        (
+            "ranker",
+            RANKER_SPECS,
+            lambda inputs: {
+                "click_probability": ones(inputs) * tf.strings.to_number(inputs["country"])[:, None]
+            },
+            "ranker: .* got the error: StringToNumberOp could not",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_refused(refused, tmp_path, part, specs, serve, message):
+    saved = save(Function(specs, serve), tmp_path / part)
+    message_found = refused(errors.InvalidModelError, **{part: saved})
+    assert re.search(message, message_found), message_found
+
+
+def with_column(name, values):
+    return ADS.set_column(ADS.column_names.index(name), name, [values])
+
+
+@pytest.mark.parametrize(
+    ("ads", "message"),
+    [
+        (ADS.drop_columns("sku"), "no column 'sku', which the schema names"),
+        (
+            ADS.rename_columns({"category": "kategory"}),
+            "no column 'category', which the schema names. Did you mean 'kategory'",
+        ),
+        (pa.concat_tables([ADS, ADS[5:6]]), "sku: expected each ad id once, got 'ad-5' 2 times"),
+        (
+            with_column("sku", pa.array([None, *ADS["sku"].to_pylist()[1:]])),
+            "expected an ad id of 1 to 1024 bytes, got 0 bytes in row 0",
+        ),
+        (
+            with_column("advertiser", pa.array(np.arange(NUM_ADS) / 2)),
+            "advertiser: expected strings or integers for a categorical field, got the type double",
+        ),
+        (
+            with_column("price", pa.array(["dear"] * NUM_ADS)),
+            "price: expected numbers for a numeric field, got the type string",
+        ),
+        (
+            with_column("price", pa.array([1.0, np.inf, *[1.0] * (NUM_ADS - 2)])),
+            "price: expected finite numbers in the range of float32, got inf in row 1",
+        ),
+        (ADS[:0], "has no rows; expected at least one ad"),
+    ],
+)
+def test_a_table_of_ads_that_does_not_fit_is_refused(refused, ads, message):
+    assert message in refused(errors.InvalidAdError, ads=ads)
+
+
+def test_lists_are_split_at_the_separator_and_integers_are_their_digits():
+    fields = (
+        Field("country", "categorical", "query"),
+        Field("brand", "categorical", "ad", column="Brand"),
+        Field("tags", "categorical_list", "ad", separator=";"),
+        Field("price", "numeric", "ad"),
+    )
+    schema = Schema("shop", fields, ("shop", "sku"), None)
+    ads = pa.table(
+        {
+            "shop": ["a|b", "a"],
+            "sku": [7, 8],
+            "Brand": pa.array([12, None]),
+            "tags": ["new;red", None],
+            "price": [3, None],
+            "unused": [True, False],
+        }
+    )
+    assert ads_table.checked_ads(ads, schema).to_pylist() == [
+        {AD_ID: r"a\|b|7", "brand": "12", "tags": ["new", "red"], "price": 3.0},
+        {AD_ID: "a|8", "brand": None, "tags": None, "price": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sample_requests", "message"),
+    [
+        ([], "expected at least one request, got none"),
+        (
+            [{}, {"contry": "CH"}],
+            "sample_requests[1]: context: unknown field 'contry' (str). Did you mean 'country'?",
+        ),
+        ([{"age": "old"}], "sample_requests[0]: context.age: expected a finite number or null"),
+    ],
+)
+def test_sample_requests_that_do_not_fit_are_refused(refused, sample_requests, message):
+    assert message in refused(errors.InvalidRequestError, sample_requests=sample_requests)
