@@ -221,7 +221,7 @@ def _refused(series: "pd.Series", column: str, error: Exception) -> str:
         )
     got = next(iter(kinds.values()), f"values of the dtype {series.dtype}")
     return (
-        f"{column} holds {got}; expected strings, numbers, booleans, times, categories, or lists of "
+        f"{column} holds {got}; expected strings, numbers, booleans, times, categories or lists of "
         f"values of one type ({error}). Convert it, or leave it out of the schema."
     )
 
