@@ -76,7 +76,7 @@ def from_pandas(
         OSError: As in `convert.convert`.
     """
     directory = pathlib.Path(directory)
-    known = None if schema is None else _schema_of(schema)
+    known = _schema_of(schema)
     tables = {"log": frame, "ads": ads, "users": users, "validation": validation, "test": test}
     tables = {name: table for name, table in tables.items() if table is not None}
     wanted = () if known is None else known.columns
@@ -121,8 +121,8 @@ def from_arrow(
     return from_pandas(table, schema, directory, **arguments)
 
 
-def _schema_of(schema: schema_lib.Schema | Mapping[str, Any] | str | os.PathLike[str]) -> Any:
-    if isinstance(schema, schema_lib.Schema):
+def _schema_of(schema: AnySchema) -> schema_lib.Schema | None:
+    if schema is None or isinstance(schema, schema_lib.Schema):
         return schema
     if isinstance(schema, str | os.PathLike):
         return schema_lib.load_schema(pathlib.Path(schema))
@@ -190,17 +190,16 @@ def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) ->
             f"{name}: expected strings as the names of columns, got {others[0]!r}. Rename it, for "
             "example by frame.columns = frame.columns.map(str)."
         )
-    levels = [own for own in frame.index.names if own is not None and own not in frame.columns]
-    columns = {level: frame.index.get_level_values(level).to_series() for level in levels}
-    labels = [*columns, *frame.columns]
-    arrays: list[tuple[str, Any]] = []
-    for position, label in enumerate(labels):
-        series = columns[label] if position < len(levels) else frame.iloc[:, position - len(levels)]
+    levels = [own for own in frame.index.names if isinstance(own, str) and own not in frame]
+    frame = frame.reset_index(level=levels) if levels else frame
+    arrays: dict[int, Any] = {}
+    for position, label in enumerate(frame.columns):
+        series = frame.iloc[:, position]
         try:
-            arrays.append((label, pa.array(series, from_pandas=True)))
+            arrays[position] = pa.array(series, from_pandas=True)
         except _ARROW_ERRORS as error:
             faults[label] = _refused(series, f"{name}: the column {label!r}", error)
-    return pa.Table.from_arrays([own for _, own in arrays], [label for label, _ in arrays])
+    return pa.Table.from_arrays(list(arrays.values()), list(frame.columns[list(arrays)]))
 
 
 def _refused(series: "pd.Series", column: str, error: Exception) -> str:
@@ -210,8 +209,8 @@ def _refused(series: "pd.Series", column: str, error: Exception) -> str:
     kinds: dict[str, str] = {}
     if series.dtype == object:
         for row, value in enumerate(series):
-            is_missing = value is None or value is pd.NA or value is pd.NaT or value != value
             kind = type(value).__name__
+            is_missing = pd.api.types.is_scalar(value) and pd.isna(value)
             if kind not in kinds and not is_missing:
                 kinds[kind] = f"{kind} ({value!r} in iloc[{row}])"
     if len(kinds) > 1:

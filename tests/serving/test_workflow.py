@@ -10,7 +10,8 @@ import pytest
 
 import tfrec
 import tfrecords
-from serving import manifest, workflow
+from serving import workflow
+from serving.export import pipeline
 from serving.index import IndexConfig
 
 pytestmark = pytest.mark.trains
@@ -127,19 +128,29 @@ def test_what_is_done_is_not_done_again_and_the_work_directory_can_be_opened(
     assert (release.base / "manifests" / "1.json").read_bytes() == before
 
 
-def test_other_rows_are_trained_on_and_released_as_the_next_version(
-    stages, release, options, tmp_path, capsys
+def test_only_what_has_changed_is_trained_again_and_released_as_the_next_version(
+    data_set, stages, release, options, capsys
 ):
-    workdir = stages.steps.workdir
-    other = tfrecords.from_pandas(frame().iloc[:-5], SCHEMA, tmp_path / "data", progress=False)
-    one_epoch = {name: dataclasses.replace(own, epochs=1) for name, own in options.items()}
-    trained = tfrec.train(other, workdir, **one_epoch)
-    assert "finished before" not in capsys.readouterr().out
+    shorter = {**options, "ranking": dataclasses.replace(options["ranking"], epochs=1)}
+    trained = tfrec.train(data_set, stages.steps.workdir, **shorter)
+    said = capsys.readouterr().out
+    assert said.count("finished before, unchanged") == 1
+    assert "[4/6] training stage 2, the ranker\n" in said
     newer = trained.export(trained.evaluate(FEW, index=FLAT), index=FLAT, force=True)
     assert newer == workflow.ExportedRelease(release.base, 2)
-    assert manifest.read(newer.base, 2).dataset_fingerprint == other.fingerprint
     with newer.client() as client:
         assert client.recommend(context={}, k=1).bundle_version == 2
+
+
+def test_data_sets_are_told_apart_by_their_rows_not_by_their_files(data_set, tmp_path):
+    def content_of(rows, name):
+        converted = tfrecords.from_pandas(rows, SCHEMA, tmp_path / name, progress=False)
+        return pipeline._content_of(converted)
+
+    rows = frame()
+    assert content_of(rows, "same") == pipeline._content_of(data_set)
+    rows.loc[0, "clicked"] = not rows.loc[0, "clicked"]
+    assert content_of(rows, "other") != pipeline._content_of(data_set)
 
 
 def test_a_data_set_without_clicks_is_refused_before_anything_is_trained(options, tmp_path):

@@ -198,6 +198,10 @@ WRONG = {
         r"log: the column 'country' holds str \('CH' in iloc\[0\]\) and int \(7 in iloc\[1\]\); "
         r"expected values of one type. Convert it, for example by .astype\(\"string\"\)",
     ),
+    "arrays and texts": (
+        lambda f: f.assign(tags=[np.array(["a", "b"]), "c"] * (ROWS // 2)),
+        r"the column 'tags' holds ndarray \(.* in iloc\[0\]\) and str \('c' in iloc\[1\]\)",
+    ),
     "objects": (
         lambda f: f.assign(country=[pathlib.PurePosixPath("a")] * ROWS),
         r"the column 'country' holds PurePosixPath \(.* in iloc\[0\]\); expected strings, numbers",
