@@ -1,5 +1,9 @@
 """Two-stage ad recommender: TFRS retrieval and a multi-head-attention ranker.
 
+    stages = tfrec.train(data_set, "workdir/shop", ranking=tfrec.RankerConfig(epochs=4))
+
+`train` is that of `serving.workflow`, which is loaded on first use.
+
 Importing this package settles which Keras is used. TensorFlow Recommenders needs
 Keras 2, which recent TensorFlow offers as `tf_keras` behind an environment
 variable that is read when `tf.keras` is first touched. Import `tfrec` before
@@ -8,10 +12,16 @@ that happens; afterwards it is too late, and this module says so.
 
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 import tfrecords  # noqa: F401  (TensorFlow starts quietly)
 
+if TYPE_CHECKING:
+    from serving.workflow import train
+    from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig
+
 __version__ = "0.1.0"
+__all__ = ["EvaluationConfig", "RankerConfig", "RetrievalConfig", "train"]
 
 
 def _require_legacy_keras() -> None:
@@ -35,3 +45,15 @@ def _require_legacy_keras() -> None:
 
 
 _require_legacy_keras()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "train":
+        from serving import workflow
+
+        return workflow.train
+    if name in __all__:
+        from tfrec import config
+
+        return getattr(config, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from serving.export import pipeline
 from tfrec import retrieval
 from tfrecords import reader
 
@@ -40,7 +41,7 @@ def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.TwoT
     Raises:
         FileNotFoundError, ValueError: There is none.
     """
-    data_set = reader.DataSet(workdir / "data")
+    data_set = pipeline.Pipeline(workdir).data_set()
     return data_set, retrieval.load_two_tower(data_set, workdir / "retrieval")[0]
 
 

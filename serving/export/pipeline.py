@@ -7,6 +7,8 @@
     WORKDIR/evaluation/  metrics of both on the test split, and a page with figures
     WORKDIR/bundle/      release bundles, the base directory of the model server
 
+The data set can also be in another directory, see `Pipeline.use`.
+
 A step records its inputs in WORKDIR/steps/NAME.json. In the next run, a finished step with the same
 inputs is skipped, a killed step resumes from its checkpoints, and a step with other inputs starts
 again.
@@ -110,13 +112,22 @@ class Pipeline:
         self._print(_describe(data_set))
         return data_set
 
+    def use(self, data_set: reader.DataSet) -> None:
+        """Makes a data set, which may be in another directory, that of this work directory."""
+        directory = data_set.directory.resolve()
+        if directory != self.path("data").resolve():
+            inputs = {"directory": str(directory)}
+            self._write_note("data", {"inputs": inputs, "finished": True, "seconds": 0.0})
+        elif "directory" in self._note("data").get("inputs", {}):
+            self._note_path("data").unlink()
+
     def train_retrieval(self, data_set: reader.DataSet, config: RetrievalConfig) -> pathlib.Path:
         """Trains stage one."""
         directory = self.path("retrieval")
         self._once(
             "retrieval",
             "training stage 1, the two-tower model",
-            {"data": self._inputs("data"), **dataclasses.asdict(config)},
+            {"data": _content_of(data_set), **dataclasses.asdict(config)},
             lambda: retrieval.train_two_tower(data_set, config, directory, self.progress),
         )
         return directory
@@ -127,7 +138,7 @@ class Pipeline:
         self._once(
             "ranker",
             "training stage 2, the ranker",
-            {"data": self._inputs("data"), **dataclasses.asdict(config)},
+            {"data": _content_of(data_set), **dataclasses.asdict(config)},
             lambda: ranking.train_ranker(data_set, config, directory, self.progress),
         )
         return directory
@@ -167,7 +178,7 @@ class Pipeline:
             files.write_json(path, report.to_json())
 
         inputs = {
-            **self._models_inputs(),
+            **self._models_inputs(data_set),
             "config": dataclasses.asdict(config),
             "index": dataclasses.asdict(index_config),
             "filters": filters,
@@ -210,7 +221,7 @@ class Pipeline:
         if candidate_parts is None:
             candidate_parts = last.get("candidate_parts", CANDIDATE_PARTS)
         inputs = {
-            **self._models_inputs(),
+            **self._models_inputs(data_set),
             "index": dataclasses.asdict(config),
             "candidate_parts": candidate_parts,
         }
@@ -247,7 +258,8 @@ class Pipeline:
 
     def data_set(self) -> reader.DataSet:
         """Opens the converted data set."""
-        return reader.DataSet(self.path("data"))
+        elsewhere = self._note("data").get("inputs", {}).get("directory")
+        return reader.DataSet(elsewhere or self.path("data"))
 
     def log(self) -> str | None:
         """Returns the first file of the converted log, or None."""
@@ -264,9 +276,10 @@ class Pipeline:
         log = pathlib.Path(data_set.description.source.path)
         return log.parent if synthetic.SyntheticLog(log.parent).world.is_file() else None
 
-    def _models_inputs(self) -> dict[str, Any]:
+    def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""
-        return {step: self._inputs(step) for step in ("data", "retrieval", "ranker")}
+        stages = {step: self._inputs(step) for step in ("retrieval", "ranker")}
+        return {"data": _content_of(data_set), **stages}
 
     def _inputs(self, step: str) -> str:
         canonical = json.dumps(self._note(step).get("inputs"), sort_keys=True)
@@ -286,8 +299,11 @@ class Pipeline:
             return None
         return data_set
 
+    def _note_path(self, step: str) -> pathlib.Path:
+        return self.workdir / "steps" / f"{step}.json"
+
     def _note(self, step: str) -> dict[str, Any]:
-        path = self.workdir / "steps" / f"{step}.json"
+        path = self._note_path(step)
         try:
             return json.loads(path.read_text())
         except FileNotFoundError:
@@ -298,7 +314,7 @@ class Pipeline:
             ) from error
 
     def _write_note(self, step: str, note: dict[str, Any]) -> None:
-        path = self.workdir / "steps" / f"{step}.json"
+        path = self._note_path(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, note, default=str)
 
@@ -332,6 +348,12 @@ class Pipeline:
     def _print(self, line: str) -> None:
         if self.progress:
             print(line, flush=True)
+
+
+def _content_of(data_set: reader.DataSet) -> str:
+    """Returns a checksum of what a data set holds, wherever and from whichever files."""
+    description = data_set.description.model_dump(mode="json", exclude={"source"})
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _describe(data_set: reader.DataSet) -> str:

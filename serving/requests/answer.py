@@ -4,9 +4,13 @@ The descriptions are the text of the OpenAPI document. Unknown keys are ignored,
 clients can read the answers of a newer service; those of an ad are kept, as scores of its heads.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pydantic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class AnswerPart(pydantic.BaseModel):
@@ -185,3 +189,29 @@ class Answer(AnswerPart):
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object, explanations only if there are any."""
         return self.model_dump()
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Returns a frame with a row for each ad, best first.
+
+        Columns: `rank`, `ad_id`, `utility`, the scores of the heads, such as `click_probability`,
+        `retrieval_score` and `propensity`; then the ad's fields, each under its name, or as
+        `fields.NAME` if that is the name of another column. Scores that an answer does not have
+        are NaN.
+        """
+        import pandas as pd
+
+        rows = []
+        for ad in self.ads:
+            row = {
+                "rank": ad.rank,
+                "ad_id": ad.ad_id,
+                "utility": ad.utility,
+                **(ad.model_extra or {}),
+                "retrieval_score": ad.retrieval_score,
+                "propensity": ad.propensity,
+            }
+            row = {name: math.nan if value is None else value for name, value in row.items()}
+            row |= {(f"fields.{n}" if n in row else n): value for n, value in ad.fields.items()}
+            rows.append(row)
+        names = ["rank", "ad_id", "utility", "retrieval_score", "propensity"]
+        return pd.DataFrame(rows, columns=None if rows else names)

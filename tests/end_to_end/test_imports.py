@@ -55,6 +55,41 @@ def test_what_serves_and_checks_a_service_loads_no_training_code():
     assert result.stdout.strip() == "[]", result.stderr
 
 
+def test_a_request_is_served_where_pandas_cannot_be_imported(tiny_base):
+    result = run(
+        f"""
+import sys, importlib.abc
+class Refusing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "pandas":
+            raise ModuleNotFoundError("refused")
+sys.meta_path.insert(0, Refusing())
+from serving import client, service
+with client.LocalClient({str(tiny_base)!r}) as connected:
+    answer = connected.recommend(k=3)
+print(len(answer.ads), answer.degraded, "pandas" in sys.modules)
+try:
+    answer.to_pandas()
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    )
+    assert result.stdout == "3 None False\nrefused\n", result.stderr
+
+
+def test_the_python_calls_are_loaded_on_first_use():
+    result = run(
+        "import sys, tfrec, tfrecords; from tfrec import config;"
+        "print(tfrec.RankerConfig is config.RankerConfig);"
+        "heavy = ('tensorflow', 'pandas', 'serving', 'tfrecords.frames');"
+        "print([name for name in heavy if name in sys.modules]);"
+        "from serving import workflow; from tfrecords import frames;"
+        "print(tfrec.train is workflow.train, tfrecords.from_arrow is frames.from_arrow);"
+        "print(hasattr(tfrec, 'no'), hasattr(tfrecords, 'no'))"
+    )
+    assert result.stdout == "True\n[]\nTrue True\nFalse False\n", result.stderr
+
+
 def test_importing_tfrec_selects_keras_2_loads_no_tensorflow_and_prints_nothing():
     result = run(
         "import sys, tfrec; print('tensorflow' in sys.modules);"

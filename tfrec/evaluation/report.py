@@ -4,13 +4,16 @@ A metric is an `Estimate`: its value with its interval, its ceiling, and why a v
 Keys without a value are left out of the JSON.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import pydantic
 
 from tfrec import metrics as resampling
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Interval = tuple[float, float]
 Point = tuple[float, float]
@@ -204,6 +207,17 @@ class ValueFunnel(Funnel):
     ndcg_at_10_retrieved_lists: dict[str, Estimate]
     """NDCG of the ranker's order of the candidates, of each head and utility."""
 
+    def estimates(self) -> Iterator[tuple[tuple[str, str, str], Estimate]]:
+        """Yields `funnel`, utility and metric, and the estimate."""
+        for name, found in self.utilities.items():
+            yield ("funnel", name, "best_possible"), found.best_possible
+            for stage, own in found.lost.items():
+                yield ("funnel", name, f"lost_by_{stage}"), own
+            yield ("funnel", name, "returned"), found.returned
+            yield ("funnel", name, "share_returned"), found.share_returned
+        for name, own in self.ndcg_at_10_retrieved_lists.items():
+            yield ("funnel", name, "ndcg_at_10_retrieved_lists"), own
+
 
 class ClickFunnel(Funnel):
     """The share of held-out clicked ads that is still there after each stage, see `funnel`."""
@@ -219,6 +233,15 @@ class ClickFunnel(Funnel):
     """Loss of each stage; they add up to 1 - the share that survived the last one."""
     baselines: dict[str, float] = {}
     """Share of the clicked ads in the ten ads of simpler systems."""
+
+    def estimates(self) -> Iterator[tuple[tuple[str, str, str], Estimate]]:
+        """Yields `funnel`, system and metric, and the estimate."""
+        for stage, own in self.survived.items():
+            yield ("funnel", "tfrec", f"clicks_after_{stage}"), own
+        for stage, own in self.lost.items():
+            yield ("funnel", "tfrec", f"clicks_lost_by_{stage}"), own
+        for name, share in self.baselines.items():
+            yield ("funnel", name, "clicks_in_ten"), Estimate(value=share)
 
 
 class Outcome(Estimate):
@@ -267,3 +290,35 @@ class EvaluationReport(ReportPart):
     def summary(self) -> dict[str, Any]:
         """Returns the JSON object for manifests, which leave out segments and curves."""
         return self.to_json(exclude={"segments", "curves"})
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Returns a frame with a row for each metric.
+
+        Columns: `part` (`ranker`, `retrieval`, `funnel` or `realized`), `name` (head, recommender,
+        utility or who chose the ads), `metric`, `value`, `lower` and `upper` (95 % interval) and
+        `ground_truth`. What was not measured is NaN. Segments and curves are left out.
+        """
+        import pandas as pd
+
+        rows = [
+            (*key, own.value, *(own.interval or (None, None)), own.ground_truth)
+            for key, own in self._estimates()
+        ]
+        keys, figures = ["part", "name", "metric"], ["value", "lower", "upper", "ground_truth"]
+        frame = pd.DataFrame(rows, columns=[*keys, *figures])
+        return frame.astype(dict.fromkeys(figures, "float64"))
+
+    def _estimates(self) -> Iterator[tuple[tuple[str, str, str], Estimate]]:
+        """Yields part, name and metric, and the estimate."""
+        for head, quality in self.ranker.items():
+            for metric, own in quality.metrics.items():
+                yield ("ranker", head, metric), own
+        for name, recommender in self.retrieval.recommenders.items():
+            for part in ("metrics", "on_seen_ads", "on_unseen_ads", "excluding_seen"):
+                suffix = "" if part == "metrics" else f"_{part}"
+                for metric, value in (getattr(recommender, part) or {}).items():
+                    yield ("retrieval", name, metric + suffix), Estimate(value=value)
+        yield from self.funnel.estimates()
+        for chooser, outcomes in (self.realized.choosers if self.realized else {}).items():
+            for outcome, own in outcomes.items():
+                yield ("realized", chooser, outcome), own

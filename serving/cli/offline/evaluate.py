@@ -9,8 +9,6 @@ the ground truth if the log is synthetic, and shows where the funnel loses value
 to WORKDIR/evaluation/metrics.json and a report to WORKDIR/evaluation/report.html.
 """
 
-import pathlib
-
 from absl import flags
 
 from serving.cli import command_line, config_flags
@@ -25,12 +23,11 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    from serving import export
+    from serving import workflow
     from tfrec import reports
 
-    steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    report = steps.evaluate(
-        steps.data_set(),
+    stages = workflow.open_stages(FLAGS.workdir, progress=not FLAGS.json)
+    report = stages.evaluate(
         config_flags.from_flags(config.EvaluationConfig),
         filters=filter_flags.filters(),
     )
@@ -38,4 +35,4 @@ def main() -> None:
         command_line.print_json(report.to_json())
         return
     print(reports.report_as_text(report))
-    print(f"Report: {steps.path('evaluation') / 'report.html'}")
+    print(f"Report: {stages.steps.path('evaluation') / 'report.html'}")

@@ -11,8 +11,6 @@ refused if the ranker is worse on the validation split than the released one by 
 run-to-run variation, or worse than predicting the mean rate; --force overrides this.
 """
 
-import pathlib
-
 from absl import flags
 
 from serving import manifest
@@ -35,15 +33,15 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    from serving import export, releases
+    from serving import workflow
 
-    steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    data_set = steps.data_set()
-    report = steps.evaluate(data_set, index_config=index_flags.config())
-    base = steps.export(
-        data_set, report, index_flags.config(), gate_flags.force(), FLAGS.candidate_parts
+    release = workflow.open_stages(FLAGS.workdir, progress=not FLAGS.json).export(
+        index=index_flags.config(),
+        force=gate_flags.force(),
+        candidate_parts=FLAGS.candidate_parts,
     )
     if FLAGS.json:
-        version = releases.latest(base)
-        index = manifest.read(base, version).index
-        command_line.print_json({"bundle": base, "version": version, "index": index})
+        index = manifest.read(release.base, release.version).index
+        command_line.print_json(
+            {"bundle": release.base, "version": release.version, "index": index}
+        )

@@ -35,8 +35,9 @@ def main() -> None:
     if not FLAGS.data_path:
         FLAGS["use_synthetic"].value = True
     workdir = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else _workdir_of(FLAGS.data_path)
-    steps = train.train(workdir)
-    samples = operations.requests_from_samples(steps.data_set().sample_requests())
+    stages = train.train(workdir)
+    steps = stages.steps
+    samples = operations.requests_from_samples(stages.data_set.sample_requests())
     asyncio.run(_recommend(steps.path("bundle"), samples))
     print(reports.step_times(steps.seconds()))
     print(f"Serve it:  {_installed('tfrec')} serve --workdir={workdir}")

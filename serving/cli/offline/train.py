@@ -23,7 +23,7 @@ from serving.cli.flags import gate_flags, index_flags, log_flags
 from tfrec import config
 
 if TYPE_CHECKING:
-    from serving import export
+    from serving import workflow
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory for all output.")
 flags.DEFINE_integer(
@@ -40,41 +40,43 @@ flags.adopt_module_key_flags(index_flags)
 flags.adopt_module_key_flags(gate_flags)
 
 
-def train(workdir: pathlib.Path) -> export.Pipeline:
-    """Runs all steps with the options of the flags and returns the pipeline.
+def train(workdir: pathlib.Path) -> workflow.TrainedStages:
+    """Runs all steps with the options of the flags.
 
     Args:
         workdir: Work directory.
     """
-    from serving import export, releases
-    from tfrec import ranking, reports, retrieval
+    from serving import export, workflow
+    from tfrec import reports
 
     steps = export.Pipeline(workdir, progress=not FLAGS.json)
-    data_set = log_flags.converted_data_set(steps)
-    for stage in (retrieval, ranking):  # Fails before the first stage is trained.
-        stage.check_trainable(data_set)
     batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
     first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
-    steps.train_retrieval(data_set, config.RetrievalConfig(**batch, **first))
-    steps.train_ranker(data_set, config.RankerConfig(**batch, **second))
-    report = steps.evaluate(data_set, index_config=index_flags.config())
+    stages = workflow.train(
+        log_flags.converted_data_set(steps),
+        workdir,
+        retrieval=config.RetrievalConfig(**batch, **first),
+        ranking=config.RankerConfig(**batch, **second),
+        progress=not FLAGS.json,
+    )
+    report = stages.evaluate(index=index_flags.config())
     page = steps.path("evaluation") / "report.html"
     if not FLAGS.json:
         print(reports.report_as_text(report))
         print(f"Report: {page}")
-    base = steps.export(data_set, report, index_flags.config(), gate_flags.force())
+    release = stages.export(report, index=index_flags.config(), force=gate_flags.force())
     if FLAGS.json:
-        release = {"bundle": base, "version": releases.latest(base), "report": page}
+        exported = {"bundle": release.base, "version": release.version, "report": page}
         command_line.print_json(
-            {"metrics": report.to_json(), **release, "seconds": steps.seconds()}
+            {"metrics": report.to_json(), **exported, "seconds": steps.seconds()}
         )
-    return steps
+    return stages
 
 
 def main() -> None:
     from tfrec import reports
 
-    steps = train(pathlib.Path(FLAGS.workdir))
+    stages = train(pathlib.Path(FLAGS.workdir))
     if not FLAGS.json:
-        print(reports.step_times(steps.seconds()))
+        print(reports.step_times(stages.steps.seconds()))

@@ -110,7 +110,7 @@ def _publish(base: pathlib.Path) -> None:
     from serving import export, releases
 
     source = pathlib.Path(FLAGS.source or FLAGS.workdir)
-    if (source / "data" / "dataset.json").is_file():
+    if (source / "steps").is_dir():
         if FLAGS.source_version is not None:
             raise ValueError("--source_version requires a base directory of bundles as --source.")
         source = _exported(source)
@@ -138,12 +138,9 @@ def _publish(base: pathlib.Path) -> None:
 
 def _exported(workdir: pathlib.Path) -> pathlib.Path:
     """Exports a work directory if needed, and returns its base directory of bundles."""
-    from serving import export
+    from serving import workflow
 
-    steps = export.Pipeline(workdir)
-    data_set = steps.data_set()
-    metrics = steps.evaluate(data_set)
-    return steps.export(data_set, metrics, force=FLAGS.force)
+    return workflow.open_stages(workdir).export(force=FLAGS.force).base
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

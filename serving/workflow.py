@@ -1,0 +1,151 @@
+"""From a data set to answers, in Python: the steps that `tfrec train` runs.
+
+    stages = workflow.train(data_set, "workdir/shop")
+    report = stages.evaluate()
+    release = stages.export()
+    with release.client() as client:
+        answer = client.recommend(context={"country": "CH"})
+
+Its work directory is one of `export.Pipeline`: finished steps are skipped, a killed one resumes,
+and the commands can go on with it.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+from serving import client, export, releases
+from serving.config import OrchestratorConfig
+from serving.index import IndexConfig
+from tfrec import evaluation
+from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig
+from tfrec.ranking import check_trainable as check_ranker
+from tfrec.retrieval import check_trainable as check_retrieval
+from tfrecords import reader
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedRelease:
+    """A release of a base directory of bundles.
+
+    Attributes:
+        base: Base directory of the bundles.
+        version: Release version.
+    """
+
+    base: pathlib.Path
+    version: int
+
+    def client(self, config: OrchestratorConfig | None = None) -> client.LocalClient:
+        """Loads the release in this process.
+
+        Args:
+            config: Options of the orchestrator; None: the defaults.
+
+        Raises:
+            BundleError, RankerError: See `client.LocalClient`.
+        """
+        return client.LocalClient(self.base, version=self.version, config=config)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedStages:
+    """Both trained stages of a work directory.
+
+    Attributes:
+        steps: Pipeline of the work directory.
+        data_set: The data set that they were trained on.
+    """
+
+    steps: export.Pipeline
+    data_set: reader.DataSet
+
+    @functools.cached_property
+    def models(self) -> evaluation.Models:
+        """The Keras models of both stages, and the ranker's calibrators."""
+        return self.steps.models(self.data_set)
+
+    def evaluate(
+        self,
+        config: EvaluationConfig | None = None,
+        *,
+        index: IndexConfig | None = None,
+        filters: dict[str, Any] | None = None,
+    ) -> evaluation.EvaluationReport:
+        """Measures both stages and the whole system on the test split.
+
+        Args:
+            config: Resamples and segments; None: those of the last evaluation, or the defaults.
+            index: Configuration of the index; None: that of the last evaluation, or the defaults.
+            filters: Filters to measure, as in a request; None: no filters.
+        """
+        return self.steps.evaluate(self.data_set, config, index, filters)
+
+    def export(
+        self,
+        report: evaluation.EvaluationReport | None = None,
+        *,
+        index: IndexConfig | None = None,
+        force: bool = False,
+        candidate_parts: int | None = None,
+    ) -> ExportedRelease:
+        """Publishes both stages as the next release, if the export gate allows it.
+
+        Args:
+            report: Evaluation for the manifest; None: that of `evaluate`.
+            index: Configuration of the index; None: that of the last export, or the defaults.
+            force: Whether to publish a ranker that the gate refuses.
+            candidate_parts: Number of parts of a request's candidates that the ranker scores in
+                parallel; None: as in the last export, or the default.
+
+        Raises:
+            ReleaseRefusedError: The gate refuses the ranker; nothing is published.
+        """
+        report = report or self.evaluate(index=index)
+        base = self.steps.export(self.data_set, report, index, force, candidate_parts)
+        return ExportedRelease(base, releases.latest(base))
+
+
+def train(
+    data_set: reader.DataSet,
+    workdir: str | os.PathLike[str],
+    *,
+    retrieval: RetrievalConfig | None = None,
+    ranking: RankerConfig | None = None,
+    progress: bool = True,
+) -> TrainedStages:
+    """Trains both stages; a stage that was trained on the same data and options is loaded.
+
+    Args:
+        data_set: A converted log.
+        workdir: Directory for models, evaluation and releases.
+        retrieval: Options of the two-tower model; None: the defaults.
+        ranking: Options of the ranker; None: the defaults.
+        progress: Whether to show progress bars and one line per step.
+
+    Raises:
+        ValueError: The data set lacks what a stage is trained on, such as clicks.
+    """
+    for check in (check_retrieval, check_ranker):  # Fails before the first stage is trained.
+        check(data_set)
+    steps = export.Pipeline(pathlib.Path(workdir), progress)
+    steps.use(data_set)
+    steps.train_retrieval(data_set, retrieval or RetrievalConfig())
+    steps.train_ranker(data_set, ranking or RankerConfig())
+    return TrainedStages(steps, data_set)
+
+
+def open_stages(workdir: str | os.PathLike[str], progress: bool = True) -> TrainedStages:
+    """Opens a work directory in which both stages were trained.
+
+    Args:
+        workdir: The directory.
+        progress: Whether to show progress bars and one line per step.
+
+    Raises:
+        FileNotFoundError: There is no data set.
+    """
+    steps = export.Pipeline(pathlib.Path(workdir), progress)
+    return TrainedStages(steps, steps.data_set())

@@ -1,0 +1,161 @@
+"""From a frame to ranked ads in Python, in work directories like those of the commands."""
+
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tfrec
+import tfrecords
+from serving import workflow
+from serving.export import pipeline
+from serving.index import IndexConfig
+
+pytestmark = pytest.mark.trains
+
+SCHEMA = {
+    "name": "shop",
+    "fields": [
+        {"name": "country", "kind": "categorical", "side": "query"},
+        {"name": "sku", "kind": "categorical", "side": "ad"},
+        {"name": "origin", "kind": "categorical", "side": "ad"},
+        {"name": "price", "kind": "numeric", "side": "ad"},
+        {"name": "rank", "kind": "numeric", "side": "ad"},
+    ],
+    "ad_key": ["sku"],
+    "click": "clicked",
+    "request_key": "page",
+}
+FLAT = IndexConfig(kind="Flat")
+FEW = tfrec.EvaluationConfig(resamples=5)
+
+
+def frame() -> pd.DataFrame:
+    """Returns 800 lists of five of 40 ads; a country clicks on its own ads."""
+    rng = np.random.default_rng(3)
+    page = np.repeat(np.arange(800), 5)
+    ad = rng.integers(40, size=4_000)
+    countries = np.array(["AT", "CH", "DE", "FR"])
+    clicked = rng.random(4_000) < np.where(ad % 4 == page % 4, 0.8, 0.05)
+    return pd.DataFrame(
+        {
+            "page": page,
+            "country": countries[page % 4],
+            "sku": np.char.add("s", ad.astype(str)),
+            "origin": countries[ad % 4],
+            "price": 1.0 + ad,
+            "rank": ad // 4,
+            "clicked": clicked,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("frames") / "elsewhere"
+    return tfrecords.from_pandas(frame(), SCHEMA, directory, progress=False)
+
+
+@pytest.fixture(scope="module")
+def options(retrieval_config, ranker_config):
+    few = {"num_blocks": 1, "epochs": 6}
+    return {
+        "retrieval": dataclasses.replace(retrieval_config, refit=False, id_dropout=0.0),
+        "ranking": dataclasses.replace(ranker_config, **few),
+    }
+
+
+@pytest.fixture(scope="module")
+def stages(data_set, options, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("work")
+    trained = tfrec.train(data_set, workdir, **options, progress=False)
+    trained.evaluate(FEW, index=FLAT)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def release(stages):
+    return stages.export(index=FLAT)
+
+
+def test_an_exported_release_ranks_the_ads_that_a_country_clicks(release):
+    with release.client() as client:
+        answer = client.recommend(context={"country": "CH"}, k=10)
+    ads = answer.to_pandas()
+    assert list(ads["rank"]) == list(range(1, 11))
+    assert list(ads["ad_id"]) == [ad.ad_id for ad in answer.ads]
+    assert list(ads["click_probability"]) == [ad.click_probability for ad in answer.ads]
+    assert (ads["price"] == 1.0 + ads["sku"].str[1:].astype(int)).all()
+    assert (ads["fields.rank"] == ads["sku"].str[1:].astype(int) // 4).all()
+    # Ten of the forty ads are clicked in four of five cases.
+    assert (ads["origin"] == "CH").mean() >= 0.8
+
+
+def test_the_frame_of_a_report_has_its_metrics(stages):
+    report = stages.evaluate()
+    found = report.to_pandas().set_index(["part", "name", "metric"])
+    assert found.index.is_unique
+    auc = report.ranker["click"].metrics["auc"]
+    assert auc.value > 0.7
+    row = found.loc[("ranker", "click", "auc")]
+    assert (row["value"], row["lower"], row["upper"]) == (auc.value, *auc.interval)
+    assert math.isnan(row["ground_truth"])
+    recall = report.retrieval.recommenders["popularity"].metrics["corpus_recall_at_10"]
+    assert found.loc[("retrieval", "popularity", "corpus_recall_at_10"), "value"] == recall
+    lost = report.funnel.lost["ranker"].value
+    assert found.loc[("funnel", "tfrec", "clicks_lost_by_ranker"), "value"] == lost
+    counted = sum(len(quality.metrics) for quality in report.ranker.values())
+    assert (found.index.get_level_values("part") == "ranker").sum() == counted
+
+
+def test_what_is_done_is_not_done_again_and_the_work_directory_can_be_opened(
+    stages, release, options, tmp_path, capsys
+):
+    workdir = stages.steps.workdir
+    before = (release.base / "manifests" / "1.json").read_bytes()
+    # The same rows, converted to another directory.
+    again = tfrecords.from_pandas(frame(), SCHEMA, tmp_path / "again", progress=False)
+    tfrec.train(again, workdir, **options).export()
+    said = capsys.readouterr().out
+    assert said.count("finished before, unchanged") == 4
+    opened = workflow.open_stages(workdir, progress=False)
+    assert opened.data_set.directory == pathlib.Path(again.directory).resolve()
+    assert opened.evaluate() == stages.evaluate()
+    assert opened.export() == release == workflow.ExportedRelease(workdir / "bundle", 1)
+    assert (release.base / "manifests" / "1.json").read_bytes() == before
+
+
+def test_only_what_has_changed_is_trained_again_and_released_as_the_next_version(
+    data_set, stages, release, options, capsys
+):
+    shorter = {**options, "ranking": dataclasses.replace(options["ranking"], epochs=1)}
+    trained = tfrec.train(data_set, stages.steps.workdir, **shorter)
+    said = capsys.readouterr().out
+    assert said.count("finished before, unchanged") == 1
+    assert "[4/6] training stage 2, the ranker\n" in said
+    newer = trained.export(trained.evaluate(FEW, index=FLAT), index=FLAT, force=True)
+    assert newer == workflow.ExportedRelease(release.base, 2)
+    with newer.client() as client:
+        assert client.recommend(context={}, k=1).bundle_version == 2
+
+
+def test_data_sets_are_told_apart_by_their_rows_not_by_their_files(data_set, tmp_path):
+    def content_of(rows, name):
+        converted = tfrecords.from_pandas(rows, SCHEMA, tmp_path / name, progress=False)
+        return pipeline._content_of(converted)
+
+    rows = frame()
+    assert content_of(rows, "same") == pipeline._content_of(data_set)
+    rows.loc[0, "clicked"] = not rows.loc[0, "clicked"]
+    assert content_of(rows, "other") != pipeline._content_of(data_set)
+
+
+def test_a_data_set_without_clicks_is_refused_before_anything_is_trained(options, tmp_path):
+    rows = frame().assign(clicked=0)
+    data_set = tfrecords.from_pandas(rows, SCHEMA, tmp_path / "data", progress=False)
+    with pytest.raises(ValueError, match="click"):
+        tfrec.train(data_set, tmp_path / "work", **options)
+    assert not (tmp_path / "work").exists()

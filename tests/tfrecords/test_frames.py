@@ -1,0 +1,290 @@
+"""Frames and Arrow tables become the data set of the same rows in Parquet, or are refused."""
+
+import datetime
+import json
+import pathlib
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+import tfrecords
+from tfrecords import convert
+from tfrecords import schema as schema_lib
+
+SCHEMA = schema_lib.Schema(
+    "shop",
+    (
+        schema_lib.Field("country", "categorical", "query"),
+        schema_lib.Field("age", "numeric", "query"),
+        schema_lib.Field("sku", "categorical", "ad"),
+        schema_lib.Field("brand", "categorical", "ad"),
+        schema_lib.Field("tags", "categorical_list", "ad"),
+    ),
+    ad_key=("sku",),
+    click="clicked",
+    time="at",
+)
+ROWS = 120
+
+
+def log(**columns) -> pd.DataFrame:
+    """Returns 120 impressions of 12 ads; the last two tenths are held out by time."""
+    rows = np.arange(ROWS)
+    return pd.DataFrame(
+        {
+            "country": np.array(["CH", "DE", "FR"])[rows % 3],
+            "age": 20.0 + rows % 7,
+            "sku": rows % 12,
+            "brand": np.array(["a", "b"])[rows % 2],
+            "tags": [["new", f"t{row % 12}"] for row in rows],
+            "clicked": (rows % 4 == 0).astype(int),
+            "at": pd.Timestamp("2026-01-01") + pd.to_timedelta(rows, "h"),
+            **columns,
+        }
+    )
+
+
+def from_parquet(directory: pathlib.Path, schema=SCHEMA, ads=None, **frames):
+    """Converts frames that pandas itself has written as Parquet; returns the directory."""
+    directory.mkdir()
+    paths = {}
+    for name, frame in {"ads": ads, **frames}.items():
+        if frame is not None:
+            paths[name] = directory / f"{name}.parquet"
+            frame.to_parquet(paths[name])
+    source = convert.Source(paths["log"], schema, "tabular", paths.get("ads"), paths.get("users"))
+    convert.convert(source, directory / "data")
+    return directory / "data"
+
+
+def files_of(directory):
+    """Returns the bytes of each file; of dataset.json, the content without the paths of the log."""
+    found = {str(p.relative_to(directory)): p for p in directory.rglob("*") if p.is_file()}
+    described = json.loads(found.pop("dataset.json").read_text())
+    del described["source"]["path"], described["source"]["paths"]
+    return {name: path.read_bytes() for name, path in found.items()}, described
+
+
+def converted(frame, directory, schema=SCHEMA, **arguments):
+    return tfrecords.from_pandas(frame, schema, directory, progress=False, **arguments)
+
+
+def test_a_data_set_is_that_of_the_same_rows_in_parquet(tmp_path):
+    ads = log()[["sku", "brand", "tags"]].drop_duplicates("sku")
+    users = pd.DataFrame({"country": ["CH", "DE"], "age": [30, 40]})
+    schema = schema_lib.schema_from_json({**SCHEMA.to_json(), "user_key": "country"})
+    frame = log().drop(columns=["brand", "tags", "age"])
+    expected = from_parquet(tmp_path / "parquet", schema, ads=ads, users=users, log=frame)
+    found = converted(frame, tmp_path / "frame", schema, ads=ads, users=users)
+    assert files_of(found.directory) == files_of(expected)
+    # 120 hours, of which the last two tenths are held out by time.
+    assert [found.num_rows(split) for split in ("train", "validation", "test")] == [96, 12, 12]
+    assert len(found.catalog()) == 12
+
+
+EQUAL = {
+    "an index without a name": lambda f: f.sample(frac=1, random_state=1).sort_values("at"),
+    "a key as the index": lambda f: f.set_index("sku"),
+    "keys as levels of the index": lambda f: f.set_index(["sku", "country"]),
+    "a key as the index and a column": lambda f: f.set_index("sku", drop=False),
+    "categories": lambda f: f.astype({"country": "category", "sku": "category"}),
+    "nullable types": lambda f: f.astype({"sku": "Int64", "age": "Float64", "clicked": "boolean"}),
+    "objects": lambda f: f.astype({"sku": object, "age": object, "country": object}),
+    "whole numbers as floats": lambda f: f.astype({"sku": float, "clicked": float}),
+    "a time zone": lambda f: f.assign(at=f["at"].dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo")),
+    "datetimes of Python": lambda f: f.assign(
+        at=pd.Series(list(f["at"].dt.to_pydatetime()), dtype=object)
+    ),
+    "tuples and arrays": lambda f: f.assign(
+        tags=[tuple(t) if i % 2 else np.array(t, object) for i, t in enumerate(f["tags"])]
+    ),
+    "columns of Arrow": lambda f: f.convert_dtypes(dtype_backend="pyarrow"),
+    "columns that the schema does not read": lambda f: f.assign(
+        mixed=[1, "b"] * (ROWS // 2), period=pd.period_range("2026", periods=ROWS, freq="D")
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return from_parquet(tmp_path_factory.mktemp("parquet") / "p", log=log())
+
+
+@pytest.mark.parametrize("change", EQUAL.values(), ids=EQUAL)
+def test_awkward_frames_of_the_same_values_give_the_same_bytes(change, expected, tmp_path):
+    assert files_of(converted(change(log()), tmp_path / "data").directory) == files_of(expected)
+
+
+def test_missing_values_of_every_kind_are_missing(tmp_path):
+    ages = pd.Series([None, np.nan, pd.NA, 21, 22.5] * (ROWS // 5), dtype=object)
+    countries = pd.Series([None, np.nan, pd.NA, pd.NaT, "CH"] * (ROWS // 5), dtype=object)
+    data_set = converted(log(age=ages, country=countries), tmp_path / "data")
+    samples = data_set.sample_requests()
+    # Requests are the single rows, and rows 96 and on are held out: of each five, one has a
+    # country and two have an age.
+    assert {sample["country"] for sample in samples} == {None, "CH"}
+    assert {sample["age"] for sample in samples} == {None, 21.0, 22.5}
+
+
+class Stream:
+    """A table of a library that speaks Arrow, in batches of 50 rows."""
+
+    def __init__(self, table):
+        self._table = table
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self._table.to_reader(50).__arrow_c_stream__(requested_schema)
+
+
+@pytest.mark.parametrize("wrap", [lambda table: table, Stream, lambda table: table.to_reader(50)])
+def test_arrow_tables_and_streams_give_the_same_bytes(wrap, expected, tmp_path):
+    table = wrap(pa.Table.from_pandas(log()))
+    found = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
+    assert files_of(found.directory) == files_of(expected)
+
+
+def test_views_of_strings_and_dictionaries_that_change_are_read(expected, tmp_path):
+    table = pa.Table.from_pandas(log())
+    names = table.schema.names
+    views = table.set_column(
+        names.index("country"), "country", table["country"].cast(pa.string_view())
+    )
+    halves = [
+        half.set_column(names.index("brand"), "brand", half["brand"].dictionary_encode())
+        for half in (views.slice(0, 1), views.slice(1))
+    ]
+    table = pa.concat_tables(halves)
+    found = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
+    assert files_of(found.directory) == files_of(expected)
+
+
+def test_a_schema_is_proposed_and_what_was_decided_is_said(tmp_path, capsys):
+    frame = log(odd=[1, "b"] * (ROWS // 2))
+    data_set = tfrecords.from_pandas(frame, None, tmp_path / "data")
+    said = capsys.readouterr().out
+    assert data_set.schema.ad_key == ("sku",)
+    assert (data_set.schema.click, data_set.schema.time) == ("clicked", "at")
+    assert said.startswith("No schema was given. Proposed from the rows of the log:\n")
+    assert "'clicked' is the click (25.00% of the rows)." in said
+    assert "Left out: log: the column 'odd' holds int (1 in iloc[0]) and str ('b' in iloc" in said
+    schema_lib.save_schema(data_set.schema, tmp_path / "schema.json")
+    again = converted(frame, tmp_path / "again", tmp_path / "schema.json")
+    assert files_of(again.directory) == files_of(data_set.directory)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_splits_can_be_frames_and_options_of_the_conversion_are_passed_on(tmp_path):
+    parts = log().iloc[:80], log().iloc[80:100], log().iloc[100:]
+    found = converted(parts[0], tmp_path / "a", validation=parts[1], test=parts[2])
+    assert [found.num_rows(split) for split in ("train", "validation", "test")] == [80, 20, 20]
+    found = converted(log(), tmp_path / "b", split="order", test_fraction=0.25)
+    assert found.num_rows("test") == 30
+
+
+def test_the_rows_that_were_converted_stay_next_to_the_data_set(tmp_path):
+    converted(log(), tmp_path / "data")
+    data_set = converted(log().iloc[:100], tmp_path / "data", ads=log())
+    (path,) = data_set.description.source.paths[:1]
+    assert path == str(tmp_path / "data.rows" / "log.parquet")
+    assert len(pd.read_parquet(path)) == 100
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "data.rows"]
+
+
+WRONG = {
+    "several types": (
+        lambda f: f.assign(country=["CH", 7] * (ROWS // 2)),
+        r"log: the column 'country' holds str \('CH' in iloc\[0\]\) and int \(7 in iloc\[1\]\); "
+        r"expected values of one type. Convert it, for example by .astype\(\"string\"\)",
+    ),
+    "arrays and texts": (
+        lambda f: f.assign(tags=[np.array(["a", "b"]), "c"] * (ROWS // 2)),
+        r"the column 'tags' holds ndarray \(.* in iloc\[0\]\) and str \('c' in iloc\[1\]\)",
+    ),
+    "objects": (
+        lambda f: f.assign(country=[pathlib.PurePosixPath("a")] * ROWS),
+        r"the column 'country' holds PurePosixPath \(.* in iloc\[0\]\); expected strings, numbers",
+    ),
+    "lists of several types": (
+        lambda f: f.assign(tags=[["a", 1]] * ROWS),
+        r"the column 'tags' holds list .*; expected .* lists of values of one type",
+    ),
+    "complex numbers": (
+        lambda f: f.assign(age=1j),
+        "the column 'age' holds values of the dtype complex128; expected strings, numbers",
+    ),
+    "lists of a field without lists": (
+        lambda f: f.assign(country=f["tags"]),
+        r"log.parquet: the column 'country' holds lists .*kind 'categorical_list'",
+    ),
+    "durations": (
+        lambda f: f.assign(age=pd.to_timedelta(1, "h")),
+        r"log.parquet: the column 'age' has the unsupported type duration",
+    ),
+    "periods": (
+        lambda f: f.assign(country=pd.period_range("2026", periods=ROWS, freq="D")),
+        r"log.parquet: the column 'country' has the unsupported type",
+    ),
+    "a column that is missing": (
+        lambda f: f.rename(columns={"clicked": "click"}),
+        r"reads the column 'clicked'.*log.parquet with .*Did you mean 'click'",
+    ),
+    "two columns of one name": (
+        lambda f: pd.concat([f, f[["age"]]], axis=1),
+        "log: several columns are named 'age'; rename all but one",
+    ),
+    "numbers as names": (
+        lambda f: f.rename(columns={"age": 3}),
+        "log: expected strings as the names of columns, got 3. Rename it",
+    ),
+    "no rows": (lambda f: f.iloc[:0], "log: the table has no rows; expected at least one"),
+    "a label that is no truth": (
+        lambda f: f.assign(clicked=2),
+        r"log.parquet: 120 of 120 lines are rejected",
+    ),
+    "a dictionary": (
+        lambda f: f.to_dict("list"),
+        r"log: expected a pandas.DataFrame or a table that exports an Arrow stream "
+        r"\(__arrow_c_stream__\), got dict",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_a_wrong_frame_is_refused_with_column_expectation_and_value(change, message, tmp_path):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        converted(change(log()), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_refused_frame_leaves_the_rows_of_the_last_data_set(tmp_path):
+    data_set = converted(log(), tmp_path / "data")
+    with pytest.raises(ValueError, match="ads: the table has no rows"):
+        converted(log(), tmp_path / "data", ads=log().iloc[:0])
+    assert len(pd.read_parquet(data_set.description.source.path)) == ROWS
+
+
+def test_an_arrow_type_that_parquet_lacks_names_the_column(tmp_path):
+    column = pa.array([(0, 1, 2)] * ROWS, pa.month_day_nano_interval())
+    table = pa.Table.from_pandas(log()).append_column("spare", column)
+    data_set = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
+    assert data_set.description.source.lines == ROWS
+    table = table.rename_columns({"spare": "country", "country": "spare"})
+    with pytest.raises(ValueError, match="the column 'country' has the Arrow type month_day_nano"):
+        tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
+
+
+def test_dates_of_python_are_times(tmp_path):
+    day = [datetime.date(2026, 1, 1 + row // 12) for row in range(ROWS)]
+    data_set = converted(log(at=pd.Series(day, dtype=object)), tmp_path / "data")
+    assert data_set.description.split.kind == "time"
+
+
+@pytest.mark.parametrize(
+    ("schema", "error"), [({"name": "x"}, ValueError), ("no/schema.json", FileNotFoundError)]
+)
+def test_a_wrong_schema_is_refused_before_anything_is_written(schema, error, tmp_path):
+    with pytest.raises(error):
+        converted(log(), tmp_path / "data", schema)
+    assert list(tmp_path.iterdir()) == []

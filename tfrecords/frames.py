@@ -1,0 +1,237 @@
+"""Converts tables in memory: pandas frames, and any table that exports an Arrow stream.
+
+The rows are written to Parquet files, and these are converted like every other log:
+
+    DIRECTORY/                   the data set
+    DIRECTORY.rows/log.parquet   the rows as they were given; ads.parquet, users.parquet,
+                                 validation.parquet and test.parquet likewise, if given
+
+So the data set is that of the same rows in Parquet, rejected rows can be looked up, and the command
+line can convert the rows again.
+"""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfrecords import convert, files, formats, reader, schema_inference
+from tfrecords import schema as schema_lib
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# A pandas.DataFrame, or an object with `__arrow_c_stream__`.
+Table: TypeAlias = Any
+AnySchema: TypeAlias = schema_lib.Schema | Mapping[str, Any] | str | os.PathLike[str] | None
+_PROPOSED = "No schema was given. Proposed from the rows of the log:"
+_TO_CHANGE = (
+    "To change it, write it with tfrecords.schema.save_schema(data_set.schema, PATH), edit the "
+    "file, and give PATH as the schema."
+)
+_ARROW_ERRORS = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+
+def from_pandas(
+    frame: "pd.DataFrame",
+    schema: AnySchema,
+    directory: str | os.PathLike[str],
+    *,
+    ads: Table | None = None,
+    users: Table | None = None,
+    validation: Table | None = None,
+    test: Table | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> reader.DataSet:
+    """Converts a pandas frame of shown ads.
+
+    Index levels with a name count as columns; others are left out. None, NaN, NaT and `pandas.NA`
+    are missing values.
+
+    Args:
+        frame: The log, a row for each ad that was shown.
+        schema: A `schema.Schema`, its JSON object, or the path of a schema file. None: a schema is
+            proposed from the rows.
+        directory: Output; replaced if it exists.
+        ads: Table of ads and their fields, added to the catalog even if they were never shown.
+            Like the tables below, a frame or an Arrow table. None: no such table.
+        users: Table of users and their fields, or None.
+        validation: Rows of the validation split, or None.
+        test: Rows of the test split, or None.
+        progress: Whether to show progress bars and the proposed schema.
+        **options: Other arguments of `convert.convert`, such as `split` and `test_fraction`.
+
+    Returns:
+        The converted data set.
+
+    Raises:
+        FileNotFoundError: There is no such schema file.
+        ValueError: A table is empty, a column cannot be converted, no schema can be proposed, or
+            as in `convert.convert`.
+        OSError: As in `convert.convert`.
+    """
+    directory = pathlib.Path(directory)
+    known = _schema_of(schema)
+    tables = {"log": frame, "ads": ads, "users": users, "validation": validation, "test": test}
+    tables = {name: table for name, table in tables.items() if table is not None}
+    wanted = () if known is None else known.columns
+    rows = directory.with_name(f"{directory.name}.rows")
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    notes: list[str] = []
+    with files.replacing(rows) as written:
+        written.mkdir()
+        for name, table in tables.items():
+            notes += _write(table, name, written / f"{name}.parquet", wanted)
+        shutil.rmtree(rows, ignore_errors=True)
+    paths = {name: rows / f"{name}.parquet" for name in tables}
+    if known is None:
+        proposal, reasons = schema_inference.propose(
+            [paths["log"]], paths.get("users"), paths.get("ads")
+        )
+        known = schema_lib.schema_from_json(proposal)
+        if progress:
+            points = "\n".join(f"  - {note}" for note in [*notes, *reasons])
+            print(f"{_PROPOSED}\n{points}\n{_TO_CHANGE}")
+    source = convert.Source(
+        paths["log"],
+        known,
+        "tabular",
+        ads_path=paths.get("ads"),
+        users_path=paths.get("users"),
+        validation_path=(paths["validation"],) if validation is not None else (),
+        test_path=(paths["test"],) if test is not None else (),
+    )
+    convert.convert(source, directory, progress=progress, **options)
+    return reader.DataSet(directory)
+
+
+def from_arrow(
+    table: Table, schema: AnySchema, directory: str | os.PathLike[str], **arguments: Any
+) -> reader.DataSet:
+    """Converts a table of shown ads that exports an Arrow stream (`__arrow_c_stream__`).
+
+    Tables of PyArrow, Polars and DuckDB do. The stream is read in batches, so that the log can be
+    larger than memory. Other arguments, the result and the errors are those of `from_pandas`.
+    """
+    return from_pandas(table, schema, directory, **arguments)
+
+
+def _schema_of(schema: AnySchema) -> schema_lib.Schema | None:
+    if schema is None or isinstance(schema, schema_lib.Schema):
+        return schema
+    if isinstance(schema, str | os.PathLike):
+        return schema_lib.load_schema(pathlib.Path(schema))
+    return schema_lib.schema_from_json(schema)
+
+
+def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str]) -> list[str]:
+    """Writes a table as Parquet, without the columns that are not wanted and cannot be written.
+
+    Returns:
+        A note for each column that is left out.
+
+    Raises:
+        ValueError: The table has no rows, or a wanted column cannot be written.
+    """
+    schema, batches, faults = _stream(table, name)
+    for field in schema:
+        try:
+            pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([field])).close()
+        except pa.ArrowException as error:
+            faults[field.name] = (
+                f"{name}: the column {field.name!r} has the Arrow type {field.type}, which Parquet "
+                f"does not have ({error}). Convert it to strings or numbers."
+            )
+    for column, fault in faults.items():
+        if column in wanted:
+            raise ValueError(fault)
+    kept = [column for column in schema.names if column not in faults]
+    num_rows = 0
+    with pq.ParquetWriter(path, pa.schema([schema.field(column) for column in kept])) as writer:
+        for part in _in_runs(batches):
+            writer.write_table(part.select(kept))
+            num_rows += part.num_rows
+    if not num_rows:
+        raise ValueError(f"{name}: the table has no rows; expected at least one.")
+    return [f"Left out: {fault}" for fault in faults.values()]
+
+
+def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch], dict[str, str]]:
+    """Returns the columns and rows of a table, and the faults of columns that Arrow refuses."""
+    import pandas as pd
+
+    faults: dict[str, str] = {}
+    if isinstance(table, pd.DataFrame):
+        opened = _arrow_of_frame(table, name, faults).to_reader()
+    elif hasattr(table, "__arrow_c_stream__"):
+        opened = pa.RecordBatchReader.from_stream(table)
+    else:
+        raise ValueError(
+            f"{name}: expected a pandas.DataFrame or a table that exports an Arrow stream "
+            f"(__arrow_c_stream__), got {type(table).__name__}. Make a frame of it."
+        )
+    names = opened.schema.names
+    twice = next((column for column in names if names.count(column) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{name}: several columns are named {twice!r}; rename all but one.")
+    return opened.schema, iter(opened), faults
+
+
+def _arrow_of_frame(frame: "pd.DataFrame", name: str, faults: dict[str, str]) -> pa.Table:
+    """Returns the columns of a frame, and adds the faults of those that Arrow refuses."""
+    others = [label for label in frame.columns if not isinstance(label, str)]
+    if others:
+        raise ValueError(
+            f"{name}: expected strings as the names of columns, got {others[0]!r}. Rename it, for "
+            "example by frame.columns = frame.columns.map(str)."
+        )
+    levels = [own for own in frame.index.names if isinstance(own, str) and own not in frame]
+    frame = frame.reset_index(level=levels) if levels else frame
+    arrays: dict[int, Any] = {}
+    for position, label in enumerate(frame.columns):
+        series = frame.iloc[:, position]
+        try:
+            arrays[position] = pa.array(series, from_pandas=True)
+        except _ARROW_ERRORS as error:
+            faults[label] = _refused(series, f"{name}: the column {label!r}", error)
+    return pa.Table.from_arrays(list(arrays.values()), list(frame.columns[list(arrays)]))
+
+
+def _refused(series: "pd.Series", column: str, error: Exception) -> str:
+    """Returns the message about a column that Arrow refuses."""
+    import pandas as pd
+
+    kinds: dict[str, str] = {}
+    if series.dtype == object:
+        for row, value in enumerate(series):
+            kind = type(value).__name__
+            is_missing = pd.api.types.is_scalar(value) and pd.isna(value)
+            if kind not in kinds and not is_missing:
+                kinds[kind] = f"{kind} ({value!r} in iloc[{row}])"
+    if len(kinds) > 1:
+        return (
+            f"{column} holds {' and '.join(kinds.values())}; expected values of one type. Convert "
+            'it, for example by .astype("string") or pandas.to_numeric.'
+        )
+    got = next(iter(kinds.values()), f"values of the dtype {series.dtype}")
+    return (
+        f"{column} holds {got}; expected strings, numbers, booleans, times, categories or lists of "
+        f"values of one type ({error}). Convert it, or leave it out of the schema."
+    )
+
+
+def _in_runs(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yields tables of at least `formats.ROWS_PER_CHUNK` rows, but for the last."""
+    pending: list[pa.RecordBatch] = []
+    for batch in batches:
+        pending.append(batch)
+        if sum(own.num_rows for own in pending) >= formats.ROWS_PER_CHUNK:
+            yield pa.Table.from_batches(pending)
+            pending = []
+    if pending:
+        yield pa.Table.from_batches(pending)
