@@ -116,7 +116,11 @@ class Pipeline:
         self._once(
             "retrieval",
             "training stage 1, the two-tower model",
-            {"data": self._inputs("data"), **dataclasses.asdict(config)},
+            {
+                "data": self._inputs("data"),
+                **dataclasses.asdict(config),
+                "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
+            },
             lambda: retrieval.train_two_tower(data_set, config, directory, self.progress),
         )
         return directory
@@ -127,7 +131,11 @@ class Pipeline:
         self._once(
             "ranker",
             "training stage 2, the ranker",
-            {"data": self._inputs("data"), **dataclasses.asdict(config)},
+            {
+                "data": self._inputs("data"),
+                **dataclasses.asdict(config),
+                "source": ranking.RANKERS.digest(config.ranker),
+            },
             lambda: ranking.train_ranker(data_set, config, directory, self.progress),
         )
         return directory

@@ -3,6 +3,7 @@
     tfrec train --use_synthetic --n_samples=100000 --workdir=workdir/demo
     tfrec train --data_path=train.txt --workdir=workdir/criteo
     tfrec train --use_synthetic --json
+    tfrec train --use_synthetic --ranker=dlrm_ranker:DLRM
 
 Takes about three minutes for 100,000 impressions on two cores. Finished steps are skipped; if the
 command is killed, run it again to resume. Watch it with `tensorboard --logdir=WORKDIR`. Prints test
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving.cli import command_line
+from serving.cli import command_line, config_flags
 from serving.cli.flags import gate_flags, index_flags, log_flags
 from tfrec import config
 
@@ -33,6 +34,8 @@ flags.DEFINE_integer(
     "stage2_epochs", None, "Maximum number of epochs of the ranker.", lower_bound=1
 )
 flags.DEFINE_integer("batch_size", None, "Batch size of both stages.", lower_bound=1)
+config_flags.define_flags(config.RetrievalConfig, ("retrieval_model",))
+config_flags.define_flags(config.RankerConfig, ("ranker",))
 flags.DEFINE_bool("json", False, "Print only metrics, release and durations, as JSON.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
@@ -49,15 +52,20 @@ def train(workdir: pathlib.Path) -> export.Pipeline:
     from serving import export, releases
     from tfrec import ranking, reports, retrieval
 
+    batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
+    first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
+    second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
+    of_retrieval = config.RetrievalConfig(retrieval_model=FLAGS.retrieval_model, **batch, **first)
+    of_ranker = config.RankerConfig(ranker=FLAGS.ranker, **batch, **second)
+    # Fails before the log is read.
+    retrieval.RETRIEVAL_MODELS.get(of_retrieval.retrieval_model)
+    ranking.RANKERS.get(of_ranker.ranker)
     steps = export.Pipeline(workdir, progress=not FLAGS.json)
     data_set = log_flags.converted_data_set(steps)
     for stage in (retrieval, ranking):  # Fails before the first stage is trained.
         stage.check_trainable(data_set)
-    batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
-    first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
-    second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
-    steps.train_retrieval(data_set, config.RetrievalConfig(**batch, **first))
-    steps.train_ranker(data_set, config.RankerConfig(**batch, **second))
+    steps.train_retrieval(data_set, of_retrieval)
+    steps.train_ranker(data_set, of_ranker)
     report = steps.evaluate(data_set, index_config=index_flags.config())
     page = steps.path("evaluation") / "report.html"
     if not FLAGS.json:
