@@ -34,7 +34,7 @@ from tfrec.config import (
     RankerConfig,
     RetrievalConfig,
 )
-from tfrecords import convert, files, reader, synthetic
+from tfrecords import convert, files, formats, reader, synthetic
 from tfrecords.splits import SPLITS
 
 # The file that each step writes last; without it the step is not finished.
@@ -90,6 +90,7 @@ class Pipeline:
             "files": [convert.identity_of(path) for path in source.open().files],
             "schema": source.schema.to_json(),
             "format": source.format,
+            "format_source": formats.FORMATS.digest(source.format),
             **dataclasses.asdict(config),
         }
         data_set = self._whole_data_set()

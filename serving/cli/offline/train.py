@@ -49,6 +49,7 @@ def train(workdir: pathlib.Path) -> export.Pipeline:
     Args:
         workdir: Work directory.
     """
+    index_config = index_flags.config()
     from serving import export, releases
     from tfrec import ranking, reports, retrieval
 
@@ -66,12 +67,12 @@ def train(workdir: pathlib.Path) -> export.Pipeline:
         stage.check_trainable(data_set)
     steps.train_retrieval(data_set, of_retrieval)
     steps.train_ranker(data_set, of_ranker)
-    report = steps.evaluate(data_set, index_config=index_flags.config())
+    report = steps.evaluate(data_set, index_config=index_config)
     page = steps.path("evaluation") / "report.html"
     if not FLAGS.json:
         print(reports.report_as_text(report))
         print(f"Report: {page}")
-    base = steps.export(data_set, report, index_flags.config(), gate_flags.force())
+    base = steps.export(data_set, report, index_config, gate_flags.force())
     if FLAGS.json:
         release = {"bundle": base, "version": releases.latest(base), "report": page}
         command_line.print_json(
