@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 from tfrec.heads import HEADS
+from tfrecords import plugins
 from tfrecords.splits import SplitOptions
 
 # On two cores, two parts take little more than half the time for a request of 500 candidates, and
@@ -58,6 +59,11 @@ class ConvertConfig:
 class RetrievalConfig:
     """Stage one: the two-tower model."""
 
+    retrieval_model: str = option(
+        "two_tower",
+        "The retrieval model: two_tower, a name that an installed package gives one "
+        "(tfrec.retrieval_models), or MODULE:CLASS for one of your own.",
+    )
     embedding_dim: int = option(256, "Length of the query and ad embeddings.")
     field_dim: int = option(
         0, "Length of a field's embedding inside a tower; 0: 256 / number of fields, in [16, 128]."
@@ -94,11 +100,19 @@ class RetrievalConfig:
     )
     seed: int = option(1, "Seed of initialization and shuffling.")
 
+    def __post_init__(self) -> None:
+        _name_class(self, "retrieval_model")
+
 
 @dataclasses.dataclass(frozen=True)
 class RankerConfig:
     """Stage two: the multi-head-attention ranker."""
 
+    ranker: str = option(
+        "attention",
+        "The ranker: attention, a name that an installed package gives one (tfrec.rankers), or "
+        "MODULE:CLASS for one of your own.",
+    )
     field_dim: int = option(16, "Length of each field's embedding.")
     model_dim: int = option(128, "Width of a token.")
     num_blocks: int = option(3, "Attention blocks.")
@@ -146,6 +160,7 @@ class RankerConfig:
     seed: int = option(1, "Seed of initialization and shuffling.")
 
     def __post_init__(self) -> None:
+        _name_class(self, "ranker")
         if not 0 < self.negative_keep_rate <= 1:
             raise ValueError(
                 f"negative_keep_rate is {self.negative_keep_rate}; expected a number in (0, 1]."
@@ -174,6 +189,11 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.resamples < 0:
             raise ValueError(f"resamples: expected 0 or more, got {self.resamples}.")
+
+
+def _name_class(config: Any, name: str) -> None:
+    """Replaces a class given as an option by MODULE:CLASS, which can be written as JSON."""
+    object.__setattr__(config, name, plugins.reference_to(getattr(config, name)))
 
 
 def save_config(config: Any, path: pathlib.Path) -> None:

@@ -176,7 +176,7 @@ def _fit(indices: list[int], job: BeamSource) -> Iterable[int]:
         return ()
     work = _worker(job)
     try:
-        more = formats.format_named(job.format).read_ads(job.files, job.schema)
+        more = formats.FORMATS.get(job.format).read_ads(job.files, job.schema)
         work.stages.fit(work.split, more)
     except ValueError:  # As in `_split`.
         return ()

@@ -40,7 +40,7 @@ class Source:
     Attributes:
         path: The log file, or several, in order.
         schema: The schema of the log.
-        format: One of `formats.NAMES`.
+        format: A name of `formats.FORMATS`, or MODULE:CLASS.
         ads_path: Table of ads, which are added to the catalog even if they were never shown;
             the `tabular` format takes the ads' fields from it. None: no such table.
         users_path: Table of users' fields for the `tabular` format, or None.
@@ -73,7 +73,7 @@ class Source:
 
     def open(self) -> formats.Log:
         """Opens the log."""
-        return formats.format_named(self.format).open_log(
+        return formats.FORMATS.get(self.format).open_log(
             self.files, self.schema, self.rows_per_chunk
         )
 
@@ -173,7 +173,7 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
     check_rejected(source, parsed, max_rejected_fraction)
     split = work.split(parsed)
     work.count(split)
-    more = formats.format_named(source.format).read_ads(source.files, source.schema)
+    more = formats.FORMATS.get(source.format).read_ads(source.files, source.schema)
     fitted = work.fit(split, more)
     packer = work.packer(fitted)
     work.pack(split, packer)

@@ -114,7 +114,7 @@ def convert_log(source: convert.Source, directory: pathlib.Path, seed: int) -> r
 
 def train(
     data_set: reader.DataSet, options: config.RetrievalConfig, workdir: pathlib.Path
-) -> retrieval.TwoTower:
+) -> retrieval.RetrievalModel:
     """Trains a two-tower model."""
     retrieval.train_two_tower(data_set, options, workdir)
     model, _ = retrieval.load_two_tower(data_set, workdir)
@@ -122,7 +122,7 @@ def train(
 
 
 def measure(
-    data_set: reader.DataSet, model: retrieval.TwoTower, seconds: float
+    data_set: reader.DataSet, model: retrieval.RetrievalModel, seconds: float
 ) -> dict[str, dict[str, Any]]:
     """Returns the per-user metrics of the model and the baselines."""
     catalog = data_set.catalog()

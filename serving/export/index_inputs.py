@@ -35,7 +35,7 @@ def _load(path: str) -> np.ndarray:
         raise ValueError(f"{path}: expected an array of numpy.save (.npy), got {error}.") from error
 
 
-def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.TwoTower]:
+def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.RetrievalModel]:
     """Opens a work directory's data set and its trained tower.
 
     Raises:
@@ -46,7 +46,7 @@ def trained_tower(workdir: pathlib.Path) -> tuple[reader.DataSet, retrieval.TwoT
 
 
 def embeddings_from_tower(
-    data_set: reader.DataSet, two_tower: retrieval.TwoTower, num_queries: int
+    data_set: reader.DataSet, two_tower: retrieval.RetrievalModel, num_queries: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeds the catalog, and the queries of clicks of the test split, with a trained tower.
 

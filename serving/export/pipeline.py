@@ -36,7 +36,7 @@ from tfrec.config import (
     RankerConfig,
     RetrievalConfig,
 )
-from tfrecords import convert, files, reader, synthetic
+from tfrecords import convert, files, formats, reader, synthetic
 from tfrecords.splits import SPLITS
 
 # The file that each step writes last; without it the step is not finished.
@@ -92,6 +92,7 @@ class Pipeline:
             "files": [convert.identity_of(path) for path in source.open().files],
             "schema": source.schema.to_json(),
             "format": source.format,
+            "format_source": formats.FORMATS.digest(source.format),
             **dataclasses.asdict(config),
         }
         data_set = self._whole_data_set()
@@ -127,7 +128,11 @@ class Pipeline:
         self._once(
             "retrieval",
             "training stage 1, the two-tower model",
-            {"data": _content_of(data_set), **dataclasses.asdict(config)},
+            {
+                "data": _content_of(data_set),
+                **dataclasses.asdict(config),
+                "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
+            },
             lambda: retrieval.train_two_tower(data_set, config, directory, self.progress),
         )
         return directory
@@ -138,7 +143,11 @@ class Pipeline:
         self._once(
             "ranker",
             "training stage 2, the ranker",
-            {"data": _content_of(data_set), **dataclasses.asdict(config)},
+            {
+                "data": _content_of(data_set),
+                **dataclasses.asdict(config),
+                "source": ranking.RANKERS.digest(config.ranker),
+            },
             lambda: ranking.train_ranker(data_set, config, directory, self.progress),
         )
         return directory

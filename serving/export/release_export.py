@@ -27,8 +27,8 @@ NUM_TUNING_QUERIES = 512
 def export_release(
     base: str | pathlib.Path,
     data_set: reader.DataSet,
-    two_tower: retrieval.TwoTower,
-    model: ranking.Ranker,
+    two_tower: retrieval.RetrievalModel,
+    model: ranking.RankingModel,
     calibrators: calibration.Calibrators,
     index_config: IndexConfig,
     metrics: Mapping[str, Any],
@@ -87,7 +87,7 @@ def export_release(
     return releases.publish(base, write)
 
 
-def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.TwoTower) -> np.ndarray:
+def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.RetrievalModel) -> np.ndarray:
     """Returns embeddings [Q, D] of validation requests, to tune an index.
 
     The loss of an index is measured on the test requests.
@@ -109,7 +109,7 @@ def display(catalog: reader.Catalog) -> pa.Table:
 
 
 def training_id_of(
-    data_set: reader.DataSet, two_tower: retrieval.TwoTower, model: ranking.Ranker
+    data_set: reader.DataSet, two_tower: retrieval.RetrievalModel, model: ranking.RankingModel
 ) -> str:
     """Returns the id of a training; the same models of the same data have the same id."""
     digest = hashlib.sha256(data_set.fingerprint.encode())

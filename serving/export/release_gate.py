@@ -21,7 +21,7 @@ from tfrecords import reader
 def check(
     base: pathlib.Path,
     data_set: reader.DataSet,
-    model: ranking.Ranker,
+    model: ranking.RankingModel,
     directory: pathlib.Path,
     force: bool,
 ) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
 
 
 def _released(
-    base: pathlib.Path, data_set: reader.DataSet, model: ranking.Ranker
+    base: pathlib.Path, data_set: reader.DataSet, model: ranking.RankingModel
 ) -> gate.Released | None:
     if not releases.versions(base):
         return None
@@ -111,7 +111,7 @@ def _measured_again(
     version: int,
     logits: Mapping[str, np.ndarray],
     data_set: reader.DataSet,
-    model: ranking.Ranker,
+    model: ranking.RankingModel,
 ) -> gate.Released:
     own = ranking.predict_split(model, data_set, "validation")
     owner = ranking.owner_of_requests(data_set, "validation")

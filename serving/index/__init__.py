@@ -18,7 +18,7 @@ from serving.index.index_build import (
     train_index,
     training_sample_size,
 )
-from serving.index.kinds import AUTO, KINDS, IndexConfig
+from serving.index.kinds import AUTO, INDEX_KINDS, KINDS, IndexConfig, IndexKind
 from serving.index.search import Searcher, read_index
 from serving.index.tuning.index_choice import (
     KINDS_TO_TRY,
@@ -34,6 +34,7 @@ from serving.index.tuning.index_trials import Structure, Trial
 __all__ = [
     "AD_ID",
     "AUTO",
+    "INDEX_KINDS",
     "KINDS",
     "KINDS_TO_TRY",
     "MAX_AD_ID_BYTES",
@@ -44,6 +45,7 @@ __all__ = [
     "Choice",
     "Eligibility",
     "IndexConfig",
+    "IndexKind",
     "RowSet",
     "Searcher",
     "Structure",

@@ -86,6 +86,12 @@ def train_index(
     dimension = embeddings.shape[1]
     kind, parameters = kinds.resolve(config, num_ads, dimension)
     index = faiss.index_factory(dimension, parameters["factory"], faiss.METRIC_INNER_PRODUCT)
+    own = None if kind in kinds.KINDS else kinds.INDEX_KINDS.get(kind)
+    if own is not None and isinstance(index, faiss.IndexRefine):
+        raise ValueError(
+            f"index kind {kind!r}: expected an index that does not rescore, got "
+            f"{parameters['factory']!r}. Leave Refine out, or use the kind IVFPQ."
+        )
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     cells_on = _on_gpu(dimension, kind) if config.use_gpu else None
     with threads(_num_threads(num_ads)):
@@ -102,6 +108,8 @@ def train_index(
             ivf.clustering_index = cells_on
             index.train(embeddings)
             ivf.clustering_index = None
+        elif own is not None:
+            own.train(index, embeddings, queries)
         else:
             index.train(embeddings)
     set_search(index, kind, config, num_ads)
@@ -183,6 +191,9 @@ def _on_gpu(dimension: int, kind: str) -> Any:
 
 def set_search(index: Any, kind: str, config: kinds.IndexConfig, num_ads: int) -> None:
     """Sets the search parameters from the config, or their defaults for N ads."""
+    if kind not in kinds.KINDS:
+        kinds.INDEX_KINDS.get(kind).set_search(index, config, num_ads)
+        return
     if kind == "HNSW":
         index.hnsw.efSearch = config.search_width or config.num_candidates
     elif kind != "Flat":

@@ -12,9 +12,13 @@ accumulation of PQ and AQ codes" (4-bit fast scan); Malkov and Yashunin 2018 (HN
 """
 
 import dataclasses
+import inspect
 import math
 from typing import Any
 
+import numpy as np
+
+from tfrecords import plugins
 from tfrecords.schema import NUM_CANDIDATES
 
 KINDS = ("Flat", "IVF", "IVFPQ", "HNSW")
@@ -31,13 +35,75 @@ MIN_ADS_TO_TRAIN = 1024
 EXACT_UP_TO = 10_000
 
 
+class IndexKind:
+    """The base class of kinds of index of your own.
+
+        class Bytes(index.IndexKind):
+            def factory(self, config, num_ads, dimension):
+                return "SQ8"
+
+    `tfrec export --index=MODULE:CLASS`, or an entry point of the group `tfrec.index_kinds`, uses
+    it. The release holds the faiss index alone: what serves it does not need the class.
+    """
+
+    def factory(self, config: "IndexConfig", num_ads: int, dimension: int) -> str:
+        """Returns the faiss factory string of an index for inner products.
+
+        An index that rescores (`Refine`) is refused: kind IVFPQ does that.
+
+        Args:
+            config: Options, as given.
+            num_ads: Number of ads N.
+            dimension: Embedding size D.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no `factory`.")
+
+    def train(self, index: Any, embeddings: np.ndarray, queries: np.ndarray | None) -> None:
+        """Trains the empty index.
+
+        Args:
+            index: The faiss index.
+            embeddings: [sample, D] float32, contiguous, a sample of the ads.
+            queries: [Q, D] float32, representative query embeddings, or None.
+        """
+        index.train(embeddings)
+
+    def set_search(self, index: Any, config: "IndexConfig", num_ads: int) -> None:
+        """Sets the search parameters, which the file of the index keeps.
+
+        The number of probed cells is increased afterwards until the target recall is reached.
+
+        Args:
+            index: The faiss index.
+            config: Options, as given.
+            num_ads: Number of ads N.
+        """
+
+
+def _accept(found: Any) -> IndexKind | None:
+    if inspect.isclass(found) and issubclass(found, IndexKind):
+        return found()
+    return found if isinstance(found, IndexKind) else None
+
+
+# Our kinds are built by the functions of this room, and are not looked up.
+INDEX_KINDS: plugins.Registry[IndexKind] = plugins.Registry(
+    "index kind",
+    "tfrec.index_kinds",
+    dict.fromkeys((AUTO, *KINDS), ""),
+    "a subclass of serving.index.IndexKind",
+    _accept,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class IndexConfig:
     """Kind and parameters of an index. None chooses a value from the number of ads.
 
     Attributes:
         kind: One of `KINDS`, or `auto`, which measures the kinds against the targets below if
-            queries are given (`index_choice`), and chooses by the number of ads otherwise.
+            queries are given (`index_choice`), and chooses by the number of ads otherwise; or a
+            name or MODULE:CLASS of an `IndexKind`.
         storage: IVF, HNSW: `float`, or `SQ8` with 8 bits per dimension.
         num_lists: IVF, IVFPQ: number of cells. Default: the power of two below 4 √N.
         num_probes: IVF, IVFPQ: number of cells to search. Default: num_lists / 16, or enough for
@@ -75,7 +141,10 @@ class IndexConfig:
     use_gpu: bool = False
 
     def __post_init__(self) -> None:
-        choices = {"kind": (AUTO, *KINDS), "storage": STORAGES, "refine": REFINEMENTS}
+        object.__setattr__(self, "kind", plugins.reference_to(self.kind))
+        if self.kind not in (AUTO, *KINDS):
+            INDEX_KINDS.get(self.kind)
+        choices = {"storage": STORAGES, "refine": REFINEMENTS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}.")
@@ -112,6 +181,8 @@ def resolve(config: IndexConfig, num_ads: int, dimension: int) -> tuple[str, dic
     kind = config.kind
     if kind == AUTO:
         kind = "Flat" if num_ads <= EXACT_UP_TO else "IVFPQ"
+    if kind not in KINDS:
+        return kind, {"factory": INDEX_KINDS.get(kind).factory(config, num_ads, dimension)}
     if kind in ("IVF", "IVFPQ", "HNSW") and num_ads < MIN_ADS_TO_TRAIN and trains(config, kind):
         reason = f"{kind} needs at least {MIN_ADS_TO_TRAIN} ads, got {num_ads}"
         return "Flat", {"factory": "Flat", "fallback": reason}

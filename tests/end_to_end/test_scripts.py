@@ -205,7 +205,7 @@ def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_
         ("train.py", [], "Give either --use_synthetic or --data_path"),
         ("train.py", ["--data_path=/no/such/file"], "No log at /no/such/file"),
         ("train.py", ["--data_path=/tmp"], "is a directory"),
-        ("convert.py", ["--data_path=x", "--format=nope"], "Unknown --format 'nope'"),
+        ("convert.py", ["--data_path=x", "--format=nope"], "Unknown log format 'nope'"),
         ("inference.py", ["--demo", "--workdir=/no/such"], "holds no published bundle"),
         ("inference.py", [], "Give one of --demo"),
         ("train_ranker.py", ["--workdir=/no/such"], "run tfrec convert first"),

@@ -86,7 +86,7 @@ class ScoredCandidates:
 
 def score(
     data_set: reader.DataSet,
-    model: ranking.Ranker,
+    model: ranking.RankingModel,
     calibrators: calibration.Calibrators,
     queries: np.ndarray,
     found: Candidates,

@@ -39,8 +39,8 @@ OpenIndex = Callable[[np.ndarray], candidates.CandidateIndex]
 class Models:
     """The two trained stages."""
 
-    two_tower: retrieval.TwoTower
-    ranker: ranking.Ranker
+    two_tower: retrieval.RetrievalModel
+    ranker: ranking.RankingModel
     calibrators: calibration.Calibrators
 
 

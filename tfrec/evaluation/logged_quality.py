@@ -43,7 +43,7 @@ class LoggedScores:
 
 def predict(
     data_set: reader.DataSet,
-    model: ranking.Ranker,
+    model: ranking.RankingModel,
     calibrators: calibration.Calibrators,
     split: str,
     config: EvaluationConfig,

@@ -19,7 +19,7 @@ MAX_HELD_OUT_CLICKS = 2_000_000
 
 def evaluate_retrieval(
     data_set: reader.DataSet,
-    two_tower: retrieval.TwoTower,
+    two_tower: retrieval.RetrievalModel,
     truth: ground_truth.GroundTruth | None = None,
     max_clicks: int = MAX_CLICKS,
 ) -> report.RetrievalQuality:
@@ -50,7 +50,7 @@ def evaluate_retrieval(
 
 
 def recommender_of(
-    two_tower: retrieval.TwoTower, catalog: reader.Catalog
+    two_tower: retrieval.RetrievalModel, catalog: reader.Catalog
 ) -> corpus_ranking.Recommender:
     """Returns a two-tower model as a recommender, with all ads embedded."""
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features)).T

@@ -18,11 +18,11 @@ from tfrec import layers, ranking
 
 
 def score_candidates(
-    model: ranking.Ranker, query: tf.Tensor, ad: tf.Tensor, parts: int = 1
+    model: ranking.RankingModel, query: tf.Tensor, ad: tf.Tensor, parts: int = 1
 ) -> layers.Logits:
-    """Returns what the model returns, apart from rounding.
+    """Returns the model's `logits`, apart from rounding.
 
-    The scores of a subclass with a `call` of its own are those of `call`.
+    Those of another ranker, or of a subclass with a `call` of its own, are computed by `call`.
 
     Args:
         model: The ranker, built.
@@ -30,15 +30,17 @@ def score_candidates(
         ad: [B, C, Wa] int32 encoded ad fields.
         parts: Number of parts of the candidates that can be scored in parallel.
     """
-    if type(model).call is not ranking.Ranker.call:
-        return model({"query": query, "ad": ad})
+    if not isinstance(model, ranking.Ranker) or type(model).call is not ranking.Ranker.call:
+        return model.logits({"query": query, "ad": ad})
     side = model.encode_query(query)
     scored = [_score_part(model, side, part) for part in _split(ad, parts)]
     logits = {head: tf.concat([own[head] for own in scored], axis=1) for head in model.heads}
     return model.finish(logits, query, ad)
 
 
-def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -> layers.Logits:
+def _score_part(
+    model: ranking.RankingModel, side: ranking.QuerySide, ad: tf.Tensor
+) -> layers.Logits:
     """Returns the logits [B, C, logits of the head] of each head."""
     flat = layers.flatten(model.ad_embeddings(ad))  # [B, C, Fa E]
     weights = folded_products(side.embeddings, model.pair_input.kernel)

@@ -14,16 +14,18 @@ Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, 
 
 import tensorflow as tf
 
-from tfrec import calibration, layers, ranking, retrieval
+from tfrec import calibration, layers, ranking
 from tfrec.config import CANDIDATE_PARTS
 from tfrec.exported import candidate_scores, constants
 from tfrecords import encoding
+
+_MAX_CONSTANT_BYTES = 1 << 26
 
 
 class QueryTowerModule(tf.Module):
     """Raw query fields to the query embedding."""
 
-    def __init__(self, fitted: encoding.FittedSchema, tower: retrieval.Tower) -> None:
+    def __init__(self, fitted: encoding.FittedSchema, tower: tf.keras.layers.Layer) -> None:
         super().__init__(name="query_tower")
         self._encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
         self._tower = tower
@@ -38,7 +40,7 @@ class QueryTowerModule(tf.Module):
 class AdTowerModule(tf.Module):
     """Raw ad fields to the ad embedding and the ranker's ad features."""
 
-    def __init__(self, fitted: encoding.FittedSchema, tower: retrieval.Tower) -> None:
+    def __init__(self, fitted: encoding.FittedSchema, tower: tf.keras.layers.Layer) -> None:
         super().__init__(name="ad_tower")
         self._encoder = encoding.Encoder(fitted, fitted.schema.ad_fields)
         self._tower = tower
@@ -64,14 +66,14 @@ class RankerModule(tf.Module):
     def __init__(
         self,
         fitted: encoding.FittedSchema,
-        model: ranking.Ranker,
+        model: ranking.RankingModel,
         calibrators: calibration.Calibrators,
         parts: int = CANDIDATE_PARTS,
     ) -> None:
         super().__init__(name="ranker")
         encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
-        # The SavedModel has to find the variables that the function reads.
-        self._tables = model.sparse_variables
+        # Other variables become constants, and a graph holds at most 2 GB.
+        tables = [*model.sparse_variables, *(v for v in model.variables if _is_large(v))]
 
         def serve(ad_features: tf.Tensor, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
             logits = candidate_scores.score_candidates(model, encoder(columns), ad_features, parts)
@@ -83,7 +85,7 @@ class RankerModule(tf.Module):
         ) -> dict[str, tf.Tensor]:
             """Returns calibrated logits of encoded rows in their logged positions [B, C]."""
             return calibrators.calibrated(
-                model.as_logged(model({"query": query, "ad": ad_features}), position)
+                model.as_logged(model.logits({"query": query, "ad": ad_features}), position)
             )
 
         schema = fitted.schema
@@ -92,7 +94,7 @@ class RankerModule(tf.Module):
             [None, None, encoding.width(schema.ad_fields)], tf.int32, name="ad_features"
         )
         position = tf.TensorSpec([None, None], tf.int32)
-        with constants.as_constants(model, but=self._tables):
+        with constants.as_constants(model, but=tables):
             self.serve = tf.function(
                 serve, autograph=layers.needs_autograph(model)
             ).get_concrete_function(
@@ -102,3 +104,16 @@ class RankerModule(tf.Module):
             self.logged_logits = tf.function(
                 logged_logits, autograph=layers.needs_autograph(model)
             ).get_concrete_function(query, ad_features, position)
+        # The SavedModel has to find what the functions read.
+        self._variables = [*self.serve.variables, *self.logged_logits.variables]
+        self._resources = list(
+            model._flatten(
+                predicate=lambda part: isinstance(
+                    part, tf.saved_model.experimental.TrackableResource
+                )
+            )
+        )
+
+
+def _is_large(variable: tf.Variable) -> bool:
+    return variable.shape.num_elements() * variable.dtype.size > _MAX_CONSTANT_BYTES

@@ -6,6 +6,7 @@ from tfrec.layers.dropout import Dropout, new_generator
 from tfrec.layers.features import (
     CrossLayer,
     FieldEmbeddings,
+    embedding_tables,
     flatten,
     mean_of_values,
     pairwise_products,
@@ -47,6 +48,7 @@ __all__ = [
     "add_to_logits",
     "amount_scale",
     "clicked_in_request",
+    "embedding_tables",
     "expected_draws",
     "find_histories",
     "flatten",

@@ -185,6 +185,17 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         return tf.reshape(table, [-1, self._dim])
 
 
+def embedding_tables(model: tf.Module) -> list[tf.Variable]:
+    """Returns the trainable tables of the built embedding layers in a model, ours and Keras's."""
+    tables: list[tf.Variable] = []
+    for part in model.submodules:
+        if isinstance(part, FieldEmbeddings) and part.built and part.trainable:
+            tables += part.sparse_variables
+        elif isinstance(part, tf.keras.layers.Embedding):
+            tables += part.trainable_weights
+    return tables
+
+
 def _pooling(
     ad_features: np.ndarray | None, ads: Optional["FieldEmbeddings"]
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -1,4 +1,4 @@
-"""Stage two: the multi-head-attention ranker, its tasks and its training."""
+"""Stage two: the base class of rankers, the multi-head-attention ranker, tasks and training."""
 
 from tfrec.ranking.down_sampling import undo_down_sampling
 from tfrec.ranking.ranker import QuerySide, Ranker
@@ -15,12 +15,15 @@ from tfrec.ranking.ranker_training import (
     train_ranker,
 )
 from tfrec.ranking.ranker_validation import differences, measure_heads, owner_of_requests
+from tfrec.ranking.ranking_model import RANKERS, RankingModel
 
 __all__ = [
+    "RANKERS",
     "REQUESTS_PER_EVALUATION_BATCH",
     "Predictions",
     "QuerySide",
     "Ranker",
+    "RankingModel",
     "build_ranker",
     "check_trainable",
     "cross_fitted_predictions",

@@ -16,17 +16,16 @@ References:
     (crosses and pairwise inner products in the candidate encoder).
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
 
 import tensorflow as tf
 
-from tfrec import layers, training
+from tfrec import layers
 from tfrec.config import RankerConfig
 from tfrec.heads import HEADS
 from tfrec.layers import Logits
-from tfrec.ranking import tasks
+from tfrec.ranking import ranking_model
 from tfrecords import encoding, reader
 
 
@@ -46,8 +45,8 @@ class QuerySide(NamedTuple):
     absent: tf.Tensor | None
 
 
-class Ranker(training.StageModel):
-    """Scores the candidates of requests.
+class Ranker(ranking_model.RankingModel):
+    """The ranker of this package.
 
     Args:
         fitted: The fitted schema.
@@ -63,9 +62,10 @@ class Ranker(training.StageModel):
         crosses, deep, crossed: Layers of the candidate encoder.
         summaries, history_tokens: Layers that make the query tokens; None without lists.
         blocks: Attention blocks.
-        head_layers: Head -> the layer from [B C, ...] to its logits.
-        tasks: Head -> its objective; another `tfrs.tasks.Ranking` can take its place.
     """
+
+    query_embeddings: layers.FieldEmbeddings
+    ad_embeddings: layers.FieldEmbeddings
 
     def __init__(
         self,
@@ -75,9 +75,8 @@ class Ranker(training.StageModel):
         num_positions: int = 0,
         ties: layers.Ties | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(fitted, config, heads)
         schema, width, hidden = fitted.schema, config.model_dim, config.feed_forward_dim
-        self.heads = tuple(heads)
         self.ad_embeddings = layers.FieldEmbeddings(fitted, schema.ad_fields, config.field_dim)
         self.query_embeddings = layers.FieldEmbeddings(
             fitted, schema.query_fields, config.field_dim, ties, self.ad_embeddings
@@ -88,7 +87,6 @@ class Ranker(training.StageModel):
         self._num_summaries = config.num_query_tokens
         num_history_tokens = self.history_tokens.num_tokens if self.history_tokens else 0
         self._num_tokens = self._num_summaries + num_history_tokens
-        self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
         self.query_input = tf.keras.layers.Dense(hidden)
         self.ad_input = tf.keras.layers.Dense(hidden, use_bias=False)
         self.pair_input = tf.keras.layers.Dense(hidden, use_bias=False)
@@ -102,61 +100,19 @@ class Ranker(training.StageModel):
             for _ in range(config.num_blocks)
         ]
         self.final_norm = layers.LayerNorm(epsilon=1e-6)
-        self.head_layers = {
-            head: tf.keras.layers.Dense(HEADS[head].num_logits) for head in self.heads
-        }
-        self.tasks = {head: tasks.task_of(head) for head in self.heads}
-        self._config, self._fitted = config, fitted
-        users = layers.UserIds.find(fitted)
-        self.user_bias = layers.UserBias(users, len(heads)) if users else None
-        self._biased_heads = tuple(h for h in self.heads if HEADS[h].has_position_bias)
-        self.position_bias = None
-        if num_positions > 1:
-            self.position_bias = layers.PositionBias(num_positions, len(self._biased_heads))
+        self.learn_positions(num_positions)
 
-    @functools.cached_property
-    def score(self) -> Callable[[tf.Tensor, tf.Tensor], Logits]:
-        """`call` as a graph, of `query` and `ad`."""
-        schema = self._fitted.schema
-        return tf.function(
-            lambda query, ad: self({"query": query, "ad": ad}),
-            input_signature=[
-                tf.TensorSpec([None, encoding.width(schema.query_fields)], tf.int32),
-                tf.TensorSpec([None, None, encoding.width(schema.ad_fields)], tf.int32),
-            ],
-            autograph=layers.needs_autograph(self),
-        )
+    @classmethod
+    def for_data_set(
+        cls, data_set: reader.DataSet, config: RankerConfig, heads: Sequence[str]
+    ) -> Self:
+        """See `RankingModel`; histories are tied to the ads of the catalog."""
+        ties = layers.find_histories(data_set.fitted, data_set.catalog())
+        return cls(data_set.fitted, config, heads, ties=ties)
 
-    @property
-    def sparse_variables(self) -> list[tf.Variable]:
-        """The tables that take sparse updates: embeddings, user biases and position biases."""
-        tables = self.query_embeddings.sparse_variables + self.ad_embeddings.sparse_variables
-        if self.user_bias is not None:
-            tables.append(self.user_bias.table)
-        return tables if self.position_bias is None else [*tables, self.position_bias.steps]
-
-    def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
-        """Returns the weighted losses of the heads; in training with the penalty on embeddings.
-
-        Each is a mean over the impressions with a known label.
-
-        Args:
-            inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32; `mask` [B, C] bool, true for shown
-                ads; labels [B, C], NaN where missing; `position` [B, C] int32 if the log has it.
-            training: Whether dropout, of ids too, is on, and the batch lacks unclicked rows
-                according to `negative_keep_rate`.
-        """
-        query, ad, mask = inputs["query"], inputs["ad"], inputs["mask"]
-        logits = self.as_logged(self(inputs, training=training), inputs.get("position"))
-        keep_rate = self._config.negative_keep_rate if training else 1.0
-        losses = []
-        for head, task in self.tasks.items():
-            labels, predictions, weights = tasks.labeled_rows(head, inputs, logits, keep_rate)
-            loss = tasks.mean(task(labels, predictions, sample_weight=weights))
-            losses.append(self._config.loss_weights[head] * loss)
-        if training:
-            losses.append(self._config.embedding_l2 * self.embedding_penalty(query, ad, mask))
-        return tf.add_n(losses)
+    def logits(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
+        """See `RankingModel`; `call` itself hides ids and adds the user biases."""
+        return self(inputs, training=training)
 
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
         """Scores candidates, as in the first position.
@@ -259,41 +215,4 @@ class Ranker(training.StageModel):
             head: tf.reshape(own, [*shape, 3] if HEADS[head].is_amount else shape)
             for head, own in logits.items()
         }
-        if self.user_bias is None:
-            return shaped
-        # Lists are padded with ads of which nothing is known.
-        shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
-        biases = self.user_bias(query, shown, training=training)[:, None]  # [B, 1, heads]
-        return layers.add_to_logits(
-            shaped, dict(zip(self.heads, tf.unstack(biases, axis=-1), strict=True))
-        )
-
-    def set_head_biases(self, biases: Mapping[str, Sequence[float]]) -> None:
-        """Sets the biases of the heads."""
-        for head, layer in self.head_layers.items():
-            layer.bias.assign(biases[head])
-
-    def as_logged(self, logits: Logits, position: tf.Tensor | None) -> Logits:
-        """Adds the biases of the positions in which ads were shown.
-
-        Args:
-            logits: Logits from `call`, for the first position.
-            position: [B, C] int32 logged positions; None if the log has none.
-
-        Returns:
-            The logits of the logged rows, for losses and metrics; never served.
-        """
-        if self.position_bias is None or position is None:
-            return logits
-        biases = tf.unstack(self.position_bias(position), axis=-1)
-        by_head = dict(zip(self._biased_heads, biases, strict=True))
-        return layers.add_to_logits(logits, {h: by_head[h] for h in logits if h in by_head})
-
-    def embedding_penalty(self, query: tf.Tensor, ad: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """Returns the mean squared norm of the field embeddings that a batch uses."""
-        query_norm = tf.reduce_sum(tf.square(self.query_embeddings(query)), axis=[-2, -1])
-        ad_norm = tf.reduce_sum(tf.square(self.ad_embeddings(ad)), axis=[-2, -1])
-        weights = tf.cast(mask, tf.float32)
-        return tf.reduce_mean(query_norm) + tf.reduce_sum(ad_norm * weights) / tf.reduce_sum(
-            weights
-        )
+        return self.add_user_bias(shaped, query, ad, training)

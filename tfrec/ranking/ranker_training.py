@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfrec import calibration, layers, metrics, training
 from tfrec.config import RankerConfig, save_config
 from tfrec.heads import CLICK
-from tfrec.ranking import initial_bias, ranker, ranker_validation, tasks
+from tfrec.ranking import initial_bias, ranker, ranker_validation, ranking_model, tasks
 from tfrecords import encoding, reader, terminal
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
@@ -50,7 +50,7 @@ class Predictions:
         return self.labels[head][known], known, lengths[lengths > 0]
 
 
-def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranker.Ranker:
+def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_model.RankingModel:
     """Builds an untrained ranker for a data set, with its weights created.
 
     Args:
@@ -58,19 +58,23 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranker.Ranke
         config: Sizes and options.
 
     Raises:
-        FileNotFoundError, ValueError: See `reader.DataSet.catalog`.
+        FileNotFoundError: See `reader.DataSet.catalog`.
+        ValueError: There is no ranker `config.ranker`, or its `call` is not as expected; or see
+            `reader.DataSet.catalog`.
     """
     tf.keras.utils.set_random_seed(config.seed)
     schema = data_set.schema
-    num_positions = config.num_positions if knows_positions(data_set) else 0
-    ties = layers.find_histories(data_set.fitted, data_set.catalog())
-    model = ranker.Ranker(data_set.fitted, config, _heads(data_set), num_positions, ties)
+    kind = ranking_model.RANKERS.get(config.ranker)
+    model = kind.for_data_set(data_set, config, _heads(data_set))
+    model.learn_positions(config.num_positions if knows_positions(data_set) else 0)
     model(
         {
             "query": tf.zeros([1, encoding.width(schema.query_fields)], tf.int32),
             "ad": tf.zeros([1, 1, encoding.width(schema.ad_fields)], tf.int32),
         }
     )
+    if kind is not ranker.Ranker:
+        ranking_model.check_logits(model)
     return model
 
 
@@ -89,7 +93,7 @@ def knows_positions(data_set: reader.DataSet) -> bool:
     return data_set.spec.has_position and not sampled
 
 
-def start(model: ranker.Ranker, data_set: reader.DataSet) -> None:
+def start(model: ranking_model.RankingModel, data_set: reader.DataSet) -> None:
     """Initializes an untrained ranker from a window of records.
 
     Sets the biases of the heads to the rates of the log, the rates of id dropout, and the number
@@ -130,7 +134,9 @@ def check_trainable(data_set: reader.DataSet) -> None:
         )
 
 
-def predict_split(model: ranker.Ranker, data_set: reader.DataSet, split: str) -> Predictions:
+def predict_split(
+    model: ranking_model.RankingModel, data_set: reader.DataSet, split: str
+) -> Predictions:
     """Scores every shown ad of a split in its logged position.
 
     Raises:
@@ -234,13 +240,7 @@ def train_ranker(
         lambda: _validate(model, data_set, config),
         plan,
         workdir,
-        observe=functools.partial(
-            training.norms_of_sides,
-            model.query_embeddings,
-            model.ad_embeddings,
-            data_set.fitted,
-            next(iter(read(0))),
-        ),
+        observe=functools.partial(model.embedding_norms, next(iter(read(0)))),
         progress=progress,
         options=dataclasses.asdict(config),
         extra_callbacks=callbacks,
@@ -264,7 +264,7 @@ def train_ranker(
 
 def load_ranker(
     data_set: reader.DataSet, workdir: pathlib.Path
-) -> tuple[ranker.Ranker, calibration.Calibrators, dict[str, Any]]:
+) -> tuple[ranking_model.RankingModel, calibration.Calibrators, dict[str, Any]]:
     """Restores a trained ranker.
 
     Args:
@@ -292,7 +292,7 @@ def _rows_of_pass(data_set: reader.DataSet, config: RankerConfig) -> float:
 
 
 def validation_loss(
-    model: ranker.Ranker, predictions: Predictions, loss_weights: Mapping[str, float]
+    model: ranking_model.RankingModel, predictions: Predictions, loss_weights: Mapping[str, float]
 ) -> float:
     """Returns the weighted losses of all heads, as in training; 0 of a head without labels."""
     logits = {head: tf.constant(values) for head, values in predictions.logits.items()}
@@ -306,7 +306,7 @@ def validation_loss(
 
 
 def _validate(
-    model: ranker.Ranker, data_set: reader.DataSet, config: RankerConfig
+    model: ranking_model.RankingModel, data_set: reader.DataSet, config: RankerConfig
 ) -> dict[str, float]:
     predictions = predict_split(model, data_set, "validation")
     labels, known, _ = predictions.labeled(CLICK.label)

@@ -1,6 +1,7 @@
-"""Stage one: the two-tower retrieval model, its task and its training."""
+"""Stage one: the base class of retrieval models, the two-tower model, task and training."""
 
 from tfrec.retrieval.refit import REFIT_SPLITS, most_clicked, with_validation_clicks
+from tfrec.retrieval.retrieval_model import RETRIEVAL_MODELS, Embedded, RetrievalModel
 from tfrec.retrieval.retrieval_training import (
     Clicks,
     build_two_tower,
@@ -19,7 +20,10 @@ from tfrec.retrieval.two_tower import TwoTower, embed_in_batches, exact_top_k, q
 __all__ = [
     "RECALL_AT",
     "REFIT_SPLITS",
+    "RETRIEVAL_MODELS",
     "Clicks",
+    "Embedded",
+    "RetrievalModel",
     "SampledSoftmax",
     "Tower",
     "TwoTower",

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec import training
-from tfrec.retrieval import two_tower
+from tfrec.retrieval import retrieval_model
 from tfrecords import reader
 
 REFIT_SPLITS = ("train", "validation")
@@ -54,7 +54,7 @@ def refit_batches(data_set: reader.DataSet, batch_size: int, seed: reader.Seed) 
 
 
 def refit_two_tower(
-    model: two_tower.TwoTower,
+    model: retrieval_model.RetrievalModel,
     plan: training.Plan,
     history: Sequence[dict[str, float]],
     read: Callable[[reader.Seed], tf.data.Dataset],

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfrec import layers, training
 from tfrec.config import RetrievalConfig, save_config
-from tfrec.retrieval import retrieval_validation, two_tower
+from tfrec.retrieval import retrieval_model, retrieval_validation, two_tower
 from tfrec.retrieval.refit import (
     REFIT_DIRECTORY,
     REFIT_SPLITS,
@@ -55,8 +55,8 @@ def build_two_tower(
     config: RetrievalConfig,
     catalog: reader.Catalog,
     clicked_ads: layers.ClickedAds | None = None,
-) -> two_tower.TwoTower:
-    """Builds an untrained two-tower model, with its weights created.
+) -> retrieval_model.RetrievalModel:
+    """Builds an untrained retrieval model, with its weights created.
 
     Args:
         data_set: The converted log.
@@ -64,17 +64,15 @@ def build_two_tower(
         catalog: The ads, with their training clicks.
         clicked_ads: The training clicks of each user, which are not negatives for them; None: not
             known, or the model is not trained.
+
+    Raises:
+        ValueError: There is no model `config.retrieval_model`, or its towers are not as expected.
     """
     tf.keras.utils.set_random_seed(config.seed)
-    model = two_tower.TwoTower(data_set.fitted, config, catalog, clicked_ads)
-    schema = data_set.schema
-    if model.query_tower.user_clicks is not None:
-        nothing = tf.zeros([1], tf.int32)
-        model.query_tower.user_clicks(nothing, nothing, nothing, model.embed_rows)
-    model.query_tower(tf.zeros([1, encoding.width(schema.query_fields)], tf.int32))
-    model.ad_tower(tf.zeros([1, encoding.width(schema.ad_fields)], tf.int32))
-    model.built = True
-    model.copy_initial_weights()
+    kind = retrieval_model.RETRIEVAL_MODELS.get(config.retrieval_model)
+    model = kind.for_data_set(data_set, config, catalog)
+    model.clicked_ads = clicked_ads
+    model.build_weights()
     return model
 
 
@@ -196,10 +194,7 @@ def train_two_tower(
         plan,
         workdir,
         observe=functools.partial(
-            training.norms_of_sides,
-            model.query_tower.field_embeddings,
-            model.ad_tower.field_embeddings,
-            data_set.fitted,
+            model.embedding_norms,
             next(iter(data_set.clicked("train", config.batch_size, seed=config.seed))),
         ),
         progress=progress,
@@ -222,7 +217,7 @@ def _refit(
     workdir: pathlib.Path,
     progress: bool,
     callbacks: Sequence[tf.keras.callbacks.Callback],
-) -> two_tower.TwoTower:
+) -> retrieval_model.RetrievalModel:
     """Retrains on the training and the validation clicks; see `refit`."""
     catalog = with_validation_clicks(data_set, data_set.catalog())
     pairs = read_pairs(data_set, REFIT_SPLITS) if data_set.spec.has_user else None
@@ -245,7 +240,7 @@ def _refit(
 
 def load_two_tower(
     data_set: reader.DataSet, workdir: pathlib.Path
-) -> tuple[two_tower.TwoTower, dict[str, Any]]:
+) -> tuple[retrieval_model.RetrievalModel, dict[str, Any]]:
     """Restores a trained two-tower model.
 
     Args:
@@ -271,7 +266,7 @@ def load_two_tower(
 
 
 def _write_projector(
-    model: two_tower.TwoTower, catalog: reader.Catalog, directory: pathlib.Path
+    model: retrieval_model.RetrievalModel, catalog: reader.Catalog, directory: pathlib.Path
 ) -> None:
     rows = training.choose_rows(catalog.clicks)
     ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalog.features[rows]))

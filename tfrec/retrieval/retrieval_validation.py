@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tfrec.retrieval import temperature, two_tower
+from tfrec.retrieval import retrieval_model, temperature, two_tower
 from tfrecords import reader
 from tfrecords.schema import NUM_CANDIDATES
 
@@ -52,7 +52,7 @@ class HeldOut:
 
 
 def measure(
-    model: two_tower.TwoTower, held_out: HeldOut, queries: np.ndarray, ads: np.ndarray
+    model: retrieval_model.RetrievalModel, held_out: HeldOut, queries: np.ndarray, ads: np.ndarray
 ) -> dict[str, float]:
     """Returns `validation_corpus_recall_at_K` for each K below N, and their mean.
 
@@ -91,7 +91,7 @@ def measure(
 
 
 def best_temperature(
-    model: two_tower.TwoTower,
+    model: retrieval_model.RetrievalModel,
     held_out: HeldOut,
     queries: np.ndarray,
     ads: np.ndarray,

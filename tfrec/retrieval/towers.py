@@ -3,7 +3,6 @@
 Shapes: B rows, W columns of ids, F fields, E field embedding, D embedding.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -12,6 +11,9 @@ from tfrec import layers
 from tfrec.config import RetrievalConfig
 from tfrecords import encoding, schema
 
+FREQUENCY_STDDEV = 0.01
+# The attribute of a tower that holds its graph.
+_GRAPH = "_tfrec_graph"
 _FIELDS_WIDTH, _MIN_FIELD_DIM, _MAX_FIELD_DIM = 256, 16, 128
 
 
@@ -32,7 +34,7 @@ class Tower(tf.keras.Model):
         fitted: encoding.FittedSchema,
         fields: Sequence[schema.Field],
         config: RetrievalConfig,
-        frequency_stddev: float,
+        frequency_stddev: float = FREQUENCY_STDDEV,
         ties: layers.Ties | None = None,
         ads: layers.FieldEmbeddings | None = None,
     ) -> None:
@@ -52,16 +54,6 @@ class Tower(tf.keras.Model):
         self.hidden_layer = tf.keras.layers.Dense(config.hidden_dim, activation="relu")
         self.output_layer = tf.keras.layers.Dense(config.embedding_dim)
         self.dropout = layers.Dropout(config.dropout)
-        self._width = encoding.width(fields)
-
-    @functools.cached_property
-    def embed(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """`call` as a graph, without dropout."""
-        return tf.function(
-            lambda ids: self(ids),
-            input_signature=[tf.TensorSpec([None, self._width], tf.int32)],
-            autograph=layers.needs_autograph(self),
-        )
 
     @property
     def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
@@ -95,6 +87,18 @@ class Tower(tf.keras.Model):
             x = cross(x0, x)
         x += self.dropout(self.hidden_layer(x), training=training)
         return tf.math.l2_normalize(self.output_layer(x), axis=-1)
+
+
+def graph_of(tower: tf.keras.layers.Layer, width: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a tower of ids [B, width] as a graph, without dropout; traced once."""
+    held = vars(tower)
+    if _GRAPH not in held:
+        held[_GRAPH] = tf.function(
+            lambda ids: tower(ids),
+            input_signature=[tf.TensorSpec([None, width], tf.int32)],
+            autograph=layers.needs_autograph(tower),
+        )
+    return held[_GRAPH]
 
 
 def with_field(fields: tf.Tensor, more: tf.Tensor) -> tf.Tensor:

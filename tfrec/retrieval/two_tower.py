@@ -20,16 +20,12 @@ import tensorflow as tf
 
 from tfrec import layers, training
 from tfrec.config import RetrievalConfig
-from tfrec.retrieval import task, tower_start, towers
+from tfrec.retrieval import retrieval_model, tower_start, towers
 from tfrecords import encoding, reader, terminal
 
-_FREQUENCY_STDDEV = 0.01
 
-
-class TwoTower(training.StageModel):
-    """The retrieval model.
-
-    If the catalog is no larger than a batch's sample of ads, the softmax is over all ads.
+class TwoTower(retrieval_model.RetrievalModel):
+    """The retrieval model of this package.
 
     Args:
         fitted: The fitted schema.
@@ -37,12 +33,10 @@ class TwoTower(training.StageModel):
         catalog: All ads, with click counts; the source of the uniform negatives.
         clicked_ads: Ads that users clicked in training, which are not their negatives; None if
             users are not known.
-
-    Attributes:
-        query_tower, ad_tower: The towers.
-        temperature: Temperature of the softmax.
-        task: The objective; another `tfrs.tasks.Retrieval` can take its place.
     """
+
+    query_tower: towers.Tower
+    ad_tower: towers.Tower
 
     def __init__(
         self,
@@ -51,92 +45,64 @@ class TwoTower(training.StageModel):
         catalog: reader.Catalog,
         clicked_ads: layers.ClickedAds | None = None,
     ) -> None:
-        super().__init__()
         schema = fitted.schema
         ties = layers.find_histories(fitted, catalog)
         # A query made of ads distinguishes ads by their rows: see `tower_start`.
-        stddev = 0.0 if ties or layers.UserIds.find(fitted) else _FREQUENCY_STDDEV
-        self.ad_tower = towers.Tower(fitted, schema.ad_fields, config, stddev)
-        self.query_tower = towers.Tower(
-            fitted, schema.query_fields, config, stddev, ties, self.ad_tower.field_embeddings
+        stddev = 0.0 if ties or layers.UserIds.find(fitted) else towers.FREQUENCY_STDDEV
+        ad_tower = towers.Tower(fitted, schema.ad_fields, config, stddev)
+        query_tower = towers.Tower(
+            fitted, schema.query_fields, config, stddev, ties, ad_tower.field_embeddings
         )
-        self.temperature = tf.Variable(
-            config.initial_temperature, name="temperature", dtype=tf.float32, trainable=False
-        )
-        self.task = task.SampledSoftmax(
-            temperature=self.temperature,
-            loss_metrics=[tf.keras.metrics.Mean(name="softmax_loss")],
-        )
-        self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
-        self._generator = layers.new_generator()
-        self._embedding_l2 = config.embedding_l2
-        self._num_uniform = config.uniform_negatives
-        self._num_ads = len(catalog)
-        self._has_few_ads = self._num_ads <= config.batch_size + config.uniform_negatives
-        # The catalog and its counts are data, not weights: they are not in checkpoints.
-        self._ad_features = tf.constant(np.asarray(catalog.features))
-        self._click_shares = layers.ClickShares(catalog.clicks)
-        self._clicked_ads = clicked_ads
+        super().__init__(fitted, config, catalog, query_tower, ad_tower)
+        self.clicked_ads = clicked_ads
+
+    def build_weights(self) -> None:
+        """Creates the weights; those of the query tower from the ad tower: see `tower_start`."""
+        if self.query_tower.user_clicks is not None:
+            nothing = tf.zeros([1], tf.int32)
+            self.query_tower.user_clicks(nothing, nothing, nothing, self.embed_rows)
+        super().build_weights()
+        self.copy_initial_weights()
 
     def copy_initial_weights(self) -> None:
         """Copies initial weights from the ad tower to the query tower: see `tower_start`."""
         tower_start.copy_initial_weights(self.query_tower, self.ad_tower)
 
-    @property
-    def sparse_variables(self) -> list[tf.Variable]:
-        """The embedding tables, which take sparse updates."""
-        both = (self.query_tower, self.ad_tower)
-        return [v for tower in both for v in tower.field_embeddings.sparse_variables]
-
-    def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
-        """Returns the loss of clicks; in training with the penalty on the embeddings used.
-
-        Args:
-            inputs: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32; `user` [B] int64 if
-                users are known, else `request` [B] int32, whose clicks are not negatives of each
-                other; optionally `sample_weight` [B].
-            training: Whether dropout, of ids too, is on.
-        """
-        rows, ads = self._candidates(inputs)  # [C], [C, Wa]
-        query = inputs["query"]
-        if training:
-            query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
+    def embed_batch(
+        self,
+        batch: reader.Batch,
+        query: tf.Tensor,
+        ads: tf.Tensor,
+        own_columns: tf.Tensor,
+        training: bool,
+    ) -> retrieval_model.Embedded:
+        """See `RetrievalModel`; users are also the sums of their other clicks."""
         query_fields = self.query_tower.field_embeddings(query)
         ad_fields = self.ad_tower.field_embeddings(ads)
         query_inputs = query_fields
         layer = self.query_tower.user_clicks
         if layer is not None:
-            of_users = self._clicks_of_users(layer, inputs, query)
+            of_users = self._clicks_of_users(layer, batch, query)
             query_inputs = towers.with_field(query_fields, of_users)
-        # The column of the clicked ad is its row if all ads are candidates.
-        own = {"own_columns": inputs["ad_row"]} if self._over_all_ads else {}
-        score_mask = self._not_clicked(inputs, rows)
-        if score_mask is not None and not self._over_all_ads:
-            # The clicked ad itself, which a stock task would mask too.
-            score_mask = tf.linalg.set_diag(score_mask, tf.ones_like(inputs["ad_row"], tf.bool))
-        loss = self.task(
+        penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own_columns))
+        return retrieval_model.Embedded(
             self.query_tower.combine(query_inputs, training),
             self.ad_tower.combine(ad_fields, training),
-            sample_weight=inputs.get("sample_weight"),
-            candidate_sampling_probability=self._sampling_probability(inputs, rows),
-            candidate_ids=rows,
-            compute_metrics=not training,
-            score_mask=score_mask,
-            **own,
+            penalty,
         )
-        if not training:
-            return loss
-        own_columns = own.get("own_columns", tf.range(tf.shape(query)[0]))
-        penalty = _squared_norm(query_fields) + _squared_norm(tf.gather(ad_fields, own_columns))
-        return loss + self._embedding_l2 * penalty
+
+    def embedding_norms(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
+        """Returns norms of the field embeddings of both towers, for TensorBoard."""
+        sides = self.query_tower.field_embeddings, self.ad_tower.field_embeddings
+        return training.norms_of_sides(*sides, self._fitted, batch)
 
     def _clicks_of_users(
         self, layer: layers.UserClicks, batch: reader.Batch, query: tf.Tensor
     ) -> tf.Tensor:
         """Returns the sums [B, E] of the users' other clicks; 0 for OOV users, as in serving."""
-        if self._clicked_ads is None:
+        if self.clicked_ads is None:
             return layer.of_ids(query)
-        ads, owner, counts = self._clicked_ads.others(
+        ads, owner, counts = self.clicked_ads.others(
             batch["user"], batch["ad_row"], layer.max_clicks, self._generator
         )
         sums = layer(ads, owner, counts, self.embed_rows)
@@ -149,62 +115,17 @@ class TwoTower(training.StageModel):
     def store_user_clicks(self) -> None:
         """Stores the users' sums of clicked ads in the query tower, with the current weights."""
         layer = self.query_tower.user_clicks
-        if layer is not None and self._clicked_ads is not None:
-            layer.store(self._clicked_ads, self._num_ads, self.embed_rows)
-
-    @property
-    def _over_all_ads(self) -> bool:
-        """Whether all ads are candidates; a stock task takes those of the batch first."""
-        return self._has_few_ads and isinstance(self.task, task.SampledSoftmax)
-
-    def _candidates(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns rows [C] and features [C, Wa] of the candidates that clicks are scored against.
-
-        These are the clicked ads and uniform negatives, or all ads.
-        """
-        if self._over_all_ads:
-            return tf.range(self._num_ads), self._ad_features
-        uniform = self._generator.uniform([self._num_uniform], 0, self._num_ads, tf.int32)
-        # All have the latest features, as in the index. Otherwise a price from the end of the log
-        # would identify the uniform ads, which were not clicked.
-        rows = tf.concat([batch["ad_row"], uniform], axis=0)
-        return rows, tf.gather(self._ad_features, rows)
-
-    def _not_clicked(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
-        """Returns [B, C] bool, false for ads [C] that the user clicked, as far as it is known."""
-        if self._clicked_ads is not None:
-            return ~self._clicked_ads.among(batch["user"], rows)
-        if "request" in batch:
-            return ~layers.clicked_in_request(batch["request"], batch["ad_row"], rows)
-        return None
-
-    def accidental_hits(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
-        """Returns [B, C] bool: whether the query's user clicked the ad of a column [C].
-
-        Args:
-            batch: `ad_row` [B] int32 and, if users are known, `user` [B] int64.
-            rows: [C] int32 catalog rows.
-        """
-        own = batch["ad_row"][:, None] == rows
-        not_clicked = self._not_clicked(batch, rows)
-        return own if not_clicked is None else own | ~not_clicked
-
-    def _sampling_probability(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
-        """Returns the probability [C] of candidates in a draw of a negative; None for all ads."""
-        if self._over_all_ads:
-            return None
-        num_in_batch = tf.shape(batch["ad_row"])[0] - 1
-        draws = layers.expected_draws(
-            self._click_shares(rows), num_in_batch, self._num_uniform, self._num_ads
-        )
-        return draws / tf.cast(num_in_batch + self._num_uniform, tf.float32)
+        if layer is not None and self.clicked_ads is not None:
+            layer.store(self.clicked_ads, self._num_ads, self.embed_rows)
 
 
 def _squared_norm(field_embeddings: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.reduce_sum(tf.square(field_embeddings), axis=[-2, -1]))
 
 
-def embed_in_batches(tower: towers.Tower, ids: np.ndarray, batch_size: int = 8192) -> np.ndarray:
+def embed_in_batches(
+    tower: tf.keras.layers.Layer, ids: np.ndarray, batch_size: int = 8192
+) -> np.ndarray:
     """Embeds ids in batches.
 
     Args:
@@ -215,8 +136,9 @@ def embed_in_batches(tower: towers.Tower, ids: np.ndarray, batch_size: int = 819
     Returns:
         [N, D] float32, L2-normalized.
     """
+    embed = towers.graph_of(tower, ids.shape[1])
     parts = [
-        tower.embed(tf.constant(ids[first : first + batch_size])).numpy()
+        embed(tf.constant(ids[first : first + batch_size])).numpy()
         for first in terminal.progress_steps(len(ids), batch_size, "embedding")
     ]
     return np.concatenate(parts)

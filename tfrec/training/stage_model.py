@@ -1,6 +1,6 @@
 """The base class of both stages: a `tfrs.Model` whose logs are means over a pass.
 
-A subclass implements `compute_loss`, as for `tfrs.Model`, and `sparse_variables`. It trains by
+A subclass implements `compute_loss`, as for `tfrs.Model`. It trains by
 `compile` and `fit`, under any optimizer and any `tf.distribute` strategy.
 """
 
@@ -35,8 +35,8 @@ class StageModel(tfrs.Model):
 
     @property
     def sparse_variables(self) -> list[tf.Variable]:
-        """The trainable variables that take sparse updates."""
-        return []
+        """The trainable variables that take sparse updates: the tables of embedding layers."""
+        return layers.embedding_tables(self)
 
     @property
     def dense_variables(self) -> list[tf.Variable]:

@@ -1,26 +1,28 @@
-"""Log formats, one module each, with a common protocol."""
+"""Log formats, one module each, with a common protocol, and base classes for others."""
 
 from tfrecords.formats import criteo
 from tfrecords.formats.files.delimited import STRINGS
 from tfrecords.formats.files.lines import open_text
 from tfrecords.formats.files.paths import expand_paths
 from tfrecords.formats.files.table_files import column_names, is_parquet, open_table
+from tfrecords.formats.log_format import LineFormat, LogFormat
 from tfrecords.formats.protocol import LINE_NUMBER, ROWS_PER_CHUNK, Chunk, Files, Log, Parsed
-from tfrecords.formats.registry import NAMES, format_named
+from tfrecords.formats.registry import FORMATS
 
 __all__ = [
+    "FORMATS",
     "LINE_NUMBER",
-    "NAMES",
     "ROWS_PER_CHUNK",
     "STRINGS",
     "Chunk",
     "Files",
+    "LineFormat",
     "Log",
+    "LogFormat",
     "Parsed",
     "column_names",
     "criteo",
     "expand_paths",
-    "format_named",
     "is_parquet",
     "open_table",
     "open_text",

@@ -1,6 +1,6 @@
 """The protocol of log formats: chunks of rows that are parsed independently.
 
-A format is a module of this package with
+A format is a `log_format.LogFormat`, or a module with its functions:
 
     schema() -> Schema | None             its convention; None: a schema file is required
     open_log(files, schema) -> Log

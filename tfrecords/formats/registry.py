@@ -1,9 +1,10 @@
 """The formats by name."""
 
-import importlib
-from types import ModuleType
+import inspect
+from typing import Any, cast
 
-from tfrecords import terminal
+from tfrecords import plugins
+from tfrecords.formats import log_format
 
 _MODULES = {
     "criteo_kaggle": "criteo",
@@ -14,16 +15,20 @@ _MODULES = {
     "avazu": "avazu",
     "tabular": "tabular",
 }
-NAMES = tuple(_MODULES)
+_FUNCTIONS = ("schema", "open_log", "read_ads")
 
 
-def format_named(name: str) -> ModuleType:
-    """Returns the module of a format; see `protocol`.
+def _accept(found: Any) -> log_format.LogFormat | None:
+    if inspect.isclass(found):
+        return found() if issubclass(found, log_format.LogFormat) else None
+    is_format = all(callable(getattr(found, name, None)) for name in _FUNCTIONS)
+    return cast(log_format.LogFormat, found) if is_format else None
 
-    Raises:
-        ValueError: The format does not exist.
-    """
-    if name not in _MODULES:
-        hint = terminal.suggestion_for(name, NAMES)
-        raise ValueError(f"Unknown --format {name!r}; known: {', '.join(NAMES)}.{hint}")
-    return importlib.import_module(f"tfrecords.formats.{_MODULES[name]}")
+
+FORMATS: plugins.Registry[log_format.LogFormat] = plugins.Registry(
+    "log format",
+    "tfrec.log_formats",
+    {name: f"tfrecords.formats.{module}" for name, module in _MODULES.items()},
+    "a subclass of tfrecords.formats.LogFormat, or a module with its functions",
+    _accept,
+)

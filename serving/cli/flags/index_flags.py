@@ -7,7 +7,11 @@ from absl import flags
 
 from serving import index
 
-flags.DEFINE_enum("index", index.AUTO, [index.AUTO, *index.KINDS], "Kind of ad index.")
+flags.DEFINE_string(
+    "index",
+    index.AUTO,
+    f"Kind of ad index: {', '.join(index.INDEX_KINDS.names)}, or MODULE:CLASS for one of your own.",
+)
 flags.DEFINE_string(
     "index_config", None, "File written by tfrec tune_index --output; replaces --index."
 )

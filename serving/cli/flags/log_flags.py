@@ -22,7 +22,11 @@ flags.DEFINE_integer(
 flags.DEFINE_string(
     "data_path", None, "The log, plain or gzip: a file, a comma-separated list, or a pattern."
 )
-flags.DEFINE_string("format", "criteo_kaggle", f"Layout of the log: {', '.join(formats.NAMES)}.")
+flags.DEFINE_string(
+    "format",
+    "criteo_kaggle",
+    f"Layout of the log: {', '.join(formats.FORMATS.names)}, or MODULE:CLASS for one of your own.",
+)
 flags.DEFINE_string("schema_path", None, "Schema file (JSON); default: the format's convention.")
 flags.DEFINE_string(
     "ads_path", None, "Table of ads with their fields; may include ads never shown."
@@ -67,7 +71,7 @@ def log_source(steps: export.Pipeline) -> convert.Source:
         raise ValueError("Give either --use_synthetic or --data_path=FILE.")
     if FLAGS.use_synthetic:
         return steps.synthesize(FLAGS.n_samples)
-    convention = formats.format_named(FLAGS.format).schema
+    convention = formats.FORMATS.get(FLAGS.format).schema
     named = schema.load_schema(FLAGS.schema_path) if FLAGS.schema_path else convention()
     if named is None:
         raise ValueError(

@@ -3,6 +3,7 @@
     tfrec train --use_synthetic --n_samples=100000 --workdir=workdir/demo
     tfrec train --data_path=train.txt --workdir=workdir/criteo
     tfrec train --use_synthetic --json
+    tfrec train --use_synthetic --ranker=dlrm_ranker:DLRM
 
 Takes about three minutes for 100,000 impressions on two cores. Finished steps are skipped; if the
 command is killed, run it again to resume. Watch it with `tensorboard --logdir=WORKDIR`. Prints test
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from serving.cli import command_line
+from serving.cli import command_line, config_flags
 from serving.cli.flags import gate_flags, index_flags, log_flags
 from tfrec import config
 
@@ -33,6 +34,8 @@ flags.DEFINE_integer(
     "stage2_epochs", None, "Maximum number of epochs of the ranker.", lower_bound=1
 )
 flags.DEFINE_integer("batch_size", None, "Batch size of both stages.", lower_bound=1)
+config_flags.define_flags(config.RetrievalConfig, ("retrieval_model",))
+config_flags.define_flags(config.RankerConfig, ("ranker",))
 flags.DEFINE_bool("json", False, "Print only metrics, release and durations, as JSON.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
@@ -46,26 +49,32 @@ def train(workdir: pathlib.Path) -> workflow.TrainedStages:
     Args:
         workdir: Work directory.
     """
+    index_config = index_flags.config()
     from serving import export, workflow
-    from tfrec import reports
+    from tfrec import ranking, reports, retrieval
 
-    steps = export.Pipeline(workdir, progress=not FLAGS.json)
     batch = {"batch_size": FLAGS.batch_size} if FLAGS.batch_size else {}
     first = {"epochs": FLAGS.stage1_epochs} if FLAGS.stage1_epochs else {}
     second = {"epochs": FLAGS.stage2_epochs} if FLAGS.stage2_epochs else {}
+    of_retrieval = config.RetrievalConfig(retrieval_model=FLAGS.retrieval_model, **batch, **first)
+    of_ranker = config.RankerConfig(ranker=FLAGS.ranker, **batch, **second)
+    # Fails before the log is read.
+    retrieval.RETRIEVAL_MODELS.get(of_retrieval.retrieval_model)
+    ranking.RANKERS.get(of_ranker.ranker)
+    steps = export.Pipeline(workdir, progress=not FLAGS.json)
     stages = workflow.train(
         log_flags.converted_data_set(steps),
         workdir,
-        retrieval=config.RetrievalConfig(**batch, **first),
-        ranking=config.RankerConfig(**batch, **second),
+        retrieval=of_retrieval,
+        ranking=of_ranker,
         progress=not FLAGS.json,
     )
-    report = stages.evaluate(index=index_flags.config())
+    report = stages.evaluate(index=index_config)
     page = steps.path("evaluation") / "report.html"
     if not FLAGS.json:
         print(reports.report_as_text(report))
         print(f"Report: {page}")
-    release = stages.export(report, index=index_flags.config(), force=gate_flags.force())
+    release = stages.export(report, index=index_config, force=gate_flags.force())
     if FLAGS.json:
         exported = {"bundle": release.base, "version": release.version, "report": page}
         command_line.print_json(

@@ -44,8 +44,8 @@ MISTAKES = {
     ("train.py", "--wrokdir=x"): "error: Unknown flag --wrokdir. Did you mean --workdir? See",
     ("train.py", "--nofroce"): "error: Unknown flag --nofroce. Did you mean --noforce? See",
     ("train.py", "--index=ivfqp"): (
-        "error: --index: expected one of auto, Flat, IVF, IVFPQ, HNSW, got 'ivfqp'. "
-        "Did you mean 'IVFPQ'?"
+        "error: Unknown index kind 'ivfqp'; expected one of auto, Flat, IVF, IVFPQ, HNSW, or "
+        "MODULE:CLASS for a class of your own. Did you mean 'IVFPQ'?"
     ),
     ("train.py", "--n_samples=many"): "error: --n_samples: expected integer >= 100, got 'many'.",
     ("train.py", "--n_samples=7"): "error: --n_samples: expected integer >= 100, got '7'.",

@@ -1,0 +1,117 @@
+"""Models of a user: the examples are trained, evaluated, exported and served as ours are."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+from repository import ROOT
+
+from serving import export
+from serving.client import LocalClient
+from serving.index import IndexConfig
+from tfrec import ranking, retrieval
+from tfrec.config import EvaluationConfig
+from tfrecords import reader
+
+pytestmark = pytest.mark.trains
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def examples(data_set, tmp_path_factory):
+    """A directory with the examples, the current one, and their ads' vectors."""
+    folder = tmp_path_factory.mktemp("own")
+    for name in ("dlrm_ranker", "frozen_encoder_tower"):
+        shutil.copy(EXAMPLES / f"{name}.py", folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr("sys.path", [*__import__("sys").path])
+        kind = retrieval.RETRIEVAL_MODELS.get("frozen_encoder_tower:FrozenEncoder")
+        __import__(kind.__module__).write_vectors(data_set, "ad_vectors.npz")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def workdir(examples, data_set, ranker_config, retrieval_config):
+    """A work directory with both examples trained."""
+    steps = export.Pipeline(examples / "work", progress=False)
+    shutil.copytree(data_set.directory, steps.path("data"))
+    steps.train_ranker(
+        steps.data_set(), dataclasses.replace(ranker_config, ranker="dlrm_ranker:DLRM")
+    )
+    steps.train_retrieval(
+        steps.data_set(),
+        dataclasses.replace(retrieval_config, retrieval_model="frozen_encoder_tower:FrozenEncoder"),
+    )
+    return steps.workdir
+
+
+def test_own_models_are_loaded_without_naming_them(workdir):
+    models = export.Pipeline(workdir, progress=False).models(reader.DataSet(workdir / "data"))
+    assert type(models.ranker).__name__ == "DLRM"
+    assert type(models.two_tower).__name__ == "FrozenEncoder"
+    written = json.loads((workdir / "ranker" / "config.json").read_text())
+    assert written["ranker"] == "dlrm_ranker:DLRM"
+
+
+def test_own_models_learn(workdir, data_set):
+    history = json.loads((workdir / "ranker" / "history.json").read_text())
+    assert history[-1]["loss"] < history[0]["loss"]
+    ranked = json.loads((workdir / "ranker" / "ranker.json").read_text())["validation"]
+    # 1 is that of the mean rate.
+    assert ranked["click"]["normalized_entropy"] < 1.0
+    found = json.loads((workdir / "retrieval" / "retrieval.json").read_text())["history"]
+    at = min(100, data_set.catalog().features.shape[0] // 3)
+    assert max(h[f"validation_corpus_recall_at_{at}"] for h in found) > 1.1 * at / 300
+
+
+def test_frozen_vectors_are_not_trained(workdir, examples):
+    models = export.Pipeline(workdir, progress=False).models(reader.DataSet(workdir / "data"))
+    stored = np.load(examples / "ad_vectors.npz")
+    frozen = models.two_tower.ad_tower.frozen.numpy()
+    known = {tuple(vector) for vector in stored["vectors"].tolist()}
+    rows = [tuple(row) for row in frozen.tolist() if any(row)]
+    assert rows
+    assert set(rows) <= known
+
+
+def test_own_models_are_evaluated_exported_and_served(workdir):
+    steps = export.Pipeline(workdir, progress=False)
+    data_set, flat = steps.data_set(), IndexConfig(kind="Flat")
+    report = steps.evaluate(data_set, EvaluationConfig(resamples=20), flat)
+    assert report.ranker["click"].metrics["auc"].value > 0.5
+    base = steps.export(data_set, report, flat, force=True)
+    request = data_set.sample_requests()[0]
+    with LocalClient(base) as client:
+        answer = client.recommend(user=request, k=5, explain=True, rules={"caps": []})
+        # The served scores are the model's, calibrated.
+        assert len(answer.ads) == 5
+        assert answer.degraded is None
+
+
+def test_stock_tasks_drop_into_own_models(data_set, examples, ranker_config, retrieval_config):
+    model = ranking.build_ranker(
+        data_set, dataclasses.replace(ranker_config, ranker="dlrm_ranker:DLRM")
+    )
+    none = tf.keras.losses.Reduction.NONE
+    model.tasks = {
+        "click": tfrs.tasks.Ranking(
+            tf.keras.losses.BinaryFocalCrossentropy(from_logits=True, reduction=none)
+        )
+    }
+    model.compile(tf.keras.optimizers.Adam(0.01))
+    batches = data_set.batches_of_like_lists("train", 64, seed=1).take(10)
+    losses = model.fit(batches, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    options = dataclasses.replace(
+        retrieval_config, retrieval_model="frozen_encoder_tower:FrozenEncoder"
+    )
+    model = retrieval.build_two_tower(data_set, options, data_set.catalog())
+    model.task = tfrs.tasks.Retrieval(temperature=0.1)
+    model.compile(tf.keras.optimizers.Adagrad(0.1))
+    losses = model.fit(data_set.clicked("train", 64, seed=1), epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]

@@ -1,0 +1,110 @@
+"""A log format of a user, which is that of docs/howto/own_format.md."""
+
+import json
+import pathlib
+
+import howto
+import logs
+import numpy as np
+import pytest
+
+from tfrecords import formats
+from tfrecords.schema import Field, Schema
+
+SCHEMA = Schema(
+    "json",
+    (
+        Field("country", "categorical", "query", min_count=1),
+        Field("history", "categorical_list", "query", min_count=1, max_list_length=3),
+        Field("ad", "categorical", "ad", min_count=1),
+        Field("price", "numeric", "ad"),
+    ),
+    ad_key=("ad",),
+    click="clicked",
+)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """The current directory, with the module of the page."""
+    howto.write("own_format", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def write(path, rows):
+    path.write_text(
+        "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
+    )
+    return path
+
+
+def rows(count):
+    rng = np.random.default_rng(0)
+    for ad in rng.integers(9, size=count).tolist():
+        yield {
+            "country": ["CH", None, "DE"][ad % 3],
+            "history": [f"h{ad}", "h1"][: ad % 3],
+            "ad": ad,
+            "price": None if ad == 4 else ad / 2,
+            "clicked": bool(ad % 2),
+            "ignored": {"of": "any kind"},
+        }
+
+
+def test_an_own_format_gives_what_the_same_table_gives(here):
+    own = logs.converted(
+        write(here / "log.jsonl", rows(200)), here / "own", SCHEMA, format="json_lines:JsonLines"
+    )
+    lines = ["country,history,ad,price,clicked"]
+    for row in rows(200):
+        price = "" if row["price"] is None else row["price"]
+        history = "|".join(row["history"])
+        clicked = int(row["clicked"])
+        lines.append(f"{row['country'] or ''},{history},{row['ad']},{price},{clicked}")
+    table = logs.converted_table(write(here / "log.csv", lines), here / "table", SCHEMA)
+    for split in ("train", "test"):
+        ours, theirs = (next(iter(data.batches(split, 500))) for data in (own, table))
+        assert set(ours) == set(theirs)
+        for name, values in ours.items():
+            np.testing.assert_array_equal(values, theirs[name])
+
+
+def test_bad_lines_are_rejected_with_the_reason(here):
+    bad = ["[1]", "{", {"country": ["CH"]}, {"history": "h1"}, {"price": "cheap"}]
+    path = write(here / "log.jsonl", [*rows(20), *bad])
+    form = formats.FORMATS.get("json_lines:JsonLines")
+    table, rejected = logs.read(form.open_log(formats.Files((path,)), SCHEMA), SCHEMA)
+    assert table.num_rows == 20
+    said = {line.line: line.reason for line in rejected}
+    assert list(said) == [21, 22, 23, 24, 25]
+    assert said[21] == "expected a JSON object"
+    assert "Expecting property name" in said[22]
+    assert said[23] == "expected one value, got ['CH']"
+    assert said[24] == "expected a list, got 'h1'"
+    assert "could not convert string to float: 'cheap'" in said[25]
+    assert rejected[1].raw == b"{\n"
+
+
+def test_a_column_that_no_line_has_is_an_error(here):
+    path = write(here / "log.jsonl", [{**row, "clicked": None} for row in rows(9)])
+    form = formats.FORMATS.get("json_lines:JsonLines")
+    path.write_text(path.read_text().replace("clicked", "clickt"))
+    log = form.open_log(formats.Files((path,)), SCHEMA)
+    with pytest.raises(ValueError, match=r"no line has the column 'clicked' .*mean 'clickt'\?"):
+        log.parse(next(log.chunks()))
+
+
+def test_tables_that_an_own_format_does_not_read_are_refused(here):
+    form = formats.FORMATS.get("json_lines:JsonLines")
+    with pytest.raises(ValueError, match=r"JsonLines reads no table of ads, but ads.csv was given"):
+        form.read_ads(formats.Files((), ads=pathlib.Path("ads.csv")), SCHEMA)
+    with pytest.raises(ValueError, match=r"JsonLines reads no table of users"):
+        form.open_log(formats.Files((), users=pathlib.Path("users.csv")), SCHEMA)
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown log format 'critoe'; .* mean 'criteo'\?"):
+        formats.FORMATS.get("critoe")
+    assert formats.FORMATS.get("avazu").schema().name == "avazu"

@@ -1,0 +1,113 @@
+"""What is named by a name, an entry point or MODULE:CLASS, and what wrong names say."""
+
+import collections
+import sys
+
+import pytest
+
+from tfrecords import plugins
+
+
+class Base:
+    pass
+
+
+class Own(Base):
+    class Inner(Base):
+        pass
+
+
+REGISTRY = plugins.Registry(
+    "thing",
+    "tfrec.things",
+    {"own": f"{__name__}:Own", "ordered": "collections:OrderedDict"},
+    "a subclass of Base",
+    plugins.subclass_of(Base),
+)
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Installs a package with entry points; returns a function that installs more."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(name, lines):
+        directory = tmp_path / f"{name}-1.0.dist-info"
+        directory.mkdir()
+        (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (directory / "entry_points.txt").write_text("\n".join(["[tfrec.things]", *lines]) + "\n")
+
+    install("one", [f"installed = {__name__}:Own", "gone = collections:Nothing"])
+    return install
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current directory; modules imported from it are forgotten."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_our_names_classes_and_the_class_itself_are_found():
+    assert REGISTRY.get("own") is Own
+    assert REGISTRY.get(f"{__name__}:Own.Inner") is Own.Inner
+    assert REGISTRY.get(Own) is Own
+
+
+def test_names_of_installed_packages_are_found(packages):
+    assert REGISTRY.names == ("own", "ordered", "gone", "installed")
+    assert REGISTRY.get("installed") is Own
+
+
+def test_a_name_of_two_packages_is_refused(packages):
+    packages("two", ["installed = collections:Counter", f"own = {__name__}:Own"])
+    with pytest.raises(ValueError, match=r"'installed': expected one class .*:Counter, .*:Own\."):
+        REGISTRY.get("installed")
+    # The same class under the same name is no contradiction.
+    assert REGISTRY.get("own") is Own
+
+
+def test_a_module_of_the_current_directory_is_found_and_its_source_is_identified(here):
+    (here / "mine_to_find.py").write_text(f"from {__name__} import Base\nclass Mine(Base): pass\n")
+    found = REGISTRY.get("mine_to_find:Mine")
+    assert issubclass(found, Base)
+    assert plugins.reference_to(found) == "mine_to_find:Mine"
+    first = REGISTRY.digest("mine_to_find:Mine")
+    (here / "mine_to_find.py").write_text("# other\n")
+    assert REGISTRY.digest("mine_to_find:Mine") not in (first, None)
+    assert REGISTRY.digest("own") is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("onw", r"Unknown thing 'onw'; expected one of own, ordered, .* Did you mean 'own'\?"),
+        ("ordered", r"thing 'ordered': expected a subclass of Base, got <class '.*OrderedDict'>"),
+        (collections.Counter, r"'collections:Counter': expected a subclass of Base"),
+        ("gone", r"'gone' cannot be loaded .* Repair the package"),
+        ("mien:Mine", r"no module 'mien' .* Did you mean 'mine'\? Run the command in the folder"),
+        ("mine:Mien", r"mine \(.*mine.py\) has no 'Mien'; expected .*Mine\. Did you mean 'Mine'\?"),
+        ("mine.more:X", r"no module 'mine.more'"),
+        ("needy:X", r"needy needs the module 'not_installed', which is not installed"),
+        (":X", r"':X': '' cannot be imported"),
+    ],
+)
+def test_wrong_references_are_explained(packages, here, reference, said):
+    (here / "mine.py").write_text("class Mine: pass\n")
+    (here / "needy.py").write_text("import not_installed\n")
+    with pytest.raises(ValueError, match=said):
+        REGISTRY.get(reference)
+
+
+def test_a_class_inside_a_function_is_refused():
+    class Local(Base):
+        pass
+
+    with pytest.raises(ValueError, match=r"Local is defined inside a function; expected a class"):
+        plugins.reference_to(Local)

@@ -1,0 +1,304 @@
+"""The base class of rankers: everything of stage two but the network.
+
+A ranker of your own is a constructor and `call`:
+
+    class DotProduct(ranking.RankingModel):
+        def __init__(self, fitted, config, heads):
+            super().__init__(fitted, config, heads)
+            self.query_embeddings = layers.FieldEmbeddings(fitted, fitted.schema.query_fields, 16)
+            self.ad_embeddings = layers.FieldEmbeddings(fitted, fitted.schema.ad_fields, 16)
+
+        def call(self, inputs, training=False):
+            query = tf.reduce_sum(self.query_embeddings(inputs["query"]), axis=-2)  # [B, E]
+            ads = tf.reduce_sum(self.ad_embeddings(inputs["ad"]), axis=-2)  # [B, C, E]
+            return self.head_logits(ads * query[:, None])
+
+Training, evaluation and export use these members:
+
+    call                            yours: ids to logits
+    for_data_set                    builds the model; override it to read the data set or catalog
+    logits, score                   `call` with id dropout and user biases; the same as a graph
+    as_logged                       adds position biases, for losses and metrics
+    compute_loss, tasks             the losses of the heads; other `tfrs.tasks` drop in
+    sparse_variables                tables that take sparse updates: those of embedding layers
+    query_embeddings, ad_embeddings optional `layers.FieldEmbeddings`, which are regularized and
+                                    shown in TensorBoard
+    head_layers, set_head_biases    optional last layers, which start at the rates of the log
+    id_dropout, user_bias, position_bias   corrections for what the log has; the last two or None
+
+A candidate's score must not depend on the other candidates: training sees short lists, padded with
+zeros, and serving scores many candidates, in batches.
+
+Shapes: B requests, C candidates, Wq and Wa columns of ids of the query and the ad side, W width.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+import tensorflow as tf
+
+from tfrec import layers, training
+from tfrec.config import RankerConfig
+from tfrec.heads import HEADS
+from tfrec.layers import Logits
+from tfrec.ranking import tasks
+from tfrecords import encoding, plugins, reader
+
+
+class RankingModel(training.StageModel):
+    """Scores the candidates of requests.
+
+    Args:
+        fitted: The fitted schema.
+        config: Sizes, and weights of the losses.
+        heads: Heads to build: the labels of the log.
+
+    Attributes:
+        heads: The heads.
+        tasks: Head -> its objective; another `tfrs.tasks.Ranking` can take its place.
+        head_layers: Head -> the layer from [..., W] to its logits; see `head_logits`.
+        query_embeddings, ad_embeddings: Embeddings of the fields; None if there are none.
+        id_dropout: Hides ids in training.
+        user_bias: Per-user biases; None if the log has no users.
+        position_bias: Biases of logged positions; None without `learn_positions`.
+    """
+
+    # Keras tracks no attribute that the class has, so they are set in the constructor.
+    query_embeddings: layers.FieldEmbeddings | None
+    ad_embeddings: layers.FieldEmbeddings | None
+
+    def __init__(
+        self, fitted: encoding.FittedSchema, config: RankerConfig, heads: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.heads = tuple(heads)
+        self._config, self._fitted = config, fitted
+        self.query_embeddings = self.ad_embeddings = None
+        self.tasks = {head: tasks.task_of(head) for head in self.heads}
+        self.head_layers = {
+            head: tf.keras.layers.Dense(HEADS[head].num_logits) for head in self.heads
+        }
+        self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
+        users = layers.UserIds.find(fitted)
+        self.user_bias = layers.UserBias(users, len(self.heads)) if users else None
+        self._biased_heads = tuple(h for h in self.heads if HEADS[h].has_position_bias)
+        self.position_bias: layers.PositionBias | None = None
+
+    @classmethod
+    def for_data_set(
+        cls, data_set: reader.DataSet, config: RankerConfig, heads: Sequence[str]
+    ) -> Self:
+        """Returns an untrained model of a data set; its weights need not be created.
+
+        Args:
+            data_set: The data set.
+            config: Sizes, and weights of the losses.
+            heads: Labels that training rows have.
+        """
+        return cls(data_set.fitted, config, heads)
+
+    def learn_positions(self, num_positions: int) -> None:
+        """Adds position biases, which are left out at serving; call before the first training.
+
+        Args:
+            num_positions: Number of positions; later ones count as the last. With fewer than two,
+                nothing is added.
+        """
+        if num_positions > 1:
+            self.position_bias = layers.PositionBias(num_positions, len(self._biased_heads))
+
+    def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
+        """Scores candidates.
+
+        Args:
+            inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32 encoded fields; id 0 is missing, and
+                padding is zeros.
+            training: Whether dropout is on.
+
+        Returns:
+            Head -> logits [B, C], or [B, C, 3] of an amount; see `head_logits`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no `call`; see RankingModel.call.")
+
+    def head_logits(self, features: tf.Tensor) -> Logits:
+        """Returns the logits of each head, for `call`.
+
+        Args:
+            features: [B, C, W] float32.
+        """
+        logits = {head: layer(features) for head, layer in self.head_layers.items()}
+        return {
+            head: own if HEADS[head].is_amount else tf.squeeze(own, axis=-1)
+            for head, own in logits.items()
+        }
+
+    def logits(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
+        """Scores candidates, as in the first position.
+
+        Args:
+            inputs: See `call`.
+            training: Whether dropout is on, of ids too.
+
+        Returns:
+            What `call` returns for ids of which some are hidden in training, with user biases.
+        """
+        query, ad = inputs["query"], inputs["ad"]
+        seen = {"query": query, "ad": ad}
+        if training:
+            seen = {"query": self.id_dropout.query(query), "ad": self.id_dropout.ad(ad)}
+        return self.add_user_bias(self(seen, training=training), query, ad, training)
+
+    @functools.cached_property
+    def score(self) -> Callable[[tf.Tensor, tf.Tensor], Logits]:
+        """`logits` as a graph, of `query` and `ad`."""
+        schema = self._fitted.schema
+        return tf.function(
+            lambda query, ad: self.logits({"query": query, "ad": ad}),
+            input_signature=[
+                tf.TensorSpec([None, encoding.width(schema.query_fields)], tf.int32),
+                tf.TensorSpec([None, None, encoding.width(schema.ad_fields)], tf.int32),
+            ],
+            autograph=layers.needs_autograph(self),
+        )
+
+    @property
+    def sparse_variables(self) -> list[tf.Variable]:
+        """The tables that take sparse updates: embeddings, user biases and position biases."""
+        tables = super().sparse_variables
+        if self.user_bias is not None:
+            tables = [*tables, self.user_bias.table]
+        return tables if self.position_bias is None else [*tables, self.position_bias.steps]
+
+    def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
+        """Returns the weighted losses of the heads; in training with the penalty on embeddings.
+
+        Each is a mean over the impressions with a known label.
+
+        Args:
+            inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32; `mask` [B, C] bool, true for shown
+                ads; labels [B, C], NaN where missing; `position` [B, C] int32 if the log has it.
+            training: Whether dropout, of ids too, is on, and the batch lacks unclicked rows
+                according to `negative_keep_rate`.
+        """
+        logits = self.as_logged(self.logits(inputs, training), inputs.get("position"))
+        keep_rate = self._config.negative_keep_rate if training else 1.0
+        losses = []
+        for head, task in self.tasks.items():
+            labels, predictions, weights = tasks.labeled_rows(head, inputs, logits, keep_rate)
+            loss = tasks.mean(task(labels, predictions, sample_weight=weights))
+            losses.append(self._config.loss_weights[head] * loss)
+        if training:
+            penalty = self.embedding_penalty(inputs["query"], inputs["ad"], inputs["mask"])
+            losses.append(self._config.embedding_l2 * penalty)
+        return tf.add_n(losses)
+
+    def add_user_bias(
+        self, logits: Logits, query: tf.Tensor, ad: tf.Tensor, training: bool = False
+    ) -> Logits:
+        """Adds the user biases.
+
+        Args:
+            logits: From `call`.
+            query: [B, Wq] int32, with user ids that are not hidden.
+            ad: [B, C, Wa] int32.
+            training: Whether the mean of the user biases is updated.
+        """
+        if self.user_bias is None:
+            return logits
+        # Lists are padded with ads of which nothing is known.
+        shown = tf.reduce_any(tf.not_equal(ad, 0), axis=-1)
+        biases = self.user_bias(query, shown, training=training)[:, None]  # [B, 1, heads]
+        return layers.add_to_logits(
+            logits, dict(zip(self.heads, tf.unstack(biases, axis=-1), strict=True))
+        )
+
+    def as_logged(self, logits: Logits, position: tf.Tensor | None) -> Logits:
+        """Adds the biases of the positions in which ads were shown.
+
+        Args:
+            logits: From `logits`, for the first position.
+            position: [B, C] int32 logged positions; None if the log has none.
+
+        Returns:
+            The logits of the logged rows, for losses and metrics; never served.
+        """
+        if self.position_bias is None or position is None:
+            return logits
+        biases = tf.unstack(self.position_bias(position), axis=-1)
+        by_head = dict(zip(self._biased_heads, biases, strict=True))
+        return layers.add_to_logits(logits, {h: by_head[h] for h in logits if h in by_head})
+
+    def set_head_biases(self, biases: Mapping[str, Sequence[float]]) -> None:
+        """Sets the biases of the `head_layers` that `call` uses."""
+        for head, layer in self.head_layers.items():
+            if layer.built:
+                layer.bias.assign(biases[head])
+
+    def embedding_penalty(self, query: tf.Tensor, ad: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """Returns the mean squared norm of the field embeddings that a batch uses; 0 without."""
+        if self.query_embeddings is None or self.ad_embeddings is None:
+            return tf.zeros([])
+        query_norm = tf.reduce_sum(tf.square(self.query_embeddings(query)), axis=[-2, -1])
+        ad_norm = tf.reduce_sum(tf.square(self.ad_embeddings(ad)), axis=[-2, -1])
+        weights = tf.cast(mask, tf.float32)
+        return tf.reduce_mean(query_norm) + tf.reduce_sum(ad_norm * weights) / tf.reduce_sum(
+            weights
+        )
+
+    def embedding_norms(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
+        """Returns scalars for TensorBoard: norms of the field embeddings, if there are any.
+
+        Args:
+            batch: See `compute_loss`.
+        """
+        if self.query_embeddings is None or self.ad_embeddings is None:
+            return {}
+        return training.norms_of_sides(
+            self.query_embeddings, self.ad_embeddings, self._fitted, batch
+        )
+
+
+RANKERS: plugins.Registry[type[RankingModel]] = plugins.Registry(
+    "ranker",
+    "tfrec.rankers",
+    {"attention": "tfrec.ranking:Ranker"},
+    "a subclass of tfrec.ranking.RankingModel",
+    plugins.subclass_of(RankingModel),
+)
+
+
+def check_logits(model: RankingModel) -> None:
+    """Checks what a model's `call` returns for two requests with three candidates.
+
+    Raises:
+        ValueError: A head is missing, logits have another shape, or the score of a candidate
+            depends on the others.
+    """
+    schema = model._fitted.schema
+    # Id 1 exists in each field. The last candidate is padding.
+    query = tf.ones([2, encoding.width(schema.query_fields)], tf.int32)
+    ad = tf.ones([2, 3, encoding.width(schema.ad_fields)], tf.int32) * [[[1], [1], [0]]]
+    logits = model({"query": query, "ad": ad})
+    alone = model({"query": query, "ad": ad[:, :1]})
+    where = f"{type(model).__name__}.call"
+    if not isinstance(logits, Mapping) or set(logits) != set(model.heads):
+        got = list(logits) if isinstance(logits, Mapping) else type(logits).__name__
+        raise ValueError(
+            f"{where}: expected a dict with the logits of {list(model.heads)}, got {got}. Return "
+            "self.head_logits(features)."
+        )
+    for head, own in logits.items():
+        expected = [2, 3, 3] if HEADS[head].is_amount else [2, 3]
+        if list(own.shape) != expected:
+            raise ValueError(
+                f"{where}: expected logits of {head} of shape {expected} for 2 requests with 3 "
+                f"candidates, got {list(own.shape)}. Return self.head_logits(features [2, 3, W])."
+            )
+        difference = float(tf.reduce_max(tf.abs(own[:, :1] - alone[head])))
+        if not difference <= 1e-3:
+            raise ValueError(
+                f"{where}: the {head} logit of a candidate changes by {difference:.3g} if others "
+                "are scored with it; expected a score of each candidate alone, since lists are "
+                "padded, and longer at serving than in the log."
+            )

@@ -1,0 +1,283 @@
+"""The base class of retrieval models: everything of stage one but the towers.
+
+A retrieval model of your own is a query tower and an ad tower, two Keras layers from encoded ids
+to embeddings of length one:
+
+    class MyModel(retrieval.RetrievalModel):
+        def __init__(self, fitted, config, catalog):
+            query_tower = retrieval.Tower(fitted, fitted.schema.query_fields, config)
+            super().__init__(fitted, config, catalog, query_tower, MyAdTower(fitted, config))
+
+Training, evaluation and export use these members:
+
+    query_tower, ad_tower   [B, W] int32 ids to [B, D] float32; `training` if they take it
+    for_data_set            builds the model; override it to read the data set
+    build_weights           creates the weights, and checks the towers
+    compute_loss, task      a softmax over ads; another `tfrs.tasks.Retrieval` drops in
+    sparse_variables        tables that take sparse updates: those of embedding layers
+    temperature             of the softmax, learned on held-out clicks
+    embed_batch             embeds the clicks of a batch and their candidates
+    accidental_hits         ads that are no negatives of a click
+    id_dropout              hides ids in training
+    clicked_ads             ads that users clicked in training, which are not their negatives
+    store_user_clicks       computes what requests read of the users' clicks, before each use
+    embedding_norms         optional scalars for TensorBoard
+
+Shapes: B clicks, C columns (the candidates each click is scored against), N ads, D embedding,
+Wq and Wa columns of ids of the query and the ad side.
+"""
+
+import inspect
+from typing import NamedTuple, Self
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec import layers, training
+from tfrec.config import RetrievalConfig
+from tfrec.retrieval import task
+from tfrecords import encoding, plugins, reader
+
+
+class Embedded(NamedTuple):
+    """The embeddings of a batch.
+
+    Attributes:
+        queries: [B, D].
+        ads: [C, D].
+        penalty: Scalar to add to the loss in training, times `RetrievalConfig.embedding_l2`.
+    """
+
+    queries: tf.Tensor
+    ads: tf.Tensor
+    penalty: tf.Tensor
+
+
+class RetrievalModel(training.StageModel):
+    """Maps queries and ads to embeddings whose inner products say how well they match.
+
+    If the catalog is no larger than a batch's sample of ads, the softmax is over all ads.
+
+    Args:
+        fitted: The fitted schema.
+        config: Sizes and sampling.
+        catalog: All ads, with click counts; the source of the uniform negatives.
+        query_tower: Maps ids [B, Wq] to embeddings [B, D] of length one.
+        ad_tower: Maps ids [B, Wa] to embeddings [B, D] of length one.
+
+    Attributes:
+        query_tower, ad_tower: The towers.
+        temperature: Temperature of the softmax.
+        task: The objective; another `tfrs.tasks.Retrieval` can take its place.
+        id_dropout: Hides ids in training.
+        clicked_ads: Ads that users clicked in training, which are not their negatives; None if
+            users are not known. To be set before training.
+    """
+
+    def __init__(
+        self,
+        fitted: encoding.FittedSchema,
+        config: RetrievalConfig,
+        catalog: reader.Catalog,
+        query_tower: tf.keras.layers.Layer,
+        ad_tower: tf.keras.layers.Layer,
+    ) -> None:
+        super().__init__()
+        self.query_tower, self.ad_tower = query_tower, ad_tower
+        self.temperature = tf.Variable(
+            config.initial_temperature, name="temperature", dtype=tf.float32, trainable=False
+        )
+        self.task = task.SampledSoftmax(
+            temperature=self.temperature,
+            loss_metrics=[tf.keras.metrics.Mean(name="softmax_loss")],
+        )
+        self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
+        self.clicked_ads: layers.ClickedAds | None = None
+        self._generator = layers.new_generator()
+        self._fitted = fitted
+        self._embedding_l2 = config.embedding_l2
+        self._num_uniform = config.uniform_negatives
+        self._num_ads = len(catalog)
+        self._has_few_ads = self._num_ads <= config.batch_size + config.uniform_negatives
+        # The catalog and its counts are data, not weights: they are not in checkpoints.
+        self._ad_features = tf.constant(np.asarray(catalog.features))
+        self._click_shares = layers.ClickShares(catalog.clicks)
+
+    @classmethod
+    def for_data_set(
+        cls, data_set: reader.DataSet, config: RetrievalConfig, catalog: reader.Catalog
+    ) -> Self:
+        """Returns an untrained model of a data set; its weights need not be created.
+
+        Args:
+            data_set: The data set.
+            config: Sizes and sampling.
+            catalog: All ads, with the clicks that are learned from.
+        """
+        # The towers are the subclass's own.
+        return cls(data_set.fitted, config, catalog)  # type: ignore[call-arg]
+
+    def build_weights(self) -> None:
+        """Creates the weights.
+
+        Raises:
+            ValueError: A tower does not return [B, D] embeddings of length one, or the towers
+                differ in D.
+        """
+        schema = self._fitted.schema
+        sides = {
+            "query_tower": (self.query_tower, schema.query_fields),
+            "ad_tower": (self.ad_tower, schema.ad_fields),
+        }
+        lengths = {}
+        for name, (tower, fields) in sides.items():
+            # Id 0 is missing; id 1 exists in each field.
+            ids = tf.constant([[0], [1]], tf.int32) * tf.ones(encoding.width(fields), tf.int32)
+            embeddings = tower(ids)
+            where = f"{type(self).__name__}.{name}"
+            if embeddings.shape.rank != 2 or embeddings.shape[0] != 2:
+                raise ValueError(
+                    f"{where}: expected embeddings of shape [2, D] of 2 rows of ids, got "
+                    f"{list(embeddings.shape)}. Return one vector for each row."
+                )
+            length = float(tf.reduce_max(tf.norm(embeddings, axis=-1)))
+            if not length <= 1.001:
+                raise ValueError(
+                    f"{where}: expected embeddings of length one, got {length:.4g}. Return "
+                    "tf.math.l2_normalize(x, axis=-1)."
+                )
+            lengths[name] = embeddings.shape[1]
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                f"{type(self).__name__}: expected towers with embeddings of the same size, got "
+                f"{lengths}. End both with Dense(config.embedding_dim)."
+            )
+        self.built = True
+
+    def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
+        """Returns the loss of clicks; in training with the penalty on the embeddings used.
+
+        Args:
+            inputs: `query` [B, Wq], `ad` [B, Wa] and `ad_row` [B], int32; `user` [B] int64 if
+                users are known, else `request` [B] int32, whose clicks are not negatives of each
+                other; optionally `sample_weight` [B].
+            training: Whether dropout, of ids too, is on.
+        """
+        rows, ads = self._candidates(inputs)  # [C], [C, Wa]
+        query = inputs["query"]
+        if training:
+            query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
+        # The column of the clicked ad is its row if all ads are candidates.
+        own = {"own_columns": inputs["ad_row"]} if self._over_all_ads else {}
+        own_columns = own.get("own_columns", tf.range(tf.shape(query)[0]))
+        embedded = self.embed_batch(inputs, query, ads, own_columns, training)
+        score_mask = self._not_clicked(inputs, rows)
+        if score_mask is not None and not self._over_all_ads:
+            # The clicked ad itself, which a stock task would mask too.
+            score_mask = tf.linalg.set_diag(score_mask, tf.ones_like(inputs["ad_row"], tf.bool))
+        loss = self.task(
+            embedded.queries,
+            embedded.ads,
+            sample_weight=inputs.get("sample_weight"),
+            candidate_sampling_probability=self._sampling_probability(inputs, rows),
+            candidate_ids=rows,
+            compute_metrics=not training,
+            score_mask=score_mask,
+            **own,
+        )
+        return loss + self._embedding_l2 * embedded.penalty if training else loss
+
+    def embed_batch(
+        self,
+        batch: reader.Batch,
+        query: tf.Tensor,
+        ads: tf.Tensor,
+        own_columns: tf.Tensor,
+        training: bool,
+    ) -> Embedded:
+        """Embeds the clicks of a batch and their candidates.
+
+        Args:
+            batch: See `compute_loss`.
+            query: [B, Wq] ids, some of them hidden in training.
+            ads: [C, Wa] ids of the candidates, some of them hidden in training.
+            own_columns: [B] the column of each clicked ad.
+            training: Whether dropout is on.
+        """
+        return Embedded(
+            _call(self.query_tower, query, training), _call(self.ad_tower, ads, training), 0.0
+        )
+
+    def store_user_clicks(self) -> None:
+        """Stores what the query tower reads of the users' clicks, with the current weights."""
+
+    def embedding_norms(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
+        """Returns scalars for TensorBoard, such as norms of embeddings.
+
+        Args:
+            batch: See `compute_loss`.
+        """
+        return {}
+
+    @property
+    def _over_all_ads(self) -> bool:
+        """Whether all ads are candidates; a stock task takes those of the batch first."""
+        return self._has_few_ads and isinstance(self.task, task.SampledSoftmax)
+
+    def _candidates(self, batch: reader.Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns rows [C] and features [C, Wa] of the candidates that clicks are scored against.
+
+        These are the clicked ads and uniform negatives, or all ads.
+        """
+        if self._over_all_ads:
+            return tf.range(self._num_ads), self._ad_features
+        uniform = self._generator.uniform([self._num_uniform], 0, self._num_ads, tf.int32)
+        # All have the latest features, as in the index. Otherwise a price from the end of the log
+        # would identify the uniform ads, which were not clicked.
+        rows = tf.concat([batch["ad_row"], uniform], axis=0)
+        return rows, tf.gather(self._ad_features, rows)
+
+    def _not_clicked(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
+        """Returns [B, C] bool, false for ads [C] that the user clicked, as far as it is known."""
+        if self.clicked_ads is not None:
+            return ~self.clicked_ads.among(batch["user"], rows)
+        if "request" in batch:
+            return ~layers.clicked_in_request(batch["request"], batch["ad_row"], rows)
+        return None
+
+    def accidental_hits(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
+        """Returns [B, C] bool: whether the query's user clicked the ad of a column [C].
+
+        Args:
+            batch: `ad_row` [B] int32 and, if users are known, `user` [B] int64.
+            rows: [C] int32 catalog rows.
+        """
+        own = batch["ad_row"][:, None] == rows
+        not_clicked = self._not_clicked(batch, rows)
+        return own if not_clicked is None else own | ~not_clicked
+
+    def _sampling_probability(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
+        """Returns the probability [C] of candidates in a draw of a negative; None for all ads."""
+        if self._over_all_ads:
+            return None
+        num_in_batch = tf.shape(batch["ad_row"])[0] - 1
+        draws = layers.expected_draws(
+            self._click_shares(rows), num_in_batch, self._num_uniform, self._num_ads
+        )
+        return draws / tf.cast(num_in_batch + self._num_uniform, tf.float32)
+
+
+def _call(tower: tf.keras.layers.Layer, ids: tf.Tensor, training: bool) -> tf.Tensor:
+    """Calls a tower, with `training` if it takes it."""
+    if "training" in inspect.signature(tower.call).parameters:
+        return tower(ids, training=training)
+    return tower(ids)
+
+
+RETRIEVAL_MODELS: plugins.Registry[type[RetrievalModel]] = plugins.Registry(
+    "retrieval model",
+    "tfrec.retrieval_models",
+    {"two_tower": "tfrec.retrieval:TwoTower"},
+    "a subclass of tfrec.retrieval.RetrievalModel",
+    plugins.subclass_of(RetrievalModel),
+)
