@@ -29,7 +29,7 @@ import tensorflow as tf
 from absl import flags
 from peers import full_attention
 from tensorflow_serving.apis import predict_pb2
-from workload import fresh_process, harness
+from workload import fresh_process, harness, running_service
 
 from serving import cli, export, model_server, ranker, requests, saved_model
 from tfrec import calibration, config, exported, ranking
@@ -185,19 +185,22 @@ def _server(base: pathlib.Path) -> Iterator[str]:
         'model_platform: "tensorflow" }\n'
         for name in MODELS
     )
-    with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
+    with (
+        running_service.reserved_ports(1) as (port,),
+        tempfile.NamedTemporaryFile("w", suffix=".config") as file,
+    ):
         file.write(f"model_config_list {{\n{models}}}\n")
         file.flush()
         arguments = [
             sys.executable, "-m", "serving.model_server", f"--model_config_file={file.name}",
-            f"--port={flags.FLAGS.model_server_port}", "--rest_api_port=0",
+            f"--port={port}", "--rest_api_port=0",
         ]  # fmt: skip
         child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         try:
             if not child.stdout.readline():
                 raise OSError("The model server did not start; see its message above.")
-            yield f"127.0.0.1:{flags.FLAGS.model_server_port}"
+            yield f"127.0.0.1:{port}"
         finally:
             child.terminate()
             child.wait()
@@ -213,5 +216,4 @@ if __name__ == "__main__":
         "candidates", ["50", "100", "250", "500", "1000", "2500", "5000"], "Numbers of candidates."
     )
     flags.DEFINE_integer("baseline_candidates", 1_000, "Maximum number for the baseline.", 1)
-    flags.DEFINE_integer("model_server_port", 8510, "gRPC port of the model server.", 1, 65535)
     cli.run(main)

@@ -7,7 +7,6 @@ import logs
 import numpy as np
 import pytest
 import scripts_in_forks
-import serving_fixtures
 import tensorflow as tf
 
 from tfrec import config, retrieval
@@ -193,7 +192,6 @@ def test_the_ranker_is_measured_beside_full_attention(tmp_path):
         "--calls=2",
         "--candidates=5,20",
         "--baseline_candidates=5",
-        f"--model_server_port={serving_fixtures.free_port()}",
         f"--workdir={tmp_path}",
     )
     for key in ("p50_ms", "in_process_p50_ms", "baseline_p50_ms", "baseline_p99_ms"):

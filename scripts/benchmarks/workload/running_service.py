@@ -31,20 +31,38 @@ def serve(base: pathlib.Path, *options: str) -> Iterator[tuple[str, str, dict[st
     Raises:
         OSError: The service did not start.
     """
-    port, model_port, model_rest = _free_ports(3)
-    command = [
-        *(sys.executable, str(_SERVE), f"--bundle={base}", f"--port={port}"),
-        *(f"--model_server_port={model_port}", f"--model_server_rest_port={model_rest}", *options),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        if not becomes_ready(url, _START_SECONDS, lambda: process.poll() is None):
-            raise OSError("scripts/serve.py did not start; see its message above.")
-        yield url, f"http://127.0.0.1:{model_rest}", family(process.pid)
-    finally:
-        process.terminate()
-        process.wait(_STOP_SECONDS)
+    with reserved_ports(3) as (port, model_port, model_rest):
+        command = [
+            *(sys.executable, str(_SERVE), f"--bundle={base}", f"--port={port}"),
+            f"--model_server_port={model_port}",
+            *(f"--model_server_rest_port={model_rest}", *options),
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            if not becomes_ready(url, _START_SECONDS, lambda: process.poll() is None):
+                raise OSError("scripts/serve.py did not start; see its message above.")
+            yield url, f"http://127.0.0.1:{model_rest}", family(process.pid)
+        finally:
+            process.terminate()
+            process.wait(_STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def reserved_ports(count: int) -> Iterator[list[int]]:
+    """Yields ports for servers to be started on, reserved until the block ends.
+
+    A socket that is bound to a port and does not listen reserves it: the system gives the port to
+    nobody else, and a server that names it can bind it.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for _ in range(count):
+            reserving = stack.enter_context(socket.socket())
+            reserving.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserving.bind(("127.0.0.1", 0))
+            ports.append(reserving.getsockname()[1])
+        yield ports
 
 
 def family(process_id: int) -> dict[str, int]:
@@ -90,11 +108,3 @@ def _is_ready(url: str) -> bool:
         return httpx.get(f"{url}/readyz", timeout=10).is_success
     except httpx.HTTPError:
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [one.getsockname()[1] for one in sockets]
