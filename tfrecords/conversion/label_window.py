@@ -84,10 +84,8 @@ def find(keys: splitting.RowKeys, is_train: np.ndarray, window_seconds: float) -
     if not window_seconds:
         return Cutoff()
     assert keys.time is not None
-    low, end = (
-        float(np.quantile(keys.time, share, method=method))
-        for share, method in ((_OUTLYING_SHARE, "higher"), (1 - _OUTLYING_SHARE, "lower"))
-    )
+    low = float(np.quantile(keys.time, _OUTLYING_SHARE, method="higher"))
+    end = float(np.quantile(keys.time, 1 - _OUTLYING_SHARE, method="lower"))
     per_second = columns.units_per_second(low, end)
     window = window_seconds * per_second
     if not (keys.time[is_train] <= end - window).any():
