@@ -13,7 +13,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One worker more than cores: tests that wait for servers leave a core idle.
 WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-PYTEST := $(BIN)/python -m pytest --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept: each worker would otherwise compile all tests and modules again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DATA ?=
 ARGS ?=

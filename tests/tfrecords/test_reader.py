@@ -161,6 +161,13 @@ def written(tmp_path_factory):
     return data_set_of(directory, shards)
 
 
+@pytest.fixture(scope="module")
+def in_order(written):
+    """How often each list of the data set occurs, and all in the order of the log."""
+    lists = [x for batch in written.batches("train", 500) for x in lists_of(batch)]
+    return collections.Counter(lists), lists
+
+
 def test_the_writer_counts_what_it_wrote_over_many_shards(written):
     whole = concatenate(parts())
     assert written.num_requests("train") == NUM_REQUESTS
@@ -176,12 +183,12 @@ def test_unshuffled_windows_keep_the_order_of_the_log(written):
 
 
 @pytest.mark.parametrize("size", [7, 100, 10_000])
-def test_shuffling_loses_and_duplicates_nothing_and_keeps_lists_whole(written, size):
-    in_order = [x for batch in written.batches("train", size) for x in lists_of(batch)]
+def test_shuffling_loses_and_duplicates_nothing_and_keeps_lists_whole(written, in_order, size):
+    counted, lists = in_order
     shuffled = [x for batch in written.batches("train", size, seed=3) for x in lists_of(batch)]
-    assert len(in_order) == NUM_REQUESTS
-    assert collections.Counter(shuffled) == collections.Counter(in_order)
-    assert shuffled != in_order
+    assert len(lists) == NUM_REQUESTS
+    assert collections.Counter(shuffled) == counted
+    assert shuffled != lists
 
 
 def test_the_rows_of_a_request_stay_together_and_in_order_when_shuffled(written):
@@ -197,6 +204,14 @@ def test_the_rows_of_a_request_stay_together_and_in_order_when_shuffled(written)
 def test_a_shuffled_pass_mixes_distant_parts_of_the_log(written):
     first = next(iter(written.batches("train", 200, seed=1)))["query"].numpy()[:, 2]
     assert first.max() - first.min() > NUM_REQUESTS / 3
+
+
+def test_a_window_holds_records_of_many_shards(written, monkeypatch):
+    # Without the buffer of records, which holds all of these.
+    monkeypatch.setattr(reader, "_SHUFFLED_RECORDS", 1)
+    monkeypatch.setattr(reader, "RECORDS_PER_WINDOW", NUM_SHARDS)
+    first = next(iter(written.windows("train", seed=1)))["query"].numpy()[:, 2]
+    assert set(first // REQUESTS_OF_SHARD) == set(range(NUM_SHARDS))
 
 
 def test_two_seeds_give_two_orders(written):
@@ -223,11 +238,10 @@ def test_batches_are_near_even_and_at_most_of_the_size_asked_for(written):
 
 
 @pytest.mark.parametrize("size", [2, 60, 100_000])
-def test_batches_of_like_lists_hold_every_request_once_and_little_padding(written, size):
-    in_order = [x for batch in written.batches("train", 500) for x in lists_of(batch)]
+def test_batches_of_like_lists_hold_every_request_once_and_little_padding(written, in_order, size):
     batches = list(written.batches_of_like_lists("train", size, seed=3))
     found = [x for batch in batches for x in lists_of(batch)]
-    assert collections.Counter(found) == collections.Counter(in_order)
+    assert collections.Counter(found) == in_order[0]
     rows = [int(batch["mask"].numpy().sum()) for batch in batches]
     # A list has at most five ads, which a batch may be over or under.
     assert min(rows) > 0
