@@ -38,9 +38,7 @@ def score_candidates(
     return model.finish(logits, query, ad)
 
 
-def _score_part(
-    model: ranking.RankingModel, side: ranking.QuerySide, ad: tf.Tensor
-) -> layers.Logits:
+def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -> layers.Logits:
     """Returns the logits [B, C, logits of the head] of each head."""
     flat = layers.flatten(model.ad_embeddings(ad))  # [B, C, Fa E]
     weights = folded_products(side.embeddings, model.pair_input.kernel)
