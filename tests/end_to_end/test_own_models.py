@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 
+import howto
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,6 +52,13 @@ def workdir(examples, data_set, ranker_config, retrieval_config):
         dataclasses.replace(retrieval_config, retrieval_model="frozen_encoder_tower:FrozenEncoder"),
     )
     return steps.workdir
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [("own_ranker", "dlrm_ranker"), ("own_tower", "frozen_encoder_tower")]
+)
+def test_the_pages_show_the_examples(page, name):
+    assert howto.source(page)[0] == (EXAMPLES / f"{name}.py").read_text()
 
 
 def test_own_models_are_loaded_without_naming_them(workdir):
