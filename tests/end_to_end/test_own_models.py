@@ -105,14 +105,14 @@ def test_own_models_are_evaluated_exported_and_served(workdir):
     assert len(answer.ads) == 5
     # The served scores are those of the trained model, calibrated.
     models, fields = steps.models(data_set), data_set.schema.query_fields
-    raw = {
-        field.name: tf.constant(
-            [np.nan if field.kind == "numeric" else ""]
-            if request[field.name] is None
-            else [request[field.name]]
+    raw = {}
+    for field in fields:
+        value = request[field.name]
+        raw[field.name] = (
+            tf.constant([np.nan if value is None else value], tf.float32)
+            if field.kind == "numeric"
+            else tf.constant(["" if value is None else value])
         )
-        for field in fields
-    }
     query = encoding.Encoder(data_set.fitted, fields)(raw)
     catalog = data_set.catalog()
     row_of = {ad: row for row, ad in enumerate(catalog.ad_ids.to_pylist())}
