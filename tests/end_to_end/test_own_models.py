@@ -132,12 +132,9 @@ def test_stock_tasks_drop_into_own_models(data_set, examples, ranker_config, ret
     model = ranking.build_ranker(
         data_set, dataclasses.replace(ranker_config, ranker="dlrm_ranker:DLRM")
     )
-    none = tf.keras.losses.Reduction.NONE
-    model.tasks = {
-        "click": tfrs.tasks.Ranking(
-            tf.keras.losses.BinaryFocalCrossentropy(from_logits=True, reduction=none)
-        )
-    }
+    each = tf.keras.losses.Reduction.NONE
+    loss = tf.keras.losses.BinaryFocalCrossentropy(from_logits=True, reduction=each)
+    model.tasks["click"] = tfrs.tasks.Ranking(loss)
     model.compile(tf.keras.optimizers.Adam(0.01))
     batches = data_set.batches_of_like_lists("train", 64, seed=1).take(10)
     losses = model.fit(batches, epochs=3, verbose=0).history["loss"]
