@@ -3,22 +3,23 @@
 import dataclasses
 import json
 import shutil
+import sys
 
+import howto
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
-from repository import ROOT
+from repository import EXAMPLES
 
 from serving import export
 from serving.client import LocalClient
 from serving.index import IndexConfig
 from tfrec import ranking, retrieval
 from tfrec.config import EvaluationConfig
-from tfrecords import reader
+from tfrecords import encoding, reader
 
 pytestmark = pytest.mark.trains
-EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +28,15 @@ def examples(data_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     for name in ("dlrm_ranker", "frozen_encoder_tower"):
         shutil.copy(EXAMPLES / f"{name}.py", folder)
+    before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        patched.setattr("sys.path", [*__import__("sys").path])
+        patched.setattr(sys, "path", list(sys.path))
         kind = retrieval.RETRIEVAL_MODELS.get("frozen_encoder_tower:FrozenEncoder")
-        __import__(kind.__module__).write_vectors(data_set, "ad_vectors.npz")
+        sys.modules[kind.__module__].write_vectors(data_set, "ad_vectors.npz")
         yield folder
+    for name in {"dlrm_ranker", "frozen_encoder_tower"} - before:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,13 @@ def workdir(examples, data_set, ranker_config, retrieval_config):
     return steps.workdir
 
 
+@pytest.mark.parametrize(
+    ("page", "name"), [("own_ranker", "dlrm_ranker"), ("own_tower", "frozen_encoder_tower")]
+)
+def test_the_pages_show_the_examples(page, name):
+    assert howto.source(page)[0] == (EXAMPLES / f"{name}.py").read_text()
+
+
 def test_own_models_are_loaded_without_naming_them(workdir):
     models = export.Pipeline(workdir, progress=False).models(reader.DataSet(workdir / "data"))
     assert type(models.ranker).__name__ == "DLRM"
@@ -58,15 +69,15 @@ def test_own_models_are_loaded_without_naming_them(workdir):
     assert written["ranker"] == "dlrm_ranker:DLRM"
 
 
-def test_own_models_learn(workdir, data_set):
+def test_own_models_learn(workdir):
     history = json.loads((workdir / "ranker" / "history.json").read_text())
     assert history[-1]["loss"] < history[0]["loss"]
     ranked = json.loads((workdir / "ranker" / "ranker.json").read_text())["validation"]
     # 1 is that of the mean rate.
     assert ranked["click"]["normalized_entropy"] < 1.0
     found = json.loads((workdir / "retrieval" / "retrieval.json").read_text())["history"]
-    at = min(100, data_set.catalog().features.shape[0] // 3)
-    assert max(h[f"validation_corpus_recall_at_{at}"] for h in found) > 1.1 * at / 300
+    # At random it would be 100 / 300.
+    assert max(one["validation_corpus_recall_at_100"] for one in found) > 0.38
 
 
 def test_frozen_vectors_are_not_trained(workdir, examples):
@@ -87,22 +98,43 @@ def test_own_models_are_evaluated_exported_and_served(workdir):
     base = steps.export(data_set, report, flat, force=True)
     request = data_set.sample_requests()[0]
     with LocalClient(base) as client:
-        answer = client.recommend(user=request, k=5, explain=True, rules={"caps": []})
-        # The served scores are the model's, calibrated.
-        assert len(answer.ads) == 5
-        assert answer.degraded is None
+        answer = client.recommend(
+            user=request, k=5, explain=True, rules={"caps": [{"field": "C11", "max": 2}]}
+        )
+    assert answer.degraded is None
+    assert len(answer.ads) == 5
+    # The served scores are those of the trained model, calibrated.
+    models, fields = steps.models(data_set), data_set.schema.query_fields
+    raw = {}
+    for field in fields:
+        value = request[field.name]
+        raw[field.name] = (
+            tf.constant([np.nan if value is None else value], tf.float32)
+            if field.kind == "numeric"
+            else tf.constant(["" if value is None else value])
+        )
+    query = encoding.Encoder(data_set.fitted, fields)(raw)
+    catalog = data_set.catalog()
+    row_of = {ad: row for row, ad in enumerate(catalog.ad_ids.to_pylist())}
+    rows = [row_of[ad.ad_id] for ad in answer.ads]
+    expected = models.calibrators.apply(
+        models.ranker.score(query, np.asarray(catalog.features)[rows][None])
+    )
+    for ad, probability in zip(answer.ads, expected["click_probability"].numpy()[0], strict=True):
+        assert ad.click_probability == pytest.approx(probability, rel=1e-4)
+        parts = ad.explanation.parts.values()
+        assert sum(part.part for part in parts) == pytest.approx(ad.utility, rel=1e-5)
+    shown = [ad.fields["C11"] for ad in answer.ads]
+    assert max(map(shown.count, shown)) <= 2
 
 
 def test_stock_tasks_drop_into_own_models(data_set, examples, ranker_config, retrieval_config):
     model = ranking.build_ranker(
         data_set, dataclasses.replace(ranker_config, ranker="dlrm_ranker:DLRM")
     )
-    none = tf.keras.losses.Reduction.NONE
-    model.tasks = {
-        "click": tfrs.tasks.Ranking(
-            tf.keras.losses.BinaryFocalCrossentropy(from_logits=True, reduction=none)
-        )
-    }
+    each = tf.keras.losses.Reduction.NONE
+    loss = tf.keras.losses.BinaryFocalCrossentropy(from_logits=True, reduction=each)
+    model.tasks["click"] = tfrs.tasks.Ranking(loss)
     model.compile(tf.keras.optimizers.Adam(0.01))
     batches = data_set.batches_of_like_lists("train", 64, seed=1).take(10)
     losses = model.fit(batches, epochs=3, verbose=0).history["loss"]

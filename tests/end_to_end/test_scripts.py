@@ -178,6 +178,17 @@ def test_models_are_not_used_with_the_data_of_another_log(workdir, tmp_path):
         assert "was trained on data set" in done.stderr
 
 
+def test_a_ranker_named_by_a_flag_is_kept_for_the_commands_after_it(workdir, tmp_path):
+    copy = tmp_path / "work"
+    shutil.copytree(workdir, copy)
+    run("train_ranker.py", f"--workdir={copy}", "--epochs=1", "--ranker=examples.dlrm_ranker:DLRM")
+    written = json.loads((copy / "ranker" / "config.json").read_text())
+    assert written["ranker"] == "examples.dlrm_ranker:DLRM"
+    assert "finished before" not in run("evaluate.py", f"--workdir={copy}").stdout
+    run("export.py", f"--workdir={copy}", "--index=Flat", "--force")
+    run("inference.py", f"--workdir={copy}", "--demo")
+
+
 def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_export(
     workdir, tmp_path
 ):
@@ -205,6 +216,8 @@ def test_a_lost_manifest_is_exported_again_and_a_publish_keeps_the_flags_of_the_
         ("train.py", [], "Give either --use_synthetic or --data_path"),
         ("train.py", ["--data_path=/no/such/file"], "No log at /no/such/file"),
         ("train.py", ["--data_path=/tmp"], "is a directory"),
+        ("train.py", ["--use_synthetic", "--ranker=atention"], "Did you mean 'attention'?"),
+        ("train.py", ["--use_synthetic", "--retrieval_model=x:Y"], "no module 'x' on the Python"),
         ("convert.py", ["--data_path=x", "--format=nope"], "Unknown log format 'nope'"),
         ("inference.py", ["--demo", "--workdir=/no/such"], "holds no published bundle"),
         ("inference.py", [], "Give one of --demo"),

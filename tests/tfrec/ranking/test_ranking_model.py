@@ -1,0 +1,128 @@
+"""A ranker of a user gets what `Ranker` has: losses, biases, id dropout; mistakes are explained."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec import layers, ranking
+from tfrecords import encoding
+from tfrecords.encoding import FieldStatistics
+from tfrecords.schema import Field, Schema
+
+HEADS = ("click", "revenue")
+
+
+def fitted(with_user=True):
+    fields = (
+        Field("user", "categorical", "query", num_oov_buckets=1),
+        Field("ad", "categorical", "ad", num_oov_buckets=1),
+    )
+    schema = Schema(
+        "own", fields, ad_key=("ad",), click="click", user_key="user" if with_user else None
+    )
+    # Ids 1 and 2 are known, 3 is out of the vocabulary.
+    return encoding.FittedSchema(
+        schema,
+        {
+            "user": FieldStatistics(vocabulary=("u", "v")),
+            "ad": FieldStatistics(vocabulary=("a", "b")),
+        },
+    )
+
+
+class OnlyCall(ranking.RankingModel):
+    """The id of the ad, plus ten times that of the user, as every logit."""
+
+    def call(self, inputs, training=False):
+        logit = tf.cast(inputs["ad"][..., 0] + 10 * inputs["query"], tf.float32)
+        return {"click": logit, "revenue": tf.stack([logit] * 3, axis=-1)}
+
+
+INPUTS = {"query": tf.constant([[1], [2]]), "ad": tf.constant([[[1], [2], [0]], [[2], [1], [1]]])}
+
+
+def test_call_is_all_that_a_ranker_needs(ranker_config):
+    model = OnlyCall(fitted(with_user=False), ranker_config, HEADS)
+    scored = model.score(INPUTS["query"], INPUTS["ad"])
+    np.testing.assert_allclose(scored["click"], [[11, 12, 10], [22, 21, 21]])
+    assert scored["revenue"].shape == (2, 3, 3)
+    assert model.sparse_variables == []
+    assert model.embedding_norms(INPUTS) == {}
+    model.set_head_biases({"click": [1.0], "revenue": [1.0, 2.0, 3.0]})  # It uses no head layers.
+
+
+def test_user_biases_are_added_and_position_biases_are_not_served(ranker_config):
+    model = OnlyCall(fitted(), ranker_config, HEADS)
+    model.learn_positions(2)
+    model.user_bias.table.assign([[0, 0], [0.5, 0.25], [0, 0], [0, 0]])
+    model.position_bias.steps.assign([[-0.1, -0.2]])
+    scored = model.logits(INPUTS)
+    np.testing.assert_allclose(scored["click"], [[11.5, 12.5, 10.5], [22, 21, 21]])
+    np.testing.assert_allclose(scored["revenue"][0, 0], [11.25, 11, 11])
+    logged = model.as_logged(scored, tf.constant([[0, 1, 1], [0, 0, 0]]))
+    # A step counts three times (`position_bias.SPEED`).
+    np.testing.assert_allclose(logged["click"][0], [11.5, 12.2, 10.2], rtol=1e-6)
+    assert [v.shape.as_list() for v in model.sparse_variables] == [[4, 2], [1, 2]]
+
+
+def test_ids_are_hidden_from_call_in_training_only(ranker_config):
+    config = dataclasses.replace(ranker_config, id_dropout=1.0)
+    model = OnlyCall(fitted(), config, HEADS)
+    np.testing.assert_allclose(model.logits(INPUTS)["click"][0], [11, 12, 10])
+    # The user is out of the vocabulary, 3; the only ad field is never hidden.
+    hidden = model.logits(INPUTS, training=True)["click"]
+    np.testing.assert_allclose(hidden, [[31, 32, 30], [32, 31, 31]])
+
+
+def test_tables_of_embedding_layers_take_sparse_updates_unless_they_are_frozen(ranker_config):
+    class Tables(ranking.RankingModel):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.ad_embeddings = layers.FieldEmbeddings(fitted(), fitted().schema.ad_fields, 2)
+            self.learned = tf.keras.layers.Embedding(4, 2)
+            self.frozen = tf.keras.layers.Embedding(4, 2, trainable=False)
+
+        def call(self, inputs, training=False):
+            ids = inputs["ad"][..., 0]
+            return self.head_logits(
+                self.learned(ids) + self.frozen(ids) + self.ad_embeddings(inputs["ad"])[..., 0, :]
+            )
+
+    model = Tables(fitted(with_user=False), ranker_config, HEADS)
+    assert model.logits(INPUTS)["revenue"].shape == (2, 3, 3)
+    tables = {variable.ref() for variable in model.sparse_variables}
+    assert tables == {model.learned.embeddings.ref(), model.ad_embeddings.table.ref()}
+    model.set_head_biases({"click": [1.5], "revenue": [1.0, 2.0, 3.0]})
+    np.testing.assert_allclose(model.head_layers["click"].bias, [1.5])
+
+
+class Wrong(ranking.RankingModel):
+    def call(self, inputs, training=False):
+        return self.make(tf.cast(inputs["ad"][..., 0], tf.float32))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda x: x, r"Wrong.call: expected a dict with the logits of \['click'\], got EagerT"),
+        (lambda x: {"clicks": x}, r"expected a dict .* got \['clicks'\]. Return self.head_log"),
+        (lambda x: {"click": x[..., None]}, r"of click of shape \[2, 3\] .* got \[2, 3, 1\]"),
+        (
+            lambda x: {"click": x - tf.reduce_mean(x, axis=1, keepdims=True)},
+            r"the click logit of a candidate changes by 0.333 if others are scored with it",
+        ),
+    ],
+)
+def test_wrong_logits_are_refused_before_training(data_set, ranker_config, make, said, monkeypatch):
+    monkeypatch.setattr(Wrong, "make", staticmethod(make), raising=False)
+    monkeypatch.setattr("tfrec.ranking.ranker_training._heads", lambda data_set: ["click"])
+    with pytest.raises(ValueError, match=said):
+        ranking.build_ranker(data_set, dataclasses.replace(ranker_config, ranker=Wrong))
+
+
+def test_a_class_that_is_no_ranker_is_refused(data_set, ranker_config):
+    config = dataclasses.replace(ranker_config, ranker="tfrec.retrieval:TwoTower")
+    with pytest.raises(ValueError, match=r"expected a subclass of tfrec.ranking.RankingModel, got"):
+        ranking.build_ranker(data_set, config)

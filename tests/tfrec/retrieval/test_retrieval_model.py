@@ -1,0 +1,69 @@
+"""A retrieval model of a user: two towers; mistakes are explained before training."""
+
+import dataclasses
+
+import pytest
+import tensorflow as tf
+
+from tfrec import retrieval
+
+
+class Hashed(tf.keras.layers.Layer):
+    """Embeds ids without weights, and without `training`."""
+
+    def __init__(self, finish=lambda x: tf.math.l2_normalize(x, axis=-1), dim=4):
+        super().__init__()
+        self._finish, self._dim = finish, dim
+
+    def call(self, ids):
+        total = tf.cast(tf.reduce_sum(ids, axis=-1, keepdims=True), tf.float32)
+        return self._finish(tf.sin(total * tf.range(1.0, self._dim + 1.0)) + 0.5)
+
+
+class TwoLayers(retrieval.RetrievalModel):
+    towers = (Hashed, Hashed)
+
+    def __init__(self, fitted, config, catalog):
+        query_tower, ad_tower = (make() for make in self.towers)
+        super().__init__(fitted, config, catalog, query_tower, ad_tower)
+
+
+class OfOtherSizes(TwoLayers):
+    towers = (Hashed, lambda: Hashed(dim=5))
+
+
+class TooLong(TwoLayers):
+    towers = (lambda: Hashed(lambda x: 9.0 * tf.math.l2_normalize(x, axis=-1)), Hashed)
+
+
+class OfAnotherShape(TwoLayers):
+    towers = (Hashed, lambda: Hashed(lambda x: x[:, None]))
+
+
+def build(kind, data_set, config):
+    config = dataclasses.replace(config, retrieval_model=kind)
+    return retrieval.build_two_tower(data_set, config, data_set.catalog())
+
+
+def test_two_keras_layers_are_a_retrieval_model(data_set, retrieval_config):
+    model = build(TwoLayers, data_set, retrieval_config)
+    assert model.sparse_variables == []
+    clicks = next(iter(data_set.clicked("train", 16)))
+    loss = model.compute_loss(clicks, training=True)
+    assert loss.shape == ()
+    assert model.embedding_norms(clicks) == {}
+    embedded = retrieval.embed_in_batches(model.query_tower, clicks["query"].numpy(), 7)
+    tf.debugging.assert_near(embedded, model.query_tower(clicks["query"]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (OfOtherSizes, r"expected towers with embeddings of the same size, got {.*: 4, .*: 5}"),
+        (TooLong, r"TooLong.query_tower: expected embeddings of length one, got 9\. Return"),
+        (OfAnotherShape, r"ad_tower: expected embeddings of shape \[2, D\] .* got \[2, 1, 4\]"),
+    ],
+)
+def test_wrong_towers_are_refused_before_training(data_set, retrieval_config, kind, said):
+    with pytest.raises(ValueError, match=said):
+        build(kind, data_set, retrieval_config)
