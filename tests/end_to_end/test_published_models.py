@@ -23,7 +23,8 @@ PAGE = (ROOT / "docs" / "howto" / "publish_models.md").read_text(encoding="utf-8
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return [text for named, text in found if named == language]
 
 
 @pytest.fixture
