@@ -106,7 +106,7 @@ def test_ids_keep_their_zeros_and_empty_values_are_missing(call, suffix):
         ("ads_path=ads.xlsx", "", "expected a .parquet, .arrow, .feather or .csv file"),
         ("ads_path=broken.csv", "sku,brand,price\na,b,dear\n", "broken.csv cannot be read"),
         ("requests=bad.jsonl", '{"user": {}}\n{', "request 2: expected a JSON request"),
-        ("requests=bad.jsonl", '{"usr": {}}', "bad.jsonl, request 1.usr: unknown key"),
+        ("requests=bad.jsonl", '{"usr": {}}', "bad.jsonl, request 1: unknown key 'usr'"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(call, flag, content, message):
