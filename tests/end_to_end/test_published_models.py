@@ -68,8 +68,8 @@ def test_the_page_publishes_keras_models_by_command_and_in_python(call):
         ads = both_stages.recommend(user={"country": "CH", "age": 33}, k=3).ads
     assert 1 > ads[0].click_probability >= ads[2].click_probability > 0
     exec(blocks("python")[1], {})
-    releases.promote("bundles", 2)
-    assert releases.roll_back("bundles").after.stable == 1
+    releases.promote(pathlib.Path("bundles"), 2)
+    assert releases.roll_back(pathlib.Path("bundles")).after.stable == 1
 
 
 @pytest.mark.usefixtures("here")
