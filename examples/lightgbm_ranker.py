@@ -61,7 +61,7 @@ class TreeRanker(tf.Module):
         def serve(ad_features: tf.Tensor, **fields: tf.Tensor) -> dict[str, tf.Tensor]:
             query = tf.repeat(encoder(fields)[:, None], tf.shape(ad_features)[1], axis=1)
             ids = tf.concat([query, ad_features], axis=2)  # [B, C, W]
-            rows = tf.cast(tf.reshape(ids, [-1, ids.shape[2]]), tf.float64)  # [R, W]
+            rows = tf.cast(tf.reshape(ids, [-1, booster.num_feature()]), tf.float64)  # [R, W]
             at = tf.tile([[root for root, _ in trees]], [tf.shape(rows)[0], 1])  # [R, T]
             for _ in range(max(depth for _, depth in trees)):
                 values = tf.gather(rows, tf.gather(feature, at), batch_dims=1)

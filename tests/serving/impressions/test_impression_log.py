@@ -15,7 +15,7 @@ import waiting
 
 from serving import errors, impressions, orchestrator, requests
 from serving.config import ImpressionLogConfig
-from serving.impressions import impression_log, impression_rows, log_times
+from serving.impressions import impression_log, impression_rows, log_times, logged_schema
 
 REQUEST = requests.Request(user={"country": "CH", "age": 33, "history": ["ad-3"]}, k=3)
 
@@ -515,3 +515,11 @@ def test_files_that_are_no_impression_log_are_refused(log_files, tmp_path):
     other.write_bytes(b"PAR1")
     with pytest.raises(errors.ImpressionLogError, match="cannot be read as a file of the impr"):
         impressions.join_feedback([other], [events], tmp_path / "shown.parquet")
+
+
+def test_a_head_that_is_no_label_of_a_schema_is_not_converted():
+    heads = {"click": "probability", "install": "probability"}
+    logged = logged_schema.LoggedSchema([], [], {}, heads)
+    converted = logged.to_convert(["click", "install"])
+    assert converted["click"] == "_click"
+    assert "install" not in converted
