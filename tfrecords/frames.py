@@ -228,10 +228,12 @@ def _refused(series: "pd.Series", column: str, error: Exception) -> str:
 def _in_runs(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     """Yields tables of at least `formats.ROWS_PER_CHUNK` rows, but for the last."""
     pending: list[pa.RecordBatch] = []
+    count = 0
     for batch in batches:
         pending.append(batch)
-        if sum(own.num_rows for own in pending) >= formats.ROWS_PER_CHUNK:
+        count += batch.num_rows
+        if count >= formats.ROWS_PER_CHUNK:
             yield pa.Table.from_batches(pending)
-            pending = []
+            pending, count = [], 0
     if pending:
         yield pa.Table.from_batches(pending)

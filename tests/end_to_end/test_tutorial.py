@@ -8,17 +8,11 @@ NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 # What of the notebook takes its time, and what the test runs in place of it: no cell draws or
 # prints another kind of output for it.
 SMALLER = {
-    "num_users=2_000, num_ads=2_000, num_campaigns=200,": (
-        "num_users=500, num_ads=1_000, num_campaigns=100,"
-    ),
-    'write_log(workdir / "synthetic", 40_000, world)': (
-        'write_log(workdir / "synthetic", 4_000, world)'
-    ),
+    "num_views, shown = 500, 1_000, 5_000, 8": "num_views, shown = 100, 300, 1_200, 8",
     "epochs=10,": "epochs=2,",
-    "epochs=4,": "epochs=2,",
-    "config.EvaluationConfig(resamples=50)": "config.EvaluationConfig(resamples=5)",
+    "tfrec.EvaluationConfig(resamples=50)": "tfrec.EvaluationConfig(resamples=5)",
 }
-PLOTS = 8  # data card, passes of both stages, map, index, calibration, funnel, stage times
+PLOTS = 7  # data card, passes of both stages, map, calibration, funnel, index, stage times
 
 
 def kinds(cell):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import tfrecords
-from tfrecords import convert
+from tfrecords import convert, frames
 from tfrecords import schema as schema_lib
 
 SCHEMA = schema_lib.Schema(
@@ -46,11 +46,11 @@ def log(**columns) -> pd.DataFrame:
     )
 
 
-def from_parquet(directory: pathlib.Path, schema=SCHEMA, ads=None, **frames):
+def from_parquet(directory: pathlib.Path, schema=SCHEMA, ads=None, **tables):
     """Converts frames that pandas itself has written as Parquet; returns the directory."""
     directory.mkdir()
     paths = {}
-    for name, frame in {"ads": ads, **frames}.items():
+    for name, frame in {"ads": ads, **tables}.items():
         if frame is not None:
             paths[name] = directory / f"{name}.parquet"
             frame.to_parquet(paths[name])
@@ -143,6 +143,14 @@ def test_arrow_tables_and_streams_give_the_same_bytes(wrap, expected, tmp_path):
     table = wrap(pa.Table.from_pandas(log()))
     found = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
     assert files_of(found.directory) == files_of(expected)
+
+
+def test_batches_of_a_stream_are_written_once_in_runs_of_many_rows():
+    table = pa.table({"row": np.arange(600_000)})
+    runs = list(frames._in_runs(iter(table.to_batches(100_000))))
+    # A run ends with the first batch at 262,144 rows or more.
+    assert [run.num_rows for run in runs] == [300_000, 300_000]
+    assert pa.concat_tables(runs).equals(table)
 
 
 def test_views_of_strings_and_dictionaries_that_change_are_read(expected, tmp_path):
