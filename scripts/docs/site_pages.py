@@ -26,7 +26,7 @@ _MOVED = {
     "docs/tutorial.ipynb": "tutorial.md",
 }
 _FOLDERS = {"docs/adr": "Decisions", "docs/experiments": "Experiments", "docs/howto": "How-to"}
-_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\((?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?\)")
 # Python-Markdown needs an empty line between a paragraph and a list.
 _TIGHT_LIST = re.compile(r"^(?P<line>(?![-*] |\d+\. | |#|\|)[^\n]+)\n(?=[-*] |1\. )", re.MULTILINE)
