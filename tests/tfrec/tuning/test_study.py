@@ -96,8 +96,12 @@ def test_a_study_ends_in_time_and_continues_where_it_was(data_set, tmp_path):
 
 
 def test_a_study_without_a_complete_trial_says_so(data_set, tmp_path):
+    seconds = itertools.count()
     with pytest.raises(ValueError, match=r"No trial of the study in .* is complete\. Run the same"):
-        tuning.tune(PARABOLA, data_set, tmp_path, 0)
+        tuning.tune(PARABOLA, data_set, tmp_path, 3, clock=lambda: next(seconds))
+    # The trial of the defaults is continued, not replaced by a proposal.
+    (trial,) = tuning.tune(PARABOLA, data_set, tmp_path, FOREVER, max_trials=1).trials
+    assert trial.options == {"learning_rate": PARABOLA.defaults.learning_rate}
 
 
 def test_a_study_of_other_options_is_not_continued(data_set, tmp_path):
