@@ -42,7 +42,7 @@ def check(
     """
     figures = json.loads((directory / "ranker.json").read_text())["validation"]
     released = _released(base, data_set, model)
-    verdict = gate.judge(figures, released)
+    verdict = gate.judge(gate.parse_figures(figures), released)
     if not force:
         verdict.check(None if released is None else released.version)
     return {"validation": figures, "gate": verdict.to_json(force)}
@@ -61,10 +61,15 @@ def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
         return
     version = releases.stable(base)
     try:
-        stable = manifest.read(base, version).metrics.get("validation", {})
+        stable = _figures_of(manifest.read(base, version))
     except errors.BundleError:
         stable = {}
-    gate.judge(figures, gate.Released(version, stable)).check(version)
+    released = gate.Released(version, stable)
+    gate.judge(gate.parse_figures(figures), released).check(version)
+
+
+def _figures_of(release: manifest.Manifest) -> gate.Figures:
+    return gate.parse_figures(release.metrics.get("validation", {}))
 
 
 def _released(
@@ -82,7 +87,7 @@ def _released(
         logits = _logits_of_release(base / "ranker" / str(version), data_set)
         if logits is not None:
             return _measured_again(version, logits, data_set, model)
-    return gate.Released(version, release.metrics.get("validation", {}))
+    return gate.Released(version, _figures_of(release))
 
 
 def _logits_of_release(
@@ -119,6 +124,6 @@ def _measured_again(
     logits = {head: values for head, values in logits.items() if head in own.labels}
     return gate.Released(
         version,
-        ranking.measure_heads(logits, *rows),
+        gate.parse_figures(ranking.measure_heads(logits, *rows)),
         ranking.differences(ranking.cross_fitted_predictions(own), logits, *rows),
     )

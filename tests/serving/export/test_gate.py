@@ -26,8 +26,9 @@ def figures(**changed):
 def judge(own, before=None, differences=None, head="click"):
     released = None
     if before is not None:
-        released = gate.Released(3, {head: before}, differences and {head: differences})
-    return gate.judge({head: own}, released)
+        known = gate.parse_figures({head: before})
+        released = gate.Released(3, known, differences and {head: differences})
+    return gate.judge(gate.parse_figures({head: own}), released)
 
 
 def test_a_good_first_ranker_passes_without_notes():
@@ -100,7 +101,7 @@ def test_on_other_rows_the_tolerance_is_wider_and_noted():
 
 
 def test_a_release_without_metrics_is_not_compared():
-    verdict = gate.judge({"click": figures()}, gate.Released(3, {}))
+    verdict = gate.judge(gate.parse_figures({"click": figures()}), gate.Released(3, {}))
     assert verdict.refusals == ()
     assert verdict.notes == ("release 3 has no metrics to compare with",)
 
@@ -141,8 +142,16 @@ def test_every_head_is_judged_and_every_fault_is_named():
         "engagement": figures(),
         "revenue": figures(calibration_ratio=2.0),
     }
-    heads = [refusal.split(":")[0] for refusal in gate.judge(own, None).refusals]
+    verdict = gate.judge(gate.parse_figures(own), None)
+    heads = [refusal.split(":")[0] for refusal in verdict.refusals]
     assert heads == ["click", "revenue"]
+
+
+def test_figures_that_lack_a_metric_are_refused():
+    own = figures()
+    del own["calibration_ratio"]
+    with pytest.raises(ValueError, match="calibration_ratio"):
+        gate.parse_figures({"click": own})
 
 
 def test_the_json_of_a_verdict():

@@ -124,5 +124,6 @@ def test_another_release_is_compared_by_its_metrics_and_a_broken_one_is_not_comp
 def test_a_manifest_holds_metrics_and_verdict(released):
     assert releases.latest(released) == 1
     figures = manifest.read(released, 1).metrics["validation"]
+    parsed = gate.parse_figures(figures)
     assert set(figures["click"]) >= {"normalized_entropy", "calibration_ratio"}
-    assert gate.judge(figures, gate.Released(1, figures, {"click": (0.0, 0.0)})).notes == ()
+    assert gate.judge(parsed, gate.Released(1, parsed, {"click": (0.0, 0.0)})).notes == ()
