@@ -137,13 +137,17 @@ class Ranker(ranking_model.RankingModel):
         ad_flat = tf.reshape(ad_embeddings, [-1, self.ad_embeddings.output_dim])
         ad_flat = self.dropout(ad_flat, training=training)
         # Dense(concat(query, ad, products)) in parts: the query's part is computed once.
-        products = layers.pairwise_products(side.embeddings, ad_embeddings)
+        products = self.products(side.embeddings, ad_embeddings)
         hidden = self.ad_input(ad_flat) + self.pair_input(products)  # [B C, W]
         shape = [tf.shape(ad)[0], tf.shape(ad)[1], hidden.shape[-1]]
         inputs = self.encode_candidates(side, tf.reshape(hidden, shape), training)
         inputs = tf.concat([inputs, products], axis=-1)
         logits = {head: layer(inputs) for head, layer in self.head_layers.items()}
         return self.finish(logits, query, ad, training)
+
+    def products(self, query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
+        """Crosses [B, Fq, E] with [B, C, Fa, E] to [B C, Fa Fq]."""
+        return layers.pairwise_products(query_embeddings, ad_embeddings)
 
     def encode_query(self, query: tf.Tensor, training: bool = False) -> QuerySide:
         """Encodes what the candidates of a request share.
