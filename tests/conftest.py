@@ -72,7 +72,6 @@ def ranker_config():
         model_dim=16,
         num_blocks=2,
         num_heads=2,
-        num_query_tokens=2,
         feed_forward_dim=16,
         num_cross_layers=1,
         epochs=3,

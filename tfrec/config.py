@@ -114,11 +114,11 @@ class RankerConfig:
         "MODULE:CLASS for one of your own.",
     )
     field_dim: int = option(16, "Length of each field's embedding.")
-    model_dim: int = option(128, "Width of a token.")
+    model_dim: int = option(128, "Width of an encoded candidate.")
     num_blocks: int = option(3, "Attention blocks.")
     num_heads: int = option(8, "Attention heads in a block.")
-    num_query_tokens: int = option(4, "Tokens that summarize the query side.")
-    feed_forward_dim: int = option(256, "Width of the feed-forward layers.")
+    head_dim: int = option(8, "Width of an attention head.")
+    feed_forward_dim: int = option(256, "Width of the candidate encoder's hidden layers.")
     num_cross_layers: int = option(1, "Cross layers (DCN-V2) of the candidate encoder.")
     dropout: float = option(0.1, "Dropout rate.")
     id_dropout: float = option(

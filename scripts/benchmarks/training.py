@@ -1,12 +1,17 @@
-"""Measures the training speed of both stages, and how it depends on the embedding tables.
+"""Measures the training speed of both stages, next to plain Keras models, and of `quickstart`.
 
     python scripts/benchmarks/training.py
     python scripts/benchmarks/training.py --table_rows=10000,1000000 --steps=10 --repeats=3
 
-Takes about six minutes on two cores. With 10,000,000 rows it needs up to 6 GB of memory, and 13 GB
+Takes about nine minutes on two cores. With 10,000,000 rows it needs up to 6 GB of memory, and 13 GB
 for the baseline. Converts a synthetic log and trains both models at their default sizes with the
 `train_step` of the models: Adam for dense layers, Adagrad for the tables. The baseline trains the
 same models and batches with one `tf.keras.optimizers.Adam` for all variables, as plain Keras does.
+
+Rows per second of processor time compare the ranker's step with that of a DNN and of DCN-V2
+(`peers/networks.py`), which predict clicks only, from the same rows: each in batches of its default
+size, one step of `Model.fit` a batch, alternating. `quickstart_seconds` is a whole `tfrec
+quickstart`, without installing; --noquickstart leaves it out.
 
 Examples/s (clicks for the two-tower model, impressions for the ranker) are measured with batches
 read from the data set, alternating the two optimizers. The dependence on table size is measured
@@ -19,12 +24,16 @@ ratios of the models are reported too. Prints a table, and JSON as the last line
 import itertools
 import pathlib
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
 from absl import flags
+from peers import networks, peer_data
 from workload import fresh_process, harness, wide_tables
 
 from serving import cli, export
@@ -49,6 +58,10 @@ def main() -> None:
     result: Measured = {"table_rows": [small, large], "steps": steps, "repeats": repeats}
     for model in models:
         result.update(fresh_process.call(measure_rates, directory, model, steps, repeats))
+    if "ranker" in models:
+        result.update(fresh_process.call(measure_peers, directory, steps, repeats))
+    if flags.FLAGS.quickstart:
+        result["quickstart_seconds"] = quickstart_seconds()
     for prefix in OPTIMIZERS:
         for model in models:
             sizes = (small, large)
@@ -79,6 +92,39 @@ def measure_rates(directory: pathlib.Path, model: str, steps: int, repeats: int)
         f"{prefix}{model}_examples_per_second": statistics.median(values)
         for prefix, values in rates.items()
     }
+
+
+def measure_peers(directory: pathlib.Path, steps: int, repeats: int) -> Measured:
+    """Measures rows/s of processor time of the ranker and its peers; call it in a fresh process."""
+    data_set = reader.DataSet(directory)
+    dataset, step = _prepare(data_set, "ranker", "")
+    batches = itertools.cycle(list(dataset.take(BATCHES_IN_MEMORY)))
+    runs: dict[str, Callable[[int], int]] = {
+        "ranker": lambda count: _take_steps(step, batches, count)
+    }
+    rows = peer_data.read(data_set, ranking.knows_positions(data_set))
+    for name, kind in (("dnn", "dnn"), ("dcn", "dcn_v2")):
+        runs[name] = networks.training_steps(rows, networks.NetworkOptions(kind))
+    for take in runs.values():
+        take(WARM_UP_STEPS)
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, take in runs.items():
+            started = time.process_time()
+            examples = take(steps)
+            rates[name].append(examples / (time.process_time() - started))
+    return {
+        f"{name}_rows_per_cpu_second": statistics.median(values) for name, values in rates.items()
+    }
+
+
+def quickstart_seconds() -> float:
+    """Returns the duration of `tfrec quickstart` in a new work directory."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-m", "tfrec", "quickstart", f"--workdir={directory}/quickstart"]
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - started
 
 
 def measure_growth(
@@ -201,6 +247,12 @@ def print_table(result: Measured, models: list[str]) -> None:
     ]
     columns = {"examples_per_second": ",.0f", **dict.fromkeys(sizes, ",.1f"), "ratio": ".2f"}
     harness.print_rows(rows, {"model": "", **columns, "peak_mb": ",.0f"})
+    peers = {"ranker": "ranker", "dnn": "Keras DNN", "dcn": "Keras DCN-V2"}
+    rates = {text: result.get(f"{name}_rows_per_cpu_second") for name, text in peers.items()}
+    harness.print_rows(
+        [{"model": text, "rows_per_cpu_second": rate} for text, rate in rates.items() if rate],
+        {"model": "", "rows_per_cpu_second": ",.0f"},
+    )
     print(f"{' and '.join(sizes)}: ms of a step with two tables of so many rows")
 
 
@@ -215,5 +267,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "n_samples", 100_000, "Number of impressions of the log.", lower_bound=1_000
     )
+    flags.DEFINE_boolean("quickstart", True, "Whether to time `tfrec quickstart`.")
     flags.DEFINE_string("workdir", "workdir/benchmark", "Work directory; keeps the log.")
     cli.run(main)

@@ -161,19 +161,41 @@ def test_a_table_too_small_for_the_fields_is_refused(script, data_set):
 def test_training_is_measured(tmp_path):
     result, shown = run(
         "benchmarks/training.py",
-        "--models=retrieval",
+        "--models=ranker",
         "--n_samples=3000",
         "--table_rows=30000,20000",
         "--steps=1",
         "--repeats=1",
+        "--noquickstart",
         f"--workdir={tmp_path}",
     )
     assert result["table_rows"] == [20_000, 30_000]
     for prefix in ("", "baseline_"):
-        assert result[f"{prefix}retrieval_examples_per_second"] > 0
-        small, large = result[f"{prefix}retrieval_step_ms"]
+        assert result[f"{prefix}ranker_examples_per_second"] > 0
+        small, large = result[f"{prefix}ranker_step_ms"]
         assert result[f"{prefix}step_time_ratio_30k_to_20k"] == pytest.approx(large / small)
-    assert "retrieval, Adam for everything" in shown
+    assert "ranker, Adam for everything" in shown
+    assert all(result[f"{name}_rows_per_cpu_second"] > 0 for name in ("ranker", "dnn", "dcn"))
+    assert "Keras DCN-V2" in shown
+
+
+@pytest.mark.benchmark
+def test_parts_of_the_ranker_are_left_out(tmp_path, data_set):
+    flags = [
+        f"--data={data_set.directory}",
+        "--variants=default",
+        "--variants=no blocks, no products",
+        "--seeds=1",
+        "--epochs=1",
+        "--model_dim=16",
+        "--feed_forward_dim=16",
+        f"--workdir={tmp_path}",
+    ]
+    result, shown = run("benchmarks/ablation.py", *flags)
+    assert [row["variant"] for row in result["rows"]] == ["default", "no blocks, no products"]
+    assert result["rows"][0]["click_auc"] != result["rows"][1]["click_auc"]
+    assert "no blocks, no products" in shown
+    assert run("benchmarks/ablation.py", *flags)[0] == result
 
 
 @pytest.mark.benchmark

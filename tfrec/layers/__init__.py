@@ -1,6 +1,6 @@
 """Keras layers shared by the two-tower model and the ranker."""
 
-from tfrec.layers.attention import IsolatedAttentionBlock, LayerNorm
+from tfrec.layers.attention import LayerNorm, TargetAttention
 from tfrec.layers.custom_code import needs_autograph
 from tfrec.layers.dropout import Dropout, new_generator
 from tfrec.layers.features import (
@@ -37,10 +37,10 @@ __all__ = [
     "FieldEmbeddings",
     "HistoryTokens",
     "IdDropout",
-    "IsolatedAttentionBlock",
     "LayerNorm",
     "Logits",
     "PositionBias",
+    "TargetAttention",
     "Ties",
     "UserBias",
     "UserClicks",

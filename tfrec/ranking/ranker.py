@@ -2,10 +2,10 @@
 
 A candidate is one token: its ad fields crossed with the query fields, by the inner product
 of each query field's embedding with each ad field's, by DCN-V2 and by an MLP.
-The query side is a few tokens. Candidates are isolated: a candidate attends to the query tokens
-and to itself, never to another candidate. Its score depends on no other candidate and not on the
-length of the list, so training on short lists matches serving 500 candidates, and the query side
-is computed once per request.
+Each field of the query side is a token, and so is each value of its lists; candidates attend to
+them. Candidates are isolated: a candidate attends to no other. Its score depends on no other
+candidate and not on the length of the list, so training on short lists matches serving 500
+candidates, and the query side is computed once per request.
 
 Shapes: B requests, C candidates, T query tokens, D model width, W hidden width,
 Fq and Fa fields of the query and the ad side, Wq and Wa their columns of ids, E field embedding.
@@ -35,7 +35,7 @@ class QuerySide(NamedTuple):
     Attributes:
         embeddings: [B, Fq, E] field embeddings.
         flat: [B, Fq E] field embeddings, with dropout in training.
-        tokens: [B, T, D] query tokens.
+        tokens: [B, T, E] query tokens.
         absent: [B, T] bool, tokens that do not exist; None: all exist.
     """
 
@@ -60,7 +60,8 @@ class Ranker(ranking_model.RankingModel):
         query_input, ad_input, pair_input: First layers, of query fields, ad fields and products of
             fields.
         crosses, deep, crossed: Layers of the candidate encoder.
-        summaries, history_tokens: Layers that make the query tokens; None without lists.
+        field_names: [Fq, E] what identifies the field of a token.
+        history_tokens: Makes tokens of the values of lists; None without lists.
         blocks: Attention blocks.
     """
 
@@ -83,22 +84,20 @@ class Ranker(ranking_model.RankingModel):
         )
         self.history_tokens = None
         if self.query_embeddings.list_widths:
-            self.history_tokens = layers.HistoryTokens(self.query_embeddings, width)
-        self._num_summaries = config.num_query_tokens
-        num_history_tokens = self.history_tokens.num_tokens if self.history_tokens else 0
-        self._num_tokens = self._num_summaries + num_history_tokens
+            self.history_tokens = layers.HistoryTokens(self.query_embeddings, config.field_dim)
+        self.field_names = self.add_weight(
+            "field_names",
+            (len(schema.query_fields), config.field_dim),
+            initializer=tf.keras.initializers.RandomNormal(stddev=0.1),
+        )
         self.query_input = tf.keras.layers.Dense(hidden)
         self.ad_input = tf.keras.layers.Dense(hidden, use_bias=False)
         self.pair_input = tf.keras.layers.Dense(hidden, use_bias=False)
-        self.summaries = tf.keras.layers.Dense(config.num_query_tokens * width)
         self.crosses = [layers.CrossLayer() for _ in range(config.num_cross_layers)]
         self.deep = tf.keras.layers.Dense(width, activation="relu")
         self.crossed = tf.keras.layers.Dense(width)
         self.dropout = layers.Dropout(config.dropout)
-        self.blocks = [
-            layers.IsolatedAttentionBlock(config, self._num_tokens)
-            for _ in range(config.num_blocks)
-        ]
+        self.blocks = [layers.TargetAttention(config) for _ in range(config.num_blocks)]
         self.final_norm = layers.LayerNorm(epsilon=1e-6)
         self.learn_positions(num_positions)
 
@@ -138,13 +137,17 @@ class Ranker(ranking_model.RankingModel):
         ad_flat = tf.reshape(ad_embeddings, [-1, self.ad_embeddings.output_dim])
         ad_flat = self.dropout(ad_flat, training=training)
         # Dense(concat(query, ad, products)) in parts: the query's part is computed once.
-        products = layers.pairwise_products(side.embeddings, ad_embeddings)
+        products = self.products(side.embeddings, ad_embeddings)
         hidden = self.ad_input(ad_flat) + self.pair_input(products)  # [B C, W]
         shape = [tf.shape(ad)[0], tf.shape(ad)[1], hidden.shape[-1]]
         inputs = self.encode_candidates(side, tf.reshape(hidden, shape), training)
         inputs = tf.concat([inputs, products], axis=-1)
         logits = {head: layer(inputs) for head, layer in self.head_layers.items()}
         return self.finish(logits, query, ad, training)
+
+    def products(self, query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
+        """Crosses [B, Fq, E] with [B, C, Fa, E] to [B C, Fa Fq]."""
+        return layers.pairwise_products(query_embeddings, ad_embeddings)
 
     def encode_query(self, query: tf.Tensor, training: bool = False) -> QuerySide:
         """Encodes what the candidates of a request share.
@@ -155,14 +158,12 @@ class Ranker(ranking_model.RankingModel):
         """
         embeddings = self.query_embeddings(query)  # [B, Fq, E]
         flat = self.dropout(layers.flatten(embeddings), training=training)
-        tokens = self.summaries(flat)
-        width = tokens.shape[-1] // self._num_summaries
-        tokens = tf.reshape(tokens, [-1, self._num_summaries, width])
+        tokens = embeddings + self.field_names
         if self.history_tokens is None:
             return QuerySide(embeddings, flat, tokens, None)
         values, absent = self.history_tokens(query)
         tokens = tf.concat([tokens, values], axis=1)
-        absent = tf.pad(absent, [[0, 0], [self._num_summaries, 0]])
+        absent = tf.pad(absent, [[0, 0], [embeddings.shape[1], 0]])
         return QuerySide(embeddings, flat, tokens, absent)
 
     def encode_candidates(
@@ -189,10 +190,9 @@ class Ranker(ranking_model.RankingModel):
             encoded += self.crossed(x)
         width = encoded.shape[-1]
         candidates = tf.reshape(encoded, [num_requests, num_ads, width])
-        rows = tf.concat([side.tokens, candidates], axis=1)
         for block in self.blocks:
-            rows = block(rows, side.absent, training=training)
-        attended = tf.reshape(rows[:, self._num_tokens :], [-1, width])
+            candidates = block(candidates, side.tokens, side.absent, training=training)
+        attended = tf.reshape(candidates, [-1, width])
         # The heads also read the input of attention: on little data the short path is better.
         return tf.concat([self.final_norm(attended), encoded], axis=-1)
 

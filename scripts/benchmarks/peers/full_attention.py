@@ -12,6 +12,8 @@ from tfrec.config import RankerConfig
 from tfrec.layers import FieldEmbeddings, flatten
 from tfrecords import encoding
 
+_NUM_TOKENS = 4
+
 
 class FullAttentionRanker(tf.keras.Model):
     """Scores candidates that attend to each other."""
@@ -20,10 +22,10 @@ class FullAttentionRanker(tf.keras.Model):
         super().__init__()
         schema, width = fitted.schema, config.model_dim
         layers = tf.keras.layers
-        self._num_tokens = config.num_query_tokens
+        self._num_tokens = _NUM_TOKENS
         self._query = FieldEmbeddings(fitted, schema.query_fields, config.field_dim)
         self._ad = FieldEmbeddings(fitted, schema.ad_fields, config.field_dim)
-        self._tokens = layers.Dense(config.num_query_tokens * width)
+        self._tokens = layers.Dense(_NUM_TOKENS * width)
         self._candidates = layers.Dense(width)
         self._blocks = [
             (

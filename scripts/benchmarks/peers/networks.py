@@ -12,6 +12,7 @@ References:
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,8 @@ def fit(
         of `passes` at that point.
     """
     tf.keras.utils.set_random_seed(seed)
-    model = build(data, options)
-    loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
-    own = tf.keras.metrics.BinaryCrossentropy(from_logits=True, name=_METRIC)  # no penalties
-    model.compile(tf.keras.optimizers.Adam(options.learning_rate), loss, metrics=[own])
-    batch_size = min(options.batch_size, max(1, len(data.train) // _MIN_BATCHES))
+    model = _compiled(data, options)
+    batch_size = _batch_size(data, options)
     steps = max(1, len(data.train) // batch_size // options.checks)
     monitor = {"monitor": f"val_{_METRIC}", "mode": "min"}
     history = model.fit(
@@ -104,6 +102,33 @@ def fit(
         return logits[:, 0].astype(np.float64)
 
     return predict, {"validation_log_loss": history[best], "passes": round(passes, 2)}
+
+
+def training_steps(data: peer_data.PeerData, options: NetworkOptions) -> Callable[[int], int]:
+    """Returns a function that takes a number of training steps and returns their rows."""
+    model = _compiled(data, options)
+    batch_size = _batch_size(data, options)
+    batches = iter(_batches(data.train, batch_size, seed=1))
+    step = model.make_train_function()
+
+    def take(count: int) -> int:
+        for _ in range(count):
+            step(batches)["loss"].numpy()
+        return count * batch_size
+
+    return take
+
+
+def _compiled(data: peer_data.PeerData, options: NetworkOptions) -> tf.keras.Model:
+    model = build(data, options)
+    loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
+    own = tf.keras.metrics.BinaryCrossentropy(from_logits=True, name=_METRIC)  # no penalties
+    model.compile(tf.keras.optimizers.Adam(options.learning_rate), loss, metrics=[own])
+    return model
+
+
+def _batch_size(data: peer_data.PeerData, options: NetworkOptions) -> int:
+    return min(options.batch_size, max(1, len(data.train) // _MIN_BATCHES))
 
 
 def _batches(rows: peer_data.PeerRows, batch_size: int, seed: int | None = None) -> tf.data.Dataset:

@@ -27,7 +27,7 @@ POISONS = {
 }
 # One pass: there is no best one to be chosen, and what differs was taught.
 RANKER = config.RankerConfig(
-    field_dim=4, model_dim=16, num_blocks=1, num_heads=2, num_query_tokens=2, feed_forward_dim=16,
+    field_dim=4, model_dim=16, num_blocks=1, num_heads=2, feed_forward_dim=16,
     num_cross_layers=1, epochs=1, batch_size=64,
 )  # fmt: skip
 RETRIEVAL = config.RetrievalConfig(

@@ -123,7 +123,7 @@ def world(request, tmp_path_factory):
     )
     fitted = logs.fit(schema, [table(fields, rng)])
     sizes = config.RankerConfig(
-        field_dim=4, model_dim=16, num_blocks=2, num_heads=2, num_query_tokens=2,
+        field_dim=4, model_dim=16, num_blocks=2, num_heads=2,
         feed_forward_dim=16,
     )  # fmt: skip
     model = ranking.Ranker(fitted, sizes, ("click", "engagement", "revenue"))

@@ -12,7 +12,7 @@ from tfrecords import encoding, schema
 
 NUM_ADS, NUM_FILMS = 6, 5
 RANKER = config.RankerConfig(
-    field_dim=4, model_dim=8, num_blocks=2, num_heads=2, num_query_tokens=2, feed_forward_dim=8
+    field_dim=4, model_dim=8, num_blocks=2, num_heads=2, feed_forward_dim=8
 )
 RETRIEVAL = config.RetrievalConfig(embedding_dim=8, field_dim=4, hidden_dim=8)
 HISTORIES = [[1, 2, 3], [4], [2, 5], []]
