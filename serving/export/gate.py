@@ -29,7 +29,7 @@ NUM_ERRORS = 2.0
 NUM_CHANCE = 1.5
 
 
-class LabelCounts(pydantic.BaseModel):
+class HeadCounts(pydantic.BaseModel):
     """The validation rows of a head, which cannot be judged if they are all of one kind."""
 
     model_config = pydantic.ConfigDict(frozen=True, use_attribute_docstrings=True)
@@ -40,7 +40,7 @@ class LabelCounts(pydantic.BaseModel):
     """Number of labels above 0."""
 
 
-class HeadFigures(LabelCounts):
+class HeadFigures(HeadCounts):
     """The metrics of a head, as `tfrec.ranking.measure_heads` describes them."""
 
     base_rate: float
@@ -63,7 +63,7 @@ class HeadFigures(LabelCounts):
         return self.expected_calibration_error / self.mean_label
 
 
-Figures = Mapping[str, LabelCounts]
+Figures = Mapping[str, HeadCounts]
 
 
 def parse_figures(figures: Mapping[str, Mapping[str, Any]]) -> Figures:
@@ -73,7 +73,7 @@ def parse_figures(figures: Mapping[str, Mapping[str, Any]]) -> Figures:
         ValueError: A metric is missing or of another type.
     """
     return {
-        head: (HeadFigures if "normalized_entropy" in own else LabelCounts).model_validate(own)
+        head: (HeadFigures if "normalized_entropy" in own else HeadCounts).model_validate(own)
         for head, own in figures.items()
     }
 

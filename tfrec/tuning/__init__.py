@@ -1,6 +1,6 @@
 """Searches the hyperparameters of a stage on the validation split; needs the extra `tune`."""
 
 from tfrec.tuning.stages import RANKER, RETRIEVAL, Stage
-from tfrec.tuning.study import Trial, Tuned, tune
+from tfrec.tuning.study import Tuned, TuningTrial, tune
 
-__all__ = ["RANKER", "RETRIEVAL", "Stage", "Trial", "Tuned", "tune"]
+__all__ = ["RANKER", "RETRIEVAL", "Stage", "Tuned", "TuningTrial", "tune"]

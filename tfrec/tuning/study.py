@@ -39,7 +39,7 @@ _INPUTS = "inputs"
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class TuningTrial:
     """A trial of a study.
 
     Attributes:
@@ -66,8 +66,8 @@ class Tuned:
     """
 
     stage: stages.Stage
-    trials: list[Trial]
-    best: Trial
+    trials: list[TuningTrial]
+    best: TuningTrial
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of `best.json`."""
@@ -245,10 +245,10 @@ def _result(stage: stages.Stage, study: optuna.Study, directory: pathlib.Path) -
     return tuned
 
 
-def _trial(stage: stages.Stage, trial: optuna.trial.FrozenTrial) -> Trial:
+def _trial(stage: stages.Stage, trial: optuna.trial.FrozenTrial) -> TuningTrial:
     values = trial.intermediate_values
     states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
-    return Trial(
+    return TuningTrial(
         states.get(trial.state, "interrupted"),
         _best(stage, values) if values else None,
         len(values),

@@ -19,7 +19,9 @@ def test_the_trials_are_ranked_and_the_command_has_the_best_options(stage, scrip
     values = (0.5, 0.25, None, 0.75) if stage.maximize else (0.5, 0.75, None, 0.25)
     states = ("complete", "pruned", "interrupted", "complete")
     options = (defaults, defaults, defaults, best)
-    trials = [tuning.Trial(*own) for own in zip(states, values, (3, 1, 0, 3), options, strict=True)]
+    trials = [
+        tuning.TuningTrial(*own) for own in zip(states, values, (3, 1, 0, 3), options, strict=True)
+    ]
     module = script(entry.MODULES["tune"])
     with flagsaver.flagsaver():
         flags.FLAGS(["tune", "--epochs=5"])
