@@ -7,6 +7,7 @@ import sys
 import zipfile
 
 import pytest
+import scripts_in_forks
 from repository import ROOT
 
 import tfrec
@@ -59,15 +60,19 @@ def installed(wheel, tmp_path_factory):
     return target
 
 
-@pytest.fixture
-def run(installed, tmp_path):
-    """Runs a program in an empty directory, with the installed wheel; returns what it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+@pytest.fixture(scope="module")
+def run(installed):
+    """Runs a Python program with the installed wheel; returns what it prints."""
+    runner = scripts_in_forks.Runner(PYTHONPATH=str(installed))
 
-    def run(*command):
-        return _run(*command, cwd=tmp_path, env=environment).stdout
+    def run(program, *flags, status=0):
+        done = runner.run(program, *flags)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
 
-    return run
+    yield run
+    runner.process.kill()
+    runner.process.wait()
 
 
 def _run(*command, **options):
@@ -99,49 +104,45 @@ def test_a_wheel_that_lacks_a_file_is_refused(wheel, tmp_path, lost):
     assert done.stderr.count("\n") == 1
 
 
-def test_every_face_is_imported_from_the_wheel(run, installed):
-    lines = run(sys.executable, "-c", IMPORT_FACES, *PACKAGES).splitlines()
+def test_every_face_is_imported_from_the_wheel(run, installed, tmp_path):
+    (tmp_path / "import_faces.py").write_text(IMPORT_FACES)
+    lines = run(tmp_path / "import_faces.py", *PACKAGES).splitlines()
     files = dict(line.split(" ", 1) for line in lines)
     assert {"tfrec.config", "tfrecords.reader", "serving.cli", "serving.export"} <= set(files)
     outside = {name: file for name, file in files.items() if not file.startswith(str(installed))}
     assert not outside
 
 
-def test_the_program_tells_its_version_and_its_commands(run, installed):
-    program = str(installed / "bin" / "tfrec")
-    assert run(program, "--version") == f"tfrec {tfrec.__version__}\n"
+def test_the_program_tells_its_version_and_its_commands(run, installed, tmp_path):
+    program = installed / "bin" / "tfrec"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    for command in ([str(program)], [sys.executable, "-m", "tfrec"]):
+        version = _run(*command, "--version", cwd=tmp_path, env=environment).stdout
+        assert version == f"tfrec {tfrec.__version__}\n"
     shown = run(program, "--help")
     assert set(entry.MODULES) <= set(shown.split())
     assert run(program) == shown
-    assert run(sys.executable, "-m", "tfrec", "--help") == shown
 
 
 @pytest.mark.parametrize("command", entry.MODULES)
 def test_a_command_explains_itself(run, installed, command):
-    shown = run(str(installed / "bin" / "tfrec"), command, "--help")
+    shown = run(installed / "bin" / "tfrec", command, "--help")
     assert f"    tfrec {command}" in shown
     assert "\nFlags:\n  --" in shown
 
 
-def test_the_model_server_explains_itself(installed, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "serving.model_server", "--help"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-    )
+def test_the_model_server_explains_itself(run, installed):
     # The status that absl gives its own help.
-    assert done.returncode == 1
-    assert f"{installed}/serving/model_server" in done.stdout
-    assert "--model_config_file" in done.stdout
+    shown = run(installed / "serving" / "model_server" / "__main__.py", "--help", status=1)
+    assert f"{installed}/serving/model_server" in shown
+    assert "--model_config_file" in shown
 
 
 @pytest.mark.trains
-def test_a_quickstart_goes_from_nothing_to_ten_ads(run, tmp_path):
+def test_a_quickstart_goes_from_nothing_to_ten_ads(run, installed, tmp_path):
     shown = run(
-        sys.executable, "-m", "tfrec", "quickstart", "--n_samples=1000", "--stage1_epochs=1",
-        "--stage2_epochs=1", "--index=Flat", "--force", "--workdir=work",
+        installed / "bin" / "tfrec", "quickstart", "--n_samples=1000", "--stage1_epochs=1",
+        "--stage2_epochs=1", "--index=Flat", "--force", f"--workdir={tmp_path / 'work'}",
     )  # fmt: skip
     assert "release 1, 10 ads by " in shown
     assert (tmp_path / "work" / "bundle" / "manifests" / "1.json").is_file()

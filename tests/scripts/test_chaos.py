@@ -1,12 +1,9 @@
 """The benchmark that injects faults: a short run, and that its checker can fail."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import scripts_in_forks
-from repository import ROOT
 
 pytestmark = [pytest.mark.process, pytest.mark.benchmark]
 
@@ -14,11 +11,10 @@ FAULTS = ("kill_worker", "kill_writer", "bit_rot_in_journal", "promote")
 
 
 def test_under_faults_nothing_acknowledged_is_lost_and_no_request_fails(tiny_base):
-    command = [
-        sys.executable, "scripts/benchmarks/chaos.py", f"--bundle={tiny_base}", "--minutes=0",
-        "--rate=5", "--pause_seconds=0.2", "--deadline_seconds=20", f"--faults={','.join(FAULTS)}",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = scripts_in_forks.run(
+        "benchmarks/chaos.py", f"--bundle={tiny_base}", "--minutes=0", "--rate=5",
+        "--pause_seconds=0.2", "--deadline_seconds=20", f"--faults={','.join(FAULTS)}",
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["faults"] == dict.fromkeys(FAULTS, 1)

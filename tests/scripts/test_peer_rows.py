@@ -78,12 +78,10 @@ def test_a_peer_learns_training_rows_alone_and_predicts_the_others(peers, data, 
         return peers.fit(name, dataclasses.replace(data, **others), tune=False, seed=1)
 
     fitted = fit()
-    # The same model predicts what stands in the place of validation and test.
-    turned = fit(validation=data.test, test=data.validation)
+    # The same model predicts what stands in the place of validation and test, whatever its labels.
+    turned = fit(validation=relabeled(data.test), test=relabeled(data.validation))
     assert_same(turned.validation, fitted.test)
     assert_same(turned.test, fitted.validation)
-    others = fit(validation=relabeled(data.validation), test=relabeled(data.test))
-    assert_same(others.test, fitted.test)
     assert np.abs(fit(train=relabeled(data.train)).test - fitted.test).max() > 1e-3
 
 

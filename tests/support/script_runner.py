@@ -17,7 +17,7 @@ import traceback
 
 from repository import SCRIPTS
 
-SECONDS = 300
+SECONDS = 500
 
 
 def run(command: list[str], out: int, err: int) -> int:

@@ -3,6 +3,7 @@
 import atexit
 import functools
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -12,27 +13,41 @@ from repository import ROOT
 _RUNNER = pathlib.Path(__file__).with_name("script_runner.py")
 
 
+class Runner:
+    """A process whose forks run scripts.
+
+    Args:
+        **environment: What its environment has besides that of this process.
+    """
+
+    def __init__(self, **environment):
+        self.process = subprocess.Popen(
+            [sys.executable, str(_RUNNER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        )
+        atexit.register(self.process.kill)
+
+    def run(self, name, *flags):
+        """Runs scripts/NAME with flags; returns status and output as `subprocess.run` does.
+
+        A program that is none of the scripts is named by its absolute path.
+        """
+        command = [str(name), *map(str, flags)]
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        status, out, err = json.loads(self.process.stdout.readline())
+        return subprocess.CompletedProcess(command, status, out, err)
+
+
 @functools.cache
 def _runner():
-    process = subprocess.Popen(
-        [sys.executable, str(_RUNNER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    atexit.register(process.kill)
-    return process
+    return Runner()
 
 
 def run(name, *flags):
-    """Runs scripts/NAME with flags; returns status and output as `subprocess.run` does.
-
-    A program that is none of the scripts is named by its absolute path.
-    """
-    command = [str(name), *map(str, flags)]
-    process = _runner()
-    process.stdin.write(json.dumps(command) + "\n")
-    process.stdin.flush()
-    status, out, err = json.loads(process.stdout.readline())
-    return subprocess.CompletedProcess(command, status, out, err)
+    """Runs scripts/NAME with flags in a fork of the process that the tests of a worker share."""
+    return _runner().run(name, *flags)

@@ -1,9 +1,7 @@
 """A stage trains as any Keras model does: other optimizers, several replicas, layers of a user."""
 
-import subprocess
-import sys
-
 import pytest
+import scripts_in_forks
 import tensorflow as tf
 
 from tfrec import ranking, retrieval, training
@@ -109,10 +107,10 @@ for stage in ("ranker", "retrieval"):
 
 
 @pytest.mark.process
-def test_two_replicas_learn_what_one_does(data_set):
+def test_two_replicas_learn_what_one_does(data_set, tmp_path):
     """Both stages on a mirrored strategy, in a process that has two devices."""
-    command = [sys.executable, "-c", ON_REPLICAS, str(data_set.directory)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    (tmp_path / "on_replicas.py").write_text(ON_REPLICAS)
+    done = scripts_in_forks.run(tmp_path / "on_replicas.py", data_set.directory)
     assert done.returncode == 0, done.stderr
 
 
