@@ -50,11 +50,15 @@ class Idle:
         self._connections.pop(connection, None)
 
     def close_oldest(self) -> None:
-        """Closes the connection that has waited longest, if there is one."""
+        """Closes the connection that has waited longest, if there is one.
+
+        One with unread bytes is no longer waiting: its request is about to be handled.
+        """
         for connection in self._connections:
-            self.discard(connection)
-            connection.transport.abort()
-            return
+            if not listener.is_readable(connection.transport.get_extra_info("socket")):
+                self.discard(connection)
+                connection.transport.abort()
+                return
 
 
 class TimedConnection(h11_impl.H11Protocol):

@@ -86,7 +86,7 @@ def test_a_spoiled_ranker_is_worse_on_the_rows_that_both_scored(
     assert set(known.differences) == {"click", "engagement", "revenue"}
     difference, error = known.differences["click"]
     assert difference > error > 0
-    assert known.figures["click"]["labeled"] == data_set.num_rows("validation")
+    assert known.figures["click"].labeled == data_set.num_rows("validation")
 
 
 def test_a_ranker_no_better_than_the_rate_is_refused_and_force_publishes_it(

@@ -151,7 +151,7 @@ def test_bad_embeddings_are_refused():
 
 
 def test_config_errors_name_the_field():
-    with pytest.raises(ValueError, match="kind: expected one of"):
+    with pytest.raises(ValueError, match="Unknown index kind 'LSH'; expected one of auto"):
         kinds.IndexConfig(kind="LSH")
     with pytest.raises(ValueError, match="num_probes: expected a positive integer"):
         kinds.IndexConfig(num_probes=0)

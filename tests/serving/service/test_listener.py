@@ -11,7 +11,7 @@ import clocks
 import pytest
 
 from serving.ranker import verified_ranker
-from serving.service import http_server, listener, log_format
+from serving.service import connections, http_server, listener, log_format
 
 
 class Greeting(asyncio.Protocol):
@@ -98,11 +98,12 @@ def test_without_file_descriptors_it_says_so_and_accepts_when_there_are_some(bou
 
     with caplog.at_level(logging.WARNING):
         assert asyncio.run(main()) == b"hello"
-    messages = {record.getMessage() for record in caplog.records}
-    assert messages == {
+    # A server that ran in this process before may have left its limit of the log, with its count.
+    text = (
         "No connection can be accepted ([Errno 24] Too many open files). Others wait in the queue "
         "of the port."
-    }
+    )
+    assert all(record.getMessage().startswith(text) for record in caplog.records)
     # asyncio logs it 2,048 times for each attempt.
     assert len(caplog.records) < 20
 
@@ -126,3 +127,35 @@ def test_a_place_in_the_code_logs_once_a_second_and_says_how_often_it_did_not():
 
 def test_late_calls_of_the_ranker_are_among_what_is_limited():
     assert verified_ranker.__name__ in http_server._LOUD_LOGGERS
+
+
+class Waiting(asyncio.Protocol):
+    """Keeps its transport, and reads nothing."""
+
+    def connection_made(self, transport):
+        transport.pause_reading()
+        self.transport = transport
+
+
+def test_room_is_not_made_by_closing_a_connection_whose_request_has_arrived():
+    async def scenario():
+        loop, idle = asyncio.get_running_loop(), connections.Idle()
+        protocols, clients = [], []
+        for _ in range(2):
+            client, server = socket.socketpair()
+            server.setblocking(False)
+            _, protocol = await loop.connect_accepted_socket(Waiting, server)
+            idle.add(protocol)
+            protocols.append(protocol)
+            clients.append(client)
+        clients[0].sendall(b"GET /")
+        idle.close_oldest()
+        closed = [protocol.transport.is_closing() for protocol in protocols]
+        idle.close_oldest()
+        assert not protocols[0].transport.is_closing()
+        for protocol, client in zip(protocols, clients, strict=True):
+            protocol.transport.abort()
+            client.close()
+        return closed
+
+    assert asyncio.run(scenario()) == [False, True]

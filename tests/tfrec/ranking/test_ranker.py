@@ -1,7 +1,5 @@
 """The ranker: a candidate's score depends on its request and on itself, on nothing else."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -152,9 +150,3 @@ def test_padding_has_no_part_in_loss_or_penalty(data_set, model):
         penalty = model.embedding_penalty(b["query"], b["ad"], b["mask"])
         results.append([float(model.compute_loss(b)), float(penalty)])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
-
-
-def test_heads_that_do_not_divide_the_width_are_refused(data_set, ranker_config):
-    config = dataclasses.replace(ranker_config, num_heads=3)
-    with pytest.raises(ValueError, match=r"model_dim \(16\) must be a multiple of num_heads \(3\)"):
-        ranking.Ranker(data_set.fitted, config, ("click",))

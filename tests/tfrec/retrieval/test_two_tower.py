@@ -119,7 +119,7 @@ def test_what_the_user_clicked_elsewhere_is_no_negative(data_set, retrieval_conf
     # The ads that the query is nearest to: what they add to the loss is much of it.
     a, b, c, d, e = np.argsort(-logits[0])[:5]
     # User 10 clicked a and b, user 20 c and e; user 30 is unknown to training.
-    model._clicked_ads = layers.ClickedAds(np.array([10, 20, 10, 20]), np.array([a, c, b, e]))
+    model.clicked_ads = layers.ClickedAds(np.array([10, 20, 10, 20]), np.array([a, c, b, e]))
     ad_rows = np.array([a, b, c, d])
     batch = batch_of(data_set, query, ad_rows)
     batch["user"] = tf.constant([10, 10, 20, 30], tf.int64)
