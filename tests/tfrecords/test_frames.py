@@ -122,7 +122,7 @@ def test_missing_values_of_every_kind_are_missing(tmp_path):
     countries = pd.Series([None, np.nan, pd.NA, pd.NaT, "CH"] * (ROWS // 5), dtype=object)
     data_set = converted(log(age=ages, country=countries), tmp_path / "data")
     samples = data_set.sample_requests()
-    # Requests are the single rows, and rows 96 and on are held out: of each five, one has a
+    # Requests are the single rows, and rows 96 and on are held out. One in five has a
     # country and two have an age.
     assert {sample["country"] for sample in samples} == {None, "CH"}
     assert {sample["age"] for sample in samples} == {None, 21.0, 22.5}
