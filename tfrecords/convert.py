@@ -72,9 +72,11 @@ class Source:
         )
 
     def open(self) -> formats.Log:
-        """Opens the log."""
+        """Opens the log, which need not have columns to show that the table of ads has."""
+        elsewhere = formats.shown_names(self.ads_path, self.schema)
+        show = tuple(name for name in self.schema.show if name not in elsewhere)
         return formats.FORMATS.get(self.format).open_log(
-            self.files, self.schema, self.rows_per_chunk
+            self.files, dataclasses.replace(self.schema, show=show), self.rows_per_chunk
         )
 
 

@@ -4,6 +4,7 @@ Shapes: B requests, C the longest list of the batch, Fq and Fa query- and ad-sid
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pyarrow as pa
 import tensorflow as tf
 
 from tfrecords import encoding, records
+from tfrecords.schema import SHOWN
 
 # Names that no field can have.
 AD_ID = "__ad_id__"
@@ -48,7 +50,8 @@ class Catalog:
     """All ads that can be recommended; row i of each attribute is ad i.
 
     Attributes:
-        table: Raw ad-side fields, and `AD_ID`, `IMPRESSIONS` and `CLICKS`.
+        table: Raw ad-side fields, `AD_ID`, `IMPRESSIONS` and `CLICKS`, and `schema.SHOWN` if the
+            schema shows columns.
         features: [N, Fa] int32 encoded ad-side fields.
     """
 
@@ -63,7 +66,14 @@ class Catalog:
     @property
     def fields(self) -> pa.Table:
         """Raw ad-side fields."""
-        return self.table.drop_columns([AD_ID, IMPRESSIONS, CLICKS])
+        others = (AD_ID, IMPRESSIONS, CLICKS, SHOWN)
+        return self.table.select([name for name in self.table.column_names if name not in others])
+
+    def shown(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """Returns the values to show of rows [n], by column; nothing if the schema shows none."""
+        if SHOWN not in self.table.column_names:
+            return [{} for _ in rows]
+        return [json.loads(text) for text in self.table[SHOWN].take(pa.array(rows)).to_pylist()]
 
     @property
     def clicks(self) -> np.ndarray:

@@ -13,6 +13,8 @@ The schema is JSON on disk:
 """
 
 import dataclasses
+import datetime
+import decimal
 import hashlib
 import json
 import math
@@ -28,6 +30,8 @@ SIDES = ("query", "ad")
 # Default number of candidates, and the k of the recall that indexes are chosen and watched by.
 NUM_CANDIDATES = 500
 LABELS = ("click", "engagement", "revenue")
+# Column of a table of ads with the values to show, a JSON object each.
+SHOWN = "__show__"
 # A missing click or engagement where labels are bytes; a missing revenue is NaN.
 MISSING_LABEL = 255
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -144,6 +148,9 @@ class Schema:
         click_threshold: Minimum rating that counts as a click, if the click column is a rating.
         negative_keep_rate: Share of the unclicked rows that down-sampling kept in the log; served
             probabilities are corrected for it.
+        show: Columns of the ad that answers and reports show, such as a title; of any type, and
+            never model inputs. They are read from the table of ads if it has them, else from the
+            log.
     """
 
     name: str
@@ -159,6 +166,7 @@ class Schema:
     split: str | None = None
     click_threshold: float | None = None
     negative_keep_rate: float = 1.0
+    show: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -174,9 +182,13 @@ class Schema:
         self._check_keys()
 
     def _check_types(self) -> None:
-        for column in self.ad_key:
-            if not isinstance(column, str) or not column:
-                raise ValueError(f"ad_key is a list of column names, got {column!r} in it.")
+        for role in ("ad_key", "show"):
+            columns = getattr(self, role)
+            for column in columns:
+                if not isinstance(column, str) or not column:
+                    raise ValueError(f"{role} is a list of column names, got {column!r} in it.")
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"{role} names a column twice: {list(columns)}. Name it once.")
         for name in _COLUMN_KEYS:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
@@ -245,7 +257,7 @@ class Schema:
     def columns(self) -> tuple[str, ...]:
         """Columns of the log that the schema reads, each once."""
         keys = (self.request_key, self.time, self.position, self.user_key, self.split)
-        extra = (*self.ad_key, *self.labels.values(), *keys)
+        extra = (*self.ad_key, *self.labels.values(), *keys, *self.show)
         names = [field.source for field in self.fields] + [name for name in extra if name]
         return tuple(dict.fromkeys(names))
 
@@ -255,11 +267,14 @@ class Schema:
         if self.negative_keep_rate == 1:
             # The default is omitted, so that it does not change the fingerprint.
             del value["negative_keep_rate"]
+        if not self.show:
+            del value["show"]
         return value
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits that identify the schema."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        """Returns 16 hex digits that identify the schema, without what is only shown."""
+        value = dataclasses.replace(self, show=()).to_json()
+        canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -272,9 +287,10 @@ def schema_from_json(value: Mapping[str, Any]) -> Schema:
     if not isinstance(value, Mapping):
         raise ValueError(f"A schema is a JSON object, got {type(value).__name__}.")
     _check_keys("schema", value, Schema)
-    for name in ("fields", "ad_key"):
+    value = {"show": (), **value}
+    for name in ("fields", "ad_key", "show"):
         if isinstance(value[name], str) or not isinstance(value[name], Sequence):
-            what = "columns" if name == "ad_key" else "objects"
+            what = "objects" if name == "fields" else "columns"
             is_text = isinstance(value[name], str)
             hint = f": write [{json.dumps(value[name])}]" if is_text else f", got {value[name]!r}"
             raise ValueError(f"{name} is a list of {what}{hint}.")
@@ -284,7 +300,8 @@ def schema_from_json(value: Mapping[str, Any]) -> Schema:
             raise ValueError(f"A schema field is a JSON object, got {field!r}.")
         _check_keys(f"field {field.get('name')!r}", field, Field)
         fields.append(Field(**field))
-    return Schema(**{**value, "fields": tuple(fields), "ad_key": tuple(value["ad_key"])})
+    lists = {name: tuple(value[name]) for name in ("ad_key", "show")}
+    return Schema(**{**value, "fields": tuple(fields), **lists})
 
 
 def load_schema(path: str | pathlib.Path) -> Schema:
@@ -306,6 +323,27 @@ def load_schema(path: str | pathlib.Path) -> Schema:
 def save_schema(schema: Schema, path: str | pathlib.Path) -> None:
     """Writes a schema file that `load_schema` reads back."""
     pathlib.Path(path).write_text(json.dumps(schema.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def shown_text(values: Mapping[str, Any]) -> str:
+    """Returns values to show as a JSON object; an empty text and NaN are null."""
+    return json.dumps({name: _shown(own) for name, own in values.items()}, ensure_ascii=False)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _shown(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_shown(own) for own in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    return value if isinstance(value, str | int | float) and value != "" else None
 
 
 def _check_keys(what: str, value: Mapping[str, Any], kind: Any) -> None:

@@ -20,6 +20,7 @@ from tfrec import calibration, exported, ranking, retrieval
 from tfrec.config import CANDIDATE_PARTS
 from tfrec.heads import HEADS
 from tfrecords import reader
+from tfrecords.schema import SHOWN
 
 NUM_TUNING_QUERIES = 512
 
@@ -104,8 +105,9 @@ def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.RetrievalModel
 
 
 def display(catalog: reader.Catalog) -> pa.Table:
-    """Returns the table of ad ids and raw fields of the index."""
-    return catalog.fields.append_column(AD_ID, catalog.ad_ids)
+    """Returns the table of ad ids, raw fields and values to show of the index."""
+    others = [name for name in (AD_ID, SHOWN) if name in catalog.table.column_names]
+    return catalog.table.select([*others, *catalog.fields.column_names])
 
 
 def training_id_of(

@@ -6,8 +6,9 @@ from serving.index.ad_index import (
     QUERIES_FILE,
     AdIndex,
     BuiltIndex,
+    ListedAd,
     build_index,
-    displayed_fields,
+    listed_ads,
 )
 from serving.index.exact_search import exact_rows
 from serving.index.filters.eligibility import Eligibility
@@ -46,14 +47,15 @@ __all__ = [
     "Eligibility",
     "IndexConfig",
     "IndexKind",
+    "ListedAd",
     "RowSet",
     "Searcher",
     "Structure",
     "Trial",
     "add_vectors",
     "build_index",
-    "displayed_fields",
     "exact_rows",
+    "listed_ads",
     "pareto_front",
     "read_index",
     "recall_against_exact",

@@ -4,12 +4,13 @@
                         partly memory-mapped (see `read_index`)
     ad_features.npy     int32 [N, F], memory-mapped and shared between processes
     sample_queries.npy  float32 [Q, D], optional, to measure recall while serving
-    ads.arrow           column __ad_id__ and the raw ad fields, memory-mapped
+    ads.arrow           columns __ad_id__, the raw ad fields and __show__, memory-mapped
 
 Shapes: B queries, N ads, D embedding size, C candidates, F ad fields.
 """
 
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -25,6 +26,7 @@ from serving import errors, requests
 from serving.index import index_build, kinds, search, widening
 from serving.index.filters import eligibility, row_set
 from serving.index.tuning import index_choice
+from tfrecords.schema import SHOWN
 
 INDEX_FILE = "index.faiss"
 FEATURES_FILE = "ad_features.npy"
@@ -33,6 +35,21 @@ AD_ID = "__ad_id__"
 MAX_AD_ID_BYTES = 1024
 ADS_FILE = "ads.arrow"
 QUERIES_FILE = "sample_queries.npy"
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedAd:
+    """An ad as answers have it.
+
+    Attributes:
+        ad_id: Its id.
+        fields: Raw fields; NaN and infinity are None.
+        show: Values to show.
+    """
+
+    ad_id: str
+    fields: dict[str, Any]
+    show: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +88,8 @@ class BuiltIndex:
         Args:
             directory: Existing directory.
             ad_features: [N, F] int32, in catalog order.
-            ads: N rows with `AD_ID` (string, unique) and the raw ad fields.
+            ads: N rows with `AD_ID` (string, unique), the raw ad fields, and `schema.SHOWN` if
+                columns are shown.
 
         Raises:
             AdIndexError: The numbers of ads differ, or `AD_ID` is missing or not unique.
@@ -215,10 +233,9 @@ class AdIndex(search.Searcher):
         # A single take: row by row takes four times as long.
         return displayed_fields(self._ads.take(pa.array(rows)))
 
-    def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
-        """Returns `ad_ids` and `display` of catalog rows [C] with a single lookup."""
-        table = self._ads.take(pa.array(rows))
-        return list(zip(table[AD_ID].to_pylist(), displayed_fields(table), strict=True))
+    def listed(self, rows: np.ndarray) -> list[ListedAd]:
+        """Returns the ads at catalog rows [C] with a single lookup."""
+        return listed_ads(self._ads.take(pa.array(rows)))
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of a field of catalog rows [C]."""
@@ -263,7 +280,18 @@ def displayed_fields(ads: pa.Table) -> list[dict[str, Any]]:
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in fields.items()
-            if name != AD_ID
+            if name not in (AD_ID, SHOWN)
         }
         for fields in ads.to_pylist()
+    ]
+
+
+def listed_ads(ads: pa.Table) -> list[ListedAd]:
+    """Returns the ads of a table as answers have them."""
+    texts = ads[SHOWN].to_pylist() if SHOWN in ads.column_names else ["{}"] * ads.num_rows
+    return [
+        ListedAd(ad_id, fields, json.loads(text))
+        for ad_id, fields, text in zip(
+            ads[AD_ID].to_pylist(), displayed_fields(ads), texts, strict=True
+        )
     ]

@@ -1,7 +1,8 @@
 """Validates raw ads for a live index and converts them to a table.
 
-An ad is {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]}}, as
-in responses. A field that is absent or null is missing.
+An ad is {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5, "tags": ["shoes"]},
+"show": {"title": "Trail Shoe"}}, as in responses. A field that is absent or null is missing, and so
+is a value to show.
 
 Shapes: B ads.
 """
@@ -15,6 +16,9 @@ import pyarrow as pa
 
 from serving import errors, index, requests
 from tfrecords import terminal
+from tfrecords.schema import SHOWN, shown_text
+
+_PARTS = ("fields", "show")
 
 
 class AdRows:
@@ -22,12 +26,16 @@ class AdRows:
 
     Args:
         kinds: Ad field -> `categorical`, `numeric` or `categorical_list`.
-        schema: Schema of the catalog's table: ad ids and raw fields.
+        schema: Schema of the catalog's table: ad ids, raw fields and values to show.
+        show: Names of the values to show.
     """
 
-    def __init__(self, kinds: Mapping[str, str], schema: pa.Schema) -> None:
+    def __init__(
+        self, kinds: Mapping[str, str], schema: pa.Schema, show: Sequence[str] = ()
+    ) -> None:
         self._kinds = dict(kinds)
         self._schema = schema
+        self._show = list(show)
 
     def check(self, ads: Sequence[Any]) -> tuple[list[dict[str, Any]], pa.Table]:
         """Returns the values for the ad tower, and the table of ad ids and raw fields.
@@ -53,12 +61,21 @@ class AdRows:
         }
         id_type = self._schema.field(index.AD_ID).type
         columns[index.AD_ID] = pa.array(ids, id_type)
+        if SHOWN in self._schema.names:
+            shown = [self._shown(f"ads[{i}].show", ad.get("show")) for i, ad in enumerate(ads)]
+            columns[SHOWN] = pa.array(shown, self._schema.field(SHOWN).type)
         return values, pa.table(columns).select(self._schema.names)
 
     def _check_ad(self, place: str, ad: Any) -> tuple[str, dict[str, Any]]:
-        if not isinstance(ad, Mapping) or set(ad) - {"ad_id", "fields"} or "ad_id" not in ad:
+        if not isinstance(ad, Mapping) or set(ad) - {"ad_id", *_PARTS} or "ad_id" not in ad:
             raise errors.InvalidAdError(
-                f"{place}: expected an object with ad_id and fields, got {requests.shortened(ad)}."
+                f"{place}: expected an object with ad_id, fields and show, got "
+                f"{requests.shortened(ad)}."
+            )
+        if ad.get("show") and not self._show:
+            raise errors.InvalidAdError(
+                f"{place}.show: the schema of the release names no columns to show. Leave it out, "
+                'or train with "show" in the schema.'
             )
         fields = ad.get("fields")
         fields = {} if fields is None else fields
@@ -78,6 +95,23 @@ class AdRows:
             }
         except errors.InvalidRequestError as error:
             raise errors.InvalidAdError(str(error)) from error
+
+    def _shown(self, place: str, values: Any) -> str:
+        """Returns the values to show of an ad as the JSON object of the catalog's table."""
+        values = {} if values is None else values
+        if not isinstance(values, Mapping):
+            raise errors.InvalidAdError(
+                f"{place}: expected an object of names and values, got "
+                f"{requests.shortened(values)}."
+            )
+        for name in values:
+            if name not in self._show:
+                hint = terminal.suggestion_for(str(name), self._show)
+                raise errors.InvalidAdError(
+                    f"{place}: unknown name {requests.shortened(name)}.{hint} The schema shows "
+                    f"{', '.join(self._show)}."
+                )
+        return shown_text({name: values.get(name) for name in self._show})
 
     def _unknown(self, place: str, name: Any) -> str:
         hint = terminal.suggestion_for(str(name), self._kinds)

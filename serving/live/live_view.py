@@ -8,7 +8,6 @@ Shapes: B queries, C ads, N ads of the release, M added ads, D embedding size, F
 
 import dataclasses
 import functools
-from typing import Any
 
 import faiss
 import numpy as np
@@ -121,7 +120,7 @@ class LiveView:
 
     def ad_ids(self, rows: np.ndarray) -> list[str]:
         """Returns the ad ids of rows [C]."""
-        return [ad_id for ad_id, _ in self.listed(rows)]
+        return [ad.ad_id for ad in self.listed(rows)]
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of one field of rows [C]."""
@@ -134,17 +133,14 @@ class LiveView:
         joined = pa.concat_arrays([own, *(chunk.cast(own.type) for chunk in added.chunks)])
         return joined.take(pa.array(order))
 
-    def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
-        """Returns the ad id and raw fields of rows [C]; NaN and infinity become None."""
+    def listed(self, rows: np.ndarray) -> list[index.ListedAd]:
+        """Returns the ads at rows [C] as answers have them."""
         is_added = rows >= self._released.num_ads
         released = self._released.listed(rows[~is_added])
         if not is_added.any():
             return released
         own = iter(released)
-        table = self._added.take(rows[is_added] - self._released.num_ads)
-        added = iter(
-            zip(table[index.AD_ID].to_pylist(), index.displayed_fields(table), strict=True)
-        )
+        added = iter(index.listed_ads(self._added.take(rows[is_added] - self._released.num_ads)))
         return [next(added if from_added else own) for from_added in is_added.tolist()]
 
     def _merge(

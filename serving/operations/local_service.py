@@ -61,14 +61,18 @@ def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
     order = "utility" if answer.order == "utility" else "retrieval order"
     why = "" if answer.degraded is None else f": {answer.degraded}"
     lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}{why}"]
-    titles = ("  rank", "ad", "utility", *heads, "fields")
+    # Without titles, the raw fields say what an ad is.
+    names = [name for name in answer.ads[0].show] if answer.ads else []
+    titles = ("  rank", "ad", *names, "utility", *heads, *(() if names else ("fields",)))
     rows = []
     for ad in answer.ads:
         scores = (ad.utility, *(getattr(ad, name) for name in heads.values()))
         fields = ", ".join(f"{k}={_short(v)}" for k, v in ad.fields.items() if v is not None)
         shown = ("–" if value is None else f"{value:.4f}" for value in scores)
-        rows.append([str(ad.rank), ad.ad_id[:24], *shown, fields[:60]])
-    lines.append(terminal.text_table(titles, rows, left=(1, len(titles) - 1)))
+        own = ["–" if (v := ad.show.get(n)) is None else _short(v)[:40] for n in names]
+        rows.append([str(ad.rank), ad.ad_id[:24], *own, *shown, *([] if names else [fields[:60]])])
+    left = (1, *range(2, 2 + len(names)), *(() if names else (len(titles) - 1,)))
+    lines.append(terminal.text_table(titles, rows, left=left))
     if answer.absent_heads:
         lines.append(f"  not predicted, because not in the log: {', '.join(answer.absent_heads)}")
     if answer.shortage:

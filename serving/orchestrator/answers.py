@@ -123,10 +123,11 @@ def _ads(
     return [
         requests.RankedAd(
             rank=position + 1,
-            ad_id=listed[position][0],
+            ad_id=listed[position].ad_id,
+            show=listed[position].show,
             **{name: values[position] for name, values in shown.items()},
             retrieval_score=retrieval_scores[position],
-            fields=listed[position][1],
+            fields=listed[position].fields,
             propensity=propensities[position],
             explanation=None if reasons is None else reasons[position],
         )

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from serving import releases, requests
+from serving import index, releases, requests
 
 
 class CandidateSource(Protocol):
@@ -31,8 +31,8 @@ class CandidateSource(Protocol):
     def ad_ids(self, rows: np.ndarray) -> list[str]:
         """Returns the ad ids of rows [C]."""
 
-    def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
-        """Returns the ad id and raw fields of rows [C] with a single lookup."""
+    def listed(self, rows: np.ndarray) -> list[index.ListedAd]:
+        """Returns the ads at rows [C] with a single lookup."""
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of one field of rows [C]."""

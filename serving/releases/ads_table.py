@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from serving import errors
 from serving.index import AD_ID, MAX_AD_ID_BYTES
 from tfrecords import terminal
-from tfrecords.schema import Field, Schema
+from tfrecords.schema import SHOWN, Field, Schema, shown_text
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -20,13 +20,14 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
 
     Args:
         ads: N ads with the columns of the schema's `ad_key`, joined by "|" if there are several,
-            and the columns of its ad fields. A table with the column `index.AD_ID`, such as the
-            `ads.arrow` of a release, has the ad id there, and its columns are named as the fields.
-            Null is missing.
+            and the columns of its ad fields and those to show. A table with the column
+            `index.AD_ID`, such as the `ads.arrow` of a release, has the ad id there, and its
+            columns are named as the fields. Null is missing.
         schema: The schema.
 
     Returns:
-        `index.AD_ID` and a column for each ad field: strings, float64, or lists of strings.
+        `index.AD_ID` and a column for each ad field: strings, float64, or lists of strings; and
+        `schema.SHOWN` if the schema shows columns.
 
     Raises:
         InvalidAdError: There is no ad, a column is missing or has another type, an ad id is
@@ -37,7 +38,8 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
     is_stored = AD_ID in ads.column_names
     sources = {f.name: f.name if is_stored else f.source for f in schema.ad_fields}
     key = [AD_ID] if is_stored else list(schema.ad_key)
-    for column in (*key, *sources.values()):
+    shown = ([SHOWN] if is_stored else list(schema.show)) if schema.show else []
+    for column in (*key, *sources.values(), *shown):
         if column not in ads.column_names:
             hint = terminal.suggestion_for(column, ads.column_names)
             raise errors.InvalidAdError(
@@ -45,6 +47,12 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
                 f"Columns: {', '.join(ads.column_names)}. Add the column, or correct the schema."
             )
     columns = {f.name: _field(f, _whole(ads[sources[f.name]])) for f in schema.ad_fields}
+    if schema.show:
+        columns[SHOWN] = (
+            _whole(ads[SHOWN])
+            if is_stored
+            else pa.array(map(shown_text, ads.select(schema.show).to_pylist()), pa.large_string())
+        )
     return pa.table({AD_ID: _ids([_whole(ads[name]) for name in key], key), **columns})
 
 

@@ -94,6 +94,9 @@ class RankedAd(AnswerPart):
     """Position; 1 is the best."""
     ad_id: str
     """Id of the ad in the catalog."""
+    show: dict[str, Any] = pydantic.Field(default_factory=dict, exclude_if=lambda own: not own)
+    """Columns to show, such as a title, as the schema's `show` names them: any JSON values. No
+    model reads them. Absent if the schema shows nothing."""
     utility: float | None
     """Weighted sum of the heads' scores. Null in retrieval order."""
     retrieval_score: float
@@ -123,6 +126,7 @@ _EXAMPLE: dict[str, Any] = {
         {
             "rank": 1,
             "ad_id": "ad-17",
+            "show": {"title": "Trail Shoe"},
             "utility": 0.31,
             "click_probability": 0.21,
             "engagement_probability": 0.04,
@@ -195,8 +199,8 @@ class Answer(AnswerPart):
 
         Columns: `rank`, `ad_id`, `utility`, the scores of the heads, such as `click_probability`,
         `retrieval_score` and `propensity`; then the ad's fields, each under its name, or as
-        `fields.NAME` if that is the name of another column. Scores that an answer does not have
-        are NaN.
+        `fields.NAME` if that is the name of another column; then the columns to show, or
+        `show.NAME` likewise. Scores that an answer does not have are NaN.
         """
         import pandas as pd
 
@@ -211,7 +215,8 @@ class Answer(AnswerPart):
                 "propensity": ad.propensity,
             }
             row = {name: math.nan if value is None else value for name, value in row.items()}
-            row |= {(f"fields.{n}" if n in row else n): value for n, value in ad.fields.items()}
+            for part, values in (("fields", ad.fields), ("show", ad.show)):
+                row |= {(f"{part}.{n}" if n in row else n): value for n, value in values.items()}
             rows.append(row)
         names = ["rank", "ad_id", "utility", "retrieval_score", "propensity"]
         return pd.DataFrame(rows, columns=None if rows else names)

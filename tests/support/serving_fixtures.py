@@ -10,6 +10,7 @@ L values of the longest list.
 import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import socket
 import threading
@@ -32,6 +33,7 @@ from serving.config import HttpConfig, OrchestratorConfig
 from serving.ranker import ranker_client
 from serving.service import http_server, lifecycle, release_router
 from serving.service.rest import app
+from tfrecords.schema import SHOWN
 
 
 def changed(request: requests.Request, **changes: Any) -> requests.Request:
@@ -201,8 +203,14 @@ def ads_table(num_ads: int = NUM_ADS) -> pa.Table:
                 [[None, [], ["new", f"t{row}"]][row % 3] for row in range(num_ads)],
                 pa.list_(pa.string()),
             ),
+            SHOWN: pa.array([_shown(row) for row in range(num_ads)], pa.large_string()),
         }
     )
+
+
+def _shown(row: int) -> str:
+    """Returns what an ad shows: a title, null for every tenth ad, and a stock, a number."""
+    return json.dumps({"title": f"Ad {row}" if row % 10 else None, "stock": row})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +246,7 @@ class Recipe:
         return manifest.Content(
             training_id=self.training_id,
             dataset_fingerprint="fingerprint-1",
-            schema={"name": "tiny"},
+            schema={"name": "tiny", "show": ["title", "stock"]},
             query_fields=QUERY_FIELDS,
             ad_fields=[{"name": name, "kind": kind} for name, kind in AD_KINDS.items()],
             heads=tuple(

@@ -267,7 +267,7 @@ def test_an_ad_table_without_a_column_or_missing_is_refused(tmp_path, synthetic_
     schema = schema_lib.load_schema(synthetic_log.schema)
     with pytest.raises(FileNotFoundError, match=r"No log at .*none\.tsv"):
         logs.converted(synthetic_log.log, tmp_path / "d", schema, ads_path=tmp_path / "none.tsv")
-    (tmp_path / "ads.tsv").write_text("C7\tC8\nfeedbeef\t00000001\n")
+    (tmp_path / "ads.tsv").write_text("C7\tC8\ttitle\nfeedbeef\t00000001\tShoe\n")
     with pytest.raises(ValueError, match=r"ads\.tsv: the header lacks the columns \['I10'"):
         logs.converted(synthetic_log.log, tmp_path / "d", schema, ads_path=tmp_path / "ads.tsv")
     header = synthetic_log.ads.read_text().split("\n")[0]

@@ -75,6 +75,8 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
 
 
 def _last_impressions(path: pathlib.Path, schema: Schema, count: int) -> pa.Table:
+    # Titles are in the table of ads only.
+    schema = dataclasses.replace(schema, show=())
     opened = formats.criteo.open_log(formats.Files((path,)), schema)
     tail: list[pa.Table] = []
     for chunk in opened.chunks():

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tensorboard.plugins import projector as plugin
 
 from tfrecords import reader
+from tfrecords.schema import SHOWN
 
 MAX_ADS = 10_000
 # Name of the variable of the attribute `ads` in a tf.train.Checkpoint.
@@ -46,13 +47,20 @@ def choose_rows(clicks: np.ndarray, limit: int = MAX_ADS, seed: int = 1) -> np.n
 
 
 def metadata_of(catalog: reader.Catalog, rows: np.ndarray) -> pa.Table:
-    """Returns id, clicks, impressions and raw fields of ads.
+    """Returns id, clicks, impressions, raw fields and columns to show of ads.
 
     Args:
         catalog: The ads.
         rows: [n] catalog rows.
     """
     shown = catalog.table.take(rows)
+    if SHOWN in shown.column_names:
+        shown = shown.drop_columns([SHOWN])
+        of_ads = catalog.shown(rows)
+        for name in of_ads[0] if of_ads else ():
+            if name not in shown.column_names:
+                texts = ["" if own[name] is None else str(own[name]) for own in of_ads]
+                shown = shown.append_column(name, pa.array(texts))
     names = {
         reader.AD_ID: "ad_id",
         reader.CLICKS: "training_clicks",

@@ -33,6 +33,7 @@ def describe(
     logged = sum(of_split.rows for of_split in counts.values()) - sampled
     most_shown = np.argsort(-impressions, kind="stable")[:_TOP_ADS]
     names = catalog.ad_ids.take(most_shown).to_pylist()
+    shown = catalog.shown(most_shown)
     total = int(impressions.sum())
     ranks = np.geomspace(1, max(len(catalog), 1), _CURVE_POINTS).round().astype(int)
     round_ranks = np.array([rank for rank in _RANKS if rank < len(catalog)], int)
@@ -45,11 +46,12 @@ def describe(
         most_shown=[
             model.ShownAd(
                 ad_id=name,
+                show=show,
                 impressions=int(impressions[place]),
                 share=int(impressions[place]) / total,
                 click_rate=int(clicks[place]) / int(impressions[place]),
             )
-            for name, place in zip(names, most_shown.tolist(), strict=True)
+            for name, show, place in zip(names, shown, most_shown.tolist(), strict=True)
             if impressions[place]
         ],
         curve=_popularity(impressions, clicks, np.unique(ranks)),

@@ -3,6 +3,8 @@
 Shapes: T bins of time, K ranks of ads.
 """
 
+from typing import Any
+
 import pydantic
 
 from tfrecords import records
@@ -94,6 +96,7 @@ class ShownAd(pydantic.BaseModel):
     """An ad in training."""
 
     ad_id: str
+    show: dict[str, Any] = {}
     impressions: int
     share: float  # of all impressions
     click_rate: float

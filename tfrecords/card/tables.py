@@ -93,10 +93,17 @@ def of_new_ads(card: model.DataCard) -> pages.PageTable:
 def of_shown_ads(card: model.DataCard) -> pages.PageTable:
     """Returns the ads with the most impressions."""
     rows = [
-        [own.ad_id, f"{own.impressions:,}", *map(pages.format_percent, [own.share, own.click_rate])]
+        [
+            own.ad_id,
+            *("–" if value is None else str(value)[:60] for value in own.show.values()),
+            f"{own.impressions:,}",
+            *map(pages.format_percent, [own.share, own.click_rate]),
+        ]
         for own in card.ads.most_shown
     ]
-    return pages.PageTable(["most shown in training", "impressions", "share", "click rate"], rows)
+    shown = list(card.ads.most_shown[0].show) if card.ads.most_shown else []
+    names = ["most shown in training", *shown, "impressions", "share", "click rate"]
+    return pages.PageTable(names, rows)
 
 
 def of_reasons(card: model.DataCard) -> pages.PageTable:

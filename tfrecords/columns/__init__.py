@@ -6,6 +6,7 @@ from tfrecords.columns.arrow import (
     filtered_lists,
     is_text,
     recode,
+    shown_texts,
 )
 from tfrecords.columns.checks import (
     TRUTHS,
@@ -65,6 +66,7 @@ __all__ = [
     "number_fault",
     "parse_times",
     "recode",
+    "shown_texts",
     "smallest_codes",
     "unit_of_times",
     "units_per_second",

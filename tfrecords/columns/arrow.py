@@ -1,10 +1,12 @@
 """Conversions of Arrow columns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from tfrecords.schema import shown_text
 
 
 def as_strings(column: pa.ChunkedArray) -> pa.Array:
@@ -67,3 +69,11 @@ def filtered_lists(lists: pa.ListArray, values: pa.Array, kept: pa.Array) -> pa.
     rows = np.repeat(np.arange(len(lists)), lengths)[kept.to_numpy(zero_copy_only=False)]
     offsets = np.append(0, np.cumsum(np.bincount(rows, minlength=len(lists)))).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values.filter(kept))
+
+
+def shown_texts(table: pa.Table, names: Sequence[str]) -> pa.Array:
+    """Returns columns to show as JSON objects [B]; columns that the table lacks are null."""
+    own = [name for name in names if name in table.column_names]
+    rows = table.select(own).to_pylist() if own else [{}] * table.num_rows
+    texts = [shown_text({name: row.get(name) for name in names}) for row in rows]
+    return pa.array(texts, pa.large_string())

@@ -8,6 +8,7 @@ fields of an ad.
 Shapes: N ads, V distinct ads of one chunk.
 """
 
+import json
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -20,11 +21,12 @@ from tfrecords.columns import (
     KeyIndex,
     coded_keys,
     last_rows,
+    shown_texts,
     with_fingerprints,
     without_placeholders,
 )
 from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, by_chunk, raw_column
-from tfrecords.schema import Schema
+from tfrecords.schema import SHOWN, Schema
 
 _MAX_PENDING = 4_000_000
 
@@ -78,7 +80,8 @@ class CatalogAds:
 
     Args:
         fingerprints: Fingerprints of the ad ids [N] int64.
-        table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS` and `reader.CLICKS`.
+        table: `reader.AD_ID`, the raw ad-side fields, `reader.IMPRESSIONS`, `reader.CLICKS`, and
+            `schema.SHOWN` if the schema shows columns.
 
     Attributes:
         rows: Finds the row of an ad id by its fingerprint.
@@ -132,6 +135,8 @@ def collect(
         codes = rows.array(AD)[places]
         columns = {reader.AD_ID: rows.strings[AD].values.take(pa.array(codes))}
         columns.update({f.name: rows.raw(f, places) for f in schema.ad_fields})
+        if schema.show:
+            columns[SHOWN] = rows.shown(schema.show, places)
         parts.append(pa.table(columns))
     table = pa.concat_tables(parts)
     table = table.append_column(reader.IMPRESSIONS, counts["impressions"])
@@ -143,20 +148,34 @@ def collect(
 
 
 def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
-    """Adds the ads of a table that the log never shows; the last row of an ad counts."""
+    """Adds the ads of a table that the log never shows, and what it shows of the others.
+
+    The last row of an ad counts.
+    """
     more = without_placeholders(schema, more)
     codes, strings = coded_keys(more, schema.ad_key)
     last = last_rows(codes, len(strings))
-    known = ads.rows.find(strings.fingerprints) >= 0
+    rows = ads.rows.find(strings.fingerprints)
+    known = rows >= 0
+    table = ads.table
+    if shown := [name for name in schema.show if name in more.column_names]:
+        texts = shown_texts(more.take(pa.array(last[known])), shown).to_pylist()
+        own = table[SHOWN].to_pylist()
+        for row, text in zip(rows[known].tolist(), texts, strict=True):
+            own[row] = json.dumps({**json.loads(own[row]), **json.loads(text)}, ensure_ascii=False)
+        at = table.column_names.index(SHOWN)
+        table = table.set_column(at, SHOWN, pa.array(own, pa.large_string()))
     empty = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
     places = np.sort(last[(last >= 0) & ~known & ~empty])
     columns = {reader.AD_ID: strings.values.take(pa.array(codes[places]))}
     for field in schema.ad_fields:
         column = more[field.source].take(pa.array(places))
         columns[field.name] = raw_column(field, column)
+    if schema.show:
+        columns[SHOWN] = shown_texts(more.take(pa.array(places)), schema.show)
     zeros = pa.array(np.zeros(len(places), np.int64))
     added = pa.table({**columns, reader.IMPRESSIONS: zeros, reader.CLICKS: zeros})
     return CatalogAds(
-        np.concatenate([_fingerprints(ads.table), strings.fingerprints[codes[places]]]),
-        pa.concat_tables([ads.table, added]).combine_chunks(),
+        np.concatenate([_fingerprints(table), strings.fingerprints[codes[places]]]),
+        pa.concat_tables([table, added.select(table.column_names)]).combine_chunks(),
     )

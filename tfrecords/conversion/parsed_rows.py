@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from tfrecords.columns import (
     coded_keys,
     coded_lists,
     coded_strings,
+    shown_texts,
     smallest_codes,
     without_placeholders,
 )
@@ -43,6 +44,7 @@ SPLIT = "__split__"
 POSITION = "__position__"
 # Mixes the bits of a number: 2⁶⁴ divided by the golden ratio.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+_SHOWN = "__show__."
 LABEL_COLUMNS = {label: f"__{label}__" for label in LABELS}
 
 
@@ -54,7 +56,7 @@ class Rows:
         columns: Columns [B]: codes of string fields (lists of codes of list fields) and numbers
             of numeric fields, by name; codes of `AD`; if the schema has them, fingerprints of
             `REQUEST` and `USER`, numbers of `TIME`, indices of `SPLIT` and `POSITION`; the
-            `LABEL_COLUMNS` (`MISSING_LABEL` or NaN is missing).
+            `LABEL_COLUMNS` (`MISSING_LABEL` or NaN is missing); and the columns to show.
         strings: Distinct values of each string or list field, and of `AD`.
     """
 
@@ -88,6 +90,13 @@ class Rows:
             )
         taken = values.take(column)
         return pc.if_else(pc.equal(taken, ""), pa.scalar(None, pa.string()), taken)
+
+    def shown(self, names: Sequence[str], rows: np.ndarray) -> pa.Array:
+        """Returns the values of some rows to show, a JSON object each."""
+        own = [name for name in names if _SHOWN + name in self.columns.column_names]
+        # The ads say how many rows there are, if the log has no such column.
+        table = self.columns.select([AD, *(_SHOWN + name for name in own)]).take(pa.array(rows))
+        return shown_texts(table.rename_columns([AD, *own]), names)
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the rows to a file, whole or not at all."""
@@ -179,6 +188,8 @@ def normalize(
     columns.update(_roles(schema, table, faults))
     labels = checked_labels(schema, table, faults, is_labeled)
     columns.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
+    shown = [name for name in schema.show if name in parsed.table.column_names]
+    columns.update({_SHOWN + name: parsed.table[name] for name in shown})
     rows = pa.table(columns)
     if faults.any():
         parsed = parsed.without(faults.bad, faults.reasons())

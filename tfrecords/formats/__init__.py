@@ -4,7 +4,12 @@ from tfrecords.formats import criteo
 from tfrecords.formats.files.delimited import STRINGS
 from tfrecords.formats.files.lines import open_text
 from tfrecords.formats.files.paths import expand_paths
-from tfrecords.formats.files.table_files import column_names, is_parquet, open_table
+from tfrecords.formats.files.table_files import (
+    column_names,
+    is_parquet,
+    open_table,
+    shown_names,
+)
 from tfrecords.formats.log_format import LineFormat, LogFormat
 from tfrecords.formats.protocol import LINE_NUMBER, ROWS_PER_CHUNK, Chunk, Files, Log, Parsed
 from tfrecords.formats.registry import FORMATS
@@ -26,4 +31,5 @@ __all__ = [
     "is_parquet",
     "open_table",
     "open_text",
+    "shown_names",
 ]

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from tfrecords import terminal
 from tfrecords.formats import protocol
-from tfrecords.formats.files import delimited
+from tfrecords.formats.files import delimited, table_files
 from tfrecords.schema import Schema
 
 
@@ -90,6 +90,7 @@ def read_ads(files: protocol.Files, schema: Schema, delimiter: str) -> pa.Table 
     if files.ads is None:
         return None
     wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.ad_fields)])
+    wanted |= dict.fromkeys(table_files.shown_names(files.ads, schema))
     layout = delimited.Layout(types(schema, wanted), delimiter, quote=delimiter == ",")
     log = delimited.DelimitedLog(protocol.Files((files.ads,)), layout)
     return protocol.read_all(log, layout.types).select(list(wanted))

@@ -49,7 +49,8 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
         return None
     names = table_files.column_names(files.ads, schema.columns)
     _check_key(files.ads, "ad_key", schema.ad_key, names)
-    wanted = dict.fromkeys((*schema.ad_key, *(field.source for field in schema.ad_fields)))
+    shown = [name for name in schema.show if name in names]
+    wanted = dict.fromkeys((*schema.ad_key, *(f.source for f in schema.ad_fields), *shown))
     types = column_types(schema)
     own = {name: types[name] for name in wanted if name in names}
     table = table_files.read(files.ads, own, _lists(schema))
@@ -174,7 +175,7 @@ def _log_columns(schema: Schema) -> set[str]:
 def _lists(schema: Schema) -> set[str]:
     kinds = {kind: {f.source for f in schema.fields if f.kind == kind} for kind in KINDS}
     others = kinds["categorical"] | kinds["numeric"] | _log_columns(schema)
-    return kinds["categorical_list"] - others
+    return (kinds["categorical_list"] | set(schema.show)) - others
 
 
 def _is_ad(schema: Schema, column: str) -> bool:

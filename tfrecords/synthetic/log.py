@@ -8,7 +8,8 @@ Files, all in the same row order:
     log.tsv            label, I1..I13, C1..C26; tab-separated, no header, "" is missing; rows
                        in time order, the rows of a request adjacent in the order of positions
     log.extra.tsv      header; request_id, position, engagement (0 or 1), revenue
-    ads.tsv            header; ad-side columns of all ads, including those that are never shown
+    ads.tsv            header; ad-side columns of all ads, including those that are never shown,
+                       and a title to show, which no model reads
     schema.json        the schema of the log
     truth/truth.arrow  Arrow IPC; click_probability, engagement_probability and
                        expected_revenue of each impression, with the position effect
@@ -44,6 +45,16 @@ EXTRA_COLUMNS = ("request_id", "position", "engagement", "revenue")
 TRUTH_COLUMNS = ("click_probability", "engagement_probability", "expected_revenue")
 
 _REQUESTS_PER_CHUNK = 4_096
+_STYLES = (
+    "Trail", "City", "Alpine", "Coast", "Studio", "Summer", "Winter", "Classic", "Urban", "Nordic",
+    "Desert", "Harbor", "Vintage", "Royal", "Pocket", "Family", "Night", "Travel", "Sport", "Eco",
+)  # fmt: skip
+_THINGS = (
+    "Shoe", "Jacket", "Backpack", "Watch", "Tent", "Lamp", "Chair", "Kettle", "Camera", "Guitar",
+    "Bicycle", "Helmet", "Scarf", "Novel", "Puzzle", "Blanket", "Speaker", "Keyboard", "Coffee",
+    "Teapot", "Perfume", "Umbrella", "Wallet", "Sofa", "Mirror", "Skateboard", "Telescope",
+    "Cookbook", "Drone", "Mattress",
+)  # fmt: skip
 _MIN_COUNT = {"C3": 10, "C21": 10}  # The embeddings of rare ids overfit.
 
 
@@ -76,6 +87,7 @@ def schema() -> Schema:
         revenue="revenue",
         request_key="request_id",
         position="position",
+        show=("title",),
     )
 
 
@@ -165,8 +177,15 @@ def _write_rows(
 
 def _write_catalog(paths: SyntheticLog, world: World) -> None:
     with paths.ads.open("wb") as ads:
-        ads.write("\t".join(AD_COLUMNS).encode() + b"\n")
-        _append(ads, {name: world.ads[name] for name in AD_COLUMNS})
+        ads.write("\t".join((*AD_COLUMNS, "title")).encode() + b"\n")
+        titles = [_title(*own) for own in zip(world.ads["C7"], world.ads["C17"], strict=True)]
+        _append(ads, {**{n: world.ads[n] for n in AD_COLUMNS}, "title": np.array(titles)})
+
+
+def _title(ad: str, category: str) -> str:
+    """Returns a name that says the ad and its category, such as `Trail Shoe 0d15`."""
+    thing = _THINGS[int(category, 16) % len(_THINGS)] if category else "Offer"
+    return f"{_STYLES[int(ad, 16) % len(_STYLES)]} {thing} {ad[:4]}"
 
 
 def _append(sink: BinaryIO, columns: synthetic_world.Columns) -> None:

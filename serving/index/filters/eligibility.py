@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from serving import requests
 from serving.index.filters import inverted_index, row_set, string_lookup
+from tfrecords.schema import SHOWN
 
 _MAX_KEPT = 128
 _MAX_KEPT_BYTES = 64_000_000
@@ -49,7 +50,7 @@ class Eligibility:
         return {
             field.name: _kind(field.type)
             for field in self._ads.schema
-            if field.name != self._id_column
+            if field.name not in (self._id_column, SHOWN)
         }
 
     def eligible(self, filters: requests.Filters) -> row_set.RowSet:

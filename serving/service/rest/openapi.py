@@ -13,7 +13,7 @@ import fastapi
 import numpy as np
 from pydantic import json_schema
 
-from serving import manifest, orchestrator, requests
+from serving import index, manifest, orchestrator, requests
 from serving.service.rest import request_deadline, schemas
 
 _WHY = {
@@ -142,7 +142,7 @@ def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:
         "weights": release.utility_weights,
         "deadline_ms": service.config.default_deadline_ms,
         "request_id": "42",
-        "filters": {"conditions": conditions, "excluded_ads": [ads[-1][0]]},
+        "filters": {"conditions": conditions, "excluded_ads": [ads[-1].ad_id]},
         "rules": {
             "caps": [{"field": name, "max": 2} for name in field],
             "frequency_caps": [{"max": 3}, *({"field": name, "max": 9} for name in field)],
@@ -150,14 +150,14 @@ def example_request(service: orchestrator.Orchestrator) -> dict[str, Any]:
             "exploration": {"share": 0.05, "among": 100},
         },
         "seen": {
-            "ads": {ads[0][0]: 3},
+            "ads": {ads[0].ad_id: 3},
             "fields": {name: {values[name]: 4} for name in field},
         },
         "explain": True,
     }
 
 
-def _values(ads: Sequence[tuple[str, dict[str, Any]]], kinds: dict[str, str]) -> dict[str, Any]:
+def _values(ads: Sequence[index.ListedAd], kinds: dict[str, str]) -> dict[str, Any]:
     """Returns a value of the first field of each kind, except the ad's key.
 
     For a numeric field it is the greatest value, so that ads meet an upper bound.
@@ -167,9 +167,9 @@ def _values(ads: Sequence[tuple[str, dict[str, Any]]], kinds: dict[str, str]) ->
     for name, kind in kinds.items():
         values = [
             value
-            for ad_id, fields in ads
-            for value in _flat(fields.get(name))
-            if value != ad_id and value != ""
+            for ad in ads
+            for value in _flat(ad.fields.get(name))
+            if value != ad.ad_id and value != ""
         ]
         if kind in seen or not values:
             continue

@@ -59,7 +59,7 @@ def found_ids(view, query, k=400, filters=None):
 
 
 def fields_of(view, rows):
-    return [fields for _, fields in view.listed(rows)]
+    return [ad.fields for ad in view.listed(rows)]
 
 
 def query():
@@ -177,9 +177,9 @@ def test_k_ads_are_found_among_released_and_added_ads(release):
 @pytest.mark.parametrize(
     ("ads", "message"),
     [
-        ([{"fields": {}}], r"ads\[0\]: expected an object with ad_id and fields"),
-        (["ad"], r"ads\[0\]: expected an object with ad_id and fields, got 'ad' \(str\)"),
-        ([NEW, {**NEW, "more": 1}], r"ads\[1\]: expected an object with ad_id and fields"),
+        ([{"fields": {}}], r"ads\[0\]: expected an object with ad_id, fields and show"),
+        (["ad"], r"ads\[0\]: expected an object with ad_id, fields and show, got 'ad' \(str\)"),
+        ([NEW, {**NEW, "more": 1}], r"ads\[1\]: expected an object with ad_id, fields and show"),
         ([{"ad_id": None}], r"ads\[0\]\.ad_id: expected a string of 1 to 1024 bytes, got None"),
         ([{"ad_id": ""}], r"ads\[0\]\.ad_id: expected a string of 1 to 1024 bytes, got ''"),
         ([{"ad_id": "x" * 1025}], r"ads\[0\]\.ad_id: expected a string of 1 to 1024 bytes"),
@@ -197,6 +197,11 @@ def test_k_ads_are_found_among_released_and_added_ads(release):
             r"ads\[0\]\.fields\.tags: expected a list of strings or null, got 'x'",
         ),
         ([{"ad_id": "a", "fields": {"advertiser": 1.5}}], r"fields\.advertiser: expected a string"),
+        (
+            [{"ad_id": "a", "show": {"titel": "x"}}],
+            r"ads\[0\]\.show: unknown name 'titel' \(str\)\. Did you mean 'title'\? The schema shows",
+        ),
+        ([{"ad_id": "a", "show": "x"}], r"ads\[0\]\.show: expected an object of names and values"),
         ([NEW, NEW], r"ads: expected each ad once, got 'new-1' twice"),
         (
             [{**NEW, "ad_id": "ad-4"}],
@@ -471,8 +476,8 @@ def test_files_written_by_other_programs_are_read(release, tmp_path):
         assert done.returncode == 0, done.stderr
     view = live_index.LiveIndex(release).view()
     assert (view.num_added, view.num_removed) == (3, 1)
-    assert view.listed(np.array([300]))[0][1]["category"] == title
-    assert view.listed(np.array([302]))[0][1]["price"] == 2.5
+    assert view.listed(np.array([300]))[0].fields["category"] == title
+    assert view.listed(np.array([302]))[0].fields["price"] == 2.5
 
 
 @pytest.mark.process
@@ -712,7 +717,7 @@ def test_an_update_succeeds_even_if_the_journal_cannot_be_rewritten(release, mon
     assert live.view().num_added == 1
     view = live_index.LiveIndex(release).view()
     _, rows = view.search(query(), 400)
-    assert dict(view.listed(rows[0]))["new-1"]["price"] == 3
+    assert {ad.ad_id: ad.fields for ad in view.listed(rows[0])}["new-1"]["price"] == 3
 
 
 def test_a_journal_with_many_dead_ads_is_rewritten(release):
@@ -888,3 +893,19 @@ def test_a_column_of_released_and_added_ads_is_in_row_order(release):
     assert view.column(rows, "advertiser").to_pylist() == [
         *(None, "advertiser-5", "advertiser-new", "advertiser-2")
     ]
+
+
+def test_what_an_ad_shows_is_kept_for_the_release_and_for_added_ads(release):
+    live = live_index.LiveIndex(release)
+    shown = {"title": "Größe 42", "stock": [1, 2.5]}
+    live.update([{**NEW, "show": shown}, {"ad_id": "plain"}])
+    # Another process reads the journal. Rows 300 and 301 are the added ads.
+    for view in (live.view(), live_index.LiveIndex(release).view()):
+        assert [ad.show for ad in view.listed(np.array([11, 300, 10, 301]))] == [
+            {"title": "Ad 11", "stock": 11},
+            shown,
+            {"title": None, "stock": 10},
+            {"title": None, "stock": None},
+        ]
+    # What is shown is no field: it cannot be filtered by.
+    assert "__show__" not in release.ad_index._eligibility.kinds

@@ -33,6 +33,14 @@ def test_an_answer_shows_the_given_heads_that_the_release_has():
     assert lines[3] == "  not predicted, because not in the log: revenue"
 
 
+def test_titles_replace_the_raw_fields():
+    ad = AD.model_copy(update={"show": {"title": "Trail Shoe", "stock": None}})
+    answer = ANSWER.model_copy(update={"ads": [ad]})
+    lines = local_service.describe_answer(answer, {"click": "click_probability"}).splitlines()
+    assert lines[1].split() == ["rank", "ad", "title", "stock", "utility", "click"]
+    assert lines[2].split() == ["1", "ad-17", "Trail", "Shoe", "–", "0.3100", "0.2100"]
+
+
 def test_a_degraded_answer_has_no_scores():
     ad = AD.model_copy(update={"utility": None, "click_probability": None})
     answer = ANSWER.model_copy(update={"ads": [ad], "order": "retrieval", "degraded": "No ranker."})

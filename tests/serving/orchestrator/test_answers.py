@@ -25,6 +25,10 @@ def test_a_head_that_the_manifest_adds_is_a_score_of_each_ad(tiny_bundle):
     scores["install"] = np.array([0.125, 0.25, 0.5], np.float32)
     answer = orchestrator.ranked_answer(release, valid, found, scores, {})
     assert [(ad.utility, ad.install_probability) for ad in answer.ads] == [(2, 0.5), (1.75, 0.25)]
+    assert [ad.show for ad in answer.ads] == [
+        {"title": "Ad 2", "stock": 2},
+        {"title": "Ad 1", "stock": 1},
+    ]
     written = json.loads(answer.model_dump_json())
     assert requests.Answer.model_validate(written) == answer
     assert written["ads"][0]["install_probability"] == 0.5

@@ -56,3 +56,12 @@ def test_an_answer_without_ads_or_scores_has_the_same_first_columns(ads):
     assert len(frame) == len(ads)
     assert {"rank", "ad_id", "utility", "retrieval_score", "propensity"} <= set(frame.columns)
     assert frame["utility"].isna().all()
+
+
+def test_a_frame_has_the_columns_to_show():
+    ad = {**AD, "show": {"title": "Earl Grey", "price": 2.75}}
+    answer = Answer.model_validate({**ANSWER, "ads": [ad]})
+    (row,) = answer.to_pandas().to_dict("records")
+    assert (row["title"], row["price"], row["show.price"]) == ("Earl Grey", 2.5, 2.75)
+    assert answer.to_json()["ads"][0]["show"] == {"title": "Earl Grey", "price": 2.75}
+    assert "show" not in Answer.model_validate(ANSWER).to_json()["ads"][0]

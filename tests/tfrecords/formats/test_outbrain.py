@@ -379,7 +379,7 @@ def test_a_schema_that_asks_for_what_there_is_not_is_refused():
     )
     refused(r"'ad_topic_id' describes the ad", field("ad_topic_id", "categorical", "query"))
     refused(r"'topics' holds lists", field("topics", "categorical", "query"))
-    refused(r"ad_key names \['display_id'\].*use some of ad_id, ", ad_key=("display_id",))
+    refused(r"ad_key or show names \['display_id'\].*use some of ad_id, ", ad_key=("display_id",))
 
 
 def test_displays_convert_to_lists_split_by_time_with_the_ads_never_shown(tmp_path):

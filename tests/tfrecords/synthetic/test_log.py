@@ -260,6 +260,12 @@ def test_catalog_holds_ads_that_are_never_shown(log, world, rows):
     assert ads == set(world.ads["C7"])
     assert len(ads) == CONFIG.num_ads
     assert set(rows["C7"]) < ads
+    titles = [line.split("\t")[header.index("title")] for line in lines[1:]]
+    # An adjective, a thing and the first digits of the id.
+    for line, title in zip(lines[1:], titles, strict=True):
+        assert title.split()[-1] == line.split("\t")[header.index("C7")][:4]
+        assert len(title.split()) == 3
+    assert len(set(titles)) > 0.9 * len(titles)
 
 
 def test_catalog_agrees_with_the_log(world, rows, sides):

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, lines, parquet
+from tfrecords.schema import Schema
 
 DELIMITERS = ("\t", ",", ";", "|")
 _ROWS_COMPARED = 20
@@ -73,6 +74,14 @@ def column_names(path: pathlib.Path, wanted: Collection[str]) -> tuple[str, ...]
         FileNotFoundError, ValueError: As in `is_parquet`, or the header cannot be read.
     """
     return parquet.column_names(path) if is_parquet(path) else text(path, wanted).columns
+
+
+def shown_names(ads: pathlib.Path | None, schema: Schema) -> tuple[str, ...]:
+    """Returns the columns to show that a table of ads has; none without a table."""
+    if ads is None or not schema.show:
+        return ()
+    names = column_names(ads, schema.columns)
+    return tuple(name for name in schema.show if name in names)
 
 
 def open_table(

@@ -114,11 +114,11 @@ def check_schema(schema: Schema) -> None:
                 f"Schema {schema.name!r}: {field.source!r} holds lists, so field {field.name!r} "
                 f"must be a categorical_list, not {field.kind}."
             )
-    misplaced = [name for name in schema.ad_key if name not in of_ad]
+    misplaced = [name for name in (*schema.ad_key, *schema.show) if name not in of_ad]
     if misplaced:
         raise ValueError(
-            f"Schema {schema.name!r}: ad_key names {misplaced}, which do not describe the ad; use "
-            f"some of {', '.join(of_ad)}."
+            f"Schema {schema.name!r}: ad_key or show names {misplaced}, which do not describe the "
+            f"ad; use some of {', '.join(of_ad)}."
         )
 
 
@@ -162,7 +162,8 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     _, paths = _resolve(files)
     if columns_of_tables.PROMOTED not in paths:
         return None
-    wanted = dict.fromkeys([*schema.ad_key, *(field.source for field in schema.ad_fields)])
+    of_fields = (field.source for field in schema.ad_fields)
+    wanted = dict.fromkeys([*schema.ad_key, *of_fields, *schema.show])
     joiner = columns_of_tables.Joiner(paths, list(wanted))
     ids = np.sort(joiner.promoted().keys.keys)
     return pa.table(joiner.ads(list(wanted), ids))
