@@ -190,14 +190,22 @@ def _run(work: conversion.Stages, source: Source, max_rejected_fraction: float) 
             "test split (--test_path)."
         )
     written = sum(own.rows - own.sampled for own in splits.values())
-    if written + num_rejected != num_rows:
+    events = work.event_counts(parsed)
+    left_out = events.joined + events.unmatched + sum(events.others.values()) if events else 0
+    if written + num_rejected + left_out != num_rows:
         raise ValueError(
-            f"{source}: {num_rows} rows were read, but {written} written and {num_rejected} "
-            "rejected. The file may have changed during the conversion; convert it again."
+            f"{source}: {num_rows} rows were read, but {written} written, {num_rejected} rejected "
+            f"and {left_out} joined or left out. The file may have changed during the conversion; "
+            "convert it again."
         )
     paths = [str(path) for path in source.files]
     described = records.SourceDescription(
-        path=paths[0], paths=paths, format=source.format, lines=num_rows, rejected=num_rejected
+        path=paths[0],
+        paths=paths,
+        format=source.format,
+        lines=num_rows,
+        rejected=num_rejected,
+        events=events,
     )
     work.finish(split, fitted, described, splits)
 

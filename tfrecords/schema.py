@@ -24,12 +24,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfrecords import terminal
+from tfrecords.events import Events, events_from_json
 
 KINDS = ("categorical", "numeric", "categorical_list")
 SIDES = ("query", "ad")
 # Default number of candidates, and the k of the recall that indexes are chosen and watched by.
 NUM_CANDIDATES = 500
 LABELS = ("click", "engagement", "revenue")
+CALENDARS = ("hour", "weekday", "month")
 # Column of a table of ads with the values to show, a JSON object each.
 SHOWN = "__show__"
 # A missing click or engagement where labels are bytes; a missing revenue is NaN.
@@ -62,6 +64,9 @@ class Field:
         num_buckets: Numeric: maximum number of quantile buckets.
         separator: List: text between the values of a list in the log.
         max_list_length: List: maximum number of values kept, the last ones of a list.
+        calendar: Categorical query field whose column holds times: `hour` (0 to 23), `weekday`
+            (Monday to Sunday) or `month` (1 to 12) of the time as it is in the log. A request gives
+            the value itself: {"hour": 14}.
     """
 
     name: str
@@ -74,6 +79,7 @@ class Field:
     num_buckets: int = 40
     separator: str = "|"
     max_list_length: int = 16
+    calendar: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -97,6 +103,14 @@ class Field:
         if self.column is not None and (not isinstance(self.column, str) or not self.column):
             raise ValueError(
                 f"Field {self.name!r}: column must be the name of a column, got {self.column!r}."
+            )
+        if self.calendar is not None and self.calendar not in CALENDARS:
+            raise ValueError(
+                f"Field {self.name!r}: calendar must be one of {CALENDARS}, got {self.calendar!r}."
+            )
+        if self.calendar and (self.kind, self.side) != ("categorical", "query"):
+            raise ValueError(
+                f"Field {self.name!r}: a calendar field is categorical, on the query side."
             )
         if not isinstance(self.separator, str) or not self.separator:
             raise ValueError(
@@ -151,6 +165,12 @@ class Schema:
         show: Columns of the ad that answers and reports show, such as a title; of any type, and
             never model inputs. They are read from the table of ads if it has them, else from the
             log.
+        events: How the types of events become click and engagement, in a log with a row for each
+            event; see `events`. Click and engagement are null then. None: no such log.
+        time_format: Format of times, as of `datetime.strptime`; None: numbers and ISO 8601.
+        decimal: `.` or `,`: the decimal sign of numbers as people write them, such as `€1,234.50`
+            and `1.234,50 €`; None: numbers are plain, such as 1234.5.
+        header: Names of the columns of text files without a header line, or none.
     """
 
     name: str
@@ -167,9 +187,15 @@ class Schema:
     click_threshold: float | None = None
     negative_keep_rate: float = 1.0
     show: tuple[str, ...] = ()
+    events: Events | None = None
+    time_format: str | None = None
+    decimal: str | None = None
+    header: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_types()
+        if self.events is not None:
+            self._take_labels(self.events)
         names = [field.name for field in self.fields]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -182,7 +208,7 @@ class Schema:
         self._check_keys()
 
     def _check_types(self) -> None:
-        for role in ("ad_key", "show"):
+        for role in ("ad_key", "show", "header"):
             columns = getattr(self, role)
             for column in columns:
                 if not isinstance(column, str) or not column:
@@ -195,6 +221,14 @@ class Schema:
                 raise ValueError(
                     f"{name} must be the name of a column, or null if there is none; got {value!r}."
                 )
+        if self.time_format is not None and (
+            not isinstance(self.time_format, str) or "%" not in self.time_format
+        ):
+            raise ValueError(
+                f"time_format must be a format such as '%d.%m.%Y %H:%M', got {self.time_format!r}."
+            )
+        if self.decimal not in (None, ".", ","):
+            raise ValueError(f"decimal must be '.', ',' or null, got {self.decimal!r}.")
         threshold = self.click_threshold
         if threshold is not None and (
             isinstance(threshold, bool)
@@ -206,6 +240,20 @@ class Schema:
         if isinstance(kept, bool) or not isinstance(kept, int | float) or not 0 < kept <= 1:
             raise ValueError(
                 f"negative_keep_rate must be a share above 0, at most 1, got {kept!r}."
+            )
+
+    def _take_labels(self, events: Events) -> None:
+        """Sets the columns of click and engagement to that of the events."""
+        for label, kinds in (("click", events.view), ("engagement", events.engagement)):
+            if getattr(self, label) not in (None, events.column):
+                raise ValueError(
+                    f"Schema {self.name!r}: with events, {label} comes from the event types; set "
+                    f"it to null."
+                )
+            object.__setattr__(self, label, events.column if kinds else None)
+        if self.user_key is None and self.request_key is None:
+            raise ValueError(
+                f"Schema {self.name!r}: events are joined by user_key or request_key; name one."
             )
 
     def _check_keys(self) -> None:
@@ -267,8 +315,12 @@ class Schema:
         if self.negative_keep_rate == 1:
             # The default is omitted, so that it does not change the fingerprint.
             del value["negative_keep_rate"]
-        if not self.show:
-            del value["show"]
+        for name in ("show", "events", "time_format", "decimal", "header"):
+            if not value[name]:
+                del value[name]
+        for field in value["fields"]:
+            if field["calendar"] is None:
+                del field["calendar"]
         return value
 
     def fingerprint(self) -> str:
@@ -286,9 +338,12 @@ def schema_from_json(value: Mapping[str, Any]) -> Schema:
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"A schema is a JSON object, got {type(value).__name__}.")
+    if value.get("events") is not None:
+        value = {"click": None, **value, "events": events_from_json(value["events"])}
     _check_keys("schema", value, Schema)
-    value = {"show": (), **value}
-    for name in ("fields", "ad_key", "show"):
+    lists = ("ad_key", "show", "header")
+    value = {**dict.fromkeys(lists, ()), **value}
+    for name in ("fields", *lists):
         if isinstance(value[name], str) or not isinstance(value[name], Sequence):
             what = "objects" if name == "fields" else "columns"
             is_text = isinstance(value[name], str)
@@ -300,8 +355,8 @@ def schema_from_json(value: Mapping[str, Any]) -> Schema:
             raise ValueError(f"A schema field is a JSON object, got {field!r}.")
         _check_keys(f"field {field.get('name')!r}", field, Field)
         fields.append(Field(**field))
-    lists = {name: tuple(value[name]) for name in ("ad_key", "show")}
-    return Schema(**{**value, "fields": tuple(fields), **lists})
+    listed = {name: tuple(value[name]) for name in lists}
+    return Schema(**{**value, "fields": tuple(fields), **listed})
 
 
 def load_schema(path: str | pathlib.Path) -> Schema:

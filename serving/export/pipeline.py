@@ -372,6 +372,10 @@ def _describe(data_set: reader.DataSet) -> str:
     sampled = sum(split.sampled for split in description.splits.values())
     written = sum(data_set.num_rows(split) for split in SPLITS) - sampled
     rejected = f"{source.rejected:,} rejected"
+    if (events := source.events) is not None:
+        rejected += f" + {events.joined:,} joined as labels"
+        if left := events.unmatched + sum(events.others.values()):
+            rejected += f" + {left:,} left out"
     if source.rejected:
         rejected += f", see {data_set.directory / 'rejected.tsv'}"
     rate = data_set.label_sum("train", "click") / max(data_set.label_count("train", "click"), 1)
@@ -380,6 +384,14 @@ def _describe(data_set: reader.DataSet) -> str:
         f"      {shares} impressions, split by {description.split.kind}",
         f"      {description.num_ads:,} ads, click rate {rate:.1%}",
     ]
+    if events is not None and events.unmatched:
+        text.append(
+            f"      {events.unmatched:,} clicks and engagements have no view of their ad before "
+            "them within events.window_seconds and are left out"
+        )
+    if events is not None and events.others:
+        named = ", ".join(f"{name} ({count:,})" for name, count in events.others.items())
+        text.append(f"      events that the schema does not name are left out: {named}")
     if sampled:
         text.append(f"      {sampled:,} of the impressions are sampled negatives")
     for name, count in description.rows_of_varying_query_fields.items():

@@ -11,6 +11,7 @@ from tfrecords.columns.arrow import (
 from tfrecords.columns.checks import (
     TRUTHS,
     RowFaults,
+    calendar_values,
     checked_labels,
     checked_numbers,
     checked_positions,
@@ -18,6 +19,7 @@ from tfrecords.columns.checks import (
     checked_times,
     checked_truths,
     parse_times,
+    written_numbers,
 )
 from tfrecords.columns.codes import (
     KeyIndex,
@@ -35,6 +37,8 @@ from tfrecords.columns.placeholders import (
     NULLS,
     is_missing_number,
     number_fault,
+    plain_number,
+    read_number,
     without_placeholders,
 )
 from tfrecords.columns.time_units import UNITS_PER_SECOND, unit_of_times, units_per_second
@@ -49,6 +53,7 @@ __all__ = [
     "Strings",
     "as_lists",
     "as_strings",
+    "calendar_values",
     "checked_labels",
     "checked_numbers",
     "checked_positions",
@@ -65,6 +70,8 @@ __all__ = [
     "last_rows",
     "number_fault",
     "parse_times",
+    "plain_number",
+    "read_number",
     "recode",
     "shown_texts",
     "smallest_codes",
@@ -72,4 +79,5 @@ __all__ = [
     "units_per_second",
     "with_fingerprints",
     "without_placeholders",
+    "written_numbers",
 ]

@@ -3,6 +3,8 @@
 Shapes: B rows of a chunk.
 """
 
+import dataclasses
+import datetime
 import re
 from collections.abc import Callable, Sequence
 
@@ -10,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfrecords.columns import arrow, placeholders
+from tfrecords.columns import arrow, placeholders, time_units
 from tfrecords.schema import MISSING_LABEL, Schema
 from tfrecords.splits import SPLITS
 
@@ -31,6 +33,7 @@ _TIME_TYPES = (
     pa.date32(),
 )
 _TIME_PATTERNS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%dT%H%M%S")
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 # Sums of squares of revenues, by which models are fitted, stay within the range of float32.
 MAX_REVENUE = 1e12
@@ -79,6 +82,22 @@ def checked_numbers(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np
     return result
 
 
+def written_numbers(
+    faults: RowFaults, name: str, column: pa.ChunkedArray, decimal: str
+) -> np.ndarray:
+    """Returns numbers as people write them as float64 [B]; see `placeholders.read_number`."""
+    reasons: dict[str, str] = {}
+
+    def parse(text: str) -> float | None:
+        try:
+            return placeholders.read_number(name, text, decimal)
+        except ValueError as error:
+            reasons[text] = str(error)
+            return None
+
+    return _parsed(faults, column, parse, reasons.__getitem__)
+
+
 def checked_labels(
     schema: Schema, table: pa.Table, faults: RowFaults, is_labeled: bool
 ) -> dict[str, pa.Array]:
@@ -93,6 +112,11 @@ def checked_labels(
     Raises:
         ValueError: A label's column holds times.
     """
+    if schema.events is not None:  # A later stage joins the events to click and engagement.
+        plain = dataclasses.replace(schema, events=None, click=None, engagement=None)
+        labels = checked_labels(plain, table, faults, False)
+        nothing = pa.array(np.zeros(table.num_rows, np.uint8))
+        return {**labels, "engagement": nothing} if schema.engagement else labels
     for label, name in schema.labels.items():
         _refuse_times(name, table[name], "a number" if label == "revenue" else "0 or 1")
     result = {"click": _stored(_clicks(schema, table, faults, is_labeled))}
@@ -188,19 +212,32 @@ def _stored(truth: np.ndarray) -> pa.Array:
     return pa.array(np.where(np.isnan(truth), MISSING_LABEL, truth).astype(np.uint8))
 
 
-def checked_times(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """Returns times as float64 [B]: numbers unchanged, dates as seconds since 1970."""
+def checked_times(
+    faults: RowFaults, name: str, column: pa.ChunkedArray, time_format: str | None = None
+) -> np.ndarray:
+    """Returns times as float64 [B]: numbers unchanged, dates as seconds since 1970.
+
+    Args:
+        faults: Rows with bad times are added to it.
+        name: The column, for messages.
+        column: Times [B].
+        time_format: Format of texts, as of `datetime.strptime`; None: numbers and ISO 8601.
+    """
     if pa.types.is_temporal(column.type):
         stamps = column.cast(pa.timestamp("us")).cast(pa.int64())
         result = stamps.cast(pa.float64()).to_numpy() / 1e6
     elif arrow.is_text(column):
         values, codes = arrow.distinct(column)
-        result = parse_times(values)[codes] if len(values) else np.full(len(column), np.nan)
+        times = parse_times(values, time_format)
+        result = times[codes] if len(values) else np.full(len(column), np.nan)
+        expected = (
+            f"a time of the format {time_format!r}"
+            if time_format
+            else "a number or an ISO 8601 time (or set time_format in the schema)"
+        )
         faults.add(
             np.isnan(result),
-            lambda row: (
-                f"{name} must be a number or an ISO 8601 time, got {values[codes[row]][:40]!r}"
-            ),
+            lambda row: f"{name} must be {expected}, got {values[codes[row]][:40]!r}",
         )
         return result
     else:
@@ -209,8 +246,30 @@ def checked_times(faults: RowFaults, name: str, column: pa.ChunkedArray) -> np.n
     return result
 
 
-def parse_times(values: Sequence[str]) -> np.ndarray:
-    """Parses times as float64 [V]: numbers unchanged, dates as seconds since 1970, else NaN."""
+def calendar_values(times: np.ndarray, calendar: str) -> pa.Array:
+    """Returns the hour, weekday or month [B] of times as texts; null is missing.
+
+    Args:
+        times: Times [B] float64; numbers since 1970 may be in seconds down to nanoseconds.
+        calendar: One of `schema.CALENDARS`.
+    """
+    known = np.isfinite(times)
+    low, high = (times[known].min(), times[known].max()) if known.any() else (0.0, 0.0)
+    seconds = np.where(known, times, 0) / time_units.units_per_second(float(low), float(high))
+    stamps = pa.array(np.floor(seconds).astype("datetime64[s]"), pa.timestamp("s"), mask=~known)
+    if calendar == "weekday":
+        names = pa.array(_WEEKDAYS)
+        return names.take(pc.day_of_week(stamps))
+    return getattr(pc, calendar)(stamps).cast(pa.string())
+
+
+def parse_times(values: Sequence[str], time_format: str | None = None) -> np.ndarray:
+    """Parses times as float64 [V]: numbers unchanged, dates as seconds since 1970, else NaN.
+
+    With a format, only texts of this format are times; without a zone they are in UTC.
+    """
+    if time_format is not None:
+        return np.array([_formatted(value.strip(), time_format) for value in values], np.float64)
     result = np.full(len(values), np.nan)
     rest = []
     for index, value in enumerate(values):
@@ -223,6 +282,14 @@ def parse_times(values: Sequence[str]) -> np.ndarray:
         texts = pa.array([_UTC.sub("Z", values[index].strip()) for index in rest])
         result[rest] = _dates(texts)
     return result
+
+
+def _formatted(text: str, time_format: str) -> float:
+    try:
+        parsed = datetime.datetime.strptime(text, time_format)
+    except ValueError:
+        return float("nan")
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def _dates(texts: pa.Array) -> np.ndarray:

@@ -22,6 +22,17 @@ NULLS = (*MISSING_NUMBERS, *(" " * width for width in range(1, 33)))
 # Arrow reads these as NaN, in addition to `MISSING_NUMBERS`.
 _NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# A currency is two to four letters, or a sign; thousands are in groups of three.
+_CURRENCY = r"(?:[^\W\d_]{2,4}\.?|[^\W\d_]{0,2}[^\w\s.,'’+\-−%])?\s*"
+_SIGN = r"[+\-−]?"
+_WRITTEN = {
+    decimal: re.compile(
+        rf"(?P<sign>{_SIGN})\s*{_CURRENCY}(?P<own>{_SIGN})"
+        rf"(?P<whole>\d{{1,3}}(?:[{group}'’\s]\d{{3}})+|\d+)"
+        rf"(?:{re.escape(decimal)}(?P<part>\d*))?\s*{_CURRENCY}"
+    )
+    for decimal, group in ((".", ","), (",", "."))
+}
 # Placeholders for a missing key.
 _PLACEHOLDERS = pa.array([text for text in NULLS if text])
 
@@ -37,7 +48,51 @@ def number_fault(name: str, value: str) -> str | None:
     text = value.strip(" ")
     if is_missing_number(value) or (_NUMBER.fullmatch(text) and np.isfinite(float(text))):
         return None
-    return f"{name} must be a finite number or empty, got {value[:40]!r}"
+    is_written = any(plain_number(text, decimal) for decimal in _WRITTEN)
+    hint = '; set "decimal" in the schema to read such numbers' if is_written else ""
+    return f"{name} must be a finite number or empty, got {value[:40]!r}{hint}"
+
+
+def read_number(name: str, text: str, decimal: str | None) -> float:
+    """Returns the number of a text; NaN is missing.
+
+    Args:
+        name: The column, for messages.
+        text: The text.
+        decimal: Decimal sign of numbers as people write them; None: numbers are plain.
+
+    Raises:
+        ValueError: The text is not a number.
+    """
+    if is_missing_number(text):
+        return float("nan")
+    fault = number_fault(name, text)
+    if fault is None and decimal != ",":
+        return float(text)
+    digits = None if decimal is None else plain_number(text, decimal)
+    if digits is None:
+        raise ValueError(
+            fault
+            if decimal is None and fault is not None
+            else f"{name} must be empty or a number with the decimal sign {decimal!r}, got "
+            f"{text[:40]!r}"
+        )
+    return float(digits)
+
+
+def plain_number(text: str, decimal: str) -> str | None:
+    """Returns a number as people write it in plain digits, or None if it is none.
+
+    Args:
+        text: A number, perhaps with a currency and groups of thousands: `€1,234.50`.
+        decimal: Its decimal sign, `.` or `,`.
+    """
+    match = _WRITTEN[decimal].fullmatch(text.strip())
+    if match is None or (match["sign"] and match["own"]):
+        return None
+    whole, part = re.sub(r"\D", "", match["whole"]), match["part"]
+    sign = (match["sign"] + match["own"]).replace("−", "-")
+    return f"{sign}{whole}.{part}" if part else sign + whole
 
 
 def without_placeholders(schema: Schema, table: pa.Table) -> pa.Table:

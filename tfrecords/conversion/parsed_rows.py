@@ -22,6 +22,7 @@ from tfrecords.columns import (
     Strings,
     as_lists,
     as_strings,
+    calendar_values,
     checked_labels,
     checked_numbers,
     checked_positions,
@@ -30,6 +31,7 @@ from tfrecords.columns import (
     coded_keys,
     coded_lists,
     coded_strings,
+    distinct,
     shown_texts,
     smallest_codes,
     without_placeholders,
@@ -42,6 +44,7 @@ USER = "__user__"
 TIME = "__time__"
 SPLIT = "__split__"
 POSITION = "__position__"
+EVENT = "__event__"
 # Mixes the bits of a number: 2⁶⁴ divided by the golden ratio.
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHOWN = "__show__."
@@ -166,7 +169,8 @@ def normalize(
         is_labeled: Whether a row without a click label is a fault.
 
     Returns:
-        The good rows, and the faults of the others by line number.
+        The good rows, and the faults of the others by line number. The labels of events are all 0
+        until `event_join` joins them.
     """
     faults = RowFaults(parsed.table.num_rows)
     columns: dict[str, pa.Array] = {}
@@ -177,7 +181,11 @@ def normalize(
             values = checked_numbers(faults, field.source, table[field.source])
             columns[field.name] = pa.array(_narrow(values))
         elif field.kind == "categorical":
-            columns[field.name], strings[field.name] = coded_strings(table[field.source])
+            column = table[field.source]
+            if field.calendar is not None:
+                times = checked_times(faults, field.source, column, schema.time_format)
+                column = pa.chunked_array([calendar_values(times, field.calendar)])
+            columns[field.name], strings[field.name] = coded_strings(column)
         else:
             columns[field.name], strings[field.name] = coded_lists(field, table[field.source])
     ads, strings[AD] = coded_keys(table, schema.ad_key)
@@ -186,6 +194,10 @@ def normalize(
         empty = pc.equal(strings[AD].values, "").to_numpy(zero_copy_only=False)
         faults.add(empty[ads], functools.partial(_empty, schema.ad_key[0]))
     columns.update(_roles(schema, table, faults))
+    if schema.events is not None:
+        types, of_row = distinct(table[schema.events.column])
+        kinds = [schema.events.codes.get(type_.strip(), 0) for type_ in types]
+        columns[EVENT] = pa.array(np.array(kinds, np.uint8)[of_row])
     labels = checked_labels(schema, table, faults, is_labeled)
     columns.update({LABEL_COLUMNS[label]: values for label, values in labels.items()})
     shown = [name for name in schema.show if name in parsed.table.column_names]
@@ -208,7 +220,8 @@ def _roles(schema: Schema, table: pa.Table, faults: RowFaults) -> dict[str, pa.A
         visits = requests if schema.request_key is not None else _line_numbers(table)
         roles[USER] = pa.array(np.where(missing, _anonymous(visits), users))
     if schema.time is not None:
-        roles[TIME] = pa.array(checked_times(faults, schema.time, table[schema.time]))
+        column = table[schema.time]
+        roles[TIME] = pa.array(checked_times(faults, schema.time, column, schema.time_format))
     if schema.split is not None:
         roles[SPLIT] = pa.array(checked_splits(faults, schema.split, table[schema.split]))
     if schema.position is not None:

@@ -16,6 +16,7 @@ from tfrecords import columns, encoding, files, formats, reader, records, termin
 from tfrecords.conversion import (
     catalog,
     dataset_json,
+    event_join,
     fitting,
     label_window,
     negatives,
@@ -204,11 +205,16 @@ class Stages:
     def parse_chunk(self, index: int, chunk: formats.Chunk) -> dict[str, Any]:
         """Parses a chunk, and returns its note."""
         is_labeled = parsed_rows.is_labeled(self._schema, chunk)
-        rows, faults = parsed_rows.normalize(self._schema, self._log.parse(chunk), is_labeled)
-        if len(rows) + len(faults) != chunk.num_rows:
+        parsed = self._log.parse(chunk)
+        num_rows = chunk.num_rows if parsed.num_rows is None else parsed.num_rows
+        other_events: dict[str, int] = {}
+        if self._schema.events is not None:
+            parsed, other_events = event_join.of_known_types(parsed, self._schema.events)
+        rows, faults = parsed_rows.normalize(self._schema, parsed, is_labeled)
+        if len(rows) + len(faults) + sum(other_events.values()) != num_rows:
             raise RuntimeError(
-                f"{chunk.path}, line {chunk.first_line}: {chunk.num_rows} rows gave {len(rows)} "
-                f"good and {len(faults)} rejected ones."
+                f"{chunk.path}, line {chunk.first_line}: {num_rows} rows gave {len(rows)} good, "
+                f"{len(faults)} rejected and {other_events} other ones."
             )
         rows.save(self._space.path("parse", index, ".rows"))
         numbers = sorted(faults)
@@ -217,17 +223,24 @@ class Stages:
             raws = self._log.raw(chunk, numbers) if numbers else []
             for line, raw in zip(numbers, raws, strict=True):
                 raw = raw.replace(b"\n", b"\\n")
-                file.write(f"{chunk.path}\t{line}\t{faults[line]}\t".encode() + raw + b"\n")
+                place = f"{chunk.path}\t{formats.line_of(line)}"
+                file.write(f"{place}\t{faults[line]}\t".encode() + raw + b"\n")
         return {
-            "lines": chunk.num_rows,
+            "lines": num_rows,
             "rows": len(rows),
+            "other_events": other_events,
             "rejected": len(faults),
             "part": chunk.part,
-            "examples": [f"{chunk.path}, line {line}: {faults[line]}" for line in numbers[:3]],
+            "examples": [
+                f"{chunk.path}, line {formats.line_of(line)}: {faults[line]}"
+                for line in numbers[:3]
+            ],
         }
 
     def split(self, parsed: Sequence[dict[str, Any]]) -> SplitLog:
-        """Groups the rows into requests and splits them."""
+        """Groups the rows into requests and splits them; those of events are joined first."""
+        if self._schema.events is not None:
+            parsed = self._space.once("join", 0, lambda: self._join(parsed))["chunks"]
         chunk_ends = np.cumsum([chunk["rows"] for chunk in parsed])
 
         def column(name: str, wanted: bool) -> np.ndarray | None:
@@ -235,11 +248,13 @@ class Stages:
             return np.concatenate(parts) if wanted else None
 
         schema = self._schema
+        # The views of a user at one time are a request, although there is no key.
+        has_requests = parsed_rows.REQUEST in self._rows(0).columns.column_names
         parts = [SPLITS.index(chunk["part"] or "train") for chunk in parsed]
         by_file = any(chunk["part"] for chunk in parsed)
         keys = splitting.RowKeys(
             num_rows=int(chunk_ends[-1]),
-            request=column(parsed_rows.REQUEST, schema.request_key is not None),
+            request=column(parsed_rows.REQUEST, has_requests),
             time=column(parsed_rows.TIME, schema.time is not None),
             user=column(parsed_rows.USER, schema.user_key is not None),
             split=column(parsed_rows.SPLIT, schema.split is not None),
@@ -265,6 +280,33 @@ class Stages:
             cutoff.rows_after_end,
             time_profile.Bins.of(keys),
             keys if self._options.sampled_negatives else None,
+        )
+
+    def _join(self, parsed: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Joins the events of all chunks, and returns the notes of the chunks of impressions."""
+        events = self._schema.events
+        assert events is not None
+        paths = [self._space.path("parse", i, ".rows") for i in range(len(parsed))]
+        chunks = [parsed_rows.load_rows(path) for path in paths]
+        has_times = self._schema.time is not None
+        joined = event_join.join(event_join.event_rows(chunks), events, has_times)
+        notes, start = [], 0
+        for index, (note, rows) in enumerate(zip(parsed, chunks, strict=True)):
+            span = slice(start, start + len(rows))
+            kept = event_join.impressions(rows, joined, span, events)
+            kept.save(self._space.path("join", index, ".rows"))
+            notes.append({**note, "rows": len(kept)})
+            start = span.stop
+        return {"chunks": notes, "joined": joined.num_joined, "unmatched": joined.num_unmatched}
+
+    def event_counts(self, parsed: Sequence[dict[str, Any]]) -> records.EventCounts | None:
+        """Returns what became of the rows of a log of events, or None."""
+        note = self._space.note("join")
+        if note is None:
+            return None
+        others = dataset_json.add([chunk["other_events"] for chunk in parsed])
+        return records.EventCounts(
+            joined=note["joined"], unmatched=note["unmatched"], others=others
         )
 
     def count(self, split: SplitLog) -> None:
@@ -466,11 +508,15 @@ class Stages:
         )
         files.write_json(output / "dataset.json", description.to_json())
 
+    def _rows_path(self, index: int) -> pathlib.Path:
+        stage = "parse" if self._schema.events is None else "join"
+        return self._space.path(stage, index, ".rows")
+
     def _rows(self, index: int) -> parsed_rows.Rows:
-        return parsed_rows.load_rows(self._space.path("parse", index, ".rows"))
+        return parsed_rows.load_rows(self._rows_path(index))
 
     def _strings(self, index: int, name: str) -> columns.Strings:
-        path = self._space.path("parse", index, ".rows")
+        path = self._rows_path(index)
         return parsed_rows.load_strings(path, parsed_rows.string_names(self._schema).index(name))
 
     def _notes(self, split: SplitLog, stage: str, key: str) -> list[Any]:

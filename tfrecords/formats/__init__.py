@@ -11,7 +11,15 @@ from tfrecords.formats.files.table_files import (
     shown_names,
 )
 from tfrecords.formats.log_format import LineFormat, LogFormat
-from tfrecords.formats.protocol import LINE_NUMBER, ROWS_PER_CHUNK, Chunk, Files, Log, Parsed
+from tfrecords.formats.protocol import (
+    LINE_NUMBER,
+    ROWS_PER_CHUNK,
+    Chunk,
+    Files,
+    Log,
+    Parsed,
+    line_of,
+)
 from tfrecords.formats.registry import FORMATS
 
 __all__ = [
@@ -29,6 +37,7 @@ __all__ = [
     "criteo",
     "expand_paths",
     "is_parquet",
+    "line_of",
     "open_table",
     "open_text",
     "shown_names",

@@ -22,6 +22,18 @@ import pyarrow as pa
 # The training rows of a chunk form a shard, so that rows are shuffled well across shards.
 ROWS_PER_CHUNK = 64 * 4_096
 LINE_NUMBER = "__line__"
+# Rows of one line, such as the objects of a list, have numbers of their own.
+_ROW_OF_LINE = 1 << 40
+
+
+def numbered(line: int, index: int) -> int:
+    """Returns the number of a row, given the number of its line and its index in the line."""
+    return line + index * _ROW_OF_LINE
+
+
+def line_of(number: int) -> int:
+    """Returns the line of the number of a row."""
+    return number % _ROW_OF_LINE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +102,12 @@ class Parsed:
             numeric type, strings are plain or dictionary-encoded, and lists of strings are lists
             or joined by the field's separator; null is missing.
         faults: Line number -> fault, of the rows that are not in the table.
+        num_rows: Number of rows, bad ones included; None: that of the chunk.
     """
 
     table: pa.Table
     faults: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    num_rows: int | None = None
 
     def without(self, bad: np.ndarray, reasons: Sequence[str]) -> "Parsed":
         """Moves the rows where `bad` [B] is true to the faults, with their reasons."""
@@ -103,6 +117,7 @@ class Parsed:
         return Parsed(
             self.table.filter(pa.array(~bad)),
             {**self.faults, **dict(zip(lines, reasons, strict=True))},
+            self.num_rows,
         )
 
 
@@ -139,7 +154,7 @@ def good_tables(log: Log) -> Iterator[pa.Table]:
     for chunk in log.chunks():
         parsed = log.parse(chunk)
         if parsed.faults:
-            number, reason = min(parsed.faults.items())
+            number, reason = min((line_of(n), own) for n, own in parsed.faults.items())
             unit = "line" if isinstance(chunk.payload, bytes) else "row"
             raise ValueError(f"{chunk.path}, {unit} {number}: {reason}. Correct or remove the row.")
         yield parsed.table

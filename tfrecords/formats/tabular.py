@@ -1,9 +1,9 @@
-"""Reads tables that a schema file describes: CSV, TSV or Parquet files.
+"""Reads tables that a schema file describes: CSV, TSV, JSON lines or Parquet files.
 
 If the log lacks the column of a field, it is read from the table of users, joined by the user key,
 or of ads, joined by the ad key. Keys, labels, times, positions and splits must be in the log; only
 files of the test split may lack labels. Log files may differ in the order of columns and in the
-delimiter, but must be all text or all Parquet.
+delimiter, but must be all text, all JSON lines or all Parquet.
 """
 
 import dataclasses
@@ -13,10 +13,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from tfrecords import terminal
-from tfrecords.columns import RowFaults, checked_numbers
+from tfrecords.columns import RowFaults, checked_numbers, is_text, written_numbers
 from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, side_tables, table_files
 from tfrecords.schema import KINDS, Schema
+
+# Line 1 may name the delimiter, and the next one the columns.
+_MAX_FIRST_LINE = 3
 
 
 def schema() -> Schema | None:
@@ -53,7 +56,14 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
     wanted = dict.fromkeys((*schema.ad_key, *(f.source for f in schema.ad_fields), *shown))
     types = column_types(schema)
     own = {name: types[name] for name in wanted if name in names}
-    table = table_files.read(files.ads, own, _lists(schema))
+    table = table_files.read(
+        files.ads, _typed(files.ads, own, schema), _lists(schema), schema.decimal
+    )
+    parsed = _with_numbers(protocol.Parsed(table), schema)
+    if parsed.faults:
+        number, reason = min(parsed.faults.items())
+        raise ValueError(f"{files.ads}, line {protocol.line_of(number)}: {reason}")
+    table = parsed.table
     _check_numbers(files.ads, schema, table)
     for name in wanted:
         if name not in names:
@@ -66,12 +76,48 @@ def column_types(schema: Schema) -> dict[str, pa.DataType]:
     kinds: dict[str, set[str]] = {name: set() for name in schema.columns}
     for field in schema.fields:
         kinds[field.source].add(field.kind)
-    return {
+    types = {
         name: delimited.NUMBERS
         if kind == {"numeric"} and name not in _log_columns(schema)
         else delimited.STRINGS
         for name, kind in kinds.items()
     }
+    only_shown = [n for n in schema.show if not kinds[n] and n not in _log_columns(schema)]
+    return {**types, **dict.fromkeys(only_shown, delimited.ANY)}
+
+
+def _numbers(schema: Schema) -> set[str]:
+    """Returns the columns that hold only numbers by their roles."""
+    types = column_types(schema)
+    rating = schema.click if schema.click_threshold is not None else None
+    roles = {schema.revenue, schema.position, rating}
+    others = {field.source for field in schema.fields if field.kind != "numeric"}
+    found = {name for name, kind in types.items() if kind == delimited.NUMBERS or name in roles}
+    return found - others - set(schema.ad_key)
+
+
+def _typed(
+    path: pathlib.Path, types: Mapping[str, pa.DataType], schema: Schema
+) -> dict[str, pa.DataType]:
+    """Returns the types by which a file is read: numbers as people write them are texts."""
+    if schema.decimal is None:
+        return dict(types)
+    kind = delimited.NUMBERS if table_files.is_json(path) else delimited.STRINGS
+    return {**types, **dict.fromkeys(_numbers(schema) & types.keys(), kind)}
+
+
+def _with_numbers(parsed: protocol.Parsed, schema: Schema) -> protocol.Parsed:
+    """Converts texts to numbers, if the schema says how people write them."""
+    if schema.decimal is None:
+        return parsed
+    faults = RowFaults(parsed.table.num_rows)
+    table = parsed.table
+    for name in sorted(_numbers(schema) & set(table.column_names)):
+        if is_text(table[name]):
+            numbers = written_numbers(faults, name, table[name], schema.decimal)
+            table = table.set_column(table.column_names.index(name), name, pa.array(numbers))
+    converted = dataclasses.replace(parsed, table=table)
+    return converted.without(faults.bad, faults.reasons())
 
 
 class TabularLog:
@@ -88,22 +134,30 @@ class TabularLog:
     ) -> None:
         self.files: Sequence[pathlib.Path] = tuple(files)
         self._parts = tuple(files.parts())
-        self._columns = schema.columns
+        self._schema, self._columns = schema, schema.columns
         _check_kinds([path for path, _ in self._parts])
         types, lists = column_types(schema), _lists(schema)
         of_log, of_tables = _sources(files, schema)
         self._logs = {
             path: table_files.open_table(
                 path,
-                {name: types[name] for name in of_log},
+                _typed(path, {name: types[name] for name in of_log}, schema),
                 lists,
                 schema.labels.values() if part == "test" else (),
                 rows_per_chunk,
+                schema.header,
+                schema.decimal,
             )
             for path, part in self._parts
         }
         self._tables = [
-            side_tables.SideTable(path, key, {name: types[name] for name in names}, lists)
+            side_tables.SideTable(
+                path,
+                key,
+                _typed(path, {name: types[name] for name in names}, schema),
+                lists,
+                schema.decimal,
+            )
             for path, key, names in of_tables
         ]
 
@@ -120,14 +174,12 @@ class TabularLog:
             ValueError: A table has none of the keys of the first chunk.
         """
         parsed = self._logs[chunk.path].parse(chunk)
-        # Line 1 of a text is the header; rows of a Parquet file are numbered from 1.
-        first_line = 2 if isinstance(chunk.payload, bytes) else 1
-        is_first = chunk.path == self._parts[0][0] and chunk.first_line == first_line
+        # A header, and a line that names the delimiter, come before the rows of a text.
+        is_first = chunk.path == self._parts[0][0] and chunk.first_line <= _MAX_FIRST_LINE
         for table in self._tables:
             parsed = table.join(parsed, must_match=is_first)
-        return protocol.Parsed(
-            parsed.table.select([*self._columns, protocol.LINE_NUMBER]), parsed.faults
-        )
+        table = parsed.table.select([*self._columns, protocol.LINE_NUMBER])
+        return _with_numbers(dataclasses.replace(parsed, table=table), self._schema)
 
     def raw(self, chunk: protocol.Chunk, lines: Sequence[int]) -> list[bytes]:
         """See `protocol.Log`; rows of a Parquet file are returned as JSON."""
@@ -139,8 +191,12 @@ def _sources(
 ) -> tuple[list[str], list[tuple[pathlib.Path, tuple[str, ...], list[str]]]]:
     """Returns the columns of the log, and path, key and columns of each joined table."""
     wanted = schema.columns
-    names = {path: table_files.column_names(path, wanted) for path in files}
     logs = list(files.parts())
+    of_logs = {path for path, _ in logs}
+    names = {
+        path: table_files.column_names(path, wanted, schema.header if path in of_logs else ())
+        for path in files
+    }
     first = logs[0][0]
     in_log = [name for name in wanted if name in names[first]]
     for path, part in logs[1:]:
@@ -183,11 +239,15 @@ def _is_ad(schema: Schema, column: str) -> bool:
 
 
 def _check_kinds(paths: Sequence[pathlib.Path]) -> None:
-    by_kind = {table_files.is_parquet(path): path for path in paths}
+    by_kind: dict[str, pathlib.Path] = {}
+    for path in paths:
+        kind = "JSON lines" if table_files.is_json(path) else "text"
+        by_kind["Parquet" if table_files.is_parquet(path) else kind] = path
     if len(by_kind) > 1:
+        found = " and ".join(f"{path} is {kind}" for kind, path in sorted(by_kind.items()))
         raise ValueError(
-            f"{by_kind[True]} is Parquet and {by_kind[False]} is text; expected log files of one "
-            "kind. Convert them separately, or write all of them as text or as Parquet."
+            f"{found}; expected log files of one kind. Convert them separately, or write all of "
+            "them as one kind."
         )
 
 

@@ -11,6 +11,7 @@ from tfrecords.records.batching import (
 )
 from tfrecords.records.description import (
     DataSetDescription,
+    EventCounts,
     Profile,
     ShardDescription,
     SourceDescription,
@@ -41,6 +42,7 @@ __all__ = [
     "USER",
     "Batch",
     "DataSetDescription",
+    "EventCounts",
     "Packed",
     "Profile",
     "ShardDescription",

@@ -45,6 +45,20 @@ class SplitDescription(pydantic.BaseModel):
     shards: list[ShardDescription]
 
 
+class EventCounts(pydantic.BaseModel):
+    """What became of the rows of a log of events that are no impressions.
+
+    Attributes:
+        joined: Clicks and engagements that became labels of an impression.
+        unmatched: Clicks and engagements without a view before them, which are left out.
+        others: Event type that the schema does not name -> rows, which are left out.
+    """
+
+    joined: int
+    unmatched: int
+    others: dict[str, int]
+
+
 class SourceDescription(pydantic.BaseModel):
     """The log that was converted.
 
@@ -54,6 +68,7 @@ class SourceDescription(pydantic.BaseModel):
         format: Name of the format.
         lines: Number of lines.
         rejected: Number of rejected lines.
+        events: What became of the rows of a log of events; None: another log.
     """
 
     path: str
@@ -61,6 +76,7 @@ class SourceDescription(pydantic.BaseModel):
     format: str
     lines: int
     rejected: int
+    events: EventCounts | None = None
 
 
 class DataSetDescription(pydantic.BaseModel):

@@ -5,6 +5,7 @@ A row is a line, or several lines if a quoted value contains line ends.
 
 import gzip
 import pathlib
+import re
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -15,6 +16,7 @@ _SAMPLE_BYTES = 1 << 20
 _MAX_CHUNK_BYTES = 64 << 20
 _MAX_QUOTED_BYTES = 256 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_EXCEL = re.compile(rb"\"?sep=[^\r\n]\"?\r?\n")
 
 
 def open_text(path: pathlib.Path) -> BinaryIO:
@@ -58,6 +60,8 @@ class RowReader:
         self._delimiter = delimiter.encode()
         self._file = open_text(path)
         self._rest = self._read(_SAMPLE_BYTES).removeprefix(_BYTE_ORDER_MARK)
+        if separator := _EXCEL.match(self._rest):  # The first line names the delimiter.
+            self._rest, self.line = self._rest[separator.end() :], 2
         if not self._rest:
             raise ValueError(f"{path} is empty; expected a log with at least one line.")
         lines = self._rest.count(b"\n")

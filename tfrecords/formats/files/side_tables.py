@@ -28,6 +28,7 @@ class SideTable:
         key: Columns that identify its rows, with the same names in the log.
         types: Columns to join and their types, `delimited.STRINGS` or `delimited.NUMBERS`.
         lists: Columns that may hold lists.
+        decimal: Decimal sign of numbers in texts of JSON lines; None: plain numbers.
 
     Raises:
         FileNotFoundError, ValueError: As in `table_files.read`.
@@ -39,12 +40,13 @@ class SideTable:
         key: Sequence[str],
         types: Mapping[str, pa.DataType],
         lists: Collection[str] = (),
+        decimal: str | None = None,
     ) -> None:
         self.path = path
         self.key = tuple(key)
         self.columns = tuple(types)
         read = {**dict.fromkeys(key, delimited.STRINGS), **types}
-        table = table_files.read(path, read, lists)
+        table = table_files.read(path, read, lists, decimal)
         codes, ids = columns.coded_keys(table, self.key)
         last = columns.last_rows(codes, len(ids))
         nothing = pc.equal(ids.values, "|" * (len(self.key) - 1)).to_numpy(zero_copy_only=False)
@@ -78,7 +80,7 @@ class SideTable:
             )
         for name, values in self._values.items():
             table = table.append_column(name, _spread(values.take(places), codes))
-        return protocol.Parsed(table, parsed.faults)
+        return protocol.Parsed(table, parsed.faults, parsed.num_rows)
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:

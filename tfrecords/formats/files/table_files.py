@@ -1,4 +1,4 @@
-"""Reads tables in files: Parquet, or delimited text with a header line, recognized by content.
+"""Reads tables in files: Parquet, JSON lines or delimited text, recognized by content.
 
 The delimiter of a text is the one with which the header has the most of the wanted columns, and
 the rows have as many values as the header. Double quotes enclose values, as in CSV; in a
@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 import pyarrow as pa
 
 from tfrecords.formats import protocol
-from tfrecords.formats.files import delimited, lines, parquet
+from tfrecords.formats.files import delimited, json_lines, lines, parquet
 from tfrecords.schema import Schema
 
 DELIMITERS = ("\t", ",", ";", "|")
@@ -63,17 +63,40 @@ def is_parquet(path: pathlib.Path) -> bool:
     return first.startswith(_PARQUET)
 
 
-def column_names(path: pathlib.Path, wanted: Collection[str]) -> tuple[str, ...]:
+def is_json(path: pathlib.Path) -> bool:
+    """Returns whether a file is JSON lines; errors as `is_parquet`.
+
+    Raises:
+        ValueError: It is one JSON list.
+    """
+    if is_parquet(path):
+        return False
+    with lines.open_text(path) as file:
+        first = file.read(_MAGIC_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if first.startswith(b"["):
+        raise ValueError(
+            f"{path} is a JSON list; expected JSON lines, an object on each line. Convert it, for "
+            f"example by: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+        )
+    return first.startswith(b"{")
+
+
+def column_names(
+    path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Returns the names of a table's columns.
 
     Args:
         path: The file.
         wanted: Expected names, by which the delimiter is chosen.
+        header: Names of the columns of a delimited text without a header line, or none.
 
     Raises:
         FileNotFoundError, ValueError: As in `is_parquet`, or the header cannot be read.
     """
-    return parquet.column_names(path) if is_parquet(path) else text(path, wanted).columns
+    if is_parquet(path):
+        return parquet.column_names(path)
+    return json_lines.column_names(path) if is_json(path) else text(path, wanted, header).columns
 
 
 def shown_names(ads: pathlib.Path | None, schema: Schema) -> tuple[str, ...]:
@@ -90,38 +113,54 @@ def open_table(
     lists: Collection[str] = (),
     optional: Collection[str] = (),
     rows_per_chunk: int = protocol.ROWS_PER_CHUNK,
+    header: tuple[str, ...] = (),
+    decimal: str | None = None,
 ) -> protocol.Log:
     """Opens a table as a log.
 
     Args:
         path: The file.
-        types: Columns to read and their types, `delimited.STRINGS` or `delimited.NUMBERS`.
+        types: Columns to read and their types, `delimited.STRINGS`, `NUMBERS` or `ANY`.
         lists: Columns that may hold lists.
         optional: Columns that the file may lack; they are missing in its rows.
         rows_per_chunk: Approximate number of rows of a chunk.
+        header: As in `column_names`.
+        decimal: Decimal sign of numbers in texts of JSON lines; None: plain numbers.
 
     Raises:
         FileNotFoundError, ValueError: As in `column_names`, or a column has an unsupported type.
     """
+    if is_json(path):
+        return json_lines.JsonLinesLog(path, types, lists, optional, rows_per_chunk, decimal)
+    types = {name: delimited.STRINGS if k == delimited.ANY else k for name, k in types.items()}
     if is_parquet(path):
         return parquet.ParquetLog(path, types, lists, rows_per_chunk)
-    found = text(path, types)
-    layout = delimited.Layout(types, found.delimiter, found.quote, optional=frozenset(optional))
+    found = text(path, types, header)
+    layout = delimited.Layout(
+        types,
+        found.delimiter,
+        found.quote,
+        (lambda _: header) if header else None,
+        frozenset(optional),
+    )
     return delimited.DelimitedLog(protocol.Files((path,)), layout, None, rows_per_chunk)
 
 
 def read(
-    path: pathlib.Path, types: Mapping[str, pa.DataType], lists: Collection[str] = ()
+    path: pathlib.Path,
+    types: Mapping[str, pa.DataType],
+    lists: Collection[str] = (),
+    decimal: str | None = None,
 ) -> pa.Table:
     """Reads all rows of some columns of a table.
 
     Raises:
         FileNotFoundError, ValueError: As in `open_table`, or a row is bad.
     """
-    return protocol.read_all(open_table(path, types, lists), types)
+    return protocol.read_all(open_table(path, types, lists, decimal=decimal), types)
 
 
-def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
+def text(path: pathlib.Path, wanted: Collection[str], header: tuple[str, ...] = ()) -> Text:
     """Detects the layout of a delimited text.
 
     Raises:
@@ -136,7 +175,15 @@ def text(path: pathlib.Path, wanted: Collection[str]) -> Text:
         first = lines.split_rows(sample, True, delimiter)[0]
         names = tuple(name.strip() for name in delimited.header(path, layout, first))
         quote = delimiter != "\t" or _balanced(sample, delimiter, len(names))
-        found.append(Text(delimiter, quote, names))
+        if header and len(names) != len(header):
+            continue
+        found.append(Text(delimiter, quote, header or names))
+    if not found:
+        raise ValueError(
+            f"{path}: expected {len(header)} columns, the schema's header, but its first line "
+            f"{first_line[:60].decode('utf-8', 'replace')!r} has another number of values. Correct "
+            "the header in the schema."
+        )
     best = max(found, key=lambda text: _fit(text, wanted, sample))
     first = lines.split_rows(sample, best.quote, best.delimiter)[0]
     if b"\n" in first.strip() and not _balanced(first, best.delimiter, len(best.columns)):

@@ -1,0 +1,144 @@
+"""Logs of events, joined into impressions with labels."""
+
+import dataclasses
+import pathlib
+
+import logs
+import numpy as np
+import pytest
+
+from tfrecords import reader
+from tfrecords import schema as schema_lib
+from tfrecords.conversion import event_join
+from tfrecords.events import Events
+from tfrecords.schema import Field
+
+EVENTS = Events("event", ("view",), ("click",), ("purchase",), window_seconds=100)
+SHOP = schema_lib.Schema(
+    "shop",
+    (
+        Field("country", "categorical", "query", min_count=1),
+        Field("sku", "categorical", "ad", min_count=1),
+    ),
+    ad_key=("sku",),
+    click=None,
+    user_key="user",
+    time="ts",
+    revenue="price",
+    events=EVENTS,
+)
+
+
+def rows_of(table: list[tuple[str, float, int, float]]) -> event_join.EventRows:
+    """Returns rows of (key, time, kind, revenue)."""
+    keys = np.array([hash(own[0]) & 0xFFFF for own in table], np.uint64)
+    times, kinds, revenue = zip(*(own[1:] for own in table), strict=True)
+    return event_join.EventRows(
+        keys, np.array(times, float), np.array(kinds, np.uint8), np.array(revenue, np.float32)
+    )
+
+
+def test_clicks_and_engagements_belong_to_the_latest_view_within_the_window():
+    rows = rows_of(
+        [
+            ("a", 0, 0, 5),  # 0: a view, whose price is no revenue
+            ("b", 1, 0, 5),  # 1: another ad
+            ("a", 10, 1, 5),  # 2: click of 0
+            ("a", 20, 0, 5),  # 3: a second view
+            ("a", 30, 2, 7),  # 4: purchase of 3, which is a click as well
+            ("a", 31, 2, 2),  # 5: and another
+            ("a", 200, 1, 5),  # 6: 180 seconds after 3: left out
+            ("c", 0, 1, 5),  # 7: no view at all: left out
+            ("b", 1, 1, 5),  # 8: at the time of its view, 1
+        ]
+    )
+    joined = event_join.join(rows, EVENTS, has_times=True)
+    assert np.flatnonzero(joined.kept).tolist() == [0, 1, 3]
+    assert joined.clicked[joined.kept].tolist() == [1, 1, 1]
+    assert joined.engaged[joined.kept].tolist() == [0, 0, 1]
+    assert joined.revenue[joined.kept].tolist() == [0, 0, 9]
+    assert (joined.num_joined, joined.num_unmatched) == (4, 2)
+    # Without times, no window applies: row 6 belongs to 3.
+    joined = event_join.join(rows, EVENTS, has_times=False)
+    assert (joined.num_joined, joined.num_unmatched) == (5, 1)
+
+
+def test_without_views_each_click_is_an_impression():
+    events = Events("event", (), ("pv",), ("buy",), window_seconds=100)
+    rows = rows_of([("a", 0, 1, 0), ("a", 5, 2, 3), ("a", 6, 1, 0), ("b", 0, 2, 4)])
+    joined = event_join.join(rows, events, has_times=True)
+    # The purchase of b has no click: it is an impression of its own, and nothing is lost.
+    assert np.flatnonzero(joined.kept).tolist() == [0, 2, 3]
+    assert joined.clicked[joined.kept].tolist() == [1, 1, 1]
+    assert joined.engaged[joined.kept].tolist() == [1, 0, 1]
+    assert joined.revenue[joined.kept].tolist() == [3, 0, 4]
+    assert (joined.num_joined, joined.num_unmatched) == (1, 0)
+
+
+def write_log(path: pathlib.Path) -> pathlib.Path:
+    """Writes 100 views of two ads at a time, every second one clicked, every fourth one bought."""
+    lines = ["user,country,sku,event,price,ts"]
+    for i in range(100):
+        user, time = f"u{i % 7},c{i % 3}", 1_700_000_000 + 1_000 * i
+        lines += [f"{user},s{ad},view,5.5,{time}" for ad in (i % 5, 5 + i % 2)]
+        if i % 2 == 0:
+            lines.append(f"{user},s{i % 5},click,5.5,{time + 3}")
+        if i % 4 == 0:
+            lines.append(f"{user},s{i % 5},purchase,5.5,{time + 50}")
+        if i % 10 == 0:
+            lines.append(f"{user},s{i % 5},scroll,,{time + 60}")
+            lines.append(f"{user},s{i % 5},click,,{time + 500}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("rows_per_chunk", [20, 100_000])
+def test_a_log_of_events_converts_and_every_row_is_accounted_for(tmp_path, rows_per_chunk):
+    data_set = logs.converted(
+        write_log(tmp_path / "log.csv"),
+        tmp_path / "data",
+        SHOP,
+        rows_per_chunk=rows_per_chunk,
+        format="tabular",
+    )
+    source = data_set.description.source
+    rows = {split: data_set.num_rows(split) for split in ("train", "validation", "test")}
+    assert sum(rows.values()) == 200
+    assert source.events.model_dump() == {
+        "joined": 75,  # 50 clicks and 25 purchases
+        "unmatched": 10,
+        "others": {"scroll": 10},
+    }
+    assert source.lines == 200 + 75 + 10 + 10
+    clicks, engaged = (
+        sum(data_set.label_sum(split, label) for split in rows) for label in ("click", "engagement")
+    )
+    assert (clicks, engaged) == (50, 25)
+    assert sum(data_set.label_sum(split, "revenue") for split in rows) == 25 * 5.5
+    # The two views of a user at one time are a request.
+    assert data_set.num_requests("train") == rows["train"] / 2
+    assert reader.DataSet(tmp_path / "data").schema == SHOP
+
+
+def test_a_schema_of_events_is_read_back_and_faults_are_named(tmp_path):
+    schema_lib.save_schema(SHOP, tmp_path / "schema.json")
+    assert schema_lib.load_schema(tmp_path / "schema.json") == SHOP
+    value = {k: v for k, v in SHOP.to_json().items() if k not in ("click", "engagement")}
+    value["events"] = {"column": "event", "view": ["view"], "click": ["click"]}
+    # The labels are those of the event types: no purchase, no engagement.
+    schema = schema_lib.schema_from_json(value)
+    assert (schema.click, schema.engagement) == ("event", None)
+    for events, message in [
+        ({"view": ["v"]}, "events is an object with column"),
+        ({"column": "e", "clicks": ["c"]}, "events is an object with column"),
+        ({"column": "e", "view": ["v"]}, "click names no event type"),
+        ({"column": "e", "click": "c"}, "click is a list of event types"),
+        ({"column": "e", "click": ["c"], "view": ["c"]}, "a type is named twice"),
+        ({"column": "e", "click": ["c"], "window_seconds": 0}, "window_seconds must be a number"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            schema_lib.schema_from_json({**value, "events": events})
+    with pytest.raises(ValueError, match="click comes from the event types"):
+        schema_lib.schema_from_json({**value, "click": "clicked"})
+    with pytest.raises(ValueError, match="joined by user_key or request_key"):
+        dataclasses.replace(SHOP, user_key=None)

@@ -1,0 +1,177 @@
+"""Joins a log of events into impressions, see `tfrecords.events`.
+
+A view is an impression; what the same user did with the ad in the window after it becomes its
+labels. The keys of all rows are in memory, 25 bytes each; the rows themselves stay in their chunks.
+
+Shapes: L rows of the log, B rows of a chunk.
+"""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords import formats
+from tfrecords.columns import distinct, units_per_second
+from tfrecords.conversion.parsed_rows import AD, EVENT, LABEL_COLUMNS, REQUEST, TIME, USER, Rows
+from tfrecords.events import Events
+
+_VIEW, _CLICK, _ENGAGEMENT = range(3)
+# Mixes the bits of numbers: odd, and without a pattern.
+_MIXER = np.uint64(0x9E3779B97F4A7C15)
+_OTHER_MIXER = np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+def of_known_types(parsed: formats.Parsed, events: Events) -> tuple[formats.Parsed, dict[str, int]]:
+    """Leaves out rows of event types that the schema does not name, and counts them by type."""
+    values, codes = distinct(parsed.table[events.column])
+    known = np.array([value.strip() in events.codes for value in values], bool)
+    if not len(values) or known.all():
+        return parsed, {}
+    counts = np.bincount(codes, minlength=len(values))
+    left_out = {
+        values[index] or "(empty)": int(counts[index])
+        for index in np.flatnonzero(~known & (counts > 0)).tolist()
+    }
+    kept = parsed.table.filter(pa.array(known[codes]))
+    num_rows = None if parsed.num_rows is None else parsed.num_rows - sum(left_out.values())
+    return dataclasses.replace(parsed, table=kept, num_rows=num_rows), left_out
+
+
+@dataclasses.dataclass(frozen=True)
+class EventRows:
+    """The rows of a log of events.
+
+    Attributes:
+        keys: Equal for rows of one ad and one user or request [L] uint64.
+        times: Times in seconds, or the order of the log [L] float64.
+        kinds: Index in `events.KINDS` [L] uint8.
+        revenue: Revenue [L] float32, or None.
+    """
+
+    keys: np.ndarray
+    times: np.ndarray
+    kinds: np.ndarray
+    revenue: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """Impressions and their labels.
+
+    Attributes:
+        kept: Whether a row is an impression [L].
+        clicked, engaged: Labels, of use in impressions only [L] uint8.
+        revenue: Revenue of engagements [L] float32, or None.
+        num_joined: Number of rows that gave another row its labels.
+        num_unmatched: Number of clicks and engagements without a view.
+    """
+
+    kept: np.ndarray
+    clicked: np.ndarray
+    engaged: np.ndarray
+    revenue: np.ndarray | None
+    num_joined: int
+    num_unmatched: int
+
+
+def event_rows(chunks: list[Rows]) -> EventRows:
+    """Returns the keys of the rows of all chunks."""
+    keys, kinds, all_times, revenues = (list[np.ndarray]() for _ in range(4))
+    for rows in chunks:
+        names = rows.columns.column_names
+        who = rows.array(REQUEST if REQUEST in names else USER).view(np.uint64)
+        ads = rows.strings[AD].fingerprints[rows.array(AD)].view(np.uint64)
+        keys.append(who * _MIXER + ads * _OTHER_MIXER)
+        kinds.append(rows.array(EVENT))
+        if TIME in names:
+            all_times.append(rows.array(TIME))
+        if LABEL_COLUMNS["revenue"] in names:
+            revenues.append(rows.array(LABEL_COLUMNS["revenue"]))
+    if all_times:
+        times = np.concatenate(all_times)
+        span = (float(times.min(initial=np.inf)), float(times.max(initial=-np.inf)))
+        times = times / units_per_second(*span)
+    else:
+        times = np.arange(sum(map(len, keys)), dtype=np.float64)
+    revenue = np.concatenate(revenues) if revenues else None
+    return EventRows(np.concatenate(keys), times, np.concatenate(kinds), revenue)
+
+
+def join(rows: EventRows, events: Events, has_times: bool) -> Joined:
+    """Gives each click and engagement to the latest view of its key within the window.
+
+    Args:
+        rows: All rows.
+        events: The events of the schema.
+        has_times: Whether times are seconds, so that the window applies.
+    """
+    count = len(rows.keys)
+    # At equal times a view comes before its click, and a click before its engagement.
+    order = np.lexsort((np.arange(count), rows.kinds, rows.times, rows.keys))
+    keys, times, kinds = rows.keys[order], rows.times[order], rows.kinds[order]
+    first = _VIEW if events.view else _CLICK
+    places = np.arange(count)
+    # The latest row of the first kind at or before each row.
+    latest = np.maximum.accumulate(np.where(kinds == first, places, -1)) if count else places
+    found = (latest >= 0) & (kinds != first)
+    found &= keys[latest] == keys
+    if has_times:
+        found &= times - times[latest] <= events.window_seconds
+    unmatched = (kinds != first) & ~found
+    kept = (kinds == first) | (unmatched if not events.view else False)
+    clicked, engaged = (np.zeros(count, np.uint8) for _ in range(2))
+    clicked[latest[found]] = 1
+    engaged[latest[found & (kinds == _ENGAGEMENT)]] = 1
+    if not events.view:
+        clicked[kept] = 1
+        engaged[kept & (kinds == _ENGAGEMENT)] = 1
+    revenue = None
+    if rows.revenue is not None:
+        # Prices of views and clicks are no revenue, unless no type is an engagement.
+        paying = kinds == (_ENGAGEMENT if events.engagement else _CLICK)
+        own = np.nan_to_num(np.where(paying, rows.revenue[order], 0)).astype(np.float64)
+        sums = np.where(kept, own, 0.0)
+        np.add.at(sums, latest[found], own[found])
+        revenue = np.empty(count, np.float32)
+        revenue[order] = sums
+
+    def in_log(values: np.ndarray) -> np.ndarray:
+        result = np.empty_like(values)
+        result[order] = values
+        return result
+
+    return Joined(
+        in_log(kept),
+        in_log(clicked),
+        in_log(engaged),
+        revenue,
+        int(found.sum()),
+        int(unmatched.sum()) if events.view else 0,
+    )
+
+
+def impressions(rows: Rows, joined: Joined, span: slice, events: Events) -> Rows:
+    """Returns the impressions of a chunk with their labels.
+
+    Views of one user at the same time are a request, unless the schema has a request key.
+
+    Args:
+        rows: The chunk.
+        joined: The joined log.
+        span: Rows of the chunk in the log.
+        events: The events of the schema.
+    """
+    table = rows.columns
+    labels = {"click": joined.clicked, "engagement": joined.engaged, "revenue": joined.revenue}
+    for label, values in labels.items():
+        name = LABEL_COLUMNS[label]
+        if values is not None and name in table.column_names:
+            at = table.column_names.index(name)
+            table = table.set_column(at, name, pa.array(values[span]))
+    names = table.column_names
+    if events.view and REQUEST not in names and TIME in names:
+        times = rows.array(TIME).view(np.uint64)
+        request = rows.array(USER).view(np.uint64) * _MIXER + times * _OTHER_MIXER
+        table = table.append_column(REQUEST, pa.array(request.view(np.int64)))
+    return Rows(table.filter(pa.array(joined.kept[span])), rows.strings)

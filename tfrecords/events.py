@@ -1,0 +1,76 @@
+"""Logs of events: rows such as view, click and purchase, which are joined into impressions.
+
+    "events": {"column": "event_type", "view": ["view"], "click": ["click"],
+               "engagement": ["purchase"], "window_seconds": 86400}
+
+A view is an impression. A click or an engagement belongs to the latest earlier view of the same ad
+by the same user (or in the same request, if the schema has a request key), at most
+`window_seconds` before it. Without views, each click is an impression of its own that was clicked.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+KINDS = ("view", "click", "engagement")
+
+
+@dataclasses.dataclass(frozen=True)
+class Events:
+    """How the types of events become labels.
+
+    Attributes:
+        column: Column of the event's type.
+        view: Types of views; none: the log has clicks only.
+        click: Types of clicks.
+        engagement: Types of engagements, which are clicks too. Their revenue counts.
+        window_seconds: Maximum time between a view, or a click without views, and what follows
+            from it. It needs a time column; without one, rows of any distance are joined.
+
+    Raises:
+        ValueError: A value is not allowed.
+    """
+
+    column: str
+    view: tuple[str, ...] = ()
+    click: tuple[str, ...] = ()
+    engagement: tuple[str, ...] = ()
+    window_seconds: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.column, str) or not self.column:
+            raise ValueError(f"events: column must be the name of a column, got {self.column!r}.")
+        for kind in KINDS:
+            for value in getattr(self, kind):
+                if not isinstance(value, str) or not value:
+                    raise ValueError(f"events: {kind} is a list of event types, got {value!r}.")
+        if not self.click:
+            raise ValueError(
+                "events: click names no event type; expected at least one. Of a log of views and "
+                'purchases, name the purchases as clicks: {"click": ["purchase"]}.'
+            )
+        if len(self.codes) < sum(len(getattr(self, kind)) for kind in KINDS):
+            raise ValueError("events: a type is named twice. Name each type once.")
+        seconds = self.window_seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+            raise ValueError(f"events: window_seconds must be a number above 0, got {seconds!r}.")
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """Event type -> index in `KINDS`."""
+        return {value: code for code, kind in enumerate(KINDS) for value in getattr(self, kind)}
+
+
+def events_from_json(value: Any) -> Events:
+    """Builds the events of a schema from JSON values.
+
+    Raises:
+        ValueError: A key is missing or unknown, or a value is not allowed.
+    """
+    known = [attribute.name for attribute in dataclasses.fields(Events)]
+    if not isinstance(value, Mapping) or "column" not in value or set(value) - set(known):
+        raise ValueError(f"events is an object with column and some of {known[1:]}, got {value!r}.")
+    for kind in KINDS:
+        if isinstance(value.get(kind, []), str) or not isinstance(value.get(kind, []), Sequence):
+            raise ValueError(f"events: {kind} is a list of event types, got {value[kind]!r}.")
+    return Events(**{**value, **{kind: tuple(value.get(kind, ())) for kind in KINDS}})

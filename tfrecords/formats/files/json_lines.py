@@ -1,0 +1,218 @@
+"""JSON lines as logs: a line is an object. Nested objects have dotted names, such as `device.os`.
+
+If a column is inside a list of objects, such as `items.item_id`, each object of the list is a row,
+and `items#` is its index. A line without such objects is one row that lacks these columns.
+
+Shapes: B rows of a chunk.
+"""
+
+import json
+import pathlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from tfrecords.columns import read_number
+from tfrecords.formats import protocol
+from tfrecords.formats.files import delimited, lines
+
+INDEX = "#"
+_MAX_DEPTH = 8
+
+
+class JsonLinesLog:
+    """A log of one file of JSON lines.
+
+    Args:
+        path: The file.
+        types: Columns to read and their types: `delimited.STRINGS`, `delimited.NUMBERS`, or
+            `delimited.ANY` for values as they are.
+        lists: Columns that may hold lists.
+        optional: Columns that the file may lack.
+        rows_per_chunk: Approximate number of lines of a chunk.
+        decimal: Decimal sign of numbers in texts; None: plain numbers.
+
+    Raises:
+        ValueError: A column is in none of the first lines, or columns are inside two lists.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        types: Mapping[str, pa.DataType],
+        lists: Collection[str] = (),
+        optional: Collection[str] = (),
+        rows_per_chunk: int = protocol.ROWS_PER_CHUNK,
+        decimal: str | None = None,
+    ) -> None:
+        self.files: Sequence[pathlib.Path] = (path,)
+        self._path, self._types, self._lists = path, types, lists
+        self._rows_per_chunk, self._decimal = rows_per_chunk, decimal
+        names, within = _names(path)
+        lacking = [name for name in types if name not in names and name not in optional]
+        if lacking:
+            raise ValueError(f"{path}: the first lines lack {lacking}; they have {list(names)}.")
+        found = {own for name in types if (own := within.get(name)) is not None}
+        if len(found) > 1:
+            raise ValueError(
+                f"{path}: columns are read from the lists {sorted(found)}; expected one list, "
+                "whose objects are rows. Leave the columns of the others out of the schema."
+            )
+        self._list = next(iter(found), None)
+
+    def chunks(self) -> Iterator[protocol.Chunk]:
+        """See `protocol.Log`."""
+        for first, text, count in lines.RowReader(self._path).chunks(self._rows_per_chunk):
+            yield protocol.Chunk(self._path, None, first, count, tuple(self._types), text)
+
+    def parse(self, chunk: protocol.Chunk) -> protocol.Parsed:
+        """See `protocol.Log`; the rows of a line have numbers by `protocol.numbered`."""
+        values: dict[str, list[Any]] = {name: [] for name in self._types}
+        numbers: list[int] = []
+        faults: dict[int, str] = {}
+        for line, raw in enumerate(lines.split_rows(chunk.payload), chunk.first_line):
+            try:
+                rows = list(_rows(_object(raw), self._list))
+            except ValueError as error:
+                faults[line] = str(error)
+                continue
+            for index, row in enumerate(rows):
+                number = protocol.numbered(line, index)
+                try:
+                    own = [self._value(name, row.get(name)) for name in self._types]
+                except ValueError as error:
+                    faults[number] = str(error)
+                    continue
+                numbers.append(number)
+                for column, value in zip(values.values(), own, strict=True):
+                    column.append(value)
+        table = {name: self._column(name, own) for name, own in values.items()}
+        table[protocol.LINE_NUMBER] = pa.array(numbers, pa.int64())
+        return protocol.Parsed(pa.table(table), faults, len(numbers) + len(faults))
+
+    def _value(self, name: str, value: Any) -> Any:
+        """Returns a value as `_column` takes it.
+
+        Raises:
+            ValueError: It is not of the column's type.
+        """
+        kind = self._types[name]
+        if value is None or kind == delimited.ANY:
+            return value
+        if isinstance(value, list) and name in self._lists:
+            return [_text(name, own) for own in value if own is not None]
+        if kind != delimited.NUMBERS:
+            return _text(name, value)
+        if isinstance(value, int | float):
+            return float(value)
+        return read_number(name, _text(name, value), self._decimal)
+
+    def _column(self, name: str, values: list[Any]) -> pa.Array:
+        kind = self._types[name]
+        if kind == delimited.NUMBERS:
+            return pa.array(values, pa.float64(), from_pandas=True)
+        if kind == delimited.ANY:
+            try:
+                return pa.array(values)
+            except (pa.ArrowException, OverflowError):  # Values of several types.
+                texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+                return pa.array(texts, pa.string())
+        if any(isinstance(value, list) for value in values):
+            own = [[v] if isinstance(v, str) else v for v in values]
+            return pa.array(own, pa.list_(pa.string()))
+        return pa.array(values, pa.string()).dictionary_encode()
+
+    def raw(self, chunk: protocol.Chunk, lines_wanted: Sequence[int]) -> list[bytes]:
+        """See `protocol.Log`."""
+        rows = lines.split_rows(chunk.payload)
+        return [rows[protocol.line_of(n) - chunk.first_line].rstrip(b"\r\n") for n in lines_wanted]
+
+
+def column_names(path: pathlib.Path) -> tuple[str, ...]:
+    """Returns the dotted names of the values in the first lines, about 1 MiB.
+
+    Raises:
+        ValueError: No line is an object.
+    """
+    return tuple(_names(path)[0])
+
+
+def _names(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
+    """Returns the names, and the list of objects of each name that is inside one."""
+    names: dict[str, None] = {}
+    within: dict[str, str] = {}
+    fault = "has no lines"
+    for raw in lines.split_rows(lines.RowReader(path).sample()):
+        try:
+            value = _object(raw)
+        except ValueError as error:
+            fault = str(error)
+            continue
+        for name, own in _flat(value):
+            if _is_objects(own):
+                inside = [f"{name}.{n}" for one in own for n, _ in _flat(one)]
+                inside.append(name + INDEX)
+                within |= dict.fromkeys(inside, name)
+                names |= dict.fromkeys(inside)
+            elif not isinstance(own, list) or own or name not in within.values():
+                names[name] = None
+    if not names:
+        raise ValueError(f"{path}: expected an object on each line, but the first {fault}.")
+    return names, within
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw, parse_constant=lambda _: None)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"byte {error.start + 1} is not UTF-8; convert the file to UTF-8"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"it is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {str(value)[:40]!r}")
+    return value
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yields the dotted names and values of an object; lists are values."""
+    for key, own in value.items():
+        if isinstance(own, dict) and own and depth < _MAX_DEPTH:
+            yield from _flat(own, f"{prefix}{key}.", depth + 1)
+        else:
+            yield f"{prefix}{key}", own
+
+
+def _rows(value: Mapping[str, Any], of_list: str | None) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a line: one, or one for each object of a list."""
+    flat = dict(_flat(value))
+    objects = None if of_list is None else flat.pop(of_list, None)
+    if objects is None or not _is_objects(objects):
+        yield flat
+        return
+    for index, one in enumerate(objects):
+        inside = {f"{of_list}.{name}": own for name, own in _flat(one)}
+        yield {**flat, **inside, f"{of_list}{INDEX}": index}
+
+
+def _is_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(own, dict) for own in value)
+
+
+def _text(name: str, value: Any) -> str:
+    """Returns a value as text; whole numbers are digits.
+
+    Raises:
+        ValueError: It is a list or an object.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    if isinstance(value, int | float):
+        return str(value)
+    raise ValueError(f"{name}: expected one value, got {json.dumps(value)[:40]}")
