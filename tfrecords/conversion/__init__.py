@@ -1,5 +1,6 @@
 """Converts parsed rows to an encoder, an ad catalog and sharded TFRecords."""
 
+from tfrecords.conversion.catalog import ads_of_table
 from tfrecords.conversion.negatives import NegativeSampler
 from tfrecords.conversion.packing import Packer
 from tfrecords.conversion.stages import (
@@ -18,6 +19,7 @@ __all__ = [
     "StageOptions",
     "Stages",
     "Workspace",
+    "ads_of_table",
     "is_disk_full",
     "load_split",
     "lock_directory",

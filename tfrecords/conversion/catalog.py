@@ -26,7 +26,7 @@ from tfrecords.columns import (
     without_placeholders,
 )
 from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, Rows, by_chunk, raw_column
-from tfrecords.schema import SHOWN, Schema
+from tfrecords.schema import SHOWN, Schema, shown_text
 
 _MAX_PENDING = 4_000_000
 
@@ -147,35 +147,51 @@ def collect(
     return ads if more is None else _with_more(schema, ads, more)
 
 
-def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
-    """Adds the ads of a table that the log never shows, and what it shows of the others.
+def ads_of_table(schema: Schema, table: pa.Table) -> pa.Table:
+    """Returns the ads of a table, each once: ids, raw fields, and values to show.
 
-    The last row of an ad counts.
+    The last row of an ad counts; rows without a key are left out.
+
+    Args:
+        schema: The schema.
+        table: The ad key, the ad-side columns, and perhaps columns to show.
+
+    Raises:
+        ValueError: A value of a numeric field is not a number.
     """
-    more = without_placeholders(schema, more)
-    codes, strings = coded_keys(more, schema.ad_key)
+    table = without_placeholders(schema, table)
+    codes, strings = coded_keys(table, schema.ad_key)
     last = last_rows(codes, len(strings))
-    rows = ads.rows.find(strings.fingerprints)
-    known = rows >= 0
+    empty = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
+    places = pa.array(np.sort(last[(last >= 0) & ~empty]))
+    table = table.take(places)
+    columns = {reader.AD_ID: strings.values.take(pa.array(codes).take(places))}
+    columns.update({f.name: raw_column(f, table[f.source]) for f in schema.ad_fields})
+    if schema.show:
+        columns[SHOWN] = shown_texts(table, schema.show)
+    return pa.table(columns)
+
+
+def _with_more(schema: Schema, ads: CatalogAds, more: pa.Table) -> CatalogAds:
+    """Adds the ads of a table that the log never shows, and what it shows of the others."""
+    shown = [name for name in schema.show if name in more.column_names]
+    more = ads_of_table(schema, more)
+    fingerprints = _fingerprints(more)
+    rows = ads.rows.find(fingerprints)
     table = ads.table
-    if shown := [name for name in schema.show if name in more.column_names]:
-        texts = shown_texts(more.take(pa.array(last[known])), shown).to_pylist()
+    if shown:
         own = table[SHOWN].to_pylist()
-        for row, text in zip(rows[known].tolist(), texts, strict=True):
-            own[row] = json.dumps({**json.loads(own[row]), **json.loads(text)}, ensure_ascii=False)
+        for row, text in zip(rows.tolist(), more[SHOWN].to_pylist(), strict=True):
+            if row >= 0:
+                values = json.loads(text)
+                own[row] = shown_text({**json.loads(own[row]), **{n: values[n] for n in shown}})
         at = table.column_names.index(SHOWN)
         table = table.set_column(at, SHOWN, pa.array(own, pa.large_string()))
-    empty = pc.equal(strings.values, "").to_numpy(zero_copy_only=False)
-    places = np.sort(last[(last >= 0) & ~known & ~empty])
-    columns = {reader.AD_ID: strings.values.take(pa.array(codes[places]))}
-    for field in schema.ad_fields:
-        column = more[field.source].take(pa.array(places))
-        columns[field.name] = raw_column(field, column)
-    if schema.show:
-        columns[SHOWN] = shown_texts(more.take(pa.array(places)), schema.show)
-    zeros = pa.array(np.zeros(len(places), np.int64))
-    added = pa.table({**columns, reader.IMPRESSIONS: zeros, reader.CLICKS: zeros})
+    more = more.filter(pa.array(rows < 0))
+    zeros = pa.array(np.zeros(more.num_rows, np.int64))
+    for name in (reader.IMPRESSIONS, reader.CLICKS):
+        more = more.append_column(name, zeros)
     return CatalogAds(
-        np.concatenate([_fingerprints(table), strings.fingerprints[codes[places]]]),
-        pa.concat_tables([table, added.select(table.column_names)]).combine_chunks(),
+        np.concatenate([_fingerprints(table), fingerprints[rows < 0]]),
+        pa.concat_tables([table, more.select(table.column_names)]).combine_chunks(),
     )

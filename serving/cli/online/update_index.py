@@ -6,30 +6,37 @@
 Takes seconds, mostly to load the release; the ad tower embeds about a thousand new ads a second.
 Running services apply the update with their next request. If an ad is invalid, nothing is applied.
 
---add    .jsonl: one ad per line, {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5}},
-         as in an answer. .csv: the column ad_id and one column per field; lists are joined with the
-         schema's separator. An existing ad is replaced; a field that is left out is missing.
+--add    A table of ads as for tfrec convert --ads_path: CSV, TSV, JSON lines or Parquet with the
+         columns that the schema names; others are ignored. Or JSON lines as in an answer:
+         {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5}, "show": {"title": "Shoe"}}
+         A table may also have the column ad_id, and columns named as the fields. An existing ad is
+         replaced; a field that is left out is missing.
 --remove One ad id per line.
 
 Prints the changes, the number of live ads, and whether to export a new release. --measure_recall
 compares the live index with exact search, on queries that the export has stored.
 """
 
-import csv
+from __future__ import annotations
+
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from serving import manifest
 from serving.cli import command_line
 from serving.cli.flags import bundle_flags
+from tfrecords import schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 flags.adopt_module_key_flags(bundle_flags)
-flags.DEFINE_string("add", None, "File of ads to add or change: .jsonl or .csv.")
+flags.DEFINE_string("add", None, "Table of ads to add or change: CSV, TSV, JSON lines or Parquet.")
 flags.DEFINE_string("remove", None, "File of ids of ads to remove, one per line.")
 flags.DEFINE_bool("measure_recall", False, "Measure the recall of the live index.")
 flags.DEFINE_bool("json", False, "Print only the changes, as JSON.")
@@ -75,65 +82,73 @@ def main() -> None:
 
 
 def _read_ads(path: pathlib.Path, release: manifest.Manifest) -> list[dict[str, Any]]:
+    from tfrecords import formats
+
     if path.suffix == ".jsonl":
-        return [
-            _parse(path, number, line)
-            for number, line in enumerate(command_line.read_lines(path), 1)
-        ]
-    if path.suffix == ".csv":
-        try:
-            return list(_read_csv(path, release))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: expected a CSV file in UTF-8 ({error}).") from error
-    raise ValueError(f"--add: expected a .jsonl or .csv file, got {path}.")
+        lines = command_line.read_lines(path)
+        first = _parse(path, 1, lines[0]) if lines else {}
+        if isinstance(first, dict) and set(first) <= {"ad_id", "fields", "show"}:
+            return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+    names = formats.column_names(path, ())
+    feed = _schema_of_feed(release, names)
+    names = formats.column_names(path, feed.columns)
+    lacking = [f.source for f in feed.ad_fields if f.source not in names]
+    if len(lacking) == len(feed.ad_fields) or not set(feed.ad_key) <= set(names):
+        raise ValueError(
+            f"{path}: expected the columns {[*feed.ad_key, *lacking]}, or ad_id and columns of "
+            f"{list(release.ad_kinds)}, got {list(names)}."
+        )
+    if lacking and not FLAGS.json:
+        print(f"{path} has no columns {lacking}; these fields are missing in its ads.")
+    return _ads_of(formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed), feed)
 
 
-def _parse(path: pathlib.Path, number: int, line: str) -> dict[str, Any]:
+def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.Schema:
+    """Returns the schema by which a table of ads is read: that of the log, or of answers."""
+    options = {field["name"]: field for field in release.schema.get("fields", ())}
+    key = release.schema.get("ad_key", ["ad_id"])
+    as_answers = "ad_id" in names and not set(key) <= set(names)
+    left_out = ("column", "calendar") if as_answers else ()
+    fields = [
+        {
+            **{n: v for n, v in options.get(own["name"], {}).items() if n not in left_out},
+            "name": own["name"],
+            "kind": own["kind"],
+            "side": side,
+        }
+        for side, of_side in (("query", release.query_fields), ("ad", release.ad_fields))
+        for own in of_side
+    ]
+    return schema.schema_from_json(
+        {
+            "name": "feed",
+            "fields": fields,
+            "ad_key": ["ad_id"] if as_answers else key,
+            "click": None,
+            "decimal": release.schema.get("decimal"),
+            "show": release.schema.get("show", ()),
+        }
+    )
+
+
+def _ads_of(table: pa.Table, feed: schema.Schema) -> list[dict[str, Any]]:
+    from tfrecords import conversion, reader
+
+    fields = [field.name for field in feed.ad_fields]
+    return [
+        {
+            "ad_id": row[reader.AD_ID],
+            "fields": {name: row[name] for name in fields},
+            "show": json.loads(row.get(schema.SHOWN) or "{}"),
+        }
+        for row in conversion.ads_of_table(feed, table).to_pylist()
+    ]
+
+
+def _parse(path: pathlib.Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:
         raise ValueError(
             f"{path}, ad {number}: expected JSON, got invalid JSON ({error})."
         ) from error
-
-
-def _read_csv(path: pathlib.Path, release: manifest.Manifest) -> Iterator[dict[str, Any]]:
-    separators = {
-        field["name"]: field.get("separator", "|") for field in release.schema.get("fields", ())
-    }
-    # Excel starts a file with a byte order mark.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        names = reader.fieldnames or []
-        known = [*release.ad_kinds, "ad_id"]
-        unknown = [name for name in names if name not in known]
-        if "ad_id" not in names or unknown or len(set(names)) < len(names):
-            raise ValueError(
-                f"{path}: expected the column ad_id and columns of {list(release.ad_kinds)}, each "
-                f"once, got {list(names)}."
-            )
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: expected {len(names)} values, like the "
-                    "header line."
-                )
-            fields = {
-                name: _value(f"{path}, line {reader.line_num}, {name}", kind, row[name], separators)
-                for name, kind in release.ad_kinds.items()
-                if name in row
-            }
-            yield {"ad_id": row["ad_id"], "fields": fields}
-
-
-def _value(place: str, kind: str, text: str, separators: dict[str, str]) -> Any:
-    if not text:
-        return None
-    if kind == "categorical_list":
-        return text.split(separators.get(place.rsplit(", ", 1)[1], "|"))
-    if kind == "categorical":
-        return text
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(f"{place}: expected a number, got {text!r}.") from error

@@ -484,14 +484,22 @@ def test_files_written_by_other_programs_are_read(release, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("ads.csv", "ad_id,price,price\n1,2,3\n", "each once, got ['ad_id', 'price', 'price']"),
-        ("ads.csv", 'ad_id,category\n1,"' + "x" * 140_000, "ads.csv: expected a CSV file in UTF-8"),
+        ("ads.csv", "ad_id,price,price\n1,2,3\n", "the header names ['price'] more than once"),
+        (
+            "ads.csv",
+            'ad_id,category\n1,"' + "x" * 140_000,
+            "ads.csv, line 2: the row opens a quote",
+        ),
         ("ads.jsonl", '{"ad_id": "a"}\n{', "ad 2: expected JSON, got invalid JSON"),
         ("ads.jsonl", '{"ad_id": "a"}\n{"ad_id": 1.5}', "ads[1].ad_id: expected a string of 1 to"),
-        ("ads.csv", "id,price\n1,2\n", "expected the column ad_id and columns of ['advertiser',"),
-        ("ads.csv", "ad_id,price\n1,2\n3,cheap\n", "line 3, price: expected a number, got 'cheap'"),
-        ("ads.csv", "ad_id,price\n1\n", "line 2: expected 2 values, like the header line."),
-        ("ads.txt", "a", "--add: expected a .jsonl or .csv file, got"),
+        ("ads.csv", "id,price\n1,2\n", "or ad_id and columns of ['advertiser', 'category',"),
+        (
+            "ads.csv",
+            "ad_id,price\n1,2\n3,cheap\n",
+            "line 3: price must be a finite number or empty",
+        ),
+        ("ads.csv", "ad_id,price\n1\n", "line 2: expected 2 columns, got 1 columns."),
+        ("ads.json", "[1]", "is a JSON list; expected JSON lines"),
     ],
 )
 def test_an_unreadable_file_changes_nothing(release, tmp_path, name, text, message):

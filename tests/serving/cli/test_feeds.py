@@ -1,0 +1,80 @@
+"""Tables of ads for a release: the same file that was given to the conversion."""
+
+import dataclasses
+import gzip
+import json
+import pathlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from serving import releases
+from serving.cli.online import update_index
+
+FEED = [
+    {"sku": "007", "brand": "tea", "cost": 2.5, "tags": "a|b", "title": "Earl Grey", "other": 1},
+    {"sku": "8", "brand": None, "cost": None, "tags": None, "title": None, "other": 2},
+]
+ADS = [
+    {
+        "ad_id": "007",
+        "fields": {"advertiser": "tea", "category": None, "price": 2.5, "tags": ["a", "b"]},
+        "show": {"title": "Earl Grey", "stock": None},
+    },
+    {
+        "ad_id": "8",
+        "fields": {"advertiser": None, "category": None, "price": None, "tags": []},
+        "show": {"title": None, "stock": None},
+    },
+]
+
+
+@pytest.fixture
+def manifest(tiny_bundle: releases.Bundle):
+    """A release whose schema names the columns of a log."""
+    fields = [
+        {"name": "advertiser", "kind": "categorical", "side": "ad", "column": "brand"},
+        {"name": "price", "kind": "numeric", "side": "ad", "column": "cost"},
+    ]
+    known = tiny_bundle.manifest
+    schema = {**known.schema, "fields": fields, "ad_key": ["sku"]}
+    return dataclasses.replace(known, schema=schema)
+
+
+def write(path: pathlib.Path) -> pathlib.Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(FEED), path)
+    elif "json" in path.suffix:
+        path.write_text("".join(json.dumps(row) + "\n" for row in FEED))
+    else:
+        delimiter = "," if ".csv" in path.suffixes else "\t"
+        rows = [FEED[0].keys(), *(row.values() for row in FEED)]
+        text = "".join(
+            delimiter.join("" if v is None else str(v) for v in row) + "\n" for row in rows
+        )
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.jsonl", "a.ndjson", "a.parquet"])
+def test_one_feed_for_conversion_and_updates(tmp_path: pathlib.Path, manifest, name: str) -> None:
+    update_index.FLAGS.unparse_flags()
+    update_index.FLAGS(["update_index", "--bundle=x", "--json"])
+    found = update_index._read_ads(write(tmp_path / name), manifest)
+    for ad in found:
+        ad["fields"]["tags"] = ad["fields"]["tags"] or []
+    assert found == ADS
+
+
+def test_ads_as_in_answers_and_tables_named_like_them(tmp_path: pathlib.Path, manifest) -> None:
+    path = tmp_path / "ads.jsonl"
+    path.write_text('{"ad_id": "a", "fields": {"price": 1}}\n{"ad_id": 7}\n')
+    ads = [{"ad_id": "a", "fields": {"price": 1}}, {"ad_id": 7}]
+    assert update_index._read_ads(path, manifest) == ads
+    path = tmp_path / "ads.csv"
+    path.write_text("ad_id,price,title\na,1.5,Tea\n")
+    update_index.FLAGS.unparse_flags()
+    update_index.FLAGS(["update_index", "--bundle=x", "--json"])
+    (ad,) = update_index._read_ads(path, manifest)
+    assert (ad["ad_id"], ad["fields"]["price"], ad["show"]["title"]) == ("a", 1.5, "Tea")
