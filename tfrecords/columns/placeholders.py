@@ -22,14 +22,17 @@ NULLS = (*MISSING_NUMBERS, *(" " * width for width in range(1, 33)))
 # Arrow reads these as NaN, in addition to `MISSING_NUMBERS`.
 _NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-# A currency is two to four letters, or a sign; thousands are in groups of three.
-_CURRENCY = r"(?:[^\W\d_]{2,4}\.?|[^\W\d_]{0,2}[^\w\s.,'’+\-−%])?\s*"
+# A currency is a code such as EUR, an abbreviation, or a sign; thousands are in groups of three.
+_CURRENCY = (
+    r"(?:[A-Z]{3}|kr|Kč|zł|Ft|Fr\.?|Rs\.?|RM|Rp|lei|лв\.?|руб\.?|"
+    r"[^\W\d_]{0,2}[^\w\s.,'’+\-−%])?\s*"
+)
 _SIGN = r"[+\-−]?"
 _WRITTEN = {
     decimal: re.compile(
         rf"(?P<sign>{_SIGN})\s*{_CURRENCY}(?P<own>{_SIGN})"
         rf"(?P<whole>\d{{1,3}}(?:[{group}'’\s]\d{{3}})+|\d+)"
-        rf"(?:{re.escape(decimal)}(?P<part>\d*))?\s*{_CURRENCY}"
+        rf"(?:{re.escape(decimal)}(?P<part>\d+))?\s*{_CURRENCY}"
     )
     for decimal, group in ((".", ","), (",", "."))
 }

@@ -6,7 +6,9 @@ from tfrecords.formats.files.lines import open_text
 from tfrecords.formats.files.paths import expand_paths
 from tfrecords.formats.files.table_files import (
     column_names,
+    is_json,
     is_parquet,
+    lists_of_objects,
     open_table,
     shown_names,
 )
@@ -36,8 +38,10 @@ __all__ = [
     "column_names",
     "criteo",
     "expand_paths",
+    "is_json",
     "is_parquet",
     "line_of",
+    "lists_of_objects",
     "open_table",
     "open_text",
     "shown_names",

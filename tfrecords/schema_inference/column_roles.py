@@ -7,17 +7,20 @@ it. The click is always proposed, because without it all rows would count as cli
 import dataclasses
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tfrecords.columns import TRUTHS, RowFaults, checked_splits
-from tfrecords.schema_inference import known_names, labels, log_sample, times
+from tfrecords.schema_inference import event_types, known_names, labels, log_sample, times
 from tfrecords.schema_inference.log_sample import Column, Sample
 
 _NEIGHBORS = 0.1
 _FEW_USERS = 10
 _SECONDS_OF_REQUEST = 5
+# Rows of a request, and requests of a sample, in which it is recognized without its name.
+_MAX_REQUEST, _MIN_REQUESTS = 200, 20
 
 
 @dataclasses.dataclass
@@ -34,6 +37,8 @@ class Roles:
     request_key: Column | None = None
     position: Column | None = None
     split: Column | None = None
+    event: Column | None = None
+    events: dict[str, Any] | None = None
 
     def names(self) -> set[str]:
         """Returns the names of the columns with a role."""
@@ -71,11 +76,21 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     roles.user_key = take(_user_key(free(), users, notes))
     click, roles.click_threshold = labels.click(free(), roles.ad_key, notes)
     roles.click = take(click)
-    roles.engagement = take(labels.engagement(free(), roles.ad_key))
+    if click is None:
+        roles.event = take(next((c for c in free() if labels.is_event(c, roles.ad_key)), None))
+    else:
+        roles.engagement = take(labels.engagement(free(), roles.ad_key))
+    if click is None and roles.event is None:
+        roles.engagement = take(labels.engagement(free(), roles.ad_key))
     roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
     roles.time = take(times.find(free(), notes))
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
-    roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position))
+    if roles.request_key is None and roles.event is None:
+        roles.request_key = take(_adjacent(free(), roles, notes))
+    index = next((c for c in free() if c.name.endswith("#")), None)
+    roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position) or index)
+    if roles.event is not None:
+        _events(roles, roles.event, notes)
     _describe(roles, notes)
     return roles
 
@@ -120,7 +135,9 @@ def _ad_rank(column: Column) -> float | None:
     if not column.known:
         return None
     for rank, word in enumerate(known_names.ADS):
-        if re.fullmatch(f"{word}s?({known_names.KEY})?", column.plain_words):
+        last = re.sub(r"[\W_]+", "_", column.plain_name.rpartition(".")[2].lower())
+        names = (column.plain_words, last) if "." in column.plain_name else (column.plain_words,)
+        if any(re.fullmatch(f"{word}s?({known_names.KEY})?", name) for name in names):
             return rank
         if re.fullmatch(f"{word}_?(name|title)", column.plain_words):
             return rank + len(known_names.ADS)
@@ -187,6 +204,53 @@ def _request_key(
     return None
 
 
+def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column | None:
+    """Returns a column without a known name whose values are those of runs of rows, or None.
+
+    Such a column numbers requests or times. As a field it would be a clock, which leaks.
+    """
+    user = roles.user_key
+    for column in columns:
+        count = len(column.codes)
+        runs = 1 + int((column.codes[1:] != column.codes[:-1]).sum()) if count else 0
+        is_of_others = (
+            log_sample.is_constant_per_ad(column, roles.ad_key)
+            or not log_sample.varies_within(roles.ad_key, column)
+            or (user is not None and not log_sample.varies_within(column, user))
+            or (user is not None and log_sample.varies_within(user, column))
+        )
+        if (
+            column.is_list
+            or column.missing_share > 0
+            or len(column.known) < _MIN_REQUESTS
+            or runs != len(column.known)
+            or not 1.5 * runs <= count <= _MAX_REQUEST * runs
+            or is_of_others
+        ):
+            continue
+        if roles.time is not None and _seconds_apart(column, roles.time) > _SECONDS_OF_REQUEST:
+            continue
+        notes.append(
+            f"{column.name!r} is equal in adjacent rows and never comes again, so it is taken for "
+            "the request, not for a field, which would tell the time. If it is neither, remove "
+            "request_key."
+        )
+        return column
+    return None
+
+
+def _events(roles: Roles, column: Column, notes: list[str]) -> None:
+    """Proposes the events of the schema, if a key joins them."""
+    if roles.user_key is None and roles.request_key is None:
+        notes.append(
+            f"{column.name!r} holds event types ({labels.events_of(column)}), but no column "
+            "identifies the user or the request, so they cannot be joined and every row counts as "
+            "a click. Add a user_key, and events to the schema."
+        )
+        return
+    roles.events = event_types.propose(column, notes)
+
+
 def _seconds_apart(key: Column, time: Column) -> float:
     """Returns the median time between adjacent rows of a key, or 0 if it is unknown."""
     seconds = times.seconds(time)
@@ -218,7 +282,9 @@ def _is_position(column: Column) -> bool:
 
 
 def _describe(roles: Roles, notes: list[str]) -> None:
-    if roles.click is None:
+    if roles.events is not None:
+        pass
+    elif roles.click is None:
         notes.append(_every_row(roles.engagement))
     elif roles.click_threshold is None:
         clicked = roles.clicked()

@@ -116,6 +116,7 @@ _AMOUNTS = {
     "avg", "mean", "sum", "total", "affinity", "cost", "discount",
 }  # fmt: skip
 _FEW = 10
+_CODES = 50
 _MANY = 1_000
 _MAX_LIST_LENGTH = 50
 
@@ -158,6 +159,13 @@ def _is_amount(column: Column, notes: list[str]) -> bool:
         return True
     # Many different large whole numbers are ids, such as hashes.
     is_hash = len(column.known) > _MANY and column.numbers.max() > 1e7
+    if _FEW < len(column.known) <= _CODES and not is_hash:
+        notes.append(
+            f"{column.name!r} has {len(column.known)} different whole numbers: a code or a "
+            "quantity? It is proposed as a code (categorical); make it numeric if it counts or "
+            "measures."
+        )
+        return False
     return len(column.known) > _FEW and not is_hash
 
 

@@ -44,7 +44,10 @@ TIMES = (
     "unix_time", "ts", "time", "click_time", "date", "created_at", "day", "hour",
 )  # fmt: skip
 KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
-_PEOPLE = "user|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|uid|uuid"
+_PEOPLE = (
+    "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|"
+    "uid|uuid"
+)
 USER = re.compile(f"({_PEOPLE})({KEY})?")
 REQUEST = re.compile(
     # A column named only search or query holds what the user typed.
@@ -67,6 +70,15 @@ EVENTS = {
     "addtocart", "remove_from_cart", "wishlist", "fav", "favorite", "favourite", "checkout",
     "buy", "bought", "order", "ordered", "purchase", "purchased", "transaction", "sale",
     "conversion", "install", "signup", "like", "dislike", "share", "apply", "booking",
+    "view_item_list", "select_item", "view_promotion", "select_promotion", "begin_checkout",
+    "add_to_wishlist", "add_payment_info", "add_shipping_info", "view_cart", "session_start",
+    "first_visit", "user_engagement", "scroll", "view_search_results", "search", "login",
+    "product_view", "product_click", "exposure", "order_completed",
+}  # fmt: skip
+# Words of what an answer shows of an ad.
+SHOWN = {
+    "title", "name", "headline", "caption", "image", "img", "picture", "photo", "thumbnail", "url",
+    "link", "icon", "logo",
 }  # fmt: skip
 _BEFORE_LABELS = {"is", "was", "has", "had", "did", "got"}
 _AFTER_LABELS = {

@@ -45,8 +45,6 @@ def click(
         notes.append(f"{damaged.name!r} is named like a click, but {_fault(damaged)}.{instead}")
     if rating is not None:
         return rating, _threshold(rating, notes)
-    if damaged is None:
-        notes += [_split_up(column) for column in columns if is_event(column, ad)]
     # Without a click column, every row would count as a click.
     is_count = damaged is not None and damaged.is_whole and not damaged.is_truth
     return damaged, 1.0 if is_count else None
@@ -70,14 +68,6 @@ def is_event(column: Column, ad: Column) -> bool:
 def events_of(column: Column) -> str:
     """Returns the first values of a column, for a note."""
     return ", ".join(repr(value[:40]) for value in column.known[:4])
-
-
-def _split_up(column: Column) -> str:
-    return (
-        f"{column.name!r} holds event types ({events_of(column)}). Add columns of 0 and 1 that are "
-        "derived from it, one for clicks and optionally one for engagements, and name them in the "
-        "schema."
-    )
 
 
 def engagement(columns: Sequence[Column], ad: Column) -> Column | None:

@@ -130,6 +130,10 @@ def reason(column: Column, sample: Sample, roles: Roles) -> str | None:
         return "an id of requests or sessions, which never repeats"
     if _is_clock(column, roles):
         return "a time, which never repeats"
+    if _counts_rows(column, roles):
+        return (
+            "counts 0, 1, 2 … for each user, perhaps the order of the rows: name it as time if so"
+        )
     return _leak(column, roles) or _list_leak(column, roles)
 
 
@@ -153,6 +157,20 @@ def _is_clock(column: Column, roles: Roles) -> bool:
     if len(column.known) < _FEW_ROWS or column.is_list:
         return False
     return times.is_clock(column, column.plain_words in known_names.TIMES)
+
+
+def _counts_rows(column: Column, roles: Roles) -> bool:
+    """Returns whether a column numbers the rows of each user."""
+    user = roles.user_key
+    if user is None or not column.is_whole or column.missing_share > 0:
+        return False
+    order = np.argsort(user.codes, kind="stable")
+    numbers, users = column.by_row(column.numbers)[order], user.codes[order]
+    same = users[1:] == users[:-1]
+    firsts = np.append(True, ~same)
+    is_step = np.diff(numbers)[same] == 1
+    starts = np.isin(numbers[firsts], (0, 1)).all()
+    return bool(same.sum() >= _FEW_ROWS and is_step.mean() > 0.99 and starts)
 
 
 def _leak(column: Column, roles: Roles) -> str | None:

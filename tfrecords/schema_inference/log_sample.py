@@ -25,11 +25,12 @@ from tfrecords.columns import (
     number_fault,
     parse_times,
 )
-from tfrecords.schema_inference import known_names
+from tfrecords.schema_inference import known_names, writing
 
 # Maximum share of keys with deviating rows, such as a request in which an hour ends.
 _MAX_DEVIATIONS = 0.01
 ROWS = 100_000
+_HEADED_ROWS = 1_000
 LOG, USERS, ADS = "log", "users", "ads"
 _RECBOLE = re.compile(r"(.+):(token|token_seq|float|float_seq)")
 # Approximate compression ratio of gzip.
@@ -51,6 +52,7 @@ class Column:
         codes: Index of each row's value [B].
         is_list: Whether the file's type is a list; then texts are the joined values.
         is_time: Whether the file's type is a time.
+        time_format: Format of the times that it holds; None: numbers, ISO 8601 or no times.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Column:
     codes: np.ndarray
     is_list: bool = False
     is_time: bool = False
+    time_format: str | None = None
 
     @property
     def plain_name(self) -> str:
@@ -146,7 +149,7 @@ class Column:
         """The known values as times; NaN for other values."""
         if self.is_numeric:
             return self.numbers
-        return parse_times(self.known)
+        return parse_times(self.known, self.time_format)
 
     def by_row(self, of_known: np.ndarray) -> np.ndarray:
         """Returns values of the known values by row [B]; NaN for missing ones."""
@@ -165,6 +168,8 @@ class Sample:
         num_rows: Number of rows B.
         total_rows: Approximate number of rows of all files.
         notes: Notes on what could not be read.
+        header: Names of the columns of a file without a header line, or none.
+        decimal: Decimal sign of numbers as people write them; None: numbers are plain.
     """
 
     table: str
@@ -172,6 +177,8 @@ class Sample:
     num_rows: int
     total_rows: int
     notes: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
+    decimal: str | None = None
 
 
 def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
@@ -181,8 +188,13 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         FileNotFoundError, ValueError: The file cannot be read or has no rows.
     """
     path = paths[0]
-    names, notes = _readable(path)
-    opened = formats.open_table(path, dict.fromkeys(names, formats.STRINGS), names, (), ROWS)
+    header, notes = _header(path) if table == LOG else ((), [])
+    if header:
+        names = list(header)
+    else:
+        names, notes = _readable(path)
+    types = dict.fromkeys(names, formats.STRINGS)
+    opened = formats.open_table(path, types, names, (), ROWS, header)
     chunks = opened.chunks()
     chunk = next(chunks, None)
     if chunk is None:
@@ -196,10 +208,59 @@ def read(paths: Sequence[pathlib.Path], table: str) -> Sample:
         line, reason = min(parsed.faults.items())
         notes.append(f"{path}: {len(parsed.faults)} bad rows, the first on line {line}: {reason}.")
     columns = {name: _column(name, table, rows[name]) for name in names}
+    decimal = _with_plain_numbers(columns, notes)
     total = sum(_total_rows(path, chunk) for path in paths)
     if len(paths) == 1 and next(chunks, None) is None:
         total = chunk.num_rows
-    return Sample(table, columns, rows.num_rows, total, tuple(notes))
+    return Sample(table, columns, rows.num_rows, total, tuple(notes), header, decimal)
+
+
+def _header(path: pathlib.Path) -> tuple[tuple[str, ...], list[str]]:
+    """Returns names for the columns if the first line of a text is a row, and a note."""
+    if formats.is_parquet(path) or formats.is_json(path):
+        return (), []
+    names = formats.column_names(path, ())
+    types = {name: formats.STRINGS for name in names if name and names.count(name) == 1}
+    opened = formats.open_table(path, types, (), (), _HEADED_ROWS)
+    chunk = next(iter(opened.chunks()), None)
+    table = None if chunk is None else opened.parse(chunk).table
+    below = {} if table is None else {name: writing.texts_of(table[name]) for name in types}
+    found = writing.header(names, below)
+    if not found:
+        return (), []
+    note = (
+        f"The first line of {path} is a row, not a header, so the columns are named by their "
+        f"content: {', '.join(found)}. Correct the names in header, and everywhere below."
+    )
+    return found, [note]
+
+
+def _with_plain_numbers(columns: dict[str, Column], notes: list[str]) -> str | None:
+    """Replaces numbers as people write them by plain ones, and returns their decimal sign."""
+    texts = {
+        name: (own.known, own.is_list or own.is_time or own.is_numeric)
+        for name, own in columns.items()
+    }
+    sign, written = writing.decimal(texts)
+    has_points = [
+        own.name for own in columns.values() if own.is_numeric and any("." in v for v in own.known)
+    ]
+    if sign == "," and has_points:
+        notes.append(
+            f"{written[0]!r} has decimal commas and {has_points[0]!r} has decimal points; expected "
+            "one sign in a file, so the former is categorical. Write it with points."
+        )
+        return None
+    for name in written:
+        own = columns[name]
+        if sign is not None:
+            values = writing.in_digits(own.values, sign)
+            columns[name] = dataclasses.replace(own, values=values)
+            notes.append(
+                f"{name!r} holds numbers such as {own.known[0][:40]!r}, read with the decimal sign "
+                f"{sign!r} (decimal)."
+            )
+    return sign
 
 
 def _parsed(texts: Sequence[str]) -> np.ndarray | None:
@@ -218,7 +279,13 @@ def _parsed(texts: Sequence[str]) -> np.ndarray | None:
 def _readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
     names, notes = [], []
     found = formats.column_names(path, ())
+    within = formats.lists_of_objects(path)
+    main = _main_list(within)
+    if others := sorted(set(within.values()) - {main}):
+        notes.append(f"Left out: the lists of objects {others}; each object of {main!r} is a row.")
     for name in dict.fromkeys(found):
+        if within.get(name, main) != main or name in others:
+            continue
         if not name:
             notes.append(f"Left out: a column of {path} without a name, such as a row number.")
         elif found.count(name) > 1:
@@ -228,6 +295,15 @@ def _readable(path: pathlib.Path) -> tuple[list[str], list[str]]:
         else:
             names.append(name)
     return names, notes
+
+
+def _main_list(within: Mapping[str, str]) -> str | None:
+    """Returns the list of objects that are ads, or the first one, or None."""
+    for name, of_list in within.items():
+        last = re.sub(r"[\W_]+", "_", name.rpartition(".")[2].lower())
+        if any(re.fullmatch(f"{word}{known_names.KEY}", last) for word in known_names.ADS):
+            return of_list
+    return next(iter(within.values()), None)
 
 
 def _fault(path: pathlib.Path, name: str) -> str | None:
@@ -246,7 +322,13 @@ def _column(name: str, table: str, column: pa.ChunkedArray) -> Column:
         known = filtered_lists(lists, values, pc.is_valid(values))
         column = pa.chunked_array([pc.binary_join(known, "|")])
     values, codes = distinct(column)
-    return Column(name, table, values, codes, is_list, is_time)
+    found = Column(name, table, values, codes, is_list, is_time)
+    is_named = not {"time", "timestamp", "date", "day", "at", "datum", "zeit"}.isdisjoint(
+        found.words
+    )
+    if is_list or is_time or not (is_named or found.plain_words in known_names.TIMES):
+        return found
+    return dataclasses.replace(found, time_format=writing.time_format(found.known))
 
 
 def _total_rows(path: pathlib.Path, chunk: formats.Chunk) -> int:

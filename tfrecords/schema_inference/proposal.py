@@ -12,7 +12,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfrecords import schema, terminal
-from tfrecords.schema_inference import column_roles, kinds, leaks, log_sample, sides
+from tfrecords.schema_inference import (
+    column_roles,
+    kinds,
+    known_names,
+    leaks,
+    log_sample,
+    sides,
+)
 from tfrecords.schema_inference.column_roles import Roles
 from tfrecords.schema_inference.log_sample import ADS, LOG, USERS, Column, Sample
 
@@ -160,6 +167,9 @@ def propose(
         samples[0], of_table.get(log_sample.USERS), of_table.get(log_sample.ADS), notes
     )
     fields = propose_fields(samples, roles, notes)
+    show = _shown(samples, roles)
+    if show:
+        notes.append(f"Answers show {_quoted(show)} of each ad (show).")
     if not any(field["side"] == "query" for field in fields):
         raise ValueError(
             f"{paths[0]}: no column describes the user or context; expected at least one, such as "
@@ -177,8 +187,31 @@ def propose(
         column = getattr(roles, role)
         if column is not None:
             proposal[role] = column.name
+    time_format = None if roles.time is None else roles.time.time_format
+    decimals = sorted({sample.decimal for sample in samples if sample.decimal})
+    options = {
+        "events": roles.events,
+        "show": show,
+        "time_format": time_format,
+        "decimal": next(iter(decimals), None),
+        "header": list(samples[0].header),
+    }
+    proposal |= {name: value for name, value in options.items() if value}
     schema.schema_from_json(proposal)
     return proposal, notes
+
+
+def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:
+    """Returns the columns of the ads that answers may show, by their names."""
+    found = {
+        column.name: None
+        for sample, column in _candidates(samples, roles)
+        if column.known
+        and not known_names.SHOWN.isdisjoint(column.words)
+        and column.name != roles.ad_key.name
+        and sides.side(column, samples, roles)[0] == "ad"
+    }
+    return list(found)
 
 
 def write_proposal(
@@ -211,9 +244,23 @@ def write_proposal(
     return (
         f"Wrote a proposed schema of {len(proposal['fields'])} fields to {target_path}.\n"
         f"{points}\n"
-        "Check these decisions, edit the file where they are wrong, then convert with "
-        f"--format=tabular --schema_path={target_path}."
+        "Check these decisions, edit the file where they are wrong, then train:\n"
+        f"  {_command(paths, users, ads, target_path)}"
     )
+
+
+def _command(
+    paths: Sequence[pathlib.Path],
+    users: pathlib.Path | None,
+    ads: pathlib.Path | None,
+    target_path: pathlib.Path,
+) -> str:
+    """Returns the command that trains on the log with the proposed schema."""
+    parts = ["tfrec train --format=tabular", f"--schema_path={target_path}"]
+    parts.append(f"--data_path={','.join(map(str, paths))}")
+    parts += [f"--users_path={users}"] if users else []
+    parts += [f"--ads_path={ads}"] if ads else []
+    return " ".join([*parts, f"--workdir=workdir/{_name(paths[0])}"])
 
 
 def _text(proposal: dict[str, Any]) -> str:

@@ -47,7 +47,8 @@ def side(column: Column, samples: Sequence[Sample], roles: Roles) -> tuple[str |
         of_ad = of_ad or not _OF_AD.isdisjoint(column.words)
         is_context = not of_ad and log_sample.varies_within(column, roles.ad_key)
         return _varying_side(column, is_constant, is_context, of_query)
-    if of_query:
+    is_of_user = roles.user_key is not None and not log_sample.varies_within(column, roles.user_key)
+    if of_query and (is_of_user or not is_constant):
         return "query", "about the user or context by name"
     if is_constant:
         return "ad", "constant for each ad"

@@ -34,9 +34,10 @@ def find(columns: Sequence[Column], notes: list[str]) -> Column | None:
 
 def is_clock(column: Column, is_named: bool) -> bool:
     """Returns whether values are dates or epochs, or numbers of a column named like a time."""
-    if column.is_time:
+    if column.is_time or column.time_format is not None:
         return True
-    if np.isnan(parse_times(column.known[:_PROBED])).any() or np.isnan(column.times).any():
+    probed = parse_times(column.known[:_PROBED], column.time_format)
+    if np.isnan(probed).any() or np.isnan(column.times).any():
         return False
     if not column.is_numeric:
         are_times = float(np.abs(column.times).max()) < _LATEST

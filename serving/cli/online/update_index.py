@@ -8,7 +8,7 @@ Running services apply the update with their next request. If an ad is invalid, 
 
 --add    A table of ads as for tfrec convert --ads_path: CSV, TSV, JSON lines or Parquet with the
          columns that the schema names; others are ignored. Or JSON lines as in an answer:
-         {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12.5}, "show": {"title": "Shoe"}}
+         {"ad_id": "ad-17", "fields": {"advertiser": "a9", "price": 12}, "show": {"title": "Shoe"}}
          A table may also have the column ad_id, and columns named as the fields. An existing ad is
          replaced; a field that is left out is missing.
 --remove One ad id per line.

@@ -183,16 +183,35 @@ def test_what_is_there_only_with_a_click_is_left_out(tmp_path: pathlib.Path, not
 
 
 @pytest.mark.parametrize(
-    "events",
-    [["view", "cart", "purchase"], ["view", "addtocart", "transaction"], ["pv", "fav", "odd"]],
+    ("types", "events"),
+    [
+        (
+            ["view", "cart", "purchase"],
+            {"view": ["view"], "click": ["cart"], "engagement": ["purchase"]},
+        ),
+        (
+            ["view", "click", "Purchase"],
+            {"view": ["view"], "click": ["click"], "engagement": ["Purchase"]},
+        ),
+        (
+            ["impression", "view", "cart"],
+            {"view": ["impression"], "click": ["view"], "engagement": ["cart"]},
+        ),
+        (["pv", "fav", "odd"], {"view": ["pv"], "click": ["fav"]}),
+        (["buy", "order", "odd"], {"click": ["buy", "order"]}),
+        (["view", "page_view", "odd"], {"click": ["view", "page_view"]}),
+    ],
 )
-def test_a_column_of_events_is_no_field_and_what_to_make_of_it_is_said(
-    tmp_path: pathlib.Path, events: list[str]
+def test_a_column_of_events_is_mapped_to_labels(
+    tmp_path: pathlib.Path, types: list[str], events: dict[str, list[str]]
 ) -> None:
-    proposal, notes = propose(tmp_path, what=[events[n % 3] for n in range(ROWS)])
+    # Types of events are not those of the seven items.
+    proposal, notes = propose(tmp_path, what=[types[n // 2 % 3] for n in range(ROWS)])
     assert proposal["click"] is None
+    assert proposal["events"] == {"column": "what", **events}
     assert sides(proposal) == {"user": "query", "item": "ad"}
-    assert any(n.startswith("'what' holds event types") and "0 and 1" in n for n in notes)
+    assert any(n.startswith("'what' holds event types, which are joined to labels") for n in notes)
+    assert any("'odd' will be left out" in n for n in notes) == ("odd" in types)
 
 
 def test_a_column_with_one_word_of_an_event_is_a_field(tmp_path: pathlib.Path) -> None:
@@ -303,8 +322,7 @@ def test_how_databases_write_a_click(tmp_path: pathlib.Path, values: list[str]) 
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("order_value", ["$12.50", "", "$7.00", "", ""]),
-        ("order_value", ["12,50", "", "7,05", "", ""]),
+        ("order_value", ["much", "", "little", "", ""]),
         ("liked", ["very", "", "no", "", ""]),
         ("comment", ["good stuff", "", "bad stuff", "", ""]),
     ],
@@ -333,19 +351,35 @@ def test_a_user_key_may_be_missing_in_most_rows(
 
 
 @pytest.mark.parametrize(
-    ("values", "is_said"),
+    ("values", "decimal"),
     [
-        (["12,95", "7,5", "-3,49", "8"], True),
+        (["12,95", "7,5", "-3,49", "8"], ","),
+        (["$12.50", "", "$7.00", "$8"], "."),
+        (["1.234,50 €", "3,10 €", "7 €", "8,00 €"], ","),
         # Perhaps thousands.
-        (["1,000", "2,500", "3,000", "4,000"], False),
+        (["1,000", "2,500", "3,000", "4,000"], None),
     ],
 )
-def test_decimal_commas_make_no_list(
-    tmp_path: pathlib.Path, values: list[str], is_said: bool
+def test_numbers_as_people_write_them(
+    tmp_path: pathlib.Path, values: list[str], decimal: str | None
 ) -> None:
     proposal, notes = propose(tmp_path, click=THIRD, bid=values * 30)
-    assert {f["name"]: f["kind"] for f in proposal["fields"]}["bid"] == "categorical"
-    assert any("'bid' has decimal commas, such as '12,95'" in n for n in notes) == is_said
+    kind = "categorical" if decimal is None else "numeric"
+    assert {f["name"]: f["kind"] for f in proposal["fields"]}["bid"] == kind
+    assert proposal.get("decimal") == decimal
+    assert any(n.startswith("'bid' holds numbers such as") for n in notes) == bool(decimal)
+    revenue, _ = propose(tmp_path, click=THIRD, order_value=[f"{n % 5},5" for n in range(ROWS)])
+    assert (revenue["revenue"], revenue["decimal"]) == ("order_value", ",")
+
+
+def test_both_decimal_signs_in_a_file_are_said(tmp_path: pathlib.Path) -> None:
+    more = {
+        "bid": [f"{n % 9},5" for n in range(ROWS)],
+        "ctr_score": [n % 9 / 4 for n in range(ROWS)],
+    }
+    proposal, notes = propose(tmp_path, click=THIRD, **more)
+    assert "decimal" not in proposal
+    assert any("'bid' has decimal commas and 'ctr_score' has decimal points" in n for n in notes)
 
 
 @pytest.mark.parametrize("unit", [1, 1000])
@@ -420,3 +454,37 @@ def test_numbers_too_large_for_the_converter_are_names(tmp_path: pathlib.Path) -
     values = [f"{n // 4 % 9}e30{n // 4 % 2}" for n in range(ROWS)]
     proposal, _ = propose(tmp_path, click=THIRD, huge=values)
     assert {f["name"]: f["kind"] for f in proposal["fields"]}["huge"] == "categorical"
+
+
+def test_a_column_equal_in_adjacent_rows_is_the_request(tmp_path: pathlib.Path) -> None:
+    numbers = [n // 4 * 7 for n in range(ROWS)]
+    columns = {
+        "user": [f"u{n // 4 % 17}" for n in range(ROWS)],
+        "item": [f"i{n % 7}" for n in range(ROWS)],
+        "click": THIRD,
+        "batch": numbers,
+        "turn": [n // 4 // 17 * 4 + n % 4 for n in range(ROWS)],
+    }
+    proposal, notes = infer.propose([write(tmp_path / "log.tsv", columns)])
+    assert proposal["request_key"] == "batch"
+    # The rows of each user are numbered in their order.
+    assert sides(proposal) == {"user": "query", "item": "ad"}
+    assert any("'batch' is equal in adjacent rows" in n for n in notes)
+    assert any("counts 0, 1, 2" in n and "'turn'" in n for n in notes)
+
+
+def test_codes_are_categories_and_titles_are_shown(tmp_path: pathlib.Path) -> None:
+    of_item = {
+        # Its name sounds like the user's.
+        "device_code": [n % 7 % 5 for n in range(ROWS)],
+        "item_title": [f"A thing {n % 7}" for n in range(ROWS)],
+        "image_url": [f"http://x/{n % 7}.png" for n in range(ROWS)],
+    }
+    proposal, notes = propose(
+        tmp_path, click=THIRD, **of_item, stage=[n // 4 % 13 for n in range(ROWS)]
+    )
+    assert proposal["show"] == ["item_title", "image_url"]
+    own = {f["name"]: (f["kind"], f["side"]) for f in proposal["fields"]}
+    assert own["device_code"] == ("categorical", "ad")
+    assert own["stage"] == ("categorical", "query")
+    assert any("'stage' has 13 different whole numbers: a code or a quantity?" in n for n in notes)

@@ -49,7 +49,7 @@ class JsonLinesLog:
         self.files: Sequence[pathlib.Path] = (path,)
         self._path, self._types, self._lists = path, types, lists
         self._rows_per_chunk, self._decimal = rows_per_chunk, decimal
-        names, within = _names(path)
+        names, within = names_of(path)
         lacking = [name for name in types if name not in names and name not in optional]
         if lacking:
             raise ValueError(f"{path}: the first lines lack {lacking}; they have {list(names)}.")
@@ -135,11 +135,15 @@ def column_names(path: pathlib.Path) -> tuple[str, ...]:
     Raises:
         ValueError: No line is an object.
     """
-    return tuple(_names(path)[0])
+    return tuple(names_of(path)[0])
 
 
-def _names(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
-    """Returns the names, and the list of objects of each name that is inside one."""
+def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
+    """Returns the names, and the list of objects of each name that is inside one.
+
+    Raises:
+        ValueError: No line is an object.
+    """
     names: dict[str, None] = {}
     within: dict[str, str] = {}
     fault = "has no lines"

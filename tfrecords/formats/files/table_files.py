@@ -99,6 +99,11 @@ def column_names(
     return json_lines.column_names(path) if is_json(path) else text(path, wanted, header).columns
 
 
+def lists_of_objects(path: pathlib.Path) -> dict[str, str]:
+    """Returns the list of objects of each column of JSON lines that is inside one."""
+    return json_lines.names_of(path)[1] if is_json(path) else {}
+
+
 def shown_names(ads: pathlib.Path | None, schema: Schema) -> tuple[str, ...]:
     """Returns the columns to show that a table of ads has; none without a table."""
     if ads is None or not schema.show:

@@ -1,0 +1,71 @@
+"""Proposes how the types of events in a column become labels."""
+
+import re
+from typing import Any
+
+from tfrecords.schema_inference.log_sample import Column
+
+# Names of types, words joined by "_", in the order of a purchase.
+_SHOWN = {
+    "impression", "impressions", "show", "shown", "exposure", "display", "view_item_list",
+    "view_promotion", "product_impression", "list_view",
+}  # fmt: skip
+_VIEWED = {
+    "view", "viewed", "views", "page_view", "pageview", "detail_view", "view_item", "pv",
+    "product_view", "product_viewed", "item_view", "read", "play", "watch",
+}  # fmt: skip
+_CLICKED = {
+    "click", "clicked", "clicks", "clk", "select_item", "select_promotion", "select_content",
+    "product_click", "open",
+}  # fmt: skip
+_WANTED = {
+    "cart", "basket", "add_to_cart", "addtocart", "add_to_basket", "product_added", "wishlist",
+    "add_to_wishlist", "fav", "favorite", "favourite", "like", "save", "share", "begin_checkout",
+    "checkout", "add_to_favorites", "bookmark",
+}  # fmt: skip
+_BOUGHT = {
+    "buy", "bought", "order", "ordered", "order_completed", "purchase", "purchased", "transaction",
+    "sale", "conversion", "install", "signup", "sign_up", "apply", "booking", "subscribe",
+    "checkout_completed", "ecommerce_purchase", "in_app_purchase",
+}  # fmt: skip
+
+
+def propose(column: Column, notes: list[str]) -> dict[str, Any]:
+    """Returns the `events` of a schema for a column of event types, and adds notes."""
+    by_step: list[list[str]] = [[] for _ in range(5)]
+    others = []
+    for value in column.known:
+        name = re.sub(r"[\W_]+", "_", value.strip().lower()).strip("_")
+        steps = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
+        step = next((step for step, names in enumerate(steps) if name in names), None)
+        (others if step is None else by_step[step]).append(value.strip())
+    shown, viewed, clicked, wanted, bought = by_step
+    if shown:
+        view, click, engagement = shown, viewed + clicked, wanted + bought
+    elif clicked:
+        view, click, engagement = viewed, clicked, wanted + bought
+    else:
+        view, click, engagement = viewed, wanted, bought
+    if bought and (viewed or clicked) and shown + clicked:
+        engagement = bought
+        others = [*wanted, *others]
+    if not click:
+        click, engagement = engagement, []
+    if not click:  # Views of pages alone: each was chosen by its user.
+        view, click = [], view
+    events = {"column": column.name, "view": view, "click": click, "engagement": engagement}
+    notes.append(
+        f"{column.name!r} holds event types, which are joined to labels: {_said(view)} are "
+        f"impressions, {_said(click)} are clicks, {_said(engagement)} are engagements. Events of "
+        "one ad by one user belong to the latest view within a day (window_seconds)."
+    )
+    if others:
+        notes.append(
+            f"Events of the types {_said(others)} will be left out; name them in events if they "
+            "are views, clicks or engagements."
+        )
+    return {key: value for key, value in events.items() if value}
+
+
+def _said(values: list[str]) -> str:
+    return ", ".join(repr(value[:40]) for value in values) or "none"

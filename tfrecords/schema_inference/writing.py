@@ -1,0 +1,125 @@
+"""How the texts of a file are written: with a header or not, numbers and times."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from tfrecords.columns import is_missing_number, number_fault, parse_times, plain_number
+
+_PROBED = 2_000
+_TIME_FORMATS = (
+    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y, %H:%M", "%d.%m.%Y", "%d.%m.%y",
+    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M",
+    "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M %p", "%m/%d/%Y", "%m/%d/%y", "%d-%m-%Y %H:%M:%S",
+    "%d-%m-%Y %H:%M", "%d-%m-%Y", "%d/%b/%Y:%H:%M:%S %z", "%d %b %Y %H:%M:%S", "%d %b %Y %H:%M",
+    "%d %b %Y", "%d-%b-%Y", "%b %d, %Y", "%b %d, %Y %I:%M %p", "%B %d, %Y", "%d %B %Y",
+    "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S %z",
+)  # fmt: skip
+
+
+def header(names: Sequence[str], first_rows: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Returns names for a file whose first line is a row, or nothing if it is a header.
+
+    Args:
+        names: Values of the first line.
+        first_rows: The values below each of them.
+    """
+    are_numbers = [
+        bool(own := first_rows.get(name)) and all(number_fault("", value) is None for value in own)
+        for name in names
+    ]
+    above = [_is_plain(name) for name in names if name in first_rows]
+    below = [own for name, own in zip(names, are_numbers, strict=True) if name in first_rows]
+    # Names of numbers, unlike numbers, are texts.
+    if not any(a and b for a, b in zip(above, below, strict=True)) or any(
+        b and not a for a, b in zip(above, below, strict=True)
+    ):
+        return ()
+    found: list[str] = []
+    for name in names:
+        own = _content(name, first_rows.get(name, ()))
+        if own == "id":
+            own = next((n for n in ("user_id", "item_id", "category_id") if n not in found), own)
+        number = len(found) + 1
+        found.append(own if own not in (*found, "column", "id") else f"column_{number}")
+    return tuple(found)
+
+
+def _is_plain(text: str) -> bool:
+    return number_fault("", text) is None and not is_missing_number(text)
+
+
+def _content(name: str, values: Sequence[str]) -> str:
+    """Returns what a column holds: `time`, `rating`, `label`, `id`, or `column`."""
+    texts = [value for value in (name, *values) if value]
+    numbers = [float(text) for text in texts if number_fault("", text) is None]
+    if len(numbers) < len(texts):
+        return "column" if np.isnan(parse_times(texts)).any() else "time"
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    if low >= 9e8 and high <= 3e18:
+        return "time"
+    whole = all(number == int(number) for number in numbers)
+    if low >= 0 and high <= 1 and whole:
+        return "label"
+    if low >= 0.5 and high <= 10 and len(set(numbers)) <= 10 and len(texts) > 20:
+        return "rating"
+    return "id" if whole else "column"
+
+
+def time_format(values: Sequence[str]) -> str | None:
+    """Returns the format of the known values of a column; None: numbers, ISO 8601 or no times."""
+    probe = values[:: -(-len(values) // _PROBED) or 1]
+    if not probe or not np.isnan(parse_times(probe)).any():
+        return None
+    for candidate in _TIME_FORMATS:
+        if np.isnan(parse_times(probe[:20], candidate)).any():
+            continue
+        if not np.isnan(parse_times(probe, candidate)).any():
+            return candidate
+    return None
+
+
+def decimal(columns: Mapping[str, tuple[Sequence[str], bool]]) -> tuple[str | None, list[str]]:
+    """Finds the decimal sign of numbers as people write them.
+
+    Args:
+        columns: Known texts of each column, and whether it holds lists or a key by its name.
+
+    Returns:
+        The decimal sign, or None if numbers are plain; and the columns that hold such numbers.
+    """
+    votes: dict[str, list[str]] = {".": [], ",": []}
+    for name, (values, is_other) in columns.items():
+        probe = values[:: -(-len(values) // _PROBED) or 1]
+        if is_other or not probe or all(number_fault("", value) is None for value in probe):
+            continue
+        fits = {
+            sign: np.mean([_is_number(value, sign) for value in probe]) > 0.95 for sign in votes
+        }
+        groups = all(re.fullmatch(r"[+-]?\d{1,3}([.,]\d{3})*", value.strip()) for value in probe)
+        if groups:  # Perhaps thousands, perhaps lists of numbers: 1,000 and 12,345.
+            continue
+        if fits["."] != fits[","]:
+            votes["." if fits["."] else ","].append(name)
+        elif fits["."]:
+            votes["."].append(name)
+    if not votes["."] and not votes[","]:
+        return None, []
+    sign = "," if len(votes[","]) >= len(votes["."]) else "."
+    return sign, votes[sign]
+
+
+def _is_number(text: str, sign: str) -> bool:
+    return is_missing_number(text) or plain_number(text, sign) is not None
+
+
+def in_digits(values: Sequence[str], sign: str) -> list[str]:
+    """Returns texts with the numbers among them in plain digits."""
+    return [plain_number(value, sign) or value for value in values]
+
+
+def texts_of(column: pa.ChunkedArray) -> list[str]:
+    """Returns the first texts of a column."""
+    return [str(value) for value in column.slice(0, _PROBED).to_pylist() if value is not None]
