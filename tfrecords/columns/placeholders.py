@@ -24,7 +24,8 @@ _NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # A currency is a code such as EUR, an abbreviation, or a sign; thousands are in groups of three.
 _CURRENCY = (
-    r"(?:[A-Z]{3}|kr|Kč|zł|Ft|Fr\.?|Rs\.?|RM|Rp|lei|лв\.?|руб\.?|"
+    r"(?:EUR|USD|GBP|JPY|CNY|INR|CHF|SEK|NOK|DKK|PLN|CZK|HUF|RON|TRY|RUB|BRL|MXN|CAD|AUD|NZD|SGD|"
+    r"HKD|KRW|IDR|THB|VND|ZAR|AED|SAR|ILS|kr|Kč|zł|Ft|Fr\.?|Rs\.?|RM|Rp|lei|лв\.?|руб\.?|"
     r"[^\W\d_]{0,2}[^\w\s.,'’+\-−%])?\s*"
 )
 _SIGN = r"[+\-−]?"

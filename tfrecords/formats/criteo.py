@@ -65,6 +65,15 @@ def check_schema(schema: Schema) -> None:
         raise ValueError(f"Schema {schema.name!r}: click must be {LABEL!r}, got {schema.click!r}.")
 
 
+def fits(path: pathlib.Path) -> bool:
+    """Returns whether the first line of a file is that of Criteo's log.
+
+    Raises:
+        FileNotFoundError, ValueError: As in `lines.open_text`.
+    """
+    return lines.RowReader(path).first_row().count(b"\t") + 1 in (len(COLUMNS), len(COLUMNS) - 1)
+
+
 def open_log(
     files: protocol.Files, schema: Schema, rows_per_chunk: int = protocol.ROWS_PER_CHUNK
 ) -> protocol.Log:

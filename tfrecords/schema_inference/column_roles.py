@@ -248,7 +248,7 @@ def _events(roles: Roles, column: Column, notes: list[str]) -> None:
             "a click. Add a user_key, and events to the schema."
         )
         return
-    roles.events = event_types.propose(column, notes)
+    roles.events = event_types.propose(column, roles.ad_key, notes)
 
 
 def _seconds_apart(key: Column, time: Column) -> float:

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+import numpy as np
+
 from tfrecords.schema_inference.log_sample import Column
 
 # Names of types, words joined by "_", in the order of a purchase.
@@ -30,14 +32,25 @@ _BOUGHT = {
 }  # fmt: skip
 
 
-def propose(column: Column, notes: list[str]) -> dict[str, Any]:
-    """Returns the `events` of a schema for a column of event types, and adds notes."""
+def propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
+    """Returns the `events` of a schema for a column of event types, and adds notes.
+
+    Args:
+        column: The column.
+        ad: The ad id; most rows of a type must have it.
+        notes: Notes are added.
+    """
+    with_ad = np.bincount(column.codes, ad.present, len(column.values)) / np.maximum(
+        column.counts, 1
+    )
+    has_ad = dict(zip(column.values, with_ad > 0.5, strict=True))
     by_step: list[list[str]] = [[] for _ in range(5)]
-    others = []
+    others: list[str] = []
     for value in column.known:
         name = re.sub(r"[\W_]+", "_", value.strip().lower()).strip("_")
         steps = (_SHOWN, _VIEWED, _CLICKED, _WANTED, _BOUGHT)
-        step = next((step for step, names in enumerate(steps) if name in names), None)
+        found = (step for step, names in enumerate(steps) if name in names and has_ad[value])
+        step = next(found, None)
         (others if step is None else by_step[step]).append(value.strip())
     shown, viewed, clicked, wanted, bought = by_step
     if shown:

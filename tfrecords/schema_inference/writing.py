@@ -27,7 +27,8 @@ def header(names: Sequence[str], first_rows: Mapping[str, Sequence[str]]) -> tup
         first_rows: The values below each of them.
     """
     are_numbers = [
-        bool(own := first_rows.get(name)) and all(number_fault("", value) is None for value in own)
+        bool(first_rows.get(name))
+        and all(number_fault("", value) is None for value in first_rows[name])
         for name in names
     ]
     above = [_is_plain(name) for name in names if name in first_rows]

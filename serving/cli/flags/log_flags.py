@@ -71,6 +71,9 @@ def log_source(steps: export.Pipeline) -> convert.Source:
         raise ValueError("Give either --use_synthetic or --data_path=FILE.")
     if FLAGS.use_synthetic:
         return steps.synthesize(FLAGS.n_samples)
+    paths = formats.expand_paths(FLAGS.data_path)
+    if FLAGS["format"].using_default_value and paths[0].is_file():
+        _check_default_format(paths[0])
     convention = formats.FORMATS.get(FLAGS.format).schema
     named = schema.load_schema(FLAGS.schema_path) if FLAGS.schema_path else convention()
     if named is None:
@@ -79,13 +82,34 @@ def log_source(steps: export.Pipeline) -> convert.Source:
             "proposes one from the data."
         )
     return convert.Source(
-        formats.expand_paths(FLAGS.data_path),
+        paths,
         named,
         FLAGS.format,
         ads_path=optional_path(FLAGS.ads_path),
         users_path=optional_path(FLAGS.users_path),
         validation_path=formats.expand_paths(FLAGS.validation_path),
         test_path=formats.expand_paths(FLAGS.test_path),
+    )
+
+
+def _check_default_format(path: pathlib.Path) -> None:
+    """Checks that a file is Criteo's log, which the default format reads.
+
+    Raises:
+        ValueError: It is not; the message has the commands for any other table.
+    """
+    if formats.criteo.fits(path):
+        return
+    schema_path = FLAGS.schema_path or "schema.json"
+    propose = f"tfrec convert --infer_schema --data_path={FLAGS.data_path}"
+    train = f"tfrec train --format=tabular --data_path={FLAGS.data_path}"
+    commands = [] if FLAGS.schema_path else [f"{propose} --schema_path={schema_path}"]
+    commands.append(f"{train} --schema_path={schema_path}")
+    others = ", ".join(name for name in formats.FORMATS.names if "_" not in name)
+    raise ValueError(
+        f"{path} is not Criteo's log, which is expected without --format: "
+        f"{formats.criteo.LABELED}. Name its --format ({others}, …), or for any other table:\n  "
+        + "\n  ".join(commands)
     )
 
 

@@ -9,7 +9,10 @@ r"""Converts a log into TFRecords, an encoder and an ad catalog.
 Converts about 200,000 rows a second on two cores. Writes WORKDIR/data. Each row is either written
 or listed in WORKDIR/data/rejected.tsv with its file, line and reason. If the command is killed, run
 it again to resume. --json prints WORKDIR/data/dataset.json. --infer_schema proposes a schema file
-for a table, for you to edit.
+for a table, for you to edit; --write_schema writes that of a format, to change min_count on a small
+log or what is shown:
+
+    tfrec convert --format=avazu --write_schema=avazu.json
 """
 
 import pathlib
@@ -22,6 +25,7 @@ from tfrecords import formats
 
 flags.DEFINE_string("workdir", "workdir/train", "Work directory.")
 flags.DEFINE_bool("infer_schema", False, "Only propose a schema file from the data.")
+flags.DEFINE_string("write_schema", None, "Only write the schema of --format to this file.")
 flags.DEFINE_bool("json", False, "Print only a description of the data set, as JSON.")
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(log_flags)
@@ -31,6 +35,9 @@ def main() -> None:
     if FLAGS.infer_schema:
         _propose()
         return
+    if FLAGS.write_schema:
+        _write_schema(pathlib.Path(FLAGS.write_schema))
+        return
     from serving import export
 
     data_set = log_flags.converted_data_set(
@@ -38,6 +45,22 @@ def main() -> None:
     )
     if FLAGS.json:
         command_line.print_json({"directory": data_set.directory, **data_set.description.to_json()})
+
+
+def _write_schema(target: pathlib.Path) -> None:
+    from tfrecords import schema, synthetic
+
+    if target.exists():
+        raise FileExistsError(f"{target} exists. Move it, or name another file.")
+    own = formats.FORMATS.get(FLAGS.format).schema
+    named = synthetic.schema() if FLAGS.use_synthetic else own()
+    if named is None:
+        raise ValueError(
+            f"The format {FLAGS.format} has no schema of its own; tfrec convert --infer_schema "
+            "proposes one from the data."
+        )
+    schema.save_schema(named, target)
+    print(f"Wrote the schema of {named.name} to {target}. Edit it, and add --schema_path={target}.")
 
 
 def _propose() -> None:
