@@ -13,6 +13,7 @@ import tfrec
 import tfrecords
 from serving import manifest, requests
 from serving.index import IndexConfig
+from tfrec import evaluation
 
 pytestmark = pytest.mark.trains
 
@@ -95,7 +96,7 @@ LOGS = {
 @dataclasses.dataclass(frozen=True)
 class Released:
     said: str
-    report: tfrec.EvaluationReport
+    report: evaluation.EvaluationReport
     manifest: manifest.Manifest
     answer: requests.Answer
 
