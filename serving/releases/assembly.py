@@ -98,6 +98,10 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
                 heads_of(list(ranker.signature["outputs"])), inputs.schema
             )
         scorer = _Scorer(ranker, heads, features, inputs.ads[AD_ID])
+    elif not heads:
+        # Clicks are what the feedback on its answers will be of.
+        (click,) = heads_of(["click_probability"])
+        heads = (dataclasses.replace(click, trained=False),)
     built, recall, tuning = _index(embeddings, queries, inputs)
     probed = [tower.columns([row]) for row in rows[: probes.NUM_PROBES]]
     # The probes have only the best ads.
