@@ -50,18 +50,20 @@ def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation |
             "--sampled_negatives=4, which samples ads that were not clicked.",
         )
     found = []
-    positives = "clicks" if label == "click" else f"rows with {label}"
+    positives = _positives(label)
     if train.positive < FEW_TRAINING_POSITIVES:
         near = ": expect scores near the base rate" if train.positive < FEW_POSITIVES else ""
         found.append(
-            f"Training has {train.positive:,} {positives}, too few for a reliable model{near}."
+            f"Training has {train.positive:,} {_positives(label, train.positive)}, too few for a "
+            f"reliable model{near}."
         )
     if not validation.positive:
         found.append(f"Validation has no {positives}, so the {label} head cannot be judged.")
     elif validation.positive < FEW_POSITIVES:
         found.append(
-            f"Validation has {validation.positive:,} {positives}, so the {label} head cannot be "
-            f"judged well: their number is known to {1 / math.sqrt(validation.positive):.0%} only."
+            f"Validation has {validation.positive:,} {_positives(label, validation.positive)}, so "
+            f"the {label} head cannot be judged well: such a number is known to "
+            f"{1 / math.sqrt(validation.positive):.0%} only."
         )
     if not found:
         return None
@@ -70,6 +72,13 @@ def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation |
         f"Use a larger log, with at least {FEW_TRAINING_POSITIVES:,} {positives} in training and "
         f"{FEW_POSITIVES} in validation.",
     )
+
+
+def _positives(label: str, count: int = 0) -> str:
+    """Returns the word for positive rows, in the number of the count."""
+    if label == "click":
+        return "click" if count == 1 else "clicks"
+    return f"row with {label}" if count == 1 else f"rows with {label}"
 
 
 def _without_positives(label: str) -> Expectation:

@@ -167,7 +167,7 @@ class Pipeline:
             ]
             expected = label_counts.expect(label, *rows)
             self._print(
-                f"      {label}: {rows[0].positive:,} positive rows in training, "
+                f"      {label}: {rows[0].positive:,} positive in training, "
                 f"{rows[1].positive:,} in validation"
                 + ("" if expected is None else f". {expected.text} {expected.action}")
             )

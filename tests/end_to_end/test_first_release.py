@@ -153,7 +153,7 @@ def test_prices_in_euros_do_not_decide_the_order(released):
     # Sums of money are tens of times as large as probabilities.
     assert found.utility_weights["revenue"] < 0.2
     assert "click: " in release.said
-    assert "positive rows in training" in release.said
+    assert "positive in training" in release.said
 
 
 def test_a_rare_engagement_is_a_weak_head_without_a_say(released):

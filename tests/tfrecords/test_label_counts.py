@@ -25,13 +25,19 @@ def test_enough_positive_rows_are_nothing_to_say():
         ("engagement", (9_000, 99), (900, 100), "model: expect scores near the base rate."),
         ("engagement", (9_000, 1_000), (900, 0), "Validation has no rows with engagement, so the"),
         # 1 / sqrt(25).
-        ("revenue", (9_000, 1_000), (900, 25), "their number is known to 20% only."),
+        ("revenue", (9_000, 1_000), (900, 25), "such a number is known to 20% only."),
     ],
 )
 def test_what_is_wrong_is_said_with_what_would_help(label, train, validation, text):
     found = expect(label, train, validation)
     assert text in found.text
     assert found.action.endswith(".")
+
+
+def test_one_row_is_no_plural():
+    found = expect("engagement", (9_000, 1), (900, 1)).text
+    assert "Training has 1 row with engagement, too few" in found
+    assert "Validation has 1 row with engagement, so" in found
 
 
 def test_near_the_base_rate_is_said_of_very_few_only():

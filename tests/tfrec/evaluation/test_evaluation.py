@@ -353,16 +353,22 @@ def test_a_log_with_clicks_alone_names_the_absent_heads(click_only_report):
     assert report.realized is None
 
 
-def test_a_log_without_training_or_validation_clicks_cannot_train_retrieval(
-    retrieval_config, tmp_path
-):
-    for name, first, last, message in (
-        ("train", 0, 320, "train split of .* has no clicks"),
-        ("validation", 320, 360, "validation split of .* has no clicks .*; expected at least one"),
-    ):
-        rows = logs.rows(400)
-        for row in rows[first:last]:
-            row[0] = "0"
-        data_set = logs.converted(logs.write(tmp_path / f"{name}.tsv", rows), tmp_path / name)
-        with pytest.raises(ValueError, match=message):
-            retrieval_training.train_two_tower(data_set, retrieval_config, tmp_path / "work")
+def without_clicks(directory, first, last):
+    """Returns a data set of 400 rows in which some have no click; 320 are for training."""
+    rows = logs.rows(400)
+    for row in rows[first:last]:
+        row[0] = "0"
+    return logs.converted(logs.write(directory / "log.tsv", rows), directory / "data")
+
+
+def test_a_log_without_training_clicks_cannot_train_retrieval(retrieval_config, tmp_path):
+    data_set = without_clicks(tmp_path, 0, 320)
+    with pytest.raises(ValueError, match=r"train split of .* has no clicks .*; expected at least"):
+        retrieval_training.train_two_tower(data_set, retrieval_config, tmp_path / "work")
+
+
+def test_without_validation_clicks_the_best_pass_is_chosen_by_training_clicks(tmp_path):
+    data_set = without_clicks(tmp_path, 320, 360)
+    retrieval_training.check_trainable(data_set)
+    held_out = retrieval_training._held_out(data_set, None)
+    assert len(held_out.ad_rows) == data_set.label_positives("train", "click") > 0
