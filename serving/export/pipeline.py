@@ -20,13 +20,13 @@ import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pydantic
 
 from serving import manifest, releases
-from serving.export import evaluated_index, release_export, release_gate
+from serving.export import evaluated_index, head_lines, release_export, release_gate
 from serving.index import IndexConfig
 from tfrec import evaluation, ranking, reports, retrieval
 from tfrec.config import (
@@ -36,7 +36,7 @@ from tfrec.config import (
     RankerConfig,
     RetrievalConfig,
 )
-from tfrecords import convert, files, formats, label_counts, reader, synthetic
+from tfrecords import convert, files, formats, reader, synthetic
 from tfrecords.splits import SPLITS
 
 # The file that each step writes last; without it the step is not finished.
@@ -158,19 +158,8 @@ class Pipeline:
 
     def say_what_to_expect(self, data_set: reader.DataSet) -> None:
         """Prints the number of positive rows of each label, and what they are worth."""
-        for label in data_set.spec.labels:
-            rows = [
-                label_counts.LabelRows(
-                    data_set.label_count(split, label), data_set.label_positives(split, label)
-                )
-                for split in ("train", "validation")
-            ]
-            expected = label_counts.expect(label, *rows)
-            self._print(
-                f"      {label}: {rows[0].positive:,} positive in training, "
-                f"{rows[1].positive:,} in validation"
-                + ("" if expected is None else f". {expected.text} {expected.action}")
-            )
+        for line in head_lines.of_labels(data_set):
+            self._print(f"      {line}")
 
     def evaluate(
         self,
@@ -278,7 +267,7 @@ class Pipeline:
         latest, stable = releases.latest(base), releases.stable(base)
         stays = "" if latest == stable else f"; {stable} stays stable, see tfrec release"
         self._print(f"release {latest} in {base}{stays}")
-        for line in _described_heads(manifest.read(base, latest)):
+        for line in head_lines.of_release(manifest.read(base, latest)):
             self._print(f"      {line}")
         return base
 
@@ -388,17 +377,6 @@ class Pipeline:
 
 def _number(step: str) -> str:
     return f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
-
-
-def _described_heads(release: manifest.Manifest) -> Iterator[str]:
-    """Yields how the heads of a release are weighted, and which are absent or weak, and why."""
-    if not release.has_ranker:
-        yield "no ranker: answers are in retrieval order"
-        return
-    weights = ", ".join(f"{head} {own:.4g}" for head, own in release.utility_weights.items())
-    yield f"default weights ({release.weights_source}): {weights}"
-    for head, why in release.weak_heads.items():
-        yield f"{head} is weak: {why}"
 
 
 def _content_of(data_set: reader.DataSet) -> str:

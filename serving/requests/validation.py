@@ -122,7 +122,7 @@ class Validator:
         present = ", ".join(self._release.present_heads)
         if not self._release.has_ranker:
             return (
-                f"weights.{head}: this release has no ranker, because the data had clicks alone; "
+                f"weights.{head}: this release has no ranker, so there are no scores to weight and "
                 "ads are in retrieval order. Omit the weights."
             )
         if head in self._release.absent_heads:

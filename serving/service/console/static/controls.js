@@ -101,7 +101,7 @@ export function drawWeights(bundle) {
   const missing =
     absent.length > 0 && `This release has no ${absent.join(" and no ")} head: its log had no such label.`;
   const isRanked = !bundle.parts || bundle.parts.includes("ranker");
-  const unranked = "This release has no ranker: its log had clicks alone, and ads are in retrieval order.";
+  const unranked = "This release has no ranker: ads are in retrieval order.";
   render("absent", isRanked ? [missing, weak.join("")] : unranked);
 }
 

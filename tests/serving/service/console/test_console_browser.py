@@ -434,7 +434,7 @@ def test_values_with_markup_are_shown_as_text_and_absent_heads_are_named(hostile
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ({"heads": ()}, "This release has no ranker: its log had clicks alone"),
+        ({"heads": ()}, "This release has no ranker: ads are in retrieval order."),
         ({"weak": {"revenue": "3 of 40 rows are positive."}}, "revenue is weak: 3 of 40 rows are"),
     ],
 )
