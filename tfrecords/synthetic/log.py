@@ -31,7 +31,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from tfrecords import terminal
-from tfrecords.schema import Field, Schema, save_schema
+from tfrecords.schema import LABELS, Field, Schema, save_schema
 from tfrecords.synthetic import population, synthetic_world
 
 World = synthetic_world.World
@@ -76,6 +76,8 @@ def schema() -> Schema:
         revenue="revenue",
         request_key="request_id",
         position="position",
+        # The reports on its ground truth add up the three heads as they are.
+        weights=dict.fromkeys(LABELS, 1.0),
     )
 
 
