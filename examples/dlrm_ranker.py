@@ -21,9 +21,9 @@ class DLRM(ranking.RankingModel):
 
     def __init__(self, fitted, config, heads):
         super().__init__(fitted, config, heads)
-        schema, dim = fitted.schema, config.field_dim
-        self.query_embeddings = layers.FieldEmbeddings(fitted, schema.query_fields, dim)
-        self.ad_embeddings = layers.FieldEmbeddings(fitted, schema.ad_fields, dim)
+        schema, dim, l2 = fitted.schema, config.field_dim, config.embedding_l2
+        self.query_embeddings = layers.FieldEmbeddings(fitted, schema.query_fields, dim, l2=l2)
+        self.ad_embeddings = layers.FieldEmbeddings(fitted, schema.ad_fields, dim, l2=l2)
         self.top = tf.keras.Sequential(
             [
                 tf.keras.layers.Dense(config.feed_forward_dim, activation="relu"),

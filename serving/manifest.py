@@ -17,9 +17,12 @@ from serving import errors
 from tfrecords import files
 from tfrecords.schema import KINDS
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 # Kinds of heads, besides `probability_after_click`.
 PROBABILITY, AMOUNT = "probability", "amount"
+# Parts of a release, in the order in which they are renamed. The ranker, which a release may lack,
+# is last because model servers watch it.
+PARTS = ("query_tower", "ad_tower", "ad_index", "ranker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,9 @@ class ReleaseHead:
         output: Name of the ranker's output and of the field in answers.
         kind: `probability`, `probability_after_click` or `amount`.
         utility_weight: Weight of the score in the utility if a request gives none.
-        trained: Whether the training log had the label; if not, the ranker has no such output.
+        trained: Whether the training log had positive labels; if not, the ranker has no such
+            output.
+        weak: Why the head is weak, and what would help; None: it is not, or nobody knows.
     """
 
     label: str
@@ -39,6 +44,7 @@ class ReleaseHead:
     kind: str
     utility_weight: float = 1.0
     trained: bool = True
+    weak: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +59,15 @@ class Content:
         query_fields: `{"name", "kind"}` of each raw query field.
         ad_fields: `{"name", "kind"}` of each raw ad field, in the order of `ad_features`. A list
             field takes several columns.
-        heads: Heads of the ranker, trained or not.
-        signatures: Inputs and outputs of `query_tower`, `ad_tower` and `ranker`.
+        heads: Heads of the ranker, trained or not; none is trained if there is no ranker.
+        weights_source: Where the heads' weights are from: `schema`, its weights; `values`, its
+            values in money; `standardized`, the spread of the scores; `equal`, nothing is known.
+        signatures: Inputs and outputs of `query_tower`, `ad_tower` and, if present, `ranker`.
         index: Kind, metric, dimension, num_ads, build and search parameters, recall.
         metrics: Any metrics, for information.
         probes: `requests`, `query_embeddings` [P, D], `candidates` [P, C], `scores`: ranker
             output -> [P, C], and `ads`: `rows` [A] of the catalog and their `embeddings` [A, D].
+        parts: Those of `PARTS` that the release has.
     """
 
     training_id: str
@@ -67,14 +76,19 @@ class Content:
     query_fields: list[dict[str, Any]]
     ad_fields: list[dict[str, Any]]
     heads: tuple[ReleaseHead, ...]
+    weights_source: str
     signatures: dict[str, Any]
     index: dict[str, Any]
     metrics: dict[str, Any]
     probes: dict[str, Any]
+    parts: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.outputs:
-            raise ValueError(f"heads: expected at least one trained head, got {self.heads!r}.")
+        if self.parts not in (PARTS, PARTS[:-1]):
+            raise ValueError(f"parts: expected {PARTS}, with or without ranker, got {self.parts}.")
+        if self.has_ranker != bool(self.outputs):
+            expected = "at least one trained head" if self.has_ranker else "no trained head"
+            raise ValueError(f"heads: expected {expected}, got {self.heads!r}.")
         for name in ("query_fields", "ad_fields"):
             for field in getattr(self, name):
                 if not isinstance(field.get("name"), str) or field.get("kind") not in KINDS:
@@ -82,6 +96,11 @@ class Content:
         if not self.query_fields or not self.ad_fields:
             raise ValueError("query_fields and ad_fields: expected at least one of each.")
         self._check_probes()
+
+    @property
+    def has_ranker(self) -> bool:
+        """Whether the release has a ranker; if not, ads are in retrieval order."""
+        return "ranker" in self.parts
 
     @property
     def outputs(self) -> dict[str, str]:
@@ -137,13 +156,18 @@ class Manifest(Content):
 
     @property
     def absent_heads(self) -> tuple[str, ...]:
-        """Labels of the heads without a label in training."""
+        """Labels of the heads without a positive label in training."""
         return tuple(head.label for head in self.heads if not head.trained)
 
     @property
     def utility_weights(self) -> dict[str, float]:
         """Label -> default weight in the utility of each trained head."""
         return {head.label: head.utility_weight for head in self.heads if head.trained}
+
+    @property
+    def weak_heads(self) -> dict[str, str]:
+        """Label -> why the head is weak, of each weak head."""
+        return {head.label: head.weak for head in self.heads if head.weak is not None}
 
     @classmethod
     def create(cls, content: Content, **published: Any) -> Self:
@@ -240,7 +264,8 @@ def _parse(document: dict[str, Any], name: str, version: int) -> Manifest:
         )
     try:
         heads = tuple(ReleaseHead(**head) for head in document.pop("heads"))
-        manifest = Manifest(**document, heads=heads)
+        parts = tuple(document.pop("parts"))
+        manifest = Manifest(**document, heads=heads, parts=parts)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise errors.ManifestFormatError(f"{name}: {error} Export the bundle again.") from error
     if manifest.version != version:

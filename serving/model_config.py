@@ -18,7 +18,8 @@ from google.protobuf import message, text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 # The parts of a release that a model server serves.
-SERVED_MODELS = ("ranker", "query_tower")
+RANKER = "ranker"
+SERVED_MODELS = (RANKER, "query_tower")
 PLATFORM = "tensorflow"
 
 ModelConfig: TypeAlias = model_server_config_pb2.ModelConfig
@@ -33,10 +34,20 @@ class ServedReleases:
     Attributes:
         versions: Release versions, ascending.
         labels: Version that each label stands for; one of `versions`.
+        without_ranker: Those of `versions` whose release has no ranker.
     """
 
     versions: tuple[int, ...]
     labels: Mapping[str, int]
+    without_ranker: tuple[int, ...] = ()
+
+    def of_model(self, name: str) -> "ServedReleases":
+        """Returns the versions and labels that a model has."""
+        if name != RANKER:
+            return self
+        versions = tuple(v for v in self.versions if v not in self.without_ranker)
+        labels = {label: v for label, v in self.labels.items() if v in versions}
+        return ServedReleases(versions, labels)
 
 
 def build(
@@ -46,16 +57,20 @@ def build(
 
     Args:
         base_paths: Directory with the numbered versions of each model, by the model's name.
-        served: Versions and labels of every model; None serves the latest version.
+        served: Versions and labels of the releases; None serves the latest version. A model
+            without a version is left out.
     """
     config = ModelServerConfig()
     for name, base_path in base_paths.items():
+        own = None if served is None else served.of_model(name)
+        if own is not None and not own.versions:
+            continue
         model = config.model_config_list.config.add(
             name=name, base_path=os.fspath(base_path), model_platform=PLATFORM
         )
-        if served is not None:
-            model.model_version_policy.specific.versions.extend(served.versions)
-            for label, version in sorted(served.labels.items()):
+        if own is not None:
+            model.model_version_policy.specific.versions.extend(own.versions)
+            for label, version in sorted(own.labels.items()):
                 model.version_labels[label] = version
     return config
 
@@ -114,12 +129,14 @@ def read(path: str | os.PathLike[str]) -> ModelServerConfig:
 
 def read_served(path: pathlib.Path) -> ServedReleases:
     """Returns the versions and labels of all models of a file; raises as `read_text`."""
-    versions: set[int] = set()
+    versions: dict[str, set[int]] = {}
     labels: dict[str, int] = {}
     for model in read(path).model_config_list.config:
-        versions.update(model.model_version_policy.specific.versions)
+        versions[model.name] = set(model.model_version_policy.specific.versions)
         labels.update(model.version_labels)
-    return ServedReleases(tuple(sorted(versions)), labels)
+    every = set().union(*versions.values())
+    without_ranker = every - versions.get(RANKER, set())
+    return ServedReleases(tuple(sorted(every)), labels, tuple(sorted(without_ranker)))
 
 
 def next_served(before: ServedReleases, wanted: ServedReleases) -> ServedReleases:
@@ -131,4 +148,6 @@ def next_served(before: ServedReleases, wanted: ServedReleases) -> ServedRelease
     for label, version in wanted.labels.items():
         old = before.labels.get(label, version)
         labels[label] = version if version in before.versions else old
-    return ServedReleases(tuple(sorted({*wanted.versions, *labels.values()})), labels)
+    versions = {*wanted.versions, *labels.values()}
+    without_ranker = versions & {*wanted.without_ranker, *before.without_ranker}
+    return ServedReleases(tuple(sorted(versions)), labels, tuple(sorted(without_ranker)))

@@ -22,6 +22,7 @@ from serving.index import IndexConfig
 from tfrec import evaluation
 from tfrec.config import EvaluationConfig, RankerConfig, RetrievalConfig
 from tfrec.ranking import check_trainable as check_ranker
+from tfrec.ranking import without_ranker
 from tfrec.retrieval import check_trainable as check_retrieval
 from tfrecords import reader
 
@@ -96,12 +97,12 @@ class TrainedStages:
         Args:
             report: Evaluation for the manifest; None: that of `evaluate`.
             index: Configuration of the index; None: that of the last export, or the defaults.
-            force: Whether to publish a ranker that the gate refuses.
+            force: Whether to publish a release that the gate refuses.
             candidate_parts: Number of parts of a request's candidates that the ranker scores in
                 parallel; None: as in the last export, or the default.
 
         Raises:
-            ReleaseRefusedError: The gate refuses the ranker; nothing is published.
+            ReleaseRefusedError: The gate refuses the release; nothing is published.
         """
         report = report or self.evaluate(index=index)
         base = self.steps.export(self.data_set, report, index, force, candidate_parts)
@@ -118,6 +119,8 @@ def train(
 ) -> TrainedStages:
     """Trains both stages; a stage that was trained on the same data and options is loaded.
 
+    A log of clicks alone has nothing to train a ranker on: stage two is skipped.
+
     Args:
         data_set: A converted log.
         workdir: Directory for models, evaluation and releases.
@@ -128,10 +131,12 @@ def train(
     Raises:
         ValueError: The data set lacks what a stage is trained on, such as clicks.
     """
-    for check in (check_retrieval, check_ranker):  # Fails before the first stage is trained.
-        check(data_set)
+    check_retrieval(data_set)  # Fails before the first stage is trained.
+    if without_ranker(data_set) is None:
+        check_ranker(data_set)
     steps = export.Pipeline(pathlib.Path(workdir), progress)
     steps.use(data_set)
+    steps.say_what_to_expect(data_set)
     steps.train_retrieval(data_set, retrieval or RetrievalConfig())
     steps.train_ranker(data_set, ranking or RankerConfig())
     return TrainedStages(steps, data_set)

@@ -35,14 +35,12 @@ class Head:
         output: Name of the exported ranker's output, and of the field in answers.
         kind: What the head predicts, of an impression.
         loss_weight: Default weight of the loss; `RankerConfig.LABEL_weight` overrides it.
-        utility_weight: Default weight of the score in the utility that orders ads.
     """
 
     label: str
     output: str
     kind: HeadKind = HeadKind.PROBABILITY
     loss_weight: float = 1.0
-    utility_weight: float = 1.0
 
     @property
     def is_amount(self) -> bool:

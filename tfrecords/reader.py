@@ -24,7 +24,7 @@ IMPRESSIONS = "__impressions__"
 """Column of the catalog: number of training rows of each ad."""
 CLICKS = "__clicks__"
 """Column of the catalog: number of clicked training rows of each ad."""
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Format of data sets that this version reads and writes."""
 RECORDS_PER_WINDOW = 32
 _SHARDS_AT_ONCE = 32
@@ -195,6 +195,10 @@ class DataSet:
     def label_sum(self, split: str, label: str) -> float:
         """Returns the sum of a split's labels, such as its number of clicks."""
         return self.description.splits[split].label_sums.get(label, 0.0)
+
+    def label_positives(self, split: str, label: str) -> int:
+        """Returns the number of rows of a split whose label is above 0."""
+        return self.description.splits[split].label_positives.get(label, 0)
 
     def column(self, split: str, name: str) -> np.ndarray:
         """Reads a stored feature of a split in the log's order.

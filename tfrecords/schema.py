@@ -171,6 +171,10 @@ class Schema:
         decimal: `.` or `,`: the decimal sign of numbers as people write them, such as `€1,234.50`
             and `1.234,50 €`; None: numbers are plain, such as 1234.5.
         header: Names of the columns of text files without a header line, or none.
+        values: Money that a `click` and an `engagement` are worth, in the unit of the revenue. A
+            label that is left out is worth nothing of its own. They make the default weights.
+        weights: Default weight of each label in the utility that orders ads, instead of those from
+            `values` or from the data. A label that is left out has weight 0.
     """
 
     name: str
@@ -191,11 +195,13 @@ class Schema:
     time_format: str | None = None
     decimal: str | None = None
     header: tuple[str, ...] = ()
+    values: Mapping[str, float] | None = dataclasses.field(default=None, hash=False)
+    weights: Mapping[str, float] | None = dataclasses.field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        self._check_types()
         if self.events is not None:
             self._take_labels(self.events)
+        self._check_types()
         names = [field.name for field in self.fields]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -241,6 +247,33 @@ class Schema:
             raise ValueError(
                 f"negative_keep_rate must be a share above 0, at most 1, got {kept!r}."
             )
+        self._check_utility()
+
+    def _check_utility(self) -> None:
+        labels = ("click", *(label for label in LABELS[1:] if label in self.labels))
+        for name in ("values", "weights"):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            if not isinstance(given, Mapping) or not given:
+                raise ValueError(
+                    f'{name} must be an object such as {{"click": 0.05}}, or null; got {given!r}.'
+                )
+            for label, number in given.items():
+                if name == "values" and label == "revenue":
+                    raise ValueError("values: revenue is money itself, so its value is 1; omit it.")
+                if label not in labels:
+                    raise ValueError(
+                        f"{name}: {label!r} is not a label of this schema; it has {list(labels)}."
+                    )
+                if (
+                    isinstance(number, bool)
+                    or not isinstance(number, int | float)
+                    or not math.isfinite(number)
+                    or (name == "values" and number < 0)
+                ):
+                    finite = "a number, 0 or more" if name == "values" else "a finite number"
+                    raise ValueError(f"{name}: {label} must be {finite}, got {number!r}.")
 
     def _take_labels(self, events: Events) -> None:
         """Sets the columns of click and engagement to that of the events."""
@@ -312,8 +345,8 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """Returns the schema as JSON values; `schema_from_json` is its inverse."""
         value = dataclasses.asdict(self)
+        # The defaults are omitted, so that they do not change the fingerprint.
         if self.negative_keep_rate == 1:
-            # The default is omitted, so that it does not change the fingerprint.
             del value["negative_keep_rate"]
         for name in ("show", "events", "time_format", "decimal", "header"):
             if not value[name]:
@@ -321,6 +354,9 @@ class Schema:
         for field in value["fields"]:
             if field["calendar"] is None:
                 del field["calendar"]
+        for name in ("values", "weights"):
+            if value[name] is None:
+                del value[name]
         return value
 
     def fingerprint(self) -> str:

@@ -55,7 +55,7 @@ class LocalClient:
         )
         self._thread.start()
         try:
-            ranker = LocalRanker(self._release)
+            ranker = LocalRanker(self._release) if self._release.manifest.has_ranker else None
             self._service = orchestrator.Orchestrator(self._release, ranker, config)
             self._wait(self._service.verify_ranker(60.0))
         except BaseException:

@@ -15,7 +15,7 @@ import numpy as np
 
 from serving.export.pipeline import Pipeline
 from serving.export.release_export import training_id_of
-from tfrec import evaluation, ranking
+from tfrec import calibration, ranking
 from tfrecords import reader
 
 _REQUESTS_PER_BATCH = 64
@@ -46,25 +46,31 @@ def logged_requests(
         num_requests: Maximum number of requests.
 
     Raises:
-        FileNotFoundError, ValueError: The directory is not a work directory, or is damaged.
+        FileNotFoundError, ValueError: The directory is not a work directory, is damaged, or has no
+            ranker.
     """
     steps = Pipeline(workdir)
     data_set = steps.data_set()
     models = steps.models(data_set)
+    if models.ranker is None:
+        raise ValueError(f"{workdir}: expected a trained ranker, got a log of clicks alone.")
     training_id = training_id_of(data_set, models.two_tower, models.ranker)
-    return training_id, _scored(data_set, models, num_requests)
+    return training_id, _scored(data_set, models.ranker, models.calibrators, num_requests)
 
 
 def _scored(
-    data_set: reader.DataSet, models: evaluation.Models, num_requests: int
+    data_set: reader.DataSet,
+    ranker: ranking.RankingModel,
+    calibrators: calibration.Calibrators,
+    num_requests: int,
 ) -> Iterator[LoggedRequest]:
     samples = data_set.sample_requests()[:num_requests]
     ids = data_set.catalog().ad_ids
     samples_left = iter(samples)
     for batch in data_set.batches("test", _REQUESTS_PER_BATCH):
         # Without positions: served scores are for the first position.
-        logits = models.ranker.score(batch["query"], batch["ad"])
-        calibrated = models.calibrators.apply(logits)
+        logits = ranker.score(batch["query"], batch["ad"])
+        calibrated = calibrators.apply(logits)
         served = ranking.undo_down_sampling(calibrated, data_set.schema.negative_keep_rate)
         scores = {name: values.numpy() for name, values in served.items()}
         for number, mask in enumerate(batch["mask"].numpy()):

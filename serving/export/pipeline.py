@@ -25,8 +25,8 @@ from typing import Any
 
 import pydantic
 
-from serving import releases
-from serving.export import evaluated_index, release_export, release_gate
+from serving import manifest, releases
+from serving.export import evaluated_index, head_lines, release_export, release_gate
 from serving.index import IndexConfig
 from tfrec import evaluation, ranking, reports, retrieval
 from tfrec.config import (
@@ -137,9 +137,13 @@ class Pipeline:
         )
         return directory
 
-    def train_ranker(self, data_set: reader.DataSet, config: RankerConfig) -> pathlib.Path:
-        """Trains stage two."""
+    def train_ranker(self, data_set: reader.DataSet, config: RankerConfig) -> pathlib.Path | None:
+        """Trains stage two; returns None if the data set has nothing to train it on."""
         directory = self.path("ranker")
+        reason = ranking.without_ranker(data_set)
+        if reason is not None:
+            self._print(f"{_number('ranker')} no ranker: {reason}")
+            return None
         self._once(
             "ranker",
             "training stage 2, the ranker",
@@ -151,6 +155,11 @@ class Pipeline:
             lambda: ranking.train_ranker(data_set, config, directory, self.progress),
         )
         return directory
+
+    def say_what_to_expect(self, data_set: reader.DataSet) -> None:
+        """Prints the number of positive rows of each label, and what they are worth."""
+        for line in head_lines.of_labels(data_set):
+            self._print(f"      {line}")
 
     def evaluate(
         self,
@@ -222,7 +231,7 @@ class Pipeline:
             candidate_parts: See `export_release`; None: as in the last export, or the default.
 
         Raises:
-            ReleaseRefusedError: The gate refuses the ranker; nothing is published.
+            ReleaseRefusedError: The gate refuses the release; nothing is published.
         """
         base = self.path("bundle")
         last = self._note("bundle").get("inputs", {})
@@ -250,6 +259,7 @@ class Pipeline:
                 config,
                 {**report.summary(), **judged},
                 candidate_parts,
+                models.judged,
             )
 
         # Earlier releases stay, since a version is never used twice.
@@ -257,13 +267,18 @@ class Pipeline:
         latest, stable = releases.latest(base), releases.stable(base)
         stays = "" if latest == stable else f"; {stable} stays stable, see tfrec release"
         self._print(f"release {latest} in {base}{stays}")
+        for line in head_lines.of_release(manifest.read(base, latest)):
+            self._print(f"      {line}")
         return base
 
     def models(self, data_set: reader.DataSet) -> evaluation.Models:
-        """Loads both trained stages."""
+        """Loads the trained stages."""
         two_tower, _ = retrieval.load_two_tower(data_set, self.path("retrieval"))
-        model, calibrators, _ = ranking.load_ranker(data_set, self.path("ranker"))
-        return evaluation.Models(two_tower, model, calibrators)
+        if ranking.without_ranker(data_set) is not None:
+            return evaluation.Models(two_tower)
+        model, calibrators, found = ranking.load_ranker(data_set, self.path("ranker"))
+        judged = ranking.judge_heads(data_set.schema, found)
+        return evaluation.Models(two_tower, model, calibrators, judged)
 
     def data_set(self) -> reader.DataSet:
         """Opens the converted data set."""
@@ -287,7 +302,8 @@ class Pipeline:
 
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""
-        stages = {step: self._inputs(step) for step in ("retrieval", "ranker")}
+        used = ("retrieval", *(["ranker"] if ranking.without_ranker(data_set) is None else []))
+        stages = {step: self._inputs(step) for step in used}
         return {"data": _content_of(data_set), **stages}
 
     def _inputs(self, step: str) -> str:
@@ -338,7 +354,7 @@ class Pipeline:
         """Runs a step unless it is finished with the same inputs; returns whether it ran."""
         inputs = json.loads(json.dumps(inputs, default=str))
         note = self._note(step)
-        number = f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
+        number = _number(step)
         same = note.get("inputs") == inputs
         if same and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
             self._print(f"{number} {title}: finished before, unchanged")
@@ -357,6 +373,10 @@ class Pipeline:
     def _print(self, line: str) -> None:
         if self.progress:
             print(line, flush=True)
+
+
+def _number(step: str) -> str:
+    return f"[{STEPS.index(step) + 1}/{len(STEPS)}]"
 
 
 def _content_of(data_set: reader.DataSet) -> str:

@@ -8,7 +8,7 @@ Shapes: Q requests, D embedding size.
 import hashlib
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,17 +23,19 @@ from tfrecords import reader
 from tfrecords.schema import SHOWN
 
 NUM_TUNING_QUERIES = 512
+_Module: TypeAlias = exported.QueryTowerModule | exported.AdTowerModule | exported.RankerModule
 
 
 def export_release(
     base: str | pathlib.Path,
     data_set: reader.DataSet,
     two_tower: retrieval.RetrievalModel,
-    model: ranking.RankingModel,
+    model: ranking.RankingModel | None,
     calibrators: calibration.Calibrators,
     index_config: IndexConfig,
     metrics: Mapping[str, Any],
     candidate_parts: int = CANDIDATE_PARTS,
+    judged: ranking.JudgedHeads | None = None,
 ) -> manifest.Manifest:
     """Publishes the next version.
 
@@ -41,12 +43,13 @@ def export_release(
         base: Base directory of the bundles.
         data_set: The data set that both models were trained on.
         two_tower: The trained retrieval model.
-        model: The trained ranker.
+        model: The trained ranker; None: there is none.
         calibrators: The ranker's calibrators.
         index_config: Configuration of the index.
         metrics: Metrics of the models, for the manifest.
         candidate_parts: Number of parts of a request's candidates that the ranker can score in
             parallel.
+        judged: Weights and weaknesses of the heads; None: all have weight 1, and none is weak.
 
     Returns:
         The published manifest.
@@ -58,6 +61,8 @@ def export_release(
             "larger log."
         )
     fitted = data_set.fitted
+    present = () if model is None else tuple(model.heads)
+    judged = judged or ranking.JudgedHeads.equal(present)
     inputs = releases.ReleaseInputs(
         ads=display(data_set.catalog()),
         schema=data_set.schema,
@@ -67,20 +72,30 @@ def export_release(
         tuning_queries=tuning_queries(data_set, two_tower),
         heads=tuple(
             manifest.ReleaseHead(
-                own.label, own.output, own.kind.value, own.utility_weight, head in model.heads
+                label=own.label,
+                output=own.output,
+                kind=own.kind.value,
+                utility_weight=judged.weights.get(head, 0.0),
+                trained=head in present,
+                weak=judged.weak.get(head),
             )
             for head, own in HEADS.items()
         ),
+        weights_source=judged.source,
+        has_ranker=model is not None,
         training_id=training_id_of(data_set, two_tower, model),
         dataset_fingerprint=data_set.fingerprint,
     )
 
     def write(staged: releases.Staged) -> manifest.Content:
-        for module, directory in (
+        modules: list[tuple[_Module, pathlib.Path]] = [
             (exported.QueryTowerModule(fitted, two_tower.query_tower), staged.query_tower),
             (exported.AdTowerModule(fitted, two_tower.ad_tower), staged.ad_tower),
-            (exported.RankerModule(fitted, model, calibrators, candidate_parts), staged.ranker),
-        ):
+        ]
+        if model is not None:
+            ranker = exported.RankerModule(fitted, model, calibrators, candidate_parts)
+            modules.append((ranker, staged.ranker))
+        for module, directory in modules:
             signatures = {"serving_default": module.serve}
             tf.saved_model.save(module, str(directory), signatures=signatures)
         return releases.assemble(staged, inputs)
@@ -111,10 +126,12 @@ def display(catalog: reader.Catalog) -> pa.Table:
 
 
 def training_id_of(
-    data_set: reader.DataSet, two_tower: retrieval.RetrievalModel, model: ranking.RankingModel
+    data_set: reader.DataSet,
+    two_tower: retrieval.RetrievalModel,
+    model: ranking.RankingModel | None,
 ) -> str:
     """Returns the id of a training; the same models of the same data have the same id."""
     digest = hashlib.sha256(data_set.fingerprint.encode())
-    for variable in [*two_tower.variables, *model.variables]:
+    for variable in [*two_tower.variables, *([] if model is None else model.variables)]:
         digest.update(variable.numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@ A release of the same data set is scored again on the validation rows of the can
 judged by the same rows. For any other release the metrics in its manifest are used.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -21,18 +22,18 @@ from tfrecords import reader
 def check(
     base: pathlib.Path,
     data_set: reader.DataSet,
-    model: ranking.RankingModel,
+    model: ranking.RankingModel | None,
     directory: pathlib.Path,
     force: bool,
 ) -> dict[str, Any]:
-    """Judges a ranker before it is published.
+    """Judges a release before it is published.
 
     Args:
         base: Base directory of the bundles.
-        data_set: The data set that the ranker was trained on.
-        model: The ranker.
+        data_set: The data set that it was trained on.
+        model: The ranker; None: there is none.
         directory: Work directory of its training.
-        force: Whether to publish a refused ranker.
+        force: Whether to publish a refused release.
 
     Returns:
         For the manifest: `validation`, the metrics, and `gate`, the verdict.
@@ -40,11 +41,13 @@ def check(
     Raises:
         ReleaseRefusedError: The gate refuses it, and `force` is off.
     """
-    figures = json.loads((directory / "ranker.json").read_text())["validation"]
+    figures: dict[str, Any] = {}
+    if model is not None:
+        figures = json.loads((directory / "ranker.json").read_text())["validation"]
     released = _released(base, data_set, model)
-    verdict = gate.judge(gate.parse_figures(figures), released)
-    if not force:
-        verdict.check(None if released is None else released.version)
+    verdict = gate.judge(ranking.parse_figures(figures), released)
+    if released is not None and not force:
+        verdict.check(released.version)
     return {"validation": figures, "gate": verdict.to_json(force)}
 
 
@@ -65,15 +68,15 @@ def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
     except errors.BundleError:
         stable = {}
     released = gate.Released(version, stable)
-    gate.judge(gate.parse_figures(figures), released).check(version)
+    gate.judge(ranking.parse_figures(figures), released).check(version)
 
 
-def _figures_of(release: manifest.Manifest) -> gate.Figures:
-    return gate.parse_figures(release.metrics.get("validation", {}))
+def _figures_of(release: manifest.Manifest) -> ranking.Figures:
+    return ranking.parse_figures(release.metrics.get("validation", {}))
 
 
 def _released(
-    base: pathlib.Path, data_set: reader.DataSet, model: ranking.RankingModel
+    base: pathlib.Path, data_set: reader.DataSet, model: ranking.RankingModel | None
 ) -> gate.Released | None:
     if not releases.versions(base):
         return None
@@ -83,10 +86,11 @@ def _released(
     except errors.BundleError:
         # A release that cannot be read cannot be served, so nothing is compared with it.
         return gate.Released(version, {})
-    if release.dataset_fingerprint == data_set.fingerprint:
+    if model is not None and release.dataset_fingerprint == data_set.fingerprint:
         logits = _logits_of_release(base / "ranker" / str(version), data_set)
         if logits is not None:
-            return _measured_again(version, logits, data_set, model)
+            again = _measured_again(version, logits, data_set, model)
+            return dataclasses.replace(again, figures={**_figures_of(release), **again.figures})
     return gate.Released(version, _figures_of(release))
 
 
@@ -124,6 +128,6 @@ def _measured_again(
     logits = {head: values for head, values in logits.items() if head in own.labels}
     return gate.Released(
         version,
-        gate.parse_figures(ranking.measure_heads(logits, *rows)),
+        ranking.parse_figures(ranking.measure_heads(logits, *rows)),
         ranking.differences(ranking.cross_fitted_predictions(own), logits, *rows),
     )

@@ -60,7 +60,13 @@ class LoggedSchema:
                 for label in LABELS
                 if label in self.labels
             },
+            **{name: own for name in ("values", "weights") if (own := self._utility(name, labels))},
         }
+
+    def _utility(self, name: str, labels: Sequence[str]) -> dict[str, float]:
+        """Returns the values or weights of the source that are of labels of the feedback."""
+        given = self.source.get(name) or {}
+        return {label: own for label, own in given.items() if label in labels}
 
 
 def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:

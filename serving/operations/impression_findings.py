@@ -51,6 +51,10 @@ def compare_impressions(
         ImpressionLogError: A file is not part of an impression log.
     """
     outputs = list(release.manifest.outputs.values())
+    if not outputs:
+        raise findings.SkippedError(
+            f"release {release.version} has no ranker, so there are no scores to compare"
+        )
     logged, num_ads = [], 0
     for table in _answers(files, release, num_answers):
         num_ads += table.num_rows

@@ -32,7 +32,7 @@ async def open_service(
     """
     release = releases.load(base, version)
     with contextlib.ExitStack() as stack:
-        if ranker_address is None:
+        if ranker_address is None and release.manifest.has_ranker:
             served = model_config.build(
                 {"ranker": base.resolve() / "ranker"},
                 model_config.ServedReleases((release.version,), {}),
@@ -40,9 +40,7 @@ async def open_service(
             server = model_server.ModelServer(served, poll_seconds=None)
             stack.enter_context(server)
             ranker_address = f"{server.host}:{server.port}"
-        client = ranker.RankerClient(
-            ranker_address, version=release.version, outputs=release.manifest.outputs.values()
-        )
+        client = ranker.connect(release, ranker_address or "")
         service = orchestrator.Orchestrator(release, client, config, impressions=impressions)
         try:
             yield service
@@ -58,8 +56,11 @@ def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
         heads: Head -> field of an ad that holds its score. Heads without scores are left out.
     """
     heads = {head: name for head, name in heads.items() if head not in answer.absent_heads}
-    order = "utility" if answer.order == "utility" else "retrieval order"
-    why = "" if answer.degraded is None else f": {answer.degraded}"
+    is_ranked = answer.order == "utility"
+    order = "utility" if is_ranked else "retrieval order"
+    why = "" if is_ranked else ": the release has no ranker"
+    if answer.degraded is not None:
+        why = f": {answer.degraded}"
     lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}{why}"]
     # Without titles, the raw fields say what an ad is.
     names = [name for name in answer.ads[0].show] if answer.ads else []
@@ -73,8 +74,10 @@ def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
         rows.append([str(ad.rank), ad.ad_id[:24], *own, *shown, *([] if names else [fields[:60]])])
     left = (1, *range(2, 2 + len(names)), *(() if names else (len(titles) - 1,)))
     lines.append(terminal.text_table(titles, rows, left=left))
-    if answer.absent_heads:
+    if answer.absent_heads and answer.order == "utility":
         lines.append(f"  not predicted, because not in the log: {', '.join(answer.absent_heads)}")
+    if answer.weak_heads:
+        lines.append(f"  weak, see the evaluation report: {', '.join(answer.weak_heads)}")
     if answer.shortage:
         lines.append(f"  {answer.shortage}")
     if answer.explanation is not None:

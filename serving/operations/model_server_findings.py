@@ -54,6 +54,9 @@ class ModelServerCheck:
     def look(self) -> Iterator[findings.DoctorFinding]:
         """Yields the result of each check; ends early if the server cannot be reached."""
         place = f"model server {self._address}"
+        if not self._release.manifest.has_ranker:
+            yield findings.finding_of(place, self._not_needed)
+            return
         reachable = findings.finding_of(f"{place}, reachable", self._reachable)
         yield reachable
         if reachable.status != "ok":
@@ -70,6 +73,11 @@ class ModelServerCheck:
             yield findings.finding_of(
                 f"model server REST {self._rest}, version of ranker", self._over_rest
             )
+
+    def _not_needed(self) -> str:
+        raise findings.SkippedError(
+            f"release {self._release.version} has no ranker, so no model server is needed"
+        )
 
     def _reachable(self) -> str:
         connected = grpc.channel_ready_future(self._channel)

@@ -41,6 +41,10 @@ def read_logged_requests(
             f"release {release.version} was published from models without a training data set, so "
             "there are no held-out rows to compare; --norows leaves this check out"
         )
+    if not release.manifest.has_ranker:
+        raise findings.SkippedError(
+            f"release {release.version} has no ranker, so there are no scores to compare"
+        )
     # Loads training code, which the other checks do not need.
     from serving import export
 

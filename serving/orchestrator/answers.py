@@ -58,11 +58,11 @@ def ranked_answer(
     return _answer(release, valid, found, chosen, utility, ads, pool, "utility", reason, stage_ms)
 
 
-def degraded_answer(
+def retrieval_answer(
     release: releases.Bundle,
     valid: requests.ValidRequest,
     found: candidates.RequestCandidates,
-    reason: str,
+    reason: str | None,
     stage_ms: Mapping[str, float],
     rng: random.Random = _DRAWS,
 ) -> requests.Answer:
@@ -72,7 +72,7 @@ def degraded_answer(
         release: Release bundle.
         valid: Validated request.
         found: Candidates of the request.
-        reason: Why there are no ranker scores.
+        reason: Why there are no ranker scores. None: the release has no ranker.
         stage_ms: Duration of each stage in milliseconds.
         rng: Random number generator for exploration.
     """
@@ -170,6 +170,7 @@ def _answer(
         order=order,
         ads=ads,
         absent_heads=list(release.manifest.absent_heads),
+        weak_heads=[head for head in release.manifest.weak_heads if valid.weights.get(head)],
         stage_ms=dict(stage_ms),
         shortage=explain_shortage(valid, chosen, len(found.rows)),
         explanation=explanation,

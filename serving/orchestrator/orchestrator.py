@@ -41,7 +41,7 @@ class Orchestrator:
     def __init__(
         self,
         release: releases.Bundle,
-        client: ranker.Scorer,
+        client: ranker.Scorer | None,
         config: OrchestratorConfig | None = None,
         metrics: service_metrics.ServiceMetrics | None = None,
         impressions: ImpressionLog | None = None,
@@ -52,7 +52,8 @@ class Orchestrator:
 
         Args:
             release: Loaded release bundle.
-            client: Client of a server that serves the release's ranker.
+            client: Client of a server that serves the release's ranker. None: the release has no
+                ranker, and ads are in retrieval order.
             config: Options. None: the defaults.
             metrics: Metrics to update. None: new ones.
             impressions: Impression log to record answers in; the caller closes it. None: no log.
@@ -61,11 +62,17 @@ class Orchestrator:
                 breaker.
 
         Raises:
-            RankerMismatchError: The client requests a different version than the bundle's.
+            RankerMismatchError: The client requests a different version than the bundle's, or
+                there is a client and no ranker, or a ranker and no client.
             LiveIndexError: The live updates of the release cannot be read.
             InvalidRequestError: The default rules are not valid for the release.
         """
-        if client.version != release.version:
+        if (client is not None) != release.manifest.has_ranker:
+            raise errors.RankerMismatchError(
+                f"Release {release.version} has {'a' if client is None else 'no'} ranker; expected "
+                f"{'a' if client is None else 'no'} client of one. Use ranker.connect."
+            )
+        if client is not None and client.version != release.version:
             raise errors.RankerMismatchError(
                 f"The ranker client requests version {client.version}; expected the bundle's "
                 f"version {release.version}. Create the client with version={release.version}."
@@ -76,10 +83,12 @@ class Orchestrator:
         self.live = live.LiveIndex(release)
         self._client = client
         self.impressions = impressions
-        self._ranker = ranker.VerifiedRanker(release, client)
-        self._ranking = ranking_stage.RankingStage(
-            self._ranker, release.manifest.outputs, self.config.ranker, clock
-        )
+        self._ranker = None if client is None else ranker.VerifiedRanker(release, client)
+        self._ranking = None
+        if self._ranker is not None:
+            self._ranking = ranking_stage.RankingStage(
+                self._ranker, release.manifest.outputs, self.config.ranker, clock
+            )
         self.metrics = metrics or service_metrics.ServiceMetrics()
         self.admission = admitting or admission.Admission(
             self.config.max_in_flight,
@@ -104,15 +113,15 @@ class Orchestrator:
     @property
     def not_ready(self) -> str | None:
         """Why the service cannot give ranked answers, or None if it is ready."""
-        return self._ranker.not_ready
+        return None if self._ranker is None else self._ranker.not_ready
 
     @property
     def problem(self) -> str | None:
         """Why recent answers were degraded, or None."""
-        return self._ranker.problem
+        return None if self._ranker is None else self._ranker.problem
 
     async def verify_ranker(self, timeout_seconds: float = 5.0) -> None:
-        """Verifies that the ranker reproduces the bundle's probes, if not done yet.
+        """Verifies that the ranker, if any, reproduces the bundle's probes, if not done yet.
 
         Args:
             timeout_seconds: Timeout in seconds.
@@ -121,7 +130,8 @@ class Orchestrator:
             RankerMismatchError: The server serves a different model; its scores are not used.
             RankerError: The ranker call failed.
         """
-        await self._ranker.verify(timeout_seconds)
+        if self._ranker is not None:
+            await self._ranker.verify(timeout_seconds)
 
     async def recommend(self, request: Request, started: float | None = None) -> Answer:
         """Returns ranked ads for one request.
@@ -258,7 +268,8 @@ class Orchestrator:
 
     async def close(self) -> None:
         """Closes the connection to the ranker and stops the threads."""
-        await self._client.close()
+        if self._client is not None:
+            await self._client.close()
         self._retrieval.close()
         self._composing.shutdown(wait=False)
         # These gauges count open orchestrators only.
@@ -276,6 +287,8 @@ class Orchestrator:
         self, found: candidates.CandidateGroup, min_count: int, deadline: Deadline
     ) -> ranking_stage.Ranking:
         self._observe_live()
+        if self._ranking is None:
+            return ranking_stage.Ranking(None, None)
         started = self._clock()
         ranked = await self._ranking.rank(found, min_count, deadline)
         self.metrics.observe_breaker(self.release.version, self._ranking.breaker_state)
@@ -327,8 +340,9 @@ class Orchestrator:
         """Applies the rules to the candidates of one request and composes its answer."""
         stage_ms = {**found.stage_ms, "ranker": ranked.milliseconds}
         if ranked.scores is None:
-            reason = str(ranked.degraded)
-            answer = answers.degraded_answer(self.release, valid, found.of(row), reason, stage_ms)
+            answer = answers.retrieval_answer(
+                self.release, valid, found.of(row), ranked.degraded, stage_ms
+            )
         else:
             answer = answers.ranked_answer(
                 self.release,

@@ -3,7 +3,7 @@
 from serving.ranker.breaker import CircuitBreaker
 from serving.ranker.local_ranker import LocalRanker
 from serving.ranker.pace import Pace
-from serving.ranker.ranker_client import RankerClient
+from serving.ranker.ranker_client import RankerClient, connect
 from serving.ranker.verified_ranker import Scorer, VerifiedRanker
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "RankerClient",
     "Scorer",
     "VerifiedRanker",
+    "connect",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from serving import errors, requests
+from serving import errors, releases, requests
 
 _OPTIONS = (
     # 500 candidates with 40 features fit into gRPC's default of 4 MB; a batch does not.
@@ -34,6 +34,19 @@ _OPTIONS = (
 # the memory of a GPU. The status has no other field that tells them apart.
 _TOO_LARGE = ("larger than max", "OOM", "Out of memory")
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.002, 0.05
+
+
+def connect(release: releases.Bundle, address: str) -> "RankerClient | None":
+    """Returns a client for the ranker of a release, or None if it has none.
+
+    Args:
+        release: Loaded release.
+        address: host:port of the model server.
+    """
+    if not release.manifest.has_ranker:
+        return None
+    outputs = release.manifest.outputs.values()
+    return RankerClient(address, version=release.version, outputs=outputs)
 
 
 class RankerClient:

@@ -28,7 +28,7 @@ from serving.releases.probes import (
 )
 from serving.releases.publishing import Staged, publish
 from serving.releases.release_copy import copy_release
-from serving.releases.served_versions import ServedVersions
+from serving.releases.served_versions import ServedVersions, versions_without_ranker
 
 __all__ = [
     "PARTS",
@@ -64,5 +64,6 @@ __all__ = [
     "stable",
     "start_canary",
     "versions",
+    "versions_without_ranker",
     "write_identity",
 ]

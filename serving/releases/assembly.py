@@ -48,6 +48,8 @@ class ReleaseInputs:
         tuning_queries: Query embeddings [Q, D] to tune the index. None: those of every other sample
             request.
         heads: Heads of the ranker. None: one for each of its outputs, see `heads_of`.
+        weights_source: Where the weights of `heads` are from, as in `manifest.Content`.
+        has_ranker: Whether there is a ranker.
         training_id: Id of the training. None: a checksum of the models.
         dataset_fingerprint: Fingerprint of the data set; empty if there is none.
     """
@@ -59,6 +61,8 @@ class ReleaseInputs:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tuning_queries: np.ndarray | None = None
     heads: tuple[manifest.ReleaseHead, ...] | None = None
+    weights_source: str = "equal"
+    has_ranker: bool = True
     training_id: str | None = None
     dataset_fingerprint: str = ""
 
@@ -67,7 +71,7 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
     """Fills the index's directory, and returns the content of the manifest.
 
     Args:
-        staged: Directories of the release, with the SavedModels of the three models.
+        staged: Directories of the release, with the SavedModels of the towers and the ranker.
         inputs: The other inputs.
 
     Raises:
@@ -82,18 +86,33 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
     tower = models.QueryTower(staged.query_tower, query_fields)
     ad_tower = models.AdTower(staged.ad_tower, ad_fields)
     queries, embeddings, features = _embedded(tower, ad_tower, rows, inputs.ads)
-    wanted = [head.output for head in inputs.heads or () if head.trained]
-    ranker = models.RankerModel(staged.ranker, query_fields, features.shape[1], wanted)
-    heads = inputs.heads or heads_of(list(ranker.signature["outputs"]))
-    scorer = _Scorer(ranker, heads, features, inputs.ads[AD_ID])
+    heads, weights_source = inputs.heads or (), inputs.weights_source
+    running: list[models.QueryTower | models.AdTower | models.RankerModel] = [tower, ad_tower]
+    scorer = None
+    if inputs.has_ranker:
+        wanted = [head.output for head in heads if head.trained]
+        ranker = models.RankerModel(staged.ranker, query_fields, features.shape[1], wanted)
+        running.append(ranker)
+        if not heads:
+            heads, weights_source = _weighted(
+                heads_of(list(ranker.signature["outputs"])), inputs.schema
+            )
+        scorer = _Scorer(ranker, heads, features, inputs.ads[AD_ID])
+    elif not heads:
+        # Clicks are what the feedback on its answers will be of.
+        (click,) = heads_of(["click_probability"])
+        heads = (dataclasses.replace(click, trained=False),)
     built, recall, tuning = _index(embeddings, queries, inputs)
     probed = [tower.columns([row]) for row in rows[: probes.NUM_PROBES]]
     # The probes have only the best ads.
     some = np.linspace(0, len(features), min(NUM_CANDIDATES, len(features)), endpoint=False)
-    for columns in probed:
-        scorer.score(columns, some.astype(int))
-    recorded = probes.record(probed, tower, built.searcher, scorer.score)
-    saved = (staged.query_tower, staged.ad_tower, staged.ranker)
+    if scorer is not None:
+        for columns in probed:
+            scorer.score(columns, some.astype(int))
+    recorded = probes.record(
+        probed, tower, built.searcher, None if scorer is None else scorer.score
+    )
+    saved = [getattr(staged, model.part) for model in running]
     content = manifest.Content(
         training_id=inputs.training_id or parts.checksum_of(saved),
         dataset_fingerprint=inputs.dataset_fingerprint,
@@ -101,7 +120,8 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
         query_fields=query_fields,
         ad_fields=ad_fields,
         heads=heads,
-        signatures={model.part: model.signature for model in (tower, ad_tower, ranker)},
+        weights_source=weights_source,
+        signatures={model.part: model.signature for model in running},
         index=built.manifest_index(recall),
         metrics=dict(inputs.metrics),
         probes={
@@ -109,14 +129,31 @@ def assemble(staged: publishing.Staged, inputs: ReleaseInputs) -> manifest.Conte
             **recorded,
             "ads": probes.record_ads(inputs.ads, embeddings),
         },
+        parts=tuple(part for part in parts.PARTS if scorer is not None or part != "ranker"),
     )
     _write(staged, content, probed[0], features)
     built.save(staged.ad_index, features, inputs.ads)
     np.save(staged.ad_index / QUERIES_FILE, tuning[:_NUM_SAMPLE_QUERIES])
     _check_reproduces(staged, content, tower, ad_tower, scorer)
-    for model in (tower, ad_tower, ranker):
+    for model in running:
         model.free()
     return content
+
+
+def _weighted(
+    heads: tuple[manifest.ReleaseHead, ...], schema: Schema
+) -> tuple[tuple[manifest.ReleaseHead, ...], str]:
+    """Returns heads of which no metrics are known with their weights, and where these are from."""
+    if schema.weights is not None:
+        weights, source = schema.weights, "schema"
+    elif schema.values is not None:
+        weights, source = {**schema.values, "revenue": 1.0}, "values"
+    else:
+        return heads, "equal"
+    return tuple(
+        dataclasses.replace(head, utility_weight=float(weights.get(head.label, 0.0)))
+        for head in heads
+    ), source
 
 
 def heads_of(outputs: Sequence[str]) -> tuple[manifest.ReleaseHead, ...]:
@@ -299,7 +336,7 @@ def _check_reproduces(
     content: manifest.Content,
     tower: models.QueryTower,
     ad_tower: models.AdTower,
-    scorer: _Scorer,
+    scorer: _Scorer | None,
 ) -> None:
     """Checks the probes as a service will."""
     release = manifest.Manifest.create(content, version=staged.version, created="", files={})
@@ -307,8 +344,9 @@ def _check_reproduces(
     try:
         probes.check_retrieval(release, tower, index)
         probes.check_ad_tower(release, ad_tower, index)
-        scores = scorer.run(probes.query_columns(release), probes.candidate_rows(release))
-        probes.check_scores(release, scores)
+        if scorer is not None:
+            scores = scorer.run(probes.query_columns(release), probes.candidate_rows(release))
+            probes.check_scores(release, scores)
     except (errors.ProbeMismatchError, errors.RankerMismatchError) as error:
         raise errors.InvalidModelError(
             "The models: expected the same outputs for a request in a batch and alone, got "
@@ -327,8 +365,9 @@ def _write(
     counts = [count for count in _WARM_UP_CANDIDATES if count <= len(features)]
     candidates = [{**request, models.FEATURES: features[None, :count]} for count in counts]
     _write_warm_up(staged.query_tower, "query_tower", [request])
-    _write_warm_up(staged.ranker, "ranker", candidates)
-    for part in parts.PARTS:
+    if content.has_ranker:
+        _write_warm_up(staged.ranker, "ranker", candidates)
+    for part in content.parts:
         parts.write_identity(
             part,
             getattr(staged, part),

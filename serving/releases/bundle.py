@@ -81,7 +81,7 @@ def verify(base: str | os.PathLike[str], version: int) -> manifest.Manifest:
     """
     root = pathlib.Path(base)
     release = manifest.read(root, version)
-    for part in parts.PARTS:
+    for part in release.parts:
         parts.check_identity(part, root / part / str(version), version, release)
     parts.in_threads(
         lambda name: parts.check_file(root, name, release.files[name]), list(release.files)

@@ -240,6 +240,7 @@ def list_releases(base: pathlib.Path) -> list[dict[str, Any]]:
                 "training_id": release.training_id,
                 "num_ads": release.index["num_ads"],
                 "heads": list(release.present_heads),
+                "weak_heads": list(release.weak_heads),
                 "bytes": sum(entry["bytes"] for entry in release.files.values()),
                 "validation": release.metrics.get("validation"),
                 "forced": release.metrics.get("gate", {}).get("forced"),

@@ -22,7 +22,7 @@ def publish_models(
     *,
     query_tower: _Path,
     ad_tower: _Path,
-    ranker: _Path,
+    ranker: _Path | None = None,
     ads: pa.Table,
     schema: Schema,
     sample_requests: Sequence[Mapping[str, Any]],
@@ -41,8 +41,10 @@ def publish_models(
         ad_tower: SavedModel from raw ad fields to `ad_embedding` [B, D] and, optionally,
             `ad_features` [B, F] int32.
         ranker: SavedModel from raw query fields and `ad_features` [B, C, F] to [B, C] of each head.
+            None: ads are in retrieval order.
         ads: The ads; see `ads_table.checked_ads`.
-        schema: Names, kinds and sides of the fields, and the key of an ad.
+        schema: Names, kinds and sides of the fields, the key of an ad, and, if wanted, the weights
+            or values of the heads.
         sample_requests: Raw query fields of requests, as clients will send them. The first are the
             probes, and all together tune the index.
         index_config: Configuration of the index. None uses the defaults.
@@ -60,7 +62,9 @@ def publish_models(
         AdIndexError: The index cannot be built.
         PublishError: The release cannot be written, or another publish is running.
     """
-    sources = {"query_tower": query_tower, "ad_tower": ad_tower, "ranker": ranker}
+    sources = {"query_tower": query_tower, "ad_tower": ad_tower}
+    if ranker is not None:
+        sources["ranker"] = ranker
     directories = {part: _checked(part, pathlib.Path(path)) for part, path in sources.items()}
     inputs = assembly.ReleaseInputs(
         ads=ads_table.checked_ads(ads, schema),
@@ -68,6 +72,7 @@ def publish_models(
         sample_requests=sample_requests,
         index_config=index_config,
         metrics=metrics or {},
+        has_ranker=ranker is not None,
     )
 
     def write(staged: publishing.Staged) -> manifest.Content:

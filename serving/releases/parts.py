@@ -1,4 +1,4 @@
-"""The four directories of a release: their training run and their checksums."""
+"""The directories of a release, three without a ranker: their training run and their checksums."""
 
 import concurrent.futures
 import hashlib
@@ -11,8 +11,7 @@ from typing import Any
 from serving import errors, manifest
 from tfrecords import files
 
-# In the order in which they are renamed. The ranker is last because model servers watch it.
-PARTS = ("query_tower", "ad_tower", "ad_index", "ranker")
+PARTS = manifest.PARTS
 
 
 def identity_path(part: str, directory: pathlib.Path) -> pathlib.Path:

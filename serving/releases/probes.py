@@ -27,7 +27,7 @@ def record(
     rows: Sequence[requests.Columns],
     tower: models.QueryTower,
     searcher: Searcher,
-    score: Callable[[requests.Columns, np.ndarray], Mapping[str, np.ndarray]],
+    score: Callable[[requests.Columns, np.ndarray], Mapping[str, np.ndarray]] | None,
 ) -> dict[str, Any]:
     """Records the candidates and scores of requests, each computed alone.
 
@@ -37,17 +37,20 @@ def record(
         rows: Inputs of each request, [1] or [1, L].
         tower: The query tower.
         searcher: Searches the index.
-        score: Returns the outputs [1, C] of the ranker for a request and catalog rows [C].
+        score: Returns the outputs [1, C] of the ranker for a request and catalog rows [C]. None:
+            there is no ranker.
 
     Returns:
         `query_embeddings`, `candidates` and `scores`, as in `manifest.Content`.
     """
     embeddings = np.concatenate([tower.embed(columns) for columns in rows])
     _, candidates = searcher.search(embeddings, min(_CANDIDATES_PER_PROBE, searcher.num_ads))
+    recorded = {"query_embeddings": embeddings.tolist(), "candidates": candidates.tolist()}
+    if score is None:
+        return {**recorded, "scores": {}}
     scores = [score(columns, own) for columns, own in zip(rows, candidates, strict=True)]
     return {
-        "query_embeddings": embeddings.tolist(),
-        "candidates": candidates.tolist(),
+        **recorded,
         "scores": {name: [own[name][0].tolist() for own in scores] for name in scores[0]},
     }
 
@@ -158,12 +161,13 @@ def _tolerance(values: np.ndarray) -> float:
 
 
 def _check_sizes(release: manifest.Manifest, index: AdIndex) -> None:
-    ranker_inputs = release.signatures["ranker"]["inputs"]
     sizes = {
         "num_ads": (index.num_ads, release.index["num_ads"]),
         "dimension": (index.dimension, release.index["dimension"]),
-        "the width of ad_features": (index.num_fields, ranker_inputs["ad_features"]["shape"][-1]),
     }
+    if release.has_ranker:
+        features = release.signatures["ranker"]["inputs"]["ad_features"]
+        sizes["the width of ad_features"] = (index.num_fields, features["shape"][-1])
     for name, (found, expected) in sizes.items():
         if found != expected:
             raise _mismatch(release, "ad_index", f"{name} is {found}, expected {expected}")

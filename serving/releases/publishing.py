@@ -35,7 +35,7 @@ class Staged:
         query_tower: Directory for the query tower's SavedModel.
         ad_tower: Directory for the ad tower's SavedModel.
         ad_index: Directory for `index.BuiltIndex.save`.
-        ranker: Directory for the ranker's SavedModel.
+        ranker: Directory for the ranker's SavedModel; stays empty if there is no ranker.
     """
 
     version: int
@@ -111,7 +111,7 @@ def _stage(root: pathlib.Path, version: int) -> Staged:
 
 def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> manifest.Manifest:
     entries = {}
-    for part in parts.PARTS:
+    for part in content.parts:
         directory = getattr(staged, part)
         parts.check_identity(part, directory, staged.version, content)
         paths = parts.files_under(directory)
@@ -126,7 +126,7 @@ def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> ma
         files=entries,
     )
     document = manifest.encode(release)
-    for part in parts.PARTS:
+    for part in content.parts:
         directory = getattr(staged, part)
         for path in (root, root / part, directory, *directory.rglob("*/")):
             files.sync(path)
@@ -134,7 +134,7 @@ def _commit(root: pathlib.Path, staged: Staged, content: manifest.Content) -> ma
         with manifest.writing(root, staged.version, document):
             # From here on a polling model server may load this version, so it is never reused.
             files.write(root / _LAST_VERSION, f"{staged.version}\n", durable=True)
-            for part in parts.PARTS:
+            for part in content.parts:
                 getattr(staged, part).rename(root / part / str(staged.version))
                 files.sync(root / part)
     except BaseException:

@@ -45,7 +45,7 @@ def copy_release(
 
 
 def _write(release: bundle.Bundle, staged: publishing.Staged) -> manifest.Content:
-    for part in parts.PARTS:
+    for part in release.manifest.parts:
         target: pathlib.Path = getattr(staged, part)
         try:
             shutil.copytree(release.base / part / str(release.version), target, dirs_exist_ok=True)

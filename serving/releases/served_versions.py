@@ -7,7 +7,7 @@ canary, and their predecessors as long as a process has them loaded, because its
 import logging
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +16,16 @@ from serving.releases import changes, in_use
 from tfrecords import files
 
 POLL_SECONDS = 0.5
+
+
+def versions_without_ranker(base: pathlib.Path, versions: Iterable[int]) -> tuple[int, ...]:
+    """Returns the versions whose release has no ranker, ascending.
+
+    Args:
+        base: Base directory of the bundles.
+        versions: Release versions.
+    """
+    return tuple(sorted(v for v in versions if not (base / "ranker" / str(v)).is_dir()))
 
 
 class ServedVersions:
@@ -68,7 +78,9 @@ class ServedVersions:
         """
         wanted = [self._only] if self._only is not None else self._wanted()
         if wanted != self._written:
-            served = model_config.ServedReleases(tuple(wanted), {})
+            served = model_config.ServedReleases(
+                tuple(wanted), {}, versions_without_ranker(self._base, wanted)
+            )
             text = model_config.config_text(str(self._base), self._models, served)
             files.write(self._path, text, durable=True)
             self._written = wanted

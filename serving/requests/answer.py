@@ -34,9 +34,9 @@ class AdExplanation(AnswerPart):
     """Why an ad is at its position."""
 
     parts: dict[str, UtilityPart] | None
-    """Head to its contribution; they sum to the utility. Null in a degraded answer."""
+    """Head to its contribution; they sum to the utility. Null in retrieval order."""
     rank_without_rules: int
-    """Rank among the candidates by utility alone, in a degraded answer by retrieval score; 1 is the
+    """Rank among the candidates by utility alone, in retrieval order by retrieval score; 1 is the
     best."""
     diversity_factor: float
     """Share of the utility that is left after diversity, in [0, 1]."""
@@ -147,6 +147,7 @@ _EXAMPLE: dict[str, Any] = {
         }
     ],
     "absent_heads": [],
+    "weak_heads": [],
     "stage_ms": {"query_tower": 0.9, "index": 0.8, "features": 0.1, "ranker": 5.2, "total": 8.0},
     "shortage": None,
     "explanation": {
@@ -168,13 +169,17 @@ class Answer(AnswerPart):
     bundle_version: int
     """Version of the release that produced every number in this answer."""
     degraded: str | None
-    """Why not all candidates were ranked, or none of them. Null: all were."""
+    """Why not all candidates were ranked, or none of them. Null: all were, or the release has no
+    ranker."""
     order: str
     """utility, or retrieval if no candidate was ranked; the ads have no scores then."""
     ads: list[RankedAd]
     """At most k ads; fewer if fewer are eligible, none if none is."""
     absent_heads: list[str]
     """Heads that this release was not trained for."""
+    weak_heads: list[str] = []
+    """Heads with a weight in this request that the release is not sure of; `GET /v1/bundle` says
+    why."""
     stage_ms: dict[str, float]
     """Milliseconds of query_tower, index, features and ranker, and in total. In a batch the stages
     are those of all requests that were computed together."""

@@ -120,10 +120,15 @@ class Validator:
 
     def _unknown_head(self, head: str) -> str:
         present = ", ".join(self._release.present_heads)
+        if not self._release.has_ranker:
+            return (
+                f"weights.{head}: this release has no ranker, so there are no scores to weight and "
+                "ads are in retrieval order. Omit the weights."
+            )
         if head in self._release.absent_heads:
             return (
                 f"weights.{head}: this release has no {head} head, because the data had no such "
-                f"label. Heads: {present}."
+                f"label, or no positive one. Heads: {present}."
             )
         hint = terminal.suggestion_for(head, self._release.present_heads)
         return f"weights: unknown head {parsing.shortened(head)}.{hint} Heads: {present}."

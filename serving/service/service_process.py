@@ -130,14 +130,9 @@ def serve_release(
         )
 
     def connect(loaded: releases.Bundle) -> orchestrator.Orchestrator:
-        client = ranker.RankerClient(
-            settings.ranker_address,
-            version=loaded.version,
-            outputs=loaded.manifest.outputs.values(),
-        )
         return orchestrator.Orchestrator(
             loaded,
-            client,
+            ranker.connect(loaded, settings.ranker_address),
             settings.orchestrator,
             metrics=metrics,
             impressions=impressions,

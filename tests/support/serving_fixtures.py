@@ -215,11 +215,15 @@ def _shown(row: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a tiny bundle is made of; another seed is another training."""
+    """What a tiny bundle is made of; another seed is another training.
+
+    Without heads there is no ranker.
+    """
 
     seed: int = 0
     num_ads: int = NUM_ADS
     heads: tuple[str, ...] = ("click", "engagement", "revenue")
+    weak: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def training_id(self) -> str:
@@ -228,15 +232,15 @@ class Recipe:
     def write(self, staged: releases.Staged) -> manifest.Content:
         """Fills the directories and returns the manifest's content."""
         tower, ranker = QueryTowerModule(self.seed), RankerModule(self.seed + 100, self.heads)
-        for model, directory in (
-            (tower, staged.query_tower),
-            (AdTowerModule(), staged.ad_tower),
-            (ranker, staged.ranker),
-        ):
+        models = [(tower, staged.query_tower), (AdTowerModule(), staged.ad_tower)]
+        if self.heads:
+            models.append((ranker, staged.ranker))
+        for model, directory in models:
             tf.saved_model.save(model, str(directory), signatures={"serving_default": model.serve})
         built = index.build_index(ad_embeddings(self.num_ads), index.IndexConfig(kind="Flat"))
         built.save(staged.ad_index, ad_features(self.num_ads), ads_table(self.num_ads))
-        for part in ("query_tower", "ad_tower", "ranker", "ad_index"):
+        parts = tuple(part for part in releases.PARTS if self.heads or part != "ranker")
+        for part in parts:
             releases.write_identity(
                 part,
                 getattr(staged, part),
@@ -250,9 +254,17 @@ class Recipe:
             query_fields=QUERY_FIELDS,
             ad_fields=[{"name": name, "kind": kind} for name, kind in AD_KINDS.items()],
             heads=tuple(
-                manifest.ReleaseHead(head, output, KINDS[head], trained=head in self.heads)
+                manifest.ReleaseHead(
+                    head,
+                    output,
+                    KINDS[head],
+                    trained=head in self.heads,
+                    weak=self.weak.get(head),
+                    utility_weight=0.0 if head in self.weak else 1.0,
+                )
                 for head, output in OUTPUTS.items()
             ),
+            weights_source="equal",
             signatures={
                 "ranker": {
                     "inputs": {"ad_features": {"dtype": "int32", "shape": [-1, -1, NUM_AD_COLUMNS]}}
@@ -260,7 +272,8 @@ class Recipe:
             },
             index=built.manifest_index(recall=1.0),
             metrics={"auc": 0.75},
-            probes=_probes(tower, ranker, built, ad_features(self.num_ads)),
+            probes=_probes(tower, ranker if self.heads else None, built, ad_features(self.num_ads)),
+            parts=parts,
         )
 
 
@@ -279,12 +292,17 @@ def raw_inputs(rows: list[dict]) -> dict[str, tf.Tensor]:
 
 
 def _probes(
-    tower: QueryTowerModule, ranker: RankerModule, built: index.BuiltIndex, features: np.ndarray
+    tower: QueryTowerModule,
+    ranker: RankerModule | None,
+    built: index.BuiltIndex,
+    features: np.ndarray,
 ) -> dict:
     inputs = raw_inputs(PROBE_REQUESTS)
     embeddings = tower.serve(inputs)["query_embedding"].numpy()
     _, rows = built.searcher.search(embeddings, 20)
-    scores = ranker.serve({**inputs, "ad_features": tf.constant(features[rows])})
+    scores = {}
+    if ranker is not None:
+        scores = ranker.serve({**inputs, "ad_features": tf.constant(features[rows])})
     return {
         "requests": PROBE_REQUESTS,
         "query_embeddings": embeddings.tolist(),
@@ -361,9 +379,7 @@ def make_orchestrator(
     **options: Any,
 ) -> orchestrator.Orchestrator:
     """Joins a bundle and the server at an address; options are the orchestrator's."""
-    client = ranker_client.RankerClient(
-        address, version=release.version, outputs=release.manifest.outputs.values()
-    )
+    client = ranker_client.connect(release, address)
     # The machine of a test may be slow, and lateness has its own tests.
     patient = OrchestratorConfig(default_deadline_ms=30_000)
     return orchestrator.Orchestrator(release, client, config or patient, **options)

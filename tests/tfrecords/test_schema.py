@@ -133,3 +133,36 @@ def test_a_schema_file_that_is_no_json_or_no_object_or_missing_is_refused(tmp_pa
         schema_lib.load_schema(path)
     with pytest.raises(FileNotFoundError, match=r"No schema file at .*missing\.json"):
         schema_lib.load_schema(tmp_path / "missing.json")
+
+
+def test_values_and_weights_are_read_back_and_change_the_fingerprint():
+    plain = shop(engagement="bought")
+    valued = shop(engagement="bought", values={"click": 0.05, "engagement": 2})
+    weighted = shop(engagement="bought", weights={"click": 1.0, "engagement": -0.5})
+    for schema in (valued, weighted):
+        assert schema_lib.schema_from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    assert len({one.fingerprint() for one in (plain, valued, weighted)}) == 3
+    assert "values" not in plain.to_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"values": {"revenue": 1}}, "revenue is money itself"),
+        ({"values": {"engagement": 1}}, r"'engagement' is not a label .*\['click'\]"),
+        ({"weights": {"clik": 1}}, "'clik' is not a label"),
+        ({"values": {"click": -1}}, "click must be a number, 0 or more, got -1"),
+        ({"weights": {"click": "1"}}, "click must be a finite number, got '1'"),
+        ({"weights": {"click": float("nan")}}, "click must be a finite number, got nan"),
+        ({"weights": {"click": True}}, "got True"),
+        ({"values": {}}, "values must be an object"),
+        ({"weights": [1]}, "weights must be an object"),
+    ],
+)
+def test_values_and_weights_that_mean_nothing_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        shop(**changes)
+
+
+def test_a_log_in_which_every_row_is_a_click_may_value_it():
+    assert shop(click=None, values={"click": 0.1}).values == {"click": 0.1}

@@ -9,6 +9,7 @@ from tfrec.evaluation.baselines import (
     read_history,
 )
 from tfrec.evaluation.candidates import CandidateIndex
+from tfrec.evaluation.corpus_ranking import NDCG_AT, RECALL_AT
 from tfrec.evaluation.evaluation import Models, OpenIndex, evaluate, evaluate_whole_system
 from tfrec.evaluation.ground_truth import load_ground_truth
 from tfrec.evaluation.realized import REALIZED_OUTCOMES
@@ -36,8 +37,10 @@ from tfrec.evaluation.retrieval_comparison import (
 
 __all__ = [
     "EASE_L2",
+    "NDCG_AT",
     "NUM_NEIGHBORS",
     "REALIZED_OUTCOMES",
+    "RECALL_AT",
     "CalibrationBin",
     "CandidateIndex",
     "ClickFunnel",

@@ -27,6 +27,9 @@ NUM_NEIGHBORS = 100
 # Without it, two ads with one click each by the same user have the greatest cosine, 1.
 SHRINKAGE = 20.0
 EASE_L2 = 500.0
+# Time grows with the third power of the number of ads, and memory with the second: 5,000 ads take
+# seconds and 0.3 GB.
+MAX_ADS_OF_EASE = 5_000
 _CHUNK_OF_ADS = 512
 # Below any relevant similarity; orders ads without neighbors by popularity.
 _POPULARITY_WEIGHT = 1e-6

@@ -70,7 +70,7 @@ class ScoredCandidates:
 
     Attributes:
         found: The candidates.
-        scores: Head -> [Q, K] float64 served values of `found.filtered`.
+        scores: Head -> [Q, K] float64 served values of `found.filtered`; empty without a ranker.
         weights: Head -> default weight in the utility.
     """
 
@@ -80,7 +80,10 @@ class ScoredCandidates:
 
     @property
     def utility(self) -> np.ndarray:
-        """[Q, K] utility with the default weights."""
+        """[Q, K] utility with the default weights; without scores, in retrieval order."""
+        if not self.scores:
+            order = -np.arange(self.found.filtered.shape[1], dtype=float)
+            return np.broadcast_to(order, self.found.filtered.shape)
         return utility(self.weights, self.scores)
 
 
@@ -88,6 +91,7 @@ def score(
     data_set: reader.DataSet,
     model: ranking.RankingModel,
     calibrators: calibration.Calibrators,
+    weights: Mapping[str, float],
     queries: np.ndarray,
     found: Candidates,
 ) -> ScoredCandidates:
@@ -97,6 +101,7 @@ def score(
         data_set: The converted log.
         model: The ranker.
         calibrators: The ranker's calibrators.
+        weights: Default weight of each head.
         queries: [Q, Fq] int32.
         found: The candidates of the queries.
     """
@@ -112,8 +117,7 @@ def score(
         for head, own_parts in parts.items():
             own_parts.append(served[HEADS[head].output].numpy().astype(np.float64))
     scores = {head: np.concatenate(own).reshape(rows.shape) for head, own in parts.items()}
-    weights = {head: HEADS[head].utility_weight for head in model.heads}
-    return ScoredCandidates(found, scores, weights)
+    return ScoredCandidates(found, scores, {head: weights[head] for head in model.heads})
 
 
 def utility(weights: Mapping[str, float], values: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -31,8 +31,8 @@ from tfrec import metrics, retrieval
 from tfrec.evaluation import report
 from tfrecords.schema import NUM_CANDIDATES
 
-RECALL_AT = retrieval.RECALL_AT
-NDCG_AT = 10
+RECALL_AT = (10, 20, 50, 100, NUM_CANDIDATES)
+NDCG_AT = (10, 20)
 COVERAGE_AT = (10, NUM_CANDIDATES)
 NEGATIVES_PER_CLICK = 100
 _MAX_SCORES = 1 << 25
@@ -117,9 +117,10 @@ def per_click(
 def of_positions(position: np.ndarray) -> dict[str, float]:
     """Returns recall and NDCG of clicks with ads at positions [C]; -1: not in the list."""
     found = np.where(position < 0, np.iinfo(np.int64).max, position)
-    gain = np.where(found < NDCG_AT, 1.0 / np.log2(2.0 + np.maximum(position, 0)), 0.0)
+    gain = 1.0 / np.log2(2.0 + np.maximum(position, 0))
     recall = {f"corpus_recall_at_{k}": float((found < k).mean()) for k in RECALL_AT}
-    return {**recall, f"ndcg_at_{NDCG_AT}": float(gain.mean())}
+    ndcg = {f"ndcg_at_{k}": float(np.where(found < k, gain, 0.0).mean()) for k in NDCG_AT}
+    return {**recall, **ndcg}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,13 +191,17 @@ def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] 
     """Measures the lists of users without the ads that they had clicked before.
 
     Returns:
-        `corpus_recall_at_K` and `ndcg_at_10`, averaged over users; None without any.
+        `corpus_recall_at_K` and `ndcg_at_K`, averaged over users; None without any.
     """
     num_users, num_ads = users.wanted.shape
     if not num_users:
         return None
-    sums = np.zeros(len(RECALL_AT) + 1)
-    discounts = 1.0 / np.log2(np.arange(2, 2 + NDCG_AT))
+    names = [
+        *(f"corpus_recall_at_{k}" for k in RECALL_AT),
+        *(f"ndcg_at_{k}" for k in NDCG_AT),
+    ]
+    sums = dict.fromkeys(names, 0.0)
+    discounts = 1.0 / np.log2(np.arange(2, 2 + max(NDCG_AT)))
     ideal = np.cumsum(discounts)
     for rows in retrieval.query_chunks(num_users, num_ads, _MAX_SCORES):
         scores = recommender(users.queries.take(rows))
@@ -207,13 +212,13 @@ def per_user(recommender: Recommender, users: HeldOutUsers) -> dict[str, float] 
         count = np.diff(wanted.indptr)  # [B]
         hit = np.take_along_axis(wanted.toarray() > 0, top, axis=1)
         hits = hit.cumsum(axis=1)
-        for index, k in enumerate(RECALL_AT):
-            sums[index] += (hits[:, min(k, hits.shape[1]) - 1] / count).sum()
-        gain = hit[:, :NDCG_AT] @ discounts[: min(NDCG_AT, hit.shape[1])]
-        sums[-1] += (gain / ideal[np.minimum(count, NDCG_AT) - 1]).sum()
-    means = (sums / num_users).tolist()
-    names = [*(f"corpus_recall_at_{k}" for k in RECALL_AT), f"ndcg_at_{NDCG_AT}"]
-    return dict(zip(names, means, strict=True))
+        for k in RECALL_AT:
+            own = hits[:, min(k, hits.shape[1]) - 1] / count
+            sums[f"corpus_recall_at_{k}"] += float(own.sum())
+        for k in NDCG_AT:
+            gain = hit[:, :k] @ discounts[: min(k, hit.shape[1])]
+            sums[f"ndcg_at_{k}"] += float((gain / ideal[np.minimum(count, k) - 1]).sum())
+    return {name: total / num_users for name, total in sums.items()}
 
 
 class _Lists:

@@ -37,11 +37,27 @@ OpenIndex = Callable[[np.ndarray], candidates.CandidateIndex]
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The two trained stages."""
+    """The trained stages.
+
+    Attributes:
+        two_tower: Stage one.
+        ranker: Stage two; None: there is none, and ads are in retrieval order.
+        calibrators: Calibrators of the ranker's heads.
+        judged: Weights and weaknesses of the heads; None: all have weight 1, and none is weak.
+    """
 
     two_tower: retrieval.RetrievalModel
-    ranker: ranking.RankingModel
-    calibrators: calibration.Calibrators
+    ranker: ranking.RankingModel | None = None
+    calibrators: calibration.Calibrators = dataclasses.field(
+        default_factory=calibration.Calibrators
+    )
+    judged: ranking.JudgedHeads | None = None
+
+    @property
+    def heads(self) -> ranking.JudgedHeads:
+        """Weights and weaknesses of the heads."""
+        present = () if self.ranker is None else tuple(self.ranker.heads)
+        return self.judged or ranking.JudgedHeads.equal(present)
 
 
 def evaluate(
@@ -67,23 +83,32 @@ def evaluate(
     config = config or EvaluationConfig()
     segments.check(config.segment_fields, data_set.schema)
     truth = ground_truth.load_ground_truth(truth_log, data_set) if truth_log is not None else None
-    logged = logged_quality.predict(data_set, models.ranker, models.calibrators, SPLIT, config)
-    ranker = logged_quality.of_heads(logged, truth)
-    by_segment = logged_quality.by_segment(logged, data_set, data_set.catalog(), SPLIT, config)
+    judged = models.heads
+    logged = None
+    if models.ranker is not None:
+        logged = logged_quality.predict(data_set, models.ranker, models.calibrators, SPLIT, config)
+    ranker = {} if logged is None else logged_quality.of_heads(logged, truth)
+    by_segment = report.SegmentQuality(by=[], heads={}, absent={})
+    if logged is not None:
+        by_segment = logged_quality.by_segment(logged, data_set, data_set.catalog(), SPLIT, config)
     retrieved = retrieval_comparison.evaluate_retrieval(data_set, models.two_tower, truth)
     lost, value = evaluate_whole_system(data_set, models, truth, open_index, config)
     return report.EvaluationReport(
         split=SPLIT,
         impressions=data_set.num_rows(SPLIT),
-        absent_heads=[head for head in HEADS if head not in models.ranker.heads],
+        absent_heads=[head for head in HEADS if ranker and head not in ranker],
+        weak_heads=dict(judged.weak),
+        weights=dict(judged.weights),
+        weights_source=judged.source,
+        without_ranker=ranking.without_ranker(data_set) if models.ranker is None else None,
         intervals=report.IntervalMethod(
             confidence=metrics.CONFIDENCE,
-            resamples=logged.resamples.count,
-            units="users" if logged.by_user else "requests",
+            resamples=config.resamples if logged is None else logged.resamples.count,
+            units="users" if data_set.spec.has_user else "requests",
         ),
         ranker=ranker,
         segments=by_segment,
-        curves=logged_quality.curves_of(logged),
+        curves={} if logged is None else logged_quality.curves_of(logged),
         retrieval=retrieved,
         funnel=lost,
         realized=value,
@@ -98,6 +123,8 @@ def evaluate_whole_system(
     config: EvaluationConfig,
 ) -> tuple[report.ValueFunnel | report.ClickFunnel, report.RealizedValue | None]:
     """Measures the system from request to ten ads, by ground truth or else by held-out clicks.
+
+    Without a ranker it is measured by clicks.
 
     Args:
         data_set: The converted log.
@@ -123,9 +150,12 @@ def evaluate_whole_system(
     def scored(queries: np.ndarray) -> candidates.ScoredCandidates:
         embedded = retrieval.embed_in_batches(models.two_tower.query_tower, queries)
         found = candidates.find(embedded, ads, index)
-        return candidates.score(data_set, models.ranker, models.calibrators, queries, found)
+        if models.ranker is None:
+            return candidates.ScoredCandidates(found, {}, {})
+        calibrators, weights = models.calibrators, models.heads.weights
+        return candidates.score(data_set, models.ranker, calibrators, weights, queries, found)
 
-    if truth is not None:
+    if truth is not None and models.ranker is not None:
         of_requests = scored(truth.encode(data_set, truth.sample_requests))
         return _by_ground_truth(data_set, of_requests, truth, config, setting)
     clicks = retrieval.read_clicks(data_set, SPLIT, funnel.MAX_CLICKS)

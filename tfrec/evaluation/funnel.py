@@ -148,7 +148,9 @@ def measure_clicks(
     config: EvaluationConfig,
     **setting: Any,
 ) -> report.ClickFunnel:
-    """Measures which clicked ads survive the tower, the index, filters and the ranker's ten.
+    """Measures which clicked ads survive the tower, the index, filters and the cut to ten.
+
+    The ranker chooses the ten, or, without a ranker, retrieval order.
 
     Args:
         data_set: The converted log.
@@ -165,7 +167,8 @@ def measure_clicks(
 
     ranked = candidates.best_ten(found.filtered, scored.utility)
     lists = (found.tower, found.index, found.filtered, ranked)
-    survived = dict(zip(FUNNEL_STAGES, map(among, lists), strict=False))
+    stages = (*FUNNEL_STAGES[:3], "ranker" if scored.scores else "retrieval_order")
+    survived = dict(zip(stages, map(among, lists), strict=True))
     before = [np.ones(len(wanted)), *survived.values()]
     lost = {stage: before[i] - own for i, (stage, own) in enumerate(survived.items())}
     unit = np.arange(len(wanted))

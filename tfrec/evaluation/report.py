@@ -133,7 +133,7 @@ class RecommenderQuality(ReportPart):
     """The lists of a recommender, see `corpus_ranking`."""
 
     metrics: dict[str, float]
-    """`corpus_recall_at_K`, `ndcg_at_10` and measures of the lists; one that is undefined is left
+    """`corpus_recall_at_K`, `ndcg_at_K` and measures of the lists; one that is undefined is left
     out."""
     on_seen_ads: dict[str, float] | None = None
     """Recall and NDCG of the clicks on ads that were shown in training or clicked in validation."""
@@ -230,7 +230,8 @@ class ClickFunnel(Funnel):
     """Weight of each head in the ranker's utility."""
     survived: dict[str, Estimate] = {}
     lost: dict[str, Estimate] = {}
-    """Loss of each stage; they add up to 1 - the share that survived the last one."""
+    """Loss of each stage; they add up to 1 - the share that survived the last one, which is
+    `ranker`, or `retrieval_order` if there is no ranker."""
     baselines: dict[str, float] = {}
     """Share of the clicked ads in the ten ads of simpler systems."""
 
@@ -276,7 +277,15 @@ class EvaluationReport(ReportPart):
     split: str
     impressions: int
     absent_heads: list[str]
-    """Heads whose label the log does not have."""
+    """Heads without a positive label in the log."""
+    weak_heads: dict[str, str] = {}
+    """Weak head -> why it is weak, and what would help."""
+    weights: dict[str, float] = {}
+    """Default weight of each head in the utility."""
+    weights_source: str = "equal"
+    """Where they are from: `schema`, `values`, `standardized`, or `equal`."""
+    without_ranker: str | None = None
+    """Why there is no ranker. None: there is one."""
     intervals: IntervalMethod
     ranker: dict[str, HeadQuality]
     segments: SegmentQuality

@@ -34,10 +34,17 @@ def evaluate_retrieval(
         "two_tower": recommender_of(two_tower, catalog),
         "popularity": baselines.Popularity(known.clicks),
         "item_knn": None if history is None else baselines.ItemNeighbors(history),
+        "ease": None if history is None else baselines.Ease(history),
     }
+    too_large = len(catalog) > baselines.MAX_ADS_OF_EASE
+    if too_large:
+        del recommenders["ease"]
     if truth is not None:
         recommenders["ground_truth"] = ground_truth.recommender(truth, catalog)
     measured = compare_recommenders(data_set, recommenders, history, max_clicks)
+    if too_large and measured.num_clicks:
+        absent = {"ease": f"the catalog has more than {baselines.MAX_ADS_OF_EASE:,} ads"}
+        measured = measured.model_copy(update={"absent": {**measured.absent, **absent}})
     if truth is None or not measured.num_clicks:
         return measured
     own, best = (measured.recommenders[name].metrics for name in ("two_tower", "ground_truth"))

@@ -15,6 +15,7 @@ import itertools
 import tensorflow as tf
 
 from tfrec import layers, ranking
+from tfrec.heads import HEADS
 
 
 def score_candidates(
@@ -35,11 +36,11 @@ def score_candidates(
     side = model.encode_query(query)
     scored = [_score_part(model, side, part) for part in _split(ad, parts)]
     logits = {head: tf.concat([own[head] for own in scored], axis=1) for head in model.heads}
-    return model.finish(logits, query, ad)
+    return model.add_user_bias(logits, query, ad)
 
 
 def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -> layers.Logits:
-    """Returns the logits [B, C, logits of the head] of each head."""
+    """Returns what the model's `call` returns."""
     flat = layers.flatten(model.ad_embeddings(ad))  # [B, C, Fa E]
     weights = folded_products(side.embeddings, model.pair_input.kernel)
     hidden = tf.matmul(flat, weights + model.ad_input.kernel)  # [B, C, W]
@@ -53,8 +54,11 @@ def _score_part(model: ranking.Ranker, side: ranking.QuerySide, ad: tf.Tensor) -
     shape = [tf.shape(ad)[0], tf.shape(ad)[1], bias.shape[0]]
     logits = tf.reshape(logits, shape)
     logits += tf.matmul(flat, folded_products(side.embeddings, kernel[width:]))
-    sizes = [layer.units for layer in heads]
-    return dict(zip(model.heads, tf.split(logits, sizes, axis=-1), strict=True))
+    parts = tf.split(logits, [layer.units for layer in heads], axis=-1)
+    return {
+        head: own if HEADS[head].is_amount else tf.squeeze(own, axis=-1)
+        for head, own in zip(model.heads, parts, strict=True)
+    }
 
 
 def folded_products(query_embeddings: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 Tokens are read, not updated, so their keys and values are computed once per request. A block has no
 feed-forward layers: those that were tried cost more than half of a training step and gained nothing
-(docs/experiments/0033-attention-to-fields.md).
+(docs/experiments/0034-attention-to-fields.md).
 
 Shapes: B requests, C candidates, T tokens, E width of a token, D model width.
 
@@ -37,6 +37,67 @@ class LayerNorm(tf.keras.layers.LayerNormalization):
         return self.standardized(x) * self.gamma + self.beta
 
 
+class TokenAttention(tf.keras.layers.Layer):
+    """`tf.keras.layers.MultiHeadAttention` with few and narrow keys: the same results, faster.
+
+    A head multiplies its projections of queries and keys with each other, and those of values and
+    outputs. So the tokens themselves are the keys and values of every head, and all products are of
+    matrices, without transposing.
+
+    Args:
+        num_heads: Number of heads H.
+        head_dim: Width K of the queries, keys and values of a head.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self._num_heads, self._head_dim = num_heads, head_dim
+
+    def build(self, input_shape: tuple[tf.TensorShape, tf.TensorShape]) -> None:
+        """Creates the weights, as Keras does, but for two biases that would add nothing.
+
+        A bias of keys adds the same to all scores of a query; the weights of the tokens sum to one,
+        so a bias of values is one of outputs.
+        """
+        width, token_width = (shape[-1] for shape in input_shape)
+        of_heads = self._num_heads, self._head_dim
+        self.query_kernel = self.add_weight("query_kernel", (width, *of_heads))
+        self.query_bias = self.add_weight("query_bias", of_heads, initializer="zeros")
+        self.key_kernel = self.add_weight("key_kernel", (token_width, *of_heads))
+        self.value_kernel = self.add_weight("value_kernel", (token_width, *of_heads))
+        self.output_kernel = self.add_weight("output_kernel", (*of_heads, width))
+        self.output_bias = self.add_weight("output_bias", (width,), initializer="zeros")
+        super().build(input_shape)
+
+    def call(
+        self, inputs: tuple[tf.Tensor, tf.Tensor], attention_mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Returns what each query attends to, [B, C, D].
+
+        Args:
+            inputs: Queries [B, C, D] and tokens [B, T, E].
+            attention_mask: [B, 1, T] bool, tokens that are attended to; None: all are.
+        """
+        queries, tokens = inputs
+        shape = tf.shape(queries)
+        width, token_width = queries.shape[-1], tokens.shape[-1]
+        of_heads = self._num_heads * token_width
+        keys = self.key_kernel * self._head_dim**-0.5
+        kernel = tf.einsum("dhk,ehk->dhe", self.query_kernel, keys)
+        bias = tf.einsum("hk,ehk->he", self.query_bias, keys)
+        queries = tf.matmul(tf.reshape(queries, [-1, width]), tf.reshape(kernel, [width, of_heads]))
+        queries = tf.nn.bias_add(queries, tf.reshape(bias, [of_heads]))
+        queries = tf.reshape(queries, [shape[0], -1, token_width])  # [B, C H, E]
+        scores = tf.matmul(queries, tokens, transpose_b=True)  # [B, C H, T]
+        if attention_mask is not None:
+            scores = tf.where(attention_mask, scores, scores.dtype.min)
+        attended = tf.matmul(tf.nn.softmax(scores), tokens)  # [B, C H, E]
+        kernel = tf.einsum("ehk,hkd->hed", self.value_kernel, self.output_kernel)
+        kernel = tf.reshape(kernel, [of_heads, width])
+        outputs = tf.matmul(tf.reshape(attended, [-1, of_heads]), kernel)
+        return tf.reshape(tf.nn.bias_add(outputs, self.output_bias), shape)
+
+
 class TargetAttention(tf.keras.layers.Layer):
     """A pre-norm block of multi-head attention, with a residual connection.
 
@@ -47,7 +108,7 @@ class TargetAttention(tf.keras.layers.Layer):
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
         self.norm = LayerNorm(epsilon=1e-6)
-        self.attention = tf.keras.layers.MultiHeadAttention(config.num_heads, config.head_dim)
+        self.attention = TokenAttention(config.num_heads, config.head_dim)
         self._dropout = dropout.Dropout(config.dropout)
 
     def build(self, input_shape: tf.TensorShape) -> None:
@@ -75,5 +136,5 @@ class TargetAttention(tf.keras.layers.Layer):
             [B, C, D].
         """
         mask = None if absent is None else ~absent[:, None]
-        attended = self.attention(self.norm(candidates), tokens, attention_mask=mask)
+        attended = self.attention((self.norm(candidates), tokens), attention_mask=mask)
         return candidates + self._dropout(self.scale * attended, training=training)

@@ -39,6 +39,8 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         ads: Embeds the ad side's fields; required with ties.
         frequency_stddev: Initial standard deviation of the frequency steps. The sum of many steps
             is longer than a row; with 0, values of the same frequency are distinct from the start.
+        l2: In training, adds this times the mean squared norm of the looked up rows to the losses;
+            padding, whose ids are all 0, does not count.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         ties: histories.Ties | None = None,
         ads: Optional["FieldEmbeddings"] = None,
         frequency_stddev: float = 0.01,
+        l2: float = 0.0,
     ) -> None:
         super().__init__()
         self._dim = dim
+        self._l2 = l2
         self._frequency_stddev = frequency_stddev
         self._ads = ads
         kinds = [field.kind for field in fields]
@@ -114,8 +118,18 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         """The tables whose gradients are sparse."""
         return [self.table] if self._num_strings else []
 
-    def call(self, ids: tf.Tensor) -> tf.Tensor:
+    def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Looks up ids [B, W] int32 and returns [B, F, E] float32."""
+        embeddings = self.embed(ids)
+        if training and self._l2:
+            norms = tf.reduce_sum(tf.square(embeddings), axis=[-2, -1])
+            exists = tf.cast(tf.reduce_any(tf.not_equal(ids, 0), axis=-1), norms.dtype)
+            mean = tf.math.divide_no_nan(tf.reduce_sum(norms * exists), tf.reduce_sum(exists))
+            self.add_loss(self._l2 * mean)
+        return embeddings
+
+    def embed(self, ids: tf.Tensor) -> tf.Tensor:
+        """Does what `call` does, without adding to the losses."""
         parts = []
         if self._num_strings:
             string_ids = tf.gather(ids, self._string_columns, axis=-1)
@@ -202,7 +216,7 @@ def _pooling(
     """Returns the pooling of a list's values [B, L, E] and ids [B, L] into [B, E]."""
     if ad_features is None or ads is None:
         return mean_of_values
-    return histories.HistoryPooling(ad_features, ads)
+    return histories.HistoryPooling(ad_features, ads.embed)
 
 
 def frequency_buckets(num_ids: int, num_oov_buckets: int) -> np.ndarray:

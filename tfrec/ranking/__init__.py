@@ -1,6 +1,17 @@
 """Stage two: the base class of rankers, the multi-head-attention ranker, tasks and training."""
 
+from tfrec.ranking.default_weights import JudgedHeads, judge_heads
 from tfrec.ranking.down_sampling import undo_down_sampling
+from tfrec.ranking.head_strength import (
+    CALIBRATION_TOLERANCE,
+    NUM_ERRORS,
+    Figures,
+    HeadCounts,
+    HeadFigures,
+    parse_figures,
+    weak_heads,
+    weakness,
+)
 from tfrec.ranking.ranker import QuerySide, Ranker
 from tfrec.ranking.ranker_training import (
     REQUESTS_PER_EVALUATION_BATCH,
@@ -13,13 +24,20 @@ from tfrec.ranking.ranker_training import (
     predict_split,
     served_values,
     train_ranker,
+    without_ranker,
 )
 from tfrec.ranking.ranker_validation import differences, measure_heads, owner_of_requests
 from tfrec.ranking.ranking_model import RANKERS, RankingModel
 
 __all__ = [
+    "CALIBRATION_TOLERANCE",
+    "NUM_ERRORS",
     "RANKERS",
     "REQUESTS_PER_EVALUATION_BATCH",
+    "Figures",
+    "HeadCounts",
+    "HeadFigures",
+    "JudgedHeads",
     "Predictions",
     "QuerySide",
     "Ranker",
@@ -28,12 +46,17 @@ __all__ = [
     "check_trainable",
     "cross_fitted_predictions",
     "differences",
+    "judge_heads",
     "knows_positions",
     "load_ranker",
     "measure_heads",
     "owner_of_requests",
+    "parse_figures",
     "predict_split",
     "served_values",
     "train_ranker",
     "undo_down_sampling",
+    "weak_heads",
+    "weakness",
+    "without_ranker",
 ]

@@ -78,9 +78,10 @@ class Ranker(ranking_model.RankingModel):
     ) -> None:
         super().__init__(fitted, config, heads)
         schema, width, hidden = fitted.schema, config.model_dim, config.feed_forward_dim
-        self.ad_embeddings = layers.FieldEmbeddings(fitted, schema.ad_fields, config.field_dim)
+        dim, l2 = config.field_dim, config.embedding_l2
+        self.ad_embeddings = layers.FieldEmbeddings(fitted, schema.ad_fields, dim, l2=l2)
         self.query_embeddings = layers.FieldEmbeddings(
-            fitted, schema.query_fields, config.field_dim, ties, self.ad_embeddings
+            fitted, schema.query_fields, dim, ties, self.ad_embeddings, l2=l2
         )
         self.history_tokens = None
         if self.query_embeddings.list_widths:
@@ -109,29 +110,22 @@ class Ranker(ranking_model.RankingModel):
         ties = layers.find_histories(data_set.fitted, data_set.catalog())
         return cls(data_set.fitted, config, heads, ties=ties)
 
-    def logits(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
-        """See `RankingModel`; `call` itself hides ids and adds the user biases."""
-        return self(inputs, training=training)
-
     def call(self, inputs: Mapping[str, tf.Tensor], training: bool = False) -> Logits:
-        """Scores candidates, as in the first position.
+        """Scores candidates.
 
         `exported.score_candidates` computes the same scores in an order that is faster for many
         candidates.
 
         Args:
             inputs: `query` [B, Wq] and `ad` [B, C, Wa], int32 encoded fields.
-            training: Whether dropout, of ids too, is on.
+            training: Whether dropout is on.
 
         Returns:
-            The logits of each head.
+            Head -> logits [B, C], or [B, C, 3] of an amount.
         """
-        query, ad = inputs["query"], inputs["ad"]
-        query_ids, ad_ids = query, ad
-        if training:
-            query_ids, ad_ids = self.id_dropout.query(query), self.id_dropout.ad(ad)
-        side = self.encode_query(query_ids, training)
-        ad_embeddings = self.ad_embeddings(ad_ids)  # [B, C, Fa, E]
+        ad = inputs["ad"]
+        side = self.encode_query(inputs["query"], training)
+        ad_embeddings = self.ad_embeddings(ad)  # [B, C, Fa, E]
         # Products with weights are products of matrices with a row per candidate: with more
         # dimensions TensorFlow does not fuse them with the operations that follow.
         ad_flat = tf.reshape(ad_embeddings, [-1, self.ad_embeddings.output_dim])
@@ -140,10 +134,13 @@ class Ranker(ranking_model.RankingModel):
         products = self.products(side.embeddings, ad_embeddings)
         hidden = self.ad_input(ad_flat) + self.pair_input(products)  # [B C, W]
         shape = [tf.shape(ad)[0], tf.shape(ad)[1], hidden.shape[-1]]
-        inputs = self.encode_candidates(side, tf.reshape(hidden, shape), training)
-        inputs = tf.concat([inputs, products], axis=-1)
-        logits = {head: layer(inputs) for head, layer in self.head_layers.items()}
-        return self.finish(logits, query, ad, training)
+        encoded = self.encode_candidates(side, tf.reshape(hidden, shape), training)
+        features = tf.concat([encoded, products], axis=-1)
+        flat = {head: layer(features) for head, layer in self.head_layers.items()}  # [B C, ...]
+        return {
+            head: tf.reshape(own, [*shape[:2], 3] if HEADS[head].is_amount else shape[:2])
+            for head, own in flat.items()
+        }
 
     def products(self, query_embeddings: tf.Tensor, ad_embeddings: tf.Tensor) -> tf.Tensor:
         """Crosses [B, Fq, E] with [B, C, Fa, E] to [B C, Fa Fq]."""
@@ -195,24 +192,3 @@ class Ranker(ranking_model.RankingModel):
         attended = tf.reshape(candidates, [-1, width])
         # The heads also read the input of attention: on little data the short path is better.
         return tf.concat([self.final_norm(attended), encoded], axis=-1)
-
-    def finish(
-        self, logits: Logits, query: tf.Tensor, ad: tf.Tensor, training: bool = False
-    ) -> Logits:
-        """Shapes the outputs of the heads, and adds the user biases.
-
-        Args:
-            logits: Head -> [B C, logits of the head].
-            query: [B, Wq] int32, with user ids that are not hidden.
-            ad: [B, C, Wa] int32.
-            training: Whether the mean of the user biases is updated.
-
-        Returns:
-            Head -> [B, C], or [B, C, 3] of an amount.
-        """
-        shape = [tf.shape(ad)[0], tf.shape(ad)[1]]
-        shaped = {
-            head: tf.reshape(own, [*shape, 3] if HEADS[head].is_amount else shape)
-            for head, own in logits.items()
-        }
-        return self.add_user_bias(shaped, query, ad, training)

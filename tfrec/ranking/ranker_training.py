@@ -20,7 +20,15 @@ import tensorflow as tf
 from tfrec import calibration, layers, metrics, training
 from tfrec.config import RankerConfig, save_config
 from tfrec.heads import CLICK
-from tfrec.ranking import initial_bias, ranker, ranker_validation, ranking_model, tasks
+from tfrec.ranking import (
+    default_weights,
+    down_sampling,
+    initial_bias,
+    ranker,
+    ranker_validation,
+    ranking_model,
+    tasks,
+)
 from tfrecords import encoding, reader, terminal
 
 REQUESTS_PER_EVALUATION_BATCH = 2_048
@@ -79,9 +87,22 @@ def build_ranker(data_set: reader.DataSet, config: RankerConfig) -> ranking_mode
 
 
 def _heads(data_set: reader.DataSet) -> list[str]:
-    """Returns the labels that training rows have."""
-    counts = {label: data_set.label_count("train", label) for label in data_set.spec.labels}
-    return [label for label, count in counts.items() if count or label == CLICK.label]
+    """Returns the labels that are positive in some training row."""
+    return [label for label in data_set.spec.labels if data_set.label_positives("train", label)]
+
+
+def without_ranker(data_set: reader.DataSet) -> str | None:
+    """Returns why no ranker can be trained on a data set, or None if one can.
+
+    Retrieval then orders the ads.
+    """
+    counts = (data_set.label_positives("train", "click"), data_set.label_count("train", "click"))
+    if counts[0] < counts[1] or not counts[1]:
+        return None
+    return (
+        "every training row is a click, and a ranker learns from ads that were not clicked; "
+        "--sampled_negatives=N samples N of them for each click"
+    )
 
 
 def knows_positions(data_set: reader.DataSet) -> bool:
@@ -112,14 +133,13 @@ def check_trainable(data_set: reader.DataSet) -> None:
     """Checks that a ranker can be trained on a data set.
 
     Raises:
-        ValueError: All training rows are clicked, or none is; or there are no held-out clicks.
+        ValueError: All training rows are clicked, or none is; or there are no held-out labels.
     """
-    clicks, rows = (f("train", "click") for f in (data_set.label_sum, data_set.label_count))
-    if clicks == rows:
+    reason = without_ranker(data_set)
+    if reason is not None:
         raise ValueError(
-            f"Every training row of {data_set.directory} is a click; expected rows without one. "
-            "If the log holds clicks only, convert it with --sampled_negatives=N, which samples N "
-            "unclicked ads for each click; else check the click column."
+            f"No ranker can be trained on {data_set.directory}: {reason}. Train the two-tower "
+            "model alone, or check the click column."
         )
     training.check_clicks(data_set, "train")
     if not data_set.num_rows("validation"):
@@ -173,6 +193,15 @@ def served_values(
 ) -> dict[str, np.ndarray]:
     """Returns the calibrated outputs of predictions: output name -> [L]."""
     return calibration.calibrated_values(predictions.logits, calibrators)
+
+
+def served(
+    predictions: Predictions, calibrators: calibration.Calibrators, keep_rate: float
+) -> dict[str, np.ndarray]:
+    """Returns the outputs as they are served, corrected for down-sampling: output name -> [L]."""
+    values = served_values(predictions, calibrators)
+    corrected = down_sampling.undo_down_sampling(values, keep_rate)
+    return {name: np.asarray(own) for name, own in corrected.items()}
 
 
 def fit_calibrators(predictions: Predictions) -> calibration.Calibrators:
@@ -250,6 +279,9 @@ def train_ranker(
     description = {
         "heads": list(model.heads),
         "calibrators": calibrators.to_json(),
+        "score_deviations": default_weights.score_deviations(
+            served(held_out, calibrators, data_set.schema.negative_keep_rate), list(model.heads)
+        ),
         "validation": ranker_validation.measure_heads(
             cross_fitted_predictions(held_out),
             held_out.labels,

@@ -21,8 +21,8 @@ Training, evaluation and export use these members:
     as_logged                       adds position biases, for losses and metrics
     compute_loss, tasks             the losses of the heads; other `tfrs.tasks` drop in
     sparse_variables                tables that take sparse updates: those of embedding layers
-    query_embeddings, ad_embeddings optional `layers.FieldEmbeddings`, which are regularized and
-                                    shown in TensorBoard
+    query_embeddings, ad_embeddings optional `layers.FieldEmbeddings`, which are shown in
+                                    TensorBoard
     head_layers, set_head_biases    optional last layers, which start at the rates of the log
     id_dropout, user_bias, position_bias   corrections for what the log has; the last two or None
 
@@ -171,7 +171,7 @@ class RankingModel(training.StageModel):
         return tables if self.position_bias is None else [*tables, self.position_bias.steps]
 
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
-        """Returns the weighted losses of the heads; in training with the penalty on embeddings.
+        """Returns the weighted losses of the heads, without those of layers (`self.losses`).
 
         Each is a mean over the impressions with a known label.
 
@@ -188,9 +188,6 @@ class RankingModel(training.StageModel):
             labels, predictions, weights = tasks.labeled_rows(head, inputs, logits, keep_rate)
             loss = tasks.mean(task(labels, predictions, sample_weight=weights))
             losses.append(self._config.loss_weights[head] * loss)
-        if training:
-            penalty = self.embedding_penalty(inputs["query"], inputs["ad"], inputs["mask"])
-            losses.append(self._config.embedding_l2 * penalty)
         return tf.add_n(losses)
 
     def add_user_bias(
@@ -234,17 +231,6 @@ class RankingModel(training.StageModel):
         for head, layer in self.head_layers.items():
             if layer.built:
                 layer.bias.assign(biases[head])
-
-    def embedding_penalty(self, query: tf.Tensor, ad: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """Returns the mean squared norm of the field embeddings that a batch uses; 0 without."""
-        if self.query_embeddings is None or self.ad_embeddings is None:
-            return tf.zeros([])
-        query_norm = tf.reduce_sum(tf.square(self.query_embeddings(query)), axis=[-2, -1])
-        ad_norm = tf.reduce_sum(tf.square(self.ad_embeddings(ad)), axis=[-2, -1])
-        weights = tf.cast(mask, tf.float32)
-        return tf.reduce_mean(query_norm) + tf.reduce_sum(ad_norm * weights) / tf.reduce_sum(
-            weights
-        )
 
     def embedding_norms(self, batch: reader.Batch) -> dict[str, tf.Tensor]:
         """Returns scalars for TensorBoard: norms of the field embeddings, if there are any.

@@ -51,9 +51,10 @@ def funnel_in_words(funnel: evaluation.ValueFunnel | evaluation.ClickFunnel) -> 
     if not funnel.clicks:
         return ""
     stage, lost = _worst(funnel.lost)
+    returned = list(funnel.survived.values())[-1].value
     return (
-        f"{pages.format_percent(funnel.survived['ranker'].value)} of {funnel.clicks:,} held-out "
-        f"clicked ads are among the ten that are returned; the {stage} loses most, "
+        f"{pages.format_percent(returned)} of {funnel.clicks:,} held-out clicked ads are among the "
+        f"ten that are returned; the {stage.replace('_', ' ')} loses most, "
         f"{pages.format_percent(lost)}."
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from tfrec import evaluation, retrieval
+from tfrec import evaluation
 from tfrec.evaluation import Estimate
 from tfrecords import pages
 
@@ -22,15 +22,17 @@ _HEAD_METRICS = {
 }
 # Part of a recommender's quality and metric -> label.
 _RETRIEVAL_METRICS = {
-    **{("metrics", f"corpus_recall_at_{k}"): f"recall@{k}, all ads" for k in retrieval.RECALL_AT},
-    ("metrics", "ndcg_at_10"): "NDCG@10, all ads",
+    **{("metrics", f"corpus_recall_at_{k}"): f"recall@{k}, all ads" for k in evaluation.RECALL_AT},
+    **{("metrics", f"ndcg_at_{k}"): f"NDCG@{k}, all ads" for k in evaluation.NDCG_AT},
     ("on_unseen_ads", "corpus_recall_at_500"): "recall@500, unseen ads",
     ("metrics", "auc_against_uniform_ads"): "AUC against uniform ads",
     ("metrics", "auc_against_popular_ads"): "AUC against popular ads",
     ("metrics", "catalog_coverage_at_10"): "share of ads in lists of 10",
     ("metrics", "popularity_percentile_at_10"): "popularity percentile of 10",
     ("excluding_seen", "corpus_recall_at_10"): "recall@10 by user",
+    ("excluding_seen", "corpus_recall_at_20"): "recall@20 by user",
     ("excluding_seen", "ndcg_at_10"): "NDCG@10 by user",
+    ("excluding_seen", "ndcg_at_20"): "NDCG@20 by user",
 }
 
 
@@ -47,10 +49,21 @@ def of_heads(report: evaluation.EvaluationReport) -> pages.PageTable:
     return pages.PageTable(head, rows)
 
 
+def heads_in_words(report: evaluation.EvaluationReport) -> Iterator[str]:
+    """Yields how the heads are weighted, and which are weak and why."""
+    if report.weights:
+        weights = ", ".join(f"{head} {weight:.4g}" for head, weight in report.weights.items())
+        yield f"Default weights of the utility ({report.weights_source}): {weights}"
+    for head, why in report.weak_heads.items():
+        yield f"{head} is weak: {why}"
+
+
 def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
     """Yields what has no value, and why."""
+    if report.without_ranker is not None:
+        yield f"the ranker: there is none, because {report.without_ranker}"
     for head in report.absent_heads:
-        yield f"{head}: the log has no such label, so the head is neither trained nor served"
+        yield f"{head}: the log has no positive label, so the head is neither trained nor served"
     for head, quality in report.ranker.items():
         if not quality.labeled:
             yield f"{head}: no row of the split has the label"
@@ -79,8 +92,8 @@ def funnel_lines(
         first, last = ("best possible", measured.best_possible), ("returned", measured.returned)
     else:
         first = ("clicked ads", Estimate(value=1.0))
-        last = ("in the ten", measured.survived["ranker"])
-    lost = ((f"lost by {stage}", value) for stage, value in measured.lost.items())
+        last = ("in the ten", list(measured.survived.values())[-1])
+    lost = ((f"lost by {_words(stage)}", value) for stage, value in measured.lost.items())
     return [first, *lost, last]
 
 
@@ -127,7 +140,7 @@ def of_clicks(funnel: evaluation.ClickFunnel) -> pages.PageTable:
     """Returns the shares of clicked ads that remain after each stage, and in simpler systems."""
     rows = [
         [
-            f"after {stage}",
+            f"after {_words(stage)}",
             pages.format_percent(own.value),
             pages.format_interval(own.interval, pages.format_percent),
         ]
@@ -177,4 +190,6 @@ def _cells(own: Estimate) -> tuple[str, str]:
 
 
 def _words(name: str) -> str:
+    if name == "ease":
+        return "EASE"
     return name.replace("_", " ")

@@ -11,9 +11,11 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
     """Returns the tables of one evaluation."""
     funnel, found = report.funnel, report.retrieval
     index = f"index: {funnel.index}; filters: {funnel.filters or 'none'}"
-    parts: list[str | pages.PageTable] = [
-        f"Ranker, {report.impressions:,} {report.split} impressions",
-        tables.of_heads(report),
+    parts: list[str | pages.PageTable] = []
+    if report.ranker:
+        title = f"Ranker, {report.impressions:,} {report.split} impressions"
+        parts += [title, tables.of_heads(report), *tables.heads_in_words(report)]
+    parts += [
         f"Retrieval, {found.num_clicks:,} test clicks among {found.num_ads:,} ads",
     ]
     if found.recommenders:

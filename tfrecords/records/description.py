@@ -20,6 +20,7 @@ class ShardDescription(pydantic.BaseModel):
         sha256: Checksum of the file.
         label_sums: Sum of each label.
         label_counts: Number of rows that have each label.
+        label_positives: Number of rows whose label is above 0.
         sampled: Number of sampled negatives.
     """
 
@@ -31,6 +32,7 @@ class ShardDescription(pydantic.BaseModel):
     sha256: str
     label_sums: dict[str, float]
     label_counts: dict[str, int]
+    label_positives: dict[str, int]
     sampled: int
 
 
@@ -42,6 +44,7 @@ class SplitDescription(pydantic.BaseModel):
     sampled: int
     label_sums: dict[str, float]
     label_counts: dict[str, int]
+    label_positives: dict[str, int]
     shards: list[ShardDescription]
 
 

@@ -55,7 +55,7 @@ def write_shard(
             }
             file.write(spec.serialize(part))
             num_records, first, first_row = num_records + 1, last, row
-    sums, counts = _label_totals(requests)
+    sums, counts, positives = _label_totals(requests)
     return description.ShardDescription(
         file=path.name,
         records=num_records,
@@ -65,6 +65,7 @@ def write_shard(
         sha256=files.sha256(path),
         label_sums=sums,
         label_counts=counts,
+        label_positives=positives,
         sampled=sampled,
     )
 
@@ -74,14 +75,18 @@ def is_per_request(name: str) -> bool:
     return name in ("list_lengths", spec.USER) or name.startswith("query_")
 
 
-def _label_totals(requests: spec.Packed) -> tuple[dict[str, float], dict[str, int]]:
-    """Returns the sum of each label and the number of its known values."""
+def _label_totals(
+    requests: spec.Packed,
+) -> tuple[dict[str, float], dict[str, int], dict[str, int]]:
+    """Returns the sum of each label, and the numbers of its known and of its positive values."""
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
+    positives: dict[str, int] = {}
     for name, dtype in spec.LABEL_TYPES.items():
         if name in requests:
             values = requests[name]
             known = values != MISSING_LABEL if dtype == "uint8" else ~np.isnan(values)
             sums[name] = float(values[known].sum(dtype=np.float64))
             counts[name] = int(known.sum())
-    return sums, counts
+            positives[name] = int((values[known] > 0).sum())
+    return sums, counts, positives

@@ -5,7 +5,7 @@ from absl import flags
 flags.DEFINE_bool(
     "force",
     False,
-    "Publish even if the ranker is worse than the released one, or than predicting the mean rate.",
+    "Publish even if the ranker is worse than the released one.",
 )
 FLAGS = flags.FLAGS
 

@@ -8,7 +8,7 @@ with held-out requests, unless --index sets the kind or --index_config gives a f
 tune_index. Writes version N to WORKDIR/bundle: query_tower/N, ad_tower/N, ranker/N, ad_index/N and,
 last, manifests/N.json. TensorFlow Serving can load WORKDIR/bundle/ranker directly. The export is
 refused if the ranker is worse on the validation split than the released one by more than
-run-to-run variation, or worse than predicting the mean rate; --force overrides this.
+run-to-run variation; --force overrides this.
 """
 
 from absl import flags

@@ -10,7 +10,8 @@ The models are SavedModels with the signature serving_default:
 query_tower  raw query fields -> query_embedding [B, D]
 ad_tower     raw ad fields -> ad_embedding [B, D] and, if wanted, ad_features [B, F] int32
 ranker       raw query fields and ad_features [B, C, F] -> [B, C] of each head, such as
-             click_probability, engagement_probability and expected_revenue
+             click_probability, engagement_probability and expected_revenue; without a ranker,
+             ads are in retrieval order
 
 docs/howto/publish_models.md describes them. Takes seconds; minutes with a million ads: every ad is
 embedded, and the index is chosen by measuring kinds and parameters with --requests, unless --index
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 flags.DEFINE_string("query_tower", None, "SavedModel of the query tower.", required=True)
 flags.DEFINE_string("ad_tower", None, "SavedModel of the ad tower.", required=True)
-flags.DEFINE_string("ranker", None, "SavedModel of the ranker.", required=True)
+flags.DEFINE_string("ranker", None, "SavedModel of the ranker; default: no ranker.")
 flags.DEFINE_string(
     "ads_path",
     None,
@@ -81,7 +82,8 @@ def main() -> None:
         return
     print(
         f"release {release.version} is published in {FLAGS.bundle}: {release.index['num_ads']:,} "
-        f"ads, index {release.index['kind']}, heads {', '.join(release.present_heads)}"
+        f"ads, index {release.index['kind']}, "
+        + (f"heads {', '.join(release.present_heads)}" if release.has_ranker else "no ranker")
     )
     stable = releases.stable(FLAGS.bundle)
     if stable != release.version:

@@ -8,8 +8,9 @@
 Takes about three minutes for 100,000 impressions on two cores. Finished steps are skipped; if the
 command is killed, run it again to resume. Watch it with `tensorboard --logdir=WORKDIR`. Prints test
 metrics, next to those of the ground truth if the log is synthetic, and writes WORKDIR/bundle. The
-export is refused if the ranker is worse on the validation split than the released one, or worse
-than predicting the mean rate; --force overrides this.
+export is refused only if the ranker is worse on the validation split than the released one; --force
+overrides this. Heads with too few positive rows are published as weak, and the command says so. A
+log of clicks alone is served by retrieval, without a ranker.
 """
 
 from __future__ import annotations

@@ -22,8 +22,13 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
     from serving import export
+    from tfrec import ranking
 
     steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    directory = steps.train_ranker(steps.data_set(), config_flags.from_flags(config.RankerConfig))
-    if FLAGS.json:
+    data_set = steps.data_set()
+    steps.say_what_to_expect(data_set)
+    directory = steps.train_ranker(data_set, config_flags.from_flags(config.RankerConfig))
+    if directory is None:
+        ranking.check_trainable(data_set)  # Says why.
+    elif FLAGS.json:
         print((directory / "ranker.json").read_text().strip())

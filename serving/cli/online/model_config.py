@@ -6,7 +6,8 @@
 Takes seconds. The file lists the versions of ranker and query_tower to serve: the stable release,
 labeled `stable`; the canary, labeled `canary`; the previous stable release; and releases that a
 service has loaded. Which ones are loaded can be seen only with write access to the bundle; without
-it, a version stays in the file until its release is pruned.
+it, a version stays in the file until its release is pruned. A release without a ranker is listed
+for query_tower only.
 
 A model server started with --model_config_file=FILE, --model_config_file_poll_wait_seconds and
 --allow_version_labels_for_unavailable_models reloads the file while it runs. A label moves
@@ -120,7 +121,8 @@ def wanted(base: pathlib.Path, served: Sequence[int]) -> model_config.ServedRele
     labels = {"stable": pointer.stable}
     if pointer.canary is not None:
         labels["canary"] = pointer.canary
-    return model_config.ServedReleases(versions, labels)
+    without_ranker = releases.versions_without_ranker(base, versions)
+    return model_config.ServedReleases(versions, labels, without_ranker)
 
 
 def _is_held(base: pathlib.Path, version: int, served: Sequence[int]) -> bool:

@@ -164,10 +164,19 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{row['num_ads']:,}",
                 f"{row['bytes'] / 1e6:,.1f}",
                 "–" if figures is None else f"{figures:.4f}",
-                "published with --force" if row["forced"] else "",
+                _notes(row),
             ]
         )
     return terminal.text_table(head, cells, left=(0, 1, 2, 3, 7))
+
+
+def _notes(row: Mapping[str, Any]) -> str:
+    notes = ["published with --force"] if row["forced"] else []
+    if not row["heads"]:
+        notes.append("no ranker")
+    if row["weak_heads"]:
+        notes.append(f"weak: {', '.join(row['weak_heads'])}")
+    return "; ".join(notes)
 
 
 def _describe(pointer: releases.Pointer) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from serving import errors
 from serving.export import gate
+from tfrec import ranking
 
 
 def figures(**changed):
@@ -23,48 +24,55 @@ def figures(**changed):
     }
 
 
-def judge(own, before=None, differences=None, head="click"):
-    released = None
-    if before is not None:
-        known = gate.parse_figures({head: before})
-        released = gate.Released(3, known, differences and {head: differences})
-    return gate.judge(gate.parse_figures({head: own}), released)
+WEAK = figures(normalized_entropy=1.2)
+FEW = {"labeled": 40, "positives": 0}
 
 
-def test_a_good_first_ranker_passes_without_notes():
-    verdict = judge(figures())
-    assert verdict == gate.Verdict((), ())
-    verdict.check(None)
+def judge(own, before, differences=None, head="click"):
+    known = ranking.parse_figures({head: before})
+    released = gate.Released(3, known, differences and {head: differences})
+    return gate.judge(ranking.parse_figures({head: own}), released)
 
 
-@pytest.mark.parametrize("entropy", [1.0, 1.0004, 1.3])
-def test_clicks_predicted_no_better_than_their_rate_are_refused(entropy):
-    verdict = judge(figures(normalized_entropy=entropy))
-    with pytest.raises(
-        errors.ReleaseRefusedError,
-        match=r"Not published, there is no release: click: the normalized entropy is "
-        rf"{entropy:.4f} on 10,000 validation rows; expected less than 1, .* rate \(0\.2000\).*; "
-        r"--force publishes the release",
-    ):
-        verdict.check(None)
+@pytest.mark.parametrize("own", [{}, {"click": FEW}, {"click": WEAK, "revenue": FEW}])
+def test_a_first_release_is_never_refused(own):
+    assert gate.judge(ranking.parse_figures(own), None) == gate.Verdict((), ())
 
 
-def test_another_head_may_be_as_good_as_its_rate_but_not_significantly_worse():
-    # Two errors of 0.005 above 1.
-    for entropy, refused in ((1.009, False), (1.011, True)):
-        verdict = judge(figures(normalized_entropy=entropy), head="revenue")
-        assert bool(verdict.refusals) == refused
-
-
-def test_a_head_without_rows_of_both_kinds_is_noted_and_not_refused():
-    verdict = judge({"labeled": 40, "positives": 0}, head="engagement")
+@pytest.mark.parametrize("before", [WEAK, FEW, figures(calibration_ratio=2.0)])
+@pytest.mark.parametrize("own", [WEAK, FEW, figures(calibration_ratio=3.0), figures()])
+def test_a_head_that_was_weak_before_is_no_reason_to_refuse(own, before):
+    verdict = judge(own, before, (0.3, 0.001), head="revenue")
     assert verdict.refusals == ()
-    assert verdict.notes == ("engagement is not judged: 0 of 40 validation rows are positive",)
+    assert verdict.notes == ("revenue is not compared: it is weak in release 3",)
 
 
-def test_clicks_that_cannot_be_judged_are_refused():
-    verdict = judge({"labeled": 40, "positives": 0})
-    assert "click cannot be judged: 0 of 40 validation rows are positive" in verdict.refusals[0]
+def test_a_head_that_the_release_has_and_the_next_one_lacks_is_refused():
+    released = gate.Released(3, ranking.parse_figures({"click": figures(), "revenue": figures()}))
+    verdict = gate.judge(ranking.parse_figures({"click": figures()}), released)
+    assert verdict.refusals == (
+        "revenue: release 3 has this head and this one lacks it; check the revenue column of the "
+        "log",
+    )
+    # No ranker at all: both heads.
+    assert len(gate.judge({}, released).refusals) == 2
+
+
+def test_a_weak_head_that_the_release_has_may_go():
+    released = gate.Released(3, ranking.parse_figures({"click": figures(), "revenue": WEAK}))
+    assert gate.judge(ranking.parse_figures({"click": figures()}), released).refusals == ()
+
+
+def test_a_new_head_has_nothing_to_be_compared_with():
+    released = gate.Released(3, ranking.parse_figures({"click": figures()}))
+    own = ranking.parse_figures({"click": figures(), "revenue": WEAK})
+    assert gate.judge(own, released).refusals == ()
+
+
+def test_a_strong_head_whose_rows_are_now_of_one_kind_is_noted():
+    verdict = judge(FEW, figures(), (0.0, 0.0))
+    assert verdict.refusals == ()
+    assert verdict.notes == ("click is not compared: 0 of 40 validation rows are positive",)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +95,7 @@ def test_the_message_names_release_value_difference_and_limit():
         "Not published, release 3 stays: click: the normalized entropy rose from 0.9000 of "
         "release 3 to 0.9300 on the same rows, by 0.0300 (limit 0.0120). "
     )
+    assert "--force publishes the release" in str(caught.value)
 
 
 def test_on_other_rows_the_tolerance_is_wider_and_noted():
@@ -101,7 +110,7 @@ def test_on_other_rows_the_tolerance_is_wider_and_noted():
 
 
 def test_a_release_without_metrics_is_not_compared():
-    verdict = gate.judge(gate.parse_figures({"click": figures()}), gate.Released(3, {}))
+    verdict = gate.judge(ranking.parse_figures({"click": figures()}), gate.Released(3, {}))
     assert verdict.refusals == ()
     assert verdict.notes == ("release 3 has no metrics to compare with",)
 
@@ -112,7 +121,7 @@ def test_a_release_without_metrics_is_not_compared():
     [(0.87, 0), (1.13, 0), (0.85, 1), (1.15, 1)],
 )
 def test_predicted_over_observed_has_bounds(ratio, refused):
-    verdict = judge(figures(calibration_ratio=ratio))
+    verdict = judge(figures(calibration_ratio=ratio), figures(), (0.0, 0.001))
     assert len(verdict.refusals) == refused
     if refused:
         expected = f"click: predicted / observed is {ratio:.3f}; expected 0.860 to 1.140"
@@ -120,17 +129,18 @@ def test_predicted_over_observed_has_bounds(ratio, refused):
 
 
 def test_calibration_no_worse_than_the_release_passes():
-    off = figures(calibration_ratio=1.3, expected_calibration_error=0.06)
-    assert len(judge(off).refusals) == 2
-    assert judge(off, off, (0.0, 0.001)).refusals == ()
-    worse = figures(calibration_ratio=1.4, expected_calibration_error=0.1)
-    assert len(judge(worse, off, (0.0, 0.001)).refusals) == 2
+    # The release is off by 0.13, which is within two errors of 0.02 and 0.1: it is not weak.
+    before = figures(calibration_ratio=1.13)
+    # Allowed: 0.13 and two errors, 0.17.
+    assert judge(figures(calibration_ratio=1.165), before, (0.0, 0.001)).refusals == ()
+    assert len(judge(figures(calibration_ratio=1.175), before, (0.0, 0.001)).refusals) == 1
 
 
 def test_the_limit_of_the_calibration_error_follows_from_chance_and_the_mean_label():
     # Allowed: 0.1 + 1.5 · 0.012 / 0.2 = 0.19 of the mean label 0.2, so 0.038.
-    assert judge(figures(expected_calibration_error=0.0375)).refusals == ()
-    verdict = judge(figures(expected_calibration_error=0.039))
+    same = (0.0, 0.001)
+    assert judge(figures(expected_calibration_error=0.0375), figures(), same).refusals == ()
+    verdict = judge(figures(expected_calibration_error=0.039), figures(), same)
     assert verdict.refusals == (
         "click: the expected calibration error is 0.195 of the mean label (0.2; limit 0.190)",
     )
@@ -142,7 +152,8 @@ def test_every_head_is_judged_and_every_fault_is_named():
         "engagement": figures(),
         "revenue": figures(calibration_ratio=2.0),
     }
-    verdict = gate.judge(gate.parse_figures(own), None)
+    before = ranking.parse_figures(dict.fromkeys(own, figures()))
+    verdict = gate.judge(ranking.parse_figures(own), gate.Released(3, before))
     heads = [refusal.split(":")[0] for refusal in verdict.refusals]
     assert heads == ["click", "revenue"]
 
@@ -151,11 +162,11 @@ def test_figures_that_lack_a_metric_are_refused():
     own = figures()
     del own["calibration_ratio"]
     with pytest.raises(ValueError, match="calibration_ratio"):
-        gate.parse_figures({"click": own})
+        ranking.parse_figures({"click": own})
 
 
 def test_the_json_of_a_verdict():
-    verdict = judge(figures(normalized_entropy=1.2))
+    verdict = judge(figures(normalized_entropy=1.2), figures(), (0.3, 0.001))
     assert verdict.to_json(forced=True) == {
         "forced": True,
         "refusals": list(verdict.refusals),

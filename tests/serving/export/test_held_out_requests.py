@@ -7,7 +7,7 @@ import split_logs
 import tensorflow as tf
 
 from serving.export import held_out_requests
-from tfrec import calibration, config, evaluation, exported, ranking, retrieval
+from tfrec import calibration, config, exported, ranking
 from tfrec.calibration import curves
 
 
@@ -25,11 +25,7 @@ def test_the_scores_of_held_out_requests_are_those_that_are_served(tmp_path):
     calibrators = calibration.Calibrators(
         {"click": curves.Platt(0.8, -0.3), "revenue": curves.Platt(1.2, 0.1)}
     )
-    two_tower = retrieval.build_two_tower(
-        data_set, config.RetrievalConfig(embedding_dim=8, hidden_dim=8), data_set.catalog()
-    )
-    models = evaluation.Models(two_tower, ranker, calibrators)
-    found = list(held_out_requests._scored(data_set, models, 20))
+    found = list(held_out_requests._scored(data_set, ranker, calibrators, 20))
     assert len(found) == 20
     serve = exported.RankerModule(data_set.fitted, ranker, calibrators).serve
     catalog = data_set.catalog()

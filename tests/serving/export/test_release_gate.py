@@ -8,7 +8,7 @@ import pytest
 
 from serving import errors, export, index, manifest, releases
 from serving.export import gate, release_gate
-from tfrec import retrieval
+from tfrec import ranking, retrieval
 from tfrec.ranking import ranker_training
 
 pytestmark = pytest.mark.trains
@@ -89,18 +89,48 @@ def test_a_spoiled_ranker_is_worse_on_the_rows_that_both_scored(
     assert known.figures["click"].labeled == data_set.num_rows("validation")
 
 
-def test_a_ranker_no_better_than_the_rate_is_refused_and_force_publishes_it(
-    script, data_set, candidate, tmp_path
+def test_a_first_ranker_is_published_however_weak_it_is(script, data_set, candidate, tmp_path):
+    model, directory = candidate
+    change(directory, normalized_entropy=1.3)
+    judged = release_gate.check(tmp_path / "none", data_set, model, directory, force=False)
+    assert judged["gate"] == {"forced": False, "refusals": [], "notes": []}
+
+
+@pytest.fixture
+def strong(released, tmp_path, data_set, monkeypatch):
+    """The base directory with a release that was measured on other rows, and was good."""
+    base = tmp_path / "bundle"
+    shutil.copytree(released / "manifests", base / "manifests")
+    release = manifest.read(base, 1)
+    release.metrics["validation"]["click"] |= {
+        "normalized_entropy": 0.8,
+        "normalized_entropy_error": 0.01,
+        "calibration_ratio": 1.0,
+        "expected_calibration_error": 0.0,
+    }
+    with manifest.writing(base, 1, manifest.encode(release)):
+        pass
+    monkeypatch.setattr(data_set, "fingerprint", "another")
+    return base
+
+
+def test_a_ranker_that_is_worse_is_refused_and_force_publishes_it(
+    script, data_set, candidate, strong
 ):
     model, directory = candidate
-    change(directory, normalized_entropy=1.002)
-    gated, base = release_gate, tmp_path / "no-release"
-    with pytest.raises(errors.ReleaseRefusedError, match=r"there is no release: click: .*1\.0020"):
-        gated.check(base, data_set, model, directory, force=False)
-    assert not base.exists()
-    forced = gated.check(base, data_set, model, directory, force=True)["gate"]
+    change(directory, normalized_entropy=1.002, normalized_entropy_error=0.01)
+    with pytest.raises(errors.ReleaseRefusedError, match=r"release 1 stays: click: .*1\.0020"):
+        release_gate.check(strong, data_set, model, directory, force=False)
+    forced = release_gate.check(strong, data_set, model, directory, force=True)["gate"]
     assert forced["forced"]
     assert "1.0020" in forced["refusals"][0]
+
+
+def test_a_release_without_a_ranker_does_not_replace_one_with_a_good_one(
+    script, data_set, candidate, strong
+):
+    with pytest.raises(errors.ReleaseRefusedError, match="click: release 1 has this head"):
+        release_gate.check(strong, data_set, None, candidate[1], force=False)
 
 
 @pytest.mark.parametrize("damage", ["foreign", "corrupt"])
@@ -124,6 +154,6 @@ def test_another_release_is_compared_by_its_metrics_and_a_broken_one_is_not_comp
 def test_a_manifest_holds_metrics_and_verdict(released):
     assert releases.latest(released) == 1
     figures = manifest.read(released, 1).metrics["validation"]
-    parsed = gate.parse_figures(figures)
+    parsed = ranking.parse_figures(figures)
     assert set(figures["click"]) >= {"normalized_entropy", "calibration_ratio"}
-    assert gate.judge(parsed, gate.Released(1, parsed, {"click": (0.0, 0.0)})).notes == ()
+    assert gate.judge(parsed, gate.Released(1, parsed, {"click": (0.0, 0.0)})).refusals == ()

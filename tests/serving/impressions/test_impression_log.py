@@ -523,3 +523,13 @@ def test_a_head_that_is_no_label_of_a_schema_is_not_converted():
     converted = logged.to_convert(["click", "install"])
     assert converted["click"] == "_click"
     assert "install" not in converted
+
+
+def test_values_and_weights_go_into_the_next_schema_with_their_labels():
+    heads = {"click": "probability", "engagement": "probability_after_click"}
+    source = {"values": {"click": 0.05, "engagement": 2.0}, "weights": {"engagement": 1.0}}
+    logged = logged_schema.LoggedSchema([], [], source, heads)
+    # There was no feedback on engagements.
+    converted = logged.to_convert(["click"])
+    assert converted["values"] == {"click": 0.05}
+    assert "weights" not in converted

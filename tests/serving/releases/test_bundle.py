@@ -166,7 +166,7 @@ def test_an_unknown_format_version_is_refused(base):
     release = dataclasses.replace(bundle.verify(base, 1), format_version=1)
     with manifest.writing(base, 1, manifest.encode(release)):
         pass
-    with pytest.raises(errors.ManifestFormatError, match="format_version 1, expected 4"):
+    with pytest.raises(errors.ManifestFormatError, match="format_version 1, expected 5"):
         bundle.verify(base, 1)
 
 

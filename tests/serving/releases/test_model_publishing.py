@@ -1,5 +1,6 @@
 """Models of any framework, published with a table of ads: what is served, and what is refused."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -119,6 +120,32 @@ def test_a_release_of_foreign_models_loads_and_reproduces_its_probes(base):
     )
     assert release.ad_index.ad_ids(np.array([3])) == ["ad-3"]
     assert release.ad_index.display(np.array([2]))[0]["tags"] == ["new", "t2"]
+
+
+def test_without_a_ranker_ads_are_in_retrieval_order(models, tmp_path):
+    towers = {part: path for part, path in models.items() if part != "ranker"}
+    release = published(tmp_path, towers)
+    assert release.parts == ("query_tower", "ad_tower", "ad_index")
+    assert (release.present_heads, release.absent_heads) == ((), ("click",))
+    assert not list((tmp_path / "ranker").iterdir())
+    with client.LocalClient(tmp_path) as local:
+        answer = local.recommend(context=REQUESTS[0], k=5)
+    assert (len(answer.ads), answer.order, answer.degraded) == (5, "retrieval", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "weights", "source"),
+    [
+        ({}, {"click": 1.0, "revenue": 1.0}, "equal"),
+        ({"weights": {"click": 2}}, {"click": 2.0, "revenue": 0.0}, "schema"),
+        ({"values": {"click": 0.1}}, {"click": 0.1, "revenue": 1.0}, "values"),
+    ],
+)
+def test_the_weights_of_the_heads_are_those_of_the_schema(
+    models, tmp_path, changes, weights, source
+):
+    release = published(tmp_path, models, schema=dataclasses.replace(SCHEMA, **changes))
+    assert (release.utility_weights, release.weights_source) == (weights, source)
 
 
 def test_scores_over_http_are_those_of_the_saved_model(base, models):

@@ -140,6 +140,7 @@ def test_an_answer_of_a_newer_service_can_be_read_and_absent_explanations_are_le
             }
         ],
         "absent_heads": ["revenue"],
+        "weak_heads": ["click"],
         "stage_ms": {"total": 1.5},
         "shortage": None,
     }

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tfrec import calibration, config, evaluation, metrics, ranking, retrieval
-from tfrec.evaluation import ground_truth, realized
+from tfrec.evaluation import baselines, ground_truth, realized
 from tfrec.retrieval import retrieval_training
 from tfrecords import convert, reader, records, schema
 
 pytestmark = pytest.mark.trains
 
-PER_CLICK = (*(f"corpus_recall_at_{k}" for k in (10, 50, 100, 500)), "ndcg_at_10")
+RECALL = tuple(f"corpus_recall_at_{k}" for k in (10, 20, 50, 100, 500))
+PER_CLICK = (*RECALL, "ndcg_at_10", "ndcg_at_20")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_retrieval_is_compared_with_popularity_and_the_ground_truth(report):
     assert list(retrieval.recommenders) == ["two_tower", "popularity", "ground_truth"]
     for quality in retrieval.recommenders.values():
         own = quality.metrics
-        recall = [own[f"corpus_recall_at_{k}"] for k in (10, 50, 100, 500)]
+        recall = [own[name] for name in RECALL]
         assert recall == sorted(recall)
         assert recall[-1] == 1.0  # 500 of 300 ads
         assert recall[0] > own["ndcg_at_10"] > 0
@@ -106,6 +107,7 @@ def test_without_a_user_key_what_needs_users_is_absent_and_named(report):
     assert report.retrieval.absent == {
         "excluding_seen": "the schema names no user_key",
         "item_knn": "the schema names no user_key",
+        "ease": "the schema names no user_key",
     }
 
 
@@ -143,7 +145,7 @@ def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
     assert report.absent == {}
     assert report.num_users == 60
     assert report.num_clicks == 60 * 5
-    assert list(report.recommenders) == ["two_tower", "popularity", "item_knn"]
+    assert list(report.recommenders) == ["two_tower", "popularity", "item_knn", "ease"]
     for quality in report.recommenders.values():
         # All of a user's five held-out songs are among the 80, and none was clicked before.
         assert quality.excluding_seen["corpus_recall_at_100"] == pytest.approx(1.0)
@@ -152,8 +154,16 @@ def test_with_users_all_recommenders_are_measured_by_both_conventions(tastes):
         assert by_user >= quality.metrics["corpus_recall_at_50"]
     # Of the 20 to 27 songs of the user's half that are left, 10 hold about 10/27 to 10/20 of
     # the five; of both halves' about 65, popularity finds 10/65.
-    assert report.recommenders["item_knn"].excluding_seen["corpus_recall_at_10"] > 0.3
+    for name in ("item_knn", "ease"):
+        assert report.recommenders[name].excluding_seen["corpus_recall_at_10"] > 0.3
     assert report.recommenders["popularity"].excluding_seen["corpus_recall_at_10"] < 0.25
+
+
+def test_ease_is_left_out_of_large_catalogs_and_named(tastes, monkeypatch):
+    monkeypatch.setattr(baselines, "MAX_ADS_OF_EASE", 79)
+    report = evaluation.evaluate_retrieval(*tastes, max_clicks=7)
+    assert "ease" not in report.recommenders
+    assert report.absent == {"ease": "the catalog has more than 79 ads"}
 
 
 def test_fewer_clicks_can_be_measured_one_by_one(tastes):
@@ -343,16 +353,22 @@ def test_a_log_with_clicks_alone_names_the_absent_heads(click_only_report):
     assert report.realized is None
 
 
-def test_a_log_without_training_or_validation_clicks_cannot_train_retrieval(
-    retrieval_config, tmp_path
-):
-    for name, first, last, message in (
-        ("train", 0, 320, "train split of .* has no clicks"),
-        ("validation", 320, 360, "validation split of .* has no clicks .*; expected at least one"),
-    ):
-        rows = logs.rows(400)
-        for row in rows[first:last]:
-            row[0] = "0"
-        data_set = logs.converted(logs.write(tmp_path / f"{name}.tsv", rows), tmp_path / name)
-        with pytest.raises(ValueError, match=message):
-            retrieval_training.train_two_tower(data_set, retrieval_config, tmp_path / "work")
+def without_clicks(directory, first, last):
+    """Returns a data set of 400 rows in which some have no click; 320 are for training."""
+    rows = logs.rows(400)
+    for row in rows[first:last]:
+        row[0] = "0"
+    return logs.converted(logs.write(directory / "log.tsv", rows), directory / "data")
+
+
+def test_a_log_without_training_clicks_cannot_train_retrieval(retrieval_config, tmp_path):
+    data_set = without_clicks(tmp_path, 0, 320)
+    with pytest.raises(ValueError, match=r"train split of .* has no clicks .*; expected at least"):
+        retrieval_training.train_two_tower(data_set, retrieval_config, tmp_path / "work")
+
+
+def test_without_validation_clicks_the_best_pass_is_chosen_by_training_clicks(tmp_path):
+    data_set = without_clicks(tmp_path, 320, 360)
+    retrieval_training.check_trainable(data_set)
+    held_out = retrieval_training._held_out(data_set, None)
+    assert len(held_out.ad_rows) == data_set.label_positives("train", "click") > 0

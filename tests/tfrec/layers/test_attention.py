@@ -41,31 +41,35 @@ def block(candidates, tokens):
     return made
 
 
-def in_numpy(block, candidates, tokens, absent):
-    """Pre-norm multi-head attention of one request: [C, D] and [T, E] to [C, D]."""
-    centered = candidates - candidates.mean(-1, keepdims=True)
-    x = centered / np.sqrt(centered.var(-1, keepdims=True) + 1e-6)
-    x = x * block.norm.gamma.numpy() + block.norm.beta.numpy()
-    query, query_bias, key, key_bias, value, value_bias, output, output_bias = (
-        block.attention.get_weights()
+@pytest.fixture
+def keras_layer(block, candidates, tokens):
+    """Keras's layer with the weights of the block, and the biases that the block lacks."""
+    ours = block.attention
+    key_bias, value_bias = normal(HEADS, K, seed=30), normal(HEADS, K, seed=31)
+    # The weights of the tokens sum to one: a bias of values is added to what is attended to.
+    bias = ours.output_bias - tf.einsum("hk,hkd->d", value_bias, ours.output_kernel)
+    layer = tf.keras.layers.MultiHeadAttention(HEADS, K)
+    layer(candidates, tokens)
+    layer.set_weights(
+        [
+            *(ours.query_kernel, ours.query_bias, ours.key_kernel, key_bias),
+            *(ours.value_kernel, value_bias, ours.output_kernel, bias),
+        ]
     )
-    attended = np.zeros_like(candidates)
-    for head in range(HEADS):
-        queries = x @ query[:, head] + query_bias[head]
-        keys = tokens[~absent] @ key[:, head] + key_bias[head]
-        weights = np.exp(queries @ keys.T / np.sqrt(K))
-        weights /= weights.sum(-1, keepdims=True)
-        values = tokens[~absent] @ value[:, head] + value_bias[head]
-        attended += weights @ values @ output[head]
-    return candidates + block.scale.numpy() * (attended + output_bias)
+    return layer
 
 
 @pytest.mark.parametrize("absent", [None, ABSENT], ids=["all tokens", "absent tokens"])
-def test_it_is_multi_head_attention_to_the_present_tokens(block, candidates, tokens, absent):
+def test_a_block_is_pre_norm_multi_head_attention_of_keras(
+    block, keras_layer, candidates, tokens, absent
+):
+    centered = candidates - candidates.mean(-1, keepdims=True)
+    x = centered / np.sqrt(centered.var(-1, keepdims=True) + 1e-6)
+    x = x * block.norm.gamma + block.norm.beta
+    mask = None if absent is None else ~absent[:, None]
+    expected = candidates + block.scale * keras_layer(x, tokens, attention_mask=mask)
     found = block(candidates, tokens, None if absent is None else tf.constant(absent))
-    for row, left_out in enumerate(np.zeros_like(ABSENT) if absent is None else absent):
-        expected = in_numpy(block, candidates[row], tokens[row], left_out)
-        np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_absent_tokens_and_other_candidates_change_no_candidate(block, candidates, tokens):

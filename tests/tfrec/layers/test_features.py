@@ -80,6 +80,21 @@ def test_only_the_rows_of_a_batch_get_table_gradients(layer):
     assert not steps.numpy()[:, [0, 2, 3, 4]].any()
 
 
+def test_in_training_the_mean_squared_norm_is_a_loss_to_which_padding_adds_nothing():
+    fields = [field for field in FIELDS if field.kind == "categorical"]
+    layer = features.FieldEmbeddings(FITTED, fields, 2, l2=0.5)
+    layer(tf.zeros([1, 2], tf.int32))
+    layer.frequency_steps.assign(tf.zeros_like(layer.frequency_steps))
+    rows = np.arange(7.0)
+    layer.table.assign(np.stack([rows, -rows], axis=1))
+    # Rows 1 and 4, then 2 and 6: squared norms 2 (1 + 16) = 34 and 2 (4 + 36) = 80, mean 57.
+    ids = tf.constant([[[1, 0], [2, 2]], [[0, 0], [0, 0]]])
+    layer(ids, training=True)
+    np.testing.assert_allclose(layer.losses, [0.5 * 57])
+    layer(ids)
+    assert not layer.losses
+
+
 @pytest.mark.parametrize("kind", ["numeric", "categorical"])
 def test_a_side_of_one_kind_only_works(kind):
     fields = [field for field in FIELDS if field.kind == kind]

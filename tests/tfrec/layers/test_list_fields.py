@@ -88,7 +88,7 @@ class DataSet:
     def sample_requests(self):
         return REQUESTS
 
-    def label_count(self, split, label):
+    def label_positives(self, split, label):
         return 1
 
     def windows(self, split):
@@ -189,12 +189,10 @@ def test_of_a_history_the_order_counts_and_neither_padding_nor_neighbors_do(base
 def test_loss_and_penalty_of_both_models_learn_from_lists(two_tower, ranker_model):
     query, ads = tf.constant(encoded_requests()), tf.constant(encode("ad", ADS)[:5])
     batch = {"query": query, "ad": ads, "ad_row": tf.range(5)}
-    mask = tf.ones([5, 1], tf.bool)
     with tf.GradientTape(persistent=True) as tape:
         retrieval_loss = two_tower.compute_loss(batch, training=True)
-        click = ranker_model({"query": query, "ad": ads[:, None]})["click"]
-        penalty = ranker_model.embedding_penalty(query, ads[:, None], mask)
-        ranker_loss = tf.reduce_sum(click) + penalty
+        click = ranker_model({"query": query, "ad": ads[:, None]}, training=True)["click"]
+        ranker_loss = tf.add_n([tf.reduce_sum(click), *ranker_model.losses])
     for model, loss in ((two_tower, retrieval_loss), (ranker_model, ranker_loss)):
         for gradient in tape.gradient(loss, model.sparse_variables):
             assert isinstance(gradient, tf.IndexedSlices)

@@ -67,7 +67,7 @@ def test_heads_without_held_out_labels_are_trained_and_said_to_be_unmeasured(
 def test_a_label_that_no_training_row_has_is_no_head(partly, ranker_config, tmp_path):
     """The schema names it, and the column is empty."""
     empty = reader.DataSet(partly.directory)
-    empty.description.splits["train"].label_counts["revenue"] = 0
+    empty.description.splits["train"].label_positives["revenue"] = 0
     config = dataclasses.replace(ranker_config, num_blocks=1, epochs=1)
     ranking.train_ranker(empty, config, tmp_path)
     model, _, description = ranking.load_ranker(empty, tmp_path)

@@ -50,6 +50,16 @@ def test_a_row_seen_for_the_first_time_moves_by_the_first_accumulator():
     np.testing.assert_array_equal(np.delete(moved, 2, axis=0), 0.0)
 
 
+def test_an_update_is_that_of_adam_of_keras():
+    ours, keras = optimizers.AveragedAdam(0.1), tf.keras.optimizers.Adam(0.1)
+    first, second = tf.Variable([1.0, -2.0, 0.5]), tf.Variable([1.0, -2.0, 0.5])
+    for gradient in ([0.3, -0.1, 0.0], [-1.0, 2.0, 1e-6], [0.2, 0.2, 0.2]):
+        ours.apply_gradients([(tf.constant(gradient), first)])
+        keras.apply_gradients([(tf.constant(gradient), second)])
+        np.testing.assert_allclose(first, second, rtol=1e-5)
+    assert not np.array_equal(first, [1.0, -2.0, 0.5])
+
+
 def test_the_average_of_the_weights_forgets_the_start_and_is_lent_to_the_model():
     model, weights = Product(), []
     rates = {"learning_rate": 0.1, "embedding_learning_rate": 0.1}

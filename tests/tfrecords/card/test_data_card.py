@@ -275,7 +275,7 @@ def test_faults_are_warned_of_with_what_to_do(tmp_path):
     built = card.build_card(bad_log(tmp_path))
     found = texts(built)
     for text in (
-        "Every training row is a click, so the ranker cannot learn.",
+        "Every training row is a click, so there is no ranker: retrieval alone orders ads.",
         "Constant, with the same id in every training row: fixed.",
         "Missing in nearly all of training: sparse (98.0 %).",
         "like an id: visit (800 values in 800 requests)",
@@ -313,7 +313,7 @@ def test_a_drifting_click_rate_and_unlabeled_revenue_are_warned_of(tmp_path):
     built = card.build_card(converted(tmp_path, "q,ad,clicked,paid\n" + "\n".join(rows), schema))
     found = texts(built)
     assert "The click rate drifts from 50.0 % in training to 10.0 % in test." in found
-    assert "revenue is never above 0 in the train split." in found
+    assert "revenue is never above 0 in the train split, so the release has no such head." in found
     assert "There are 5 ads, no more than the 500 candidates" in found
 
 

@@ -141,7 +141,7 @@ def test_a_log_of_clicks_alone_gets_lists_with_negatives(plays, tmp_path):
 
 def test_a_log_of_clicks_alone_cannot_train_a_ranker_without_negatives(plays, tmp_path):
     convert.convert(convert.Source(plays, SCHEMA, format="tabular"), tmp_path / "data")
-    with pytest.raises(ValueError, match=r"Every training row .* --sampled_negatives=N"):
+    with pytest.raises(ValueError, match=r"every training row is a click.* --sampled_negatives=N"):
         ranking.check_trainable(reader.DataSet(tmp_path / "data"))
 
 

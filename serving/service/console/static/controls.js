@@ -81,6 +81,8 @@ export function drawWeights(bundle) {
         label: `Weight of ${name}, any number`,
         placeholder: bundle.weights[name],
       });
+      // Standardized weights may be far from 1.
+      const top = 5 * (bundle.weights[name] > 0 ? bundle.weights[name] : 1);
       const drag = ({ target }) => {
         byId(`exact-${name}`).value = target.value;
         change(["weights", name], Number(target.value));
@@ -88,17 +90,19 @@ export function drawWeights(bundle) {
       return html`
       <div class="row">
         <label for="weight-${name}" class="key ${kind}">${name}</label>
-        <input type="range" id="weight-${name}" min="0" max="5" step="0.1" value="${weights[name]}"
+        <input type="range" id="weight-${name}" min="0" max="${top}" step="${top / 50}" value="${weights[name]}"
           oninput="${drag}">
         ${exact}
       </div>`;
     }),
   );
   const absent = Object.keys(bundle.heads).filter((name) => !bundle.heads[name]);
-  render(
-    "absent",
-    absent.length > 0 && `This release has no ${absent.join(" and no ")} head: its log had no such label.`,
-  );
+  const weak = Object.entries(bundle.weak_heads ?? {}).map(([name, why]) => ` ${name} is weak: ${why}`);
+  const missing =
+    absent.length > 0 && `This release has no ${absent.join(" and no ")} head: its log had no such label.`;
+  const isRanked = !bundle.parts || bundle.parts.includes("ranker");
+  const unranked = "This release has no ranker: ads are in retrieval order.";
+  render("absent", isRanked ? [missing, weak.join("")] : unranked);
 }
 
 /** Draws the first cap, the first diversity rule and exploration; the JSON can have more. */

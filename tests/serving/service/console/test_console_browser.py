@@ -11,7 +11,7 @@ import requirements
 import serving_fixtures
 from playwright import sync_api as playwright
 
-from serving import index, releases, requests
+from serving import index, orchestrator, ranker, releases, requests
 
 pytestmark = [pytest.mark.browser, requirements.NEEDS_BROWSER]
 TOKEN = "a-secret"
@@ -429,6 +429,29 @@ def test_values_with_markup_are_shown_as_text_and_absent_heads_are_named(hostile
     assert page.locator("#weights .row").count() == 1
     labels = page.locator("#ads > li").first.locator(".score .quiet").all_inner_texts()
     assert labels == ["click", "utility"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"heads": ()}, "This release has no ranker: ads are in retrieval order."),
+        ({"weak": {"revenue": "3 of 40 rows are positive."}}, "revenue is weak: 3 of 40 rows are"),
+    ],
+)
+def test_a_release_without_a_ranker_or_with_a_weak_head_is_described(
+    open_console, tmp_path, recipe, words
+):
+    serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(**recipe))
+    release = releases.load(tmp_path)
+    scorer = ranker.LocalRanker(release) if release.manifest.has_ranker else None
+    with serving_fixtures.serve_app(orchestrator.Orchestrator(release, scorer)) as url:
+        serving_fixtures.wait_until_ready(url)
+        page = open_console(url)
+        answered(page)
+        expect(page.locator("#absent")).to_contain_text(words)
+        expect(page.locator("#degraded")).to_have_text("")
+        assert shown_ads(page) == asked(url, context=sample())
+        expect(page.locator("#health")).to_have_text("ready")
 
 
 def test_a_value_of_two_lines_is_asked_for_as_it_is(hostile_url, open_console):

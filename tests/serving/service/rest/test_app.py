@@ -32,8 +32,8 @@ def test_recommend_answers_as_the_contract_says(http):
     assert reply.status_code == 200
     answer = reply.json()
     assert list(answer) == [
-        *("request_id", "bundle_version", "degraded", "order", "ads", "absent_heads", "stage_ms"),
-        "shortage",
+        *("request_id", "bundle_version", "degraded", "order", "ads", "absent_heads"),
+        *("weak_heads", "stage_ms", "shortage"),
     ]
     assert (answer["request_id"], answer["bundle_version"]) == ("r7", 1)
     assert (answer["degraded"], answer["order"], answer["absent_heads"]) == (None, "utility", [])

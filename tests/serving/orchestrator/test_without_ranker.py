@@ -1,0 +1,153 @@
+"""Releases without a ranker, and releases with heads that are weak."""
+
+import asyncio
+import dataclasses
+
+import pytest
+import serving_fixtures
+
+from serving import client, errors, manifest, model_config, operations, orchestrator, releases
+from serving.requests import Request, Rules
+
+REQUEST = Request(user={"country": "CH", "history": ["ad-3"]}, context={"device": "phone"}, k=5)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The base directory with a release without a ranker."""
+    directory = tmp_path_factory.mktemp("retrieval")
+    serving_fixtures.publish(directory, serving_fixtures.Recipe(heads=()))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def release(base):
+    return releases.load(base)
+
+
+@pytest.fixture
+def service(release):
+    return orchestrator.Orchestrator(release, None)
+
+
+def test_answers_are_in_retrieval_order_and_not_degraded(service, tiny_bundle, ranker_address):
+    answer = asyncio.run(service.recommend(REQUEST))
+    assert (answer.order, answer.degraded) == ("retrieval", None)
+    assert answer.absent_heads == ["click", "engagement", "revenue"]
+    assert all(ad.utility is ad.click_probability is None for ad in answer.ads)
+    scores = [ad.retrieval_score for ad in answer.ads]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+    assert set(answer.stage_ms) == {"query_tower", "index", "features", "ranker", "total"}
+
+
+def test_a_batch_has_the_answers_of_its_requests(service):
+    async def both():
+        return await service.recommend_batch([REQUEST]), await service.recommend(REQUEST)
+
+    (one,), alone = asyncio.run(both())
+    assert [ad.ad_id for ad in one.ads] == [ad.ad_id for ad in alone.ads]
+
+
+def test_rules_apply_and_explanations_say_that_there_are_no_scores(service):
+    rules = Rules.model_validate({"caps": [{"field": "advertiser", "max": 1}]})
+    asked = serving_fixtures.changed(REQUEST, rules=rules, explain=True)
+    answer = asyncio.run(service.recommend(asked))
+    assert len({ad.fields["advertiser"] for ad in answer.ads}) == 5
+    assert all(ad.explanation.parts is None for ad in answer.ads)
+
+
+def test_it_is_ready_without_a_model_server(service):
+    asyncio.run(service.verify_ranker())
+    assert service.not_ready is service.problem is None
+
+
+def test_weights_are_refused_with_the_reason(service):
+    weighted = serving_fixtures.changed(REQUEST, weights={"click": 1.0})
+    with pytest.raises(
+        errors.InvalidRequestError, match=r"click: this release has no ranker.*Omit"
+    ):
+        asyncio.run(service.recommend(weighted))
+
+
+def test_its_description_lists_the_parts(service):
+    described = orchestrator.describe_release(service)
+    assert described["parts"] == ("query_tower", "ad_tower", "ad_index")
+    assert described["heads"] == {"click": False, "engagement": False, "revenue": False}
+    assert described["weights"] == {}
+
+
+def test_a_client_is_given_exactly_if_there_is_a_ranker(release, tiny_bundle, ranker_address):
+    with pytest.raises(errors.RankerMismatchError, match="has a ranker; expected a client"):
+        orchestrator.Orchestrator(tiny_bundle, None)
+    scorer = serving_fixtures.make_orchestrator(tiny_bundle, ranker_address)._client
+    with pytest.raises(errors.RankerMismatchError, match="has no ranker; expected no client"):
+        orchestrator.Orchestrator(release, scorer)
+
+
+def test_the_local_client_and_the_check_of_a_release_need_no_ranker(base):
+    with client.LocalClient(base) as local:
+        assert len(local.recommend(context={"country": "CH"}, k=3).ads) == 3
+    assert list(operations.check_release(base, 1))[-1] == (
+        "it has no ranker: answers are in retrieval order"
+    )
+
+
+def test_a_ranker_next_to_it_is_refused(base, tiny_base, tmp_path):
+    for part in ("manifests", "query_tower", "ad_tower", "ad_index"):
+        (tmp_path / part).symlink_to(base / part)
+    (tmp_path / "ranker").symlink_to(tiny_base / "ranker")
+    with pytest.raises(errors.UnlistedFileError, match="ranker/1/"):
+        releases.load(tmp_path)
+
+
+def test_a_model_server_is_asked_for_the_rankers_that_exist(tmp_path):
+    bundles, path = tmp_path / "bundles", tmp_path / "models.config"
+    serving_fixtures.publish(bundles, serving_fixtures.Recipe(heads=()))
+    serving_fixtures.publish(bundles)
+    assert releases.versions_without_ranker(bundles, (1, 2)) == (1,)
+    for version, models in ((1, ["query_tower"]), (2, ["ranker", "query_tower"])):
+        releases.ServedVersions(bundles, model_config.SERVED_MODELS, path, only=version)
+        served = model_config.read(path).model_config_list.config
+        assert [item.name for item in served] == models
+
+
+def test_a_file_of_versions_with_and_without_a_ranker_is_read_back(tmp_path):
+    served = model_config.ServedReleases((3, 4), {"stable": 3, "canary": 4}, (3,))
+    path = tmp_path / "models.config"
+    path.write_text(model_config.config_text("/models", model_config.SERVED_MODELS, served))
+    assert model_config.read_served(path) == served
+    ranker, tower = model_config.read(path).model_config_list.config
+    assert list(ranker.model_version_policy.specific.versions) == [4]
+    assert dict(ranker.version_labels) == {"canary": 4}
+    assert dict(tower.version_labels) == {"stable": 3, "canary": 4}
+    wanted = model_config.ServedReleases((4, 5), {"stable": 5}, (5,))
+    first = model_config.next_served(served, wanted)
+    assert first == model_config.ServedReleases((3, 4, 5), {"stable": 3}, (3, 5))
+    assert model_config.next_served(first, wanted) == wanted
+
+
+def test_a_manifest_says_which_parts_exist(release):
+    found = release.manifest
+    with pytest.raises(ValueError, match="parts: expected"):
+        dataclasses.replace(found, parts=("query_tower", "ranker"))
+    with pytest.raises(ValueError, match="heads: expected at least one trained head"):
+        dataclasses.replace(found, parts=manifest.PARTS)
+    trained = tuple(dataclasses.replace(head, trained=True) for head in found.heads)
+    with pytest.raises(ValueError, match="heads: expected no trained head"):
+        dataclasses.replace(found, heads=trained)
+
+
+def test_a_weak_head_is_named_if_a_request_gives_it_a_weight(tmp_path):
+    weak = {"engagement": "3 of 40 validation rows are positive."}
+    serving_fixtures.publish(tmp_path, serving_fixtures.Recipe(weak=weak))
+    bundle = releases.load(tmp_path)
+    assert bundle.manifest.weak_heads == weak
+    weighted = serving_fixtures.changed(REQUEST, weights={"engagement": 2.0})
+    with client.LocalClient(tmp_path) as local:
+        plain, asked = local.recommend(REQUEST), local.recommend(weighted)
+    assert (plain.weak_heads, asked.weak_heads) == ([], ["engagement"])
+    # A weak head is still scored, and has weight 0 by default.
+    for ad in plain.ads:
+        assert ad.engagement_probability > 0
+        assert ad.utility == pytest.approx(ad.click_probability + ad.expected_revenue)

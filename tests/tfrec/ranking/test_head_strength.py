@@ -1,0 +1,77 @@
+"""Which heads are weak, why, and what would help."""
+
+import pytest
+
+from tfrec.ranking import head_strength
+
+
+def weakness(**changed):
+    """Returns why a head with 10,000 rows and a rate of 0.2 is weak."""
+    own = {
+        "labeled": 10_000,
+        "positives": 2_000,
+        "base_rate": 0.2,
+        "mean_label": 0.2,
+        "normalized_entropy": 0.9,
+        "normalized_entropy_error": 0.005,
+        "calibration_ratio": 1.0,
+        "calibration_ratio_error": 0.02,
+        "expected_calibration_error": 0.012,
+        "expected_calibration_error_of_chance": 0.012,
+        **changed,
+    }
+    return head_strength.weakness(head_strength.parse_figures({"click": own})["click"])
+
+
+def test_an_ordinary_head_is_not_weak():
+    assert weakness() is None
+
+
+# Two errors of 0.005 below 1.
+@pytest.mark.parametrize(("entropy", "is_weak"), [(0.989, False), (0.991, True), (1.3, True)])
+def test_a_head_is_weak_unless_it_is_known_to_beat_its_base_rate(entropy, is_weak):
+    reason = weakness(normalized_entropy=entropy)
+    assert (reason is not None) == is_weak
+    if is_weak:
+        assert f"its normalized entropy is {entropy:.3f} ± 0.010" in reason
+        assert "2,000 of 10,000 validation rows are positive" in reason
+
+
+def test_the_advice_says_how_many_positive_rows_would_settle_it():
+    # Two errors of 0.04 and an information of 0.02: 16 times the rows would be enough.
+    reason = weakness(positives=50, normalized_entropy=0.98, normalized_entropy_error=0.04)
+    assert "About 800 positive validation rows would settle it" in reason
+
+
+@pytest.mark.parametrize(
+    ("entropy", "advice"),
+    [(1.01, "More positive rows would help"), (0.9999, "Many more positive rows would help")],
+)
+def test_no_number_is_given_if_there_is_none(entropy, advice):
+    reason = weakness(normalized_entropy=entropy, normalized_entropy_error=0.04)
+    assert advice in reason
+    assert "min_count" in reason
+
+
+# 0.1 and two errors of 0.02.
+@pytest.mark.parametrize(("ratio", "is_weak"), [(0.87, False), (1.13, False), (0.85, True)])
+def test_a_head_whose_sum_is_off_is_weak(ratio, is_weak):
+    reason = weakness(calibration_ratio=ratio)
+    assert (reason is not None) == is_weak
+    if is_weak:
+        assert "it predicts 0.85 times what was observed" in reason
+
+
+def test_a_head_that_is_badly_calibrated_is_weak():
+    # Allowed: 0.1 + 1.5 · 0.012 / 0.2 = 0.19 of the mean label 0.2.
+    assert weakness(expected_calibration_error=0.0379) is None
+    reason = weakness(expected_calibration_error=0.17)
+    assert "its expected calibration error is 85% of the mean label" in reason
+
+
+def test_rows_of_one_kind_cannot_be_judged():
+    found = head_strength.parse_figures({"engagement": {"labeled": 40, "positives": 0}})
+    assert head_strength.weak_heads(found) == {
+        "engagement": "0 of 40 validation rows are positive, so it cannot be judged. A larger log "
+        "would help."
+    }

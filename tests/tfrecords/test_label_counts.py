@@ -1,0 +1,44 @@
+"""What to expect of a head, from the number of positive rows of its label."""
+
+import pytest
+
+from tfrecords import label_counts
+
+
+def expect(label, train, validation):
+    return label_counts.expect(
+        label, label_counts.LabelRows(*train), label_counts.LabelRows(*validation)
+    )
+
+
+def test_enough_positive_rows_are_nothing_to_say():
+    assert expect("click", (20_000, 1_000), (2_000, 100)) is None
+
+
+@pytest.mark.parametrize(
+    ("label", "train", "validation", "text"),
+    [
+        ("click", (9_000, 0), (900, 0), "No training row is a click, so nothing can be learned."),
+        ("click", (9_000, 9_000), (900, 900), "so there is no ranker: retrieval alone orders ads."),
+        ("revenue", (9_000, 0), (900, 0), "so the release has no such head."),
+        ("click", (9_000, 999), (900, 100), "Training has 999 clicks, too few for a reliable"),
+        ("engagement", (9_000, 99), (900, 100), "model: expect scores near the base rate."),
+        ("engagement", (9_000, 1_000), (900, 0), "Validation has no rows with engagement, so the"),
+        # 1 / sqrt(25).
+        ("revenue", (9_000, 1_000), (900, 25), "such a number is known to 20% only."),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_would_help(label, train, validation, text):
+    found = expect(label, train, validation)
+    assert text in found.text
+    assert found.action.endswith(".")
+
+
+def test_one_row_is_no_plural():
+    found = expect("engagement", (9_000, 1), (900, 1)).text
+    assert "Training has 1 row with engagement, too few" in found
+    assert "Validation has 1 row with engagement, so" in found
+
+
+def test_near_the_base_rate_is_said_of_very_few_only():
+    assert "base rate" not in expect("click", (9_000, 100), (900, 100)).text

@@ -1,0 +1,83 @@
+"""Default weights of the heads in the utility that orders ads.
+
+Scores have units: two probabilities and an amount of money. Their plain sum lets the head with the
+largest numbers decide, which is often the weakest one. So the weights come from, in this order:
+
+    schema         the schema's `weights`
+    values         the schema's `values`: the utility is expected money per impression
+    standardized   1 / the standard deviation of the head's served scores on validation rows, scaled
+                   so that the first head in use has weight 1: each head has the same say
+
+Weak heads have weight 0, except in the schema's `weights`. If all heads are weak, click alone
+decides, since nothing better is known.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from tfrec.heads import CLICK, HEADS
+from tfrec.ranking import head_strength
+from tfrecords.schema import Schema
+
+_REVENUE = "revenue"
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedHeads:
+    """The heads of a trained ranker: how they are weighted, and which are weak.
+
+    Attributes:
+        weights: Head -> default weight of its score in the utility.
+        source: Where the weights are from: `schema`, `values`, `standardized`, or `equal`.
+        weak: Weak head -> why it is weak, and what would help.
+    """
+
+    weights: Mapping[str, float]
+    source: str
+    weak: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def equal(cls, heads: Sequence[str]) -> Self:
+        """Returns heads of which nothing is known: each has weight 1."""
+        return cls(dict.fromkeys(heads, 1.0), "equal")
+
+
+def judge_heads(schema: Schema, description: Mapping[str, Any]) -> JudgedHeads:
+    """Judges the heads of a trained ranker.
+
+    Args:
+        schema: The schema of its data set.
+        description: Content of `ranker.json`.
+    """
+    heads = list(description["heads"])
+    weak = head_strength.weak_heads(head_strength.parse_figures(description["validation"]))
+    if schema.weights is not None:
+        return JudgedHeads({h: float(schema.weights.get(h, 0.0)) for h in heads}, "schema", weak)
+    strong = [head for head in heads if head not in weak] or [CLICK.label]
+    if schema.values is not None:
+        money = {**schema.values, _REVENUE: 1.0}
+        own = {head: float(money.get(head, 0.0)) for head in strong}
+        if any(own.values()):
+            return JudgedHeads({h: own.get(h, 0.0) for h in heads}, "values", weak)
+    deviations = {h: description["score_deviations"][h] for h in strong}
+    first = next((value for value in deviations.values() if value > 0), 0.0)
+    # Four digits are plenty, and people read them.
+    weights = {
+        h: float(f"{first / deviations[h]:.4g}") if deviations.get(h) else 0.0 for h in heads
+    }
+    if not first:
+        weights[strong[0]] = 1.0
+    return JudgedHeads(weights, "standardized", weak)
+
+
+def score_deviations(served: Mapping[str, np.ndarray], heads: Sequence[str]) -> dict[str, float]:
+    """Returns the standard deviation of the served scores of each head.
+
+    Args:
+        served: Output -> [L] served scores of shown ads.
+        heads: The heads.
+    """
+    return {h: float(np.std(served[HEADS[h].output], dtype=np.float64)) for h in heads}

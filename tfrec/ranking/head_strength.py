@@ -1,0 +1,125 @@
+"""How well each head of a ranker is known to predict, by its metrics of the validation split.
+
+A head is weak if it is not known to predict better than its base rate, or if its values are off.
+Its scores are near the base rate and do no harm, but they should not decide the order of ads.
+
+The metrics are those of `ranker_validation.measure_heads`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+
+# Tolerance of predicted / observed around 1, and of the calibration error as a share of the mean
+# label.
+CALIBRATION_TOLERANCE = 0.1
+# Standard errors, and calibration errors of a calibrated model, that chance explains.
+NUM_ERRORS = 2.0
+NUM_CHANCE = 1.5
+# More than this is no longer advice.
+_MAX_FACTOR = 1_000
+
+
+class HeadCounts(pydantic.BaseModel):
+    """The validation rows of a head, which cannot be judged if they are all of one kind."""
+
+    model_config = pydantic.ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    labeled: int
+    """Number of rows with a known label."""
+    positives: int
+    """Number of labels above 0."""
+
+
+class HeadFigures(HeadCounts):
+    """The metrics of a head, as `measure_heads` describes them."""
+
+    base_rate: float
+    mean_label: float
+    normalized_entropy: float
+    normalized_entropy_error: float
+    calibration_ratio: float
+    calibration_ratio_error: float
+    expected_calibration_error: float
+    expected_calibration_error_of_chance: float
+
+    @property
+    def off(self) -> float:
+        """Distance of predicted / observed from 1."""
+        return abs(self.calibration_ratio - 1)
+
+    @property
+    def max_off(self) -> float:
+        """Distance that a calibrated model may have."""
+        return CALIBRATION_TOLERANCE + NUM_ERRORS * self.calibration_ratio_error
+
+    @property
+    def relative_error(self) -> float:
+        """Expected calibration error as a share of the mean label."""
+        return self.expected_calibration_error / self.mean_label
+
+    @property
+    def relative_error_of_chance(self) -> float:
+        """Expected calibration error that chance explains, as a share of the mean label."""
+        return NUM_CHANCE * self.expected_calibration_error_of_chance / self.mean_label
+
+
+Figures = Mapping[str, HeadCounts]
+
+
+def parse_figures(figures: Mapping[str, Mapping[str, Any]]) -> Figures:
+    """Reads the JSON values of `measure_heads`, from a training or a manifest.
+
+    Raises:
+        ValueError: A metric is missing or of another type.
+    """
+    return {
+        head: (HeadFigures if "normalized_entropy" in own else HeadCounts).model_validate(own)
+        for head, own in figures.items()
+    }
+
+
+def weak_heads(figures: Figures) -> dict[str, str]:
+    """Returns the weak heads, and why each is weak and what would help."""
+    reasons = {head: weakness(own) for head, own in figures.items()}
+    return {head: reason for head, reason in reasons.items() if reason is not None}
+
+
+def weakness(own: HeadCounts) -> str | None:
+    """Returns why a head is weak and what would help, or None if it is not."""
+    rows = f"{own.positives:,} of {own.labeled:,} validation rows are positive"
+    if not isinstance(own, HeadFigures):
+        return f"{rows}, so it cannot be judged. A larger log would help."
+    bound = own.normalized_entropy + NUM_ERRORS * own.normalized_entropy_error
+    if bound >= 1:
+        return (
+            f"it is not known to predict better than its base rate: its normalized entropy is "
+            f"{own.normalized_entropy:.3f} ± {NUM_ERRORS * own.normalized_entropy_error:.3f}, and "
+            f"1 is that of the rate ({rows}). {_what_would_help(own)}"
+        )
+    if own.off > own.max_off:
+        return (
+            f"it predicts {own.calibration_ratio:.2f} times what was observed ({rows}). A larger "
+            "log, or one that ends nearer to today, would help."
+        )
+    if own.relative_error > CALIBRATION_TOLERANCE + own.relative_error_of_chance:
+        return (
+            f"its expected calibration error is {own.relative_error:.0%} of the mean label "
+            f"({rows}). A larger log would help."
+        )
+    return None
+
+
+def _what_would_help(own: HeadFigures) -> str:
+    """Returns the number of positive rows that would settle it, if the metric stayed the same."""
+    fields = "fewer fields or a higher min_count of their values"
+    information = 1 - own.normalized_entropy
+    if information <= 0:
+        return f"More positive rows would help, or {fields}."
+    factor = (NUM_ERRORS * own.normalized_entropy_error / information) ** 2
+    if factor > _MAX_FACTOR:
+        return f"Many more positive rows would help, or {fields}."
+    needed = math.ceil(own.positives * factor)
+    return f"About {needed:,} positive validation rows would settle it, or {fields} may help."

@@ -1,0 +1,93 @@
+"""What to expect of a head before it is trained, from the number of positive rows of its label.
+
+The data card and the training say the same, since both ask `expect`.
+"""
+
+import dataclasses
+import math
+
+FEW_TRAINING_POSITIVES = 1_000
+"""With fewer positive rows, a model is not reliable."""
+FEW_POSITIVES = 100
+"""With fewer, a head rarely learns more than its base rate, which itself is known to a tenth."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRows:
+    """The rows of a split that have a label.
+
+    Attributes:
+        known: Number of rows that have the label.
+        positive: Number of them whose label is above 0.
+    """
+
+    known: int
+    positive: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Expectation:
+    """What is wrong with a label, and what would help."""
+
+    text: str
+    action: str
+
+
+def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation | None:
+    """Returns what to expect of the head of a label, or None if it has enough positive rows.
+
+    Args:
+        label: `click`, `engagement` or `revenue`.
+        train: Training rows.
+        validation: Validation rows.
+    """
+    if not train.positive:
+        return _without_positives(label)
+    if label == "click" and train.positive == train.known:
+        return Expectation(
+            "Every training row is a click, so there is no ranker: retrieval alone orders ads.",
+            "For a ranker, name a click column with zeros in the schema, or convert with "
+            "--sampled_negatives=4, which samples ads that were not clicked.",
+        )
+    found = []
+    positives = _positives(label)
+    if train.positive < FEW_TRAINING_POSITIVES:
+        near = ": expect scores near the base rate" if train.positive < FEW_POSITIVES else ""
+        found.append(
+            f"Training has {train.positive:,} {_positives(label, train.positive)}, too few for a "
+            f"reliable model{near}."
+        )
+    if not validation.positive:
+        found.append(f"Validation has no {positives}, so the {label} head cannot be judged.")
+    elif validation.positive < FEW_POSITIVES:
+        found.append(
+            f"Validation has {validation.positive:,} {_positives(label, validation.positive)}, so "
+            f"the {label} head cannot be judged well: such a number is known to "
+            f"{1 / math.sqrt(validation.positive):.0%} only."
+        )
+    if not found:
+        return None
+    return Expectation(
+        " ".join(found),
+        f"Use a larger log, with at least {FEW_TRAINING_POSITIVES:,} {positives} in training and "
+        f"{FEW_POSITIVES} in validation.",
+    )
+
+
+def _positives(label: str, count: int = 0) -> str:
+    """Returns the word for positive rows, in the number of the count."""
+    if label == "click":
+        return "click" if count == 1 else "clicks"
+    return f"row with {label}" if count == 1 else f"rows with {label}"
+
+
+def _without_positives(label: str) -> Expectation:
+    if label == "click":
+        return Expectation(
+            "No training row is a click, so nothing can be learned.",
+            "Check the click column and the click_threshold of the schema.",
+        )
+    return Expectation(
+        f"{label} is never above 0 in the train split, so the release has no such head.",
+        f"Check the {label} column of the schema, or use a larger log.",
+    )
