@@ -113,7 +113,9 @@ def checked_labels(
         ValueError: A label's column holds times.
     """
     if schema.events is not None:  # A later stage joins the events to click and engagement.
-        plain = dataclasses.replace(schema, events=None, click=None, engagement=None)
+        plain = dataclasses.replace(
+            schema, events=None, click=None, engagement=None, values=None, weights=None
+        )
         labels = checked_labels(plain, table, faults, False)
         nothing = pa.array(np.zeros(table.num_rows, np.uint8))
         return {**labels, "engagement": nothing} if schema.engagement else labels
