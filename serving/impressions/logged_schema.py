@@ -96,7 +96,8 @@ def newest_schema(log_files: Sequence[pathlib.Path]) -> LoggedSchema:
     for side in ("query", "ad"):
         for field in known[f"{side}_fields"]:
             own = {**options.get(field["name"], {}), **field, "side": side}
-            fields.append({key: value for key, value in own.items() if key != "column"})
+            # The log has the values of fields under their names, also those from a calendar.
+            fields.append({k: v for k, v in own.items() if k not in ("column", "calendar")})
     return LoggedSchema(columns.names, fields, known["schema"], known["labels"])
 
 

@@ -296,3 +296,37 @@ def test_a_wrong_schema_is_refused_before_anything_is_written(schema, error, tmp
     with pytest.raises(error):
         converted(log(), tmp_path / "data", schema)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_have_nested_columns_written_numbers_and_titles(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "user": [f"u{n % 9}" for n in range(100)],
+            "device": [{"os": ["ios", "web"][n % 2], "kind": {"name": "x"}} for n in range(100)],
+            "sku": [f"s{n % 5}" for n in range(100)],
+            "day": [f"{1 + n % 28:02d}.03.2024" for n in range(100)],
+            "paid": [f"{n % 3},50 €" for n in range(100)],
+            "click": [n % 3 > 0 for n in range(100)],
+        }
+    )
+    ads = pd.DataFrame({"sku": [f"s{n}" for n in range(6)], "title": [f"T{n}" for n in range(6)]})
+    schema = {
+        "name": "shop",
+        "fields": [
+            {"name": "os", "kind": "categorical", "side": "query", "column": "device.os"},
+            {"name": "sku", "kind": "categorical", "side": "ad"},
+        ],
+        "ad_key": ["sku"],
+        "click": "click",
+        "revenue": "paid",
+        "time": "day",
+        "time_format": "%d.%m.%Y",
+        "decimal": ",",
+        "show": ["title"],
+    }
+    data_set = tfrecords.from_pandas(frame, schema, tmp_path / "data", ads=ads, progress=False)
+    splits = ("train", "validation", "test")
+    # 0.5, 1.5 and 2.5 in turn: 33 rounds and 0.5.
+    assert sum(data_set.label_sum(split, "revenue") for split in splits) == 33 * 4.5 + 0.5
+    assert {own["title"] for own in data_set.catalog().shown(np.arange(6))} == set(ads["title"])
+    assert {sample["os"] for sample in data_set.sample_requests()} <= {"ios", "web"}

@@ -26,6 +26,7 @@ SHOP = schema_lib.Schema(
     time="ts",
     revenue="price",
     events=EVENTS,
+    weights={"click": 1, "engagement": 5},
 )
 
 
@@ -123,7 +124,8 @@ def test_a_log_of_events_converts_and_every_row_is_accounted_for(tmp_path, rows_
 def test_a_schema_of_events_is_read_back_and_faults_are_named(tmp_path):
     schema_lib.save_schema(SHOP, tmp_path / "schema.json")
     assert schema_lib.load_schema(tmp_path / "schema.json") == SHOP
-    value = {k: v for k, v in SHOP.to_json().items() if k not in ("click", "engagement")}
+    left_out = ("click", "engagement", "weights")
+    value = {k: v for k, v in SHOP.to_json().items() if k not in left_out}
     value["events"] = {"column": "event", "view": ["view"], "click": ["click"]}
     # The labels are those of the event types: no purchase, no engagement.
     schema = schema_lib.schema_from_json(value)

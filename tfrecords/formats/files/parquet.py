@@ -1,8 +1,9 @@
 """Reads Parquet files as logs; rows are numbered from 1.
 
 Columns are converted to the types that the conversion reads: integers, floats, booleans, strings,
-times and lists. Dictionaries are decoded; decimals become floats, or strings if they are whole
-(they may be ids); times become microseconds; NaN is missing.
+times and lists. Fields of structs have dotted names, such as `device.os`. Dictionaries are decoded;
+decimals become floats, or strings if they are whole (they may be ids); times become microseconds;
+NaN is missing.
 """
 
 import json
@@ -43,7 +44,8 @@ class ParquetLog:
         self._path = path
         self._types = types
         self._rows_per_chunk = rows_per_chunk
-        schema = _open(path).schema_arrow
+        self._roots = _roots(_open(path).schema_arrow)
+        schema = _flat(_open(path).schema_arrow.empty_table()).schema
         self._present = [name for name in types if name in schema.names]
         for name in self._present:
             _check_type(path, schema, name, types[name], name in lists)
@@ -60,9 +62,12 @@ class ParquetLog:
         """Yields runs of `rows_per_chunk` rows, independently of row groups."""
         pending: list[pa.RecordBatch] = []
         count, size = 0, self._rows_per_chunk
+        # Of structs, whole columns are read.
+        columns = list(dict.fromkeys(self._roots.get(name, name) for name in self._present))
         try:
-            for batch in _open(self._path).iter_batches(size, columns=self._present):
-                pending.append(batch.select(self._present))
+            for batch in _open(self._path).iter_batches(size, columns=columns):
+                table = _flat(pa.Table.from_batches([batch]))
+                pending += table.select(self._present).to_batches()
                 count += batch.num_rows
                 while count >= size:
                     table = pa.Table.from_batches(pending)
@@ -114,7 +119,24 @@ def column_names(path: pathlib.Path) -> tuple[str, ...]:
     Raises:
         ValueError: The file is not a complete Parquet file.
     """
-    return tuple(_open(path).schema_arrow.names)
+    return tuple(_flat(_open(path).schema_arrow.empty_table()).column_names)
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """Returns a table with the fields of structs as columns with dotted names."""
+    while any(pa.types.is_struct(field.type) for field in table.schema):
+        table = table.flatten()
+    return table
+
+
+def _roots(schema: pa.Schema) -> dict[str, str]:
+    """Returns the struct of each column that is a field of one."""
+    structs = [field for field in schema if pa.types.is_struct(field.type)]
+    return {
+        name: field.name
+        for field in structs
+        for name in _flat(pa.schema([field]).empty_table()).column_names
+    }
 
 
 def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
