@@ -2,6 +2,7 @@
 
     WORKDIR/synthetic/   the synthetic log, where one is used
     WORKDIR/data/        the converted data set
+    WORKDIR/data_card.html   what is in it, and its problems
     WORKDIR/retrieval/   the two-tower model
     WORKDIR/ranker/      the ranker
     WORKDIR/evaluation/  metrics of both on the test split, and a page with figures
@@ -11,9 +12,10 @@ The data set can also be in another directory, see `Pipeline.use`.
 
 A step records its inputs in WORKDIR/steps/NAME.json. In the next run, a finished step with the same
 inputs is skipped, a killed step resumes from its checkpoints, and a step with other inputs starts
-again.
+again. One process at a time runs steps in a work directory.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -26,7 +28,13 @@ from typing import Any
 import pydantic
 
 from serving import manifest, releases
-from serving.export import evaluated_index, head_lines, release_export, release_gate
+from serving.export import (
+    evaluated_index,
+    head_lines,
+    release_export,
+    release_gate,
+    work_directory,
+)
 from serving.index import IndexConfig
 from tfrec import evaluation, ranking, reports, retrieval
 from tfrec.config import (
@@ -36,7 +44,7 @@ from tfrec.config import (
     RankerConfig,
     RetrievalConfig,
 )
-from tfrecords import convert, files, formats, reader, synthetic
+from tfrecords import card, convert, files, formats, reader, synthetic
 from tfrecords.splits import SPLITS
 
 # The file that each step writes last; without it the step is not finished.
@@ -67,6 +75,10 @@ class Pipeline:
         """Returns the output directory of a step."""
         return self.workdir / step
 
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Locks the work directory for several steps; see `work_directory.locked`."""
+        return work_directory.locked(self.workdir)
+
     def synthesize(self, n_samples: int, seed: int = 7) -> convert.Source:
         """Writes a synthetic log of `n_samples` impressions."""
         config = synthetic.WorldConfig(seed=seed)
@@ -95,6 +107,8 @@ class Pipeline:
             "format_source": formats.FORMATS.digest(source.format),
             **dataclasses.asdict(config),
         }
+        if source.files.log[0] != synthetic.SyntheticLog(self.path("synthetic")).log:
+            self._print(f"[1/{len(STEPS)}] using a log of format {source.format}")
         data_set = self._whole_data_set()
         redone = self._once(
             "data",
@@ -111,6 +125,8 @@ class Pipeline:
         if data_set is None or redone:
             data_set = self.data_set()
         self._print(_describe(data_set))
+        if redone and self.progress:
+            self._write_card(data_set)
         return data_set
 
     def use(self, data_set: reader.DataSet) -> None:
@@ -119,6 +135,7 @@ class Pipeline:
         if directory != self.path("data").resolve():
             inputs = {"directory": str(directory)}
             self._write_note("data", {"inputs": inputs, "finished": True, "seconds": 0.0})
+            self._print(f"[2/{len(STEPS)}] using the data set {directory}")
         elif "directory" in self._note("data").get("inputs", {}):
             self._note_path("data").unlink()
 
@@ -300,6 +317,14 @@ class Pipeline:
         log = pathlib.Path(data_set.description.source.path)
         return log.parent if synthetic.SyntheticLog(log.parent).world.is_file() else None
 
+    def _write_card(self, data_set: reader.DataSet) -> None:
+        """Writes the data card and prints its warnings."""
+        built = card.build_card(data_set)
+        page = self.workdir / "data_card.html"
+        files.write(page, card.render_html(built))
+        warnings = card.render_warnings(own for own in built.warnings if own.level == "warning")
+        self._print(f"{warnings}\n      data card: {page}".lstrip("\n"))
+
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""
         used = ("retrieval", *(["ranker"] if ranking.without_ranker(data_set) is None else []))
@@ -359,14 +384,15 @@ class Pipeline:
         if same and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
             self._print(f"{number} {title}: finished before, unchanged")
             return False
-        self._print(f"{number} {title}")
-        if not same and not keep:
-            shutil.rmtree(self.path(step), ignore_errors=True)
-        self._write_note(step, {"inputs": inputs, "finished": False})
-        started = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - started
-        self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
+        with self.locked():
+            self._print(f"{number} {title}")
+            if not same and not keep:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+            self._write_note(step, {"inputs": inputs, "finished": False})
+            started = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - started
+            self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
         self._print(f"      {seconds:.1f} s")
         return True
 
