@@ -11,7 +11,7 @@ from serving.requests.answer import (
 )
 from serving.requests.deadline import Deadline
 from serving.requests.filter_fields import FilterFields
-from serving.requests.parsing import parse, refusal, shortened
+from serving.requests.parsing import joined, parse, refusal, shortened
 from serving.requests.query_fields import Columns, QueryFields, as_finite_float, check_value
 from serving.requests.request import (
     MAX_DEADLINE_MS,
@@ -63,6 +63,7 @@ __all__ = [
     "as_digits",
     "as_finite_float",
     "check_value",
+    "joined",
     "parse",
     "refusal",
     "shortened",

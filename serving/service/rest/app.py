@@ -107,7 +107,7 @@ def create_app(
         overloaded=_early_refusal(router),
         token=token,
     )
-    rest_errors.add_handlers(app)
+    rest_errors.add_handlers(app, lambda request: router.stable.check(request))
     _add_recommend_routes(app, router)
     _add_state_routes(app, router, follower, life)
     _add_metrics_route(app, metrics)
