@@ -13,7 +13,7 @@ from serving.index import exact_search, search
 
 # Queries that are searched before the clock starts, and that are timed in any case.
 _WARM_UP = 10
-_PASSES = 5
+_PASSES = 15
 
 
 def recall_against_exact(
@@ -54,7 +54,7 @@ def time_alone(
     max_seconds: float = 2.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> np.ndarray:
-    """Measures searches for one query at a time, in up to five passes over the queries.
+    """Measures searches for one query at a time, in up to 15 passes over the queries.
 
     Args:
         searcher: Index to search.

@@ -1,6 +1,6 @@
 // The ranked ads: their scores, and in the details what the utility is made of and the fields.
 
-import { bar, count, html, number, render, shown } from "./html.js";
+import { bar, count, head, html, number, render, row, shown } from "./html.js";
 import { exclude, restrict } from "./filters.js";
 
 const MAX_FIELDS_IN_SUMMARY = 5;
@@ -24,8 +24,9 @@ export const rankedBy = (weights, heads, candidates) =>
 /**
  * Draws ads, best first.
  *
- * `view` has heads, weights and `adFields` of the release, all `candidates` in retrieval order, and
- * `before`, ad id -> rank to compare with, or null.
+ * `view` has heads, weights and `adFields` of the release, all `candidates` in retrieval order,
+ * `before`, ad id -> rank to compare with, or null, and `rival`, the {name, ranks} of the other
+ * release, or null.
  */
 export function drawAds(ads, view) {
   const { heads, candidates, weights } = view;
@@ -55,6 +56,7 @@ function adItem(ad, view) {
       <div class="name">
         <h3>${ad.ad_id}${ad.explanation?.explored && html`<small> drawn by exploration</small>`}</h3>
         <p class="quiet">${summary(ad)}</p>
+        ${view.rival && html`<p class="quiet">${placeIn(view.rival, ad)}</p>`}
       </div>
       <div class="scores">${scores(ad, view)}</div>
       <button type="button" id="exclude-${ad.ad_id}" aria-label="Exclude ${ad.ad_id}" title="Exclude this ad"
@@ -91,6 +93,10 @@ function summary({ fields, ad_id: adId }) {
     .map(([name, value]) => html`<span>${name} <b>${shown(value)}</b></span>`);
 }
 
+function placeIn({ name, ranks }, { ad_id: adId }) {
+  return ranks.has(adId) ? `place ${ranks.get(adId)} in ${name}` : `not in the answer of ${name}`;
+}
+
 function moved(ad, before) {
   if (!before) return null;
   const was = before.get(ad.ad_id);
@@ -100,13 +106,7 @@ function moved(ad, before) {
   return html`<small class="${isUp ? "good" : "bad"}" title="was ${was}">${text}</small>`;
 }
 
-const row = (...cells) => html`<tr>${cells.map((cell) => html`<td>${cell}</td>`)}</tr>`;
-
-const table = (titles, rows) => html`
-  <table>
-    <thead><tr>${titles.map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
-    <tbody>${rows}</tbody>
-  </table>`;
+const table = (titles, rows) => html`<table>${head(...titles)}<tbody>${rows}</tbody></table>`;
 
 function utilityTable(ad, { heads, weights, candidates }) {
   const parts = ad.utility === null ? [] : partsOf(ad, weights, heads);

@@ -118,6 +118,12 @@ export const count = (value) => Number(value).toLocaleString("en");
 
 export const milliseconds = (value) => `${value.toFixed(value >= 100 ? 0 : value >= 1 ? 1 : 2)} ms`;
 
+export const row = (...cells) => html`<tr>${cells.map((cell) => html`<td>${cell}</td>`)}</tr>`;
+
+/** Returns the head of a table. */
+export const head = (...titles) =>
+  html`<thead><tr>${titles.map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>`;
+
 /** Draws [start, length, class] parts, as shares of the whole, on one line; a number stands next to it. */
 export const bar = (...parts) => html`
   <svg class="bar" aria-hidden="true">

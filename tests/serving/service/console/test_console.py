@@ -112,6 +112,12 @@ def test_the_bundle_tells_limits_and_sample_requests(service_url):
     assert document["outputs"] == serving_fixtures.OUTPUTS
     assert document["weights"] == dict.fromkeys(serving_fixtures.OUTPUTS, 1.0)
     assert document["sample_requests"] == serving_fixtures.PROBE_REQUESTS
+    # Without a canary it is the stable release.
+    canary = httpx.get(f"{service_url}/v1/bundle?release=canary", timeout=60).json()
+    assert canary["version"] == document["version"]
+    other = httpx.get(f"{service_url}/v1/bundle?release=canry", timeout=60)
+    assert other.status_code in (400, 422)
+    assert "release: expected 'stable' or 'canary', got 'canry'" in other.text
 
 
 def test_a_dry_run_is_answered_alike_and_neither_logged_nor_counted(
