@@ -182,7 +182,7 @@ class Summaries(tf.keras.callbacks.Callback):
         totals = {name: float(value) * self._steps for name, value in (logs or {}).items()}
         count = self._steps - self._sampled
         recent = {
-            f"train/{name}": (total - self._totals.get(name, 0.0)) / count
+            f"batch/{name}": (total - self._totals.get(name, 0.0)) / count
             for name, total in totals.items()
         }
         self._totals, self._sampled = totals, self._steps
@@ -199,6 +199,9 @@ class Summaries(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         scalars = {f"epoch/{name}": value for name, value in (logs or {}).items()}
+        speed = scalars.pop("epoch/examples_per_second", None)
+        if speed is not None:
+            scalars["speed/examples_per_second_of_pass"] = speed
         summaries.write_scalars(scalars, epoch + 1)
         summaries.write_histograms(self.model, epoch + 1)
         if not epoch:
