@@ -21,6 +21,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Any
@@ -266,7 +267,7 @@ class Pipeline:
             judged = release_gate.check(base, data_set, models.ranker, self.path("ranker"), force)
             for kind in ("refusals", "notes"):
                 for line in judged["gate"][kind]:
-                    self._print(f"      {'forced: ' if kind == 'refusals' else ''}{line}")
+                    self._print(_wrapped(f"{'forced: ' if kind == 'refusals' else ''}{line}"))
             release_export.export_release(
                 base,
                 data_set,
@@ -411,6 +412,11 @@ def _content_of(data_set: reader.DataSet) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _wrapped(text: str) -> str:
+    indent = " " * 6
+    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
+
+
 def _describe(data_set: reader.DataSet) -> str:
     description = data_set.description
     source = description.source
@@ -428,32 +434,4 @@ def _describe(data_set: reader.DataSet) -> str:
     ]
     if sampled:
         text.append(f"      {sampled:,} of the impressions are sampled negatives")
-    for name, count in description.rows_of_varying_query_fields.items():
-        text.append(
-            f"      {name} differs within its request in {count / max(written, 1):.1%} of rows; "
-            "a request keeps its first value: is it a field of the ad?"
-        )
-    if others := description.rows_of_other_users:
-        text.append(
-            f"      {others / max(written, 1):.1%} of rows are of another user than their request: "
-            "is the request key unique, or does it restart each day?"
-        )
-    young = description.rows_inside_engagement_window
-    if young:
-        window = description.engagement_window_seconds
-        text.append(
-            f"      engagement and revenue of {young:,} impressions are not final: they are less "
-            f"than {window:,.0f} seconds before the end of the log"
-        )
-    if late := description.rows_after_end_of_log:
-        text.append(
-            f"      the end of the log is before {late:,} of them: their times are more than "
-            f"{window:,.0f} seconds after those of all others"
-        )
-    changed = description.impressions_of_changed_ads
-    if changed:
-        text.append(
-            f"      {changed / max(written, 1):.1%} of the impressions showed an ad with fields "
-            "other than its latest ones, which the catalog holds"
-        )
     return "\n".join(text)
