@@ -6,7 +6,7 @@
 const HOLE = /\u0001(\d+)\u0001/;
 const TOKEN = /<\/[\w-]+>|<([\w-]+)((?:\s+[\w-]+(?:="[^"]*")?)*)\s*>|[^<]+/g;
 const ATTRIBUTE = /([\w-]+)(?:="([^"]*)")?/g;
-const VOID_TAGS = new Set(["input"]);
+const VOID_TAGS = new Set(["img", "input"]);
 const SVG_TAGS = new Set(["svg", "circle", "line", "rect", "text", "title"]);
 
 /** Returns the element of a literal, or a fragment of several nodes. Whitespace between lines is dropped. */
