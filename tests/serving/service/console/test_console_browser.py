@@ -480,7 +480,7 @@ def test_values_with_markup_are_shown_as_text_and_absent_heads_are_named(hostile
     page = open_console(hostile_url)
     answered(page)
     assert shown_ads(page) == asked(hostile_url, context=sample())
-    assert page.locator("#ads h3").first.inner_text().startswith(HOSTILE)
+    assert HOSTILE in page.locator("#ads h3").first.inner_text()
     for summary in page.locator("#ads summary").all():
         summary.click()
     page.get_by_label("Without category", exact=False).first.click()
