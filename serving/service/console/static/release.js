@@ -1,7 +1,7 @@
 // What is served, and whether the service is ready.
 
 import { ask } from "./api.js";
-import { asObject, byId, count, head, html, number, render, row, say } from "./html.js";
+import { asArray, asObject, byId, count, head, html, number, render, row, say } from "./html.js";
 
 const PERIOD_MS = 5_000;
 const TIMEOUT_MS = 4_500;
@@ -47,8 +47,9 @@ function drawQuality(bundles) {
     head("", ...bundles.map(nameOf)),
     html`<tbody>${names.map((name) => row(name, ...measured.map((metrics) => cell(metrics[name]))))}</tbody>`,
   ]);
-  const impressions = bundles[0].metrics?.impressions;
+  const { impressions, gate } = asObject(bundles[0].metrics);
   render("quality-note", [
+    gate?.forced && html`<span class="bad">Published by force: ${asArray(gate.refusals).join("; ")}. </span>`,
     impressions != null && `${count(impressions)} impressions of the test split. `,
     names.length > 0
       ? "Small: 95 % interval. Predicted / observed is 1 if probabilities are calibrated."
