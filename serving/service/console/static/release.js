@@ -16,7 +16,10 @@ export function drawRelease(bundle, rival) {
     exported: bundle.created && new Date(bundle.created).toLocaleString(),
     ads: count(numAds(bundle)),
     heads: Object.entries(bundle.heads)
-      .map(([head, isTrained]) => head + (isTrained ? "" : " (absent)"))
+      .map(([name, isTrained]) => {
+        const state = isTrained ? (bundle.weak_heads?.[name] ? " (weak)" : "") : " (absent)";
+        return name + state;
+      })
       .join(", "),
     index: index.kind,
     "ad fields": bundle.ad_fields.map(({ name }) => name).join(", "),
