@@ -177,7 +177,7 @@ class Pipeline:
     def say_what_to_expect(self, data_set: reader.DataSet) -> None:
         """Prints the number of positive rows of each label, and what they are worth."""
         for line in head_lines.of_labels(data_set):
-            self._print(f"      {line}")
+            self._print(_wrapped(line))
 
     def evaluate(
         self,
@@ -286,7 +286,7 @@ class Pipeline:
         stays = "" if latest == stable else f"; {stable} stays stable, see tfrec release"
         self._print(f"release {latest} in {base}{stays}")
         for line in head_lines.of_release(manifest.read(base, latest)):
-            self._print(f"      {line}")
+            self._print(_wrapped(line))
         return base
 
     def models(self, data_set: reader.DataSet) -> evaluation.Models:
@@ -319,11 +319,14 @@ class Pipeline:
         return log.parent if synthetic.SyntheticLog(log.parent).world.is_file() else None
 
     def _write_card(self, data_set: reader.DataSet) -> None:
-        """Writes the data card and prints its warnings."""
+        """Writes the data card and prints its warnings but those of `say_what_to_expect`."""
         built = card.build_card(data_set)
         page = self.workdir / "data_card.html"
         files.write(page, card.render_html(built))
-        warnings = card.render_warnings(own for own in built.warnings if own.level == "warning")
+        said = "".join(head_lines.of_labels(data_set))
+        warnings = card.render_warnings(
+            own for own in built.warnings if own.level == "warning" and own.text not in said
+        )
         self._print(f"{warnings}\n      data card: {page}".lstrip("\n"))
 
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
