@@ -56,6 +56,7 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
 
 def step_times(seconds: Mapping[str, float]) -> str:
     """Returns the wall time of each step."""
-    parts = ", ".join(f"{step} {value:.1f} s" for step, value in seconds.items())
-    line = f"Steps: {parts}; total {sum(seconds.values()):.0f} s."
-    return textwrap.fill(line, _WIDTH, subsequent_indent="  ")
+    # Lines are not broken at these spaces.
+    parts = ", ".join(f"{step}\xa0{value:.1f}\xa0s" for step, value in seconds.items())
+    line = f"Steps: {parts}; total\xa0{sum(seconds.values()):.0f}\xa0s."
+    return textwrap.fill(line, _WIDTH, subsequent_indent="  ").replace("\xa0", " ")
