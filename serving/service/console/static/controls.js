@@ -117,12 +117,14 @@ export function drawWeights(bundle) {
     }),
   );
   const absent = Object.keys(bundle.heads).filter((name) => !bundle.heads[name]);
-  const weak = Object.entries(bundle.weak_heads ?? {}).map(([name, why]) => ` ${name} is weak: ${why}`);
+  const weak = Object.entries(bundle.weak_heads ?? {}).map(
+    ([name, why]) => html`<details><summary>${name} is weak</summary><p class="quiet">${why}</p></details>`,
+  );
   const missing =
     absent.length > 0 && `This release has no ${absent.join(" and no ")} head: its log had no such label.`;
   const isRanked = !bundle.parts || bundle.parts.includes("ranker");
   const unranked = "This release has no ranker: ads are in retrieval order.";
-  render("absent", isRanked ? [missing, weak.join("")] : unranked);
+  render("absent", isRanked ? [missing, ...weak] : unranked);
 }
 
 /** Draws the first cap, the first diversity rule and exploration; the JSON can have more. */

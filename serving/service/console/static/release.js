@@ -51,8 +51,9 @@ function drawQuality(bundles) {
     html`<tbody>${names.map((name) => row(name, ...measured.map((metrics) => cell(metrics[name]))))}</tbody>`,
   ]);
   const { impressions, gate } = asObject(bundles[0].metrics);
+  const refusals = gate?.forced ? asArray(gate.refusals) : [];
   render("quality-note", [
-    gate?.forced && html`<span class="bad">Published by force: ${asArray(gate.refusals).join("; ")}. </span>`,
+    refusals.length > 0 && html`<span class="bad">Published by force: ${refusals.join("; ")}. </span>`,
     impressions != null && `${count(impressions)} impressions of the test split. `,
     names.length > 0
       ? "Small: 95 % interval. Predicted / observed is 1 if probabilities are calibrated."
