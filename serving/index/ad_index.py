@@ -4,7 +4,8 @@
                         partly memory-mapped (see `read_index`)
     ad_features.npy     int32 [N, F], memory-mapped and shared between processes
     sample_queries.npy  float32 [Q, D], optional, to measure recall while serving
-    ads.arrow           column __ad_id__ and the raw ad fields, memory-mapped
+    ads.arrow           column __ad_id__ and the raw ad fields, memory-mapped; vectors are lists of
+                        one size
 
 Shapes: B queries, N ads, D embedding size, C candidates, F ad fields.
 """
@@ -149,6 +150,7 @@ class AdIndex(search.Searcher):
         super().__init__(index, num_threads)
         self._features = ad_features
         self._ads = ads
+        self._shown = without_vectors(ads)
         self._sample_queries = sample_queries
         self._eligibility = eligibility.Eligibility(ads, AD_ID)
 
@@ -210,14 +212,20 @@ class AdIndex(search.Searcher):
         """Returns the ad ids of catalog rows [C]."""
         return self._ads[AD_ID].take(pa.array(rows)).to_pylist()
 
+    def ads(self, rows: np.ndarray) -> pa.Table:
+        """Returns the ad ids and raw fields of catalog rows [C], with their vectors."""
+        return self._ads.take(pa.array(rows))
+
     def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Returns the raw fields of catalog rows [C]; NaN and infinity become None."""
-        # A single take: row by row takes four times as long.
-        return displayed_fields(self._ads.take(pa.array(rows)))
+        """Returns the raw fields of catalog rows [C] without vectors; NaN and infinity become None.
+
+        A single take: row by row takes four times as long.
+        """
+        return displayed_fields(self._shown.take(pa.array(rows)))
 
     def listed(self, rows: np.ndarray) -> list[tuple[str, dict[str, Any]]]:
         """Returns `ad_ids` and `display` of catalog rows [C] with a single lookup."""
-        table = self._ads.take(pa.array(rows))
+        table = self._shown.take(pa.array(rows))
         return list(zip(table[AD_ID].to_pylist(), displayed_fields(table), strict=True))
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
@@ -257,13 +265,19 @@ class AdIndex(search.Searcher):
         return self._sample_queries
 
 
+def without_vectors(ads: pa.Table) -> pa.Table:
+    """Returns a table of ads without its vectors, which nobody reads in an answer."""
+    vectors = [f.name for f in ads.schema if pa.types.is_fixed_size_list(f.type)]
+    return ads.drop_columns(vectors)
+
+
 def displayed_fields(ads: pa.Table) -> list[dict[str, Any]]:
-    """Returns the raw fields of a table of ads; NaN and infinity become None for JSON."""
+    """Returns the raw fields of a table of ads without vectors; NaN and infinity become None."""
     return [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in fields.items()
             if name != AD_ID
         }
-        for fields in ads.to_pylist()
+        for fields in without_vectors(ads).to_pylist()
     ]

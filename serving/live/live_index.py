@@ -60,7 +60,7 @@ class LiveIndex:
     def __init__(self, release: releases.Bundle, config: LiveConfig | None = None) -> None:
         self._release = release
         self._config = config or LiveConfig()
-        self._rows = ad_rows.AdRows(release.manifest.ad_kinds, release.ad_index.table_schema)
+        self._rows = ad_rows.AdRows(release.manifest.ad_fields, release.ad_index.table_schema)
         self._store = live_store.LiveStore(
             release.base, release.version, release.manifest.training_id
         )

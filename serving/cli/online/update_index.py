@@ -27,6 +27,7 @@ from absl import flags
 from serving import manifest
 from serving.cli import command_line
 from serving.cli.flags import bundle_flags
+from tfrecords.schema import numbers_of
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("add", None, "File of ads to add or change: .jsonl or .csv.")
@@ -129,11 +130,12 @@ def _read_csv(path: pathlib.Path, release: manifest.Manifest) -> Iterator[dict[s
 def _value(place: str, kind: str, text: str, separators: dict[str, str]) -> Any:
     if not text:
         return None
+    separator = separators.get(place.rsplit(", ", 1)[1], "|")
     if kind == "categorical_list":
-        return text.split(separators.get(place.rsplit(", ", 1)[1], "|"))
-    if kind == "categorical":
+        return text.split(separator)
+    if kind in ("categorical", "text"):
         return text
     try:
-        return float(text)
+        return numbers_of(text, separator) if kind == "dense" else float(text)
     except ValueError as error:
         raise ValueError(f"{place}: expected a number, got {text!r}.") from error

@@ -23,6 +23,8 @@ from tfrecords.formats.files import lines
 
 STRINGS = pa.dictionary(pa.int32(), pa.string())
 NUMBERS = pa.float64()
+# Of Parquet files; texts have strings in their place.
+VECTORS = pa.list_(pa.float32())
 _EMPTY_LINE = re.compile(rb"(?:\A|\n)\r?\n")
 _PARTS = 16
 _BLOCK_BYTES = 1 << 20

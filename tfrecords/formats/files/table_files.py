@@ -86,7 +86,7 @@ def open_table(
 
     Args:
         path: The file.
-        types: Columns to read and their types, `delimited.STRINGS` or `delimited.NUMBERS`.
+        types: Columns to read and their types: `delimited.STRINGS`, `NUMBERS` or `VECTORS`.
         lists: Columns that may hold lists.
         optional: Columns that the file may lack; they are missing in its rows.
         rows_per_chunk: Approximate number of rows of a chunk.
@@ -96,6 +96,7 @@ def open_table(
     """
     if is_parquet(path):
         return parquet.ParquetLog(path, types, lists, rows_per_chunk)
+    types = {n: delimited.STRINGS if k == delimited.VECTORS else k for n, k in types.items()}
     found = text(path, types)
     layout = delimited.Layout(types, found.delimiter, found.quote, optional=frozenset(optional))
     return delimited.DelimitedLog(protocol.Files((path,)), layout, None, rows_per_chunk)

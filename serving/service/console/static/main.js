@@ -77,7 +77,7 @@ function drawOrder(ads) {
     heads,
     weights,
     candidates: answer.candidates,
-    adFields: bundle.ad_fields,
+    adFields: bundle.ad_fields.filter(({ kind }) => kind !== "dense"),
     before: isReweighted ? base.ranks : null,
   });
   // In retrieval order, with the utilities of these weights.
