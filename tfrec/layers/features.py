@@ -229,9 +229,14 @@ class VectorEmbedding(tf.keras.layers.Layer):
         width = self.num_embeddings * self._dim
         # Vectors have length one, so that an embedding starts with this deviation, too: the text
         # of an ad says something from the first step, its id only once it was learned.
-        normal = tf.keras.initializers.RandomNormal(stddev=0.1)
-        self.kernel = self.add_weight("kernel", (self._length, width), initializer=normal)
-        self.missing = self.add_weight("missing", (width,), initializer=normal)
+        self.kernel = self.add_weight(
+            "kernel",
+            (self._length, width),
+            initializer=tf.keras.initializers.RandomNormal(stddev=0.1),
+        )
+        self.missing = self.add_weight(
+            "missing", (width,), initializer=tf.keras.initializers.RandomNormal(stddev=0.1)
+        )
         super().build(input_shape)
 
     def call(self, rows: tf.Tensor) -> tf.Tensor:
