@@ -93,10 +93,10 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             for field, own in zip(fields, columns, strict=True)
             if field.length is not None
         ]
-        num_ids = len(strings) + len(numeric)
-        self.num_fields = num_ids + sum(vector.num_embeddings for vector in self.vectors)
+        self._num_ids = len(strings) + len(numeric)
+        self.num_fields = self._num_ids + sum(own.num_embeddings for own in self.vectors)
         self._order = np.argsort(strings + numeric)
-        self._in_order = strings + numeric == list(range(num_ids))
+        self._in_order = strings + numeric == list(range(self._num_ids))
         self.output_dim = self.num_fields * dim
 
     def build(self, input_shape: tf.TensorShape) -> None:
@@ -131,7 +131,8 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         """Embeds encoded rows [B, W] int32 as [B, F, E] float32."""
         embeddings = self.embed(ids)
         if training and self._l2:
-            norms = tf.reduce_sum(tf.square(embeddings), axis=[-2, -1])
+            looked_up = embeddings[..., : self._num_ids, :]
+            norms = tf.reduce_sum(tf.square(looked_up), axis=[-2, -1])
             exists = tf.cast(tf.reduce_any(tf.not_equal(ids, 0), axis=-1), norms.dtype)
             mean = tf.math.divide_no_nan(tf.reduce_sum(norms * exists), tf.reduce_sum(exists))
             self.add_loss(self._l2 * mean)
