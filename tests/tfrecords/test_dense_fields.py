@@ -1,6 +1,8 @@
 """Dense and text fields from the files of a log to the batches of a data set."""
 
+import dataclasses
 import json
+import typing
 
 import logs
 import numpy as np
@@ -8,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
 import tfrecords
-from tfrecords import encoding, schema, vectors
+from tfrecords import encoding, schema, texts, vectors
 
 QUERY = schema.Field("taste", "dense", "query", length=2)
 COUNTRY = schema.Field("country", "categorical", "query", min_count=1)
@@ -245,6 +248,37 @@ def test_sample_requests_have_the_vectors_and_texts(data_set):
     assert set(samples[0]) == {"taste", "country", "search"}
     tastes = [sample["taste"] for sample in samples]
     assert {len(taste) for taste in tastes if taste is not None} == {2}
+
+
+class Counting(texts.TextEncoder):
+    """Encodes a text as its length and one, and notes the texts that it is given."""
+
+    seen: typing.ClassVar[list[str]] = []
+
+    def encode(self, texts):
+        if tf.executing_eagerly():
+            self.seen.extend(texts.numpy().tolist())
+        lengths = tf.cast(tf.strings.length(texts), tf.float32)
+        return tf.stack([lengths, tf.ones_like(lengths)], axis=1)
+
+
+def test_each_different_text_is_encoded_once(tmp_path):
+    fields = [
+        dataclasses.replace(f, length=2, encoder=f"{__name__}:Counting") if f.kind == "text" else f
+        for f in SCHEMA.fields
+    ]
+    path = as_csv(tmp_path / "log.csv", FORMS["json"])
+    logs.converted(
+        path,
+        tmp_path / "data",
+        dataclasses.replace(SCHEMA, fields=tuple(fields)),
+        rows_per_chunk=8,
+        format="tabular",
+    )
+    # The texts are in all of five chunks; the missing one may be asked for by each caller.
+    seen = sorted(text.decode() for text in Counting.seen if text)
+    titles = {title for title in TITLES if title}
+    assert seen == sorted([*titles, *(f"query {number}" for number in range(4))])
 
 
 def test_the_result_does_not_depend_on_chunks_and_workers(tmp_path):

@@ -5,7 +5,7 @@ Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfrecords import columns, encoding, files, records, vectors
 from tfrecords.conversion import catalog
 from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, POSITION, USER, Rows, by_chunk
+from tfrecords.conversion.text_vectors import TextVectors
 from tfrecords.schema import LABELS, SIDES, Field, Schema
 
 
@@ -49,13 +50,18 @@ class Packer:
         fitted: The fitted schema.
         ads: The catalog.
         ad_features: Its encoded ads [N, F] int32.
+        texts: Vectors of the texts of requests, by field.
     """
 
     def __init__(
-        self, fitted: encoding.FittedSchema, ads: catalog.CatalogAds, ad_features: np.ndarray
+        self,
+        fitted: encoding.FittedSchema,
+        ads: catalog.CatalogAds,
+        ad_features: np.ndarray,
+        texts: Mapping[str, TextVectors],
     ) -> None:
         self.spec = spec(fitted)
-        self._ads = ads
+        self._ads, self._texts = ads, texts
         self._schema = fitted.schema
         self._encoders = {
             s: encoding.Encoder(fitted, fitted.schema.side(s)) for s in ("query", "ad")
@@ -139,8 +145,8 @@ class Packer:
         if field.kind == "dense":
             return vectors.columns_of(columns.vector_array(rows.columns[field.name]))
         if field.kind == "text":
-            texts = rows.strings[field.name].values.to_numpy(zero_copy_only=False)
-            return encoder.encode_texts(field, texts)[rows.array(field.name)]
+            found = self._texts[field.name].find(rows.strings[field.name].fingerprints)
+            return found[rows.array(field.name)]
         if field.kind == "numeric":
             numbers = tf.constant(rows.array(field.name), tf.float32)
             return encoder.encode_column(field, numbers).numpy()[:, None]
