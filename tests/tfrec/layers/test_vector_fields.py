@@ -58,8 +58,9 @@ ADS = pa.table(
         "category": [f"c{row % 4}" for row in range(NUM_ADS)],
         "image": pa.array(IMAGES, pa.list_(pa.float16(), 5)),
         "title": TITLES,
-        reader.IMPRESSIONS: [10] * NUM_ADS,
-        reader.CLICKS: [1 + row % 3 for row in range(NUM_ADS)],
+        # The last ad was never shown.
+        reader.IMPRESSIONS: [10] * (NUM_ADS - 1) + [0],
+        reader.CLICKS: [1 + row % 3 for row in range(NUM_ADS - 1)] + [0],
     }
 )
 REQUESTS = [
@@ -167,7 +168,8 @@ def test_a_vector_is_normalized_and_projected_and_a_missing_one_has_its_own_embe
     columns = vectors.encode(tf.constant([[3.0, 4.0], [0.0, 0.0]])).numpy()
     rows = tf.constant(np.concatenate([[[7], [7]], columns], axis=1), tf.int32)
     layer(rows)
-    layer.kernel.assign([[1.0, 10.0], [2.0, 20.0]])
+    # The projection is ten times the kernel.
+    layer.kernel.assign([[0.1, 1.0], [0.2, 2.0]])
     layer.missing.assign([5.0, 6.0])
     # (3, 4) of length one is (0.6, 0.8): 0.6 + 2 * 0.8 = 2.2, and ten times that.
     np.testing.assert_allclose(layer(rows), [[[2.2], [22.0]], [[5.0], [6.0]]], rtol=1e-3)
@@ -181,6 +183,13 @@ def test_a_long_vector_has_four_embeddings_and_a_side_may_have_vectors_alone():
     embeddings = layers.FieldEmbeddings(fitted, fields, 8)
     assert embeddings(tf.zeros([2, 50], tf.int32)).shape == (2, 4, 8)
     assert embeddings.sparse_variables == []
+
+
+def test_an_ad_that_was_never_shown_is_no_negative(two_tower):
+    batch = {"ad_row": tf.constant([0, 1]), "request": tf.constant([1, 2])}
+    negatives = two_tower._are_negatives(batch, tf.range(NUM_ADS)).numpy()
+    assert not negatives[:, -1].any()
+    assert negatives[:, 2:-1].all()
 
 
 def test_the_exported_query_tower_equals_the_offline_encoder_and_the_tower(base, two_tower):
