@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import tfrecords
-from tfrecords import encoding, schema, texts, vectors
+from tfrecords import card, encoding, schema, texts, vectors
 
 QUERY = schema.Field("taste", "dense", "query", length=2)
 COUNTRY = schema.Field("country", "categorical", "query", min_count=1)
@@ -241,6 +241,17 @@ def test_a_bad_vector_in_a_table_of_ads_names_its_row(tmp_path):
         logs.converted_table(
             tmp_path / "log.csv", tmp_path / "data", SCHEMA, ads_path=tmp_path / "ads.csv"
         )
+
+
+def test_the_data_card_counts_missing_vectors(data_set):
+    described = card.build_card(data_set)
+    fields = {field.name: field for field in described.fields}
+    train = data_set.num_rows("train")
+    missing = sum(r % 7 == 3 for r in range(train))
+    assert fields["taste"].missing["train"] == pytest.approx(missing / train)
+    assert fields["image"].missing["train"] == pytest.approx(0.2, abs=0.05)
+    assert not fields["search"].constant
+    assert "taste" in card.render_html(described)
 
 
 def test_sample_requests_have_the_vectors_and_texts(data_set):
