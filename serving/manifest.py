@@ -56,9 +56,9 @@ class Content:
         dataset_fingerprint: Fingerprint of the schema and the fitted vocabularies; empty if the
             models were published without a data set.
         schema: JSON of `tfrecords.schema.Schema`.
-        query_fields: `{"name", "kind"}` of each raw query field.
-        ad_fields: `{"name", "kind"}` of each raw ad field, in the order of `ad_features`. A list
-            field takes several columns.
+        query_fields: `{"name", "kind"}` of each raw query field, with the `length` of a vector.
+        ad_fields: The same of each raw ad field, in the order of `ad_features`. A list field takes
+            several columns, and a vector half of its length.
         heads: Heads of the ranker, trained or not; none is trained if there is no ranker.
         weights_source: Where the heads' weights are from: `schema`, its weights; `values`, its
             values in money; `standardized`, the spread of the scores; `equal`, nothing is known.
@@ -93,6 +93,8 @@ class Content:
             for field in getattr(self, name):
                 if not isinstance(field.get("name"), str) or field.get("kind") not in KINDS:
                     raise ValueError(f"{name}: expected a name and one of {KINDS}: {field!r}.")
+                if field["kind"] == "dense" and not isinstance(field.get("length"), int):
+                    raise ValueError(f"{name}: expected the length of a vector: {field!r}.")
         if not self.query_fields or not self.ad_fields:
             raise ValueError("query_fields and ad_fields: expected at least one of each.")
         self._check_probes()

@@ -1,18 +1,21 @@
-"""The one encoder: raw fields to integer ids, in training and in serving.
+"""The one encoder: raw fields to rows of int32, in training and in serving.
 
-Every field becomes int32 ids, so an example is a row of ids and an ad is a row of ids.
+Every field becomes int32 columns, so an example is one row and an ad is one row. They are ids, but
+for vectors, whose bits they hold; vectors are the last columns of a side.
 
     categorical        0 = missing, 1..V = vocabulary by falling count, then the OOV buckets
     numeric            0 = missing, 1..T = quantile bucket
     categorical_list   as categorical, `max_list_length` columns; padded with 0
+    dense              float16, two values in a column; zeros are missing: see `vectors`
+    text               as dense, after its encoder: see `texts`
 
 The lookup is implemented once, in TensorFlow. Conversion calls it on the distinct values of
 batches of columns, and exported SavedModels call it on raw requests. Vocabulary values are looked
 up by 63-bit fingerprint in a sorted vector, which needs no asset files and no table initializers
 in a SavedModel.
 
-Shapes: B rows, F columns of ids (the sum of the fields' widths), V vocabulary size, T numeric
-buckets, L values of a list.
+Shapes: B rows, F columns (the sum of the fields' widths), V vocabulary size, T numeric buckets,
+L values of a list, n values of a vector.
 """
 
 import dataclasses
@@ -28,12 +31,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow as tf
 
-from tfrecords import files, records
+from tfrecords import files, records, texts, vectors
 from tfrecords.schema import Field, Schema, schema_from_json
 
 _FINGERPRINT_RANGE = 2**63 - 1
 # Above all fingerprints, so that a lookup is never out of range.
 _LAST_KEY = np.int64(2**63 - 1)
+_TEXTS_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +70,10 @@ class FittedSchema:
             raise ValueError(f"No statistics for the fields {missing}; fit the schema first.")
 
     def cardinality(self, field: Field) -> int:
-        """Returns the number of different ids of a field."""
+        """Returns the number of different ids of a field; a vector counts as missing or not."""
         statistics = self.statistics[field.name]
+        if field.is_vector:
+            return 2  # missing or not
         if field.kind == "numeric":
             return len(statistics.boundaries) + 2
         return 1 + len(statistics.vocabulary) + field.num_oov_buckets
@@ -148,13 +154,15 @@ class Encoder(tf.Module):
         fields: Fields to encode, in the order of the output's columns.
 
     Raises:
-        ValueError: Two vocabulary values of a field share a fingerprint.
+        ValueError: Two vocabulary values of a field share a fingerprint, or the encoder of a text
+            field cannot be used.
     """
 
     def __init__(self, fitted: FittedSchema, fields: Sequence[Field]) -> None:
         super().__init__(name="encoder")
         self.fields = tuple(fields)
-        self._strings = [field for field in fields if field.kind != "numeric"]
+        self._strings = [f for f in fields if f.kind != "numeric" and not f.is_vector]
+        self._texts = {f.name: texts.encoder_of(f) for f in fields if f.kind == "text"}
         self._numeric = [field for field in fields if field.kind == "numeric"]
         vocabularies = [fitted.statistics[field.name].vocabulary for field in self._strings]
         self._salts = np.array([_salt(field.name) for field in self._strings], np.int64)
@@ -173,11 +181,12 @@ class Encoder(tf.Module):
         """Encodes raw columns.
 
         Args:
-            columns: Field name to [B] float32 (NaN is missing), [B] string ("" is missing), or
-                for a list [B, L] string (padded with "").
+            columns: Field name to [B] float32 (NaN is missing), [B] string ("" is missing), for a
+                list [B, L] string (padded with ""), or for a dense field [B, n] float32 (zeros are
+                missing).
 
         Returns:
-            [B, F] int32 ids, in the order of the fields.
+            [B, F] int32, in the order of the fields.
         """
         parts: dict[Field, tf.Tensor] = {}
         scalars = [field for field in self._strings if field.kind == "categorical"]
@@ -188,8 +197,10 @@ class Encoder(tf.Module):
             if fields:
                 stacked = look_up(tf.stack([columns[f.name] for f in fields], axis=1), fields)
                 parts.update(zip(fields, tf.split(stacked, len(fields), axis=1), strict=True))
-        for field in self._strings:
-            if field not in parts:
+        for field in self.fields:
+            if field.is_vector:
+                parts[field] = self.encode_vectors(field, columns[field.name])
+            elif field not in parts:
                 ids = self._look_up_strings(columns[field.name], [field])
                 parts[field] = _last_values(ids, field.width)
         return tf.concat([parts[field] for field in self.fields], axis=1)
@@ -206,6 +217,13 @@ class Encoder(tf.Module):
         """
         look_up = self._look_up_numbers if field.kind == "numeric" else self._look_up_strings
         return look_up(values[:, None], [field])[:, 0]
+
+    def encode_vectors(self, field: Field, values: tf.Tensor) -> tf.Tensor:
+        """Encodes a vector field, [B, n] float32 or [B] string of a text, as [B, width] int32."""
+        if field.kind == "text":
+            present = tf.cast(tf.not_equal(values, ""), tf.float32)
+            values = self._texts[field.name].encode(values) * present[:, None]
+        return vectors.encode(tf.ensure_shape(values, [None, field.length]))
 
     def encode_fingerprints(
         self, field: Field, fingerprints: tf.Tensor, missing: tf.Tensor
@@ -242,11 +260,11 @@ class Encoder(tf.Module):
         """Encodes Arrow columns; each distinct string is encoded once.
 
         Args:
-            table: A column per field, named after it: strings, numbers or lists of strings; null
-                is missing.
+            table: A column per field, named after it: strings, numbers, lists of strings, or lists
+                of numbers; null is missing.
 
         Returns:
-            [B, F] int32 ids.
+            [B, F] int32.
         """
         parts = [self._encode_arrow(field, table[field.name]) for field in self.fields]
         return np.concatenate(parts, axis=1)
@@ -255,18 +273,34 @@ class Encoder(tf.Module):
         if field.kind == "numeric":
             numbers = column.cast(pa.float32()).to_numpy()
             return self.encode_column(field, tf.constant(numbers, tf.float32)).numpy()[:, None]
+        if field.kind == "dense":
+            assert field.length is not None
+            values = vectors.of_arrow(column.combine_chunks(), field.length)
+            return self.encode_vectors(field, tf.constant(values)).numpy()
         if field.kind == "categorical_list":
             lists = column.combine_chunks()
             lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
             return pad(self._encode_distinct(field, lists.flatten()), lengths, field.width)
-        return self._encode_distinct(field, column.combine_chunks())[:, None]
+        encoded = self._encode_distinct(field, column.combine_chunks())
+        return encoded if field.is_vector else encoded[:, None]
 
     def _encode_distinct(self, field: Field, values: pa.Array) -> np.ndarray:
         encoded = values.dictionary_encode()
         distinct = encoded.dictionary.to_numpy(zero_copy_only=False)
         indices = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
-        strings = tf.constant(np.append(distinct, "").astype(object), tf.string)
-        return self.encode_column(field, strings).numpy()[indices]
+        strings = np.append(distinct, "").astype(object)
+        if field.is_vector:
+            return self.encode_texts(field, strings)[indices]
+        return self.encode_column(field, tf.constant(strings, tf.string)).numpy()[indices]
+
+    def encode_texts(self, field: Field, strings: np.ndarray) -> np.ndarray:
+        """Encodes strings [V] of a text field as [V, width] int32, in batches."""
+        starts = range(0, len(strings), _TEXTS_AT_ONCE)
+        parts = [
+            self.encode_vectors(field, tf.constant(strings[i : i + _TEXTS_AT_ONCE], tf.string))
+            for i in starts
+        ]
+        return np.concatenate([np.empty((0, field.width), np.int32), *parts])
 
 
 def fingerprint(values: tf.Tensor) -> tf.Tensor:
@@ -345,18 +379,21 @@ def _sorted_keys(
 def input_signature(fields: Sequence[Field]) -> dict[str, tf.TensorSpec]:
     """Returns the raw-input tensor specs of fields, by name.
 
-    Numbers are [B] float32, strings [B] and lists of strings [B, L].
+    Numbers are [B] float32, vectors [B, n] float32, strings [B] and lists of strings [B, L].
     """
     specs = {}
     for field in fields:
-        shape = [None, None] if field.kind == "categorical_list" else [None]
-        dtype = tf.float32 if field.kind == "numeric" else tf.string
+        inner: list[int | None] = []
+        if field.kind in ("categorical_list", "dense"):
+            inner = [field.length]  # A list has none: it may be of any length.
+        shape = [None, *inner]
+        dtype = tf.float32 if field.kind in ("numeric", "dense") else tf.string
         specs[field.name] = tf.TensorSpec(shape, dtype, name=field.name)
     return specs
 
 
 def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
-    """Yields fields and their columns of ids, in order."""
+    """Yields fields and their columns, in order."""
     first = 0
     for field in fields:
         yield field, slice(first, first + field.width)
@@ -364,5 +401,5 @@ def columns(fields: Iterable[Field]) -> Iterator[tuple[Field, slice]]:
 
 
 def width(fields: Sequence[Field]) -> int:
-    """Returns the number of columns of ids of fields."""
+    """Returns the number of columns of fields."""
     return sum(field.width for field in fields)

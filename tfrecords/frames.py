@@ -152,13 +152,21 @@ def _write(table: Table, name: str, path: pathlib.Path, wanted: Collection[str])
             raise ValueError(fault)
     kept = [column for column in schema.names if column not in faults]
     num_rows = 0
-    with pq.ParquetWriter(path, pa.schema([schema.field(column) for column in kept])) as writer:
+    # Parquet has lists of one length, but Arrow cannot read them back if some are null.
+    written = pa.schema([_without_length(schema.field(column)) for column in kept])
+    with pq.ParquetWriter(path, written) as writer:
         for part in _in_runs(batches):
-            writer.write_table(part.select(kept))
+            writer.write_table(part.select(kept).cast(written))
             num_rows += part.num_rows
     if not num_rows:
         raise ValueError(f"{name}: the table has no rows; expected at least one.")
     return [f"Left out: {fault}" for fault in faults.values()]
+
+
+def _without_length(field: pa.Field) -> pa.Field:
+    if not pa.types.is_fixed_size_list(field.type):
+        return field
+    return pa.field(field.name, pa.list_(field.type.value_type))
 
 
 def _stream(table: Table, name: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch], dict[str, str]]:

@@ -4,6 +4,7 @@ Shapes: B requests, C the longest list of the batch, Fq and Fa query- and ad-sid
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -232,7 +233,17 @@ class DataSet:
             ValueError: A shard is damaged.
         """
         windows = self._stored_windows(split, seed, self._spec_without_users)
-        return windows.map(lambda stored: records.unpack(self.spec, stored), tf.data.AUTOTUNE)
+        vectors = self._ad_vectors
+        return windows.map(
+            lambda stored: records.unpack(self.spec, stored, vectors), tf.data.AUTOTUNE
+        )
+
+    @functools.cached_property
+    def _ad_vectors(self) -> tf.Tensor | None:
+        """Columns of vectors [N, Va] int32 of the catalog's ads; None without vectors."""
+        if not self.spec.num_ad_vector_columns:
+            return None
+        return tf.constant(self.catalog().features[:, -self.spec.num_ad_vector_columns :])
 
     @property
     def _spec_without_users(self) -> records.Spec:
@@ -322,8 +333,10 @@ class DataSet:
     @_not_rewritten
     def _padded(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Turns stored batches into those of models."""
+        vectors = self._ad_vectors
         dataset = dataset.map(
-            lambda stored: records.pad_lists(records.unpack(self.spec, stored)), tf.data.AUTOTUNE
+            lambda stored: records.pad_lists(records.unpack(self.spec, stored, vectors)),
+            tf.data.AUTOTUNE,
         )
         return dataset.prefetch(tf.data.AUTOTUNE)
 
@@ -346,8 +359,11 @@ class DataSet:
         dataset = dataset.flat_map(lambda pairs: records.cut_batches(pairs, batch_size))
         kept = ["ad_row", "request", *([records.USER] if self.spec.has_user else [])]
 
+        vectors = self._ad_vectors
+
         def unpack(pairs: Batch) -> Batch:
-            return {**records.unpack_ids(self.spec, pairs), **{n: pairs[n] for n in kept}}
+            sides = records.unpack_sides(self.spec, pairs, vectors)
+            return {**sides, **{n: pairs[n] for n in kept}}
 
         return dataset.map(unpack, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 

@@ -26,7 +26,9 @@ from typing import Any
 from tfrecords import terminal
 from tfrecords.events import Events, events_from_json
 
-KINDS = ("categorical", "numeric", "categorical_list")
+KINDS = ("categorical", "numeric", "categorical_list", "dense", "text")
+# Fields that are vectors once they are encoded.
+VECTOR_KINDS = ("dense", "text")
 SIDES = ("query", "ad")
 # Default number of candidates, and the k of the recall that indexes are chosen and watched by.
 NUM_CANDIDATES = 500
@@ -37,8 +39,12 @@ SHOWN = "__show__"
 # A missing click or engagement where labels are bytes; a missing revenue is NaN.
 MISSING_LABEL = 255
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_BRACKETS = re.compile(r"[\[(]\s*(.*?)\s*[\])]", re.DOTALL)
+_BETWEEN_NUMBERS = re.compile(r"[\s,;]+")
 _RESERVED = ("self", "ad_features")  # arguments of the exported signatures
 _MAX_LIST_LENGTH = 10_000
+_MAX_VECTOR_LENGTH = 16_384
+_TEXT_LENGTH = 256
 _COLUMN_KEYS = (*LABELS, "request_key", "time", "position", "user_key", "split")
 _POSITIVE_OPTIONS = (
     "min_count",
@@ -55,18 +61,22 @@ class Field:
 
     Attributes:
         name: Key in a request: letters, digits and `_`, starting with a letter.
-        kind: `categorical` (a string), `numeric` (a number) or `categorical_list` (strings).
+        kind: `categorical` (a string), `numeric` (a number), `categorical_list` (strings), `dense`
+            (a vector) or `text` (a string that an encoder turns into a vector).
         side: `query` (user and context) or `ad`.
         column: Column in the log; None: the same as the name.
         min_count: Categorical: rarer values in training are out of vocabulary.
         num_oov_buckets: Categorical: number of ids for out-of-vocabulary values, by hash.
         max_vocabulary_size: Categorical: maximum number of values kept, the most frequent ones.
         num_buckets: Numeric: maximum number of quantile buckets.
-        separator: List: text between the values of a list in the log.
+        separator: List and dense: text between the values of a list in the log.
         max_list_length: List: maximum number of values kept, the last ones of a list.
         calendar: Categorical query field whose column holds times: `hour` (0 to 23), `weekday`
             (Monday to Sunday) or `month` (1 to 12) of the time as it is in the log. A request gives
             the value itself: {"hour": 14}.
+        length: Dense and text: number of values of the vector; None: 256 for a text, and not
+            allowed for a dense field.
+        encoder: Text: name of an encoder, or MODULE:CLASS; see `texts`.
     """
 
     name: str
@@ -80,6 +90,8 @@ class Field:
     separator: str = "|"
     max_list_length: int = 16
     calendar: str | None = None
+    length: int | None = None
+    encoder: str = "hashed_ngrams"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -128,6 +140,30 @@ class Field:
                 f"Field {self.name!r}: max_list_length must be at most {_MAX_LIST_LENGTH}, got "
                 f"{self.max_list_length}: each list takes that many columns."
             )
+        self._check_vector()
+
+    def _check_vector(self) -> None:
+        length = _TEXT_LENGTH if self.kind == "text" and self.length is None else self.length
+        if not self.is_vector and length is not None:
+            raise ValueError(
+                f"Field {self.name!r}: length is an option of {VECTOR_KINDS}, and the kind is "
+                f"{self.kind!r}. Leave it out, or correct the kind."
+            )
+        if self.is_vector and (
+            not isinstance(length, int)
+            or isinstance(length, bool)
+            or not 1 <= length <= _MAX_VECTOR_LENGTH
+        ):
+            raise ValueError(
+                f"Field {self.name!r}: length must be the number of values of each vector, 1 to "
+                f'{_MAX_VECTOR_LENGTH}, got {length!r}; write "length": 384, for example.'
+            )
+        if not isinstance(self.encoder, str) or not self.encoder:
+            raise ValueError(
+                f"Field {self.name!r}: encoder must be a name or MODULE:CLASS, got "
+                f"{self.encoder!r}."
+            )
+        object.__setattr__(self, "length", length)
 
     @property
     def source(self) -> str:
@@ -135,9 +171,16 @@ class Field:
         return self.name if self.column is None else self.column
 
     @property
+    def is_vector(self) -> bool:
+        """Whether an encoded value is a vector, not ids."""
+        return self.kind in VECTOR_KINDS
+
+    @property
     def width(self) -> int:
-        """Number of ids of an encoded value."""
-        return self.max_list_length if self.kind == "categorical_list" else 1
+        """Number of int32 columns of an encoded value: its ids, or two values of a vector each."""
+        if self.kind == "categorical_list":
+            return self.max_list_length
+        return 1 if self.length is None else -(-self.length // 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,8 +360,9 @@ class Schema:
             )
 
     def side(self, side: str) -> tuple[Field, ...]:
-        """Returns the fields of one side, in schema order."""
-        return tuple(field for field in self.fields if field.side == side)
+        """Returns the fields of one side, in schema order, but vectors last."""
+        own = (field for field in self.fields if field.side == side)
+        return tuple(sorted(own, key=lambda field: field.is_vector))
 
     @property
     def query_fields(self) -> tuple[Field, ...]:
@@ -364,6 +408,19 @@ class Schema:
         value = dataclasses.replace(self, show=()).to_json()
         canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def numbers_of(text: str, separator: str) -> list[float]:
+    """Returns the numbers of a vector's text: joined by the separator, or a list in brackets.
+
+    `0.5|-1`, `[0.5, -1]` and `[0.5 -1]` (as JSON, pandas and NumPy write it) are the same.
+
+    Raises:
+        ValueError: A part is not a number.
+    """
+    inside = _BRACKETS.fullmatch(text.strip())
+    parts = _BETWEEN_NUMBERS.split(inside[1]) if inside else text.split(separator)
+    return [float(part) for part in parts if part.strip()]
 
 
 def schema_from_json(value: Mapping[str, Any]) -> Schema:

@@ -1,7 +1,8 @@
 """The rows of the impression log: one for each ad of an answer.
 
 Names of the log's own columns begin with `_`, which field names never do. The fields of the request
-and the ad are columns under their own names, as `tfrecords.formats.tabular` reads them.
+and the ad are columns under their own names, as `tfrecords.formats.tabular` reads them. Vectors of
+ads are left out: a table of ads has them.
 
     _answer_id        unique id of the answer; its rows belong to one request
     _request_id       request id of the answer, which feedback refers to
@@ -26,6 +27,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from serving import manifest, requests
@@ -43,6 +45,8 @@ _TYPES = {
     "categorical": pa.string(),
     "numeric": pa.float64(),
     "categorical_list": pa.list_(pa.string()),
+    "dense": pa.list_(pa.float32()),
+    "text": pa.string(),
 }
 
 
@@ -65,7 +69,7 @@ class RecordedAnswer:
 
 def schema(release: manifest.Manifest) -> pa.Schema:
     """Returns the columns of a release's log, with metadata for `logged_schema`."""
-    fields = [*release.query_fields, *release.ad_fields]
+    fields = [*release.query_fields, *(f for f in release.ad_fields if f["kind"] != "dense")]
     columns = {**_OF_ANSWER, **_of_ad(release)}
     columns.update({f"_weight_{head.label}": pa.float64() for head in release.heads})
     columns.update({field["name"]: _TYPES[field["kind"]] for field in fields})
@@ -97,7 +101,7 @@ def batch(release: manifest.Manifest, shown: Sequence[RecordedAnswer]) -> pa.Rec
     columns, of_ad = schema(release), _of_ad(release)
     rows: dict[str, list[Any]] = {name: [] for name in columns.names}
     query_fields = [field["name"] for field in release.query_fields]
-    ad_fields = [field["name"] for field in release.ad_fields]
+    ad_fields = [field["name"] for field in release.ad_fields if field["kind"] != "dense"]
     for one in shown:
         of_answer = _of_answer(release, one)
         of_answer.update({name: _plain(one.values.get(name)) for name in query_fields})
@@ -128,4 +132,6 @@ def _plain(value: Any) -> Any:
     """Returns a validated value of a query field in the type of its column."""
     if isinstance(value, bytes):
         return value.decode()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return [item.decode() for item in value] if isinstance(value, list) else value

@@ -4,7 +4,8 @@
                         partly memory-mapped (see `read_index`)
     ad_features.npy     int32 [N, F], memory-mapped and shared between processes
     sample_queries.npy  float32 [Q, D], optional, to measure recall while serving
-    ads.arrow           columns __ad_id__, the raw ad fields and __show__, memory-mapped
+    ads.arrow           columns __ad_id__, the raw ad fields (vectors are lists of one size) and
+                        __show__, memory-mapped
 
 Shapes: B queries, N ads, D embedding size, C candidates, F ad fields.
 """
@@ -167,6 +168,7 @@ class AdIndex(search.Searcher):
         super().__init__(index, num_threads)
         self._features = ad_features
         self._ads = ads
+        self._shown = without_vectors(ads)
         self._sample_queries = sample_queries
         self._eligibility = eligibility.Eligibility(ads, AD_ID)
 
@@ -228,14 +230,20 @@ class AdIndex(search.Searcher):
         """Returns the ad ids of catalog rows [C]."""
         return self._ads[AD_ID].take(pa.array(rows)).to_pylist()
 
+    def ads(self, rows: np.ndarray) -> pa.Table:
+        """Returns the ad ids and raw fields of catalog rows [C], with their vectors."""
+        return self._ads.take(pa.array(rows))
+
     def display(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Returns the raw fields of catalog rows [C]; NaN and infinity become None."""
-        # A single take: row by row takes four times as long.
-        return displayed_fields(self._ads.take(pa.array(rows)))
+        """Returns the raw fields of catalog rows [C] without vectors; NaN and infinity become None.
+
+        A single take: row by row takes four times as long.
+        """
+        return displayed_fields(self._shown.take(pa.array(rows)))
 
     def listed(self, rows: np.ndarray) -> list[ListedAd]:
         """Returns the ads at catalog rows [C] with a single lookup."""
-        return listed_ads(self._ads.take(pa.array(rows)))
+        return listed_ads(self._shown.take(pa.array(rows)))
 
     def column(self, rows: np.ndarray, field: str) -> pa.Array:
         """Returns the raw values of a field of catalog rows [C]."""
@@ -274,15 +282,21 @@ class AdIndex(search.Searcher):
         return self._sample_queries
 
 
+def without_vectors(ads: pa.Table) -> pa.Table:
+    """Returns a table of ads without its vectors, which nobody reads in an answer."""
+    vectors = [f.name for f in ads.schema if pa.types.is_fixed_size_list(f.type)]
+    return ads.drop_columns(vectors)
+
+
 def displayed_fields(ads: pa.Table) -> list[dict[str, Any]]:
-    """Returns the raw fields of a table of ads; NaN and infinity become None for JSON."""
+    """Returns the raw fields of a table of ads without vectors; NaN and infinity become None."""
     return [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in fields.items()
             if name not in (AD_ID, SHOWN)
         }
-        for fields in ads.to_pylist()
+        for fields in without_vectors(ads).to_pylist()
     ]
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from serving import errors, index, requests
@@ -25,15 +26,15 @@ class AdRows:
     """Validates ads against the ad fields of a release.
 
     Args:
-        kinds: Ad field -> `categorical`, `numeric` or `categorical_list`.
+        ad_fields: Name and kind of each ad field, and the length of a vector.
         schema: Schema of the catalog's table: ad ids, raw fields and values to show.
         show: Names of the values to show.
     """
 
     def __init__(
-        self, kinds: Mapping[str, str], schema: pa.Schema, show: Sequence[str] = ()
+        self, ad_fields: Sequence[Mapping[str, Any]], schema: pa.Schema, show: Sequence[str] = ()
     ) -> None:
-        self._kinds = dict(kinds)
+        self._fields = {field["name"]: field for field in ad_fields}
         self._schema = schema
         self._show = list(show)
 
@@ -57,7 +58,7 @@ class AdRows:
         values = [values for _, values in rows]
         columns = {
             name: pa.array([_shown(row.get(name)) for row in values], self._schema.field(name).type)
-            for name in self._kinds
+            for name in self._fields
         }
         id_type = self._schema.field(index.AD_ID).type
         columns[index.AD_ID] = pa.array(ids, id_type)
@@ -85,12 +86,12 @@ class AdRows:
                 f"{requests.shortened(fields)}."
             )
         for name in fields:
-            if name not in self._kinds:
+            if name not in self._fields:
                 raise errors.InvalidAdError(self._unknown(place, name))
         ad_id = check_ad_id(f"{place}.ad_id", ad["ad_id"])
         try:
             return ad_id, {
-                name: requests.check_value(f"{place}.fields.{name}", self._kinds[name], value)
+                name: requests.check_value(f"{place}.fields.{name}", self._fields[name], value)
                 for name, value in fields.items()
             }
         except errors.InvalidRequestError as error:
@@ -114,10 +115,10 @@ class AdRows:
         return shown_text({name: values.get(name) for name in self._show})
 
     def _unknown(self, place: str, name: Any) -> str:
-        hint = terminal.suggestion_for(str(name), self._kinds)
+        hint = terminal.suggestion_for(str(name), self._fields)
         return (
             f"{place}.fields: unknown field {requests.shortened(name)}.{hint} Ad fields: "
-            f"{', '.join(self._kinds)}."
+            f"{', '.join(self._fields)}."
         )
 
 
@@ -144,6 +145,9 @@ def _shown(value: Any) -> Any:
     """Returns a validated value as the catalog's table stores it; a missing value is null."""
     if isinstance(value, bytes):
         return value.decode() or None
+    if isinstance(value, np.ndarray):
+        largest = float(np.abs(value).max())
+        return (value / largest).tolist() if largest else None  # in the range of float16
     if isinstance(value, list):
         return [item.decode() for item in value if item]
     return None if value is None or math.isnan(value) else value

@@ -62,7 +62,7 @@ class LiveIndex:
         self._config = config or LiveConfig()
         manifest = release.manifest
         self._rows = ad_rows.AdRows(
-            manifest.ad_kinds, release.ad_index.table_schema, manifest.schema.get("show", ())
+            manifest.ad_fields, release.ad_index.table_schema, manifest.schema.get("show", ())
         )
         self._store = live_store.LiveStore(
             release.base, release.version, release.manifest.training_id

@@ -104,7 +104,7 @@ def _answers(
 def _read(table: pa.Table, release: releases.Bundle, outputs: Sequence[str]) -> _Answer:
     rows = release.ad_index.find(table["_ad_id"].to_pylist())
     known = np.flatnonzero(rows >= 0)
-    ad_fields = list(release.manifest.ad_kinds)
+    ad_fields = [name for name, kind in release.manifest.ad_kinds.items() if kind != "dense"]
     shown = table.select(ad_fields).take(known).to_pylist()
     # An ad may have other fields in the live index than in the bundle.
     same = [

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from serving import errors
 from serving.index import AD_ID, MAX_AD_ID_BYTES
 from tfrecords import terminal
-from tfrecords.schema import SHOWN, Field, Schema, shown_text
+from tfrecords.schema import SHOWN, Field, Schema, numbers_of, shown_text
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -26,12 +26,13 @@ def checked_ads(ads: pa.Table, schema: Schema) -> pa.Table:
         schema: The schema.
 
     Returns:
-        `index.AD_ID` and a column for each ad field: strings, float64, or lists of strings; and
-        `schema.SHOWN` if the schema shows columns.
+        `index.AD_ID` and a column for each ad field: strings, float64, lists of strings, or
+        fixed-size lists of float32; and `schema.SHOWN` if the schema shows columns.
 
     Raises:
         InvalidAdError: There is no ad, a column is missing or has another type, an ad id is
-            missing, too long, or there twice, or a number is not finite.
+            missing, too long, or there twice, a number is not finite, or a vector has another
+            length than the field.
     """
     if not ads.num_rows:
         raise errors.InvalidAdError("The table of ads has no rows; expected at least one ad.")
@@ -86,15 +87,54 @@ def _ids(columns: list[pa.Array], names: list[str]) -> pa.Array:
 
 
 def _field(field: Field, column: pa.Array) -> pa.Array:
+    if field.kind == "dense":
+        return _vectors(field, column)
     if field.kind == "numeric":
         return _numbers(field.name, column)
-    if field.kind == "categorical":
-        texts = _strings(field.name, column, "a categorical field")
+    if field.kind in ("categorical", "text"):
+        texts = _strings(field.name, column, f"a {field.kind} field")
         return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
     if _is_list(column.type):
         values = _strings(field.name, column.values, "a list")
         return column.cast(pa.list_(values.type)) if values is not column.values else column
     return pc.split_pattern(_strings(field.name, column, "a list"), field.separator)
+
+
+def _vectors(field: Field, column: pa.Array) -> pa.Array:
+    assert field.length is not None
+    expected = f"{field.name}: expected lists of {field.length} finite numbers, got"
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        try:
+            rows = [
+                numbers_of(text, field.separator) if text else None for text in column.to_pylist()
+            ]
+        except ValueError as error:
+            raise errors.InvalidAdError(f"{expected} {error}. Correct the text.") from error
+        column = pa.array(rows, pa.list_(pa.float32()))
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), pa.list_(pa.float32(), field.length))
+    if not (_is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
+        raise errors.InvalidAdError(
+            f"{expected} the type {column.type}. Convert the column, or correct the schema."
+        )
+    lengths = pc.fill_null(pc.list_value_length(column), field.length).to_numpy()
+    bad = np.flatnonzero(lengths != field.length)
+    if len(bad):
+        raise errors.InvalidAdError(
+            f"{expected} {lengths[bad[0]]} in row {bad[0]}. Correct it, or leave it null."
+        )
+    flat = column.drop_null().flatten().cast(pa.float32(), safe=False)
+    present = column.is_valid().to_numpy(zero_copy_only=False)
+    values = np.zeros((len(column), field.length), np.float32)
+    values[present] = flat.to_numpy(zero_copy_only=False).reshape(-1, field.length)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise errors.InvalidAdError(
+            f"{expected} NaN or infinity in row {bad[0]}. Correct it, or leave it null."
+        )
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(values.reshape(-1)), field.length, mask=pa.array(~present)
+    )
 
 
 def _is_list(type_: pa.DataType) -> bool:

@@ -185,7 +185,11 @@ def heads_of(outputs: Sequence[str]) -> tuple[manifest.ReleaseHead, ...]:
 
 
 def _described(fields: Sequence[Field]) -> list[dict[str, Any]]:
-    return [{"name": field.name, "kind": field.kind} for field in fields]
+    return [
+        {"name": field.name, "kind": field.kind}
+        | ({"length": field.length} if field.is_vector else {})
+        for field in fields
+    ]
 
 
 def _checked_requests(

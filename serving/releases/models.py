@@ -5,15 +5,16 @@
                                                               ad_features [B, F] int32 (optional)
     ranker        raw query fields, ad_features [B, C, F]  -> [B, C] float32 of each head
 
-A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), or for a list [B, L] string
-("" is padding). The ad features of an ad tower without `ad_features` are the bits of the
-embedding, which the ranker reads with `tf.bitcast(ad_features, tf.float32)`.
+A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), for a list [B, L] string
+("" is padding), or for a vector [B, n] float32 (zeros are missing). The ad features of an ad tower
+without `ad_features` are the bits of the embedding, which the ranker reads with
+`tf.bitcast(ad_features, tf.float32)`.
 
 Every service has the query tower. The ad tower is loaded only in processes that update a live
 index: it embeds and encodes ads that are not in the index yet.
 
 Shapes: B requests or ads, C candidates, D embedding size, F columns of ad features, L values of the
-longest list.
+longest list, n values of a vector.
 """
 
 import os
@@ -33,11 +34,13 @@ from tfrecords import terminal
 SIGNATURE = "serving_default"
 FEATURES = "ad_features"
 _ADS_PER_CALL = 4096
-# SavedModel input of a raw field of each kind: [B], or [B, L] for lists.
+# SavedModel input of a raw field of each kind: [B], [B, L] for lists, or [B, n] for vectors.
 _INPUTS = {
     "categorical": "string (None,)",
     "numeric": "float32 (None,)",
     "categorical_list": "string (None, None)",
+    "dense": "float32 (None, {length})",
+    "text": "string (None,)",
 }
 
 Fields = Sequence[Mapping[str, Any]]
@@ -248,15 +251,21 @@ class RankerModel(_Model):
 
 
 def _inputs_of(fields: Fields) -> dict[str, str]:
-    return {field["name"]: _INPUTS[field["kind"]] for field in fields}
+    return {field["name"]: _INPUTS[field["kind"]].format(**field) for field in fields}
 
 
 def _columns(ads: pa.Table, fields: Fields) -> requests.Columns:
     """Returns the columns of a table as the inputs of the ad tower."""
     columns: requests.Columns = {}
-    for name, kind in ((field["name"], field["kind"]) for field in fields):
+    for field in fields:
+        name, kind = field["name"], field["kind"]
         column = ads[name].combine_chunks()
-        if kind == "numeric":
+        if kind == "dense":
+            values = np.zeros((len(column), field["length"]), np.float32)
+            flat = column.drop_null().flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
+            values[np.flatnonzero(column.is_valid())] = flat.reshape(-1, field["length"])
+            columns[name] = values
+        elif kind == "numeric":
             columns[name] = column.cast(pa.float32()).to_numpy(zero_copy_only=False)
         elif kind == "categorical_list":
             lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()

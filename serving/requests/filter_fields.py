@@ -15,6 +15,7 @@ _PARTS = {
     "categorical": ("any_of", "none_of"),
     "numeric": ("any_of", "none_of", "at_least", "at_most"),
     "categorical_list": ("any_of", "none_of", "all_of"),
+    "text": ("any_of", "none_of"),
 }
 
 
@@ -25,11 +26,11 @@ class FilterFields:
     finite number.
 
     Args:
-        kinds: Ad field to `categorical`, `numeric` or `categorical_list`.
+        kinds: Ad field to its kind. A vector cannot be in a filter.
     """
 
     def __init__(self, kinds: Mapping[str, str]) -> None:
-        self._kinds = dict(kinds)
+        self._kinds = {name: kind for name, kind in kinds.items() if kind in _PARTS}
 
     def check(self, filters: request.Filters | None) -> request.Filters | None:
         """Returns the filters with sorted tuples of distinct values, equal if they ask for the

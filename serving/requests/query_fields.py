@@ -1,6 +1,6 @@
 """Raw query fields: checks the values of requests and lays them out as the models' inputs.
 
-Shapes: B requests, L values of the longest list.
+Shapes: B requests, L values of the longest list, n values of a vector.
 """
 
 import functools
@@ -15,8 +15,9 @@ from serving.requests.parsing import check_all, shortened
 from serving.requests.request import as_digits
 from tfrecords import terminal
 
-# A column per field: UTF-8 bytes [B] of a categorical field, float32 [B] of a numeric field, and
-# bytes (dtype object) [B, L] of a list field, padded with b""; L is at least 1.
+# A column per field: UTF-8 bytes [B] of a categorical or text field, float32 [B] of a numeric
+# field, float32 [B, n] of a dense field (zeros are missing), and bytes (dtype object) [B, L] of a
+# list field, padded with b""; L is at least 1.
 Columns = dict[str, list[bytes] | np.ndarray]
 
 # Models use the last `max_list_length` values of a list; a list beyond this is a mistake.
@@ -32,23 +33,24 @@ class QueryFields:
     values of the vocabulary. A numeric value is a finite int or float. None and an absent field
     are missing values.
 
-    A list value is a list of such strings and integers, the latest last. None and "" in it are
-    missing values and are skipped, as in training; a list without values is missing.
+    A vector is a list of as many such numbers as the field has. A list value is a list of such
+    strings and integers, the latest last. None and "" in it are missing values and are skipped, as
+    in training; a list without values is missing.
 
     Args:
-        query_fields: Name and kind of each query field.
+        query_fields: Name and kind of each query field, and the length of a vector.
         ad_fields: Names of the ad fields, for error messages.
     """
 
     def __init__(self, query_fields: Sequence[Mapping[str, Any]], ad_fields: Iterable[str]) -> None:
-        self._kinds: dict[str, str] = {field["name"]: field["kind"] for field in query_fields}
+        self._fields: dict[str, Mapping[str, Any]] = {f["name"]: f for f in query_fields}
         self._ad_fields = frozenset(ad_fields)
 
     def merge(self, user: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
         """Merges and checks the two groups of a request.
 
         Returns:
-            Field name to bytes, float, list of bytes or None.
+            Field name to bytes, float, list of bytes, vector [n] float32 or None.
 
         Raises:
             InvalidRequestError: A field is unknown, given twice, or has a wrong type.
@@ -66,9 +68,9 @@ class QueryFields:
             raise errors.InvalidRequestError(
                 f"{group}: the field {name!r} is in user and in context. Give it once."
             )
-        if name not in self._kinds:
+        if name not in self._fields:
             raise errors.InvalidRequestError(self._unknown(group, name))
-        return check_value(f"{group}.{name}", self._kinds[name], value)
+        return check_value(f"{group}.{name}", self._fields[name], value)
 
     def columns(self, rows: Sequence[Mapping[str, Any]]) -> Columns:
         """Lays out checked rows as the inputs of both models.
@@ -77,9 +79,13 @@ class QueryFields:
             rows: B mappings from field name to value, as `merge` returns them.
         """
         columns: Columns = {}
-        for name, kind in self._kinds.items():
-            values = [row.get(name) for row in rows]
-            if kind == "numeric":
+        for name, field in self._fields.items():
+            values, kind = [row.get(name) for row in rows], field["kind"]
+            if kind == "dense":
+                missing = np.zeros(field["length"], np.float32)
+                stacked = [missing if value is None else value for value in values]
+                columns[name] = np.reshape(stacked, (len(rows), field["length"]))
+            elif kind == "numeric":
                 filled = [math.nan if value is None else value for value in values]
                 columns[name] = np.array(filled, dtype=np.float32)
             elif kind == "categorical_list":
@@ -92,8 +98,8 @@ class QueryFields:
         if name in self._ad_fields:
             hint = " It is a field of the ad and comes from the catalog."
         else:
-            hint = terminal.suggestion_for(name, self._kinds)
-        known = ", ".join(self._kinds)
+            hint = terminal.suggestion_for(name, self._fields)
+        known = ", ".join(self._fields)
         return f"{group}: unknown field {shortened(name)}.{hint} Known fields: {known}."
 
 
@@ -105,19 +111,24 @@ def as_finite_float(value: Any) -> float | None:
     return float(value) if -_FLOAT32_MAX <= value <= _FLOAT32_MAX else None
 
 
-def check_value(place: str, kind: str, value: Any) -> bytes | float | list[bytes] | None:
+def check_value(
+    place: str, field: Mapping[str, Any], value: Any
+) -> bytes | float | list[bytes] | np.ndarray | None:
     """Returns a raw value of a field as the models take it.
 
     Args:
         place: Path of the value, for error messages.
-        kind: Kind of the field.
+        field: Kind of the field, and the length of a vector.
         value: Raw value, as `QueryFields` describes it.
 
     Raises:
         InvalidRequestError: The value has a wrong type.
     """
+    kind = field["kind"]
     if value is None:
         return None
+    if kind == "dense":
+        return _check_vector(place, field["length"], value)
     if kind == "categorical_list":
         return _check_list(place, value)
     if kind == "numeric":
@@ -128,6 +139,24 @@ def check_value(place: str, kind: str, value: Any) -> bytes | float | list[bytes
             )
         return number
     return _check_string(place, value)
+
+
+def _check_vector(place: str, length: int, values: Any) -> np.ndarray:
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    expected = f"expected a list of {length} finite numbers or null"
+    if not isinstance(values, list | tuple):
+        raise errors.InvalidRequestError(f"{place}: {expected}, got {shortened(values)}.")
+    if len(values) != length:
+        raise errors.InvalidRequestError(
+            f"{place}: {expected}, got {len(values)} values. Send the vector of the encoder that "
+            "made those of the log."
+        )
+    for position, value in enumerate(values):
+        if as_finite_float(value) is None:
+            raise errors.InvalidRequestError(
+                f"{place}[{position}]: {expected}, got {shortened(value)} in it."
+            )
+    return np.array(values, np.float32)
 
 
 def _check_list(place: str, values: Any) -> list[bytes]:

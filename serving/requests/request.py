@@ -221,7 +221,7 @@ class Request(RequestPart):
 
     user: dict[str, Any] | None = None
     """Raw query fields that describe the user: a string or a number; for a list field a list of
-    strings, the latest last. Null: missing value."""
+    strings, the latest last; for a vector a list of numbers. Null: missing value."""
     context: dict[str, Any] | None = None
     """Raw query fields that describe the situation; merged with `user`."""
     k: Annotated[_Integer, pydantic.Field(ge=1)] | None = None

@@ -7,14 +7,14 @@ from serving import errors
 from serving.requests import parsing, request
 from tfrecords import terminal
 
-_KINDS = ("categorical", "categorical_list")
+_KINDS = ("categorical", "categorical_list", "text")
 
 
 class RuleFields:
     """The ad fields of a release, for rules.
 
     Args:
-        kinds: Ad field to `categorical`, `numeric` or `categorical_list`.
+        kinds: Ad field to its kind.
         defaults: Rules of requests that name none.
 
     Raises:
@@ -77,7 +77,7 @@ class RuleFields:
         if kind in _KINDS:
             return
         fields = [name for name, kind in self._kinds.items() if kind in _KINDS]
-        hint = " It is numeric." if kind else terminal.suggestion_for(field, fields)
+        hint = f" It is {kind}." if kind else terminal.suggestion_for(field, fields)
         raise errors.InvalidRequestError(
             f"{place}: expected the name of a categorical or list field of the ads, got "
             f"{parsing.shortened(field)}.{hint} Such fields: {', '.join(fields)}."

@@ -28,6 +28,8 @@ SHOP = schema.Schema(
     "shop",
     (
         schema.Field("country", "categorical", "query"),
+        schema.Field("taste", "dense", "query", length=2),
+        schema.Field("search", "text", "query", length=16),
         schema.Field("sku", "categorical", "ad"),
     ),
     ("sku",),
@@ -73,11 +75,16 @@ def shop(tmp_path, kind):
     """A table whose requests are scattered over the chunks."""
     rng = np.random.default_rng(0)
     request = rng.integers(0, NUM_ROWS // 3, NUM_ROWS)
+    tastes = [None if own % 9 == 0 else [own % 7 / 3, own % 5 - 2.0] for own in request.tolist()]
+    if kind == "csv":
+        tastes = ["" if own is None else "|".join(map(str, own)) for own in tastes]
     table = pa.table(
         {
             "request": request,
             "user": request % 40,
             "country": pa.array(["de", "fr", "it"]).take(pa.array(request % 3)),
+            "taste": tastes,
+            "search": [f"text {own % 11}" for own in request.tolist()],
             "sku": rng.integers(0, 50, NUM_ROWS),
             "clicked": (rng.random(NUM_ROWS) < 0.3).astype(int),
         }

@@ -73,7 +73,10 @@ def test_criteo_convention_has_39_fields_four_of_them_on_the_ad_side():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "text"}, r"'country': kind must be one of .*, got 'text'"),
+        ({"kind": "words"}, r"'country': kind must be one of .*, got 'words'"),
+        ({"kind": "dense"}, "'country': length must be the number of values .* got None"),
+        ({"kind": "text", "length": 0}, "'country': length must be .* got 0"),
+        ({"length": 3}, "'country': length is an option of .* the kind is 'categorical'"),
         ({"side": "user"}, r"'country': side must be one of .*, got 'user'"),
         ({"min_count": 0}, r"'country': min_count must be a positive integer, got 0"),
         ({"num_oov_buckets": True}, r"num_oov_buckets must be a positive integer, got True"),

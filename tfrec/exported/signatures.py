@@ -5,11 +5,13 @@
                                                                ad_features [B, F] int32
     ranker        raw query fields, ad_features [B, C, F]   -> [B, C] float32 of each head
 
-A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), or for a list [B, L] string
-("" is padding). The encoder is the one that made the training data, so serving and training encode
-in the same way.
+A raw field is [B] string ("" is missing), [B] float32 (NaN is missing), for a list [B, L] string
+("" is padding), or for a vector [B, n] float32 (zeros are missing). The encoder is the one that
+made the training data, so serving and training encode in the same way. Vectors are the last columns
+of `ad_features`, two float16 values in each: `tf.bitcast(ad_features[..., -k:], tf.float16)`.
 
-Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, L values.
+Shapes: B requests or ads, C candidates, F columns of ad features, D embedding, L values of a list,
+n values of a vector.
 """
 
 import tensorflow as tf
@@ -72,6 +74,7 @@ class RankerModule(tf.Module):
     ) -> None:
         super().__init__(name="ranker")
         encoder = encoding.Encoder(fitted, fitted.schema.query_fields)
+        self._encoder = encoder  # with what its text encoders read
         # Other variables become constants, and a graph holds at most 2 GB.
         tables = [*model.sparse_variables, *(v for v in model.variables if _is_large(v))]
 

@@ -6,6 +6,7 @@ from tfrec.layers.dropout import Dropout, new_generator
 from tfrec.layers.features import (
     CrossLayer,
     FieldEmbeddings,
+    VectorEmbedding,
     embedding_tables,
     flatten,
     mean_of_values,
@@ -45,6 +46,7 @@ __all__ = [
     "UserBias",
     "UserClicks",
     "UserIds",
+    "VectorEmbedding",
     "add_to_logits",
     "amount_scale",
     "clicked_in_request",

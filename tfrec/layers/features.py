@@ -4,12 +4,14 @@ All categorical fields of a side share one table, so a lookup is one gather. A v
 its own row plus a row for its frequency (ids are ranks by count): rare values share what they have
 in common. A list is the mean of its values' embeddings, in any order, unless it is tied to the ad
 side (`histories`); an empty list is id 0, which has a row of its own.
+Vectors are scaled to length one and projected to as many embeddings as hold them, at most four.
 Numeric fields are quantile buckets. Buckets and frequencies use a thermometer code: bucket t is the
 sum of the learned steps 1..t, so neighboring buckets share what they learn, and serving is still
 a lookup.
 
-Shapes: B batch (any leading dimensions), F fields, W columns of ids (one per field,
-`max_list_length` per list), E field embedding, T buckets, L values of a list.
+Shapes: B batch (any leading dimensions), F embeddings (one per field, one to four per vector),
+W columns (one per field, `max_list_length` per list, half of the length of a vector), E field
+embedding, T buckets, L values of a list, n values of a vector.
 
 References:
     Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022
@@ -23,9 +25,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.layers import histories
-from tfrecords import encoding, schema
+from tfrecords import encoding, schema, vectors
 
 FREQUENCY_BUCKETS = 64
+_MAX_EMBEDDINGS_PER_VECTOR = 4
+# Multiplies the projection of vectors. Adam moves a weight by about its rate in a step, so this is
+# a rate ten times that of other layers: otherwise the tables of ids, which Adagrad moves fast, fit
+# the log before the vectors say anything.
+_KERNEL_SCALE = 10.0
 
 
 class FieldEmbeddings(tf.keras.layers.Layer):
@@ -33,7 +40,7 @@ class FieldEmbeddings(tf.keras.layers.Layer):
 
     Args:
         fitted: The fitted schema, with each field's number of ids.
-        fields: The fields, in the order of the ids' columns.
+        fields: The fields, in the order of the columns; vectors are the last.
         dim: Dimension E of a field's embedding.
         ties: Lists among the fields that are tied to the ad side, from `find_histories`.
         ads: Embeds the ad side's fields; required with ties.
@@ -85,10 +92,16 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         self._poolings = [_pooling((ties or {}).get(fields[i].name), ads) for i in lists]
         self._num_buckets = max((sizes[i] for i in numeric), default=0)
         self._lists = lists
-        self.num_fields = len(fields)
+        self.vectors = [
+            VectorEmbedding(field.length, own, dim)
+            for field, own in zip(fields, columns, strict=True)
+            if field.length is not None
+        ]
+        self._num_ids = len(strings) + len(numeric)
+        self.num_fields = self._num_ids + sum(own.num_embeddings for own in self.vectors)
         self._order = np.argsort(strings + numeric)
-        self._in_order = strings + numeric == list(range(len(fields)))
-        self.output_dim = len(fields) * dim
+        self._in_order = strings + numeric == list(range(self._num_ids))
+        self.output_dim = self.num_fields * dim
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the tables."""
@@ -119,10 +132,11 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         return [self.table] if self._num_strings else []
 
     def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Looks up ids [B, W] int32 and returns [B, F, E] float32."""
+        """Embeds encoded rows [B, W] int32 as [B, F, E] float32."""
         embeddings = self.embed(ids)
         if training and self._l2:
-            norms = tf.reduce_sum(tf.square(embeddings), axis=[-2, -1])
+            looked_up = embeddings[..., : self._num_ids, :]
+            norms = tf.reduce_sum(tf.square(looked_up), axis=[-2, -1])
             exists = tf.cast(tf.reduce_any(tf.not_equal(ids, 0), axis=-1), norms.dtype)
             mean = tf.math.divide_no_nan(tf.reduce_sum(norms * exists), tf.reduce_sum(exists))
             self.add_loss(self._l2 * mean)
@@ -139,8 +153,9 @@ class FieldEmbeddings(tf.keras.layers.Layer):
             table = self._thermometer(self.steps)
             offsets = np.arange(self._num_numeric, dtype=np.int32) * self._num_buckets
             parts.append(tf.gather(table, tf.gather(ids, self._numeric_columns, axis=-1) + offsets))
-        embeddings = tf.concat(parts, axis=-2)
-        return embeddings if self._in_order else tf.gather(embeddings, self._order, axis=-2)
+        if not self._in_order:
+            parts = [tf.gather(tf.concat(parts, axis=-2), self._order, axis=-2)]
+        return tf.concat([*parts, *(vector(ids) for vector in self.vectors)], axis=-2)
 
     @property
     def ad_readers(self) -> list[tuple[int, tf.keras.layers.Dense]]:
@@ -197,6 +212,46 @@ class FieldEmbeddings(tf.keras.layers.Layer):
         """Sums steps [F, T, E] up to each bucket as [F T, E]; bucket 0 (missing) is separate."""
         table = tf.concat([steps[:, :1], tf.cumsum(steps[:, 1:], axis=1)], axis=1)
         return tf.reshape(table, [-1, self._dim])
+
+
+class VectorEmbedding(tf.keras.layers.Layer):
+    """Projects a vector field, scaled to length one; a missing vector has embeddings of its own.
+
+    Args:
+        length: Number of values n.
+        columns: Columns of the field in encoded rows.
+        dim: Dimension E of an embedding.
+    """
+
+    def __init__(self, length: int, columns: np.ndarray, dim: int) -> None:
+        super().__init__()
+        self._length, self._dim = length, dim
+        self._first, self._end = int(columns[0]), int(columns[-1]) + 1
+        self.num_embeddings = min(-(-length // dim), _MAX_EMBEDDINGS_PER_VECTOR)
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the projection and the embeddings of a missing vector."""
+        width = self.num_embeddings * self._dim
+        self.kernel = self.add_weight(
+            "kernel",
+            (self._length, width),
+            initializer=tf.keras.initializers.RandomNormal(stddev=0.1 / _KERNEL_SCALE),
+        )
+        self.missing = self.add_weight(
+            "missing", (width,), initializer=tf.keras.initializers.RandomNormal(stddev=0.1)
+        )
+        super().build(input_shape)
+
+    def call(self, rows: tf.Tensor) -> tf.Tensor:
+        """Embeds the field of encoded rows [B, W] int32 as [B, embeddings, E] float32."""
+        own = rows[..., self._first : self._end]
+        values = tf.math.l2_normalize(vectors.decode(own, self._length), axis=-1)
+        present = tf.reduce_any(tf.not_equal(own, 0), axis=-1, keepdims=True)
+        leading = tf.shape(rows)[:-1]
+        flat = _KERNEL_SCALE * tf.matmul(tf.reshape(values, [-1, self._length]), self.kernel)
+        flat = tf.where(tf.reshape(present, [-1, 1]), flat, self.missing)
+        shape = tf.concat([leading, [self.num_embeddings, self._dim]], axis=0)
+        return tf.reshape(flat, shape)
 
 
 def embedding_tables(model: tf.Module) -> list[tf.Variable]:

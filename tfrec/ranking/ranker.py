@@ -8,7 +8,7 @@ candidate and not on the length of the list, so training on short lists matches 
 candidates, and the query side is computed once per request.
 
 Shapes: B requests, C candidates, T query tokens, D model width, W hidden width,
-Fq and Fa fields of the query and the ad side, Wq and Wa their columns of ids, E field embedding.
+Fq and Fa embeddings of fields of the query and the ad side, Wq and Wa their columns, E embedding.
 
 References:
     Vaswani et al., Attention Is All You Need, 2017.
@@ -88,7 +88,7 @@ class Ranker(ranking_model.RankingModel):
             self.history_tokens = layers.HistoryTokens(self.query_embeddings, config.field_dim)
         self.field_names = self.add_weight(
             "field_names",
-            (len(schema.query_fields), config.field_dim),
+            (self.query_embeddings.num_fields, config.field_dim),
             initializer=tf.keras.initializers.RandomNormal(stddev=0.1),
         )
         self.query_input = tf.keras.layers.Dense(hidden)

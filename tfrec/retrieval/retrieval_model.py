@@ -38,6 +38,8 @@ from tfrec.config import RetrievalConfig
 from tfrec.retrieval import task
 from tfrecords import encoding, plugins, reader
 
+_ID_DROPOUT_WITH_VECTORS = 0.5
+
 
 class Embedded(NamedTuple):
     """The embeddings of a batch.
@@ -91,7 +93,7 @@ class RetrievalModel(training.StageModel):
             temperature=self.temperature,
             loss_metrics=[tf.keras.metrics.Mean(name="softmax_loss")],
         )
-        self.id_dropout = layers.IdDropout(fitted, config.id_dropout)
+        self.id_dropout = layers.IdDropout(fitted, config.id_dropout, _ID_DROPOUT_WITH_VECTORS)
         self.clicked_ads: layers.ClickedAds | None = None
         self._generator = layers.new_generator()
         self._fitted = fitted
@@ -102,6 +104,11 @@ class RetrievalModel(training.StageModel):
         # The catalog and its counts are data, not weights: they are not in checkpoints.
         self._ad_features = tf.constant(np.asarray(catalog.features))
         self._click_shares = layers.ClickShares(catalog.clicks)
+        # That an ad was never shown says nothing against it. Ads that are told apart by ids alone
+        # share what is learned of such ads, and are rarely clicked; with a vector or a text, the
+        # model would learn instead that ads without an id of their own are never clicked.
+        has_vectors = any(field.is_vector for field in fitted.schema.ad_fields)
+        self._was_shown = tf.constant(catalog.impressions > 0) if has_vectors else None
 
     @classmethod
     def for_data_set(
@@ -171,7 +178,7 @@ class RetrievalModel(training.StageModel):
         own = {"own_columns": inputs["ad_row"]} if self._over_all_ads else {}
         own_columns = own.get("own_columns", tf.range(tf.shape(query)[0]))
         embedded = self.embed_batch(inputs, query, ads, own_columns, training)
-        score_mask = self._not_clicked(inputs, rows)
+        score_mask = self._are_negatives(inputs, rows)
         if score_mask is not None and not self._over_all_ads:
             # The clicked ad itself, which a stock task would mask too.
             score_mask = tf.linalg.set_diag(score_mask, tf.ones_like(inputs["ad_row"], tf.bool))
@@ -237,24 +244,33 @@ class RetrievalModel(training.StageModel):
         rows = tf.concat([batch["ad_row"], uniform], axis=0)
         return rows, tf.gather(self._ad_features, rows)
 
-    def _not_clicked(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
-        """Returns [B, C] bool, false for ads [C] that the user clicked, as far as it is known."""
+    def _are_negatives(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
+        """Returns [B, C] bool, whether an ad [C] is a negative; None: all are.
+
+        Ads that the user clicked, as far as it is known, are not, and ads that training never
+        showed are not if they have vectors.
+        """
+        mask = None
         if self.clicked_ads is not None:
-            return ~self.clicked_ads.among(batch["user"], rows)
-        if "request" in batch:
-            return ~layers.clicked_in_request(batch["request"], batch["ad_row"], rows)
-        return None
+            mask = ~self.clicked_ads.among(batch["user"], rows)
+        elif "request" in batch:
+            mask = ~layers.clicked_in_request(batch["request"], batch["ad_row"], rows)
+        if self._was_shown is None:
+            return mask
+        shown = tf.gather(self._was_shown, rows)[None, :]
+        every = tf.ones([tf.shape(batch["ad_row"])[0], 1], tf.bool)
+        return shown & (every if mask is None else mask)
 
     def accidental_hits(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor:
-        """Returns [B, C] bool: whether the query's user clicked the ad of a column [C].
+        """Returns [B, C] bool: whether the ad of a column [C] is not a negative of the query.
 
         Args:
             batch: `ad_row` [B] int32 and, if users are known, `user` [B] int64.
             rows: [C] int32 catalog rows.
         """
         own = batch["ad_row"][:, None] == rows
-        not_clicked = self._not_clicked(batch, rows)
-        return own if not_clicked is None else own | ~not_clicked
+        negatives = self._are_negatives(batch, rows)
+        return own if negatives is None else own | ~negatives
 
     def _sampling_probability(self, batch: reader.Batch, rows: tf.Tensor) -> tf.Tensor | None:
         """Returns the probability [C] of candidates in a draw of a negative; None for all ads."""

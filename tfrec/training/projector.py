@@ -47,7 +47,7 @@ def choose_rows(clicks: np.ndarray, limit: int = MAX_ADS, seed: int = 1) -> np.n
 
 
 def metadata_of(catalog: reader.Catalog, rows: np.ndarray) -> pa.Table:
-    """Returns id, clicks, impressions, raw fields and columns to show of ads.
+    """Returns id, clicks, impressions, raw fields without vectors, and columns to show of ads.
 
     Args:
         catalog: The ads.
@@ -66,7 +66,11 @@ def metadata_of(catalog: reader.Catalog, rows: np.ndarray) -> pa.Table:
         reader.CLICKS: "training_clicks",
         reader.IMPRESSIONS: "training_impressions",
     }
-    fields = [name for name in shown.column_names if name not in names]
+    fields = [
+        field.name
+        for field in shown.schema
+        if field.name not in names and not pa.types.is_fixed_size_list(field.type)
+    ]
     return shown.select([*names, *fields]).rename_columns([*names.values(), *fields])
 
 

@@ -86,16 +86,18 @@ def embedding_norms(
 
     Args:
         layer: The side's embeddings.
-        fields: The side's fields, in the order of the ids' columns.
+        fields: The side's fields, in the order of the columns; vectors are left out.
         fitted: The fitted schema.
-        ids: [B, W] int32 ids of a batch.
+        ids: [B, W] int32 encoded rows of a batch.
 
     Returns:
         For each field the mean norm over the batch, and over values drawn uniformly from all its
         values; the same ones in every call.
     """
     drawn = _drawn_ids(fields, fitted)
+    fields = [field for field in fields if not field.is_vector]
     norms = tf.norm(layer(tf.concat([ids, drawn], axis=0)), axis=-1).numpy()  # [B + drawn, F]
+    norms = norms[:, : len(fields)]
     of_batch, of_table = norms[: -len(drawn)].mean(axis=0), norms[-len(drawn) :].mean(axis=0)
     names = [f"{field.side}/{field.name}" for field in fields]
     return {
@@ -132,6 +134,8 @@ def _drawn_ids(fields: Sequence[Field], fitted: encoding.FittedSchema) -> np.nda
     generator = np.random.default_rng(0)
     ids = np.zeros((_VALUES_PER_FIELD, encoding.width(fields)), np.int32)
     for field, own in encoding.columns(fields):
+        if field.is_vector:
+            continue
         ids[:, own.start] = generator.integers(fitted.cardinality(field), size=_VALUES_PER_FIELD)
     return ids
 

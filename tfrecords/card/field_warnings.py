@@ -138,7 +138,7 @@ def _vocabularies(card: model.DataCard) -> Found:
     new: list[model.FieldSummary] = []
     rare: list[model.FieldSummary] = []
     for field in card.fields:
-        if field.kind == "numeric" or _is_like_an_id(card, field):
+        if not field.out_of_vocabulary or _is_like_an_id(card, field):
             continue
         train, test = (field.out_of_vocabulary[split] or 0 for split in ("train", "test"))
         if max(train, test) >= MUCH_OUT_OF_VOCABULARY:

@@ -43,7 +43,8 @@ class SplitCounts:
         rows: Impressions, sampled negatives included.
         requests: Requests.
         list_lengths: Requests by number of ads [T] int64.
-        ids: Values of each field by id [V] int64; id 0 of a list field counts empty lists.
+        ids: Values of each field by id [V] int64; id 0 of a list field counts empty lists, and
+            ids 0 and 1 of a vector field the missing vectors and the others.
         value_lists: Lists of each list field by number of values [width + 1] int64.
         labels: Counts of each label of the log.
         clicked_requests: Requests with a click.
@@ -135,6 +136,10 @@ def _add_window(counts: SplitCounts, schema: Schema, window: Window) -> None:
 def _add_field(counts: SplitCounts, field: Field, columns: np.ndarray) -> None:
     """Adds the ids [width, B] of one field."""
     totals = counts.ids[field.name]
+    if field.is_vector:
+        num_present = int(columns.any(axis=0).sum())
+        totals += [columns.shape[1] - num_present, num_present]
+        return
     if field.kind != "categorical_list":
         add_ids(totals, columns[0])
         return

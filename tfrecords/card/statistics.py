@@ -51,6 +51,9 @@ def summarize(
         largest_share=share(int(train.max()), int(train.sum())),
         drift=drift(groups(fitted, field, train), ids),
     )
+    if field.is_vector:
+        summary.constant, summary.largest_share = not train[1], None
+        return summary
     if field.kind == "numeric":
         summary.boundaries = list(fitted.statistics[field.name].boundaries)
         summary.buckets = {

@@ -42,6 +42,7 @@ from tfrecords.columns.placeholders import (
     without_placeholders,
 )
 from tfrecords.columns.time_units import UNITS_PER_SECOND, unit_of_times, units_per_second
+from tfrecords.columns.vectors import checked_vectors, decoded_vectors, vector_array
 
 __all__ = [
     "MISSING_NUMBERS",
@@ -60,9 +61,11 @@ __all__ = [
     "checked_splits",
     "checked_times",
     "checked_truths",
+    "checked_vectors",
     "coded_keys",
     "coded_lists",
     "coded_strings",
+    "decoded_vectors",
     "distinct",
     "filtered_lists",
     "is_missing_number",
@@ -77,6 +80,7 @@ __all__ = [
     "smallest_codes",
     "unit_of_times",
     "units_per_second",
+    "vector_array",
     "with_fingerprints",
     "without_placeholders",
     "written_numbers",

@@ -53,7 +53,7 @@ def count_chunk(
 
     Returns:
         For string fields, the count [V] of each distinct value; for numeric fields, a sample of
-        the values [N] float32.
+        the values [N] float32. Vectors have no statistics.
     """
     counts = {}
     train = np.flatnonzero(is_train)
@@ -61,6 +61,8 @@ def count_chunk(
     # Every n-th training row of the log, so that the sample does not depend on the chunks.
     sampled = train[-first_train_row % stride :: stride]
     for field in schema.fields:
+        if field.is_vector:
+            continue
         if field.kind == "numeric":
             counts[field.name] = rows.array(field.name)[sampled].astype(np.float32)
             continue
@@ -93,6 +95,8 @@ def fit(
     chunks = range(num_chunks)
 
     def fit_field(field: Field) -> tuple[encoding.FieldStatistics, int]:
+        if field.is_vector:
+            return encoding.FieldStatistics(), 0
         own = [counts(chunk, field.name) for chunk in chunks]
         if field.kind == "numeric":
             values = np.concatenate([*own, np.empty(0, np.float32)])
@@ -113,7 +117,7 @@ def fit(
     num_distinct = {
         field.name: count
         for field, (_, count) in zip(schema.fields, fitted, strict=True)
-        if field.kind != "numeric"
+        if field.kind != "numeric" and not field.is_vector
     }
     return Fitted(encoding.FittedSchema(schema, statistics), num_distinct)
 

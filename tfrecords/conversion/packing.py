@@ -5,14 +5,15 @@ Shapes: B rows of a chunk, R requests and L shown ads of a shard, N ads.
 
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from tfrecords import encoding, files, records
+from tfrecords import columns, encoding, files, records, vectors
 from tfrecords.conversion import catalog
 from tfrecords.conversion.parsed_rows import AD, LABEL_COLUMNS, POSITION, USER, Rows, by_chunk
+from tfrecords.conversion.text_vectors import TextVectors
 from tfrecords.schema import LABELS, SIDES, Field, Schema
 
 
@@ -22,14 +23,24 @@ def spec(fitted: encoding.FittedSchema) -> records.Spec:
     query, ad = (
         tuple(
             width
-            for field in schema.side(side)
-            for width in [records.narrowest(fitted.cardinality(field))] * field.width
+            for field in _stored_fields(schema, side)
+            for width in [_width_of(fitted, field)] * field.width
         )
         for side in SIDES
     )
     labels = tuple(x for x in LABELS if x == "click" or x in schema.labels)
     has_position, has_user = schema.position is not None, schema.user_key is not None
-    return records.Spec(query, ad, labels, has_position, has_user)
+    num_ad_vector_columns = encoding.width(schema.ad_fields) - len(ad)
+    return records.Spec(query, ad, labels, has_position, has_user, num_ad_vector_columns)
+
+
+def _stored_fields(schema: Schema, side: str) -> tuple[Field, ...]:
+    """Returns the fields of a side that records hold: vectors of ads are in the catalog alone."""
+    return tuple(f for f in schema.side(side) if side == "query" or not f.is_vector)
+
+
+def _width_of(fitted: encoding.FittedSchema, field: Field) -> str:
+    return "int32" if field.is_vector else records.narrowest(fitted.cardinality(field))
 
 
 class Packer:
@@ -39,13 +50,18 @@ class Packer:
         fitted: The fitted schema.
         ads: The catalog.
         ad_features: Its encoded ads [N, F] int32.
+        texts: Vectors of the texts of requests, by field.
     """
 
     def __init__(
-        self, fitted: encoding.FittedSchema, ads: catalog.CatalogAds, ad_features: np.ndarray
+        self,
+        fitted: encoding.FittedSchema,
+        ads: catalog.CatalogAds,
+        ad_features: np.ndarray,
+        texts: Mapping[str, TextVectors],
     ) -> None:
         self.spec = spec(fitted)
-        self._ads = ads
+        self._ads, self._texts = ads, texts
         self._schema = fitted.schema
         self._encoders = {
             s: encoding.Encoder(fitted, fitted.schema.side(s)) for s in ("query", "ad")
@@ -109,8 +125,8 @@ class Packer:
                 for name, values in load_chunk(chunk).items()
                 if records.is_per_request(name)
             }
-            for field, name, columns in _columns(self._schema, "query", self.spec.query_widths):
-                counts[field.name] += int(differs[name][:, columns].any(axis=1).sum())
+            for field, name, places_of in _columns(self._schema, "query", self.spec.query_widths):
+                counts[field.name] += int(differs[name][:, places_of].any(axis=1).sum())
             if self.spec.has_user:
                 num_users += int(differs[records.USER].sum())
         return {name: count for name, count in counts.items() if count}, num_users
@@ -120,12 +136,17 @@ class Packer:
             f"{side}_{width}": np.empty((len(rows), len(columns)), width)
             for width, columns in records.columns_of(widths).items()
         }
-        for field, name, columns in _columns(self._schema, side, widths):
-            packed[name][:, columns] = self._encode(self._encoders[side], field, rows)
+        for field, name, own in _columns(self._schema, side, widths):
+            packed[name][:, own] = self._encode(self._encoders[side], field, rows)
         return packed
 
     def _encode(self, encoder: encoding.Encoder, field: Field, rows: Rows) -> np.ndarray:
-        """Returns the ids [B, width] of a field."""
+        """Returns the columns [B, width] of a field."""
+        if field.kind == "dense":
+            return vectors.columns_of(columns.vector_array(rows.columns[field.name]))
+        if field.kind == "text":
+            found = self._texts[field.name].find(rows.strings[field.name].fingerprints)
+            return found[rows.array(field.name)]
         if field.kind == "numeric":
             numbers = tf.constant(rows.array(field.name), tf.float32)
             return encoder.encode_column(field, numbers).numpy()[:, None]
@@ -144,9 +165,9 @@ def _columns(
 ) -> Iterator[tuple[Field, str, slice]]:
     """Yields the fields of a side, the feature that stores each, and its columns of it."""
     groups = records.columns_of(widths)
-    for field, columns in encoding.columns(schema.side(side)):
-        width = widths[columns.start]
-        place = groups[width].index(columns.start)
+    for field, own in encoding.columns(_stored_fields(schema, side)):
+        width = widths[own.start]
+        place = groups[width].index(own.start)
         yield field, f"{side}_{width}", slice(place, place + field.width)
 
 

@@ -28,9 +28,11 @@ from tfrecords.columns import (
     checked_positions,
     checked_splits,
     checked_times,
+    checked_vectors,
     coded_keys,
     coded_lists,
     coded_strings,
+    decoded_vectors,
     distinct,
     shown_texts,
     smallest_codes,
@@ -56,11 +58,12 @@ class Rows:
     """The good rows of a chunk.
 
     Attributes:
-        columns: Columns [B]: codes of string fields (lists of codes of list fields) and numbers
-            of numeric fields, by name; codes of `AD`; if the schema has them, fingerprints of
-            `REQUEST` and `USER`, numbers of `TIME`, indices of `SPLIT` and `POSITION`; the
-            `LABEL_COLUMNS` (`MISSING_LABEL` or NaN is missing); and the columns to show.
-        strings: Distinct values of each string or list field, and of `AD`.
+        columns: Columns [B]: codes of string fields (lists of codes of list fields), numbers of
+            numeric fields and vectors of dense fields, by name; codes of `AD`; if the schema has
+            them, fingerprints of `REQUEST` and `USER`, numbers of `TIME`, indices of `SPLIT` and
+            `POSITION`; the `LABEL_COLUMNS` (`MISSING_LABEL` or NaN is missing); and the columns
+            to show.
+        strings: Distinct values of each string, list or text field, and of `AD`.
     """
 
     columns: pa.Table
@@ -83,6 +86,8 @@ class Rows:
         column = self.columns[field.name].take(pa.array(rows)).combine_chunks()
         if field.kind == "numeric":
             return pa.array(column.to_numpy(zero_copy_only=False), pa.float64(), from_pandas=True)
+        if field.kind == "dense":
+            return decoded_vectors(column)
         values = self.strings[field.name].values
         if field.kind == "categorical_list":
             flat = values.take(column.flatten())
@@ -150,7 +155,7 @@ def by_chunk(
 
 def string_names(schema: Schema) -> list[str]:
     """Returns the names of `Rows.strings`, in order."""
-    return [field.name for field in schema.fields if field.kind != "numeric"] + [AD]
+    return [f.name for f in schema.fields if f.kind not in ("numeric", "dense")] + [AD]
 
 
 def is_labeled(schema: Schema, chunk: formats.Chunk) -> bool:
@@ -180,7 +185,9 @@ def normalize(
         if field.kind == "numeric":
             values = checked_numbers(faults, field.source, table[field.source])
             columns[field.name] = pa.array(_narrow(values))
-        elif field.kind == "categorical":
+        elif field.kind == "dense":
+            columns[field.name] = checked_vectors(faults, field, table[field.source])
+        elif field.kind in ("categorical", "text"):
             column = table[field.source]
             if field.calendar is not None:
                 times = checked_times(faults, field.source, column, schema.time_format)
@@ -252,17 +259,22 @@ def _empty(column: str, row: int) -> str:
 
 
 def raw_column(field: Field, column: pa.ChunkedArray) -> pa.Array:
-    """Returns a column as `Rows.raw` does: numbers, strings or lists; null is missing.
+    """Returns a column as `Rows.raw` does: numbers, strings, lists or vectors; null is missing.
 
     Raises:
-        ValueError: A value is not a number in the range of float32.
+        ValueError: A value is not a number in the range of float32, or not a vector of the field's
+            length.
     """
-    if field.kind == "numeric":
+    if field.kind in ("numeric", "dense"):
         faults = RowFaults(len(column))
-        values = checked_numbers(faults, field.source, column)
+        if field.kind == "numeric":
+            numbers = checked_numbers(faults, field.source, column)
+            values = pa.array(numbers, pa.float64(), from_pandas=True)
+        else:
+            values = decoded_vectors(checked_vectors(faults, field, column))
         if faults.any():
             raise ValueError(f"The table of ads: {faults.reasons()[0]}.")
-        return pa.array(values, pa.float64(), from_pandas=True)
+        return values
     if field.kind == "categorical_list":
         return as_lists(field, column)
     texts = as_strings(column)

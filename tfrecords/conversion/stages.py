@@ -23,10 +23,11 @@ from tfrecords.conversion import (
     packing,
     parsed_rows,
     splitting,
+    text_vectors,
     time_profile,
     workspace,
 )
-from tfrecords.schema import Schema
+from tfrecords.schema import Field, Schema
 from tfrecords.splits import SPLITS, SplitOptions
 
 
@@ -343,6 +344,7 @@ class Stages:
         ad_counts = catalog.merge(self._counts(index, "ads") for index in chunks)
         ads = catalog.collect(self._schema, ad_counts, split.chunk_ends, self._rows, more_ads)
         time = split.bins.add(self._counts(index, "profile") for index in chunks)
+        self._encode_texts(fitted.schema, split.num_chunks)
         fitted.schema.save(self._space.output / "encoder")
         ads.save(self._space.output / "catalog", fitted.schema)
         return FittedLog(fitted.schema, ads, fitted.num_distinct, time)
@@ -359,7 +361,29 @@ class Stages:
             ads = catalog.load(directory)
         else:
             schema, ads = fitted.schema, fitted.ads
-        return packing.Packer(schema, ads, np.load(directory / "ad_features.npy"))
+        texts = {
+            field.name: text_vectors.TextVectors(self._space.path("texts", number, ".npy"))
+            for number, field in enumerate(self._text_fields)
+        }
+        return packing.Packer(schema, ads, np.load(directory / "ad_features.npy"), texts)
+
+    @property
+    def _text_fields(self) -> list[Field]:
+        """Text fields of requests; those of ads are encoded in the catalog."""
+        return [field for field in self._schema.query_fields if field.kind == "text"]
+
+    def _encode_texts(self, fitted: encoding.FittedSchema, num_chunks: int) -> None:
+        """Encodes each different text of the requests once."""
+        encoder = encoding.Encoder(fitted, self._text_fields)
+        for number, field in enumerate(self._text_fields):
+            path = self._space.path("texts", number, ".npy")
+
+            def encode(field: Field = field, path: pathlib.Path = path) -> dict[str, Any]:
+                chunks = (self._strings(index, field.name) for index in range(num_chunks))
+                text_vectors.write_text_vectors(encoder, field, chunks, path)
+                return {}
+
+            self._space.once("texts", number, encode)
 
     def pack(self, split: SplitLog, packer: packing.Packer) -> None:
         """Encodes the rows."""

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from tfrecords import terminal
@@ -69,8 +70,8 @@ class LineFormat(LogFormat):
             line: The line without its end.
 
         Returns:
-            The row's values by column: numbers, strings, lists of strings for fields of that kind,
-            or None if missing. Other columns are ignored.
+            The row's values by column: numbers, strings, lists of strings or of numbers for fields
+            of that kind, or None if missing. Other columns are ignored.
 
         Raises:
             ValueError: The line is bad; the message says why, and the row is rejected.
@@ -155,7 +156,11 @@ class _LineLog:
         return [rows[line - chunk.first_line] for line in lines_wanted]
 
 
-_TYPES = {"numeric": pa.float64(), "categorical_list": pa.list_(pa.string())}
+_TYPES = {
+    "numeric": pa.float64(),
+    "categorical_list": pa.list_(pa.string()),
+    "dense": pa.list_(pa.float64()),
+}
 
 
 def _value(value: Any, kind: pa.DataType) -> Any:
@@ -166,10 +171,14 @@ def _value(value: Any, kind: pa.DataType) -> Any:
     """
     if value is None:
         return None
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, list | tuple) != pa.types.is_list(kind) or isinstance(value, dict):
         raise ValueError(
             f"expected {'a list' if pa.types.is_list(kind) else 'one value'}, got {value!r:.40}"
         )
+    if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+        return [float(one) for one in value]
     if pa.types.is_list(kind):
         return [str(one) for one in value]
     if pa.types.is_floating(kind):

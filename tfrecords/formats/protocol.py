@@ -99,8 +99,8 @@ class Parsed:
 
     Attributes:
         table: Good rows: the columns that the schema reads, and `LINE_NUMBER`. Numbers have any
-            numeric type, strings are plain or dictionary-encoded, and lists of strings are lists
-            or joined by the field's separator; null is missing.
+            numeric type, strings are plain or dictionary-encoded, and lists of strings or numbers
+            are lists or joined by the field's separator; null is missing.
         faults: Line number -> fault, of the rows that are not in the table.
         num_rows: Number of rows, bad ones included; None: that of the chunk.
     """

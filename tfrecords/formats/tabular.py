@@ -13,7 +13,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from tfrecords import terminal
-from tfrecords.columns import RowFaults, checked_numbers, is_text, written_numbers
+from tfrecords.columns import (
+    RowFaults,
+    checked_numbers,
+    checked_vectors,
+    is_text,
+    written_numbers,
+)
 from tfrecords.formats import protocol
 from tfrecords.formats.files import delimited, side_tables, table_files
 from tfrecords.schema import KINDS, Schema
@@ -72,13 +78,14 @@ def read_ads(files: protocol.Files, schema: Schema) -> pa.Table | None:
 
 
 def column_types(schema: Schema) -> dict[str, pa.DataType]:
-    """Returns the types of columns: `delimited.NUMBERS` for those of numeric fields only."""
+    """Returns the types of columns: numbers or vectors for those of such fields only."""
     kinds: dict[str, set[str]] = {name: set() for name in schema.columns}
     for field in schema.fields:
         kinds[field.source].add(field.kind)
+    own = {"numeric": delimited.NUMBERS, "dense": delimited.VECTORS}
     types = {
-        name: delimited.NUMBERS
-        if kind == {"numeric"} and name not in _log_columns(schema)
+        name: own.get(next(iter(kind)), delimited.STRINGS)
+        if len(kind) == 1 and name not in _log_columns(schema)
         else delimited.STRINGS
         for name, kind in kinds.items()
     }
@@ -230,8 +237,8 @@ def _log_columns(schema: Schema) -> set[str]:
 
 def _lists(schema: Schema) -> set[str]:
     kinds = {kind: {f.source for f in schema.fields if f.kind == kind} for kind in KINDS}
-    others = kinds["categorical"] | kinds["numeric"] | _log_columns(schema)
-    return (kinds["categorical_list"] | set(schema.show)) - others
+    others = kinds["categorical"] | kinds["numeric"] | kinds["text"] | _log_columns(schema)
+    return (kinds["categorical_list"] | kinds["dense"] | set(schema.show)) - others
 
 
 def _is_ad(schema: Schema, column: str) -> bool:
@@ -263,10 +270,15 @@ def _check_key(path: pathlib.Path, role: str, key: Sequence[str], names: Collect
 
 
 def _check_numbers(path: pathlib.Path, schema: Schema, table: pa.Table) -> None:
-    numeric = {field.source for field in schema.ad_fields if field.kind == "numeric"}
-    for name in sorted(numeric & set(table.column_names)):
+    for field in schema.ad_fields:
+        name = field.source
+        if field.kind not in ("numeric", "dense") or name not in table.column_names:
+            continue
         faults = RowFaults(table.num_rows)
-        checked_numbers(faults, name, table[name])
+        if field.kind == "numeric":
+            checked_numbers(faults, name, table[name])
+        else:
+            checked_vectors(faults, field, table[name])
         if faults.any():
             row = table[protocol.LINE_NUMBER][int(faults.bad.argmax())].as_py()
             what = "row" if table_files.is_parquet(path) else "line"

@@ -27,7 +27,7 @@ from tfrecords.records.spec import (
     narrowest,
     pack,
     unpack,
-    unpack_ids,
+    unpack_sides,
 )
 from tfrecords.records.stored_files import (
     check_file,
@@ -67,7 +67,7 @@ __all__ = [
     "shuffled",
     "thin_unclicked",
     "unpack",
-    "unpack_ids",
+    "unpack_sides",
     "write_arrow",
     "write_shard",
 ]

@@ -5,7 +5,8 @@ each feature is one bytes value, little-endian:
 
     list_lengths   [R] int32          shown ads of each request
     query_W        [R, F_W]           query-side ids that fit the unsigned width W
-    ad_W           [L, F_W]           ad-side ids that fit the unsigned width W
+    ad_W           [L, F_W]           ad-side ids that fit the unsigned width W; vectors of ads are
+                                      in the catalog alone
     user           [R] int64          fingerprint of the user key, if the schema has one
     ad_row         [L] int32          row of the ad in the catalog
     click, engagement [L] uint8, revenue [L] float32    the labels of the log; 255 or NaN is
@@ -39,11 +40,12 @@ class Spec:
     """Content of a record.
 
     Attributes:
-        query_widths: Stored type of each query-side column of ids.
+        query_widths: Stored type of each query-side column.
         ad_widths: Stored type of each ad-side column of ids.
         labels: Labels of the log: `click`, `engagement`, `revenue`.
         has_position: Whether the position is stored.
         has_user: Whether the user is stored.
+        num_ad_vector_columns: Number of columns Va of the ads' vectors, which the catalog has.
     """
 
     query_widths: tuple[str, ...]
@@ -51,6 +53,7 @@ class Spec:
     labels: tuple[str, ...]
     has_position: bool
     has_user: bool = False
+    num_ad_vector_columns: int = 0
 
     def per_ad(self) -> dict[str, str]:
         """Returns the names and types of the features with one value per shown ad."""
@@ -110,14 +113,21 @@ def decode(spec: Spec, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     return decoded
 
 
-def unpack(spec: Spec, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def unpack(
+    spec: Spec, stored: Mapping[str, tf.Tensor], ad_vectors: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
     """Converts stored features to the types of models.
+
+    Args:
+        spec: Content of the records.
+        stored: Features, from `decode`.
+        ad_vectors: Columns of vectors [N, Va] int32 of the catalog's ads; None: there are none.
 
     Returns:
         `list_lengths` [R] int32, `query` [R, Fq] int32, `ad` [L, Fa] int32, and each per-ad
         feature [L]; labels are float32, NaN is missing. Users are omitted.
     """
-    unpacked = {"list_lengths": stored["list_lengths"], **unpack_ids(spec, stored)}
+    unpacked = {"list_lengths": stored["list_lengths"], **unpack_sides(spec, stored, ad_vectors)}
     for name, dtype in spec.per_ad().items():
         unpacked[name] = stored[name]
         if name in spec.labels:
@@ -128,16 +138,23 @@ def unpack(spec: Spec, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return unpacked
 
 
-def unpack_ids(spec: Spec, stored: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Returns the stored ids of both sides: `query` [R, Fq] int32 and `ad` [L, Fa] int32."""
-    return {
-        "query": _unpack_side("query", spec.query_widths, stored),
-        "ad": _unpack_side("ad", spec.ad_widths, stored),
-    }
+def unpack_sides(
+    spec: Spec, stored: Mapping[str, tf.Tensor], ad_vectors: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
+    """Returns both sides, `query` [R, Fq] and `ad` [L, Fa] int32; arguments as of `unpack`."""
+    query, ad = (
+        _unpack_side(side, widths, stored)
+        for side, widths in (("query", spec.query_widths), ("ad", spec.ad_widths))
+    )
+    if ad_vectors is not None:
+        ad.append(tf.gather(ad_vectors, stored["ad_row"]))
+    return {"query": tf.concat(query, axis=1), "ad": tf.concat(ad, axis=1)}
 
 
-def _unpack_side(side: str, widths: Sequence[str], stored: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Returns the columns of ids [B, F] of all widths, in order."""
+def _unpack_side(
+    side: str, widths: Sequence[str], stored: Mapping[str, tf.Tensor]
+) -> list[tf.Tensor]:
+    """Returns runs of the columns [B, F] of all widths, in order."""
     groups = {w: tf.cast(stored[f"{side}_{w}"], tf.int32) for w in columns_of(widths)}
     taken = dict.fromkeys(groups, 0)
     parts = []
@@ -146,4 +163,4 @@ def _unpack_side(side: str, widths: Sequence[str], stored: Mapping[str, tf.Tenso
         first, last = taken[width], taken[width] + len(list(run))
         parts.append(groups[width][:, first:last])
         taken[width] = last
-    return tf.concat(parts, axis=1)
+    return parts

@@ -1,4 +1,4 @@
-"""Infers the kind of a field: numeric, categorical or a list."""
+"""Infers the kind of a field: numeric, categorical, a list or a vector."""
 
 import re
 from collections.abc import Sequence
@@ -119,10 +119,14 @@ _FEW = 10
 _CODES = 50
 _MANY = 1_000
 _MAX_LIST_LENGTH = 50
+_MIN_VECTOR_LENGTH = 2
 
 
 def kind(column: Column, notes: list[str]) -> dict[str, Any]:
-    """Returns the kind of a field and the options of a list, as JSON values."""
+    """Returns the kind of a field and the options of a list or vector, as JSON values."""
+    length = _vector_length(column)
+    if length is not None:
+        return {"kind": "dense", "length": length}
     between = separator(column)
     if between is not None:
         length = min(_longest(column.known, between), _MAX_LIST_LENGTH)
@@ -130,6 +134,22 @@ def kind(column: Column, notes: list[str]) -> dict[str, Any]:
             notes.append(f"{column.name!r} holds lists separated by {between!r}.")
         return {"kind": "categorical_list", "separator": between, "max_list_length": length}
     return {"kind": "numeric" if _is_amount(column, notes) else "categorical"}
+
+
+def _vector_length(column: Column) -> int | None:
+    """Returns the length of a column's vectors: lists of fractions, all of one length; or None."""
+    if not column.is_list:
+        return None
+    lists = [value.split("|") for value in _probed(column)]
+    parts = [part for parts in lists for part in parts]
+    if len({len(parts) for parts in lists}) != 1 or len(lists[0]) < _MIN_VECTOR_LENGTH:
+        return None
+    try:
+        numbers = np.array(parts, np.float64)
+    except ValueError:
+        return None
+    are_fractions = np.mean(numbers != np.floor(numbers)) > 0.5
+    return len(lists[0]) if are_fractions else None
 
 
 def _longest(values: Sequence[str], separator: str) -> int:

@@ -11,12 +11,17 @@ from tfrecords.synthetic.log import (
 )
 from tfrecords.synthetic.population import WorldConfig
 from tfrecords.synthetic.synthetic_world import World
+from tfrecords.synthetic.topics import CONTENTS, TopicQueries, TopicWorld, TopicWorldConfig
 
 __all__ = [
     "AD_COLUMNS",
     "CATEGORICAL",
+    "CONTENTS",
     "NUMERIC",
     "SyntheticLog",
+    "TopicQueries",
+    "TopicWorld",
+    "TopicWorldConfig",
     "World",
     "WorldConfig",
     "load_world",

@@ -46,11 +46,12 @@ class Eligibility:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Ad field -> `categorical`, `numeric` or `categorical_list`."""
+        """Ad field -> `categorical`, `numeric` or `categorical_list`; vectors are left out."""
         return {
             field.name: _kind(field.type)
             for field in self._ads.schema
             if field.name not in (self._id_column, SHOWN)
+            and not pa.types.is_fixed_size_list(field.type)
         }
 
     def eligible(self, filters: requests.Filters) -> row_set.RowSet:

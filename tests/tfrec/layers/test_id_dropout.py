@@ -64,6 +64,22 @@ def test_ads_with_other_fields_are_hidden():
     assert hidden(1.0).ad(tf.constant([[1, 2], [2, 1]])).numpy().tolist() == [[3, 2], [3, 1]]
 
 
+def test_ids_of_ads_with_vectors_are_hidden_at_their_own_rate():
+    image = schema_lib.Field("image", "dense", "ad", length=2)
+    statistics = {**STATISTICS, "image": encoding.FieldStatistics()}
+    with_image = encoding.FittedSchema(
+        dataclasses.replace(fitted().schema, fields=(*FIELDS, image)), statistics
+    )
+    rates = layers.IdDropout(with_image, 0.05, min_rate_with_vectors=0.5).rates
+    assert rates == {"user": 0.05, "film": 0.5}
+    assert layers.IdDropout(with_image, 0.7, min_rate_with_vectors=0.5).rates["film"] == 0.7
+    assert layers.IdDropout(with_image, 0.0, min_rate_with_vectors=0.5).rates["film"] == 0.0
+    assert layers.IdDropout(fitted(), 0.05, min_rate_with_vectors=0.5).rates["film"] == 0.05
+    # The bits of the vector stay as they are.
+    ids = layers.IdDropout(with_image, 1.0).ad(tf.constant([[1, 2, 0x3C003800]]))
+    assert ids.numpy().tolist() == [[3, 2, 0x3C003800]]
+
+
 def test_where_nothing_else_tells_ads_apart_or_no_one_field_is_the_id_none_is_hidden():
     ids = tf.constant([[1, 2], [2, 1]])
     for data in (fitted(FIELDS[:3]), fitted(ad_key=("film", "year"))):

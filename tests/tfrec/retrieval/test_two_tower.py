@@ -145,7 +145,9 @@ def test_clicks_of_one_request_are_no_negatives_of_each_other(data_set, retrieva
         alone = float(model.compute_loss({**batch, "request": tf.constant([1, 2, 3, 4])}))
         assert float(model.compute_loss(batch)) == pytest.approx(alone, rel=1e-5)
         # Ad b, clicked in request 1 too, is not a negative of its first click in any column.
-        found = model._not_clicked({**batch, "request": tf.constant([1, 1, 3, 4])}, batch["ad_row"])
+        found = model._are_negatives(
+            {**batch, "request": tf.constant([1, 1, 3, 4])}, batch["ad_row"]
+        )
         assert (~found.numpy()).tolist() == [
             [True, True, False, True],
             [True, True, False, True],

@@ -6,10 +6,10 @@ import pytest
 from tfrecords.schema_inference import kinds, log_sample
 
 
-def column(name: str, values: list[str]) -> log_sample.Column:
+def column(name: str, values: list[str], is_list: bool = False) -> log_sample.Column:
     distinct = list(dict.fromkeys(values))
     codes = [distinct.index(value) for value in values]
-    return log_sample.Column(name, log_sample.LOG, distinct, np.array(codes))
+    return log_sample.Column(name, log_sample.LOG, distinct, np.array(codes), is_list)
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,18 @@ def column(name: str, values: list[str]) -> log_sample.Column:
 )
 def test_separators(name: str, values: list[str], separator: str | None) -> None:
     assert kinds.separator(column(name, values)) == separator
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["0.1|-2.5|3.25", "1.5|0.0|7e-3"], {"kind": "dense", "length": 3}),
+        # Lists of two lengths, of whole numbers, and of words.
+        (["0.1|-2.5|3.25", "1.5|0.5"], "categorical_list"),
+        (["1|2|3", "4|5|6"], "categorical_list"),
+        (["a|b", "c|d"], "categorical_list"),
+    ],
+)
+def test_lists_of_fractions_of_one_length_are_vectors(values: list[str], kind: object) -> None:
+    found = kinds.kind(column("taste", values, is_list=True), [])
+    assert found == kind if isinstance(kind, dict) else found["kind"] == kind

@@ -25,6 +25,8 @@ STRINGS = pa.dictionary(pa.int32(), pa.string())
 NUMBERS = pa.float64()
 # Values as the file has them; texts of a delimited file.
 ANY = pa.null()
+# Of Parquet files; texts have strings in their place.
+VECTORS = pa.list_(pa.float32())
 _EMPTY_LINE = re.compile(rb"(?:\A|\n)\r?\n")
 _PARTS = 16
 _BLOCK_BYTES = 1 << 20

@@ -25,7 +25,8 @@ class ParquetLog:
 
     Args:
         path: The file.
-        types: Columns to read; those of type `delimited.NUMBERS` are read as numbers.
+        types: Columns to read; those of type `delimited.NUMBERS` are read as numbers, lists of type
+            `delimited.VECTORS` as lists of numbers.
         lists: Columns that may hold lists.
         rows_per_chunk: Number of rows of a chunk.
 
@@ -144,10 +145,14 @@ def plain(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
     Args:
         column: Column of the file.
-        kind: Wanted type; `delimited.NUMBERS` converts all types but strings to numbers.
+        kind: Wanted type; `delimited.NUMBERS` converts all types but strings to numbers, and
+            `delimited.VECTORS` lists to lists of numbers.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    is_text = _is_list(column.type) and _is_text(column.type.value_type)
+    if _is_list(column.type) and kind == delimited.VECTORS and not is_text:
+        return column.cast(kind, safe=False)
     if _is_list(column.type):
         column = column.cast(pa.list_(column.type.value_type))
         return pa.chunked_array([_plain_list(list_) for list_ in column.chunks], _LIST)
@@ -234,7 +239,7 @@ def _check_type(
     if _is_list(kind) and not may_be_list:
         raise ValueError(
             f"{path}: the column {name!r} holds lists ({kind}). Use it in the schema only as a "
-            "field of kind 'categorical_list'."
+            "field of kind 'categorical_list' or 'dense'."
         )
     kind = kind.value_type if _is_list(kind) or pa.types.is_dictionary(kind) else kind
     dated = pa.types.is_timestamp(kind) or pa.types.is_date(kind)

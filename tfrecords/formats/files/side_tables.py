@@ -26,7 +26,7 @@ class SideTable:
     Args:
         path: The file.
         key: Columns that identify its rows, with the same names in the log.
-        types: Columns to join and their types, `delimited.STRINGS` or `delimited.NUMBERS`.
+        types: Columns to join and their types: `delimited.STRINGS`, `NUMBERS` or `VECTORS`.
         lists: Columns that may hold lists.
         decimal: Decimal sign of numbers in texts of JSON lines; None: plain numbers.
 
@@ -90,6 +90,8 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _spread(values: pa.Array, codes: np.ndarray) -> pa.Array:
     """Returns the value of each row [B], given the values of the distinct keys [V]."""
     indices = pa.array(codes)
+    if pa.types.is_list(values.type) and pa.types.is_floating(values.type.value_type):
+        return pa.DictionaryArray.from_arrays(indices, values)
     if pa.types.is_string(values.type):
         encoded = values.dictionary_encode()
         return pa.DictionaryArray.from_arrays(encoded.indices.take(indices), encoded.dictionary)

@@ -125,7 +125,7 @@ def open_table(
 
     Args:
         path: The file.
-        types: Columns to read and their types, `delimited.STRINGS`, `NUMBERS` or `ANY`.
+        types: Columns to read and their types, `delimited.STRINGS`, `NUMBERS`, `VECTORS` or `ANY`.
         lists: Columns that may hold lists.
         optional: Columns that the file may lack; they are missing in its rows.
         rows_per_chunk: Approximate number of rows of a chunk.
@@ -140,6 +140,8 @@ def open_table(
     types = {name: delimited.STRINGS if k == delimited.ANY else k for name, k in types.items()}
     if is_parquet(path):
         return parquet.ParquetLog(path, types, lists, rows_per_chunk)
+    as_strings = (delimited.ANY, delimited.VECTORS)
+    types = {n: delimited.STRINGS if k in as_strings else k for n, k in types.items()}
     found = text(path, types, header)
     layout = delimited.Layout(
         types,

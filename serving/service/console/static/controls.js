@@ -81,7 +81,7 @@ export function drawFields(bundle) {
             ${listInput(path, { id })}
           </div>`;
       }
-      const control = input(path, { id, placeholder: "missing", isText: kind !== "numeric" });
+      const control = input(path, { id, placeholder: "missing", isText: !["numeric", "dense"].includes(kind) });
       return html`<div><label for="${id}" title="${name}">${name}</label>${control}</div>`;
     }),
   );
@@ -129,7 +129,7 @@ export function drawWeights(bundle) {
 
 /** Draws the first cap, the first diversity rule and exploration; the JSON can have more. */
 export function drawRules(bundle) {
-  const fields = bundle.ad_fields.filter(({ kind }) => kind !== "numeric").map(({ name }) => name);
+  const fields = bundle.ad_fields.filter(({ kind }) => !["numeric", "dense"].includes(kind)).map(({ name }) => name);
   render("rules", [
     ruleControls("caps", "Maximum number of ads with the same", "max", 2, fields),
     ruleControls(

@@ -14,6 +14,7 @@ const OPERATORS = {
   categorical: ["any_of", "none_of"],
   numeric: ["at_most", "at_least", "any_of", "none_of"],
   categorical_list: ["any_of", "none_of", "all_of"],
+  text: ["any_of", "none_of"],
 };
 const MAX_SUGGESTIONS = 50;
 const CONDITIONS = ["filters", "conditions"];
@@ -66,7 +67,7 @@ function setRows(all) {
 }
 
 export function drawFilters(bundle) {
-  adFields = bundle.ad_fields;
+  adFields = bundle.ad_fields.filter(({ kind }) => kind in OPERATORS);
   byId("add-filter").hidden = !adFields.length;
   byId("add-filter").onclick = () => {
     draft = newRow(adFields[0].name);

@@ -95,8 +95,16 @@ export const isObject = (value) => value !== null && typeof value === "object" &
 export const asObject = (value) => (isObject(value) ? value : {});
 export const asArray = (value) => (Array.isArray(value) ? value : []);
 
-/** Returns the number that a text means; other texts go to the service as they are, which refuses them. */
-export const typed = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : text);
+/** Returns the number or vector that a text means; the service gets, and refuses, other texts as they are. */
+export function typed(text) {
+  if (text.trim() && Number.isFinite(Number(text))) return Number(text);
+  try {
+    const value = JSON.parse(text);
+    return Array.isArray(value) ? value : text;
+  } catch {
+    return text;
+  }
+}
 
 /** Returns a raw field value as text. */
 export function shown(value) {

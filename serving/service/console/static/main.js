@@ -94,7 +94,7 @@ function drawOrder(ads) {
     heads,
     weights,
     candidates: answer.candidates,
-    adFields: bundle.ad_fields,
+    adFields: bundle.ad_fields.filter(({ kind }) => kind !== "dense"),
     before: isReweighted ? base.ranks : null,
     rival: compared,
   });

@@ -1,0 +1,102 @@
+"""Ads that training never showed are found by their titles and vectors, and live ads by a title."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import tfrec
+from serving import releases
+from serving.index import IndexConfig
+from serving.live import live_index
+from tfrecords import convert, reader, synthetic
+
+pytestmark = pytest.mark.trains
+
+WORLD = synthetic.TopicWorldConfig(
+    num_ads=200, num_users=150, num_topics=4, vector_length=8, num_advertisers=10
+)
+NUM_ROWS, K = 3_000, 20
+
+
+@pytest.fixture(scope="module")
+def world():
+    return synthetic.TopicWorld(WORLD)
+
+
+def trained(world, content, options, directory):
+    log, ads = world.write(directory / "log", NUM_ROWS)
+    source = convert.Source(log, world.schema(content), "tabular", ads_path=ads)
+    convert.convert(source, directory / "data")
+    data_set = reader.DataSet(directory / "data")
+    return tfrec.train(data_set, directory / "work", **options, progress=False)
+
+
+@pytest.fixture(scope="module")
+def options(retrieval_config, ranker_config):
+    return {
+        "retrieval": dataclasses.replace(retrieval_config, epochs=15, batch_size=32, refit=False),
+        "ranking": dataclasses.replace(ranker_config, num_blocks=1, epochs=1),
+    }
+
+
+@pytest.fixture(scope="module")
+def release(world, options, tmp_path_factory):
+    stages = trained(world, "both", options, tmp_path_factory.mktemp("new_ads"))
+    return releases.load(stages.export(index=IndexConfig(kind="Flat"), force=True).base)
+
+
+@pytest.fixture(scope="module")
+def queries(world):
+    return world.queries(np.random.default_rng(9), 100)
+
+
+def found(release, queries):
+    """Numbers of the K ads [Q, K] that the release retrieves."""
+    fields = release.manifest.query_fields
+    rows = [
+        {field["name"]: getattr(queries, field["name"])[i] for field in fields}
+        for i in range(len(queries.user))
+    ]
+    checked = [
+        {
+            "user": f"u{row['user']}".encode(),
+            "search": row["search"].encode(),
+            "taste": np.asarray(row["taste"], np.float32),
+        }
+        for row in rows
+    ]
+    tower = release.query_tower
+    _, ads = release.ad_index.search(tower.embed(tower.columns(checked)), K)
+    return np.array([[int(ad[1:]) for ad in release.ad_index.ad_ids(own)] for own in ads])
+
+
+def test_never_shown_ads_are_among_the_found_ones_as_often_as_others(world, release, queries):
+    ads = found(release, queries)
+    truth = world.click_probability(queries)
+    # The truth has a quarter of never shown ads among its best, and so should the release.
+    best = np.argsort(-truth, axis=1)[:, :K]
+    wanted = [set(own[~world.is_shown[own]]) for own in best]
+    recall = np.mean([len(w & set(a)) / len(w) for w, a in zip(wanted, ads, strict=True) if w])
+    # By chance a tenth: K of 200 ads.
+    assert recall > 0.25
+
+
+def test_a_live_ad_with_only_a_title_is_found_by_a_matching_search(world, release):
+    words = world.titles
+    index, live = release.ad_index, live_index.LiveIndex(release)
+    # Titles of two shown ads with different topics, in new ads without any other field.
+    topic = np.argmax(world._ads, axis=1)
+    sure = np.flatnonzero(world._ads.max(axis=1) > 0.95)
+    one = sure[0]
+    other = next(ad for ad in sure if topic[ad] != topic[one])
+    live.update([{"ad_id": f"new-{ad}", "fields": {"title": words[ad]}} for ad in (one, other)])
+    tower = release.query_tower
+    for ad, rest in ((one, other), (other, one)):
+        own = [word for word in words[ad].split() if word in world._words[topic[ad]]]
+        row = {"user": b"", "search": " ".join(own[:2]).encode(), "taste": None}
+        embedding = tower.embed(tower.columns([row]))
+        _, rows = live.view().search(embedding, index.num_ads + 2)
+        ranks = {name: rank for rank, name in enumerate(live.view().ad_ids(rows[0]))}
+        assert ranks[f"new-{ad}"] < ranks[f"new-{rest}"]
+        assert ranks[f"new-{ad}"] < index.num_ads // 3

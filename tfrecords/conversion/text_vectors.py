@@ -1,0 +1,73 @@
+"""The vectors of the texts of requests: each different text of the log is encoded once.
+
+Encoders may be slow, and may round differently in another batch. So texts are encoded in the order
+of the log, in batches that do not depend on the number of workers, and chunks look their vectors up
+by fingerprint.
+
+Shapes: V different texts, W columns of a vector.
+"""
+
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from tfrecords import encoding, files
+from tfrecords.columns import KeyIndex, Strings
+from tfrecords.schema import Field
+
+
+class TextVectors:
+    """Finds the vectors of the texts of a field; they are memory-mapped.
+
+    Args:
+        path: File that `write_text_vectors` wrote.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._rows = KeyIndex(np.load(_keys_path(path)))
+        self._columns = np.load(path, mmap_mode="r")
+
+    def find(self, fingerprints: np.ndarray) -> np.ndarray:
+        """Returns the columns [N, W] int32 of the vectors of texts by fingerprint [N]."""
+        return np.asarray(self._columns[self._rows.find(fingerprints)])
+
+
+def write_text_vectors(
+    encoder: encoding.Encoder, field: Field, chunks: Iterable[Strings], path: pathlib.Path
+) -> None:
+    """Encodes the different texts of a field, and writes their vectors.
+
+    Args:
+        encoder: Encoder with the field.
+        field: The field, of kind `text`.
+        chunks: The distinct texts of each chunk.
+        path: File of the vectors, `.npy`; their fingerprints are in a file next to it.
+    """
+    new, known = [], np.empty(0, np.int64)
+    kept = list(chunks)  # memory-mapped
+    for strings in kept:
+        rows = np.flatnonzero(~np.isin(strings.fingerprints, known))
+        new.append(rows)
+        known = np.union1d(known, strings.fingerprints[rows])
+    keys = [strings.fingerprints[rows] for strings, rows in zip(kept, new, strict=True)]
+    with files.replacing(_keys_path(path)) as partial, partial.open("wb") as file:
+        np.save(file, np.concatenate([np.empty(0, np.int64), *keys]))
+    with files.replacing(path) as partial:
+        columns = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            partial, "w+", np.int32, (len(known), field.width)
+        )
+        first = 0
+        for batch in _texts(kept, new):
+            columns[first : first + len(batch)] = encoder.encode_texts(field, batch)
+            first += len(batch)
+        columns.flush()
+
+
+def _texts(chunks: list[Strings], rows: list[np.ndarray]) -> Iterator[np.ndarray]:
+    for strings, own in zip(chunks, rows, strict=True):
+        yield strings.values.take(own).to_numpy(zero_copy_only=False)
+
+
+def _keys_path(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".keys.npy")

@@ -1,0 +1,115 @@
+"""Encoders of texts: a text field is a vector that an encoder computes from a string.
+
+An encoder of your own is a subclass of `TextEncoder`; a schema names it as MODULE:CLASS, or by an
+entry point of the group `tfrec.text_encoders`:
+
+    {"name": "title", "kind": "text", "side": "ad", "length": 300,
+     "encoder": "our_package:WordVectors"}
+
+It is a TensorFlow graph: conversion calls it, and the exported towers contain it, so that a new ad
+or a request needs only its text. The vectors of any other encoder are a `dense` field.
+
+Shapes: B texts, n values of a vector, W words, G n-grams.
+
+References:
+    Bojanowski et al., Enriching Word Vectors with Subword Information, 2017 (n-grams of characters
+    between word boundaries).
+    Weinberger et al., Feature Hashing for Large Scale Multitask Learning, 2009 (signed buckets).
+"""
+
+import functools
+
+import tensorflow as tf
+
+from tfrecords import plugins
+from tfrecords.schema import Field
+
+_NGRAMS = (2, 3, 4, 5)
+
+
+class TextEncoder(tf.Module):
+    """Turns texts into vectors.
+
+    Variables, tables and assets that are attributes are saved with the exported models.
+
+    Args:
+        length: Number of values n of a vector, from the schema.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def encode(self, texts: tf.Tensor) -> tf.Tensor:
+        """Encodes texts; a function of each text alone, in TensorFlow.
+
+        Args:
+            texts: [B] string, UTF-8; "" is missing, and its vector is not used.
+
+        Returns:
+            [B, n] float32. Only the direction counts.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no `encode`.")
+
+
+class HashedNgrams(TextEncoder):
+    """Counts n-grams of 2 to 5 characters, and words, in hashed buckets with signs.
+
+    It needs no training and no vocabulary, knows no language, and gives texts that share words or
+    parts of words similar vectors. In scripts without spaces, n-grams take the place of words.
+    """
+
+    def encode(self, texts: tf.Tensor) -> tf.Tensor:
+        """See `TextEncoder`."""
+        words = tf.strings.split(tf.strings.lower(texts, encoding="utf-8"))  # [B, (words)]
+        word = tf.strings.join(["<", words.flat_values, ">"])  # [W]
+        characters = tf.strings.unicode_split(word, "UTF-8")  # [W, (characters)]
+        grams, owners = [word], [words.value_rowids()]
+        for n in _NGRAMS:
+            own = tf.strings.ngrams(characters, n, separator="")  # [W, (n-grams)]
+            grams.append(own.flat_values)
+            owners.append(tf.gather(words.value_rowids(), own.value_rowids()))
+        hashed = tf.strings.to_hash_bucket_fast(tf.concat(grams, axis=0), 2 * self.length)  # [G]
+        sign = tf.where(hashed < self.length, 1.0, -1.0)
+        cell = tf.concat(owners, axis=0) * self.length + hashed % self.length
+        num_texts = tf.shape(texts, out_type=tf.int64)[0]
+        counts = tf.math.unsorted_segment_sum(sign, cell, num_texts * self.length)
+        return tf.reshape(counts, [-1, self.length])
+
+
+TEXT_ENCODERS: plugins.Registry[type[TextEncoder]] = plugins.Registry(
+    "text encoder",
+    "tfrec.text_encoders",
+    {"hashed_ngrams": "tfrecords.texts:HashedNgrams"},
+    "a subclass of tfrecords.texts.TextEncoder",
+    plugins.subclass_of(TextEncoder),
+)
+
+
+@functools.cache
+def encoder_of(field: Field) -> TextEncoder:
+    """Returns the encoder of a text field, which is made once in a process.
+
+    Raises:
+        ValueError: There is no such encoder; it is not a TensorFlow graph; or its vectors have
+            another length than the field's.
+    """
+    assert field.length is not None
+    encoder = TEXT_ENCODERS.get(field.encoder)(field.length)
+    where = f"Field {field.name!r}: the text encoder {field.encoder!r}"
+    encode = tf.function(encoder.encode, input_signature=[tf.TensorSpec([None], tf.string)])
+    try:
+        shape = encode.get_concrete_function().structured_outputs.shape
+    except (AttributeError, TypeError, NotImplementedError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"{where} is not a TensorFlow graph from [B] strings to [B, length] float32 "
+            f"({type(error).__name__}: {error}). The exported models run it on new ads and on "
+            "requests. Write it in TensorFlow; or compute its vectors before the conversion, name "
+            'them as a field of kind "dense", and send the vector with new ads and requests.'
+        ) from error
+    if shape.rank != 2 or shape[1] not in (None, field.length):
+        raise ValueError(
+            f"{where} returns vectors of shape {shape}; the schema expects [B, {field.length}]. "
+            f'Write "length": {shape[-1] if shape.rank == 2 else "its length"}.'
+        )
+    return encoder
