@@ -90,7 +90,7 @@ class DataSet:
     def sample_requests(self):
         return REQUESTS
 
-    def label_count(self, split, label):
+    def label_positives(self, split, label):
         return 1
 
     def windows(self, split):
