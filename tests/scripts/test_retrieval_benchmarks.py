@@ -114,3 +114,19 @@ def test_the_learning_curve_is_a_share_of_what_the_truth_reaches(tmp_path):
 def test_a_learning_curve_of_no_size_is_refused(sizes):
     done = run("benchmarks/learning_curve.py", f"--num_ads={sizes}", status=1)
     assert f"--num_ads takes numbers like 10000,100000, got '{sizes}'" in done.stderr
+
+
+def test_new_ads_are_measured_between_chance_and_the_ground_truth(tmp_path):
+    done = run(
+        "benchmarks/new_ads.py", f"--workdir={tmp_path / 'work'}", "--num_rows=1000",
+        "--num_ads=100", "--k=25", "--contents=both", "--norefit", *SMALL,
+    )  # fmt: skip
+    result = json.loads(done.stdout.splitlines()[-1])
+    rows = {row["content"]: row for row in result["recalls"]}
+    assert list(rows) == ["chance", "both", "ground truth"]
+    # 25 of 100 ads by chance; the ten best of 75 shown ads are among the first 25 of all.
+    assert rows["chance"]["never shown"] == rows["chance"]["shown"] == 0.25
+    assert rows["ground truth"]["shown"] == 1.0
+    assert all(0 <= row["never shown"] <= 1 for row in rows.values())
+    assert result["world"]["num_ads"] == 100
+    assert json.loads((tmp_path / "work" / "new_ads.json").read_text()) == result

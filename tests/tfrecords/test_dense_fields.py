@@ -165,6 +165,12 @@ def test_large_lists_of_parquet_give_the_same_data_set(data_set, tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
+def test_fixed_lists_with_nulls_in_parquet_are_refused_with_the_way_out(tmp_path):
+    path = as_parquet(tmp_path / "log.parquet", pa.list_(pa.float64(), 2))
+    with pytest.raises(ValueError, match=r"fixed size, some of them null.*lists of any size"):
+        logs.converted_table(path, tmp_path / "data", SCHEMA)
+
+
 def test_from_arrow_takes_lists_of_one_length_with_nulls(data_set, tmp_path):
     table = pa.table({**rows(), "taste": pa.array(rows()["taste"], pa.list_(pa.float64(), 2))})
     other = tfrecords.from_arrow(table, SCHEMA, tmp_path / "data", progress=False)
