@@ -13,6 +13,9 @@ import math
 import pathlib
 import tempfile
 
+import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
+
+# isort: split
 import lightgbm
 import numpy as np
 import pyarrow as pa

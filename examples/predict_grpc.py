@@ -10,6 +10,9 @@ against the model server that scripts/serve.py starts.
 import pathlib
 import sys
 
+import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
+
+# isort: split
 import grpc
 import numpy as np
 import tensorflow as tf

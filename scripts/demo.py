@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
 
@@ -41,6 +42,9 @@ def main() -> None:
     )
     parser.add_argument("--fast", action="store_true", help="do not pause between the parts")
     parser.add_argument("--recording", default=str(RECORDING), help="recording to replay")
+    # `head` may close the output early; Windows has no such signal.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     arguments = parser.parse_args()
     parts = list(story(read(arguments.recording)))
     pause = 0.0 if arguments.fast or not sys.stdout.isatty() else SECONDS / len(parts)

@@ -3,7 +3,7 @@
 The same as `tfrec evaluate`.
 """
 
-from serving import cli
+import launch
 
 if __name__ == "__main__":
-    cli.run_command("evaluate")
+    launch.command("evaluate")

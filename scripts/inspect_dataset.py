@@ -3,7 +3,7 @@
 The same as `tfrec inspect_dataset`.
 """
 
-from serving import cli
+import launch
 
 if __name__ == "__main__":
-    cli.run_command("inspect_dataset")
+    launch.command("inspect_dataset")

@@ -3,7 +3,7 @@
 The same as `tfrec join_feedback`.
 """
 
-from serving import cli
+import launch
 
 if __name__ == "__main__":
-    cli.run_command("join_feedback")
+    launch.command("join_feedback")

@@ -3,7 +3,7 @@
 The same as `tfrec model_config`.
 """
 
-from serving import cli
+import launch
 
 if __name__ == "__main__":
-    cli.run_command("model_config")
+    launch.command("model_config")

@@ -3,7 +3,7 @@
 The same as `tfrec train_ranker`.
 """
 
-from serving import cli
+import launch
 
 if __name__ == "__main__":
-    cli.run_command("train_ranker")
+    launch.command("train_ranker")

@@ -3,7 +3,7 @@
 The same as `tfrec train_retrieval`.
 """
 
-from serving import cli
+import launch
 
 if __name__ == "__main__":
-    cli.run_command("train_retrieval")
+    launch.command("train_retrieval")

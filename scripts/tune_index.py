@@ -3,7 +3,7 @@
 The same as `tfrec tune_index`.
 """
 
-from serving import cli
+import launch
 
 if __name__ == "__main__":
-    cli.run_command("tune_index")
+    launch.command("tune_index")

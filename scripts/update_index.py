@@ -3,7 +3,7 @@
 The same as `tfrec update_index`.
 """
 
-from serving import cli
+import launch
 
 if __name__ == "__main__":
-    cli.run_command("update_index")
+    launch.command("update_index")

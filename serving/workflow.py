@@ -130,15 +130,17 @@ def train(
 
     Raises:
         ValueError: The data set lacks what a stage is trained on, such as clicks.
+        BlockingIOError: Another process is working in the directory.
     """
     check_retrieval(data_set)  # Fails before the first stage is trained.
     if without_ranker(data_set) is None:
         check_ranker(data_set)
     steps = export.Pipeline(pathlib.Path(workdir), progress)
-    steps.use(data_set)
-    steps.say_what_to_expect(data_set)
-    steps.train_retrieval(data_set, retrieval or RetrievalConfig())
-    steps.train_ranker(data_set, ranking or RankerConfig())
+    with steps.locked():
+        steps.use(data_set)
+        steps.say_what_to_expect(data_set)
+        steps.train_retrieval(data_set, retrieval or RetrievalConfig())
+        steps.train_ranker(data_set, ranking or RankerConfig())
     return TrainedStages(steps, data_set)
 
 

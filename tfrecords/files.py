@@ -127,10 +127,21 @@ def lock(file: IO[Any], wait_seconds: float | None = 0.0, shared: bool = False) 
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, wait_seconds: float | None = 0.0) -> Iterator[None]:
-    """Holds the exclusive lock of a lock file, which is created if needed; errors as `lock`."""
-    with path.open("w") as file:
+    """Holds the exclusive lock of a lock file, which is created if needed; errors as `lock`.
+
+    The file contains the id of the process, for `holder_of`.
+    """
+    with path.open("a") as file:
         lock(file, wait_seconds)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
         yield
+
+
+def holder_of(path: pathlib.Path) -> str:
+    """Returns the id of the process that has locked a lock file with `locked`, for messages."""
+    return path.read_text().strip() or "unknown"
 
 
 def _remove(path: pathlib.Path) -> None:

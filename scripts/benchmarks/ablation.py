@@ -15,6 +15,9 @@ import pathlib
 import time
 from typing import Any
 
+import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 from absl import flags

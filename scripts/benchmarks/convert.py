@@ -20,6 +20,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
+
+# isort: split
 from absl import flags
 from peers import row_examples
 from workload import criteo_rows, fresh_process, harness

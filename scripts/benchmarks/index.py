@@ -22,6 +22,9 @@ import os
 import pathlib
 from typing import Any
 
+import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
+
+# isort: split
 import matplotlib.figure
 import numpy as np
 from absl import flags

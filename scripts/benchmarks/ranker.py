@@ -24,6 +24,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 from absl import flags

@@ -22,6 +22,9 @@ import statistics
 import time
 from typing import Any
 
+import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
+
+# isort: split
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -31,6 +31,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import tfrec  # noqa: F401  (first: it selects Keras 2 and lets TensorFlow start quietly)
+
+# isort: split
 import tensorflow as tf
 from absl import flags
 from peers import networks, peer_data

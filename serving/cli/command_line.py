@@ -1,12 +1,13 @@
 """Runs a command: parses its flags and reports errors as one line."""
 
+import contextlib
 import functools
 import json
 import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import app, flags
@@ -45,9 +46,7 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
             main()
             sys.stdout.flush()
         except BrokenPipeError:
-            # The reader of the output has closed it, as `head` does.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+            raise
         except _EXPECTED_ERRORS as error:
             if flags.FLAGS.debug:
                 raise
@@ -58,7 +57,22 @@ def run(main: Callable[[], None], other_flags: list[str] | None = None) -> None:
     parse = functools.partial(
         flag_messages.parse, command=command, known_only=other_flags is not None
     )
-    app.run(call, flags_parser=parse)
+    with silent_if_output_is_closed():
+        app.run(call, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def silent_if_output_is_closed() -> Iterator[None]:
+    """Exits with status 1 if the reader of the output closes it in the block, as `head` does."""
+    try:
+        try:
+            yield
+        finally:
+            # Python would report what cannot be written at its end.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def read_text(path: pathlib.Path) -> str:

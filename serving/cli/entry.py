@@ -47,7 +47,8 @@ def main() -> None:
     """Runs `tfrec COMMAND --flag=value …`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in (*flag_messages.HELP, "help"):
-        print(_help())
+        with command_line.silent_if_output_is_closed():
+            print(_help())
         return
     if name == "--version":
         print(f"tfrec {tfrec.__version__}")

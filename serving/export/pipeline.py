@@ -2,6 +2,7 @@
 
     WORKDIR/synthetic/   the synthetic log, where one is used
     WORKDIR/data/        the converted data set
+    WORKDIR/data_card.html   what is in it, and its problems
     WORKDIR/retrieval/   the two-tower model
     WORKDIR/ranker/      the ranker
     WORKDIR/evaluation/  metrics of both on the test split, and a page with figures
@@ -11,14 +12,16 @@ The data set can also be in another directory, see `Pipeline.use`.
 
 A step records its inputs in WORKDIR/steps/NAME.json. In the next run, a finished step with the same
 inputs is skipped, a killed step resumes from its checkpoints, and a step with other inputs starts
-again.
+again. One process at a time runs steps in a work directory.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
 import shutil
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +29,13 @@ from typing import Any
 import pydantic
 
 from serving import manifest, releases
-from serving.export import evaluated_index, head_lines, release_export, release_gate
+from serving.export import (
+    evaluated_index,
+    head_lines,
+    release_export,
+    release_gate,
+    work_directory,
+)
 from serving.index import IndexConfig
 from tfrec import evaluation, ranking, reports, retrieval
 from tfrec.config import (
@@ -36,7 +45,7 @@ from tfrec.config import (
     RankerConfig,
     RetrievalConfig,
 )
-from tfrecords import convert, files, formats, reader, synthetic
+from tfrecords import card, convert, files, formats, reader, synthetic
 from tfrecords.splits import SPLITS
 
 # The file that each step writes last; without it the step is not finished.
@@ -67,6 +76,10 @@ class Pipeline:
         """Returns the output directory of a step."""
         return self.workdir / step
 
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Locks the work directory for several steps; see `work_directory.locked`."""
+        return work_directory.locked(self.workdir)
+
     def synthesize(self, n_samples: int, seed: int = 7) -> convert.Source:
         """Writes a synthetic log of `n_samples` impressions."""
         config = synthetic.WorldConfig(seed=seed)
@@ -95,6 +108,8 @@ class Pipeline:
             "format_source": formats.FORMATS.digest(source.format),
             **dataclasses.asdict(config),
         }
+        if source.files.log[0] != synthetic.SyntheticLog(self.path("synthetic")).log:
+            self._print(f"[1/{len(STEPS)}] using a log of format {source.format}")
         data_set = self._whole_data_set()
         redone = self._once(
             "data",
@@ -111,6 +126,8 @@ class Pipeline:
         if data_set is None or redone:
             data_set = self.data_set()
         self._print(_describe(data_set))
+        if redone and self.progress:
+            self._write_card(data_set)
         return data_set
 
     def use(self, data_set: reader.DataSet) -> None:
@@ -119,6 +136,7 @@ class Pipeline:
         if directory != self.path("data").resolve():
             inputs = {"directory": str(directory)}
             self._write_note("data", {"inputs": inputs, "finished": True, "seconds": 0.0})
+            self._print(f"[2/{len(STEPS)}] using the data set {directory}")
         elif "directory" in self._note("data").get("inputs", {}):
             self._note_path("data").unlink()
 
@@ -159,7 +177,7 @@ class Pipeline:
     def say_what_to_expect(self, data_set: reader.DataSet) -> None:
         """Prints the number of positive rows of each label, and what they are worth."""
         for line in head_lines.of_labels(data_set):
-            self._print(f"      {line}")
+            self._print(_wrapped(line))
 
     def evaluate(
         self,
@@ -249,7 +267,7 @@ class Pipeline:
             judged = release_gate.check(base, data_set, models.ranker, self.path("ranker"), force)
             for kind in ("refusals", "notes"):
                 for line in judged["gate"][kind]:
-                    self._print(f"      {'forced: ' if kind == 'refusals' else ''}{line}")
+                    self._print(_wrapped(f"{'forced: ' if kind == 'refusals' else ''}{line}"))
             release_export.export_release(
                 base,
                 data_set,
@@ -268,7 +286,7 @@ class Pipeline:
         stays = "" if latest == stable else f"; {stable} stays stable, see tfrec release"
         self._print(f"release {latest} in {base}{stays}")
         for line in head_lines.of_release(manifest.read(base, latest)):
-            self._print(f"      {line}")
+            self._print(_wrapped(line))
         return base
 
     def models(self, data_set: reader.DataSet) -> evaluation.Models:
@@ -299,6 +317,17 @@ class Pipeline:
         """Returns the directory of the synthetic log that a data set was converted from."""
         log = pathlib.Path(data_set.description.source.path)
         return log.parent if synthetic.SyntheticLog(log.parent).world.is_file() else None
+
+    def _write_card(self, data_set: reader.DataSet) -> None:
+        """Writes the data card and prints its warnings but those of `say_what_to_expect`."""
+        built = card.build_card(data_set)
+        page = self.workdir / "data_card.html"
+        files.write(page, card.render_html(built))
+        said = "".join(head_lines.of_labels(data_set))
+        warnings = card.render_warnings(
+            own for own in built.warnings if own.level == "warning" and own.text not in said
+        )
+        self._print(f"{warnings}\n      data card: {page}".lstrip("\n"))
 
     def _models_inputs(self, data_set: reader.DataSet) -> dict[str, Any]:
         """Returns the inputs of a step that uses both stages."""
@@ -359,14 +388,15 @@ class Pipeline:
         if same and note.get("finished") and any(self.path(step).glob(PRODUCTS[step])):
             self._print(f"{number} {title}: finished before, unchanged")
             return False
-        self._print(f"{number} {title}")
-        if not same and not keep:
-            shutil.rmtree(self.path(step), ignore_errors=True)
-        self._write_note(step, {"inputs": inputs, "finished": False})
-        started = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - started
-        self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
+        with self.locked():
+            self._print(f"{number} {title}")
+            if not same and not keep:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+            self._write_note(step, {"inputs": inputs, "finished": False})
+            started = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - started
+            self._write_note(step, {"inputs": inputs, "finished": True, "seconds": seconds})
         self._print(f"      {seconds:.1f} s")
         return True
 
@@ -383,6 +413,11 @@ def _content_of(data_set: reader.DataSet) -> str:
     """Returns a checksum of what a data set holds, wherever and from whichever files."""
     description = data_set.description.model_dump(mode="json", exclude={"source"})
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _wrapped(text: str) -> str:
+    indent = " " * 6
+    return textwrap.fill(text, 100, initial_indent=indent, subsequent_indent=indent)
 
 
 def _describe(data_set: reader.DataSet) -> str:
@@ -414,32 +449,4 @@ def _describe(data_set: reader.DataSet) -> str:
         text.append(f"      events that the schema does not name are left out: {named}")
     if sampled:
         text.append(f"      {sampled:,} of the impressions are sampled negatives")
-    for name, count in description.rows_of_varying_query_fields.items():
-        text.append(
-            f"      {name} differs within its request in {count / max(written, 1):.1%} of rows; "
-            "a request keeps its first value: is it a field of the ad?"
-        )
-    if others := description.rows_of_other_users:
-        text.append(
-            f"      {others / max(written, 1):.1%} of rows are of another user than their request: "
-            "is the request key unique, or does it restart each day?"
-        )
-    young = description.rows_inside_engagement_window
-    if young:
-        window = description.engagement_window_seconds
-        text.append(
-            f"      engagement and revenue of {young:,} impressions are not final: they are less "
-            f"than {window:,.0f} seconds before the end of the log"
-        )
-    if late := description.rows_after_end_of_log:
-        text.append(
-            f"      the end of the log is before {late:,} of them: their times are more than "
-            f"{window:,.0f} seconds after those of all others"
-        )
-    changed = description.impressions_of_changed_ads
-    if changed:
-        text.append(
-            f"      {changed / max(written, 1):.1%} of the impressions showed an ad with fields "
-            "other than its latest ones, which the catalog holds"
-        )
     return "\n".join(text)

@@ -29,7 +29,7 @@ from serving.index.tuning.index_choice import (
     structures_to_try,
     tune_index,
 )
-from serving.index.tuning.index_recall import recall_against_exact, recall_of_rows
+from serving.index.tuning.index_recall import recall_against_exact, recall_of_rows, time_alone
 from serving.index.tuning.index_trials import Structure, Trial
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "recall_of_rows",
     "sample_vectors",
     "structures_to_try",
+    "time_alone",
     "train_index",
     "training_sample_size",
     "tune_index",

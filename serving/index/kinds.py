@@ -118,7 +118,8 @@ class IndexConfig:
             num_candidates. Tuning increases it.
         num_candidates: Typical k of the searches.
         target_recall: Recall at `num_candidates` against exact search at which tuning stops.
-        latency_budget_ms: `auto`: maximum p99 of single queries. None sets no limit.
+        latency_budget_ms: `auto`: maximum p99 over queries, each with its median latency. None
+            sets no limit.
         memory_limit_mb: `auto`: maximum size of the index in MB (10^6 bytes). None sets no limit.
         seed: Seed of k-means.
         use_gpu: Whether to train cells on a GPU, with a faiss-gpu build. The index runs on CPUs.

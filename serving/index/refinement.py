@@ -66,8 +66,7 @@ class Refinement:
             Scores [B, k] float32, descending, and rows [B, k] int64, padded with -inf and -1 if
             the first stage finds fewer ads.
         """
-        num_candidates = max(math.ceil(k * self.index.k_factor), _MIN_CANDIDATES)
-        num_candidates = min(num_candidates, self.index.ntotal)
+        num_candidates = self.num_candidates(k)
         moved = queries if self._query_matrix is None else queries @ self._query_matrix.T
         _, candidates = self.ivf.search(moved, num_candidates, params=parameters)
         scores = np.full((len(queries), k), -np.inf, np.float32)
@@ -78,6 +77,11 @@ class Refinement:
             best = _best(again, k)
             scores[b, : len(best)], rows[b, : len(best)] = again[best], found[best]
         return scores, rows
+
+    def num_candidates(self, k: int) -> int:
+        """Returns the number of codes that are rescored for k ads."""
+        wanted = max(math.ceil(k * self.index.k_factor), _MIN_CANDIDATES)
+        return min(wanted, self.index.ntotal)
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Returns the inner products [R] float32 of a query [D] with the stored vectors of rows."""

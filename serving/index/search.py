@@ -27,6 +27,7 @@ class Searcher:
         kind: `Flat`, `IVF`, `IVFPQ` or `HNSW`.
         num_threads: Number of OpenMP threads per search. One is best for single queries: starting
             threads costs more than they save, and requests already run in parallel.
+        refinement: Rescores the best codes; None: the index does not.
     """
 
     def __init__(self, index: Any, num_threads: int = 1) -> None:
@@ -40,9 +41,9 @@ class Searcher:
             self.kind = "Flat"
         else:
             self.kind = "IVFPQ" if self._refined else "IVF"
-        self._refinement = refinement.Refinement(index) if self._refined else None
+        self.refinement = refinement.Refinement(index) if self._refined else None
         self._pool = futures.ThreadPoolExecutor(num_threads) if num_threads > 1 else None
-        self._filtered = filtered_search.FilteredSearch(index, self._refinement)
+        self._filtered = filtered_search.FilteredSearch(index, self.refinement)
 
     @property
     def num_ads(self) -> int:
@@ -114,10 +115,10 @@ class Searcher:
         if self.kind == "HNSW":
             width = max(k, self.index.hnsw.efSearch)
             return self.index.search(queries, k, params=faiss.SearchParametersHNSW(efSearch=width))
-        if self._refinement is not None:
+        if self.refinement is not None:
             # A race between threads can make a search slower, but not wrong.
-            self._refinement.ivf.implem = _CELL_BY_CELL if len(queries) == 1 else 0
-            return self._refinement.search(queries, k)
+            self.refinement.ivf.implem = _CELL_BY_CELL if len(queries) == 1 else 0
+            return self.refinement.search(queries, k)
         return self.index.search(queries, k)
 
     def _search_wider(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,8 +128,8 @@ class Searcher:
         while num_probes < num_lists:
             num_probes = min(4 * num_probes, num_lists)
             parameters: Any = faiss.SearchParametersIVF(nprobe=num_probes)
-            if self._refinement is not None:
-                scores, rows = self._refinement.search(queries, k, parameters)
+            if self.refinement is not None:
+                scores, rows = self.refinement.search(queries, k, parameters)
             else:
                 scores, rows = self.index.search(queries, k, params=parameters)
             if not (rows < 0).any():

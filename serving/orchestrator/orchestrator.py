@@ -133,6 +133,14 @@ class Orchestrator:
         if self._ranker is not None:
             await self._ranker.verify(timeout_seconds)
 
+    def check(self, request: Request) -> ValidRequest:
+        """Checks a request against the release.
+
+        Raises:
+            InvalidRequestError: Each line names a field, what was expected and what came.
+        """
+        return self._validator.check(request)
+
     async def recommend(self, request: Request, started: float | None = None) -> Answer:
         """Returns ranked ads for one request.
 

@@ -11,7 +11,7 @@ from serving.requests.answer import (
 )
 from serving.requests.deadline import Deadline
 from serving.requests.filter_fields import FilterFields
-from serving.requests.parsing import parse, refusal, shortened
+from serving.requests.parsing import joined, parse, refusal, shortened
 from serving.requests.query_fields import Columns, QueryFields, as_finite_float, check_value
 from serving.requests.request import (
     MAX_DEADLINE_MS,
@@ -23,6 +23,7 @@ from serving.requests.request import (
     Exploration,
     Filters,
     FrequencyCap,
+    ReleaseName,
     Request,
     RequestFields,
     Rules,
@@ -52,6 +53,7 @@ __all__ = [
     "LeftOut",
     "QueryFields",
     "RankedAd",
+    "ReleaseName",
     "Request",
     "RequestFields",
     "RuleFields",
@@ -63,6 +65,7 @@ __all__ = [
     "as_digits",
     "as_finite_float",
     "check_value",
+    "joined",
     "parse",
     "refusal",
     "shortened",

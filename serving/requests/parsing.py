@@ -71,7 +71,7 @@ def refusal(
         for detail in sorted(details, key=lambda detail: detail["type"] != "extra_forbidden")
         if detail["type"] != "missing" or detail["loc"][:-1] not in unknown
     ]
-    return _joined(faults)
+    return joined(faults)
 
 
 def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:
@@ -87,11 +87,11 @@ def check_all(checks: Iterable[Callable[[], Any]]) -> list[Any]:
         except errors.InvalidRequestError as error:
             faults.append(error)
     if faults:
-        raise _joined(faults) from faults[0]
+        raise joined(faults) from faults[0]
     return results
 
 
-def _joined(faults: Sequence[errors.InvalidRequestError]) -> errors.InvalidRequestError:
+def joined(faults: Sequence[errors.InvalidRequestError]) -> errors.InvalidRequestError:
     """Returns one error for all faults, of the type of the first."""
     if len(faults) == 1:
         return faults[0]

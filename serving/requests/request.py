@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_args
 import pydantic
 import pydantic_core
 
-_ReleaseName = Literal["stable", "canary"]
-RELEASES: tuple[str, ...] = get_args(_ReleaseName)
+ReleaseName = Literal["stable", "canary"]
+RELEASES: tuple[str, ...] = get_args(ReleaseName)
 MAX_DEADLINE_MS = 60_000
 MAX_REQUEST_ID_LENGTH = 128
 MAX_CONDITIONS = 64
@@ -250,7 +250,7 @@ class Request(RequestPart):
     """Whether the answer contains explanations."""
     candidates: _Boolean | None = None
     """Whether the answer lists all ranked candidates, for example to preview other weights."""
-    release: _ReleaseName | None = None
+    release: ReleaseName | None = None
     """Release that answers; without a canary both are the stable one. Null: chosen by the canary's
     share."""
     dry_run: _Boolean | None = None
@@ -275,5 +275,5 @@ class RequestFields(TypedDict, total=False):
     seen: Seen | Mapping[str, Any] | None
     explain: bool | None
     candidates: bool | None
-    release: _ReleaseName | None
+    release: ReleaseName | None
     dry_run: bool | None

@@ -1,6 +1,7 @@
 """Checks what depends on the release in a request, so that every stage can rely on it."""
 
 import dataclasses
+import functools
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -111,12 +112,12 @@ class Validator:
         return min(k, max(self._num_ads, self._max_k))
 
     def _check_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
-        checked = self._release.utility_weights
-        for head, weight in weights.items():
-            if head not in checked:
-                raise errors.InvalidRequestError(self._unknown_head(head))
-            checked[head] = weight
-        return checked
+        parsing.check_all(functools.partial(self._check_head, head) for head in weights)
+        return {**self._release.utility_weights, **weights}
+
+    def _check_head(self, head: str) -> None:
+        if head not in self._release.utility_weights:
+            raise errors.InvalidRequestError(self._unknown_head(head))
 
     def _unknown_head(self, head: str) -> str:
         present = ", ".join(self._release.present_heads)

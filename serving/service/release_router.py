@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from serving import errors, manifest, orchestrator, process
-from serving.requests import RELEASES, Answer, Request
+from serving.requests import RELEASES, Answer, ReleaseName, Request
 
 STABLE, CANARY = RELEASES
 _HASH_VALUES = 2**64
@@ -145,6 +145,10 @@ class ReleaseRouter:
                 await entry.service.record(part)
                 answered.update(zip(positions, (one.answer for one in part), strict=True))
         return [answered[position] for position in range(len(requests))]
+
+    def serving(self, release: ReleaseName) -> orchestrator.Orchestrator:
+        """Returns the orchestrator of requests that name a release, `stable` or `canary`."""
+        return self._choose(Request(release=release)).service
 
     def status(self) -> list[dict[str, Any]]:
         """Returns the role and the counters of each loaded release, in order of version."""

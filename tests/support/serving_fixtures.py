@@ -271,7 +271,17 @@ class Recipe:
                 }
             },
             index=built.manifest_index(recall=1.0),
-            metrics={"auc": 0.75},
+            metrics={
+                "impressions": 600,
+                "ranker": {
+                    "click": {
+                        "metrics": {
+                            "auc": {"value": 0.75, "interval": [0.7, 0.8]},
+                            "calibration_ratio": {"value": 1.05, "interval": [0.9, 1.2]},
+                        }
+                    }
+                },
+            },
             probes=_probes(tower, ranker if self.heads else None, built, ad_features(self.num_ads)),
             parts=parts,
         )

@@ -61,6 +61,7 @@ def test_a_lock_is_refused_while_another_process_holds_it(tmp_path):
     process = context.Process(target=_hold, args=(tmp_path / "lock", is_held, release))
     process.start()
     assert is_held.wait(30)
+    assert files.holder_of(tmp_path / "lock") == str(process.pid)
     with pytest.raises(BlockingIOError), files.locked(tmp_path / "lock", 0.01):
         pass
     release.set()

@@ -155,12 +155,16 @@ def of_clicks(funnel: evaluation.ClickFunnel) -> pages.PageTable:
 
 def of_realized(value: evaluation.RealizedValue) -> pages.PageTable:
     """Returns the outcomes of ten ads by who chose them."""
-    titles = (c for name in evaluation.REALIZED_OUTCOMES for c in (name, _INTERVAL, "simulated"))
-    rows = []
-    for name, outcomes in value.choosers.items():
-        cells = [[*_cells(own), pages.format_metric(own.simulated)] for own in outcomes.values()]
-        rows.append([_words(name), *(cell for own in cells for cell in own)])
-    return pages.PageTable(["", *titles], rows)
+    rows = [
+        [
+            f"{outcome}: {_words(name)}",
+            *_cells(outcomes[outcome]),
+            pages.format_metric(outcomes[outcome].simulated),
+        ]
+        for outcome in evaluation.REALIZED_OUTCOMES
+        for name, outcomes in value.choosers.items()
+    ]
+    return pages.PageTable(["", "expected", _INTERVAL, "simulated"], rows)
 
 
 def of_segments(cuts: dict[str, Sequence[evaluation.Segment]]) -> pages.PageTable:

@@ -1,10 +1,13 @@
 """Renders evaluation results and step times as text."""
 
+import textwrap
 from collections.abc import Mapping
 
 from tfrec import evaluation
 from tfrec.reports import tables
 from tfrecords import pages, terminal
+
+_WIDTH = 100
 
 
 def report_as_text(report: evaluation.EvaluationReport) -> str:
@@ -52,6 +55,8 @@ def report_as_text(report: evaluation.EvaluationReport) -> str:
 
 
 def step_times(seconds: Mapping[str, float]) -> str:
-    """Returns the wall time of each step on one line."""
-    parts = ", ".join(f"{step} {value:.1f} s" for step, value in seconds.items())
-    return f"Steps: {parts}; total {sum(seconds.values()):.0f} s."
+    """Returns the wall time of each step."""
+    # Lines are not broken at these spaces.
+    parts = ", ".join(f"{step}\xa0{value:.1f}\xa0s" for step, value in seconds.items())
+    line = f"Steps: {parts}; total\xa0{sum(seconds.values()):.0f}\xa0s."
+    return textwrap.fill(line, _WIDTH, subsequent_indent="  ").replace("\xa0", " ")

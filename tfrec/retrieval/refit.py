@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfrec import training
 from tfrec.retrieval import retrieval_model
-from tfrecords import reader
+from tfrecords import reader, terminal
 
 REFIT_SPLITS = ("train", "validation")
 REFIT_DIRECTORY = "refit"
@@ -83,6 +83,10 @@ def refit_two_tower(
         return {_PASS: float(number), "temperature": float(model.temperature)}
 
     directory = workdir / REFIT_DIRECTORY
+    if progress:
+        terminal.print_above_bars(
+            f"  refit on training and validation clicks, passes: {passes} (the best number)"
+        )
     training.fit(
         model, read, temperature, plan, directory, progress=progress, extra_callbacks=callbacks
     )

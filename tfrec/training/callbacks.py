@@ -126,10 +126,15 @@ class BackupAndRestore(tf.keras.callbacks.BackupAndRestore):
 
 
 class Progress(tf.keras.callbacks.Callback):
-    """Shows a bar for each pass, and a line with its metrics."""
+    """Shows a bar for each pass, and a line with its training loss and one validation metric.
 
-    def __init__(self) -> None:
+    Args:
+        metric: Name of the validation metric; None: nothing is validated.
+    """
+
+    def __init__(self, metric: str | None) -> None:
         super().__init__()
+        self._metric = metric
         self._supports_tf_logs = True
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
@@ -143,8 +148,9 @@ class Progress(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._bar.close()
-        shown = ", ".join(f"{k} {v:.4f}" for k, v in (logs or {}).items() if k != "loss")
-        terminal.print_above_bars(f"  pass {epoch + 1}: {shown}")
+        names = ["loss", *([self._metric] if self._metric else [])]
+        shown = ", ".join(f"{name} {float((logs or {})[name]):.4f}" for name in names)
+        terminal.print_above_bars(f"  pass {epoch + 1}/{self.params['epochs']}: {shown}")
 
 
 class Summaries(tf.keras.callbacks.Callback):
@@ -176,7 +182,7 @@ class Summaries(tf.keras.callbacks.Callback):
         totals = {name: float(value) * self._steps for name, value in (logs or {}).items()}
         count = self._steps - self._sampled
         recent = {
-            f"train/{name}": (total - self._totals.get(name, 0.0)) / count
+            f"batch/{name}": (total - self._totals.get(name, 0.0)) / count
             for name, total in totals.items()
         }
         self._totals, self._sampled = totals, self._steps
@@ -193,6 +199,9 @@ class Summaries(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         scalars = {f"epoch/{name}": value for name, value in (logs or {}).items()}
+        speed = scalars.pop("epoch/examples_per_second", None)
+        if speed is not None:
+            scalars["speed/examples_per_second_of_pass"] = speed
         summaries.write_scalars(scalars, epoch + 1)
         summaries.write_histograms(self.model, epoch + 1)
         if not epoch:

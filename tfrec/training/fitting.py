@@ -28,7 +28,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfrec.training import callbacks, optimizers, stage_model, validation_summaries
-from tfrecords import files, reader
+from tfrecords import files, reader, terminal
 
 # Minimum number of batches in a pass, and minimum batch size, which takes precedence.
 _MIN_BATCHES, _MIN_BATCH_SIZE = 20, 64
@@ -54,7 +54,7 @@ class Plan:
         average_decay: Decay per step of the running average of the dense weights, which is
             validated and kept; 0: the weights themselves are.
         initial_accumulator: Initial accumulator of the sparse variables' Adagrad.
-        stop_after: Number of passes after which training ends; None: `epochs`.
+        stop_after: Number of passes that are trained without validation; None: up to `epochs`.
     """
 
     epochs: int
@@ -135,7 +135,7 @@ def fit(
         directory: Where the run is kept; training resumes from its files.
         observe: Returns additional scalars for TensorBoard in every
             `summaries.STEPS_PER_SAMPLE`th step.
-        progress: Whether to show progress bars.
+        progress: Whether to show progress bars, and a line for each pass.
         options: The run's hyperparameters for TensorBoard.
         extra_callbacks: Callbacks that see the metrics of `validate` and, at the end of a pass,
             the weights that are validated.
@@ -171,6 +171,7 @@ def fit(
             examples_per_step = plan.examples_per_epoch / plan.steps_per_epoch
             average = callbacks.SwapEMAWeights()
             best = {"monitor": plan.metric, "mode": "max" if plan.maximize else "min"}
+            validated = plan.metric if plan.stop_after is None else None
             model.fit(
                 passes(read, plan.steps_per_epoch, plan.passes, first),
                 epochs=plan.passes,
@@ -188,7 +189,7 @@ def fit(
                     ),
                     callbacks.EarlyStopping(history, patience=plan.patience, **best),
                     callbacks.Summaries(examples_per_step, observe),
-                    *([callbacks.Progress()] if progress else []),
+                    *([callbacks.Progress(validated)] if progress else []),
                     *extra_callbacks,
                     callbacks.HistoryFile(history_path, history),
                     tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: average.swap()),
@@ -196,6 +197,11 @@ def fit(
                         str(backups), save_freq=_STEPS_PER_BACKUP, delete_checkpoint=False
                     ),
                 ],
+            )
+        if progress and validated:
+            kept = history[best_epoch(history, plan)]
+            terminal.print_above_bars(
+                f"  pass {kept['epoch']:g} is kept: {validated} {kept[validated]:.4f}"
             )
     restore_best(model, directory)
     return history

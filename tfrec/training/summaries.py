@@ -5,6 +5,9 @@ over the values of a batch and over values drawn from the whole table: rows that
 reach keep their initial norm. Expensive scalars are computed in every `STEPS_PER_SAMPLE`th step,
 histograms once per pass over a bounded number of values, so no cost grows with the tables.
 
+TensorBoard sorts groups by name, so those that it opens with are the losses: `batch/` is of the
+latest steps, and `epoch/` of a pass.
+
 Shapes: B batch, F fields, W columns of ids, E field embedding.
 """
 
@@ -55,8 +58,8 @@ class GradientNorms:
     def read(self) -> dict[str, tf.Tensor]:
         """Returns the norms; zeros before the first sampled step."""
         return {
-            "gradient_norm/dense": self._dense.read_value(),
-            "gradient_norm/sparse": self._sparse.read_value(),
+            "norm_of_gradient/dense": self._dense.read_value(),
+            "norm_of_gradient/sparse": self._sparse.read_value(),
         }
 
 
@@ -96,8 +99,8 @@ def embedding_norms(
     of_batch, of_table = norms[: -len(drawn)].mean(axis=0), norms[-len(drawn) :].mean(axis=0)
     names = [f"{field.side}/{field.name}" for field in fields]
     return {
-        **{f"embedding_norm_of_batch/{n}": v for n, v in zip(names, of_batch, strict=True)},
-        **{f"embedding_norm_of_table/{n}": v for n, v in zip(names, of_table, strict=True)},
+        **{f"norm_of_embeddings_in_batch/{n}": v for n, v in zip(names, of_batch, strict=True)},
+        **{f"norm_of_embeddings_in_table/{n}": v for n, v in zip(names, of_table, strict=True)},
     }
 
 
@@ -152,7 +155,7 @@ class Meter:
         now = self._clock()
         speed = (examples - self._examples) / (now - self._at)
         self._examples, self._at = examples, now
-        return {"train/examples_per_second": speed}
+        return {"speed/examples_per_second": speed}
 
 
 def write_scalars(values: dict[str, tf.Tensor], step: int) -> None:

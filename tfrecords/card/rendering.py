@@ -1,6 +1,7 @@
 """Renders a data card as text for a terminal and as an HTML page."""
 
 import textwrap
+from collections.abc import Iterable
 
 from tfrecords import pages, terminal
 from tfrecords.card import figures, model, statistics, tables
@@ -24,20 +25,10 @@ def render_text(card: model.DataCard) -> str:
     """Returns the card as text."""
     source = card.source
     more = f" and {len(source.paths) - 1} more" if len(source.paths) > 1 else ""
-    marks = {"warning": "! ", "note": "- "}
-    warnings = [
-        textwrap.fill(
-            f"{own.text} {own.action}",
-            _WIDTH,
-            initial_indent=marks[own.level],
-            subsequent_indent="  ",
-        )
-        for own in card.warnings
-    ]
     parts: list[str | pages.PageTable] = [
         f"Data card of {card.log_schema.name}: {source.lines:,} lines of {source.paths[0]}{more} "
         f"({source.format})",
-        "\n".join(warnings) or "No warnings.",
+        render_warnings(card.warnings) or "No warnings.",
         textwrap.fill(f"Split {card.split_meaning}", _WIDTH),
         tables.of_splits(card),
         tables.of_labels(card),
@@ -56,6 +47,20 @@ def render_text(card: model.DataCard) -> str:
         else part
         for part in parts
         if part
+    )
+
+
+def render_warnings(warnings: Iterable[model.CardWarning]) -> str:
+    """Returns warnings and notes as text, "" if there are none."""
+    marks = {"warning": "! ", "note": "- "}
+    return "\n".join(
+        textwrap.fill(
+            f"{own.text} {own.action}",
+            _WIDTH,
+            initial_indent=marks[own.level],
+            subsequent_indent="  ",
+        )
+        for own in warnings
     )
 
 

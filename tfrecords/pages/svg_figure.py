@@ -7,6 +7,7 @@ its light or dark scheme, and its font.
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -67,10 +68,12 @@ def draw_svg(
         height_inches: Height.
         width_inches: Width; the page scales the figure to the available width.
     """
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         canvas = figure.Figure(figsize=(width_inches, height_inches), layout="constrained")
         paint(canvas)
         file = io.StringIO()
+        # The page's font may have glyphs that the one that measures does not.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         backend_svg.FigureCanvasSVG(canvas).print_svg(file, metadata={"Date": None})
     return markupsafe.Markup(_inline(file.getvalue(), name, title))
 

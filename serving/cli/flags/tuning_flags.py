@@ -16,7 +16,7 @@ flags.DEFINE_float(
 flags.DEFINE_float(
     "latency_budget_ms",
     _TARGETS.latency_budget_ms,
-    "Maximum p99 latency of single queries, in milliseconds.",
+    "Maximum p99 over queries, each with its median latency, in milliseconds.",
     lower_bound=0,
 )
 flags.DEFINE_float(
@@ -32,4 +32,4 @@ flags.DEFINE_list(
     "num_lists", None, "Numbers of cells to try; default: depends on the number of ads."
 )
 flags.DEFINE_bool("use_gpu", False, "Train the cells on a GPU (requires faiss-gpu).")
-flags.DEFINE_string("plot", None, "PNG file to write, with recall and p99 of each index.")
+flags.DEFINE_string("plot", None, "PNG file to write, with recall and distances of each index.")

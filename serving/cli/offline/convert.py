@@ -40,9 +40,9 @@ def main() -> None:
         return
     from serving import export
 
-    data_set = log_flags.converted_data_set(
-        export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
-    )
+    steps = export.Pipeline(pathlib.Path(FLAGS.workdir), progress=not FLAGS.json)
+    data_set = log_flags.converted_data_set(steps)
+    steps.say_what_to_expect(data_set)
     if FLAGS.json:
         command_line.print_json({"directory": data_set.directory, **data_set.description.to_json()})
 

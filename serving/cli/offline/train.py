@@ -6,11 +6,12 @@
     tfrec train --use_synthetic --ranker=dlrm_ranker:DLRM
 
 Takes about three minutes for 100,000 impressions on two cores. Finished steps are skipped; if the
-command is killed, run it again to resume. Watch it with `tensorboard --logdir=WORKDIR`. Prints test
-metrics, next to those of the ground truth if the log is synthetic, and writes WORKDIR/bundle. The
-export is refused only if the ranker is worse on the validation split than the released one; --force
-overrides this. Heads with too few positive rows are published as weak, and the command says so. A
-log of clicks alone is served by retrieval, without a ranker.
+command is killed, run it again to resume. Only one training at a time can use a work directory.
+Watch it with `tensorboard --logdir=WORKDIR`. Prints the warnings of the data card and test metrics,
+next to those of the ground truth if the log is synthetic, and writes WORKDIR/bundle. The export is
+refused only if the ranker is worse on the validation split than the released one; --force overrides
+this. Heads with too few positive rows are published as weak, and the command says so. A log of
+clicks alone is served by retrieval, without a ranker.
 """
 
 from __future__ import annotations
@@ -63,24 +64,25 @@ def train(workdir: pathlib.Path) -> workflow.TrainedStages:
     retrieval.RETRIEVAL_MODELS.get(of_retrieval.retrieval_model)
     ranking.RANKERS.get(of_ranker.ranker)
     steps = export.Pipeline(workdir, progress=not FLAGS.json)
-    stages = workflow.train(
-        log_flags.converted_data_set(steps),
-        workdir,
-        retrieval=of_retrieval,
-        ranking=of_ranker,
-        progress=not FLAGS.json,
-    )
-    report = stages.evaluate(index=index_config)
-    page = steps.path("evaluation") / "report.html"
-    if not FLAGS.json:
-        print(reports.report_as_text(report))
-        print(f"Report: {page}")
-    release = stages.export(report, index=index_config, force=gate_flags.force())
-    if FLAGS.json:
-        exported = {"bundle": release.base, "version": release.version, "report": page}
-        command_line.print_json(
-            {"metrics": report.to_json(), **exported, "seconds": steps.seconds()}
+    with steps.locked():
+        stages = workflow.train(
+            log_flags.converted_data_set(steps),
+            workdir,
+            retrieval=of_retrieval,
+            ranking=of_ranker,
+            progress=not FLAGS.json,
         )
+        report = stages.evaluate(index=index_config)
+        page = steps.path("evaluation") / "report.html"
+        if not FLAGS.json:
+            print(reports.report_as_text(report))
+            print(f"Report: {page}")
+        release = stages.export(report, index=index_config, force=gate_flags.force())
+        if FLAGS.json:
+            exported = {"bundle": release.base, "version": release.version, "report": page}
+            command_line.print_json(
+                {"metrics": report.to_json(), **exported, "seconds": steps.seconds()}
+            )
     return stages
 
 

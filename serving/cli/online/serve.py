@@ -73,11 +73,10 @@ def main() -> None:
         if FLAGS.ranker_address is None:
             stack.enter_context(_embedded_server(base))
         scheme = "https" if FLAGS.tls_certificate else "http"
-        url = f"{scheme}://{FLAGS.host}:{FLAGS.port}"
-        print(
-            f"recommendations on {url}/v1/recommend, API at /docs, console at /console",
-            flush=True,
-        )
+        host = f"[{FLAGS.host}]" if ":" in FLAGS.host else FLAGS.host
+        url = f"{scheme}://{host}:{FLAGS.port}"
+        print(f"recommendations on {url}/v1/recommend")
+        print(f"console on {url}/console, API on {url}/docs", flush=True)
         if first:
             service.serve_release(settings, first.pop(), listening)
             return

@@ -1,7 +1,8 @@
 """Chooses the index of a catalog by measuring kinds and parameters.
 
-Half of the queries are used to choose, and the held-out half measures the choice. Latencies depend
-on the machine, so the choice between similar indexes may differ between runs. The index built from
+Half of the queries are used to choose, and the held-out half measures the choice. Indexes are
+compared by their recall and their counted work (`search_cost`), which is the same in each run. Only
+the best setting of each index is timed, to compare it with the latency budget. The index built from
 a given config is deterministic.
 
 Shapes: N ads, D embedding size, Q queries.
@@ -83,24 +84,34 @@ def tune_index(
         raise ValueError(f"queries: expected at least 2 query embeddings, got {len(queries)}.")
     queries = np.ascontiguousarray(queries, dtype=np.float32)
     wanted = exact_search.exact_rows([embeddings], queries, config.num_candidates)
+    k = wanted.shape[1]
     trials: list[index_trials.Trial] = []
+    timed: list[index_trials.Trial] = []
     best: index_trials.Structure | None = None
-    wanted_structures = structures(config, len(embeddings)) if tried is None else tried
-    for one in terminal.with_progress(wanted_structures, "building and measuring", "indexes"):
-        built = build(embeddings, one, queries[::2])
-        report(f"built {built.build_parameters['factory']} in {built.build_seconds:.1f} s")
-        found = list(built.sweep(queries[::2], wanted[::2]))
-        trials += found
-        chosen, verdict = choose(trials, config)
-        if best is None or chosen in found:
-            best = built
-        done = chosen.config.kind in ("Flat", "IVFPQ") and meets(chosen, config)
-        if tried is None and done:
-            break
+    with terminal.progress_bar("tuning the index", "settings") as shown:
+        for one in structures(config, len(embeddings)) if tried is None else tried:
+            shown.set_postfix_str(f"building {one.kind}")
+            built = build(embeddings, one, queries[::2])
+            factory = built.build_parameters["factory"]
+            report(f"built {factory} in {built.build_seconds:.1f} s")
+            shown.set_postfix_str(factory)
+            found = []
+            for trial in built.sweep(queries[::2], wanted[::2]):
+                found.append(trial)
+                shown.update()
+            least_work, _ = choose(found, dataclasses.replace(config, latency_budget_ms=None))
+            timed.append(built.time(least_work, queries[::2], k))
+            trials += [timed[-1] if trial is least_work else trial for trial in found]
+            chosen, verdict = choose(timed, config)
+            if chosen is timed[-1]:
+                best = built
+            done = chosen.config.kind in ("Flat", "IVFPQ") and meets(chosen, config)
+            if tried is None and done:
+                break
     if best is None:
         raise ValueError("tried: expected at least one index, got none.")
     held_out = best.measure(chosen.config, queries[1::2], wanted[1::2])
-    return Choice(best, chosen, held_out, trials, verdict)
+    return Choice(best, chosen, best.time(held_out, queries[1::2], k), trials, verdict)
 
 
 def build(
@@ -116,7 +127,7 @@ def build(
 
 
 def meets(trial: index_trials.Trial, config: kinds.IndexConfig) -> bool:
-    """Returns whether a trial meets all targets, with its recall minus one standard error."""
+    """Returns whether a timed trial meets all targets, with its recall minus one standard error."""
     return _recalls(trial, config) and _fits(trial, config) and _in_time(trial, config)
 
 
@@ -127,11 +138,11 @@ def choose(
 
     Only trials within the memory limit are considered. Recall takes precedence over latency: of
     the trials that reach the target recall and the latency budget, exact search is preferred, and
-    then the one with the lowest p99. If none reaches the target recall, the one with the highest
+    then the one with the least work. If none reaches the target recall, the one with the highest
     recall is chosen.
 
     Args:
-        trials: At least one trial.
+        trials: At least one trial, timed if there is a latency budget.
         config: Targets.
 
     Returns:
@@ -143,30 +154,33 @@ def choose(
         return smallest, f"no index is within {config.memory_limit_mb:g} MB; this is the smallest"
     recalling = [t for t in fitting if _recalls(t, config)]
     if not recalling:
-        return max(fitting, key=lambda t: (t.recall, -t.p99_ms)), (
+        return max(fitting, key=lambda t: (t.recall, -t.distances)), (
             f"no index reaches recall {config.target_recall:g} by more than one standard error; "
             "this one has the highest recall"
         )
     in_time = [t for t in recalling if _in_time(t, config)]
     if not in_time:
-        return min(recalling, key=lambda t: t.p99_ms), (
+        return min(recalling, key=lambda t: t.distances), (
             f"no index reaches recall {config.target_recall:g} within "
-            f"{config.latency_budget_ms:g} ms; this is the fastest that reaches the recall"
+            f"{config.latency_budget_ms:g} ms; of those that reach the recall, this one computes "
+            "the fewest distances"
         )
     exact = [t for t in in_time if t.config.kind == "Flat"]
     if exact and config.latency_budget_ms is not None:
         return exact[0], "exact search meets the targets"
-    return min(in_time, key=lambda t: t.p99_ms), "the fastest (p99) of those that meet the targets"
+    return min(in_time, key=lambda t: t.distances), (
+        "of those that meet the targets, this one computes the fewest distances"
+    )
 
 
 def pareto_front(trials: Sequence[index_trials.Trial]) -> list[index_trials.Trial]:
-    """Returns the Pareto front of recall, p99 and memory, sorted by recall."""
+    """Returns the Pareto front of recall, work and memory, sorted by recall."""
     kept = [t for t in trials if not any(_beats(other, t) for other in trials)]
-    return sorted(kept, key=lambda t: (t.recall, -t.p99_ms))
+    return sorted(kept, key=lambda t: (t.recall, -t.distances))
 
 
 def _beats(a: index_trials.Trial, b: index_trials.Trial) -> bool:
-    better = (a.recall, -a.p99_ms, -a.megabytes), (b.recall, -b.p99_ms, -b.megabytes)
+    better = (a.recall, -a.distances, -a.megabytes), (b.recall, -b.distances, -b.megabytes)
     return all(x >= y for x, y in zip(*better, strict=True)) and better[0] != better[1]
 
 
@@ -179,7 +193,9 @@ def _fits(trial: index_trials.Trial, config: kinds.IndexConfig) -> bool:
 
 
 def _in_time(trial: index_trials.Trial, config: kinds.IndexConfig) -> bool:
-    return config.latency_budget_ms is None or trial.p99_ms <= config.latency_budget_ms
+    if config.latency_budget_ms is None:
+        return True
+    return trial.p99_ms is not None and trial.p99_ms <= config.latency_budget_ms
 
 
 KINDS_TO_TRY = ("Flat", "IVF", "IVFSQ8", "IVFPQ", "IVFPQbf16", "HNSW", "HNSWSQ8")

@@ -3,11 +3,17 @@
 Shapes: N ads, D embedding size, Q queries.
 """
 
+import itertools
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from serving.index import exact_search, search
+
+# Queries that are searched before the clock starts, and that are timed in any case.
+_WARM_UP = 10
+_PASSES = 15
 
 
 def recall_against_exact(
@@ -42,28 +48,32 @@ def recall_of_rows(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def time_alone(
-    searcher: search.Searcher, queries: np.ndarray, k: int, repeat: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Measures searches for one query at a time.
+    searcher: search.Searcher,
+    queries: np.ndarray,
+    k: int,
+    max_seconds: float = 2.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> np.ndarray:
+    """Measures searches for one query at a time, in up to 15 passes over the queries.
 
     Args:
         searcher: Index to search.
         queries: [Q, D] float32.
         k: Number of ads for each query.
-        repeat: Number of passes over the queries.
+        max_seconds: Time after which no further query is measured, if some were.
+        clock: Returns the time in seconds.
 
     Returns:
-        Latencies [repeat · Q] in milliseconds, and the rows found [Q, k].
+        Latencies [passes, Q] in milliseconds; NaN where the time was over.
     """
-    for query in queries[:10]:
+    for query in queries[:_WARM_UP]:
         searcher.search(query[None], k)
-    milliseconds: list[float] = []
-    rows: list[np.ndarray] = []
-    for _ in range(repeat):
-        rows.clear()
-        for query in queries:
-            started = time.perf_counter()
-            _, found = searcher.search(query[None], k)
-            milliseconds.append(1e3 * (time.perf_counter() - started))
-            rows.append(found[0])
-    return np.array(milliseconds), np.stack(rows)
+    milliseconds = np.full((_PASSES, len(queries)), np.nan)
+    until = clock() + max_seconds
+    for number, query in itertools.product(range(_PASSES), range(len(queries))):
+        started = clock()
+        if started >= until and (number or query >= _WARM_UP):
+            break
+        searcher.search(queries[query][None], k)
+        milliseconds[number, query] = 1e3 * (clock() - started)
+    return milliseconds

@@ -1,5 +1,7 @@
 """Measures a built index with different search parameters.
 
+Trials are compared by their recall and their counted work. Times are measured of a few of them.
+
 Shapes: N ads, D embedding size, Q queries, k ads per query.
 """
 
@@ -12,14 +14,14 @@ import faiss
 import numpy as np
 
 from serving.index import index_build, kinds, search
-from serving.index.tuning import index_recall
+from serving.index.tuning import index_recall, search_cost
 
 # Probed shares of the cells; refine factors; search widths as multiples of num_candidates.
 _PROBED = (1 / 64, 1 / 32, 5 / 128, 3 / 64, 1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 1 / 2, 1)
 _REFINED = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _OPEN = (1, 2, 4, 8, 16)
-# Number of timed calls of a trial. With fewer, p99 is the second largest latency.
-_MIN_CALLS = 200
+# Queries that are timed: with fewer, each is timed more often in the same time.
+_MAX_TIMED = 100
 # Smaller gains of recall do not count.
 _MIN_GAIN = 5e-4
 # Recall at which wider searches are not tried.
@@ -35,22 +37,25 @@ class Trial:
         config: Config with the same index and search parameters.
         recall: Recall at k against exact search, in [0, 1].
         recall_error: Standard error of `recall` over queries.
-        p50_ms: Median latency of single queries on one thread.
-        p99_ms: 99th percentile of the latency.
+        distances: Mean work of a query, in inner products of float vectors (`search_cost`).
         megabytes: Size of the saved index in MB (10^6 bytes).
         build_seconds: Time of training and adding, the same for all settings of an index.
         num_queries: Number of queries that `recall` was measured with.
+        p50_ms: Median latency of single queries on one thread; None: not timed. The latency of a
+            query is the median of several calls, which other processes hardly change.
+        p99_ms: 99th percentile of the latency; None: not timed.
     """
 
     name: str
     config: kinds.IndexConfig
     recall: float
     recall_error: float
-    p50_ms: float
-    p99_ms: float
+    distances: float
     megabytes: float
     build_seconds: float
     num_queries: int
+    p50_ms: float | None = None
+    p99_ms: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Structure:
         index_build.set_search(self.searcher.index, kind, config, self.searcher.num_ads)
 
     def measure(self, config: kinds.IndexConfig, queries: np.ndarray, wanted: np.ndarray) -> Trial:
-        """Sets the search parameters and measures the index.
+        """Sets the search parameters, and measures recall and work.
 
         Args:
             config: Config of this index with the search parameters.
@@ -85,10 +90,8 @@ class Structure:
             wanted: [Q, k] rows found by exact search.
         """
         self.set(config)
-        repeat = math.ceil(_MIN_CALLS / len(queries))
         k = wanted.shape[1]
-        times, found = index_recall.time_alone(self.searcher, queries, k, repeat)
-        recalls = index_recall.recall_of_rows(found, wanted)
+        recalls = index_recall.recall_of_rows(self.searcher.search(queries, k)[1], wanted)
         shown = ", ".join(f"{n} {v:g}" for n, v in self.searcher.search_parameters().items())
         factory = self.build_parameters["factory"]
         return Trial(
@@ -96,12 +99,25 @@ class Structure:
             config=config,
             recall=float(recalls.mean()),
             recall_error=float(recalls.std() / math.sqrt(len(queries))),
-            p50_ms=float(np.percentile(times, 50)),
-            p99_ms=float(np.percentile(times, 99)),
+            distances=search_cost.count_distances(self.searcher, queries, k),
             megabytes=self.megabytes,
             build_seconds=self.build_seconds,
             num_queries=len(queries),
         )
+
+    def time(self, trial: Trial, queries: np.ndarray, k: int) -> Trial:
+        """Sets the search parameters of a trial of this index, and adds its latencies.
+
+        Args:
+            trial: Trial of this index.
+            queries: [Q, D] float32.
+            k: Number of ads for each query.
+        """
+        self.set(trial.config)
+        times = index_recall.time_alone(self.searcher, queries[:_MAX_TIMED], k)
+        of_queries = np.nanmedian(times[:, ~np.isnan(times[0])], axis=0)
+        p50, p99 = np.percentile(of_queries, [50, 99]).tolist()
+        return dataclasses.replace(trial, p50_ms=p50, p99_ms=p99)
 
     def sweep(self, queries: np.ndarray, wanted: np.ndarray) -> Iterator[Trial]:
         """Measures settings from narrow to wide, until recall no longer improves.

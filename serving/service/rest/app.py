@@ -29,7 +29,7 @@ from fastapi import responses
 
 from serving import errors, orchestrator
 from serving.config import DEFAULT_MAX_BODY_BYTES
-from serving.requests import Answer, Deadline, Request
+from serving.requests import Answer, Deadline, ReleaseName, Request
 from serving.service import lifecycle, release_follower, release_router
 from serving.service.console import pages
 from serving.service.rest import (
@@ -107,7 +107,7 @@ def create_app(
         overloaded=_early_refusal(router),
         token=token,
     )
-    rest_errors.add_handlers(app)
+    rest_errors.add_handlers(app, lambda request: router.stable.check(request))
     _add_recommend_routes(app, router)
     _add_state_routes(app, router, follower, life)
     _add_metrics_route(app, metrics)
@@ -202,11 +202,14 @@ def _add_state_routes(
     def refused() -> str | None:
         return None if follower is None else follower.problem
 
-    @app.get("/v1/bundle", responses=refusals(401, 500))
-    async def bundle() -> dict[str, Any]:
-        """The stable release: fields, heads, index, metrics, updates; and all loaded releases."""
-        stable = orchestrator.describe_release(router.stable)
-        return {**stable, "releases": router.status(), "refused": refused()}
+    @app.get("/v1/bundle", responses=refusals(401, 422, 500))
+    async def bundle(release: ReleaseName = "stable") -> dict[str, Any]:
+        """A release: fields, heads, index, metrics, updates; and all loaded releases.
+
+        Without a canary, the canary is the stable release, as for requests.
+        """
+        described = orchestrator.describe_release(router.serving(release))
+        return {**described, "releases": router.status(), "refused": refused()}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

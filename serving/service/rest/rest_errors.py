@@ -1,6 +1,7 @@
 """Turns every error of the REST service into `{"error": {"code", "message"}}`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
+from typing import Any
 
 import fastapi
 import pydantic
@@ -27,8 +28,13 @@ def overload(error: errors.OverloadedError) -> responses.Response:
     return reply(429, error.code, str(error), wait)
 
 
-def add_handlers(app: fastapi.FastAPI) -> None:
-    """Registers the handlers that turn errors of the application into replies."""
+def add_handlers(app: fastapi.FastAPI, check: Callable[[requests.Request], object]) -> None:
+    """Registers the handlers that turn errors of the application into replies.
+
+    Args:
+        app: Application.
+        check: Checks a request against the release, for the faults next to those of its types.
+    """
 
     @app.exception_handler(errors.InvalidRequestError)
     async def refused(_: fastapi.Request, error: errors.InvalidRequestError) -> responses.Response:
@@ -54,12 +60,16 @@ def add_handlers(app: fastapi.FastAPI) -> None:
             return _other_type(f"the header 'content-type: application/json', got {got}")
         if first["type"] == "json_invalid":
             reason = first.get("ctx", {}).get("error", "cannot be parsed")
-            return reply(400, "malformed_json", f"The body is not valid JSON: {reason}.")
+            where = f"{reason} at character {first['loc'][-1]}"
+            return reply(400, "malformed_json", f"The body is not valid JSON: {where}.")
         is_batch = request.url.path.endswith("/batch")
         model: type[pydantic.BaseModel] = schemas.BatchRequest if is_batch else requests.Request
         # The first part of a location is "body".
         own = [{**detail, "loc": detail["loc"][1:]} for detail in details]
-        return _refused(requests.refusal(model, own))
+        refused = requests.refusal(model, own)
+        if not is_batch and isinstance(error.body, dict):
+            refused = _with_faults_of_rest(refused, error.body, {d["loc"][0] for d in own}, check)
+        return _refused(refused)
 
     @app.exception_handler(starlette.exceptions.HTTPException)
     async def http_error(
@@ -75,6 +85,20 @@ def add_handlers(app: fastapi.FastAPI) -> None:
     async def failed(_: fastapi.Request, error: Exception) -> responses.Response:
         # The server logs the stack trace; the caller does not see it.
         return reply(500, "internal", "The service failed; its log has the reason.")
+
+
+def _with_faults_of_rest(
+    error: errors.InvalidRequestError,
+    body: Mapping[str, Any],
+    faulty: Set[str],
+    check: Callable[[requests.Request], object],
+) -> errors.InvalidRequestError:
+    """Returns an error with the faults of the keys of a body that have no fault of their type."""
+    try:
+        check(requests.Request(**{key: body[key] for key in body.keys() - faulty}))
+    except errors.InvalidRequestError as more:
+        return requests.joined([error, more])
+    return error
 
 
 def _refused(error: errors.InvalidRequestError) -> responses.Response:

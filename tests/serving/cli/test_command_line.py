@@ -92,7 +92,38 @@ def ran():
 
 def test_each_command_has_a_script_of_its_name():
     scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-    assert scripts == {*entry.MODULES, "demo"}
+    assert scripts == {*entry.MODULES, "demo", "launch"}
+
+
+@pytest.mark.process
+def test_a_python_without_tfrec_is_told_the_command_to_type():
+    # -S: without the packages of the environment.
+    python = [sys.executable, "-S", "scripts/train.py", "--workdir=my logs"]
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(python, cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    first, *commands = done.stderr.splitlines()
+    assert first == f"error: {sys.executable} has no module 'serving'. Type:"
+    assert commands[-1] == f"  {ROOT}/.venv/bin/python scripts/train.py '--workdir=my logs'"
+    assert (len(commands) == 2) == (not (ROOT / ".venv").exists())
+    assert len(commands) == 1 or commands[0] == f"  make -C {ROOT} .venv/.installed"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "command",
+    [["-m", "tfrec", "--help"], ["scripts/train.py", "--help"], ["scripts/demo.py", "--fast"]],
+)
+def test_a_reader_that_closes_the_output_early_sees_no_error(command):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(theirs)
+    assert done.returncode
+    assert done.stderr == ""
 
 
 @pytest.mark.process

@@ -97,13 +97,14 @@ class Run:
             raise self.scores[epoch]
         return {"score": self.scores[epoch]}
 
-    def fit(self, *callbacks):
+    def fit(self, *callbacks, progress=False):
         return training.fit(
             self.model,
             batches,
             self.evaluate,
             self.plan,
             self.directory,
+            progress=progress,
             extra_callbacks=[self.killed_at, *callbacks],
         )
 
@@ -121,6 +122,13 @@ def test_the_loss_falls_and_every_pass_is_in_the_history(tmp_path):
     assert history[-1]["loss"] < 0.2 * history[0]["loss"]
     assert json.loads((tmp_path / "history.json").read_text()) == history
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_line_of_progress_has_the_loss_and_the_metric_that_chooses(tmp_path, capsys):
+    history = Run(tmp_path, [4, 3.25, 5, 7]).fit(progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"  pass 2/4: loss {history[1]['loss']:.4f}, score 3.2500"
+    assert lines[4:] == ["  pass 2 is kept: score 3.2500"]
 
 
 def test_the_best_pass_is_restored_and_can_be_restored_again(tmp_path):

@@ -36,7 +36,7 @@ def test_gradient_norms_are_those_of_the_latest_sampled_step(monkeypatch):
         step({"ad_row": tf.constant(rows)})
         norms.append({k: float(v) for k, v in model.gradient_norms.read().items()})
     # The loss is 6 w · the mean of the rows: 6 by the weight, and 3 + 3 by the one row.
-    measured = {"gradient_norm/dense": 6.0, "gradient_norm/sparse": 6.0}
+    measured = {"norm_of_gradient/dense": 6.0, "norm_of_gradient/sparse": 6.0}
     assert norms == [dict.fromkeys(measured, 0.0), measured, measured]
 
 

@@ -52,13 +52,13 @@ def test_the_gradient_of_a_row_is_summed_before_its_norm():
     # Row 7 has gradients 1 + 2 in its first column, row 5 has 4: the norm is 5, not √21.
     sparse = [tf.IndexedSlices(tf.constant([[1.0], [4.0], [2.0]]), tf.constant([7, 5, 7]))]
     norms = norms_of(dense, sparse)
-    assert float(norms["gradient_norm/dense"]) == pytest.approx(3.0)
-    assert float(norms["gradient_norm/sparse"]) == pytest.approx(5.0)
+    assert float(norms["norm_of_gradient/dense"]) == pytest.approx(3.0)
+    assert float(norms["norm_of_gradient/sparse"]) == pytest.approx(5.0)
 
 
 def test_a_model_without_tables_has_a_sparse_gradient_of_zero():
     norms = norms_of([tf.constant([2.0])], [])
-    assert float(norms["gradient_norm/sparse"]) == 0.0
+    assert float(norms["norm_of_gradient/sparse"]) == 0.0
 
 
 class Rows(tf.keras.layers.Layer):
@@ -72,19 +72,19 @@ class Rows(tf.keras.layers.Layer):
 def test_embedding_norms_are_means_by_field_over_the_batch_and_over_the_table():
     ids = tf.constant([[1, 2, 0, 2], [3, 0, 0, 0]])
     norms = summaries.embedding_norms(Rows(), FIELDS, FITTED, ids)
-    assert norms["embedding_norm_of_batch/ad/tags"] == pytest.approx(2.0)  # (1 + 3) / 2
-    assert norms["embedding_norm_of_batch/ad/shop"] == pytest.approx(1.0)  # (2 + 0) / 2
+    assert norms["norm_of_embeddings_in_batch/ad/tags"] == pytest.approx(2.0)  # (1 + 3) / 2
+    assert norms["norm_of_embeddings_in_batch/ad/shop"] == pytest.approx(1.0)  # (2 + 0) / 2
     # Uniform over 0..3 and 0..2; four standard errors of 256 draws are 0.28 and 0.20.
-    assert norms["embedding_norm_of_table/ad/tags"] == pytest.approx(1.5, abs=0.28)
-    assert norms["embedding_norm_of_table/ad/shop"] == pytest.approx(1.0, abs=0.2)
+    assert norms["norm_of_embeddings_in_table/ad/tags"] == pytest.approx(1.5, abs=0.28)
+    assert norms["norm_of_embeddings_in_table/ad/shop"] == pytest.approx(1.0, abs=0.2)
     again = summaries.embedding_norms(Rows(), FIELDS, FITTED, ids)
     assert again == norms
 
 
 def test_the_speed_is_that_since_the_last_reading():
     meter = summaries.Meter(clock=iter([10.0, 12.0, 16.0]).__next__)
-    assert meter.read(100) == {"train/examples_per_second": 50.0}
-    assert meter.read(300) == {"train/examples_per_second": 50.0}
+    assert meter.read(100) == {"speed/examples_per_second": 50.0}
+    assert meter.read(300) == {"speed/examples_per_second": 50.0}
 
 
 class Model(tf.keras.Model):
@@ -160,20 +160,31 @@ def test_a_run_of_the_retrieval_stage_shows_every_curve(
     events = read(tmp_path / "tensorboard")
     tags = events.Tags()["tensors"]
     for tag in (
-        "train/loss",
-        "train/examples_per_second",
-        "gradient_norm/dense",
-        "gradient_norm/sparse",
+        "batch/loss",
+        "speed/examples_per_second",
+        "norm_of_gradient/dense",
+        "norm_of_gradient/sparse",
         "learning_rate/dense",
         "learning_rate/sparse",
         "temperature",
-        *(f"embedding_norm_of_batch/ad/{field.name}" for field in side),
-        *(f"embedding_norm_of_table/ad/{field.name}" for field in side),
+        *(f"norm_of_embeddings_in_batch/ad/{field.name}" for field in side),
+        *(f"norm_of_embeddings_in_table/ad/{field.name}" for field in side),
     ):
         values = scalars(events, tag)
         assert sorted(values) == [2, 4, 6, 8, 10, 12], tag
         assert all(value > 0 for value in values.values()), tag
     assert scalars(events, "epoch/score") == {1: 1.0, 2: 1.0}
+    # TensorBoard shows groups in this order, and opens with the losses.
+    assert sorted(tags)[0].startswith("batch/")
+    assert list(dict.fromkeys(tag.split("/")[0] for tag in sorted(tags)))[:3] == [
+        "batch",
+        "epoch",
+        "learning_rate",
+    ]
+    assert [tag for tag in sorted(tags) if tag.startswith("batch/")] == [
+        "batch/loss",
+        "batch/softmax_loss",
+    ]
     assert [tag for tag in tags if tag.startswith("row_norm/")]
     # Step 2 of 12 is past the warm-up: 0.55 + 0.45 cos(π / 12) of the peak, as the rate of a
     # step is taken before it.
@@ -204,9 +215,9 @@ def test_a_run_of_the_ranker_measures_shown_ads_alone(data_set, ranker_config, t
         observe=observe,
     )
     events = read(pathlib.Path(tmp_path) / "tensorboard")
-    assert len(scalars(events, "epoch/examples_per_second")) == len(history) == 2
+    assert len(scalars(events, "speed/examples_per_second_of_pass")) == len(history) == 2
     for field in (*data_set.schema.query_fields, *data_set.schema.ad_fields):
-        assert scalars(events, f"embedding_norm_of_batch/{field.side}/{field.name}")
+        assert scalars(events, f"norm_of_embeddings_in_batch/{field.side}/{field.name}")
     shown = batch["ad"].numpy()[batch["mask"].numpy()]
     alone = summaries.embedding_norms(
         model.ad_embeddings, data_set.schema.ad_fields, data_set.fitted, tf.constant(shown)

@@ -1,6 +1,6 @@
 // The ranked ads: their scores, and in the details what the utility is made of and the fields.
 
-import { bar, count, html, number, render, shown } from "./html.js";
+import { bar, count, head, html, number, render, row, shown } from "./html.js";
 import { exclude, restrict } from "./filters.js";
 
 const MAX_FIELDS_IN_SUMMARY = 5;
@@ -24,8 +24,9 @@ export const rankedBy = (weights, heads, candidates) =>
 /**
  * Draws ads, best first.
  *
- * `view` has heads, weights and `adFields` of the release, all `candidates` in retrieval order, and
- * `before`, ad id -> rank to compare with, or null.
+ * `view` has heads, weights and `adFields` of the release, all `candidates` in retrieval order,
+ * `before`, ad id -> rank to compare with, or null, and `rival`, the {name, ranks} of the other
+ * release, or null.
  */
 export function drawAds(ads, view) {
   const { heads, candidates, weights } = view;
@@ -49,12 +50,22 @@ export function drawAds(ads, view) {
 
 function adItem(ad, view) {
   const fold = ({ target }) => (target.open ? open.add(ad.ad_id) : open.delete(ad.ad_id));
+  const { title, picture, others } = partsToShow(ad);
+  const small = (text) => html`<small> ${text}</small>`;
   return html`
     <li data-ad="${ad.ad_id}">
       <div class="rank"><b>${ad.rank}</b>${moved(ad, view.before)}</div>
-      <div class="name">
-        <h3>${ad.ad_id}${ad.explanation?.explored && html`<small> drawn by exploration</small>`}</h3>
-        <p class="quiet">${summary(ad)}</p>
+      <div class="${picture ? "name pictured" : "name"}">
+        ${
+          picture &&
+          html`<img src="${picture}" alt="" loading="lazy" onerror="${({ target }) => target.remove()}">`
+        }
+        <h3>
+          ${title ?? ad.ad_id}${title != null && small(ad.ad_id)}
+          ${ad.explanation?.explored && small("drawn by exploration")}
+        </h3>
+        <p class="quiet">${summary(ad, others)}</p>
+        ${view.rival && html`<p class="quiet">${placeIn(view.rival, ad)}</p>`}
       </div>
       <div class="scores">${scores(ad, view)}</div>
       <button type="button" id="exclude-${ad.ad_id}" aria-label="Exclude ${ad.ad_id}" title="Exclude this ad"
@@ -83,12 +94,36 @@ function scores(ad, { heads, weights, max, reach }) {
   return [...own, score("utility", ad.utility, bar(...parts))];
 }
 
-/** The first fields with a value; the ad's id is shown above. */
-function summary({ fields, ad_id: adId }) {
-  return Object.entries(fields)
+const TITLE = /(^|[_ .-])(title|name|headline)$/i;
+const PICTURE = /(^|[_ .-])(image|img|picture|photo|thumbnail)([_ .-]?(url|link|src))?$/i;
+
+/** Returns the title, the address of the picture, and the other values that the catalog shows of an ad. */
+function partsToShow({ show }) {
+  const known = Object.entries(show ?? {}).filter(([, value]) => value !== null && value !== "");
+  const [titleName, title] = known.find(([name]) => TITLE.test(name)) ?? [];
+  const pictures = known.map(([name, value]) => [name, PICTURE.test(name) ? pictureUrl(value) : null]);
+  const [pictureName, picture] = pictures.find(([, url]) => url) ?? [];
+  const others = known.filter(([name]) => name !== titleName && name !== pictureName);
+  return { title: title === undefined ? null : shown(title), picture, others };
+}
+
+/** Returns a web address, possibly relative to the service, as a whole one; null for other values. */
+function pictureUrl(value) {
+  if (typeof value !== "string" || !URL.canParse(value, document.baseURI)) return null;
+  const { protocol, href } = new URL(value, document.baseURI);
+  return ["http:", "https:"].includes(protocol) ? href : null;
+}
+
+/** The first values to show, or else the first fields; the ad's id is shown above. */
+function summary({ fields, ad_id: adId }, others) {
+  return (others.length ? others : Object.entries(fields))
     .filter(([, value]) => value !== null && String(value) !== adId && String(value) !== "")
     .slice(0, MAX_FIELDS_IN_SUMMARY)
     .map(([name, value]) => html`<span>${name} <b>${shown(value)}</b></span>`);
+}
+
+function placeIn({ name, ranks }, { ad_id: adId }) {
+  return ranks.has(adId) ? `place ${ranks.get(adId)} in ${name}` : `not in the answer of ${name}`;
 }
 
 function moved(ad, before) {
@@ -100,13 +135,7 @@ function moved(ad, before) {
   return html`<small class="${isUp ? "good" : "bad"}" title="was ${was}">${text}</small>`;
 }
 
-const row = (...cells) => html`<tr>${cells.map((cell) => html`<td>${cell}</td>`)}</tr>`;
-
-const table = (titles, rows) => html`
-  <table>
-    <thead><tr>${titles.map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
-    <tbody>${rows}</tbody>
-  </table>`;
+const table = (titles, rows) => html`<table>${head(...titles)}<tbody>${rows}</tbody></table>`;
 
 function utilityTable(ad, { heads, weights, candidates }) {
   const parts = ad.utility === null ? [] : partsOf(ad, weights, heads);
@@ -136,5 +165,6 @@ function fieldTable(ad, { adFields }) {
         onclick="${() => restrict(name, operator, value)}">${text}</button>`;
     return row(name, shown(value), isKnown && [choice("Only", "any_of"), choice("Without", "none_of")]);
   });
-  return table(["Field", "Value", ""], rows);
+  const own = Object.entries(ad.show ?? {}).map(([name, value]) => row(name, shown(value), ""));
+  return table(["Field", "Value", ""], [...own, ...rows]);
 }

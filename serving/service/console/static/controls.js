@@ -1,7 +1,11 @@
 // The controls of the request but its filters: query fields, limits, weights and rules.
 
 import { asArray, asObject, byId, html, isObject, render, shown, typed } from "./html.js";
-import { change, current, headsOf, replace, valueAt, weightsOf } from "./request.js";
+import {
+  change, current, headsOf, RELEASES, releaseOf, replace, valueAt, weightsOf,
+} from "./request.js";
+
+const MAX_SAMPLE_NAME = 60;
 
 /** Offers the sample requests of a release, and takes the first one if the request is empty. */
 export function drawSamples(bundle) {
@@ -9,8 +13,10 @@ export function drawSamples(bundle) {
     Object.fromEntries(Object.entries(sample).filter(([, value]) => value !== null)),
   );
   const options = samples.map((sample, index) => {
-    const text = Object.values(sample).map(shown).join(" · ").slice(0, 48);
-    return html`<option value="${index}">${index + 1}. ${text || "no known fields"}</option>`;
+    const known = bundle.query_fields.filter(({ name }) => sample[name] !== undefined);
+    const text = known.map(({ name }) => `${name} ${shown(sample[name])}`).join(" · ");
+    const short = text.length > MAX_SAMPLE_NAME ? `${text.slice(0, MAX_SAMPLE_NAME)}…` : text;
+    return html`<option value="${index}">${index + 1}. ${short || "no known fields"}</option>`;
   });
   render("sample", [...options, html`<option value="">No known fields</option>`]);
   const take = (sample) => {
@@ -45,6 +51,20 @@ function listInput(path, { id }) {
   return html`
     <textarea id="${id}" rows="2" placeholder="missing" spellcheck="false" data-place="${path.join(".")}"
       onchange="${set}">${text}</textarea>`;
+}
+
+/** Offers the stable release and the canary, if there is one. */
+export function drawReleases({ releases = [] }) {
+  const named = releases.filter(({ role }) => RELEASES.includes(role));
+  byId("which-box").hidden = named.length < 2;
+  render(
+    "which",
+    named.map(
+      ({ role, version }) => html`
+      <option value="${role}" selected="${role === releaseOf()}">${role}, release ${version}</option>`,
+    ),
+  );
+  byId("which").onchange = ({ target: { value } }) => change(["release"], value);
 }
 
 export function drawFields(bundle) {
@@ -97,12 +117,14 @@ export function drawWeights(bundle) {
     }),
   );
   const absent = Object.keys(bundle.heads).filter((name) => !bundle.heads[name]);
-  const weak = Object.entries(bundle.weak_heads ?? {}).map(([name, why]) => ` ${name} is weak: ${why}`);
+  const weak = Object.entries(bundle.weak_heads ?? {}).map(
+    ([name, why]) => html`<details><summary>${name} is weak</summary><p class="quiet">${why}</p></details>`,
+  );
   const missing =
     absent.length > 0 && `This release has no ${absent.join(" and no ")} head: its log had no such label.`;
   const isRanked = !bundle.parts || bundle.parts.includes("ranker");
   const unranked = "This release has no ranker: ads are in retrieval order.";
-  render("absent", isRanked ? [missing, weak.join("")] : unranked);
+  render("absent", isRanked ? [missing, ...weak] : unranked);
 }
 
 /** Draws the first cap, the first diversity rule and exploration; the JSON can have more. */

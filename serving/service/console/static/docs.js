@@ -48,9 +48,11 @@ const bodyIn = (content) => objectIn(Object.values(content ?? {})[0]?.schema);
 
 function route(path, name, operation) {
   const method = name.toUpperCase();
-  const headers = (operation.parameters ?? []).map((header) =>
-    item(header.name, typeOf(header.schema), header.description),
-  );
+  const parameters = (place) =>
+    (operation.parameters ?? [])
+      .filter((parameter) => parameter.in === place)
+      .map(({ name, schema, description }) => item(name, typeOf(schema), description));
+  const [headers, query] = [parameters("header"), parameters("query")];
   const body = bodyIn(operation.requestBody?.content);
   const answers = Object.entries(operation.responses).map(([status, { description, content }]) => {
     const answer = bodyIn(content);
@@ -61,6 +63,7 @@ function route(path, name, operation) {
       <h2>${method} ${path}</h2>
       <p>${operation.description}</p>
       ${operation.security?.length > 0 && html`<p class="quiet">Requires the token.</p>`}
+      ${query.length > 0 && html`<h3>Query parameters</h3><ul>${query}</ul>`}
       ${headers.length > 0 && html`<h3>Headers</h3><ul>${headers}</ul>`}
       ${body && html`<h3>Body</h3>${properties(body)}`}
       <h3>Answers</h3><ul>${answers}</ul>

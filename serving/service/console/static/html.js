@@ -6,7 +6,7 @@
 const HOLE = /\u0001(\d+)\u0001/;
 const TOKEN = /<\/[\w-]+>|<([\w-]+)((?:\s+[\w-]+(?:="[^"]*")?)*)\s*>|[^<]+/g;
 const ATTRIBUTE = /([\w-]+)(?:="([^"]*)")?/g;
-const VOID_TAGS = new Set(["input"]);
+const VOID_TAGS = new Set(["img", "input"]);
 const SVG_TAGS = new Set(["svg", "circle", "line", "rect", "text", "title"]);
 
 /** Returns the element of a literal, or a fragment of several nodes. Whitespace between lines is dropped. */
@@ -117,6 +117,12 @@ export function number(value) {
 export const count = (value) => Number(value).toLocaleString("en");
 
 export const milliseconds = (value) => `${value.toFixed(value >= 100 ? 0 : value >= 1 ? 1 : 2)} ms`;
+
+export const row = (...cells) => html`<tr>${cells.map((cell) => html`<td>${cell}</td>`)}</tr>`;
+
+/** Returns the head of a table. */
+export const head = (...titles) =>
+  html`<thead><tr>${titles.map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>`;
 
 /** Draws [start, length, class] parts, as shares of the whole, on one line; a number stands next to it. */
 export const bar = (...parts) => html`

@@ -4,19 +4,23 @@
 import { drawAds, rankedBy, utilityOf } from "./ads.js";
 import { ask, clearFailure, onToken, showFailure } from "./api.js";
 import { drawFunnel, drawScatter, drawTime } from "./charts.js";
-import { drawFields, drawRules, drawSamples, drawWeights } from "./controls.js";
+import { drawFields, drawReleases, drawRules, drawSamples, drawWeights } from "./controls.js";
 import { drawFilters, suggestValues } from "./filters.js";
 import { byId, html, later, milliseconds, render, say } from "./html.js";
 import { drawJson, isJsonOpen, readJson, startJsonView } from "./json_view.js";
-import { drawRelease, numAds, watchHealth } from "./release.js";
-import { change, current, headsOf, onChange, weightsOf } from "./request.js";
+import { drawRelease, nameOf, numAds, watchHealth } from "./release.js";
+import { change, current, headsOf, onChange, RELEASES, releaseOf, weightsOf } from "./request.js";
 
 const RETRY_MS = 3_000;
 const SLOW_MS = 1_000;
 const REST_MS = 200;
 
+// The release that answers, and the other one if there is a canary, or null.
 let bundle = null;
+let rival = null;
 let answer = null;
+// {name, ranks} of the answer of the other release, or null.
+let compared = null;
 let running = null;
 let timer = 0;
 // The ads that a preview shows and the service has not confirmed, or null.
@@ -30,7 +34,7 @@ const idsOf = (ads) => JSON.stringify(ads.map((ad) => ad.ad_id));
 /** Asks what is served, and for the first answer. */
 async function start() {
   try {
-    bundle = await ask("v1/bundle");
+    await describe();
   } catch (error) {
     showFailure(error);
     // A service that is starting will answer soon.
@@ -40,18 +44,31 @@ async function start() {
   byId("app").hidden = false;
   // On a phone the request is above the answer, which should be near.
   byId("query-fields").open = matchMedia("(min-width: 901px)").matches;
-  drawBundle();
+  drawSamples(bundle);
+  drawRequest();
   recommend();
 }
 
-function drawBundle() {
-  drawRelease(bundle);
-  drawSamples(bundle);
-  drawRequest();
+/** Asks what is served. */
+async function describe(signal) {
+  const described = await ask(`v1/bundle?release=${releaseOf()}`, undefined, signal);
+  const other = described.releases?.find(
+    ({ role, version }) => RELEASES.includes(role) && version !== described.version,
+  );
+  if (other?.version !== rival?.version) {
+    rival = other ? await ask(`v1/bundle?release=${other.role}`, undefined, signal) : null;
+  }
+  const isNew = bundle !== null && bundle.version !== described.version;
+  bundle = described;
+  drawRelease(bundle, rival);
+  if (isNew) {
+    drawSamples(bundle);
+    drawRequest();
+  }
 }
 
 function drawRequest() {
-  for (const draw of [drawFields, drawWeights, drawFilters, drawRules]) draw(bundle);
+  for (const draw of [drawReleases, drawFields, drawWeights, drawFilters, drawRules]) draw(bundle);
   drawJson();
 }
 
@@ -79,6 +96,7 @@ function drawOrder(ads) {
     candidates: answer.candidates,
     adFields: bundle.ad_fields,
     before: isReweighted ? base.ranks : null,
+    rival: compared,
   });
   // In retrieval order, with the utilities of these weights.
   drawScatter(
@@ -95,13 +113,11 @@ async function recommend() {
   const slow = setTimeout(() => say("status", "Waiting for the service…"), SLOW_MS);
   try {
     const started = performance.now();
-    const request = { ...current(), explain: true, candidates: true, dry_run: true };
+    const request = { release: "stable", ...current(), explain: true, candidates: true, dry_run: true };
     const received = await ask("v1/recommend", request, signal);
     const roundTripMs = performance.now() - started;
-    if (received.bundle_version !== bundle.version) {
-      bundle = await ask("v1/bundle", undefined, signal);
-      drawBundle();
-    }
+    await describe(signal);
+    compared = rival && (await comparison(request, signal));
     clearFailure();
     answer = received;
     show(roundTripMs);
@@ -115,12 +131,27 @@ async function recommend() {
   }
 }
 
+/** Returns the places of ads in the answer of the other release. */
+async function comparison(request, signal) {
+  const release = RELEASES.find((name) => name !== releaseOf());
+  const { ads, degraded } = await ask("v1/recommend", { ...request, release }, signal);
+  return { name: nameOf(rival), ranks: new Map(ads.map((ad) => [ad.ad_id, ad.rank])), degraded };
+}
+
 function show(roundTripMs) {
   const { ads, candidates, order } = answer;
   const isRanked = order === "utility";
   drawOrder(ads);
   rememberRanks();
   suggestValues(candidates);
+  const common = compared && ads.filter((ad) => compared.ranks.has(ad.ad_id)).length;
+  render(
+    "compared",
+    compared && [
+      `${compared.name} has ${common} of these ${ads.length} ads in its answer. `,
+      compared.degraded && `It is degraded: ${compared.degraded}`,
+    ],
+  );
   drawTime(answer, roundTripMs);
   drawFunnel([
     ["ads in the catalog", numAds(bundle)],

@@ -1,40 +1,97 @@
 // What is served, and whether the service is ready.
 
 import { ask } from "./api.js";
-import { byId, count, html, number, render, say } from "./html.js";
+import { asArray, asObject, byId, count, head, html, number, render, row, say } from "./html.js";
 
 const PERIOD_MS = 5_000;
 const TIMEOUT_MS = 4_500;
 
-/** Shows the service's description of its release. */
-export function drawRelease(bundle) {
-  const { index = {}, live } = bundle;
+/** Shows the service's description of its release, and of the other one or null. */
+export function drawRelease(bundle, rival) {
+  const { index = {}, live, releases = [] } = bundle;
   byId("release").textContent = `Release ${bundle.version} · ${count(numAds(bundle))} ads`;
   document.title = `tfrec console · release ${bundle.version}`;
-  const recall = index.recall_at_500_against_exact;
   const facts = {
     version: bundle.version,
     exported: bundle.created && new Date(bundle.created).toLocaleString(),
     ads: count(numAds(bundle)),
     heads: Object.entries(bundle.heads)
-      .map(([head, isTrained]) => head + (isTrained ? "" : " (absent)"))
+      .map(([name, isTrained]) => {
+        const state = isTrained ? (bundle.weak_heads?.[name] ? " (weak)" : "") : " (absent)";
+        return name + state;
+      })
       .join(", "),
-    index: [index.kind, recall != null && `recall@500 ${number(recall)} of exact search`]
-      .filter(Boolean)
-      .join(", "),
+    index: index.kind,
     "ad fields": bundle.ad_fields.map(({ name }) => name).join(", "),
     training: bundle.training_id,
     "data set": bundle.dataset_fingerprint,
     "live updates": live && textOf(live),
     refused: bundle.refused,
   };
-  for (const { version, ...rest } of bundle.releases ?? []) facts[`release ${version}`] = textOf(rest);
   const known = Object.entries(facts).filter(([, value]) => value);
   render(
     "about",
-    known.map(([name, value]) => html`<tr><td>${name}</td><td>${value}</td></tr>`),
+    known.map(([name, value]) => row(name, value)),
   );
+  render("releases", [
+    head("Release", "Role", "Answered", "Degraded", "Failed", "In flight"),
+    html`<tbody>${releases.map((one) =>
+      row(one.version, one.role, ...[one.answered, one.degraded, one.failed, one.in_flight].map(count)),
+    )}</tbody>`,
+  ]);
+  drawQuality([bundle, ...(rival ? [rival] : [])]);
 }
+
+/** Draws the metrics in the manifests of releases, one column each. */
+function drawQuality(bundles) {
+  const measured = bundles.map(metricsOf);
+  const names = [...new Set(measured.flatMap((metrics) => Object.keys(metrics)))];
+  render("quality", names.length > 0 && [
+    head("", ...bundles.map(nameOf)),
+    html`<tbody>${names.map((name) => row(name, ...measured.map((metrics) => cell(metrics[name]))))}</tbody>`,
+  ]);
+  const { impressions, gate } = asObject(bundles[0].metrics);
+  const refusals = gate?.forced ? asArray(gate.refusals) : [];
+  render("quality-note", [
+    refusals.length > 0 && html`<span class="bad">Published by force: ${refusals.join("; ")}. </span>`,
+    impressions != null && `${count(impressions)} impressions of the test split. `,
+    names.length > 0
+      ? "Small: 95 % interval. Predicted / observed is 1 if probabilities are calibrated."
+      : "The manifest has no metrics of this release.",
+  ]);
+}
+
+/** Returns "stable 1" or "canary 2". */
+export function nameOf({ version, releases = [] }) {
+  const { role = "release" } = releases.find((one) => one.version === version) ?? {};
+  return `${role} ${version}`;
+}
+
+const METRICS = {
+  auc: "AUC",
+  calibration_ratio: "predicted / observed",
+  expected_calibration_error: "calibration error",
+};
+
+/** Returns label -> {value, interval} of the metrics in a manifest. */
+function metricsOf({ metrics, index = {} }) {
+  const { ranker, retrieval } = asObject(metrics);
+  const found = {};
+  for (const [head, { metrics: own }] of Object.entries(asObject(ranker))) {
+    for (const [name, label] of Object.entries(METRICS)) found[`${head}: ${label}`] = own?.[name];
+  }
+  const recall = retrieval?.recommenders?.two_tower?.metrics?.corpus_recall_at_500;
+  if (recall != null) found["clicked ads among 500 (recall)"] = { value: recall };
+  const exact = index.recall_at_500_against_exact;
+  if (exact != null) found["exact best 500 found by the index"] = { value: exact };
+  return Object.fromEntries(Object.entries(found).filter(([, metric]) => metric?.value != null));
+}
+
+const cell = (metric) =>
+  metric && [
+    number(metric.value),
+    metric.interval && html`<small> ${metric.interval.map(number).join(" to ")}</small>`,
+  ];
 
 export const numAds = (bundle) => bundle.live?.num_ads ?? bundle.index?.num_ads ?? 0;
 

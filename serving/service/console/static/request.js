@@ -34,6 +34,11 @@ function put(object, [name, ...rest], value) {
 /** Returns the value at a path, or undefined. */
 export const valueAt = (path) => path.reduce((part, name) => asObject(part)[name], request);
 
+export const RELEASES = ["stable", "canary"];
+
+/** Returns the release that answers: the stable one if the request names none. */
+export const releaseOf = () => (RELEASES.includes(request.release) ? request.release : "stable");
+
 /** Returns the trained heads of a release: {name, output, kind}; kind is the class of its color. */
 export const headsOf = (bundle) =>
   Object.entries(bundle.outputs)

@@ -26,7 +26,9 @@ def test_the_page_lets_nothing_from_elsewhere_be_loaded_and_no_text_be_run(servi
         part.strip().split(" ", 1) for part in reply.headers["content-security-policy"].split(";")
     )
     assert policy["default-src"] == "'none'"
-    assert {policy[f"{kind}-src"] for kind in ("script", "style", "img", "connect")} == {"'self'"}
+    assert {policy[f"{kind}-src"] for kind in ("script", "style", "connect")} == {"'self'"}
+    # The pictures of ads.
+    assert policy["img-src"] == "'self' http: https:"
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["require-trusted-types-for"] == "'script'"
     assert reply.headers["x-content-type-options"] == "nosniff"
@@ -112,6 +114,12 @@ def test_the_bundle_tells_limits_and_sample_requests(service_url):
     assert document["outputs"] == serving_fixtures.OUTPUTS
     assert document["weights"] == dict.fromkeys(serving_fixtures.OUTPUTS, 1.0)
     assert document["sample_requests"] == serving_fixtures.PROBE_REQUESTS
+    # Without a canary it is the stable release.
+    canary = httpx.get(f"{service_url}/v1/bundle?release=canary", timeout=60).json()
+    assert canary["version"] == document["version"]
+    other = httpx.get(f"{service_url}/v1/bundle?release=canry", timeout=60)
+    assert other.status_code in (400, 422)
+    assert "release: expected 'stable' or 'canary', got 'canry'" in other.text
 
 
 def test_a_dry_run_is_answered_alike_and_neither_logged_nor_counted(

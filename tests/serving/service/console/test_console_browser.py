@@ -12,6 +12,7 @@ import serving_fixtures
 from playwright import sync_api as playwright
 
 from serving import index, orchestrator, ranker, releases, requests
+from serving.service import release_router
 
 pytestmark = [pytest.mark.browser, requirements.NEEDS_BROWSER]
 TOKEN = "a-secret"
@@ -380,6 +381,67 @@ HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</scrip
 
 
 @pytest.fixture(scope="module")
+def canary_url(tmp_path_factory):
+    """A service of two releases of different trainings; the second is a canary."""
+    base = tmp_path_factory.mktemp("canary") / "bundles"
+    serving_fixtures.publish_trainings(base, 2)
+    with serving_fixtures.serve_ranker(base, all_versions=True) as server:
+        stable, canary = (
+            serving_fixtures.make_orchestrator(
+                releases.load(base, version), f"127.0.0.1:{server.port}"
+            )
+            for version in (1, 2)
+        )
+        router = release_router.ReleaseRouter(stable)
+        router.route(stable, canary, 0.5)
+        with serving_fixtures.serve_app(router) as url:
+            serving_fixtures.wait_until_ready(url)
+            yield url
+
+
+def test_the_canary_is_beside_the_stable_release(canary_url, open_console):
+    page = open_console(canary_url)
+    answered(page, "ads from release 1")
+    stable = asked(canary_url, context=sample(), release="stable")
+    canary = asked(canary_url, context=sample(), release="canary")
+    assert shown_ads(page) == stable != canary
+    expect(page.locator("#compared")).to_have_text(
+        f"canary 2 has {len({*stable} & {*canary})} of these 10 ads in its answer."
+    )
+    first = page.locator("#ads > li").first.locator(".name p").nth(1)
+    assert first.inner_text() == (
+        f"place {canary.index(stable[0]) + 1} in canary 2"
+        if stable[0] in canary
+        else "not in the answer of canary 2"
+    )
+    heads = page.locator("#quality th").all_inner_texts()
+    assert heads == ["", "stable 1", "canary 2"]
+    roles = page.locator("#releases td:nth-child(2)").all_inner_texts()
+    assert roles == ["stable", "canary"]
+    page.select_option("#which", "canary")
+    answered(page, "ads from release 2")
+    assert shown_ads(page) == canary
+    expect(page.locator("#compared")).to_contain_text("stable 1 has ")
+    open_json(page)
+    assert page.evaluate("JSON.parse(document.getElementById('json').value).release") == "canary"
+
+
+def test_the_quality_in_the_manifest_is_shown_and_samples_are_named(page):
+    rows = page.locator("#quality tbody tr").all_inner_texts()
+    assert [re.split(r"\s+", row.strip()) for row in rows] == [
+        ["click:", "AUC", "0.7500", "0.7000", "to", "0.8000"],
+        ["click:", "predicted", "/", "observed", "1.050", "0.9000", "to", "1.200"],
+        ["exact", "best", "500", "found", "by", "the", "index", "1.000"],
+    ]
+    assert "600 impressions of the test split" in page.inner_text("#quality-note")
+    assert page.is_hidden("#which")
+    # In the order of the release's fields.
+    names = page.locator("#sample option").all_inner_texts()
+    country = sample()["country"]
+    assert names[0].startswith(f"1. country {country} · ")
+
+
+@pytest.fixture(scope="module")
 def hostile_url(tmp_path_factory):
     """A release with one head, whose ads have markup, very long and two-line texts as values."""
     num_ads = 40
@@ -418,7 +480,7 @@ def test_values_with_markup_are_shown_as_text_and_absent_heads_are_named(hostile
     page = open_console(hostile_url)
     answered(page)
     assert shown_ads(page) == asked(hostile_url, context=sample())
-    assert page.locator("#ads h3").first.inner_text().startswith(HOSTILE)
+    assert HOSTILE in page.locator("#ads h3").first.inner_text()
     for summary in page.locator("#ads summary").all():
         summary.click()
     page.get_by_label("Without category", exact=False).first.click()
@@ -435,7 +497,7 @@ def test_values_with_markup_are_shown_as_text_and_absent_heads_are_named(hostile
     ("recipe", "words"),
     [
         ({"heads": ()}, "This release has no ranker: ads are in retrieval order."),
-        ({"weak": {"revenue": "3 of 40 rows are positive."}}, "revenue is weak: 3 of 40 rows are"),
+        ({"weak": {"revenue": "3 of 40 rows are positive."}}, "3 of 40 rows are positive."),
     ],
 )
 def test_a_release_without_a_ranker_or_with_a_weak_head_is_described(
@@ -448,7 +510,10 @@ def test_a_release_without_a_ranker_or_with_a_weak_head_is_described(
         serving_fixtures.wait_until_ready(url)
         page = open_console(url)
         answered(page)
-        expect(page.locator("#absent")).to_contain_text(words)
+        for summary in page.locator("#absent summary").all():
+            assert summary.inner_text() == "revenue is weak"
+            summary.click()
+        expect(page.locator("#absent").get_by_text(words)).to_be_visible()
         expect(page.locator("#degraded")).to_have_text("")
         assert shown_ads(page) == asked(url, context=sample())
         expect(page.locator("#health")).to_have_text("ready")
@@ -581,10 +646,10 @@ def test_a_page_that_came_before_its_service_starts_when_that_is_there(service_u
     page = open_console(service_url)
     answered(page)
     page.clock.install()
-    page.context.route("**/v1/bundle", lambda route: route.abort())
+    page.context.route("**/v1/bundle*", lambda route: route.abort())
     page.reload()
     expect(page.locator("#failure")).to_contain_text("does not answer")
-    page.context.unroute("**/v1/bundle")
+    page.context.unroute("**/v1/bundle*")
     page.clock.run_for(3_500)
     answered(page)
     expect(page.locator("#failure")).to_be_hidden()

@@ -228,6 +228,37 @@ def test_refused_bodies(http, body, status, code, message):
     assert message in found_message
 
 
+def test_all_faults_of_a_body_are_named_at_once(http):
+    body = {
+        "contxt": {},
+        "k": "3",
+        "user": {"cuntry": "CH"},
+        "weights": {"clik": 1, "revnue": 2},
+        "filters": {"conditions": [{"field": "prize", "at_most": 3}]},
+    }
+    status, _, message = error_of(http.post("/v1/recommend", json=body))
+    starts = [
+        "request: unknown key 'contxt' (str). Did you mean 'context'?",
+        "k: expected an integer, got '3' (str).",
+        "user: unknown field 'cuntry' (str). Did you mean 'country'?",
+        "weights: unknown head 'clik' (str). Did you mean 'click'?",
+        "weights: unknown head 'revnue' (str). Did you mean 'revenue'?",
+        "filters.conditions[0].field: expected the name of an ad field, got 'prize' (str). "
+        "Did you mean 'price'?",
+    ]
+    assert status == 422
+    for line, start in zip(message.split("\n"), starts, strict=True):
+        assert line.startswith(start)
+
+
+def test_a_body_that_is_not_json_is_refused_with_the_place(http):
+    reply = http.post(
+        "/v1/recommend", content=b'{"k": }', headers={"content-type": "application/json"}
+    )
+    message = "The body is not valid JSON: Expecting value at character 6."
+    assert error_of(reply) == (400, "malformed_json", message)
+
+
 @pytest.mark.parametrize("named", ["application/x-www-form-urlencoded", "text/plain", None])
 def test_a_body_that_is_not_said_to_be_json_is_refused_with_the_remedy(http, named):
     # What `curl -d` sends unless it is told otherwise is the first.

@@ -1,0 +1,30 @@
+"""Runs a command of tfrec for the script of its name.
+
+A Python without tfrec is told which command to type instead.
+"""
+
+import pathlib
+import shlex
+import sys
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def command(name: str) -> None:
+    """Runs `tfrec NAME` with the flags of the command line.
+
+    Args:
+        name: Name of the command.
+    """
+    try:
+        from serving import cli
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {sys.executable} has no module {error.name!r}. Type:\n{_remedy()}")
+    cli.run_command(name)
+
+
+def _remedy() -> str:
+    """Returns the command lines that run the script in the environment of the repository."""
+    python = _ROOT / ".venv" / "bin" / "python"
+    lines = [] if python.exists() else [f"  make -C {shlex.quote(str(_ROOT))} .venv/.installed"]
+    return "\n".join([*lines, f"  {shlex.join([str(python), *sys.argv])}"])
