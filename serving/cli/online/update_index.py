@@ -138,7 +138,8 @@ def _ads_of(table: pa.Table, feed: schema.Schema) -> list[dict[str, Any]]:
     return [
         {
             "ad_id": row[reader.AD_ID],
-            "fields": {name: row[name] for name in fields},
+            # An empty list is missing, as in the columns of other kinds.
+            "fields": {name: None if row[name] == [] else row[name] for name in fields},
             "show": json.loads(row.get(schema.SHOWN) or "{}"),
         }
         for row in conversion.ads_of_table(feed, table).to_pylist()
