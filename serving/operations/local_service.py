@@ -9,6 +9,9 @@ from serving.config import OrchestratorConfig
 from serving.impressions import ImpressionLog
 from tfrecords import terminal
 
+# Longer lines of a table of ads are cut.
+_WIDTH = 100
+
 
 @contextlib.asynccontextmanager
 async def open_service(
@@ -70,10 +73,12 @@ def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
         scores = (ad.utility, *(getattr(ad, name) for name in heads.values()))
         fields = ", ".join(f"{k}={_short(v)}" for k, v in ad.fields.items() if v is not None)
         shown = ("–" if value is None else f"{value:.4f}" for value in scores)
-        own = ["–" if (v := ad.show.get(n)) is None else _short(v)[:40] for n in names]
-        rows.append([str(ad.rank), ad.ad_id[:24], *own, *shown, *([] if names else [fields[:60]])])
+        width = max(10, 30 // max(len(names), 1))
+        own = ["–" if (v := ad.show.get(n)) is None else _short(v)[:width] for n in names]
+        rows.append([str(ad.rank), ad.ad_id[:24], *own, *shown, *([] if names else [fields])])
     left = (1, *range(2, 2 + len(names)), *(() if names else (len(titles) - 1,)))
-    lines.append(terminal.text_table(titles, rows, left=left))
+    table = terminal.text_table(titles, rows, left=left).splitlines()
+    lines += [line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…" for line in table]
     if answer.absent_heads and answer.order == "utility":
         lines.append(f"  not predicted, because not in the log: {', '.join(answer.absent_heads)}")
     if answer.weak_heads:

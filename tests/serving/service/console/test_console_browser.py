@@ -476,6 +476,62 @@ def hostile_url(tmp_path_factory):
             yield url
 
 
+@pytest.fixture
+def pictured_url(tmp_path):
+    """A service whose ads show titles, prices, and addresses of pictures that may be anything."""
+    pictures = [
+        "/console/icon.svg",
+        "javascript:alert(1)",
+        "data:image/png;base64,AA",
+        None,
+        HOSTILE,
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            serving_fixtures,
+            "_shown",
+            lambda row: json.dumps(
+                {
+                    "title": f"{HOSTILE}{row}" if row % 5 else f"Shoe {row}",
+                    "image_url": pictures[row % 5],
+                    "price": row / 2,
+                }
+            ),
+        )
+        serving_fixtures.publish(tmp_path / "bundles", serving_fixtures.Recipe(num_ads=40))
+    with serving_fixtures.serve_ranker(tmp_path / "bundles") as server:
+        service = serving_fixtures.make_orchestrator(
+            releases.load(tmp_path / "bundles"), f"127.0.0.1:{server.port}"
+        )
+        with serving_fixtures.serve_app(service) as url:
+            serving_fixtures.wait_until_ready(url)
+            yield url
+
+
+def test_titles_and_pictures_are_shown_and_only_web_addresses_are_loaded(
+    pictured_url, open_console
+):
+    page = open_console(pictured_url)
+    answered(page)
+    type_in(page, "#k", "40")
+    expect(page.locator("#ads > li")).to_have_count(40)
+    for item in page.locator("#ads > li").all():
+        ad_id = item.get_attribute("data-ad")
+        row = int(ad_id.removeprefix("ad-"))
+        title = f"{HOSTILE}{row}" if row % 5 else f"Shoe {row}"
+        assert item.locator("h3").inner_text() == f"{title} {ad_id}"
+        # The markup is a relative address that does not exist.
+        if row % 5 in (1, 2, 3):
+            assert item.locator("img").count() == 0
+        elif row % 5 == 0:
+            source = item.locator("img").get_attribute("src")
+            assert source == f"{pictured_url}/console/icon.svg"
+        shown = item.locator(".name p").first
+        assert f"price {row / 2:g}" in shown.inner_text()
+    assert page.locator("main script").count() == 0
+    assert page.title() == "tfrec console · release 1"
+
+
 def test_values_with_markup_are_shown_as_text_and_absent_heads_are_named(hostile_url, open_console):
     page = open_console(hostile_url)
     answered(page)

@@ -40,7 +40,7 @@ def test_recommend_answers_as_the_contract_says(http):
     assert [ad["rank"] for ad in answer["ads"]] == [1, 2, 3]
     assert set(answer["ads"][0]) == {
         *("rank", "ad_id", "utility", "click_probability", "engagement_probability"),
-        *("expected_revenue", "retrieval_score", "fields", "propensity"),
+        *("expected_revenue", "retrieval_score", "fields", "propensity", "show"),
     }
     assert set(answer["ads"][0]["fields"]) == {"advertiser", "category", "price", "tags"}
 
