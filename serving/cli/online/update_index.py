@@ -17,23 +17,13 @@ Prints the changes, the number of live ads, and whether to export a new release.
 compares the live index with exact search, on queries that the export has stored.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import json
 import pathlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from serving import manifest
-from serving.cli import command_line
+from serving.cli import ad_feeds, command_line
 from serving.cli.flags import bundle_flags
-from tfrecords import schema
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 flags.adopt_module_key_flags(bundle_flags)
 flags.DEFINE_string("add", None, "Table of ads to add or change: CSV, TSV, JSON lines or Parquet.")
@@ -50,7 +40,11 @@ def main() -> None:
     base = bundle_flags.bundle_base()
     release = releases.load(base, FLAGS.version)
     # Both files are read first, so that an unreadable file changes nothing.
-    ads = _read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else []
+    ads, lacking = (
+        ad_feeds.read_ads(pathlib.Path(FLAGS.add), release.manifest) if FLAGS.add else ([], [])
+    )
+    if lacking and not FLAGS.json:
+        print(f"{FLAGS.add} has no columns {lacking}; these fields are missing in its ads.")
     removed = command_line.read_lines(pathlib.Path(FLAGS.remove)) if FLAGS.remove else []
     live = LiveIndex(release)
     applied = live.update(ads, removed) if ads or removed else None
@@ -79,77 +73,3 @@ def main() -> None:
         )
     if status["rebuild_suggested"]:
         print(f"a new release should be exported: {status['rebuild_suggested']}")
-
-
-def _read_ads(path: pathlib.Path, release: manifest.Manifest) -> list[dict[str, Any]]:
-    from tfrecords import formats
-
-    if path.suffix == ".jsonl":
-        lines = command_line.read_lines(path)
-        first = _parse(path, 1, lines[0]) if lines else {}
-        if isinstance(first, dict) and set(first) <= {"ad_id", "fields", "show"}:
-            return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
-    names = formats.column_names(path, ())
-    feed = _schema_of_feed(release, names)
-    names = formats.column_names(path, feed.columns)
-    lacking = [f.source for f in feed.ad_fields if f.source not in names]
-    if len(lacking) == len(feed.ad_fields) or not set(feed.ad_key) <= set(names):
-        raise ValueError(
-            f"{path}: expected the columns {[*feed.ad_key, *lacking]}, or ad_id and columns of "
-            f"{list(release.ad_kinds)}, got {list(names)}."
-        )
-    if lacking and not FLAGS.json:
-        print(f"{path} has no columns {lacking}; these fields are missing in its ads.")
-    return _ads_of(formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), feed), feed)
-
-
-def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.Schema:
-    """Returns the schema by which a table of ads is read: that of the log, or of answers."""
-    options = {field["name"]: field for field in release.schema.get("fields", ())}
-    key = release.schema.get("ad_key", ["ad_id"])
-    as_answers = "ad_id" in names and not set(key) <= set(names)
-    left_out = ("column", "calendar") if as_answers else ()
-    fields = [
-        {
-            **{n: v for n, v in options.get(own["name"], {}).items() if n not in left_out},
-            "name": own["name"],
-            "kind": own["kind"],
-            "side": side,
-        }
-        for side, of_side in (("query", release.query_fields), ("ad", release.ad_fields))
-        for own in of_side
-    ]
-    return schema.schema_from_json(
-        {
-            "name": "feed",
-            "fields": fields,
-            "ad_key": ["ad_id"] if as_answers else key,
-            "click": None,
-            "decimal": release.schema.get("decimal"),
-            "show": release.schema.get("show", ()),
-        }
-    )
-
-
-def _ads_of(table: pa.Table, feed: schema.Schema) -> list[dict[str, Any]]:
-    from tfrecords import conversion, reader
-
-    fields = [field.name for field in feed.ad_fields]
-    return [
-        {
-            "ad_id": row[reader.AD_ID],
-            # An empty list is missing, as in the columns of other kinds.
-            "fields": {name: None if row[name] == [] else row[name] for name in fields},
-            "show": json.loads(row.get(schema.SHOWN) or "{}"),
-        }
-        for row in conversion.ads_of_table(feed, table).to_pylist()
-    ]
-
-
-def _parse(path: pathlib.Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}, ad {number}: expected JSON, got invalid JSON ({error})."
-        ) from error

@@ -289,6 +289,7 @@ def test_lists_and_times_of_parquet(tmp_path: pathlib.Path) -> None:
         "read": [["a", None, "c"] if n % 3 else None for n in range(120)],
         "seen": pa.array(range(120), pa.timestamp("ms")),
         "where": [{"x": 1}] * 120,
+        "pairs": pa.array([[("a", 1)]] * 120, pa.map_(pa.string(), pa.int64())),
     }
     pq.write_table(pa.table(table), path)
     proposal, notes = infer.propose([path])
@@ -296,7 +297,8 @@ def test_lists_and_times_of_parquet(tmp_path: pathlib.Path) -> None:
     assert proposal["time"] == "seen"
     assert fields(proposal)["topics"] == ("categorical_list", "query")
     assert fields(proposal)["read"] == ("categorical_list", "query")
-    assert any("'where' has the unsupported type struct" in note for note in notes)
+    assert any("always the same value): 'where.x'" in note for note in notes)
+    assert any("'pairs' has the unsupported type map" in note for note in notes)
     convert.convert(
         convert.Source(path, schema_lib.schema_from_json(proposal), "tabular"), tmp_path / "out"
     )

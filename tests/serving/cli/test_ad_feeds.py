@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serving import releases
-from serving.cli.online import update_index
+from serving.cli import ad_feeds
 
 FEED = [
     {"sku": "007", "brand": "tea", "cost": 2.5, "tags": "a|b", "title": "Earl Grey", "other": 1},
@@ -59,19 +59,17 @@ def write(path: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.jsonl", "a.ndjson", "a.parquet"])
 def test_one_feed_for_conversion_and_updates(tmp_path: pathlib.Path, manifest, name: str) -> None:
-    update_index.FLAGS.unparse_flags()
-    update_index.FLAGS(["update_index", "--bundle=x", "--json"])
-    assert update_index._read_ads(write(tmp_path / name), manifest) == ADS
+    found, lacking = ad_feeds.read_ads(write(tmp_path / name), manifest)
+    assert lacking == ["category"]
+    assert found == ADS
 
 
 def test_ads_as_in_answers_and_tables_named_like_them(tmp_path: pathlib.Path, manifest) -> None:
     path = tmp_path / "ads.jsonl"
     path.write_text('{"ad_id": "a", "fields": {"price": 1}}\n{"ad_id": 7}\n')
     ads = [{"ad_id": "a", "fields": {"price": 1}}, {"ad_id": 7}]
-    assert update_index._read_ads(path, manifest) == ads
+    assert ad_feeds.read_ads(path, manifest) == (ads, [])
     path = tmp_path / "ads.csv"
     path.write_text("ad_id,price,title\na,1.5,Tea\n")
-    update_index.FLAGS.unparse_flags()
-    update_index.FLAGS(["update_index", "--bundle=x", "--json"])
-    (ad,) = update_index._read_ads(path, manifest)
+    (ad,), _ = ad_feeds.read_ads(path, manifest)
     assert (ad["ad_id"], ad["fields"]["price"], ad["show"]["title"]) == ("a", 1.5, "Tea")
