@@ -155,6 +155,7 @@ def _manifest() -> Any:
         heads=[manifest.ReleaseHead(own.label, own.output, own.kind) for own in HEADS.values()],
         outputs={own.label: own.output for own in HEADS.values()},
         absent_heads=[],
+        weak_heads={},
         schema={"name": "generated"},
         query_fields=[{"name": "country", "kind": "categorical"}],
         ad_fields=[{"name": name, "kind": kind} for name, kind in _KINDS.items()],
