@@ -392,13 +392,27 @@ def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     with pytest.raises(bundle.errors.BundleNotFoundError, match="holds no published bundle"):
         call("release", f"--bundle={nowhere}", "--action=rollback")
     assert not nowhere.exists()
-    metrics = {"validation": {"click": {"positives": 0, "labeled": 9}}}
-    worse = dataclasses.replace(manifest.read(base, 2), metrics=metrics)
-    with manifest.writing(base, 2, manifest.encode(worse)):
-        pass
+    good = {
+        "labeled": 10_000,
+        "positives": 2_000,
+        "base_rate": 0.2,
+        "mean_label": 0.2,
+        "normalized_entropy": 0.9,
+        "normalized_entropy_error": 0.005,
+        "calibration_ratio": 1.0,
+        "calibration_ratio_error": 0.02,
+        "expected_calibration_error": 0.01,
+        "expected_calibration_error_of_chance": 0.01,
+    }
+    for version, click in ((1, good), (2, {**good, "normalized_entropy": 0.97})):
+        metrics = {"validation": {"click": click}}
+        measured = dataclasses.replace(manifest.read(base, version), metrics=metrics)
+        with manifest.writing(base, version, manifest.encode(measured)):
+            pass
     target = tmp_path / "target"
-    call("release", f"--bundle={target}", "--action=publish", f"--source={base}")
-    with pytest.raises(bundle.errors.ReleaseRefusedError, match="click cannot be judged"):
-        call("release", f"--bundle={target}", "--action=publish", f"--source={base}")
-    call("release", f"--bundle={target}", "--action=publish", f"--source={base}", "--force")
+    publish = ("release", f"--bundle={target}", "--action=publish", f"--source={base}")
+    call(*publish, "--source_version=1")
+    with pytest.raises(bundle.errors.ReleaseRefusedError, match=r"click: .* rose from 0\.9000"):
+        call(*publish, "--source_version=2")
+    call(*publish, "--source_version=2", "--force")
     assert manifest.versions(target) == [1, 2]
