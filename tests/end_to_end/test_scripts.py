@@ -43,8 +43,8 @@ def workdir(tmp_path_factory):
         "train.py", f"--data_path={directory / 'train.txt'}", f"--workdir={directory}", *TINY
     )  # fmt: skip
     done = run(*command)
-    assert "Training has " in done.stdout
     said = " ".join(done.stdout.split())  # Lines are wrapped anywhere.
+    assert "Training has " in said
     assert "click is weak: it is not known to predict better than its base rate" in said
     assert "2,001 rows = 2,000 written + 1 rejected, see " in done.stdout
     assert "Not measured: revenue: the log has no positive label" in done.stdout
