@@ -80,9 +80,21 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
         roles.event = take(next((c for c in free() if labels.is_event(c, roles.ad_key)), None))
     else:
         roles.engagement = take(labels.engagement(free(), roles.ad_key))
+    found = None
     if click is None and roles.event is None:
+        found = labels.chain(free(), roles.ad_key)
+    if found is not None:
+        roles.click, roles.engagement = take(found.click), take(found.engagement)
+        roles.revenue = take(found.revenue)
+        later = [repr(c.name) for c in (found.engagement, found.revenue) if c is not None]
+        notes.append(
+            f"No column is named like a click, but the positive rows of {' and '.join(later)} are "
+            f"among those of {found.click.name!r}, so these are taken for the labels."
+        )
+    elif click is None and roles.event is None:
         roles.engagement = take(labels.engagement(free(), roles.ad_key))
-    roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
+    if roles.revenue is None:
+        roles.revenue = take(labels.revenue(free(), roles.ad_key, notes))
     roles.time = take(times.find(free(), notes))
     roles.request_key = take(_request_key(free(), roles.user_key, roles.time, notes))
     if roles.request_key is None and roles.event is None:

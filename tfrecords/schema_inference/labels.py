@@ -1,15 +1,18 @@
 """Finds the labels of a log: click or a substitute, engagement and revenue."""
 
+import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tfrecords.columns import TRUTHS
 from tfrecords.schema_inference import kinds, known_names, log_sample
 from tfrecords.schema_inference.log_sample import LOG, Column
 
 _FEW = 10
 _MAX_EVENTS = 30
+_ACCIDENT = 1e-6
 
 
 def click(
@@ -63,6 +66,66 @@ def is_event(column: Column, ad: Column) -> bool:
     known = texts & known_names.EVENTS
     several = len(known) >= max(2, 0.5 * len(texts))
     return several and not log_sample.is_constant_per_ad(column, ad)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Labels that are recognized by their values, whatever their names.
+
+    Attributes:
+        click: A truth.
+        engagement: A truth that is only positive where the click is, or None.
+        revenue: An amount that is only positive where the one before is, or None.
+    """
+
+    click: Column
+    engagement: Column | None
+    revenue: Column | None
+
+
+def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
+    """Finds labels of which each is only positive where the one before is.
+
+    Such a pair is no accident: a random subset of as many rows is within the positive rows of the
+    click with a probability below `_ACCIDENT`.
+
+    Args:
+        columns: Columns of the log without a role.
+        ad: The ad id; columns that are constant for each ad are properties of it.
+    """
+    own = [c for c in columns if c.table == LOG and not log_sample.is_constant_per_ad(c, ad)]
+    truths = {c.name: _positive(c) for c in own if _is_truth(c) and len(c.known) > 1}
+    amounts = {
+        c.name: _positive(c)
+        for c in own
+        if c.is_numeric and not c.is_truth and c.numbers.min() >= 0
+    }
+
+    def within(outer: np.ndarray, candidates: Mapping[str, np.ndarray]) -> str | None:
+        counts = {
+            name: rows.sum()
+            for name, rows in candidates.items()
+            if not (rows & ~outer).any() and outer.mean() ** rows.sum() < _ACCIDENT
+        }
+        return max(counts, key=counts.__getitem__, default=None)
+
+    by_name = {c.name: c for c in own}
+    for name in sorted(truths, key=lambda name: -truths[name].sum()):
+        others = {n: rows for n, rows in truths.items() if rows.sum() < truths[name].sum()}
+        engagement = within(truths[name], others)
+        last = truths[name if engagement is None else engagement]
+        revenue = within(last, amounts)
+        if engagement is not None or revenue is not None:
+            return Chain(by_name[name], by_name.get(engagement or ""), by_name.get(revenue or ""))
+    return None
+
+
+def _positive(column: Column) -> np.ndarray:
+    """Returns whether the value of each row [B] is above 0 or true."""
+    if column.is_numeric:
+        return column.by_row(column.numbers > 0) == 1
+    truths = [TRUTHS[value.strip().lower()] for value in column.known]
+    return column.by_row(np.array(truths, np.float64)) == 1
 
 
 def events_of(column: Column) -> str:

@@ -202,14 +202,23 @@ def propose(
 
 
 def _shown(samples: Sequence[Sample], roles: Roles) -> list[str]:
-    """Returns the columns of the ads that answers may show, by their names."""
+    """Returns the columns of the ads that answers may show.
+
+    They are named like a title or an image, or have texts that differ between nearly all ads.
+    """
+    ad = roles.ad_key
+
+    def tells_ads_apart(column: Column) -> bool:
+        if column.is_numeric or column.is_list or len(column.known) < 0.95 * len(ad.known):
+            return False
+        return column.table == ADS or log_sample.is_constant_per_ad(column, ad)
+
     found = {
         column.name: None
-        for sample, column in _candidates(samples, roles)
-        if column.known
-        and not known_names.SHOWN.isdisjoint(column.words)
-        and column.name != roles.ad_key.name
-        and sides.side(column, samples, roles)[0] == "ad"
+        for _, column in _candidates(samples, roles)
+        if column.known and column.name != ad.name
+        if not known_names.SHOWN.isdisjoint(column.words) or tells_ads_apart(column)
+        if sides.side(column, samples, roles)[0] == "ad"
     }
     return list(found)
 

@@ -71,6 +71,40 @@ def test_the_roles_of_a_log_of_impressions(tmp_path: pathlib.Path) -> None:
     assert {f["min_count"] for f in proposal["fields"] if f["kind"] == "categorical"} == {1}
 
 
+def test_labels_with_foreign_names_are_known_by_the_rows_in_which_they_are_positive(
+    tmp_path: pathlib.Path,
+) -> None:
+    columns = impressions()
+    names = {"click": "geklickt", "conversion": "gekauft", "revenue": "umsatz"}
+    columns = {names.get(name, name): values for name, values in columns.items()}
+    columns["umsatz"] = columns["gekauft"] * 9.5
+    columns["titel"] = [f"Artikel {ad}" for ad in columns["ad_id"]]
+    # Neither is within the clicks: one by chance in part, the other by being independent.
+    columns["sichtbar"] = np.maximum(columns["geklickt"], np.arange(600) % 2)
+    columns["rabatt"] = np.arange(600) % 3 == 0
+    proposal, notes = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert proposal["click"] == "sichtbar"
+    assert (proposal["engagement"], proposal["revenue"]) == ("geklickt", "umsatz")
+    del columns["sichtbar"]
+    proposal, notes = infer.propose([write(tmp_path / "other.csv", columns)])
+    labels = [proposal[label] for label in ("click", "engagement", "revenue")]
+    assert labels == ["geklickt", "gekauft", "umsatz"]
+    assert any("'gekauft' and 'umsatz' are among those of 'geklickt'" in note for note in notes)
+    assert proposal["show"] == ["titel"]
+
+
+def test_truths_that_have_nothing_to_do_with_each_other_are_no_labels(
+    tmp_path: pathlib.Path,
+) -> None:
+    columns = impressions()
+    del columns["conversion"], columns["revenue"]
+    columns["rabatt"] = columns.pop("click")
+    columns["neu"] = (np.arange(600) % 7 == 0).astype(int)
+    proposal, notes = infer.propose([write(tmp_path / "log.csv", columns)])
+    assert proposal["click"] is None
+    assert any("No column looks like a click" in note for note in notes)
+
+
 def test_a_proposal_converts_its_own_log_in_text_and_parquet(tmp_path: pathlib.Path) -> None:
     columns = impressions()
     text = write(tmp_path / "log.csv", columns)
