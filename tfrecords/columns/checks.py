@@ -121,10 +121,12 @@ def checked_labels(
         return {**labels, "engagement": nothing} if schema.engagement else labels
     for label, name in schema.labels.items():
         _refuse_times(name, table[name], "a number" if label == "revenue" else "0 or 1")
-    result = {"click": _stored(_clicks(schema, table, faults, is_labeled))}
+    happened = _clicks(schema, table, faults, is_labeled)
+    result = {"click": _stored(happened)}
     if schema.engagement is not None:
         name = schema.engagement
-        result["engagement"] = _stored(checked_truths(faults, name, table[name]))
+        happened = checked_truths(faults, name, table[name])
+        result["engagement"] = _stored(happened)
     if schema.revenue is not None:
         name = schema.revenue
         revenue = checked_numbers(faults, name, table[name])
@@ -138,6 +140,8 @@ def checked_labels(
                 f"{revenue[row]:g}"
             ),
         )
+        # Where nothing happened that could bring revenue, no revenue is 0, not unknown.
+        revenue = np.where(np.isnan(revenue) & (happened == 0), 0.0, revenue)
         with np.errstate(over="ignore"):  # Rows out of range are faults already.
             result["revenue"] = pa.array(revenue.astype(np.float32))
     return result

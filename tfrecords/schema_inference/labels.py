@@ -155,8 +155,8 @@ def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column |
         notes += _textual(columns, ad)
     if found is not None and found.missing_share > 0:
         notes.append(
-            f"{found.missing_share:.1%} of the rows have no {found.name!r}; their revenue is "
-            "unknown. Write 0 for no revenue."
+            f"{found.missing_share:.1%} of the rows have no {found.name!r}; it is 0 without an "
+            "engagement (or a click, where engagements are not logged), and otherwise unknown."
         )
     return found
 
