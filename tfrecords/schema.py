@@ -44,7 +44,7 @@ _BETWEEN_NUMBERS = re.compile(r"[\s,;]+")
 _RESERVED = ("self", "ad_features")  # arguments of the exported signatures
 _MAX_LIST_LENGTH = 10_000
 _MAX_VECTOR_LENGTH = 16_384
-_TEXT_LENGTH = 256
+_TEXT_LENGTH = 512
 _COLUMN_KEYS = (*LABELS, "request_key", "time", "position", "user_key", "split")
 _POSITIVE_OPTIONS = (
     "min_count",
@@ -74,7 +74,7 @@ class Field:
         calendar: Categorical query field whose column holds times: `hour` (0 to 23), `weekday`
             (Monday to Sunday) or `month` (1 to 12) of the time as it is in the log. A request gives
             the value itself: {"hour": 14}.
-        length: Dense and text: number of values of the vector; None: 256 for a text, and not
+        length: Dense and text: number of values of the vector; None: 512 for a text, and not
             allowed for a dense field.
         encoder: Text: name of an encoder, or MODULE:CLASS; see `texts`.
     """
