@@ -19,6 +19,7 @@ import serving_fixtures
 import waiting
 from absl import flags
 from absl.testing import flagsaver
+from head_figures import figures
 from repository import ROOT, TLS
 
 from serving import (
@@ -392,19 +393,7 @@ def test_impossible_actions_on_releases_are_refused(base, call, tmp_path):
     with pytest.raises(bundle.errors.BundleNotFoundError, match="holds no published bundle"):
         call("release", f"--bundle={nowhere}", "--action=rollback")
     assert not nowhere.exists()
-    good = {
-        "labeled": 10_000,
-        "positives": 2_000,
-        "base_rate": 0.2,
-        "mean_label": 0.2,
-        "normalized_entropy": 0.9,
-        "normalized_entropy_error": 0.005,
-        "calibration_ratio": 1.0,
-        "calibration_ratio_error": 0.02,
-        "expected_calibration_error": 0.01,
-        "expected_calibration_error_of_chance": 0.01,
-    }
-    for version, click in ((1, good), (2, {**good, "normalized_entropy": 0.97})):
+    for version, click in ((1, figures()), (2, figures(normalized_entropy=0.97))):
         metrics = {"validation": {"click": click}}
         measured = dataclasses.replace(manifest.read(base, version), metrics=metrics)
         with manifest.writing(base, version, manifest.encode(measured)):

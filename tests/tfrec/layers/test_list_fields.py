@@ -7,11 +7,9 @@ untrained, with weights that differ visibly.
 import asyncio
 import dataclasses
 import json
-import pathlib
-import types
-import typing
 import urllib.request
 
+import catalog_stub
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,7 +22,6 @@ from serving.requests import Request
 from tfrec import calibration, ranking, retrieval
 from tfrecords import encoding, reader
 from tfrecords import schema as schema_lib
-from tfrecords.conversion import packing
 
 SCHEMA = schema_lib.Schema(
     "films",
@@ -74,37 +71,15 @@ REQUESTS = [
 ]
 
 
-class DataSet:
-    """What models and export use of `reader.DataSet`, without a log to convert."""
-
-    fitted, schema = FITTED, SCHEMA
-    fingerprint, spec = FITTED.fingerprint(), packing.spec(FITTED)
-    description: typing.ClassVar = types.SimpleNamespace(splits={})
-    directory = pathlib.Path("nowhere")
-
-    def catalog(self):
-        return reader.Catalog(ADS, encode("ad", ADS))
-
-    def sample_requests(self):
-        return REQUESTS
-
-    def label_positives(self, split, label):
-        return 1
-
-    def windows(self, split):
-        return [{"query": tf.constant(encoded_requests())}]
-
-
-def encode(side, table):
-    return encoding.Encoder(FITTED, SCHEMA.side(side)).encode_table(table)
-
-
-def encoded_requests():
-    """The offline encoder's ids, from Arrow columns as a log gives them."""
-    schema = pa.schema(
+DATA_SET = catalog_stub.CatalogDataSet(
+    FITTED,
+    ADS,
+    REQUESTS,
+    pa.schema(
         [("history", pa.list_(pa.string())), ("country", pa.string()), ("age", pa.float32())]
-    )
-    return encode("query", pa.Table.from_pylist(REQUESTS, schema))
+    ),
+)
+encode, encoded_requests = DATA_SET.encode, DATA_SET.encoded_requests
 
 
 def raw_requests():
@@ -125,13 +100,13 @@ def loud(model):
 
 @pytest.fixture(scope="module")
 def two_tower(retrieval_config):
-    data_set = DataSet()
+    data_set = DATA_SET
     return loud(retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog()))
 
 
 @pytest.fixture(scope="module")
 def ranker_model(ranker_config):
-    return loud(ranking.build_ranker(DataSet(), ranker_config))
+    return loud(ranking.build_ranker(DATA_SET, ranker_config))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +114,7 @@ def base(two_tower, ranker_model, tmp_path_factory):
     base = tmp_path_factory.mktemp("lists")
     flat = index.IndexConfig(kind="Flat")
     calibrators = calibration.Calibrators()
-    export.export_release(base, DataSet(), two_tower, ranker_model, calibrators, flat, {})
+    export.export_release(base, DATA_SET, two_tower, ranker_model, calibrators, flat, {})
     return base
 
 

@@ -5,11 +5,10 @@ and a title. The models are untrained, with weights that differ visibly.
 """
 
 import json
-import pathlib
 import types
-import typing
 import urllib.request
 
+import catalog_stub
 import httpx
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,6 @@ from serving.releases import ads_table, bundle
 from tfrec import calibration, layers, ranking, retrieval
 from tfrecords import encoding, reader, vectors
 from tfrecords import schema as schema_lib
-from tfrecords.conversion import packing
 
 SCHEMA = schema_lib.Schema(
     "shop",
@@ -76,37 +74,15 @@ REQUESTS = [
 ]
 
 
-class DataSet:
-    """What models and export use of `reader.DataSet`, without a log to convert."""
-
-    fitted, schema = FITTED, SCHEMA
-    fingerprint, spec = FITTED.fingerprint(), packing.spec(FITTED)
-    description: typing.ClassVar = types.SimpleNamespace(splits={})
-    directory = pathlib.Path("nowhere")
-
-    def catalog(self):
-        return reader.Catalog(ADS, encode("ad", ADS))
-
-    def sample_requests(self):
-        return REQUESTS
-
-    def label_positives(self, split, label):
-        return 1
-
-    def windows(self, split):
-        return [{"query": tf.constant(encoded_requests())}]
-
-
-def encode(side, table):
-    return encoding.Encoder(FITTED, SCHEMA.side(side)).encode_table(table)
-
-
-def encoded_requests():
-    """The offline encoder's rows, from Arrow columns as a log gives them."""
-    schema = pa.schema(
+DATA_SET = catalog_stub.CatalogDataSet(
+    FITTED,
+    ADS,
+    REQUESTS,
+    pa.schema(
         [("taste", pa.list_(pa.float32())), ("country", pa.string()), ("search", pa.string())]
-    )
-    return encode("query", pa.Table.from_pylist(REQUESTS, schema))
+    ),
+)
+encode, encoded_requests = DATA_SET.encode, DATA_SET.encoded_requests
 
 
 def raw_requests():
@@ -127,13 +103,13 @@ def loud(model):
 
 @pytest.fixture(scope="module")
 def two_tower(retrieval_config):
-    data_set = DataSet()
+    data_set = DATA_SET
     return loud(retrieval.build_two_tower(data_set, retrieval_config, data_set.catalog()))
 
 
 @pytest.fixture(scope="module")
 def ranker_model(ranker_config):
-    return loud(ranking.build_ranker(DataSet(), ranker_config))
+    return loud(ranking.build_ranker(DATA_SET, ranker_config))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +117,7 @@ def base(two_tower, ranker_model, tmp_path_factory):
     base = tmp_path_factory.mktemp("vectors")
     flat = index.IndexConfig(kind="Flat")
     calibrators = calibration.Calibrators()
-    export.export_release(base, DataSet(), two_tower, ranker_model, calibrators, flat, {})
+    export.export_release(base, DATA_SET, two_tower, ranker_model, calibrators, flat, {})
     return base
 
 

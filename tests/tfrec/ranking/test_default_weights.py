@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from head_figures import FEW, figures
 
 from tfrec.ranking import default_weights
 from tfrecords import schema as schema_lib
@@ -11,19 +12,6 @@ FIELDS = (
     schema_lib.Field("ad", "categorical", "ad"),
 )
 HEADS = ("click", "engagement", "revenue")
-STRONG = {
-    "labeled": 10_000,
-    "positives": 2_000,
-    "base_rate": 0.2,
-    "mean_label": 0.2,
-    "normalized_entropy": 0.9,
-    "normalized_entropy_error": 0.005,
-    "calibration_ratio": 1.0,
-    "calibration_ratio_error": 0.02,
-    "expected_calibration_error": 0.012,
-    "expected_calibration_error_of_chance": 0.012,
-}
-WEAK = {"labeled": 40, "positives": 0}
 
 
 def judge(weak=(), deviations=(0.1, 0.02, 4.0), heads=HEADS, **of_schema):
@@ -32,7 +20,7 @@ def judge(weak=(), deviations=(0.1, 0.02, 4.0), heads=HEADS, **of_schema):
     )
     description = {
         "heads": list(heads),
-        "validation": {head: WEAK if head in weak else STRONG for head in heads},
+        "validation": {head: FEW if head in weak else figures() for head in heads},
         "score_deviations": dict(zip(heads, deviations, strict=False)),
     }
     return default_weights.judge_heads(schema, description)

@@ -1,26 +1,15 @@
 """Which heads are weak, why, and what would help."""
 
 import pytest
+from head_figures import figures
 
 from tfrec.ranking import head_strength
 
 
 def weakness(**changed):
     """Returns why a head with 10,000 rows and a rate of 0.2 is weak."""
-    own = {
-        "labeled": 10_000,
-        "positives": 2_000,
-        "base_rate": 0.2,
-        "mean_label": 0.2,
-        "normalized_entropy": 0.9,
-        "normalized_entropy_error": 0.005,
-        "calibration_ratio": 1.0,
-        "calibration_ratio_error": 0.02,
-        "expected_calibration_error": 0.012,
-        "expected_calibration_error_of_chance": 0.012,
-        **changed,
-    }
-    return head_strength.weakness(head_strength.parse_figures({"click": own})["click"])
+    known = head_strength.parse_figures({"click": figures(**changed)})
+    return head_strength.weakness(known["click"])
 
 
 def test_an_ordinary_head_is_not_weak():
