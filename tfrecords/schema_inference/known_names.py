@@ -46,7 +46,7 @@ TIMES = (
 KEY = "_?(id|ids|key|hash|uuid|code|no|number|nr)"
 _PEOPLE = (
     "user|user_pseudo|visitor|customer|member|client|viewer|reader|account|person|cookie|seeker|"
-    "uid|uuid"
+    "player|gamer|listener|guest|subscriber|shopper|buyer|uid|uuid|kunde|nutzer|usuario|utilisateur"
 )
 USER = re.compile(f"({_PEOPLE})({KEY})?")
 REQUEST = re.compile(

@@ -82,7 +82,7 @@ def _field(
     field: dict[str, Any] = {"name": name, "side": side, **kind}
     if name != column.name:
         field["column"] = column.name
-    if field["kind"] != "numeric":
+    if field["kind"] in ("categorical", "categorical_list"):
         field["min_count"] = min_count
     return field
 
