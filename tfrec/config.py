@@ -74,7 +74,8 @@ class RetrievalConfig:
     id_dropout: float = option(
         0.05,
         "Share of the users, and of the ads that have other fields, whose id training hides; a "
-        "field with many more out-of-vocabulary values in held-out rows is hidden more. 0: none.",
+        "field with many more out-of-vocabulary values in held-out rows is hidden more, and half "
+        "of the ids of ads with vectors. 0: none.",
     )
     initial_temperature: float = option(
         0.1, "Softmax temperature of the first pass; then it is learned on held-out clicks."

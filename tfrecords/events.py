@@ -5,7 +5,8 @@
 
 A view is an impression. A click or an engagement belongs to the latest earlier view of the same ad
 by the same user (or in the same request, if the schema has a request key), at most
-`window_seconds` before it. Without views, each click is an impression of its own that was clicked.
+`window_seconds` before it. Without types of views, each click is an impression that was clicked,
+and an engagement belongs to the latest click.
 """
 
 import dataclasses
@@ -20,12 +21,13 @@ class Events:
     """How the types of events become labels.
 
     Attributes:
-        column: Column of the event's type.
-        view: Types of views; none: the log has clicks only.
+        column: Column with the type of the event.
+        view: Types of views; empty: the log has no views, and each click is an impression.
         click: Types of clicks.
-        engagement: Types of engagements, which are clicks too. Their revenue counts.
-        window_seconds: Maximum time between a view, or a click without views, and what follows
-            from it. It needs a time column; without one, rows of any distance are joined.
+        engagement: Types of engagements, which count as clicks too. Their revenue counts; without
+            such types, that of clicks does.
+        window_seconds: Maximum time from a view to its clicks and engagements (without types of
+            views: from a click to its engagements). It applies only if the log has times.
 
     Raises:
         ValueError: A value is not allowed.
@@ -43,10 +45,12 @@ class Events:
         for kind in KINDS:
             for value in getattr(self, kind):
                 if not isinstance(value, str) or not value:
-                    raise ValueError(f"events: {kind} is a list of event types, got {value!r}.")
+                    raise ValueError(
+                        f"events: {kind} must be a list of event types, got {value!r}."
+                    )
         if not self.click:
             raise ValueError(
-                "events: click names no event type; expected at least one. Of a log of views and "
+                "events: click names no event type; expected at least one. In a log of views and "
                 'purchases, name the purchases as clicks: {"click": ["purchase"]}.'
             )
         if len(self.codes) < sum(len(getattr(self, kind)) for kind in KINDS):
@@ -69,8 +73,10 @@ def events_from_json(value: Any) -> Events:
     """
     known = [attribute.name for attribute in dataclasses.fields(Events)]
     if not isinstance(value, Mapping) or "column" not in value or set(value) - set(known):
-        raise ValueError(f"events is an object with column and some of {known[1:]}, got {value!r}.")
+        raise ValueError(
+            f"events must be an object with column, and any of {known[1:]}, got {value!r}."
+        )
     for kind in KINDS:
         if isinstance(value.get(kind, []), str) or not isinstance(value.get(kind, []), Sequence):
-            raise ValueError(f"events: {kind} is a list of event types, got {value[kind]!r}.")
+            raise ValueError(f"events: {kind} must be a list of event types, got {value[kind]!r}.")
     return Events(**{**value, **{kind: tuple(value.get(kind, ())) for kind in KINDS}})

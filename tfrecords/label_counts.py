@@ -1,6 +1,6 @@
 """What to expect of a head before it is trained, from the number of positive rows of its label.
 
-The data card and the training say the same, since both ask `expect`.
+The data card and the training both use `expect`, so they say the same.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import math
 FEW_TRAINING_POSITIVES = 1_000
 """With fewer positive rows, a model is not reliable."""
 FEW_POSITIVES = 100
-"""With fewer, a head rarely learns more than its base rate, which itself is known to a tenth."""
+"""With fewer, a head rarely learns more than its base rate, which is itself known only to 10 %."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,8 @@ def expect(label: str, train: LabelRows, validation: LabelRows) -> Expectation |
     elif validation.positive < FEW_POSITIVES:
         found.append(
             f"Validation has {validation.positive:,} {_positives(label, validation.positive)}, so "
-            f"the {label} head cannot be judged well: such a number is known to "
-            f"{1 / math.sqrt(validation.positive):.0%} only."
+            f"the {label} head cannot be judged well: a rate from so few rows has a relative "
+            f"standard error of {1 / math.sqrt(validation.positive):.0%}."
         )
     if not found:
         return None

@@ -1,15 +1,18 @@
 """The schema of a data set: what its columns are and how they are encoded.
 
-A schema names the fields, their sides (`query` for user and context, `ad` for the ad), the label
-columns and the key columns. It holds no data and needs no TensorFlow, so that every stage, online
-and offline, can read it.
+A schema names the fields, their sides (`query` for user and context, `ad` for the ad), the columns
+of labels, keys and times, and those that answers show. It also says how numbers and times are
+written, how events become labels, and how the heads are weighted by default. It holds no data and
+needs no TensorFlow, so that every stage, online and offline, can read it.
 
-The schema is JSON on disk:
+The schema is JSON on disk; its keys are the attributes of `Schema` and `Field`:
 
     {"name": "shop",
      "fields": [{"name": "country", "kind": "categorical", "side": "query"},
-                {"name": "price", "kind": "numeric", "side": "ad"}],
-     "ad_key": ["sku"], "click": "clicked", "time": "timestamp"}
+                {"name": "price", "kind": "numeric", "side": "ad"},
+                {"name": "title", "kind": "text", "side": "ad"},
+                {"name": "image", "kind": "dense", "side": "ad", "length": 512}],
+     "ad_key": ["sku"], "click": "clicked", "time": "timestamp", "show": ["title", "image_url"]}
 """
 
 import dataclasses
@@ -71,12 +74,12 @@ class Field:
         num_buckets: Numeric: maximum number of quantile buckets.
         separator: List and dense: text between the values of a list in the log.
         max_list_length: List: maximum number of values kept, the last ones of a list.
-        calendar: Categorical query field whose column holds times: `hour` (0 to 23), `weekday`
-            (Monday to Sunday) or `month` (1 to 12) of the time as it is in the log. A request gives
-            the value itself: {"hour": 14}.
+        calendar: Categorical query field whose column holds times: the field is the `hour` (0 to
+            23), `weekday` (Monday to Sunday) or `month` (1 to 12) of the time as the log has it. A
+            request gives the value itself: {"hour": 14}.
         length: Dense and text: number of values of the vector; None: 512 for a text, and not
             allowed for a dense field.
-        encoder: Text: name of an encoder, or MODULE:CLASS; see `texts`.
+        encoder: Text: name of an encoder, or MODULE:CLASS; see `tfrecords.texts`.
     """
 
     name: str
@@ -96,12 +99,12 @@ class Field:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"A field's name is letters, digits and '_', the first a letter, got "
+                f"A field's name must be letters, digits and '_', starting with a letter, got "
                 f'{self.name!r}; write {{"name": "a_plain_name", "column": "{self.name}"}}.'
             )
         if self.name in _RESERVED:
             raise ValueError(
-                f"Field {self.name!r}: the name is taken; write "
+                f"Field {self.name!r}: the name is reserved; write "
                 f'{{"name": "{self.name}_field", "column": "{self.name}"}}.'
             )
         if self.kind not in KINDS:
@@ -122,7 +125,8 @@ class Field:
             )
         if self.calendar and (self.kind, self.side) != ("categorical", "query"):
             raise ValueError(
-                f"Field {self.name!r}: a calendar field is categorical, on the query side."
+                f"Field {self.name!r}: a calendar field must be categorical and on the query "
+                f"side, got {self.kind!r} on the {self.side} side."
             )
         if not isinstance(self.separator, str) or not self.separator:
             raise ValueError(
@@ -187,7 +191,7 @@ class Field:
 class Schema:
     """Fields, labels and keys of a data set.
 
-    Each key and label is the name of a column of the log.
+    Keys, labels, time, position and split are names of columns of the log.
 
     Attributes:
         name: Name of the data set.
@@ -197,10 +201,11 @@ class Schema:
         engagement: Column of the label after the click (0 or 1), or None where not logged.
         revenue: Column of the revenue (non-negative), or None where not logged.
         request_key: Column whose equal values form one request; None: a row is a request.
-        time: Column with the time of a row: a number or ISO 8601; None: the log's order.
+        time: Column with the time of a row: a number, ISO 8601 or `time_format`; None: the log's
+            order.
         position: Column of the position at which an ad was shown (0 is the first), or None.
         user_key: Column that identifies the user, or None. An empty key or NULL is an anonymous
-            visitor: each such request has a user of its own.
+            visitor: each such request counts as another user.
         split: Column with the split of a row, `train`, `validation` or `test`, or None.
         click_threshold: Minimum rating that counts as a click, if the click column is a rating.
         negative_keep_rate: Share of the unclicked rows that down-sampling kept in the log; served
@@ -209,13 +214,16 @@ class Schema:
             never model inputs. They are read from the table of ads if it has them, else from the
             log.
         events: How the types of events become click and engagement, in a log with a row for each
-            event; see `events`. Click and engagement are null then. None: no such log.
-        time_format: Format of times, as of `datetime.strptime`; None: numbers and ISO 8601.
+            event; see `tfrecords.events`. `click` and `engagement` are then left out. None: a row
+            is a shown ad.
+        time_format: Format of times for `datetime.strptime`, such as `%d.%m.%Y %H:%M`; None:
+            numbers and ISO 8601.
         decimal: `.` or `,`: the decimal sign of numbers as people write them, such as `€1,234.50`
             and `1.234,50 €`; None: numbers are plain, such as 1234.5.
-        header: Names of the columns of text files without a header line, or none.
+        header: Names of the columns of text files without a header line; empty: the first line has
+            them.
         values: Money that a `click` and an `engagement` are worth, in the unit of the revenue. A
-            label that is left out is worth nothing of its own. They make the default weights.
+            label that is left out adds no value. The default weights follow from them.
         weights: Default weight of each label in the utility that orders ads, instead of those from
             `values` or from the data. A label that is left out has weight 0.
     """

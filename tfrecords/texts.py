@@ -1,13 +1,13 @@
 """Encoders of texts: a text field is a vector that an encoder computes from a string.
 
-An encoder of your own is a subclass of `TextEncoder`; a schema names it as MODULE:CLASS, or by an
-entry point of the group `tfrec.text_encoders`:
+Your own encoder is a subclass of `TextEncoder`. A schema names it as MODULE:CLASS, or by the
+name of an entry point of the group `tfrec.text_encoders`:
 
     {"name": "title", "kind": "text", "side": "ad", "length": 300,
      "encoder": "our_package:WordVectors"}
 
-It is a TensorFlow graph: conversion calls it, and the exported towers contain it, so that a new ad
-or a request needs only its text. The vectors of any other encoder are a `dense` field.
+An encoder is a TensorFlow graph. The conversion calls it and the exported towers contain it, so a
+new ad or a request needs only its text. Vectors from any other encoder go into a `dense` field.
 
 Shapes: B texts, n values of a vector, W words, G n-grams.
 
@@ -55,8 +55,8 @@ class TextEncoder(tf.Module):
 class HashedNgrams(TextEncoder):
     """Counts n-grams of 2 to 5 characters, and words, in hashed buckets with signs.
 
-    It needs no training and no vocabulary, knows no language, and gives texts that share words or
-    parts of words similar vectors. In scripts without spaces, n-grams take the place of words.
+    It needs no training and no vocabulary, works in any language, and gives texts that share words
+    or parts of words similar vectors. In scripts without spaces, n-grams take the place of words.
     """
 
     def encode(self, texts: tf.Tensor) -> tf.Tensor:
@@ -88,7 +88,7 @@ TEXT_ENCODERS: plugins.Registry[type[TextEncoder]] = plugins.Registry(
 
 @functools.cache
 def encoder_of(field: Field) -> TextEncoder:
-    """Returns the encoder of a text field, which is made once in a process.
+    """Returns the encoder of a text field, which is built once per process.
 
     Raises:
         ValueError: There is no such encoder; it is not a TensorFlow graph; or its vectors have

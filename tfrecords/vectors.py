@@ -1,9 +1,9 @@
 """Vectors as columns of an encoded row: float16, two in each int32 column.
 
-So a row of ids and vectors is one int32 matrix, from the data set through both models to the ranker
-of a release. What counts of a vector is its direction: it is divided by its largest absolute value,
-which leaves float16 enough precision for vectors of any scale, and which gives the same bits in
-every batch and when it is repeated. The zero vector is missing.
+So ids and vectors of a row are in one int32 matrix, from the data set through both models to the
+ranker of a release. Only the direction of a vector counts. It is divided by its largest absolute
+value, so float16 is precise enough for vectors of any scale, and a vector has the same bits in
+every batch and when it is encoded again. A vector of zeros is missing.
 
 Shapes: B rows, n values of a vector, m = ceil(n / 2) columns.
 """
@@ -49,7 +49,7 @@ def columns_of(values: np.ndarray) -> np.ndarray:
 
 
 def of_arrow(lists: pa.Array, length: int) -> np.ndarray:
-    """Returns lists of numbers [B], all of a length, as [B, n] float32; null is zeros."""
+    """Returns lists of numbers [B], all of one length, as [B, n] float32; null becomes zeros."""
     values = np.zeros((len(lists), length), np.float32)
     flat = lists.drop_null().flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
     values[lists.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(-1, length)

@@ -1,4 +1,4 @@
-"""Tables of ads to add to a release: the file that the conversion reads, or ads as in answers."""
+"""Reads ads to add to a release: a table that the conversion also reads, or ads as in answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_ads(
         release: The release that they are for.
 
     Returns:
-        The ads, and the columns of fields that the table lacks.
+        The ads, and the field columns that the table lacks.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -52,7 +52,7 @@ def read_ads(
 
 
 def _schema_of_feed(release: manifest.Manifest, names: Sequence[str]) -> schema.Schema:
-    """Returns the schema by which a table of ads is read: that of the log, or of answers."""
+    """Returns the schema to read a table of ads with: columns as in the log, or as in answers."""
     options = {field["name"]: field for field in release.schema.get("fields", ())}
     key = release.schema.get("ad_key", ["ad_id"])
     as_answers = "ad_id" in names and not set(key) <= set(names)

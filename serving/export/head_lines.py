@@ -7,7 +7,7 @@ from tfrecords import label_counts, reader
 
 
 def of_labels(data_set: reader.DataSet) -> Iterator[str]:
-    """Yields the number of positive rows of each label, and what they are worth.
+    """Yields the number of positive rows of each label, and what to expect of its head.
 
     Args:
         data_set: The converted log.

@@ -25,7 +25,7 @@ def test_enough_positive_rows_are_nothing_to_say():
         ("engagement", (9_000, 99), (900, 100), "model: expect scores near the base rate."),
         ("engagement", (9_000, 1_000), (900, 0), "Validation has no rows with engagement, so the"),
         # 1 / sqrt(25).
-        ("revenue", (9_000, 1_000), (900, 25), "such a number is known to 20% only."),
+        ("revenue", (9_000, 1_000), (900, 25), "a relative standard error of 20%."),
     ],
 )
 def test_what_is_wrong_is_said_with_what_would_help(label, train, validation, text):

@@ -9,7 +9,7 @@ largest numbers decide, which is often the weakest one. So the weights come from
                    so that the first head in use has weight 1: each head has the same say
 
 Weak heads have weight 0, except in the schema's `weights`. If all heads are weak, click alone
-decides, since nothing better is known.
+decides. If `values` is 0 for all strong heads, the weights are standardized.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class JudgedHeads:
 
     @classmethod
     def equal(cls, heads: Sequence[str]) -> Self:
-        """Returns heads of which nothing is known: each has weight 1."""
+        """Returns heads that were not judged: each has weight 1."""
         return cls(dict.fromkeys(heads, 1.0), "equal")
 
 

@@ -1,7 +1,7 @@
 """How well each head of a ranker is known to predict, by its metrics of the validation split.
 
-A head is weak if it is not known to predict better than its base rate, or if its values are off.
-Its scores are near the base rate and do no harm, but they should not decide the order of ads.
+A head is weak if it is not known to predict better than its base rate, or if its calibration is
+off. It is served, but its scores should not decide the order of ads.
 
 The metrics are those of `ranker_validation.measure_heads`.
 """
@@ -18,12 +18,12 @@ CALIBRATION_TOLERANCE = 0.1
 # Standard errors, and calibration errors of a calibrated model, that chance explains.
 NUM_ERRORS = 2.0
 NUM_CHANCE = 1.5
-# More than this is no longer advice.
+# Advice to collect more than this many times the rows would not help anyone.
 _MAX_FACTOR = 1_000
 
 
 class HeadCounts(pydantic.BaseModel):
-    """The validation rows of a head, which cannot be judged if they are all of one kind."""
+    """The validation rows of a head; all a head has if their labels are all equal."""
 
     model_config = pydantic.ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -97,7 +97,7 @@ def weakness(own: HeadCounts) -> str | None:
         return (
             f"it is not known to predict better than its base rate: its normalized entropy is "
             f"{own.normalized_entropy:.3f} ± {NUM_ERRORS * own.normalized_entropy_error:.3f}, and "
-            f"1 is that of the rate ({rows}). {_what_would_help(own)}"
+            f"that of the base rate is 1 ({rows}). {_what_would_help(own)}"
         )
     if own.off > own.max_off:
         return (

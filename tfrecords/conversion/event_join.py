@@ -1,4 +1,4 @@
-"""Joins a log of events into impressions, see `tfrecords.events`.
+"""Joins a log of events into impressions; see `tfrecords.events`.
 
 A view is an impression; what the same user did with the ad in the window after it becomes its
 labels. The keys of all rows are in memory, 25 bytes each; the rows themselves stay in their chunks.
@@ -61,9 +61,9 @@ class Joined:
 
     Attributes:
         kept: Whether a row is an impression [L].
-        clicked, engaged: Labels, of use in impressions only [L] uint8.
+        clicked, engaged: Labels, which are valid for impressions only [L] uint8.
         revenue: Revenue of engagements [L] float32, or None.
-        num_joined: Number of rows that gave another row its labels.
+        num_joined: Number of clicks and engagements that became labels of another row.
         num_unmatched: Number of clicks and engagements without a view.
     """
 
@@ -76,7 +76,7 @@ class Joined:
 
 
 def event_rows(chunks: list[Rows]) -> EventRows:
-    """Returns the keys of the rows of all chunks."""
+    """Returns keys, times, kinds and revenue of the rows of all chunks."""
     keys, kinds, all_times, revenues = (list[np.ndarray]() for _ in range(4))
     for rows in chunks:
         names = rows.columns.column_names
@@ -99,7 +99,7 @@ def event_rows(chunks: list[Rows]) -> EventRows:
 
 
 def join(rows: EventRows, events: Events, has_times: bool) -> Joined:
-    """Gives each click and engagement to the latest view of its key within the window.
+    """Joins each click and engagement to the latest view of its key within the window.
 
     Args:
         rows: All rows.
@@ -128,7 +128,7 @@ def join(rows: EventRows, events: Events, has_times: bool) -> Joined:
         engaged[kept & (kinds == _ENGAGEMENT)] = 1
     revenue = None
     if rows.revenue is not None:
-        # Prices of views and clicks are no revenue, unless no type is an engagement.
+        # Only engagements bring revenue (a view has a price too); without such types, clicks do.
         paying = kinds == (_ENGAGEMENT if events.engagement else _CLICK)
         own = np.nan_to_num(np.where(paying, rows.revenue[order], 0)).astype(np.float64)
         sums = np.where(kept, own, 0.0)

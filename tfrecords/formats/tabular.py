@@ -40,7 +40,7 @@ def open_log(
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: Log files are of both kinds, a column is missing, or a table of users or ads
+        ValueError: Log files are of several kinds, a column is missing, or a table of users or ads
             has a bad row or lacks its key.
     """
     return TabularLog(files, schema, rows_per_chunk)

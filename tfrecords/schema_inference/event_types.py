@@ -68,9 +68,9 @@ def propose(column: Column, ad: Column, notes: list[str]) -> dict[str, Any]:
         view, click = [], view
     events = {"column": column.name, "view": view, "click": click, "engagement": engagement}
     notes.append(
-        f"{column.name!r} holds event types, which are joined to labels: {_said(view)} are "
-        f"impressions, {_said(click)} are clicks, {_said(engagement)} are engagements. Events of "
-        "one ad by one user belong to the latest view within a day (window_seconds)."
+        f"{column.name!r} holds event types, which are joined to labels. Impressions: "
+        f"{_said(view)}. Clicks: {_said(click)}. Engagements: {_said(engagement)}. Events of one "
+        "ad by one user belong to the latest view within a day (window_seconds)."
     )
     if others:
         notes.append(

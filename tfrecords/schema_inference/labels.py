@@ -70,12 +70,12 @@ def is_event(column: Column, ad: Column) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """Labels that are recognized by their values, whatever their names.
+    """Labels recognized by their values, whatever their names.
 
     Attributes:
-        click: A truth.
-        engagement: A truth that is only positive where the click is, or None.
-        revenue: An amount that is only positive where the one before is, or None.
+        click: A column of truths (0 and 1).
+        engagement: A column of truths that are positive only where the click is, or None.
+        revenue: A column of amounts that are positive only where the label before is, or None.
     """
 
     click: Column
@@ -84,10 +84,10 @@ class Chain:
 
 
 def chain(columns: Sequence[Column], ad: Column) -> Chain | None:
-    """Finds labels of which each is only positive where the one before is.
+    """Finds labels of which each is positive only where the one before is.
 
-    Such a pair is no accident: a random subset of as many rows is within the positive rows of the
-    click with a probability below `_ACCIDENT`.
+    Such a pair is hardly a coincidence: as many random rows would all be among the positive rows of
+    the click with a probability below `_ACCIDENT`.
 
     Args:
         columns: Columns of the log without a role.

@@ -1,4 +1,4 @@
-"""How the texts of a file are written: with a header or not, numbers and times."""
+"""Finds how a text file is written: with a header or not, and the format of numbers and times."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def header(names: Sequence[str], first_rows: Mapping[str, Sequence[str]]) -> tup
     ]
     above = [_is_plain(name) for name in names if name in first_rows]
     below = [own for name, own in zip(names, are_numbers, strict=True) if name in first_rows]
-    # Names of numbers, unlike numbers, are texts.
+    # Above a column of numbers, a header has a text.
     if not any(a and b for a, b in zip(above, below, strict=True)) or any(
         b and not a for a, b in zip(above, below, strict=True)
     ):

@@ -6,11 +6,11 @@ r"""Converts a log into TFRecords, an encoder and an ad catalog.
     tfrec convert --format=tabular --data_path=log.csv --schema_path=schema.json \
         --workdir=workdir/shop
 
-Converts about 200,000 rows a second on two cores. Writes WORKDIR/data. Each row is either written
-or listed in WORKDIR/data/rejected.tsv with its file, line and reason. If the command is killed, run
-it again to resume. --json prints WORKDIR/data/dataset.json. --infer_schema proposes a schema file
-for a table, for you to edit; --write_schema writes that of a format, to change min_count on a small
-log or what is shown:
+Converts about 200,000 rows a second on two cores. Writes WORKDIR/data. Each row is either written,
+joined or left out as an event, or listed in WORKDIR/data/rejected.tsv with its file, line and
+reason. If the command is killed, run it again to resume. --json prints WORKDIR/data/dataset.json.
+--infer_schema proposes a schema file for a table, which you then edit. --write_schema writes the
+schema of a format, for example to lower min_count for a small log:
 
     tfrec convert --format=avazu --write_schema=avazu.json
 """

@@ -1,8 +1,8 @@
-"""Counts the work of searches, by which indexes are compared.
+"""Counts the work of a search, so that indexes can be compared.
 
-Unlike a time, the count is the same on a busy machine and in each run. Its unit is the inner
-product of a query with a float vector that is read in sequence; other work is weighted by the time
-that it takes relative to that, measured with 256 dimensions on one core of a server.
+Unlike a time, the count does not depend on how busy the machine is. Its unit is the inner product
+of a query with a float vector that is read in sequence. Other work is weighted by its time relative
+to that, measured with 256 dimensions on one core of a server (ADR 38).
 
 Shapes: N ads, D embedding size, Q queries.
 """
@@ -16,7 +16,7 @@ from serving.index import ivfpq, search
 _BYTES = 0.6
 # A 4-bit code per two dimensions, scanned in registers.
 _CODE = 0.12
-# A stored vector gathered by its row, and its part in selecting the best.
+# A stored vector gathered by its row and scored again, with its share of selecting the best.
 _RESCORED = 3.3
 # A vector that a graph leads to: it is seldom in a cache.
 _GRAPH = 5.0

@@ -131,10 +131,10 @@ def test_a_schema_of_events_is_read_back_and_faults_are_named(tmp_path):
     schema = schema_lib.schema_from_json(value)
     assert (schema.click, schema.engagement) == ("event", None)
     for events, message in [
-        ({"view": ["v"]}, "events is an object with column"),
-        ({"column": "e", "clicks": ["c"]}, "events is an object with column"),
+        ({"view": ["v"]}, "events must be an object with column"),
+        ({"column": "e", "clicks": ["c"]}, "events must be an object with column"),
         ({"column": "e", "view": ["v"]}, "click names no event type"),
-        ({"column": "e", "click": "c"}, "click is a list of event types"),
+        ({"column": "e", "click": "c"}, "click must be a list of event types"),
         ({"column": "e", "click": ["c"], "view": ["c"]}, "a type is named twice"),
         ({"column": "e", "click": ["c"], "window_seconds": 0}, "window_seconds must be a number"),
     ]:

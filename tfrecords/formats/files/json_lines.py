@@ -1,4 +1,5 @@
-"""JSON lines as logs: a line is an object. Nested objects have dotted names, such as `device.os`.
+"""Reads JSON lines as a log: each line is an object. The names of nested values are dotted, such as
+`device.os`.
 
 If a column is inside a list of objects, such as `items.item_id`, each object of the list is a row,
 and `items#` is its index. A line without such objects is one row that lacks these columns.
@@ -34,7 +35,7 @@ class JsonLinesLog:
         decimal: Decimal sign of numbers in texts; None: plain numbers.
 
     Raises:
-        ValueError: A column is in none of the first lines, or columns are inside two lists.
+        ValueError: A column is in none of the first lines, or columns are read from two lists.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
     """
     names: dict[str, None] = {}
     within: dict[str, str] = {}
-    fault = "has no lines"
+    fault = "the file has no lines"
     for raw in lines.split_rows(lines.RowReader(path).sample()):
         try:
             value = _object(raw)
@@ -162,7 +163,10 @@ def names_of(path: pathlib.Path) -> tuple[dict[str, None], dict[str, str]]:
             elif not isinstance(own, list) or own or name not in within.values():
                 names[name] = None
     if not names:
-        raise ValueError(f"{path}: expected an object on each line, but the first {fault}.")
+        raise ValueError(
+            f"{path}: expected a JSON object on each line, but none of the first lines is one: "
+            f"{fault}."
+        )
     return names, within
 
 
