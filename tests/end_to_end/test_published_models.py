@@ -82,11 +82,13 @@ def test_doctor_says_that_the_release_has_no_training_data(call):
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("suffix", ["csv", "arrow"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "arrow"])
 def test_ids_keep_their_zeros_and_empty_values_are_missing(call, suffix):
     path = pathlib.Path(f"ads.{suffix}")
     if suffix == "csv":
         path.write_text("sku,brand,price,note\n007,b,1.5,x\n08,,,\n")
+    elif suffix == "jsonl":
+        path.write_text('{"sku": "007", "brand": "b", "price": 1.5, "note": "x"}\n{"sku": "08"}\n')
     else:
         ads = {"sku": ["007", "08"], "brand": ["b", None], "price": [1.5, None]}
         feather.write_feather(pa.table(ads), path)
@@ -103,8 +105,12 @@ def test_ids_keep_their_zeros_and_empty_values_are_missing(call, suffix):
 @pytest.mark.parametrize(
     ("flag", "content", "message"),
     [
-        ("ads_path=ads.xlsx", "", "expected a .parquet, .arrow, .feather or .csv file"),
-        ("ads_path=broken.csv", "sku,brand,price\na,b,dear\n", "broken.csv cannot be read"),
+        ("ads_path=empty.csv", "", "empty.csv is empty"),
+        (
+            "ads_path=broken.csv",
+            "sku,brand,price\na,b,dear\n",
+            "broken.csv, line 2: price must be a",
+        ),
         ("requests=bad.jsonl", '{"user": {}}\n{', "request 2: expected a JSON request"),
         ("requests=bad.jsonl", '{"usr": {}}', "bad.jsonl, request 1: unknown key 'usr'"),
     ],

@@ -41,7 +41,8 @@ flags.DEFINE_string("ranker", None, "SavedModel of the ranker; default: no ranke
 flags.DEFINE_string(
     "ads_path",
     None,
-    "Table of ads, Parquet, Arrow or CSV: the columns of the schema's ad_key and ad fields.",
+    "Table of ads: Parquet, CSV, TSV or JSON lines with the columns of the schema's ad_key and ad "
+    "fields, or the Arrow file of a release.",
     required=True,
 )
 flags.DEFINE_string("schema_path", None, "Schema file (JSON) of the fields.", required=True)
@@ -94,31 +95,13 @@ def main() -> None:
 
 
 def _read_ads(path: pathlib.Path, schema: Schema) -> pa.Table:
-    import pyarrow as pa
-    from pyarrow import csv, feather, parquet
+    from pyarrow import feather
 
-    if not path.is_file():
-        raise FileNotFoundError(f"--ads_path: {path} does not exist; check the path.")
-    try:
-        if path.suffix == ".parquet":
-            return parquet.read_table(path)
-        if path.suffix in (".arrow", ".feather"):
-            return feather.read_table(path)
-        if path.suffix == ".csv":
-            # Otherwise the id 007 would become the number 7.
-            types: dict[str, Any] = dict.fromkeys(schema.ad_key, pa.string())
-            for field in schema.ad_fields:
-                is_number = field.kind == "numeric" and field.source not in schema.ad_key
-                types[field.source] = pa.float64() if is_number else pa.string()
-            return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=types))
-    except pa.ArrowException as error:
-        raise ValueError(
-            f"--ads_path: {path} cannot be read ({error}). Expected a table of ads; correct the "
-            "file or the schema."
-        ) from error
-    raise ValueError(
-        f"--ads_path: expected a .parquet, .arrow, .feather or .csv file, got {path}. Convert it."
-    )
+    from tfrecords import formats
+
+    if path.suffix in (".arrow", ".feather") and path.is_file():
+        return feather.read_table(path)
+    return formats.FORMATS.get("tabular").read_ads(formats.Files((), ads=path), schema)
 
 
 def _read_requests(path: pathlib.Path) -> list[dict[str, Any]]:
