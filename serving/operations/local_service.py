@@ -66,7 +66,7 @@ def describe_answer(answer: requests.Answer, heads: Mapping[str, str]) -> str:
         why = f": {answer.degraded}"
     lines = [f"release {answer.bundle_version}, {len(answer.ads)} ads by {order}{why}"]
     # Without titles, the raw fields say what an ad is.
-    names = [name for name in answer.ads[0].show] if answer.ads else []
+    names = list(answer.ads[0].show) if answer.ads else []
     titles = ("  rank", "ad", *names, "utility", *heads, *(() if names else ("fields",)))
     rows = []
     for ad in answer.ads:

@@ -56,7 +56,7 @@ class EventRows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Joined:
+class JoinedEvents:
     """Impressions and their labels.
 
     Attributes:
@@ -98,7 +98,7 @@ def event_rows(chunks: list[Rows]) -> EventRows:
     return EventRows(np.concatenate(keys), times, np.concatenate(kinds), revenue)
 
 
-def join(rows: EventRows, events: Events, has_times: bool) -> Joined:
+def join(rows: EventRows, events: Events, has_times: bool) -> JoinedEvents:
     """Joins each click and engagement to the latest view of its key within the window.
 
     Args:
@@ -141,7 +141,7 @@ def join(rows: EventRows, events: Events, has_times: bool) -> Joined:
         result[order] = values
         return result
 
-    return Joined(
+    return JoinedEvents(
         in_log(kept),
         in_log(clicked),
         in_log(engaged),
@@ -151,7 +151,7 @@ def join(rows: EventRows, events: Events, has_times: bool) -> Joined:
     )
 
 
-def impressions(rows: Rows, joined: Joined, span: slice, events: Events) -> Rows:
+def impressions(rows: Rows, joined: JoinedEvents, span: slice, events: Events) -> Rows:
     """Returns the impressions of a chunk with their labels.
 
     Views of one user at the same time are a request, unless the schema has a request key.

@@ -334,7 +334,7 @@ def test_a_release_that_is_not_the_latest_is_served_with_its_own_ranker(publishe
     outputs = manifest.read(published, 1).outputs
     text = local_service.describe_answer(found, outputs)
     assert "release 1, 2 ads by utility\n" in text
-    assert text.splitlines()[1].split() == ["rank", "ad", "utility", *outputs, "fields"]
+    assert text.splitlines()[1].split() == ["rank", "ad", "title", "stock", "utility", *outputs]
     partly = found.model_copy(update={"degraded": "Ranked the best 250 of 500."})
     assert "2 ads by utility: Ranked the best 250 of 500.\n" in local_service.describe_answer(
         partly, outputs

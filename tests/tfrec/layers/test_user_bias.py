@@ -188,7 +188,7 @@ def test_what_is_exported_knows_users_by_their_ids(users, with_biases, tmp_path)
     ads = np.repeat(np.asarray(users.catalog().features)[None], 4, axis=0)
     scores = exported(ad_features=tf.constant(ads), **columns)
     query = encoding.Encoder(users.fitted, users.schema.query_fields)(columns)
-    for name, expected in calibrators.apply(model({"query": query, "ad": ads})).items():
+    for name, expected in calibrators.apply(model.score(query, ads)).items():
         np.testing.assert_allclose(scores[name], expected, rtol=1e-5, atol=1e-6)
     click = scores["click_probability"].numpy().mean(axis=1)
     assert click[0] < click[1] < click[3]
