@@ -148,7 +148,7 @@ def table(answer: dict, heads: dict, first_ranks: dict) -> list:
     if answer["degraded"]:
         lines.append(f"  degraded: {answer['degraded']}")
     titles = "".join(f"{title:>12}" for title in ("utility", *heads, "similarity"))
-    lines.append(f"  rank  {'ad':14}{titles}")
+    lines.append(f"  rank  {'ad':24}{titles}")
     for ad in answer["ads"]:
         scores = (ad["utility"], *(ad[field] for field in heads.values()), ad["retrieval_score"])
         cells = "".join(f"{number(score):>12}" for score in scores)
@@ -156,7 +156,8 @@ def table(answer: dict, heads: dict, first_ranks: dict) -> list:
         if first_ranks:
             first = first_ranks.get(ad["ad_id"])
             moved = "  new" if first is None else "" if first == ad["rank"] else f"  was {first}"
-        lines.append(f"  {ad['rank']:4}  {ad['ad_id'][:14]:14}{cells}{moved}")
+        name = ad.get("show", {}).get("title") or ad["ad_id"]
+        lines.append(f"  {ad['rank']:4}  {name[:24]:24}{cells}{moved}")
     return lines
 
 
