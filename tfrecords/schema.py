@@ -351,7 +351,11 @@ class Schema:
                 "give its field the side 'ad'."
             )
         sources = {field.source for field in self.fields}
-        leaked = sorted(sources & set(self.labels.values()))
+        labels = set(self.labels.values())
+        if self.events is not None:
+            # The revenue of an engagement may be the price, which each view has too.
+            labels -= {self.revenue} - {self.events.column}
+        leaked = sorted(sources & labels)
         if leaked:
             raise ValueError(f"Schema {self.name!r}: labels cannot be input fields: {leaked}.")
         if self.split is not None and self.split in sources:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tfrecords import convert, reader, schema_inference
 from tfrecords import schema as schema_lib
@@ -129,7 +130,12 @@ def test_a_shop_export_with_event_types(tmp_path: pathlib.Path) -> None:
     }  # fmt: skip
     assert any("'remove_from_cart' will be left out" in note for note in notes)
     assert sides(proposal)["price"] == ("numeric", "ad")
-    assert totals(data_set) == {"rows": 300, "click": 100, "engagement": 50, "revenue": 0}
+    assert proposal["revenue"] == "price"
+    # Every sixth view is bought at its price.
+    revenue = sum(n % 11 + 0.99 for n in range(0, 300, 6))
+    found = totals(data_set)
+    assert found.pop("revenue") == pytest.approx(revenue)
+    assert found == {"rows": 300, "click": 100, "engagement": 50}
     assert data_set.description.source.events.others == {"remove_from_cart": 6}
 
 

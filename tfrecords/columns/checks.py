@@ -112,21 +112,21 @@ def checked_labels(
     Raises:
         ValueError: A label's column holds times.
     """
-    if schema.events is not None:  # A later stage joins the events to click and engagement.
-        plain = dataclasses.replace(
-            schema, events=None, click=None, engagement=None, values=None, weights=None
-        )
-        labels = checked_labels(plain, table, faults, False)
-        nothing = pa.array(np.zeros(table.num_rows, np.uint8))
-        return {**labels, "engagement": nothing} if schema.engagement else labels
     for label, name in schema.labels.items():
-        _refuse_times(name, table[name], "a number" if label == "revenue" else "0 or 1")
-    happened = _clicks(schema, table, faults, is_labeled)
-    result = {"click": _stored(happened)}
-    if schema.engagement is not None:
-        name = schema.engagement
-        happened = checked_truths(faults, name, table[name])
-        result["engagement"] = _stored(happened)
+        if label == "revenue" or schema.events is None:
+            _refuse_times(name, table[name], "a number" if label == "revenue" else "0 or 1")
+    if schema.events is not None:
+        # A later stage joins the events to click and engagement.
+        happened = np.ones(table.num_rows)
+        result = {"click": _stored(happened)}
+        if schema.engagement is not None:
+            result["engagement"] = _stored(np.zeros(table.num_rows))
+    else:
+        happened = _clicks(schema, table, faults, is_labeled)
+        result = {"click": _stored(happened)}
+        if schema.engagement is not None:
+            happened = checked_truths(faults, schema.engagement, table[schema.engagement])
+            result["engagement"] = _stored(happened)
     if schema.revenue is not None:
         name = schema.revenue
         revenue = checked_numbers(faults, name, table[name])

@@ -7,6 +7,7 @@ it. The click is always proposed, because without it all rows would count as cli
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,16 @@ class Roles:
     split: Column | None = None
     event: Column | None = None
     events: dict[str, Any] | None = None
+    # The revenue of engagements, and a field.
+    price: Column | None = None
 
     def names(self) -> set[str]:
         """Returns the names of the columns with a role."""
-        return {value.name for value in vars(self).values() if isinstance(value, Column)}
+        return {
+            value.name
+            for role, value in vars(self).items()
+            if isinstance(value, Column) and role != "price"
+        }
 
     def clicked(self) -> np.ndarray:
         """Returns the click [B]: 1, 0, or NaN if it is unknown."""
@@ -102,7 +109,7 @@ def find(sample: Sample, users: Sample | None, ads: Sample | None, notes: list[s
     index = next((c for c in free() if c.name.endswith("#")), None)
     roles.position = take(labels.named(free(), known_names.POSITIONS, _is_position) or index)
     if roles.event is not None:
-        _events(roles, roles.event, notes)
+        _events(roles, roles.event, columns, notes)
     _describe(roles, notes)
     return roles
 
@@ -251,8 +258,8 @@ def _adjacent(columns: list[Column], roles: Roles, notes: list[str]) -> Column |
     return None
 
 
-def _events(roles: Roles, column: Column, notes: list[str]) -> None:
-    """Proposes the events of the schema, if a key joins them."""
+def _events(roles: Roles, column: Column, columns: Sequence[Column], notes: list[str]) -> None:
+    """Proposes the events of the schema, if a key joins them, and their revenue."""
     if roles.user_key is None and roles.request_key is None:
         notes.append(
             f"{column.name!r} holds event types ({labels.events_of(column)}), but no column "
@@ -261,6 +268,13 @@ def _events(roles: Roles, column: Column, notes: list[str]) -> None:
         )
         return
     roles.events = event_types.propose(column, roles.ad_key, notes)
+    if roles.revenue is None and "engagement" in roles.events:
+        roles.price = labels.price(columns)
+        if roles.price is not None:
+            notes.append(
+                f"{roles.price.name!r} of an engagement is its revenue. It is known before, so it "
+                "may be a field too."
+            )
 
 
 def _seconds_apart(key: Column, time: Column) -> float:

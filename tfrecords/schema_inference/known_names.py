@@ -38,6 +38,8 @@ REVENUES = (
     "gross_booking", "bookings", "transaction_value", "transaction_amount", "transaction_revenue",
     "gmv", "payout", "earnings", "turnover",
 )  # fmt: skip
+# Of events: what a purchase brings.
+PRICES = ("amount", "value", "total", "item_revenue", "price", "item_price", "unit_price")
 POSITIONS = ("position", "pos", "rank", "slot", "ad_position", "display_position", "slot_position")
 TIMES = (
     "timestamp", "event_timestamp", "event_time", "datetime", "date_time", "unixtime",

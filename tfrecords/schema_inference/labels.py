@@ -161,6 +161,11 @@ def revenue(columns: Sequence[Column], ad: Column, notes: list[str]) -> Column |
     return found
 
 
+def price(columns: Sequence[Column]) -> Column | None:
+    """Returns what an engagement of a log of events brings, or None."""
+    return named(columns, known_names.PRICES, lambda c: c.is_numeric and c.numbers.min() >= 0)
+
+
 def _textual(columns: Sequence[Column], ad: Column) -> list[str]:
     return [
         f"{column.name!r} is named like revenue, but values such as {column.known[0][:40]!r} are "

@@ -187,6 +187,8 @@ def propose(
         column = getattr(roles, role)
         if column is not None:
             proposal[role] = column.name
+    if roles.price is not None:
+        proposal["revenue"] = roles.price.name
     time_format = None if roles.time is None else roles.time.time_format
     decimals = sorted({sample.decimal for sample in samples if sample.decimal})
     options = {
