@@ -3,7 +3,6 @@
 Shapes: B rows of a chunk.
 """
 
-import dataclasses
 import datetime
 import re
 from collections.abc import Callable, Sequence
