@@ -416,8 +416,8 @@ class Schema:
         return value
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits that identify the schema, without what is only shown."""
-        value = dataclasses.replace(self, show=()).to_json()
+        """Returns 16 hex digits that identify the schema, without what no model learns from."""
+        value = dataclasses.replace(self, show=(), values=None, weights=None).to_json()
         canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -147,7 +147,7 @@ class Pipeline:
             "retrieval",
             "training stage 1, the two-tower model",
             {
-                "data": _content_of(data_set),
+                "data": _learned_from(data_set),
                 **dataclasses.asdict(config),
                 "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
             },
@@ -166,7 +166,7 @@ class Pipeline:
             "ranker",
             "training stage 2, the ranker",
             {
-                "data": _content_of(data_set),
+                "data": _learned_from(data_set),
                 **dataclasses.asdict(config),
                 "source": ranking.RANKERS.digest(config.ranker),
             },
@@ -336,8 +336,7 @@ class Pipeline:
         return {"data": _content_of(data_set), **stages}
 
     def _inputs(self, step: str) -> str:
-        canonical = json.dumps(self._note(step).get("inputs"), sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return _digest(self._note(step).get("inputs"))
 
     def _whole_data_set(self) -> reader.DataSet | None:
         """Returns the data set or None; removes one with a missing or altered file."""
@@ -411,8 +410,19 @@ def _number(step: str) -> str:
 
 def _content_of(data_set: reader.DataSet) -> str:
     """Returns a checksum of what a data set holds, wherever and from whichever files."""
-    description = data_set.description.model_dump(mode="json", exclude={"source"})
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(data_set.description.model_dump(mode="json", exclude={"source"}))
+
+
+def _learned_from(data_set: reader.DataSet) -> str:
+    """Returns a checksum of what models learn from: not of default weights and what is shown."""
+    description = data_set.description.model_dump(mode="json", exclude={"source", "log_schema"})
+    for file in ("encoder/encoder.json", "catalog/ads.arrow"):
+        del description["sha256"][file]
+    return _digest(description)
+
+
+def _digest(value: dict[str, Any] | None) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _wrapped(text: str) -> str:

@@ -153,6 +153,21 @@ def test_data_sets_are_told_apart_by_their_rows_not_by_their_files(data_set, tmp
     assert content_of(rows, "other") != pipeline._content_of(data_set)
 
 
+def test_other_weights_and_columns_to_show_need_no_training(tmp_path):
+    def converted(name, **changed):
+        schema = {**SCHEMA, **changed}
+        return tfrecords.from_pandas(frame(), schema, tmp_path / name, progress=False)
+
+    plain, other = converted("plain"), converted("other", weights={"click": 2.0}, show=["origin"])
+    assert pipeline._learned_from(plain) == pipeline._learned_from(other)
+    assert plain.fingerprint == other.fingerprint
+    assert pipeline._content_of(plain) != pipeline._content_of(other)
+    rows = frame()
+    rows.loc[0, "clicked"] = not rows.loc[0, "clicked"]
+    clicked = tfrecords.from_pandas(rows, SCHEMA, tmp_path / "clicked", progress=False)
+    assert pipeline._learned_from(clicked) != pipeline._learned_from(plain)
+
+
 def test_a_data_set_without_clicks_is_refused_before_anything_is_trained(options, tmp_path):
     rows = frame().assign(clicked=0)
     data_set = tfrecords.from_pandas(rows, SCHEMA, tmp_path / "data", progress=False)
