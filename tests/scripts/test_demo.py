@@ -44,10 +44,11 @@ def test_every_recorded_answer_is_shown():
         assert len(act["answer"]["ads"]) == 10
         for ad in act["answer"]["ads"]:
             score = ad["retrieval_score"] if ad["utility"] is None else ad["utility"]
+            title = ad["show"]["title"]
             row = next(
                 line
                 for line in out.split("Ten ads, " + act["title"])[1].splitlines()
-                if line.startswith(f"  {ad['rank']:4}  {ad['ad_id'][:14]}")
+                if line.startswith(f"  {ad['rank']:4}  {title[:24]}")
             )
             assert f"{score:.4f}" in row
 

@@ -89,9 +89,9 @@ def test_label_rates_and_missing_labels(built):
     assert labels["click"] == model.LabelSummary(
         known=7, missing=0, positive=3, rate=3 / 7, mean=3 / 7
     )
-    # One of seven is empty; 2.5 and 0.5 are paid.
+    # One of seven is empty, without a click, and so 0; 2.5 and 0.5 are paid.
     assert labels["revenue"] == model.LabelSummary(
-        known=6, missing=1, positive=2, rate=2 / 6, mean=3 / 6
+        known=7, missing=0, positive=2, rate=2 / 7, mean=3 / 7
     )
 
 
