@@ -99,9 +99,9 @@ def tune_index(
             for trial in built.sweep(queries[::2], wanted[::2]):
                 found.append(trial)
                 shown.update()
-            least_work, _ = choose(found, dataclasses.replace(config, latency_budget_ms=None))
-            timed.append(built.time(least_work, queries[::2], k))
-            trials += [timed[-1] if trial is least_work else trial for trial in found]
+            cheapest, _ = choose(found, dataclasses.replace(config, latency_budget_ms=None))
+            timed.append(built.time(cheapest, queries[::2], k))
+            trials += [timed[-1] if trial is cheapest else trial for trial in found]
             chosen, verdict = choose(timed, config)
             if chosen is timed[-1]:
                 best = built
