@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tfrec import calibration, ranking, retrieval
-from tfrec.heads import HEADS
 from tfrecords import reader, terminal
 from tfrecords.schema import NUM_CANDIDATES
 
@@ -106,16 +105,18 @@ def score(
         found: The candidates of the queries.
     """
     rows, ad_features = found.filtered, np.asarray(data_set.catalog().features)
+    keep_rate = data_set.schema.negative_keep_rate
     parts = {head: [np.empty((0, rows.shape[1]))] for head in model.heads}
     count = len(queries) if rows.shape[1] else 0
     for first in terminal.progress_steps(
         count, _REQUESTS_AT_ONCE, "ranking candidates", "requests"
     ):
         own = slice(first, first + _REQUESTS_AT_ONCE)
-        scored = calibrators.apply(model.score(queries[own], ad_features[rows[own]]))
-        served = ranking.undo_down_sampling(scored, data_set.schema.negative_keep_rate)
+        served = ranking.served_scores(
+            model, calibrators, keep_rate, queries[own], ad_features[rows[own]]
+        )
         for head, own_parts in parts.items():
-            own_parts.append(served[HEADS[head].output].numpy().astype(np.float64))
+            own_parts.append(served[head].numpy().astype(np.float64))
     scores = {head: np.concatenate(own).reshape(rows.shape) for head, own in parts.items()}
     return ScoredCandidates(found, scores, {head: weights[head] for head in model.heads})
 

@@ -148,7 +148,7 @@ def evaluate_whole_system(
     }
 
     def scored(queries: np.ndarray) -> candidates.ScoredCandidates:
-        embedded = retrieval.embed_in_batches(models.two_tower.query_tower, queries)
+        embedded = retrieval.embed_in_batches(models.two_tower.served_query_tower, queries)
         found = candidates.find(embedded, ads, index)
         if models.ranker is None:
             return candidates.ScoredCandidates(found, {}, {})

@@ -63,7 +63,7 @@ def recommender_of(
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features)).T
 
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:
-        return retrieval.embed_in_batches(two_tower.query_tower, queries.query) @ ads
+        return retrieval.embed_in_batches(two_tower.served_query_tower, queries.query) @ ads
 
     return scores
 
