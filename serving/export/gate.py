@@ -35,16 +35,16 @@ class Released:
     Attributes:
         version: Release version.
         figures: Metrics of each head; empty: they are not known, or there is no ranker.
-        utility_shares: Weighting -> `share` of the utility in the candidates, and its standard
-            `error`; empty: they are not known.
         differences: Head -> normalized entropy of the candidate minus that of the release on the
             same rows, and its standard error; None if the metrics are from other rows.
+        utility_shares: Weighting -> `share` of the utility in the candidates, and its standard
+            `error`; empty: they are not known.
     """
 
     version: int
     figures: ranking.Figures
-    utility_shares: UtilityShares = dataclasses.field(default_factory=dict)
     differences: Mapping[str, tuple[float, float]] | None = None
+    utility_shares: UtilityShares = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +80,19 @@ class Verdict:
         return {"forced": forced, "refusals": list(self.refusals), "notes": list(self.notes)}
 
 
-def judge(candidate: ranking.Figures, shares: UtilityShares, released: Released | None) -> Verdict:
+def judge(
+    candidate: ranking.Figures,
+    released: Released | None,
+    shares: UtilityShares | None = None,
+) -> Verdict:
     """Judges a release by the heads of its ranker, and by what its retrieval finds.
 
     Args:
         candidate: Metrics of the heads on the validation split; empty: the release has no ranker.
-        shares: Its `Released.utility_shares`.
         released: The release that it would replace; None: there is none.
+        shares: The `Released.utility_shares` of the candidate; None: they are not known.
     """
+    shares = shares or {}
     notes = tuple(
         f"retrieval: {_of_utility(name, own['share'])}; a longer log, or fields that say more of "
         "the ads and requests, may help"

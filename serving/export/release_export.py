@@ -96,7 +96,7 @@ def export_release(
             ranker = exported.RankerModule(fitted, model, calibrators, candidate_parts)
             modules.append((ranker, staged.ranker))
         for module, directory in modules:
-            tf.saved_model.save(module, str(directory), signatures=module.signatures)
+            tf.saved_model.save(module, str(directory), signatures=module.by_signature)
         return releases.assemble(staged, inputs)
 
     return releases.publish(base, write)

@@ -48,7 +48,7 @@ def check(
     trained = json.loads((workdir / "retrieval" / "retrieval.json").read_text())
     shares = trained.get("utility_share", {})
     released = _released(base, data_set, model)
-    verdict = gate.judge(ranking.parse_figures(figures), shares, released)
+    verdict = gate.judge(ranking.parse_figures(figures), released, shares)
     if released is not None and not force:
         verdict.check(released.version)
     return {"validation": figures, "utility_share": shares, "gate": verdict.to_json(force)}
@@ -71,7 +71,7 @@ def check_copied_release(base: pathlib.Path, copied: manifest.Manifest) -> None:
     except errors.BundleError:
         stable = gate.Released(version, {})
     own = _measured(copied)
-    gate.judge(own.figures, own.utility_shares, stable).check(version)
+    gate.judge(own.figures, stable, own.utility_shares).check(version)
 
 
 def _measured(release: manifest.Manifest) -> gate.Released:
@@ -79,7 +79,7 @@ def _measured(release: manifest.Manifest) -> gate.Released:
     return gate.Released(
         release.version,
         ranking.parse_figures(release.metrics.get("validation", {})),
-        release.metrics.get("utility_share", {}),
+        utility_shares=release.metrics.get("utility_share", {}),
     )
 
 

@@ -36,7 +36,7 @@ class QueryTowerModule(tf.Module):
 
     Attributes:
         serve: The concrete function of the default weights.
-        signatures: Signature -> concrete function.
+        by_signature: Signature -> concrete function.
     """
 
     def __init__(self, fitted: encoding.FittedSchema, tower: tf.keras.layers.Layer) -> None:
@@ -50,10 +50,10 @@ class QueryTowerModule(tf.Module):
             return function.get_concrete_function(**more, **encoding.input_signature(fields))
 
         self.serve = concrete(self._serve)
-        self.signatures = {"serving_default": self.serve}
+        self.by_signature = {"serving_default": self.serve}
         if isinstance(tower, retrieval.WeightedQueryTower):
             weights = tf.TensorSpec([None, len(tower.heads)], tf.float32, name="head_weights")
-            self.signatures["for_weights"] = concrete(self._serve_weights, head_weights=weights)
+            self.by_signature["for_weights"] = concrete(self._serve_weights, head_weights=weights)
 
     def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"query_embedding": self._tower(self._encoder(columns))}
@@ -72,7 +72,7 @@ class AdTowerModule(tf.Module):
         self.serve = tf.function(
             self._serve, autograph=layers.needs_autograph(tower)
         ).get_concrete_function(**encoding.input_signature(fitted.schema.ad_fields))
-        self.signatures = {"serving_default": self.serve}
+        self.by_signature = {"serving_default": self.serve}
 
     def _serve(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         ids = self._encoder(columns)
@@ -127,7 +127,7 @@ class RankerModule(tf.Module):
             ).get_concrete_function(
                 ad_features=ad_features, **encoding.input_signature(schema.query_fields)
             )
-            self.signatures = {"serving_default": self.serve}
+            self.by_signature = {"serving_default": self.serve}
             # Not a signature: the export gate uses it to compare the next ranker with this one.
             self.logged_logits = tf.function(
                 logged_logits, autograph=layers.needs_autograph(model)

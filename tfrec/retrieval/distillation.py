@@ -155,7 +155,7 @@ class Lessons:
 
 
 class Student(training.StageModel):
-    """A retrieval model that learns from lessons.
+    """The towers of a retrieval model, which learn from lessons.
 
     Args:
         model: A retrieval model with a `weighted_query_tower`.
@@ -164,19 +164,16 @@ class Student(training.StageModel):
 
     def __init__(self, model: retrieval_model.RetrievalModel, ads: np.ndarray) -> None:
         super().__init__()
-        self.model = model
+        assert model.weighted_query_tower is not None
+        self.query_tower, self.ad_tower = model.weighted_query_tower, model.ad_tower
+        self.id_dropout = model.id_dropout
         self._ads = tf.constant(ads)
         self._generator = layers.new_generator()
         # Lessons read the stored sums of the users' clicks, which have no gradient.
-        for part in model.submodules:
+        for part in self.query_tower.submodules:
             if isinstance(part, layers.UserClicks):
                 part.trainable = False
         self.built = True
-
-    @property
-    def metrics(self) -> list[tf.keras.metrics.Metric]:
-        """The mean loss; those of the model are of clicks."""
-        return [self._mean_loss]
 
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
         """Returns the loss of a lesson.
@@ -187,12 +184,10 @@ class Student(training.StageModel):
         """
         query, ads = inputs["query"], tf.gather(self._ads, inputs["ad_rows"])
         if training:
-            query, ads = self.model.id_dropout.query(query), self.model.id_dropout.ad(ads)
-        tower = self.model.weighted_query_tower
-        assert tower is not None
-        weights = self._draw_weights(tower, tf.shape(query)[0])
-        queries = tower(query, weights, training=training)
-        embedded = towers.call(self.model.ad_tower, ads, training)
+            query, ads = self.id_dropout.query(query), self.id_dropout.ad(ads)
+        weights = self._draw_weights(tf.shape(query)[0])
+        queries = self.query_tower(query, weights, training=training)
+        embedded = towers.call(self.ad_tower, ads, training)
         cosines = tf.matmul(queries, embedded, transpose_b=True)
         utility = tf.einsum("bch,bh->bc", inputs["values"], weights)
         mean, variance = tf.nn.moments(utility, axes=[1], keepdims=True)
@@ -204,17 +199,14 @@ class Student(training.StageModel):
             )
         )
 
-    def _draw_weights(
-        self, tower: weighted_query.WeightedQueryTower, count: tf.Tensor
-    ) -> tf.Tensor:
+    def _draw_weights(self, count: tf.Tensor) -> tf.Tensor:
         """Draws weights [B, H]: the default ones or, for half of the queries, random ones."""
-        shape = [count, len(tower.heads)]
-        # Normalized or not, exponential numbers are a uniform choice of shares; their squares are
-        # more often those of nearly one head alone.
-        drawn = tf.square(tf.math.log(self._generator.uniform(shape, minval=1e-6)))
-        drawn = tf.math.divide_no_nan(drawn, tower.deviations)
+        drawn = self._generator.uniform([count, len(self.query_tower.heads)], minval=1e-6)
+        # Exponential numbers are a uniform choice of shares. Squared, they are often nearly one
+        # head alone.
+        drawn = tf.math.divide_no_nan(tf.square(tf.math.log(drawn)), self.query_tower.deviations)
         is_default = self._generator.uniform([count, 1]) < 0.5
-        return tf.where(is_default, tower.default_weights, drawn)
+        return tf.where(is_default, self.query_tower.default_weights, drawn)
 
 
 class UtilityShare:
