@@ -173,18 +173,24 @@ class Pipeline:
                     "ranker would choose: tfrec train_ranker"
                 )
             )
+        of_clicks = {
+            "data": _learned_from(data_set),
+            **dataclasses.asdict(config),
+            "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
+        }
+        inputs = {**of_clicks, "teacher": None if teacher is None else self._inputs("ranker")}
+        before = self._note("retrieval").get("inputs", {})
+        same_clicks = {**before, "teacher": None} == {**of_clicks, "teacher": None}
+        if same_clicks and before["teacher"] != inputs["teacher"]:
+            retrieval.forget_teacher(directory)
         self._once(
             "retrieval",
             "training stage 1, the two-tower model",
-            {
-                "data": _learned_from(data_set),
-                **dataclasses.asdict(config),
-                "source": retrieval.RETRIEVAL_MODELS.digest(config.retrieval_model),
-                "teacher": None if teacher is None else self._inputs("ranker"),
-            },
+            inputs,
             lambda: retrieval.train_two_tower(
                 data_set, config, directory, self.progress, teacher=teacher
             ),
+            keep=same_clicks,
         )
         return directory
 

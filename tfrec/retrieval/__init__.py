@@ -13,6 +13,7 @@ from tfrec.retrieval.retrieval_model import RETRIEVAL_MODELS, Embedded, Retrieva
 from tfrec.retrieval.retrieval_training import (
     build_two_tower,
     check_trainable,
+    forget_teacher,
     load_two_tower,
     train_two_tower,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "embed_in_batches",
     "evenly_spaced",
     "exact_top_k",
+    "forget_teacher",
     "load_two_tower",
     "most_clicked",
     "query_chunks",

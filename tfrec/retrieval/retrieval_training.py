@@ -13,6 +13,7 @@ import functools
 import json
 import math
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -180,6 +181,12 @@ def _refit(
         callbacks,
     )
     return model
+
+
+def forget_teacher(workdir: pathlib.Path) -> None:
+    """Deletes what a ranker has taught, and keeps what was learned from clicks."""
+    (workdir / "retrieval.json").unlink(missing_ok=True)
+    shutil.rmtree(workdir / distillation.DISTILLATION_DIRECTORY, ignore_errors=True)
 
 
 def load_two_tower(
