@@ -18,7 +18,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from tfrecords.schema import LABELS, Field, Schema
-from tfrecords.synthetic.world_parts import STYLES, Columns, choice, hour_bounds, remove, zipf
+from tfrecords.synthetic.world_parts import (
+    STYLES,
+    Columns,
+    Population,
+    choice,
+    hour_bounds,
+    remove,
+    zipf,
+)
 
 NUMERIC = tuple(f"I{i}" for i in range(1, 14))
 CATEGORICAL = tuple(f"C{i}" for i in range(1, 27))
@@ -49,7 +57,7 @@ MISSING = {
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """The constants of the world; equal configs give equal bytes.
+    """The constants of the bilinear world; equal configs give equal bytes.
 
     `*_scale` is the size of a term in the logit (of revenue: in the logarithm).
     """
@@ -129,7 +137,7 @@ def sizes(config: WorldConfig) -> dict[str, int]:
     }  # fmt: skip
 
 
-class BilinearPopulation:
+class BilinearPopulation(Population):
     """Users, ads and page views; see `world_parts.Population`. The groups are advertisers."""
 
     decimals = frozenset({"revenue"})

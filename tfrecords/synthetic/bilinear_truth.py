@@ -10,12 +10,12 @@ click logit = query bias + ad bias
 import numpy as np
 
 from tfrecords.synthetic import bilinear_population
-from tfrecords.synthetic.world_parts import Columns, join_dot, join_sum, numeric, total
+from tfrecords.synthetic.world_parts import Columns, Truth, join_dot, join_sum, numeric, total
 
 HOUR_BANDS = 6
 
 
-class BilinearTruth:
+class BilinearTruth(Truth):
     """Tables and the scores computed from them; see `world_parts.Truth`."""
 
     def __init__(self, people: bilinear_population.BilinearPopulation) -> None:
@@ -25,7 +25,6 @@ class BilinearTruth:
             people: Population of the world; the logging policy knows its advertisers.
         """
         self.config = config = people.config
-        self.click_intercept = self.engagement_intercept = 0.0
         sizes = bilinear_population.sizes(config)
         rng = np.random.default_rng([config.seed, 1])
 

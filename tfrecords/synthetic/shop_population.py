@@ -14,7 +14,15 @@ import dataclasses
 import numpy as np
 
 from tfrecords.schema import LABELS, Field, Schema
-from tfrecords.synthetic.world_parts import STYLES, Columns, choice, hour_bounds, remove, zipf
+from tfrecords.synthetic.world_parts import (
+    STYLES,
+    Columns,
+    Population,
+    choice,
+    hour_bounds,
+    remove,
+    zipf,
+)
 
 START = 1_767_225_600  # 1 January 2026, UTC: a Thursday
 DAY_SECONDS = 86_400
@@ -108,7 +116,7 @@ class ShopConfig:
     revenue_sigma: float = 0.3  # of the log-normal, given engagement
 
 
-class ShopPopulation:
+class ShopPopulation(Population):
     """Users, ads and page views; see `world_parts.Population`.
 
     The groups are pairs of a category and a price tier.

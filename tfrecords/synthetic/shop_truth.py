@@ -28,6 +28,7 @@ from tfrecords.synthetic.shop_population import (
 )
 from tfrecords.synthetic.world_parts import (
     Columns,
+    Truth,
     join_dot,
     join_sum,
     join_table,
@@ -41,12 +42,11 @@ _WAVE_DAYS = (17.0, 61.0)
 _LEAVES = 4  # of each side of a tree: two questions
 
 
-class ShopTruth:
+class ShopTruth(Truth):
     """Tables, trees and the scores computed from them; see `world_parts.Truth`."""
 
     def __init__(self, shop: ShopPopulation) -> None:
         self.config = config = shop.config
-        self.click_intercept = self.engagement_intercept = 0.0
         self._shop = shop
         rng = np.random.default_rng([config.seed, 1])
         sizes = {name: len(values) for name, values in shop.vocabularies.items()}

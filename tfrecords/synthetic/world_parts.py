@@ -10,8 +10,8 @@ for all pairs of a query and an ad (matrix, [Q, N]).
 Shapes: n aligned rows; Q queries; N ads of the catalog; G groups of ads.
 """
 
+import abc
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import numpy as np
 
@@ -25,7 +25,7 @@ STYLES = (
 )  # fmt: skip
 
 
-class Population(Protocol):
+class Population(abc.ABC):
     """Users, ads and the distribution of page views, with the columns that tell of them.
 
     Attributes:
@@ -42,7 +42,7 @@ class Population(Protocol):
     """
 
     schema: Schema
-    files: Mapping[str, tuple[str, ...]]
+    files: dict[str, tuple[str, ...]]
     decimals: frozenset[str]
     vocabularies: Columns
     query_columns: tuple[str, ...]
@@ -52,6 +52,7 @@ class Population(Protocol):
     group: np.ndarray
     num_groups: int
 
+    @abc.abstractmethod
     def page_views(self, rng: np.random.Generator, n: int, start: int | None = None) -> Columns:
         """Draws query-side codes [n].
 
@@ -61,14 +62,13 @@ class Population(Protocol):
             start: Number of the first one in the log, which determines its time; None: random
                 times.
         """
-        ...
 
+    @abc.abstractmethod
     def titles(self, ads: Columns) -> list[str]:
         """Returns a name to show for each ad, given the columns of all ads [N]."""
-        ...
 
 
-class Truth(Protocol):
+class Truth(abc.ABC):
     """The scores of a world.
 
     Attributes:
@@ -76,32 +76,32 @@ class Truth(Protocol):
         engagement_intercept: Added to all engagement logits; set in the same way.
     """
 
-    click_intercept: float
-    engagement_intercept: float
+    click_intercept = 0.0
+    engagement_intercept = 0.0
 
+    @abc.abstractmethod
     def query_terms(self, codes: Columns) -> Columns:
         """Returns the query side of all scores: `click_bias` [n] and others [n, …]."""
-        ...
 
+    @abc.abstractmethod
     def ad_terms(self, codes: Columns) -> Columns:
         """Returns the ad side of all scores [n, …]."""
-        ...
 
+    @abc.abstractmethod
     def exposure(self, query: Columns) -> np.ndarray:
         """Returns the logging policy's weight of each group of ads [n, G]."""
-        ...
 
+    @abc.abstractmethod
     def click_logit(self, query: Columns, ads: Columns, matrix: bool) -> np.ndarray:
         """Joins terms into the click logit at position 0: [n], or [Q, N] if `matrix`."""
-        ...
 
+    @abc.abstractmethod
     def engagement_logit(self, query: Columns, ads: Columns, matrix: bool) -> np.ndarray:
         """Joins terms into the logit of engagement given a click: [n] or [Q, N]."""
-        ...
 
+    @abc.abstractmethod
     def log_revenue(self, query: Columns, ads: Columns, matrix: bool) -> np.ndarray:
         """Joins terms into the mean log revenue given engagement: [n] or [Q, N]."""
-        ...
 
 
 def zipf(rng: np.random.Generator, size: int, exponent: float) -> np.ndarray:
