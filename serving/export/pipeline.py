@@ -48,6 +48,7 @@ from tfrec.config import (
 )
 from tfrec.heads import HEADS
 from tfrecords import card, convert, files, formats, reader, synthetic
+from tfrecords.schema import load_schema
 from tfrecords.splits import SPLITS
 
 # The file that each step writes last; without it the step is not finished.
@@ -82,9 +83,16 @@ class Pipeline:
         """Locks the work directory for several steps; see `work_directory.locked`."""
         return work_directory.locked(self.workdir)
 
-    def synthesize(self, n_samples: int, seed: int = 7) -> convert.Source:
-        """Writes a synthetic log of `n_samples` impressions."""
-        config = synthetic.WorldConfig(seed=seed)
+    def synthesize(
+        self, n_samples: int, config: synthetic.AnyConfig | None = None
+    ) -> convert.Source:
+        """Writes a synthetic log of `n_samples` impressions.
+
+        Args:
+            n_samples: Number of impressions.
+            config: Configuration of the world; None: the default bilinear world.
+        """
+        config = config or synthetic.WorldConfig()
         inputs = {"n_samples": n_samples, **dataclasses.asdict(config)}
         directory = self.path("synthetic")
         self._once(
@@ -94,7 +102,7 @@ class Pipeline:
             lambda: synthetic.write_log(directory, n_samples, config),
         )
         log = synthetic.SyntheticLog(directory)
-        return convert.Source(log.log, synthetic.schema(), ads_path=log.ads)
+        return convert.Source(log.log, load_schema(log.schema), log.format, ads_path=log.ads)
 
     def convert(
         self,

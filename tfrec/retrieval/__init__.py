@@ -17,7 +17,7 @@ from tfrec.retrieval.retrieval_training import (
     load_two_tower,
     train_two_tower,
 )
-from tfrec.retrieval.retrieval_validation import RECALL_AT
+from tfrec.retrieval.retrieval_validation import RECALL_AT, HeldOut
 from tfrec.retrieval.task import SampledSoftmax
 from tfrec.retrieval.towers import Tower
 from tfrec.retrieval.two_tower import TwoTower, embed_in_batches, exact_top_k, query_chunks
@@ -30,6 +30,7 @@ __all__ = [
     "UTILITY",
     "Clicks",
     "Embedded",
+    "HeldOut",
     "RetrievalModel",
     "SampledSoftmax",
     "Teacher",

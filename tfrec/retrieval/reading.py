@@ -24,6 +24,11 @@ class Clicks:
     number: np.ndarray
     user: np.ndarray | None = None
 
+    def take(self, rows: np.ndarray) -> "Clicks":
+        """Returns some of the clicks."""
+        user = None if self.user is None else self.user[rows]
+        return Clicks(self.query[rows], self.ad_rows[rows], self.number[rows], user)
+
 
 def read_pairs(data_set: reader.DataSet, splits: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Reads users [H] int64 and catalog rows [H] int32 of clicks, in log order.
