@@ -113,7 +113,7 @@ def tuning_queries(data_set: reader.DataSet, two_tower: retrieval.RetrievalModel
             f"{data_set.directory} has no validation requests; expected at least one. Use a "
             "larger log."
         )
-    return retrieval.embed_in_batches(two_tower.served_query_tower, queries)
+    return two_tower.embed_queries(queries)
 
 
 def display(catalog: reader.Catalog) -> pa.Table:

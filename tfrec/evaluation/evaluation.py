@@ -157,7 +157,7 @@ def evaluate_whole_system(
     def scored(
         queries: np.ndarray, seen: scipy.sparse.csr_array | None = None
     ) -> candidates.ScoredCandidates:
-        embedded = retrieval.embed_in_batches(models.two_tower.served_query_tower, queries)
+        embedded = models.two_tower.embed_queries(queries)
         found = candidates.find(embedded, ads, index, seen)
         if models.ranker is None:
             return candidates.ScoredCandidates(found, {}, {})

@@ -93,7 +93,7 @@ def order_of_shown_ads(
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features))
     scores = [np.empty(0, np.float32)]
     for window in data_set.windows(split):
-        queries = retrieval.embed_in_batches(two_tower.query_tower, window["query"].numpy())
+        queries = two_tower.embed_queries(window["query"].numpy(), {CLICK.label: 1.0})
         owner = np.repeat(np.arange(len(queries)), window["list_lengths"].numpy())
         scores.append(np.einsum("ld,ld->l", queries[owner], ads[window["ad_row"].numpy()]))
     rows, served, known = logged.rows(CLICK.label)

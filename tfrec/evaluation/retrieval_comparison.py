@@ -155,11 +155,11 @@ def read_clicks_on_unseen_ads(
 def recommender_of(
     two_tower: retrieval.RetrievalModel, catalog: reader.Catalog
 ) -> corpus_ranking.Recommender:
-    """Returns a two-tower model as a recommender, with all ads embedded."""
+    """Returns a two-tower model as a recommender of what is clicked, with all ads embedded."""
     ads = retrieval.embed_in_batches(two_tower.ad_tower, np.asarray(catalog.features)).T
 
     def scores(queries: corpus_ranking.Queries) -> np.ndarray:
-        return retrieval.embed_in_batches(two_tower.served_query_tower, queries.query) @ ads
+        return two_tower.embed_queries(queries.query, {CLICK.label: 1.0}) @ ads
 
     return scores
 

@@ -19,8 +19,8 @@ from tfrec.retrieval.retrieval_training import (
 )
 from tfrec.retrieval.retrieval_validation import RECALL_AT, HeldOut
 from tfrec.retrieval.task import SampledSoftmax
-from tfrec.retrieval.towers import Tower
-from tfrec.retrieval.two_tower import TwoTower, embed_in_batches, exact_top_k, query_chunks
+from tfrec.retrieval.towers import Tower, embed_in_batches
+from tfrec.retrieval.two_tower import TwoTower, exact_top_k, query_chunks
 from tfrec.retrieval.weighted_query import WeightedQueryTower
 
 __all__ = [

@@ -239,7 +239,7 @@ class UtilityShare:
             tower: The query tower.
             ads: [N, D] embeddings of the ads.
         """
-        of_tower = two_tower.embed_in_batches(tower.tower, self._queries)
+        of_tower = towers.embed_in_batches(tower.tower, self._queries)
         counts = [k for k in RECALL_AT if k < len(ads)] or [len(ads)]
         result: dict[str, dict[int, tuple[float, float]]] = {}
         for name, weights in self._weightings.items():
@@ -258,8 +258,8 @@ def _found(
     model: retrieval_model.RetrievalModel, queries: np.ndarray, ads: np.ndarray
 ) -> np.ndarray:
     """Returns the candidates [R, K] of queries [R, Wq] among ads [N, Wa]."""
-    embedded = two_tower.embed_in_batches(model.served_query_tower, queries)
-    of_ads = two_tower.embed_in_batches(model.ad_tower, ads)
+    embedded = towers.embed_in_batches(model.served_query_tower, queries)
+    of_ads = towers.embed_in_batches(model.ad_tower, ads)
     return two_tower.exact_top_k(embedded, of_ads, NUM_CANDIDATES)
 
 
@@ -328,7 +328,7 @@ def distill(
 
     def measure() -> dict[str, dict[int, tuple[float, float]]]:
         model.store_user_clicks()
-        embedded = two_tower.embed_in_batches(model.ad_tower, ads)
+        embedded = towers.embed_in_batches(model.ad_tower, ads)
         return shares.measure(tower, embedded)
 
     def validate() -> dict[str, float]:

@@ -195,6 +195,26 @@ class RetrievalModel(training.StageModel):
         weighted = self.weighted_query_tower
         return self.query_tower if weighted is None else weighted
 
+    def embed_queries(
+        self, ids: np.ndarray, weights: Mapping[str, float] | None = None
+    ) -> np.ndarray:
+        """Embeds queries as requests with these weights do.
+
+        Args:
+            ids: [Q, Wq] int32.
+            weights: Head -> weight, 0 if it is absent; None: the default ones. Without a ranker
+                that taught them, all queries are those of clicks.
+
+        Returns:
+            [Q, D] float32, of length one.
+        """
+        embeddings = towers.embed_in_batches(self.query_tower, ids)
+        tower = self.weighted_query_tower
+        if tower is None:
+            return embeddings
+        own = None if weights is None else [weights.get(head, 0.0) for head in tower.heads]
+        return tower.weighted(embeddings, own).numpy()
+
     def compute_loss(self, inputs: reader.Batch, training: bool = False) -> tf.Tensor:
         """Returns the loss of clicks; in training with the penalty on the embeddings used.
 

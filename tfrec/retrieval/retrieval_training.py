@@ -23,7 +23,7 @@ import tensorflow as tf
 from tfrec import layers, training
 from tfrec.config import RetrievalConfig, save_config
 from tfrec.heads import CLICK
-from tfrec.retrieval import distillation, reading, retrieval_model, retrieval_validation, two_tower
+from tfrec.retrieval import distillation, reading, retrieval_model, retrieval_validation, towers
 from tfrec.retrieval.refit import (
     REFIT_DIRECTORY,
     REFIT_SPLITS,
@@ -117,8 +117,8 @@ def train_two_tower(
 
     def validate() -> dict[str, float]:
         model.store_user_clicks()
-        ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalog.features))
-        queries = two_tower.embed_in_batches(model.query_tower, held_out.query)
+        ads = towers.embed_in_batches(model.ad_tower, np.asarray(catalog.features))
+        queries = towers.embed_in_batches(model.query_tower, held_out.query)
         model.temperature.assign(
             retrieval_validation.best_temperature(model, held_out, queries, ads, catalog.clicks)
         )
@@ -222,7 +222,7 @@ def _write_projector(
     model: retrieval_model.RetrievalModel, catalog: reader.Catalog, directory: pathlib.Path
 ) -> None:
     rows = training.choose_rows(catalog.clicks)
-    ads = two_tower.embed_in_batches(model.ad_tower, np.asarray(catalog.features[rows]))
+    ads = towers.embed_in_batches(model.ad_tower, np.asarray(catalog.features[rows]))
     training.write_projector(directory, ads, training.metadata_of(catalog, rows))
 
 

@@ -6,11 +6,12 @@ Shapes: B rows, W columns of ids, F fields, E field embedding, D embedding.
 import inspect
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfrec import layers
 from tfrec.config import RetrievalConfig
-from tfrecords import encoding, schema
+from tfrecords import encoding, schema, terminal
 
 FREQUENCY_STDDEV = 0.01
 # The attribute of a tower that holds its graph.
@@ -107,6 +108,27 @@ def graph_of(tower: tf.keras.layers.Layer, width: int) -> Callable[[tf.Tensor], 
             autograph=layers.needs_autograph(tower),
         )
     return held[_GRAPH]
+
+
+def embed_in_batches(
+    tower: tf.keras.layers.Layer, ids: np.ndarray, batch_size: int = 8192
+) -> np.ndarray:
+    """Embeds ids in batches.
+
+    Args:
+        tower: The tower of the ids' side.
+        ids: [N, W] int32.
+        batch_size: Rows embedded at once.
+
+    Returns:
+        [N, D] float32, L2-normalized.
+    """
+    embed = graph_of(tower, ids.shape[1])
+    parts = [
+        embed(tf.constant(ids[first : first + batch_size])).numpy()
+        for first in terminal.progress_steps(len(ids), batch_size, "embedding")
+    ]
+    return np.concatenate(parts)
 
 
 def with_field(fields: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
