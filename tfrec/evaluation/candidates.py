@@ -120,6 +120,36 @@ def score(
     return ScoredCandidates(found, scores, {head: weights[head] for head in model.heads})
 
 
+def score_all_ads(
+    data_set: reader.DataSet,
+    model: ranking.RankingModel,
+    calibrators: calibration.Calibrators,
+    weights: Mapping[str, float],
+    queries: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Scores all ads for queries, in lists as long as those of serving.
+
+    Args:
+        data_set: The converted log.
+        model: The ranker.
+        calibrators: The ranker's calibrators.
+        weights: Default weight of each head.
+        queries: [Q, Fq] int32.
+
+    Returns:
+        Head -> [Q, N] float64 served values.
+    """
+    num_ads = len(data_set.catalog())
+    length = min(NUM_CANDIDATES, num_ads)
+    num_lists = -(-num_ads // length)
+    # The last list of a query is filled with the first ads.
+    lists = np.tile(np.resize(np.arange(num_ads), (num_lists, length)), (len(queries), 1))
+    found = Candidates(lists, lists, lists)
+    repeated = np.repeat(queries, num_lists, axis=0)
+    scored = score(data_set, model, calibrators, weights, repeated, found)
+    return {head: own.reshape(len(queries), -1)[:, :num_ads] for head, own in scored.scores.items()}
+
+
 def utility(weights: Mapping[str, float], values: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the weighted sum of the values of heads."""
     return np.sum([weight * values[head] for head, weight in weights.items()], axis=0)

@@ -91,7 +91,9 @@ def evaluate(
     by_segment = report.SegmentQuality(by=[], heads={}, absent={})
     if logged is not None:
         by_segment = logged_quality.by_segment(logged, data_set, data_set.catalog(), SPLIT, config)
-    retrieved = retrieval_comparison.evaluate_retrieval(data_set, models.two_tower, truth)
+    retrieved = retrieval_comparison.evaluate_retrieval(
+        data_set, models.two_tower, truth, config=config
+    )
     lost, value = evaluate_whole_system(data_set, models, truth, open_index, config)
     return report.EvaluationReport(
         split=SPLIT,
@@ -156,8 +158,7 @@ def evaluate_whole_system(
         return candidates.score(data_set, models.ranker, calibrators, weights, queries, found)
 
     if truth is not None and models.ranker is not None:
-        of_requests = scored(truth.encode(data_set, truth.sample_requests))
-        return _by_ground_truth(data_set, of_requests, truth, config, setting)
+        return _by_ground_truth(data_set, models, scored, truth, config, setting)
     clicks = retrieval.read_clicks(data_set, SPLIT, funnel.MAX_CLICKS)
     if not len(clicks.ad_rows):
         return report.ClickFunnel(clicks=0, absent="the split has no clicks", **setting), None
@@ -169,16 +170,27 @@ def evaluate_whole_system(
 
 def _by_ground_truth(
     data_set: reader.DataSet,
-    scored: candidates.ScoredCandidates,
+    models: Models,
+    score: Callable[[np.ndarray], candidates.ScoredCandidates],
     truth: ground_truth.GroundTruth,
     config: EvaluationConfig,
     setting: dict[str, Any],
 ) -> tuple[report.ValueFunnel, report.RealizedValue]:
     """Measures the system on `truth.sample_requests`, next to other choosers of ten ads."""
+    assert models.ranker is not None
     catalog = data_set.catalog()
+    queries = truth.encode(data_set, truth.sample_requests)
+    scored = score(queries)
     order = ground_truth.catalog_order(truth, catalog)
     utilities = {UTILITY: scored.weights, CLICK.label: {CLICK.label: 1.0}}
     values, best = funnel.true_values(truth, order, scored.found, utilities)
+    over_all_ads = None
+    some = funnel.requests_over_all_ads(len(queries), len(catalog))
+    if len(some):
+        all_scores = candidates.score_all_ads(
+            data_set, models.ranker, models.calibrators, scored.weights, queries[some]
+        )
+        over_all_ads = funnel.value_over_all_ads(truth, order, some, all_scores, utilities)
     found = scored.found.filtered
     num_requests, count = len(found), min(candidates.LIST_LENGTH, len(catalog))
     popular = retrieval.most_clicked(data_set, catalog, count)
@@ -193,6 +205,6 @@ def _by_ground_truth(
         ),
     }
     return (
-        funnel.measure_value(values, scored.scores, utilities, config, **setting),
+        funnel.measure_value(values, scored.scores, utilities, config, over_all_ads, **setting),
         realized.measure(truth, order, lists, config),
     )

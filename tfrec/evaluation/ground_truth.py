@@ -28,7 +28,7 @@ class GroundTruth:
         world: Returns the true probability of any request with any ad.
         rows: Output of a head -> true values [L] of the impressions.
         log: The raw impressions [L].
-        sample_requests: Raw query fields of some requests [Q].
+        sample_requests: Raw query fields of some requests [Q], evenly spaced over the split.
     """
 
     world: synthetic.World
@@ -64,13 +64,14 @@ def load_ground_truth(directory: pathlib.Path, data_set: reader.DataSet) -> Grou
     impressions = _last_impressions(log.log, data_set.schema, count)
     requests = impressions[data_set.schema.request_key].to_pylist()
     starts = [i for i, key in enumerate(requests) if i == 0 or key != requests[i - 1]]
-    starts = starts[:MAX_REQUESTS]
+    # The first requests would all be from the first hours.
+    sample = [starts[i] for i in retrieval.evenly_spaced(len(starts), MAX_REQUESTS)]
     values = values.slice(values.num_rows - count)
     return GroundTruth(
         world,
         {name: values[name].to_numpy() for name in values.column_names},
         impressions,
-        impressions.take(starts),
+        impressions.take(sample),
     )
 
 

@@ -70,6 +70,12 @@ def not_measured(report: evaluation.EvaluationReport) -> Iterator[str]:
         for name, own in quality.metrics.items():
             if own.absent is not None:
                 yield f"{head}, {_HEAD_METRICS[name]}: {own.absent}"
+    funnel = report.funnel
+    if (
+        isinstance(funnel, evaluation.ValueFunnel)
+        and funnel.utilities["utility"].over_all_ads is None
+    ):
+        yield f"funnel, ranker over all ads: it would take too long for {funnel.ads:,} ads"
     for name, reason in report.retrieval.absent.items():
         yield f"retrieval, {_words(name)}: {reason}"
 
@@ -81,7 +87,26 @@ def of_retrieval(quality: evaluation.RetrievalQuality) -> pages.PageTable:
         parts = [getattr(own, part) or {} for own in quality.recommenders.values()]
         if any(metric in own for own in parts):
             rows.append([label, *(pages.format_metric(own.get(metric)) for own in parts)])
+    uniform = quality.uniform_exposure
+    if uniform is not None:
+        recalls = (uniform.corpus_recall_at_500.get(name) for name in quality.recommenders)
+        cells = (pages.format_metric(None if own is None else own.value) for own in recalls)
+        rows.append(["recall@500, uniform exposure", *cells])
     return pages.PageTable(["", *map(_words, quality.recommenders)], rows)
+
+
+def uniform_exposure_in_words(quality: evaluation.RetrievalQuality) -> Iterator[str]:
+    """Yields what recall under uniform exposure means, and the share of the achievable."""
+    own = quality.uniform_exposure
+    if own is not None:
+        share = own.share_of_achievable
+        interval = pages.format_interval(share.interval, pages.format_percent)
+        yield (
+            f"Uniform exposure, {own.requests:,} requests: clicks are expected as if every ad were "
+            "shown with the same probability. The two-tower model reaches "
+            f"{pages.format_percent(share.value)} ({interval}) of the recall of the ads with the "
+            "greatest true click probability"
+        )
 
 
 def funnel_lines(
@@ -98,17 +123,28 @@ def funnel_lines(
 
 
 def of_utility(measured: evaluation.UtilityFunnel) -> pages.PageTable:
-    """Returns the value that each stage loses."""
-    best = measured.best_possible.value
-    rows = [
-        [
+    """Returns the value that each stage loses, and what could be gained where."""
+
+    def row(label: str, own: Estimate, best: float | None) -> list[str]:
+        return [
             label,
             pages.format_mean(own.value),
             pages.format_interval(own.interval, pages.format_mean),
             pages.format_percent(own.value / best if best and own.value is not None else None),
         ]
-        for label, own in funnel_lines(measured)
-    ]
+
+    lines = funnel_lines(measured)
+    if len(measured.head_known) > 1:
+        lines += [(f"if {head} were known", own) for head, own in measured.head_known.items()]
+    rows = [row(label, own, measured.best_possible.value) for label, own in lines]
+    ranker = measured.over_all_ads
+    if ranker is not None:
+        best = ranker.best_possible.value
+        rows += [
+            row(f"best possible, {ranker.requests} requests", ranker.best_possible, best),
+            row("ranker over all ads, the same", ranker.ranker, best),
+            row("returned, the same", ranker.returned, best),
+        ]
     return pages.PageTable(["", "value", _INTERVAL, "of the best"], rows)
 
 

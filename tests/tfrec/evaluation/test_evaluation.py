@@ -9,7 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tfrec import calibration, config, evaluation, metrics, ranking, retrieval
-from tfrec.evaluation import baselines, ground_truth, realized
+from tfrec.evaluation import (
+    baselines,
+    candidates,
+    ground_truth,
+    realized,
+    retrieval_comparison,
+)
 from tfrec.retrieval import retrieval_training
 from tfrecords import convert, reader, records, schema
 
@@ -172,6 +178,67 @@ def test_fewer_clicks_can_be_measured_one_by_one(tastes):
     assert report.num_users == 60
 
 
+def test_recall_under_uniform_exposure_is_compared_with_the_truth(
+    report, data_set, models, synthetic_log, monkeypatch
+):
+    everything = report.retrieval.uniform_exposure
+    assert everything.share_of_achievable.value == 1.0  # 500 of 300 ads
+    monkeypatch.setattr(retrieval_comparison, "NUM_CANDIDATES", 30)
+    truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
+    catalog = data_set.catalog()
+    tower = evaluation.recommender_of(models.two_tower, catalog)
+    order = ground_truth.catalog_order(truth, catalog)
+    click = ground_truth.value_matrices(truth, order, truth.sample_requests)["click"]
+    recommenders = {
+        "two_tower": tower,
+        "revealed": lambda queries: click[queries.number],
+        "hidden": lambda queries: -click[queries.number],
+    }
+    monkeypatch.setattr(retrieval_comparison, "_MAX_SCORES", 7 * 300)  # seven requests at a time
+    measured = retrieval_comparison.recall_under_uniform_exposure(
+        truth, data_set, recommenders, config.EvaluationConfig(resamples=10)
+    )
+    recall = {name: own.value for name, own in measured.corpus_recall_at_500.items()}
+    assert measured.requests == len(click)
+    best = np.sort(click, axis=1)[:, -30:].sum() / click.sum()
+    assert recall["ground_truth"] == recall["revealed"] == pytest.approx(best)
+    assert recall["hidden"] == pytest.approx(np.sort(click, axis=1)[:, :30].sum() / click.sum())
+    assert recall["hidden"] < recall["two_tower"] < best
+    share = measured.share_of_achievable
+    assert share.value == pytest.approx(recall["two_tower"] / best)
+    assert share.interval[0] < share.value < share.interval[1]
+
+
+def test_all_ads_are_scored_as_candidates_are(data_set, models, monkeypatch):
+    monkeypatch.setattr(candidates, "NUM_CANDIDATES", 128)  # 300 ads are three lists
+    queries = np.concatenate([w["query"] for w in data_set.windows("test")])[:3]
+    setting = (data_set, models.ranker, models.calibrators, models.heads.weights, queries)
+    scores = candidates.score_all_ads(*setting)
+    rows = np.array([[0, 299], [127, 128], [255, 256]])
+    scored = candidates.score(*setting, candidates.Candidates(rows, rows, rows))
+    assert list(scores) == list(scored.scores) == ["click", "engagement", "revenue"]
+    for head, own in scores.items():
+        assert own.shape == (3, 300)
+        np.testing.assert_allclose(
+            np.take_along_axis(own, rows, axis=1), scored.scores[head], rtol=1e-5
+        )
+
+
+def test_where_every_ad_is_a_candidate_no_tower_could_return_more(report):
+    for own in report.funnel.utilities.values():
+        ranker = own.over_all_ads
+        assert ranker.requests == report.funnel.requests
+        assert ranker.ranker.value == pytest.approx(own.returned.value)
+        assert ranker.share_of_ranker.value == pytest.approx(1.0)
+        assert ranker.best_possible == own.best_possible
+        for known in own.head_known.values():
+            assert known.value < own.best_possible.value + 1e-9
+    assert list(report.funnel.utilities["utility"].head_known) == ["click", "engagement", "revenue"]
+    # With one head, to know it is to know the order.
+    click = report.funnel.utilities["click"]
+    assert click.head_known["click"].value == pytest.approx(click.best_possible.value)
+
+
 def test_the_losses_of_the_funnel_add_up(report):
     funnel = report.funnel
     assert (funnel.truth, funnel.ads, funnel.candidates) == ("ground truth", 300, 300)
@@ -283,9 +350,21 @@ def test_the_truth_lines_up_with_the_test_split(data_set, synthetic_log):
     assert truth.log["C7"].to_pylist() == [ids[row] for row in rows]
     encoded = truth.encode(data_set, truth.sample_requests)
     query = np.concatenate([w["query"] for w in windows])
-    np.testing.assert_array_equal(encoded, query[: len(encoded)])
+    spaced = retrieval.evenly_spaced(len(query), ground_truth.MAX_REQUESTS)
+    np.testing.assert_array_equal(encoded, query[spaced])
     true_rows = records.read_arrow(synthetic_log.truth)["click_probability"].to_numpy()
     np.testing.assert_array_equal(truth.rows["click_probability"], true_rows[-len(clicks) :])
+
+
+def test_the_requests_of_the_funnel_are_spread_over_the_whole_split(
+    data_set, synthetic_log, monkeypatch
+):
+    monkeypatch.setattr(ground_truth, "MAX_REQUESTS", 10)
+    truth = ground_truth.load_ground_truth(synthetic_log.directory, data_set)
+    in_log = list(dict.fromkeys(truth.log["request_id"].to_pylist()))
+    sampled = [in_log.index(key) for key in truth.sample_requests["request_id"].to_pylist()]
+    assert len(in_log) > 50
+    assert sampled == [i * len(in_log) // 10 for i in range(10)]
 
 
 def test_the_true_values_of_all_ads_agree_with_those_of_the_log(data_set, synthetic_log):

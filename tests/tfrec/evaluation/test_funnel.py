@@ -15,9 +15,9 @@ def stages(measured):
     return [loss.value for loss in measured.lost.values()]
 
 
-def measure(lists, scores, weights):
+def measure(lists, scores, weights, over_all_ads=None):
     return funnel.measure_value(
-        lists, scores, weights, CONFIG, candidates=500, ads=1_000, index="exact search"
+        lists, scores, weights, CONFIG, over_all_ads, candidates=500, ads=1_000, index="exact"
     )
 
 
@@ -111,6 +111,45 @@ def test_the_winners_curse_is_seen_although_the_scores_are_right_on_average():
     assert promised.ratio_of_candidates.value == pytest.approx(1.0, abs=0.003)
     # The ten greatest of 20,000 normal errors are about 3.5 deviations above their mean.
     assert promised.ratio.value == pytest.approx(1.35, abs=0.03)
+
+
+def test_a_known_head_is_ordered_by_its_true_values_and_the_others_by_the_rankers():
+    # Ads 0 … 11: clicks are worth 0 … 11 and revenue 11 … 0 twice over, so ads are worth 22 … 11.
+    click, revenue = np.arange(12.0)[None], 2 * np.arange(12.0)[::-1][None]
+    values = {"click": click, "revenue": revenue}
+    weights = {"both": {"click": 1.0, "revenue": 1.0}}
+    best = funnel.sum_of_ten(click + revenue)  # 22 … 13: 175
+    lists = funnel.TrueValues({"both": best}, values, values, values)
+    # The ranker knows clicks, and nothing of revenue: it returns ads 2 … 11, worth 20 … 11.
+    scores = {"click": click, "revenue": np.zeros((1, 12))}
+    measured = measure(lists, scores, weights).utilities["both"]
+    assert measured.returned.value == 155.0
+    known = {head: own.value for head, own in measured.head_known.items()}
+    assert known == {"click": 155.0, "revenue": 175.0}
+
+
+def test_the_ranker_over_all_ads_is_compared_on_the_same_requests():
+    # Three requests; the ten that are returned are worth 10, 20 and 30.
+    values = np.repeat([[1.0], [2.0], [3.0]], 10, axis=1)
+    best = {"click": np.array([50.0, 60.0, 70.0])}
+    lists = funnel.TrueValues(best, *({"click": values} for _ in range(3)))
+    over = funnel.OverAllAds(np.array([0, 2]), {"click": np.array([40.0, 60.0])})
+    measured = measure(lists, {"click": values}, CLICK, over).utilities["click"]
+    own = measured.over_all_ads
+    assert own.requests == 2
+    assert (own.best_possible.value, own.ranker.value, own.returned.value) == (60.0, 50.0, 20.0)
+    assert own.share_of_ranker.value == pytest.approx(0.4)
+    assert measured.returned.value == 20.0
+    assert measure(lists, {"click": values}, CLICK).utilities["click"].over_all_ads is None
+
+
+def test_all_ads_are_ranked_for_fewer_requests_the_more_there_are():
+    budget, fewest = funnel.MAX_SCORES_OVER_ALL_ADS, funnel.MIN_REQUESTS_OVER_ALL_ADS
+    assert funnel.requests_over_all_ads(4, 100).tolist() == [0, 1, 2, 3]
+    some = funnel.requests_over_all_ads(200, budget // 20)
+    assert some.tolist() == list(range(0, 200, 10))
+    assert len(funnel.requests_over_all_ads(200, budget // fewest)) == fewest
+    assert len(funnel.requests_over_all_ads(200, budget // fewest + 1)) == 0
 
 
 def test_no_candidates_are_worth_nothing():

@@ -82,6 +82,28 @@ def test_the_page_has_every_figure_and_needs_nothing_else(reports):
 
 
 @pytest.mark.trains
+def test_page_and_text_compare_with_the_ranker_over_all_ads_and_uniform_exposure(reports):
+    with_truth, real = reports
+    ranker = with_truth.funnel.utilities["utility"].over_all_ads
+    words = " ".join(" ".join(Page(report_html.render_report(with_truth, "x")).words).split())
+    text = report_text.report_as_text(with_truth)
+    for shown in (words, text):
+        assert f"best possible, {ranker.requests} requests" in shown
+        assert "ranker over all ads, the same" in shown
+        assert "if revenue were known" in shown
+        assert "recall@500, uniform exposure" in shown
+        assert "The two-tower model reaches 100.0 % (100.0 % to 100.0 %)" in shown
+    assert "of what the ranker would return if it ordered all ads" in words
+    without = with_truth.funnel.utilities["utility"].model_copy(update={"over_all_ads": None})
+    large = with_truth.funnel.model_copy(update={"utilities": {"utility": without}})
+    report = with_truth.model_copy(update={"funnel": large})
+    assert "ranker over all ads: it would take too long for 300 ads" in "".join(
+        tables.not_measured(report)
+    )
+    assert "ranker over all ads" not in report_text.report_as_text(real)
+
+
+@pytest.mark.trains
 def test_a_log_without_ground_truth_has_a_page_too_and_its_names_are_escaped(reports):
     _, real = reports
     text = report_html.render_report(real, "<script>alert(1)</script>")
